@@ -1,0 +1,1 @@
+//! The Node.js face: converts and nothing else.

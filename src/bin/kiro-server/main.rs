@@ -1,0 +1,3 @@
+//! `kiro-server`: the standalone face.
+
+fn main() {}

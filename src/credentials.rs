@@ -1,0 +1,1 @@
+//! Access tokens: single-flight refresh and background renewal.

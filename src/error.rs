@@ -1,0 +1,1 @@
+//! One error with blame, verdict and a stable code.

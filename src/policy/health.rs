@@ -1,0 +1,1 @@
+//! The state of an account's health and its transitions.

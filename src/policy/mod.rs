@@ -1,0 +1,6 @@
+//! Pure decisions: `now` and randomness are arguments.
+#![forbid(unsafe_code)]
+
+pub mod health;
+pub mod retry;
+pub mod select;

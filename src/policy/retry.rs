@@ -1,0 +1,1 @@
+//! The verdict after a fault: stop, same account, next account.

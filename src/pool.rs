@@ -1,0 +1,1 @@
+//! The live snapshot of accounts: selection, in-flight counts, health.

@@ -1,0 +1,1 @@
+//! What an event-stream frame from Kiro means.

@@ -1,0 +1,1 @@
+//! What upstream told us went wrong, classified by a total function.

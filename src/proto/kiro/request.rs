@@ -1,0 +1,1 @@
+//! The body of a Kiro request, ready to be sent.

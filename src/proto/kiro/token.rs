@@ -1,0 +1,1 @@
+//! Shapes of token refresh, for social and IdC accounts.

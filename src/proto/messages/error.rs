@@ -1,0 +1,1 @@
+//! The Messages API's error types and error body.

@@ -1,0 +1,7 @@
+//! The Messages API: what a client sends and what it gets back.
+
+pub mod error;
+pub mod event;
+pub mod request;
+pub mod response;
+pub mod sse;

@@ -1,0 +1,1 @@
+//! Folding a stream of events into one message.

@@ -1,0 +1,9 @@
+//! Pure protocol: no clock, no randomness, no environment, no file, no runtime.
+#![forbid(unsafe_code)]
+
+pub mod eventstream;
+pub mod kiro;
+pub mod messages;
+pub mod pipeline;
+pub mod record;
+pub mod translate;

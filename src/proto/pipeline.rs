@@ -1,0 +1,1 @@
+//! The response half as one sans-IO object: upstream bytes in, SSE bytes out.

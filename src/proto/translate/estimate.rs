@@ -1,0 +1,1 @@
+//! The token estimator (TU5–TU7).

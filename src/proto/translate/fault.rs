@@ -1,0 +1,1 @@
+//! Faults as the client sees them: API error type, status and sentence.

@@ -1,0 +1,10 @@
+//! Messages ⇄ Kiro: wire format to wire format, pure.
+
+pub mod estimate;
+pub mod fault;
+pub mod model;
+pub mod request;
+pub mod stream;
+pub mod thinking;
+pub mod tools;
+pub mod usage;

@@ -1,0 +1,1 @@
+//! Messages request to Kiro request (TR).

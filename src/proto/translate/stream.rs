@@ -1,0 +1,1 @@
+//! Kiro events to Messages events: the state machine (TS).

@@ -1,0 +1,1 @@
+//! The scanner for thinking tags (TS9–TS12).

@@ -1,0 +1,1 @@
+//! Tool names, descriptions and schemas (TR19–TR24).

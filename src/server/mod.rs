@@ -1,0 +1,1 @@
+//! Routes, keys, SSE bodies and drain: the HTTP face.

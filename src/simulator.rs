@@ -1,0 +1,1 @@
+//! The simulated upstream: scenarios in, real frames out.

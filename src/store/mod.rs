@@ -1,0 +1,4 @@
+//! Accounts and tokens, where several processes share them.
+
+pub mod file;
+pub mod redis;

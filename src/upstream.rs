@@ -1,0 +1,1 @@
+//! The HTTP client towards Kiro: built once, timeouts by name.
