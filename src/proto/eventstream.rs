@@ -1,1 +1,687 @@
-//! AWS event-stream frames: a bounded decoder and the encoder of the simulator.
+//! AWS event-stream frames: a bounded decoder, and the encoder of the simulator.
+//!
+//! ```text
+//! total u32 | headers_len u32 | prelude CRC u32 | headers | payload | message CRC u32      big endian
+//! └────────────── 12 bytes ──────────────┘                            └ of all before it
+//! ```
+//!
+//! [`Decoder::push`] takes the chunks as HTTP delivers them, [`Decoder::next`] hands out the frames, and
+//! [`Decoder::finish`] says whether the stream ended on a frame boundary. A frame borrows its bytes from the pushed
+//! chunk; only a frame that the network cut is copied together. What is not there yet (`Ok(None)`) and what can never
+//! become a frame (`Err`) are told apart, and after the latter nothing more is decoded (K27).
+
+use bytes::Bytes;
+use crc32fast::Hasher;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Bytes of the prelude, its own checksum included. They are checked as soon as they are there (K25).
+pub const PRELUDE: usize = 12;
+/// What a frame holds besides headers and payload: the prelude and the message checksum.
+pub const OVERHEAD: usize = 16;
+/// Largest frame a [`Decoder`] accepts unless told otherwise, and the largest one [`encode`] makes: 16 MiB (K26).
+pub const MAX_FRAME: usize = 16 << 20;
+/// Largest header section, in bytes: 128 KiB (K26).
+pub const MAX_HEADERS: usize = 128 << 10;
+/// Longest header name that [`encode`] writes, in bytes: its length is one byte (K24).
+pub const MAX_NAME: usize = 255;
+/// Longest string or byte value that [`encode`] writes, in bytes (K24). Reading takes what the length field allows.
+pub const MAX_VALUE: usize = i16::MAX as usize;
+
+/// A buffer for cut frames is kept for the next one up to this size and given back above it.
+const KEEP_CUT_BUFFER: usize = 4 << 10;
+/// A cut frame up to this size gets its buffer at once; a larger one grows with what really arrives, so that a
+/// length alone costs no memory.
+const RESERVE_AT_ONCE: usize = 64 << 10;
+
+/// Decodes a stream of frames, wherever the network cut it.
+///
+/// ```
+/// use bytes::Bytes;
+/// use kiro_messages::proto::eventstream::{Decoder, HeaderValue, encode};
+///
+/// let mut wire = Vec::new();
+/// encode(&[(":event-type", HeaderValue::Text("assistantResponseEvent"))], b"{\"content\":\"hi\"}", &mut wire)?;
+///
+/// let mut decoder = Decoder::new();
+/// decoder.push(Bytes::from(wire));
+/// while let Some(frame) = decoder.next()? {
+///     assert_eq!(frame.text(":event-type"), Some("assistantResponseEvent"));
+///     assert_eq!(frame.payload(), b"{\"content\":\"hi\"}");
+/// }
+/// decoder.finish()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    /// The chunk being read; the bytes before `at` are done.
+    chunk: Bytes,
+    at: usize,
+    /// Chunks pushed before the one at hand was drained.
+    waiting: VecDeque<Bytes>,
+    /// The beginning of a frame that no chunk holds whole.
+    cut: Vec<u8>,
+    /// `cut` holds a whole frame, which was handed out.
+    cut_is_served: bool,
+    /// Where in the stream the next frame begins.
+    offset: u64,
+    max_frame: usize,
+    failure: Option<FrameError>,
+}
+
+impl Decoder {
+    /// A decoder that accepts frames of up to [`MAX_FRAME`] bytes.
+    pub fn new() -> Self {
+        Self::with_max_frame(MAX_FRAME)
+    }
+
+    /// A decoder that accepts frames of up to `bytes` bytes, everything counted. Values under [`OVERHEAD`] refuse
+    /// every frame.
+    pub fn with_max_frame(bytes: usize) -> Self {
+        Self {
+            chunk: Bytes::new(),
+            at: 0,
+            waiting: VecDeque::new(),
+            cut: Vec::new(),
+            cut_is_served: false,
+            offset: 0,
+            max_frame: bytes,
+            failure: None,
+        }
+    }
+
+    /// Takes the next bytes of the stream, of any number (K28). The chunk is kept as it is until its frames were
+    /// handed out. Drain with [`next`](Self::next) after each push: what is pushed without it piles up.
+    pub fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() || self.failure.is_some() {
+            return;
+        }
+        if self.at == self.chunk.len() && self.waiting.is_empty() {
+            self.chunk = chunk;
+            self.at = 0;
+        } else {
+            self.waiting.push_back(chunk);
+        }
+    }
+
+    /// The next whole frame, or `None` until more bytes are pushed.
+    ///
+    /// # Errors
+    /// Any [`FrameError`] but `Incomplete`; from then on the same one at every call (K27). Frames handed out before
+    /// it keep their effect.
+    #[expect(clippy::should_implement_trait, reason = "the frame borrows from the decoder, which Iterator can't say")]
+    pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if self.cut_is_served {
+            self.release_cut();
+        }
+        match self.locate() {
+            Ok(None) => Ok(None),
+            Ok(Some((place, prelude))) => {
+                self.offset += prelude.total as u64;
+                let bytes = match place {
+                    Place::Chunk(start) => &self.chunk[start..start + prelude.total],
+                    Place::Cut => &self.cut[..],
+                };
+                Ok(Some(Frame::split(bytes, &prelude)))
+            }
+            Err(flaw) => {
+                let failure = FrameError::Invalid { offset: self.offset, flaw };
+                self.chunk = Bytes::new();
+                self.at = 0;
+                self.waiting = VecDeque::new();
+                self.cut = Vec::new();
+                self.failure = Some(failure.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    /// Says whether the stream ended on a frame boundary. Call it at the end of the body, after the last
+    /// [`next`](Self::next).
+    ///
+    /// # Errors
+    /// `Incomplete` when bytes are left over (K27), or the error that `next` gave.
+    pub fn finish(&self) -> Result<(), FrameError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        match self.buffered() {
+            0 => Ok(()),
+            have => Err(FrameError::Incomplete { offset: self.offset, have }),
+        }
+    }
+
+    /// Bytes that were pushed and belong to no frame handed out so far.
+    pub fn buffered(&self) -> usize {
+        let cut = if self.cut_is_served { 0 } else { self.cut.len() };
+        cut + (self.chunk.len() - self.at) + self.waiting.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// Finds and checks the next frame. The bytes of a frame that isn't whole move to `cut`, so that the chunk's
+    /// memory is free while upstream is silent.
+    fn locate(&mut self) -> Result<Option<(Place, Prelude)>, Flaw> {
+        while self.cut.is_empty() {
+            let rest = &self.chunk[self.at..];
+            let prelude = Prelude::read(rest, self.max_frame)?;
+            if let Some(prelude) = prelude
+                && rest.len() >= prelude.total
+            {
+                check(&rest[..prelude.total], &prelude)?;
+                let start = self.at;
+                self.at += prelude.total;
+                return Ok(Some((Place::Chunk(start), prelude)));
+            }
+            if !rest.is_empty() {
+                let wanted = prelude.map_or(PRELUDE, |prelude| prelude.total);
+                self.take(wanted);
+            } else if !self.next_chunk() {
+                return Ok(None);
+            }
+        }
+        loop {
+            let prelude = Prelude::read(&self.cut, self.max_frame)?;
+            if let Some(prelude) = prelude
+                && self.cut.len() == prelude.total
+            {
+                check(&self.cut, &prelude)?;
+                self.cut_is_served = true;
+                return Ok(Some((Place::Cut, prelude)));
+            }
+            if self.at == self.chunk.len() && !self.next_chunk() {
+                return Ok(None);
+            }
+            let wanted = prelude.map_or(PRELUDE, |prelude| prelude.total);
+            self.take(wanted - self.cut.len());
+        }
+    }
+
+    /// Moves up to `wanted` bytes of the chunk to the cut frame.
+    fn take(&mut self, wanted: usize) {
+        let taken = wanted.min(self.chunk.len() - self.at);
+        self.cut.reserve(if wanted <= RESERVE_AT_ONCE { wanted } else { taken });
+        self.cut.extend_from_slice(&self.chunk[self.at..self.at + taken]);
+        self.at += taken;
+    }
+
+    /// Lets go of the drained chunk; false when no other one waits.
+    fn next_chunk(&mut self) -> bool {
+        self.chunk = self.waiting.pop_front().unwrap_or_default();
+        self.at = 0;
+        !self.chunk.is_empty()
+    }
+
+    fn release_cut(&mut self) {
+        self.cut_is_served = false;
+        if self.cut.capacity() > KEEP_CUT_BUFFER {
+            self.cut = Vec::new();
+        } else {
+            self.cut.clear();
+        }
+    }
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One whole, checked frame: checksums, lengths and headers are right.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Frame<'a> {
+    headers: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// The headers in their order on the wire.
+    pub fn headers(&self) -> Headers<'a> {
+        Headers { rest: self.headers }
+    }
+
+    /// The string header `name`, say `:event-type` (K29). Of two headers with one name the first counts (K24); one
+    /// of another type is none.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        let mut rest = self.headers;
+        while let Ok((header, after)) = RawHeader::read(rest) {
+            if header.name == name.as_bytes() {
+                return match header.value()? {
+                    HeaderValue::Text(text) => Some(text),
+                    _ => None,
+                };
+            }
+            rest = after;
+        }
+        None
+    }
+
+    /// The payload, as it lies in the chunk.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    fn split(bytes: &'a [u8], prelude: &Prelude) -> Self {
+        let (headers, payload) = bytes[PRELUDE..prelude.total - 4].split_at(prelude.headers);
+        Self { headers, payload }
+    }
+}
+
+impl fmt::Debug for Frame<'_> {
+    /// Headers and the payload's length; the payload is the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Frame");
+        self.headers().for_each(|header| {
+            out.field(header.name, &header.value);
+        });
+        out.field("payload_len", &self.payload.len()).finish()
+    }
+}
+
+/// One header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Header<'a> {
+    /// 0 to 255 bytes.
+    pub name: &'a str,
+    /// The typed value.
+    pub value: HeaderValue<'a>,
+}
+
+/// A header's value: the ten types of the format; true and false are one here (K23).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HeaderValue<'a> {
+    /// Types 0 (true) and 1 (false).
+    Bool(bool),
+    /// Type 2.
+    I8(i8),
+    /// Type 3.
+    I16(i16),
+    /// Type 4.
+    I32(i32),
+    /// Type 5.
+    I64(i64),
+    /// Type 6.
+    Bytes(&'a [u8]),
+    /// Type 7.
+    Text(&'a str),
+    /// Type 8: milliseconds since 1970.
+    Timestamp(i64),
+    /// Type 9.
+    Uuid([u8; 16]),
+}
+
+impl<'a> From<&'a str> for HeaderValue<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// The headers of a frame, in order.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = Header<'a>;
+
+    fn next(&mut self) -> Option<Header<'a>> {
+        // The section was checked before the frame was handed out: an error here is its end.
+        let (header, rest) = RawHeader::read(self.rest).ok()?;
+        self.rest = rest;
+        Some(Header { name: std::str::from_utf8(header.name).ok()?, value: header.value()? })
+    }
+}
+
+/// Why a stream of frames ended badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// What came can never become a frame.
+    Invalid {
+        /// Where the frame begins, in bytes from the start of the stream.
+        offset: u64,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+    /// The stream ended inside a frame. Only [`Decoder::finish`] says so.
+    Incomplete {
+        /// Where the frame begins, in bytes from the start of the stream.
+        offset: u64,
+        /// How many of its bytes came.
+        have: usize,
+    },
+}
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// The prelude's checksum doesn't match its lengths.
+    PreludeChecksum {
+        /// As the frame says.
+        stated: u32,
+        /// As its bytes give.
+        computed: u32,
+    },
+    /// `total` is under 16, or the header section doesn't fit into it, or is a single byte.
+    Lengths {
+        /// The whole frame, in bytes.
+        total: u32,
+        /// The header section, in bytes.
+        headers: u32,
+    },
+    /// The frame is larger than the decoder accepts.
+    FrameTooLarge {
+        /// The whole frame, in bytes.
+        total: u32,
+        /// The decoder's limit, in bytes.
+        limit: usize,
+    },
+    /// The header section is larger than [`MAX_HEADERS`].
+    HeadersTooLarge {
+        /// The header section, in bytes.
+        headers: u32,
+    },
+    /// The message checksum doesn't match.
+    MessageChecksum {
+        /// As the frame says.
+        stated: u32,
+        /// As its bytes give.
+        computed: u32,
+    },
+    /// A header runs past the end of the header section.
+    HeaderPastEnd,
+    /// A header's type is none of the ten.
+    HeaderType(u8),
+    /// A header's name or string isn't UTF-8.
+    HeaderUtf8,
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { offset, flaw } => write!(f, "invalid frame at byte {offset}: {flaw}"),
+            Self::Incomplete { offset, have } => {
+                write!(f, "the stream ended inside the frame at byte {offset}, {have} bytes into it")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PreludeChecksum { stated, computed } => {
+                write!(f, "prelude checksum is {stated:08x}, its bytes give {computed:08x}")
+            }
+            Self::Lengths { total, headers } => {
+                write!(f, "{headers} bytes of headers don't fit a frame of {total} bytes")
+            }
+            Self::FrameTooLarge { total, limit } => write!(f, "{total} bytes are over the limit of {limit}"),
+            Self::HeadersTooLarge { headers } => {
+                write!(f, "{headers} bytes of headers are over the limit of {MAX_HEADERS}")
+            }
+            Self::MessageChecksum { stated, computed } => {
+                write!(f, "message checksum is {stated:08x}, its bytes give {computed:08x}")
+            }
+            Self::HeaderPastEnd => f.write_str("a header runs past the end of the header section"),
+            Self::HeaderType(kind) => write!(f, "a header is of the unknown type {kind}"),
+            Self::HeaderUtf8 => f.write_str("a header's name or string is not UTF-8"),
+        }
+    }
+}
+
+/// Appends one frame to `out`.
+///
+/// # Errors
+/// [`EncodeError`] when something is longer than the format or our own limits allow (K24, K26); `out` is then as it
+/// was before.
+pub fn encode(headers: &[(&str, HeaderValue<'_>)], payload: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let start = out.len();
+    let encoded = encode_after(start, headers, payload, out);
+    if encoded.is_err() {
+        out.truncate(start);
+    }
+    encoded
+}
+
+/// Why a frame can't be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EncodeError {
+    /// A header name is longer than [`MAX_NAME`].
+    NameTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A string or byte value is longer than [`MAX_VALUE`].
+    ValueTooLong {
+        /// The header it belongs to.
+        name: String,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The header section is longer than [`MAX_HEADERS`].
+    HeadersTooLarge {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The whole frame is longer than [`MAX_FRAME`].
+    FrameTooLarge {
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTooLong { len } => write!(f, "a header name of {len} bytes is over the limit of {MAX_NAME}"),
+            Self::ValueTooLong { name, len } => {
+                write!(f, "the value of header {name:?} has {len} bytes, over the limit of {MAX_VALUE}")
+            }
+            Self::HeadersTooLarge { len } => {
+                write!(f, "{len} bytes of headers are over the limit of {MAX_HEADERS}")
+            }
+            Self::FrameTooLarge { len } => write!(f, "a frame of {len} bytes is over the limit of {MAX_FRAME}"),
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// Where the frame found lies.
+enum Place {
+    /// In the chunk, from this byte on.
+    Chunk(usize),
+    /// In `cut`, which it fills.
+    Cut,
+}
+
+/// The checked lengths of a frame.
+#[derive(Clone, Copy)]
+struct Prelude {
+    total: usize,
+    headers: usize,
+    /// The checksum of the first eight bytes, where the message's one goes on.
+    checksum: u32,
+}
+
+impl Prelude {
+    /// Reads and checks the first 12 bytes, as soon as they are there: a corrupt length must not make us buffer
+    /// (K25, K26). `None` while they are not.
+    #[inline]
+    fn read(bytes: &[u8], max_frame: usize) -> Result<Option<Self>, Flaw> {
+        let Some(prelude) = bytes.first_chunk::<PRELUDE>() else { return Ok(None) };
+        let [t0, t1, t2, t3, h0, h1, h2, h3, c0, c1, c2, c3] = *prelude;
+        let stated = u32::from_be_bytes([c0, c1, c2, c3]);
+        let computed = crc32fast::hash(&prelude[..8]);
+        if stated != computed {
+            return Err(Flaw::PreludeChecksum { stated, computed });
+        }
+        let total = u32::from_be_bytes([t0, t1, t2, t3]);
+        let headers = u32::from_be_bytes([h0, h1, h2, h3]);
+        if total as usize > max_frame {
+            return Err(Flaw::FrameTooLarge { total, limit: max_frame });
+        }
+        if (total as usize) < OVERHEAD || headers as usize > total as usize - OVERHEAD || headers == 1 {
+            return Err(Flaw::Lengths { total, headers });
+        }
+        if headers as usize > MAX_HEADERS {
+            return Err(Flaw::HeadersTooLarge { headers });
+        }
+        Ok(Some(Self { total: total as usize, headers: headers as usize, checksum: computed }))
+    }
+}
+
+/// Checks what the prelude doesn't cover of a whole frame: message checksum (K22), then every header (K24).
+#[inline]
+fn check(frame: &[u8], prelude: &Prelude) -> Result<(), Flaw> {
+    let (covered, stated) = frame.split_at(prelude.total - 4);
+    let stated = stated.iter().fold(0, |value, &byte| value << 8 | u32::from(byte));
+    let mut hasher = Hasher::new_with_initial(prelude.checksum);
+    hasher.update(&covered[8..]);
+    let computed = hasher.finalize();
+    if stated != computed {
+        return Err(Flaw::MessageChecksum { stated, computed });
+    }
+    let mut rest = &covered[PRELUDE..PRELUDE + prelude.headers];
+    while !rest.is_empty() {
+        let (header, after) = RawHeader::read(rest)?;
+        if !is_utf8(header.name) || (header.kind == TEXT && !is_utf8(header.value)) {
+            return Err(Flaw::HeaderUtf8);
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
+#[inline]
+fn is_utf8(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
+}
+
+const TRUE: u8 = 0;
+const FALSE: u8 = 1;
+const I8: u8 = 2;
+const I16: u8 = 3;
+const I32: u8 = 4;
+const I64: u8 = 5;
+const BYTES: u8 = 6;
+const TEXT: u8 = 7;
+const TIMESTAMP: u8 = 8;
+const UUID: u8 = 9;
+
+/// A header's place in the section, not yet checked for UTF-8.
+struct RawHeader<'a> {
+    name: &'a [u8],
+    kind: u8,
+    /// The value's bytes, without the length of types 6 and 7.
+    value: &'a [u8],
+}
+
+impl<'a> RawHeader<'a> {
+    /// The first header of `section`, and what follows it. Fails at the end of the section too.
+    #[inline]
+    fn read(section: &'a [u8]) -> Result<(Self, &'a [u8]), Flaw> {
+        let (&name_len, rest) = section.split_first().ok_or(Flaw::HeaderPastEnd)?;
+        let (name, rest) = rest.split_at_checked(usize::from(name_len)).ok_or(Flaw::HeaderPastEnd)?;
+        let (&kind, rest) = rest.split_first().ok_or(Flaw::HeaderPastEnd)?;
+        let (len, rest) = match kind {
+            TRUE | FALSE => (0, rest),
+            I8 => (1, rest),
+            I16 => (2, rest),
+            I32 => (4, rest),
+            I64 | TIMESTAMP => (8, rest),
+            BYTES | TEXT => {
+                let (len, rest) = rest.split_first_chunk().ok_or(Flaw::HeaderPastEnd)?;
+                (usize::from(u16::from_be_bytes(*len)), rest)
+            }
+            UUID => (16, rest),
+            unknown => return Err(Flaw::HeaderType(unknown)),
+        };
+        let (value, rest) = rest.split_at_checked(len).ok_or(Flaw::HeaderPastEnd)?;
+        Ok((Self { name, kind, value }, rest))
+    }
+
+    /// The typed value; `None` for what `check` refuses.
+    fn value(&self) -> Option<HeaderValue<'a>> {
+        Some(match self.kind {
+            TRUE => HeaderValue::Bool(true),
+            FALSE => HeaderValue::Bool(false),
+            I8 => HeaderValue::I8(i8::from_be_bytes(self.value.try_into().ok()?)),
+            I16 => HeaderValue::I16(i16::from_be_bytes(self.value.try_into().ok()?)),
+            I32 => HeaderValue::I32(i32::from_be_bytes(self.value.try_into().ok()?)),
+            I64 => HeaderValue::I64(i64::from_be_bytes(self.value.try_into().ok()?)),
+            BYTES => HeaderValue::Bytes(self.value),
+            TEXT => HeaderValue::Text(std::str::from_utf8(self.value).ok()?),
+            TIMESTAMP => HeaderValue::Timestamp(i64::from_be_bytes(self.value.try_into().ok()?)),
+            UUID => HeaderValue::Uuid(self.value.try_into().ok()?),
+            _ => return None,
+        })
+    }
+}
+
+fn encode_after(
+    start: usize,
+    headers: &[(&str, HeaderValue<'_>)],
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    out.extend_from_slice(&[0; PRELUDE]);
+    for (name, value) in headers {
+        let name_len = u8::try_from(name.len()).map_err(|_| EncodeError::NameTooLong { len: name.len() })?;
+        out.push(name_len);
+        out.extend_from_slice(name.as_bytes());
+        match *value {
+            HeaderValue::Bool(true) => out.push(TRUE),
+            HeaderValue::Bool(false) => out.push(FALSE),
+            HeaderValue::I8(value) => put(out, I8, &value.to_be_bytes()),
+            HeaderValue::I16(value) => put(out, I16, &value.to_be_bytes()),
+            HeaderValue::I32(value) => put(out, I32, &value.to_be_bytes()),
+            HeaderValue::I64(value) => put(out, I64, &value.to_be_bytes()),
+            HeaderValue::Bytes(bytes) => put_sized(out, BYTES, name, bytes)?,
+            HeaderValue::Text(text) => put_sized(out, TEXT, name, text.as_bytes())?,
+            HeaderValue::Timestamp(value) => put(out, TIMESTAMP, &value.to_be_bytes()),
+            HeaderValue::Uuid(value) => put(out, UUID, &value),
+        }
+    }
+    let headers_len = out.len() - start - PRELUDE;
+    if headers_len > MAX_HEADERS {
+        return Err(EncodeError::HeadersTooLarge { len: headers_len });
+    }
+    let len = headers_len.saturating_add(payload.len()).saturating_add(OVERHEAD);
+    let too_large = EncodeError::FrameTooLarge { len };
+    if len > MAX_FRAME {
+        return Err(too_large);
+    }
+    let (Ok(total), Ok(headers_len)) = (u32::try_from(len), u32::try_from(headers_len)) else { return Err(too_large) };
+
+    out.extend_from_slice(payload);
+    let frame = &mut out[start..];
+    frame[..4].copy_from_slice(&total.to_be_bytes());
+    frame[4..8].copy_from_slice(&headers_len.to_be_bytes());
+    let prelude_checksum = crc32fast::hash(&frame[..8]);
+    frame[8..PRELUDE].copy_from_slice(&prelude_checksum.to_be_bytes());
+    let message_checksum = crc32fast::hash(frame);
+    out.extend_from_slice(&message_checksum.to_be_bytes());
+    Ok(())
+}
+
+fn put(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(value);
+}
+
+fn put_sized(out: &mut Vec<u8>, kind: u8, name: &str, value: &[u8]) -> Result<(), EncodeError> {
+    match u16::try_from(value.len()) {
+        Ok(len) if value.len() <= MAX_VALUE => {
+            put(out, kind, &len.to_be_bytes());
+            out.extend_from_slice(value);
+            Ok(())
+        }
+        _ => Err(EncodeError::ValueTooLong { name: name.to_owned(), len: value.len() }),
+    }
+}
