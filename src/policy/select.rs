@@ -1,1 +1,265 @@
 //! Ranking of accounts for one request.
+//!
+//! [`rank`] says whether an account may take the request and how gladly; [`choose`] takes one of the best by the
+//! strategy. Both look at every account of the pool, in the order of the bytes of their ids (R13), so that instances
+//! with the same snapshot and the same ticket choose the same account.
+
+use std::str::FromStr;
+
+use super::health::State;
+
+/// How one account is taken out of several equally good ones (`KIRO_STRATEGY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// In turn, by the shared ticket (R36).
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight in this process; equals in turn.
+    LeastBusy,
+    /// The one that the conversation's id hashes to (rendezvous hashing): a conversation moves only when its account
+    /// is away, and then only that account's conversations move.
+    Sticky,
+}
+
+impl Strategy {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::LeastBusy => "least-busy",
+            Self::Sticky => "sticky",
+        }
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::RoundRobin, Self::LeastBusy, Self::Sticky]
+            .into_iter()
+            .find(|strategy| strategy.as_str() == word)
+            .ok_or_else(|| format!("one of round-robin, least-busy, sticky, not {word:?}"))
+    }
+}
+
+/// What is known of one account when a request looks for one.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The account's id.
+    pub id: &'a str,
+    /// Its health (redis-contract.md §6).
+    pub state: State,
+    /// It has an access token that lives for more than 10 s, or needs none: no blocking refresh (R38).
+    pub live_token: bool,
+    /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, kiro-upstream.md §8).
+    pub arn_rejected: bool,
+    /// `notSupportedModels` names the model (R7).
+    pub model_unsupported: bool,
+    /// The request has tried it already.
+    pub excluded: bool,
+    /// Requests that it serves for this process.
+    pub in_flight: u32,
+}
+
+/// How gladly an account is taken; the first is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Healthy, or half-open and free, with a live access token.
+    Ready,
+    /// The same, but upstream rejected its profile ARN.
+    WithoutProfile,
+    /// Needs a refresh soon; its token lives still.
+    Stale,
+    /// Needs a refresh before the request can go out: "selection takes such accounts last" (R38).
+    Blocking,
+}
+
+/// Why an account can't take the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request has tried it already.
+    Excluded,
+    /// `notSupportedModels` names the model.
+    Model,
+    /// Its state forbids it; a rest that ends says when.
+    State(State),
+    /// It is at `KIRO_MAX_INFLIGHT_PER_ACCOUNT`, or half-open with its one request on the way.
+    Busy,
+}
+
+/// Whether an account may take the request. `cap` is `KIRO_MAX_INFLIGHT_PER_ACCOUNT`, 0: no limit.
+pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
+    if candidate.excluded {
+        return Err(Refusal::Excluded);
+    }
+    if candidate.model_unsupported {
+        return Err(Refusal::Model);
+    }
+    let stale = match candidate.state {
+        State::Healthy => false,
+        State::Stale => true,
+        State::HalfOpen if candidate.in_flight > 0 => return Err(Refusal::Busy),
+        State::HalfOpen => false,
+        State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected | State::Cooling { .. } => {
+            return Err(Refusal::State(candidate.state));
+        }
+    };
+    if cap > 0 && candidate.in_flight >= cap {
+        return Err(Refusal::Busy);
+    }
+    Ok(match (candidate.live_token, stale, candidate.arn_rejected) {
+        (false, _, _) => Tier::Blocking,
+        (true, true, _) => Tier::Stale,
+        (true, false, true) => Tier::WithoutProfile,
+        (true, false, false) => Tier::Ready,
+    })
+}
+
+/// One of the accounts of the best tier, by the strategy. `candidates` are those that [`rank`] let pass, in the order
+/// of the bytes of their ids. The answer is an index into it; none when it is empty.
+///
+/// Round-robin: `ticket mod number of accounts in the best tier` (R36). Least-busy: the same among those with the
+/// fewest requests in flight. Sticky: the greatest hash of (conversation, id); the ticket isn't looked at.
+pub fn choose(
+    candidates: &[(Tier, Candidate<'_>)],
+    strategy: Strategy,
+    ticket: u64,
+    conversation: &str,
+) -> Option<usize> {
+    let best = candidates.iter().map(|(tier, _)| *tier).min()?;
+    let mut in_tier = candidates.iter().enumerate().filter(|(_, (tier, _))| *tier == best);
+    match strategy {
+        Strategy::RoundRobin => nth_of(ticket, in_tier),
+        Strategy::LeastBusy => {
+            let fewest = in_tier.clone().map(|(_, (_, candidate))| candidate.in_flight).min()?;
+            nth_of(ticket, in_tier.filter(|(_, (_, candidate))| candidate.in_flight == fewest))
+        }
+        Strategy::Sticky => {
+            let (mut index, (_, first)) = in_tier.next()?;
+            let mut greatest = weight(conversation, first.id);
+            for (other, (_, candidate)) in in_tier {
+                let weight = weight(conversation, candidate.id);
+                if weight > greatest {
+                    (index, greatest) = (other, weight);
+                }
+            }
+            Some(index)
+        }
+    }
+}
+
+fn nth_of<T>(ticket: u64, items: impl Iterator<Item = (usize, T)> + Clone) -> Option<usize> {
+    let count = items.clone().count() as u64;
+    let nth = ticket.checked_rem(count)?;
+    items.skip(usize::try_from(nth).ok()?).map(|(index, _)| index).next()
+}
+
+/// FNV-1a over `conversation NUL id`, then MurmurHash3's finaliser: the same on every instance and in every version.
+fn weight(conversation: &str, id: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in conversation.bytes().chain([0]).chain(id.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn account(id: &str) -> Candidate<'_> {
+        Candidate {
+            id,
+            state: State::Healthy,
+            live_token: true,
+            arn_rejected: false,
+            model_unsupported: false,
+            excluded: false,
+            in_flight: 0,
+        }
+    }
+
+    fn chosen(candidates: &[Candidate<'_>], strategy: Strategy, ticket: u64, conversation: &str) -> Option<String> {
+        let ranked: Vec<_> = candidates.iter().filter_map(|c| rank(c, 0).ok().map(|tier| (tier, *c))).collect();
+        choose(&ranked, strategy, ticket, conversation).map(|index| ranked[index].1.id.to_owned())
+    }
+
+    #[test]
+    fn round_robin_counts_only_the_best_tier() {
+        let all = [
+            account("a1"),
+            Candidate { state: State::Stale, ..account("a2") },
+            Candidate { live_token: false, ..account("a3") },
+            account("a4"),
+        ];
+        let turns: Vec<_> = (0..4).map(|ticket| chosen(&all, Strategy::RoundRobin, ticket, "").unwrap()).collect();
+        assert_eq!(turns, ["a1", "a4", "a1", "a4"]);
+        assert_eq!(chosen(&all, Strategy::RoundRobin, u64::MAX, "").unwrap(), "a4");
+        assert_eq!(chosen(&[], Strategy::RoundRobin, 7, ""), None);
+    }
+
+    #[test]
+    fn tiers_in_order() {
+        let until = Timestamp::UNIX_EPOCH;
+        let one = account("a");
+        let table = [
+            (one, Ok(Tier::Ready)),
+            (Candidate { state: State::HalfOpen, ..one }, Ok(Tier::Ready)),
+            (Candidate { arn_rejected: true, ..one }, Ok(Tier::WithoutProfile)),
+            (Candidate { state: State::Stale, ..one }, Ok(Tier::Stale)),
+            (Candidate { live_token: false, ..one }, Ok(Tier::Blocking)),
+            (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::Blocking)),
+            (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
+            (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
+            (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Err(Refusal::Busy)),
+            (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
+            (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
+            (Candidate { state: State::Disabled, ..one }, Err(Refusal::State(State::Disabled))),
+            (Candidate { state: State::Unusable, ..one }, Err(Refusal::State(State::Unusable))),
+            (Candidate { state: State::Ejected, ..one }, Err(Refusal::State(State::Ejected))),
+            (Candidate { state: State::Quota { until }, ..one }, Err(Refusal::State(State::Quota { until }))),
+            (Candidate { state: State::Cooling { until }, ..one }, Err(Refusal::State(State::Cooling { until }))),
+        ];
+        for (candidate, expected) in table {
+            assert_eq!(rank(&candidate, 3), expected, "{candidate:?}");
+        }
+        assert!(
+            Tier::Ready < Tier::WithoutProfile && Tier::WithoutProfile < Tier::Stale && Tier::Stale < Tier::Blocking
+        );
+    }
+
+    #[test]
+    fn least_busy_takes_the_idlest_and_turns_among_equals() {
+        let all = [Candidate { in_flight: 2, ..account("a1") }, account("a2"), account("a3")];
+        assert_eq!(chosen(&all, Strategy::LeastBusy, 0, "").unwrap(), "a2");
+        assert_eq!(chosen(&all, Strategy::LeastBusy, 1, "").unwrap(), "a3");
+    }
+
+    #[test]
+    fn sticky_moves_only_the_conversations_of_the_account_that_left() {
+        let ids: Vec<String> = (0..10).map(|n| format!("account-{n}")).collect();
+        let all: Vec<_> = ids.iter().map(|id| account(id)).collect();
+        let fewer: Vec<_> = all.iter().copied().filter(|c| c.id != "account-3").collect();
+        let mut load = std::collections::BTreeMap::<String, u32>::new();
+        for n in 0..2_000 {
+            let conversation = format!("conversation-{n}");
+            let before = chosen(&all, Strategy::Sticky, n, &conversation).unwrap();
+            assert_eq!(Some(before.clone()), chosen(&all, Strategy::Sticky, n + 1, &conversation));
+            let after = chosen(&fewer, Strategy::Sticky, n, &conversation).unwrap();
+            assert!(before == "account-3" || before == after);
+            *load.entry(before).or_default() += 1;
+        }
+        assert!(load.len() == 10 && load.values().all(|n| (120..=280).contains(n)), "{load:?}");
+    }
+
+    #[test]
+    fn words_of_the_configuration() {
+        assert_eq!("least-busy".parse(), Ok(Strategy::LeastBusy));
+        assert!("Sticky".parse::<Strategy>().is_err());
+    }
+}
