@@ -1,1 +1,404 @@
-//! What upstream told us went wrong, classified by a total function.
+//! What upstream told us went wrong, classified by a total function (kiro-upstream.md section 8).
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::proto::messages::error::bounded;
+
+/// An upstream failure: its class, and what health, retry and the log need to know about it.
+///
+/// `message` is upstream's own text. It holds user ids, ARNs and support links, so [`Display`](std::fmt::Display)
+/// leaves it out and a client only ever sees it by way of
+/// [`api_error`](crate::proto::translate::fault::api_error) (K48).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The row of section 8's table.
+    pub kind: FaultKind,
+    /// The HTTP status upstream answered with; none for in-band and network faults.
+    pub status: Option<u16>,
+    /// Upstream's `reason`, or the reason token found in a body that isn't JSON (K42); at most 1,000 characters.
+    pub reason: Option<String>,
+    /// Upstream's message, at most 1,000 characters; for our own findings a sentence of ours. Not for clients but by K48.
+    pub message: String,
+    /// `retry-after` as it came (K46).
+    pub retry_after: Option<RetryAfter>,
+}
+
+/// `retry-after` as upstream may write it (K46).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// A number of seconds.
+    Seconds(u64),
+    /// A point in time.
+    At(Timestamp),
+}
+
+/// The classes of faults, in the order of section 8's table. What each means for the account, for the next attempt and
+/// for the client are total functions over this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// The prompt doesn't fit into the model's window.
+    PromptTooLong,
+    /// The body is too large for upstream.
+    TooLarge,
+    /// Upstream doesn't know the model id.
+    UnknownModel,
+    /// The signature of a thinking block in the history was refused.
+    ThinkingSignature,
+    /// `profileArn` is missing or wrong.
+    ProfileArn,
+    /// Any other request that no account could serve.
+    BadRequest,
+    /// The access token was refused.
+    TokenRejected,
+    /// The account is suspended.
+    Suspended,
+    /// The account may not do this.
+    Forbidden,
+    /// The month's quota is used up.
+    QuotaMonth,
+    /// The day's quota is used up.
+    QuotaDay,
+    /// Upstream suspects the account of abuse.
+    Suspicious,
+    /// The model has no capacity; no account is to blame.
+    ModelCapacity,
+    /// Too many requests of this account.
+    RateLimited,
+    /// Upstream failed.
+    ServerError,
+    /// Connect, TLS, reset, cut, no event.
+    Network,
+    /// Connect, first event or idle time ran out.
+    Timeout,
+    /// Upstream doesn't speak the protocol: invalid frame, unknown message type, broken payload.
+    Protocol,
+    /// Our address is wrong.
+    Endpoint,
+}
+
+impl FaultKind {
+    /// Every kind, in the order of section 8's table.
+    pub const ALL: [Self; 19] = [
+        Self::PromptTooLong,
+        Self::TooLarge,
+        Self::UnknownModel,
+        Self::ThinkingSignature,
+        Self::ProfileArn,
+        Self::BadRequest,
+        Self::TokenRejected,
+        Self::Suspended,
+        Self::Forbidden,
+        Self::QuotaMonth,
+        Self::QuotaDay,
+        Self::Suspicious,
+        Self::ModelCapacity,
+        Self::RateLimited,
+        Self::ServerError,
+        Self::Network,
+        Self::Timeout,
+        Self::Protocol,
+        Self::Endpoint,
+    ];
+
+    /// The name in logs, metrics and golden files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PromptTooLong => "PromptTooLong",
+            Self::TooLarge => "TooLarge",
+            Self::UnknownModel => "UnknownModel",
+            Self::ThinkingSignature => "ThinkingSignature",
+            Self::ProfileArn => "ProfileArn",
+            Self::BadRequest => "BadRequest",
+            Self::TokenRejected => "TokenRejected",
+            Self::Suspended => "Suspended",
+            Self::Forbidden => "Forbidden",
+            Self::QuotaMonth => "QuotaMonth",
+            Self::QuotaDay => "QuotaDay",
+            Self::Suspicious => "Suspicious",
+            Self::ModelCapacity => "ModelCapacity",
+            Self::RateLimited => "RateLimited",
+            Self::ServerError => "ServerError",
+            Self::Network => "Network",
+            Self::Timeout => "Timeout",
+            Self::Protocol => "Protocol",
+            Self::Endpoint => "Endpoint",
+        }
+    }
+}
+
+impl std::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Fault {
+    /// Classifies an answer that is no event stream: any status, also 200 with another content type (K44).
+    ///
+    /// `error_type_header` is `x-amzn-errortype`, `retry_after` the header of that name, `body` at most the 64 KiB that
+    /// the driver reads (K42). An account that signs with an API key has no token to refresh: what would be
+    /// `TokenRejected` is `Forbidden` for it.
+    pub fn from_http(
+        status: u16,
+        error_type_header: Option<&str>,
+        retry_after: Option<&str>,
+        body: &[u8],
+        api_key_account: bool,
+    ) -> Self {
+        let report = Report::read(error_type_header, body);
+        let kind = report.classify(status);
+        let fault = Self {
+            kind,
+            status: Some(status),
+            reason: report.reason,
+            message: report.message,
+            retry_after: retry_after.and_then(parse_retry_after),
+        };
+        if api_key_account { fault.for_api_key_account() } else { fault }
+    }
+
+    /// Classifies an exception frame (`name` = `:exception-type`, `payload` its JSON) as if it had come as an HTTP error
+    /// (K38); the status is the modelled one of the name, else 500 (K43).
+    pub fn from_exception(name: Option<&str>, payload: &[u8]) -> Self {
+        Self::in_band(Report::read(name, payload))
+    }
+
+    /// Classifies an error frame: `:error-code` and `:error-message`, no payload (K43).
+    pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
+        Self::in_band(Report::read(code, message.unwrap_or_default().as_bytes()))
+    }
+
+    /// Connect, TLS, reset, cut, no event.
+    pub fn network(message: impl Into<String>) -> Self {
+        Self::ours(FaultKind::Network, message)
+    }
+
+    /// Connect, first event or idle time ran out.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::ours(FaultKind::Timeout, message)
+    }
+
+    /// Invalid frame, unknown message type, broken payload.
+    pub fn protocol(message: impl Into<String>) -> Self {
+        Self::ours(FaultKind::Protocol, message)
+    }
+
+    /// `invalidStateEvent`.
+    pub fn invalid_state(reason: Option<String>, message: String) -> Self {
+        Self { reason: reason.map(bounded), ..Self::ours(FaultKind::ServerError, message) }
+    }
+
+    /// The same fault of an account that signs with an API key: there is no token to refresh, so a rejected one is
+    /// `Forbidden`. For in-band exceptions, which are classified before anybody asks whose account it is.
+    #[must_use]
+    pub fn for_api_key_account(mut self) -> Self {
+        if self.kind == FaultKind::TokenRejected {
+            self.kind = FaultKind::Forbidden;
+        }
+        self
+    }
+
+    fn in_band(report: Report<'_>) -> Self {
+        Self {
+            kind: report.classify(500),
+            status: None,
+            reason: report.reason,
+            message: report.message,
+            retry_after: None,
+        }
+    }
+
+    fn ours(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, status: None, reason: None, message: bounded(message.into()), retry_after: None }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind.as_str())?;
+        if let Some(status) = self.status {
+            write!(f, ", status {status}")?;
+        }
+        if let Some(reason) = &self.reason {
+            write!(f, ", reason {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// K46: seconds or an HTTP date; anything else is ignored.
+pub fn parse_retry_after(header: &str) -> Option<RetryAfter> {
+    let header = header.trim();
+    if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {
+        return header.parse().ok().map(RetryAfter::Seconds);
+    }
+    let zoned = jiff::fmt::rfc2822::parse(header).ok()?;
+    Some(RetryAfter::At(zoned.timestamp()))
+}
+
+/// What an error body says, before it is classified.
+struct Report<'a> {
+    /// Exception names, the first source first.
+    names: Vec<Cow<'a, str>>,
+    reason: Option<String>,
+    /// Upstream's message; empty where the body has none that a person could read.
+    message: String,
+    /// What message patterns are looked for in: the message, else the whole body.
+    text: String,
+}
+
+impl<'a> Report<'a> {
+    fn read(name: Option<&'a str>, body: &[u8]) -> Self {
+        let mut names: Vec<Cow<'a, str>> = name.map(Cow::Borrowed).into_iter().collect();
+        let text = String::from_utf8_lossy(body);
+        let Ok(Value::Object(top)) = serde_json::from_str::<Value>(&text) else {
+            let reason = reason_token(&text).map(str::to_owned);
+            let readable = !text.trim_start().starts_with(['<', '{', '[']);
+            let message = if readable { bounded(text.trim().to_owned()) } else { String::new() };
+            return Self { names, reason, message, text: text.into_owned() };
+        };
+        let inner = top.get("error").and_then(Value::as_object);
+        let member = |key: &str| {
+            let found = top.get(key).and_then(Value::as_str);
+            found.or_else(|| inner.and_then(|inner| inner.get(key)).and_then(Value::as_str)).map(str::to_owned)
+        };
+        names.extend(["__type", "code"].into_iter().filter_map(member).map(Cow::Owned));
+        let reason = member("reason").filter(|reason| !reason.is_empty()).map(bounded);
+        match member("message").or_else(|| member("Message")) {
+            Some(message) => Self { names, reason, text: message.clone(), message: bounded(message) },
+            None => Self { names, reason, text: text.into_owned(), message: String::new() },
+        }
+    }
+
+    /// K43: reason, then message pattern in the rows of the effective status and of "any status", then that status.
+    fn classify(&self, status: u16) -> FaultKind {
+        let status = self.names.iter().find_map(|name| modelled_status(name)).unwrap_or(status);
+        self.reason
+            .as_deref()
+            .and_then(kind_of_reason)
+            .or_else(|| self.kind_of_pattern(status))
+            .unwrap_or_else(|| kind_of_status(status))
+    }
+
+    /// The names are searched as well: `ExpiredToken` is one.
+    fn kind_of_pattern(&self, status: u16) -> Option<FaultKind> {
+        let mut text = self.text.to_ascii_lowercase();
+        for name in &self.names {
+            text.push('\n');
+            text.push_str(&name.to_ascii_lowercase());
+        }
+        let row = PATTERNS
+            .iter()
+            .find(|(at, words, _)| at.is_none_or(|at| at == status) && words.iter().all(|word| text.contains(word)));
+        row.map(|(_, _, kind)| *kind)
+    }
+}
+
+/// The status that the model gives an exception, by its name in any of its spellings: `ns#NameException:http://…`.
+fn modelled_status(name: &str) -> Option<u16> {
+    Some(match short_name(name) {
+        "ValidationException" => 400,
+        "ServiceQuotaExceededException" => 402,
+        "AccessDeniedException" => 403,
+        "ResourceNotFoundException" => 404,
+        "ConflictException" => 409,
+        "ThrottlingException" => 429,
+        "InternalServerException" => 500,
+        "ServiceUnavailableException" => 503,
+        _ => return None,
+    })
+}
+
+/// The name without the namespace in front of `#` and without what follows a `:` (K15, K43).
+pub fn short_name(name: &str) -> &str {
+    let name = name.split_once(':').map_or(name, |(name, _)| name);
+    name.rsplit_once('#').map_or(name, |(_, name)| name).trim()
+}
+
+/// The reason tokens of section 8, each with its row. A reason counts at any status (K43).
+const REASONS: [(&str, FaultKind); 34] = [
+    ("CONTENT_LENGTH_EXCEEDS_THRESHOLD", FaultKind::PromptTooLong),
+    ("PROMPT_TOO_LONG", FaultKind::PromptTooLong),
+    ("INVALID_MODEL_ID", FaultKind::UnknownModel),
+    ("THINKING_SIGNATURE_INVALID", FaultKind::ThinkingSignature),
+    ("REQUEST_BODY_INVALID", FaultKind::BadRequest),
+    ("REQUEST_BODY_INVALID_JSON", FaultKind::BadRequest),
+    ("TOOL_CONFIG_MISSING", FaultKind::BadRequest),
+    ("TOOL_DUPLICATE", FaultKind::BadRequest),
+    ("TOOL_SCHEMA_INVALID", FaultKind::BadRequest),
+    ("TOOL_USE_RESULT_MISMATCH", FaultKind::BadRequest),
+    ("INVALID_CONVERSATION_ID", FaultKind::BadRequest),
+    ("INVALID_KMS_GRANT", FaultKind::BadRequest),
+    ("IMAGE_COUNT_EXCEEDED", FaultKind::BadRequest),
+    ("IMAGE_DIMENSION_EXCEEDED", FaultKind::BadRequest),
+    ("IMAGE_FORMAT_UNSUPPORTED", FaultKind::BadRequest),
+    ("IMAGE_MIME_MISMATCH", FaultKind::BadRequest),
+    ("IMAGE_SIZE_EXCEEDED", FaultKind::BadRequest),
+    ("DOCUMENT_COUNT_EXCEEDED", FaultKind::BadRequest),
+    ("DOCUMENT_DUPLICATE_NAME", FaultKind::BadRequest),
+    ("DOCUMENT_MAXIMUM_PAGES_EXCEEDED", FaultKind::BadRequest),
+    ("DOCUMENT_MODEL_NOT_SUPPORTED", FaultKind::BadRequest),
+    ("DOCUMENT_PASSWORD_PROTECTED", FaultKind::BadRequest),
+    ("DOCUMENT_SIZE_EXCEEDED", FaultKind::BadRequest),
+    ("CONVERSATION_LIMIT_EXCEEDED", FaultKind::BadRequest),
+    ("TEMPORARILY_SUSPENDED", FaultKind::Suspended),
+    ("FEATURE_NOT_SUPPORTED", FaultKind::Forbidden),
+    ("MONTHLY_REQUEST_COUNT", FaultKind::QuotaMonth),
+    ("OVERAGE_REQUEST_LIMIT_EXCEEDED", FaultKind::QuotaMonth),
+    ("DAILY_REQUEST_COUNT", FaultKind::QuotaDay),
+    ("INSUFFICIENT_MODEL_CAPACITY", FaultKind::ModelCapacity),
+    ("MODEL_TEMPORARILY_UNAVAILABLE", FaultKind::ModelCapacity),
+    ("USER_REQUEST_RATE_EXCEEDED", FaultKind::RateLimited),
+    ("SERVICE_REQUEST_RATE_EXCEEDED", FaultKind::RateLimited),
+    ("CREDIT_CONSUMPTION_RATE_EXCEEDED", FaultKind::RateLimited),
+];
+
+fn kind_of_reason(reason: &str) -> Option<FaultKind> {
+    REASONS.iter().find(|(token, _)| *token == reason).map(|(_, kind)| *kind)
+}
+
+/// K42: the first known reason token that stands in a text as a whole word.
+fn reason_token(text: &str) -> Option<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.into_iter().find(|word| kind_of_reason(word).is_some())
+}
+
+/// The message patterns of section 8 in the table's order: (effective status or any, all of these, row).
+const PATTERNS: [(Option<u16>, &[&str], FaultKind); 12] = [
+    (Some(400), &["input is too long"], FaultKind::PromptTooLong),
+    (Some(400), &["invalid model"], FaultKind::UnknownModel),
+    (Some(400), &["profilearn is required"], FaultKind::ProfileArn),
+    (Some(400), &["invalid profilearn"], FaultKind::ProfileArn),
+    (Some(403), &["bearer token", "invalid"], FaultKind::TokenRejected),
+    (Some(403), &["bearer token", "expired"], FaultKind::TokenRejected),
+    (Some(403), &["expiredtoken"], FaultKind::TokenRejected),
+    (Some(403), &["temporarily is suspended"], FaultKind::Suspended),
+    (Some(403), &["is temporarily suspended"], FaultKind::Suspended),
+    (Some(429), &["suspicious activity"], FaultKind::Suspicious),
+    (None, &["high volume of traffic"], FaultKind::ModelCapacity),
+    (None, &["unexpectedly high load"], FaultKind::ModelCapacity),
+];
+
+/// K45: the effective status alone, for every status there is.
+const fn kind_of_status(status: u16) -> FaultKind {
+    match status {
+        400 => FaultKind::BadRequest,
+        401 => FaultKind::TokenRejected,
+        402 => FaultKind::QuotaMonth,
+        403 | 409 => FaultKind::Forbidden,
+        408 => FaultKind::ServerError,
+        413 => FaultKind::TooLarge,
+        429 => FaultKind::RateLimited,
+        529 => FaultKind::ModelCapacity,
+        // A redirect is never followed (K13): the address is wrong.
+        300..=499 => FaultKind::Endpoint,
+        500..=599 => FaultKind::ServerError,
+        // K44: a 200 that is no event stream and says nothing we know.
+        _ => FaultKind::Protocol,
+    }
+}

@@ -1,1 +1,76 @@
 //! Faults as the client sees them: API error type, status and sentence.
+
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::messages::error::{ApiError, ErrorType};
+
+/// The size of a prompt beside the window it has to fit into, both in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptSize {
+    /// Our estimate of the request (TU7).
+    pub estimate: u64,
+    /// The model's window (TU4).
+    pub window: u64,
+}
+
+/// The answer when a fault is final: the column *Client* of kiro-upstream.md section 8.
+///
+/// Upstream's text gets through for `BadRequest`, `UnknownModel` and `TooLarge` only (K48 would allow it for
+/// `ProfileArn` too, but a sentence of ours says what to do). The headers (`retry-after`, `x-should-retry`) are the
+/// caller's, who knows when the soonest account is back (K47, M61).
+pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
+    match fault.kind {
+        FaultKind::PromptTooLong => {
+            // M62, TR34: clients compact on exactly this sentence, and need n > max.
+            let tokens = prompt.estimate.max(prompt.window.saturating_add(1));
+            let window = prompt.window;
+            ApiError::new(ErrorType::InvalidRequest, format!("prompt is too long: {tokens} tokens > {window} maximum"))
+        }
+        FaultKind::TooLarge => {
+            ApiError::new(ErrorType::RequestTooLarge, upstream_sentence(fault, "The request is too large for Kiro."))
+        }
+        FaultKind::UnknownModel => {
+            ApiError::new(ErrorType::NotFound, upstream_sentence(fault, "Kiro doesn't know this model."))
+        }
+        FaultKind::ThinkingSignature => ApiError::new(
+            ErrorType::InvalidRequest,
+            "Kiro refused the signature of a thinking block in the conversation.",
+        ),
+        FaultKind::ProfileArn => ApiError::new(
+            ErrorType::InvalidRequest,
+            "The Kiro account has no valid profile ARN and none could be looked up: sign in to Kiro again, or run \
+             `kiro-server accounts check`.",
+        ),
+        FaultKind::BadRequest => {
+            ApiError::new(ErrorType::InvalidRequest, upstream_sentence(fault, "Kiro refused the request."))
+        }
+        FaultKind::TokenRejected => ApiError::new(ErrorType::Api, "Kiro refused the access token of the account."),
+        FaultKind::Suspended => ApiError::new(ErrorType::Api, "The Kiro account is suspended."),
+        FaultKind::Forbidden => ApiError::new(ErrorType::Api, "The Kiro account may not make this request."),
+        FaultKind::QuotaMonth => {
+            ApiError::with_status(503, ErrorType::Overloaded, "The monthly quota of the Kiro account is used up.")
+        }
+        FaultKind::QuotaDay => {
+            ApiError::with_status(503, ErrorType::Overloaded, "The daily quota of the Kiro account is used up.")
+        }
+        FaultKind::Suspicious | FaultKind::RateLimited => {
+            ApiError::new(ErrorType::RateLimit, "Kiro limits the rate of requests; try again later.")
+        }
+        FaultKind::ModelCapacity => {
+            ApiError::new(ErrorType::Overloaded, "Kiro has no capacity for this model at the moment.")
+        }
+        FaultKind::ServerError => ApiError::new(ErrorType::Api, "Kiro failed while it served the request."),
+        FaultKind::Network => ApiError::new(ErrorType::Api, "The connection to Kiro failed."),
+        FaultKind::Timeout => ApiError::new(ErrorType::Timeout, "Kiro did not answer in time."),
+        FaultKind::Protocol => ApiError::new(ErrorType::Api, "Kiro sent an answer that can't be read."),
+        FaultKind::Endpoint => ApiError::new(ErrorType::Api, "The address of Kiro is wrong or no longer served."),
+    }
+}
+
+/// Upstream's own message and reason (K48), or our sentence where it gave no message.
+fn upstream_sentence(fault: &Fault, ours: &str) -> String {
+    let sentence = if fault.message.trim().is_empty() { ours } else { fault.message.trim() };
+    match &fault.reason {
+        Some(reason) if !sentence.contains(reason.as_str()) => format!("{sentence} ({reason})"),
+        _ => sentence.to_owned(),
+    }
+}
