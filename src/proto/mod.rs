@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod eventstream;
+pub mod json;
 pub mod kiro;
 pub mod messages;
 pub mod pipeline;

@@ -1,7 +1,5 @@
 //! The Messages API's error types and error body.
 
-use serde::Serialize;
-
 /// Error text of any origin is cut here before it leaves (TS25), in characters.
 pub const MAX_MESSAGE_CHARS: usize = 1_000;
 
@@ -109,10 +107,9 @@ impl ApiError {
     /// The error body, also the `data` of an SSE `error` event:
     /// `{"type":"error","error":{"type":…,"message":…},"request_id":…}`.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
-        let body =
-            Body { kind: "error", error: Inner { kind: self.kind.as_str(), message: &self.message }, request_id };
-        // Writing strings into a vector can't fail; an empty body would say so at once.
-        serde_json::to_vec(&body).unwrap_or_default()
+        let mut body = Vec::with_capacity(128 + self.message.len());
+        super::sse::write_error(self, request_id, &mut body);
+        body
     }
 }
 
@@ -132,21 +129,6 @@ pub fn bounded(mut text: String) -> String {
         text.truncate(at);
     }
     text
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    error: Inner<'a>,
-    request_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct Inner<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    message: &'a str,
 }
 
 #[cfg(test)]

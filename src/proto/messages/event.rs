@@ -1,1 +1,133 @@
 //! The Messages API's stream events.
+
+use super::error::ApiError;
+use crate::proto::json::Literal;
+
+/// One event of a Messages stream (messages-api.md section 4), borrowed from the state machine that makes it.
+#[derive(Debug, Clone, Copy)]
+pub enum StreamEvent<'a> {
+    /// `message_start`: first, and once.
+    MessageStart {
+        /// `msg_…`.
+        id: &'a str,
+        /// The model as the client named it.
+        model: &'a str,
+        /// An estimate; output is 0 (TU8).
+        usage: Usage,
+    },
+    /// `content_block_start`.
+    BlockStart {
+        /// Counts from 0, without gaps (TS4).
+        index: u32,
+        /// What the block begins as.
+        block: Block<'a>,
+    },
+    /// `content_block_delta`.
+    BlockDelta {
+        /// The open block.
+        index: u32,
+        /// Of the open block's kind.
+        delta: Delta<'a>,
+    },
+    /// `content_block_stop`.
+    BlockStop {
+        /// The open block.
+        index: u32,
+    },
+    /// `message_delta`.
+    MessageDelta {
+        /// Why the answer ended.
+        stop_reason: StopReason,
+        /// The final figures.
+        usage: Usage,
+    },
+    /// `message_stop`: the last event of a good answer.
+    MessageStop,
+    /// `ping`.
+    Ping,
+    /// `error`: the last event of a failed answer.
+    Error {
+        /// What the client is told.
+        error: &'a ApiError,
+        /// `req_…`.
+        request_id: &'a str,
+    },
+}
+
+/// What a content block begins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block<'a> {
+    /// `text`.
+    Text,
+    /// `thinking`.
+    Thinking,
+    /// `redacted_thinking`, whole: it has no deltas.
+    RedactedThinking {
+        /// Base64, as upstream gave it.
+        data: &'a str,
+    },
+    /// `tool_use` with the input `{}`; the real one comes in deltas.
+    ToolUse {
+        /// As upstream gave it.
+        id: &'a str,
+        /// As the client declared it.
+        name: &'a str,
+    },
+}
+
+/// A piece of a content block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delta<'a> {
+    /// `text_delta`.
+    Text(Piece<'a>),
+    /// `thinking_delta`.
+    Thinking(Piece<'a>),
+    /// `signature_delta`: the whole signature, since clients replace it (C14).
+    Signature(&'a str),
+    /// `input_json_delta`: a piece of JSON text.
+    InputJson(Piece<'a>),
+}
+
+/// Text on its way into a JSON string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Decoded; escaped when it is written.
+    Plain(&'a str),
+    /// The content of a JSON string literal, copied as it stands (TS23).
+    Literal(Literal<'a>),
+}
+
+/// Why an answer ended. No other value is ever produced (TS15, M57).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// `end_turn`.
+    EndTurn,
+    /// `tool_use`: at least one tool block was sent.
+    ToolUse,
+    /// `max_tokens`: the output limit, or a tool's input that was cut.
+    MaxTokens,
+}
+
+impl StopReason {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EndTurn => "end_turn",
+            Self::ToolUse => "tool_use",
+            Self::MaxTokens => "max_tokens",
+        }
+    }
+}
+
+/// The four counts, in tokens; all are always sent, also when 0 (TU1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Input that was neither written to nor read from a cache.
+    pub input_tokens: u64,
+    /// Input written to the cache.
+    pub cache_creation_input_tokens: u64,
+    /// Input read from the cache.
+    pub cache_read_input_tokens: u64,
+    /// Output.
+    pub output_tokens: u64,
+}

@@ -1,1 +1,130 @@
 //! Stream events as SSE bytes.
+
+use bytes::{BufMut, BytesMut};
+
+use super::error::ApiError;
+use super::event::{Block, Delta, Piece, StreamEvent, Usage};
+use crate::proto::json;
+
+/// Appends one event: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
+///
+/// Whatever the JSON needs no decision for is a constant; a text delta is three copies.
+#[inline]
+pub fn write(event: &StreamEvent<'_>, out: &mut BytesMut) {
+    match *event {
+        StreamEvent::BlockDelta { index, delta } => write_delta(index, delta, out),
+        StreamEvent::BlockStart { index, block } => write_block_start(index, block, out),
+        StreamEvent::BlockStop { index } => {
+            out.put_slice(b"event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":");
+            write_number(u64::from(index), out);
+            out.put_slice(b"}\n\n");
+        }
+        StreamEvent::MessageStart { id, model, usage } => {
+            out.put_slice(b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"");
+            json::escape(id, out);
+            out.put_slice(b"\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"");
+            json::escape(model, out);
+            out.put_slice(b"\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":");
+            write_usage(usage, out);
+            out.put_slice(b"}}\n\n");
+        }
+        StreamEvent::MessageDelta { stop_reason, usage } => {
+            out.put_slice(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"");
+            out.put_slice(stop_reason.as_str().as_bytes());
+            out.put_slice(b"\",\"stop_sequence\":null},\"usage\":");
+            write_usage(usage, out);
+            out.put_slice(b"}\n\n");
+        }
+        StreamEvent::MessageStop => out.put_slice(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
+        StreamEvent::Ping => out.put_slice(b"event: ping\ndata: {\"type\":\"ping\"}\n\n"),
+        StreamEvent::Error { error, request_id } => {
+            out.put_slice(b"event: error\ndata: ");
+            write_error(error, request_id, out);
+            out.put_slice(b"\n\n");
+        }
+    }
+}
+
+/// The error body (messages-api.md section 6), also the `data` of an `error` event.
+pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl BufMut) {
+    out.put_slice(b"{\"type\":\"error\",\"error\":{\"type\":\"");
+    out.put_slice(error.kind.as_str().as_bytes());
+    out.put_slice(b"\",\"message\":\"");
+    json::escape(&error.message, out);
+    out.put_slice(b"\"},\"request_id\":\"");
+    json::escape(request_id, out);
+    out.put_slice(b"\"}");
+}
+
+/// The four counts as an object (TU1).
+pub(super) fn write_usage(usage: Usage, out: &mut impl BufMut) {
+    out.put_slice(b"{\"input_tokens\":");
+    write_number(usage.input_tokens, out);
+    out.put_slice(b",\"cache_creation_input_tokens\":");
+    write_number(usage.cache_creation_input_tokens, out);
+    out.put_slice(b",\"cache_read_input_tokens\":");
+    write_number(usage.cache_read_input_tokens, out);
+    out.put_slice(b",\"output_tokens\":");
+    write_number(usage.output_tokens, out);
+    out.put_slice(b"}");
+}
+
+/// The content of a string literal.
+pub(super) fn write_piece(piece: Piece<'_>, out: &mut impl BufMut) {
+    match piece {
+        Piece::Plain(text) => json::escape(text, out),
+        Piece::Literal(literal) => out.put_slice(literal.as_bytes()),
+    }
+}
+
+fn write_delta(index: u32, delta: Delta<'_>, out: &mut BytesMut) {
+    out.put_slice(b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":");
+    write_number(u64::from(index), out);
+    let piece = match delta {
+        Delta::Text(piece) => {
+            out.put_slice(b",\"delta\":{\"type\":\"text_delta\",\"text\":\"");
+            piece
+        }
+        Delta::Thinking(piece) => {
+            out.put_slice(b",\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"");
+            piece
+        }
+        Delta::Signature(signature) => {
+            out.put_slice(b",\"delta\":{\"type\":\"signature_delta\",\"signature\":\"");
+            Piece::Plain(signature)
+        }
+        Delta::InputJson(piece) => {
+            out.put_slice(b",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"");
+            piece
+        }
+    };
+    write_piece(piece, out);
+    out.put_slice(b"\"}}\n\n");
+}
+
+fn write_block_start(index: u32, block: Block<'_>, out: &mut BytesMut) {
+    out.put_slice(b"event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":");
+    write_number(u64::from(index), out);
+    out.put_slice(b",\"content_block\":");
+    match block {
+        Block::Text => out.put_slice(b"{\"type\":\"text\",\"text\":\"\"}"),
+        Block::Thinking => out.put_slice(b"{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":\"\"}"),
+        Block::RedactedThinking { data } => {
+            out.put_slice(b"{\"type\":\"redacted_thinking\",\"data\":\"");
+            json::escape(data, out);
+            out.put_slice(b"\"}");
+        }
+        Block::ToolUse { id, name } => {
+            out.put_slice(b"{\"type\":\"tool_use\",\"id\":\"");
+            json::escape(id, out);
+            out.put_slice(b"\",\"name\":\"");
+            json::escape(name, out);
+            out.put_slice(b"\",\"input\":{}}");
+        }
+    }
+    out.put_slice(b"}\n\n");
+}
+
+fn write_number(number: u64, out: &mut impl BufMut) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
+}

@@ -1,1 +1,122 @@
 //! Usage figures: sources, split, shape (TU1–TU4, TU8).
+
+use crate::proto::messages::event::Usage;
+
+/// The largest figure given out: what every JSON reader holds exactly.
+const MAX_TOKENS: u64 = (1 << 53) - 1;
+/// Totals under this are not split (TU3).
+const SPLIT_FROM: u64 = 100;
+
+/// How an input total that wasn't measured in parts is shown (TU3, `KIRO_USAGE_SPLIT`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UsageSplit {
+    /// 1 : 2 : 25 over input, cache creation and cache read. An apportioning, not a measurement.
+    #[default]
+    Ratio,
+    /// Everything is input.
+    None,
+}
+
+impl UsageSplit {
+    /// An input total in its three parts, which always add up to it; output is 0 (TU8).
+    pub fn split(self, total: u64) -> Usage {
+        let total = total.min(MAX_TOKENS);
+        if self == Self::None || total < SPLIT_FROM {
+            return Usage { input_tokens: total, ..Usage::default() };
+        }
+        let input_tokens = total / 28;
+        let cache_creation_input_tokens = total / 14;
+        Usage {
+            input_tokens,
+            cache_creation_input_tokens,
+            cache_read_input_tokens: total - input_tokens - cache_creation_input_tokens,
+            output_tokens: 0,
+        }
+    }
+}
+
+/// What upstream said about usage so far; the last event of a kind counts (TU2).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reported {
+    /// Counts of a metadataEvent that had them.
+    pub counts: Option<Usage>,
+    /// `contextUsagePercentage`: total tokens ÷ window × 100.
+    pub percentage: Option<f64>,
+}
+
+impl Reported {
+    /// The figures of `message_delta` (TU2): what upstream counted, else its percentage of the `window` (TU4), else our
+    /// estimate of the request (TU7). `output` is our count of what was delivered, used unless upstream counted.
+    pub fn settle(&self, window: u64, estimate: u64, output: u64, split: UsageSplit) -> Usage {
+        if let Some(counts) = self.counts {
+            return counts;
+        }
+        let total = self.percentage.and_then(|percentage| input_total(percentage, window, output));
+        Usage { output_tokens: output.min(MAX_TOKENS), ..split.split(total.unwrap_or(estimate)) }
+    }
+}
+
+/// round_half_up(window · percentage ÷ 100) − output, if that is more than nothing.
+fn input_total(percentage: f64, window: u64, output: u64) -> Option<u64> {
+    let total = (window as f64 * percentage / 100.0 + 0.5).floor();
+    // A float-to-integer cast saturates, and gives 0 for what is no number.
+    (total as u64).min(MAX_TOKENS).checked_sub(output).filter(|&input| input > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(usage: Usage) -> [u64; 3] {
+        [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens]
+    }
+
+    #[test]
+    fn tv117_split() {
+        let ratio = |total| parts(UsageSplit::Ratio.split(total));
+        assert_eq!(ratio(99), [99, 0, 0]);
+        assert_eq!(ratio(100), [3, 7, 90]);
+        assert_eq!(ratio(1_000), [35, 71, 894]);
+        assert_eq!(ratio(172_500), [6_160, 12_321, 154_019]);
+        assert_eq!(ratio(0), [0, 0, 0]);
+        assert_eq!(parts(UsageSplit::None.split(1_000)), [1_000, 0, 0]);
+        for total in (0..5_000).chain([MAX_TOKENS]) {
+            assert_eq!(ratio(total).iter().sum::<u64>(), total);
+        }
+        assert_eq!(ratio(u64::MAX).iter().sum::<u64>(), MAX_TOKENS);
+    }
+
+    #[test]
+    fn tu2_counts_before_percentage_before_estimate() {
+        let counts = Usage {
+            input_tokens: 200,
+            cache_creation_input_tokens: 93,
+            cache_read_input_tokens: 700,
+            output_tokens: 7,
+        };
+        let settle = |reported: Reported| reported.settle(172_500, 10, 1, UsageSplit::None);
+        assert_eq!(settle(Reported { counts: Some(counts), percentage: Some(1.0) }), counts);
+        let input = |percentage| settle(Reported { counts: None, percentage: Some(percentage) }).input_tokens;
+        assert_eq!(input(1.0), 1_724);
+        assert_eq!(input(2.0), 3_449);
+        assert_eq!(settle(Reported::default()).input_tokens, 10);
+        assert_eq!(settle(Reported::default()).output_tokens, 1);
+    }
+
+    #[test]
+    fn tu2_a_percentage_that_gives_nothing_falls_back_to_the_estimate() {
+        for percentage in [0.0, -5.0, f64::NAN, f64::NEG_INFINITY, 0.000_5] {
+            let reported = Reported { counts: None, percentage: Some(percentage) };
+            assert_eq!(reported.settle(172_500, 10, 1, UsageSplit::None).input_tokens, 10, "{percentage}");
+        }
+        let reported = Reported { counts: None, percentage: Some(f64::INFINITY) };
+        assert_eq!(reported.settle(172_500, 10, 1, UsageSplit::None).input_tokens, MAX_TOKENS - 1);
+    }
+
+    #[test]
+    fn tu2_rounds_half_up() {
+        // 0.001 % of 50,000 is 0.5, of 49,000 0.49.
+        assert_eq!(input_total(0.001, 50_000, 0), Some(1));
+        assert_eq!(input_total(0.001, 49_000, 0), None);
+    }
+}
