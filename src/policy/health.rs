@@ -13,7 +13,13 @@
 //! snapshot had it ([`Standing`]), what we did to it since, and what only this process knows (R58): failures in a row,
 //! the length of the next rest, a running `Retry-After`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::proto::kiro::fault::{Fault, FaultKind, RetryAfter};
 
 /// Prefix of `lastErrorMessage` of a resting account (R27).
 pub const COOL_DOWN_PREFIX: &str = "cool-down until ";
@@ -142,4 +148,852 @@ pub enum State {
     Stale,
     /// Selected as it comes.
     Healthy,
+}
+
+impl State {
+    /// The end of a rest or of a used-up quota, for people and for `Retry-After`.
+    pub fn until(self) -> Option<Timestamp> {
+        match self {
+            Self::Quota { until } | Self::Cooling { until } => Some(until),
+            Self::Disabled | Self::Unusable | Self::Ejected | Self::HalfOpen | Self::Stale | Self::Healthy => None,
+        }
+    }
+
+    /// The word in `AccountInfo.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Unusable => "unusable",
+            Self::Quota { .. } => "quota",
+            Self::Ejected => "ejected",
+            Self::Cooling { .. } => "cooling",
+            Self::HalfOpen => "half-open",
+            Self::Stale => "stale",
+            Self::Healthy => "healthy",
+        }
+    }
+}
+
+/// The lengths of rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// `KIRO_HEALTH_COOLDOWN`: a rest without `Retry-After`. Each further one before the next success is twice as long,
+    /// up to [`LONGEST_REST`].
+    pub cool_down: Duration,
+}
+
+/// The longest rest we give, and the longest `Retry-After` we keep to (R18).
+pub const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// The shortest `Retry-After` we keep to (`RateLimited`, kiro-upstream.md §8).
+pub const SHORTEST_REST: Duration = Duration::from_secs(1);
+/// A rest found in a record ends at most so long after this process saw it: a wrong clock elsewhere can't lock an
+/// account (R16). Five minutes more than the longest rest that anybody of us writes.
+pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
+/// The rest of an account that upstream suspects (`Suspicious`, kiro-upstream.md §8).
+pub const SUSPICIOUS_REST: Duration = Duration::from_secs(30 * 60);
+/// Failures in a row that start a cool-down (kiro-upstream.md §8).
+pub const FAILURES_IN_A_ROW: u32 = 3;
+/// How long after the end of its rest a marked account waits for a request before it is probed (R17).
+pub const PROBE_AFTER: Duration = Duration::from_secs(60);
+
+/// What a fault does to its account: the column "Account" of kiro-upstream.md §8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing is written.
+    Nothing,
+    /// ×1.
+    Counted,
+    /// Rests, at least so long.
+    Rest(Duration),
+    /// Out until the first of next month.
+    QuotaMonth,
+    /// Out until the next UTC midnight.
+    QuotaDay,
+    /// Out until a person acts.
+    Eject,
+}
+
+/// The column "Account" of kiro-upstream.md §8. `refreshed`: this attempt went out with a token from a forced refresh,
+/// made because upstream had rejected the one before.
+pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
+    match kind {
+        FaultKind::PromptTooLong
+        | FaultKind::TooLarge
+        | FaultKind::UnknownModel
+        | FaultKind::ThinkingSignature
+        | FaultKind::ProfileArn
+        | FaultKind::BadRequest
+        | FaultKind::ModelCapacity
+        | FaultKind::Endpoint => Effect::Nothing,
+        FaultKind::TokenRejected if !refreshed => Effect::Nothing,
+        FaultKind::TokenRejected
+        | FaultKind::Forbidden
+        | FaultKind::ServerError
+        | FaultKind::Network
+        | FaultKind::Timeout
+        | FaultKind::Protocol => Effect::Counted,
+        FaultKind::Suspended => Effect::Eject,
+        FaultKind::QuotaMonth => Effect::QuotaMonth,
+        FaultKind::QuotaDay => Effect::QuotaDay,
+        FaultKind::Suspicious => Effect::Rest(SUSPICIOUS_REST),
+        FaultKind::RateLimited => Effect::Rest(rules.cool_down),
+    }
+}
+
+/// How an attempt stood when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// When it was started.
+    pub started: Timestamp,
+    /// It went out with a token from a forced refresh.
+    pub refreshed: bool,
+    /// Content had been handed downstream.
+    pub committed: bool,
+}
+
+/// One account's health in this process.
+#[derive(Clone, Debug)]
+pub struct Health {
+    standing: Standing,
+    /// End of the rest that the standing asks for, capped when first seen (R16).
+    rest_ends: Option<Timestamp>,
+    /// Until when a `Retry-After` holds that upstream gave to this process (R18), and since when.
+    held: Option<Held>,
+    /// Counted failures in a row.
+    streak: u32,
+    /// Rests since the last success: the exponent of the next one.
+    rests: u32,
+    /// When the account was last asked for anything (R17).
+    asked: Option<Timestamp>,
+    /// Whether there is a readable record with a credential.
+    usable: bool,
+    /// That of the refresh token in the record (R47).
+    fingerprint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Timestamp,
+    until: Timestamp,
+}
+
+impl Health {
+    /// The health of an account that this process sees for the first time.
+    pub fn new(standing: Standing, rules: Rules, now: Timestamp) -> Self {
+        let rest_ends = rest_ends(&standing, rules, now);
+        Self { standing, rest_ends, held: None, streak: 0, rests: 0, asked: None, usable: true, fingerprint: None }
+    }
+
+    /// What the token record holds: `usable` when the account's records are readable and hold a credential, and the
+    /// fingerprint of the refresh token, the first 8 hex digits of its SHA-256. An account ejected for another one is
+    /// half-open (R47).
+    pub fn credential(&mut self, usable: bool, fingerprint: Option<String>) {
+        (self.usable, self.fingerprint) = (usable, fingerprint);
+    }
+
+    /// A new snapshot has this record. `ours_stands`: a mark of ours is not written yet, or was written after the
+    /// snapshot was read; then only what we never mark is taken over. Otherwise Redis wins (R18).
+    pub fn observe(&mut self, record: Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
+        if ours_stands {
+            self.standing.disabled = record.disabled;
+            self.standing.stale = record.stale;
+            return;
+        }
+        if record == self.standing {
+            return;
+        }
+        if record.healthy && !self.standing.healthy {
+            (self.streak, self.rests) = (0, 0);
+        }
+        let same_mark = !record.healthy
+            && !self.standing.healthy
+            && record.last_error == self.standing.last_error
+            && record.message == self.standing.message;
+        if !same_mark {
+            self.rest_ends = rest_ends(&record, rules, now);
+        }
+        self.standing = record;
+    }
+
+    /// The record as this process believes it to be.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The account's state: the first row of redis-contract.md §6 that matches.
+    pub fn state(&self, now: Timestamp) -> State {
+        let Standing { healthy, disabled, stale, recovery, .. } = self.standing;
+        if disabled {
+            return State::Disabled;
+        }
+        if !self.usable {
+            return State::Unusable;
+        }
+        if let Some(until) = recovery.filter(|until| !healthy && *until > now) {
+            return State::Quota { until };
+        }
+        if !healthy && self.is_ejected() {
+            return State::Ejected;
+        }
+        let rest = self.rest_ends.filter(|_| !healthy);
+        let hold = self.held.map(|held| held.until);
+        match rest.max(hold).filter(|until| *until > now) {
+            Some(until) => State::Cooling { until },
+            None if !healthy => State::HalfOpen,
+            None if stale => State::Stale,
+            None => State::Healthy,
+        }
+    }
+
+    /// Until when a `Retry-After` holds that upstream gave to this process; pinned requests keep to it too (N5).
+    pub fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.held.map(|held| held.until).filter(|until| *until > now)
+    }
+
+    /// The account is being asked: the wait for a probe begins again (R17).
+    pub fn asked(&mut self, now: Timestamp) {
+        self.asked = self.asked.max(Some(now));
+    }
+
+    /// Whether a half-open account that one of us marked has waited long enough for a request (R17).
+    pub fn probe_due(&self, now: Timestamp) -> bool {
+        let marked = self.standing.message.as_deref().is_some_and(|message| {
+            [COOL_DOWN_PREFIX, QUOTA_PREFIX, EJECTED_PREFIX].iter().any(|prefix| message.starts_with(prefix))
+        });
+        let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
+        !self.standing.healthy && marked && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
+    }
+
+    /// The attempt went well; a ghost exception (K36) is a success too.
+    pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
+        let recorded = !self.standing.healthy || self.standing.error_count != 0 || self.standing.last_error.is_some();
+        let in_time = self.standing.last_error.is_none_or(|at| started >= at);
+        let heals = recorded && in_time;
+        let half_open = heals && !self.standing.healthy;
+        if in_time {
+            (self.streak, self.rests) = (0, 0);
+        }
+        if heals {
+            self.standing.healthy = true;
+            self.standing.error_count = 0;
+            self.standing.last_error = None;
+            self.standing.message = None;
+            self.standing.recovery = None;
+        }
+        if self.held.is_some_and(|held| started >= held.since) {
+            self.held = None;
+        }
+        Outcome { at: now, event: Event::Success { started, heals, half_open } }
+    }
+
+    /// The attempt ended in a fault. None: nothing is to be written (K49).
+    ///
+    /// The rest is `Retry-After` (1 s to 1 h) when upstream gave one, else `cool_down · 2ⁿ` up to 1 h with n = rests
+    /// since the last success. A half-open account rests again at its first failure. An attempt that was under way
+    /// when the account was marked tells nothing new: it never makes a mark weaker, and a rest only longer when
+    /// upstream said so.
+    pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
+        let effect = effect(fault.kind, attempt.refreshed, rules);
+        let mark = self.judge(effect, fault, attempt.started, rules, now);
+        if let Some(mark) = &mark {
+            self.apply(mark, now);
+        }
+        (mark.is_some() || attempt.committed)
+            .then_some(Outcome { at: now, event: Event::Fault { mark, used: attempt.committed } })
+    }
+
+    /// A refresh was refused for good (R41).
+    pub fn eject(&mut self, cause: String, now: Timestamp) -> Outcome {
+        let mark = Mark::Ejected { cause };
+        self.apply(&mark, now);
+        Outcome { at: now, event: Event::Fault { mark: Some(mark), used: false } }
+    }
+
+    /// A refresh succeeded.
+    pub fn refreshed(&mut self, now: Timestamp) -> Outcome {
+        self.standing.stale = false;
+        Outcome { at: now, event: Event::Refreshed }
+    }
+
+    /// `Retry-After` of a pinned request: it binds this process, and nothing is written (N5).
+    pub fn hold(&mut self, fault: &Fault, now: Timestamp) {
+        let limited = matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious);
+        if let Some(rest) = retry_after(fault, now).filter(|_| limited) {
+            let until = after(now, rest).max(self.held.map_or(now, |held| held.until));
+            self.held = Some(Held { since: now, until });
+        }
+    }
+
+    fn judge(
+        &mut self,
+        effect: Effect,
+        fault: &Fault,
+        started: Timestamp,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Option<Mark> {
+        let marked = !self.standing.healthy;
+        // The attempt was under way when the account was marked.
+        let late = marked && self.standing.last_error.is_some_and(|at| started < at);
+        let ejected = marked && self.is_ejected();
+        let quota = self.standing.recovery.filter(|until| marked && *until > now);
+        let rests_until = self.rest_ends.filter(|until| marked && !ejected && *until > now);
+        let out = ejected || quota.is_some();
+        match effect {
+            Effect::Nothing => None,
+            Effect::Eject => (!ejected).then(|| Mark::Ejected { cause: cause(fault) }),
+            Effect::QuotaMonth | Effect::QuotaDay => {
+                let until = if effect == Effect::QuotaDay { next_midnight(now) } else { next_month(now) };
+                (!ejected && quota.is_none_or(|standing| until > standing))
+                    .then(|| Mark::Quota { until, cause: cause(fault) })
+            }
+            Effect::Rest(least) => {
+                let said = retry_after(fault, now);
+                self.hold(fault, now);
+                let explicit = said.is_some() || fault.kind == FaultKind::Suspicious;
+                if out || (rests_until.is_some() && !explicit) {
+                    return None;
+                }
+                let rest = match said {
+                    Some(said) if fault.kind == FaultKind::Suspicious => said.max(self.next_rest(least, marked, late)),
+                    Some(said) => said,
+                    None => self.next_rest(least, marked, late),
+                };
+                let until = after(now, rest);
+                if rests_until.is_some_and(|standing| until <= after(standing, SHORTEST_REST)) {
+                    return None;
+                }
+                if !late {
+                    self.rests = self.rests.saturating_add(1);
+                }
+                Some(Mark::CoolDown { until, cause: cause(fault) })
+            }
+            Effect::Counted => {
+                if out || rests_until.is_some() {
+                    return None;
+                }
+                self.streak = self.streak.saturating_add(1);
+                if !marked && self.streak < FAILURES_IN_A_ROW {
+                    return Some(Mark::Failure { cause: cause(fault) });
+                }
+                let rest = self.next_rest(rules.cool_down, marked, late);
+                if !late {
+                    self.rests = self.rests.saturating_add(1);
+                }
+                Some(Mark::CoolDown { until: after(now, rest), cause: cause(fault) })
+            }
+        }
+    }
+
+    /// `least · 2ⁿ`, at most an hour. A half-open account whose earlier rests this process doesn't know has had one.
+    fn next_rest(&self, least: Duration, marked: bool, late: bool) -> Duration {
+        let n = match (marked, late) {
+            (true, true) => self.rests.saturating_sub(1),
+            (true, false) => self.rests.max(1),
+            (false, _) => self.rests,
+        };
+        2_u32.checked_pow(n).and_then(|factor| least.checked_mul(factor)).map_or(LONGEST_REST, |r| r.min(LONGEST_REST))
+    }
+
+    /// What the mark will make of the record, believed at once in this process.
+    fn apply(&mut self, mark: &Mark, now: Timestamp) {
+        let standing = &mut self.standing;
+        standing.error_count = standing.error_count.saturating_add(1);
+        standing.last_error = standing.last_error.max(Some(now));
+        standing.message = Some(mark.message());
+        match mark {
+            Mark::Failure { .. } => return,
+            Mark::CoolDown { until, .. } => {
+                standing.recovery = None;
+                self.rest_ends = Some(*until);
+            }
+            Mark::Quota { until, .. } => {
+                standing.recovery = Some(*until);
+                self.rest_ends = None;
+            }
+            Mark::Ejected { .. } => {
+                standing.recovery = None;
+                standing.error_count = EJECTED_ERROR_COUNT;
+                self.rest_ends = None;
+            }
+        }
+        standing.healthy = false;
+        self.streak = 0;
+    }
+
+    fn is_ejected(&self) -> bool {
+        let Some(cause) = self.standing.message.as_deref().and_then(|m| m.strip_prefix(EJECTED_PREFIX)) else {
+            return false;
+        };
+        match (fingerprint_in(cause), self.fingerprint.as_deref()) {
+            (Some(rejected), Some(current)) => rejected.eq_ignore_ascii_case(current),
+            _ => true,
+        }
+    }
+}
+
+/// The rest that a record asks for, as seen now (R16).
+fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timestamp> {
+    let since = standing.last_error.filter(|_| !standing.healthy)?;
+    let said = standing
+        .message
+        .as_deref()
+        .and_then(|message| message.strip_prefix(COOL_DOWN_PREFIX))
+        .and_then(|rest| rest.split_once(": ").map_or(rest, |(time, _)| time).trim().parse::<Timestamp>().ok())
+        .filter(|until| *until > since);
+    let end = said.unwrap_or_else(|| after(since, rules.cool_down));
+    Some(end.min(after(now, LONGEST_FOREIGN_REST)))
+}
+
+/// The eight hex digits in `refresh token rejected (bd473e5d) in …` and `client registration expired (bd473e5d); …`.
+fn fingerprint_in(cause: &str) -> Option<&str> {
+    let known = ["refresh token rejected (", "client registration expired ("];
+    let rest = known.iter().find_map(|start| cause.strip_prefix(start))?;
+    let (digits, _) = rest.split_once(')')?;
+    (digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit())).then_some(digits)
+}
+
+/// What `lastErrorMessage` says of a fault: status and class, and upstream's reason where it is a plain token. Never
+/// upstream's message, which holds user ids and ARNs (R27, K48).
+fn cause(fault: &Fault) -> String {
+    let reason = fault.reason.as_deref().filter(|reason| {
+        !reason.is_empty() && reason.len() <= 64 && reason.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+    });
+    let words = match fault.kind {
+        FaultKind::QuotaMonth => return reason.unwrap_or("MONTHLY_REQUEST_COUNT").to_owned(),
+        FaultKind::QuotaDay => return reason.unwrap_or("DAILY_REQUEST_COUNT").to_owned(),
+        FaultKind::PromptTooLong => "prompt too long",
+        FaultKind::TooLarge => "request too large",
+        FaultKind::UnknownModel => "unknown model",
+        FaultKind::ThinkingSignature => "thinking signature refused",
+        FaultKind::ProfileArn => "profile ARN refused",
+        FaultKind::BadRequest => "bad request",
+        FaultKind::TokenRejected => "bearer token rejected",
+        FaultKind::Suspended => "suspended",
+        FaultKind::Forbidden => "forbidden",
+        FaultKind::Suspicious => "suspicious activity",
+        FaultKind::ModelCapacity => "no model capacity",
+        FaultKind::RateLimited => "rate limited",
+        FaultKind::ServerError => "server error",
+        FaultKind::Network => "network error",
+        FaultKind::Timeout => "timeout",
+        FaultKind::Protocol => "protocol error",
+        FaultKind::Endpoint => "endpoint refused",
+    };
+    let status = fault.status.map(|status| format!("{status} ")).unwrap_or_default();
+    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("{status}{words}{reason}")
+}
+
+/// `Retry-After` as a rest: 1 s to 1 h.
+fn retry_after(fault: &Fault, now: Timestamp) -> Option<Duration> {
+    let said = match fault.retry_after? {
+        RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
+        RetryAfter::At(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
+    };
+    Some(said.clamp(SHORTEST_REST, LONGEST_REST))
+}
+
+fn next_midnight(now: Timestamp) -> Timestamp {
+    let day = 86_400;
+    Timestamp::from_second((now.as_second().div_euclid(day) + 1) * day).unwrap_or(Timestamp::MAX)
+}
+
+fn next_month(now: Timestamp) -> Timestamp {
+    let today = now.to_zoned(TimeZone::UTC).date();
+    let (year, month) = if today.month() == 12 { (today.year() + 1, 1) } else { (today.year(), today.month() + 1) };
+    Date::new(year, month, 1)
+        .and_then(|first| first.to_zoned(TimeZone::UTC))
+        .map_or(Timestamp::MAX, |midnight| midnight.timestamp())
+}
+
+fn after(start: Timestamp, rest: Duration) -> Timestamp {
+    start.checked_add(rest).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { cool_down: Duration::from_secs(60) };
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn t0() -> Timestamp {
+        at("2026-11-23T10:00:00.000Z")
+    }
+
+    fn secs(seconds: i64) -> Timestamp {
+        t0() + jiff::SignedDuration::from_secs(seconds)
+    }
+
+    fn good() -> Standing {
+        Standing {
+            healthy: true,
+            disabled: false,
+            stale: false,
+            error_count: 0,
+            last_error: None,
+            message: None,
+            recovery: None,
+        }
+    }
+
+    fn bad(last_error: Option<Timestamp>, message: &str) -> Standing {
+        let message = (!message.is_empty()).then(|| message.to_owned());
+        Standing { healthy: false, error_count: 1, last_error, message, ..good() }
+    }
+
+    fn health(standing: Standing) -> Health {
+        let mut health = Health::new(standing, RULES, t0());
+        health.credential(true, Some("bd473e5d".into()));
+        health
+    }
+
+    fn fault(kind: FaultKind) -> Fault {
+        Fault { kind, status: None, reason: None, message: "user 12345 arn:aws:x".into(), retry_after: None }
+    }
+
+    fn limited(retry_after: RetryAfter) -> Fault {
+        Fault { status: Some(429), retry_after: Some(retry_after), ..fault(FaultKind::RateLimited) }
+    }
+
+    fn attempt(started: Timestamp) -> Attempt {
+        Attempt { started, refreshed: false, committed: false }
+    }
+
+    fn mark(outcome: Option<Outcome>) -> Option<Mark> {
+        match outcome?.event {
+            Event::Fault { mark, .. } => mark,
+            Event::Success { .. } | Event::Refreshed => None,
+        }
+    }
+
+    /// The column "Account" of kiro-upstream.md §8, row by row.
+    #[test]
+    fn k43_what_every_fault_does_to_its_account() {
+        let at_t0 = |kind, refreshed| {
+            let mut health = health(good());
+            let attempt = Attempt { started: t0(), refreshed, committed: false };
+            let outcome = health.fault(&fault(kind), attempt, RULES, t0());
+            (mark(outcome).map(|mark| mark.message()), health.state(t0()).as_str(), health.standing().error_count)
+        };
+        let until = at("2026-11-23T10:01:00Z");
+        let table = [
+            (FaultKind::PromptTooLong, None, "healthy", 0),
+            (FaultKind::TooLarge, None, "healthy", 0),
+            (FaultKind::UnknownModel, None, "healthy", 0),
+            (FaultKind::ThinkingSignature, None, "healthy", 0),
+            (FaultKind::ProfileArn, None, "healthy", 0),
+            (FaultKind::BadRequest, None, "healthy", 0),
+            (FaultKind::TokenRejected, None, "healthy", 0),
+            (FaultKind::Suspended, Some("ejected: suspended".to_owned()), "ejected", 10),
+            (FaultKind::Forbidden, Some("forbidden".to_owned()), "healthy", 1),
+            (
+                FaultKind::QuotaMonth,
+                Some("quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT".to_owned()),
+                "quota",
+                1,
+            ),
+            (
+                FaultKind::QuotaDay,
+                Some("quota exhausted until 2026-11-24T00:00:00.000Z: DAILY_REQUEST_COUNT".to_owned()),
+                "quota",
+                1,
+            ),
+            (
+                FaultKind::Suspicious,
+                Some("cool-down until 2026-11-23T10:30:00.000Z: suspicious activity".to_owned()),
+                "cooling",
+                1,
+            ),
+            (FaultKind::ModelCapacity, None, "healthy", 0),
+            (FaultKind::RateLimited, Some(format!("cool-down until {until:.3}: rate limited")), "cooling", 1),
+            (FaultKind::ServerError, Some("server error".to_owned()), "healthy", 1),
+            (FaultKind::Network, Some("network error".to_owned()), "healthy", 1),
+            (FaultKind::Timeout, Some("timeout".to_owned()), "healthy", 1),
+            (FaultKind::Protocol, Some("protocol error".to_owned()), "healthy", 1),
+            (FaultKind::Endpoint, None, "healthy", 0),
+        ];
+        assert_eq!(table.each_ref().map(|row| row.0), FaultKind::ALL, "a row is missing");
+        for (kind, message, state, errors) in table {
+            assert_eq!(at_t0(kind, false), (message, state, errors), "{kind}");
+        }
+        assert_eq!(
+            at_t0(FaultKind::TokenRejected, true),
+            (Some("bearer token rejected".to_owned()), "healthy", 1),
+            "×1 when rejected again after the refresh"
+        );
+    }
+
+    /// redis-contract.md §6, first match wins.
+    #[test]
+    fn r16_states_in_order() {
+        let quota = Standing {
+            recovery: Some(secs(5)),
+            ..bad(Some(t0()), "quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT")
+        };
+        let table = [
+            (Standing { disabled: true, ..quota.clone() }, State::Disabled),
+            (quota.clone(), State::Quota { until: secs(5) }),
+            (
+                Standing { recovery: Some(secs(5)), ..bad(Some(t0()), "ejected: suspended") },
+                State::Quota { until: secs(5) },
+            ),
+            (bad(Some(t0()), "ejected: suspended"), State::Ejected),
+            (bad(Some(secs(-60)), "cool-down until 2026-11-23T10:00:30.000Z: x"), State::Cooling { until: secs(30) }),
+            (bad(Some(secs(-30)), "cool-down until 2026-11-23T09:00:00.000Z: x"), State::Cooling { until: secs(30) }),
+            (bad(Some(secs(-30)), "cool-down until soon"), State::Cooling { until: secs(30) }),
+            (bad(Some(secs(-30)), "Refresh failed: 401"), State::Cooling { until: secs(30) }),
+            (bad(Some(secs(-60)), ""), State::HalfOpen),
+            (bad(None, ""), State::HalfOpen),
+            (bad(None, "cool-down until 2026-11-23T10:00:30.000Z: x"), State::HalfOpen),
+            (Standing { stale: true, ..bad(Some(secs(-60)), "") }, State::HalfOpen),
+            (Standing { stale: true, ..good() }, State::Stale),
+            (good(), State::Healthy),
+            (Standing { healthy: true, ..quota }, State::Healthy),
+            (Standing { healthy: true, ..bad(Some(t0()), "ejected: suspended") }, State::Healthy),
+        ];
+        for (standing, state) in table {
+            assert_eq!(health(standing.clone()).state(t0()), state, "{standing:?}");
+        }
+        let mut without = health(good());
+        without.credential(false, None);
+        assert_eq!(without.state(t0()), State::Unusable);
+    }
+
+    #[test]
+    fn r16_a_wrong_clock_elsewhere_locks_nobody() {
+        for standing in
+            [bad(Some(at("2030-01-01T00:00:00Z")), ""), bad(Some(t0()), "cool-down until 2030-01-01T00:00:00.000Z: x")]
+        {
+            let mut health = health(standing.clone());
+            let end = State::Cooling { until: secs(65 * 60) };
+            assert_eq!(health.state(t0()), end);
+            health.observe(standing, false, RULES, secs(60 * 60));
+            assert_eq!(health.state(secs(60 * 60)), end, "the cap counts from when the mark was first seen");
+            assert_eq!(health.state(secs(65 * 60)), State::HalfOpen);
+        }
+    }
+
+    #[test]
+    fn three_in_a_row_rest_and_rests_double_until_a_success() {
+        let mut health = health(good());
+        let mut now = t0();
+        let fail = |health: &mut Health, now: &mut Timestamp| {
+            *now = after(*now, Duration::from_secs(1));
+            mark(health.fault(&fault(FaultKind::ServerError), attempt(*now), RULES, *now)).unwrap()
+        };
+        let rest = |mark: Mark, now: Timestamp| match mark {
+            Mark::CoolDown { until, .. } => until.duration_since(now).as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(fail(&mut health, &mut now), Mark::Failure { .. }));
+        assert!(matches!(fail(&mut health, &mut now), Mark::Failure { .. }));
+        health.success(now, now);
+        assert_eq!(health.standing(), &good());
+        assert!(matches!(fail(&mut health, &mut now), Mark::Failure { .. }));
+        assert!(matches!(fail(&mut health, &mut now), Mark::Failure { .. }));
+        let mut seconds = Vec::new();
+        for _ in 0..8 {
+            let mark = fail(&mut health, &mut now);
+            let length = rest(mark, now);
+            seconds.push(length);
+            let end = after(now, Duration::from_secs(length.unsigned_abs()));
+            assert_eq!(health.state(end - Duration::from_millis(1)), State::Cooling { until: end });
+            assert_eq!(health.state(end), State::HalfOpen);
+            now = end;
+        }
+        assert_eq!(seconds, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        let healed = health.success(now, now);
+        assert_eq!(healed.event, Event::Success { started: now, heals: true, half_open: true });
+        fail(&mut health, &mut now);
+        fail(&mut health, &mut now);
+        assert_eq!(rest(fail(&mut health, &mut now), now), 60, "a success starts anew");
+    }
+
+    #[test]
+    fn a_half_open_account_of_another_process_rests_longer_at_once() {
+        let mut health = health(bad(Some(secs(-60)), "500"));
+        let mark = mark(health.fault(&fault(FaultKind::Timeout), attempt(t0()), RULES, t0()));
+        assert_eq!(mark, Some(Mark::CoolDown { until: secs(120), cause: "timeout".into() }));
+    }
+
+    #[test]
+    fn retry_after_is_kept_to_between_a_second_and_an_hour() {
+        for (said, seconds) in [
+            (RetryAfter::Seconds(0), 1),
+            (RetryAfter::Seconds(7), 7),
+            (RetryAfter::Seconds(86_400), 3600),
+            (RetryAfter::At(secs(90)), 90),
+            (RetryAfter::At(secs(-90)), 1),
+        ] {
+            let mut health = health(good());
+            health.fault(&limited(said), attempt(t0()), RULES, t0());
+            assert_eq!(health.state(t0()), State::Cooling { until: secs(seconds) }, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn r18_redis_wins_but_for_retry_after_and_unwritten_marks() {
+        let mut plain = health(good());
+        plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
+        plain.observe(good(), true, RULES, secs(1));
+        assert_eq!(plain.state(secs(1)), State::Cooling { until: secs(60) }, "not written yet: stands");
+        plain.observe(Standing { disabled: true, ..good() }, true, RULES, secs(1));
+        assert_eq!(plain.state(secs(1)), State::Disabled);
+        plain.observe(good(), false, RULES, secs(2));
+        assert_eq!(plain.state(secs(2)), State::Healthy, "healed by somebody");
+        assert_eq!((plain.streak, plain.rests), (0, 0));
+
+        let mut held = health(good());
+        held.fault(&limited(RetryAfter::Seconds(30)), attempt(t0()), RULES, t0());
+        held.observe(good(), false, RULES, secs(2));
+        assert_eq!(held.state(secs(2)), State::Cooling { until: secs(30) });
+        assert_eq!(held.held_until(secs(2)), Some(secs(30)));
+        assert_eq!(held.state(secs(30)), State::Healthy);
+    }
+
+    /// Acceptance case 14: a long stream that ends well doesn't lift a rest that began while it ran.
+    #[test]
+    fn r28_a_success_heals_only_what_was_there_when_it_started() {
+        let mut health = health(good());
+        health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
+        let outcome = health.success(secs(-1), secs(10));
+        assert_eq!(outcome.event, Event::Success { started: secs(-1), heals: false, half_open: false });
+        assert_eq!(health.state(secs(10)), State::Cooling { until: secs(60) });
+        let outcome = health.success(t0(), secs(70));
+        assert_eq!(outcome.event, Event::Success { started: t0(), heals: true, half_open: true });
+        assert_eq!(health.state(secs(70)), State::Healthy);
+        assert_eq!(
+            health.success(secs(70), secs(71)).event,
+            Event::Success { started: secs(70), heals: false, half_open: false },
+            "nothing to heal"
+        );
+    }
+
+    /// Ten requests are on the way when the first 429 comes: one mark, one rest.
+    #[test]
+    fn a_burst_of_faults_is_one_mark() {
+        let mut health = health(good());
+        assert!(mark(health.fault(&fault(FaultKind::RateLimited), attempt(secs(-5)), RULES, t0())).is_some());
+        for n in 1..10 {
+            let kind = if n % 2 == 0 { FaultKind::RateLimited } else { FaultKind::Network };
+            assert_eq!(health.fault(&fault(kind), attempt(secs(-5)), RULES, secs(n)), None);
+        }
+        assert_eq!(health.state(secs(10)), State::Cooling { until: secs(60) });
+        let longer = health.fault(&limited(RetryAfter::Seconds(120)), attempt(secs(-5)), RULES, secs(10));
+        assert!(matches!(mark(longer), Some(Mark::CoolDown { until, .. }) if until == secs(130)));
+        let suspected = health.fault(&fault(FaultKind::Suspicious), attempt(secs(-5)), RULES, secs(11));
+        assert!(matches!(mark(suspected), Some(Mark::CoolDown { until, .. }) if until == secs(11 + 1800)));
+        let committed = Attempt { committed: true, ..attempt(secs(-5)) };
+        assert_eq!(
+            health.fault(&fault(FaultKind::Network), committed, RULES, secs(12)).unwrap().event,
+            Event::Fault { mark: None, used: true },
+            "after the commit the use counts in any case"
+        );
+    }
+
+    #[test]
+    fn a_weaker_mark_never_replaces_a_stronger_one() {
+        let order = [FaultKind::RateLimited, FaultKind::QuotaDay, FaultKind::QuotaMonth, FaultKind::Suspended];
+        for (i, strong) in order.into_iter().enumerate() {
+            for (j, weak) in order.into_iter().enumerate() {
+                let mut health = health(good());
+                health.fault(&fault(strong), attempt(t0()), RULES, t0());
+                let state = health.state(secs(1));
+                let second = health.fault(&fault(weak), attempt(t0()), RULES, secs(1));
+                assert_eq!(second.is_some(), j > i, "{strong} then {weak}");
+                assert_eq!(health.state(secs(1)) == state, j <= i);
+            }
+        }
+    }
+
+    /// Acceptance case 15, and its turn of the year.
+    #[test]
+    fn quota_comes_back_with_the_month_and_the_day() {
+        for (now, month, day) in [
+            ("2026-11-23T10:00:00.000Z", "2026-12-01T00:00:00Z", "2026-11-24T00:00:00Z"),
+            ("2026-12-31T23:59:59.999Z", "2027-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+            ("2028-02-01T00:00:00.000Z", "2028-03-01T00:00:00Z", "2028-02-02T00:00:00Z"),
+        ] {
+            assert_eq!(next_month(at(now)), at(month));
+            assert_eq!(next_midnight(at(now)), at(day));
+        }
+        let mut health = health(good());
+        health.fault(&fault(FaultKind::QuotaMonth), attempt(t0()), RULES, t0());
+        assert_eq!(health.state(at("2026-11-30T23:59:59.999Z")), State::Quota { until: at("2026-12-01T00:00:00Z") });
+        assert_eq!(health.state(at("2026-12-01T00:00:00Z")), State::HalfOpen);
+    }
+
+    /// Acceptance cases 16, 17: what the UI's reset writes brings an account back from quota and ejection.
+    #[test]
+    fn r15_a_reset_in_the_ui_counts() {
+        for kind in [FaultKind::QuotaMonth, FaultKind::Suspended] {
+            let mut health = health(good());
+            health.fault(&fault(kind), attempt(t0()), RULES, t0());
+            let left_behind = Standing { healthy: true, error_count: 0, last_error: None, ..health.standing().clone() };
+            assert_ne!(health.state(secs(1)), State::Healthy);
+            health.observe(left_behind, false, RULES, secs(1));
+            assert_eq!(health.state(secs(1)), State::Healthy, "{kind}");
+        }
+    }
+
+    /// Acceptance case 29.
+    #[test]
+    fn r47_a_new_refresh_token_makes_an_ejected_account_half_open() {
+        for cause in [
+            "refresh token rejected (bd473e5d) in us-east-1; log in again",
+            "client registration expired (bd473e5d); log in again",
+        ] {
+            let mut health = health(good());
+            health.eject(cause.into(), t0());
+            assert_eq!(health.state(secs(1_000_000)), State::Ejected);
+            health.credential(true, Some("00000000".into()));
+            assert_eq!(health.state(secs(1)), State::HalfOpen);
+            let failed = mark(health.fault(&fault(FaultKind::Forbidden), attempt(secs(1)), RULES, secs(1)));
+            assert!(matches!(failed, Some(Mark::CoolDown { .. })), "{failed:?}");
+        }
+        let mut suspended = health(bad(Some(t0()), "ejected: suspended"));
+        suspended.credential(true, Some("00000000".into()));
+        assert_eq!(suspended.state(secs(1)), State::Ejected);
+    }
+
+    #[test]
+    fn r17_a_marked_account_without_traffic_is_probed_a_minute_after_its_rest() {
+        let mut health = health(good());
+        health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
+        assert!(!health.probe_due(secs(119)));
+        assert!(health.probe_due(secs(120)));
+        health.asked(secs(100));
+        assert!(!health.probe_due(secs(159)));
+        assert!(health.probe_due(secs(160)));
+        health.success(secs(160), secs(161));
+        assert!(!health.probe_due(secs(100_000)));
+        assert!(!Health::new(bad(Some(t0()), "Refresh failed"), RULES, t0()).probe_due(secs(100_000)), "not our mark");
+    }
+
+    #[test]
+    fn n5_a_pinned_request_leaves_only_retry_after() {
+        let mut health = health(good());
+        health.hold(&fault(FaultKind::RateLimited), t0());
+        assert_eq!(health.held_until(t0()), None);
+        health.hold(&limited(RetryAfter::Seconds(5)), t0());
+        assert_eq!(health.held_until(t0()), Some(secs(5)));
+        assert_eq!(health.standing(), &good());
+    }
+
+    #[test]
+    fn r27_messages_are_one_short_line_without_upstreams_words() {
+        let long = Mark::Ejected { cause: "a\nb\t".repeat(100) }.message();
+        assert!(long.chars().count() == 200 && !long.contains(['\n', '\t']));
+        let mut with_reason = fault(FaultKind::Forbidden);
+        with_reason.status = Some(403);
+        with_reason.reason = Some("FEATURE_NOT_SUPPORTED".into());
+        assert_eq!(cause(&with_reason), "403 forbidden (FEATURE_NOT_SUPPORTED)");
+        with_reason.reason = Some("user abc said arn:aws:x".into());
+        assert_eq!(cause(&with_reason), "403 forbidden");
+    }
 }
