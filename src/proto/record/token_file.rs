@@ -1,0 +1,186 @@
+//! Token files of the Kiro IDE and CLI, read as a token record and written back in their own form (R67–R69).
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::{Entry, Json, Method, Object, RECORD, Token, Unusable, hex, is_idc, quote, read};
+use crate::secret::Secret;
+
+/// A file whose top level holds a token instead of accounts (R67).
+pub struct TokenFile<'a> {
+    object: Object<'a>,
+}
+
+/// A member's name in the IDE's spelling and in the CLI's.
+type Names = (&'static str, &'static str);
+
+const ACCESS_TOKEN: Names = ("accessToken", "access_token");
+const REFRESH_TOKEN: Names = ("refreshToken", "refresh_token");
+const EXPIRES_AT: Names = ("expiresAt", "expires_at");
+const PROFILE_ARN: Names = ("profileArn", "profile_arn");
+const AUTH_METHOD: Names = ("authMethod", "auth_method");
+const CLIENT_ID_HASH: Names = ("clientIdHash", "client_id_hash");
+const CLIENT_ID: Names = ("clientId", "client_id");
+const CLIENT_SECRET: Names = ("clientSecret", "client_secret");
+const KIRO_API_KEY: Names = ("kiroApiKey", "kiro_api_key");
+
+impl<'a> TokenFile<'a> {
+    /// Reads a file. `None` when it is a JSON object of another kind; an error when it is none or too large (R9).
+    pub fn parse(file: &'a [u8]) -> Result<Option<Self>, Unusable> {
+        let file = Self { object: Object::parse(file, RECORD)? };
+        let holds_token = [ACCESS_TOKEN, REFRESH_TOKEN, KIRO_API_KEY].iter().any(|names| file.find(*names).is_some());
+        Ok((holds_token && file.object.last("accounts").is_none()).then_some(file))
+    }
+
+    /// The name of the client registration's file in the same folder, when the credentials lie there.
+    ///
+    /// An error when `clientIdHash` is anything but `[A-Za-z0-9_-]{1,128}`: it would leave the folder.
+    pub fn registration_file(&self) -> Result<Option<String>, RefusedHash> {
+        let has_own = self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
+        if has_own || self.method() != Method::Idc {
+            return Ok(None);
+        }
+        let Some(hash) = self.text(CLIENT_ID_HASH) else { return Ok(None) };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if (1..=128).contains(&hash.len()) && hash.bytes().all(plain) {
+            Ok(Some(format!("{hash}.json")))
+        } else {
+            Err(RefusedHash)
+        }
+    }
+
+    /// The token record that this file stands for (§4), the registration copied in.
+    ///
+    /// `profile_arn` is one that was learnt and that the file has no member for. For IdC `region` becomes `idcRegion`:
+    /// the Kiro host stays in `us-east-1`.
+    pub fn record(&self, registration: Option<&Registration>, profile_arn: Option<&str>) -> Vec<u8> {
+        let method = self.method();
+        let text = |names| self.text(names).map(|text| quote(&text));
+        let auth_method = self.text(AUTH_METHOD).filter(|text| text == "social" || is_idc(text));
+        let auth_method = match (auth_method, method) {
+            (Some(found), _) => Some(found),
+            (None, Method::Idc) => Some("IdC".to_owned()),
+            (None, Method::Social) => Some("social".to_owned()),
+            (None, Method::ApiKey) => None,
+        };
+        let region = text(("region", "region"));
+        let (region, idc_region) = if method == Method::Idc { (None, region) } else { (region, None) };
+        let registered = |own: Names, value: Option<&Secret>| text(own).or_else(|| value.map(|id| quote(id.expose())));
+        let fields = [
+            ("accessToken", text(ACCESS_TOKEN)),
+            ("refreshToken", text(REFRESH_TOKEN)),
+            ("expiresAt", self.find(EXPIRES_AT).map(|value| value.raw().to_owned())),
+            ("authMethod", auth_method.map(|method| quote(&method))),
+            ("provider", text(("provider", "provider"))),
+            ("profileArn", text(PROFILE_ARN).or_else(|| profile_arn.map(quote))),
+            ("region", region),
+            ("idcRegion", idc_region),
+            ("clientId", registered(CLIENT_ID, registration.map(|found| &found.client_id))),
+            ("clientSecret", registered(CLIENT_SECRET, registration.map(|found| &found.client_secret))),
+            ("registrationExpiresAt", registration.and_then(|found| found.expires_at_raw.clone())),
+            ("kiroApiKey", text(KIRO_API_KEY)),
+        ];
+        let members = fields.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?)));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(",")).into_bytes()
+    }
+
+    /// The file with the values of a refreshed record in it, in the spelling and form found (R68).
+    ///
+    /// `None` when nothing changes. A `profileArn` is written only where the file has that member.
+    pub fn with_token(&self, token: &Token) -> Option<Vec<u8>> {
+        let entries = [
+            (ACCESS_TOKEN, token.access_token.clone().map(Entry::AccessToken)),
+            (REFRESH_TOKEN, token.refresh_token.clone().map(Entry::RefreshToken)),
+            (EXPIRES_AT, token.expires_at.map(Entry::ExpiresAt)),
+            (PROFILE_ARN, token.profile_arn.clone().map(Entry::ProfileArn)),
+        ];
+        let is_snake = self.object.last(ACCESS_TOKEN.1).is_some() || self.object.last(REFRESH_TOKEN.1).is_some();
+        let mut edits = Vec::new();
+        for (names, entry) in entries {
+            let Some(entry) = entry else { continue };
+            let name = match (self.object.last(names.0), self.object.last(names.1)) {
+                (Some(_), _) => names.0,
+                (None, Some(_)) => names.1,
+                (None, None) if names == PROFILE_ARN => continue,
+                (None, None) => {
+                    if is_snake {
+                        names.1
+                    } else {
+                        names.0
+                    }
+                }
+            };
+            let found = self.object.last(name);
+            if !entry.equals(found.filter(|value| !value.is_null())) {
+                edits.push((name, entry.render(found)));
+            }
+        }
+        (!edits.is_empty()).then(|| self.object.with(edits))
+    }
+
+    /// Whether the file has a member for a profile, so that one that was learnt can be kept in it.
+    pub fn has_profile_member(&self) -> bool {
+        [PROFILE_ARN.0, PROFILE_ARN.1].iter().any(|name| self.object.last(name).is_some())
+    }
+
+    /// As R8, where a `clientIdHash` counts as having a client registration.
+    fn method(&self) -> Method {
+        if self.text(KIRO_API_KEY).is_some() {
+            return Method::ApiKey;
+        }
+        let registered =
+            self.text(CLIENT_ID_HASH).is_some() || self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
+        match self.text(AUTH_METHOD).as_deref() {
+            Some("social") => Method::Social,
+            Some(text) if is_idc(text) => Method::Idc,
+            _ if registered => Method::Idc,
+            _ => Method::Social,
+        }
+    }
+
+    fn find(&self, names: Names) -> Option<Json<'a>> {
+        let present = |name| self.object.last(name).filter(|value| !value.is_null());
+        present(names.0).or_else(|| present(names.1))
+    }
+
+    fn text(&self, names: Names) -> Option<String> {
+        self.find(names).and_then(read::text)
+    }
+}
+
+/// `clientIdHash` is no file name of the same folder (R67).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedHash;
+
+/// An OIDC client registration, as Kiro keeps it beside its token file.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// `clientId`
+    pub client_id: Secret,
+    /// `clientSecret`
+    pub client_secret: Secret,
+    /// `expiresAt`; absent or unparsable counts as valid.
+    pub expires_at: Option<Timestamp>,
+    /// The JSON value of `expiresAt` as found.
+    expires_at_raw: Option<String>,
+}
+
+impl Registration {
+    /// Reads a registration file; `None` when it is no JSON object or lacks the id or the secret.
+    pub fn parse(file: &[u8]) -> Option<Self> {
+        let file = TokenFile { object: Object::parse(file, RECORD).ok()? };
+        let expires_at = file.find(EXPIRES_AT);
+        Some(Self {
+            client_id: file.text(CLIENT_ID).map(Secret::new)?,
+            client_secret: file.text(CLIENT_SECRET).map(Secret::new)?,
+            expires_at: expires_at.and_then(read::time),
+            expires_at_raw: expires_at.map(|value| value.raw().to_owned()),
+        })
+    }
+}
+
+/// The id of the one account in a token file: SHA-256 of its absolute path, 32 hex digits in uuid form (R67).
+pub fn id_of_path(absolute_path: &str) -> String {
+    let digits = hex(&Sha256::digest(absolute_path.as_bytes())[..16]);
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+}
