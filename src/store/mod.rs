@@ -1,4 +1,546 @@
-//! Accounts and tokens, where several processes share them.
+//! Accounts and tokens, where several processes share them: Redis, or one file (redis-contract.md).
+//!
+//! [`Store`] moves bytes and compares bytes. What a record means is [`crate::proto::record`]; what is written when is
+//! [`writer::Writer`]. No call here stands on a request's path (R5), except in a blocking refresh (R44).
+//!
+//! Every call is cancel-safe in this sense: dropping its future leaves the store as if the call had or had not run,
+//! never half done.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::proto::record::{self, Entry, Fingerprint, Token};
+use crate::secret::Secret;
 
 pub mod file;
 pub mod redis;
+pub mod writer;
+
+pub use writer::{OutcomePatch, Writer};
+
+/// Reads the wall clock. Passed in, so that tests own the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Selection tickets reserved from the shared counter: first to last, end excluded (R36).
+pub type Tickets = Range<u64>;
+
+/// Which store, and how to reach it.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// `KIRO_STORE=redis`, the default.
+    Redis(RedisConfig),
+    /// `KIRO_STORE=file:PATH` (R63, R67).
+    File(PathBuf),
+}
+
+/// `REDIS_*` and `KIRO_REDIS_POOL_SIZE` (R1, R2).
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where Redis is.
+    pub server: RedisServer,
+    /// Put in front of every key. Default [`DEFAULT_KEY_PREFIX`].
+    pub key_prefix: String,
+    /// Multiplexed connections, at least 1. Default 4.
+    pub connections: usize,
+}
+
+/// Default of `REDIS_KEY_PREFIX`.
+pub const DEFAULT_KEY_PREFIX: &str = "aiclient:";
+
+/// Where Redis is: a URL, or the parts that are read when `REDIS_URL` is unset (R2).
+#[derive(Clone, Debug)]
+pub enum RedisServer {
+    /// See [`redis`] for the forms. A secret, since it may hold a password.
+    Url(Secret),
+    /// `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`, `REDIS_DB`.
+    Parts {
+        /// Default `127.0.0.1`.
+        host: String,
+        /// Default 6379.
+        port: u16,
+        /// Default none.
+        password: Option<Secret>,
+        /// Default 0.
+        db: i64,
+    },
+}
+
+/// One account as it lies in the store, not yet read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawAccount {
+    /// The hash field: 1–128 bytes of printable ASCII (R13).
+    pub id: String,
+    /// The account record, §3.
+    pub account: Bytes,
+    /// Where the token record lies and what it holds; `None` when there is none (R45).
+    pub token: Option<(TokenKey, Bytes)>,
+}
+
+/// Names a token record and its lock: the id in `tokens:claude-kiro-oauth:{id}`.
+///
+/// Mostly the account's own id; another one after the Node.js service gave the account a new id (R45).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenKey(Arc<str>);
+
+impl TokenKey {
+    /// The key of an account's own id.
+    pub fn of(account_id: &str) -> Self {
+        Self(account_id.into())
+    }
+
+    /// The id in the key.
+    pub fn id(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What became of a compare-and-set (R21).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cas {
+    /// The new bytes are there.
+    Written,
+    /// Something else was there; nothing was written. These bytes are there.
+    Conflict(Bytes),
+    /// Nothing was there; nothing was written (R23).
+    Absent,
+}
+
+/// One compare-and-set of an account record.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which account.
+    pub id: String,
+    /// The bytes it must have.
+    pub old: Bytes,
+    /// The bytes it shall get.
+    pub new: Bytes,
+}
+
+/// A held refresh lock (R40). Give it back with [`Store::unlock`]; a dropped one frees itself: in Redis after 30 s, in
+/// the file store at once.
+#[derive(Debug)]
+pub struct Lock {
+    key: TokenKey,
+    held: Held,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "the stores that take locks come with the next changes")]
+enum Held {
+    Redis(String),
+    File(std::fs::File),
+}
+
+impl Lock {
+    /// Which token record it guards.
+    pub fn key(&self) -> &TokenKey {
+        &self.key
+    }
+}
+
+/// What became of a refreshed token (R40 step 6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// Saved; the record is this now.
+    Written(Bytes),
+    /// Somebody else rotated the refresh token: ours is dropped, this record is to be used.
+    Rotated(Bytes),
+    /// The account was removed; nothing was written.
+    Absent,
+    /// The record is no JSON object any more; nothing was written (R9).
+    Unusable,
+}
+
+/// An account to add (R62).
+#[derive(Debug)]
+pub struct NewAccount {
+    /// A fresh uuid v4.
+    pub id: String,
+    /// For display.
+    pub custom_name: Option<String>,
+    /// When it is added.
+    pub added_at: Timestamp,
+    /// The whole token record.
+    pub token: Vec<u8>,
+}
+
+/// What `accounts add` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// The account is there.
+    New,
+    /// An account with this refresh token exists already; nothing was written.
+    Duplicate {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// Whether the store can be used (R49). Changes are seen through [`Store::watch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Never reached since the start; the last failure, if there was one.
+    Connecting(Option<StoreError>),
+    /// Reads and writes work.
+    Connected,
+    /// Reads work, writes are refused (OOM, MISCONF): `degraded`.
+    WritesRefused(StoreError),
+    /// Lost; why.
+    Away(StoreError),
+}
+
+impl Status {
+    /// Whether reads work: `redis: "connected"` in `/health`.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected | Self::WritesRefused(_))
+    }
+}
+
+/// A failure of the store. Its text holds addresses of files and error words, never a value (R6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    detail: String,
+    /// Whether the command may have been executed all the same.
+    perhaps_done: bool,
+}
+
+/// What a [`StoreError`] means for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// The configuration can't work: bad URL, unreadable certificate. Start-up fails.
+    Config,
+    /// Connection lost, timeout, LOADING, READONLY, CLUSTERDOWN, MASTERDOWN; a folder that can't be written (R49, R66).
+    Away,
+    /// NOAUTH, WRONGPASS, NOPERM: start-up fails with that word; later it counts as away (R49).
+    Refused,
+    /// OOM, MISCONF: reads go on, writes stay pending (R49).
+    WritesRefused,
+    /// The shared counter is no integer or would overflow: local tickets (R36).
+    Counter,
+    /// The store holds something else than expected: WRONGTYPE, a file that is not JSON (R65).
+    Broken,
+    /// The client registration beside a token file is missing, expired or refused (R67).
+    Registration,
+}
+
+impl StoreError {
+    pub(crate) fn new(kind: StoreErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), perhaps_done: false }
+    }
+
+    pub(crate) fn away(detail: impl Into<String>) -> Self {
+        Self::new(StoreErrorKind::Away, detail)
+    }
+
+    /// What it means.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// Whether the store counts as away from now on (R49). At start-up look for [`StoreErrorKind::Refused`] first.
+    pub fn is_away(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Away | StoreErrorKind::Refused)
+    }
+
+    /// Whether the command may have been executed although its reply was lost (R22).
+    pub fn is_perhaps_done(&self) -> bool {
+        self.perhaps_done
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            StoreErrorKind::Config => "store configuration",
+            StoreErrorKind::Away => "store away",
+            StoreErrorKind::Refused => "store refused access",
+            StoreErrorKind::WritesRefused => "store refused to write",
+            StoreErrorKind::Counter => "round-robin counter",
+            StoreErrorKind::Broken => "store content",
+            StoreErrorKind::Registration => "client registration",
+        };
+        write!(f, "{what}: {}", self.detail)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        io::Error::other(error)
+    }
+}
+
+/// Accounts, tokens, locks and the counter, in Redis or in a file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Shared by any number of processes and machines.
+    Redis(redis::RedisStore),
+    /// Shared by processes of one machine.
+    File(file::FileStore),
+}
+
+impl Store {
+    /// Opens the store and returns at once, reached or not: [`Store::watch`] tells (R54). Reconnects for ever until the
+    /// last clone is dropped. Needs a tokio runtime. Fails only with [`StoreErrorKind::Config`].
+    pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
+        match config {
+            StoreConfig::Redis(config) => redis::RedisStore::connect(config).map(Self::Redis),
+            StoreConfig::File(path) => file::FileStore::open(path).map(Self::File),
+        }
+    }
+
+    /// Whether the store can be used now.
+    pub fn status(&self) -> Status {
+        self.watch().borrow().clone()
+    }
+
+    /// Tells every change of [`Store::status`].
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        match self {
+            Self::Redis(store) => store.watch(),
+            Self::File(store) => store.watch(),
+        }
+    }
+
+    /// All accounts with their token records, sorted by the bytes of the id (R13, R14). An id that is none is left out.
+    ///
+    /// Empty means that the pool is empty or missing: what to believe is R55's and the caller's.
+    pub async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
+        match self {
+            Self::Redis(store) => store.load().await,
+            Self::File(store) => store.load().await,
+        }
+    }
+
+    /// One account record as it is now.
+    pub async fn read_account(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
+        let mut found = self.read_accounts(&[id]).await?;
+        Ok(found.pop().flatten())
+    }
+
+    /// Several account records as they are now, in the order asked for.
+    pub async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.read_accounts(ids).await,
+            Self::File(store) => store.read_accounts(ids).await,
+        }
+    }
+
+    /// Replaces an account record if it still has the bytes `old` (R21).
+    pub async fn compare_and_set_account(&self, id: &str, old: &[u8], new: &[u8]) -> Result<Cas, StoreError> {
+        let change = Change { id: id.to_owned(), old: Bytes::copy_from_slice(old), new: Bytes::copy_from_slice(new) };
+        let mut results = self.compare_and_set_accounts(&[change]).await;
+        results.pop().unwrap_or_else(|| Err(StoreError::new(StoreErrorKind::Broken, "no reply")))
+    }
+
+    /// Several compare-and-sets at once, each on its own, answered in order. At most 64 scripts a pipeline (R31).
+    pub async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
+        match self {
+            Self::Redis(store) => store.compare_and_set_accounts(changes).await,
+            Self::File(store) => store.compare_and_set_accounts(changes).await,
+        }
+    }
+
+    /// One token record as it is now (R40 step 3). `now` decides whether the client registration beside a Kiro token
+    /// file has expired, which is [`StoreErrorKind::Registration`] (R67).
+    pub async fn read_token(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Self::Redis(store) => store.read_token(key).await,
+            Self::File(store) => store.read_token(key, now).await,
+        }
+    }
+
+    /// Replaces a token record if it still has the bytes `old` (R21).
+    pub async fn compare_and_set_token(&self, key: &TokenKey, old: &[u8], new: &[u8]) -> Result<Cas, StoreError> {
+        match self {
+            Self::Redis(store) => store.compare_and_set_token(key, old, new).await,
+            Self::File(store) => store.compare_and_set_token(key, old, new).await,
+        }
+    }
+
+    /// Saves what a refresh with `used` brought (R40 step 6, R22): `entries` on `base`, on the record as somebody else
+    /// changed it meanwhile, or not at all when somebody else rotated the refresh token.
+    ///
+    /// On an error the token is unsaved: hand it to [`Writer::keep_token`].
+    pub async fn save_token(&self, unsaved: &UnsavedToken) -> Result<Saved, StoreError> {
+        let mut base = unsaved.base.clone();
+        let used = Fingerprint::of(&unsaved.used);
+        let mut tries = 0;
+        loop {
+            let Ok(patched) = record::patch(&base, &unsaved.entries) else { return Ok(Saved::Unusable) };
+            let Some(patched) = patched.map(Bytes::from) else { return Ok(Saved::Written(base)) };
+            match self.compare_and_set_token(&unsaved.key, &base, &patched).await? {
+                Cas::Written => return Ok(Saved::Written(patched)),
+                Cas::Absent => return Ok(Saved::Absent),
+                // An earlier try, whose reply was lost, had succeeded.
+                Cas::Conflict(current) if current == patched => return Ok(Saved::Written(current)),
+                Cas::Conflict(current) => {
+                    let Ok(token) = Token::parse(&current) else { return Ok(Saved::Unusable) };
+                    let ours = unsaved.refresh_token().map(Fingerprint::of);
+                    let theirs = token.refresh_token.as_ref().map(Fingerprint::of);
+                    if theirs != Some(used) && (theirs != ours || ours.is_none()) {
+                        return Ok(Saved::Rotated(current));
+                    }
+                    base = current;
+                }
+            }
+            tries += 1;
+            if tries >= MAX_TRIES {
+                return Err(StoreError::away("record changes faster than it can be written"));
+            }
+            tokio::time::sleep(conflict_pause()).await;
+        }
+    }
+
+    /// Reserves `count` selection tickets (R36). [`StoreErrorKind::Counter`] when the counter is unusable.
+    pub async fn reserve_tickets(&self, count: u64) -> Result<Tickets, StoreError> {
+        match self {
+            Self::Redis(store) => store.reserve_tickets(count).await,
+            Self::File(store) => Ok(store.reserve_tickets(count)),
+        }
+    }
+
+    /// The client key in the store's `config` (R57); `None` when there is none. A key once known is not forgotten
+    /// because of a `None`: see [`ClientKey`].
+    pub async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
+        match self {
+            Self::Redis(store) => store.client_key().await,
+            Self::File(store) => store.client_key().await,
+        }
+    }
+
+    /// Takes the refresh lock for 30 s (R40 step 1); `None` when somebody else has it.
+    pub async fn lock(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Lock>, StoreError> {
+        match self {
+            Self::Redis(store) => store.lock(key, now).await,
+            Self::File(store) => store.lock(key).await,
+        }
+    }
+
+    /// Gives the refresh lock back, if it is still ours (R40 step 7).
+    pub async fn unlock(&self, lock: Lock) -> Result<(), StoreError> {
+        match (self, lock.held) {
+            (Self::Redis(store), Held::Redis(value)) => store.unlock(&lock.key, &value).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds an account, unless one with its refresh token exists (R62).
+    pub async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
+        match self {
+            Self::Redis(store) => store.add_account(new).await,
+            Self::File(store) => store.add_account(new).await,
+        }
+    }
+
+    /// Removes an account, its token record and the index of its refresh token (R62). False when it was not there.
+    pub async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
+        match self {
+            Self::Redis(store) => store.remove_account(id).await,
+            Self::File(store) => store.remove_account(id).await,
+        }
+    }
+
+    /// Patches an account record for a person at the command line: read, patch, compare-and-set (R22).
+    /// False when the account is not there.
+    pub async fn patch_account(&self, id: &str, entries: &[Entry]) -> Result<bool, StoreError> {
+        let Some(mut base) = self.read_account(id).await? else { return Ok(false) };
+        for _ in 0..MAX_TRIES {
+            let patched = record::patch(&base, entries)
+                .map_err(|error| StoreError::new(StoreErrorKind::Broken, format!("account record {error}")))?;
+            let Some(patched) = patched else { return Ok(true) };
+            match self.compare_and_set_account(id, &base, &patched).await? {
+                Cas::Written => return Ok(true),
+                Cas::Absent => return Ok(false),
+                Cas::Conflict(current) => base = current,
+            }
+            tokio::time::sleep(conflict_pause()).await;
+        }
+        Err(StoreError::away("record changes faster than it can be written"))
+    }
+
+    /// Hints about the surroundings, for start-up and `doctor`.
+    pub async fn survey(&self) -> Result<Survey, StoreError> {
+        match self {
+            Self::Redis(store) => store.survey().await,
+            Self::File(store) => Ok(store.survey()),
+        }
+    }
+}
+
+/// What start-up and `doctor` say about the store beside its accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The full name of the pool: a Redis key, or the path of a file. Named when the pool is empty (R56).
+    pub pool: String,
+    /// The pool is missing, and there is one under the default prefix: the other service takes its prefix only from
+    /// its own configuration file (R1).
+    pub default_prefix_has_pool: bool,
+    /// `pool-types` is not empty and doesn't name this pool: it is invisible to the Node.js service (§2).
+    pub hidden_from_pool_types: bool,
+}
+
+/// Tries at a compare-and-set before it is left for later (R22).
+pub(crate) const MAX_TRIES: usize = 8;
+
+/// 1–20 ms (R22).
+pub(crate) fn conflict_pause() -> std::time::Duration {
+    std::time::Duration::from_micros(fastrand::u64(1_000..=20_000))
+}
+
+/// A refreshed token that must reach the store (R40 step 6).
+#[derive(Clone, Debug)]
+pub struct UnsavedToken {
+    /// Where it belongs.
+    pub key: TokenKey,
+    /// The record that was read under the lock.
+    pub base: Bytes,
+    /// The refresh token that was used.
+    pub used: Secret,
+    /// What the refresh brought: access token, refresh token, expiry, profile.
+    pub entries: Vec<Entry>,
+}
+
+impl UnsavedToken {
+    fn refresh_token(&self) -> Option<&Secret> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::RefreshToken(token) => Some(token),
+            _ => None,
+        })
+    }
+}
+
+/// The client key as far as it is known (R57).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientKey {
+    /// The store was not reached yet: every keyed route answers 503.
+    #[default]
+    Unknown,
+    /// The store was reached and holds none.
+    None,
+    /// This one.
+    Known(Secret),
+}
+
+impl ClientKey {
+    /// Takes in what a read found. A known key is replaced only by another one: an evicted or broken `config` never
+    /// opens the door. True when it changed.
+    pub fn observe(&mut self, found: Option<Secret>) -> bool {
+        let next = match (&self, found) {
+            (_, Some(key)) => Self::Known(key),
+            (Self::Known(_), None) => return false,
+            (_, None) => Self::None,
+        };
+        let changed = *self != next;
+        *self = next;
+        changed
+    }
+}
