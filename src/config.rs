@@ -1,1 +1,1070 @@
-//! Configuration: what was said and what it resolves to. Every default lives here.
+//! Configuration: what was said ([`RawConfig`]) and what it resolves to ([`Config`]).
+//!
+//! Every setting is one row of [`SETTINGS`]: its environment name, its flag, its name in JavaScript, its default in the
+//! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are made
+//! from that table, so no default is born anywhere else (operations.md, "Configuration").
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::select::Strategy;
+use crate::proto::translate::usage::UsageSplit;
+use crate::secret::Secret;
+
+/// The form a setting's value must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// Any text, never shown.
+    Secret,
+    /// A whole number from the first to the second.
+    Integer(u64, u64),
+    /// `500ms`, `5s`, `2m`, `1h`, or several of these in a row (`1m30s`).
+    Duration,
+    /// A number of bytes, or with a unit: `64KiB`, `32MiB`, `10MB`.
+    Bytes,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `redis`, or `file:PATH`.
+    Store,
+    /// `https://…`, or `http://…` to a loopback address; `{region}` may stand in it.
+    UpstreamUrl,
+    /// An absolute URL with one of these schemes.
+    Url(&'static [&'static str]),
+    /// `true` or `false`.
+    Switch,
+}
+
+impl Form {
+    /// The allowed form as an error says it.
+    pub fn allowed(self) -> String {
+        match self {
+            Form::Text | Form::Secret => "a text".into(),
+            Form::Integer(low, high) => format!("a whole number from {low} to {high}"),
+            Form::Duration => "a duration such as 500ms, 5s or 2m".into(),
+            Form::Bytes => "a size in bytes, or such as 64KiB, 32MiB".into(),
+            Form::Word(words) => format!("one of {}", words.join(", ")),
+            Form::Store => "redis or file:PATH".into(),
+            Form::UpstreamUrl => "an https:// URL (http:// only to a loopback address)".into(),
+            Form::Url(schemes) => {
+                format!(
+                    "a URL that begins with {}",
+                    schemes.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(", ")
+                )
+            }
+            Form::Switch => "true or false".into(),
+        }
+    }
+}
+
+/// One row of the configuration table.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The name in the environment; also the setting's identity.
+    pub env: &'static str,
+    /// The predecessor's name, accepted as an alias.
+    pub alias: Option<&'static str>,
+    /// The name on the command line, without dashes; none: environment and file only.
+    pub flag: Option<&'static str>,
+    /// The name in JavaScript. Durations end in `Ms`.
+    pub js: &'static str,
+    /// The default as text; `""` means none.
+    pub default: &'static str,
+    /// What a value must look like.
+    pub form: Form,
+    /// What it means, in a sentence.
+    pub meaning: &'static str,
+}
+
+impl Setting {
+    /// The key in the TOML file: the JavaScript name's words in kebab-case without `Ms`, as the flag has it.
+    pub fn file_key(&self) -> String {
+        if let Some(flag) = self.flag {
+            return flag.to_owned();
+        }
+        self.env.strip_prefix("KIRO_").unwrap_or(self.env).to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+const fn row(
+    env: &'static str,
+    flag: &'static str,
+    js: &'static str,
+    default: &'static str,
+    form: Form,
+    meaning: &'static str,
+) -> Setting {
+    Setting { env, alias: None, flag: if flag.is_empty() { None } else { Some(flag) }, js, default, form, meaning }
+}
+
+const fn alias(mut setting: Setting, alias: &'static str) -> Setting {
+    setting.alias = Some(alias);
+    setting
+}
+
+/// Every setting. The order is that of `--help`.
+pub const SETTINGS: &[Setting] = &[
+    alias(row("KIRO_HOST", "host", "host", "127.0.0.1", Form::Text, "Listen address."), "GO_KIRO_HOST"),
+    alias(
+        row(
+            "KIRO_PORT",
+            "port",
+            "port",
+            "8081",
+            Form::Integer(0, 65_535),
+            "Listen port; 0 takes a free one and logs it.",
+        ),
+        "GO_KIRO_PORT",
+    ),
+    alias(
+        row(
+            "KIRO_API_KEY",
+            "api-key",
+            "apiKey",
+            "",
+            Form::Secret,
+            "Client key. Empty: read from the store's config (REQUIRED_API_KEY, then apiKey), again every 5 s.",
+        ),
+        "GO_KIRO_API_KEY",
+    ),
+    row(
+        "KIRO_ALLOW_ANONYMOUS",
+        "allow-anonymous",
+        "allowAnonymous",
+        "false",
+        Form::Switch,
+        "Serve without any client key on an address other than loopback.",
+    ),
+    row(
+        "REDIS_URL",
+        "redis-url",
+        "redisUrl",
+        "redis://127.0.0.1:6379",
+        Form::Secret,
+        "Redis: redis://, rediss://, redis+unix://, Sentinel and Cluster URLs.",
+    ),
+    row("REDIS_HOST", "", "redisHost", "127.0.0.1", Form::Text, "Redis host; read only when REDIS_URL is unset."),
+    row(
+        "REDIS_PORT",
+        "",
+        "redisPort",
+        "6379",
+        Form::Integer(1, 65_535),
+        "Redis port; read only when REDIS_URL is unset.",
+    ),
+    row("REDIS_PASSWORD", "", "redisPassword", "", Form::Secret, "Redis password; read only when REDIS_URL is unset."),
+    row("REDIS_DB", "", "redisDb", "0", Form::Integer(0, 65_535), "Redis database; read only when REDIS_URL is unset."),
+    row(
+        "REDIS_KEY_PREFIX",
+        "redis-key-prefix",
+        "redisKeyPrefix",
+        "aiclient:",
+        Form::Text,
+        "Put in front of every key.",
+    ),
+    alias(
+        row(
+            "KIRO_REDIS_POOL_SIZE",
+            "redis-pool-size",
+            "redisPoolSize",
+            "4",
+            Form::Integer(1, 64),
+            "Multiplexed connections to Redis; each carries many commands at once.",
+        ),
+        "GO_KIRO_REDIS_POOL_SIZE",
+    ),
+    row(
+        "KIRO_STORE",
+        "store",
+        "store",
+        "redis",
+        Form::Store,
+        "Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis.",
+    ),
+    row(
+        "KIRO_STORE_WAIT",
+        "store-wait",
+        "storeWaitMs",
+        "",
+        Form::Duration,
+        "How long start-up waits for the first snapshot; 0s: serve 503 until it is there. Default 5s in the addon, 0s in the server.",
+    ),
+    row(
+        "KIRO_UPSTREAM",
+        "upstream",
+        "upstream",
+        "kiro",
+        Form::Word(&["kiro", "simulator"]),
+        "kiro, or simulator: the built-in simulated upstream, for a first try without an account.",
+    ),
+    row(
+        "KIRO_UPSTREAM_URL",
+        "upstream-url",
+        "upstreamUrl",
+        "https://q.{region}.amazonaws.com/generateAssistantResponse",
+        Form::UpstreamUrl,
+        "Where answers come from; {region} is filled per account.",
+    ),
+    row(
+        "KIRO_SOCIAL_REFRESH_URL",
+        "",
+        "socialRefreshUrl",
+        "https://prod.{region}.auth.desktop.kiro.dev/refreshToken",
+        Form::UpstreamUrl,
+        "Where social accounts refresh their token.",
+    ),
+    row(
+        "KIRO_IDC_REFRESH_URL",
+        "",
+        "idcRefreshUrl",
+        "https://oidc.{region}.amazonaws.com/token",
+        Form::UpstreamUrl,
+        "Where IdC accounts refresh their token.",
+    ),
+    row("KIRO_CLIENT_VERSION", "", "clientVersion", "0.8.140", Form::Text, "Version in the user-agent headers."),
+    row(
+        "KIRO_PROXY_URL",
+        "proxy-url",
+        "proxyUrl",
+        "",
+        Form::Url(&["http", "https", "socks5", "socks5h"]),
+        "Proxy towards upstream.",
+    ),
+    row(
+        "NODE_EXTRA_CA_CERTS",
+        "",
+        "extraCaCerts",
+        "",
+        Form::Text,
+        "PEM file of certificate authorities that upstream may also be signed by.",
+    ),
+    alias(
+        row(
+            "KIRO_MAX_CONNS",
+            "max-conns",
+            "maxConns",
+            "4096",
+            Form::Integer(1, 1_000_000),
+            "Upstream requests in flight in this process; over it: 529 at once.",
+        ),
+        "GO_KIRO_MAX_CONNS",
+    ),
+    row(
+        "KIRO_MAX_INFLIGHT_PER_ACCOUNT",
+        "",
+        "maxInflightPerAccount",
+        "0",
+        Form::Integer(0, 1_000_000),
+        "Requests in flight on one account in this process; 0: no limit.",
+    ),
+    row(
+        "KIRO_STRATEGY",
+        "strategy",
+        "strategy",
+        "round-robin",
+        Form::Word(&["round-robin", "least-busy", "sticky"]),
+        "How an account is chosen; sticky: by conversation.",
+    ),
+    row("KIRO_MAX_ATTEMPTS", "", "maxAttempts", "3", Form::Integer(1, 100), "Accounts tried before the first content."),
+    alias(
+        row(
+            "KIRO_HEALTH_COOLDOWN",
+            "",
+            "healthCooldownMs",
+            "60s",
+            Form::Duration,
+            "How long a cooled-down account rests when upstream gives no Retry-After.",
+        ),
+        "GO_KIRO_HEALTH_COOLDOWN",
+    ),
+    row(
+        "KIRO_ACCOUNT_WAIT",
+        "",
+        "accountWaitMs",
+        "0s",
+        Form::Duration,
+        "How long a request may wait for an account instead of failing at once.",
+    ),
+    row(
+        "KIRO_ACCOUNT_CACHE_TTL",
+        "",
+        "accountCacheTtlMs",
+        "5s",
+        Form::Duration,
+        "Age at which the account snapshot is refreshed in the background.",
+    ),
+    row(
+        "KIRO_REFRESH_THRESHOLD",
+        "",
+        "refreshThresholdMs",
+        "5m",
+        Form::Duration,
+        "Refresh in the background when the access token expires sooner.",
+    ),
+    row("KIRO_CONNECT_TIMEOUT", "", "connectTimeoutMs", "10s", Form::Duration, "TCP and TLS towards upstream."),
+    row(
+        "KIRO_FIRST_EVENT_TIMEOUT",
+        "",
+        "firstEventTimeoutMs",
+        "120s",
+        Form::Duration,
+        "From the request sent to the first upstream event.",
+    ),
+    row(
+        "KIRO_IDLE_TIMEOUT",
+        "",
+        "idleTimeoutMs",
+        "300s",
+        Form::Duration,
+        "Between upstream chunks; there is no total limit.",
+    ),
+    row(
+        "KIRO_EARLY_HEADERS",
+        "",
+        "earlyHeadersMs",
+        "15s",
+        Form::Duration,
+        "When no event came for so long: 200, message_start, then pings.",
+    ),
+    row(
+        "KIRO_PING_INTERVAL",
+        "",
+        "pingIntervalMs",
+        "15s",
+        Form::Duration,
+        "An SSE ping when nothing else was sent for so long.",
+    ),
+    alias(
+        row("KIRO_MAX_REQUEST_BODY", "", "maxRequestBody", "32MiB", Form::Bytes, "Larger request bodies: 413."),
+        "GO_KIRO_MAX_REQUEST_BODY",
+    ),
+    row(
+        "KIRO_USAGE_SPLIT",
+        "",
+        "usageSplit",
+        "ratio",
+        Form::Word(&["ratio", "none"]),
+        "How an estimated input count is shown: ratio apportions it 1:2:25 to input, cache creation and cache read (not a measurement); none doesn't.",
+    ),
+    row(
+        "KIRO_MODELS_FILE",
+        "models-file",
+        "modelsFile",
+        "",
+        Form::Text,
+        "JSON model table in place of the embedded one; reloaded on change.",
+    ),
+    row(
+        "KIRO_MODEL_FALLBACK",
+        "",
+        "modelFallback",
+        "",
+        Form::Text,
+        "Model used for an unknown claude-* name; none: 404.",
+    ),
+    row(
+        "KIRO_CACHE_POINTS",
+        "",
+        "cachePoints",
+        "off",
+        Form::Word(&["off", "on"]),
+        "on: send cache points upstream where the client set cache_control.",
+    ),
+    alias(
+        row(
+            "KIRO_GRACEFUL_TIMEOUT",
+            "",
+            "gracefulTimeoutMs",
+            "30s",
+            Form::Duration,
+            "On shutdown open streams may finish for so long; then each ends with an SSE error event.",
+        ),
+        "GO_KIRO_GRACEFUL_TIMEOUT",
+    ),
+    alias(
+        row(
+            "KIRO_LOG_LEVEL",
+            "log-level",
+            "logLevel",
+            "info",
+            Form::Word(&["error", "warn", "info", "debug", "trace", "off"]),
+            "What is logged.",
+        ),
+        "GO_KIRO_LOG_LEVEL",
+    ),
+    row(
+        "KIRO_LOG_FORMAT",
+        "log-format",
+        "logFormat",
+        "",
+        Form::Word(&["json", "pretty"]),
+        "json, or pretty. Default: pretty on a terminal, else json.",
+    ),
+];
+
+/// Where a value came from; a later one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The table's default.
+    Default,
+    /// The TOML file.
+    File,
+    /// The environment, by the predecessor's name.
+    Alias,
+    /// The environment.
+    Environment,
+    /// A JavaScript option.
+    Option,
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Default => "default",
+            Source::File => "config file",
+            Source::Alias => "environment (old name)",
+            Source::Environment => "environment",
+            Source::Option => "option",
+            Source::Flag => "flag",
+        })
+    }
+}
+
+/// A mistake in the configuration: names the key, the value and the allowed form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    message: String,
+}
+
+impl ConfigError {
+    /// An error with this sentence.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Which face resolves the configuration: some defaults differ (operations.md, `KIRO_STORE_WAIT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// The addon, inside somebody's process.
+    Addon,
+    /// `kiro-server`.
+    Server,
+}
+
+/// What was said, as text, with where it was said. Nothing is parsed before [`RawConfig::resolve`].
+#[derive(Clone, Default)]
+pub struct RawConfig {
+    said: BTreeMap<&'static str, (Source, String, String)>,
+}
+
+impl fmt::Debug for RawConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets that nobody has classified yet: only the names.
+        f.debug_list().entries(self.said.keys()).finish()
+    }
+}
+
+impl RawConfig {
+    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business.
+    pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut raw = Self::default();
+        for (name, value) in vars {
+            if value.is_empty() {
+                continue;
+            }
+            if let Some(setting) = SETTINGS.iter().find(|s| s.env == name) {
+                raw.say(setting, Source::Environment, &name, value);
+            } else if let Some(setting) = SETTINGS.iter().find(|s| s.alias == Some(name.as_str())) {
+                raw.say(setting, Source::Alias, &name, value);
+            } else if name == "GO_KIRO_LOG_JSON" {
+                // The predecessor had a switch where we have two formats.
+                if let Some(setting) = SETTINGS.iter().find(|s| s.env == "KIRO_LOG_FORMAT") {
+                    let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
+                    raw.say(setting, Source::Alias, &name, format.into());
+                }
+            }
+        }
+        raw
+    }
+
+    /// Takes a flag by its name without dashes.
+    ///
+    /// # Errors
+    /// The name is unknown.
+    pub fn set_flag(&mut self, flag: &str, value: &str) -> Result<(), ConfigError> {
+        let setting = SETTINGS
+            .iter()
+            .find(|s| s.flag == Some(flag))
+            .ok_or_else(|| ConfigError::new(format!("--{flag}: unknown flag; see --help")))?;
+        self.say(setting, Source::Flag, &format!("--{flag}"), value.to_owned());
+        Ok(())
+    }
+
+    /// Takes a JavaScript option by its camelCase name. Durations are milliseconds, sizes bytes, both as digits.
+    ///
+    /// # Errors
+    /// The name is unknown: the error lists the nearest one.
+    pub fn set_option(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let Some(setting) = SETTINGS.iter().find(|s| s.js == name) else {
+            let hint = nearest(name, SETTINGS.iter().map(|s| s.js));
+            return Err(ConfigError::new(format!("{name}: unknown option{hint}")));
+        };
+        let text = if setting.form == Form::Duration {
+            let digits = value.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
+            let Some(ms) = digits else {
+                return Err(ConfigError::new(format!("{name}: {value:?} is not a number of milliseconds")));
+            };
+            format!("{}ms", ms.round())
+        } else {
+            value.to_owned()
+        };
+        self.say(setting, Source::Option, name, text);
+        Ok(())
+    }
+
+    /// Takes a TOML document: keys are the flags' names (`port = 8081`, `health-cooldown = "60s"`).
+    ///
+    /// # Errors
+    /// Not TOML, an unknown key, or a value that is neither text, number nor boolean.
+    pub fn read_toml(&mut self, text: &str, file: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = text.parse().map_err(|e| ConfigError::new(format!("{file}: {e}")))?;
+        for (key, value) in table {
+            let Some(setting) = SETTINGS.iter().find(|s| s.file_key() == key) else {
+                let keys: Vec<String> = SETTINGS.iter().map(Setting::file_key).collect();
+                let hint = nearest(&key, keys.iter().map(String::as_str));
+                return Err(ConfigError::new(format!("{file}: {key}: unknown key{hint}")));
+            };
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                other => {
+                    return Err(ConfigError::new(format!(
+                        "{file}: {key}: must be {}, not {}",
+                        setting.form.allowed(),
+                        other.type_str()
+                    )));
+                }
+            };
+            self.say(setting, Source::File, &format!("{file}: {key}"), text);
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, setting: &'static Setting, source: Source, name: &str, value: String) {
+        let weaker = self.said.get(setting.env).is_some_and(|(old, ..)| *old > source);
+        if !weaker {
+            self.said.insert(setting.env, (source, name.to_owned(), value));
+        }
+    }
+
+    fn is_said(&self, env: &str) -> bool {
+        self.said.get(env).is_some_and(|(_, _, value)| !value.is_empty())
+    }
+
+    /// Each setting with its text and where it came from, secrets redacted: `--print-config`.
+    pub fn shown(&self) -> Vec<(&'static Setting, String, Source)> {
+        SETTINGS
+            .iter()
+            .map(|setting| {
+                let (source, text) = match self.said.get(setting.env) {
+                    Some((source, _, text)) => (*source, text.clone()),
+                    None => (Source::Default, setting.default.to_owned()),
+                };
+                let shown = match setting.form {
+                    Form::Secret if !text.is_empty() && source != Source::Default => "(redacted)".to_owned(),
+                    _ => text,
+                };
+                (setting, shown, source)
+            })
+            .collect()
+    }
+
+    /// Parses every value.
+    ///
+    /// # Errors
+    /// The first value that doesn't have its allowed form, with the name under which it was said.
+    pub fn resolve(&self, face: Face) -> Result<Config, ConfigError> {
+        let redis = if self.is_said("REDIS_URL") || !self.is_said_any_redis_part() {
+            RedisAddress::Url(Secret::new(self.text("REDIS_URL")))
+        } else {
+            RedisAddress::Parts {
+                host: self.text("REDIS_HOST"),
+                port: self.integer("REDIS_PORT")? as u16,
+                password: self.secret("REDIS_PASSWORD"),
+                db: self.integer("REDIS_DB")? as i64,
+            }
+        };
+        let host_text = self.text("KIRO_HOST");
+        let host: IpAddr = match host_text.as_str() {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            text => text
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .parse()
+                .map_err(|_| self.refuse("KIRO_HOST", "an IP address such as 127.0.0.1, 0.0.0.0 or ::1"))?,
+        };
+        let store = match self.text("KIRO_STORE").as_str() {
+            "redis" => StoreKind::Redis,
+            text => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => StoreKind::File(PathBuf::from(path)),
+                _ => return Err(self.refuse("KIRO_STORE", &Form::Store.allowed())),
+            },
+        };
+        let store_wait = match (self.is_said("KIRO_STORE_WAIT"), face) {
+            (true, _) => self.duration("KIRO_STORE_WAIT")?,
+            (false, Face::Addon) => Duration::from_secs(5),
+            (false, Face::Server) => Duration::ZERO,
+        };
+        Ok(Config {
+            listen: SocketAddr::new(host, self.integer("KIRO_PORT")? as u16),
+            api_key: self.secret("KIRO_API_KEY"),
+            allow_anonymous: self.switch("KIRO_ALLOW_ANONYMOUS")?,
+            redis,
+            redis_key_prefix: self.text("REDIS_KEY_PREFIX"),
+            redis_pool_size: self.integer("KIRO_REDIS_POOL_SIZE")? as usize,
+            store,
+            store_wait,
+            upstream: match self.word("KIRO_UPSTREAM")?.as_str() {
+                "simulator" => UpstreamKind::Simulator,
+                _ => UpstreamKind::Kiro,
+            },
+            upstream_url: self.upstream_url("KIRO_UPSTREAM_URL")?,
+            social_refresh_url: self.upstream_url("KIRO_SOCIAL_REFRESH_URL")?,
+            idc_refresh_url: self.upstream_url("KIRO_IDC_REFRESH_URL")?,
+            client_version: self.text("KIRO_CLIENT_VERSION"),
+            proxy_url: self.url("KIRO_PROXY_URL")?,
+            extra_ca_certs: Some(self.text("NODE_EXTRA_CA_CERTS")).filter(|t| !t.is_empty()).map(PathBuf::from),
+            max_conns: self.integer("KIRO_MAX_CONNS")? as usize,
+            max_inflight_per_account: match self.integer("KIRO_MAX_INFLIGHT_PER_ACCOUNT")? {
+                0 => None,
+                n => Some(n as usize),
+            },
+            strategy: match self.word("KIRO_STRATEGY")?.as_str() {
+                "least-busy" => Strategy::LeastBusy,
+                "sticky" => Strategy::Sticky,
+                _ => Strategy::RoundRobin,
+            },
+            max_attempts: self.integer("KIRO_MAX_ATTEMPTS")? as u32,
+            health_cooldown: self.duration("KIRO_HEALTH_COOLDOWN")?,
+            account_wait: self.duration("KIRO_ACCOUNT_WAIT")?,
+            account_cache_ttl: self.duration("KIRO_ACCOUNT_CACHE_TTL")?,
+            refresh_threshold: self.duration("KIRO_REFRESH_THRESHOLD")?,
+            connect_timeout: self.duration("KIRO_CONNECT_TIMEOUT")?,
+            first_event_timeout: self.duration("KIRO_FIRST_EVENT_TIMEOUT")?,
+            idle_timeout: self.duration("KIRO_IDLE_TIMEOUT")?,
+            early_headers: self.duration("KIRO_EARLY_HEADERS")?,
+            ping_interval: self.duration("KIRO_PING_INTERVAL")?,
+            max_request_body: self.bytes("KIRO_MAX_REQUEST_BODY")?,
+            usage_split: match self.word("KIRO_USAGE_SPLIT")?.as_str() {
+                "none" => UsageSplit::None,
+                _ => UsageSplit::Ratio,
+            },
+            models_file: Some(self.text("KIRO_MODELS_FILE")).filter(|t| !t.is_empty()).map(PathBuf::from),
+            model_fallback: Some(self.text("KIRO_MODEL_FALLBACK")).filter(|t| !t.is_empty()),
+            cache_points: self.word("KIRO_CACHE_POINTS")? == "on",
+            graceful_timeout: self.duration("KIRO_GRACEFUL_TIMEOUT")?,
+            log_level: self.word("KIRO_LOG_LEVEL")?,
+            log_format: match self.text("KIRO_LOG_FORMAT").as_str() {
+                "" => None,
+                _ => Some(match self.word("KIRO_LOG_FORMAT")?.as_str() {
+                    "pretty" => LogFormat::Pretty,
+                    _ => LogFormat::Json,
+                }),
+            },
+        })
+    }
+
+    fn is_said_any_redis_part(&self) -> bool {
+        ["REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"].iter().any(|name| self.is_said(name))
+    }
+
+    fn text(&self, env: &str) -> String {
+        match self.said.get(env) {
+            Some((_, _, text)) => text.trim().to_owned(),
+            None => setting(env).map(|s| s.default.to_owned()).unwrap_or_default(),
+        }
+    }
+
+    fn secret(&self, env: &str) -> Option<Secret> {
+        Some(self.text(env)).filter(|t| !t.is_empty()).map(Secret::new)
+    }
+
+    /// The error for a value in the wrong form. A secret's value is not repeated.
+    fn refuse(&self, env: &str, allowed: &str) -> ConfigError {
+        let (name, value) = match self.said.get(env) {
+            Some((_, name, value)) => (name.clone(), value.clone()),
+            None => (env.to_owned(), self.text(env)),
+        };
+        match setting(env).map(|s| s.form) {
+            Some(Form::Secret) => ConfigError::new(format!("{name}: must be {allowed}")),
+            _ => ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}")),
+        }
+    }
+
+    fn integer(&self, env: &str) -> Result<u64, ConfigError> {
+        let form = setting(env).map_or(Form::Integer(0, u64::MAX), |s| s.form);
+        let Form::Integer(low, high) = form else { return Err(self.refuse(env, &form.allowed())) };
+        let number = self.text(env).parse::<u64>().ok().filter(|n| (low..=high).contains(n));
+        number.ok_or_else(|| self.refuse(env, &form.allowed()))
+    }
+
+    fn duration(&self, env: &str) -> Result<Duration, ConfigError> {
+        parse_duration(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Duration.allowed()))
+    }
+
+    fn bytes(&self, env: &str) -> Result<usize, ConfigError> {
+        parse_bytes(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Bytes.allowed()))
+    }
+
+    fn switch(&self, env: &str) -> Result<bool, ConfigError> {
+        match self.text(env).as_str() {
+            "true" | "1" | "on" => Ok(true),
+            "false" | "0" | "off" => Ok(false),
+            _ => Err(self.refuse(env, &Form::Switch.allowed())),
+        }
+    }
+
+    fn word(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        match setting(env).map(|s| s.form) {
+            Some(Form::Word(words)) if words.contains(&text.as_str()) => Ok(text),
+            Some(form) => Err(self.refuse(env, &form.allowed())),
+            None => Err(ConfigError::new(format!("{env}: no such setting"))),
+        }
+    }
+
+    fn url(&self, env: &str) -> Result<Option<Secret>, ConfigError> {
+        let text = self.text(env);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let form = setting(env).map_or(Form::Text, |s| s.form);
+        let fits = match form {
+            Form::Url(schemes) => schemes.iter().any(|s| {
+                text.strip_prefix(s).and_then(|rest| rest.strip_prefix("://")).is_some_and(|rest| !rest.is_empty())
+            }),
+            _ => true,
+        };
+        // A proxy's URL may hold a password.
+        if fits {
+            Ok(Some(Secret::new(text)))
+        } else {
+            Err(ConfigError::new(format!("{env}: must be {}", form.allowed())))
+        }
+    }
+
+    fn upstream_url(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        if is_trusted_url(&text) { Ok(text) } else { Err(self.refuse(env, &Form::UpstreamUrl.allowed())) }
+    }
+}
+
+/// Whether a bearer token may be sent there (K12): `https`, or `http` to a loopback address.
+pub fn is_trusted_url(url: &str) -> bool {
+    if let Some(rest) = url.strip_prefix("https://") {
+        return !rest.is_empty();
+    }
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return false;
+    }
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Where Redis is, as it was said.
+#[derive(Debug, Clone)]
+pub enum RedisAddress {
+    /// `REDIS_URL`; may hold a password.
+    Url(Secret),
+    /// `REDIS_HOST` and its siblings.
+    Parts {
+        /// Host name or address.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// Password, none when unset.
+        password: Option<Secret>,
+        /// Database number.
+        db: i64,
+    },
+}
+
+/// Where accounts and tokens live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The shared Redis.
+    Redis,
+    /// The embedded file store at this path.
+    File(PathBuf),
+}
+
+/// What answers requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// Kiro.
+    Kiro,
+    /// The built-in simulated upstream.
+    Simulator,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person.
+    Pretty,
+}
+
+/// The resolved configuration. Field by field it is [`SETTINGS`], whose rows say units, defaults and meaning.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `KIRO_HOST` and `KIRO_PORT`.
+    pub listen: SocketAddr,
+    /// `KIRO_API_KEY`.
+    pub api_key: Option<Secret>,
+    /// `KIRO_ALLOW_ANONYMOUS`.
+    pub allow_anonymous: bool,
+    /// `REDIS_URL`, or `REDIS_HOST` and its siblings.
+    pub redis: RedisAddress,
+    /// `REDIS_KEY_PREFIX`.
+    pub redis_key_prefix: String,
+    /// `KIRO_REDIS_POOL_SIZE`.
+    pub redis_pool_size: usize,
+    /// `KIRO_STORE`.
+    pub store: StoreKind,
+    /// `KIRO_STORE_WAIT`.
+    pub store_wait: Duration,
+    /// `KIRO_UPSTREAM`.
+    pub upstream: UpstreamKind,
+    /// `KIRO_UPSTREAM_URL`.
+    pub upstream_url: String,
+    /// `KIRO_SOCIAL_REFRESH_URL`.
+    pub social_refresh_url: String,
+    /// `KIRO_IDC_REFRESH_URL`.
+    pub idc_refresh_url: String,
+    /// `KIRO_CLIENT_VERSION`.
+    pub client_version: String,
+    /// `KIRO_PROXY_URL`; may hold a password.
+    pub proxy_url: Option<Secret>,
+    /// `NODE_EXTRA_CA_CERTS`.
+    pub extra_ca_certs: Option<PathBuf>,
+    /// `KIRO_MAX_CONNS`.
+    pub max_conns: usize,
+    /// `KIRO_MAX_INFLIGHT_PER_ACCOUNT`.
+    pub max_inflight_per_account: Option<usize>,
+    /// `KIRO_STRATEGY`.
+    pub strategy: Strategy,
+    /// `KIRO_MAX_ATTEMPTS`.
+    pub max_attempts: u32,
+    /// `KIRO_HEALTH_COOLDOWN`.
+    pub health_cooldown: Duration,
+    /// `KIRO_ACCOUNT_WAIT`.
+    pub account_wait: Duration,
+    /// `KIRO_ACCOUNT_CACHE_TTL`.
+    pub account_cache_ttl: Duration,
+    /// `KIRO_REFRESH_THRESHOLD`.
+    pub refresh_threshold: Duration,
+    /// `KIRO_CONNECT_TIMEOUT`.
+    pub connect_timeout: Duration,
+    /// `KIRO_FIRST_EVENT_TIMEOUT`.
+    pub first_event_timeout: Duration,
+    /// `KIRO_IDLE_TIMEOUT`.
+    pub idle_timeout: Duration,
+    /// `KIRO_EARLY_HEADERS`.
+    pub early_headers: Duration,
+    /// `KIRO_PING_INTERVAL`.
+    pub ping_interval: Duration,
+    /// `KIRO_MAX_REQUEST_BODY`, bytes.
+    pub max_request_body: usize,
+    /// `KIRO_USAGE_SPLIT`.
+    pub usage_split: UsageSplit,
+    /// `KIRO_MODELS_FILE`.
+    pub models_file: Option<PathBuf>,
+    /// `KIRO_MODEL_FALLBACK`.
+    pub model_fallback: Option<String>,
+    /// `KIRO_CACHE_POINTS`.
+    pub cache_points: bool,
+    /// `KIRO_GRACEFUL_TIMEOUT`.
+    pub graceful_timeout: Duration,
+    /// `KIRO_LOG_LEVEL`.
+    pub log_level: String,
+    /// `KIRO_LOG_FORMAT`; none: by whether it is a terminal.
+    pub log_format: Option<LogFormat>,
+}
+
+fn setting(env: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.env == env)
+}
+
+/// `500ms`, `5s`, `2m`, `1h`, also in a row; a bare `0` is zero.
+fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    if text.is_empty() {
+        return None;
+    }
+    let mut rest = text;
+    let mut total = 0.0f64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..end] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    Duration::try_from_secs_f64(total).ok().filter(|d| *d <= Duration::from_secs(30 * 24 * 3600))
+}
+
+fn parse_bytes(text: &str) -> Option<usize> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: usize = text[..digits].parse().ok()?;
+    let factor = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1024,
+        "kb" => 1000,
+        "m" | "mib" => 1024 * 1024,
+        "mb" => 1_000_000,
+        "gib" => 1024 * 1024 * 1024,
+        _ => return None,
+    };
+    number.checked_mul(factor).filter(|n| (1..=1024 * 1024 * 1024).contains(n))
+}
+
+/// `, did you mean x?` for the closest known name, when it is close.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let best = known.map(|k| (distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()), k)).min();
+    match best {
+        Some((d, k)) if d <= 3 => format!("; did you mean {k}?"),
+        _ => String::new(),
+    }
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = if x == y { diagonal } else { diagonal + 1 };
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> RawConfig {
+        RawConfig::from_env(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    }
+
+    #[test]
+    fn every_default_resolves() {
+        let config = RawConfig::default().resolve(Face::Server).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8081");
+        assert_eq!(config.store_wait, Duration::ZERO);
+        assert_eq!(config.max_request_body, 32 * 1024 * 1024);
+        assert_eq!(RawConfig::default().resolve(Face::Addon).unwrap().store_wait, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_alias_beats_file() {
+        let mut raw = env(&[("KIRO_PORT", "2"), ("GO_KIRO_PORT", "3"), ("GO_KIRO_HEALTH_COOLDOWN", "1m30s")]);
+        raw.read_toml("port = 4\nmax-attempts = 7", "x.toml").unwrap();
+        assert_eq!(raw.resolve(Face::Server).unwrap().listen.port(), 2);
+        assert_eq!(raw.resolve(Face::Server).unwrap().health_cooldown, Duration::from_secs(90));
+        assert_eq!(raw.resolve(Face::Server).unwrap().max_attempts, 7);
+        raw.set_flag("port", "1").unwrap();
+        assert_eq!(raw.resolve(Face::Server).unwrap().listen.port(), 1);
+    }
+
+    #[test]
+    fn a_wrong_value_names_key_value_and_form() {
+        let error = env(&[("KIRO_HEALTH_COOLDOWN", "soon")]).resolve(Face::Server).unwrap_err().to_string();
+        assert_eq!(error, "KIRO_HEALTH_COOLDOWN: \"soon\" is not allowed; must be a duration such as 500ms, 5s or 2m");
+        let error = env(&[("KIRO_UPSTREAM_URL", "http://example.org/x")]).resolve(Face::Server).unwrap_err();
+        assert!(error.to_string().contains("https://"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_option_names_the_nearest() {
+        let error = RawConfig::default().set_option("redisUlr", "x").unwrap_err().to_string();
+        assert_eq!(error, "redisUlr: unknown option; did you mean redisUrl?");
+    }
+
+    #[test]
+    fn options_take_milliseconds_and_bytes() {
+        let mut raw = RawConfig::default();
+        raw.set_option("pingIntervalMs", "250").unwrap();
+        raw.set_option("maxRequestBody", "1000").unwrap();
+        let config = raw.resolve(Face::Addon).unwrap();
+        assert_eq!(config.ping_interval, Duration::from_millis(250));
+        assert_eq!(config.max_request_body, 1000);
+        assert!(raw.set_option("pingIntervalMs", "soon").is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let raw = env(&[("KIRO_API_KEY", "k-1"), ("REDIS_URL", "redis://:pw@h")]);
+        let text = format!("{:?} {:?}", raw.shown(), raw.resolve(Face::Server).unwrap());
+        assert!(!text.contains("k-1") && !text.contains("pw@h"), "{text}");
+    }
+
+    #[test]
+    fn redis_parts_count_only_without_a_url() {
+        let parts = env(&[("REDIS_HOST", "h"), ("REDIS_DB", "3")]).resolve(Face::Server).unwrap();
+        assert!(matches!(parts.redis, RedisAddress::Parts { ref host, db: 3, .. } if host == "h"));
+        let url = env(&[("REDIS_HOST", "h"), ("REDIS_URL", "redis://u")]).resolve(Face::Server).unwrap();
+        assert!(matches!(url.redis, RedisAddress::Url(_)));
+    }
+
+    #[test]
+    fn a_token_is_sent_to_https_or_loopback_only() {
+        assert!(is_trusted_url("https://q.us-east-1.amazonaws.com/x"));
+        assert!(
+            is_trusted_url("http://127.0.0.1:1/x")
+                && is_trusted_url("http://[::1]:1")
+                && is_trusted_url("http://localhost/")
+        );
+        assert!(
+            !is_trusted_url("http://example.org")
+                && !is_trusted_url("http://127.0.0.1@example.org/")
+                && !is_trusted_url("ftp://127.0.0.1")
+        );
+    }
+}
