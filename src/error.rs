@@ -1,1 +1,396 @@
 //! One error with blame, verdict and a stable code.
+//!
+//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so that a
+//! new code can't forget one of them; `tests` hold the table of node-integration.md section 6.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::ConfigError;
+use crate::proto::kiro::fault::FaultKind;
+use crate::proto::messages::error::{ApiError, ErrorType};
+use crate::proto::messages::request::RequestError;
+
+/// A stable code; programs branch on it (N40).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// Shape of the request, or upstream's 400.
+    InvalidRequest,
+    /// The prompt doesn't fit the model's window.
+    PromptTooLong,
+    /// Client key missing or wrong.
+    Authentication,
+    /// Model, route or account unknown.
+    NotFound,
+    /// Body over the limit.
+    RequestTooLarge,
+    /// Every attempt was rate limited.
+    RateLimited,
+    /// The caller went away.
+    Cancelled,
+    /// Upstream failed or refused the accounts tried.
+    Upstream,
+    /// The last attempt ran into a time limit.
+    UpstreamTimeout,
+    /// A defect of ours.
+    Internal,
+    /// No account can be selected.
+    NoAccount,
+    /// There is no first snapshot of the store yet.
+    StoreUnavailable,
+    /// Upstream has no capacity, or `KIRO_MAX_CONNS` is reached.
+    Overloaded,
+    /// Pinned calls: the account's token was rejected.
+    AccountUnauthorized,
+    /// Pinned calls: the account may not do this.
+    AccountForbidden,
+    /// Pinned calls: the account is suspended.
+    AccountSuspended,
+    /// Pinned calls: the account's quota is used up.
+    QuotaExhausted,
+    /// Call after close.
+    Closed,
+    /// A mistake in the configuration.
+    Config,
+}
+
+/// Who has to do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The caller.
+    Client,
+    /// Kiro, or an account there.
+    Upstream,
+    /// This process or its store.
+    Internal,
+}
+
+impl Code {
+    /// Every code, for tables and documentation.
+    pub const ALL: [Code; 19] = [
+        Code::InvalidRequest,
+        Code::PromptTooLong,
+        Code::Authentication,
+        Code::NotFound,
+        Code::RequestTooLarge,
+        Code::RateLimited,
+        Code::Cancelled,
+        Code::Upstream,
+        Code::UpstreamTimeout,
+        Code::Internal,
+        Code::NoAccount,
+        Code::StoreUnavailable,
+        Code::Overloaded,
+        Code::AccountUnauthorized,
+        Code::AccountForbidden,
+        Code::AccountSuspended,
+        Code::QuotaExhausted,
+        Code::Closed,
+        Code::Config,
+    ];
+
+    /// `KIRO_…`, the code as JavaScript and logs have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidRequest => "KIRO_INVALID_REQUEST",
+            Code::PromptTooLong => "KIRO_PROMPT_TOO_LONG",
+            Code::Authentication => "KIRO_AUTHENTICATION",
+            Code::NotFound => "KIRO_NOT_FOUND",
+            Code::RequestTooLarge => "KIRO_REQUEST_TOO_LARGE",
+            Code::RateLimited => "KIRO_RATE_LIMITED",
+            Code::Cancelled => "KIRO_CANCELLED",
+            Code::Upstream => "KIRO_UPSTREAM",
+            Code::UpstreamTimeout => "KIRO_UPSTREAM_TIMEOUT",
+            Code::Internal => "KIRO_INTERNAL",
+            Code::NoAccount => "KIRO_NO_ACCOUNT",
+            Code::StoreUnavailable => "KIRO_STORE_UNAVAILABLE",
+            Code::Overloaded => "KIRO_OVERLOADED",
+            Code::AccountUnauthorized => "KIRO_ACCOUNT_UNAUTHORIZED",
+            Code::AccountForbidden => "KIRO_ACCOUNT_FORBIDDEN",
+            Code::AccountSuspended => "KIRO_ACCOUNT_SUSPENDED",
+            Code::QuotaExhausted => "KIRO_QUOTA_EXHAUSTED",
+            Code::Closed => "KIRO_CLOSED",
+            Code::Config => "KIRO_CONFIG",
+        }
+    }
+
+    /// The HTTP status, always 400–599.
+    pub fn status(self) -> u16 {
+        match self {
+            Code::InvalidRequest | Code::PromptTooLong => 400,
+            Code::Authentication | Code::AccountUnauthorized => 401,
+            Code::QuotaExhausted => 402,
+            Code::AccountForbidden | Code::AccountSuspended => 403,
+            Code::NotFound => 404,
+            Code::RequestTooLarge => 413,
+            Code::RateLimited => 429,
+            Code::Cancelled => 499,
+            Code::Upstream | Code::Internal | Code::Config => 500,
+            Code::NoAccount | Code::StoreUnavailable | Code::Closed => 503,
+            Code::UpstreamTimeout => 504,
+            Code::Overloaded => 529,
+        }
+    }
+
+    /// Anthropic's error type.
+    pub fn error_type(self) -> ErrorType {
+        match self {
+            Code::InvalidRequest | Code::PromptTooLong => ErrorType::InvalidRequest,
+            Code::Authentication | Code::AccountUnauthorized => ErrorType::Authentication,
+            Code::NotFound => ErrorType::NotFound,
+            Code::RequestTooLarge => ErrorType::RequestTooLarge,
+            Code::RateLimited => ErrorType::RateLimit,
+            Code::Cancelled | Code::Upstream | Code::Internal | Code::Config => ErrorType::Api,
+            Code::UpstreamTimeout => ErrorType::Timeout,
+            Code::NoAccount | Code::StoreUnavailable | Code::Overloaded | Code::Closed => ErrorType::Overloaded,
+            Code::AccountForbidden | Code::AccountSuspended => ErrorType::Permission,
+            Code::QuotaExhausted => ErrorType::Billing,
+        }
+    }
+
+    /// Whose turn it is.
+    pub fn origin(self) -> Origin {
+        match self {
+            Code::InvalidRequest
+            | Code::PromptTooLong
+            | Code::Authentication
+            | Code::NotFound
+            | Code::RequestTooLarge
+            | Code::Cancelled
+            | Code::Closed
+            | Code::Config => Origin::Client,
+            Code::RateLimited
+            | Code::Upstream
+            | Code::UpstreamTimeout
+            | Code::Overloaded
+            | Code::AccountUnauthorized
+            | Code::AccountForbidden
+            | Code::AccountSuspended
+            | Code::QuotaExhausted => Origin::Upstream,
+            Code::Internal | Code::NoAccount | Code::StoreUnavailable => Origin::Internal,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn retryable(self) -> bool {
+        match self {
+            Code::RateLimited
+            | Code::Upstream
+            | Code::UpstreamTimeout
+            | Code::NoAccount
+            | Code::StoreUnavailable
+            | Code::Overloaded => true,
+            Code::InvalidRequest
+            | Code::PromptTooLong
+            | Code::Authentication
+            | Code::NotFound
+            | Code::RequestTooLarge
+            | Code::Cancelled
+            | Code::Internal
+            | Code::AccountUnauthorized
+            | Code::AccountForbidden
+            | Code::AccountSuspended
+            | Code::QuotaExhausted
+            | Code::Closed
+            | Code::Config => false,
+        }
+    }
+
+    /// The code that a final fault of an unpinned request ends in (kiro-upstream.md section 8, column "client").
+    pub fn of_fault(kind: FaultKind) -> Code {
+        match kind {
+            FaultKind::PromptTooLong => Code::PromptTooLong,
+            FaultKind::TooLarge => Code::RequestTooLarge,
+            FaultKind::UnknownModel => Code::NotFound,
+            FaultKind::ThinkingSignature | FaultKind::ProfileArn | FaultKind::BadRequest => Code::InvalidRequest,
+            FaultKind::QuotaMonth | FaultKind::QuotaDay => Code::NoAccount,
+            FaultKind::Suspicious | FaultKind::RateLimited => Code::RateLimited,
+            FaultKind::ModelCapacity => Code::Overloaded,
+            FaultKind::Timeout => Code::UpstreamTimeout,
+            FaultKind::TokenRejected
+            | FaultKind::Suspended
+            | FaultKind::Forbidden
+            | FaultKind::ServerError
+            | FaultKind::Network
+            | FaultKind::Protocol
+            | FaultKind::Endpoint => Code::Upstream,
+        }
+    }
+
+    /// The code that a fault of a pinned call ends in, where it differs (node-integration.md section 6).
+    pub fn of_pinned_fault(kind: FaultKind) -> Code {
+        match kind {
+            FaultKind::TokenRejected => Code::AccountUnauthorized,
+            FaultKind::Forbidden => Code::AccountForbidden,
+            FaultKind::Suspended => Code::AccountSuspended,
+            FaultKind::QuotaMonth | FaultKind::QuotaDay => Code::QuotaExhausted,
+            other => Code::of_fault(other),
+        }
+    }
+}
+
+/// Why a call failed. The message is one sentence for a person and holds no secret (M63, N41).
+#[derive(Debug, Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    code: Code,
+    message: String,
+    retry_after: Option<Duration>,
+    fault: Option<FaultKind>,
+}
+
+impl Error {
+    /// An error of this code with this sentence.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { code, message: message.into(), retry_after: None, fault: None }))
+    }
+
+    /// Adds when it is worth to come back.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Option<Duration>) -> Self {
+        self.0.retry_after = after;
+        self
+    }
+
+    /// Adds the upstream fault that it ended in.
+    #[must_use]
+    pub fn with_fault(mut self, kind: FaultKind) -> Self {
+        self.0.fault = Some(kind);
+        self
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.0.code.status()
+    }
+
+    /// Anthropic's error type.
+    pub fn error_type(&self) -> ErrorType {
+        self.0.code.error_type()
+    }
+
+    /// Whose turn it is.
+    pub fn origin(&self) -> Origin {
+        self.0.code.origin()
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn retryable(&self) -> bool {
+        self.0.code.retryable()
+    }
+
+    /// When it is worth to come back, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The upstream fault it ended in, if there was one.
+    pub fn fault(&self) -> Option<FaultKind> {
+        self.0.fault
+    }
+
+    /// As the Messages API says it.
+    pub fn api_error(&self) -> ApiError {
+        ApiError { status: self.status(), kind: self.error_type(), message: self.0.message.clone() }
+    }
+
+    /// The headers that belong to the answer beside the usual ones: `retry-after` and `x-should-retry` (section 6 of
+    /// messages-api.md, M61).
+    pub fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = Vec::new();
+        match self.0.code.status() {
+            400 | 401 | 402 | 403 | 404 | 405 | 413 => headers.push(("x-should-retry", "false".to_owned())),
+            429 | 503 => {
+                let after = self.0.retry_after.unwrap_or(Duration::from_secs(60));
+                let seconds = after.as_millis().div_ceil(1000).clamp(1, 3600);
+                headers.push(("retry-after", seconds.to_string()));
+                if seconds > 60 {
+                    headers.push(("x-should-retry", "false".to_owned()));
+                }
+            }
+            _ => {}
+        }
+        headers
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Self {
+        let code = match error.kind {
+            ErrorType::NotFound => Code::NotFound,
+            ErrorType::RequestTooLarge => Code::RequestTooLarge,
+            _ => Code::InvalidRequest,
+        };
+        Error::new(code, error.to_string())
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Error::new(Code::Config, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// node-integration.md, section 6.
+    #[test]
+    fn the_table_of_codes() {
+        let table = [
+            ("KIRO_INVALID_REQUEST", 400, "invalid_request_error", false),
+            ("KIRO_PROMPT_TOO_LONG", 400, "invalid_request_error", false),
+            ("KIRO_AUTHENTICATION", 401, "authentication_error", false),
+            ("KIRO_NOT_FOUND", 404, "not_found_error", false),
+            ("KIRO_REQUEST_TOO_LARGE", 413, "request_too_large", false),
+            ("KIRO_RATE_LIMITED", 429, "rate_limit_error", true),
+            ("KIRO_CANCELLED", 499, "api_error", false),
+            ("KIRO_UPSTREAM", 500, "api_error", true),
+            ("KIRO_UPSTREAM_TIMEOUT", 504, "timeout_error", true),
+            ("KIRO_INTERNAL", 500, "api_error", false),
+            ("KIRO_NO_ACCOUNT", 503, "overloaded_error", true),
+            ("KIRO_STORE_UNAVAILABLE", 503, "overloaded_error", true),
+            ("KIRO_OVERLOADED", 529, "overloaded_error", true),
+            ("KIRO_ACCOUNT_UNAUTHORIZED", 401, "authentication_error", false),
+            ("KIRO_ACCOUNT_FORBIDDEN", 403, "permission_error", false),
+            ("KIRO_ACCOUNT_SUSPENDED", 403, "permission_error", false),
+            ("KIRO_QUOTA_EXHAUSTED", 402, "billing_error", false),
+            ("KIRO_CLOSED", 503, "overloaded_error", false),
+            ("KIRO_CONFIG", 500, "api_error", false),
+        ];
+        let ours: Vec<_> =
+            Code::ALL.iter().map(|c| (c.as_str(), c.status(), c.error_type().as_str(), c.retryable())).collect();
+        assert_eq!(ours, table);
+    }
+
+    #[test]
+    fn m61_retry_after_is_whole_seconds_rounded_up_and_bounded() {
+        let after = |d: Option<Duration>| Error::new(Code::NoAccount, "x").with_retry_after(d).headers();
+        assert_eq!(after(Some(Duration::from_millis(6_001))), [("retry-after", "7".to_owned())]);
+        assert_eq!(after(Some(Duration::ZERO)), [("retry-after", "1".to_owned())]);
+        assert_eq!(after(None), [("retry-after", "60".to_owned())]);
+        let long = after(Some(Duration::from_secs(9999)));
+        assert_eq!(long, [("retry-after", "3600".to_owned()), ("x-should-retry", "false".to_owned())]);
+    }
+}

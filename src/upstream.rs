@@ -1,1 +1,402 @@
-//! The HTTP client towards Kiro: built once, timeouts by name.
+//! The HTTP client towards Kiro: built once, timeouts by name (kiro-upstream.md sections 3 and 13).
+//!
+//! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
+//! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http_body_util::{BodyExt, Limited};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
+
+use crate::config::Config;
+use crate::error::{Code, Error};
+use crate::proto::kiro::fault::Fault;
+use crate::secret::Secret;
+
+/// Idle connections are given up before upstream does so at about 60 s (K67).
+const POOL_IDLE: Duration = Duration::from_secs(15);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Error bodies are read to this size and for this long (K42).
+const MAX_ERROR_BODY: usize = 64 * 1024;
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The Node.js version that Kiro's own client says it runs on (`{N}` in kiro-upstream.md section 3).
+const NODE_VERSION: &str = "22.22.0";
+/// Per-account proxies get a client each; more than this many distinct ones are refused.
+const MAX_PROXIES: usize = 256;
+
+/// The body of an upstream answer.
+pub type Body = reqwest::Body;
+
+/// Clients towards Kiro, one per proxy, all with the same limits.
+pub struct Upstream {
+    direct: Wire,
+    proxied: Mutex<HashMap<String, Wire>>,
+    tls: rustls::ClientConfig,
+    connect_timeout: Duration,
+    first_event_timeout: Duration,
+    identity: Identity,
+}
+
+/// Where and as whom one attempt goes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The resolved URL of `generateAssistantResponse`.
+    pub url: String,
+    /// The bearer token.
+    pub token: Secret,
+    /// The account's machine id (K16).
+    pub machine_id: String,
+    /// Whether the token is an API key, which is said in a header of its own.
+    pub api_key: bool,
+    /// The account's own proxy.
+    pub proxy: Option<String>,
+}
+
+/// What the headers say about the client (section 3): constants of this process.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    version: String,
+    os: String,
+}
+
+#[derive(Clone)]
+struct Wire {
+    client: reqwest::Client,
+    connects: Arc<AtomicU64>,
+}
+
+impl Upstream {
+    /// Builds the clients' common parts and the direct client (or that of `KIRO_PROXY_URL`).
+    ///
+    /// # Errors
+    /// [`Code::Config`] when the proxy's URL or the file of certificate authorities can't be used.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let tls = tls_config(config)?;
+        let proxy = config.proxy_url.as_ref().map(|secret| secret.expose().to_owned());
+        let direct = Wire::new(&tls, config.connect_timeout, proxy.as_deref())
+            .map_err(|e| Error::new(Code::Config, format!("KIRO_PROXY_URL: {e}")))?;
+        Ok(Self {
+            direct,
+            proxied: Mutex::default(),
+            tls,
+            connect_timeout: config.connect_timeout,
+            first_event_timeout: config.first_event_timeout,
+            identity: Identity { version: config.client_version.clone(), os: operating_system() },
+        })
+    }
+
+    /// The client that token refresh and usage calls of an account share with its requests.
+    ///
+    /// # Errors
+    /// The account's proxy URL can't be used: fault `Network`, which names the field.
+    pub fn client(&self, proxy: Option<&str>) -> Result<reqwest::Client, Fault> {
+        Ok(self.wire(proxy)?.client)
+    }
+
+    /// What the user-agent headers say.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`.
+    ///
+    /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
+    ///
+    /// # Errors
+    /// Anything but a 200 with an event stream, classified (K42–K45).
+    pub async fn generate(&self, target: &Target, body: Bytes) -> Result<Body, Fault> {
+        let wire = self.wire(target.proxy.as_deref())?;
+        let headers = self.identity.generate_headers(target)?;
+        let send = || {
+            let mut headers = headers.clone();
+            if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+                headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
+            }
+            wire.client.post(&target.url).headers(headers).body(body.clone()).send()
+        };
+        let connects = wire.connects.load(Ordering::Relaxed);
+        let sent = async {
+            match send().await {
+                // Nobody connected meanwhile, so the connection was an old one that upstream had given up.
+                Err(error) if died_unanswered(&error) && wire.connects.load(Ordering::Relaxed) == connects => {
+                    send().await
+                }
+                other => other,
+            }
+        };
+        let response = match tokio::time::timeout(self.first_event_timeout, sent).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(send_fault(&error)),
+            Err(_) => return Err(Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT")),
+        };
+        let status = response.status().as_u16();
+        let is_stream = header(response.headers(), "content-type")
+            .is_some_and(|t| t.split(';').next().is_some_and(|t| t.trim() == "application/vnd.amazon.eventstream"));
+        if status == 200 && is_stream {
+            return Ok(http::Response::<Body>::from(response).into_body());
+        }
+        let (parts, body) = http::Response::<Body>::from(response).into_parts();
+        let text = read_error_body(body).await;
+        Err(Fault::from_http(
+            status,
+            header(&parts.headers, "x-amzn-errortype"),
+            header(&parts.headers, "retry-after"),
+            &text,
+            target.api_key,
+        ))
+    }
+
+    fn wire(&self, proxy: Option<&str>) -> Result<Wire, Fault> {
+        let Some(proxy) = proxy else { return Ok(self.direct.clone()) };
+        let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wire) = proxied.get(proxy) {
+            return Ok(wire.clone());
+        }
+        if proxied.len() >= MAX_PROXIES {
+            return Err(Fault::network("too many different PROXY_URL values"));
+        }
+        let wire = Wire::new(&self.tls, self.connect_timeout, Some(proxy))
+            .map_err(|_| Fault::network("the account's PROXY_URL can't be used"))?;
+        proxied.insert(proxy.to_owned(), wire.clone());
+        Ok(wire)
+    }
+}
+
+impl Wire {
+    fn new(tls: &rustls::ClientConfig, connect_timeout: Duration, proxy: Option<&str>) -> Result<Self, reqwest::Error> {
+        let connects = Arc::new(AtomicU64::new(0));
+        let mut builder = reqwest::Client::builder()
+            .http1_only()
+            .tls_backend_preconfigured(tls.clone())
+            .tcp_nodelay(true)
+            .tcp_keepalive(TCP_KEEPALIVE)
+            .pool_idle_timeout(POOL_IDLE)
+            .connect_timeout(connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .connector_layer(CountConnects(connects.clone()));
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy)?);
+        }
+        Ok(Self { client: builder.build()?, connects })
+    }
+}
+
+impl Identity {
+    /// `x-amz-user-agent` (section 3).
+    pub fn amz_user_agent(&self, machine_id: &str) -> String {
+        format!("aws-sdk-js/1.0.0 KiroIDE-{}-{machine_id}", self.version)
+    }
+
+    /// `user-agent` of everything but social refresh (section 3).
+    pub fn user_agent(&self, machine_id: &str) -> String {
+        format!(
+            "aws-sdk-js/1.0.0 ua/2.1 os/{} lang/js md/nodejs#{NODE_VERSION} api/codewhispererruntime#1.0.0 m/E KiroIDE-{}-{machine_id}",
+            self.os, self.version
+        )
+    }
+
+    /// `user-agent` of social refresh (section 3).
+    pub fn social_user_agent(&self, machine_id: &str) -> String {
+        format!("KiroIDE-{}-{machine_id}", self.version)
+    }
+
+    fn generate_headers(&self, target: &Target) -> Result<HeaderMap, Fault> {
+        let text = |value: String| {
+            HeaderValue::from_str(&value).map_err(|_| Fault::network("a header value of the account is not printable"))
+        };
+        let mut bearer = text(format!("Bearer {}", target.token.expose()))?;
+        bearer.set_sensitive(true);
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, bearer);
+        if target.api_key {
+            headers.insert(HeaderName::from_static("tokentype"), HeaderValue::from_static("API_KEY"));
+        }
+        headers.insert(HeaderName::from_static("x-amz-user-agent"), text(self.amz_user_agent(&target.machine_id))?);
+        headers.insert(USER_AGENT, text(self.user_agent(&target.machine_id))?);
+        headers.insert(HeaderName::from_static("amz-sdk-request"), HeaderValue::from_static("attempt=1; max=1"));
+        headers.insert(HeaderName::from_static("x-amzn-kiro-agent-mode"), HeaderValue::from_static("vibe"));
+        Ok(headers)
+    }
+}
+
+/// Reads what an error answer says, bounded in size and time; what was read before a limit counts (K42).
+async fn read_error_body(body: Body) -> BytesMut {
+    let mut text = BytesMut::new();
+    let mut body = Limited::new(body, MAX_ERROR_BODY);
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(data) = frame.data_ref() {
+                text.extend_from_slice(data);
+            }
+        }
+    };
+    // Running out of time is no failure: the status alone classifies.
+    tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await.unwrap_or_default();
+    text
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn send_fault(error: &reqwest::Error) -> Fault {
+    // reqwest's own text names the URL, which may hold the region only; causes are system words.
+    if error.is_timeout() {
+        Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT")
+    } else if error.is_connect() {
+        Fault::network("could not connect")
+    } else {
+        Fault::network("the connection broke before the answer began")
+    }
+}
+
+/// Whether the request was sent on a connection that gave no byte of an answer.
+fn died_unanswered(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(hyper) = error.downcast_ref::<hyper::Error>()
+            && (hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed())
+        {
+            return true;
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+            if matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected) {
+                return true;
+            }
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn tls_config(config: &Config) -> Result<rustls::ClientConfig, Error> {
+    let mut roots =
+        rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.iter().map(TrustAnchor::to_owned).collect() };
+    if let Some(file) = &config.extra_ca_certs {
+        let refuse =
+            |what: String| Error::new(Code::Config, format!("NODE_EXTRA_CA_CERTS: {}: {what}", file.display()));
+        let certs = CertificateDer::pem_file_iter(file).map_err(|e| refuse(e.to_string()))?;
+        for cert in certs {
+            let cert = cert.map_err(|e| refuse(e.to_string()))?;
+            roots.add(cert).map_err(|e| refuse(e.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::new(Code::Internal, format!("TLS: {e}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// `linux#6.1.0`, `macos#…`, `windows#…` (`{OS}` in section 3), read once at start so that it never wanders (K16).
+fn operating_system() -> String {
+    #[cfg(unix)]
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let release = "10.0.22631".to_owned();
+    let name = match std::env::consts::OS {
+        "macos" => "macos",
+        "windows" => "windows",
+        _ => "linux",
+    };
+    let printable: String = release.chars().filter(|c| c.is_ascii_graphic()).collect();
+    format!("{name}#{printable}")
+}
+
+/// Counts established connections, so that a failure can be told from one on a reused connection (K69).
+#[derive(Clone)]
+struct CountConnects(Arc<AtomicU64>);
+
+impl<S> tower_layer::Layer<S> for CountConnects {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Counted { inner, connects: self.0.clone() }
+    }
+}
+
+#[derive(Clone)]
+struct Counted<S> {
+    inner: S,
+    connects: Arc<AtomicU64>,
+}
+
+impl<S, R> tower_service::Service<R> for Counted<S>
+where
+    S: tower_service::Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        self.connects.fetch_add(1, Ordering::Relaxed);
+        Box::pin(self.inner.call(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Face, RawConfig};
+
+    fn upstream() -> Upstream {
+        Upstream::new(&RawConfig::default().resolve(Face::Server).unwrap()).unwrap()
+    }
+
+    fn target(api_key: bool) -> Target {
+        Target {
+            url: "https://q.us-east-1.amazonaws.com/generateAssistantResponse".into(),
+            token: Secret::new("t"),
+            machine_id: "ab".repeat(32),
+            api_key,
+            proxy: None,
+        }
+    }
+
+    #[test]
+    fn headers_are_those_of_section_3() {
+        let upstream = upstream();
+        let headers = upstream.identity.generate_headers(&target(false)).unwrap();
+        let m = "ab".repeat(32);
+        assert_eq!(headers["x-amz-user-agent"], format!("aws-sdk-js/1.0.0 KiroIDE-0.8.140-{m}"));
+        let agent = headers["user-agent"].to_str().unwrap();
+        assert!(
+            agent.starts_with("aws-sdk-js/1.0.0 ua/2.1 os/") && agent.ends_with(&format!("m/E KiroIDE-0.8.140-{m}"))
+        );
+        assert!(agent.contains(" lang/js md/nodejs#22.22.0 api/codewhispererruntime#1.0.0 "));
+        assert_eq!(headers["authorization"], "Bearer t");
+        assert!(headers["authorization"].is_sensitive());
+        assert!(!headers.contains_key("tokentype") && !headers.contains_key("accept-encoding"));
+        assert_eq!(upstream.identity.generate_headers(&target(true)).unwrap()["tokentype"], "API_KEY");
+    }
+
+    #[test]
+    fn k16_the_operating_system_is_the_same_at_every_reading() {
+        assert_eq!(operating_system(), operating_system());
+        assert!(operating_system().contains('#'));
+    }
+}
