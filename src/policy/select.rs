@@ -60,6 +60,8 @@ pub struct Candidate<'a> {
     pub excluded: bool,
     /// Requests that it serves for this process.
     pub in_flight: u32,
+    /// It is half-open and its one request is on the way.
+    pub probing: bool,
 }
 
 /// How gladly an account is taken; the first is the best.
@@ -99,7 +101,7 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     let stale = match candidate.state {
         State::Healthy => false,
         State::Stale => true,
-        State::HalfOpen if candidate.in_flight > 0 => return Err(Refusal::Busy),
+        State::HalfOpen if candidate.probing => return Err(Refusal::Busy),
         State::HalfOpen => false,
         State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected | State::Cooling { .. } => {
             return Err(Refusal::State(candidate.state));
@@ -181,6 +183,7 @@ mod tests {
             model_unsupported: false,
             excluded: false,
             in_flight: 0,
+            probing: false,
         }
     }
 
@@ -216,7 +219,8 @@ mod tests {
             (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::Blocking)),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
-            (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Err(Refusal::Busy)),
+            (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
+            (Candidate { state: State::HalfOpen, probing: true, ..one }, Err(Refusal::Busy)),
             (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
             (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
             (Candidate { state: State::Disabled, ..one }, Err(Refusal::State(State::Disabled))),
