@@ -685,3 +685,376 @@ fn put_sized(out: &mut Vec<u8>, kind: u8, name: &str, value: &[u8]) -> Result<()
         _ => Err(EncodeError::ValueTooLong { name: name.to_owned(), len: value.len() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// K22's vectors, read back by AWS's npm client.
+    const EMPTY: &str = "000000100000000005c248eb7d98c8ff";
+    const EVENT: &str = "0000007c0000005c3bddcf780d3a6d6573736167652d747970650700056576656e740b3a6576656e742d74797065070016\
+        617373697374616e74526573706f6e73654576656e740d3a636f6e74656e742d747970650700106170706c69636174696f6e2f6a736f6e7b22\
+        636f6e74656e74223a226869227da9c4c06f";
+    const EVENT_HEADERS: [(&str, HeaderValue<'static>); 3] = [
+        (":message-type", HeaderValue::Text("event")),
+        (":event-type", HeaderValue::Text("assistantResponseEvent")),
+        (":content-type", HeaderValue::Text("application/json")),
+    ];
+    const ALL_TYPES: [(&str, HeaderValue<'static>); 14] = [
+        ("true", HeaderValue::Bool(true)),
+        ("false", HeaderValue::Bool(false)),
+        ("i8", HeaderValue::I8(-8)),
+        ("i16", HeaderValue::I16(i16::MIN)),
+        ("i32", HeaderValue::I32(-32)),
+        ("i64", HeaderValue::I64(i64::MIN)),
+        ("bytes", HeaderValue::Bytes(&[0, 255, 128])),
+        ("no bytes", HeaderValue::Bytes(&[])),
+        ("text", HeaderValue::Text("é😀")),
+        ("no text", HeaderValue::Text("")),
+        ("", HeaderValue::Text("nameless")),
+        ("time", HeaderValue::Timestamp(-1)),
+        ("uuid", HeaderValue::Uuid([7; 16])),
+        ("text", HeaderValue::Text("second of its name")),
+    ];
+
+    fn unhex(hex: &str) -> Vec<u8> {
+        let digits: Vec<u32> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+    }
+
+    fn encoded(headers: &[(&str, HeaderValue<'_>)], payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(headers, payload, &mut out).unwrap();
+        out
+    }
+
+    /// A frame of exactly these lengths and bytes, with right checksums, however wrong the rest is.
+    fn forged(total: u32, headers_len: u32, body: &[u8]) -> Vec<u8> {
+        let mut frame = [total.to_be_bytes(), headers_len.to_be_bytes()].concat();
+        frame.extend(crc32fast::hash(&frame).to_be_bytes());
+        frame.extend_from_slice(body);
+        frame.extend(crc32fast::hash(&frame).to_be_bytes());
+        frame
+    }
+
+    /// A frame with this header section, right in everything else.
+    fn with_section(section: &[u8]) -> Vec<u8> {
+        forged((section.len() + OVERHEAD) as u32, section.len() as u32, section)
+    }
+
+    /// Everything a frame holds, owned, so that frames of different splits can be compared.
+    type Owned = (Vec<(String, String)>, Vec<u8>);
+
+    fn owned(frame: &Frame<'_>) -> Owned {
+        let headers = frame.headers().map(|header| (header.name.to_owned(), format!("{:?}", header.value))).collect();
+        (headers, frame.payload().to_vec())
+    }
+
+    /// The frames before the end or the failure, and how it ended.
+    fn decode(chunks: impl IntoIterator<Item = Vec<u8>>) -> (Vec<Owned>, Result<(), FrameError>) {
+        let mut decoder = Decoder::new();
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            decoder.push(Bytes::from(chunk));
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => frames.push(owned(&frame)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(decoder.next(), Err(error.clone()), "an error stays (K27)");
+                        assert_eq!(decoder.finish(), Err(error.clone()));
+                        return (frames, Err(error));
+                    }
+                }
+            }
+        }
+        (frames, decoder.finish())
+    }
+
+    fn flaw(wire: Vec<u8>) -> Flaw {
+        match decode([wire]) {
+            (frames, Err(FrameError::Invalid { offset: 0, flaw })) if frames.is_empty() => flaw,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// Three frames, long and short, with UTF-8 to cut.
+    fn sample() -> Vec<u8> {
+        let mut wire = encoded(&EVENT_HEADERS, "{\"content\":\"é😀\"}".as_bytes());
+        wire.extend(unhex(EMPTY));
+        wire.extend(encoded(&ALL_TYPES, &[9; 40]));
+        wire
+    }
+
+    #[test]
+    fn k22_vectors() {
+        assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
+        assert_eq!(encoded(&[], b""), unhex(EMPTY));
+        assert_eq!(decode([unhex(EMPTY)]), (vec![(vec![], vec![])], Ok(())));
+
+        let event = unhex(EVENT);
+        assert_eq!(event.len(), 124);
+        assert_eq!(encoded(&EVENT_HEADERS, b"{\"content\":\"hi\"}"), event);
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from(event));
+        let frame = decoder.next().unwrap().unwrap();
+        assert_eq!(frame.text(":event-type"), Some("assistantResponseEvent"));
+        assert_eq!(frame.text(":message-type"), Some("event"));
+        assert_eq!(frame.text(":exception-type"), None);
+        assert_eq!(frame.payload(), b"{\"content\":\"hi\"}");
+        let headers: Vec<_> = frame.headers().map(|header| (header.name, header.value)).collect();
+        assert_eq!(headers, EVENT_HEADERS);
+    }
+
+    #[test]
+    fn k23_k24_all_ten_types_in_order_and_the_first_of_a_name() {
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from(encoded(&ALL_TYPES, b"")));
+        let frame = decoder.next().unwrap().unwrap();
+        let headers: Vec<_> = frame.headers().map(|header| (header.name, header.value)).collect();
+        assert_eq!(headers, ALL_TYPES);
+        assert_eq!(frame.text("text"), Some("é😀"));
+        assert_eq!(frame.text(""), Some("nameless"));
+        assert_eq!(frame.text("uuid"), None, "not a string");
+        assert_eq!(frame.text("absent"), None);
+    }
+
+    #[test]
+    fn k24_reads_what_the_lengths_allow() {
+        let mut section = vec![255];
+        section.extend([b'n'; 255]);
+        section.extend([TEXT, 255, 255]);
+        section.extend([b'v'; 65_535]);
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from(with_section(&section)));
+        let frame = decoder.next().unwrap().unwrap();
+        assert_eq!(frame.text(&"n".repeat(255)).map(str::len), Some(65_535));
+    }
+
+    #[test]
+    fn k24_invalid_headers() {
+        assert_eq!(flaw(with_section(&[1, b'a', 10])), Flaw::HeaderType(10));
+        assert_eq!(flaw(with_section(&[1, b'a', 255, 0])), Flaw::HeaderType(255));
+        assert_eq!(flaw(with_section(&[0])), Flaw::Lengths { total: 17, headers: 1 });
+        assert_eq!(flaw(with_section(&[1, 0xff, TRUE])), Flaw::HeaderUtf8);
+        assert_eq!(flaw(with_section(&[1, b'a', TEXT, 0, 2, 0xc3, 0x28])), Flaw::HeaderUtf8);
+        assert_eq!(flaw(with_section(&[2, b'a'])), Flaw::HeaderPastEnd);
+        assert_eq!(flaw(with_section(&[1, b'a'])), Flaw::HeaderPastEnd);
+        assert_eq!(flaw(with_section(&[1, b'a', TEXT, 0])), Flaw::HeaderPastEnd);
+        assert_eq!(flaw(with_section(&[1, b'a', TEXT, 0, 1])), Flaw::HeaderPastEnd);
+        assert_eq!(flaw(with_section(&[0, TRUE, 0])), Flaw::HeaderPastEnd, "a good header, then one byte");
+        for (kind, len) in [(I8, 1), (I16, 2), (I32, 4), (I64, 8), (TIMESTAMP, 8), (UUID, 16)] {
+            let mut section = vec![1, b'a', kind];
+            section.extend(vec![0; len - 1]);
+            assert_eq!(flaw(with_section(&section)), Flaw::HeaderPastEnd, "type {kind}");
+        }
+        // Past the section's end there is payload to read on in: still invalid.
+        assert_eq!(flaw(forged(24, 2, &[3, b'a', b'b', b'c', TRUE, 0, 0, 0])), Flaw::HeaderPastEnd);
+    }
+
+    #[test]
+    fn k26_lengths() {
+        for total in [0, 1, 12, 15] {
+            assert_eq!(flaw(forged(total, 0, &[])), Flaw::Lengths { total, headers: 0 });
+        }
+        assert_eq!(flaw(forged(16, 2, &[])), Flaw::Lengths { total: 16, headers: 2 });
+        assert_eq!(flaw(forged(20, u32::MAX, &[0; 4])), Flaw::Lengths { total: 20, headers: u32::MAX });
+        let headers = MAX_HEADERS as u32 + 1;
+        assert_eq!(flaw(forged(headers + 16, headers, &[])), Flaw::HeadersTooLarge { headers });
+        let total = MAX_FRAME as u32 + 1;
+        assert_eq!(flaw(forged(total, 0, &[])), Flaw::FrameTooLarge { total, limit: MAX_FRAME });
+
+        let mut decoder = Decoder::with_max_frame(20);
+        decoder.push(Bytes::from(encoded(&[], b"1234")));
+        assert_eq!(decoder.next().unwrap().unwrap().payload(), b"1234");
+        decoder.push(Bytes::from(encoded(&[], b"12345")));
+        let too_large = FrameError::Invalid { offset: 20, flaw: Flaw::FrameTooLarge { total: 21, limit: 20 } };
+        assert_eq!(decoder.next(), Err(too_large));
+    }
+
+    /// Trap 2: the length 0xFFFFFFFF, with a right and a wrong checksum.
+    #[test]
+    fn k25_a_corrupt_length_fails_at_byte_12() {
+        let good = forged(u32::MAX, 0, &[]);
+        let mut bad = good.clone();
+        bad[11] ^= 1;
+        for (wire, too_large) in [(good, true), (bad, false)] {
+            for whole in [true, false] {
+                let mut decoder = Decoder::new();
+                for byte in &wire[..11] {
+                    decoder.push(Bytes::copy_from_slice(&[*byte]));
+                    if !whole {
+                        assert_eq!(decoder.next(), Ok(None));
+                    }
+                }
+                assert_eq!(decoder.next(), Ok(None));
+                decoder.push(Bytes::copy_from_slice(&wire[11..12]));
+                let Err(FrameError::Invalid { offset: 0, flaw }) = decoder.next() else { panic!("accepted") };
+                assert_eq!(matches!(flaw, Flaw::FrameTooLarge { .. }), too_large);
+                assert_eq!(matches!(flaw, Flaw::PreludeChecksum { .. }), !too_large);
+                assert_eq!(decoder.buffered(), 0, "nothing is kept after a failure");
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_frame_is_covered_by_a_checksum() {
+        let event = unhex(EVENT);
+        for bit in 0..event.len() * 8 {
+            let mut wire = event.clone();
+            wire[bit / 8] ^= 1 << (bit % 8);
+            let (frames, end) = decode([wire]);
+            assert_eq!(frames, [], "bit {bit}");
+            assert!(matches!(end, Err(FrameError::Invalid { offset: 0, .. })), "bit {bit}: {end:?}");
+        }
+    }
+
+    #[test]
+    fn k28_every_split_gives_the_same_frames() {
+        let wire = sample();
+        let whole = decode([wire.clone()]);
+        assert_eq!((whole.0.len(), &whole.1), (3, &Ok(())));
+        for size in 1..=wire.len() {
+            assert_eq!(decode(wire.chunks(size).map(<[u8]>::to_vec)), whole, "chunks of {size}");
+        }
+        for first in 0..=wire.len() {
+            for second in first..=wire.len() {
+                let chunks = [&wire[..first], &wire[first..second], &wire[second..]];
+                assert_eq!(decode(chunks.map(<[u8]>::to_vec)), whole, "cut at {first} and {second}");
+            }
+        }
+        let with_empty_chunks = wire.iter().flat_map(|byte| [vec![], vec![*byte], vec![]]);
+        assert_eq!(decode(with_empty_chunks), whole);
+    }
+
+    #[test]
+    fn k28_chunks_may_be_pushed_ahead() {
+        let wire = sample();
+        for size in 1..=wire.len() {
+            let mut decoder = Decoder::new();
+            wire.chunks(size).for_each(|chunk| decoder.push(Bytes::copy_from_slice(chunk)));
+            assert_eq!(decoder.buffered(), wire.len());
+            let mut frames = 0;
+            while decoder.next().unwrap().is_some() {
+                frames += 1;
+            }
+            assert_eq!((frames, decoder.finish()), (3, Ok(())), "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn k27_every_truncation_is_incomplete_and_keeps_the_frames_before() {
+        let wire = sample();
+        let whole = decode([wire.clone()]).0;
+        let second = encoded(&EVENT_HEADERS, "{\"content\":\"é😀\"}".as_bytes()).len();
+        let starts = [0, second, second + OVERHEAD, wire.len()];
+        for len in 0..=wire.len() {
+            for size in [1, 7, wire.len()] {
+                let complete = starts.iter().filter(|&&start| start <= len).count() - 1;
+                let (frames, end) = decode(wire[..len].chunks(size).map(<[u8]>::to_vec));
+                assert_eq!(frames, whole[..complete], "{len} bytes");
+                let (offset, have) = (starts[complete] as u64, len - starts[complete]);
+                let expected = if have == 0 { Ok(()) } else { Err(FrameError::Incomplete { offset, have }) };
+                assert_eq!(end, expected, "{len} bytes in chunks of {size}");
+            }
+        }
+    }
+
+    /// Traps 3 and 4: no resynchronising, and the frames before a bad one count.
+    #[test]
+    fn k27_frames_before_an_invalid_one_count_and_none_after_it() {
+        let good = unhex(EVENT);
+        let mut bad = good.clone();
+        bad[100] ^= 1;
+        let wire = [good.clone(), good.clone(), bad, good.clone()].concat();
+        for size in [1, 13, 124, 125, 300, wire.len()] {
+            let (frames, end) = decode(wire.chunks(size).map(<[u8]>::to_vec));
+            assert_eq!(frames.len(), 2, "chunks of {size}");
+            assert!(matches!(
+                end,
+                Err(FrameError::Invalid { offset: 248, flaw: Flaw::MessageChecksum { computed, stated } }) if computed != stated
+            ));
+        }
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from_static(&[0xff; 12]));
+        assert!(decoder.next().is_err());
+        decoder.push(Bytes::from(good));
+        assert!(decoder.next().is_err(), "a good frame after a bad one");
+        assert_eq!(decoder.buffered(), 0);
+    }
+
+    /// Trap 9: a frame far above any read buffer.
+    #[test]
+    fn a_2_mib_payload_passes_and_its_buffer_is_given_back() {
+        let payload = vec![b'x'; 2 << 20];
+        let wire = encoded(&EVENT_HEADERS, &payload);
+        let mut decoder = Decoder::new();
+        for chunk in wire.chunks(16 << 10) {
+            assert_eq!(decoder.next(), Ok(None));
+            decoder.push(Bytes::copy_from_slice(chunk));
+        }
+        assert!(decoder.next().unwrap().is_some_and(|frame| frame.payload() == payload));
+        assert_eq!(decoder.buffered(), 0);
+        assert_eq!(decoder.next(), Ok(None));
+        assert_eq!(decoder.cut.capacity(), 0);
+        assert_eq!(decoder.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_length_alone_costs_no_memory() {
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from(forged(MAX_FRAME as u32, 0, &[0; 100])));
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(decoder.cut.capacity() <= 512, "{}", decoder.cut.capacity());
+    }
+
+    #[test]
+    fn a_payload_lies_in_the_pushed_chunk_and_a_silent_stream_holds_none() {
+        let mut wire = unhex(EVENT);
+        wire.extend(unhex(EVENT));
+        wire.truncate(200);
+        let chunk = Bytes::from(wire);
+        let mut decoder = Decoder::new();
+        decoder.push(chunk.clone());
+        let payload = decoder.next().unwrap().unwrap().payload().as_ptr();
+        assert_eq!(payload, chunk[104..].as_ptr());
+        assert!(!chunk.is_unique(), "the frames of the chunk are not all read");
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(chunk.is_unique(), "the cut frame's bytes were copied, the chunk let go");
+        assert_eq!(decoder.buffered(), 76);
+    }
+
+    #[test]
+    fn encoder_limits() {
+        let mut out = b"before".to_vec();
+        let long = "n".repeat(256);
+        let name = encode(&[(&long, HeaderValue::Bool(true))], b"", &mut out);
+        assert_eq!(name, Err(EncodeError::NameTooLong { len: 256 }));
+        let bytes = vec![0; 32_768];
+        let value = encode(&[("a", HeaderValue::I8(1)), ("v", HeaderValue::Bytes(&bytes))], b"", &mut out);
+        assert_eq!(value, Err(EncodeError::ValueTooLong { name: "v".to_owned(), len: 32_768 }));
+        let many = [("v", HeaderValue::Bytes(&bytes[1..])); 5];
+        let headers = encode(&many, b"", &mut out);
+        assert_eq!(headers, Err(EncodeError::HeadersTooLarge { len: 5 * (32_767 + 5) }));
+        let frame = encode(&[], &vec![0; MAX_FRAME - OVERHEAD + 1], &mut out);
+        assert_eq!(frame, Err(EncodeError::FrameTooLarge { len: MAX_FRAME + 1 }));
+        assert_eq!(out, b"before", "nothing is left of a refused frame");
+
+        encode(&many[..3], &vec![0; 100], &mut out).unwrap();
+        assert_eq!(decode([out.split_off(6)]).0.len(), 1);
+        assert_eq!(decode([encoded(&[], &vec![0; MAX_FRAME - OVERHEAD])]).1, Ok(()));
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        let mut wire = unhex(EVENT);
+        wire.extend([0xff; 12]);
+        let error = decode([wire]).1.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "invalid frame at byte 124: prelude checksum is ffffffff, its bytes give 2144df1c"
+        );
+        let error = decode([unhex(EMPTY)[..5].to_vec()]).1.unwrap_err();
+        assert_eq!(error.to_string(), "the stream ended inside the frame at byte 0, 5 bytes into it");
+    }
+}
