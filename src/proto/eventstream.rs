@@ -1040,7 +1040,7 @@ mod tests {
         assert_eq!(frame, Err(EncodeError::FrameTooLarge { len: MAX_FRAME + 1 }));
         assert_eq!(out, b"before", "nothing is left of a refused frame");
 
-        encode(&many[..3], &vec![0; 100], &mut out).unwrap();
+        encode(&many[..3], &[0; 100], &mut out).unwrap();
         assert_eq!(decode([out.split_off(6)]).0.len(), 1);
         assert_eq!(decode([encoded(&[], &vec![0; MAX_FRAME - OVERHEAD])]).1, Ok(()));
     }
