@@ -1,1 +1,3 @@
 //! The Node.js face: converts and nothing else.
+
+mod settings;

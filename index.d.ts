@@ -1,0 +1,324 @@
+/**
+ * Anthropic's Messages API in front of Kiro, inside a Node.js process.
+ *
+ * @packageDocumentation
+ */
+
+/**
+ * What {@link KiroGateway.connect} takes. A name is that of the environment variable in camelCase; milliseconds end in
+ * `Ms`, sizes are bytes. An option beats the environment, which beats the default. An unknown name or a bad value is
+ * refused with a {@link KiroError} `KIRO_CONFIG` that names it.
+ */
+export interface GatewayOptions {
+  /**
+   * Listen address.
+   * Environment: `KIRO_HOST`.
+   * @default 127.0.0.1
+   */
+  host?: string
+  /**
+   * Listen port; 0 takes a free one and logs it.
+   * Environment: `KIRO_PORT`.
+   * @default 8081
+   */
+  port?: number
+  /**
+   * Client key. Empty: read from the store's config (REQUIRED_API_KEY, then apiKey), again every 5 s.
+   * Environment: `KIRO_API_KEY`.
+   */
+  apiKey?: string
+  /**
+   * Serve without any client key on an address other than loopback.
+   * Environment: `KIRO_ALLOW_ANONYMOUS`.
+   * @default false
+   */
+  allowAnonymous?: boolean
+  /**
+   * Redis: redis://, rediss://, redis+unix://, Sentinel and Cluster URLs.
+   * Environment: `REDIS_URL`.
+   * @default redis://127.0.0.1:6379
+   */
+  redisUrl?: string
+  /**
+   * Redis host; read only when REDIS_URL is unset.
+   * Environment: `REDIS_HOST`.
+   * @default 127.0.0.1
+   */
+  redisHost?: string
+  /**
+   * Redis port; read only when REDIS_URL is unset.
+   * Environment: `REDIS_PORT`.
+   * @default 6379
+   */
+  redisPort?: number
+  /**
+   * Redis password; read only when REDIS_URL is unset.
+   * Environment: `REDIS_PASSWORD`.
+   */
+  redisPassword?: string
+  /**
+   * Redis database; read only when REDIS_URL is unset.
+   * Environment: `REDIS_DB`.
+   * @default 0
+   */
+  redisDb?: number
+  /**
+   * Put in front of every key.
+   * Environment: `REDIS_KEY_PREFIX`.
+   * @default aiclient:
+   */
+  redisKeyPrefix?: string
+  /**
+   * Multiplexed connections to Redis; each carries many commands at once.
+   * Environment: `KIRO_REDIS_POOL_SIZE`.
+   * @default 4
+   */
+  redisPoolSize?: number
+  /**
+   * Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis.
+   * Environment: `KIRO_STORE`.
+   * @default redis
+   */
+  store?: 'redis' | `file:${string}`
+  /**
+   * How long start-up waits for the first snapshot; 0s: serve 503 until it is there. Default 5s in the addon, 0s in the server.
+   * Environment: `KIRO_STORE_WAIT`.
+   */
+  storeWaitMs?: number
+  /**
+   * kiro, or simulator: the built-in simulated upstream, for a first try without an account.
+   * Environment: `KIRO_UPSTREAM`.
+   * @default kiro
+   */
+  upstream?: 'kiro' | 'simulator'
+  /**
+   * Where answers come from; {region} is filled per account.
+   * Must be an https:// URL (http:// only to a loopback address).
+   * Environment: `KIRO_UPSTREAM_URL`.
+   * @default https://q.{region}.amazonaws.com/generateAssistantResponse
+   */
+  upstreamUrl?: string
+  /**
+   * Where social accounts refresh their token.
+   * Must be an https:// URL (http:// only to a loopback address).
+   * Environment: `KIRO_SOCIAL_REFRESH_URL`.
+   * @default https://prod.{region}.auth.desktop.kiro.dev/refreshToken
+   */
+  socialRefreshUrl?: string
+  /**
+   * Where IdC accounts refresh their token.
+   * Must be an https:// URL (http:// only to a loopback address).
+   * Environment: `KIRO_IDC_REFRESH_URL`.
+   * @default https://oidc.{region}.amazonaws.com/token
+   */
+  idcRefreshUrl?: string
+  /**
+   * Version in the user-agent headers.
+   * Environment: `KIRO_CLIENT_VERSION`.
+   * @default 0.8.140
+   */
+  clientVersion?: string
+  /**
+   * Proxy towards upstream.
+   * Must be a URL that begins with http://, https://, socks5://, socks5h://.
+   * Environment: `KIRO_PROXY_URL`.
+   */
+  proxyUrl?: string
+  /**
+   * PEM file of certificate authorities that upstream may also be signed by.
+   * Environment: `NODE_EXTRA_CA_CERTS`.
+   */
+  extraCaCerts?: string
+  /**
+   * Upstream requests in flight in this process; over it: 529 at once.
+   * Environment: `KIRO_MAX_CONNS`.
+   * @default 4096
+   */
+  maxConns?: number
+  /**
+   * Requests in flight on one account in this process; 0: no limit.
+   * Environment: `KIRO_MAX_INFLIGHT_PER_ACCOUNT`.
+   * @default 0
+   */
+  maxInflightPerAccount?: number
+  /**
+   * How an account is chosen; sticky: by conversation.
+   * Environment: `KIRO_STRATEGY`.
+   * @default round-robin
+   */
+  strategy?: 'round-robin' | 'least-busy' | 'sticky'
+  /**
+   * Accounts tried before the first content.
+   * Environment: `KIRO_MAX_ATTEMPTS`.
+   * @default 3
+   */
+  maxAttempts?: number
+  /**
+   * How long a cooled-down account rests when upstream gives no Retry-After.
+   * Environment: `KIRO_HEALTH_COOLDOWN`.
+   * @default 60000
+   */
+  healthCooldownMs?: number
+  /**
+   * How long a request may wait for an account instead of failing at once.
+   * Environment: `KIRO_ACCOUNT_WAIT`.
+   * @default 0
+   */
+  accountWaitMs?: number
+  /**
+   * Age at which the account snapshot is refreshed in the background.
+   * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
+   * @default 5000
+   */
+  accountCacheTtlMs?: number
+  /**
+   * Refresh in the background when the access token expires sooner.
+   * Environment: `KIRO_REFRESH_THRESHOLD`.
+   * @default 300000
+   */
+  refreshThresholdMs?: number
+  /**
+   * TCP and TLS towards upstream.
+   * Environment: `KIRO_CONNECT_TIMEOUT`.
+   * @default 10000
+   */
+  connectTimeoutMs?: number
+  /**
+   * From the request sent to the first upstream event.
+   * Environment: `KIRO_FIRST_EVENT_TIMEOUT`.
+   * @default 120000
+   */
+  firstEventTimeoutMs?: number
+  /**
+   * Between upstream chunks; there is no total limit.
+   * Environment: `KIRO_IDLE_TIMEOUT`.
+   * @default 300000
+   */
+  idleTimeoutMs?: number
+  /**
+   * When no event came for so long: 200, message_start, then pings.
+   * Environment: `KIRO_EARLY_HEADERS`.
+   * @default 15000
+   */
+  earlyHeadersMs?: number
+  /**
+   * An SSE ping when nothing else was sent for so long.
+   * Environment: `KIRO_PING_INTERVAL`.
+   * @default 15000
+   */
+  pingIntervalMs?: number
+  /**
+   * Larger request bodies: 413.
+   * Environment: `KIRO_MAX_REQUEST_BODY`.
+   * @default 32MiB
+   */
+  maxRequestBody?: number | string
+  /**
+   * How an estimated input count is shown: ratio apportions it 1:2:25 to input, cache creation and cache read (not a measurement); none doesn't.
+   * Environment: `KIRO_USAGE_SPLIT`.
+   * @default ratio
+   */
+  usageSplit?: 'ratio' | 'none'
+  /**
+   * JSON model table in place of the embedded one; reloaded on change.
+   * Environment: `KIRO_MODELS_FILE`.
+   */
+  modelsFile?: string
+  /**
+   * Model used for an unknown claude-* name; none: 404.
+   * Environment: `KIRO_MODEL_FALLBACK`.
+   */
+  modelFallback?: string
+  /**
+   * on: send cache points upstream where the client set cache_control.
+   * Environment: `KIRO_CACHE_POINTS`.
+   * @default off
+   */
+  cachePoints?: 'off' | 'on'
+  /**
+   * On shutdown open streams may finish for so long; then each ends with an SSE error event.
+   * Environment: `KIRO_GRACEFUL_TIMEOUT`.
+   * @default 30000
+   */
+  gracefulTimeoutMs?: number
+  /**
+   * What is logged.
+   * Environment: `KIRO_LOG_LEVEL`.
+   * @default info
+   */
+  logLevel?: 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'off'
+  /**
+   * json, or pretty. Default: pretty on a terminal, else json.
+   * Environment: `KIRO_LOG_FORMAT`.
+   */
+  logFormat?: 'json' | 'pretty'
+  /** The environment to read. Pass `{}` to ignore it. @default process.env */
+  env?: Record<string, string | undefined>
+}
+
+/** Codes are stable: programs branch on them, never on `message`. */
+export type KiroErrorCode =
+  /** The request's shape, or upstream's 400; the message names the JSON path. Status 400. */
+  | 'KIRO_INVALID_REQUEST'
+  /** The message begins with `prompt is too long: `. Status 400. */
+  | 'KIRO_PROMPT_TOO_LONG'
+  /** The client's key, where a handler asks for one. Status 401. */
+  | 'KIRO_AUTHENTICATION'
+  /** No such model, route or account. Status 404. */
+  | 'KIRO_NOT_FOUND'
+  /** The body is over `maxRequestBody`. Status 413. */
+  | 'KIRO_REQUEST_TOO_LARGE'
+  /** Every attempt was rate limited; `retryAfterMs` says when to come back. Status 429, retryable. */
+  | 'KIRO_RATE_LIMITED'
+  /** Aborted by the caller. `name` is `AbortError`, `cause` the signal's reason. Status 499. */
+  | 'KIRO_CANCELLED'
+  /** Upstream failed, was cut or refused the accounts that were tried. Status 500, retryable. */
+  | 'KIRO_UPSTREAM'
+  /** The last attempt ran into one of the time limits. Status 504, retryable. */
+  | 'KIRO_UPSTREAM_TIMEOUT'
+  /** A defect of this package. Status 500. */
+  | 'KIRO_INTERNAL'
+  /** No account can be chosen now. Status 503, retryable. */
+  | 'KIRO_NO_ACCOUNT'
+  /** The store has not been reached yet. Status 503, retryable. */
+  | 'KIRO_STORE_UNAVAILABLE'
+  /** Upstream has no capacity for the model, or `maxConns` is reached. Status 529, retryable. */
+  | 'KIRO_OVERLOADED'
+  /** Calls pinned to an account: its credentials were refused. Status 401. */
+  | 'KIRO_ACCOUNT_UNAUTHORIZED'
+  /** Calls pinned to an account: it may not do this. Status 403. */
+  | 'KIRO_ACCOUNT_FORBIDDEN'
+  /** Calls pinned to an account: it is suspended. Status 403. */
+  | 'KIRO_ACCOUNT_SUSPENDED'
+  /** Calls pinned to an account: its quota is used up. Status 402. */
+  | 'KIRO_QUOTA_EXHAUSTED'
+  /** The gateway was closed. Status 503. */
+  | 'KIRO_CLOSED'
+  /** A mistake in the options or the environment. Status 500. */
+  | 'KIRO_CONFIG'
+  /** No native binary fits this platform. Status 500. */
+  | 'KIRO_BINDING_NOT_FOUND'
+
+/** What every failed call ends in. It holds no token, no key and no text of a prompt. */
+export declare class KiroError extends Error {
+  private constructor()
+  readonly code: KiroErrorCode
+  /** The HTTP status that belongs to it, 400–599. */
+  readonly status: number
+  /** Anthropic's error type, such as `rate_limit_error`. */
+  readonly type: string
+  /** Whose turn it is. */
+  readonly origin: 'client' | 'upstream' | 'internal'
+  /** Whether the same call may succeed later. */
+  readonly retryable: boolean
+  /** When it is worth to come back, where that is known. */
+  readonly retryAfterMs?: number
+  readonly requestId?: string
+  readonly accountId?: string
+  /** Whether a value is a KiroError, also of another copy of this package or from another thread. */
+  static is(value: unknown): value is KiroError
+  /** The body of the Messages API for it. */
+  toJSON(): { type: 'error'; error: { type: string; message: string }; request_id?: string }
+  /** An HTTP answer for it, `retry-after` and `x-should-retry` included. */
+  toResponse(): { status: number; headers: Record<string, string>; body: string }
+}

@@ -1,0 +1,72 @@
+'use strict'
+
+const BRAND = Symbol.for('kiro-messages.KiroError')
+
+/**
+ * What every failed call ends in. Declared in src/addon/types.d.ts.
+ *
+ * `fault` is what the native side says about a failure (src/addon/message.rs): it is data until an error is made of it
+ * here, in the function that the caller awaits, so that the stack names the caller (N42).
+ */
+class KiroError extends Error {
+  #headers
+
+  constructor(fault, cause) {
+    super(fault.message, cause === undefined ? undefined : { cause })
+    if (fault.code === 'KIRO_CANCELLED') {
+      Object.defineProperty(this, 'name', { value: 'AbortError', configurable: true, writable: true })
+    }
+    this.code = fault.code
+    this.status = fault.status
+    this.type = fault.type
+    this.origin = fault.origin
+    this.retryable = fault.retryable
+    if (fault.retryAfterMs != null) this.retryAfterMs = fault.retryAfterMs
+    if (fault.requestId != null) this.requestId = fault.requestId
+    if (fault.accountId != null) this.accountId = fault.accountId
+    this.#headers = fault.headers ?? {}
+    // Again, because the first line of the stack holds the name.
+    Error.captureStackTrace(this, KiroError)
+  }
+
+  static is(value) {
+    if (typeof value !== 'object' || value === null) return false
+    // An error that came from another thread has lost its class and its symbols.
+    return value[BRAND] === true || (/^KIRO_[A-Z_]+$/.test(value.code) && Number.isInteger(value.status))
+  }
+
+  toJSON() {
+    const body = { type: 'error', error: { type: this.type, message: this.message } }
+    if (this.requestId !== undefined) body.request_id = this.requestId
+    return body
+  }
+
+  toResponse() {
+    const headers = { 'content-type': 'application/json', ...this.#headers }
+    if (this.requestId !== undefined) headers['request-id'] = this.requestId
+    return { status: this.status, headers, body: JSON.stringify(this) }
+  }
+}
+
+Object.defineProperties(KiroError.prototype, {
+  name: { value: 'KiroError', configurable: true, writable: true },
+  [BRAND]: { value: true },
+})
+
+/** The caller has aborted (N34). */
+function cancelled(reason, requestId) {
+  return new KiroError(
+    {
+      code: 'KIRO_CANCELLED',
+      status: 499,
+      type: 'api_error',
+      origin: 'client',
+      retryable: false,
+      message: 'the call was aborted',
+      requestId,
+    },
+    reason,
+  )
+}
+
+module.exports = { KiroError, cancelled }

@@ -1,0 +1,5 @@
+'use strict'
+
+const { KiroError } = require('./error.js')
+
+exports.KiroError = KiroError

@@ -1,0 +1,41 @@
+// The gates beside the tests: format, lints, layers, generated files, types. The same here, in CI and in the workflow.
+import { spawnSync } from 'node:child_process'
+import path from 'node:path'
+import { build } from './build.mjs'
+import { check, conclude, installPackages, needRust, root, totals } from './steps.mjs'
+
+/** What the pure core must not pull in (architecture.md: layers 0 to 3). */
+const IMPURE = /^(tokio|hyper|reqwest|redis|napi)(-|$)/
+
+export async function lint() {
+  const clippy = (...args) => ['clippy', '-q', ...args, '--', '-D', 'warnings']
+  await check('format', 'cargo', ['fmt', '--check'])
+  await check('the core compiles alone', 'cargo', ['check', '-q', '--no-default-features'])
+  pure()
+  await check('clippy: core', 'cargo', clippy('--no-default-features', '--all-targets'))
+  await check('clippy: everything', 'cargo', clippy('--features', 'server', '--all-targets'))
+  if (!(await build(false))) totals.failed += 1
+  await check('generated files are as committed', 'git', ['diff', '--exit-code', '--stat', 'index.js', 'index.d.ts'])
+  for (const resolution of ['node16', 'bundler']) {
+    await check(`types: ${resolution}`, 'npx', ['--no-install', 'tsc', '-p', `__test__/types/tsconfig.${resolution}.json`])
+  }
+}
+
+function pure() {
+  const tree = spawnSync('cargo', ['tree', '--no-default-features', '-e', 'normal', '--prefix', 'none'], {
+    cwd: root,
+    encoding: 'utf8',
+  })
+  const impure = [...new Set(tree.stdout.split('\n').map((line) => line.split(' ')[0]))].filter((name) => IMPURE.test(name))
+  const ok = tree.status === 0 && impure.length === 0
+  totals[ok ? 'passed' : 'failed'] += 1
+  console.log(`${ok ? 'ok' : 'FAILED'}: no runtime and no IO below the core ${impure.join(' ')}${tree.stderr}`)
+}
+
+if (process.argv[1] === path.join(root, 'scripts', 'lint.mjs')) {
+  const started = Date.now()
+  needRust()
+  const ok = await installPackages()
+  if (ok) await lint()
+  conclude(ok, started)
+}

@@ -1,0 +1,116 @@
+// What every script here does: run a program, show it, count its tests, stop at the first failure. Node builtins only,
+// because these scripts are what installs everything else.
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, statSync } from 'node:fs'
+import { createServer } from 'node:net'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..')
+const windows = process.platform === 'win32'
+
+/** Where cargo puts what it builds. */
+export const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target')
+
+/** The server's binary of a cargo profile. */
+export function serverBinary(profile = 'debug') {
+  return path.join(target, profile, windows ? 'kiro-server.exe' : 'kiro-server')
+}
+
+export const totals = { passed: 0, failed: 0, skipped: 0 }
+
+/**
+ * Runs a command in the repository, shows its output as it comes, and counts the tests it reports.
+ * Resolves to true when it ended with 0.
+ */
+export function run(command, args, { env = {}, quiet = false } = {}) {
+  if (!quiet) console.log(`\n$ ${[command, ...args].join(' ')}`)
+  return new Promise((resolve) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'inherit'],
+      shell: windows && /^(npm|npx)$/.test(command),
+    })
+    let rest = ''
+    child.stdout.on('data', (chunk) => {
+      process.stdout.write(chunk)
+      const lines = (rest + chunk).split('\n')
+      rest = lines.pop()
+      for (const line of lines) count(line)
+    })
+    child.on('error', (error) => {
+      console.error(`${command}: ${error.message}`)
+      resolve(false)
+    })
+    child.on('close', (code) => {
+      count(rest)
+      resolve(code === 0)
+    })
+  })
+}
+
+/** cargo's "test result: ok. 12 passed; 0 failed; 1 ignored" and node's "ℹ pass 12" or "# pass 12". */
+function count(line) {
+  const cargo = /^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored/.exec(line)
+  if (cargo) {
+    totals.passed += Number(cargo[1])
+    totals.failed += Number(cargo[2])
+    totals.skipped += Number(cargo[3])
+  }
+  const node = /^(?:#|ℹ) (pass|fail|cancelled|skipped|todo) (\d+)$/.exec(line)
+  if (node) {
+    const place = { pass: 'passed', fail: 'failed', cancelled: 'failed', skipped: 'skipped', todo: 'skipped' }[node[1]]
+    totals[place] += Number(node[2])
+  }
+}
+
+/** One check that counts as one test. */
+export async function check(name, command, args, options) {
+  const started = Date.now()
+  const ok = await run(command, args, options)
+  totals[ok ? 'passed' : 'failed'] += 1
+  console.log(`${ok ? 'ok' : 'FAILED'}: ${name} (${seconds(started)})`)
+  return ok
+}
+
+export function seconds(since) {
+  return `${((Date.now() - since) / 1000).toFixed(1)} s`
+}
+
+/** Ends the process with what was counted. `ok` false: something failed that was no test. */
+export function conclude(ok, started) {
+  console.log(`\ntook ${seconds(started)}`)
+  if (!ok && totals.failed === 0) totals.failed = 1
+  const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''
+  console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`)
+  process.exit(totals.failed === 0 ? 0 : 1)
+}
+
+/** The development packages, exactly those of the lock file. */
+export async function installPackages() {
+  const lock = path.join(root, 'package-lock.json')
+  const installed = path.join(root, 'node_modules', '.package-lock.json')
+  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return true
+  return run('npm', ['ci', '--no-audit', '--no-fund'])
+}
+
+/** Says what is missing and how to get it, and ends. */
+export function needRust() {
+  const cargo = spawnSync('cargo', ['--version'], { encoding: 'utf8' })
+  if (cargo.status === 0) return
+  console.error('cargo is missing: install Rust (Cargo.toml says which version), then run this again.')
+  process.exit(1)
+}
+
+/** A port that was free a moment ago. */
+export function freePort() {
+  return new Promise((resolve, reject) => {
+    const probe = createServer()
+    probe.on('error', reject)
+    probe.listen(0, '127.0.0.1', () => {
+      const { port } = probe.address()
+      probe.close(() => resolve(port))
+    })
+  })
+}

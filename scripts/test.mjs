@@ -1,0 +1,33 @@
+// npm test: sets up what is missing and runs everything.
+//
+//   npm test                  all of it
+//   npm test -- --lint        with the gates of `npm run lint`, as CI does
+//   npm test -- --node-only   only the JavaScript tests, on a fresh debug build
+//   npm test -- stream        only the JavaScript test files whose name has `stream` in it
+import { readdirSync } from 'node:fs'
+import path from 'node:path'
+import { build } from './build.mjs'
+import { lint } from './lint.mjs'
+import { needRedis } from './redis.mjs'
+import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
+
+const started = Date.now()
+const flags = process.argv.slice(2).filter((arg) => arg.startsWith('--'))
+const words = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
+const nodeOnly = flags.includes('--node-only') || words.length > 0
+
+needRust()
+let ok = (await installPackages()) && (await needRedis()) && (await build(false))
+if (ok && !nodeOnly) {
+  ok = (await run('cargo', ['test', '--no-default-features'])) && ok
+  ok = (await run('cargo', ['test', '--features', 'server'])) && ok
+}
+if (ok) {
+  const files = readdirSync(path.join(root, '__test__'))
+    .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
+    .map((name) => path.join('__test__', name))
+  ok = await run(process.execPath, ['--expose-gc', '--test', '--test-reporter=spec', ...files])
+  if (ok && flags.includes('--lint')) await lint()
+}
+if (ok && totals.passed === 0) ok = false
+conclude(ok, started)

@@ -1,0 +1,64 @@
+//! The options of `KiroGateway.connect`, told to the build: `index.d.ts` is made from the settings' one table.
+
+use napi_derive::napi;
+use serde::Serialize;
+
+use crate::config::{Form, SETTINGS};
+
+/// JSON: one object a setting. Asked for by scripts/build.mjs.
+#[napi]
+pub fn settings() -> napi::Result<String> {
+    let rows: Vec<_> = SETTINGS
+        .iter()
+        .map(|setting| Row {
+            js: setting.js,
+            env: setting.env,
+            default: setting.default,
+            meaning: setting.meaning,
+            form: setting.form.allowed(),
+            r#type: type_of(setting.form),
+        })
+        .collect();
+    serde_json::to_string(&rows).map_err(|error| napi::Error::from_reason(error.to_string()))
+}
+
+#[derive(Serialize)]
+struct Row {
+    js: &'static str,
+    env: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+    form: String,
+    r#type: String,
+}
+
+fn type_of(form: Form) -> String {
+    match form {
+        Form::Text | Form::Secret | Form::UpstreamUrl | Form::Url(_) => "string".to_owned(),
+        Form::Integer(..) | Form::Duration => "number".to_owned(),
+        // A number of bytes, or with a unit.
+        Form::Bytes => "number | string".to_owned(),
+        Form::Word(words) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" | "),
+        Form::Store => "'redis' | `file:${string}`".to_owned(),
+        Form::Switch => "boolean".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_an_option_with_a_type_and_a_sentence() {
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&settings().unwrap()).unwrap();
+        assert_eq!(rows.len(), SETTINGS.len());
+        for row in &rows {
+            assert!(row["meaning"].as_str().unwrap().ends_with('.'), "{row}");
+            assert_eq!(
+                row["js"].as_str().unwrap().ends_with("Ms"),
+                row["form"].as_str().unwrap().contains("duration"),
+                "{row}"
+            );
+        }
+    }
+}
