@@ -1,13 +1,30 @@
-//! JSON string literals as bytes: checked, decoded, written, without a parser around them.
+//! JSON text as bytes, without a parser around it: string literals checked, decoded and written, completeness of a
+//! text that comes in pieces.
+
+use std::borrow::Cow;
 
 use bytes::BufMut;
+use memchr::memchr;
 
 /// The content of a JSON string literal (without its quotes) that can be copied into another JSON text as it stands:
 /// valid UTF-8, nothing that JSON wants escaped, every escape whole, no surrogate half without its other half (TS23).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Literal<'a>(&'a [u8]);
 
 impl<'a> Literal<'a> {
+    /// Checks what stands between the quotes.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (literal, rest) = Self::scan(bytes)?;
+        rest.is_empty().then_some(literal)
+    }
+
+    /// Splits `bytes`, which begin behind an opening quote, at the closing one: the literal, and what follows the quote.
+    #[inline]
+    pub fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (literal, rest) = Self::scan(bytes)?;
+        Some((literal, rest.get(1..)?))
+    }
+
     /// The bytes between the quotes.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0
@@ -17,33 +34,462 @@ impl<'a> Literal<'a> {
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
+
+    /// The text it stands for.
+    pub fn decode(self) -> Cow<'a, str> {
+        // Checked when it was made: nothing is replaced, no half is left.
+        match String::from_utf8_lossy(self.0) {
+            Cow::Borrowed(raw) => decode(raw, &mut None),
+            Cow::Owned(raw) => Cow::Owned(decode(&raw, &mut None).into_owned()),
+        }
+    }
+
+    /// Up to the first quote, or to the end.
+    #[inline]
+    fn scan(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let mut at = 0;
+        let mut high = 0;
+        loop {
+            let rest = &bytes[at..];
+            let (run, seen) = plain_run(rest);
+            at += run;
+            high |= seen;
+            match rest.get(run) {
+                None | Some(b'"') => break,
+                Some(b'\\') => at += whole_escape(&rest[run..])?,
+                Some(_) => return None,
+            }
+        }
+        let (literal, rest) = bytes.split_at(at);
+        if high != 0 {
+            std::str::from_utf8(literal).ok()?;
+        }
+        Some((Self(literal), rest))
+    }
+}
+
+impl std::fmt::Debug for Literal<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Literal({})", String::from_utf8_lossy(self.0))
+    }
+}
+
+/// Decodes the content of a string literal that a JSON parser accepted.
+///
+/// `half` is the high surrogate that the text before it ended with; it is joined with a low one at the beginning, and a
+/// high one at the end is left there for the next text. Any other unpaired half becomes U+FFFD (TS2). An empty text
+/// changes nothing.
+pub fn decode<'a>(raw: &'a str, half: &mut Option<u16>) -> Cow<'a, str> {
+    if half.is_none() && memchr(b'\\', raw.as_bytes()).is_none() {
+        return Cow::Borrowed(raw);
+    }
+    let mut text = String::with_capacity(raw.len() + char::REPLACEMENT_CHARACTER.len_utf8());
+    let mut rest = raw;
+    while !rest.is_empty() {
+        let run = memchr(b'\\', rest.as_bytes()).unwrap_or(rest.len());
+        if run > 0 {
+            text.extend(half.take().map(|_| char::REPLACEMENT_CHARACTER));
+            text.push_str(&rest[..run]);
+            rest = &rest[run..];
+            continue;
+        }
+        let (unit, length) = escaped_unit(rest.as_bytes());
+        rest = rest.get(length..).unwrap_or_default();
+        match (half.take(), unit) {
+            (Some(high), 0xDC00..=0xDFFF) => text.push(join(high, unit)),
+            (before, _) => {
+                text.extend(before.map(|_| char::REPLACEMENT_CHARACTER));
+                match unit {
+                    0xD800..=0xDBFF => *half = Some(unit),
+                    _ => text.push(char::from_u32(u32::from(unit)).unwrap_or(char::REPLACEMENT_CHARACTER)),
+                }
+            }
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// Decodes the content of a string literal that stands for itself: there is no text before or behind it whose half of a
+/// surrogate pair could fit.
+pub fn decode_whole(raw: &str) -> Cow<'_, str> {
+    let mut half = None;
+    let text = decode(raw, &mut half);
+    match half {
+        None => text,
+        Some(_) => Cow::Owned(text.into_owned() + char::REPLACEMENT_CHARACTER.encode_utf8(&mut [0; 4])),
+    }
 }
 
 /// Appends a text as the content of a string literal: only `"`, `\` and U+0000–U+001F are escaped (TR4).
 pub fn escape(text: &str, out: &mut impl BufMut) {
-    let bytes = text.as_bytes();
-    let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0x08 => b"\\b",
-            0x0C => b"\\f",
-            0x00..=0x1F => &[],
-            _ => continue,
-        };
-        out.put_slice(&bytes[from..at]);
-        from = at + 1;
-        if escape.is_empty() {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.put_slice(b"\\u00");
-            out.put_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        } else {
-            out.put_slice(escape);
+    let mut rest = text.as_bytes();
+    loop {
+        let (run, _) = plain_run(rest);
+        out.put_slice(&rest[..run]);
+        let Some(&byte) = rest.get(run) else { return };
+        rest = &rest[run + 1..];
+        match byte {
+            b'"' => out.put_slice(b"\\\""),
+            b'\\' => out.put_slice(b"\\\\"),
+            b'\n' => out.put_slice(b"\\n"),
+            b'\r' => out.put_slice(b"\\r"),
+            b'\t' => out.put_slice(b"\\t"),
+            0x08 => out.put_slice(b"\\b"),
+            0x0C => out.put_slice(b"\\f"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.put_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    HEX[usize::from(control >> 4)],
+                    HEX[usize::from(control & 15)],
+                ]);
+            }
         }
     }
-    out.put_slice(&bytes[from..]);
+}
+
+/// A valid JSON text without the blanks between its tokens; keys, order and the spelling of numbers stay.
+pub fn compact(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let (mut from, mut in_string, mut escaped) = (0, false, false);
+    for (at, byte) in json.bytes().enumerate() {
+        if in_string {
+            (in_string, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
+        } else if byte == b'"' {
+            in_string = true;
+        } else if is_blank(byte) {
+            out.push_str(&json[from..at]);
+            from = at + 1;
+        }
+    }
+    out.push_str(&json[from..]);
+    out
+}
+
+/// A valid JSON text in which every escape of an unpaired surrogate half is `\ufffd`: what no reader refuses.
+pub fn without_lone_halves(json: &str) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let mut out = String::new();
+    let (mut from, mut at) = (0, 0);
+    while let Some(found) = memchr(b'\\', bytes.get(at..).unwrap_or_default()) {
+        at += found;
+        at += match whole_escape(&bytes[at..]) {
+            Some(length) => length,
+            None => {
+                out.push_str(&json[from..at]);
+                out.push_str("\\ufffd");
+                from = at + HEX_ESCAPE;
+                HEX_ESCAPE
+            }
+        };
+    }
+    if out.is_empty() {
+        return Cow::Borrowed(json);
+    }
+    out.push_str(json.get(from..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// Whether a JSON object or array that comes in pieces is complete: begins with `{` or `[`, that bracket is closed again,
+/// only blanks follow (TS13). Counts brackets outside of strings; it doesn't tell good JSON from bad.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Completeness {
+    /// Only blanks so far.
+    #[default]
+    Blank,
+    /// Inside the outermost bracket.
+    Open {
+        /// How many brackets are open, at least one.
+        depth: u64,
+        /// Inside a string, and whether the next character of it is escaped.
+        string: Option<bool>,
+    },
+    /// The outermost bracket is closed, only blanks followed.
+    Complete,
+    /// It began with something else, or something followed: it never becomes complete.
+    Never,
+}
+
+impl Completeness {
+    /// Takes the next piece of the text.
+    pub fn text(&mut self, text: &str) {
+        // Bytes of a longer UTF-8 sequence mean nothing here.
+        text.bytes().for_each(|byte| self.byte(byte));
+    }
+
+    /// Takes the next piece of the text, given as a literal: an escape counts as what it stands for.
+    pub fn literal(&mut self, literal: Literal<'_>) {
+        let mut rest = literal.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            if byte == b'\\' {
+                let (unit, length) = escaped_unit(rest);
+                self.byte(u8::try_from(unit).unwrap_or(u8::MAX));
+                rest = rest.get(length..).unwrap_or_default();
+            } else {
+                self.byte(byte);
+                rest = after;
+            }
+        }
+    }
+
+    /// Whether nothing but blanks came.
+    pub fn is_blank(self) -> bool {
+        self == Self::Blank
+    }
+
+    /// Whether the text is complete.
+    pub fn is_complete(self) -> bool {
+        self == Self::Complete
+    }
+
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        *self = match *self {
+            Self::Open { depth, string: Some(escaped) } => match byte {
+                b'"' if !escaped => Self::Open { depth, string: None },
+                _ => Self::Open { depth, string: Some(!escaped && byte == b'\\') },
+            },
+            Self::Open { depth, string: None } => match byte {
+                b'"' => Self::Open { depth, string: Some(false) },
+                b'{' | b'[' => Self::Open { depth: depth + 1, string: None },
+                b'}' | b']' if depth == 1 => Self::Complete,
+                b'}' | b']' => Self::Open { depth: depth - 1, string: None },
+                _ => return,
+            },
+            Self::Blank | Self::Complete if is_blank(byte) => return,
+            Self::Blank if matches!(byte, b'{' | b'[') => Self::Open { depth: 1, string: None },
+            Self::Blank | Self::Complete | Self::Never => Self::Never,
+        };
+    }
+}
+
+/// `\uXXXX`
+const HEX_ESCAPE: usize = 6;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// How many bytes from the start need no escape in a string (not `"`, not `\`, not under 0x20), and, not zero, if bytes
+/// above 0x7F are among them.
+#[inline]
+fn plain_run(bytes: &[u8]) -> (usize, u64) {
+    let mut run = 0;
+    let mut high = 0;
+    while let Some(word) = bytes.get(run..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*word);
+        let quotes = word ^ (ONES * b'"' as u64);
+        let slashes = word ^ (ONES * b'\\' as u64);
+        // The lowest flag is exact; a borrow can only raise false ones above it.
+        let controls = word.wrapping_sub(ONES * 0x20) & !word;
+        let stops = (quotes.wrapping_sub(ONES) & !quotes | slashes.wrapping_sub(ONES) & !slashes | controls) & HIGHS;
+        if stops != 0 {
+            let here = stops.trailing_zeros();
+            high |= word & HIGHS & (1_u64 << here).wrapping_sub(1);
+            return (run + here as usize / 8, high);
+        }
+        high |= word & HIGHS;
+        run += 8;
+    }
+    while let Some(&byte) = bytes.get(run) {
+        if byte == b'"' || byte == b'\\' || byte < 0x20 {
+            break;
+        }
+        high |= u64::from(byte & 0x80);
+        run += 1;
+    }
+    (run, high)
+}
+
+/// The length of the escape that `bytes` begin with, a surrogate pair as one; none if it isn't whole or stands for half a
+/// character.
+fn whole_escape(bytes: &[u8]) -> Option<usize> {
+    match *bytes.get(1)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
+        b'u' => match hex_unit(bytes)? {
+            0xD800..=0xDBFF => {
+                let low = bytes.get(HEX_ESCAPE..).filter(|low| low.starts_with(b"\\u")).and_then(hex_unit)?;
+                (0xDC00..=0xDFFF).contains(&low).then_some(2 * HEX_ESCAPE)
+            }
+            0xDC00..=0xDFFF => None,
+            _ => Some(HEX_ESCAPE),
+        },
+        _ => None,
+    }
+}
+
+/// The UTF-16 unit of the escape that `bytes` begin with, and its length. What is no escape counts as U+FFFD.
+fn escaped_unit(bytes: &[u8]) -> (u16, usize) {
+    let unit = match bytes.get(1) {
+        Some(b'u') => return (hex_unit(bytes).unwrap_or(0xFFFD), HEX_ESCAPE),
+        Some(b'b') => 0x08,
+        Some(b'f') => 0x0C,
+        Some(b'n') => 0x0A,
+        Some(b'r') => 0x0D,
+        Some(b't') => 0x09,
+        Some(&byte @ (b'"' | b'\\' | b'/')) => u16::from(byte),
+        _ => 0xFFFD,
+    };
+    (unit, 2)
+}
+
+/// The four hex digits behind `\u`.
+fn hex_unit(bytes: &[u8]) -> Option<u16> {
+    bytes.get(2..HEX_ESCAPE)?.iter().try_fold(0, |unit, &digit| {
+        let value = char::from(digit).to_digit(16)?;
+        Some(unit << 4 | u16::try_from(value).ok()?)
+    })
+}
+
+/// `high` and `low` are halves of one character.
+fn join(high: u16, low: u16) -> char {
+    char::decode_utf16([high, low]).next().and_then(Result::ok).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(pieces: &[&str]) -> (Vec<String>, Option<u16>) {
+        let mut half = None;
+        (pieces.iter().map(|piece| decode(piece, &mut half).into_owned()).collect(), half)
+    }
+
+    #[test]
+    fn ts23_literals_that_may_be_copied() {
+        for good in [
+            "",
+            "Hi",
+            "a long plain run of text, longer than one word",
+            r#"a\u003cb\n\u00e9\/\"\\\b\f\r\t"#,
+            "😀 é \u{2028} \u{7f} \u{feff}",
+            r"\ud83d\ude00",
+            r"\uD83D\uDE00 and \uFFFF",
+        ] {
+            assert!(Literal::new(good.as_bytes()).is_some(), "{good}");
+            let quoted = format!("\"{good}\"");
+            let expected: String = serde_json::from_str(&quoted).unwrap();
+            assert_eq!(Literal::new(good.as_bytes()).unwrap().decode(), expected);
+            for pad in 0..9 {
+                let padded = format!("{}{good}\"rest", "x".repeat(pad));
+                let (literal, rest) = Literal::split(padded.as_bytes()).unwrap();
+                assert_eq!((literal.as_bytes().len(), rest), (pad + good.len(), &b"rest"[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn ts23_literals_that_may_not() {
+        let bad: [&[u8]; 14] = [
+            br"\ud83d",
+            br"\ude00",
+            br"\ud83dx",
+            br"\ud83d\n",
+            br"\ud83d\u0041",
+            br"\ude00\ud83d",
+            br"\x",
+            br"\u12G4",
+            br"\u12",
+            br"\",
+            b"a\nb",
+            b"a\x01b",
+            b"\xc3(",
+            b"a\"b",
+        ];
+        for bad in bad {
+            for pad in 0..9 {
+                let padded = [&b"yyyyyyyy"[..pad], bad].concat();
+                assert!(Literal::new(&padded).is_none(), "{}", String::from_utf8_lossy(&padded));
+            }
+        }
+        assert!(Literal::split(b"never closed").is_none());
+    }
+
+    #[test]
+    fn every_byte_is_found_at_every_place_of_a_word() {
+        for byte in 0..=255_u8 {
+            for place in 0..16 {
+                let mut bytes = [b'a'; 20];
+                bytes[place] = byte;
+                let stops = byte < 0x20 || byte == b'"' || byte == b'\\';
+                let (run, high) = plain_run(&bytes);
+                assert_eq!(run, if stops { place } else { 20 }, "{byte:#x} at {place}");
+                assert_eq!(high != 0, byte >= 0x80);
+            }
+        }
+        // A byte above 0x7F behind the stop isn't among the plain ones.
+        assert_eq!(plain_run("ab\"é12345678".as_bytes()), (2, 0));
+    }
+
+    #[test]
+    fn ts2_halves_are_joined_across_texts_or_replaced() {
+        assert_eq!(decoded(&[r"a\ud83d", r"\ude00b"]), (vec!["a".into(), "😀b".into()], None));
+        assert_eq!(decoded(&[r"a\ud83d", "b"]), (vec!["a".into(), "\u{fffd}b".into()], None));
+        assert_eq!(decoded(&[r"a\ud83d", r"\nb"]), (vec!["a".into(), "\u{fffd}\nb".into()], None));
+        assert_eq!(decoded(&[r"\ud83d\ud83d", r"\ude00"]), (vec!["\u{fffd}".into(), "😀".into()], None));
+        assert_eq!(decoded(&[r"\ude00\ud83d"]), (vec!["\u{fffd}".into()], Some(0xD83D)));
+        assert_eq!(decoded(&[r"\ud83d", "", r"\ude00"]), (vec!["".into(), "".into(), "😀".into()], None));
+        assert_eq!(decode_whole(r"a\ud83d"), "a\u{fffd}");
+        assert_eq!(decode_whole(r"a\n"), "a\n");
+    }
+
+    #[test]
+    fn escape_is_what_a_parser_reads_back() {
+        let all: String = (0..0x300).filter_map(char::from_u32).chain("\u{2028}\u{feff}😀</script>".chars()).collect();
+        let mut out = vec![b'"'];
+        escape(&all, &mut out);
+        out.push(b'"');
+        assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), all);
+        let mut out = Vec::new();
+        escape("<a href=\"x\">\n\u{1f}\u{0}é", &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), r#"<a href=\"x\">\n\u001f\u0000é"#);
+    }
+
+    #[test]
+    fn compact_keeps_strings_order_and_numbers() {
+        let json = "{ \"b\" : [ 1.0 , 1e3 ,\n\"x \\\" y \\\\\" , { } ] ,\t\"a\":12345678901234567890 }";
+        assert_eq!(compact(json), r#"{"b":[1.0,1e3,"x \" y \\",{}],"a":12345678901234567890}"#);
+    }
+
+    #[test]
+    fn lone_halves_are_replaced_and_nothing_else() {
+        assert_eq!(without_lone_halves(r#"{"a":"\ud83d\ude00\n\\ud83d"}"#), r#"{"a":"\ud83d\ude00\n\\ud83d"}"#);
+        assert_eq!(
+            without_lone_halves(r#"{"a\ude00":"\ud83dx\ud83d","b":"é"}"#),
+            r#"{"a\ufffd":"\ufffdx\ufffd","b":"é"}"#
+        );
+    }
+
+    #[test]
+    fn ts13_completeness() {
+        let complete = |text: &str| {
+            let mut state = Completeness::default();
+            state.text(text);
+            let mut literal = Vec::new();
+            escape(text, &mut literal);
+            let mut same = Completeness::default();
+            same.literal(Literal::new(&literal).unwrap());
+            assert_eq!(state, same, "{text}");
+            state
+        };
+        for whole in ["{}", " [1]\n", r#"{"s":"\"}"}"#, r#"{"a":[{},{"b":"]"}]}"#, r#"{"k":}"#, "{]"] {
+            assert!(complete(whole).is_complete(), "{whole}");
+        }
+        for half in [r#"{"s":"}""#, "{", r#"{"a":{}"#, r#"{"s":"\"}"#, "{}x", "5", "\"{}\"", "{} {}", "}"] {
+            assert!(!complete(half).is_complete() && !complete(half).is_blank(), "{half}");
+        }
+        assert!(complete("").is_blank() && complete(" \r\n\t").is_blank());
+    }
+
+    #[test]
+    fn ts13_completeness_reads_escapes_of_the_literal() {
+        let mut state = Completeness::default();
+        state.literal(Literal::new(br#"\u007b\"s\":\"\u0022\u007D"#).unwrap());
+        assert!(state.is_complete());
+    }
 }

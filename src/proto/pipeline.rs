@@ -1,71 +1,54 @@
 //! The response half as one sans-IO object: upstream bytes in, SSE bytes out.
+//!
+//! ```text
+//!  chunk ─▶ Decoder ─Frame─▶ kiro::Event ─▶ Response (TS) ─StreamEvent─▶ Sse, appended to the driver's buffer
+//!                                                                     └▶ Fold, one message at the end
+//! ```
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use kiro_messages::proto::eventstream::{HeaderValue, encode};
+//! use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
+//!
+//! let mut upstream = Vec::new();
+//! let headers = [
+//!     (":message-type", HeaderValue::Text("event")),
+//!     (":event-type", HeaderValue::Text("assistantResponseEvent")),
+//! ];
+//! encode(&headers, br#"{"content":"Hi"}"#, &mut upstream)?;
+//!
+//! let mut pipeline = Pipeline::new(Settings {
+//!     message_id: "msg_1".into(),
+//!     request_id: "req_1".into(),
+//!     model: "claude-sonnet-4-5".into(),
+//!     thinking: false,
+//!     tool_names: Default::default(),
+//!     window: 172_500,
+//!     usage_split: UsageSplit::Ratio,
+//!     input_estimate: 10,
+//!     mode: Mode::Stream,
+//! });
+//! let mut out = BytesMut::new();
+//! assert_eq!(pipeline.push(Bytes::from(upstream), &mut out), Step::Continue);
+//! assert_eq!(pipeline.finish(&mut out), Step::Done);
+//! assert!(out.starts_with(b"event: message_start\ndata: {"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use bytes::{Bytes, BytesMut};
 
+use super::eventstream::{Decoder, Flaw, FrameError};
+use super::kiro::event::Event;
 use super::kiro::fault::Fault;
 use super::messages::error::ApiError;
-use super::translate::tools::ToolNames;
+use super::messages::event::Sink;
+use super::messages::response::Fold;
+use super::messages::sse::Sse;
+use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
+pub use super::translate::stream::{Committed, Mode, Settings, Step};
 pub use super::translate::usage::UsageSplit;
-
-/// What one response needs to know about its request.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `msg_…`, the `id` of the message.
-    pub message_id: String,
-    /// `req_…`, in `error` events.
-    pub request_id: String,
-    /// The model as the client named it, echoed.
-    pub model: String,
-    /// Thinking is on (TR12): native reasoning becomes blocks, tags are looked for.
-    pub thinking: bool,
-    /// Upstream's tool names back to the client's (TR20).
-    pub tool_names: ToolNames,
-    /// The model's window in tokens (TU4).
-    pub window: u64,
-    /// How an input total is shown (TU3).
-    pub usage_split: UsageSplit,
-    /// Our estimate of the request in tokens (TU7).
-    pub input_estimate: u64,
-    /// What comes out.
-    pub mode: Mode,
-}
-
-/// What comes out of a pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// SSE bytes, as they come (`stream: true`).
-    Stream,
-    /// One message at the end (`stream: false`, TS24); nothing is ever written to `out`.
-    Fold,
-}
-
-/// What the driver has to do after it fed the pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing: feed on. Also what a failed pipeline says to further input, which it swallows.
-    Continue,
-    /// Upstream failed before the commit; the client was told nothing of it. Only [`Pipeline::restart`] or
-    /// [`Pipeline::give_up`] follows (TS19).
-    Fault(Fault),
-    /// The answer is complete; further input is swallowed.
-    Done,
-    /// Upstream failed after the commit: the answer ended with an `error` event ([`Mode::Fold`]: there is none).
-    Failed(Fault),
-}
-
-/// A content block was handed downstream: no second account (TS20, M9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed;
-
-impl std::fmt::Display for Committed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the response is committed")
-    }
-}
-
-impl std::error::Error for Committed {}
 
 /// What a response was like, for the log and the metrics. Counts go over all attempts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,110 +59,225 @@ pub struct Report {
     pub usage: Usage,
     /// Frames decoded.
     pub frames: u64,
-    /// Upstream bytes fed.
+    /// Upstream bytes fed, those after the end of the answer included.
     pub bytes_in: u64,
     /// Frames whose checksum was wrong.
     pub crc_failures: u64,
-    /// Events we know nothing about, by name: at most 16 names of at most 64 characters.
+    /// Events that aren't in the model, by name: at most 16 names of at most 64 characters.
     pub unknown_events: Vec<(String, u64)>,
     /// Payloads with invalid UTF-8 (TS2).
     pub invalid_utf8: u64,
     /// Content events that had no place: signatures without a thought, pieces of finished tools (TS6).
     pub ignored_events: u64,
-    /// The exception that came after a complete answer and was taken for its end (TS17).
+    /// The exception that came after a complete answer and was taken for its end (TS17): worth a warning.
     pub ghost: Option<Fault>,
-    /// The answer ended well without any content (K41).
+    /// The answer ended well without any content (K41): worth a warning.
     pub empty: bool,
     /// `usage` of the last meteringEvent, in its own unit (credits).
     pub metering: Option<f64>,
 }
 
 /// Feeds decoder, translator and output with upstream's bytes; pure. All that a driver, a test or a fuzz target needs.
+///
+/// After a [`Step::Fault`] it takes nothing more until [`restart`](Self::restart) or [`give_up`](Self::give_up); after
+/// the end it swallows everything, so that the driver may read the body to its end (K70).
 #[derive(Debug)]
 pub struct Pipeline {
-    settings: Settings,
+    decoder: Decoder,
+    response: Response,
+    output: Output,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+enum Output {
+    Sse,
+    Fold(Fold),
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    frames: u64,
+    bytes_in: u64,
+    crc_failures: u64,
+    invalid_utf8: u64,
 }
 
 impl Pipeline {
     /// A pipeline in which nothing has happened.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        let output = match settings.mode {
+            Mode::Stream => Output::Sse,
+            Mode::Fold => Output::Fold(Fold::default()),
+        };
+        Self { decoder: Decoder::new(), response: Response::new(settings), output, counts: Counts::default() }
     }
 
     /// Replaces [`Settings::input_estimate`]; to be called before `message_start` is out.
     pub fn set_input_estimate(&mut self, tokens: u64) {
-        self.settings.input_estimate = tokens;
+        self.response.set_input_estimate(tokens);
     }
 
-    /// Takes one upstream chunk and appends all SSE that it gives to `out`.
+    /// Takes one upstream chunk and appends all SSE that it gives to `out`. [`Step::Fault`] and [`Step::Failed`] are
+    /// told once; what the frames before the broken one gave is kept (K27).
     pub fn push(&mut self, chunk: Bytes, out: &mut BytesMut) -> Step {
-        let _ = (chunk, out);
-        Step::Continue
+        self.counts.bytes_in += chunk.len() as u64;
+        let Self { decoder, response, output, counts } = self;
+        if let Some(step) = response.swallows() {
+            return step;
+        }
+        decoder.push(chunk);
+        match output {
+            Output::Sse => drive(decoder, response, counts, &mut Sse(out)),
+            Output::Fold(fold) => drive(decoder, response, counts, fold),
+        }
     }
 
-    /// Upstream's body ended properly (K30).
+    /// Upstream's body ended properly (K30). Bytes left over are a broken frame (K39).
     pub fn finish(&mut self, out: &mut BytesMut) -> Step {
-        let _ = out;
-        Step::Continue
+        match self.decoder.finish() {
+            Ok(()) => self.with_sink(out, |response, mut sink| response.end(&mut sink)),
+            Err(error) => self.abort(Fault::protocol(error.to_string()), out),
+        }
     }
 
     /// Upstream's body ended in any other way: reset, time-out (TS1 `Cut`).
     pub fn abort(&mut self, fault: Fault, out: &mut BytesMut) -> Step {
-        let _ = out;
-        Step::Fault(fault)
+        self.with_sink(out, |response, mut sink| response.cut(fault, &mut sink))
     }
 
     /// We are about to stop: ends a started stream with an `overloaded_error` (TS18, M64). No fault of upstream's, so
     /// there is nothing to report.
     pub fn shutdown(&mut self, out: &mut BytesMut) {
-        let _ = out;
+        self.with_sink(out, |response, mut sink| response.shutdown(&mut sink));
     }
 
-    /// `message_start` ahead of the first event (TS22).
+    /// `message_start` ahead of the first event (TS22). [`Mode::Fold`]: nothing.
     pub fn early_start(&mut self, out: &mut BytesMut) {
-        let _ = out;
+        if let Output::Sse = self.output {
+            self.response.early_start(&mut Sse(out));
+        }
     }
 
-    /// A `ping`, where one may stand (TS22).
+    /// A `ping`, where one may stand (TS22). [`Mode::Fold`]: nothing.
     pub fn ping(&mut self, out: &mut BytesMut) {
-        let _ = out;
+        if let Output::Sse = self.output {
+            self.response.ping(&mut Sse(out));
+        }
     }
 
     /// Makes ready for another account's answer (TS20).
     ///
     /// # Errors
-    /// When a content block was opened.
+    /// When a content block was opened, and after the end.
     pub fn restart(&mut self) -> Result<(), Committed> {
+        self.response.restart()?;
+        self.decoder = Decoder::new();
         Ok(())
     }
 
     /// No further attempt (TS19): a started stream ends with `error`, an unstarted one is the caller's to answer.
     pub fn give_up(&mut self, error: &ApiError, out: &mut BytesMut) {
-        let _ = (error, out);
+        self.with_sink(out, |response, mut sink| response.give_up(error, &mut sink));
     }
 
     /// `message_start` is out ([`Mode::Fold`]: would be).
     pub fn is_started(&self) -> bool {
-        false
+        self.response.is_started()
     }
 
-    /// A content block was opened: the answer belongs to this account.
+    /// A content block was opened: the answer belongs to this account (TS3, M9).
     pub fn is_committed(&self) -> bool {
-        false
+        self.response.is_committed()
     }
 
     /// Nothing more will come out.
     pub fn is_ended(&self) -> bool {
-        false
+        self.response.is_ended()
     }
 
     /// What the response was like so far.
     pub fn report(&self) -> Report {
-        Report::default()
+        let tally = self.response.tally();
+        let stop_reason = self.response.stop_reason();
+        Report {
+            stop_reason,
+            usage: self.response.usage(),
+            frames: self.counts.frames,
+            bytes_in: self.counts.bytes_in,
+            crc_failures: self.counts.crc_failures,
+            unknown_events: tally.unknown_events.clone(),
+            invalid_utf8: self.counts.invalid_utf8,
+            ignored_events: tally.ignored_events,
+            ghost: tally.ghost.clone(),
+            empty: stop_reason.is_some() && !self.response.is_committed(),
+            metering: tally.metering,
+        }
     }
 
     /// The folded message as JSON, once, after [`Step::Done`]; [`Mode::Stream`]: none.
     pub fn message(&mut self) -> Option<Vec<u8>> {
-        None
+        match &mut self.output {
+            Output::Sse => None,
+            Output::Fold(fold) => fold.take(),
+        }
+    }
+
+    /// Decodes and escapes what the raw copy would copy (TS23). The same events come out; benchmarks and property tests
+    /// compare the two.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_raw_copy(mut self) -> Self {
+        self.response = self.response.without_raw_copy();
+        self
+    }
+
+    fn with_sink<T>(&mut self, out: &mut BytesMut, input: impl FnOnce(&mut Response, AnySink<'_>) -> T) -> T {
+        let sink = match &mut self.output {
+            Output::Sse => AnySink::Sse(Sse(out)),
+            Output::Fold(fold) => AnySink::Fold(fold),
+        };
+        input(&mut self.response, sink)
+    }
+}
+
+/// Lets every whole frame take effect.
+fn drive(decoder: &mut Decoder, response: &mut Response, counts: &mut Counts, sink: &mut impl Sink) -> Step {
+    loop {
+        let event = match decoder.next() {
+            Ok(Some(frame)) => {
+                counts.frames += 1;
+                Event::from_frame(&frame, &mut counts.invalid_utf8)
+            }
+            Ok(None) => return Step::Continue,
+            Err(error) => {
+                if let FrameError::Invalid {
+                    flaw: Flaw::PreludeChecksum { .. } | Flaw::MessageChecksum { .. }, ..
+                } = error
+                {
+                    counts.crc_failures += 1;
+                }
+                return response.cut(Fault::protocol(error.to_string()), sink);
+            }
+        };
+        match response.event(event, sink) {
+            Step::Continue => {}
+            step => return step,
+        }
+    }
+}
+
+/// The output of the inputs that aren't worth a copy of the code each.
+enum AnySink<'a> {
+    Sse(Sse<'a>),
+    Fold(&'a mut Fold),
+}
+
+impl Sink for AnySink<'_> {
+    fn event(&mut self, event: super::messages::event::StreamEvent<'_>) {
+        match self {
+            Self::Sse(sse) => sse.event(event),
+            Self::Fold(fold) => fold.event(event),
+        }
     }
 }

@@ -26,6 +26,15 @@ pub struct Fault {
     pub retry_after: Option<RetryAfter>,
 }
 
+/// What an exception or error frame says (section 7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exception {
+    /// `ContentLengthExceededException`: the output limit, no fault (K37).
+    OutputLimit,
+    /// Everything else, classified as if it had come as an HTTP error (K38).
+    Fault(Fault),
+}
+
 /// `retry-after` as upstream may write it (K46).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryAfter {
@@ -160,17 +169,6 @@ impl Fault {
         if api_key_account { fault.for_api_key_account() } else { fault }
     }
 
-    /// Classifies an exception frame (`name` = `:exception-type`, `payload` its JSON) as if it had come as an HTTP error
-    /// (K38); the status is the modelled one of the name, else 500 (K43).
-    pub fn from_exception(name: Option<&str>, payload: &[u8]) -> Self {
-        Self::in_band(Report::read(name, payload))
-    }
-
-    /// Classifies an error frame: `:error-code` and `:error-message`, no payload (K43).
-    pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
-        Self::in_band(Report::read(code, message.unwrap_or_default().as_bytes()))
-    }
-
     /// Connect, TLS, reset, cut, no event.
     pub fn network(message: impl Into<String>) -> Self {
         Self::ours(FaultKind::Network, message)
@@ -187,7 +185,7 @@ impl Fault {
     }
 
     /// `invalidStateEvent`.
-    pub fn invalid_state(reason: Option<String>, message: String) -> Self {
+    pub(crate) fn invalid_state(reason: Option<String>, message: String) -> Self {
         Self { reason: reason.map(bounded), ..Self::ours(FaultKind::ServerError, message) }
     }
 
@@ -201,18 +199,29 @@ impl Fault {
         self
     }
 
-    fn in_band(report: Report<'_>) -> Self {
-        Self {
-            kind: report.classify(500),
-            status: None,
-            reason: report.reason,
-            message: report.message,
-            retry_after: None,
-        }
-    }
-
     fn ours(kind: FaultKind, message: impl Into<String>) -> Self {
         Self { kind, status: None, reason: None, message: bounded(message.into()), retry_after: None }
+    }
+}
+
+impl Exception {
+    /// An exception frame: `name` is `:exception-type`, `payload` its JSON. Its status is the modelled one of the name,
+    /// else 500 (K43).
+    pub fn from_frame(name: Option<&str>, payload: &[u8]) -> Self {
+        Self::classify(Report::read(name, payload))
+    }
+
+    /// An error frame: `:error-code` and `:error-message`, no payload.
+    pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
+        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes()))
+    }
+
+    fn classify(report: Report<'_>) -> Self {
+        if report.names.iter().any(|name| short_name(name) == "ContentLengthExceededException") {
+            return Self::OutputLimit;
+        }
+        let kind = report.classify(500);
+        Self::Fault(Fault { kind, status: None, reason: report.reason, message: report.message, retry_after: None })
     }
 }
 
@@ -315,7 +324,7 @@ fn modelled_status(name: &str) -> Option<u16> {
 }
 
 /// The name without the namespace in front of `#` and without what follows a `:` (K15, K43).
-pub fn short_name(name: &str) -> &str {
+fn short_name(name: &str) -> &str {
     let name = name.split_once(':').map_or(name, |(name, _)| name);
     name.rsplit_once('#').map_or(name, |(_, name)| name).trim()
 }

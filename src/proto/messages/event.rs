@@ -54,6 +54,12 @@ pub enum StreamEvent<'a> {
     },
 }
 
+/// Where stream events go: SSE bytes, or the fold of a non-streaming answer.
+pub trait Sink {
+    /// Takes the next event. Events come in the order of the grammar (M53).
+    fn event(&mut self, event: StreamEvent<'_>);
+}
+
 /// What a content block begins as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block<'a> {

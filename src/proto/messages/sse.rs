@@ -3,15 +3,25 @@
 use bytes::{BufMut, BytesMut};
 
 use super::error::ApiError;
-use super::event::{Block, Delta, Piece, StreamEvent, Usage};
+use super::event::{Block, Delta, Piece, Sink, StreamEvent, Usage};
 use crate::proto::json;
 
-/// Appends one event: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
+/// Appends each event to a buffer: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
 ///
-/// Whatever the JSON needs no decision for is a constant; a text delta is three copies.
+/// Whatever needs no decision is a constant; a text delta is a few copies.
+#[derive(Debug)]
+pub struct Sse<'o>(pub &'o mut BytesMut);
+
+impl Sink for Sse<'_> {
+    #[inline]
+    fn event(&mut self, event: StreamEvent<'_>) {
+        write(event, self.0);
+    }
+}
+
 #[inline]
-pub fn write(event: &StreamEvent<'_>, out: &mut BytesMut) {
-    match *event {
+fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
+    match event {
         StreamEvent::BlockDelta { index, delta } => write_delta(index, delta, out),
         StreamEvent::BlockStart { index, block } => write_block_start(index, block, out),
         StreamEvent::BlockStop { index } => {

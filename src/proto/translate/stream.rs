@@ -1,1 +1,859 @@
 //! Kiro events to Messages events: the state machine (TS).
+
+use std::collections::VecDeque;
+
+use super::estimate::Estimator;
+use super::fault::{PromptSize, api_error};
+use super::thinking::{Scanner, Span, Spans};
+use super::tools::ToolNames;
+use super::usage::{Reported, UsageSplit};
+use crate::proto::json::Completeness;
+use crate::proto::kiro::event::{Content, Event, Input, Note, Reasoning, Text, Tool};
+use crate::proto::kiro::fault::Fault;
+use crate::proto::messages::error::{ApiError, ErrorType};
+use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
+
+/// What waits behind an open tool block (TS14), in bytes; each event counts [`QUEUED_OVERHEAD`] bytes more.
+pub const MAX_QUEUE: usize = 1 << 20;
+/// What a waiting event costs beside its strings.
+const QUEUED_OVERHEAD: usize = 128;
+/// The longest signature that is sent (TS25), in bytes.
+const MAX_SIGNATURE: usize = 256 << 10;
+/// How many finished tool ids are remembered (TS25).
+const MAX_FINISHED: usize = 1_024;
+/// How many unknown event names are counted (section 6), and how many characters of each are kept.
+const MAX_UNKNOWN: usize = 16;
+const MAX_UNKNOWN_CHARS: usize = 64;
+const REPLACEMENT: &str = "\u{fffd}";
+
+/// What one response needs to know about its request.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `msg_…`, the `id` of the message.
+    pub message_id: String,
+    /// `req_…`, in `error` events.
+    pub request_id: String,
+    /// The model as the client named it, echoed.
+    pub model: String,
+    /// Thinking is on (TR12): native reasoning becomes blocks, tags are looked for.
+    pub thinking: bool,
+    /// Upstream's tool names back to the client's (TR20).
+    pub tool_names: ToolNames,
+    /// The model's window in tokens (TU4).
+    pub window: u64,
+    /// How an input total is shown (TU3).
+    pub usage_split: UsageSplit,
+    /// Our estimate of the request in tokens (TU7).
+    pub input_estimate: u64,
+    /// What comes out.
+    pub mode: Mode,
+}
+
+/// What comes out of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// SSE bytes, as they come (`stream: true`).
+    Stream,
+    /// One message at the end (`stream: false`, TS24); nothing is ever written before.
+    Fold,
+}
+
+/// What the driver has to do after it fed the response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: feed on. Also the answer to input behind a fault or a failure, which is swallowed: each is told once.
+    Continue,
+    /// Upstream failed before the commit; the client was told nothing of it. Only a restart or giving up follows (TS19).
+    Fault(Fault),
+    /// The answer is complete; further input is swallowed, with the same answer.
+    Done,
+    /// Upstream failed after the commit: the answer ended with an `error` event ([`Mode::Fold`]: there is none).
+    Failed(Fault),
+}
+
+/// A content block was handed downstream: no second account (TS20, M9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed;
+
+impl std::fmt::Display for Committed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the response is committed")
+    }
+}
+
+impl std::error::Error for Committed {}
+
+/// What the translation met, for the log and the metrics. Counts go over all attempts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tally {
+    /// Events that aren't in the model, by name: at most 16 names of at most 64 characters.
+    pub unknown_events: Vec<(String, u64)>,
+    /// Content events that had no place: signatures without a thought, pieces of finished tools (TS6).
+    pub ignored_events: u64,
+    /// `usage` of the last meteringEvent, in its own unit (credits).
+    pub metering: Option<f64>,
+    /// The exception that came after a complete answer and was taken for its end (TS17).
+    pub ghost: Option<Fault>,
+}
+
+/// One response: events in, stream events out, over all its attempts.
+#[derive(Debug)]
+pub struct Response {
+    settings: Settings,
+    state: State,
+    /// Scans text for thinking tags while tag mode is on (TS9).
+    tags: Option<Scanner>,
+    spans: Spans,
+    /// The surrogate half that the last text of a kind ended with (TS2).
+    half: Option<(Kind, u16)>,
+    queue: Queue,
+    finished: VecDeque<String>,
+    /// The index of the open block, else of the next one (TS4).
+    index: u32,
+    tool_blocks: u64,
+    reported: Reported,
+    /// An event came in this attempt that is no fault (K41).
+    heard: bool,
+    /// A usage event came (K36).
+    usage_seen: bool,
+    /// The last content event was a tool's `stop:true` (K36).
+    stopped: bool,
+    /// A tool's input was cut, or upstream's output limit was reached (TS15).
+    truncated: bool,
+    output: Estimator,
+    ended: Option<(StopReason, Usage)>,
+    tally: Tally,
+    /// TS23 may be used. Off only to measure what it gains.
+    raw_copy: bool,
+}
+
+/// TS3.
+#[derive(Debug)]
+enum State {
+    /// Nothing sent.
+    Idle,
+    /// message_start sent, no block yet.
+    Open,
+    Text,
+    Think {
+        /// Goes out before the block closes (TS8).
+        signature: Signature,
+    },
+    Tool(OpenTool),
+    /// No block open, at least one was.
+    Gap,
+    /// A fault before the commit was reported: a restart or giving up comes next (TS19).
+    Faulted {
+        started: bool,
+    },
+    Done,
+    Failed {
+        started: bool,
+    },
+}
+
+#[derive(Debug)]
+enum Signature {
+    Pending(String),
+    /// Over [`MAX_SIGNATURE`]: none is sent.
+    TooLong,
+}
+
+#[derive(Debug)]
+struct OpenTool {
+    id: String,
+    input: Completeness,
+    /// A byte of input came.
+    any_input: bool,
+}
+
+/// Texts that halves of surrogate pairs may belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Thought,
+    Input,
+}
+
+impl Response {
+    /// A response in which nothing has happened.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            state: State::Idle,
+            tags: settings.thinking.then(Scanner::default),
+            settings,
+            spans: Spans::default(),
+            half: None,
+            queue: Queue::default(),
+            finished: VecDeque::new(),
+            index: 0,
+            tool_blocks: 0,
+            reported: Reported::default(),
+            heard: false,
+            usage_seen: false,
+            stopped: false,
+            truncated: false,
+            output: Estimator::default(),
+            ended: None,
+            tally: Tally::default(),
+            raw_copy: true,
+        }
+    }
+
+    /// Decodes and escapes what TS23 would copy: only to measure the difference.
+    pub fn without_raw_copy(mut self) -> Self {
+        self.raw_copy = false;
+        self
+    }
+
+    /// What the response was made for.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Replaces [`Settings::input_estimate`]; to be called before `message_start` is out.
+    pub fn set_input_estimate(&mut self, tokens: u64) {
+        self.settings.input_estimate = tokens;
+    }
+
+    /// Takes one event (TS6).
+    #[inline]
+    pub fn event(&mut self, event: Event<'_>, sink: &mut impl Sink) -> Step {
+        if let Some(step) = self.swallows() {
+            return step;
+        }
+        match event {
+            Event::Content(content) => {
+                self.hear(sink);
+                self.content(content, sink);
+                Step::Continue
+            }
+            Event::Note(note) => {
+                self.hear(sink);
+                self.note(note);
+                Step::Continue
+            }
+            Event::OutputLimit => {
+                // TS16, in Idle too.
+                self.hear(sink);
+                self.truncated = true;
+                self.complete(sink)
+            }
+            Event::Exception(fault) if self.is_complete_answer() => {
+                self.tally.ghost = Some(fault);
+                self.complete(sink)
+            }
+            Event::Exception(fault) | Event::Fault(fault) => self.fail(fault, sink),
+        }
+    }
+
+    /// Upstream's body ended properly on a frame boundary (TS1 `End`).
+    pub fn end(&mut self, sink: &mut impl Sink) -> Step {
+        match self.swallows() {
+            Some(step) => step,
+            // K41. Early headers (TS22) are no event.
+            None if !self.heard => self.fail(Fault::network("the stream ended without any event"), sink),
+            None => self.complete(sink),
+        }
+    }
+
+    /// Anything else that ends it (TS1 `Cut`).
+    pub fn cut(&mut self, fault: Fault, sink: &mut impl Sink) -> Step {
+        match self.swallows() {
+            Some(step) => step,
+            None => self.fail(fault, sink),
+        }
+    }
+
+    /// The answer to every further input when none has an effect: after the end, and between a fault and what follows it.
+    #[inline]
+    pub fn swallows(&self) -> Option<Step> {
+        match self.state {
+            State::Done => Some(Step::Done),
+            State::Failed { .. } | State::Faulted { .. } => Some(Step::Continue),
+            _ => None,
+        }
+    }
+
+    /// `message_start` ahead of the first event, also between two attempts (TS22).
+    pub fn early_start(&mut self, sink: &mut impl Sink) {
+        match self.state {
+            State::Idle => self.start(sink),
+            State::Faulted { started: false } => {
+                self.start(sink);
+                self.state = State::Faulted { started: true };
+            }
+            _ => {}
+        }
+    }
+
+    /// A `ping`, from `message_start` to the end (TS22).
+    pub fn ping(&mut self, sink: &mut impl Sink) {
+        if self.is_started() && !self.is_ended() {
+            sink.event(StreamEvent::Ping);
+        }
+    }
+
+    /// Makes ready for another attempt (TS20): forgets all but whether message_start is out, and the tally.
+    ///
+    /// # Errors
+    /// After the commit, and after the end.
+    pub fn restart(&mut self) -> Result<(), Committed> {
+        if self.is_committed() || self.is_ended() {
+            return Err(Committed);
+        }
+        let fresh = Self::new(self.settings.clone());
+        let old = std::mem::replace(self, fresh);
+        if old.is_started() {
+            self.state = State::Open;
+        }
+        self.tally = old.tally;
+        self.raw_copy = old.raw_copy;
+        Ok(())
+    }
+
+    /// No further attempt: an open block is closed, and a started stream ends with the error (TS18, TS19).
+    pub fn give_up(&mut self, error: &ApiError, sink: &mut impl Sink) {
+        if self.is_ended() {
+            return;
+        }
+        if self.is_committed() {
+            self.boundary(sink);
+            self.close_block(sink);
+        }
+        if self.is_started() {
+            sink.event(StreamEvent::Error { error, request_id: &self.settings.request_id });
+        }
+        self.state = State::Failed { started: self.is_started() };
+    }
+
+    /// We stop (TS18, M64): gives up with an `overloaded_error`.
+    pub fn shutdown(&mut self, sink: &mut impl Sink) {
+        self.give_up(&ApiError::new(ErrorType::Overloaded, "The server is shutting down."), sink);
+    }
+
+    /// `message_start` is out.
+    pub fn is_started(&self) -> bool {
+        !matches!(self.state, State::Idle | State::Faulted { started: false } | State::Failed { started: false })
+    }
+
+    /// A content block was opened.
+    pub fn is_committed(&self) -> bool {
+        match self.state {
+            State::Text | State::Think { .. } | State::Tool(_) | State::Gap => true,
+            State::Done | State::Failed { .. } => self.index > 0,
+            State::Idle | State::Open | State::Faulted { .. } => false,
+        }
+    }
+
+    /// Nothing more comes out.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, State::Done | State::Failed { .. })
+    }
+
+    /// Why the answer ended; none while it runs and when it failed.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.ended.map(|(reason, _)| reason)
+    }
+
+    /// The figures of `message_delta`; before it, what they would be now.
+    pub fn usage(&self) -> Usage {
+        self.ended.map_or_else(|| self.settled_usage(), |(_, usage)| usage)
+    }
+
+    /// What the log and the metrics want to know.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+/// Inputs.
+impl Response {
+    /// The first event that is no fault sends message_start (TS5).
+    #[inline]
+    fn hear(&mut self, sink: &mut impl Sink) {
+        self.heard = true;
+        if matches!(self.state, State::Idle) {
+            self.start(sink);
+        }
+    }
+
+    fn start(&mut self, sink: &mut impl Sink) {
+        let Settings { message_id, model, usage_split, input_estimate, .. } = &self.settings;
+        sink.event(StreamEvent::MessageStart { id: message_id, model, usage: usage_split.split(*input_estimate) });
+        self.state = State::Open;
+    }
+
+    /// A content event: takes effect, or waits behind an open tool (TS14).
+    #[inline]
+    fn content(&mut self, content: Content<'_>, sink: &mut impl Sink) {
+        // The common case: nothing has to be looked at.
+        if let Content::Text(Text::Literal(literal)) = content
+            && matches!(self.state, State::Text)
+            && self.copies_text()
+        {
+            self.output.literal(literal.as_bytes());
+            return sink
+                .event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(Piece::Literal(literal)) });
+        }
+        self.any_content(content, sink);
+    }
+
+    fn any_content(&mut self, content: Content<'_>, sink: &mut impl Sink) {
+        // TS7, TS8: notes.
+        if content.is_empty() || (matches!(content, Content::Reasoning(_)) && !self.settings.thinking) {
+            return;
+        }
+        if let State::Tool(open) = &self.state {
+            let waits = match &content {
+                Content::Tool(tool) => tool.id != open.id && !self.finished.iter().any(|id| *id == tool.id),
+                Content::Text(_) | Content::Reasoning(_) => true,
+            };
+            if waits {
+                self.queue.push(content.into_owned());
+                return self.drain(sink);
+            }
+        }
+        self.apply(content, sink);
+        self.drain(sink);
+    }
+
+    fn note(&mut self, note: Note<'_>) {
+        match note {
+            Note::ContextUsage { percentage } => {
+                self.usage_seen = true;
+                self.reported.percentage = percentage.or(self.reported.percentage);
+            }
+            Note::Metadata { counts, percentage, max_tokens } => {
+                self.usage_seen = true;
+                self.truncated |= max_tokens;
+                self.reported.percentage = percentage.or(self.reported.percentage);
+                let counts = counts.map(|counts| Usage {
+                    input_tokens: counts.uncached_input,
+                    cache_creation_input_tokens: counts.cache_write,
+                    cache_read_input_tokens: counts.cache_read,
+                    output_tokens: counts.output,
+                });
+                self.reported.counts = counts.or(self.reported.counts);
+            }
+            Note::Metering { usage } => {
+                self.usage_seen = true;
+                self.tally.metering = usage.or(self.tally.metering);
+            }
+            Note::Known => {}
+            Note::Unknown(name) => self.tally.count_unknown(name),
+        }
+    }
+
+    /// TS17: an exception now comes after a complete answer. A queue is only ever filled while a tool is open.
+    fn is_complete_answer(&self) -> bool {
+        matches!(self.state, State::Text | State::Think { .. } | State::Gap) && (self.usage_seen || self.stopped)
+    }
+
+    /// TS18, TS19.
+    fn fail(&mut self, fault: Fault, sink: &mut impl Sink) -> Step {
+        if !self.is_committed() {
+            self.state = State::Faulted { started: self.is_started() };
+            return Step::Fault(fault);
+        }
+        let prompt = PromptSize { estimate: self.settings.input_estimate, window: self.settings.window };
+        self.give_up(&api_error(&fault, prompt), sink);
+        Step::Failed(fault)
+    }
+
+    /// TS15.
+    fn complete(&mut self, sink: &mut impl Sink) -> Step {
+        self.drain(sink);
+        while matches!(self.state, State::Tool(_)) {
+            self.finish_tool(sink);
+            self.drain(sink);
+        }
+        self.boundary(sink);
+        self.close_block(sink);
+        let stop_reason = match self.truncated {
+            true => StopReason::MaxTokens,
+            false if self.tool_blocks > 0 => StopReason::ToolUse,
+            false => StopReason::EndTurn,
+        };
+        let usage = self.settled_usage();
+        sink.event(StreamEvent::MessageDelta { stop_reason, usage });
+        sink.event(StreamEvent::MessageStop);
+        self.ended = Some((stop_reason, usage));
+        self.state = State::Done;
+        Step::Done
+    }
+
+    fn settled_usage(&self) -> Usage {
+        // M59: content is never worth nothing, not even a redacted thought.
+        let least = u64::from(self.is_committed());
+        let Settings { window, input_estimate, usage_split, .. } = self.settings;
+        let output = self.output.tokens().max(least);
+        let usage = self.reported.settle(window, input_estimate, output, usage_split);
+        Usage { output_tokens: usage.output_tokens.max(least), ..usage }
+    }
+}
+
+/// The queue behind an open tool (TS14).
+impl Response {
+    /// Goes on with what waits until an unfinished tool is open again or nothing waits.
+    fn drain(&mut self, sink: &mut impl Sink) {
+        while !self.queue.is_empty() {
+            let next = match &self.state {
+                State::Tool(open) => match self.queue.take_own(&open.id) {
+                    Some(own) => Some(own),
+                    None if open.input.is_complete() || self.queue.is_full() => None,
+                    None => return,
+                },
+                _ => self.queue.pop(),
+            };
+            match next {
+                Some(content) => self.apply(content, sink),
+                None => self.finish_tool(sink),
+            }
+        }
+    }
+
+    /// Lets one content event take effect. None but its own reaches an open tool.
+    fn apply(&mut self, content: Content<'_>, sink: &mut impl Sink) {
+        match content {
+            Content::Text(text) => {
+                self.stopped = false;
+                self.text(&text, sink);
+            }
+            Content::Reasoning(reasoning) => {
+                self.stopped = false;
+                self.reasoning(reasoning, sink);
+            }
+            Content::Tool(tool) if self.finished.iter().any(|id| *id == tool.id) => self.tally.ignored_events += 1,
+            Content::Tool(tool) => {
+                self.stopped = tool.stop;
+                self.tool(tool, sink);
+            }
+        }
+    }
+}
+
+/// Text and thinking.
+impl Response {
+    /// TS23: tag mode is off, and no half of a surrogate pair waits. (Nothing is queued outside of a tool.)
+    #[inline]
+    fn copies_text(&self) -> bool {
+        self.raw_copy && self.tags.is_none() && self.half.is_none()
+    }
+
+    fn text(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
+        self.flush_half_but(Kind::Text, sink);
+        if let Text::Literal(literal) = *text
+            && self.copies_text()
+        {
+            return self.text_delta(Piece::Literal(literal), sink);
+        }
+        let mut half = self.half.take().map(|(_, half)| half);
+        let decoded = text.decode(&mut half);
+        self.half = half.map(|half| (Kind::Text, half));
+        self.plain_text(&decoded, sink);
+    }
+
+    /// Decoded text, through the scanner in tag mode.
+    fn plain_text(&mut self, text: &str, sink: &mut impl Sink) {
+        match &mut self.tags {
+            Some(scanner) => {
+                scanner.text(text, &mut self.spans);
+                self.pass_spans(sink);
+            }
+            None if text.is_empty() => {}
+            None => self.text_delta(Piece::Plain(text), sink),
+        }
+    }
+
+    /// What the scanner let through.
+    fn pass_spans(&mut self, sink: &mut impl Sink) {
+        let mut spans = std::mem::take(&mut self.spans);
+        for (span, text) in spans.iter() {
+            match span {
+                Span::Text => self.text_delta(Piece::Plain(text), sink),
+                Span::Thinking => self.thinking_delta(Piece::Plain(text), sink),
+                Span::End if matches!(self.state, State::Think { .. }) => self.close_block(sink),
+                Span::End => {}
+            }
+        }
+        spans.clear();
+        self.spans = spans;
+    }
+
+    fn text_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
+        if !matches!(self.state, State::Text) {
+            self.close_block(sink);
+            self.open_block(Block::Text, State::Text, sink);
+        }
+        self.count(piece);
+        sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(piece) });
+    }
+
+    fn thinking_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
+        if !matches!(self.state, State::Think { .. }) {
+            self.close_block(sink);
+            let state = State::Think { signature: Signature::Pending(String::new()) };
+            self.open_block(Block::Thinking, state, sink);
+        }
+        self.count(piece);
+        sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Thinking(piece) });
+    }
+
+    /// TS8: text, signature, redacted thought, in this order.
+    fn reasoning(&mut self, reasoning: Reasoning<'_>, sink: &mut impl Sink) {
+        if self.tags.is_some() {
+            self.boundary(sink);
+            self.tags = None;
+        }
+        if let Some(text) = reasoning.text {
+            if matches!(&self.state, State::Think { signature } if !signature.is_empty()) {
+                self.close_block(sink);
+            }
+            self.flush_half_but(Kind::Thought, sink);
+            self.thought(&text, sink);
+        }
+        if let Some(piece) = reasoning.signature {
+            match &mut self.state {
+                State::Think { signature } => signature.push(&piece),
+                _ => self.tally.ignored_events += 1,
+            }
+        }
+        if let Some(data) = reasoning.redacted {
+            self.boundary(sink);
+            self.close_block(sink);
+            self.open_block(Block::RedactedThinking { data: &data }, State::Gap, sink);
+            self.stop_block(sink);
+        }
+    }
+
+    fn thought(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
+        if let Text::Literal(literal) = *text
+            && self.raw_copy
+            && self.half.is_none()
+        {
+            return self.thinking_delta(Piece::Literal(literal), sink);
+        }
+        let mut half = self.half.take().map(|(_, half)| half);
+        let decoded = text.decode(&mut half);
+        self.half = half.map(|half| (Kind::Thought, half));
+        if !decoded.is_empty() {
+            self.thinking_delta(Piece::Plain(&decoded), sink);
+        }
+    }
+
+    /// TS12: before a tool block, native reasoning, the end or a fault.
+    fn boundary(&mut self, sink: &mut impl Sink) {
+        self.flush_half(sink);
+        let Some(scanner) = &mut self.tags else { return };
+        scanner.boundary(&mut self.spans);
+        self.pass_spans(sink);
+        // In tag mode every open thought is a tagged one.
+        if matches!(self.state, State::Think { .. }) {
+            self.close_block(sink);
+        }
+    }
+
+    /// A waiting half of another kind has lost its partner.
+    #[inline]
+    fn flush_half_but(&mut self, kind: Kind, sink: &mut impl Sink) {
+        if self.half.is_some_and(|(of, _)| of != kind) {
+            self.flush_half(sink);
+        }
+    }
+
+    fn flush_half(&mut self, sink: &mut impl Sink) {
+        match self.half.take() {
+            None => {}
+            Some((Kind::Text, _)) => self.plain_text(REPLACEMENT, sink),
+            Some((Kind::Thought, _)) => self.thinking_delta(Piece::Plain(REPLACEMENT), sink),
+            Some((Kind::Input, _)) => self.input_delta(Piece::Plain(REPLACEMENT), sink),
+        }
+    }
+}
+
+/// Tools (TS13).
+impl Response {
+    fn tool(&mut self, tool: Tool<'_>, sink: &mut impl Sink) {
+        // An open tool is this one: others wait.
+        if !matches!(self.state, State::Tool(_)) {
+            self.boundary(sink);
+            self.close_block(sink);
+            self.open_tool(&tool, sink);
+        }
+        match &tool.input {
+            Input::Nothing => {}
+            Input::Piece(text) => self.input(text, sink),
+            Input::Whole(json) => match &self.state {
+                State::Tool(OpenTool { any_input: false, .. }) => self.input_delta(Piece::Plain(json), sink),
+                _ => self.tally.ignored_events += 1,
+            },
+        }
+        if tool.stop {
+            self.finish_tool(sink);
+        }
+    }
+
+    fn open_tool(&mut self, tool: &Tool<'_>, sink: &mut impl Sink) {
+        let name = self.settings.tool_names.client_name(&tool.name);
+        sink.event(StreamEvent::BlockStart { index: self.index, block: Block::ToolUse { id: &tool.id, name } });
+        self.output.text(name);
+        self.output.end_piece();
+        self.tool_blocks += 1;
+        let id = tool.id.clone().into_owned();
+        self.state = State::Tool(OpenTool { id, input: Completeness::default(), any_input: false });
+    }
+
+    fn input(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
+        if let State::Tool(open) = &mut self.state {
+            // Also half a surrogate pair that still waits.
+            open.any_input = true;
+        }
+        if let Text::Literal(literal) = *text
+            && self.raw_copy
+            && self.half.is_none()
+        {
+            return self.input_delta(Piece::Literal(literal), sink);
+        }
+        let mut half = self.half.take().map(|(_, half)| half);
+        let decoded = text.decode(&mut half);
+        self.half = half.map(|half| (Kind::Input, half));
+        if !decoded.is_empty() {
+            self.input_delta(Piece::Plain(&decoded), sink);
+        }
+    }
+
+    fn input_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
+        if let State::Tool(open) = &mut self.state {
+            open.any_input = true;
+            match piece {
+                Piece::Plain(text) => open.input.text(text),
+                Piece::Literal(literal) => open.input.literal(literal),
+            }
+        }
+        self.count(piece);
+        sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::InputJson(piece) });
+    }
+
+    /// Finishes the open tool as it is: `{}` when it has no input, truncated when its input isn't complete.
+    fn finish_tool(&mut self, sink: &mut impl Sink) {
+        self.flush_half(sink);
+        if matches!(&self.state, State::Tool(open) if open.input.is_blank()) {
+            self.input_delta(Piece::Plain("{}"), sink);
+        }
+        let incomplete = matches!(&self.state, State::Tool(open) if !open.input.is_complete());
+        self.truncated |= incomplete;
+        self.close_block(sink);
+    }
+}
+
+/// Blocks (TS4).
+impl Response {
+    fn open_block(&mut self, block: Block<'_>, state: State, sink: &mut impl Sink) {
+        sink.event(StreamEvent::BlockStart { index: self.index, block });
+        self.state = state;
+    }
+
+    /// Closes the open block, if one is; after it nothing of it is held.
+    fn close_block(&mut self, sink: &mut impl Sink) {
+        if !matches!(self.state, State::Text | State::Think { .. } | State::Tool(_)) {
+            return;
+        }
+        if self.half.is_some_and(|(kind, _)| kind != Kind::Text) {
+            self.flush_half(sink);
+        }
+        match std::mem::replace(&mut self.state, State::Gap) {
+            State::Think { signature: Signature::Pending(signature) } if !signature.is_empty() => {
+                sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Signature(&signature) });
+            }
+            State::Tool(open) => {
+                if self.finished.len() == MAX_FINISHED {
+                    self.finished.pop_front();
+                }
+                self.finished.push_back(open.id);
+            }
+            _ => {}
+        }
+        self.stop_block(sink);
+    }
+
+    fn stop_block(&mut self, sink: &mut impl Sink) {
+        sink.event(StreamEvent::BlockStop { index: self.index });
+        self.index += 1;
+        self.output.end_piece();
+    }
+
+    /// TU6: what is delivered, once.
+    fn count(&mut self, piece: Piece<'_>) {
+        match piece {
+            Piece::Plain(text) => self.output.text(text),
+            Piece::Literal(literal) => self.output.literal(literal.as_bytes()),
+        }
+    }
+}
+
+impl Signature {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Pending(signature) if signature.is_empty())
+    }
+
+    fn push(&mut self, piece: &str) {
+        match self {
+            Self::Pending(signature) if signature.len() + piece.len() <= MAX_SIGNATURE => signature.push_str(piece),
+            _ => *self = Self::TooLong,
+        }
+    }
+}
+
+/// Content that waits behind an open tool, in order.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Content<'static>>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, content: Content<'static>) {
+        self.bytes += Self::cost(&content);
+        self.waiting.push_back(content);
+    }
+
+    fn pop(&mut self) -> Option<Content<'static>> {
+        self.remove(0)
+    }
+
+    /// The first piece of the tool `id`.
+    fn take_own(&mut self, id: &str) -> Option<Content<'static>> {
+        let own = |content: &Content<'_>| matches!(content, Content::Tool(tool) if tool.id == id);
+        self.remove(self.waiting.iter().position(own)?)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes > MAX_QUEUE
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Content<'static>> {
+        let content = self.waiting.remove(place)?;
+        self.bytes -= Self::cost(&content);
+        Some(content)
+    }
+
+    fn cost(content: &Content<'_>) -> usize {
+        content.len() + QUEUED_OVERHEAD
+    }
+}
+
+impl Tally {
+    fn count_unknown(&mut self, name: &str) {
+        let name = name.char_indices().nth(MAX_UNKNOWN_CHARS).map_or(name, |(at, _)| &name[..at]);
+        if let Some((_, count)) = self.unknown_events.iter_mut().find(|(known, _)| known == name) {
+            *count += 1;
+        } else if self.unknown_events.len() < MAX_UNKNOWN {
+            self.unknown_events.push((name.to_owned(), 1));
+        }
+    }
+}
