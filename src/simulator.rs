@@ -1,1 +1,0 @@
-//! The simulated upstream: scenarios in, real frames out.

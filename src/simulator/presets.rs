@@ -1,0 +1,204 @@
+//! Scenarios by name: one for every row of the fault table (kiro-upstream.md §8), and the ways a stream goes wrong.
+
+use serde_json::{Value, json};
+
+/// Name and scenario. As an access token, a preset has `sim-` in front and may have `.anything` behind it.
+pub(super) const PRESETS: &[(&str, &str)] = &[
+    // PromptTooLong, TooLarge
+    (
+        "prompt-too-long",
+        r#"{"http":{"status":400,"type":"ValidationException","reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD","message":"Input is too long."}}"#,
+    ),
+    ("413", r#"{"http":{"status":413,"message":"Request Entity Too Large"}}"#),
+    // UnknownModel, ThinkingSignature, ProfileArn
+    (
+        "unknown-model",
+        r#"{"http":{"status":400,"type":"ValidationException","reason":"INVALID_MODEL_ID","message":"Invalid model. Please select a different model to continue."}}"#,
+    ),
+    (
+        "thinking-signature",
+        r#"{"when":"reasoning","http":{"status":400,"type":"ValidationException","reason":"THINKING_SIGNATURE_INVALID","message":"Invalid signature in thinking block."}}"#,
+    ),
+    (
+        "profile-arn",
+        r#"{"when":"no_profile_arn","http":{"status":400,"type":"ValidationException","reason":null,"message":"profileArn is required for this request."}}"#,
+    ),
+    // BadRequest
+    (
+        "400",
+        r#"{"http":{"status":400,"type":"ValidationException","reason":null,"message":"Improperly formed request."}}"#,
+    ),
+    (
+        "conversation-limit",
+        r#"{"http":{"status":402,"type":"ServiceQuotaExceededException","reason":"CONVERSATION_LIMIT_EXCEEDED","message":"The conversation has too many turns."}}"#,
+    ),
+    // TokenRejected
+    ("401", r#"{"everywhere":true,"http":{"status":401,"type":"UnauthorizedException","message":"Unauthorized"}}"#),
+    (
+        "403-invalid-token",
+        r#"{"everywhere":true,"http":{"status":403,"type":"AccessDeniedException","reason":null,"message":"The bearer token included in the request is invalid."}}"#,
+    ),
+    (
+        "403-expired-token",
+        r#"{"everywhere":true,"http":{"status":403,"type":"ExpiredTokenException","message":"ExpiredToken: the security token included in the request is expired"}}"#,
+    ),
+    // Suspended
+    (
+        "suspended",
+        r#"{"everywhere":true,"http":{"status":403,"type":"AccessDeniedException","reason":"TEMPORARILY_SUSPENDED","message":"Your User ID (d-0000000000.simulated) temporarily is suspended. We've locked it as a security precaution. To restore access, please contact our support team: https://support.example/simulated"}}"#,
+    ),
+    (
+        "suspended-by-message",
+        r#"{"everywhere":true,"http":{"status":403,"type":"AccessDeniedException","reason":null,"message":"Your User ID (d-0000000000.simulated) is temporarily suspended."}}"#,
+    ),
+    // Forbidden
+    (
+        "403",
+        r#"{"http":{"status":403,"type":"AccessDeniedException","reason":"FEATURE_NOT_SUPPORTED","message":"User is not authorized to access this resource."}}"#,
+    ),
+    ("409", r#"{"http":{"status":409,"type":"ConflictException","reason":null,"message":"Conflict"}}"#),
+    // QuotaMonth, QuotaDay
+    (
+        "402",
+        r#"{"http":{"status":402,"type":"ServiceQuotaExceededException","reason":"MONTHLY_REQUEST_COUNT","message":"You have reached the limit."}}"#,
+    ),
+    (
+        "402-plain",
+        r#"{"http":{"status":402,"type":"ServiceQuotaExceededException","reason":null,"message":"Quota exceeded."}}"#,
+    ),
+    (
+        "overage",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":"OVERAGE_REQUEST_LIMIT_EXCEEDED","message":"You have reached the limit for overages."}}"#,
+    ),
+    (
+        "daily",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":"DAILY_REQUEST_COUNT","message":"You have reached the daily limit."}}"#,
+    ),
+    // Suspicious, ModelCapacity, RateLimited
+    (
+        "suspicious",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":null,"message":"Suspicious activity was detected on your account."}}"#,
+    ),
+    (
+        "capacity",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":"INSUFFICIENT_MODEL_CAPACITY","message":"I am experiencing high traffic, please try again shortly."}}"#,
+    ),
+    (
+        "unavailable",
+        r#"{"http":{"status":500,"type":"InternalServerException","reason":"MODEL_TEMPORARILY_UNAVAILABLE","message":"The model is temporarily unavailable."}}"#,
+    ),
+    (
+        "high-traffic",
+        r#"{"http":{"status":500,"type":"InternalServerException","reason":null,"message":"Encountered unexpectedly high load when processing the request, please try again."}}"#,
+    ),
+    ("529", r#"{"http":{"status":529,"message":"Overloaded"}}"#),
+    (
+        "429",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":null,"message":"Too many requests, please wait before trying again."}}"#,
+    ),
+    (
+        "429-user-rate",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":"USER_REQUEST_RATE_EXCEEDED","message":"Rate exceeded."}}"#,
+    ),
+    (
+        "429-retry-after-date",
+        r#"{"http":{"status":429,"type":"ThrottlingException","reason":null,"message":"Too many requests.","headers":{"retry-after":"{date+30}"}}}"#,
+    ),
+    (
+        "400-throttling",
+        r#"{"http":{"status":400,"type":"ThrottlingException","reason":null,"message":"Rate exceeded."}}"#,
+    ),
+    // ServerError
+    (
+        "500",
+        r#"{"http":{"status":500,"type":"InternalServerException","reason":null,"message":"Encountered an unexpected error when processing the request, please try again."}}"#,
+    ),
+    (
+        "503",
+        r#"{"http":{"status":503,"type":"ServiceUnavailableException","reason":null,"message":"Service unavailable."}}"#,
+    ),
+    (
+        "502-html",
+        r#"{"http":{"status":502,"headers":{"content-type":"text/html"},"body":"<html><body>502 Bad Gateway</body></html>"}}"#,
+    ),
+    ("408", r#"{"http":{"status":408,"message":"Request Timeout"}}"#),
+    (
+        "invalid-state",
+        r#"{"steps":[{"event":"invalidStateEvent","payload":{"reason":"INVALID_TASK_ASSIST_PLAN","message":"Invalid task assist plan."}}]}"#,
+    ),
+    // Network
+    ("drop", r#"{"drop":"close"}"#),
+    ("drop-reset", r#"{"drop":"reset"}"#),
+    ("empty", r#"{"steps":[]}"#),
+    ("cut-early", r#"{"end":"cut"}"#),
+    ("cut", r#"{"text":"This answer is cut ","pieces":4,"end":"cut"}"#),
+    ("reset", r#"{"text":"This answer is reset ","pieces":4,"end":"reset"}"#),
+    // Timeout
+    ("no-head", r#"{"head_ms":86400000}"#),
+    ("silent", r#"{"end":"hang"}"#),
+    ("stall", r#"{"text":"This answer stalls ","pieces":4,"end":"hang"}"#),
+    // Protocol
+    ("corrupt", r#"{"end":"corrupt_crc"}"#),
+    ("corrupt-prelude", r#"{"end":"corrupt_prelude"}"#),
+    ("corrupt-length", r#"{"end":"corrupt_length"}"#),
+    ("corrupt-late", r#"{"text":"This answer goes wrong ","pieces":4,"end":"corrupt_crc"}"#),
+    ("leftover", r#"{"text":"This answer ends inside a frame ","pieces":4,"end":"leftover"}"#),
+    ("unknown-message-type", r#"{"steps":[{"headers":{":message-type":"surprise"},"raw":"{}"}]}"#),
+    ("broken-payload", r#"{"steps":[{"event":"assistantResponseEvent","raw":"{\"content\":"}]}"#),
+    (
+        "200-json",
+        r#"{"http":{"status":200,"body":{"__type":"com.amazon.aws.codewhisperer#ThrottlingException","message":"Too many requests."}}}"#,
+    ),
+    ("200-unknown", r#"{"http":{"status":200,"headers":{"content-type":"text/html"},"body":"<html>hello</html>"}}"#),
+    // Endpoint
+    ("404", r#"{"http":{"status":404,"type":"UnknownOperationException","message":"Not found"}}"#),
+    ("405", r#"{"http":{"status":405,"message":"Method not allowed"}}"#),
+    ("415", r#"{"http":{"status":415,"message":"Unsupported media type"}}"#),
+    // Exceptions that are none, and the output limit (K36, K37)
+    (
+        "ghost",
+        r#"{"text":"A whole answer.","usage":true,"exception":{"type":"InternalServerException","message":"Ghost."}}"#,
+    ),
+    (
+        "output-limit",
+        r#"{"text":"An answer that was too lo","exception":{"type":"ContentLengthExceededException","message":"Output limit."}}"#,
+    ),
+];
+
+/// The scenario called `name`, as JSON: one of [`PRESETS`], or one with a parameter:
+/// `429-retry-after-N` (seconds) · `reason-NAME` (a 400 with that reason) · `exception-TYPE` and `error-CODE` (the
+/// first frame) · `late-exception-TYPE` and `late-error-CODE` (after text) · any status from 400 to 599.
+pub(super) fn find(name: &str) -> Option<Value> {
+    if let Some((_, json)) = PRESETS.iter().find(|(preset, _)| *preset == name) {
+        return serde_json::from_str(json).ok();
+    }
+    let with = |prefix: &str| name.strip_prefix(prefix).filter(|parameter| !parameter.is_empty());
+    let text = "This answer goes wrong ";
+    if let Some(seconds) = with("429-retry-after-").and_then(|seconds| seconds.parse::<u32>().ok()) {
+        let http = json!({
+            "status": 429, "type": "ThrottlingException", "message": "Too many requests, please wait before trying again.",
+            "headers": { "retry-after": seconds.to_string() },
+        });
+        return Some(json!({ "http": http }));
+    }
+    if let Some(reason) = with("reason-") {
+        let message = "Improperly formed request.";
+        return Some(json!({
+            "http": { "status": 400, "type": "ValidationException", "reason": reason, "message": message },
+        }));
+    }
+    if let Some(kind) = with("exception-") {
+        return Some(json!({ "exception": kind }));
+    }
+    if let Some(code) = with("error-") {
+        return Some(json!({ "error": { "code": code } }));
+    }
+    if let Some(kind) = with("late-exception-") {
+        return Some(json!({ "text": text, "pieces": 4, "exception": kind }));
+    }
+    if let Some(code) = with("late-error-") {
+        return Some(json!({ "text": text, "pieces": 4, "error": { "code": code } }));
+    }
+    let status = name.parse::<u16>().ok().filter(|status| name.len() == 3 && (400..=599).contains(status))?;
+    Some(json!({ "http": { "status": status } }))
+}
