@@ -639,6 +639,7 @@ impl RawConfig {
             redis_key_prefix: self.text("REDIS_KEY_PREFIX"),
             redis_pool_size: self.integer("KIRO_REDIS_POOL_SIZE")? as usize,
             store,
+            store_said: self.is_said("KIRO_STORE") || self.is_said("REDIS_URL") || self.is_said_any_redis_part(),
             store_wait,
             upstream: match self.word("KIRO_UPSTREAM")?.as_str() {
                 "simulator" => UpstreamKind::Simulator,
@@ -854,6 +855,8 @@ pub struct Config {
     pub redis_pool_size: usize,
     /// `KIRO_STORE`.
     pub store: StoreKind,
+    /// Whether anything named a store. The simulator brings an account of its own when nothing did.
+    pub store_said: bool,
     /// `KIRO_STORE_WAIT`.
     pub store_wait: Duration,
     /// `KIRO_UPSTREAM`.

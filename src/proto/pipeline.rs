@@ -196,6 +196,11 @@ impl Pipeline {
         self.response.is_ended()
     }
 
+    /// Frames decoded so far, over all attempts.
+    pub fn frames(&self) -> u64 {
+        self.counts.frames
+    }
+
     /// What the response was like so far.
     pub fn report(&self) -> Report {
         let tally = self.response.tally();

@@ -1,1 +1,381 @@
-//! Routes, keys, SSE bodies and drain: the HTTP face.
+//! Routes, keys, SSE bodies and drain: the HTTP face (messages-api.md section 1, operations.md "HTTP surface").
+//!
+//! [`handle`] answers one request whoever accepted it: `kiro-server`, `listen()` in the addon, or `handler()` on a Node.js
+//! server. [`listen`] accepts connections and drains them at the end.
+
+mod body;
+mod listen;
+mod route;
+
+use std::fmt::Display;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+
+pub use body::Body;
+pub use listen::{Listening, listen};
+use route::Route;
+
+use crate::error::{Code, Error};
+use crate::gateway::{Call, Gateway, KeyCheck};
+use crate::proto::messages::error::{ApiError, ErrorType};
+
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS_TEXT: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// What the face knows about a request beyond its bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Peer {
+    /// The connection comes from a loopback address: `/metrics` needs no key then.
+    pub loopback: bool,
+    /// The caller has checked the key already, or wants none (`handler({auth:'none'})`).
+    pub trusted: bool,
+}
+
+/// Answers one request. Dropping the returned future or the response's body cancels everything it started (M10).
+pub async fn handle<B>(gateway: &Gateway, request: Request<B>, peer: Peer) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    let request_id = gateway.new_request_id();
+    let head_only = request.method() == Method::HEAD;
+    let mut response = match answer(gateway, request, peer, &request_id).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.response(&request_id),
+    };
+    finish_headers(&mut response, &request_id);
+    if head_only {
+        // M8: like GET, without the body.
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// An answer that isn't the one asked for.
+struct Refusal {
+    error: ApiError,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    fn new(status: u16, kind: ErrorType, message: impl Into<String>) -> Self {
+        let headers = if (400..429).contains(&status) {
+            vec![(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"))]
+        } else {
+            Vec::new()
+        };
+        Self { error: ApiError { status, kind, message: message.into() }, headers }
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn response(self, request_id: &str) -> Response<Body> {
+        let mut response = json(self.error.status, self.error.body(request_id));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let headers = error
+            .headers()
+            .into_iter()
+            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
+            .collect();
+        Self { error: error.api_error(), headers }
+    }
+}
+
+async fn answer<B>(
+    gateway: &Gateway,
+    request: Request<B>,
+    peer: Peer,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    if request.method() == Method::OPTIONS {
+        return Ok(preflight(request.headers()));
+    }
+    // M1: path, method, key, size, JSON, fields, model, capacity, upstream.
+    let Some(route) = Route::of(request.uri().path()) else {
+        return Err(Refusal::new(404, ErrorType::NotFound, "unknown path"));
+    };
+    if !route.allows(request.method()) {
+        let allow = HeaderValue::from_static(route.allow());
+        return Err(Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow));
+    }
+    if route.needs_key() && !peer.trusted && !(route == Route::Metrics && peer.loopback) {
+        check_key(gateway, &request)?;
+    }
+    match route {
+        Route::Messages => messages(gateway, request, request_id).await,
+        Route::CountTokens => {
+            let body = read_body(gateway, request).await?;
+            let tokens = gateway.count_tokens(&body)?;
+            Ok(json(200, format!("{{\"input_tokens\":{tokens}}}").into_bytes()))
+        }
+        Route::Models => Ok(json(200, models_page(gateway, request.uri().query().unwrap_or_default())?)),
+        Route::Model(id) => match gateway.model(&id) {
+            Some(model) => Ok(json(200, to_json(&model)?)),
+            None => Err(Refusal::new(404, ErrorType::NotFound, format!("model: unknown model '{}'", printable(&id)))),
+        },
+        Route::Health => {
+            let health = gateway.health();
+            Ok(json(if health.can_serve { 200 } else { 503 }, to_json(&health)?))
+        }
+        Route::Metrics => {
+            let mut response = Response::new(Body::full(gateway.metrics().into_bytes()));
+            response.headers_mut().insert(CONTENT_TYPE, METRICS_TEXT);
+            Ok(response)
+        }
+        // The body is dropped unread: telemetry of a client must not fail loudly (C38).
+        Route::EventLogging => Ok(json(200, br#"{"success":true}"#.to_vec())),
+        Route::Root => Ok(json(200, to_json(&serde_json::json!({ "name": "kiro-messages", "version": env!("CARGO_PKG_VERSION") }))?)),
+    }
+}
+
+async fn messages<B>(gateway: &Gateway, request: Request<B>, request_id: &str) -> Result<Response<Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING) {
+        if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
+            return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
+        }
+    }
+    let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let call = Call {
+        request_id: Some(request_id.to_owned()),
+        client_request_id: text("x-request-id"),
+        session: text("x-claude-code-session-id"),
+        ..Call::default()
+    };
+    let body = read_body(gateway, request).await?;
+    match gateway.messages(body, call).await? {
+        crate::gateway::Answer::Stream(stream) => {
+            let mut response = Response::new(Body::stream(stream));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, EVENT_STREAM);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+            Ok(response)
+        }
+        crate::gateway::Answer::Message(message) => {
+            let mut response = Response::new(Body::full(message.body));
+            response.headers_mut().insert(CONTENT_TYPE, JSON);
+            Ok(response)
+        }
+    }
+}
+
+/// M11: by `content-length` before reading, else while reading. What is over the limit isn't read to its end, so the
+/// connection can't be used again.
+async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Bytes, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    let limit = gateway.max_request_body();
+    let too_large = || {
+        Refusal::new(413, ErrorType::RequestTooLarge, format!("request body is over {limit} bytes"))
+            .with(CONNECTION, HeaderValue::from_static("close"))
+    };
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
+    let mut body = request.into_body();
+    let mut first: Option<Bytes> = None;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let so_far = first.as_ref().map_or(whole.len(), Bytes::len);
+        if so_far + data.len() > limit {
+            return Err(too_large());
+        }
+        // One piece, the usual case for small requests, is kept as it is.
+        match first.take() {
+            None if whole.is_empty() => first = Some(data),
+            None => whole.extend_from_slice(&data),
+            Some(piece) => {
+                whole.reserve(announced.map_or(0, |n| n as usize).max(piece.len() + data.len()));
+                whole.extend_from_slice(&piece);
+                whole.extend_from_slice(&data);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// M2: any one of the four places that is right is enough.
+fn check_key<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let bearer = text("authorization").and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let query = request.uri().query().and_then(|q| query_value(q, "key"));
+    let said = [text("x-api-key"), bearer, text("x-goog-api-key"), query.as_deref()];
+    match gateway.check_key(said.into_iter().flatten()) {
+        KeyCheck::Right => Ok(()),
+        KeyCheck::Wrong => {
+            let none = said.iter().all(Option::is_none);
+            let message = if none { "x-api-key: field required" } else { "invalid x-api-key" };
+            Err(Error::new(Code::Authentication, message).into())
+        }
+        KeyCheck::Unknown => {
+            Err(Error::new(Code::StoreUnavailable, "the client key isn't known yet: the store hasn't been reached")
+                .with_retry_after(Some(std::time::Duration::from_secs(1)))
+                .into())
+        }
+    }
+}
+
+/// M7. A fixed list alone breaks SDKs in browsers, which send headers of their own.
+fn preflight(headers: &HeaderMap) -> Response<Body> {
+    const FIXED: HeaderValue =
+        HeaderValue::from_static("x-api-key, authorization, anthropic-version, anthropic-beta, content-type");
+    let asked = headers.get("access-control-request-headers").filter(|value| {
+        value.len() <= 2048
+            && value.to_str().is_ok_and(|list| {
+                !list.is_empty()
+                    && list.split(',').all(|name| {
+                        let name = name.trim();
+                        !name.is_empty() && HeaderName::from_bytes(name.as_bytes()).is_ok()
+                    })
+            })
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let out = response.headers_mut();
+    out.insert("access-control-allow-headers", asked.cloned().unwrap_or(FIXED));
+    out.insert("access-control-allow-methods", HeaderValue::from_static("GET, POST, HEAD, OPTIONS"));
+    out.insert("access-control-max-age", HeaderValue::from_static("86400"));
+    response
+}
+
+fn finish_headers(response: &mut Response<Body>, request_id: &str) {
+    let headers = response.headers_mut();
+    headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+    headers.insert(
+        "access-control-expose-headers",
+        HeaderValue::from_static("request-id, retry-after, x-should-retry"),
+    );
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+}
+
+fn json(status: u16, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(value).map_err(|_| Error::new(Code::Internal, "the answer could not be written").into())
+}
+
+/// M66: newest first, cursors are ids of the list.
+fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
+    let bad = |message: &str| Refusal::new(400, ErrorType::InvalidRequest, message);
+    let limit = match query_value(query, "limit") {
+        None => 20,
+        Some(text) => match text.parse::<usize>() {
+            Ok(n @ 1..=1000) => n,
+            _ => return Err(bad("limit: must be between 1 and 1000")),
+        },
+    };
+    let (after, before) = (query_value(query, "after_id"), query_value(query, "before_id"));
+    if after.is_some() && before.is_some() {
+        return Err(bad("before_id: not together with after_id"));
+    }
+    let all = gateway.list_models();
+    let place = |cursor: &str, name: &str| {
+        all.iter().position(|m| m.id == cursor).ok_or_else(|| bad(&format!("{name}: unknown model")))
+    };
+    let (range, has_more) = if let Some(cursor) = before {
+        let end = place(&cursor, "before_id")?;
+        let start = end.saturating_sub(limit);
+        (start..end, start > 0)
+    } else {
+        let start = match after {
+            Some(cursor) => place(&cursor, "after_id")? + 1,
+            None => 0,
+        };
+        let end = (start + limit).min(all.len());
+        (start..end, end < all.len())
+    };
+    let data = &all[range];
+    to_json(&serde_json::json!({
+        "data": data,
+        "has_more": has_more,
+        "first_id": data.first().map(|m| &m.id),
+        "last_id": data.last().map(|m| &m.id),
+    }))
+}
+
+/// The first value of a query parameter, percent-decoded.
+fn query_value(query: &str, name: &str) -> Option<String> {
+    let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
+    let raw = pair.split_once('=').map_or("", |(_, value)| value);
+    let mut out = Vec::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
+                out.push((digit(bytes.next())? * 16 + digit(bytes.next())?) as u8);
+            }
+            other => out.push(other),
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// A client's value is repeated only when it is a short name (M19).
+fn printable(text: &str) -> String {
+    if text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic()) { text.to_owned() } else { "…".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_values_are_decoded() {
+        assert_eq!(query_value("beta=true&key=a%20b%2Bc", "key").as_deref(), Some("a b+c"));
+        assert_eq!(query_value("key", "key").as_deref(), Some(""));
+        assert_eq!(query_value("keys=1", "key"), None);
+        assert_eq!(query_value("key=%zz", "key"), None);
+    }
+
+    #[test]
+    fn m7_preflight_echoes_valid_names_only() {
+        let ask = |list: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("access-control-request-headers", HeaderValue::from_str(list).unwrap());
+            preflight(&headers).headers()["access-control-allow-headers"].to_str().unwrap().to_owned()
+        };
+        assert_eq!(ask("x-stainless-os, x-api-key"), "x-stainless-os, x-api-key");
+        assert!(ask("x y").starts_with("x-api-key, "));
+        assert!(ask(&"x,".repeat(2000)).starts_with("x-api-key, "));
+    }
+}

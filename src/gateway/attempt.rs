@@ -1,0 +1,305 @@
+//! Attempts: select an account, send, judge what came back, until a body begins or it is time to give up.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Shared, now};
+use crate::error::{Code, Error};
+use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
+use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted};
+use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::request::Body as KiroBody;
+use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::translate::fault::{PromptSize, api_error};
+use crate::proto::translate::model::Model;
+use crate::proto::translate::request::{Context, Translated, translate};
+use crate::upstream::{Body, Target};
+
+/// What stays the same over all attempts of one request.
+pub(super) struct Job {
+    pub(super) shared: Arc<Shared>,
+    /// The client's bytes, for the one case in which they are translated again (TR31).
+    pub(super) client_body: Bytes,
+    pub(super) system: Option<(SystemMode, String)>,
+    pub(super) session: Option<String>,
+    pub(super) continuation_id: String,
+    pub(super) kiro: KiroBody,
+    pub(super) sent_reasoning: bool,
+    pub(super) conversation_id: String,
+    pub(super) model: Arc<Model>,
+    /// The model as the client named it.
+    pub(super) client_model: String,
+    pub(super) request_id: String,
+    pub(super) client_request_id: Option<String>,
+    /// A pinned account (N5): no selection, no failover.
+    pub(super) account_id: Option<String>,
+    pub(super) facts: Facts,
+    /// The estimate of the request in tokens, once it is known (TU7).
+    pub(super) estimate: OnceLock<u64>,
+}
+
+/// What is left of a request after the commit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    pub(super) streaming: bool,
+    pub(super) pinned: bool,
+    pub(super) record: bool,
+    pub(super) window: u64,
+}
+
+impl Facts {
+    pub(super) fn prompt_size(self, estimate: u64) -> PromptSize {
+        PromptSize { estimate, window: self.window }
+    }
+}
+
+impl Job {
+    /// The Kiro request without any `reasoningContent` (TR31).
+    fn without_reasoning(&self) -> Result<KiroBody, Error> {
+        let mut request = Request::parse(&self.client_body, Purpose::Messages)?;
+        if let Some((mode, text)) = &self.system {
+            request.apply_system(*mode, text);
+        }
+        Ok(self.shared.translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?.body)
+    }
+}
+
+impl Shared {
+    /// Translates with the settings and the model table of now.
+    pub(super) fn translate(
+        &self,
+        request: &Request<'_>,
+        session: Option<&str>,
+        random_conversation_id: &str,
+        continuation_id: &str,
+        without_reasoning: bool,
+    ) -> Result<Translated, Error> {
+        let models = self.models.load();
+        let context = Context {
+            models: &models,
+            fallback: self.config.model_fallback.as_deref(),
+            cache_points: self.config.cache_points,
+            session_header: session,
+            random_conversation_id,
+            continuation_id,
+            without_reasoning,
+        };
+        Ok(translate(request, &context)?)
+    }
+}
+
+/// What a request remembers of its attempts.
+pub(super) struct Trail {
+    budget: Budget,
+    tried: Vec<AccountId>,
+    rng: fastrand::Rng,
+    /// The body to send when it isn't the job's (TR31).
+    plain: Option<KiroBody>,
+    account: Option<String>,
+}
+
+/// How the next attempt begins.
+pub(super) enum Next {
+    /// Select an account, after a pause.
+    Select { after: Duration },
+    /// The same account, after the remedy.
+    Again { lease: Lease, remedy: Remedy, fault: Fault },
+}
+
+/// What [`open`] came to.
+pub(super) enum Opened {
+    /// An event stream begins.
+    Body { body: Body, lease: Lease, trail: Trail, sent: Instant },
+    /// It is over before it began.
+    Failed { error: Error, trail: Trail },
+}
+
+impl Trail {
+    pub(super) fn new(accounts_max: u32, rng: fastrand::Rng) -> Self {
+        Self { budget: Budget::new(accounts_max), tried: Vec::new(), rng, plain: None, account: None }
+    }
+
+    /// The account of the last attempt (its first 8 characters are all that leaves the store) and the accounts tried.
+    pub(super) fn account_and_attempts(&self) -> (Option<&str>, u32) {
+        (self.account.as_deref(), self.budget.accounts())
+    }
+
+    /// What follows a fault before the commit: another attempt, or the error that the client gets.
+    pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
+        let sent = Sent {
+            api_key: lease.account().is_api_key(),
+            reasoning: job.sent_reasoning && self.plain.is_none(),
+            committed: false,
+        };
+        let stood = self.stood(false);
+        match self.budget.fault(fault.clone(), sent, &mut self.rng) {
+            Verdict::SameAccount(remedy) => Ok(Next::Again { lease, remedy, fault }),
+            verdict => {
+                job.shared.report_fault(lease, &fault, job.facts.record, stood);
+                self.follow(job, verdict)
+            }
+        }
+    }
+
+    /// The account couldn't be asked at all.
+    fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
+        job.shared.report_fault(lease, &fault, job.facts.record, self.stood(false));
+        let verdict = self.budget.account_failed(fault);
+        self.follow(job, verdict)
+    }
+
+    fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
+        match verdict {
+            Verdict::NextAccount { after } => Ok(Next::Select { after }),
+            Verdict::Stop | Verdict::SameAccount(_) => Err(self.answer(job)),
+        }
+    }
+
+    /// The error that the attempts so far add up to (K47).
+    fn answer(&self, job: &Job) -> Error {
+        match self.budget.answer() {
+            Some(fault) => {
+                let estimate = job.estimate.get().copied().unwrap_or(0);
+                error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.facts.pinned)
+            }
+            None => Error::new(Code::Internal, "no attempt was made"),
+        }
+    }
+
+    /// What a fault is reported with.
+    pub(super) fn stood(&self, committed: bool) -> Stood {
+        Stood { refreshed: self.budget.token_refreshed(), committed }
+    }
+
+    /// No further attempt will be made: what it would have needed goes.
+    pub(super) fn commit(&mut self) {
+        self.plain = None;
+        self.tried = Vec::new();
+    }
+}
+
+/// A fault as an error of ours; a rate limit says when the soonest account is back (K47).
+pub(super) fn error_of(shared: &Shared, fault: &Fault, prompt: PromptSize, pinned: bool) -> Error {
+    let code = if pinned { Code::of_pinned_fault(fault.kind) } else { Code::of_fault(fault.kind) };
+    let after = match code {
+        Code::RateLimited | Code::NoAccount => shared.pool.soonest_return(),
+        _ => None,
+    };
+    Error::new(code, api_error(fault, prompt).message).with_retry_after(after).with_fault(fault.kind)
+}
+
+/// Tries accounts until an event stream begins.
+pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Opened {
+    loop {
+        let (lease, token) = match prepare(&job, &mut trail, next).await {
+            Ok(ready) => ready,
+            Err(Stumble::Over(error)) => return Opened::Failed { error, trail },
+            Err(Stumble::Next(again)) => {
+                next = again;
+                continue;
+            }
+        };
+        let account = lease.account();
+        let body = trail.plain.as_ref().unwrap_or(&job.kiro).render(account.profile_arn());
+        let target = Target {
+            url: account.generate_url().to_owned(),
+            token,
+            machine_id: account.machine_id().to_owned(),
+            api_key: account.is_api_key(),
+            proxy: account.proxy_url().map(|url| url.expose().to_owned()),
+        };
+        let sent = now();
+        match job.shared.upstream.generate(&target, body).await {
+            Ok(body) => {
+                job.shared.count_attempt("ok");
+                return Opened::Body { body, lease, trail, sent };
+            }
+            Err(fault) => match trail.judge(&job, lease, fault) {
+                Ok(again) => next = again,
+                Err(error) => return Opened::Failed { error, trail },
+            },
+        }
+    }
+}
+
+enum Stumble {
+    Next(Next),
+    Over(Error),
+}
+
+impl From<Result<Next, Error>> for Stumble {
+    fn from(judged: Result<Next, Error>) -> Self {
+        match judged {
+            Ok(next) => Stumble::Next(next),
+            Err(error) => Stumble::Over(error),
+        }
+    }
+}
+
+/// An account with a token that can be sent.
+async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, crate::secret::Secret), Stumble> {
+    let shared = &job.shared;
+    match next {
+        Next::Select { after } => {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let lease = select(job, trail).await.map_err(Stumble::Over)?;
+            trail.tried.push(lease.account().id().clone());
+            trail.account = Some(lease.account().id().to_string());
+            trail.budget.next_account();
+            match shared.credentials.access_token(&lease).await {
+                Ok(token) => Ok((lease, token)),
+                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+            }
+        }
+        Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
+            trail.plain = Some(job.without_reasoning().map_err(Stumble::Over)?);
+            match shared.credentials.access_token(&lease).await {
+                Ok(token) => Ok((lease, token)),
+                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+            }
+        }
+        Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
+            match shared.credentials.force_refresh(&lease).await {
+                Ok(token) => Ok((lease, token)),
+                // The refresh's own fault: the account is out for this request.
+                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+            }
+        }
+        Next::Again { lease, remedy: Remedy::LookUpProfile, fault } => {
+            match shared.credentials.look_up_profile(lease).await {
+                Ok(lease) => match shared.credentials.access_token(&lease).await {
+                    Ok(token) => Ok((lease, token)),
+                    Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+                },
+                // No profile to be had: the fault stands (K64).
+                Err(lease) => Err(trail.judge(job, lease, fault).into()),
+            }
+        }
+    }
+}
+
+async fn select(job: &Job, trail: &Trail) -> Result<Lease, Error> {
+    let shared = &job.shared;
+    let names = [job.client_model.as_str(), job.model.names.first().map_or("", String::as_str)];
+    let wanted = Wanted {
+        model_names: &names,
+        exclude: &trail.tried,
+        conversation_id: &job.conversation_id,
+        only: job.account_id.as_deref(),
+    };
+    match shared.pool.acquire(&wanted).await {
+        Ok(lease) => Ok(lease),
+        // Other accounts were tried and failed: that is the answer, not that none is left.
+        Err(_) if trail.budget.answer().is_some() => Err(trail.answer(job)),
+        Err(none) => Err(no_account(&none)),
+    }
+}
+
+fn no_account(none: &NoAccount) -> Error {
+    Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after)
+}

@@ -1,0 +1,128 @@
+//! The client key: configured, or read from the store (R57, M2).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::secret::Secret;
+
+/// What came of comparing a client's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCheck {
+    /// One of the offered keys is right, or none is needed.
+    Right,
+    /// None of them is.
+    Wrong,
+    /// The store hasn't been reached, so the key isn't known.
+    Unknown,
+}
+
+/// The key that clients need.
+pub(super) struct Keys {
+    /// `KIRO_API_KEY`; beats the store.
+    fixed: Option<Digested>,
+    found: ArcSwapOption<Digested>,
+    reached: AtomicBool,
+    /// Without any key: serve (loopback or `--allow-anonymous`), or refuse.
+    anonymous: bool,
+}
+
+/// Digests have one length, so comparing them tells nothing about the length of a key.
+struct Digested([u8; 32]);
+
+impl Digested {
+    fn of(key: &str) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
+    }
+}
+
+impl Keys {
+    pub(super) fn new(fixed: Option<&Secret>, anonymous: bool) -> Self {
+        let fixed = fixed.map(|key| Digested::of(key.expose()));
+        Self { fixed, found: ArcSwapOption::empty(), reached: AtomicBool::new(false), anonymous }
+    }
+
+    /// Whether the store has to be asked.
+    pub(super) fn from_store(&self) -> bool {
+        self.fixed.is_none()
+    }
+
+    /// What the store holds now. A key once known is replaced only by another one: an evicted or broken `config` never
+    /// opens the door.
+    pub(super) fn heard(&self, key: Option<&Secret>) {
+        if let Some(key) = key.filter(|key| !key.is_empty()) {
+            self.found.store(Some(std::sync::Arc::new(Digested::of(key.expose()))));
+        }
+        self.reached.store(true, Ordering::Release);
+    }
+
+    /// Whether no key is known although the store was reached.
+    pub(super) fn is_open(&self) -> bool {
+        self.fixed.is_none() && self.reached.load(Ordering::Acquire) && self.found.load().is_none()
+    }
+
+    /// Whether it is known what to compare with.
+    pub(super) fn is_known(&self) -> bool {
+        self.fixed.is_some() || self.reached.load(Ordering::Acquire)
+    }
+
+    pub(super) fn check<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
+        let found = self.found.load();
+        let Some(wanted) = self.fixed.as_ref().or(found.as_deref()) else {
+            return match (self.is_known(), self.anonymous) {
+                (true, true) => KeyCheck::Right,
+                _ => KeyCheck::Unknown,
+            };
+        };
+        // Every offered key is compared, whichever is right.
+        let right = offered.fold(false, |right, key| bool::from(Digested::of(key).0.ct_eq(&wanted.0)) | right);
+        if right { KeyCheck::Right } else { KeyCheck::Wrong }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: &Keys, offered: &[&str]) -> KeyCheck {
+        keys.check(offered.iter().copied())
+    }
+
+    #[test]
+    fn a_configured_key_beats_the_store() {
+        let keys = Keys::new(Some(&Secret::new("k1")), true);
+        keys.heard(Some(&Secret::new("k2")));
+        assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
+        assert_eq!(check(&keys, &["k2", ""]), KeyCheck::Wrong);
+        assert_eq!(check(&keys, &[]), KeyCheck::Wrong);
+        assert_eq!(check(&keys, &["x", "k1"]), KeyCheck::Right);
+    }
+
+    /// R57, case 41.
+    #[test]
+    fn a_key_once_known_is_replaced_only_by_another() {
+        let keys = Keys::new(None, true);
+        assert_eq!(check(&keys, &["k1"]), KeyCheck::Unknown);
+        keys.heard(Some(&Secret::new("k1")));
+        assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
+        keys.heard(None);
+        keys.heard(Some(&Secret::new("")));
+        assert_eq!(check(&keys, &[""]), KeyCheck::Wrong);
+        assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
+        keys.heard(Some(&Secret::new("k3")));
+        assert_eq!(check(&keys, &["k1"]), KeyCheck::Wrong);
+    }
+
+    #[test]
+    fn without_any_key_only_an_anonymous_gateway_serves() {
+        let keys = Keys::new(None, true);
+        keys.heard(None);
+        assert!(keys.is_open());
+        assert_eq!(check(&keys, &[]), KeyCheck::Right);
+        let closed = Keys::new(None, false);
+        closed.heard(None);
+        assert_eq!(check(&closed, &["anything"]), KeyCheck::Unknown);
+    }
+}

@@ -1,0 +1,674 @@
+//! One request from start to end: parse → select → send → retry until the commit → drive the pipeline → report.
+//!
+//! A [`Gateway`] is what both faces share. Its life: [`Gateway::start`], any number of [`Gateway::stream`] and
+//! [`Gateway::create`], [`Gateway::close`]. Two gateways in one process share nothing.
+//!
+//! # Cancel safety
+//! Dropping the future of a call, or the [`MessageStream`] it gave, drops the upstream request within the same moment:
+//! the connection is closed, the in-flight places are free, the account's health is untouched (K50, K70).
+
+mod attempt;
+mod keys;
+mod stream;
+mod summary;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use attempt::{Facts, Job, Trail};
+use keys::Keys;
+pub use keys::KeyCheck;
+use stream::Slot;
+pub use stream::MessageStream;
+pub use summary::{Outcome, Summary, SummaryCell};
+
+use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind};
+use crate::credentials::Credentials;
+use crate::error::{Code, Error};
+use crate::metrics::{AttemptLabels, Metrics, StateLabels};
+use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood};
+use crate::proto::kiro::fault::Fault;
+use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::pipeline::{Mode, Pipeline, Settings};
+use crate::proto::translate::estimate::request_tokens;
+use crate::proto::translate::model::{Model, Models};
+use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreErrorKind};
+use crate::upstream::Upstream;
+
+/// How often the client key and the models file are looked at again (R57).
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// While the store hasn't been reached, it is asked for the key this often.
+const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
+/// What streams get to write their `error` event after the grace time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
+///
+/// A gateway that is dropped without [`Gateway::close`] lives until its streams end and then goes without the final flush.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    /// Ends the background task with the last clone.
+    _watch: Arc<DropGuard>,
+}
+
+pub(crate) struct Shared {
+    config: Config,
+    store: Store,
+    pool: Pool,
+    credentials: Credentials,
+    upstream: Arc<Upstream>,
+    models: ArcSwap<Models>,
+    keys: Keys,
+    metrics: Metrics,
+    in_flight: Arc<AtomicUsize>,
+    streams: Streams,
+    closing: AtomicBool,
+    began: Instant,
+}
+
+/// What a call says beyond its body.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The id of the request; `[A-Za-z0-9._-]{1,128}`, else a new one is made.
+    pub request_id: Option<String>,
+    /// The client's own id, which is logged and nothing more.
+    pub client_request_id: Option<String>,
+    /// The header `x-claude-code-session-id` (TR5).
+    pub session: Option<String>,
+    /// Use this account only, without selection and failover (N5).
+    pub account_id: Option<String>,
+    /// Operator's system text (N13).
+    pub system: Option<(SystemMode, String)>,
+    /// Record the outcome on the account.
+    pub record: bool,
+}
+
+impl Default for Call {
+    fn default() -> Self {
+        Self { request_id: None, client_request_id: None, session: None, account_id: None, system: None, record: true }
+    }
+}
+
+/// The answer to a request, in the form it asked for.
+pub enum Answer {
+    /// `stream: true`.
+    Stream(MessageStream),
+    /// `stream` absent or false.
+    Message(Message),
+}
+
+/// A folded answer.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The message as JSON (messages-api.md section 3).
+    pub body: Bytes,
+    /// What is known of the request.
+    pub summary: Arc<SummaryCell>,
+}
+
+/// A model as `/v1/models` lists it (M66).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelInfo {
+    /// Always `model`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The name to ask for.
+    pub id: String,
+    /// For people.
+    pub display_name: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Context window in tokens.
+    pub max_input_tokens: u64,
+    /// Most output tokens.
+    pub max_tokens: u64,
+}
+
+/// The body of `GET /health` (operations.md).
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// `healthy`, or `degraded`: it serves, but something is wrong.
+    pub status: &'static str,
+    /// `connected` or `disconnected`; for the embedded file store too.
+    pub redis: &'static str,
+    /// What the snapshot holds.
+    pub accounts: AccountCounts,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// Version of this program.
+    pub version: &'static str,
+    /// `simulator` while answers are simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'static str>,
+    /// Whether a request could be served now: status 200, else 503.
+    #[serde(skip)]
+    pub can_serve: bool,
+}
+
+/// How many accounts there are.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AccountCounts {
+    /// In the snapshot.
+    pub total: usize,
+    /// That would be selected now.
+    pub healthy: usize,
+}
+
+impl Gateway {
+    /// Connects the store, takes the first snapshot, builds the upstream client.
+    ///
+    /// With `KIRO_STORE_WAIT` 0 it returns at once, and calls fail with [`Code::StoreUnavailable`] until the snapshot is
+    /// there (R54).
+    ///
+    /// # Errors
+    /// [`Code::Config`] for what can't work, [`Code::StoreUnavailable`] when there is no snapshot in time.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_with(config, Arc::new(wall_clock), Hooks::default()).await
+    }
+
+    /// As [`Gateway::start`], with a clock of the caller's (tests that own the time) and with ears for what happens to
+    /// accounts.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn start_with(config: Config, clock: Clock, hooks: Hooks) -> Result<Self, Error> {
+        let models = load_models(config.models_file.as_deref())?;
+        let upstream = Arc::new(Upstream::new(&config)?);
+        let store = Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
+        let pool = Pool::start(store.clone(), &config, clock, hooks);
+        let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
+        let anonymous = config.allow_anonymous || config.listen.ip().to_canonical().is_loopback();
+        let keys = Keys::new(config.api_key.as_ref(), anonymous);
+        let shared = Arc::new(Shared {
+            store,
+            pool,
+            credentials,
+            upstream,
+            models: ArcSwap::from_pointee(models),
+            keys,
+            metrics: Metrics::new(),
+            in_flight: Arc::default(),
+            streams: Streams::default(),
+            closing: AtomicBool::new(false),
+            began: now(),
+            config,
+        });
+        let stop = CancellationToken::new();
+        spawn(watch(Arc::downgrade(&shared), stop.clone()));
+        let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
+        gateway.wait_for_snapshot().await?;
+        Ok(gateway)
+    }
+
+    async fn wait_for_snapshot(&self) -> Result<(), Error> {
+        let wait = self.shared.config.store_wait;
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let snapshot = self.shared.pool.first_snapshot();
+        if tokio::time::timeout(wait, snapshot).await.is_ok() {
+            return Ok(());
+        }
+        let why = match self.shared.store.status() {
+            Status::Connecting(Some(error)) | Status::Away(error) | Status::WritesRefused(error) => error.to_string(),
+            _ => "no answer yet".to_owned(),
+        };
+        Err(Error::new(Code::StoreUnavailable, format!("the store could not be reached within {wait:?}: {why}")))
+    }
+
+    /// Answers a request in the form that it asks for (`stream`).
+    ///
+    /// # Errors
+    /// Everything that can be known before the first event, and for a folded answer everything.
+    pub async fn messages(&self, body: Bytes, call: Call) -> Result<Answer, Error> {
+        self.run(body, call, None).await
+    }
+
+    /// Streams an answer, whatever `stream` says. Resolves when the status is known: at the first upstream event, or after
+    /// `KIRO_EARLY_HEADERS`. Until then it fails over silently.
+    ///
+    /// # Errors
+    /// Everything that can be known before the first event.
+    pub fn stream(&self, body: Bytes, call: Call) -> impl Future<Output = Result<MessageStream, Error>> + Send + 'static {
+        let gateway = self.clone();
+        async move {
+            match gateway.run(body, call, Some(true)).await? {
+                Answer::Stream(stream) => Ok(stream),
+                Answer::Message(_) => Err(Error::new(Code::Internal, "a stream was asked for")),
+            }
+        }
+    }
+
+    /// The folded answer, whatever `stream` says.
+    ///
+    /// # Errors
+    /// Any failure, also after content has begun.
+    pub fn create(&self, body: Bytes, call: Call) -> impl Future<Output = Result<Message, Error>> + Send + 'static {
+        let gateway = self.clone();
+        async move {
+            match gateway.run(body, call, Some(false)).await? {
+                Answer::Message(message) => Ok(message),
+                Answer::Stream(_) => Err(Error::new(Code::Internal, "a message was asked for")),
+            }
+        }
+    }
+
+    async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Answer, Error> {
+        let shared = &self.shared;
+        if shared.closing.load(Ordering::Acquire) {
+            return Err(Error::new(Code::Closed, "the gateway is closed"));
+        }
+        if body.len() > shared.config.max_request_body {
+            let limit = shared.config.max_request_body;
+            return Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")));
+        }
+        let mut request = Request::parse(&body, Purpose::Messages)?;
+        if let Some((mode, text)) = &call.system {
+            request.apply_system(*mode, text);
+        }
+        let streaming = streaming.unwrap_or_else(|| request.stream());
+        let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
+        let translated = shared.translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)?;
+        if !translated.dropped_server_tools.is_empty() {
+            tracing::warn!(tools = translated.dropped_server_tools.join(","), "tools that run on Anthropic's side were dropped (M49)");
+        }
+        let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
+            return Err(Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)"));
+        };
+        let request_id = call.request_id.filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
+        let client_model = request.model().to_owned();
+        let pipeline = Pipeline::new(Settings {
+            message_id: random_id("msg_"),
+            request_id: request_id.clone(),
+            model: client_model.clone(),
+            thinking: translated.thinking,
+            tool_names: translated.tool_names,
+            window: translated.model.window,
+            usage_split: shared.config.usage_split,
+            input_estimate: 0,
+            mode: if streaming { Mode::Stream } else { Mode::Fold },
+        });
+        let accounts_max = if call.account_id.is_some() { 1 } else { shared.config.max_attempts };
+        let job = Arc::new(Job {
+            shared: shared.clone(),
+            client_body: body.clone(),
+            system: call.system.clone(),
+            session: call.session,
+            continuation_id,
+            kiro: translated.body,
+            sent_reasoning: translated.sent_reasoning,
+            conversation_id: translated.conversation_id,
+            client_model,
+            request_id,
+            client_request_id: call.client_request_id,
+            facts: Facts {
+                streaming,
+                pinned: call.account_id.is_some(),
+                record: call.record,
+                window: translated.model.window,
+            },
+            model: translated.model,
+            account_id: call.account_id,
+            estimate: OnceLock::new(),
+        });
+        let trail = Trail::new(accounts_max, fastrand::Rng::new());
+        let mut stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit);
+        // The request goes out first; its tokens are counted while upstream thinks (TU7).
+        stream.kick().await;
+        let tokens = request_tokens(&request);
+        stream.set_input_estimate(tokens);
+        drop(request);
+        if job.estimate.set(tokens).is_err() {
+            return Err(Error::new(Code::Internal, "the estimate was made twice"));
+        }
+        drop(job);
+        if streaming {
+            stream.status().await?;
+            return Ok(Answer::Stream(stream));
+        }
+        let body = stream.fold().await?;
+        Ok(Answer::Message(Message { body: body.into(), summary: stream.summary() }))
+    }
+
+    /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.
+    ///
+    /// # Errors
+    /// The request is not valid, or its model unknown.
+    pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
+        let request = Request::parse(body, Purpose::CountTokens)?;
+        let none = "00000000-0000-4000-8000-000000000000";
+        // Everything that a request can be refused for is found by translating it.
+        self.shared.translate(&request, None, none, none, false)?;
+        Ok(request_tokens(&request))
+    }
+
+    /// The models of `/v1/models`, newest first; only names that begin with `claude`.
+    pub fn list_models(&self) -> Vec<ModelInfo> {
+        let models = self.shared.models.load();
+        let named = models.list().filter_map(|model| Some((model.names.first()?, model)));
+        named.filter(|(name, _)| name.starts_with("claude")).map(|(name, model)| model_info(name, model)).collect()
+    }
+
+    /// One model, under the name that was asked for: aliases resolve to themselves (M67).
+    pub fn model(&self, name: &str) -> Option<ModelInfo> {
+        let models = self.shared.models.load();
+        models.resolve(name, None).map(|model| model_info(name, model))
+    }
+
+    /// Whether one of the offered client keys is right (M2).
+    pub fn check_key<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
+        self.shared.keys.check(offered)
+    }
+
+    /// Whether the store was reached and no client key is configured anywhere.
+    pub fn is_open(&self) -> bool {
+        self.shared.keys.is_open()
+    }
+
+    /// Resolves when it is known whether there is a client key.
+    pub async fn key_known(&self) {
+        while !self.shared.keys.is_known() {
+            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
+        }
+    }
+
+    /// `KIRO_MAX_REQUEST_BODY`, bytes.
+    pub fn max_request_body(&self) -> usize {
+        self.shared.config.max_request_body
+    }
+
+    /// The configuration it was started with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The accounts, from memory, without secrets.
+    pub fn accounts(&self) -> Vec<AccountInfo> {
+        self.shared.pool.accounts()
+    }
+
+    /// The pool, for whoever needs more than [`Gateway::accounts`].
+    pub fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// The store, for the command line.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Acquire)
+    }
+
+    /// `req_` and 24 characters (M5).
+    pub fn new_request_id(&self) -> String {
+        random_id("req_")
+    }
+
+    /// From memory.
+    pub fn health(&self) -> Health {
+        let shared = &self.shared;
+        let connected = shared.store.status().is_connected();
+        let counts = shared.pool.counts();
+        let can_serve = shared.pool.is_ready() && counts.total > 0 && shared.keys.is_known();
+        let fine = matches!(shared.store.status(), Status::Connected) && counts.selectable > 0 && !shared.pool.is_doubtful();
+        Health {
+            status: if can_serve && fine { "healthy" } else { "degraded" },
+            redis: if connected { "connected" } else { "disconnected" },
+            accounts: AccountCounts { total: counts.total, healthy: counts.selectable },
+            uptime: shared.began.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION"),
+            upstream: shared.upstream_word(),
+            can_serve,
+        }
+    }
+
+    /// Every metric as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        let shared = &self.shared;
+        shared.metrics.store_connected.set(i64::from(shared.store.status().is_connected()));
+        for (state, count) in shared.pool.states() {
+            shared.metrics.accounts.get_or_create(&StateLabels { state }).set(count as i64);
+        }
+        shared.metrics.text()
+    }
+
+    /// No new calls; open streams may finish within `grace`, then each ends with an SSE `error` event; then everything
+    /// pending is written. Idempotent.
+    pub async fn close(&self, grace: Duration) {
+        let shared = &self.shared;
+        shared.closing.store(true, Ordering::Release);
+        let deadline = now() + grace;
+        if !shared.idle_by(deadline).await {
+            shared.streams.cut_all();
+            if !shared.idle_by(now() + LAST_WORDS).await {
+                tracing::warn!(streams = self.in_flight(), "streams are dropped that nobody reads");
+            }
+        }
+        let left = deadline.saturating_duration_since(now()).max(LAST_WORDS);
+        shared.credentials.close(left).await;
+        let pending = shared.pool.close(left).await;
+        if !pending.accounts.is_empty() || !pending.tokens.is_empty() {
+            let prefixes = |ids: &[String]| ids.iter().map(|id| summary::short(id).to_owned()).collect::<Vec<_>>().join(",");
+            tracing::error!(
+                accounts = prefixes(&pending.accounts),
+                tokens = prefixes(&pending.tokens),
+                "could not be written to the store any more"
+            );
+        }
+    }
+}
+
+impl Shared {
+    async fn idle_by(&self, deadline: Instant) -> bool {
+        while self.in_flight.load(Ordering::Acquire) > 0 {
+            if now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+
+    fn upstream_word(&self) -> Option<&'static str> {
+        (self.config.upstream == UpstreamKind::Simulator).then_some("simulator")
+    }
+
+    fn report_success(&self, lease: Lease, record: bool) {
+        if record {
+            lease.succeeded();
+        }
+    }
+
+    fn report_fault(&self, lease: Lease, fault: &Fault, record: bool, stood: Stood) {
+        self.count_attempt(format!("{:?}", fault.kind));
+        let outcome = if record { lease.failed(fault, stood) } else { None };
+        tracing::warn!(
+            account = lease.account().short_id(),
+            fault = ?fault.kind,
+            status = fault.status,
+            reason = fault.reason,
+            committed = stood.committed,
+            recorded = outcome.is_some(),
+            "an attempt failed"
+        );
+    }
+
+    fn count_attempt(&self, outcome: impl Into<String>) {
+        self.metrics.attempts.get_or_create(&AttemptLabels { outcome: outcome.into() }).inc();
+    }
+}
+
+/// The streams that are open, so that shutdown can reach them. Touched at their beginning and end only.
+#[derive(Default)]
+struct Streams {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Slot>>>,
+}
+
+impl Streams {
+    fn add(&self) -> (u64, Arc<Slot>) {
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let slot = Arc::<Slot>::default();
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, slot.clone());
+        (key, slot)
+    }
+
+    fn remove(&self, key: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    fn cut_all(&self) {
+        let open: Vec<_> = self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for slot in open {
+            slot.cut();
+        }
+    }
+}
+
+/// A place among the requests in flight (`KIRO_MAX_CONNS`).
+struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    fn take(in_flight: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let taken = in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
+        taken.ok().map(|_| Self(in_flight.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Looks at what may change while we run: the client key and the models file.
+async fn watch(shared: Weak<Shared>, stop: CancellationToken) {
+    let mut seen = None;
+    loop {
+        let pause = {
+            let Some(shared) = shared.upgrade() else { return };
+            shared.look_for_key().await;
+            shared.look_at_models(&mut seen);
+            if shared.keys.is_known() { WATCH_INTERVAL } else { FIRST_KEY_INTERVAL }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+impl Shared {
+    async fn look_for_key(&self) {
+        if !self.keys.from_store() {
+            return;
+        }
+        match self.store.client_key().await {
+            Ok(key) => self.keys.heard(key.as_ref()),
+            Err(error) if matches!(error.kind(), StoreErrorKind::Broken) => {
+                // A `config` that is there but can't be read holds no key (R57).
+                self.keys.heard(None);
+            }
+            Err(error) => tracing::debug!(%error, "the client key could not be read"),
+        }
+    }
+
+    fn look_at_models(&self, seen: &mut Option<SystemTime>) {
+        let Some(path) = &self.config.models_file else { return };
+        let changed = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        if changed.is_none() || changed == *seen {
+            return;
+        }
+        let first = seen.is_none();
+        *seen = changed;
+        if first {
+            return;
+        }
+        match load_models(Some(path)) {
+            Ok(models) => {
+                self.models.store(Arc::new(models));
+                tracing::info!(file = %path.display(), "the model table was reloaded");
+            }
+            Err(error) => tracing::error!(%error, "the model table stays as it was"),
+        }
+    }
+}
+
+fn load_models(path: Option<&Path>) -> Result<Models, Error> {
+    let Some(path) = path else { return Ok(Models::embedded().clone()) };
+    let refuse = |what: String| Error::new(Code::Config, format!("KIRO_MODELS_FILE: {}: {what}", path.display()));
+    let text = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    Models::from_json(&text).map_err(refuse)
+}
+
+fn store_config(config: &Config) -> StoreConfig {
+    match &config.store {
+        StoreKind::File(path) => StoreConfig::File(path.clone()),
+        StoreKind::Redis => StoreConfig::Redis(RedisConfig {
+            server: match &config.redis {
+                RedisAddress::Url(url) => RedisServer::Url(url.clone()),
+                RedisAddress::Parts { host, port, password, db } => {
+                    RedisServer::Parts { host: host.clone(), port: *port, password: password.clone(), db: *db }
+                }
+            },
+            key_prefix: config.redis_key_prefix.clone(),
+            connections: config.redis_pool_size,
+        }),
+    }
+}
+
+fn model_info(name: &str, model: &Model) -> ModelInfo {
+    ModelInfo {
+        kind: "model",
+        id: name.to_owned(),
+        display_name: model.display_name.clone(),
+        created_at: model.created.clone(),
+        max_input_tokens: model.window,
+        max_tokens: model.max_output,
+    }
+}
+
+fn is_request_id(id: &str) -> bool {
+    (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn random_id(prefix: &str) -> String {
+    let mut id = String::with_capacity(prefix.len() + 24);
+    id.push_str(prefix);
+    id.extend((0..24).map(|_| fastrand::alphanumeric()));
+    id
+}
+
+fn random_uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the gateway is where monotonic time enters")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the gateway is where the wall clock enters")]
+fn wall_clock() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the gateway's one background task; it ends with the gateway")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}

@@ -1,0 +1,449 @@
+//! One answer on its way: a sans-IO pipeline, fed from the upstream body by whoever polls the stream.
+//!
+//! There is no task and no channel a stream: the caller's body *is* the upstream body with the transcoder inside. One poll
+//! reads at most one upstream chunk and hands out everything that the chunk gave as one `Bytes` (M56).
+//!
+//! ```text
+//!   Opening ──200──▶ Reading ──end of body──▶ Ended
+//!      ▲                │ fault before the commit, another attempt is left
+//!      └────────────────┘
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use futures_util::task::AtomicWaker;
+use http_body::Body as _;
+use tokio::time::{Instant, Sleep};
+
+use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
+use super::summary::{Outcome, Summary, SummaryCell};
+use super::{Permit, Shared, now};
+use crate::error::{Code, Error};
+use crate::pool::Lease;
+use crate::proto::kiro::fault::Fault;
+use crate::proto::pipeline::{Pipeline, Step};
+use crate::upstream::Body;
+
+/// A stream keeps at least this much room for the next chunk's events.
+const OUT_CAPACITY: usize = 4096;
+
+/// The SSE bytes of one answer: each item holds whole events, at least one.
+///
+/// Never fails: a failure after the first event is one `event: error`, and then the end (M53). Dropping it cancels the
+/// upstream request at once, frees the account's in-flight place and changes nothing on the account (K50, K70).
+pub struct MessageStream {
+    shared: Arc<Shared>,
+    pipeline: Pipeline,
+    phase: Phase,
+    out: BytesMut,
+    timer: Pin<Box<Sleep>>,
+    times: Times,
+    /// What further attempts need; gone with the commit, and with it the request's bytes.
+    job: Option<Arc<Job>>,
+    facts: Facts,
+    estimate: u64,
+    bytes: u64,
+    slot: Arc<Slot>,
+    slot_key: u64,
+    summary: Arc<SummaryCell>,
+    failure: Option<Error>,
+    /// Last, so that closing waits until everything above is gone.
+    _permit: Permit,
+}
+
+enum Phase {
+    /// Selecting an account, sending, waiting for the head of the answer.
+    Opening(Pin<Box<dyn Future<Output = Opened> + Send>>),
+    /// Reading the body of an event stream.
+    Reading(Box<Reading>),
+    /// The answer is complete; the rest of the body is read so that the connection can be used again (K70).
+    Draining(Body),
+    Ended,
+}
+
+struct Reading {
+    body: Body,
+    lease: Lease,
+    trail: Trail,
+    /// When the request went out.
+    sent: Instant,
+    frames_before: u64,
+    heard_event: bool,
+}
+
+struct Times {
+    began: Instant,
+    /// When bytes last went downstream.
+    wrote: Instant,
+    /// When a chunk last came from upstream.
+    heard: Instant,
+    first_event: Option<Duration>,
+}
+
+/// How the gateway reaches a stream from outside: to end it at shutdown.
+#[derive(Default)]
+pub(super) struct Slot {
+    cut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Slot {
+    /// Ends the stream with an `error` event at its next poll.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl MessageStream {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pipeline: Pipeline,
+        job: Arc<Job>,
+        trail: Trail,
+        permit: Permit,
+    ) -> Self {
+        let began = now();
+        let (slot_key, slot) = shared.streams.add();
+        shared.metrics.streams_open.inc();
+        let summary = Arc::new(SummaryCell::of(&job));
+        let facts = job.facts;
+        let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
+        let mut stream = Self {
+            phase: Phase::Opening(Box::pin(open(job.clone(), trail, Next::Select { after: Duration::ZERO }))),
+            shared,
+            pipeline,
+            out: BytesMut::new(),
+            timer,
+            times: Times { began, wrote: began, heard: began, first_event: None },
+            job: Some(job),
+            facts,
+            estimate: 0,
+            bytes: 0,
+            slot,
+            slot_key,
+            summary,
+            failure: None,
+            _permit: permit,
+        };
+        stream.arm(began);
+        stream
+    }
+
+    /// The id of the request, which stands in `request-id` and in error bodies.
+    pub fn request_id(&self) -> &str {
+        self.summary.request_id()
+    }
+
+    /// What is known of the stream, complete when it has ended.
+    pub fn summary(&self) -> Arc<SummaryCell> {
+        self.summary.clone()
+    }
+
+    /// Whether nothing more will come.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended) && self.out.is_empty()
+    }
+
+    /// Begins the work, so that upstream can think while the caller does something else.
+    pub(super) fn kick(&mut self) -> impl Future<Output = ()> + '_ {
+        std::future::poll_fn(|cx| {
+            // Whatever comes of it is kept for the next poll.
+            let _ready: Poll<()> = self.advance(cx);
+            Poll::Ready(())
+        })
+    }
+
+    pub(super) fn set_input_estimate(&mut self, tokens: u64) {
+        self.estimate = tokens;
+        self.pipeline.set_input_estimate(tokens);
+    }
+
+    /// Resolves when the status is known: bytes are there, or the stream has failed before any.
+    pub(super) async fn status(&mut self) -> Result<(), Error> {
+        std::future::poll_fn(|cx| self.advance(cx)).await;
+        match self.failure.take() {
+            Some(error) if !self.pipeline.is_started() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drives a folding pipeline to its end.
+    pub(super) async fn fold(&mut self) -> Result<Vec<u8>, Error> {
+        std::future::poll_fn(|cx| self.advance(cx)).await;
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        self.pipeline.message().ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))
+    }
+
+    /// Works until there are bytes to hand out, or the end.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if !self.out.is_empty() || matches!(self.phase, Phase::Ended) {
+                return Poll::Ready(());
+            }
+            let ready = match &mut self.phase {
+                Phase::Opening(opening) => match opening.as_mut().poll(cx) {
+                    Poll::Ready(opened) => {
+                        self.on_opened(opened);
+                        true
+                    }
+                    Poll::Pending => false,
+                },
+                Phase::Reading(reading) => match Pin::new(&mut reading.body).poll_frame(cx) {
+                    Poll::Ready(frame) => {
+                        self.on_frame(frame);
+                        true
+                    }
+                    Poll::Pending => false,
+                },
+                Phase::Draining(body) => {
+                    // What is already there is read; nobody waits for more.
+                    if !matches!(Pin::new(body).poll_frame(cx), Poll::Ready(Some(Ok(_)))) {
+                        self.phase = Phase::Ended;
+                    }
+                    true
+                }
+                Phase::Ended => true,
+            };
+            if ready {
+                continue;
+            }
+            self.slot.waker.register(cx.waker());
+            if self.slot.cut.load(Ordering::Acquire) {
+                self.on_shutdown();
+                continue;
+            }
+            ready!(self.poll_timer(cx));
+        }
+    }
+
+    fn on_opened(&mut self, opened: Opened) {
+        match opened {
+            Opened::Body { body, lease, trail, sent } => {
+                self.times.heard = now();
+                self.phase = Phase::Reading(Box::new(Reading {
+                    body,
+                    lease,
+                    trail,
+                    sent,
+                    frames_before: self.pipeline.frames(),
+                    heard_event: false,
+                }));
+                self.arm(self.times.heard);
+            }
+            Opened::Failed { error, trail } => self.fail(error, &trail),
+        }
+    }
+
+    fn on_frame(&mut self, frame: Option<Result<http_body::Frame<Bytes>, reqwest::Error>>) {
+        let step = match frame {
+            Some(Ok(frame)) => {
+                let Ok(chunk) = frame.into_data() else { return };
+                self.times.heard = now();
+                self.out.reserve(OUT_CAPACITY);
+                self.pipeline.push(chunk, &mut self.out)
+            }
+            None => self.pipeline.finish(&mut self.out),
+            Some(Err(_)) => self.pipeline.abort(Fault::network("the answer was cut"), &mut self.out),
+        };
+        self.on_step(step);
+    }
+
+    fn on_step(&mut self, step: Step) {
+        let Phase::Reading(reading) = &mut self.phase else { return };
+        if !reading.heard_event && self.pipeline.frames() > reading.frames_before {
+            reading.heard_event = true;
+            if self.times.first_event.is_none() {
+                self.times.first_event = Some(self.times.heard - self.times.began);
+            }
+        }
+        match step {
+            Step::Continue => {
+                if self.job.is_some() && self.pipeline.is_committed() {
+                    self.job = None;
+                    reading.trail.commit();
+                }
+            }
+            Step::Done => {
+                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+                let Reading { body, lease, trail, .. } = *reading;
+                self.shared.report_success(lease, self.facts.record);
+                self.conclude(Outcome::Complete, Some(&trail), None);
+                if !body.is_end_stream() {
+                    self.phase = Phase::Draining(body);
+                }
+            }
+            Step::Failed(fault) => {
+                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+                let Reading { lease, trail, .. } = *reading;
+                let error = error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
+                self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
+                self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
+                self.failure = Some(error);
+            }
+            Step::Fault(fault) => {
+                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+                let Reading { lease, mut trail, .. } = *reading;
+                let Some(job) = self.job.clone() else {
+                    return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), &trail);
+                };
+                match trail.judge(&job, lease, fault) {
+                    Ok(next) => match self.pipeline.restart() {
+                        Ok(()) => self.phase = Phase::Opening(Box::pin(open(job, trail, next))),
+                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), &trail),
+                    },
+                    Err(error) => self.fail(error, &trail),
+                }
+            }
+        }
+    }
+
+    /// The end without success: a status while nothing was sent, else the SSE `error` event.
+    fn fail(&mut self, error: Error, trail: &Trail) {
+        self.phase = Phase::Ended;
+        self.pipeline.give_up(&error.api_error(), &mut self.out);
+        self.conclude(Outcome::Error, Some(trail), Some(error.clone()));
+        self.failure = Some(error);
+    }
+
+    fn on_shutdown(&mut self) {
+        // Not the account's fault: nothing is reported on it.
+        self.pipeline.shutdown(&mut self.out);
+        self.phase = Phase::Ended;
+        let error = Error::new(Code::Closed, "the server is shutting down");
+        self.conclude(Outcome::Error, None, Some(error.clone()));
+        self.failure = Some(error);
+    }
+
+    /// One timer for everything. Chunks only move deadlines away, so it is armed when it fires and not per chunk.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = now();
+            self.on_time(now);
+            self.arm(now);
+            if !self.out.is_empty() || matches!(self.phase, Phase::Ended | Phase::Opening(_)) {
+                // A restarted attempt has to be polled too.
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        let config = &self.shared.config;
+        let late = match &self.phase {
+            Phase::Reading(reading) => {
+                let first = config.first_event_timeout;
+                let idle = config.idle_timeout;
+                if !reading.heard_event && !first.is_zero() && now >= reading.sent + first {
+                    Some("no event within KIRO_FIRST_EVENT_TIMEOUT")
+                } else if !idle.is_zero() && now >= self.times.heard + idle {
+                    Some("silence beyond KIRO_IDLE_TIMEOUT")
+                } else {
+                    None
+                }
+            }
+            _ => None,
+        };
+        if let Some(what) = late {
+            let step = self.pipeline.abort(Fault::timeout(what), &mut self.out);
+            return self.on_step(step);
+        }
+        if !self.facts.streaming || matches!(self.phase, Phase::Ended | Phase::Draining(_)) {
+            return;
+        }
+        if !self.pipeline.is_started() {
+            if !config.early_headers.is_zero() && now >= self.times.began + config.early_headers {
+                self.pipeline.early_start(&mut self.out);
+                self.times.wrote = now;
+            }
+        } else if !config.ping_interval.is_zero() && now >= self.times.wrote + config.ping_interval {
+            self.pipeline.ping(&mut self.out);
+            self.times.wrote = now;
+        }
+    }
+
+    fn arm(&mut self, now: Instant) {
+        let config = &self.shared.config;
+        let mut next = now + Duration::from_secs(3600);
+        let mut until = |limit: Duration, since: Instant| {
+            if !limit.is_zero() {
+                next = next.min(since + limit);
+            }
+        };
+        if self.facts.streaming {
+            if self.pipeline.is_started() {
+                until(config.ping_interval, self.times.wrote);
+            } else {
+                until(config.early_headers, self.times.began);
+            }
+        }
+        if let Phase::Reading(reading) = &self.phase {
+            until(config.idle_timeout, self.times.heard);
+            if !reading.heard_event {
+                until(config.first_event_timeout, reading.sent);
+            }
+        }
+        self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
+    }
+
+    fn conclude(&mut self, outcome: Outcome, trail: Option<&Trail>, error: Option<Error>) {
+        self.shared.metrics.streams_open.dec();
+        self.shared.streams.remove(self.slot_key);
+        self.job = None;
+        let report = self.pipeline.report();
+        let (account, attempts) = trail.map_or((None, 0), Trail::account_and_attempts);
+        let complete = outcome == Outcome::Complete;
+        let summary = Summary {
+            outcome,
+            stop_reason: report.stop_reason.map(|reason| reason.as_str()),
+            usage: complete.then_some(report.usage),
+            account_id: account.map(str::to_owned),
+            attempts,
+            bytes: self.bytes + self.out.len() as u64,
+            first_event: self.times.first_event,
+            duration: self.times.began.elapsed(),
+            error,
+        };
+        self.summary.conclude(&self.shared, &report, summary);
+    }
+}
+
+impl Stream for MessageStream {
+    type Item = Bytes;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let this = self.get_mut();
+        ready!(this.advance(cx));
+        if this.out.is_empty() {
+            return Poll::Ready(None);
+        }
+        if let Phase::Reading(_) = this.phase {
+            this.times.wrote = this.times.heard;
+        }
+        this.bytes += this.out.len() as u64;
+        Poll::Ready(Some(this.out.split().freeze()))
+    }
+}
+
+impl Drop for MessageStream {
+    fn drop(&mut self) {
+        if self.summary.ended().is_none() {
+            // An attempt that is under way has its trail with it.
+            let trail = match std::mem::replace(&mut self.phase, Phase::Ended) {
+                Phase::Reading(reading) => Some(reading.trail),
+                Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
+            };
+            self.conclude(Outcome::Cancelled, trail.as_ref(), None);
+        }
+    }
+}

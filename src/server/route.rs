@@ -1,0 +1,76 @@
+//! Which route a path names.
+
+use http::Method;
+
+/// The existing service's prefix; every route below it is the same as without it.
+const PREFIX: &str = "/claude-kiro-oauth";
+
+/// A known path (operations.md, "HTTP surface").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    Messages,
+    CountTokens,
+    Models,
+    Model(String),
+    Health,
+    Metrics,
+    EventLogging,
+    Root,
+}
+
+impl Route {
+    pub(super) fn of(path: &str) -> Option<Self> {
+        let path = match path.strip_prefix(PREFIX) {
+            Some("") => "/",
+            Some(rest) if rest.starts_with('/') => rest,
+            _ => path,
+        };
+        Some(match path {
+            "/v1/messages" => Self::Messages,
+            "/v1/messages/count_tokens" => Self::CountTokens,
+            "/v1/models" => Self::Models,
+            "/health" => Self::Health,
+            "/metrics" => Self::Metrics,
+            "/api/event_logging/batch" => Self::EventLogging,
+            "/" => Self::Root,
+            _ => {
+                let id = path.strip_prefix("/v1/models/")?;
+                if id.is_empty() || id.contains('/') {
+                    return None;
+                }
+                Self::Model(id.to_owned())
+            }
+        })
+    }
+
+    pub(super) fn allows(&self, method: &Method) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+    }
+
+    pub(super) fn allow(&self) -> &'static str {
+        match self {
+            Self::Messages | Self::CountTokens | Self::EventLogging => "POST, OPTIONS",
+            Self::Models | Self::Model(_) | Self::Health | Self::Metrics | Self::Root => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    /// M2: preflight, `HEAD /`, `/health` and event logging need none.
+    pub(super) fn needs_key(&self) -> bool {
+        !matches!(self, Self::Health | Self::EventLogging | Self::Root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_prefixes_name_the_same_route() {
+        assert_eq!(Route::of("/v1/messages"), Some(Route::Messages));
+        assert_eq!(Route::of("/claude-kiro-oauth/v1/messages"), Some(Route::Messages));
+        assert_eq!(Route::of("/claude-kiro-oauthx/v1/messages"), None);
+        assert_eq!(Route::of("/v1/models/claude-sonnet-4-5"), Some(Route::Model("claude-sonnet-4-5".into())));
+        assert_eq!(Route::of("/nope"), None);
+        assert!(!Route::Messages.allows(&Method::GET) && Route::Root.allows(&Method::HEAD));
+    }
+}
