@@ -47,5 +47,8 @@ fn same(name: &str, text: &str) {
         std::fs::write(&path, text).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == text, "{name} is not what the code says: run KIRO_BLESS=1 cargo test --features server --test docs");
+    assert!(
+        there == text,
+        "{name} is not what the code says: run KIRO_BLESS=1 cargo test --features server --test docs"
+    );
 }

@@ -63,7 +63,10 @@ impl Job {
         if let Some((mode, text)) = &self.system {
             request.apply_system(*mode, text);
         }
-        Ok(self.shared.translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?.body)
+        Ok(self
+            .shared
+            .translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?
+            .body)
     }
 }
 

@@ -45,7 +45,7 @@ impl Keys {
     }
 
     /// Whether the store has to be asked.
-    pub(super) fn from_store(&self) -> bool {
+    pub(super) fn asks_store(&self) -> bool {
         self.fixed.is_none()
     }
 

@@ -27,10 +27,10 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
-use keys::Keys;
 pub use keys::KeyCheck;
-use stream::Slot;
+use keys::Keys;
 pub use stream::MessageStream;
+use stream::Slot;
 pub use summary::{Outcome, Summary, SummaryCell};
 
 use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind};
@@ -186,7 +186,8 @@ impl Gateway {
     pub async fn start_with(config: Config, clock: Clock, hooks: Hooks) -> Result<Self, Error> {
         let models = load_models(config.models_file.as_deref())?;
         let upstream = Arc::new(Upstream::new(&config)?);
-        let store = Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
+        let store =
+            Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
         let pool = Pool::start(store.clone(), &config, clock, hooks);
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
         let anonymous = config.allow_anonymous || config.listen.ip().to_canonical().is_loopback();
@@ -241,7 +242,11 @@ impl Gateway {
     ///
     /// # Errors
     /// Everything that can be known before the first event.
-    pub fn stream(&self, body: Bytes, call: Call) -> impl Future<Output = Result<MessageStream, Error>> + Send + 'static {
+    pub fn stream(
+        &self,
+        body: Bytes,
+        call: Call,
+    ) -> impl Future<Output = Result<MessageStream, Error>> + Send + 'static {
         let gateway = self.clone();
         async move {
             match gateway.run(body, call, Some(true)).await? {
@@ -280,9 +285,13 @@ impl Gateway {
         }
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
-        let translated = shared.translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)?;
+        let translated =
+            shared.translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)?;
         if !translated.dropped_server_tools.is_empty() {
-            tracing::warn!(tools = translated.dropped_server_tools.join(","), "tools that run on Anthropic's side were dropped (M49)");
+            tracing::warn!(
+                tools = translated.dropped_server_tools.join(","),
+                "tools that run on Anthropic's side were dropped (M49)"
+            );
         }
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
             return Err(Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)"));
@@ -425,7 +434,8 @@ impl Gateway {
         let connected = shared.store.status().is_connected();
         let counts = shared.pool.counts();
         let can_serve = shared.pool.is_ready() && counts.total > 0 && shared.keys.is_known();
-        let fine = matches!(shared.store.status(), Status::Connected) && counts.selectable > 0 && !shared.pool.is_doubtful();
+        let fine =
+            matches!(shared.store.status(), Status::Connected) && counts.selectable > 0 && !shared.pool.is_doubtful();
         Health {
             status: if can_serve && fine { "healthy" } else { "degraded" },
             redis: if connected { "connected" } else { "disconnected" },
@@ -463,7 +473,8 @@ impl Gateway {
         shared.credentials.close(left).await;
         let pending = shared.pool.close(left).await;
         if !pending.accounts.is_empty() || !pending.tokens.is_empty() {
-            let prefixes = |ids: &[String]| ids.iter().map(|id| summary::short(id).to_owned()).collect::<Vec<_>>().join(",");
+            let prefixes =
+                |ids: &[String]| ids.iter().map(|id| summary::short(id).to_owned()).collect::<Vec<_>>().join(",");
             tracing::error!(
                 accounts = prefixes(&pending.accounts),
                 tokens = prefixes(&pending.tokens),
@@ -575,7 +586,7 @@ async fn watch(shared: Weak<Shared>, stop: CancellationToken) {
 
 impl Shared {
     async fn look_for_key(&self) {
-        if !self.keys.from_store() {
+        if !self.keys.asks_store() {
             return;
         }
         match self.store.client_key().await {
@@ -658,7 +669,6 @@ fn random_uuid() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the gateway is where monotonic time enters")]
 fn now() -> Instant {
     Instant::now()
 }

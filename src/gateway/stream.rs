@@ -103,13 +103,7 @@ impl Slot {
 }
 
 impl MessageStream {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        pipeline: Pipeline,
-        job: Arc<Job>,
-        trail: Trail,
-        permit: Permit,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, pipeline: Pipeline, job: Arc<Job>, trail: Trail, permit: Permit) -> Self {
         let began = now();
         let (slot_key, slot) = shared.streams.add();
         shared.metrics.streams_open.inc();

@@ -10,7 +10,9 @@ mod route;
 use std::fmt::Display;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 
@@ -24,7 +26,8 @@ use crate::proto::messages::error::{ApiError, ErrorType};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const METRICS_TEXT: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const METRICS_TEXT: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// What the face knows about a request beyond its bytes.
@@ -114,7 +117,9 @@ where
     };
     if !route.allows(request.method()) {
         let allow = HeaderValue::from_static(route.allow());
-        return Err(Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow));
+        return Err(
+            Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
+        );
     }
     if route.needs_key() && !peer.trusted && !(route == Route::Metrics && peer.loopback) {
         check_key(gateway, &request)?;
@@ -142,7 +147,10 @@ where
         }
         // The body is dropped unread: telemetry of a client must not fail loudly (C38).
         Route::EventLogging => Ok(json(200, br#"{"success":true}"#.to_vec())),
-        Route::Root => Ok(json(200, to_json(&serde_json::json!({ "name": "kiro-messages", "version": env!("CARGO_PKG_VERSION") }))?)),
+        Route::Root => Ok(json(
+            200,
+            to_json(&serde_json::json!({ "name": "kiro-messages", "version": env!("CARGO_PKG_VERSION") }))?,
+        )),
     }
 }
 
@@ -151,10 +159,10 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    if let Some(encoding) = request.headers().get(CONTENT_ENCODING) {
-        if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") {
-            return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
-        }
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
     }
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
@@ -272,10 +280,8 @@ fn preflight(headers: &HeaderMap) -> Response<Body> {
 fn finish_headers(response: &mut Response<Body>, request_id: &str) {
     let headers = response.headers_mut();
     headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
-    headers.insert(
-        "access-control-expose-headers",
-        HeaderValue::from_static("request-id, retry-after, x-should-retry"),
-    );
+    headers
+        .insert("access-control-expose-headers", HeaderValue::from_static("request-id, retry-after, x-should-retry"));
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }

@@ -1,1 +1,0 @@
-//! One request from start to end.
