@@ -1,1 +1,573 @@
-//! Access tokens: single-flight refresh and background renewal.
+//! Access tokens: single-flight refresh and background renewal (redis-contract.md §11, kiro-upstream.md §9).
+//!
+//! A request gets its token from memory. It waits only when the token in hand has expired (R38), or after upstream
+//! rejected it. A refresh runs on a task of its own, one per credential (R39), under the lock that all processes share,
+//! and ends in a compare-and-set on the record that it read under that lock (R40). What a snapshot finds in the store is
+//! judged in `held`.
+//!
+//! # Cancellation
+//! A caller that goes away leaves its refresh running: upstream may have rotated the token already.
+
+mod calls;
+pub(crate) mod held;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::pool::{AccountId, AccountView, Lease, Pool, Stood, short};
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::token::{self, Grant, Refusal};
+use crate::proto::record::{Fingerprint, Token};
+use crate::secret::Secret;
+use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
+use crate::upstream::Upstream;
+
+use held::{Age, BLOCKING_MARGIN, later};
+
+/// How often accounts are looked at for a background refresh or a probe.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Background refreshes at a time; blocking ones are not bounded.
+const AT_A_TIME: usize = 32;
+/// One refresh call, all in all (K68): half the lock's life.
+const CALL_WITHIN: Duration = Duration::from_secs(15);
+/// How long a blocking or forced refresh waits for another process (R40 step 2).
+const LOCK_WITHIN: Duration = Duration::from_secs(20);
+/// A token that was adopted or refreshed and still isn't live is looked at so often before giving up.
+const ROUNDS: usize = 3;
+
+/// Access tokens of the pool's accounts. Cheap to clone.
+#[derive(Clone)]
+pub struct Credentials(Arc<Inner>);
+
+struct Inner {
+    pool: Pool,
+    upstream: Arc<Upstream>,
+    threshold: Duration,
+    counters: Counters,
+    at_a_time: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// Refreshes since the start, by outcome; relaxed loads are fine.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// A new token came and is saved or about to be.
+    pub refreshed: AtomicU64,
+    /// Somebody else had refreshed: theirs was used, without a call.
+    pub adopted: AtomicU64,
+    /// Refused for good: the account was ejected.
+    pub rejected: AtomicU64,
+    /// Failed in passing: refused in doubt, 429, 5xx, network, timeout.
+    pub failed: AtomicU64,
+    /// Somebody else rotated the refresh token during our call: ours was dropped (R40 step 6).
+    pub conflicts: AtomicU64,
+    /// New tokens that could not be saved at once.
+    pub unsaved: AtomicU64,
+}
+
+impl Counters {
+    /// Each outcome by its word, for a metric.
+    pub fn outcomes(&self) -> [(&'static str, u64); 6] {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("refreshed", load(&self.refreshed)),
+            ("adopted", load(&self.adopted)),
+            ("rejected", load(&self.rejected)),
+            ("failed", load(&self.failed)),
+            ("conflict", load(&self.conflicts)),
+            ("unsaved", load(&self.unsaved)),
+        ]
+    }
+}
+
+/// Why there is no fresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshError {
+    /// The account is not in the pool.
+    Gone,
+    /// There is no token record, or none that can be read (R45).
+    NoCredential,
+    /// The record has nothing to refresh with: an API key, no refresh token, or an IdC one without client registration.
+    NotRefreshable,
+    /// Refused for good; the account is ejected (R41).
+    Rejected,
+    /// Refused, but not believed yet, or in passing (K59–K61).
+    Refused(Refusal),
+    /// The address could not be reached.
+    Network,
+    /// No answer within 15 s, or another process held the lock for 20 s.
+    Timeout,
+    /// A refresh failed a moment ago and the next one must wait (K60).
+    Pausing,
+    /// Another process holds the lock (background only).
+    Locked,
+    /// The client registration beside a Kiro token file is missing, expired or refused (R67).
+    Registration,
+    /// The process is stopping.
+    Closed,
+}
+
+impl RefreshError {
+    /// What it means for the attempt that needed the token. Reported to the account (R42), it counts once where the
+    /// refresh failed in passing, and not at all where the account is ejected already or has no credential.
+    pub fn fault(self) -> Fault {
+        let (kind, what) = match self {
+            Self::Gone => (FaultKind::TokenRejected, "the account left the pool"),
+            Self::NoCredential => (FaultKind::TokenRejected, "the account has no credential"),
+            Self::NotRefreshable => (FaultKind::TokenRejected, "the access token can't be refreshed"),
+            Self::Rejected => (FaultKind::TokenRejected, "the refresh token was rejected"),
+            Self::Registration => (FaultKind::ServerError, "the client registration is missing or expired"),
+            Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),
+            Self::Network | Self::Closed => (FaultKind::Network, "the token refresh could not connect"),
+            Self::Pausing => (FaultKind::Network, "the token refresh failed a moment ago"),
+            Self::Timeout | Self::Locked => (FaultKind::Timeout, "the token refresh took too long"),
+        };
+        Fault { kind, status: None, reason: None, message: what.to_owned(), retry_after: None }
+    }
+}
+
+/// How a refresh ended, for all who wait for it. Success means: look at the token in hand.
+pub(crate) type Ended = Result<(), RefreshError>;
+
+/// Why a refresh is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Expiry is near (R37).
+    Background,
+    /// The token in hand has expired (R38).
+    Blocking,
+    /// Upstream rejected this token (R38).
+    Rejected(Secret),
+    /// A person asked (R38).
+    Person,
+}
+
+impl Cause {
+    fn rejected(&self) -> Option<&Secret> {
+        match self {
+            Self::Rejected(token) => Some(token),
+            Self::Background | Self::Blocking | Self::Person => None,
+        }
+    }
+}
+
+impl Credentials {
+    /// Starts the background renewal. Needs a tokio runtime; ends with [`Credentials::close`] or the last clone.
+    pub fn start(pool: Pool, upstream: Arc<Upstream>, config: &Config) -> Self {
+        let stop = CancellationToken::new();
+        let inner = Arc::new(Inner {
+            pool,
+            upstream,
+            threshold: config.refresh_threshold,
+            counters: Counters::default(),
+            at_a_time: Arc::new(Semaphore::new(AT_A_TIME)),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+            _stop_on_drop: stop.clone().drop_guard(),
+        });
+        inner.tasks.spawn(background(Arc::downgrade(&inner), stop));
+        Self(inner)
+    }
+
+    /// The bearer token for an attempt. From memory; only a token that has expired is refreshed first (R38).
+    ///
+    /// # Errors
+    /// No token is to be had. The fault is to be reported like an attempt's ([`RefreshError::fault`]).
+    pub async fn access_token(&self, lease: &Lease) -> Result<Secret, Fault> {
+        let id = lease.account().id();
+        for _ in 0..ROUNDS {
+            let now = self.0.pool.now();
+            let live = self.0.pool.with_slot(id, |slot, _| slot.held.live(now).cloned());
+            if let Some(bearer) = live.ok_or_else(|| RefreshError::Gone.fault())? {
+                lease.hand_out(&bearer);
+                return Ok(bearer);
+            }
+            self.renew(id, Cause::Blocking).await.map_err(RefreshError::fault)?;
+        }
+        Err(RefreshError::NoCredential.fault())
+    }
+
+    /// Another bearer token after upstream rejected the one that [`Credentials::access_token`] gave for this lease: one
+    /// forced, single-flight refresh (K56).
+    ///
+    /// # Errors
+    /// As [`Credentials::access_token`].
+    pub async fn force_refresh(&self, lease: &Lease) -> Result<Secret, Fault> {
+        if let Some(rejected) = lease.handed_out() {
+            self.renew(lease.account().id(), Cause::Rejected(rejected)).await.map_err(RefreshError::fault)?;
+        }
+        self.access_token(lease).await
+    }
+
+    /// A refresh that a person asked for: `refresh()` and `accounts check`. The answer is when the token expires. Within
+    /// 30 s after a success it adopts that one (R38).
+    ///
+    /// # Errors
+    /// Why there is no fresh token.
+    pub async fn refresh(&self, id: &str) -> Result<Option<Timestamp>, RefreshError> {
+        let id = AccountId::from(id);
+        self.renew(&id, Cause::Person).await?;
+        self.0.pool.with_slot(&id, |slot, _| slot.held.token().expires_at).ok_or(RefreshError::Gone)
+    }
+
+    /// The token in hand: the only call that shows secrets (N19).
+    pub fn credential(&self, id: &str) -> Option<Token> {
+        self.0.pool.with_slot(id, |slot, _| slot.held.token().clone())
+    }
+
+    /// Refreshes by outcome.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Starts no further refresh and waits for those under way, at most `within`: a token that upstream has rotated must
+    /// still be saved. Before [`Pool::close`].
+    pub async fn close(&self, within: Duration) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        if tokio::time::timeout(within, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!("a token refresh is still under way");
+        }
+    }
+
+    /// Joins the refresh under way or starts one.
+    async fn renew(&self, id: &AccountId, cause: Cause) -> Ended {
+        loop {
+            let now = self.0.pool.now();
+            let joined = self.0.pool.with_slot(id, |slot, _| {
+                let held = &mut slot.held;
+                let settled = match &cause {
+                    Cause::Background => false,
+                    Cause::Blocking => held.live(now).is_some(),
+                    Cause::Rejected(rejected) => {
+                        let another = held.live(now).is_some_and(|live| live != rejected);
+                        another || (held.succeeded_lately(now) && !held.is_in_flight())
+                    }
+                    Cause::Person => held.succeeded_lately(now),
+                };
+                if settled {
+                    return Ok(None);
+                }
+                if !held.is_in_flight() {
+                    if held.is_pausing(now) && cause != Cause::Person {
+                        return Err(RefreshError::Pausing);
+                    }
+                    let (done, flight) = watch::channel(None);
+                    held.flight = Some(flight);
+                    let (inner, id, cause) = (self.0.clone(), id.clone(), cause.clone());
+                    self.0.tasks.spawn(async move {
+                        let ended = inner.run(&id, &cause).await;
+                        done.send_replace(Some(ended));
+                    });
+                }
+                Ok(held.flight.clone())
+            });
+            let Some(mut flight) = joined.ok_or(RefreshError::Gone)?? else { return Ok(()) };
+            let ended = match flight.wait_for(Option::is_some).await {
+                Ok(ended) => ended.unwrap_or(Err(RefreshError::Closed)),
+                Err(_) => Err(RefreshError::Closed),
+            };
+            match ended {
+                // A background refresh gave up because of the lock; whoever waits doesn't.
+                Err(RefreshError::Locked) if cause != Cause::Background => {}
+                ended => return ended,
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// One refresh from lock to unlock (R40).
+    async fn run(&self, id: &AccountId, cause: &Cause) -> Ended {
+        let key = self.pool.with_slot(id, |slot, _| slot.held.key().clone()).ok_or(RefreshError::Gone)?;
+        let ended = match self.take_lock(id, &key, cause).await {
+            Ok(Taken::Settled) => Ok(()),
+            Ok(Taken::Lock(lock)) => {
+                let ended = self.refresh(id, &key, cause).await;
+                if let Err(error) = self.store().unlock(lock).await {
+                    tracing::debug!(account = short(id), %error, "the refresh lock frees itself");
+                }
+                ended
+            }
+            Ok(Taken::WithoutLock) => self.refresh(id, &key, cause).await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) | Err(RefreshError::Locked) => {}
+            Err(RefreshError::Rejected) => count(&self.counters.rejected),
+            Err(error) => {
+                count(&self.counters.failed);
+                tracing::warn!(account = short(id), ?error, "token refresh failed");
+            }
+        }
+        ended
+    }
+
+    /// R40 steps 1 and 2.
+    async fn take_lock(&self, id: &AccountId, key: &TokenKey, cause: &Cause) -> Result<Taken, RefreshError> {
+        let deadline = Instant::now() + LOCK_WITHIN;
+        loop {
+            match self.store().lock(key, self.pool.now()).await {
+                Ok(Some(lock)) => return Ok(Taken::Lock(lock)),
+                Ok(None) if *cause == Cause::Background => return Err(RefreshError::Locked),
+                Ok(None) => {}
+                // R52: the store is away, or it refuses to write.
+                Err(_) => return Ok(Taken::WithoutLock),
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(150..=250))).await;
+            if let Ok(Some(bytes)) = self.store().read_token(key, self.pool.now()).await
+                && let Ok(record) = Token::parse(&bytes)
+                && self.adopt(id, bytes, record, cause)
+            {
+                return Ok(Taken::Settled);
+            }
+            if Instant::now() >= deadline {
+                return Err(RefreshError::Timeout);
+            }
+        }
+    }
+
+    /// R40 steps 3 to 7.
+    async fn refresh(&self, id: &AccountId, key: &TokenKey, cause: &Cause) -> Ended {
+        let mut again = false;
+        loop {
+            let (base, known) = self.base(id, key).await?;
+            let (bytes, record) = base;
+            if known && !again && self.adopt(id, bytes.clone(), record.clone(), cause) {
+                return Ok(());
+            }
+            let (view, credential) = self
+                .pool
+                .with_slot(id, |slot, _| {
+                    // What the record holds may be older than what we hold, or lack its refresh token (R46, R48).
+                    let ours = matches!(slot.held.compare(&record), Age::Older | Age::WithoutRefreshToken);
+                    let ours = slot.held.token().refresh_token.clone().filter(|_| ours);
+                    let refresh_token = ours.or(record.refresh_token.clone());
+                    (slot.view().clone(), Token { refresh_token, ..record.clone() })
+                })
+                .ok_or(RefreshError::Gone)?;
+            let Some(used) = credential.refresh_token.clone() else { return Err(RefreshError::NotRefreshable) };
+            let Some(body) = token::request_body(&credential) else { return Err(RefreshError::NotRefreshable) };
+            match self.call(&view, &credential, body).await {
+                Ok(grant) => {
+                    self.save(id, &used, (bytes, record), grant).await;
+                    return Ok(());
+                }
+                Err(CallError::Refused(refusal)) if refusal != Refusal::Passing => {
+                    if !again && self.is_replaced(id, key, &used).await {
+                        again = true;
+                        continue;
+                    }
+                    return Err(self.refused(id, &view, &used, refusal, known));
+                }
+                Err(error) => {
+                    let now = self.pool.now();
+                    self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
+                    return Err(match error {
+                        CallError::Refused(refusal) => RefreshError::Refused(refusal),
+                        CallError::Network => RefreshError::Network,
+                        CallError::Timeout => RefreshError::Timeout,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The record to work on, and whether it is known to be the store's own: R40 step 3; while the store is away what
+    /// was seen last (R52).
+    async fn base(&self, id: &AccountId, key: &TokenKey) -> Result<((Bytes, Token), bool), RefreshError> {
+        match self.store().read_token(key, self.pool.now()).await {
+            Ok(Some(bytes)) => {
+                let record = Token::parse(&bytes).map_err(|_| RefreshError::NoCredential)?;
+                Ok(((bytes, record), true))
+            }
+            Ok(None) => Err(RefreshError::NoCredential),
+            Err(error) if error.kind() == StoreErrorKind::Registration => {
+                tracing::warn!(account = short(id), %error, "token refresh");
+                Err(RefreshError::Registration)
+            }
+            Err(_) => {
+                let seen = self.pool.with_slot(id, |slot, _| slot.held.seen().cloned()).flatten();
+                let bytes = seen.ok_or(RefreshError::NoCredential)?;
+                let record = Token::parse(&bytes).map_err(|_| RefreshError::NoCredential)?;
+                Ok(((bytes, record), false))
+            }
+        }
+    }
+
+    /// Uses the record's token when somebody else refreshed: it differs from the one we hold or that was rejected, and
+    /// is live.
+    fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, cause: &Cause) -> bool {
+        let now = self.pool.now();
+        let adopted = self.pool.with_slot(id, |slot, rng| {
+            let held = &mut slot.held;
+            let theirs = record.access_token.as_ref();
+            let live = record.expires_at.is_some_and(|end| end > later(now, BLOCKING_MARGIN));
+            let another =
+                theirs.is_some() && theirs != held.token().access_token.as_ref() && theirs != cause.rejected();
+            let adopt = live && another && held.compare(&record) == Age::Newer;
+            if adopt {
+                held.adopt(bytes, record, rng);
+            }
+            adopt
+        });
+        let adopted = adopted.unwrap_or(false);
+        if adopted {
+            count(&self.counters.adopted);
+            self.pool.adopted(id);
+        }
+        adopted
+    }
+
+    /// R40 steps 5 to 7.
+    async fn save(&self, id: &AccountId, used: &Secret, base: (Bytes, Token), grant: Grant) {
+        let now = self.pool.now();
+        count(&self.counters.refreshed);
+        let unsaved = self.pool.with_slot(id, |slot, rng| slot.held.granted(used, base, grant, now, rng));
+        let Some(unsaved) = unsaved else { return };
+        match self.store().save_token(&unsaved).await {
+            Ok(Saved::Written(bytes)) => {
+                self.pool.with_slot(id, |slot, _| slot.held.saved(bytes));
+            }
+            Ok(Saved::Rotated(bytes)) => {
+                count(&self.counters.conflicts);
+                tracing::warn!(
+                    account = short(id),
+                    "somebody else rotated the refresh token meanwhile: theirs is used"
+                );
+                if let Ok(record) = Token::parse(&bytes) {
+                    self.pool.with_slot(id, |slot, rng| slot.held.adopt(bytes, record, rng));
+                }
+                self.pool.adopted(id);
+                return;
+            }
+            Ok(Saved::Absent) => tracing::info!(account = short(id), "the account was removed during its refresh"),
+            Ok(Saved::Unusable) => tracing::warn!(account = short(id), "the token record can't be read any more"),
+            Err(error) => {
+                count(&self.counters.unsaved);
+                tracing::warn!(account = short(id), %error, "a refreshed token waits to be saved");
+                self.pool.writer().keep_token(id, unsaved);
+            }
+        }
+        tracing::info!(account = short(id), "token refreshed");
+        self.pool.refreshed(id);
+    }
+
+    /// R41: whether the record holds another refresh token by now, and not one that we used up.
+    async fn is_replaced(&self, id: &AccountId, key: &TokenKey, used: &Secret) -> bool {
+        let Ok(Some(bytes)) = self.store().read_token(key, self.pool.now()).await else { return false };
+        let Ok(record) = Token::parse(&bytes) else { return false };
+        let replaced = record.refresh_token.as_ref().is_some_and(|theirs| theirs != used);
+        replaced && self.pool.with_slot(id, |slot, _| slot.held.compare(&record) == Age::Newer).unwrap_or(false)
+    }
+
+    fn refused(
+        &self,
+        id: &AccountId,
+        view: &AccountView,
+        used: &Secret,
+        refusal: Refusal,
+        known: bool,
+    ) -> RefreshError {
+        let now = self.pool.now();
+        let believed = self.pool.with_slot(id, |slot, rng| {
+            // While the store is away somebody may have rotated the token without our seeing it: not for good.
+            let believed = known && slot.held.refused(refusal, now);
+            if !believed {
+                slot.held.failed(now, rng);
+            }
+            believed
+        });
+        if believed != Some(true) {
+            return RefreshError::Refused(refusal);
+        }
+        let fingerprint = Fingerprint::of(used).short();
+        self.pool.eject(
+            id,
+            match refusal {
+                Refusal::RegistrationExpired => format!("client registration expired ({fingerprint}); log in again"),
+                Refusal::Rejected | Refusal::Doubtful | Refusal::Passing | Refusal::Unknown => {
+                    let region = view.refresh_region();
+                    format!("refresh token rejected ({fingerprint}) in {region}; log in again")
+                }
+            },
+        );
+        RefreshError::Rejected
+    }
+
+    fn store(&self) -> &Store {
+        self.pool.store()
+    }
+}
+
+/// What taking the lock came to.
+enum Taken {
+    Lock(Lock),
+    /// The store is away (R52).
+    WithoutLock,
+    /// Meanwhile somebody else refreshed.
+    Settled,
+}
+
+/// Why a refresh call brought nothing.
+enum CallError {
+    Refused(Refusal),
+    Network,
+    Timeout,
+}
+
+/// Renews tokens before they expire (R37) and probes accounts that nobody asks (R17), for as long as the credentials
+/// live.
+async fn background(inner: Weak<Inner>, stop: CancellationToken) {
+    let Some(wanted) = inner.upgrade().map(|inner| inner.pool.refresh_wanted()) else { return };
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        // A token that can't be saved now is refreshed only when it must be (R52).
+        let away = inner.pool.store().status() != Status::Connected;
+        for id in inner.pool.refreshes_due(away, inner.threshold) {
+            let Ok(place) = inner.at_a_time.clone().try_acquire_owned() else { break };
+            let credentials = Credentials(inner.clone());
+            inner.tasks.spawn(async move {
+                if let Err(error) = credentials.renew(&id, Cause::Background).await {
+                    tracing::debug!(account = short(&id), ?error, "no background refresh");
+                }
+                drop(place);
+            });
+        }
+        for lease in inner.pool.probes_due() {
+            let credentials = Credentials(inner.clone());
+            inner.tasks.spawn(async move { credentials.probe(lease).await });
+        }
+        drop(inner);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = wanted.notified() => {}
+        }
+    }
+}
+
+impl Credentials {
+    /// Asks a half-open account for its usage (R17): a good answer heals it, a bad one is the next failure.
+    async fn probe(&self, lease: Lease) {
+        match self.usage_limits(&lease).await {
+            Ok(_) => drop(lease.succeeded()),
+            Err(fault) => drop(lease.failed(&fault, Stood::default())),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,1 +1,1233 @@
-//! The live snapshot of accounts: selection, in-flight counts, health.
+//! The live snapshot of accounts: selection, in-flight counts, health. Fed by the store, asked by the gateway.
+//!
+//! One lock guards everything; it is held for microseconds and never across an await. No call of a request reaches the
+//! store (R5): selection, [`Lease`]s and reports work on memory, a background task reads the store every
+//! `KIRO_ACCOUNT_CACHE_TTL` (R14) and reserves tickets (R36), and what happened leaves through the store's [`Writer`].
+//!
+//! # Cancellation
+//! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
+//! [`Pool::acquire`] leaves the queue. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
+
+mod tickets;
+mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, StoreKind};
+use crate::credentials::held::{Held, later};
+use crate::error::Code;
+use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, Standing, State};
+use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::record::{Account, Method, Note, Token};
+use crate::secret::Secret;
+use crate::store::writer::Pending;
+use crate::store::{
+    Clock, OutcomePatch, RawAccount, Status, Store, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
+};
+
+use view::Urls;
+pub(crate) use view::short;
+pub use view::{AccountId, AccountView};
+
+/// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
+const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
+const EMPTY_LOOK_FOR: Duration = Duration::from_secs(2);
+/// After so long an empty pool is believed (R55).
+const EMPTY_BELIEVED: Duration = Duration::from_secs(60);
+/// After a failed read the next one is tried so soon; a store that is back is read at once (R53).
+const RETRY_READ: Duration = Duration::from_secs(1);
+/// A mark that the host program writes in our place stands for so long against a snapshot (R18, R35).
+const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
+/// After an unusable counter no block is asked for, for so long (R36).
+const COUNTER_PAUSE: Duration = Duration::from_secs(60);
+/// The profile of an account is looked up at most so often (K64).
+const PROFILE_LOOK_UP_EVERY: Duration = Duration::from_secs(600);
+
+/// What the pool must know of the configuration.
+struct Settings {
+    strategy: Strategy,
+    /// `KIRO_MAX_INFLIGHT_PER_ACCOUNT`; 0: no limit.
+    max_in_flight: u32,
+    account_wait: Duration,
+    /// How many requests may wait for an account: as many as may be in flight.
+    max_waiting: usize,
+    cache_ttl: Duration,
+    rules: Rules,
+    urls: Urls,
+    /// Where accounts are expected (R56).
+    place: Arc<str>,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let cap = config.max_inflight_per_account.unwrap_or(0);
+        Self {
+            strategy: config.strategy,
+            max_in_flight: u32::try_from(cap).unwrap_or(u32::MAX),
+            account_wait: config.account_wait,
+            max_waiting: config.max_conns,
+            cache_ttl: config.account_cache_ttl,
+            rules: Rules { cool_down: config.health_cooldown },
+            urls: Urls {
+                generate: config.upstream_url.clone(),
+                social_refresh: config.social_refresh_url.clone(),
+                idc_refresh: config.idc_refresh_url.clone(),
+            },
+            place: match &config.store {
+                StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
+                StoreKind::File(path) => path.to_string_lossy().into(),
+            },
+        }
+    }
+}
+
+/// Sees an outcome that would be written to an account's record. True: the host program has written it (R35), so that
+/// we don't; it can still be handed back with [`Pool::write`].
+pub type Recorder = Arc<dyn Fn(&AccountId, &Outcome) -> bool + Send + Sync>;
+
+/// Sees what an operator or a host program wants to know.
+pub type Listener = Arc<dyn Fn(PoolEvent) + Send + Sync>;
+
+/// What the pool tells its surroundings. Each is called outside the pool's lock, must not block and must not panic.
+#[derive(Clone, Default)]
+pub struct Hooks {
+    /// See [`Recorder`].
+    pub record: Option<Recorder>,
+    /// See [`Listener`].
+    pub event: Option<Listener>,
+}
+
+/// What [`Hooks::event`] sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolEvent {
+    /// The account is out until a person acts.
+    Ejected {
+        /// Which account.
+        id: AccountId,
+        /// The `lastErrorMessage`.
+        message: String,
+    },
+    /// The account has a new access token.
+    TokenRefreshed {
+        /// Which account.
+        id: AccountId,
+        /// When the access token expires.
+        expires_at: Option<Timestamp>,
+        /// How it was renewed.
+        method: Method,
+    },
+}
+
+/// What a request looks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// The client's model name and the known name it resolves to (R7).
+    pub model_names: &'a [&'a str],
+    /// Accounts that this request has tried.
+    pub exclude: &'a [AccountId],
+    /// What [`Strategy::Sticky`] goes by.
+    pub conversation_id: &'a str,
+    /// This account and no other, whatever its state but a running `Retry-After` (N5). Its lease records no outcome.
+    pub only: Option<&'a str>,
+}
+
+/// No account can take the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoAccount {
+    /// Why.
+    pub why: Why,
+    /// Until the soonest account is back; none: there is none to wait for, M61 says 60 s.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why no account can take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is no first snapshot yet (R54).
+    NotLoaded,
+    /// The pool is empty or missing, and that is believed (R56).
+    Empty {
+        /// Where accounts are expected: the full key, or the file.
+        place: Arc<str>,
+    },
+    /// None is in a state to serve, or none serves the model.
+    Unavailable,
+    /// There are some, but this request has tried them all.
+    Exhausted,
+    /// All that could serve are at their cap, or half-open with their one request on the way.
+    Busy,
+    /// The pinned account is not in the pool.
+    Unknown,
+    /// The pinned account has a running `Retry-After` (N5).
+    Limited,
+    /// The pinned account has no readable record or no credential.
+    Unusable,
+}
+
+/// One account in lists, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountInfo {
+    /// The whole id.
+    pub id: AccountId,
+    /// `customName`.
+    pub name: Option<String>,
+    /// How its credential is renewed.
+    pub method: Method,
+    /// Its state now.
+    pub state: State,
+    /// When its access token expires; none for API keys and where it is unknown.
+    pub expires_at: Option<Timestamp>,
+    /// Requests that it serves for this process.
+    pub in_flight: u32,
+    /// Why it is unusable, naming the field.
+    pub problem: Option<String>,
+}
+
+/// The pool in numbers, for `/health` and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accounts of the snapshot.
+    pub total: usize,
+    /// Those that would be selected now: healthy, half-open and stale ones.
+    pub selectable: usize,
+    /// State healthy.
+    pub healthy: usize,
+    /// State half-open.
+    pub half_open: usize,
+    /// State stale.
+    pub stale: usize,
+    /// State cooling.
+    pub cooling: usize,
+    /// State quota.
+    pub quota: usize,
+    /// State ejected.
+    pub ejected: usize,
+    /// State disabled.
+    pub disabled: usize,
+    /// State unusable.
+    pub unusable: usize,
+    /// Requests in flight, all accounts.
+    pub in_flight: usize,
+    /// Requests that wait for an account.
+    pub waiting: usize,
+}
+
+/// Counted since the start; relaxed loads are fine.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Snapshots read.
+    pub snapshots: AtomicU64,
+    /// Reads that failed.
+    pub snapshot_failures: AtomicU64,
+    /// Records that make their account unusable (R9), counted once per changed value.
+    pub unusable_records: AtomicU64,
+    /// Blocks of tickets reserved (R36).
+    pub ticket_blocks: AtomicU64,
+    /// Requests that had to wait for an account.
+    pub waits: AtomicU64,
+    /// Older tokens found in the store and overwritten with ours (R46, R48).
+    pub tokens_written_back: AtomicU64,
+}
+
+/// How an attempt stood when it ended in a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stood {
+    /// It went out with a token from a forced refresh of this request.
+    pub refreshed: bool,
+    /// Content had been handed downstream.
+    pub committed: bool,
+}
+
+/// The pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    writer: Writer,
+    clock: Clock,
+    settings: Settings,
+    hooks: Hooks,
+    state: Mutex<Inside>,
+    /// Requests in the queue, so that a lease that ends looks at the lock only when somebody waits.
+    waiting: AtomicUsize,
+    reading: tokio::sync::Mutex<()>,
+    loaded: watch::Sender<bool>,
+    refill: Arc<Notify>,
+    counter_told: AtomicBool,
+    refresh: Arc<Notify>,
+    counters: Counters,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+struct Inside {
+    loaded: bool,
+    /// Sorted by the bytes of the id (R13).
+    slots: BTreeMap<AccountId, Slot>,
+    /// Since when the store's pool reads empty although the last snapshot was not (R55).
+    empty_since: Option<Timestamp>,
+    tickets: tickets::Book,
+    queue: VecDeque<Waiter>,
+    rng: fastrand::Rng,
+}
+
+/// One account in memory.
+pub(crate) struct Slot {
+    record: Bytes,
+    account: Option<Account>,
+    token_record: Option<(TokenKey, Bytes)>,
+    view: Arc<AccountView>,
+    /// Why the account is unusable, naming the record or the field: of the account record, the token record, the view.
+    problems: [Option<String>; 3],
+    warnings: Vec<String>,
+    health: Health,
+    pub(crate) held: Held,
+    load: Arc<Load>,
+    /// The ARN that upstream rejected; an empty one when none was sent.
+    arn_rejected: Option<String>,
+    profile_asked: Option<Timestamp>,
+    host_marked: Option<Instant>,
+}
+
+/// Shared by an account and its leases.
+#[derive(Debug, Default)]
+struct Load {
+    in_flight: AtomicU32,
+    probing: AtomicBool,
+}
+
+struct Waiter {
+    wanted: OwnedWanted,
+    place: oneshot::Sender<Lease>,
+}
+
+#[derive(Clone)]
+struct OwnedWanted {
+    model_names: Vec<String>,
+    exclude: Vec<AccountId>,
+    conversation_id: String,
+    only: Option<String>,
+}
+
+impl Pool {
+    /// Starts the pool: a background task reads the store at once and then every `KIRO_ACCOUNT_CACHE_TTL`. Needs a
+    /// tokio runtime. [`Pool::first_snapshot`] waits for the first read that went well.
+    pub fn start(store: Store, config: &Config, clock: Clock, hooks: Hooks) -> Self {
+        let stop = CancellationToken::new();
+        let pool = Self(Arc::new(Inner {
+            state: Mutex::new(Inside {
+                loaded: false,
+                slots: BTreeMap::new(),
+                empty_since: None,
+                tickets: tickets::Book::new(),
+                queue: VecDeque::new(),
+                rng: fastrand::Rng::new(),
+            }),
+            waiting: AtomicUsize::new(0),
+            reading: tokio::sync::Mutex::new(()),
+            loaded: watch::Sender::new(false),
+            refill: Arc::default(),
+            counter_told: AtomicBool::new(false),
+            refresh: Arc::default(),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+            _stop_on_drop: stop.clone().drop_guard(),
+            writer: Writer::spawn(store.clone(), clock.clone()),
+            store,
+            clock,
+            settings: Settings::from(config),
+            hooks,
+        }));
+        pool.0.tasks.spawn(background(Arc::downgrade(&pool.0), stop));
+        pool
+    }
+
+    /// Resolves with the first snapshot (R54).
+    pub async fn first_snapshot(&self) {
+        let mut loaded = self.0.loaded.subscribe();
+        // The sender lives as long as `self`.
+        if loaded.wait_for(|loaded| *loaded).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether there was a first snapshot.
+    pub fn is_ready(&self) -> bool {
+        *self.0.loaded.borrow()
+    }
+
+    /// The store's pool reads empty, and that is not believed yet (R55): `degraded`.
+    pub fn is_doubtful(&self) -> bool {
+        self.inside().empty_since.is_some()
+    }
+
+    /// Takes an account for one attempt, now or not at all.
+    pub fn select(&self, wanted: &Wanted<'_>) -> Result<Lease, NoAccount> {
+        let now = self.now();
+        let mut inside = self.inside();
+        self.select_in(&mut inside, wanted, now)
+    }
+
+    /// Takes an account for the first attempt of a request, waiting for one at most `KIRO_ACCOUNT_WAIT` where one may
+    /// come: at its cap, half-open with its request on the way, or resting not longer than that. First come, first
+    /// served; with a full queue, or where none will come in time, it fails at once.
+    pub async fn acquire(&self, wanted: &Wanted<'_>) -> Result<Lease, NoAccount> {
+        let wait = self.0.settings.account_wait;
+        let deadline = Instant::now() + wait;
+        let mut place = {
+            let now = self.now();
+            let mut inside = self.inside();
+            inside.queue.retain(|waiter| !waiter.place.is_closed());
+            let refused = if inside.queue.is_empty() {
+                match self.select_in(&mut inside, wanted, now) {
+                    Ok(lease) => return Ok(lease),
+                    Err(refused) => refused,
+                }
+            } else {
+                NoAccount { why: Why::Busy, retry_after: Some(Duration::from_secs(1)) }
+            };
+            let in_time = match refused.why {
+                Why::Busy => true,
+                Why::Unavailable => refused.retry_after.is_some_and(|back| back <= wait),
+                Why::NotLoaded => true,
+                Why::Empty { .. } | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
+            };
+            if wait.is_zero() || !in_time || inside.queue.len() >= self.0.settings.max_waiting {
+                return Err(refused);
+            }
+            let (place, waiter) = oneshot::channel();
+            inside.queue.push_back(Waiter { wanted: wanted.owned(), place });
+            self.0.waiting.store(inside.queue.len(), Ordering::Release);
+            waiter
+        };
+        self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
+        loop {
+            self.serve_queue();
+            let next = deadline.min(Instant::now() + self.soonest_rest().unwrap_or(wait).max(Duration::from_millis(1)));
+            tokio::select! {
+                biased;
+                lease = &mut place => {
+                    return lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None });
+                }
+                () = tokio::time::sleep_until(next) => {}
+            }
+            if Instant::now() >= deadline {
+                // A lease that came in this very moment is still taken.
+                return place.try_recv().or_else(|_| self.select(wanted));
+            }
+        }
+    }
+
+    /// Time until the soonest account is back; none: there is none to wait for (K47, M61).
+    pub fn soonest_return(&self) -> Option<Duration> {
+        let now = self.now();
+        self.inside().soonest(&[], now)
+    }
+
+    /// The account's view, if the account is in the pool.
+    pub fn account(&self, id: &str) -> Option<Arc<AccountView>> {
+        self.inside().slots.get(id).map(|slot| slot.view.clone())
+    }
+
+    /// All accounts, sorted by id, from memory.
+    pub fn accounts(&self) -> Vec<AccountInfo> {
+        let now = self.now();
+        let inside = self.inside();
+        let info = |slot: &Slot| AccountInfo {
+            id: slot.view.id.clone(),
+            name: slot.view.name.clone(),
+            method: slot.view.method,
+            state: slot.state(now),
+            expires_at: slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey),
+            in_flight: slot.load.in_flight.load(Ordering::Relaxed),
+            problem: slot.problem().map(str::to_owned),
+        };
+        inside.slots.values().map(info).collect()
+    }
+
+    /// The pool in numbers, from memory.
+    pub fn counts(&self) -> Counts {
+        let now = self.now();
+        let inside = self.inside();
+        let mut summary = Counts { total: inside.slots.len(), waiting: inside.queue.len(), ..Counts::default() };
+        for slot in inside.slots.values() {
+            let (count, selectable) = match slot.state(now) {
+                State::Healthy => (&mut summary.healthy, true),
+                State::HalfOpen => (&mut summary.half_open, true),
+                State::Stale => (&mut summary.stale, true),
+                State::Cooling { .. } => (&mut summary.cooling, false),
+                State::Quota { .. } => (&mut summary.quota, false),
+                State::Ejected => (&mut summary.ejected, false),
+                State::Disabled => (&mut summary.disabled, false),
+                State::Unusable => (&mut summary.unusable, false),
+            };
+            *count += 1;
+            summary.selectable += usize::from(selectable);
+            summary.in_flight += usize::try_from(slot.load.in_flight.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        }
+        summary
+    }
+
+    /// Accounts by state, each state once, by its word (for a metric).
+    pub fn states(&self) -> [(&'static str, usize); 8] {
+        let counts = self.counts();
+        [
+            ("healthy", counts.healthy),
+            ("half-open", counts.half_open),
+            ("stale", counts.stale),
+            ("cooling", counts.cooling),
+            ("quota", counts.quota),
+            ("ejected", counts.ejected),
+            ("disabled", counts.disabled),
+            ("unusable", counts.unusable),
+        ]
+    }
+
+    /// Numbers since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Half-open accounts that one of us marked and that got no request within 60 s after their rest, each with a
+    /// lease. They are to be asked with getUsageLimits (K62), and the answer reported like any attempt's (R17).
+    pub fn probes_due(&self) -> Vec<Lease> {
+        let now = self.now();
+        let mut inside = self.inside();
+        let due = |slot: &Slot| {
+            let free = !slot.load.probing.load(Ordering::Acquire) && slot.held.live(now).is_some();
+            free && slot.state(now) == State::HalfOpen && slot.health.probe_due(now)
+        };
+        let due: Vec<&mut Slot> = inside.slots.values_mut().filter(|slot| due(slot)).collect();
+        due.into_iter().map(|slot| self.lease(slot, now, Purpose::Probe)).collect()
+    }
+
+    /// Whether the account's profile may be looked up now: at most once in 10 minutes (K64). A yes counts as done.
+    pub fn may_look_up_profile(&self, id: &str) -> bool {
+        let now = self.now();
+        let mut inside = self.inside();
+        let Some(slot) = inside.slots.get_mut(id) else { return false };
+        let may = slot.profile_asked.is_none_or(|asked| later(asked, PROFILE_LOOK_UP_EVERY) <= now);
+        if may {
+            slot.profile_asked = Some(now);
+        }
+        may
+    }
+
+    /// Writes an outcome that [`Hooks::record`] had taken over, when the host program could not record it after all.
+    pub fn write(&self, id: &AccountId, outcome: &Outcome) {
+        for patch in patches(outcome) {
+            self.0.writer.record(id, patch);
+        }
+    }
+
+    /// Reads the store now; the background task does so by itself. One read at a time.
+    ///
+    /// # Errors
+    /// The store is away or broken; the old snapshot stays.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let _one = self.0.reading.lock().await;
+        let since = Instant::now();
+        match self.0.store.load().await {
+            Ok(accounts) => {
+                self.0.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+                self.take_in(accounts, since);
+                Ok(())
+            }
+            Err(error) => {
+                self.0.counters.snapshot_failures.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the background task and writes what is pending, for at most `within` (R33). What could not be written is
+    /// the answer. Leases stay valid, but nothing writes their reports any more.
+    pub async fn close(&self, within: Duration) -> Pending {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        let deadline = Instant::now() + within;
+        if tokio::time::timeout_at(deadline, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!("the pool's background task hangs");
+        }
+        self.0.writer.flush(deadline.saturating_duration_since(Instant::now())).await
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        let now = (self.0.clock)();
+        // Records hold milliseconds; a finer time would differ from its own record.
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+
+    /// Runs `work` on an account in memory. Must be short and must not block.
+    pub(crate) fn with_slot<T>(&self, id: &str, work: impl FnOnce(&mut Slot, &mut fastrand::Rng) -> T) -> Option<T> {
+        let mut inside = self.inside();
+        let Inside { slots, rng, .. } = &mut *inside;
+        slots.get_mut(id).map(|slot| work(slot, rng))
+    }
+
+    /// Accounts whose token should be refreshed in the background now.
+    pub(crate) fn refreshes_due(&self, store_away: bool, threshold: Duration) -> Vec<AccountId> {
+        let now = self.now();
+        let inside = self.inside();
+        let due = |slot: &&Slot| slot.held.is_due(slot.state(now), store_away, threshold, now);
+        inside.slots.values().filter(due).map(|slot| slot.view.id.clone()).collect()
+    }
+
+    /// Wakes when a selection met an account whose token should be refreshed at once.
+    pub(crate) fn refresh_wanted(&self) -> Arc<Notify> {
+        self.0.refresh.clone()
+    }
+
+    /// An account that a refresh concerns: marks and writes what became of it, and tells.
+    pub(crate) fn refreshed(&self, id: &str) {
+        let now = self.now();
+        let told = self.with_slot(id, |slot, _| {
+            slot.review(&self.0.settings.urls);
+            let event = PoolEvent::TokenRefreshed {
+                id: slot.view.id.clone(),
+                expires_at: slot.held.token().expires_at,
+                method: slot.view.method,
+            };
+            (slot.view.id.clone(), slot.health.refreshed(now), event)
+        });
+        if let Some((id, outcome, event)) = told {
+            self.write(&id, &outcome);
+            self.tell(event);
+            self.serve_queue();
+        }
+    }
+
+    /// The account's tokens were adopted from the store.
+    pub(crate) fn adopted(&self, id: &str) {
+        self.with_slot(id, |slot, _| slot.review(&self.0.settings.urls));
+        self.serve_queue();
+    }
+
+    /// A refresh was refused for good (R41).
+    pub(crate) fn eject(&self, id: &str, cause: String) {
+        let now = self.now();
+        let ejected = self.with_slot(id, |slot, _| (slot.view.id.clone(), slot.health.eject(cause, now)));
+        if let Some((id, outcome)) = ejected {
+            self.record(&id, &outcome);
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn select_in(&self, inside: &mut Inside, wanted: &Wanted<'_>, now: Timestamp) -> Result<Lease, NoAccount> {
+        if !inside.loaded {
+            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
+        }
+        if let Some(only) = wanted.only {
+            return self.pinned(inside, only, now);
+        }
+        let mut ranked = Vec::with_capacity(inside.slots.len());
+        let (mut busy, mut excluded) = (false, false);
+        for slot in inside.slots.values() {
+            let candidate = slot.candidate(wanted, now);
+            match select::rank(&candidate, self.0.settings.max_in_flight) {
+                Ok(tier) => ranked.push((tier, candidate)),
+                Err(Refusal::Busy) => busy = true,
+                Err(Refusal::Excluded) => excluded = true,
+                Err(Refusal::Model | Refusal::State(_)) => {}
+            }
+        }
+        let strategy = self.0.settings.strategy;
+        let ticket = if ranked.is_empty() || strategy == Strategy::Sticky {
+            0
+        } else {
+            let (ticket, fetch) = inside.tickets.take();
+            if fetch {
+                self.0.refill.notify_one();
+            }
+            ticket
+        };
+        let chosen = select::choose(&ranked, strategy, ticket, wanted.conversation_id)
+            .and_then(|index| ranked.get(index))
+            .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
+        let Some((tier, id)) = chosen else {
+            let why = match (inside.slots.is_empty(), busy, excluded) {
+                (true, _, _) => Why::Empty { place: self.0.settings.place.clone() },
+                (false, true, _) => Why::Busy,
+                (false, false, true) => Why::Exhausted,
+                (false, false, false) => Why::Unavailable,
+            };
+            let retry_after = match why {
+                Why::Busy => Some(Duration::from_secs(1)),
+                _ => inside.soonest(wanted.model_names, now),
+            };
+            return Err(NoAccount { why, retry_after });
+        };
+        if tier >= Tier::Stale {
+            self.0.refresh.notify_one();
+        }
+        match inside.slots.get_mut(&id) {
+            Some(slot) => Ok(self.lease(slot, now, Purpose::Request)),
+            None => Err(NoAccount { why: Why::Unavailable, retry_after: None }),
+        }
+    }
+
+    fn pinned(&self, inside: &mut Inside, id: &str, now: Timestamp) -> Result<Lease, NoAccount> {
+        let Some(slot) = inside.slots.get_mut(id) else {
+            return Err(NoAccount { why: Why::Unknown, retry_after: None });
+        };
+        if !slot.is_usable(now) {
+            return Err(NoAccount { why: Why::Unusable, retry_after: None });
+        }
+        if let Some(until) = slot.health.held_until(now) {
+            return Err(NoAccount { why: Why::Limited, retry_after: Some(between(now, until)) });
+        }
+        Ok(self.lease(slot, now, Purpose::Pinned))
+    }
+
+    fn lease(&self, slot: &mut Slot, now: Timestamp, purpose: Purpose) -> Lease {
+        let half_open = purpose != Purpose::Pinned && slot.state(now) == State::HalfOpen;
+        slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
+        if half_open {
+            slot.load.probing.store(true, Ordering::Release);
+        }
+        slot.health.asked(now);
+        Lease {
+            pool: self.clone(),
+            view: slot.view.clone(),
+            load: slot.load.clone(),
+            started: now,
+            half_open,
+            purpose,
+            bearer: Mutex::new(None),
+        }
+    }
+
+    /// Gives waiting requests their accounts, first come, first served.
+    fn serve_queue(&self) {
+        if self.0.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let now = self.now();
+        // Dropped after the lock: a lease that nobody takes any more comes back here.
+        let mut unwanted = Vec::new();
+        let mut inside = self.inside();
+        let mut queue = std::mem::take(&mut inside.queue);
+        queue.retain(|waiter| !waiter.place.is_closed());
+        while let Some(waiter) = queue.pop_front() {
+            let OwnedWanted { model_names, exclude, conversation_id, only } = &waiter.wanted;
+            let model_names: Vec<&str> = model_names.iter().map(String::as_str).collect();
+            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, only: only.as_deref() };
+            match self.select_in(&mut inside, &wanted, now) {
+                Ok(lease) => unwanted.extend(waiter.place.send(lease).err()),
+                Err(_) => inside.queue.push_back(waiter),
+            }
+        }
+        self.0.waiting.store(inside.queue.len(), Ordering::Release);
+        drop(inside);
+        drop(unwanted);
+    }
+
+    fn soonest_rest(&self) -> Option<Duration> {
+        let now = self.now();
+        let ends = |slot: &Slot| match slot.state(now) {
+            State::Cooling { until } => Some(between(now, until)),
+            _ => None,
+        };
+        self.inside().slots.values().filter_map(ends).min()
+    }
+
+    fn report(&self, lease: &Lease, judge: impl FnOnce(&mut Slot, Timestamp) -> Option<Outcome>) -> Option<Outcome> {
+        let now = self.now();
+        let outcome = self.with_slot(&lease.view.id, |slot, _| judge(slot, now)).flatten()?;
+        self.record(&lease.view.id, &outcome);
+        self.serve_queue();
+        Some(outcome)
+    }
+
+    fn record(&self, id: &AccountId, outcome: &Outcome) {
+        let by_host = self.0.hooks.record.as_ref().is_some_and(|record| record(id, outcome));
+        if by_host {
+            let now = Instant::now();
+            self.with_slot(id, |slot, _| slot.host_marked = Some(now));
+        } else {
+            self.write(id, outcome);
+        }
+        match &outcome.event {
+            Event::Fault { mark: Some(mark @ Note::Ejected { .. }), .. } => {
+                let message = mark.to_string();
+                tracing::warn!(account = short(id), %message, "account ejected");
+                self.tell(PoolEvent::Ejected { id: id.clone(), message });
+            }
+            Event::Fault { mark: Some(mark @ (Note::CoolDown { .. } | Note::Quota { .. })), .. } => {
+                tracing::info!(account = short(id), message = %mark, "account rests");
+            }
+            Event::Success { heals: true, half_open: true, .. } => {
+                tracing::info!(account = short(id), "account healed");
+            }
+            Event::Success { .. } | Event::Fault { .. } | Event::Refreshed => {}
+        }
+    }
+
+    fn tell(&self, event: PoolEvent) {
+        if let Some(listener) = &self.0.hooks.event {
+            listener(event);
+        }
+    }
+
+    /// Takes in what the store holds, as a whole (R14).
+    fn take_in(&self, accounts: Vec<RawAccount>, since: Instant) {
+        let now = self.now();
+        let mut tokens = Vec::new();
+        let mut inside = self.inside();
+        if accounts.is_empty() && !inside.slots.is_empty() {
+            let empty_since = *inside.empty_since.get_or_insert_with(|| {
+                tracing::warn!("the pool reads empty; the last snapshot serves on until that is certain");
+                now
+            });
+            if later(empty_since, EMPTY_BELIEVED) > now {
+                return;
+            }
+            tracing::error!("the pool is empty");
+        } else if inside.empty_since.is_some() {
+            tracing::info!("the pool is back");
+        }
+        inside.empty_since = None;
+        let mut before = std::mem::take(&mut inside.slots);
+        for raw in accounts {
+            let (id, slot) = match before.remove_entry(raw.id.as_str()) {
+                Some((id, slot)) => (id, slot),
+                None => {
+                    let id = AccountId::from(raw.id.as_str());
+                    let slot = Slot::new(&id, &self.0.settings, now);
+                    (id, slot)
+                }
+            };
+            inside.slots.insert(id, slot);
+            let Inside { slots, rng, .. } = &mut *inside;
+            let Some(slot) = slots.get_mut(raw.id.as_str()) else { continue };
+            let stands = self.0.writer.is_newer_than(&raw.id, since)
+                || slot.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
+            if let Some(unsaved) = slot.take_in(raw, stands, &self.0, now, rng) {
+                tokens.push((slot.view.id.clone(), unsaved));
+            }
+        }
+        inside.loaded = true;
+        drop(inside);
+        for (id, unsaved) in tokens {
+            self.0.counters.tokens_written_back.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(account = short(&id), "the store holds an older token than we do: ours is written again");
+            self.0.writer.keep_token(&id, unsaved);
+        }
+        self.0.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
+        self.serve_queue();
+    }
+
+    /// When the store should be read again after a good read.
+    fn pace(&self) -> Duration {
+        let now = self.now();
+        match self.inside().empty_since {
+            Some(since) if later(since, EMPTY_LOOK_FOR) > now => EMPTY_LOOK_EVERY.min(self.0.settings.cache_ttl),
+            _ => self.0.settings.cache_ttl,
+        }
+    }
+}
+
+impl NoAccount {
+    /// How the client is answered (messages-api.md §6).
+    pub fn code(&self) -> Code {
+        match &self.why {
+            Why::NotLoaded => Code::StoreUnavailable,
+            Why::Empty { .. } | Why::Unavailable | Why::Exhausted | Why::Busy | Why::Unusable => Code::NoAccount,
+            Why::Unknown => Code::NotFound,
+            Why::Limited => Code::RateLimited,
+        }
+    }
+}
+
+impl fmt::Display for NoAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.why {
+            Why::NotLoaded => "The account store has not been reached yet",
+            Why::Empty { place } => {
+                return write!(f, "There are no accounts in {place}: add one with `kiro-server accounts add`");
+            }
+            Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
+            Why::Unknown => "Unknown account",
+            Why::Limited => "The account is rate limited",
+            Why::Unusable => "The account has no usable credential",
+        })
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pool").field(&self.counts()).finish()
+    }
+}
+
+/// An account taken for one attempt. Dropping it gives the place back and says nothing about the account (K50).
+#[derive(Debug)]
+pub struct Lease {
+    pool: Pool,
+    view: Arc<AccountView>,
+    load: Arc<Load>,
+    started: Timestamp,
+    half_open: bool,
+    purpose: Purpose,
+    /// The bearer token that was handed out last: the one that upstream rejects.
+    bearer: Mutex<Option<Secret>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Request,
+    /// Records no outcome (N5).
+    Pinned,
+    /// Heals, but is no use of the account (R17).
+    Probe,
+}
+
+impl Lease {
+    /// The account.
+    pub fn account(&self) -> &Arc<AccountView> {
+        &self.view
+    }
+
+    /// When the attempt was started (R28).
+    pub fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Whether the request was sent to this account by name (N5).
+    pub fn is_pinned(&self) -> bool {
+        self.purpose == Purpose::Pinned
+    }
+
+    /// The token that this attempt goes out with.
+    pub(crate) fn hand_out(&self, bearer: &Secret) {
+        *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.clone());
+    }
+
+    /// The token that was handed out last.
+    pub(crate) fn handed_out(&self) -> Option<Secret> {
+        self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sees the account as it is now: after its profile was looked up.
+    pub(crate) fn renew_view(&mut self) {
+        if let Some(view) = self.pool.account(&self.view.id) {
+            self.view = view;
+        }
+    }
+
+    /// The attempt went well, at its end; a ghost exception (K36) is a success too. The answer is what was recorded.
+    pub fn succeeded(&self) -> Option<Outcome> {
+        if self.is_pinned() {
+            return None;
+        }
+        let probe = self.purpose == Purpose::Probe;
+        let outcome = self.pool.report(self, |slot, now| {
+            slot.arn_rejected = None;
+            let mut outcome = slot.health.success(self.started, now);
+            if let Event::Success { probe: told, .. } = &mut outcome.event {
+                *told = probe;
+            }
+            Some(outcome)
+        });
+        if outcome.is_none() && !probe {
+            // The account left the snapshot while its stream ran; if its record is there all the same, the use counts.
+            let at = self.pool.now();
+            self.pool.0.writer.record(&self.view.id, OutcomePatch::Success { at, started_at: self.started });
+        }
+        outcome
+    }
+
+    /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
+    pub fn failed(&self, fault: &Fault, stood: Stood) -> Option<Outcome> {
+        let rules = self.pool.0.settings.rules;
+        let attempt = Attempt { started: self.started, refreshed: stood.refreshed, committed: stood.committed };
+        let pinned = self.is_pinned();
+        if stood.committed && !pinned && self.pool.account(&self.view.id).is_none() {
+            self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
+        }
+        self.pool.report(self, |slot, now| {
+            if fault.kind == FaultKind::ProfileArn {
+                slot.arn_rejected = Some(self.view.profile_arn.clone().unwrap_or_default());
+            }
+            if pinned {
+                slot.health.hold(fault, now);
+                return None;
+            }
+            slot.health.fault(fault, attempt, rules, now)
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.load.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if self.half_open {
+            self.load.probing.store(false, Ordering::Release);
+        }
+        self.pool.serve_queue();
+    }
+}
+
+impl Inside {
+    /// Until the soonest account that serves these models is back; a second when one is there already.
+    fn soonest(&self, model_names: &[&str], now: Timestamp) -> Option<Duration> {
+        let back = |slot: &Slot| match slot.state(now) {
+            State::Cooling { until } => Some(between(now, until)),
+            State::Healthy | State::HalfOpen | State::Stale => Some(Duration::from_secs(1)),
+            State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected => None,
+        };
+        self.slots.values().filter(|slot| slot.supports(model_names)).filter_map(back).min()
+    }
+}
+
+impl Slot {
+    fn new(id: &AccountId, settings: &Settings, now: Timestamp) -> Self {
+        Self {
+            record: Bytes::new(),
+            account: None,
+            token_record: None,
+            view: Arc::new(view::view(id, None, &Token::default(), &settings.urls).view),
+            problems: [None, None, None],
+            warnings: Vec::new(),
+            health: Health::new(Standing::default(), settings.rules, now),
+            held: Held::new(TokenKey::of(id)),
+            load: Arc::default(),
+            arn_rejected: None,
+            profile_asked: None,
+            host_marked: None,
+        }
+    }
+
+    pub(crate) fn view(&self) -> &Arc<AccountView> {
+        &self.view
+    }
+
+    pub(crate) fn state(&self, now: Timestamp) -> State {
+        self.health.state(self.is_usable(now), now)
+    }
+
+    fn is_usable(&self, now: Timestamp) -> bool {
+        self.problem().is_none() && self.held.is_usable(now)
+    }
+
+    fn problem(&self) -> Option<&str> {
+        self.problems.iter().flatten().next().map(String::as_str)
+    }
+
+    fn supports(&self, model_names: &[&str]) -> bool {
+        self.account.as_ref().is_none_or(|account| account.supports(model_names))
+    }
+
+    /// Takes in what a snapshot holds of this account; the answer is a token that must be written back (R46, R48).
+    /// A record that can't be read makes this account unusable and no other (R9).
+    fn take_in(
+        &mut self,
+        raw: RawAccount,
+        stands: bool,
+        pool: &Inner,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Option<UnsavedToken> {
+        let changed = raw.account != self.record || raw.token != self.token_record;
+        if raw.account != self.record {
+            let read = Account::parse(&raw.account, &self.view.id);
+            self.problems[0] = read.as_ref().err().map(|error| format!("account record: {error}"));
+            self.account = read.ok().or(self.account.take());
+            self.record = raw.account;
+        }
+        if let (Some(account), None) = (&self.account, &self.problems[0]) {
+            self.health.observe(Standing::from(account), stands, pool.settings.rules, now);
+        }
+        self.token_record.clone_from(&raw.token);
+        let observed = self.held.observe(raw.token, now, rng);
+        self.problems[1] = observed.as_ref().err().map(|error| format!("token record: {error}"));
+        let observed = observed.unwrap_or_default();
+        if observed.lost {
+            tracing::warn!(account = self.view.short_id(), "no token record: its access token serves to its end");
+        }
+        self.review(&pool.settings.urls);
+        if let Some(problem) = self.problem().filter(|_| changed) {
+            tracing::warn!(account = self.view.short_id(), problem, "account unusable");
+            pool.counters.unusable_records.fetch_add(1, Ordering::Relaxed);
+        }
+        observed.write_back
+    }
+
+    /// Makes the view again after a change of record or token.
+    fn review(&mut self, urls: &Urls) {
+        let viewed = view::view(&self.view.id, self.account.as_ref(), self.held.token(), urls);
+        self.problems[2] = viewed.problem;
+        for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
+            tracing::warn!(account = viewed.view.short_id(), "{warning}");
+        }
+        self.warnings = viewed.warnings;
+        let arn = viewed.view.profile_arn().filter(|arn| !arn.is_empty());
+        if arn.is_some() && arn != self.arn_rejected.as_deref() {
+            self.arn_rejected = None;
+        }
+        if viewed.view != *self.view {
+            self.view = Arc::new(viewed.view);
+        }
+        self.health.set_fingerprint(self.held.fingerprint());
+    }
+
+    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, now: Timestamp) -> Candidate<'a> {
+        Candidate {
+            id: &self.view.id,
+            state: self.state(now),
+            live_token: self.held.live(now).is_some(),
+            arn_rejected: self.arn_rejected.is_some(),
+            model_unsupported: !self.supports(wanted.model_names),
+            excluded: wanted.exclude.contains(&self.view.id),
+            in_flight: self.load.in_flight.load(Ordering::Acquire),
+            probing: self.load.probing.load(Ordering::Acquire),
+        }
+    }
+}
+
+impl Wanted<'_> {
+    fn owned(&self) -> OwnedWanted {
+        OwnedWanted {
+            model_names: self.model_names.iter().map(|&name| name.to_owned()).collect(),
+            exclude: self.exclude.to_vec(),
+            conversation_id: self.conversation_id.to_owned(),
+            only: self.only.map(str::to_owned),
+        }
+    }
+}
+
+/// Reads the store and reserves tickets, for as long as the pool lives.
+async fn background(pool: Weak<Inner>, stop: CancellationToken) {
+    let Some((status, refill)) = pool.upgrade().map(|inner| (inner.store.watch(), inner.refill.clone())) else {
+        return;
+    };
+    // The first block is in hand before the first request can ask for a ticket.
+    let first = reserve_block(&pool).await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = read_store(pool.clone(), status) => {}
+        () = reserve_tickets(pool, refill, first) => {}
+    }
+}
+
+async fn read_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>) {
+    let mut told = false;
+    loop {
+        let Some(pool) = pool.upgrade().map(Pool) else { return };
+        let started = Instant::now();
+        let next = match pool.reload().await {
+            Ok(()) => {
+                told = false;
+                started + pool.pace()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the accounts can't be read; the last snapshot serves on");
+                }
+                started + RETRY_READ
+            }
+        };
+        drop(pool);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => break,
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Back again: the snapshot must be fresh at once (R53).
+                    if status.borrow_and_update().is_connected() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Fetches blocks of tickets when asked to (R36).
+async fn reserve_tickets(pool: Weak<Inner>, refill: Arc<Notify>, mut pause: Option<Duration>) {
+    loop {
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+        let Some(inner) = pool.upgrade() else { return };
+        if pause.is_some() {
+            Pool(inner).inside().tickets.fetched(None);
+        } else {
+            drop(inner);
+        }
+        refill.notified().await;
+        pause = reserve_block(&pool).await;
+    }
+}
+
+/// One block; the answer is how long not to ask again after a failure.
+async fn reserve_block(pool: &Weak<Inner>) -> Option<Duration> {
+    let pool = pool.upgrade()?;
+    match pool.store.reserve_tickets(tickets::BLOCK).await {
+        Ok(block) => {
+            pool.counters.ticket_blocks.fetch_add(1, Ordering::Relaxed);
+            Pool(pool).inside().tickets.fetched(Some(block));
+            None
+        }
+        Err(error) if error.kind() == StoreErrorKind::Counter => {
+            if !pool.counter_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the round-robin counter is unusable; tickets are counted locally");
+            }
+            Some(COUNTER_PAUSE)
+        }
+        // The store itself tells that it is away.
+        Err(_) => Some(RETRY_READ),
+    }
+}
+
+/// How the writer is told about an outcome.
+fn patches(outcome: &Outcome) -> Vec<OutcomePatch> {
+    let (at, started_at) = (outcome.at, outcome.started);
+    match &outcome.event {
+        Event::Success { probe: true, .. } => vec![OutcomePatch::Healed { started_at }],
+        Event::Success { .. } => vec![OutcomePatch::Success { at, started_at }],
+        Event::Refreshed => vec![OutcomePatch::Refreshed { at }],
+        Event::Fault { mark, used } => {
+            let used = used.then_some(OutcomePatch::Used { at });
+            let mark = mark.as_ref().map(|mark| match mark.clone() {
+                Note::Plain(cause) => OutcomePatch::Counted { at, started_at, cause },
+                Note::CoolDown { until, cause } => OutcomePatch::CoolDown { at, started_at, until, cause },
+                Note::Quota { until, cause } => OutcomePatch::Quota { at, started_at, until, cause },
+                Note::Ejected { cause } => OutcomePatch::Ejected { at, started_at, cause },
+            });
+            used.into_iter().chain(mark).collect()
+        }
+    }
+}
+
+fn between(now: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(now)).unwrap_or_default()
+}

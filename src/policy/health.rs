@@ -79,6 +79,21 @@ pub struct Standing {
     pub recovery: Option<Timestamp>,
 }
 
+impl Default for Standing {
+    /// An account of which nothing bad is known.
+    fn default() -> Self {
+        Self {
+            healthy: true,
+            disabled: false,
+            stale: false,
+            error_count: 0,
+            last_error: None,
+            note: None,
+            recovery: None,
+        }
+    }
+}
+
 /// What an account is good for now (redis-contract.md §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -235,8 +250,6 @@ pub struct Health {
     rests: u32,
     /// When the account was last asked for anything (R17).
     asked: Option<Timestamp>,
-    /// Whether there is a readable record with a credential.
-    usable: bool,
     /// That of the refresh token in the record (R47).
     fingerprint: Option<String>,
 }
@@ -251,14 +264,13 @@ impl Health {
     /// The health of an account that this process sees for the first time.
     pub fn new(standing: Standing, rules: Rules, now: Timestamp) -> Self {
         let rest_ends = rest_ends(&standing, rules, now);
-        Self { standing, rest_ends, held: None, streak: 0, rests: 0, asked: None, usable: true, fingerprint: None }
+        Self { standing, rest_ends, held: None, streak: 0, rests: 0, asked: None, fingerprint: None }
     }
 
-    /// What the token record holds: `usable` when the account's records are readable and hold a credential, and the
-    /// fingerprint of the refresh token, the first 8 hex digits of its SHA-256. An account ejected for another one is
-    /// half-open (R47).
-    pub fn credential(&mut self, usable: bool, fingerprint: Option<String>) {
-        (self.usable, self.fingerprint) = (usable, fingerprint);
+    /// The fingerprint of the refresh token in the token record, the first 8 hex digits of its SHA-256. An account
+    /// ejected for another one is half-open (R47).
+    pub fn set_fingerprint(&mut self, fingerprint: Option<String>) {
+        self.fingerprint = fingerprint;
     }
 
     /// A new snapshot has this record. `ours_stands`: a mark of ours is not written yet, or was written after the
@@ -290,13 +302,14 @@ impl Health {
         &self.standing
     }
 
-    /// The account's state: the first row of redis-contract.md §6 that matches.
-    pub fn state(&self, now: Timestamp) -> State {
+    /// The account's state: the first row of redis-contract.md §6 that matches. `usable`: its records are readable and
+    /// hold a credential.
+    pub fn state(&self, usable: bool, now: Timestamp) -> State {
         let Standing { healthy, disabled, stale, recovery, .. } = self.standing;
         if disabled {
             return State::Disabled;
         }
-        if !self.usable {
+        if !usable {
             return State::Unusable;
         }
         if let Some(until) = recovery.filter(|until| !healthy && *until > now) {
@@ -588,15 +601,7 @@ mod tests {
     }
 
     fn good() -> Standing {
-        Standing {
-            healthy: true,
-            disabled: false,
-            stale: false,
-            error_count: 0,
-            last_error: None,
-            note: None,
-            recovery: None,
-        }
+        Standing::default()
     }
 
     fn bad(last_error: Option<Timestamp>, message: &str) -> Standing {
@@ -606,7 +611,7 @@ mod tests {
 
     fn health(standing: Standing) -> Health {
         let mut health = Health::new(standing, RULES, t0());
-        health.credential(true, Some("bd473e5d".into()));
+        health.set_fingerprint(Some("bd473e5d".into()));
         health
     }
 
@@ -636,7 +641,11 @@ mod tests {
             let mut health = health(good());
             let attempt = Attempt { started: t0(), refreshed, committed: false };
             let outcome = health.fault(&fault(kind), attempt, RULES, t0());
-            (mark(outcome).map(|mark| mark.to_string()), health.state(t0()).as_str(), health.standing().error_count)
+            (
+                mark(outcome).map(|mark| mark.to_string()),
+                health.state(true, t0()).as_str(),
+                health.standing().error_count,
+            )
         };
         let until = at("2026-11-23T10:01:00Z");
         let table = [
@@ -715,11 +724,9 @@ mod tests {
             (Standing { healthy: true, ..bad(Some(t0()), "ejected: suspended") }, State::Healthy),
         ];
         for (standing, state) in table {
-            assert_eq!(health(standing.clone()).state(t0()), state, "{standing:?}");
+            assert_eq!(health(standing.clone()).state(true, t0()), state, "{standing:?}");
         }
-        let mut without = health(good());
-        without.credential(false, None);
-        assert_eq!(without.state(t0()), State::Unusable);
+        assert_eq!(health(good()).state(false, t0()), State::Unusable);
     }
 
     #[test]
@@ -729,10 +736,10 @@ mod tests {
         {
             let mut health = health(standing.clone());
             let end = State::Cooling { until: secs(65 * 60) };
-            assert_eq!(health.state(t0()), end);
+            assert_eq!(health.state(true, t0()), end);
             health.observe(standing, false, RULES, secs(60 * 60));
-            assert_eq!(health.state(secs(60 * 60)), end, "the cap counts from when the mark was first seen");
-            assert_eq!(health.state(secs(65 * 60)), State::HalfOpen);
+            assert_eq!(health.state(true, secs(60 * 60)), end, "the cap counts from when the mark was first seen");
+            assert_eq!(health.state(true, secs(65 * 60)), State::HalfOpen);
         }
     }
 
@@ -760,8 +767,8 @@ mod tests {
             let length = rest(mark, now);
             seconds.push(length);
             let end = after(now, Duration::from_secs(length.unsigned_abs()));
-            assert_eq!(health.state(end - Duration::from_millis(1)), State::Cooling { until: end });
-            assert_eq!(health.state(end), State::HalfOpen);
+            assert_eq!(health.state(true, end - Duration::from_millis(1)), State::Cooling { until: end });
+            assert_eq!(health.state(true, end), State::HalfOpen);
             now = end;
         }
         assert_eq!(seconds, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
@@ -790,7 +797,7 @@ mod tests {
         ] {
             let mut health = health(good());
             health.fault(&limited(said), attempt(t0()), RULES, t0());
-            assert_eq!(health.state(t0()), State::Cooling { until: secs(seconds) }, "{said:?}");
+            assert_eq!(health.state(true, t0()), State::Cooling { until: secs(seconds) }, "{said:?}");
         }
     }
 
@@ -799,19 +806,19 @@ mod tests {
         let mut plain = health(good());
         plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         plain.observe(good(), true, RULES, secs(1));
-        assert_eq!(plain.state(secs(1)), State::Cooling { until: secs(60) }, "not written yet: stands");
+        assert_eq!(plain.state(true, secs(1)), State::Cooling { until: secs(60) }, "not written yet: stands");
         plain.observe(Standing { disabled: true, ..good() }, true, RULES, secs(1));
-        assert_eq!(plain.state(secs(1)), State::Disabled);
+        assert_eq!(plain.state(true, secs(1)), State::Disabled);
         plain.observe(good(), false, RULES, secs(2));
-        assert_eq!(plain.state(secs(2)), State::Healthy, "healed by somebody");
+        assert_eq!(plain.state(true, secs(2)), State::Healthy, "healed by somebody");
         assert_eq!((plain.streak, plain.rests), (0, 0));
 
         let mut held = health(good());
         held.fault(&limited(RetryAfter::Seconds(30)), attempt(t0()), RULES, t0());
         held.observe(good(), false, RULES, secs(2));
-        assert_eq!(held.state(secs(2)), State::Cooling { until: secs(30) });
+        assert_eq!(held.state(true, secs(2)), State::Cooling { until: secs(30) });
         assert_eq!(held.held_until(secs(2)), Some(secs(30)));
-        assert_eq!(held.state(secs(30)), State::Healthy);
+        assert_eq!(held.state(true, secs(30)), State::Healthy);
     }
 
     /// Acceptance case 14: a long stream that ends well doesn't lift a rest that began while it ran.
@@ -821,10 +828,10 @@ mod tests {
         health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         let outcome = health.success(secs(-1), secs(10));
         assert_eq!(outcome.event, Event::Success { heals: false, half_open: false, probe: false });
-        assert_eq!(health.state(secs(10)), State::Cooling { until: secs(60) });
+        assert_eq!(health.state(true, secs(10)), State::Cooling { until: secs(60) });
         let outcome = health.success(t0(), secs(70));
         assert_eq!(outcome.event, Event::Success { heals: true, half_open: true, probe: false });
-        assert_eq!(health.state(secs(70)), State::Healthy);
+        assert_eq!(health.state(true, secs(70)), State::Healthy);
         assert_eq!(
             health.success(secs(70), secs(71)).event,
             Event::Success { heals: false, half_open: false, probe: false },
@@ -841,7 +848,7 @@ mod tests {
             let kind = if n % 2 == 0 { FaultKind::RateLimited } else { FaultKind::Network };
             assert_eq!(health.fault(&fault(kind), attempt(secs(-5)), RULES, secs(n)), None);
         }
-        assert_eq!(health.state(secs(10)), State::Cooling { until: secs(60) });
+        assert_eq!(health.state(true, secs(10)), State::Cooling { until: secs(60) });
         let longer = health.fault(&limited(RetryAfter::Seconds(120)), attempt(secs(-5)), RULES, secs(10));
         assert!(matches!(mark(longer), Some(Note::CoolDown { until, .. }) if until == secs(130)));
         let suspected = health.fault(&fault(FaultKind::Suspicious), attempt(secs(-5)), RULES, secs(11));
@@ -861,10 +868,10 @@ mod tests {
             for (j, weak) in order.into_iter().enumerate() {
                 let mut health = health(good());
                 health.fault(&fault(strong), attempt(t0()), RULES, t0());
-                let state = health.state(secs(1));
+                let state = health.state(true, secs(1));
                 let second = health.fault(&fault(weak), attempt(t0()), RULES, secs(1));
                 assert_eq!(second.is_some(), j > i, "{strong} then {weak}");
-                assert_eq!(health.state(secs(1)) == state, j <= i);
+                assert_eq!(health.state(true, secs(1)) == state, j <= i);
             }
         }
     }
@@ -882,8 +889,11 @@ mod tests {
         }
         let mut health = health(good());
         health.fault(&fault(FaultKind::QuotaMonth), attempt(t0()), RULES, t0());
-        assert_eq!(health.state(at("2026-11-30T23:59:59.999Z")), State::Quota { until: at("2026-12-01T00:00:00Z") });
-        assert_eq!(health.state(at("2026-12-01T00:00:00Z")), State::HalfOpen);
+        assert_eq!(
+            health.state(true, at("2026-11-30T23:59:59.999Z")),
+            State::Quota { until: at("2026-12-01T00:00:00Z") }
+        );
+        assert_eq!(health.state(true, at("2026-12-01T00:00:00Z")), State::HalfOpen);
     }
 
     /// Acceptance cases 16, 17: what the UI's reset writes brings an account back from quota and ejection.
@@ -893,9 +903,9 @@ mod tests {
             let mut health = health(good());
             health.fault(&fault(kind), attempt(t0()), RULES, t0());
             let left_behind = Standing { healthy: true, error_count: 0, last_error: None, ..health.standing().clone() };
-            assert_ne!(health.state(secs(1)), State::Healthy);
+            assert_ne!(health.state(true, secs(1)), State::Healthy);
             health.observe(left_behind, false, RULES, secs(1));
-            assert_eq!(health.state(secs(1)), State::Healthy, "{kind}");
+            assert_eq!(health.state(true, secs(1)), State::Healthy, "{kind}");
         }
     }
 
@@ -908,15 +918,15 @@ mod tests {
         ] {
             let mut health = health(good());
             health.eject(cause.into(), t0());
-            assert_eq!(health.state(secs(1_000_000)), State::Ejected);
-            health.credential(true, Some("00000000".into()));
-            assert_eq!(health.state(secs(1)), State::HalfOpen);
+            assert_eq!(health.state(true, secs(1_000_000)), State::Ejected);
+            health.set_fingerprint(Some("00000000".into()));
+            assert_eq!(health.state(true, secs(1)), State::HalfOpen);
             let failed = mark(health.fault(&fault(FaultKind::Forbidden), attempt(secs(1)), RULES, secs(1)));
             assert!(matches!(failed, Some(Note::CoolDown { .. })), "{failed:?}");
         }
         let mut suspended = health(bad(Some(t0()), "ejected: suspended"));
-        suspended.credential(true, Some("00000000".into()));
-        assert_eq!(suspended.state(secs(1)), State::Ejected);
+        suspended.set_fingerprint(Some("00000000".into()));
+        assert_eq!(suspended.state(true, secs(1)), State::Ejected);
     }
 
     #[test]

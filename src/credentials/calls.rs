@@ -1,0 +1,243 @@
+//! The calls that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K64).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use serde_json::Value;
+
+use crate::pool::{AccountView, Lease};
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::token::{self, Grant};
+use crate::proto::record::{Method, Token};
+use crate::secret::Secret;
+
+use super::{CALL_WITHIN, CallError, Credentials, Inner};
+
+/// Usage and profile calls, all in all (K68).
+const ASK_WITHIN: Duration = Duration::from_secs(20);
+/// Answers are read to this size.
+const MAX_ANSWER: usize = 256 * 1024;
+
+impl Credentials {
+    /// What the account has used of its quota (K62): the JSON of getUsageLimits, as it came.
+    ///
+    /// A 400 about the profile ARN is asked once more without it, a 403 without one once more after a profile look-up.
+    ///
+    /// # Errors
+    /// Upstream's fault, classified (§8); the caller decides whether it counts on the account.
+    pub async fn usage_limits(&self, lease: &Lease) -> Result<Bytes, Fault> {
+        let bearer = self.access_token(lease).await?;
+        let view = lease.account();
+        match self.0.ask_usage(view, &bearer, view.profile_arn()).await {
+            Err(fault) if fault.kind == FaultKind::ProfileArn && view.profile_arn().is_some() => {
+                self.0.ask_usage(view, &bearer, None).await
+            }
+            Err(fault) if fault.status == Some(403) && view.profile_arn().is_none() => {
+                match self.find_profile(lease).await {
+                    Some(arn) => self.0.ask_usage(view, &bearer, Some(&arn)).await,
+                    None => Err(fault),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    /// Looks the account's profile up and remembers its ARN in the token record (K64). The lease comes back with the
+    /// ARN in its view.
+    ///
+    /// # Errors
+    /// The lease as it was: the account has no profile, was asked within the last 10 minutes, or could not be asked.
+    pub async fn look_up_profile(&self, mut lease: Lease) -> Result<Lease, Lease> {
+        match self.find_profile(&lease).await {
+            Some(_) => {
+                lease.renew_view();
+                Ok(lease)
+            }
+            None => Err(lease),
+        }
+    }
+
+    async fn find_profile(&self, lease: &Lease) -> Option<String> {
+        let view = lease.account();
+        let pool = &self.0.pool;
+        if !pool.may_look_up_profile(view.id()) {
+            return None;
+        }
+        let bearer = self.access_token(lease).await.ok()?;
+        let arn = match self.0.ask_profiles(view, &bearer).await {
+            Ok(arn) => arn?,
+            Err(fault) => {
+                tracing::warn!(account = view.short_id(), kind = fault.kind.as_str(), "the profile can't be looked up");
+                return None;
+            }
+        };
+        let unsaved = pool.with_slot(view.id(), |slot, _| slot.held.learned_profile(arn.clone())).flatten()?;
+        // The background writer saves it; this request goes on with it.
+        pool.writer().keep_token(view.id(), unsaved);
+        pool.adopted(view.id());
+        tracing::info!(account = view.short_id(), "the account's profile was found");
+        Some(arn)
+    }
+}
+
+impl Inner {
+    /// One refresh call (K52–K61).
+    pub(super) async fn call(&self, view: &AccountView, token: &Token, body: Vec<u8>) -> Result<Grant, CallError> {
+        let identity = self.upstream.identity();
+        let method = token.method();
+        let mut headers = HeaderMap::with_capacity(5);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let agents = match method {
+            Method::Idc => vec![
+                (HeaderName::from_static("x-amz-user-agent"), identity.amz_user_agent(view.machine_id())),
+                (USER_AGENT, identity.user_agent(view.machine_id())),
+            ],
+            Method::Social | Method::ApiKey => vec![(USER_AGENT, identity.social_user_agent(view.machine_id()))],
+        };
+        for (name, agent) in agents {
+            headers.insert(name, HeaderValue::from_str(&agent).map_err(|_| CallError::Network)?);
+        }
+        let client = self.upstream.client(view.proxy_url().map(Secret::expose)).map_err(|_| CallError::Network)?;
+        let request = client.post(view.refresh_url()).headers(headers).body(body);
+        let answer = match tokio::time::timeout(CALL_WITHIN, read(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.is_timeout() => return Err(CallError::Timeout),
+            Ok(Err(_)) => return Err(CallError::Network),
+            Err(_) => return Err(CallError::Timeout),
+        };
+        let error_type = answer.header("x-amzn-errortype");
+        let read = token::read_answer(method, answer.status, error_type, &answer.body);
+        if let Err(refusal) = read {
+            tracing::debug!(
+                account = view.short_id(),
+                status = answer.status,
+                kind = refusal.as_str(),
+                "refresh refused"
+            );
+        }
+        read.map_err(CallError::Refused)
+    }
+
+    async fn ask_usage(&self, view: &AccountView, bearer: &Secret, arn: Option<&str>) -> Result<Bytes, Fault> {
+        let mut url = format!(
+            "{}/getUsageLimits?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST",
+            view.origin()
+        );
+        if let Some(arn) = arn {
+            url.push_str("&profileArn=");
+            url.push_str(&percent_encoded(arn));
+        }
+        self.ask(view, bearer, |client| client.get(&url)).await
+    }
+
+    /// The ARN of the first profile; none when the account has none.
+    async fn ask_profiles(&self, view: &AccountView, bearer: &Secret) -> Result<Option<String>, Fault> {
+        let url = format!("{}/", view.origin());
+        let answer = self
+            .ask(view, bearer, |client| {
+                client
+                    .post(&url)
+                    .header(CONTENT_TYPE, "application/x-amz-json-1.0")
+                    .header("x-amz-target", "AmazonCodeWhispererService.ListAvailableProfiles")
+                    .body(r#"{"maxResults":10}"#)
+            })
+            .await?;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|_| Fault::protocol("profiles: not JSON"))?;
+        let first = answer.pointer("/profiles/0/arn").and_then(Value::as_str);
+        Ok(first.filter(|arn| !arn.is_empty()).map(str::to_owned))
+    }
+
+    /// A call with the headers of K5.
+    async fn ask(
+        &self,
+        view: &AccountView,
+        bearer: &Secret,
+        request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+    ) -> Result<Bytes, Fault> {
+        let text = |value: String| {
+            HeaderValue::from_str(&value).map_err(|_| Fault::network("a header value of the account is not printable"))
+        };
+        let identity = self.upstream.identity();
+        let mut authorization = text(format!("Bearer {}", bearer.expose()))?;
+        authorization.set_sensitive(true);
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, authorization);
+        if view.is_api_key() {
+            headers.insert(HeaderName::from_static("tokentype"), HeaderValue::from_static("API_KEY"));
+        }
+        let name = HeaderName::from_static("x-amz-user-agent");
+        headers.insert(name, text(identity.amz_user_agent(view.machine_id()))?);
+        headers.insert(USER_AGENT, text(identity.user_agent(view.machine_id()))?);
+        let name = HeaderName::from_static("amz-sdk-invocation-id");
+        headers.insert(name, text(uuid::Uuid::new_v4().to_string())?);
+        headers.insert(HeaderName::from_static("amz-sdk-request"), HeaderValue::from_static("attempt=1; max=1"));
+        let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
+        let answer = match tokio::time::timeout(ASK_WITHIN, read(request(&client).headers(headers))).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.is_timeout() => return Err(Fault::timeout("connecting took too long")),
+            Ok(Err(_)) => return Err(Fault::network("the call broke off")),
+            Err(_) => return Err(Fault::timeout("no answer within 20 s")),
+        };
+        if answer.status == 200 {
+            return Ok(answer.body);
+        }
+        Err(Fault::from_http(
+            answer.status,
+            answer.header("x-amzn-errortype"),
+            answer.header("retry-after"),
+            &answer.body,
+            view.is_api_key(),
+        ))
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+async fn read(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let mut response = request.send().await?;
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() >= MAX_ANSWER {
+            break;
+        }
+    }
+    Ok(Answer { status, headers, body: body.freeze() })
+}
+
+/// For a query: everything but unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k62_the_arn_is_percent_encoded() {
+        assert_eq!(percent_encoded("arn:aws:x/Ä b"), "arn%3Aaws%3Ax%2F%C3%84%20b");
+    }
+}

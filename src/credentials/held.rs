@@ -1,0 +1,395 @@
+//! What this process holds of one account's credential, and what it makes of what lies in the store.
+//!
+//! No IO and no clock in here: records come in, decisions go out. [`super::Credentials`] does the rest.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::policy::health::State;
+use crate::proto::kiro::token::{Grant, Refusal};
+use crate::proto::record::{Entry, Fingerprint, Method, Token, Unusable};
+use crate::secret::Secret;
+use crate::store::{TokenKey, UnsavedToken};
+
+use super::Ended;
+
+/// An access token that lives no longer than this is refreshed before the request goes out (R38).
+pub(crate) const BLOCKING_MARGIN: Duration = Duration::from_secs(10);
+/// After a success, no background refresh for so long (R37).
+const QUIET_AFTER_SUCCESS: Duration = Duration::from_secs(60);
+/// A forced refresh adopts a success that is not older than this (R38).
+const FORCED_ADOPTS: Duration = Duration::from_secs(30);
+/// A refresh token that another program dropped is put back at most so often (R46).
+const PUT_BACK_EVERY: Duration = Duration::from_secs(60);
+/// While the store is away a rotated token can't be saved: background refresh waits until so little is left (R52).
+const LAST_MINUTE: Duration = Duration::from_secs(60);
+/// An account that waits for its quota is refreshed so often, so that its refresh token doesn't age out (R37).
+const QUOTA_REFRESH_EVERY: Duration = Duration::from_secs(86_400);
+/// How many used-up refresh tokens are remembered (R48).
+const REMEMBERED: usize = 4;
+/// A doubtful or unknown refusal is believed at this one in a row (K59, K61).
+const BELIEVED_AT: u32 = 3;
+/// Doubtful refusals count when they are so far apart (K59).
+const DOUBTS_APART: Duration = Duration::from_secs(60);
+/// The first and the longest pause after a failed refresh (K60).
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// One account's credential in this process.
+#[derive(Debug)]
+pub(crate) struct Held {
+    key: TokenKey,
+    /// What the store had last; none: no record (R45).
+    seen: Option<(Bytes, Token)>,
+    /// What is used: the store's, or newer.
+    token: Token,
+    /// Fingerprints of the refresh tokens that this process used up (R48).
+    used_up: VecDeque<Fingerprint>,
+    /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
+    spread: f64,
+    last_success: Option<Timestamp>,
+    put_back: Option<Timestamp>,
+    failures: u32,
+    not_before: Option<Timestamp>,
+    refusals: Option<Refusals>,
+    /// The refresh that runs for this credential (R39).
+    pub(super) flight: Option<watch::Receiver<Option<Ended>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusals {
+    kind: Refusal,
+    count: u32,
+    last: Timestamp,
+}
+
+/// What a snapshot's token record led to.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// The store holds an older token than we do: this is to be written (R46, R48).
+    pub(crate) write_back: Option<UnsavedToken>,
+    /// The record has just disappeared; the access token in hand serves to its end (R45).
+    pub(crate) lost: bool,
+}
+
+impl Held {
+    /// Nothing is known yet.
+    pub(crate) fn new(key: TokenKey) -> Self {
+        Self {
+            key,
+            seen: None,
+            token: Token::default(),
+            used_up: VecDeque::new(),
+            spread: 1.0,
+            last_success: None,
+            put_back: None,
+            failures: 0,
+            not_before: None,
+            refusals: None,
+            flight: None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &TokenKey {
+        &self.key
+    }
+
+    /// What is used now.
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// The record's bytes as the store had them last.
+    pub(crate) fn seen(&self) -> Option<&Bytes> {
+        self.seen.as_ref().map(|(bytes, _)| bytes)
+    }
+
+    pub(crate) fn fingerprint(&self) -> Option<String> {
+        self.token.refresh_token.as_ref().map(|token| Fingerprint::of(token).short())
+    }
+
+    /// A snapshot has this token record. Adopted, unless it is older than what we hold (R48).
+    pub(crate) fn observe(
+        &mut self,
+        record: Option<(TokenKey, Bytes)>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Observed, Unusable> {
+        let Some((key, bytes)) = record else {
+            let lost = self.seen.take().is_some();
+            return Ok(Observed { write_back: None, lost });
+        };
+        let token = match &self.seen {
+            Some((seen, token)) if *seen == bytes => token.clone(),
+            _ => Token::parse(&bytes)?,
+        };
+        self.key = key;
+        let write_back = match self.compare(&token) {
+            Age::Same => {
+                self.keep_ours(&token);
+                None
+            }
+            Age::Newer => {
+                self.take(token.clone(), rng);
+                None
+            }
+            Age::WithoutRefreshToken => self.put_back(&token, &bytes, now, rng),
+            Age::Older => {
+                let unsaved = self.ours_on(&token, bytes.clone());
+                self.keep_ours(&token);
+                Some(unsaved)
+            }
+        };
+        self.seen = Some((bytes, token));
+        Ok(Observed { write_back, lost: false })
+    }
+
+    /// How a record in the store compares with what we hold (R46, R48).
+    pub(super) fn compare(&self, record: &Token) -> Age {
+        let ours = self.token.refresh_token.as_ref();
+        if record.kiro_api_key.is_some() || self.token.kiro_api_key.is_some() {
+            return if *record == self.token { Age::Same } else { Age::Newer };
+        }
+        let (Some(theirs), Some(ours)) = (record.refresh_token.as_ref(), ours) else {
+            let dropped = ours.is_some() && record.access_token.is_some();
+            return if dropped { Age::WithoutRefreshToken } else { Age::Newer };
+        };
+        if theirs == ours {
+            return match (record.expires_at, self.token.expires_at) {
+                (Some(theirs), Some(ours)) if theirs < ours => Age::Older,
+                _ if record.access_token == self.token.access_token && record.expires_at == self.token.expires_at => {
+                    Age::Same
+                }
+                _ => Age::Newer,
+            };
+        }
+        if self.used_up.contains(&Fingerprint::of(theirs)) { Age::Older } else { Age::Newer }
+    }
+
+    /// Somebody else's token is used from here on.
+    pub(super) fn adopt(&mut self, bytes: Bytes, token: Token, rng: &mut fastrand::Rng) {
+        self.take(token.clone(), rng);
+        self.seen = Some((bytes, token));
+    }
+
+    /// The bearer token, when it needs no refresh first: an API key, an access token that lives for more than 10 s, or
+    /// one that can't be refreshed and is used until upstream rejects it (R43).
+    pub(crate) fn live(&self, now: Timestamp) -> Option<&Secret> {
+        if let Some(key) = &self.token.kiro_api_key {
+            return Some(key);
+        }
+        let lives = match self.token.expires_at {
+            Some(end) => end > later(now, BLOCKING_MARGIN),
+            None => false,
+        };
+        let refreshable = self.token.refresh_token.is_some();
+        self.token.access_token.as_ref().filter(|_| lives || (!refreshable && self.seen.is_some()))
+    }
+
+    /// Whether there is any credential (§6, "unusable"): without a record, only a live access token (R45).
+    pub(crate) fn is_usable(&self, now: Timestamp) -> bool {
+        match &self.seen {
+            Some(_) => {
+                let token = &self.token;
+                token.kiro_api_key.is_some() || token.access_token.is_some() || token.refresh_token.is_some()
+            }
+            None => self.live(now).is_some(),
+        }
+    }
+
+    /// Whether a background refresh should start now (R37, R52).
+    pub(crate) fn is_due(&self, state: State, store_away: bool, threshold: Duration, now: Timestamp) -> bool {
+        let refreshable = self.token.method() != Method::ApiKey && self.token.refresh_token.is_some();
+        if !refreshable || self.seen.is_none() || self.is_in_flight() || self.not_before.is_some_and(|at| at > now) {
+            return false;
+        }
+        let quiet = |since: Option<Timestamp>, pause| since.is_none_or(|since| later(since, pause) <= now);
+        if !quiet(self.last_success, QUIET_AFTER_SUCCESS) {
+            return false;
+        }
+        let expires_within = |margin| self.token.expires_at.is_none_or(|end| end <= later(now, margin));
+        match state {
+            State::Disabled | State::Unusable | State::Ejected => false,
+            _ if store_away => expires_within(LAST_MINUTE),
+            State::Quota { .. } => quiet(self.last_success.max(self.token.expires_at), QUOTA_REFRESH_EVERY),
+            State::Stale => true,
+            State::Cooling { .. } | State::HalfOpen | State::Healthy => expires_within(threshold.mul_f64(self.spread)),
+        }
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
+    }
+
+    /// Whether a refresh must wait after failures (K60).
+    pub(super) fn is_pausing(&self, now: Timestamp) -> bool {
+        self.not_before.is_some_and(|at| at > now)
+    }
+
+    /// A forced refresh so soon after a success adopts it (R38).
+    pub(super) fn succeeded_lately(&self, now: Timestamp) -> bool {
+        self.last_success.is_some_and(|at| later(at, FORCED_ADOPTS) > now)
+    }
+
+    /// A refresh with `used` was granted: the new values serve from here on, saved or not (R40 step 5). `base` is the
+    /// record read under the lock; the answer is what must be saved on it.
+    pub(super) fn granted(
+        &mut self,
+        used: &Secret,
+        base: (Bytes, Token),
+        grant: Grant,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> UnsavedToken {
+        let (bytes, record) = base;
+        let in_record = record.refresh_token.clone().unwrap_or_else(|| used.clone());
+        let mut token = record;
+        token.access_token = Some(grant.access_token);
+        // As it will be read back: a finer time would look newer than its own record.
+        let end = later(now, grant.lifetime);
+        token.expires_at = Some(Timestamp::from_millisecond(end.as_millisecond()).unwrap_or(end));
+        let rotated = grant.refresh_token.filter(|new| new != used);
+        if rotated.is_some() {
+            self.remember(Fingerprint::of(used));
+        }
+        token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
+        token.profile_arn = grant.profile_arn.or(token.profile_arn);
+        self.take(token, rng);
+        self.last_success = Some(now);
+        (self.failures, self.not_before, self.refusals) = (0, None, None);
+        UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries: self.entries() }
+    }
+
+    /// The record in the store is now this.
+    pub(super) fn saved(&mut self, bytes: Bytes) {
+        if let Ok(token) = Token::parse(&bytes) {
+            // The fields that somebody else changed meanwhile, such as the region.
+            self.keep_ours(&token);
+            self.seen = Some((bytes, token));
+        }
+    }
+
+    /// The refresh failed in passing: the next one after `1 s · 2ⁿ`, at most 60 s, of which a random half is left out.
+    pub(super) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
+        let factor = 2_u32.checked_pow(self.failures).unwrap_or(u32::MAX);
+        let whole = FIRST_PAUSE.checked_mul(factor).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
+    }
+
+    /// The refresh was refused. True: believed, the account is to be ejected (K57–K59, K61).
+    pub(super) fn refused(&mut self, kind: Refusal, now: Timestamp) -> bool {
+        match kind {
+            Refusal::Rejected | Refusal::RegistrationExpired => true,
+            Refusal::Passing => false,
+            Refusal::Doubtful | Refusal::Unknown => {
+                let count = match self.refusals {
+                    Some(before) if before.kind != kind => 1,
+                    Some(before) if kind == Refusal::Doubtful && later(before.last, DOUBTS_APART) > now => {
+                        return false;
+                    }
+                    Some(before) => before.count.saturating_add(1),
+                    None => 1,
+                };
+                self.refusals = Some(Refusals { kind, count, last: now });
+                count >= BELIEVED_AT
+            }
+        }
+    }
+
+    /// The profile ARN that the look-up found (K64), to be saved.
+    pub(super) fn learned_profile(&mut self, arn: String) -> Option<UnsavedToken> {
+        let base = self.seen()?.clone();
+        self.token.profile_arn = Some(arn.clone());
+        let used = self.seen.as_ref().and_then(|(_, token)| token.refresh_token.clone()).unwrap_or_default();
+        Some(UnsavedToken { key: self.key.clone(), base, used, entries: vec![Entry::ProfileArn(arn)] })
+    }
+
+    /// Our token on a record of the store.
+    fn ours_on(&self, record: &Token, base: Bytes) -> UnsavedToken {
+        let used = record.refresh_token.clone().unwrap_or_default();
+        UnsavedToken { key: self.key.clone(), base, used, entries: self.entries() }
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let token = &self.token;
+        [
+            token.access_token.clone().map(Entry::AccessToken),
+            token.refresh_token.clone().map(Entry::RefreshToken),
+            token.expires_at.map(Entry::ExpiresAt),
+            token.profile_arn.clone().map(Entry::ProfileArn),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// R46: the record lost its refresh token. Its access token is newer than ours; ours goes back in.
+    fn put_back(
+        &mut self,
+        record: &Token,
+        base: &Bytes,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Option<UnsavedToken> {
+        let ours = self.token.refresh_token.clone()?;
+        if *record != (Token { refresh_token: None, ..self.token.clone() }) {
+            self.take(Token { refresh_token: Some(ours.clone()), ..record.clone() }, rng);
+        }
+        if self.put_back.is_some_and(|at| later(at, PUT_BACK_EVERY) > now) {
+            return None;
+        }
+        self.put_back = Some(now);
+        let entries = vec![Entry::RefreshToken(ours.clone())];
+        Some(UnsavedToken { key: self.key.clone(), base: base.clone(), used: ours, entries })
+    }
+
+    /// All fields of the record but those that a refresh brings.
+    fn keep_ours(&mut self, record: &Token) {
+        let ours = std::mem::take(&mut self.token);
+        self.token = Token {
+            access_token: ours.access_token,
+            refresh_token: ours.refresh_token,
+            expires_at: ours.expires_at,
+            profile_arn: record.profile_arn.clone().or(ours.profile_arn),
+            ..record.clone()
+        };
+    }
+
+    fn take(&mut self, token: Token, rng: &mut fastrand::Rng) {
+        if token.access_token != self.token.access_token || token.refresh_token != self.token.refresh_token {
+            self.spread = 1.0 - 0.2 * rng.f64();
+            // A new login or another process's success: our pauses and doubts were about the old one.
+            (self.failures, self.not_before, self.refusals) = (0, None, None);
+        }
+        self.token = token;
+    }
+
+    fn remember(&mut self, used_up: Fingerprint) {
+        if self.used_up.len() == REMEMBERED {
+            self.used_up.pop_front();
+        }
+        self.used_up.push_back(used_up);
+    }
+}
+
+/// How a token record compares with what we hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// The same tokens.
+    Same,
+    /// Somebody else's doing: adopt it.
+    Newer,
+    /// Adopt it, but put our refresh token back in (R46).
+    WithoutRefreshToken,
+    /// A late replay of what we have used up: write ours again (R48).
+    Older,
+}
+
+pub(crate) fn later(start: Timestamp, pause: Duration) -> Timestamp {
+    start.checked_add(pause).unwrap_or(Timestamp::MAX)
+}
