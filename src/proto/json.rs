@@ -1,6 +1,8 @@
 //! JSON text as bytes, without a parser around it: string literals checked, decoded and written, completeness of a
 //! text that comes in pieces.
 
+pub mod tree;
+
 use std::borrow::Cow;
 
 use bytes::BufMut;

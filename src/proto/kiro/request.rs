@@ -1,18 +1,455 @@
 //! The body of a Kiro request, ready to be sent.
+//!
+//! Member order is fixed (TR2), nothing is null or empty (TR3, K18), strings are spelled as TR4 says.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
+
+use crate::proto::json::escape;
+use crate::proto::json::tree::{Sink as _, Text, Value};
 
 /// A Kiro request as bytes, serialised once; what differs per attempt is spliced at its end (K20).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// Everything up to the closing brace.
-    head: Vec<u8>,
+    head: Bytes,
 }
 
 impl Body {
     /// The JSON to send for an account with this profile ARN; an empty one counts as none.
     pub fn render(&self, profile_arn: Option<&str>) -> Bytes {
-        let _ = profile_arn;
-        Bytes::from(self.head.clone())
+        let mut tail = Vec::new();
+        if let Some(arn) = profile_arn.filter(|arn| !arn.is_empty()) {
+            tail.put(",\"profileArn\":");
+            quoted(arn, &mut tail);
+        }
+        tail.put("}");
+        let mut body = Vec::with_capacity(self.head.len() + tail.len());
+        body.extend_from_slice(&self.head);
+        body.extend_from_slice(&tail);
+        Bytes::from(body)
+    }
+}
+
+/// Everything a body is made of.
+#[derive(Debug)]
+pub(crate) struct Conversation<'r> {
+    pub continuation_id: &'r str,
+    pub conversation_id: &'r str,
+    pub model_id: &'r str,
+    pub history: Vec<Message<'r>>,
+    pub current: UserMessage<'r>,
+    /// Of the current message.
+    pub tools: Vec<Tool<'r>>,
+    /// Asks for thinking by `additionalModelRequestFields` (TR12).
+    pub effort: Option<&'static str>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Message<'r> {
+    User(UserMessage<'r>),
+    Assistant(AssistantMessage<'r>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct UserMessage<'r> {
+    pub content: Content<'r>,
+    pub images: Vec<Image<'r>>,
+    pub documents: Vec<Document<'r>>,
+    pub results: Vec<ToolResult<'r>>,
+    pub cache_point: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct AssistantMessage<'r> {
+    pub content: Content<'r>,
+    pub tool_uses: Vec<ToolUse<'r>>,
+    pub reasoning: Option<Reasoning<'r>>,
+    pub cache_point: bool,
+}
+
+/// A text in pieces, which are written one after the other.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Content<'r> {
+    pieces: Vec<Text<'r>>,
+}
+
+/// An image; `data` is base64.
+#[derive(Debug)]
+pub(crate) struct Image<'r> {
+    pub format: &'static str,
+    pub data: Text<'r>,
+}
+
+/// A document; `data` is base64.
+#[derive(Debug)]
+pub(crate) struct Document<'r> {
+    pub name: String,
+    pub format: &'static str,
+    pub data: Text<'r>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ToolResult<'r> {
+    pub id: &'r str,
+    pub content: Content<'r>,
+    pub is_error: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct ToolUse<'r> {
+    pub id: &'r str,
+    pub name: Cow<'r, str>,
+    pub input: Input<'r>,
+}
+
+/// A tool use's input: an object.
+#[derive(Debug)]
+pub(crate) enum Input<'r> {
+    Empty,
+    /// The client's own.
+    Client(Value<'r, 'r>),
+    /// Compact JSON that was put together (TR15).
+    Joined(String),
+}
+
+#[derive(Debug)]
+pub(crate) enum Reasoning<'r> {
+    Text {
+        text: Text<'r>,
+        signature: Text<'r>,
+    },
+    /// Base64.
+    Redacted(Text<'r>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Tool<'r> {
+    pub name: Cow<'r, str>,
+    pub description: Text<'r>,
+    /// Compact JSON, an object.
+    pub schema: Cow<'r, str>,
+    /// A cache point after it.
+    pub cache_point: bool,
+}
+
+impl<'r> Content<'r> {
+    pub fn is_empty(&self) -> bool {
+        self.pieces.iter().all(Text::is_empty)
+    }
+
+    pub fn is_blank(&self) -> bool {
+        self.pieces.iter().all(Text::is_blank)
+    }
+
+    /// Goes on where the text ends.
+    pub fn append(&mut self, piece: Text<'r>) {
+        self.pieces.push(piece);
+    }
+
+    /// Goes on in a new line, if there is one before.
+    pub fn line(&mut self, piece: Text<'r>) {
+        self.separated_by(Text::LINE_BREAK, piece);
+    }
+
+    /// Goes on behind a separator, if there is anything before it.
+    pub fn separated_by(&mut self, separator: Text<'r>, piece: Text<'r>) {
+        if !self.pieces.is_empty() {
+            self.pieces.push(separator);
+        }
+        self.pieces.push(piece);
+    }
+
+    /// Goes on with another text.
+    pub fn extend(&mut self, other: Content<'r>) {
+        self.pieces.extend(other.pieces);
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put("\"");
+        for piece in &self.pieces {
+            piece.write(out);
+        }
+        out.put("\"");
+    }
+}
+
+impl<'r> From<Text<'r>> for Content<'r> {
+    fn from(text: Text<'r>) -> Self {
+        Self { pieces: vec![text] }
+    }
+}
+
+impl Input<'_> {
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(value) => value.members().next().is_none(),
+            Self::Joined(json) => json == "{}",
+        }
+    }
+}
+
+const CACHE_POINT: &str = r#""cachePoint":{"type":"default"}"#;
+
+impl Conversation<'_> {
+    /// Every place that can hold a cache point, in the order in which upstream reads them: tools, then messages.
+    pub fn cache_points(&mut self) -> impl DoubleEndedIterator<Item = &mut bool> {
+        let messages = self.history.iter_mut().map(|message| match message {
+            Message::User(message) => &mut message.cache_point,
+            Message::Assistant(message) => &mut message.cache_point,
+        });
+        (self.tools.iter_mut().map(|tool| &mut tool.cache_point))
+            .chain(messages)
+            .chain(std::iter::once(&mut self.current.cache_point))
+    }
+
+    /// Serialises it; `size` is a guess at the body's length in bytes.
+    pub fn body(&self, size: usize) -> Body {
+        let mut out = Vec::with_capacity(size);
+        out.put(r#"{"conversationState":{"agentContinuationId":"#);
+        quoted(self.continuation_id, &mut out);
+        out.put(r#","agentTaskType":"vibe","chatTriggerType":"MANUAL","conversationId":"#);
+        quoted(self.conversation_id, &mut out);
+        out.put(r#","currentMessage":"#);
+        let mut model = br#","modelId":"#.to_vec();
+        quoted(self.model_id, &mut model);
+        model.put(r#","origin":"AI_EDITOR""#);
+        self.current.write(&model, &self.tools, &mut out);
+        if !self.history.is_empty() {
+            out.put(r#","history":"#);
+            array(&self.history, &mut out, |message, out| match message {
+                Message::User(message) => message.write(&model, &[], out),
+                Message::Assistant(message) => message.write(out),
+            });
+        }
+        out.put("}");
+        if let Some(effort) = self.effort {
+            out.put(r#","additionalModelRequestFields":{"thinking":{"type":"adaptive","display":"summarized"},"#);
+            out.put(r#""output_config":{"effort":""#);
+            out.put(effort);
+            out.put(r#""}}"#);
+        }
+        Body { head: Bytes::from(out) }
+    }
+}
+
+impl UserMessage<'_> {
+    fn write(&self, model: &[u8], tools: &[Tool<'_>], out: &mut Vec<u8>) {
+        out.put(r#"{"userInputMessage":{"content":"#);
+        self.content.write(out);
+        out.extend_from_slice(model);
+        if !self.images.is_empty() {
+            out.put(r#","images":"#);
+            array(&self.images, out, |image, out| {
+                out.put(r#"{"format":""#);
+                out.put(image.format);
+                out.put(r#"","source":{"bytes":"#);
+                image.data.write_quoted(out);
+                out.put("}}");
+            });
+        }
+        if !self.documents.is_empty() {
+            out.put(r#","documents":"#);
+            array(&self.documents, out, |document, out| {
+                out.put(r#"{"name":"#);
+                quoted(&document.name, out);
+                out.put(r#","format":""#);
+                out.put(document.format);
+                out.put(r#"","source":{"bytes":"#);
+                document.data.write_quoted(out);
+                out.put("}}");
+            });
+        }
+        if !tools.is_empty() || !self.results.is_empty() {
+            out.put(r#","userInputMessageContext":{"#);
+            if !tools.is_empty() {
+                out.put(r#""tools":"#);
+                array(tools, out, Tool::write);
+            }
+            if !self.results.is_empty() {
+                out.put(if tools.is_empty() { r#""toolResults":"# } else { r#","toolResults":"# });
+                array(&self.results, out, ToolResult::write);
+            }
+            out.put("}");
+        }
+        if self.cache_point {
+            out.put(",");
+            out.put(CACHE_POINT);
+        }
+        out.put("}}");
+    }
+}
+
+impl AssistantMessage<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put(r#"{"assistantResponseMessage":{"content":"#);
+        self.content.write(out);
+        if !self.tool_uses.is_empty() {
+            out.put(r#","toolUses":"#);
+            array(&self.tool_uses, out, ToolUse::write);
+        }
+        match &self.reasoning {
+            Some(Reasoning::Text { text, signature }) => {
+                out.put(r#","reasoningContent":{"reasoningText":{"text":"#);
+                text.write_quoted(out);
+                out.put(r#","signature":"#);
+                signature.write_quoted(out);
+                out.put("}}");
+            }
+            Some(Reasoning::Redacted(data)) => {
+                out.put(r#","reasoningContent":{"redactedContent":"#);
+                data.write_quoted(out);
+                out.put("}");
+            }
+            None => {}
+        }
+        if self.cache_point {
+            out.put(",");
+            out.put(CACHE_POINT);
+        }
+        out.put("}}");
+    }
+}
+
+impl ToolUse<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put(r#"{"toolUseId":"#);
+        quoted(self.id, out);
+        out.put(r#","name":"#);
+        quoted(&self.name, out);
+        out.put(r#","input":"#);
+        match &self.input {
+            Input::Empty => out.put("{}"),
+            Input::Client(value) => value.write(out),
+            Input::Joined(json) => out.put(json),
+        }
+        out.put("}");
+    }
+}
+
+impl ToolResult<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put(r#"{"toolUseId":"#);
+        quoted(self.id, out);
+        out.put(r#","content":[{"text":"#);
+        self.content.write(out);
+        out.put(if self.is_error { r#"}],"status":"error"}"# } else { r#"}],"status":"success"}"# });
+    }
+}
+
+impl Tool<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.put(r#"{"toolSpecification":{"name":"#);
+        quoted(&self.name, out);
+        out.put(r#","description":"#);
+        self.description.write_quoted(out);
+        out.put(r#","inputSchema":{"json":"#);
+        out.put(&self.schema);
+        out.put("}}}");
+        if self.cache_point {
+            out.put(",{");
+            out.put(CACHE_POINT);
+            out.put("}");
+        }
+    }
+}
+
+fn array<T>(items: &[T], out: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u8>)) {
+    out.put("[");
+    for (place, item) in items.iter().enumerate() {
+        if place > 0 {
+            out.put(",");
+        }
+        write(item, out);
+    }
+    out.put("]");
+}
+
+fn quoted(text: &str, out: &mut Vec<u8>) {
+    out.put("\"");
+    escape(text, out);
+    out.put("\"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(current: UserMessage<'_>, tools: Vec<Tool<'_>>, history: Vec<Message<'_>>) -> Body {
+        let (continuation_id, conversation_id, model_id) = ("A", "B", "M");
+        Conversation { continuation_id, conversation_id, model_id, history, current, tools, effort: None }.body(0)
+    }
+
+    #[test]
+    fn tr2_members_and_their_order() {
+        let text = || Content::from(Text::new("t"));
+        let body = body(
+            UserMessage {
+                content: text(),
+                images: vec![Image { format: "png", data: Text::new("AA==") }],
+                documents: vec![Document { name: "d".into(), format: "pdf", data: Text::new("AA==") }],
+                results: vec![ToolResult { id: "t1", content: text(), is_error: false }],
+                cache_point: true,
+            },
+            vec![Tool { name: "f".into(), description: Text::new("d"), schema: "{}".into(), cache_point: true }],
+            vec![
+                Message::User(UserMessage { content: text(), ..UserMessage::default() }),
+                Message::Assistant(AssistantMessage {
+                    content: text(),
+                    tool_uses: vec![ToolUse { id: "t1", name: "f".into(), input: Input::Empty }],
+                    reasoning: Some(Reasoning::Redacted(Text::new("AA=="))),
+                    cache_point: true,
+                }),
+            ],
+        );
+        let expected = concat!(
+            r#"{"conversationState":{"agentContinuationId":"A","agentTaskType":"vibe","chatTriggerType":"MANUAL","#,
+            r#""conversationId":"B","currentMessage":{"userInputMessage":{"content":"t","modelId":"M","#,
+            r#""origin":"AI_EDITOR","images":[{"format":"png","source":{"bytes":"AA=="}}],"#,
+            r#""documents":[{"name":"d","format":"pdf","source":{"bytes":"AA=="}}],"#,
+            r#""userInputMessageContext":{"tools":[{"toolSpecification":{"name":"f","description":"d","#,
+            r#""inputSchema":{"json":{}}}},{"cachePoint":{"type":"default"}}],"#,
+            r#""toolResults":[{"toolUseId":"t1","content":[{"text":"t"}],"status":"success"}]},"#,
+            r#""cachePoint":{"type":"default"}}},"history":[{"userInputMessage":{"content":"t","modelId":"M","#,
+            r#""origin":"AI_EDITOR"}},{"assistantResponseMessage":{"content":"t","#,
+            r#""toolUses":[{"toolUseId":"t1","name":"f","input":{}}],"reasoningContent":{"redactedContent":"AA=="},"#,
+            r#""cachePoint":{"type":"default"}}}]},"profileArn":"arn:\"x\""}"#,
+        );
+        assert_eq!(std::str::from_utf8(&body.render(Some("arn:\"x\""))), Ok(expected));
+    }
+
+    #[test]
+    fn tr3_what_is_empty_is_left_out() {
+        let body = body(UserMessage { content: Text::new("t").into(), ..UserMessage::default() }, vec![], vec![]);
+        let expected = concat!(
+            r#"{"conversationState":{"agentContinuationId":"A","agentTaskType":"vibe","chatTriggerType":"MANUAL","#,
+            r#""conversationId":"B","currentMessage":{"userInputMessage":{"content":"t","modelId":"M","#,
+            r#""origin":"AI_EDITOR"}}}}"#,
+        );
+        assert_eq!(std::str::from_utf8(&body.render(None)), Ok(expected));
+        assert_eq!(std::str::from_utf8(&body.render(Some(""))), Ok(expected));
+    }
+
+    #[test]
+    fn tr12_thinking_by_fields_stands_before_the_profile() {
+        let current = UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
+        let body = Conversation {
+            continuation_id: "A",
+            conversation_id: "B",
+            model_id: "M",
+            history: vec![],
+            current,
+            tools: vec![],
+            effort: Some("low"),
+        }
+        .body(0);
+        let tail = concat!(
+            r#"}}},"additionalModelRequestFields":{"thinking":{"type":"adaptive","display":"summarized"},"#,
+            r#""output_config":{"effort":"low"}},"profileArn":"arn"}"#,
+        );
+        let body = body.render(Some("arn"));
+        assert!(body.ends_with(tail.as_bytes()), "{body:?}");
     }
 }

@@ -1,9 +1,21 @@
 //! The Messages API request: parsed into a value that is valid when it exists.
 
+mod media;
+mod read;
+
 use std::borrow::Cow;
 use std::fmt;
 
+pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 use super::error::{ApiError, ErrorType};
+use crate::proto::json::tree::{Json, Kind, Text, ValueId};
+
+/// Most messages of a request (M13).
+pub const MAX_MESSAGES: usize = 100_000;
+/// Most base64 documents of the last user turn (M15), and of a Kiro request (K21, TR27).
+pub const MAX_DOCUMENTS: usize = 5;
+/// Longest tool name in characters (M16).
+pub const MAX_TOOL_NAME: usize = 256;
 
 /// What the request is for: decides whether `max_tokens` is required (M21, M65).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,20 +62,36 @@ impl fmt::Display for RequestError {
 impl std::error::Error for RequestError {}
 
 /// A valid request of the Messages API, borrowed from the bytes of its body.
+///
+/// Valid means: every rule of messages-api.md section 2 holds, except "model known" (M20), which needs the model
+/// table. Text stays in the body's own JSON literals until someone asks for its characters.
 #[derive(Debug)]
 pub struct Request<'a> {
-    model: Cow<'a, str>,
-    stream: bool,
+    /// Client-owned JSON (tool inputs, schemas) is kept here.
+    pub(crate) json: Json<'a>,
+    pub(crate) model: Cow<'a, str>,
+    pub(crate) stream: bool,
+    pub(crate) system: Vec<SystemText<'a>>,
+    pub(crate) messages: Vec<Message<'a>>,
+    pub(crate) tools: Vec<Tool<'a>>,
+    /// Types of the tools that only Anthropic could run (M49).
+    pub(crate) server_tools: Vec<Cow<'a, str>>,
+    pub(crate) tool_choice: ToolChoice<'a>,
+    pub(crate) thinking: Thinking,
+    /// `output_config.effort`.
+    pub(crate) effort: Option<Effort>,
+    /// `metadata.user_id`.
+    pub(crate) user_id: Option<Text<'a>>,
 }
 
 impl<'a> Request<'a> {
     /// Reads and checks a body: JSON first, then the fields in the order of messages-api.md sections 2.1–2.3.
     ///
     /// # Errors
-    /// The first rule that the body breaks (M18–M50), except "model known", which is the translator's (TR6).
+    /// The first rule that the body breaks (M12, M13, M15, M16, M18–M50), except "model known", which is the
+    /// translator's (TR6).
     pub fn parse(body: &'a [u8], purpose: Purpose) -> Result<Self, RequestError> {
-        let _ = (body, purpose);
-        Err(RequestError { kind: ErrorType::InvalidRequest, path: "body".into(), sentence: "not valid JSON".into() })
+        read::request(body, purpose)
     }
 
     /// The client's model name, untouched: answers echo it.
@@ -78,18 +106,264 @@ impl<'a> Request<'a> {
 
     /// Whether thinking is on (TR12): `thinking.type` is `enabled`, `adaptive` or `between_tools`.
     pub fn thinking_on(&self) -> bool {
-        false
+        self.thinking != Thinking::Off
     }
 
-    /// The client's conversation id (M34, TR5): from `metadata.user_id`, else from the header; `None` asks for a
+    /// The client's conversation id (M34, TR5): `session_id` when `metadata.user_id` is JSON with one, else the 36
+    /// characters after `session_` in it, else the header's value; each only if it is a UUID. `None` asks for a
     /// random one.
     pub fn conversation_id(&self, session_header: Option<&str>) -> Option<String> {
-        let _ = session_header;
-        None
+        let user_id = self.user_id.as_ref().map(Text::decode).unwrap_or_default();
+        session_member(&user_id)
+            .or_else(|| after_session(&user_id).map(str::to_owned))
+            .or_else(|| session_header.filter(|id| is_uuid(id)).map(str::to_owned))
     }
 
-    /// Applies the operator's system text (N13).
+    /// Applies the operator's system text (N13). Appended to a string it stands after a line break, appended to an
+    /// array it is one more text block: both give the same prompt, since text blocks are joined by line breaks
+    /// (TR11).
     pub fn apply_system(&mut self, mode: SystemMode, text: &str) {
-        let _ = (mode, text);
+        if mode == SystemMode::Overwrite {
+            self.system.clear();
+        }
+        self.system.push(SystemText { text: Text::new(text.to_owned()), cached: false });
+    }
+}
+
+/// A block of the system prompt.
+#[derive(Debug)]
+pub(crate) struct SystemText<'a> {
+    pub text: Text<'a>,
+    pub cached: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Message<'a> {
+    pub role: Role,
+    /// String content is one text block; empty text blocks are still there.
+    pub blocks: Vec<Block<'a>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    User,
+    Assistant,
+    System,
+}
+
+#[derive(Debug)]
+pub(crate) struct Block<'a> {
+    pub content: Content<'a>,
+    /// Has `cache_control`.
+    pub cached: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content<'a> {
+    Text(Text<'a>),
+    Image(Image<'a>),
+    Document(Document<'a>),
+    SearchResult(SearchResult<'a>),
+    ToolUse(ToolUse<'a>),
+    ToolResult(ToolResult<'a>),
+    /// The signature is empty when there is none.
+    Thinking {
+        text: Text<'a>,
+        signature: Text<'a>,
+    },
+    RedactedThinking {
+        data: Text<'a>,
+    },
+    /// A block of another service's server tool (M46): accepted and dropped.
+    Foreign,
+}
+
+#[derive(Debug)]
+pub(crate) struct Image<'a> {
+    pub format: ImageFormat,
+    /// Checked base64.
+    pub data: Text<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Document<'a> {
+    pub title: Option<Text<'a>>,
+    pub source: DocumentSource<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) enum DocumentSource<'a> {
+    /// `data` is checked base64.
+    Base64 {
+        format: DocumentFormat,
+        data: Text<'a>,
+    },
+    Text(Text<'a>),
+    /// Text and image blocks.
+    Content(Vec<Block<'a>>),
+}
+
+#[derive(Debug)]
+pub(crate) struct SearchResult<'a> {
+    pub title: Text<'a>,
+    pub source: Text<'a>,
+    pub texts: Vec<Text<'a>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ToolUse<'a> {
+    pub id: Cow<'a, str>,
+    pub name: Cow<'a, str>,
+    /// An object; `None` stands for `{}` (TR14).
+    pub input: Option<ValueId>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ToolResult<'a> {
+    pub id: Cow<'a, str>,
+    /// Texts, images, documents, search results, foreign blocks.
+    pub content: Vec<Block<'a>>,
+    pub is_error: bool,
+}
+
+/// A tool that the client runs (M48).
+#[derive(Debug)]
+pub(crate) struct Tool<'a> {
+    pub name: Cow<'a, str>,
+    pub description: Option<Text<'a>>,
+    /// An object; `None` stands for `{}`.
+    pub schema: Option<ValueId>,
+    pub cached: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ToolChoice<'a> {
+    Auto,
+    Any,
+    /// A declared client tool.
+    Tool(Cow<'a, str>),
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thinking {
+    Off,
+    Enabled { budget: u64 },
+    Adaptive,
+    BetweenTools,
+}
+
+/// `output_config.effort` (M27).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    Low,
+    Medium,
+    High,
+    XHigh,
+    Max,
+}
+
+impl Effort {
+    pub const ALL: [Self; 5] = [Self::Low, Self::Medium, Self::High, Self::XHigh, Self::Max];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::XHigh => "xhigh",
+            Self::Max => "max",
+        }
+    }
+}
+
+impl Message<'_> {
+    /// Whether nothing is left once empty text blocks are gone (M36, TR7).
+    pub fn is_empty(&self) -> bool {
+        self.blocks.iter().all(Block::is_empty_text)
+    }
+
+    /// Whether TR9 drops it when it is the last message and an assistant's: empty, or its whole content is `{`.
+    pub fn is_droppable_prefill(&self) -> bool {
+        let mut blocks = self.blocks.iter().filter(|block| !block.is_empty_text());
+        match (blocks.next(), blocks.next()) {
+            (None, _) => true,
+            (Some(Block { content: Content::Text(text), .. }), None) => text.is("{"),
+            _ => false,
+        }
+    }
+}
+
+impl Block<'_> {
+    pub fn is_empty_text(&self) -> bool {
+        matches!(&self.content, Content::Text(text) if text.is_empty())
+    }
+}
+
+/// The messages that are translated: all but a last assistant message that TR9 drops.
+pub(crate) fn without_dropped_prefill<'r, 'a>(messages: &'r [Message<'a>]) -> &'r [Message<'a>] {
+    match messages.split_last() {
+        Some((last, before)) if last.role == Role::Assistant && last.is_droppable_prefill() => before,
+        _ => messages,
+    }
+}
+
+/// A client's value in quotes, if it is a short name (M19).
+pub(crate) fn quotable(value: &str) -> Option<String> {
+    let short = value.chars().nth(64).is_none() && !value.chars().any(char::is_control);
+    short.then(|| format!("'{value}'"))
+}
+
+fn session_member(user_id: &str) -> Option<String> {
+    if !user_id.trim_start().starts_with('{') {
+        return None;
+    }
+    let json = Json::parse(user_id.as_bytes()).ok()?;
+    let session = json.root().member("session_id").filter(|value| value.kind() == Kind::String)?;
+    Some(session.text()?.into_decoded().into_owned()).filter(|id| is_uuid(id))
+}
+
+fn after_session(user_id: &str) -> Option<&str> {
+    const MARK: &str = "session_";
+    // `get` answers None when 36 bytes end inside a character (M34's multi-byte text).
+    user_id
+        .match_indices(MARK)
+        .find_map(|(at, _)| user_id.get(at + MARK.len()..at + MARK.len() + 36).filter(|id| is_uuid(id)))
+}
+
+/// 8-4-4-4-12 hex digits of either case.
+fn is_uuid(id: &str) -> bool {
+    id.len() == 36
+        && id.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m34_only_a_uuid_is_a_conversation_id() {
+        assert!(is_uuid("13e2a96f-2434-496b-8db1-e2c1f1306470"));
+        assert!(is_uuid("0B5E7C1A-1111-4222-8333-444455556666"));
+        assert!(!is_uuid("13e2a96f-2434-496b-8db1-e2c1f130647"));
+        assert!(!is_uuid("13e2a96f 2434-496b-8db1-e2c1f1306470"));
+        assert!(!is_uuid("13e2a96f-2434-496b-8db1-e2c1f130647g"));
+        assert_eq!(after_session("会session_é"), None);
+        assert_eq!(after_session("session_会会会会会会会会会会会会会"), None);
+        assert_eq!(
+            after_session("session_no session_13e2a96f-2434-496b-8db1-e2c1f1306470"),
+            Some("13e2a96f-2434-496b-8db1-e2c1f1306470")
+        );
+    }
+
+    #[test]
+    fn m19_quotes_short_printable_names_only() {
+        assert_eq!(quotable("x"), Some("'x'".into()));
+        assert_eq!(quotable(&"é".repeat(64)).map(|text| text.chars().count()), Some(66));
+        assert_eq!(quotable(&"é".repeat(65)), None);
+        assert_eq!(quotable("a\nb"), None);
     }
 }

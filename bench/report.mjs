@@ -1,0 +1,120 @@
+// Figures next to their targets (docs/performance.md): as a table, and as a chart.
+import { median } from './measure.mjs'
+
+/**
+ * One row a target: what it is, the bar, what was measured, whether it holds.
+ * Ratios are taken round by round, where both ran side by side, and then their median.
+ */
+export function judge(cases, subject) {
+  const rows = []
+  const values = (name, who, of) => (cases[name]?.[who] ?? []).map(of)
+  const ratio = (name, of) => {
+    const ours = values(name, subject, of)
+    const theirs = values(name, 'nginx', of)
+    return median(ours.map((value, round) => value / theirs[round]))
+  }
+  const row = (what, target, measured, holds) => rows.push({ what, target, measured, holds })
+
+  if (cases.burst?.[subject]) {
+    const cpu = median(values('burst', subject, (f) => f.cpuMicros))
+    const nginx = median(values('burst', 'nginx', (f) => f.cpuMicros))
+    const times = ratio('burst', (f) => f.cpuMicros)
+    const text = `${us(cpu)}, ${x(times)} nginx (${us(nginx)})`
+    row('burst: CPU a delta', '≤ 1.0 µs and ≤ 2 × nginx', text, cpu <= 1 && times <= 2)
+    const speed = median(values('burst', subject, (f) => f.streamsPerSecond))
+    const nginxSpeed = median(values('burst', 'nginx', (f) => f.streamsPerSecond))
+    row('burst: streams a second', '–', `${Math.round(speed)} (nginx ${Math.round(nginxSpeed)})`)
+  }
+  if (cases.trickle?.[subject]) {
+    const cpu = median(values('trickle', subject, (f) => f.cpuMicros))
+    const nginx = median(values('trickle', 'nginx', (f) => f.cpuMicros))
+    const times = ratio('trickle', (f) => f.cpuMicros)
+    row('trickle: CPU a delta', '≤ 1.15 × nginx', `${us(cpu)}, ${x(times)} nginx (${us(nginx)})`, times <= 1.15)
+    const p99 = (f) => f.firstEventMs.p99
+    const [ours, theirs] = [median(values('trickle', subject, p99)), median(values('trickle', 'nginx', p99))]
+    const first = ratio('trickle', p99)
+    row('trickle: p99 first event', '≤ 1.3 × nginx', `${ms(ours)}, ${x(first)} nginx (${ms(theirs)})`, first <= 1.3)
+    const peak = median(values('trickle', subject, (f) => f.peakRss))
+    const nginxPeak = median(values('trickle', 'nginx', (f) => f.peakRss))
+    row('trickle: memory of the process', '–', `${mib(peak)} (nginx ${mib(nginxPeak)})`)
+  }
+  if (cases.single?.[subject]) {
+    const p50 = (f) => f.firstEventMs.p50
+    const direct = values('single', 'direct', p50)
+    const added = median(values('single', subject, p50).map((value, round) => value - direct[round]))
+    const nginx = median(values('single', 'nginx', p50).map((value, round) => value - direct[round]))
+    row('added time to first event', '≤ 0.5 ms', `${ms(added)} (nginx ${ms(nginx)})`, added <= 0.5)
+  }
+  if (cases.open?.[subject]) {
+    const bytes = median(values('open', subject, (f) => f.bytesAStream))
+    const nginx = median(values('open', 'nginx', (f) => f.bytesAStream))
+    const streams = cases.open[subject][0].streams
+    const beside = nginx === null ? '' : ` (nginx ${kib(nginx)})`
+    row(`memory an open stream, ${streams} open`, '≤ 32 KiB', `${kib(bytes)}${beside}`, bytes <= 32 * 1024)
+  }
+  if (cases.start?.[subject]) {
+    const start = median(cases.start[subject])
+    row('start to listening', '≤ 100 ms', ms(start), start <= 100)
+  }
+  const rounds = Object.values(cases).flatMap((byWho) => byWho[subject] ?? [])
+  const failed = rounds.reduce((total, f) => total + (f.failed ?? 0), 0)
+  const missing = rounds.reduce((total, f) => total + (f.missing ?? 0), 0)
+  row('failed streams, missing events', '0', `${failed}, ${missing}`, failed === 0 && missing === 0)
+  return rows
+}
+
+export function table(rows) {
+  const cells = rows.map((row) => [
+    row.holds === undefined ? ' ' : row.holds ? '✓' : '✗',
+    row.what,
+    row.target,
+    row.measured,
+  ])
+  const lines = [['', 'what', 'target', 'measured'], ...cells]
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...lines.map((line) => line[column].length)))
+  return lines.map((line) => line.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd()).join('\n')
+}
+
+/** Bars side by side, one group a figure, each group in its own unit. */
+export function chart(cases, subjects, date) {
+  const groups = [
+    ['burst', 'burst: CPU a delta, µs', (f) => f.cpuMicros],
+    ['trickle', 'trickle: CPU a delta, µs', (f) => f.cpuMicros],
+    ['trickle', 'trickle: p99 first event, ms', (f) => f.firstEventMs.p99],
+    ['open', 'memory an open stream, KiB', (f) => f.bytesAStream / 1024],
+  ]
+  const colours = ['#8a8f98', '#c2410c', '#1d4ed8', '#047857']
+  const [left, barHeight, width] = [190, 18, 420]
+  let y = 48
+  const parts = []
+  for (const [name, title, of] of groups) {
+    const bars = subjects.filter((who) => cases[name]?.[who]).map((who) => [who, median(cases[name][who].map(of))])
+    if (bars.length === 0) continue
+    parts.push(`<text x="16" y="${y + 12}" font-weight="600">${title}</text>`)
+    const most = Math.max(...bars.map(([, value]) => value))
+    y += 22
+    for (const [who, value] of bars) {
+      const length = Math.max(1, (value / most) * width)
+      parts.push(
+        `<text x="${left - 8}" y="${y + 13}" text-anchor="end">${who}</text>` +
+          `<rect x="${left}" y="${y}" width="${length.toFixed(1)}" height="${barHeight}" fill="${colours[subjects.indexOf(who) % 4]}"/>` +
+          `<text x="${(left + length + 6).toFixed(1)}" y="${y + 13}">${number(value)}</text>`,
+      )
+      y += barHeight + 4
+    }
+    y += 14
+  }
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="700" height="${y}" font-family="sans-serif" font-size="13">
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="16" y="26" font-size="15" font-weight="600">kiro-server beside nginx passing the raw bytes through, ${date}</text>
+${parts.join('\n')}
+</svg>
+`
+}
+
+const number = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
+const us = (value) => `${number(value)} µs`
+const ms = (value) => `${number(value)} ms`
+const x = (value) => `${value.toFixed(2)} ×`
+const kib = (value) => `${(value / 1024).toFixed(1)} KiB`
+const mib = (value) => `${(value / 1024 / 1024).toFixed(1)} MiB`

@@ -1,0 +1,151 @@
+// npm run bench: the release server beside nginx, in the same run, against the same simulated upstream.
+//
+//   npm run bench                          every case, 5 rounds
+//   npm run bench -- --only burst,trickle  some of: burst trickle single open start
+//   npm run bench -- --rounds 9            more rounds, steadier medians
+//   npm run bench -- --quick               a tenth of the load, one round: does it work at all
+//   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
+//   npm run bench -- --micro               the micro-benchmarks too (cargo bench)
+//   npm run bench -- --no-build --no-save
+//
+// Prints figures next to their targets and keeps them in bench/results/. Always ends with 0 when it could measure: what
+// a figure means is for people to say. Linux only: the figures are read from /proc.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { burst, open, single, trickle } from '../bench/measure.mjs'
+import { House, Subject } from '../bench/processes.mjs'
+import { chart, judge, table } from '../bench/report.mjs'
+import { needRust, root, run, serverBinary, target } from './steps.mjs'
+
+const { values: options } = parseArgs({
+  options: {
+    only: { type: 'string' },
+    rounds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    beside: { type: 'string' },
+    micro: { type: 'boolean', default: false },
+    'no-build': { type: 'boolean', default: false },
+    'no-save': { type: 'boolean', default: false },
+  },
+})
+const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'open', 'start']
+const rounds = Number(options.rounds ?? (options.quick ? 1 : 5))
+const scale = options.quick ? 0.1 : 1
+const binary = serverBinary('release')
+
+if (process.platform !== 'linux') fail('it reads /proc: Linux only')
+if (spawnSync('nginx', ['-v']).error) fail('nginx is missing: install it (apt-get install nginx-light), it is the baseline')
+if (!options['no-build']) {
+  needRust()
+  const args = ['build', '--release', '--no-default-features', '--features', 'server', '--bin', 'kiro-server']
+  if (!(await run('cargo', [...args, '--example', 'load']))) fail('the build failed')
+}
+
+const house = new House()
+process.on('SIGINT', () => house.end().then(() => process.exit(130)))
+let cases
+try {
+  cases = await measure()
+} finally {
+  await house.end()
+}
+const subjects = ['nginx', ...(options.beside ? ['beside'] : []), 'kiro-server']
+const rows = judge(cases, 'kiro-server')
+if (options.beside) console.log(`\nbeside: ${options.beside}\n${table(judge(cases, 'beside'))}`)
+console.log(`\n${table(rows)}`)
+const cpu = os.cpus()
+console.log(`\n${cpu.length} × ${cpu[0]?.model.trim()}, load ${os.loadavg().map((load) => load.toFixed(1)).join(' ')}`)
+if (!options['no-save']) save()
+if (options.micro) await run('cargo', ['bench', '--no-default-features'])
+
+async function measure() {
+  const upstream = await house.simulator(binary)
+  const load = {
+    binary: path.join(target, 'release', 'examples', 'load'),
+    face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'sim-bench'] : []),
+  }
+  const direct = new Subject('direct', upstream, { pids: () => [] })
+  const nginx = await house.nginx(upstream)
+  const servers = [await house.server('kiro-server', binary, upstream)]
+  if (options.beside) servers.push(await house.server('beside', options.beside, upstream))
+  const cases = {}
+  const keep = (name, who, figures) => {
+    const places = (cases[name] ??= {})
+    ;(places[who] ??= []).push(figures)
+    const text = JSON.stringify(figures, (_, value) => (typeof value === 'number' ? Number(value.toFixed(3)) : value))
+    console.log(`${name} ${who} ${text}`)
+  }
+
+  for (const subject of [nginx, ...servers]) await burst(load, subject, 0.05) // warm
+  for (let round = 0; round < rounds; round++) {
+    // Whoever comes first has the cooler machine: turns change.
+    const inTurn = round % 2 === 0 ? [nginx, ...servers] : [...servers, nginx]
+    if (wanted.includes('burst')) {
+      for (const subject of inTurn) keep('burst', subject.name, await burst(load, subject, scale))
+    }
+    if (wanted.includes('trickle')) {
+      for (const subject of inTurn) keep('trickle', subject.name, await trickle(load, subject))
+    }
+    if (wanted.includes('single')) {
+      for (const subject of [direct, ...inTurn]) keep('single', subject.name, await single(load, subject, scale))
+    }
+  }
+  if (wanted.includes('open')) {
+    const fresh = [
+      await house.nginx(upstream),
+      ...(options.beside ? [await house.server('beside', options.beside, upstream)] : []),
+      await house.server('kiro-server', binary, upstream),
+    ]
+    for (const subject of fresh) {
+      keep('open', subject.name, await open(load, subject, scale))
+      await house.stop(subject)
+    }
+  }
+  if (wanted.includes('start')) {
+    for (let n = 0; n < 5; n++) {
+      for (const [name, program] of [['kiro-server', binary], ['beside', options.beside]]) {
+        if (!program) continue
+        const subject = await house.server(name, program, upstream)
+        keep('start', name, subject.startMs)
+        await house.stop(subject)
+      }
+    }
+  }
+  return cases
+}
+
+function save() {
+  const date = new Date().toISOString()
+  const folder = path.join(root, 'bench', 'results')
+  mkdirSync(folder, { recursive: true })
+  const name = path.join(folder, date.slice(0, 16).replace(':', ''))
+  const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
+  const machine = {
+    cpu: os.cpus()[0]?.model.trim(),
+    cores: os.availableParallelism(),
+    memory: os.totalmem(),
+    kernel: os.release(),
+    load: os.loadavg(),
+  }
+  const result = {
+    date,
+    commit: git('rev-parse', 'HEAD'),
+    version: JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).version,
+    machine,
+    rounds,
+    quick: options.quick,
+    rows,
+    cases,
+  }
+  writeFileSync(`${name}.json`, `${JSON.stringify(result, null, 1)}\n`)
+  writeFileSync(`${name}.svg`, chart(cases, subjects, date.slice(0, 10)))
+  console.log(`kept in ${path.relative(root, name)}.json and .svg`)
+}
+
+function fail(why) {
+  console.error(`bench: ${why}`)
+  process.exit(1)
+}

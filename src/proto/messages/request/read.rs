@@ -1,0 +1,597 @@
+//! Reads a request out of checked JSON and refuses it by the first rule it breaks (messages-api.md section 2).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::media::{first_bytes, is_base64};
+use super::{
+    Block, Content, Document, DocumentFormat, DocumentSource, Effort, Image, ImageFormat, MAX_DOCUMENTS, MAX_MESSAGES,
+    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
+    ToolResult, ToolUse, quotable, without_dropped_prefill,
+};
+use crate::proto::json::tree::{Json, JsonError, Kind, Text, Value};
+use crate::proto::messages::error::ErrorType;
+
+type Result<T> = std::result::Result<T, RequestError>;
+
+/// The whole body: JSON, then section 2.1 from top to bottom, then the insides of `messages` (2.2) and of `tools`
+/// (2.3), and last what `tool_choice` says about the tools.
+pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
+    let json = Json::parse(body).map_err(|error| {
+        Path::top("body").error(match error {
+            JsonError::Syntax { line, column } => format!("not valid JSON (line {line}, column {column})"),
+            JsonError::TooDeep => "nested too deeply".to_owned(),
+            JsonError::TooLong => "too long".to_owned(),
+        })
+    })?;
+    if json.root().kind() != Kind::Object {
+        return Err(Path::top("body").error("must be a JSON object"));
+    }
+    let [model, max_tokens, messages, system, tools, tool_choice, thinking, output_config] = fields(
+        json.root(),
+        ["model", "max_tokens", "messages", "system", "tools", "tool_choice", "thinking", "output_config"],
+    );
+    let [temperature, top_p, top_k, stop_sequences, stream, metadata] =
+        fields(json.root(), ["temperature", "top_p", "top_k", "stop_sequences", "stream", "metadata"]);
+
+    let at = Path::top("model");
+    let model = not_empty_string(required(model, at)?, at)?;
+    if purpose == Purpose::Messages {
+        let at = Path::top("max_tokens");
+        integer_from(1, required(max_tokens, at)?, at)?;
+    }
+    let messages_at = Path::top("messages");
+    let messages = array(required(messages, messages_at)?, messages_at)?;
+    if messages.elements().next().is_none() {
+        return Err(messages_at.error("must not be empty"));
+    }
+    let system = system.map_or(Ok(Vec::new()), system_prompt)?;
+    let tools_at = Path::top("tools");
+    let tools = tools.map(|tools| array(tools, tools_at)).transpose()?;
+    let tool_choice = tool_choice.map_or(Ok(ToolChoice::Auto), tool_choice_shape)?;
+    let thinking = thinking.map_or(Ok(Thinking::Off), thinking_mode)?;
+    let effort = output_config.map_or(Ok(None), output_effort)?;
+    between_0_and_1(temperature, Path::top("temperature"))?;
+    between_0_and_1(top_p, Path::top("top_p"))?;
+    if let Some(top_k) = top_k {
+        integer_from(0, top_k, Path::top("top_k"))?;
+    }
+    if let Some(sequences) = stop_sequences {
+        let at = Path::top("stop_sequences");
+        for (index, sequence) in array(sequences, at)?.elements().enumerate() {
+            not_empty_string(sequence, at.index(index))?;
+        }
+    }
+    let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
+    let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
+
+    let messages = read_messages(messages, messages_at)?;
+    let (tools, server_tools) = tools.map_or(Ok(Default::default()), |tools| read_tools(tools, tools_at))?;
+    check_tool_choice(&tool_choice, &tools)?;
+
+    Ok(Request { model, stream, system, messages, tools, server_tools, tool_choice, thinking, effort, user_id, json })
+}
+
+// Section 2.1
+
+fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
+    let at = Path::top("system");
+    match (system.text(), system.kind()) {
+        (Some(text), _) => Ok(vec![SystemText { text, cached: false }]),
+        (None, Kind::Array) => (system.elements().enumerate())
+            .map(|(index, block)| {
+                let (text, cached) = text_block(block, at.index(index))?;
+                Ok(SystemText { text, cached })
+            })
+            .collect(),
+        _ => Err(at.error("must be a string or an array")),
+    }
+}
+
+fn tool_choice_shape<'a>(choice: Value<'_, 'a>) -> Result<ToolChoice<'a>> {
+    let at = Path::top("tool_choice");
+    let [kind, name] = fields(object(choice, at)?, ["type", "name"]);
+    let kind_at = at.field("type");
+    let kind = string(required(kind, kind_at)?, kind_at)?.into_decoded();
+    match &*kind {
+        "auto" => Ok(ToolChoice::Auto),
+        "any" => Ok(ToolChoice::Any),
+        "none" => Ok(ToolChoice::None),
+        "tool" => {
+            let name_at = at.field("name");
+            not_empty_string(required(name, name_at)?, name_at).map(ToolChoice::Tool)
+        }
+        _ => Err(kind_at.error(one_of(["auto", "any", "tool", "none"]))),
+    }
+}
+
+/// The part of M25 that looks at the tools.
+fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> {
+    let at = Path::top("tool_choice");
+    match choice {
+        ToolChoice::Any if tools.is_empty() => Err(at.error("needs tools")),
+        ToolChoice::Tool(name) if !tools.iter().any(|tool| tool.name == *name) => {
+            Err(at.field("name").error(match quotable(name) {
+                Some(name) => format!("no tool named {name}"),
+                None => "no tool of that name".to_owned(),
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn thinking_mode(thinking: Value<'_, '_>) -> Result<Thinking> {
+    let at = Path::top("thinking");
+    let [kind, budget] = fields(object(thinking, at)?, ["type", "budget_tokens"]);
+    let kind_at = at.field("type");
+    let kind = string(required(kind, kind_at)?, kind_at)?.into_decoded();
+    match &*kind {
+        "enabled" => {
+            let at = at.field("budget_tokens");
+            Ok(Thinking::Enabled { budget: integer_from(1024, required(budget, at)?, at)? })
+        }
+        "adaptive" => Ok(Thinking::Adaptive),
+        "disabled" => Ok(Thinking::Off),
+        "between_tools" => Ok(Thinking::BetweenTools),
+        _ => Err(kind_at.error(one_of(["enabled", "adaptive", "disabled", "between_tools"]))),
+    }
+}
+
+fn output_effort(config: Value<'_, '_>) -> Result<Option<Effort>> {
+    let at = Path::top("output_config");
+    let [effort] = fields(object(config, at)?, ["effort"]);
+    let Some(effort) = effort else { return Ok(None) };
+    let at = at.field("effort");
+    let name = string(effort, at)?;
+    match Effort::ALL.into_iter().find(|effort| name.is(effort.as_str())) {
+        Some(effort) => Ok(Some(effort)),
+        None => Err(at.error(one_of(Effort::ALL.map(Effort::as_str)))),
+    }
+}
+
+fn between_0_and_1(value: Option<Value<'_, '_>>, at: Path<'_>) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    if value.kind() != Kind::Number {
+        return Err(at.error("must be a number"));
+    }
+    match value.raw().parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
+        _ => Err(at.error("must be between 0 and 1")),
+    }
+}
+
+fn metadata_user_id<'a>(metadata: Value<'_, 'a>) -> Result<Option<Text<'a>>> {
+    let at = Path::top("metadata");
+    let [user_id] = fields(object(metadata, at)?, ["user_id"]);
+    user_id.map(|user_id| string(user_id, at.field("user_id"))).transpose()
+}
+
+// Section 2.2
+
+fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Vec<Message<'a>>> {
+    let count = messages.elements().count();
+    if count > MAX_MESSAGES {
+        return Err(at.error(format!("at most {MAX_MESSAGES}")));
+    }
+    let mut read = Vec::with_capacity(count);
+    let mut user_came = false;
+    for (index, message) in messages.elements().enumerate() {
+        let at = at.index(index);
+        let [role, content] = fields(object(message, at)?, ["role", "content"]);
+        let role = read_role(role, at.field("role"))?;
+        user_came |= role == Role::User;
+        if !user_came && role == Role::Assistant {
+            return Err(at.field("role").error("first message must be 'user'"));
+        }
+        let content_at = at.field("content");
+        let blocks = read_content(required(content, content_at)?, role, content_at)?;
+        let message = Message { role, blocks };
+        let may_be_empty = role == Role::Assistant && index + 1 == count;
+        if message.is_empty() && !may_be_empty {
+            return Err(content_at.error("must not be empty"));
+        }
+        read.push(message);
+    }
+    if !user_came {
+        // Only `system` messages: there is no index to blame.
+        return Err(at.error("must hold a 'user' message"));
+    }
+    check_documents_of_last_turn(&read, at)?;
+    Ok(read)
+}
+
+fn read_role(role: Option<Value<'_, '_>>, at: Path<'_>) -> Result<Role> {
+    let role = string(required(role, at)?, at)?.into_decoded();
+    match &*role {
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        "system" => Ok(Role::System),
+        _ => Err(at.error(one_of(["user", "assistant", "system"]))),
+    }
+}
+
+/// What a list of blocks belongs to: decides which types it may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Message(Role),
+    ToolResult,
+    Document,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Message(Role::User) => "a user message",
+            Self::Message(Role::Assistant) => "an assistant message",
+            Self::Message(Role::System) => "a system message",
+            Self::ToolResult => "a tool result",
+            Self::Document => "a document",
+        })
+    }
+}
+
+fn read_content<'a>(content: Value<'_, 'a>, role: Role, at: Path<'_>) -> Result<Vec<Block<'a>>> {
+    string_or_blocks(content, Holder::Message(role), at)
+}
+
+/// A string counts as one text block.
+fn string_or_blocks<'a>(content: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<Vec<Block<'a>>> {
+    match (content.text(), content.kind()) {
+        (Some(text), _) => Ok(vec![Block { content: Content::Text(text), cached: false }]),
+        (None, Kind::Array) => {
+            (content.elements().enumerate()).map(|(index, block)| read_block(block, holder, at.index(index))).collect()
+        }
+        _ => Err(at.error("must be a string or an array")),
+    }
+}
+
+fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<Block<'a>> {
+    let [kind, cache_control] = fields(object(block, at)?, ["type", "cache_control"]);
+    let kind_at = at.field("type");
+    let kind = string(required(kind, kind_at)?, kind_at)?.into_decoded();
+    let cached = cache_control.is_some();
+    let (user, assistant) = (Holder::Message(Role::User), Holder::Message(Role::Assistant));
+    let allowed = match &*kind {
+        "text" => true,
+        "image" => [user, Holder::ToolResult, Holder::Document].contains(&holder),
+        "document" | "search_result" => [user, Holder::ToolResult].contains(&holder),
+        "tool_result" => holder == user,
+        "tool_use" | "thinking" | "redacted_thinking" => holder == assistant,
+        kind if is_foreign(kind) => [user, assistant, Holder::ToolResult].contains(&holder),
+        kind => {
+            return Err(kind_at.error(match quotable(kind) {
+                Some(kind) => format!("unknown block type {kind}"),
+                None => "unknown block type".to_owned(),
+            }));
+        }
+    };
+    if !allowed {
+        return Err(kind_at.error(match quotable(&kind) {
+            Some(kind) => format!("{kind} is not allowed in {holder}"),
+            None => format!("not allowed in {holder}"),
+        }));
+    }
+    let content = match &*kind {
+        "text" => Content::Text(text_field(block, at)?),
+        "image" => Content::Image(read_image(block, at)?),
+        "document" => Content::Document(read_document(block, at)?),
+        "search_result" => Content::SearchResult(read_search_result(block, at)?),
+        "tool_use" => Content::ToolUse(read_tool_use(block, at)?),
+        "tool_result" => Content::ToolResult(read_tool_result(block, at)?),
+        "thinking" => {
+            let [text, signature] = fields(block, ["thinking", "signature"]);
+            let text_at = at.field("thinking");
+            let text = string(required(text, text_at)?, text_at)?;
+            let signature =
+                signature.map_or(Ok(Text::new("")), |signature| string(signature, at.field("signature")))?;
+            Content::Thinking { text, signature }
+        }
+        "redacted_thinking" => {
+            let [data] = fields(block, ["data"]);
+            let at = at.field("data");
+            Content::RedactedThinking { data: string(required(data, at)?, at)? }
+        }
+        _ => Content::Foreign,
+    };
+    Ok(Block { content, cached })
+}
+
+/// Blocks of other services' server tools (M46).
+fn is_foreign(kind: &str) -> bool {
+    matches!(kind, "container_upload" | "tool_reference" | "compaction" | "browser_state")
+        || kind.strip_suffix("_tool_use").is_some_and(|service| !service.is_empty())
+        || kind.strip_suffix("_tool_result").is_some_and(|service| !service.is_empty())
+}
+
+/// A block that must be text (M23, M42).
+fn text_block<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<(Text<'a>, bool)> {
+    let [kind, cache_control] = fields(object(block, at)?, ["type", "cache_control"]);
+    let kind_at = at.field("type");
+    if !string(required(kind, kind_at)?, kind_at)?.is("text") {
+        return Err(kind_at.error("must be 'text'"));
+    }
+    Ok((text_field(block, at)?, cache_control.is_some()))
+}
+
+fn text_field<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
+    let [text] = fields(block, ["text"]);
+    let at = at.field("text");
+    string(required(text, at)?, at)
+}
+
+fn read_image<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Image<'a>> {
+    let [source] = fields(block, ["source"]);
+    let at = at.field("source");
+    let [kind, media_type, data] = fields(object(required(source, at)?, at)?, ["type", "media_type", "data"]);
+    let kind_at = at.field("type");
+    match &*string(required(kind, kind_at)?, kind_at)?.into_decoded() {
+        "base64" => {}
+        kind => return Err(kind_at.error(unfetched(kind).unwrap_or_else(|| "must be 'base64'".to_owned()))),
+    }
+    let media_type_at = at.field("media_type");
+    let media_type = string(required(media_type, media_type_at)?, media_type_at)?;
+    let Some(format) = ImageFormat::ALL.into_iter().find(|format| media_type.is(format.media_type())) else {
+        return Err(media_type_at.error(one_of(ImageFormat::ALL.map(ImageFormat::media_type))));
+    };
+    let data_at = at.field("data");
+    let data = base64(data, data_at)?;
+    match ImageFormat::of_bytes(&first_bytes(&data.decode())) {
+        None => Err(data_at.error("must be a JPEG, PNG, GIF or WebP image")),
+        Some(actual) if actual != format => Err(media_type_at.error(format!("data is {}", actual.media_type()))),
+        Some(_) => Ok(Image { format, data }),
+    }
+}
+
+fn read_document<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Document<'a>> {
+    let [source, title, context] = fields(block, ["source", "title", "context"]);
+    let source_at = at.field("source");
+    let source = read_document_source(object(required(source, source_at)?, source_at)?, source_at)?;
+    let title = title.map(|title| string(title, at.field("title"))).transpose()?;
+    if let Some(context) = context {
+        string(context, at.field("context"))?;
+    }
+    Ok(Document { title, source })
+}
+
+fn read_document_source<'a>(source: Value<'_, 'a>, at: Path<'_>) -> Result<DocumentSource<'a>> {
+    let [kind, media_type, data, content] = fields(source, ["type", "media_type", "data", "content"]);
+    let kind_at = at.field("type");
+    match &*string(required(kind, kind_at)?, kind_at)?.into_decoded() {
+        "base64" => {
+            let media_type_at = at.field("media_type");
+            let media_type = string(required(media_type, media_type_at)?, media_type_at)?;
+            let Some(format) = DocumentFormat::ALL.into_iter().find(|format| media_type.is(format.media_type())) else {
+                return Err(media_type_at.error(one_of(DocumentFormat::ALL.map(DocumentFormat::media_type))));
+            };
+            Ok(DocumentSource::Base64 { format, data: base64(data, at.field("data"))? })
+        }
+        "text" => {
+            let at = at.field("data");
+            string(required(data, at)?, at).map(DocumentSource::Text)
+        }
+        "content" => {
+            let at = at.field("content");
+            string_or_blocks(required(content, at)?, Holder::Document, at).map(DocumentSource::Content)
+        }
+        kind => Err(kind_at.error(unfetched(kind).unwrap_or_else(|| one_of(["base64", "text", "content"])))),
+    }
+}
+
+/// What to say about a source that lies elsewhere (M40).
+fn unfetched(kind: &str) -> Option<String> {
+    matches!(kind, "url" | "file").then(|| format!("{kind} sources are not fetched, send base64"))
+}
+
+fn base64<'a>(data: Option<Value<'_, 'a>>, at: Path<'_>) -> Result<Text<'a>> {
+    let data = string(required(data, at)?, at)?;
+    let decoded = data.decode();
+    if decoded.is_empty() {
+        Err(at.error("must not be empty"))
+    } else if decoded.starts_with("data:") {
+        Err(at.error("must be base64 without a 'data:' prefix"))
+    } else if !is_base64(&decoded) {
+        Err(at.error("must be standard base64"))
+    } else {
+        drop(decoded);
+        Ok(data)
+    }
+}
+
+fn read_search_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<SearchResult<'a>> {
+    let [source, title, content] = fields(block, ["source", "title", "content"]);
+    let (source_at, title_at, content_at) = (at.field("source"), at.field("title"), at.field("content"));
+    let source = string(required(source, source_at)?, source_at)?;
+    let title = string(required(title, title_at)?, title_at)?;
+    let texts = array(required(content, content_at)?, content_at)?
+        .elements()
+        .enumerate()
+        .map(|(index, block)| text_block(block, content_at.index(index)).map(|(text, _)| text))
+        .collect::<Result<_>>()?;
+    Ok(SearchResult { title, source, texts })
+}
+
+fn read_tool_use<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolUse<'a>> {
+    let [id, name, input] = fields(block, ["id", "name", "input"]);
+    let (id_at, name_at) = (at.field("id"), at.field("name"));
+    let id = not_empty_string(required(id, id_at)?, id_at)?;
+    let name = not_empty_string(required(name, name_at)?, name_at)?;
+    let input = input.map(|input| object(input, at.field("input")).map(Value::id)).transpose()?;
+    Ok(ToolUse { id, name, input })
+}
+
+fn read_tool_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolResult<'a>> {
+    let [id, content, is_error] = fields(block, ["tool_use_id", "content", "is_error"]);
+    let id_at = at.field("tool_use_id");
+    let id = not_empty_string(required(id, id_at)?, id_at)?;
+    let content =
+        content.map_or(Ok(Vec::new()), |content| string_or_blocks(content, Holder::ToolResult, at.field("content")))?;
+    let is_error = is_error.map_or(Ok(false), |is_error| boolean(is_error, at.field("is_error")))?;
+    Ok(ToolResult { id, content, is_error })
+}
+
+/// M15, TR27: the documents of the last user turn must all fit, since none of them is older than another.
+fn check_documents_of_last_turn(messages: &[Message<'_>], at: Path<'_>) -> Result<()> {
+    let messages = without_dropped_prefill(messages);
+    let first = messages.iter().rposition(|message| message.role == Role::Assistant).map_or(0, |index| index + 1);
+    let mut count = 0;
+    let mut count_in = |block: &Block<'_>, at: Path<'_>| {
+        if let Content::Document(Document { source: DocumentSource::Base64 { .. }, .. }) = &block.content {
+            count += 1;
+            if count > MAX_DOCUMENTS {
+                return Err(at.error(format!("at most {MAX_DOCUMENTS} documents")));
+            }
+        }
+        Ok(())
+    };
+    for (index, message) in messages.iter().enumerate().skip(first) {
+        let at = at.index(index);
+        let at = at.field("content");
+        for (index, block) in message.blocks.iter().enumerate() {
+            let at = at.index(index);
+            count_in(block, at)?;
+            if let Content::ToolResult(result) = &block.content {
+                let at = at.field("content");
+                for (index, block) in result.content.iter().enumerate() {
+                    count_in(block, at.index(index))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+// Section 2.3
+
+type Tools<'a> = (Vec<Tool<'a>>, Vec<Cow<'a, str>>);
+
+/// The client's tools, and the types of those that only Anthropic could run.
+fn read_tools<'a>(tools: Value<'_, 'a>, at: Path<'_>) -> Result<Tools<'a>> {
+    let (mut client, mut server) = (Vec::new(), Vec::new());
+    for (index, tool) in tools.elements().enumerate() {
+        let at = at.index(index);
+        let [kind, name, schema, description, cache_control] =
+            fields(object(tool, at)?, ["type", "name", "input_schema", "description", "cache_control"]);
+        let kind = kind.map(|kind| string(kind, at.field("type"))).transpose()?;
+        if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
+            server.push(kind.into_decoded());
+            continue;
+        }
+        let name_at = at.field("name");
+        let name = not_empty_string(required(name, name_at)?, name_at)?;
+        if name.len() > MAX_TOOL_NAME && name.chars().count() > MAX_TOOL_NAME {
+            return Err(name_at.error(format!("must have at most {MAX_TOOL_NAME} characters")));
+        }
+        let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
+        let description = description.map(|text| string(text, at.field("description"))).transpose()?;
+        client.push(Tool { name, description, schema, cached: cache_control.is_some() });
+    }
+    match server.first() {
+        Some(kind) if client.is_empty() => {
+            let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
+            Err(at.error(format!("{kind} runs on Anthropic's servers and Kiro can't serve it")))
+        }
+        _ => Ok((client, server)),
+    }
+}
+
+// Values and their sentences (M18, M19)
+
+/// The members of an object by name; null counts as absent.
+fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [Option<Value<'j, 'a>>; N] {
+    let mut found = [None; N];
+    for (key, value) in object.members() {
+        for (slot, name) in found.iter_mut().zip(names) {
+            if key.is(name) {
+                *slot = Some(value).filter(|value| value.kind() != Kind::Null);
+            }
+        }
+    }
+    found
+}
+
+fn required<T>(field: Option<T>, at: Path<'_>) -> Result<T> {
+    field.ok_or_else(|| at.error("field required"))
+}
+
+fn object<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
+    if value.kind() == Kind::Object { Ok(value) } else { Err(at.error("must be an object")) }
+}
+
+fn array<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
+    if value.kind() == Kind::Array { Ok(value) } else { Err(at.error("must be an array")) }
+}
+
+fn string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
+    value.text().ok_or_else(|| at.error("must be a string"))
+}
+
+fn not_empty_string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Cow<'a, str>> {
+    let text = string(value, at)?.into_decoded();
+    if text.is_empty() { Err(at.error("must not be empty")) } else { Ok(text) }
+}
+
+fn boolean(value: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
+    value.bool().ok_or_else(|| at.error("must be a boolean"))
+}
+
+/// An integer, written as digits alone, that is at least `least`; one that doesn't fit counts as the largest.
+fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Result<u64> {
+    let digits = value.raw();
+    let (negative, magnitude) = match digits.strip_prefix('-') {
+        Some(magnitude) => (true, magnitude),
+        None => (false, digits),
+    };
+    if value.kind() != Kind::Number || !magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(at.error("must be an integer"));
+    }
+    let integer = if negative { 0 } else { magnitude.parse().unwrap_or(u64::MAX) };
+    let too_small = integer < least || negative && magnitude != "0";
+    if too_small { Err(at.error(format!("must be at least {least}"))) } else { Ok(integer) }
+}
+
+fn one_of<const N: usize>(names: [&str; N]) -> String {
+    format!("must be one of {}", names.map(|name| format!("'{name}'")).join(", "))
+}
+
+/// A place in the client's JSON, spelled out only when something is wrong there.
+#[derive(Debug, Clone, Copy)]
+struct Path<'p> {
+    parent: Option<&'p Path<'p>>,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Field(&'static str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    const fn top(name: &'static str) -> Path<'static> {
+        Path { parent: None, step: Step::Field(name) }
+    }
+
+    const fn field(&self, name: &'static str) -> Path<'_> {
+        Path { parent: Some(self), step: Step::Field(name) }
+    }
+
+    const fn index(&self, index: usize) -> Path<'_> {
+        Path { parent: Some(self), step: Step::Index(index) }
+    }
+
+    fn error(&self, sentence: impl Into<String>) -> RequestError {
+        RequestError { kind: ErrorType::InvalidRequest, path: self.to_string(), sentence: sentence.into() }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            write!(f, "{parent}.")?;
+        }
+        match self.step {
+            Step::Field(name) => f.write_str(name),
+            Step::Index(index) => write!(f, "{index}"),
+        }
+    }
+}

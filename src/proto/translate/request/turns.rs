@@ -1,0 +1,425 @@
+//! Turns: the client's messages grouped so that user and assistant alternate, repaired and flattened (TR7–TR18,
+//! TR25–TR30).
+
+use std::collections::HashMap;
+
+use super::CONTINUE;
+use super::documents::{Documents, Fate};
+use crate::proto::json::tree::{Json, Kind, Text};
+use crate::proto::kiro::request::{
+    AssistantMessage, Content, Image as KiroImage, Input, Reasoning, ToolResult as KiroResult, ToolUse as KiroUse,
+    UserMessage,
+};
+use crate::proto::messages::request::{
+    Block, Content as BlockContent, Document, DocumentFormat, DocumentSource, Image, Message, Role, SearchResult,
+    ToolResult, ToolUse,
+};
+use crate::proto::translate::tools::{Declared, upstream_name};
+
+/// The one key of a tool input that an older service left in pieces (TR15).
+const RAW_ARGUMENTS: &str = "raw_arguments";
+
+/// The messages of one side between two of the other (TR8).
+pub(super) enum Turn<'r> {
+    User(UserTurn<'r>),
+    Assistant(AssistantTurn<'r>),
+}
+
+/// A user's turn, laid flat.
+pub(super) struct UserTurn<'r> {
+    pub parts: Vec<Part<'r>>,
+    cached: bool,
+}
+
+/// What a user's turn is made of, in the client's order.
+pub(super) enum Part<'r> {
+    /// Text on a line of its own.
+    Line(Text<'r>),
+    /// Text that goes on where the last one ended.
+    Append(Text<'r>),
+    Image(&'r Image<'r>),
+    Document(Base64Document<'r>),
+    Result(KiroResult<'r>),
+}
+
+/// A document that goes out as such.
+#[derive(Clone, Copy)]
+pub(super) struct Base64Document<'r> {
+    pub title: Option<&'r Text<'r>>,
+    pub format: DocumentFormat,
+    pub data: &'r Text<'r>,
+}
+
+/// An assistant's turn.
+pub(super) struct AssistantTurn<'r> {
+    messages: &'r [Message<'r>],
+    /// Those that have a result (TR18), each id once (TR15).
+    pub uses: Vec<Use<'r>>,
+    /// Places in `uses` by id.
+    places: Places<'r>,
+}
+
+pub(super) struct Use<'r> {
+    pub id: &'r str,
+    /// The client's name.
+    pub name: &'r str,
+    pub input: Input<'r>,
+    /// The next message holds its result.
+    answered: bool,
+    /// Left out by TR16.
+    left_out: bool,
+}
+
+/// What becomes of earlier thinking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PastThinking {
+    /// Thinking is off now (TR29).
+    Dropped,
+    /// As native reasoning where it is signed (TR30).
+    Native,
+    /// The same without native reasoning (TR31).
+    WithoutNative,
+}
+
+/// Groups, repairs and pairs the messages; the first one is a user's (M35).
+pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r Json<'r>, declared: &Declared<'r>) -> Vec<Turn<'r>> {
+    let is_assistant = |message: &Message<'_>| message.role == Role::Assistant;
+    let mut turns = Vec::with_capacity(messages.len());
+    for group in messages.chunk_by(|a, b| is_assistant(a) == is_assistant(b)) {
+        let turn = match turns.last_mut() {
+            _ if group.first().is_some_and(is_assistant) => Turn::Assistant(AssistantTurn::new(group, json, declared)),
+            Some(Turn::Assistant(asking)) => Turn::User(UserTurn::new(group, Some(asking))),
+            _ => Turn::User(UserTurn::new(group, None)),
+        };
+        turns.push(turn);
+    }
+    if let Some(Turn::Assistant(unanswered)) = turns.last_mut() {
+        unanswered.uses.clear();
+    }
+    turns
+}
+
+impl<'r> UserTurn<'r> {
+    /// Lays the messages flat and pairs their results with the tool uses of the turn before (TR18).
+    fn new(messages: &'r [Message<'r>], asking: Option<&mut AssistantTurn<'r>>) -> Self {
+        let mut turn = Self { parts: Vec::new(), cached: false };
+        let mut asking = asking;
+        for block in messages.iter().flat_map(|message| &message.blocks) {
+            turn.cached |= block.cached;
+            match &block.content {
+                BlockContent::ToolResult(result) => {
+                    turn.cached |= result.content.iter().any(|block| block.cached);
+                    turn.result(result, asking.as_deref_mut());
+                }
+                _ => turn.block(block),
+            }
+        }
+        if let Some(asking) = asking {
+            asking.uses.retain(|tool_use| tool_use.answered);
+        }
+        turn
+    }
+
+    /// A block that holds no others, or a document of blocks.
+    fn block(&mut self, block: &'r Block<'r>) {
+        match &block.content {
+            BlockContent::Text(text) => self.line(text),
+            BlockContent::Image(image) => self.parts.push(Part::Image(image)),
+            BlockContent::Document(document) => self.document(document),
+            BlockContent::SearchResult(result) => search_result_texts(result).for_each(|text| self.line(text)),
+            _ => {}
+        }
+    }
+
+    fn document(&mut self, document: &'r Document<'r>) {
+        match &document.source {
+            DocumentSource::Base64 { format, data } => {
+                let title = document.title.as_ref();
+                self.parts.push(Part::Document(Base64Document { title, format: *format, data }));
+            }
+            DocumentSource::Text(text) => {
+                self.heading(document);
+                self.line(text);
+            }
+            DocumentSource::Content(blocks) => {
+                self.heading(document);
+                blocks.iter().for_each(|block| self.block(block));
+            }
+        }
+    }
+
+    /// The first line of a document that becomes text (TR27).
+    fn heading(&mut self, document: &'r Document<'r>) {
+        if let Some(title) = document.title.as_ref().filter(|title| !title.is_empty()) {
+            self.parts.push(Part::Line(Text::constant("[document: ")));
+            self.parts.push(Part::Append(title.by_ref()));
+            self.parts.push(Part::Append(Text::constant("]")));
+        }
+    }
+
+    fn line(&mut self, text: &'r Text<'r>) {
+        if !text.is_empty() {
+            self.parts.push(Part::Line(text.by_ref()));
+        }
+    }
+
+    /// A result, its text apart from what is lifted out of it (TR17), if it has a partner; else its text (TR18).
+    fn result(&mut self, result: &'r ToolResult<'r>, asking: Option<&mut AssistantTurn<'r>>) {
+        let asked = asking.and_then(|turn| {
+            let place = turn.places.find(&result.id)?;
+            turn.uses.get_mut(place).filter(|tool_use| !tool_use.left_out)
+        });
+        let mut inside = Self { parts: Vec::new(), cached: false };
+        result.content.iter().for_each(|block| inside.block(block));
+        let is_text = |part: &Part<'_>| matches!(part, Part::Line(_) | Part::Append(_));
+        match asked {
+            // Another result for the same id.
+            Some(tool_use) if tool_use.answered => {}
+            Some(tool_use) => {
+                tool_use.answered = true;
+                let mut content = Content::default();
+                let (mut images, mut documents) = (false, false);
+                for part in &inside.parts {
+                    match part {
+                        Part::Line(text) => content.line(text.clone()),
+                        Part::Append(text) => content.append(text.clone()),
+                        Part::Image(_) => images = true,
+                        Part::Document(_) => documents = true,
+                        Part::Result(_) => {}
+                    }
+                }
+                if content.is_empty() && (images || documents) {
+                    content = placeholder(images).into();
+                }
+                self.parts.push(Part::Result(KiroResult { id: &result.id, content, is_error: result.is_error }));
+                self.parts.extend(inside.parts.into_iter().filter(|part| !is_text(part)));
+            }
+            None => {
+                let mut label = Some(Text::constant("[tool result] "));
+                for part in inside.parts {
+                    match (part, label.take()) {
+                        (Part::Line(text), Some(label)) => {
+                            self.parts.push(Part::Line(label));
+                            self.parts.push(Part::Append(text));
+                        }
+                        (part, unused) => {
+                            label = unused;
+                            self.parts.push(part);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The Kiro message; its documents go to the current one (TR27).
+    pub fn message(self, keeps_images: bool, documents: &mut Documents<'r>) -> UserMessage<'r> {
+        let mut message = UserMessage { cache_point: self.cached, ..UserMessage::default() };
+        let (mut omitted_images, mut omitted_documents) = (0, 0);
+        let mut has_documents = false;
+        for part in self.parts {
+            match part {
+                Part::Line(text) => message.content.line(text),
+                Part::Append(text) => message.content.append(text),
+                Part::Image(image) if keeps_images => {
+                    message.images.push(KiroImage { format: image.format.kiro_name(), data: image.data.by_ref() });
+                }
+                Part::Image(_) => omitted_images += 1,
+                Part::Document(_) => match documents.next_fate() {
+                    Fate::Current => has_documents = true,
+                    Fate::Moved { name } => message.content.line(Text::new(format!("[document: {name}]"))),
+                    Fate::Omitted => omitted_documents += 1,
+                },
+                Part::Result(result) => message.results.push(result),
+            }
+        }
+        for (count, kind) in [(omitted_images, "image"), (omitted_documents, "document")] {
+            match count {
+                0 => {}
+                1 => message.content.line(Text::new(format!("[1 earlier {kind} omitted]"))),
+                _ => message.content.line(Text::new(format!("[{count} earlier {kind}s omitted]"))),
+            }
+        }
+        // TR13.
+        if message.content.is_blank() {
+            let text = match &message {
+                _ if !message.results.is_empty() => Text::constant("Tool results provided."),
+                _ if !message.images.is_empty() => placeholder(true),
+                _ if has_documents => placeholder(false),
+                _ => CONTINUE,
+            };
+            message.content = text.into();
+        }
+        message
+    }
+}
+
+fn placeholder(images: bool) -> Text<'static> {
+    Text::constant(if images { "Image provided." } else { "Document provided." })
+}
+
+/// TR28: title, source and texts, one a line.
+fn search_result_texts<'r>(result: &'r SearchResult<'r>) -> impl Iterator<Item = &'r Text<'r>> {
+    [&result.title, &result.source].into_iter().chain(&result.texts)
+}
+
+impl<'r> AssistantTurn<'r> {
+    fn new(messages: &'r [Message<'r>], json: &'r Json<'r>, declared: &Declared<'r>) -> Self {
+        let mut turn = Self { messages, uses: Vec::new(), places: Places::default() };
+        // Fragments by place in `uses` (TR15).
+        let mut fragments: HashMap<usize, String> = HashMap::new();
+        for block in messages.iter().flat_map(|message| &message.blocks) {
+            let BlockContent::ToolUse(tool_use) = &block.content else { continue };
+            let place = match turn.places.find(&tool_use.id) {
+                Some(place) => place,
+                None => {
+                    let input = tool_use.input.map_or(Input::Empty, |input| Input::Client(json.value(input)));
+                    let (id, name) = (&*tool_use.id, &*tool_use.name);
+                    turn.uses.push(Use { id, name, input, answered: false, left_out: false });
+                    turn.places.add(id)
+                }
+            };
+            if let Some(fragment) = fragment(tool_use, json)
+                && !turn.uses.get(place).is_some_and(|first| declared.has_property(first.name, RAW_ARGUMENTS))
+            {
+                fragments.entry(place).or_default().push_str(&fragment.decode());
+            }
+        }
+        for (place, tool_use) in turn.uses.iter_mut().enumerate() {
+            if let Some(joined) = fragments.remove(&place) {
+                tool_use.input = joined_input(&joined);
+            }
+            tool_use.left_out = tool_use.input.is_empty() && declared.requires_something(tool_use.name);
+        }
+        turn
+    }
+
+    /// The Kiro message.
+    pub fn message(self, past_thinking: PastThinking) -> AssistantMessage<'r> {
+        let (reasoning, mut content) = self.thinking(past_thinking);
+        for message in self.messages {
+            let texts = message.blocks.iter().filter_map(|block| match &block.content {
+                BlockContent::Text(text) if !text.is_empty() => Some(text),
+                _ => None,
+            });
+            for (place, text) in texts.enumerate() {
+                match place {
+                    0 => content.separated_by(Text::BLANK_LINE, text.by_ref()),
+                    _ => content.append(text.by_ref()),
+                }
+            }
+        }
+        // TR13: a whole sentence in front of every tool use would teach the model to write it.
+        if content.is_empty() {
+            let has_parts = !self.uses.is_empty() || reasoning.is_some();
+            content = Text::constant(if has_parts { " " } else { "OK" }).into();
+        }
+        AssistantMessage {
+            content,
+            tool_uses: (self.uses.into_iter())
+                .map(|Use { id, name, input, .. }| KiroUse { id, name: upstream_name(name), input })
+                .collect(),
+            reasoning,
+            cache_point: self.messages.iter().flat_map(|message| &message.blocks).any(|block| block.cached),
+        }
+    }
+
+    /// Native reasoning, or the text that stands for thinking (TR29–TR31).
+    fn thinking(&self, past: PastThinking) -> (Option<Reasoning<'r>>, Content<'r>) {
+        if past == PastThinking::Dropped {
+            return (None, Content::default());
+        }
+        let mut tagged = Content::default();
+        for block in self.messages.iter().flat_map(|message| &message.blocks) {
+            let native = match &block.content {
+                BlockContent::Thinking { text, .. } if text.is_empty() => continue,
+                BlockContent::Thinking { text, signature } if signature.is_empty() => {
+                    tagged.line(text.by_ref());
+                    continue;
+                }
+                BlockContent::Thinking { text, signature } => {
+                    Reasoning::Text { text: text.by_ref(), signature: signature.by_ref() }
+                }
+                BlockContent::RedactedThinking { data } => Reasoning::Redacted(data.by_ref()),
+                _ => continue,
+            };
+            return ((past == PastThinking::Native).then_some(native), Content::default());
+        }
+        let mut content = Content::default();
+        if !tagged.is_empty() {
+            content.append(Text::constant("<thinking>"));
+            content.extend(tagged);
+            content.append(Text::constant("</thinking>"));
+        }
+        (None, content)
+    }
+}
+
+/// The text of an input that is `{"raw_arguments": string}` and nothing else.
+fn fragment<'r>(tool_use: &ToolUse<'_>, json: &'r Json<'r>) -> Option<Text<'r>> {
+    let mut members = json.value(tool_use.input?).members();
+    match (members.next(), members.next()) {
+        (Some((key, value)), None) if key.is(RAW_ARGUMENTS) => value.text(),
+        _ => None,
+    }
+}
+
+/// What fragments give together: an object, or nothing usable.
+fn joined_input(joined: &str) -> Input<'static> {
+    match Json::parse(joined.as_bytes()) {
+        Ok(json) if json.root().kind() == Kind::Object => {
+            let mut compact = String::with_capacity(joined.len());
+            json.root().write(&mut compact);
+            Input::Joined(compact)
+        }
+        _ => Input::Empty,
+    }
+}
+
+/// Places of ids in a list: looked through while there are few, indexed when there are many.
+#[derive(Default)]
+struct Places<'r> {
+    ids: Vec<&'r str>,
+    index: HashMap<&'r str, usize>,
+}
+
+impl<'r> Places<'r> {
+    const FEW: usize = 16;
+
+    fn find(&self, id: &str) -> Option<usize> {
+        if self.ids.len() <= Self::FEW {
+            return self.ids.iter().position(|other| *other == id);
+        }
+        self.index.get(id).copied()
+    }
+
+    /// Adds an id that isn't there; its place.
+    fn add(&mut self, id: &'r str) -> usize {
+        let place = self.ids.len();
+        self.ids.push(id);
+        if place == Self::FEW {
+            self.index = self.ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        } else if place > Self::FEW {
+            self.index.insert(id, place);
+        }
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_found_among_few_and_many() {
+        let ids: Vec<String> = (0..40).map(|n| format!("t{n}")).collect();
+        let mut places = Places::default();
+        for (place, id) in ids.iter().enumerate() {
+            assert_eq!(places.find(id), None);
+            assert_eq!(places.add(id), place);
+            for (place, id) in ids.iter().enumerate().take(place + 1) {
+                assert_eq!(places.find(id), Some(place));
+            }
+        }
+    }
+}
