@@ -799,3 +799,190 @@ fn ordinary_prefix(bytes: &[u8]) -> usize {
     }
     length + rest.iter().position(|&byte| needs_escape(byte)).unwrap_or(rest.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value as Serde};
+
+    use super::*;
+
+    fn written(json: &str) -> String {
+        let tree = Json::parse(json.as_bytes()).unwrap();
+        let mut out = String::new();
+        tree.root().write(&mut out);
+        out
+    }
+
+    #[test]
+    fn tr4_writes_compactly_in_the_least_spelling() {
+        for (json, expected) in [
+            (" { } ", "{}"),
+            ("[ ]", "[]"),
+            (r#"[1.0,1e3,-0,12345678901234567890]"#, r#"[1.0,1e3,-0,12345678901234567890]"#),
+            ("{ \"b\" : [ 1 , true ] ,\n\t\"a\" : null }", r#"{"b":[1,true],"a":null}"#),
+            (r#""\u003c\/\u00e9\u000a\u0022\u005C\u0001\u001f""#, r#""</é\n\"\\\u0001\u001f""#),
+            (r#""\ud83d\ude00 \ud83d \ude00 \ud83d\ud83d\ude00""#, "\"😀 \u{fffd} \u{fffd} \u{fffd}😀\""),
+            (r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"a":3,"b":2}"#),
+            (r#"{"x":{"a":[],"a":{"b":1,"b":2}}}"#, r#"{"x":{"a":{"b":2}}}"#),
+        ] {
+            assert_eq!(written(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn m18_refuses_what_is_no_json() {
+        for json in [
+            "",
+            " ",
+            "{",
+            "[",
+            "]",
+            "{]",
+            "[}",
+            "[1",
+            "[1,",
+            "[1,]",
+            "[,1]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "1 2",
+            "\"",
+            "\"\\",
+            "\"\\u",
+            "\"\\u12",
+            "\"\\u123g\"",
+            "\"\\x\"",
+            "\"\n\"",
+            "\"\0\"",
+            "-",
+            "01",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "+1",
+            "0x1",
+            "tru",
+            "True",
+            "nul",
+            "NaN",
+            "'a'",
+            "[1 2]",
+            "{\"a\" 1}",
+            "\u{feff}1",
+            "1\u{c}",
+        ] {
+            assert!(Json::parse(json.as_bytes()).is_err(), "{json:?}");
+            assert!(serde_json::from_str::<Serde>(json).is_err(), "{json:?}");
+        }
+    }
+
+    #[test]
+    fn m12_depth_is_counted_in_containers() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Json::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert_eq!(Json::parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err(), JsonError::TooDeep);
+        // Side by side isn't deep.
+        assert!(Json::parse(format!("[{}1]", "[[]],".repeat(1000)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn strings_end_at_every_place_of_a_word() {
+        for length in 0..40 {
+            for special in ["\"", "\\", "\u{1}", "\u{1f}"] {
+                let text =
+                    format!("{}{special}{}", "é".repeat(length / 2) + &"x".repeat(length % 2), "y".repeat(length));
+                let json = serde_json::to_string(&text).unwrap();
+                let tree = Json::parse(json.as_bytes()).unwrap();
+                assert_eq!(tree.root().text().unwrap().decode(), text);
+                assert_eq!(written(&json), json);
+            }
+            for raw in 0..0x20_u8 {
+                let json = format!("\"{}{}{}\"", "x".repeat(length), char::from(raw), "y".repeat(length));
+                assert!(Json::parse(json.as_bytes()).is_err(), "{json:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_keys_are_told_apart() {
+        let object = |count: usize| {
+            let members: Vec<_> = (0..count).map(|n| format!("\"k{n}\":{n}")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let distinct = object(5_000);
+        assert_eq!(written(&distinct), distinct);
+        let doubled = format!("{},\"k7\":\"last\"}}", distinct.strip_suffix('}').unwrap());
+        assert_eq!(written(&doubled), distinct.replace("\"k7\":7,", "\"k7\":\"last\","));
+        let tree = Json::parse(doubled.as_bytes()).unwrap();
+        assert_eq!(tree.root().members().count(), 5_000);
+        assert_eq!(tree.root().member("k7").unwrap().raw(), "\"last\"");
+    }
+
+    #[test]
+    fn text_is_cut_and_searched_by_characters() {
+        let json = r#""a\u00e9\ud83d\ude00\n<thinking_mode>""#;
+        let tree = Json::parse(json.as_bytes()).unwrap();
+        let text = tree.root().text().unwrap();
+        assert_eq!(text.chars().collect::<String>(), "aé😀\n<thinking_mode>");
+        for (most, expected) in [(0, ""), (2, "aé"), (3, "aé😀"), (4, "aé😀\n"), (19, "aé😀\n<thinking_mode>")]
+        {
+            assert_eq!(text.truncated(most).decode(), expected);
+        }
+        assert!(text.contains("<thinking_mode>") && !text.contains("<max"));
+        assert!(Text::new("x\n<max>").contains("<max>"));
+        assert!(Text::new(" \n\u{a0}").is_blank() && !Text::new(" x").is_blank() && Text::new("").is_blank());
+        assert_eq!(Text::new("a\"\\\n\u{1}é").literal(), r#"a\"\\\n\u0001é"#);
+    }
+
+    /// Any JSON value, with awkward strings and numbers.
+    fn any_json() -> impl Strategy<Value = Serde> {
+        let string = prop_oneof!["[a-c]{0,3}", any::<String>(), Just("<&>\u{2028}\u{7f}/".to_owned())];
+        let leaf = prop_oneof![
+            Just(Serde::Null),
+            any::<bool>().prop_map(Serde::from),
+            any::<i64>().prop_map(Serde::from),
+            any::<f64>().prop_map(Serde::from),
+            string.clone().prop_map(Serde::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Serde::from),
+                prop::collection::vec((string.clone(), inner), 0..6)
+                    .prop_map(|members| Serde::Object(members.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn tr4_writes_what_serde_writes(value in any_json(), pretty in any::<bool>()) {
+            let compact = serde_json::to_string(&value).unwrap();
+            let given = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { compact.clone() };
+            prop_assert_eq!(written(&given), compact);
+        }
+
+        #[test]
+        fn m18_accepts_what_serde_accepts(value in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+            let mut bytes = serde_json::to_vec(&value).unwrap();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            let ours = Json::parse(&bytes);
+            match serde_json::from_slice::<Serde>(&bytes) {
+                Ok(theirs) => {
+                    let mut out = String::new();
+                    ours.unwrap().root().write(&mut out);
+                    // As values: serde_json spells exponents anew.
+                    prop_assert_eq!(serde_json::from_str::<Serde>(&out).unwrap(), theirs);
+                }
+                // A surrogate half alone is no error here (TR4).
+                Err(error) if error.to_string().contains("surrogate") || error.to_string().contains("hex escape") => {}
+                Err(_) => prop_assert!(ours.is_err()),
+            }
+        }
+    }
+}

@@ -283,7 +283,7 @@ mod tests {
     ];
 
     #[test]
-    fn tv115_exact_sums() {
+    fn tu5_tv115_exact_sums() {
         for (text, hundredths, tokens) in TV115 {
             let mut estimator = Estimator::default();
             estimator.text(text);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn tv115_the_same_at_every_cut_and_as_a_literal() {
+    fn tu5_tv115_the_same_at_every_cut_and_as_a_literal() {
         for (text, hundredths, _) in TV115 {
             let mut in_chars = Estimator::default();
             text.chars().for_each(|char| in_chars.text(char.encode_utf8(&mut [0; 4])));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn tv116_requests() {
+    fn tu7_tv116_requests() {
         let body = |rest: &str, more: &str| {
             format!(
                 r#"{{"model":"m"{rest},"messages":[{{"role":"user","content":[{{"type":"text","text":"Hello, world!"}}{more}]}}]}}"#
@@ -373,5 +373,52 @@ mod tests {
         assert_eq!(tokens(&body(r#","system":"a""#, "")), 9);
         let png = r#",{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo="}}"#;
         assert_eq!(tokens(&body(r#","system":"a""#, png)), 1609);
+    }
+
+    #[test]
+    fn tu7_m65_every_kind_of_block() {
+        let hundredths = |role: &str, blocks: &str| {
+            let lead = if role == "user" { "" } else { r#"{"role":"user","content":"a"},"# };
+            let body = format!(r#"{{"model":"m","messages":[{lead}{{"role":"{role}","content":[{blocks}]}}]}}"#);
+            let request = Request::parse(body.as_bytes(), Purpose::CountTokens).unwrap();
+            let mut sum = Estimator::default();
+            let last = request.messages.last().unwrap();
+            last.blocks.iter().for_each(|block| count_block(block, &request, &mut sum));
+            sum.hundredths()
+        };
+        let base64 = |media_type: &str, data: &str| {
+            format!(r#"{{"type":"document","source":{{"type":"base64","media_type":"{media_type}","data":"{data}"}}}}"#)
+        };
+        for (role, blocks, expected) in [
+            ("user", r#"{"type":"text","text":"a"},{"type":"text","text":"a"}"#.to_owned(), 2 * 94),
+            ("assistant", r#"{"type":"thinking","thinking":"a","signature":"zzzz"}"#.into(), 94),
+            ("assistant", r#"{"type":"redacted_thinking","data":"zzzz"}"#.into(), 0),
+            // `{}`; then `{"a":1}`, which stands there with blanks and an odd spelling.
+            ("assistant", r#"{"type":"tool_use","id":"t","name":"a"}"#.into(), 800 + 94 + 102),
+            (
+                "assistant",
+                r#"{"type":"tool_use","id":"t","name":"a","input":{ "\u0061" : 1 }}"#.into(),
+                800 + 94 + (88 + 14 + 94 + 88 + 14 + 95 + 88),
+            ),
+            ("user", r#"{"type":"tool_result","tool_use_id":"t"}"#.into(), 800),
+            ("user", r#"{"type":"tool_result","tool_use_id":"t","content":"a"}"#.into(), 800 + 94),
+            (
+                "user",
+                r#"{"type":"search_result","title":"a","source":"a","content":[{"type":"text","text":"a"}]}"#.into(),
+                3 * 94,
+            ),
+            ("user", base64("text/csv", "YWJj"), 3 * 25),
+            ("user", base64("application/pdf", "YWI="), 150_000),
+            ("user", base64("application/pdf", &"YWJj".repeat(20_000)), 100 * 60_000 / 30),
+            ("user", r#"{"type":"document","source":{"type":"text","data":"a"}}"#.into(), 94),
+            ("user", r#"{"type":"document","source":{"type":"content","content":"a"}}"#.into(), 94),
+            ("user", r#"{"type":"container_upload","file_id":"f"}"#.into(), 0),
+        ] {
+            assert_eq!(hundredths(role, &blocks), expected, "{blocks}");
+        }
+        let tools = r#"{"model":"m","tools":[{"name":"a","description":"a"},{"name":"a","input_schema":{"a":1}},{"type":"bash_20250124"}],"messages":[{"role":"user","content":"a"}]}"#;
+        let first = 800 + 94 + 94 + 102;
+        let second = 800 + 94 + (88 + 14 + 94 + 88 + 14 + 95 + 88);
+        assert_eq!(tokens(tools), (400 + 94 + first + second as u64).div_ceil(100));
     }
 }

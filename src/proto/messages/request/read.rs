@@ -184,7 +184,7 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Vec<Messag
             return Err(at.field("role").error("first message must be 'user'"));
         }
         let content_at = at.field("content");
-        let blocks = read_content(required(content, content_at)?, role, content_at)?;
+        let blocks = string_or_blocks(required(content, content_at)?, Holder::Message(role), content_at)?;
         let message = Message { role, blocks };
         let may_be_empty = role == Role::Assistant && index + 1 == count;
         if message.is_empty() && !may_be_empty {
@@ -228,10 +228,6 @@ impl fmt::Display for Holder {
             Self::Document => "a document",
         })
     }
-}
-
-fn read_content<'a>(content: Value<'_, 'a>, role: Role, at: Path<'_>) -> Result<Vec<Block<'a>>> {
-    string_or_blocks(content, Holder::Message(role), at)
 }
 
 /// A string counts as one text block.

@@ -1,0 +1,203 @@
+//! Requests at their limits and out of shape: cases that can't be written in one line of a vector file.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+use std::fmt::Write as _;
+
+use kiro_messages::proto::kiro::fault::Fault;
+use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
+use kiro_messages::proto::translate::fault::{PromptSize, api_error};
+use kiro_messages::proto::translate::model::Models;
+use kiro_messages::proto::translate::request::{Context, Translated, translate};
+
+fn context() -> Context<'static> {
+    Context {
+        models: Models::embedded(),
+        fallback: None,
+        cache_points: false,
+        session_header: None,
+        random_conversation_id: "00000000-0000-4000-8000-000000000001",
+        continuation_id: "00000000-0000-4000-8000-000000000002",
+        without_reasoning: false,
+    }
+}
+
+fn run(body: &[u8]) -> Result<Translated, RequestError> {
+    translate(&Request::parse(body, Purpose::Messages)?, &context())
+}
+
+fn body_of(request: &Request<'_>) -> serde_json::Value {
+    serde_json::from_slice(&translate(request, &context()).unwrap().body.render(None)).unwrap()
+}
+
+fn refusal(body: &[u8]) -> String {
+    run(body).unwrap_err().to_string()
+}
+
+fn with(members: &str, content: &str) -> String {
+    format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1{members},"messages":[{{"role":"user","content":{content}}}]}}"#
+    )
+}
+
+#[test]
+fn a5_m18_invalid_utf8_anywhere() {
+    let body = with("", r#""x""#).into_bytes();
+    let text = body.iter().position(|&byte| byte == b'x').unwrap();
+    for (place, column) in [(text, text + 1), (0, 1), (body.len() - 1, body.len())] {
+        let mut body = body.clone();
+        body[place] = 0xff;
+        assert_eq!(refusal(&body), format!("body: not valid JSON (line 1, column {column})"));
+    }
+    assert_eq!(refusal(b"{\n\"\xc3\xa9\xc3\x28\"}"), "body: not valid JSON (line 2, column 3)");
+}
+
+#[test]
+fn a6_m12_nesting() {
+    let nested = |levels: usize| with(&format!(",\"x\":{}{}", "[".repeat(levels), "]".repeat(levels)), r#""x""#);
+    // The body itself is the first level.
+    assert!(run(nested(127).as_bytes()).is_ok());
+    assert_eq!(refusal(nested(128).as_bytes()), "body: nested too deeply");
+    assert_eq!(refusal(nested(200).as_bytes()), "body: nested too deeply");
+    assert_eq!(refusal("[".repeat(1_000_000).as_bytes()), "body: nested too deeply");
+    assert_eq!(refusal("{\"a\":".repeat(1_000_000).as_bytes()), "body: nested too deeply");
+}
+
+#[test]
+fn m13_number_of_messages() {
+    let messages = |count: usize| {
+        let message = r#"{"role":"user","content":"x"}"#;
+        let messages = vec![message; count].join(",");
+        format!(r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[{messages}]}}"#)
+    };
+    let all = run(messages(100_000).as_bytes()).unwrap().body.render(None);
+    assert_eq!(all.iter().filter(|&&byte| byte == b'x').count(), 100_000);
+    assert_eq!(refusal(messages(100_001).as_bytes()), "messages: at most 100000");
+}
+
+#[test]
+fn m14_m17_no_limit_of_our_own_on_images_and_tools() {
+    let image = r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo="}}"#;
+    let mut tools = String::new();
+    (0..500).for_each(|n| write!(tools, r#"{}{{"name":"t{n}"}}"#, if n > 0 { "," } else { "" }).unwrap());
+    let body = with(&format!(r#","tools":[{tools}]"#), &format!("[{}]", vec![image; 150].join(",")));
+    let current = body_of(&Request::parse(body.as_bytes(), Purpose::Messages).unwrap());
+    let current = &current["conversationState"]["currentMessage"]["userInputMessage"];
+    assert_eq!(current["images"].as_array().unwrap().len(), 150);
+    assert_eq!(current["userInputMessageContext"]["tools"].as_array().unwrap().len(), 500);
+}
+
+#[test]
+fn m16_tr20_long_tool_names() {
+    let tool = |name: &str| with(&format!(r#","tools":[{{"name":"{name}"}}]"#), r#""x""#);
+    let longest = "é".repeat(256);
+    let translated = run(tool(&longest).as_bytes()).unwrap();
+    let body = translated.body.render(None);
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let spec = &body["conversationState"]["currentMessage"]["userInputMessage"]["userInputMessageContext"]["tools"][0];
+    let upstream = spec["toolSpecification"]["name"].as_str().unwrap();
+    assert_eq!(upstream.len(), 64);
+    assert_eq!(translated.tool_names.client_name(upstream), longest);
+    assert_eq!(refusal(tool(&"é".repeat(257)).as_bytes()), "tools.0.name: must have at most 256 characters");
+    assert_eq!(refusal(tool(&"a".repeat(257)).as_bytes()), "tools.0.name: must have at most 256 characters");
+}
+
+#[test]
+fn tv56_tr21_descriptions_are_cut_at_10240_characters() {
+    let sent = |description: &str| {
+        let body = with(&format!(r#","tools":[{{"name":"f","description":"{description}"}}]"#), r#""x""#);
+        let body = body_of(&Request::parse(body.as_bytes(), Purpose::Messages).unwrap());
+        let context = &body["conversationState"]["currentMessage"]["userInputMessage"]["userInputMessageContext"];
+        context["tools"][0]["toolSpecification"]["description"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(sent(&"é".repeat(10_241)), "é".repeat(10_240));
+    assert_eq!(sent(&"é".repeat(10_240)), "é".repeat(10_240));
+    assert_eq!(sent(&"\\u00e9".repeat(10_241)), "é".repeat(10_240));
+    assert_eq!(sent(&"\\ud83d\\ude00".repeat(10_241)), "😀".repeat(10_240));
+    assert_eq!(sent(&"\\n".repeat(10_241)).len(), 1, "blank: the name");
+    assert_eq!(sent("  "), "f");
+    assert_eq!(sent(&format!("{}\\\"", "a".repeat(10_239))), format!("{}\"", "a".repeat(10_239)));
+}
+
+#[test]
+fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
+    let fault = Fault::from_http(400, None, None, br#"{"reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD"}"#, false);
+    for (estimate, says) in [(150_000, 172_501), (200_000, 200_000)] {
+        let error = api_error(&fault, PromptSize { estimate, window: 172_500 });
+        assert_eq!(error.message, format!("prompt is too long: {says} tokens > 172500 maximum"));
+        assert_eq!(error.status, 400);
+    }
+    // No limit of our own: a prompt far over the window is translated.
+    let body = with("", &format!("\"{}\"", "word ".repeat(1_000_000)));
+    assert!(run(body.as_bytes()).is_ok());
+}
+
+#[test]
+fn tr5_ids_and_settings_go_through() {
+    let body = with("", r#""x""#);
+    let translated = run(body.as_bytes()).unwrap();
+    assert_eq!(translated.conversation_id, context().random_conversation_id);
+    assert_eq!(translated.model.kiro_id, "claude-sonnet-4.5");
+    assert!(!translated.thinking && !translated.sent_reasoning);
+    let body: serde_json::Value = serde_json::from_slice(&translated.body.render(Some("arn"))).unwrap();
+    assert_eq!(body["conversationState"]["agentContinuationId"], context().continuation_id);
+    assert_eq!(body["profileArn"], "arn");
+}
+
+#[test]
+fn tr19_m49_dropped_server_tools_are_told() {
+    let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20250305"},{"type":"bash_20250124"}]"#, r#""x""#);
+    assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["web_search_20250305", "bash_20250124"]);
+}
+
+#[test]
+fn tr31_tells_whether_reasoning_was_sent() {
+    let body = |signature: &str| {
+        format!(
+            r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"thinking":{{"type":"adaptive"}},"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":[{{"type":"thinking","thinking":"T"{signature}}}]}},{{"role":"user","content":"b"}}]}}"#
+        )
+    };
+    let signed = body(r#","signature":"S""#);
+    let request = Request::parse(signed.as_bytes(), Purpose::Messages).unwrap();
+    assert!(translate(&request, &context()).unwrap().sent_reasoning);
+    let plain = translate(&request, &Context { without_reasoning: true, ..context() }).unwrap();
+    assert!(!plain.sent_reasoning && plain.thinking);
+    assert!(!String::from_utf8_lossy(&plain.body.render(None)).contains("reasoningContent"));
+    assert!(!run(body("").as_bytes()).unwrap().sent_reasoning);
+}
+
+#[test]
+fn n13_the_operators_system_text() {
+    for (system, mode, expected) in [
+        ("", SystemMode::Append, "OP\n\nx"),
+        (r#","system":"""#, SystemMode::Append, "OP\n\nx"),
+        (r#","system":"S""#, SystemMode::Append, "S\nOP\n\nx"),
+        (r#","system":[{"type":"text","text":"A"},{"type":"text","text":"B"}]"#, SystemMode::Append, "A\nB\nOP\n\nx"),
+        ("", SystemMode::Overwrite, "OP\n\nx"),
+        (r#","system":"S""#, SystemMode::Overwrite, "OP\n\nx"),
+        (r#","system":[{"type":"text","text":"A"}]"#, SystemMode::Overwrite, "OP\n\nx"),
+    ] {
+        let body = with(system, r#""x""#);
+        let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+        request.apply_system(mode, "OP");
+        let body = body_of(&request);
+        assert_eq!(body["conversationState"]["currentMessage"]["userInputMessage"]["content"], expected, "{system}");
+    }
+    let body = with("", r#""x""#);
+    let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    request.apply_system(SystemMode::Append, "\"q\"\n");
+    let body = body_of(&request);
+    assert_eq!(body["conversationState"]["currentMessage"]["userInputMessage"]["content"], "\"q\"\n\n\nx");
+}
+
+#[test]
+fn m18_errors_carry_line_and_column_of_pretty_bodies() {
+    assert_eq!(
+        refusal(b"{\n  \"model\": \"x\",\n  \"max_tokens\": 1,,\n}"),
+        "body: not valid JSON (line 3, column 19)"
+    );
+    assert_eq!(refusal(b"{\n  \"a\": \"raw\nbreak\"}"), "body: not valid JSON (line 2, column 12)");
+    assert_eq!(refusal(b"{\"a\":tru}"), "body: not valid JSON (line 1, column 9)");
+    assert_eq!(refusal(b"{\"a\":1.}"), "body: not valid JSON (line 1, column 8)");
+    assert_eq!(refusal(b"{\"a\":\"\\u12\"}"), "body: not valid JSON (line 1, column 11)");
+    assert_eq!(refusal(b"\xef\xbb\xbf{}"), "body: not valid JSON (line 1, column 1)");
+}
