@@ -59,6 +59,7 @@ use connection::{Connection, Io};
 use state::Shared;
 
 mod accounts;
+mod attach;
 mod check;
 mod connection;
 mod player;
@@ -68,6 +69,7 @@ mod scenario;
 mod state;
 
 pub use accounts::PROFILE_ARN;
+pub use attach::{Attached, attach};
 pub use scenario::Scenario;
 
 /// Connections that may wait to be accepted: a load test opens thousands at once.

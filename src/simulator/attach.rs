@@ -1,0 +1,89 @@
+//! A gateway on the simulated upstream (`KIRO_UPSTREAM=simulator`).
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Control, PROFILE_ARN, Running, Simulator};
+use crate::config::{Config, StoreKind};
+
+/// A simulated upstream that a configuration points to. Dropping it ends the simulation and removes the account that it
+/// brought.
+#[derive(Debug)]
+pub struct Attached {
+    running: Running,
+    brought: Option<PathBuf>,
+}
+
+impl Attached {
+    /// Statistics and scripts.
+    pub fn control(&self) -> &Control {
+        self.running.control()
+    }
+
+    /// Where the simulated upstream listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.running.addr()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(path) = &self.brought {
+            for file in [path.clone(), lock_of(path)] {
+                // It may be gone already; a temporary file that stays is no failure.
+                std::fs::remove_file(file).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// Starts a simulated upstream on a free loopback port and points the configuration to it.
+///
+/// Without a store in the configuration, or with a file store whose file isn't there, it brings one simulated account:
+/// a first try needs nothing at all.
+///
+/// # Errors
+/// The port can't be opened, or the account's file can't be written.
+pub async fn attach(config: &mut Config) -> io::Result<Attached> {
+    let running = Simulator::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.spawn()?;
+    let origin = running.url();
+    config.upstream_url = format!("{origin}/generateAssistantResponse");
+    config.social_refresh_url = format!("{origin}/refreshToken");
+    config.idc_refresh_url = format!("{origin}/token");
+    let mut brought = None;
+    if !config.store_said {
+        let path = std::env::temp_dir().join(format!("kiro-simulated-{}.json", uuid::Uuid::new_v4()));
+        write_account(&path)?;
+        config.store = StoreKind::File(path.clone());
+        brought = Some(path);
+    } else if let StoreKind::File(path) = &config.store
+        && !path.exists()
+    {
+        write_account(path)?;
+    }
+    Ok(Attached { running, brought })
+}
+
+fn write_account(path: &std::path::Path) -> io::Result<()> {
+    const ID: &str = "51a10000-0000-4000-8000-000000000001";
+    let account = json!({ "uuid": ID, "customName": "simulated", "isHealthy": true, "usageCount": 0, "errorCount": 0 });
+    let token = json!({
+        "accessToken": "simulated-access", "refreshToken": "simulated-refresh", "authMethod": "social",
+        "expiresAt": "2099-01-01T00:00:00.000Z", "profileArn": PROFILE_ARN,
+    });
+    let text = json!({ "accounts": { ID: account }, "tokens": { ID: token } }).to_string();
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}
+
+fn lock_of(path: &std::path::Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
