@@ -552,3 +552,529 @@ pub fn fuzz_record(data: &[u8]) {
     }
     let _key = client_key(data);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn t0() -> Timestamp {
+        "2026-11-23T10:00:00Z".parse().unwrap()
+    }
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// What a success writes into a record that needs no healing (§8).
+    fn after_successes(record: &str, count: u64) -> String {
+        let account = Account::parse(record.as_bytes(), "a1").unwrap();
+        let entries = [Entry::LastUsed(t0()), Entry::UsageCount(account.usage_count + count)];
+        String::from_utf8(patch(record.as_bytes(), &entries).unwrap().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn case_01_unknown_fields_and_big_numbers_stay() {
+        assert_eq!(
+            after_successes(
+                r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":5,"note":"x\/y","z":{"keep":[1,2.5,[]]}}"#,
+                3
+            ),
+            r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":8,"note":"x\/y","z":{"keep":[1,2.5,[]]},"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_02_strings_are_read_as_values_and_spaces_stay() {
+        assert_eq!(
+            after_successes(r#"{ "usageCount" : "5" , "isHealthy" : "true" }"#, 1),
+            r#"{ "usageCount" : 6 , "isHealthy" : "true","lastUsed":"2026-11-23T10:00:00.000Z" }"#
+        );
+        let record = br#"{ "usageCount" : "5" , "isHealthy" : "true" }"#;
+        assert_eq!(patch(record, &[Entry::IsHealthy(true), Entry::UsageCount(5)]), Ok(None), "R20");
+    }
+
+    #[test]
+    fn case_03_of_a_doubled_key_the_last_counts() {
+        assert_eq!(
+            after_successes(r#"{"usageCount":1,"usageCount":7}"#, 1),
+            r#"{"usageCount":1,"usageCount":8,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_04_names_are_compared_unescaped() {
+        assert_eq!(
+            after_successes(r#"{"usage\u0043ount":1}"#, 1),
+            r#"{"usage\u0043ount":2,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_05_an_empty_record_is_a_healthy_account() {
+        assert!(Account::parse(b"{}", "a1").unwrap().is_healthy);
+        assert_eq!(after_successes("{}", 1), r#"{"usageCount":1,"lastUsed":"2026-11-23T10:00:00.000Z"}"#);
+    }
+
+    #[test]
+    fn case_06_what_another_programs_json_made_of_it_still_serves_every_model() {
+        let record = r#"{"big":1.2345678901235e+19,"notSupportedModels":{},"usageCount":6,"note":"x/y","uuid":"a1"}"#;
+        assert!(Account::parse(record.as_bytes(), "a1").unwrap().supports(&["claude-sonnet-4-5"]));
+        assert_eq!(
+            after_successes(record, 1),
+            r#"{"big":1.2345678901235e+19,"notSupportedModels":{},"usageCount":7,"note":"x/y","uuid":"a1","lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_07_a_record_that_is_none_is_never_written() {
+        for record in ["[]", "null", "not json", ""] {
+            assert!(Account::parse(record.as_bytes(), "a1").is_err(), "{record}");
+            assert!(Token::parse(record.as_bytes()).is_err(), "{record}");
+            assert!(patch(record.as_bytes(), &[Entry::UsageCount(1)]).is_err(), "{record}");
+        }
+        let two_mebibytes = format!("{{\"a\":\"{}\"}}", "x".repeat(2 << 20));
+        assert!(matches!(patch(two_mebibytes.as_bytes(), &[Entry::UsageCount(1)]), Err(Unusable::TooLong { .. })));
+        let full = format!("{{\"a\":\"{}\"}}", "x".repeat((1 << 20) - 8));
+        assert!(Account::parse(full.as_bytes(), "a1").is_ok());
+        assert!(patch(full.as_bytes(), &[Entry::UsageCount(1)]).is_err(), "a write must not make it unusable");
+    }
+
+    #[test]
+    fn case_13_healing_replaces_what_was_set() {
+        let record = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
+        let entries = [
+            Entry::UsageCount(42),
+            Entry::LastUsed(t0()),
+            Entry::ScheduledRecoveryTime(None),
+            Entry::LastErrorMessage(None),
+            Entry::LastErrorTime(None),
+            Entry::ErrorCount(0),
+            Entry::IsHealthy(true),
+        ];
+        assert_eq!(
+            String::from_utf8(patch(record.as_bytes(), &entries).unwrap().unwrap()).unwrap(),
+            r#"{"uuid":"a1","isHealthy":true,"errorCount":0,"lastErrorTime":null,"lastErrorMessage":null,"scheduledRecoveryTime":null,"usageCount":42,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_15_a_quota_mark_appends_in_the_fixed_order() {
+        let record = br#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#;
+        let until = time("2026-12-01T00:00:00Z");
+        let entries = [
+            Entry::LastUsed(t0()),
+            Entry::ScheduledRecoveryTime(Some(until)),
+            Entry::LastErrorMessage(Some(Note::Quota { until, cause: "MONTHLY_REQUEST_COUNT".into() })),
+            Entry::IsHealthy(false),
+            Entry::LastErrorTime(Some(t0())),
+            Entry::ErrorCount(1),
+        ];
+        assert_eq!(
+            String::from_utf8(patch(record, &entries).unwrap().unwrap()).unwrap(),
+            r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z","lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_19_last_error_time_in_every_spelling() {
+        let read = |value: &str| {
+            Account::parse(format!(r#"{{"lastErrorTime":{value}}}"#).as_bytes(), "a1").unwrap().last_error_time
+        };
+        assert_eq!(read("\"2026-11-23T18:00:00+08:00\""), Some(t0()));
+        assert_eq!(read("1795428000000"), Some(t0()));
+        assert_eq!(read("\"1795428000000\""), Some(t0()));
+        assert_eq!(read("\"\""), None);
+    }
+
+    #[test]
+    fn case_22_expiry_stays_a_number_where_it_was_one() {
+        let record = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#;
+        assert_eq!(Token::parse(record.as_bytes()).unwrap().method(), Method::Idc);
+        let entries = [
+            Entry::AccessToken("new".to_owned().into()),
+            Entry::RefreshToken("refresh-2".to_owned().into()),
+            Entry::ExpiresAt(time("2026-11-23T11:00:00Z")),
+        ];
+        assert_eq!(
+            String::from_utf8(patch(record.as_bytes(), &entries).unwrap().unwrap()).unwrap(),
+            r#"{"accessToken":"new","refreshToken":"refresh-2","expiresAt":1795431600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#
+        );
+    }
+
+    #[test]
+    fn case_23_expiry_as_text_gets_milliseconds_and_an_empty_profile_a_value() {
+        let record = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":"2026-11-23T10:00:00Z","authMethod":"social","profileArn":""}"#;
+        let token = Token::parse(record.as_bytes()).unwrap();
+        assert_eq!((token.method(), token.profile_arn, token.expires_at), (Method::Social, None, Some(t0())));
+        let entries = [
+            Entry::AccessToken("new".to_owned().into()),
+            Entry::RefreshToken("refresh-1".to_owned().into()),
+            Entry::ExpiresAt(time("2026-11-23T11:00:00Z")),
+            Entry::ProfileArn("arn:x".into()),
+        ];
+        assert_eq!(
+            String::from_utf8(patch(record.as_bytes(), &entries).unwrap().unwrap()).unwrap(),
+            r#"{"accessToken":"new","refreshToken":"refresh-1","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social","profileArn":"arn:x"}"#
+        );
+    }
+
+    #[test]
+    fn case_32_a_missing_refresh_token_is_appended() {
+        let entries = [Entry::RefreshToken("refresh-1".to_owned().into())];
+        assert_eq!(
+            patch(br#"{"accessToken":"a","n":1}"#, &entries),
+            Ok(Some(br#"{"accessToken":"a","n":1,"refreshToken":"refresh-1"}"#.to_vec()))
+        );
+    }
+
+    #[test]
+    fn r8_method_by_word_then_by_presence() {
+        let method = |text: &str| Token::parse(text.as_bytes()).unwrap().method();
+        let registered = r#""clientId":"c","clientSecret":"s""#;
+        for word in ["idc", "IdC", "builder-id", "Builder-ID", "IAM"] {
+            assert_eq!(method(&format!(r#"{{"authMethod":"{word}"}}"#)), Method::Idc, "{word}");
+        }
+        assert_eq!(method(&format!(r#"{{"authMethod":"social",{registered}}}"#)), Method::Social);
+        assert_eq!(method(&format!(r#"{{"authMethod":"Social",{registered}}}"#)), Method::Idc);
+        assert_eq!(method(r#"{"authMethod":"other","clientId":"c","clientSecret":""}"#), Method::Social);
+        assert_eq!(method("{}"), Method::Social);
+        assert_eq!(method(&format!("{{{registered}}}")), Method::Idc);
+        assert_eq!(method(r#"{"authMethod":"idc","kiroApiKey":"ksk_1"}"#), Method::ApiKey);
+        assert!(Token::parse(br#"{"authMethod":"Social"}"#).unwrap().has_unknown_method());
+        assert!(!Token::parse(br#"{"authMethod":"IDC"}"#).unwrap().has_unknown_method());
+    }
+
+    #[test]
+    fn regions_default_one_to_another() {
+        let token = |text: &str| Token::parse(text.as_bytes()).unwrap();
+        assert_eq!((token("{}").region(), token("{}").idc_region()), ("us-east-1", "us-east-1"));
+        let both = token(r#"{"region":"us-east-1","idcRegion":"eu-west-1"}"#);
+        assert_eq!((both.region(), both.idc_region()), ("us-east-1", "eu-west-1"));
+        assert_eq!(token(r#"{"region":"eu-west-1","idcRegion":""}"#).idc_region(), "eu-west-1");
+    }
+
+    #[test]
+    fn r10_null_and_empty_are_absent_and_null_is_not_written_twice() {
+        let token = Token::parse(br#"{"accessToken":null,"refreshToken":"","clientId":"c","clientId":null}"#).unwrap();
+        assert_eq!(token, Token::default());
+        let record = br#"{"lastErrorTime":null,"isHealthy":null,"errorCount":null}"#;
+        assert_eq!(
+            patch(record, &[Entry::LastErrorTime(None), Entry::IsHealthy(true), Entry::ErrorCount(0)]),
+            Ok(None)
+        );
+        assert_eq!(
+            patch(record, &[Entry::ErrorCount(1)]).unwrap().unwrap(),
+            br#"{"lastErrorTime":null,"isHealthy":null,"errorCount":1}"#
+        );
+    }
+
+    #[test]
+    fn r15_a_note_counts_only_while_unhealthy() {
+        let read = |healthy: bool| {
+            let text = format!(r#"{{"isHealthy":{healthy},"lastErrorMessage":"ejected: suspended"}}"#);
+            Account::parse(text.as_bytes(), "a1").unwrap().note()
+        };
+        assert_eq!(read(true), None);
+        assert_eq!(read(false), Some(Note::Ejected { cause: "suspended".into() }));
+    }
+
+    #[test]
+    fn r24_r25_times_have_milliseconds_and_integers_14_digits() {
+        assert_eq!(rfc3339(t0()), "2026-11-23T10:00:00.000Z");
+        assert_eq!(rfc3339(time("2026-11-23T10:00:00.9999Z")), "2026-11-23T10:00:00.999Z");
+        assert_eq!(patch(b"{}", &[Entry::UsageCount(u64::MAX)]).unwrap().unwrap(), br#"{"usageCount":99999999999999}"#);
+        assert_eq!(patch(br#"{"usageCount":123456789012345678}"#, &[Entry::UsageCount(u64::MAX)]), Ok(None));
+        let finer = time("2026-11-23T10:00:00.0004Z");
+        assert_eq!(patch(br#"{"lastUsed":"2026-11-23T10:00:00.000Z"}"#, &[Entry::LastUsed(finer)]), Ok(None));
+    }
+
+    #[test]
+    fn of_a_doubled_entry_the_last_one_is_written() {
+        let entries = [Entry::UsageCount(1), Entry::IsHealthy(false), Entry::UsageCount(2)];
+        assert_eq!(patch(b"{}", &entries).unwrap().unwrap(), br#"{"isHealthy":false,"usageCount":2}"#);
+    }
+
+    #[test]
+    fn case_47_endpoints_must_be_https_or_loopback() {
+        for (template, url) in [
+            ("https://q.{{region}}.amazonaws.com/x", "https://q.eu-west-1.amazonaws.com/x"),
+            ("https://q.{region}.amazonaws.com:8443", "https://q.eu-west-1.amazonaws.com:8443"),
+            ("http://127.0.0.1:9000/a?b=c", "http://127.0.0.1:9000/a?b=c"),
+            ("http://127.8.8.8/", "http://127.8.8.8/"),
+            ("http://localhost:1", "http://localhost:1"),
+            ("http://[::1]:1/", "http://[::1]:1/"),
+            ("http://[::1]", "http://[::1]"),
+        ] {
+            assert_eq!(endpoint(template, "eu-west-1").as_deref(), Some(url));
+        }
+        for template in [
+            "http://example.org",
+            "ftp://localhost/",
+            "example.org",
+            "https://",
+            "https:///x",
+            "http://localhost@example.org/",
+            "http://127.0.0.1.example.org/",
+            "http://example.org#@localhost",
+            "https://a b/",
+            "https://{{zone}}.x/",
+            "https://a:port/",
+            "http://localhost\\@example.org/",
+        ] {
+            assert_eq!(endpoint(template, "eu-west-1"), None, "{template}");
+        }
+        for region in ["", "x.example.org/", "a@b", "é"] {
+            assert_eq!(endpoint("https://q.{region}.amazonaws.com", region), None, "{region}");
+        }
+    }
+
+    #[test]
+    fn case_41_the_client_key_is_found_in_config() {
+        let key = |config: &str| client_key(config.as_bytes()).map(|key| key.expose().to_owned());
+        assert_eq!(key(r#"{"REQUIRED_API_KEY":"k1","apiKey":"k2"}"#).as_deref(), Some("k1"));
+        assert_eq!(key(r#"{"REQUIRED_API_KEY":"","apiKey":"k2"}"#).as_deref(), Some("k2"));
+        assert_eq!(key(r#"{"REQUIRED_API_KEY":123456}"#).as_deref(), Some("123456"));
+        for config in ["{}", "", "[]", "broken", r#"{"apiKey":null}"#, r#"{"apiKey":true}"#, r#"{"apiKey":["k"]}"#] {
+            assert_eq!(key(config), None, "{config}");
+        }
+    }
+
+    #[test]
+    fn ids_are_printable_ascii() {
+        assert!(is_account_id(b"a1") && is_account_id(&[b'x'; 128]));
+        for bad in [&b""[..], &[b'x'; 129], b"a\n", "é".as_bytes(), b"\x7f"] {
+            assert!(!is_account_id(bad));
+        }
+    }
+
+    #[test]
+    fn fingerprints_name_tokens_without_showing_them() {
+        let fingerprint = Fingerprint::of(&Secret::new("refresh-1"));
+        assert_eq!(fingerprint.short(), "bd473e5d");
+        assert!(fingerprint.index().starts_with("bd473e5d") && fingerprint.index().len() == 32);
+    }
+
+    #[test]
+    fn r62_a_new_account_reads_as_healthy_and_points_to_its_token() {
+        let record = new_account("a1", "a1", t0(), Some("my \"one\""));
+        assert_eq!(
+            String::from_utf8(record.clone()).unwrap(),
+            r#"{"uuid":"a1","KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:a1","checkModel":"kiro","isHealthy":true,"usageCount":0,"errorCount":0,"addedAt":"2026-11-23T10:00:00.000Z","customName":"my \"one\""}"#
+        );
+        let account = Account::parse(&record, "a1").unwrap();
+        assert_eq!(account.token_file_path.as_deref().and_then(token_id_of_path), Some("a1"));
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        let token = Token::parse(br#"{"accessToken":"hush1","refreshToken":"hush2","clientSecret":"hush3","clientId":"hush4","kiroApiKey":"hush5"}"#);
+        let entries = [Entry::AccessToken("hush6".to_owned().into()), Entry::RefreshToken("hush7".to_owned().into())];
+        assert!(!format!("{token:?} {entries:?}").contains("hush"));
+    }
+
+    fn token_file(text: &str) -> TokenFile<'_> {
+        TokenFile::parse(text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn case_46_an_ide_file_reads_as_a_record_and_is_written_in_place() {
+        let text = r#"{
+  "accessToken": "old", "refreshToken": "refresh-1", "expiresAt": "2026-11-23T10:00:00.000Z",
+  "clientIdHash": "0a1b", "authMethod": "IdC", "provider": "Enterprise", "region": "eu-west-1", "n": []
+}"#;
+        let file = token_file(text);
+        assert_eq!(file.registration_file(), Ok(Some("0a1b.json".to_owned())));
+        let registration =
+            Registration::parse(br#"{"clientId":"c","clientSecret":"s","expiresAt":"2027-01-01T00:00:00Z"}"#);
+        let record = file.record(registration.as_ref(), Some("arn:learnt"));
+        assert_eq!(
+            String::from_utf8(record.clone()).unwrap(),
+            r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":"2026-11-23T10:00:00.000Z","authMethod":"IdC","provider":"Enterprise","profileArn":"arn:learnt","idcRegion":"eu-west-1","clientId":"c","clientSecret":"s","registrationExpiresAt":"2027-01-01T00:00:00Z"}"#
+        );
+        let token = Token::parse(&record).unwrap();
+        assert_eq!((token.method(), token.region(), token.idc_region()), (Method::Idc, "us-east-1", "eu-west-1"));
+        assert_eq!(file.with_token(&token), None);
+
+        let entries = [
+            Entry::AccessToken("new".to_owned().into()),
+            Entry::RefreshToken("refresh-2".to_owned().into()),
+            Entry::ExpiresAt(time("2026-11-23T11:00:00Z")),
+        ];
+        let refreshed = Token::parse(&patch(&record, &entries).unwrap().unwrap()).unwrap();
+        let written = String::from_utf8(file.with_token(&refreshed).unwrap()).unwrap();
+        let expected = text.replace("\"old\"", "\"new\"").replace("refresh-1", "refresh-2").replace("T10:", "T11:");
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn case_46_a_hash_that_leaves_the_folder_is_refused() {
+        for hash in ["../x", "a/b", "a.b", "a b", &"x".repeat(129)] {
+            let text = format!(r#"{{"accessToken":"a","authMethod":"IdC","clientIdHash":"{hash}"}}"#);
+            assert_eq!(token_file(&text).registration_file(), Err(RefusedHash), "{hash}");
+        }
+    }
+
+    #[test]
+    fn r67_snake_case_files_keep_their_spelling() {
+        let text = r#"{"access_token":"old","expires_at":1795428000000,"client_id":"c","client_secret":"s","region":"eu-west-1"}"#;
+        let file = token_file(text);
+        assert_eq!(file.registration_file(), Ok(None));
+        let record = file.record(None, None);
+        let token = Token::parse(&record).unwrap();
+        assert_eq!((token.method(), token.idc_region(), token.expires_at), (Method::Idc, "eu-west-1", Some(t0())));
+        let refreshed = Token {
+            access_token: Some(Secret::new("new")),
+            refresh_token: Some(Secret::new("refresh-2")),
+            expires_at: Some(time("2026-11-23T11:00:00Z")),
+            profile_arn: Some("arn:x".into()),
+            ..token
+        };
+        assert_eq!(
+            String::from_utf8(file.with_token(&refreshed).unwrap()).unwrap(),
+            r#"{"access_token":"new","expires_at":1795431600000,"client_id":"c","client_secret":"s","region":"eu-west-1","refresh_token":"refresh-2"}"#
+        );
+    }
+
+    #[test]
+    fn r67_social_and_api_key_files() {
+        let social = token_file(
+            r#"{"accessToken":"a","refreshToken":"r","authMethod":"social","provider":"Google","region":"eu-west-1","profileArn":"arn:x"}"#,
+        );
+        let token = Token::parse(&social.record(None, None)).unwrap();
+        assert_eq!(
+            (token.method(), token.region(), token.profile_arn.as_deref()),
+            (Method::Social, "eu-west-1", Some("arn:x"))
+        );
+        assert!(social.has_profile_member());
+        let key = token_file(r#"{"kiroApiKey":"ksk_1"}"#);
+        assert_eq!(Token::parse(&key.record(None, None)).unwrap().method(), Method::ApiKey);
+        for other in [r#"{"accounts":{},"accessToken":"a"}"#, r#"{"accounts":{}}"#, "{}"] {
+            assert!(TokenFile::parse(other.as_bytes()).unwrap().is_none(), "{other}");
+        }
+        assert_eq!(id_of_path("/a").len(), 36);
+        assert_ne!(id_of_path("/a"), id_of_path("/b"));
+    }
+
+    #[test]
+    fn fuzz_entry_takes_anything() {
+        for data in [
+            &b""[..],
+            b"{}",
+            b"{\"isHealthy\":0,\"usageCount\":1e99}",
+            b"\xff",
+            b"{\"access_token\":\"\\ud800\",\"accounts\":1}",
+        ] {
+            fuzz_record(data);
+        }
+        fuzz_record(&format!("{{\"a\":\"{}\"}}", "x".repeat((1 << 20) - 8)).into_bytes());
+    }
+
+    /// Any JSON value, with text and white space as another program may write them.
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            any::<bool>().prop_map(|value| value.to_string()),
+            "-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?",
+            "[a-z \u{e9}\u{1f600}]{0,12}".prop_map(|text| quote(&text)),
+            Just(r#""\u00e9\/\ud83d\ude00\ud800\"\\""#.to_owned()),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" , "))),
+                proptest::collection::vec(("[a-z]{0,4}", inner), 0..4).prop_map(|members| {
+                    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\" : {value}")).collect();
+                    format!("{{{}}}", members.join(",\n"))
+                }),
+            ]
+        })
+    }
+
+    fn member() -> impl Strategy<Value = (String, String)> {
+        let names = prop_oneof![
+            "[a-zA-Z_]{0,10}",
+            Just("usageCount".to_owned()),
+            Just("isHealthy".to_owned()),
+            Just("lastUsed".to_owned()),
+            Just("last\\u0055sed".to_owned()),
+            Just("errorCount".to_owned()),
+        ];
+        (names, json())
+    }
+
+    /// The members of an object that a patch of `names` may not touch, in order, as raw text.
+    fn untouched(record: &[u8], names: &[&str]) -> Vec<(String, String)> {
+        let object = Object::parse(record, RECORD).unwrap();
+        let members: Vec<_> = object.members().collect();
+        let is_last = |index: usize| !members[index + 1..].iter().any(|(name, _)| *name == members[index].0);
+        (0..members.len())
+            .filter(|index| !(names.contains(&members[*index].0.as_ref()) && is_last(*index)))
+            .map(|index| (members[index].0.to_string(), members[index].1.raw().to_owned()))
+            .collect()
+    }
+
+    /// The text in front of each top-level value, and behind the last one.
+    fn around_values(record: &[u8]) -> Vec<String> {
+        let mut gaps = Vec::new();
+        let mut end = 0;
+        for (_, value) in Object::parse(record, RECORD).unwrap().members() {
+            let start = value.raw().as_ptr() as usize - record.as_ptr() as usize;
+            gaps.push(String::from_utf8(record[end..start].to_vec()).unwrap());
+            end = start + value.raw().len();
+        }
+        gaps.push(String::from_utf8(record[end..].to_vec()).unwrap());
+        gaps
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_patch_changes_its_values_and_no_other_byte(
+            members in proptest::collection::vec(member(), 0..12),
+            glue in "[ \n\t]{0,3}",
+            usage in 0..=MAX_INTEGER,
+            healthy in any::<bool>(),
+            millis in 0_i64..4_000_000_000_000,
+        ) {
+            let members: Vec<_> = members.iter().map(|(name, value)| format!("{glue}\"{name}\"{glue}:{glue}{value}{glue}")).collect();
+            let record = format!("{glue}{{{glue}{}{glue}}}{glue}", members.join(",")).into_bytes();
+            let used = Timestamp::from_millisecond(millis).unwrap();
+            let entries = [Entry::UsageCount(usage), Entry::IsHealthy(healthy), Entry::LastUsed(used)];
+            let names = ["usageCount", "isHealthy", "lastUsed"];
+            match patch(&record, &entries).unwrap() {
+                None => {
+                    let account = Account::parse(&record, "p").unwrap();
+                    prop_assert_eq!((account.usage_count, account.is_healthy), (usage, healthy));
+                }
+                Some(patched) => {
+                    let account = Account::parse(&patched, "p").unwrap();
+                    prop_assert_eq!((account.usage_count, account.is_healthy), (usage, healthy));
+                    prop_assert_eq!(account.last_used.map(Timestamp::as_millisecond), Some(millis));
+                    prop_assert_eq!(untouched(&record, &names), untouched(&patched, &names));
+                    prop_assert_eq!(patch(&patched, &entries), Ok(None));
+                    let (before, after) = (around_values(&record), around_values(&patched));
+                    let (tail, fronts) = before.split_last().unwrap();
+                    prop_assert_eq!(fronts, &after[..fronts.len()], "names, spaces and commas stay");
+                    // Into an empty object the members go right behind its brace.
+                    let tail = if fronts.is_empty() { tail.split_once('{').unwrap().1 } else { tail };
+                    prop_assert_eq!(Some(tail), after.last().map(String::as_str), "and so does the end");
+                }
+            }
+            let valid = serde_json::from_slice::<serde_json::Value>(&record).is_ok();
+            let lone_surrogate = String::from_utf8_lossy(&record).contains("\\ud800");
+            prop_assert!(valid || lone_surrogate);
+        }
+
+        #[test]
+        fn any_bytes_pass_the_fuzz_entry(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            fuzz_record(&data);
+        }
+
+        #[test]
+        fn any_json_passes_the_fuzz_entry(data in json()) {
+            fuzz_record(data.as_bytes());
+        }
+    }
+}
