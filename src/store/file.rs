@@ -46,9 +46,17 @@ impl FileStore {
     pub(super) async fn remove_account(&self, _id: &str) -> Result<bool, StoreError> {
         Err(away())
     }
-    pub(super) fn survey(&self) -> Survey {
-        Survey { pool: String::new(), default_prefix_has_pool: false, hidden_from_pool_types: false }
+    pub(super) fn pool_name(&self) -> String {
+        String::new()
     }
+    pub(super) fn latency(&self) -> &Latency {
+        unimplemented_latency()
+    }
+}
+
+fn unimplemented_latency() -> &'static Latency {
+    static LATENCY: std::sync::OnceLock<Latency> = std::sync::OnceLock::new();
+    LATENCY.get_or_init(Latency::default)
 }
 
 fn away() -> StoreError {

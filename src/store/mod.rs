@@ -9,6 +9,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use crate::proto::record::{self, Entry, Fingerprint, Token};
 use crate::secret::Secret;
 
 pub mod file;
+mod outcome;
 pub mod redis;
 pub mod writer;
 
@@ -467,33 +470,106 @@ impl Store {
         Err(StoreError::away("record changes faster than it can be written"))
     }
 
-    /// Hints about the surroundings, for start-up and `doctor`.
-    pub async fn survey(&self) -> Result<Survey, StoreError> {
+    /// The full name of the pool, a Redis key or a path: named when the pool is empty (R56).
+    pub fn pool_name(&self) -> String {
         match self {
-            Self::Redis(store) => store.survey().await,
-            Self::File(store) => Ok(store.survey()),
+            Self::Redis(store) => store.pool_key(),
+            Self::File(store) => store.pool_name(),
+        }
+    }
+
+    /// The pool's key under the default prefix, when ours is missing and that one exists: the Node.js service takes its
+    /// prefix only from its own configuration file (R1). For start-up and `doctor`.
+    pub async fn pool_under_default_prefix(&self) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Redis(store) => store.pool_under_default_prefix().await,
+            Self::File(_) => Ok(None),
+        }
+    }
+
+    /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service (§2). For
+    /// `doctor`; needs the command line's rights (R3).
+    pub async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Redis(store) => store.is_missing_in_pool_types().await,
+            Self::File(_) => Ok(false),
+        }
+    }
+
+    /// How long the store's commands took, for the metrics.
+    pub fn latency(&self) -> &Latency {
+        match self {
+            Self::Redis(store) => store.latency(),
+            Self::File(store) => store.latency(),
         }
     }
 }
 
-/// What start-up and `doctor` say about the store beside its accounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Survey {
-    /// The full name of the pool: a Redis key, or the path of a file. Named when the pool is empty (R56).
-    pub pool: String,
-    /// The pool is missing, and there is one under the default prefix: the other service takes its prefix only from
-    /// its own configuration file (R1).
-    pub default_prefix_has_pool: bool,
-    /// `pool-types` is not empty and doesn't name this pool: it is invisible to the Node.js service (§2).
-    pub hidden_from_pool_types: bool,
+/// Latency of the store's commands: counts by upper bound, the sum, and the errors.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    micros: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// Upper bounds of [`Latency`]'s buckets; one more bucket holds what took longer.
+pub const LATENCY_BOUNDS: [Duration; 9] = [
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
+impl Latency {
+    /// Commands or pipelines per bucket, each counted once.
+    pub fn buckets(&self) -> [u64; LATENCY_BOUNDS.len() + 1] {
+        std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed))
+    }
+
+    /// The sum of all latencies.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    /// Commands that failed, a lost connection included.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn observe(&self, took: Duration, ok: bool) {
+        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < took);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if !ok {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The account that holds the same refresh token or API key (R62).
+pub(crate) fn duplicate_of(token: &Token, accounts: &[RawAccount]) -> Option<String> {
+    let is_same = |account: &&RawAccount| {
+        let held = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
+        held.is_some_and(|held| {
+            token.refresh_token.is_some() && held.refresh_token == token.refresh_token
+                || token.kiro_api_key.is_some() && held.kiro_api_key == token.kiro_api_key
+        })
+    };
+    accounts.iter().find(is_same).map(|account| account.id.clone())
 }
 
 /// Tries at a compare-and-set before it is left for later (R22).
 pub(crate) const MAX_TRIES: usize = 8;
 
 /// 1–20 ms (R22).
-pub(crate) fn conflict_pause() -> std::time::Duration {
-    std::time::Duration::from_micros(fastrand::u64(1_000..=20_000))
+pub(crate) fn conflict_pause() -> Duration {
+    Duration::from_micros(fastrand::u64(1_000..=20_000))
 }
 
 /// A refreshed token that must reach the store (R40 step 6).

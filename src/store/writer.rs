@@ -1,90 +1,62 @@
 //! The background writer: what happened to the accounts reaches the store, merged, late if need be, once (R30–R33, R51).
+//!
+//! Per account there is one entry:
+//!
+//! ```text
+//!   record() ──▶ pending ──(due)──▶ in flight ──▶ written
+//!                   ▲                  │  └─ reply lost: in doubt, asked for before anything newer leaves (R22)
+//!                   └──── failed ──────┘
+//! ```
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Clock, Store, UnsavedToken};
+use super::outcome::Merged;
+pub use super::outcome::OutcomePatch;
+use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
+use crate::proto::record::{self, Account};
 
-/// What one attempt did to its account: the rows of §8. Times are wall clock.
-///
-/// `started_at` is when the attempt started. A success heals only a failure that is not younger than that (R28), and a
-/// late failure of an attempt that started before a heavier mark (ejected, then quota, then cool-down) was set counts,
-/// but doesn't replace that mark.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutcomePatch {
-    /// `usageCount` += 1, `lastUsed`; heals (R28).
-    Success {
-        /// When it ended.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-    },
-    /// `usageCount` += 1, `lastUsed`, nothing else: a fault after the commit. Its own row is reported beside it.
-    Used {
-        /// When it ended.
-        at: Timestamp,
-    },
-    /// Heals without counting a use: a good answer to a probe that is no request (R17).
-    Healed {
-        /// When the probe started.
-        started_at: Timestamp,
-    },
-    /// `errorCount` += 1, `lastErrorTime`, `lastErrorMessage`, `lastUsed`.
-    Counted {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `isHealthy:false` until a time (R16).
-    CoolDown {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// End of the rest.
-        until: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `isHealthy:false` until the quota resets.
-    Quota {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// `scheduledRecoveryTime`.
-        until: Timestamp,
-        /// The quota's name.
-        cause: String,
-    },
-    /// `isHealthy:false`, `errorCount:10`, until a person acts. The prefix `ejected: ` is added here.
-    Ejected {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `needsRefresh:false`, `refreshCount:0`, `lastHealthCheckTime`.
-    Refreshed {
-        /// When the new token came.
-        at: Timestamp,
-    },
-}
+/// Marks wait so long for others to leave with them; 50 ms are allowed (R31).
+const MARKS_WAIT: Duration = Duration::from_millis(5);
+/// Counters leave at most so long after their event: 1 s is allowed in Redis (R31), 5 s in a file (R66).
+const COUNTERS_WAIT_REDIS: Duration = Duration::from_millis(800);
+const COUNTERS_WAIT_FILE: Duration = Duration::from_millis(4_500);
+/// A failed write is tried again after so long, or at once when the store is back.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
+const ABSENT: Duration = Duration::from_secs(10);
+const ABSENT_RETRY: Duration = Duration::from_millis(250);
+/// [`RETRY`] while somebody waits for [`Writer::flush`].
+const FLUSH_RETRY: Duration = Duration::from_millis(100);
+/// Batches on their way at once. An account is in one of them at most.
+const BATCHES: usize = 8;
+/// Accounts in one batch: its pipelines leave together, each with up to 64 scripts (R31).
+const BATCH: usize = 256;
+/// How long it is remembered what was written, for snapshots whose read began before (R18).
+const REMEMBER: Duration = Duration::from_secs(60);
+/// After so long without a change an account's entry is dropped.
+const FORGET: Duration = Duration::from_secs(600);
 
 /// Collects outcomes and unsaved tokens and writes them in the background. Cheap to clone; one per gateway (R30).
 ///
 /// Holds one entry per account, whatever the outage. The task ends when the last clone is dropped; what is pending then
 /// is lost, so call [`Writer::flush`] first.
-#[derive(Clone, Debug)]
-pub struct Writer;
+#[derive(Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    _stop: Arc<DropGuard>,
+}
 
-/// What is waiting to be written.
+/// What is waiting to be written, by account id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Accounts with outcomes.
@@ -93,31 +65,595 @@ pub struct Pending {
     pub tokens: Vec<String>,
 }
 
+impl Pending {
+    /// Whether nothing is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty() && self.tokens.is_empty()
+    }
+}
+
+struct Shared {
+    store: Store,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Something became due.
+    wake: Notify,
+    /// Something was settled.
+    settled: Notify,
+    /// Ticks of the counters are this plus a multiple of their interval: instances don't meet (R31).
+    phase: Instant,
+    interval: Duration,
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<String, Entry>,
+    tokens: HashMap<String, TokenEntry>,
+    /// Somebody waits: everything leaves now, and what has no record is given up.
+    flushing: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    pending: Merged,
+    /// What left and was not settled: only while its reply is in doubt or a batch holds it.
+    in_flight: Option<InFlight>,
+    /// When `pending` or `in_flight` must leave; `None` when there is nothing to write.
+    due: Option<Instant>,
+    /// A batch holds it.
+    busy: bool,
+    /// The record as it was last seen: the base of the next patch. Only a guess, the compare-and-set decides.
+    known: Option<Bytes>,
+    absent_since: Option<Instant>,
+    /// Marks and heals that were written lately.
+    recent: Vec<(Instant, Merged)>,
+    touched: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct InFlight {
+    change: Merged,
+    /// The reply to this compare-and-set was lost.
+    doubt: Option<Doubt>,
+}
+
+#[derive(Clone)]
+struct Doubt {
+    old: Bytes,
+    new: Bytes,
+}
+
+struct TokenEntry {
+    token: UnsavedToken,
+    due: Instant,
+    busy: bool,
+    /// Tells a newer token from the one that is on its way.
+    generation: u64,
+}
+
 impl Writer {
     /// Starts the background task. Needs a tokio runtime.
-    pub fn spawn(_store: Store, _clock: Clock) -> Self {
-        Self
+    pub fn spawn(store: Store, clock: Clock) -> Self {
+        let interval = match store {
+            Store::Redis(_) => COUNTERS_WAIT_REDIS,
+            Store::File(_) => COUNTERS_WAIT_FILE,
+        };
+        let shared = Arc::new(Shared {
+            store,
+            clock,
+            state: Mutex::default(),
+            wake: Notify::new(),
+            settled: Notify::new(),
+            phase: Instant::now() + interval.mul_f64(fastrand::f64()),
+            interval,
+            written: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        });
+        let stop = CancellationToken::new();
+        let running = stop.clone().run_until_cancelled_owned(Arc::clone(&shared).run());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the store's background task; `stop` ends it with the last clone"
+        )]
+        tokio::spawn(running);
+        Self { shared, _stop: Arc::new(stop.drop_guard()) }
     }
 
     /// Takes in an outcome; never waits (R32).
-    pub fn record(&self, _account_id: &str, _outcome: OutcomePatch) {}
-
-    /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). Never waits.
-    pub fn keep_token(&self, _account_id: &str, _token: UnsavedToken) {}
-
-    /// What is waiting. `accounts` is R50's and the metrics' "queued writes".
-    pub fn pending(&self) -> Pending {
-        Pending::default()
+    pub fn record(&self, account_id: &str, outcome: OutcomePatch) {
+        let now = Instant::now();
+        let change = Merged::from(outcome);
+        let mut state = self.shared.state();
+        let due = match change.is_urgent() {
+            _ if state.flushing => now,
+            true => now + MARKS_WAIT,
+            false => self.shared.next_tick(now),
+        };
+        let entry = state.entry(account_id);
+        entry.pending = std::mem::take(&mut entry.pending).then(change);
+        entry.touched = Some(now);
+        if entry.due.is_none_or(|before| due < before) {
+            entry.due = Some(due);
+            drop(state);
+            self.shared.wake.notify_one();
+        }
     }
 
-    /// Whether a mark or heal of this account is not written yet, or was written after `since`: then it stands against
-    /// a snapshot whose read began at `since` (R18).
-    pub fn is_newer_than(&self, _account_id: &str, _since: tokio::time::Instant) -> bool {
-        false
+    /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). Never waits.
+    pub fn keep_token(&self, account_id: &str, token: UnsavedToken) {
+        let mut state = self.shared.state();
+        let generation = state.tokens.get(account_id).map_or(0, |entry| entry.generation + 1);
+        let busy = state.tokens.get(account_id).is_some_and(|entry| entry.busy);
+        let entry = TokenEntry { token, due: Instant::now(), busy, generation };
+        state.tokens.insert(account_id.to_owned(), entry);
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// What is waiting.
+    pub fn pending(&self) -> Pending {
+        self.shared.pending()
+    }
+
+    /// How many accounts and tokens are waiting: the metrics' queued writes.
+    pub fn queued(&self) -> (usize, usize) {
+        let state = self.shared.state();
+        (state.entries.values().filter(|entry| entry.has_work()).count(), state.tokens.len())
+    }
+
+    /// Account records written so far, for `storeBack`'s `written`.
+    pub fn written(&self) -> u64 {
+        self.shared.written.load(Ordering::Relaxed)
+    }
+
+    /// Changes dropped so far because their account was gone or unusable (R9, R23).
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Makes `account`, read by a snapshot that began at `since`, what its record is with everything in it that was not
+    /// written when the snapshot was read (R18). Counts may come out too high; health is right.
+    pub fn overlay(&self, account: &mut Account, since: Instant) {
+        let state = self.shared.state();
+        if let Some(change) = state.entries.get(&account.id).and_then(|entry| entry.newer_than(since)) {
+            change.apply(account, (self.shared.clock)());
+        }
+    }
+
+    /// Whether a mark of this account is not written yet or was written after `since`, or a heal that its record as
+    /// last seen needs: then ours stands against a snapshot whose read began at `since` (R18).
+    pub fn is_newer_than(&self, account_id: &str, since: Instant) -> bool {
+        let state = self.shared.state();
+        let Some(entry) = state.entries.get(account_id) else { return false };
+        let Some(change) = entry.newer_than(since) else { return false };
+        let was_written = entry.recent.iter().any(|(written, _)| *written >= since);
+        let known = entry.known.as_ref().and_then(|record| Account::parse(record, account_id).ok());
+        was_written || change.is_mark() || known.is_some_and(|known| change.heals(&known, (self.shared.clock)()))
     }
 
     /// Writes everything that is pending, for at most `deadline`; returns and logs what could not be written (R33).
-    pub async fn flush(&self, _deadline: Duration) -> Pending {
-        Pending::default()
+    pub async fn flush(&self, deadline: Duration) -> Pending {
+        let deadline = Instant::now() + deadline;
+        {
+            let mut state = self.shared.state();
+            state.flushing = true;
+            state.all_due(Instant::now());
+        }
+        self.shared.wake.notify_one();
+        loop {
+            let settled = self.shared.settled.notified();
+            if self.shared.pending().is_empty() || timeout_at(deadline, settled).await.is_err() {
+                break;
+            }
+        }
+        self.shared.state().flushing = false;
+        let left = self.shared.pending();
+        if !left.accounts.is_empty() {
+            let accounts: Vec<&str> = left.accounts.iter().map(|id| prefix(id)).collect();
+            tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
+        }
+        for id in &left.tokens {
+            tracing::error!(
+                account = prefix(id),
+                "a refreshed token could not be saved: this account must log in again"
+            );
+        }
+        left
     }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (accounts, tokens) = self.queued();
+        f.debug_struct("Writer").field("accounts", &accounts).field("tokens", &tokens).finish()
+    }
+}
+
+impl State {
+    fn entry(&mut self, account_id: &str) -> &mut Entry {
+        if !self.entries.contains_key(account_id) {
+            self.entries.insert(account_id.to_owned(), Entry::default());
+        }
+        self.entries.entry(account_id.to_owned()).or_default()
+    }
+
+    /// When the next thing is due, and which accounts and tokens are due now.
+    fn due(&self, now: Instant) -> (Option<Instant>, Vec<String>, Vec<String>) {
+        let accounts = self.entries.iter().filter(|(_, entry)| !entry.busy);
+        let accounts: Vec<_> = accounts.filter_map(|(id, entry)| Some((entry.due?, id))).collect();
+        let tokens = self.tokens.iter().filter(|(_, entry)| !entry.busy);
+        let tokens: Vec<_> = tokens.map(|(id, entry)| (entry.due, id)).collect();
+        let next = accounts.iter().chain(&tokens).map(|(due, _)| *due).filter(|due| *due > now).min();
+        let ripe = |waiting: Vec<(Instant, &String)>| -> Vec<String> {
+            waiting.into_iter().filter(|(due, _)| *due <= now).map(|(_, id)| id.clone()).collect()
+        };
+        (next, ripe(accounts), ripe(tokens))
+    }
+
+    /// Whatever waits leaves now.
+    fn all_due(&mut self, now: Instant) {
+        for entry in self.entries.values_mut() {
+            entry.due = entry.due.map(|due| due.min(now));
+        }
+        for entry in self.tokens.values_mut() {
+            entry.due = entry.due.min(now);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.entries.retain(|_, entry| {
+            entry.busy || entry.has_work() || entry.touched.is_some_and(|touched| now.duration_since(touched) < FORGET)
+        });
+    }
+}
+
+impl Entry {
+    fn has_work(&self) -> bool {
+        self.in_flight.is_some() || !self.pending.is_empty()
+    }
+
+    /// Everything that a snapshot whose read began at `since` may lack, in order.
+    fn newer_than(&self, since: Instant) -> Option<Merged> {
+        let written = self.recent.iter().filter(|(written, _)| *written >= since).map(|(_, change)| change.clone());
+        let waiting = self.in_flight.iter().map(|in_flight| in_flight.change.clone());
+        let changes = written.chain(waiting).chain((!self.pending.is_empty()).then(|| self.pending.clone()));
+        changes.reduce(Merged::then)
+    }
+}
+
+/// One account in a batch.
+struct Job {
+    id: String,
+    change: Merged,
+    base: Option<Bytes>,
+    doubt: Option<Doubt>,
+}
+
+/// How a job ended.
+enum End {
+    /// The record has these bytes and holds the change.
+    Written(Bytes),
+    /// No record there.
+    Absent,
+    /// The record can't be written (R9).
+    Unusable,
+    /// Tried too often, or the store is away; perhaps with a reply in doubt.
+    Failed(Option<Doubt>),
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> Pending {
+        let state = self.state();
+        let working = state.entries.iter().filter(|(_, entry)| entry.has_work());
+        Pending {
+            accounts: working.map(|(id, _)| id.clone()).collect(),
+            tokens: state.tokens.keys().cloned().collect(),
+        }
+    }
+
+    fn next_tick(&self, now: Instant) -> Instant {
+        let since = now.saturating_duration_since(self.phase).as_micros();
+        let before = now < self.phase;
+        let ticks = since / self.interval.as_micros() + 1;
+        let ticks = if before { 0 } else { u32::try_from(ticks).unwrap_or(u32::MAX) };
+        self.phase + self.interval * ticks
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut status = self.store.watch();
+        let mut was_connected = false;
+        let mut forgot = Instant::now();
+        let mut batches = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            if now.duration_since(forgot) >= REMEMBER {
+                self.state().forget(now);
+                forgot = now;
+            }
+            let is_connected = status.borrow_and_update().is_connected();
+            if is_connected && !was_connected {
+                self.state().all_due(now);
+            }
+            was_connected = is_connected;
+            let (mut next, accounts, tokens) = self.state().due(now);
+            // A file store finds out that it can write again only by trying.
+            let may_try = is_connected || matches!(self.store, Store::File(_));
+            if may_try && batches.len() < BATCHES && (!accounts.is_empty() || !tokens.is_empty()) {
+                let mut chunks = accounts.chunks(BATCH).map(<[String]>::to_vec);
+                let first = chunks.next().unwrap_or_default();
+                batches.push(Arc::clone(&self).batch(first, tokens));
+                for chunk in chunks.take(BATCHES) {
+                    batches.push(Arc::clone(&self).batch(chunk, Vec::new()));
+                }
+            } else if !may_try {
+                // The status tells when somebody is there again.
+                next = None;
+            }
+            let timer = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                Ok(()) = status.changed() => {}
+                Some(()) = batches.next(), if !batches.is_empty() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Writes some accounts and some tokens and settles them all.
+    fn batch(self: Arc<Self>, accounts: Vec<String>, tokens: Vec<String>) -> impl Future<Output = ()> {
+        // Taken here, not at the first poll, so that the loop doesn't see them as due again.
+        let jobs = self.take(accounts);
+        let tokens: Vec<(String, UnsavedToken, u64)> = {
+            let mut state = self.state();
+            let taken = tokens.into_iter().filter_map(|id| {
+                let entry = state.tokens.get_mut(&id)?;
+                entry.busy = true;
+                Some((id, entry.token.clone(), entry.generation))
+            });
+            taken.collect()
+        };
+        async move {
+            let saves = tokens.into_iter().map(|(id, token, generation)| {
+                let shared = &self;
+                async move { shared.settle_token(&id, generation, shared.store.save_token(&token).await) }
+            });
+            tokio::join!(self.write(jobs), join_all(saves));
+        }
+    }
+
+    fn take(&self, accounts: Vec<String>) -> Vec<Job> {
+        let mut state = self.state();
+        let mut jobs = Vec::with_capacity(accounts.len());
+        for id in accounts {
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            entry.busy = true;
+            entry.due = None;
+            let in_flight = match entry.in_flight.take() {
+                // What is in doubt leaves alone: mixed with newer counts it could not be told apart (R22).
+                Some(doubtful) => doubtful,
+                None => InFlight { change: std::mem::take(&mut entry.pending), doubt: None },
+            };
+            let base = if in_flight.doubt.is_some() { None } else { entry.known.clone() };
+            jobs.push(Job { id, change: in_flight.change.clone(), base, doubt: in_flight.doubt.clone() });
+            entry.in_flight = Some(in_flight);
+        }
+        jobs
+    }
+
+    /// Compare-and-set of each job, again on a conflict, up to 8 times (R22).
+    async fn write(&self, mut jobs: Vec<Job>) {
+        for attempt in 0..MAX_TRIES {
+            if attempt > 0 {
+                sleep(conflict_pause()).await;
+            }
+            jobs = self.read(jobs).await;
+            let (changes, waiting) = self.patch(jobs);
+            if changes.is_empty() {
+                return;
+            }
+            let results = self.store.compare_and_set_accounts(&changes).await;
+            jobs = Vec::new();
+            for ((mut job, change), result) in waiting.into_iter().zip(changes).zip(results) {
+                match result {
+                    Ok(Cas::Written) => {
+                        self.written.fetch_add(1, Ordering::Relaxed);
+                        self.settle(job, End::Written(change.new));
+                    }
+                    // An earlier try, whose reply was lost, had succeeded.
+                    Ok(Cas::Conflict(current)) if current == change.new => self.settle(job, End::Written(current)),
+                    Ok(Cas::Conflict(current)) => {
+                        if job.doubt.take().is_some() {
+                            job.change = job.change.without_counts();
+                        }
+                        job.base = Some(current);
+                        jobs.push(job);
+                    }
+                    Ok(Cas::Absent) => self.settle(job, End::Absent),
+                    Err(error) => {
+                        let doubt = Doubt { old: change.old, new: change.new };
+                        let doubt = if error.is_perhaps_done() { Some(doubt) } else { job.doubt.take() };
+                        self.fail(job, doubt, &error);
+                    }
+                }
+            }
+            if jobs.is_empty() {
+                return;
+            }
+        }
+        for job in jobs {
+            self.settle(job, End::Failed(None));
+        }
+    }
+
+    /// Reads the records of which there is no guess.
+    async fn read(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let (mut ready, unread): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.base.is_some());
+        if unread.is_empty() {
+            return ready;
+        }
+        let ids: Vec<&str> = unread.iter().map(|job| job.id.as_str()).collect();
+        let found = match self.store.read_accounts(&ids).await {
+            Ok(found) => found,
+            Err(error) => {
+                for mut job in unread {
+                    let doubt = job.doubt.take();
+                    self.fail(job, doubt, &error);
+                }
+                return ready;
+            }
+        };
+        for (mut job, found) in unread.into_iter().zip(found) {
+            match (found, &job.doubt) {
+                (None, _) => self.settle(job, End::Absent),
+                (Some(found), Some(doubt)) if found == doubt.new => self.settle(job, End::Written(found)),
+                (Some(found), doubt) => {
+                    if doubt.as_ref().is_some_and(|doubt| found != doubt.old) {
+                        job.change = job.change.without_counts();
+                        job.doubt = None;
+                    }
+                    job.base = Some(found);
+                    ready.push(job);
+                }
+            }
+        }
+        ready
+    }
+
+    /// The compare-and-sets of these jobs; those with nothing to change are settled.
+    fn patch(&self, jobs: Vec<Job>) -> (Vec<Change>, Vec<Job>) {
+        let now = (self.clock)();
+        let mut changes = Vec::with_capacity(jobs.len());
+        let mut waiting = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let Some(old) = job.base.clone() else { continue };
+            // In doubt and the old bytes still there: the very same write again, so that it can't happen twice.
+            let patched = match &job.doubt {
+                Some(doubt) => Ok(Some(doubt.new.clone())),
+                None => Account::parse(&old, &job.id).and_then(|account| {
+                    let entries = job.change.entries(&account, now);
+                    Ok(record::patch(&old, &entries)?.map(Bytes::from))
+                }),
+            };
+            match patched {
+                Ok(Some(new)) => {
+                    changes.push(Change { id: job.id.clone(), old, new });
+                    waiting.push(job);
+                }
+                Ok(None) => self.settle(job, End::Written(old)),
+                Err(_) => self.settle(job, End::Unusable),
+            }
+        }
+        (changes, waiting)
+    }
+
+    fn fail(&self, job: Job, doubt: Option<Doubt>, error: &StoreError) {
+        if error.kind() == StoreErrorKind::Broken {
+            tracing::debug!(account = prefix(&job.id), %error, "an outcome could not be written");
+        }
+        self.settle(job, End::Failed(doubt));
+    }
+
+    fn settle(&self, job: Job, end: End) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let flushing = state.flushing;
+        let retry = if flushing { FLUSH_RETRY } else { RETRY };
+        let Some(entry) = state.entries.get_mut(&job.id) else { return };
+        entry.busy = false;
+        entry.touched = Some(now);
+        entry.in_flight = None;
+        if !matches!(end, End::Absent) {
+            entry.absent_since = None;
+        }
+        match end {
+            End::Written(record) => {
+                entry.recent.retain(|(written, _)| now.duration_since(*written) < REMEMBER);
+                entry.known = Some(record);
+                let before = job.base.as_ref().and_then(|before| Account::parse(before, &job.id).ok());
+                if job.change.is_mark() || before.is_none_or(|before| job.change.heals(&before, (self.clock)())) {
+                    entry.recent.push((now, job.change.without_counts()));
+                }
+                entry.due = entry.due.or((!entry.pending.is_empty()).then_some(now));
+            }
+            End::Absent => {
+                entry.known = None;
+                let since = *entry.absent_since.get_or_insert(now);
+                if flushing || now.duration_since(since) >= ABSENT {
+                    tracing::debug!(account = prefix(&job.id), "the account is gone: its outcomes are dropped");
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                    entry.pending = Merged::default();
+                    entry.due = None;
+                    entry.absent_since = None;
+                } else {
+                    entry.give_back(job.change, None, now + ABSENT_RETRY);
+                }
+            }
+            End::Unusable => {
+                entry.known = None;
+                entry.pending = Merged::default();
+                entry.due = None;
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(
+                    account = prefix(&job.id),
+                    "the account record can't be written: its outcomes are dropped"
+                );
+            }
+            End::Failed(doubt) => entry.give_back(job.change, doubt, now + retry),
+        }
+        drop(state);
+        self.settled.notify_waiters();
+    }
+
+    fn settle_token(&self, id: &str, generation: u64, saved: Result<Saved, StoreError>) {
+        let mut state = self.state();
+        let retry = if state.flushing { FLUSH_RETRY } else { RETRY };
+        let Some(entry) = state.tokens.get_mut(id) else { return };
+        entry.busy = false;
+        match saved {
+            // A newer one came meanwhile: it is still to be written.
+            _ if entry.generation != generation => entry.due = Instant::now(),
+            Ok(Saved::Written(_)) => {
+                state.tokens.remove(id);
+            }
+            Ok(saved) => {
+                let why = match saved {
+                    Saved::Absent => "its account was removed",
+                    Saved::Unusable => "its record is no JSON object",
+                    Saved::Rotated(_) | Saved::Written(_) => "somebody else has refreshed it",
+                };
+                tracing::info!(account = prefix(id), why, "an unsaved token is dropped");
+                state.tokens.remove(id);
+            }
+            Err(_) => entry.due = Instant::now() + retry,
+        }
+        drop(state);
+        self.settled.notify_waiters();
+    }
+}
+
+impl Entry {
+    /// Back in front of what came meanwhile, to leave at `due` or when the store is back.
+    fn give_back(&mut self, change: Merged, doubt: Option<Doubt>, due: Instant) {
+        match doubt {
+            Some(doubt) => self.in_flight = Some(InFlight { change, doubt: Some(doubt) }),
+            None => self.pending = change.then(std::mem::take(&mut self.pending)),
+        }
+        self.due = Some(due);
+    }
+}
+
+/// What logs show of an account id (R6).
+fn prefix(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
 }

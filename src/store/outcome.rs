@@ -1,0 +1,577 @@
+//! What attempts do to their account's record, merged while it waits to be written (§8, R28, R30). Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::proto::record::{Account, Entry, Note};
+
+/// What one attempt did to its account: the rows of §8. Times are wall clock.
+///
+/// `started_at` is when the attempt started. A success heals only a failure that is not younger than that (R28), and a
+/// late failure of an attempt that started before a heavier mark (ejected, then quota, then cool-down) was set counts,
+/// but doesn't replace that mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutcomePatch {
+    /// `usageCount` += 1, `lastUsed`; heals (R28).
+    Success {
+        /// When it ended.
+        at: Timestamp,
+        /// When the attempt started.
+        started_at: Timestamp,
+    },
+    /// `usageCount` += 1, `lastUsed`, nothing else: a fault after the commit. Its own row is reported beside it.
+    Used {
+        /// When it ended.
+        at: Timestamp,
+    },
+    /// Heals without counting a use: a good answer to a probe that is no request (R17).
+    Healed {
+        /// When the probe started.
+        started_at: Timestamp,
+    },
+    /// `errorCount` += 1, `lastErrorTime`, `lastErrorMessage`, `lastUsed`. A mark that stands keeps its message.
+    Counted {
+        /// When it failed.
+        at: Timestamp,
+        /// When the attempt started.
+        started_at: Timestamp,
+        /// One line without secrets.
+        cause: String,
+    },
+    /// `isHealthy:false` until a time (R16).
+    CoolDown {
+        /// When it failed.
+        at: Timestamp,
+        /// When the attempt started.
+        started_at: Timestamp,
+        /// End of the rest.
+        until: Timestamp,
+        /// One line without secrets.
+        cause: String,
+    },
+    /// `isHealthy:false` until the quota resets.
+    Quota {
+        /// When it failed.
+        at: Timestamp,
+        /// When the attempt started.
+        started_at: Timestamp,
+        /// `scheduledRecoveryTime`.
+        until: Timestamp,
+        /// The quota's name.
+        cause: String,
+    },
+    /// `isHealthy:false`, `errorCount:10`, until a person acts. The prefix `ejected: ` is added here.
+    Ejected {
+        /// When it failed.
+        at: Timestamp,
+        /// When the attempt started.
+        started_at: Timestamp,
+        /// One line without secrets.
+        cause: String,
+    },
+    /// `needsRefresh:false`, `refreshCount:0`, `lastHealthCheckTime`.
+    Refreshed {
+        /// When the new token came.
+        at: Timestamp,
+    },
+}
+
+/// `errorCount` of an ejected account (§8).
+const EJECTED_ERROR_COUNT: u64 = 10;
+/// A `lastErrorTime` further ahead was written by a wrong clock and holds no heal back; as R16 caps a cool-down.
+const WRONG_CLOCK: SignedDuration = SignedDuration::from_mins(65);
+
+/// Any number of outcomes of one account, as one change: first the heal, then the failure behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Merged {
+    uses: u64,
+    last_used: Option<Timestamp>,
+    /// Start of the latest successful attempt.
+    heal: Option<Timestamp>,
+    failure: Option<Failure>,
+    refreshed: Option<Timestamp>,
+}
+
+/// Failures that no later success has healed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failure {
+    count: u64,
+    at: Timestamp,
+    /// Cause of the latest counted one.
+    cause: Option<String>,
+    mark: Option<Mark>,
+}
+
+/// A cool-down, quota or ejection note and the attempt it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    note: Note,
+    /// When it was set.
+    at: Timestamp,
+    started_at: Timestamp,
+}
+
+impl Merged {
+    /// This change, then `newer` (R30): counts add up, the latest mark stays, a heal cancels the older failures.
+    pub(super) fn then(self, newer: Self) -> Self {
+        let mut failure = self.failure;
+        let mut heal = self.heal;
+        if let Some(started_at) = newer.heal {
+            // Else the attempt started before that failure and proves nothing about what came after it (R28).
+            if failure.as_ref().is_none_or(|failure| failure.at <= started_at) {
+                failure = None;
+                heal = heal.max(Some(started_at));
+            }
+        }
+        failure = match (failure, newer.failure) {
+            (Some(older), Some(newer)) => Some(older.then(newer)),
+            (older, newer) => newer.or(older),
+        };
+        Self {
+            uses: self.uses.saturating_add(newer.uses),
+            last_used: self.last_used.max(newer.last_used),
+            heal,
+            failure,
+            refreshed: self.refreshed.max(newer.refreshed),
+        }
+    }
+
+    /// The fields of `record` that this change gives another value (R24, R28).
+    pub(super) fn entries(&self, record: &Account, now: Timestamp) -> Vec<Entry> {
+        let mut after = record.clone();
+        self.apply(&mut after, now);
+        let mut entries = Vec::new();
+        let mut differs = |differs: bool, entry: Entry| {
+            if differs {
+                entries.push(entry);
+            }
+        };
+        differs(after.is_healthy != record.is_healthy, Entry::IsHealthy(after.is_healthy));
+        differs(after.error_count != record.error_count, Entry::ErrorCount(after.error_count));
+        differs(after.last_error_time != record.last_error_time, Entry::LastErrorTime(after.last_error_time));
+        differs(
+            after.last_error_message != record.last_error_message,
+            Entry::LastErrorMessage(after.last_error_message.as_deref().map(Note::parse)),
+        );
+        differs(
+            after.scheduled_recovery_time != record.scheduled_recovery_time,
+            Entry::ScheduledRecoveryTime(after.scheduled_recovery_time),
+        );
+        differs(after.usage_count != record.usage_count, Entry::UsageCount(after.usage_count));
+        differs(after.needs_refresh != record.needs_refresh, Entry::NeedsRefresh(after.needs_refresh));
+        differs(after.refresh_count != record.refresh_count, Entry::RefreshCount(after.refresh_count));
+        if let Some(used) = after.last_used.filter(|_| after.last_used != record.last_used) {
+            entries.push(Entry::LastUsed(used));
+        }
+        if let Some(checked) =
+            after.last_health_check_time.filter(|_| after.last_health_check_time != record.last_health_check_time)
+        {
+            entries.push(Entry::LastHealthCheckTime(checked));
+        }
+        entries
+    }
+
+    /// Makes `account` what its record will be once this change is written at `now`.
+    pub(super) fn apply(&self, account: &mut Account, now: Timestamp) {
+        if let Some(started_at) = self.heal {
+            heal(account, started_at, now);
+        }
+        if let Some(failure) = &self.failure {
+            failure.apply(account, now);
+        }
+        account.usage_count = account.usage_count.saturating_add(self.uses);
+        account.last_used = account.last_used.max(self.last_used);
+        if let Some(at) = self.refreshed {
+            account.needs_refresh = false;
+            account.refresh_count = 0;
+            account.last_health_check_time = account.last_health_check_time.max(Some(at));
+        }
+    }
+
+    /// Without what adds up: for a write that perhaps happened (R22), where a count may be lost but never doubled.
+    pub(super) fn without_counts(mut self) -> Self {
+        self.uses = 0;
+        if let Some(failure) = &mut self.failure {
+            failure.count = 0;
+        }
+        self
+    }
+
+    /// Whether it sets or clears something that other instances wait for: leaves at once, not with the counters (R31).
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_mark() || self.refreshed.is_some()
+    }
+
+    /// Whether it takes the account out of rotation.
+    pub(super) fn is_mark(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.mark.is_some())
+    }
+
+    /// Whether it heals a record that shows a failure.
+    pub(super) fn heals(&self, record: &Account, now: Timestamp) -> bool {
+        self.heal.is_some_and(|started_at| is_curable(record, started_at, now))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<OutcomePatch> for Merged {
+    fn from(outcome: OutcomePatch) -> Self {
+        let marked = |at, started_at, note| Self {
+            last_used: Some(at),
+            failure: Some(Failure { count: 1, at, cause: None, mark: Some(Mark { note, at, started_at }) }),
+            ..Self::default()
+        };
+        match outcome {
+            OutcomePatch::Success { at, started_at } => {
+                Self { uses: 1, last_used: Some(at), heal: Some(started_at), ..Self::default() }
+            }
+            OutcomePatch::Used { at } => Self { uses: 1, last_used: Some(at), ..Self::default() },
+            OutcomePatch::Healed { started_at } => Self { heal: Some(started_at), ..Self::default() },
+            OutcomePatch::Counted { at, cause, .. } => Self {
+                last_used: Some(at),
+                failure: Some(Failure { count: 1, at, cause: Some(cause), mark: None }),
+                ..Self::default()
+            },
+            OutcomePatch::CoolDown { at, started_at, until, cause } => {
+                marked(at, started_at, Note::CoolDown { until, cause })
+            }
+            OutcomePatch::Quota { at, started_at, until, cause } => {
+                marked(at, started_at, Note::Quota { until, cause })
+            }
+            OutcomePatch::Ejected { at, started_at, cause } => marked(at, started_at, Note::Ejected { cause }),
+            OutcomePatch::Refreshed { at } => Self { refreshed: Some(at), ..Self::default() },
+        }
+    }
+}
+
+/// §8 "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
+fn heal(account: &mut Account, started_at: Timestamp, now: Timestamp) {
+    if is_curable(account, started_at, now) {
+        account.is_healthy = true;
+        account.error_count = 0;
+        account.last_error_time = None;
+        account.last_error_message = None;
+        account.scheduled_recovery_time = None;
+    }
+}
+
+fn is_curable(account: &Account, started_at: Timestamp, now: Timestamp) -> bool {
+    let is_ill = !account.is_healthy || account.error_count != 0 || account.last_error_time.is_some();
+    is_ill && account.last_error_time.is_none_or(|failed| failed <= started_at || failed > now + WRONG_CLOCK)
+}
+
+impl Failure {
+    fn then(self, newer: Self) -> Self {
+        let mark = match (self.mark, newer.mark) {
+            (Some(older), Some(newer)) => Some(if newer.replaces(&older.note, Some(self.at)) { newer } else { older }),
+            (older, newer) => newer.or(older),
+        };
+        Self {
+            count: self.count.saturating_add(newer.count),
+            at: self.at.max(newer.at),
+            cause: newer.cause.or(self.cause),
+            mark,
+        }
+    }
+
+    fn apply(&self, account: &mut Account, now: Timestamp) {
+        account.error_count = account.error_count.saturating_add(self.count);
+        let standing = standing_mark(account, self.at);
+        match &self.mark {
+            // It ended while it waited to be written: only its count is left (R51).
+            Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => return,
+            Some(mark) if standing.as_ref().is_none_or(|standing| mark.replaces(standing, account.last_error_time)) => {
+                account.is_healthy = false;
+                account.last_error_message = Some(mark.note.to_string());
+                account.scheduled_recovery_time = None;
+                match mark.note {
+                    Note::Quota { until, .. } => account.scheduled_recovery_time = Some(until),
+                    Note::Ejected { .. } => account.error_count = EJECTED_ERROR_COUNT,
+                    Note::CoolDown { .. } | Note::Plain(_) => {}
+                }
+            }
+            Some(_) => {}
+            None => {
+                if let Some(cause) = self.cause.as_ref().filter(|_| standing.is_none()) {
+                    account.last_error_message = Some(Note::Plain(cause.clone()).to_string());
+                }
+            }
+        }
+        account.last_error_time = account.last_error_time.max(Some(self.at));
+    }
+}
+
+impl Mark {
+    /// Whether this mark takes the place of another in a record whose last failure was at `since`: a heavier or equal one
+    /// does, and so does one whose attempt started after that failure, or that was set when the other was over.
+    fn replaces(&self, standing: &Note, since: Option<Timestamp>) -> bool {
+        weight(&self.note) >= weight(standing)
+            || since.is_none_or(|since| self.started_at >= since)
+            || is_over(standing, self.at)
+    }
+}
+
+/// The mark in a record that still keeps its account out at `at`.
+fn standing_mark(account: &Account, at: Timestamp) -> Option<Note> {
+    if account.is_healthy {
+        return None;
+    }
+    let note = account.note().filter(|note| weight(note) > 0 && !is_over(note, at));
+    // A quota counts by its field, whatever the message says (§6).
+    let quota = account.scheduled_recovery_time.filter(|until| *until > at);
+    match (note, quota) {
+        (Some(note), quota) if quota.is_none() || weight(&note) >= 2 => Some(note),
+        (_, Some(until)) => Some(Note::Quota { until, cause: String::new() }),
+        (_, None) => None,
+    }
+}
+
+fn weight(note: &Note) -> u8 {
+    match note {
+        Note::Plain(_) => 0,
+        Note::CoolDown { .. } => 1,
+        Note::Quota { .. } => 2,
+        Note::Ejected { .. } => 3,
+    }
+}
+
+fn is_over(note: &Note, at: Timestamp) -> bool {
+    match note {
+        Note::CoolDown { until, .. } | Note::Quota { until, .. } => *until <= at,
+        Note::Ejected { .. } => false,
+        Note::Plain(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record::patch;
+
+    fn time(text: &str) -> Timestamp {
+        format!("2026-11-23T{text}Z").parse().unwrap()
+    }
+
+    fn t0() -> Timestamp {
+        time("10:00:00")
+    }
+
+    fn merged(outcomes: impl IntoIterator<Item = OutcomePatch>) -> Merged {
+        outcomes.into_iter().fold(Merged::default(), |before, outcome| before.then(outcome.into()))
+    }
+
+    fn written_at(record: &str, outcomes: impl IntoIterator<Item = OutcomePatch>, now: Timestamp) -> String {
+        let account = Account::parse(record.as_bytes(), "a1").unwrap();
+        let entries = merged(outcomes).entries(&account, now);
+        let patched = patch(record.as_bytes(), &entries).unwrap();
+        patched.map_or_else(|| record.to_owned(), |patched| String::from_utf8(patched).unwrap())
+    }
+
+    fn written(record: &str, outcomes: impl IntoIterator<Item = OutcomePatch>) -> String {
+        written_at(record, outcomes, t0())
+    }
+
+    fn success() -> OutcomePatch {
+        OutcomePatch::Success { at: t0(), started_at: t0() }
+    }
+
+    fn counted(at: Timestamp, started_at: Timestamp) -> OutcomePatch {
+        OutcomePatch::Counted { at, started_at, cause: "503 busy".into() }
+    }
+
+    fn cool_down(at: Timestamp, started_at: Timestamp, until: Timestamp) -> OutcomePatch {
+        OutcomePatch::CoolDown { at, started_at, until, cause: "429 rate limited".into() }
+    }
+
+    fn ejected(at: Timestamp) -> OutcomePatch {
+        OutcomePatch::Ejected { at, started_at: at, cause: "suspended".into() }
+    }
+
+    const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
+
+    #[test]
+    fn case_01_successes_add_up() {
+        assert_eq!(
+            written(r#"{"usageCount":5,"n":[]}"#, [success(), success(), success()]),
+            format!(r#"{{"usageCount":8,"n":[],{USED}}}"#)
+        );
+    }
+
+    #[test]
+    fn case_12_a_cool_down_marks() {
+        let until = time("10:01:00");
+        assert_eq!(
+            written("{}", [cool_down(t0(), t0(), until)]),
+            format!(
+                r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"cool-down until 2026-11-23T10:01:00.000Z: 429 rate limited",{USED}}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn case_13_a_success_heals() {
+        let record = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
+        assert_eq!(
+            written(record, [success()]),
+            r#"{"uuid":"a1","isHealthy":true,"errorCount":0,"lastErrorTime":null,"lastErrorMessage":null,"scheduledRecoveryTime":null,"usageCount":42,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+        let probe = OutcomePatch::Healed { started_at: t0() };
+        assert!(written(record, [probe.clone()]).contains(r#""isHealthy":true"#));
+        assert!(written(record, [probe]).contains(r#""usageCount":41"#));
+    }
+
+    #[test]
+    fn case_14_a_stream_that_began_before_the_failure_does_not_heal() {
+        let failed = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
+        let ended = OutcomePatch::Success { at: time("10:00:10"), started_at: time("10:00:00") };
+        let in_order = written_at("{}", [failed.clone(), ended.clone()], time("10:00:10"));
+        assert!(in_order.contains(r#""isHealthy":false"#) && in_order.contains(r#""usageCount":1"#), "{in_order}");
+        let first = written_at("{}", [failed], time("10:00:05"));
+        let apart = written_at(&first, [ended], time("10:00:10"));
+        let read = |record: &str| Account::parse(record.as_bytes(), "a1").unwrap();
+        assert_eq!(read(&apart), read(&in_order), "written apart or together");
+    }
+
+    #[test]
+    fn case_15_a_quota_mark() {
+        let until = "2026-12-01T00:00:00Z".parse().unwrap();
+        let quota = OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() };
+        assert_eq!(
+            written(r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, [quota]),
+            r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z","lastUsed":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn case_17_an_ejection_has_ten_errors() {
+        let ejected = written(r#"{"errorCount":3}"#, [ejected(t0())]);
+        assert!(ejected.starts_with(r#"{"errorCount":10,"isHealthy":false"#), "{ejected}");
+        assert!(ejected.contains(r#""lastErrorMessage":"ejected: suspended""#));
+    }
+
+    #[test]
+    fn r28_r30_a_heal_cancels_older_failures_and_no_younger_ones() {
+        let healed = OutcomePatch::Success { at: time("10:00:20"), started_at: time("10:00:10") };
+        let older = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
+        let younger = counted(time("10:00:30"), time("10:00:29"));
+        let result = written_at(r#"{"errorCount":7}"#, [older, healed, younger], time("10:00:30"));
+        assert_eq!(
+            result,
+            r#"{"errorCount":1,"lastErrorTime":"2026-11-23T10:00:30.000Z","lastErrorMessage":"503 busy","usageCount":1,"lastUsed":"2026-11-23T10:00:30.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn r15_a_stale_recovery_time_goes_with_a_cool_down() {
+        let record = r#"{"isHealthy":true,"scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
+        let result = written(record, [cool_down(t0(), t0(), time("10:01:00"))]);
+        assert!(result.contains(r#""scheduledRecoveryTime":null"#), "{result}");
+    }
+
+    #[test]
+    fn r24_times_never_go_backwards() {
+        let record = r#"{"lastUsed":"2026-11-23T11:00:00Z","lastErrorTime":"2026-11-23T11:00:00Z","errorCount":1}"#;
+        let result = written(record, [counted(t0(), t0())]);
+        assert_eq!(
+            result,
+            r#"{"lastUsed":"2026-11-23T11:00:00Z","lastErrorTime":"2026-11-23T11:00:00Z","errorCount":2,"lastErrorMessage":"503 busy"}"#
+        );
+    }
+
+    #[test]
+    fn a_late_failure_leaves_a_heavier_mark_alone() {
+        let ejection = ejected(time("10:00:05"));
+        // Its attempt ran beside the one that got the account ejected.
+        let beside = cool_down(time("10:00:06"), time("10:00:01"), time("10:01:06"));
+        let together = written_at("{}", [ejection.clone(), beside.clone()], time("10:00:06"));
+        assert!(together.contains("ejected: suspended") && together.contains(r#""errorCount":10"#), "{together}");
+        let first = written_at("{}", [ejection.clone()], time("10:00:06"));
+        let apart = written_at(&first, [beside], time("10:00:06"));
+        assert!(apart.contains("ejected: suspended") && apart.contains(r#""errorCount":11"#), "{apart}");
+        // A probe that began after the ejection knows better (R47).
+        let probe = cool_down(time("10:30:00"), time("10:29:59"), time("10:31:00"));
+        let after = written_at(&first, [probe], time("10:30:00"));
+        assert!(after.contains("cool-down until"), "{after}");
+        // A counted failure never takes a standing mark's message.
+        let counted = written_at(&first, [counted(time("10:30:00"), time("10:29:59"))], time("10:30:00"));
+        assert!(counted.contains("ejected: suspended"), "{counted}");
+    }
+
+    #[test]
+    fn r51_a_cool_down_that_ended_meanwhile_is_only_counted() {
+        let late = written_at("{}", [cool_down(t0(), t0(), time("10:01:00"))], time("10:02:00"));
+        assert_eq!(late, format!(r#"{{"errorCount":1,{USED}}}"#));
+        assert!(written_at("{}", [ejected(t0())], time("12:00:00")).contains("ejected: "));
+    }
+
+    #[test]
+    fn r22_a_write_in_doubt_marks_again_and_counts_no_more() {
+        let account = Account::parse(b"{}", "a1").unwrap();
+        let change = merged([success(), cool_down(t0(), t0(), time("10:01:00"))]).without_counts();
+        let entries = change.entries(&account, t0());
+        assert!(entries.contains(&Entry::IsHealthy(false)));
+        assert!(!entries.iter().any(|entry| matches!(entry, Entry::UsageCount(_) | Entry::ErrorCount(_))));
+    }
+
+    #[test]
+    fn a_wrong_clock_elsewhere_holds_no_heal_back() {
+        let ahead = r#"{"isHealthy":false,"lastErrorTime":"2027-11-23T10:00:00Z"}"#;
+        assert!(written(ahead, [success()]).contains(r#""isHealthy":true"#));
+        let near = r#"{"isHealthy":false,"lastErrorTime":"2026-11-23T10:00:01Z"}"#;
+        assert!(written(near, [success()]).contains(r#""isHealthy":false"#));
+    }
+
+    #[test]
+    fn a_refresh_clears_what_asked_for_it() {
+        let record = r#"{"needsRefresh":true,"refreshCount":2}"#;
+        assert_eq!(
+            written(record, [OutcomePatch::Refreshed { at: t0() }]),
+            r#"{"needsRefresh":false,"refreshCount":0,"lastHealthCheckTime":"2026-11-23T10:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn a_message_that_is_not_ours_to_change_stays_as_it_is() {
+        let record = r#"{"lastErrorMessage":"cool-down until 2026-11-23T09:00:00Z: x","errorCount":0}"#;
+        assert_eq!(
+            written(record, [OutcomePatch::Used { at: t0() }]),
+            format!("{},\"usageCount\":1,{USED}}}", record.trim_end_matches('}'))
+        );
+    }
+
+    /// Merging is only there to save writes: one merged write leaves what single writes in order leave.
+    #[test]
+    fn merged_or_one_by_one_is_the_same() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..2000 {
+            let mut at = t0();
+            let outcomes: Vec<_> = (0..random.usize(1..8))
+                .map(|_| {
+                    at += SignedDuration::from_secs(random.i64(1..20));
+                    let started_at = at - SignedDuration::from_secs(random.i64(0..60));
+                    let until = at + SignedDuration::from_secs(3600);
+                    match random.u8(0..7) {
+                        0 => ejected(at),
+                        1 => cool_down(at, started_at, until),
+                        2 => OutcomePatch::Quota { at, started_at, until, cause: "q".into() },
+                        3 => counted(at, started_at),
+                        4 => OutcomePatch::Used { at },
+                        _ => OutcomePatch::Success { at, started_at },
+                    }
+                })
+                .collect();
+            let singly =
+                outcomes.iter().fold("{}".to_owned(), |record, outcome| written_at(&record, [outcome.clone()], at));
+            let together = written_at("{}", outcomes.clone(), at);
+            let read = |record: &str| {
+                let mut account = Account::parse(record.as_bytes(), "a").unwrap();
+                // An ejection sets a count; failures merged before or after it may add to it or not.
+                account.error_count = u64::from(account.error_count > 0);
+                account
+            };
+            assert_eq!(read(&singly), read(&together), "round {round}: {outcomes:#?}");
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The shared store in Redis (R1–R6, R21): Redis ≥ 6.0 or Valkey ≥ 7.2, alone, behind Sentinels, or as a Cluster.
+//!
+//! # URL forms
+//! - `redis://[user:password@]host[:port][/db]`, `rediss://…` with TLS, `redis+unix:///path[?db=n&user=…&pass=…]`
+//! - `redis+sentinel://[user:password@]host:port,host:port/service[/db]`: user, password and db are Redis'; the
+//!   Sentinels' own are `?sentinel_username=…&sentinel_password=…`. `rediss+sentinel://` uses TLS for both.
+//! - `redis+cluster://[user:password@]host:port,host:port`, `rediss+cluster://…`: any nodes of the cluster.
+//! - With TLS: `?cacert=FILE` for a private authority, `cert=FILE&key=FILE` for a client certificate, all PEM.
+//!   Without `cacert`, the usual public authorities count.
+//! - `?protocol=resp2` for a proxy that doesn't know HELLO.
+//!
+//! # Rights
+//! The gateway needs HGETALL, HGET, HSET, GET, SET, DEL, INCRBY, EVALSHA, EVAL and SCRIPT LOAD on its prefix, beside
+//! AUTH, HELLO, SELECT, PING and CLIENT (R3); with Cluster also CLUSTER SLOTS, with Sentinel `SENTINEL
+//! get-master-addr-by-name` there. The command line adds HSETNX, HDEL, SADD, SISMEMBER.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use jiff::Timestamp;
+use redis::{Cmd, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Added, Cas, Change, DEFAULT_KEY_PREFIX, Held, Latency, Lock, NewAccount, RawAccount, RedisConfig, Status,
+    StoreError, StoreErrorKind, Tickets, TokenKey, duplicate_of,
+};
+use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
+use crate::secret::Secret;
+
+mod address;
+mod error;
+mod link;
+
+use address::Address;
+use error::{classify, is_no_script};
+use link::{Links, Live};
+
+/// A lock frees itself after so long (R40).
+const LOCK_SECONDS: u64 = 30;
+/// Scripts in one pipeline (R31).
+const SCRIPTS_A_PIPELINE: usize = 64;
+/// Commands in flight at once where a pipeline can't be: in a Cluster each key has its own node.
+const CLUSTER_CONCURRENCY: usize = 64;
+const PROVIDER: &str = "claude-kiro-oauth";
+
+/// Accounts and tokens in Redis. Cheap to clone; the connections close with the last clone.
+#[derive(Clone)]
+pub struct RedisStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    links: Arc<Links>,
+    prefix: String,
+    account: Script,
+    token: Script,
+    unlock: Script,
+    latency: Latency,
+    /// Hash fields that are no ids, as of the last snapshot: a warning each time their number changes (R13).
+    strange_ids: AtomicUsize,
+    _stop: DropGuard,
+}
+
+struct Script {
+    code: &'static str,
+    sha: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self { code, sha: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// `command` is EVALSHA with the script's name or EVAL with its text.
+    fn call(&self, command: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
+        let mut cmd = redis::cmd(command);
+        cmd.arg(if command == "EVAL" { self.code } else { &self.sha }).arg(1).arg(key);
+        for argument in arguments {
+            cmd.arg(*argument);
+        }
+        cmd
+    }
+}
+
+impl RedisStore {
+    pub(super) fn connect(config: &RedisConfig) -> Result<Self, StoreError> {
+        let address = Address::parse(&config.server)?;
+        let stop = CancellationToken::new();
+        let prefix = config.key_prefix.clone();
+        let links = Links::start(address, config.connections, format!("{prefix}token-lock:{PROVIDER}:"), &stop);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                links,
+                prefix,
+                account: Script::new(include_str!("account.lua")),
+                token: Script::new(include_str!("token.lua")),
+                unlock: Script::new(include_str!("unlock.lua")),
+                latency: Latency::default(),
+                strange_ids: AtomicUsize::new(0),
+                _stop: stop.drop_guard(),
+            }),
+        })
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Status> {
+        self.inner.links.watch()
+    }
+
+    pub(super) fn latency(&self) -> &Latency {
+        &self.inner.latency
+    }
+
+    pub(super) async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
+        let mut accounts = self.pool().await?;
+        let keys: Vec<TokenKey> = accounts.iter().map(|account| TokenKey::of(&account.id)).collect();
+        for ((account, key), token) in accounts.iter_mut().zip(&keys).zip(self.tokens(&keys).await?) {
+            account.token = token.map(|token| (key.clone(), token));
+        }
+        self.adopt_renamed(&mut accounts).await?;
+        Ok(accounts)
+    }
+
+    pub(super) async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let pool = self.pool_key();
+        let reads = ids.iter().map(|id| command("HGET", &[pool.as_bytes(), id.as_bytes()])).collect();
+        self.many(reads).await.into_iter().map(|value| Ok(bytes(value?))).collect()
+    }
+
+    pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
+        let pool = &self.pool_key();
+        let chunks = changes.chunks(SCRIPTS_A_PIPELINE).map(|chunk| {
+            let calls = chunk.iter().map(move |change| {
+                let arguments = [change.id.as_bytes(), &change.old[..], &change.new[..]];
+                (pool.as_str(), arguments)
+            });
+            self.call(&self.inner.account, calls)
+        });
+        let replies = join_all(chunks).await.into_iter().flatten();
+        replies.map(|reply| reply.and_then(cas)).collect()
+    }
+
+    pub(super) async fn read_token(&self, key: &TokenKey) -> Result<Option<Bytes>, StoreError> {
+        let name = self.token_key(key);
+        self.one(command("GET", &[name.as_bytes()])).await.map(bytes)
+    }
+
+    pub(super) async fn compare_and_set_token(
+        &self,
+        key: &TokenKey,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<Cas, StoreError> {
+        let name = self.token_key(key);
+        let reply = self.call(&self.inner.token, [(name.as_str(), [old, new])].into_iter()).await.pop();
+        reply.unwrap_or_else(|| Err(no_reply())).and_then(cas)
+    }
+
+    pub(super) async fn reserve_tickets(&self, count: u64) -> Result<Tickets, StoreError> {
+        let name = self.key("kiro:round-robin-counter");
+        let reply = self.write(command("INCRBY", &[name.as_bytes(), count.to_string().as_bytes()])).await?;
+        let end = match reply {
+            Value::Int(end) => u64::try_from(end).ok(),
+            _ => None,
+        };
+        let first = end.and_then(|end| end.checked_sub(count));
+        let counter = || StoreError::new(StoreErrorKind::Counter, "negative");
+        Ok(first.ok_or_else(counter)?..end.ok_or_else(counter)?)
+    }
+
+    pub(super) async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
+        let name = self.key("config");
+        let found = self.one(command("GET", &[name.as_bytes()])).await.map(bytes);
+        match found {
+            Ok(config) => Ok(config.and_then(|config| record::client_key(&config))),
+            // Not even a string: no key in it (R57).
+            Err(error) if error.kind() == StoreErrorKind::Broken => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn lock(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Lock>, StoreError> {
+        let value = format!("{}-{}", now.as_millisecond(), uuid::Uuid::new_v4().simple());
+        let mut set = redis::cmd("SET");
+        set.arg(self.lock_key(key)).arg(&value).arg("NX").arg("EX").arg(LOCK_SECONDS);
+        let taken = self.write(set).await?;
+        Ok((taken == Value::Okay).then(|| Lock { key: key.clone(), held: Held::Redis(value) }))
+    }
+
+    pub(super) async fn unlock(&self, key: &TokenKey, value: &str) -> Result<(), StoreError> {
+        let name = self.lock_key(key);
+        let reply = self.call(&self.inner.unlock, [(name.as_str(), [value.as_bytes()])].into_iter()).await.pop();
+        reply.unwrap_or_else(|| Err(no_reply())).map(|_| ())
+    }
+
+    pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
+        let token = Token::parse(&new.token).map_err(|error| broken(format!("new token record {error}")))?;
+        let index = token.refresh_token.as_ref().map(|token| self.index_key(&Fingerprint::of(token)));
+        if let Some(index) = &index {
+            let indexed = self.one(command("GET", &[index.as_bytes()])).await.map(bytes)?;
+            let indexed = indexed.and_then(|id| String::from_utf8(id.into()).ok());
+            if let Some(id) = indexed.filter(|id| is_account_id(id.as_bytes()))
+                && self.read_accounts(&[&id]).await?.pop().flatten().is_some()
+            {
+                return Ok(Added::Duplicate { id });
+            }
+        }
+        if let Some(id) = duplicate_of(&token, &self.load().await?) {
+            return Ok(Added::Duplicate { id });
+        }
+        // In this order a crash leaves an orphan token, never an account without one (R62).
+        let key = TokenKey::of(&new.id);
+        self.write(command("SET", &[self.token_key(&key).as_bytes(), &new.token])).await?;
+        let account = record::new_account(&new.id, key.id(), new.added_at, new.custom_name.as_deref());
+        let pool = self.pool_key();
+        let set = self.write(command("HSETNX", &[pool.as_bytes(), new.id.as_bytes(), &account])).await?;
+        if set != Value::Int(1) {
+            return Err(broken("an account with this id exists already"));
+        }
+        self.write(command("SADD", &[self.key("pool-types").as_bytes(), PROVIDER.as_bytes()])).await?;
+        if let Some(index) = index {
+            self.write(command("SET", &[index.as_bytes(), new.id.as_bytes()])).await?;
+        }
+        Ok(Added::New)
+    }
+
+    pub(super) async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
+        let all = self.load().await?;
+        let Some(account) = all.into_iter().find(|account| account.id == id) else { return Ok(false) };
+        let pool = self.pool_key();
+        self.write(command("HDEL", &[pool.as_bytes(), id.as_bytes()])).await?;
+        let Some((key, token)) = account.token else { return Ok(true) };
+        self.write(command("DEL", &[self.token_key(&key).as_bytes()])).await?;
+        if let Some(token) = Token::parse(&token).ok().and_then(|token| token.refresh_token) {
+            self.write(command("DEL", &[self.index_key(&Fingerprint::of(&token)).as_bytes()])).await?;
+        }
+        Ok(true)
+    }
+
+    /// The full name of the pool's key.
+    pub(super) fn pool_key(&self) -> String {
+        self.key(&format!("pools:{PROVIDER}"))
+    }
+
+    pub(super) async fn pool_under_default_prefix(&self) -> Result<Option<String>, StoreError> {
+        let default = format!("{DEFAULT_KEY_PREFIX}pools:{PROVIDER}");
+        if self.inner.prefix == DEFAULT_KEY_PREFIX || self.exists(&self.pool_key()).await? {
+            return Ok(None);
+        }
+        Ok(self.exists(&default).await?.then_some(default))
+    }
+
+    pub(super) async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {
+        let name = self.key("pool-types");
+        let member = self.one(command("SISMEMBER", &[name.as_bytes(), PROVIDER.as_bytes()])).await?;
+        Ok(member != Value::Int(1) && self.exists(&name).await?)
+    }
+
+    /// Whether a key that is no string exists. EXISTS is not among our rights (R3): GET tells by its complaint.
+    async fn exists(&self, name: &str) -> Result<bool, StoreError> {
+        match self.one(command("GET", &[name.as_bytes()])).await {
+            Ok(value) => Ok(value != Value::Nil),
+            Err(error) if error.kind() == StoreErrorKind::Broken => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All accounts without their tokens, sorted.
+    async fn pool(&self) -> Result<Vec<RawAccount>, StoreError> {
+        let reply = self.one(command("HGETALL", &[self.pool_key().as_bytes()])).await?;
+        let fields: Vec<(Vec<u8>, Bytes)> =
+            redis::from_redis_value(reply).map_err(|_| broken("the pool is no hash"))?;
+        let total = fields.len();
+        let account = |(field, account): (Vec<u8>, Bytes)| {
+            let id = String::from_utf8(field).ok().filter(|id| is_account_id(id.as_bytes()))?;
+            Some(RawAccount { id, account, token: None })
+        };
+        let mut accounts: Vec<RawAccount> = fields.into_iter().filter_map(account).collect();
+        accounts.sort_by(|a, b| a.id.cmp(&b.id));
+        let strange = total - accounts.len();
+        if self.inner.strange_ids.swap(strange, Ordering::Relaxed) != strange && strange > 0 {
+            tracing::warn!(fields = strange, "fields of the pool that are no account ids are left out");
+        }
+        Ok(accounts)
+    }
+
+    async fn tokens(&self, keys: &[TokenKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let reads = keys.iter().map(|key| command("GET", &[self.token_key(key).as_bytes()])).collect();
+        let values = self.many(reads).await;
+        values
+            .into_iter()
+            .map(|value| match value {
+                Ok(value) => Ok(bytes(value)),
+                // A key of another type is no token record; the other accounts are not affected (R9).
+                Err(error) if error.kind() == StoreErrorKind::Broken => Ok(None),
+                Err(error) => Err(error),
+            })
+            .collect()
+    }
+
+    /// The Node.js service gives accounts new ids without renaming their token keys: look where the record says (R45).
+    async fn adopt_renamed(&self, accounts: &mut [RawAccount]) -> Result<(), StoreError> {
+        let in_pool: HashMap<&str, ()> = accounts.iter().map(|account| (account.id.as_str(), ())).collect();
+        let renamed = |account: &RawAccount| -> Option<TokenKey> {
+            let path = Account::parse(&account.account, &account.id).ok()?.token_file_path?;
+            let other = token_id_of_path(&path)?;
+            (!in_pool.contains_key(other)).then(|| TokenKey::of(other))
+        };
+        let (places, keys): (Vec<usize>, Vec<TokenKey>) = accounts
+            .iter()
+            .enumerate()
+            .filter(|(_, account)| account.token.is_none())
+            .filter_map(|(place, account)| Some((place, renamed(account)?)))
+            .unzip();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for ((place, key), token) in places.into_iter().zip(&keys).zip(self.tokens(&keys).await?) {
+            accounts[place].token = token.map(|token| (key.clone(), token));
+        }
+        Ok(())
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.inner.prefix)
+    }
+
+    fn token_key(&self, key: &TokenKey) -> String {
+        self.key(&format!("tokens:{PROVIDER}:{}", key.id()))
+    }
+
+    fn lock_key(&self, key: &TokenKey) -> String {
+        self.key(&format!("token-lock:{PROVIDER}:{}", key.id()))
+    }
+
+    fn index_key(&self, fingerprint: &Fingerprint) -> String {
+        self.key(&format!("kiro:refresh-index:{}", fingerprint.index()))
+    }
+
+    /// Several calls of one script, as EVALSHA; those that the server doesn't know again as EVAL, which loads it (R21).
+    async fn call<'a, const N: usize>(
+        &self,
+        script: &Script,
+        calls: impl Iterator<Item = (&'a str, [&'a [u8]; N])> + Clone,
+    ) -> Vec<Result<Value, StoreError>> {
+        let by_name = calls.clone().map(|(key, arguments)| script.call("EVALSHA", key, &arguments)).collect();
+        let mut replies = self.many(by_name).await;
+        let unknown = |reply: &Result<Value, StoreError>| reply.as_ref().is_err_and(is_no_script);
+        let again: Vec<usize> = (0..replies.len()).filter(|place| unknown(&replies[*place])).collect();
+        if !again.is_empty() {
+            let by_text = calls.enumerate().filter(|(place, _)| again.binary_search(place).is_ok());
+            let by_text = by_text.map(|(_, (key, arguments))| script.call("EVAL", key, &arguments)).collect();
+            for (place, reply) in again.iter().zip(self.many(by_text).await) {
+                replies[*place] = reply;
+            }
+        }
+        for reply in &replies {
+            self.inner.links.wrote(reply.as_ref().map(|_| ()));
+        }
+        replies
+    }
+
+    async fn write(&self, cmd: Cmd) -> Result<Value, StoreError> {
+        let reply = self.one(cmd).await;
+        self.inner.links.wrote(reply.as_ref().map(|_| ()));
+        reply
+    }
+
+    async fn one(&self, cmd: Cmd) -> Result<Value, StoreError> {
+        let live = self.inner.links.pick()?;
+        self.run(&live, &cmd).await
+    }
+
+    /// Commands that don't depend on each other: one pipeline, or in a Cluster each on its own.
+    async fn many(&self, commands: Vec<Cmd>) -> Vec<Result<Value, StoreError>> {
+        let live = match self.inner.links.pick() {
+            Ok(live) => live,
+            Err(error) => return commands.iter().map(|_| Err(error.clone())).collect(),
+        };
+        if live.connection.is_cluster() {
+            return self.each(&live, &commands).await;
+        }
+        let mut pipe = redis::Pipeline::with_capacity(commands.len());
+        pipe.ignore_errors();
+        let count = commands.len();
+        for command in commands {
+            pipe.add_command(command);
+        }
+        let started = Instant::now();
+        let replies = pipe.query_async::<Vec<Value>>(&mut live.connection.clone()).await;
+        self.inner.latency.observe(started.elapsed(), replies.is_ok());
+        match replies {
+            Ok(replies) if replies.len() == count => replies.into_iter().map(|reply| self.sort(&live, reply)).collect(),
+            Ok(_) => (0..count).map(|_| Err(no_reply())).collect(),
+            Err(error) => {
+                let error = classify(&error);
+                self.inner.links.failed(&live, &error);
+                (0..count).map(|_| Err(error.clone())).collect()
+            }
+        }
+    }
+
+    async fn each(&self, live: &Live, commands: &[Cmd]) -> Vec<Result<Value, StoreError>> {
+        let mut running = FuturesOrdered::new();
+        let mut replies = Vec::with_capacity(commands.len());
+        for command in commands {
+            if running.len() >= CLUSTER_CONCURRENCY {
+                replies.extend(running.next().await);
+            }
+            running.push_back(self.run(live, command));
+        }
+        while let Some(reply) = running.next().await {
+            replies.push(reply);
+        }
+        replies
+    }
+
+    async fn run(&self, live: &Live, cmd: &Cmd) -> Result<Value, StoreError> {
+        let started = Instant::now();
+        let reply = cmd.query_async::<Value>(&mut live.connection.clone()).await;
+        self.inner.latency.observe(started.elapsed(), reply.is_ok());
+        reply.map_err(|error| {
+            let error = classify(&error);
+            self.inner.links.failed(live, &error);
+            error
+        })
+    }
+
+    /// One reply of a pipeline.
+    fn sort(&self, live: &Live, reply: Value) -> Result<Value, StoreError> {
+        match reply {
+            Value::ServerError(error) => {
+                let error = classify(&error.into());
+                self.inner.links.failed(live, &error);
+                Err(error)
+            }
+            reply => Ok(reply),
+        }
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("prefix", &self.inner.prefix).finish_non_exhaustive()
+    }
+}
+
+fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut cmd = redis::cmd(name);
+    for argument in arguments {
+        cmd.arg(*argument);
+    }
+    cmd
+}
+
+fn bytes(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(Bytes::from(bytes)),
+        Value::SimpleString(text) => Some(Bytes::from(text)),
+        _ => None,
+    }
+}
+
+/// What the scripts reply.
+fn cas(reply: Value) -> Result<Cas, StoreError> {
+    match reply {
+        Value::Int(0) => Ok(Cas::Absent),
+        Value::Int(1) => Ok(Cas::Written),
+        reply => bytes(reply).map(Cas::Conflict).ok_or_else(no_reply),
+    }
+}
+
+fn no_reply() -> StoreError {
+    broken("unexpected reply")
+}
+
+fn broken(detail: impl Into<String>) -> StoreError {
+    StoreError::new(StoreErrorKind::Broken, detail)
+}
