@@ -4,6 +4,8 @@
  * @packageDocumentation
  */
 
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
+
 /**
  * What {@link KiroGateway.connect} takes. A name is that of the environment variable in camelCase; milliseconds end in
  * `Ms`, sizes are bytes. An option beats the environment, which beats the default. An unknown name or a bad value is
@@ -256,6 +258,190 @@ export interface GatewayOptions {
   env?: Record<string, string | undefined>
 }
 
+/** What a call says beyond its request. */
+export interface CallOptions {
+  /** Aborts at any time. The listener on it is removed when the call ends. */
+  signal?: AbortSignal
+  /** Goes into logs and into `request-id`; `[A-Za-z0-9._-]{1,128}`, else a new one is made. */
+  requestId?: string
+  /** The client's headers, in any case. `x-claude-code-session-id` keeps a conversation together. */
+  headers?: IncomingHttpHeaders | Record<string, string>
+  /** Use this account only, without failover. */
+  accountId?: string
+  /** Record the outcome on the account. @default true */
+  record?: boolean
+}
+
+/** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or an object. */
+export type MessagesInput = string | Uint8Array | MessagesRequest
+
+// What JavaScript itself adds to the class below.
+export interface KiroGateway extends AsyncDisposable {
+  /**
+   * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
+   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/metrics`, and the same below
+   * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
+   * parser has read the request already.
+   *
+   * ```js
+   * http.createServer(gateway.handler()).listen(8081)
+   * ```
+   */
+  handler(options?: HandlerOptions): RequestHandler
+  /** Closes with the default grace time. */
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+export interface HandlerOptions {
+  /** The path below which it serves, such as `/kiro`. @default '' */
+  basePath?: string
+  /** `key`: as the server, with the client key of the configuration; `none`: the caller has checked it. @default 'key' */
+  auth?: 'key' | 'none'
+}
+
+/** Resolves when the answer has ended or its connection has closed; a closed connection cancels the upstream request. */
+export type RequestHandler = (
+  req: IncomingMessage,
+  res: ServerResponse,
+  next?: (error?: unknown) => void,
+) => Promise<void>
+
+/**
+ * The SSE bytes of one answer, for one consumer. Each Buffer holds whole events, at least one, and is yours to keep.
+ *
+ * Upstream is read ahead by at most 64 KiB. Leaving a `for await` loop, {@link MessageStream.cancel}, an aborted signal
+ * and garbage collection all drop the upstream request. For another kind of stream: `Readable.from(stream)`,
+ * `ReadableStream.from(stream)`.
+ */
+export interface MessageStream extends AsyncIterableIterator<Buffer> {
+  readonly requestId: string
+  /** To be sent with status 200. */
+  readonly headers: Record<string, string>
+  /** Settles when the stream has ended in any way. Never rejects. */
+  readonly summary: Promise<StreamSummary>
+  /** Writes head and body to a response, waiting where it must; a response that closes cancels the stream. */
+  pipeTo(res: ServerResponse): Promise<StreamSummary>
+  /** Stops now; the iteration ends. The same as `return()`. */
+  cancel(): void
+  next(): Promise<IteratorResult<Buffer, undefined>>
+  return(): Promise<IteratorResult<Buffer, undefined>>
+  [Symbol.asyncIterator](): this
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** What came of a stream. */
+export interface StreamSummary {
+  requestId: string
+  /** The account of the last attempt. */
+  accountId: string | null
+  /** The model as the request named it. */
+  model: string
+  /** The model as upstream names it. */
+  kiroModel: string | null
+  outcome: 'complete' | 'error' | 'cancelled'
+  stopReason: StopReason | null
+  usage: Usage | null
+  /** Accounts tried. */
+  attempts: number
+  /** Bytes of SSE. */
+  bytes: number
+  firstEventMs: number | null
+  durationMs: number
+  error?: KiroError
+}
+
+/** Token counts. The three of input together are all of it; how they are split says `usageSplit`. */
+export interface Usage {
+  input_tokens: number
+  cache_creation_input_tokens: number
+  cache_read_input_tokens: number
+  output_tokens: number
+}
+
+export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens'
+
+/** A request of the Messages API. Unknown members are accepted and ignored. */
+export interface MessagesRequest {
+  model: string
+  max_tokens: number
+  messages: MessageParam[]
+  system?: string | TextBlockParam[]
+  tools?: ToolParam[]
+  tool_choice?: { type: 'auto' | 'any' | 'tool' | 'none'; name?: string; disable_parallel_tool_use?: boolean }
+  thinking?: { type: 'enabled' | 'adaptive' | 'disabled' | 'between_tools'; budget_tokens?: number }
+  metadata?: { user_id?: string | null }
+  stream?: boolean
+  temperature?: number
+  top_p?: number
+  top_k?: number
+  stop_sequences?: string[]
+}
+
+export interface MessageParam {
+  role: 'user' | 'assistant' | 'system'
+  content: string | ContentBlockParam[]
+}
+
+export interface TextBlockParam {
+  type: 'text'
+  text: string
+}
+
+/** A block of content by its `type`: text, image, document, tool_use, tool_result, thinking and the others. */
+export type ContentBlockParam = TextBlockParam | { type: string }
+
+export interface ToolParam {
+  /** Absent or `custom` for a tool of the caller's. */
+  type?: string | null
+  name: string
+  description?: string
+  input_schema?: object | null
+}
+
+export type ContentBlock =
+  | { type: 'text'; text: string }
+  | { type: 'thinking'; thinking: string; signature: string }
+  | { type: 'redacted_thinking'; data: string }
+  | { type: 'tool_use'; id: string; name: string; input: unknown }
+
+/** A whole answer. */
+export interface Message {
+  id: string
+  type: 'message'
+  role: 'assistant'
+  model: string
+  content: ContentBlock[]
+  stop_reason: StopReason | null
+  stop_sequence: string | null
+  usage: Usage
+}
+
+export interface ModelInfo {
+  type: 'model'
+  id: string
+  display_name: string
+  /** RFC 3339. */
+  created_at: string
+  /** Context window, tokens. */
+  max_input_tokens: number
+  /** Most output tokens. */
+  max_tokens: number
+}
+
+/** The body of `GET /health`. */
+export interface Health {
+  /** `degraded`: it serves, but something is wrong. */
+  status: 'healthy' | 'degraded'
+  /** The store, also when it is a file. */
+  redis: 'connected' | 'disconnected'
+  accounts: { total: number; healthy: number }
+  /** Seconds since the start. */
+  uptime: number
+  version: string
+  /** There while answers are simulated. */
+  upstream?: 'simulator'
+}
+
 /** Codes are stable: programs branch on them, never on `message`. */
 export type KiroErrorCode =
   /** The request's shape, or upstream's 400; the message names the JSON path. Status 400. */
@@ -321,4 +507,59 @@ export declare class KiroError extends Error {
   toJSON(): { type: 'error'; error: { type: string; message: string }; request_id?: string }
   /** An HTTP answer for it, `retry-after` and `x-should-retry` included. */
   toResponse(): { status: number; headers: Record<string, string>; body: string }
+}
+
+/**
+ * The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
+ *
+ * Everything happens on threads of its own; this thread gets finished bytes. A gateway belongs to the thread that
+ * connected it. It doesn't keep the process alive by itself: a call that somebody waits for does.
+ *
+ * ```js
+ * import { KiroGateway } from 'kiro-messages'
+ *
+ * await using gateway = await KiroGateway.connect({ store: 'file:accounts.json' })
+ * const stream = await gateway.streamMessages({
+ *   model: 'claude-sonnet-4-5',
+ *   max_tokens: 1024,
+ *   messages: [{ role: 'user', content: 'Hello' }],
+ * })
+ * for await (const bytes of stream) process.stdout.write(bytes)
+ * ```
+ */
+export declare class KiroGateway {
+  private constructor()
+  /**
+   * Reads the configuration, connects the store, warms the upstream pool.
+   *
+   * Rejects with `KIRO_CONFIG` when an option or a variable is wrong, with `KIRO_STORE_UNAVAILABLE` when the store
+   * can't be reached within `storeWaitMs` (0: doesn't wait; calls fail with that code until the store is there).
+   */
+  static connect(options?: GatewayOptions): Promise<KiroGateway>
+  /**
+   * Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`. Until
+   * then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the request is
+   * taken as true.
+   *
+   * From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the Messages
+   * API has it.
+   */
+  streamMessages(request: MessagesInput, options?: CallOptions): Promise<MessageStream>
+  /** The whole answer as one message. Any failure rejects. `stream` in the request is taken as false. */
+  createMessage(request: MessagesInput, options?: CallOptions): Promise<Message>
+  /** Estimates the input tokens of a request, off this thread. Nothing is sent anywhere. */
+  countTokens(request: MessagesInput): Promise<{ input_tokens: number }>
+  /** The same on this thread: about 1 ms per 100 KB. */
+  countTokensSync(request: MessagesInput): { input_tokens: number }
+  /** The models that can be asked for, newest first. */
+  listModels(): ModelInfo[]
+  /** The body of `GET /health`, from memory. */
+  health(): Health
+  /** The body of `GET /metrics`: OpenMetrics text. */
+  metrics(): string
+  /**
+   * No new calls from here on. Open streams may finish within `graceMs` (0: they are cut now), then each ends with
+   * `event: error`; then counters and tokens are written and connections closed. May be called again.
+   */
+  close(options?: { /** @default gracefulTimeoutMs */ graceMs?: number }): Promise<void>
 }

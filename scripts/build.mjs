@@ -20,14 +20,16 @@ export async function build(release) {
   return true
 }
 
-/** napi writes what Rust knows. Two things are added: the options, from the settings' table, and what nobody may call. */
+/** napi writes what Rust knows. Here the options are added, from the settings' table, and what only lib/ uses is left out. */
 function finishTypes(types, settings) {
-  const loader = /\/\*\*\n \* Which binding artifact[\s\S]*?\*\/\nexport declare const __napiBindingTarget: .*\n\n?/
   return types
-    .replace(loader, '')
-    .replace(/\n\/\*\* JSON: one object a setting.*\nexport declare function settings.*\n/, '')
+    .split(/\n\n(?=\S)/)
+    .filter((declaration) => !/@internal|__napiBindingTarget/.test(declaration))
+    .join('\n\n')
     .replace(/^ *\/\/ <settings>\n/m, settings.map(option).join(''))
     .replace('export declare class KiroGateway {\n', 'export declare class KiroGateway {\n  private constructor()\n')
+    .trimEnd()
+    .concat('\n')
 }
 
 /** One row of the table (src/config.rs) as a property of GatewayOptions. */

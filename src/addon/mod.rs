@@ -1,3 +1,80 @@
 //! The Node.js face: converts and nothing else.
+//!
+//! What JavaScript programs use is written in JavaScript (lib/) on top of the two classes here: [`gateway::KiroGateway`]
+//! begins calls, [`Bell`] brings what comes of them. A call is a number that JavaScript chose; its messages come in
+//! batches (see [`bell`]), so that neither a promise nor a callback crosses the border per event.
+//!
+//! `///` on what is exported is the documentation in `index.d.ts`. It speaks of the method as JavaScript programs see it;
+//! how lib/ calls it stands in ordinary comments.
 
+mod bell;
+mod call;
+mod gateway;
+mod message;
 mod settings;
+
+use bytes::Bytes;
+use napi::bindgen_prelude::{BufferSlice, Function};
+use napi::threadsafe_function::ThreadsafeFunctionCallMode;
+use napi::{Env, Result};
+use napi_derive::napi;
+
+/// The doorbell of one JavaScript thread. Made once by lib/bell.js.
+/// @internal
+#[napi]
+pub struct Bell {
+    bell: bell::Bell,
+    /// Reused from batch to batch.
+    batch: Vec<u8>,
+}
+
+#[napi]
+impl Bell {
+    /// `ring` is called on this thread when there is something to drain.
+    #[napi(constructor, skip_typescript)]
+    pub fn new(env: &Env, ring: Function<(), ()>) -> Result<Self> {
+        // Weak: whether the process must live is decided in lib/bell.js (N51).
+        let ring = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
+        let bell = bell::Bell::new(move || {
+            // Fails only when the thread is going away, and then nobody is left to tell.
+            let _status = ring.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        });
+        env.add_env_cleanup_hook(bell.clone(), |bell| bell.silence())?;
+        Ok(Self { bell, batch: Vec::new() })
+    }
+
+    /// The next batch, null when nothing waits. `again`: the caller comes again by itself while it gets something.
+    #[napi(skip_typescript)]
+    pub fn drain<'env>(&mut self, env: &'env Env, again: bool) -> Result<Option<BufferSlice<'env>>> {
+        self.bell.drain(&mut self.batch, again);
+        if self.batch.is_empty() {
+            return Ok(None);
+        }
+        // A copy, not a view of our memory: some runtimes allow no other, and a view would have to be finalized.
+        BufferSlice::copy_from(env, &self.batch).map(Some)
+    }
+
+    /// Ends a call (N33). Its last message still comes.
+    #[napi(skip_typescript)]
+    pub fn cancel(&self, call: u32) {
+        self.bell.cancel(call);
+    }
+
+    /// So many bytes of a call's answer were handed on (N31).
+    #[napi(skip_typescript)]
+    pub fn taken(&self, call: u32, bytes: u32) {
+        self.bell.taken(call, bytes as usize);
+    }
+
+    /// The next bytes of a call's request.
+    #[napi(skip_typescript)]
+    pub fn feed(&self, call: u32, bytes: BufferSlice) {
+        self.bell.feed(call, Bytes::copy_from_slice(&bytes));
+    }
+
+    /// The call's request is complete.
+    #[napi(skip_typescript)]
+    pub fn fed(&self, call: u32) {
+        self.bell.fed(call);
+    }
+}

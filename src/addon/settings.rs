@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::config::{Form, SETTINGS};
 
 /// JSON: one object a setting. Asked for by scripts/build.mjs.
+/// @internal
 #[napi]
 pub fn settings() -> napi::Result<String> {
     let rows: Vec<_> = SETTINGS

@@ -1,0 +1,135 @@
+'use strict'
+
+/**
+ * This thread's end of the doorbell (src/addon/bell.rs): the open calls by number, and what each batch holds for them.
+ */
+
+const timers = require('node:timers')
+const { performance } = require('node:perf_hooks')
+const native = require('../index.js')
+
+/** Message kinds; the other end is `Kind` in src/addon/bell.rs. */
+const DATA = 0
+const HEAD = 1
+const END = 2
+const FAIL = 3
+
+/** Reported as taken in steps of this size, so that most Buffers cost no crossing; a quarter of the bound (N31). */
+const REPORT = 16 * 1024
+/** How long batches may follow each other before other work on this thread gets its turn. */
+const TURN_MS = 1
+/** A kept view keeps its whole batch in memory: in a larger batch a small Buffer is copied out (N54). */
+const SHARED = 8 * 1024
+
+/** Open calls by number. A call is any object with `receive(kind, bytes)`; nothing here holds what users hold. */
+const calls = new Map()
+const bell = new native.Bell(onRing)
+let last = 0
+
+/** Enters a call, gives it its number and starts it; the process lives until someone lets it go. */
+function begin(call, start) {
+  do last = (last + 1) >>> 0
+  while (calls.has(last))
+  call.id = last
+  calls.set(last, call)
+  hold(call)
+  try {
+    start(last)
+  } catch (error) {
+    calls.delete(last)
+    release(call)
+    throw error
+  }
+}
+
+let turnBegan = 0
+let turnEnded = 0
+
+function onRing() {
+  const now = performance.now()
+  if (now - turnEnded > 0.1) turnBegan = now
+  const long = now - turnBegan > TURN_MS
+  // Rings that come while this function runs are answered in the same turn of the event loop. When that has gone on
+  // for long, say that we come by ourselves, after everything else has had its turn.
+  drain(long)
+  turnEnded = performance.now()
+}
+
+function drain(again) {
+  const batch = bell.drain(again)
+  if (batch === null) return
+  const more = batch[0] === 1
+  dispatch(batch)
+  if (again || more) setImmediate(again ? drainAgain : onRing)
+}
+
+function drainAgain() {
+  turnBegan = performance.now()
+  drain(true)
+}
+
+function dispatch(batch) {
+  let at = 4
+  while (at < batch.length) {
+    const call = calls.get(batch.readUInt32LE(at))
+    const kind = batch.readUInt32LE(at + 4)
+    const from = at + 12
+    at = from + batch.readUInt32LE(at + 8)
+    if (call === undefined) continue
+    if (kind >= END) {
+      calls.delete(call.id)
+      release(call)
+    }
+    try {
+      call.receive(kind, batch.subarray(from, at), batch.length <= SHARED)
+    } catch (error) {
+      // A sink of the user's threw. The other calls of this batch must not suffer for it.
+      queueMicrotask(() => {
+        throw error
+      })
+    }
+  }
+}
+
+// What keeps the process alive (N51): calls that someone waits for. A ref'ed timer does it without a crossing. It is let
+// go a little later, because a consumer that takes one Buffer after the other starts and stops waiting all the time.
+const keeper = timers.setInterval(() => {}, 0x7fffffff).unref()
+let held = 0
+let letGo = null
+
+/** The process must live until `release(call)`. Once a call. */
+function hold(call) {
+  if (call.held === true) return
+  call.held = true
+  if (held++ === 0 && letGo === null) keeper.ref()
+}
+
+function release(call) {
+  if (call.held !== true) return
+  call.held = false
+  if (--held === 0 && letGo === null) {
+    letGo = timers
+      .setTimeout(() => {
+        letGo = null
+        if (held === 0) keeper.unref()
+      }, 20)
+      .unref()
+  }
+}
+
+/** A call with one result and no body in pieces. */
+function once(start) {
+  return new Promise((resolve, reject) => {
+    const call = {
+      id: 0,
+      held: false,
+      receive(kind, bytes) {
+        if (kind === END) resolve(bytes)
+        else reject(JSON.parse(bytes))
+      },
+    }
+    begin(call, start)
+  })
+}
+
+module.exports = { native, bell, DATA, HEAD, END, FAIL, REPORT, begin, hold, release, once }

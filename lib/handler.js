@@ -1,0 +1,160 @@
+'use strict'
+
+const { bell, DATA, HEAD, END, REPORT, begin, release } = require('./bell.js')
+const { Sink } = require('./response.js')
+
+/** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
+const ROUTE =
+  /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|api\/event_logging\/batch)?$/
+
+const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
+
+/** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
+const LINGER_MS = 2000
+
+/**
+ * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server
+ * does (src/server); here is only what node:http wants. Declared in src/addon/types.d.ts.
+ */
+function handler(gateway, { basePath = '', auth = 'key' } = {}) {
+  if (typeof basePath !== 'string' || !/^(?:\/.*[^/])?$/.test(basePath)) {
+    throw new TypeError("basePath must be a path like '/kiro'")
+  }
+  if (auth !== 'key' && auth !== 'none') throw new TypeError("auth must be 'key' or 'none'")
+  return async (req, res, next) => {
+    const target = below(basePath, req.url)
+    const path = target?.split('?', 1)[0]
+    // '/' belongs to the program around us, as far as it wants it.
+    if (target === null || (next !== undefined && (path === '/' || !ROUTE.test(path)))) {
+      if (next !== undefined) return next()
+      return notFound(res)
+    }
+    return new Promise((resolve) => new Exchange(gateway, req, res, target, auth === 'none', resolve))
+  }
+}
+
+/** One request and its answer. */
+class Exchange {
+  id = 0
+  held = false
+  #req
+  #res
+  #sink
+  #taken = 0
+  #resolve
+  #read = false
+  #over = false
+  #onData = (chunk) => bell.feed(this.id, chunk)
+  #onEnd = () => {
+    this.#read = true
+    bell.fed(this.id)
+  }
+
+  constructor(gateway, req, res, target, trusted, resolve) {
+    this.#req = req
+    this.#res = res
+    this.#resolve = resolve
+    this.#sink = new Sink(
+      res,
+      (length) => this.#report(length),
+      () => this.#cancel(),
+    )
+    this.#sink.done.then(() => this.#finish())
+    const head = {
+      method: req.method,
+      target,
+      headers: req.rawHeaders,
+      loopback: LOOPBACK.test(req.socket.remoteAddress),
+      trusted,
+    }
+    begin(this, (id) => gateway.handle(bell, id, head))
+    const parsed = req.body
+    if (parsed !== undefined && (req.readableEnded || req._readableState?.ended)) {
+      this.#read = true
+      bell.feed(this.id, bytesOf(parsed))
+      bell.fed(this.id)
+    } else {
+      req.on('data', this.#onData)
+      req.on('end', this.#onEnd)
+    }
+  }
+
+  receive(kind, bytes) {
+    if (kind === DATA) this.#sink.write(bytes)
+    else if (kind === HEAD) {
+      const { status, headers } = JSON.parse(bytes)
+      this.#sink.head(status, headers)
+    } else {
+      this.#over = true
+      if (kind !== END) this.#refuse(JSON.parse(bytes))
+      this.#linger()
+    }
+  }
+
+  /** Only a defect of ours ends here: every other failure is an answer. */
+  #refuse(fault) {
+    if (this.#res.headersSent) return this.#res.destroy()
+    const body = JSON.stringify({ type: 'error', error: { type: fault.type, message: fault.message } })
+    this.#sink.head(fault.status, [['content-type', 'application/json']])
+    this.#sink.write(Buffer.from(body))
+  }
+
+  /** An answer to half a request, 413 say: whoever still sends would get a reset in place of it. */
+  #linger() {
+    const req = this.#req
+    if (this.#read || req.readableEnded || req.destroyed) return this.#sink.end()
+    const end = () => {
+      clearTimeout(timer)
+      req.removeListener('end', end)
+      req.removeListener('close', end)
+      this.#sink.end()
+    }
+    const timer = setTimeout(end, LINGER_MS)
+    req.on('end', end)
+    req.on('close', end)
+    req.resume()
+  }
+
+  #report(length) {
+    this.#taken += length
+    if (this.#taken >= REPORT && !this.#over) {
+      bell.taken(this.id, this.#taken)
+      this.#taken = 0
+    }
+  }
+
+  #cancel() {
+    if (!this.#over) bell.cancel(this.id)
+  }
+
+  #finish() {
+    this.#req.removeListener('data', this.#onData)
+    this.#req.removeListener('end', this.#onEnd)
+    release(this)
+    this.#resolve()
+  }
+}
+
+/** What is left of `url` below `base`; null when it isn't below. */
+function below(base, url) {
+  if (base === '') return url
+  if (!url.startsWith(base)) return null
+  const rest = url.slice(base.length)
+  if (rest === '') return '/'
+  if (rest[0] === '?') return `/${rest}`
+  return rest[0] === '/' ? rest : null
+}
+
+/** The body as a parser left it on the request. */
+function bytesOf(body) {
+  if (Buffer.isBuffer(body)) return body
+  return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
+}
+
+function notFound(res) {
+  const body = JSON.stringify({ type: 'error', error: { type: 'not_found_error', message: 'unknown path' } })
+  res.writeHead(404, { 'content-type': 'application/json', 'x-should-retry': 'false' })
+  res.end(body)
+}
+
+module.exports = { handler }

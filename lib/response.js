@@ -1,0 +1,126 @@
+'use strict'
+
+/**
+ * Writes an answer to a node:http response with back-pressure, and cancels it when the response closes (N15–N17).
+ * Resolves when the response has been ended or has closed. Never rejects.
+ */
+class Sink {
+  #res
+  #cancel
+  #report
+  #waiting = []
+  #blocked = false
+  #last = false
+  #ended = false
+  #wrote = false
+  #done
+  #onClose = () => this.#close()
+  #onDrain = () => this.#drain()
+
+  /** `report(bytes)` is called for what was handed to `res`, `cancel()` when `res` wants no more. */
+  constructor(res, report, cancel) {
+    this.#res = res
+    this.#report = report
+    this.#cancel = cancel
+    this.done = new Promise((resolve) => {
+      this.#done = resolve
+    })
+    res.on('close', this.#onClose)
+    res.on('error', this.#onClose)
+    if (res.destroyed || res.closed) queueMicrotask(this.#onClose)
+  }
+
+  /** Headers that are set on the response already are the surrounding program's (CORS): kept, never doubled. */
+  head(status, headers) {
+    const res = this.#res
+    if (res.headersSent || this.#ended) return
+    const ours = {}
+    for (const [name, value] of headers) if (!res.hasHeader(name)) ours[name] = value
+    res.writeHead(status, ours)
+    // Together with the first bytes when they are there already, else at once.
+    queueMicrotask(() => {
+      if (!this.#wrote && !this.#ended) res.flushHeaders()
+    })
+  }
+
+  write(bytes) {
+    if (this.#ended) return
+    if (this.#blocked) this.#waiting.push(bytes)
+    else this.#put(bytes)
+  }
+
+  #put(bytes) {
+    const res = this.#res
+    this.#wrote = true
+    this.#report(bytes.length)
+    if (!res.write(bytes)) {
+      this.#blocked = true
+      res.on('drain', this.#onDrain)
+    }
+    // A compression middleware holds SSE back otherwise.
+    if (typeof res.flush === 'function') res.flush()
+  }
+
+  #drain() {
+    this.#res.removeListener('drain', this.#onDrain)
+    this.#blocked = false
+    while (!this.#blocked && this.#waiting.length > 0) this.#put(this.#waiting.shift())
+    if (!this.#blocked && this.#last) this.#finish()
+  }
+
+  /** No more bytes will come. */
+  end() {
+    this.#last = true
+    if (!this.#blocked) this.#finish()
+  }
+
+  #finish() {
+    if (this.#ended) return
+    this.#ended = true
+    this.#detach()
+    this.#res.end()
+    this.#done()
+  }
+
+  #close() {
+    if (this.#ended) return
+    this.#ended = true
+    this.#waiting = []
+    this.#detach()
+    this.#cancel()
+    this.#done()
+  }
+
+  /** The answer was cancelled from our side: what was sent is all there is. */
+  cancelled() {
+    if (this.#ended) return
+    this.#ended = true
+    this.#detach()
+    this.#res.destroy()
+    this.#done()
+  }
+
+  #detach() {
+    this.#res.removeListener('close', this.#onClose)
+    this.#res.removeListener('error', this.#onClose)
+    this.#res.removeListener('drain', this.#onDrain)
+  }
+}
+
+/** Sends an open StreamCall to `res`. */
+function pipe(call, res, head) {
+  const sink = new Sink(
+    res,
+    (length) => call.report(length),
+    () => call.cancel(),
+  )
+  sink.head(head.status, head.headers)
+  for (const bytes of call.queue.splice(0)) sink.write(bytes)
+  call.sink = sink
+  if (call.ended) sink.end()
+  else if (call.closed) sink.cancelled()
+  sink.done.then(() => call.unlisten())
+  return sink.done
+}
+
+module.exports = { Sink, pipe }

@@ -1,0 +1,207 @@
+'use strict'
+
+const { bell, DATA, HEAD, END, REPORT, hold, release } = require('./bell.js')
+const { KiroError, cancelled } = require('./error.js')
+const { pipe } = require('./response.js')
+
+/** Cancels the upstream of a stream that nobody can read any more (N54). */
+const unreachable = new FinalizationRegistry((call) => call.cancel())
+
+/**
+ * What happens on a stream. The bell holds this, the user holds the MessageStream, and nothing leads from here to there:
+ * otherwise a forgotten stream could never be collected.
+ */
+class StreamCall {
+  id = 0
+  held = false
+  /** Buffers nobody has asked for yet. */
+  queue = []
+  /** Calls of next() that nothing has come for yet. */
+  waiting = []
+  /** Taken, but not yet reported. */
+  taken = 0
+  /** The last message has come. Buffers may still wait. */
+  ended = false
+  /** The reader wants no more. */
+  closed = false
+  /** Thrown once by the next next(), then the stream is just over. */
+  failure = null
+  requestId = null
+  /** Takes Buffers in place of the queue (pipeTo). */
+  sink = null
+  signal = null
+  onAbort = null
+
+  constructor(signal) {
+    this.opened = new Promise((resolve, reject) => {
+      this.open = resolve
+      this.refuse = reject
+    })
+    this.settled = new Promise((resolve) => {
+      this.settle = resolve
+    })
+    if (signal !== undefined) {
+      this.signal = signal
+      this.onAbort = () => this.abort(signal.reason)
+      signal.addEventListener('abort', this.onAbort, { once: true })
+    }
+  }
+
+  receive(kind, bytes, small) {
+    if (kind === DATA) {
+      if (this.closed) return
+      if (this.sink !== null) this.sink.write(bytes)
+      else if (this.waiting.length > 0) {
+        this.report(bytes.length)
+        if (this.waiting.length === 1) release(this)
+        this.waiting.shift().resolve({ value: own(bytes, small), done: false })
+      } else this.queue.push(own(bytes, small))
+    } else if (kind === HEAD) {
+      const head = JSON.parse(bytes)
+      this.requestId = head.requestId
+      release(this)
+      this.open(head)
+    } else if (kind === END) {
+      this.finish(JSON.parse(bytes))
+    } else {
+      // Before the head this is how the call ends; after it, only a defect of ours comes here.
+      const fault = JSON.parse(bytes)
+      this.refuse(fault)
+      if (this.requestId !== null && !this.closed) this.break(new KiroError(fault))
+      this.finish({ requestId: this.requestId, outcome: 'error', error: fault })
+    }
+  }
+
+  next() {
+    if (this.queue.length > 0) {
+      const bytes = this.queue.shift()
+      this.report(bytes.length)
+      if (this.ended && this.queue.length === 0) this.unlisten()
+      return Promise.resolve({ value: bytes, done: false })
+    }
+    if (this.failure !== null) {
+      const error = this.failure
+      this.failure = null
+      return Promise.reject(error)
+    }
+    if (this.ended || this.closed) return Promise.resolve({ value: undefined, done: true })
+    hold(this)
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }))
+  }
+
+  /** Says how much was handed on, now and then (N31). */
+  report(length) {
+    this.taken += length
+    if (this.taken >= REPORT && !this.ended) {
+      bell.taken(this.id, this.taken)
+      this.taken = 0
+    }
+  }
+
+  /** The reader wants no more: what waits is discarded, upstream is dropped (N33). */
+  cancel() {
+    if (this.closed) return
+    this.closed = true
+    this.queue = []
+    this.unlisten()
+    if (!this.ended) bell.cancel(this.id)
+    this.wake()
+    this.sink?.cancelled()
+  }
+
+  abort(reason) {
+    const error = cancelled(reason, this.requestId ?? undefined)
+    this.break(error)
+    this.refuse(error)
+    this.cancel()
+  }
+
+  /** The next() that waits rejects, or the next one. */
+  break(error) {
+    const reader = this.waiting.shift()
+    if (reader !== undefined) reader.reject(error)
+    else this.failure = error
+  }
+
+  finish(summary) {
+    this.ended = true
+    if (summary.error !== undefined) summary.error = new KiroError(summary.error)
+    if (this.sink !== null) this.sink.end()
+    else if (this.queue.length === 0) this.unlisten()
+    this.wake()
+    this.settle(summary)
+  }
+
+  wake() {
+    for (const { resolve } of this.waiting.splice(0)) resolve({ value: undefined, done: true })
+    release(this)
+  }
+
+  unlisten() {
+    if (this.onAbort === null) return
+    this.signal.removeEventListener('abort', this.onAbort)
+    this.onAbort = null
+  }
+}
+
+/** Declared in src/addon/types.d.ts. */
+class MessageStream {
+  #call
+  #read = false
+
+  constructor(call, head) {
+    this.#call = call
+    this.requestId = head.requestId
+    this.headers = head.headers
+    unreachable.register(this, call, this)
+  }
+
+  get summary() {
+    return this.#call.settled
+  }
+
+  next() {
+    return this.#call.next()
+  }
+
+  return(value) {
+    this.cancel()
+    return Promise.resolve({ value, done: true })
+  }
+
+  cancel() {
+    unreachable.unregister(this)
+    this.#call.cancel()
+  }
+
+  async pipeTo(res) {
+    if (typeof res?.writeHead !== 'function') throw new TypeError('res must be a ServerResponse')
+    if (this.#read) throw new TypeError('the stream is being read already')
+    this.#read = true
+    unreachable.unregister(this)
+    const call = this.#call
+    hold(call)
+    await pipe(call, res, { status: 200, headers: Object.entries(this.headers) })
+    return call.settled
+  }
+
+  [Symbol.asyncIterator]() {
+    if (this.#read) throw new TypeError('the stream is being read already')
+    this.#read = true
+    return this
+  }
+
+  async [Symbol.asyncDispose]() {
+    this.cancel()
+  }
+}
+
+/**
+ * A Buffer that is the user's to keep. Those of a small batch share its memory, as Node's own pool does; from a large one
+ * a part is copied out.
+ */
+function own(bytes, small) {
+  return small || bytes.length * 2 >= bytes.buffer.byteLength ? bytes : Buffer.from(bytes)
+}
+
+module.exports = { StreamCall, MessageStream }

@@ -1,0 +1,453 @@
+//! The doorbell of one JavaScript thread: how bytes cross into JavaScript (N30–N32).
+//!
+//! Each call has a [`Slot`], a queue that its task fills. A slot that gets something joins the line of ready slots
+//! and rings the bell, unless it rang already: at most one call into JavaScript is pending, however many streams
+//! there are. JavaScript then asks for a batch, which empties every slot in the line at once, and is one Buffer:
+//!
+//! ```text
+//! batch = more:u32 { call:u32 kind:u32 length:u32 payload } *       little-endian
+//! ```
+//!
+//! One Buffer, because making JavaScript values is what crossing costs: a Buffer made here is ten times as dear as a
+//! view on one made there.
+//!
+//! A slot is bounded. Its `held` counts the bytes that wait on either side of the border; JavaScript reports what was
+//! taken ([`Bell::taken`]) in steps, so the count is never below the truth. At [`HIGH`] the task stops reading its
+//! upstream, below [`LOW`] it goes on (N31).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc::UnboundedSender};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes waiting in a stream at which its upstream is no longer read.
+pub(crate) const HIGH: usize = 64 * 1024;
+/// Bytes waiting in a stream below which its upstream is read again.
+pub(crate) const LOW: usize = 32 * 1024;
+/// Where a batch ends and leaves the rest to the next turn of the event loop: keeps one turn short (N32, N54).
+const BATCH_BYTES: usize = 256 * 1024;
+/// The same, counted in slots: each costs JavaScript a promise or a write.
+const BATCH_SLOTS: usize = 128;
+
+/// What a message tells JavaScript.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    /// Bytes of the answer, in order.
+    Data = 0,
+    /// JSON: the answer begins; what is known before its first byte.
+    Head = 1,
+    /// JSON: the answer is over; the last message of its call.
+    End = 2,
+    /// JSON: the call failed before its answer began; the last message of its call.
+    Fail = 3,
+}
+
+impl Kind {
+    fn is_last(self) -> bool {
+        matches!(self, Self::End | Self::Fail)
+    }
+}
+
+/// The bell and every open call of one JavaScript thread.
+#[derive(Clone)]
+pub(crate) struct Bell(Arc<Shared>);
+
+struct Shared {
+    /// Calls into JavaScript, one turn of its event loop later.
+    ring: Box<dyn Fn() + Send + Sync>,
+    /// A ring is on its way, or JavaScript has said that it comes again by itself.
+    rung: AtomicBool,
+    ready: Mutex<VecDeque<Arc<Slot>>>,
+    open: Mutex<HashMap<u32, Arc<Slot>>>,
+    /// The thread is going away: no ring any more.
+    silent: AtomicBool,
+}
+
+impl Bell {
+    pub(crate) fn new(ring: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            ring: Box::new(ring),
+            rung: AtomicBool::new(false),
+            ready: Mutex::default(),
+            open: Mutex::default(),
+            silent: AtomicBool::new(false),
+        }))
+    }
+
+    /// A place for the messages of call number `id`. The number is JavaScript's; it is free again after the last
+    /// message.
+    pub(crate) fn open(&self, id: u32) -> Arc<Slot> {
+        let slot = Arc::new(Slot {
+            id,
+            bell: self.clone(),
+            queue: Mutex::default(),
+            room: Notify::new(),
+            feed: Mutex::default(),
+            cancelled: CancellationToken::new(),
+        });
+        if self.0.silent.load(Ordering::Acquire) {
+            slot.cancelled.cancel();
+        }
+        lock(&self.0.open).insert(id, slot.clone());
+        slot
+    }
+
+    /// Ends a call: its task drops the upstream request, its waiting bytes are discarded (N33).
+    pub(crate) fn cancel(&self, id: u32) {
+        if let Some(slot) = self.find(id) {
+            slot.cancel();
+        }
+    }
+
+    /// JavaScript has handed on `bytes` of a call.
+    pub(crate) fn taken(&self, id: u32, bytes: usize) {
+        if let Some(slot) = self.find(id) {
+            slot.taken(bytes);
+        }
+    }
+
+    /// The next bytes of a call's request. Nobody may want them any more: then it has an answer already.
+    pub(crate) fn feed(&self, id: u32, bytes: Bytes) {
+        if let Some(slot) = self.find(id) {
+            let unwanted = lock(&slot.feed).as_ref().is_some_and(|feed| feed.send(bytes).is_err());
+            if unwanted {
+                slot.fed();
+            }
+        }
+    }
+
+    /// A call's request is complete.
+    pub(crate) fn fed(&self, id: u32) {
+        if let Some(slot) = self.find(id) {
+            slot.fed();
+        }
+    }
+
+    /// Writes the next batch to `out`, which is empty when nothing waits.
+    ///
+    /// `again` says that JavaScript will ask again without being rung as long as it gets something.
+    pub(crate) fn drain(&self, out: &mut Vec<u8>, again: bool) {
+        out.clear();
+        if !again {
+            // Before looking: whoever posts from here on rings anew.
+            self.0.rung.store(false, Ordering::SeqCst);
+        }
+        loop {
+            let mut slots = 0;
+            let mut more = false;
+            loop {
+                if slots == BATCH_SLOTS || out.len() >= BATCH_BYTES {
+                    more = !lock(&self.0.ready).is_empty();
+                    break;
+                }
+                let Some(slot) = lock(&self.0.ready).pop_front() else { break };
+                if out.is_empty() {
+                    out.extend_from_slice(&0_u32.to_le_bytes());
+                }
+                slots += 1;
+                if slot.write_to(out) {
+                    lock(&self.0.open).remove(&slot.id);
+                }
+            }
+            if more {
+                self.0.rung.store(true, Ordering::SeqCst);
+                if let Some(first) = out.first_mut() {
+                    *first = 1;
+                }
+                return;
+            }
+            if !again || slots > 0 {
+                return;
+            }
+            // Nothing there: JavaScript waits for the next ring. A post may have come between the look and the store.
+            self.0.rung.store(false, Ordering::SeqCst);
+            if lock(&self.0.ready).is_empty() || self.0.rung.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    /// The JavaScript thread ends: every call is cancelled, nothing calls into it any more (N50).
+    pub(crate) fn silence(&self) {
+        self.0.silent.store(true, Ordering::Release);
+        let open: Vec<_> = lock(&self.0.open).drain().map(|(_, slot)| slot).collect();
+        lock(&self.0.ready).clear();
+        for slot in open {
+            slot.cancel();
+        }
+    }
+
+    fn find(&self, id: u32) -> Option<Arc<Slot>> {
+        lock(&self.0.open).get(&id).cloned()
+    }
+
+    fn ring(&self) {
+        if !self.0.rung.swap(true, Ordering::SeqCst) && !self.0.silent.load(Ordering::Acquire) {
+            (self.0.ring)();
+        }
+    }
+}
+
+/// One call's queue towards JavaScript.
+pub(crate) struct Slot {
+    id: u32,
+    bell: Bell,
+    queue: Mutex<Queue>,
+    room: Notify,
+    /// Takes the request's body, until it is complete.
+    feed: Mutex<Option<UnboundedSender<Bytes>>>,
+    cancelled: CancellationToken,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<(Kind, Bytes)>,
+    /// Bytes of [`Kind::Data`] that were posted and not yet reported as taken.
+    held: usize,
+    /// In the line of ready slots.
+    ready: bool,
+    /// The task waits for room.
+    stopped: bool,
+}
+
+impl Slot {
+    /// Puts a message into the queue. Bytes for a cancelled call are dropped.
+    pub(crate) fn post(self: &Arc<Self>, kind: Kind, payload: Bytes) {
+        let mut queue = lock(&self.queue);
+        if kind == Kind::Data {
+            if self.cancelled.is_cancelled() {
+                return;
+            }
+            queue.held += payload.len();
+        }
+        queue.messages.push_back((kind, payload));
+        if mem::replace(&mut queue.ready, true) {
+            return;
+        }
+        drop(queue);
+        lock(&self.bell.0.ready).push_back(self.clone());
+        self.bell.ring();
+    }
+
+    /// Ready as soon as the queue may take more: at once below [`HIGH`], else when it has gone below [`LOW`].
+    ///
+    /// Cancel safe.
+    pub(crate) async fn room(&self) {
+        if lock(&self.queue).held < HIGH {
+            return;
+        }
+        loop {
+            let notified = self.room.notified();
+            {
+                let mut queue = lock(&self.queue);
+                if queue.held < LOW {
+                    queue.stopped = false;
+                    return;
+                }
+                queue.stopped = true;
+            }
+            notified.await;
+        }
+    }
+
+    /// Ready when the call was cancelled.
+    pub(crate) async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// Where [`Bell::feed`] sends the request's body.
+    pub(crate) fn feed_by(&self, feed: UnboundedSender<Bytes>) {
+        *lock(&self.feed) = Some(feed);
+    }
+
+    fn fed(&self) {
+        *lock(&self.feed) = None;
+    }
+
+    fn cancel(&self) {
+        self.cancelled.cancel();
+        lock(&self.queue).messages.retain(|(kind, _)| *kind != Kind::Data);
+    }
+
+    fn taken(&self, bytes: usize) {
+        let mut queue = lock(&self.queue);
+        queue.held = queue.held.saturating_sub(bytes);
+        if queue.stopped && queue.held < LOW {
+            queue.stopped = false;
+            self.room.notify_one();
+        }
+    }
+
+    /// Empties the queue into a batch, neighbouring bytes as one message. True when that was the call's last message.
+    fn write_to(&self, out: &mut Vec<u8>) -> bool {
+        let messages = {
+            let mut queue = lock(&self.queue);
+            queue.ready = false;
+            mem::take(&mut queue.messages)
+        };
+        let mut last = false;
+        let mut data_at = None;
+        for (kind, payload) in messages {
+            last |= kind.is_last();
+            match data_at.filter(|_| kind == Kind::Data) {
+                Some(at) => {
+                    out.extend_from_slice(&payload);
+                    write_length(out, at);
+                }
+                None => {
+                    let at = out.len();
+                    for word in [self.id, kind as u32, 0] {
+                        out.extend_from_slice(&word.to_le_bytes());
+                    }
+                    out.extend_from_slice(&payload);
+                    write_length(out, at);
+                    data_at = (kind == Kind::Data).then_some(at);
+                }
+            }
+        }
+        last
+    }
+}
+
+const HEADER: usize = 12;
+
+/// Sets the length of the message whose header lies at `at` and whose payload is the rest of `out`.
+fn write_length(out: &mut [u8], at: usize) {
+    let length = u32::try_from(out.len() - at - HEADER).unwrap_or(u32::MAX);
+    if let Some(field) = out.get_mut(at + 8..at + HEADER) {
+        field.copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+/// A panic elsewhere leaves these queues whole: each is changed in one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn bell() -> (Bell, Arc<AtomicUsize>) {
+        let rings = Arc::new(AtomicUsize::new(0));
+        let count = rings.clone();
+        (Bell::new(move || _ = count.fetch_add(1, Ordering::SeqCst)), rings)
+    }
+
+    fn batch(bell: &Bell, again: bool) -> (bool, Vec<(u32, u32, Vec<u8>)>) {
+        let mut out = Vec::new();
+        bell.drain(&mut out, again);
+        if out.is_empty() {
+            return (false, Vec::new());
+        }
+        let word = |at: usize| u32::from_le_bytes(out[at..at + 4].try_into().unwrap());
+        let mut messages = Vec::new();
+        let mut at = 4;
+        while at < out.len() {
+            let length = word(at + 8) as usize;
+            messages.push((word(at), word(at + 4), out[at + HEADER..at + HEADER + length].to_vec()));
+            at += HEADER + length;
+        }
+        (word(0) != 0, messages)
+    }
+
+    #[test]
+    fn n30_one_ring_for_all_streams_and_one_batch_for_all_they_hold() {
+        let (bell, rings) = bell();
+        let (a, b) = (bell.open(7), bell.open(8));
+        a.post(Kind::Head, Bytes::from_static(b"{}"));
+        a.post(Kind::Data, Bytes::from_static(b"one"));
+        b.post(Kind::Data, Bytes::from_static(b"x"));
+        a.post(Kind::Data, Bytes::from_static(b"two"));
+        assert_eq!(rings.load(Ordering::SeqCst), 1);
+        let (more, messages) = batch(&bell, false);
+        assert!(!more);
+        assert_eq!(messages, [(7, 1, b"{}".to_vec()), (7, 0, b"onetwo".to_vec()), (8, 0, b"x".to_vec())]);
+        assert_eq!(batch(&bell, false), (false, vec![]));
+        b.post(Kind::Data, Bytes::from_static(b"y"));
+        assert_eq!(rings.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn while_javascript_comes_by_itself_nothing_rings_and_nothing_is_lost() {
+        let (bell, rings) = bell();
+        let slot = bell.open(1);
+        slot.post(Kind::Data, Bytes::from_static(b"a"));
+        assert_eq!(batch(&bell, true).1.len(), 1);
+        slot.post(Kind::Data, Bytes::from_static(b"b"));
+        assert_eq!(rings.load(Ordering::SeqCst), 1);
+        assert_eq!(batch(&bell, true).1, [(1, 0, b"b".to_vec())]);
+        assert_eq!(batch(&bell, true).1, []);
+        slot.post(Kind::Data, Bytes::from_static(b"c"));
+        assert_eq!(rings.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_says_that_there_is_more() {
+        let (bell, rings) = bell();
+        let slots: Vec<_> = (0..BATCH_SLOTS as u32 + 1).map(|id| bell.open(id)).collect();
+        for slot in &slots {
+            slot.post(Kind::Data, Bytes::from_static(b"x"));
+        }
+        let (more, messages) = batch(&bell, false);
+        assert!(more);
+        assert_eq!(messages.len(), BATCH_SLOTS);
+        let (more, messages) = batch(&bell, false);
+        assert!(!more);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(rings.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn n31_a_full_queue_has_no_room_until_it_is_below_the_low_mark() {
+        let (bell, _) = bell();
+        let slot = bell.open(1);
+        assert_eq!(slot.room().now_or_never(), Some(()));
+        slot.post(Kind::Data, Bytes::from(vec![0; HIGH]));
+        assert_eq!(slot.room().now_or_never(), None);
+        batch(&bell, false);
+        let mut room = Box::pin(slot.room());
+        assert_eq!(room.as_mut().now_or_never(), None, "drained is not taken");
+        bell.taken(1, HIGH - LOW);
+        assert_eq!(room.as_mut().now_or_never(), None);
+        bell.taken(1, 1);
+        assert_eq!(room.as_mut().now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn n33_a_cancelled_call_drops_its_bytes_and_still_ends() {
+        let (bell, _) = bell();
+        let slot = bell.open(1);
+        slot.post(Kind::Data, Bytes::from_static(b"a"));
+        bell.cancel(1);
+        assert_eq!(slot.cancelled().now_or_never(), Some(()));
+        slot.post(Kind::Data, Bytes::from_static(b"b"));
+        slot.post(Kind::End, Bytes::from_static(b"{}"));
+        assert_eq!(batch(&bell, false).1, [(1, 2, b"{}".to_vec())]);
+        assert!(bell.find(1).is_none());
+    }
+
+    #[test]
+    fn n50_a_silent_bell_cancels_what_is_open_and_rings_no_more() {
+        let (bell, rings) = bell();
+        let slot = bell.open(1);
+        bell.silence();
+        assert!(slot.cancelled.is_cancelled());
+        slot.post(Kind::End, Bytes::from_static(b"{}"));
+        assert!(bell.open(2).cancelled.is_cancelled());
+        assert_eq!(rings.load(Ordering::SeqCst), 0);
+    }
+}

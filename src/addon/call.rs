@@ -1,0 +1,154 @@
+//! One call: a task that does the work and posts what comes of it, until it is done or cancelled.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use http::{Method, Request};
+use http_body::{Body as _, Frame};
+use napi::bindgen_prelude::spawn;
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+
+use super::bell::{Kind, Slot};
+use super::message;
+use crate::error::{Code, Error};
+use crate::gateway::{Call, Gateway, MessageStream};
+use crate::server::{self, Peer};
+
+/// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
+pub(crate) fn run(slot: Arc<Slot>, work: impl Future<Output = ()> + Send + 'static) {
+    let guarded = AssertUnwindSafe(work).catch_unwind();
+    spawn(async move {
+        if guarded.await.is_err() {
+            fail(&slot, &Error::new(Code::Internal, "a defect of kiro-messages ended this call"), None);
+        }
+    });
+}
+
+/// A call that ends with one text.
+pub(crate) async fn once(
+    slot: Arc<Slot>,
+    request_id: Option<String>,
+    work: impl Future<Output = Result<Bytes, Error>>,
+) {
+    match unless_cancelled(&slot, work).await {
+        Some(Ok(text)) => slot.post(Kind::End, text),
+        Some(Err(error)) => fail(&slot, &error, request_id.as_deref()),
+        None => fail(&slot, &cancelled(), request_id.as_deref()),
+    }
+}
+
+/// A stream: its head when the status is known, its bytes as they come, its summary at the end.
+pub(crate) async fn stream(slot: Arc<Slot>, gateway: Gateway, body: Bytes, call: Call, cut: CancellationToken) {
+    let request_id = call.request_id.clone();
+    let opened = unless_cancelled(&slot, gateway.stream(body, call)).await;
+    let stream = match opened {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return fail(&slot, &error, request_id.as_deref()),
+        None => return fail(&slot, &cancelled(), request_id.as_deref()),
+    };
+    let head = json!({
+        "requestId": stream.request_id(),
+        "headers": {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            "request-id": stream.request_id(),
+        },
+    });
+    slot.post(Kind::Head, message::text(&head));
+    let summary = stream.summary();
+    pump(&slot, stream, &cut).await;
+    slot.post(Kind::End, message::text(&message::summary(&summary)));
+}
+
+/// An HTTP request of node:http: what the standalone server would answer (N15).
+pub(crate) async fn handle(
+    slot: Arc<Slot>,
+    gateway: Gateway,
+    request: Request<Incoming>,
+    peer: Peer,
+    cut: CancellationToken,
+) {
+    let headless = request.method() == Method::HEAD;
+    let Some(response) = unless_cancelled(&slot, server::handle(&gateway, request, peer)).await else {
+        return slot.post(Kind::End, Bytes::new());
+    };
+    let (parts, body) = response.into_parts();
+    let mut headers: Vec<_> = parts
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?.to_owned())))
+        .collect();
+    if let Some(length) = body.size_hint().exact().filter(|_| !headless && parts.status != 204) {
+        headers.push(("content-length", length.to_string()));
+    }
+    slot.post(Kind::Head, message::text(&json!({ "status": parts.status.as_u16(), "headers": headers })));
+    match body.into_stream() {
+        Ok(stream) => pump(&slot, stream, &cut).await,
+        Err(bytes) if bytes.is_empty() => {}
+        Err(bytes) => slot.post(Kind::Data, bytes),
+    }
+    slot.post(Kind::End, Bytes::new());
+}
+
+/// Posts a failure as the call's last message.
+pub(crate) fn fail(slot: &Arc<Slot>, error: &Error, request_id: Option<&str>) {
+    slot.post(Kind::Fail, message::text(&message::fault(error, request_id)));
+}
+
+/// A request body that JavaScript feeds, and the end to feed it by.
+///
+/// Not bounded here: the reader stops at `KIRO_MAX_REQUEST_BODY` and answers, and JavaScript then stops to feed.
+pub(crate) fn incoming() -> (UnboundedSender<Bytes>, Incoming) {
+    let (feed, bytes) = unbounded_channel();
+    (feed, Incoming(bytes))
+}
+
+/// See [`incoming`].
+pub(crate) struct Incoming(UnboundedReceiver<Bytes>);
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Posts a stream's bytes until it ends or is cancelled; cancelling drops it, and that is all it takes (K50).
+///
+/// `cut`: the gateway's grace time is over. A full queue waits no longer then, so that the stream's last words get into
+/// it: a reader that comes late still sees how it ended.
+async fn pump(slot: &Arc<Slot>, mut stream: MessageStream, cut: &CancellationToken) {
+    let work = async {
+        while let Some(bytes) = stream.next().await {
+            slot.post(Kind::Data, bytes);
+            tokio::select! {
+                () = slot.room() => {}
+                () = cut.cancelled() => {}
+            }
+        }
+    };
+    unless_cancelled(slot, work).await;
+}
+
+async fn unless_cancelled<T>(slot: &Slot, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = slot.cancelled() => None,
+        done = work => Some(done),
+    }
+}
+
+fn cancelled() -> Error {
+    Error::new(Code::Cancelled, "the call was aborted")
+}

@@ -1,0 +1,252 @@
+//! `KiroGateway` for JavaScript.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use napi::bindgen_prelude::BufferSlice;
+use napi::{Error as JsError, Result};
+use napi_derive::napi;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::bell::Slot;
+use super::{Bell, call, message};
+use crate::config::{Config, Face, RawConfig};
+use crate::error::{Code, Error};
+use crate::gateway::{Call, Gateway};
+use crate::server::Peer;
+
+/// The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
+///
+/// Everything happens on threads of its own; this thread gets finished bytes. A gateway belongs to the thread that
+/// connected it. It doesn't keep the process alive by itself: a call that somebody waits for does.
+///
+/// ```js
+/// import { KiroGateway } from 'kiro-messages'
+///
+/// await using gateway = await KiroGateway.connect({ store: 'file:accounts.json' })
+/// const stream = await gateway.streamMessages({
+///   model: 'claude-sonnet-4-5',
+///   max_tokens: 1024,
+///   messages: [{ role: 'user', content: 'Hello' }],
+/// })
+/// for await (const bytes of stream) process.stdout.write(bytes)
+/// ```
+#[napi]
+#[derive(Default)]
+pub struct KiroGateway {
+    gateway: Arc<OnceLock<Gateway>>,
+    /// The grace time of `close` is over.
+    cut: CancellationToken,
+}
+
+/// A call's options as lib/gateway.js has checked them.
+/// @internal
+#[napi(object, object_to_js = false)]
+pub struct How {
+    pub request_id: Option<String>,
+    pub session: Option<String>,
+    pub account_id: Option<String>,
+    pub record: bool,
+}
+
+/// The head of a request as node:http gives it.
+/// @internal
+#[napi(object, object_to_js = false)]
+pub struct Head {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names and values in turn.
+    pub headers: Vec<String>,
+    pub loopback: bool,
+    /// The key was checked by the caller.
+    pub trusted: bool,
+}
+
+// The first two arguments of a call are the bell and the call's number; what TypeScript is told are those of lib/.
+#[napi]
+impl KiroGateway {
+    /// Reads the configuration, connects the store, warms the upstream pool.
+    ///
+    /// Rejects with `KIRO_CONFIG` when an option or a variable is wrong, with `KIRO_STORE_UNAVAILABLE` when the store
+    /// can't be reached within `storeWaitMs` (0: doesn't wait; calls fail with that code until the store is there).
+    #[napi(factory, ts_args_type = "options?: GatewayOptions", ts_return_type = "Promise<KiroGateway>")]
+    pub fn connect(bell: &Bell, call: u32, options: Vec<String>, environment: Vec<String>) -> Self {
+        let handle = Self::default();
+        let slot = bell.bell.open(call);
+        let config = configure(options, environment);
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => {
+                call::fail(&slot, &error, None);
+                return handle;
+            }
+        };
+        let place = handle.gateway.clone();
+        let start = async move {
+            let gateway = Gateway::start(config).await?;
+            // Filled once: lib/ makes a handle a connect.
+            place.get_or_init(|| gateway);
+            Ok(Bytes::new())
+        };
+        call::run(slot.clone(), call::once(slot, None, start));
+        handle
+    }
+
+    /// Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`. Until
+    /// then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the request is
+    /// taken as true.
+    ///
+    /// From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the Messages
+    /// API has it.
+    #[napi(ts_args_type = "request: MessagesInput, options?: CallOptions", ts_return_type = "Promise<MessageStream>")]
+    pub fn stream_messages(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let how = how.into_call(&gateway);
+        let body = Bytes::copy_from_slice(&request);
+        call::run(slot.clone(), call::stream(slot, gateway, body, how, self.cut.clone()));
+        Ok(())
+    }
+
+    /// The whole answer as one message. Any failure rejects. `stream` in the request is taken as false.
+    #[napi(ts_args_type = "request: MessagesInput, options?: CallOptions", ts_return_type = "Promise<Message>")]
+    pub fn create_message(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let how = how.into_call(&gateway);
+        let request_id = how.request_id.clone();
+        let answer = gateway.create(Bytes::copy_from_slice(&request), how);
+        call::run(slot.clone(), call::once(slot, request_id, async move { Ok(answer.await?.body) }));
+        Ok(())
+    }
+
+    /// Estimates the input tokens of a request, off this thread. Nothing is sent anywhere.
+    #[napi(ts_args_type = "request: MessagesInput", ts_return_type = "Promise<{ input_tokens: number }>")]
+    pub fn count_tokens(&self, bell: &Bell, call: u32, request: BufferSlice) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let body = Bytes::copy_from_slice(&request);
+        let count = async move { Ok(message::text(&json!({ "input_tokens": gateway.count_tokens(&body)? }))) };
+        call::run(slot.clone(), call::once(slot, None, count));
+        Ok(())
+    }
+
+    /// The same on this thread: about 1 ms per 100 KB.
+    #[napi(ts_args_type = "request: MessagesInput", ts_return_type = "{ input_tokens: number }")]
+    pub fn count_tokens_sync(&self, request: BufferSlice) -> Result<String> {
+        // An object with either: lib/ throws what is a fault.
+        let answer = match self.gateway()?.count_tokens(&request) {
+            Ok(tokens) => json!({ "input_tokens": tokens }),
+            Err(error) => json!({ "fault": message::fault(&error, None) }),
+        };
+        Ok(answer.to_string())
+    }
+
+    /// The models that can be asked for, newest first.
+    #[napi(ts_return_type = "ModelInfo[]")]
+    pub fn list_models(&self) -> Result<String> {
+        let models = self.gateway()?.list_models();
+        Ok(json!(models).to_string())
+    }
+
+    /// The body of `GET /health`, from memory.
+    #[napi(ts_return_type = "Health")]
+    pub fn health(&self) -> Result<String> {
+        let health = self.gateway()?.health();
+        Ok(json!(health).to_string())
+    }
+
+    /// The body of `GET /metrics`: OpenMetrics text.
+    #[napi]
+    pub fn metrics(&self) -> Result<String> {
+        Ok(self.gateway()?.metrics())
+    }
+
+    /// One request of node:http, for `handler`. Its body is fed by the bell.
+    #[napi(skip_typescript)]
+    pub fn handle(&self, bell: &Bell, call: u32, head: Head) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let (feed, body) = call::incoming();
+        let mut request = Request::builder().method(head.method.as_str()).uri(head.target);
+        for pair in head.headers.chunks_exact(2) {
+            request = request.header(&pair[0], &pair[1]);
+        }
+        match request.body(body) {
+            Ok(request) => {
+                slot.feed_by(feed);
+                let peer = Peer { loopback: head.loopback, trusted: head.trusted };
+                call::run(slot.clone(), call::handle(slot, gateway, request, peer, self.cut.clone()));
+            }
+            Err(error) => call::fail(&slot, &Error::new(Code::InvalidRequest, format!("request: {error}")), None),
+        }
+        Ok(())
+    }
+
+    /// No new calls from here on. Open streams may finish within `graceMs` (0: they are cut now), then each ends with
+    /// `event: error`; then counters and tokens are written and connections closed. May be called again.
+    #[napi(
+        ts_args_type = "options?: { /** @default gracefulTimeoutMs */ graceMs?: number }",
+        ts_return_type = "Promise<void>"
+    )]
+    pub fn close(&self, bell: &Bell, call: u32, grace_ms: Option<f64>) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let grace = grace_ms.map_or(gateway.config().graceful_timeout, |ms| Duration::from_secs_f64(ms / 1000.0));
+        let cut = self.cut.clone();
+        let close = async move {
+            let unread = async {
+                tokio::time::sleep(grace).await;
+                cut.cancel();
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = gateway.close(grace) => {}
+                () = unread => {}
+            }
+            Ok(Bytes::new())
+        };
+        call::run(slot.clone(), call::once(slot, None, close));
+        Ok(())
+    }
+}
+
+impl KiroGateway {
+    fn gateway(&self) -> Result<&Gateway> {
+        // lib/ hands nobody a gateway that isn't connected.
+        self.gateway.get().ok_or_else(|| JsError::from_reason("the gateway is not connected"))
+    }
+
+    fn begin(&self, bell: &Bell, call: u32) -> Result<(Gateway, Arc<Slot>)> {
+        Ok((self.gateway()?.clone(), bell.bell.open(call)))
+    }
+}
+
+impl How {
+    /// The id is chosen here, so that it is known of a call that fails before it has a stream.
+    fn into_call(self, gateway: &Gateway) -> Call {
+        let usable = |id: &String| {
+            (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        Call {
+            request_id: Some(self.request_id.filter(usable).unwrap_or_else(|| gateway.new_request_id())),
+            session: self.session,
+            account_id: self.account_id,
+            record: self.record,
+            ..Call::default()
+        }
+    }
+}
+
+fn configure(options: Vec<String>, environment: Vec<String>) -> std::result::Result<Config, Error> {
+    let mut raw = RawConfig::from_env(pairs(environment));
+    for (name, value) in pairs(options) {
+        raw.set_option(&name, &value)?;
+    }
+    Ok(raw.resolve(Face::Addon)?)
+}
+
+/// Names and values that came as one flat list.
+fn pairs(flat: Vec<String>) -> impl Iterator<Item = (String, String)> {
+    let mut flat = flat.into_iter();
+    std::iter::from_fn(move || Some((flat.next()?, flat.next()?)))
+}
