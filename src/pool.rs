@@ -8,6 +8,8 @@
 //! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
 //! [`Pool::acquire`] leaves the queue. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
 
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod view;
 

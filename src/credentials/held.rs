@@ -39,8 +39,7 @@ const DOUBTS_APART: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// One account's credential in this process.
-#[derive(Debug)]
+/// One account's credential in this process. No `Debug`: it holds whole token records.
 pub(crate) struct Held {
     key: TokenKey,
     /// What the store had last; none: no record (R45).
@@ -68,7 +67,7 @@ struct Refusals {
 }
 
 /// What a snapshot's token record led to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Observed {
     /// The store holds an older token than we do: this is to be written (R46, R48).
     pub(crate) write_back: Option<UnsavedToken>,
@@ -392,4 +391,221 @@ pub(super) enum Age {
 
 pub(crate) fn later(start: Timestamp, pause: Duration) -> Timestamp {
     start.checked_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        "2026-11-23T10:00:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(seconds)
+    }
+
+    fn rng() -> fastrand::Rng {
+        fastrand::Rng::with_seed(7)
+    }
+
+    fn record(access: &str, refresh: &str, expires: i64) -> String {
+        format!(r#"{{"accessToken":"{access}","refreshToken":"{refresh}","expiresAt":"{}"}}"#, at(expires))
+    }
+
+    fn seen(held: &mut Held, record: &str, now: i64) -> Observed {
+        let bytes = Bytes::copy_from_slice(record.as_bytes());
+        held.observe(Some((TokenKey::of("a1"), bytes)), at(now), &mut rng()).unwrap()
+    }
+
+    fn holding(record: &str) -> Held {
+        let mut held = Held::new(TokenKey::of("a1"));
+        assert!(seen(&mut held, record, 0).write_back.is_none());
+        held
+    }
+
+    fn grant(access: &str, refresh: Option<&str>) -> Grant {
+        let refresh_token = refresh.map(Secret::new);
+        Grant {
+            access_token: Secret::new(access),
+            refresh_token,
+            lifetime: Duration::from_secs(3600),
+            profile_arn: None,
+        }
+    }
+
+    /// A refresh with the token in hand, saved unless `lost`.
+    fn refresh(held: &mut Held, access: &str, rotated: Option<&str>, now: i64, lost: bool) -> UnsavedToken {
+        let bytes = held.seen().unwrap().clone();
+        let token = Token::parse(&bytes).unwrap();
+        let used = held.token().refresh_token.clone().unwrap();
+        let unsaved = held.granted(&used, (bytes, token), grant(access, rotated), at(now), &mut rng());
+        if !lost {
+            let saved = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
+            held.saved(saved.into());
+        }
+        unsaved
+    }
+
+    fn access(held: &Held) -> &str {
+        held.token().access_token.as_ref().unwrap().expose()
+    }
+
+    fn refresh_token(held: &Held) -> &str {
+        held.token().refresh_token.as_ref().unwrap().expose()
+    }
+
+    #[test]
+    fn r38_live_means_for_more_than_ten_seconds() {
+        let held = holding(&record("a", "r", 100));
+        assert!(held.live(at(89)).is_some());
+        assert!(held.live(at(90)).is_none());
+        let without_end = holding(r#"{"accessToken":"a","refreshToken":"r"}"#);
+        assert!(without_end.live(at(0)).is_none(), "R43: absent counts as expired");
+        let unrefreshable = holding(r#"{"accessToken":"a"}"#);
+        assert_eq!(unrefreshable.live(at(1_000_000)).unwrap().expose(), "a", "R43: used until upstream rejects it");
+        let key = holding(r#"{"kiroApiKey":"ksk_1","accessToken":"a","refreshToken":"r"}"#);
+        assert_eq!(key.live(at(0)).unwrap().expose(), "ksk_1");
+        assert!(!key.is_due(State::Healthy, false, Duration::from_secs(300), at(0)));
+        assert!(!holding("{}").is_usable(at(0)));
+    }
+
+    #[test]
+    fn r45_a_lost_record_serves_to_the_end_of_its_access_token() {
+        let mut held = holding(&record("a", "r", 100));
+        let lost = held.observe(None, at(1), &mut rng()).unwrap();
+        assert!(lost.lost && held.is_usable(at(80)) && !held.is_usable(at(90)));
+        assert!(!held.observe(None, at(2), &mut rng()).unwrap().lost, "told once");
+        assert!(!held.is_due(State::Healthy, false, Duration::from_secs(300), at(50)), "nothing to refresh in");
+        seen(&mut held, &record("b", "r2", 100), 3);
+        assert_eq!(access(&held), "b");
+    }
+
+    /// Acceptance case 31.
+    #[test]
+    fn r48_a_late_replay_of_a_used_up_token_is_overwritten() {
+        let old = record("old", "refresh-1", 0);
+        let mut held = holding(&old);
+        refresh(&mut held, "new", Some("refresh-2"), 0, false);
+        let with_region = old.replace('{', r#"{"region":"eu-west-1","#);
+        let unsaved = seen(&mut held, &with_region, 5).write_back.expect("ours is written again");
+        assert_eq!((access(&held), refresh_token(&held)), ("new", "refresh-2"));
+        assert_eq!(held.token().region.as_deref(), Some("eu-west-1"), "other fields are the record's");
+        assert_eq!((unsaved.base.as_ref(), unsaved.used.expose()), (with_region.as_bytes(), "refresh-1"));
+        let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
+        assert!(seen(&mut held, &String::from_utf8(written).unwrap(), 6).write_back.is_none(), "then there is peace");
+    }
+
+    #[test]
+    fn r48_only_four_used_up_tokens_are_remembered_and_others_are_adopted() {
+        let mut held = holding(&record("t0", "refresh-0", 0));
+        for n in 1..=5 {
+            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, false);
+        }
+        for n in 1..=4 {
+            assert!(seen(&mut held, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
+        }
+        assert!(seen(&mut held, &record("x", "refresh-0", 9_999), 9).write_back.is_none());
+        assert_eq!(refresh_token(&held), "refresh-0");
+    }
+
+    #[test]
+    fn r48_the_same_refresh_token_with_an_earlier_end_is_older() {
+        let mut held = holding(&record("old", "r", 0));
+        refresh(&mut held, "new", None, 0, true);
+        assert_eq!((access(&held), refresh_token(&held)), ("new", "r"), "K54: no refresh token erases nothing");
+        assert!(seen(&mut held, &record("old", "r", 0), 5).write_back.is_some(), "an unsaved token is saved");
+        assert_eq!(access(&held), "new");
+        assert!(seen(&mut held, &record("newer", "r", 9_000), 6).write_back.is_none());
+        assert_eq!(access(&held), "newer", "somebody else's later one is adopted");
+    }
+
+    #[test]
+    fn a_token_that_does_not_rotate_is_not_used_up() {
+        let mut held = holding(&record("old", "r", 0));
+        refresh(&mut held, "new", Some("r"), 0, false);
+        assert!(held.used_up.is_empty());
+    }
+
+    /// Acceptance case 32.
+    #[test]
+    fn r46_a_dropped_refresh_token_is_put_back_at_most_once_a_minute() {
+        let mut held = holding(&record("a", "refresh-1", 100));
+        let dropped = format!(r#"{{"accessToken":"b","expiresAt":"{}"}}"#, at(9_000));
+        let unsaved = seen(&mut held, &dropped, 0).write_back.unwrap();
+        assert_eq!(unsaved.entries, [Entry::RefreshToken(Secret::new("refresh-1"))]);
+        assert_eq!((access(&held), refresh_token(&held)), ("b", "refresh-1"), "its access token is the newer one");
+        assert!(seen(&mut held, &dropped, 59).write_back.is_none());
+        assert!(seen(&mut held, &dropped, 60).write_back.is_some());
+    }
+
+    #[test]
+    fn r37_when_a_background_refresh_is_due() {
+        let threshold = Duration::from_secs(300);
+        let due = |held: &Held, state, away, now| held.is_due(state, away, threshold, at(now));
+        let mut held = holding(&record("a", "r", 3600));
+        assert!(!due(&held, State::Healthy, false, 3299) && due(&held, State::Healthy, false, 3361));
+        held.spread = 1.0;
+        assert!(due(&held, State::Healthy, false, 3300));
+        held.spread = 0.8;
+        assert!(!due(&held, State::Healthy, false, 3300) && due(&held, State::Healthy, false, 3360));
+        assert!(due(&held, State::Stale, false, 0), "needsRefresh");
+        let until = at(1_000_000);
+        for never in [State::Disabled, State::Unusable, State::Ejected] {
+            assert!(!due(&held, never, false, 5_000), "{never:?}");
+        }
+        assert!(!due(&held, State::Quota { until }, false, 3600 + 86_399), "once a day");
+        assert!(due(&held, State::Quota { until }, false, 3600 + 86_400));
+        assert!(!due(&held, State::Healthy, true, 3539) && due(&held, State::Healthy, true, 3540), "R52");
+        assert!(!due(&held, State::Stale, true, 0));
+        refresh(&mut held, "b", None, 3400, false);
+        assert!(!due(&held, State::Stale, false, 3459) && due(&held, State::Stale, false, 3460), "quiet for a minute");
+    }
+
+    #[test]
+    fn r37_thresholds_of_instances_differ_by_up_to_a_fifth() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let spreads: Vec<f64> = (0..200)
+            .map(|n| {
+                let mut held = Held::new(TokenKey::of("a"));
+                held.take(Token::parse(record(&n.to_string(), "r", 1).as_bytes()).unwrap(), &mut rng);
+                held.spread
+            })
+            .collect();
+        assert!(spreads.iter().all(|spread| (0.8..=1.0).contains(spread)));
+        assert!(spreads.iter().any(|s| *s < 0.84) && spreads.iter().any(|s| *s > 0.96));
+    }
+
+    #[test]
+    fn k60_pauses_double_to_a_minute_and_end_with_a_success() {
+        let mut held = holding(&record("a", "r", 0));
+        let mut rng = rng();
+        for whole in [1, 2, 4, 8, 16, 32, 60, 60] {
+            held.failed(at(0), &mut rng);
+            let pause = held.not_before.unwrap().duration_since(at(0)).as_secs_f64();
+            assert!((f64::from(whole) / 2.0..=f64::from(whole)).contains(&pause), "{whole}: {pause}");
+        }
+        assert!(held.is_pausing(at(0)) && !held.is_due(State::Healthy, false, Duration::ZERO, at(0)));
+        refresh(&mut held, "b", None, 0, false);
+        assert!(!held.is_pausing(at(0)) && held.failures == 0);
+    }
+
+    #[test]
+    fn k57_to_k61_which_refusals_are_believed() {
+        let mut held = holding(&record("a", "r", 0));
+        assert!(held.refused(Refusal::Rejected, at(0)) && held.refused(Refusal::RegistrationExpired, at(0)));
+        assert!((0..9).all(|n| !held.refused(Refusal::Passing, at(n))));
+        let doubts = [0, 30, 60, 100, 120].map(|now| held.refused(Refusal::Doubtful, at(now)));
+        assert_eq!(doubts, [false, false, false, false, true], "the third, 60 s apart or more");
+        let unknown = [200, 201, 202].map(|now| held.refused(Refusal::Unknown, at(now)));
+        assert_eq!(unknown, [false, false, true]);
+        held.refused(Refusal::Doubtful, at(300));
+        assert!(!held.refused(Refusal::Unknown, at(301)), "in a row");
+        refresh(&mut held, "b", None, 302, false);
+        assert!(held.refusals.is_none());
+    }
+
+    #[test]
+    fn a_broken_record_changes_nothing_in_hand() {
+        let mut held = holding(&record("a", "r", 100));
+        let broken = Some((TokenKey::of("a1"), Bytes::from_static(b"[]")));
+        assert!(held.observe(broken, at(0), &mut rng()).is_err());
+        assert_eq!(access(&held), "a");
+    }
 }

@@ -1,0 +1,448 @@
+//! The pool's memory: snapshots are handed in, the store is an empty file.
+
+use std::sync::atomic::AtomicI64;
+
+use super::*;
+use crate::config::{Face, RawConfig};
+use crate::proto::kiro::fault::RetryAfter;
+use crate::store::StoreConfig;
+
+const T0: &str = "2026-11-23T10:00:00.000Z";
+const LIVE: &str =
+    r#"{"accessToken":"t","refreshToken":"r","expiresAt":"2026-11-24T10:00:00.000Z","authMethod":"social"}"#;
+
+struct Fixture {
+    pool: Pool,
+    millis: Arc<AtomicI64>,
+    outcomes: Arc<Mutex<Vec<(String, Outcome)>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new(options: &[(&str, &str)], accounts: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut raw = RawConfig::default();
+        raw.set_option("accountCacheTtlMs", "3600000").unwrap();
+        for (name, value) in options {
+            raw.set_option(name, value).unwrap();
+        }
+        let config = raw.resolve(Face::Server).unwrap();
+        let millis = Arc::new(AtomicI64::new(T0.parse::<Timestamp>().unwrap().as_millisecond()));
+        let clock: Clock = {
+            let millis = millis.clone();
+            Arc::new(move || Timestamp::from_millisecond(millis.load(Ordering::Relaxed)).unwrap())
+        };
+        let store = Store::connect(&StoreConfig::File(folder.path().join("accounts.json"))).await.unwrap();
+        let outcomes = Arc::<Mutex<Vec<_>>>::default();
+        let record: Recorder = {
+            let outcomes = outcomes.clone();
+            Arc::new(move |id, outcome| {
+                outcomes.lock().unwrap().push((id.to_string(), outcome.clone()));
+                true
+            })
+        };
+        let pool = Pool::start(store, &config, clock, Hooks { record: Some(record), event: None });
+        let reads = || {
+            let counters = pool.counters();
+            counters.snapshots.load(Ordering::Relaxed) + counters.snapshot_failures.load(Ordering::Relaxed)
+        };
+        while reads() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let fixture = Self { pool, millis, outcomes, _folder: folder };
+        fixture.snapshot(accounts);
+        fixture
+    }
+
+    /// Accounts with a live token.
+    fn snapshot(&self, accounts: &[(&str, &str)]) {
+        let with_token: Vec<_> = accounts.iter().map(|(id, record)| (*id, *record, Some(LIVE))).collect();
+        self.snapshot_of(&with_token);
+    }
+
+    fn snapshot_of(&self, accounts: &[(&str, &str, Option<&str>)]) {
+        let raw = accounts.iter().map(|(id, record, token)| RawAccount {
+            id: (*id).to_owned(),
+            account: Bytes::copy_from_slice(record.as_bytes()),
+            token: token.map(|token| (TokenKey::of(id), Bytes::copy_from_slice(token.as_bytes()))),
+        });
+        // Far enough from the marks of the test, which a host has "written".
+        self.pool.take_in(raw.collect(), Instant::now() + HOST_WRITES_WITHIN + Duration::from_secs(1));
+    }
+
+    fn later(&self, seconds: i64) {
+        self.millis.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+
+    fn select(&self) -> Result<Lease, NoAccount> {
+        self.pool.select(&Wanted::default())
+    }
+
+    fn selected(&self) -> String {
+        self.select().unwrap().account().id().to_string()
+    }
+
+    fn state(&self, id: &str) -> State {
+        self.pool.accounts().into_iter().find(|info| &*info.id == id).unwrap().state
+    }
+}
+
+fn fault(kind: FaultKind) -> Fault {
+    Fault { kind, status: None, reason: None, message: String::new(), retry_after: None }
+}
+
+fn limited(seconds: u64) -> Fault {
+    Fault { retry_after: Some(RetryAfter::Seconds(seconds)), ..fault(FaultKind::RateLimited) }
+}
+
+fn why(result: Result<Lease, NoAccount>) -> (Why, Option<u64>) {
+    let none = result.unwrap_err();
+    (none.why, none.retry_after.map(|after| after.as_secs()))
+}
+
+/// Acceptance case 20, without the shared counter.
+#[tokio::test]
+async fn r36_round_robin_in_the_order_of_the_ids() {
+    let fixture = Fixture::new(&[], &[("a3", "{}"), ("a1", "{}"), ("a2", "{}")]).await;
+    let first = fixture.selected();
+    let turns: Vec<_> = (0..6).map(|_| fixture.selected()).collect();
+    let start = ["a1", "a2", "a3"].iter().position(|id| *id == first).unwrap() + 1;
+    let expected: Vec<_> = (0..6).map(|n| ["a1", "a2", "a3"][(start + n) % 3]).collect();
+    assert_eq!(turns, expected);
+}
+
+#[tokio::test]
+async fn models_exclusion_and_pinning() {
+    let fixture = Fixture::new(
+        &[],
+        &[("a1", r#"{"notSupportedModels":["claude-x"]}"#), ("a2", r#"{"isDisabled":true}"#), ("a3", "{}")],
+    )
+    .await;
+    let names = ["claude-x-20260101", "claude-x"];
+    let wanted = Wanted { model_names: &names, ..Wanted::default() };
+    for _ in 0..4 {
+        assert_eq!(&**fixture.pool.select(&wanted).unwrap().account().id(), "a3", "R7");
+    }
+    let tried = ["a3".into()];
+    let rest = Wanted { exclude: &tried, ..Wanted::default() };
+    assert_eq!(&**fixture.pool.select(&rest).unwrap().account().id(), "a1");
+    let none = Wanted { exclude: &tried, ..wanted };
+    assert_eq!(why(fixture.pool.select(&none)).0, Why::Exhausted);
+    let pinned = Wanted { only: Some("a2"), exclude: &tried, ..wanted };
+    assert_eq!(&**fixture.pool.select(&pinned).unwrap().account().id(), "a2", "N5: whatever its state");
+    let unknown = Wanted { only: Some("a9"), ..wanted };
+    assert_eq!(why(fixture.pool.select(&unknown)).0, Why::Unknown);
+}
+
+#[tokio::test]
+async fn n5_a_pinned_request_records_nothing_but_keeps_to_retry_after() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+    let lease = fixture.pool.select(&pinned).unwrap();
+    assert_eq!(lease.succeeded(), None);
+    assert_eq!(lease.failed(&fault(FaultKind::Suspended), Stood::default()), None);
+    assert_eq!(fixture.state("a1"), State::Healthy);
+    assert_eq!(lease.failed(&limited(30), Stood::default()), None);
+    assert_eq!(why(fixture.pool.select(&pinned)), (Why::Limited, Some(30)));
+    fixture.later(30);
+    assert!(fixture.pool.select(&pinned).is_ok());
+    assert!(fixture.outcomes.lock().unwrap().is_empty());
+}
+
+/// Acceptance case 12, in memory: rests, is left out, comes back half-open.
+#[tokio::test]
+async fn an_account_that_answers_429_rests_and_comes_back() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
+    let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
+    let outcome = lease.failed(&fault(FaultKind::RateLimited), Stood::default()).unwrap();
+    let Event::Fault { mark: Some(mark), used: false } = outcome.event else { panic!("{outcome:?}") };
+    assert_eq!(mark.to_string(), "cool-down until 2026-11-23T10:01:00.000Z: rate limited");
+    drop(lease);
+    assert!((0..10).all(|_| fixture.selected() == "a2"));
+    let only_a1 = ["a2".into()];
+    let wanted = Wanted { exclude: &only_a1, ..Wanted::default() };
+    assert_eq!(why(fixture.pool.select(&wanted)), (Why::Exhausted, Some(1)), "another account is back already");
+    fixture.later(60);
+    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    let probe = fixture.pool.select(&wanted).unwrap();
+    assert_eq!(why(fixture.pool.select(&wanted)).0, Why::Busy);
+    assert!((0..4).all(|_| fixture.selected() == "a2"), "one request at a time");
+    let healed = probe.succeeded().unwrap();
+    assert_eq!(healed.event, Event::Success { heals: true, half_open: true, probe: false });
+    assert_eq!(fixture.state("a1"), State::Healthy);
+}
+
+/// Acceptance case 18.
+#[tokio::test]
+async fn r6_of_twenty_requests_one_probes_a_half_open_account() {
+    let fixture = Fixture::new(&[], &[("a1", r#"{"isHealthy":false}"#)]).await;
+    let leases: Vec<_> = (0..20).map(|_| fixture.select()).collect();
+    assert_eq!(leases.iter().filter(|lease| lease.is_ok()).count(), 1);
+    assert!(leases[0].is_ok() && leases[1..].iter().all(|lease| lease.as_ref().unwrap_err().why == Why::Busy));
+    drop(leases);
+    assert!(fixture.select().is_ok(), "a cancelled probe is followed by the next (K50)");
+    assert_eq!(fixture.state("a1"), State::HalfOpen);
+}
+
+/// An old stream that runs on doesn't stand in the way of the probe.
+#[tokio::test]
+async fn a_long_stream_from_before_the_rest_is_no_probe() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    let old = fixture.select().unwrap();
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.later(61);
+    let probe = fixture.select().unwrap();
+    assert!(fixture.select().is_err());
+    drop(old);
+    assert!(fixture.select().is_err(), "the old stream's end frees no probe");
+    drop(probe);
+    assert!(fixture.select().is_ok());
+}
+
+/// Acceptance case 14.
+#[tokio::test]
+async fn r28_a_stream_from_before_a_rest_does_not_lift_it() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    let stream = fixture.select().unwrap();
+    fixture.later(1);
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.later(1);
+    let outcome = stream.succeeded().unwrap();
+    assert_eq!(outcome.event, Event::Success { heals: false, half_open: false, probe: false });
+    assert_eq!(why(fixture.select()), (Why::Unavailable, Some(59)));
+}
+
+/// Acceptance cases 16 and 17: the reset of the UI, which leaves time and message behind.
+#[tokio::test]
+async fn r15_quota_and_ejection_end_with_a_reset() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
+    for kind in [FaultKind::QuotaMonth, FaultKind::Suspended] {
+        fixture.select().unwrap().failed(&fault(kind), Stood::default());
+    }
+    fixture.later(1_000);
+    assert_eq!(why(fixture.select()), (Why::Unavailable, None), "M61: nothing to wait for");
+    let left = r#"{"isHealthy":true,"errorCount":0,"needsRefresh":false,"lastErrorTime":null,
+        "lastErrorMessage":"ejected: suspended","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
+    fixture.snapshot(&[("a1", left), ("a2", left)]);
+    assert_eq!((fixture.state("a1"), fixture.state("a2")), (State::Healthy, State::Healthy));
+}
+
+#[tokio::test]
+async fn r9_r45_a_bad_record_makes_one_account_unusable() {
+    let fixture = Fixture::new(&[], &[]).await;
+    let region = r#"{"accessToken":"t","expiresAt":"2027-01-01T00:00:00Z","region":"x"}"#;
+    fixture.snapshot_of(&[
+        ("a1", "[]", Some(LIVE)),
+        ("a2", "{}", Some("not json")),
+        ("a3", "{}", None),
+        ("a4", "{}", Some(region)),
+        ("a5", "{}", Some(r#"{"authMethod":"social"}"#)),
+        ("a6", "{}", Some(LIVE)),
+    ]);
+    assert!((0..6).all(|_| fixture.selected() == "a6"));
+    let problems: Vec<_> = fixture.pool.accounts().into_iter().map(|info| (info.state, info.problem)).collect();
+    assert!(problems[..5].iter().all(|(state, _)| *state == State::Unusable));
+    assert!(problems[0].1.as_ref().unwrap().starts_with("account record: "));
+    assert!(problems[1].1.as_ref().unwrap().starts_with("token record: "));
+    assert_eq!(problems[3].1.as_deref(), Some("region: not a region's name"));
+    assert_eq!(fixture.pool.counters().unusable_records.load(Ordering::Relaxed), 3);
+    let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+    assert_eq!(why(fixture.pool.select(&pinned)).0, Why::Unusable);
+    fixture.snapshot(&[("a1", "{}"), ("a2", "{}")]);
+    assert_eq!(fixture.pool.counts().healthy, 2, "a good record heals");
+}
+
+/// Acceptance cases 34 and 35.
+#[tokio::test]
+async fn r55_an_empty_pool_is_believed_after_a_minute() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    fixture.snapshot(&[]);
+    assert!(fixture.select().is_ok() && fixture.pool.is_doubtful());
+    assert_eq!(fixture.pool.pace(), EMPTY_LOOK_EVERY);
+    fixture.later(2);
+    assert_eq!(fixture.pool.pace(), Duration::from_secs(3600));
+    fixture.later(57);
+    fixture.snapshot(&[]);
+    assert!(fixture.select().is_ok());
+    fixture.snapshot(&[("a1", "{}")]);
+    assert!(!fixture.pool.is_doubtful(), "it was a rewrite");
+    fixture.snapshot(&[]);
+    fixture.later(60);
+    fixture.snapshot(&[]);
+    let none = fixture.select().unwrap_err();
+    assert!(matches!(none.why, Why::Empty { .. }), "{none:?}");
+    assert!(none.to_string().contains("accounts.json") || none.to_string().contains("pools:claude-kiro-oauth"));
+    assert!(none.to_string().contains("accounts add"));
+}
+
+#[tokio::test]
+async fn an_account_gone_from_a_pool_that_is_not_empty_is_gone_at_once() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
+    let running: Vec<_> = (0..2).map(|_| fixture.select().unwrap()).collect();
+    fixture.snapshot(&[("a2", "{}")]);
+    assert!((0..4).all(|_| fixture.selected() == "a2"));
+    for lease in running {
+        let gone = &**lease.account().id() == "a1";
+        assert_eq!(lease.succeeded().is_none(), gone, "running ones finish");
+    }
+    fixture.snapshot(&[("a1", "{}"), ("a2", "{}")]);
+    let info = fixture.pool.accounts();
+    assert!(info.iter().all(|info| info.in_flight == 0), "{info:?}");
+}
+
+#[tokio::test]
+async fn the_cap_counts_requests_in_flight() {
+    let options = [("maxInflightPerAccount", "2")];
+    let fixture = Fixture::new(&options, &[("a1", "{}"), ("a2", "{}")]).await;
+    let mut leases: Vec<_> = (0..4).map(|_| fixture.select().unwrap()).collect();
+    assert!(fixture.pool.accounts().iter().all(|info| info.in_flight == 2));
+    assert_eq!(why(fixture.select()), (Why::Busy, Some(1)));
+    let freed = leases.pop().unwrap().account().id().clone();
+    assert_eq!(fixture.selected(), &*freed);
+}
+
+#[tokio::test]
+async fn waiting_is_first_come_first_served_and_bounded() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "10000"), ("maxConns", "2")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let holder = fixture.select().unwrap();
+    let order = Arc::<Mutex<Vec<u32>>>::default();
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 1..=2 {
+        let (pool, order) = (fixture.pool.clone(), order.clone());
+        waiting.spawn(async move {
+            let lease = pool.acquire(&Wanted::default()).await.unwrap();
+            order.lock().unwrap().push(n);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(lease);
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(fixture.pool.counts().waiting, 2);
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await).0, Why::Busy, "the queue is full");
+    let begun = Instant::now();
+    drop(holder);
+    assert_eq!(waiting.join_next().await.unwrap().map_err(|e| e.to_string()), Ok(()));
+    assert_eq!(waiting.join_next().await.unwrap().map_err(|e| e.to_string()), Ok(()));
+    assert_eq!(*order.lock().unwrap(), [1, 2]);
+    assert!(begun.elapsed() < Duration::from_millis(2000), "woken, not polled: {:?}", begun.elapsed());
+    assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
+}
+
+#[tokio::test]
+async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "300")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let holder = fixture.select().unwrap();
+    let begun = Instant::now();
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await).0, Why::Busy);
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(300)..Duration::from_millis(1000)).contains(&waited), "{waited:?}");
+    {
+        let wanted = Wanted::default();
+        let cancelled = fixture.pool.acquire(&wanted);
+        tokio::time::timeout(Duration::from_millis(10), cancelled).await.unwrap_err();
+    }
+    drop(holder);
+    let next = fixture.pool.acquire(&Wanted::default()).await.unwrap();
+    assert_eq!(fixture.pool.counts().in_flight, 1);
+    drop(next);
+    assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
+}
+
+/// A rest that ends within the wait is waited for; a longer one is not.
+#[tokio::test]
+async fn waiting_for_the_end_of_a_rest() {
+    let fixture = Fixture::new(&[("accountWaitMs", "2000")], &[("a1", "{}")]).await;
+    fixture.select().unwrap().failed(&limited(5), Stood::default());
+    let begun = Instant::now();
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await), (Why::Unavailable, Some(5)));
+    assert!(begun.elapsed() < Duration::from_millis(500), "fails at once");
+    fixture.later(4);
+    let (pool, millis) = (fixture.pool.clone(), fixture.millis.clone());
+    let waiting = async move { pool.acquire(&Wanted::default()).await };
+    let time = async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        millis.fetch_add(1_000, Ordering::Relaxed);
+    };
+    let (lease, ()) = tokio::join!(waiting, time);
+    assert_eq!(&**lease.unwrap().account().id(), "a1");
+}
+
+#[tokio::test]
+async fn a_rejected_profile_is_the_last_choice_until_the_record_has_another() {
+    let with_arn = |arn: &str| LIVE.replace('{', &format!(r#"{{"profileArn":"{arn}","#));
+    let (one, two) = (with_arn("arn:1"), with_arn("arn:2"));
+    let fixture = Fixture::new(&[], &[]).await;
+    fixture.snapshot_of(&[("a1", "{}", Some(&one)), ("a2", "{}", Some(&one))]);
+    let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
+    assert_eq!(lease.failed(&fault(FaultKind::ProfileArn), Stood::default()), None, "none written");
+    drop(lease);
+    assert!((0..4).all(|_| fixture.selected() == "a2"));
+    fixture.snapshot_of(&[("a1", "{}", Some(&one)), ("a2", "{}", Some(&one))]);
+    assert!((0..4).all(|_| fixture.selected() == "a2"), "the same ARN is no other one");
+    fixture.snapshot_of(&[("a1", "{}", Some(&two)), ("a2", "{}", Some(&one))]);
+    assert!((0..4).any(|_| fixture.selected() == "a1"));
+}
+
+#[tokio::test]
+async fn r35_what_the_host_writes_is_handed_to_it_and_stands_for_a_while() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    let recorded = fixture.outcomes.lock().unwrap().clone();
+    assert!(matches!(&recorded[..], [(id, Outcome { event: Event::Fault { .. }, .. })] if id == "a1"));
+    let raw = RawAccount {
+        id: "a1".into(),
+        account: Bytes::from_static(b"{}"),
+        token: Some((TokenKey::of("a1"), Bytes::from_static(LIVE.as_bytes()))),
+    };
+    fixture.pool.take_in(vec![raw], Instant::now());
+    assert!(matches!(fixture.state("a1"), State::Cooling { .. }), "the host may not have written yet");
+    fixture.snapshot(&[("a1", "{}")]);
+    assert_eq!(fixture.state("a1"), State::Healthy, "R18: Redis wins");
+}
+
+#[tokio::test]
+async fn k50_a_dropped_lease_changes_nothing() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    drop(fixture.select().unwrap());
+    assert!(fixture.outcomes.lock().unwrap().is_empty());
+    assert_eq!(fixture.pool.counts().in_flight, 0);
+}
+
+#[tokio::test]
+async fn r17_accounts_without_traffic_are_offered_for_a_probe_once() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isHealthy":false,"lastErrorMessage":"401"}"#)]).await;
+    let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
+    lease.failed(&fault(FaultKind::RateLimited), Stood::default());
+    drop(lease);
+    fixture.later(119);
+    assert!(fixture.pool.probes_due().is_empty());
+    fixture.later(1);
+    let probes = fixture.pool.probes_due();
+    assert_eq!(probes.iter().map(|lease| &**lease.account().id()).collect::<Vec<_>>(), ["a1"]);
+    assert!(fixture.pool.probes_due().is_empty(), "one at a time");
+    let healed = probes[0].succeeded().unwrap();
+    assert_eq!(healed.event, Event::Success { heals: true, half_open: true, probe: true });
+    assert_eq!(patches(&healed), [OutcomePatch::Healed { started_at: healed.started }], "no use is counted");
+}
+
+#[test]
+fn what_the_writer_is_told() {
+    let at: Timestamp = T0.parse().unwrap();
+    let started = at - Duration::from_secs(5);
+    let told = |event| patches(&Outcome { at, started, event });
+    let success = Event::Success { heals: true, half_open: false, probe: false };
+    assert_eq!(told(success), [OutcomePatch::Success { at, started_at: started }]);
+    assert_eq!(told(Event::Refreshed), [OutcomePatch::Refreshed { at }]);
+    let mark = Some(Note::Plain("500 server error".into()));
+    assert_eq!(
+        told(Event::Fault { mark, used: true }),
+        [
+            OutcomePatch::Used { at },
+            OutcomePatch::Counted { at, started_at: started, cause: "500 server error".into() }
+        ],
+        "after the commit the use counts too"
+    );
+    assert_eq!(told(Event::Fault { mark: None, used: true }), [OutcomePatch::Used { at }]);
+}
