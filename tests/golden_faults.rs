@@ -14,7 +14,7 @@ const TABLE: &str = include_str!("golden/faults.txt");
 const PROMPT: PromptSize = PromptSize { estimate: 150_000, window: 172_500 };
 
 #[test]
-fn k45_every_row_is_classified_as_the_table_says() {
+fn k38_k42_k43_k44_k45_every_row_is_classified_as_the_table_says() {
     for (input, expected) in rows() {
         assert_eq!(projections(&fault(input)), expected, "{input}");
     }
@@ -78,7 +78,7 @@ fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
 
 /// K48, trap 41: upstream's text reaches the client for three kinds only, and `Display` never shows it.
 #[test]
-fn trap41_upstream_text_is_not_for_clients() {
+fn k48_m63_trap41_upstream_text_is_not_for_clients() {
     let secret = "user d-9067.a1b2 arn:aws:codewhisperer:us-east-1:123:profile/X";
     for kind in FaultKind::ALL {
         let fault = Fault { kind, status: Some(400), reason: None, message: secret.into(), retry_after: None };
@@ -101,7 +101,7 @@ fn ts25_error_text_is_bounded() {
 
 /// M62, TV58: n is the larger of our estimate and the window + 1.
 #[test]
-fn tv58_prompt_is_too_long() {
+fn m62_tv58_prompt_is_too_long() {
     let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false);
     let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 172_500 }).message;
     assert_eq!(sentence(150_000), "prompt is too long: 172501 tokens > 172500 maximum");

@@ -483,3 +483,112 @@ impl<const N: usize> Visitor<'_> for Key<'_, N> {
         Ok(self.names.iter().position(|name| name.as_bytes() == key).unwrap_or(N))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &'static str, payload: &'static [u8]) -> Event<'static> {
+        Event::from_any_event(name, payload, &mut 0)
+    }
+
+    /// TV113: which payloads are copied.
+    #[test]
+    fn tv113_raw_copy() {
+        let fast: [&[u8]; 7] = [
+            br#"{"content":"a\u003cb\n\u00e9\/"}"#,
+            "{\"content\":\"😀 é\"}".as_bytes(),
+            br#"{"content":"\ud83d\ude00"}"#,
+            br#"{"content":"x","modelId":"m"}"#,
+            br#"{"content":"x","modelId":"claude-sonnet-4.5"}"#,
+            "{\"content\":\"x\u{2028}\u{feff}\u{7f}\"}".as_bytes(),
+            "{\"content\":\"x\u{2028}\",\"modelId\":\"m\"}".as_bytes(),
+        ];
+        for payload in fast {
+            let literal = copyable_text(payload).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(payload)));
+            let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            assert_eq!(literal.decode(), value["content"].as_str().unwrap());
+        }
+        let slow: [&[u8]; 22] = [
+            br#"{"content":""}"#,
+            br#"{ "content":"x"}"#,
+            br#"{"content": "x"}"#,
+            br#"{"content":"x"} "#,
+            br#"{"modelId":"m","content":"x"}"#,
+            br#"{"content":"x","foo":1}"#,
+            br#"{"content":"x","content":"y"}"#,
+            br#"{"content":"x","modelId":"m","content":"y"}"#,
+            br#"{"content":"x","modelId":"a\"b"}"#,
+            br#"{"content":"x","modelId":"a\\"}"#,
+            b"{\"content\":\"x\",\"modelId\":\"a\x01\"}",
+            b"{\"content\":\"x\",\"modelId\":\"a\xff\"}",
+            br#"{"content":"x","modelId":null}"#,
+            br#"{"content":"\ud83d"}"#,
+            br#"{"content":"\ude00"}"#,
+            b"{\"content\":\"a\nb\"}",
+            b"{\"content\":\"a\x01b\"}",
+            br#"{"content":"\x"}"#,
+            br#"{"content":"\u12G4"}"#,
+            b"{\"content\":\"\xc3(\"}",
+            br#"{"content":null}"#,
+            b"{}",
+        ];
+        for payload in slow {
+            assert_eq!(copyable_text(payload), None, "{}", String::from_utf8_lossy(payload));
+        }
+    }
+
+    #[test]
+    fn ts2_invalid_utf8_is_replaced_and_counted() {
+        let mut invalid = 0;
+        let event = Event::from_any_event("assistantResponseEvent", b"{\"content\":\"\xc3(\"}", &mut invalid);
+        assert_eq!(event, Event::Content(Content::Text(Text::Raw("\u{fffd}(".into()))));
+        assert_eq!(invalid, 1);
+        // An event that isn't looked into isn't counted.
+        Event::from_any_event("codeEvent", b"\xff", &mut invalid);
+        assert_eq!(invalid, 1);
+    }
+
+    #[test]
+    fn section6_every_event_of_the_model_is_known() {
+        for name in [
+            "messageMetadataEvent initial-response followupPromptEvent codeReferenceEvent supplementaryWebLinksEvent",
+            "citationEvent documentCitationEvent codeEvent intentsEvent interactionComponentsEvent toolResultEvent",
+            "dryRunSucceedEvent",
+        ]
+        .join(" ")
+        .split(' ')
+        {
+            assert_eq!(Event::from_any_event(name, b"", &mut 0), Event::Note(Note::Known), "{name}");
+        }
+        assert_eq!(event("metricsEvent", b"{}"), Event::Note(Note::Unknown("metricsEvent")));
+    }
+
+    #[test]
+    fn section6_usage_events() {
+        assert_eq!(
+            event("contextUsageEvent", br#"{"contextUsagePercentage":12.5}"#),
+            Event::Note(Note::ContextUsage { percentage: Some(12.5) })
+        );
+        let counts = TokenCounts { uncached_input: 1, output: 2, cache_read: 3, cache_write: 4 };
+        assert_eq!(
+            event(
+                "metadataEvent",
+                br#"{"tokenUsage":{"uncachedInputTokens":1,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3,
+                    "cacheWriteInputTokens":4,"contextUsagePercentage":5,"normalizedTokenUsage":0.1}}"#
+            ),
+            Event::Note(Note::Metadata { counts: Some(counts), percentage: Some(5.0), max_tokens: false })
+        );
+        assert_eq!(
+            event("meteringEvent", br#"{"usage":0.25,"unit":"credit","unitPlural":"credits"}"#),
+            Event::Note(Note::Metering { usage: Some(0.25) })
+        );
+    }
+
+    /// An `error` that comes as an event is the exception it is in the model (section 6).
+    #[test]
+    fn section6_error_as_an_event_is_an_exception() {
+        let Event::Exception(fault) = event("error", br#"{"message":"m"}"#) else { panic!("an exception") };
+        assert_eq!(fault.kind, crate::proto::kiro::fault::FaultKind::ServerError);
+    }
+}

@@ -857,3 +857,195 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps the events in short form.
+    #[derive(Default)]
+    struct Log(Vec<String>);
+
+    impl Sink for Log {
+        fn event(&mut self, event: StreamEvent<'_>) {
+            let piece = |piece: Piece<'_>| match piece {
+                Piece::Plain(text) => text.to_owned(),
+                Piece::Literal(literal) => literal.decode().into_owned(),
+            };
+            self.0.push(match event {
+                StreamEvent::MessageStart { .. } => "start".into(),
+                StreamEvent::BlockStart { index, .. } => format!("+{index}"),
+                StreamEvent::BlockDelta { delta: Delta::Signature(text), .. } => format!("signature of {}", text.len()),
+                StreamEvent::BlockDelta { delta: Delta::Text(text) | Delta::Thinking(text), .. } => piece(text),
+                StreamEvent::BlockDelta { delta: Delta::InputJson(text), .. } => piece(text),
+                StreamEvent::BlockStop { index } => format!("-{index}"),
+                StreamEvent::MessageDelta { stop_reason, .. } => stop_reason.as_str().into(),
+                StreamEvent::MessageStop => "stop".into(),
+                StreamEvent::Ping => "ping".into(),
+                StreamEvent::Error { error, .. } => format!("!{}", error.kind),
+            });
+        }
+    }
+
+    fn response(thinking: bool) -> Response {
+        Response::new(Settings {
+            message_id: "msg_1".into(),
+            request_id: "req_1".into(),
+            model: "claude-sonnet-4-5".into(),
+            thinking,
+            tool_names: ToolNames::default(),
+            window: 172_500,
+            usage_split: UsageSplit::Ratio,
+            input_estimate: 10,
+            mode: Mode::Stream,
+        })
+    }
+
+    fn text(text: &str) -> Event<'_> {
+        Event::Content(Content::Text(Text::Raw(text.into())))
+    }
+
+    fn tool<'a>(id: &'a str, input: &'a str, stop: bool) -> Event<'a> {
+        let input = Input::Piece(Text::Raw(input.into()));
+        Event::Content(Content::Tool(Tool { id: id.into(), name: "f".into(), input, stop }))
+    }
+
+    fn reasoning<'a>(text: Option<&'a str>, signature: Option<&'a str>) -> Event<'a> {
+        let text = text.map(|text| Text::Raw(text.into()));
+        Event::Content(Content::Reasoning(Reasoning { text, signature: signature.map(Into::into), redacted: None }))
+    }
+
+    /// TS14, TS25: over 1 MiB the open tool is finished as it is, which makes the answer truncated.
+    #[test]
+    fn ts25_the_queue_is_bounded() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        response.event(tool("a", "{", false), &mut log);
+        let waiting = "x".repeat(MAX_QUEUE / 4 - QUEUED_OVERHEAD);
+        for _ in 0..4 {
+            response.event(text(&waiting), &mut log);
+        }
+        assert_eq!(log.0, ["start", "+0", "{"]);
+        response.event(text("y"), &mut log);
+        assert_eq!(log.0[3..5], ["-0", "+1"]);
+        assert_eq!(log.0.last().unwrap(), "y");
+        response.event(tool("a", "}", true), &mut log);
+        assert_eq!(response.tally().ignored_events, 1);
+        response.end(&mut log);
+        assert_eq!(log.0[log.0.len() - 2], "max_tokens");
+        assert_eq!(response.queue.bytes, 0);
+    }
+
+    /// TS25: a signature over 256 KiB isn't sent.
+    #[test]
+    fn ts25_the_signature_is_bounded() {
+        for (length, sent) in [(MAX_SIGNATURE, true), (MAX_SIGNATURE + 1, false)] {
+            let mut response = response(true);
+            let mut log = Log::default();
+            response.event(reasoning(Some("t"), None), &mut log);
+            response.event(reasoning(None, Some(&"s".repeat(length - 1))), &mut log);
+            response.event(reasoning(None, Some("s")), &mut log);
+            response.end(&mut log);
+            assert_eq!(log.0.contains(&format!("signature of {length}")), sent);
+            assert_eq!(log.0.iter().any(|event| event.starts_with("signature")), sent);
+            assert_eq!(log.0.last().unwrap(), "stop");
+        }
+    }
+
+    /// TS25: the last 1,024 finished tools are remembered.
+    #[test]
+    fn ts25_finished_ids_are_bounded() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        for id in 0..=MAX_FINISHED {
+            response.event(tool(&id.to_string(), "{}", true), &mut log);
+        }
+        assert_eq!(response.finished.len(), MAX_FINISHED);
+        let before = log.0.len();
+        response.event(tool("1", "{}", true), &mut log);
+        assert_eq!((log.0.len(), response.tally().ignored_events), (before, 1));
+        response.event(tool("0", "{}", true), &mut log);
+        assert!(log.0.len() > before, "the oldest was forgotten");
+    }
+
+    /// TS25: at most 64 bytes of blanks and one surrogate half wait; section 6: at most 16 unknown names of 64
+    /// characters.
+    #[test]
+    fn section6_unknown_names_are_bounded() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        for number in 0..20 {
+            let name = format!("{number:02}{}", "é".repeat(100));
+            for _ in 0..2 {
+                response.event(Event::Note(Note::Unknown(&name)), &mut log);
+            }
+        }
+        let unknown = &response.tally().unknown_events;
+        assert_eq!(unknown.len(), MAX_UNKNOWN);
+        assert!(unknown.iter().all(|(name, count)| name.chars().count() == MAX_UNKNOWN_CHARS && *count == 2));
+    }
+
+    /// TS6, `Done` and `Failed` swallow all: no input changes anything, nor tells anything twice.
+    #[test]
+    fn ts3_the_end_swallows_everything() {
+        let events = [
+            text("x"),
+            tool("a", "{}", true),
+            reasoning(Some("t"), Some("s")),
+            Event::Note(Note::Known),
+            Event::OutputLimit,
+            Event::Exception(Fault::network("x")),
+            Event::Fault(Fault::protocol("x")),
+        ];
+        let endings: [fn(&mut Response, &mut Log); 4] = [
+            |response, log| drop(response.end(log)),
+            |response, log| drop(response.cut(Fault::network("cut"), log)),
+            |response, log| response.shutdown(log),
+            |response, log| response.give_up(&ApiError::new(ErrorType::Api, "m"), log),
+        ];
+        for ending in endings {
+            let mut response = response(true);
+            let mut log = Log::default();
+            response.event(text("x"), &mut log);
+            ending(&mut response, &mut log);
+            assert!(response.is_ended() && response.is_committed() && response.is_started());
+            let (told, usage) = (log.0.clone(), response.usage());
+            let answer = response.swallows().unwrap();
+            for event in &events {
+                assert_eq!(response.event(event.clone(), &mut log), answer);
+            }
+            assert_eq!(response.end(&mut log), answer);
+            assert_eq!(response.cut(Fault::timeout("idle"), &mut log), answer);
+            response.shutdown(&mut log);
+            response.early_start(&mut log);
+            response.ping(&mut log);
+            assert_eq!(response.restart(), Err(Committed));
+            assert_eq!((log.0, response.usage()), (told, usage));
+        }
+    }
+
+    /// TS19, TS20: a fault before the commit waits for a restart, and takes nothing in the meantime.
+    #[test]
+    fn ts19_a_fault_waits_for_a_restart() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        let fault = Fault::protocol("broken");
+        assert_eq!(response.event(Event::Fault(fault.clone()), &mut log), Step::Fault(fault));
+        assert_eq!(response.event(text("lost"), &mut log), Step::Continue);
+        assert_eq!(response.end(&mut log), Step::Continue);
+        assert!(!response.is_started() && !response.is_ended() && log.0.is_empty());
+        response.restart().unwrap();
+        response.event(text("x"), &mut log);
+        assert_eq!(log.0, ["start", "+0", "x"]);
+        assert_eq!(response.restart(), Err(Committed));
+    }
+
+    /// Giving up in Idle writes nothing: the caller answers with a status (TS19).
+    #[test]
+    fn ts19_giving_up_unstarted_writes_nothing() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        response.give_up(&ApiError::new(ErrorType::Api, "m"), &mut log);
+        assert!(response.is_ended() && !response.is_started() && !response.is_committed() && log.0.is_empty());
+    }
+}

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn tv117_split() {
+    fn tu3_tv117_split() {
         let ratio = |total| parts(UsageSplit::Ratio.split(total));
         assert_eq!(ratio(99), [99, 0, 0]);
         assert_eq!(ratio(100), [3, 7, 90]);

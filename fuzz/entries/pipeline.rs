@@ -1,0 +1,322 @@
+//! The response half over any events and any bytes (TS26): the entry of the fuzz target `pipeline` and of
+//! `tests/pipeline_properties.rs`.
+
+#[path = "../../tests/response/mod.rs"]
+pub mod response;
+
+use bytes::{Bytes, BytesMut};
+use kiro_messages::proto::messages::error::{ApiError, ErrorType};
+use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
+use response::{
+    Chunks, Ending, Frame, Input, Out, bytes_of, characters, check_grammar, drive, fold_of_stream, joined, parse_sse,
+};
+use serde_json::Value;
+
+/// Any bytes. The first two say how to read the others: as what upstream sends, or as the recipe of a list of inputs.
+pub fn run(data: &[u8]) {
+    let Some((&[mode, size], rest)) = data.split_first_chunk::<2>() else { return };
+    let thinking = mode & 1 == 1;
+    if mode & 2 == 0 {
+        any_bytes(rest, thinking, usize::from(size) + 1);
+    } else {
+        any_inputs(&Recipe(rest).inputs(), thinking, usize::from(size) + 1);
+    }
+}
+
+/// Bytes that need not be frames at all.
+pub fn any_bytes(wire: &[u8], thinking: bool, size: usize) {
+    let feed = |size: usize| {
+        let mut pipeline = machine(thinking);
+        let mut out = BytesMut::new();
+        for piece in wire.chunks(size) {
+            pipeline.push(Bytes::copy_from_slice(piece), &mut out);
+        }
+        pipeline.finish(&mut out);
+        pipeline.give_up(&ApiError::new(ErrorType::Overloaded, "no account"), &mut out);
+        assert!(pipeline.is_ended());
+        out
+    };
+    let whole = feed(wire.len().max(1));
+    check_grammar(&parse_sse(&whole));
+    assert_eq!(feed(size), whole, "in pieces of {size}");
+}
+
+/// A list of inputs, whole and cut.
+pub fn any_inputs(inputs: &[Input], thinking: bool, size: usize) {
+    let stream = || machine(thinking);
+    let mut pipeline = stream();
+    let outs = drive(&mut pipeline, inputs, Chunks::Whole);
+    let events = parse_sse(&bytes_of(&outs));
+    let ending = check_grammar(&events);
+
+    // An end is told as what it is, and once.
+    let told = outs.iter().filter(|out| matches!(out, Out::Done | Out::Failed(_))).count();
+    assert!(told <= 1, "{outs:?}");
+    assert_eq!(ending == Ending::Finished, outs.contains(&Out::Done), "{outs:?}");
+    assert_eq!(pipeline.report().stop_reason.is_some(), ending == Ending::Finished);
+
+    // A good end needs an end of the body, the output limit, or an exception after a complete answer.
+    let may_finish = inputs.iter().any(|input| match input {
+        Input::End => true,
+        Input::Frame(Frame::Exception { name, .. }) => name == LIMIT,
+        _ => false,
+    });
+    assert!(ending != Ending::Finished || may_finish || pipeline.report().ghost.is_some(), "{outs:?}");
+
+    for chunks in [Chunks::PerFrame, Chunks::PerByte, Chunks::Split(size)] {
+        assert_eq!(drive(&mut stream(), inputs, chunks), outs, "{chunks:?}");
+    }
+    let slow = drive(&mut stream().without_raw_copy(), inputs, Chunks::Whole);
+    assert_eq!(parse_sse(&bytes_of(&slow)), events, "raw copy and slow path");
+
+    fold_is_the_same(inputs, thinking, &events, ending);
+    cut_is_no_end(inputs, thinking, size);
+
+    let cut: Vec<Input> = inputs.iter().flat_map(characters).collect();
+    // More events cost more of the queue's bound.
+    if cut.len() < 2_000 {
+        let outs = drive(&mut stream(), inputs, Chunks::PerFrame);
+        assert_eq!(joined(&drive(&mut stream(), &cut, Chunks::PerFrame)), joined(&outs), "in single characters");
+    }
+}
+
+/// TS24.
+fn fold_is_the_same(inputs: &[Input], thinking: bool, events: &[(String, Value)], ending: Ending) {
+    let mut pipeline = Pipeline::new(settings(thinking, Mode::Fold));
+    let outs = drive(&mut pipeline, inputs, Chunks::Whole);
+    assert_eq!(bytes_of(&outs), b"");
+    let message = pipeline.message();
+    assert_eq!(message.is_some(), ending == Ending::Finished);
+    let Some(message) = message else { return };
+    // Too deep for the reader of this test, not for us.
+    let Ok(message) = serde_json::from_slice::<Value>(&message) else { return };
+    assert_eq!(message["content"], Value::Array(fold_of_stream(events)));
+    let delta = &events.iter().find(|(name, _)| name == "message_delta").expect("it finished").1;
+    assert_eq!(message["usage"], delta["usage"]);
+    assert_eq!(message["stop_reason"], delta["delta"]["stop_reason"]);
+}
+
+/// The bytes up to somewhere, then a cut: a failure unless the answer had ended before.
+fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize) {
+    let first_run: Vec<Input> = inputs.iter().take_while(|input| matches!(input, Input::Frame(_))).cloned().collect();
+    let wire: Vec<u8> = first_run
+        .iter()
+        .flat_map(|input| if let Input::Frame(frame) = input { frame.wire() } else { vec![] })
+        .collect();
+    for at in [at.min(wire.len()), wire.len() / 2, wire.len()] {
+        let mut pipeline = machine(thinking);
+        let mut out = BytesMut::new();
+        let first = pipeline.push(Bytes::copy_from_slice(&wire[..at]), &mut out);
+        let (before, committed) = (check_grammar(&parse_sse(&out)), pipeline.is_committed());
+        let step = pipeline.abort(response::cut(), &mut out);
+        let after = check_grammar(&parse_sse(&out));
+        match first {
+            Step::Continue if committed => assert!(matches!(step, Step::Failed(_)) && after == Ending::Failed),
+            Step::Continue => assert!(matches!(step, Step::Fault(_)) && after == before),
+            Step::Done => assert!(after == Ending::Finished && step == Step::Done),
+            Step::Fault(_) | Step::Failed(_) => assert!(after == before && step == Step::Continue),
+        }
+    }
+}
+
+/// A pipeline that streams.
+pub fn machine(thinking: bool) -> Pipeline {
+    Pipeline::new(settings(thinking, Mode::Stream))
+}
+
+fn settings(thinking: bool, mode: Mode) -> Settings {
+    Settings {
+        message_id: "msg_1".into(),
+        request_id: "req_1".into(),
+        model: "claude-sonnet-4-5".into(),
+        thinking,
+        tool_names: [("f_1", "f.1")].into_iter().collect(),
+        window: 172_500,
+        usage_split: UsageSplit::Ratio,
+        input_estimate: 10,
+        mode,
+    }
+}
+
+const LIMIT: &str = "ContentLengthExceededException";
+
+/// Pieces of JSON string literals, dense in what the scanner and the copy look at.
+const TEXTS: [&str; 32] = [
+    "a",
+    "Hello, world! ",
+    "é",
+    "😀",
+    "\\n",
+    "\\n\\n",
+    " ",
+    "\\t",
+    "<",
+    "<thinking>",
+    "</thinking>",
+    "<think",
+    "ing>",
+    "</think",
+    "`",
+    "\\\"",
+    "'",
+    "\\\\",
+    "\\/",
+    "\\u003c",
+    "\\ud83d",
+    "\\ude00",
+    "\\ud83d\\ude00",
+    "\\u0000",
+    "\u{2028}",
+    "{\\\"x\\\":1}",
+    "thinking>",
+    ">",
+    "\\u00e9",
+    "\\r",
+    "                                 ",
+    "[Called f]",
+];
+/// Pieces of tool input, as the content of JSON string literals.
+const PIECES: [&str; 16] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    "\\\"",
+    "\\\\",
+    "a",
+    ":",
+    "1",
+    " ",
+    "\\n",
+    "{\\\"a\\\":1}",
+    "{}",
+    "\\ud83d",
+    "\\ude00",
+    "\\u007b",
+];
+const WHOLE: [&str; 4] = ["{\"x\":[1,\"é\"]}", "[ 1 , 2 ]", "{}", "{ \"s\" : \"\\ud83d\" }"];
+const EXCEPTIONS: [&str; 6] =
+    ["ThrottlingException", "error", "InternalServerException", LIMIT, "AccessDeniedException", "ValidationException"];
+const ACTED: [&str; 8] = [
+    "assistantResponseEvent",
+    "reasoningContentEvent",
+    "toolUseEvent",
+    "contextUsageEvent",
+    "metadataEvent",
+    "meteringEvent",
+    "invalidStateEvent",
+    "somethingNewEvent",
+];
+
+/// Reads inputs out of arbitrary bytes, until they run out.
+pub struct Recipe<'a>(pub &'a [u8]);
+
+impl Recipe<'_> {
+    /// All inputs.
+    pub fn inputs(mut self) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        while let Some(kind) = self.byte() {
+            inputs.push(self.input(kind));
+        }
+        inputs
+    }
+
+    fn input(&mut self, kind: u8) -> Input {
+        Input::Frame(match kind % 24 {
+            0..=7 => {
+                let text = self.pick_some(&TEXTS);
+                Frame::event("assistantResponseEvent", format!("{{\"content\":\"{text}\"}}"))
+            }
+            8..=13 => self.tool(),
+            14 | 15 => self.reasoning(),
+            16 => Frame::event("contextUsageEvent", format!("{{\"contextUsagePercentage\":{}}}", self.number())),
+            17 => match self.number() % 4 {
+                0 => Frame::event("meteringEvent", r#"{"usage":0.5,"unit":"credit"}"#),
+                1 => Frame::event("metadataEvent", r#"{"stopReason":"max_tokens"}"#),
+                2 => Frame::event("metadataEvent", r#"{"tokenUsage":{"uncachedInputTokens":5,"outputTokens":0}}"#),
+                _ => Frame::event("initial-response", "{}"),
+            },
+            18 => {
+                let name = *self.pick(&EXCEPTIONS);
+                Frame::Exception { name: name.into(), payload: br#"{"message":"m"}"#.to_vec() }
+            }
+            19 => {
+                let name = *self.pick(&ACTED);
+                let length = usize::from(self.number());
+                Frame::event(name, self.take(length))
+            }
+            20 => {
+                let length = usize::from(self.number());
+                Frame::event("assistantResponseEvent", [b"{\"content\":\"", self.take(length), b"\"}"].concat())
+            }
+            21 => match self.number() % 4 {
+                0 => Frame::Corrupt,
+                1 => Frame::Other { message_type: "surprise".into() },
+                2 => Frame::Error { code: "ServiceUnavailableException".into(), message: "m".into() },
+                _ => Frame::event("invalidStateEvent", r#"{"reason":"r","message":"m"}"#),
+            },
+            22 => {
+                return [Input::EarlyStart, Input::Ping, Input::Restart, Input::End][usize::from(self.number() % 4)]
+                    .clone();
+            }
+            _ => {
+                return [Input::Cut, Input::End, Input::GiveUp, Input::Shutdown][usize::from(self.number() % 4)]
+                    .clone();
+            }
+        })
+    }
+
+    fn tool(&mut self) -> Frame {
+        let id = *self.pick(&["a", "b", "c", "\\ud83d"]);
+        let name = *self.pick(&["f", "g", "f_1"]);
+        let input = match self.number() % 8 {
+            0 => String::new(),
+            1 => ",\"input\":null".into(),
+            2 => format!(",\"input\":{}", self.pick(&WHOLE)),
+            _ => format!(",\"input\":\"{}\"", self.pick_some(&PIECES)),
+        };
+        let stop = *self.pick(&["", "", ",\"stop\":true", ",\"stop\":false"]);
+        Frame::event("toolUseEvent", format!("{{\"toolUseId\":\"{id}\",\"name\":\"{name}\"{input}{stop}}}"))
+    }
+
+    fn reasoning(&mut self) -> Frame {
+        let mut members = Vec::new();
+        let which = self.number();
+        if which & 1 == 1 {
+            members.push(format!("\"text\":\"{}\"", self.pick_some(&TEXTS)));
+        }
+        if which & 2 == 2 {
+            members.push("\"signature\":\"s+/=\"".into());
+        }
+        if which & 12 == 12 {
+            members.push("\"redactedContent\":\"AAEC\"".into());
+        }
+        Frame::event("reasoningContentEvent", format!("{{{}}}", members.join(",")))
+    }
+
+    fn pick_some(&mut self, choices: &[&str]) -> String {
+        let count = self.number() % 5;
+        (0..count).map(|_| *self.pick(choices)).collect()
+    }
+
+    fn pick<'c, T>(&mut self, choices: &'c [T]) -> &'c T {
+        &choices[usize::from(self.number()) % choices.len()]
+    }
+
+    /// 0 when the bytes have run out.
+    fn number(&mut self) -> u8 {
+        self.byte().unwrap_or(0)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn take(&mut self, length: usize) -> &[u8] {
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}

@@ -1,0 +1,410 @@
+//! The response vectors of the translation rules: what Kiro sends, and what the client gets.
+//!
+//! `tests/golden/response/vectors.txt` holds them in their own notation. Each one is run as it stands, at every chunk
+//! split and cut at every byte, and with its text in single characters; and each is kept as a golden pair `RULE.TVn.frames` →
+//! `RULE.TVn.sse`, regenerated only with `KIRO_BLESS=1`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+#[allow(dead_code, reason = "part of it is for the property tests")]
+mod response;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use kiro_messages::proto::pipeline::{Mode, Pipeline};
+use response::{
+    Case, Chunks, Ending, Frame, Input, Out, bytes_of, characters, check_grammar, drive, fold_of_stream, joined,
+    notation, parse_sse, usage_notation,
+};
+use serde_json::Value;
+
+#[test]
+fn vectors_give_what_they_say() {
+    for case in Case::all() {
+        let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
+        check_grammar(&parse_sse(&bytes_of(&outs)));
+        assert!(!case.expected.is_empty(), "{} expects nothing", case.name);
+        for view in &case.expected {
+            if view.starts_with("use ") {
+                assert_eq!(usage_notation(&outs).as_deref(), Some(view.as_str()), "{} {}", case.name, case.title);
+            } else if let Some(content) = view.strip_prefix("fold ") {
+                let expected: Value = serde_json::from_str(content).unwrap();
+                assert_eq!(folded(&case).unwrap()["content"], expected, "{} {}", case.name, case.title);
+            } else {
+                assert_eq!(&notation(&outs), view, "{} {}", case.name, case.title);
+            }
+        }
+    }
+}
+
+#[test]
+fn k28_m53_ts26_vectors_at_every_split_give_the_same_bytes() {
+    for case in Case::all() {
+        let whole = drive(&mut case.pipeline(), &case.inputs, Chunks::Whole);
+        for chunks in [Chunks::PerFrame, Chunks::PerByte].into_iter().chain((1..longest_run(&case)).map(Chunks::Split))
+        {
+            assert_eq!(drive(&mut case.pipeline(), &case.inputs, chunks), whole, "{} {chunks:?}", case.name);
+        }
+    }
+}
+
+/// TS26, K39: the inputs up to any byte, then a cut, or an end of the body that leaves bytes over.
+#[test]
+fn k39_m53_ts26_vectors_cut_at_every_byte_end_as_failures() {
+    for case in Case::all() {
+        let mut checked = BTreeMap::new();
+        let mut ending =
+            |bytes: Vec<u8>| *checked.entry(bytes).or_insert_with_key(|bytes| check_grammar(&parse_sse(bytes)));
+        for (end, (inputs, partial)) in [Input::Cut, Input::End]
+            .into_iter()
+            .flat_map(|end| prefixes(&case).into_iter().map(move |prefix| (end.clone(), prefix)))
+        {
+            let mut pipeline = case.pipeline();
+            let mut outs = drive(&mut pipeline, &inputs, Chunks::Whole);
+            let before = ending(bytes_of(&outs));
+            let committed = pipeline.is_committed();
+            let mut out = bytes::BytesMut::new();
+            pipeline.push(bytes::Bytes::copy_from_slice(&partial), &mut out);
+            assert_eq!(out.len(), 0, "{}: a frame that isn't whole gave something", case.name);
+            outs.extend(drive(&mut pipeline, std::slice::from_ref(&end), Chunks::Whole));
+            let after = ending(bytes_of(&outs));
+            let told = outs.iter().any(|out| matches!(out, Out::Fault(_) | Out::Failed(_) | Out::Done));
+            assert!(told || pipeline.is_ended(), "{}: nobody was told of the end", case.name);
+            let broken = end == Input::Cut || !partial.is_empty();
+            match before {
+                Ending::Finished | Ending::Failed => assert_eq!(after, before, "{}", case.name),
+                _ if broken && committed => assert_eq!(after, Ending::Failed, "{}", case.name),
+                _ if broken => assert_eq!(after, before, "{}: told before the commit", case.name),
+                // A reported fault waits for a restart.
+                _ => assert!(
+                    after != Ending::Running || outs.iter().any(|out| matches!(out, Out::Fault(_))),
+                    "{}",
+                    case.name
+                ),
+            }
+        }
+    }
+}
+
+/// The text of every event one character at a time: after joining a block's deltas the same stream.
+#[test]
+fn ts11_ts26_vectors_in_single_characters_give_the_same_stream() {
+    for case in Case::all() {
+        let whole = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
+        let cut: Vec<Input> = case.inputs.iter().flat_map(characters).collect();
+        let outs = drive(&mut case.pipeline(), &cut, Chunks::PerFrame);
+        check_grammar(&parse_sse(&bytes_of(&outs)));
+        assert_eq!(joined(&outs), joined(&whole), "{} {}", case.name, case.title);
+    }
+}
+
+/// TS24, M51: the non-streaming answer is the fold of the stream, or nothing at all.
+#[test]
+fn ts24_m51_m52_vectors_fold_to_what_the_stream_says() {
+    for case in Case::all() {
+        let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
+        let events = parse_sse(&bytes_of(&outs));
+        let message = folded(&case);
+        assert_eq!(message.is_some(), check_grammar(&events) == Ending::Finished, "{}", case.name);
+        let Some(message) = message else { continue };
+        assert_eq!(message["content"], Value::Array(fold_of_stream(&events)), "{}", case.name);
+        let delta = &events.iter().find(|(name, _)| name == "message_delta").unwrap().1;
+        assert_eq!(message["usage"], delta["usage"], "{}", case.name);
+        assert_eq!(message["stop_reason"], delta["delta"]["stop_reason"], "{}", case.name);
+        let start = &events[0].1["message"];
+        for member in ["id", "type", "role", "model", "stop_sequence"] {
+            assert_eq!(message[member], start[member], "{}", case.name);
+        }
+        assert_eq!(message.as_object().unwrap().len(), 8);
+    }
+}
+
+/// TS23: the same JSON values without the raw copy.
+#[test]
+fn ts23_ts26_vectors_without_the_raw_copy_give_the_same_values() {
+    for case in Case::all() {
+        let fast = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
+        let slow = drive(&mut case.pipeline().without_raw_copy(), &case.inputs, Chunks::PerFrame);
+        assert_eq!(parse_sse(&bytes_of(&fast)), parse_sse(&bytes_of(&slow)), "{}", case.name);
+    }
+}
+
+/// The golden pairs say what the vectors give. `KIRO_BLESS=1` writes them.
+#[test]
+fn golden_pairs_are_the_vectors() {
+    let mut expected = BTreeMap::new();
+    for case in Case::all() {
+        let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
+        let name = format!("{}.{}", case.rules[0], case.name);
+        assert!(expected.insert(format!("{name}.frames"), frames_text(&case).into_bytes()).is_none());
+        expected.insert(format!("{name}.sse"), bytes_of(&outs));
+    }
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "frames" || extension == "sse") {
+            found.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap());
+        }
+    }
+    if blessing() {
+        found.keys().for_each(|name| std::fs::remove_file(directory().join(name)).unwrap());
+        expected.iter().for_each(|(name, bytes)| std::fs::write(directory().join(name), bytes).unwrap());
+        return;
+    }
+    for (name, bytes) in &expected {
+        let there = found.remove(name).unwrap_or_else(|| panic!("{name} is missing; KIRO_BLESS=1 writes it"));
+        assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(bytes), "{name}");
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "no vector gives these");
+}
+
+/// TV1 to the last byte.
+#[test]
+fn ts21_m54_tv1_whole_stream() {
+    let case = Case::all().into_iter().find(|case| case.name == "TV1").unwrap();
+    let expected = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",",
+        "\"role\":\"assistant\",\"model\":\"claude-sonnet-4-5\",\"content\":[],\"stop_reason\":null,",
+        "\"stop_sequence\":null,\"usage\":{\"input_tokens\":10,\"cache_creation_input_tokens\":0,",
+        "\"cache_read_input_tokens\":0,\"output_tokens\":0}}}\n\n",
+        "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,",
+        "\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,",
+        "\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n",
+        "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\",",
+        "\"stop_sequence\":null},\"usage\":{\"input_tokens\":61,\"cache_creation_input_tokens\":123,",
+        "\"cache_read_input_tokens\":1540,\"output_tokens\":1}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+    );
+    let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::Whole);
+    assert_eq!(String::from_utf8(bytes_of(&outs)).unwrap(), expected);
+}
+
+/// TV114, K71: the first delta leaves before the second frame has arrived.
+#[test]
+fn m56_k71_tv114_the_first_delta_does_not_wait() {
+    let case = Case::all().into_iter().find(|case| case.name == "TV114").unwrap();
+    let Input::Frame(first) = &case.inputs[0] else { panic!("a frame comes first") };
+    let outs = drive(&mut case.pipeline(), &[Input::Frame(first.clone())], Chunks::PerByte);
+    assert_eq!(notation(&outs), "start · +0 text · 0\"é\"");
+}
+
+/// `tests/golden/rules.response.txt`: which vectors and which tests hold each rule of the response half.
+#[test]
+fn every_rule_is_held_by_something() {
+    let mut rules: BTreeMap<String, BTreeSet<String>> =
+        own_rules().map(|rule| (sort_key(&rule), BTreeSet::new())).collect();
+    for case in Case::all() {
+        for rule in &case.rules {
+            let held = rules.get_mut(&sort_key(rule)).unwrap_or_else(|| panic!("{}: {rule} is no rule", case.name));
+            held.insert(sort_key(case.name.split('.').next().unwrap()));
+        }
+    }
+    for (file, test) in named_tests() {
+        for rule in test.split('_').map_while(rule_name) {
+            if let Some(held) = rules.get_mut(&sort_key(&rule)) {
+                held.insert(format!("{file}::{test}"));
+            }
+        }
+    }
+    let mut text =
+        String::from("# Rules of the response half: the vectors and tests that hold them. Written by KIRO_BLESS=1.\n");
+    for (rule, held) in &rules {
+        let held: Vec<_> = held.iter().map(|name| name.replace(' ', "")).collect();
+        writeln!(text, "{}: {}", rule.replace(' ', ""), held.join(" ")).unwrap();
+    }
+    let path = directory().parent().unwrap().join("rules.response.txt");
+    if blessing() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "KIRO_BLESS=1 writes it anew");
+    let unheld: Vec<_> = rules.iter().filter(|(_, held)| held.is_empty()).map(|(rule, _)| rule).collect();
+    assert!(unheld.is_empty(), "nothing holds {unheld:?}");
+}
+
+/// The rules that the response half answers for. K47, K49, K50 and the headers of errors are for who drives it.
+fn own_rules() -> impl Iterator<Item = String> {
+    let ranges = [("TS", 1..=26), ("TU", 1..=4), ("TU", 6..=6), ("TU", 8..=8), ("K", 28..=46), ("K", 48..=48)];
+    let messages = [("M", 51..=59), ("M", 62..=64)];
+    ranges
+        .into_iter()
+        .chain(messages)
+        .flat_map(|(letters, numbers)| numbers.map(move |number| format!("{letters}{number}")))
+}
+
+/// `TS7` sorts before `TS12`.
+fn sort_key(rule: &str) -> String {
+    let letters = rule.trim_end_matches(|character: char| !character.is_ascii_uppercase());
+    format!("{letters}{:>4}", &rule[letters.len()..])
+}
+
+/// `ts22` → `TS22`.
+fn rule_name(word: &str) -> Option<String> {
+    let digits = word.trim_start_matches(|character: char| character.is_ascii_lowercase());
+    let letters = &word[..word.len() - digits.len()];
+    let is_rule = matches!(letters, "ts" | "tu" | "tv" | "k" | "m" | "trap")
+        && !digits.is_empty()
+        && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_rule.then(|| word.to_uppercase())
+}
+
+/// Every test of the response half whose name begins with a rule: (file without extension, name).
+fn named_tests() -> Vec<(String, String)> {
+    const OURS: [&str; 14] = [
+        "src/proto/json",
+        "src/proto/kiro/event",
+        "src/proto/kiro/fault",
+        "src/proto/messages/error",
+        "src/proto/messages/response",
+        "src/proto/messages/sse",
+        "src/proto/pipeline",
+        "src/proto/translate/fault",
+        "src/proto/translate/stream",
+        "src/proto/translate/thinking",
+        "src/proto/translate/usage",
+        "tests/golden_response",
+        "tests/golden_faults",
+        "tests/pipeline_properties",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    collect(&root.join("src/proto"), &mut files);
+    collect(&root.join("tests"), &mut files);
+    let mut tests = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let path = file.strip_prefix(root).unwrap().with_extension("").display().to_string();
+        if !OURS.contains(&path.as_str()) {
+            continue;
+        }
+        let mut lines = text.lines().map(str::trim_start);
+        while let Some(line) = lines.next() {
+            if line != "#[test]" {
+                continue;
+            }
+            let Some(name) = lines.by_ref().find_map(|line| line.strip_prefix("fn ")?.split('(').next()) else { break };
+            if name.split('_').next().is_some_and(|word| rule_name(word).is_some()) {
+                tests.push((path.clone(), name.to_owned()));
+            }
+        }
+    }
+    tests
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn blessing() -> bool {
+    std::env::var_os("KIRO_BLESS").is_some_and(|value| value == "1")
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/response")
+}
+
+/// The non-streaming answer, if there is one.
+fn folded(case: &Case) -> Option<Value> {
+    let mut pipeline = Pipeline::new(case.settings(Mode::Fold));
+    let outs = drive(&mut pipeline, &case.inputs, Chunks::PerFrame);
+    assert_eq!(bytes_of(&outs), b"", "{}: a fold writes nothing", case.name);
+    let message = pipeline.message();
+    assert_eq!(pipeline.message(), None, "it is given once");
+    message.map(|message| serde_json::from_slice(&message).unwrap())
+}
+
+fn wire(inputs: &[Input]) -> Vec<u8> {
+    inputs.iter().flat_map(|input| if let Input::Frame(frame) = input { frame.wire() } else { Vec::new() }).collect()
+}
+
+/// Bytes of the longest run of frames without another input between.
+fn longest_run(case: &Case) -> usize {
+    case.inputs.split(|input| !matches!(input, Input::Frame(_))).map(|run| wire(run).len()).max().unwrap_or(0)
+}
+
+/// Every beginning of the inputs: whole inputs, and the bytes of a frame that isn't whole.
+fn prefixes(case: &Case) -> Vec<(Vec<Input>, Vec<u8>)> {
+    let mut prefixes = Vec::new();
+    for (place, input) in case.inputs.iter().enumerate() {
+        let before = case.inputs[..place].to_vec();
+        prefixes.push((before.clone(), Vec::new()));
+        if let Input::Frame(frame) = input
+            && *frame != Frame::Corrupt
+        {
+            let wire = frame.wire();
+            prefixes.extend((1..wire.len()).map(|at| (before.clone(), wire[..at].to_vec())));
+        }
+    }
+    prefixes
+}
+
+/// A case as a person reads it: settings, one line an input, `=>` what the driver is told.
+fn frames_text(case: &Case) -> String {
+    let mut text = format!("# {} {}\n", case.name, case.title);
+    if case.thinking {
+        text.push_str("setting thinking\n");
+    }
+    if case.split == kiro_messages::proto::pipeline::UsageSplit::None {
+        text.push_str("setting usage isn't split\n");
+    }
+    for (upstream, client) in &case.tool_names {
+        writeln!(text, "setting tool {upstream} is the client's {client}").unwrap();
+    }
+    let mut pipeline = case.pipeline();
+    for input in &case.inputs {
+        match input {
+            Input::Frame(Frame::Event { name, payload }) => writeln!(text, "event {name} {}", readable(payload)),
+            Input::Frame(Frame::Untyped { name, payload }) => {
+                writeln!(text, "event {name} {} without a message type", readable(payload))
+            }
+            Input::Frame(Frame::Exception { name, payload }) => {
+                writeln!(text, "exception {name} {}", readable(payload))
+            }
+            Input::Frame(Frame::Error { code, message }) => writeln!(text, "error {code} {message}"),
+            Input::Frame(Frame::Other { message_type }) => writeln!(text, "frame of message type {message_type}"),
+            Input::Frame(Frame::Corrupt) => writeln!(text, "frame with a wrong checksum"),
+            Input::End => writeln!(text, "end"),
+            Input::Cut => writeln!(text, "cut"),
+            Input::EarlyStart => writeln!(text, "early headers"),
+            Input::Ping => writeln!(text, "ping is due"),
+            Input::Restart => writeln!(text, "restart"),
+            Input::GiveUp => writeln!(text, "give up"),
+            Input::Shutdown => writeln!(text, "shutdown"),
+        }
+        .unwrap();
+        for out in drive(&mut pipeline, std::slice::from_ref(input), Chunks::PerFrame) {
+            match out {
+                Out::Bytes(_) => {}
+                Out::Fault(kind) => writeln!(text, "=> fault {kind}").unwrap(),
+                Out::Failed(kind) => writeln!(text, "=> failed {kind}").unwrap(),
+                Out::Done => writeln!(text, "=> done").unwrap(),
+                Out::Refused => writeln!(text, "=> refused").unwrap(),
+            }
+        }
+    }
+    text
+}
+
+/// Printable UTF-8 as it is, every other byte as `\xNN`.
+fn readable(payload: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in payload.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\0'..='\u{1f}' | '\u{7f}' => write!(text, "\\x{:02x}", u32::from(character)).unwrap(),
+                other => text.push(other),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| write!(text, "\\x{byte:02x}").unwrap());
+    }
+    text
+}
