@@ -423,6 +423,11 @@ impl Gateway {
         self.shared.in_flight.load(Ordering::Acquire)
     }
 
+    /// Whether answers are simulated.
+    pub fn is_simulated(&self) -> bool {
+        self.shared.upstream_word().is_some()
+    }
+
     /// `req_` and 24 characters (M5).
     pub fn new_request_id(&self) -> String {
         random_id("req_")

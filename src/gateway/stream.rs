@@ -54,6 +54,8 @@ pub struct MessageStream {
     slot_key: u64,
     summary: Arc<SummaryCell>,
     failure: Option<Error>,
+    /// The whole message, when it isn't streamed.
+    folded: Option<Vec<u8>>,
     /// Last, so that closing waits until everything above is gone.
     _permit: Permit,
 }
@@ -125,6 +127,7 @@ impl MessageStream {
             slot_key,
             summary,
             failure: None,
+            folded: None,
             _permit: permit,
         };
         stream.arm(began);
@@ -175,7 +178,7 @@ impl MessageStream {
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
-        self.pipeline.message().ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))
+        self.folded.take().ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))
     }
 
     /// Works until there are bytes to hand out, or the end.
@@ -259,17 +262,25 @@ impl MessageStream {
             if self.times.first_event.is_none() {
                 self.times.first_event = Some(self.times.heard - self.times.began);
             }
+            // From here on pings count instead of the wait for the first event.
+            self.times.wrote = self.times.heard;
+            self.arm(self.times.heard);
         }
         match step {
             Step::Continue => {
                 if self.job.is_some() && self.pipeline.is_committed() {
                     self.job = None;
-                    reading.trail.commit();
+                    if let Phase::Reading(reading) = &mut self.phase {
+                        reading.trail.commit();
+                    }
                 }
             }
             Step::Done => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { body, lease, trail, .. } = *reading;
+                if !self.facts.streaming {
+                    self.folded = self.pipeline.message();
+                }
                 self.shared.report_success(lease, self.facts.record);
                 self.conclude(Outcome::Complete, Some(&trail), None);
                 if !body.is_end_stream() {
@@ -403,7 +414,7 @@ impl MessageStream {
             usage: complete.then_some(report.usage),
             account_id: account.map(str::to_owned),
             attempts,
-            bytes: self.bytes + self.out.len() as u64,
+            bytes: self.bytes + self.out.len() as u64 + self.folded.as_ref().map_or(0, |message| message.len() as u64),
             first_event: self.times.first_event,
             duration: self.times.began.elapsed(),
             error,

@@ -52,6 +52,10 @@ where
         Err(refusal) => refusal.response(&request_id),
     };
     finish_headers(&mut response, &request_id);
+    if gateway.is_simulated() {
+        // operations.md, KIRO_UPSTREAM: every answer says so.
+        response.headers_mut().insert("x-kiro-upstream", HeaderValue::from_static("simulator"));
+    }
     if head_only {
         // M8: like GET, without the body.
         *response.body_mut() = Body::empty();

@@ -1,0 +1,687 @@
+//! The acceptance cases of messages-api.md section 9, by number, over real HTTP against the simulator.
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+use std::time::Duration;
+
+use kiro_messages::config::{Config, Face, RawConfig};
+use kiro_messages::gateway::Gateway;
+use kiro_messages::server::{Listening, listen};
+use kiro_messages::simulator::{self, Attached};
+use serde_json::{Value, json};
+
+const KEY: &str = "client-key-1";
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+use redis_server::RedisServer;
+
+/// A gateway on the simulator and a private Redis, behind a real listener.
+struct World {
+    gateway: Gateway,
+    listening: Listening,
+    simulated: Attached,
+    http: reqwest::Client,
+    _redis: RedisServer,
+}
+
+impl World {
+    async fn new(options: &[(&str, &str)]) -> Self {
+        Self::with_tokens(&["access-1"], options).await
+    }
+
+    async fn with_tokens(tokens: &[&str], options: &[(&str, &str)]) -> Self {
+        let redis = RedisServer::start();
+        let mut connection = redis.connection();
+        for (n, token) in tokens.iter().enumerate() {
+            let id = format!("0000000{n}-0000-4000-8000-000000000000");
+            let account = json!({ "uuid": id, "isHealthy": true }).to_string();
+            let token = json!({
+                "accessToken": token, "refreshToken": format!("refresh-{n}"), "authMethod": "social",
+                "expiresAt": "2099-01-01T00:00:00.000Z", "profileArn": simulator::PROFILE_ARN,
+            });
+            let mut set = redis::pipe();
+            set.hset("aiclient:pools:claude-kiro-oauth", &id, account).ignore();
+            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
+            set.query::<()>(&mut connection).unwrap();
+        }
+        let mut all = vec![
+            ("REDIS_URL", redis.url()),
+            ("KIRO_API_KEY", KEY.to_owned()),
+            ("KIRO_UPSTREAM", "simulator".to_owned()),
+            ("KIRO_STORE_WAIT", "5s".to_owned()),
+        ];
+        all.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let said = RawConfig::from_env(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let mut config: Config = said.resolve(Face::Server).unwrap();
+        let simulated = simulator::attach(&mut config).await.unwrap();
+        let gateway = Gateway::start(config).await.unwrap();
+        let listening = listen(gateway.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        // reqwest wants a TLS provider even for plain http; another test of this process may have been first.
+        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { gateway, listening, simulated, http, _redis: redis }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listening.address())
+    }
+
+    /// Requests for an answer that reached upstream.
+    fn upstream_calls(&self) -> u64 {
+        let stats = self.simulated.control().stats();
+        stats["calls_by_token"].as_object().map_or(0, |calls| calls.values().filter_map(Value::as_u64).sum())
+    }
+
+    /// A request whose prompt asks the simulator for this scenario.
+    async fn scene(&self, scenario: &Value, changes: Value) -> Reply {
+        let mut body = with(changes);
+        body["messages"] = json!([{ "role": "user", "content": format!("[[sim {scenario}]]") }]);
+        self.messages(&body).await
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
+        let sent = self.http.post(self.url(path)).header("x-api-key", KEY).body(body).send().await.unwrap();
+        Reply::read(sent).await
+    }
+
+    async fn messages(&self, body: &Value) -> Reply {
+        self.post("/v1/messages", body.to_string()).await
+    }
+}
+
+struct Reply {
+    status: u16,
+    headers: http::HeaderMap,
+    text: String,
+}
+
+impl Reply {
+    async fn read(response: reqwest::Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Self { status, headers, text: response.text().await.unwrap_or_default() }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    /// A71: an error has its id in the header and in the body.
+    #[track_caller]
+    fn is_error(&self, case: &str, status: u16, kind: &str, begins: &str) {
+        let body = self.json();
+        assert_eq!((self.status, body["error"]["type"].as_str()), (status, Some(kind)), "{case}: {}", self.text);
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(begins), "{case}: {message:?} does not begin with {begins:?}");
+        assert_eq!(body["type"], "error", "{case}");
+        assert_eq!(Some(self.headers["request-id"].to_str().unwrap()), body["request_id"].as_str(), "{case}");
+        assert_eq!(self.headers["content-type"], "application/json", "{case}");
+        assert_eq!(self.headers["access-control-allow-origin"], "*", "{case}");
+    }
+}
+
+fn base() -> Value {
+    json!({ "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": "hi" }] })
+}
+
+/// The base request with some members replaced; `null` in `remove` takes one away.
+fn with(changes: Value) -> Value {
+    let mut body = base();
+    for (key, value) in changes.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+fn without(key: &str) -> Value {
+    let mut body = base();
+    body.as_object_mut().unwrap().remove(key);
+    body
+}
+
+fn content(blocks: Value) -> Value {
+    with(json!({ "messages": [{ "role": "user", "content": blocks }] }))
+}
+
+const IRE: &str = "invalid_request_error";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a3_to_a48_refused_requests_name_the_place() {
+    let world = World::new(&[]).await;
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let raw: &[(&str, Vec<u8>, &str)] = &[
+        ("A3", b"{\"model\":".to_vec(), "body: not valid JSON (line 1, column"),
+        ("A4", b"[]".to_vec(), "body: must be a JSON object"),
+        ("A4", b"\"x\"".to_vec(), "body: must be a JSON object"),
+        ("A4", b"".to_vec(), "body: "),
+        ("A5", b"{\"model\":\"\xff\"}".to_vec(), "body: "),
+        ("A6", format!("{{\"x\":{deep}}}").into_bytes(), "body: nested too deeply"),
+    ];
+    for (case, body, begins) in raw {
+        world.post("/v1/messages", body.clone()).await.is_error(case, 400, IRE, begins);
+    }
+    let tool = |tool: Value| with(json!({ "tools": [tool] }));
+    let second = |blocks: Value| {
+        with(
+            json!({ "messages": [{ "role": "user", "content": "hi" }, { "role": "assistant", "content": blocks }, { "role": "user", "content": "go on" }] }),
+        )
+    };
+    let png = "iVBORw0KGgo=";
+    let image = |media: &str, data: &str| json!([{ "type": "image", "source": { "type": "base64", "media_type": media, "data": data } }]);
+    let pdf = json!({ "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": "JVBERi0=" } });
+    let table: Vec<(&str, Value, &str)> = vec![
+        ("A7", without("model"), "model: field required"),
+        ("A7", with(json!({ "model": "" })), "model: "),
+        ("A7", with(json!({ "model": 5 })), "model: must be a string"),
+        ("A10", without("max_tokens"), "max_tokens: field required"),
+        ("A10", with(json!({ "max_tokens": 0 })), "max_tokens: must be at least 1"),
+        ("A10", with(json!({ "max_tokens": -1 })), "max_tokens: "),
+        ("A10", with(json!({ "max_tokens": "64" })), "max_tokens: must be an integer"),
+        ("A10", with(json!({ "max_tokens": 1.5 })), "max_tokens: must be an integer"),
+        ("A12", without("messages"), "messages: field required"),
+        ("A12", with(json!({ "messages": [] })), "messages: must not be empty"),
+        ("A12", with(json!({ "messages": {} })), "messages: must be an array"),
+        ("A13", with(json!({ "messages": [{ "role": "tool", "content": "x" }] })), "messages.0.role: "),
+        (
+            "A14",
+            with(json!({ "messages": [{ "role": "assistant", "content": "x" }] })),
+            "messages.0.role: first message must be 'user'",
+        ),
+        ("A16", content(json!("")), "messages.0.content: must not be empty"),
+        ("A16", content(json!([])), "messages.0.content: must not be empty"),
+        ("A16", content(Value::Null), "messages.0.content: "),
+        ("A16", with(json!({ "messages": [{ "role": "user" }] })), "messages.0.content: field required"),
+        ("A16", content(json!(5)), "messages.0.content: "),
+        ("A17", content(json!([{ "type": "text", "text": "" }])), "messages.0.content: must not be empty"),
+        (
+            "A18",
+            content(json!([{ "type": "text", "text": "a" }, { "type": "text" }])),
+            "messages.0.content.1.text: field required",
+        ),
+        ("A19", content(json!([{ "type": "video" }])), "messages.0.content.0.type: unknown block type 'video'"),
+        ("A19", content(json!([{ "text": "x" }])), "messages.0.content.0.type: field required"),
+        (
+            "A20",
+            content(json!([{ "type": "image", "source": { "type": "url", "url": "https://127.0.0.1:1/x.png" } }])),
+            "messages.0.content.0.source.type: ",
+        ),
+        ("A21", content(image("image/bmp", png)), "messages.0.content.0.source.media_type: "),
+        ("A22", content(image("image/jpeg", png)), "messages.0.content.0.source.media_type: "),
+        ("A23", content(image("image/png", "@@@")), "messages.0.content.0.source.data: "),
+        ("A23", content(image("image/png", "")), "messages.0.content.0.source.data: "),
+        (
+            "A23",
+            content(image("image/png", "data:image/png;base64,iVBORw0KGgo=")),
+            "messages.0.content.0.source.data: ",
+        ),
+        ("A25", content(json!([pdf, pdf, pdf, pdf, pdf, pdf])), "messages.0.content.5"),
+        (
+            "A27",
+            content(json!([{ "type": "tool_use", "id": "t", "name": "f", "input": {} }])),
+            "messages.0.content.0.type: 'tool_use' is not allowed in a user message",
+        ),
+        ("A27", second(json!([{ "type": "tool_result", "tool_use_id": "t" }])), "messages.1.content.0.type: "),
+        (
+            "A28",
+            second(json!([{ "type": "tool_use", "name": "f", "input": {} }])),
+            "messages.1.content.0.id: field required",
+        ),
+        (
+            "A28",
+            second(json!([{ "type": "tool_use", "id": "t", "name": "f", "input": "x" }])),
+            "messages.1.content.0.input: must be an object",
+        ),
+        (
+            "A28",
+            second(json!([{ "type": "tool_use", "id": "t", "name": "f", "input": [] }])),
+            "messages.1.content.0.input: must be an object",
+        ),
+        ("A30", content(json!([{ "type": "tool_result" }])), "messages.0.content.0.tool_use_id: field required"),
+        (
+            "A30",
+            content(json!([{ "type": "tool_result", "tool_use_id": "t", "is_error": "yes" }])),
+            "messages.0.content.0.is_error: must be a boolean",
+        ),
+        ("A33", with(json!({ "system": [{ "type": "image" }] })), "system.0.type: must be 'text'"),
+        ("A33", with(json!({ "system": 5 })), "system: must be a string or an array"),
+        ("A34", with(json!({ "temperature": 1.1 })), "temperature: must be between 0 and 1"),
+        ("A34", with(json!({ "top_p": -0.1 })), "top_p: must be between 0 and 1"),
+        ("A34", with(json!({ "top_k": -1 })), "top_k: must be at least 0"),
+        ("A35", with(json!({ "stop_sequences": [""] })), "stop_sequences.0: must not be empty"),
+        ("A35", with(json!({ "stop_sequences": "x" })), "stop_sequences: must be an array"),
+        ("A36", with(json!({ "stream": "true" })), "stream: must be a boolean"),
+        (
+            "A37",
+            with(json!({ "thinking": { "type": "enabled", "budget_tokens": 1023 } })),
+            "thinking.budget_tokens: must be at least 1024",
+        ),
+        ("A37", with(json!({ "thinking": { "type": "enabled" } })), "thinking.budget_tokens: field required"),
+        ("A38", with(json!({ "thinking": { "type": "maybe" } })), "thinking.type: must be one of "),
+        ("A40", with(json!({ "output_config": { "effort": "huge" } })), "output_config.effort: must be one of "),
+        ("A41", tool(json!({ "input_schema": {} })), "tools.0.name: field required"),
+        ("A41", tool(json!({ "name": "" })), "tools.0.name: "),
+        ("A41", tool(json!({ "name": "x".repeat(257) })), "tools.0.name: "),
+        ("A44", tool(json!({ "name": "f", "input_schema": "x" })), "tools.0.input_schema: must be an object"),
+        (
+            "A45",
+            tool(json!({ "type": "web_search_20250305", "name": "web_search" })),
+            "tools: 'web_search_20250305' runs on Anthropic's servers",
+        ),
+        (
+            "A48",
+            with(json!({ "tools": [{ "name": "f" }], "tool_choice": { "type": "tool", "name": "nope" } })),
+            "tool_choice.name: no tool named 'nope'",
+        ),
+        ("A48", with(json!({ "tool_choice": { "type": "any" } })), "tool_choice: needs tools"),
+    ];
+    for (case, body, begins) in &table {
+        let reply = world.messages(body).await;
+        reply.is_error(case, 400, IRE, begins);
+        assert_eq!(reply.headers["x-should-retry"], "false", "{case}");
+    }
+    let reply = world.messages(&with(json!({ "model": "gpt-4o" }))).await;
+    reply.is_error("A8", 404, "not_found_error", "model: unknown model 'gpt-4o'. Known: ");
+    assert!(reply.text.contains("claude-sonnet-4-5"), "A8: {}", reply.text);
+
+    // The process doesn't notice, and nothing of all this reached upstream.
+    assert_eq!(world.upstream_calls(), 0, "a refused request reached upstream");
+    assert_eq!(world.messages(&base()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a1_a9_to_a49_accepted_requests() {
+    let world = World::new(&[]).await;
+    let tool_round = |input: Value| {
+        json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": [{ "type": "tool_use", "id": "t", "name": "f", "input": input }] },
+               { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t", "content": "r" }] }])
+    };
+    let image =
+        json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo=" } });
+    let table: Vec<(&str, Value)> = vec![
+        ("A1", base()),
+        ("A9", with(json!({ "model": "claude-haiku-4-5-20251001" }))),
+        ("A11", with(json!({ "max_tokens": 1_000_000 }))),
+        (
+            "A15",
+            with(
+                json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "system", "content": "note" }, { "role": "assistant", "content": "b" }, { "role": "user", "content": "c" }] }),
+            ),
+        ),
+        (
+            "A24",
+            with(
+                json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": [{ "type": "tool_use", "id": "t", "name": "f", "input": {} }] }, { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t", "content": [image] }] }] }),
+            ),
+        ),
+        (
+            "A26",
+            content(
+                json!([{ "type": "document", "source": { "type": "text", "media_type": "text/plain", "data": "hello" } }]),
+            ),
+        ),
+        ("A29", with(json!({ "messages": tool_round(Value::Null) }))),
+        ("A31", content(json!([{ "type": "tool_result", "tool_use_id": "nobody", "content": "r" }]))),
+        ("A32", with(json!({ "system": null }))),
+        ("A32", with(json!({ "system": "S" }))),
+        ("A32", with(json!({ "system": [{ "type": "text", "text": "S", "cache_control": { "type": "ephemeral" } }] }))),
+        ("A39", with(json!({ "max_tokens": 32000, "thinking": { "type": "enabled", "budget_tokens": 31999 } }))),
+        ("A39", with(json!({ "thinking": { "type": "enabled", "budget_tokens": 31999 } }))),
+        ("A43", with(json!({ "tools": [{ "name": "f", "input_schema": null }, { "name": "g" }] }))),
+        (
+            "A46",
+            with(
+                json!({ "tools": [{ "type": "web_search_20250305", "name": "web_search" }, { "name": "WebSearch" }] }),
+            ),
+        ),
+        (
+            "A47",
+            with(json!({ "tools": [{ "name": "f", "description": "one" }, { "name": "f", "description": "two" }] })),
+        ),
+        (
+            "A49",
+            with(
+                json!({ "x": 1, "context_management": {}, "metadata": { "a": 1, "user_id": "会session_é" }, "messages": [{ "role": "user", "y": 2, "content": [{ "type": "text", "text": "hi", "z": { "q": 3 } }] }] }),
+            ),
+        ),
+    ];
+    for (case, body) in &table {
+        let reply = world.messages(body).await;
+        assert_eq!(reply.status, 200, "{case}: {}", reply.text);
+        let message = reply.json();
+        assert_eq!(message["model"], body["model"], "{case}: the model is echoed as sent");
+        for member in ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"] {
+            assert!(message.get(member).is_some(), "{case}: no {member}");
+        }
+        assert!(message["id"].as_str().unwrap().starts_with("msg_"), "{case}");
+        for count in ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"] {
+            assert!(message["usage"][count].is_u64(), "{case}: {count}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a2_a53_streams_have_the_grammar_under_both_prefixes() {
+    let world = World::new(&[]).await;
+    for path in ["/v1/messages", "/claude-kiro-oauth/v1/messages?beta=true"] {
+        let reply = world.post(path, with(json!({ "stream": true })).to_string()).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.headers["content-type"], "text/event-stream; charset=utf-8");
+        assert_eq!(reply.headers["cache-control"], "no-cache");
+        assert_eq!(reply.headers["x-accel-buffering"], "no");
+        let names: Vec<&str> = reply.text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!((names[0], names[1]), ("message_start", "content_block_start"));
+        assert_eq!(names[names.len() - 3..], ["content_block_stop", "message_delta", "message_stop"]);
+        assert!(reply.text.ends_with("\n\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a50_over_the_limit_with_and_without_a_length() {
+    let world = World::new(&[("KIRO_MAX_REQUEST_BODY", "1000")]).await;
+    let mut body = base();
+    body["messages"][0]["content"] = json!("x".repeat(2000));
+    let text = body.to_string();
+    world.post("/v1/messages", text.clone()).await.is_error("A50", 413, "request_too_large", "");
+    let pieces: Vec<Result<String, std::io::Error>> =
+        text.as_bytes().chunks(100).map(|c| Ok(String::from_utf8_lossy(c).into_owned())).collect();
+    let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+    world.post("/v1/messages", chunked).await.is_error("A50", 413, "request_too_large", "");
+    assert_eq!(world.messages(&base()).await.status, 200);
+}
+
+/// Puts a key somewhere on a request.
+type Dress = fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a51_keys() {
+    let world = World::new(&[]).await;
+    let url = world.url("/v1/messages");
+    let ask = |set: Dress, query: &str| set(world.http.post(format!("{url}{query}"))).body(base().to_string()).send();
+    let reply = Reply::read(ask(|r| r, "").await.unwrap()).await;
+    reply.is_error("A51", 401, "authentication_error", "");
+    assert_eq!(reply.headers["x-should-retry"], "false");
+    let wrong = Reply::read(ask(|r| r.header("x-api-key", "no"), "").await.unwrap()).await;
+    wrong.is_error("A51", 401, "authentication_error", "");
+    let right: [(Dress, &str); 5] = [
+        (|r| r.header("x-api-key", KEY), ""),
+        (|r| r.header("authorization", format!("bEaReR {KEY}")), ""),
+        (|r| r.header("x-goog-api-key", KEY), ""),
+        (|r| r, "?key=client-key-1"),
+        (|r| r.header("x-api-key", "no").header("authorization", format!("Bearer {KEY}")), ""),
+    ];
+    for (n, (set, query)) in right.into_iter().enumerate() {
+        assert_eq!(ask(set, query).await.unwrap().status(), 200, "way {n}");
+    }
+    // No key needed here (M2).
+    assert_eq!(world.http.get(world.url("/health")).send().await.unwrap().status(), 200);
+    assert_eq!(world.http.head(world.url("/")).send().await.unwrap().status(), 200);
+    let events = world.http.post(world.url("/api/event_logging/batch")).body("{}").send().await.unwrap();
+    assert_eq!(events.text().await.unwrap(), r#"{"success":true}"#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a52_paths_and_methods() {
+    let world = World::new(&[]).await;
+    let get = Reply::read(world.http.get(world.url("/v1/messages")).send().await.unwrap()).await;
+    get.is_error("A52", 405, IRE, "");
+    assert_eq!(get.headers["allow"], "POST, OPTIONS");
+    world.post("/nope", "{}").await.is_error("A52", 404, "not_found_error", "");
+    let asked = world
+        .http
+        .request(reqwest::Method::OPTIONS, world.url("/v1/messages"))
+        .header("access-control-request-headers", "x-stainless-os,x-api-key")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(asked.status(), 204);
+    assert_eq!(asked.headers()["access-control-allow-headers"], "x-stainless-os,x-api-key");
+    assert!(asked.headers().contains_key("request-id"));
+    let encoded = world
+        .http
+        .post(world.url("/v1/messages"))
+        .header("x-api-key", KEY)
+        .header("content-encoding", "gzip")
+        .body("x");
+    Reply::read(encoded.send().await.unwrap()).await.is_error("M4", 400, IRE, "content-encoding: not supported");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a69_count_tokens_equals_the_estimate_of_message_start() {
+    let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
+    let mut body = without("max_tokens");
+    let counted = world.post("/v1/messages/count_tokens", body.to_string()).await;
+    assert_eq!(counted.status, 200, "{}", counted.text);
+    let tokens = counted.json()["input_tokens"].as_u64().unwrap();
+    assert!(tokens >= 1);
+    body["max_tokens"] = json!(5);
+    body["stream"] = json!(true);
+    let stream = world.messages(&body).await;
+    let start: Value =
+        serde_json::from_str(stream.text.lines().nth(1).unwrap().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(start["message"]["usage"]["input_tokens"].as_u64(), Some(tokens));
+    let bad = world
+        .post(
+            "/v1/messages/count_tokens",
+            r#"{"model":"claude-sonnet-4-5","messages":[{"role":"tool","content":"x"}]}"#,
+        )
+        .await;
+    bad.is_error("A69", 400, IRE, "messages.0.role");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a70_models_page_by_page() {
+    let world = World::new(&[]).await;
+    let get = async |path: &str| {
+        Reply::read(world.http.get(world.url(path)).header("x-api-key", KEY).send().await.unwrap()).await
+    };
+    let all = get("/v1/models?limit=1000").await.json();
+    let ids: Vec<String> =
+        all["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect();
+    assert!(ids.len() > 4 && ids.iter().all(|id| id.starts_with("claude")));
+    let mut seen: Vec<String> = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = get(&format!("/v1/models?limit=2{cursor}")).await.json();
+        seen.extend(page["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()));
+        if page["has_more"] == false {
+            break;
+        }
+        cursor = format!("&after_id={}", page["last_id"].as_str().unwrap());
+    }
+    assert_eq!(seen, ids, "every id once, in order");
+    let before = get(&format!("/v1/models?limit=2&before_id={}", ids[3])).await.json();
+    assert_eq!((before["data"][0]["id"].as_str(), before["has_more"].as_bool()), (Some(ids[1].as_str()), Some(true)));
+    get("/v1/models?limit=0").await.is_error("A70", 400, IRE, "limit: must be between 1 and 1000");
+    get("/v1/models?after_id=x").await.is_error("A70", 400, IRE, "after_id: unknown model");
+    get("/v1/models?after_id=x&before_id=y").await.is_error("A70", 400, IRE, "before_id: not together with after_id");
+    get("/v1/models/nope").await.is_error("A70", 404, "not_found_error", "");
+    assert_eq!(get("/v1/models/claude-sonnet-4-5-20250929").await.json()["id"], "claude-sonnet-4-5-20250929");
+}
+
+/// The `data` of each event of an SSE text, in order.
+fn events(text: &str) -> Vec<Value> {
+    assert!(text.ends_with("\n\n"), "the stream ends in mid-event: {text:?}");
+    text.lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect()
+}
+
+fn kinds(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
+const STREAM: fn() -> Value = || json!({ "stream": true });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a54_a55_refused_by_upstream_once_without_hurting_the_account() {
+    let world = World::with_tokens(&["sim-400", "sim-400"], &[]).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("A54", 400, IRE, "Improperly formed request.");
+    assert_eq!(reply.headers["x-should-retry"], "false");
+    assert_eq!(world.upstream_calls(), 1);
+    assert_eq!(world.gateway.health().accounts.healthy, 2);
+
+    let world = World::with_tokens(&["sim-prompt-too-long", "sim-prompt-too-long"], &[]).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("A55", 400, IRE, "prompt is too long: 172501 tokens > 172500 maximum");
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a56_a57_rate_limits() {
+    let world = World::with_tokens(&["sim-429-retry-after-7", "sim-429-retry-after-7"], &[]).await;
+    for stream in [false, true] {
+        // The second round finds both accounts at rest.
+        let reply = world.messages(&with(json!({ "stream": stream }))).await;
+        let (status, kind) = if stream { (503, "overloaded_error") } else { (429, "rate_limit_error") };
+        reply.is_error("A56", status, kind, "");
+        assert_eq!(reply.headers["retry-after"], "7", "A56 stream {stream}");
+    }
+    assert_eq!(world.upstream_calls(), 2);
+
+    let world = World::with_tokens(&["sim-429-retry-after-7"], &[]).await;
+    let reply = world.messages(&with(STREAM())).await;
+    reply.is_error("A56", 429, "rate_limit_error", "");
+
+    let world = World::with_tokens(&["sim-429-retry-after-7", "access-2"], &[]).await;
+    for _ in 0..3 {
+        assert_eq!(world.messages(&base()).await.status, 200, "A57");
+    }
+    let stream = world.messages(&with(STREAM())).await;
+    assert_eq!(kinds(&events(&stream.text)).iter().filter(|kind| **kind == "message_start").count(), 1, "A57");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a58_no_account() {
+    let world = World::with_tokens(&[], &[("KIRO_STORE_WAIT", "0s")]).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("A58", 503, "overloaded_error", "");
+    assert_eq!(world.http.get(world.url("/health")).send().await.unwrap().status(), 503);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a59_a60_an_exception_before_content() {
+    let world = World::new(&[("KIRO_MAX_ATTEMPTS", "1")]).await;
+    let first = json!({ "steps": [{ "exception": "InternalServerException" }] });
+    world.scene(&first, STREAM()).await.is_error("A59", 500, "api_error", "");
+
+    let world =
+        World::new(&[("KIRO_MAX_ATTEMPTS", "1"), ("KIRO_EARLY_HEADERS", "100ms"), ("KIRO_PING_INTERVAL", "100ms")])
+            .await;
+    let late = json!({ "first_ms": 450, "steps": [{ "exception": "InternalServerException" }] });
+    let reply = world.scene(&late, STREAM()).await;
+    assert_eq!(reply.status, 200, "A60: {}", reply.text);
+    let events = events(&reply.text);
+    let kinds = kinds(&events);
+    assert_eq!((kinds[0], kinds[1], kinds[kinds.len() - 1]), ("message_start", "ping", "error"), "A60: {kinds:?}");
+    assert!(!kinds.contains(&"message_stop"), "A60");
+    assert_eq!(events[events.len() - 1]["error"]["type"], "api_error");
+    assert_eq!(events[events.len() - 1]["request_id"], reply.headers["request-id"].to_str().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a61_to_a65_content_and_then() {
+    let world = World::new(&[]).await;
+    let mid = json!({ "steps": [{ "text": "Hel" }, { "exception": "ThrottlingException" }] });
+    let reply = world.scene(&mid, STREAM()).await;
+    let all = events(&reply.text);
+    assert_eq!(
+        kinds(&all),
+        ["message_start", "content_block_start", "content_block_delta", "content_block_stop", "error"],
+        "A61"
+    );
+    assert_eq!(all[4]["error"]["type"], "rate_limit_error", "A61");
+
+    let world = World::new(&[]).await;
+    let cut =
+        json!({ "steps": [{ "tool": { "id": "t", "name": "f", "input": "{\"a\":", "stop": "never" } }], "end": "cut" });
+    world.scene(&cut, json!({})).await.is_error("A62", 500, "api_error", "");
+
+    let half = json!({ "steps": [{ "text": "x" }, { "tool": { "id": "t", "name": "f", "input": "{\"a\":", "stop": "never" } }] });
+    let world = World::new(&[]).await;
+    let reply = world.scene(&half, STREAM()).await;
+    let all = events(&reply.text);
+    assert_eq!(all[all.len() - 2]["delta"]["stop_reason"], "max_tokens", "A63: {}", reply.text);
+    let folded = world.scene(&half, json!({})).await.json();
+    assert_eq!(
+        (&folded["stop_reason"], folded["content"].as_array().unwrap().len()),
+        (&json!("max_tokens"), 1),
+        "A63: {folded}"
+    );
+
+    let tools = json!({ "steps": [
+        { "tool": { "id": "a", "name": "f", "input": "{}" } }, { "tool": { "id": "b", "name": "g", "input": "{\"y\":2}", "pieces": 2 } }, { "text": "ok" }] });
+    let reply = world.scene(&tools, STREAM()).await;
+    let all = events(&reply.text);
+    let starts: Vec<_> =
+        all.iter().filter(|e| e["type"] == "content_block_start").map(|e| e["index"].as_u64().unwrap()).collect();
+    assert_eq!(starts, [0, 1, 2], "A64");
+    assert_eq!(all[all.len() - 2]["delta"]["stop_reason"], "tool_use", "A64");
+
+    let empty = json!({ "steps": [{ "tool": { "id": "a", "name": "f" } }] });
+    let reply = world.scene(&empty, STREAM()).await;
+    let deltas: Vec<_> = events(&reply.text).into_iter().filter(|e| e["type"] == "content_block_delta").collect();
+    assert_eq!(deltas.len(), 1, "A65");
+    assert_eq!(deltas[0]["delta"], json!({ "type": "input_json_delta", "partial_json": "{}" }), "A65");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a66_thinking_with_signature_redacted_text() {
+    let world = World::new(&[]).await;
+    let scene = json!({ "steps": [{ "thinking": "I see.", "signature": "abcd", "signature_pieces": 2 }, { "redacted": "AAEC" }, { "text": "Yes" }] });
+    let folded = world.scene(&scene, json!({ "thinking": { "type": "adaptive" } })).await.json();
+    assert_eq!(
+        folded["content"],
+        json!([{ "type": "thinking", "thinking": "I see.", "signature": "abcd" }, { "type": "redacted_thinking", "data": "AAEC" }, { "type": "text", "text": "Yes" }]),
+        "A66"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a67_pings_while_upstream_is_silent() {
+    let world = World::new(&[("KIRO_PING_INTERVAL", "200ms")]).await;
+    let scene = json!({ "steps": [{ "text": "a" }, { "wait_ms": 700 }, { "text": "b" }] });
+    let reply = world.scene(&scene, STREAM()).await;
+    let all = events(&reply.text);
+    assert_eq!(kinds(&all).iter().filter(|kind| **kind == "ping").count(), 3, "A67: {}", reply.text);
+    assert_eq!(kinds(&all).last(), Some(&"message_stop"), "A67");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a68_a_client_that_goes_away_frees_upstream_within_100_ms() {
+    let world = World::new(&[]).await;
+    // In mid-answer, before the first event, and with a folded answer.
+    let hanging = json!({ "text": "a", "end": "hang" });
+    let silent = json!({ "end": "hang", "steps": [] });
+    for (scenario, stream, reads) in [(&hanging, true, true), (&silent, true, false), (&hanging, false, false)] {
+        let mut body = with(json!({ "stream": stream }));
+        body["messages"] = json!([{ "role": "user", "content": format!("[[sim {scenario}]]") }]);
+        let request = world.http.post(world.url("/v1/messages")).header("x-api-key", KEY).body(body.to_string());
+        if reads {
+            let mut response = request.send().await.unwrap();
+            assert!(response.chunk().await.unwrap().is_some());
+            drop(response);
+        } else {
+            let asked = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
+            assert!(asked.is_err(), "nothing should have come yet");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let stats = world.simulated.control().stats();
+        assert_eq!(stats["streams"]["open"], 0, "A68: {stats}");
+        assert_eq!(world.gateway.in_flight(), 0, "A68");
+    }
+    assert_eq!(world.simulated.control().stats()["streams"]["closed_by_client"], 3);
+    assert_eq!(world.gateway.health().accounts.healthy, 1, "A68: the account is unchanged");
+}
+
+/// The grace time: streams that end in time are whole, the others end with `event: error` (M64).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_lets_streams_finish_and_cuts_the_rest() {
+    let world = World::new(&[]).await;
+    assert_eq!(world.messages(&base()).await.status, 200);
+    world.gateway.close(Duration::from_millis(100)).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("closed", 503, "overloaded_error", "");
+}
