@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::ConfigError;
 use crate::proto::kiro::fault::FaultKind;
-use crate::proto::messages::error::{ApiError, ErrorType};
+use crate::proto::messages::error::{ApiError, Cause, ErrorType};
 use crate::proto::messages::request::RequestError;
 
 /// A stable code; programs branch on it (N40).
@@ -239,12 +239,13 @@ struct Inner {
     message: String,
     retry_after: Option<Duration>,
     fault: Option<FaultKind>,
+    cause: Option<Cause>,
 }
 
 impl Error {
     /// An error of this code with this sentence.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, message: message.into(), retry_after: None, fault: None }))
+        Self(Box::new(Inner { code, message: message.into(), retry_after: None, fault: None, cause: None }))
     }
 
     /// Adds when it is worth to come back.
@@ -303,7 +304,8 @@ impl Error {
 
     /// As the Messages API says it.
     pub fn api_error(&self) -> ApiError {
-        ApiError { status: self.status(), kind: self.error_type(), message: self.0.message.clone() }
+        let message = self.0.message.clone();
+        ApiError { status: self.status(), kind: self.error_type(), message, cause: self.0.cause }
     }
 
     /// The headers that belong to the answer beside the usual ones: `retry-after` and `x-should-retry` (section 6 of
@@ -341,7 +343,9 @@ impl From<RequestError> for Error {
             ErrorType::RequestTooLarge => Code::RequestTooLarge,
             _ => Code::InvalidRequest,
         };
-        Error::new(code, error.to_string())
+        let mut refused = Error::new(code, error.to_string());
+        refused.0.cause = error.cause;
+        refused
     }
 }
 

@@ -123,7 +123,7 @@ fn own_rules() -> Vec<String> {
     let mut rules: Vec<_> =
         range("TR", 1, 34).chain(range("TU", 5, 5)).chain(range("TU", 7, 7)).chain(range("M", 12, 50)).collect();
     // Headers and routes, as far as they are about requests, are the server's.
-    rules.push("M65".to_owned());
+    rules.extend(["M65", "M68"].map(str::to_owned));
     rules
 }
 

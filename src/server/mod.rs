@@ -76,7 +76,7 @@ impl Refusal {
         } else {
             Vec::new()
         };
-        Self { error: ApiError { status, kind, message: message.into() }, headers }
+        Self { error: ApiError::with_status(status, kind, message), headers }
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -82,6 +82,23 @@ impl std::fmt::Display for ErrorType {
     }
 }
 
+/// A cause that a client's program has to tell from others of the same type: `error.details.error_code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The request wants its conversation held on the server (`thread`), which nothing here does (M68). Clients that
+    /// know the code send the whole conversation instead, and every later one too.
+    ThreadUnsupported,
+}
+
+impl Cause {
+    /// The value of `error_code`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ThreadUnsupported => "thread_unsupported_request",
+        }
+    }
+}
+
 /// An error as a client sees it: the status while it is still free to choose, type and sentence in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -91,6 +108,8 @@ pub struct ApiError {
     pub kind: ErrorType,
     /// `error.message`: one English sentence for a person, without secrets (M63).
     pub message: String,
+    /// `error.details.error_code`; almost never there.
+    pub cause: Option<Cause>,
 }
 
 impl ApiError {
@@ -101,11 +120,11 @@ impl ApiError {
 
     /// An error whose status isn't the usual one of its type (503 `overloaded_error`, 405 `invalid_request_error`).
     pub fn with_status(status: u16, kind: ErrorType, message: impl Into<String>) -> Self {
-        Self { status, kind, message: bounded(message.into()) }
+        Self { status, kind, message: bounded(message.into()), cause: None }
     }
 
     /// The error body, also the `data` of an SSE `error` event:
-    /// `{"type":"error","error":{"type":…,"message":…},"request_id":…}`.
+    /// `{"type":"error","error":{"type":…,"message":…},"request_id":…}`, in `error` also `details` when there is a cause.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
         let mut body = Vec::with_capacity(128 + self.message.len());
         super::sse::write_error(self, request_id, &mut body);
@@ -134,6 +153,16 @@ pub fn bounded(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn m68_body_names_its_cause() {
+        let mut error = ApiError::new(ErrorType::InvalidRequest, "thread: not here");
+        error.cause = Some(Cause::ThreadUnsupported);
+        assert_eq!(
+            String::from_utf8(error.body("req_1")).unwrap(),
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"thread: not here","details":{"error_code":"thread_unsupported_request"}},"request_id":"req_1"}"#
+        );
+    }
 
     #[test]
     fn body_has_the_members_in_order() {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
-use super::error::{ApiError, ErrorType};
+use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::json::tree::{Json, Kind, Text, ValueId};
 
 /// Most messages of a request (M13).
@@ -44,12 +44,14 @@ pub struct RequestError {
     pub path: String,
     /// What is wrong at that place, without a full stop.
     pub sentence: String,
+    /// What a client's program has to know beside the type.
+    pub cause: Option<Cause>,
 }
 
 impl RequestError {
     /// The error as the client sees it: `{path}: {sentence}`.
     pub fn api_error(&self) -> ApiError {
-        ApiError::new(self.kind, self.to_string())
+        ApiError { cause: self.cause, ..ApiError::new(self.kind, self.to_string()) }
     }
 }
 

@@ -61,7 +61,13 @@ pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl Buf
     out.put_slice(error.kind.as_str().as_bytes());
     out.put_slice(b"\",\"message\":\"");
     json::escape(&error.message, out);
-    out.put_slice(b"\"},\"request_id\":\"");
+    out.put_slice(b"\"");
+    if let Some(cause) = error.cause {
+        out.put_slice(b",\"details\":{\"error_code\":\"");
+        out.put_slice(cause.as_str().as_bytes());
+        out.put_slice(b"\"}");
+    }
+    out.put_slice(b"},\"request_id\":\"");
     json::escape(request_id, out);
     out.put_slice(b"\"}");
 }

@@ -164,6 +164,7 @@ pub fn resolve_model(
             kind: ErrorType::NotFound,
             path: "model".to_owned(),
             sentence: format!("{unknown}. Known: {}", known.join(", ")),
+            cause: None,
         }
     })
 }

@@ -10,7 +10,7 @@ use super::{
     ToolResult, ToolUse, quotable, without_dropped_prefill,
 };
 use crate::proto::json::tree::{Json, JsonError, Kind, Text, Value};
-use crate::proto::messages::error::ErrorType;
+use crate::proto::messages::error::{Cause, ErrorType};
 
 type Result<T> = std::result::Result<T, RequestError>;
 
@@ -26,6 +26,11 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     })?;
     if json.root().kind() != Kind::Object {
         return Err(Path::top("body").error("must be a JSON object"));
+    }
+    // Before everything else: the rest of such a request is only a piece of a conversation (M68). Counting is harmless.
+    if let ([Some(_)], Purpose::Messages) = (fields(json.root(), ["thread"]), purpose) {
+        let error = Path::top("thread").error("conversations are not held here, send all messages without it");
+        return Err(RequestError { cause: Some(Cause::ThreadUnsupported), ..error });
     }
     let [model, max_tokens, messages, system, tools, tool_choice, thinking, output_config] = fields(
         json.root(),
@@ -576,7 +581,7 @@ impl Path<'_> {
     }
 
     fn error(&self, sentence: impl Into<String>) -> RequestError {
-        RequestError { kind: ErrorType::InvalidRequest, path: self.to_string(), sentence: sentence.into() }
+        RequestError { kind: ErrorType::InvalidRequest, path: self.to_string(), sentence: sentence.into(), cause: None }
     }
 }
 
