@@ -557,6 +557,11 @@ impl Pool {
         }
     }
 
+    /// Writes what is pending now, for at most `within`; what could not be written is the answer.
+    pub async fn flush(&self, within: Duration) -> Pending {
+        self.0.writer.flush(within).await
+    }
+
     /// Ends the background task and writes what is pending, for at most `within` (R33). What could not be written is
     /// the answer. Leases stay valid, but nothing writes their reports any more.
     pub async fn close(&self, within: Duration) -> Pending {
@@ -599,7 +604,7 @@ impl Pool {
     pub(crate) fn refreshed(&self, id: &str) {
         let now = self.now();
         let told = self.with_slot(id, |slot, _| {
-            slot.review(&self.0.settings.urls);
+            slot.review(&self.0.settings.urls, now);
             let event = PoolEvent::TokenRefreshed {
                 id: slot.view.id.clone(),
                 expires_at: slot.held.token().expires_at,
@@ -616,7 +621,8 @@ impl Pool {
 
     /// The account's tokens were adopted from the store.
     pub(crate) fn adopted(&self, id: &str) {
-        self.with_slot(id, |slot, _| slot.review(&self.0.settings.urls));
+        let now = self.now();
+        self.with_slot(id, |slot, _| slot.review(&self.0.settings.urls, now));
         self.serve_queue();
     }
 
@@ -1073,7 +1079,7 @@ impl Slot {
         if observed.lost {
             tracing::warn!(account = self.view.short_id(), "no token record: its access token serves to its end");
         }
-        self.review(&pool.settings.urls);
+        self.review(&pool.settings.urls, now);
         if let Some(problem) = self.problem().filter(|_| changed) {
             tracing::warn!(account = self.view.short_id(), problem, "account unusable");
             pool.counters.unusable_records.fetch_add(1, Ordering::Relaxed);
@@ -1082,7 +1088,7 @@ impl Slot {
     }
 
     /// Makes the view again after a change of record or token.
-    fn review(&mut self, urls: &Urls) {
+    fn review(&mut self, urls: &Urls, now: Timestamp) {
         let viewed = view::view(&self.view.id, self.account.as_ref(), self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
@@ -1096,7 +1102,7 @@ impl Slot {
         if viewed.view != *self.view {
             self.view = Arc::new(viewed.view);
         }
-        self.health.set_fingerprint(self.held.fingerprint());
+        self.health.set_fingerprint(self.held.fingerprint(), now);
     }
 
     fn candidate<'a>(&'a self, wanted: &Wanted<'_>, now: Timestamp) -> Candidate<'a> {
@@ -1126,15 +1132,21 @@ impl Wanted<'_> {
 
 /// Reads the store and reserves tickets, for as long as the pool lives.
 async fn background(pool: Weak<Inner>, stop: CancellationToken) {
-    let Some((status, refill)) = pool.upgrade().map(|inner| (inner.store.watch(), inner.refill.clone())) else {
+    let Some((mut status, refill)) = pool.upgrade().map(|inner| (inner.store.watch(), inner.refill.clone())) else {
         return;
     };
-    // The first block is in hand before the first request can ask for a ticket.
-    let first = reserve_block(&pool).await;
+    let work = async {
+        // The first block is in hand before the first request can ask for a ticket, where the store is there at all.
+        let connected = tokio::time::timeout(RETRY_READ, status.wait_for(Status::is_connected)).await.is_ok();
+        let first = if connected { reserve_block(&pool).await } else { Some(RETRY_READ) };
+        tokio::select! {
+            () = read_store(pool.clone(), status) => {}
+            () = reserve_tickets(pool, refill, first) => {}
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = read_store(pool.clone(), status) => {}
-        () = reserve_tickets(pool, refill, first) => {}
+        () = work => {}
     }
 }
 

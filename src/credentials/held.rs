@@ -46,6 +46,8 @@ pub(crate) struct Held {
     seen: Option<(Bytes, Token)>,
     /// What is used: the store's, or newer.
     token: Token,
+    /// This process got `token` by a refresh of its own; else it is somebody else's, adopted.
+    own: bool,
     /// Fingerprints of the refresh tokens that this process used up (R48).
     used_up: VecDeque<Fingerprint>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
@@ -82,6 +84,7 @@ impl Held {
             key,
             seen: None,
             token: Token::default(),
+            own: false,
             used_up: VecDeque::new(),
             spread: 1.0,
             last_success: None,
@@ -159,7 +162,8 @@ impl Held {
         };
         if theirs == ours {
             return match (record.expires_at, self.token.expires_at) {
-                (Some(theirs), Some(ours)) if theirs < ours => Age::Older,
+                // Of two tokens that others brought the one in the store counts, whichever lives longer.
+                (Some(theirs), Some(ours)) if theirs < ours && self.own => Age::Older,
                 _ if record.access_token == self.token.access_token && record.expires_at == self.token.expires_at => {
                     Age::Same
                 }
@@ -258,6 +262,7 @@ impl Held {
         token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
         token.profile_arn = grant.profile_arn.or(token.profile_arn);
         self.take(token, rng);
+        self.own = true;
         self.last_success = Some(now);
         (self.failures, self.not_before, self.refusals) = (0, None, None);
         UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries: self.entries() }
@@ -364,6 +369,7 @@ impl Held {
             self.spread = 1.0 - 0.2 * rng.f64();
             // A new login or another process's success: our pauses and doubts were about the old one.
             (self.failures, self.not_before, self.refusals) = (0, None, None);
+            self.own = false;
         }
         self.token = token;
     }
@@ -514,6 +520,14 @@ mod tests {
         assert_eq!(access(&held), "new");
         assert!(seen(&mut held, &record("newer", "r", 9_000), 6).write_back.is_none());
         assert_eq!(access(&held), "newer", "somebody else's later one is adopted");
+    }
+
+    /// A forced refresh may bring a token that ends before the one that upstream rejected.
+    #[test]
+    fn r48_what_others_brought_is_never_written_over_what_others_brought() {
+        let mut held = holding(&record("long", "r", 86_400));
+        assert!(seen(&mut held, &record("short", "r", 3_600), 1).write_back.is_none());
+        assert_eq!(access(&held), "short");
     }
 
     #[test]

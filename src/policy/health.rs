@@ -268,9 +268,12 @@ impl Health {
     }
 
     /// The fingerprint of the refresh token in the token record, the first 8 hex digits of its SHA-256. An account
-    /// ejected for another one is half-open (R47).
-    pub fn set_fingerprint(&mut self, fingerprint: Option<String>) {
-        self.fingerprint = fingerprint;
+    /// ejected for another one is half-open (R47), and waits for a request from `now` on (R17).
+    pub fn set_fingerprint(&mut self, fingerprint: Option<String>, now: Timestamp) {
+        if self.fingerprint != fingerprint {
+            self.fingerprint = fingerprint;
+            self.asked(now);
+        }
     }
 
     /// A new snapshot has this record. `ours_stands`: a mark of ours is not written yet, or was written after the
@@ -611,7 +614,7 @@ mod tests {
 
     fn health(standing: Standing) -> Health {
         let mut health = Health::new(standing, RULES, t0());
-        health.set_fingerprint(Some("bd473e5d".into()));
+        health.set_fingerprint(Some("bd473e5d".into()), t0());
         health
     }
 
@@ -919,13 +922,13 @@ mod tests {
             let mut health = health(good());
             health.eject(cause.into(), t0());
             assert_eq!(health.state(true, secs(1_000_000)), State::Ejected);
-            health.set_fingerprint(Some("00000000".into()));
+            health.set_fingerprint(Some("00000000".into()), t0());
             assert_eq!(health.state(true, secs(1)), State::HalfOpen);
             let failed = mark(health.fault(&fault(FaultKind::Forbidden), attempt(secs(1)), RULES, secs(1)));
             assert!(matches!(failed, Some(Note::CoolDown { .. })), "{failed:?}");
         }
         let mut suspended = health(bad(Some(t0()), "ejected: suspended"));
-        suspended.set_fingerprint(Some("00000000".into()));
+        suspended.set_fingerprint(Some("00000000".into()), t0());
         assert_eq!(suspended.state(true, secs(1)), State::Ejected);
     }
 

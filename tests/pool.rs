@@ -1,0 +1,1039 @@
+//! Pool and credentials on a real `redis-server`, with a refresh address of the test's own: acceptance cases of
+//! redis-contract.md by number.
+#![cfg(feature = "gateway")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use kiro_messages::config::{Config, Face, RawConfig};
+use kiro_messages::credentials::{Credentials, RefreshError};
+use kiro_messages::policy::health::State;
+use kiro_messages::pool::{Hooks, Pool, PoolEvent, Stood, Wanted, Why};
+use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
+use kiro_messages::secret::Secret;
+use kiro_messages::store::{Clock, RedisConfig, RedisServer as Server, Store, StoreConfig};
+use kiro_messages::upstream::Upstream;
+use redis::Commands as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
+use redis_server::RedisServer;
+
+const POOL: &str = "aiclient:pools:claude-kiro-oauth";
+const COUNTER: &str = "aiclient:kiro:round-robin-counter";
+/// A token that lives for a day after T0.
+const LIVE: &str =
+    r#"{"accessToken":"live","refreshToken":"r","expiresAt":"2026-11-24T10:00:00.000Z","authMethod":"social"}"#;
+
+fn t0() -> Timestamp {
+    "2026-11-23T10:00:00Z".parse().unwrap()
+}
+
+fn token_key(id: &str) -> String {
+    format!("aiclient:tokens:claude-kiro-oauth:{id}")
+}
+
+fn lock_key(id: &str) -> String {
+    format!("aiclient:token-lock:claude-kiro-oauth:{id}")
+}
+
+/// A wall clock that the test moves.
+#[derive(Clone)]
+struct Time(Arc<AtomicI64>);
+
+impl Time {
+    fn new() -> Self {
+        Self(Arc::new(AtomicI64::new(t0().as_millisecond())))
+    }
+
+    fn clock(&self) -> Clock {
+        let millis = self.0.clone();
+        Arc::new(move || Timestamp::from_millisecond(millis.load(Ordering::Relaxed)).unwrap())
+    }
+
+    fn set(&self, text: &str) {
+        self.0.store(text.parse::<Timestamp>().unwrap().as_millisecond(), Ordering::Relaxed);
+    }
+
+    fn pass(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+}
+
+/// A refresh call as the address saw it.
+struct Call {
+    path: String,
+    headers: HeaderMap,
+    body: serde_json::Value,
+}
+
+type Reply = Pin<Box<dyn Future<Output = (u16, String)> + Send>>;
+type Answer = Arc<dyn Fn(Arc<Call>) -> Reply + Send + Sync>;
+
+/// A refresh address on loopback.
+struct Address {
+    url: String,
+    calls: Arc<Mutex<Vec<Arc<Call>>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Address {
+    async fn start<F, R>(answer: F) -> Self
+    where
+        F: Fn(Arc<Call>) -> R + Send + Sync + 'static,
+        R: Future<Output = (u16, String)> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let calls = Arc::<Mutex<Vec<_>>>::default();
+        let seen = calls.clone();
+        let answer: Answer = Arc::new(move |call| Box::pin(answer(call)));
+        let task = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (seen, answer) = (seen.clone(), answer.clone());
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let (seen, answer) = (seen.clone(), answer.clone());
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        let call = Arc::new(Call {
+                            path: parts.uri.to_string(),
+                            headers: parts.headers,
+                            body: serde_json::from_slice(&body).unwrap_or_default(),
+                        });
+                        seen.lock().unwrap().push(call.clone());
+                        let (status, text) = answer(call).await;
+                        let response = Response::builder().status(status).body(Full::new(Bytes::from(text)));
+                        Ok::<_, std::convert::Infallible>(response.unwrap())
+                    }
+                });
+                tokio::spawn(async move {
+                    let connection = hyper::server::conn::http1::Builder::new();
+                    // A client that goes away is the client's business.
+                    let _ = connection.serve_connection(TokioIo::new(socket), service).await;
+                });
+            }
+        });
+        Self { url, calls, task }
+    }
+
+    /// Grants `new` and `refresh-2`, for an hour.
+    async fn granting() -> Self {
+        Self::start(|_| async { (200, grant("new", Some("refresh-2"))) }).await
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    fn used(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter_map(|call| Some(call.body.get("refreshToken")?.as_str()?.to_owned())).collect()
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn grant(access: &str, refresh: Option<&str>) -> String {
+    let refresh = refresh.map(|refresh| format!(r#","refreshToken":"{refresh}""#)).unwrap_or_default();
+    format!(r#"{{"accessToken":"{access}"{refresh},"expiresIn":3600}}"#)
+}
+
+fn refused() -> (u16, String) {
+    (400, r#"{"error":"invalid_grant","error_description":"Invalid refresh token provided"}"#.to_owned())
+}
+
+/// One process, as far as the store can tell.
+struct Instance {
+    pool: Pool,
+    credentials: Credentials,
+    events: Arc<Mutex<Vec<PoolEvent>>>,
+}
+
+impl Instance {
+    async fn start(server: &RedisServer, time: &Time, options: &[(&str, &str)]) -> Self {
+        let store = StoreConfig::Redis(RedisConfig {
+            server: Server::Url(Secret::new(server.url())),
+            key_prefix: "aiclient:".to_owned(),
+            connections: 2,
+        });
+        let store = Store::connect(&store).await.unwrap();
+        let config = config(options);
+        let events = Arc::<Mutex<Vec<_>>>::default();
+        let heard = events.clone();
+        let hooks = Hooks { record: None, event: Some(Arc::new(move |event| heard.lock().unwrap().push(event))) };
+        let pool = Pool::start(store, &config, time.clock(), hooks);
+        timeout(Duration::from_secs(5), pool.first_snapshot()).await.expect("a first snapshot");
+        let upstream = Arc::new(Upstream::new(&config).unwrap());
+        let credentials = Credentials::start(pool.clone(), upstream, &config);
+        Self { pool, credentials, events }
+    }
+
+    fn state(&self, id: &str) -> State {
+        self.pool.accounts().into_iter().find(|info| &*info.id == id).expect("the account").state
+    }
+
+    fn selected(&self) -> String {
+        self.pool.select(&Wanted::default()).unwrap().account().id().to_string()
+    }
+
+    /// The token for one request of account `id`.
+    async fn token_of(&self, id: &str) -> Result<String, Fault> {
+        let wanted = Wanted { only: Some(id), ..Wanted::default() };
+        let lease = self.pool.select(&wanted).map_err(|none| Fault::network(none.to_string()))?;
+        self.credentials.access_token(&lease).await.map(|token| token.expose().to_owned())
+    }
+
+    /// Everything pending is in the store.
+    async fn written(&self) {
+        let left = self.pool.flush(Duration::from_secs(5)).await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    async fn close(self) {
+        self.credentials.close(Duration::from_secs(20)).await;
+        assert!(self.pool.close(Duration::from_secs(5)).await.is_empty());
+    }
+}
+
+fn config(options: &[(&str, &str)]) -> Config {
+    let mut raw = RawConfig::default();
+    for (name, value) in options {
+        raw.set_option(name, value).unwrap();
+    }
+    raw.resolve(Face::Server).unwrap()
+}
+
+fn fault(kind: FaultKind, status: u16) -> Fault {
+    Fault { kind, status: Some(status), reason: None, message: String::new(), retry_after: None }
+}
+
+/// An account with its token, as they lie in Redis.
+fn account(redis: &mut redis::Connection, id: &str, record: &str, token: &str) {
+    redis.set::<_, _, ()>(token_key(id), token).unwrap();
+    redis.hset::<_, _, _, ()>(POOL, id, record).unwrap();
+}
+
+fn record(redis: &mut redis::Connection, id: &str) -> String {
+    redis.hget(POOL, id).unwrap()
+}
+
+fn token(redis: &mut redis::Connection, id: &str) -> String {
+    redis.get(token_key(id)).unwrap()
+}
+
+async fn eventually(what: &str, within: Duration, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !check() {
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What the reset button of the Node.js service's UI writes (R15).
+fn ui_reset(redis: &mut redis::Connection, id: &str) {
+    let mut fields: BTreeMap<String, serde_json::Value> = serde_json::from_str(&record(redis, id)).unwrap();
+    for (name, value) in [
+        ("isHealthy", serde_json::json!(true)),
+        ("errorCount", serde_json::json!(0)),
+        ("refreshCount", serde_json::json!(0)),
+        ("needsRefresh", serde_json::json!(false)),
+        ("lastErrorTime", serde_json::Value::Null),
+    ] {
+        fields.insert(name.to_owned(), value);
+    }
+    redis.hset::<_, _, _, ()>(POOL, id, serde_json::to_string(&fields).unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_12_a_rest_is_seen_by_the_other_instance_which_probes_after_it() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"uuid":"a1"}"#, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    let two = Instance::start(&server, &time, &[]).await;
+    let lease = one.pool.select(&Wanted::default()).unwrap();
+    lease.failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    drop(lease);
+    let marked = Instant::now();
+    let gone = || two.pool.select(&Wanted::default()).is_err_and(|none| none.why == Why::Unavailable);
+    eventually("the second instance leaves the account out", Duration::from_millis(5_100), gone).await;
+    println!("seen by the other instance after {:?}", marked.elapsed());
+    assert_eq!(
+        record(&mut redis, "a1"),
+        r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"cool-down until 2026-11-23T10:01:00.000Z: 429 rate limited","lastUsed":"2026-11-23T10:00:00.000Z"}"#
+    );
+    time.pass(60);
+    assert_eq!(two.state("a1"), State::HalfOpen);
+    let probe = two.pool.select(&Wanted::default()).unwrap();
+    assert!(two.pool.select(&Wanted::default()).is_err());
+    probe.succeeded();
+    assert_eq!(two.state("a1"), State::Healthy);
+    two.written().await;
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.state("a1"), State::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_13_a_good_request_heals() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let before = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
+    account(&mut redis, "a1", before, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    one.pool.select(&Wanted::default()).unwrap().succeeded();
+    one.written().await;
+    assert_eq!(
+        record(&mut redis, "a1"),
+        r#"{"uuid":"a1","isHealthy":true,"errorCount":0,"lastErrorTime":null,"lastErrorMessage":null,"scheduledRecoveryTime":null,"usageCount":42,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_14_a_stream_from_before_the_rest_only_counts() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"usageCount":7}"#, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    let stream = one.pool.select(&Wanted::default()).unwrap();
+    time.pass(1);
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    time.pass(1);
+    stream.succeeded();
+    one.written().await;
+    let after = record(&mut redis, "a1");
+    assert!(after.contains(r#""isHealthy":false"#) && after.contains(r#""usageCount":8"#), "{after}");
+    one.pool.reload().await.unwrap();
+    assert!(matches!(one.state("a1"), State::Cooling { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cases_15_and_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), Stood::default());
+    one.written().await;
+    assert_eq!(
+        record(&mut redis, "a1"),
+        r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z","lastUsed":"2026-11-23T10:00:00.000Z"}"#
+    );
+    one.pool.reload().await.unwrap();
+    let none = one.pool.select(&Wanted::default()).unwrap_err();
+    assert_eq!((none.why, none.retry_after), (Why::Unavailable, None));
+    ui_reset(&mut redis, "a1");
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.state("a1"), State::Healthy, "case 16");
+    time.set("2026-12-07T08:00:00Z");
+    redis.set::<_, _, ()>(token_key("a1"), LIVE.replace("2026-11-24", "2027-11-24")).unwrap();
+    one.pool.reload().await.unwrap();
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), Stood::default());
+    one.written().await;
+    let december = record(&mut redis, "a1");
+    assert!(december.contains(r#""scheduledRecoveryTime":"2027-01-01T00:00:00.000Z""#), "{december}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_17_a_suspended_account_is_out_until_a_person_acts() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", "{}", &LIVE.replace("2026-11-24", "2036-11-24"));
+    let one = Instance::start(&server, &time, &[]).await;
+    let mut suspended = fault(FaultKind::Suspended, 403);
+    suspended.reason = Some("TEMPORARILY_SUSPENDED".into());
+    one.pool.select(&Wanted::default()).unwrap().failed(&suspended, Stood::default());
+    one.written().await;
+    let marked = record(&mut redis, "a1");
+    let message = r#""lastErrorMessage":"ejected: 403 suspended (TEMPORARILY_SUSPENDED)""#;
+    assert!(marked.contains(r#""errorCount":10"#) && marked.contains(message), "{marked}");
+    assert!(matches!(&one.events.lock().unwrap()[..], [PoolEvent::Ejected { id, .. }] if &**id == "a1"));
+    time.set("2028-01-01T00:00:00Z");
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.state("a1"), State::Ejected);
+    ui_reset(&mut redis, "a1");
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.selected(), "a1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_18_one_of_twenty_probes() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"isHealthy":false}"#, LIVE);
+    account(&mut redis, "a2", "{}", LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..20 {
+        let pool = one.pool.clone();
+        tasks.spawn(async move { pool.select(&Wanted::default()).unwrap() });
+    }
+    let leases = tasks.join_all().await;
+    assert_eq!(leases.iter().filter(|lease| &**lease.account().id() == "a1").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_round_robin_by_the_shared_counter() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    for id in ["a2", "a3", "a1"] {
+        account(&mut redis, id, "{}", LIVE);
+    }
+    let one = Instance::start(&server, &time, &[]).await;
+    let turns: Vec<_> = (0..6).map(|_| one.selected()).collect();
+    assert_eq!(turns, ["a1", "a2", "a3", "a1", "a2", "a3"]);
+    assert_eq!(redis.get::<_, String>(COUNTER).unwrap(), "64");
+    let two = Instance::start(&server, &time, &[]).await;
+    assert_eq!(two.selected(), "a2", "ticket 64");
+    assert_eq!(redis.get::<_, String>(COUNTER).unwrap(), "128");
+    for _ in 0..300 {
+        one.selected();
+        sleep(Duration::from_micros(200)).await;
+    }
+    let counter: u64 = redis.get(COUNTER).unwrap();
+    assert!((384..=512).contains(&counter), "306 + 1 tickets in blocks of 64: {counter}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_21_an_unusable_counter_is_left_alone() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    for id in ["a1", "a2", "a3"] {
+        account(&mut redis, id, "{}", LIVE);
+    }
+    redis.set::<_, _, ()>(COUNTER, "abc").unwrap();
+    let one = Instance::start(&server, &time, &[]).await;
+    let turns: Vec<_> = (0..200).map(|_| one.selected()).collect();
+    assert!(turns.chunks(3).all(|three| three.iter().zip(["a1", "a2", "a3"]).all(|(got, wanted)| got == wanted)));
+    assert_eq!(redis.get::<_, String>(COUNTER).unwrap(), "abc");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_22_a_builder_id_refresh_keeps_the_record() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let before = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#;
+    account(
+        &mut redis,
+        "a1",
+        &format!(
+            r#"{{"needsRefresh":true,"refreshCount":2,"KIRO_REFRESH_IDC_URL":"{}/token?r={{region}}"}}"#,
+            address.url
+        ),
+        before,
+    );
+    let one = Instance::start(&server, &time, &[]).await;
+    eventually("the refresh", Duration::from_secs(5), || token(&mut redis, "a1") != before).await;
+    assert_eq!(
+        token(&mut redis, "a1"),
+        r#"{"accessToken":"new","refreshToken":"refresh-2","expiresAt":1795431600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#
+    );
+    eventually("lock gone", Duration::from_secs(1), || !redis.exists::<_, bool>(lock_key("a1")).unwrap()).await;
+    one.written().await;
+    let after = record(&mut redis, "a1");
+    let healthy = r#""lastHealthCheckTime":"2026-11-23T10:00:00.000Z"}"#;
+    assert!(after.starts_with(r#"{"needsRefresh":false,"refreshCount":0,"#) && after.ends_with(healthy), "{after}");
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    assert_eq!((address.calls(), one.state("a1")), (1, State::Healthy));
+    let call = address.calls.lock().unwrap()[0].clone();
+    assert_eq!(call.path, "/token?r=us-east-1");
+    assert_eq!(
+        call.body,
+        serde_json::json!({"refreshToken":"refresh-1","clientId":"c","clientSecret":"s","grantType":"refresh_token"})
+    );
+    let header = |name: &str| call.headers.get(name).map(|value| value.to_str().unwrap());
+    let machine = one.pool.account("a1").unwrap().machine_id().to_owned();
+    assert_eq!(header("content-type"), Some("application/json"));
+    assert_eq!(header("accept"), Some("application/json"));
+    assert_eq!(header("x-amz-user-agent").unwrap(), format!("aws-sdk-js/1.0.0 KiroIDE-0.8.140-{machine}"));
+    assert!(
+        header("user-agent")
+            .unwrap()
+            .ends_with(&format!("api/codewhispererruntime#1.0.0 m/E KiroIDE-0.8.140-{machine}"))
+    );
+    assert!(header("authorization").is_none() && header("accept-encoding").is_none());
+    let told = one.events.lock().unwrap().clone();
+    assert!(matches!(&told[..], [PoolEvent::TokenRefreshed { id, .. }] if &**id == "a1"), "{told:?}");
+    one.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_23_a_social_refresh_learns_the_profile_and_keeps_the_refresh_token() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let answer = r#"{"accessToken":"new","expiresIn":3600,"profileArn":"arn:x"}"#;
+    let address = Address::start(move |_| async move { (200, answer.to_owned()) }).await;
+    let before = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":"2026-11-23T10:00:00Z","authMethod":"social","profileArn":""}"#;
+    account(&mut redis, "a1", &format!(r#"{{"KIRO_REFRESH_URL":"{}/refreshToken"}}"#, address.url), before);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new", "an expired token is refreshed before the request goes out");
+    assert_eq!(one.pool.account("a1").unwrap().profile_arn(), Some("arn:x"));
+    eventually("saved", Duration::from_secs(5), || token(&mut redis, "a1") != before).await;
+    assert_eq!(
+        token(&mut redis, "a1"),
+        r#"{"accessToken":"new","refreshToken":"refresh-1","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social","profileArn":"arn:x"}"#
+    );
+    let call = address.calls.lock().unwrap()[0].clone();
+    assert_eq!((call.path.as_str(), &call.body), ("/refreshToken", &serde_json::json!({"refreshToken":"refresh-1"})));
+    let machine = one.pool.account("a1").unwrap().machine_id().to_owned();
+    assert_eq!(call.headers["user-agent"].to_str().unwrap(), format!("KiroIDE-0.8.140-{machine}"));
+    assert!(!call.headers.contains_key("x-amz-user-agent"));
+}
+
+fn expired(address: &Address) -> (String, &'static str) {
+    (
+        format!(r#"{{"KIRO_REFRESH_URL":"{}/r"}}"#, address.url),
+        r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":"2026-11-23T09:00:00.000Z","authMethod":"social","region":"us-east-1"}"#,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_24_three_instances_refresh_once_under_three_hundred_requests() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async {
+        sleep(Duration::from_millis(300)).await;
+        (200, grant("new", Some("refresh-2")))
+    })
+    .await;
+    let (record, token) = expired(&address);
+    account(&mut redis, "a1", &record, token);
+    let instances = [0; 3].map(|_| Instance::start(&server, &time, &[])).into_iter().collect::<Vec<_>>();
+    let mut started = Vec::new();
+    for instance in instances {
+        started.push(Arc::new(instance.await));
+    }
+    let mut requests = JoinSet::new();
+    let begun = Instant::now();
+    for n in 0..300 {
+        let instance = started[n % 3].clone();
+        requests.spawn(async move { instance.token_of("a1").await });
+    }
+    let tokens = requests.join_all().await;
+    assert!(tokens.iter().all(|token| token.as_deref() == Ok("new")), "{tokens:?}");
+    println!("300 requests on 3 instances: {} refresh call(s), {:?}", address.calls(), begun.elapsed());
+    assert_eq!(address.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_25_a_dead_holder_of_the_lock_stops_nobody_with_a_live_token() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, token) = expired(&address);
+    // Expires in 2 minutes: due for a background refresh, and live.
+    account(&mut redis, "a1", &record, &token.replace("09:00:00", "10:02:00"));
+    // What is left of a holder that died 26 s ago.
+    redis.set_ex::<_, _, ()>(lock_key("a1"), "1795427974000-dead", 4).unwrap();
+    let one = Instance::start(&server, &time, &[]).await;
+    let begun = Instant::now();
+    while address.calls() == 0 {
+        let asked = Instant::now();
+        assert_eq!(one.token_of("a1").await.unwrap(), "old");
+        assert!(asked.elapsed() < Duration::from_millis(50), "{:?}", asked.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(9), "4 s of lock and a look every second");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(3), "not before the lock was free");
+    eventually("the new token", Duration::from_secs(1), || {
+        one.credentials.credential("a1").unwrap().access_token == Some(Secret::new("new"))
+    })
+    .await;
+}
+
+/// The address does something to Redis while the refresh call is under way, then grants.
+async fn meddling(server: &RedisServer, meddle: impl Fn(&mut redis::Connection) + Send + Sync + 'static) -> Address {
+    let redis = Arc::new(Mutex::new(server.connection()));
+    let meddle = Arc::new(meddle);
+    Address::start(move |_| {
+        let (redis, meddle) = (redis.clone(), meddle.clone());
+        async move {
+            meddle(&mut redis.lock().unwrap());
+            (200, grant("new", Some("refresh-2")))
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_26_somebody_changes_the_region_during_the_call() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = meddling(&server, |redis| {
+        let record = token(redis, "a1").replace("us-east-1", "eu-west-1");
+        redis.set::<_, _, ()>(token_key("a1"), record).unwrap();
+    })
+    .await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, before);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    assert_eq!(
+        token(&mut redis, "a1"),
+        r#"{"accessToken":"new","refreshToken":"refresh-2","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social","region":"eu-west-1"}"#
+    );
+    assert_eq!(one.pool.account("a1").unwrap().region(), "eu-west-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_27_somebody_rotates_the_token_during_the_call() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let theirs = r#"{"accessToken":"theirs","refreshToken":"refresh-9","expiresAt":"2026-11-23T12:00:00.000Z","authMethod":"social"}"#;
+    let address = meddling(&server, move |redis| redis.set::<_, _, ()>(token_key("a1"), theirs).unwrap()).await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, before);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "theirs");
+    assert_eq!(token(&mut redis, "a1"), theirs, "untouched");
+    assert_eq!(one.credentials.counters().conflicts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_28_the_account_is_deleted_during_the_call() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = meddling(&server, |redis| {
+        redis.hdel::<_, _, ()>(POOL, "a1").unwrap();
+        redis.del::<_, ()>(token_key("a1")).unwrap();
+    })
+    .await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, before);
+    account(&mut redis, "a2", "{}", LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new", "the running request may use it");
+    one.close().await;
+    assert!(!redis.hexists::<_, _, bool>(POOL, "a1").unwrap());
+    assert!(!redis.exists::<_, bool>(token_key("a1")).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_29_a_rejected_refresh_token_ejects_until_there_is_another() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { refused() }).await;
+    let (before, old) = expired(&address);
+    account(&mut redis, "a1", &before, old);
+    let one = Instance::start(&server, &time, &[]).await;
+    let fault = one.token_of("a1").await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TokenRejected);
+    assert_eq!(address.used(), ["refresh-1"]);
+    one.written().await;
+    let ejected = "ejected: refresh token rejected (bd473e5d) in us-east-1; log in again";
+    let marked = record(&mut redis, "a1");
+    assert!(marked.contains(ejected) && marked.contains(r#""errorCount":10"#), "{marked}");
+    assert_eq!(one.state("a1"), State::Ejected);
+    time.pass(1_000_000);
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(address.calls(), 1, "ejected accounts are not refreshed");
+    let new = LIVE.replace("\"r\"", "\"refresh-2\"").replace("2026-11-24", "2027-11-24");
+    redis.set::<_, _, ()>(token_key("a1"), new).unwrap();
+    eventually("half-open", Duration::from_secs(6), || one.state("a1") == State::HalfOpen).await;
+    one.pool.select(&Wanted::default()).unwrap().succeeded();
+    assert_eq!(one.state("a1"), State::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_30_rejected_but_the_record_holds_another_token_by_now() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let other = Mutex::new(server.connection());
+    let address = Address::start(move |call| {
+        let first = call.body["refreshToken"] == "refresh-1";
+        if first {
+            let mut redis = other.lock().unwrap();
+            let record = token(&mut redis, "a1").replace("refresh-1", "refresh-2");
+            redis.set::<_, _, ()>(token_key("a1"), record).unwrap();
+        }
+        async move { if first { refused() } else { (200, grant("new", Some("refresh-3"))) } }
+    })
+    .await;
+    let (before, old) = expired(&address);
+    account(&mut redis, "a1", &before, old);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    assert_eq!(address.used(), ["refresh-1", "refresh-2"]);
+    one.written().await;
+    assert!(token(&mut redis, "a1").contains("refresh-3"));
+    assert!(!record(&mut redis, "a1").contains("ejected"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_31_a_late_replay_is_overwritten_within_one_snapshot() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, before);
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "300")]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    let ours = token(&mut redis, "a1");
+    redis.set::<_, _, ()>(token_key("a1"), before).unwrap();
+    eventually("ours again", Duration::from_secs(1), || token(&mut redis, "a1") == ours).await;
+    assert_eq!((one.token_of("a1").await.unwrap().as_str(), address.calls()), ("new", 1));
+    assert_eq!(one.pool.counters().tokens_written_back.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_32_a_dropped_refresh_token_is_patched_back_once() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", "{}", &LIVE.replace("\"r\"", "\"refresh-1\""));
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "200")]).await;
+    let without = LIVE.replace(r#""refreshToken":"r","#, "").replace("live", "live-2");
+    redis.set::<_, _, ()>(token_key("a1"), &without).unwrap();
+    let patched = format!(r#"{},"refreshToken":"refresh-1"}}"#, without.strip_suffix('}').unwrap());
+    eventually("patched back", Duration::from_secs(2), || token(&mut redis, "a1") == patched).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "live-2");
+    redis.set::<_, _, ()>(token_key("a1"), &without).unwrap();
+    sleep(Duration::from_millis(800)).await;
+    assert_eq!(token(&mut redis, "a1"), without, "at most once a minute");
+}
+
+/// R45: the account has a new id, its token lies under the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_33_a_renamed_account_refreshes_into_its_old_token_key() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, before) = expired(&address);
+    redis.set::<_, _, ()>(token_key("old-id"), before).unwrap();
+    let path = r#"{"KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:old-id","#;
+    redis.hset::<_, _, _, ()>(POOL, "new-id", record.replacen('{', path, 1)).unwrap();
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("new-id").await.unwrap(), "new");
+    assert!(token(&mut redis, "old-id").contains("refresh-2"));
+    assert!(!redis.exists::<_, bool>(token_key("new-id")).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_34_a_rewrite_of_the_pool_under_load_is_not_noticed() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    for id in ["a1", "a2"] {
+        account(&mut redis, id, "{}", LIVE);
+    }
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "100")]).await;
+    let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let load = {
+        let (pool, served, failed) = (one.pool.clone(), served.clone(), failed.clone());
+        tokio::spawn(async move {
+            loop {
+                match pool.select(&Wanted::default()) {
+                    Ok(lease) => {
+                        lease.succeeded();
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(_) => {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+    };
+    sleep(Duration::from_millis(300)).await;
+    let fields: BTreeMap<String, String> = redis.hgetall(POOL).unwrap();
+    redis.del::<_, ()>(POOL).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    assert!(one.pool.is_doubtful() && !redis.exists::<_, bool>(POOL).unwrap(), "never written back");
+    for (id, record) in &fields {
+        redis.hset::<_, _, _, ()>(POOL, id, record).unwrap();
+    }
+    eventually("certain again", Duration::from_secs(2), || !one.pool.is_doubtful()).await;
+    load.abort();
+    println!("served {} requests over the rewrite", served.load(Ordering::Relaxed));
+    assert!(served.load(Ordering::Relaxed) > 100 && failed.load(Ordering::Relaxed) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_35_a_pool_deleted_for_good_is_served_for_a_minute() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", "{}", LIVE);
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "100")]).await;
+    redis.del::<_, ()>(POOL).unwrap();
+    eventually("noticed", Duration::from_secs(2), || one.pool.is_doubtful()).await;
+    time.pass(59);
+    sleep(Duration::from_millis(400)).await;
+    assert_eq!(one.selected(), "a1");
+    time.pass(1);
+    eventually("believed", Duration::from_secs(2), || one.pool.select(&Wanted::default()).is_err()).await;
+    let none = one.pool.select(&Wanted::default()).unwrap_err().to_string();
+    assert!(none.contains(POOL) && none.contains("accounts add"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_38_a_token_that_expires_while_redis_is_down() {
+    let mut server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, token_text) = expired(&address);
+    account(&mut redis, "a1", &record, &token_text.replace("09:00:00", "10:10:00"));
+    let one = Arc::new(Instance::start(&server, &time, &[]).await);
+    assert_eq!(one.token_of("a1").await.unwrap(), "old");
+    server.shutdown_save();
+    time.set("2026-11-23T10:08:00Z");
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(
+        (one.token_of("a1").await.unwrap().as_str(), address.calls()),
+        ("old", 0),
+        "R52: more than 60 s are left"
+    );
+    time.set("2026-11-23T10:10:00Z");
+    let mut requests = JoinSet::new();
+    for _ in 0..20 {
+        let one = one.clone();
+        requests.spawn(async move { one.token_of("a1").await });
+    }
+    assert!(requests.join_all().await.iter().all(|token| token.as_deref() == Ok("new")));
+    assert_eq!(address.calls(), 1);
+    server.restart();
+    let back = Instant::now();
+    let mut redis = server.connection();
+    let expected =
+        token_text.replace("\"old\"", "\"new\"").replace("refresh-1", "refresh-2").replace("09:00:00", "11:10:00");
+    eventually("saved after the return", Duration::from_secs(3), || token(&mut redis, "a1") == expected).await;
+    println!("saved {:?} after the return", back.elapsed());
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+}
+
+/// Trap 34: a slow refresh of one account doesn't delay another.
+#[tokio::test(flavor = "multi_thread")]
+async fn r39_credentials_refresh_side_by_side_and_outlive_their_callers() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        let slow = call.body["refreshToken"] == "slow";
+        if slow {
+            sleep(Duration::from_millis(800)).await;
+        }
+        (200, grant(if slow { "slow-new" } else { "fast-new" }, None))
+    })
+    .await;
+    let (record, old) = expired(&address);
+    account(&mut redis, "a1", &record, &old.replace("refresh-1", "slow"));
+    account(&mut redis, "a2", &record, &old.replace("refresh-1", "fast"));
+    let one = Instance::start(&server, &time, &[]).await;
+    let left = timeout(Duration::from_millis(100), one.token_of("a1")).await;
+    assert!(left.is_err(), "this client goes away");
+    let begun = Instant::now();
+    assert_eq!(one.token_of("a2").await.unwrap(), "fast-new");
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    eventually("saved all the same", Duration::from_secs(2), || token(&mut redis, "a1").contains("slow-new")).await;
+    assert_eq!(address.calls(), 2);
+}
+
+/// R38, K56: upstream rejected a token that was live by its expiry.
+#[tokio::test(flavor = "multi_thread")]
+async fn r38_a_forced_refresh_is_made_once_and_adopts_what_others_did() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let address = Address::start(move |_| {
+        let n = counted.fetch_add(1, Ordering::Relaxed) + 1;
+        async move { (200, grant(&format!("new-{n}"), None)) }
+    })
+    .await;
+    let own = format!(r#"{{"KIRO_REFRESH_URL":"{}/r"}}"#, address.url);
+    account(&mut redis, "a1", &own, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    let two = Instance::start(&server, &time, &[]).await;
+    let mut leases = Vec::new();
+    for instance in [&one, &one, &two] {
+        let lease = instance.pool.select(&Wanted::default()).unwrap();
+        assert_eq!(instance.credentials.access_token(&lease).await.unwrap().expose(), "live");
+        leases.push(lease);
+    }
+    let (first, second) =
+        tokio::join!(one.credentials.force_refresh(&leases[0]), one.credentials.force_refresh(&leases[1]));
+    assert_eq!((first.unwrap().expose(), second.unwrap().expose()), ("new-1", "new-1"));
+    assert_eq!(two.credentials.force_refresh(&leases[2]).await.unwrap().expose(), "new-1", "read again under the lock");
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+    assert_eq!(one.credentials.force_refresh(&leases[0]).await.unwrap().expose(), "new-1", "within 30 s");
+    time.pass(31);
+    assert_eq!(one.credentials.force_refresh(&leases[0]).await.unwrap().expose(), "new-2");
+    time.pass(31);
+    assert_eq!(one.credentials.refresh("a1").await.unwrap(), Some(t0() + jiff::SignedDuration::from_secs(3662)));
+    assert_eq!(one.credentials.refresh("a1").await.unwrap(), Some(t0() + jiff::SignedDuration::from_secs(3662)));
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+    assert_eq!(one.credentials.refresh("a9").await, Err(RefreshError::Gone));
+}
+
+/// K60, R42: a passing failure is a fault of the attempt; the next one doesn't hammer the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn k60_a_passing_failure_pauses() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { (503, "busy".to_owned()) }).await;
+    let (record, old) = expired(&address);
+    account(&mut redis, "a1", &record, old);
+    let one = Instance::start(&server, &time, &[]).await;
+    let first = one.token_of("a1").await.unwrap_err();
+    assert_eq!(first.kind, FaultKind::ServerError);
+    let calls = address.calls();
+    let second = one.token_of("a1").await.unwrap_err();
+    assert_eq!((second.kind, address.calls()), (FaultKind::Network, calls));
+    assert_eq!(one.state("a1"), State::Healthy, "the attempt's report decides");
+    time.pass(60);
+    one.token_of("a1").await.unwrap_err();
+    assert!(address.calls() > calls);
+}
+
+/// K51: an API key is the bearer, and nothing is refreshed.
+#[tokio::test(flavor = "multi_thread")]
+async fn k51_an_api_key_account_needs_no_refresh() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"needsRefresh":true}"#, r#"{"kiroApiKey":"ksk_1","refreshToken":"r"}"#);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "ksk_1");
+    assert!(one.pool.account("a1").unwrap().is_api_key());
+    let lease = one.pool.select(&Wanted::default()).unwrap();
+    one.credentials.access_token(&lease).await.unwrap();
+    assert_eq!(one.credentials.force_refresh(&lease).await.unwrap_err().kind, FaultKind::TokenRejected);
+}
+
+/// K62, R17: an account that nobody asks is asked for its usage, and a good answer heals it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r17_a_marked_account_without_traffic_is_probed_and_healed() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { (200, r#"{"usageBreakdownList":[]}"#.to_owned()) }).await;
+    let own = format!(r#"{{"KIRO_BASE_URL":"{}/generateAssistantResponse","usageCount":5}}"#, address.url);
+    account(&mut redis, "a1", &own, &LIVE.replacen('{', r#"{"profileArn":"arn:aws:x/y","#, 1));
+    let one = Instance::start(&server, &time, &[]).await;
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    one.written().await;
+    assert!(record(&mut redis, "a1").contains(r#""isHealthy":false"#));
+    time.pass(119);
+    sleep(Duration::from_millis(1_300)).await;
+    assert_eq!(address.calls(), 0);
+    time.pass(1);
+    eventually("healed", Duration::from_secs(4), || one.state("a1") == State::Healthy).await;
+    one.written().await;
+    let after = record(&mut redis, "a1");
+    assert!(after.contains(r#""usageCount":5"#) && after.contains(r#""isHealthy":true"#), "{after}");
+    let call = address.calls.lock().unwrap()[0].clone();
+    assert_eq!(
+        call.path,
+        "/getUsageLimits?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST&profileArn=arn%3Aaws%3Ax%2Fy"
+    );
+    assert_eq!(call.headers["authorization"], "Bearer live");
+    assert!(!call.headers.contains_key("content-type"));
+}
+
+/// K64: the profile is looked up once, goes into the token record and into the running request.
+#[tokio::test(flavor = "multi_thread")]
+async fn k64_a_profile_is_looked_up_and_remembered() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let answer = r#"{"profiles":[{"arn":"arn:found"},{"arn":"arn:second"}]}"#;
+    let address = Address::start(move |_| async move { (200, answer.to_owned()) }).await;
+    let own = format!(r#"{{"KIRO_BASE_URL":"{}/generateAssistantResponse"}}"#, address.url);
+    account(&mut redis, "a1", &own, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    let lease = one.pool.select(&Wanted::default()).unwrap();
+    let lease = one.credentials.look_up_profile(lease).await.expect("a profile");
+    assert_eq!(lease.account().profile_arn(), Some("arn:found"));
+    one.written().await;
+    let expected = format!(r#"{},"profileArn":"arn:found"}}"#, LIVE.strip_suffix('}').unwrap());
+    assert_eq!(token(&mut redis, "a1"), expected);
+    let call = address.calls.lock().unwrap()[0].clone();
+    assert_eq!((call.path.as_str(), &call.body), ("/", &serde_json::json!({"maxResults":10})));
+    assert_eq!(call.headers["x-amz-target"], "AmazonCodeWhispererService.ListAvailableProfiles");
+    assert_eq!(call.headers["content-type"], "application/x-amz-json-1.0");
+    assert!(one.credentials.look_up_profile(lease).await.is_err(), "at most once in 10 minutes");
+    assert_eq!(address.calls(), 1);
+}
+
+/// Bar of the pool: what rests is met by nobody, and is back within a second after its rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rest_concerns_one_account_only() {
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    for n in 0..20 {
+        account(&mut redis, &format!("a{n:02}"), "{}", &LIVE.replace("2026-11-24", "2099-11-24"));
+    }
+    // The real clock: the rest is 2 s by Retry-After.
+    let time = Time::new();
+    let clock = time.clone();
+    let ticking = tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_millis(10)).await;
+            clock.0.fetch_add(10, Ordering::Relaxed);
+        }
+    });
+    let one = Instance::start(&server, &time, &[]).await;
+    let mut limited = fault(FaultKind::RateLimited, 429);
+    limited.retry_after = Some(kiro_messages::proto::kiro::fault::RetryAfter::Seconds(2));
+    let (mut met, mut rested, mut back) = (0, None, None);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) && back.is_none() {
+        let lease = one.pool.select(&Wanted::default()).unwrap();
+        if &**lease.account().id() == "a07" {
+            match rested {
+                None => {
+                    lease.failed(&limited, Stood::default());
+                    rested = Some(time.0.load(Ordering::Relaxed));
+                }
+                Some(since) if time.0.load(Ordering::Relaxed) - since < 2_000 => met += 1,
+                Some(since) => {
+                    lease.succeeded();
+                    back = Some(time.0.load(Ordering::Relaxed) - since);
+                }
+            }
+        } else {
+            lease.succeeded();
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    ticking.abort();
+    println!("met while resting: {met}; back after {back:?} ms of a rest of 2000 ms");
+    assert_eq!(met, 0);
+    assert!(back.is_some_and(|after| (2_000..3_000).contains(&after)), "{back:?}");
+}
+
+/// Acceptance case 48, for these rooms: no secret in anything that can be printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_48_nothing_that_can_be_printed_holds_a_secret() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let token = r#"{"accessToken":"S3CRET-a","refreshToken":"S3CRET-r","expiresAt":"2026-11-24T10:00:00.000Z","clientSecret":"S3CRET-c"}"#;
+    account(&mut redis, "a1", r#"{"PROXY_URL":"http://u:S3CRET-p@127.0.0.1:1"}"#, token);
+    let one = Instance::start(&server, &time, &[]).await;
+    let lease = one.pool.select(&Wanted::default()).unwrap();
+    one.credentials.access_token(&lease).await.unwrap();
+    let shown = format!(
+        "{:?} {:?} {:?} {:?} {:?}",
+        one.pool,
+        lease,
+        one.pool.accounts(),
+        one.credentials.credential("a1"),
+        one.credentials.counters()
+    );
+    assert!(!shown.contains("S3CRET"), "{shown}");
+}
