@@ -54,7 +54,12 @@ impl Player {
         let pause = if script.pace.first.is_zero() { Pause::None } else { Pause::Sleeping };
         let sleep = Box::pin(sleep_until(due));
         let (step, number, write, sent, started, ended) = (0, 0, Bytes::new(), 0, false, false);
-        Self { script, connection, flight, step, number, write, sent, due, started, pause, sleep, ended }
+        let mut player =
+            Self { script, connection, flight, step, number, write, sent, due, started, pause, sleep, ended };
+        if player.is_end_stream() {
+            player.flight.land(Outcome::Completed);
+        }
+        player
     }
 
     fn sleep_for(&mut self, duration: Duration) {
@@ -178,6 +183,10 @@ impl Body for Player {
                 } else if pace.burst.is_some() || pace.write_bytes.is_some() {
                     this.pause = Pause::Flush;
                 }
+                // With its last bytes the client gets the end as well; the server doesn't ask again.
+                if this.is_end_stream() {
+                    this.flight.land(Outcome::Completed);
+                }
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if this.gather()? || !matches!(this.pause, Pause::None) || !this.is_over() {
@@ -185,7 +194,7 @@ impl Body for Player {
             }
             match this.script.end {
                 End::Clean => {
-                    this.flight.outcome = Outcome::Completed;
+                    this.flight.land(Outcome::Completed);
                     return Poll::Ready(None);
                 }
                 End::Hang => return Poll::Pending,
@@ -194,7 +203,7 @@ impl Body for Player {
                     this.sleep_for(BEFORE_CUT);
                 }
                 End::Cut | End::Reset => {
-                    this.flight.outcome = Outcome::Cut;
+                    this.flight.land(Outcome::Cut);
                     if this.script.end == End::Reset {
                         this.connection.reset_on_close();
                     }
@@ -210,14 +219,5 @@ impl Body for Player {
 
     fn size_hint(&self) -> SizeHint {
         self.script.length.map_or_else(SizeHint::default, |length| SizeHint::with_exact(length - self.sent))
-    }
-}
-
-impl Drop for Player {
-    fn drop(&mut self) {
-        // With its last bytes the client gets the end as well; the server doesn't ask again.
-        if self.is_end_stream() {
-            self.flight.outcome = Outcome::Completed;
-        }
     }
 }

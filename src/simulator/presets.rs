@@ -202,3 +202,48 @@ pub(super) fn find(name: &str) -> Option<Value> {
     let status = name.parse::<u16>().ok().filter(|status| name.len() == 3 && (400..=599).contains(status))?;
     Some(json!({ "http": { "status": status } }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::accounts::{REFRESH_PRESETS, RefreshAnswer};
+    use super::super::scenario::Scenario;
+    use super::*;
+
+    #[test]
+    fn every_preset_is_a_scenario_and_no_two_share_a_name() {
+        for (n, (name, _)) in PRESETS.iter().enumerate() {
+            assert!(Scenario::preset(name).is_some_and(|scenario| scenario.is_ok()), "{name}");
+            assert!(Scenario::preset(&format!("sim-{name}")).is_some(), "{name}");
+            assert!(!name.contains('.'), "{name}: what follows a dot is not read");
+            assert!(PRESETS[..n].iter().all(|(other, _)| other != name), "{name} twice");
+        }
+        let with_parameter = [
+            "429-retry-after-7",
+            "reason-TOOL_DUPLICATE",
+            "exception-ThrottlingException",
+            "error-Oops",
+            "late-exception-InternalServerException",
+            "late-error-Oops",
+            "418",
+            "599",
+        ];
+        for name in with_parameter {
+            assert!(Scenario::preset(name).is_some_and(|scenario| scenario.is_ok()), "{name}");
+        }
+        for name in ["", "200", "600", "4290", "reason-", "exception-", "429-retry-after-", "429-retry-after-soon"] {
+            assert!(Scenario::preset(name).is_none(), "{name}");
+        }
+        for (name, json) in REFRESH_PRESETS {
+            assert!(RefreshAnswer::from_value(serde_json::from_str(json).unwrap()).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_preset_is_in_the_documentation() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/simulator.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        for (name, _) in PRESETS.iter().chain(REFRESH_PRESETS) {
+            assert!(docs.contains(&format!("`{name}`")), "docs/simulator.md doesn't have `{name}`");
+        }
+    }
+}

@@ -154,7 +154,7 @@ async fn stream(
     match scenario.reply {
         Reply::Http(reply) => Ok(answered(flight, reply)),
         Reply::Drop { reset } => {
-            flight.outcome = Outcome::Cut;
+            flight.land(Outcome::Cut);
             Err(hang_up(&connection, reset))
         }
         Reply::Stream(script) => {
@@ -227,7 +227,7 @@ fn by_prompt(content: &str) -> Option<Result<Scenario, String>> {
 }
 
 fn answered(mut flight: Flight, reply: HttpReply) -> Answer {
-    flight.outcome = Outcome::Answered;
+    flight.land(Outcome::Answered);
     full(reply)
 }
 

@@ -237,23 +237,24 @@ impl<T: Clone> Queue<T> {
 /// How a chat request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Nobody said: the client went away.
-    ClosedByClient,
+    /// Everything was handed out.
     Completed,
     /// As the scenario wanted.
     Cut,
     /// With something else than a stream.
     Answered,
+    /// The client went away before.
+    ClosedByClient,
 }
 
-/// A chat request on its way, counted until it is dropped. Counters are touched at its start and its end only.
+/// A chat request on its way. Counters are touched at its start and its end only.
 #[derive(Debug)]
 pub(super) struct Flight {
-    pub outcome: Outcome,
     /// Events handed out.
     pub events: u64,
     token: String,
     since: Instant,
+    landed: bool,
     shared: Arc<Shared>,
 }
 
@@ -264,18 +265,20 @@ impl Flight {
         state.counts.in_flight_max = state.counts.in_flight_max.max(state.in_flight);
         *state.counts.calls_by_token.entry(token.to_owned()).or_default() += 1;
         drop(state);
-        let (outcome, token, since) = (Outcome::ClosedByClient, token.to_owned(), Instant::now());
-        Self { outcome, events: 0, token, since, shared: Arc::clone(shared) }
+        Self { events: 0, token: token.to_owned(), since: Instant::now(), landed: false, shared: Arc::clone(shared) }
     }
-}
 
-impl Drop for Flight {
-    fn drop(&mut self) {
+    /// Counts the end, once. Called before the last bytes go out: who has read them sees the counters as they shall
+    /// be.
+    pub fn land(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.landed, true) {
+            return;
+        }
         let mut state = self.shared.state();
         state.in_flight -= 1;
         let counts = &mut state.counts;
         counts.events += self.events;
-        match self.outcome {
+        match outcome {
             Outcome::Completed => counts.completed += 1,
             Outcome::Cut => counts.cut += 1,
             Outcome::Answered => counts.answered_otherwise += 1,
@@ -292,6 +295,12 @@ impl Drop for Flight {
                 }));
             }
         }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.land(Outcome::ClosedByClient);
     }
 }
 
