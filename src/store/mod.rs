@@ -25,7 +25,8 @@ mod outcome;
 pub mod redis;
 pub mod writer;
 
-pub use writer::{OutcomePatch, Writer};
+pub use file::{Imported, import};
+pub use writer::{OutcomePatch, Pending, Writer};
 
 /// Reads the wall clock. Passed in, so that tests own the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -134,10 +135,9 @@ pub struct Lock {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "the stores that take locks come with the next changes")]
 enum Held {
     Redis(String),
-    File(std::fs::File),
+    File(#[expect(dead_code, reason = "the lock is free when it is closed")] std::fs::File),
 }
 
 impl Lock {
@@ -296,7 +296,7 @@ impl Store {
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
             StoreConfig::Redis(config) => redis::RedisStore::connect(config).map(Self::Redis),
-            StoreConfig::File(path) => file::FileStore::open(path).map(Self::File),
+            StoreConfig::File(path) => file::FileStore::open(path).await.map(Self::File),
         }
     }
 

@@ -1,0 +1,223 @@
+//! What the file holds: the records and their places in the text (R63), or one token (R67).
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::super::{StoreError, StoreErrorKind};
+use crate::proto::record::{Limits, Object, RECORD, TokenFile, Unusable, is_account_id};
+
+/// Two levels lie around a record: the file and `accounts`.
+const FILE: Limits = Limits { bytes: 256 << 20, depth: RECORD.depth + 2 };
+
+/// A file, read.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    /// There is no file: an empty pool.
+    Absent,
+    /// Accounts and tokens.
+    Pool(Pool),
+    /// A token file of the Kiro IDE or CLI, as it lies there.
+    Token(Bytes),
+}
+
+/// The records of a file, as slices of its text.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    text: Bytes,
+    pub(super) accounts: HashMap<String, Bytes>,
+    pub(super) tokens: HashMap<String, Bytes>,
+    pub(super) config: Option<Bytes>,
+}
+
+impl Content {
+    /// Reads a file. An error names the place where it is no JSON, or what it is instead (R65, R69).
+    pub(super) fn parse(text: Option<Vec<u8>>) -> Result<Self, StoreError> {
+        let Some(text) = text.map(Bytes::from) else { return Ok(Self::Absent) };
+        if text.starts_with(b"SQLite format 3\0") {
+            return Err(broken("is a SQLite database; only JSON token files can be read"));
+        }
+        let object = Object::parse(&text, FILE).map_err(|error| broken(place(&text, error)))?;
+        if matches!(TokenFile::parse(&text), Ok(Some(_))) {
+            return Ok(Self::Token(text));
+        }
+        let slice = |raw: &str| text.slice_ref(raw.as_bytes());
+        let records = |name: &str| -> Result<HashMap<String, Bytes>, StoreError> {
+            let Some(member) = object.last(name).filter(|member| !member.is_null()) else { return Ok(HashMap::new()) };
+            let members =
+                Object::parse(member.raw().as_bytes(), FILE).map_err(|_| broken(format!("\"{name}\" is no object")))?;
+            // Of a doubled id the last one counts, as everywhere (R10).
+            Ok(members.members().map(|(id, record)| (id.into_owned(), slice(record.raw()))).collect())
+        };
+        let (accounts, tokens) = (records("accounts")?, records("tokens")?);
+        let config = object.last("config").map(|config| slice(config.raw()));
+        Ok(Self::Pool(Pool { accounts, tokens, config, text: text.clone() }))
+    }
+
+    /// The text as it was read; `None` without a file.
+    pub(super) fn text(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Absent => None,
+            Self::Pool(pool) => Some(pool.text.to_vec()),
+            Self::Token(text) => Some(text.to_vec()),
+        }
+    }
+}
+
+impl Pool {
+    /// Ids of accounts in their order (R13).
+    pub(super) fn ids(&self) -> Vec<&str> {
+        let mut ids: Vec<&str> =
+            self.accounts.keys().map(String::as_str).filter(|id| is_account_id(id.as_bytes())).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The text with some records, slices of this pool's text, replaced.
+    pub(super) fn with_replaced(&self, mut replaced: Vec<(Bytes, Bytes)>) -> Vec<u8> {
+        let place = |record: &Bytes| record.as_ptr() as usize - self.text.as_ptr() as usize;
+        replaced.sort_by_key(|(old, _)| place(old));
+        let mut out = Vec::with_capacity(self.text.len() + 256);
+        let mut at = 0;
+        for (old, new) in &replaced {
+            let start = place(old);
+            out.extend_from_slice(&self.text[at..start]);
+            out.extend_from_slice(new);
+            at = start + old.len();
+        }
+        out.extend_from_slice(&self.text[at..]);
+        out
+    }
+
+    /// The text with an account and its token added.
+    pub(super) fn with_account(&self, id: &str, account: &[u8], token: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let file = self.object()?;
+        let member = |name: &str, record: &[u8]| -> Result<String, StoreError> {
+            let before = file.last(name).filter(|member| !member.is_null()).map_or("{}", |member| member.raw());
+            let members =
+                Object::parse(before.as_bytes(), FILE).map_err(|_| broken(format!("\"{name}\" is no object")))?;
+            text_of(members.with([(id, text_of(record.to_vec())?)]))
+        };
+        let (accounts, tokens) = (member("accounts", account)?, member("tokens", token)?);
+        Ok(file.with([("accounts", accounts), ("tokens", tokens)]))
+    }
+
+    /// The text without an account and without the token record that lies under `token_id`.
+    pub(super) fn without_account(&self, id: &str, token_id: Option<&str>) -> Result<Vec<u8>, StoreError> {
+        let file = self.object()?;
+        let member = |name: &'static str, id: &str| -> Result<Option<(&'static str, String)>, StoreError> {
+            let Some(before) = file.last(name).filter(|member| !member.is_null()) else { return Ok(None) };
+            let members =
+                Object::parse(before.raw().as_bytes(), FILE).map_err(|_| broken(format!("\"{name}\" is no object")))?;
+            Ok(Some((name, text_of(members.without(id))?)))
+        };
+        let accounts = member("accounts", id)?;
+        let tokens = token_id.map(|id| member("tokens", id)).transpose()?.flatten();
+        Ok(file.with(accounts.into_iter().chain(tokens)))
+    }
+
+    fn object(&self) -> Result<Object<'_>, StoreError> {
+        Object::parse(&self.text, FILE).map_err(|error| broken(place(&self.text, error)))
+    }
+}
+
+impl Default for Pool {
+    /// An empty file, to add to.
+    fn default() -> Self {
+        let text = Bytes::from_static(b"{\"accounts\":{},\"tokens\":{}}");
+        Self { text, accounts: HashMap::new(), tokens: HashMap::new(), config: None }
+    }
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, StoreError> {
+    String::from_utf8(bytes).map_err(|_| broken("a record is not UTF-8"))
+}
+
+/// Line and column of a mistake, from 1, columns in bytes.
+fn place(text: &[u8], error: Unusable) -> String {
+    match error {
+        Unusable::NotUtf8 { at } | Unusable::NotJson { at } => {
+            let before = &text[..at];
+            let line = memchr::memchr_iter(b'\n', before).count() + 1;
+            let column = at - memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1) + 1;
+            let what = if matches!(error, Unusable::NotUtf8 { .. }) { "not UTF-8" } else { "not JSON" };
+            format!("{what} at line {line}, column {column}")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn broken(detail: impl Into<String>) -> StoreError {
+    StoreError::new(StoreErrorKind::Broken, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(text: &str) -> Pool {
+        match Content::parse(Some(text.as_bytes().to_vec())).unwrap() {
+            Content::Pool(pool) => pool,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn records_are_slices_and_everything_else_stays() {
+        let text = "{ \"note\": 1,\n \"accounts\" : {\"b\": {\"x\":1 }, \"a\":[]},\"tokens\":{\"b\":{}} , \"config\":{\"apiKey\":\"k\"} }";
+        let pool = pool(text);
+        assert_eq!(pool.ids(), ["a", "b"]);
+        assert_eq!(pool.accounts["b"], "{\"x\":1 }");
+        let replaced = vec![
+            (pool.tokens["b"].clone(), Bytes::from("{\"t\":1}")),
+            (pool.accounts["b"].clone(), "{\"x\":2}".into()),
+        ];
+        let after =
+            text.replace("{\"x\":1 }", "{\"x\":2}").replace("\"tokens\":{\"b\":{}}", "\"tokens\":{\"b\":{\"t\":1}}");
+        assert_eq!(pool.with_replaced(replaced), after.as_bytes());
+        assert_eq!(pool.config.as_deref(), Some(&b"{\"apiKey\":\"k\"}"[..]));
+    }
+
+    #[test]
+    fn accounts_are_added_and_removed() {
+        let added = pool("{\"config\":{}}").with_account("a", b"{}", b"{\"t\":1}").unwrap();
+        assert_eq!(added, b"{\"config\":{},\"accounts\":{\"a\":{}},\"tokens\":{\"a\":{\"t\":1}}}");
+        let both = pool(std::str::from_utf8(&added).unwrap()).with_account("b", b"{}", b"{}").unwrap();
+        let one = pool(std::str::from_utf8(&both).unwrap()).without_account("a", Some("a")).unwrap();
+        assert_eq!(one, b"{\"config\":{},\"accounts\":{\"b\":{}},\"tokens\":{\"b\":{}}}");
+        assert_eq!(
+            Pool::default().with_account("a", b"{}", b"{}").unwrap(),
+            b"{\"accounts\":{\"a\":{}},\"tokens\":{\"a\":{}}}"
+        );
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place_and_without_its_text() {
+        let error = |text: &[u8]| Content::parse(Some(text.to_vec())).unwrap_err().to_string();
+        assert_eq!(
+            error(b"{\n  \"accounts\": {\n    \"hush\" 1\n  }\n}"),
+            "store content: not JSON at line 3, column 12"
+        );
+        assert_eq!(error(b""), "store content: not JSON at line 1, column 1");
+        assert_eq!(error(b"{\"a\":\"\xff\"}"), "store content: not UTF-8 at line 1, column 7");
+        assert_eq!(error(b"[1]"), "store content: not a JSON object");
+        assert_eq!(error(b"{\"accounts\":[\"hush\"]}"), "store content: \"accounts\" is no object");
+        assert!(error(b"SQLite format 3\0\x10\x00").contains("only JSON token files"));
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let kind = |text: &str| Content::parse(Some(text.as_bytes().to_vec())).unwrap();
+        assert!(matches!(Content::parse(None).unwrap(), Content::Absent));
+        assert!(matches!(kind("{\"refresh_token\":\"r\"}"), Content::Token(_)));
+        assert!(matches!(kind("{\"accounts\":{},\"accessToken\":\"a\"}"), Content::Pool(_)));
+        assert!(matches!(kind("{}"), Content::Pool(_)));
+    }
+
+    #[test]
+    fn a_record_may_be_as_deep_here_as_elsewhere() {
+        let record = format!("{{\"a\":{}{}}}", "[".repeat(63), "]".repeat(63));
+        assert!(crate::proto::record::Account::parse(record.as_bytes(), "a").is_ok());
+        assert_eq!(pool(&format!("{{\"accounts\":{{\"a\":{record}}}}}")).accounts["a"], record);
+    }
+}

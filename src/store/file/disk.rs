@@ -1,0 +1,210 @@
+//! The file itself: read, replaced as a whole, locked among processes (R64, R65).
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::StoreError;
+
+/// How long a write waits for another process to finish its own.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Temporary files older than this were left by a process that died.
+const LEFT_OVER: Duration = Duration::from_secs(3600);
+/// Symbolic links followed before it is taken for a loop.
+const MAX_LINKS: usize = 40;
+
+/// What tells one state of a file from another (R65).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+/// A file as it was found.
+pub(super) struct Found {
+    pub(super) stamp: Stamp,
+    /// Others than its owner can read it (R64).
+    pub(super) is_open_to_others: bool,
+}
+
+/// Where `path` leads: symbolic links of the file itself are followed, so that its target is replaced (R64).
+pub(super) fn target(path: &Path) -> Result<PathBuf, StoreError> {
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&target) {
+            Ok(link) => target = folder(&target).join(link),
+            // No link, or not there: this is it.
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(StoreError::away(format!("{}: too many symbolic links", path.display())))
+}
+
+/// The state of a file; `None` when it is not there.
+pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(Found {
+            stamp: Stamp { len: metadata.len(), modified: metadata.modified().ok(), inode: inode(&metadata) },
+            is_open_to_others: is_open_to_others(&metadata),
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(path, &error)),
+    }
+}
+
+/// The whole file; `None` when it is not there.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(path, &error)),
+    }
+}
+
+/// Replaces the file as a whole: whoever reads it sees the old or the new one, and a crash leaves one of them (R64).
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let folder = folder(path);
+    let temporary = folder.join(format!("{}{:016x}{TEMPORARY}", temporary_prefix(path), fastrand::u64(..)));
+    let written = (|| {
+        let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if let Err(error) = written {
+        // It may not be there at all; the first error is the one to tell.
+        let _gone = fs::remove_file(&temporary);
+        return Err(failed(path, &error));
+    }
+    sync_folder(&folder).map_err(|error| failed(path, &error))
+}
+
+/// Makes the folder of a file that is to be created.
+pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    let folder = folder(path);
+    fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))
+}
+
+/// Removes temporary files of ours that a process left behind when it died (R64).
+pub(super) fn sweep(path: &Path) {
+    let Ok(entries) = fs::read_dir(folder(path)) else { return };
+    let prefix = temporary_prefix(path);
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(&prefix) && name.ends_with(TEMPORARY));
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+        if is_ours && age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT_OVER)) {
+            tracing::debug!(file = %entry.path().display(), "a left-over temporary file is removed");
+            let _gone = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Holds `PATH.lock` until it is dropped. Waits for another process, at most 5 s.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let name = lock_name(path, "lock");
+    let file = open_lock(&name)?;
+    let mut waited = Duration::ZERO;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if waited < LOCK_WAIT => {
+                let pause = Duration::from_micros(fastrand::u64(500..=4_000));
+                std::thread::sleep(pause);
+                waited += pause;
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::away(format!("{}: held by another process", name.display())));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&name, &error)),
+        }
+    }
+}
+
+/// Takes the refresh lock of one account; `None` when somebody else has it (R65).
+pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreError> {
+    let digest = crate::proto::record::hex(&Sha256::digest(id.as_bytes())[..8]);
+    let name = lock_name(path, &format!("{digest}.lock"));
+    let file = open_lock(&name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed(&name, &error)),
+    }
+}
+
+/// Names the file and the operating system's complaint.
+pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::away(format!("{}: {}", path.display(), error.kind()))
+}
+
+const TEMPORARY: &str = ".kiro-tmp";
+
+fn temporary_prefix(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn lock_name(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+fn open_lock(name: &Path) -> Result<File, StoreError> {
+    let opened = private(OpenOptions::new().write(true).create(true).truncate(false)).open(name);
+    opened.map_err(|error| failed(name, &error))
+}
+
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    options.mode(0o600)
+}
+
+#[cfg(not(unix))]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+#[cfg(unix)]
+fn is_open_to_others(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o077 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_: &fs::Metadata) -> u64 {
+    0
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,566 @@
+//! The embedded file store (R63–R69): one JSON file with the records of §3 and §4, or a token file of the Kiro IDE or
+//! CLI that stands for one account. Shared by processes of one machine through an advisory lock beside the file.
+//!
+//! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Added, Cas, Change, Held, Latency, Lock, NewAccount, RawAccount, Status, StoreError, StoreErrorKind, Tickets,
+    TokenKey, duplicate_of,
+};
+use crate::proto::record::{self, Account, Registration, Token, TokenFile, id_of_path, token_id_of_path};
+use crate::secret::Secret;
+
+mod content;
+mod disk;
+
+use content::{Content, Pool};
+use disk::Stamp;
+
+/// While the store is away it is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Accounts and tokens in one JSON file. Cheap to clone.
+#[derive(Clone)]
+pub struct FileStore {
+    inner: Arc<Inner>,
+    _stop: Arc<DropGuard>,
+}
+
+struct Inner {
+    /// Absolute, as it was named.
+    path: PathBuf,
+    status: watch::Sender<Status>,
+    latency: Latency,
+    tickets: AtomicU64,
+    /// Only one change at a time in this process; among processes the lock file decides.
+    changing: Mutex<()>,
+    memory: Mutex<Memory>,
+    /// The last write failed: reads alone don't make the store whole again (R66).
+    cannot_write: AtomicBool,
+}
+
+/// What is remembered between two looks at the file.
+#[derive(Default)]
+struct Memory {
+    seen: Option<(Stamp, Content)>,
+    /// The account record behind a token file: its counters and marks live here only (R68).
+    account: Option<Bytes>,
+    /// A profile that was learnt and that the token file has no member for (R68).
+    profile_arn: Option<String>,
+    /// What was complained about, to say it once.
+    warned: HashSet<String>,
+}
+
+impl FileStore {
+    /// Looks at the file once, so that the status is known when this returns.
+    pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = std::path::absolute(path).map_err(|error| {
+            StoreError::new(StoreErrorKind::Config, format!("{}: {}", path.display(), error.kind()))
+        })?;
+        let inner = Arc::new(Inner {
+            path,
+            status: watch::Sender::new(Status::Connecting(None)),
+            latency: Latency::default(),
+            tickets: AtomicU64::new(0),
+            changing: Mutex::new(()),
+            memory: Mutex::default(),
+            cannot_write: AtomicBool::new(false),
+        });
+        let stop = CancellationToken::new();
+        let watching = stop.clone().run_until_cancelled_owned(Arc::clone(&inner).look_while_away());
+        let store = Self { inner, _stop: Arc::new(stop.drop_guard()) };
+        let first = store.run(|inner| {
+            if let Ok(target) = disk::target(&inner.path) {
+                disk::sweep(&target);
+            }
+            inner.content().map(|_| ())
+        });
+        // An error is in the status; the file may come or be mended (R54).
+        let _status = first.await;
+        #[expect(clippy::disallowed_methods, reason = "the store's background task; it ends with the last clone")]
+        tokio::spawn(watching);
+        Ok(store)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Status> {
+        self.inner.status.subscribe()
+    }
+
+    pub(super) fn latency(&self) -> &Latency {
+        &self.inner.latency
+    }
+
+    pub(super) fn pool_name(&self) -> String {
+        self.inner.path.display().to_string()
+    }
+
+    pub(super) async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
+        self.run(Inner::load).await
+    }
+
+    pub(super) async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        self.run(move |inner| {
+            let content = inner.content()?;
+            Ok(ids.iter().map(|id| inner.account(&content, id)).collect())
+        })
+        .await
+    }
+
+    pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
+        let owned = changes.to_vec();
+        match self.run(move |inner| inner.compare_and_set_accounts(&owned)).await {
+            Ok(results) => results.into_iter().map(Ok).collect(),
+            Err(error) => changes.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    pub(super) async fn read_token(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Bytes>, StoreError> {
+        let key = key.clone();
+        self.run(move |inner| match inner.content()? {
+            Content::Absent => Ok(None),
+            Content::Pool(pool) => Ok(pool.tokens.get(key.id()).cloned()),
+            Content::Token(file) if key.id() == inner.token_file_id() => {
+                let registration = inner.registration(&file, Some(now))?;
+                Ok(Some(inner.token_record(&file, registration.as_ref())?))
+            }
+            Content::Token(_) => Ok(None),
+        })
+        .await
+    }
+
+    pub(super) async fn compare_and_set_token(
+        &self,
+        key: &TokenKey,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<Cas, StoreError> {
+        let (key, old, new) = (key.clone(), Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
+        self.run(move |inner| inner.compare_and_set_token(&key, &old, &new)).await
+    }
+
+    /// One machine needs no shared counter.
+    pub(super) fn reserve_tickets(&self, count: u64) -> Tickets {
+        let first = self.inner.tickets.fetch_add(count, Ordering::Relaxed);
+        first..first.wrapping_add(count)
+    }
+
+    pub(super) async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
+        self.run(|inner| match inner.content()? {
+            Content::Pool(pool) => Ok(pool.config.as_deref().and_then(record::client_key)),
+            Content::Absent | Content::Token(_) => Ok(None),
+        })
+        .await
+    }
+
+    pub(super) async fn lock(&self, key: &TokenKey) -> Result<Option<Lock>, StoreError> {
+        let key = key.clone();
+        self.run(move |inner| {
+            let file = disk::try_lock_of(&disk::target(&inner.path)?, key.id())?;
+            Ok(file.map(|file| Lock { key, held: Held::File(file) }))
+        })
+        .await
+    }
+
+    pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
+        let (id, token) = (new.id.clone(), new.token.clone());
+        let account = record::new_account(&id, &id, new.added_at, new.custom_name.as_deref());
+        self.run(move |inner| {
+            let held = Token::parse(&token).map_err(|error| broken(format!("new token record {error}")))?;
+            disk::make_folder(&disk::target(&inner.path)?)?;
+            inner.change(|content| {
+                let pool = match content {
+                    Content::Absent => Pool::default(),
+                    Content::Pool(pool) => pool.clone(),
+                    Content::Token(_) => return Err(inner.single_account()),
+                };
+                if let Some(id) = duplicate_of(&held, &raw_accounts(&pool)) {
+                    return Ok((Added::Duplicate { id }, None));
+                }
+                if pool.accounts.contains_key(&id) {
+                    return Err(broken("an account with this id exists already"));
+                }
+                Ok((Added::New, Some(pool.with_account(&id, &account, &token)?)))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.run(move |inner| {
+            inner.change(|content| {
+                let pool = match content {
+                    Content::Absent => return Ok((false, None)),
+                    Content::Pool(pool) => pool,
+                    Content::Token(_) => return Err(inner.single_account()),
+                };
+                let Some(account) = raw_accounts(pool).into_iter().find(|account| account.id == id) else {
+                    return Ok((false, None));
+                };
+                let token_id = account.token.as_ref().map(|(key, _)| key.id());
+                Ok((true, Some(pool.without_account(&id, token_id)?)))
+            })
+        })
+        .await
+    }
+
+    /// Runs blocking work on its own thread and takes in how it ended.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let started = Instant::now();
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        let result = done.unwrap_or_else(|_| Err(StoreError::away("the work on the file was given up")));
+        self.inner.latency.observe(started.elapsed(), result.is_ok());
+        result
+    }
+}
+
+impl Inner {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file as it is now; parsed again only when it changed (R65).
+    fn content(&self) -> Result<Content, StoreError> {
+        let looked = (|| {
+            let target = disk::target(&self.path)?;
+            let found = disk::look(&target)?;
+            if let Some(found) = &found
+                && let Some((stamp, content)) = &self.memory().seen
+                && *stamp == found.stamp
+            {
+                return Ok(content.clone());
+            }
+            if found.as_ref().is_some_and(|found| found.is_open_to_others) {
+                self.warn_once(&format!("{} can be read by others: chmod 600", target.display()));
+            }
+            let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
+            // The stamp was taken before the read: a change in between shows at the next look.
+            self.memory().seen = found.map(|found| (found.stamp, content.clone()));
+            Ok(content)
+        })();
+        self.looked(looked.as_ref().err());
+        looked
+    }
+
+    fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
+        match self.content()? {
+            Content::Absent => Ok(Vec::new()),
+            Content::Pool(pool) => Ok(raw_accounts(&pool)),
+            Content::Token(file) => {
+                // Without its registration the account serves until its access token expires (R67).
+                let registration = self.registration(&file, None).unwrap_or_else(|error| {
+                    self.warn_once(&error.to_string());
+                    None
+                });
+                let id = self.token_file_id();
+                let token = Some((TokenKey::of(&id), self.token_record(&file, registration.as_ref())?));
+                Ok(vec![RawAccount { account: self.token_file_account(), id, token }])
+            }
+        }
+    }
+
+    fn account(&self, content: &Content, id: &str) -> Option<Bytes> {
+        match content {
+            Content::Absent => None,
+            Content::Pool(pool) => pool.accounts.get(id).cloned(),
+            Content::Token(_) => (id == self.token_file_id()).then(|| self.token_file_account()),
+        }
+    }
+
+    fn compare_and_set_accounts(&self, changes: &[Change]) -> Result<Vec<Cas>, StoreError> {
+        if let Content::Token(_) = self.content()? {
+            return Ok(changes.iter().map(|change| self.compare_and_set_in_memory(change)).collect());
+        }
+        self.change(|content| {
+            let Content::Pool(pool) = content else { return Ok((changes.iter().map(|_| Cas::Absent).collect(), None)) };
+            let mut replaced: Vec<(&str, Bytes, Bytes)> = Vec::new();
+            let results = changes.iter().map(|change| {
+                let Some(before) = pool.accounts.get(&change.id) else { return Cas::Absent };
+                let same = replaced.iter().position(|(id, ..)| *id == change.id);
+                let current = same.map_or(before, |place| &replaced[place].2);
+                if *current != change.old {
+                    return Cas::Conflict(current.clone());
+                }
+                match same {
+                    Some(place) => replaced[place].2 = change.new.clone(),
+                    None => replaced.push((&change.id, before.clone(), change.new.clone())),
+                }
+                Cas::Written
+            });
+            let results: Vec<Cas> = results.collect();
+            if replaced.is_empty() {
+                return Ok((results, None));
+            }
+            Ok((results, Some(pool.with_replaced(replaced.into_iter().map(|(_, old, new)| (old, new)).collect()))))
+        })
+    }
+
+    fn compare_and_set_in_memory(&self, change: &Change) -> Cas {
+        if change.id != self.token_file_id() {
+            return Cas::Absent;
+        }
+        let current = self.token_file_account();
+        if current != change.old {
+            return Cas::Conflict(current);
+        }
+        self.memory().account = Some(change.new.clone());
+        Cas::Written
+    }
+
+    fn compare_and_set_token(&self, key: &TokenKey, old: &Bytes, new: &Bytes) -> Result<Cas, StoreError> {
+        self.change(|content| match content {
+            Content::Absent => Ok((Cas::Absent, None)),
+            Content::Pool(pool) => match pool.tokens.get(key.id()) {
+                None => Ok((Cas::Absent, None)),
+                Some(current) if current != old => Ok((Cas::Conflict(current.clone()), None)),
+                Some(current) => Ok((Cas::Written, Some(pool.with_replaced(vec![(current.clone(), new.clone())])))),
+            },
+            Content::Token(_) if key.id() != self.token_file_id() => Ok((Cas::Absent, None)),
+            Content::Token(file) => {
+                let registration = self.registration(file, None).unwrap_or_default();
+                let current = self.token_record(file, registration.as_ref())?;
+                if current != *old {
+                    return Ok((Cas::Conflict(current), None));
+                }
+                let token = Token::parse(new).map_err(|error| broken(format!("new token record {error}")))?;
+                let parsed = token_file(file)?;
+                if !parsed.has_profile_member() {
+                    self.memory().profile_arn.clone_from(&token.profile_arn);
+                }
+                Ok((Cas::Written, parsed.with_token(&token)))
+            }
+        })
+    }
+
+    /// Read, change and replace the file under the lock, on the file as it is then (R65).
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&Content) -> Result<(T, Option<Vec<u8>>), StoreError>,
+    ) -> Result<T, StoreError> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = false;
+        let changed = (|| -> Result<T, StoreError> {
+            let target = disk::target(&self.path)?;
+            let _lock = disk::lock(&target)?;
+            let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
+            let (result, text) = change(&content)?;
+            if let Some(text) = text {
+                disk::replace(&target, &text)?;
+                written = true;
+                // Still under the lock, so this is the file just written.
+                let found = disk::look(&target)?;
+                let content = Content::parse(Some(text))?;
+                self.memory().seen = found.map(|found| (found.stamp, content));
+            }
+            Ok(result)
+        })();
+        match &changed {
+            Ok(_) if written => {
+                self.cannot_write.store(false, Ordering::SeqCst);
+                self.looked(None);
+            }
+            Ok(_) => {}
+            Err(error) if error.is_away() => {
+                self.cannot_write.store(true, Ordering::SeqCst);
+                self.tell(Status::Away(error.clone()));
+            }
+            Err(error) => self.looked(Some(error)),
+        }
+        changed
+    }
+
+    fn token_file_id(&self) -> String {
+        id_of_path(&self.path.to_string_lossy())
+    }
+
+    fn token_file_account(&self) -> Bytes {
+        self.memory().account.clone().unwrap_or_else(|| Bytes::from_static(b"{}"))
+    }
+
+    fn token_record(&self, file: &[u8], registration: Option<&Registration>) -> Result<Bytes, StoreError> {
+        let profile_arn = self.memory().profile_arn.clone();
+        Ok(token_file(file)?.record(registration, profile_arn.as_deref()).into())
+    }
+
+    /// The client registration beside a token file, if it has one there; checked against its end when `now` is given.
+    fn registration(&self, file: &[u8], now: Option<Timestamp>) -> Result<Option<Registration>, StoreError> {
+        registration_of(&token_file(file)?, &disk::target(&self.path)?, now)
+    }
+
+    fn single_account(&self) -> StoreError {
+        let detail =
+            format!("{} is a Kiro token file and stands for one account; name another file", self.path.display());
+        StoreError::new(StoreErrorKind::Config, detail)
+    }
+
+    /// An error about the content names its file.
+    fn named(&self, error: StoreError) -> StoreError {
+        StoreError { detail: format!("{} {}", self.path.display(), error.detail), ..error }
+    }
+
+    /// Takes in how a look at the file ended.
+    fn looked(&self, error: Option<&StoreError>) {
+        match error {
+            None if self.cannot_write.load(Ordering::SeqCst) => {}
+            None => self.tell(Status::Connected),
+            Some(error) => {
+                let was_there = !matches!(&*self.status.borrow(), Status::Connecting(_));
+                self.tell(if was_there {
+                    Status::Away(error.clone())
+                } else {
+                    Status::Connecting(Some(error.clone()))
+                });
+            }
+        }
+    }
+
+    fn tell(&self, next: Status) {
+        self.status.send_if_modified(|status| {
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+    }
+
+    fn warn_once(&self, message: &str) {
+        if self.memory().warned.insert(message.to_owned()) {
+            tracing::warn!("{message}");
+        }
+    }
+
+    /// Replaces the file by itself: the only way to know that it can be done again.
+    fn try_to_write(&self) -> Result<(), StoreError> {
+        let is_there = self.change(|content| Ok((content.text().is_some(), content.text())))?;
+        if !is_there {
+            // Without a file there is nothing to lose; the lock beside it could be made.
+            self.cannot_write.store(false, Ordering::SeqCst);
+            self.looked(None);
+        }
+        Ok(())
+    }
+
+    /// Nobody tells when a file comes back; so look, but only then.
+    async fn look_while_away(self: Arc<Self>) {
+        let mut status = self.status.subscribe();
+        loop {
+            if status.wait_for(|status| !status.is_connected()).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let inner = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                // An error is in the status.
+                let _still_away = if inner.cannot_write.load(Ordering::SeqCst) {
+                    inner.try_to_write()
+                } else {
+                    inner.content().map(|_| ())
+                };
+            });
+            if looked.await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+/// What `accounts add --from FILE` takes out of a token file (R69).
+#[derive(Debug)]
+pub struct Imported {
+    /// The token record, client registration copied in.
+    pub token: Vec<u8>,
+    /// `social`, `idc` or `api-key`.
+    pub method: record::Method,
+}
+
+/// Reads a token file of the Kiro IDE or CLI, with its client registration, as a token record (R69). Blocks.
+///
+/// [`StoreErrorKind::Broken`] when it is no such file, [`StoreErrorKind::Registration`] when the registration beside it
+/// is missing, expired or refused, [`StoreErrorKind::Away`] when it can't be read.
+pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
+    let named = |error: StoreError| StoreError { detail: format!("{} {}", path.display(), error.detail), ..error };
+    let target = disk::target(path)?;
+    let text = disk::read(&target)?;
+    if text.is_none() {
+        return Err(StoreError::away(format!("{}: not found; log in in Kiro first", path.display())));
+    }
+    let Content::Token(text) = Content::parse(text).map_err(named)? else {
+        return Err(named(broken("is no token file of the Kiro IDE or CLI")));
+    };
+    let file = token_file(&text)?;
+    let registration = registration_of(&file, &target, Some(now))?;
+    let token = file.record(registration.as_ref(), None);
+    let method = Token::parse(&token).map_err(|error| named(broken(error.to_string())))?.method();
+    Ok(Imported { token, method })
+}
+
+fn registration_of(
+    file: &TokenFile<'_>,
+    path: &Path,
+    now: Option<Timestamp>,
+) -> Result<Option<Registration>, StoreError> {
+    let wrong = |detail: String| StoreError::new(StoreErrorKind::Registration, detail);
+    let name = file
+        .registration_file()
+        .map_err(|_| wrong(format!("{}: clientIdHash is refused: it is no plain name", path.display())))?;
+    let Some(name) = name else { return Ok(None) };
+    let place = path.with_file_name(name);
+    let Some(text) = disk::read(&place)? else {
+        return Err(wrong(format!("{} is missing; log in again in Kiro", place.display())));
+    };
+    let registration = Registration::parse(&text)
+        .ok_or_else(|| wrong(format!("{} holds no client registration; log in again in Kiro", place.display())))?;
+    match (registration.expires_at, now) {
+        (Some(end), Some(now)) if end <= now => {
+            Err(wrong(format!("{} has expired; log in again in Kiro", place.display())))
+        }
+        _ => Ok(Some(registration)),
+    }
+}
+
+fn token_file(text: &[u8]) -> Result<TokenFile<'_>, StoreError> {
+    TokenFile::parse(text).ok().flatten().ok_or_else(|| broken("is no token file any more"))
+}
+
+/// The accounts of a pool with their tokens, by the same rules as in Redis (R13, R45).
+fn raw_accounts(pool: &Pool) -> Vec<RawAccount> {
+    let accounts = pool.ids().into_iter().map(|id| {
+        let account = pool.accounts[id].clone();
+        let own = pool.tokens.get(id).map(|token| (TokenKey::of(id), token.clone()));
+        let renamed = || {
+            let path = Account::parse(&account, id).ok()?.token_file_path?;
+            let other = token_id_of_path(&path).filter(|other| !pool.accounts.contains_key(*other))?;
+            Some((TokenKey::of(other), pool.tokens.get(other)?.clone()))
+        };
+        let token = own.or_else(renamed);
+        RawAccount { id: id.to_owned(), account, token }
+    });
+    accounts.collect()
+}
+
+fn broken(detail: impl Into<String>) -> StoreError {
+    StoreError::new(StoreErrorKind::Broken, detail)
+}
