@@ -14,6 +14,7 @@ export async function build(release) {
   if (!(await installPackages())) return false
   const args = ['napi', 'build', '--platform', ...(release ? ['--release'] : ['--features', 'server'])]
   if (!(await run('npx', ['--no-install', ...args]))) return false
+  if (!release && !(await run('cargo', ['build', '--features', 'server', '--bin', 'kiro-server']))) return false
   const types = path.join(root, 'index.d.ts')
   const before = readFileSync(types, 'utf8')
   writeFileSync(types, finishTypes(before, JSON.parse(require('../index.js').settings())))

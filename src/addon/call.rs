@@ -17,9 +17,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::bell::{Kind, Slot};
+use super::gateway::Connected;
 use super::message;
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway, MessageStream};
+use crate::gateway::{Call, MessageStream};
 use crate::server::{self, Peer};
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
@@ -46,7 +47,7 @@ pub(crate) async fn once(
 }
 
 /// A stream: its head when the status is known, its bytes as they come, its summary at the end.
-pub(crate) async fn stream(slot: Arc<Slot>, gateway: Gateway, body: Bytes, call: Call, cut: CancellationToken) {
+pub(crate) async fn stream(slot: Arc<Slot>, gateway: Connected, body: Bytes, call: Call, cut: CancellationToken) {
     let request_id = call.request_id.clone();
     let opened = unless_cancelled(&slot, gateway.stream(body, call)).await;
     let stream = match opened {
@@ -72,7 +73,7 @@ pub(crate) async fn stream(slot: Arc<Slot>, gateway: Gateway, body: Bytes, call:
 /// An HTTP request of node:http: what the standalone server would answer (N15).
 pub(crate) async fn handle(
     slot: Arc<Slot>,
-    gateway: Gateway,
+    gateway: Connected,
     request: Request<Incoming>,
     peer: Peer,
     cut: CancellationToken,

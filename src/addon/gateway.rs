@@ -1,5 +1,6 @@
 //! `KiroGateway` for JavaScript.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,10 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::bell::Slot;
 use super::{Bell, call, message};
-use crate::config::{Config, Face, RawConfig};
+use crate::config::{Config, Face, RawConfig, UpstreamKind};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway};
 use crate::server::Peer;
+use crate::simulator::{self, Attached};
+
+/// How long `connect` waits for the client key, once the accounts are there.
+const KEY_WAIT: Duration = Duration::from_secs(1);
 
 /// The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
 ///
@@ -37,7 +42,7 @@ use crate::server::Peer;
 #[napi]
 #[derive(Default)]
 pub struct KiroGateway {
-    gateway: Arc<OnceLock<Gateway>>,
+    connected: Arc<OnceLock<Connected>>,
     /// The grace time of `close` is over.
     cut: CancellationToken,
 }
@@ -85,11 +90,11 @@ impl KiroGateway {
                 return handle;
             }
         };
-        let place = handle.gateway.clone();
+        let place = handle.connected.clone();
         let start = async move {
-            let gateway = Gateway::start(config).await?;
+            let connected = Connected::start(config).await?;
             // Filled once: lib/ makes a handle a connect.
-            place.get_or_init(|| gateway);
+            place.get_or_init(|| connected);
             Ok(Bytes::new())
         };
         call::run(slot.clone(), call::once(slot, None, start));
@@ -118,7 +123,7 @@ impl KiroGateway {
         let how = how.into_call(&gateway);
         let request_id = how.request_id.clone();
         let answer = gateway.create(Bytes::copy_from_slice(&request), how);
-        call::run(slot.clone(), call::once(slot, request_id, async move { Ok(answer.await?.body) }));
+        call::run(slot.clone(), call::once(slot, request_id, async move { Ok((answer.await?.body, gateway).0) }));
         Ok(())
     }
 
@@ -211,13 +216,49 @@ impl KiroGateway {
 }
 
 impl KiroGateway {
-    fn gateway(&self) -> Result<&Gateway> {
+    fn gateway(&self) -> Result<&Connected> {
         // lib/ hands nobody a gateway that isn't connected.
-        self.gateway.get().ok_or_else(|| JsError::from_reason("the gateway is not connected"))
+        self.connected.get().ok_or_else(|| JsError::from_reason("the gateway is not connected"))
     }
 
-    fn begin(&self, bell: &Bell, call: u32) -> Result<(Gateway, Arc<Slot>)> {
+    fn begin(&self, bell: &Bell, call: u32) -> Result<(Connected, Arc<Slot>)> {
         Ok((self.gateway()?.clone(), bell.bell.open(call)))
+    }
+}
+
+/// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last call
+/// has ended, also when JavaScript has dropped the gateway (N54).
+#[derive(Clone)]
+pub(crate) struct Connected {
+    gateway: Gateway,
+    _simulated: Option<Arc<Attached>>,
+}
+
+impl Connected {
+    async fn start(mut config: Config) -> std::result::Result<Self, Error> {
+        let simulated = match config.upstream {
+            UpstreamKind::Kiro => None,
+            UpstreamKind::Simulator => {
+                let attached = simulator::attach(&mut config).await.map_err(|error| {
+                    Error::new(Code::Config, format!("the simulated upstream could not be started: {error}"))
+                })?;
+                Some(Arc::new(attached))
+            }
+        };
+        let wait = config.store_wait.min(KEY_WAIT);
+        let gateway = Gateway::start(config).await?;
+        // The accounts are there. The client key comes from the same store: without it a handler would answer its first
+        // requests with 503. When it doesn't come they are right to.
+        let _known = tokio::time::timeout(wait, gateway.key_known()).await;
+        Ok(Self { gateway, _simulated: simulated })
+    }
+}
+
+impl Deref for Connected {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.gateway
     }
 }
 
