@@ -2,147 +2,17 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
-use std::time::Duration;
-
-use kiro_messages::config::{Config, Face, RawConfig};
-use kiro_messages::gateway::Gateway;
-use kiro_messages::server::{Listening, listen};
-use kiro_messages::simulator::{self, Attached};
-use serde_json::{Value, json};
-
-const KEY: &str = "client-key-1";
-
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
-use redis_server::RedisServer;
+#[path = "support/world.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod world;
 
-/// A gateway on the simulator and a private Redis, behind a real listener.
-struct World {
-    gateway: Gateway,
-    listening: Listening,
-    simulated: Attached,
-    http: reqwest::Client,
-    _redis: RedisServer,
-}
+use std::time::Duration;
 
-impl World {
-    async fn new(options: &[(&str, &str)]) -> Self {
-        Self::with_tokens(&["access-1"], options).await
-    }
-
-    async fn with_tokens(tokens: &[&str], options: &[(&str, &str)]) -> Self {
-        let redis = RedisServer::start();
-        let mut connection = redis.connection();
-        for (n, token) in tokens.iter().enumerate() {
-            let id = format!("0000000{n}-0000-4000-8000-000000000000");
-            let account = json!({ "uuid": id, "isHealthy": true }).to_string();
-            let token = json!({
-                "accessToken": token, "refreshToken": format!("refresh-{n}"), "authMethod": "social",
-                "expiresAt": "2099-01-01T00:00:00.000Z", "profileArn": simulator::PROFILE_ARN,
-            });
-            let mut set = redis::pipe();
-            set.hset("aiclient:pools:claude-kiro-oauth", &id, account).ignore();
-            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
-            set.query::<()>(&mut connection).unwrap();
-        }
-        let mut all = vec![
-            ("REDIS_URL", redis.url()),
-            ("KIRO_API_KEY", KEY.to_owned()),
-            ("KIRO_UPSTREAM", "simulator".to_owned()),
-            ("KIRO_STORE_WAIT", "5s".to_owned()),
-        ];
-        all.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let said = RawConfig::from_env(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let mut config: Config = said.resolve(Face::Server).unwrap();
-        let simulated = simulator::attach(&mut config).await.unwrap();
-        let gateway = Gateway::start(config).await.unwrap();
-        let listening = listen(gateway.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        // reqwest wants a TLS provider even for plain http; another test of this process may have been first.
-        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { gateway, listening, simulated, http, _redis: redis }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.listening.address())
-    }
-
-    /// Requests for an answer that reached upstream.
-    fn upstream_calls(&self) -> u64 {
-        let stats = self.simulated.control().stats();
-        stats["calls_by_token"].as_object().map_or(0, |calls| calls.values().filter_map(Value::as_u64).sum())
-    }
-
-    /// A request whose prompt asks the simulator for this scenario.
-    async fn scene(&self, scenario: &Value, changes: Value) -> Reply {
-        let mut body = with(changes);
-        body["messages"] = json!([{ "role": "user", "content": format!("[[sim {scenario}]]") }]);
-        self.messages(&body).await
-    }
-
-    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Reply {
-        let sent = self.http.post(self.url(path)).header("x-api-key", KEY).body(body).send().await.unwrap();
-        Reply::read(sent).await
-    }
-
-    async fn messages(&self, body: &Value) -> Reply {
-        self.post("/v1/messages", body.to_string()).await
-    }
-}
-
-struct Reply {
-    status: u16,
-    headers: http::HeaderMap,
-    text: String,
-}
-
-impl Reply {
-    async fn read(response: reqwest::Response) -> Self {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Self { status, headers, text: response.text().await.unwrap_or_default() }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
-    }
-
-    /// A71: an error has its id in the header and in the body.
-    #[track_caller]
-    fn is_error(&self, case: &str, status: u16, kind: &str, begins: &str) {
-        let body = self.json();
-        assert_eq!((self.status, body["error"]["type"].as_str()), (status, Some(kind)), "{case}: {}", self.text);
-        let message = body["error"]["message"].as_str().unwrap();
-        assert!(message.starts_with(begins), "{case}: {message:?} does not begin with {begins:?}");
-        assert_eq!(body["type"], "error", "{case}");
-        assert_eq!(Some(self.headers["request-id"].to_str().unwrap()), body["request_id"].as_str(), "{case}");
-        assert_eq!(self.headers["content-type"], "application/json", "{case}");
-        assert_eq!(self.headers["access-control-allow-origin"], "*", "{case}");
-    }
-}
-
-fn base() -> Value {
-    json!({ "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": "hi" }] })
-}
-
-/// The base request with some members replaced; `null` in `remove` takes one away.
-fn with(changes: Value) -> Value {
-    let mut body = base();
-    for (key, value) in changes.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
-}
-
-fn without(key: &str) -> Value {
-    let mut body = base();
-    body.as_object_mut().unwrap().remove(key);
-    body
-}
-
-fn content(blocks: Value) -> Value {
-    with(json!({ "messages": [{ "role": "user", "content": blocks }] }))
-}
+use serde_json::{Value, json};
+use world::{KEY, Reply, STREAM, World, base, content, events, kinds, with, without};
 
 const IRE: &str = "invalid_request_error";
 
@@ -499,21 +369,6 @@ async fn a70_models_page_by_page() {
     assert_eq!(get("/v1/models/claude-sonnet-4-5-20250929").await.json()["id"], "claude-sonnet-4-5-20250929");
 }
 
-/// The `data` of each event of an SSE text, in order.
-fn events(text: &str) -> Vec<Value> {
-    assert!(text.ends_with("\n\n"), "the stream ends in mid-event: {text:?}");
-    text.lines()
-        .filter_map(|line| line.strip_prefix("data: "))
-        .map(|data| serde_json::from_str(data).unwrap())
-        .collect()
-}
-
-fn kinds(events: &[Value]) -> Vec<&str> {
-    events.iter().map(|event| event["type"].as_str().unwrap()).collect()
-}
-
-const STREAM: fn() -> Value = || json!({ "stream": true });
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a54_a55_refused_by_upstream_once_without_hurting_the_account() {
     let world = World::with_tokens(&["sim-400", "sim-400"], &[]).await;
@@ -674,14 +529,4 @@ async fn a68_a_client_that_goes_away_frees_upstream_within_100_ms() {
     }
     assert_eq!(world.simulated.control().stats()["streams"]["closed_by_client"], 3);
     assert_eq!(world.gateway.health().accounts.healthy, 1, "A68: the account is unchanged");
-}
-
-/// The grace time: streams that end in time are whole, the others end with `event: error` (M64).
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_lets_streams_finish_and_cuts_the_rest() {
-    let world = World::new(&[]).await;
-    assert_eq!(world.messages(&base()).await.status, 200);
-    world.gateway.close(Duration::from_millis(100)).await;
-    let reply = world.messages(&base()).await;
-    reply.is_error("closed", 503, "overloaded_error", "");
 }

@@ -1,0 +1,257 @@
+//! One request from start to end, over real HTTP against the simulator and a real Redis: failover, timeouts, connections,
+//! shutdown (kiro-upstream.md sections 8, 13, 15; architecture.md, habit 6).
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+#[path = "support/world.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod world;
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use world::{KEY, Reply, STREAM, World, base, events, kinds, with};
+
+/// kiro-upstream.md section 8, the column *Client*, and the verdict: with a good second account, does the client notice?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k45_every_fault_alone_and_beside_a_good_account() {
+    let table = [
+        // preset, status, type, next account helps
+        ("prompt-too-long", 400, "invalid_request_error", false),
+        ("413", 413, "request_too_large", false),
+        ("unknown-model", 404, "not_found_error", false),
+        ("400", 400, "invalid_request_error", false),
+        ("conversation-limit", 400, "invalid_request_error", false),
+        // One forced refresh, and the new token is taken.
+        ("401", 200, "", true),
+        ("403-invalid-token", 200, "", true),
+        ("403-expired-token", 200, "", true),
+        ("suspended", 500, "api_error", true),
+        ("suspended-by-message", 500, "api_error", true),
+        ("403", 500, "api_error", true),
+        ("409", 500, "api_error", true),
+        ("402", 503, "overloaded_error", true),
+        ("402-plain", 503, "overloaded_error", true),
+        ("overage", 503, "overloaded_error", true),
+        ("daily", 503, "overloaded_error", true),
+        ("suspicious", 429, "rate_limit_error", true),
+        ("capacity", 529, "overloaded_error", true),
+        ("unavailable", 529, "overloaded_error", true),
+        ("529", 529, "overloaded_error", true),
+        ("429", 429, "rate_limit_error", true),
+        ("400-throttling", 429, "rate_limit_error", true),
+        ("500", 500, "api_error", true),
+        ("502-html", 500, "api_error", true),
+        ("503", 500, "api_error", true),
+        ("408", 500, "api_error", true),
+        ("invalid-state", 500, "api_error", true),
+        ("drop", 500, "api_error", true),
+        ("drop-reset", 500, "api_error", true),
+        ("empty", 500, "api_error", true),
+        ("cut-early", 500, "api_error", true),
+        ("corrupt", 500, "api_error", true),
+        ("corrupt-prelude", 500, "api_error", true),
+    ];
+    for (preset, status, kind, next_helps) in table {
+        let bad = format!("sim-{preset}");
+        let alone = World::with_tokens(&[&bad], &[]).await;
+        // Both modes alike (trap 29), and a real status (trap 32).
+        let reply = alone.messages(&with(STREAM())).await;
+        assert_eq!(reply.status, status, "{preset}: {}", reply.text);
+        if status != 200 {
+            assert_eq!(reply.json()["error"]["type"], kind, "{preset}: {}", reply.text);
+        }
+        assert!(!reply.text.contains("d-0000000000"), "{preset}: upstream's user id reached the client (K48)");
+
+        let pair = World::with_tokens(&[&bad, "access-2"], &[]).await;
+        for stream in [false, true] {
+            let reply = pair.messages(&with(json!({ "stream": stream }))).await;
+            // Round-robin: one of the two requests begins at the bad account.
+            let helped = reply.status == 200;
+            assert!(
+                helped || (!next_helps && reply.status == status),
+                "{preset} beside a good one: {} {}",
+                reply.status,
+                reply.text
+            );
+        }
+        if !next_helps {
+            assert_eq!(
+                pair.gateway.health().accounts.healthy,
+                2,
+                "{preset}: a request's fault took an account out (K49)"
+            );
+        }
+    }
+}
+
+/// Trap 28: a 400 goes upstream once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_28_a_400_is_one_upstream_call() {
+    let world = World::with_tokens(&["sim-400", "sim-400", "sim-400"], &[]).await;
+    assert_eq!(world.messages(&base()).await.status, 400);
+    assert_eq!(world.upstream_calls(), 1);
+}
+
+/// K71, M56: the first delta leaves before the second frame exists.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k71_nothing_waits_for_a_later_chunk() {
+    let world = World::new(&[]).await;
+    let mut body = with(STREAM());
+    body["messages"] = json!([{ "role": "user", "content": "[[sim {\"steps\":[{\"text\":\"first\"},{\"wait_ms\":600},{\"text\":\"second\"}]}]]" }]);
+    let began = Instant::now();
+    let mut response = world
+        .http
+        .post(world.url("/v1/messages"))
+        .header("x-api-key", KEY)
+        .body(body.to_string())
+        .send()
+        .await
+        .unwrap();
+    let mut seen = String::new();
+    while !seen.contains("first") {
+        seen.push_str(&String::from_utf8_lossy(&response.chunk().await.unwrap().unwrap()));
+    }
+    assert!(began.elapsed() < Duration::from_millis(400), "the first delta took {:?}", began.elapsed());
+    assert!(!seen.contains("second"));
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        seen.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    assert!(seen.contains("second") && seen.contains("message_stop"));
+}
+
+/// K70, K72, trap 19: finished streams give their connection back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k72_connections_are_used_again() {
+    let world = World::new(&[]).await;
+    let scene = json!({ "text": "x" });
+    for n in 0..1000 {
+        let stream = n % 2 == 0;
+        assert_eq!(world.scene(&scene, json!({ "stream": stream })).await.status, 200);
+    }
+    let accepted = world.simulated.control().stats()["connections"]["accepted"].as_u64().unwrap();
+    assert!(accepted <= 10, "{accepted} connections for 1,000 requests");
+}
+
+/// K68: headers alone don't stop the wait for the first event; silence later ends in `timeout_error`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k68_timeouts_by_name() {
+    let world = World::with_tokens(&["sim-silent"], &[("KIRO_FIRST_EVENT_TIMEOUT", "300ms")]).await;
+    let began = Instant::now();
+    world.messages(&with(STREAM())).await.is_error("first event", 504, "timeout_error", "");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+
+    let world = World::with_tokens(&["sim-no-head"], &[("KIRO_FIRST_EVENT_TIMEOUT", "300ms")]).await;
+    world.messages(&base()).await.is_error("no head", 504, "timeout_error", "");
+
+    let world = World::with_tokens(&["sim-stall"], &[("KIRO_IDLE_TIMEOUT", "300ms")]).await;
+    let reply = world.messages(&with(STREAM())).await;
+    let all = events(&reply.text);
+    assert_eq!(kinds(&all)[all.len() - 2..], ["content_block_stop", "error"], "{}", reply.text);
+    assert_eq!(all[all.len() - 1]["error"]["type"], "timeout_error");
+
+    // Trap 20: a stream longer than every configured timeout lives while chunks keep coming.
+    let short =
+        [("KIRO_FIRST_EVENT_TIMEOUT", "400ms"), ("KIRO_IDLE_TIMEOUT", "400ms"), ("KIRO_CONNECT_TIMEOUT", "400ms")];
+    let world = World::new(&short).await;
+    let reply = world.scene(&json!({ "text": "{n},", "count": 20, "gap_ms": 80 }), STREAM()).await;
+    assert_eq!(kinds(&events(&reply.text)).last(), Some(&"message_stop"), "{}", reply.text);
+}
+
+/// `KIRO_MAX_CONNS`: over it 529 at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn max_conns_is_answered_with_529() {
+    let world = World::new(&[("KIRO_MAX_CONNS", "1")]).await;
+    let held = world.hold(&json!({ "text": "a", "end": "hang" })).await;
+    world.messages(&base()).await.is_error("max conns", 529, "overloaded_error", "");
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.messages(&base()).await.status, 200);
+}
+
+/// Grace: what ends in time is whole, the rest ends with `error` (M64), and nothing new begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn close_lets_streams_finish_and_cuts_the_rest() {
+    let world = World::new(&[]).await;
+    let quick = world.hold(&json!({ "steps": [{ "text": "a" }, { "wait_ms": 300 }, { "text": "b" }] })).await;
+    let endless = world.hold(&json!({ "text": "a", "end": "hang" })).await;
+    let (_, whole, cut) = tokio::join!(world.gateway.close(Duration::from_millis(800)), quick.rest(), endless.rest());
+    assert_eq!(kinds(&events(&whole)).last(), Some(&"message_stop"), "{whole}");
+    let all = events(&cut);
+    assert_eq!(kinds(&all)[all.len() - 2..], ["content_block_stop", "error"], "{cut}");
+    assert_eq!(all[all.len() - 1]["error"]["type"], "overloaded_error");
+    assert_eq!(world.gateway.in_flight(), 0);
+    world.messages(&base()).await.is_error("closed", 503, "overloaded_error", "");
+}
+
+/// Round-robin by the shared counter: each account its share, and uses are counted in Redis.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uses_are_shared_out_and_counted() {
+    let world = World::with_tokens(&["a-1", "a-2", "a-3"], &[]).await;
+    for _ in 0..30 {
+        assert_eq!(world.scene(&json!({ "text": "x" }), json!({})).await.status, 200);
+    }
+    world.gateway.close(Duration::from_secs(2)).await;
+    let counts: Vec<u64> = world.accounts().iter().map(|account| account["usageCount"].as_u64().unwrap()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 30, "{counts:?}");
+    assert!(counts.iter().all(|count| (9..=11).contains(count)), "{counts:?}");
+}
+
+/// Issue of the predecessor: an expired token is refreshed once, whoever asks (trap 33), and the answer is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trap_33_ten_requests_on_an_expired_token_are_one_refresh() {
+    let world = World::with_expired(&["old-access"]).await;
+    let scene = json!({ "text": "x" });
+    let asked = (0..10).map(|_| world.scene(&scene, STREAM()));
+    for reply in futures_util::future::join_all(asked).await {
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    let stats = world.simulated.control().stats();
+    let calls: u64 = stats["refresh_calls"].as_object().unwrap().values().filter_map(serde_json::Value::as_u64).sum();
+    assert_eq!(calls, 1, "{stats}");
+}
+
+/// A models file replaces the table, and a change of it is seen without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_models_file_is_reloaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("models.json");
+    let table = |name: &str| {
+        json!([{ "kiro_id": "claude-next", "names": [name], "display_name": "Next", "created": "2026-11-01T00:00:00Z", "window": 172_500, "max_output": 64_000 }]).to_string()
+    };
+    std::fs::write(&file, table("claude-next-1")).unwrap();
+    let world = World::new(&[("KIRO_MODELS_FILE", file.to_str().unwrap())]).await;
+    assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200);
+    world.messages(&base()).await.is_error("replaced", 404, "not_found_error", "model: unknown model");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    std::fs::write(&file, table("claude-next-2")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(8);
+    loop {
+        let reply = world.messages(&with(json!({ "model": "claude-next-2" }))).await;
+        if reply.status == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not reloaded: {}", reply.text);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Case 42's other half and M2: a key in the store's config is needed, and a change of it takes effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r57_the_key_in_the_store_is_needed() {
+    let world = World::new(&[("KIRO_API_KEY", "")]).await;
+    world.set_config(r#"{"REQUIRED_API_KEY":"k1","apiKey":"k2"}"#);
+    let ask = async |key: &str| {
+        let sent = world.http.post(world.url("/v1/messages")).header("x-api-key", key).body(base().to_string()).send();
+        Reply::read(sent.await.unwrap()).await.status
+    };
+    let deadline = Instant::now() + Duration::from_secs(7);
+    while ask("k2").await != 401 {
+        assert!(Instant::now() < deadline, "the store's key was not taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((ask("k1").await, ask("").await), (200, 401));
+}
