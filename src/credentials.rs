@@ -119,13 +119,13 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// What it means for the attempt that needed the token. Reported to the account (R42), it counts once where the
-    /// refresh failed in passing, and not at all where the account is ejected already or has no credential.
+    /// What it means for the attempt that needed the token. Reported to the account it counts once (R42), but not where
+    /// the account is ejected already or has no credential (R45).
     pub fn fault(self) -> Fault {
         let (kind, what) = match self {
             Self::Gone => (FaultKind::TokenRejected, "the account left the pool"),
             Self::NoCredential => (FaultKind::TokenRejected, "the account has no credential"),
-            Self::NotRefreshable => (FaultKind::TokenRejected, "the access token can't be refreshed"),
+            Self::NotRefreshable => (FaultKind::Forbidden, "the access token can't be refreshed"),
             Self::Rejected => (FaultKind::TokenRejected, "the refresh token was rejected"),
             Self::Registration => (FaultKind::ServerError, "the client registration is missing or expired"),
             Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),

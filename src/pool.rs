@@ -13,7 +13,7 @@ mod tests;
 mod tickets;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,7 +32,7 @@ use crate::error::Code;
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, Standing, State};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::record::{Account, Method, Note, Token};
+use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
 use crate::store::writer::Pending;
 use crate::store::{
@@ -803,9 +803,16 @@ impl Pool {
         }
     }
 
-    /// Takes in what the store holds, as a whole (R14).
+    /// Takes in what the store holds, as a whole (R14). Changed records are parsed before the lock is taken.
     fn take_in(&self, accounts: Vec<RawAccount>, since: Instant) {
         let now = self.now();
+        let known: HashMap<AccountId, Bytes> =
+            self.inside().slots.iter().map(|(id, slot)| (id.clone(), slot.record.clone())).collect();
+        let parse = |raw: &RawAccount| match known.get(raw.id.as_str()) {
+            Some(record) if *record == raw.account => None,
+            _ => Some(Account::parse(&raw.account, &raw.id)),
+        };
+        let accounts: Vec<_> = accounts.into_iter().map(|raw| (parse(&raw), raw)).collect();
         let mut tokens = Vec::new();
         let mut inside = self.inside();
         if accounts.is_empty() && !inside.slots.is_empty() {
@@ -822,7 +829,7 @@ impl Pool {
         }
         inside.empty_since = None;
         let mut before = std::mem::take(&mut inside.slots);
-        for raw in accounts {
+        for (parsed, raw) in accounts {
             let (id, slot) = match before.remove_entry(raw.id.as_str()) {
                 Some((id, slot)) => (id, slot),
                 None => {
@@ -836,7 +843,7 @@ impl Pool {
             let Some(slot) = slots.get_mut(raw.id.as_str()) else { continue };
             let stands = self.0.writer.is_newer_than(&raw.id, since)
                 || slot.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
-            if let Some(unsaved) = slot.take_in(raw, stands, &self.0, now, rng) {
+            if let Some(unsaved) = slot.take_in(raw, parsed, stands, &self.0, now, rng) {
                 tokens.push((slot.view.id.clone(), unsaved));
             }
         }
@@ -1020,7 +1027,7 @@ impl Slot {
             record: Bytes::new(),
             account: None,
             token_record: None,
-            view: Arc::new(view::view(id, None, &Token::default(), &settings.urls).view),
+            view: Arc::new(view::view(id, &view::machine_id(id), None, &Token::default(), &settings.urls).view),
             problems: [None, None, None],
             warnings: Vec::new(),
             health: Health::new(Standing::default(), settings.rules, now),
@@ -1057,16 +1064,16 @@ impl Slot {
     fn take_in(
         &mut self,
         raw: RawAccount,
+        parsed: Option<Result<Account, Unusable>>,
         stands: bool,
         pool: &Inner,
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Option<UnsavedToken> {
-        let changed = raw.account != self.record || raw.token != self.token_record;
-        if raw.account != self.record {
-            let read = Account::parse(&raw.account, &self.view.id);
-            self.problems[0] = read.as_ref().err().map(|error| format!("account record: {error}"));
-            self.account = read.ok().or(self.account.take());
+        let changed = parsed.is_some() || raw.token != self.token_record;
+        if let Some(parsed) = parsed {
+            self.problems[0] = parsed.as_ref().err().map(|error| format!("account record: {error}"));
+            self.account = parsed.ok().or(self.account.take());
             self.record = raw.account;
         }
         if let (Some(account), None) = (&self.account, &self.problems[0]) {
@@ -1079,17 +1086,19 @@ impl Slot {
         if observed.lost {
             tracing::warn!(account = self.view.short_id(), "no token record: its access token serves to its end");
         }
-        self.review(&pool.settings.urls, now);
-        if let Some(problem) = self.problem().filter(|_| changed) {
-            tracing::warn!(account = self.view.short_id(), problem, "account unusable");
-            pool.counters.unusable_records.fetch_add(1, Ordering::Relaxed);
+        if changed {
+            self.review(&pool.settings.urls, now);
+            if let Some(problem) = self.problem() {
+                tracing::warn!(account = self.view.short_id(), problem, "account unusable");
+                pool.counters.unusable_records.fetch_add(1, Ordering::Relaxed);
+            }
         }
         observed.write_back
     }
 
     /// Makes the view again after a change of record or token.
     fn review(&mut self, urls: &Urls, now: Timestamp) {
-        let viewed = view::view(&self.view.id, self.account.as_ref(), self.held.token(), urls);
+        let viewed = view::view(&self.view.id, &self.view.machine_id, self.account.as_ref(), self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!(account = viewed.view.short_id(), "{warning}");

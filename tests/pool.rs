@@ -820,6 +820,22 @@ async fn case_38_a_token_that_expires_while_redis_is_down() {
     assert_eq!(one.token_of("a1").await.unwrap(), "new");
 }
 
+/// R41 while the store is away: somebody may have rotated the token without our seeing it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_a_refusal_is_not_believed_while_redis_is_down() {
+    let mut server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { refused() }).await;
+    let (record, token) = expired(&address);
+    account(&mut redis, "a1", &record, &token.replace("09:00:00", "10:10:00"));
+    let one = Instance::start(&server, &time, &[]).await;
+    server.kill();
+    time.set("2026-11-23T10:11:00Z");
+    one.token_of("a1").await.unwrap_err();
+    assert!(address.calls() >= 1);
+    assert_eq!(one.state("a1"), State::Healthy, "not ejected");
+}
+
 /// Trap 34: a slow refresh of one account doesn't delay another.
 #[tokio::test(flavor = "multi_thread")]
 async fn r39_credentials_refresh_side_by_side_and_outlive_their_callers() {
@@ -914,7 +930,7 @@ async fn k51_an_api_key_account_needs_no_refresh() {
     assert!(one.pool.account("a1").unwrap().is_api_key());
     let lease = one.pool.select(&Wanted::default()).unwrap();
     one.credentials.access_token(&lease).await.unwrap();
-    assert_eq!(one.credentials.force_refresh(&lease).await.unwrap_err().kind, FaultKind::TokenRejected);
+    assert_eq!(one.credentials.force_refresh(&lease).await.unwrap_err().kind, FaultKind::Forbidden);
 }
 
 /// K62, R17: an account that nobody asks is asked for its usage, and a good answer heals it.

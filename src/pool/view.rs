@@ -18,7 +18,7 @@ pub struct AccountView {
     pub(super) method: Method,
     pub(super) region: String,
     pub(super) profile_arn: Option<String>,
-    machine_id: String,
+    pub(super) machine_id: Arc<str>,
     generate_url: String,
     refresh_url: String,
     refresh_region: String,
@@ -112,7 +112,13 @@ pub(super) struct Viewed {
 }
 
 /// Resolves region, addresses and profile of an account (K10–K12, K16).
-pub(super) fn view(id: &AccountId, account: Option<&Account>, token: &Token, urls: &Urls) -> Viewed {
+pub(super) fn view(
+    id: &AccountId,
+    machine_id: &Arc<str>,
+    account: Option<&Account>,
+    token: &Token,
+    urls: &Urls,
+) -> Viewed {
     let mut warnings = Vec::new();
     let mut problem = None;
     let own = |field: fn(&Account) -> &Option<String>| account.and_then(|account| field(account).as_deref());
@@ -156,13 +162,18 @@ pub(super) fn view(id: &AccountId, account: Option<&Account>, token: &Token, url
         method,
         region,
         profile_arn: token.profile_arn.as_deref().or(own(|account| &account.profile_arn)).map(str::to_owned),
-        machine_id: hex(&Sha256::digest(id.as_bytes())),
+        machine_id: machine_id.clone(),
         generate_url,
         refresh_url,
         refresh_region,
         proxy_url: own(|account| &account.proxy_url).map(Secret::new),
     };
     Viewed { view, problem, warnings }
+}
+
+/// The SHA-256 of the id, which no refresh, restart or failover changes (K16).
+pub(super) fn machine_id(id: &str) -> Arc<str> {
+    hex(&Sha256::digest(id.as_bytes())).into()
 }
 
 /// The first 8 characters of an id.
@@ -195,7 +206,13 @@ mod tests {
 
     fn viewed(account: &str, token: &str) -> Viewed {
         let account = Account::parse(account.as_bytes(), "0123456789").unwrap();
-        view(&"0123456789".into(), Some(&account), &Token::parse(token.as_bytes()).unwrap(), &urls())
+        view(
+            &"0123456789".into(),
+            &machine_id("0123456789"),
+            Some(&account),
+            &Token::parse(token.as_bytes()).unwrap(),
+            &urls(),
+        )
     }
 
     #[test]
@@ -247,6 +264,7 @@ mod tests {
     fn k16_the_machine_id_depends_on_the_id_alone() {
         let one = viewed("{}", "{}").view.machine_id;
         let two = viewed(r#"{"profileArn":"arn:a","customName":"x"}"#, r#"{"clientId":"c"}"#).view.machine_id;
+        assert_eq!(&*one, "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882");
         assert!(one == two && one.len() == 64 && one.bytes().all(|b| b.is_ascii_hexdigit()));
     }
 
