@@ -1,0 +1,244 @@
+// handler() in node:http (node-integration.md, N15–N17; cases 12, 25, 26).
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer, request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
+import { test } from 'node:test'
+import { accounts, ask, collect, events, gateway, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
+
+/** A node:http server around a gateway's handler. */
+async function serve(t, gate, { options, around } = {}) {
+  const handle = gate.handler(options)
+  const seen = { handled: 0, open: new Set() }
+  const listening = createServer(async (req, res) => {
+    seen.open.add(res)
+    if (around !== undefined) around(req, res)
+    await (around?.next === undefined ? handle(req, res) : handle(req, res, around.next(req, res)))
+    seen.handled += 1
+    seen.listeners = [req, res].map((side) => ['data', 'end', 'close', 'error', 'drain'].map((name) => side.listenerCount(name)))
+  })
+  listening.listen(0, '127.0.0.1')
+  await once(listening, 'listening')
+  t.after(() => {
+    listening.closeAllConnections()
+    listening.close()
+  })
+  return { url: `http://127.0.0.1:${listening.address().port}`, port: listening.address().port, seen }
+}
+
+const post = (url, body, headers = {}) =>
+  fetch(`${url}/v1/messages`, { method: 'POST', headers, body: typeof body === 'string' ? body : JSON.stringify(body) })
+
+/** Headers that say what the answer is; the rest is the connection's. */
+function meaning(headers) {
+  const own = /^(content-type|cache-control|x-accel-buffering|access-control-|x-should-retry|retry-after|allow$|request-id)/
+  return Object.fromEntries(
+    [...headers].filter(([name]) => own.test(name)).map(([name, value]) => [name, name === 'request-id' ? 'req' : value]),
+  )
+}
+
+test('case 12: the same statuses, headers and bytes as kiro-server', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t)
+  const key = { apiKey: 'right-key' }
+  const gate = await gateway(t, sim, pool, key)
+  const { url: ours } = await serve(t, gate)
+  const { url: theirs } = await server(t, sim, pool, { KIRO_API_KEY: key.apiKey })
+  const good = { 'x-api-key': key.apiKey, 'content-type': 'application/json' }
+  const stream = JSON.stringify(ask({ text: 'é one', pieces: 5, tool: { name: 'f', input: { a: 1 } } }, { stream: true }))
+  const cases = [
+    ['POST', '/v1/messages', good, stream],
+    ['POST', '/claude-kiro-oauth/v1/messages?beta=true', good, stream],
+    ['POST', '/v1/messages', good, JSON.stringify(ask({ text: 'whole' }))],
+    ['POST', '/v1/messages', { authorization: `Bearer ${key.apiKey}` }, stream],
+    ['POST', '/v1/messages', { 'x-api-key': 'wrong' }, stream],
+    ['POST', '/v1/messages', {}, stream],
+    ['POST', '/v1/messages', good, '{"model":'],
+    ['POST', '/v1/messages', good, JSON.stringify({ ...ask(), model: 'gpt-4o' })],
+    ['POST', '/v1/messages', { ...good, 'content-encoding': 'gzip' }, stream],
+    ['POST', '/v1/messages/count_tokens', good, stream],
+    ['GET', '/v1/models?limit=2', good],
+    ['GET', '/v1/models/claude-sonnet-4-5', good],
+    ['GET', '/v1/models/nope', good],
+    ['GET', '/v1/messages', good],
+    ['HEAD', '/', {}],
+    ['OPTIONS', '/v1/messages', { 'access-control-request-headers': 'x-stainless-os' }],
+    ['POST', '/api/event_logging/batch', {}, '{}'],
+    ['POST', '/nope', good, '{}'],
+  ]
+  for (const [method, path, headers, body] of cases) {
+    const [a, b] = await Promise.all([ours, theirs].map((base) => fetch(base + path, { method, headers, body })))
+    const what = `${method} ${path} ${JSON.stringify(headers)} ${body?.slice(0, 40)}`
+    assert.equal(a.status, b.status, what)
+    assert.deepEqual(meaning(a.headers), meaning(b.headers), what)
+    assert.equal(withoutIds(await a.text()), withoutIds(await b.text()), what)
+    assert.match(a.headers.get('request-id'), /^req_\w{24}$/)
+  }
+})
+
+test('case 12: unknown routes go to next(), or are answered', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const next = (req, res) => () => res.writeHead(418).end(`next ${req.url}`)
+  const around = Object.assign(() => {}, { next })
+  const { url } = await serve(t, gate, { around, options: { basePath: '/kiro' } })
+  for (const path of ['/', '/nope', '/v1/messages', '/kirov1/messages', '/kiro/nope', '/kiro', '/kiro/']) {
+    const answer = await fetch(url + path)
+    assert.equal(answer.status, 418, path)
+    assert.equal(await answer.text(), `next ${path}`)
+  }
+  for (const path of ['/kiro/health', '/kiro/v1/models', '/kiro/v1/models/claude-sonnet-4-5', '/kiro/claude-kiro-oauth/v1/models?limit=1']) {
+    assert.equal((await fetch(url + path)).status, 200, path)
+  }
+  const { url: alone } = await serve(t, gate, { options: { basePath: '/kiro' } })
+  const answer = await fetch(`${alone}/v1/messages`)
+  assert.equal(answer.status, 404)
+  assert.equal((await answer.json()).error.type, 'not_found_error')
+  for (const options of [{ basePath: 'kiro' }, { basePath: '/kiro/' }, { auth: 'maybe' }]) {
+    assert.throws(() => gate.handler(options), TypeError)
+  }
+})
+
+test("auth 'none' asks for no key", async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { apiKey: 'k' })
+  const { url } = await serve(t, gate, { options: { auth: 'none' } })
+  assert.equal((await post(url, ask({ text: 'x' }))).status, 200)
+})
+
+test('N15: headers that are set already are kept and not doubled', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const around = (_, res) => {
+    res.setHeader('Access-Control-Allow-Origin', 'https://example.org')
+    res.setHeader('X-Mine', '1')
+  }
+  const { port } = await serve(t, gate, { around })
+  const body = JSON.stringify(ask({ text: 'x' }, { stream: true }))
+  const req = httpRequest({ port, path: '/v1/messages', method: 'POST' }).end(body)
+  const [res] = await once(req, 'response')
+  res.resume()
+  const names = res.rawHeaders.filter((_, n) => n % 2 === 0).map((name) => name.toLowerCase())
+  assert.deepEqual(names, [...new Set(names)], 'no header twice')
+  assert.equal(res.headers['access-control-allow-origin'], 'https://example.org')
+  assert.equal(res.headers['x-mine'], '1')
+  assert.equal(res.headers['content-type'], 'text/event-stream; charset=utf-8')
+})
+
+test('a body that a parser has read already is used (Express)', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  for (const leave of [(text) => JSON.parse(text), (text) => text, (text) => Buffer.from(text)]) {
+    const handle = gate.handler()
+    const listening = createServer(async (req, res) => {
+      const parts = []
+      for await (const part of req) parts.push(part)
+      req.body = leave(Buffer.concat(parts).toString())
+      await handle(req, res)
+    })
+    listening.listen(0, '127.0.0.1')
+    await once(listening, 'listening')
+    const answer = await post(`http://127.0.0.1:${listening.address().port}`, ask({ text: 'parsed' }, { stream: true }))
+    assert.equal(textOf(events(Buffer.from(await answer.arrayBuffer()))), 'parsed')
+    listening.closeAllConnections()
+    listening.close()
+  }
+})
+
+test('case 25: a body over the limit is answered with 413, not with a reset', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { maxRequestBody: 100_000 })
+  const { url, port } = await serve(t, gate)
+  const answer = await post(url, 'x'.repeat(33_000_000))
+  assert.equal(answer.status, 413)
+  assert.equal((await answer.json()).error.type, 'request_too_large')
+  // Without a content-length it is found while reading.
+  const req = httpRequest({ port, path: '/v1/messages', method: 'POST' })
+  req.on('error', () => {})
+  for (let n = 0; n < 20; n++) req.write('x'.repeat(10_000))
+  req.end()
+  const [res] = await once(req, 'response')
+  assert.equal(res.statusCode, 413)
+  assert.equal((await sim.stats()).requests['POST /generateAssistantResponse'], undefined)
+})
+
+test('case 26: a client that leaves frees upstream within 100 ms: before the first event, in mid-stream, with a full socket', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const { port, seen } = await serve(t, gate)
+  const scenes = [
+    [{ first_ms: 60_000 }, async () => {}],
+    [{ text: '{n} ', count: 10_000, gap_ms: 200 }, async (socket) => once(socket, 'data')],
+    // Nobody reads: the socket fills, then the queue, then upstream stands still.
+    [
+      { text: `${'x'.repeat(4000)}{n}`, count: 50_000 },
+      async (socket) => {
+        socket.pause()
+        let last = -1
+        await until(async () => {
+          await sleep(150)
+          const now = (await sim.stats()).streams.events
+          const still = now === last
+          last = now
+          return still
+        }, 'upstream to stand still', 10_000)
+      },
+    ],
+  ]
+  for (const [index, [scenario, meanwhile]] of scenes.entries()) {
+    const body = JSON.stringify(ask(scenario, { stream: true }))
+    const socket = connect(port, '127.0.0.1')
+    socket.on('error', () => {})
+    socket.write(`POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+    await until(async () => (await sim.stats()).streams.open === 1, 'the call to reach upstream')
+    await meanwhile(socket)
+    const at = performance.now()
+    socket.destroy()
+    await until(async () => (await sim.stats()).streams.open === 0, `upstream to be dropped in scene ${index}`)
+    assert.ok(performance.now() - at < 150, `${performance.now() - at} ms in scene ${index}`)
+    await until(() => seen.handled === index + 1, 'the handler to resolve')
+    const [req, res] = seen.listeners
+    assert.deepEqual(req.slice(0, 1), [0], 'no listener of ours on req')
+    assert.deepEqual(res.slice(4), [0], 'no listener of ours on res')
+  }
+  assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
+})
+
+test('N16: a slow reader gets everything, and memory stays bounded', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const { port } = await serve(t, gate)
+  const piece = `${'y'.repeat(4000)}{n}`
+  const req = httpRequest({ port, path: '/v1/messages', method: 'POST' })
+  req.end(JSON.stringify(ask({ text: piece, count: 3000 }, { stream: true })))
+  const [res] = await once(req, 'response')
+  res.pause()
+  const before = process.memoryUsage().arrayBuffers
+  await sleep(700)
+  // Sockets of both sides, the queue, and what the simulator's client end holds: far from the 12 MB of the answer.
+  const held = process.memoryUsage().arrayBuffers - before
+  assert.ok(held < 4_000_000, `${held} bytes in Buffers`)
+  const bytes = await collect(res)
+  assert.equal(textOf(events(bytes)), Array.from({ length: 3000 }, (_, n) => piece.replace('{n}', n)).join(''))
+})
+
+test('pipeTo sends a stream to a response and resolves with its summary', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const summaries = []
+  const listening = createServer(async (_, res) => {
+    const stream = await gate.streamMessages(ask({ text: 'piped', pieces: 3 }))
+    summaries.push(await stream.pipeTo(res))
+  })
+  listening.listen(0, '127.0.0.1')
+  await once(listening, 'listening')
+  t.after(() => listening.close())
+  const answer = await fetch(`http://127.0.0.1:${listening.address().port}`)
+  assert.equal(answer.headers.get('content-type'), 'text/event-stream; charset=utf-8')
+  const bytes = Buffer.from(await answer.arrayBuffer())
+  assert.equal(textOf(events(bytes)), 'piped')
+  await until(() => summaries.length === 1)
+  assert.equal(summaries[0].outcome, 'complete')
+  assert.equal(summaries[0].bytes, bytes.length)
+  assert.equal(summaries[0].requestId, answer.headers.get('request-id'))
+})
