@@ -401,24 +401,22 @@ impl<'a> Text<'a> {
         if self.spelling < Spelling::Odd {
             return out.put(&self.literal);
         }
-        let mut rest = &*self.literal;
-        while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-            let (run, escape) = rest.split_at(at);
-            out.put(run);
-            let length = match escape.as_bytes().get(1) {
-                Some(b'u' | b'/') => {
-                    let (char, length) = unescape(escape);
-                    put_char(char, out);
-                    length
-                }
-                _ => {
-                    out.put(escape.get(..2).unwrap_or_default());
-                    2
-                }
-            };
-            rest = escape.get(length..).unwrap_or_default();
+        // Only `\u` and `\/` are spelled anew; everything up to the next of them is copied at once.
+        let literal = &*self.literal;
+        let (mut copied, mut at) = (0, 0);
+        while let Some(found) = memchr::memchr(b'\\', literal.as_bytes().get(at..).unwrap_or_default()) {
+            at += found;
+            if let Some(b'u' | b'/') = literal.as_bytes().get(at + 1) {
+                out.put(literal.get(copied..at).unwrap_or_default());
+                let (char, length) = unescape(literal.get(at..).unwrap_or_default());
+                put_char(char, out);
+                at += length;
+                copied = at;
+            } else {
+                at += 2;
+            }
         }
-        out.put(rest);
+        out.put(literal.get(copied..).unwrap_or_default());
     }
 
     /// As [`write`](Self::write), between quotes.
@@ -486,8 +484,11 @@ pub(crate) fn unescape(escape: &str) -> (char, usize) {
 }
 
 fn unescape_unicode(escape: &str) -> (char, usize) {
-    let unit = |from: usize| {
-        escape.get(from..from + 6)?.strip_prefix("\\u").and_then(|digits| u32::from_str_radix(digits, 16).ok())
+    let unit = |from: usize| match escape.as_bytes().get(from..from + 6)? {
+        [b'\\', b'u', digits @ ..] => {
+            digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
+        }
+        _ => None,
     };
     let Some(first) = unit(0) else { return (char::REPLACEMENT_CHARACTER, escape.len().min(6)) };
     if let (0xd800..0xdc00, Some(second @ 0xdc00..0xe000)) = (first, unit(6)) {

@@ -17,18 +17,21 @@ pub struct Body {
 }
 
 impl Body {
-    /// The JSON to send for an account with this profile ARN; an empty one counts as none.
-    pub fn render(&self, profile_arn: Option<&str>) -> Bytes {
+    /// The JSON to send for an account with this profile ARN, in two parts that follow each other: the part that
+    /// every attempt shares, and its end. Nothing is copied. An empty ARN counts as none.
+    pub fn parts(&self, profile_arn: Option<&str>) -> [Bytes; 2] {
         let mut tail = Vec::new();
         if let Some(arn) = profile_arn.filter(|arn| !arn.is_empty()) {
             tail.put(",\"profileArn\":");
             quoted(arn, &mut tail);
         }
         tail.put("}");
-        let mut body = Vec::with_capacity(self.head.len() + tail.len());
-        body.extend_from_slice(&self.head);
-        body.extend_from_slice(&tail);
-        Bytes::from(body)
+        [self.head.clone(), Bytes::from(tail)]
+    }
+
+    /// The same in one piece, copied.
+    pub fn render(&self, profile_arn: Option<&str>) -> Bytes {
+        Bytes::from(self.parts(profile_arn).concat())
     }
 }
 
