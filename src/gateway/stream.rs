@@ -323,10 +323,18 @@ impl MessageStream {
     fn on_shutdown(&mut self) {
         // Not the account's fault: nothing is reported on it.
         self.pipeline.shutdown(&mut self.out);
-        self.phase = Phase::Ended;
+        let trail = self.take_trail();
         let error = Error::new(Code::Closed, "the server is shutting down");
-        self.conclude(Outcome::Error, None, Some(error.clone()));
+        self.conclude(Outcome::Error, trail.as_ref(), Some(error.clone()));
         self.failure = Some(error);
+    }
+
+    /// Ends the phase; what is known of the attempts is in its hands, unless one is just being opened.
+    fn take_trail(&mut self) -> Option<Trail> {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Reading(reading) => Some(reading.trail),
+            Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
+        }
     }
 
     /// One timer for everything. Chunks only move deadlines away, so it is armed when it fires and not per chunk.
@@ -443,11 +451,7 @@ impl Stream for MessageStream {
 impl Drop for MessageStream {
     fn drop(&mut self) {
         if self.summary.ended().is_none() {
-            // An attempt that is under way has its trail with it.
-            let trail = match std::mem::replace(&mut self.phase, Phase::Ended) {
-                Phase::Reading(reading) => Some(reading.trail),
-                Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
-            };
+            let trail = self.take_trail();
             self.conclude(Outcome::Cancelled, trail.as_ref(), None);
         }
     }
