@@ -68,16 +68,21 @@ impl Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (head, cause) = match self {
+        let (mut head, cause) = match self {
             Self::CoolDown { until, cause } => (format!("{COOL_DOWN}{}: ", rfc3339(*until)), cause),
             Self::Quota { until, cause } => (format!("{QUOTA}{}: ", rfc3339(*until)), cause),
             Self::Ejected { cause } => (EJECTED.to_owned(), cause),
             Self::Plain(cause) => (String::new(), cause),
         };
         let line = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
+        let cause: String = cause.chars().map(line).collect();
+        // Whatever a plain cause says, it must not be read back as a mark.
+        if head.is_empty() && [COOL_DOWN, QUOTA, EJECTED].iter().any(|prefix| cause.starts_with(prefix)) {
+            head.push_str("failure: ");
+        }
         let room = MAX_CHARS - head.chars().count();
         f.write_str(&head)?;
-        f.write_str(&cause.chars().take(room).map(line).collect::<String>())
+        f.write_str(&cause.chars().take(room).collect::<String>())
     }
 }
 
@@ -114,6 +119,9 @@ mod tests {
         for text in ["cool-down until tomorrow: x", "cool-down until ", "quota exhausted until : x", "ejected"] {
             assert_eq!(Note::parse(text), Note::Plain(text.into()));
         }
+        let sly = Note::Plain("ejected:\nby upstream's own words".into()).to_string();
+        assert_eq!(sly, "failure: ejected: by upstream's own words");
+        assert_eq!(Note::parse(&sly), Note::Plain(sly.clone()));
         let Note::CoolDown { cause, .. } = Note::parse("cool-down until 2026-11-23T10:01:00Z") else {
             panic!("no mark")
         };
