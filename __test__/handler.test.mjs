@@ -211,13 +211,16 @@ test('N16: a slow reader gets everything, and memory stays bounded', async (t) =
   const piece = `${'y'.repeat(4000)}{n}`
   const req = httpRequest({ port, path: '/v1/messages', method: 'POST' })
   req.end(JSON.stringify(ask({ text: piece, count: 3000 }, { stream: true })))
+  t.after(() => req.destroy())
   const [res] = await once(req, 'response')
   res.pause()
+  gc()
   const before = process.memoryUsage().arrayBuffers
   await sleep(700)
-  // Sockets of both sides, the queue, and what the simulator's client end holds: far from the 12 MB of the answer.
+  gc()
+  // The rest of the answer's 12 MB is in the system's socket buffers, or not sent yet.
   const held = process.memoryUsage().arrayBuffers - before
-  assert.ok(held < 4_000_000, `${held} bytes in Buffers`)
+  assert.ok(held < 1_000_000, `${held} bytes in Buffers`)
   const bytes = await collect(res)
   assert.equal(textOf(events(bytes)), Array.from({ length: 3000 }, (_, n) => piece.replace('{n}', n)).join(''))
 })

@@ -117,11 +117,13 @@ test('case 4: a reader that sleeps holds 64 KiB and a chunk, upstream stands sti
   const piece = `${'x'.repeat(4000)}{n}`
   const stream = await gate.streamMessages(ask({ text: piece, count: 2500 }))
   const first = await stream.next()
+  gc()
   const heap = process.memoryUsage()
   await sleep(1000)
+  gc()
   const before = (await sim.stats()).streams.events
   const held = process.memoryUsage().arrayBuffers - heap.arrayBuffers
-  assert.ok(held < 1024 * 1024, `${held} bytes in Buffers`)
+  assert.ok(held < 256 * 1024, `${held} bytes in Buffers`)
   // Others are served while this one sleeps.
   const others = await Promise.all(
     Array.from({ length: 5 }, async (_, n) => events(await collect(await gate.streamMessages(ask({ text: `other ${n}` }))))),
