@@ -38,6 +38,7 @@ pub async fn serve(mut config: Config) -> ExitCode {
             );
         }
     }
+    let mut stop = Stop::catch();
     let listening = match listen(gateway.clone(), address).await {
         Ok(listening) => listening,
         Err(error) => return refuse(&format!("{address}: {error}")),
@@ -49,13 +50,13 @@ pub async fn serve(mut config: Config) -> ExitCode {
         "listening"
     );
     tokio::select! {
-        () = stop_signal() => {}
+        () = stop.signal() => {}
         () = warn_when_open(&gateway) => {}
     }
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
     tokio::select! {
         () = async { tokio::join!(listening.drain(), gateway.close(grace)); } => {}
-        () = stop_signal() => {
+        () = stop.signal() => {
             tracing::warn!("second signal: ending at once");
             return ExitCode::FAILURE;
         }
@@ -73,10 +74,11 @@ pub async fn simulate(options: &ArgMatches) -> ExitCode {
     let Ok(address) = text.parse::<SocketAddr>() else {
         return refuse(&format!("--listen: {text:?} is not an address such as 127.0.0.1:8090"));
     };
+    let mut stop = Stop::catch();
     match Simulator::bind(address).and_then(Simulator::spawn) {
         Ok(running) => {
             tracing::info!(address = %running.addr(), "simulating upstream");
-            stop_signal().await;
+            stop.signal().await;
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&format!("{address}: {error}")),
@@ -104,22 +106,40 @@ fn refuse(message: &str) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-async fn stop_signal() {
+/// SIGTERM and SIGINT, kept from the moment it is made: before anybody is told that the server listens, so that a signal
+/// right after the start is a clean end too.
+struct Stop {
+    /// None: without handlers the signals have their default action, which ends the process as well.
     #[cfg(unix)]
-    {
+    signals: Option<[tokio::signal::unix::Signal; 2]>,
+}
+
+impl Stop {
+    #[cfg(unix)]
+    fn catch() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            // Without handlers the signals have their default action, which ends the process too.
-            return std::future::pending().await;
-        };
+        let signals = signal(SignalKind::terminate()).and_then(|first| Ok([first, signal(SignalKind::interrupt())?]));
+        Self { signals: signals.ok() }
+    }
+
+    #[cfg(unix)]
+    async fn signal(&mut self) {
+        let Some([terminate, interrupt]) = &mut self.signals else { return std::future::pending().await };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     }
+
     #[cfg(not(unix))]
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+    fn catch() -> Self {
+        Self {}
+    }
+
+    #[cfg(not(unix))]
+    async fn signal(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
