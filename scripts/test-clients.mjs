@@ -1,0 +1,123 @@
+// npm run test:clients: the real clients against kiro-server and its simulated upstream (tests/clients/README.md).
+//
+//   npm run test:clients                   all of it, on a release build
+//   npm run test:clients -- --dev          on a debug build
+//   npm run test:clients -- --server FILE  on this binary
+//   npm run test:clients -- sdk errors     only the suites whose name has one of these words in it
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import { conclude, needRust, root, run, serverBinary, totals } from './steps.mjs'
+
+/** The least that the pinned Python packages take. */
+const PYTHON = [3, 11]
+const SUITES = path.join('tests', 'clients')
+const CACHE = path.join(root, '.cache', 'clients')
+const VENV = path.join(CACHE, 'python')
+const windows = process.platform === 'win32'
+const venvPython = windows ? path.join(VENV, 'Scripts', 'python.exe') : path.join(VENV, 'bin', 'python')
+
+const started = Date.now()
+const { values, positionals: words } = parseArgs({
+  options: { dev: { type: 'boolean', default: false }, server: { type: 'string' } },
+  allowPositionals: true,
+})
+
+const python = findPython()
+let ok = (await installNode()) && (await installPython())
+const server = ok && (await binary())
+ok = Boolean(server)
+if (ok) {
+  isolate()
+  const env = { CLIENTS_KIRO_SERVER: server }
+  const suites = readdirSync(path.join(root, SUITES)).filter(
+    (name) => words.length === 0 || words.some((word) => name.includes(word)),
+  )
+  const node = suites.filter((name) => name.endsWith('.test.mjs')).map((name) => path.join(SUITES, name))
+  const pytest = suites.filter((name) => /^test_.*\.py$/.test(name)).map((name) => path.join(SUITES, name))
+  if (node.length > 0)
+    ok = await run(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=2', ...node], { env })
+  if (pytest.length > 0) ok = (await runPytest(pytest, env)) && ok
+  if (totals.passed === 0) ok = false
+}
+conclude(ok, started)
+
+function findPython() {
+  const check = `import sys, venv, ensurepip; sys.exit(sys.version_info < (${PYTHON.join(', ')}))`
+  const found = (windows ? ['python', 'python3'] : ['python3', 'python']).find(
+    (name) => spawnSync(name, ['-c', check], { stdio: 'ignore' }).status === 0,
+  )
+  if (found) return found
+  console.error(
+    `Python ${PYTHON.join('.')} or newer with its venv module is missing (on Debian: python3 and python3-venv).`,
+  )
+  console.log('0 passed, 1 failed')
+  process.exit(1)
+}
+
+/** Exactly the packages of the lock file, in tests/clients/node_modules. */
+function installNode() {
+  const lock = readFileSync(path.join(root, SUITES, 'package-lock.json'), 'utf8')
+  return unlessDone(path.join(root, SUITES, 'node_modules', '.kiro-messages'), `${process.version}\n${lock}`, () =>
+    run('npm', ['ci', '--prefix', SUITES, '--no-audit', '--no-fund']),
+  )
+}
+
+/** Exactly the packages of requirements.txt, in an environment of their own. */
+function installPython() {
+  const requirements = path.join(root, SUITES, 'requirements.txt')
+  return unlessDone(path.join(VENV, '.kiro-messages'), `${python}\n${readFileSync(requirements, 'utf8')}`, async () => {
+    rmSync(VENV, { recursive: true, force: true })
+    mkdirSync(CACHE, { recursive: true })
+    const install = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]
+    return (await run(python, ['-m', 'venv', VENV])) && (await run(venvPython, install))
+  })
+}
+
+/** Does the work unless the file at `mark` says that it was done for the same `input`. */
+async function unlessDone(mark, input, work) {
+  if (existsSync(mark) && readFileSync(mark, 'utf8') === input) return true
+  if (!(await work())) return false
+  writeFileSync(mark, input)
+  return true
+}
+
+/** The server to test; undefined when it can't be built. */
+async function binary() {
+  if (values.server) {
+    const file = path.resolve(values.server)
+    if (existsSync(file)) return file
+    console.error(`--server: there is no ${file}`)
+    return undefined
+  }
+  needRust()
+  const profile = values.dev ? 'debug' : 'release'
+  const flags = ['--no-default-features', '--features', 'server', '--bin', 'kiro-server']
+  const built = await run('cargo', ['build', ...(values.dev ? [] : ['--release']), ...flags])
+  return built ? serverBinary(profile) : undefined
+}
+
+/** Nothing of the caller's own set-up may reach a client: no key, no address, no proxy, no tracing. */
+function isolate() {
+  for (const name of Object.keys(process.env)) {
+    if (/^(ANTHROPIC|CLAUDE|AI_GATEWAY|LANGSMITH|LANGCHAIN|OTEL|PYTEST)_|_proxy$/i.test(name)) delete process.env[name]
+  }
+  process.env.PYTHONDONTWRITEBYTECODE = '1'
+}
+
+async function runPytest(files, env) {
+  const report = path.join(CACHE, 'pytest.xml')
+  rmSync(report, { force: true })
+  const quiet = ['-p', 'no:cacheprovider', '--tb=short', '--no-header', '-q', `--junitxml=${report}`]
+  const passed = await run(venvPython, ['-m', 'pytest', ...quiet, ...files], { env })
+  if (!existsSync(report)) return false
+  const suite = /<testsuite\b[^>]*>/.exec(readFileSync(report, 'utf8'))[0]
+  const [tests, failures, errors, skipped] = ['tests', 'failures', 'errors', 'skipped'].map((name) =>
+    Number(new RegExp(`\\b${name}="(\\d+)"`).exec(suite)[1]),
+  )
+  totals.passed += tests - failures - errors - skipped
+  totals.failed += failures + errors
+  totals.skipped += skipped
+  return passed
+}
