@@ -390,9 +390,11 @@ export interface TextBlockParam {
 /** A block of content by its `type`: text, image, document, tool_use, tool_result, thinking and the others. */
 export type ContentBlockParam = TextBlockParam | { type: string }
 
-export interface ToolParam {
-  /** Absent or `custom` for a tool of the caller's. */
-  type?: string | null
+/** A tool of the caller's, or by its `type` one that runs at Anthropic: those are left out, for Kiro can't serve them. */
+export type ToolParam = ClientTool | { type: string; name?: string }
+
+export interface ClientTool {
+  type?: 'custom' | null
   name: string
   description?: string
   input_schema?: object | null

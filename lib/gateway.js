@@ -116,7 +116,11 @@ async function result(start, signal) {
 }
 
 function errorOf(fault) {
-  return fault instanceof Error ? fault : new KiroError(fault)
+  if (fault instanceof Error) return fault
+  const error = new KiroError(fault)
+  // The stack begins at the method that was called.
+  Error.captureStackTrace(error, errorOf)
+  return error
 }
 
 /** JSON text as it is, anything else made JSON. The native side copies it before this call returns. */

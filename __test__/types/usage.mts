@@ -1,12 +1,85 @@
 // Compiled, never run: what a strict TypeScript program may write (N60).
-import { KiroError, type GatewayOptions, type KiroErrorCode } from 'kiro-messages'
+import { createServer } from 'node:http'
+import { Readable } from 'node:stream'
+import type Anthropic from '@anthropic-ai/sdk'
+import {
+  KiroError,
+  KiroGateway,
+  type ContentBlock,
+  type GatewayOptions,
+  type Health,
+  type KiroErrorCode,
+  type Message,
+  type MessagesInput,
+  type MessagesRequest,
+  type MessageStream,
+  type ModelInfo,
+  type StreamSummary,
+  type Usage,
+} from 'kiro-messages'
 
 export const options: GatewayOptions = { store: 'file:accounts.json', strategy: 'sticky', storeWaitMs: 0, env: {} }
 // @ts-expect-error: no such word
 export const wrong: GatewayOptions = { strategy: 'random' }
 // @ts-expect-error: no such option
 export const unknown: GatewayOptions = { redisUlr: '' }
+// @ts-expect-error: connect() makes them
+export const made = new KiroGateway()
+
+/** The example of the class's documentation. */
+export async function example(signal: AbortSignal): Promise<StreamSummary> {
+  await using gateway = await KiroGateway.connect(options)
+  const stream: MessageStream = await gateway.streamMessages(
+    { model: 'claude-sonnet-4-5', max_tokens: 1024, messages: [{ role: 'user', content: 'Hello' }] },
+    { signal, requestId: 'mine', headers: { 'x-claude-code-session-id': 'a' }, accountId: 'b', record: false },
+  )
+  for await (const bytes of stream) process.stdout.write(bytes.toString('utf8'))
+  return stream.summary
+}
+
+export async function everything(gateway: KiroGateway, input: MessagesInput): Promise<void> {
+  createServer(gateway.handler({ basePath: '/kiro', auth: 'none' })).listen(0)
+  const message: Message = await gateway.createMessage(input)
+  const usage: Usage = message.usage
+  const tokens: number = (await gateway.countTokens(input)).input_tokens + gateway.countTokensSync(input).input_tokens
+  const models: ModelInfo[] = gateway.listModels()
+  const health: Health = gateway.health()
+  const text: string = gateway.metrics()
+  const stream = await gateway.streamMessages(input)
+  Readable.from(stream).destroy()
+  stream.cancel()
+  console.log(usage, tokens, models, health, text)
+  await gateway.close({ graceMs: 4000 })
+}
 
 export function codeOf(error: unknown): KiroErrorCode | undefined {
+  if (error instanceof KiroError && error.code === 'KIRO_RATE_LIMITED') console.log(error.retryAfterMs ?? 0)
   return KiroError.is(error) ? error.code : undefined
+}
+
+export function textOf(block: ContentBlock): string {
+  switch (block.type) {
+    case 'text':
+      return block.text
+    case 'thinking':
+      return block.thinking
+    case 'tool_use':
+      return JSON.stringify(block.input)
+    case 'redacted_thinking':
+      return ''
+  }
+}
+
+/** The SDK's requests are ours, and our answers are what the SDK's have in common with them. */
+export function fromSdk(request: Anthropic.MessageCreateParams): MessagesRequest {
+  return request
+}
+export function toSdk(message: Message): Pick<Anthropic.Message, 'id' | 'role' | 'type' | 'stop_reason' | 'stop_sequence'> {
+  return message
+}
+export function usageToSdk(usage: Usage): Pick<Anthropic.Usage, keyof Usage> {
+  return usage
+}
+export function modelsToSdk(model: ModelInfo): Pick<Anthropic.ModelInfo, 'id' | 'type' | 'display_name' | 'created_at'> {
+  return model
 }
