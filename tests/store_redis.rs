@@ -2,80 +2,29 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
-    Added, Cas, ClientKey, Clock, NewAccount, OutcomePatch, RedisConfig, RedisServer as Server, Saved, Status, Store,
-    StoreConfig, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
+    Added, Cas, ClientKey, OutcomePatch, RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig,
+    StoreError, StoreErrorKind, TokenKey, Writer,
 };
 use redis::Commands as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 #[path = "support/proxy.rs"]
 mod proxy;
+#[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/redis_server.rs"]
 mod redis_server;
+#[allow(dead_code, reason = "each test file uses its part")]
+#[path = "support/store.rs"]
+mod support;
 
 use proxy::Proxy;
 use redis_server::{RedisServer, free_port};
-
-const POOL: &str = "aiclient:pools:claude-kiro-oauth";
-const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
-
-fn time(text: &str) -> Timestamp {
-    format!("2026-11-23T{text}Z").parse().unwrap()
-}
-
-fn t0() -> Timestamp {
-    time("10:00:00")
-}
-
-fn clock() -> Clock {
-    Arc::new(t0)
-}
-
-fn config(url: &str) -> StoreConfig {
-    prefixed(url, "aiclient:")
-}
-
-fn prefixed(url: &str, prefix: &str) -> StoreConfig {
-    StoreConfig::Redis(RedisConfig {
-        server: Server::Url(Secret::new(url)),
-        key_prefix: prefix.to_owned(),
-        connections: 2,
-    })
-}
-
-/// A store that is connected.
-async fn connect(url: &str) -> Store {
-    let store = Store::connect(&config(url)).await.unwrap();
-    wait_for(&store, Status::is_connected, Duration::from_secs(5)).await;
-    store
-}
-
-async fn wait_for(store: &Store, wanted: impl Fn(&Status) -> bool, within: Duration) {
-    let mut status = store.watch();
-    let reached = timeout(within, status.wait_for(|status| wanted(status))).await;
-    assert!(reached.is_ok(), "still {:?} after {within:?}", store.status());
-}
-
-fn success() -> OutcomePatch {
-    OutcomePatch::Success { at: t0(), started_at: t0() }
-}
-
-/// Records a few outcomes of account a1 and waits until they are written.
-async fn record(store: &Store, outcomes: impl IntoIterator<Item = OutcomePatch>) {
-    let writer = Writer::spawn(store.clone(), clock());
-    for outcome in outcomes {
-        writer.record("a1", outcome);
-    }
-    assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
-}
+use support::*;
 
 /// What the Node.js service does to a record: decode with Lua's cjson, change, encode.
 fn node_update(redis: &mut redis::Connection, id: &str, field: &str, value: &str) {
@@ -83,10 +32,6 @@ fn node_update(redis: &mut redis::Connection, id: &str, field: &str, value: &str
         r[ARGV[2]] = cjson.decode('[' .. ARGV[3] .. ']')[1]
         redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(r))";
     redis::Script::new(script).key(POOL).arg(id).arg(field).arg(value).invoke::<()>(redis).unwrap();
-}
-
-fn token_key(id: &str) -> String {
-    format!("aiclient:tokens:claude-kiro-oauth:{id}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,43 +172,6 @@ async fn case_09_a_node_update_between_read_and_write_is_kept() {
     assert_eq!((account.usage_count, account.custom_name.as_deref()), (3, Some("newer")));
 }
 
-const CASE_10_URL: &str = "KIRO_TEST_CASE_10_URL";
-
-#[test]
-#[ignore = "a process of case_10"]
-fn case_10_process() {
-    let Ok(url) = std::env::var(CASE_10_URL) else { return };
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let store = connect(&url).await;
-        let writer = Writer::spawn(store, clock());
-        for count in 0..250 {
-            writer.record("a1", success());
-            // Some writes on their own, some merged.
-            if count % 10 == 0 {
-                assert!(writer.flush(Duration::from_secs(20)).await.is_empty());
-            }
-        }
-        assert!(writer.flush(Duration::from_secs(20)).await.is_empty());
-    });
-}
-
-fn run_case_10(url: &str) {
-    let exe = std::env::current_exe().unwrap();
-    let start = || {
-        Command::new(&exe)
-            .args(["--exact", "case_10_process", "--ignored", "--quiet"])
-            .env(CASE_10_URL, url)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let children: Vec<_> = (0..4).map(|_| start()).collect();
-    for mut child in children {
-        assert!(child.wait().unwrap().success());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn case_10_four_processes_count_exactly() {
     let server = RedisServer::start();
@@ -271,6 +179,22 @@ async fn case_10_four_processes_count_exactly() {
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"n":[],"usageCount":7}"#).unwrap();
     run_case_10(&server.url());
     assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), format!("{{\"n\":[],\"usageCount\":1007,{USED}}}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r60_the_same_bytes_from_two_writers_are_two_counts() {
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
+    let store = connect(&server.url()).await;
+    let writer = Writer::spawn(store, clock());
+    writer.record("a1", success());
+    assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
+    // Another process counted at the same millisecond and so wrote just what this one is about to write.
+    redis.hset::<_, _, _, ()>(POOL, "a1", format!("{{\"usageCount\":2,{USED}}}")).unwrap();
+    writer.record("a1", success());
+    assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
+    assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), format!("{{\"usageCount\":3,{USED}}}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,22 +296,6 @@ async fn case_21_a_counter_that_is_none_is_left_alone() {
     }
     redis.set::<_, _, ()>("aiclient:kiro:round-robin-counter", -1000).unwrap();
     assert_eq!(store.reserve_tickets(64).await.unwrap_err().kind(), StoreErrorKind::Counter);
-}
-
-const TOKEN: &str = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","region":"us-east-1","n":[]}"#;
-
-/// What a refresh of `base` with refresh-1 brought.
-fn refreshed(key: &TokenKey, base: &[u8]) -> UnsavedToken {
-    UnsavedToken {
-        key: key.clone(),
-        base: base.to_vec().into(),
-        used: Secret::new("refresh-1"),
-        entries: vec![
-            Entry::AccessToken(Secret::new("new")),
-            Entry::RefreshToken(Secret::new("refresh-2")),
-            Entry::ExpiresAt(time("11:00:00")),
-        ],
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -573,11 +481,6 @@ async fn pool_of_1000(redis: &mut redis::Connection) {
     }
 }
 
-fn usage(redis: &mut redis::Connection) -> u64 {
-    let all: Vec<(String, String)> = redis.hgetall(POOL).unwrap();
-    all.iter().map(|(id, record)| Account::parse(record.as_bytes(), id).unwrap().usage_count).sum()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn case_36_a_restart_loses_nothing_and_is_over_within_a_second() {
     let mut server = RedisServer::start();
@@ -750,23 +653,6 @@ async fn case_41_the_client_key_follows_config_and_is_never_forgotten() {
     assert_eq!(store.status(), Status::Connected);
 }
 
-/// All that the gateway does with a store, once.
-async fn exercise(store: &Store, redis: &mut redis::Connection) {
-    redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
-    redis.set::<_, _, ()>(token_key("a1"), TOKEN).unwrap();
-    let all = store.load().await.unwrap();
-    let (key, base) = all[0].token.clone().unwrap();
-    record(store, [success()]).await;
-    store.reserve_tickets(64).await.unwrap();
-    store.client_key().await.unwrap();
-    let lock = store.lock(&key, t0()).await.unwrap().unwrap();
-    assert_eq!(store.read_token(&key, t0()).await.unwrap().as_ref(), Some(&base));
-    assert!(matches!(store.save_token(&refreshed(&key, &base)).await.unwrap(), Saved::Written(_)));
-    store.unlock(lock).await.unwrap();
-    assert_eq!(store.pool_under_default_prefix().await.unwrap(), None);
-    assert_eq!(store.status(), Status::Connected);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn case_43_a_user_with_only_these_rights() {
     let server = RedisServer::start();
@@ -793,10 +679,6 @@ async fn case_43_a_user_with_only_these_rights() {
     }
     rights.query::<()>(&mut redis).unwrap();
     add_and_remove(&store, &mut redis).await;
-}
-
-fn new_account(id: &str, token: &str) -> NewAccount {
-    NewAccount { id: id.into(), custom_name: Some("mine".into()), added_at: t0(), token: token.into() }
 }
 
 async fn add_and_remove(store: &Store, redis: &mut redis::Connection) {

@@ -470,8 +470,11 @@ impl Shared {
                         self.written.fetch_add(1, Ordering::Relaxed);
                         self.settle(job, End::Written(change.new));
                     }
-                    // An earlier try, whose reply was lost, had succeeded.
-                    Ok(Cas::Conflict(current)) if current == change.new => self.settle(job, End::Written(current)),
+                    // An earlier try, whose reply was lost, had succeeded. Without such a try another process has
+                    // written the same bytes: it counted its own, ours comes on top (R22, R60).
+                    Ok(Cas::Conflict(current)) if job.doubt.is_some() && current == change.new => {
+                        self.settle(job, End::Written(current));
+                    }
                     Ok(Cas::Conflict(current)) => {
                         if job.doubt.take().is_some() {
                             job.change = job.change.without_counts();

@@ -36,6 +36,11 @@ impl RedisServer {
         panic!("redis-server did not start: see its output above");
     }
 
+    /// Starts a Sentinel with its configuration, which it rewrites.
+    pub fn start_sentinel(configuration: &std::path::Path) -> Self {
+        Self::start_with(&[&configuration.display().to_string(), "--sentinel"])
+    }
+
     /// The port on 127.0.0.1, which stays the same over restarts.
     pub fn port(&self) -> u16 {
         self.port
@@ -58,8 +63,11 @@ impl RedisServer {
 
     /// A connection of the test's own, as administrator.
     pub fn connection(&self) -> Connection {
-        let client = redis::Client::open(format!("redis+unix://{}", self.socket().display())).expect("a valid URL");
-        client.get_connection().expect("the server takes connections")
+        self.client().get_connection().expect("the server takes connections")
+    }
+
+    fn client(&self) -> redis::Client {
+        redis::Client::open(format!("redis+unix://{}", self.socket().display())).expect("a valid URL")
     }
 
     /// Saves its data and stops (SHUTDOWN SAVE).
@@ -107,11 +115,18 @@ impl RedisServer {
     fn launch(&mut self) -> bool {
         let socket = self.socket();
         let _ = std::fs::remove_file(&socket);
+        // A configuration file comes first.
+        let is_file = |argument: &&String| !argument.starts_with("--");
+        let (file, options) = match self.arguments.first().filter(is_file) {
+            Some(file) => (Some(file), &self.arguments[1..]),
+            None => (None, &self.arguments[..]),
+        };
         let spawned = Command::new("redis-server")
+            .args(file)
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"])
             .args(["--unixsocket", &socket.display().to_string(), "--dir", &self.folder.path().display().to_string()])
             .args(["--daemonize", "no", "--loglevel", "warning"])
-            .args(&self.arguments)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn();
@@ -126,8 +141,7 @@ impl RedisServer {
             if child.try_wait().expect("the server can be asked").is_some() {
                 return false;
             }
-            let client = redis::Client::open(format!("redis+unix://{}", socket.display())).expect("a valid URL");
-            if client.get_connection().is_ok_and(|mut connection| connection.check_connection()) {
+            if self.client().get_connection().is_ok_and(|mut connection| connection.check_connection()) {
                 self.child = Some(child);
                 return true;
             }
@@ -148,7 +162,14 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port nobody listens on now.
+/// A port nobody listens on now, nor on the one 10,000 above it, which a node of a cluster takes too.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        // Below the range from which the system takes the ports of clients.
+        let port = fastrand::u16(10_000..32_000);
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
 }

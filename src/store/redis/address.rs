@@ -5,10 +5,12 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::SingleNodeRoutingInfo;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisFuture, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisFuture, RedisResult, ServerErrorKind,
+    TlsCertificates, Value,
 };
 
 use super::super::{RedisServer, StoreError, StoreErrorKind};
@@ -20,6 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Asking one Sentinel, so that a dead one doesn't use up the time for the others.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a command in a Cluster asks again for its node, 10 to 160 ms apart.
+const REDIRECTS: u32 = 5;
+const REDIRECT_PAUSE: Duration = Duration::from_millis(10);
 /// Commands that may wait for the socket; the library's default of 50 would make callers wait in bursts.
 const QUEUED_COMMANDS: usize = 1024;
 
@@ -58,7 +63,7 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Single(connection) => connection.req_packed_command(cmd),
-            Self::Cluster(connection) => connection.req_packed_command(cmd),
+            Self::Cluster(connection) => Box::pin(in_cluster(connection, cmd)),
         }
     }
 
@@ -80,6 +85,38 @@ impl ConnectionLike for Connection {
             Self::Cluster(connection) => connection.get_db(),
         }
     }
+}
+
+/// A command in a Cluster, which goes to another node when the first one says so. The library asks for the new map of
+/// slots meanwhile.
+async fn in_cluster(connection: &mut ClusterConnection, cmd: &Cmd) -> RedisResult<Value> {
+    let mut pause = REDIRECT_PAUSE;
+    for _ in 0..REDIRECTS {
+        let error = match connection.req_packed_command(cmd).await {
+            Err(error) => error,
+            reply => return reply,
+        };
+        match (error.kind(), error.redirect_node()) {
+            // This key has moved already, its slot not yet: only the other node knows, and wants to be told.
+            (ErrorKind::Server(ServerErrorKind::Ask), Some((node, _))) => {
+                let Some((host, port)) =
+                    node.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)))
+                else {
+                    return Err(error);
+                };
+                let mut asking = Pipeline::with_capacity(2);
+                asking.cmd("ASKING").add_command(cmd.clone());
+                let route = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+                let replies = connection.route_pipeline(asking, 0, 2, route).await?;
+                return replies.into_iter().next_back().unwrap_or_default().extract_error();
+            }
+            (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::TryAgain), _) => {}
+            _ => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    connection.req_packed_command(cmd).await
 }
 
 impl Address {
@@ -135,11 +172,9 @@ impl Address {
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(COMMAND_TIMEOUT)
             .tcp_settings(TcpSettings::default().set_nodelay(true))
-            // For MOVED, ASK and a node that comes back; a replayed compare-and-set finds its own bytes (R22).
-            .retries(3)
-            .retry_wait_formula(10, 2)
-            .min_retry_wait(10)
-            .max_retry_wait(100);
+            // The library would replay a command whose reply was lost, and so count twice (R22). Redirections, which
+            // say that nothing was done, are followed by `in_cluster`.
+            .retries(0);
         if let Some(tls) = tls {
             builder = builder.certs(tls);
         }

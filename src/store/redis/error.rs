@@ -4,8 +4,8 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::super::{StoreError, StoreErrorKind};
 
-/// A server that answers with one of these is away.
-const AWAY: [&str; 6] = ["LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY"];
+/// A server that answers with one of these is away; MOVED and ASK come only when the library could not follow them.
+const AWAY: [&str; 8] = ["LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK"];
 /// Refuses us.
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", NO_PERMISSION];
 /// Refuses to write.
@@ -23,7 +23,8 @@ pub(super) fn classify(error: &RedisError) -> StoreError {
         ErrorKind::RESP3NotSupported => {
             StoreError::new(StoreErrorKind::Refused, "HELLO is unknown: Redis 6.0 or later is needed")
         }
-        ErrorKind::ClusterConnectionNotFound => StoreError::away("no node of the cluster answers"),
+        // The library gives it to commands on their way, too, when it can't read the map of slots.
+        ErrorKind::ClusterConnectionNotFound => perhaps_done("no node of the cluster answers"),
         ErrorKind::Server(ServerErrorKind::NoScript) => StoreError::new(StoreErrorKind::Broken, NO_SCRIPT),
         ErrorKind::Server(kind) => answer(word_of(kind), error.detail()),
         ErrorKind::Extension => answer(error.code().unwrap_or("ERR"), error.detail()),
