@@ -25,3 +25,25 @@ test('every option of the settings table is in the types', () => {
   assert.ok(settings.length > 30)
   for (const { js } of settings) assert.match(types, new RegExp(`^  ${js}\\?: `, 'm'))
 })
+
+test('every target has its platform package, of exactly our version (N61)', () => {
+  const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8'))
+  const main = read('../package.json')
+  const wanted = main.napi.targets.map((triple) => {
+    const [arch, , os, abi] = triple.split('-')
+    const cpu = { x86_64: 'x64', aarch64: 'arm64' }[arch]
+    const platform = { linux: 'linux', darwin: 'darwin', windows: 'win32' }[os]
+    return { folder: [platform, cpu, abi].filter(Boolean).join('-'), cpu, platform, abi }
+  })
+  assert.equal(wanted.length, 8)
+  for (const { folder, cpu, platform, abi } of wanted) {
+    const own = read(`../npm/${folder}/package.json`)
+    assert.equal(own.name, `kiro-messages-${folder}`)
+    assert.equal(own.version, main.version)
+    assert.deepEqual(own.cpu, [cpu])
+    assert.deepEqual(own.os, [platform])
+    assert.deepEqual(own.libc, platform === 'linux' ? [{ gnu: 'glibc', musl: 'musl' }[abi]] : undefined)
+    assert.deepEqual(own.files, [`kiro-messages.${folder}.node`])
+  }
+  assert.deepEqual(main.dependencies, undefined, 'no run-time dependencies')
+})
