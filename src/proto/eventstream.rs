@@ -30,6 +30,8 @@ pub const MAX_VALUE: usize = i16::MAX as usize;
 
 /// A buffer for cut frames is kept for the next one up to this size and given back above it.
 const KEEP_CUT_BUFFER: usize = 4 << 10;
+/// Larger header sections than any that Kiro sends aren't remembered.
+const KNOWN_HEADERS: usize = 256;
 /// A cut frame up to this size gets its buffer at once; a larger one grows with what really arrives, so that a
 /// length alone costs no memory.
 const RESERVE_AT_ONCE: usize = 64 << 10;
@@ -66,6 +68,8 @@ pub struct Decoder {
     /// Where in the stream the next frame begins.
     offset: u64,
     max_frame: usize,
+    /// The header section checked last: the frames of a stream are alike, and the same bytes need no second look.
+    known_headers: Vec<u8>,
     failure: Option<FrameError>,
 }
 
@@ -86,6 +90,7 @@ impl Decoder {
             cut_is_served: false,
             offset: 0,
             max_frame: bytes,
+            known_headers: Vec::new(),
             failure: None,
         }
     }
@@ -169,7 +174,7 @@ impl Decoder {
             if let Some(prelude) = prelude
                 && rest.len() >= prelude.total
             {
-                check(&rest[..prelude.total], &prelude)?;
+                check(&rest[..prelude.total], &prelude, &mut self.known_headers)?;
                 let start = self.at;
                 self.at += prelude.total;
                 return Ok(Some((Place::Chunk(start), prelude)));
@@ -186,7 +191,7 @@ impl Decoder {
             if let Some(prelude) = prelude
                 && self.cut.len() == prelude.total
             {
-                check(&self.cut, &prelude)?;
+                check(&self.cut, &prelude, &mut self.known_headers)?;
                 self.cut_is_served = true;
                 return Ok(Some((Place::Cut, prelude)));
             }
@@ -256,6 +261,11 @@ impl<'a> Frame<'a> {
             rest = after;
         }
         None
+    }
+
+    /// The header section as it lies in the chunk. Frames with the same one have the same headers.
+    pub fn raw_headers(&self) -> &'a [u8] {
+        self.headers
     }
 
     /// The payload, as it lies in the chunk.
@@ -538,7 +548,7 @@ impl Prelude {
 
 /// Checks what the prelude doesn't cover of a whole frame: message checksum (K22), then every header (K24).
 #[inline]
-fn check(frame: &[u8], prelude: &Prelude) -> Result<(), Flaw> {
+fn check(frame: &[u8], prelude: &Prelude, known_headers: &mut Vec<u8>) -> Result<(), Flaw> {
     let (covered, stated) = frame.split_at(prelude.total - 4);
     let stated = stated.iter().fold(0, |value, &byte| value << 8 | u32::from(byte));
     let mut hasher = Hasher::new_with_initial(prelude.checksum);
@@ -547,13 +557,21 @@ fn check(frame: &[u8], prelude: &Prelude) -> Result<(), Flaw> {
     if stated != computed {
         return Err(Flaw::MessageChecksum { stated, computed });
     }
-    let mut rest = &covered[PRELUDE..PRELUDE + prelude.headers];
+    let headers = &covered[PRELUDE..PRELUDE + prelude.headers];
+    if headers == &known_headers[..] {
+        return Ok(());
+    }
+    let mut rest = headers;
     while !rest.is_empty() {
         let (header, after) = RawHeader::read(rest)?;
         if !is_utf8(header.name) || (header.kind == TEXT && !is_utf8(header.value)) {
             return Err(Flaw::HeaderUtf8);
         }
         rest = after;
+    }
+    if headers.len() <= KNOWN_HEADERS {
+        known_headers.clear();
+        known_headers.extend_from_slice(headers);
     }
     Ok(())
 }
