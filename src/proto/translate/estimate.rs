@@ -98,6 +98,54 @@ const ASCII: [[u16; 128]; CLASSES] = {
     weights
 };
 
+/// Characters that are weighed at once.
+const LANES: usize = 16;
+
+/// A character of each class.
+const REPRESENTATIVE: [u8; CLASSES] = [b' ', b'a', b'A', b'0', b'+'];
+
+/// [`ASCII`] without a table and without a branch, so that the compiler weighs many characters in one go.
+#[inline(always)]
+fn lane(before: u8, byte: u8) -> u8 {
+    let lower = |byte: u8| byte.wrapping_sub(b'a') < 26;
+    let upper = |byte: u8| byte.wrapping_sub(b'A') < 26;
+    let digit = |byte: u8| byte.wrapping_sub(b'0') < 10;
+    let blank = |byte: u8| (byte == b' ') | (byte == b'\n') | (byte == b'\t') | (byte == b'\r');
+    let sign = |byte: u8| !(lower(byte) | upper(byte) | digit(byte) | blank(byte));
+    let pick = |condition: bool, yes: u16, no: u16| if condition { yes as u8 } else { no as u8 };
+    let letter = pick(upper(byte) & lower(before), weight::UPPER_AFTER_LOWER, weight::LETTER);
+    let letter = if lower(before) | upper(before) { letter } else { weight::WORD_START as u8 };
+    let number = pick(digit(before), weight::DIGIT, weight::FIRST_DIGIT);
+    let space = pick(byte == b'\n', weight::LINE_FEED, weight::BLANK);
+    let other = pick(sign(before), weight::SIGN, weight::FIRST_SIGN);
+    let number_or_space = if digit(byte) { number } else { space };
+    let any = if sign(byte) { other } else { number_or_space };
+    if lower(byte) | upper(byte) { letter } else { any }
+}
+
+/// The sum of all lanes, without taking them out one by one.
+#[inline(always)]
+fn sum_lanes(lanes: [u8; LANES]) -> u64 {
+    const EVEN: u128 = 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
+    let lanes = u128::from_le_bytes(lanes);
+    let pairs = (lanes & EVEN) + ((lanes >> 8) & EVEN);
+    let fours = (pairs as u64) + ((pairs >> 64) as u64);
+    fours.wrapping_mul(0x0001_0001_0001_0001) >> 48
+}
+
+/// A lane holds a byte.
+const _: () = {
+    let mut before = 0;
+    while before < CLASSES {
+        let mut byte = 0;
+        while byte < 128 {
+            assert!(ASCII[before][byte] <= u8::MAX as u16);
+            byte += 1;
+        }
+        before += 1;
+    }
+};
+
 impl Estimator {
     /// Counts text as the continuation of the current piece.
     pub fn text(&mut self, text: &str) {
@@ -114,13 +162,28 @@ impl Estimator {
         while let Some(at) = memchr::memchr(b'\\', rest) {
             let (run, escape) = rest.split_at(at);
             self.run(run);
-            // The longest escape is a pair of 12 bytes, all ASCII.
-            let ascii = escape.iter().take(12).take_while(|byte| byte.is_ascii()).count();
-            let (char, length) = unescape(std::str::from_utf8(&escape[..ascii]).unwrap_or_default());
-            self.run(char.encode_utf8(&mut [0; 4]).as_bytes());
-            rest = escape.get(length..).unwrap_or_default();
+            let simple = match escape.get(1) {
+                Some(b'n') => b'\n',
+                Some(b't') => b'\t',
+                Some(&byte @ (b'"' | b'\\' | b'/')) => byte,
+                _ => {
+                    rest = self.escape(escape);
+                    continue;
+                }
+            };
+            self.one_by_one(&[simple], 1);
+            rest = &escape[2..];
         }
         self.run(rest);
+    }
+
+    /// Counts the escape at the beginning; what follows it.
+    fn escape<'e>(&mut self, escape: &'e [u8]) -> &'e [u8] {
+        // The longest escape is a pair of 12 bytes, all ASCII.
+        let ascii = escape.iter().take(12).take_while(|byte| byte.is_ascii()).count();
+        let (char, length) = unescape(std::str::from_utf8(&escape[..ascii]).unwrap_or_default());
+        self.one_by_one(char.encode_utf8(&mut [0; 4]).as_bytes(), 1);
+        escape.get(length..).unwrap_or_default()
     }
 
     /// Ends the current piece: the next character has nothing before it.
@@ -144,9 +207,43 @@ impl Estimator {
     }
 
     fn run(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(block) = rest.first_chunk::<LANES>() {
+            if block.is_ascii() {
+                self.add_block(block, 0);
+            } else {
+                self.one_by_one(rest, LANES);
+            }
+            rest = &rest[LANES..];
+        }
+        if rest.len() >= LANES / 2 && rest.is_ascii() {
+            let mut block = [b' '; LANES];
+            block[..rest.len()].copy_from_slice(rest);
+            self.add_block(&block, LANES - rest.len());
+        } else {
+            self.one_by_one(rest, rest.len());
+        }
+    }
+
+    /// Adds ASCII characters; the last `padding` ones are spaces that aren't there.
+    #[inline]
+    fn add_block(&mut self, block: &[u8; LANES], padding: usize) {
+        let mut before = [0; LANES];
+        before[0] = REPRESENTATIVE[self.before as usize];
+        before[1..].copy_from_slice(&block[..LANES - 1]);
+        let mut weights = [0; LANES];
+        for ((weight, &before), &byte) in weights.iter_mut().zip(&before).zip(block) {
+            *weight = lane(before, byte);
+        }
+        self.add(sum_lanes(weights) - padding as u64 * u64::from(weight::BLANK));
+        self.before = CLASS[usize::from(block[LANES - 1 - padding] & 0x7f)];
+    }
+
+    /// Adds the characters that begin in the first `count` bytes.
+    fn one_by_one(&mut self, bytes: &[u8], count: usize) {
         let mut sum = 0_u64;
         let mut before = self.before;
-        for (at, &byte) in bytes.iter().enumerate() {
+        for (at, &byte) in bytes.iter().enumerate().take(count) {
             if byte < 0x80 {
                 sum += u64::from(ASCII[before as usize][byte as usize]);
                 before = CLASS[byte as usize];
@@ -288,6 +385,25 @@ mod tests {
             let mut estimator = Estimator::default();
             estimator.text(text);
             assert_eq!((estimator.hundredths(), estimator.tokens()), (hundredths, tokens), "{text}");
+        }
+    }
+
+    #[test]
+    fn many_at_once_are_as_one_by_one() {
+        for before in 0..128_u8 {
+            for byte in 0..128_u8 {
+                let weight = ASCII[CLASS[usize::from(before)] as usize][usize::from(byte)];
+                assert_eq!(u16::from(lane(before, byte)), weight, "{before:#x} {byte:#x}");
+            }
+        }
+        let text = "fn main() {\n\tlet getUserName2 = \"Ünïcode 你好，世界。\"; // 😀 42\r\n}  ".repeat(3);
+        for from in (0..text.len()).filter(|&from| text.is_char_boundary(from)) {
+            for to in (from..text.len()).filter(|&to| text.is_char_boundary(to)) {
+                let (mut at_once, mut one_by_one) = (Estimator::default(), Estimator::default());
+                at_once.text(&text[from..to]);
+                one_by_one.one_by_one(&text.as_bytes()[from..to], usize::MAX);
+                assert_eq!(at_once, one_by_one, "{}", &text[from..to]);
+            }
         }
     }
 
