@@ -20,11 +20,12 @@ criterion_main!(benches);
 
 /// Text deltas: copied, decoded and escaped, out of tags, into a fold.
 fn text(c: &mut Criterion) {
-    let chunk = events("assistantResponseEvent", |n| format!("{{\"content\":\"{}\"}}", SENTENCES[n % SENTENCES.len()]));
-    let with_model = events("assistantResponseEvent", |n| {
+    let chunk =
+        events("assistantResponseEvent", BURST, |n| format!("{{\"content\":\"{}\"}}", SENTENCES[n % SENTENCES.len()]));
+    let with_model = events("assistantResponseEvent", BURST, |n| {
         format!("{{\"content\":\"{}\",\"modelId\":\"claude-sonnet-4.5\"}}", SENTENCES[n % SENTENCES.len()])
     });
-    let wide = events("assistantResponseEvent", |n| format!("{{\"content\":\"{}\"}}", WIDE[n % WIDE.len()]));
+    let wide = events("assistantResponseEvent", BURST, |n| format!("{{\"content\":\"{}\"}}", WIDE[n % WIDE.len()]));
     let mut group = c.benchmark_group("text");
     group.throughput(Throughput::Elements(BURST as u64));
     group.bench_function("raw copy", |b| feed(b, pipeline(false, Mode::Stream), &chunk));
@@ -61,16 +62,25 @@ fn text(c: &mut Criterion) {
 }
 
 fn other_events(c: &mut Criterion) {
-    let tool = events("toolUseEvent", |n| {
+    let tool = events("toolUseEvent", BURST, |n| {
         format!(
             "{{\"toolUseId\":\"tooluse_abcdefghijklmnop\",\"name\":\"Write\",\"input\":\"{}\"}}",
             INPUTS[n % INPUTS.len()]
         )
     });
-    let thought = events("reasoningContentEvent", |n| format!("{{\"text\":\"{}\"}}", SENTENCES[n % SENTENCES.len()]));
+    // The pieces are the inside of a string.
+    let open = events("toolUseEvent", 1, |_| {
+        r#"{"toolUseId":"tooluse_abcdefghijklmnop","name":"Write","input":"{\"text\":\""}"#.into()
+    });
+    let thought =
+        events("reasoningContentEvent", BURST, |n| format!("{{\"text\":\"{}\"}}", SENTENCES[n % SENTENCES.len()]));
     let mut group = c.benchmark_group("other");
     group.throughput(Throughput::Elements(BURST as u64));
-    group.bench_function("tool input", |b| feed(b, pipeline(false, Mode::Stream), &tool));
+    group.bench_function("tool input", |b| {
+        let mut pipeline = pipeline(false, Mode::Stream);
+        pipeline.push(open.clone(), &mut BytesMut::new());
+        feed(b, pipeline, &tool);
+    });
     group.bench_function("reasoning", |b| feed(b, pipeline(true, Mode::Stream), &thought));
     group.finish();
 }
@@ -99,14 +109,14 @@ fn pipeline(thinking: bool, mode: Mode) -> Pipeline {
     })
 }
 
-fn events(event_type: &str, payload: impl Fn(usize) -> String) -> Bytes {
+fn events(event_type: &str, count: usize, payload: impl Fn(usize) -> String) -> Bytes {
     let headers = [
         (":message-type", HeaderValue::Text("event")),
         (":event-type", HeaderValue::Text(event_type)),
         (":content-type", HeaderValue::Text("application/json")),
     ];
     let mut wire = Vec::new();
-    for n in 0..BURST {
+    for n in 0..count {
         encode(&headers, payload(n).as_bytes(), &mut wire).unwrap();
     }
     Bytes::from(wire)
@@ -123,4 +133,4 @@ const SENTENCES: [&str; 5] = [
 const WIDE: [&str; 3] =
     ["敏捷的棕色狐狸跳过了那只懒狗，然后休息。", "\\u4f60\\u597d\\uff0c世界！", "naïve façade — “quoted” 😀"];
 const INPUTS: [&str; 3] =
-    ["\\\"path\\\":\\\"src/main.rs\\\",", "\\\"text\\\":\\\"fn main() {}\\\\n", " let y = x.clone(); // why\\\","];
+    [r"fn main() {\\n    let x = 1;\\n", r#"    println!(\\\"{x} items\\\");\\n}"#, "// and nothing else to see here"];

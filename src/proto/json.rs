@@ -6,7 +6,7 @@ pub mod tree;
 use std::borrow::Cow;
 
 use bytes::BufMut;
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// The content of a JSON string literal (without its quotes) that can be copied into another JSON text as it stands:
 /// valid UTF-8, nothing that JSON wants escaped, every escape whole, no surrogate half without its other half (TS23).
@@ -37,13 +37,15 @@ impl<'a> Literal<'a> {
         self.0.is_empty()
     }
 
+    /// What stands between the quotes, as text.
+    pub fn as_str(self) -> &'a str {
+        // Checked when it was made.
+        std::str::from_utf8(self.0).unwrap_or_default()
+    }
+
     /// The text it stands for.
     pub fn decode(self) -> Cow<'a, str> {
-        // Checked when it was made: nothing is replaced, no half is left.
-        match String::from_utf8_lossy(self.0) {
-            Cow::Borrowed(raw) => decode(raw, &mut None),
-            Cow::Owned(raw) => Cow::Owned(decode(&raw, &mut None).into_owned()),
-        }
+        decode(self.as_str(), &mut None)
     }
 
     /// Up to the first quote, or to the end.
@@ -72,7 +74,7 @@ impl<'a> Literal<'a> {
 
 impl std::fmt::Debug for Literal<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Literal({})", String::from_utf8_lossy(self.0))
+        write!(f, "Literal({})", self.as_str())
     }
 }
 
@@ -218,22 +220,40 @@ pub enum Completeness {
 impl Completeness {
     /// Takes the next piece of the text.
     pub fn text(&mut self, text: &str) {
-        // Bytes of a longer UTF-8 sequence mean nothing here.
-        text.bytes().for_each(|byte| self.byte(byte));
+        let mut rest = text.as_bytes();
+        while let Some(&byte) = rest.first()
+            && *self != Self::Never
+        {
+            if let Self::Open { string: Some(false), .. } = self {
+                // Bytes of a longer UTF-8 sequence mean nothing here.
+                let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                if run > 0 {
+                    rest = &rest[run..];
+                    continue;
+                }
+            }
+            self.byte(byte);
+            rest = &rest[1..];
+        }
     }
 
     /// Takes the next piece of the text, given as a literal: an escape counts as what it stands for.
     pub fn literal(&mut self, literal: Literal<'_>) {
         let mut rest = literal.as_bytes();
-        while let Some((&byte, after)) = rest.split_first() {
-            if byte == b'\\' {
-                let (unit, length) = escaped_unit(rest);
-                self.byte(u8::try_from(unit).unwrap_or(u8::MAX));
-                rest = rest.get(length..).unwrap_or_default();
-            } else {
-                self.byte(byte);
-                rest = after;
+        while let Some(&byte) = rest.first()
+            && *self != Self::Never
+        {
+            if let Self::Open { string: Some(false), .. } = self {
+                // What matters inside of a string is escaped in the literal.
+                let run = memchr(b'\\', rest).unwrap_or(rest.len());
+                if run > 0 {
+                    rest = &rest[run..];
+                    continue;
+                }
             }
+            let (unit, length) = if byte == b'\\' { escaped_unit(rest) } else { (u16::from(byte), 1) };
+            self.byte(u8::try_from(unit).unwrap_or(u8::MAX));
+            rest = rest.get(length..).unwrap_or_default();
         }
     }
 

@@ -38,7 +38,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::eventstream::{Decoder, Flaw, FrameError};
-use super::kiro::event::Event;
+use super::kiro::event::Reader;
 use super::kiro::fault::Fault;
 use super::messages::error::ApiError;
 use super::messages::event::Sink;
@@ -84,6 +84,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Decoder,
+    reader: Reader,
     response: Response,
     output: Output,
     counts: Counts,
@@ -100,7 +101,6 @@ struct Counts {
     frames: u64,
     bytes_in: u64,
     crc_failures: u64,
-    invalid_utf8: u64,
 }
 
 impl Pipeline {
@@ -110,7 +110,13 @@ impl Pipeline {
             Mode::Stream => Output::Sse,
             Mode::Fold => Output::Fold(Fold::default()),
         };
-        Self { decoder: Decoder::new(), response: Response::new(settings), output, counts: Counts::default() }
+        Self {
+            decoder: Decoder::new(),
+            reader: Reader::default(),
+            response: Response::new(settings),
+            output,
+            counts: Counts::default(),
+        }
     }
 
     /// Replaces [`Settings::input_estimate`]; to be called before `message_start` is out.
@@ -122,14 +128,14 @@ impl Pipeline {
     /// told once; what the frames before the broken one gave is kept (K27).
     pub fn push(&mut self, chunk: Bytes, out: &mut BytesMut) -> Step {
         self.counts.bytes_in += chunk.len() as u64;
-        let Self { decoder, response, output, counts } = self;
+        let Self { decoder, reader, response, output, counts } = self;
         if let Some(step) = response.swallows() {
             return step;
         }
         decoder.push(chunk);
         match output {
-            Output::Sse => drive(decoder, response, counts, &mut Sse(out)),
-            Output::Fold(fold) => drive(decoder, response, counts, fold),
+            Output::Sse => drive(decoder, reader, response, counts, &mut Sse(out)),
+            Output::Fold(fold) => drive(decoder, reader, response, counts, fold),
         }
     }
 
@@ -212,7 +218,7 @@ impl Pipeline {
             bytes_in: self.counts.bytes_in,
             crc_failures: self.counts.crc_failures,
             unknown_events: tally.unknown_events.clone(),
-            invalid_utf8: self.counts.invalid_utf8,
+            invalid_utf8: self.reader.invalid_utf8(),
             ignored_events: tally.ignored_events,
             ghost: tally.ghost.clone(),
             empty: stop_reason.is_some() && !self.response.is_committed(),
@@ -247,12 +253,18 @@ impl Pipeline {
 }
 
 /// Lets every whole frame take effect.
-fn drive(decoder: &mut Decoder, response: &mut Response, counts: &mut Counts, sink: &mut impl Sink) -> Step {
+fn drive(
+    decoder: &mut Decoder,
+    reader: &mut Reader,
+    response: &mut Response,
+    counts: &mut Counts,
+    sink: &mut impl Sink,
+) -> Step {
     loop {
         let event = match decoder.next() {
             Ok(Some(frame)) => {
                 counts.frames += 1;
-                Event::from_frame(&frame, &mut counts.invalid_utf8)
+                reader.event(&frame)
             }
             Ok(None) => return Step::Continue,
             Err(error) => {

@@ -121,40 +121,84 @@ pub struct TokenCounts {
     pub cache_write: u64,
 }
 
-impl<'a> Event<'a> {
-    /// Reads a frame. Total: what can't be read is a [`Fault`]. A payload of an event we act on that holds invalid UTF-8
-    /// is read with U+FFFD in its place and counted in `invalid_utf8` (TS2).
+/// Reads the frames of a stream.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The header section of the last content event: the next frame most likely has the same one, and then is one too.
+    headers: Vec<u8>,
+    /// Its type.
+    content: ContentType,
+    invalid_utf8: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum ContentType {
+    #[default]
+    Text,
+    Reasoning,
+    Tool,
+}
+
+impl Reader {
+    /// The meaning of a frame. Total: what can't be read is a [`Fault`].
     #[inline]
-    pub fn from_frame(frame: &Frame<'a>, invalid_utf8: &mut u64) -> Self {
+    pub fn event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
+        let headers = frame.raw_headers();
+        // An empty section is no content event's.
+        if headers == &self.headers[..] && !headers.is_empty() {
+            return self.content(self.content, frame.payload());
+        }
+        self.any_event(frame)
+    }
+
+    /// Payloads so far that held invalid UTF-8 where we had to look; it was read as U+FFFD (TS2).
+    pub fn invalid_utf8(&self) -> u64 {
+        self.invalid_utf8
+    }
+
+    fn any_event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
         let message_type = frame.text(":message-type");
         let event_type = frame.text(":event-type");
         match (message_type, event_type) {
-            (Some("event") | None, Some(name)) => Self::from_event(name, frame.payload(), invalid_utf8),
-            (Some("exception"), _) => Self::from_exception(frame.text(":exception-type"), frame.payload()),
+            (Some("event") | None, Some(name)) => {
+                let content = match name {
+                    "assistantResponseEvent" => ContentType::Text,
+                    "reasoningContentEvent" => ContentType::Reasoning,
+                    "toolUseEvent" => ContentType::Tool,
+                    _ => return Event::from_other_event(name, frame.payload(), &mut self.invalid_utf8),
+                };
+                self.headers.clear();
+                self.headers.extend_from_slice(frame.raw_headers());
+                self.content = content;
+                self.content(content, frame.payload())
+            }
+            (Some("exception"), _) => Event::from_exception(frame.text(":exception-type"), frame.payload()),
             (Some("error"), _) => {
                 Exception::from_error_frame(frame.text(":error-code"), frame.text(":error-message")).into()
             }
-            (Some("event"), None) => Self::broken("an event frame without :event-type"),
-            (None, None) => Self::broken("a frame without :message-type and :event-type"),
-            (Some(_), _) => Self::broken("a frame of unknown :message-type"),
+            (Some("event"), None) => Event::broken("an event frame without :event-type"),
+            (None, None) => Event::broken("a frame without :message-type and :event-type"),
+            (Some(_), _) => Event::broken("a frame of unknown :message-type"),
         }
     }
 
     #[inline]
-    fn from_event(name: &'a str, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
-        if name == "assistantResponseEvent"
-            && let Some(literal) = copyable_text(payload)
-        {
-            return Self::Content(Content::Text(Text::Literal(literal)));
-        }
-        Self::from_any_event(name, payload, invalid_utf8)
+    fn content<'a>(&mut self, content: ContentType, payload: &'a [u8]) -> Event<'a> {
+        let read: fn(Payload<'_>) -> Option<Event<'_>> = match content {
+            ContentType::Text => match copyable_text(payload) {
+                Some(literal) => return Event::Content(Content::Text(Text::Literal(literal))),
+                None => read_text,
+            },
+            ContentType::Reasoning => read_reasoning,
+            ContentType::Tool => read_tool,
+        };
+        Event::from_payload(read, payload, &mut self.invalid_utf8)
     }
+}
 
-    fn from_any_event(name: &'a str, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
-        let read: fn(&str) -> Option<Event<'_>> = match name {
-            "assistantResponseEvent" => read_text,
-            "reasoningContentEvent" => read_reasoning,
-            "toolUseEvent" => read_tool,
+impl<'a> Event<'a> {
+    fn from_other_event(name: &'a str, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
+        let read: fn(Payload<'_>) -> Option<Event<'_>> = match name {
             "contextUsageEvent" => read_context_usage,
             "metadataEvent" => read_metadata,
             "meteringEvent" => read_metering,
@@ -174,13 +218,21 @@ impl<'a> Event<'a> {
             | "dryRunSucceedEvent" => return Self::Note(Note::Known),
             _ => return Self::Note(Note::Unknown(name)),
         };
+        Self::from_payload(read, payload, invalid_utf8)
+    }
+
+    /// An event that we act on, by the reader of its type.
+    fn from_payload(read: fn(Payload<'_>) -> Option<Event<'_>>, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
+        if let Some(event) = read(Payload::Flat(payload)) {
+            return event;
+        }
         // A structure without members may be written as nothing at all.
         let payload = if payload.is_empty() { b"{}" } else { payload };
-        let event = match String::from_utf8_lossy(payload) {
-            Cow::Borrowed(payload) => read(payload),
-            Cow::Owned(payload) => {
+        let event = match std::str::from_utf8(payload) {
+            Ok(payload) => read(Payload::Any(payload)),
+            Err(_) => {
                 *invalid_utf8 += 1;
-                read(&payload).map(Event::into_owned)
+                read(Payload::Any(&String::from_utf8_lossy(payload))).map(Event::into_owned)
             }
         };
         event.unwrap_or_else(|| Self::broken("the payload of an event is not as the model says"))
@@ -273,10 +325,7 @@ impl Text<'_> {
     /// The decoded text; `half` as in [`json::decode`].
     pub fn decode(&self, half: &mut Option<u16>) -> Cow<'_, str> {
         match self {
-            Self::Literal(literal) if half.is_none() => literal.decode(),
-            Self::Literal(literal) => {
-                Cow::Owned(json::decode(&String::from_utf8_lossy(literal.as_bytes()), half).into())
-            }
+            Self::Literal(literal) => json::decode(literal.as_str(), half),
             Self::Raw(raw) => json::decode(raw, half),
         }
     }
@@ -296,7 +345,7 @@ impl Text<'_> {
 
     fn into_owned<'b>(self) -> Text<'b> {
         match self {
-            Self::Literal(literal) => Text::Raw(Cow::Owned(String::from_utf8_lossy(literal.as_bytes()).into_owned())),
+            Self::Literal(literal) => Text::Raw(Cow::Owned(literal.as_str().to_owned())),
             Self::Raw(raw) => Text::Raw(own(raw)),
         }
     }
@@ -321,112 +370,190 @@ fn copyable_text(payload: &[u8]) -> Option<Literal<'_>> {
     (!literal.is_empty()).then_some(literal)
 }
 
-fn read_text(payload: &str) -> Option<Event<'_>> {
-    let [content] = members(payload, ["content"])?;
+/// A payload on its way to its members.
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    /// Read only if it is as simple as payloads usually are (see [`flat_members`]).
+    Flat(&'a [u8]),
+    /// Read with a parser.
+    Any(&'a str),
+}
+
+/// A member of a payload.
+#[derive(Clone, Copy)]
+enum Member<'a> {
+    /// A string that may be copied.
+    Literal(Literal<'a>),
+    /// Any value, as JSON.
+    Json(&'a str),
+}
+
+fn read_text(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [content] = payload.members(["content"])?;
     // `null` counts as empty (K33), no member at all is a broken payload (K35).
-    let raw = match content? {
-        "null" => "",
-        value => string(value)?,
+    let text = match content? {
+        Member::Json("null") => Text::Raw(Cow::Borrowed("")),
+        // TS23 names the payloads whose text is copied; this isn't one of them.
+        content => Text::Raw(Cow::Borrowed(content.raw_string()?)),
     };
-    Some(Event::Content(Content::Text(Text::Raw(Cow::Borrowed(raw)))))
+    Some(Event::Content(Content::Text(text)))
 }
 
-fn read_reasoning(payload: &str) -> Option<Event<'_>> {
-    let [text, signature, redacted] = members(payload, ["text", "signature", "redactedContent"])?;
-    let text = optional_string(text)?.map(text_of);
-    let signature = optional_string(signature)?.map(json::decode_whole);
-    let redacted = optional_string(redacted)?.map(json::decode_whole);
-    Some(Event::Content(Content::Reasoning(Reasoning { text, signature, redacted })))
+fn read_reasoning(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [text, signature, redacted] = payload.members(["text", "signature", "redactedContent"])?;
+    Some(Event::Content(Content::Reasoning(Reasoning {
+        text: optional(text, Member::text)?.filter(|text| !text.is_empty()),
+        signature: optional(signature, Member::string)?.filter(|signature| !signature.is_empty()),
+        redacted: optional(redacted, Member::string)?.filter(|redacted| !redacted.is_empty()),
+    })))
 }
 
-fn read_tool(payload: &str) -> Option<Event<'_>> {
-    let [id, name, input, stop] = members(payload, ["toolUseId", "name", "input", "stop"])?;
+fn read_tool(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [id, name, input, stop] = payload.members(["toolUseId", "name", "input", "stop"])?;
     let input = match present(input) {
-        None | Some("\"\"") => Input::Nothing,
-        Some(value) if value.starts_with(['{', '[']) => Input::Whole(json::compact(value)),
-        Some(value) => Input::Piece(text_of(string(value)?)),
+        None => Input::Nothing,
+        Some(Member::Json(value)) if value.starts_with(['{', '[']) => Input::Whole(json::compact(value)),
+        Some(value) => Some(value.text()?).filter(|text| !text.is_empty()).map_or(Input::Nothing, Input::Piece),
     };
     let stop = match present(stop) {
-        None | Some("false") => false,
-        Some("true") => true,
+        None | Some(Member::Json("false")) => false,
+        Some(Member::Json("true")) => true,
         Some(_) => return None,
     };
-    let decoded = |raw| Some(json::decode_whole(string(present(raw)?)?));
-    Some(Event::Content(Content::Tool(Tool { id: decoded(id)?, name: decoded(name)?, input, stop })))
+    Some(Event::Content(Content::Tool(Tool { id: id?.string()?, name: name?.string()?, input, stop })))
 }
 
-fn read_context_usage(payload: &str) -> Option<Event<'_>> {
-    let [percentage] = members(payload, ["contextUsagePercentage"])?;
+fn read_context_usage(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [percentage] = payload.members(["contextUsagePercentage"])?;
     Some(Event::Note(Note::ContextUsage { percentage: number(percentage) }))
 }
 
-fn read_metadata(payload: &str) -> Option<Event<'_>> {
-    let [usage, stop_reason] = members(payload, ["tokenUsage", "stopReason"])?;
-    let [uncached_input, output, cache_read, cache_write, percentage] = present(usage)
-        .and_then(|usage| {
-            members(
-                usage,
-                [
-                    "uncachedInputTokens",
-                    "outputTokens",
-                    "cacheReadInputTokens",
-                    "cacheWriteInputTokens",
-                    "contextUsagePercentage",
-                ],
-            )
-        })
-        .unwrap_or_default();
-    let integer = |value: Option<&str>| value.and_then(|value| value.parse::<u64>().ok());
-    let counts = integer(uncached_input).zip(integer(output)).map(|(uncached_input, output)| TokenCounts {
+fn read_metadata(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [usage, stop_reason] = payload.members(["tokenUsage", "stopReason"])?;
+    let names = [
+        "uncachedInputTokens",
+        "outputTokens",
+        "cacheReadInputTokens",
+        "cacheWriteInputTokens",
+        "contextUsagePercentage",
+    ];
+    let [uncached_input, output, cache_read, cache_write, percentage] = match usage {
+        Some(Member::Json(usage)) => Payload::Any(usage).members(names).unwrap_or_default(),
+        _ => Default::default(),
+    };
+    let counts = number(uncached_input).zip(number(output)).map(|(uncached_input, output)| TokenCounts {
         uncached_input,
         output,
-        cache_read: integer(cache_read).unwrap_or(0),
-        cache_write: integer(cache_write).unwrap_or(0),
+        cache_read: number(cache_read).unwrap_or(0),
+        cache_write: number(cache_write).unwrap_or(0),
     });
-    let max_tokens = stop_reason.is_some_and(|reason| reason.eq_ignore_ascii_case("\"MAX_TOKENS\""));
+    let max_tokens =
+        stop_reason.and_then(Member::string).is_some_and(|reason| reason.eq_ignore_ascii_case("MAX_TOKENS"));
     Some(Event::Note(Note::Metadata { counts, percentage: number(percentage), max_tokens }))
 }
 
-fn read_metering(payload: &str) -> Option<Event<'_>> {
-    let [usage] = members(payload, ["usage"])?;
+fn read_metering(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [usage] = payload.members(["usage"])?;
     Some(Event::Note(Note::Metering { usage: number(usage) }))
 }
 
-fn read_invalid_state(payload: &str) -> Option<Event<'_>> {
-    let [reason, message] = members(payload, ["reason", "message"])?;
-    let decoded = |raw| Some(json::decode_whole(string(present(raw)?)?).into_owned());
-    Some(Event::Fault(Fault::invalid_state(decoded(reason), decoded(message).unwrap_or_default())))
+fn read_invalid_state(payload: Payload<'_>) -> Option<Event<'_>> {
+    let [reason, message] = payload.members(["reason", "message"])?;
+    let text = |member: Option<Member<'_>>| member.and_then(Member::string).map(Cow::into_owned);
+    Some(Event::Fault(Fault::invalid_state(text(reason), text(message).unwrap_or_default())))
 }
 
-fn text_of(raw: &str) -> Text<'_> {
-    Literal::new(raw.as_bytes()).map_or(Text::Raw(Cow::Borrowed(raw)), Text::Literal)
+/// Null counts as absent (TS2).
+fn present(member: Option<Member<'_>>) -> Option<Member<'_>> {
+    member.filter(|member| !matches!(member, Member::Json("null")))
 }
 
-/// The JSON of a member, null counting as absent (TS2).
-fn present(value: Option<&str>) -> Option<&str> {
-    value.filter(|&value| value != "null")
-}
-
-/// The content of a string literal.
-fn string(value: &str) -> Option<&str> {
-    value.strip_prefix('"')?.strip_suffix('"')
-}
-
-/// Absent, null and empty are none; what is there and no string breaks the payload.
-fn optional_string(value: Option<&str>) -> Option<Option<&str>> {
-    match present(value) {
+/// What is there and of another type breaks the payload.
+fn optional<'a, T>(member: Option<Member<'a>>, read: fn(Member<'a>) -> Option<T>) -> Option<Option<T>> {
+    match present(member) {
         None => Some(None),
-        Some(value) => Some(Some(string(value)?).filter(|raw| !raw.is_empty())),
+        Some(member) => read(member).map(Some),
     }
 }
 
-fn number(value: Option<&str>) -> Option<f64> {
-    value.and_then(|value| value.parse().ok())
+fn number<T: std::str::FromStr>(member: Option<Member<'_>>) -> Option<T> {
+    match member {
+        Some(Member::Json(value)) => value.parse().ok(),
+        _ => None,
+    }
+}
+
+impl<'a> Member<'a> {
+    fn text(self) -> Option<Text<'a>> {
+        match self {
+            Self::Literal(literal) => Some(Text::Literal(literal)),
+            Self::Json(_) => {
+                let raw = self.raw_string()?;
+                Some(Literal::new(raw.as_bytes()).map_or(Text::Raw(Cow::Borrowed(raw)), Text::Literal))
+            }
+        }
+    }
+
+    fn string(self) -> Option<Cow<'a, str>> {
+        self.raw_string().map(json::decode_whole)
+    }
+
+    /// The content of the string literal.
+    fn raw_string(self) -> Option<&'a str> {
+        match self {
+            Self::Literal(literal) => Some(literal.as_str()),
+            Self::Json(value) => value.strip_prefix('"')?.strip_suffix('"'),
+        }
+    }
+}
+
+impl<'a> Payload<'a> {
+    fn members<const N: usize>(self, names: [&str; N]) -> Option<[Option<Member<'a>>; N]> {
+        match self {
+            Self::Flat(payload) => flat_members(payload, names),
+            Self::Any(payload) => members(payload, names),
+        }
+    }
+}
+
+/// The named members of an object without blanks whose keys are plain ASCII and whose values are strings that may be
+/// copied, `true`, `false` or `null`: what [`members`] gives, without a parser. None for every other text.
+fn flat_members<'a, const N: usize>(payload: &'a [u8], names: [&str; N]) -> Option<[Option<Member<'a>>; N]> {
+    let mut values = [None; N];
+    let mut rest = payload.strip_prefix(b"{")?;
+    loop {
+        let (key, after) = Literal::split(rest.strip_prefix(b"\"")?)?;
+        // A key that is written with an escape is the parser's.
+        if key.as_bytes().contains(&b'\\') {
+            return None;
+        }
+        let value;
+        (value, rest) = match after.strip_prefix(b":")? {
+            [b'"', string @ ..] => {
+                let (literal, after) = Literal::split(string)?;
+                (Member::Literal(literal), after)
+            }
+            [b't', b'r', b'u', b'e', after @ ..] => (Member::Json("true"), after),
+            [b'f', b'a', b'l', b's', b'e', after @ ..] => (Member::Json("false"), after),
+            [b'n', b'u', b'l', b'l', after @ ..] => (Member::Json("null"), after),
+            _ => return None,
+        };
+        if let Some(place) = names.iter().position(|name| name.as_bytes() == key.as_bytes())
+            && let Some(place) = values.get_mut(place)
+        {
+            *place = Some(value);
+        }
+        match rest {
+            [b',', after @ ..] => rest = after,
+            [b'}'] => return Some(values),
+            _ => return None,
+        }
+    }
 }
 
 /// The JSON of the named members of an object; none if the text is anything but an object. Of equal keys the last counts,
 /// unknown ones are skipped (TS2). Nothing is decoded: half a surrogate pair is no error anywhere (K34).
-fn members<'a, const N: usize>(payload: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
+fn members<'a, const N: usize>(payload: &'a str, names: [&str; N]) -> Option<[Option<Member<'a>>; N]> {
     let mut parser = serde_json::Deserializer::from_str(payload);
     let members = parser.deserialize_map(Members { names: &names }).ok()?;
     parser.end().ok()?;
@@ -438,7 +565,7 @@ struct Members<'n, const N: usize> {
 }
 
 impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
-    type Value = [Option<&'de str>; N];
+    type Value = [Option<Member<'de>>; N];
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object")
@@ -448,7 +575,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
         let mut values = [None; N];
         while let Some(place) = map.next_key_seed(Key { names: self.names })? {
             match values.get_mut(place) {
-                Some(value) => *value = Some(map.next_value::<&RawValue>()?.get()),
+                Some(value) => *value = Some(Member::Json(map.next_value::<&RawValue>()?.get())),
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -489,7 +616,11 @@ mod tests {
     use super::*;
 
     fn event(name: &'static str, payload: &'static [u8]) -> Event<'static> {
-        Event::from_any_event(name, payload, &mut 0)
+        let read: fn(Payload<'_>) -> Option<Event<'_>> = match name {
+            "assistantResponseEvent" => read_text,
+            _ => return Event::from_other_event(name, payload, &mut 0),
+        };
+        Event::from_payload(read, payload, &mut 0)
     }
 
     /// TV113: which payloads are copied.
@@ -541,12 +672,66 @@ mod tests {
     #[test]
     fn ts2_invalid_utf8_is_replaced_and_counted() {
         let mut invalid = 0;
-        let event = Event::from_any_event("assistantResponseEvent", b"{\"content\":\"\xc3(\"}", &mut invalid);
+        let event = Event::from_payload(read_text, b"{\"content\":\"\xc3(\"}", &mut invalid);
         assert_eq!(event, Event::Content(Content::Text(Text::Raw("\u{fffd}(".into()))));
         assert_eq!(invalid, 1);
         // An event that isn't looked into isn't counted.
-        Event::from_any_event("codeEvent", b"\xff", &mut invalid);
+        Event::from_other_event("codeEvent", b"\xff", &mut invalid);
         assert_eq!(invalid, 1);
+    }
+
+    /// What is read without a parser is what the parser reads.
+    #[test]
+    fn ts2_flat_payloads_are_read_as_the_parser_reads_them() {
+        let payloads = [
+            r#"{"content":"x"}"#,
+            r#"{"content":"a\u003cb\n\ud83d\ude00","modelId":"m"}"#,
+            r#"{"modelId":"m","content":null}"#,
+            r#"{"content":"x","content":null}"#,
+            r#"{"other":true,"content":"x","more":false}"#,
+            r#"{"text":"t","signature":"s\/+","redactedContent":"AAEC"}"#,
+            r#"{"text":"","signature":null}"#,
+            r#"{"toolUseId":"a\u0062","name":"f","input":"{\"x\":1}","stop":true}"#,
+            r#"{"toolUseId":"a","name":"f","input":"","stop":false}"#,
+            r#"{"toolUseId":"a","name":"f","input":null,"stop":null,"input":"x"}"#,
+            r#"{"toolUseId":"a","name":"f","stop":"true"}"#,
+            r#"{"toolUseId":null,"name":"f"}"#,
+            r#"{"stopReason":"Max_Tokens"}"#,
+            r#"{"reason":"r","message":"m"}"#,
+        ];
+        let readers: [fn(Payload<'_>) -> Option<Event<'_>>; 7] = [
+            read_text,
+            read_reasoning,
+            read_tool,
+            read_context_usage,
+            read_metadata,
+            read_metering,
+            read_invalid_state,
+        ];
+        for payload in payloads {
+            assert!(flat_members(payload.as_bytes(), [""]).is_some(), "{payload}");
+            for read in readers {
+                assert_eq!(read(Payload::Flat(payload.as_bytes())), read(Payload::Any(payload)), "{payload}");
+            }
+        }
+        let not_flat = [
+            "",
+            "{}",
+            "[]",
+            r#"{"content":"x"} "#,
+            r#"{"content":"x",}"#,
+            r#"{"content" :"x"}"#,
+            r#"{"c\u006fntent":"x"}"#,
+            r#"{"content":"\ud83d"}"#,
+            r#"{"content":1}"#,
+            r#"{"content":truer}"#,
+            r#"{"input":{}}"#,
+            r#"{"content":"x""#,
+            r#"{"content":"x"}{"#,
+        ];
+        for payload in not_flat {
+            assert!(flat_members(payload.as_bytes(), ["content"]).is_none(), "{payload}");
+        }
     }
 
     #[test]
@@ -559,7 +744,7 @@ mod tests {
         .join(" ")
         .split(' ')
         {
-            assert_eq!(Event::from_any_event(name, b"", &mut 0), Event::Note(Note::Known), "{name}");
+            assert_eq!(Event::from_other_event(name, b"", &mut 0), Event::Note(Note::Known), "{name}");
         }
         assert_eq!(event("metricsEvent", b"{}"), Event::Note(Note::Unknown("metricsEvent")));
     }
