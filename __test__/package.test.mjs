@@ -1,9 +1,11 @@
 // What a program sees when it loads the package.
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { cpSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import * as imported from 'kiro-messages'
+import { folder } from './support/stack.mjs'
 
 const require = createRequire(import.meta.url)
 const required = require('kiro-messages')
@@ -46,4 +48,22 @@ test('every target has its platform package, of exactly our version (N61)', () =
     assert.deepEqual(own.files, [`kiro-messages.${folder}.node`])
   }
   assert.deepEqual(main.dependencies, undefined, 'no run-time dependencies')
+})
+
+test('case 37: without its binary the package says what is missing and what to do', (t) => {
+  const copy = folder(t)
+  for (const part of ['package.json', 'index.js', 'lib']) {
+    cpSync(new URL(`../${part}`, import.meta.url), `${copy}/${part}`, { recursive: true })
+  }
+  const program = "try { require('./lib/main.js') } catch (error) { console.log(JSON.stringify([error.code, error.name, error.message])) }"
+  const { stdout, stderr } = spawnSync(process.execPath, ['-e', program], { cwd: copy, encoding: 'utf8' })
+  assert.equal(stderr, '')
+  const [code, name, message] = JSON.parse(stdout)
+  assert.equal(code, 'KIRO_BINDING_NOT_FOUND')
+  assert.equal(name, 'KiroError')
+  const { platform, arch } = process
+  assert.match(message, new RegExp(`for ${platform} ${arch}`))
+  assert.match(message, new RegExp(`kiro-messages-${platform}-${arch}`))
+  assert.match(message, /tried: .*kiro-messages-/)
+  assert.match(message, /--omit=optional/)
 })

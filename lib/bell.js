@@ -6,7 +6,7 @@
 
 const timers = require('node:timers')
 const { performance } = require('node:perf_hooks')
-const native = require('../index.js')
+const native = require('./native.js')
 
 /** Message kinds; the other end is `Kind` in src/addon/bell.rs. */
 const DATA = 0
