@@ -632,7 +632,8 @@ fn load_models(path: Option<&Path>) -> Result<Models, Error> {
     Models::from_json(&text).map_err(refuse)
 }
 
-fn store_config(config: &Config) -> StoreConfig {
+/// Which store a configuration names, and how to reach it.
+pub fn store_config(config: &Config) -> StoreConfig {
     match &config.store {
         StoreKind::File(path) => StoreConfig::File(path.clone()),
         StoreKind::Redis => StoreConfig::Redis(RedisConfig {

@@ -185,6 +185,16 @@ pub enum Added {
     },
 }
 
+/// What a Redis server says about itself and about our rights, as far as a script can tell (R3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Name and version, such as `redis 7.2.4`; none before Redis 7.
+    pub server: Option<String>,
+    /// Commands on our keys that this user may not run, such as `INCRBY`; none where the server can't say (before
+    /// Redis 7).
+    pub missing_rights: Option<Vec<String>>,
+}
+
 /// Whether the store can be used (R49). Changes are seen through [`Store::watch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -493,6 +503,14 @@ impl Store {
         match self {
             Self::Redis(store) => store.is_missing_in_pool_types().await,
             Self::File(_) => Ok(false),
+        }
+    }
+
+    /// What the server is and what it lets us do, for `doctor`; none for the file store.
+    pub async fn inspect(&self) -> Result<Option<Inspection>, StoreError> {
+        match self {
+            Self::Redis(store) => store.inspect().await.map(Some),
+            Self::File(_) => Ok(None),
         }
     }
 

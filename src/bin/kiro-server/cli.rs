@@ -11,6 +11,16 @@ pub fn command() -> Command {
         .after_help(after_help())
         .args_conflicts_with_subcommands(false)
         .subcommand(Command::new("serve").about("Serve (the default)"))
+        .subcommand(accounts())
+        .subcommand(
+            Command::new("doctor")
+                .about("Check configuration, store, accounts and upstream: one line each, with the cure")
+                .after_help(
+                    "Nothing is changed and no token is sent anywhere: upstream is only asked whether it answers.\n\
+                     Exit code: 0 all is fine, 1 something is wrong, 2 the configuration can't be read.",
+                )
+                .arg(json()),
+        )
         .subcommand(Command::new("simulate").about("Run the simulated upstream alone").arg(
             Arg::new("listen").long("listen").value_name("ADDR").default_value("127.0.0.1:8090").help("Listen address"),
         ))
@@ -19,6 +29,7 @@ pub fn command() -> Command {
                 .long("config")
                 .value_name("FILE")
                 .help("TOML file; keys are the flags' names")
+                .help_heading("Settings")
                 .global(true),
         )
         .arg(
@@ -29,7 +40,7 @@ pub fn command() -> Command {
         );
     for setting in SETTINGS {
         let Some(flag) = setting.flag else { continue };
-        let arg = Arg::new(flag).long(flag).help(help(setting)).global(true);
+        let arg = Arg::new(flag).long(flag).help(help(setting)).help_heading("Settings").global(true);
         command = command.arg(match setting.form {
             Form::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL"),
             _ => arg.value_name("VALUE"),
@@ -42,15 +53,109 @@ pub fn command() -> Command {
 pub fn take_flags(matches: &ArgMatches, raw: &mut RawConfig) -> Result<(), ConfigError> {
     for setting in SETTINGS {
         let Some(flag) = setting.flag else { continue };
-        let value = matches
-            .subcommand()
-            .and_then(|(_, options)| options.try_get_one::<String>(flag).ok().flatten())
-            .or_else(|| matches.get_one::<String>(flag));
-        if let Some(value) = value {
+        if let Some(value) = deepest(matches, flag) {
             raw.set_flag(flag, value)?;
         }
     }
     Ok(())
+}
+
+/// A global flag's value where it was given: the innermost subcommand's counts.
+fn deepest<'a>(matches: &'a ArgMatches, flag: &str) -> Option<&'a String> {
+    let inner = matches.subcommand().and_then(|(_, options)| deepest(options, flag));
+    inner.or_else(|| matches.try_get_one::<String>(flag).ok().flatten())
+}
+
+fn accounts() -> Command {
+    Command::new("accounts")
+        .about("The pool of accounts: add, list, check, disable, enable, remove")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(
+            "Works on the store that the settings name (--store, --redis-url), beside a running server: it sees a change \
+             within KIRO_ACCOUNT_CACHE_TTL.\n\
+             Exit code: 0 done, 1 it could not be done or a check failed, 2 usage or configuration.",
+        )
+        .subcommand(
+            Command::new("add")
+                .about("Take the account of a Kiro IDE or CLI token file into the store")
+                .arg(
+                    Arg::new("from")
+                        .long("from")
+                        .value_name("FILE")
+                        .value_parser(clap::value_parser!(std::path::PathBuf))
+                        .help("The token file [default: ~/.aws/sso/cache/kiro-auth-token.json]"),
+                )
+                .arg(Arg::new("name").long("name").value_name("NAME").help("A name for lists"))
+                .arg(
+                    Arg::new("offline")
+                        .long("offline")
+                        .action(ArgAction::SetTrue)
+                        .help("Don't ask upstream for the account's profile when the file names none"),
+                )
+                .arg(json())
+                .after_help(
+                    "The client registration of an IdC login, {clientIdHash}.json in the same folder, is taken along. An \
+                     account whose refresh token the store already has is not added again. From then on Kiro and the store \
+                     hold the same refresh token, and whoever renews it first logs the other out: log Kiro in again \
+                     afterwards, or keep it closed.",
+                ),
+        )
+        .subcommand(
+            Command::new("list")
+                .about("Show the accounts: id, name, method, health, expiry, uses")
+                .arg(json())
+                .after_help("Requests in flight are known to each server alone: see its /metrics."),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Ask upstream what accounts have used of their quota; renews tokens that have expired")
+                .arg(id().required(false))
+                .arg(
+                    Arg::new("refresh")
+                        .long("refresh")
+                        .action(ArgAction::SetTrue)
+                        .help("Renew the access token although it is still good"),
+                )
+                .arg(json())
+                .after_help(
+                    "Without ID: every account. An account's missing profile is looked up and kept. Health stays as it is, \
+                     except that a suspended account and one whose refresh token is rejected are ejected.",
+                ),
+        )
+        .subcommand(
+            Command::new("disable")
+                .about("Take an account out of service until it is enabled")
+                .arg(id())
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("enable")
+                .about("Put an account back into service: enabled, and whatever it was marked with is lifted")
+                .arg(id())
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("remove")
+                .about("Remove an account and its tokens from the store for good")
+                .arg(id())
+                .arg(json())
+                .after_help(
+                    "With Redis it looks again after 2 s: a Node.js service that has the account in memory may write it \
+                     back. Exit code 1 when it did.",
+                ),
+        )
+}
+
+fn id() -> Arg {
+    Arg::new("id")
+        .value_name("ID")
+        .required(true)
+        .help("The account's id, or its first characters: at least 4, and unique")
+}
+
+fn json() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("JSON for machines instead of a table (docs/cli.md)")
 }
 
 fn help(setting: &Setting) -> String {

@@ -1,13 +1,18 @@
-//! `kiro-server`: command line → [`Config`]; serve, simulate.
+//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, simulate.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary's own output")]
 
+mod accounts;
 mod cli;
+mod desk;
+mod doctor;
 mod log;
+mod output;
 mod serve;
+mod usage;
 
 use std::process::ExitCode;
 
-use kiro_messages::config::{ConfigError, Face, RawConfig};
+use kiro_messages::config::{ConfigError, Face, RawConfig, Setting, Source};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,18 +38,36 @@ fn run() -> Result<ExitCode, ConfigError> {
         raw.read_toml(&text, file)?;
     }
     cli::take_flags(&matches, &mut raw)?;
-    let config = raw.resolve(Face::Server)?;
+    let mut config = raw.resolve(Face::Server)?;
     if matches.get_flag("print-config") {
         for (setting, value, source) in raw.shown() {
             println!("{} = {value:?}  # {source}", setting.env);
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
+    if let Some((name @ ("accounts" | "doctor"), options)) = matches.subcommand() {
+        // A command's own output tells; what the library logs is of interest only when it was asked for.
+        let is_said = |(setting, _, source): &(&Setting, String, Source)| {
+            setting.env == "KIRO_LOG_LEVEL" && *source != Source::Default
+        };
+        if !raw.shown().iter().any(is_said) {
+            config.log_level = "error".to_owned();
+        }
+        log::init(&config);
+        // One thread: see `desk`.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+        let done = match name {
+            "accounts" => runtime.block_on(accounts::run(config, options)),
+            _ => runtime.block_on(doctor::run(config, &raw, options)),
+        };
+        return Ok(done.unwrap_or_else(|failure| {
+            eprintln!("kiro-server: {failure}");
+            ExitCode::from(failure.exit_code())
+        }));
+    }
     log::init(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| ConfigError::new(format!("the runtime could not be started: {e}")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
     Ok(match matches.subcommand() {
         Some(("simulate", options)) => runtime.block_on(serve::simulate(options)),
         _ => runtime.block_on(serve::serve(config)),

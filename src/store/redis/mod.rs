@@ -29,8 +29,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, DEFAULT_KEY_PREFIX, Held, Latency, Lock, NewAccount, RawAccount, RedisConfig, Status,
-    StoreError, StoreErrorKind, Tickets, TokenKey, duplicate_of,
+    Added, Cas, Change, DEFAULT_KEY_PREFIX, Held, Inspection, Latency, Lock, NewAccount, RawAccount, RedisConfig,
+    Status, StoreError, StoreErrorKind, Tickets, TokenKey, duplicate_of,
 };
 use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
 use crate::secret::Secret;
@@ -261,6 +261,15 @@ impl RedisStore {
         let name = self.key("pool-types");
         let member = self.one(command("SISMEMBER", &[name.as_bytes(), PROVIDER.as_bytes()])).await?;
         Ok(member != Value::Int(1) && self.exists(&name).await?)
+    }
+
+    pub(super) async fn inspect(&self) -> Result<Inspection, StoreError> {
+        let script = Script::new(include_str!("inspect.lua"));
+        let key = self.key(&format!("token-lock:{PROVIDER}:"));
+        let reply = self.one(script.call("EVAL", &key, &[self.inner.prefix.as_bytes()])).await?;
+        let (name, version, missing): (String, String, Option<Vec<String>>) =
+            redis::from_redis_value(reply).map_err(|_| no_reply())?;
+        Ok(Inspection { server: (!version.is_empty()).then(|| format!("{name} {version}")), missing_rights: missing })
     }
 
     /// Whether a key that is no string exists. EXISTS is not among our rights (R3): GET tells by its complaint.

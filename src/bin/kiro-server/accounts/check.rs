@@ -1,0 +1,227 @@
+//! `accounts check`: what accounts have used of their quota (K62–K64).
+
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use kiro_messages::config::Config;
+use kiro_messages::credentials::RefreshError;
+use kiro_messages::policy::health::{Event, Outcome, State};
+use kiro_messages::pool::{Lease, Wanted, Why};
+use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
+use kiro_messages::proto::record::{Method, Note, rfc3339};
+use serde_json::{Value, json};
+
+use super::super::desk::{Desk, Entry, find};
+use super::super::output::{Failure, bar, number, plain, relative, short, show, show_json, table};
+use super::super::usage::Usage;
+use super::name;
+
+/// Accounts asked at a time.
+const AT_A_TIME: usize = 8;
+/// A token that ends sooner is renewed first.
+const MARGIN_SECONDS: i64 = 10;
+
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    let desk = Desk::open(config).await?;
+    let accounts = desk.accounts().await?;
+    let chosen: Vec<&Entry> = match options.get_one::<String>("id") {
+        Some(id) => vec![find(&accounts, id)?],
+        None => accounts.iter().collect(),
+    };
+    if chosen.is_empty() {
+        let pool = desk.store.pool_name();
+        return Err(Failure::new(format!("no accounts in {pool}; `kiro-server accounts add` adds one")));
+    }
+    let force = options.get_flag("refresh");
+    let checks = stream::iter(&chosen).map(|entry| check(&desk, entry, force)).buffered(AT_A_TIME);
+    let checks: Vec<Checked> = checks.collect().await;
+    if options.get_flag("json") {
+        let list: Vec<Value> = chosen.iter().zip(&checks).map(|(entry, checked)| json_of(entry, checked)).collect();
+        show_json(&json!({ "accounts": list }))?;
+    } else {
+        let now = Timestamp::now();
+        let head = ["ID", "NAME", "PLAN", "USED", "", "", "RESETS", ""];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(chosen.iter().zip(&checks).map(|(entry, checked)| row(entry, checked, now)));
+        show(&table(&rows))?;
+    }
+    desk.close().await?;
+    let fine = checks.iter().all(|checked| checked.usage.is_ok());
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Checked {
+    usage: Result<Usage, Problem>,
+    refreshed: bool,
+    /// Whether the account has a profile, from its records or just found.
+    profile: bool,
+}
+
+/// What is wrong, and what helps.
+struct Problem {
+    message: String,
+    cure: &'static str,
+}
+
+async fn check(desk: &Desk, entry: &Entry, force: bool) -> Checked {
+    let (mut refreshed, mut profile) = (false, false);
+    let usage = ask(desk, entry, force, &mut refreshed, &mut profile).await;
+    Checked { usage, refreshed, profile }
+}
+
+async fn ask(
+    desk: &Desk,
+    entry: &Entry,
+    force: bool,
+    refreshed: &mut bool,
+    profile: &mut bool,
+) -> Result<Usage, Problem> {
+    let id = &*entry.info.id;
+    let token = desk.credentials.credential(id).unwrap_or_default();
+    let refreshable = entry.info.method != Method::ApiKey && token.refresh_token.is_some();
+    let soon = Timestamp::now().as_second() + MARGIN_SECONDS;
+    let live = token.access_token.is_some() && token.expires_at.is_some_and(|end| end.as_second() > soon);
+    if refreshable && (force || !live) {
+        desk.credentials.refresh(id).await.map_err(of_refresh)?;
+        *refreshed = true;
+    }
+    let mut lease = take(desk, entry)?;
+    if !lease.account().is_api_key() && lease.account().profile_arn().is_none() {
+        lease = match desk.credentials.look_up_profile(lease).await {
+            Ok(lease) | Err(lease) => lease,
+        };
+    }
+    *profile = lease.account().profile_arn().is_some();
+    let mut answer = desk.credentials.usage_limits(&lease).await;
+    if let Err(fault) = &answer
+        && fault.kind == FaultKind::TokenRejected
+        && refreshable
+        && !*refreshed
+    {
+        desk.credentials.force_refresh(&lease).await.map_err(|fault| of_fault(&fault))?;
+        *refreshed = true;
+        answer = desk.credentials.usage_limits(&lease).await;
+    }
+    match answer {
+        Ok(answer) => Usage::parse(&answer).ok_or(Problem {
+            message: "upstream's answer can't be read".to_owned(),
+            cure: "try again; behind a proxy, look at what it answers",
+        }),
+        Err(fault) => {
+            if fault.kind == FaultKind::Suspended && entry.info.state != State::Ejected {
+                eject_suspended(desk, entry);
+            }
+            Err(of_fault(&fault))
+        }
+    }
+}
+
+/// The one mark that asking by hand leaves (K62).
+fn eject_suspended(desk: &Desk, entry: &Entry) {
+    let now = Timestamp::now();
+    let mark = Some(Note::Ejected { cause: FaultKind::Suspended.as_str().to_owned() });
+    desk.pool.write(&entry.info.id, &Outcome { at: now, started: now, event: Event::Fault { mark, used: false } });
+}
+
+/// A place on this account, whatever its state; it records nothing.
+fn take(desk: &Desk, entry: &Entry) -> Result<Lease, Problem> {
+    let wanted = Wanted { only: Some(&entry.info.id), ..Wanted::default() };
+    desk.pool.select(&wanted).map_err(|none| match none.why {
+        Why::Unusable => Problem {
+            message: entry.info.problem.clone().unwrap_or_else(|| "it has no credential".to_owned()),
+            cure: "`kiro-server doctor` says what to do",
+        },
+        _ => {
+            Problem { message: "it left the pool meanwhile".to_owned(), cure: "look with `kiro-server accounts list`" }
+        }
+    })
+}
+
+const LOG_IN_AGAIN: &str = "log in again in Kiro, `kiro-server accounts add`, then remove this one";
+const TRY_LATER: &str = "try again in a minute";
+const LOOK_AT_NETWORK: &str = "`kiro-server doctor` looks at the network";
+
+fn of_refresh(error: RefreshError) -> Problem {
+    let (message, cure) = match error {
+        RefreshError::Gone => ("it left the pool meanwhile", "look with `kiro-server accounts list`"),
+        RefreshError::NoCredential => {
+            ("it has no token record that can be read", "`kiro-server doctor` says what to do")
+        }
+        RefreshError::NotRefreshable => {
+            ("its token can't be renewed: part of what that needs is missing", LOG_IN_AGAIN)
+        }
+        RefreshError::Rejected => {
+            ("its refresh token or client registration was rejected; it is ejected", LOG_IN_AGAIN)
+        }
+        RefreshError::Registration => {
+            ("its client registration is missing, expired or refused", "log in again in Kiro")
+        }
+        RefreshError::Refused(refusal) => {
+            return Problem { message: format!("the refresh was refused ({})", refusal.as_str()), cure: TRY_LATER };
+        }
+        RefreshError::Network => ("the refresh address can't be reached", LOOK_AT_NETWORK),
+        RefreshError::Timeout => ("the refresh took too long", LOOK_AT_NETWORK),
+        RefreshError::Pausing | RefreshError::Locked | RefreshError::Closed => {
+            ("another refresh of it is under way", TRY_LATER)
+        }
+    };
+    Problem { message: message.to_owned(), cure }
+}
+
+/// Upstream's own text stays where it is: it holds user ids and links (K48).
+fn of_fault(fault: &Fault) -> Problem {
+    let cure = match fault.kind {
+        FaultKind::TokenRejected | FaultKind::Forbidden => LOG_IN_AGAIN,
+        FaultKind::Suspended => "ask Kiro's support; afterwards `kiro-server accounts enable`",
+        FaultKind::QuotaMonth | FaultKind::QuotaDay => "wait for the reset, or buy more",
+        FaultKind::Network | FaultKind::Timeout | FaultKind::Endpoint => LOOK_AT_NETWORK,
+        FaultKind::ProfileArn => "correct or remove profileArn in its token record",
+        _ => TRY_LATER,
+    };
+    let Some(status) = fault.status else {
+        // Without a status the sentence is ours.
+        return Problem { message: plain(&fault.message, 100), cure };
+    };
+    let reason = fault.reason.as_deref().map(|reason| format!(", {}", plain(reason, 60))).unwrap_or_default();
+    Problem { message: format!("{} (HTTP {status}{reason})", fault.kind.as_str()), cure }
+}
+
+fn row(entry: &Entry, checked: &Checked, now: Timestamp) -> Vec<String> {
+    let mut row = vec![short(&entry.info.id).to_owned(), name(entry.info.name.as_deref())];
+    match &checked.usage {
+        Ok(usage) => {
+            row.push(usage.plan.as_deref().map_or_else(|| "-".to_owned(), |plan| plain(plan, 24)));
+            row.push(match usage.limit {
+                Some(limit) => format!("{} of {}", number(usage.used), number(limit)),
+                None => format!("{}, no limit named", number(usage.used)),
+            });
+            row.push(usage.share().map(bar).unwrap_or_default());
+            row.push(usage.share().map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default());
+            row.push(usage.resets_at.map_or_else(|| "-".to_owned(), |reset| relative(reset, now)));
+            row.push(if checked.refreshed { "token renewed".to_owned() } else { String::new() });
+        }
+        Err(problem) => row.push(format!("✗ {} → {}", problem.message, problem.cure)),
+    }
+    row
+}
+
+fn json_of(entry: &Entry, checked: &Checked) -> Value {
+    let usage = checked.usage.as_ref().ok();
+    let error = checked.usage.as_ref().err();
+    json!({
+        "id": short(&entry.info.id),
+        "name": entry.info.name,
+        "ok": usage.is_some(),
+        "plan": usage.and_then(|usage| usage.plan.clone()),
+        "used": usage.map(|usage| usage.used),
+        "limit": usage.and_then(|usage| usage.limit),
+        "percent": usage.and_then(Usage::share).map(|share| (share * 1000.0).round() / 10.0),
+        "resets_at": usage.and_then(|usage| usage.resets_at).map(rfc3339),
+        "email": usage.and_then(|usage| usage.email.clone()),
+        "profile": checked.profile,
+        "token_renewed": checked.refreshed,
+        "error": error.map(|problem| json!({ "message": problem.message, "cure": problem.cure })),
+    })
+}

@@ -1,0 +1,97 @@
+//! `accounts list`.
+
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use jiff::Timestamp;
+use kiro_messages::config::{Config, StoreKind};
+use kiro_messages::proto::record::{Method, Note, rfc3339};
+use serde_json::{Value, json};
+
+use super::super::desk::{Desk, Entry};
+use super::super::output::{Failure, plain, relative, short, show, show_json, table};
+use super::{is_served, name};
+
+/// A table or JSON of all accounts. An empty pool is no failure.
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    let desk = Desk::open(config).await?;
+    let accounts = desk.accounts().await?;
+    let now = Timestamp::now();
+    if options.get_flag("json") {
+        let list: Vec<Value> = accounts.iter().map(json_of).collect();
+        let store = match desk.config.store {
+            StoreKind::Redis => "redis",
+            StoreKind::File(_) => "file",
+        };
+        show_json(&json!({ "store": store, "pool": desk.store.pool_name(), "accounts": list }))?;
+    } else if accounts.is_empty() {
+        show(&format!("no accounts in {}; `kiro-server accounts add` adds one\n", desk.store.pool_name()))?;
+    } else {
+        let head = ["ID", "NAME", "METHOD", "HEALTH", "TOKEN", "USES", "LAST USED", ""];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(accounts.iter().map(|entry| row(entry, now)));
+        let served = accounts.iter().filter(|entry| is_served(entry.info.state)).count();
+        let noun = if accounts.len() == 1 { "account" } else { "accounts" };
+        show(&format!("{}\n{} {noun}, {served} in service\n", table(&rows), accounts.len()))?;
+    }
+    desk.close().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
+    let info = &entry.info;
+    let health = match info.state.until() {
+        Some(until) => format!("{}, back {}", info.state.as_str(), relative(until, now)),
+        None => info.state.as_str().to_owned(),
+    };
+    let token = match (info.method, info.expires_at) {
+        (Method::ApiKey, _) => "no expiry".to_owned(),
+        (_, Some(end)) if end <= now => format!("expired {}", relative(end, now)),
+        (_, Some(end)) => format!("ends {}", relative(end, now)),
+        (_, None) => "-".to_owned(),
+    };
+    let account = entry.account.as_ref();
+    let used = account.and_then(|account| account.last_used);
+    vec![
+        short(&info.id).to_owned(),
+        name(info.name.as_deref()),
+        info.method.as_str().to_owned(),
+        health,
+        token,
+        account.map_or_else(|| "-".to_owned(), |account| account.usage_count.to_string()),
+        used.map_or_else(|| "never".to_owned(), |used| relative(used, now)),
+        why(entry).unwrap_or_default(),
+    ]
+}
+
+fn json_of(entry: &Entry) -> Value {
+    let (info, account) = (&entry.info, entry.account.as_ref());
+    json!({
+        "id": &*info.id,
+        "name": info.name,
+        "method": info.method.as_str(),
+        "state": info.state.as_str(),
+        "until": info.state.until().map(rfc3339),
+        "reason": why(entry),
+        "expires_at": info.expires_at.map(rfc3339),
+        "uses": account.map(|account| account.usage_count),
+        "errors": account.map(|account| account.error_count),
+        "last_used": account.and_then(|account| account.last_used).map(rfc3339),
+    })
+}
+
+/// Why an account is not in service. What another program wrote is not repeated (R6).
+fn why(entry: &Entry) -> Option<String> {
+    if let Some(problem) = &entry.info.problem {
+        return Some(problem.clone());
+    }
+    if entry.info.state == kiro_messages::policy::health::State::Unusable {
+        return Some("no credential".to_owned());
+    }
+    match entry.account.as_ref()?.note()? {
+        Note::CoolDown { cause, .. } | Note::Quota { cause, .. } | Note::Ejected { cause } => {
+            Some(plain(&cause, 100)).filter(|_| !is_served(entry.info.state))
+        }
+        Note::Plain(_) => None,
+    }
+}

@@ -1,0 +1,37 @@
+//! `kiro-server accounts …`: the pool, from the command line.
+
+mod add;
+mod change;
+mod check;
+mod list;
+
+use std::process::ExitCode;
+
+use clap::ArgMatches;
+use kiro_messages::config::Config;
+use kiro_messages::policy::health::State;
+
+use super::output::{Failure, plain};
+
+/// Runs the subcommand that was named.
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    match options.subcommand() {
+        Some(("add", options)) => add::run(config, options).await,
+        Some(("list", options)) => list::run(config, options).await,
+        Some(("check", options)) => check::run(config, options).await,
+        Some(("disable", options)) => change::disable(config, options).await,
+        Some(("enable", options)) => change::enable(config, options).await,
+        Some(("remove", options)) => change::remove(config, options).await,
+        _ => Err(Failure::usage("accounts: name what to do; see --help")),
+    }
+}
+
+/// A name as tables show it; `-` for none.
+fn name(name: Option<&str>) -> String {
+    name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// What an operator calls a state, for tables.
+fn is_served(state: State) -> bool {
+    matches!(state, State::Healthy | State::HalfOpen | State::Stale)
+}

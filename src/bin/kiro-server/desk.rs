@@ -1,0 +1,164 @@
+//! What a command works with: the store, and the pool and credentials on it as a server has them, but at rest.
+//!
+//! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do nothing
+//! that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything of theirs
+//! has run: what then happens is what the command calls. That this order holds needs the runtime with one thread.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kiro_messages::config::{Config, StoreKind, UpstreamKind};
+use kiro_messages::credentials::Credentials;
+use kiro_messages::gateway::store_config;
+use kiro_messages::pool::{AccountInfo, Hooks, Pool};
+use kiro_messages::proto::record::{Account, Token, TokenFile};
+use kiro_messages::simulator::{self, Attached};
+use kiro_messages::store::{RawAccount, Status, Store, StoreError};
+use kiro_messages::upstream::Upstream;
+use tokio::time::Instant;
+
+use super::output::{Failure, short};
+
+/// How long a store may leave it open whether it is there. The connect timeout is shorter (R2).
+const REACH_WITHIN: Duration = Duration::from_secs(10);
+/// Refreshes under way and writes get so long at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(20);
+/// A prefix of an id must be at least so long.
+const MIN_PREFIX: usize = 4;
+
+/// A store with its accounts.
+pub struct Desk {
+    pub config: Config,
+    pub store: Store,
+    pub pool: Pool,
+    pub credentials: Credentials,
+    pub upstream: Arc<Upstream>,
+    _simulated: Option<Attached>,
+}
+
+/// An account as the store has it and as the pool sees it.
+pub struct Entry {
+    pub raw: RawAccount,
+    pub info: AccountInfo,
+    /// None: the record can't be read.
+    pub account: Option<Account>,
+    /// None: there is no token record, or it can't be read.
+    pub token: Option<Token>,
+}
+
+impl Desk {
+    /// Makes everything ready without reaching for the store.
+    pub async fn prepare(mut config: Config) -> Result<Self, Failure> {
+        let simulated = match config.upstream {
+            UpstreamKind::Kiro => None,
+            UpstreamKind::Simulator => {
+                let attached = simulator::attach(&mut config).await;
+                Some(attached.map_err(|error| Failure::new(format!("the simulated upstream: {error}")))?)
+            }
+        };
+        config.redis_pool_size = 1;
+        let upstream = Arc::new(Upstream::new(&config)?);
+        let store = Store::connect(&store_config(&config)).await.map_err(|error| Failure::usage(error.to_string()))?;
+        let pool = Pool::start(store.clone(), &config, Arc::new(Timestamp::now), Hooks::default());
+        let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
+        pool.close(Duration::from_secs(1)).await;
+        credentials.close(Duration::from_secs(1)).await;
+        Ok(Self { config, store, pool, credentials, upstream, _simulated: simulated })
+    }
+
+    /// Waits until the store can be used. The first refusal counts, unless `KIRO_STORE_WAIT` gives it longer.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let (patient, within) = (self.config.store_wait, REACH_WITHIN.max(self.config.store_wait));
+        let mut status = self.store.watch();
+        loop {
+            let now = status.borrow_and_update().clone();
+            let why = match now {
+                Status::Connected | Status::WritesRefused(_) => return Ok(()),
+                Status::Connecting(why) => why,
+                Status::Away(why) => Some(why),
+            };
+            let limit = if why.is_some() { patient } else { within };
+            let left = limit.saturating_sub(started.elapsed());
+            if tokio::time::timeout(left, status.changed()).await.is_err() {
+                match why {
+                    Some(why) => return Err(why),
+                    // What there is to tell is what an operation says now.
+                    None => return self.store.load().await.map(|_| ()),
+                }
+            }
+        }
+    }
+
+    /// Everything, and the store reached.
+    pub async fn open(config: Config) -> Result<Self, Failure> {
+        let desk = Self::prepare(config).await?;
+        desk.reach().await?;
+        Ok(desk)
+    }
+
+    /// Reads the accounts, sorted by id.
+    pub async fn accounts(&self) -> Result<Vec<Entry>, StoreError> {
+        let raw = self.store.load().await?;
+        self.pool.reload().await?;
+        let infos = self.pool.accounts();
+        let entry = |raw: RawAccount| {
+            // Removed between the two reads: then it isn't there.
+            let info = infos.iter().find(|info| *info.id == *raw.id)?.clone();
+            let account = Account::parse(&raw.account, &raw.id).ok();
+            let token = raw.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
+            Some(Entry { raw, info, account, token })
+        };
+        Ok(raw.into_iter().filter_map(entry).collect())
+    }
+
+    /// Waits for refreshes and writes that are under way.
+    pub async fn close(self) -> Result<(), Failure> {
+        self.credentials.close(CLOSE_WITHIN).await;
+        let pending = self.pool.flush(Duration::from_secs(5)).await;
+        let mut lost: Vec<&str> = pending.accounts.iter().chain(&pending.tokens).map(|id| short(id)).collect();
+        lost.sort_unstable();
+        lost.dedup();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("could not be written to the store: what changed on {}", lost.join(", "))))
+    }
+}
+
+/// The one account that an id or a unique prefix of at least 4 characters names.
+pub fn find<'a>(accounts: &'a [Entry], text: &str) -> Result<&'a Entry, Failure> {
+    if let Some(exact) = accounts.iter().find(|entry| entry.raw.id == text) {
+        return Ok(exact);
+    }
+    if text.chars().count() < MIN_PREFIX {
+        return Err(Failure::usage(format!(
+            "an account is named by its id or at least its first {MIN_PREFIX} characters"
+        )));
+    }
+    let mut found = accounts.iter().filter(|entry| entry.raw.id.starts_with(text));
+    match (found.next(), found.count()) {
+        (Some(one), 0) => Ok(one),
+        (Some(_), more) => Err(Failure::new(format!("{} accounts begin with that; give more characters", more + 1))),
+        (None, _) => Err(Failure::new("no such account; `kiro-server accounts list` shows them")),
+    }
+}
+
+/// Refuses what can't be kept where the store is a Kiro token file (R67).
+pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), Failure> {
+    match &config.store {
+        StoreKind::File(path) if is_token_file(path) => Err(Failure::new(format!(
+            "{} is a token file of Kiro and stands for one account, which can't be {what}: its marks live in a server's memory \
+             only. Name another store (--store file:PATH, or Redis) and take the file into it with `kiro-server accounts add`",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file holds one Kiro token instead of a pool. One that isn't there or can't be read holds none.
+pub fn is_token_file(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
+}

@@ -1,0 +1,631 @@
+//! `doctor`: configuration, store, accounts and upstream, one line each, with the cure.
+//!
+//! It changes nothing. Upstream hears no token: it is only asked whether it answers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use kiro_messages::config::{Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind};
+use kiro_messages::policy::health::State;
+use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint};
+use kiro_messages::proto::translate::model::Models;
+use kiro_messages::secret::Secret;
+use kiro_messages::store::{Status, StoreError, StoreErrorKind};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::desk::{Desk, Entry, is_token_file};
+use super::output::{Failure, plain, relative, short, show, show_json, table};
+
+/// An address that takes longer to answer anything at all is out of reach.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+const AT_A_TIME: usize = 8;
+/// Real refresh tokens are longer (kiro-upstream.md §9).
+const SHORTEST_REFRESH_TOKEN: usize = 100;
+/// What the command line needs beyond the gateway (R3).
+const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
+
+pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    let mut report = Report::default();
+    report.configuration(&config, raw);
+    models(&config, &mut report);
+    match Desk::prepare(config).await {
+        Ok(desk) => {
+            examine(&desk, &mut report).await;
+            desk.close().await?;
+        }
+        Err(failure) => report.wrong("configuration", failure.to_string(), "correct the setting it names"),
+    }
+    let fine = report.lines.iter().all(|line| line.status != Verdict::Wrong);
+    if options.get_flag("json") {
+        let checks: Vec<Value> = report.lines.iter().map(Line::json).collect();
+        show_json(&json!({ "ok": fine, "version": env!("CARGO_PKG_VERSION"), "checks": checks }))?;
+    } else {
+        show(&report.text())?;
+    }
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says so when a refresh token is a truncated paste (kiro-upstream.md §9). The simulator's are short.
+pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
+    let length = refresh_token.expose().chars().count();
+    if config.upstream == UpstreamKind::Simulator {
+        None
+    } else if refresh_token.expose().contains("...") {
+        Some("its refresh token holds `...`: a truncated paste".to_owned())
+    } else {
+        (length < SHORTEST_REFRESH_TOKEN)
+            .then(|| format!("its refresh token has only {length} characters: a truncated paste"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// Worth knowing; nothing to be done.
+    Note,
+    Wrong,
+}
+
+struct Line {
+    check: &'static str,
+    /// The first 8 characters.
+    account: Option<String>,
+    status: Verdict,
+    message: String,
+    cure: Option<String>,
+}
+
+impl Line {
+    fn json(&self) -> Value {
+        let status = match self.status {
+            Verdict::Ok => "ok",
+            Verdict::Note => "note",
+            Verdict::Wrong => "wrong",
+        };
+        json!({
+            "check": self.check, "account": self.account, "status": status, "message": self.message, "cure": self.cure,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    lines: Vec<Line>,
+}
+
+impl Report {
+    fn ok(&mut self, check: &'static str, message: impl Into<String>) {
+        self.lines.push(Line { check, account: None, status: Verdict::Ok, message: message.into(), cure: None });
+    }
+
+    fn note(&mut self, check: &'static str, message: impl Into<String>) {
+        self.lines.push(Line { check, account: None, status: Verdict::Note, message: message.into(), cure: None });
+    }
+
+    fn wrong(&mut self, check: &'static str, message: impl Into<String>, cure: impl Into<String>) {
+        let (message, cure) = (message.into(), Some(cure.into()));
+        self.lines.push(Line { check, account: None, status: Verdict::Wrong, message, cure });
+    }
+
+    fn configuration(&mut self, config: &Config, raw: &RawConfig) {
+        let said = raw.shown().iter().filter(|(_, _, source)| *source != Source::Default).count();
+        let settings = if said == 1 { "setting" } else { "settings" };
+        self.ok("configuration", format!("{said} {settings} given, the others by default"));
+        if config.upstream == UpstreamKind::Simulator {
+            self.note("configuration", "KIRO_UPSTREAM is simulator: every answer is made up");
+        }
+    }
+
+    fn text(&self) -> String {
+        let row = |line: &Line| {
+            let mark = match line.status {
+                Verdict::Ok => "✓",
+                Verdict::Note => "·",
+                Verdict::Wrong => "✗",
+            };
+            let subject = match &line.account {
+                Some(id) => format!("{} {id}", line.check),
+                None => line.check.to_owned(),
+            };
+            let cure = line.cure.as_ref().map(|cure| format!(" → {cure}")).unwrap_or_default();
+            vec![mark.to_owned(), subject, format!("{}{cure}", line.message)]
+        };
+        let rows: Vec<Vec<String>> = self.lines.iter().map(row).collect();
+        let wrong = self.lines.iter().filter(|line| line.status == Verdict::Wrong).count();
+        let end = match wrong {
+            0 => "All is fine.".to_owned(),
+            1 => "1 thing is wrong.".to_owned(),
+            more => format!("{more} things are wrong."),
+        };
+        format!("{}\n{end}\n", table(&rows))
+    }
+}
+
+fn models(config: &Config, report: &mut Report) {
+    let Some(path) = &config.models_file else {
+        return report.ok("models", format!("embedded table, {} models", Models::embedded().list().count()));
+    };
+    let read = std::fs::read(path).map_err(|error| error.to_string());
+    match read.and_then(|text| Models::from_json(&text)) {
+        Ok(models) => report.ok("models", format!("{}: {} models", path.display(), models.list().count())),
+        Err(error) => report.wrong(
+            "models",
+            format!("{}: {error}", path.display()),
+            "correct the file, or unset KIRO_MODELS_FILE for the embedded table",
+        ),
+    }
+}
+
+async fn examine(desk: &Desk, report: &mut Report) {
+    let accounts = match desk.reach().await {
+        Ok(()) => {
+            store(desk, report).await;
+            client_key(desk, report).await;
+            match desk.accounts().await {
+                Ok(accounts) => {
+                    pool(desk, &accounts, report).await;
+                    accounts
+                }
+                Err(error) => {
+                    report.wrong("pool", error.to_string(), store_cure(desk, &error));
+                    Vec::new()
+                }
+            }
+        }
+        Err(error) => {
+            report.wrong("store", format!("{}: {error}", place(desk)), store_cure(desk, &error));
+            Vec::new()
+        }
+    };
+    for entry in &accounts {
+        account(desk, entry, report).await;
+    }
+    upstream(desk, &accounts, report).await;
+}
+
+/// Where the store is, without a password.
+fn place(desk: &Desk) -> String {
+    match (&desk.config.store, &desk.config.redis) {
+        (StoreKind::File(path), _) => path.display().to_string(),
+        (StoreKind::Redis, RedisAddress::Url(url)) => without_secrets(url.expose()),
+        (StoreKind::Redis, RedisAddress::Parts { host, port, db, .. }) => format!("redis://{host}:{port}/{db}"),
+    }
+}
+
+/// A URL without user, password and parameters.
+fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "REDIS_URL".to_owned() };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{}", plain(rest, 100))
+}
+
+fn store_cure(desk: &Desk, error: &StoreError) -> String {
+    let redis = matches!(desk.config.store, StoreKind::Redis);
+    match error.kind() {
+        StoreErrorKind::Config => "correct KIRO_STORE or REDIS_URL".to_owned(),
+        StoreErrorKind::Refused if redis => {
+            "give REDIS_URL the right user and password, and that user the rights in docs/cli.md".to_owned()
+        }
+        StoreErrorKind::WritesRefused => "free memory or disk at the Redis server".to_owned(),
+        StoreErrorKind::Broken if !redis => {
+            "correct the file, or restore it: it is never overwritten as it is".to_owned()
+        }
+        StoreErrorKind::Broken => "look at REDIS_KEY_PREFIX: other data lies under these keys".to_owned(),
+        StoreErrorKind::Away if redis => {
+            "start Redis, or correct REDIS_URL; without Redis: KIRO_STORE=file:PATH".to_owned()
+        }
+        _ => "make the file and its folder readable and writable for this user".to_owned(),
+    }
+}
+
+async fn store(desk: &Desk, report: &mut Report) {
+    if let Status::WritesRefused(error) = desk.store.status() {
+        report.wrong("store", format!("{}: {error}", place(desk)), store_cure(desk, &error));
+    }
+    match &desk.config.store {
+        StoreKind::File(path) => file(path, report),
+        StoreKind::Redis => {
+            let inspected = desk.store.inspect().await.map(Option::unwrap_or_default);
+            let inspection = match inspected {
+                Ok(inspection) => inspection,
+                Err(error) => {
+                    report.wrong("store", format!("{}: {error}", place(desk)), store_cure(desk, &error));
+                    return;
+                }
+            };
+            let server = inspection.server.unwrap_or_else(|| "a Redis older than 7".to_owned());
+            report.ok("store", format!("{}: {server}", place(desk)));
+            rights(inspection.missing_rights, report);
+        }
+    }
+}
+
+fn rights(missing: Option<Vec<String>>, report: &mut Report) {
+    let Some(missing) = missing else {
+        return report.note("rights", "can't be told before Redis 7");
+    };
+    let is_ours = |right: &&String| COMMAND_LINE_ONLY.iter().any(|command| right.starts_with(command));
+    let (ours, needed): (Vec<&String>, Vec<&String>) = missing.iter().partition(is_ours);
+    let words = |rights: Vec<&String>| rights.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if missing.is_empty() {
+        report.ok("rights", "every command on our keys is allowed");
+    }
+    if !needed.is_empty() {
+        report.wrong("rights", format!("not allowed: {}", words(needed)), "ACL SETUSER: the rights are in docs/cli.md");
+    }
+    if !ours.is_empty() {
+        report.note("rights", format!("not allowed, only `accounts add` and `remove` need it: {}", words(ours)));
+    }
+}
+
+fn file(path: &Path, report: &mut Report) {
+    let shown = path.display();
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return report.ok("store", format!("{shown}: not there yet"));
+    };
+    #[cfg(unix)]
+    if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0 {
+        report.wrong("store", format!("{shown} can be read by others"), format!("chmod 600 {shown}"));
+    }
+    if let Err(error) = can_write_beside(path) {
+        let folder = path.parent().unwrap_or(path).display();
+        report.wrong(
+            "store",
+            format!("no file can be made in {folder}: {error}; renewed tokens would be lost with the process"),
+            "make the folder writable for this user",
+        );
+    }
+    let what = if is_token_file(path) { "a token file of Kiro, one account" } else { "a pool" };
+    report.ok("store", format!("{shown}: {what}, {} bytes", metadata.len()));
+}
+
+/// The file is replaced as a whole (R64), so its folder must take a new one.
+fn can_write_beside(path: &Path) -> std::io::Result<()> {
+    let target = std::fs::canonicalize(path)?;
+    let probe = target.with_file_name(format!(".kiro-doctor-{}", uuid::Uuid::new_v4()));
+    std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    std::fs::remove_file(probe)
+}
+
+async fn client_key(desk: &Desk, report: &mut Report) {
+    let loopback = desk.config.listen.ip().to_canonical().is_loopback();
+    if desk.config.api_key.is_some() {
+        return report.ok("client key", "from the configuration");
+    }
+    match desk.store.client_key().await {
+        Ok(Some(_)) => report.ok("client key", "from the store"),
+        Ok(None) if loopback => {
+            report.note("client key", "none: whoever can reach the loopback address is served");
+        }
+        Ok(None) if desk.config.allow_anonymous => {
+            report.note("client key", format!("none: whoever can reach {} is served", desk.config.listen));
+        }
+        Ok(None) => report.wrong(
+            "client key",
+            format!("none, and {} is no loopback address: the server won't start", desk.config.listen),
+            "set KIRO_API_KEY, or --allow-anonymous",
+        ),
+        Err(error) => report.wrong("client key", error.to_string(), store_cure(desk, &error)),
+    }
+}
+
+async fn pool(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+    let name = desk.store.pool_name();
+    if accounts.is_empty() {
+        // Without the right to look there, there is no hint.
+        let elsewhere = desk.store.pool_under_default_prefix().await.unwrap_or_default();
+        match elsewhere {
+            Some(key) => report.wrong(
+                "pool",
+                format!("{name} is empty, but {key} exists"),
+                "set REDIS_KEY_PREFIX as the Node.js service has it in its configuration file (redis.keyPrefix)",
+            ),
+            None => report.wrong("pool", format!("no accounts in {name}"), "`kiro-server accounts add`"),
+        }
+        return;
+    }
+    let served = |entry: &&Entry| matches!(entry.info.state, State::Healthy | State::HalfOpen | State::Stale);
+    let served = accounts.iter().filter(served).count();
+    let text = format!("{name}: {} accounts, {served} in service", accounts.len());
+    if served == 0 {
+        report.wrong("pool", text, "see the accounts below");
+    } else {
+        report.ok("pool", text);
+    }
+    match desk.store.is_missing_in_pool_types().await {
+        Ok(false) => {}
+        Ok(true) => report.wrong(
+            "pool",
+            "the set pool-types lacks claude-kiro-oauth: a Node.js service doesn't see this pool",
+            format!("redis-cli SADD {}pool-types claude-kiro-oauth", desk.config.redis_key_prefix),
+        ),
+        Err(error) => report.note("pool", format!("pool-types can't be read: {error}")),
+    }
+}
+
+/// Everything about one account: a line for each thing that is wrong, else one line.
+async fn account(desk: &Desk, entry: &Entry, report: &mut Report) {
+    let now = Timestamp::now();
+    let id = short(&entry.raw.id).to_owned();
+    let mut findings = Findings::default();
+    entry_findings(desk, entry, now, &mut findings).await;
+    let mut line = |status, message: String, cure: Option<String>| {
+        report.lines.push(Line { check: "account", account: Some(id.clone()), status, message, cure });
+    };
+    let name = entry.info.name.as_deref().map(|name| format!("{}: ", plain(name, 24))).unwrap_or_default();
+    for (message, cure) in &findings.wrong {
+        line(Verdict::Wrong, format!("{name}{message}"), Some(cure.clone()));
+    }
+    if findings.wrong.is_empty() {
+        let status = if findings.notes.is_empty() { Verdict::Ok } else { Verdict::Note };
+        let mut parts = vec![entry.info.method.as_str().to_owned(), entry.info.state.as_str().to_owned()];
+        parts.extend(findings.notes);
+        line(status, format!("{name}{}", parts.join(", ")), None);
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    wrong: Vec<(String, String)>,
+    notes: Vec<String>,
+}
+
+impl Findings {
+    fn wrong(&mut self, message: impl Into<String>, cure: impl Into<String>) {
+        self.wrong.push((message.into(), cure.into()));
+    }
+}
+
+const LOG_IN_AGAIN: &str = "log in again in Kiro, `kiro-server accounts add`, and `accounts remove` this one";
+
+async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &mut Findings) {
+    let info = &entry.info;
+    let Some(account) = &entry.account else {
+        let problem = info.problem.clone().unwrap_or_else(|| "its record can't be read".to_owned());
+        return findings.wrong(problem, "correct the record where it was written, or `kiro-server accounts remove` it");
+    };
+    if info.state == State::Disabled {
+        return findings.notes.push("`kiro-server accounts enable` puts it back".to_owned());
+    }
+    ignored_addresses(account, entry.token.as_ref(), findings);
+    match (&entry.token, &entry.raw.token) {
+        (Some(token), _) => {
+            if let Some(problem) = &info.problem {
+                let cure = if problem.contains("egion") {
+                    "correct it in the token record: a name such as us-east-1"
+                } else {
+                    "correct it in the record or the configuration"
+                };
+                findings.wrong(problem.clone(), cure);
+            }
+            token_findings(desk, entry, token, now, findings);
+        }
+        (None, Some(_)) => {
+            let problem = info.problem.clone().unwrap_or_else(|| "its token record can't be read".to_owned());
+            findings.wrong(problem, LOG_IN_AGAIN);
+        }
+        (None, None) if account.has_foreign_credentials => findings.wrong(
+            "its credentials lie where another program keeps them (KIRO_OAUTH_CREDS_*), which is not read",
+            "`kiro-server accounts add --from` that file, and `accounts remove` this one",
+        ),
+        (None, None) => findings.wrong("it has no token record", LOG_IN_AGAIN),
+    }
+    if let Some((key, _)) = &entry.raw.token
+        && let Err(error) = desk.store.read_token(key, now).await
+        && error.kind() == StoreErrorKind::Registration
+    {
+        findings.wrong(error.to_string(), "log in again in Kiro");
+    }
+    standing(entry, account, now, findings);
+}
+
+fn token_findings(desk: &Desk, entry: &Entry, token: &Token, now: Timestamp, findings: &mut Findings) {
+    if token.method() == Method::ApiKey {
+        return;
+    }
+    if token.has_unknown_method() {
+        findings.notes.push(format!("unknown authMethod, taken for {}", token.method().as_str()));
+    }
+    let live = token.access_token.is_some() && token.expires_at.is_some_and(|end| end > now);
+    let Some(refresh_token) = &token.refresh_token else {
+        return match token.expires_at.filter(|_| live) {
+            Some(end) => {
+                findings.notes.push(format!("no refresh token: it serves until its token ends {}", relative(end, now)))
+            }
+            None => findings.wrong("its token has expired and there is no refresh token", LOG_IN_AGAIN),
+        };
+    };
+    if let Some(truncated) = truncated(refresh_token, &desk.config) {
+        findings
+            .wrong(truncated, "take the whole token over: `kiro-server accounts add`, and `accounts remove` this one");
+    }
+    let registered = token.client_id.is_some() && token.client_secret.is_some();
+    if token.method() == Method::Idc && !registered && !is_token_store(desk) {
+        findings.wrong(
+            "it has no client registration (clientId, clientSecret), so its token can't be renewed",
+            LOG_IN_AGAIN,
+        );
+    }
+    if let Some(end) = registration_end(entry).filter(|end| token.method() == Method::Idc && *end <= now) {
+        findings.wrong(format!("its client registration expired {}", relative(end, now)), LOG_IN_AGAIN);
+    }
+    match token.expires_at {
+        Some(end) if end > now => {}
+        Some(end) => {
+            findings.notes.push(format!("access token expired {}, it is renewed at the next use", relative(end, now)))
+        }
+        None => findings.notes.push("access token counts as expired, it is renewed at the next use".to_owned()),
+    }
+}
+
+fn is_token_store(desk: &Desk) -> bool {
+    matches!(&desk.config.store, StoreKind::File(path) if is_token_file(path))
+}
+
+/// `registrationExpiresAt`, which only people and this look at (§4).
+fn registration_end(entry: &Entry) -> Option<Timestamp> {
+    let (_, record) = entry.raw.token.as_ref()?;
+    let value = Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?;
+    let text = value.string().map(String::from);
+    match (text, value.number()) {
+        (Some(text), _) => text.parse().ok(),
+        (None, Some(number)) => {
+            let number: i64 = number.parse().ok()?;
+            // Ten digits are seconds (R12).
+            if number < 100_000_000_000 { Timestamp::from_second(number) } else { Timestamp::from_millisecond(number) }
+                .ok()
+        }
+        (None, None) => None,
+    }
+}
+
+/// Addresses of its own that are ignored (§3).
+fn ignored_addresses(account: &Account, token: Option<&Token>, findings: &mut Findings) {
+    let region = token.map_or(DEFAULT_REGION, Token::region);
+    let own = [
+        ("KIRO_BASE_URL", &account.base_url),
+        ("KIRO_REFRESH_URL", &account.refresh_url),
+        ("KIRO_REFRESH_IDC_URL", &account.refresh_idc_url),
+    ];
+    for (field, url) in own {
+        // A region that can't be filled in is told about by itself.
+        if url.as_ref().is_some_and(|url| endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)).is_none()) {
+            findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address");
+        }
+    }
+}
+
+fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Findings) {
+    let back = |until| format!("back {}", relative(until, now));
+    match entry.info.state {
+        State::Ejected => {
+            let cause = match account.note() {
+                Some(Note::Ejected { cause }) => plain(&cause, 100),
+                _ => "no cause given".to_owned(),
+            };
+            let cure = if cause.contains("suspended") {
+                "ask Kiro's support; afterwards `kiro-server accounts enable`"
+            } else {
+                LOG_IN_AGAIN
+            };
+            findings.wrong(format!("ejected: {cause}"), cure);
+        }
+        State::Quota { until } => findings.notes.push(format!("quota used up, {}", back(until))),
+        State::Cooling { until } => findings.notes.push(back(until)),
+        State::HalfOpen => findings.notes.push("the next request decides".to_owned()),
+        State::Stale => findings.notes.push("its token is to be renewed".to_owned()),
+        State::Unusable if findings.wrong.is_empty() => findings.wrong("it has no credential", LOG_IN_AGAIN),
+        State::Disabled | State::Unusable | State::Healthy => {}
+    }
+}
+
+/// Whether each address that the accounts use answers anything, through the proxy that is used for it.
+async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+    let views = accounts.iter().filter_map(|entry| desk.pool.account(&entry.info.id));
+    let mut origins: BTreeMap<(String, String), Option<Secret>> = BTreeMap::new();
+    let mut add = |url: &str, proxy: Option<&Secret>| {
+        if let Some(origin) = origin(url) {
+            let proxied = proxy.map(|proxy| proxy.expose().to_owned()).unwrap_or_default();
+            origins.insert((origin, proxied), proxy.cloned());
+        }
+    };
+    for view in views {
+        add(view.generate_url(), view.proxy_url());
+        if !view.is_api_key() {
+            add(view.refresh_url(), view.proxy_url());
+        }
+    }
+    if accounts.is_empty() {
+        for template in [&desk.config.upstream_url, &desk.config.social_refresh_url] {
+            add(&endpoint(template, DEFAULT_REGION).unwrap_or_default(), None);
+        }
+    }
+    let asked = stream::iter(origins).map(|((origin, _), proxy)| async move {
+        let answer = reach(desk, &origin, proxy.as_ref()).await;
+        (origin, answer)
+    });
+    for (origin, answer) in asked.buffered(AT_A_TIME).collect::<Vec<_>>().await {
+        match answer {
+            Ok(took) => report.ok("upstream", format!("{origin} answers ({} ms)", took.as_millis())),
+            Err(why) => report.wrong("upstream", format!("{origin}: {why}"), network_cure(&why)),
+        }
+    }
+}
+
+fn origin(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().filter(|authority| !authority.is_empty())?;
+    Some(format!("{scheme}://{authority}"))
+}
+
+async fn reach(desk: &Desk, origin: &str, proxy: Option<&Secret>) -> Result<Duration, String> {
+    let client = desk.upstream.client(proxy.map(Secret::expose)).map_err(|fault| plain(&fault.message, 100))?;
+    let started = Instant::now();
+    match tokio::time::timeout(ANSWER_WITHIN, client.get(origin).send()).await {
+        // Whatever it says: it is there.
+        Ok(Ok(_)) => Ok(started.elapsed()),
+        Ok(Err(error)) if error.is_timeout() => Err("no connection in time".to_owned()),
+        Ok(Err(error)) => Err(innermost(&error)),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+/// The cause at the bottom: outer ones repeat the address.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    plain(&cause.to_string(), 100)
+}
+
+fn network_cure(why: &str) -> &'static str {
+    if why.contains("ertificate") {
+        "something between signs for it: name its authority with NODE_EXTRA_CA_CERTS"
+    } else if why.contains("PROXY_URL") {
+        "correct PROXY_URL in the account's record"
+    } else {
+        "look at DNS, firewall and KIRO_PROXY_URL"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiro_messages::config::Face;
+
+    fn config(upstream: &str) -> Config {
+        let said = [("KIRO_UPSTREAM".to_owned(), upstream.to_owned())];
+        RawConfig::from_env(said).resolve(Face::Server).unwrap()
+    }
+
+    #[test]
+    fn a_truncated_paste_is_seen() {
+        let kiro = config("kiro");
+        let full = "x".repeat(100);
+        assert_eq!(truncated(&Secret::new(full.clone()), &kiro), None);
+        assert!(truncated(&Secret::new("x".repeat(99)), &kiro).unwrap().contains("99 characters"));
+        assert!(truncated(&Secret::new(format!("{full}...{full}")), &kiro).unwrap().contains("..."));
+        assert_eq!(truncated(&Secret::new("short"), &config("simulator")), None);
+    }
+
+    #[test]
+    fn a_store_is_named_without_its_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("rediss://user:hush@host:1/3", "rediss://host:1/3"),
+            ("redis://:hu@sh@host", "redis://host"),
+            ("redis+unix:///run/redis.sock?pass=hush", "redis+unix:///run/redis.sock"),
+            ("hush", "REDIS_URL"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+        }
+    }
+}
