@@ -499,6 +499,15 @@ test('the key as x-api-key and as bearer; the other base path; the request id (C
   }
 })
 
+test('the built-in simulator: no other upstream is asked, and every answer says so', async (t) => {
+  const house = await serve(t, { env: { KIRO_UPSTREAM: 'simulator' } })
+  const asked = house.client().messages.create(ask('[[sim {"text":"Not from a model."}]]'))
+  const { data, response } = await asked.withResponse()
+  assert.deepEqual(data.content, [{ type: 'text', text: 'Not from a model.' }])
+  assert.equal(response.headers.get('x-kiro-upstream'), 'simulator')
+  assert.deepEqual((await house.stats()).requests, {})
+})
+
 test('a browser may send every header that the SDK sends (M7)', async (t) => {
   const house = await serve(t)
   let sent

@@ -193,11 +193,44 @@ def test_c14_signature_delta_replaces(spoiled):
     assert spoiled(THOUGHT, change).content[0].signature == "g"
 
 
+def test_c15_error_body_with_200_and_another_type(serve):
+    def answering(body, kind):
+        transport = httpx2.MockTransport(
+            lambda request: httpx2.Response(200, headers={"content-type": kind}, content=body)
+        )
+        return serve().client(http_client=httpx2.Client(transport=transport)).messages.create(**ask("Hi"))
+
+    error = b'{"type":"error","error":{"type":"api_error","message":"x"}}'
+    assert answering(error, "application/json").type == "error"
+    # The TypeScript SDK gives a string here; this one tries JSON whatever the type says.
+    assert answering(b'{"type":"message"}', "text/plain").type == "message"
+    assert answering(b"<html>", "text/html") == "<html>"
+
+
 def test_c16_request_id_and_class(serve):
     for accounts, wanted in (["sim-529"], anthropic.OverloadedError), ([], anthropic.ServiceUnavailableError):
         with pytest.raises(wanted) as caught:
             serve(accounts).client().messages.create(**ask("Hi"))
         assert caught.value.request_id == caught.value.response.headers["request-id"]
+
+
+def test_c17_x_should_retry_wins_and_retry_after_is_obeyed(serve):
+    def counted(**headers):
+        calls = []
+
+        def answer(request):
+            calls.append(time.monotonic())
+            content = b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}'
+            return httpx2.Response(503, headers={"content-type": "application/json", **headers}, content=content)
+
+        client = serve().client(http_client=httpx2.Client(transport=httpx2.MockTransport(answer)), max_retries=1)
+        with pytest.raises(anthropic.ServiceUnavailableError):
+            client.messages.create(**ask("Hi"))
+        return calls
+
+    assert len(counted(**{"x-should-retry": "false", "retry-after": "1"})) == 1
+    first, second = counted(**{"retry-after": "1"})
+    assert second - first >= 0.99
 
 
 def test_c17_long_rests_are_not_slept_through(serve):
