@@ -147,6 +147,10 @@ async fn a_cluster_that_lost_a_node_is_away_and_comes_back() {
     assert!(error.is_away(), "{error}");
     wait_for(&store, |status| !status.is_connected(), Duration::from_secs(5)).await;
     writer.record("a1", success());
+    for _ in 0..100 {
+        assert!(!store.status().is_connected(), "two of three nodes are no return");
+        sleep(Duration::from_millis(20)).await;
+    }
     cluster.nodes[home].restart();
     cluster.wait_until_ok();
     let back = Instant::now();

@@ -51,7 +51,7 @@ pub fn prefixed(url: &str, prefix: &str) -> StoreConfig {
 /// A store that is connected.
 pub async fn connect(url: &str) -> Store {
     let store = Store::connect(&config(url)).await.unwrap();
-    wait_for(&store, Status::is_connected, Duration::from_secs(5)).await;
+    wait_for(&store, Status::is_connected, Duration::from_secs(20)).await;
     store
 }
 
@@ -157,9 +157,9 @@ fn case_10_process() {
             writer.record("a1", success());
             // Some writes on their own, some merged.
             if count % 10 == 0 {
-                assert!(writer.flush(Duration::from_secs(20)).await.is_empty());
+                assert!(writer.flush(Duration::from_secs(60)).await.is_empty());
             }
         }
-        assert!(writer.flush(Duration::from_secs(20)).await.is_empty());
+        assert!(writer.flush(Duration::from_secs(60)).await.is_empty());
     });
 }

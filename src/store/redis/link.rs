@@ -24,6 +24,8 @@ pub(super) struct Links {
     status: watch::Sender<Status>,
     /// A key that never exists.
     probe_key: String,
+    /// The key without which nothing works.
+    pool_key: String,
 }
 
 #[derive(Default)]
@@ -43,13 +45,20 @@ pub(super) struct Live {
 
 impl Links {
     /// Starts to connect `count` times. The tasks end when `stop` is cancelled.
-    pub(super) fn start(address: Address, count: usize, probe_key: String, stop: &CancellationToken) -> Arc<Self> {
+    pub(super) fn start(
+        address: Address,
+        count: usize,
+        probe_key: String,
+        pool_key: String,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
         let links = Arc::new(Self {
             address,
             links: (0..count.max(1)).map(|_| Link::default()).collect(),
             next: AtomicUsize::new(0),
             status: watch::Sender::new(Status::Connecting(None)),
             probe_key,
+            pool_key,
         });
         for index in 0..links.links.len() {
             let keeping = stop.clone().run_until_cancelled_owned(Arc::clone(&links).keep(index));
@@ -83,10 +92,10 @@ impl Links {
     /// Takes in that a command failed: whether the connection, or all of them, must be replaced.
     pub(super) fn failed(&self, live: &Live, error: &StoreError) {
         match error.kind() {
-            StoreErrorKind::Away if error.is_perhaps_done() && !is_timeout(error) => {
+            StoreErrorKind::Away if error.is_perhaps_done() && !is_timeout(error) && !live.connection.is_cluster() => {
                 self.lose(live.index, live.generation, error);
             }
-            // The server itself is away: the other connections lead to the same one.
+            // The server itself, or a node of the cluster, is away: the other connections lead to the same one.
             StoreErrorKind::Away => {
                 for (index, link) in self.links.iter().enumerate() {
                     let generation = link.live.load().as_ref().map(|live| live.generation);
@@ -154,6 +163,12 @@ impl Links {
             }
         };
         let mut connection = self.address.connect(lost).await?;
+        if connection.is_cluster() {
+            // The probe below may lie on another node than the pool.
+            let mut pool = redis::cmd("HGET");
+            pool.arg(&self.pool_key).arg("");
+            pool.query_async::<redis::Value>(&mut connection).await.map_err(|error| classify(&error))?;
+        }
         let mut probe = redis::cmd("EVAL");
         probe.arg(include_str!("probe.lua")).arg(1).arg(&self.probe_key);
         match probe.query_async::<redis::Value>(&mut connection).await.map_err(|error| classify(&error)) {

@@ -95,7 +95,8 @@ impl RedisStore {
         let address = Address::parse(&config.server)?;
         let stop = CancellationToken::new();
         let prefix = config.key_prefix.clone();
-        let links = Links::start(address, config.connections, format!("{prefix}token-lock:{PROVIDER}:"), &stop);
+        let (probe, pool) = (format!("{prefix}token-lock:{PROVIDER}:"), format!("{prefix}pools:{PROVIDER}"));
+        let links = Links::start(address, config.connections, probe, pool, &stop);
         Ok(Self {
             inner: Arc::new(Inner {
                 links,
