@@ -201,3 +201,25 @@ fn m18_errors_carry_line_and_column_of_pretty_bodies() {
     assert_eq!(refusal(b"{\"a\":\"\\u12\"}"), "body: not valid JSON (line 1, column 11)");
     assert_eq!(refusal(b"\xef\xbb\xbf{}"), "body: not valid JSON (line 1, column 1)");
 }
+
+/// Would take minutes if any step looked at every pair.
+#[test]
+fn tr18_m18_large_and_awkward_requests_take_linear_time() {
+    let many = 20_000;
+    let list = |item: &dyn Fn(usize) -> String| (0..many).map(item).collect::<Vec<_>>().join(",");
+    let uses = list(&|n| format!(r#"{{"type":"tool_use","id":"t{n}","name":"n{}","input":{{}}}}"#, n % 5_000));
+    let results = list(&|n| format!(r#"{{"type":"tool_result","tool_use_id":"t{}","content":"r"}}"#, many - n));
+    let members = list(&|n| format!(r#""k{}":null"#, n / 2));
+    let tools = (0..5_000).map(|n| format!(r#"{{"name":"n{n}"}}"#)).collect::<Vec<_>>().join(",");
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1,{members},"tools":[{tools},{{"name":"big","input_schema":{{"properties":{{{members}}},{members}}}}}],
+            "messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":[{uses}]}},{{"role":"user","content":[{results}]}}]}}"#
+    );
+    let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    let body = body_of(&request);
+    let history = &body["conversationState"]["history"];
+    assert_eq!(history[1]["assistantResponseMessage"]["toolUses"].as_array().unwrap().len(), many - 1);
+    let current = &body["conversationState"]["currentMessage"]["userInputMessage"];
+    assert_eq!(current["content"], "[tool result] r");
+    assert_eq!(current["userInputMessageContext"]["tools"].as_array().unwrap().len(), 5_001);
+}

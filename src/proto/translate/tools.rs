@@ -61,36 +61,56 @@ pub(crate) fn upstream_name(name: &str) -> Cow<'_, str> {
 /// The tools that the client declared, each name once (TR19).
 pub(crate) struct Declared<'r> {
     json: &'r Json<'r>,
-    /// In the client's order, with their upstream names.
-    tools: Vec<(&'r Tool<'r>, Cow<'r, str>)>,
+    /// In the client's order.
+    tools: Vec<DeclaredTool<'r>>,
     by_name: HashMap<&'r str, usize>,
 }
+
+struct DeclaredTool<'r> {
+    tool: &'r Tool<'r>,
+    upstream_name: Cow<'r, str>,
+    /// Its schema, as it goes out, requires something.
+    requires_something: bool,
+    /// Its schema has a property of the name that fragments use.
+    takes_fragments_as_they_are: bool,
+}
+
+/// The one key of a tool input that an older service left in pieces (TR15).
+pub(crate) const RAW_ARGUMENTS: &str = "raw_arguments";
 
 impl<'r> Declared<'r> {
     pub fn of(request: &'r Request<'_>) -> Self {
         let mut declared = Self { json: &request.json, tools: Vec::new(), by_name: HashMap::new() };
         let mut upstream_names = HashSet::new();
         for tool in &request.tools {
-            let name = upstream_name(&tool.name);
+            let upstream_name = upstream_name(&tool.name);
             // Upstream refuses a name twice (TOOL_DUPLICATE), whoever made the two equal.
-            if upstream_names.insert(name.clone()) {
-                declared.by_name.insert(&tool.name, declared.tools.len());
-                declared.tools.push((tool, name));
+            if !upstream_names.insert(upstream_name.clone()) {
+                continue;
             }
+            let schema = tool.schema.map(|schema| request.json.value(schema));
+            let member = |name| schema.and_then(|schema| schema.member(name));
+            declared.by_name.insert(&tool.name, declared.tools.len());
+            declared.tools.push(DeclaredTool {
+                tool,
+                upstream_name,
+                requires_something: member("required")
+                    .is_some_and(|required| required_names(required).next().is_some()),
+                takes_fragments_as_they_are: member("properties")
+                    .is_some_and(|properties| properties.member(RAW_ARGUMENTS).is_some()),
+            });
         }
         declared
     }
 
-    /// Whether its schema, as it goes out, requires something (TR16); an undeclared tool requires nothing.
+    /// Whether a tool needs input (TR16); an undeclared one doesn't.
     pub fn requires_something(&self, name: &str) -> bool {
-        let required = self.schema(name).and_then(|schema| schema.member("required"));
-        required.is_some_and(|required| required_names(required).next().is_some())
+        self.find(name).is_some_and(|declared| declared.requires_something)
     }
 
-    /// Whether its schema has a property of this name.
-    pub fn has_property(&self, name: &str, property: &str) -> bool {
-        let properties = self.schema(name).and_then(|schema| schema.member("properties"));
-        properties.is_some_and(|properties| properties.member(property).is_some())
+    /// Whether a tool has a property of its own that is called like a fragment's key (TR15).
+    pub fn takes_fragments_as_they_are(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|declared| declared.takes_fragments_as_they_are)
     }
 
     /// The tools that go out, and their names' way back: the client's, then stubs for the other names `used` in
@@ -101,7 +121,7 @@ impl<'r> Declared<'r> {
         let mut sent = Vec::with_capacity(self.tools.len());
         let mut changed = Vec::new();
         let mut upstream_names = HashSet::new();
-        for (tool, name) in self.tools {
+        for DeclaredTool { tool, upstream_name: name, .. } in self.tools {
             if none && !is_used.contains(&*tool.name) {
                 continue;
             }
@@ -133,9 +153,8 @@ impl<'r> Declared<'r> {
         (sent, changed.into_iter().collect())
     }
 
-    fn schema(&self, name: &str) -> Option<Value<'r, 'r>> {
-        let (tool, _) = self.tools.get(*self.by_name.get(name)?)?;
-        tool.schema.map(|schema| self.json.value(schema))
+    fn find(&self, name: &str) -> Option<&DeclaredTool<'r>> {
+        self.tools.get(*self.by_name.get(name)?)
     }
 }
 

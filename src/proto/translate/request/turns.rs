@@ -14,10 +14,7 @@ use crate::proto::messages::request::{
     Block, Content as BlockContent, Document, DocumentFormat, DocumentSource, Image, Message, Role, SearchResult,
     ToolResult, ToolUse,
 };
-use crate::proto::translate::tools::{Declared, upstream_name};
-
-/// The one key of a tool input that an older service left in pieces (TR15).
-const RAW_ARGUMENTS: &str = "raw_arguments";
+use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_name};
 
 /// The messages of one side between two of the other (TR8).
 pub(super) enum Turn<'r> {
@@ -280,7 +277,7 @@ impl<'r> AssistantTurn<'r> {
                 }
             };
             if let Some(fragment) = fragment(tool_use, json)
-                && !turn.uses.get(place).is_some_and(|first| declared.has_property(first.name, RAW_ARGUMENTS))
+                && !turn.uses.get(place).is_some_and(|first| declared.takes_fragments_as_they_are(first.name))
             {
                 fragments.entry(place).or_default().push_str(&fragment.decode());
             }
