@@ -130,33 +130,44 @@ fn ts23_ts26_vectors_without_the_raw_copy_give_the_same_values() {
     }
 }
 
-/// The golden pairs say what the vectors give. `KIRO_BLESS=1` writes them.
+/// The golden pairs say what the vectors give, and the first case of each vector is a seed of the fuzzer.
+/// `KIRO_BLESS=1` writes them.
 #[test]
 fn golden_pairs_are_the_vectors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (pairs, seeds) = (root.join("tests/golden/response"), root.join("fuzz/seeds/pipeline"));
     let mut expected = BTreeMap::new();
     for case in Case::all() {
         let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
         let name = format!("{}.{}", case.rules[0], case.name);
-        assert!(expected.insert(format!("{name}.frames"), frames_text(&case).into_bytes()).is_none());
-        expected.insert(format!("{name}.sse"), bytes_of(&outs));
+        assert!(expected.insert(pairs.join(format!("{name}.frames")), frames_text(&case).into_bytes()).is_none());
+        expected.insert(pairs.join(format!("{name}.sse")), bytes_of(&outs));
+        if !case.name.contains('.') {
+            // What fuzz/entries/pipeline.rs reads as bytes, in pieces of 17.
+            let seed = [&[u8::from(case.thinking), 16], &wire(&case.inputs)[..]].concat();
+            expected.insert(seeds.join(format!("vector-{}", case.name)), seed);
+        }
     }
     let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(directory()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "frames" || extension == "sse") {
-            found.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap());
+    for folder in [&pairs, &seeds] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if [".frames", ".sse"].iter().any(|end| name.ends_with(end)) || name.starts_with("vector-") {
+                found.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
         }
     }
     if blessing() {
-        found.keys().for_each(|name| std::fs::remove_file(directory().join(name)).unwrap());
-        expected.iter().for_each(|(name, bytes)| std::fs::write(directory().join(name), bytes).unwrap());
+        found.keys().for_each(|path| std::fs::remove_file(path).unwrap());
+        expected.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
         return;
     }
-    for (name, bytes) in &expected {
-        let there = found.remove(name).unwrap_or_else(|| panic!("{name} is missing; KIRO_BLESS=1 writes it"));
-        assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(bytes), "{name}");
+    for (path, bytes) in &expected {
+        let there = found.remove(path).unwrap_or_else(|| panic!("{path:?} is missing; KIRO_BLESS=1 writes it"));
+        assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(bytes), "{path:?}");
     }
-    assert_eq!(found.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "no vector gives these");
+    assert_eq!(found.keys().collect::<Vec<_>>(), Vec::<&PathBuf>::new(), "no vector gives these");
 }
 
 /// TV1 to the last byte.
@@ -215,7 +226,7 @@ fn every_rule_is_held_by_something() {
         let held: Vec<_> = held.iter().map(|name| name.replace(' ', "")).collect();
         writeln!(text, "{}: {}", rule.replace(' ', ""), held.join(" ")).unwrap();
     }
-    let path = directory().parent().unwrap().join("rules.response.txt");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules.response.txt");
     if blessing() {
         std::fs::write(&path, &text).unwrap();
     }
@@ -306,10 +317,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 fn blessing() -> bool {
     std::env::var_os("KIRO_BLESS").is_some_and(|value| value == "1")
-}
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/response")
 }
 
 /// The non-streaming answer, if there is one.

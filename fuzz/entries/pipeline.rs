@@ -19,7 +19,13 @@ pub fn run(data: &[u8]) {
     if mode & 2 == 0 {
         any_bytes(rest, thinking, usize::from(size) + 1);
     } else {
-        any_inputs(&Recipe(rest).inputs(), thinking, usize::from(size) + 1);
+        // Short lists find more.
+        let rest = &rest[..rest.len().min(MAX_RECIPE)];
+        let inputs = Recipe(rest).inputs();
+        let plain = plain_run(&inputs, thinking);
+        // One comparison a run: the fuzzer's time goes into other inputs.
+        let promise = PROMISES[usize::from(mode >> 2) % PROMISES.len()];
+        promise(&inputs, thinking, usize::from(size) + 1, &plain);
     }
 }
 
@@ -41,15 +47,32 @@ pub fn any_bytes(wire: &[u8], thinking: bool, size: usize) {
     assert_eq!(feed(size), whole, "in pieces of {size}");
 }
 
-/// A list of inputs, whole and cut.
+/// A list of inputs, with every promise.
 pub fn any_inputs(inputs: &[Input], thinking: bool, size: usize) {
-    let stream = || machine(thinking);
-    let mut pipeline = stream();
+    let plain = plain_run(inputs, thinking);
+    PROMISES.iter().for_each(|promise| promise(inputs, thinking, size, &plain));
+}
+
+/// What the inputs give in one chunk.
+pub struct Plain {
+    outs: Vec<Out>,
+    events: Vec<(String, Value)>,
+    ending: Ending,
+}
+
+/// A comparison with the plain run; the number is a size of pieces or a place.
+type Promise = fn(&[Input], bool, usize, &Plain);
+
+const PROMISES: [Promise; 5] =
+    [same_at_every_split, raw_copy_is_the_slow_path, fold_is_the_same, cut_is_no_end, same_in_single_characters];
+
+/// The grammar, and an end that is told as what it is.
+pub fn plain_run(inputs: &[Input], thinking: bool) -> Plain {
+    let mut pipeline = machine(thinking);
     let outs = drive(&mut pipeline, inputs, Chunks::Whole);
     let events = parse_sse(&bytes_of(&outs));
     let ending = check_grammar(&events);
 
-    // An end is told as what it is, and once.
     let told = outs.iter().filter(|out| matches!(out, Out::Done | Out::Failed(_))).count();
     assert!(told <= 1, "{outs:?}");
     assert_eq!(ending == Ending::Finished, outs.contains(&Out::Done), "{outs:?}");
@@ -62,31 +85,40 @@ pub fn any_inputs(inputs: &[Input], thinking: bool, size: usize) {
         _ => false,
     });
     assert!(ending != Ending::Finished || may_finish || pipeline.report().ghost.is_some(), "{outs:?}");
+    Plain { outs, events, ending }
+}
 
+/// K28.
+fn same_at_every_split(inputs: &[Input], thinking: bool, size: usize, plain: &Plain) {
     for chunks in [Chunks::PerFrame, Chunks::PerByte, Chunks::Split(size)] {
-        assert_eq!(drive(&mut stream(), inputs, chunks), outs, "{chunks:?}");
+        assert_eq!(drive(&mut machine(thinking), inputs, chunks), plain.outs, "{chunks:?}");
     }
-    let slow = drive(&mut stream().without_raw_copy(), inputs, Chunks::Whole);
-    assert_eq!(parse_sse(&bytes_of(&slow)), events, "raw copy and slow path");
+}
 
-    fold_is_the_same(inputs, thinking, &events, ending);
-    cut_is_no_end(inputs, thinking, size);
+/// TS23.
+fn raw_copy_is_the_slow_path(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
+    let slow = drive(&mut machine(thinking).without_raw_copy(), inputs, Chunks::Whole);
+    assert_eq!(parse_sse(&bytes_of(&slow)), plain.events, "raw copy and slow path");
+}
 
+/// TS11.
+fn same_in_single_characters(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
     let cut: Vec<Input> = inputs.iter().flat_map(characters).collect();
     // More events cost more of the queue's bound.
     if cut.len() < 2_000 {
-        let outs = drive(&mut stream(), inputs, Chunks::PerFrame);
-        assert_eq!(joined(&drive(&mut stream(), &cut, Chunks::PerFrame)), joined(&outs), "in single characters");
+        let outs = drive(&mut machine(thinking), &cut, Chunks::PerFrame);
+        assert_eq!(joined(&outs), joined(&plain.outs), "in single characters");
     }
 }
 
 /// TS24.
-fn fold_is_the_same(inputs: &[Input], thinking: bool, events: &[(String, Value)], ending: Ending) {
+fn fold_is_the_same(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
+    let Plain { events, ending, .. } = plain;
     let mut pipeline = Pipeline::new(settings(thinking, Mode::Fold));
     let outs = drive(&mut pipeline, inputs, Chunks::Whole);
     assert_eq!(bytes_of(&outs), b"");
     let message = pipeline.message();
-    assert_eq!(message.is_some(), ending == Ending::Finished);
+    assert_eq!(message.is_some(), *ending == Ending::Finished);
     let Some(message) = message else { return };
     // Too deep for the reader of this test, not for us.
     let Ok(message) = serde_json::from_slice::<Value>(&message) else { return };
@@ -97,7 +129,7 @@ fn fold_is_the_same(inputs: &[Input], thinking: bool, events: &[(String, Value)]
 }
 
 /// The bytes up to somewhere, then a cut: a failure unless the answer had ended before.
-fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize) {
+fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize, _: &Plain) {
     let first_run: Vec<Input> = inputs.iter().take_while(|input| matches!(input, Input::Frame(_))).cloned().collect();
     let wire: Vec<u8> = first_run
         .iter()
@@ -138,6 +170,8 @@ fn settings(thinking: bool, mode: Mode) -> Settings {
     }
 }
 
+/// Bytes of a recipe.
+const MAX_RECIPE: usize = 400;
 const LIMIT: &str = "ContentLengthExceededException";
 
 /// Pieces of JSON string literals, dense in what the scanner and the copy look at.
