@@ -290,6 +290,7 @@ impl MessageStream {
             Step::Failed(fault) => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { lease, trail, .. } = *reading;
+                let fault = of_account(&lease, fault);
                 let error = error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
                 self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
@@ -298,6 +299,7 @@ impl MessageStream {
             Step::Fault(fault) => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { lease, mut trail, .. } = *reading;
+                let fault = of_account(&lease, fault);
                 let Some(job) = self.job.clone() else {
                     return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), &trail);
                 };
@@ -429,6 +431,12 @@ impl MessageStream {
         };
         self.summary.conclude(&self.shared, &report, summary);
     }
+}
+
+/// The pipeline doesn't know whose stream it reads: an API key that is rejected in the stream is `Forbidden`, since there
+/// is nothing to refresh (kiro-upstream.md section 8).
+fn of_account(lease: &Lease, fault: Fault) -> Fault {
+    if lease.account().is_api_key() { fault.for_api_key_account() } else { fault }
 }
 
 impl Stream for MessageStream {

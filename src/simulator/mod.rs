@@ -33,7 +33,7 @@
 //!
 //! let simulator = Simulator::bind("127.0.0.1:0".parse()?)?.spawn()?;
 //! let base_url = format!("http://{}", simulator.addr());
-//! simulator.control().script(serde_json::json!({ "token": "a", "scenarios": ["429", "ok"] }))?;
+//! simulator.control().script(serde_json::json!({ "token": "a", "scenarios": ["429", { "text": "hello" }] }))?;
 //! // … send requests to base_url …
 //! assert_eq!(simulator.control().stats()["streams"]["open"], 0);
 //! simulator.shutdown().await;
