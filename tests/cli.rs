@@ -1,0 +1,503 @@
+//! The built `kiro-server` as an operator uses it: `accounts …` and `doctor` on a real Redis, a file and the simulator.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use kiro_messages::simulator::{Running, Simulator};
+use redis::Commands as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[allow(dead_code, reason = "each test file uses its part")]
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
+use redis_server::RedisServer;
+
+const POOL: &str = "aiclient:pools:claude-kiro-oauth";
+const FAR: &str = "2099-01-01T00:00:00.000Z";
+const PAST: &str = "2020-01-01T00:00:00.000Z";
+
+/// What a command said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn with_code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n{}{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}:\n{}{}", self.out, self.err))
+    }
+}
+
+/// A folder, a simulated upstream, a store.
+struct Place {
+    folder: TempDir,
+    upstream: Running,
+    store: (&'static str, String),
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Place {
+    fn with_file() -> Self {
+        let mut place = Self::new(("KIRO_STORE", String::new()));
+        place.store.1 = format!("file:{}", place.folder.path().join("pool.json").display());
+        place
+    }
+
+    fn with_redis(server: &RedisServer) -> Self {
+        Self::new(("REDIS_URL", server.url()))
+    }
+
+    fn new(store: (&'static str, String)) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let entered = runtime.enter();
+        let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
+        drop(entered);
+        Self { folder: tempfile::tempdir().unwrap(), upstream, store, _runtime: runtime }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
+        let url = self.upstream.url();
+        let output = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env(self.store.0, &self.store.1)
+            .env("KIRO_UPSTREAM_URL", format!("{url}/generateAssistantResponse"))
+            .env("KIRO_SOCIAL_REFRESH_URL", format!("{url}/refreshToken"))
+            .env("KIRO_IDC_REFRESH_URL", format!("{url}/token"))
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// A social token file; its refresh token is as long as real ones.
+    fn social(&self, name: &str, access: &str, refresh: &str, expires_at: &str) -> String {
+        let token = json!({
+            "accessToken": access, "refreshToken": long(refresh), "expiresAt": expires_at, "authMethod": "social",
+        });
+        self.write(name, &token)
+    }
+
+    fn write(&self, name: &str, value: &Value) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, value.to_string()).unwrap();
+        path.display().to_string()
+    }
+
+    fn add(&self, file: &str) -> String {
+        let said = self.run(&["accounts", "add", "--from", file, "--offline", "--json"]).with_code(0);
+        said.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    fn accounts(&self) -> Vec<Value> {
+        self.run(&["accounts", "list", "--json"]).with_code(0).json()["accounts"].as_array().unwrap().clone()
+    }
+
+    /// The messages of a doctor's checks with this status.
+    fn doctor(&self, status: &str, code: i32) -> Vec<String> {
+        let report = self.run(&["doctor", "--json"]).with_code(code).json();
+        assert_eq!(report["ok"], code == 0);
+        let checks = report["checks"].as_array().unwrap().iter().filter(|check| check["status"] == status);
+        checks.map(|check| format!("{}: {} → {}", check["check"], check["message"], check["cure"])).collect()
+    }
+}
+
+fn long(token: &str) -> String {
+    format!("{token}.{}", "x".repeat(120))
+}
+
+fn pool_of(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path.join("pool.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn r69_add_takes_a_token_file_with_its_registration() {
+    let place = Place::with_file();
+    place.write("sso/hash1.json", &json!({ "clientId": "cid", "clientSecret": "cs", "expiresAt": FAR }));
+    let token = json!({
+        "accessToken": "a", "refreshToken": long("r"), "expiresAt": FAR, "authMethod": "IdC",
+        "clientIdHash": "hash1", "region": "eu-west-1",
+    });
+    let file = place.write("sso/kiro-auth-token.json", &token);
+    let said = place.run(&["accounts", "add", "--from", &file, "--name", "work", "--json"]).with_code(0).json();
+    assert_eq!((&said["added"], &said["method"], &said["name"]), (&json!(true), &json!("idc"), &json!("work")));
+    assert_eq!(said["profile"], "found", "K64: looked up once");
+    let id = said["id"].as_str().unwrap();
+    let pool = pool_of(place.folder.path());
+    let record = &pool["tokens"][id];
+    assert_eq!((&record["clientId"], &record["clientSecret"]), (&json!("cid"), &json!("cs")));
+    assert_eq!((&record["idcRegion"], &record["region"]), (&json!("eu-west-1"), &Value::Null));
+    assert!(record["profileArn"].as_str().unwrap().starts_with("arn:"), "{record}");
+    assert_eq!(pool["accounts"][id]["customName"], "work");
+}
+
+#[test]
+fn r69_the_default_file_lies_in_the_home_folder() {
+    let place = Place::with_file();
+    let said = place.run(&["accounts", "add"]).with_code(1);
+    assert!(said.err.contains(".aws/sso/cache/kiro-auth-token.json: not found"), "{}", said.err);
+    place.social(".aws/sso/cache/kiro-auth-token.json", "a", "r", FAR);
+    place.run(&["accounts", "add", "--offline"]).with_code(0);
+    assert_eq!(place.accounts().len(), 1);
+}
+
+#[test]
+fn r62_an_account_is_not_added_twice() {
+    let server = RedisServer::start();
+    for place in [Place::with_file(), Place::with_redis(&server)] {
+        let id = place.add(&place.social("t.json", "a", "r", FAR));
+        let again = place.run(&["accounts", "add", "--from", &place.social("u.json", "b", "r", FAR), "--json"]);
+        let again = again.with_code(1).json();
+        assert_eq!(again, json!({ "added": false, "id": id, "duplicate": true }));
+        assert_eq!(place.accounts().len(), 1);
+    }
+}
+
+#[test]
+fn r69_a_sqlite_file_and_other_files_are_refused_with_a_reason() {
+    let place = Place::with_file();
+    let file = place.folder.path().join("data.sqlite3");
+    std::fs::write(&file, b"SQLite format 3\0\x10\0").unwrap();
+    let said = place.run(&["accounts", "add", "--from", file.to_str().unwrap()]).with_code(1);
+    assert!(said.err.contains("is a SQLite database: only JSON token files can be read"), "{}", said.err);
+    let missing =
+        place.write("m.json", &json!({ "refreshToken": long("r"), "authMethod": "IdC", "clientIdHash": "no" }));
+    let said = place.run(&["accounts", "add", "--from", &missing]).with_code(1);
+    assert!(said.err.contains("no.json is missing; log in again in Kiro"), "{}", said.err);
+    let other = place.write("o.json", &json!({ "x": 1 }));
+    place.run(&["accounts", "add", "--from", &other]).with_code(1);
+    assert_eq!(place.accounts(), Vec::<Value>::new());
+}
+
+#[test]
+fn k62_check_renews_an_expired_token_and_shows_a_bar() {
+    let server = RedisServer::start();
+    for place in [Place::with_file(), Place::with_redis(&server)] {
+        let id = place.add(&place.social("t.json", "old", "r", PAST));
+        let said = place.run(&["accounts", "check"]).with_code(0);
+        assert!(said.out.contains("140.75 of 1550  ██░░"), "{}", said.out);
+        assert!(said.out.contains("token renewed") && said.out.contains(&id[..8]), "{}", said.out);
+        let account = &place.run(&["accounts", "check", &id[..6], "--json"]).with_code(0).json()["accounts"][0];
+        assert_eq!((&account["used"], &account["limit"]), (&json!(140.75), &json!(1550.0)));
+        assert_eq!(account["token_renewed"], false, "the renewed token was saved: {account}");
+        assert_eq!(account["id"], id[..8]);
+        let refreshes = place.upstream.control().stats()["refresh_calls"][long("r")].clone();
+        assert_eq!(refreshes, 1);
+        assert_eq!(place.accounts()[0]["uses"], 0, "asking is no use of the account");
+    }
+}
+
+#[test]
+fn k62_check_ejects_only_what_is_suspended_or_rejected() {
+    let place = Place::with_file();
+    for (name, access, refresh, expires_at) in [
+        ("suspended", "sim-suspended", "r1", FAR),
+        ("dead", "a", "sim-refresh-dead", PAST),
+        ("down", "a2", "sim-refresh-500", PAST),
+        ("fine", "a3", "r4", FAR),
+    ] {
+        let file = place.social(&format!("{name}.json"), access, refresh, expires_at);
+        place.run(&["accounts", "add", "--offline", "--from", &file, "--name", name]).with_code(0);
+    }
+    let checked = place.run(&["accounts", "check", "--json"]).with_code(1).json();
+    let listed = place.accounts();
+    for (name, ok, state) in [
+        ("suspended", false, "ejected"),
+        ("dead", false, "ejected"),
+        ("down", false, "healthy"),
+        ("fine", true, "healthy"),
+    ] {
+        let of = |list: &[Value]| list.iter().find(|account| account["name"] == name).unwrap().clone();
+        let check = of(checked["accounts"].as_array().unwrap());
+        assert_eq!(check["ok"], ok, "{check}");
+        assert_eq!(check["error"].is_null(), ok, "{check}");
+        assert_eq!(of(&listed)["state"], state, "{name}");
+    }
+}
+
+#[test]
+fn disable_enable_and_remove_go_by_a_unique_prefix() {
+    let server = RedisServer::start();
+    for place in [Place::with_file(), Place::with_redis(&server)] {
+        let id = place.add(&place.social("t.json", "a", "r", FAR));
+        place.run(&["accounts", "disable", &id[..3]]).with_code(2);
+        place.run(&["accounts", "disable", "nobody"]).with_code(1);
+        let said = place.run(&["accounts", "disable", &id[..4], "--json"]).with_code(0).json();
+        assert_eq!(said, json!({ "id": &id[..8], "was": "healthy", "state": "disabled" }));
+        assert_eq!(place.accounts()[0]["state"], "disabled");
+        place.run(&["accounts", "enable", &id]).with_code(0);
+        assert_eq!(place.accounts()[0]["state"], "healthy");
+        let said = place.run(&["accounts", "remove", &id[..8], "--json"]).with_code(0).json();
+        assert_eq!(said, json!({ "id": &id[..8], "removed": true, "came_back": false }));
+        assert_eq!(place.accounts(), Vec::<Value>::new());
+    }
+    let left: Vec<String> = server.connection().keys("*").unwrap();
+    assert_eq!(left, ["aiclient:pool-types"], "token and index went with the account");
+}
+
+#[test]
+fn an_ambiguous_prefix_changes_nothing() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    for id in ["abcd1111", "abcd2222"] {
+        let _: () = server.connection().hset(POOL, id, "{}").unwrap();
+    }
+    let said = place.run(&["accounts", "remove", "abcd"]).with_code(1);
+    assert!(said.err.contains("2 accounts begin with that"), "{}", said.err);
+    assert_eq!(place.accounts().len(), 2);
+}
+
+#[test]
+fn r15_enable_lifts_a_mark() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    let id = place.add(&place.social("t.json", "a", "r", FAR));
+    let ejected = json!({
+        "uuid": id, "isHealthy": false, "errorCount": 10, "lastErrorTime": PAST, "lastErrorMessage": "ejected: suspended", "x": [],
+    });
+    let _: () = server.connection().hset(POOL, &id, ejected.to_string()).unwrap();
+    let said = place.run(&["accounts", "enable", &id, "--json"]).with_code(0).json();
+    assert_eq!((&said["was"], &said["state"]), (&json!("ejected"), &json!("healthy")));
+    let record: String = server.connection().hget(POOL, &id).unwrap();
+    assert!(record.contains(r#""x":[]"#), "unknown members stay: {record}");
+}
+
+#[test]
+fn e4_remove_says_when_the_account_came_back() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    let id = place.add(&place.social("t.json", "a", "r", FAR));
+    let mut redis = server.connection();
+    let record: String = redis.hget(POOL, &id).unwrap();
+    let said = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while redis.hexists::<_, _, bool>(POOL, &id).unwrap() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _: () = redis.hset(POOL, &id, &record).unwrap();
+        });
+        place.run(&["accounts", "remove", &id])
+    });
+    assert!(said.with_code(1).out.contains("came back: a Node.js service has it in memory"));
+}
+
+#[test]
+fn r67_a_token_file_as_store_is_listed_and_checked_but_not_changed() {
+    let mut place = Place::with_file();
+    let file = place.social("kiro.json", "a", "r", FAR);
+    let before = std::fs::read(&file).unwrap();
+    place.store.1 = format!("file:{file}");
+    let id = place.accounts()[0]["id"].as_str().unwrap().to_owned();
+    place.run(&["accounts", "check", &id]).with_code(0);
+    for action in ["disable", "enable", "remove"] {
+        let said = place.run(&["accounts", action, &id]).with_code(1);
+        assert!(said.err.contains("is a token file of Kiro and stands for one account"), "{}", said.err);
+    }
+    let other = place.social("other.json", "b", "r2", FAR);
+    place.run(&["accounts", "add", "--from", &other]).with_code(1);
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn commands_take_no_tickets_and_leave_others_alone() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    place.add(&place.social("a.json", "a", "r1", PAST));
+    let second = place.add(&place.social("b.json", "b", "r2", PAST));
+    for arguments in [vec!["accounts", "list"], vec!["accounts", "check", &second], vec!["doctor"]] {
+        place.run(&arguments).with_code(0);
+    }
+    assert!(!server.connection().exists::<_, bool>("aiclient:kiro:round-robin-counter").unwrap());
+    let calls = place.upstream.control().stats()["refresh_calls"].clone();
+    assert_eq!(calls, json!({ long("r2"): 1 }), "only the account that was named is renewed");
+}
+
+#[test]
+fn doctor_is_content_with_a_good_store() {
+    let server = RedisServer::start();
+    for place in [Place::with_file(), Place::with_redis(&server)] {
+        place.add(&place.social("t.json", "a", "r", FAR));
+        assert_eq!(place.doctor("wrong", 0), Vec::<String>::new());
+        assert!(place.run(&["doctor"]).with_code(0).out.ends_with("All is fine.\n"));
+    }
+}
+
+#[test]
+fn doctor_names_what_is_wrong_with_each_account() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    let mut redis = server.connection();
+    let far = |more: Value| {
+        let mut token =
+            json!({ "accessToken": "a", "refreshToken": long("r"), "expiresAt": FAR, "authMethod": "social" });
+        token.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Some(token)
+    };
+    for (id, account, token, wanted) in [
+        ("short-01", json!({}), far(json!({ "refreshToken": "cut" })), "has only 3 characters: a truncated paste"),
+        ("dots-001", json!({}), far(json!({ "refreshToken": long("ab...cd") })), "holds `...`: a truncated paste"),
+        ("region-1", json!({}), far(json!({ "region": "Mars!" })), "region: not a region's name"),
+        ("creds-01", json!({ "KIRO_OAUTH_CREDS_FILE_PATH": "/x" }), None, "KIRO_OAUTH_CREDS_*"),
+        ("naked-01", json!({}), None, "it has no token record"),
+        ("ended-01", json!({}), far(json!({ "refreshToken": null, "expiresAt": PAST })), "there is no refresh token"),
+        ("idc-0001", json!({}), far(json!({ "authMethod": "IdC" })), "no client registration"),
+        (
+            "eject-01",
+            json!({ "isHealthy": false, "lastErrorMessage": "ejected: suspended" }),
+            far(json!({})),
+            "ejected: suspended",
+        ),
+        ("plain-01", json!({ "KIRO_BASE_URL": "http://example.org" }), far(json!({})), "KIRO_BASE_URL is ignored"),
+    ] {
+        let _: () = redis.del(POOL).unwrap();
+        let _: () = redis.hset(POOL, id, account.to_string()).unwrap();
+        if let Some(token) = token {
+            let _: () = redis.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();
+        }
+        let wrong = place.doctor("wrong", 1);
+        assert!(wrong.iter().any(|line| line.contains(wanted) && !line.ends_with("null")), "{id}: {wrong:#?}");
+    }
+}
+
+#[test]
+fn doctor_r1_names_the_pool_under_the_default_prefix_and_pool_types() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let report = place.run_with(&["doctor"], &[("REDIS_KEY_PREFIX", "other:")]).with_code(1);
+    assert!(report.out.contains("is empty, but aiclient:pools:claude-kiro-oauth exists"), "{}", report.out);
+    let mut redis = server.connection();
+    let _: () = redis.srem("aiclient:pool-types", "claude-kiro-oauth").unwrap();
+    let _: () = redis.sadd("aiclient:pool-types", "gemini-cli-oauth").unwrap();
+    let wrong = place.doctor("wrong", 1);
+    assert!(wrong[0].contains("pool-types lacks claude-kiro-oauth"), "{wrong:?}");
+}
+
+#[test]
+fn doctor_r3_names_missing_rights() {
+    let server = RedisServer::start();
+    let mut place = Place::with_redis(&server);
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let all = "~aiclient:* on >pw +hgetall +hget +hset +get +set +del +evalsha +eval +script|load +hello +select +ping +client +sismember";
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("kiro");
+    all.split(' ').for_each(|rule| {
+        user.arg(rule);
+    });
+    user.exec(&mut server.connection()).unwrap();
+    place.store.1 = server.url().replace("redis://", "redis://kiro:pw@");
+    let wrong = place.doctor("wrong", 1);
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    assert!(wrong[0].contains("not allowed: INCRBY aiclient:kiro:round-robin-counter"), "{wrong:#?}");
+    let notes = place.doctor("note", 1);
+    assert!(notes.iter().any(|note| note.contains("HSETNX") && note.contains("SADD")), "{notes:#?}");
+}
+
+#[test]
+fn doctor_without_store_or_upstream() {
+    let mut place = Place::with_file();
+    place.store = ("REDIS_URL", format!("redis://user:hush@127.0.0.1:{}", redis_server::free_port()));
+    let dead = format!("http://127.0.0.1:{}/", redis_server::free_port());
+    let said = place.run_with(&["doctor"], &[("KIRO_UPSTREAM_URL", &dead), ("KIRO_HOST", "0.0.0.0")]).with_code(1);
+    assert!(said.out.contains("✗  store") && said.out.contains("connection refused"), "{}", said.out);
+    assert!(said.out.contains(&format!("✗  upstream       {}", dead.trim_end_matches('/'))), "{}", said.out);
+    assert!(!said.out.contains("hush") && !said.err.contains("hush"));
+    let said = place.run(&["accounts", "list"]).with_code(1);
+    assert!(said.err.contains("connection refused") && !said.err.contains("hush"), "{}", said.err);
+}
+
+#[test]
+fn doctor_looks_at_the_key_the_models_and_the_files_mode() {
+    let place = Place::with_file();
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let open = place.run_with(&["doctor"], &[("KIRO_HOST", "0.0.0.0")]).with_code(1);
+    assert!(open.out.contains("✗  client key"), "{}", open.out);
+    place.run_with(&["doctor"], &[("KIRO_HOST", "0.0.0.0"), ("KIRO_API_KEY", "k")]).with_code(0);
+    let models = place.write("models.json", &json!({ "no": "table" }));
+    let said = place.run_with(&["doctor"], &[("KIRO_MODELS_FILE", &models)]).with_code(1);
+    assert!(said.out.contains("✗  models"), "{}", said.out);
+    #[cfg(unix)]
+    {
+        let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
+        std::fs::set_permissions(place.folder.path().join("pool.json"), mode).unwrap();
+        assert!(place.doctor("wrong", 1)[0].contains("can be read by others"));
+    }
+}
+
+/// Case 48: what commands print.
+#[test]
+fn case_48_no_token_and_no_whole_id_is_printed() {
+    let place = Place::with_file();
+    let secrets = ["hush-access", "hush-refresh"];
+    let file = place.social("t.json", secrets[0], secrets[1], FAR);
+    let said = place.run(&["accounts", "add", "--from", &file, "--offline"]).with_code(0);
+    let id = place.accounts()[0]["id"].as_str().unwrap().to_owned();
+    let mut all = format!("{}{}", said.out, said.err);
+    for arguments in [
+        vec!["accounts", "list"],
+        vec!["accounts", "check"],
+        vec!["accounts", "check", "--json", "--refresh"],
+        vec!["accounts", "disable", &id],
+        vec!["accounts", "enable", &id, "--json"],
+        vec!["doctor"],
+        vec!["doctor", "--json"],
+        vec!["accounts", "remove", &id],
+    ] {
+        let said = place.run_with(&arguments, &[("KIRO_LOG_LEVEL", "debug")]);
+        all.push_str(&said.out);
+        all.push_str(&said.err);
+    }
+    assert!(all.contains(&id[..8]));
+    for secret in [secrets[0], secrets[1], &id] {
+        assert!(!all.contains(secret), "{secret} in\n{all}");
+    }
+}
+
+#[test]
+fn flags_stand_before_or_behind_a_subcommand() {
+    let place = Place::with_file();
+    let other = format!("file:{}", place.folder.path().join("other.json").display());
+    for arguments in [vec!["--store", &other, "accounts", "list"], vec!["accounts", "list", "--store", &other]] {
+        let said = place.run(&arguments).with_code(0);
+        assert!(said.out.contains("no accounts in") && said.out.contains("other.json"), "{}", said.out);
+    }
+    place.run(&["accounts"]).with_code(2);
+    let said = place.run_with(&["doctor"], &[("KIRO_PORT", "many")]).with_code(2);
+    assert!(said.err.contains("KIRO_PORT"), "{}", said.err);
+}
+
+#[test]
+fn the_simulator_needs_nothing() {
+    let place = Place::with_file();
+    let command = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kiro-server")).args(arguments).env_clear().output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    drop(place);
+    let (code, out) = command(&["accounts", "check", "--upstream", "simulator"]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("simulated"), "{out}");
+    let (code, out) = command(&["doctor", "--upstream", "simulator"]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("every answer is made up"), "{out}");
+}
