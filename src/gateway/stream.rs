@@ -187,6 +187,11 @@ impl MessageStream {
             if !self.out.is_empty() || matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
             }
+            // Before upstream is asked, so that one that always has bytes ready can't outlive the grace time.
+            if self.slot.cut.load(Ordering::Acquire) && !matches!(self.phase, Phase::Draining(_)) {
+                self.on_shutdown();
+                continue;
+            }
             let ready = match &mut self.phase {
                 Phase::Opening(opening) => match opening.as_mut().poll(cx) {
                     Poll::Ready(opened) => {
@@ -216,7 +221,6 @@ impl MessageStream {
             }
             self.slot.waker.register(cx.waker());
             if self.slot.cut.load(Ordering::Acquire) {
-                self.on_shutdown();
                 continue;
             }
             ready!(self.poll_timer(cx));
