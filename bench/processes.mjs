@@ -151,7 +151,7 @@ export class Subject {
 function accounts() {
   const id = '00000000-0000-4000-8000-00000000bec4'
   const token = {
-    accessToken: 'sim-bench',
+    accessToken: 'bench-access',
     refreshToken: 'bench',
     expiresAt: '2099-01-01T00:00:00.000Z',
     authMethod: 'social',

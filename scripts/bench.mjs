@@ -65,7 +65,7 @@ async function measure() {
   const upstream = await house.simulator(binary)
   const load = {
     binary: path.join(target, 'release', 'examples', 'load'),
-    face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'sim-bench'] : []),
+    face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'bench-access'] : []),
   }
   const direct = new Subject('direct', upstream, { pids: () => [] })
   const nginx = await house.nginx(upstream)

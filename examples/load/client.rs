@@ -259,7 +259,7 @@ impl FrameCheck {
                         frame.payload().strip_prefix(b"{\"content\":\"").and_then(|text| text.strip_suffix(b"\"}"));
                     self.numbers.take(text.ok_or("an event of another shape")?)?;
                 }
-                Some("contextUsageEvent" | "meteringEvent") => {}
+                Some("contextUsageEvent" | "metadataEvent" | "meteringEvent") => {}
                 _ => return Err("an event that was not asked for".to_owned()),
             }
         }
