@@ -40,8 +40,7 @@ use crate::store::{
 };
 
 use view::Urls;
-pub(crate) use view::short;
-pub use view::{AccountId, AccountView};
+pub use view::{AccountId, AccountView, short};
 
 /// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
 const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);

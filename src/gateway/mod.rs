@@ -37,7 +37,7 @@ use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::{AttemptLabels, Metrics, StateLabels};
-use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood};
+use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::request::{Purpose, Request, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
@@ -478,8 +478,7 @@ impl Gateway {
         shared.credentials.close(left).await;
         let pending = shared.pool.close(left).await;
         if !pending.accounts.is_empty() || !pending.tokens.is_empty() {
-            let prefixes =
-                |ids: &[String]| ids.iter().map(|id| summary::short(id).to_owned()).collect::<Vec<_>>().join(",");
+            let prefixes = |ids: &[String]| ids.iter().map(|id| short(id).to_owned()).collect::<Vec<_>>().join(",");
             tracing::error!(
                 accounts = prefixes(&pending.accounts),
                 tokens = prefixes(&pending.tokens),

@@ -7,6 +7,7 @@ use super::Shared;
 use super::attempt::Job;
 use crate::error::Error;
 use crate::metrics::RequestLabels;
+use crate::pool::short;
 use crate::proto::messages::event::Usage;
 use crate::proto::pipeline::Report;
 
@@ -149,9 +150,4 @@ impl SummaryCell {
             "request"
         );
     }
-}
-
-/// The part of an account's id that may leave the store.
-pub(super) fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }

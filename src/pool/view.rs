@@ -176,8 +176,8 @@ pub(super) fn machine_id(id: &str) -> Arc<str> {
     hex(&Sha256::digest(id.as_bytes())).into()
 }
 
-/// The first 8 characters of an id.
-pub(crate) fn short(id: &str) -> &str {
+/// The first 8 characters of an account's id: all of it that leaves the store.
+pub fn short(id: &str) -> &str {
     id.char_indices().nth(8).map_or(id, |(end, _)| id.get(..end).unwrap_or(id))
 }
 

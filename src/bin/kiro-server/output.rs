@@ -99,10 +99,7 @@ pub fn plain(text: &str, max: usize) -> String {
     line.chars().take(max.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// The first 8 characters of an id: all that is shown of it.
-pub fn short(id: &str) -> &str {
-    id.char_indices().nth(8).and_then(|(end, _)| id.get(..end)).unwrap_or(id)
-}
+pub use kiro_messages::pool::short;
 
 /// `in 52 min`, `3 h ago`.
 pub fn relative(time: Timestamp, now: Timestamp) -> String {
