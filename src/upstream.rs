@@ -3,7 +3,8 @@
 //! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
@@ -107,13 +109,14 @@ impl Upstream {
         &self.identity
     }
 
-    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`.
+    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`. The body goes out
+    /// in the two parts in which a Kiro request lies, with `content-length`; neither is copied (K20).
     ///
     /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
-    pub async fn generate(&self, target: &Target, body: Bytes) -> Result<Body, Fault> {
+    pub async fn generate(&self, target: &Target, parts: [Bytes; 2]) -> Result<Body, Fault> {
         let wire = self.wire(target.proxy.as_deref())?;
         let headers = self.identity.generate_headers(target)?;
         let send = || {
@@ -121,7 +124,7 @@ impl Upstream {
             if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
                 headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
             }
-            wire.client.post(&target.url).headers(headers).body(body.clone()).send()
+            wire.client.post(&target.url).headers(headers).body(Body::wrap(Parts::from(parts.clone()))).send()
         };
         let connects = wire.connects.load(Ordering::Relaxed);
         let sent = async {
@@ -230,6 +233,32 @@ impl Identity {
         headers.insert(HeaderName::from_static("amz-sdk-request"), HeaderValue::from_static("attempt=1; max=1"));
         headers.insert(HeaderName::from_static("x-amzn-kiro-agent-mode"), HeaderValue::from_static("vibe"));
         Ok(headers)
+    }
+}
+
+/// A request body in two parts that follow each other. Its length is known, so it is not sent in chunks.
+struct Parts(VecDeque<Bytes>);
+
+impl From<[Bytes; 2]> for Parts {
+    fn from(parts: [Bytes; 2]) -> Self {
+        Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
+    }
+}
+
+impl http_body::Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
     }
 }
 
@@ -392,6 +421,47 @@ mod tests {
         assert!(headers["authorization"].is_sensitive());
         assert!(!headers.contains_key("tokentype") && !headers.contains_key("accept-encoding"));
         assert_eq!(upstream.identity.generate_headers(&target(true)).unwrap()["tokentype"], "API_KEY");
+    }
+
+    /// Reads one request from a connection, answers with an empty event stream, and gives its head and body.
+    async fn answer_one(listener: &tokio::net::TcpListener) -> (String, Vec<u8>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        let head_end = loop {
+            assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0, "the request ends in its head");
+            if let Some(at) = memchr::memmem::find(&read, b"\r\n\r\n") {
+                break at + 4;
+            }
+        };
+        let head = String::from_utf8(read[..head_end].to_vec()).unwrap().to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        let length: usize = length.parse().unwrap();
+        let mut body = read.split_off(head_end);
+        while body.len() < length {
+            assert_ne!(socket.read_buf(&mut body).await.unwrap(), 0, "the request ends in its body");
+        }
+        let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\nconnection: close\r\n\r\n";
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        (head, body)
+    }
+
+    #[tokio::test]
+    async fn k20_both_parts_go_out_with_content_length() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target { url: format!("http://{}/", listener.local_addr().unwrap()), ..target(false) };
+        let upstream = upstream();
+        // Small enough for one write, and larger than what the HTTP client gathers.
+        for head in [Bytes::from_static(b"{\"a\":1"), Bytes::from(vec![b'x'; 3 << 20])] {
+            for tail in [&b"}"[..], b",\"profileArn\":\"arn\"}"] {
+                let parts = [head.clone(), Bytes::from_static(tail)];
+                let (answer, (seen, body)) = tokio::join!(upstream.generate(&target, parts), answer_one(&listener));
+                assert!(answer.is_ok(), "{:?}", answer.err());
+                assert!(seen.contains(&format!("\r\ncontent-length: {}\r\n", head.len() + tail.len())), "{seen}");
+                assert!(!seen.contains("transfer-encoding"), "{seen}");
+                assert!(body == [&head[..], tail].concat(), "the body changed on its way");
+            }
+        }
     }
 
     #[test]

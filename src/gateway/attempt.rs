@@ -206,7 +206,7 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             }
         };
         let account = lease.account();
-        let body = trail.plain.as_ref().unwrap_or(&job.kiro).render(account.profile_arn());
+        let body = trail.plain.as_ref().unwrap_or(&job.kiro).parts(account.profile_arn());
         let target = Target {
             url: account.generate_url().to_owned(),
             token,
