@@ -1,6 +1,7 @@
 //! The Messages API request: parsed into a value that is valid when it exists.
 
 mod media;
+mod offer;
 mod read;
 
 use std::borrow::Cow;
@@ -75,12 +76,13 @@ pub struct Request<'a> {
     pub(crate) stream: bool,
     pub(crate) system: Vec<SystemText<'a>>,
     pub(crate) messages: Vec<Message<'a>>,
+    /// Those that the next reply may use: `tools`, as system messages changed them (M69).
     pub(crate) tools: Vec<Tool<'a>>,
     /// Types of the tools that only Anthropic could run (M49).
     pub(crate) server_tools: Vec<Cow<'a, str>>,
     pub(crate) tool_choice: ToolChoice<'a>,
     pub(crate) thinking: Thinking,
-    /// `output_config.effort`.
+    /// `output_config.effort`, of the last system message of this turn that has one (M70), else the request's.
     pub(crate) effort: Option<Effort>,
     /// `metadata.user_id`.
     pub(crate) user_id: Option<Text<'a>>,

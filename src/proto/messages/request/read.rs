@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::media::{first_bytes, is_base64};
+use super::offer::{Change, Unknown, offered};
 use super::{
     Block, Content, Document, DocumentFormat, DocumentSource, Effort, Image, ImageFormat, MAX_DOCUMENTS, MAX_MESSAGES,
     MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
@@ -55,7 +56,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let tools = tools.map(|tools| array(tools, tools_at)).transpose()?;
     let tool_choice = tool_choice.map_or(Ok(ToolChoice::Auto), tool_choice_shape)?;
     let thinking = thinking.map_or(Ok(Thinking::Off), thinking_mode)?;
-    let effort = output_config.map_or(Ok(None), output_effort)?;
+    let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
     between_0_and_1(temperature, Path::top("temperature"))?;
     between_0_and_1(top_p, Path::top("top_p"))?;
     if let Some(top_k) = top_k {
@@ -70,9 +71,20 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
 
-    let messages = read_messages(messages, messages_at)?;
-    let (tools, server_tools) = tools.map_or(Ok(Default::default()), |tools| read_tools(tools, tools_at))?;
+    let Conversation { messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
+    let mut declared = Vec::new();
+    if let Some(tools) = tools {
+        let defines_one = changes.iter().any(|change| matches!(change, Change::Define(_)));
+        (declared, server_tools) = read_tools(tools, defines_one, server_tools, tools_at)?;
+    }
+    let tools = offered(declared, changes, &server_tools.names).map_err(|Unknown { name, message, block }| {
+        let at = messages_at.index(message);
+        let at = at.field("content");
+        let at = at.index(block);
+        at.field("tool").field("name").error(no_tool(&name))
+    })?;
     check_tool_choice(&tool_choice, &tools)?;
+    let (server_tools, effort) = (server_tools.kinds, turn_effort.or(effort));
 
     Ok(Request { model, stream, system, messages, tools, server_tools, tool_choice, thinking, effort, user_id, json })
 }
@@ -116,13 +128,14 @@ fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> 
     match choice {
         ToolChoice::Any if tools.is_empty() => Err(at.error("needs tools")),
         ToolChoice::Tool(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(at.field("name").error(match quotable(name) {
-                Some(name) => format!("no tool named {name}"),
-                None => "no tool of that name".to_owned(),
-            }))
+            Err(at.field("name").error(no_tool(name)))
         }
         _ => Ok(()),
     }
+}
+
+fn no_tool(name: &str) -> String {
+    quotable(name).map_or_else(|| "no tool of that name".to_owned(), |name| format!("no tool named {name}"))
 }
 
 fn thinking_mode(thinking: Value<'_, '_>) -> Result<Thinking> {
@@ -142,8 +155,7 @@ fn thinking_mode(thinking: Value<'_, '_>) -> Result<Thinking> {
     }
 }
 
-fn output_effort(config: Value<'_, '_>) -> Result<Option<Effort>> {
-    let at = Path::top("output_config");
+fn output_effort(config: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>> {
     let [effort] = fields(object(config, at)?, ["effort"]);
     let Some(effort) = effort else { return Ok(None) };
     let at = at.field("effort");
@@ -173,13 +185,26 @@ fn metadata_user_id<'a>(metadata: Value<'_, 'a>) -> Result<Option<Text<'a>>> {
 
 // Section 2.2
 
-fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Vec<Message<'a>>> {
+/// The messages, and what system messages say beside their text (M69, M70).
+#[derive(Default)]
+struct Conversation<'a> {
+    messages: Vec<Message<'a>>,
+    changes: Vec<Change<'a>>,
+    /// Tools among the changes that only Anthropic could run.
+    server_tools: ServerTools<'a>,
+    /// The effort of the turn that the next reply ends.
+    turn_effort: Option<Effort>,
+}
+
+fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversation<'a>> {
     let count = messages.elements().count();
     if count > MAX_MESSAGES {
         return Err(at.error(format!("at most {MAX_MESSAGES}")));
     }
-    let mut read = Vec::with_capacity(count);
+    let mut read = Conversation { messages: Vec::with_capacity(count), ..Conversation::default() };
     let mut user_came = false;
+    // System messages whose text lasts until the next user message, since the last one of those.
+    let mut passing = Vec::new();
     for (index, message) in messages.elements().enumerate() {
         let at = at.index(index);
         let [role, content] = fields(object(message, at)?, ["role", "content"]);
@@ -188,21 +213,119 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Vec<Messag
         if !user_came && role == Role::Assistant {
             return Err(at.field("role").error("first message must be 'user'"));
         }
+        let is_last = index + 1 == count;
         let content_at = at.field("content");
-        let blocks = string_or_blocks(required(content, content_at)?, Holder::Message(role), content_at)?;
+        let mut may_be_empty = role == Role::Assistant && is_last;
+        let blocks = if role == Role::System {
+            let (changes, lasts) = (read.changes.len(), system_lasts(message, at)?);
+            if !lasts {
+                passing.push(index);
+            }
+            let effort = system_effort(message, at)?;
+            read.turn_effort = effort.or(read.turn_effort);
+            let blocks = match content {
+                None if effort.is_some() => Vec::new(),
+                content => system_blocks(required(content, content_at)?, index, &mut read, content_at)?,
+            };
+            may_be_empty = effort.is_some() || read.changes.len() > changes;
+            blocks
+        } else {
+            string_or_blocks(required(content, content_at)?, Holder::Message(role), content_at)?
+        };
+        match role {
+            Role::User => passing.drain(..).for_each(|index: usize| read.messages[index].blocks.clear()),
+            Role::Assistant if !is_last => read.turn_effort = None,
+            _ => {}
+        }
         let message = Message { role, blocks };
-        let may_be_empty = role == Role::Assistant && index + 1 == count;
         if message.is_empty() && !may_be_empty {
             return Err(content_at.error("must not be empty"));
         }
-        read.push(message);
+        read.messages.push(message);
     }
     if !user_came {
         // Only `system` messages: there is no index to blame.
         return Err(at.error("must hold a 'user' message"));
     }
-    check_documents_of_last_turn(&read, at)?;
+    check_documents_of_last_turn(&read.messages, at)?;
     Ok(read)
+}
+
+/// Whether a system message's text outlives the next user message (M70).
+fn system_lasts(message: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
+    let [clear_at] = fields(message, ["clear_at"]);
+    let Some(clear_at) = clear_at else { return Ok(true) };
+    let at = at.field("clear_at");
+    match &*string(clear_at, at)?.into_decoded() {
+        "never" => Ok(true),
+        "next_user_message" => Ok(false),
+        _ => Err(at.error(one_of(["next_user_message", "never"]))),
+    }
+}
+
+/// The effort that a system message asks for (M70).
+fn system_effort(message: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>> {
+    let [config] = fields(message, ["output_config"]);
+    config.map_or(Ok(None), |config| output_effort(config, at.field("output_config")))
+}
+
+/// The text of a system message; changes of the tools go where they belong (M69).
+fn system_blocks<'a>(
+    content: Value<'_, 'a>,
+    message: usize,
+    read: &mut Conversation<'a>,
+    at: Path<'_>,
+) -> Result<Vec<Block<'a>>> {
+    let holder = Holder::Message(Role::System);
+    if content.kind() != Kind::Array {
+        return string_or_blocks(content, holder, at);
+    }
+    let mut blocks = Vec::new();
+    for (index, block) in content.elements().enumerate() {
+        let at = at.index(index);
+        let [kind] = fields(object(block, at)?, ["type"]);
+        let is = |name| kind.and_then(Value::text).is_some_and(|kind| kind.is(name));
+        if is("tool_addition") || is("tool_removal") {
+            tool_change(block, is("tool_addition"), (message, index), read, at)?;
+        } else {
+            blocks.push(read_block(block, holder, at)?);
+        }
+    }
+    Ok(blocks)
+}
+
+/// A block that offers a tool or withdraws one. Tools behind MCP servers aren't offered, so nothing changes for them.
+fn tool_change<'a>(
+    change: Value<'_, 'a>,
+    adds: bool,
+    (message, block): (usize, usize),
+    read: &mut Conversation<'a>,
+    at: Path<'_>,
+) -> Result<()> {
+    const KINDS: [&str; 4] = ["tool_reference", "tool_definition", "mcp_tool_reference", "mcp_toolset_reference"];
+    let [tool, cache_control] = fields(change, ["tool", "cache_control"]);
+    let at = at.field("tool");
+    let tool = object(required(tool, at)?, at)?;
+    let [kind, name, definition] = fields(tool, ["type", "name", "definition"]);
+    let kind_at = at.field("type");
+    match &*string(required(kind, kind_at)?, kind_at)?.into_decoded() {
+        "tool_reference" => {
+            let name_at = at.field("name");
+            let name = not_empty_string(required(name, name_at)?, name_at)?;
+            read.changes.push(if adds { Change::Offer { name, message, block } } else { Change::Withdraw(name) });
+        }
+        "tool_definition" if adds => {
+            let at = at.field("definition");
+            if let Some(mut tool) = read_tool(required(definition, at)?, &mut read.server_tools, at)? {
+                tool.cached |= cache_control.is_some();
+                read.changes.push(Change::Define(tool));
+            }
+        }
+        "mcp_tool_reference" | "mcp_toolset_reference" => {}
+        _ if adds => return Err(kind_at.error(one_of(KINDS))),
+        _ => return Err(kind_at.error(one_of([KINDS[0], KINDS[2], KINDS[3]]))),
+    }
+    Ok(())
 }
 
 fn read_role(role: Option<Value<'_, '_>>, at: Path<'_>) -> Result<Role> {
@@ -258,6 +381,8 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
         "document" | "search_result" => [user, Holder::ToolResult].contains(&holder),
         "tool_result" => holder == user,
         "tool_use" | "thinking" | "redacted_thinking" => holder == assistant,
+        // In system messages they aren't read here (M69).
+        "tool_addition" | "tool_removal" => false,
         kind if is_foreign(kind) => [user, assistant, Holder::ToolResult].contains(&holder),
         kind => {
             return Err(kind_at.error(match quotable(kind) {
@@ -463,36 +588,52 @@ fn check_documents_of_last_turn(messages: &[Message<'_>], at: Path<'_>) -> Resul
 
 // Section 2.3
 
-type Tools<'a> = (Vec<Tool<'a>>, Vec<Cow<'a, str>>);
+/// Tools that only Anthropic could run.
+#[derive(Default)]
+struct ServerTools<'a> {
+    kinds: Vec<Cow<'a, str>>,
+    names: Vec<Cow<'a, str>>,
+}
 
-/// The client's tools, and the types of those that only Anthropic could run.
-fn read_tools<'a>(tools: Value<'_, 'a>, at: Path<'_>) -> Result<Tools<'a>> {
-    let (mut client, mut server) = (Vec::new(), Vec::new());
+/// The client's tools; those that only Anthropic could run are added to `server`. Without any of the client's there is
+/// nothing that Kiro could call, unless a system message `defines_one` (M69).
+fn read_tools<'a>(
+    tools: Value<'_, 'a>,
+    defines_one: bool,
+    mut server: ServerTools<'a>,
+    at: Path<'_>,
+) -> Result<(Vec<Tool<'a>>, ServerTools<'a>)> {
+    let (mut client, before) = (Vec::new(), server.kinds.len());
     for (index, tool) in tools.elements().enumerate() {
-        let at = at.index(index);
-        let [kind, name, schema, description, cache_control] =
-            fields(object(tool, at)?, ["type", "name", "input_schema", "description", "cache_control"]);
-        let kind = kind.map(|kind| string(kind, at.field("type"))).transpose()?;
-        if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
-            server.push(kind.into_decoded());
-            continue;
-        }
-        let name_at = at.field("name");
-        let name = not_empty_string(required(name, name_at)?, name_at)?;
-        if name.len() > MAX_TOOL_NAME && name.chars().count() > MAX_TOOL_NAME {
-            return Err(name_at.error(format!("must have at most {MAX_TOOL_NAME} characters")));
-        }
-        let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
-        let description = description.map(|text| string(text, at.field("description"))).transpose()?;
-        client.push(Tool { name, description, schema, cached: cache_control.is_some() });
+        client.extend(read_tool(tool, &mut server, at.index(index))?);
     }
-    match server.first() {
-        Some(kind) if client.is_empty() => {
+    match server.kinds.get(before) {
+        Some(kind) if client.is_empty() && !defines_one => {
             let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
             Err(at.error(format!("{kind} runs on Anthropic's servers and Kiro can't serve it")))
         }
         _ => Ok((client, server)),
     }
+}
+
+/// A tool of the client's (M48); one that only Anthropic could run is added to `server` (M49).
+fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>) -> Result<Option<Tool<'a>>> {
+    let [kind, name, schema, description, cache_control] =
+        fields(object(tool, at)?, ["type", "name", "input_schema", "description", "cache_control"]);
+    let kind = kind.map(|kind| string(kind, at.field("type"))).transpose()?;
+    if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
+        server.kinds.push(kind.into_decoded());
+        server.names.extend(name.and_then(Value::text).map(Text::into_decoded));
+        return Ok(None);
+    }
+    let name_at = at.field("name");
+    let name = not_empty_string(required(name, name_at)?, name_at)?;
+    if name.len() > MAX_TOOL_NAME && name.chars().count() > MAX_TOOL_NAME {
+        return Err(name_at.error(format!("must have at most {MAX_TOOL_NAME} characters")));
+    }
+    let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
+    let description = description.map(|text| string(text, at.field("description"))).transpose()?;
+    Ok(Some(Tool { name, description, schema, cached: cache_control.is_some() }))
 }
 
 // Values and their sentences (M18, M19)

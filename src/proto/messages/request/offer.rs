@@ -1,0 +1,73 @@
+//! Which tools the next reply may use: those of `tools`, as the system messages changed them (M69).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::Tool;
+
+/// What a `tool_addition` or `tool_removal` block changes, from its place in the conversation on.
+#[derive(Debug)]
+pub(super) enum Change<'a> {
+    /// A tool defined by value, new or in the place of the one of its name.
+    Define(Tool<'a>),
+    /// A tool that was declared before, by its name; `message` and `block` are the indices of the block that names it.
+    Offer { name: Cow<'a, str>, message: usize, block: usize },
+    /// A tool that is no longer offered.
+    Withdraw(Cow<'a, str>),
+}
+
+/// A name that no tool has.
+pub(super) struct Unknown<'a> {
+    pub name: Cow<'a, str>,
+    pub message: usize,
+    pub block: usize,
+}
+
+/// Applies the changes in their order. `server_names` are the names of the tools that only Anthropic could run: they
+/// may be offered and withdrawn, without effect.
+///
+/// # Errors
+/// A name is offered that nothing before declared. Withdrawing such a one does no harm.
+pub(super) fn offered<'a>(
+    mut tools: Vec<Tool<'a>>,
+    changes: Vec<Change<'a>>,
+    server_names: &[Cow<'a, str>],
+) -> Result<Vec<Tool<'a>>, Unknown<'a>> {
+    if changes.is_empty() {
+        return Ok(tools);
+    }
+    // By name, the first tool of it, which is the one that counts (M50), and whether it is offered.
+    let mut places: HashMap<Cow<'a, str>, (usize, bool)> = HashMap::new();
+    for (place, tool) in tools.iter().enumerate() {
+        places.entry(tool.name.clone()).or_insert((place, true));
+    }
+    for change in changes {
+        match change {
+            Change::Define(tool) => match places.entry(tool.name.clone()) {
+                Entry::Occupied(mut known) => {
+                    known.get_mut().1 = true;
+                    if let Some(place) = tools.get_mut(known.get().0) {
+                        *place = tool;
+                    }
+                }
+                Entry::Vacant(new) => {
+                    new.insert((tools.len(), true));
+                    tools.push(tool);
+                }
+            },
+            Change::Offer { name, message, block } => match places.get_mut(&name) {
+                Some((_, is_offered)) => *is_offered = true,
+                None if server_names.contains(&name) => {}
+                None => return Err(Unknown { name, message, block }),
+            },
+            Change::Withdraw(name) => {
+                if let Some((_, is_offered)) = places.get_mut(&name) {
+                    *is_offered = false;
+                }
+            }
+        }
+    }
+    tools.retain(|tool| places.get(&tool.name).is_some_and(|(_, is_offered)| *is_offered));
+    Ok(tools)
+}
