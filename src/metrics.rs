@@ -1,23 +1,47 @@
-//! Every metric in one table.
+//! Every metric in one table ([`METRICS`]).
 //!
 //! Names follow Prometheus' conventions, units are base units. A gateway has a registry of its own, so that two gateways in
 //! one process share nothing. Counters of a stream add up in the stream and are published at its end: nothing here is
-//! touched per delta.
+//! touched per delta. What pool, store and credentials count themselves is read when the text is asked for ([`Scrape`]).
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+mod histogram;
+mod process;
+mod table;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+pub use histogram::{Histogram, Observed};
+pub use table::{Description, Kind, Label, METRICS};
+
+use crate::error::Code;
+use crate::proto::kiro::fault::FaultKind;
+use crate::store::{LATENCY_BOUNDS, Latency};
 
 type Count = Counter<u64, AtomicU64>;
 type Level = Gauge<i64, AtomicI64>;
 
-/// Labels of `kiro_requests`.
+/// Seconds of what a person waits for.
+const WAITING: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+/// Seconds of what a machine does.
+const WORKING: &[f64] =
+    &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Names of unknown events that get a series of their own (kiro-upstream.md section 6).
+const UNKNOWN_NAMES: usize = 16;
+
+/// How a request ended, for `kiro_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// `complete`, `error`, `cancelled`, `refused`.
@@ -26,99 +50,187 @@ pub struct RequestLabels {
     pub model: String,
 }
 
-/// Labels of `kiro_upstream_attempts`.
+/// Labels of `kiro_tokens_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AttemptLabels {
-    /// `ok`, or the fault's kind.
-    pub outcome: String,
+pub struct TokenLabels {
+    /// As in [`RequestLabels`].
+    pub model: String,
+    /// `input`, `output`.
+    pub direction: &'static str,
 }
 
-/// Labels of `kiro_accounts`.
+/// Labels of `kiro_http_refused_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StateLabels {
-    /// A state of redis-contract.md section 6.
-    pub state: &'static str,
+pub struct RefusedLabels {
+    /// The kind of route, never the path.
+    pub route: &'static str,
+    /// The HTTP status.
+    pub status: u16,
 }
+
+type OneLabel = Vec<(&'static str, String)>;
 
 /// The metrics of one gateway.
 pub struct Metrics {
     registry: Registry,
-    /// Requests by outcome and model, counted at their end.
-    pub requests: Family<RequestLabels, Count>,
-    /// Streams that are open now.
+    requests: Family<RequestLabels, Count>,
+    request_errors: Family<OneLabel, Count>,
+    refused: Family<RefusedLabels, Count>,
+    tokens: Family<TokenLabels, Count>,
+    attempts: Family<OneLabel, Count>,
+    unknown_events: Family<OneLabel, Count>,
+    unknown_names: Mutex<Vec<String>>,
+    /// Answers by outcome, for the status.
+    outcomes: [(&'static str, AtomicU64); 4],
+    /// Answers that are streamed now.
     pub streams_open: Level,
-    /// From the request's arrival to the first upstream event.
+    /// From a request's arrival to its first upstream event.
     pub first_event: Histogram,
-    /// From the request's arrival to its end.
+    /// From a request's arrival to its first content.
+    pub first_content: Histogram,
+    /// From a request's arrival to the end of its answer.
     pub duration: Histogram,
-    /// Calls of upstream by how they ended.
-    pub attempts: Family<AttemptLabels, Count>,
-    /// Accounts by state, set when the text is asked for.
-    pub accounts: Family<StateLabels, Level>,
-    /// 1 while the store can be reached.
-    pub store_connected: Level,
+    /// What the gateway itself took of a request.
+    pub overhead: Histogram,
     /// Event-stream frames decoded.
     pub frames: Count,
     /// Bytes read from upstream.
     pub upstream_bytes: Count,
     /// Bytes of SSE and JSON handed downstream.
     pub downstream_bytes: Count,
-    /// Streams that ended in a frame that could not be decoded.
-    pub frame_failures: Count,
-    /// Events of a type that we don't know.
-    pub unknown_events: Count,
+    /// Frames whose checksum was wrong.
+    pub crc_failures: Count,
+}
+
+/// What others count, at the moment of a scrape.
+#[derive(Debug, Clone, Default)]
+pub struct Scrape {
+    /// Requests for an answer that run now.
+    pub in_flight: usize,
+    /// Requests that wait for an account.
+    pub waiting: usize,
+    /// Requests that had to wait.
+    pub waits: u64,
+    /// Connections opened towards upstream.
+    pub connects: u64,
+    /// Accounts by state.
+    pub states: Vec<(&'static str, usize)>,
+    /// Requests in flight by account, by the first 8 characters of the id.
+    pub account_in_flight: Vec<(String, u32)>,
+    /// Token refreshes by outcome.
+    pub refreshes: Vec<(&'static str, u64)>,
+    /// Snapshots read, and reads that failed.
+    pub snapshots: (u64, u64),
+    /// What the store's commands took.
+    pub redis: Option<Observed>,
+    /// Commands that failed.
+    pub redis_errors: u64,
+    /// Whether the store can be read.
+    pub redis_connected: bool,
+    /// Account records and tokens that wait to be written.
+    pub queued: (usize, usize),
+    /// Tasks alive in the runtime.
+    pub tasks: Option<usize>,
+    /// Whether answers are simulated.
+    pub simulated: bool,
 }
 
 impl Metrics {
     /// A fresh registry with every metric in it.
     pub fn new() -> Self {
-        let seconds = || {
-            Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0])
-        };
+        let mut registry = Registry::default();
         let metrics = Self {
-            registry: Registry::with_prefix("kiro"),
-            requests: Family::default(),
-            streams_open: Level::default(),
-            first_event: seconds(),
-            duration: seconds(),
-            attempts: Family::default(),
-            accounts: Family::default(),
-            store_connected: Level::default(),
-            frames: Count::default(),
-            upstream_bytes: Count::default(),
-            downstream_bytes: Count::default(),
-            frame_failures: Count::default(),
-            unknown_events: Count::default(),
+            requests: add(&mut registry, &table::REQUESTS, Family::default()),
+            request_errors: add(&mut registry, &table::REQUEST_ERRORS, Family::default()),
+            refused: add(&mut registry, &table::REFUSED, Family::default()),
+            tokens: add(&mut registry, &table::TOKENS, Family::default()),
+            streams_open: add(&mut registry, &table::STREAMS_OPEN, Level::default()),
+            first_event: add(&mut registry, &table::FIRST_EVENT, Histogram::new(WAITING)),
+            first_content: add(&mut registry, &table::FIRST_CONTENT, Histogram::new(WAITING)),
+            duration: add(&mut registry, &table::DURATION, Histogram::new(WAITING)),
+            overhead: add(&mut registry, &table::OVERHEAD, Histogram::new(WORKING)),
+            attempts: add(&mut registry, &table::ATTEMPTS, Family::default()),
+            frames: add(&mut registry, &table::FRAMES, Count::default()),
+            upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
+            downstream_bytes: add(&mut registry, &table::DOWNSTREAM_WRITTEN, Count::default()),
+            crc_failures: add(&mut registry, &table::CRC_FAILURES, Count::default()),
+            unknown_events: add(&mut registry, &table::UNKNOWN_EVENTS, Family::default()),
+            unknown_names: Mutex::default(),
+            outcomes: ["complete", "error", "cancelled", "refused"].map(|word| (word, AtomicU64::new(0))),
+            registry,
         };
-        metrics.registered()
+        // What an alert asks for must exist before it happens: a series that begins at 1 has no rate.
+        for code in Code::ALL {
+            drop(metrics.request_errors.get_or_create(&vec![("code", code.as_str().to_owned())]));
+        }
+        drop(metrics.attempts.get_or_create(&vec![("outcome", "ok".to_owned())]));
+        for kind in FaultKind::ALL {
+            drop(metrics.attempts.get_or_create(&vec![("outcome", kind.as_str().to_owned())]));
+        }
+        metrics
     }
 
-    fn registered(mut self) -> Self {
-        let r = &mut self.registry;
-        r.register("requests", "Requests by outcome and model", self.requests.clone());
-        r.register("streams_open", "Streams open now", self.streams_open.clone());
-        r.register_with_unit("first_event", "Arrival to first upstream event", Unit::Seconds, self.first_event.clone());
-        r.register_with_unit("request_duration", "Arrival to end", Unit::Seconds, self.duration.clone());
-        r.register("upstream_attempts", "Calls of upstream by how they ended", self.attempts.clone());
-        r.register("accounts", "Accounts by state", self.accounts.clone());
-        r.register("store_connected", "1 while the store can be reached", self.store_connected.clone());
-        r.register("frames", "Event-stream frames decoded", self.frames.clone());
-        r.register_with_unit("upstream_read", "Bytes read from upstream", Unit::Bytes, self.upstream_bytes.clone());
-        r.register_with_unit(
-            "downstream_written",
-            "Bytes handed downstream",
-            Unit::Bytes,
-            self.downstream_bytes.clone(),
-        );
-        r.register("frame_failures", "Streams that ended in a broken frame", self.frame_failures.clone());
-        r.register("unknown_events", "Events of an unknown type", self.unknown_events.clone());
-        self
+    /// Counts a request for an answer at its end.
+    pub fn count_request(&self, outcome: &'static str, model: &str, error: Option<Code>) {
+        self.requests.get_or_create(&RequestLabels { outcome, model: model.to_owned() }).inc();
+        if let Some(code) = error {
+            self.request_errors.get_or_create(&vec![("code", code.as_str().to_owned())]).inc();
+        }
+        if let Some((_, count)) = self.outcomes.iter().find(|(word, _)| *word == outcome) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// The registry as Prometheus text.
-    pub fn text(&self) -> String {
-        let mut text = String::with_capacity(4096);
-        match encode(&mut text, &self.registry) {
+    /// Counts what a complete answer cost.
+    pub fn count_tokens(&self, model: &str, input: u64, output: u64) {
+        for (direction, tokens) in [("input", input), ("output", output)] {
+            self.tokens.get_or_create(&TokenLabels { model: model.to_owned(), direction }).inc_by(tokens);
+        }
+    }
+
+    /// Counts an HTTP request that was turned away before the gateway saw it.
+    pub fn count_refused(&self, route: &'static str, status: u16) {
+        self.refused.get_or_create(&RefusedLabels { route, status }).inc();
+    }
+
+    /// Counts a call of upstream; none: an event stream began.
+    pub fn count_attempt(&self, fault: Option<FaultKind>) {
+        let outcome = fault.map_or("ok", FaultKind::as_str);
+        self.attempts.get_or_create(&vec![("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// Counts events of unknown types by name.
+    pub fn count_unknown_events(&self, events: &[(String, u64)]) {
+        for (name, count) in events {
+            let name = self.known_unknown(name);
+            self.unknown_events.get_or_create(&vec![("event", name)]).inc_by(*count);
+        }
+    }
+
+    /// The name itself while there are few of them: upstream must not be able to fill our memory or a Prometheus.
+    fn known_unknown(&self, name: &str) -> String {
+        let fits = name.len() <= 64 && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let mut names = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
+        if fits && !names.iter().any(|known| known == name) && names.len() < UNKNOWN_NAMES {
+            names.push(name.to_owned());
+        }
+        if names.iter().any(|known| known == name) { name.to_owned() } else { "other".to_owned() }
+    }
+
+    /// Requests for an answer since the start, by outcome.
+    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+        [0, 1, 2, 3].map(|place| {
+            let (word, count) = &self.outcomes[place];
+            (*word, count.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Everything as OpenMetrics text.
+    pub fn text(&self, scrape: Scrape) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        let mut rest = Registry::default();
+        rest.register_collector(Box::new(scrape));
+        match encode_registry(&mut text, &self.registry).and_then(|()| encode(&mut text, &rest)) {
             Ok(()) => text,
             // Writing into a String can't fail; if the library thinks otherwise, say so where it is read.
             Err(error) => format!("# {error}\n"),
@@ -132,20 +244,193 @@ impl Default for Metrics {
     }
 }
 
+impl From<&Latency> for Observed {
+    fn from(latency: &Latency) -> Self {
+        Self {
+            bounds: LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).collect(),
+            counts: latency.buckets().to_vec(),
+            sum: latency.sum().as_secs_f64(),
+        }
+    }
+}
+
+fn add<M: Metric + Clone>(registry: &mut Registry, description: &Description, metric: M) -> M {
+    let (name, unit) = description.parts();
+    match unit {
+        // The library puts a full stop behind the help.
+        Some(unit) => registry.register_with_unit(name, description.help, unit_of(unit), metric.clone()),
+        None => registry.register(name, description.help, metric.clone()),
+    }
+    metric
+}
+
+fn unit_of(word: &str) -> Unit {
+    match word {
+        "seconds" => Unit::Seconds,
+        _ => Unit::Bytes,
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Out(&mut encoder);
+        out.gauge(&table::IN_FLIGHT, self.in_flight as i64)?;
+        out.gauge(&table::WAITING, self.waiting as i64)?;
+        out.counter(&table::WAITS, self.waits)?;
+        out.counter(&table::CONNECTS, self.connects)?;
+        let states = self.states.iter().map(|(state, count)| (vec![("state", (*state).to_owned())], *count as i64));
+        out.gauges(&table::ACCOUNTS, states)?;
+        let accounts =
+            self.account_in_flight.iter().map(|(id, count)| (vec![("account", id.clone())], i64::from(*count)));
+        out.gauges(&table::ACCOUNT_IN_FLIGHT, accounts)?;
+        out.counters(&table::REFRESHES, "outcome", &self.refreshes)?;
+        out.counters(&table::SNAPSHOTS, "outcome", &[("ok", self.snapshots.0), ("failed", self.snapshots.1)])?;
+        if let Some(redis) = &self.redis {
+            redis.encode(out.begin(&table::REDIS_DURATION)?)?;
+        }
+        out.counter(&table::REDIS_ERRORS, self.redis_errors)?;
+        out.gauge(&table::REDIS_CONNECTED, i64::from(self.redis_connected))?;
+        let queued = [("account", self.queued.0), ("token", self.queued.1)];
+        let queued = queued.map(|(kind, count)| (vec![("kind", kind.to_owned())], count as i64));
+        out.gauges(&table::REDIS_QUEUED, queued.into_iter())?;
+        if let Some(tasks) = self.tasks {
+            out.gauge(&table::TASKS, tasks as i64)?;
+        }
+        let upstream = if self.simulated { "simulator" } else { "kiro" };
+        let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("upstream", upstream.to_owned())];
+        out.gauges(&table::BUILD_INFO, std::iter::once((build, 1)))?;
+        let Some(process) = process::read() else { return Ok(()) };
+        ConstCounter::new(process.cpu_seconds).encode(out.begin(&table::CPU)?)?;
+        out.gauge(&table::RESIDENT, process.resident_bytes as i64)?;
+        out.gauge(&table::VIRTUAL, process.virtual_bytes as i64)?;
+        out.gauge(&table::OPEN_FDS, process.open_fds as i64)?;
+        if let Some(most) = process.max_fds {
+            out.gauge(&table::MAX_FDS, most as i64)?;
+        }
+        out.gauge(&table::THREADS, process.threads)?;
+        ConstGauge::new(process.started).encode(out.begin(&table::START_TIME)?)
+    }
+}
+
+/// Writes values that are known at this moment only.
+struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Out<'_, '_> {
+    fn begin(&mut self, description: &Description) -> Result<MetricEncoder<'_>, fmt::Error> {
+        let (name, unit) = description.parts();
+        let unit: Option<&'static Unit> = unit.map(|word| match unit_of(word) {
+            Unit::Seconds => &Unit::Seconds,
+            _ => &Unit::Bytes,
+        });
+        let kind = match description.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+        };
+        // `register` puts a full stop behind the help; here it is ours to do.
+        let help = format!("{}.", description.help);
+        self.0.encode_descriptor(name, &help, unit, kind)
+    }
+
+    fn gauge(&mut self, description: &Description, value: i64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.begin(description)?)
+    }
+
+    fn counter(&mut self, description: &Description, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.begin(description)?)
+    }
+
+    fn gauges(&mut self, description: &Description, values: impl Iterator<Item = (OneLabel, i64)>) -> fmt::Result {
+        let mut encoder = self.begin(description)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn counters(&mut self, description: &Description, label: &'static str, values: &[(&str, u64)]) -> fmt::Result {
+        let mut encoder = self.begin(description)?;
+        for (word, value) in values {
+            let labels = vec![(label, (*word).to_owned())];
+            ConstCounter::new(*value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_text_holds_every_metric() {
-        let metrics = Metrics::new();
-        metrics.requests.get_or_create(&RequestLabels { outcome: "complete", model: "m".into() }).inc();
-        let text = metrics.text();
-        assert!(text.contains("kiro_requests_total{outcome=\"complete\",model=\"m\"} 1"), "{text}");
-        for name in
-            ["kiro_streams_open", "kiro_first_event_seconds", "kiro_frames_total", "kiro_upstream_read_bytes_total"]
-        {
-            assert!(text.contains(name), "{name} in {text}");
+    fn scrape() -> Scrape {
+        Scrape {
+            states: vec![("healthy", 1)],
+            account_in_flight: vec![("01234567".into(), 1)],
+            refreshes: vec![("refreshed", 1)],
+            redis: Some(Observed { bounds: vec![1.0], counts: vec![1, 0], sum: 0.5 }),
+            tasks: Some(1),
+            ..Scrape::default()
         }
+    }
+
+    /// Every metric is there with its help and type, its labels are those of the table, and nothing else is there.
+    #[test]
+    fn the_text_is_what_the_table_says() {
+        let metrics = Metrics::new();
+        metrics.count_request("complete", "m", None);
+        metrics.count_request("refused", "unknown", Some(Code::NotFound));
+        metrics.count_refused("other", 404);
+        metrics.count_tokens("m", 1, 2);
+        metrics.count_attempt(Some(FaultKind::RateLimited));
+        metrics.count_unknown_events(&[("newEvent".into(), 1)]);
+        let text = metrics.text(scrape());
+        let mut families: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for metric in METRICS {
+            let family = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+            assert!(text.contains(&format!("# HELP {family} {}.\n", metric.help)), "{family} has no help in {text}");
+            assert!(text.contains(&format!("# TYPE {family} {}\n", metric.kind.as_str())), "{family} has no type");
+            let series = match metric.kind {
+                Kind::Histogram => format!("{}_bucket", metric.name),
+                Kind::Counter | Kind::Gauge => metric.name.to_owned(),
+            };
+            let line = text
+                .lines()
+                .find(|line| line.strip_prefix(series.as_str()).is_some_and(|rest| rest.starts_with([' ', '{'])));
+            let line = line.unwrap_or_else(|| panic!("{series} has no series in {text}"));
+            let labels: Vec<&str> = line
+                .split_once('{')
+                .and_then(|(_, rest)| rest.split_once('}'))
+                .map(|(labels, _)| labels.split(',').filter_map(|pair| pair.split('=').next()).collect())
+                .unwrap_or_default();
+            let mut described: Vec<&str> = metric.labels.iter().map(|label| label.name).collect();
+            described.extend((metric.kind == Kind::Histogram).then_some("le"));
+            assert_eq!(labels, described, "{line}");
+            families.retain(|name| *name != family);
+        }
+        assert!(families.is_empty(), "not in the table: {families:?}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn units_and_suffixes_are_parted() {
+        assert_eq!(table::CPU.parts(), ("process_cpu", Some("seconds")));
+        assert_eq!(table::RESIDENT.parts(), ("process_resident_memory", Some("bytes")));
+        assert_eq!(table::ACCOUNTS.parts(), ("kiro_accounts", None));
+    }
+
+    /// kiro-upstream.md section 6: at most 16 names.
+    #[test]
+    fn unknown_events_have_sixteen_names_at_most() {
+        let metrics = Metrics::new();
+        let many: Vec<(String, u64)> = (0..40).map(|n| (format!("event{n}"), 1)).collect();
+        metrics.count_unknown_events(&many);
+        metrics.count_unknown_events(&many);
+        metrics.count_unknown_events(&[("bad\"name\n".into(), 1), ("x".repeat(65), 1)]);
+        let text = metrics.text(Scrape::default());
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("kiro_unknown_events_total{")).collect();
+        assert_eq!(series.len(), 17, "{series:?}");
+        assert!(series.contains(&"kiro_unknown_events_total{event=\"other\"} 50"), "{series:?}");
+        assert!(series.contains(&"kiro_unknown_events_total{event=\"event3\"} 2"), "{series:?}");
     }
 }

@@ -499,6 +499,11 @@ impl Pool {
         ]
     }
 
+    /// Account records and tokens that wait to be written.
+    pub fn queued_writes(&self) -> (usize, usize) {
+        self.0.writer.queued()
+    }
+
     /// Numbers since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters

@@ -104,6 +104,12 @@ impl Upstream {
         Ok(self.wire(proxy)?.client)
     }
 
+    /// Connections opened since the start, over all proxies.
+    pub fn connects(&self) -> u64 {
+        let proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
+        [&self.direct].into_iter().chain(proxied.values()).map(|wire| wire.connects.load(Ordering::Relaxed)).sum()
+    }
+
     /// What the user-agent headers say.
     pub fn identity(&self) -> &Identity {
         &self.identity

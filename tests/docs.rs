@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kiro_messages::config::SETTINGS;
+use kiro_messages::metrics::METRICS;
 
 #[test]
 fn configuration() {
@@ -40,6 +41,37 @@ fn configuration() {
         "\nThe predecessor's names work too: those above, and `GO_KIRO_LOG_JSON` (`true`: `KIRO_LOG_FORMAT=json`, else `pretty`).\n",
     );
     same("docs/configuration.md", &text);
+}
+
+#[test]
+fn metrics() {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         <!-- Made from src/metrics/table.rs by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
+         `GET /metrics`, in the OpenMetrics text format that Prometheus scrapes. No key is needed from a loopback address, else the \
+         client key. In the addon: `gateway.metrics()`. `deploy/grafana.json` is a dashboard on these names.\n\n\
+         Everything counts since the process started; one gateway counts for itself, so sum over instances. What belongs to a request \
+         is counted at its end. Histograms have the usual `_bucket{le=…}`, `_sum` and `_count`.\n\n\
+         | name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in METRICS {
+        let labels: Vec<String> =
+            metric.labels.iter().map(|label| format!("`{}`: {}", label.name, label.values)).collect();
+        let kind = metric.kind.as_str();
+        writeln!(text, "| `{}` | {kind} | {} | {}. |", metric.name, labels.join("; "), metric.help).unwrap();
+    }
+    text.push_str(
+        "\n## Gateway overhead\n\n\
+         `kiro_gateway_overhead_seconds` is observed once for each request that reached an account and was not cancelled. It is the \
+         time from the arrival of the whole request in the gateway to the end of its answer, without\n\n\
+         - the time in which upstream was waited for: from each attempt's sending to the head of its answer, between the chunks of its \
+         body, for a token refresh and a profile look-up;\n\
+         - the time in which the caller was waited for: between the bytes handed out and the moment it asked for more.\n\n\
+         What is left is parsing, translating, selecting, decoding and encoding, and also waiting for an account (`KIRO_ACCOUNT_WAIT`) \
+         and the pauses between attempts. A whole answer costs well under a millisecond; more means that the CPU is short, or that \
+         requests wait for accounts (`kiro_account_waits_total`).\n",
+    );
+    same("docs/metrics.md", &text);
 }
 
 /// Which vectors and tests hold each rule. A rule of translation.md without any fails here.

@@ -102,6 +102,8 @@ pub(super) struct Trail {
     /// The body to send when it isn't the job's (TR31).
     plain: Option<KiroBody>,
     account: Option<String>,
+    /// Time in which upstream was waited for.
+    waited: Duration,
 }
 
 /// How the next attempt begins.
@@ -122,12 +124,24 @@ pub(super) enum Opened {
 
 impl Trail {
     pub(super) fn new(accounts_max: u32, rng: fastrand::Rng) -> Self {
-        Self { budget: Budget::new(accounts_max), tried: Vec::new(), rng, plain: None, account: None }
+        Self {
+            budget: Budget::new(accounts_max),
+            tried: Vec::new(),
+            rng,
+            plain: None,
+            account: None,
+            waited: Duration::ZERO,
+        }
     }
 
     /// The account of the last attempt (its first 8 characters are all that leaves the store) and the accounts tried.
     pub(super) fn account_and_attempts(&self) -> (Option<&str>, u32) {
         (self.account.as_deref(), self.budget.accounts())
+    }
+
+    /// Time in which upstream was waited for since this was last asked: answers, tokens, profiles.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
     }
 
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
@@ -215,11 +229,11 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
         let sent = now();
-        match job.shared.upstream.generate(&target, body).await {
-            Ok(body) => {
-                job.shared.count_attempt("ok");
-                return Opened::Body { body, lease, trail, sent };
-            }
+        let answer = job.shared.upstream.generate(&target, body).await;
+        trail.waited += sent.elapsed();
+        job.shared.metrics.count_attempt(answer.as_ref().err().map(|fault| fault.kind));
+        match answer {
+            Ok(body) => return Opened::Body { body, lease, trail, sent },
             Err(fault) => match trail.judge(&job, lease, fault) {
                 Ok(again) => next = again,
                 Err(error) => return Opened::Failed { error, trail },
@@ -254,35 +268,47 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             trail.tried.push(lease.account().id().clone());
             trail.account = Some(lease.account().id().to_string());
             trail.budget.next_account();
-            match shared.credentials.access_token(&lease).await {
-                Ok(token) => Ok((lease, token)),
-                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
-            }
+            with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
             trail.plain = Some(job.without_reasoning().map_err(Stumble::Over)?);
-            match shared.credentials.access_token(&lease).await {
-                Ok(token) => Ok((lease, token)),
-                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
-            }
+            with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
-            match shared.credentials.force_refresh(&lease).await {
+            let asked = now();
+            let token = shared.credentials.force_refresh(&lease).await;
+            trail.waited += asked.elapsed();
+            match token {
                 Ok(token) => Ok((lease, token)),
                 // The refresh's own fault: the account is out for this request.
                 Err(fault) => Err(trail.unusable(job, lease, fault).into()),
             }
         }
         Next::Again { lease, remedy: Remedy::LookUpProfile, fault } => {
-            match shared.credentials.look_up_profile(lease).await {
-                Ok(lease) => match shared.credentials.access_token(&lease).await {
-                    Ok(token) => Ok((lease, token)),
-                    Err(fault) => Err(trail.unusable(job, lease, fault).into()),
-                },
+            let asked = now();
+            let found = shared.credentials.look_up_profile(lease).await;
+            trail.waited += asked.elapsed();
+            match found {
+                Ok(lease) => with_token(job, trail, lease).await,
                 // No profile to be had: the fault stands (K64).
                 Err(lease) => Err(trail.judge(job, lease, fault).into()),
             }
         }
+    }
+}
+
+/// The account's token, from memory; one that has expired is refreshed first, which is waiting for upstream too.
+async fn with_token(
+    job: &Arc<Job>,
+    trail: &mut Trail,
+    lease: Lease,
+) -> Result<(Lease, crate::secret::Secret), Stumble> {
+    let asked = now();
+    let token = job.shared.credentials.access_token(&lease).await;
+    trail.waited += asked.elapsed();
+    match token {
+        Ok(token) => Ok((lease, token)),
+        Err(fault) => Err(trail.unusable(job, lease, fault).into()),
     }
 }
 

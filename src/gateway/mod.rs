@@ -9,10 +9,11 @@
 
 mod attempt;
 mod keys;
+mod status;
 mod stream;
 mod summary;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -29,14 +30,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use attempt::{Facts, Job, Trail};
 pub use keys::KeyCheck;
 use keys::Keys;
+pub use status::{AccountStatus, Status as GatewayStatus};
 pub use stream::MessageStream;
 use stream::Slot;
+use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
 use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
-use crate::metrics::{AttemptLabels, Metrics, StateLabels};
+use crate::metrics::{Metrics, Observed, Scrape};
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::request::{Purpose, Request, SystemMode};
@@ -271,22 +274,64 @@ impl Gateway {
     }
 
     async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Answer, Error> {
+        let arrived = now();
+        let request_id =
+            call.request_id.clone().filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
+        let client_request_id = call.client_request_id.clone();
+        let begun = self.begin(&body, call, streaming, request_id.clone(), arrived);
+        let (mut stream, job, request) = begun.map_err(|refused| {
+            refused.conclude(&self.shared, &request_id, client_request_id.as_deref(), arrived.elapsed())
+        })?;
+        // The request goes out first; its tokens are counted while upstream thinks (TU7).
+        stream.kick().await;
+        let tokens = request_tokens(&request);
+        stream.set_input_estimate(tokens);
+        drop(request);
+        let streaming = job.facts.streaming;
+        if job.estimate.set(tokens).is_err() {
+            return Err(Error::new(Code::Internal, "the estimate was made twice"));
+        }
+        drop(job);
+        if streaming {
+            stream.status().await?;
+            return Ok(Answer::Stream(stream));
+        }
+        let body = stream.fold().await?;
+        Ok(Answer::Message(Message { body: body.into(), summary: stream.summary() }))
+    }
+
+    /// Everything that can be said about a request before an account is asked.
+    fn begin<'b>(
+        &self,
+        body: &'b Bytes,
+        call: Call,
+        streaming: Option<bool>,
+        request_id: String,
+        arrived: Instant,
+    ) -> Result<(MessageStream, Arc<Job>, Request<'b>), Refused> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Closed, "the gateway is closed"));
+            return Err(Error::new(Code::Closed, "the gateway is closed").into());
         }
         if body.len() > shared.config.max_request_body {
             let limit = shared.config.max_request_body;
-            return Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")));
+            return Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")).into());
         }
-        let mut request = Request::parse(&body, Purpose::Messages)?;
+        let mut request = Request::parse(body, Purpose::Messages)?;
         if let Some((mode, text)) = &call.system {
             request.apply_system(*mode, text);
         }
+        let client_model = request.model().to_owned();
+        let refuse = |error: Error, model: Option<&Model>| Refused {
+            error,
+            client_model: Some(client_model.clone()),
+            known_model: model.and_then(|model| model.names.first().cloned()),
+        };
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
-        let translated =
-            shared.translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)?;
+        let translated = shared
+            .translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)
+            .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
                 tools = translated.dropped_server_tools.join(","),
@@ -294,10 +339,9 @@ impl Gateway {
             );
         }
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
-            return Err(Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)"));
+            let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
+            return Err(refuse(error, Some(&translated.model)));
         };
-        let request_id = call.request_id.filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
-        let client_model = request.model().to_owned();
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),
             request_id: request_id.clone(),
@@ -333,22 +377,8 @@ impl Gateway {
             estimate: OnceLock::new(),
         });
         let trail = Trail::new(accounts_max, fastrand::Rng::new());
-        let mut stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit);
-        // The request goes out first; its tokens are counted while upstream thinks (TU7).
-        stream.kick().await;
-        let tokens = request_tokens(&request);
-        stream.set_input_estimate(tokens);
-        drop(request);
-        if job.estimate.set(tokens).is_err() {
-            return Err(Error::new(Code::Internal, "the estimate was made twice"));
-        }
-        drop(job);
-        if streaming {
-            stream.status().await?;
-            return Ok(Answer::Stream(stream));
-        }
-        let body = stream.fold().await?;
-        Ok(Answer::Message(Message { body: body.into(), summary: stream.summary() }))
+        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
+        Ok((stream, job, request))
     }
 
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.
@@ -452,14 +482,34 @@ impl Gateway {
         }
     }
 
+    /// A face turned a request away before the gateway saw it: unknown path, wrong key, body too large. Counts it and
+    /// writes its log line. `route` is a word of ours, never what the client wrote.
+    pub fn turned_away(&self, route: &'static str, request_id: &str, client_request_id: Option<&str>, status: u16) {
+        self.shared.metrics.count_refused(route, status);
+        summary::turned_away(route, request_id, client_request_id, status);
+    }
+
     /// Every metric as OpenMetrics text.
     pub fn metrics(&self) -> String {
         let shared = &self.shared;
-        shared.metrics.store_connected.set(i64::from(shared.store.status().is_connected()));
-        for (state, count) in shared.pool.states() {
-            shared.metrics.accounts.get_or_create(&StateLabels { state }).set(count as i64);
-        }
-        shared.metrics.text()
+        let counters = shared.pool.counters();
+        let latency = shared.store.latency();
+        shared.metrics.text(Scrape {
+            in_flight: self.in_flight(),
+            waiting: shared.pool.counts().waiting,
+            waits: counters.waits.load(Ordering::Relaxed),
+            connects: shared.upstream.connects(),
+            states: shared.pool.states().to_vec(),
+            account_in_flight: shared.account_in_flight(),
+            refreshes: shared.credentials.counters().outcomes().to_vec(),
+            snapshots: (counters.snapshots.load(Ordering::Relaxed), counters.snapshot_failures.load(Ordering::Relaxed)),
+            redis: Some(Observed::from(latency)),
+            redis_errors: latency.errors(),
+            redis_connected: shared.store.status().is_connected(),
+            queued: shared.pool.queued_writes(),
+            tasks: tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.metrics().num_alive_tasks()),
+            simulated: self.is_simulated(),
+        })
     }
 
     /// No new calls; open streams may finish within `grace`, then each ends with an SSE `error` event; then everything
@@ -499,6 +549,15 @@ impl Shared {
         true
     }
 
+    /// Requests in flight by short id; accounts that share one are taken together.
+    fn account_in_flight(&self) -> Vec<(String, u32)> {
+        let mut all = BTreeMap::<String, u32>::new();
+        for account in self.pool.accounts() {
+            *all.entry(short(&account.id).to_owned()).or_default() += account.in_flight;
+        }
+        all.into_iter().collect()
+    }
+
     fn upstream_word(&self) -> Option<&'static str> {
         (self.config.upstream == UpstreamKind::Simulator).then_some("simulator")
     }
@@ -510,7 +569,6 @@ impl Shared {
     }
 
     fn report_fault(&self, lease: Lease, fault: &Fault, record: bool, stood: Stood) {
-        self.count_attempt(format!("{:?}", fault.kind));
         let outcome = if record { lease.failed(fault, stood) } else { None };
         tracing::warn!(
             account = lease.account().short_id(),
@@ -521,10 +579,6 @@ impl Shared {
             recorded = outcome.is_some(),
             "an attempt failed"
         );
-    }
-
-    fn count_attempt(&self, outcome: impl Into<String>) {
-        self.metrics.attempts.get_or_create(&AttemptLabels { outcome: outcome.into() }).inc();
     }
 }
 

@@ -86,7 +86,36 @@ struct Times {
     wrote: Instant,
     /// When a chunk last came from upstream.
     heard: Instant,
+    /// When this poll began: chunks that it finds have just come.
+    now: Instant,
     first_event: Option<Duration>,
+    first_content: Option<Duration>,
+    /// Time in which somebody else was waited for, upstream or the caller.
+    waited: Duration,
+    /// Since when, between two polls.
+    waiting_since: Option<Instant>,
+}
+
+impl Times {
+    fn begin(began: Instant) -> Self {
+        Self {
+            began,
+            wrote: began,
+            heard: began,
+            now: began,
+            first_event: None,
+            first_content: None,
+            waited: Duration::ZERO,
+            waiting_since: None,
+        }
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.now = now;
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += now - since;
+        }
+    }
 }
 
 /// How the gateway reaches a stream from outside: to end it at shutdown.
@@ -105,10 +134,19 @@ impl Slot {
 }
 
 impl MessageStream {
-    pub(super) fn new(shared: Arc<Shared>, pipeline: Pipeline, job: Arc<Job>, trail: Trail, permit: Permit) -> Self {
-        let began = now();
+    /// `began`: when the request arrived.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pipeline: Pipeline,
+        job: Arc<Job>,
+        trail: Trail,
+        permit: Permit,
+        began: Instant,
+    ) -> Self {
         let (slot_key, slot) = shared.streams.add();
-        shared.metrics.streams_open.inc();
+        if job.facts.streaming {
+            shared.metrics.streams_open.inc();
+        }
         let summary = Arc::new(SummaryCell::of(&job));
         let facts = job.facts;
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
@@ -118,7 +156,7 @@ impl MessageStream {
             pipeline,
             out: BytesMut::new(),
             timer,
-            times: Times { began, wrote: began, heard: began, first_event: None },
+            times: Times::begin(began),
             job: Some(job),
             facts,
             estimate: 0,
@@ -183,6 +221,17 @@ impl MessageStream {
 
     /// Works until there are bytes to hand out, or the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.times.resume(now());
+        let done = self.work(cx);
+        // From here to the next poll upstream is waited for, or the caller, who may be slow to take what it got. What is
+        // waited for while an attempt is opened, the attempt knows itself.
+        if matches!(self.phase, Phase::Reading(_)) {
+            self.times.waiting_since = Some(now());
+        }
+        done
+    }
+
+    fn work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if !self.out.is_empty() || matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
@@ -229,8 +278,9 @@ impl MessageStream {
 
     fn on_opened(&mut self, opened: Opened) {
         match opened {
-            Opened::Body { body, lease, trail, sent } => {
-                self.times.heard = now();
+            Opened::Body { body, lease, mut trail, sent } => {
+                self.times.waited += trail.take_waited();
+                self.times.heard = self.times.now;
                 self.phase = Phase::Reading(Box::new(Reading {
                     body,
                     lease,
@@ -241,7 +291,10 @@ impl MessageStream {
                 }));
                 self.arm(self.times.heard);
             }
-            Opened::Failed { error, trail } => self.fail(error, &trail),
+            Opened::Failed { error, mut trail } => {
+                self.times.waited += trail.take_waited();
+                self.fail(error, &trail);
+            }
         }
     }
 
@@ -249,7 +302,7 @@ impl MessageStream {
         let step = match frame {
             Some(Ok(frame)) => {
                 let Ok(chunk) = frame.into_data() else { return };
-                self.times.heard = now();
+                self.times.heard = self.times.now;
                 self.out.reserve(OUT_CAPACITY);
                 self.pipeline.push(chunk, &mut self.out)
             }
@@ -269,6 +322,9 @@ impl MessageStream {
             // From here on pings count instead of the wait for the first event.
             self.times.wrote = self.times.heard;
             self.arm(self.times.heard);
+        }
+        if self.times.first_content.is_none() && self.pipeline.is_committed() {
+            self.times.first_content = Some(self.times.heard - self.times.began);
         }
         match step {
             Step::Continue => {
@@ -295,6 +351,7 @@ impl MessageStream {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { lease, trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
+                self.shared.metrics.count_attempt(Some(fault.kind));
                 let error = error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
                 self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
@@ -304,6 +361,7 @@ impl MessageStream {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { lease, mut trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
+                self.shared.metrics.count_attempt(Some(fault.kind));
                 let Some(job) = self.job.clone() else {
                     return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), &trail);
                 };
@@ -416,12 +474,15 @@ impl MessageStream {
     }
 
     fn conclude(&mut self, outcome: Outcome, trail: Option<&Trail>, error: Option<Error>) {
-        self.shared.metrics.streams_open.dec();
+        if self.facts.streaming {
+            self.shared.metrics.streams_open.dec();
+        }
         self.shared.streams.remove(self.slot_key);
         self.job = None;
         let report = self.pipeline.report();
         let (account, attempts) = trail.map_or((None, 0), Trail::account_and_attempts);
         let complete = outcome == Outcome::Complete;
+        let duration = self.times.began.elapsed();
         let summary = Summary {
             outcome,
             stop_reason: report.stop_reason.map(|reason| reason.as_str()),
@@ -430,7 +491,9 @@ impl MessageStream {
             attempts,
             bytes: self.bytes + self.out.len() as u64 + self.folded.as_ref().map_or(0, |message| message.len() as u64),
             first_event: self.times.first_event,
-            duration: self.times.began.elapsed(),
+            first_content: self.times.first_content,
+            duration,
+            overhead: duration.saturating_sub(self.times.waited),
             error,
         };
         self.summary.conclude(&self.shared, &report, summary);

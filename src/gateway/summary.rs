@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::Shared;
 use super::attempt::Job;
 use crate::error::Error;
-use crate::metrics::RequestLabels;
 use crate::pool::short;
 use crate::proto::messages::event::Usage;
 use crate::proto::pipeline::Report;
@@ -62,8 +61,12 @@ pub struct Summary {
     pub bytes: u64,
     /// From arrival to the first upstream event.
     pub first_event: Option<Duration>,
+    /// From arrival to the first content.
+    pub first_content: Option<Duration>,
     /// From arrival to the end.
     pub duration: Duration,
+    /// What of [`Summary::duration`] was spent here: neither upstream nor the caller was waited for.
+    pub overhead: Duration,
     /// Why it failed.
     pub error: Option<Error>,
 }
@@ -108,17 +111,27 @@ impl SummaryCell {
         }
         let Some(summary) = self.ended.get() else { return };
         let metrics = &shared.metrics;
-        let labels = RequestLabels { outcome: summary.outcome.as_str(), model: self.known_model.clone() };
-        metrics.requests.get_or_create(&labels).inc();
-        metrics.duration.observe(summary.duration.as_secs_f64());
+        metrics.count_request(summary.outcome.as_str(), &self.known_model, summary.error.as_ref().map(Error::code));
+        metrics.duration.observe(summary.duration);
         if let Some(first) = summary.first_event {
-            metrics.first_event.observe(first.as_secs_f64());
+            metrics.first_event.observe(first);
+        }
+        if let Some(first) = summary.first_content {
+            metrics.first_content.observe(first);
+        }
+        if summary.outcome != Outcome::Cancelled && summary.attempts > 0 {
+            metrics.overhead.observe(summary.overhead);
+        }
+        let usage = summary.usage.unwrap_or_default();
+        let input = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens;
+        if summary.usage.is_some() {
+            metrics.count_tokens(&self.known_model, input, usage.output_tokens);
         }
         metrics.frames.inc_by(report.frames);
         metrics.upstream_bytes.inc_by(report.bytes_in);
         metrics.downstream_bytes.inc_by(summary.bytes);
-        metrics.frame_failures.inc_by(report.crc_failures);
-        metrics.unknown_events.inc_by(report.unknown_events.iter().map(|(_, count)| count).sum());
+        metrics.crc_failures.inc_by(report.crc_failures);
+        metrics.count_unknown_events(&report.unknown_events);
 
         let status = match (summary.outcome, &summary.error) {
             (Outcome::Complete, _) => 200,
@@ -126,15 +139,15 @@ impl SummaryCell {
             (Outcome::Error, Some(error)) => error.status(),
             (Outcome::Error, None) => 500,
         };
-        let usage = summary.usage.unwrap_or_default();
         if let Some(ghost) = &report.ghost {
             tracing::warn!(request_id = self.request_id, fault = ?ghost.kind, "an exception came after the complete answer");
         }
+        // operations.md, "Logs": these members and no others.
         tracing::info!(
             request_id = self.request_id,
-            client_request_id = self.client_request_id,
+            client_request_id = self.client_request_id.as_deref().and_then(loggable),
             account = summary.account_id.as_deref().map(short),
-            model = self.model,
+            model = loggable(&self.model),
             kiro_model = self.kiro_model,
             upstream = shared.upstream_word(),
             stream = self.streaming,
@@ -142,7 +155,7 @@ impl SummaryCell {
             code = summary.error.as_ref().map(|e| e.code().as_str()),
             stop_reason = summary.stop_reason,
             attempts = summary.attempts,
-            input_tokens = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens,
+            input_tokens = input,
             output_tokens = usage.output_tokens,
             ttfe_ms = summary.first_event.map(|d| d.as_millis() as u64),
             duration_ms = summary.duration.as_millis() as u64,
@@ -150,4 +163,56 @@ impl SummaryCell {
             "request"
         );
     }
+}
+
+/// A client's own text in a log line: short and printable, or not at all.
+fn loggable(text: &str) -> Option<&str> {
+    (text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
+}
+
+/// A request for an answer that never got as far as an account.
+pub(super) struct Refused {
+    pub(super) error: Error,
+    /// The model as the client named it, once that could be read.
+    pub(super) client_model: Option<String>,
+    /// The model's known name.
+    pub(super) known_model: Option<String>,
+}
+
+impl<E: Into<Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), client_model: None, known_model: None }
+    }
+}
+
+impl Refused {
+    /// Counts it and writes its log line.
+    pub(super) fn conclude(
+        self,
+        shared: &Shared,
+        request_id: &str,
+        client_request_id: Option<&str>,
+        took: Duration,
+    ) -> Error {
+        let Self { error, client_model, known_model } = self;
+        shared.metrics.count_request("refused", known_model.as_deref().unwrap_or("unknown"), Some(error.code()));
+        tracing::info!(
+            request_id,
+            client_request_id = client_request_id.and_then(loggable),
+            model = client_model.as_deref().and_then(loggable),
+            upstream = shared.upstream_word(),
+            status = error.status(),
+            code = error.code().as_str(),
+            attempts = 0,
+            duration_ms = took.as_millis() as u64,
+            bytes = 0,
+            "request"
+        );
+        error
+    }
+}
+
+/// The log line of a request that a face turned away.
+pub(super) fn turned_away(route: &'static str, request_id: &str, client_request_id: Option<&str>, status: u16) {
+    tracing::info!(request_id, client_request_id = client_request_id.and_then(loggable), route, status, "turned away");
 }

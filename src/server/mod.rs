@@ -47,9 +47,17 @@ where
 {
     let request_id = gateway.new_request_id();
     let head_only = request.method() == Method::HEAD;
-    let mut response = match answer(gateway, request, peer, &request_id).await {
+    let route = Route::of(request.uri().path());
+    let said =
+        Said { route: route.as_ref().map_or("other", Route::word), client_request_id: client_request_id(&request) };
+    let mut response = match answer(gateway, request, route, peer, &request_id).await {
         Ok(response) => response,
-        Err(refusal) => refusal.response(&request_id),
+        Err(refusal) => {
+            if !refusal.is_told {
+                gateway.turned_away(said.route, &request_id, said.client_request_id.as_deref(), refusal.error.status);
+            }
+            refusal.response(&request_id)
+        }
     };
     finish_headers(&mut response, &request_id);
     if gateway.is_simulated() {
@@ -63,9 +71,21 @@ where
     response
 }
 
+/// What a log line says of a request that was turned away.
+struct Said {
+    route: &'static str,
+    client_request_id: Option<String>,
+}
+
+fn client_request_id<B>(request: &Request<B>) -> Option<String> {
+    request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
 /// An answer that isn't the one asked for.
 struct Refusal {
     error: ApiError,
+    /// The gateway has written its log line.
+    is_told: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -76,7 +96,7 @@ impl Refusal {
         } else {
             Vec::new()
         };
-        Self { error: ApiError::with_status(status, kind, message), headers }
+        Self { error: ApiError::with_status(status, kind, message), is_told: false, headers }
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -98,13 +118,14 @@ impl From<Error> for Refusal {
             .into_iter()
             .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
             .collect();
-        Self { error: error.api_error(), headers }
+        Self { error: error.api_error(), is_told: false, headers }
     }
 }
 
 async fn answer<B>(
     gateway: &Gateway,
     request: Request<B>,
+    route: Option<Route>,
     peer: Peer,
     request_id: &str,
 ) -> Result<Response<Body>, Refusal>
@@ -116,7 +137,7 @@ where
         return Ok(preflight(request.headers()));
     }
     // M1: path, method, key, size, JSON, fields, model, capacity, upstream.
-    let Some(route) = Route::of(request.uri().path()) else {
+    let Some(route) = route else {
         return Err(Refusal::new(404, ErrorType::NotFound, "unknown path"));
     };
     if !route.allows(request.method()) {
@@ -171,12 +192,13 @@ where
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
         request_id: Some(request_id.to_owned()),
-        client_request_id: text("x-request-id"),
+        client_request_id: client_request_id(&request),
         session: text("x-claude-code-session-id"),
         ..Call::default()
     };
     let body = read_body(gateway, request).await?;
-    match gateway.messages(body, call).await? {
+    let answer = gateway.messages(body, call).await;
+    match answer.map_err(|error| Refusal { is_told: true, ..error.into() })? {
         crate::gateway::Answer::Stream(stream) => {
             let mut response = Response::new(Body::stream(stream));
             let headers = response.headers_mut();

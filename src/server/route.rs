@@ -43,6 +43,17 @@ impl Route {
         })
     }
 
+    /// The kind of route, for logs and metrics: never what the client wrote.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::CountTokens => "count_tokens",
+            Self::Models | Self::Model(_) => "models",
+            Self::Metrics => "metrics",
+            Self::Health | Self::EventLogging | Self::Root => "other",
+        }
+    }
+
     pub(super) fn allows(&self, method: &Method) -> bool {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }

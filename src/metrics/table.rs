@@ -1,0 +1,139 @@
+//! The names: what `/metrics` may show, `docs/metrics.md` says and dashboards rest on.
+
+/// What kind of series a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up; `rate()` it.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets with upper bounds, a sum and a count.
+    Histogram,
+}
+
+impl Kind {
+    /// The word after `# TYPE`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One label of a metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// What it may be.
+    pub values: &'static str,
+}
+
+/// One metric, under the name that a query uses: counters end in `_total`, seconds and bytes stand in the name.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// The full name.
+    pub name: &'static str,
+    /// What kind it is.
+    pub kind: Kind,
+    /// Its labels; a histogram's `le` is understood.
+    pub labels: &'static [Label],
+    /// What it counts, in a sentence without a stop: the `# HELP` line.
+    pub help: &'static str,
+}
+
+impl Description {
+    /// The name and the unit as OpenMetrics has them apart.
+    pub(super) fn parts(&self) -> (&'static str, Option<&'static str>) {
+        let base = match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            Kind::Gauge | Kind::Histogram => self.name,
+        };
+        for unit in ["seconds", "bytes"] {
+            if let Some(stem) = base.strip_suffix(unit).and_then(|stem| stem.strip_suffix('_')) {
+                return (stem, Some(unit));
+            }
+        }
+        (base, None)
+    }
+}
+
+macro_rules! metrics {
+    ($( $(#[doc = $section:literal])? $ident:ident $name:literal $kind:ident [$($label:literal: $values:literal),*] $help:literal; )*) => {
+        $( pub(super) const $ident: Description = Description {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[$(Label { name: $label, values: $values }),*],
+            help: $help,
+        }; )*
+
+        /// Every metric, in the order of `docs/metrics.md`.
+        pub const METRICS: &[Description] = &[$($ident),*];
+    };
+}
+
+metrics! {
+    REQUESTS "kiro_requests_total" Counter
+        ["outcome": "`complete`; `error`: it failed before or after the first byte; `cancelled`: the caller went away; `refused`: it never got as far as an account", "model": "the model's first known name, `unknown` when the request named none of the table"]
+        "Requests for an answer by how they ended";
+    REQUEST_ERRORS "kiro_request_errors_total" Counter
+        ["code": "the stable code, such as `KIRO_RATE_LIMITED`; each stands at 0 from the start"]
+        "Requests that failed or were refused, by the code that the log line has";
+    REFUSED "kiro_http_refused_total" Counter
+        ["route": "`messages`, `count_tokens`, `models`, `metrics`, `other`", "status": "the HTTP status"]
+        "HTTP requests that the server turned away before the gateway saw them: unknown path, wrong key, body too large";
+    TOKENS "kiro_tokens_total" Counter
+        ["model": "as above", "direction": "`input` (cached tokens too), `output`"]
+        "Tokens of complete answers as the client was told";
+    IN_FLIGHT "kiro_requests_in_flight" Gauge [] "Requests for an answer that run now, streamed or not";
+    STREAMS_OPEN "kiro_streams_open" Gauge [] "Answers that are being streamed now";
+    WAITING "kiro_requests_waiting" Gauge [] "Requests that wait for an account (KIRO_ACCOUNT_WAIT)";
+    WAITS "kiro_account_waits_total" Counter [] "Requests that had to wait for an account";
+    FIRST_EVENT "kiro_first_event_seconds" Histogram [] "From a request's arrival to its first upstream event";
+    FIRST_CONTENT "kiro_first_content_seconds" Histogram [] "From a request's arrival to its first content: text, thought or tool use";
+    DURATION "kiro_request_duration_seconds" Histogram [] "From a request's arrival to the end of its answer";
+    OVERHEAD "kiro_gateway_overhead_seconds" Histogram []
+        "What the gateway itself took of a request: its duration without the time in which upstream or the client was waited for";
+    ATTEMPTS "kiro_upstream_attempts_total" Counter
+        ["outcome": "`ok`: an event stream began; else the class of the fault, such as `RateLimited`; each stands at 0 from the start"]
+        "Calls of upstream by what came of them; one whose stream breaks later counts as `ok` and as the fault";
+    CONNECTS "kiro_upstream_connects_total" Counter [] "Connections that were opened towards upstream";
+    ACCOUNTS "kiro_accounts" Gauge
+        ["state": "`healthy`, `half-open`, `stale`, `cooling`, `quota`, `ejected`, `disabled`, `unusable`"]
+        "Accounts by state; the first three are selected";
+    ACCOUNT_IN_FLIGHT "kiro_account_in_flight" Gauge
+        ["account": "the first 8 characters of its id"]
+        "Requests in flight on each account";
+    REFRESHES "kiro_token_refreshes_total" Counter
+        ["outcome": "`refreshed`; `adopted`: another process had done it; `rejected`: refused for good, the account is ejected; `failed`: in passing; `conflict`: another process was faster and ours was dropped; `unsaved`: the new token could not be stored at once"]
+        "Token refreshes by outcome";
+    SNAPSHOTS "kiro_account_snapshots_total" Counter
+        ["outcome": "`ok`, `failed`"]
+        "Reads of the accounts from the store";
+    REDIS_DURATION "kiro_redis_command_duration_seconds" Histogram [] "Time that Redis commands and pipelines took (with KIRO_STORE=file: operations on the file)";
+    REDIS_ERRORS "kiro_redis_errors_total" Counter [] "Redis commands and pipelines that failed, a lost connection included";
+    REDIS_CONNECTED "kiro_redis_connected" Gauge [] "1 while the store can be read, else 0";
+    REDIS_QUEUED "kiro_redis_queued_writes" Gauge
+        ["kind": "`account`: counters and marks; `token`: a refreshed token that must not get lost"]
+        "Records that wait to be written to the store";
+    FRAMES "kiro_frames_total" Counter [] "Event-stream frames decoded, counted at the end of a request, like bytes, checksums and unknown events";
+    UPSTREAM_READ "kiro_upstream_read_bytes_total" Counter [] "Bytes of event streams read from upstream";
+    DOWNSTREAM_WRITTEN "kiro_downstream_written_bytes_total" Counter [] "Bytes of SSE and JSON handed downstream";
+    CRC_FAILURES "kiro_frame_crc_failures_total" Counter [] "Frames whose checksum was wrong";
+    UNKNOWN_EVENTS "kiro_unknown_events_total" Counter
+        ["event": "upstream's name for it; the first 16 names that were seen, then `other`"]
+        "Events of a type that the gateway doesn't know and skips";
+    TASKS "kiro_tasks_alive" Gauge [] "Tasks alive in the runtime; a connection is one";
+    BUILD_INFO "kiro_build_info" Gauge
+        ["version": "of this program", "upstream": "`kiro` or `simulator`"]
+        "Always 1: what runs here";
+    CPU "process_cpu_seconds_total" Counter [] "User and system CPU time of the process (Linux)";
+    RESIDENT "process_resident_memory_bytes" Gauge [] "Resident memory of the process (Linux)";
+    VIRTUAL "process_virtual_memory_bytes" Gauge [] "Virtual memory of the process (Linux)";
+    OPEN_FDS "process_open_fds" Gauge [] "Open file descriptors (Linux)";
+    MAX_FDS "process_max_fds" Gauge [] "Most file descriptors that may be open (Linux)";
+    THREADS "process_threads" Gauge [] "Threads of the process (Linux)";
+    START_TIME "process_start_time_seconds" Gauge [] "When the process started, in seconds since 1970 (Linux)";
+}
