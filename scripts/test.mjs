@@ -8,7 +8,7 @@ import { readdirSync } from 'node:fs'
 import path from 'node:path'
 import { build } from './build.mjs'
 import { lint } from './lint.mjs'
-import { needRedis } from './redis.mjs'
+import { need } from './needs.mjs'
 import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
 
 const started = Date.now()
@@ -17,7 +17,7 @@ const words = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
 const nodeOnly = flags.includes('--node-only') || words.length > 0
 
 needRust()
-let ok = (await installPackages()) && (await needRedis()) && (await build(false))
+let ok = (await installPackages()) && (await need('redis-server')) && (await build(false))
 if (ok && !nodeOnly) {
   ok = (await run('cargo', ['test', '--no-default-features'])) && ok
   ok = (await run('cargo', ['test', '--features', 'server'])) && ok

@@ -501,3 +501,48 @@ fn the_simulator_needs_nothing() {
     assert_eq!(code, Some(0), "{out}");
     assert!(out.contains("every answer is made up"), "{out}");
 }
+
+#[test]
+fn health_asks_the_server_that_the_settings_name() {
+    struct Served(std::process::Child);
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+    let place = Place::with_file();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let ask = |arguments: &[&str]| place.run_with(&[&["health"], arguments].concat(), &[("KIRO_PORT", &port)]);
+    let alone = ask(&[]).with_code(1);
+    assert!(alone.err.contains(&format!("http://127.0.0.1:{port}/health")), "{}", alone.err);
+
+    let _server = Served(
+        Command::new(env!("CARGO_BIN_EXE_kiro-server"))
+            .env_clear()
+            .env(place.store.0, &place.store.1)
+            .env("KIRO_LOG_LEVEL", "off")
+            .args(["--port", &port])
+            .spawn()
+            .unwrap(),
+    );
+    let until = |code: i32| {
+        let begun = std::time::Instant::now();
+        loop {
+            let said = ask(&[]);
+            if (said.code == code && !said.out.is_empty()) || begun.elapsed() > Duration::from_secs(20) {
+                return said.with_code(code);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    assert_eq!(until(1).out, "degraded, can't serve: store connected, 0 of 0 accounts in service\n");
+    place.add(&place.social("token.json", "access", "refresh", FAR));
+    assert_eq!(until(0).out, "healthy: store connected, 1 of 1 accounts in service\n");
+    assert_eq!(ask(&["--json"]).with_code(0).json()["status"], "healthy");
+    // Listening everywhere, asked on loopback; and by address.
+    ask(&["--host", "0.0.0.0"]).with_code(0);
+    ask(&["--url", &format!("http://127.0.0.1:{port}/")]).with_code(0);
+    let said = ask(&["--port", "0"]).with_code(2);
+    assert!(said.err.contains("--url"), "{}", said.err);
+}

@@ -9,7 +9,6 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { KiroGateway } from 'kiro-messages'
 import { freePort, serverBinary } from '../../scripts/steps.mjs'
 
 export { freePort, sleep }
@@ -130,6 +129,8 @@ function records(tokens) {
 
 /** A gateway on the simulator; closed at the end, in case the test didn't. */
 export async function gateway(t, sim, pool, options = {}) {
+  // Here, so that tests of the server alone do without the addon.
+  const { KiroGateway } = await import('kiro-messages')
   const connected = await KiroGateway.connect({ env: {}, ...pool.options, ...sim.options, ...options })
   t.after(() => connected.close({ graceMs: 0 }))
   return connected

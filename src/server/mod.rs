@@ -146,7 +146,8 @@ where
             Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
         );
     }
-    if route.needs_key() && !peer.trusted && !(route == Route::Metrics && peer.loopback) {
+    let is_home = route == Route::Metrics && peer.loopback && !is_from_elsewhere(request.headers());
+    if route.needs_key() && !peer.trusted && !is_home {
         check_key(gateway, &request)?;
     }
     match route {
@@ -253,6 +254,13 @@ where
         }
     }
     Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// A request that a proxy on this machine passed on, or that a page of another site made a browser here send. It comes
+/// from a loopback address, and whoever stands behind it may be anybody.
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
+        || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 
 /// M2: any one of the four places that is right is enough.

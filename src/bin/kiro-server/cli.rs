@@ -21,6 +21,17 @@ pub fn command() -> Command {
                 )
                 .arg(json()),
         )
+        .subcommand(
+            Command::new("health")
+                .about(
+                    "Ask a running server whether it can serve: for HEALTHCHECK and the like, where there is no curl",
+                )
+                .arg(Arg::new("url").long("url").value_name("URL").help(
+                    "Where it listens [default: what --host and --port say, on loopback when it listens everywhere]",
+                ))
+                .arg(json())
+                .after_help("Exit code: 0 it can serve, 1 it can't or doesn't answer within 4 s, 2 usage."),
+        )
         .subcommand(Command::new("simulate").about("Run the simulated upstream alone").arg(
             Arg::new("listen").long("listen").value_name("ADDR").default_value("127.0.0.1:8090").help("Listen address"),
         ))

@@ -578,7 +578,7 @@ async fn reach(desk: &Desk, origin: &str, proxy: Option<&Secret>) -> Result<Dura
 }
 
 /// The cause at the bottom: outer ones repeat the address.
-fn innermost(error: &reqwest::Error) -> String {
+pub fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

@@ -1,10 +1,11 @@
-//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, simulate.
+//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, health, simulate.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary's own output")]
 
 mod accounts;
 mod cli;
 mod desk;
 mod doctor;
+mod health;
 mod log;
 mod output;
 mod serve;
@@ -46,7 +47,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         return Ok(ExitCode::SUCCESS);
     }
     let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
-    if let Some((name @ ("accounts" | "doctor"), options)) = matches.subcommand() {
+    if let Some((name @ ("accounts" | "doctor" | "health"), options)) = matches.subcommand() {
         // A command's own output tells; what the library logs is of interest only when it was asked for.
         let is_said = |(setting, _, source): &(&Setting, String, Source)| {
             setting.env == "KIRO_LOG_LEVEL" && *source != Source::Default
@@ -59,6 +60,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
         let done = match name {
             "accounts" => runtime.block_on(accounts::run(config, options)),
+            "health" => runtime.block_on(health::run(&config, options)),
             _ => runtime.block_on(doctor::run(config, &raw, options)),
         };
         return Ok(done.unwrap_or_else(|failure| {

@@ -1,0 +1,68 @@
+//! `health`: whether a running server can serve. For images without a shell.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use kiro_messages::config::Config;
+use serde_json::Value;
+
+use super::output::{Failure, show, show_json};
+
+/// Docker's and Kubernetes' probes give up after a few seconds; this must be sooner.
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    let url = match options.get_one::<String>("url") {
+        Some(url) => format!("{}/health", url.trim_end_matches('/')),
+        None => own_url(config)?,
+    };
+    // Nothing of ours has a TLS provider yet, and this asks for one even when the address is plain http.
+    let _there_already = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWER_WITHIN)
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let answer = client
+        .get(&url)
+        .send()
+        .await
+        .map_err(|error| Failure::new(format!("{url}: {}", super::doctor::innermost(&error))))?;
+    let status = answer.status();
+    let health: Value = answer
+        .text()
+        .await
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .filter(Value::is_object)
+        .ok_or_else(|| Failure::new(format!("{url}: status {status}, and it isn't kiro-server's answer")))?;
+    if options.get_flag("json") {
+        show_json(&health)?;
+    } else {
+        let word = |pointer: &str| health.pointer(pointer).map_or_else(|| "?".to_owned(), plain);
+        let [state, store, healthy, total] = ["/status", "/redis", "/accounts/healthy", "/accounts/total"].map(word);
+        let serves = if status.is_success() { "" } else { ", can't serve" };
+        show(&format!("{state}{serves}: store {store}, {healthy} of {total} accounts in service\n"))?;
+    }
+    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn own_url(config: &Config) -> Result<String, Failure> {
+    let mut address = config.listen;
+    if address.port() == 0 {
+        return Err(Failure::usage("the port is 0, so the server took a free one: name it with --url"));
+    }
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(format!("http://{address}/health"))
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
