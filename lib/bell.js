@@ -13,6 +13,7 @@ const DATA = 0
 const HEAD = 1
 const END = 2
 const FAIL = 3
+const NOTICE = 4
 
 /** Reported as taken in steps of this size, so that most Buffers cost no crossing; a quarter of the bound (N31). */
 const REPORT = 16 * 1024
@@ -26,17 +27,23 @@ const calls = new Map()
 const bell = new native.Bell(onRing)
 let last = 0
 
-/** Enters a call, gives it its number and starts it; the process lives until someone lets it go. */
-function begin(call, start) {
+/** Enters a call and gives it its number. */
+function enter(call) {
   do last = (last + 1) >>> 0
   while (calls.has(last))
   call.id = last
   calls.set(last, call)
+  return last
+}
+
+/** Enters a call and starts it; the process lives until someone lets it go. */
+function begin(call, start) {
+  const id = enter(call)
   hold(call)
   try {
-    start(last)
+    start(id)
   } catch (error) {
-    calls.delete(last)
+    calls.delete(id)
     release(call)
     throw error
   }
@@ -76,7 +83,7 @@ function dispatch(batch) {
     const from = at + 12
     at = from + batch.readUInt32LE(at + 8)
     if (call === undefined) continue
-    if (kind >= END) {
+    if (kind === END || kind === FAIL) {
       calls.delete(call.id)
       release(call)
     }
@@ -132,4 +139,4 @@ function once(start) {
   })
 }
 
-module.exports = { native, bell, DATA, HEAD, END, FAIL, REPORT, begin, hold, release, once }
+module.exports = { native, bell, DATA, HEAD, END, FAIL, NOTICE, REPORT, enter, begin, hold, release, once }

@@ -3,6 +3,8 @@
 const { native, bell, begin, once, release } = require('./bell.js')
 const { KiroError, cancelled } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
+const { EventCall, EventStream } = require('./events.js')
+const { Ears } = require('./notices.js')
 const { handler } = require('./handler.js')
 
 /** Nobody but connect() makes one. */
@@ -11,22 +13,31 @@ const KEY = Symbol('connect')
 /** Documented in src/addon/gateway.rs and src/addon/types.d.ts, from which index.d.ts is made. */
 class KiroGateway {
   #native
+  #ears
 
-  constructor(key, handle) {
+  constructor(key, handle, ears) {
     if (key !== KEY) throw new TypeError('use KiroGateway.connect()')
     this.#native = handle
+    this.#ears = ears
     // A gateway belongs to its thread: a function can't be cloned, so postMessage() is a DataCloneError (N50).
     Object.defineProperty(this, 'thread', { value: () => {}, enumerable: true })
   }
 
   static async connect(options = {}) {
     if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-    const { env = process.env, ...settings } = options
+    const { env = process.env, recordOutcome, ...settings } = options
+    if (typeof env !== 'object' || env === null) throw new TypeError('options.env must be an object')
+    if (recordOutcome !== undefined && typeof recordOutcome !== 'function') {
+      throw new TypeError('options.recordOutcome must be a function')
+    }
+    const ears = new Ears(recordOutcome)
     let handle
     await result((id) => {
-      handle = native.KiroGateway.connect(bell, id, pairs(settings), pairs(env))
+      const records = recordOutcome !== undefined
+      handle = native.KiroGateway.connect(bell, id, pairs(settings), pairs(env), ears.listen(), records)
+      ears.native = handle
     })
-    return new KiroGateway(KEY, handle)
+    return new KiroGateway(KEY, handle, ears)
   }
 
   async streamMessages(request, options) {
@@ -43,6 +54,24 @@ class KiroGateway {
     } finally {
       release(call)
     }
+  }
+
+  streamEvents(request, options = {}) {
+    const body = Buffer.from(bytesOf(request))
+    const how = callOf(options)
+    const { coalesce = true } = options
+    if (typeof coalesce !== 'boolean') throw new TypeError('options.coalesce must be a boolean')
+    return new EventStream(() => {
+      if (how.signal?.aborted) throw cancelled(how.signal.reason)
+      const call = new EventCall(how.signal, coalesce)
+      try {
+        begin(call, (id) => this.#native.streamMessages(bell, id, body, how.native))
+      } catch (error) {
+        call.unlisten()
+        throw error
+      }
+      return call
+    })
   }
 
   async createMessage(request, options) {
@@ -68,6 +97,26 @@ class KiroGateway {
     return JSON.parse(this.#native.listModels())
   }
 
+  accounts() {
+    return JSON.parse(this.#native.accounts())
+  }
+
+  credential(accountId) {
+    return JSON.parse(this.#native.credential(text(accountId, 'accountId', true)))
+  }
+
+  async refresh(accountId) {
+    const id = text(accountId, 'accountId', true)
+    return JSON.parse(await result((call) => this.#native.refresh(bell, call, id)))
+  }
+
+  async usageLimits(accountId, options = {}) {
+    const id = text(accountId, 'accountId', true)
+    const { signal } = callOf(options)
+    if (signal?.aborted) throw cancelled(signal.reason)
+    return JSON.parse(await result((call) => this.#native.usageLimits(bell, call, id), signal))
+  }
+
   health() {
     return JSON.parse(this.#native.health())
   }
@@ -80,7 +129,23 @@ class KiroGateway {
     return handler(this.#native, options)
   }
 
+  on(event, listener) {
+    this.#ears.on(event, listener)
+    return this
+  }
+
+  once(event, listener) {
+    this.#ears.once(event, listener)
+    return this
+  }
+
+  off(event, listener) {
+    this.#ears.off(event, listener)
+    return this
+  }
+
   async close(options = {}) {
+    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
     const { graceMs } = options
     if (graceMs !== undefined && !(Number.isFinite(graceMs) && graceMs >= 0)) {
       throw new TypeError('graceMs must be a number of milliseconds')
@@ -134,23 +199,39 @@ function bytesOf(request) {
 
 function callOf(options = {}) {
   if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-  const { signal, requestId, headers, accountId, record } = options
+  const { signal, requestId, headers, accountId, system, record } = options
   if (signal !== undefined && !(typeof signal?.addEventListener === 'function' && typeof signal.aborted === 'boolean')) {
     throw new TypeError('options.signal must be an AbortSignal')
   }
+  if (record !== undefined && typeof record !== 'boolean') throw new TypeError('options.record must be a boolean')
+  const { mode, text: words } = systemOf(system)
   return {
     signal,
     native: {
       requestId: text(requestId, 'options.requestId'),
       session: headerOf(headers, 'x-claude-code-session-id'),
       accountId: text(accountId, 'options.accountId'),
+      system: words,
+      overwrite: mode === 'overwrite',
       record: record !== false,
     },
   }
 }
 
-function text(value, name) {
-  if (value === undefined || typeof value === 'string') return value
+function systemOf(system = {}) {
+  if (typeof system !== 'object' || system === null) throw new TypeError('options.system must be an object')
+  const { mode, text: words } = system
+  if (mode !== undefined || words !== undefined) {
+    if (mode !== 'append' && mode !== 'overwrite') {
+      throw new TypeError("options.system.mode must be 'append' or 'overwrite'")
+    }
+    text(words, 'options.system.text', true)
+  }
+  return system
+}
+
+function text(value, name, required = false) {
+  if ((value === undefined && !required) || typeof value === 'string') return value
   throw new TypeError(`${name} must be a string`)
 }
 

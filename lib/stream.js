@@ -51,15 +51,11 @@ class StreamCall {
     if (kind === DATA) {
       if (this.closed) return
       if (this.sink !== null) this.sink.write(bytes)
-      else if (this.waiting.length > 0) {
-        this.report(bytes.length)
-        if (this.waiting.length === 1) release(this)
-        this.waiting.shift().resolve({ value: own(bytes, small), done: false })
-      } else this.queue.push(own(bytes, small))
+      else this.deliver(bytes, small)
     } else if (kind === HEAD) {
       const head = JSON.parse(bytes)
       this.requestId = head.requestId
-      release(this)
+      if (this.waiting.length === 0) release(this)
       this.open(head)
     } else if (kind === END) {
       this.finish(JSON.parse(bytes))
@@ -67,12 +63,25 @@ class StreamCall {
       // Before the head this is how the call ends; after it, only a defect of ours comes here.
       const fault = JSON.parse(bytes)
       this.refuse(fault)
-      if (this.requestId !== null && !this.closed) this.break(new KiroError(fault))
+      this.lost(fault)
       this.finish({ requestId: this.requestId, outcome: 'error', error: fault })
     }
   }
 
-  next() {
+  deliver(bytes, small) {
+    if (this.waiting.length === 0) return this.queue.push(own(bytes, small))
+    this.report(bytes.length)
+    if (this.waiting.length === 1) release(this)
+    this.waiting.shift().resolve({ value: own(bytes, small), done: false })
+  }
+
+  /** A defect of ours after the head. */
+  lost(fault) {
+    if (this.requestId !== null && !this.closed) this.break(new KiroError(fault))
+  }
+
+  /** `owner`, whose garbage would cancel us, is kept while it waits. */
+  next(owner) {
     if (this.queue.length > 0) {
       const bytes = this.queue.shift()
       this.report(bytes.length)
@@ -86,7 +95,7 @@ class StreamCall {
     }
     if (this.ended || this.closed) return Promise.resolve({ value: undefined, done: true })
     hold(this)
-    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }))
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject, owner }))
   }
 
   /** Says how much was handed on, now and then (N31). */
@@ -161,7 +170,7 @@ class MessageStream {
   }
 
   next() {
-    return this.#call.next()
+    return this.#call.next(this)
   }
 
   return(value) {
@@ -204,4 +213,4 @@ function own(bytes, small) {
   return small || bytes.length * 2 >= bytes.buffer.byteLength ? bytes : Buffer.from(bytes)
 }
 
-module.exports = { StreamCall, MessageStream }
+module.exports = { StreamCall, MessageStream, own, unreachable }

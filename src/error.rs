@@ -239,13 +239,21 @@ struct Inner {
     message: String,
     retry_after: Option<Duration>,
     fault: Option<FaultKind>,
+    account: Option<String>,
     cause: Option<Cause>,
 }
 
 impl Error {
     /// An error of this code with this sentence.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, message: message.into(), retry_after: None, fault: None, cause: None }))
+        Self(Box::new(Inner {
+            code,
+            message: message.into(),
+            retry_after: None,
+            fault: None,
+            account: None,
+            cause: None,
+        }))
     }
 
     /// Adds when it is worth to come back.
@@ -259,6 +267,13 @@ impl Error {
     #[must_use]
     pub fn with_fault(mut self, kind: FaultKind) -> Self {
         self.0.fault = Some(kind);
+        self
+    }
+
+    /// Adds the account that was asked by name.
+    #[must_use]
+    pub fn with_account(mut self, id: &str) -> Self {
+        self.0.account = Some(id.to_owned());
         self
     }
 
@@ -300,6 +315,11 @@ impl Error {
     /// The upstream fault it ended in, if there was one.
     pub fn fault(&self) -> Option<FaultKind> {
         self.0.fault
+    }
+
+    /// The whole id of the account that was asked by name, for whoever named it.
+    pub fn account(&self) -> Option<&str> {
+        self.0.account.as_deref()
     }
 
     /// As the Messages API says it.

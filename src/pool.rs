@@ -877,7 +877,9 @@ impl NoAccount {
     pub fn code(&self) -> Code {
         match &self.why {
             Why::NotLoaded => Code::StoreUnavailable,
-            Why::Empty { .. } | Why::Unavailable | Why::Exhausted | Why::Busy | Why::Unusable => Code::NoAccount,
+            Why::Empty { .. } | Why::Unavailable | Why::Exhausted | Why::Busy => Code::NoAccount,
+            // A pinned request's account (N5, N8).
+            Why::Unusable => Code::AccountUnauthorized,
             Why::Unknown => Code::NotFound,
             Why::Limited => Code::RateLimited,
         }

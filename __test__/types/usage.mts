@@ -5,7 +5,9 @@ import type Anthropic from '@anthropic-ai/sdk'
 import {
   KiroError,
   KiroGateway,
+  type AccountInfo,
   type ContentBlock,
+  type Credential,
   type GatewayOptions,
   type Health,
   type KiroErrorCode,
@@ -14,6 +16,8 @@ import {
   type MessagesRequest,
   type MessageStream,
   type ModelInfo,
+  type Outcome,
+  type StreamEvent,
   type StreamSummary,
   type Usage,
 } from 'kiro-messages'
@@ -50,6 +54,47 @@ export async function everything(gateway: KiroGateway, input: MessagesInput): Pr
   stream.cancel()
   console.log(usage, tokens, models, health, text)
   await gateway.close({ graceMs: 4000 })
+}
+
+/** Accounts, events and outcomes. */
+export async function pool(signal: AbortSignal): Promise<Credential | null> {
+  const seen: Outcome[] = []
+  const gateway = await KiroGateway.connect({ recordOutcome: (outcome) => seen.push(outcome) > 0 })
+  gateway
+    .on('accountEjected', ({ accountId, message }) => console.log(accountId.slice(0, 8), message))
+    .once('storeBack', ({ awayMs, written }) => console.log(awayMs + written))
+    // @ts-expect-error: no such event
+    .on('nothing', () => {})
+  const [account]: AccountInfo[] = gateway.accounts()
+  if (account === undefined) return null
+  const limits = await gateway.usageLimits(account.id, { signal })
+  console.log(limits.usageBreakdownList?.[0]?.currentUsage, (await gateway.refresh(account.id)).expiresAt)
+  for (const outcome of seen) {
+    if (outcome.kind === 'quota') console.log(outcome.until.getTime(), outcome.message)
+    if (outcome.kind === 'failure') console.log(outcome.cause)
+  }
+  return gateway.credential(account.id)
+}
+
+export async function events(gateway: KiroGateway, input: MessagesInput): Promise<string> {
+  let text = ''
+  const system = { mode: 'append', text: 'Be brief.' } as const
+  for await (const event of gateway.streamEvents(input, { coalesce: false, system })) {
+    if (event.type === 'content_block_delta' && event.delta.type === 'text_delta') text += event.delta.text
+  }
+  return text
+}
+
+/** What they have in common with the SDK's events; `ping` isn't declared there. */
+type Shared<T extends StreamEvent['type']> = Extract<Anthropic.MessageStreamEvent, { type: T }>
+export function eventToSdk(
+  event: Extract<StreamEvent, { type: 'content_block_delta' | 'content_block_stop' | 'message_stop' }>,
+): Shared<'content_block_delta' | 'content_block_stop' | 'message_stop'> {
+  return event
+}
+export function deltaFromSdk(event: Anthropic.MessageStreamEvent): string | undefined {
+  const ours: Pick<StreamEvent, 'type'> = event
+  return ours.type
 }
 
 export function codeOf(error: unknown): KiroErrorCode | undefined {

@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     End = 2,
     /// JSON: the call failed before its answer began; the last message of its call.
     Fail = 3,
+    /// JSON: something happened that no call asked for (see [`super::notifier`]).
+    Notice = 4,
 }
 
 impl Kind {
@@ -257,6 +259,16 @@ impl Slot {
             }
             notified.await;
         }
+    }
+
+    /// Messages that JavaScript hasn't fetched.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.queue).messages.len()
+    }
+
+    /// Whether the call was cancelled, or its thread is going away.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
     }
 
     /// Ready when the call was cancelled.

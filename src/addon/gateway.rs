@@ -13,15 +13,20 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::bell::Slot;
+use super::notifier::Notifier;
 use super::{Bell, call, message};
 use crate::config::{Config, Face, RawConfig, UpstreamKind};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway};
+use crate::proto::messages::request::SystemMode;
+use crate::proto::record::rfc3339;
 use crate::server::Peer;
 use crate::simulator::{self, Attached};
 
 /// How long `connect` waits for the client key, once the accounts are there.
 const KEY_WAIT: Duration = Duration::from_secs(1);
+/// How long `close` waits for JavaScript to record outcomes, and for what it didn't record to be written.
+const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 
 /// The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
 ///
@@ -54,6 +59,9 @@ pub struct How {
     pub request_id: Option<String>,
     pub session: Option<String>,
     pub account_id: Option<String>,
+    pub system: Option<String>,
+    /// Whether `system` takes the place of the request's.
+    pub overwrite: bool,
     pub record: bool,
 }
 
@@ -79,9 +87,17 @@ impl KiroGateway {
     /// Rejects with `KIRO_CONFIG` when an option or a variable is wrong, with `KIRO_STORE_UNAVAILABLE` when the store
     /// can't be reached within `storeWaitMs` (0: doesn't wait; calls fail with that code until the store is there).
     #[napi(factory, ts_args_type = "options?: GatewayOptions", ts_return_type = "Promise<KiroGateway>")]
-    pub fn connect(bell: &Bell, call: u32, options: Vec<String>, environment: Vec<String>) -> Self {
+    pub fn connect(
+        bell: &Bell,
+        call: u32,
+        options: Vec<String>,
+        environment: Vec<String>,
+        notices: u32,
+        records: bool,
+    ) -> Self {
         let handle = Self::default();
         let slot = bell.bell.open(call);
+        let notifier = Notifier::new(bell.bell.open(notices), records);
         let config = configure(options, environment);
         let config = match config {
             Ok(config) => config,
@@ -92,7 +108,7 @@ impl KiroGateway {
         };
         let place = handle.connected.clone();
         let start = async move {
-            let connected = Connected::start(config).await?;
+            let connected = Connected::start(config, notifier).await?;
             // Filled once: lib/ makes a handle a connect.
             place.get_or_init(|| connected);
             Ok(Bytes::new())
@@ -168,6 +184,58 @@ impl KiroGateway {
         Ok(self.gateway()?.metrics())
     }
 
+    /// The accounts as this process sees them, sorted by id. From memory, without secrets.
+    #[napi(ts_return_type = "AccountInfo[]")]
+    pub fn accounts(&self) -> Result<String> {
+        let accounts = self.gateway()?.accounts();
+        Ok(json!(accounts.iter().map(message::account).collect::<Vec<_>>()).to_string())
+    }
+
+    /// The tokens of an account, from memory; null when there is no such account. The only call that hands out a secret.
+    #[napi(ts_args_type = "accountId: string", ts_return_type = "Credential | null")]
+    pub fn credential(&self, account_id: String) -> Result<String> {
+        let credential = self.gateway()?.credential(&account_id);
+        Ok(json!(credential.as_ref().map(message::credential)).to_string())
+    }
+
+    /// Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that one's.
+    ///
+    /// Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
+    /// `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
+    #[napi(ts_args_type = "accountId: string", ts_return_type = "Promise<{ expiresAt: string | null }>")]
+    pub fn refresh(&self, bell: &Bell, call: u32, account_id: String) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let refresh = async move {
+            let expires_at = gateway.refresh(&account_id).await?;
+            Ok(message::text(&json!({ "expiresAt": expires_at.map(rfc3339) })))
+        };
+        call::run(slot.clone(), call::once(slot, None, refresh));
+        Ok(())
+    }
+
+    /// What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the account,
+    /// unless upstream says that it is suspended.
+    ///
+    /// Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
+    #[napi(
+        ts_args_type = "accountId: string, options?: { signal?: AbortSignal }",
+        ts_return_type = "Promise<UsageLimits>"
+    )]
+    pub fn usage_limits(&self, bell: &Bell, call: u32, account_id: String) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let limits = async move { gateway.usage_limits(&account_id).await };
+        call::run(slot.clone(), call::once(slot, None, limits));
+        Ok(())
+    }
+
+    /// What `recordOutcome` said to an outcome.
+    #[napi(skip_typescript)]
+    pub fn answered(&self, number: u32, recorded: bool) -> Result<()> {
+        let connected = self.gateway()?;
+        connected.notifier.answered(number, recorded, connected.pool());
+        Ok(())
+    }
+
     /// One request of node:http, for `handler`. Its body is fed by the bell.
     #[napi(skip_typescript)]
     pub fn handle(&self, bell: &Bell, call: u32, head: Head) -> Result<()> {
@@ -208,6 +276,8 @@ impl KiroGateway {
                 () = gateway.close(grace) => {}
                 () = unread => {}
             }
+            gateway.notifier.settle(gateway.pool(), LAST_OUTCOMES).await;
+            gateway.pool().flush(LAST_OUTCOMES).await;
             Ok(Bytes::new())
         };
         call::run(slot.clone(), call::once(slot, None, close));
@@ -231,11 +301,12 @@ impl KiroGateway {
 #[derive(Clone)]
 pub(crate) struct Connected {
     gateway: Gateway,
+    notifier: Arc<Notifier>,
     _simulated: Option<Arc<Attached>>,
 }
 
 impl Connected {
-    async fn start(mut config: Config) -> std::result::Result<Self, Error> {
+    async fn start(mut config: Config, notifier: Arc<Notifier>) -> std::result::Result<Self, Error> {
         let simulated = match config.upstream {
             UpstreamKind::Kiro => None,
             UpstreamKind::Simulator => {
@@ -246,11 +317,11 @@ impl Connected {
             }
         };
         let wait = config.store_wait.min(KEY_WAIT);
-        let gateway = Gateway::start(config).await?;
+        let gateway = Gateway::start_with(config, Gateway::wall_clock(), notifier.hooks()).await?;
         // The accounts are there. The client key comes from the same store: without it a handler would answer its first
         // requests with 503. When it doesn't come they are right to.
         let _known = tokio::time::timeout(wait, gateway.key_known()).await;
-        Ok(Self { gateway, _simulated: simulated })
+        Ok(Self { gateway, notifier, _simulated: simulated })
     }
 }
 
@@ -259,6 +330,15 @@ impl Deref for Connected {
 
     fn deref(&self) -> &Gateway {
         &self.gateway
+    }
+}
+
+/// The object is gone in JavaScript: nobody answers for outcomes any more (N54).
+impl Drop for KiroGateway {
+    fn drop(&mut self) {
+        if let Some(connected) = self.connected.get() {
+            connected.notifier.deafen(connected.pool());
+        }
     }
 }
 
@@ -272,6 +352,10 @@ impl How {
             request_id: Some(self.request_id.filter(usable).unwrap_or_else(|| gateway.new_request_id())),
             session: self.session,
             account_id: self.account_id,
+            system: self.system.map(|text| {
+                let mode = if self.overwrite { SystemMode::Overwrite } else { SystemMode::Append };
+                (mode, text)
+            }),
             record: self.record,
             ..Call::default()
         }

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Origin};
 use crate::gateway::SummaryCell;
+use crate::pool::AccountInfo;
+use crate::proto::record::{Token, rfc3339};
+use crate::secret::Secret;
 
 /// What lib/error.js makes a KiroError of.
 pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
@@ -23,6 +26,7 @@ pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
         "message": error.message(),
         "retryAfterMs": error.retry_after().map(|after| after.as_millis() as u64),
         "requestId": request_id,
+        "accountId": error.account(),
         "headers": headers,
     })
 }
@@ -62,6 +66,34 @@ pub(crate) fn summary(cell: &SummaryCell) -> Value {
         summary["error"] = fault(error, Some(cell.request_id()));
     }
     summary
+}
+
+/// `AccountInfo`.
+pub(crate) fn account(info: &AccountInfo) -> Value {
+    let mut account = json!({
+        "id": &*info.id,
+        "name": info.name,
+        "method": info.method.as_str(),
+        "state": info.state.as_str(),
+        "until": info.state.until().map(rfc3339),
+        "expiresAt": info.expires_at.map(rfc3339),
+        "inFlight": info.in_flight,
+    });
+    if let Some(problem) = &info.problem {
+        account["problem"] = json!(problem);
+    }
+    account
+}
+
+/// `Credential`: the one text with secrets in it.
+pub(crate) fn credential(token: &Token) -> Value {
+    let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    json!({
+        "accessToken": secret(&token.access_token).or_else(|| secret(&token.kiro_api_key)).unwrap_or_default(),
+        "refreshToken": secret(&token.refresh_token),
+        "expiresAt": token.expires_at.map(rfc3339),
+        "profileArn": token.profile_arn,
+    })
 }
 
 /// The text of a value that can't fail to be one.

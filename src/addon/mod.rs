@@ -11,6 +11,7 @@ mod bell;
 mod call;
 mod gateway;
 mod message;
+mod notifier;
 mod settings;
 
 use bytes::Bytes;

@@ -15,6 +15,14 @@ export interface GatewayOptions {
   // <settings>
   /** The environment to read. Pass `{}` to ignore it. @default process.env */
   env?: Record<string, string | undefined>
+  /**
+   * Sees on this thread what would be written to an account's record. Return `true` when you have recorded it yourself:
+   * the gateway then writes nothing for it. Anything else, a promise included, or a throw: the gateway writes it.
+   *
+   * Not asked about what leaves no mark: calls pinned with `accountId`, calls with `record: false`, and uses that ended
+   * in somebody else's fault, which the gateway counts by itself. @default none
+   */
+  recordOutcome?: (outcome: Outcome) => boolean | void
 }
 
 /** What a call says beyond its request. */
@@ -25,10 +33,28 @@ export interface CallOptions {
   requestId?: string
   /** The client's headers, in any case. `x-claude-code-session-id` keeps a conversation together. */
   headers?: IncomingHttpHeaders | Record<string, string>
-  /** Use this account only, without failover. */
+  /**
+   * Use this account only: no selection, no failover, whatever the account's state. One forced refresh and one more try
+   * when its token is rejected. While a `Retry-After` of upstream runs on it, it fails at once with `KIRO_RATE_LIMITED`.
+   * Such a call records no outcome.
+   */
   accountId?: string
+  /**
+   * The operator's system text. `append`: after the request's own, on a line of its own (another text block where that is
+   * an array); alone where the request has none. `overwrite`: in its place. @default none
+   */
+  system?: { mode: 'append' | 'overwrite'; text: string }
   /** Record the outcome on the account. @default true */
   record?: boolean
+}
+
+/** What {@link KiroGateway.streamEvents} takes. */
+export interface EventOptions extends CallOptions {
+  /**
+   * Deltas of one block that wait together are handed over as one: the same text, fewer objects. `false`: one event for
+   * each that was sent. @default true
+   */
+  coalesce?: boolean
 }
 
 /** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or an object. */
@@ -36,6 +62,27 @@ export type MessagesInput = string | Uint8Array | MessagesRequest
 
 // What JavaScript itself adds to the class below.
 export interface KiroGateway extends AsyncDisposable {
+  /**
+   * Streams an answer as parsed events. Starts at the first `next()`, so the call itself never fails for anything but the
+   * types of its arguments. Where the bytes of {@link KiroGateway.streamMessages} carry `event: error`, a `KiroError` is
+   * thrown, and so is one for what that call would reject with.
+   *
+   * ```js
+   * for await (const event of gateway.streamEvents(request)) {
+   *   if (event.type === 'content_block_delta' && event.delta.type === 'text_delta') process.stdout.write(event.delta.text)
+   * }
+   * ```
+   */
+  streamEvents(request: MessagesInput, options?: EventOptions): EventStream
+  /**
+   * Calls `listener` for each event from now on, in order, one tick after it happened. A listener that throws ends in
+   * `uncaughtException`, as any EventEmitter's, and harms no stream. Listeners don't keep the process alive.
+   */
+  on<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
+  /** The same, for the next event only. */
+  once<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
+  /** Calls `listener` no more. */
+  off<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
   /**
    * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
    * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/metrics`, and the same below
@@ -87,6 +134,38 @@ export interface MessageStream extends AsyncIterableIterator<Buffer> {
   [Symbol.asyncIterator](): this
   [Symbol.asyncDispose](): Promise<void>
 }
+
+/**
+ * The events of one answer, for one consumer. Leaving a `for await` loop, an aborted signal and garbage collection drop the
+ * upstream request; one that was never asked for an event has none.
+ */
+export interface EventStream extends AsyncIterableIterator<StreamEvent> {
+  next(): Promise<IteratorResult<StreamEvent, undefined>>
+  return(): Promise<IteratorResult<StreamEvent, undefined>>
+  [Symbol.asyncIterator](): this
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** An event of the Messages API, in its order; `error` is thrown in place of being handed over. */
+export type StreamEvent =
+  /** The first event; `content` is empty, `usage` holds the estimate of the input. */
+  | { type: 'message_start'; message: Message }
+  | { type: 'content_block_start'; index: number; content_block: ContentBlock }
+  | { type: 'content_block_delta'; index: number; delta: ContentBlockDelta }
+  | { type: 'content_block_stop'; index: number }
+  /** How the answer ended; `usage` holds the final figures. */
+  | { type: 'message_delta'; delta: { stop_reason: StopReason | null; stop_sequence: string | null }; usage: Usage }
+  | { type: 'message_stop' }
+  /** Nothing was sent for `pingIntervalMs`. */
+  | { type: 'ping' }
+
+export type ContentBlockDelta =
+  | { type: 'text_delta'; text: string }
+  | { type: 'thinking_delta'; thinking: string }
+  /** Once, before its block ends. */
+  | { type: 'signature_delta'; signature: string }
+  /** A piece of the JSON of a tool's input. */
+  | { type: 'input_json_delta'; partial_json: string }
 
 /** What came of a stream. */
 export interface StreamSummary {
@@ -201,6 +280,90 @@ export interface Health {
   version: string
   /** There while answers are simulated. */
   upstream?: 'simulator'
+}
+
+/** One account, without secrets. */
+export interface AccountInfo {
+  id: string
+  /** Its display name. */
+  name: string | null
+  /** How its access token is renewed; an API key isn't. */
+  method: 'social' | 'idc' | 'api-key'
+  /**
+   * `healthy` and `half-open` (one request at a time, a success heals) are selected; `stale` (its token needs a refresh)
+   * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
+   * `disabled` is switched off; `unusable` has no readable record or no credential.
+   */
+  state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'quota' | 'ejected' | 'disabled' | 'unusable'
+  /** RFC 3339: the end of a rest or of a used-up quota. */
+  until: string | null
+  /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */
+  expiresAt: string | null
+  /** Requests that it serves for this process. */
+  inFlight: number
+  /** Why it is unusable. */
+  problem?: string
+}
+
+/** The tokens of an account: secrets. */
+export interface Credential {
+  /** The bearer token; the API key where the account has one. */
+  accessToken: string
+  refreshToken: string | null
+  /** RFC 3339. */
+  expiresAt: string | null
+  profileArn: string | null
+}
+
+/** Upstream's `getUsageLimits`, as it came: everything may be missing. */
+export interface UsageLimits {
+  /** Seconds since 1970. */
+  nextDateReset?: number
+  daysUntilReset?: number
+  subscriptionInfo?: { subscriptionTitle?: string; type?: string; [name: string]: unknown }
+  userInfo?: { email?: string; userId?: string; [name: string]: unknown }
+  usageBreakdownList?: {
+    resourceType?: string
+    currentUsage?: number
+    currentUsageWithPrecision?: number
+    usageLimit?: number
+    usageLimitWithPrecision?: number
+    [name: string]: unknown
+  }[]
+  [name: string]: unknown
+}
+
+/** What one attempt, or a refused refresh, means for an account's record. */
+export type Outcome =
+  | {
+      /** A use that went well. */
+      kind: 'success'
+      accountId: string
+      at: Date
+      /** Whether it lifts what the record holds against the account. A success that doesn't is a bare count. */
+      heals: boolean
+      /** Whether it was the one request that a half-open account gets. */
+      halfOpen: boolean
+      /** The gateway asked on its own whether the account is well again: that is no use of it. */
+      probe: boolean
+    }
+  /** A failure that counts, below the number that makes the account rest. */
+  | { kind: 'failure'; accountId: string; at: Date; cause: string }
+  /** The account rests, or its quota is used up, until then. */
+  | { kind: 'coolDown' | 'quota'; accountId: string; at: Date; until: Date; message: string }
+  /** The account is out until a person acts. */
+  | { kind: 'ejected'; accountId: string; at: Date; message: string }
+
+/** The events of {@link KiroGateway.on}. */
+export interface GatewayEvents {
+  /** The account is out until a person acts. */
+  accountEjected: { accountId: string; message: string }
+  /** The account has a new access token; {@link KiroGateway.credential} has it. */
+  tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
+  /** The store can't be reached any more; the last snapshot serves on. */
+  storeLost: { cause: string }
+  /** The store is back after so many milliseconds; so many records that had waited were written. */
+  storeBack: { awayMs: number; written: number }
 }
 
 /** Codes are stable: programs branch on them, never on `message`. */

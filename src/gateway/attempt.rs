@@ -10,7 +10,7 @@ use super::{Shared, now};
 use crate::error::{Code, Error};
 use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
 use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted};
-use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::messages::request::{Purpose, Request, SystemMode};
 use crate::proto::translate::fault::{PromptSize, api_error};
@@ -57,6 +57,14 @@ impl Facts {
 }
 
 impl Job {
+    /// The error of a pinned request names its account.
+    fn named(&self, error: Error) -> Error {
+        match &self.account_id {
+            Some(id) => error.with_account(id),
+            None => error,
+        }
+    }
+
     /// The Kiro request without any `reasoningContent` (TR31).
     fn without_reasoning(&self) -> Result<KiroBody, Error> {
         let mut request = Request::parse(&self.client_body, Purpose::Messages)?;
@@ -180,7 +188,8 @@ impl Trail {
         match self.budget.answer() {
             Some(fault) => {
                 let estimate = job.estimate.get().copied().unwrap_or(0);
-                error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.facts.pinned)
+                let error = error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.facts.pinned);
+                job.named(error)
             }
             None => Error::new(Code::Internal, "no attempt was made"),
         }
@@ -281,7 +290,13 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             match token {
                 Ok(token) => Ok((lease, token)),
                 // The refresh's own fault: the account is out for this request.
-                Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+                Err(mut fault) => {
+                    if job.facts.pinned {
+                        // N8: whoever chose the account hears that its token was rejected, however the refresh failed.
+                        fault.kind = FaultKind::TokenRejected;
+                    }
+                    Err(trail.unusable(job, lease, fault).into())
+                }
             }
         }
         Next::Again { lease, remedy: Remedy::LookUpProfile, fault } => {
@@ -325,10 +340,10 @@ async fn select(job: &Job, trail: &Trail) -> Result<Lease, Error> {
         Ok(lease) => Ok(lease),
         // Other accounts were tried and failed: that is the answer, not that none is left.
         Err(_) if trail.budget.answer().is_some() => Err(trail.answer(job)),
-        Err(none) => Err(no_account(&none)),
+        Err(none) => Err(job.named(no_account(&none))),
     }
 }
 
-fn no_account(none: &NoAccount) -> Error {
+pub(super) fn no_account(none: &NoAccount) -> Error {
     Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after)
 }

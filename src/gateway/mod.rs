@@ -7,6 +7,7 @@
 //! Dropping the future of a call, or the [`MessageStream`] it gave, drops the upstream request within the same moment:
 //! the connection is closed, the in-flight places are free, the account's health is untouched (K50, K70).
 
+mod account;
 mod attempt;
 mod keys;
 mod status;
@@ -178,7 +179,7 @@ impl Gateway {
     /// # Errors
     /// [`Code::Config`] for what can't work, [`Code::StoreUnavailable`] when there is no snapshot in time.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::start_with(config, Arc::new(wall_clock), Hooks::default()).await
+        Self::start_with(config, Self::wall_clock(), Hooks::default()).await
     }
 
     /// As [`Gateway::start`], with a clock of the caller's (tests that own the time) and with ears for what happens to
@@ -214,6 +215,11 @@ impl Gateway {
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         gateway.wait_for_snapshot().await?;
         Ok(gateway)
+    }
+
+    /// The clock on the wall, for [`Gateway::start_with`].
+    pub fn wall_clock() -> Clock {
+        Arc::new(wall_clock)
     }
 
     async fn wait_for_snapshot(&self) -> Result<(), Error> {
@@ -311,7 +317,7 @@ impl Gateway {
     ) -> Result<(MessageStream, Arc<Job>, Request<'b>), Refused> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Closed, "the gateway is closed").into());
+            return Err(closed().into());
         }
         if body.len() > shared.config.max_request_body {
             let limit = shared.config.max_request_body;
@@ -711,6 +717,10 @@ fn model_info(name: &str, model: &Model) -> ModelInfo {
         max_input_tokens: model.window,
         max_tokens: model.max_output,
     }
+}
+
+fn closed() -> Error {
+    Error::new(Code::Closed, "the gateway is closed")
 }
 
 fn is_request_id(id: &str) -> bool {

@@ -352,7 +352,11 @@ impl MessageStream {
                 let Reading { lease, trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
                 self.shared.metrics.count_attempt(Some(fault.kind));
-                let error = error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
+                let mut error =
+                    error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
+                if self.facts.pinned {
+                    error = error.with_account(lease.account().id());
+                }
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
                 self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
                 self.failure = Some(error);

@@ -1,0 +1,230 @@
+// Accounts from JavaScript: outcomes, events, tokens, quota (node-integration.md section 4; cases 36, 38).
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { KiroError, KiroGateway } from 'kiro-messages'
+import { accounts, ask, collect, gateway, redis, redisAccounts, simulator, sleep, until } from './support/stack.mjs'
+
+const failure = (promise) => promise.then(() => assert.fail('did not reject'), (error) => error)
+const run = async (gate, request = ask({ text: 'x' }), options) => collect(await gate.streamMessages(request, options))
+
+test('accounts(), credential(), refresh() and usageLimits()', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t, 'sim-ok', 'sim-402')
+  const gate = await gateway(t, sim, pool)
+  const [good] = pool.ids
+  const list = gate.accounts()
+  assert.deepEqual(list.map(({ id }) => id), [...pool.ids].sort())
+  const { expiresAt, ...rest } = list.find(({ id }) => id === good)
+  assert.deepEqual(rest, { id: good, name: null, method: 'social', state: 'healthy', until: null, inFlight: 0 })
+  const held = gate.credential(good)
+  assert.equal(held.accessToken, 'sim-ok')
+  assert.equal(held.refreshToken, `refresh-${good}`)
+  assert.equal(held.expiresAt, expiresAt)
+  assert.match(held.profileArn, /^arn:/)
+  assert.equal(gate.credential('nobody'), null)
+  const told = []
+  gate.on('tokenRefreshed', (event) => told.push(event))
+  const [first, second] = await Promise.all([gate.refresh(good), gate.refresh(good)])
+  assert.deepEqual(first, second)
+  assert.equal(gate.credential(good).expiresAt, first.expiresAt)
+  assert.notEqual(gate.credential(good).accessToken, 'sim-ok')
+  assert.equal((await sim.stats()).requests['POST /refreshToken'], 1)
+  await until(() => told.length === 1, 'tokenRefreshed')
+  assert.deepEqual(told, [{ accountId: good, expiresAt: first.expiresAt, method: 'social' }])
+  const limits = await gate.usageLimits(good)
+  assert.ok(Array.isArray(limits.usageBreakdownList), JSON.stringify(limits))
+  for (const call of [() => gate.refresh('nobody'), () => gate.usageLimits('nobody')]) {
+    const error = await failure(call())
+    assert.ok(error instanceof KiroError)
+    assert.equal(error.code, 'KIRO_NOT_FOUND')
+    assert.equal(error.accountId, 'nobody')
+    assert.ok(error.stack.includes(import.meta.filename), error.stack)
+  }
+  const aborted = await failure(gate.usageLimits(good, { signal: AbortSignal.abort() }))
+  assert.equal(aborted.name, 'AbortError')
+})
+
+test('N21: arguments of the wrong type are TypeErrors that name them', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const thrown = [
+    ['accountId', () => gate.credential(5)],
+    ['event', () => gate.on('nothing', () => {})],
+    ['event', () => gate.off(undefined, () => {})],
+    ['listener', () => gate.once('storeLost', 'x')],
+  ]
+  for (const [name, call] of thrown) {
+    assert.throws(call, (error) => error instanceof TypeError && error.message.startsWith(name))
+  }
+  const rejected = [
+    ['accountId', () => gate.refresh()],
+    ['accountId', () => gate.usageLimits({})],
+    ['options', () => gate.usageLimits('x', 5)],
+    ['options.signal', () => gate.usageLimits('x', { signal: 5 })],
+    ['options.accountId', () => gate.createMessage(ask(), { accountId: 5 })],
+    ['options.system', () => gate.createMessage(ask(), { system: 'x' })],
+    ['options.record', () => gate.createMessage(ask(), { record: 1 })],
+    ['options', () => gate.close(5)],
+    ['graceMs', () => gate.close({ graceMs: '1' })],
+    ['options', () => KiroGateway.connect(5)],
+    ['options.env', () => KiroGateway.connect({ env: 5 })],
+    ['options.recordOutcome', () => KiroGateway.connect({ recordOutcome: 5 })],
+  ]
+  for (const [name, call] of rejected) {
+    const error = await failure(call())
+    assert.ok(error instanceof TypeError && error.message.startsWith(name), `${name}: ${error}`)
+  }
+})
+
+test('recordOutcome sees every outcome; what it records the gateway does not write (R35)', async (t) => {
+  const sim = await simulator(t)
+  const server = await redis(t)
+  const pool = await redisAccounts(t, server, 'a', 'b')
+  const [a, b] = pool.ids
+  const seen = []
+  const recordOutcome = (outcome) => {
+    seen.push(outcome)
+    if (outcome.accountId === b) throw new Error('the recorder is broken')
+    return true
+  }
+  const warned = []
+  const onWarning = (warning) => warned.push(warning)
+  process.on('warning', onWarning)
+  t.after(() => process.off('warning', onWarning))
+  const gate = await gateway(t, sim, pool, { recordOutcome, maxAttempts: 1 })
+  for (let n = 0; n < 4; n++) await run(gate)
+  await sim.script({ token: 'a', scenarios: ['429-retry-after-30'], forever: true })
+  await sim.script({ token: 'b', scenarios: ['500'], forever: true })
+  for (let n = 0; n < 2; n++) await failure(gate.streamMessages(ask()))
+  // Neither pinned calls nor those that ask for it are recorded.
+  await failure(gate.createMessage(ask(), { accountId: b }))
+  await failure(gate.createMessage(ask(), { record: false }))
+  await gate.close()
+  const kinds = (id) => seen.filter(({ accountId }) => accountId === id).map(({ kind }) => kind)
+  assert.deepEqual(kinds(a), ['success', 'success', 'coolDown'])
+  assert.deepEqual(kinds(b), ['success', 'success', 'failure'])
+  const [success] = seen
+  assert.ok(success.at instanceof Date && Math.abs(success.at - Date.now()) < 60_000)
+  assert.deepEqual([success.heals, success.halfOpen, success.probe], [false, false, false])
+  const rest = seen.find(({ kind }) => kind === 'coolDown')
+  assert.ok(rest.until instanceof Date && rest.until > rest.at)
+  assert.match(rest.message, /^cool-down until \d{4}-/)
+  assert.ok(seen.find(({ kind }) => kind === 'failure').cause.length > 0)
+  // a's were recorded here, b's by the gateway.
+  assert.equal((await pool.account(a)).usageCount, 0)
+  assert.equal((await pool.account(a)).isHealthy, true)
+  const record = await pool.account(b)
+  assert.equal(record.usageCount, 2)
+  assert.equal(record.errorCount, 1)
+  await sleep(0)
+  assert.deepEqual(warned.map(({ code }) => code), ['KIRO_RECORD_OUTCOME'], 'told once')
+})
+
+test('ejected accounts are told, and usageLimits ejects a suspended one (N22, K62)', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t, 'sim-suspended', 'sim-ok')
+  const gate = await gateway(t, sim, pool)
+  const told = []
+  gate.on('accountEjected', (event) => told.push(event))
+  const error = await failure(gate.usageLimits(pool.ids[0]))
+  assert.equal(error.code, 'KIRO_ACCOUNT_SUSPENDED')
+  assert.equal(error.status, 403)
+  assert.equal(error.accountId, pool.ids[0])
+  await until(() => told.length === 1, 'accountEjected')
+  assert.equal(told[0].accountId, pool.ids[0])
+  assert.match(told[0].message, /^ejected: /)
+  assert.equal(gate.accounts().find(({ id }) => id === pool.ids[0]).state, 'ejected')
+})
+
+test('a listener that throws is an uncaughtException and harms no stream (N22, case 36)', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t)
+  const gate = await gateway(t, sim, pool)
+  const order = []
+  const caught = new Promise((resolve) => {
+    process.setUncaughtExceptionCaptureCallback((error) => {
+      process.setUncaughtExceptionCaptureCallback(null)
+      resolve(error)
+    })
+  })
+  gate.once('tokenRefreshed', () => {
+    order.push('once')
+    throw new Error('mine')
+  })
+  const dropped = () => order.push('off')
+  gate.on('tokenRefreshed', dropped).off('tokenRefreshed', dropped)
+  const running = run(gate, ask({ text: '{n} ', count: 20, gap_ms: 10 }))
+  await gate.refresh(pool.ids[0])
+  assert.equal((await caught).message, 'mine')
+  assert.deepEqual(order, ['once'])
+  assert.ok((await running).toString().includes('message_stop'))
+})
+
+test('pinned calls: this account and no other, whatever its state, with its own errors (N5)', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t, 'a', 'b')
+  const [a, b] = pool.ids
+  const gate = await gateway(t, sim, pool)
+  for (let n = 0; n < 4; n++) {
+    const stream = await gate.streamMessages(ask({ text: 'x' }), { accountId: b })
+    await collect(stream)
+    const { accountId, attempts } = await stream.summary
+    assert.deepEqual([accountId, attempts], [b, 1])
+  }
+  assert.deepEqual((await sim.stats()).calls_by_token, { b: 4 })
+  for (const [scenario, code, status] of [
+    ['402', 'KIRO_QUOTA_EXHAUSTED', 402],
+    ['suspended', 'KIRO_ACCOUNT_SUSPENDED', 403],
+    ['403', 'KIRO_ACCOUNT_FORBIDDEN', 403],
+    ['500', 'KIRO_UPSTREAM', 500],
+    ['429-retry-after-20', 'KIRO_RATE_LIMITED', 429],
+  ]) {
+    await fetch(`${sim.url}/_sim/reset`, { method: 'POST' })
+    await sim.script({ token: 'a', scenarios: [scenario, scenario] })
+    const error = await failure(gate.createMessage(ask(), { accountId: a }))
+    assert.deepEqual([error.code, error.status, error.accountId], [code, status, a], error.message)
+  }
+  // Nothing was recorded; the Retry-After holds all the same.
+  assert.equal(gate.accounts().find(({ id }) => id === a).state, 'cooling')
+  const calls = (await sim.stats()).calls_by_token.a
+  const held = await failure(gate.createMessage(ask(), { accountId: a }))
+  assert.equal(held.code, 'KIRO_RATE_LIMITED')
+  assert.ok(held.retryAfterMs > 10_000 && held.retryAfterMs <= 20_000)
+  assert.equal((await sim.stats()).calls_by_token.a, calls, 'upstream was not asked')
+  const unknown = await failure(gate.createMessage(ask(), { accountId: 'nobody' }))
+  assert.equal(unknown.code, 'KIRO_NOT_FOUND')
+})
+
+test('a pinned call with a rejected token: one forced refresh, one more try; refused: 401 (N5, N8)', async (t) => {
+  const sim = await simulator(t)
+  const pool = accounts(t, 'a', 'b')
+  const [a, b] = pool.ids
+  const gate = await gateway(t, sim, pool)
+  await sim.script([{ token: 'a', scenarios: ['401'], forever: true }, { token: 'b', scenarios: ['401'], forever: true }])
+  await sim.script({ refresh_token: `refresh-${b}`, answers: ['dead'], forever: true })
+  assert.equal((await gate.createMessage(ask({ text: 'renewed' }), { accountId: a })).content[0].text, 'renewed')
+  const error = await failure(gate.createMessage(ask(), { accountId: b }))
+  assert.deepEqual([error.code, error.status, error.type], ['KIRO_ACCOUNT_UNAUTHORIZED', 401, 'authentication_error'])
+})
+
+test("the operator's system text: append and overwrite; string, blocks, none", async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const blocks = [{ type: 'text', text: 'Theirs.' }]
+  const cases = [
+    ['append', 'Theirs.', 'Theirs.\nOurs.'],
+    ['append', blocks, /Theirs\.\s+Ours\./],
+    ['append', undefined, 'Ours.'],
+    ['overwrite', 'Theirs.', 'Ours.'],
+    ['overwrite', blocks, 'Ours.'],
+    ['overwrite', undefined, 'Ours.'],
+  ]
+  for (const [mode, system, wanted] of cases) {
+    await gate.createMessage(ask({ text: 'x' }, { system }), { system: { mode, text: 'Ours.' } })
+    const { history, currentMessage } = JSON.parse((await sim.requests()).at(-1).body).conversationState
+    const prompt = (history?.[0] ?? currentMessage).userInputMessage.content
+    if (wanted instanceof RegExp) assert.match(prompt, wanted)
+    else assert.ok(prompt.includes(wanted), `${mode} ${JSON.stringify(system)}: ${prompt}`)
+    if (mode === 'overwrite') assert.ok(!prompt.includes('Theirs'), prompt)
+  }
+})

@@ -1,0 +1,86 @@
+'use strict'
+
+const { EventEmitter } = require('node:events')
+const { NOTICE, enter } = require('./bell.js')
+
+/** The events of a gateway, see `GatewayEvents`. */
+const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeBack'])
+
+/**
+ * Whoever wants to hear from a gateway: its listeners and its `recordOutcome`. The gateway holds this, the bell only
+ * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
+ */
+class Ears {
+  /** The native gateway, once it is there. */
+  native = null
+  #emitter = new EventEmitter()
+  #record
+  #warned = false
+
+  constructor(record) {
+    this.#record = record
+  }
+
+  /** The number by which the native side speaks to us. */
+  listen() {
+    return enter(new Line(this))
+  }
+
+  on(event, listener) {
+    this.#emitter.on(known(event), callable(listener))
+  }
+
+  once(event, listener) {
+    this.#emitter.once(known(event), callable(listener))
+  }
+
+  off(event, listener) {
+    this.#emitter.off(known(event), callable(listener))
+  }
+
+  hear({ event, value, number, ...outcome }) {
+    if (event === undefined) this.native?.answered(number, this.#recorded(outcome))
+    // One tick later: what a listener throws is an uncaughtException and harms no stream (N22).
+    else process.nextTick(() => this.#emitter.emit(event, value))
+  }
+
+  #recorded({ at, until, ...rest }) {
+    const outcome = { ...rest, at: new Date(at) }
+    if (until !== undefined) outcome.until = new Date(until)
+    try {
+      return this.#record(outcome) === true
+    } catch (error) {
+      // The gateway writes it then; that the recorder is broken is told once.
+      if (!this.#warned) process.emitWarning(`recordOutcome threw: ${error?.message}`, { code: 'KIRO_RECORD_OUTCOME' })
+      this.#warned = true
+      return false
+    }
+  }
+}
+
+/** What the bell holds of it. Ends with the native gateway. */
+class Line {
+  id = 0
+  held = false
+  #ears
+
+  constructor(ears) {
+    this.#ears = new WeakRef(ears)
+  }
+
+  receive(kind, bytes) {
+    if (kind === NOTICE) this.#ears.deref()?.hear(JSON.parse(bytes))
+  }
+}
+
+function known(event) {
+  if (EVENTS.has(event)) return event
+  throw new TypeError(`event must be one of ${[...EVENTS].join(', ')}`)
+}
+
+function callable(listener) {
+  if (typeof listener === 'function') return listener
+  throw new TypeError('listener must be a function')
+}
+
+module.exports = { Ears }

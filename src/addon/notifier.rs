@@ -1,0 +1,161 @@
+//! What the pool tells JavaScript by the doorbell: events for listeners (N22), outcomes for `recordOutcome` (R35).
+//!
+//! An outcome is handed to JavaScript and kept here until JavaScript says whether it has recorded it. What it didn't
+//! record, or doesn't answer for, the gateway writes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::bell::{Kind, Slot};
+use super::message;
+use crate::policy::health::{Event, Outcome};
+use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
+use crate::proto::record::{Note, rfc3339};
+
+/// So many notices may wait for a JavaScript thread that is busy. Beyond it outcomes are written by the gateway and events
+/// are dropped.
+const MAX_WAITING: usize = 4096;
+
+/// One gateway's line to its JavaScript thread. Ends with the pool that it serves.
+pub(crate) struct Notifier {
+    slot: Arc<Slot>,
+    /// JavaScript has a `recordOutcome`.
+    records: bool,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    last: u32,
+    /// Outcomes that JavaScript hasn't answered for.
+    waiting: HashMap<u32, (AccountId, Outcome)>,
+    /// Nobody is there any more to answer.
+    deaf: bool,
+}
+
+impl Notifier {
+    pub(crate) fn new(slot: Arc<Slot>, records: bool) -> Arc<Self> {
+        Arc::new(Self { slot, records, asked: Mutex::default() })
+    }
+
+    pub(crate) fn hooks(self: &Arc<Self>) -> Hooks {
+        let (recorder, listener) = (self.clone(), self.clone());
+        Hooks {
+            record: self.records.then(|| {
+                Arc::new(move |id: &AccountId, outcome: &Outcome| recorder.ask(id, outcome)) as crate::pool::Recorder
+            }),
+            event: Some(Arc::new(move |event| listener.tell(&event))),
+        }
+    }
+
+    /// JavaScript has an outcome: recorded, or to be written by the gateway. Each is answered once.
+    pub(crate) fn answered(&self, number: u32, recorded: bool, pool: &Pool) {
+        let outcome = self.asked().waiting.remove(&number);
+        if let Some((id, outcome)) = outcome.filter(|_| !recorded) {
+            pool.write(&id, &outcome);
+        }
+    }
+
+    /// Waits until JavaScript has answered for everything, at most `within`; the gateway writes the rest.
+    pub(crate) async fn settle(&self, pool: &Pool, within: Duration) {
+        let deadline = now() + within;
+        while !self.asked().waiting.is_empty() && now() < deadline {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.write_waiting(pool);
+    }
+
+    /// The gateway's object is gone in JavaScript, and with it whoever records (N54).
+    pub(crate) fn deafen(&self, pool: &Pool) {
+        self.asked().deaf = true;
+        self.write_waiting(pool);
+    }
+
+    fn write_waiting(&self, pool: &Pool) {
+        let waiting = std::mem::take(&mut self.asked().waiting);
+        for (id, outcome) in waiting.into_values() {
+            pool.write(&id, &outcome);
+        }
+    }
+
+    /// True: JavaScript is asked, and answers with [`Notifier::answered`].
+    fn ask(&self, id: &AccountId, outcome: &Outcome) -> bool {
+        let Some(mut notice) = outcome_json(id, outcome) else { return false };
+        let mut asked = self.asked();
+        if asked.deaf || self.slot.is_cancelled() || asked.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        asked.last = asked.last.wrapping_add(1);
+        let number = asked.last;
+        asked.waiting.insert(number, (id.clone(), outcome.clone()));
+        drop(asked);
+        notice["number"] = json!(number);
+        self.slot.post(Kind::Notice, message::text(&notice));
+        true
+    }
+
+    fn tell(&self, event: &PoolEvent) {
+        if self.slot.is_cancelled() {
+            return;
+        }
+        if self.slot.waiting() >= MAX_WAITING {
+            tracing::warn!("an event is dropped: the JavaScript thread is busy");
+            return;
+        }
+        self.slot.post(Kind::Notice, message::text(&event_json(event)));
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        self.slot.post(Kind::End, bytes::Bytes::new());
+    }
+}
+
+/// `Outcome` of index.d.ts, times in milliseconds; none for what only we can write: a bare use, a refresh.
+fn outcome_json(id: &AccountId, outcome: &Outcome) -> Option<Value> {
+    let mut notice = match &outcome.event {
+        Event::Success { heals, half_open, probe } => {
+            json!({ "kind": "success", "heals": heals, "halfOpen": half_open, "probe": probe })
+        }
+        Event::Fault { mark: Some(mark), .. } => match mark {
+            Note::Plain(cause) => json!({ "kind": "failure", "cause": cause }),
+            Note::CoolDown { until, .. } => {
+                json!({ "kind": "coolDown", "until": until.as_millisecond(), "message": mark.to_string() })
+            }
+            Note::Quota { until, .. } => {
+                json!({ "kind": "quota", "until": until.as_millisecond(), "message": mark.to_string() })
+            }
+            Note::Ejected { .. } => json!({ "kind": "ejected", "message": mark.to_string() }),
+        },
+        Event::Fault { mark: None, .. } | Event::Refreshed => return None,
+    };
+    notice["accountId"] = json!(&**id);
+    notice["at"] = json!(outcome.at.as_millisecond());
+    Some(notice)
+}
+
+/// The name of an event and what its listeners get.
+fn event_json(event: &PoolEvent) -> Value {
+    match event {
+        PoolEvent::Ejected { id, message } => {
+            json!({ "event": "accountEjected", "value": { "accountId": &**id, "message": message } })
+        }
+        PoolEvent::TokenRefreshed { id, expires_at, method } => json!({
+            "event": "tokenRefreshed",
+            "value": { "accountId": &**id, "expiresAt": expires_at.map(rfc3339), "method": method.as_str() },
+        }),
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
