@@ -9,6 +9,10 @@ pub fn run(data: &[u8]) {
     let account = Account::parse(data, "fuzz");
     let token = Token::parse(data);
     assert_eq!(account.as_ref().err(), token.as_ref().err(), "both need the same: an object");
+    // Keys with this in them are serde_json's own: they turn an object into something else.
+    if data.windows(10).any(|key| key == b"serde_json") {
+        return;
+    }
     agree_with_serde(data, account.as_ref().err());
     match account {
         Ok(account) => patched(data, &account),

@@ -17,6 +17,10 @@ pub fn run(data: &[u8]) {
     if messages.is_ok() {
         assert!(counted.is_ok(), "count_tokens asks for less");
     }
+    // Keys with this in them are serde_json's own: they turn an object into something else.
+    if data.windows(10).any(|key| key == b"serde_json") {
+        return;
+    }
     check_json(data, messages.as_ref().err().map(ToString::to_string));
     if let Ok(request) = counted {
         assert!(request_tokens(&request) > 0);
