@@ -231,10 +231,25 @@ async fn a1_a9_to_a49_accepted_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a2_a53_streams_have_the_grammar_under_both_prefixes() {
+async fn a2_a53_m3_m6_streams_have_the_grammar_under_both_prefixes() {
     let world = World::new(&[]).await;
-    for path in ["/v1/messages", "/claude-kiro-oauth/v1/messages?beta=true"] {
-        let reply = world.post(path, with(json!({ "stream": true })).to_string()).await;
+    for (path, headers) in [
+        ("/v1/messages", &[][..]),
+        ("/claude-kiro-oauth/v1/messages?beta=true", &[("anthropic-version", "2023-06-01")]),
+        (
+            "/v1/messages",
+            &[("anthropic-version", "2026-10-21"), ("anthropic-beta", "a-2026-01-01,b"), ("x-app", "cli")],
+        ),
+        (
+            "/v1/messages?x=%zz&",
+            &[("anthropic-version", "?"), ("content-type", "text/plain"), ("expect", "100-continue")],
+        ),
+    ] {
+        let mut request = world.http.post(world.url(path)).header("x-api-key", KEY);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let reply = Reply::read(request.body(with(json!({ "stream": true })).to_string()).send().await.unwrap()).await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.headers["content-type"], "text/event-stream; charset=utf-8");
         assert_eq!(reply.headers["cache-control"], "no-cache");
@@ -247,7 +262,7 @@ async fn a2_a53_streams_have_the_grammar_under_both_prefixes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a50_over_the_limit_with_and_without_a_length() {
+async fn a50_m11_over_the_limit_with_and_without_a_length() {
     let world = World::new(&[("KIRO_MAX_REQUEST_BODY", "1000")]).await;
     let mut body = base();
     body["messages"][0]["content"] = json!("x".repeat(2000));
@@ -264,7 +279,7 @@ async fn a50_over_the_limit_with_and_without_a_length() {
 type Dress = fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a51_keys() {
+async fn a51_m2_keys() {
     let world = World::new(&[]).await;
     let url = world.url("/v1/messages");
     let ask = |set: Dress, query: &str| set(world.http.post(format!("{url}{query}"))).body(base().to_string()).send();
@@ -291,7 +306,7 @@ async fn a51_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a52_paths_and_methods() {
+async fn a52_m4_m7_m8_paths_methods_and_encodings() {
     let world = World::new(&[]).await;
     let get = Reply::read(world.http.get(world.url("/v1/messages")).send().await.unwrap()).await;
     get.is_error("A52", 405, IRE, "");
@@ -304,20 +319,31 @@ async fn a52_paths_and_methods() {
         .send()
         .await
         .unwrap();
-    assert_eq!(asked.status(), 204);
-    assert_eq!(asked.headers()["access-control-allow-headers"], "x-stainless-os,x-api-key");
-    assert!(asked.headers().contains_key("request-id"));
-    let encoded = world
-        .http
-        .post(world.url("/v1/messages"))
-        .header("x-api-key", KEY)
-        .header("content-encoding", "gzip")
-        .body("x");
-    Reply::read(encoded.send().await.unwrap()).await.is_error("M4", 400, IRE, "content-encoding: not supported");
+    let asked = Reply::read(asked).await;
+    assert_eq!((asked.status, asked.text.as_str()), (204, ""));
+    assert_eq!(asked.headers["access-control-allow-headers"], "x-stainless-os,x-api-key");
+    assert_eq!(asked.headers["access-control-allow-methods"], "GET, POST, HEAD, OPTIONS");
+    assert_eq!(asked.headers["access-control-max-age"], "86400");
+    for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+        let encoded = |encoding: &'static str| {
+            let request = world.http.post(world.url(path)).header("x-api-key", KEY);
+            request.header("content-encoding", encoding).body(base().to_string()).send()
+        };
+        let gzip = Reply::read(encoded("gzip").await.unwrap()).await;
+        gzip.is_error("M4", 400, IRE, "content-encoding: not supported");
+        assert_eq!(encoded("identity").await.unwrap().status(), 200, "M4");
+    }
+    for path in ["/", "/health", "/v1/models", "/v1/models/claude-opus-5"] {
+        let ask = |method| world.http.request(method, world.url(path)).header("x-api-key", KEY).send();
+        let get = Reply::read(ask(reqwest::Method::GET).await.unwrap()).await;
+        let head = Reply::read(ask(reqwest::Method::HEAD).await.unwrap()).await;
+        assert_eq!((head.status, head.text.as_str()), (get.status, ""), "M8: {path}");
+        assert_eq!(head.headers["content-type"], get.headers["content-type"], "M8: {path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a69_count_tokens_equals_the_estimate_of_message_start() {
+async fn a69_m65_count_tokens_equals_the_estimate_of_message_start() {
     let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
     let mut body = without("max_tokens");
     let counted = world.post("/v1/messages/count_tokens", body.to_string()).await;
@@ -340,7 +366,7 @@ async fn a69_count_tokens_equals_the_estimate_of_message_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a70_models_page_by_page() {
+async fn a70_m66_m67_models_page_by_page() {
     let world = World::new(&[]).await;
     let get = async |path: &str| {
         Reply::read(world.http.get(world.url(path)).header("x-api-key", KEY).send().await.unwrap()).await
@@ -369,8 +395,51 @@ async fn a70_models_page_by_page() {
     assert_eq!(get("/v1/models/claude-sonnet-4-5-20250929").await.json()["id"], "claude-sonnet-4-5-20250929");
 }
 
+/// M1: each request has one fault more than the one before it; the answer is that of the first check that fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a54_a55_refused_by_upstream_once_without_hurting_the_account() {
+async fn m1_the_order_of_checks() {
+    let world = World::with_tokens(&[], &[("KIRO_MAX_REQUEST_BODY", "300"), ("KIRO_STORE_WAIT", "0s")]).await;
+    let ask = async |method: &str, path: &str, key: &str, body: String| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = world.http.request(method, world.url(path)).header("x-api-key", key).body(body);
+        Reply::read(request.send().await.unwrap()).await
+    };
+    let path = "/v1/messages";
+    ask("POST", path, KEY, base().to_string()).await.is_error("accounts", 503, "overloaded_error", "");
+    let unknown = with(json!({ "model": "gpt-4o" }));
+    ask("POST", path, KEY, unknown.to_string()).await.is_error("model", 404, "not_found_error", "model: unknown model");
+    let mut field = unknown.clone();
+    field["tools"] = json!(5);
+    ask("POST", path, KEY, field.to_string()).await.is_error("fields", 400, IRE, "tools: must be an array");
+    let broken = field.to_string().replace('}', "");
+    ask("POST", path, KEY, broken.clone()).await.is_error("JSON", 400, IRE, "body: not valid JSON");
+    let large = broken + &" ".repeat(400);
+    ask("POST", path, KEY, large.clone()).await.is_error("size", 413, "request_too_large", "");
+    ask("POST", path, "no", large.clone()).await.is_error("key", 401, "authentication_error", "");
+    ask("PUT", path, "no", large.clone()).await.is_error("method", 405, IRE, "");
+    ask("PUT", "/v1/message", "no", large).await.is_error("path", 404, "not_found_error", "");
+}
+
+/// The other tests look at the id of every answer they read; here, that it is another one each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a71_m5_every_answer_has_an_id_of_its_own() {
+    let world = World::new(&[]).await;
+    let mut ids = std::collections::HashSet::new();
+    for stream in [false, true] {
+        for body in [base(), without("model"), with(json!({ "model": "gpt-4o" }))] {
+            let mut body = body;
+            body["stream"] = json!(stream);
+            let reply = world.messages(&body).await;
+            assert!(ids.insert(reply.headers["request-id"].clone()), "A71: {}", reply.text);
+            if reply.status != 200 {
+                assert_eq!(reply.json()["request_id"], reply.headers["request-id"].to_str().unwrap(), "A71");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a54_a55_k49_m62_refused_by_upstream_once_without_hurting_the_account() {
     let world = World::with_tokens(&["sim-400", "sim-400"], &[]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A54", 400, IRE, "Improperly formed request.");
@@ -385,7 +454,7 @@ async fn a54_a55_refused_by_upstream_once_without_hurting_the_account() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a56_a57_rate_limits() {
+async fn a56_a57_trap_31_rate_limits() {
     let world = World::with_tokens(&["sim-429-retry-after-7", "sim-429-retry-after-7"], &[]).await;
     for stream in [false, true] {
         // The second round finds both accounts at rest.
@@ -409,15 +478,30 @@ async fn a56_a57_rate_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a58_no_account() {
+async fn a58_m61_no_account() {
+    // (what the only account says at the first request, retry-after of the second, whether a retry is worth it)
+    for (token, least, most, retry) in
+        [("sim-429-retry-after-30", 20, 30, None), ("sim-suspicious", 1700, 1800, Some("false"))]
+    {
+        let world = World::with_tokens(&[token], &[]).await;
+        world.messages(&base()).await.is_error("A58", 429, "rate_limit_error", "");
+        let reply = world.messages(&with(STREAM())).await;
+        reply.is_error("A58", 503, "overloaded_error", "No healthy accounts available");
+        let after: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((least..=most).contains(&after), "A58 {token}: {after}");
+        assert_eq!(reply.headers.get("x-should-retry").map(|value| value.to_str().unwrap()), retry, "A58 {token}");
+        assert_eq!(world.upstream_calls(), 1, "A58 {token}");
+    }
+
     let world = World::with_tokens(&[], &[("KIRO_STORE_WAIT", "0s")]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A58", 503, "overloaded_error", "");
+    assert_eq!(reply.headers["retry-after"], "60", "A58");
     assert_eq!(world.http.get(world.url("/health")).send().await.unwrap().status(), 503);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a59_a60_an_exception_before_content() {
+async fn a59_a60_m9_an_exception_before_content() {
     let world = World::new(&[("KIRO_MAX_ATTEMPTS", "1")]).await;
     let first = json!({ "steps": [{ "exception": "InternalServerException" }] });
     world.scene(&first, STREAM()).await.is_error("A59", 500, "api_error", "");
@@ -505,7 +589,7 @@ async fn a67_pings_while_upstream_is_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a68_a_client_that_goes_away_frees_upstream_within_100_ms() {
+async fn a68_m10_a_client_that_goes_away_frees_upstream_within_100_ms() {
     let world = World::new(&[]).await;
     // In mid-answer, before the first event, and with a folded answer.
     let hanging = json!({ "text": "a", "end": "hang" });

@@ -185,11 +185,6 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
-    }
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
         request_id: Some(request_id.to_owned()),
@@ -231,6 +226,12 @@ where
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());
+    }
+    // M4: compressed bytes would only be told to be no JSON.
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
     }
     let mut body = request.into_body();
     let mut first: Option<Bytes> = None;
@@ -375,11 +376,15 @@ fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
 fn query_value(query: &str, name: &str) -> Option<String> {
     let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
     let raw = pair.split_once('=').map_or("", |(_, value)| value);
+    percent_decoded(&raw.replace('+', " "))
+}
+
+/// What a part of a URL stands for; `None` for a broken escape, and for bytes that are no UTF-8.
+fn percent_decoded(raw: &str) -> Option<String> {
     let mut out = Vec::with_capacity(raw.len());
     let mut bytes = raw.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'+' => out.push(b' '),
             b'%' => {
                 let digit = |b: Option<u8>| b.and_then(|b| (b as char).to_digit(16));
                 out.push((digit(bytes.next())? * 16 + digit(bytes.next())?) as u8);

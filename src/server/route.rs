@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use super::percent_decoded;
+
 /// The existing service's prefix; every route below it is the same as without it.
 const PREFIX: &str = "/claude-kiro-oauth";
 
@@ -38,7 +40,8 @@ impl Route {
                 if id.is_empty() || id.contains('/') {
                     return None;
                 }
-                Self::Model(id.to_owned())
+                // SDKs escape what a path can't hold, such as the brackets of `[1m]`.
+                Self::Model(percent_decoded(id)?)
             }
         })
     }
@@ -81,6 +84,8 @@ mod tests {
         assert_eq!(Route::of("/claude-kiro-oauth/v1/messages"), Some(Route::Messages));
         assert_eq!(Route::of("/claude-kiro-oauthx/v1/messages"), None);
         assert_eq!(Route::of("/v1/models/claude-sonnet-4-5"), Some(Route::Model("claude-sonnet-4-5".into())));
+        assert_eq!(Route::of("/v1/models/claude-opus-5%5B1m%5D"), Some(Route::Model("claude-opus-5[1m]".into())));
+        assert_eq!(Route::of("/v1/models/a%2"), None);
         assert_eq!(Route::of("/nope"), None);
         assert!(!Route::Messages.allows(&Method::GET) && Route::Root.allows(&Method::HEAD));
     }

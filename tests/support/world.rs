@@ -142,8 +142,14 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// M5, M7: every answer has its id, and may be read by a browser.
     pub async fn read(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let id = headers["request-id"].to_str().unwrap();
+        let is_id = |id: &str| id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        assert!(id.strip_prefix("req_").is_some_and(is_id), "{id}");
+        assert_eq!(headers["access-control-allow-origin"], "*");
+        assert_eq!(headers["access-control-expose-headers"], "request-id, retry-after, x-should-retry");
         Self { status, headers, text: response.text().await.unwrap_or_default() }
     }
 
