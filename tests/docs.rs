@@ -74,7 +74,21 @@ fn metrics() {
     same("docs/metrics.md", &text);
 }
 
-/// Which vectors and tests hold each rule. A rule of translation.md without any fails here.
+/// Rules and cases that must be held by something, in ranges: those of translation.md and messages-api.md, and those of
+/// kiro-upstream.md about bodies, frames, events and faults. The rest of the contracts is shown as far as it is held.
+const REQUIRED: [(&str, &[(u32, u32)]); 8] = [
+    ("TR", &[(1, 34)]),
+    ("TS", &[(1, 26)]),
+    ("TU", &[(1, 8)]),
+    // M69 and M70 are ours: what the official SDKs send beyond the contract.
+    ("M", &[(1, 70)]),
+    ("C", &[(1, 19), (30, 38)]),
+    ("K", &[(1, 3), (17, 50)]),
+    ("A", &[(1, 72)]),
+    ("TRAP", &[(1, 18), (28, 32), (39, 41)]),
+];
+
+/// Which vectors and tests hold each rule. One of [`REQUIRED`] without any fails here.
 #[test]
 fn conformance() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -86,11 +100,9 @@ fn conformance() {
             held.entry(key(rule).unwrap()).or_default().extend(holders.split_whitespace().map(str::to_owned));
         }
     }
-    let mut cases: BTreeMap<(String, u32), BTreeSet<String>> = BTreeMap::new();
-    for (test, rules) in named_tests(&root.join("tests")) {
+    for (test, rules) in rust_tests(root).into_iter().chain(client_tests(root)) {
         for rule in rules {
-            let table = if matches!(rule.0.as_str(), "A" | "TRAP" | "CASE") { &mut cases } else { &mut held };
-            table.entry(rule).or_default().insert(test.clone());
+            held.entry(rule).or_default().insert(test.clone());
         }
     }
     let vectors = ["request", "response"].map(|half| {
@@ -99,39 +111,49 @@ fn conformance() {
     });
     let acceptance = std::fs::read_to_string(root.join("tests/golden/request/acceptance.txt")).unwrap();
     for id in acceptance.lines().filter_map(|line| key(line.split_whitespace().next()?)).filter(|id| id.0 == "A") {
-        cases.entry(id).or_default().insert("tests/golden/request/acceptance.txt".to_owned());
+        held.entry(id).or_default().insert("tests/golden/request/acceptance.txt".to_owned());
     }
 
-    for (family, last) in [("TR", 34), ("TS", 26), ("TU", 8)] {
-        for number in 1..=last {
-            let holders = held.get(&(family.to_owned(), number));
-            assert!(holders.is_some_and(|holders| !holders.is_empty()), "{family}{number} is held by no test");
-        }
-    }
+    let unheld: Vec<String> = (REQUIRED.iter())
+        .flat_map(|(family, ranges)| {
+            ranges.iter().flat_map(|&(first, last)| first..=last).map(|number| ((*family).to_owned(), number))
+        })
+        .filter(|rule| !held.contains_key(rule))
+        .map(|(family, number)| format!("{family}{number}"))
+        .collect();
+    assert!(unheld.is_empty(), "no test names {unheld:?}");
 
     let mut text = String::from(
         "# Conformance\n\n\
          <!-- Made from the tests by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
-         Each rule of the contracts with the vectors and tests that hold it. All of them are part of `npm test`, which fails when one \
-         of them does; this page fails when a rule of the translation has none. Vectors (TV…: the contract's own, others: ours) stand in \
-         `tests/golden/request/` and `tests/golden/response/`; every response vector is replayed at every chunk split, one character \
-         at a time, and cut at every byte.\n",
+         Each rule of the contracts with the vectors and tests that hold it. Those in `tests/clients/` are run by \
+         `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page fails when a rule of the \
+         translation, of the downstream contract, or of Kiro's bodies, frames, events and faults has none. Vectors (TV…: the \
+         contract's own, others: ours) stand in `tests/golden/request/` and `tests/golden/response/`; every response vector is \
+         replayed at every chunk split, one character at a time, and cut at every byte.\n",
     );
-    let families = [
-        ("TR", "Request: Messages → Kiro"),
-        ("TS", "Response: Kiro events → Messages stream"),
-        ("TU", "Usage"),
-        ("M", "The downstream contract"),
-        ("K", "The upstream wire"),
-        ("R", "The shared store"),
-    ];
-    for (family, title) in families {
-        write!(text, "\n## {title} ({family})\n\n| rule | held by | passes |\n|---|---|:-:|\n").unwrap();
+    let mut table = |family: &str, title: &str| {
+        write!(text, "\n## {title}\n\n| | held by | passes |\n|---|---|:-:|\n").unwrap();
         for ((_, number), holders) in held.range((family.to_owned(), 0)..=(family.to_owned(), u32::MAX)) {
-            if !holders.is_empty() {
-                writeln!(text, "| {family}{number} | {} | ✓ |", list(holders)).unwrap();
-            }
+            let name = if matches!(family, "TRAP" | "CASE" | "NODE") { "" } else { family };
+            writeln!(text, "| {name}{number} | {} | ✓ |", list(holders)).unwrap();
         }
+    };
+    for (family, title) in [
+        ("TR", "Request: Messages → Kiro (TR)"),
+        ("TS", "Response: Kiro events → Messages stream (TS)"),
+        ("TU", "Usage (TU)"),
+        ("M", "The downstream contract (M)"),
+        ("C", "What clients require or break on (C)"),
+        ("A", "Acceptance cases of the downstream contract (A)"),
+        ("K", "The upstream wire (K)"),
+        ("TRAP", "Traps seen in other programs (kiro-upstream.md section 15)"),
+        ("R", "The shared store (R)"),
+        ("CASE", "Acceptance cases of the shared store"),
+        ("N", "The Node.js interface (N)"),
+        ("NODE", "Acceptance cases of the Node.js interface"),
+    ] {
+        table(family, title);
     }
     text.push_str("\n## Vectors of the contract (TV)\n\n| vectors | file |\n|---|---|\n");
     let mut seen = BTreeSet::new();
@@ -144,36 +166,31 @@ fn conformance() {
         writeln!(text, "| {} | `tests/golden/{half}/vectors.txt` |", names.join(" ")).unwrap();
         seen.extend(ids);
     }
-    for holders in held.values() {
+    let mut elsewhere: BTreeMap<u32, &str> = BTreeMap::new();
+    for holder in held.values().flatten() {
         // Vectors that are no single request or stream are tests of their own.
-        seen.extend(holders.iter().flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric())).filter_map(
-            |word| {
-                let word = word.to_ascii_lowercase();
-                word.strip_prefix("tv")?.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse::<u32>().ok()
-            },
-        ));
-    }
-    let missing: Vec<u32> = (1..=118).filter(|id| *id != 59 && !seen.contains(id)).collect();
-    assert!(missing.is_empty(), "vectors without a test: {missing:?}");
-    for (family, title) in [
-        ("A", "Acceptance cases of the downstream contract (A)"),
-        ("TRAP", "Traps seen in other programs"),
-        ("CASE", "Acceptance cases of the shared store"),
-    ] {
-        write!(text, "\n## {title}\n\n| case | held by | passes |\n|---|---|:-:|\n").unwrap();
-        for ((_, number), holders) in cases.range((family.to_owned(), 0)..=(family.to_owned(), u32::MAX)) {
-            let name = match family {
-                "A" => format!("A{number}"),
-                _ => number.to_string(),
-            };
-            writeln!(text, "| {name} | {} | ✓ |", list(holders)).unwrap();
+        for word in holder.split(|c: char| !c.is_ascii_alphanumeric()) {
+            if let Some(("TV", id)) = key(word).as_ref().map(|(family, id)| (family.as_str(), *id))
+                && seen.insert(id)
+            {
+                elsewhere.insert(id, holder);
+            }
         }
     }
+    for (id, holder) in elsewhere {
+        writeln!(text, "| TV{id} | `{holder}` |").unwrap();
+    }
+    // There is no TV59.
+    let missing: Vec<u32> = (1..=118).filter(|id| *id != 59 && !seen.contains(id)).collect();
+    assert!(missing.is_empty(), "vectors without a test: {missing:?}");
     same("docs/conformance.md", &text);
 }
 
-/// `TS13` as family and number.
-fn key(rule: &str) -> Option<(String, u32)> {
+/// A rule, case or trap: family and number.
+type Rule = (String, u32);
+
+/// `TS13` as family and number; a letter behind it (`TV50a`) doesn't matter.
+fn key(rule: &str) -> Option<Rule> {
     let digits = rule.find(|c: char| c.is_ascii_digit())?;
     let (family, rest) = rule.split_at(digits);
     let number = rest.trim_end_matches(|c: char| c.is_ascii_lowercase());
@@ -188,39 +205,98 @@ fn list(holders: &BTreeSet<String>) -> String {
         .join(" ")
 }
 
-/// The tests below a folder whose names begin with rules, cases or traps: `k68_timeouts`, `a3_to_a48_…`, `trap_28_…`, `case_09_…`.
-fn named_tests(folder: &Path) -> Vec<(String, Vec<(String, u32)>)> {
+/// The Rust tests whose names begin with rules, cases or traps: `k68_timeouts`, `a3_to_a48_…`, `trap_28_…`, `case_09_…`.
+fn rust_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     let mut found = Vec::new();
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "rs")) {
-        let text = std::fs::read_to_string(file).unwrap();
-        let mut is_test = false;
-        for line in text.lines() {
-            if line.trim_start().starts_with("#[test]") || line.trim_start().starts_with("#[tokio::test") {
-                is_test = true;
-            } else if let Some(at) = line.find("fn ").filter(|_| is_test) {
-                is_test = false;
-                let name = line[at + 3..].split('(').next().unwrap_or_default();
-                let rules = rules_of(name);
-                if !rules.is_empty() {
-                    let file = file.file_stem().unwrap().to_string_lossy();
-                    found.push((format!("tests/{file}::{name}"), rules));
-                }
+    for file in files(root, &["src", "tests"], "rs") {
+        let text = std::fs::read_to_string(root.join(&file)).unwrap();
+        // Each test: what follows its attribute, up to the next one's.
+        for test in text.split("#[test]").flat_map(|part| part.split("#[tokio::test")).skip(1) {
+            let Some((_, from_name)) = test.split_once("fn ") else { continue };
+            let name = from_name.split('(').next().unwrap_or_default();
+            let rules = rules_of(name, from_name);
+            if !rules.is_empty() {
+                found.push((format!("{}::{name}", file.trim_end_matches(".rs")), rules));
             }
         }
     }
     found
 }
 
-fn rules_of(name: &str) -> Vec<(String, u32)> {
-    let mut rules: Vec<(String, u32)> = Vec::new();
+/// The tests of the Node.js package, by the rules and cases in their titles, and those of the clients.
+fn client_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
+    let mut found = Vec::new();
+    for file in files(root, &["__test__", "tests/clients"], "mjs") {
+        let text = std::fs::read_to_string(root.join(&file)).unwrap();
+        let of_node = file.starts_with("__test__");
+        for title in text.split("test(").skip(1).filter_map(title) {
+            let mut words = title.split(|c: char| !c.is_ascii_alphanumeric()).peekable();
+            while let Some(word) = words.next() {
+                let case = words.peek().and_then(|next| next.parse().ok()).filter(|_| of_node && word == "case");
+                let rule = case.map(|number| ("NODE".to_owned(), number)).or_else(|| is_upper_rule(word));
+                found.extend(rule.map(|rule| (file.clone(), vec![rule])));
+            }
+        }
+    }
+    for file in files(root, &["tests/clients"], "py") {
+        let text = std::fs::read_to_string(root.join(&file)).unwrap();
+        for name in text.split("def test_").skip(1).filter_map(|rest| rest.split('(').next()) {
+            let rules = rules_of(name, "");
+            if !rules.is_empty() {
+                found.push((format!("{}::test_{name}", file.trim_end_matches(".py")), rules));
+            }
+        }
+    }
+    found
+}
+
+/// The string literal that a call begins with.
+fn title(call: &str) -> Option<&str> {
+    let call = call.trim_start();
+    let quote = call.chars().next().filter(|c| matches!(c, '\'' | '"' | '`'))?;
+    call[1..].split(quote).next()
+}
+
+fn is_upper_rule(word: &str) -> Option<Rule> {
+    let rule = word.starts_with(|c: char| c.is_ascii_uppercase()).then(|| key(word))??;
+    is_family(&rule.0).then_some(rule)
+}
+
+fn is_family(family: &str) -> bool {
+    matches!(family, "K" | "R" | "M" | "A" | "C" | "TR" | "TS" | "TU" | "N")
+}
+
+/// Every file with this extension below the folders, as paths from the root, sorted.
+fn files(root: &Path, folders: &[&str], extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
+    while let Some(folder) = open.pop() {
+        for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                if path.file_name().is_some_and(|name| name != "node_modules") {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The rules that a test's name begins with. A span of acceptance cases (`a3_to_a48`) stands for those that the test's
+/// body names in quotes.
+fn rules_of(name: &str, body: &str) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = Vec::new();
     let words: Vec<&str> = name.split('_').collect();
     let mut n = 0;
     while n < words.len() {
         let word = words[n];
-        if (word == "trap" || word == "case") && words.get(n + 1).is_some_and(|next| next.parse::<u32>().is_ok()) {
-            rules.push((word.to_ascii_uppercase(), words[n + 1].parse().unwrap()));
+        if (word == "trap" || word == "case")
+            && let Some(number) = words.get(n + 1).and_then(|next| next.parse().ok())
+        {
+            rules.push((word.to_ascii_uppercase(), number));
             n += 2;
             continue;
         }
@@ -229,17 +305,20 @@ fn rules_of(name: &str) -> Vec<(String, u32)> {
                 (rules.last().cloned(), words.get(n + 1).and_then(|next| key(next)))
                 && family == other
             {
-                rules.extend((from + 1..=to).map(|number| (family.clone(), number)));
+                let is_named = |number: &u32| {
+                    family != "A" || [":", "\""].iter().any(|end| body.contains(&format!("\"A{number}{end}")))
+                };
+                rules.extend((from + 1..=to).filter(is_named).map(|number| (family.clone(), number)));
                 n += 2;
                 continue;
             }
             break;
         }
-        match key(word)
-            .filter(|(family, _)| matches!(family.as_str(), "K" | "R" | "M" | "A" | "TR" | "TS" | "TU" | "N"))
-        {
-            Some(rule) => rules.push(rule),
-            None => break,
+        match key(word) {
+            Some(rule) if is_family(&rule.0) || rule.0 == "TRAP" => rules.push(rule),
+            // A vector's number says nothing about rules.
+            Some((family, _)) if family == "TV" => {}
+            _ => break,
         }
         n += 1;
     }

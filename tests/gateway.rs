@@ -17,7 +17,7 @@ use world::{KEY, Reply, STREAM, World, base, events, kinds, with};
 
 /// kiro-upstream.md section 8, the column *Client*, and the verdict: with a good second account, does the client notice?
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k45_every_fault_alone_and_beside_a_good_account() {
+async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_account() {
     let table = [
         // preset, status, type, next account helps
         ("prompt-too-long", 400, "invalid_request_error", false),

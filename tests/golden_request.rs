@@ -122,7 +122,8 @@ fn own_rules() -> Vec<String> {
     let range = |letters: &'static str, from: u32, to: u32| (from..=to).map(move |number| format!("{letters}{number}"));
     let mut rules: Vec<_> = range("TR", 1, 34).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
     // Headers and routes, as far as they are about requests, are the server's.
-    rules.extend(["M65", "M68", "M69", "M70"].map(str::to_owned));
+    rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
+    rules.extend(["M65", "K21", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
 }
 

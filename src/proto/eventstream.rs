@@ -805,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn k22_vectors() {
+    fn trap_01_k22_vectors() {
         assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
         assert_eq!(encoded(&[], b""), unhex(EMPTY));
         assert_eq!(decode([unhex(EMPTY)]), (vec![(vec![], vec![])], Ok(())));

@@ -244,6 +244,52 @@ for (const mode of ['stream', 'create']) {
     assert.deepEqual(results, [{ toolUseId: 'tooluse_2', content: [{ text: '7' }], status: 'success' }])
   })
 
+  // It asks for a message thread first (M68), and tells of the tools in system messages.
+  test(`tools that the runner adds and takes away on its way (M69), ${mode}`, async (t) => {
+    const house = await serve(t)
+    const sum = (name) =>
+      betaTool({
+        name,
+        description: `What ${name} does.`,
+        inputSchema: { type: 'object', properties: { a: { type: 'number' } }, required: ['a'] },
+        run: ({ a }) => `${name} of ${a}`,
+      })
+    await house.script(
+      { tools: [{ id: 'tooluse_1', name: 'first', input: { a: 1 } }] },
+      { tools: [{ id: 'tooluse_2', name: 'second', input: { a: 2 } }] },
+      { text: 'Done.' },
+    )
+    const runner = house
+      .client()
+      .beta.messages.toolRunner(ask('Go on.', { tools: [sum('first')], stream: mode === 'stream' }))
+    const texts = []
+    for await (const step of runner) {
+      const message = mode === 'stream' ? await step.finalMessage() : step
+      const [block] = message.content
+      texts.push(block.text ?? block.name)
+      if (block.name === 'first') runner.addTools(sum('second'))
+      if (block.name === 'second') runner.removeTools('second')
+    }
+    assert.deepEqual(texts, ['first', 'second', 'Done.'])
+    const bodies = await house.upstream()
+    assert.equal(bodies.length, 3)
+    const currents = bodies.map((body) => body.conversationState.currentMessage.userInputMessage)
+    const tools = currents.map(({ userInputMessageContext: { tools } }) =>
+      tools.map(({ toolSpecification: { name, description } }) => [name, description]),
+    )
+    const first = ['first', 'What first does.']
+    assert.deepEqual(tools, [
+      [first],
+      [first, ['second', 'What second does.']],
+      // Its use in the history still has to be declared.
+      [first, ['second', 'Tool used earlier in this conversation.']],
+    ])
+    assert.deepEqual(
+      currents.slice(1).map(({ userInputMessageContext: { toolResults } }) => toolResults[0].content[0].text),
+      ['first of 1', 'second of 2'],
+    )
+  })
+
   test(`thinking with its signature comes back in the next turn, ${mode}`, async (t) => {
     const house = await serve(t)
     const client = house.client()
