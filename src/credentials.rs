@@ -176,7 +176,8 @@ impl Credentials {
             stop: stop.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
         });
-        inner.tasks.spawn(background(Arc::downgrade(&inner), stop));
+        // A token that is cancelled before the first poll keeps everything from running.
+        inner.tasks.spawn(stop.run_until_cancelled_owned(background(Arc::downgrade(&inner))));
         Self(inner)
     }
 
@@ -529,7 +530,7 @@ enum CallError {
 
 /// Renews tokens before they expire (R37) and probes accounts that nobody asks (R17), for as long as the credentials
 /// live.
-async fn background(inner: Weak<Inner>, stop: CancellationToken) {
+async fn background(inner: Weak<Inner>) {
     let Some(wanted) = inner.upgrade().map(|inner| inner.pool.refresh_wanted()) else { return };
     loop {
         let Some(inner) = inner.upgrade() else { return };
@@ -551,7 +552,6 @@ async fn background(inner: Weak<Inner>, stop: CancellationToken) {
         }
         drop(inner);
         tokio::select! {
-            () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = wanted.notified() => {}
         }
@@ -561,9 +561,35 @@ async fn background(inner: Weak<Inner>, stop: CancellationToken) {
 impl Credentials {
     /// Asks a half-open account for its usage (R17): a good answer heals it, a bad one is the next failure.
     async fn probe(&self, lease: Lease) {
-        match self.usage_limits(&lease).await {
+        match self.usage_limits_refreshed(&lease).await {
             Ok(_) => drop(lease.succeeded()),
-            Err(fault) => drop(lease.failed(&fault, Stood::default())),
+            Err((fault, refreshed)) => drop(lease.failed(&fault, Stood { refreshed, committed: false })),
+        }
+    }
+
+    /// [`Credentials::usage_limits`], asked by a person: with one forced refresh when the bearer token is rejected. No
+    /// health field is changed, except for `Suspended` (K62).
+    ///
+    /// # Errors
+    /// Upstream's fault, or why there is no token.
+    pub async fn usage_for_person(&self, lease: &Lease) -> Result<Bytes, Fault> {
+        let answer = self.usage_limits_refreshed(lease).await.map_err(|(fault, _)| fault);
+        if let Err(fault) = &answer
+            && fault.kind == FaultKind::Suspended
+        {
+            drop(lease.suspended(fault));
+        }
+        answer
+    }
+
+    /// A rejected bearer token is cured as for a conversation: once, by a forced refresh. The flag: it was rejected again.
+    async fn usage_limits_refreshed(&self, lease: &Lease) -> Result<Bytes, (Fault, bool)> {
+        match self.usage_limits(lease).await {
+            Err(fault) if fault.kind == FaultKind::TokenRejected && !lease.account().is_api_key() => {
+                self.force_refresh(lease).await.map_err(|fault| (fault, false))?;
+                self.usage_limits(lease).await.map_err(|fault| (fault, true))
+            }
+            answer => answer.map_err(|fault| (fault, false)),
         }
     }
 }

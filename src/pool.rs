@@ -53,6 +53,8 @@ const RETRY_READ: Duration = Duration::from_secs(1);
 const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
 /// After an unusable counter no block is asked for, for so long (R36).
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
+/// The end of an outage is told when what waited for it is written, or after so long (R53).
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
 /// The profile of an account is looked up at most so often (K64).
 const PROFILE_LOOK_UP_EVERY: Duration = Duration::from_secs(600);
 
@@ -94,8 +96,10 @@ impl From<&Config> for Settings {
     }
 }
 
-/// Sees an outcome that would be written to an account's record. True: the host program has written it (R35), so that
-/// we don't; it can still be handed back with [`Pool::write`].
+/// Sees an outcome that would be written to an account's record: a success, a fault with a mark, a probe that heals; never
+/// anything of a pinned request (N5). True: the host program writes it (R35), so that we don't; it can still be handed
+/// back with [`Pool::write`], also later. Not shown, because a host has no call for it, and always written by us: the use
+/// that a fault after the commit is, and what a refresh leaves in the record.
 pub type Recorder = Arc<dyn Fn(&AccountId, &Outcome) -> bool + Send + Sync>;
 
 /// Sees what an operator or a host program wants to know.
@@ -128,6 +132,19 @@ pub enum PoolEvent {
         expires_at: Option<Timestamp>,
         /// How it was renewed.
         method: Method,
+    },
+    /// The store is away: accounts and tokens come from memory from here on (R50). Once an outage; not for a store that
+    /// was never reached.
+    StoreLost {
+        /// Error words and addresses, never a value (R6).
+        cause: String,
+    },
+    /// The store is back, and what had to wait for it is written. Once for each [`PoolEvent::StoreLost`], before the next.
+    StoreBack {
+        /// How long it was away.
+        away: Duration,
+        /// Account and token records written since.
+        written: u64,
     },
 }
 
@@ -354,7 +371,12 @@ impl Pool {
             settings: Settings::from(config),
             hooks,
         }));
-        pool.0.tasks.spawn(background(Arc::downgrade(&pool.0), stop));
+        // A token that is cancelled before the first poll keeps everything from running.
+        let reading = background(Arc::downgrade(&pool.0));
+        pool.0.tasks.spawn(stop.clone().run_until_cancelled_owned(reading));
+        let (status, writer) = (pool.0.store.watch(), pool.0.writer.clone());
+        let watching = watch_store(Arc::downgrade(&pool.0), status, writer);
+        pool.0.tasks.spawn(stop.run_until_cancelled_owned(watching));
         pool
     }
 
@@ -394,7 +416,8 @@ impl Pool {
             let now = self.now();
             let mut inside = self.inside();
             inside.queue.retain(|waiter| !waiter.place.is_closed());
-            let refused = if inside.queue.is_empty() {
+            // A pinned request stands in nobody's way and waits for nobody (N5).
+            let refused = if inside.queue.is_empty() || wanted.only.is_some() {
                 match self.select_in(&mut inside, wanted, now) {
                     Ok(lease) => return Ok(lease),
                     Err(refused) => refused,
@@ -432,6 +455,36 @@ impl Pool {
                 return place.try_recv().or_else(|_| self.select(wanted));
             }
         }
+    }
+
+    /// Takes this account for a question that a person asks (K62), whatever its state; a running `Retry-After` is no
+    /// obstacle, since it is another call. The lease records nothing.
+    ///
+    /// # Errors
+    /// [`Why::NotLoaded`], [`Why::Unknown`], [`Why::Unusable`].
+    pub fn visit(&self, id: &str) -> Result<Lease, NoAccount> {
+        let now = self.now();
+        let mut inside = self.inside();
+        if !inside.loaded {
+            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
+        }
+        match inside.slots.get_mut(id) {
+            None => Err(NoAccount { why: Why::Unknown, retry_after: None }),
+            Some(slot) if !slot.is_usable(now) => Err(NoAccount { why: Why::Unusable, retry_after: None }),
+            Some(slot) => Ok(self.lease(slot, now, Purpose::Pinned)),
+        }
+    }
+
+    /// Time until this account's running `Retry-After` or rest ends; none: it is not resting.
+    pub fn return_of(&self, id: &str) -> Option<Duration> {
+        let now = self.now();
+        let inside = self.inside();
+        let slot = inside.slots.get(id)?;
+        let rest = match slot.state(now) {
+            State::Cooling { until } => Some(until),
+            _ => None,
+        };
+        slot.health.held_until(now).max(rest).map(|until| between(now, until))
     }
 
     /// Time until the soonest account is back; none: there is none to wait for (K47, M61).
@@ -534,8 +587,18 @@ impl Pool {
         may
     }
 
-    /// Writes an outcome that [`Hooks::record`] had taken over, when the host program could not record it after all.
+    /// Writes an outcome that [`Hooks::record`] had taken over, when the host program could not record it after all. A
+    /// success that must not heal (R28) is written as a bare count (N18); the use in a fault after the commit is not
+    /// counted again.
     pub fn write(&self, id: &AccountId, outcome: &Outcome) {
+        let mut outcome = outcome.clone();
+        if let Event::Fault { used, .. } = &mut outcome.event {
+            *used = false;
+        }
+        self.write_whole(id, &outcome);
+    }
+
+    fn write_whole(&self, id: &AccountId, outcome: &Outcome) {
         for patch in patches(outcome) {
             self.0.writer.record(id, patch);
         }
@@ -778,12 +841,20 @@ impl Pool {
     }
 
     fn record(&self, id: &AccountId, outcome: &Outcome) {
-        let by_host = self.0.hooks.record.as_ref().is_some_and(|record| record(id, outcome));
+        let has_call = match &outcome.event {
+            Event::Success { heals, probe, .. } => *heals || !probe,
+            Event::Fault { mark, .. } => mark.is_some(),
+            Event::Refreshed => false,
+        };
+        let by_host = has_call && self.0.hooks.record.as_ref().is_some_and(|record| record(id, outcome));
         if by_host {
             let now = Instant::now();
             self.with_slot(id, |slot, _| slot.host_marked = Some(now));
+            if let Event::Fault { used: true, .. } = outcome.event {
+                self.0.writer.record(id, OutcomePatch::Used { at: outcome.at });
+            }
         } else {
-            self.write(id, outcome);
+            self.write_whole(id, outcome);
         }
         match &outcome.event {
             Event::Fault { mark: Some(mark @ Note::Ejected { .. }), .. } => {
@@ -794,7 +865,7 @@ impl Pool {
             Event::Fault { mark: Some(mark @ (Note::CoolDown { .. } | Note::Quota { .. })), .. } => {
                 tracing::info!(account = short(id), message = %mark, "account rests");
             }
-            Event::Success { heals: true, half_open: true, .. } => {
+            Event::Success { half_open: true, .. } => {
                 tracing::info!(account = short(id), "account healed");
             }
             Event::Success { .. } | Event::Fault { .. } | Event::Refreshed => {}
@@ -845,9 +916,7 @@ impl Pool {
             inside.slots.insert(id, slot);
             let Inside { slots, rng, .. } = &mut *inside;
             let Some(slot) = slots.get_mut(raw.id.as_str()) else { continue };
-            let stands = self.0.writer.is_newer_than(&raw.id, since)
-                || slot.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
-            if let Some(unsaved) = slot.take_in(raw, parsed, stands, &self.0, now, rng) {
+            if let Some(unsaved) = slot.take_in(raw, parsed, since, &self.0, now, rng) {
                 tokens.push((slot.view.id.clone(), unsaved));
             }
         }
@@ -984,22 +1053,40 @@ impl Lease {
         outcome
     }
 
+    /// The attempt ended in a fault, and nothing is to be recorded: what binds this process all the same is remembered, a
+    /// `Retry-After` (N5) and a rejected profile ARN.
+    pub fn noted(&self, fault: &Fault) {
+        let now = self.pool.now();
+        self.pool.with_slot(&self.view.id, |slot, _| self.note(slot, fault, now));
+    }
+
+    fn note(&self, slot: &mut Slot, fault: &Fault, now: Timestamp) {
+        if fault.kind == FaultKind::ProfileArn {
+            slot.arn_rejected = Some(self.view.profile_arn.clone().unwrap_or_default());
+        }
+        slot.health.hold(fault, now);
+    }
+
+    /// A question that a person asked was answered with `Suspended`: the one mark that such a question leaves (K62).
+    pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
+        let attempt = Attempt { started: self.started, refreshed: false, committed: false };
+        let rules = self.pool.0.settings.rules;
+        self.pool.report(self, |slot, now| slot.health.fault(fault, attempt, rules, now))
+    }
+
     /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
     pub fn failed(&self, fault: &Fault, stood: Stood) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         let attempt = Attempt { started: self.started, refreshed: stood.refreshed, committed: stood.committed };
-        let pinned = self.is_pinned();
-        if stood.committed && !pinned && self.pool.account(&self.view.id).is_none() {
+        if self.is_pinned() {
+            self.noted(fault);
+            return None;
+        }
+        if stood.committed && self.pool.account(&self.view.id).is_none() {
             self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
         }
         self.pool.report(self, |slot, now| {
-            if fault.kind == FaultKind::ProfileArn {
-                slot.arn_rejected = Some(self.view.profile_arn.clone().unwrap_or_default());
-            }
-            if pinned {
-                slot.health.hold(fault, now);
-                return None;
-            }
+            self.note(slot, fault, now);
             slot.health.fault(fault, attempt, rules, now)
         })
     }
@@ -1071,7 +1158,7 @@ impl Slot {
         &mut self,
         raw: RawAccount,
         parsed: Option<Result<Account, Unusable>>,
-        stands: bool,
+        since: Instant,
         pool: &Inner,
         now: Timestamp,
         rng: &mut fastrand::Rng,
@@ -1083,7 +1170,12 @@ impl Slot {
             self.record = raw.account;
         }
         if let (Some(account), None) = (&self.account, &self.problems[0]) {
-            self.health.observe(Standing::from(account), stands, pool.settings.rules, now);
+            // What we have not written yet, or wrote after this was read, is on top of it (R18). What a host program writes
+            // in our place we can't see coming.
+            let by_host = self.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
+            let ours = pool.writer.overlaid(account, since);
+            let standing = Standing::from(ours.as_ref().unwrap_or(account));
+            self.health.observe(standing, by_host, pool.settings.rules, now);
         }
         self.token_record.clone_from(&raw.token);
         let observed = self.held.observe(raw.token, now, rng);
@@ -1146,22 +1238,72 @@ impl Wanted<'_> {
 }
 
 /// Reads the store and reserves tickets, for as long as the pool lives.
-async fn background(pool: Weak<Inner>, stop: CancellationToken) {
+async fn background(pool: Weak<Inner>) {
     let Some((mut status, refill)) = pool.upgrade().map(|inner| (inner.store.watch(), inner.refill.clone())) else {
         return;
     };
-    let work = async {
-        // The first block is in hand before the first request can ask for a ticket, where the store is there at all.
-        let connected = tokio::time::timeout(RETRY_READ, status.wait_for(Status::is_connected)).await.is_ok();
-        let first = if connected { reserve_block(&pool).await } else { Some(RETRY_READ) };
-        tokio::select! {
-            () = read_store(pool.clone(), status) => {}
-            () = reserve_tickets(pool, refill, first) => {}
-        }
-    };
+    // The first block is in hand before the first request can ask for a ticket, where the store is there at all.
+    let connected = tokio::time::timeout(RETRY_READ, status.wait_for(Status::is_connected)).await.is_ok();
+    let first = if connected { reserve_block(&pool).await } else { Some(RETRY_READ) };
     tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
+        () = read_store(pool.clone(), status) => {}
+        () = reserve_tickets(pool, refill, first) => {}
+    }
+}
+
+/// Says once that the store is lost and once that it is back (R50), and what else an operator must know of it.
+async fn watch_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>, writer: Writer) {
+    let mut lost: Option<(Instant, u64)> = None;
+    let (mut waited, mut refused) = (false, false);
+    loop {
+        let now = status.borrow_and_update().clone();
+        if let Status::Connecting(Some(error)) = &now
+            && !std::mem::replace(&mut waited, true)
+        {
+            tracing::warn!(%error, "the store can't be reached yet; it is tried again for ever");
+        }
+        match (&now, lost) {
+            (Status::Away(error), None) => {
+                lost = Some((Instant::now(), writer.written()));
+                tracing::warn!(%error, "the store is lost; accounts and tokens come from memory");
+                tell(&pool, PoolEvent::StoreLost { cause: error.to_string() });
+            }
+            (Status::Connected | Status::WritesRefused(_), Some((since, before))) => {
+                let away = since.elapsed();
+                // What waited goes first; a store that is lost again in the middle of it is told as such.
+                let mut again = status.clone();
+                tokio::select! {
+                    () = writer.caught_up(CAUGHT_UP_WITHIN) => {}
+                    _ = again.wait_for(|status| !status.is_connected()) => {}
+                }
+                let written = writer.written().saturating_sub(before);
+                let away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(away_ms, written, "the store is back");
+                tell(&pool, PoolEvent::StoreBack { away, written });
+                lost = None;
+            }
+            _ => {}
+        }
+        match &now {
+            Status::WritesRefused(error) if !refused => {
+                refused = true;
+                tracing::warn!(%error, "the store takes no writes; what is to be written waits");
+            }
+            Status::Connected if std::mem::take(&mut refused) => tracing::info!("the store takes writes again"),
+            _ => {}
+        }
+        if now.is_connected() && std::mem::take(&mut waited) {
+            tracing::info!("the store is reached");
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn tell(pool: &Weak<Inner>, event: PoolEvent) {
+    if let Some(inner) = pool.upgrade() {
+        Pool(inner).tell(event);
     }
 }
 
@@ -1176,7 +1318,8 @@ async fn read_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>) {
                 started + pool.pace()
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                // That the store is away is told where its state is watched.
+                if !error.is_away() && !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the accounts can't be read; the last snapshot serves on");
                 }
                 started + RETRY_READ
@@ -1242,7 +1385,8 @@ fn patches(outcome: &Outcome) -> Vec<OutcomePatch> {
     let (at, started_at) = (outcome.at, outcome.started);
     match &outcome.event {
         Event::Success { probe: true, .. } => vec![OutcomePatch::Healed { started_at }],
-        Event::Success { .. } => vec![OutcomePatch::Success { at, started_at }],
+        Event::Success { heals: true, .. } => vec![OutcomePatch::Success { at, started_at }],
+        Event::Success { heals: false, .. } => vec![OutcomePatch::Used { at }],
         Event::Refreshed => vec![OutcomePatch::Refreshed { at }],
         Event::Fault { mark, used } => {
             let used = used.then_some(OutcomePatch::Used { at });

@@ -18,7 +18,9 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::credentials::{Credentials, RefreshError};
-use kiro_messages::policy::health::State;
+use kiro_messages::error::Code;
+use kiro_messages::gateway::Gateway;
+use kiro_messages::policy::health::{Event, Outcome, State};
 use kiro_messages::pool::{Hooks, Pool, PoolEvent, Stood, Wanted, Why};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::secret::Secret;
@@ -172,6 +174,16 @@ struct Instance {
 
 impl Instance {
     async fn start(server: &RedisServer, time: &Time, options: &[(&str, &str)]) -> Self {
+        Self::hosted(server, time, options, None).await
+    }
+
+    /// With a host program that may record outcomes itself.
+    async fn hosted(
+        server: &RedisServer,
+        time: &Time,
+        options: &[(&str, &str)],
+        record: Option<kiro_messages::pool::Recorder>,
+    ) -> Self {
         let store = StoreConfig::Redis(RedisConfig {
             server: Server::Url(Secret::new(server.url())),
             key_prefix: "aiclient:".to_owned(),
@@ -181,7 +193,7 @@ impl Instance {
         let config = config(options);
         let events = Arc::<Mutex<Vec<_>>>::default();
         let heard = events.clone();
-        let hooks = Hooks { record: None, event: Some(Arc::new(move |event| heard.lock().unwrap().push(event))) };
+        let hooks = Hooks { record, event: Some(Arc::new(move |event| heard.lock().unwrap().push(event))) };
         let pool = Pool::start(store, &config, time.clock(), hooks);
         timeout(Duration::from_secs(5), pool.first_snapshot()).await.expect("a first snapshot");
         let upstream = Arc::new(Upstream::new(&config).unwrap());
@@ -1031,6 +1043,268 @@ async fn a_rest_concerns_one_account_only() {
     println!("met while resting: {met}; back after {back:?} ms of a rest of 2000 ms");
     assert_eq!(met, 0);
     assert!(back.is_some_and(|after| (2_000..3_000).contains(&after)), "{back:?}");
+}
+
+/// Each outage is told once at its beginning and once at its end, when what waited for it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn r50_store_lost_and_store_back_are_told_once_each() {
+    let mut server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    for id in ["a1", "a2"] {
+        account(&mut redis, id, r#"{"usageCount":1}"#, LIVE);
+    }
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "100")]).await;
+    let events = || one.events.lock().unwrap().clone();
+    assert!(events().is_empty(), "the first connection is no return: {:?}", events());
+    for outage in 1..=2 {
+        server.shutdown_save();
+        let told = outage * 2;
+        eventually("the loss", Duration::from_secs(5), || events().len() == told - 1).await;
+        let lost = events()[told - 2].clone();
+        assert!(matches!(&lost, PoolEvent::StoreLost { cause } if cause.contains("store away")), "{lost:?}");
+        for _ in 0..10 {
+            one.pool.select(&Wanted::default()).unwrap().succeeded();
+        }
+        sleep(Duration::from_millis(700)).await;
+        server.restart();
+        eventually("the return", Duration::from_secs(8), || events().len() == told).await;
+        let back = events()[told - 1].clone();
+        let PoolEvent::StoreBack { away, written } = back else { panic!("{back:?}") };
+        assert_eq!(written, 2, "both accounts had something to be written");
+        assert!((Duration::from_millis(700)..Duration::from_secs(20)).contains(&away), "{away:?}");
+        let mut redis = server.connection();
+        let counts: u64 = ["a1", "a2"].map(|id| usage(&record(&mut redis, id))).iter().sum();
+        assert_eq!(counts, 2 + 10 * outage as u64, "written before it was told");
+    }
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(events().len(), 4);
+}
+
+fn usage(record: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(record).unwrap()["usageCount"].as_u64().unwrap()
+}
+
+/// A mark that Redis has not taken yet is on top of every snapshot (R18), and what others write is seen beneath it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r18_a_mark_that_is_not_written_yet_stands() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"uuid":"a1","errorCount":2}"#, LIVE);
+    account(&mut redis, "a2", r#"{"uuid":"a2"}"#, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query::<()>(&mut redis).unwrap();
+    for _ in 0..2 {
+        one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    }
+    sleep(Duration::from_millis(200)).await;
+    for _ in 0..3 {
+        one.pool.reload().await.unwrap();
+        assert!(matches!(one.state("a1"), State::Cooling { .. }), "{:?}", one.state("a1"));
+    }
+    assert!(!record(&mut redis, "a1").contains("cool-down"), "Redis has not got it");
+    // Somebody else does something heavier, and switches the other one off.
+    let quota = r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:05.000Z","lastErrorMessage":"quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").query::<()>(&mut redis).unwrap();
+    redis.hset::<_, _, _, ()>(POOL, "a1", quota).unwrap();
+    redis.hset::<_, _, _, ()>(POOL, "a2", r#"{"uuid":"a2","isDisabled":true}"#).unwrap();
+    one.pool.reload().await.unwrap();
+    assert!(matches!(one.state("a1"), State::Quota { .. }), "{:?}", one.state("a1"));
+    assert_eq!(one.state("a2"), State::Disabled);
+    one.written().await;
+    let after = record(&mut redis, "a1");
+    assert!(after.contains("quota exhausted"), "{after}");
+    one.pool.reload().await.unwrap();
+    assert!(matches!(one.state("a1"), State::Quota { .. }), "a lighter mark doesn't replace a heavier one");
+}
+
+/// What a host program records itself is not written by us, and what it gives back is written once (R35, N18).
+#[tokio::test(flavor = "multi_thread")]
+async fn r35_n18_outcomes_are_handed_over_and_taken_back() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"uuid":"a1","usageCount":1}"#, LIVE);
+    let seen = Arc::<Mutex<Vec<Outcome>>>::default();
+    let shown = seen.clone();
+    let record_it: kiro_messages::pool::Recorder = Arc::new(move |_, outcome| {
+        shown.lock().unwrap().push(outcome.clone());
+        true
+    });
+    let one = Instance::hosted(&server, &time, &[], Some(record_it)).await;
+    let last = || seen.lock().unwrap().last().cloned().unwrap();
+    let before = record(&mut redis, "a1");
+    let select = || one.pool.select(&Wanted::default()).unwrap();
+    let id: kiro_messages::pool::AccountId = "a1".into();
+
+    select().succeeded();
+    let Outcome { at, event: Event::Success { heals: true, half_open: false, probe: false }, .. } = last() else {
+        panic!("{:?}", last())
+    };
+    assert_eq!(at, t0());
+    one.written().await;
+    assert_eq!(record(&mut redis, "a1"), before, "the host writes it");
+    one.pool.write(&id, &last());
+    one.written().await;
+    assert_eq!(usage(&record(&mut redis, "a1")), 2, "the host declined");
+
+    // After the commit: the mark is the host's, the use is ours, whoever writes the mark.
+    select().failed(&fault(FaultKind::ServerError, 500), Stood { refreshed: false, committed: true });
+    one.written().await;
+    assert_eq!(usage(&record(&mut redis, "a1")), 3);
+    assert!(!record(&mut redis, "a1").contains("server error"));
+    one.pool.write(&id, &last());
+    one.written().await;
+    let marked = record(&mut redis, "a1");
+    assert!(usage(&marked) == 3 && marked.contains(r#""lastErrorMessage":"500 server error""#), "{marked}");
+    let outcomes = seen.lock().unwrap().len();
+    select().failed(&fault(FaultKind::ModelCapacity, 429), Stood { refreshed: false, committed: true });
+    assert_eq!(seen.lock().unwrap().len(), outcomes, "there is nothing for a host to call");
+    one.written().await;
+    assert_eq!(usage(&record(&mut redis, "a1")), 4);
+
+    // A success that must not heal is told as such, and declined it is a bare count.
+    let stream = select();
+    time.pass(1);
+    select().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    let Event::Fault { mark: Some(mark), used: false } = last().event else { panic!("{:?}", last()) };
+    assert_eq!(mark.to_string(), "cool-down until 2026-11-23T10:01:01.000Z: 429 rate limited");
+    one.pool.write(&id, &last());
+    time.pass(1);
+    stream.succeeded();
+    let late = last();
+    assert!(matches!(late.event, Event::Success { heals: false, half_open: false, .. }), "{late:?}");
+    one.pool.write(&id, &late);
+    one.written().await;
+    let after = record(&mut redis, "a1");
+    assert!(usage(&after) == 5 && after.contains(r#""isHealthy":false"#) && after.contains("cool-down"), "{after}");
+
+    // Pinned requests are nobody's to record (N5).
+    let outcomes = seen.lock().unwrap().len();
+    let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+    one.pool.select(&pinned).unwrap().succeeded();
+    one.pool.select(&pinned).unwrap().failed(&fault(FaultKind::Suspended, 403), Stood::default());
+    assert_eq!(seen.lock().unwrap().len(), outcomes);
+}
+
+/// A probe whose bearer token is rejected is cured like any attempt: one forced refresh, and once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn r17_a_probe_refreshes_a_rejected_token() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        let asks = call.path.starts_with("/getUsageLimits");
+        let bearer = call.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        match bearer.as_deref() {
+            Some("Bearer new") if asks => (200, r#"{"usageBreakdownList":[]}"#.to_owned()),
+            _ if asks => (401, r#"{"message":"Unauthorized"}"#.to_owned()),
+            _ => (200, grant("new", Some("refresh-2"))),
+        }
+    })
+    .await;
+    let own = format!(
+        r#"{{"KIRO_BASE_URL":"{0}/g","KIRO_REFRESH_URL":"{0}/r","isHealthy":false,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited"}}"#,
+        address.url
+    );
+    account(&mut redis, "a1", &own, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    time.pass(61);
+    eventually("healed", Duration::from_secs(5), || one.state("a1") == State::Healthy).await;
+    assert_eq!(address.used(), ["r"]);
+    one.written().await;
+    assert!(record(&mut redis, "a1").contains(r#""isHealthy":true"#));
+}
+
+/// The codes of node-integration.md section 6 for questions about one account; only `Suspended` leaves a mark (K62).
+#[tokio::test(flavor = "multi_thread")]
+async fn k62_questions_about_one_account_have_pinned_codes() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        if let Some(token) = call.body.get("refreshToken").and_then(|token| token.as_str()) {
+            return match token {
+                "dead" => refused(),
+                "busy" => (503, String::new()),
+                token => (200, grant(&format!("fresh-{token}"), None)),
+            };
+        }
+        let bearer = call.headers["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned();
+        let body = |reason: &str| format!(r#"{{"message":"for user d-12345","reason":"{reason}"}}"#);
+        match bearer.as_str() {
+            "ok" | "fresh-once" => (200, r#"{"daysUntilReset":3,"unknown":[]}"#.to_owned()),
+            "forbidden" => (403, body("FEATURE_NOT_SUPPORTED")),
+            "suspended" => (403, body("TEMPORARILY_SUSPENDED")),
+            "quota" => (402, body("MONTHLY_REQUEST_COUNT")),
+            "limited" => (429, body("USER_REQUEST_RATE_EXCEEDED")),
+            "broken" => (500, body("")),
+            _ => (401, body("")),
+        }
+    })
+    .await;
+    let own = format!(r#"{{"KIRO_BASE_URL":"{0}/g","KIRO_REFRESH_URL":"{0}/r","usageCount":1}}"#, address.url);
+    let table = [
+        ("a-ok", "ok", "r", Ok(()), Ok(())),
+        ("a-forbidden", "forbidden", "r", Err(Code::AccountForbidden), Ok(())),
+        ("a-suspended", "suspended", "r", Err(Code::AccountSuspended), Ok(())),
+        ("a-quota", "quota", "r", Err(Code::QuotaExhausted), Ok(())),
+        ("a-limited", "limited", "r", Err(Code::RateLimited), Ok(())),
+        ("a-broken", "broken", "r", Err(Code::Upstream), Ok(())),
+        ("a-once", "old", "once", Ok(()), Ok(())),
+        ("a-twice", "old", "twice", Err(Code::AccountUnauthorized), Ok(())),
+        ("a-dead", "old", "dead", Err(Code::AccountUnauthorized), Err(Code::AccountUnauthorized)),
+        ("a-busy", "old", "busy", Err(Code::Upstream), Err(Code::Upstream)),
+    ];
+    for (id, access, refresh, ..) in &table {
+        let token = LIVE.replace("\"live\"", &format!("\"{access}\"")).replace("\"r\"", &format!("\"{refresh}\""));
+        account(&mut redis, id, &own, &token.replacen('{', r#"{"profileArn":"arn:x","#, 1));
+    }
+    account(&mut redis, "b-key", &own, r#"{"kiroApiKey":"ok"}"#);
+    account(&mut redis, "b-key-bad", &own, r#"{"kiroApiKey":"ksk_bad"}"#);
+    redis.hset::<_, _, _, ()>(POOL, "b-none", &own).unwrap();
+    account(&mut redis, "b-off", &own.replacen('{', r#"{"isDisabled":true,"#, 1), &LIVE.replace("\"live\"", "\"ok\""));
+
+    let mut raw = RawConfig::default();
+    raw.set_option("redisUrl", &server.url()).unwrap();
+    raw.set_option("storeWaitMs", "5000").unwrap();
+    let gateway =
+        Gateway::start_with(raw.resolve(Face::Server).unwrap(), time.clock(), Hooks::default()).await.unwrap();
+    let code = |answer: Result<Bytes, kiro_messages::error::Error>| {
+        answer.map(drop).map_err(|error| {
+            assert!(!error.message().contains("d-12345") && !error.message().contains("dead"), "{error}");
+            error.code()
+        })
+    };
+    assert_eq!(gateway.usage_limits("a-ok").await.unwrap(), r#"{"daysUntilReset":3,"unknown":[]}"#, "as it came");
+    for (id, _, _, usage, _) in &table {
+        assert_eq!(code(gateway.usage_limits(id).await), *usage, "{id}");
+    }
+    assert_eq!(code(gateway.usage_limits("b-off").await), Ok(()), "whatever its state");
+    assert_eq!(code(gateway.usage_limits("b-key").await), Ok(()));
+    assert_eq!(code(gateway.usage_limits("b-key-bad").await), Err(Code::AccountForbidden));
+    assert_eq!(code(gateway.usage_limits("b-none").await), Err(Code::AccountUnauthorized));
+    assert_eq!(code(gateway.usage_limits("x").await), Err(Code::NotFound));
+    for (id, _, _, _, refreshed) in &table {
+        time.pass(61);
+        let answer = gateway.refresh(id).await;
+        assert_eq!(answer.as_ref().map(drop).map_err(|error| error.code()), *refreshed, "{id}: {answer:?}");
+        if let Ok(expires_at) = answer {
+            assert!(expires_at.is_some(), "{id}");
+        }
+    }
+    assert_eq!(gateway.refresh("b-key").await.unwrap(), None, "nothing to refresh");
+    assert_eq!(gateway.refresh("b-none").await.unwrap_err().code(), Code::AccountUnauthorized);
+    assert_eq!(gateway.refresh("x").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(gateway.credential("a-once").unwrap().access_token, Some(Secret::new("fresh-once")));
+    assert!(gateway.credential("x").is_none() && gateway.credential("b-none").is_none());
+
+    assert!(gateway.pool().flush(Duration::from_secs(5)).await.is_empty());
+    for info in gateway.accounts() {
+        let after = record(&mut redis, &info.id);
+        let marked = after.contains("isHealthy") || after.contains("lastError");
+        let ejected = ["a-suspended", "a-dead"].contains(&&*info.id);
+        assert_eq!((marked, usage(&after)), (ejected, 1), "{}: {after}", info.id);
+    }
+    gateway.close(Duration::from_secs(1)).await;
+    assert_eq!(gateway.usage_limits("a-ok").await.unwrap_err().code(), Code::Closed);
+    assert_eq!(gateway.refresh("a-ok").await.unwrap_err().code(), Code::Closed);
 }
 
 /// Acceptance case 48, for these rooms: no secret in anything that can be printed.

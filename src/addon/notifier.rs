@@ -153,6 +153,11 @@ fn event_json(event: &PoolEvent) -> Value {
             "event": "tokenRefreshed",
             "value": { "accountId": &**id, "expiresAt": expires_at.map(rfc3339), "method": method.as_str() },
         }),
+        PoolEvent::StoreLost { cause } => json!({ "event": "storeLost", "value": { "cause": cause } }),
+        PoolEvent::StoreBack { away, written } => json!({
+            "event": "storeBack",
+            "value": { "awayMs": u64::try_from(away.as_millis()).unwrap_or(u64::MAX), "written": written },
+        }),
     }
 }
 

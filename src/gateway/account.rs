@@ -1,66 +1,65 @@
 //! What a person asks of one account by name: its tokens, a refresh, its quota.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::attempt::{error_of, no_account};
-use super::{Gateway, closed};
+use super::Gateway;
+use super::attempt::no_account;
 use crate::credentials::RefreshError;
 use crate::error::{Code, Error};
-use crate::pool::Wanted;
-use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::fault::{Fault, RetryAfter};
+use crate::proto::kiro::token::Refusal;
 use crate::proto::record::Token;
-use crate::proto::translate::fault::PromptSize;
+use crate::proto::translate::fault::{PromptSize, api_error};
 
 impl Gateway {
-    /// The tokens of an account, from memory: the only call that shows secrets (N19). None: no such account.
+    /// The tokens of an account, from memory: the only call that shows secrets (N19). None: no such account, or it has none.
     pub fn credential(&self, account_id: &str) -> Option<Token> {
-        self.shared.credentials.credential(account_id)
+        let token = self.shared.credentials.credential(account_id)?;
+        (token.access_token.is_some() || token.refresh_token.is_some() || token.kiro_api_key.is_some()).then_some(token)
     }
 
-    /// A forced refresh (R38); the answer is when the new access token expires. Within 30 s after a success it adopts that
-    /// one.
+    /// A forced refresh (R38); the answer is when the new access token expires; none for an API key, which has nothing to
+    /// refresh. Within 30 s after a success it adopts that one.
     ///
     /// # Errors
     /// [`Code::NotFound`] for an unknown account, [`Code::AccountUnauthorized`] when there is nothing to refresh with or it
-    /// was refused, [`Code::Upstream`] and [`Code::UpstreamTimeout`] when it couldn't be asked for.
+    /// was refused, [`Code::Upstream`] and [`Code::UpstreamTimeout`] when it couldn't be asked for or failed in passing.
     pub async fn refresh(&self, account_id: &str) -> Result<Option<Timestamp>, Error> {
-        self.is_open_for_calls()?;
-        self.shared.credentials.refresh(account_id).await.map_err(|error| of_refresh(error).with_account(account_id))
+        self.open()?;
+        let shared = &self.shared;
+        let lease = shared.pool.visit(account_id).map_err(|none| no_account(&none).with_account(account_id))?;
+        if lease.account().is_api_key() {
+            return Ok(None);
+        }
+        drop(lease);
+        shared.credentials.refresh(account_id).await.map_err(|error| of_refresh(error).with_account(account_id))
     }
 
-    /// The JSON of upstream's getUsageLimits, as it came (K62). It changes no health field, unless upstream says that the
-    /// account is suspended.
+    /// The JSON of upstream's getUsageLimits, as it came (K62). Refreshes an expired or rejected access token first. It
+    /// changes no health field, unless upstream says that the account is suspended.
     ///
     /// # Errors
     /// As a call pinned to the account ends (N5): [`Code::NotFound`], [`Code::AccountUnauthorized`] and the like.
     pub async fn usage_limits(&self, account_id: &str) -> Result<Bytes, Error> {
-        self.is_open_for_calls()?;
+        self.open()?;
         let shared = &self.shared;
-        let wanted = Wanted { only: Some(account_id), ..Wanted::default() };
-        let lease = shared.pool.select(&wanted).map_err(|none| no_account(&none).with_account(account_id))?;
-        let mut answer = shared.credentials.usage_limits(&lease).await;
-        if answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::TokenRejected) && !lease.account().is_api_key() {
-            answer = match shared.credentials.force_refresh(&lease).await {
-                Ok(_) => shared.credentials.usage_limits(&lease).await,
-                Err(fault) => Err(fault),
-            };
-        }
-        answer.map_err(|fault| {
-            if fault.kind == FaultKind::Suspended {
-                shared.pool.eject(account_id, fault.kind.as_str().to_owned());
-            }
-            self.of_pinned(&fault).with_account(account_id)
-        })
+        let lease = shared.pool.visit(account_id).map_err(|none| no_account(&none).with_account(account_id))?;
+        let answer = shared.credentials.usage_for_person(&lease).await;
+        answer.map_err(|fault| of_question(&fault).with_account(account_id))
     }
+}
 
-    fn of_pinned(&self, fault: &Fault) -> Error {
-        error_of(&self.shared, fault, PromptSize { estimate: 0, window: 0 }, true)
-    }
-
-    fn is_open_for_calls(&self) -> Result<(), Error> {
-        if self.shared.closing.load(std::sync::atomic::Ordering::Acquire) { Err(closed()) } else { Ok(()) }
-    }
+fn of_question(fault: &Fault) -> Error {
+    let code = Code::of_pinned_fault(fault.kind);
+    let after = match fault.retry_after {
+        Some(RetryAfter::Seconds(seconds)) if code == Code::RateLimited => Some(Duration::from_secs(seconds)),
+        _ => None,
+    };
+    let message = api_error(fault, PromptSize { estimate: 0, window: 0 }).message;
+    Error::new(code, message).with_retry_after(after).with_fault(fault.kind)
 }
 
 fn of_refresh(error: RefreshError) -> Error {
@@ -69,6 +68,9 @@ fn of_refresh(error: RefreshError) -> Error {
         RefreshError::NoCredential => (Code::AccountUnauthorized, "The account has no usable credential"),
         RefreshError::NotRefreshable => (Code::AccountUnauthorized, "The account's access token can't be refreshed"),
         RefreshError::Rejected => (Code::AccountUnauthorized, "The refresh token was rejected; the account is ejected"),
+        RefreshError::Refused(Refusal::Passing) => {
+            (Code::Upstream, "The token refresh failed for now; try again later")
+        }
         RefreshError::Refused(_) => (Code::AccountUnauthorized, "The token refresh was refused"),
         RefreshError::Registration => {
             (Code::AccountUnauthorized, "The client registration is missing, expired or refused: sign in to Kiro again")

@@ -169,9 +169,10 @@ impl Trail {
         }
     }
 
-    /// The account couldn't be asked at all.
+    /// The account couldn't be asked at all: its token could not be had. What that leaves on the account is the refresh's
+    /// to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
     fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
-        job.shared.report_fault(lease, &fault, job.facts.record, self.stood(false));
+        job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
         let verdict = self.budget.account_failed(fault);
         self.follow(job, verdict)
     }
@@ -188,7 +189,7 @@ impl Trail {
         match self.budget.answer() {
             Some(fault) => {
                 let estimate = job.estimate.get().copied().unwrap_or(0);
-                let error = error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.facts.pinned);
+                let error = error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.account_id.as_deref());
                 job.named(error)
             }
             None => Error::new(Code::Internal, "no attempt was made"),
@@ -207,11 +208,13 @@ impl Trail {
     }
 }
 
-/// A fault as an error of ours; a rate limit says when the soonest account is back (K47).
-pub(super) fn error_of(shared: &Shared, fault: &Fault, prompt: PromptSize, pinned: bool) -> Error {
-    let code = if pinned { Code::of_pinned_fault(fault.kind) } else { Code::of_fault(fault.kind) };
-    let after = match code {
-        Code::RateLimited | Code::NoAccount => shared.pool.soonest_return(),
+/// A fault as an error of ours; a rate limit says when the soonest account is back (K47), that of a pinned request when
+/// its own is.
+pub(super) fn error_of(shared: &Shared, fault: &Fault, prompt: PromptSize, pinned: Option<&str>) -> Error {
+    let code = if pinned.is_some() { Code::of_pinned_fault(fault.kind) } else { Code::of_fault(fault.kind) };
+    let after = match (code, pinned) {
+        (Code::RateLimited, Some(account)) => shared.pool.return_of(account),
+        (Code::RateLimited | Code::NoAccount, _) => shared.pool.soonest_return(),
         _ => None,
     };
     Error::new(code, api_error(fault, prompt).message).with_retry_after(after).with_fault(fault.kind)

@@ -315,10 +315,8 @@ impl Gateway {
         request_id: String,
         arrived: Instant,
     ) -> Result<(MessageStream, Arc<Job>, Request<'b>), Refused> {
+        self.open()?;
         let shared = &self.shared;
-        if shared.closing.load(Ordering::Acquire) {
-            return Err(closed().into());
-        }
         if body.len() > shared.config.max_request_body {
             let limit = shared.config.max_request_body;
             return Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")).into());
@@ -442,6 +440,11 @@ impl Gateway {
     /// The accounts, from memory, without secrets.
     pub fn accounts(&self) -> Vec<AccountInfo> {
         self.shared.pool.accounts()
+    }
+
+    /// Whether calls are taken at all.
+    fn open(&self) -> Result<(), Error> {
+        if self.shared.closing.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 
     /// The pool, for whoever needs more than [`Gateway::accounts`].
@@ -575,7 +578,12 @@ impl Shared {
     }
 
     fn report_fault(&self, lease: Lease, fault: &Fault, record: bool, stood: Stood) {
-        let outcome = if record { lease.failed(fault, stood) } else { None };
+        let outcome = if record {
+            lease.failed(fault, stood)
+        } else {
+            lease.noted(fault);
+            None
+        };
         tracing::warn!(
             account = lease.account().short_id(),
             fault = ?fault.kind,

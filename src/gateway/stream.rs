@@ -352,12 +352,13 @@ impl MessageStream {
                 let Reading { lease, trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
                 self.shared.metrics.count_attempt(Some(fault.kind));
-                let mut error =
-                    error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), self.facts.pinned);
-                if self.facts.pinned {
-                    error = error.with_account(lease.account().id());
-                }
+                let pinned = self.facts.pinned.then(|| lease.account().id().clone());
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
+                let mut error =
+                    error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), pinned.as_deref());
+                if let Some(account) = &pinned {
+                    error = error.with_account(account);
+                }
                 self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
                 self.failure = Some(error);
             }

@@ -41,9 +41,10 @@ pub struct Outcome {
 pub enum Event {
     /// `usageCount` += 1, `lastUsed`; heals a record whose `lastErrorTime` is not later than `started` (R28).
     Success {
-        /// Whether it healed the account in this process. The record may differ: the writer decides by R28.
+        /// It may heal whatever the record shows. False: its attempt started before the account's last failure, so it
+        /// is a use and nothing else (R28).
         heals: bool,
-        /// Whether it was the one request that a half-open account gets.
+        /// It brought an account back that was out of rotation.
         half_open: bool,
         /// It was a probe (R17), which is no use of the account: it only heals.
         probe: bool,
@@ -276,8 +277,8 @@ impl Health {
         }
     }
 
-    /// A new snapshot has this record. `ours_stands`: a mark of ours is not written yet, or was written after the
-    /// snapshot was read; then only what we never mark is taken over. Otherwise Redis wins (R18).
+    /// A new snapshot has this record, with what we have not written yet on top. `ours_stands`: somebody else writes our
+    /// mark and may not have done so yet (R35); then only what is never marked is taken over. Otherwise Redis wins (R18).
     pub fn observe(&mut self, record: Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
         if ours_stands {
             self.standing.disabled = record.disabled;
@@ -350,14 +351,12 @@ impl Health {
 
     /// The attempt went well; a ghost exception (K36) is a success too.
     pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
-        let recorded = !self.standing.healthy || self.standing.error_count != 0 || self.standing.last_error.is_some();
-        let in_time = self.standing.last_error.is_none_or(|at| started >= at);
-        let heals = recorded && in_time;
+        // A `lastErrorTime` further ahead was written by a wrong clock and holds nothing back (R16).
+        let wrong = after(now, LONGEST_FOREIGN_REST);
+        let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
         let half_open = heals && !self.standing.healthy;
-        if in_time {
-            (self.streak, self.rests) = (0, 0);
-        }
         if heals {
+            (self.streak, self.rests) = (0, 0);
             self.standing.healthy = true;
             self.standing.error_count = 0;
             self.standing.last_error = None;
@@ -837,8 +836,8 @@ mod tests {
         assert_eq!(health.state(true, secs(70)), State::Healthy);
         assert_eq!(
             health.success(secs(70), secs(71)).event,
-            Event::Success { heals: false, half_open: false, probe: false },
-            "nothing to heal"
+            Event::Success { heals: true, half_open: false, probe: false },
+            "nothing stands in its way"
         );
     }
 

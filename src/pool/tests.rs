@@ -434,6 +434,8 @@ fn what_the_writer_is_told() {
     let told = |event| patches(&Outcome { at, started, event });
     let success = Event::Success { heals: true, half_open: false, probe: false };
     assert_eq!(told(success), [OutcomePatch::Success { at, started_at: started }]);
+    let late = Event::Success { heals: false, half_open: false, probe: false };
+    assert_eq!(told(late), [OutcomePatch::Used { at }], "N18: a bare count");
     assert_eq!(told(Event::Refreshed), [OutcomePatch::Refreshed { at }]);
     let mark = Some(Note::Plain("500 server error".into()));
     assert_eq!(

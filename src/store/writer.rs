@@ -107,9 +107,11 @@ struct Entry {
     /// The record as it was last seen: the base of the next patch. Only a guess, the compare-and-set decides.
     known: Option<Bytes>,
     absent_since: Option<Instant>,
-    /// Marks and heals that were written lately.
+    /// Marks, heals and refreshes that were written lately.
     recent: Vec<(Instant, Merged)>,
     touched: Option<Instant>,
+    /// When a write of it ended last, well or not.
+    settled: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -203,7 +205,7 @@ impl Writer {
         (state.entries.values().filter(|entry| entry.has_work()).count(), state.tokens.len())
     }
 
-    /// Account records written so far, for `storeBack`'s `written`.
+    /// Account and token records written so far, for `storeBack`'s `written`.
     pub fn written(&self) -> u64 {
         self.shared.written.load(Ordering::Relaxed)
     }
@@ -213,24 +215,34 @@ impl Writer {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Makes `account`, read by a snapshot that began at `since`, what its record is with everything in it that was not
-    /// written when the snapshot was read (R18). Counts may come out too high; health is right.
-    pub fn overlay(&self, account: &mut Account, since: Instant) {
-        let state = self.shared.state();
-        if let Some(change) = state.entries.get(&account.id).and_then(|entry| entry.newer_than(since)) {
-            change.apply(account, (self.shared.clock)());
+    /// Resolves when everything that waits now was tried once more, or after `within`: the backlog of an outage (R53).
+    pub async fn caught_up(&self, within: Duration) {
+        let since = Instant::now();
+        let backlog = self.pending();
+        let is_done = |state: &State| {
+            let account = |id: &String| {
+                let entry = state.entries.get(id);
+                entry.is_none_or(|entry| !entry.has_work() || entry.settled.is_some_and(|settled| settled >= since))
+            };
+            let token = |id: &String| state.tokens.get(id).is_none_or(|entry| !entry.busy && entry.due > since);
+            backlog.accounts.iter().all(account) && backlog.tokens.iter().all(token)
+        };
+        loop {
+            let settled = self.shared.settled.notified();
+            if is_done(&self.shared.state()) || timeout_at(since + within, settled).await.is_err() {
+                return;
+            }
         }
     }
 
-    /// Whether a mark of this account is not written yet or was written after `since`, or a heal that its record as
-    /// last seen needs: then ours stands against a snapshot whose read began at `since` (R18).
-    pub fn is_newer_than(&self, account_id: &str, since: Instant) -> bool {
+    /// What the record of `account`, read by a snapshot that began at `since`, is with everything in it that was not
+    /// written when it was read (R18); none: nothing is missing in it. Counts may come out too high; health is right.
+    pub fn overlaid(&self, account: &Account, since: Instant) -> Option<Account> {
         let state = self.shared.state();
-        let Some(entry) = state.entries.get(account_id) else { return false };
-        let Some(change) = entry.newer_than(since) else { return false };
-        let was_written = entry.recent.iter().any(|(written, _)| *written >= since);
-        let known = entry.known.as_ref().and_then(|record| Account::parse(record, account_id).ok());
-        was_written || change.is_mark() || known.is_some_and(|known| change.heals(&known, (self.shared.clock)()))
+        let change = state.entries.get(&account.id)?.newer_than(since)?;
+        let mut account = account.clone();
+        change.apply(&mut account, (self.shared.clock)());
+        Some(account)
     }
 
     /// Writes everything that is pending, for at most `deadline`; returns and logs what could not be written (R33).
@@ -575,6 +587,7 @@ impl Shared {
         let Some(entry) = state.entries.get_mut(&job.id) else { return };
         entry.busy = false;
         entry.touched = Some(now);
+        entry.settled = Some(now);
         entry.in_flight = None;
         if !matches!(end, End::Absent) {
             entry.absent_since = None;
@@ -584,7 +597,7 @@ impl Shared {
                 entry.recent.retain(|(written, _)| now.duration_since(*written) < REMEMBER);
                 entry.known = Some(record);
                 let before = job.base.as_ref().and_then(|before| Account::parse(before, &job.id).ok());
-                if job.change.is_mark() || before.is_none_or(|before| job.change.heals(&before, (self.clock)())) {
+                if job.change.is_urgent() || before.is_none_or(|before| job.change.heals(&before, (self.clock)())) {
                     entry.recent.push((now, job.change.without_counts()));
                 }
                 entry.due = entry.due.or((!entry.pending.is_empty()).then_some(now));
@@ -627,6 +640,7 @@ impl Shared {
             // A newer one came meanwhile: it is still to be written.
             _ if entry.generation != generation => entry.due = Instant::now(),
             Ok(Saved::Written(_)) => {
+                self.written.fetch_add(1, Ordering::Relaxed);
                 state.tokens.remove(id);
             }
             Ok(saved) => {
