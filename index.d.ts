@@ -342,8 +342,31 @@ export interface KiroGateway extends AsyncDisposable {
 export interface HandlerOptions {
   /** The path below which it serves, such as `/kiro`. @default '' */
   basePath?: string
-  /** `key`: as the server, with the client key of the configuration; `none`: the caller has checked it. @default 'key' */
+  /**
+   * `key`: as the server, with the client key of the configuration; where none is configured, only this machine is served
+   * unless `allowAnonymous` is set. `none`: the caller has checked it. @default 'key'
+   */
   auth?: 'key' | 'none'
+}
+
+export interface ListenOptions {
+  /** An address or a name. @default the option `host` */
+  host?: string
+  /** 0 takes a free one. @default the option `port` */
+  port?: number
+}
+
+/** A server on the addon's own threads. */
+export interface GatewayServer extends AsyncDisposable {
+  /** The address it listens on. */
+  readonly host: string
+  readonly port: number
+  /**
+   * Refuses new connections at once. Requests that run may finish within `graceMs`, then streams end with `event: error`
+   * and other requests with 503. Resolves when the last connection is closed. The gateway goes on; its own `close` closes
+   * its servers too. @default gracefulTimeoutMs
+   */
+  close(graceMs?: number): Promise<void>
 }
 
 /** Resolves when the answer has ended or its connection has closed; a closed connection cancels the upstream request. */
@@ -740,6 +763,14 @@ export declare class KiroGateway {
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
    */
   usageLimits(accountId: string, options?: { signal?: AbortSignal }): Promise<UsageLimits>
+  /**
+   * Serves on an address, from threads of its own: no JavaScript runs for a request. The routes are those of
+   * {@link KiroGateway.handler}. Keeps the process alive until it is closed.
+   *
+   * Rejects with `KIRO_CONFIG` when the address can't be used, or could be reached by others while no client key is
+   * configured and `allowAnonymous` isn't set.
+   */
+  listen(options?: ListenOptions): Promise<GatewayServer>
   /**
    * No new calls from here on. Open streams may finish within `graceMs` (0: they are cut now), then each ends with
    * `event: error`; then counters and tokens are written and connections closed. May be called again.

@@ -837,4 +837,5 @@ module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __n
 module.exports = nativeBinding
 module.exports.Bell = nativeBinding.Bell
 module.exports.KiroGateway = nativeBinding.KiroGateway
+module.exports.NativeServer = nativeBinding.NativeServer
 module.exports.settings = nativeBinding.settings

@@ -105,7 +105,7 @@ test('recordOutcome sees every outcome; what it records the gateway does not wri
   assert.deepEqual(kinds(b), ['success', 'success', 'failure'])
   const [success] = seen
   assert.ok(success.at instanceof Date && Math.abs(success.at - Date.now()) < 60_000)
-  assert.deepEqual([success.heals, success.halfOpen, success.probe], [false, false, false])
+  assert.deepEqual([success.heals, success.halfOpen, success.probe], [true, false, false])
   const rest = seen.find(({ kind }) => kind === 'coolDown')
   assert.ok(rest.until instanceof Date && rest.until > rest.at)
   assert.match(rest.message, /^cool-down until \d{4}-/)

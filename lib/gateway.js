@@ -5,6 +5,7 @@ const { KiroError, cancelled } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
 const { EventCall, EventStream } = require('./events.js')
 const { Ears } = require('./notices.js')
+const { listen } = require('./listen.js')
 const { handler } = require('./handler.js')
 
 /** Nobody but connect() makes one. */
@@ -127,6 +128,20 @@ class KiroGateway {
 
   handler(options) {
     return handler(this.#native, options)
+  }
+
+  async listen(options = {}) {
+    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
+    const { host, port } = options
+    text(host, 'options.host')
+    if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65_535)) {
+      throw new TypeError('options.port must be an integer from 0 to 65535')
+    }
+    try {
+      return await listen((id) => this.#native.listen(bell, id, host, port))
+    } catch (fault) {
+      throw errorOf(fault)
+    }
   }
 
   on(event, listener) {

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::bell::Slot;
+use super::listen::{self, Ending, NativeServer};
 use super::notifier::Notifier;
 use super::{Bell, call, message};
 use crate::config::{Config, Face, RawConfig, UpstreamKind};
@@ -50,6 +51,8 @@ pub struct KiroGateway {
     connected: Arc<OnceLock<Connected>>,
     /// The grace time of `close` is over.
     cut: CancellationToken,
+    /// Ends the servers of `listen`.
+    ending: Ending,
 }
 
 /// A call's options as lib/gateway.js has checked them.
@@ -86,7 +89,7 @@ impl KiroGateway {
     ///
     /// Rejects with `KIRO_CONFIG` when an option or a variable is wrong, with `KIRO_STORE_UNAVAILABLE` when the store
     /// can't be reached within `storeWaitMs` (0: doesn't wait; calls fail with that code until the store is there).
-    #[napi(factory, ts_args_type = "options?: GatewayOptions", ts_return_type = "Promise<KiroGateway>")]
+    #[napi(catch_unwind, factory, ts_args_type = "options?: GatewayOptions", ts_return_type = "Promise<KiroGateway>")]
     pub fn connect(
         bell: &Bell,
         call: u32,
@@ -123,7 +126,11 @@ impl KiroGateway {
     ///
     /// From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the Messages
     /// API has it.
-    #[napi(ts_args_type = "request: MessagesInput, options?: CallOptions", ts_return_type = "Promise<MessageStream>")]
+    #[napi(
+        catch_unwind,
+        ts_args_type = "request: MessagesInput, options?: CallOptions",
+        ts_return_type = "Promise<MessageStream>"
+    )]
     pub fn stream_messages(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
@@ -133,7 +140,11 @@ impl KiroGateway {
     }
 
     /// The whole answer as one message. Any failure rejects. `stream` in the request is taken as false.
-    #[napi(ts_args_type = "request: MessagesInput, options?: CallOptions", ts_return_type = "Promise<Message>")]
+    #[napi(
+        catch_unwind,
+        ts_args_type = "request: MessagesInput, options?: CallOptions",
+        ts_return_type = "Promise<Message>"
+    )]
     pub fn create_message(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
@@ -144,7 +155,7 @@ impl KiroGateway {
     }
 
     /// Estimates the input tokens of a request, off this thread. Nothing is sent anywhere.
-    #[napi(ts_args_type = "request: MessagesInput", ts_return_type = "Promise<{ input_tokens: number }>")]
+    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "Promise<{ input_tokens: number }>")]
     pub fn count_tokens(&self, bell: &Bell, call: u32, request: BufferSlice) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let body = Bytes::copy_from_slice(&request);
@@ -154,7 +165,7 @@ impl KiroGateway {
     }
 
     /// The same on this thread: about 1 ms per 100 KB.
-    #[napi(ts_args_type = "request: MessagesInput", ts_return_type = "{ input_tokens: number }")]
+    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "{ input_tokens: number }")]
     pub fn count_tokens_sync(&self, request: BufferSlice) -> Result<String> {
         // An object with either: lib/ throws what is a fault.
         let answer = match self.gateway()?.count_tokens(&request) {
@@ -165,34 +176,34 @@ impl KiroGateway {
     }
 
     /// The models that can be asked for, newest first.
-    #[napi(ts_return_type = "ModelInfo[]")]
+    #[napi(catch_unwind, ts_return_type = "ModelInfo[]")]
     pub fn list_models(&self) -> Result<String> {
         let models = self.gateway()?.list_models();
         Ok(json!(models).to_string())
     }
 
     /// The body of `GET /health`, from memory.
-    #[napi(ts_return_type = "Health")]
+    #[napi(catch_unwind, ts_return_type = "Health")]
     pub fn health(&self) -> Result<String> {
         let health = self.gateway()?.health();
         Ok(json!(health).to_string())
     }
 
     /// The body of `GET /metrics`: OpenMetrics text.
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn metrics(&self) -> Result<String> {
         Ok(self.gateway()?.metrics())
     }
 
     /// The accounts as this process sees them, sorted by id. From memory, without secrets.
-    #[napi(ts_return_type = "AccountInfo[]")]
+    #[napi(catch_unwind, ts_return_type = "AccountInfo[]")]
     pub fn accounts(&self) -> Result<String> {
         let accounts = self.gateway()?.accounts();
         Ok(json!(accounts.iter().map(message::account).collect::<Vec<_>>()).to_string())
     }
 
     /// The tokens of an account, from memory; null when there is no such account. The only call that hands out a secret.
-    #[napi(ts_args_type = "accountId: string", ts_return_type = "Credential | null")]
+    #[napi(catch_unwind, ts_args_type = "accountId: string", ts_return_type = "Credential | null")]
     pub fn credential(&self, account_id: String) -> Result<String> {
         let credential = self.gateway()?.credential(&account_id);
         Ok(json!(credential.as_ref().map(message::credential)).to_string())
@@ -202,7 +213,7 @@ impl KiroGateway {
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
     /// `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
-    #[napi(ts_args_type = "accountId: string", ts_return_type = "Promise<{ expiresAt: string | null }>")]
+    #[napi(catch_unwind, ts_args_type = "accountId: string", ts_return_type = "Promise<{ expiresAt: string | null }>")]
     pub fn refresh(&self, bell: &Bell, call: u32, account_id: String) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let refresh = async move {
@@ -218,6 +229,7 @@ impl KiroGateway {
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
     #[napi(
+        catch_unwind,
         ts_args_type = "accountId: string, options?: { signal?: AbortSignal }",
         ts_return_type = "Promise<UsageLimits>"
     )]
@@ -228,8 +240,22 @@ impl KiroGateway {
         Ok(())
     }
 
+    /// Serves on an address, from threads of its own: no JavaScript runs for a request. The routes are those of
+    /// {@link KiroGateway.handler}. Keeps the process alive until it is closed.
+    ///
+    /// Rejects with `KIRO_CONFIG` when the address can't be used, or could be reached by others while no client key is
+    /// configured and `allowAnonymous` isn't set.
+    #[napi(catch_unwind, ts_args_type = "options?: ListenOptions", ts_return_type = "Promise<GatewayServer>")]
+    pub fn listen(&self, bell: &Bell, call: u32, host: Option<String>, port: Option<u16>) -> Result<NativeServer> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let (server, end) = NativeServer::new(gateway.config().graceful_timeout);
+        let ends = [end, self.ending.subscribe()];
+        call::run(slot.clone(), listen::serve(slot, gateway, (host, port), ends));
+        Ok(server)
+    }
+
     /// What `recordOutcome` said to an outcome.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn answered(&self, number: u32, recorded: bool) -> Result<()> {
         let connected = self.gateway()?;
         connected.notifier.answered(number, recorded, connected.pool());
@@ -237,7 +263,7 @@ impl KiroGateway {
     }
 
     /// One request of node:http, for `handler`. Its body is fed by the bell.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn handle(&self, bell: &Bell, call: u32, head: Head) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let (feed, body) = call::incoming();
@@ -248,7 +274,7 @@ impl KiroGateway {
         match request.body(body) {
             Ok(request) => {
                 slot.feed_by(feed);
-                let peer = Peer { loopback: head.loopback, trusted: head.trusted };
+                let peer = Peer { loopback: head.loopback, keyless: head.loopback, trusted: head.trusted };
                 call::run(slot.clone(), call::handle(slot, gateway, request, peer, self.cut.clone()));
             }
             Err(error) => call::fail(&slot, &Error::new(Code::InvalidRequest, format!("request: {error}")), None),
@@ -259,14 +285,17 @@ impl KiroGateway {
     /// No new calls from here on. Open streams may finish within `graceMs` (0: they are cut now), then each ends with
     /// `event: error`; then counters and tokens are written and connections closed. May be called again.
     #[napi(
+        catch_unwind,
         ts_args_type = "options?: { /** @default gracefulTimeoutMs */ graceMs?: number }",
         ts_return_type = "Promise<void>"
     )]
     pub fn close(&self, bell: &Bell, call: u32, grace_ms: Option<f64>) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
-        let grace = grace_ms.map_or(gateway.config().graceful_timeout, |ms| Duration::from_secs_f64(ms / 1000.0));
+        let grace = grace_ms.map_or(gateway.config().graceful_timeout, millis);
         let cut = self.cut.clone();
+        let ending = self.ending.clone();
         let close = async move {
+            ending.send_replace(Some(grace));
             let unread = async {
                 tokio::time::sleep(grace).await;
                 cut.cancel();
@@ -276,6 +305,8 @@ impl KiroGateway {
                 () = gateway.close(grace) => {}
                 () = unread => {}
             }
+            // The servers end by the same time; the last of them drops the last receiver.
+            ending.closed().await;
             gateway.notifier.settle(gateway.pool(), LAST_OUTCOMES).await;
             gateway.pool().flush(LAST_OUTCOMES).await;
             Ok(Bytes::new())
@@ -360,6 +391,11 @@ impl How {
             ..Call::default()
         }
     }
+}
+
+/// A day is as good as for ever, and the clock can still be added to it.
+pub(crate) fn millis(ms: f64) -> Duration {
+    Duration::from_millis(ms.clamp(0.0, 86_400_000.0) as u64)
 }
 
 fn configure(options: Vec<String>, environment: Vec<String>) -> std::result::Result<Config, Error> {

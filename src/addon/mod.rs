@@ -10,6 +10,7 @@
 mod bell;
 mod call;
 mod gateway;
+mod listen;
 mod message;
 mod notifier;
 mod settings;
@@ -45,7 +46,7 @@ impl Bell {
     }
 
     /// The next batch, null when nothing waits. `again`: the caller comes again by itself while it gets something.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn drain<'env>(&mut self, env: &'env Env, again: bool) -> Result<Option<BufferSlice<'env>>> {
         self.bell.drain(&mut self.batch, again);
         if self.batch.is_empty() {
@@ -56,25 +57,25 @@ impl Bell {
     }
 
     /// Ends a call (N33). Its last message still comes.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn cancel(&self, call: u32) {
         self.bell.cancel(call);
     }
 
     /// So many bytes of a call's answer were handed on (N31).
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn taken(&self, call: u32, bytes: u32) {
         self.bell.taken(call, bytes as usize);
     }
 
     /// The next bytes of a call's request.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn feed(&self, call: u32, bytes: BufferSlice) {
         self.bell.feed(call, Bytes::copy_from_slice(&bytes));
     }
 
     /// The call's request is complete.
-    #[napi(skip_typescript)]
+    #[napi(catch_unwind, skip_typescript)]
     pub fn fed(&self, call: u32) {
         self.bell.fed(call);
     }

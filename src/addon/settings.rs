@@ -7,7 +7,7 @@ use crate::config::{Form, SETTINGS};
 
 /// JSON: one object a setting. Asked for by scripts/build.mjs.
 /// @internal
-#[napi]
+#[napi(catch_unwind)]
 pub fn settings() -> napi::Result<String> {
     let rows: Vec<_> = SETTINGS
         .iter()

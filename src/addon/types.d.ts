@@ -101,8 +101,31 @@ export interface KiroGateway extends AsyncDisposable {
 export interface HandlerOptions {
   /** The path below which it serves, such as `/kiro`. @default '' */
   basePath?: string
-  /** `key`: as the server, with the client key of the configuration; `none`: the caller has checked it. @default 'key' */
+  /**
+   * `key`: as the server, with the client key of the configuration; where none is configured, only this machine is served
+   * unless `allowAnonymous` is set. `none`: the caller has checked it. @default 'key'
+   */
   auth?: 'key' | 'none'
+}
+
+export interface ListenOptions {
+  /** An address or a name. @default the option `host` */
+  host?: string
+  /** 0 takes a free one. @default the option `port` */
+  port?: number
+}
+
+/** A server on the addon's own threads. */
+export interface GatewayServer extends AsyncDisposable {
+  /** The address it listens on. */
+  readonly host: string
+  readonly port: number
+  /**
+   * Refuses new connections at once. Requests that run may finish within `graceMs`, then streams end with `event: error`
+   * and other requests with 503. Resolves when the last connection is closed. The gateway goes on; its own `close` closes
+   * its servers too. @default gracefulTimeoutMs
+   */
+  close(graceMs?: number): Promise<void>
 }
 
 /** Resolves when the answer has ended or its connection has closed; a closed connection cancels the upstream request. */

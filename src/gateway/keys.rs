@@ -11,8 +11,10 @@ use crate::secret::Secret;
 /// What came of comparing a client's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCheck {
-    /// One of the offered keys is right, or none is needed.
+    /// One of the offered keys is right.
     Right,
+    /// No key is configured anywhere: whether that is good enough depends on who can reach the server.
+    Open,
     /// None of them is.
     Wrong,
     /// The store hasn't been reached, so the key isn't known.
@@ -25,8 +27,6 @@ pub(super) struct Keys {
     fixed: Option<Digested>,
     found: ArcSwapOption<Digested>,
     reached: AtomicBool,
-    /// Without any key: serve (loopback or `--allow-anonymous`), or refuse.
-    anonymous: bool,
 }
 
 /// Digests have one length, so comparing them tells nothing about the length of a key.
@@ -39,9 +39,9 @@ impl Digested {
 }
 
 impl Keys {
-    pub(super) fn new(fixed: Option<&Secret>, anonymous: bool) -> Self {
+    pub(super) fn new(fixed: Option<&Secret>) -> Self {
         let fixed = fixed.map(|key| Digested::of(key.expose()));
-        Self { fixed, found: ArcSwapOption::empty(), reached: AtomicBool::new(false), anonymous }
+        Self { fixed, found: ArcSwapOption::empty(), reached: AtomicBool::new(false) }
     }
 
     /// Whether the store has to be asked.
@@ -71,10 +71,7 @@ impl Keys {
     pub(super) fn check<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
         let found = self.found.load();
         let Some(wanted) = self.fixed.as_ref().or(found.as_deref()) else {
-            return match (self.is_known(), self.anonymous) {
-                (true, true) => KeyCheck::Right,
-                _ => KeyCheck::Unknown,
-            };
+            return if self.is_known() { KeyCheck::Open } else { KeyCheck::Unknown };
         };
         // Every offered key is compared, whichever is right.
         let right = offered.fold(false, |right, key| bool::from(Digested::of(key).0.ct_eq(&wanted.0)) | right);
@@ -92,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_configured_key_beats_the_store() {
-        let keys = Keys::new(Some(&Secret::new("k1")), true);
+        let keys = Keys::new(Some(&Secret::new("k1")));
         keys.heard(Some(&Secret::new("k2")));
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
         assert_eq!(check(&keys, &["k2", ""]), KeyCheck::Wrong);
@@ -103,7 +100,7 @@ mod tests {
     /// R57, case 41.
     #[test]
     fn a_key_once_known_is_replaced_only_by_another() {
-        let keys = Keys::new(None, true);
+        let keys = Keys::new(None);
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Unknown);
         keys.heard(Some(&Secret::new("k1")));
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
@@ -116,13 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn without_any_key_only_an_anonymous_gateway_serves() {
-        let keys = Keys::new(None, true);
+    fn without_any_key_it_is_open() {
+        let keys = Keys::new(None);
         keys.heard(None);
         assert!(keys.is_open());
-        assert_eq!(check(&keys, &[]), KeyCheck::Right);
-        let closed = Keys::new(None, false);
-        closed.heard(None);
-        assert_eq!(check(&closed, &["anything"]), KeyCheck::Unknown);
+        assert_eq!(check(&keys, &["anything"]), KeyCheck::Open);
     }
 }

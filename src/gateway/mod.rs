@@ -32,8 +32,8 @@ use attempt::{Facts, Job, Trail};
 pub use keys::KeyCheck;
 use keys::Keys;
 pub use status::{AccountStatus, Status as GatewayStatus};
-pub use stream::MessageStream;
 use stream::Slot;
+pub use stream::{Cutter, MessageStream};
 use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
@@ -194,8 +194,7 @@ impl Gateway {
             Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
         let pool = Pool::start(store.clone(), &config, clock, hooks);
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
-        let anonymous = config.allow_anonymous || config.listen.ip().to_canonical().is_loopback();
-        let keys = Keys::new(config.api_key.as_ref(), anonymous);
+        let keys = Keys::new(config.api_key.as_ref());
         let shared = Arc::new(Shared {
             store,
             pool,
@@ -443,7 +442,7 @@ impl Gateway {
     }
 
     /// Whether calls are taken at all.
-    fn open(&self) -> Result<(), Error> {
+    pub(crate) fn open(&self) -> Result<(), Error> {
         if self.shared.closing.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 

@@ -125,6 +125,16 @@ pub(super) struct Slot {
     waker: AtomicWaker,
 }
 
+/// Ends one stream from outside with an `error` event, as shutdown does. It keeps nothing alive.
+pub struct Cutter(Arc<Slot>);
+
+impl Cutter {
+    /// Ends it at its next poll; a stream that is over stays as it is.
+    pub fn cut(&self) {
+        self.0.cut();
+    }
+}
+
 impl Slot {
     /// Ends the stream with an `error` event at its next poll.
     pub(super) fn cut(&self) {
@@ -180,6 +190,11 @@ impl MessageStream {
     /// What is known of the stream, complete when it has ended.
     pub fn summary(&self) -> Arc<SummaryCell> {
         self.summary.clone()
+    }
+
+    /// What ends it from outside.
+    pub fn cutter(&self) -> Cutter {
+        Cutter(self.slot.clone())
     }
 
     /// Whether nothing more will come.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
-use crate::gateway::MessageStream;
+use crate::gateway::{Cutter, MessageStream};
 
 /// The body of an answer.
 pub struct Body(Kind);
@@ -32,6 +32,14 @@ impl Body {
     /// The SSE bytes of a stream, as they come.
     pub fn stream(stream: MessageStream) -> Self {
         Self(Kind::Stream(Box::new(stream)))
+    }
+
+    /// What ends the stream inside from outside.
+    pub fn cutter(&self) -> Option<Cutter> {
+        match &self.0 {
+            Kind::Full(_) => None,
+            Kind::Stream(stream) => Some(stream.cutter()),
+        }
     }
 
     /// The stream inside, for a face that delivers it in another way than HTTP.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,13 +13,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Peer, handle};
-use crate::gateway::Gateway;
+use super::{Body, Peer, handle, shutting_down};
+use crate::gateway::{Cutter, Gateway};
 
 /// A client that sends no complete head for so long is let go.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What streams get to write their `error` event after the grace time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and each
 /// of those tries again a second later.
@@ -27,8 +31,19 @@ const BACKLOG: u32 = 4096;
 /// A server that accepts connections on a task of its own.
 pub struct Listening {
     address: SocketAddr,
-    stop: CancellationToken,
+    doors: Doors,
     tasks: TaskTracker,
+}
+
+/// How a server ends, each step after the one before.
+#[derive(Clone, Default)]
+struct Doors {
+    /// Nothing new; what runs may finish.
+    stop: CancellationToken,
+    /// Streams end with an `error` event, requests that have no answer yet with 503.
+    cut: CancellationToken,
+    /// Connections are dropped.
+    abort: CancellationToken,
 }
 
 /// Binds and starts to accept.
@@ -43,10 +58,11 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     let address = listener.local_addr()?;
-    let stop = CancellationToken::new();
+    let doors = Doors::default();
     let tasks = TaskTracker::new();
-    tasks.spawn(accept(listener, gateway, stop.clone(), tasks.clone()));
-    Ok(Listening { address, stop, tasks })
+    let keyless = address.ip().to_canonical().is_loopback();
+    tasks.spawn(accept(listener, gateway, keyless, doors.clone(), tasks.clone()));
+    Ok(Listening { address, doors, tasks })
 }
 
 impl Listening {
@@ -58,27 +74,50 @@ impl Listening {
     /// Refuses new connections at once, lets requests that run come to their end, and resolves when the last connection
     /// is closed. The gateway bounds how long streams may take ([`Gateway::close`]): call both side by side.
     pub async fn drain(&self) {
-        self.stop.cancel();
+        self.doors.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// The same for a server whose gateway lives on: requests that run may finish within `grace`, then streams end with an
+    /// `error` event, others with 503, and connections that are still there a second later are dropped.
+    pub async fn close(&self, grace: Duration) {
+        if tokio::time::timeout(grace, self.drain()).await.is_ok() {
+            return;
+        }
+        self.doors.cut.cancel();
+        if tokio::time::timeout(LAST_WORDS, self.drain()).await.is_ok() {
+            return;
+        }
+        self.abort();
+        self.tasks.wait().await;
+    }
+
+    /// Drops every connection now.
+    pub fn abort(&self) {
+        for step in [&self.doors.stop, &self.doors.cut, &self.doors.abort] {
+            step.cancel();
+        }
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.doors.stop.cancel();
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Gateway, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, gateway: Gateway, keyless: bool, doors: Doors, tasks: TaskTracker) {
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = doors.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                tasks.spawn(connection(stream, peer, gateway.clone(), stop.clone()));
+            Ok((stream, from)) => {
+                let loopback = from.ip().to_canonical().is_loopback();
+                let peer = Peer { loopback, keyless, trusted: false };
+                tasks.spawn(connection(stream, peer, gateway.clone(), doors.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
@@ -88,26 +127,53 @@ async fn accept(listener: TcpListener, gateway: Gateway, stop: CancellationToken
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, gateway: Gateway, stop: CancellationToken) {
+async fn connection(stream: TcpStream, peer: Peer, gateway: Gateway, doors: Doors) {
     // Without it a small event waits for the acknowledgement of the one before: 44 ms on loopback.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let peer = Peer { loopback: peer.ip().to_canonical().is_loopback(), trusted: false };
+    // One answer at a time on a connection: what would end its stream.
+    let current = Mutex::<Option<Cutter>>::default();
+    let cut_current = || {
+        if let Some(cutter) = current.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            cutter.cut();
+        }
+    };
     let service = service_fn(|request| {
-        let gateway = &gateway;
-        async move { Ok::<_, Infallible>(handle(gateway, request, peer).await) }
+        let (gateway, doors, current) = (&gateway, &doors, &current);
+        async move {
+            let response = tokio::select! {
+                biased;
+                () = doors.cut.cancelled() => shutting_down(gateway),
+                response = handle(gateway, request, peer) => response,
+            };
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = Body::cutter(response.body());
+            if doors.cut.is_cancelled() {
+                cut_current();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    // One token at a time, so that a delta's wake-up looks at no more than one.
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = doors.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = doors.cut.cancelled() => {
+                    cut_current();
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = doors.abort.cancelled() => return,
+                    }
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -35,6 +35,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub struct Peer {
     /// The connection comes from a loopback address: `/metrics` needs no key then.
     pub loopback: bool,
+    /// Where no client key is configured, it is served all the same: the server listens on a loopback address.
+    pub keyless: bool,
     /// The caller has checked the key already, or wants none (`handler({auth:'none'})`).
     pub trusted: bool,
 }
@@ -79,6 +81,15 @@ struct Said {
 
 fn client_request_id<B>(request: &Request<B>) -> Option<String> {
     request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// The answer to a request that has none yet when its server ends.
+fn shutting_down(gateway: &Gateway) -> Response<Body> {
+    let request_id = gateway.new_request_id();
+    let error = Error::new(Code::Closed, "the server is shutting down");
+    let mut response = Refusal::from(error).response(&request_id);
+    finish_headers(&mut response, &request_id);
+    response
 }
 
 /// An answer that isn't the one asked for.
@@ -148,7 +159,7 @@ where
     }
     let is_home = route == Route::Metrics && peer.loopback && !is_from_elsewhere(request.headers());
     if route.needs_key() && !peer.trusted && !is_home {
-        check_key(gateway, &request)?;
+        check_key(gateway, &request, peer.keyless)?;
     }
     match route {
         Route::Messages => messages(gateway, request, request_id).await,
@@ -265,7 +276,7 @@ fn is_from_elsewhere(headers: &HeaderMap) -> bool {
 }
 
 /// M2: any one of the four places that is right is enough.
-fn check_key<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> {
+fn check_key<B>(gateway: &Gateway, request: &Request<B>, keyless: bool) -> Result<(), Refusal> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let bearer = text("authorization").and_then(|value| {
@@ -276,6 +287,11 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> 
     let said = [text("x-api-key"), bearer, text("x-goog-api-key"), query.as_deref()];
     match gateway.check_key(said.into_iter().flatten()) {
         KeyCheck::Right => Ok(()),
+        KeyCheck::Open if keyless || gateway.config().allow_anonymous => Ok(()),
+        KeyCheck::Open => {
+            Err(Error::new(Code::Authentication, "no client key is configured here, so only this machine is served")
+                .into())
+        }
         KeyCheck::Wrong => {
             let none = said.iter().all(Option::is_none);
             let message = if none { "x-api-key: field required" } else { "invalid x-api-key" };
