@@ -216,7 +216,7 @@ async fn trap_33_ten_requests_on_an_expired_token_are_one_refresh() {
 
 /// A models file replaces the table, and a change of it is seen without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_models_file_is_reloaded() {
+async fn tr6_the_models_file_is_reloaded_and_a_bad_one_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("models.json");
     let table = |name: &str| {
@@ -226,9 +226,11 @@ async fn the_models_file_is_reloaded() {
     let world = World::new(&[("KIRO_MODELS_FILE", file.to_str().unwrap())]).await;
     assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200);
     world.messages(&base()).await.is_error("replaced", 404, "not_found_error", "model: unknown model");
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    std::fs::write(&file, "[{ \"kiro_id\": 5 }]").unwrap();
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200, "the old table stays");
     std::fs::write(&file, table("claude-next-2")).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(8);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let reply = world.messages(&with(json!({ "model": "claude-next-2" }))).await;
         if reply.status == 200 {

@@ -10,13 +10,13 @@
 mod account;
 mod attempt;
 mod keys;
+mod models;
 mod status;
 mod stream;
 mod summary;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -31,6 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use attempt::{Facts, Job, Trail};
 pub use keys::KeyCheck;
 use keys::Keys;
+use models::ModelsFile;
 pub use status::{AccountStatus, Status as GatewayStatus};
 use stream::Slot;
 pub use stream::{Cutter, MessageStream};
@@ -188,7 +189,10 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_with(config: Config, clock: Clock, hooks: Hooks) -> Result<Self, Error> {
-        let models = load_models(config.models_file.as_deref())?;
+        let (models_file, models) = match config.models_file.as_deref().map(ModelsFile::open).transpose()? {
+            Some((file, models)) => (Some(file), models),
+            None => (None, Models::embedded().clone()),
+        };
         let upstream = Arc::new(Upstream::new(&config)?);
         let store =
             Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
@@ -210,7 +214,7 @@ impl Gateway {
             config,
         });
         let stop = CancellationToken::new();
-        spawn(watch(Arc::downgrade(&shared), stop.clone()));
+        spawn(watch(Arc::downgrade(&shared), models_file, stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         gateway.wait_for_snapshot().await?;
         Ok(gateway)
@@ -639,13 +643,14 @@ impl Drop for Permit {
 }
 
 /// Looks at what may change while we run: the client key and the models file.
-async fn watch(shared: Weak<Shared>, stop: CancellationToken) {
-    let mut seen = None;
+async fn watch(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, stop: CancellationToken) {
     loop {
         let pause = {
             let Some(shared) = shared.upgrade() else { return };
             shared.look_for_key().await;
-            shared.look_at_models(&mut seen);
+            if let Some(models) = models_file.as_mut().and_then(ModelsFile::look) {
+                shared.models.store(Arc::new(models));
+            }
             if shared.keys.is_known() { WATCH_INTERVAL } else { FIRST_KEY_INTERVAL }
         };
         tokio::select! {
@@ -669,33 +674,6 @@ impl Shared {
             Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }
     }
-
-    fn look_at_models(&self, seen: &mut Option<SystemTime>) {
-        let Some(path) = &self.config.models_file else { return };
-        let changed = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-        if changed.is_none() || changed == *seen {
-            return;
-        }
-        let first = seen.is_none();
-        *seen = changed;
-        if first {
-            return;
-        }
-        match load_models(Some(path)) {
-            Ok(models) => {
-                self.models.store(Arc::new(models));
-                tracing::info!(file = %path.display(), "the model table was reloaded");
-            }
-            Err(error) => tracing::error!(%error, "the model table stays as it was"),
-        }
-    }
-}
-
-fn load_models(path: Option<&Path>) -> Result<Models, Error> {
-    let Some(path) = path else { return Ok(Models::embedded().clone()) };
-    let refuse = |what: String| Error::new(Code::Config, format!("KIRO_MODELS_FILE: {}: {what}", path.display()));
-    let text = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
-    Models::from_json(&text).map_err(refuse)
 }
 
 /// Which store a configuration names, and how to reach it.

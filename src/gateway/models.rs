@@ -1,0 +1,135 @@
+//! The model table's file (`KIRO_MODELS_FILE`, TR6): read at start, and again whenever it has changed.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::error::{Code, Error};
+use crate::proto::translate::model::Models;
+
+/// A table's file and the state of it that was read last.
+pub(super) struct ModelsFile {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+/// What changes with a file's content: the time of the last change and the length in bytes. Both, because the time may
+/// be as coarse as a few milliseconds while a writer is at work.
+type Stamp = (SystemTime, u64);
+
+impl ModelsFile {
+    /// Reads the table.
+    ///
+    /// # Errors
+    /// [`Code::Config`] with the file's name, and the row that is wrong.
+    pub(super) fn open(path: &Path) -> Result<(Self, Models), Error> {
+        // The stamp first: a change in between is noticed at the next look.
+        let seen = stamp(path);
+        let models = read(path)?;
+        Ok((Self { path: path.to_owned(), seen }, models))
+    }
+
+    /// The table when the file has changed since the last look and is good. A bad or missing one is told once in the
+    /// log, and the table that was read before stays.
+    pub(super) fn look(&mut self) -> Option<Models> {
+        let now = stamp(&self.path);
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        match read(&self.path) {
+            Ok(models) => {
+                tracing::info!(file = %self.path.display(), models = models.list().count(), "the model table was reloaded");
+                Some(models)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the model table stays as it was");
+                None
+            }
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn read(path: &Path) -> Result<Models, Error> {
+    let refuse = |what: String| Error::new(Code::Config, format!("KIRO_MODELS_FILE: {}: {what}", path.display()));
+    let text = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    Models::from_json(&text).map_err(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn table(name: &str) -> String {
+        format!(
+            r#"[{{"kiro_id":"k","names":["{name}"],"display_name":"d","created":"2026-01-01T00:00:00Z","window":1,"max_output":1}}]"#
+        )
+    }
+
+    fn first_name(models: &Models) -> String {
+        models.list().next().map(|row| row.listed_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn tr6_a_changed_file_is_read_again_and_a_bad_one_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("models.json");
+        std::fs::write(&path, table("claude-a")).unwrap();
+        let (mut file, models) = ModelsFile::open(&path).unwrap();
+        assert_eq!(first_name(&models), "claude-a");
+
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = move || String::from_utf8(log.0.lock().unwrap().split_off(0)).unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(file.look().is_none(), "nothing has changed");
+            // As soon after the start as can be, and of another length each time.
+            std::fs::write(&path, table("claude-bb")).unwrap();
+            assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-bb"));
+            assert!(lines().contains("the model table was reloaded"));
+
+            std::fs::write(&path, "[{}]").unwrap();
+            assert!(file.look().is_none() && file.look().is_none());
+            let said = lines();
+            assert_eq!(said.matches("the model table stays as it was").count(), 1, "{said}");
+            assert!(said.contains("KIRO_MODELS_FILE") && said.contains("missing field `kiro_id`"), "{said}");
+
+            std::fs::remove_file(&path).unwrap();
+            assert!(file.look().is_none() && file.look().is_none());
+            assert_eq!(lines().matches("the model table stays as it was").count(), 1);
+
+            std::fs::write(&path, table("claude-ccc")).unwrap();
+            assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-ccc"));
+        });
+    }
+
+    #[test]
+    fn tr6_a_bad_file_at_start_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = ModelsFile::open(&folder.path().join("none.json")).err().unwrap();
+        assert!(missing.to_string().contains("none.json"), "{missing}");
+        assert_eq!(missing.code(), Code::Config);
+    }
+}
