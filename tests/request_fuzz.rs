@@ -30,6 +30,9 @@ fn m18_mutated_requests_are_refused_or_translated() {
     for _ in 0..4_000 {
         let mut body = golden[random.usize(..golden.len())].clone();
         for _ in 0..random.usize(1..4) {
+            if body.is_empty() {
+                break;
+            }
             let at = random.usize(..body.len());
             match random.u8(..5) {
                 0 => body[at] = random.u8(..),
@@ -42,9 +45,6 @@ fn m18_mutated_requests_are_refused_or_translated() {
                 }
                 _ => drop(body.splice(at..at, *b"null")),
             }
-            if body.is_empty() {
-                break;
-            }
         }
         request::run(&body);
     }
@@ -53,7 +53,7 @@ fn m18_mutated_requests_are_refused_or_translated() {
 #[test]
 fn m12_cut_requests_are_refused() {
     for body in golden_requests() {
-        (0..body.len()).step_by(5).for_each(|end| request::run(&body[..end]));
+        (0..body.len()).step_by(11).for_each(|end| request::run(&body[..end]));
     }
 }
 
