@@ -153,12 +153,20 @@ enum Cause {
     Person,
 }
 
-impl Cause {
-    fn rejected(&self) -> Option<&Secret> {
-        match self {
-            Self::Rejected(token) => Some(token),
-            Self::Background | Self::Blocking | Self::Person => None,
-        }
+/// A refresh that was decided on.
+#[derive(Debug)]
+struct Order {
+    cause: Cause,
+    /// The access token that was held then. Whoever holds another one by the time the lock is taken got it from somebody
+    /// else's refresh, be it by a snapshot.
+    held: Option<Secret>,
+}
+
+impl Order {
+    /// Whether this access token is another one than that which is to be replaced.
+    fn is_met_by(&self, token: &Secret) -> bool {
+        let rejected = matches!(&self.cause, Cause::Rejected(rejected) if rejected == token);
+        !rejected && self.held.as_ref() != Some(token)
     }
 }
 
@@ -266,9 +274,10 @@ impl Credentials {
                     }
                     let (done, flight) = watch::channel(None);
                     held.flight = Some(flight);
-                    let (inner, id, cause) = (self.0.clone(), id.clone(), cause.clone());
+                    let order = Order { cause: cause.clone(), held: held.token().access_token.clone() };
+                    let (inner, id) = (self.0.clone(), id.clone());
                     self.0.tasks.spawn(async move {
-                        let ended = inner.run(&id, &cause).await;
+                        let ended = inner.run(&id, &order).await;
                         done.send_replace(Some(ended));
                     });
                 }
@@ -290,18 +299,18 @@ impl Credentials {
 
 impl Inner {
     /// One refresh from lock to unlock (R40).
-    async fn run(&self, id: &AccountId, cause: &Cause) -> Ended {
+    async fn run(&self, id: &AccountId, order: &Order) -> Ended {
         let key = self.pool.with_slot(id, |slot, _| slot.held.key().clone()).ok_or(RefreshError::Gone)?;
-        let ended = match self.take_lock(id, &key, cause).await {
+        let ended = match self.take_lock(id, &key, order).await {
             Ok(Taken::Settled) => Ok(()),
             Ok(Taken::Lock(lock)) => {
-                let ended = self.refresh(id, &key, cause).await;
+                let ended = self.refresh(id, &key, order).await;
                 if let Err(error) = self.store().unlock(lock).await {
                     tracing::debug!(account = short(id), %error, "the refresh lock frees itself");
                 }
                 ended
             }
-            Ok(Taken::WithoutLock) => self.refresh(id, &key, cause).await,
+            Ok(Taken::WithoutLock) => self.refresh(id, &key, order).await,
             Err(error) => Err(error),
         };
         match ended {
@@ -316,12 +325,12 @@ impl Inner {
     }
 
     /// R40 steps 1 and 2.
-    async fn take_lock(&self, id: &AccountId, key: &TokenKey, cause: &Cause) -> Result<Taken, RefreshError> {
+    async fn take_lock(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Result<Taken, RefreshError> {
         let deadline = Instant::now() + LOCK_WITHIN;
         loop {
             match self.store().lock(key, self.pool.now()).await {
                 Ok(Some(lock)) => return Ok(Taken::Lock(lock)),
-                Ok(None) if *cause == Cause::Background => return Err(RefreshError::Locked),
+                Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
                 // R52: the store is away, or it refuses to write.
                 Err(_) => return Ok(Taken::WithoutLock),
@@ -329,7 +338,7 @@ impl Inner {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(150..=250))).await;
             if let Ok(Some(bytes)) = self.store().read_token(key, self.pool.now()).await
                 && let Ok(record) = Token::parse(&bytes)
-                && self.adopt(id, bytes, record, cause)
+                && self.adopt(id, bytes, record, order)
             {
                 return Ok(Taken::Settled);
             }
@@ -340,12 +349,12 @@ impl Inner {
     }
 
     /// R40 steps 3 to 7.
-    async fn refresh(&self, id: &AccountId, key: &TokenKey, cause: &Cause) -> Ended {
+    async fn refresh(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Ended {
         let mut again = false;
         loop {
             let (base, known) = self.base(id, key).await?;
             let (bytes, record) = base;
-            if known && !again && self.adopt(id, bytes.clone(), record.clone(), cause) {
+            if known && !again && self.adopt(id, bytes.clone(), record.clone(), order) {
                 return Ok(());
             }
             let (view, credential) = self
@@ -407,21 +416,23 @@ impl Inner {
         }
     }
 
-    /// Uses the record's token when somebody else refreshed: it differs from the one we hold or that was rejected, and
+    /// Uses the record's token when somebody else refreshed: it is another one than that which is to be replaced, and
     /// is live.
-    fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, cause: &Cause) -> bool {
+    fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, order: &Order) -> bool {
         let now = self.pool.now();
+        let live = record.expires_at.is_some_and(|end| end > later(now, BLOCKING_MARGIN));
+        if !live || !record.access_token.as_ref().is_some_and(|theirs| order.is_met_by(theirs)) {
+            return false;
+        }
         let adopted = self.pool.with_slot(id, |slot, rng| {
             let held = &mut slot.held;
-            let theirs = record.access_token.as_ref();
-            let live = record.expires_at.is_some_and(|end| end > later(now, BLOCKING_MARGIN));
-            let another =
-                theirs.is_some() && theirs != held.token().access_token.as_ref() && theirs != cause.rejected();
-            let adopt = live && another && held.compare(&record) == Age::Newer;
-            if adopt {
-                held.adopt(bytes, record, rng);
+            match held.compare(&record) {
+                Age::Newer => held.adopt(bytes, record, rng),
+                // A snapshot was faster.
+                Age::Same => {}
+                Age::Older | Age::WithoutRefreshToken => return false,
             }
-            adopt
+            true
         });
         let adopted = adopted.unwrap_or(false);
         if adopted {

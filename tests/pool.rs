@@ -548,6 +548,29 @@ async fn case_24_three_instances_refresh_once_under_three_hundred_requests() {
     assert_eq!(address.calls(), 1);
 }
 
+/// While a request waits for the lock, a snapshot brings the token of the one who held it: there is nothing left to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_r59_a_token_that_a_snapshot_brought_meanwhile_is_not_refreshed_again() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, token) = expired(&address);
+    account(&mut redis, "a1", &record, token);
+    redis.set_ex::<_, _, ()>(lock_key("a1"), "1795427974000-other", 20).unwrap();
+    let one = Arc::new(Instance::start(&server, &time, &[]).await);
+    let waiting = tokio::spawn({
+        let one = one.clone();
+        async move { one.token_of("a1").await }
+    });
+    sleep(Duration::from_millis(100)).await;
+    let theirs = token.replace("old", "theirs").replace("refresh-1", "refresh-2").replace("09:00:00", "11:00:00");
+    redis.set::<_, _, ()>(token_key("a1"), theirs).unwrap();
+    one.pool.reload().await.unwrap();
+    redis.del::<_, ()>(lock_key("a1")).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), "theirs");
+    assert_eq!(address.calls(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_25_a_dead_holder_of_the_lock_stops_nobody_with_a_live_token() {
     let server = RedisServer::start();
