@@ -8,7 +8,7 @@ import { countTokens } from '@anthropic-ai/tokenizer'
 
 const here = (name) => new URL(name, import.meta.url)
 const counts = {}
-for (const name of ['english', 'code', 'json', 'chinese']) {
+for (const name of ['english', 'code', 'json', 'schemas', 'chinese-prose', 'chinese-technical']) {
   const bytes = readFileSync(here(`${name}.txt`))
   counts[name] = {
     sha256: createHash('sha256').update(bytes).digest('hex'),
