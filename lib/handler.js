@@ -5,7 +5,7 @@ const { Sink } = require('./response.js')
 
 /** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
 const ROUTE =
-  /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|api\/event_logging\/batch)?$/
+  /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|status(?:\/events)?|api\/event_logging\/batch)?$/
 
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 

@@ -211,6 +211,8 @@ pub struct AccountInfo {
     pub in_flight: u32,
     /// Why it is unusable, naming the field.
     pub problem: Option<String>,
+    /// Why it rests or is ejected.
+    pub cause: Option<String>,
 }
 
 /// The pool in numbers, for `/health` and metrics.
@@ -502,6 +504,7 @@ impl Pool {
     pub fn accounts(&self) -> Vec<AccountInfo> {
         let now = self.now();
         let inside = self.inside();
+        let served = |state| matches!(state, State::Healthy | State::HalfOpen | State::Stale);
         let info = |slot: &Slot| AccountInfo {
             id: slot.view.id.clone(),
             name: slot.view.name.clone(),
@@ -510,6 +513,7 @@ impl Pool {
             expires_at: slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey),
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
             problem: slot.problem().map(str::to_owned),
+            cause: slot.health.cause().filter(|_| !served(slot.state(now))).map(str::to_owned),
         };
         inside.slots.values().map(info).collect()
     }

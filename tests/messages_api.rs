@@ -614,3 +614,93 @@ async fn a68_m10_a_client_that_goes_away_frees_upstream_within_100_ms() {
     assert_eq!(world.simulated.control().stats()["streams"]["closed_by_client"], 3);
     assert_eq!(world.gateway.health().accounts.healthy, 1, "A68: the account is unchanged");
 }
+
+/// The next numbers of `/status/events`.
+async fn numbers(response: &mut reqwest::Response) -> Value {
+    let mut seen = String::new();
+    while !seen.ends_with("\n\n") {
+        let chunk = tokio::time::timeout(Duration::from_secs(10), response.chunk()).await.unwrap().unwrap();
+        seen.push_str(std::str::from_utf8(&chunk.expect("the numbers go on")).unwrap());
+    }
+    let data = seen.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    assert!(seen.contains("event: status\n"), "{seen}");
+    serde_json::from_str(data).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_page_is_strict_and_its_numbers_are_live() {
+    let world = World::with_tokens(&["access-1", "sim-402"], &[]).await;
+    let page = world.http.get(world.url("/claude-kiro-oauth/status")).send().await.unwrap();
+    let header = |name: &str| page.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!((page.status().as_u16(), header("content-type")), (200, "text/html; charset=utf-8".to_owned()));
+    assert!(header("content-security-policy").starts_with("default-src 'none'; script-src 'sha256-"));
+    assert_eq!((header("cache-control"), header("referrer-policy")), ("no-store".to_owned(), "no-referrer".to_owned()));
+
+    let mut live = world.http.get(world.url("/status/events")).send().await.unwrap();
+    let before = numbers(&mut live).await;
+    assert_eq!((&before["requests"]["complete"], &before["streams_open"]), (&json!(0), &json!(0)), "{before}");
+    let held = world.hold(&json!({ "text": "one", "end": "hang" })).await;
+    for _ in 0..3 {
+        assert_eq!(world.messages(&base()).await.status, 200);
+    }
+    let mut now = numbers(&mut live).await;
+    while now["requests"]["complete"] != 3 {
+        now = numbers(&mut live).await;
+    }
+    assert_eq!((&now["streams_open"], &now["in_flight"], &now["accounts_hidden"]), (&json!(1), &json!(1), &json!(0)));
+    let accounts = now["accounts"].as_array().unwrap();
+    // What needs a look comes first; ids are cut.
+    assert_eq!((&accounts[0]["id"], &accounts[0]["state"]), (&json!("00000001"), &json!("quota")), "{now}");
+    assert!(accounts[0]["rests_seconds"].as_u64().unwrap() > 0);
+    assert_eq!((&accounts[1]["id"], &accounts[1]["in_flight"]), (&json!("00000000"), &json!(1)));
+    let text = now.to_string();
+    for secret in ["access-1", "sim-402", "refresh-0", KEY, "-4000-8000", "arn:"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+    drop(held);
+
+    // Shutting down doesn't wait for whoever looks at it.
+    let closing = tokio::time::timeout(Duration::from_secs(5), async {
+        tokio::join!(world.gateway.close(Duration::from_secs(60)), world.listening.drain(), async {
+            while live.chunk().await.unwrap().is_some() {}
+        })
+    });
+    closing.await.expect("the numbers end when the gateway closes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tells_about_the_server_needs_the_key_from_elsewhere() {
+    let world = World::new(&[]).await;
+    for path in ["/metrics", "/status", "/status/events", "/claude-kiro-oauth/metrics"] {
+        let ask = |headers: &[(&'static str, String)]| {
+            let mut request = world.http.get(world.url(path));
+            for (name, value) in headers {
+                request = request.header(*name, value);
+            }
+            async { request.send().await.unwrap() }
+        };
+        let said = |name, value: &str| (name, value.to_owned());
+        assert_eq!(ask(&[]).await.status(), 200, "{path} on loopback");
+        for elsewhere in [
+            said("x-forwarded-for", "192.0.2.1"),
+            said("forwarded", "for=192.0.2.1"),
+            said("x-real-ip", "192.0.2.1"),
+            said("via", "1.1 proxy"),
+            said("sec-fetch-site", "cross-site"),
+        ] {
+            let refused = ask(std::slice::from_ref(&elsewhere)).await;
+            assert_eq!(refused.status(), 401, "{path} with {elsewhere:?}");
+            let asks_for_a_password = refused.headers().contains_key("www-authenticate");
+            assert_eq!(asks_for_a_password, path.starts_with("/status"), "{path}");
+            assert_eq!(ask(&[elsewhere, said("x-api-key", KEY)]).await.status(), 200, "{path}");
+        }
+        // A browser's own form: "x" and the key, then "x" and another one.
+        for (pair, is_key) in [(format!("x:{KEY}"), true), ("x:other".to_owned(), false)] {
+            let basic = format!("Basic {}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pair));
+            let answer = ask(&[said("via", "1.1 proxy"), ("authorization", basic)]).await;
+            let right = is_key && path.starts_with("/status");
+            assert_eq!(answer.status(), if right { 200 } else { 401 }, "{path}");
+        }
+    }
+    assert_eq!(world.post("/status", "").await.status, 405);
+}

@@ -137,8 +137,8 @@ export async function gateway(t, sim, pool, options = {}) {
 }
 
 /** kiro-server on the simulator. */
-export async function server(t, sim, pool, env = {}) {
-  const port = await freePort()
+export async function server(t, sim, pool, env = {}, port) {
+  port ??= await freePort()
   const url = `http://127.0.0.1:${port}`
   const child = start(t, serverBinary(), ['--port', String(port)], { env: { ...pool.env, ...sim.env, ...env } })
   await answers(`${url}/health`, child)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use http::{Method, Request};
 use http_body::{Body as _, Frame};
 use napi::bindgen_prelude::spawn;
@@ -20,7 +20,7 @@ use super::bell::{Kind, Slot};
 use super::gateway::Connected;
 use super::message;
 use crate::error::{Code, Error};
-use crate::gateway::{Call, MessageStream};
+use crate::gateway::Call;
 use crate::server::{self, Peer};
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
@@ -129,7 +129,7 @@ impl http_body::Body for Incoming {
 ///
 /// `cut`: the gateway's grace time is over. A full queue waits no longer then, so that the stream's last words get into
 /// it: a reader that comes late still sees how it ended.
-async fn pump(slot: &Arc<Slot>, mut stream: MessageStream, cut: &CancellationToken) {
+async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, cut: &CancellationToken) {
     let work = async {
         while let Some(bytes) = stream.next().await {
             slot.post(Kind::Data, bytes);

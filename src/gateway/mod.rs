@@ -80,6 +80,7 @@ pub(crate) struct Shared {
     in_flight: Arc<AtomicUsize>,
     streams: Streams,
     closing: AtomicBool,
+    closed: CancellationToken,
     began: Instant,
 }
 
@@ -210,6 +211,7 @@ impl Gateway {
             in_flight: Arc::default(),
             streams: Streams::default(),
             closing: AtomicBool::new(false),
+            closed: CancellationToken::new(),
             began: now(),
             config,
         });
@@ -524,11 +526,17 @@ impl Gateway {
         })
     }
 
+    /// Resolves when [`Gateway::close`] is called: what would go on for ever ends then.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.shared.closed.clone().cancelled_owned()
+    }
+
     /// No new calls; open streams may finish within `grace`, then each ends with an SSE `error` event; then everything
     /// pending is written. Idempotent.
     pub async fn close(&self, grace: Duration) {
         let shared = &self.shared;
         shared.closing.store(true, Ordering::Release);
+        shared.closed.cancel();
         let deadline = now() + grace;
         if !shared.idle_by(deadline).await {
             shared.streams.cut_all();

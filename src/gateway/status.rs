@@ -64,7 +64,7 @@ pub struct AccountStatus {
     pub in_flight: u32,
     /// When its access token expires, RFC 3339.
     pub expires_at: Option<String>,
-    /// Why it is unusable, naming the field.
+    /// Why it is unusable, naming the field; or why it rests or is ejected.
     pub problem: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Gateway {
                 rests_seconds: until.map(|until| until.duration_since(now).as_secs().max(0).unsigned_abs()),
                 in_flight: account.in_flight,
                 expires_at: account.expires_at.map(text),
-                problem: account.problem,
+                problem: account.problem.or(account.cause),
             }
         };
         Status {

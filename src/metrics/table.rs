@@ -82,7 +82,7 @@ metrics! {
         ["code": "the stable code, such as `KIRO_RATE_LIMITED`; each stands at 0 from the start"]
         "Requests that failed or were refused, by the code that the log line has";
     REFUSED "kiro_http_refused_total" Counter
-        ["route": "`messages`, `count_tokens`, `models`, `metrics`, `other`", "status": "the HTTP status"]
+        ["route": "`messages`, `count_tokens`, `models`, `metrics`, `status`, `other`", "status": "the HTTP status"]
         "HTTP requests that the server turned away before the gateway saw them: unknown path, wrong key, body too large";
     TOKENS "kiro_tokens_total" Counter
         ["model": "as above", "direction": "`input` (cached tokens too), `output`"]

@@ -262,6 +262,14 @@ struct Held {
 }
 
 impl Health {
+    /// Why the account rests or is ejected: the cause of our own mark. What another program wrote is not repeated (R6).
+    pub fn cause(&self) -> Option<&str> {
+        match self.standing.note.as_ref()? {
+            Note::CoolDown { cause, .. } | Note::Quota { cause, .. } | Note::Ejected { cause } => Some(cause),
+            Note::Plain(_) => None,
+        }
+    }
+
     /// The health of an account that this process sees for the first time.
     pub fn new(standing: Standing, rules: Rules, now: Timestamp) -> Self {
         let rest_ends = rest_ends(&standing, rules, now);

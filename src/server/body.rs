@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 
+use super::status::Events;
 use crate::gateway::{Cutter, MessageStream};
 
 /// The body of an answer.
@@ -16,6 +17,15 @@ pub struct Body(Kind);
 enum Kind {
     Full(Bytes),
     Stream(Box<MessageStream>),
+    Status(Box<Events>),
+}
+
+/// SSE bytes, for a face that delivers them in another way than HTTP; each item holds whole events.
+pub enum Sse {
+    /// An answer.
+    Message(Box<MessageStream>),
+    /// The numbers of the status page.
+    Status(Box<Events>),
 }
 
 impl Body {
@@ -37,16 +47,34 @@ impl Body {
     /// What ends the stream inside from outside.
     pub fn cutter(&self) -> Option<Cutter> {
         match &self.0 {
-            Kind::Full(_) => None,
+            // The numbers of the status page end with the gateway by themselves.
+            Kind::Full(_) | Kind::Status(_) => None,
             Kind::Stream(stream) => Some(stream.cutter()),
         }
     }
 
-    /// The stream inside, for a face that delivers it in another way than HTTP.
-    pub fn into_stream(self) -> Result<MessageStream, Bytes> {
+    /// The numbers of the status page, as they come.
+    pub(super) fn status(events: Events) -> Self {
+        Self(Kind::Status(Box::new(events)))
+    }
+
+    /// The stream inside, or the bytes.
+    pub fn into_stream(self) -> Result<Sse, Bytes> {
         match self.0 {
             Kind::Full(bytes) => Err(bytes),
-            Kind::Stream(stream) => Ok(*stream),
+            Kind::Stream(stream) => Ok(Sse::Message(stream)),
+            Kind::Status(events) => Ok(Sse::Status(events)),
+        }
+    }
+}
+
+impl Stream for Sse {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match &mut *self {
+            Self::Message(stream) => Pin::new(stream.as_mut()).poll_next(cx),
+            Self::Status(events) => Pin::new(events.as_mut()).poll_next(cx),
         }
     }
 }
@@ -62,6 +90,9 @@ impl http_body::Body for Body {
             Kind::Stream(stream) => {
                 Pin::new(stream.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
+            Kind::Status(events) => {
+                Pin::new(events.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -69,13 +100,14 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Stream(stream) => stream.is_ended(),
+            Kind::Status(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream(_) => SizeHint::default(),
+            Kind::Stream(_) | Kind::Status(_) => SizeHint::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod body;
 mod listen;
 mod route;
+mod status;
 
 use std::fmt::Display;
 
@@ -16,7 +17,7 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 
-pub use body::Body;
+pub use body::{Body, Sse};
 pub use listen::{Listening, listen};
 use route::Route;
 
@@ -33,7 +34,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// What the face knows about a request beyond its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Peer {
-    /// The connection comes from a loopback address: `/metrics` needs no key then.
+    /// The connection comes from a loopback address: `/metrics` and `/status` need no key then.
     pub loopback: bool,
     /// Where no client key is configured, it is served all the same: the server listens on a loopback address.
     pub keyless: bool,
@@ -157,9 +158,9 @@ where
             Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
         );
     }
-    let is_home = route == Route::Metrics && peer.loopback && !is_from_elsewhere(request.headers());
+    let is_home = route.is_for_the_operator() && peer.loopback && !is_from_elsewhere(request.headers());
     if route.needs_key() && !peer.trusted && !is_home {
-        check_key(gateway, &request, peer.keyless)?;
+        check_key(gateway, &request, &route, peer.keyless)?;
     }
     match route {
         Route::Messages => messages(gateway, request, request_id).await,
@@ -182,6 +183,8 @@ where
             response.headers_mut().insert(CONTENT_TYPE, METRICS_TEXT);
             Ok(response)
         }
+        Route::Status => Ok(status::page()),
+        Route::StatusEvents => Ok(status::events(gateway)),
         // The body is dropped unread: telemetry of a client must not fail loudly (C38).
         Route::EventLogging => Ok(json(200, br#"{"success":true}"#.to_vec())),
         Route::Root => Ok(json(
@@ -276,7 +279,7 @@ fn is_from_elsewhere(headers: &HeaderMap) -> bool {
 }
 
 /// M2: any one of the four places that is right is enough.
-fn check_key<B>(gateway: &Gateway, request: &Request<B>, keyless: bool) -> Result<(), Refusal> {
+fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless: bool) -> Result<(), Refusal> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let bearer = text("authorization").and_then(|value| {
@@ -284,7 +287,10 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>, keyless: bool) -> Resul
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     let query = request.uri().query().and_then(|q| query_value(q, "key"));
-    let said = [text("x-api-key"), bearer, text("x-goog-api-key"), query.as_deref()];
+    // A person at a browser can send no header but this one.
+    let is_page = matches!(route, Route::Status | Route::StatusEvents);
+    let password = if is_page { status::password(headers) } else { None };
+    let said = [text("x-api-key"), bearer, text("x-goog-api-key"), query.as_deref(), password.as_deref()];
     match gateway.check_key(said.into_iter().flatten()) {
         KeyCheck::Right => Ok(()),
         KeyCheck::Open if keyless || gateway.config().allow_anonymous => Ok(()),
@@ -295,7 +301,8 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>, keyless: bool) -> Resul
         KeyCheck::Wrong => {
             let none = said.iter().all(Option::is_none);
             let message = if none { "x-api-key: field required" } else { "invalid x-api-key" };
-            Err(Error::new(Code::Authentication, message).into())
+            let refusal = Refusal::from(Error::new(Code::Authentication, message));
+            Err(if is_page { refusal.with(http::header::WWW_AUTHENTICATE, status::CHALLENGE) } else { refusal })
         }
         KeyCheck::Unknown => {
             Err(Error::new(Code::StoreUnavailable, "the client key isn't known yet: the store hasn't been reached")

@@ -16,6 +16,8 @@ pub(super) enum Route {
     Model(String),
     Health,
     Metrics,
+    Status,
+    StatusEvents,
     EventLogging,
     Root,
 }
@@ -33,6 +35,8 @@ impl Route {
             "/v1/models" => Self::Models,
             "/health" => Self::Health,
             "/metrics" => Self::Metrics,
+            "/status" => Self::Status,
+            "/status/events" => Self::StatusEvents,
             "/api/event_logging/batch" => Self::EventLogging,
             "/" => Self::Root,
             _ => {
@@ -53,6 +57,7 @@ impl Route {
             Self::CountTokens => "count_tokens",
             Self::Models | Self::Model(_) => "models",
             Self::Metrics => "metrics",
+            Self::Status | Self::StatusEvents => "status",
             Self::Health | Self::EventLogging | Self::Root => "other",
         }
     }
@@ -64,13 +69,24 @@ impl Route {
     pub(super) fn allow(&self) -> &'static str {
         match self {
             Self::Messages | Self::CountTokens | Self::EventLogging => "POST, OPTIONS",
-            Self::Models | Self::Model(_) | Self::Health | Self::Metrics | Self::Root => "GET, HEAD, OPTIONS",
+            Self::Models
+            | Self::Model(_)
+            | Self::Health
+            | Self::Metrics
+            | Self::Status
+            | Self::StatusEvents
+            | Self::Root => "GET, HEAD, OPTIONS",
         }
     }
 
     /// M2: preflight, `HEAD /`, `/health` and event logging need none.
     pub(super) fn needs_key(&self) -> bool {
         !matches!(self, Self::Health | Self::EventLogging | Self::Root)
+    }
+
+    /// What tells about this server: no key on its own machine (operations.md).
+    pub(super) fn is_for_the_operator(&self) -> bool {
+        matches!(self, Self::Metrics | Self::Status | Self::StatusEvents)
     }
 }
 

@@ -1,0 +1,208 @@
+//! The status page: one HTML page without external resources, and its numbers by SSE, once a second.
+//!
+//! Read-only, from memory, without secrets. The page's own script and style are named by their hash in the content security
+//! policy, so nothing else can run in it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Response};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::{Body, EVENT_STREAM};
+use crate::gateway::{AccountStatus, Gateway, GatewayStatus};
+
+const PAGE: &str = include_str!("status.html");
+/// How often the numbers are sent.
+const EVERY: Duration = Duration::from_secs(1);
+/// With more accounts the page shows those that need a look.
+const MOST_ACCOUNTS: usize = 200;
+
+/// What a browser shows when it has no key: its own form for a name, which doesn't matter, and a password, which is the key.
+pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"kiro-server\", charset=\"UTF-8\"");
+
+/// `GET /status`.
+pub(super) fn page() -> Response<Body> {
+    static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| HeaderValue::from_str(&policy(PAGE)).ok());
+    let mut response = Response::new(Body::full(Bytes::from_static(PAGE.as_bytes())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if let Some(policy) = &*POLICY {
+        headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
+    }
+    private(headers);
+    response
+}
+
+/// `GET /status/events`.
+pub(super) fn events(gateway: &Gateway) -> Response<Body> {
+    let mut response = Response::new(Body::status(Events::new(gateway.clone())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    private(headers);
+    response
+}
+
+/// The key as a browser sends it: the password of `Authorization: Basic`, whatever the name.
+pub(super) fn password(headers: &HeaderMap) -> Option<String> {
+    let (scheme, value) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+/// Nothing of it is kept, and no other site may put it into its own pages.
+fn private(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
+}
+
+fn policy(page: &str) -> String {
+    let hash = |element: &str| {
+        let text = between(page, &format!("<{element}>"), &format!("</{element}>")).unwrap_or_default();
+        format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)))
+    };
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+        hash("script"),
+        hash("style"),
+    )
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(from)?;
+    rest.split_once(to).map(|(inside, _)| inside)
+}
+
+/// The body of `/status/events`: a `status` event at once, then one a second, until the gateway closes.
+pub struct Events {
+    gateway: Gateway,
+    ticks: Interval,
+    closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    begun: bool,
+}
+
+impl Events {
+    fn new(gateway: Gateway) -> Self {
+        let mut ticks = tokio::time::interval(EVERY);
+        // A reader that was slow gets the numbers of now, not all that it missed.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let closed = Box::pin(gateway.closed());
+        Self { gateway, ticks, closed, begun: false }
+    }
+}
+
+impl Stream for Events {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if self.ticks.poll_tick(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut event = Vec::with_capacity(2048);
+        if !self.begun {
+            self.begun = true;
+            // After a restart the page is back soon.
+            event.extend_from_slice(b"retry: 2000\n");
+        }
+        event.extend_from_slice(b"event: status\ndata: ");
+        match serde_json::to_writer(&mut event, &Shown::of(self.gateway.status())) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "the status could not be written");
+                return Poll::Ready(None);
+            }
+        }
+        event.extend_from_slice(b"\n\n");
+        Poll::Ready(Some(event.into()))
+    }
+}
+
+/// What the page gets.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: GatewayStatus,
+    /// Accounts that aren't in the list.
+    accounts_hidden: usize,
+}
+
+impl Shown {
+    fn of(mut status: GatewayStatus) -> Self {
+        status.accounts.sort_by_key(|account| (trouble(account), std::cmp::Reverse(account.in_flight)));
+        let accounts_hidden = status.accounts.len().saturating_sub(MOST_ACCOUNTS);
+        status.accounts.truncate(MOST_ACCOUNTS);
+        Self { status, accounts_hidden }
+    }
+}
+
+/// What a person has to do something about comes first, then what mends itself, then what works, then what was put aside.
+fn trouble(account: &AccountStatus) -> u8 {
+    match account.state {
+        "ejected" | "unusable" => 0,
+        "quota" => 1,
+        "cooling" => 2,
+        "disabled" => 4,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_needs_nothing_from_elsewhere_and_its_policy_allows_nothing_else() {
+        for outside in ["http://", "https://", "//cdn", "@import", "url("] {
+            let found = PAGE.replace("http://www.w3.org/2000/svg", "").contains(outside);
+            assert!(!found, "{outside} in the page");
+        }
+        for element in ["<script", "<style"] {
+            assert_eq!(PAGE.matches(element).count(), 1, "the policy knows one {element}>");
+        }
+        assert!(!PAGE.contains(" style=") && !PAGE.contains(" onclick="), "inline attributes are not allowed");
+        let policy = policy(PAGE);
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        assert_ne!(policy.matches("sha256-47DEQpj8HBSa").count(), 2, "hashes of nothing");
+        assert!(page().headers().contains_key(CONTENT_SECURITY_POLICY));
+    }
+
+    #[test]
+    fn the_password_is_the_key_whatever_the_name() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            password(&headers)
+        };
+        assert_eq!(with(&format!("Basic {}", STANDARD.encode("any:k:1"))).as_deref(), Some("k:1"));
+        assert_eq!(with(&format!("basic {}", STANDARD.encode(":k"))).as_deref(), Some("k"));
+        assert_eq!(with(&format!("Bearer {}", STANDARD.encode(":k"))), None);
+        assert_eq!(with("Basic ???"), None);
+        assert_eq!(with(&format!("Basic {}", STANDARD.encode("k"))), None);
+    }
+}
