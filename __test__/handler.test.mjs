@@ -99,6 +99,21 @@ test('case 12: unknown routes go to next(), or are answered', async (t) => {
   }
 })
 
+test('the status page and its live numbers are there too, and end with the gateway', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { apiKey: 'k' })
+  const { url } = await serve(t, gate, { options: { basePath: '/kiro' } })
+  const page = await fetch(`${url}/kiro/status`)
+  assert.match(page.headers.get('content-security-policy'), /^default-src 'none'; script-src 'sha256-/)
+  assert.match(await page.text(), /^<!doctype html>/)
+  assert.equal((await fetch(`${url}/kiro/status`, { headers: { 'x-forwarded-for': '192.0.2.1' } })).status, 401)
+  const live = (await fetch(`${url}/kiro/status/events`)).body.getReader()
+  const first = Buffer.from((await live.read()).value).toString()
+  assert.equal(JSON.parse(first.slice(first.indexOf('data: ') + 6)).counts.total, 1)
+  await gate.close()
+  for (;;) if ((await live.read()).done) break
+})
+
 test("auth 'none' asks for no key", async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { apiKey: 'k' })
