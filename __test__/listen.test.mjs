@@ -104,6 +104,20 @@ test('case 34: close(graceMs) of a server: what ends in time is whole, the rest 
   assert.equal((await failure(gate.listen({ port: 0 }))).code, 'KIRO_CLOSED')
 })
 
+test('who looks at the status page does not hold up the end', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const server = await gate.listen({ port: 0 })
+  const url = `http://127.0.0.1:${server.port}/status`
+  assert.match(await (await fetch(url)).text(), /^<!doctype html>/)
+  const live = (await fetch(`${url}/events`)).body.getReader()
+  assert.match(Buffer.from((await live.read()).value).toString(), /^retry: 2000\nevent: status\ndata: \{/)
+  const began = performance.now()
+  await server.close({ graceMs: 20_000 })
+  assert.ok(performance.now() - began < 10_000, 'closed before the grace time')
+  for (;;) if ((await live.read()).done) break
+})
+
 test('listen() refuses what it can not do, and an open address without a key', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
+use tokio_util::sync::CancellationToken;
 
 use super::status::Events;
 use crate::gateway::{Cutter, MessageStream};
@@ -56,6 +57,13 @@ impl Body {
     /// The numbers of the status page, as they come.
     pub(super) fn status(events: Events) -> Self {
         Self(Kind::Status(Box::new(events)))
+    }
+
+    /// Ends what would go on for ever when `stop` is cancelled; answers aren't touched.
+    pub(super) fn until(&mut self, stop: &CancellationToken) {
+        if let Kind::Status(events) = &mut self.0 {
+            events.until(stop);
+        }
     }
 
     /// The stream inside, or the bytes.

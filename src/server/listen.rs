@@ -142,11 +142,12 @@ async fn connection(stream: TcpStream, peer: Peer, gateway: Gateway, doors: Door
     let service = service_fn(|request| {
         let (gateway, doors, current) = (&gateway, &doors, &current);
         async move {
-            let response = tokio::select! {
+            let mut response = tokio::select! {
                 biased;
                 () = doors.cut.cancelled() => shutting_down(gateway),
                 response = handle(gateway, request, peer) => response,
             };
+            response.body_mut().until(&doors.stop);
             *current.lock().unwrap_or_else(PoisonError::into_inner) = Body::cutter(response.body());
             if doors.cut.is_cancelled() {
                 cut_current();

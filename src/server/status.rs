@@ -21,6 +21,7 @@ use http::{HeaderMap, Response};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Body, EVENT_STREAM};
 use crate::gateway::{AccountStatus, Gateway, GatewayStatus};
@@ -93,11 +94,12 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
     rest.split_once(to).map(|(inside, _)| inside)
 }
 
-/// The body of `/status/events`: a `status` event at once, then one a second, until the gateway closes.
+/// The body of `/status/events`: a `status` event at once, then one a second, until the gateway closes or its server stops.
 pub struct Events {
     gateway: Gateway,
     ticks: Interval,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     begun: bool,
 }
 
@@ -107,7 +109,12 @@ impl Events {
         // A reader that was slow gets the numbers of now, not all that it missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let closed = Box::pin(gateway.closed());
-        Self { gateway, ticks, closed, begun: false }
+        Self { gateway, ticks, closed, stopped: None, begun: false }
+    }
+
+    /// A server that stops would wait for it for ever.
+    pub(super) fn until(&mut self, stop: &CancellationToken) {
+        self.stopped = Some(Box::pin(stop.clone().cancelled_owned()));
     }
 }
 
@@ -115,7 +122,8 @@ impl Stream for Events {
     type Item = Bytes;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.closed.as_mut().poll(cx).is_ready() {
+        let stopped = self.stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready());
+        if stopped || self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         if self.ticks.poll_tick(cx).is_pending() {
