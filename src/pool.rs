@@ -285,6 +285,8 @@ struct Inner {
     waiting: AtomicUsize,
     reading: tokio::sync::Mutex<()>,
     loaded: watch::Sender<bool>,
+    /// The last read that the store refused for want of rights.
+    refused: watch::Sender<Option<StoreError>>,
     refill: Arc<Notify>,
     counter_told: AtomicBool,
     refresh: Arc<Notify>,
@@ -300,6 +302,8 @@ struct Inside {
     slots: BTreeMap<AccountId, Slot>,
     /// Since when the store's pool reads empty although the last snapshot was not (R55).
     empty_since: Option<Timestamp>,
+    /// That it reads empty was said.
+    empty_told: bool,
     tickets: tickets::Book,
     queue: VecDeque<Waiter>,
     rng: fastrand::Rng,
@@ -353,6 +357,7 @@ impl Pool {
                 loaded: false,
                 slots: BTreeMap::new(),
                 empty_since: None,
+                empty_told: false,
                 tickets: tickets::Book::new(),
                 queue: VecDeque::new(),
                 rng: fastrand::Rng::new(),
@@ -360,6 +365,7 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             reading: tokio::sync::Mutex::new(()),
             loaded: watch::Sender::new(false),
+            refused: watch::Sender::new(None),
             refill: Arc::default(),
             counter_told: AtomicBool::new(false),
             refresh: Arc::default(),
@@ -408,12 +414,13 @@ impl Pool {
         self.select_in(&mut inside, wanted, now)
     }
 
-    /// Takes an account for the first attempt of a request, waiting for one at most `KIRO_ACCOUNT_WAIT` where one may
-    /// come: at its cap, half-open with its request on the way, or resting not longer than that. First come, first
-    /// served; with a full queue, or where none will come in time, it fails at once.
-    pub async fn acquire(&self, wanted: &Wanted<'_>) -> Result<Lease, NoAccount> {
-        let wait = self.0.settings.account_wait;
-        let deadline = Instant::now() + wait;
+    /// Takes an account for an attempt, waiting for one where one may come: at its cap, half-open with its request on the
+    /// way, or resting not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT` from its first attempt, which
+    /// began to look for an account at `since`. First come, first served; with a full queue, or where none will come in
+    /// time, it fails at once.
+    pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
+        let deadline = since + self.0.settings.account_wait;
+        let wait = deadline.saturating_duration_since(Instant::now());
         let mut place = {
             let now = self.now();
             let mut inside = self.inside();
@@ -618,13 +625,52 @@ impl Pool {
         match self.0.store.load().await {
             Ok(accounts) => {
                 self.0.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+                let starts_empty = accounts.is_empty() && !self.is_ready();
                 self.take_in(accounts, since);
+                if starts_empty {
+                    self.tell_of_an_empty_start().await;
+                }
                 Ok(())
             }
             Err(error) => {
                 self.0.counters.snapshot_failures.fetch_add(1, Ordering::Relaxed);
+                if error.kind() == StoreErrorKind::Refused {
+                    self.0.refused.send_replace(Some(error.clone()));
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Resolves when the store refuses us (NOAUTH, WRONGPASS, NOPERM) before there was a first snapshot: the start has
+    /// failed (R49). Pending for ever once there was one.
+    pub async fn refused(&self) -> StoreError {
+        let (mut status, mut reads) = (self.0.store.watch(), self.0.refused.subscribe());
+        loop {
+            if self.is_ready() {
+                return std::future::pending().await;
+            }
+            let connecting = match &*status.borrow_and_update() {
+                Status::Connecting(Some(error)) if error.kind() == StoreErrorKind::Refused => Some(error.clone()),
+                _ => None,
+            };
+            if let Some(error) = connecting.or_else(|| reads.borrow_and_update().clone()) {
+                return error;
+            }
+            tokio::select! {
+                Ok(()) = status.changed() => {}
+                Ok(()) = reads.changed() => {}
+                () = self.first_snapshot() => {}
+            }
+        }
+    }
+
+    async fn tell_of_an_empty_start(&self) {
+        let place = &*self.0.settings.place;
+        tracing::warn!(place, "there are no accounts; `kiro-server accounts add` adds one");
+        // The Node.js service takes its prefix from its own configuration only (R1).
+        if let Ok(Some(elsewhere)) = self.0.store.pool_under_default_prefix().await {
+            tracing::warn!(elsewhere, "there are accounts under the default prefix: look at REDIS_KEY_PREFIX");
         }
     }
 
@@ -895,17 +941,19 @@ impl Pool {
         let mut tokens = Vec::new();
         let mut inside = self.inside();
         if accounts.is_empty() && !inside.slots.is_empty() {
-            let empty_since = *inside.empty_since.get_or_insert_with(|| {
+            let empty_since = *inside.empty_since.get_or_insert(now);
+            // A rewrite of the pool is over by then, and nothing to tell.
+            if later(empty_since, EMPTY_LOOK_FOR) <= now && !std::mem::replace(&mut inside.empty_told, true) {
                 tracing::warn!("the pool reads empty; the last snapshot serves on until that is certain");
-                now
-            });
+            }
             if later(empty_since, EMPTY_BELIEVED) > now {
                 return;
             }
             tracing::error!("the pool is empty");
-        } else if inside.empty_since.is_some() {
+        } else if inside.empty_told {
             tracing::info!("the pool is back");
         }
+        inside.empty_told = false;
         inside.empty_since = None;
         let mut before = std::mem::take(&mut inside.slots);
         for (parsed, raw) in accounts {

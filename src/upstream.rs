@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_those_of_section_3() {
+    fn k4_k14_trap_22_headers_are_those_of_section_3() {
         let upstream = upstream();
         let headers = upstream.identity.generate_headers(&target(false)).unwrap();
         let m = "ab".repeat(32);
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn k16_the_operating_system_is_the_same_at_every_reading() {
+    fn k16_trap_26_the_operating_system_is_the_same_at_every_reading() {
         assert_eq!(operating_system(), operating_system());
         assert!(operating_system().contains('#'));
     }

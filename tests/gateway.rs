@@ -125,7 +125,7 @@ async fn k71_nothing_waits_for_a_later_chunk() {
 
 /// K70, K72, trap 19: finished streams give their connection back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k72_connections_are_used_again() {
+async fn k70_k72_trap_19_connections_are_used_again() {
     let world = World::new(&[]).await;
     let scene = json!({ "text": "x" });
     for n in 0..1000 {
@@ -138,7 +138,7 @@ async fn k72_connections_are_used_again() {
 
 /// K68: headers alone don't stop the wait for the first event; silence later ends in `timeout_error`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k68_timeouts_by_name() {
+async fn k68_trap_20_timeouts_by_name() {
     let world = World::with_tokens(&["sim-silent"], &[("KIRO_FIRST_EVENT_TIMEOUT", "300ms")]).await;
     let began = Instant::now();
     world.messages(&with(STREAM())).await.is_error("first event", 504, "timeout_error", "");

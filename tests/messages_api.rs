@@ -589,7 +589,7 @@ async fn a67_pings_while_upstream_is_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a68_m10_a_client_that_goes_away_frees_upstream_within_100_ms() {
+async fn a68_m10_k70_a_client_that_goes_away_frees_upstream_within_100_ms() {
     let world = World::new(&[]).await;
     // In mid-answer, before the first event, and with a folded answer.
     let hanging = json!({ "text": "a", "end": "hang" });

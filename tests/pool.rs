@@ -278,7 +278,7 @@ fn ui_reset(redis: &mut redis::Connection, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_12_a_rest_is_seen_by_the_other_instance_which_probes_after_it() {
+async fn case_12_r58_a_rest_is_seen_by_the_other_instance_which_probes_after_it() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     account(&mut redis, "a1", r#"{"uuid":"a1"}"#, LIVE);
@@ -340,7 +340,7 @@ async fn case_14_a_stream_from_before_the_rest_only_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cases_15_and_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
+async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     account(&mut redis, "a1", r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, LIVE);
@@ -441,7 +441,7 @@ async fn case_21_an_unusable_counter_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_22_a_builder_id_refresh_keeps_the_record() {
+async fn case_22_k9_a_builder_id_refresh_keeps_the_record() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -491,7 +491,7 @@ async fn case_22_a_builder_id_refresh_keeps_the_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_23_a_social_refresh_learns_the_profile_and_keeps_the_refresh_token() {
+async fn case_23_k8_trap_35_a_social_refresh_learns_the_profile_and_keeps_the_refresh_token() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let answer = r#"{"accessToken":"new","expiresIn":3600,"profileArn":"arn:x"}"#;
@@ -521,7 +521,7 @@ fn expired(address: &Address) -> (String, &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_24_three_instances_refresh_once_under_three_hundred_requests() {
+async fn case_24_r59_k56_three_instances_refresh_once_under_three_hundred_requests() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async {
@@ -572,7 +572,7 @@ async fn r40_r59_a_token_that_a_snapshot_brought_meanwhile_is_not_refreshed_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_25_a_dead_holder_of_the_lock_stops_nobody_with_a_live_token() {
+async fn case_25_r59_a_dead_holder_of_the_lock_stops_nobody_with_a_live_token() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -665,7 +665,7 @@ async fn case_28_the_account_is_deleted_during_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_29_a_rejected_refresh_token_ejects_until_there_is_another() {
+async fn case_29_r41_a_rejected_refresh_token_ejects_until_there_is_another() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { refused() }).await;
@@ -691,7 +691,7 @@ async fn case_29_a_rejected_refresh_token_ejects_until_there_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_30_rejected_but_the_record_holds_another_token_by_now() {
+async fn case_30_r41_rejected_but_the_record_holds_another_token_by_now() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let other = Mutex::new(server.connection());
@@ -804,7 +804,7 @@ async fn case_34_a_rewrite_of_the_pool_under_load_is_not_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_35_a_pool_deleted_for_good_is_served_for_a_minute() {
+async fn case_35_r56_a_pool_deleted_for_good_is_served_for_a_minute() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     account(&mut redis, "a1", "{}", LIVE);
@@ -873,7 +873,7 @@ async fn r52_a_refusal_is_not_believed_while_redis_is_down() {
 
 /// Trap 34: a slow refresh of one account doesn't delay another.
 #[tokio::test(flavor = "multi_thread")]
-async fn r39_credentials_refresh_side_by_side_and_outlive_their_callers() {
+async fn r39_trap_34_credentials_refresh_side_by_side_and_outlive_their_callers() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -899,7 +899,7 @@ async fn r39_credentials_refresh_side_by_side_and_outlive_their_callers() {
 
 /// R38, K56: upstream rejected a token that was live by its expiry.
 #[tokio::test(flavor = "multi_thread")]
-async fn r38_a_forced_refresh_is_made_once_and_adopts_what_others_did() {
+async fn r38_k56_trap_36_a_forced_refresh_is_made_once_and_adopts_what_others_did() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let count = Arc::new(AtomicUsize::new(0));
@@ -936,7 +936,7 @@ async fn r38_a_forced_refresh_is_made_once_and_adopts_what_others_did() {
 
 /// K60, R42: a passing failure is a fault of the attempt; the next one doesn't hammer the address.
 #[tokio::test(flavor = "multi_thread")]
-async fn k60_a_passing_failure_pauses() {
+async fn k60_r42_a_passing_failure_pauses() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { (503, "busy".to_owned()) }).await;
@@ -970,7 +970,7 @@ async fn k51_an_api_key_account_needs_no_refresh() {
 
 /// K62, R17: an account that nobody asks is asked for its usage, and a good answer heals it.
 #[tokio::test(flavor = "multi_thread")]
-async fn r17_a_marked_account_without_traffic_is_probed_and_healed() {
+async fn r17_k5_a_marked_account_without_traffic_is_probed_and_healed() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { (200, r#"{"usageBreakdownList":[]}"#.to_owned()) }).await;
@@ -999,7 +999,7 @@ async fn r17_a_marked_account_without_traffic_is_probed_and_healed() {
 
 /// K64: the profile is looked up once, goes into the token record and into the running request.
 #[tokio::test(flavor = "multi_thread")]
-async fn k64_a_profile_is_looked_up_and_remembered() {
+async fn k6_k64_a_profile_is_looked_up_and_remembered() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let answer = r#"{"profiles":[{"arn":"arn:found"},{"arn":"arn:second"}]}"#;

@@ -94,7 +94,7 @@ async fn record(store: &Store, id: &str, outcomes: impl IntoIterator<Item = Outc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cases_01_to_05_records_are_patched_inside_the_file() {
+async fn case_01_case_02_case_03_case_04_case_05_r19_records_are_patched_inside_the_file() {
     for (case, before, count, after) in [
         (
             1,
@@ -149,7 +149,7 @@ async fn case_07_records_that_are_none_stay_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_and_15_heal_and_quota() {
+async fn case_13_case_15_heal_and_quota() {
     let (_folder, path) = file(
         "pool.json",
         r#"{"accounts":{"a1":{"isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z"}}}"#,
@@ -192,7 +192,7 @@ fn pool(token: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cases_22_and_26_to_28_tokens_are_compared_and_set() {
+async fn case_22_case_26_case_27_case_28_tokens_are_compared_and_set() {
     let (_folder, path) = file("pool.json", &pool(TOKEN));
     let store = open(&path).await;
     let key = TokenKey::of("a1");

@@ -35,7 +35,7 @@ fn node_update(redis: &mut redis::Connection, id: &str, field: &str, value: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cases_01_to_05_successes_are_patched_into_the_text() {
+async fn case_01_case_02_case_03_case_04_case_05_r19_successes_are_patched_into_the_text() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -251,7 +251,7 @@ async fn r22_a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_and_15_heal_and_quota_in_the_record() {
+async fn case_13_case_15_heal_and_quota_in_the_record() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -375,7 +375,7 @@ async fn case_30_the_record_read_again_shows_the_other_refresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_31_and_32_an_older_record_is_replaced_by_compare_and_set() {
+async fn case_31_case_32_an_older_record_is_replaced_by_compare_and_set() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -482,7 +482,7 @@ async fn pool_of_1000(redis: &mut redis::Connection) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_36_a_restart_loses_nothing_and_is_over_within_a_second() {
+async fn case_36_r53_a_restart_loses_nothing_and_is_over_within_a_second() {
     let mut server = RedisServer::start();
     pool_of_1000(&mut server.connection()).await;
     let store = connect(&server.url()).await;
@@ -654,7 +654,7 @@ async fn case_41_the_client_key_follows_config_and_is_never_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_43_a_user_with_only_these_rights() {
+async fn case_43_r3_a_user_with_only_these_rights() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let gateway =

@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn r38_live_means_for_more_than_ten_seconds() {
+    fn r38_r43_trap_37_live_means_for_more_than_ten_seconds() {
         let held = holding(&record("a", "r", 100));
         assert!(held.live(at(89)).is_some());
         assert!(held.live(at(90)).is_none());
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn r37_when_a_background_refresh_is_due() {
+    fn r37_k55_when_a_background_refresh_is_due() {
         let threshold = Duration::from_secs(300);
         let due = |held: &Held, state, away, now| held.is_due(state, away, threshold, at(now));
         let mut held = holding(&record("a", "r", 3600));

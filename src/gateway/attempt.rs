@@ -106,6 +106,8 @@ impl Shared {
 pub(super) struct Trail {
     budget: Budget,
     tried: Vec<AccountId>,
+    /// When the first attempt looked for an account: all waits of a request together are bounded.
+    looked: Option<Instant>,
     rng: fastrand::Rng,
     /// The body to send when it isn't the job's (TR31).
     plain: Option<KiroBody>,
@@ -135,6 +137,7 @@ impl Trail {
         Self {
             budget: Budget::new(accounts_max),
             tried: Vec::new(),
+            looked: None,
             rng,
             plain: None,
             account: None,
@@ -330,7 +333,7 @@ async fn with_token(
     }
 }
 
-async fn select(job: &Job, trail: &Trail) -> Result<Lease, Error> {
+async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let shared = &job.shared;
     let names = [job.client_model.as_str(), job.model.names.first().map_or("", String::as_str)];
     let wanted = Wanted {
@@ -339,7 +342,8 @@ async fn select(job: &Job, trail: &Trail) -> Result<Lease, Error> {
         conversation_id: &job.conversation_id,
         only: job.account_id.as_deref(),
     };
-    match shared.pool.acquire(&wanted).await {
+    let since = *trail.looked.get_or_insert_with(now);
+    match shared.pool.acquire(&wanted, since).await {
         Ok(lease) => Ok(lease),
         // Other accounts were tried and failed: that is the answer, not that none is left.
         Err(_) if trail.budget.answer().is_some() => Err(trail.answer(job)),

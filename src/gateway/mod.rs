@@ -179,7 +179,8 @@ impl Gateway {
     /// there (R54).
     ///
     /// # Errors
-    /// [`Code::Config`] for what can't work, [`Code::StoreUnavailable`] when there is no snapshot in time.
+    /// [`Code::Config`] for what can't work, a store that refuses us (R49) among it; [`Code::StoreUnavailable`] when there
+    /// is no snapshot in time.
     pub async fn start(config: Config) -> Result<Self, Error> {
         Self::start_with(config, Self::wall_clock(), Hooks::default()).await
     }
@@ -232,9 +233,13 @@ impl Gateway {
         if wait.is_zero() {
             return Ok(());
         }
-        let snapshot = self.shared.pool.first_snapshot();
-        if tokio::time::timeout(wait, snapshot).await.is_ok() {
-            return Ok(());
+        tokio::select! {
+            taken = tokio::time::timeout(wait, self.shared.pool.first_snapshot()) => {
+                if taken.is_ok() {
+                    return Ok(());
+                }
+            }
+            refused = self.shared.pool.refused() => return Err(Error::new(Code::Config, refused.to_string())),
         }
         let why = match self.shared.store.status() {
             Status::Connecting(Some(error)) | Status::Away(error) | Status::WritesRefused(error) => error.to_string(),

@@ -646,7 +646,7 @@ mod tests {
 
     /// The column "Account" of kiro-upstream.md §8, row by row.
     #[test]
-    fn k43_what_every_fault_does_to_its_account() {
+    fn k43_r29_what_every_fault_does_to_its_account() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
             let attempt = Attempt { started: t0(), refreshed, committed: false };

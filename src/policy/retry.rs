@@ -201,7 +201,7 @@ mod tests {
 
     /// The column "Verdict" of kiro-upstream.md §8, row by row: first time, and after the remedy.
     #[test]
-    fn verdict_of_every_fault() {
+    fn k45_trap_27_verdict_of_every_fault() {
         let table = [
             (FaultKind::PromptTooLong, Verdict::Stop, Verdict::Stop),
             (FaultKind::TooLarge, Verdict::Stop, Verdict::Stop),

@@ -112,7 +112,7 @@ async fn r36_round_robin_in_the_order_of_the_ids() {
 }
 
 #[tokio::test]
-async fn models_exclusion_and_pinning() {
+async fn r7_models_exclusion_and_pinning() {
     let fixture = Fixture::new(
         &[],
         &[("a1", r#"{"notSupportedModels":["claude-x"]}"#), ("a2", r#"{"isDisabled":true}"#), ("a3", "{}")],
@@ -151,7 +151,7 @@ async fn n5_a_pinned_request_records_nothing_but_keeps_to_retry_after() {
 
 /// Acceptance case 12, in memory: rests, is left out, comes back half-open.
 #[tokio::test]
-async fn an_account_that_answers_429_rests_and_comes_back() {
+async fn case_12_trap_27_an_account_that_answers_429_rests_and_comes_back() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
     let outcome = lease.failed(&fault(FaultKind::RateLimited), Stood::default()).unwrap();
@@ -174,7 +174,7 @@ async fn an_account_that_answers_429_rests_and_comes_back() {
 
 /// Acceptance case 18.
 #[tokio::test]
-async fn r6_of_twenty_requests_one_probes_a_half_open_account() {
+async fn case_18_of_twenty_requests_one_probes_a_half_open_account() {
     let fixture = Fixture::new(&[], &[("a1", r#"{"isHealthy":false}"#)]).await;
     let leases: Vec<_> = (0..20).map(|_| fixture.select()).collect();
     assert_eq!(leases.iter().filter(|lease| lease.is_ok()).count(), 1);
@@ -311,7 +311,7 @@ async fn waiting_is_first_come_first_served_and_bounded() {
     for n in 1..=2 {
         let (pool, order) = (fixture.pool.clone(), order.clone());
         waiting.spawn(async move {
-            let lease = pool.acquire(&Wanted::default()).await.unwrap();
+            let lease = pool.acquire(&Wanted::default(), Instant::now()).await.unwrap();
             order.lock().unwrap().push(n);
             tokio::time::sleep(Duration::from_millis(50)).await;
             drop(lease);
@@ -319,7 +319,7 @@ async fn waiting_is_first_come_first_served_and_bounded() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(fixture.pool.counts().waiting, 2);
-    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await).0, Why::Busy, "the queue is full");
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default(), Instant::now()).await).0, Why::Busy, "the queue is full");
     let begun = Instant::now();
     drop(holder);
     assert_eq!(waiting.join_next().await.unwrap().map_err(|e| e.to_string()), Ok(()));
@@ -335,16 +335,16 @@ async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let holder = fixture.select().unwrap();
     let begun = Instant::now();
-    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await).0, Why::Busy);
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default(), Instant::now()).await).0, Why::Busy);
     let waited = begun.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_millis(1000)).contains(&waited), "{waited:?}");
     {
         let wanted = Wanted::default();
-        let cancelled = fixture.pool.acquire(&wanted);
+        let cancelled = fixture.pool.acquire(&wanted, Instant::now());
         tokio::time::timeout(Duration::from_millis(10), cancelled).await.unwrap_err();
     }
     drop(holder);
-    let next = fixture.pool.acquire(&Wanted::default()).await.unwrap();
+    let next = fixture.pool.acquire(&Wanted::default(), Instant::now()).await.unwrap();
     assert_eq!(fixture.pool.counts().in_flight, 1);
     drop(next);
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
@@ -356,11 +356,11 @@ async fn waiting_for_the_end_of_a_rest() {
     let fixture = Fixture::new(&[("accountWaitMs", "2000")], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&limited(5), Stood::default());
     let begun = Instant::now();
-    assert_eq!(why(fixture.pool.acquire(&Wanted::default()).await), (Why::Unavailable, Some(5)));
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default(), Instant::now()).await), (Why::Unavailable, Some(5)));
     assert!(begun.elapsed() < Duration::from_millis(500), "fails at once");
     fixture.later(4);
     let (pool, millis) = (fixture.pool.clone(), fixture.millis.clone());
-    let waiting = async move { pool.acquire(&Wanted::default()).await };
+    let waiting = async move { pool.acquire(&Wanted::default(), Instant::now()).await };
     let time = async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
         millis.fetch_add(1_000, Ordering::Relaxed);

@@ -166,7 +166,7 @@ pub(super) fn view(
         generate_url,
         refresh_url,
         refresh_region,
-        proxy_url: own(|account| &account.proxy_url).map(Secret::new),
+        proxy_url: account.and_then(|account| account.proxy_url.clone()),
     };
     Viewed { view, problem, warnings }
 }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn k16_the_machine_id_depends_on_the_id_alone() {
+    fn k16_trap_25_the_machine_id_depends_on_the_id_alone() {
         let one = viewed("{}", "{}").view.machine_id;
         let two = viewed(r#"{"profileArn":"arn:a","customName":"x"}"#, r#"{"clientId":"c"}"#).view.machine_id;
         assert_eq!(&*one, "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882");
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_profile_of_the_token_record_comes_first() {
+    fn trap_24_the_profile_of_the_token_record_comes_first() {
         let account = r#"{"profileArn":"arn:old"}"#;
         assert_eq!(viewed(account, r#"{"profileArn":"arn:new"}"#).view.profile_arn.as_deref(), Some("arn:new"));
         assert_eq!(viewed(account, r#"{"profileArn":""}"#).view.profile_arn.as_deref(), Some("arn:old"));

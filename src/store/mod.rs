@@ -75,8 +75,8 @@ pub enum RedisServer {
     },
 }
 
-/// One account as it lies in the store, not yet read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One account as it lies in the store, not yet read. `Debug` shows sizes only, here and in what else holds records.
+#[derive(Clone, PartialEq, Eq)]
 pub struct RawAccount {
     /// The hash field: 1–128 bytes of printable ASCII (R13).
     pub id: String,
@@ -105,7 +105,7 @@ impl TokenKey {
 }
 
 /// What became of a compare-and-set (R21).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Cas {
     /// The new bytes are there.
     Written,
@@ -116,7 +116,7 @@ pub enum Cas {
 }
 
 /// One compare-and-set of an account record.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Change {
     /// Which account.
     pub id: String,
@@ -148,7 +148,7 @@ impl Lock {
 }
 
 /// What became of a refreshed token (R40 step 6).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Saved {
     /// Saved; the record is this now.
     Written(Bytes),
@@ -161,7 +161,6 @@ pub enum Saved {
 }
 
 /// An account to add (R62).
-#[derive(Debug)]
 pub struct NewAccount {
     /// A fresh uuid v4.
     pub id: String,
@@ -591,7 +590,7 @@ pub(crate) fn conflict_pause() -> Duration {
 }
 
 /// A refreshed token that must reach the store (R40 step 6).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UnsavedToken {
     /// Where it belongs.
     pub key: TokenKey,
@@ -609,6 +608,70 @@ impl UnsavedToken {
             Entry::RefreshToken(token) => Some(token),
             _ => None,
         })
+    }
+}
+
+/// How long a record is, and nothing of what is in it (R6).
+struct Veiled<'a>(&'a [u8]);
+
+impl fmt::Debug for Veiled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Debug for RawAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|(key, record)| (key, Veiled(record)));
+        f.debug_struct("RawAccount")
+            .field("id", &self.id)
+            .field("account", &Veiled(&self.account))
+            .field("token", &token)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Cas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written => f.write_str("Written"),
+            Self::Conflict(record) => f.debug_tuple("Conflict").field(&Veiled(record)).finish(),
+            Self::Absent => f.write_str("Absent"),
+        }
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (old, new) = (Veiled(&self.old), Veiled(&self.new));
+        f.debug_struct("Change").field("id", &self.id).field("old", &old).field("new", &new).finish()
+    }
+}
+
+impl fmt::Debug for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(record) => f.debug_tuple("Written").field(&Veiled(record)).finish(),
+            Self::Rotated(record) => f.debug_tuple("Rotated").field(&Veiled(record)).finish(),
+            Self::Absent => f.write_str("Absent"),
+            Self::Unusable => f.write_str("Unusable"),
+        }
+    }
+}
+
+impl fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewAccount").field("id", &self.id).field("token", &Veiled(&self.token)).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UnsavedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnsavedToken")
+            .field("key", &self.key)
+            .field("base", &Veiled(&self.base))
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
     }
 }
 
@@ -636,5 +699,27 @@ impl ClientKey {
         let changed = *self != next;
         *self = next;
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Acceptance case 48: whatever is printed by accident.
+    #[test]
+    fn case_48_records_print_as_their_size() {
+        let record = Bytes::from_static(br#"{"accessToken":"hush"}"#);
+        let key = TokenKey::of("a1");
+        let raw = RawAccount { id: "a1".into(), account: record.clone(), token: Some((key.clone(), record.clone())) };
+        let change = Change { id: "a1".into(), old: record.clone(), new: record.clone() };
+        let new =
+            NewAccount { id: "a1".into(), custom_name: None, added_at: Timestamp::UNIX_EPOCH, token: record.to_vec() };
+        let entries = vec![Entry::AccessToken(Secret::new("hush"))];
+        let unsaved = UnsavedToken { key, base: record.clone(), used: Secret::new("hush"), entries };
+        let replies = (Cas::Conflict(record.clone()), Saved::Written(record.clone()), Saved::Rotated(record));
+        let shown =
+            format!("{raw:?} {change:?} {new:?} {unsaved:?} {replies:?} {:?}", ClientKey::Known(unsaved.used.clone()));
+        assert!(!shown.contains("hush") && shown.contains("22 bytes"), "{shown}");
     }
 }

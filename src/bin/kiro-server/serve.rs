@@ -9,11 +9,12 @@ use kiro_messages::config::{Config, UpstreamKind};
 use kiro_messages::gateway::Gateway;
 use kiro_messages::server::listen;
 use kiro_messages::simulator::Simulator;
+use kiro_messages::store::Status;
 
 use super::EXIT_CONFIG;
 
-/// How long a start on an open address waits to learn whether there is a client key.
-const KEY_WAIT: Duration = Duration::from_secs(5);
+/// How long a start waits for a word of the store before the port is opened.
+const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
 pub async fn serve(mut config: Config) -> ExitCode {
@@ -23,19 +24,20 @@ pub async fn serve(mut config: Config) -> ExitCode {
     };
     let grace = config.graceful_timeout;
     let address = config.listen;
-    let loopback = address.ip().to_canonical().is_loopback();
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
         Err(error) => return refuse(error.message()),
     };
-    if !loopback && !gateway.config().allow_anonymous && gateway.config().api_key.is_none() {
-        // Not reached in time: it listens, and answers 503 until a key is known.
-        let known = tokio::time::timeout(KEY_WAIT, gateway.key_known()).await.is_ok();
-        if known && gateway.is_open() {
-            return refuse(
-                "no client key: set KIRO_API_KEY (or REQUIRED_API_KEY in the store's config), or --allow-anonymous to serve \
-                 everybody who can reach the address",
-            );
+    // Nobody is served on an open address unless the store holds a client key.
+    let open = !address.ip().to_canonical().is_loopback() && !gateway.config().allow_anonymous;
+    let needs_key = open && gateway.config().api_key.is_none();
+    if needs_key {
+        // A store that is there says at once whether there is a key. One that isn't is waited for with the port open,
+        // answering 503 (R54).
+        tokio::select! {
+            biased;
+            why = start_failed(&gateway, needs_key) => return refuse(&why),
+            () = store_answers(&gateway) => {}
         }
     }
     let mut stop = Stop::catch();
@@ -50,7 +52,9 @@ pub async fn serve(mut config: Config) -> ExitCode {
         "listening"
     );
     tokio::select! {
+        biased;
         () = stop.signal() => {}
+        why = start_failed(&gateway, needs_key) => return refuse(&why),
         () = warn_when_open(&gateway) => {}
     }
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
@@ -89,6 +93,37 @@ async fn simulated_upstream(config: &mut Config) -> std::io::Result<Option<kiro_
     match config.upstream {
         UpstreamKind::Kiro => Ok(None),
         UpstreamKind::Simulator => kiro_messages::simulator::attach(config).await.map(Some),
+    }
+}
+
+/// Resolves when the start fails although it didn't wait for the store: it refuses us (R49), or it holds no client key and
+/// one is needed (R57). The answer is what to tell the operator.
+async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
+    let no_key = async {
+        gateway.key_known().await;
+        if !needs_key || !gateway.is_open() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        refused = gateway.pool().refused() => refused.to_string(),
+        () = no_key => "no client key: set KIRO_API_KEY (or REQUIRED_API_KEY in the store's config), or --allow-anonymous to \
+            serve everybody who can reach the address"
+            .to_owned(),
+    }
+}
+
+/// Resolves when the store was asked for the client key or can't be reached; in any case soon.
+async fn store_answers(gateway: &Gateway) {
+    let away = async {
+        let mut status = gateway.store().watch();
+        // An error means that the store is gone with the gateway.
+        drop(status.wait_for(|status| matches!(status, Status::Connecting(Some(_)) | Status::Away(_))).await);
+    };
+    tokio::select! {
+        () = away => {}
+        () = gateway.key_known() => {}
+        () = tokio::time::sleep(STORE_WORD_WITHIN) => {}
     }
 }
 

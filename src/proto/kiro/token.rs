@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn k52_k53_bodies_are_camel_case_json() {
+    fn k52_k53_trap_38_bodies_are_camel_case_json() {
         assert_eq!(body(r#"{"authMethod":"social","refreshToken":"r\"1"}"#).unwrap(), r#"{"refreshToken":"r\"1"}"#);
         assert_eq!(
             body(r#"{"authMethod":"IdC","refreshToken":"r","clientId":"c","clientSecret":"s"}"#).unwrap(),

@@ -60,8 +60,8 @@ pub struct Account {
     pub refresh_url: Option<String>,
     /// Address of IdC refresh, likewise.
     pub refresh_idc_url: Option<String>,
-    /// This account's proxy.
-    pub proxy_url: Option<String>,
+    /// This account's proxy; its URL may hold a password.
+    pub proxy_url: Option<Secret>,
     /// Left by a predecessor: used only when the token record has none.
     pub region: Option<String>,
     /// Left by a predecessor: used only when the token record has none.
@@ -139,7 +139,7 @@ impl Account {
             "KIRO_BASE_URL" => self.base_url = read::text(value),
             "KIRO_REFRESH_URL" => self.refresh_url = read::text(value),
             "KIRO_REFRESH_IDC_URL" => self.refresh_idc_url = read::text(value),
-            "PROXY_URL" => self.proxy_url = read::text(value),
+            "PROXY_URL" => self.proxy_url = read::text(value).map(Secret::new),
             "region" => self.region = read::text(value),
             "profileArn" => self.profile_arn = read::text(value),
             "customName" => self.custom_name = value.string().map(Into::into),
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn case_02_strings_are_read_as_values_and_spaces_stay() {
+    fn case_02_r20_strings_are_read_as_values_and_spaces_stay() {
         assert_eq!(
             after_successes(r#"{ "usageCount" : "5" , "isHealthy" : "true" }"#, 1),
             r#"{ "usageCount" : 6 , "isHealthy" : "true","lastUsed":"2026-11-23T10:00:00.000Z" }"#
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn case_15_a_quota_mark_appends_in_the_fixed_order() {
+    fn case_15_r26_a_quota_mark_appends_in_the_fixed_order() {
         let record = br#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#;
         let until = time("2026-12-01T00:00:00Z");
         let entries = [
@@ -988,7 +988,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_patch_changes_its_values_and_no_other_byte(
+        fn r19_a_patch_changes_its_values_and_no_other_byte(
             members in proptest::collection::vec(member(), 0..12),
             glue in "[ \n\t]{0,3}",
             usage in 0..=MAX_INTEGER,

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans_are_read_in_every_spelling() {
+    fn r11_booleans_are_read_in_every_spelling() {
         for text in ["true", "\"true\"", "\"TRUE\"", "1", "\"1\"", "1.0"] {
             assert_eq!(boolean(json(text)), Some(true), "{text}");
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn case_19_times_in_every_spelling() {
+    fn case_19_r12_times_in_every_spelling() {
         let t0 = "2026-11-23T10:00:00Z".parse::<Timestamp>().unwrap();
         for text in [
             "\"2026-11-23T18:00:00+08:00\"",

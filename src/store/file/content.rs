@@ -1,6 +1,7 @@
 //! What the file holds: the records and their places in the text (R63), or one token (R67).
 
 use std::collections::HashMap;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -11,7 +12,7 @@ use crate::proto::record::{Limits, Object, RECORD, TokenFile, Unusable, is_accou
 const FILE: Limits = Limits { bytes: 256 << 20, depth: RECORD.depth + 2 };
 
 /// A file, read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Content {
     /// There is no file: an empty pool.
     Absent,
@@ -22,12 +23,22 @@ pub(super) enum Content {
 }
 
 /// The records of a file, as slices of its text.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Pool {
     text: Bytes,
     pub(super) accounts: HashMap<String, Bytes>,
     pub(super) tokens: HashMap<String, Bytes>,
     pub(super) config: Option<Bytes>,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("Absent"),
+            Self::Pool(pool) => write!(f, "Pool({} bytes)", pool.text.len()),
+            Self::Token(text) => write!(f, "Token({} bytes)", text.len()),
+        }
+    }
 }
 
 impl Content {

@@ -488,12 +488,17 @@ impl fmt::Debug for FileStore {
 }
 
 /// What `accounts add --from FILE` takes out of a token file (R69).
-#[derive(Debug)]
 pub struct Imported {
     /// The token record, client registration copied in.
     pub token: Vec<u8>,
     /// `social`, `idc` or `api-key`.
     pub method: record::Method,
+}
+
+impl fmt::Debug for Imported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Imported").field("method", &self.method).finish_non_exhaustive()
+    }
 }
 
 /// Reads a token file of the Kiro IDE or CLI, with its client registration, as a token record (R69). Blocks.

@@ -1,0 +1,548 @@
+//! `kiro-server` as processes on a real Redis and the simulated upstream: acceptance cases of redis-contract.md that no
+//! room shows alone (40, 42, 47, 48), start-up, and the log of an outage.
+#![cfg(all(unix, feature = "server"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kiro_messages::config::SETTINGS;
+use kiro_messages::simulator::{PROFILE_ARN, Running, Simulator};
+use redis::Commands as _;
+use serde_json::{Value, json};
+
+#[allow(dead_code, reason = "each test file uses its part")]
+#[path = "support/redis_server.rs"]
+mod redis_server;
+
+use redis_server::RedisServer;
+
+const POOL: &str = "aiclient:pools:claude-kiro-oauth";
+const FAR: &str = "2099-01-01T00:00:00.000Z";
+const PAST: &str = "2020-01-01T00:00:00.000Z";
+const KEY: &str = "client-key-1";
+
+/// A Redis, a simulated upstream, a client.
+struct Place {
+    redis: RedisServer,
+    upstream: Running,
+    http: reqwest::Client,
+}
+
+impl Place {
+    /// Needs a tokio runtime.
+    fn new() -> Self {
+        let redis = RedisServer::start();
+        let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
+        rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { redis, upstream, http }
+    }
+
+    /// With a password that every new connection needs, and a connection that has it.
+    fn with_password(password: &str) -> (Self, redis::Connection, String) {
+        let place = Self::new();
+        let mut admin = place.redis.connection();
+        redis::cmd("CONFIG").arg(&["SET", "requirepass", password]).query::<()>(&mut admin).unwrap();
+        let url = format!("redis://:{password}@127.0.0.1:{}", place.redis.port());
+        (place, admin, url)
+    }
+
+    fn account(&self, id: &str, record: &Value, token: &Value) {
+        let mut redis = self.redis.connection();
+        redis.set::<_, _, ()>(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();
+        redis.hset::<_, _, _, ()>(POOL, id, record.to_string()).unwrap();
+    }
+
+    fn record(&self, id: &str) -> Value {
+        let text: String = self.redis.connection().hget(POOL, id).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn token(&self, id: &str) -> Value {
+        let text: String = self.redis.connection().get(format!("aiclient:tokens:claude-kiro-oauth:{id}")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The binary with the settings of this place; the environment beats them.
+    fn command(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+        let url = self.upstream.url();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("REDIS_URL", self.redis.url())
+            .env("KIRO_UPSTREAM_URL", format!("{url}/generateAssistantResponse"))
+            .env("KIRO_SOCIAL_REFRESH_URL", format!("{url}/refreshToken"))
+            .env("KIRO_IDC_REFRESH_URL", format!("{url}/token"))
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A server that says where it listens.
+    fn serve(&self, environment: &[(&str, &str)]) -> Server {
+        let mut with_port = vec![("KIRO_PORT", "0"), ("KIRO_LOG_FORMAT", "json")];
+        with_port.extend(environment.iter().copied());
+        Server::start(self.command(&[], &with_port))
+    }
+
+    /// Runs to the end; what it said on both outputs.
+    fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
+        let output = self.command(arguments, environment).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap(), text)
+    }
+
+    async fn ask(&self, server: &Server, body: &Value) -> (u16, String) {
+        self.ask_with_key(server, body, KEY).await
+    }
+
+    async fn ask_with_key(&self, server: &Server, body: &Value, key: &str) -> (u16, String) {
+        let request = self.http.post(server.url("/v1/messages")).header("x-api-key", key).body(body.to_string());
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn get(&self, server: &Server, path: &str) -> (u16, String) {
+        let response = self.http.get(server.url(path)).header("x-api-key", KEY).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+/// A running `kiro-server` and its log.
+struct Server {
+    child: Child,
+    address: String,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let (told, listening) = std::sync::mpsc::channel();
+        let written = log.clone();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                let address = serde_json::from_str::<Value>(&line).ok();
+                let address = address.filter(|line| line["message"] == "listening");
+                if let Some(address) = address.and_then(|line| line["address"].as_str().map(str::to_owned)) {
+                    // Nobody waits any more: the log goes on all the same.
+                    let _ = told.send(address);
+                }
+                let mut log = written.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let address = listening.recv_timeout(Duration::from_secs(20));
+        let address = address.unwrap_or_else(|_| panic!("it doesn't listen:\n{}", log.lock().unwrap()));
+        Self { child, address: address.replace("0.0.0.0", "127.0.0.1"), log, reader: Some(reader) }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn count(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// Ends by itself, within the time.
+    fn ended(&mut self, within: Duration) -> i32 {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < deadline, "still there after {within:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM, and the whole log.
+    fn stop(mut self) -> String {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(self.ended(Duration::from_secs(20)), 0, "{}", self.log());
+        self.reader.take().unwrap().join().unwrap();
+        self.log()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn social(access: &str, refresh: &str) -> Value {
+    json!({
+        "accessToken": access, "refreshToken": refresh, "expiresAt": FAR, "authMethod": "social", "profileArn": PROFILE_ARN,
+    })
+}
+
+fn message() -> Value {
+    json!({ "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": "hi" }] })
+}
+
+async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !check().await {
+        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+/// R54, R56: a server that starts before its Redis.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_40_r54_a_start_without_redis_listens_and_serves_when_redis_comes() {
+    let mut place = Place::new();
+    place.account("a1", &json!({ "uuid": "a1" }), &social("access-1", "r1"));
+    place.redis.connection().set::<_, _, ()>("aiclient:config", json!({ "apiKey": KEY }).to_string()).unwrap();
+    place.redis.shutdown_save();
+    let server = place.serve(&[("KIRO_HOST", "0.0.0.0")]);
+    for _ in 0..3 {
+        let (status, text) = place.ask(&server, &message()).await;
+        assert_eq!(status, 503, "{text}");
+        assert_eq!(place.get(&server, "/v1/models").await.0, 503, "the key is not known");
+        let (status, health) = place.get(&server, "/health").await;
+        let health: Value = serde_json::from_str(&health).unwrap();
+        assert_eq!((status, &health["redis"]), (503, &json!("disconnected")), "{health}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(server.count("the store can't be reached yet"), 1, "{}", server.log());
+    place.redis.restart();
+    let took =
+        eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    println!("served {took:?} after Redis took connections");
+    assert!(took < Duration::from_millis(2_500), "1 s on an idle machine: {took:?}");
+    assert_eq!(place.get(&server, "/health").await.0, 200);
+    assert_eq!(place.ask_with_key(&server, &message(), "another").await.0, 401);
+    server.stop();
+}
+
+/// R57: an open address needs a key, or somebody who says that it doesn't.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_42_r57_without_a_client_key_an_open_address_is_refused() {
+    let mut place = Place::new();
+    place.account("a1", &json!({ "uuid": "a1" }), &social("access-1", "r1"));
+    place.redis.connection().set::<_, _, ()>("aiclient:config", "{}").unwrap();
+    let open = [("KIRO_HOST", "0.0.0.0"), ("KIRO_PORT", "0")];
+    let (code, said) = place.run(&[], &open);
+    assert!(code == 2 && said.contains("no client key: set KIRO_API_KEY"), "{code}: {said}");
+    assert!(!said.contains("listening"), "{said}");
+    let anonymous = place.serve(&[("KIRO_HOST", "0.0.0.0"), ("KIRO_ALLOW_ANONYMOUS", "true")]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&anonymous, &message()).await.0 == 200).await;
+    eventually("the warning", Duration::from_secs(2), async || {
+        anonymous.count("everybody who can reach the address is served") == 1
+    })
+    .await;
+    anonymous.stop();
+    let local = place.serve(&[]);
+    eventually("loopback", Duration::from_secs(5), async || place.ask(&local, &message()).await.0 == 200).await;
+    local.stop();
+    // It was not there at the start: the port is open, nobody is served, and the start fails when it is known.
+    place.redis.shutdown_save();
+    let mut late = place.serve(&open);
+    assert_eq!(place.ask(&late, &message()).await.0, 503);
+    place.redis.restart();
+    assert_eq!(late.ended(Duration::from_secs(10)), 2, "{}", late.log());
+}
+
+/// R49: a refusal at start-up is told with its word; R56, R1: an empty pool is told with its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn r49_r1_r56_what_a_start_says_of_its_store() {
+    let (place, mut admin, with_password) = Place::with_password("hush-redis");
+    let port = place.redis.port();
+    for (password, word) in [("", "NOAUTH"), (":wrong@", "WRONGPASS")] {
+        let url = format!("redis://{password}127.0.0.1:{port}");
+        let (code, said) = place.run(&[], &[("REDIS_URL", &url), ("KIRO_PORT", "0")]);
+        assert!(code == 2 && said.contains(word) && !said.contains("wrong"), "{code}: {said}");
+    }
+    let user = ["SETUSER", "poor", "on", ">pw", "~*", "+@all", "-hgetall"];
+    redis::cmd("ACL").arg(&user).query::<()>(&mut admin).unwrap();
+    let url = format!("redis://poor:pw@127.0.0.1:{port}");
+    let (code, said) = place.run(&[], &[("REDIS_URL", &url), ("KIRO_PORT", "0")]);
+    assert!(code == 2 && said.contains("NOPERM"), "{code}: {said}");
+
+    admin.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
+    let server = place.serve(&[("REDIS_URL", &with_password), ("REDIS_KEY_PREFIX", "mine:"), ("KIRO_API_KEY", KEY)]);
+    let both = async || server.count(POOL) == 1 && server.count("mine:pools:claude-kiro-oauth") == 1;
+    eventually("both keys are named", Duration::from_secs(5), both).await;
+    let (status, text) = place.ask(&server, &message()).await;
+    assert!(status == 503 && text.contains("mine:pools:claude-kiro-oauth") && text.contains("accounts add"), "{text}");
+    assert!(text.contains("overloaded_error"), "{text}");
+    assert_eq!(place.get(&server, "/health").await.0, 503);
+    let log = server.stop();
+    assert!(!log.contains("hush-redis"), "{log}");
+}
+
+/// A proxy that passes connections on to 127.0.0.1 and keeps what clients say.
+struct Forwarder {
+    port: u16,
+    heard: Arc<Mutex<String>>,
+}
+
+impl Forwarder {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let heard = Arc::<Mutex<String>>::default();
+        let kept = heard.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let kept = kept.clone();
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 8192];
+                    while let Ok(count @ 1..) = from.read(&mut bytes) {
+                        kept.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+                        if to.write_all(&bytes[..count]).is_err() {
+                            return;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+                let (mut from, mut to) = (server, client);
+                std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+            }
+        });
+        Self { port: own, heard }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_47_an_accounts_own_proxy_and_addresses() {
+    let place = Place::new();
+    let upstream = place.upstream.addr().port();
+    let proxy = Forwarder::to(upstream);
+    let own = json!({
+        "uuid": "a1", "PROXY_URL": format!("http://me:hush-proxy@127.0.0.1:{}", proxy.port),
+        "KIRO_BASE_URL": format!("http://127.0.0.1:{upstream}/generateAssistantResponse?of={{{{region}}}}"),
+    });
+    let mut token = social("access-1", "r1");
+    token["region"] = json!("eu-west-1");
+    place.account("a1", &own, &token);
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    let heard = proxy.heard.lock().unwrap().clone();
+    let line = format!("POST http://127.0.0.1:{upstream}/generateAssistantResponse?of=eu-west-1 HTTP/1.1\r\n");
+    assert!(heard.contains(&line), "{heard}");
+    assert!(heard.to_lowercase().contains("proxy-authorization: basic "), "{heard}");
+    server.stop();
+
+    // Not https and not on loopback: ignored, with one warning.
+    place.account("a1", &json!({ "KIRO_BASE_URL": "http://example.org", "KIRO_REFRESH_URL": "" }), &token);
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "100ms")]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.count("KIRO_BASE_URL"), 1, "{}", server.log());
+    let log = server.stop();
+    assert!(!log.contains("hush-proxy"), "{log}");
+}
+
+/// One line when Redis is lost, one when it is back, and none in between (R50).
+#[tokio::test(flavor = "multi_thread")]
+async fn r50_an_outage_is_two_lines_of_log() {
+    let mut place = Place::new();
+    for n in 0..3 {
+        place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
+    }
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "200ms")]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let before = server.log().lines().count();
+    place.redis.shutdown_save();
+    for _ in 0..10 {
+        assert_eq!(place.ask(&server, &message()).await.0, 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (status, health) = place.get(&server, "/health").await;
+    let health: Value = serde_json::from_str(&health).unwrap();
+    assert_eq!((status, &health["status"], &health["redis"]), (200, &json!("degraded"), &json!("disconnected")));
+    place.redis.restart();
+    let used =
+        |place: &Place| (0..3).map(|n| place.record(&format!("a{n}"))["usageCount"].as_u64().unwrap_or(0)).sum::<u64>();
+    eventually("counters written", Duration::from_secs(10), async || used(&place) == 11).await;
+    eventually("told", Duration::from_secs(10), async || server.count("the store is back") == 1).await;
+    let log: Vec<String> = server.log().lines().skip(before).map(str::to_owned).collect();
+    // Besides each request's own line.
+    let rest: Vec<_> = log.iter().filter(|line| !line.contains("request_id")).collect();
+    assert_eq!(rest.len(), 2, "{rest:#?}");
+    assert!(rest[0].contains("the store is lost") && rest[1].contains("the store is back"), "{rest:#?}");
+    server.stop();
+}
+
+/// K64, the cure of a missing profile, from the 400 to the token record; at most once in 10 minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn k64_a_missing_profile_is_looked_up_and_kept() {
+    let place = Place::new();
+    let without =
+        |access: &str| json!({ "accessToken": access, "refreshToken": "r", "expiresAt": FAR, "authMethod": "social" });
+    place.account("a1", &json!({}), &without("sim-profile-arn.one"));
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    eventually("saved", Duration::from_secs(5), async || place.token("a1")["profileArn"] == PROFILE_ARN).await;
+    let stats = place.upstream.control().stats();
+    assert_eq!(stats["calls_by_token"]["sim-profile-arn.one"], 2, "same account once more: {stats}");
+    server.stop();
+    assert_eq!(place.record("a1")["usageCount"], 1, "one use, and no failure: {}", place.record("a1"));
+    assert_eq!(place.record("a1").get("errorCount"), None);
+
+    // None to be had: 400 that says so, nothing written, and no second look-up.
+    place
+        .upstream
+        .control()
+        .script(json!({ "token": "sim-builder-id.two", "scenarios": ["profile-arn"], "forever": true }))
+        .unwrap();
+    place.account("a1", &json!({ "uuid": "a1" }), &without("sim-builder-id.two"));
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    eventually("refused", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 400).await;
+    let (status, text) = place.ask(&server, &message()).await;
+    assert!(status == 400 && text.contains("profile") && text.contains("invalid_request_error"), "{text}");
+    let looked = place.http.get(format!("{}/_sim/stats?bodies=1", place.upstream.url())).send().await.unwrap();
+    let looked: Value = serde_json::from_str(&looked.text().await.unwrap()).unwrap();
+    let looked = looked["last"].as_array().unwrap().iter().filter(|call| {
+        call["headers"]["x-amz-target"] == "AmazonCodeWhispererService.ListAvailableProfiles"
+            && call["headers"]["authorization"] == "Bearer sim-builder-id.two"
+    });
+    assert_eq!(looked.count(), 1);
+    assert_eq!(place.record("a1"), json!({ "uuid": "a1" }), "no health field is touched (K49)");
+    server.stop();
+}
+
+/// Every fault, refresh and question with marked secrets, everything logged, and then everything that was said anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_48_trap_42_no_secret_anywhere() {
+    let (place, mut redis, url) = Place::with_password("hush-redis");
+    let mut add = |id: &str, record: Value, token: Value| {
+        redis.set::<_, _, ()>(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();
+        redis.hset::<_, _, _, ()>(POOL, id, record.to_string()).unwrap();
+    };
+    let presets = [
+        "400",
+        "401",
+        "403",
+        "403-invalid-token",
+        "suspended",
+        "402",
+        "429",
+        "500",
+        "503",
+        "529",
+        "drop",
+        "cut-early",
+        "empty",
+        "corrupt",
+        "profile-arn",
+        "suspicious",
+        "ok",
+    ];
+    for (n, preset) in presets.iter().enumerate() {
+        let token = json!({
+            "accessToken": format!("sim-{preset}.hush-access-{n}"), "refreshToken": format!("hush-refresh-{n}"),
+            "expiresAt": FAR, "authMethod": "social", "profileArn": PROFILE_ARN, "unknown": "hush-unknown",
+        });
+        add(&format!("p{n}-{preset}"), json!({ "note": "hush-note" }), token);
+    }
+    for (n, refresh) in ["dead", "401", "500", "keep", "404", "no-access-token", "drop"].iter().enumerate() {
+        let token = json!({
+            "accessToken": format!("hush-old-{n}"), "refreshToken": format!("sim-refresh-{refresh}.hush-{n}"),
+            "expiresAt": PAST, "authMethod": "IdC", "clientId": "hush-client", "clientSecret": "hush-secret",
+        });
+        add(&format!("r{n}-{refresh}"), json!({}), token);
+    }
+    add("key", json!({ "PROXY_URL": "http://me:hush-proxy@127.0.0.1:1" }), json!({ "kiroApiKey": "ksk_hush-key" }));
+    add("broken", json!({}), json!(["hush-broken"]));
+    add("region", json!({ "region": "hush region" }), json!({ "accessToken": "hush-a", "region": "hush region" }));
+    let dumps = tempfile::tempdir().unwrap();
+    let mut environment = vec![
+        ("REDIS_URL", url.as_str()),
+        ("KIRO_API_KEY", "hush-client-key"),
+        ("KIRO_LOG_LEVEL", "trace"),
+        ("KIRO_MAX_ATTEMPTS", "30"),
+    ];
+    let dumping = SETTINGS.iter().any(|setting| setting.env == "KIRO_DEBUG_DUMP_DIR");
+    if dumping {
+        environment.push(("KIRO_DEBUG_DUMP_DIR", dumps.path().to_str().unwrap()));
+    }
+    let server = place.serve(&environment);
+    let mut said = String::new();
+    let mut statuses = std::collections::BTreeMap::<u16, u32>::new();
+    for n in 0..60 {
+        let mut body = message();
+        body["stream"] = json!(n % 2 == 0);
+        body["messages"][0]["content"] = json!("hush-prompt");
+        let key = if n % 7 == 6 { "hush-wrong-key" } else { "hush-client-key" };
+        let (status, text) = place.ask_with_key(&server, &body, key).await;
+        *statuses.entry(status).or_default() += 1;
+        said.push_str(&text);
+    }
+    for path in ["/health", "/metrics", "/v1/models"] {
+        let request = place.http.get(server.url(path)).header("x-api-key", "hush-client-key");
+        said.push_str(&request.send().await.unwrap().text().await.unwrap());
+    }
+    println!("{statuses:?}");
+    assert!(statuses.contains_key(&200) && statuses.contains_key(&401), "{statuses:?}");
+    for arguments in [
+        &["doctor"][..],
+        &["doctor", "--json"],
+        &["accounts", "list"],
+        &["accounts", "list", "--json"],
+        &["accounts", "check"],
+        &["accounts", "check", "--json", "--refresh"],
+        &["--print-config"],
+    ] {
+        let (_, text) = place.run(arguments, &environment);
+        assert!(!text.is_empty());
+        said.push_str(&text);
+    }
+    let log = server.stop();
+    assert!(log.lines().count() > 60, "it did log");
+    said.push_str(&log);
+    let dumped = files(dumps.path());
+    println!("{} bytes said, {} files dumped", said.len(), dumped.len());
+    assert_eq!(dumping, !dumped.is_empty());
+    let prompt = said.lines().find(|line| line.contains("hush-prompt"));
+    assert!(prompt.is_none(), "prompt text: {prompt:?}");
+    for (name, text) in dumped {
+        said.push_str(&name);
+        // A dump may hold the prompt: that is what it is for.
+        said.push_str(&text.replace("hush-prompt", ""));
+    }
+    for line in said.lines() {
+        assert!(!line.contains("hush"), "{line}");
+    }
+}
+
+/// Names and texts of all files below a folder.
+fn files(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push((
+                path.display().to_string(),
+                String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned(),
+            ));
+        }
+    }
+    found
+}
