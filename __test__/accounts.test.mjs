@@ -136,6 +136,43 @@ test('ejected accounts are told, and usageLimits ejects a suspended one (N22, K6
   assert.equal(gate.accounts().find(({ id }) => id === pool.ids[0]).state, 'ejected')
 })
 
+test('case 36: Redis stopped and started: storeLost, storeBack once each, requests are served throughout', async (t) => {
+  const sim = await simulator(t)
+  const server = await redis(t)
+  const pool = await redisAccounts(t, server)
+  const gate = await gateway(t, sim, pool)
+  const told = []
+  gate.on('storeLost', (event) => told.push(['storeLost', event]))
+  gate.on('storeBack', (event) => told.push(['storeBack', event]))
+  gate.on('storeLost', () => {
+    // Harms nothing, see the test below.
+  })
+  const running = run(gate, ask({ text: '{n} ', count: 100, gap_ms: 30 }))
+  await run(gate)
+  await until(async () => (await pool.account(pool.ids[0])).usageCount === 1, 'the first use to be written')
+  await (await server.client(t))('SAVE')
+  server.child.kill('SIGKILL')
+  await server.child.ended
+  await until(() => told.length === 1, 'storeLost')
+  for (let n = 0; n < 3; n++) await run(gate)
+  assert.equal(gate.health().redis, 'disconnected')
+  assert.equal(gate.health().status, 'degraded')
+  const again = await redis(t, server.port, server.cwd)
+  await until(() => told.length === 2, 'storeBack')
+  await run(gate)
+  assert.ok((await running).toString().includes('message_stop'))
+  await gate.close()
+  assert.deepEqual(told.map(([name]) => name), ['storeLost', 'storeBack'])
+  const [[, lost], [, back]] = told
+  assert.deepEqual(Object.keys(lost), ['cause'])
+  assert.ok(lost.cause.length > 0)
+  assert.ok(back.awayMs > 0 && back.awayMs < 60_000 && back.written >= 1, JSON.stringify(back))
+  const record = JSON.parse(
+    await (await again.client(t))('HGET', `${pool.options.redisKeyPrefix}pools:claude-kiro-oauth`, pool.ids[0]),
+  )
+  assert.equal(record.usageCount, 6, 'nothing was lost or counted twice')
+})
+
 test('a listener that throws is an uncaughtException and harms no stream (N22, case 36)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)

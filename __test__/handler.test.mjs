@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import { connect } from 'node:net'
 import { test } from 'node:test'
+import { Worker } from 'node:worker_threads'
 import { accounts, ask, collect, events, gateway, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
@@ -175,6 +176,45 @@ test('case 25: a body over the limit is answered with 413, not with a reset', as
   const [res] = await once(req, 'response')
   assert.equal(res.statusCode, 413)
   assert.equal((await sim.stats()).requests['POST /generateAssistantResponse'], undefined)
+})
+
+test('case 25: a body of 3 MB is not parsed in JavaScript', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const { url } = await serve(t, gate)
+  const turn = (n) => ({ role: n % 2 === 0 ? 'user' : 'assistant', content: `${n} ${'word '.repeat(2200)}` })
+  const messages = [...Array.from({ length: 270 }, (_, n) => turn(n)), ask({ text: 'read' }).messages[0]]
+  const request = { model: 'claude-sonnet-4-6', max_tokens: 1024, stream: true, messages }
+  // The client is another thread, so that what this one does is the handler's.
+  const client = new Worker(
+    `const { workerData: { url, request }, parentPort } = require('node:worker_threads')
+     const body = JSON.stringify(request)
+     parentPort.once('message', async () => {
+       const answer = await fetch(url + '/v1/messages', { method: 'POST', body })
+       parentPort.postMessage({ length: body.length, text: await answer.text() })
+     })`,
+    { eval: true, workerData: { url, request } },
+  )
+  await once(client, 'online')
+  const parse = JSON.parse
+  let largest = 0
+  JSON.parse = (text, ...rest) => {
+    largest = Math.max(largest, text.length)
+    return parse(text, ...rest)
+  }
+  t.after(() => (JSON.parse = parse))
+  const before = performance.eventLoopUtilization()
+  client.postMessage('go')
+  const [{ length, text }] = await once(client, 'message')
+  const { active } = performance.eventLoopUtilization(before)
+  JSON.parse = parse
+  await client.terminate()
+  assert.ok(length > 2_900_000, `${length}`)
+  assert.equal(textOf(events(Buffer.from(text))), 'read')
+  assert.ok(largest < 2000, `JSON.parse was called on ${largest} characters`)
+  t.diagnostic(`main thread busy for ${active.toFixed(1)} ms`)
+  // 10 ms on a machine that has nothing else to do.
+  assert.ok(active < 100, `${active} ms`)
 })
 
 test('case 26: a client that leaves frees upstream within 100 ms: before the first event, in mid-stream, with a full socket', async (t) => {

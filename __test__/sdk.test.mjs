@@ -41,6 +41,11 @@ const FACES = {
     })
     return `http://127.0.0.1:${listening.address().port}`
   },
+  'listen()': async (t, sim, pool) => {
+    const gate = await gateway(t, sim, pool, { apiKey: KEY })
+    const { host, port } = await gate.listen({ port: 0 })
+    return `http://${host}:${port}`
+  },
 }
 
 for (const [name, face] of Object.entries(FACES)) {

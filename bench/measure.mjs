@@ -41,6 +41,7 @@ function figures({ answer, cpu, peak }) {
     failures: answer.failures,
     missing: answer.expected - answer.deltas,
     cpuMicros: (cpu * 1e6) / answer.deltas,
+    cpuSeconds: cpu,
     streamsPerSecond: answer.streams_per_second,
     firstEventMs: answer.first_event_ms,
     peakRss: peak,

@@ -1,6 +1,6 @@
 // The processes of a measurement: started in a temporary folder, watched through /proc, ended with the run.
 import { spawn } from 'node:child_process'
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { availableParallelism, tmpdir } from 'node:os'
 import path from 'node:path'
@@ -93,6 +93,13 @@ http {
     const clean = Object.fromEntries(Object.entries(process.env).filter(([key]) => !/^(GO_)?KIRO_|^REDIS_/.test(key)))
     const child = spawn(command, args, { env: { ...clean, ...env }, stdio: ['ignore', log, log] })
     closeSync(log)
+    this.adopt(child, name)
+    await Promise.race([listening(port), child.ended])
+    return child
+  }
+
+  /** Ends a process with the run; `child.ended` rejects when it ends before. */
+  adopt(child, name) {
     this.children.push(child)
     const ended = new Promise((resolve, reject) => {
       child.on('error', reject)
@@ -103,13 +110,12 @@ http {
     })
     child.ended = ended
     ended.catch(() => {}) // Looked at when something is wanted of it.
-    await Promise.race([listening(port), ended])
-    return child
   }
 
   /** The last lines that a process wrote. */
   log(name) {
-    return readFileSync(path.join(this.folder, `${name}.log`), 'utf8').split('\n').slice(-15).join('\n')
+    const file = path.join(this.folder, `${name}.log`)
+    return (existsSync(file) ? readFileSync(file, 'utf8') : '').split('\n').slice(-15).join('\n')
   }
 
   /** Stops one subject before the end of the run. */
@@ -148,7 +154,8 @@ export class Subject {
   }
 }
 
-function accounts() {
+/** A file store with one account that stays fresh. */
+export function accounts() {
   const id = '00000000-0000-4000-8000-00000000bec4'
   const token = {
     accessToken: 'bench-access',

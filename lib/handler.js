@@ -60,18 +60,19 @@ class Exchange {
       () => this.#cancel(),
     )
     this.#sink.done.then(() => this.#finish())
+    // A parser of the surrounding program has read the request; otherwise `body` is only a name that is taken.
+    const parsed = (req.readableEnded || req._readableState?.ended) && req.body !== undefined
     const head = {
       method: req.method,
       target,
-      headers: req.rawHeaders,
+      headers: parsed ? plain(req.rawHeaders) : req.rawHeaders,
       loopback: LOOPBACK.test(req.socket.remoteAddress),
       trusted,
     }
     begin(this, (id) => gateway.handle(bell, id, head))
-    const parsed = req.body
-    if (parsed !== undefined && (req.readableEnded || req._readableState?.ended)) {
+    if (parsed) {
       this.#read = true
-      bell.feed(this.id, bytesOf(parsed))
+      bell.feed(this.id, bytesOf(req.body))
       bell.fed(this.id)
     } else {
       req.on('data', this.#onData)
@@ -143,6 +144,15 @@ function below(base, url) {
   if (rest === '') return '/'
   if (rest[0] === '?') return `/${rest}`
   return rest[0] === '/' ? rest : null
+}
+
+/** What was said about the bytes before they were parsed isn't true any more. */
+function plain(headers) {
+  const kept = []
+  for (let n = 0; n < headers.length; n += 2) {
+    if (!/^content-(?:encoding|length)$/i.test(headers[n])) kept.push(headers[n], headers[n + 1])
+  }
+  return kept
 }
 
 /** The body as a parser left it on the request. */

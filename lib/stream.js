@@ -189,7 +189,8 @@ class MessageStream {
     this.#read = true
     unreachable.unregister(this)
     const call = this.#call
-    hold(call)
+    // Who has had its last message is released by nobody.
+    if (!call.ended) hold(call)
     await pipe(call, res, { status: 200, headers: Object.entries(this.headers) })
     return call.settled
   }

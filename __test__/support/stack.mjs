@@ -145,14 +145,14 @@ export async function server(t, sim, pool, env = {}, port) {
   return { url, child }
 }
 
-/** A redis-server of the test's own. */
-export async function redis(t, port) {
+/** A redis-server of the test's own. With the port and the folder of one that has ended, it comes back. */
+export async function redis(t, port, cwd = folder(t)) {
   port ??= await freePort()
   const child = start(t, 'redis-server', ['--port', String(port), '--save', '', '--appendonly', 'no', '--bind', '127.0.0.1'], {
-    cwd: folder(t),
+    cwd,
   })
   await until(() => child.output.includes('Ready to accept connections'), 'redis-server')
-  return { url: `redis://127.0.0.1:${port}`, port, child, client: (t) => redisClient(t, port) }
+  return { url: `redis://127.0.0.1:${port}`, port, child, cwd, client: (t) => redisClient(t, port) }
 }
 
 /** Enough of a Redis client for a test: one command at a time, simple replies. */
