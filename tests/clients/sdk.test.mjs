@@ -268,7 +268,7 @@ for (const mode of ['stream', 'create']) {
       const [block] = message.content
       texts.push(block.text ?? block.name)
       if (block.name === 'first') runner.addTools(sum('second'))
-      if (block.name === 'second') runner.removeTools('second')
+      if (block.name === 'second') runner.removeTools('first')
     }
     assert.deepEqual(texts, ['first', 'second', 'Done.'])
     const bodies = await house.upstream()
@@ -282,7 +282,10 @@ for (const mode of ['stream', 'create']) {
       [first],
       [first, ['second', 'What second does.']],
       // Its use in the history still has to be declared.
-      [first, ['second', 'Tool used earlier in this conversation.']],
+      [
+        ['second', 'What second does.'],
+        ['first', 'Tool used earlier in this conversation.'],
+      ],
     ])
     assert.deepEqual(
       currents.slice(1).map(({ userInputMessageContext: { toolResults } }) => toolResults[0].content[0].text),

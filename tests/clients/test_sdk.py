@@ -204,6 +204,55 @@ def test_tool_runner_through_three_turns(serve, stream):
     ]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_m69_runner_adds_and_removes_tools_on_its_way(serve, stream):
+    """It tells of them in system messages."""
+    house = serve()
+    house.script(
+        {"tools": [{"id": "tooluse_1", "name": "first", "input": {"a": 1}}]},
+        {"tools": [{"id": "tooluse_2", "name": "second", "input": {"a": 2}}]},
+        {"text": "Done."},
+    )
+
+    @beta_tool
+    def first(a: int) -> str:
+        """What first does."""
+        return f"first of {a}"
+
+    @beta_tool
+    def second(a: int) -> str:
+        """What second does."""
+        return f"second of {a}"
+
+    runner = house.client().beta.messages.tool_runner(**ask("Go on.", tools=[first], stream=stream))
+    seen = []
+    for step in runner:
+        message = step.get_final_message() if stream else step
+        block = message.content[0]
+        seen.append(block.name if block.type == "tool_use" else block.text)
+        if seen[-1] == "first":
+            runner.add_tools(second)
+        if seen[-1] == "second":
+            runner.remove_tools("first")
+    assert seen == ["first", "second", "Done."]
+    contexts = [turn(house, n)["currentMessage"]["userInputMessage"]["userInputMessageContext"] for n in range(3)]
+    declared = [
+        [(tool["toolSpecification"]["name"], tool["toolSpecification"]["description"]) for tool in context["tools"]]
+        for context in contexts
+    ]
+    one = ("first", "What first does.")
+    assert declared == [
+        [one],
+        [one, ("second", "What second does.")],
+        # Its use in the history still has to be declared.
+        [("second", "What second does."), ("first", "Tool used earlier in this conversation.")],
+    ]
+    assert [context["toolResults"][0]["content"] for context in contexts[1:]] == [
+        [{"text": "first of 1"}],
+        [{"text": "second of 2"}],
+    ]
+
+
 def test_message_thread_is_refused_by_its_code(serve):
     house = serve()
     thread = house.client().beta.messages.thread(model=MODEL, max_tokens=100)

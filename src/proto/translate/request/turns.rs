@@ -337,6 +337,7 @@ impl<'r> AssistantTurn<'r> {
                 BlockContent::Thinking { text, signature } => {
                     Reasoning::Text { text: text.by_ref(), signature: signature.by_ref() }
                 }
+                BlockContent::RedactedThinking { data } if data.is_empty() => continue,
                 BlockContent::RedactedThinking { data } => Reasoning::Redacted(data.by_ref()),
                 _ => continue,
             };
