@@ -2,6 +2,9 @@
 
 const BRAND = Symbol.for('kiro-messages.KiroError')
 
+/** What the native side knows of a failure beyond what programs may rely on; for kiro-messages/aiclient. */
+let detailOf
+
 /**
  * What every failed call ends in. Declared in src/addon/types.d.ts.
  *
@@ -10,6 +13,11 @@ const BRAND = Symbol.for('kiro-messages.KiroError')
  */
 class KiroError extends Error {
   #headers
+  #detail
+
+  static {
+    detailOf = (error) => (typeof error === 'object' && error !== null && #detail in error ? error.#detail : {})
+  }
 
   constructor(fault, cause) {
     super(fault.message, cause === undefined ? undefined : { cause })
@@ -25,6 +33,7 @@ class KiroError extends Error {
     if (fault.requestId != null) this.requestId = fault.requestId
     if (fault.accountId != null) this.accountId = fault.accountId
     this.#headers = fault.headers ?? {}
+    this.#detail = fault.detail ?? {}
     // Again, because the first line of the stack holds the name.
     Error.captureStackTrace(this, KiroError)
   }
@@ -69,4 +78,4 @@ function cancelled(reason, requestId) {
   )
 }
 
-module.exports = { KiroError, cancelled }
+module.exports = { KiroError, cancelled, detailOf }

@@ -11,10 +11,20 @@ const { handler } = require('./handler.js')
 /** Nobody but connect() makes one. */
 const KEY = Symbol('connect')
 
+/** The native half of a gateway, for the rest of lib/. */
+let nativeOf
+/** Makes a function the `recordOutcome` of a gateway that has none. */
+let recordBy
+
 /** Documented in src/addon/gateway.rs and src/addon/types.d.ts, from which index.d.ts is made. */
 class KiroGateway {
   #native
   #ears
+
+  static {
+    nativeOf = (gateway) => gateway.#native
+    recordBy = (gateway, record) => gateway.#ears.recordBy(record)
+  }
 
   constructor(key, handle, ears) {
     if (key !== KEY) throw new TypeError('use KiroGateway.connect()')
@@ -195,6 +205,11 @@ async function result(start, signal) {
   }
 }
 
+/** Reads the store now; false when it can't be read. */
+async function readStore(gateway) {
+  return JSON.parse(await result((id) => nativeOf(gateway).readStore(bell, id)))
+}
+
 function errorOf(fault) {
   if (fault instanceof Error) return fault
   const error = new KiroError(fault)
@@ -268,4 +283,4 @@ function pairs(object) {
   return flat
 }
 
-module.exports = { KiroGateway }
+module.exports = { KiroGateway, nativeOf, readStore, recordBy }

@@ -1,6 +1,6 @@
 'use strict'
 
-const { bell, DATA, HEAD, END, REPORT, begin, release } = require('./bell.js')
+const { bell, DATA, HEAD, END, NOTICE, REPORT, begin, release } = require('./bell.js')
 const { Sink } = require('./response.js')
 
 /** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
@@ -29,8 +29,23 @@ function handler(gateway, { basePath = '', auth = 'key' } = {}) {
       if (next !== undefined) return next()
       return notFound(res)
     }
-    return new Promise((resolve) => new Exchange(gateway, req, res, target, auth === 'none', resolve))
+    await exchange(gateway, req, res, { target, trusted: auth === 'none' })
   }
+}
+
+/**
+ * Answers one request by the native side. `terms`: `target`, path and query; `trusted`, the key is checked already; and
+ * what a surrounding program may add:
+ *
+ * - `system`: `{ mode, text }`, the operator's system text (N13)
+ * - `admits(name)`: whether a header of the answer may be sent
+ * - `hear({ system, prompt })`: told of the request's texts; where it is missing nothing is read for it
+ * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent
+ *
+ * Resolves when the answer has ended or its connection has closed, with whether the whole request was handed over.
+ */
+function exchange(gateway, req, res, terms) {
+  return new Promise((resolve) => new Exchange(gateway, req, res, terms, resolve))
 }
 
 /** One request and its answer. */
@@ -42,17 +57,20 @@ class Exchange {
   #sink
   #taken = 0
   #resolve
+  #terms
   #read = false
+  #answered = false
+  #reached = false
   #over = false
   #onData = (chunk) => bell.feed(this.id, chunk)
-  #onEnd = () => {
-    this.#read = true
-    bell.fed(this.id)
-  }
+  #onEnd = () => this.#fed()
+  #onAborted = () => this.#sink.closed()
 
-  constructor(gateway, req, res, target, trusted, resolve) {
+  constructor(gateway, req, res, terms, resolve) {
+    const { target, trusted, system, hear } = terms
     this.#req = req
     this.#res = res
+    this.#terms = terms
     this.#resolve = resolve
     this.#sink = new Sink(
       res,
@@ -68,28 +86,45 @@ class Exchange {
       headers: parsed ? plain(req.rawHeaders) : req.rawHeaders,
       loopback: LOOPBACK.test(req.socket.remoteAddress),
       trusted,
+      system: system?.text,
+      overwrite: system?.mode === 'overwrite',
+      overheard: hear !== undefined,
     }
     begin(this, (id) => gateway.handle(bell, id, head))
     if (parsed) {
-      this.#read = true
       bell.feed(this.id, bytesOf(req.body))
-      bell.fed(this.id)
+      this.#fed()
     } else {
       req.on('data', this.#onData)
       req.on('end', this.#onEnd)
+      req.on('aborted', this.#onAborted)
     }
   }
 
   receive(kind, bytes) {
-    if (kind === DATA) this.#sink.write(bytes)
-    else if (kind === HEAD) {
+    if (kind === DATA) {
+      this.#terms.bytes?.(bytes)
+      this.#sink.write(bytes)
+    } else if (kind === HEAD) {
+      this.#answered = true
       const { status, headers } = JSON.parse(bytes)
-      this.#sink.head(status, headers)
+      const { admits } = this.#terms
+      this.#terms.head?.(status, headers)
+      this.#sink.head(status, admits === undefined ? headers : headers.filter(([name]) => admits(name)))
+    } else if (kind === NOTICE) {
+      this.#terms.hear(JSON.parse(bytes))
     } else {
       this.#over = true
       if (kind !== END) this.#refuse(JSON.parse(bytes))
       this.#linger()
     }
+  }
+
+  /** The request is complete. An answer that came before that was not to the whole of it. */
+  #fed() {
+    this.#read = true
+    this.#reached = !this.#answered
+    bell.fed(this.id)
   }
 
   /** Only a defect of ours ends here: every other failure is an answer. */
@@ -131,8 +166,9 @@ class Exchange {
   #finish() {
     this.#req.removeListener('data', this.#onData)
     this.#req.removeListener('end', this.#onEnd)
+    this.#req.removeListener('aborted', this.#onAborted)
     release(this)
-    this.#resolve()
+    this.#resolve(this.#reached)
   }
 }
 
@@ -167,4 +203,4 @@ function notFound(res) {
   res.end(body)
 }
 
-module.exports = { handler }
+module.exports = { handler, exchange }

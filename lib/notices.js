@@ -26,6 +26,13 @@ class Ears {
     return enter(new Line(this))
   }
 
+  /** Whoever comes first records: a recorder that is there stays. */
+  recordBy(record) {
+    if (this.#record !== undefined) return
+    this.#record = record
+    this.native.recordOutcomes()
+  }
+
   on(event, listener) {
     this.#emitter.on(known(event), callable(listener))
   }

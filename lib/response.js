@@ -14,7 +14,7 @@ class Sink {
   #ended = false
   #wrote = false
   #done
-  #onClose = () => this.#close()
+  #onClose = () => this.closed()
   #onDrain = () => this.#drain()
 
   /** `report(bytes)` is called for what was handed to `res`, `cancel()` when `res` wants no more. */
@@ -82,7 +82,8 @@ class Sink {
     this.#done()
   }
 
-  #close() {
+  /** Nobody reads the response any more. */
+  closed() {
     if (this.#ended) return
     this.#ended = true
     this.#waiting = []

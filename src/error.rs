@@ -10,6 +10,7 @@ use crate::config::ConfigError;
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::messages::error::{ApiError, Cause, ErrorType};
 use crate::proto::messages::request::RequestError;
+use crate::proto::record::Note;
 
 /// A stable code; programs branch on it (N40).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -229,6 +230,17 @@ impl Code {
     }
 }
 
+/// What the failure of a pinned call tells of its account, for a program that keeps the accounts' books itself (N8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plight {
+    /// There is no such account.
+    Unknown,
+    /// There is no access token to be had: no credential, or its refresh failed in passing.
+    NoToken,
+    /// It is out until a person acts or its quota is renewed: the mark that says so.
+    Marked(Note),
+}
+
 /// Why a call failed. The message is one sentence for a person and holds no secret (M63, N41).
 #[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
@@ -240,6 +252,7 @@ struct Inner {
     retry_after: Option<Duration>,
     fault: Option<FaultKind>,
     account: Option<String>,
+    plight: Option<Plight>,
     cause: Option<Cause>,
 }
 
@@ -252,6 +265,7 @@ impl Error {
             retry_after: None,
             fault: None,
             account: None,
+            plight: None,
             cause: None,
         }))
     }
@@ -274,6 +288,13 @@ impl Error {
     #[must_use]
     pub fn with_account(mut self, id: &str) -> Self {
         self.0.account = Some(id.to_owned());
+        self
+    }
+
+    /// Adds what it tells of that account.
+    #[must_use]
+    pub fn with_plight(mut self, plight: Option<Plight>) -> Self {
+        self.0.plight = plight;
         self
     }
 
@@ -320,6 +341,11 @@ impl Error {
     /// The whole id of the account that was asked by name, for whoever named it.
     pub fn account(&self) -> Option<&str> {
         self.0.account.as_deref()
+    }
+
+    /// What it tells of that account.
+    pub fn plight(&self) -> Option<&Plight> {
+        self.0.plight.as_ref()
     }
 
     /// As the Messages API says it.

@@ -40,7 +40,7 @@ use crate::store::{
 };
 
 use view::Urls;
-pub use view::{AccountId, AccountView, short};
+pub use view::{AccountId, AccountView, Addresses, short};
 
 /// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
 const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -315,6 +315,8 @@ pub(crate) struct Slot {
     account: Option<Account>,
     token_record: Option<(TokenKey, Bytes)>,
     view: Arc<AccountView>,
+    /// See [`Pool::lend_addresses`].
+    lent: Addresses,
     /// Why the account is unusable, naming the record or the field: of the account record, the token record, the view.
     problems: [Option<String>; 3],
     warnings: Vec<String>,
@@ -500,6 +502,30 @@ impl Pool {
     pub fn soonest_return(&self) -> Option<Duration> {
         let now = self.now();
         self.inside().soonest(&[], now)
+    }
+
+    /// The mark of an account that is out until a person acts.
+    pub fn ejection(&self, id: &str) -> Option<Note> {
+        self.with_slot(id, |slot, _| slot.health.ejection().cloned()).flatten()
+    }
+
+    /// Whether the account's access token expires within `threshold`; no where that isn't known.
+    pub fn expires_within(&self, id: &str, threshold: Duration) -> bool {
+        let soon = later(self.now(), threshold);
+        let expires = |slot: &mut Slot| slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey);
+        self.with_slot(id, |slot, _| expires(slot)).flatten().is_some_and(|at| at <= soon)
+    }
+
+    /// Addresses of an account that a host program's configuration names (N4). Those of the account's own record come
+    /// first, those of this process's configuration last. Unknown accounts are left out.
+    pub fn lend_addresses(&self, id: &str, addresses: &Addresses) {
+        let now = self.now();
+        self.with_slot(id, |slot, _| {
+            if slot.lent != *addresses {
+                slot.lent = addresses.clone();
+                slot.review(&self.0.settings.urls, now);
+            }
+        });
     }
 
     /// The account's view, if the account is in the pool.
@@ -1172,7 +1198,11 @@ impl Slot {
             record: Bytes::new(),
             account: None,
             token_record: None,
-            view: Arc::new(view::view(id, &view::machine_id(id), None, &Token::default(), &settings.urls).view),
+            view: Arc::new(
+                view::view(id, &view::machine_id(id), None, &Addresses::default(), &Token::default(), &settings.urls)
+                    .view,
+            ),
+            lent: Addresses::default(),
             problems: [None, None, None],
             warnings: Vec::new(),
             health: Health::new(Standing::default(), settings.rules, now),
@@ -1248,7 +1278,8 @@ impl Slot {
 
     /// Makes the view again after a change of record or token.
     fn review(&mut self, urls: &Urls, now: Timestamp) {
-        let viewed = view::view(&self.view.id, &self.view.machine_id, self.account.as_ref(), self.held.token(), urls);
+        let (id, machine_id) = (&self.view.id, &self.view.machine_id);
+        let viewed = view::view(id, machine_id, self.account.as_ref(), &self.lent, self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!(account = viewed.view.short_id(), "{warning}");

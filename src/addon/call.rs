@@ -21,6 +21,7 @@ use super::gateway::Connected;
 use super::message;
 use crate::error::{Code, Error};
 use crate::gateway::Call;
+use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer};
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
@@ -98,6 +99,16 @@ pub(crate) async fn handle(
         Err(bytes) => slot.post(Kind::Data, bytes),
     }
     slot.post(Kind::End, Bytes::new());
+}
+
+/// Tells JavaScript what a request says, for the host program's prompt log (N14). One that can't be read says nothing.
+pub(crate) fn hear(slot: Arc<Slot>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
+    Arc::new(move |body| {
+        if let Ok(request) = request::Request::parse(body, Purpose::Messages) {
+            let said = json!({ "system": request.system_text(), "prompt": request.prompt_text() });
+            slot.post(Kind::Notice, message::text(&said));
+        }
+    })
 }
 
 /// Posts a failure as the call's last message.

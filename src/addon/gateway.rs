@@ -19,9 +19,11 @@ use super::{Bell, call, message};
 use crate::config::{Config, Face, RawConfig, UpstreamKind};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway};
-use crate::proto::messages::request::SystemMode;
+use crate::pool::Addresses;
+use crate::proto::messages::request::{self, Purpose, SystemMode};
 use crate::proto::record::rfc3339;
-use crate::server::Peer;
+use crate::proto::translate::estimate::request_tokens;
+use crate::server::{Peer, Terms};
 use crate::simulator::{self, Attached};
 
 /// How long `connect` waits for the client key, once the accounts are there.
@@ -80,6 +82,12 @@ pub struct Head {
     pub loopback: bool,
     /// The key was checked by the caller.
     pub trusted: bool,
+    /// The operator's system text.
+    pub system: Option<String>,
+    /// Whether `system` takes the place of the request's.
+    pub overwrite: bool,
+    /// A notice tells what the request says (N14).
+    pub overheard: bool,
 }
 
 // The first two arguments of a call are the bell and the call's number; what TypeScript is told are those of lib/.
@@ -254,6 +262,55 @@ impl KiroGateway {
         Ok(server)
     }
 
+    /// For kiro-messages/aiclient: the estimate of a request's tokens without a gateway, or why it can't be made.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn estimate_tokens(request: BufferSlice) -> String {
+        let counted = request::Request::parse(&request, Purpose::CountTokens).map(|request| request_tokens(&request));
+        let answer = match counted {
+            Ok(tokens) => json!({ "input_tokens": tokens }),
+            Err(error) => json!({ "fault": message::fault(&error.into(), None) }),
+        };
+        answer.to_string()
+    }
+
+    /// For kiro-messages/aiclient: whether an account's access token expires within `refreshThresholdMs`.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn expires_soon(&self, account_id: String) -> Result<bool> {
+        Ok(self.gateway()?.expires_soon(&account_id))
+    }
+
+    /// For kiro-messages/aiclient: the most output tokens of a model, null for one that isn't known.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn max_output(&self, model: String) -> Result<Option<f64>> {
+        Ok(self.gateway()?.model(&model).map(|model| model.max_tokens as f64))
+    }
+
+    /// For kiro-messages/aiclient: addresses that the host's configuration has for an account (N4).
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn use_addresses(&self, account_id: String, addresses: Vec<String>) -> Result<()> {
+        let mut addresses = addresses.into_iter();
+        let mut next = || addresses.next().unwrap_or_default();
+        let addresses = Addresses { generate: next(), social_refresh: next(), idc_refresh: next() };
+        self.gateway()?.pool().lend_addresses(&account_id, &addresses);
+        Ok(())
+    }
+
+    /// For kiro-messages/aiclient: reads the store now, for an account that may just have been added.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn read_store(&self, bell: &Bell, call: u32) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        let read = async move { Ok(message::text(&gateway.pool().reload().await.is_ok())) };
+        call::run(slot.clone(), call::once(slot, None, read));
+        Ok(())
+    }
+
+    /// JavaScript has a `recordOutcome` from now on.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn record_outcomes(&self) -> Result<()> {
+        self.gateway()?.notifier.record();
+        Ok(())
+    }
+
     /// What `recordOutcome` said to an outcome.
     #[napi(catch_unwind, skip_typescript)]
     pub fn answered(&self, number: u32, recorded: bool) -> Result<()> {
@@ -272,7 +329,10 @@ impl KiroGateway {
             request = request.header(&pair[0], &pair[1]);
         }
         match request.body(body) {
-            Ok(request) => {
+            Ok(mut request) => {
+                let system = head.system.map(|text| (mode(head.overwrite), text));
+                let hear = head.overheard.then(|| call::hear(slot.clone()));
+                request.extensions_mut().insert(Terms { system, hear });
                 slot.feed_by(feed);
                 let peer = Peer { loopback: head.loopback, keyless: head.loopback, trusted: head.trusted };
                 call::run(slot.clone(), call::handle(slot, gateway, request, peer, self.cut.clone()));
@@ -325,6 +385,10 @@ impl KiroGateway {
     fn begin(&self, bell: &Bell, call: u32) -> Result<(Connected, Arc<Slot>)> {
         Ok((self.gateway()?.clone(), bell.bell.open(call)))
     }
+}
+
+fn mode(overwrite: bool) -> SystemMode {
+    if overwrite { SystemMode::Overwrite } else { SystemMode::Append }
 }
 
 /// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last call
@@ -383,10 +447,7 @@ impl How {
             request_id: Some(self.request_id.filter(usable).unwrap_or_else(|| gateway.new_request_id())),
             session: self.session,
             account_id: self.account_id,
-            system: self.system.map(|text| {
-                let mode = if self.overwrite { SystemMode::Overwrite } else { SystemMode::Append };
-                (mode, text)
-            }),
+            system: self.system.map(|text| (mode(self.overwrite), text)),
             record: self.record,
             ..Call::default()
         }

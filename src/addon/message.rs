@@ -4,10 +4,10 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Origin};
+use crate::error::{Error, Origin, Plight};
 use crate::gateway::SummaryCell;
 use crate::pool::AccountInfo;
-use crate::proto::record::{Token, rfc3339};
+use crate::proto::record::{Note, Token, rfc3339};
 use crate::secret::Secret;
 
 /// What lib/error.js makes a KiroError of.
@@ -28,7 +28,26 @@ pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
         "requestId": request_id,
         "accountId": error.account(),
         "headers": headers,
+        "detail": detail(error),
     })
+}
+
+/// What kiro-messages/aiclient must know of a failure, and nobody else may rely on.
+fn detail(error: &Error) -> Value {
+    let (account, mark) = match error.plight() {
+        Some(Plight::Unknown) => (Some("unknown"), None),
+        Some(Plight::NoToken) => (Some("no-token"), None),
+        Some(Plight::Marked(mark)) => (Some("marked"), Some(mark)),
+        None => (None, None),
+    };
+    let mark = mark.map(|mark| {
+        let until = match mark {
+            Note::Quota { until, .. } | Note::CoolDown { until, .. } => Some(until.as_millisecond()),
+            Note::Ejected { .. } | Note::Plain(_) => None,
+        };
+        json!({ "message": mark.to_string(), "until": until })
+    });
+    json!({ "fault": error.fault().map(|kind| kind.as_str()), "account": account, "mark": mark })
 }
 
 /// `StreamSummary`.

@@ -4,6 +4,7 @@
 //! record, or doesn't answer for, the gateway writes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const MAX_WAITING: usize = 4096;
 pub(crate) struct Notifier {
     slot: Arc<Slot>,
     /// JavaScript has a `recordOutcome`.
-    records: bool,
+    records: AtomicBool,
     asked: Mutex<Asked>,
 }
 
@@ -39,17 +40,20 @@ struct Asked {
 
 impl Notifier {
     pub(crate) fn new(slot: Arc<Slot>, records: bool) -> Arc<Self> {
-        Arc::new(Self { slot, records, asked: Mutex::default() })
+        Arc::new(Self { slot, records: AtomicBool::new(records), asked: Mutex::default() })
     }
 
     pub(crate) fn hooks(self: &Arc<Self>) -> Hooks {
         let (recorder, listener) = (self.clone(), self.clone());
         Hooks {
-            record: self.records.then(|| {
-                Arc::new(move |id: &AccountId, outcome: &Outcome| recorder.ask(id, outcome)) as crate::pool::Recorder
-            }),
+            record: Some(Arc::new(move |id, outcome| recorder.ask(id, outcome))),
             event: Some(Arc::new(move |event| listener.tell(&event))),
         }
+    }
+
+    /// JavaScript has a `recordOutcome` from now on.
+    pub(crate) fn record(&self) {
+        self.records.store(true, Ordering::Release);
     }
 
     /// JavaScript has an outcome: recorded, or to be written by the gateway. Each is answered once.
@@ -84,6 +88,9 @@ impl Notifier {
 
     /// True: JavaScript is asked, and answers with [`Notifier::answered`].
     fn ask(&self, id: &AccountId, outcome: &Outcome) -> bool {
+        if !self.records.load(Ordering::Acquire) {
+            return false;
+        }
         let Some(mut notice) = outcome_json(id, outcome) else { return false };
         let mut asked = self.asked();
         if asked.deaf || self.slot.is_cancelled() || asked.waiting.len() >= MAX_WAITING {

@@ -50,6 +50,11 @@ impl Gateway {
         let answer = shared.credentials.usage_for_person(&lease).await;
         answer.map_err(|fault| of_question(&fault).with_account(account_id))
     }
+
+    /// Whether an account's access token expires within `KIRO_REFRESH_THRESHOLD`; no where that isn't known.
+    pub fn expires_soon(&self, account_id: &str) -> bool {
+        self.shared.pool.expires_within(account_id, self.shared.config.refresh_threshold)
+    }
 }
 
 fn of_question(fault: &Fault) -> Error {

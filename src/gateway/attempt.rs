@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Shared, now};
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Plight};
+use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
-use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted};
+use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::messages::request::{Purpose, Request, SystemMode};
@@ -112,6 +113,8 @@ pub(super) struct Trail {
     /// The body to send when it isn't the job's (TR31).
     plain: Option<KiroBody>,
     account: Option<String>,
+    /// The last account had no token to send.
+    tokenless: bool,
     /// Time in which upstream was waited for.
     waited: Duration,
 }
@@ -141,6 +144,7 @@ impl Trail {
             rng,
             plain: None,
             account: None,
+            tokenless: false,
             waited: Duration::ZERO,
         }
     }
@@ -175,6 +179,7 @@ impl Trail {
     /// The account couldn't be asked at all: its token could not be had. What that leaves on the account is the refresh's
     /// to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
     fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
+        self.tokenless = true;
         job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
         let verdict = self.budget.account_failed(fault);
         self.follow(job, verdict)
@@ -193,10 +198,20 @@ impl Trail {
             Some(fault) => {
                 let estimate = job.estimate.get().copied().unwrap_or(0);
                 let error = error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.account_id.as_deref());
-                job.named(error)
+                let plight = job.account_id.as_deref().and_then(|id| self.plight(&job.shared, id, fault));
+                job.named(error).with_plight(plight)
             }
             None => Error::new(Code::Internal, "no attempt was made"),
         }
+    }
+
+    /// What a pinned request learned of its account.
+    fn plight(&self, shared: &Shared, id: &str, fault: &Fault) -> Option<Plight> {
+        if self.tokenless || fault.kind == FaultKind::TokenRejected {
+            // A refresh that was refused for good has ejected the account.
+            return Some(shared.pool.ejection(id).map_or(Plight::NoToken, Plight::Marked));
+        }
+        lasting_mark(fault, shared.pool.now()).map(Plight::Marked)
     }
 
     /// What a fault is reported with.
@@ -352,5 +367,10 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
 }
 
 pub(super) fn no_account(none: &NoAccount) -> Error {
-    Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after)
+    let plight = match none.why {
+        Why::Unknown => Some(Plight::Unknown),
+        Why::Unusable => Some(Plight::NoToken),
+        _ => None,
+    };
+    Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after).with_plight(plight)
 }

@@ -226,6 +226,17 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
     }
 }
 
+/// The mark that takes an account out for longer than a rest, as a fault of a pinned request would leave it on an account
+/// of which nothing bad is known; such a request leaves none itself, whoever pinned it does (N8).
+pub fn lasting_mark(fault: &Fault, now: Timestamp) -> Option<Note> {
+    match effect(fault.kind, false, Rules { cool_down: Duration::ZERO }) {
+        Effect::Eject => Some(Note::Ejected { cause: cause(fault) }),
+        Effect::QuotaMonth => Some(Note::Quota { until: next_month(now), cause: cause(fault) }),
+        Effect::QuotaDay => Some(Note::Quota { until: next_midnight(now), cause: cause(fault) }),
+        Effect::Nothing | Effect::Counted | Effect::Rest(_) => None,
+    }
+}
+
 /// How an attempt stood when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -343,6 +354,11 @@ impl Health {
     /// Until when a `Retry-After` holds that upstream gave to this process; pinned requests keep to it too (N5).
     pub fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.held.map(|held| held.until).filter(|until| *until > now)
+    }
+
+    /// The mark of an account that is out until a person acts.
+    pub fn ejection(&self) -> Option<&Note> {
+        self.standing.note.as_ref().filter(|_| !self.standing.healthy && self.is_ejected())
     }
 
     /// The account is being asked: the wait for a probe begins again (R17).
@@ -847,6 +863,20 @@ mod tests {
             Event::Success { heals: true, half_open: false, probe: false },
             "nothing stands in its way"
         );
+    }
+
+    #[test]
+    fn n8_what_a_pinned_request_would_mark() {
+        let mark = |kind| lasting_mark(&fault(kind), t0()).map(|note| note.to_string());
+        assert!(mark(FaultKind::Suspended).unwrap().starts_with("ejected: "));
+        assert!(mark(FaultKind::QuotaMonth).unwrap().starts_with("quota exhausted until "));
+        assert_eq!(
+            lasting_mark(&fault(FaultKind::QuotaDay), t0()),
+            Some(Note::Quota { until: next_midnight(t0()), cause: "DAILY_REQUEST_COUNT".into() })
+        );
+        for kind in [FaultKind::RateLimited, FaultKind::TokenRejected, FaultKind::Network, FaultKind::BadRequest] {
+            assert_eq!(mark(kind), None, "{kind:?}");
+        }
     }
 
     /// Ten requests are on the way when the first 429 comes: one mark, one rest.

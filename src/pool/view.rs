@@ -101,6 +101,17 @@ pub(super) struct Urls {
     pub(super) idc_refresh: String,
 }
 
+/// Addresses of one account that come from outside its record. An empty one is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// `KIRO_BASE_URL`.
+    pub generate: String,
+    /// `KIRO_REFRESH_URL`.
+    pub social_refresh: String,
+    /// `KIRO_REFRESH_IDC_URL`.
+    pub idc_refresh: String,
+}
+
 /// A view, and what was ignored on the way to it.
 #[derive(Debug)]
 pub(super) struct Viewed {
@@ -116,6 +127,7 @@ pub(super) fn view(
     id: &AccountId,
     machine_id: &Arc<str>,
     account: Option<&Account>,
+    lent: &Addresses,
     token: &Token,
     urls: &Urls,
 ) -> Viewed {
@@ -134,12 +146,18 @@ pub(super) fn view(
         warnings.push(format!("authMethod: unknown, taken for {}", method.as_str()));
     }
     let addresses = [
-        ("KIRO_BASE_URL", own(|account| &account.base_url), &urls.generate, &region),
-        ("KIRO_REFRESH_URL", own(|account| &account.refresh_url), &urls.social_refresh, &region),
-        ("KIRO_REFRESH_IDC_URL", own(|account| &account.refresh_idc_url), &urls.idc_refresh, &idc_region),
+        ("KIRO_BASE_URL", own(|account| &account.base_url), &lent.generate, &urls.generate, &region),
+        ("KIRO_REFRESH_URL", own(|account| &account.refresh_url), &lent.social_refresh, &urls.social_refresh, &region),
+        (
+            "KIRO_REFRESH_IDC_URL",
+            own(|account| &account.refresh_idc_url),
+            &lent.idc_refresh,
+            &urls.idc_refresh,
+            &idc_region,
+        ),
     ];
-    let [generate_url, social_url, idc_url] = addresses.map(|(field, own, configured, region)| {
-        if let Some(own) = own {
+    let [generate_url, social_url, idc_url] = addresses.map(|(field, own, lent, configured, region)| {
+        if let Some(own) = own.or(Some(lent.as_str()).filter(|lent| !lent.is_empty())) {
             match endpoint(own, region) {
                 Some(url) => return url,
                 None if problem.is_none() => {
@@ -210,6 +228,7 @@ mod tests {
             &"0123456789".into(),
             &machine_id("0123456789"),
             Some(&account),
+            &Addresses::default(),
             &Token::parse(token.as_bytes()).unwrap(),
             &urls(),
         )
@@ -258,6 +277,26 @@ mod tests {
         let bad = viewed(r#"{"KIRO_BASE_URL":"http://example.org"}"#, "{}");
         assert_eq!(bad.view.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be https, or http on loopback"]);
+    }
+
+    #[test]
+    fn n4_a_lent_address_counts_where_the_record_has_none() {
+        let lent = Addresses {
+            generate: "https://lent.example.org/{region}".into(),
+            social_refresh: "http://example.org".into(),
+            idc_refresh: String::new(),
+        };
+        let with = |account: &str| {
+            let account = Account::parse(account.as_bytes(), "0123456789").unwrap();
+            let token = Token::parse(br#"{"authMethod":"social"}"#).unwrap();
+            view(&"0123456789".into(), &machine_id("0123456789"), Some(&account), &lent, &token, &urls())
+        };
+        let bare = with("{}");
+        assert_eq!(bare.view.generate_url, "https://lent.example.org/us-east-1");
+        assert_eq!(bare.view.refresh_url, "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken");
+        assert_eq!(bare.warnings, ["KIRO_REFRESH_URL: ignored, must be https, or http on loopback"]);
+        let own = with(r#"{"KIRO_BASE_URL":"https://own.example.org/x"}"#);
+        assert_eq!(own.view.generate_url, "https://own.example.org/x");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod route;
 mod status;
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
@@ -24,6 +25,7 @@ use route::Route;
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway, KeyCheck};
 use crate::proto::messages::error::{ApiError, ErrorType};
+use crate::proto::messages::request::SystemMode;
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -40,6 +42,15 @@ pub struct Peer {
     pub keyless: bool,
     /// The caller has checked the key already, or wants none (`handler({auth:'none'})`).
     pub trusted: bool,
+}
+
+/// What the program around a handler adds to a request: put into the request's extensions.
+#[derive(Clone, Default)]
+pub struct Terms {
+    /// Operator's system text (N13). For messages only: an estimate is of what the client sent.
+    pub system: Option<(SystemMode, String)>,
+    /// Sees the body of a messages request before it is answered.
+    pub hear: Option<Arc<dyn Fn(&Bytes) + Send + Sync>>,
 }
 
 /// Answers one request. Dropping the returned future or the response's body cancels everything it started (M10).
@@ -194,19 +205,24 @@ where
     }
 }
 
-async fn messages<B>(gateway: &Gateway, request: Request<B>, request_id: &str) -> Result<Response<Body>, Refusal>
+async fn messages<B>(gateway: &Gateway, mut request: Request<B>, request_id: &str) -> Result<Response<Body>, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
+    let Terms { system, hear } = request.extensions_mut().remove().unwrap_or_default();
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
         request_id: Some(request_id.to_owned()),
         client_request_id: client_request_id(&request),
         session: text("x-claude-code-session-id"),
+        system,
         ..Call::default()
     };
     let body = read_body(gateway, request).await?;
+    if let Some(hear) = hear {
+        hear(&body);
+    }
     let answer = gateway.messages(body, call).await;
     match answer.map_err(|error| Refusal { is_told: true, ..error.into() })? {
         crate::gateway::Answer::Stream(stream) => {

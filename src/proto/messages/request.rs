@@ -132,6 +132,24 @@ impl<'a> Request<'a> {
         }
         self.system.push(SystemText { text: Text::new(text.to_owned()), cached: false });
     }
+
+    /// The system prompt as one text, its blocks joined by line breaks; empty when there is none.
+    pub fn system_text(&self) -> String {
+        join(self.system.iter().map(|block| &block.text))
+    }
+
+    /// What the user said last: the text blocks of the last user message, joined by line breaks.
+    pub fn prompt_text(&self) -> String {
+        let last = self.messages.iter().rfind(|message| message.role == Role::User);
+        join(last.into_iter().flat_map(|message| &message.blocks).filter_map(|block| match &block.content {
+            Content::Text(text) => Some(text),
+            _ => None,
+        }))
+    }
+}
+
+fn join<'t>(texts: impl Iterator<Item = &'t Text<'t>>) -> String {
+    texts.map(Text::decode).collect::<Vec<_>>().join("\n")
 }
 
 /// A block of the system prompt.
