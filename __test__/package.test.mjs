@@ -45,7 +45,10 @@ test('every target has its platform package, of exactly our version (N61)', () =
     assert.deepEqual(own.cpu, [cpu])
     assert.deepEqual(own.os, [platform])
     assert.deepEqual(own.libc, platform === 'linux' ? [{ gnu: 'glibc', musl: 'musl' }[abi]] : undefined)
-    assert.deepEqual(own.files, [`kiro-messages.${folder}.node`])
+    const server = platform === 'win32' ? 'kiro-server.exe' : 'kiro-server'
+    assert.deepEqual(own.files, [`kiro-messages.${folder}.node`, server, 'LICENSE-MIT', 'LICENSE-APACHE'])
+    assert.equal(own.main, `kiro-messages.${folder}.node`)
+    assert.equal(own.license, main.license)
   }
   assert.deepEqual(main.dependencies, undefined, 'no run-time dependencies')
 })

@@ -1,67 +1,59 @@
 'use strict'
 
+const { version } = require('../package.json')
 const { KiroError } = require('./error.js')
+const { describe, missing } = require('./platform.js')
 
-/** The binary of this platform, by way of index.js, which napi generates. */
+/** The binary of this platform. */
 module.exports = load()
 
 function load() {
   const platform = describe()
   const tried = []
-  for (const from of ['../index.js', platform.package]) {
-    // The second only matters where index.js was wrong about the libc: it believes /usr/bin/ldd (N62).
+  for (const candidate of candidates(platform)) {
     try {
-      return require(from)
+      return candidate()
     } catch (error) {
       tried.push(...reasons(error))
     }
   }
-  throw notFound(platform, tried)
+  throw notFound(platform, [...new Set(tried)])
 }
 
-/** What this process runs on. The libc is asked of Node.js itself, and of what is loaded already; no program is started. */
-function describe() {
-  const { platform, arch } = process
-  let abi = platform === 'win32' ? '-msvc' : ''
-  if (platform === 'linux') abi = isMusl() ? '-musl' : '-gnu'
-  return { platform, arch, abi, package: `kiro-messages-${platform}-${arch}${abi}` }
+/**
+ * A build in this folder, then the platform's package. index.js, which napi generates, would look for the same, but
+ * believes /usr/bin/ldd and may start a program to learn the libc (N62): it serves those who name a file of their own.
+ */
+function* candidates({ package: wanted, others }) {
+  if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) yield () => require('../index.js')
+  yield () => require(`../${wanted.replace('kiro-messages-', 'kiro-messages.')}.node`)
+  for (const name of [wanted, ...others]) yield () => fromPackage(name)
 }
 
-function isMusl() {
-  const { report } = process
-  if (report === undefined) return false
-  const network = report.excludeNetwork
-  // Else it looks up the name of every peer.
-  report.excludeNetwork = true
-  const { header, sharedObjects = [] } = report.getReport()
-  report.excludeNetwork = network
-  return !header.glibcVersionRuntime && sharedObjects.some((file) => /ld-musl-|libc\.musl-/.test(file))
+/** Another version's binary may lack what lib/ calls: better not at all (N61). */
+function fromPackage(name) {
+  const binding = require(name)
+  const found = require(`${name}/package.json`).version
+  if (found !== version) throw new Error(`${name} is of version ${found}, and ${version} is wanted`)
+  return binding
 }
 
-/** index.js chains the failures of its attempts as causes. */
+/** First lines: the rest is where Node.js looked. */
 function reasons(error) {
   const list = []
   for (let cause = error; cause instanceof Error && list.length < 10; cause = cause.cause) {
     list.push(cause.message.split('\n', 1)[0])
   }
-  return [...new Set(list)]
+  return list
 }
 
-function notFound({ platform, arch, abi, package: wanted }, tried) {
-  const libc = platform === 'linux' ? `, ${abi === '-musl' ? 'musl' : 'glibc'}` : ''
+function notFound(platform, tried) {
   return new KiroError({
     code: 'KIRO_BINDING_NOT_FOUND',
     status: 500,
     type: 'api_error',
     origin: 'client',
     retryable: false,
-    message: [
-      `no native binary could be loaded for ${platform} ${arch}${libc}: ${wanted} was wanted.`,
-      ...tried.map((reason) => `  tried: ${reason}`),
-      'What may help:',
-      `  - installed with --omit=optional or --no-optional? Install again without it, or: npm install ${wanted}`,
-      '  - node_modules or lock file from another platform? Remove both and install again on this one.',
-      '  - platform not supported? Run kiro-server, or its container image, and talk to it over HTTP.',
-    ].join('\n'),
+    message: missing(platform, 'no native binary could be loaded', tried),
   })
 }

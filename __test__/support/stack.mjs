@@ -8,6 +8,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort, serverBinary } from '../../scripts/steps.mjs'
 
@@ -27,6 +28,15 @@ export async function until(condition, what = 'it', ms = 5000) {
   }
 }
 
+/** Stands for a whole file where a helper wants a test: what it starts ends after the file's last test. */
+export function wholeFile() {
+  const ends = []
+  after(async () => {
+    for (const end of ends.reverse()) await end()
+  })
+  return { after: (end) => ends.push(end) }
+}
+
 /** An empty folder. */
 export function folder(t) {
   const dir = mkdtempSync(path.join(tmpdir(), 'kiro-test-'))
@@ -35,9 +45,9 @@ export function folder(t) {
 }
 
 /** Runs a program until the test ends; what it writes is shown when it fails. */
-export function start(t, command, args, { env = {}, cwd } = {}) {
+export function start(t, command, args, { env = {}, cwd, stdin = 'ignore' } = {}) {
   assert.ok(existsSync(command) || !path.isAbsolute(command), `${command} is not built: npm run build:debug`)
-  const child = spawn(command, args, { cwd, env: { ...CLEAN, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(command, args, { cwd, env: { ...CLEAN, ...env }, stdio: [stdin, 'pipe', 'pipe'] })
   child.output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (child.output += chunk))
   child.ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })))
@@ -102,6 +112,11 @@ export async function redisAccounts(t, server, ...tokens) {
     env: { REDIS_URL: server.url, REDIS_KEY_PREFIX: redisKeyPrefix },
     /** The account's record as it lies there. */
     account: async (id) => JSON.parse(await client('HGET', `${redisKeyPrefix}pools:claude-kiro-oauth`, id)),
+    write: (id, record) => client('HSET', `${redisKeyPrefix}pools:claude-kiro-oauth`, id, JSON.stringify(record)),
+    remove: (id) => client('HDEL', `${redisKeyPrefix}pools:claude-kiro-oauth`, id),
+    /** The same of its tokens. */
+    token: async (id) => JSON.parse(await client('GET', `${redisKeyPrefix}tokens:claude-kiro-oauth:${id}`)),
+    writeToken: (id, token) => client('SET', `${redisKeyPrefix}tokens:claude-kiro-oauth:${id}`, JSON.stringify(token)),
   }
 }
 
@@ -155,7 +170,7 @@ export async function redis(t, port, cwd = folder(t)) {
   return { url: `redis://127.0.0.1:${port}`, port, child, cwd, client: (t) => redisClient(t, port) }
 }
 
-/** Enough of a Redis client for a test: one command at a time, simple replies. */
+/** Enough of a Redis client for a test: one command after the other, simple replies. */
 async function redisClient(t, port) {
   const socket = connect(port, '127.0.0.1')
   await once(socket, 'connect')
@@ -174,11 +189,13 @@ async function redisClient(t, port) {
     } else answer(head === '$-1' ? null : head.slice(1))
     text = ''
   })
-  return (...args) => {
+  let last = Promise.resolve()
+  const ask = (args) => {
     const got = new Promise((resolve) => (answer = resolve))
     socket.write(`*${args.length}\r\n${args.map((arg) => `$${Buffer.byteLength(arg)}\r\n${arg}\r\n`).join('')}`)
     return got
   }
+  return (...args) => (last = last.then(() => ask(args)))
 }
 
 async function answers(url, child) {

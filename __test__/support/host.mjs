@@ -1,0 +1,321 @@
+// The existing Node.js service, as far as node-integration.md describes it (N2, section 2): the order of its request
+// handler, its pool manager, how it calls adapters and what it reads of events and errors. Nothing here knows what is
+// behind the two drop-in points.
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+
+export const TYPE = 'claude-kiro-oauth'
+const BODY_LIMIT = 10 * 1024 * 1024
+/** What the service's converters put where a client said nothing. */
+const MAX_TOKENS = 200_000
+const ATTEMPTS = 3
+
+/**
+ * The pool manager: keeps accounts in memory, writes them to Redis from there, and remembers who called what.
+ * `pool` is what redisAccounts() gave; without it nothing is written.
+ */
+export class PoolManager {
+  calls = []
+  #pool
+  #written = Promise.resolve()
+
+  constructor(records, pool) {
+    this.providerPools = { [TYPE]: records.map((record) => ({ ...record })) }
+    this.#pool = pool
+  }
+
+  /** What was called since the last look, as `name uuid-prefix …`. */
+  take() {
+    return this.calls.splice(0)
+  }
+
+  find(uuid) {
+    return this.providerPools[TYPE].find((record) => record.uuid === uuid)
+  }
+
+  /** The next healthy account, the one that was used least first (E12). */
+  select(tried) {
+    const free = this.providerPools[TYPE].filter(({ uuid, isHealthy, isDisabled }) => isHealthy && !isDisabled && !tried.has(uuid))
+    return free.sort((a, b) => a.usageCount - b.usageCount)[0]
+  }
+
+  markProviderHealthy(type, { uuid }) {
+    this.#note('markProviderHealthy', type, uuid)
+    const usageCount = (this.find(uuid).usageCount ?? 0) + 1
+    this.#change(uuid, { isHealthy: true, errorCount: 0, needsRefresh: false, lastErrorTime: null, lastErrorMessage: null, usageCount })
+  }
+
+  markProviderUnhealthy(type, { uuid }, message) {
+    this.#note('markProviderUnhealthy', type, uuid, message)
+    const errorCount = (this.find(uuid).errorCount ?? 0) + 1
+    this.#change(uuid, { isHealthy: errorCount < 3, errorCount, lastErrorTime: new Date().toISOString(), lastErrorMessage: message })
+  }
+
+  markProviderUnhealthyImmediately(type, { uuid }, message) {
+    this.#note('markProviderUnhealthyImmediately', type, uuid, message)
+    this.#change(uuid, { isHealthy: false, errorCount: 10, lastErrorTime: new Date().toISOString(), lastErrorMessage: message })
+  }
+
+  markProviderUnhealthyWithRecoveryTime(type, { uuid }, message, at) {
+    this.#note('markProviderUnhealthyWithRecoveryTime', type, uuid, message, at)
+    this.#change(uuid, { isHealthy: false, lastErrorMessage: message, scheduledRecoveryTime: at.toISOString(), lastErrorTime: new Date().toISOString() })
+  }
+
+  markProviderNeedRefresh(type, { uuid }) {
+    this.#note('markProviderNeedRefresh', type, uuid)
+    this.#change(uuid, { needsRefresh: true })
+  }
+
+  resetProviderRefreshStatus(type, uuid) {
+    this.#note('resetProviderRefreshStatus', type, uuid)
+    this.#change(uuid, { needsRefresh: false, refreshCount: 0 })
+  }
+
+  /** Everything is in Redis. */
+  written() {
+    return this.#written
+  }
+
+  #note(method, type, uuid, ...rest) {
+    assert.equal(type, TYPE)
+    this.calls.push([method, uuid, ...rest])
+  }
+
+  /** The service's scripts decode the record, change it and write it whole (E2, E5). */
+  #change(uuid, fields) {
+    const record = this.find(uuid)
+    if (record === undefined) return
+    Object.assign(record, fields)
+    if (this.#pool !== undefined) {
+      this.#written = this.#written.then(async () => this.#pool.write(uuid, { ...(await this.#pool.account(uuid)), ...fields }))
+    }
+  }
+}
+
+/**
+ * The service. `adapterOf(config)` is its adapter factory (point A), `kiro` its call at point B; both are optional, as the
+ * two lines of N1 are.
+ */
+export async function service(t, { manager, adapterOf, kiro, config = {} }) {
+  const host = { manager, log: [], handled: 0, config }
+  const adapters = new Map()
+  const adapter = (record) => {
+    if (!adapters.has(record.uuid)) adapters.set(record.uuid, adapterOf({ ...config, ...record, MODEL_PROVIDER: TYPE }))
+    return adapters.get(record.uuid)
+  }
+  host.adapter = adapter
+
+  const server = createServer(async (req, res) => {
+    try {
+      await handle(req, res)
+    } catch (error) {
+      host.log.push(error)
+      if (!res.headersSent) sendError(res, error)
+      else res.end()
+    } finally {
+      host.handled += 1
+      host.listeners = [req, res].flatMap((side) => ['aborted', 'data', 'end', 'close', 'error', 'drain'].map((name) => side.listenerCount(name)))
+    }
+  })
+
+  async function handle(req, res) {
+    res.setHeader('Access-Control-Allow-Origin', '*')
+    res.setHeader('Access-Control-Allow-Methods', 'GET, POST, PUT, DELETE, OPTIONS')
+    res.setHeader('Access-Control-Allow-Headers', 'Content-Type, Authorization, x-goog-api-key, Model-Provider')
+    if (req.method === 'OPTIONS') return res.writeHead(204).end()
+    const url = new URL(req.url, 'http://host')
+    let path = url.pathname
+    const current = { ...host.config }
+    current.MODEL_PROVIDER = req.headers['model-provider'] ?? TYPE
+    if (path.startsWith(`/${TYPE}/`)) path = path.slice(TYPE.length + 1)
+    if (path.startsWith('/api/event_logging')) return res.writeHead(200).end('{"success":true}')
+    // An auth plugin leaves its mark on the request's configuration.
+    current.potluckApiKey = req.headers['x-api-key'] ?? null
+    host.lastConfig = current
+    if (current.MODEL_PROVIDER === TYPE && kiro !== undefined && (await kiro(req, res, current))) return
+
+    const body = JSON.parse(await readBody(req))
+    host.ownBody = body
+    if (path === '/v1/messages/count_tokens') return sendJson(res, adapter(manager().select(new Set())).countTokens(body))
+    if (path === '/v1/messages') return generate(res, body.model, body, body.stream ? new MessagesOut(res) : null)
+    if (path === '/v1/chat/completions') {
+      return generate(res, body.model, fromOpenAi(body), body.stream ? new OpenAiOut(res, body.model) : null)
+    }
+    res.writeHead(404).end()
+  }
+
+  async function generate(res, model, body, out) {
+    const tried = new Set()
+    for (let attempt = 1; ; attempt++) {
+      const record = manager().select(tried)
+      if (record === undefined) return sendError(res, Object.assign(new Error('no account'), { status: 503 }))
+      tried.add(record.uuid)
+      // Outside the try block, as the service has it.
+      const stream = out === null ? null : await adapter(record).generateContentStream(model, body)
+      try {
+        if (out === null) sendJson(res, await adapter(record).generateContent(model, body))
+        else {
+          for await (const event of stream) out.event(event)
+          out.end()
+        }
+        manager().markProviderHealthy(TYPE, record)
+        return
+      } catch (error) {
+        host.log.push(error)
+        const status = error.status ?? error.code ?? error.response?.status
+        if (status === 400) return out?.started ? out.error(error) : sendError(res, error)
+        if (!error.skipErrorCount && !error.credentialMarkedUnhealthy) manager().markProviderUnhealthy(TYPE, record, error.message)
+        // Thoughts don't count as something that was said: with these flags it would begin again after them.
+        const again = (error.shouldSwitchCredential || error.credentialMarkedUnhealthy || !error.skipErrorCount) && !out?.said
+        if (again && attempt < ATTEMPTS && manager().select(tried) !== undefined) continue
+        return out?.started ? out.error(error) : sendError(res, error)
+      }
+    }
+  }
+
+  /** The service's refresh queue: the bare record, without Redis settings. */
+  host.refresh = async (uuid) => {
+    const record = manager().find(uuid)
+    try {
+      await adapterOf({ ...record, MODEL_PROVIDER: TYPE }).forceRefreshToken()
+    } catch (error) {
+      manager().markProviderUnhealthyImmediately(TYPE, record, `Refresh failed: ${error.message}`)
+    }
+  }
+
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  return Object.assign(host, { url: `http://127.0.0.1:${server.address().port}`, port: server.address().port })
+}
+
+async function readBody(req) {
+  const chunks = []
+  let size = 0
+  for await (const chunk of req) {
+    size += chunk.length
+    if (size > BODY_LIMIT) throw Object.assign(new Error('body too large'), { status: 413 })
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString('utf8')
+}
+
+function sendJson(res, value, status = 200) {
+  res.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value))
+}
+
+function sendError(res, error) {
+  const status = error.status ?? error.response?.status ?? 500
+  sendJson(res, error.response?.data ?? { error: { message: error.message } }, status)
+}
+
+/** Events to a client of the same protocol: two writes an event. */
+class MessagesOut {
+  started = false
+  said = false
+  #res
+
+  constructor(res) {
+    this.#res = res
+  }
+
+  event(event) {
+    if (!this.started) this.#res.writeHead(200, { 'content-type': 'text/event-stream' })
+    this.started = true
+    if (event.type === 'content_block_delta' && event.delta.type === 'text_delta') this.said = true
+    this.#res.write(`event: ${event.type}\n`)
+    this.#res.write(`data: ${JSON.stringify(event)}\n\n`)
+  }
+
+  error(error) {
+    this.#res.write('event: error\n')
+    this.#res.write(`data: ${JSON.stringify({ type: 'error', error: { type: 'api_error', message: error.message } })}\n\n`)
+    this.end()
+  }
+
+  end() {
+    this.#res.end()
+  }
+}
+
+/** Events to a client of OpenAI's protocol. Reads what N7 lists, and nothing else. */
+class OpenAiOut {
+  started = false
+  said = false
+  #res
+  #model
+  #tools = new Map()
+
+  constructor(res, model) {
+    this.#res = res
+    this.#model = model
+  }
+
+  event({ type, index, message, content_block, delta, usage }) {
+    switch (type) {
+      case 'message_start':
+        this.inputTokens = message.usage.input_tokens
+        return this.#chunk({ role: 'assistant', content: '' })
+      case 'content_block_start': {
+        const { type, id, name } = content_block
+        if (type !== 'tool_use') return
+        this.#tools.set(index, this.#tools.size)
+        return this.#chunk({ tool_calls: [{ index: this.#tools.get(index), id, type: 'function', function: { name, arguments: '' } }] })
+      }
+      case 'content_block_delta': {
+        const { type, text, thinking, partial_json } = delta
+        if (type === 'text_delta') {
+          this.said = true
+          return this.#chunk({ content: text })
+        }
+        if (type === 'thinking_delta') return this.#chunk({ reasoning_content: thinking })
+        if (type === 'input_json_delta') {
+          return this.#chunk({ tool_calls: [{ index: this.#tools.get(index), function: { arguments: partial_json } }] })
+        }
+        return
+      }
+      case 'message_delta': {
+        const reason = { tool_use: 'tool_calls', max_tokens: 'length' }[delta.stop_reason] ?? 'stop'
+        return this.#chunk({}, reason, { completion_tokens: usage.output_tokens })
+      }
+      default:
+        // Pings and what else there is go no further.
+    }
+  }
+
+  error(error) {
+    this.#write({ error: { message: error.message } })
+    this.#res.end()
+  }
+
+  end() {
+    this.#res.end('data: [DONE]\n\n')
+  }
+
+  #chunk(delta, finish_reason = null, usage) {
+    this.#write({ object: 'chat.completion.chunk', model: this.#model, choices: [{ index: 0, delta, finish_reason }], ...(usage && { usage }) })
+  }
+
+  #write(value) {
+    if (!this.started) this.#res.writeHead(200, { 'content-type': 'text/event-stream' })
+    this.started = true
+    this.#res.write(`data: ${JSON.stringify(value)}\n\n`)
+  }
+}
+
+function fromOpenAi({ model, messages, tools }) {
+  const system = messages.filter(({ role }) => role === 'system').map(({ content }) => content)
+  return {
+    model,
+    max_tokens: MAX_TOKENS,
+    ...(system.length > 0 && { system: system.join('\n') }),
+    messages: messages.filter(({ role }) => role !== 'system').map(({ role, content }) => ({ role, content })),
+    ...(tools && {
+      tools: tools.map(({ function: { name, description, parameters } }) => ({ name, description, input_schema: parameters })),
+    }),
+  }
+}

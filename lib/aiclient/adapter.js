@@ -1,0 +1,267 @@
+'use strict'
+
+/** Point A: what the host's adapter factory makes for the provider. Documented in main.d.ts. */
+
+const { native } = require('../bell.js')
+const { KiroError, detailOf } = require('../error.js')
+const { nativeOf, readStore } = require('../gateway.js')
+const { booksOf } = require('./books.js')
+const { afterCommit, beforeCommit, invalid, plain } = require('./errors.js')
+const { poolManagerOf, call } = require('./pool.js')
+const { TYPE, gatewayNow, gatewayOf, see } = require('./shared.js')
+
+/** A model that is always known: estimates don't depend on it. */
+const SOME_MODEL = 'claude-sonnet-4-5'
+/** For a model that no table has: upstream's word on the model decides. */
+const SOME_MAXIMUM = 32_000
+/** An account that the snapshot doesn't have yet may have been added a moment ago; the store is read again at most so often. */
+const READ_AGAIN_MS = 1000
+
+/**
+ * Costs an object of four fields: no IO, no timer, no listener, nothing native (N3). No property is named `config` or
+ * `kiroApiService`: the host looks for both.
+ */
+class KiroAdapter {
+  #uuid
+  #host
+  #addresses
+
+  constructor(config, host) {
+    if (typeof config !== 'object' || config === null) throw new TypeError('config must be an object')
+    if (typeof config.uuid !== 'string' || config.uuid === '') throw new TypeError('config.uuid must be a string')
+    if (host !== undefined && (typeof host !== 'object' || host === null)) throw new TypeError('host must be an object')
+    this.#uuid = config.uuid
+    this.#host = host
+    this.#addresses = addressesOf(config)
+    see(config)
+  }
+
+  async generateContent(model, body) {
+    try {
+      const { gateway, request, options } = await this.#prepare(model, body)
+      return await this.#again(gateway, () => gateway.createMessage(request, options))
+    } catch (error) {
+      throw beforeCommit(error, this.#uuid, this.#host)
+    }
+  }
+
+  /** Never throws: the host makes the call outside its try block. */
+  generateContentStream(model, body) {
+    return new AdapterStream(async () => {
+      const { gateway, request, options } = await this.#prepare(model, body)
+      return {
+        events: () => gateway.streamEvents(request, options),
+        again: (work) => this.#again(gateway, work),
+      }
+    }, (error) => beforeCommit(error, this.#uuid, this.#host))
+  }
+
+  async listModels() {
+    try {
+      const gateway = await gatewayOf(this.#host)
+      return { models: gateway.listModels().map(({ id }) => ({ name: id })) }
+    } catch (error) {
+      throw plain(error)
+    }
+  }
+
+  /** Synchronous, and so without a gateway: the host doesn't wait for one. */
+  countTokens(body) {
+    try {
+      const { fault, ...count } = JSON.parse(native.KiroGateway.estimateTokens(Buffer.from(JSON.stringify(requestOf(SOME_MODEL, body)))))
+      if (fault !== undefined) throw new KiroError(fault)
+      return count
+    } catch (error) {
+      throw plain(error)
+    }
+  }
+
+  async refreshToken() {
+    // Unknown is not near; but what can't be known without a gateway is asked of one first.
+    const gateway = await gatewayOf(this.#host).catch((error) => Promise.reject(plain(error)))
+    if (nativeOf(gateway).expiresSoon(this.#uuid)) await this.forceRefreshToken()
+  }
+
+  async forceRefreshToken() {
+    try {
+      const gateway = await gatewayOf(this.#host)
+      this.#use(gateway)
+      const books = booksOf(gateway)
+      const before = books.resets(this.#uuid)
+      await this.#again(gateway, () => gateway.refresh(this.#uuid))
+      // N11. The books may have heard of this very refresh, and then they have told the host.
+      if (books.resets(this.#uuid) === before) {
+        books.countReset(this.#uuid)
+        call(poolManagerOf(this.#host), 'resetProviderRefreshStatus', TYPE, this.#uuid)
+      }
+    } catch (error) {
+      throw plain(error)
+    }
+  }
+
+  isExpiryDateNear() {
+    const gateway = gatewayNow(this.#host)
+    return gateway !== null && nativeOf(gateway).expiresSoon(this.#uuid)
+  }
+
+  async getUsageLimits() {
+    try {
+      const gateway = await gatewayOf(this.#host)
+      this.#use(gateway)
+      return await this.#again(gateway, () => gateway.usageLimits(this.#uuid))
+    } catch (error) {
+      const told = plain(error)
+      told.message = `API call failed: ${told.status} - ${told.message}`
+      throw told
+    }
+  }
+
+  async #prepare(model, body) {
+    const request = requestOf(model, body)
+    const signal = body.signal instanceof AbortSignal ? body.signal : undefined
+    const gateway = await gatewayOf(this.#host)
+    this.#use(gateway)
+    const most = nativeOf(gateway).maxOutput(request.model) ?? SOME_MAXIMUM
+    const asked = request.max_tokens
+    if (asked === undefined || asked === null || asked > most) request.max_tokens = most
+    return { gateway, request: JSON.stringify(request), options: { accountId: this.#uuid, record: false, signal } }
+  }
+
+  /** The addresses of the configuration apply to this account (N4); the account's own record has its own already. */
+  #use(gateway) {
+    if (this.#addresses !== null) nativeOf(gateway).useAddresses(this.#uuid, this.#addresses)
+  }
+
+  /** Once more when the snapshot doesn't know the account: the host tries an account as soon as it was added. */
+  async #again(gateway, work) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!KiroError.is(error) || !isUnknownAccount(error) || !(await readAgain(gateway))) throw error
+      return work()
+    }
+  }
+}
+
+/** An answer as events. Nothing comes out before the commit (N6). */
+class AdapterStream {
+  #prepare
+  #refuse
+  #opening = null
+  #events = null
+  /** `message_start`, until something follows it. */
+  #start = null
+  /** Comes next, after the `message_start` that was held back. */
+  #next = null
+  #committed = false
+  #over = false
+  /** The last next(): they are answered in order. */
+  #last = Promise.resolve()
+
+  constructor(prepare, refuse) {
+    this.#prepare = prepare
+    this.#refuse = refuse
+  }
+
+  [Symbol.asyncIterator]() {
+    return this
+  }
+
+  next() {
+    const step = this.#last.then(() => this.#step())
+    this.#last = step.catch(() => {})
+    return step
+  }
+
+  async #step() {
+    if (this.#next !== null) return { value: this.#taken(), done: false }
+    if (this.#over) return { value: undefined, done: true }
+    try {
+      const value = await (this.#committed ? this.#event() : this.#first())
+      if (value === undefined) this.#over = true
+      return { value, done: value === undefined }
+    } catch (error) {
+      this.#over = true
+      throw this.#committed ? afterCommit(error) : this.#refuse(error)
+    }
+  }
+
+  /** The host has enough: what is pending settles at once, upstream is dropped. */
+  async return(value) {
+    this.#over = true
+    this.#next = null
+    await this.#events?.return()
+    return { value, done: true }
+  }
+
+  async [Symbol.asyncDispose]() {
+    await this.return()
+  }
+
+  /** Reads until there is content, or the end of an empty answer; then `message_start`. */
+  async #first() {
+    this.#opening ??= this.#prepare()
+    const { events, again } = await this.#opening
+    return again(async () => {
+      if (this.#over) return undefined
+      this.#events = events()
+      for (;;) {
+        const event = await this.#event()
+        if (event === undefined || event.type === 'ping') {
+          if (event === undefined) return undefined
+        } else if (event.type === 'message_start') {
+          this.#start = event
+        } else {
+          this.#committed = true
+          this.#next = event
+          return this.#start
+        }
+      }
+    })
+  }
+
+  async #event() {
+    const { value, done } = await this.#events.next()
+    return done ? undefined : value
+  }
+
+  #taken() {
+    const event = this.#next
+    this.#next = null
+    return event
+  }
+}
+
+/** The body as the gateway takes it. The host's own stays as it is: it may be frozen, and is used again. */
+function requestOf(model, body) {
+  if (typeof body !== 'object' || body === null) throw invalid('body: must be an object')
+  if (body.contents !== undefined) throw invalid('contents: not supported here, send messages')
+  const { signal, ...request } = body
+  if (typeof model === 'string' && model !== '') request.model = model
+  return request
+}
+
+function addressesOf({ KIRO_BASE_URL, KIRO_REFRESH_URL, KIRO_REFRESH_IDC_URL }) {
+  const addresses = [KIRO_BASE_URL, KIRO_REFRESH_URL, KIRO_REFRESH_IDC_URL].map((url) => (typeof url === 'string' ? url : ''))
+  return addresses.some((url) => url !== '') ? addresses : null
+}
+
+function isUnknownAccount(error) {
+  return detailOf(error).account === 'unknown'
+}
+
+const lastRead = new WeakMap()
+
+/** Reads the store, unless that was done a moment ago. */
+async function readAgain(gateway) {
+  const now = performance.now()
+  if (now - (lastRead.get(gateway) ?? -Infinity) < READ_AGAIN_MS) return false
+  lastRead.set(gateway, now)
+  return readStore(gateway)
+}
+
+function createKiroAdapter(config, host) {
+  return new KiroAdapter(config, host)
+}
+
+module.exports = { createKiroAdapter }

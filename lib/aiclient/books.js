@@ -1,0 +1,98 @@
+'use strict'
+
+/** Keeps the host's books: outcomes and refreshed tokens of a gateway, told to its pool manager (N18, N19). */
+
+const { recordBy } = require('../gateway.js')
+const { poolManagerOf, knows, call, complain } = require('./pool.js')
+const { TYPE } = require('./shared.js')
+
+const books = new WeakMap()
+
+/** Those of a gateway; closed until somebody opens them. */
+function booksOf(gateway) {
+  let found = books.get(gateway)
+  if (found === undefined) books.set(gateway, (found = new Books(gateway)))
+  return found
+}
+
+class Books {
+  #gateway
+  #host = null
+  #resets = new Map()
+
+  constructor(gateway) {
+    // The gateway is the key by which we are found: a reference back would be a cycle like any other, and is none of ours
+    // to keep alive.
+    this.#gateway = new WeakRef(gateway)
+  }
+
+  /** From now on `host` is told. The last host counts: it is made anew on reload. */
+  open(host) {
+    const first = this.#host === null
+    this.#host = host
+    if (!first) return
+    const gateway = this.#gateway.deref()
+    // A gateway that has its own recorder keeps it.
+    recordBy(gateway, (outcome) => this.#record(outcome))
+    gateway.on('tokenRefreshed', ({ accountId }) => this.#refreshed(accountId))
+  }
+
+  /** How often the host was told that an account's refresh is done. */
+  resets(uuid) {
+    return this.#resets.get(uuid) ?? 0
+  }
+
+  countReset(uuid) {
+    this.#resets.set(uuid, this.resets(uuid) + 1)
+  }
+
+  /** The pool manager writes Redis too, so the gateway doesn't where one of these calls was made (R35). */
+  #record(outcome) {
+    const manager = poolManagerOf(this.#host)
+    const { accountId: uuid } = outcome
+    if (!knows(manager, uuid)) return false
+    const account = { uuid }
+    switch (outcome.kind) {
+      case 'success':
+        // R28: the pool manager would heal a mark that is newer than the request. The gateway writes the bare count.
+        if (!outcome.heals) return false
+        return call(manager, 'markProviderHealthy', TYPE, account)
+      case 'coolDown':
+      case 'ejected':
+        return call(manager, 'markProviderUnhealthyImmediately', TYPE, account, outcome.message)
+      case 'quota':
+        return call(manager, 'markProviderUnhealthyWithRecoveryTime', TYPE, account, outcome.message, outcome.until)
+      default:
+        // A failure that is counted and no more: the pool manager is not told, the gateway counts.
+        return false
+    }
+  }
+
+  #refreshed(uuid) {
+    const manager = poolManagerOf(this.#host)
+    if (knows(manager, uuid)) {
+      this.countReset(uuid)
+      call(manager, 'resetProviderRefreshStatus', TYPE, uuid)
+    }
+    this.#writeBack(uuid)
+  }
+
+  /** The host's old client, where one is left, must not refresh with a token that we have used up (N19). */
+  #writeBack(uuid) {
+    try {
+      const old = this.#host.getServiceInstances?.()?.[TYPE + uuid]?.kiroApiService
+      if (typeof old !== 'object' || old === null) return
+      const gateway = this.#gateway.deref()
+      const credential = gateway?.credential(uuid)
+      if (!credential) return
+      old.accessToken = credential.accessToken
+      old.refreshToken = credential.refreshToken
+      old.expiresAt = credential.expiresAt
+      if (credential.profileArn) old.profileArn = credential.profileArn
+    } catch (error) {
+      complain('getServiceInstances', error)
+    }
+  }
+}
+
+module.exports = { booksOf }

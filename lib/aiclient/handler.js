@@ -1,0 +1,153 @@
+'use strict'
+
+/** Point B: the provider's work for POST /v1/messages. Documented in main.d.ts. */
+
+const { KiroError } = require('../error.js')
+const { nativeOf } = require('../gateway.js')
+const { exchange } = require('../handler.js')
+const { booksOf } = require('./books.js')
+const { complain } = require('./pool.js')
+const { TYPE, gatewayOf, see, whenShared } = require('./shared.js')
+
+const MESSAGES = '/v1/messages'
+const COUNT_TOKENS = '/v1/messages/count_tokens'
+
+/** Text of an answer that is kept for the prompt log; what is beyond isn't logged. */
+const LOGGED = 4 * 1024 * 1024
+
+function createKiroHandler(host) {
+  if (typeof host !== 'object' || host === null) throw new TypeError('host must be an object')
+  // From the first moment on, so that no outcome of the gateway passes the host by (N18).
+  if (host.gateway == null) whenShared((gateway) => booksOf(gateway).open(host))
+  return async (req, res, config) => {
+    const route = routeOf(req)
+    if (route === null) return false
+    if (typeof config !== 'object' || config === null) throw new TypeError('config must be an object')
+    see(config)
+    let gateway
+    try {
+      gateway = await gatewayOf(host)
+    } catch (error) {
+      if (hasFallback(config)) return false
+      refuse(res, error)
+      return true
+    }
+    if (hasFallback(config) && gateway.health().accounts.healthy === 0) return false
+    booksOf(gateway).open(host)
+    await answer(gateway, req, res, route, config, host)
+    return true
+  }
+}
+
+/** The host may have stripped the provider off the path, or not. */
+function routeOf({ method, url }) {
+  if (method !== 'POST') return null
+  const [path] = url.split('?', 1)
+  const own = path.startsWith(`/${TYPE}/`) ? path.slice(TYPE.length + 1) : path
+  return own === MESSAGES || own === COUNT_TOKENS ? own : null
+}
+
+/** Other providers that the host would go to; it may still do so, for nothing of the body was read. */
+function hasFallback({ providerFallbackChain }) {
+  const chain = providerFallbackChain?.[TYPE]
+  return Array.isArray(chain) && chain.length > 0
+}
+
+async function answer(gateway, req, res, route, config, host) {
+  const terms = { target: req.url, trusted: true, admits }
+  if (route === MESSAGES) {
+    terms.system = systemOf(config)
+    Object.assign(terms, ears(config, host))
+  }
+  const reached = await exchange(nativeOf(gateway), req, res, terms)
+  if (route !== MESSAGES) return
+  terms.end?.()
+  if (reached) tell('onContentGenerated', () => host.onContentGenerated?.(config))
+}
+
+/** The host has set CORS; the connection is its server's (N15). */
+function admits(name) {
+  return name !== 'connection' && !name.startsWith('access-control-')
+}
+
+/** The host's system-prompt file (N13). */
+function systemOf({ SYSTEM_PROMPT_FILE_PATH, SYSTEM_PROMPT_CONTENT, SYSTEM_PROMPT_MODE }) {
+  if (!SYSTEM_PROMPT_FILE_PATH || typeof SYSTEM_PROMPT_CONTENT !== 'string') return undefined
+  return { mode: SYSTEM_PROMPT_MODE === 'append' ? 'append' : 'overwrite', text: SYSTEM_PROMPT_CONTENT }
+}
+
+/** What the host wants to hear of; without a wish nothing is read for it (N14). */
+function ears(config, host) {
+  const logs = typeof host.logPrompt === 'function' && (config.PROMPT_LOG_MODE ?? 'none') !== 'none'
+  const asks = typeof host.onSystemPrompt === 'function'
+  if (!logs && !asks) return undefined
+  const hear = ({ system, prompt }) => {
+    if (asks) tell('onSystemPrompt', () => host.onSystemPrompt(system))
+    if (logs) tell('logPrompt', () => host.logPrompt('input', prompt, config))
+  }
+  if (!logs) return { hear }
+  const said = new Said()
+  return {
+    hear,
+    head: (status, headers) => said.begin(headers),
+    bytes: (buffer) => said.take(buffer),
+    end: () => tell('logPrompt', () => host.logPrompt('output', said.text(), config)),
+  }
+}
+
+/** The text of an answer, read only for the prompt log. */
+class Said {
+  #streamed = false
+  #parts = []
+  #length = 0
+
+  begin(headers) {
+    this.#streamed = headers.some(([name, value]) => name === 'content-type' && value.startsWith('text/event-stream'))
+  }
+
+  take(buffer) {
+    if (this.#length >= LOGGED) return
+    // Each Buffer of a stream holds whole events.
+    const part = this.#streamed ? textOfEvents(buffer.toString('utf8')) : buffer.toString('utf8')
+    this.#length += part.length
+    this.#parts.push(part)
+  }
+
+  text() {
+    const whole = this.#parts.join('')
+    if (this.#streamed || whole === '') return whole
+    const { content, error } = JSON.parse(whole)
+    if (error !== undefined) return error.message
+    return content.map((block) => block.text ?? '').join('')
+  }
+}
+
+function textOfEvents(sse) {
+  let text = ''
+  for (const [, data] of sse.matchAll(/^data: (\{"type":"(?:content_block_delta|error)".*)$/gm)) {
+    const event = JSON.parse(data)
+    text += event.delta?.text ?? event.error?.message ?? ''
+  }
+  return text
+}
+
+/** A hook of the host's: its failure is its log's affair, now or when its promise rejects. */
+function tell(name, hook) {
+  try {
+    const done = hook()
+    if (typeof done?.catch === 'function') done.catch((error) => complain(name, error))
+  } catch (error) {
+    complain(name, error)
+  }
+}
+
+/** There is no gateway to answer. */
+function refuse(res, error) {
+  if (!KiroError.is(error)) throw error
+  const { status, headers, body } = error.toResponse()
+  const ours = Object.entries(headers).filter(([name]) => !res.hasHeader(name))
+  res.writeHead(status, Object.fromEntries(ours))
+  res.end(body)
+}
+
+module.exports = { createKiroHandler }

@@ -1,0 +1,117 @@
+/**
+ * The existing Node.js service's way to Kiro: two functions in place of its own client. What to change there, and how to
+ * take it back, is in docs/drop-in.md.
+ *
+ * Both share one gateway per process. It is connected at the first call that needs it: with what {@link configure} was
+ * given, else with `config.redis` and `PROXY_URL` of any configuration seen so far, else with the environment. A connect
+ * that failed is tried again at the next call, after at least a second.
+ *
+ * @packageDocumentation
+ */
+
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { GatewayOptions, KiroGateway, Message, StreamEvent } from '../../index.js'
+
+/** Says how the process's gateway is to be connected. Must come before the first call; throws `KIRO_CONFIG` after it. */
+export declare function configure(options: GatewayOptions): void
+
+/**
+ * Closes the process's gateway, if there is one: for the end of the process, so that the last counters are saved. The
+ * next call would connect another.
+ */
+export declare function close(options?: {
+  /** How long open streams may finish. @default gracefulTimeoutMs */
+  graceMs?: number
+}): Promise<void>
+
+/**
+ * The adapter for the provider `claude-kiro-oauth`, to be returned by the service's adapter factory. Synchronous and
+ * cheap: no IO, nothing to close.
+ *
+ * `config` is the account's record, alone or merged over the service's configuration; `uuid` must be in it.
+ */
+export declare function createKiroAdapter(config: KiroConfig, host?: Host): KiroAdapter
+
+/**
+ * The work for `POST /v1/messages` and `POST /v1/messages/count_tokens` of the provider, with or without the provider in
+ * the path. To be called where the service would handle the request, after its authentication and CORS:
+ *
+ * ```js
+ * if (config.MODEL_PROVIDER === 'claude-kiro-oauth' && (await kiro(req, res, config))) return
+ * ```
+ *
+ * Resolves with true when it has answered. With false, `req` and `res` are as they were: for other paths, and when no
+ * account can be selected while `config.providerFallbackChain` names other providers.
+ */
+export declare function createKiroHandler(
+  host: Host,
+): (req: IncomingMessage, res: ServerResponse, config: Record<string, unknown>) => Promise<boolean>
+
+/** The account's id and whatever else the service has there. */
+export interface KiroConfig {
+  uuid: string
+  [name: string]: unknown
+}
+
+/** What the service lends. All optional; each is asked for at use and never kept. */
+export interface Host {
+  /** The gateway to use in place of the process's own. */
+  gateway?: KiroGateway | Promise<KiroGateway>
+  /** The pool manager: it is told of outcomes, so that the service's memory and UI stay right. */
+  getPoolManager?(): object | null | undefined
+  /** The service's adapters by provider and account: an old client among them gets the tokens that we refresh. */
+  getServiceInstances?(): Record<string, unknown>
+  /** Called once for each messages request that reached the gateway, after its answer. */
+  onContentGenerated?(config: object): unknown
+  /** Gets the system text of each request, as the client sent it; empty when there is none. */
+  onSystemPrompt?(text: string): unknown
+  /** The prompt log, where `config.PROMPT_LOG_MODE` is not `none`: the last user message, then the answer's text. */
+  logPrompt?(kind: 'input' | 'output', text: string, config: object): unknown
+}
+
+/**
+ * A call of the service for one account. Nothing is selected and nothing is recorded here: the service chose the account,
+ * and marks what it sees. What is thrown is a `KiroError` that is a {@link HostError} too.
+ */
+export interface KiroAdapter {
+  /** The whole answer. */
+  generateContent(model: string, body: KiroBody): Promise<Message>
+  /**
+   * The answer as events. The call itself never throws; it starts at the first `next()`. Nothing comes out before the
+   * first content: until then the service may try another account.
+   */
+  generateContentStream(model: string, body: KiroBody): AsyncIterableIterator<StreamEvent>
+  listModels(): Promise<{ models: { name: string }[] }>
+  /** A local estimate, at once. */
+  countTokens(body: object): { input_tokens: number }
+  /** Refreshes the access token when it expires within `refreshThresholdMs`. */
+  refreshToken(): Promise<void>
+  /** Refreshes the access token now; rejects when upstream refuses. */
+  forceRefreshToken(): Promise<void>
+  /** Whether the access token expires within `refreshThresholdMs`; false where that is unknown. */
+  isExpiryDateNear(): boolean
+  /** What upstream's `getUsageLimits` answers. Errors read `API call failed: <status> - <message>`. */
+  getUsageLimits(): Promise<unknown>
+}
+
+/**
+ * A request of the Messages API. It is not changed. `max_tokens` may be missing or too large: it becomes the model's
+ * maximum. `signal` aborts the request and is not sent.
+ */
+export interface KiroBody {
+  messages?: unknown
+  signal?: AbortSignal
+  [name: string]: unknown
+}
+
+/** What the service reads of an error. */
+export interface HostError extends Error {
+  status: number
+  response: { status: number; data: { type: 'error'; error: { type: string; message: string }; request_id?: string } }
+  /** The service must not count it on the account. */
+  skipErrorCount?: boolean
+  /** The service may try another account. */
+  shouldSwitchCredential?: boolean
+  /** The pool manager was told already. */
+  credentialMarkedUnhealthy?: boolean
+}

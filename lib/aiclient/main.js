@@ -1,0 +1,10 @@
+'use strict'
+
+const { createKiroAdapter } = require('./adapter.js')
+const { createKiroHandler } = require('./handler.js')
+const { close, configure } = require('./shared.js')
+
+exports.close = close
+exports.configure = configure
+exports.createKiroAdapter = createKiroAdapter
+exports.createKiroHandler = createKiroHandler

@@ -1,0 +1,44 @@
+'use strict'
+
+/** The host's pool manager, which it replaces on reload: asked for at each use (N10), and never trusted to be there. */
+
+const { TYPE } = require('./shared.js')
+
+/** Null when there is none. */
+function poolManagerOf(host) {
+  try {
+    return host?.getPoolManager?.() ?? null
+  } catch (error) {
+    complain('getPoolManager', error)
+    return null
+  }
+}
+
+/** Whether the pool manager has the account in memory; one that was added elsewhere it has not (N18). */
+function knows(manager, uuid) {
+  const list = manager?.providerPools?.[TYPE]
+  return Array.isArray(list) && list.some((entry) => (entry?.uuid ?? entry?.config?.uuid) === uuid)
+}
+
+/**
+ * Calls a method of the pool manager. False when it isn't there or throws; what it promises is waited for by nobody, as
+ * the host itself does, but a rejection is told.
+ */
+function call(manager, method, ...args) {
+  if (typeof manager?.[method] !== 'function') return false
+  try {
+    const done = manager[method](...args)
+    if (typeof done?.catch === 'function') done.catch((error) => complain(method, error))
+    return true
+  } catch (error) {
+    complain(method, error)
+    return false
+  }
+}
+
+/** A function of the host's failed: its log should say so, and the request should not suffer for it (N14). */
+function complain(what, error) {
+  console.error(`[kiro-messages] ${what}:`, error)
+}
+
+module.exports = { poolManagerOf, knows, call, complain }

@@ -1,0 +1,78 @@
+#!/usr/bin/env node
+'use strict'
+
+/**
+ * `npx kiro-messages serve` and every other command: runs the kiro-server of the platform's package. It is the same
+ * program as elsewhere, with its flags, its own memory and its own signal handling; this process only stands in front.
+ */
+
+const { spawn } = require('node:child_process')
+const { accessSync, chmodSync, constants: access } = require('node:fs')
+const { constants } = require('node:os')
+const { describe, missing } = require('./platform.js')
+
+/** What a program gets when nobody started it (sysexits.h, EX_UNAVAILABLE). */
+const UNAVAILABLE = 69
+/** Handed on. SIGINT too: the server is in a process group of its own, so that Ctrl-C reaches it once and not twice. */
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']
+
+const windows = process.platform === 'win32'
+const platform = describe()
+const binary = find()
+
+if (binary === null) {
+  process.exitCode = UNAVAILABLE
+} else {
+  run(binary, process.argv.slice(2))
+}
+
+function find() {
+  const tried = []
+  for (const name of [platform.package, ...platform.others]) {
+    try {
+      return require.resolve(`${name}/kiro-server${windows ? '.exe' : ''}`)
+    } catch (error) {
+      tried.push(error.message.split('\n', 1)[0])
+    }
+  }
+  console.error(`kiro-messages: ${missing(platform, 'there is no kiro-server', tried)}`)
+  return null
+}
+
+function run(file, args) {
+  makeExecutable(file)
+  const child = spawn(file, args, { stdio: 'inherit', detached: !windows })
+  const handlers = SIGNALS.map((signal) => {
+    // On Windows Ctrl-C reaches every process of the console by itself; here it only must not end this one first.
+    const handler = () => {
+      if (!windows) child.kill(signal)
+    }
+    process.on(signal, handler)
+    return [signal, handler]
+  })
+  child.on('error', (error) => {
+    console.error(`kiro-messages: ${file}: ${error.message}`)
+    process.exitCode = UNAVAILABLE
+  })
+  child.on('exit', (code, signal) => {
+    for (const [name, handler] of handlers) process.removeListener(name, handler)
+    if (signal === null) process.exitCode = code
+    // The same end as the server's, for whoever looks how we ended.
+    else if (signal in constants.signals && !windows) process.kill(process.pid, signal)
+    else process.exitCode = 1
+  })
+}
+
+/** Some package managers drop the mode. */
+function makeExecutable(file) {
+  if (windows) return
+  try {
+    accessSync(file, access.X_OK)
+  } catch {
+    try {
+      chmodSync(file, 0o755)
+    } catch {
+      // Not ours to change: whether it can be run shows in a moment.
+    }
+  }
+}
