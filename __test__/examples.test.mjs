@@ -5,21 +5,73 @@ import { test } from 'node:test'
 import { ask, events, start, textOf, until } from './support/stack.mjs'
 
 const root = path.join(import.meta.dirname, '..')
-const example = (t, name, ...args) =>
-  start(t, process.execPath, [path.join('examples', name), ...args], { cwd: root, env: { KIRO_UPSTREAM: 'simulator' } })
+const example = (t, name, args = [], options = {}) =>
+  start(t, process.execPath, [path.join('examples', name), ...args], { cwd: root, env: { KIRO_UPSTREAM: 'simulator' }, ...options })
+
+/** Starts a server of examples/ on a free port, and ends it as its operator would. */
+async function serving(t, name, use) {
+  const child = example(t, name, ['0'])
+  const url = await until(() => /http:\S+/.exec(child.output)?.[0], `${name} to listen`, 20_000)
+  await use(url, child)
+  child.kill('SIGTERM')
+  assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
+  return child.output
+}
+
+const post = (url, body) => fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+const streamed = async (url) => textOf(events(Buffer.from(await (await post(url, ask({ text: 'é x', pieces: 3 }, { stream: true }))).arrayBuffer())))
 
 test('examples/stream.mjs', async (t) => {
-  const child = example(t, 'stream.mjs', 'hello')
+  const child = example(t, 'stream.mjs', ['hello'])
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
   assert.match(child.output, /simulated[\s\S]*\(complete, \d+ output tokens, \d+ ms\)/)
 })
 
 test('examples/http-server.mjs', async (t) => {
-  const child = example(t, 'http-server.mjs', '0')
-  const url = await until(() => /http:\S+/.exec(child.output)?.[0], 'the server to listen')
-  const answer = await fetch(url, { method: 'POST', body: JSON.stringify(ask({ text: 'x' }, { stream: true })) })
-  assert.equal(textOf(events(Buffer.from(await answer.arrayBuffer()))), 'x')
-  assert.equal((await fetch(new URL('/other', url))).status, 404)
-  child.kill('SIGTERM')
+  await serving(t, 'http-server.mjs', async (url) => {
+    assert.equal(await streamed(url), 'é x')
+    assert.equal((await fetch(new URL('/other', url))).status, 404)
+  })
+})
+
+test('examples/express.mjs', async (t) => {
+  const output = await serving(t, 'express.mjs', async (url) => {
+    assert.equal(await streamed(url), 'é x')
+    assert.deepEqual(await (await post(new URL('/echo', url), { a: 1 })).json(), { a: 1 })
+    assert.equal((await fetch(new URL('/other', url))).status, 404)
+  })
+  assert.match(output, /POST \/v1\/messages/)
+})
+
+test('examples/fastify.mjs', async (t) => {
+  await serving(t, 'fastify.mjs', async (url) => {
+    assert.equal(await streamed(url), 'é x')
+    assert.deepEqual(await (await post(new URL('/echo', url), { a: 1 })).json(), { a: 1 })
+    assert.equal((await fetch(new URL('/kiro/v1/models', url))).status, 200)
+    assert.equal((await fetch(new URL('/other', url))).status, 404)
+  })
+})
+
+test('examples/drop-in.mjs', async (t) => {
+  const output = await serving(t, 'drop-in.mjs', async (url, child) => {
+    assert.equal(await streamed(url), 'é x')
+    await until(() => child.output.includes('was used') && child.output.includes('a plugin counts one request'))
+    const answer = await (await post(url.replace('messages', 'chat/completions'), { ...ask({ text: 'as an object' }), max_tokens: undefined })).json()
+    assert.equal(answer.choices[0].message.content, 'as an object')
+    const refused = await post(url.replace('messages', 'chat/completions'), { model: 'gpt-4o', messages: [{ role: 'user', content: 'x' }] })
+    assert.equal(refused.status, 400)
+  })
+  assert.equal(output.match(/was used/g).length, 1, 'what the adapter does is the service’s to record')
+})
+
+test('examples/chat.mjs', async (t) => {
+  const child = example(t, 'chat.mjs', [], { stdin: 'pipe' })
+  const scenario = { thinking: 'which dice?', text: 'Let me throw.', tool: { name: 'dice', input: { count: 2, sides: 6 }, pieces: 3 } }
+  child.stdin.write(`[[sim ${JSON.stringify(scenario)}]]\n`)
+  await until(() => /dice\(\{"count":2,"sides":6\}\) → \[\d,\d\]/.test(child.output), `the tool:\n${child.output}`, 20_000)
+  await until(() => /simulated/.test(child.output), 'the answer to what the tool gave')
+  child.stdin.end('[[sim "400"]]\n')
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
+  assert.match(child.output, /which dice\?[\s\S]*Let me throw\.[\s\S]*dice\(/)
+  assert.match(child.output, /KIRO_INVALID_REQUEST: /)
 })
