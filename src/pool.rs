@@ -862,7 +862,10 @@ impl Pool {
         if half_open {
             slot.load.probing.store(true, Ordering::Release);
         }
-        slot.health.asked(now);
+        // Only what may heal counts: a host program that tests an account by name must not keep the probe away (R17, N5).
+        if purpose != Purpose::Pinned {
+            slot.health.asked(now);
+        }
         Lease {
             pool: self.clone(),
             view: slot.view.clone(),

@@ -74,18 +74,20 @@ fn metrics() {
     same("docs/metrics.md", &text);
 }
 
-/// Rules and cases that must be held by something, in ranges: those of translation.md and messages-api.md, and those of
-/// kiro-upstream.md about bodies, frames, events and faults. The rest of the contracts is shown as far as it is held.
-const REQUIRED: [(&str, &[(u32, u32)]); 8] = [
+/// Rules, cases and traps that must be held by something, in ranges. The rest of the contracts is shown as far as it is
+/// held. Not built: web search (K7, K66) and the list of models (K65). Nothing to hold from outside: K15, K67.
+const REQUIRED: [(&str, &[(u32, u32)]); 10] = [
     ("TR", &[(1, 34)]),
     ("TS", &[(1, 26)]),
     ("TU", &[(1, 8)]),
     // M69 and M70 are ours: what the official SDKs send beyond the contract.
     ("M", &[(1, 70)]),
     ("C", &[(1, 19), (30, 38)]),
-    ("K", &[(1, 3), (17, 50)]),
+    ("K", &[(1, 6), (8, 14), (16, 64), (68, 72)]),
     ("A", &[(1, 72)]),
-    ("TRAP", &[(1, 18), (28, 32), (39, 41)]),
+    ("TRAP", &[(1, 42)]),
+    ("R", &[(1, 69)]),
+    ("CASE", &[(1, 48)]),
 ];
 
 /// Which vectors and tests hold each rule. One of [`REQUIRED`] without any fails here.
@@ -127,8 +129,8 @@ fn conformance() {
         "# Conformance\n\n\
          <!-- Made from the tests by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
          Each rule of the contracts with the vectors and tests that hold it. Those in `tests/clients/` are run by \
-         `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page fails when a rule of the \
-         translation, of the downstream contract, or of Kiro's bodies, frames, events and faults has none. Vectors (TV…: the \
+         `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page fails when a rule, case \
+         or trap of the translation, the downstream contract, the shared store or the upstream wire has none. Vectors (TV…: the \
          contract's own, others: ours) stand in `tests/golden/request/` and `tests/golden/response/`; every response vector is \
          replayed at every chunk split, one character at a time, and cut at every byte.\n",
     );

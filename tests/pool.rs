@@ -1330,6 +1330,215 @@ async fn k62_questions_about_one_account_have_pinned_codes() {
     assert_eq!(gateway.refresh("a-ok").await.unwrap_err().code(), Code::Closed);
 }
 
+/// Selection, the token, the end of a stream: nothing of a request reaches for the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_no_call_of_a_request_waits_for_the_store() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    for n in 0..20 {
+        account(&mut redis, &format!("a{n:02}"), "{}", LIVE);
+    }
+    let one = Instance::start(&server, &time, &[]).await;
+    server.freeze();
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for n in 0..500 {
+        let asked = Instant::now();
+        let lease = one.pool.select(&Wanted::default()).unwrap();
+        assert_eq!(one.credentials.access_token(&lease).await.unwrap().expose(), "live");
+        if n % 50 == 0 {
+            lease.failed(&fault(FaultKind::ServerError, 500), Stood::default());
+        } else {
+            lease.succeeded();
+        }
+        slowest = slowest.max(asked.elapsed());
+    }
+    println!("500 requests on a frozen Redis: {:?}, the slowest {slowest:?}", begun.elapsed());
+    server.thaw();
+    assert!(begun.elapsed() < Duration::from_millis(900), "one command alone would wait for 1 s");
+    one.written().await;
+}
+
+/// A snapshot is taken whole or not at all, and a changed token record is adopted.
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_a_failed_read_keeps_the_snapshot() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", "{}", LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    redis.rename::<_, _, ()>(POOL, "aside").unwrap();
+    redis.set::<_, _, ()>(POOL, "no hash").unwrap();
+    one.pool.reload().await.unwrap_err();
+    assert_eq!(one.selected(), "a1");
+    redis.rename::<_, _, ()>("aside", POOL).unwrap();
+    account(&mut redis, "a2", "{}", LIVE);
+    redis.set::<_, _, ()>(token_key("a1"), LIVE.replace("live", "theirs").replace("\"r\"", "\"r2\"")).unwrap();
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.token_of("a1").await.unwrap(), "theirs");
+    assert_eq!(one.pool.counts().healthy, 2);
+}
+
+/// The Node.js service sets counts back at its start (E2, E3): ours come on top of what is there, and nothing is repaired.
+#[tokio::test(flavor = "multi_thread")]
+async fn r34_counts_that_were_set_back_are_not_repaired() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"usageCount":50}"#, LIVE);
+    let one = Instance::start(&server, &time, &[]).await;
+    for _ in 0..3 {
+        one.pool.select(&Wanted::default()).unwrap().succeeded();
+    }
+    one.written().await;
+    assert_eq!(usage(&record(&mut redis, "a1")), 53);
+    redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"usageCount":0,"errorCount":0}"#).unwrap();
+    one.pool.select(&Wanted::default()).unwrap().succeeded();
+    one.written().await;
+    one.pool.reload().await.unwrap();
+    assert_eq!(usage(&record(&mut redis, "a1")), 1);
+}
+
+/// A blocking refresh is bounded where another process holds the lock and doesn't come to an end (R40 step 2).
+#[tokio::test(flavor = "multi_thread")]
+async fn r44_a_blocking_refresh_waits_20_s_for_another_process() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let (record, token) = expired(&address);
+    account(&mut redis, "a1", &record, token);
+    redis.set_ex::<_, _, ()>(lock_key("a1"), "1795427974000-slow", 60).unwrap();
+    let one = Instance::start(&server, &time, &[]).await;
+    let begun = Instant::now();
+    let fault = one.token_of("a1").await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Timeout);
+    let waited = begun.elapsed();
+    assert!((Duration::from_secs(19)..Duration::from_secs(28)).contains(&waited), "{waited:?}");
+    assert_eq!(address.calls(), 0);
+}
+
+/// A profile that is found while a rotated token waits to be saved doesn't push it out (K64, R51).
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_k64_a_profile_joins_the_token_that_waits() {
+    let mut server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        match call.body.get("refreshToken") {
+            Some(_) => (200, grant("new", Some("refresh-2"))),
+            None => (200, r#"{"profiles":[{"arn":"arn:found"}]}"#.to_owned()),
+        }
+    })
+    .await;
+    let (record, before) = expired(&address);
+    let own = record.replacen('{', &format!(r#"{{"KIRO_BASE_URL":"{}/g","#, address.url), 1);
+    account(&mut redis, "a1", &own, &before.replace("09:00:00", "10:10:00"));
+    let one = Instance::start(&server, &time, &[]).await;
+    server.shutdown_save();
+    time.set("2026-11-23T10:10:00Z");
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    let lease = one.pool.visit("a1").unwrap();
+    let lease = one.credentials.look_up_profile(lease).await.expect("a profile");
+    assert_eq!(lease.account().profile_arn(), Some("arn:found"));
+    server.restart();
+    let mut redis = server.connection();
+    eventually("both saved", Duration::from_secs(5), || {
+        let saved = token(&mut redis, "a1");
+        saved.contains("refresh-2") && saved.contains(r#""accessToken":"new""#) && saved.contains("arn:found")
+    })
+    .await;
+}
+
+/// A server that reads requests and answers each as it is told; none: it closes without an answer.
+struct Wire {
+    url: String,
+    heard: Arc<Mutex<Vec<(usize, String)>>>,
+}
+
+impl Wire {
+    /// `answer` gets the number of the connection and of the request on it.
+    async fn start(answer: impl Fn(usize, usize) -> Option<String> + Send + Sync + 'static) -> Self {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/generateAssistantResponse", listener.local_addr().unwrap());
+        let heard = Arc::<Mutex<Vec<_>>>::default();
+        let (kept, answer) = (heard.clone(), Arc::new(answer));
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((mut socket, _)) = listener.accept().await else { return };
+                let (kept, answer) = (kept.clone(), answer.clone());
+                tokio::spawn(async move {
+                    for request in 0.. {
+                        let mut text = String::new();
+                        // The test's bodies are `{}`.
+                        while !text.ends_with("\r\n\r\n{}") {
+                            let mut bytes = [0; 4096];
+                            match socket.read(&mut bytes).await {
+                                Ok(count @ 1..) => text.push_str(std::str::from_utf8(&bytes[..count]).unwrap()),
+                                _ => return,
+                            }
+                        }
+                        kept.lock().unwrap().push((connection, text));
+                        let Some(answer) = answer(connection, request) else { return };
+                        socket.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        Self { url, heard }
+    }
+
+    async fn ask(&self, upstream: &Upstream) -> Result<(), Fault> {
+        let target = kiro_messages::upstream::Target {
+            url: self.url.clone(),
+            token: Secret::new("bearer"),
+            machine_id: "m".into(),
+            api_key: false,
+            proxy: None,
+        };
+        let body = upstream.generate(&target, [Bytes::from_static(b"{"), Bytes::from_static(b"}")]).await?;
+        body.collect().await.map(drop).map_err(|_| Fault::network("cut"))
+    }
+
+    fn connections(&self) -> Vec<usize> {
+        self.heard.lock().unwrap().iter().map(|(connection, _)| *connection).collect()
+    }
+}
+
+const EMPTY_STREAM: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\ncontent-length: 0\r\n\r\n";
+
+/// K69: a connection that upstream has given up is no attempt; one that dies when it is new is.
+#[tokio::test(flavor = "multi_thread")]
+async fn k69_a_reused_connection_that_dies_unanswered_is_replaced() {
+    let upstream = Upstream::new(&config(&[])).unwrap();
+    let old =
+        Wire::start(|connection, request| (connection > 0 || request == 0).then(|| EMPTY_STREAM.to_owned())).await;
+    old.ask(&upstream).await.unwrap();
+    old.ask(&upstream).await.unwrap();
+    assert_eq!(old.connections(), [0, 0, 1], "once more, on a fresh connection");
+    let ids: Vec<String> = old.heard.lock().unwrap().iter().map(|(_, text)| text.clone()).collect();
+    let id = |text: &str| text.lines().find(|line| line.starts_with("amz-sdk-invocation-id")).unwrap().to_owned();
+    assert_ne!(id(&ids[1]), id(&ids[2]), "section 3: new per attempt");
+
+    let upstream = Upstream::new(&config(&[])).unwrap();
+    let fresh = Wire::start(|_, _| None).await;
+    assert_eq!(fresh.ask(&upstream).await.unwrap_err().kind, FaultKind::Network);
+    assert_eq!(fresh.connections(), [0]);
+}
+
+/// K13: whoever answers with another address doesn't get the token there.
+#[tokio::test(flavor = "multi_thread")]
+async fn k13_redirects_are_never_followed() {
+    let elsewhere = Wire::start(|_, _| Some(EMPTY_STREAM.to_owned())).await;
+    let upstream = Upstream::new(&config(&[])).unwrap();
+    for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
+        let to = elsewhere.url.clone();
+        let here =
+            Wire::start(move |_, _| Some(format!("HTTP/1.1 {status}\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")))
+                .await;
+        here.ask(&upstream).await.unwrap_err();
+    }
+    assert!(elsewhere.heard.lock().unwrap().is_empty());
+}
+
 /// Acceptance case 48, for these rooms: no secret in anything that can be printed.
 #[tokio::test(flavor = "multi_thread")]
 async fn case_48_nothing_that_can_be_printed_holds_a_secret() {

@@ -426,9 +426,71 @@ async fn k64_a_missing_profile_is_looked_up_and_kept() {
     server.stop();
 }
 
+/// Each attempt carries the profile of its own account, also after failover.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_23_each_attempt_carries_its_own_profile() {
+    let place = Place::new();
+    for (id, access, arn) in
+        [("a1", "sim-429.one", "arn:one"), ("a2", "sim-500.two", "arn:two"), ("a3", "three", "arn:three")]
+    {
+        let mut token = social(access, id);
+        token["profileArn"] = json!(arn);
+        place.account(id, &json!({}), &token);
+    }
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    for _ in 0..3 {
+        eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    }
+    let stats = place.http.get(format!("{}/_sim/stats?bodies=1", place.upstream.url())).send().await.unwrap();
+    let stats: Value = serde_json::from_str(&stats.text().await.unwrap()).unwrap();
+    let sent: std::collections::BTreeSet<(String, String)> = stats["last"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|call| call["target"] == "/generateAssistantResponse")
+        .map(|call| {
+            let body: Value = serde_json::from_str(call["body"].as_str().unwrap()).unwrap();
+            (
+                call["headers"]["authorization"].as_str().unwrap().to_owned(),
+                body["profileArn"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    let expected =
+        [("Bearer sim-429.one", "arn:one"), ("Bearer sim-500.two", "arn:two"), ("Bearer three", "arn:three")];
+    assert_eq!(sent.into_iter().collect::<Vec<_>>(), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    assert_eq!(stats["calls_by_token"]["sim-429.one"], 1, "trap 27: never on the same account again");
+    server.stop();
+}
+
+/// No cap of connections below the goal.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_21_five_hundred_streams_run_at_once() {
+    let place = Place::new();
+    place.account("a1", &json!({}), &social("access-1", "r1"));
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    let mut body = message();
+    body["stream"] = json!(true);
+    // Open until all of them are.
+    let scenario = json!({ "steps": [{ "text": "first" }, { "wait_ms": 10_000 }, { "text": "last" }] });
+    body["messages"][0]["content"] = json!(format!("[[sim {scenario}]]"));
+    let asked = (0..500).map(|_| place.ask(&server, &body));
+    let answers = futures_util::future::join_all(asked).await;
+    let whole = answers
+        .iter()
+        .filter(|(status, text)| *status == 200 && text.contains("last") && text.contains("message_stop"));
+    assert_eq!(whole.count(), 500);
+    let open = place.upstream.control().stats()["streams"]["open_max"].as_u64().unwrap();
+    println!("{open} streams were open at once");
+    assert_eq!(open, 500);
+    server.stop();
+    assert_eq!(place.record("a1")["usageCount"], 501);
+}
+
 /// Every fault, refresh and question with marked secrets, everything logged, and then everything that was said anywhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_48_trap_42_no_secret_anywhere() {
+async fn case_48_r6_trap_42_no_secret_anywhere() {
     let (place, mut redis, url) = Place::with_password("hush-redis");
     let mut add = |id: &str, record: Value, token: Value| {
         redis.set::<_, _, ()>(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();

@@ -427,6 +427,52 @@ async fn r17_accounts_without_traffic_are_offered_for_a_probe_once() {
     assert_eq!(patches(&healed), [OutcomePatch::Healed { started_at: healed.started }], "no use is counted");
 }
 
+/// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
+#[tokio::test]
+async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    for _ in 0..12 {
+        fixture.later(10);
+        let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+        fixture.pool.select(&pinned).unwrap().succeeded();
+        fixture.pool.visit("a1").unwrap();
+    }
+    assert_eq!(fixture.pool.probes_due().len(), 1);
+}
+
+/// A pinned request passes by those who wait for any account.
+#[tokio::test]
+async fn n5_a_pinned_request_waits_for_nobody() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "5000"), ("maxConns", "1")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let holder = fixture.select().unwrap();
+    let pool = fixture.pool.clone();
+    let waiting = tokio::spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
+    while fixture.pool.counts().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+    let began = Instant::now();
+    assert!(fixture.pool.acquire(&pinned, Instant::now()).await.is_ok());
+    assert!(began.elapsed() < Duration::from_millis(1_000), "{:?}", began.elapsed());
+    drop(holder);
+    assert!(waiting.await.unwrap());
+}
+
+/// All waits of one request together last `KIRO_ACCOUNT_WAIT`.
+#[tokio::test]
+async fn a_second_wait_of_a_request_gets_what_is_left() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "2000")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let _holder = fixture.select().unwrap();
+    let began = Instant::now();
+    let since = began - Duration::from_millis(1_800);
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default(), since).await).0, Why::Busy);
+    let waited = began.elapsed();
+    assert!((Duration::from_millis(150)..Duration::from_millis(1_500)).contains(&waited), "{waited:?}");
+}
+
 #[test]
 fn what_the_writer_is_told() {
     let at: Timestamp = T0.parse().unwrap();

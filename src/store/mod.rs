@@ -603,6 +603,17 @@ pub struct UnsavedToken {
 }
 
 impl UnsavedToken {
+    /// Whether there is more in it than a profile.
+    fn brings_a_token(&self) -> bool {
+        self.entries.iter().any(|entry| !matches!(entry, Entry::ProfileArn(_)))
+    }
+
+    /// These entries too; of a doubled one the last is written.
+    fn with(mut self, entries: Vec<Entry>) -> Self {
+        self.entries.extend(entries);
+        self
+    }
+
     fn refresh_token(&self) -> Option<&Secret> {
         self.entries.iter().find_map(|entry| match entry {
             Entry::RefreshToken(token) => Some(token),

@@ -183,11 +183,19 @@ impl Writer {
         }
     }
 
-    /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). Never waits.
+    /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). A profile alone joins
+    /// what waits: it must not push a rotated token out. Never waits.
     pub fn keep_token(&self, account_id: &str, token: UnsavedToken) {
         let mut state = self.shared.state();
-        let generation = state.tokens.get(account_id).map_or(0, |entry| entry.generation + 1);
-        let busy = state.tokens.get(account_id).is_some_and(|entry| entry.busy);
+        let before = state.tokens.remove(account_id);
+        let generation = before.as_ref().map_or(0, |entry| entry.generation + 1);
+        let busy = before.as_ref().is_some_and(|entry| entry.busy);
+        let token = match before {
+            Some(before) if before.token.key == token.key && !token.brings_a_token() => {
+                before.token.with(token.entries)
+            }
+            _ => token,
+        };
         let entry = TokenEntry { token, due: Instant::now(), busy, generation };
         state.tokens.insert(account_id.to_owned(), entry);
         drop(state);
