@@ -348,6 +348,19 @@ test('N4: a connect that failed is tried again, after a second', async (t) => {
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
 })
 
+test('N4: addresses of the configuration apply to this account, and to no other', async (t) => {
+  const { pool, host, adapter } = await stage(t, ['sim-ok', 'sim-ok'])
+  const other = await simulator(t)
+  const [mine, its] = pool.ids
+  const config = { uuid: mine, MODEL_PROVIDER: TYPE, KIRO_BASE_URL: other.options.upstreamUrl, KIRO_REFRESH_URL: other.options.socialRefreshUrl }
+  const elsewhere = createKiroAdapter(config, host)
+  await elsewhere.generateContent(MODEL, ask({ text: 'x' }))
+  await elsewhere.forceRefreshToken()
+  await adapter(its).generateContent(MODEL, ask({ text: 'x' }))
+  const { requests } = await other.stats()
+  assert.deepEqual(requests, { 'POST /generateAssistantResponse': 1, 'POST /refreshToken': 1 })
+})
+
 test('case 22: max_tokens of the converters, none at all, a signal, a frozen body', async (t) => {
   const { adapter, gate } = await stage(t, [unique('ok')])
   const text = async (body) => textOf((await drain(adapter().generateContentStream(MODEL, body))).list)

@@ -41,7 +41,7 @@ class KiroAdapter {
       const { gateway, request, options } = await this.#prepare(model, body)
       return await this.#again(gateway, () => gateway.createMessage(request, options))
     } catch (error) {
-      throw beforeCommit(error, this.#uuid, this.#host)
+      throw this.#refused(error)
     }
   }
 
@@ -53,7 +53,7 @@ class KiroAdapter {
         events: () => gateway.streamEvents(request, options),
         again: (work) => this.#again(gateway, work),
       }
-    }, (error) => beforeCommit(error, this.#uuid, this.#host))
+    }, (error) => this.#refused(error))
   }
 
   async listModels() {
@@ -114,6 +114,10 @@ class KiroAdapter {
       told.message = `API call failed: ${told.status} - ${told.message}`
       throw told
     }
+  }
+
+  #refused(error) {
+    return beforeCommit(error, this.#uuid, this.#host, gatewayNow(this.#host))
   }
 
   async #prepare(model, body) {

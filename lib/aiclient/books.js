@@ -19,6 +19,8 @@ class Books {
   #gateway
   #host = null
   #resets = new Map()
+  /** The last ejection that the host was told of, by account. */
+  #ejections = new Map()
 
   constructor(gateway) {
     // The gateway is the key by which we are found: a reference back would be a cycle like any other, and is none of ours
@@ -46,6 +48,11 @@ class Books {
     this.#resets.set(uuid, this.resets(uuid) + 1)
   }
 
+  /** Whether the host was told of this very ejection; once, so that the next one is told again. */
+  wasTold(uuid, message) {
+    return this.#ejections.get(uuid) === message && this.#ejections.delete(uuid)
+  }
+
   /** The pool manager writes Redis too, so the gateway doesn't where one of these calls was made (R35). */
   #record(outcome) {
     const manager = poolManagerOf(this.#host)
@@ -57,8 +64,11 @@ class Books {
         // R28: the pool manager would heal a mark that is newer than the request. The gateway writes the bare count.
         if (!outcome.heals) return false
         return call(manager, 'markProviderHealthy', TYPE, account)
-      case 'coolDown':
       case 'ejected':
+        if (!call(manager, 'markProviderUnhealthyImmediately', TYPE, account, outcome.message)) return false
+        this.#ejections.set(uuid, outcome.message)
+        return true
+      case 'coolDown':
         return call(manager, 'markProviderUnhealthyImmediately', TYPE, account, outcome.message)
       case 'quota':
         return call(manager, 'markProviderUnhealthyWithRecoveryTime', TYPE, account, outcome.message, outcome.until)

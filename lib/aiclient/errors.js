@@ -3,6 +3,7 @@
 /** Failures as the host reads them (N8, N9). */
 
 const { KiroError, detailOf } = require('../error.js')
+const { booksOf } = require('./books.js')
 const { TYPE } = require('./shared.js')
 const { poolManagerOf, call } = require('./pool.js')
 
@@ -12,9 +13,11 @@ const CLIENT = new Set(['KIRO_INVALID_REQUEST', 'KIRO_PROMPT_TOO_LONG', 'KIRO_RE
 const OURS = new Set(['KIRO_STORE_UNAVAILABLE', 'KIRO_CLOSED', 'KIRO_CONFIG', 'KIRO_INTERNAL', 'KIRO_BINDING_NOT_FOUND', 'KIRO_CANCELLED'])
 
 /** An error of an attempt before the commit, told to the pool manager where the table of N8 says so. */
-function beforeCommit(error, uuid, host) {
+function beforeCommit(error, uuid, host, gateway) {
   const { status, switches, mark } = judge(error)
-  const marked = mark !== undefined && mark(poolManagerOf(host), { uuid })
+  // A refresh that was refused has ejected the account, and where the books are open the host knows of it.
+  const known = error?.code === 'KIRO_ACCOUNT_UNAUTHORIZED' && gateway !== null && booksOf(gateway).wasTold(uuid, detailOf(error).mark?.message)
+  const marked = known || (mark !== undefined && mark(poolManagerOf(host), { uuid }))
   return decorate(error, status, {
     // The one exception: the host counts it.
     skipErrorCount: error?.code !== 'KIRO_ACCOUNT_FORBIDDEN',

@@ -41,7 +41,8 @@ function see(config) {
     if (Object.keys(where).length > 0) seen = { ...seen, where }
     if (given({ keyPrefix }).keyPrefix !== undefined) seen = { ...seen, prefix: { redisKeyPrefix: keyPrefix } }
   }
-  const through = Array.isArray(PROXY_ENABLED_PROVIDERS) && PROXY_ENABLED_PROVIDERS.includes(TYPE)
+  const enabled = typeof PROXY_ENABLED_PROVIDERS === 'string' ? PROXY_ENABLED_PROVIDERS.split(/\s*,\s*/) : PROXY_ENABLED_PROVIDERS
+  const through = Array.isArray(enabled) && enabled.includes(TYPE)
   if (through && typeof PROXY_URL === 'string' && PROXY_URL !== '') seen = { ...seen, proxy: { proxyUrl: PROXY_URL } }
 }
 
