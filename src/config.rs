@@ -374,6 +374,48 @@ pub const SETTINGS: &[Setting] = &[
         Form::Word(&["off", "on"]),
         "on: send cache points upstream where the client set cache_control.",
     ),
+    row(
+        "KIRO_MAX_CLIENT_CONNS",
+        "max-client-conns",
+        "maxClientConns",
+        "16384",
+        Form::Integer(1, 1_000_000),
+        "Client connections open at once; one more gets 503 and is closed.",
+    ),
+    row(
+        "KIRO_HEADER_TIMEOUT",
+        "",
+        "headerTimeoutMs",
+        "75s",
+        Form::Duration,
+        "A client connection on which no complete request head came for so long is closed, an idle one too. Longer than \
+         proxies keep idle connections (60 s), so that they close first. 0: never.",
+    ),
+    row(
+        "KIRO_BODY_TIMEOUT",
+        "",
+        "bodyTimeoutMs",
+        "30s",
+        Form::Duration,
+        "A request body may pause for so long, and after that time must have come at 1 KiB/s or faster; else 408. 0: never.",
+    ),
+    row(
+        "KIRO_TLS_CERT",
+        "tls-cert",
+        "tlsCert",
+        "",
+        Form::Text,
+        "PEM file with the certificate and its chain: the server speaks TLS only. Read again on SIGHUP.",
+    ),
+    row("KIRO_TLS_KEY", "tls-key", "tlsKey", "", Form::Text, "PEM file with the certificate's private key."),
+    row(
+        "KIRO_REUSE_PORT",
+        "reuse-port",
+        "reusePort",
+        "false",
+        Form::Switch,
+        "Several servers may listen on the port (SO_REUSEPORT), so that a new one can start before the old one stops.",
+    ),
     alias(
         row(
             "KIRO_GRACEFUL_TIMEOUT",
@@ -679,6 +721,11 @@ impl RawConfig {
             models_file: Some(self.text("KIRO_MODELS_FILE")).filter(|t| !t.is_empty()).map(PathBuf::from),
             model_fallback: Some(self.text("KIRO_MODEL_FALLBACK")).filter(|t| !t.is_empty()),
             cache_points: self.word("KIRO_CACHE_POINTS")? == "on",
+            max_client_conns: self.integer("KIRO_MAX_CLIENT_CONNS")? as usize,
+            header_timeout: self.duration("KIRO_HEADER_TIMEOUT")?,
+            body_timeout: self.duration("KIRO_BODY_TIMEOUT")?,
+            tls: self.tls_files()?,
+            reuse_port: self.switch("KIRO_REUSE_PORT")?,
             graceful_timeout: self.duration("KIRO_GRACEFUL_TIMEOUT")?,
             log_level: self.word("KIRO_LOG_LEVEL")?,
             log_format: match self.text("KIRO_LOG_FORMAT").as_str() {
@@ -693,6 +740,16 @@ impl RawConfig {
 
     fn is_said_any_redis_part(&self) -> bool {
         ["REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"].iter().any(|name| self.is_said(name))
+    }
+
+    fn tls_files(&self) -> Result<Option<TlsFiles>, ConfigError> {
+        let file = |env| Some(self.text(env)).filter(|text| !text.is_empty()).map(PathBuf::from);
+        match (file("KIRO_TLS_CERT"), file("KIRO_TLS_KEY")) {
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(ConfigError::new("KIRO_TLS_KEY: is missing; KIRO_TLS_CERT needs it")),
+            (None, Some(_)) => Err(ConfigError::new("KIRO_TLS_CERT: is missing; KIRO_TLS_KEY needs it")),
+        }
     }
 
     fn text(&self, env: &str) -> String {
@@ -909,12 +966,31 @@ pub struct Config {
     pub model_fallback: Option<String>,
     /// `KIRO_CACHE_POINTS`.
     pub cache_points: bool,
+    /// `KIRO_MAX_CLIENT_CONNS`.
+    pub max_client_conns: usize,
+    /// `KIRO_HEADER_TIMEOUT`; zero: none.
+    pub header_timeout: Duration,
+    /// `KIRO_BODY_TIMEOUT`; zero: none.
+    pub body_timeout: Duration,
+    /// `KIRO_TLS_CERT` and `KIRO_TLS_KEY`.
+    pub tls: Option<TlsFiles>,
+    /// `KIRO_REUSE_PORT`.
+    pub reuse_port: bool,
     /// `KIRO_GRACEFUL_TIMEOUT`.
     pub graceful_timeout: Duration,
     /// `KIRO_LOG_LEVEL`.
     pub log_level: String,
     /// `KIRO_LOG_FORMAT`; none: by whether it is a terminal.
     pub log_format: Option<LogFormat>,
+}
+
+/// Where the server's certificate lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `KIRO_TLS_CERT`.
+    pub cert: PathBuf,
+    /// `KIRO_TLS_KEY`.
+    pub key: PathBuf,
 }
 
 fn setting(env: &str) -> Option<&'static Setting> {

@@ -2,6 +2,13 @@
 //!
 //! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
+//!
+//! A stream drives its own connection: one task reads from upstream and writes downstream, and nothing is woken in
+//! between (docs/performance.md has the figures). Accounts with a proxy go through `reqwest`, as do token refresh and
+//! everything else that isn't a stream.
+
+mod connections;
+mod exchange;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -9,13 +16,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http_body::{Frame, SizeHint};
-use http_body_util::{BodyExt, Limited};
+use connections::{ConnectError, Connections, Origin, POOL_IDLE, TCP_KEEPALIVE};
+use exchange::{Wire, exchange};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
+use http::{Method, Request, Response, Uri};
+use http_body::{Body as _, Frame, SizeHint};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
@@ -24,9 +35,6 @@ use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
 use crate::secret::Secret;
 
-/// Idle connections are given up before upstream does so at about 60 s (K67).
-const POOL_IDLE: Duration = Duration::from_secs(15);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Error bodies are read to this size and for this long (K42).
 const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,13 +43,59 @@ const NODE_VERSION: &str = "22.22.0";
 /// Per-account proxies get a client each; more than this many distinct ones are refused.
 const MAX_PROXIES: usize = 256;
 
-/// The body of an upstream answer.
-pub type Body = reqwest::Body;
+/// The body of an upstream answer. Dropping it before its end closes the connection (K70).
+pub struct Body(BodyKind);
+
+enum BodyKind {
+    Direct(exchange::Body),
+    Proxied(reqwest::Body),
+}
+
+/// The body ended before its end.
+#[derive(Debug)]
+pub struct Cut;
+
+impl Body {
+    /// The next bytes, none at the end.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        match &mut self.0 {
+            BodyKind::Direct(body) => body.poll_chunk(cx).map(|chunk| chunk.map(|read| read.map_err(|_| Cut))),
+            BodyKind::Proxied(body) => loop {
+                return match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(chunk) => Poll::Ready(Some(Ok(chunk))),
+                        // Trailers.
+                        Err(_) => continue,
+                    },
+                    Some(Err(_)) => Poll::Ready(Some(Err(Cut))),
+                    None => Poll::Ready(None),
+                };
+            },
+        }
+    }
+
+    /// Whether it is known that nothing more comes.
+    pub fn is_ended(&self) -> bool {
+        match &self.0 {
+            BodyKind::Direct(body) => body.is_ended(),
+            BodyKind::Proxied(body) => body.is_end_stream(),
+        }
+    }
+
+    /// The next bytes, none at the end and none after a cut.
+    async fn chunk(&mut self) -> Option<Bytes> {
+        std::future::poll_fn(|cx| self.poll_chunk(cx)).await?.ok()
+    }
+}
 
 /// Clients towards Kiro, one per proxy, all with the same limits.
 pub struct Upstream {
-    direct: Wire,
-    proxied: Mutex<HashMap<String, Wire>>,
+    /// Where no proxy stands between.
+    connections: Arc<Connections>,
+    /// `KIRO_PROXY_URL` is set: everything goes through `plain`.
+    through_proxy: bool,
+    plain: Client,
+    proxied: Mutex<HashMap<String, Client>>,
     tls: rustls::ClientConfig,
     connect_timeout: Duration,
     first_event_timeout: Duration,
@@ -71,23 +125,25 @@ pub struct Identity {
 }
 
 #[derive(Clone)]
-struct Wire {
+struct Client {
     client: reqwest::Client,
     connects: Arc<AtomicU64>,
 }
 
 impl Upstream {
-    /// Builds the clients' common parts and the direct client (or that of `KIRO_PROXY_URL`).
+    /// Builds the clients' common parts and the client of `KIRO_PROXY_URL`, or of no proxy.
     ///
     /// # Errors
     /// [`Code::Config`] when the proxy's URL or the file of certificate authorities can't be used.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let tls = tls_config(config)?;
         let proxy = config.proxy_url.as_ref().map(|secret| secret.expose().to_owned());
-        let direct = Wire::new(&tls, config.connect_timeout, proxy.as_deref())
+        let plain = Client::new(&tls, config.connect_timeout, proxy.as_deref())
             .map_err(|e| Error::new(Code::Config, format!("KIRO_PROXY_URL: {e}")))?;
         Ok(Self {
-            direct,
+            connections: Arc::new(Connections::new(tls.clone(), config.connect_timeout)),
+            through_proxy: proxy.is_some(),
+            plain,
             proxied: Mutex::default(),
             tls,
             connect_timeout: config.connect_timeout,
@@ -96,18 +152,19 @@ impl Upstream {
         })
     }
 
-    /// The client that token refresh and usage calls of an account share with its requests.
+    /// The client of an account's token refresh and usage calls.
     ///
     /// # Errors
     /// The account's proxy URL can't be used: fault `Network`, which names the field.
     pub fn client(&self, proxy: Option<&str>) -> Result<reqwest::Client, Fault> {
-        Ok(self.wire(proxy)?.client)
+        Ok(self.client_through(proxy)?.client)
     }
 
     /// Connections opened since the start, over all proxies.
     pub fn connects(&self) -> u64 {
         let proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        [&self.direct].into_iter().chain(proxied.values()).map(|wire| wire.connects.load(Ordering::Relaxed)).sum()
+        let clients = proxied.values().chain([&self.plain]);
+        self.connections.opened() + clients.map(|client| client.connects.load(Ordering::Relaxed)).sum::<u64>()
     }
 
     /// What the user-agent headers say.
@@ -115,48 +172,42 @@ impl Upstream {
         &self.identity
     }
 
-    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`. The body goes out
-    /// in the two parts in which a Kiro request lies, with `content-length`; neither is copied (K20).
+    /// Closes idle connections that are too old (K67); to be called once a second.
+    pub fn sweep(&self) {
+        self.connections.sweep();
+    }
+
+    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`. The body comes in two
+    /// parts that follow each other.
     ///
     /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
-    pub async fn generate(&self, target: &Target, parts: [Bytes; 2]) -> Result<Body, Fault> {
-        let wire = self.wire(target.proxy.as_deref())?;
-        let headers = self.identity.generate_headers(target)?;
-        let send = || {
-            let mut headers = headers.clone();
-            if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
-                headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
-            }
-            wire.client.post(&target.url).headers(headers).body(Body::wrap(Parts::from(parts.clone()))).send()
-        };
-        let connects = wire.connects.load(Ordering::Relaxed);
+    pub async fn generate(&self, target: &Target, body: [Bytes; 2]) -> Result<Body, Fault> {
+        let mut headers = self.identity.generate_headers(target)?;
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body[0].len() + body[1].len()));
         let sent = async {
-            match send().await {
-                // Nobody connected meanwhile, so the connection was an old one that upstream had given up.
-                Err(error) if died_unanswered(&error) && wire.connects.load(Ordering::Relaxed) == connects => {
-                    send().await
-                }
-                other => other,
+            if target.proxy.is_some() || self.through_proxy {
+                self.generate_proxied(target, headers, body).await
+            } else {
+                self.generate_directly(target, headers, body).await
             }
         };
-        let response = match tokio::time::timeout(self.first_event_timeout, sent).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(send_fault(&error)),
-            Err(_) => return Err(Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT")),
+        let response = if self.first_event_timeout.is_zero() {
+            sent.await?
+        } else {
+            let late = || Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT");
+            tokio::time::timeout(self.first_event_timeout, sent).await.unwrap_or_else(|_| Err(late()))?
         };
-        let status = response.status().as_u16();
-        let is_stream = header(response.headers(), "content-type")
-            .is_some_and(|t| t.split(';').next().is_some_and(|t| t.trim() == "application/vnd.amazon.eventstream"));
-        if status == 200 && is_stream {
-            return Ok(http::Response::<Body>::from(response).into_body());
+        let (parts, body) = response.into_parts();
+        let kind = header(&parts.headers, "content-type").and_then(|kind| kind.split(';').next());
+        if parts.status == 200 && kind.is_some_and(|kind| kind.trim() == "application/vnd.amazon.eventstream") {
+            return Ok(body);
         }
-        let (parts, body) = http::Response::<Body>::from(response).into_parts();
         let text = read_error_body(body).await;
         Err(Fault::from_http(
-            status,
+            parts.status.as_u16(),
             header(&parts.headers, "x-amzn-errortype"),
             header(&parts.headers, "retry-after"),
             &text,
@@ -164,23 +215,87 @@ impl Upstream {
         ))
     }
 
-    fn wire(&self, proxy: Option<&str>) -> Result<Wire, Fault> {
-        let Some(proxy) = proxy else { return Ok(self.direct.clone()) };
+    async fn generate_directly(
+        &self,
+        target: &Target,
+        headers: HeaderMap,
+        body: [Bytes; 2],
+    ) -> Result<Response<Body>, Fault> {
+        let unusable = |_| Fault::network("the upstream URL can't be used");
+        let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
+        let origin = Origin::of(&uri).ok_or_else(|| unusable(()))?;
+        let wire = || {
+            let mut request = Request::new(());
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = headers.clone();
+            add_invocation_id(request.headers_mut());
+            Wire::new(request, body.clone()).map_err(|_| Fault::network("the request can't be put on the wire"))
+        };
+        let broken = || Fault::network("the connection broke before the answer began");
+        if let Some(io) = self.connections.idle(&origin) {
+            match exchange(io, &wire()?, self.connections.clone(), origin.clone()).await {
+                Ok(response) => return Ok(response.map(|body| Body(BodyKind::Direct(body)))),
+                // An old connection that upstream had given up.
+                Err(broke) if broke.unanswered => {}
+                Err(_) => return Err(broken()),
+            }
+        }
+        let io = self.connections.connect(&origin, &uri).await.map_err(|error| match error {
+            ConnectError::Late => Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT"),
+            ConnectError::Refused(why) => {
+                tracing::warn!(host = uri.host(), why, "upstream can't be reached");
+                Fault::network("could not connect")
+            }
+        })?;
+        match exchange(io, &wire()?, self.connections.clone(), origin.clone()).await {
+            Ok(response) => Ok(response.map(|body| Body(BodyKind::Direct(body)))),
+            Err(_) => Err(broken()),
+        }
+    }
+
+    async fn generate_proxied(
+        &self,
+        target: &Target,
+        headers: HeaderMap,
+        body: [Bytes; 2],
+    ) -> Result<Response<Body>, Fault> {
+        let client = self.client_through(target.proxy.as_deref())?;
+        let send = || {
+            let mut headers = headers.clone();
+            add_invocation_id(&mut headers);
+            let body = reqwest::Body::wrap(Parts::from(body.clone()));
+            client.client.post(&target.url).headers(headers).body(body).send()
+        };
+        let connects = client.connects.load(Ordering::Relaxed);
+        let response = match send().await {
+            // Nobody connected meanwhile, so the connection was an old one that upstream had given up.
+            Err(error) if died_unanswered(&error) && client.connects.load(Ordering::Relaxed) == connects => {
+                send().await
+            }
+            other => other,
+        };
+        let response = response.map_err(|error| send_fault(&error))?;
+        Ok(Response::<reqwest::Body>::from(response).map(|body| Body(BodyKind::Proxied(body))))
+    }
+
+    fn client_through(&self, proxy: Option<&str>) -> Result<Client, Fault> {
+        let Some(proxy) = proxy else { return Ok(self.plain.clone()) };
         let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wire) = proxied.get(proxy) {
-            return Ok(wire.clone());
+        if let Some(client) = proxied.get(proxy) {
+            return Ok(client.clone());
         }
         if proxied.len() >= MAX_PROXIES {
             return Err(Fault::network("too many different PROXY_URL values"));
         }
-        let wire = Wire::new(&self.tls, self.connect_timeout, Some(proxy))
+        let client = Client::new(&self.tls, self.connect_timeout, Some(proxy))
             .map_err(|_| Fault::network("the account's PROXY_URL can't be used"))?;
-        proxied.insert(proxy.to_owned(), wire.clone());
-        Ok(wire)
+        proxied.insert(proxy.to_owned(), client.clone());
+        Ok(client)
     }
 }
 
-impl Wire {
+impl Client {
     fn new(tls: &rustls::ClientConfig, connect_timeout: Duration, proxy: Option<&str>) -> Result<Self, reqwest::Error> {
         let connects = Arc::new(AtomicU64::new(0));
         let mut builder = reqwest::Client::builder()
@@ -269,19 +384,26 @@ impl http_body::Body for Parts {
 }
 
 /// Reads what an error answer says, bounded in size and time; what was read before a limit counts (K42).
-async fn read_error_body(body: Body) -> BytesMut {
+async fn read_error_body(mut body: Body) -> BytesMut {
     let mut text = BytesMut::new();
-    let mut body = Limited::new(body, MAX_ERROR_BODY);
     let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Some(data) = frame.data_ref() {
-                text.extend_from_slice(data);
-            }
+        while let Some(chunk) = body.chunk().await
+            && text.len() < MAX_ERROR_BODY
+        {
+            let room = MAX_ERROR_BODY - text.len();
+            text.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
     };
     // Running out of time is no failure: the status alone classifies.
     tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await.unwrap_or_default();
     text
+}
+
+/// One a sending (section 3).
+fn add_invocation_id(headers: &mut HeaderMap) {
+    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
+    }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -53,6 +53,8 @@ use crate::upstream::Upstream;
 
 /// How often the client key and the models file are looked at again (R57).
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often idle upstream connections are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// While the store hasn't been reached, it is asked for the key this often.
 const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 /// What streams get to write their `error` event after the grace time.
@@ -218,6 +220,7 @@ impl Gateway {
         });
         let stop = CancellationToken::new();
         spawn(watch(Arc::downgrade(&shared), models_file, stop.clone()));
+        spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         gateway.wait_for_snapshot().await?;
         Ok(gateway)
@@ -655,6 +658,18 @@ impl Drop for Permit {
     }
 }
 
+/// Closes upstream connections that were idle for too long.
+async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+        }
+        let Some(upstream) = upstream.upgrade() else { return };
+        upstream.sweep();
+    }
+}
+
 /// Looks at what may change while we run: the client key and the models file.
 async fn watch(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, stop: CancellationToken) {
     loop {
@@ -745,7 +760,7 @@ fn wall_clock() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the gateway's one background task; it ends with the gateway")]
+#[expect(clippy::disallowed_methods, reason = "the gateway's background tasks; they end with the gateway")]
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }

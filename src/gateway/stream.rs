@@ -19,7 +19,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
-use http_body::Body as _;
 use tokio::time::{Instant, Sleep};
 
 use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
@@ -29,10 +28,10 @@ use crate::error::{Code, Error};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::pipeline::{Pipeline, Step};
-use crate::upstream::Body;
+use crate::upstream::{Body, Cut};
 
-/// A stream keeps at least this much room for the next chunk's events.
-const OUT_CAPACITY: usize = 4096;
+/// Beside what a chunk of frames becomes, about as many bytes of SSE, there is room for `message_start` or the end.
+const OUT_SPARE: usize = 512;
 
 /// The SSE bytes of one answer: each item holds whole events, at least one.
 ///
@@ -264,16 +263,16 @@ impl MessageStream {
                     }
                     Poll::Pending => false,
                 },
-                Phase::Reading(reading) => match Pin::new(&mut reading.body).poll_frame(cx) {
-                    Poll::Ready(frame) => {
-                        self.on_frame(frame);
+                Phase::Reading(reading) => match reading.body.poll_chunk(cx) {
+                    Poll::Ready(chunk) => {
+                        self.on_chunk(chunk);
                         true
                     }
                     Poll::Pending => false,
                 },
                 Phase::Draining(body) => {
                     // What is already there is read; nobody waits for more.
-                    if !matches!(Pin::new(body).poll_frame(cx), Poll::Ready(Some(Ok(_)))) {
+                    if !matches!(body.poll_chunk(cx), Poll::Ready(Some(Ok(_)))) {
                         self.phase = Phase::Ended;
                     }
                     true
@@ -313,12 +312,11 @@ impl MessageStream {
         }
     }
 
-    fn on_frame(&mut self, frame: Option<Result<http_body::Frame<Bytes>, reqwest::Error>>) {
-        let step = match frame {
-            Some(Ok(frame)) => {
-                let Ok(chunk) = frame.into_data() else { return };
+    fn on_chunk(&mut self, chunk: Option<Result<Bytes, Cut>>) {
+        let step = match chunk {
+            Some(Ok(chunk)) => {
                 self.times.heard = self.times.now;
-                self.out.reserve(OUT_CAPACITY);
+                self.out.reserve(chunk.len() + chunk.len() / 4 + OUT_SPARE);
                 self.pipeline.push(chunk, &mut self.out)
             }
             None => self.pipeline.finish(&mut self.out),
@@ -358,7 +356,7 @@ impl MessageStream {
                 }
                 self.shared.report_success(lease, self.facts.record);
                 self.conclude(Outcome::Complete, Some(&trail), None);
-                if !body.is_end_stream() {
+                if !body.is_ended() {
                     self.phase = Phase::Draining(body);
                 }
             }
@@ -539,7 +537,8 @@ impl Stream for MessageStream {
             this.times.wrote = this.times.heard;
         }
         this.bytes += this.out.len() as u64;
-        Poll::Ready(Some(this.out.split().freeze()))
+        // The whole buffer goes: between two chunks a stream holds none.
+        Poll::Ready(Some(std::mem::take(&mut this.out).freeze()))
     }
 }
 

@@ -1,42 +1,71 @@
 //! Accepting connections, and letting them go.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Body, Peer, handle, shutting_down};
+use super::{Body, Peer, Tls, handle, shutting_down};
 use crate::gateway::{Cutter, Gateway};
 
-/// A client that sends no complete head for so long is let go.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// What streams get to write their `error` event after the grace time.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
+/// A TLS handshake takes two turns; who needs longer than this doesn't mean it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request head: so many headers, and so many bytes. The latter is also what lies between us and a client who reads
+/// slowly, in each direction.
+const MAX_HEADERS: usize = 100;
+const MAX_BUFFER: usize = 64 * 1024;
 /// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and each
 /// of those tries again a second later.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
+/// What streams get to write their `error` event after the grace time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What somebody gets who comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 109\r\n\r\n\
+    {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"too many connections (KIRO_MAX_CLIENT_CONNS)\"}}";
 
 /// A server that accepts connections on a task of its own.
 pub struct Listening {
     address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    state: Arc<State>,
+}
+
+/// What all connections share. Only `stopping` is read while one runs.
+struct State {
+    gateway: Gateway,
+    tls: Option<Arc<Tls>>,
+    connections: AtomicUsize,
+    max_connections: usize,
+    header_timeout: Duration,
+    /// Read for each delta, without a lock: the tokens have one that all connections share.
+    stopping: AtomicBool,
+    linger: OnceLock<Duration>,
     doors: Doors,
     tasks: TaskTracker,
 }
 
 /// How a server ends, each step after the one before.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Doors {
     /// Nothing new; what runs may finish.
     stop: CancellationToken,
@@ -46,23 +75,66 @@ struct Doors {
     abort: CancellationToken,
 }
 
-/// Binds and starts to accept.
+/// Binds and starts to accept, with TLS when the configuration names a certificate.
 ///
 /// # Errors
-/// The address can't be bound.
+/// The address can't be bound, or the certificate can't be used.
 pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listening> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let reuse_port = gateway.config().reuse_port;
+    serve(gateway, vec![bind(address, reuse_port)?])
+}
+
+/// A listening socket. With `reuse_port` several processes may listen on the address at the same time.
+///
+/// # Errors
+/// What the system says: the address is in use, say.
+pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows it would mean something else.
     #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let address = listener.local_addr()?;
-    let doors = Doors::default();
-    let tasks = TaskTracker::new();
-    let keyless = address.ip().to_canonical().is_loopback();
-    tasks.spawn(accept(listener, gateway, keyless, doors.clone(), tasks.clone()));
-    Ok(Listening { address, doors, tasks })
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(reuse_port)?;
+    #[cfg(not(unix))]
+    if reuse_port {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "KIRO_REUSE_PORT: not on this system"));
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts on sockets that listen already, ones that were handed down by systemd, say; at least one.
+///
+/// # Errors
+/// A socket can't be used, or the certificate can't.
+pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listening> {
+    let first =
+        listeners.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no socket to listen on"))?;
+    let address = first.local_addr()?;
+    let config = gateway.config();
+    let tls = match &config.tls {
+        Some(files) => Some(Arc::new(Tls::load(files).map_err(|e| io::Error::other(e.message().to_owned()))?)),
+        None => None,
+    };
+    let state = Arc::new(State {
+        tls: tls.clone(),
+        connections: AtomicUsize::new(0),
+        max_connections: config.max_client_conns,
+        header_timeout: config.header_timeout,
+        stopping: AtomicBool::new(false),
+        linger: OnceLock::new(),
+        doors: Doors::default(),
+        tasks: TaskTracker::new(),
+        gateway,
+    });
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let keyless = listener.local_addr()?.ip().to_canonical().is_loopback();
+        let listener = TcpListener::from_std(listener)?;
+        state.tasks.spawn(accept(listener, keyless, state.clone()));
+    }
+    Ok(Listening { address, tls, state })
 }
 
 impl Listening {
@@ -71,12 +143,31 @@ impl Listening {
         self.address
     }
 
+    /// The certificate, when TLS is spoken.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new connections at once. Those that are there get `connection: close` with their next answer; idle ones
+    /// are closed after `linger`, since a request may be on its way on them.
+    pub fn refuse(&self, linger: Duration) {
+        // Only the first word counts.
+        let _linger = self.state.linger.get_or_init(|| linger);
+        self.state.stopping.store(true, Ordering::Release);
+        self.state.doors.stop.cancel();
+    }
+
     /// Refuses new connections at once, lets requests that run come to their end, and resolves when the last connection
     /// is closed. The gateway bounds how long streams may take ([`Gateway::close`]): call both side by side.
     pub async fn drain(&self) {
-        self.doors.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.refuse(Duration::ZERO);
+        self.state.tasks.close();
+        self.state.tasks.wait().await;
     }
 
     /// The same for a server whose gateway lives on: requests that run may finish within `grace`, then streams end with an
@@ -85,39 +176,37 @@ impl Listening {
         if tokio::time::timeout(grace, self.drain()).await.is_ok() {
             return;
         }
-        self.doors.cut.cancel();
+        self.state.doors.cut.cancel();
         if tokio::time::timeout(LAST_WORDS, self.drain()).await.is_ok() {
             return;
         }
         self.abort();
-        self.tasks.wait().await;
+        self.state.tasks.wait().await;
     }
 
     /// Drops every connection now.
     pub fn abort(&self) {
-        for step in [&self.doors.stop, &self.doors.cut, &self.doors.abort] {
-            step.cancel();
-        }
+        self.refuse(Duration::ZERO);
+        self.state.doors.cut.cancel();
+        self.state.doors.abort.cancel();
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.doors.stop.cancel();
+        self.refuse(Duration::ZERO);
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Gateway, keyless: bool, doors: Doors, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, keyless: bool, state: Arc<State>) {
     loop {
         let accepted = tokio::select! {
-            () = doors.stop.cancelled() => return,
+            () = state.doors.stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, from)) => {
-                let loopback = from.ip().to_canonical().is_loopback();
-                let peer = Peer { loopback, keyless, trusted: false };
-                tasks.spawn(connection(stream, peer, gateway.clone(), doors.clone()));
+                state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
@@ -125,60 +214,169 @@ async fn accept(listener: TcpListener, gateway: Gateway, keyless: bool, doors: D
             }
         }
     }
+    // Who has come already isn't turned away: with SO_REUSEPORT the system would reset what still waits here.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, from)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
+        }
+    }
 }
 
-async fn connection(stream: TcpStream, peer: Peer, gateway: Gateway, doors: Doors) {
+fn peer(from: SocketAddr, keyless: bool) -> Peer {
+    Peer { loopback: from.ip().to_canonical().is_loopback(), keyless, trusted: false }
+}
+
+/// A place among the open connections.
+struct Place(Arc<State>);
+
+impl Place {
+    fn take(state: &Arc<State>) -> Option<Self> {
+        let place = Self(state.clone());
+        // Dropped at once when it is one too many.
+        (state.connections.fetch_add(1, Ordering::Relaxed) < state.max_connections).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(mut stream: TcpStream, peer: Peer, state: Arc<State>) {
     // Without it a small event waits for the acknowledgement of the one before: 44 ms on loopback.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    // One answer at a time on a connection: what would end its stream.
-    let current = Mutex::<Option<Cutter>>::default();
-    let cut_current = || {
-        if let Some(cutter) = current.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            cutter.cut();
+    let Some(_place) = Place::take(&state) else {
+        tracing::debug!("a connection was turned away (KIRO_MAX_CLIENT_CONNS)");
+        if state.tls.is_none() {
+            // A few bytes into an empty buffer; whoever doesn't read them sees the end.
+            let _best_effort = stream.write_all(FULL).await;
+            let _best_effort = stream.shutdown().await;
         }
+        return;
     };
-    let service = service_fn(|request| {
-        let (gateway, doors, current) = (&gateway, &doors, &current);
-        async move {
-            let mut response = tokio::select! {
-                biased;
-                () = doors.cut.cancelled() => shutting_down(gateway),
-                response = handle(gateway, request, peer) => response,
-            };
-            response.body_mut().until(&doors.stop);
-            *current.lock().unwrap_or_else(PoisonError::into_inner) = Body::cutter(response.body());
-            if doors.cut.is_cancelled() {
-                cut_current();
-            }
-            Ok::<_, Infallible>(response)
+    match &state.tls {
+        None => speak(stream, peer, &state).await,
+        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            // On the heap: connections without TLS need not be as big as those with it.
+            Ok(Ok(stream)) => Box::pin(speak(stream, peer, &state)).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+            Err(_) => tracing::debug!("TLS handshake: too slow"),
+        },
+    }
+}
+
+/// Answers what comes on a connection, until it ends.
+async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: I, peer: Peer, state: &State) {
+    let current = Current::default();
+    let service = service_fn(|request| answer(request, peer, state, &current));
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_BUFFER);
+    builder.timer(TokioTimer::new());
+    builder.header_read_timeout((!state.header_timeout.is_zero()).then_some(state.header_timeout));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut stop = pin!(state.doors.stop.cancelled());
+    let mut asked = false;
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
         }
+        // Asked once, which is enough to be woken by it.
+        let stopping = if asked { state.stopping.load(Ordering::Acquire) } else { stop.as_mut().poll(cx).is_ready() };
+        asked = true;
+        if stopping { Poll::Ready(None) } else { Poll::Pending }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    // One token at a time, so that a delta's wake-up looks at no more than one.
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = doors.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = doors.cut.cancelled() => {
-                    cut_current();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = doors.abort.cancelled() => return,
-                    }
+    let ended = match ended.await {
+        Some(ended) => ended,
+        None => {
+            // On the heap: few connections live to see it.
+            let ending = Box::pin(async {
+                let doors = &state.doors;
+                tokio::select! {
+                    ended = connection.as_mut() => return ended,
+                    () = tokio::time::sleep(state.linger.get().copied().unwrap_or_default()) => {}
+                    () = doors.cut.cancelled() => {}
                 }
-            }
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => return ended,
+                    () = doors.cut.cancelled() => current.cut(),
+                }
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = doors.abort.cancelled() => Ok(()),
+                }
+            });
+            ending.await
         }
     };
     if let Err(error) = ended {
         // Clients go away in many ways; none of them is news.
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// What would end the stream that a connection has under way; there is one answer at a time.
+#[derive(Default)]
+struct Current(Mutex<Option<Cutter>>);
+
+impl Current {
+    fn set(&self, cutter: Option<Cutter>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cutter;
+    }
+
+    fn cut(&self) {
+        if let Some(cutter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            cutter.cut();
+        }
+    }
+}
+
+/// On the heap, and gone when the head of the answer is there: hyper keeps the room of a service's future as long as the
+/// connection.
+fn answer<'a>(
+    request: Request<Incoming>,
+    peer: Peer,
+    state: &'a State,
+    current: &'a Current,
+) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'a>> {
+    Box::pin(async move {
+        // A request with a content-length beside it is taken by its chunks alone, and then the connection must end (RFC
+        // 9112, 6.1): who stands in front may have read it the other way. hyper doesn't say whether it had one.
+        let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+        let cut = &state.doors.cut;
+        let mut response = tokio::select! {
+            biased;
+            () = cut.cancelled() => shutting_down(&state.gateway),
+            response = handle(&state.gateway, request, peer) => response,
+        };
+        response.body_mut().until(&state.doors.stop);
+        current.set(Body::cutter(response.body()));
+        if cut.is_cancelled() {
+            current.cut();
+        }
+        if chunked || state.stopping.load(Ordering::Acquire) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_one_too_many_is_well_formed() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        let error: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(error["error"]["type"], "overloaded_error");
     }
 }

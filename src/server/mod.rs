@@ -7,9 +7,12 @@ mod body;
 mod listen;
 mod route;
 mod status;
+mod tls;
 
 use std::fmt::Display;
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
@@ -17,10 +20,12 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 
 pub use body::{Body, Sse};
-pub use listen::{Listening, listen};
+pub use listen::{Listening, bind, listen, serve};
 use route::Route;
+pub use tls::Tls;
 
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway, KeyCheck};
@@ -266,10 +271,12 @@ where
     let mut body = request.into_body();
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let mut pace = Pace::new(gateway.config().body_timeout);
+    while let Some(frame) = pace.keep(body.frame()).await? {
         let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
         let Ok(data) = frame.into_data() else { continue };
         let so_far = first.as_ref().map_or(whole.len(), Bytes::len);
+        pace.got(data.len());
         if so_far + data.len() > limit {
             return Err(too_large());
         }
@@ -292,6 +299,42 @@ where
 fn is_from_elsewhere(headers: &HeaderMap) -> bool {
     ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
         || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+}
+
+/// How long a body may take (`KIRO_BODY_TIMEOUT`): no pause may be longer, and after that time it must have come at
+/// [`Pace::SLOWEST`] or faster, or who sends a byte a second would hold a connection for a year.
+struct Pace {
+    /// Zero: for ever.
+    limit: Duration,
+    began: Instant,
+    heard: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Bytes a second.
+    const SLOWEST: u64 = 1024;
+
+    fn new(limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { limit, began: now, heard: now, bytes: 0 }
+    }
+
+    fn got(&mut self, bytes: usize) {
+        self.heard = Instant::now();
+        self.bytes += bytes as u64;
+    }
+
+    async fn keep<T>(&self, next: impl Future<Output = T>) -> Result<T, Refusal> {
+        if self.limit.is_zero() {
+            return Ok(next.await);
+        }
+        let due = self.began + Duration::from_millis(self.bytes * 1000 / Self::SLOWEST);
+        tokio::time::timeout_at(self.heard.min(due) + self.limit, next).await.map_err(|_| {
+            Refusal::new(408, ErrorType::InvalidRequest, "body: came too slowly (KIRO_BODY_TIMEOUT)")
+                .with(CONNECTION, HeaderValue::from_static("close"))
+        })
+    }
 }
 
 /// M2: any one of the four places that is right is enough.

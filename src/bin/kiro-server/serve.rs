@@ -1,13 +1,14 @@
 //! Serving, and letting go.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgMatches;
 use kiro_messages::config::{Config, UpstreamKind};
 use kiro_messages::gateway::Gateway;
-use kiro_messages::server::listen;
+use kiro_messages::server::{self, Listening};
 use kiro_messages::simulator::Simulator;
 use kiro_messages::store::Status;
 
@@ -16,8 +17,24 @@ use super::EXIT_CONFIG;
 /// How long a start waits for a word of the store before the port is opened.
 const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
 
+/// How long a start on a socket that others may serve too waits for the first snapshot.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
+
+/// While draining, idle connections are kept for so long: a request may be on its way on one, which is answered, with
+/// `connection: close`.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
 pub async fn serve(mut config: Config) -> ExitCode {
+    allow_open_files();
+    let (sockets, shared) = match sockets(&config) {
+        Ok(sockets) => sockets,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    // What it is reached at decides whether it may be open (operations.md, KIRO_API_KEY).
+    if let Some(address) = widest(&sockets) {
+        config.listen = address;
+    }
     let simulated = match simulated_upstream(&mut config).await {
         Ok(simulated) => simulated,
         Err(error) => return refuse(&format!("the simulated upstream could not be started: {error}")),
@@ -40,26 +57,38 @@ pub async fn serve(mut config: Config) -> ExitCode {
             () = store_answers(&gateway) => {}
         }
     }
+    if shared {
+        // Another server may be there to answer; whoever comes to us meanwhile waits in the queue and gets no 503.
+        let known = gateway.pool().first_snapshot();
+        if tokio::time::timeout(SNAPSHOT_WAIT, known).await.is_err() {
+            tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
+        }
+    }
     let mut stop = Stop::catch();
-    let listening = match listen(gateway.clone(), address).await {
+    let hangup = Hangup::catch();
+    let listening = match server::serve(gateway.clone(), sockets) {
         Ok(listening) => listening,
-        Err(error) => return refuse(&format!("{address}: {error}")),
+        Err(error) => return refuse(&error.to_string()),
     };
     tracing::info!(
         address = %listening.address(),
+        tls = listening.tls().is_some(),
         version = env!("CARGO_PKG_VERSION"),
         upstream = if simulated.is_some() { "simulator" } else { "kiro" },
         "listening"
     );
+    systemd::ready();
     tokio::select! {
         biased;
         () = stop.signal() => {}
         why = start_failed(&gateway, needs_key) => return refuse(&why),
         () = warn_when_open(&gateway) => {}
+        () = reload(hangup, &listening) => {}
     }
+    systemd::stopping();
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
     tokio::select! {
-        () = async { tokio::join!(listening.drain(), gateway.close(grace)); } => {}
+        () = drain(&listening, &gateway, grace) => {}
         () = stop.signal() => {
             tracing::warn!("second signal: ending at once");
             return ExitCode::FAILURE;
@@ -70,6 +99,61 @@ pub async fn serve(mut config: Config) -> ExitCode {
     }
     tracing::info!("stopped");
     ExitCode::SUCCESS
+}
+
+/// New connections are refused at once. What clients were just sending on connections that they have is answered; then
+/// the gateway takes nothing new, and what streams may have left ends with the grace time.
+async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) {
+    let linger = LINGER.min(grace);
+    listening.refuse(linger);
+    let close = async {
+        // Nobody is left to wait for: on with it.
+        tokio::time::timeout(linger, listening.drain()).await.unwrap_or_default();
+        gateway.close(grace - linger).await;
+    };
+    tokio::join!(listening.drain(), close);
+}
+
+/// The sockets that systemd (or whoever started us) listens on already (`LISTEN_FDS`), else one of our own; and whether
+/// another process may serve on them as well.
+fn sockets(config: &Config) -> io::Result<(Vec<TcpListener>, bool)> {
+    let inherited = systemd::sockets()?;
+    if !inherited.is_empty() {
+        return Ok((inherited, true));
+    }
+    let address = config.listen;
+    let bound = server::bind(address, config.reuse_port);
+    Ok((vec![bound.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?], config.reuse_port))
+}
+
+/// The address that most people can reach.
+fn widest(sockets: &[TcpListener]) -> Option<SocketAddr> {
+    let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
+    addresses.min_by_key(|address| address.ip().to_canonical().is_loopback())
+}
+
+/// Two files a stream are open, and systems allow 1,024 until one asks for more.
+fn allow_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+            tracing::warn!(%error, limit = limit.current, "the limit of open files stays low");
+        }
+    }
+}
+
+/// What SIGHUP does: reads the certificate again. Never ends.
+async fn reload(mut hangup: Hangup, listening: &Listening) {
+    loop {
+        hangup.signal().await;
+        match listening.tls().map(server::Tls::reload) {
+            Some(Ok(())) => tracing::info!("the certificate was read again"),
+            Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
+            None => {}
+        }
+    }
 }
 
 /// Runs the simulated upstream until a signal.
@@ -177,4 +261,86 @@ impl Stop {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// SIGHUP, kept like [`Stop`]: by default it would end the process.
+struct Hangup {
+    #[cfg(unix)]
+    signal: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangup {
+    #[cfg(unix)]
+    fn catch() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self { signal: signal(SignalKind::hangup()).ok() }
+    }
+
+    #[cfg(unix)]
+    async fn signal(&mut self) {
+        let Some(signal) = &mut self.signal else { return std::future::pending().await };
+        if signal.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn catch() -> Self {
+        Self {}
+    }
+
+    #[cfg(not(unix))]
+    async fn signal(&mut self) {
+        std::future::pending().await
+    }
+}
+
+/// What systemd is told, and what it hands down. Without systemd nothing of it happens.
+mod systemd {
+    use std::io;
+    use std::net::TcpListener;
+
+    #[cfg(unix)]
+    pub fn sockets() -> io::Result<Vec<TcpListener>> {
+        let mut handed = listenfd::ListenFd::from_env();
+        let mut sockets = Vec::new();
+        for n in 0..handed.len() {
+            let socket = handed.take_tcp_listener(n).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("LISTEN_FDS: {error}; sockets of streams (ListenStream=) are wanted"),
+                )
+            })?;
+            sockets.extend(socket);
+        }
+        Ok(sockets)
+    }
+
+    #[cfg(unix)]
+    pub fn ready() {
+        tell(sd_notify::NotifyState::Ready);
+    }
+
+    #[cfg(unix)]
+    pub fn stopping() {
+        tell(sd_notify::NotifyState::Stopping);
+    }
+
+    #[cfg(unix)]
+    fn tell(state: sd_notify::NotifyState<'_>) {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!(%error, "NOTIFY_SOCKET");
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub fn sockets() -> io::Result<Vec<TcpListener>> {
+        Ok(Vec::new())
+    }
+
+    #[cfg(not(unix))]
+    pub fn ready() {}
+
+    #[cfg(not(unix))]
+    pub fn stopping() {}
 }

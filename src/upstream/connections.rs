@@ -1,0 +1,191 @@
+//! Connections to upstream: made, kept while they are idle, given up in time (K67).
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+/// Idle connections are given up before upstream does so at about 60 s (K67).
+pub(super) const POOL_IDLE: Duration = Duration::from_secs(15);
+/// What a burst of streams leaves behind is given up sooner, but for a few.
+const SURPLUS_IDLE: Duration = Duration::from_secs(5);
+const KEPT_IDLE: usize = 8;
+pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Origin {
+    secure: bool,
+    authority: Authority,
+}
+
+impl Origin {
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
+        let secure = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            _ => return None,
+        };
+        Some(Self { secure, authority: uri.authority()?.clone() })
+    }
+}
+
+/// Makes connections and keeps the idle ones.
+pub(super) struct Connections {
+    connector: HttpConnector,
+    tls: TlsConnector,
+    /// For TCP and TLS together; zero: none.
+    timeout: Duration,
+    opened: AtomicU64,
+    /// The one used last is at the end and is used next, so that the others may grow old.
+    idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+}
+
+struct Idle {
+    io: Io,
+    since: Instant,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    Late,
+    /// In the system's or the TLS library's words.
+    Refused(String),
+}
+
+impl Connections {
+    pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        let tls = TlsConnector::from(std::sync::Arc::new(tls));
+        Self { connector, tls, timeout, opened: AtomicU64::new(0), idle: Mutex::default() }
+    }
+
+    /// An idle connection that is still open as far as one can know.
+    pub(super) fn idle(&self, origin: &Origin) -> Option<Io> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle.get_mut(origin)?;
+        while let Some(Idle { mut io, since }) = kept.pop() {
+            if now - since < POOL_IDLE && io.is_quiet() {
+                return Some(io);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back on which nothing is under way.
+    pub(super) fn keep(&self, origin: &Origin, io: Io) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = Idle { io, since: Instant::now() };
+        match idle.get_mut(origin) {
+            Some(kept) => kept.push(entry),
+            None => drop(idle.insert(origin.clone(), vec![entry])),
+        }
+    }
+
+    /// Closes idle connections that are too old, or that upstream has closed; to be called once a second.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, kept| {
+            let mut surplus = kept.len().saturating_sub(KEPT_IDLE);
+            kept.retain_mut(|Idle { io, since }| {
+                let limit = if surplus > 0 { SURPLUS_IDLE } else { POOL_IDLE };
+                surplus = surplus.saturating_sub(1);
+                now - *since < limit && io.is_quiet()
+            });
+            kept.shrink_to(2 * kept.len());
+            !kept.is_empty()
+        });
+    }
+
+    /// Connections opened since the start.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn connect(&self, origin: &Origin, uri: &Uri) -> Result<Io, ConnectError> {
+        let connecting = async {
+            let mut connector = self.connector.clone();
+            let refused = |error: &dyn std::error::Error| ConnectError::Refused(root_cause(error));
+            std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(|e| refused(&e))?;
+            let tcp = connector.call(uri.clone()).await.map_err(|e| refused(&e))?.into_inner();
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            if !origin.secure {
+                return Ok(Io::Plain(tcp));
+            }
+            let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
+            let name = ServerName::try_from(host.to_owned()).map_err(|e| refused(&e))?;
+            let secured = self.tls.connect(name, tcp).await.map_err(|e| refused(&e))?;
+            Ok(Io::Tls(Box::new(secured)))
+        };
+        if self.timeout.is_zero() {
+            return connecting.await;
+        }
+        tokio::time::timeout(self.timeout, connecting).await.unwrap_or(Err(ConnectError::Late))
+    }
+}
+
+/// The innermost cause: outer ones say "error trying to connect", which is known.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// A connection, with or without TLS.
+pub(super) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Nothing came and nothing was closed, as far as the runtime has heard: no system call unless it has heard something.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        // With TLS this takes in session tickets, which are no data.
+        self.poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, pieces),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! One request and its answer on a connection, driven by whoever waits for it: no task, no channel, no buffer of its own
+//! while it waits. HTTP itself is `ureq-proto`'s, which does no IO; what is read lies in a buffer that all streams of a
+//! thread share, until the body's bytes are cut out of it.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::io::ReadBuf;
+use ureq_proto::BodyMode;
+use ureq_proto::client::state::{RecvBody, RecvResponse};
+use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
+
+use super::connections::{Connections, Io, Origin};
+
+/// What one read may bring.
+const READ: usize = 32 * 1024;
+/// Head of an answer; also what may stand between two pieces of a body, such as a chunk's size or trailers.
+const MAX_HEAD: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// A request as it goes over the wire.
+pub(super) struct Wire {
+    head: Vec<u8>,
+    body: [Bytes; 2],
+}
+
+impl Wire {
+    /// `request` says its `content-length`.
+    pub(super) fn new(request: Request<()>, body: [Bytes; 2]) -> Result<Self, ureq_proto::Error> {
+        let mut call = Call::new(request)?.proceed();
+        let mut head = vec![0; 2048];
+        let mut length = 0;
+        while !call.can_proceed() {
+            match call.write(&mut head[length..]) {
+                Ok(written) => length += written,
+                Err(ureq_proto::Error::OutputOverflow) if head.len() < MAX_HEAD => head.resize(2 * head.len(), 0),
+                Err(error) => return Err(error),
+            }
+        }
+        head.truncate(length);
+        Ok(Self { head, body })
+    }
+
+    /// What is left to send, at most three pieces.
+    fn left(&self, mut sent: usize) -> ([IoSlice<'_>; 3], usize) {
+        let mut left = [IoSlice::new(&[]); 3];
+        let mut count = 0;
+        for piece in [self.head.as_slice(), &self.body[0], &self.body[1]] {
+            if sent < piece.len() {
+                left[count] = IoSlice::new(&piece[sent..]);
+                count += 1;
+            }
+            sent = sent.saturating_sub(piece.len());
+        }
+        (left, count)
+    }
+}
+
+/// Why an exchange didn't come to an answer.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// Not a byte of an answer came (K69).
+    pub(super) unanswered: bool,
+}
+
+/// Sends a request and resolves with the head of the answer. An answer that comes before the request is out, a refusal
+/// by size, say, is an answer too; the connection isn't used again then.
+pub(super) async fn exchange(
+    mut io: Io,
+    wire: &Wire,
+    home: Arc<Connections>,
+    origin: Origin,
+) -> Result<Response<Body>, Broken> {
+    let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
+    let mut sent = 0;
+    let mut flushed = false;
+    let mut seen = Vec::new();
+    let response = std::future::poll_fn(|cx| {
+        let mut writes = true;
+        while !flushed {
+            let (left, count) = wire.left(sent);
+            let wrote = match count {
+                0 => io.poll_flush(cx).map_ok(|()| flushed = true),
+                _ => io.poll_write(cx, &left[..count]).map(|wrote| match wrote {
+                    Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                    Ok(n) => {
+                        sent += n;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                }),
+            };
+            match wrote {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => {
+                    // Perhaps it has answered before it closed.
+                    writes = false;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        poll_head(&mut io, &mut call, &mut seen, cx, writes)
+    })
+    .await;
+    let (response, read_on) = response.map_err(|()| Broken { unanswered: seen.is_empty() })?;
+    let all = flushed;
+    seen.drain(..read_on);
+    let unreadable = |_| Broken { unanswered: false };
+    let state = match call.proceed() {
+        Some(RecvResponseResult::RecvBody(call)) => State::Reading(Box::new(Reading { call, io, rest: seen })),
+        Some(RecvResponseResult::Cleanup(call)) => {
+            if all && seen.is_empty() && !call.must_close_connection() {
+                home.keep(&origin, io);
+            }
+            State::Ended
+        }
+        Some(RecvResponseResult::Redirect(_)) => State::Ended,
+        None => return Err(unreadable(())),
+    };
+    let body = Body { state, reusable: all, home: Home { connections: home, origin } };
+    Ok(response.map(|()| body))
+}
+
+/// The receiving half of a call. It knows nothing of the request, whose headers would otherwise lie in memory as long as
+/// the stream; only HEAD and CONNECT have answers of another shape.
+fn receiving() -> Result<Call<RecvResponse>, ureq_proto::Error> {
+    let mut call = Call::new(Request::new(()))?.proceed();
+    let mut unused = [0; 64];
+    call.write(&mut unused)?;
+    match call.proceed()? {
+        Some(SendRequestResult::RecvResponse(call)) => Ok(call),
+        _ => Err(ureq_proto::Error::OutputOverflow),
+    }
+}
+
+/// The head of the answer, and how many bytes of `seen` it took.
+fn poll_head(
+    io: &mut Io,
+    call: &mut Call<RecvResponse>,
+    seen: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+    writes: bool,
+) -> Poll<Result<(Response<()>, usize), ()>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            let mut read = ReadBuf::new(buffer);
+            match io.poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => seen.extend_from_slice(read.filled()),
+                Poll::Ready(_) => return Poll::Ready(Err(())),
+                Poll::Pending if writes => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(Err(())),
+            }
+            loop {
+                match call.try_response(seen, false) {
+                    Ok((used, Some(response))) => return Poll::Ready(Ok((response, used))),
+                    Ok((0, None)) => break,
+                    // An informational answer.
+                    Ok((used, None)) => drop(seen.drain(..used)),
+                    Err(_) => return Poll::Ready(Err(())),
+                }
+            }
+            if seen.len() > MAX_HEAD {
+                return Poll::Ready(Err(()));
+            }
+        }
+    })
+}
+
+/// The body of an answer. Dropping it before its end closes the connection (K70); at its end the connection goes back.
+pub(super) struct Body {
+    state: State,
+    reusable: bool,
+    home: Home,
+}
+
+struct Home {
+    connections: Arc<Connections>,
+    origin: Origin,
+}
+
+enum State {
+    Reading(Box<Reading>),
+    Ended,
+}
+
+struct Reading {
+    call: Call<RecvBody>,
+    io: Io,
+    /// Read, but not yet to be understood: empty nearly always.
+    rest: Vec<u8>,
+}
+
+/// The body ended before its end.
+#[derive(Debug)]
+pub(super) struct Cut;
+
+impl Body {
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
+    /// The next bytes, none at the end.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        let State::Reading(reading) = &mut self.state else { return Poll::Ready(None) };
+        let polled = BUFFER.with_borrow_mut(|buffer| reading.poll(cx, buffer));
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(chunk)) => {
+                if reading.call.can_proceed() && !reading.is_close_delimited() {
+                    self.end();
+                }
+                Poll::Ready((!chunk.is_empty()).then_some(Ok(chunk)))
+            }
+            Poll::Ready(Err(End::Closed)) if reading.is_close_delimited() => {
+                self.state = State::Ended;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(_)) => {
+                self.state = State::Ended;
+                Poll::Ready(Some(Err(Cut)))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let State::Reading(reading) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let Reading { call, io, rest } = *reading;
+        let clean = matches!(call.proceed(), Some(RecvBodyResult::Cleanup(call)) if !call.must_close_connection());
+        if clean && self.reusable && rest.is_empty() {
+            self.home.connections.keep(&self.home.origin, io);
+        }
+    }
+}
+
+enum End {
+    Closed,
+    Broken,
+}
+
+impl Reading {
+    fn is_close_delimited(&self) -> bool {
+        self.call.body_mode() == BodyMode::CloseDelimited
+    }
+
+    /// Bytes of the body; none only at its end.
+    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<Bytes, End>> {
+        if !self.rest.is_empty() {
+            // What came together with the head, or what lay before a pause.
+            let rest = std::mem::take(&mut self.rest);
+            let chunk = self.decode(&rest)?;
+            if !chunk.is_empty() || self.has_ended() {
+                return Poll::Ready(Ok(chunk));
+            }
+        }
+        loop {
+            let mut read = ReadBuf::new(buffer);
+            match self.io.poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Broken)),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Err(End::Closed)),
+                Poll::Ready(Ok(())) => {}
+            }
+            let chunk = if self.rest.is_empty() {
+                self.decode(read.filled())?
+            } else {
+                let mut both = std::mem::take(&mut self.rest);
+                both.extend_from_slice(read.filled());
+                self.decode(&both)?
+            };
+            if !chunk.is_empty() || self.has_ended() {
+                return Poll::Ready(Ok(chunk));
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.call.can_proceed() && !self.is_close_delimited()
+    }
+
+    /// Cuts the body's bytes out of `input`; what can't be understood yet is kept.
+    fn decode(&mut self, input: &[u8]) -> Result<Bytes, End> {
+        let mut out = vec![0; input.len()];
+        let (mut used, mut filled) = (0, 0);
+        while used < input.len() && !self.has_ended() {
+            let (took, gave) = self.call.read(&input[used..], &mut out[filled..]).map_err(|_| End::Broken)?;
+            if took == 0 {
+                break;
+            }
+            used += took;
+            filled += gave;
+        }
+        if input.len() - used > MAX_HEAD {
+            return Err(End::Broken);
+        }
+        self.rest.extend_from_slice(&input[used..]);
+        out.truncate(filled);
+        Ok(out.into())
+    }
+}
