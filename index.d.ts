@@ -238,6 +238,40 @@ export interface GatewayOptions {
    */
   cachePoints?: 'off' | 'on'
   /**
+   * Client connections open at once; one more gets 503 and is closed.
+   * Environment: `KIRO_MAX_CLIENT_CONNS`.
+   * @default 16384
+   */
+  maxClientConns?: number
+  /**
+   * A client connection on which no complete request head came for so long is closed, an idle one too. Longer than proxies keep idle connections (60 s), so that they close first. 0: never.
+   * Environment: `KIRO_HEADER_TIMEOUT`.
+   * @default 75000
+   */
+  headerTimeoutMs?: number
+  /**
+   * A request body may pause for so long, and after that time must have come at 1 KiB/s or faster; else 408. 0: never.
+   * Environment: `KIRO_BODY_TIMEOUT`.
+   * @default 30000
+   */
+  bodyTimeoutMs?: number
+  /**
+   * PEM file with the certificate and its chain: the server speaks TLS only. Read again on SIGHUP.
+   * Environment: `KIRO_TLS_CERT`.
+   */
+  tlsCert?: string
+  /**
+   * PEM file with the certificate's private key.
+   * Environment: `KIRO_TLS_KEY`.
+   */
+  tlsKey?: string
+  /**
+   * Several servers may listen on the port (SO_REUSEPORT), so that a new one can start before the old one stops.
+   * Environment: `KIRO_REUSE_PORT`.
+   * @default false
+   */
+  reusePort?: boolean
+  /**
    * On shutdown open streams may finish for so long; then each ends with an SSE error event.
    * Environment: `KIRO_GRACEFUL_TIMEOUT`.
    * @default 30000
