@@ -1,25 +1,51 @@
-# The same commands as package.json's, for those whose fingers type make.
-.PHONY: build debug server demo test lint clients package pack bench fuzz
+# What people do most, under the names they expect. The scripts do the work: package.json, scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help build debug server test deploy clients package pack lint ci demo bench fuzz docs image
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 build: ## the addon, as it is published
 	npm run build
+
 debug: ## the addon and kiro-server, for tests
 	npm run build:debug
-server: ## kiro-server alone
+
+server: ## target/release/kiro-server
 	npm run build:server
-demo: ## an answer from the simulator
-	npm run demo
-test: ## everything
+
+test: ## every test, with a redis-server of its own
 	npm test
-lint: ## the gates beside the tests
-	npm run lint
-clients: ## real clients against the server
+
+deploy: ## deploy/ and the status page with the real nginx, Prometheus and Chromium
+	npm run test:deploy
+
+clients: ## the official SDKs against the server
 	npm run test:clients
+
 package: ## the npm packages as they are released, for this machine
 	npm run test:package
+
 pack: ## tarballs of what npm/ has binaries for
 	npm run pack
+
+lint: ## format, clippy, layers, generated files, types, licences
+	npm run lint
+
+ci: ## what CI runs
+	bash .ci/run
+
+demo: ## an answer from the built-in simulator
+	npm run demo
+
 bench: ## figures beside their baselines
 	npm run bench
-fuzz: ## a minute for each target
+
+fuzz: ## a minute for each fuzz target
 	npm run fuzz -- 60
+
+docs: ## write generated documents again
+	KIRO_BLESS=1 cargo test --features server --test docs
+
+image: ## the container image kiro-server
+	docker build -f deploy/Dockerfile -t kiro-server .

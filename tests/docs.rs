@@ -1,6 +1,9 @@
 //! Documents that are made from the code: they can't drift. `KIRO_BLESS=1` writes them again.
 #![cfg(feature = "gateway")]
-#![expect(clippy::unwrap_used, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+#[path = "docs/prose.rs"]
+mod prose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
