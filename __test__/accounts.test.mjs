@@ -1,8 +1,13 @@
 // Accounts from JavaScript: outcomes, events, tokens, quota (node-integration.md section 4; cases 36, 38).
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { KiroError, KiroGateway } from 'kiro-messages'
 import { accounts, ask, collect, gateway, redis, redisAccounts, simulator, sleep, until } from './support/stack.mjs'
+
+const require = createRequire(import.meta.url)
 
 const failure = (promise) => promise.then(() => assert.fail('did not reject'), (error) => error)
 const run = async (gate, request = ask({ text: 'x' }), options) => collect(await gate.streamMessages(request, options))
@@ -74,6 +79,41 @@ test('N21: arguments of the wrong type are TypeErrors that name them', async (t)
     const error = await failure(call())
     assert.ok(error instanceof TypeError && error.message.startsWith(name), `${name}: ${error}`)
   }
+})
+
+test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const native = require('../lib/native.js')
+  const whole = Object.getOwnPropertyDescriptors(native.KiroGateway.prototype)
+  t.after(() => Object.defineProperties(native.KiroGateway.prototype, whole))
+  for (const name of ['health', 'metrics', 'accounts', 'listModels', 'countTokensSync', 'streamMessages', 'createMessage', 'handle']) {
+    native.KiroGateway.prototype[name] = () => {
+      throw new Error('panicked at the secret')
+    }
+  }
+  const calls = {
+    health: () => gate.health(),
+    metrics: () => gate.metrics(),
+    accounts: () => gate.accounts(),
+    listModels: () => gate.listModels(),
+    countTokensSync: () => gate.countTokensSync('{}'),
+    streamMessages: () => gate.streamMessages('{}'),
+    streamEvents: () => gate.streamEvents('{}').next(),
+    createMessage: () => gate.createMessage('{}'),
+  }
+  for (const [name, call] of Object.entries(calls)) {
+    const error = await failure((async () => call())())
+    assert.ok(error instanceof KiroError, `${name}: ${error}`)
+    assert.equal(error.code, 'KIRO_INTERNAL')
+    assert.ok(!error.stack.includes('secret') && error.cause === undefined, error.stack)
+  }
+  const listening = createServer(gate.handler()).listen(0, '127.0.0.1')
+  await once(listening, 'listening')
+  t.after(() => listening.close())
+  const answer = await fetch(`http://127.0.0.1:${listening.address().port}/v1/messages`, { method: 'POST', body: '{}' })
+  assert.equal(answer.status, 500)
+  assert.equal((await answer.json()).error.type, 'api_error')
 })
 
 test('recordOutcome sees every outcome; what it records the gateway does not write (R35)', async (t) => {

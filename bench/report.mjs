@@ -82,6 +82,13 @@ export function chart(cases, subjects, date) {
     ['trickle', 'trickle: CPU a delta, µs', (f) => f.cpuMicros],
     ['trickle', 'trickle: p99 first event, ms', (f) => f.firstEventMs.p99],
     ['open', 'memory an open stream, KiB', (f) => f.bytesAStream / 1024],
+    ['addon-burst', 'in Node.js, bursts of 20: CPU a delta, µs', (f) => f.cpuMicros],
+    ['addon-burst', 'in Node.js, bursts of 20: main thread a delta, µs', (f) => f.mainMicros],
+    ['addon-trickle', 'in Node.js, singly: CPU a delta, µs', (f) => f.cpuMicros],
+    ['addon-trickle', 'in Node.js, singly: main thread a delta, µs', (f) => f.mainMicros],
+    ['addon-trickle', 'in Node.js, 500 streams: event loop delay p99, ms', (f) => f.loopDelayMs.p99],
+    ['shapes-bursts', 'into JavaScript: main thread a chunk of 20 deltas, µs', (f) => f.mainMicros],
+    ['shapes-singly', 'into JavaScript: main thread a chunk of one delta, µs', (f) => f.mainMicros],
   ]
   const colours = ['#8a8f98', '#c2410c', '#1d4ed8', '#047857']
   const [left, barHeight, width] = [190, 18, 420]
@@ -106,7 +113,7 @@ export function chart(cases, subjects, date) {
   }
   return `<svg xmlns="http://www.w3.org/2000/svg" width="700" height="${y}" font-family="sans-serif" font-size="13">
 <rect width="100%" height="100%" fill="#fff"/>
-<text x="16" y="26" font-size="15" font-weight="600">kiro-server beside nginx passing the raw bytes through, ${date}</text>
+<text x="16" y="26" font-size="15" font-weight="600">kiro-messages: side by side in one run, ${date}</text>
 ${parts.join('\n')}
 </svg>
 `

@@ -62,6 +62,24 @@ Object.defineProperties(KiroError.prototype, {
   [BRAND]: { value: true },
 })
 
+/** A panic, or anything else that can't be (N53). What was thrown may quote anything, so it isn't repeated (N41). */
+const DEFECT = {
+  code: 'KIRO_INTERNAL',
+  status: 500,
+  type: 'api_error',
+  origin: 'internal',
+  retryable: false,
+  message: 'a defect of kiro-messages ended this call',
+}
+
+/** What a failed call throws: its fault as an error whose stack begins at the method that was called (N42). */
+function errorOf(fault) {
+  if (fault instanceof KiroError || fault instanceof TypeError) return fault
+  const error = new KiroError(fault instanceof Error ? DEFECT : fault)
+  Error.captureStackTrace(error, errorOf)
+  return error
+}
+
 /** The caller has aborted (N34). */
 function cancelled(reason, requestId) {
   return new KiroError(
@@ -78,4 +96,4 @@ function cancelled(reason, requestId) {
   )
 }
 
-module.exports = { KiroError, cancelled, detailOf }
+module.exports = { DEFECT, KiroError, cancelled, detailOf, errorOf }

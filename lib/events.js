@@ -1,7 +1,7 @@
 'use strict'
 
 const { hold, release } = require('./bell.js')
-const { KiroError } = require('./error.js')
+const { errorOf } = require('./error.js')
 const { StreamCall, own, unreachable } = require('./stream.js')
 
 /** `event: name\ndata: {json}\n\n`, nothing else (messages-api.md, M54). */
@@ -65,7 +65,7 @@ class EventCall extends StreamCall {
         }
       })
     } catch (fault) {
-      throw fault instanceof Error ? fault : new KiroError(fault)
+      throw errorOf(fault)
     }
   }
 

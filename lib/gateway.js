@@ -1,7 +1,7 @@
 'use strict'
 
 const { native, bell, begin, once, release } = require('./bell.js')
-const { KiroError, cancelled } = require('./error.js')
+const { KiroError, cancelled, errorOf } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
 const { EventCall, EventStream } = require('./events.js')
 const { Ears } = require('./notices.js')
@@ -79,7 +79,7 @@ class KiroGateway {
         begin(call, (id) => this.#native.streamMessages(bell, id, body, how.native))
       } catch (error) {
         call.unlisten()
-        throw error
+        throw errorOf(error)
       }
       return call
     })
@@ -99,21 +99,23 @@ class KiroGateway {
   }
 
   countTokensSync(request) {
-    const { fault, ...count } = JSON.parse(this.#native.countTokensSync(bytesOf(request)))
+    const body = bytesOf(request)
+    const { fault, ...count } = read(() => this.#native.countTokensSync(body))
     if (fault !== undefined) throw new KiroError(fault)
     return count
   }
 
   listModels() {
-    return JSON.parse(this.#native.listModels())
+    return read(() => this.#native.listModels())
   }
 
   accounts() {
-    return JSON.parse(this.#native.accounts())
+    return read(() => this.#native.accounts())
   }
 
   credential(accountId) {
-    return JSON.parse(this.#native.credential(text(accountId, 'accountId', true)))
+    const id = text(accountId, 'accountId', true)
+    return read(() => this.#native.credential(id))
   }
 
   async refresh(accountId) {
@@ -129,11 +131,15 @@ class KiroGateway {
   }
 
   health() {
-    return JSON.parse(this.#native.health())
+    return read(() => this.#native.health())
   }
 
   metrics() {
-    return this.#native.metrics()
+    try {
+      return this.#native.metrics()
+    } catch (error) {
+      throw errorOf(error)
+    }
   }
 
   handler(options) {
@@ -210,12 +216,13 @@ async function readStore(gateway) {
   return JSON.parse(await result((id) => nativeOf(gateway).readStore(bell, id)))
 }
 
-function errorOf(fault) {
-  if (fault instanceof Error) return fault
-  const error = new KiroError(fault)
-  // The stack begins at the method that was called.
-  Error.captureStackTrace(error, errorOf)
-  return error
+/** The one result of a call that needs no waiting. */
+function read(text) {
+  try {
+    return JSON.parse(text())
+  } catch (error) {
+    throw errorOf(error)
+  }
 }
 
 /** JSON text as it is, anything else made JSON. The native side copies it before this call returns. */

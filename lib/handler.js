@@ -1,6 +1,7 @@
 'use strict'
 
 const { bell, DATA, HEAD, END, NOTICE, REPORT, begin, release } = require('./bell.js')
+const { DEFECT } = require('./error.js')
 const { Sink } = require('./response.js')
 
 /** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
@@ -90,7 +91,13 @@ class Exchange {
       overwrite: system?.mode === 'overwrite',
       overheard: hear !== undefined,
     }
-    begin(this, (id) => gateway.handle(bell, id, head))
+    try {
+      begin(this, (id) => gateway.handle(bell, id, head))
+    } catch {
+      this.#over = true
+      this.#refuse(DEFECT)
+      return this.#linger()
+    }
     if (parsed) {
       bell.feed(this.id, bytesOf(req.body))
       this.#fed()

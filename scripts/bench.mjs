@@ -1,7 +1,7 @@
 // npm run bench: the release server beside nginx, in the same run, against the same simulated upstream.
 //
 //   npm run bench                          every case, 5 rounds
-//   npm run bench -- --only burst,trickle  some of: burst trickle single open start
+//   npm run bench -- --only burst,trickle  some of: burst trickle single open start addon shapes
 //   npm run bench -- --rounds 9            more rounds, steadier medians
 //   npm run bench -- --quick               a tenth of the load, one round: does it work at all
 //   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
@@ -11,10 +11,12 @@
 // Prints figures next to their targets and keeps them in bench/results/. Always ends with 0 when it could measure: what
 // a figure means is for people to say. Linux only: the figures are read from /proc.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import * as addon from '../bench/addon.mjs'
+import * as shapes from '../bench/shapes.mjs'
 import { burst, open, single, trickle } from '../bench/measure.mjs'
 import { House, Subject } from '../bench/processes.mjs'
 import { chart, judge, table } from '../bench/report.mjs'
@@ -31,18 +33,22 @@ const { values: options } = parseArgs({
     'no-save': { type: 'boolean', default: false },
   },
 })
-const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'open', 'start']
+const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'open', 'start', 'addon', 'shapes']
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 5))
 const scale = options.quick ? 0.1 : 1
 const binary = serverBinary('release')
 
 if (process.platform !== 'linux') fail('it reads /proc: Linux only')
-if (spawnSync('nginx', ['-v']).error) fail('nginx is missing: install it (apt-get install nginx-light), it is the baseline')
+const server = wanted.some((name) => !['addon', 'shapes'].includes(name))
+if (server && spawnSync('nginx', ['-v']).error) fail('nginx is missing: install it (apt-get install nginx-light), it is the baseline')
 if (!options['no-build']) {
   needRust()
   const args = ['build', '--release', '--no-default-features', '--features', 'server', '--bin', 'kiro-server']
   if (!(await run('cargo', [...args, '--example', 'load']))) fail('the build failed')
+  if (wanted.includes('addon') && !(await run('cargo', ['build', '--release', '--lib']))) fail('the build of the addon failed')
 }
+const library = wanted.includes('shapes') ? await shapes.build() : null
+if (wanted.includes('shapes') && library === null) fail('the build of bench/shapes failed')
 
 const house = new House()
 process.on('SIGINT', () => house.end().then(() => process.exit(130)))
@@ -53,7 +59,7 @@ try {
   await house.end()
 }
 const subjects = ['nginx', ...(options.beside ? ['beside'] : []), 'kiro-server']
-const rows = judge(cases, 'kiro-server')
+const rows = [...(server ? judge(cases, 'kiro-server') : []), ...addon.judgeAddon(cases), ...shapes.judgeShapes(cases)]
 if (options.beside) console.log(`\nbeside: ${options.beside}\n${table(judge(cases, 'beside'))}`)
 console.log(`\n${table(rows)}`)
 const cpu = os.cpus()
@@ -67,10 +73,6 @@ async function measure() {
     binary: path.join(target, 'release', 'examples', 'load'),
     face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'bench-access'] : []),
   }
-  const direct = new Subject('direct', upstream, { pids: () => [] })
-  const nginx = await house.nginx(upstream)
-  const servers = [await house.server('kiro-server', binary, upstream)]
-  if (options.beside) servers.push(await house.server('beside', options.beside, upstream))
   const cases = {}
   const keep = (name, who, figures) => {
     const places = (cases[name] ??= {})
@@ -78,6 +80,13 @@ async function measure() {
     const text = JSON.stringify(figures, (_, value) => (typeof value === 'number' ? Number(value.toFixed(3)) : value))
     console.log(`${name} ${who} ${text}`)
   }
+  if (wanted.includes('addon')) await measureAddon(load, upstream, keep)
+  if (wanted.includes('shapes')) for (let round = 0; round < Math.min(rounds, 3); round++) shapes.shapes(library, keep)
+  if (!server) return cases
+  const direct = new Subject('direct', upstream, { pids: () => [] })
+  const nginx = await house.nginx(upstream)
+  const servers = [await house.server('kiro-server', binary, upstream)]
+  if (options.beside) servers.push(await house.server('beside', options.beside, upstream))
 
   for (const subject of [nginx, ...servers]) await burst(load, subject, 0.05) // warm
   for (let round = 0; round < rounds; round++) {
@@ -117,6 +126,22 @@ async function measure() {
   return cases
 }
 
+/** The addon in node:http beside plain JavaScript. */
+async function measureAddon(load, upstream, keep) {
+  const binary = path.join(house.folder, 'kiro-messages.node')
+  copyFileSync(path.join(target, 'release', 'libkiro_messages.so'), binary)
+  const subjects = await addon.start(house, upstream, binary)
+  const messages = { ...load, face: () => [] }
+  for (const subject of subjects) await addon.addonBurst(messages, subject, 0.1) // warm
+  for (let round = 0; round < rounds; round++) {
+    for (const subject of round % 2 === 0 ? subjects : subjects.toReversed()) {
+      keep('addon-burst', subject.name, await addon.addonBurst(messages, subject, scale))
+      keep('addon-trickle', subject.name, await addon.addonTrickle(messages, subject, scale))
+    }
+  }
+  for (const subject of subjects) await house.stop(subject)
+}
+
 function save() {
   const date = new Date().toISOString()
   const folder = path.join(root, 'bench', 'results')
@@ -141,7 +166,7 @@ function save() {
     cases,
   }
   writeFileSync(`${name}.json`, `${JSON.stringify(result, null, 1)}\n`)
-  writeFileSync(`${name}.svg`, chart(cases, subjects, date.slice(0, 10)))
+  writeFileSync(`${name}.svg`, chart(cases, [...subjects, 'addon', 'undici', ...shapes.SHAPES], date.slice(0, 10)))
   console.log(`kept in ${path.relative(root, name)}.json and .svg`)
 }
 
