@@ -548,6 +548,51 @@ async fn case_37_a_frozen_server_is_away_and_comes_back() {
     assert_eq!(usage(&mut server.connection()), 2);
 }
 
+/// Both writers' scripts lie in front of the frozen server. It runs them when it goes on: the first is written, the
+/// second conflicts, and each must learn which one was its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
+    let server = RedisServer::start();
+    let ids = ["a1", "a2", "a3"];
+    for id in ids {
+        server.connection().hset::<_, _, _, ()>(POOL, id, "{}").unwrap();
+    }
+    let stores = [connect(&server.url()).await, connect(&server.url()).await];
+    let writers = stores.each_ref().map(|store| Writer::spawn(store.clone(), clock()));
+    for id in ids {
+        for writer in &writers {
+            writer.record(id, success());
+        }
+    }
+    for writer in &writers {
+        assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
+    }
+    server.freeze();
+    for (writer, count) in writers.iter().zip([3, 5]) {
+        for id in ids {
+            for _ in 0..count {
+                writer.record(id, success());
+            }
+        }
+    }
+    sleep(Duration::from_secs(3)).await;
+    // On top of what is in doubt.
+    for writer in &writers {
+        for id in ids {
+            writer.record(id, success());
+        }
+    }
+    assert!(stores.iter().all(|store| !store.status().is_connected()));
+    server.thaw();
+    for store in &stores {
+        wait_for(store, Status::is_connected, Duration::from_secs(1)).await;
+    }
+    for writer in &writers {
+        assert!(writer.flush(Duration::from_secs(2)).await.is_empty());
+    }
+    assert_eq!(usage(&mut server.connection()), 3 * (2 + 3 + 5 + 2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_39_refused_writes_wait_and_reads_go_on() {
     let server = RedisServer::start();

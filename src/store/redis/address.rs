@@ -19,7 +19,9 @@ use super::error::{NO_ANSWER, classify};
 /// From the first packet to the end of the handshake (R2).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One command or pipeline (R2).
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+/// A reply that is waited for past [`COMMAND_TIMEOUT`] comes by then or never.
+const LATE_REPLY: Duration = Duration::from_secs(3600);
 /// Asking one Sentinel, so that a dead one doesn't use up the time for the others.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a command in a Cluster asks again for its node, 10 to 160 ms apart.
@@ -56,6 +58,15 @@ impl Connection {
     /// Whether commands for several keys can share a pipeline.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
+    }
+
+    /// The same connection, for commands whose replies the caller waits for as long as it likes.
+    pub(super) fn patient(&self) -> Self {
+        let mut patient = self.clone();
+        if let Self::Single(connection) = &mut patient {
+            connection.set_response_timeout(LATE_REPLY);
+        }
+        patient
     }
 }
 

@@ -14,7 +14,7 @@ const WRITES_REFUSED: [&str; 3] = ["OOM", "MISCONF", "NOREPLICAS"];
 /// Sorts an error of the client library. Only error words and the operating system's messages are taken over.
 pub(super) fn classify(error: &RedisError) -> StoreError {
     match error.kind() {
-        ErrorKind::Io if error.is_timeout() => perhaps_done(NO_ANSWER),
+        ErrorKind::Io if error.is_timeout() => no_answer(),
         ErrorKind::Io if error.is_connection_refusal() => StoreError::away("connection refused"),
         // Messages of the operating system and of TLS: they hold no value.
         ErrorKind::Io => perhaps_done(&error.to_string()),
@@ -37,6 +37,11 @@ pub(super) fn classify(error: &RedisError) -> StoreError {
 
 /// The detail of a timeout.
 pub(super) const NO_ANSWER: &str = "no answer in time";
+
+/// The server took too long.
+pub(super) fn no_answer() -> StoreError {
+    perhaps_done(NO_ANSWER)
+}
 
 /// Whether the server took too long.
 pub(super) fn is_timeout(error: &StoreError) -> bool {

@@ -16,8 +16,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -39,8 +41,8 @@ mod address;
 mod error;
 mod link;
 
-use address::Address;
-use error::{classify, is_no_script};
+use address::{Address, COMMAND_TIMEOUT};
+use error::{classify, is_no_script, no_answer};
 use link::{Links, Live};
 
 /// A lock frees itself after so long (R40).
@@ -49,6 +51,8 @@ const LOCK_SECONDS: u64 = 30;
 const SCRIPTS_A_PIPELINE: usize = 64;
 /// Commands in flight at once where a pipeline can't be: in a Cluster each key has its own node.
 const CLUSTER_CONCURRENCY: usize = 64;
+/// A reply that was late still counts when it comes within this time after the server is there again.
+const LATE_REPLY_GRACE: Duration = Duration::from_millis(250);
 const PROVIDER: &str = "claude-kiro-oauth";
 
 /// Accounts and tokens in Redis. Cheap to clone; the connections close with the last clone.
@@ -132,7 +136,7 @@ impl RedisStore {
     pub(super) async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let pool = self.pool_key();
         let reads = ids.iter().map(|id| command("HGET", &[pool.as_bytes(), id.as_bytes()])).collect();
-        self.many(reads).await.into_iter().map(|value| Ok(bytes(value?))).collect()
+        self.many(reads, Patience::Command).await.into_iter().map(|value| Ok(bytes(value?))).collect()
     }
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
@@ -142,7 +146,7 @@ impl RedisStore {
                 let arguments = [change.id.as_bytes(), &change.old[..], &change.new[..]];
                 (pool.as_str(), arguments)
             });
-            self.call(&self.inner.account, calls)
+            self.call(&self.inner.account, calls, Patience::Reply)
         });
         let replies = join_all(chunks).await.into_iter().flatten();
         replies.map(|reply| reply.and_then(cas)).collect()
@@ -160,7 +164,8 @@ impl RedisStore {
         new: &[u8],
     ) -> Result<Cas, StoreError> {
         let name = self.token_key(key);
-        let reply = self.call(&self.inner.token, [(name.as_str(), [old, new])].into_iter()).await.pop();
+        let reply =
+            self.call(&self.inner.token, [(name.as_str(), [old, new])].into_iter(), Patience::Command).await.pop();
         reply.unwrap_or_else(|| Err(no_reply())).and_then(cas)
     }
 
@@ -197,7 +202,10 @@ impl RedisStore {
 
     pub(super) async fn unlock(&self, key: &TokenKey, value: &str) -> Result<(), StoreError> {
         let name = self.lock_key(key);
-        let reply = self.call(&self.inner.unlock, [(name.as_str(), [value.as_bytes()])].into_iter()).await.pop();
+        let reply = self
+            .call(&self.inner.unlock, [(name.as_str(), [value.as_bytes()])].into_iter(), Patience::Command)
+            .await
+            .pop();
         reply.unwrap_or_else(|| Err(no_reply())).map(|_| ())
     }
 
@@ -303,7 +311,7 @@ impl RedisStore {
 
     async fn tokens(&self, keys: &[TokenKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let reads = keys.iter().map(|key| command("GET", &[self.token_key(key).as_bytes()])).collect();
-        let values = self.many(reads).await;
+        let values = self.many(reads, Patience::Command).await;
         values
             .into_iter()
             .map(|value| match value {
@@ -359,15 +367,16 @@ impl RedisStore {
         &self,
         script: &Script,
         calls: impl Iterator<Item = (&'a str, [&'a [u8]; N])> + Clone,
+        patience: Patience,
     ) -> Vec<Result<Value, StoreError>> {
         let by_name = calls.clone().map(|(key, arguments)| script.call("EVALSHA", key, &arguments)).collect();
-        let mut replies = self.many(by_name).await;
+        let mut replies = self.many(by_name, patience).await;
         let unknown = |reply: &Result<Value, StoreError>| reply.as_ref().is_err_and(is_no_script);
         let again: Vec<usize> = (0..replies.len()).filter(|place| unknown(&replies[*place])).collect();
         if !again.is_empty() {
             let by_text = calls.enumerate().filter(|(place, _)| again.binary_search(place).is_ok());
             let by_text = by_text.map(|(_, (key, arguments))| script.call("EVAL", key, &arguments)).collect();
-            for (place, reply) in again.iter().zip(self.many(by_text).await) {
+            for (place, reply) in again.iter().zip(self.many(by_text, patience).await) {
                 replies[*place] = reply;
             }
         }
@@ -389,7 +398,7 @@ impl RedisStore {
     }
 
     /// Commands that don't depend on each other: one pipeline, or in a Cluster each on its own.
-    async fn many(&self, commands: Vec<Cmd>) -> Vec<Result<Value, StoreError>> {
+    async fn many(&self, commands: Vec<Cmd>, patience: Patience) -> Vec<Result<Value, StoreError>> {
         let live = match self.inner.links.pick() {
             Ok(live) => live,
             Err(error) => return commands.iter().map(|_| Err(error.clone())).collect(),
@@ -404,7 +413,13 @@ impl RedisStore {
             pipe.add_command(command);
         }
         let started = Instant::now();
-        let replies = pipe.query_async::<Vec<Value>>(&mut live.connection.clone()).await;
+        let replies = match patience {
+            Patience::Command => pipe.query_async::<Vec<Value>>(&mut live.connection.clone()).await,
+            Patience::Reply => match self.late_replies(&live, &pipe).await {
+                Some(replies) => replies,
+                None => return (0..count).map(|_| Err(no_answer())).collect(),
+            },
+        };
         self.inner.latency.observe(started.elapsed(), replies.is_ok());
         match replies {
             Ok(replies) if replies.len() == count => replies.into_iter().map(|reply| self.sort(&live, reply)).collect(),
@@ -414,6 +429,30 @@ impl RedisStore {
                 self.inner.links.failed(&live, &error);
                 (0..count).map(|_| Err(error.clone())).collect()
             }
+        }
+    }
+
+    /// The replies of a pipeline, however late, as long as its connection stands. A server that is silent for a while
+    /// (frozen, swapped out) answers when it goes on, and only its answer tells whether a count was taken: the record
+    /// doesn't, once another process has written to it (R22). None: the server is there again and still owes them.
+    async fn late_replies(&self, live: &Live, pipe: &redis::Pipeline) -> Option<redis::RedisResult<Vec<Value>>> {
+        let mut connection = live.connection.patient();
+        let mut replies = pin!(pipe.query_async::<Vec<Value>>(&mut connection));
+        if let Ok(replies) = tokio::time::timeout(COMMAND_TIMEOUT, &mut replies).await {
+            return Some(replies);
+        }
+        self.inner.latency.observe(COMMAND_TIMEOUT, false);
+        self.inner.links.failed(live, &no_answer());
+        let mut status = self.watch();
+        let back = async {
+            // The store holds the sender: this is no error.
+            drop(status.wait_for(Status::is_connected).await);
+            tokio::time::sleep(LATE_REPLY_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            replies = &mut replies => Some(replies),
+            () = back => None,
         }
     }
 
@@ -454,6 +493,15 @@ impl RedisStore {
             reply => Ok(reply),
         }
     }
+}
+
+/// How long a reply is waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// As long as any command may take (R2).
+    Command,
+    /// See [`RedisStore::late_replies`].
+    Reply,
 }
 
 impl fmt::Debug for RedisStore {
