@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::accounts::RefreshAnswer;
 use super::scenario::{Fields, Scenario};
 
-/// So many of the streams that the client closed are kept.
-const CLOSES: usize = 1024;
+/// So many of the streams that the client closed are kept, and so many of the answers that were none.
+const ENDS: usize = 1024;
 /// So many requests are kept, and so many bytes of their bodies.
 const REQUESTS: usize = 64;
 const BODIES: usize = 32 << 20;
@@ -68,6 +68,8 @@ pub(super) struct Counts {
     closed_by_client: u64,
     events: u64,
     closes: VecDeque<Value>,
+    /// Chat requests that were answered with something else than a stream.
+    refusals: VecDeque<Value>,
     last: VecDeque<Recorded>,
     last_bytes: usize,
 }
@@ -183,6 +185,7 @@ impl State {
                 "accepted": counts.connections_accepted,
             },
             "closed_by_client": counts.closes,
+            "answered_otherwise": counts.refusals,
             "refresh_calls": counts.refresh_calls,
             "refreshed": counts.refreshed,
         });
@@ -281,20 +284,24 @@ impl Flight {
         match outcome {
             Outcome::Completed => counts.completed += 1,
             Outcome::Cut => counts.cut += 1,
-            Outcome::Answered => counts.answered_otherwise += 1,
+            Outcome::Answered => {
+                counts.answered_otherwise += 1;
+                keep(&mut counts.refusals, self.ended());
+            }
             Outcome::ClosedByClient => {
                 counts.closed_by_client += 1;
-                if counts.closes.len() == CLOSES {
-                    counts.closes.pop_front();
-                }
-                counts.closes.push_back(json!({
-                    "token": self.token,
-                    "after_ms": self.since.elapsed().as_millis() as u64,
-                    "at_ms": Timestamp::now().as_millisecond(),
-                    "events": self.events,
-                }));
+                keep(&mut counts.closes, self.ended());
             }
         }
+    }
+
+    fn ended(&self) -> Value {
+        json!({
+            "token": self.token,
+            "after_ms": self.since.elapsed().as_millis() as u64,
+            "at_ms": Timestamp::now().as_millisecond(),
+            "events": self.events,
+        })
     }
 }
 
@@ -302,6 +309,13 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.land(Outcome::ClosedByClient);
     }
+}
+
+fn keep(ends: &mut VecDeque<Value>, end: Value) {
+    if ends.len() == ENDS {
+        ends.pop_front();
+    }
+    ends.push_back(end);
 }
 
 fn optional<T>(value: Value, read: impl FnOnce(Value) -> Result<T, String>) -> Result<Option<T>, String> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 /// Runs until it is dropped.
 pub struct Proxy {
@@ -70,35 +72,52 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, faults: &Faults) {
-    let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    let mut losing = false;
-    loop {
-        tokio::select! {
-            read = client.read(&mut up) => {
-                let Ok(count @ 1..) = read else { return };
-                let request = &up[..count];
-                if request.windows(7).any(|word| word == b"EVALSHA") && faults.armed.swap(false, Ordering::SeqCst) {
-                    losing = true;
-                }
-                if server.write_all(request).await.is_err() {
-                    return;
-                }
+/// Replies wait in a line of their own: a slow network delays each and holds up none.
+async fn carry(client: TcpStream, server: TcpStream, faults: &Faults) {
+    let _both = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let (line, mut replies) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let deliver = async move {
+        while let Some((due, reply)) = replies.recv().await {
+            sleep_until(due).await;
+            if to_client.write_all(&reply).await.is_err() {
+                return;
             }
-            read = server.read(&mut down) => {
-                let Ok(count @ 1..) = read else { return };
-                if losing {
-                    faults.lost.fetch_add(1, Ordering::SeqCst);
-                    return;
+        }
+    };
+    let pass = async move {
+        let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        let mut losing = false;
+        loop {
+            tokio::select! {
+                read = from_client.read(&mut up) => {
+                    let Ok(count @ 1..) = read else { return };
+                    let request = &up[..count];
+                    if request.windows(7).any(|word| word == b"EVALSHA") && faults.armed.swap(false, Ordering::SeqCst) {
+                        losing = true;
+                    }
+                    if to_server.write_all(request).await.is_err() {
+                        return;
+                    }
                 }
-                let delay = faults.delay_millis.load(Ordering::SeqCst);
-                if delay > 0 {
-                    tokio::time::sleep(Duration::from_millis(delay)).await;
-                }
-                if client.write_all(&down[..count]).await.is_err() {
-                    return;
+                read = from_server.read(&mut down) => {
+                    let Ok(count @ 1..) = read else { return };
+                    if losing {
+                        faults.lost.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    let delay = Duration::from_millis(faults.delay_millis.load(Ordering::SeqCst));
+                    if line.send((Instant::now() + delay, down[..count].to_vec())).is_err() {
+                        return;
+                    }
                 }
             }
         }
+    };
+    // Whoever ends first ends the connection.
+    tokio::select! {
+        () = deliver => {}
+        () = pass => {}
     }
 }
