@@ -187,6 +187,11 @@ impl Merged {
         }
     }
 
+    /// How much it adds to `usageCount`.
+    pub(super) fn uses(&self) -> u64 {
+        self.uses
+    }
+
     /// Without what adds up: for a write that perhaps happened (R22), where a count may be lost but never doubled.
     pub(super) fn without_counts(mut self) -> Self {
         self.uses = 0;

@@ -351,6 +351,23 @@ struct Job {
     doubt: Option<Doubt>,
 }
 
+impl Job {
+    /// The reply was lost and somebody else has written since: the record can't tell whether our counts are in it. One may
+    /// be lost, none doubled (R22).
+    fn take_for_written(&mut self) {
+        let change = std::mem::take(&mut self.change);
+        if change.uses() > 0 {
+            tracing::warn!(
+                account = prefix(&self.id),
+                uses = change.uses(),
+                "uses are taken for written: the reply was lost, and another process has written to the account since"
+            );
+        }
+        self.change = change.without_counts();
+        self.doubt = None;
+    }
+}
+
 /// How a job ended.
 enum End {
     /// The record has these bytes and holds the change.
@@ -496,8 +513,8 @@ impl Shared {
                         self.settle(job, End::Written(current));
                     }
                     Ok(Cas::Conflict(current)) => {
-                        if job.doubt.take().is_some() {
-                            job.change = job.change.without_counts();
+                        if job.doubt.is_some() {
+                            job.take_for_written();
                         }
                         job.base = Some(current);
                         jobs.push(job);
@@ -542,8 +559,7 @@ impl Shared {
                 (Some(found), Some(doubt)) if found == doubt.new => self.settle(job, End::Written(found)),
                 (Some(found), doubt) => {
                     if doubt.as_ref().is_some_and(|doubt| found != doubt.old) {
-                        job.change = job.change.without_counts();
-                        job.doubt = None;
+                        job.take_for_written();
                     }
                     job.base = Some(found);
                     ready.push(job);
