@@ -448,7 +448,8 @@ async fn n5_a_pinned_request_waits_for_nobody() {
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let holder = fixture.select().unwrap();
     let pool = fixture.pool.clone();
-    let waiting = tokio::spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
     while fixture.pool.counts().waiting == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -457,7 +458,7 @@ async fn n5_a_pinned_request_waits_for_nobody() {
     assert!(fixture.pool.acquire(&pinned, Instant::now()).await.is_ok());
     assert!(began.elapsed() < Duration::from_millis(1_000), "{:?}", began.elapsed());
     drop(holder);
-    assert!(waiting.await.unwrap());
+    assert!(waiting.join_next().await.unwrap().unwrap());
 }
 
 /// All waits of one request together last `KIRO_ACCOUNT_WAIT`.

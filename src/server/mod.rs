@@ -55,8 +55,11 @@ pub struct Terms {
     /// Operator's system text (N13). For messages only: an estimate is of what the client sent.
     pub system: Option<(SystemMode, String)>,
     /// Sees the body of a messages request before it is answered.
-    pub hear: Option<Arc<dyn Fn(&Bytes) + Send + Sync>>,
+    pub hear: Option<Hear>,
 }
+
+/// What [`Terms::hear`] is.
+pub type Hear = Arc<dyn Fn(&Bytes) + Send + Sync>;
 
 /// Answers one request. Dropping the returned future or the response's body cancels everything it started (M10).
 pub async fn handle<B>(gateway: &Gateway, request: Request<B>, peer: Peer) -> Response<Body>
