@@ -288,6 +288,17 @@ export interface GatewayOptions {
    * Environment: `KIRO_LOG_FORMAT`.
    */
   logFormat?: 'json' | 'pretty'
+  /**
+   * Serve /debug/pprof/profile?seconds=N and /debug/tasks there; from other machines they need the client key. kiro-server only; the flag alone means 127.0.0.1:8082.
+   * Must be an address such as 127.0.0.1:8082.
+   * Environment: `KIRO_PROFILE_ADDR`.
+   */
+  profileAddr?: string
+  /**
+   * Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept.
+   * Environment: `KIRO_DEBUG_DUMP_DIR`.
+   */
+  debugDumpDir?: string
   /** The environment to read. Pass `{}` to ignore it. @default process.env */
   env?: Record<string, string | undefined>
   /**

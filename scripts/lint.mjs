@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { build } from './build.mjs'
+import { deny } from './deny.mjs'
 import { check, conclude, installPackages, needRust, root, totals } from './steps.mjs'
 
 /** What the pure core must not pull in (architecture.md: layers 0 to 3). */
@@ -12,6 +13,7 @@ export async function lint() {
   await check('format', 'cargo', ['fmt', '--check'])
   await check('the core compiles alone', 'cargo', ['check', '-q', '--no-default-features'])
   pure()
+  deny()
   await check('clippy: core', 'cargo', clippy('--no-default-features', '--all-targets'))
   await check('clippy: everything', 'cargo', clippy('--features', 'server', '--all-targets'))
   if (!(await build(false))) totals.failed += 1

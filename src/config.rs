@@ -37,6 +37,8 @@ pub enum Form {
     Url(&'static [&'static str]),
     /// `true` or `false`.
     Switch,
+    /// An address and a port, such as `127.0.0.1:8082`.
+    Address,
 }
 
 impl Form {
@@ -57,6 +59,7 @@ impl Form {
                 )
             }
             Form::Switch => "true or false".into(),
+            Form::Address => "an address such as 127.0.0.1:8082".into(),
         }
     }
 }
@@ -74,6 +77,8 @@ pub struct Setting {
     pub js: &'static str,
     /// The default as text; `""` means none.
     pub default: &'static str,
+    /// What the flag says when it stands without a value; none: it needs one.
+    pub bare: Option<&'static str>,
     /// What a value must look like.
     pub form: Form,
     /// What it means, in a sentence.
@@ -98,7 +103,22 @@ const fn row(
     form: Form,
     meaning: &'static str,
 ) -> Setting {
-    Setting { env, alias: None, flag: if flag.is_empty() { None } else { Some(flag) }, js, default, form, meaning }
+    let bare = if matches!(form, Form::Switch) { Some("true") } else { None };
+    Setting {
+        env,
+        alias: None,
+        flag: if flag.is_empty() { None } else { Some(flag) },
+        js,
+        default,
+        bare,
+        form,
+        meaning,
+    }
+}
+
+const fn bare(mut setting: Setting, value: &'static str) -> Setting {
+    setting.bare = Some(value);
+    setting
 }
 
 const fn alias(mut setting: Setting, alias: &'static str) -> Setting {
@@ -446,6 +466,26 @@ pub const SETTINGS: &[Setting] = &[
         Form::Word(&["json", "pretty"]),
         "json, or pretty. Default: pretty on a terminal, else json.",
     ),
+    bare(
+        row(
+            "KIRO_PROFILE_ADDR",
+            "profile",
+            "profileAddr",
+            "",
+            Form::Address,
+            "Serve /debug/pprof/profile?seconds=N and /debug/tasks there; from other machines they need the client key. \
+             kiro-server only; the flag alone means 127.0.0.1:8082.",
+        ),
+        "127.0.0.1:8082",
+    ),
+    row(
+        "KIRO_DEBUG_DUMP_DIR",
+        "",
+        "debugDumpDir",
+        "",
+        Form::Text,
+        "Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept.",
+    ),
 ];
 
 /// Where a value came from; a later one wins.
@@ -630,6 +670,7 @@ impl RawConfig {
                 };
                 let shown = match setting.form {
                     Form::Secret if !text.is_empty() && source != Source::Default => "(redacted)".to_owned(),
+                    Form::Url(_) | Form::UpstreamUrl => without_password(&text),
                     _ => text,
                 };
                 (setting, shown, source)
@@ -735,6 +776,8 @@ impl RawConfig {
                     _ => LogFormat::Json,
                 }),
             },
+            profile_addr: self.address("KIRO_PROFILE_ADDR")?,
+            debug_dump_dir: Some(self.text("KIRO_DEBUG_DUMP_DIR")).filter(|t| !t.is_empty()).map(PathBuf::from),
         })
     }
 
@@ -798,6 +841,18 @@ impl RawConfig {
         }
     }
 
+    fn address(&self, env: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        let text = self.text(env);
+        if text.is_empty() || text == "off" {
+            return Ok(None);
+        }
+        let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+        match numeric.as_deref().unwrap_or(&text).parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(self.refuse(env, &Form::Address.allowed())),
+        }
+    }
+
     fn word(&self, env: &str) -> Result<String, ConfigError> {
         let text = self.text(env);
         match setting(env).map(|s| s.form) {
@@ -823,7 +878,8 @@ impl RawConfig {
         if fits {
             Ok(Some(Secret::new(text)))
         } else {
-            Err(ConfigError::new(format!("{env}: must be {}", form.allowed())))
+            let name = self.said.get(env).map_or(env, |(_, name, _)| name);
+            Err(ConfigError::new(format!("{name}: must be {}", form.allowed())))
         }
     }
 
@@ -982,6 +1038,10 @@ pub struct Config {
     pub log_level: String,
     /// `KIRO_LOG_FORMAT`; none: by whether it is a terminal.
     pub log_format: Option<LogFormat>,
+    /// `KIRO_PROFILE_ADDR`.
+    pub profile_addr: Option<SocketAddr>,
+    /// `KIRO_DEBUG_DUMP_DIR`.
+    pub debug_dump_dir: Option<PathBuf>,
 }
 
 /// Where the server's certificate lies.
@@ -995,6 +1055,16 @@ pub struct TlsFiles {
 
 fn setting(env: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.env == env)
+}
+
+/// The URL, with what stands before an `@` in its authority taken out.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
+        Some(at) => format!("{scheme}://(redacted){}", rest.get(at..).unwrap_or_default()),
+        None => url.to_owned(),
+    }
 }
 
 /// `500ms`, `5s`, `2m`, `1h`, also in a row; a bare `0` is zero.

@@ -938,11 +938,11 @@ impl Pool {
         match &outcome.event {
             Event::Fault { mark: Some(mark @ Note::Ejected { .. }), .. } => {
                 let message = mark.to_string();
-                tracing::warn!(account = short(id), %message, "account ejected");
+                tracing::warn!(account = short(id), cause = %message, "account ejected");
                 self.tell(PoolEvent::Ejected { id: id.clone(), message });
             }
             Event::Fault { mark: Some(mark @ (Note::CoolDown { .. } | Note::Quota { .. })), .. } => {
-                tracing::info!(account = short(id), message = %mark, "account rests");
+                tracing::info!(account = short(id), cause = %mark, "account rests");
             }
             Event::Success { half_open: true, .. } => {
                 tracing::info!(account = short(id), "account healed");

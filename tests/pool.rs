@@ -1493,8 +1493,11 @@ impl Wire {
             api_key: false,
             proxy: None,
         };
-        let body = upstream.generate(&target, [Bytes::from_static(b"{"), Bytes::from_static(b"}")]).await?;
-        body.collect().await.map(drop).map_err(|_| Fault::network("cut"))
+        let mut body = upstream.generate(&target, [Bytes::from_static(b"{"), Bytes::from_static(b"}")]).await?;
+        while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
+            chunk.map_err(|_| Fault::network("cut"))?;
+        }
+        Ok(())
     }
 
     fn connections(&self) -> Vec<usize> {

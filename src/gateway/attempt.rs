@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::dump::Recording;
 use super::{Shared, now};
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
@@ -117,6 +118,8 @@ pub(super) struct Trail {
     tokenless: bool,
     /// Time in which upstream was waited for.
     waited: Duration,
+    /// For `KIRO_DEBUG_DUMP_DIR`; none without it.
+    pub(super) recording: Option<Box<Recording>>,
 }
 
 /// How the next attempt begins.
@@ -136,7 +139,7 @@ pub(super) enum Opened {
 }
 
 impl Trail {
-    pub(super) fn new(accounts_max: u32, rng: fastrand::Rng) -> Self {
+    pub(super) fn new(accounts_max: u32, rng: fastrand::Rng, recording: Option<Box<Recording>>) -> Self {
         Self {
             budget: Budget::new(accounts_max),
             tried: Vec::new(),
@@ -146,6 +149,7 @@ impl Trail {
             account: None,
             tokenless: false,
             waited: Duration::ZERO,
+            recording,
         }
     }
 
@@ -166,6 +170,7 @@ impl Trail {
             reasoning: job.sent_reasoning && self.plain.is_none(),
             committed: false,
         };
+        self.note(&lease, &fault);
         let stood = self.stood(false);
         match self.budget.fault(fault.clone(), sent, &mut self.rng) {
             Verdict::SameAccount(remedy) => Ok(Next::Again { lease, remedy, fault }),
@@ -180,9 +185,17 @@ impl Trail {
     /// to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
     fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         self.tokenless = true;
+        self.note(&lease, &fault);
         job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
         let verdict = self.budget.account_failed(fault);
         self.follow(job, verdict)
+    }
+
+    /// Tells the recording, if there is one.
+    pub(super) fn note(&mut self, lease: &Lease, fault: &Fault) {
+        if let Some(recording) = &mut self.recording {
+            recording.failed(lease.account().short_id(), fault);
+        }
     }
 
     fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
@@ -251,6 +264,9 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
         };
         let account = lease.account();
         let body = trail.plain.as_ref().unwrap_or(&job.kiro).parts(account.profile_arn());
+        if let Some(recording) = &mut trail.recording {
+            recording.sent(&body, &token);
+        }
         let target = Target {
             url: account.generate_url().to_owned(),
             token,

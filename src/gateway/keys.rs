@@ -50,12 +50,16 @@ impl Keys {
     }
 
     /// What the store holds now. A key once known is replaced only by another one: an evicted or broken `config` never
-    /// opens the door.
-    pub(super) fn heard(&self, key: Option<&Secret>) {
+    /// opens the door. True when it was.
+    pub(super) fn heard(&self, key: Option<&Secret>) -> bool {
+        let mut changed = false;
         if let Some(key) = key.filter(|key| !key.is_empty()) {
-            self.found.store(Some(std::sync::Arc::new(Digested::of(key.expose()))));
+            let key = Digested::of(key.expose());
+            changed = self.found.load().as_ref().is_some_and(|known| known.0 != key.0);
+            self.found.store(Some(std::sync::Arc::new(key)));
         }
         self.reached.store(true, Ordering::Release);
+        changed
     }
 
     /// Whether no key is known although the store was reached.
@@ -104,11 +108,10 @@ mod tests {
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Unknown);
         keys.heard(Some(&Secret::new("k1")));
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
-        keys.heard(None);
-        keys.heard(Some(&Secret::new("")));
+        assert!(!keys.heard(None) && !keys.heard(Some(&Secret::new(""))) && !keys.heard(Some(&Secret::new("k1"))));
         assert_eq!(check(&keys, &[""]), KeyCheck::Wrong);
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Right);
-        keys.heard(Some(&Secret::new("k3")));
+        assert!(keys.heard(Some(&Secret::new("k3"))));
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Wrong);
     }
 

@@ -9,6 +9,7 @@
 
 mod account;
 mod attempt;
+mod dump;
 mod keys;
 mod models;
 mod status;
@@ -29,12 +30,13 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
+use dump::Dumps;
 pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
 pub use status::{AccountStatus, Status as GatewayStatus};
 use stream::Slot;
-pub use stream::{Cutter, MessageStream};
+pub use stream::{Cutter, MessageStream, OpenRequest};
 use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
@@ -79,6 +81,8 @@ pub(crate) struct Shared {
     models: ArcSwap<Models>,
     keys: Keys,
     metrics: Metrics,
+    /// `KIRO_DEBUG_DUMP_DIR`.
+    dumps: Option<Dumps>,
     in_flight: Arc<AtomicUsize>,
     streams: Streams,
     closing: AtomicBool,
@@ -198,6 +202,8 @@ impl Gateway {
             None => (None, Models::embedded().clone()),
         };
         let upstream = Arc::new(Upstream::new(&config)?);
+        let folder = config.debug_dump_dir.as_deref();
+        let dumps = folder.map(|folder| Dumps::new(folder, config.api_key.iter().cloned().collect())).transpose()?;
         let store =
             Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
         let pool = Pool::start(store.clone(), &config, clock, hooks);
@@ -211,6 +217,7 @@ impl Gateway {
             models: ArcSwap::from_pointee(models),
             keys,
             metrics: Metrics::new(),
+            dumps,
             in_flight: Arc::default(),
             streams: Streams::default(),
             closing: AtomicBool::new(false),
@@ -219,7 +226,7 @@ impl Gateway {
             config,
         });
         let stop = CancellationToken::new();
-        spawn(watch(Arc::downgrade(&shared), models_file, stop.clone()));
+        spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
         spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         gateway.wait_for_snapshot().await?;
@@ -299,7 +306,7 @@ impl Gateway {
         let client_request_id = call.client_request_id.clone();
         let begun = self.begin(&body, call, streaming, request_id.clone(), arrived);
         let (mut stream, job, request) = begun.map_err(|refused| {
-            refused.conclude(&self.shared, &request_id, client_request_id.as_deref(), arrived.elapsed())
+            refused.conclude(&self.shared, &body, &request_id, client_request_id.as_deref(), arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
@@ -393,7 +400,8 @@ impl Gateway {
             account_id: call.account_id,
             estimate: OnceLock::new(),
         });
-        let trail = Trail::new(accounts_max, fastrand::Rng::new());
+        let recording = shared.dumps.as_ref().map(|dumps| dumps.record(body));
+        let trail = Trail::new(accounts_max, fastrand::Rng::new(), recording);
         let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
         Ok((stream, job, request))
     }
@@ -473,6 +481,13 @@ impl Gateway {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The requests for an answer that run now, the oldest first.
+    pub fn open_requests(&self) -> Vec<OpenRequest> {
+        let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|slot| slot.seen()).collect();
+        open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
+        open
     }
 
     /// Whether answers are simulated.
@@ -623,9 +638,9 @@ struct Streams {
 }
 
 impl Streams {
-    fn add(&self) -> (u64, Arc<Slot>) {
+    fn add(&self, summary: Arc<SummaryCell>, began: Instant) -> (u64, Arc<Slot>) {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::<Slot>::default();
+        let slot = Arc::new(Slot::new(summary, began));
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, slot.clone());
         (key, slot)
     }
@@ -635,10 +650,13 @@ impl Streams {
     }
 
     fn cut_all(&self) {
-        let open: Vec<_> = self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for slot in open {
+        for slot in self.all() {
             slot.cut();
         }
+    }
+
+    fn all(&self) -> Vec<Arc<Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
@@ -671,7 +689,7 @@ async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
 }
 
 /// Looks at what may change while we run: the client key and the models file.
-async fn watch(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, stop: CancellationToken) {
+async fn look_around(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, stop: CancellationToken) {
     loop {
         let pause = {
             let Some(shared) = shared.upgrade() else { return };
@@ -694,10 +712,14 @@ impl Shared {
             return;
         }
         match self.store.client_key().await {
-            Ok(key) => self.keys.heard(key.as_ref()),
+            Ok(key) => {
+                if self.keys.heard(key.as_ref()) {
+                    tracing::info!("the client key was changed");
+                }
+            }
             Err(error) if matches!(error.kind(), StoreErrorKind::Broken) => {
                 // A `config` that is there but can't be read holds no key (R57).
-                self.keys.heard(None);
+                let _nothing_new = self.keys.heard(None);
             }
             Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }

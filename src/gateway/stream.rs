@@ -11,21 +11,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
+use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
 use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
+use super::dump::Tape;
 use super::summary::{Outcome, Summary, SummaryCell};
 use super::{Permit, Shared, now};
 use crate::error::{Code, Error};
-use crate::pool::Lease;
+use crate::pool::{AccountId, Lease, short};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::pipeline::{Pipeline, Step};
 use crate::upstream::{Body, Cut};
@@ -52,6 +54,8 @@ pub struct MessageStream {
     slot: Arc<Slot>,
     slot_key: u64,
     summary: Arc<SummaryCell>,
+    /// What went downstream, for `KIRO_DEBUG_DUMP_DIR`; none without it.
+    tape: Option<Box<Tape>>,
     failure: Option<Error>,
     /// The whole message, when it isn't streamed.
     folded: Option<Vec<u8>>,
@@ -117,11 +121,31 @@ impl Times {
     }
 }
 
-/// How the gateway reaches a stream from outside: to end it at shutdown.
-#[derive(Default)]
+/// How the gateway reaches a stream from outside: to end it at shutdown, and to show that it is there.
 pub(super) struct Slot {
     cut: AtomicBool,
     waker: AtomicWaker,
+    summary: Arc<SummaryCell>,
+    began: Instant,
+    /// The account whose answer is being read; none while an attempt is opened.
+    reading: Mutex<Option<AccountId>>,
+}
+
+/// One request for an answer that runs now.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenRequest {
+    /// The id of the request.
+    pub request_id: String,
+    /// The model as upstream names it.
+    pub kiro_model: String,
+    /// Whether it is streamed.
+    pub stream: bool,
+    /// `opening`: an account is selected or asked; `reading`: the answer comes.
+    pub phase: &'static str,
+    /// The first 8 characters of the account that answers.
+    pub account: Option<String>,
+    /// Milliseconds since it arrived.
+    pub age_ms: u64,
 }
 
 /// Ends one stream from outside with an `error` event, as shutdown does. It keeps nothing alive.
@@ -135,6 +159,30 @@ impl Cutter {
 }
 
 impl Slot {
+    pub(super) fn new(summary: Arc<SummaryCell>, began: Instant) -> Self {
+        Self { cut: AtomicBool::new(false), waker: AtomicWaker::new(), summary, began, reading: Mutex::default() }
+    }
+
+    fn opens(&self) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn reads(&self, account: &AccountId) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.clone());
+    }
+
+    pub(super) fn seen(&self) -> OpenRequest {
+        let account = self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        OpenRequest {
+            request_id: self.summary.request_id().to_owned(),
+            kiro_model: self.summary.kiro_model().to_owned(),
+            stream: self.summary.is_streamed(),
+            phase: if account.is_some() { "reading" } else { "opening" },
+            account: account.map(|id| short(&id).to_owned()),
+            age_ms: self.began.elapsed().as_millis() as u64,
+        }
+    }
+
     /// Ends the stream with an `error` event at its next poll.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Release);
@@ -152,12 +200,13 @@ impl MessageStream {
         permit: Permit,
         began: Instant,
     ) -> Self {
-        let (slot_key, slot) = shared.streams.add();
+        let summary = Arc::new(SummaryCell::of(&job));
+        let (slot_key, slot) = shared.streams.add(summary.clone(), began);
         if job.facts.streaming {
             shared.metrics.streams_open.inc();
         }
-        let summary = Arc::new(SummaryCell::of(&job));
         let facts = job.facts;
+        let tape = shared.dumps.as_ref().map(|dumps| Box::new(dumps.tape()));
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
         let mut stream = Self {
             phase: Phase::Opening(Box::pin(open(job.clone(), trail, Next::Select { after: Duration::ZERO }))),
@@ -173,6 +222,7 @@ impl MessageStream {
             slot,
             slot_key,
             summary,
+            tape,
             failure: None,
             folded: None,
             _permit: permit,
@@ -295,6 +345,7 @@ impl MessageStream {
             Opened::Body { body, lease, mut trail, sent } => {
                 self.times.waited += trail.take_waited();
                 self.times.heard = self.times.now;
+                self.slot.reads(lease.account().id());
                 self.phase = Phase::Reading(Box::new(Reading {
                     body,
                     lease,
@@ -307,7 +358,7 @@ impl MessageStream {
             }
             Opened::Failed { error, mut trail } => {
                 self.times.waited += trail.take_waited();
-                self.fail(error, &trail);
+                self.fail(error, &mut trail);
             }
         }
     }
@@ -316,6 +367,11 @@ impl MessageStream {
         let step = match chunk {
             Some(Ok(chunk)) => {
                 self.times.heard = self.times.now;
+                if let Phase::Reading(reading) = &mut self.phase
+                    && let Some(recording) = &mut reading.trail.recording
+                {
+                    recording.heard(&chunk);
+                }
                 self.out.reserve(chunk.len() + chunk.len() / 4 + OUT_SPARE);
                 self.pipeline.push(chunk, &mut self.out)
             }
@@ -350,20 +406,21 @@ impl MessageStream {
             }
             Step::Done => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-                let Reading { body, lease, trail, .. } = *reading;
+                let Reading { body, lease, mut trail, .. } = *reading;
                 if !self.facts.streaming {
                     self.folded = self.pipeline.message();
                 }
                 self.shared.report_success(lease, self.facts.record);
-                self.conclude(Outcome::Complete, Some(&trail), None);
+                self.conclude(Outcome::Complete, Some(&mut trail), None);
                 if !body.is_ended() {
                     self.phase = Phase::Draining(body);
                 }
             }
             Step::Failed(fault) => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-                let Reading { lease, trail, .. } = *reading;
+                let Reading { lease, mut trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
+                trail.note(&lease, &fault);
                 self.shared.metrics.count_attempt(Some(fault.kind));
                 let pinned = self.facts.pinned.then(|| lease.account().id().clone());
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
@@ -372,7 +429,7 @@ impl MessageStream {
                 if let Some(account) = &pinned {
                     error = error.with_account(account);
                 }
-                self.conclude(Outcome::Error, Some(&trail), Some(error.clone()));
+                self.conclude(Outcome::Error, Some(&mut trail), Some(error.clone()));
                 self.failure = Some(error);
             }
             Step::Fault(fault) => {
@@ -381,21 +438,25 @@ impl MessageStream {
                 let fault = of_account(&lease, fault);
                 self.shared.metrics.count_attempt(Some(fault.kind));
                 let Some(job) = self.job.clone() else {
-                    return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), &trail);
+                    return self
+                        .fail(Error::new(Code::Internal, "a fault before the commit came after it"), &mut trail);
                 };
                 match trail.judge(&job, lease, fault) {
                     Ok(next) => match self.pipeline.restart() {
-                        Ok(()) => self.phase = Phase::Opening(Box::pin(open(job, trail, next))),
-                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), &trail),
+                        Ok(()) => {
+                            self.slot.opens();
+                            self.phase = Phase::Opening(Box::pin(open(job, trail, next)));
+                        }
+                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), &mut trail),
                     },
-                    Err(error) => self.fail(error, &trail),
+                    Err(error) => self.fail(error, &mut trail),
                 }
             }
         }
     }
 
     /// The end without success: a status while nothing was sent, else the SSE `error` event.
-    fn fail(&mut self, error: Error, trail: &Trail) {
+    fn fail(&mut self, error: Error, trail: &mut Trail) {
         self.phase = Phase::Ended;
         self.pipeline.give_up(&error.api_error(), &mut self.out);
         self.conclude(Outcome::Error, Some(trail), Some(error.clone()));
@@ -405,9 +466,9 @@ impl MessageStream {
     fn on_shutdown(&mut self) {
         // Not the account's fault: nothing is reported on it.
         self.pipeline.shutdown(&mut self.out);
-        let trail = self.take_trail();
+        let mut trail = self.take_trail();
         let error = Error::new(Code::Closed, "the server is shutting down");
-        self.conclude(Outcome::Error, trail.as_ref(), Some(error.clone()));
+        self.conclude(Outcome::Error, trail.as_mut(), Some(error.clone()));
         self.failure = Some(error);
     }
 
@@ -491,14 +552,14 @@ impl MessageStream {
         self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
     }
 
-    fn conclude(&mut self, outcome: Outcome, trail: Option<&Trail>, error: Option<Error>) {
+    fn conclude(&mut self, outcome: Outcome, trail: Option<&mut Trail>, error: Option<Error>) {
         if self.facts.streaming {
             self.shared.metrics.streams_open.dec();
         }
         self.shared.streams.remove(self.slot_key);
         self.job = None;
         let report = self.pipeline.report();
-        let (account, attempts) = trail.map_or((None, 0), Trail::account_and_attempts);
+        let (account, attempts) = trail.as_deref().map_or((None, 0), Trail::account_and_attempts);
         let complete = outcome == Outcome::Complete;
         let duration = self.times.began.elapsed();
         let summary = Summary {
@@ -515,6 +576,13 @@ impl MessageStream {
             error,
         };
         self.summary.conclude(&self.shared, &report, summary);
+        let recording = trail.and_then(|trail| trail.recording.take());
+        if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
+            && let Some(dumps) = &self.shared.dumps
+        {
+            tape.add(&self.out);
+            dumps.write(recording, *tape, self.summary.line(&self.shared), super::wall_clock());
+        }
     }
 }
 
@@ -537,6 +605,9 @@ impl Stream for MessageStream {
             this.times.wrote = this.times.heard;
         }
         this.bytes += this.out.len() as u64;
+        if let Some(tape) = &mut this.tape {
+            tape.add(&this.out);
+        }
         // The whole buffer goes: between two chunks a stream holds none.
         Poll::Ready(Some(std::mem::take(&mut this.out).freeze()))
     }
@@ -545,8 +616,8 @@ impl Stream for MessageStream {
 impl Drop for MessageStream {
     fn drop(&mut self) {
         if self.summary.ended().is_none() {
-            let trail = self.take_trail();
-            self.conclude(Outcome::Cancelled, trail.as_ref(), None);
+            let mut trail = self.take_trail();
+            self.conclude(Outcome::Cancelled, trail.as_mut(), None);
         }
     }
 }

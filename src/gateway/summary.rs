@@ -3,9 +3,12 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::Shared;
+use bytes::Bytes;
+use serde_json::{Value, json};
+
 use super::attempt::Job;
-use crate::error::Error;
+use super::{Shared, wall_clock};
+use crate::error::{Code, Error};
 use crate::pool::short;
 use crate::proto::messages::event::Usage;
 use crate::proto::pipeline::Report;
@@ -99,6 +102,11 @@ impl SummaryCell {
         &self.kiro_model
     }
 
+    /// Whether it is streamed.
+    pub fn is_streamed(&self) -> bool {
+        self.streaming
+    }
+
     /// What came of it; none while it runs.
     pub fn ended(&self) -> Option<&Summary> {
         self.ended.get()
@@ -122,10 +130,9 @@ impl SummaryCell {
         if summary.outcome != Outcome::Cancelled && summary.attempts > 0 {
             metrics.overhead.observe(summary.overhead);
         }
-        let usage = summary.usage.unwrap_or_default();
-        let input = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens;
+        let (input, output) = summary.tokens();
         if summary.usage.is_some() {
-            metrics.count_tokens(&self.known_model, input, usage.output_tokens);
+            metrics.count_tokens(&self.known_model, input, output);
         }
         metrics.frames.inc_by(report.frames);
         metrics.upstream_bytes.inc_by(report.bytes_in);
@@ -133,12 +140,7 @@ impl SummaryCell {
         metrics.crc_failures.inc_by(report.crc_failures);
         metrics.count_unknown_events(&report.unknown_events);
 
-        let status = match (summary.outcome, &summary.error) {
-            (Outcome::Complete, _) => 200,
-            (Outcome::Cancelled, _) => 499,
-            (Outcome::Error, Some(error)) => error.status(),
-            (Outcome::Error, None) => 500,
-        };
+        let status = summary.status();
         if let Some(ghost) = &report.ghost {
             tracing::warn!(request_id = self.request_id, fault = ?ghost.kind, "an exception came after the complete answer");
         }
@@ -156,12 +158,60 @@ impl SummaryCell {
             stop_reason = summary.stop_reason,
             attempts = summary.attempts,
             input_tokens = input,
-            output_tokens = usage.output_tokens,
+            output_tokens = output,
             ttfe_ms = summary.first_event.map(|d| d.as_millis() as u64),
             duration_ms = summary.duration.as_millis() as u64,
             bytes = summary.bytes,
             "request"
         );
+    }
+}
+
+impl SummaryCell {
+    /// The log line of a request that has ended, for its dump.
+    pub(super) fn line(&self, shared: &Shared) -> Value {
+        let mut line = json!({
+            "request_id": self.request_id,
+            "client_request_id": self.client_request_id.as_deref().and_then(loggable),
+            "model": loggable(&self.model),
+            "kiro_model": self.kiro_model,
+            "upstream": shared.upstream_word(),
+            "stream": self.streaming,
+        });
+        if let Some(summary) = self.ended() {
+            let (input, output) = summary.tokens();
+            line["account"] = json!(summary.account_id.as_deref().map(short));
+            line["status"] = json!(summary.status());
+            line["code"] = json!(summary.error.as_ref().map(|error| error.code().as_str()));
+            line["message"] = json!(summary.error.as_ref().map(Error::message));
+            line["stop_reason"] = json!(summary.stop_reason);
+            line["attempts"] = json!(summary.attempts);
+            line["input_tokens"] = json!(input);
+            line["output_tokens"] = json!(output);
+            line["ttfe_ms"] = json!(summary.first_event.map(|d| d.as_millis() as u64));
+            line["duration_ms"] = json!(summary.duration.as_millis() as u64);
+            line["bytes"] = json!(summary.bytes);
+        }
+        line
+    }
+}
+
+impl Summary {
+    /// The status that the answer had, or would have had when it was too late for one; 499: the caller went away.
+    pub fn status(&self) -> u16 {
+        match (self.outcome, &self.error) {
+            (Outcome::Complete, _) => 200,
+            (Outcome::Cancelled, _) => 499,
+            (Outcome::Error, Some(error)) => error.status(),
+            (Outcome::Error, None) => 500,
+        }
+    }
+
+    /// Input (cached tokens too) and output, as the client was told; zero when it failed.
+    fn tokens(&self) -> (u64, u64) {
+        let usage = self.usage.unwrap_or_default();
+        let input = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens;
+        (input, usage.output_tokens)
     }
 }
 
@@ -186,10 +236,11 @@ impl<E: Into<Error>> From<E> for Refused {
 }
 
 impl Refused {
-    /// Counts it and writes its log line.
+    /// Counts it and writes its log line, and its dump where the request itself is to blame.
     pub(super) fn conclude(
         self,
         shared: &Shared,
+        body: &Bytes,
         request_id: &str,
         client_request_id: Option<&str>,
         took: Duration,
@@ -208,6 +259,22 @@ impl Refused {
             bytes = 0,
             "request"
         );
+        if let Some(dumps) = &shared.dumps
+            && matches!(error.code(), Code::InvalidRequest | Code::PromptTooLong | Code::NotFound)
+        {
+            let line = json!({
+                "request_id": request_id,
+                "client_request_id": client_request_id.and_then(loggable),
+                "model": client_model.as_deref().and_then(loggable),
+                "upstream": shared.upstream_word(),
+                "status": error.status(),
+                "code": error.code().as_str(),
+                "message": error.message(),
+                "attempts": 0,
+                "duration_ms": took.as_millis() as u64,
+            });
+            dumps.write(dumps.record(body), dumps.tape(), line, wall_clock());
+        }
         error
     }
 }

@@ -113,7 +113,7 @@ metrics! {
         ["outcome": "`ok`, `failed`"]
         "Reads of the accounts from the store";
     REDIS_DURATION "kiro_redis_command_duration_seconds" Histogram [] "Time that Redis commands and pipelines took (with KIRO_STORE=file: operations on the file)";
-    REDIS_ERRORS "kiro_redis_errors_total" Counter [] "Redis commands and pipelines that failed, a lost connection included";
+    REDIS_ERRORS "kiro_redis_errors_total" Counter [] "Redis commands and pipelines that failed, or that could not be sent for want of a connection";
     REDIS_CONNECTED "kiro_redis_connected" Gauge [] "1 while the store can be read, else 0";
     REDIS_QUEUED "kiro_redis_queued_writes" Gauge
         ["kind": "`account`: counters and marks; `token`: a refreshed token that must not get lost"]

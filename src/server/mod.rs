@@ -4,6 +4,7 @@
 //! server. [`listen`] accepts connections and drains them at the end.
 
 mod body;
+mod debug;
 mod listen;
 mod route;
 mod status;
@@ -23,6 +24,7 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 pub use body::{Body, Sse};
+pub use debug::{Debugging, debug};
 pub use listen::{Listening, bind, listen, serve};
 use route::Route;
 pub use tls::Tls;

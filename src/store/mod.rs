@@ -554,9 +554,14 @@ impl Latency {
         Duration::from_micros(self.micros.load(Ordering::Relaxed))
     }
 
-    /// Commands that failed, a lost connection included.
+    /// Commands that failed or could not be sent for want of a connection.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
+    }
+
+    /// A command that could not even be sent: no connection.
+    pub(crate) fn unsent(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn observe(&self, took: Duration, ok: bool) {

@@ -88,6 +88,11 @@ impl World {
         all.values().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
 
+    /// A connection of the test's own.
+    pub fn redis_connection(&self) -> redis::Connection {
+        self.redis.connection()
+    }
+
     /// Sets the shared `config` record.
     pub fn set_config(&self, text: &str) {
         redis::cmd("SET").arg("aiclient:config").arg(text).query::<()>(&mut self.redis.connection()).unwrap();

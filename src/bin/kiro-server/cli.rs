@@ -52,9 +52,17 @@ pub fn command() -> Command {
     for setting in SETTINGS {
         let Some(flag) = setting.flag else { continue };
         let arg = Arg::new(flag).long(flag).help(help(setting)).help_heading("Settings").global(true);
-        command = command.arg(match setting.form {
-            Form::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL"),
-            _ => arg.value_name("VALUE"),
+        let arg = arg.value_name(match setting.form {
+            Form::Switch => "BOOL",
+            Form::Address => "ADDR",
+            _ => "VALUE",
+        });
+        command = command.arg(match setting.bare {
+            Some(bare) => {
+                // A switch takes its value with `=` only, so that a command may follow it.
+                arg.num_args(0..=1).default_missing_value(bare).require_equals(setting.form == Form::Switch)
+            }
+            None => arg,
         });
     }
     command

@@ -8,12 +8,16 @@ mod doctor;
 mod health;
 mod log;
 mod output;
+mod reload;
 mod serve;
 mod usage;
 
 use std::process::ExitCode;
 
-use kiro_messages::config::{ConfigError, Face, RawConfig, Setting, Source};
+use clap::ArgMatches;
+use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
+use log::Log;
+use reload::Reload;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,13 +37,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, ConfigError> {
     let matches = cli::command().get_matches();
-    let mut raw = RawConfig::from_env(std::env::vars());
-    if let Some(file) = matches.get_one::<String>("config") {
-        let text = std::fs::read_to_string(file).map_err(|e| ConfigError::new(format!("--config {file}: {e}")))?;
-        raw.read_toml(&text, file)?;
-    }
-    cli::take_flags(&matches, &mut raw)?;
-    let mut config = raw.resolve(Face::Server)?;
+    let (raw, mut config) = read(&matches)?;
     if matches.get_flag("print-config") {
         for (setting, value, source) in raw.shown() {
             println!("{} = {value:?}  # {source}", setting.env);
@@ -55,7 +53,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         if !raw.shown().iter().any(is_said) {
             config.log_level = "error".to_owned();
         }
-        log::init(&config);
+        Log::init(&config);
         // One thread: see `desk`.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
         let done = match name {
@@ -68,10 +66,23 @@ fn run() -> Result<ExitCode, ConfigError> {
             ExitCode::from(failure.exit_code())
         }));
     }
-    log::init(&config);
+    let log = Log::init(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
-    Ok(match matches.subcommand() {
-        Some(("simulate", options)) => runtime.block_on(serve::simulate(options)),
-        _ => runtime.block_on(serve::serve(config)),
-    })
+    if let Some(("simulate", options)) = matches.subcommand() {
+        return Ok(runtime.block_on(serve::simulate(options)));
+    }
+    let reload = Reload::new(log, raw, &config, move || read(&matches));
+    Ok(runtime.block_on(serve::serve(config, reload)))
+}
+
+/// What flags, environment and config file say, and what it comes to.
+fn read(matches: &ArgMatches) -> Result<(RawConfig, Config), ConfigError> {
+    let mut raw = RawConfig::from_env(std::env::vars());
+    if let Some(file) = matches.get_one::<String>("config") {
+        let text = std::fs::read_to_string(file).map_err(|e| ConfigError::new(format!("--config {file}: {e}")))?;
+        raw.read_toml(&text, file)?;
+    }
+    cli::take_flags(matches, &mut raw)?;
+    let config = raw.resolve(Face::Server)?;
+    Ok((raw, config))
 }

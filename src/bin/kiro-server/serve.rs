@@ -13,6 +13,7 @@ use kiro_messages::simulator::Simulator;
 use kiro_messages::store::Status;
 
 use super::EXIT_CONFIG;
+use super::reload::Reload;
 
 /// How long a start waits for a word of the store before the port is opened.
 const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
@@ -25,7 +26,7 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
-pub async fn serve(mut config: Config) -> ExitCode {
+pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
     allow_open_files();
     let (sockets, shared) = match sockets(&config) {
         Ok(sockets) => sockets,
@@ -39,7 +40,7 @@ pub async fn serve(mut config: Config) -> ExitCode {
         Ok(simulated) => simulated,
         Err(error) => return refuse(&format!("the simulated upstream could not be started: {error}")),
     };
-    let grace = config.graceful_timeout;
+    let (grace, profile_addr) = (config.graceful_timeout, config.profile_addr);
     let address = config.listen;
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
@@ -77,13 +78,23 @@ pub async fn serve(mut config: Config) -> ExitCode {
         upstream = if simulated.is_some() { "simulator" } else { "kiro" },
         "listening"
     );
+    let _debugging = match profile_addr {
+        None => None,
+        Some(address) => match server::debug(gateway.clone(), address).await {
+            Ok(debugging) => {
+                tracing::info!(address = %debugging.address(), "profiles and tasks under /debug");
+                Some(debugging)
+            }
+            Err(error) => return refuse(&format!("KIRO_PROFILE_ADDR: {address}: {error}")),
+        },
+    };
     systemd::ready();
     tokio::select! {
         biased;
         () = stop.signal() => {}
         why = start_failed(&gateway, needs_key) => return refuse(&why),
         () = warn_when_open(&gateway) => {}
-        () = reload(hangup, &listening) => {}
+        () = reload(hangup, &listening, &mut again) => {}
     }
     systemd::stopping();
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
@@ -144,10 +155,11 @@ fn allow_open_files() {
     }
 }
 
-/// What SIGHUP does: reads the certificate again. Never ends.
-async fn reload(mut hangup: Hangup, listening: &Listening) {
+/// What SIGHUP does: reads the configuration and the certificate again. Never ends.
+async fn reload(mut hangup: Hangup, listening: &Listening, again: &mut Reload) {
     loop {
         hangup.signal().await;
+        again.again();
         match listening.tls().map(server::Tls::reload) {
             Some(Ok(())) => tracing::info!("the certificate was read again"),
             Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),

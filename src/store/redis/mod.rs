@@ -393,13 +393,21 @@ impl RedisStore {
     }
 
     async fn one(&self, cmd: Cmd) -> Result<Value, StoreError> {
-        let live = self.inner.links.pick()?;
+        let live = self.pick()?;
         self.run(&live, &cmd).await
+    }
+
+    fn pick(&self) -> Result<Arc<Live>, StoreError> {
+        let live = self.inner.links.pick();
+        if live.is_err() {
+            self.inner.latency.unsent();
+        }
+        live
     }
 
     /// Commands that don't depend on each other: one pipeline, or in a Cluster each on its own.
     async fn many(&self, commands: Vec<Cmd>, patience: Patience) -> Vec<Result<Value, StoreError>> {
-        let live = match self.inner.links.pick() {
+        let live = match self.pick() {
             Ok(live) => live,
             Err(error) => return commands.iter().map(|_| Err(error.clone())).collect(),
         };

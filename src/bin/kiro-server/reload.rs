@@ -1,0 +1,56 @@
+//! What SIGHUP changes of the configuration: the log level. Flags and the environment stay what they were at the start, so
+//! what counts is the config file.
+
+use kiro_messages::config::{Config, ConfigError, RawConfig};
+
+use super::log::Log;
+
+/// Reads the configuration again.
+pub struct Reload {
+    log: Log,
+    read: Box<dyn Fn() -> Result<(RawConfig, Config), ConfigError> + Send + Sync>,
+    raw: RawConfig,
+    level: String,
+}
+
+impl Reload {
+    /// With what counts now, and how to read it again.
+    pub fn new(
+        log: Log,
+        raw: RawConfig,
+        config: &Config,
+        read: impl Fn() -> Result<(RawConfig, Config), ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { log, read: Box::new(read), raw, level: config.log_level.clone() }
+    }
+
+    /// Takes in what may change while it runs, and says what may not. A configuration that can't be used changes nothing.
+    pub fn again(&mut self) {
+        let (raw, config) = match (self.read)() {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(%error, "the configuration stays as it was");
+                return;
+            }
+        };
+        if config.log_level != self.level {
+            match self.log.set_level(&config.log_level) {
+                Ok(()) => {
+                    tracing::info!(from = self.level, to = config.log_level, "the log level was changed");
+                    self.level = config.log_level;
+                }
+                Err(error) => tracing::error!(error, "the log level stays as it was"),
+            }
+        } else {
+            tracing::info!(level = self.level, "the configuration was read again");
+        }
+        let before = self.raw.shown();
+        let changed = raw.shown().into_iter().zip(before).filter(|((_, now, _), (_, then, _))| now != then);
+        let waiting: Vec<&str> =
+            changed.map(|((setting, ..), _)| setting.env).filter(|name| *name != "KIRO_LOG_LEVEL").collect();
+        if !waiting.is_empty() {
+            tracing::warn!(settings = waiting.join(","), "changed settings count from the next start on");
+        }
+        self.raw = raw;
+    }
+}

@@ -1,0 +1,439 @@
+//! `KIRO_DEBUG_DUMP_DIR`: what went over the wire of a failed request, as files for a person with an editor.
+//!
+//! One folder a failure, named by time and a running number and never by anything a client said: `request.json`,
+//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay. Prompts are in them, so folders
+//! are 0700 and files 0600; access tokens, refresh tokens and keys are taken out.
+//!
+//! Without a folder nothing is recorded: each place asks one `Option`. With one, all recordings together hold at most
+//! [`BUDGET`] bytes, and a recording whose bytes don't fit says what it left out.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::{Code, Error};
+use crate::proto::kiro::fault::Fault;
+use crate::secret::Secret;
+
+/// Folders that stay.
+const KEPT: usize = 100;
+/// Bytes that all recordings hold together.
+const BUDGET: usize = 64 * 1024 * 1024;
+/// Bytes of a stream that are kept from its beginning, and as many from its end.
+const HALF_TAPE: usize = 256 * 1024;
+/// Failures that wait to be written; more at a time are not.
+const WRITING: usize = 8;
+/// Faults of one request that are told.
+const FAULTS: usize = 32;
+const GONE: &[u8] = b"[redacted]";
+
+/// The folder, and what is being recorded for it.
+pub(super) struct Dumps {
+    folder: PathBuf,
+    /// Secrets that are known from the start.
+    keys: Vec<Secret>,
+    held: Arc<AtomicUsize>,
+    writing: Arc<AtomicUsize>,
+    number: AtomicU64,
+}
+
+/// What one request said, kept until it is known whether it fails.
+pub(super) struct Recording {
+    /// For the two requests.
+    held: Held,
+    request: Option<Bytes>,
+    kiro_request: Option<[Bytes; 2]>,
+    frames: Tape,
+    faults: Vec<ToldFault>,
+    secrets: Vec<Secret>,
+}
+
+/// A failed attempt.
+#[derive(Debug, Serialize)]
+struct ToldFault {
+    account: String,
+    kind: &'static str,
+    status: Option<u16>,
+    reason: Option<String>,
+    message: String,
+}
+
+/// The beginning and the end of a stream of bytes.
+pub(super) struct Tape {
+    held: Held,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    left_out: u64,
+}
+
+/// Bytes of the budget; they go back with it.
+struct Held {
+    all: Arc<AtomicUsize>,
+    mine: usize,
+}
+
+impl Held {
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= BUDGET);
+        let taken = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        if taken {
+            self.mine += bytes;
+        }
+        taken
+    }
+}
+
+impl Held {
+    fn give_back(&mut self) {
+        self.all.fetch_sub(std::mem::take(&mut self.mine), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl Dumps {
+    /// Makes the folder when it isn't there.
+    ///
+    /// # Errors
+    /// It can't be made or written to.
+    pub(super) fn new(folder: &Path, keys: Vec<Secret>) -> Result<Self, Error> {
+        let refuse =
+            |error: io::Error| Error::new(Code::Config, format!("KIRO_DEBUG_DUMP_DIR: {}: {error}", folder.display()));
+        if !folder.is_dir() {
+            make_folder(folder, true).map_err(refuse)?;
+        }
+        // Asked now, and not at three in the morning.
+        let probe = folder.join(".probe");
+        make_file(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refuse)?;
+        tracing::warn!(folder = %folder.display(), "failed requests are written to files, prompts included (KIRO_DEBUG_DUMP_DIR)");
+        Ok(Self {
+            folder: folder.to_owned(),
+            keys,
+            held: Arc::default(),
+            writing: Arc::default(),
+            number: AtomicU64::new(0),
+        })
+    }
+
+    /// Begins with the client's request. The bytes are shared, not copied.
+    pub(super) fn record(&self, request: &Bytes) -> Box<Recording> {
+        let mut held = self.held();
+        let request = held.take(request.len()).then(|| request.clone());
+        let (frames, secrets) = (self.tape(), self.keys.clone());
+        Box::new(Recording { held, request, kiro_request: None, frames, faults: Vec::new(), secrets })
+    }
+
+    /// For what goes downstream.
+    pub(super) fn tape(&self) -> Tape {
+        Tape { held: self.held(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
+    }
+
+    fn held(&self) -> Held {
+        Held { all: self.held.clone(), mine: 0 }
+    }
+
+    /// Writes a failed request on a thread for such work. `summary` is its log line.
+    pub(super) fn write(&self, recording: Box<Recording>, sse: Tape, mut summary: serde_json::Value, now: Timestamp) {
+        let begun = self.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < WRITING).then_some(n + 1));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if begun.is_err() {
+            tracing::warn!("a failed request is not written to files: others are being written");
+            return;
+        }
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        // Sorts by time; the process id keeps servers apart that share the folder.
+        let stamp = now.strftime("%Y%m%dT%H%M%S%.3f").to_string().replace('.', "");
+        let name = format!("{stamp}Z-{}-{number:06}", std::process::id());
+        let (folder, writing) = (self.folder.clone(), self.writing.clone());
+        runtime.spawn_blocking(move || {
+            recording.complete(&sse, &mut summary);
+            if let Err(error) = recording.save(&folder, &name, sse, &summary).and_then(|()| trim(&folder)) {
+                tracing::error!(%error, folder = %folder.display(), "a failed request could not be written to files");
+            }
+            writing.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Recording {
+    /// An attempt goes out. Only the last one's bytes are kept.
+    pub(super) fn sent(&mut self, body: &[Bytes; 2], token: &Secret) {
+        if self.kiro_request.is_none() {
+            let size = body.iter().map(Bytes::len).sum();
+            if !self.held.take(size) {
+                return;
+            }
+        }
+        self.kiro_request = Some(body.clone());
+        if !self.secrets.contains(token) {
+            self.secrets.push(token.clone());
+        }
+        self.frames.clear();
+    }
+
+    /// A chunk came from upstream.
+    pub(super) fn heard(&mut self, chunk: &[u8]) {
+        self.frames.add(chunk);
+    }
+
+    /// An attempt failed.
+    pub(super) fn failed(&mut self, account: &str, fault: &Fault) {
+        if self.faults.len() < FAULTS {
+            self.faults.push(ToldFault {
+                account: account.to_owned(),
+                kind: fault.kind.as_str(),
+                status: fault.status,
+                reason: fault.reason.clone(),
+                message: fault.message.clone(),
+            });
+        }
+    }
+
+    fn complete(&self, sse: &Tape, summary: &mut serde_json::Value) {
+        let mut left_out = Vec::new();
+        for (part, missing) in [
+            ("request.json", self.request.is_none()),
+            ("frames.bin, the middle", self.frames.left_out > 0),
+            ("stream.sse, the middle", sse.left_out > 0),
+        ] {
+            if missing {
+                left_out.push(part);
+            }
+        }
+        summary["failed_attempts"] = serde_json::to_value(&self.faults).unwrap_or_default();
+        summary["left_out"] = left_out.into();
+    }
+
+    fn save(&self, folder: &Path, name: &str, sse: Tape, summary: &serde_json::Value) -> io::Result<()> {
+        // Seen whole or not at all.
+        let making = folder.join(format!(".{name}"));
+        make_folder(&making, false)?;
+        if let Some(request) = &self.request {
+            make_file(&making.join("request.json"), &self.redact(request.to_vec()))?;
+        }
+        if let Some(parts) = &self.kiro_request {
+            make_file(&making.join("kiro-request.json"), &self.redact(parts.concat()))?;
+        }
+        let frames = self.frames.bytes();
+        if !frames.is_empty() {
+            make_file(&making.join("frames.bin"), &self.redact(frames))?;
+        }
+        let sse = sse.bytes();
+        if !sse.is_empty() {
+            make_file(&making.join("stream.sse"), &self.redact(sse))?;
+        }
+        let summary = serde_json::to_vec_pretty(summary).map_err(io::Error::other)?;
+        make_file(&making.join("summary.json"), &self.redact(summary))?;
+        std::fs::rename(&making, folder.join(name))
+    }
+
+    fn redact(&self, bytes: Vec<u8>) -> Vec<u8> {
+        let known = self.secrets.iter().map(|secret| secret.expose().as_bytes()).filter(|secret| secret.len() >= 4);
+        redact_looks(known.fold(bytes, |bytes, secret| replace(bytes, secret)))
+    }
+}
+
+impl Tape {
+    fn clear(&mut self) {
+        self.head.clear();
+        self.tail.clear();
+        self.left_out = 0;
+        self.held.give_back();
+    }
+
+    /// Bytes pass by.
+    pub(super) fn add(&mut self, mut bytes: &[u8]) {
+        let room = (HALF_TAPE - self.head.len()).min(bytes.len());
+        if room > 0 {
+            if !self.held.take(room) {
+                self.left_out += bytes.len() as u64;
+                return;
+            }
+            let (first, rest) = bytes.split_at(room);
+            self.head.extend_from_slice(first);
+            bytes = rest;
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        if bytes.len() > HALF_TAPE {
+            let skipped = bytes.len() - HALF_TAPE;
+            self.left_out += skipped as u64;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+        }
+        let grows = (self.tail.len() + bytes.len()).min(HALF_TAPE) - self.tail.len();
+        if !self.held.take(grows) {
+            self.left_out += bytes.len() as u64;
+            return;
+        }
+        let over = (self.tail.len() + bytes.len()).saturating_sub(HALF_TAPE);
+        self.left_out += over as u64;
+        self.tail.drain(..over);
+        self.tail.extend(bytes);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let (first, second) = self.tail.as_slices();
+        [&self.head, first, second].concat()
+    }
+}
+
+/// Tokens and keys that nobody told us about, by how they begin.
+fn redact_looks(bytes: Vec<u8>) -> Vec<u8> {
+    const LOOKS: [&[u8]; 8] = [
+        b"Bearer ",
+        b"bearer ",
+        b"aoaAAAAA",
+        b"aorAAAAA",
+        b"ksk_",
+        b"sk-ant-",
+        b"\"accessToken\":\"",
+        b"\"refreshToken\":\"",
+    ];
+    LOOKS.iter().fold(bytes, |bytes, look| {
+        let finder = memchr::memmem::Finder::new(look);
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut rest = &bytes[..];
+        while let Some(at) = finder.find(rest) {
+            let (before, found) = rest.split_at(at);
+            let kept = if look.ends_with(b" ") || look.ends_with(b"\"") { look.len() } else { 0 };
+            let token = found.iter().skip(look.len()).take_while(|b| is_of_a_token(**b)).count();
+            out.extend_from_slice(before);
+            if token < 8 {
+                // A word about tokens, not one.
+                out.extend_from_slice(found.get(..look.len()).unwrap_or_default());
+                rest = found.get(look.len()..).unwrap_or_default();
+                continue;
+            }
+            out.extend_from_slice(found.get(..kept).unwrap_or_default());
+            out.extend_from_slice(GONE);
+            rest = found.get(look.len() + token..).unwrap_or_default();
+        }
+        out.extend_from_slice(rest);
+        out
+    })
+}
+
+fn is_of_a_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=' | b':')
+}
+
+fn replace(bytes: Vec<u8>, secret: &[u8]) -> Vec<u8> {
+    let finder = memchr::memmem::Finder::new(secret);
+    let mut found = finder.find_iter(&bytes).peekable();
+    if found.peek().is_none() {
+        return bytes;
+    }
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut from = 0;
+    for at in found {
+        out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
+        out.extend_from_slice(GONE);
+        from = at + secret.len();
+    }
+    out.extend_from_slice(bytes.get(from..).unwrap_or_default());
+    out
+}
+
+/// Removes the oldest of our folders; whatever else is there stays.
+fn trim(folder: &Path) -> io::Result<()> {
+    let is_ours = |name: &OsString| {
+        let name = name.to_string_lossy();
+        let bytes = name.as_bytes();
+        bytes.len() > 20 && bytes.get(8) == Some(&b'T') && bytes.get(18..20) == Some(b"Z-")
+    };
+    let mut ours = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if is_ours(&name) {
+            ours.push(name);
+        }
+    }
+    ours.sort();
+    let many = ours.len().saturating_sub(KEPT);
+    for name in ours.into_iter().take(many) {
+        match std::fs::remove_dir_all(folder.join(name)) {
+            // Another server was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn make_folder(path: &Path, with_parents: bool) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(with_parents);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tape(all: &Arc<AtomicUsize>) -> Tape {
+        let held = Held { all: all.clone(), mine: 0 };
+        Tape { held, head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
+    }
+
+    #[test]
+    fn a_tape_keeps_both_ends() {
+        let all = Arc::default();
+        let (mut pieces, mut whole) = (tape(&all), tape(&all));
+        let bytes: Vec<u8> = (0..3 * HALF_TAPE).map(|n| (n % 251) as u8).collect();
+        for piece in bytes.chunks(1000) {
+            pieces.add(piece);
+        }
+        let kept = pieces.bytes();
+        assert_eq!((kept.len(), pieces.left_out as usize), (2 * HALF_TAPE, HALF_TAPE));
+        assert!(kept[..HALF_TAPE] == bytes[..HALF_TAPE] && kept[HALF_TAPE..] == bytes[2 * HALF_TAPE..]);
+        whole.add(&bytes);
+        assert!(whole.bytes() == kept);
+        assert_eq!(all.load(Ordering::Relaxed), 4 * HALF_TAPE);
+        pieces.clear();
+        drop(whole);
+        assert_eq!(all.load(Ordering::Relaxed), 0, "the budget comes back");
+    }
+
+    #[test]
+    fn nothing_is_kept_over_the_budget() {
+        let mut tape = tape(&Arc::new(AtomicUsize::new(BUDGET - 10)));
+        tape.add(&[1; 8]);
+        tape.add(&[2; 8]);
+        assert_eq!((tape.bytes(), tape.left_out), (vec![1; 8], 8));
+    }
+
+    #[test]
+    fn what_looks_like_a_token_goes() {
+        for (text, wanted) in [
+            ("authorization: Bearer abc.def-ghi_123;", "authorization: Bearer [redacted];"),
+            ("a bearer of news", "a bearer of news"),
+            (r#"{"accessToken":"secret-1234","x":1}"#, r#"{"accessToken":"[redacted]","x":1}"#),
+            ("the key sk-ant-api03-abcdef, aoaAAAAAGxyzzzzz.1", "the key [redacted], [redacted]"),
+        ] {
+            assert_eq!(String::from_utf8(redact_looks(text.into())).unwrap(), wanted);
+        }
+        assert_eq!(replace(b"xx-t0ken-yy-t0ken".to_vec(), b"t0ken"), b"xx-[redacted]-yy-[redacted]");
+    }
+}

@@ -1,0 +1,27 @@
+//! operations.md: every setting with its effect, metrics, log lines, reload, dumps, profiles; on the simulator, a real Redis
+//! and the built `kiro-server`.
+#![cfg(all(feature = "server", unix))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+#[path = "operations/command_line.rs"]
+mod command_line;
+#[path = "operations/debug.rs"]
+mod debug;
+#[path = "operations/dumps.rs"]
+mod dumps;
+#[path = "operations/logs.rs"]
+mod logs;
+#[path = "operations/metrics.rs"]
+mod metrics;
+#[path = "operations/place.rs"]
+mod place;
+#[path = "support/redis_server.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod redis_server;
+#[path = "operations/reload.rs"]
+mod reload;
+#[path = "operations/settings.rs"]
+mod settings;
+#[path = "support/world.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod world;

@@ -1,0 +1,147 @@
+//! Flags, environment, file and old names; `--help`, `--print-config`; mistakes with their cure.
+
+use std::process::{Command, Output};
+
+use kiro_messages::config::SETTINGS;
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn printed(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let (code, out, err) = run(&[arguments, &["--print-config"]].concat(), environment);
+    assert_eq!(code, 0, "{err}");
+    out
+}
+
+/// operations.md: `--help` lists every row with its default.
+#[test]
+fn help_lists_every_setting() {
+    let (code, out, _) = run(&["--help"], &[("COLUMNS", "400")]);
+    assert_eq!(code, 0);
+    for setting in SETTINGS {
+        let row = match setting.flag {
+            Some(flag) => {
+                assert!(out.contains(&format!("--{flag}")), "--{flag} is not in --help");
+                format!("[env: {}]", setting.env)
+            }
+            None => format!("\n  {} ", setting.env),
+        };
+        let at = out.find(&row).unwrap_or_else(|| panic!("{} is not in --help:\n{out}", setting.env));
+        let line = out[at + 1..].split('\n').next().unwrap();
+        let default = format!("[default: {}]", setting.default);
+        assert!(setting.default.is_empty() || line.contains(&default), "{default} is not in {line:?}");
+    }
+}
+
+/// Flag > environment > old name > file > default, each said by `--print-config`, secrets never.
+#[test]
+fn every_source_has_its_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kiro.toml");
+    std::fs::write(&file, "port = 4\nmax-attempts = 7\nhealth-cooldown = \"9s\"\napi-key = \"from-the-file\"\n")
+        .unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let out = printed(
+        &[&config[..], &["--port", "1", "--redis-url", "redis://:pass-word@h"]].concat(),
+        &[("KIRO_PORT", "2"), ("GO_KIRO_PORT", "3"), ("GO_KIRO_HEALTH_COOLDOWN", "8s"), ("GO_KIRO_LOG_JSON", "true")],
+    );
+    for line in [
+        "KIRO_PORT = \"1\"  # flag",
+        "KIRO_HEALTH_COOLDOWN = \"8s\"  # environment (old name)",
+        "KIRO_MAX_ATTEMPTS = \"7\"  # config file",
+        "KIRO_LOG_FORMAT = \"json\"  # environment (old name)",
+        "KIRO_HOST = \"127.0.0.1\"  # default",
+        "KIRO_API_KEY = \"(redacted)\"  # config file",
+        "REDIS_URL = \"(redacted)\"  # flag",
+    ] {
+        assert!(out.lines().any(|shown| shown == line), "{line} in\n{out}");
+    }
+    assert!(!out.contains("pass-word") && !out.contains("from-the-file"), "{out}");
+    assert_eq!(out.lines().count(), SETTINGS.len());
+    let proxy = printed(&["--proxy-url", "http://user:pass-word@127.0.0.1:1"], &[]);
+    assert!(!proxy.contains("pass-word"), "{proxy}");
+}
+
+/// Every old name is an alias of its row.
+#[test]
+fn go_kiro_names_are_aliases() {
+    let aliases: Vec<&str> = SETTINGS.iter().filter_map(|setting| setting.alias).collect();
+    for name in [
+        "PORT",
+        "HOST",
+        "API_KEY",
+        "LOG_LEVEL",
+        "MAX_CONNS",
+        "REDIS_POOL_SIZE",
+        "HEALTH_COOLDOWN",
+        "GRACEFUL_TIMEOUT",
+        "MAX_REQUEST_BODY",
+    ] {
+        assert!(aliases.contains(&format!("GO_KIRO_{name}").as_str()), "GO_KIRO_{name}");
+    }
+    let out = printed(&[], &[("GO_KIRO_MAX_REQUEST_BODY", "1MiB"), ("GO_KIRO_LOG_LEVEL", "warn")]);
+    assert!(out.contains("KIRO_MAX_REQUEST_BODY = \"1MiB\"  # environment (old name)"), "{out}");
+    assert!(out.contains("KIRO_LOG_LEVEL = \"warn\"  # environment (old name)"), "{out}");
+}
+
+/// The flag alone has a value; it doesn't eat what follows.
+#[test]
+fn a_flag_may_stand_alone() {
+    assert!(printed(&["--profile"], &[]).contains("KIRO_PROFILE_ADDR = \"127.0.0.1:8082\"  # flag"));
+    assert!(printed(&["--profile", "127.0.0.1:9"], &[]).contains("KIRO_PROFILE_ADDR = \"127.0.0.1:9\"  # flag"));
+    assert!(printed(&["--allow-anonymous"], &[]).contains("KIRO_ALLOW_ANONYMOUS = \"true\"  # flag"));
+    assert!(printed(&[], &[]).contains("KIRO_PROFILE_ADDR = \"\"  # default"));
+}
+
+/// Each mistake: exit code 2, the name as it was said, the value, the allowed form; nothing on standard output.
+#[test]
+fn mistakes_are_named_with_their_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |text: &str| {
+        let path = folder.path().join("bad.toml");
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let none = folder.path().join("none.toml").display().to_string();
+    let cases: &[(&[&str], &[(&str, &str)], &[&str])] = &[
+        (&["--port", "99999"], &[], &["--port", "99999", "from 0 to 65535"]),
+        (&[], &[("KIRO_PORT", "http")], &["KIRO_PORT", "\"http\"", "a whole number"]),
+        (&[], &[("GO_KIRO_PORT", "http")], &["GO_KIRO_PORT", "\"http\"", "a whole number"]),
+        (&[], &[("KIRO_HEALTH_COOLDOWN", "60")], &["KIRO_HEALTH_COOLDOWN", "\"60\"", "500ms, 5s or 2m"]),
+        (&[], &[("KIRO_MAX_REQUEST_BODY", "lots")], &["KIRO_MAX_REQUEST_BODY", "\"lots\"", "32MiB"]),
+        (&["--strategy", "random"], &[], &["--strategy", "\"random\"", "round-robin, least-busy, sticky"]),
+        (&["--store", "postgres"], &[], &["--store", "\"postgres\"", "file:PATH"]),
+        (&["--upstream-url", "http://example.org/x"], &[], &["--upstream-url", "https://", "loopback"]),
+        (&["--proxy-url", "ftp://user:pass-word@x"], &[], &["--proxy-url", "http://, https://, socks5://"]),
+        (&["--host", "example.org"], &[], &["--host", "example.org", "an IP address"]),
+        (&["--profile=nowhere"], &[], &["--profile", "\"nowhere\"", "127.0.0.1:8082"]),
+        (&["--allow-anonymous=maybe"], &[], &["--allow-anonymous", "\"maybe\"", "true or false"]),
+        (&["--prot", "1"], &[], &["--prot", "--port"]),
+        (&["--config", &none], &[], &["none.toml"]),
+    ];
+    for (arguments, environment, parts) in cases {
+        let (code, out, err) = run(arguments, environment);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?} {environment:?}: {err}");
+        for part in *parts {
+            assert!(err.contains(part), "{arguments:?} {environment:?}: {part} is not in {err}");
+        }
+        assert!(!err.contains("pass-word"), "{err}");
+    }
+    for (text, parts) in [
+        ("prot = 1", ["prot: unknown key", "did you mean port?"]),
+        ("port = [1]", ["port: must be a whole number", "not array"]),
+        ("port = ", ["bad.toml", "line 1"]),
+    ] {
+        let (code, _, err) = run(&["--config", &file(text)], &[]);
+        assert_eq!(code, 2, "{text}: {err}");
+        assert!(parts.iter().all(|part| err.contains(part)), "{text}: {err}");
+    }
+}

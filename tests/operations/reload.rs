@@ -1,0 +1,88 @@
+//! What changes while it runs: the client key, the models file, the log level. A bad file changes nothing and says so.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::place::{FAR, Server, add_account, social};
+use crate::redis_server::RedisServer;
+use crate::settings::models;
+use crate::world::{base, with};
+
+async fn within(seconds: u64, what: &str, server: &Server, key: &str, body: &Value, status: u16) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        let reply = server.ask(key, body).await.status().as_u16();
+        if reply == status {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {reply} after {seconds} s\n{}", server.lines().join("\n"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// R57: the key of the store's `config` is read again every 5 s; a broken or empty `config` never opens the door.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r57_a_new_key_counts_within_5_s() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    add_account(&mut connection, "aiclient:", 0, &social("access-1", FAR));
+    let mut set = |config: &str| {
+        redis::cmd("SET").arg("aiclient:config").arg(config).query::<()>(&mut connection).unwrap();
+    };
+    set(r#"{"apiKey":"first-key"}"#);
+    let server = Server::start(&[], &[("REDIS_URL", &redis.url())]);
+    within(10, "the first key", &server, "first-key", &base(), 200).await;
+    set(r#"{"apiKey":"second-key"}"#);
+    within(10, "the second key", &server, "second-key", &base(), 200).await;
+    assert_eq!(server.ask("first-key", &base()).await.status(), 401);
+    let (from, _) = server.lines_from(0, "changed", |line| line["message"] == "the client key was changed");
+    set("not json");
+    tokio::time::sleep(Duration::from_millis(6000)).await;
+    assert_eq!(server.ask("", &base()).await.status(), 401);
+    assert_eq!(server.ask("second-key", &base()).await.status(), 200);
+    let after = server.lines();
+    assert!(after[from + 1..].iter().all(|line| !line.contains("client key was changed")), "{}", after.join("\n"));
+    assert!(!after.join("\n").contains("second-key"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_models_file_and_the_log_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(place("models.json"), models("claude-one")).unwrap();
+    std::fs::write(place("kiro.toml"), "log-level = \"info\"\nmax-attempts = 2\n").unwrap();
+    let arguments = ["--config", &place("kiro.toml"), "--models-file", &place("models.json")];
+    let server = Server::start(&arguments, &[]);
+    let named = |name: &str| with(json!({ "model": name }));
+    within(10, "the first table", &server, "", &named("claude-one"), 200).await;
+
+    // A file that is no table: the old one stays, and one line says so.
+    std::fs::write(place("models.json"), "[{]").unwrap();
+    server.line("bad table", |line| line["level"] == "ERROR" && line["message"] == "the model table stays as it was");
+    assert_eq!(server.ask("", &named("claude-one")).await.status(), 200);
+    std::fs::write(place("models.json"), models("claude-two")).unwrap();
+    within(10, "the second table", &server, "", &named("claude-two"), 200).await;
+    server.line("new table", |line| line["message"] == "the model table was reloaded");
+
+    // A file that can't be read: nothing changes.
+    std::fs::write(place("kiro.toml"), "log-level = \"loud\"\n").unwrap();
+    server.signal("-HUP");
+    let bad = server.line("bad level", |line| line["message"] == "the configuration stays as it was");
+    assert!(bad["error"].as_str().unwrap().contains("\"loud\" is not allowed"), "{bad}");
+    assert_eq!(bad["level"], "ERROR");
+
+    std::fs::write(place("kiro.toml"), "log-level = \"debug\"\nmax-attempts = 5\n").unwrap();
+    server.signal("-HUP");
+    let changed = server.line("changed", |line| line["message"] == "the log level was changed");
+    assert_eq!((&changed["from"], &changed["to"]), (&json!("info"), &json!("debug")));
+    let waits = server.line("needs a start", |line| line["settings"] == "KIRO_MAX_ATTEMPTS");
+    assert_eq!(waits["level"], "WARN");
+
+    std::fs::write(place("kiro.toml"), "log-level = \"error\"\nmax-attempts = 5\n").unwrap();
+    let count = server.lines().len();
+    server.signal("-HUP");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.ask("", &named("claude-two")).await.status(), 200);
+    assert_eq!(server.lines().len(), count, "at `error` a good request is not logged");
+}
