@@ -64,7 +64,7 @@ function writeVersion() {
     const file = path.join('npm', folder, 'package.json')
     writeJson(path.join(root, file), { ...readJson(file), version: ours.version })
   }
-  for (const file of ['Cargo.toml', 'Cargo.lock']) {
+  for (const file of ['Cargo.toml', 'Cargo.lock', 'fuzz/Cargo.lock']) {
     const text = readFileSync(path.join(root, file), 'utf8')
     const with_ours = text.replace(/(\nname = "kiro-messages"\nversion = ")[^"]*/, `$1${ours.version}`)
     if (!with_ours.includes(`name = "kiro-messages"\nversion = "${ours.version}"`)) throw new Error(`${file}: no version of ours`)
