@@ -15,10 +15,13 @@ use kiro_messages::simulator::{PROFILE_ARN, Running, Simulator};
 use redis::Commands as _;
 use serde_json::{Value, json};
 
+#[path = "support/cluster.rs"]
+mod cluster;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/redis_server.rs"]
 mod redis_server;
 
+use cluster::Cluster;
 use redis_server::RedisServer;
 
 const POOL: &str = "aiclient:pools:claude-kiro-oauth";
@@ -426,6 +429,218 @@ async fn k64_a_missing_profile_is_looked_up_and_kept() {
     server.stop();
 }
 
+/// 3 processes on a Cluster: one refresh under 300 requests, turns, and counts that add up.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_44_case_20_case_24_three_processes_on_a_cluster() {
+    let (place, cluster) = (Place::new(), Cluster::start());
+    let mut redis = cluster.connection();
+    let mut add = |n: u32, token: &Value| {
+        let id = format!("a{n}");
+        redis.set::<_, _, ()>(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();
+        redis.hset::<_, _, _, ()>(POOL, id, json!({ "note": [] }).to_string()).unwrap();
+    };
+    let mut expired = social("old", "r1");
+    expired["expiresAt"] = json!(PAST);
+    // The background refresh has no time to be first: the servers meet it with their first requests.
+    add(1, &expired);
+    let url = cluster.url();
+    let environment = [("REDIS_URL", url.as_str()), ("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "200ms")];
+    let servers: Vec<Server> = (0..3).map(|_| place.serve(&environment)).collect();
+    let body = message();
+    for server in &servers {
+        let ready = async || place.get(server, "/health").await.0 == 200;
+        eventually("the first snapshot", Duration::from_secs(10), ready).await;
+    }
+    let asked = (0..300).map(|n| place.ask(&servers[n % 3], &body));
+    let answers = futures_util::future::join_all(asked).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(place.upstream.control().stats()["refresh_calls"], json!({ "r1": 1 }), "case 24");
+
+    for n in 2..=6 {
+        add(n, &social(&format!("access-{n}"), &format!("r{n}")));
+    }
+    for server in &servers {
+        let six = async || place.get(server, "/health").await.1.contains(r#""total":6"#);
+        eventually("six accounts", Duration::from_secs(5), six).await;
+    }
+    let before = place.upstream.control().stats()["calls_by_token"].clone();
+    for n in 0..90 {
+        assert_eq!(place.ask(&servers[n % 3], &body).await.0, 200);
+    }
+    let after = place.upstream.control().stats()["calls_by_token"].clone();
+    for (token, calls) in after.as_object().unwrap() {
+        let calls = calls.as_u64().unwrap() - before[token].as_u64().unwrap_or(0);
+        assert!(token == "old" || (12..=18).contains(&calls), "each in its turn (case 20): {after}");
+    }
+    for server in servers {
+        server.stop();
+    }
+    let records: Vec<(String, String)> = redis.hgetall(POOL).unwrap();
+    let uses: u64 = records
+        .iter()
+        .map(|(_, record)| serde_json::from_str::<Value>(record).unwrap()["usageCount"].as_u64().unwrap())
+        .sum();
+    assert_eq!(uses, 390, "{records:?}");
+    assert!(records.iter().all(|(_, record)| record.starts_with(r#"{"note":[]"#)), "{records:?}");
+}
+
+/// R57 at the door: which key is taken, when a change takes effect, and that an evicted one stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_41_r57_the_client_key_follows_config() {
+    let place = Place::new();
+    place.account("a1", &json!({}), &social("access-1", "r1"));
+    let mut redis = place.redis.connection();
+    redis.set::<_, _, ()>("aiclient:config", r#"{"REQUIRED_API_KEY":"k1","apiKey":"k2"}"#).unwrap();
+    let server = place.serve(&[]);
+    let status = async |key: &str| place.ask_with_key(&server, &message(), key).await.0;
+    eventually("k1", Duration::from_secs(5), async || status("k1").await == 200).await;
+    assert_eq!((status("k2").await, status("").await), (401, 401));
+    redis.set::<_, _, ()>("aiclient:config", r#"{"REQUIRED_API_KEY":"k3"}"#).unwrap();
+    let took = eventually("k1 is refused", Duration::from_secs(8), async || status("k1").await == 401).await;
+    println!("a changed key counts after {took:?}");
+    assert!(took < Duration::from_millis(6_500), "5.1 s on an idle machine: {took:?}");
+    assert_eq!(status("k3").await, 200);
+    redis.del::<_, ()>("aiclient:config").unwrap();
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    assert_eq!((status("k3").await, status("").await), (200, 401));
+    server.stop();
+}
+
+/// The Node.js service rewrites the pool under load: nobody fails, and nothing is said of an empty pool.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_34_r55_a_rewrite_of_the_pool_is_not_noticed() {
+    let place = Place::new();
+    for n in 0..3 {
+        place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
+    }
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "100ms")]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    let mut redis = place.redis.connection();
+    // On a thread of its own: a slow request must not make the gap longer.
+    let rewrite = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        redis.rename::<_, _, ()>(POOL, "aside").unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        redis.rename::<_, _, ()>("aside", POOL).unwrap();
+    });
+    let body = message();
+    let mut served = 1_u64;
+    while !rewrite.is_finished() || served < 10 {
+        assert_eq!(place.ask(&server, &body).await.0, 200);
+        served += 1;
+    }
+    rewrite.join().unwrap();
+    let log = server.stop();
+    println!("served {served} requests over the rewrite");
+    assert!(!log.contains("empty") && !log.contains(r#""level":"WARN""#), "{log}");
+    let uses: u64 = (0..3).map(|n| place.record(&format!("a{n}"))["usageCount"].as_u64().unwrap()).sum();
+    assert_eq!(uses, served, "what was counted meanwhile is written afterwards");
+}
+
+/// Redis refuses writes: served, `degraded`, and written when it takes them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_39_r49_refused_writes_are_a_degraded_service() {
+    let place = Place::new();
+    place.account("a1", &json!({}), &social("access-1", "r1"));
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
+    let mut redis = place.redis.connection();
+    let mut limit =
+        |bytes: &str| redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).query::<()>(&mut redis).unwrap();
+    limit("1");
+    let health = async || {
+        let (status, health) = place.get(&server, "/health").await;
+        let health: Value = serde_json::from_str(&health).unwrap();
+        (status, health["status"].as_str().unwrap().to_owned(), health["redis"].as_str().unwrap().to_owned())
+    };
+    let told = (200, "degraded".to_owned(), "connected".to_owned());
+    eventually("degraded", Duration::from_secs(5), async || {
+        assert_eq!(place.ask(&server, &message()).await.0, 200);
+        health().await == told
+    })
+    .await;
+    limit("0");
+    eventually("healthy", Duration::from_secs(5), async || health().await.1 == "healthy").await;
+    assert_eq!(server.count("the store takes no writes"), 1);
+    assert_eq!(server.count("the store takes writes again"), 1);
+    let served = place.upstream.control().stats()["calls_by_token"]["access-1"].clone();
+    server.stop();
+    assert_eq!(place.record("a1")["usageCount"], served);
+}
+
+/// Caps and waiting: who finds every account at its cap waits its turn, and without a wait hears when to come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn account_wait_and_caps() {
+    let place = Place::new();
+    place.account("a1", &json!({}), &social("access-1", "r1"));
+    let mut body = message();
+    body["messages"][0]["content"] = json!(r#"[[sim {"steps":[{"wait_ms":100},{"text":"x"}]}]]"#);
+    let cap = [("KIRO_API_KEY", KEY), ("KIRO_MAX_INFLIGHT_PER_ACCOUNT", "1")];
+    let waiting = place.serve(&[cap[0], cap[1], ("KIRO_ACCOUNT_WAIT", "30s")]);
+    eventually("served", Duration::from_secs(5), async || place.ask(&waiting, &body).await.0 == 200).await;
+    let answers = futures_util::future::join_all((0..10).map(|_| place.ask(&waiting, &body))).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(place.upstream.control().stats()["streams"]["open_max"], 1, "never two at a time");
+    waiting.stop();
+    let at_once = place.serve(&cap);
+    eventually("served", Duration::from_secs(5), async || place.ask(&at_once, &body).await.0 == 200).await;
+    let send = || place.http.post(at_once.url("/v1/messages")).header("x-api-key", KEY).body(body.to_string()).send();
+    let answers = futures_util::future::join_all((0..5).map(|_| send())).await;
+    let refused: Vec<_> = answers.into_iter().map(Result::unwrap).filter(|answer| answer.status() != 200).collect();
+    assert_eq!(refused.len(), 4);
+    for answer in refused {
+        assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+        assert!(answer.text().await.unwrap().contains("No healthy accounts available"));
+    }
+    at_once.stop();
+}
+
+/// Of many requests one goes to a half-open account, and its success brings the account back.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_18_one_request_probes_a_half_open_account() {
+    let place = Place::new();
+    place.account("a1", &json!({ "isHealthy": false }), &social("access-1", "r1"));
+    place.account("a2", &json!({}), &social("access-2", "r2"));
+    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    let ready = async || place.get(&server, "/health").await.1.contains(r#""healthy":2"#);
+    eventually("the first snapshot", Duration::from_secs(5), ready).await;
+    let mut body = message();
+    body["messages"][0]["content"] = json!(r#"[[sim {"steps":[{"wait_ms":1000},{"text":"x"}]}]]"#);
+    let answers = futures_util::future::join_all((0..20).map(|_| place.ask(&server, &body))).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200));
+    assert_eq!(place.upstream.control().stats()["calls_by_token"], json!({ "access-1": 1, "access-2": 19 }));
+    let healed = async || place.record("a1")["isHealthy"] == true;
+    eventually("healed", Duration::from_secs(5), healed).await;
+    server.stop();
+}
+
+/// `sticky`: a conversation stays on its account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sticky_conversation_stays_on_its_account() {
+    let place = Place::new();
+    for n in 0..5 {
+        place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
+    }
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_STRATEGY", "sticky")]);
+    let ready = async || place.get(&server, "/health").await.1.contains(r#""healthy":5"#);
+    eventually("the first snapshot", Duration::from_secs(5), ready).await;
+    for session in 0..8 {
+        let session = format!("0000000{session}-0000-4000-8000-000000000000");
+        let before = place.upstream.control().stats()["calls_by_token"].clone();
+        for _ in 0..4 {
+            let request = place.http.post(server.url("/v1/messages")).header("x-api-key", KEY);
+            let request = request.header("x-claude-code-session-id", &session).body(message().to_string());
+            assert_eq!(request.send().await.unwrap().status(), 200);
+        }
+        let after = place.upstream.control().stats()["calls_by_token"].clone();
+        let moved = after.as_object().unwrap().iter().filter(|(token, calls)| before[token.as_str()] != **calls);
+        assert_eq!(moved.count(), 1, "{before} {after}");
+    }
+    let used = place.upstream.control().stats()["calls_by_token"].as_object().unwrap().len();
+    assert!(used > 1, "conversations are spread");
+    server.stop();
+}
+
 /// Each attempt carries the profile of its own account, also after failover.
 #[tokio::test(flavor = "multi_thread")]
 async fn trap_23_each_attempt_carries_its_own_profile() {
@@ -472,20 +687,29 @@ async fn trap_21_five_hundred_streams_run_at_once() {
     eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
     let mut body = message();
     body["stream"] = json!(true);
-    // Open until all of them are.
-    let scenario = json!({ "steps": [{ "text": "first" }, { "wait_ms": 10_000 }, { "text": "last" }] });
-    body["messages"][0]["content"] = json!(format!("[[sim {scenario}]]"));
-    let asked = (0..500).map(|_| place.ask(&server, &body));
-    let answers = futures_util::future::join_all(asked).await;
-    let whole = answers
-        .iter()
-        .filter(|(status, text)| *status == 200 && text.contains("last") && text.contains("message_stop"));
-    assert_eq!(whole.count(), 500);
-    let open = place.upstream.control().stats()["streams"]["open_max"].as_u64().unwrap();
-    println!("{open} streams were open at once");
-    assert_eq!(open, 500);
+    body["messages"][0]["content"] = json!(r#"[[sim {"text":"first","end":"hang"}]]"#);
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let request = place.http.post(server.url("/v1/messages")).header("x-api-key", KEY).body(body.to_string());
+        streams.spawn(async move {
+            let mut response = request.send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            while let Some(chunk) = response.chunk().await.unwrap() {
+                if chunk.windows(5).any(|bytes| bytes == b"first") {
+                    return response;
+                }
+            }
+            panic!("it ended");
+        });
+    }
+    let open = streams.join_all().await;
+    assert_eq!(open.len(), 500);
+    assert_eq!(place.upstream.control().stats()["streams"]["open"], 500, "all at once");
+    drop(open);
+    let closed = async || place.upstream.control().stats()["streams"]["open"] == 0;
+    eventually("all are closed", Duration::from_secs(10), closed).await;
     server.stop();
-    assert_eq!(place.record("a1")["usageCount"], 501);
+    assert_eq!(place.record("a1")["usageCount"], 1, "cancelled ones leave nothing (K50)");
 }
 
 /// Every fault, refresh and question with marked secrets, everything logged, and then everything that was said anywhere.
