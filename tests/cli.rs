@@ -512,37 +512,51 @@ fn health_asks_the_server_that_the_settings_name() {
         }
     }
     let place = Place::with_file();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let serve = |port: &str, tls: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+        command.env_clear().env(place.store.0, &place.store.1).env("KIRO_LOG_LEVEL", "off").envs(tls.iter().copied());
+        Served(command.args(["--port", port]).spawn().unwrap())
+    };
+    let port = free();
     let ask = |arguments: &[&str]| place.run_with(&[&["health"], arguments].concat(), &[("KIRO_PORT", &port)]);
-    let alone = ask(&[]).with_code(1);
-    assert!(alone.err.contains(&format!("http://127.0.0.1:{port}/health")), "{}", alone.err);
-
-    let _server = Served(
-        Command::new(env!("CARGO_BIN_EXE_kiro-server"))
-            .env_clear()
-            .env(place.store.0, &place.store.1)
-            .env("KIRO_LOG_LEVEL", "off")
-            .args(["--port", &port])
-            .spawn()
-            .unwrap(),
-    );
-    let until = |code: i32| {
+    let until = |code: i32, ask: &dyn Fn() -> Said| {
         let begun = std::time::Instant::now();
         loop {
-            let said = ask(&[]);
+            let said = ask();
             if (said.code == code && !said.out.is_empty()) || begun.elapsed() > Duration::from_secs(20) {
                 return said.with_code(code);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     };
-    assert_eq!(until(1).out, "degraded, can't serve: store connected, 0 of 0 accounts in service\n");
+    let alone = ask(&[]).with_code(1);
+    assert!(alone.err.contains(&format!("http://127.0.0.1:{port}/health")), "{}", alone.err);
+
+    let _server = serve(&port, &[]);
+    let said = until(1, &|| ask(&[]));
+    assert_eq!(said.out, "degraded, can't serve: store connected, 0 of 0 accounts in service\n");
     place.add(&place.social("token.json", "access", "refresh", FAR));
-    assert_eq!(until(0).out, "healthy: store connected, 1 of 1 accounts in service\n");
+    assert_eq!(until(0, &|| ask(&[])).out, "healthy: store connected, 1 of 1 accounts in service\n");
     assert_eq!(ask(&["--json"]).with_code(0).json()["status"], "healthy");
     // Listening everywhere, asked on loopback; and by address.
     ask(&["--host", "0.0.0.0"]).with_code(0);
     ask(&["--url", &format!("http://127.0.0.1:{port}/")]).with_code(0);
     let said = ask(&["--port", "0"]).with_code(2);
     assert!(said.err.contains("--url"), "{}", said.err);
+
+    // With TLS its certificate is for another name, and who is asked for by address must show the right one.
+    let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = place.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (file("cert.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
+    let port = free();
+    let tls = [("KIRO_TLS_CERT", cert.as_str()), ("KIRO_TLS_KEY", key.as_str()), ("KIRO_PORT", port.as_str())];
+    let _server = serve(&port, &tls);
+    until(0, &|| place.run_with(&["health"], &tls));
+    let said = place.run_with(&["health", "--url", &format!("https://127.0.0.1:{port}")], &[]).with_code(1);
+    assert!(said.err.contains("certificate"), "{}", said.err);
 }

@@ -22,6 +22,8 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Fail
     let _there_already = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .no_proxy()
+        // Its own server under an address that no certificate has; nothing secret is sent, and nothing is believed but this.
+        .danger_accept_invalid_certs(options.get_one::<String>("url").is_none())
         .timeout(ANSWER_WITHIN)
         .build()
         .map_err(|error| Failure::new(error.to_string()))?;
@@ -60,7 +62,8 @@ fn own_url(config: &Config) -> Result<String, Failure> {
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Ok(format!("http://{address}/health"))
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{address}/health"))
 }
 
 fn plain(value: &Value) -> String {
