@@ -1,5 +1,5 @@
 // Requests of the shape that Claude Code sends (messages-api.md §8, C30–C38): sizes, headers and members as measured,
-// words of our own. Claude Code itself is only run where CLAUDE_CODE names its program.
+// words of our own. Claude Code itself is only run where CLIENTS_CLAUDE_CODE names its program.
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -227,8 +227,8 @@ test('C36: it gives up after 300 s without an event; the server is not more pati
   assert.match(shown.stdout, /idle_timeout\W+(300s|5m)\b/i, shown.stdout)
 })
 
-const program = process.env.CLAUDE_CODE
-const skip = program ? false : 'CLAUDE_CODE names no program'
+const program = process.env.CLIENTS_CLAUDE_CODE
+const skip = program ? false : 'CLIENTS_CLAUDE_CODE names no program'
 
 test('A72: Claude Code itself: an answer in print mode, whole (C30, C32)', { skip, timeout: 120_000 }, async (t) => {
   const house = await serve(t)

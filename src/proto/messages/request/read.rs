@@ -424,8 +424,10 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
 
 /// Blocks of other services' server tools (M46), and what else only Anthropic's own answers leave in a history.
 fn is_foreign(kind: &str) -> bool {
-    matches!(kind, "container_upload" | "tool_reference" | "compaction" | "browser_state" | "fallback" | "mcp_tool_listing")
-        || kind.strip_suffix("_tool_use").is_some_and(|service| !service.is_empty())
+    matches!(
+        kind,
+        "container_upload" | "tool_reference" | "compaction" | "browser_state" | "fallback" | "mcp_tool_listing"
+    ) || kind.strip_suffix("_tool_use").is_some_and(|service| !service.is_empty())
         || kind.strip_suffix("_tool_result").is_some_and(|service| !service.is_empty())
 }
 

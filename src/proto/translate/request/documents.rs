@@ -131,6 +131,7 @@ mod tests {
             ("a__b  c--d.tar.gz", "a-b c-d-tar"),
             (" -x- ", "x"),
             ("release v1.2", "release v1-2"),
+            ("report.signed", "report-signed"),
             (".pdf", "pdf"),
             ("[draft] notes", "[draft] notes"),
             ("a - b", "a - b"),
