@@ -7,8 +7,10 @@ import {
   KiroGateway,
   type AccountInfo,
   type ContentBlock,
+  type ContentBlockDelta,
   type Credential,
   type GatewayOptions,
+  type GatewayServer,
   type Health,
   type KiroErrorCode,
   type Message,
@@ -95,6 +97,40 @@ export function eventToSdk(
 export function deltaFromSdk(event: Anthropic.MessageStreamEvent): string | undefined {
   const ours: Pick<StreamEvent, 'type'> = event
   return ours.type
+}
+
+type SdkDelta = Anthropic.TextDelta | Anthropic.ThinkingDelta | Anthropic.SignatureDelta | Anthropic.InputJSONDelta
+export function deltaToSdk(delta: ContentBlockDelta): SdkDelta {
+  return delta
+}
+export function deltaBack(delta: SdkDelta): ContentBlockDelta {
+  return delta
+}
+export function startToSdk(message: Message): Pick<Anthropic.Message, 'id' | 'type' | 'role' | 'model'> {
+  return message
+}
+export function startFromSdk(message: Anthropic.Message): Pick<Message, 'id' | 'type' | 'role' | 'stop_sequence'> {
+  return message
+}
+type Delta = Extract<StreamEvent, { type: 'message_delta' }>['delta']
+export function endToSdk(delta: Delta): Pick<Anthropic.RawMessageDeltaEvent.Delta, keyof Delta> {
+  return delta
+}
+/** What the answer says goes back in as it came. */
+export function turn(message: Message): Anthropic.MessageParam {
+  return { role: message.role, content: message.content }
+}
+export function ourTurn(message: Message): MessagesRequest['messages'][number] {
+  return { role: message.role, content: message.content }
+}
+export function paramFromSdk(message: Anthropic.MessageParam): MessagesRequest['messages'][number] {
+  return message
+}
+
+export async function serve(gateway: KiroGateway): Promise<number> {
+  const server: GatewayServer = await gateway.listen({ host: '127.0.0.1', port: 0 })
+  await server.close(1000)
+  return server.port
 }
 
 export function codeOf(error: unknown): KiroErrorCode | undefined {

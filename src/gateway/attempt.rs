@@ -15,6 +15,7 @@ use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::model::Model;
 use crate::proto::translate::request::{Context, Translated, translate};
@@ -65,6 +66,17 @@ impl Job {
             Some(id) => error.with_account(id),
             None => error,
         }
+    }
+
+    /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made here.
+    fn tokens(&self) -> u64 {
+        *self.estimate.get_or_init(|| {
+            let Ok(mut request) = Request::parse(&self.client_body, Purpose::Messages) else { return 0 };
+            if let Some((mode, text)) = &self.system {
+                request.apply_system(*mode, text);
+            }
+            request_tokens(&request)
+        })
     }
 
     /// The Kiro request without any `reasoningContent` (TR31).
@@ -209,8 +221,8 @@ impl Trail {
     fn answer(&self, job: &Job) -> Error {
         match self.budget.answer() {
             Some(fault) => {
-                let estimate = job.estimate.get().copied().unwrap_or(0);
-                let error = error_of(&job.shared, fault, job.facts.prompt_size(estimate), job.account_id.as_deref());
+                let error =
+                    error_of(&job.shared, fault, job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
                 let plight = job.account_id.as_deref().and_then(|id| self.plight(&job.shared, id, fault));
                 job.named(error).with_plight(plight)
             }

@@ -310,13 +310,9 @@ impl Gateway {
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
-        let tokens = request_tokens(&request);
-        stream.set_input_estimate(tokens);
+        stream.set_input_estimate(*job.estimate.get_or_init(|| request_tokens(&request)));
         drop(request);
         let streaming = job.facts.streaming;
-        if job.estimate.set(tokens).is_err() {
-            return Err(Error::new(Code::Internal, "the estimate was made twice"));
-        }
         drop(job);
         if streaming {
             stream.status().await?;

@@ -50,6 +50,8 @@ pub struct MessageStream {
     job: Option<Arc<Job>>,
     facts: Facts,
     estimate: u64,
+    /// The estimate is there, and with it what `message_start` says.
+    counted: bool,
     bytes: u64,
     slot: Arc<Slot>,
     slot_key: u64,
@@ -218,6 +220,7 @@ impl MessageStream {
             job: Some(job),
             facts,
             estimate: 0,
+            counted: false,
             bytes: 0,
             slot,
             slot_key,
@@ -251,7 +254,8 @@ impl MessageStream {
         matches!(self.phase, Phase::Ended) && self.out.is_empty()
     }
 
-    /// Begins the work, so that upstream can think while the caller does something else.
+    /// Begins the work, so that upstream can think while the caller does something else. Nothing of the answer is read
+    /// before [`MessageStream::set_input_estimate`], however soon it is there.
     pub(super) fn kick(&mut self) -> impl Future<Output = ()> + '_ {
         std::future::poll_fn(|cx| {
             // Whatever comes of it is kept for the next poll.
@@ -262,6 +266,7 @@ impl MessageStream {
 
     pub(super) fn set_input_estimate(&mut self, tokens: u64) {
         self.estimate = tokens;
+        self.counted = true;
         self.pipeline.set_input_estimate(tokens);
     }
 
@@ -313,6 +318,7 @@ impl MessageStream {
                     }
                     Poll::Pending => false,
                 },
+                Phase::Reading(_) if !self.counted => return Poll::Pending,
                 Phase::Reading(reading) => match reading.body.poll_chunk(cx) {
                     Poll::Ready(chunk) => {
                         self.on_chunk(chunk);
