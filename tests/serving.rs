@@ -13,6 +13,8 @@ mod world;
 mod life;
 #[path = "serving/limits.rs"]
 mod limits;
+#[path = "serving/open.rs"]
+mod open;
 #[path = "serving/tls.rs"]
 mod tls;
 #[path = "serving/wire.rs"]

@@ -91,13 +91,11 @@ struct Times {
     wrote: Instant,
     /// When a chunk last came from upstream.
     heard: Instant,
-    /// When this poll began: chunks that it finds have just come.
-    now: Instant,
     first_event: Option<Duration>,
     first_content: Option<Duration>,
     /// Time in which somebody else was waited for, upstream or the caller.
     waited: Duration,
-    /// Since when, between two polls.
+    /// Since when, between two chunks.
     waiting_since: Option<Instant>,
 }
 
@@ -107,7 +105,6 @@ impl Times {
             began,
             wrote: began,
             heard: began,
-            now: began,
             first_event: None,
             first_content: None,
             waited: Duration::ZERO,
@@ -115,8 +112,9 @@ impl Times {
         }
     }
 
-    fn resume(&mut self, now: Instant) {
-        self.now = now;
+    /// A chunk has come, or the end.
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
         if let Some(since) = self.waiting_since.take() {
             self.waited += now - since;
         }
@@ -290,11 +288,10 @@ impl MessageStream {
 
     /// Works until there are bytes to hand out, or the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.times.resume(now());
         let done = self.work(cx);
-        // From here to the next poll upstream is waited for, or the caller, who may be slow to take what it got. What is
-        // waited for while an attempt is opened, the attempt knows itself.
-        if matches!(self.phase, Phase::Reading(_)) {
+        // From here to the next chunk upstream is waited for, or the caller, who may be slow to take what it got. What is
+        // waited for while an attempt is opened, the attempt knows itself. Polls that find nothing ask no clock.
+        if self.times.waiting_since.is_none() && matches!(self.phase, Phase::Reading(_)) {
             self.times.waiting_since = Some(now());
         }
         done
@@ -350,7 +347,7 @@ impl MessageStream {
         match opened {
             Opened::Body { body, lease, mut trail, sent } => {
                 self.times.waited += trail.take_waited();
-                self.times.heard = self.times.now;
+                self.times.heard = now();
                 self.slot.reads(lease.account().id());
                 self.phase = Phase::Reading(Box::new(Reading {
                     body,
@@ -370,9 +367,9 @@ impl MessageStream {
     }
 
     fn on_chunk(&mut self, chunk: Option<Result<Bytes, Cut>>) {
+        self.times.hear(now());
         let step = match chunk {
             Some(Ok(chunk)) => {
-                self.times.heard = self.times.now;
                 if let Phase::Reading(reading) = &mut self.phase
                     && let Some(recording) = &mut reading.trail.recording
                 {

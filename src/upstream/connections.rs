@@ -23,7 +23,7 @@ use tower_service::Service;
 pub(super) const POOL_IDLE: Duration = Duration::from_secs(15);
 /// What a burst of streams leaves behind is given up sooner, but for a few.
 const SURPLUS_IDLE: Duration = Duration::from_secs(5);
-const KEPT_IDLE: usize = 8;
+const KEPT_IDLE: usize = 2;
 pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Who is at the other end of a connection.
