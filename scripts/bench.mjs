@@ -68,7 +68,7 @@ if (!options['no-save']) save()
 if (options.micro) await run('cargo', ['bench', '--no-default-features'])
 
 async function measure() {
-  const upstream = await house.simulator(binary)
+  const upstream = server || wanted.includes('addon') ? await house.simulator(binary) : 0
   const load = {
     binary: path.join(target, 'release', 'examples', 'load'),
     face: (subject) => (['nginx', 'direct'].includes(subject.name) ? ['--raw', '--key', 'bench-access'] : []),
