@@ -148,12 +148,14 @@ function translate({ messages, model }) {
     role === 'user'
       ? { userInputMessage: { content: textOf(content), modelId, origin: 'AI_EDITOR' } }
       : { assistantResponseMessage: { content: textOf(content) } }
+  const history = messages.slice(0, -1).map(turn)
   return {
     conversationState: {
       agentTaskType: 'vibe',
       chatTriggerType: 'MANUAL',
       conversationId: randomUUID(),
-      history: messages.slice(0, -1).map(turn),
+      // Upstream refuses an empty one.
+      ...(history.length > 0 && { history }),
       currentMessage: turn(messages.at(-1)),
     },
   }
