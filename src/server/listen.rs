@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,7 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
     serve(gateway, vec![bind(address, reuse_port)?])
 }
 
-/// A listening socket. With `reuse_port` several processes may listen on the address at the same time.
+/// A socket at the address, which doesn't listen before it is served. With `reuse_port` several processes may listen on the address at the same time.
 ///
 /// # Errors
 /// What the system says: the address is in use, say.
@@ -100,11 +100,10 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "KIRO_REUSE_PORT: not on this system"));
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Accepts on sockets that listen already, ones that were handed down by systemd, say; at least one.
+/// Listens and accepts on sockets that are bound, by [`bind`] or by systemd, say; at least one.
 ///
 /// # Errors
 /// A socket can't be used, or the certificate can't.
@@ -130,6 +129,7 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
     });
     for listener in listeners {
         listener.set_nonblocking(true)?;
+        SockRef::from(&listener).listen(BACKLOG)?;
         let keyless = listener.local_addr()?.ip().to_canonical().is_loopback();
         let listener = TcpListener::from_std(listener)?;
         state.tasks.spawn(accept(listener, keyless, state.clone()));

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiro_messages::server::bind;
 use kiro_messages::simulator::Simulator;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -113,9 +112,7 @@ impl Terminator {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .unwrap();
-        let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let listener = TcpListener::from_std(listener).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let handshakes = Arc::new(AtomicUsize::new(0));
         let (acceptor, count) = (TlsAcceptor::from(Arc::new(config)), handshakes.clone());

@@ -59,7 +59,8 @@ pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
         }
     }
     if shared {
-        // Another server may be there to answer; whoever comes to us meanwhile waits in the queue and gets no 503.
+        // Another server may be there to answer; who comes to us before we can gets no 503: with SO_REUSEPORT nobody comes
+        // before we listen, on a socket that listens already he waits in its queue.
         let known = gateway.pool().first_snapshot();
         if tokio::time::timeout(SNAPSHOT_WAIT, known).await.is_err() {
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
