@@ -1,7 +1,7 @@
 //! The bars of the pool, on whole processes: two `kiro-server`s on a real Redis, the simulated upstream and the Node.js
 //! service of `tests/coexist` each in a process of their own. Every test prints its figures.
 //!
-//! `npm run soak` runs them on the release server and the longest of them at full size.
+//! `npm run soak:pool` runs them on the release server and the longest of them at full size.
 #![cfg(all(unix, feature = "server"))]
 #![allow(
     clippy::unwrap_used,

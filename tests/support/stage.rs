@@ -1,6 +1,6 @@
 //! Whole processes: `kiro-server`s on one Redis, the simulated upstream beside them, and steady load on all of them.
 //!
-//! `KIRO_TEST_SERVER` names another binary than the one that this test was built with (`npm run soak`: the release one).
+//! `KIRO_TEST_SERVER` names another binary than the one that this test was built with (`npm run soak:pool`: the release one).
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -26,7 +26,7 @@ pub const KEY: &str = "client-key-1";
 /// Starting a process on a busy machine takes that long at most.
 const LISTENS_WITHIN: Duration = Duration::from_secs(30);
 
-/// The full size of every test here takes minutes: `npm run soak`. `npm test` runs smaller ones of the longest.
+/// The full size of every test here takes minutes: `npm run soak:pool`. `npm test` runs smaller ones of the longest.
 pub fn full_size() -> bool {
     std::env::var_os("KIRO_TEST_FULL_SIZE").is_some()
 }
