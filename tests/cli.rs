@@ -363,9 +363,9 @@ fn doctor_names_what_is_wrong_with_each_account() {
         ("idc-0001", json!({}), far(json!({ "authMethod": "IdC" })), "no client registration"),
         (
             "eject-01",
-            json!({ "isHealthy": false, "lastErrorMessage": "ejected: suspended" }),
+            json!({ "isHealthy": false, "lastErrorMessage": "ejected: Suspended" }),
             far(json!({})),
-            "ejected: suspended",
+            "ejected: Suspended\" → \"ask Kiro's support",
         ),
         ("plain-01", json!({ "KIRO_BASE_URL": "http://example.org" }), far(json!({})), "KIRO_BASE_URL is ignored"),
     ] {

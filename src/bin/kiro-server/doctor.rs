@@ -510,7 +510,7 @@ fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Fin
                 Some(Note::Ejected { cause }) => plain(&cause, 100),
                 _ => "no cause given".to_owned(),
             };
-            let cure = if cause.contains("suspended") {
+            let cure = if cause.to_ascii_lowercase().contains("suspended") {
                 "ask Kiro's support; afterwards `kiro-server accounts enable`"
             } else {
                 LOG_IN_AGAIN

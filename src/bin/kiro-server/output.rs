@@ -101,11 +101,15 @@ pub fn plain(text: &str, max: usize) -> String {
 
 pub use kiro_messages::pool::short;
 
-/// `in 52 min`, `3 h ago`.
+/// `in 52 min`, `3 h ago`, `now`.
 pub fn relative(time: Timestamp, now: Timestamp) -> String {
     let seconds = time.as_second() - now.as_second();
     let span = duration(seconds.unsigned_abs());
-    if seconds >= 0 { format!("in {span}") } else { format!("{span} ago") }
+    match seconds {
+        0 => "now".to_owned(),
+        1.. => format!("in {span}"),
+        _ => format!("{span} ago"),
+    }
 }
 
 /// `40 s`, `52 min`, `3 h`, `12 days`.
@@ -173,7 +177,7 @@ mod tests {
         let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
         let at = |seconds: i64| Timestamp::from_second(now.as_second() + seconds).unwrap();
         for (seconds, text) in
-            [(40, "in 40 s"), (3120, "in 52 min"), (-7200, "2 h ago"), (10 * 86_400, "in 10 days"), (0, "in 0 s")]
+            [(40, "in 40 s"), (3120, "in 52 min"), (-7200, "2 h ago"), (10 * 86_400, "in 10 days"), (0, "now")]
         {
             assert_eq!(relative(at(seconds), now), text);
         }
