@@ -45,11 +45,15 @@ async function nodeService(t) {
     res.setHeader('content-type', 'application/json')
     res.end(JSON.stringify({ node: true, method: req.method, url: req.url, headers: req.headers, length }))
   })
+  let upgraded
   service.on('upgrade', (req, socket) => {
+    upgraded = socket
     socket.end(`HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${req.headers.upgrade}\r\n\r\nhello`)
   })
   await new Promise((resolve) => service.listen(0, '127.0.0.1', resolve))
   t.after(() => {
+    // It is no connection of the service's any more, and close() waits for it all the same.
+    upgraded?.destroy()
     service.closeAllConnections()
     return new Promise((resolve) => service.close(resolve))
   })
@@ -208,8 +212,12 @@ function upgraded(url) {
   return new Promise((resolve, reject) => {
     const asked = request(`${url}/socket`, { headers: { connection: 'upgrade', upgrade: 'websocket' } })
     asked.on('upgrade', (answer, socket, head) => {
-      socket.setEncoding('utf8').on('data', (more) => resolve(head + more))
-      if (head.length > 0) resolve(head.toString())
+      const done = (text) => {
+        socket.destroy()
+        resolve(text)
+      }
+      socket.setEncoding('utf8').on('data', (more) => done(head + more))
+      if (head.length > 0) done(head.toString())
     })
     asked.on('response', (answer) => reject(new Error(`status ${answer.statusCode}`)))
     asked.on('error', reject)
