@@ -31,7 +31,13 @@ async function nginx(t, kiroPorts, nodePort) {
   mkdirSync(path.join(dir, 'logs'))
   // Workers of root become somebody who may not look into this folder.
   const directives = `daemon off;${process.getuid?.() === 0 ? 'user root;' : ''}`
-  const child = start(t, 'nginx', ['-p', dir, '-c', file, '-e', `${dir}/error.log`, '-g', directives])
+  // Workers outlive a master that is killed, and hold this process's pipes: it is asked to end before that.
+  let child
+  t.after(async () => {
+    child?.kill('SIGTERM')
+    await child?.ended
+  })
+  child = start(t, 'nginx', ['-p', dir, '-c', file, '-e', `${dir}/error.log`, '-g', directives])
   const url = `http://127.0.0.1:${port}`
   await until(async () => (await fetch(`${url}/up`).catch(() => null)) !== null, 'nginx', 20_000)
   return { url, child, log: (name) => readFileSync(path.join(dir, name), 'utf8') }
