@@ -45,7 +45,7 @@ function environment(triple, flags) {
   }
   const rust = [...prefixes.map(([from, to]) => `--remap-path-prefix=${from}=${to}`), ...flags]
   if (triple.endsWith('windows-msvc')) rust.push('-C', 'target-feature=+crt-static')
-  const env = { RUSTFLAGS: rust.join(' '), MACOSX_DEPLOYMENT_TARGET: MACOS }
+  const env = { RUSTFLAGS: rust.join(' '), MACOSX_DEPLOYMENT_TARGET: MACOS, CARGO_PROFILE_RELEASE_STRIP: 'symbols' }
   if (!triple.endsWith('windows-msvc')) env.CFLAGS = prefixes.map(([from, to]) => `-ffile-prefix-map=${from}=${to}`).join(' ')
   return env
 }

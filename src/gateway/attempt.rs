@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dump::Recording;
+use super::trace::Trace;
 use super::{Shared, now};
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
@@ -40,6 +41,9 @@ pub(super) struct Job {
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
     pub(super) facts: Facts,
+    /// The request's span, once its stream is there.
+    pub(super) trace: OnceLock<Trace>,
+    pub(super) trace_parent: Option<String>,
     /// The estimate of the request in tokens, once it is known (TU7).
     pub(super) estimate: OnceLock<u64>,
 }
@@ -287,7 +291,11 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
         let sent = now();
+        let span = job.trace.get().map(|trace| trace.attempt(account.short_id()));
         let answer = job.shared.upstream.generate(&target, body).await;
+        if let Some(span) = span {
+            span.end(&answer);
+        }
         trail.waited += sent.elapsed();
         job.shared.metrics.count_attempt(answer.as_ref().err().map(|fault| fault.kind));
         match answer {

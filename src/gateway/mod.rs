@@ -15,6 +15,7 @@ mod models;
 mod status;
 mod stream;
 mod summary;
+mod trace;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -105,11 +106,25 @@ pub struct Call {
     pub system: Option<(SystemMode, String)>,
     /// Record the outcome on the account.
     pub record: bool,
+    /// The header `traceparent` (W3C), for whoever follows the request over several programs (feature `otel`).
+    pub trace_parent: Option<String>,
 }
+
+/// The target of the spans that feature `otel` makes.
+#[cfg(feature = "otel")]
+pub const TRACE_TARGET: &str = trace::TARGET;
 
 impl Default for Call {
     fn default() -> Self {
-        Self { request_id: None, client_request_id: None, session: None, account_id: None, system: None, record: true }
+        Self {
+            request_id: None,
+            client_request_id: None,
+            session: None,
+            account_id: None,
+            system: None,
+            record: true,
+            trace_parent: None,
+        }
     }
 }
 
@@ -395,6 +410,8 @@ impl Gateway {
             model: translated.model,
             account_id: call.account_id,
             estimate: OnceLock::new(),
+            trace: OnceLock::new(),
+            trace_parent: call.trace_parent,
         });
         let recording = shared.dumps.as_ref().map(|dumps| dumps.record(body));
         let trail = Trail::new(accounts_max, fastrand::Rng::new(), recording);

@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep};
 use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
 use super::dump::Tape;
 use super::summary::{Outcome, Summary, SummaryCell};
+use super::trace::Trace;
 use super::{Permit, Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::{AccountId, Lease, short};
@@ -58,6 +59,8 @@ pub struct MessageStream {
     summary: Arc<SummaryCell>,
     /// What went downstream, for `KIRO_DEBUG_DUMP_DIR`; none without it.
     tape: Option<Box<Tape>>,
+    /// Its span; gone with the end, which sends it.
+    trace: Option<Trace>,
     failure: Option<Error>,
     /// The whole message, when it isn't streamed.
     folded: Option<Vec<u8>>,
@@ -201,6 +204,7 @@ impl MessageStream {
         began: Instant,
     ) -> Self {
         let summary = Arc::new(SummaryCell::of(&job));
+        let trace = job.trace.get_or_init(|| Trace::begin(&summary, job.trace_parent.as_deref())).clone();
         let (slot_key, slot) = shared.streams.add(summary.clone(), began);
         if job.facts.streaming {
             shared.metrics.streams_open.inc();
@@ -224,6 +228,7 @@ impl MessageStream {
             slot_key,
             summary,
             tape,
+            trace: Some(trace),
             failure: None,
             folded: None,
             _permit: permit,
@@ -578,6 +583,9 @@ impl MessageStream {
             overhead: duration.saturating_sub(self.times.waited),
             error,
         };
+        if let Some(trace) = self.trace.take() {
+            trace.end(&summary);
+        }
         self.summary.conclude(&self.shared, &report, summary);
         let recording = trail.and_then(|trail| trail.recording.take());
         if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())

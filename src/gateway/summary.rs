@@ -102,6 +102,12 @@ impl SummaryCell {
         &self.kiro_model
     }
 
+    /// The model's first known name.
+    #[cfg(feature = "otel")]
+    pub(super) fn known_model(&self) -> &str {
+        &self.known_model
+    }
+
     /// Whether it is streamed.
     pub fn is_streamed(&self) -> bool {
         self.streaming
@@ -208,7 +214,7 @@ impl Summary {
     }
 
     /// Input (cached tokens too) and output, as the client was told; zero when it failed.
-    fn tokens(&self) -> (u64, u64) {
+    pub(super) fn tokens(&self) -> (u64, u64) {
         let usage = self.usage.unwrap_or_default();
         let input = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens;
         (input, usage.output_tokens)

@@ -225,6 +225,7 @@ where
     let call = Call {
         request_id: Some(request_id.to_owned()),
         client_request_id: client_request_id(&request),
+        trace_parent: text("traceparent"),
         session: text("x-claude-code-session-id"),
         system,
         ..Call::default()

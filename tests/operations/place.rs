@@ -11,7 +11,7 @@ use kiro_messages::gateway::{Call, Gateway};
 use kiro_messages::simulator::{PROFILE_ARN, Running, Simulator};
 use serde_json::{Value, json};
 
-use crate::redis_server::RedisServer;
+use super::redis_server::RedisServer;
 
 pub const FAR: &str = "2099-01-01T00:00:00.000Z";
 
@@ -74,7 +74,7 @@ pub fn config(redis: &RedisServer, upstream: &Running, options: &[(&str, &str)])
     let url = upstream.url();
     let mut all = vec![
         ("REDIS_URL", redis.url()),
-        ("KIRO_API_KEY", crate::world::KEY.to_owned()),
+        ("KIRO_API_KEY", super::world::KEY.to_owned()),
         ("KIRO_STORE_WAIT", "5s".to_owned()),
         ("KIRO_UPSTREAM_URL", format!("{url}/generateAssistantResponse")),
         ("KIRO_SOCIAL_REFRESH_URL", format!("{url}/refreshToken")),
@@ -106,7 +106,7 @@ pub fn add_account(connection: &mut redis::Connection, prefix: &str, n: usize, t
 }
 
 pub fn scene(scenario: &Value) -> Value {
-    crate::world::with(json!({ "messages": [{ "role": "user", "content": format!("[[sim {scenario}]]") }] }))
+    super::world::with(json!({ "messages": [{ "role": "user", "content": format!("[[sim {scenario}]]") }] }))
 }
 
 /// Asks again and again, for at most 10 s.

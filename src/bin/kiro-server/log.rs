@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use kiro_messages::config::{Config, LogFormat};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 /// The log that runs; its level can be changed.
 pub struct Log {
@@ -13,8 +13,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts logging as the configuration says. Libraries are heard from `warn` on.
-    pub fn init(config: &Config) -> Self {
+    /// Starts logging as the configuration says, and what sends spans. Libraries are heard from `warn` on.
+    pub fn init(config: &Config, traces: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> Self {
         let (filter, handle) = reload::Layer::new(filter(&config.log_level));
         let terminal = std::io::stderr().is_terminal();
         let format = config.log_format.unwrap_or(if terminal { LogFormat::Pretty } else { LogFormat::Json });
@@ -23,7 +23,7 @@ impl Log {
             LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
             LogFormat::Pretty => lines.with_ansi(terminal).compact().boxed(),
         };
-        tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+        tracing_subscriber::registry().with(traces).with(lines.with_filter(filter)).init();
         Self { set: Box::new(move |filter| handle.reload(filter)) }
     }
 

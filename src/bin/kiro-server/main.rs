@@ -10,6 +10,7 @@ mod log;
 mod output;
 mod reload;
 mod serve;
+mod traces;
 mod usage;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
 use log::Log;
 use reload::Reload;
+use traces::Traces;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -53,7 +55,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         if !raw.shown().iter().any(is_said) {
             config.log_level = "error".to_owned();
         }
-        Log::init(&config);
+        Log::init(&config, None);
         // One thread: see `desk`.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
         let done = match name {
@@ -66,13 +68,18 @@ fn run() -> Result<ExitCode, ConfigError> {
             ExitCode::from(failure.exit_code())
         }));
     }
-    let log = Log::init(&config);
+    let (traces, sender) = Traces::start().map_err(ConfigError::new)?.unzip();
+    let log = Log::init(&config, sender);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
     if let Some(("simulate", options)) = matches.subcommand() {
         return Ok(runtime.block_on(serve::simulate(options)));
     }
     let reload = Reload::new(log, raw, &config, move || read(&matches));
-    Ok(runtime.block_on(serve::serve(config, reload)))
+    let code = runtime.block_on(serve::serve(config, reload));
+    if let Some(traces) = traces {
+        traces.finish();
+    }
+    Ok(code)
 }
 
 /// What flags, environment and config file say, and what it comes to.
