@@ -572,6 +572,13 @@ impl RawConfig {
             if let Some(setting) = SETTINGS.iter().find(|s| s.env == name) {
                 raw.say(setting, Source::Environment, &name, value);
             } else if let Some(setting) = SETTINGS.iter().find(|s| s.alias == Some(name.as_str())) {
+                let most = match setting.form {
+                    Form::Integer(_, most) if name == "GO_KIRO_REDIS_POOL_SIZE" => most,
+                    _ => u64::MAX,
+                };
+                // The predecessor's connections carry one command at a time, ours many: where it had a hundred, the most
+                // that is of use here will do.
+                let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
                 raw.say(setting, Source::Alias, &name, value);
             } else if name == "GO_KIRO_LOG_JSON" {
                 // The predecessor had a switch where we have two formats.
@@ -1160,6 +1167,14 @@ mod tests {
         assert_eq!(raw.resolve(Face::Server).unwrap().max_attempts, 7);
         raw.set_flag("port", "1").unwrap();
         assert_eq!(raw.resolve(Face::Server).unwrap().listen.port(), 1);
+    }
+
+    #[test]
+    fn a_pool_size_of_the_predecessor_is_taken_whatever_it_is() {
+        let size = |name, value| env(&[(name, value)]).resolve(Face::Server).map(|config| config.redis_pool_size);
+        assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "200").unwrap(), 64);
+        assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "20").unwrap(), 20);
+        assert!(size("KIRO_REDIS_POOL_SIZE", "200").is_err() && size("GO_KIRO_REDIS_POOL_SIZE", "many").is_err());
     }
 
     #[test]
