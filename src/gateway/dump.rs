@@ -240,7 +240,7 @@ impl Recording {
 
     fn redact(&self, bytes: Vec<u8>) -> Vec<u8> {
         let known = self.secrets.iter().map(|secret| secret.expose().as_bytes()).filter(|secret| secret.len() >= 4);
-        redact_looks(known.fold(bytes, |bytes, secret| replace(bytes, secret)))
+        redact_looks(known.fold(bytes, replace))
     }
 }
 

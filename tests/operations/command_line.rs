@@ -102,6 +102,9 @@ fn a_flag_may_stand_alone() {
 }
 
 /// Each mistake: exit code 2, the name as it was said, the value, the allowed form; nothing on standard output.
+/// Arguments, environment, and what the error says.
+type Mistake<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn mistakes_are_named_with_their_cure() {
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +114,7 @@ fn mistakes_are_named_with_their_cure() {
         path.display().to_string()
     };
     let none = folder.path().join("none.toml").display().to_string();
-    let cases: &[(&[&str], &[(&str, &str)], &[&str])] = &[
+    let cases: &[Mistake<'_>] = &[
         (&["--port", "99999"], &[], &["--port", "99999", "from 0 to 65535"]),
         (&[], &[("KIRO_PORT", "http")], &["KIRO_PORT", "\"http\"", "a whole number"]),
         (&[], &[("GO_KIRO_PORT", "http")], &["GO_KIRO_PORT", "\"http\"", "a whole number"]),

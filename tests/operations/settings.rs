@@ -450,7 +450,7 @@ struct Witness {
 
 impl Witness {
     fn plain() -> Self {
-        Self::start(|stream, saw| hear(stream, saw))
+        Self::start(hear)
     }
 
     /// With a certificate for 127.0.0.1 that it signed itself, `server.crt` in the folder.
