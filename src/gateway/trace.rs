@@ -9,7 +9,7 @@ pub(super) use off::Trace;
 
 /// The target of the spans: what sends them takes these and nothing else.
 #[cfg(feature = "otel")]
-pub const TARGET: &str = "kiro_messages::trace";
+pub const TARGET: &str = "kiro_messages::gateway::trace";
 
 #[cfg(feature = "otel")]
 mod on {
