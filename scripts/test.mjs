@@ -17,17 +17,19 @@ const words = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
 const nodeOnly = flags.includes('--node-only') || words.length > 0
 
 needRust()
-let ok = (await installPackages()) && (await need('redis-server')) && (await build(false))
-if (ok && !nodeOnly) {
-  ok = (await run('cargo', ['test', '--no-default-features'])) && ok
-  ok = (await run('cargo', ['test', '--features', 'server'])) && ok
+const built = (await installPackages()) && (await need('redis-server')) && (await build(false))
+let ok = built
+// A part that fails doesn't hold the others up: one run shows everything that is wrong.
+if (built && !nodeOnly) {
+  ok = (await run('cargo', ['test', '--no-fail-fast', '--no-default-features'])) && ok
+  ok = (await run('cargo', ['test', '--no-fail-fast', '--features', 'server'])) && ok
 }
-if (ok) {
+if (built) {
   const files = readdirSync(path.join(root, '__test__'))
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('__test__', name))
-  ok = await run(process.execPath, ['--expose-gc', '--test', '--test-reporter=spec', ...files])
-  if (ok && flags.includes('--lint')) await lint()
+  ok = (await run(process.execPath, ['--expose-gc', '--test', '--test-reporter=spec', ...files])) && ok
+  if (flags.includes('--lint')) await lint()
 }
 if (ok && totals.passed === 0) ok = false
 conclude(ok, started)
