@@ -257,11 +257,12 @@ test('case 26: a client that leaves frees upstream within 100 ms: before the fir
     socket.write(`POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
     await until(async () => (await sim.stats()).streams.open === 1, 'the call to reach upstream')
     await meanwhile(socket)
-    const at = performance.now()
+    const before = (await sim.stats()).closed_by_client.length
+    const at = Date.now()
     socket.destroy()
-    await until(async () => (await sim.stats()).streams.open === 0, `upstream to be dropped in scene ${index}`, 20_000)
-    // 100 ms, and what a busy machine and the asking take.
-    t.diagnostic(`scene ${index}: ${(performance.now() - at).toFixed(0)} ms`)
+    const closed = await until(async () => (await sim.stats()).closed_by_client[before], `upstream to be dropped in scene ${index}`)
+    // As the simulator saw it; a little more than 100 ms, for a machine that is busy.
+    assert.ok(closed.at_ms - at < 150, `${closed.at_ms - at} ms in scene ${index}`)
     await until(() => seen.handled === index + 1, 'the handler to resolve')
     const [req, res] = seen.listeners
     assert.deepEqual(req.slice(0, 1), [0], 'no listener of ours on req')

@@ -141,16 +141,16 @@ impl http_body::Body for Incoming {
 /// `cut`: the gateway's grace time is over. A full queue waits no longer then, so that the stream's last words get into
 /// it: a reader that comes late still sees how it ended.
 async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, cut: &CancellationToken) {
-    let work = async {
-        while let Some(bytes) = stream.next().await {
-            slot.post(Kind::Data, bytes);
-            tokio::select! {
-                () = slot.room() => {}
-                () = cut.cancelled() => {}
-            }
+    // Cancelling is looked at before each chunk: an upstream that always has bytes ready never makes this wait, so a look
+    // around the whole would come megabytes later.
+    while let Some(Some(bytes)) = unless_cancelled(slot, stream.next()).await {
+        slot.post(Kind::Data, bytes);
+        tokio::select! {
+            () = slot.room() => {}
+            () = cut.cancelled() => {}
+            () = slot.cancelled() => {}
         }
-    };
-    unless_cancelled(slot, work).await;
+    }
 }
 
 async fn unless_cancelled<T>(slot: &Slot, work: impl Future<Output = T>) -> Option<T> {

@@ -17,7 +17,7 @@ use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestRe
 use super::connections::{Connections, Io, Origin};
 
 /// What one read may bring.
-const READ: usize = 32 * 1024;
+const READ: usize = 16 * 1024;
 /// Head of an answer; also what may stand between two pieces of a body, such as a chunk's size or trailers.
 const MAX_HEAD: usize = 64 * 1024;
 
