@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { needRedis } from './redis.mjs'
+import { need } from './needs.mjs'
 import { conclude, installPackages, needRust, run, serverBinary, totals } from './steps.mjs'
 
 const started = Date.now()
@@ -17,7 +17,7 @@ const { values, positionals: words } = parseArgs({
 })
 
 needRust()
-let ok = (await installPackages()) && (await needRedis())
+let ok = (await installPackages()) && (await need('redis-server'))
 const server = ok && (await binary())
 ok = Boolean(server)
 if (ok) {
