@@ -4,11 +4,9 @@
 //   npm run soak:pool -- --dev          on a debug build
 //   npm run soak:pool -- --server FILE  on this binary
 //   npm run soak:pool -- case_36        only the tests whose name has this word in it
-import { existsSync } from 'node:fs'
-import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { need } from './needs.mjs'
-import { conclude, installPackages, needRust, run, serverBinary, totals } from './steps.mjs'
+import { conclude, installPackages, needRust, run, serverUnderTest, totals } from './steps.mjs'
 
 const started = Date.now()
 const { values, positionals: words } = parseArgs({
@@ -18,7 +16,7 @@ const { values, positionals: words } = parseArgs({
 
 needRust()
 let ok = (await installPackages()) && (await need('redis-server'))
-const server = ok && (await binary())
+const server = ok && (await serverUnderTest(values))
 ok = Boolean(server)
 if (ok) {
   const env = { KIRO_TEST_SERVER: server, KIRO_TEST_FULL_SIZE: '1' }
@@ -27,16 +25,3 @@ if (ok) {
   if (totals.passed === 0) ok = false
 }
 conclude(ok, started)
-
-/** The server to test; undefined when it can't be built. */
-async function binary() {
-  if (values.server) {
-    const file = path.resolve(values.server)
-    if (existsSync(file)) return file
-    console.error(`--server: there is no ${file}`)
-    return undefined
-  }
-  const flags = ['--no-default-features', '--features', 'server', '--bin', 'kiro-server']
-  const built = await run('cargo', ['build', ...(values.dev ? [] : ['--release']), ...flags])
-  return built ? serverBinary(values.dev ? 'debug' : 'release') : undefined
-}

@@ -114,3 +114,17 @@ export function freePort() {
     })
   })
 }
+
+/** The server that a suite runs on: `server` when it names a binary, else one built now; undefined when there is none. */
+export async function serverUnderTest({ server, dev }) {
+  if (server) {
+    const file = path.resolve(server)
+    if (existsSync(file)) return file
+    console.error(`--server: there is no ${file}`)
+    return undefined
+  }
+  needRust()
+  const flags = ['--no-default-features', '--features', 'server', '--bin', 'kiro-server']
+  const built = await run('cargo', ['build', ...(dev ? [] : ['--release']), ...flags])
+  return built ? serverBinary(dev ? 'debug' : 'release') : undefined
+}

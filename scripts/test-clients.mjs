@@ -8,7 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
-import { conclude, needRust, root, run, serverBinary, totals } from './steps.mjs'
+import { conclude, root, run, serverUnderTest, totals } from './steps.mjs'
 
 /** The least that the pinned Python packages take. */
 const PYTHON = [3, 11]
@@ -26,7 +26,7 @@ const { values, positionals: words } = parseArgs({
 
 const python = findPython()
 let ok = (await installNode()) && (await installPython())
-const server = ok && (await binary())
+const server = ok && (await serverUnderTest(values))
 ok = Boolean(server)
 if (ok) {
   isolate()
@@ -81,21 +81,6 @@ async function unlessDone(mark, input, work) {
   if (!(await work())) return false
   writeFileSync(mark, input)
   return true
-}
-
-/** The server to test; undefined when it can't be built. */
-async function binary() {
-  if (values.server) {
-    const file = path.resolve(values.server)
-    if (existsSync(file)) return file
-    console.error(`--server: there is no ${file}`)
-    return undefined
-  }
-  needRust()
-  const profile = values.dev ? 'debug' : 'release'
-  const flags = ['--no-default-features', '--features', 'server', '--bin', 'kiro-server']
-  const built = await run('cargo', ['build', ...(values.dev ? [] : ['--release']), ...flags])
-  return built ? serverBinary(profile) : undefined
 }
 
 /** Nothing of the caller's own set-up may reach a client: no key, no address, no proxy, no tracing. */
