@@ -239,14 +239,7 @@ test('case 26: a client that leaves frees upstream within 100 ms: before the fir
       { text: `${'x'.repeat(4000)}{n}`, count: 50_000 },
       async (socket) => {
         socket.pause()
-        let last = -1
-        await until(async () => {
-          await sleep(150)
-          const now = (await sim.stats()).streams.events
-          const still = now === last
-          last = now
-          return still
-        }, 'upstream to stand still', 10_000)
+        await sleep(700)
       },
     ],
   ]
@@ -263,6 +256,7 @@ test('case 26: a client that leaves frees upstream within 100 ms: before the fir
     const closed = await until(async () => (await sim.stats()).closed_by_client[before], `upstream to be dropped in scene ${index}`)
     // As the simulator saw it; a little more than 100 ms, for a machine that is busy.
     assert.ok(closed.at_ms - at < 150, `${closed.at_ms - at} ms in scene ${index}`)
+    assert.ok(closed.events < 4000, `${closed.events} events in scene ${index}`)
     await until(() => seen.handled === index + 1, 'the handler to resolve')
     const [req, res] = seen.listeners
     assert.deepEqual(req.slice(0, 1), [0], 'no listener of ours on req')

@@ -41,7 +41,7 @@ function handler(gateway, { basePath = '', auth = 'key' } = {}) {
  * - `system`: `{ mode, text }`, the operator's system text (N13)
  * - `admits(name)`: whether a header of the answer may be sent
  * - `hear({ system, prompt })`: told of the request's texts; where it is missing nothing is read for it
- * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent
+ * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent; with `bytes` all of it comes this way
  *
  * Resolves when the answer has ended or its connection has closed, with whether the whole request was handed over.
  */
@@ -84,7 +84,7 @@ class Exchange {
     const head = {
       method: req.method,
       target,
-      headers: parsed ? plain(req.rawHeaders) : req.rawHeaders,
+      headers: headersOf(req, parsed),
       loopback: LOOPBACK.test(req.socket.remoteAddress),
       trusted,
       system: system?.text,
@@ -114,10 +114,14 @@ class Exchange {
       this.#sink.write(bytes)
     } else if (kind === HEAD) {
       this.#answered = true
-      const { status, headers } = JSON.parse(bytes)
-      const { admits } = this.#terms
+      const { status, headers, streamed } = JSON.parse(bytes)
+      const { admits, bytes: watched } = this.#terms
       this.#terms.head?.(status, headers)
       this.#sink.head(status, admits === undefined ? headers : headers.filter(([name]) => admits(name)))
+      if (streamed) {
+        const descriptor = watched === undefined ? this.#sink.descriptor() : -1
+        bell.lead(this.id, descriptor, this.#res.chunkedEncoding === true)
+      }
     } else if (kind === NOTICE) {
       this.#terms.hear(JSON.parse(bytes))
     } else {
@@ -189,11 +193,17 @@ function below(base, url) {
   return rest[0] === '/' ? rest : null
 }
 
-/** What was said about the bytes before they were parsed isn't true any more. */
-function plain(headers) {
+/**
+ * Names and values in turn. What was said about the bytes before a parser took them isn't true any more; HTTP/2's pseudo
+ * headers are no headers.
+ */
+function headersOf({ rawHeaders, httpVersionMajor }, parsed) {
+  if (!parsed && httpVersionMajor === 1) return rawHeaders
   const kept = []
-  for (let n = 0; n < headers.length; n += 2) {
-    if (!/^content-(?:encoding|length)$/i.test(headers[n])) kept.push(headers[n], headers[n + 1])
+  for (let n = 0; n < rawHeaders.length; n += 2) {
+    const name = rawHeaders[n]
+    if (name[0] === ':' || (parsed && /^content-(?:encoding|length)$/i.test(name))) continue
+    kept.push(name, rawHeaders[n + 1])
   }
   return kept
 }

@@ -1,5 +1,8 @@
 'use strict'
 
+const { ServerResponse } = require('node:http')
+const { Socket } = require('node:net')
+
 /**
  * Writes an answer to a node:http response with back-pressure, and cancels it when the response closes (N15–N17).
  * Resolves when the response has been ended or has closed. Never rejects.
@@ -41,6 +44,23 @@ class Sink {
     queueMicrotask(() => {
       if (!this.#wrote && !this.#ended) res.flushHeaders()
     })
+  }
+
+  /**
+   * Sends the head, and gives the descriptor of the socket on which the native side may write what follows
+   * (src/addon/outlet.rs). -1 where that would pass somebody by: TLS, HTTP/2, compression, a wrapped `write`, a socket
+   * that counts idle time, an answer that waits for another one on its connection.
+   */
+  descriptor() {
+    const res = this.#res
+    if (this.#ended || !(res instanceof ServerResponse) || res.write !== ServerResponse.prototype.write) return -1
+    const { socket } = res
+    if (!(socket instanceof Socket) || socket.encrypted || socket.write !== Socket.prototype.write) return -1
+    if (socket.timeout > 0 || typeof res.flush === 'function') return -1
+    this.#wrote = true
+    res.flushHeaders()
+    if (socket.destroyed || res.writableLength > 0) return -1
+    return socket._handle?.fd ?? -1
   }
 
   write(bytes) {

@@ -25,8 +25,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc::UnboundedSender};
+use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use super::outlet::Outlet;
 
 /// Bytes waiting in a stream at which its upstream is no longer read.
 pub(crate) const HIGH: usize = 64 * 1024;
@@ -94,6 +96,7 @@ impl Bell {
             queue: Mutex::default(),
             room: Notify::new(),
             feed: Mutex::default(),
+            way: Mutex::default(),
             cancelled: CancellationToken::new(),
         });
         if self.0.silent.load(Ordering::Acquire) {
@@ -131,6 +134,14 @@ impl Bell {
     pub(crate) fn fed(&self, id: u32) {
         if let Some(slot) = self.find(id) {
             slot.fed();
+        }
+    }
+
+    /// Answers [`Slot::way`]: a call's answer goes to a socket, or comes here when there is none.
+    pub(crate) fn lead(&self, id: u32, outlet: Option<Outlet>) {
+        if let Some(way) = self.find(id).and_then(|slot| lock(&slot.way).take()) {
+            // A call that was cancelled meanwhile waits no longer.
+            let _gone = way.send(outlet);
         }
     }
 
@@ -207,6 +218,8 @@ pub(crate) struct Slot {
     room: Notify,
     /// Takes the request's body, until it is complete.
     feed: Mutex<Option<UnboundedSender<Bytes>>>,
+    /// Takes what JavaScript says to a streamed head.
+    way: Mutex<Option<oneshot::Sender<Option<Outlet>>>>,
     cancelled: CancellationToken,
 }
 
@@ -279,6 +292,14 @@ impl Slot {
     /// Where [`Bell::feed`] sends the request's body.
     pub(crate) fn feed_by(&self, feed: UnboundedSender<Bytes>) {
         *lock(&self.feed) = Some(feed);
+    }
+
+    /// Posts the head of a streamed answer; gives where JavaScript wants its bytes. `None`: in this queue.
+    pub(crate) async fn way(self: &Arc<Self>, head: Bytes) -> Option<Outlet> {
+        let (way, answer) = oneshot::channel();
+        *lock(&self.way) = Some(way);
+        self.post(Kind::Head, head);
+        answer.await.ok().flatten()
     }
 
     fn fed(&self) {

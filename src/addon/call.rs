@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -19,10 +20,14 @@ use tokio_util::sync::CancellationToken;
 use super::bell::{Kind, Slot};
 use super::gateway::Connected;
 use super::message;
+use super::outlet::Outlet;
 use crate::error::{Code, Error};
 use crate::gateway::Call;
 use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer};
+
+/// How long after the grace time a full socket is still waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
 pub(crate) fn run(slot: Arc<Slot>, work: impl Future<Output = ()> + Send + 'static) {
@@ -92,11 +97,24 @@ pub(crate) async fn handle(
     if let Some(length) = body.size_hint().exact().filter(|_| !headless && parts.status != 204) {
         headers.push(("content-length", length.to_string()));
     }
-    slot.post(Kind::Head, message::text(&json!({ "status": parts.status.as_u16(), "headers": headers })));
-    match body.into_stream() {
-        Ok(stream) => pump(&slot, stream, &cut).await,
-        Err(bytes) if bytes.is_empty() => {}
-        Err(bytes) => slot.post(Kind::Data, bytes),
+    let body = body.into_stream();
+    let head = json!({ "status": parts.status.as_u16(), "headers": headers, "streamed": body.is_ok() });
+    let head = message::text(&head);
+    match body {
+        Ok(stream) => match unless_cancelled(&slot, slot.way(head)).await.flatten() {
+            Some(outlet) => {
+                if !write(&slot, outlet, stream, &cut).await {
+                    return fail(&slot, &cancelled(), None);
+                }
+            }
+            None => pump(&slot, stream, &cut).await,
+        },
+        Err(bytes) => {
+            slot.post(Kind::Head, head);
+            if !bytes.is_empty() {
+                slot.post(Kind::Data, bytes);
+            }
+        }
     }
     slot.post(Kind::End, Bytes::new());
 }
@@ -151,6 +169,34 @@ async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, c
             () = slot.cancelled() => {}
         }
     }
+}
+
+/// Writes a stream's bytes to the client's socket. False when the client didn't get all of them: such an answer must not
+/// be ended as if it had.
+async fn write(
+    slot: &Slot,
+    outlet: Outlet,
+    mut stream: impl Stream<Item = Bytes> + Unpin,
+    cut: &CancellationToken,
+) -> bool {
+    let Ok(mut writer) = outlet.open() else { return false };
+    let late = async {
+        cut.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::pin!(late);
+    while let Some(Some(bytes)) = unless_cancelled(slot, stream.next()).await {
+        let written = tokio::select! {
+            biased;
+            () = slot.cancelled() => false,
+            written = writer.write(bytes) => written.is_ok(),
+            () = &mut late => false,
+        };
+        if !written {
+            return false;
+        }
+    }
+    !slot.is_cancelled()
 }
 
 async fn unless_cancelled<T>(slot: &Slot, work: impl Future<Output = T>) -> Option<T> {

@@ -13,6 +13,11 @@ mod gateway;
 mod listen;
 mod message;
 mod notifier;
+#[cfg(unix)]
+mod outlet;
+#[cfg(not(unix))]
+#[path = "no_outlet.rs"]
+mod outlet;
 mod settings;
 
 use bytes::Bytes;
@@ -66,6 +71,13 @@ impl Bell {
     #[napi(catch_unwind, skip_typescript)]
     pub fn taken(&self, call: u32, bytes: u32) {
         self.bell.taken(call, bytes as usize);
+    }
+
+    /// Where the bytes of a streamed answer go, asked for by its head: to the socket `descriptor`, in HTTP chunks when
+    /// `chunked`. Negative, or not usable: they come here.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn lead(&self, call: u32, descriptor: i32, chunked: bool) {
+        self.bell.lead(call, outlet::Outlet::new(descriptor, chunked).ok());
     }
 
     /// The next bytes of a call's request.

@@ -89,6 +89,11 @@ export interface KiroGateway extends AsyncDisposable {
    * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
    * parser has read the request already.
    *
+   * A streamed answer costs this thread its head and its end only: on Unix, over plain HTTP/1.1, what comes between is
+   * written to the client's socket by a thread of ours, and `socket.bytesWritten` doesn't count it. All of it goes
+   * through `res.write` where somebody would be passed by otherwise: a `write` that is wrapped, a compression middleware,
+   * TLS, HTTP/2, `socket.setTimeout()`.
+   *
    * ```js
    * http.createServer(gateway.handler()).listen(8081)
    * ```

@@ -1,0 +1,28 @@
+//! Outlets are Unix's (see outlet.rs): here every answer takes the doorbell.
+
+use std::convert::Infallible;
+use std::io;
+
+use bytes::Bytes;
+
+/// There is none.
+pub(crate) struct Outlet(Infallible);
+
+impl Outlet {
+    pub(crate) fn new(_descriptor: i32, _chunked: bool) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn open(self) -> io::Result<Writer> {
+        match self.0 {}
+    }
+}
+
+/// There is none.
+pub(crate) struct Writer(Infallible);
+
+impl Writer {
+    pub(crate) async fn write(&mut self, _bytes: Bytes) -> io::Result<()> {
+        match self.0 {}
+    }
+}

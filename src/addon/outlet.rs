@@ -1,0 +1,150 @@
+//! The way around JavaScript: the client's socket of a node:http response, written from here.
+//!
+//! node:http writes the head of a streamed answer and ends it. What comes between goes to a duplicate of its socket's
+//! descriptor, in HTTP/1.1 chunks when the head says so. An event then costs the JavaScript thread nothing: through
+//! `res.write` it costs a system call on that thread, and that alone is more than everything else together.
+//!
+//! Only where nobody stands between `res.write` and the socket (lib/response.js, `descriptor`): TLS, HTTP/2, a
+//! compression middleware, a wrapped `write`, a socket time-out and every system but Unix take the doorbell.
+
+use std::io::{self, Write as _};
+use std::net;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+/// A buffer that grew beyond this is given back: streams are many.
+const KEPT: usize = 8 * 1024;
+
+/// Where a streamed answer's bytes go.
+pub(crate) struct Outlet {
+    socket: net::TcpStream,
+    chunked: bool,
+}
+
+impl Outlet {
+    /// Duplicates the descriptor of a connected TCP socket that doesn't block.
+    pub(crate) fn new(descriptor: RawFd, chunked: bool) -> io::Result<Self> {
+        if descriptor < 0 {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // SAFETY: node:http has the descriptor open while the call that brought it here runs on its thread. What is
+        // kept is a duplicate of our own, which nobody else closes.
+        #[expect(unsafe_code, reason = "Node.js gives its descriptor as a number; there is no other way to borrow one")]
+        let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        let socket = net::TcpStream::from(theirs.try_clone_to_owned()?);
+        // Refuses what is no TCP connection, or none any more.
+        socket.peer_addr()?;
+        Ok(Self { socket, chunked })
+    }
+
+    /// Must be called on the runtime.
+    pub(crate) fn open(self) -> io::Result<Writer> {
+        let socket = TcpStream::from_std(self.socket)?;
+        Ok(Writer { socket, chunked: self.chunked, framed: Vec::new() })
+    }
+}
+
+/// Writes to an [`Outlet`].
+pub(crate) struct Writer {
+    socket: TcpStream,
+    chunked: bool,
+    framed: Vec<u8>,
+}
+
+impl Writer {
+    /// Resolves when the kernel has taken all of `bytes`: that is the back-pressure (N16). One write, unless the socket is
+    /// full.
+    ///
+    /// Not cancel safe: dropped half-way, the answer can't go on.
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        // An empty chunk would end the answer.
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if !self.chunked {
+            return self.socket.write_all(&bytes).await;
+        }
+        self.framed.clear();
+        write!(self.framed, "{:x}\r\n", bytes.len())?;
+        self.framed.extend_from_slice(&bytes);
+        self.framed.extend_from_slice(b"\r\n");
+        drop(bytes);
+        self.socket.write_all(&self.framed).await?;
+        if self.framed.capacity() > KEPT {
+            self.framed = Vec::new();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connection() -> (net::TcpStream, net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        (server, client)
+    }
+
+    #[tokio::test]
+    async fn chunks_are_framed_and_an_empty_one_never_ends_the_answer() {
+        let (server, mut client) = connection();
+        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open().unwrap();
+        for bytes in [&b"one"[..], b"", b"four-and-more-12"] {
+            writer.write(Bytes::from_static(bytes)).await.unwrap();
+        }
+        drop((writer, server));
+        let mut read = String::new();
+        client.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "3\r\none\r\n10\r\nfour-and-more-12\r\n");
+    }
+
+    #[tokio::test]
+    async fn n16_a_full_socket_is_waited_for_and_nothing_is_lost() {
+        let (server, mut client) = connection();
+        let mut writer = Outlet::new(server.as_raw_fd(), false).unwrap().open().unwrap();
+        let all: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let sent = Bytes::from(all.clone());
+        let mut writing = Box::pin(writer.write(sent));
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut writing).await.is_err(), "nobody reads");
+        let length = all.len();
+        let reading = std::thread::spawn(move || {
+            let mut read = vec![0; length];
+            client.read_exact(&mut read).unwrap();
+            read
+        });
+        writing.await.unwrap();
+        assert!(reading.join().unwrap() == all);
+    }
+
+    #[tokio::test]
+    async fn n17_a_client_that_left_is_an_error() {
+        let (server, client) = connection();
+        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open().unwrap();
+        drop(client);
+        let mut failed = false;
+        for _ in 0..100 {
+            failed |= writer.write(Bytes::from_static(b"x")).await.is_err();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(failed);
+    }
+
+    #[test]
+    fn what_is_no_connection_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(Outlet::new(-1, true).is_err());
+        assert!(Outlet::new(listener.as_raw_fd(), true).is_err());
+    }
+}
