@@ -218,12 +218,14 @@ for (const [way, around] of [
     unread.write(`${head}\r\n\r\n${body}`)
     await until(async () => (await sim.stats()).streams.open === 2)
     await sleep(300)
-    await gate.close({ graceMs: 100 })
-    assert.equal((await sim.stats()).streams.open, 0)
+    const closing = gate.close({ graceMs: 100 })
     const list = events((await reading).bytes)
     assert.equal(list.at(-1).type, 'error')
+    await sleep(200)
     // It comes late, and still sees how its answer ended.
     const rest = (await collect(unread)).toString()
+    await closing
+    assert.equal((await sim.stats()).streams.open, 0)
     assert.ok(rest.includes('\nevent: error\n'), rest.slice(-300))
     assert.ok(!rest.includes('message_stop'))
   })

@@ -29,7 +29,7 @@ let last = 0
 
 /** Enters a call and gives it its number. */
 function enter(call) {
-  do last = (last + 1) >>> 0
+  do last = (last + 1) >>> 0 || 1
   while (calls.has(last))
   call.id = last
   calls.set(last, call)

@@ -1,5 +1,6 @@
 'use strict'
 
+const { performance } = require('node:perf_hooks')
 const { bell, DATA, HEAD, END, NOTICE, REPORT, begin, release } = require('./bell.js')
 const { DEFECT } = require('./error.js')
 const { Sink } = require('./response.js')
@@ -12,6 +13,9 @@ const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
 const LINGER_MS = 2000
+
+/** How long requests may begin one after the other before everything else on this thread gets its turn. */
+const TURN_MS = 1
 
 /**
  * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server
@@ -53,6 +57,7 @@ function exchange(gateway, req, res, terms) {
 class Exchange {
   id = 0
   held = false
+  #gateway
   #req
   #res
   #sink
@@ -68,7 +73,7 @@ class Exchange {
   #onAborted = () => this.#sink.closed()
 
   constructor(gateway, req, res, terms, resolve) {
-    const { target, trusted, system, hear } = terms
+    this.#gateway = gateway
     this.#req = req
     this.#res = res
     this.#terms = terms
@@ -79,6 +84,14 @@ class Exchange {
       () => this.#cancel(),
     )
     this.#sink.done.then(() => this.#finish())
+    inTurn(() => this.#begin())
+  }
+
+  #begin() {
+    // The client may have left while others had their turn.
+    if (this.#over) return
+    const req = this.#req
+    const { target, trusted, system, hear } = this.#terms
     // A parser of the surrounding program has read the request; otherwise `body` is only a name that is taken.
     const parsed = (req.readableEnded || req._readableState?.ended) && req.body !== undefined
     const head = {
@@ -92,7 +105,7 @@ class Exchange {
       overheard: hear !== undefined,
     }
     try {
-      begin(this, (id) => gateway.handle(bell, id, head))
+      begin(this, (id) => this.#gateway.handle(bell, id, head))
     } catch {
       this.#over = true
       this.#refuse(DEFECT)
@@ -171,7 +184,8 @@ class Exchange {
   }
 
   #cancel() {
-    if (!this.#over) bell.cancel(this.id)
+    if (this.id === 0) this.#over = true
+    else if (!this.#over) bell.cancel(this.id)
   }
 
   #finish() {
@@ -181,6 +195,32 @@ class Exchange {
     release(this)
     this.#resolve(this.#reached)
   }
+}
+
+const waiting = []
+let turnBegan = 0
+
+/**
+ * Begins a request: now, or after those that wait already. Many that come at once keep the event loop for a millisecond
+ * a turn, not for all of them together (N30).
+ */
+function inTurn(start) {
+  if (waiting.length > 0 || turnIsOver()) waiting.push(start)
+  else start()
+}
+
+function turnIsOver() {
+  const now = performance.now()
+  if (turnBegan === 0) {
+    turnBegan = now
+    setImmediate(nextTurn)
+  }
+  return now - turnBegan > TURN_MS
+}
+
+function nextTurn() {
+  turnBegan = 0
+  while (waiting.length > 0 && !turnIsOver()) waiting.shift()()
 }
 
 /** What is left of `url` below `base`; null when it isn't below. */
