@@ -4,11 +4,11 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createServer, request as httpRequest } from 'node:http'
-import { connect } from 'node:net'
 import { performance } from 'node:perf_hooks'
 import { before, test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
 import { PoolManager, TYPE, service } from './support/host.mjs'
+import { leave } from './support/leaving.mjs'
 import { ask, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, until, wholeFile } from './support/stack.mjs'
 
 const file = wholeFile()
@@ -151,41 +151,11 @@ test('case 25: 33 MB are refused with an answer, and that is no request of the g
 
 test('case 26: a client that leaves: upstream is dropped within 100 ms, the hook is called once, no listener stays', async (t) => {
   const { host, generated, manager, gate } = await stage(t, [unique('ok')])
-  const scenes = [
-    [{ first_ms: 60_000 }, async () => {}],
-    [{ text: '{n} ', count: 10_000, gap_ms: 200 }, async (socket) => once(socket, 'data')],
-    [
-      { text: `${'x'.repeat(4000)}{n}`, count: 50_000 },
-      async (socket) => {
-        socket.pause()
-        let last = -1
-        await until(async () => {
-          await sleep(150)
-          const now = (await sim.stats()).streams.events
-          const still = now === last
-          last = now
-          return still
-        }, 'upstream to stand still', 10_000)
-      },
-    ],
-  ]
-  for (const [index, [scenario, meanwhile]] of scenes.entries()) {
-    const body = JSON.stringify(stream(scenario))
-    const socket = connect(host.port, '127.0.0.1')
-    socket.on('error', () => {})
-    socket.write(`POST ${PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
-    await until(async () => (await sim.stats()).streams.open === 1, 'the call to reach upstream')
-    await meanwhile(socket)
-    const before = (await sim.stats()).closed_by_client.length
-    const at = Date.now()
-    socket.destroy()
-    const closed = await until(async () => (await sim.stats()).closed_by_client[before], `upstream to be dropped in scene ${index}`)
-    // As the simulator saw it; a little more than 100 ms, for a machine that is busy.
-    assert.ok(closed.at_ms - at < 150, `${closed.at_ms - at} ms in scene ${index}`)
-    await until(() => generated.length === index + 1, 'the hook')
-    await until(() => host.handled === index + 1, 'the handler to resolve')
+  await leave(sim, { port: host.port, path: PATH }, async (count) => {
+    await until(() => generated.length === count, 'the hook')
+    await until(() => host.handled === count, 'the handler to resolve')
     assert.equal(generated.at(-1), host.lastConfig, 'with the very configuration of the request')
-  }
+  })
   await sleep(50)
   assert.equal(generated.length, 3)
   // What is left are node:http's own.

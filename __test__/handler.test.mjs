@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import { readFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
+import { leave } from './support/leaving.mjs'
 import { accounts, ask, collect, events, gateway, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
@@ -231,37 +231,12 @@ test('case 26: a client that leaves frees upstream within 100 ms: before the fir
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { port, seen } = await serve(t, gate)
-  const scenes = [
-    [{ first_ms: 60_000 }, async () => {}],
-    [{ text: '{n} ', count: 10_000, gap_ms: 200 }, async (socket) => once(socket, 'data')],
-    // Nobody reads: the socket fills, then the queue, then upstream stands still.
-    [
-      { text: `${'x'.repeat(4000)}{n}`, count: 50_000 },
-      async (socket) => {
-        socket.pause()
-        await sleep(700)
-      },
-    ],
-  ]
-  for (const [index, [scenario, meanwhile]] of scenes.entries()) {
-    const body = JSON.stringify(ask(scenario, { stream: true }))
-    const socket = connect(port, '127.0.0.1')
-    socket.on('error', () => {})
-    socket.write(`POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
-    await until(async () => (await sim.stats()).streams.open === 1, 'the call to reach upstream')
-    await meanwhile(socket)
-    const before = (await sim.stats()).closed_by_client.length
-    const at = Date.now()
-    socket.destroy()
-    const closed = await until(async () => (await sim.stats()).closed_by_client[before], `upstream to be dropped in scene ${index}`)
-    // As the simulator saw it; a little more than 100 ms, for a machine that is busy.
-    assert.ok(closed.at_ms - at < 150, `${closed.at_ms - at} ms in scene ${index}`)
-    assert.ok(closed.events < 4000, `${closed.events} events in scene ${index}`)
-    await until(() => seen.handled === index + 1, 'the handler to resolve')
+  await leave(sim, { port }, async (count) => {
+    await until(() => seen.handled === count, 'the handler to resolve')
     const [req, res] = seen.listeners
     assert.deepEqual(req.slice(0, 1), [0], 'no listener of ours on req')
     assert.deepEqual(res.slice(4), [0], 'no listener of ours on res')
-  }
+  })
   assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
 })
 
