@@ -1,11 +1,14 @@
 //! Ways to bring bytes into JavaScript. Each shape carries the same chunks at the same pace; bench/shapes/run.mjs reads them
 //! and measures what the main thread spends.
 //!
-//! The doorbell is the addon's own: this crate compiles src/addon/bell.rs, and run.mjs reads with lib/bell.js.
+//! The doorbell is the addon's own: this crate compiles src/addon/{bell,outlet}.rs, and run.mjs reads with lib/bell.js.
 
 #[path = "../../../src/addon/bell.rs"]
 #[allow(dead_code, reason = "the experiment uses a part of it")]
 mod bell;
+#[path = "../../../src/addon/outlet.rs"]
+#[allow(dead_code, reason = "the experiment uses a part of it")]
+mod outlet;
 
 use std::sync::Arc;
 use std::time::Duration;
