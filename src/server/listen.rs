@@ -16,6 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,6 +38,9 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and each
 /// of those tries again a second later.
 const BACKLOG: i32 = 4096;
+/// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over the
+/// network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
+const HANDSHAKES: Duration = Duration::from_millis(100);
 /// What streams get to write their `error` event after the grace time.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What somebody gets who comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
@@ -129,10 +134,11 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
     });
     for listener in listeners {
         listener.set_nonblocking(true)?;
+        let siblings = state.gateway.config().reuse_port && is_own(&listener)?;
         SockRef::from(&listener).listen(BACKLOG)?;
         let keyless = listener.local_addr()?.ip().to_canonical().is_loopback();
         let listener = TcpListener::from_std(listener)?;
-        state.tasks.spawn(accept(listener, keyless, state.clone()));
+        state.tasks.spawn(accept(listener, keyless, siblings, state.clone()));
     }
     Ok(Listening { address, tls, state })
 }
@@ -198,23 +204,44 @@ impl Drop for Listening {
     }
 }
 
-async fn accept(listener: TcpListener, keyless: bool, state: Arc<State>) {
-    loop {
-        let accepted = tokio::select! {
-            () = state.doors.stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, from)) => {
-                state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Not handed down by systemd, say: such a socket listens already, and is another process's too.
+#[cfg(target_os = "linux")]
+fn is_own(listener: &StdListener) -> io::Result<bool> {
+    SockRef::from(listener).is_listener().map(|listens| !listens)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_own(_: &StdListener) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// `siblings`: other sockets may listen on the address, and the system spreads connections over all.
+async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<State>) {
+    let last = async {
+        state.doors.stop.cancelled().await;
+        if siblings && turn_away(&listener) {
+            tokio::time::sleep(HANDSHAKES).await;
+        }
+    };
+    let all = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        biased;
+        () = last => {}
+        () = all => {}
     }
-    // Who has come already isn't turned away: with SO_REUSEPORT the system would reset what still waits here.
+    // Who has come already is served: the system would reset what still waits here.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, from)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok()
@@ -223,6 +250,33 @@ async fn accept(listener: TcpListener, keyless: bool, state: Arc<State>) {
             state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
         }
     }
+}
+
+/// Has the system drop attempts to connect to this socket, and says whether it will. A connection whose handshake isn't
+/// over when the socket closes is reset by Linux, although a sibling listens (but with `net.ipv4.tcp_migrate_req`).
+#[cfg(target_os = "linux")]
+fn turn_away(listener: &TcpListener) -> bool {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // Classic BPF, which sees a segment from its TCP header on: SYN without ACK is dropped, all else passes.
+    let filter = [
+        SockFilter::new(0x30, 0, 0, FLAGS),     // the byte of the flags
+        SockFilter::new(0x54, 0, 0, SYN | ACK), // and
+        SockFilter::new(0x15, 0, 1, SYN),       // if equal
+        SockFilter::new(0x06, 0, 0, 0),         // drop
+        SockFilter::new(0x06, 0, 0, u32::MAX),  // pass
+    ];
+    let attached = SockRef::from(listener).attach_filter(&filter);
+    if let Err(error) = &attached {
+        tracing::warn!(%error, "KIRO_REUSE_PORT: who connects in this moment may be reset (SO_ATTACH_FILTER)");
+    }
+    attached.is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn turn_away(_: &TcpListener) -> bool {
+    false
 }
 
 fn peer(from: SocketAddr, keyless: bool) -> Peer {
@@ -378,5 +432,44 @@ mod tests {
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
         let error: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(error["error"]["type"], "overloaded_error");
+    }
+
+    /// What a server that goes does on a port that it shares: who has come is there to be served, and nobody who comes now
+    /// is lost with its socket.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn who_is_turned_away_gets_to_the_sibling() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let ours = bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let address = ours.local_addr().unwrap();
+        assert!(is_own(&ours).unwrap());
+        SockRef::from(&ours).listen(BACKLOG).unwrap();
+        assert!(!is_own(&ours).unwrap(), "one that listens is somebody's");
+        ours.set_nonblocking(true).unwrap();
+        let mut early = std::net::TcpStream::connect(address).unwrap();
+        let sibling = bind(address, true).unwrap();
+        SockRef::from(&sibling).listen(BACKLOG).unwrap();
+
+        let ours = TcpListener::from_std(ours).unwrap();
+        assert!(turn_away(&ours));
+        let late: Vec<_> =
+            (0..16).map(|_| std::thread::spawn(move || std::net::TcpStream::connect(address).unwrap())).collect();
+        std::thread::sleep(HANDSHAKES);
+        io::Write::write_all(&mut early, b"x").unwrap();
+        let ours = ours.into_std().unwrap();
+        let (mut taken, _) = ours.accept().unwrap();
+        assert_eq!(ours.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "one came after it");
+        drop(ours);
+        taken.set_nonblocking(false).unwrap();
+        io::Read::read_exact(&mut taken, &mut [0]).unwrap();
+        let late: Vec<_> = late.into_iter().map(|client| client.join().unwrap().local_addr().unwrap()).collect();
+        let mut served: Vec<_> = late.iter().map(|_| sibling.accept().unwrap().1).collect();
+        served.sort();
+        assert_eq!(served, {
+            let mut late = late;
+            late.sort();
+            late
+        });
     }
 }

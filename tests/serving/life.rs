@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
@@ -294,27 +294,47 @@ fn inheritable() -> (TcpListener, String) {
 #[test]
 fn a_restart_on_a_handed_down_socket_fails_no_request() {
     let (socket, number) = inheritable();
-    let address = socket.local_addr().unwrap();
     let env = [("LISTEN_FDS", "1"), ("LISTEN_FDS_FIRST_FD", number.as_str())];
-    let mut current = Server::start(&["--port", "1"], &env);
-    assert_eq!(current.address, address, "the handed down socket wins over the configuration");
+    let first = Server::start(&["--port", "1"], &env);
+    assert_eq!(first.address, socket.local_addr().unwrap(), "the handed down socket wins over the configuration");
+    replaced_under_load(first, || Server::start(&[], &env));
+}
 
+/// `KIRO_REUSE_PORT`: the new server has a socket of its own on the port, and the old one closes its socket in the middle of
+/// the load.
+#[test]
+fn a_restart_beside_on_the_port_fails_no_request() {
+    let first = Server::start(&["--port", "0", "--reuse-port"], &[]);
+    let port = first.address.port().to_string();
+    replaced_under_load(first, || Server::start(&["--port", &port, "--reuse-port"], &[]));
+}
+
+/// Three times a new server takes the old one's place, under continuous load of new connections, streams that are open
+/// longer than that takes, and a connection that is kept. Nothing may fail.
+fn replaced_under_load(first: Server, start: impl Fn() -> Server) {
+    let address = first.address;
     let over = Arc::new(AtomicBool::new(false));
-    let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-    let text = messages(&json!({ "text": "{n}", "count": 5, "gap_ms": 10 }));
-    let clients: Vec<_> = (0..16)
-        .map(|_| {
-            let (over, served, failed, text) = (over.clone(), served.clone(), failed.clone(), text.clone());
-            spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    match request(address, &text) {
-                        Ok(answer) if answer.contains("message_stop") => drop(served.fetch_add(1, Ordering::Relaxed)),
-                        other => failed.lock().unwrap().push(format!("{other:?}")),
-                    }
+    let failed = Arc::new(Mutex::new(Vec::new()));
+    // One request after the other, each on a connection of its own.
+    let client = |text: String, whole: &'static str| {
+        let (over, failed) = (over.clone(), failed.clone());
+        spawn(move || {
+            let mut served = 0;
+            while !over.load(Ordering::Relaxed) {
+                match request(address, &text) {
+                    Ok(answer) if answer.contains(whole) => served += 1,
+                    other => failed.lock().unwrap().push(format!("{other:?}")),
                 }
-            })
+            }
+            served
         })
-        .collect();
+    };
+    let stream = |count: usize, gap: u64| messages(&json!({ "text": "{n}", "count": count, "gap_ms": gap }));
+    let short: Vec<_> = (0..16).map(|_| client(stream(5, 10), "message_stop")).collect();
+    // Those that a server has open when it is told to go.
+    let long: Vec<_> = (0..16).map(|_| client(stream(10, 100), "message_stop")).collect();
+    // As many connections as can be made.
+    let quick: Vec<_> = (0..4).map(|_| client(HEALTH.to_owned(), "HTTP/1.1 200 ")).collect();
     // A connection that is kept, on which requests follow each other.
     let kept = {
         let (over, failed) = (over.clone(), failed.clone());
@@ -331,20 +351,21 @@ fn a_restart_on_a_handed_down_socket_fails_no_request() {
             closes
         })
     };
+    let mut current = first;
     for _ in 0..3 {
         sleep(Duration::from_millis(400));
-        let mut replaced = std::mem::replace(&mut current, Server::start(&[], &env));
+        let mut replaced = std::mem::replace(&mut current, start());
         replaced.signal("TERM");
         assert_eq!(replaced.wait(Duration::from_secs(30)), Some(0));
     }
     sleep(Duration::from_millis(400));
     over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().unwrap();
-    }
+    let sum =
+        |clients: Vec<std::thread::JoinHandle<usize>>| clients.into_iter().map(|c| c.join().unwrap()).sum::<usize>();
+    let (short, long, quick) = (sum(short), sum(long), sum(quick));
     assert_eq!(kept.join().unwrap(), 3, "each server that went said so on the connection");
-    assert!(failed.lock().unwrap().is_empty(), "{served:?} served, and then {failed:?}");
-    assert!(served.load(Ordering::Relaxed) > 30, "{served:?}");
+    assert!(failed.lock().unwrap().is_empty(), "{short}, {long}, {quick} served, and then {failed:?}");
+    assert!(short > 30 && long > 16 && quick > 100, "{short}, {long}, {quick}");
 }
 
 /// `KIRO_REUSE_PORT`: two servers on one port, and when one has gone the other still serves.

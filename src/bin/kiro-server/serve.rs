@@ -18,7 +18,7 @@ use super::reload::Reload;
 /// How long a start waits for a word of the store before the port is opened.
 const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
 
-/// How long a start on a socket that others may serve too waits for the first snapshot.
+/// How long a start on a socket that others may serve too waits for the first snapshot and the client key.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 
 /// While draining, idle connections are kept for so long: a request may be on its way on one, which is answered, with
@@ -61,7 +61,7 @@ pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
     if shared {
         // Another server may be there to answer; who comes to us before we can gets no 503: with SO_REUSEPORT nobody comes
         // before we listen, on a socket that listens already he waits in its queue.
-        let known = gateway.pool().first_snapshot();
+        let known = async { tokio::join!(gateway.pool().first_snapshot(), gateway.key_known()) };
         if tokio::time::timeout(SNAPSHOT_WAIT, known).await.is_err() {
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
         }
