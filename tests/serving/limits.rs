@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::world::{KEY, STREAM, World, events, kinds, with};
+use super::world::{KEY, World, events, kinds, with};
 use super::{allow_open_files, raw};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,43 +119,84 @@ async fn connections_are_capped() {
     assert_eq!(raw(address, health, Duration::from_secs(5)).await.status(), Some(200));
 }
 
-/// 1,000 connections that send a byte a second beside 200 streams: the streams don't notice.
+/// 1,000 connections that send a byte a second beside 200 streams: the streams don't notice. What they would notice is how
+/// late their first event and their end come: in the middle and at the slow end of 200, alone and beside, one right after
+/// the other. The machine is shared, so one round of several decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slowloris_beside_200_streams() {
+    const ROUNDS: usize = 5;
     allow_open_files();
     let world = World::new(&[]).await;
-    let address = world.listening.address();
-    let scenario = json!({ "text": "{n}", "count": 20, "gap_ms": 100 });
-    // The slowest stream of 200, from its request to its end.
-    let streams = async || {
-        let slowest = join_all((0..200).map(|_| async {
-            let began = Instant::now();
-            let reply = world.scene(&scenario, STREAM()).await;
-            let all = events(&reply.text);
-            assert_eq!(kinds(&all).iter().filter(|kind| **kind == "content_block_delta").count(), 20);
-            assert_eq!(kinds(&all).last(), Some(&"message_stop"));
-            began.elapsed()
-        }));
-        slowest.await.into_iter().max().unwrap()
-    };
-    let alone = streams().await;
-    let mut slow = Vec::new();
-    for _ in 0..1000 {
-        slow.push(TcpStream::connect(address).await.unwrap());
-    }
-    let trickling = tokio::spawn(async move {
-        let head = format!("POST /v1/messages HTTP/1.1\r\nhost: a\r\nx-slow: {}", "a".repeat(1000));
-        for byte in head.as_bytes() {
-            for stream in &mut slow {
-                stream.write_all(&[*byte]).await.unwrap();
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+    // What a first round costs more.
+    streams(&world).await;
+    let mut seen = Vec::new();
+    for _ in 0..ROUNDS {
+        let alone = streams(&world).await;
+        let slow = Slow::start(world.listening.address()).await;
+        let beside = streams(&world).await;
+        assert!(world.listening.connections() >= SLOW, "they were let go");
+        slow.stop();
+        let round: [(Duration, Duration); 4] = std::array::from_fn(|n| (alone[n], beside[n]));
+        if round.iter().all(|&(alone, beside)| beside <= alone + alone / 4 + Duration::from_millis(50)) {
+            return;
         }
-    });
-    let beside = streams().await;
-    assert!(!trickling.is_finished());
-    trickling.abort();
-    assert!(world.listening.connections() >= 1000);
-    // Of machines that are shared one can't ask for more.
-    assert!(beside < alone * 2 + Duration::from_secs(1), "{alone:?} alone, {beside:?} beside 1,000 slow ones");
+        seen.push(round);
+    }
+    panic!("200 streams noticed 1,000 slow connections in each of {ROUNDS} rounds: {seen:?}");
+}
+
+/// How late the first event of 200 streams at once comes, and their end; each the median and the 99th of 100.
+async fn streams(world: &World) -> [Duration; 4] {
+    const GAP: Duration = Duration::from_millis(50);
+    let scenario = json!({ "text": "{n}", "count": 20, "gap_ms": GAP.as_millis() as u64 });
+    let times = join_all((0..200).map(|_| async {
+        let began = Instant::now();
+        let held = world.hold(&scenario).await;
+        let first = began.elapsed();
+        let text = held.rest().await;
+        let all = events(&text);
+        assert_eq!(kinds(&all).iter().filter(|kind| **kind == "content_block_delta").count(), 20);
+        assert_eq!(kinds(&all).last(), Some(&"message_stop"));
+        (first, began.elapsed().saturating_sub(GAP * 19))
+    }));
+    let (mut first, mut whole): (Vec<_>, Vec<_>) = times.await.into_iter().unzip();
+    first.sort();
+    whole.sort();
+    [first[100], first[198], whole[100], whole[198]]
+}
+
+const SLOW: usize = 1000;
+
+/// So many heads that come by a byte a second, some in every moment.
+struct Slow(Vec<tokio::task::JoinHandle<()>>);
+
+impl Slow {
+    async fn start(address: std::net::SocketAddr) -> Self {
+        const GROUPS: u64 = 50;
+        let mut groups = Vec::new();
+        for n in 0..GROUPS {
+            let mut group = Vec::new();
+            for _ in 0..SLOW / GROUPS as usize {
+                group.push(TcpStream::connect(address).await.unwrap());
+            }
+            groups.push(tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(n * 1000 / GROUPS)).await;
+                for byte in b"POST /v1/messages HTTP/1.1\r\nhost: a\r\nx-slow: ".iter().chain(std::iter::repeat(&b'a'))
+                {
+                    for stream in &mut group {
+                        stream.write_all(&[*byte]).await.unwrap();
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }));
+        }
+        Self(groups)
+    }
+
+    fn stop(self) {
+        for group in self.0 {
+            assert!(!group.is_finished());
+            group.abort();
+        }
+    }
 }
