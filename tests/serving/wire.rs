@@ -67,3 +67,45 @@ async fn no_request_is_smuggled() {
     let got = raw(world.listening.address(), two.as_bytes(), Duration::from_secs(5)).await;
     assert_eq!((got.answers(), got.closed), (2, true), "{}", got.text);
 }
+
+/// A head that can't be read is answered by hyper before there is a request, with the bare status: no `request-id` (M5), no
+/// body, and the connection ends. What has a request line and headers gets an answer of ours, whatever else is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m5_only_heads_that_cannot_be_read_get_a_bare_status() {
+    let world = World::new(&[]).await;
+    let send = async |text: &str| raw(world.listening.address(), text.as_bytes(), Duration::from_secs(10)).await;
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    let bare = [
+        ("no request line", "hello\r\n\r\n".to_owned(), 400),
+        ("TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{7f}\x03\x03".to_owned(), 400),
+        ("no version", "GET /health\r\n\r\n".to_owned(), 400),
+        ("a method that is none", "G ET /health HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), 400),
+        ("a path that is none", "GET health\0 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), 400),
+        ("a header without a colon", "GET /health HTTP/1.1\r\nhost\r\n\r\n".to_owned(), 400),
+        ("a header name with a space", "GET /health HTTP/1.1\r\nx a: b\r\n\r\n".to_owned(), 400),
+        ("a length that is none", "GET /health HTTP/1.1\r\ncontent-length: x\r\n\r\n".to_owned(), 400),
+        ("too many headers", format!("GET /health HTTP/1.1\r\n{many}\r\n"), 431),
+        ("a path that is too long", format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(65_534)), 414),
+    ];
+    for (what, text, status) in bare {
+        let got = send(&text).await;
+        assert_eq!((got.status(), got.answers(), got.closed), (Some(status), 1, true), "{what}: {}", got.text);
+        let is_bare = got.text.contains("\r\ncontent-length: 0\r\n") && got.text.ends_with("\r\n\r\n");
+        assert!(is_bare && !got.text.contains("request-id"), "{what}: not as the documents say: {}", got.text);
+    }
+    let got = send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!((got.text.as_str(), got.closed), ("", true), "HTTP/2 is hung up on");
+    let ours = [
+        ("an unknown method", "BREW / HTTP/1.1\r\nhost: a", "", 405),
+        ("no path", "GET * HTTP/1.1\r\nhost: a", "", 404),
+        ("no path of ours", "CONNECT a:1 HTTP/1.1\r\nhost: a", "", 404),
+        ("an escape that is none", "GET /v1/models/%zz HTTP/1.1\r\nhost: a", "", 404),
+        ("a chunk that is none", "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked", "x\r\n", 400),
+    ];
+    for (what, head, body, status) in ours {
+        let got = send(&format!("{head}\r\nx-api-key: {KEY}\r\nconnection: close\r\n\r\n{body}")).await;
+        assert_eq!((got.status(), got.answers(), got.closed), (Some(status), 1, true), "{what}: {}", got.text);
+        let has_id = got.text.contains("\r\nrequest-id: req_") && got.text.contains(r#""request_id":"req_"#);
+        assert!(has_id, "{what}: {}", got.text);
+    }
+}
