@@ -1,24 +1,68 @@
 // Builds the addon and what is generated with it: index.js (the loader), index.d.ts (the types).
 //
-//   node scripts/build.mjs            debug, and the debug kiro-server beside it (one compilation serves both)
+//   node scripts/build.mjs            debug, and the debug kiro-server beside it: one compilation serves both, and cargo test
 //   node scripts/build.mjs --release  what is published
-import { readFileSync, writeFileSync } from 'node:fs'
+//
+// cargo compiles, and what napi's command line does after that is done here, with its own functions: it gives --target to
+// cargo, which then compiles every dependency once more, in another folder.
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
-import { installPackages, needRust, root, run } from './steps.mjs'
+import { hostTriple } from './dist.mjs'
+import { platforms } from './packages.mjs'
+import { UNDER_TEST, installPackages, needRust, root, run } from './steps.mjs'
 
 const require = createRequire(import.meta.url)
+const { name, version, napi } = require('../package.json')
 
 export async function build(release) {
   needRust()
   if (!(await installPackages())) return false
-  const args = ['napi', 'build', '--platform', ...(release ? ['--release'] : ['--features', 'server'])]
-  if (!(await run('npx', ['--no-install', ...args]))) return false
-  if (!release && !(await run('cargo', ['build', '--features', 'server', '--bin', 'kiro-server']))) return false
-  const types = path.join(root, 'index.d.ts')
-  const before = readFileSync(types, 'utf8')
-  writeFileSync(types, finishTypes(before, JSON.parse(require('../index.js').settings())))
+  const compiled = await compile(release ? ['--release', '--lib'] : UNDER_TEST)
+  if (compiled === null) return false
+  const addon = path.join(root, platforms.find(({ triple }) => triple === hostTriple()).addon)
+  // A program that runs on the one before keeps it.
+  copyFileSync(compiled.library, `${addon}.new`)
+  renameSync(`${addon}.new`, addon)
+  const { generateTypeDef, writeJsBinding } = await import('@napi-rs/cli')
+  const typeDefs = { typeDefDir: compiled.types, dtsHeaderFile: napi.dtsHeaderFile, cwd: root }
+  const { exports: idents, dts } = await generateTypeDef(typeDefs)
+  const { binaryName, packageName } = napi
+  await writeJsBinding({ platform: true, idents, binaryName, packageName, version, outputDir: root })
+  writeFileSync(path.join(root, 'index.d.ts'), finishTypes(dts, JSON.parse(require('../index.js').settings())))
   return true
+}
+
+/** Has cargo build the library: its file, and a folder with what its `#[napi]` items are in TypeScript. */
+async function compile(flags) {
+  // Where libc is musl only this makes a library.
+  const musl = { RUSTFLAGS: `${process.env.RUSTFLAGS ?? ''} -C target-feature=-crt-static` }
+  const env = hostTriple().endsWith('musl') ? musl : {}
+  const outs = {}
+  let artifact
+  const hear = (line) => {
+    const said = JSON.parse(line)
+    if (said.reason === 'build-script-executed') outs[said.package_id] = said.out_dir
+    if (said.reason === 'compiler-artifact' && said.target.name === 'kiro_messages') artifact = said
+  }
+  for (let attempt = 0; attempt < 2; attempt++) {
+    if (!(await run('cargo', ['build', ...flags, '--message-format', 'json-render-diagnostics'], { env, hear }))) return null
+    const library = artifact.filenames.find((file) => /\.(so|dylib|dll)$/.test(file))
+    // Tests, clippy and editors write their types to the same place as the library does (build.rs). What it was when
+    // nothing else ran is kept beside the library.
+    const types = path.join(path.dirname(library), 'napi-types')
+    const [kept, stamp] = [path.join(types, name), path.join(path.dirname(library), 'napi-types.of')]
+    const built = String(statSync(library).mtimeMs)
+    if (!artifact.fresh) {
+      mkdirSync(types, { recursive: true })
+      copyFileSync(path.join(outs[artifact.package_id], 'types', name), kept)
+      writeFileSync(stamp, built)
+    }
+    if (existsSync(stamp) && readFileSync(stamp, 'utf8') === built) return { library, types }
+    // Compiled by another command since, by hand perhaps: once more, as if a file had changed.
+    utimesSync(path.join(root, 'src', 'lib.rs'), new Date(), new Date())
+  }
+  throw new Error('cargo takes the library for fresh although src/lib.rs is newer')
 }
 
 /** napi writes what Rust knows. Here the options are added, from the settings' table, and what only lib/ uses is left out. */

@@ -12,6 +12,13 @@ const windows = process.platform === 'win32'
 /** Where cargo puts what it builds. */
 export const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target')
 
+/**
+ * What cargo builds for every test, in Rust and in JavaScript. The example is the load generator; what it stands for here
+ * is the development dependencies: with them cargo compiles the library exactly as `cargo test --features server` does, and
+ * without them once more, since they turn on features of crates that the library uses.
+ */
+export const UNDER_TEST = ['--features', 'server', '--lib', '--bin', 'kiro-server', '--example', 'load']
+
 /** The server's binary of a cargo profile. */
 export function serverBinary(profile = 'debug') {
   return path.join(target, profile, windows ? 'kiro-server.exe' : 'kiro-server')
@@ -20,10 +27,11 @@ export function serverBinary(profile = 'debug') {
 export const totals = { passed: 0, failed: 0, skipped: 0 }
 
 /**
- * Runs a command in the repository, shows its output as it comes, and counts the tests it reports.
+ * Runs a command in the repository, shows its output as it comes, and counts the tests it reports. Output that a program
+ * is to read goes to `hear`, line by line, instead.
  * Resolves to true when it ended with 0.
  */
-export function run(command, args, { env = {}, quiet = false } = {}) {
+export function run(command, args, { env = {}, quiet = false, hear } = {}) {
   if (!quiet) console.log(`\n$ ${[command, ...args].join(' ')}`)
   return new Promise((resolve) => {
     const child = spawn(command, args, {
@@ -34,10 +42,10 @@ export function run(command, args, { env = {}, quiet = false } = {}) {
     })
     let rest = ''
     child.stdout.on('data', (chunk) => {
-      process.stdout.write(chunk)
+      if (!hear) process.stdout.write(chunk)
       const lines = (rest + chunk).split('\n')
       rest = lines.pop()
-      for (const line of lines) count(line)
+      for (const line of lines) (hear ?? count)(line)
     })
     child.on('error', (error) => {
       console.error(`${command}: ${error.message}`)
@@ -124,7 +132,7 @@ export async function serverUnderTest({ server, dev }) {
     return undefined
   }
   needRust()
-  const flags = ['--no-default-features', '--features', 'server', '--bin', 'kiro-server']
-  const built = await run('cargo', ['build', ...(dev ? [] : ['--release']), ...flags])
+  const flags = dev ? UNDER_TEST : ['--release', '--no-default-features', '--features', 'server', '--bin', 'kiro-server']
+  const built = await run('cargo', ['build', ...flags])
   return built ? serverBinary(dev ? 'debug' : 'release') : undefined
 }

@@ -5,7 +5,7 @@
 import { readdirSync } from 'node:fs'
 import path from 'node:path'
 import { need } from './needs.mjs'
-import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
+import { UNDER_TEST, conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
 
 const started = Date.now()
 const words = process.argv.slice(2)
@@ -13,7 +13,7 @@ needRust()
 let ok =
   (await need('redis-server', 'nginx', 'promtool', 'chromium')) &&
   (await installPackages()) &&
-  (await run('cargo', ['build', '--features', 'server', '--bin', 'kiro-server']))
+  (await run('cargo', ['build', ...UNDER_TEST]))
 if (ok) {
   const files = readdirSync(path.join(root, 'tests', 'deploy'))
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))

@@ -21,7 +21,6 @@ const built = (await installPackages()) && (await need('redis-server')) && (awai
 let ok = built
 // A part that fails doesn't hold the others up: one run shows everything that is wrong.
 if (built && !nodeOnly) {
-  ok = (await run('cargo', ['test', '--no-fail-fast', '--no-default-features'])) && ok
   ok = (await run('cargo', ['test', '--no-fail-fast', '--features', 'server'])) && ok
 }
 if (built) {
