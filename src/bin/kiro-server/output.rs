@@ -61,18 +61,20 @@ pub fn show_json(value: &Value) -> Result<(), Failure> {
     show(&format!("{value:#}\n"))
 }
 
-/// Lines of cells as aligned columns, two spaces apart. The first line is the head.
+/// Lines of cells as aligned columns, two spaces apart. The first line is the head. The last cell of a line with fewer
+/// cells than the head, a sentence say, runs over the columns to its right and widens none.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let bound = |row: &Vec<String>| if row.len() < columns { row.len().saturating_sub(1) } else { columns };
     let widest =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
+        |column: usize| rows.iter().filter(|row| column < bound(row)).map(|row| width(&row[column])).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(widest).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
         for (cell, wanted) in row.iter().zip(&widths) {
             line.push_str(cell);
-            line.push_str(&" ".repeat(wanted - width(cell) + 2));
+            line.push_str(&" ".repeat(wanted.saturating_sub(width(cell)) + 2));
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -153,6 +155,13 @@ mod tests {
         let rows =
             [["ID", "NAME", "X"], ["1", "工作", "y"], ["22", "w", ""]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "ID  NAME  X\n1   工作  y\n22  w\n");
+    }
+
+    #[test]
+    fn a_sentence_at_the_end_of_a_shorter_line_widens_no_column() {
+        let rows = vec![vec!["ID", "PLAN", "USED"], vec!["1", "a long sentence"], vec!["2", "Pro", "5"]];
+        let rows: Vec<_> = rows.into_iter().map(|row| row.into_iter().map(str::to_owned).collect()).collect();
+        assert_eq!(table(&rows), "ID  PLAN  USED\n1   a long sentence\n2   Pro   5\n");
     }
 
     #[test]
