@@ -9,44 +9,10 @@ use crate::place::{Place, Server, client};
 use crate::settings::with_stream;
 use crate::world::{KEY, base};
 
-/// What the test reads of profile.proto.
-#[derive(Clone, PartialEq, Message)]
-struct Profile {
-    #[prost(message, repeated, tag = "2")]
-    sample: Vec<Sample>,
-    #[prost(message, repeated, tag = "4")]
-    location: Vec<Location>,
-    #[prost(message, repeated, tag = "5")]
-    function: Vec<Function>,
-    #[prost(string, repeated, tag = "6")]
-    string_table: Vec<String>,
-    #[prost(int64, tag = "10")]
-    duration_nanos: i64,
-    #[prost(int64, tag = "12")]
-    period: i64,
-}
+#[path = "../../src/server/debug/profile.rs"]
+mod profile;
 
-#[derive(Clone, PartialEq, Message)]
-struct Sample {
-    #[prost(uint64, repeated, tag = "1")]
-    location_id: Vec<u64>,
-    #[prost(int64, repeated, tag = "2")]
-    value: Vec<i64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Location {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Function {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(int64, tag = "2")]
-    name: i64,
-}
+use profile::{Function, Profile};
 
 fn debug_address(server: &Server) -> String {
     let line = server.line("where", |line| line["message"].as_str().is_some_and(|text| text.contains("/debug")));

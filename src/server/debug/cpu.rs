@@ -7,6 +7,7 @@ use pprof::{ProfilerGuardBuilder, Report};
 use prost::Message;
 
 use super::flame;
+use super::profile::{Function, Label, Line, Location, Profile, Sample, ValueType};
 
 /// Samples a second and CPU. Not a round number, so that it doesn't beat in time with what it watches.
 const FREQUENCY: i32 = 99;
@@ -107,83 +108,39 @@ impl Strings {
     }
 }
 
-// The part of github.com/google/pprof/proto/profile.proto that a CPU profile needs. Numbers of strings are places in the
-// string table.
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Clone, PartialEq, Message)]
-struct Profile {
-    #[prost(message, repeated, tag = "1")]
-    sample_type: Vec<ValueType>,
-    #[prost(message, repeated, tag = "2")]
-    sample: Vec<Sample>,
-    #[prost(message, repeated, tag = "4")]
-    location: Vec<Location>,
-    #[prost(message, repeated, tag = "5")]
-    function: Vec<Function>,
-    #[prost(string, repeated, tag = "6")]
-    string_table: Vec<String>,
-    #[prost(int64, tag = "9")]
-    time_nanos: i64,
-    #[prost(int64, tag = "10")]
-    duration_nanos: i64,
-    #[prost(message, optional, tag = "11")]
-    period_type: Option<ValueType>,
-    #[prost(int64, tag = "12")]
-    period: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ValueType {
-    #[prost(int64, tag = "1")]
-    ty: i64,
-    #[prost(int64, tag = "2")]
-    unit: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Sample {
-    #[prost(uint64, repeated, tag = "1")]
-    location_id: Vec<u64>,
-    #[prost(int64, repeated, tag = "2")]
-    value: Vec<i64>,
-    #[prost(message, repeated, tag = "3")]
-    label: Vec<Label>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(int64, tag = "1")]
-    key: i64,
-    #[prost(int64, tag = "2")]
-    str: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Location {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(message, repeated, tag = "4")]
-    line: Vec<Line>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Line {
-    #[prost(uint64, tag = "1")]
-    function_id: u64,
-    #[prost(int64, tag = "2")]
-    line: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Function {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-    #[prost(int64, tag = "2")]
-    name: i64,
-    #[prost(int64, tag = "3")]
-    system_name: i64,
-    #[prost(int64, tag = "4")]
-    filename: i64,
-    #[prost(int64, tag = "5")]
-    start_line: i64,
+    /// By hand from profile.proto: field number and wire type, then the value.
+    #[test]
+    fn the_wire_form_is_that_of_profile_proto() {
+        let profile = Profile {
+            sample_type: vec![ValueType { ty: 1, unit: 2 }],
+            sample: vec![Sample {
+                location_id: vec![7, 8],
+                value: vec![3, 300],
+                label: vec![Label { key: 4, str: 5 }],
+            }],
+            location: vec![Location { id: 7, line: vec![Line { function_id: 9, line: 10 }] }],
+            function: vec![Function { id: 9, name: 1, system_name: 2, filename: 3, start_line: 4 }],
+            string_table: vec![String::new(), "a".to_owned()],
+            time_nanos: 11,
+            duration_nanos: 12,
+            period_type: Some(ValueType { ty: 1, unit: 2 }),
+            period: 13,
+        };
+        let expected: [&[u8]; 9] = [
+            b"\x0a\x04\x08\x01\x10\x02",
+            b"\x12\x0f\x0a\x02\x07\x08\x12\x03\x03\xac\x02\x1a\x04\x08\x04\x10\x05",
+            b"\x22\x08\x08\x07\x22\x04\x08\x09\x10\x0a",
+            b"\x2a\x0a\x08\x09\x10\x01\x18\x02\x20\x03\x28\x04",
+            b"\x32\x00\x32\x01a",
+            b"\x48\x0b",
+            b"\x50\x0c",
+            b"\x5a\x04\x08\x01\x10\x02",
+            b"\x60\x0d",
+        ];
+        assert_eq!(profile.encode_to_vec(), expected.concat());
+    }
 }

@@ -12,6 +12,8 @@
 mod cpu;
 #[cfg(all(unix, feature = "profile"))]
 mod flame;
+#[cfg(all(unix, feature = "profile"))]
+mod profile;
 
 use std::convert::Infallible;
 use std::io;
