@@ -6,8 +6,7 @@
 //! before you commit it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,11 @@ use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{Context, Translated, translate};
 use serde_json::{Map, Value, json};
+
+#[path = "support/rules.rs"]
+mod rules;
+
+use rules::{Half, blessing, sort_key};
 
 const RANDOM_ID: &str = "00000000-0000-4000-8000-000000000001";
 const CONTINUATION_ID: &str = "00000000-0000-4000-8000-000000000002";
@@ -84,66 +88,6 @@ fn golden_files_are_current() {
 /// `tests/golden/rules.request.txt`: which vectors and which tests hold each rule of the request half.
 #[test]
 fn every_rule_is_held_by_something() {
-    let mut rules: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for rule in own_rules() {
-        rules.insert(sort_key(&rule), BTreeSet::new());
-    }
-    for vector in vectors() {
-        for rule in &vector.rules {
-            let held = rules.get_mut(&sort_key(rule)).unwrap_or_else(|| panic!("{}: {rule} is no rule", vector.id));
-            held.insert(sort_key(&vector.id));
-        }
-    }
-    for (file, test) in named_tests() {
-        for rule in test.split('_').map_while(rule_name) {
-            if let Some(held) = rules.get_mut(&sort_key(&rule)) {
-                held.insert(format!("{file}::{test}"));
-            }
-        }
-    }
-    let mut text =
-        String::from("# Rules of the request half: the vectors and tests that hold them. Written by KIRO_BLESS=1.\n");
-    for (rule, held) in &rules {
-        let held: Vec<_> = held.iter().map(|name| name.replace(' ', "")).collect();
-        writeln!(text, "{}: {}", rule.replace(' ', ""), held.join(" ")).unwrap();
-    }
-    let path = folder().parent().unwrap().join("rules.request.txt");
-    if blessing() {
-        fs::write(&path, &text).unwrap();
-    }
-    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "KIRO_BLESS=1 writes it anew");
-    let unheld: Vec<_> = rules.iter().filter(|(_, held)| held.is_empty()).map(|(rule, _)| rule).collect();
-    assert!(unheld.is_empty(), "nothing holds {unheld:?}");
-}
-
-/// The rules that the request half answers for.
-fn own_rules() -> Vec<String> {
-    let range = |letters: &'static str, from: u32, to: u32| (from..=to).map(move |number| format!("{letters}{number}"));
-    let mut rules: Vec<_> = range("TR", 1, 34).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
-    // Headers and routes, as far as they are about requests, are the server's.
-    rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
-    rules.extend(["M65", "K21", "TRAP39", "TRAP40"].map(str::to_owned));
-    rules
-}
-
-/// `TR7` sorts before `TR12`.
-fn sort_key(rule: &str) -> String {
-    let letters: String = rule.chars().take_while(char::is_ascii_alphabetic).collect();
-    format!("{letters}{:>3}", &rule[letters.len()..])
-}
-
-/// `tr22` → `TR22`.
-fn rule_name(word: &str) -> Option<String> {
-    let digits = word.trim_start_matches(|char: char| char.is_ascii_lowercase());
-    let letters = &word[..word.len() - digits.len()];
-    let is_rule = matches!(letters, "tr" | "tu" | "tv" | "m" | "a" | "k" | "n")
-        && !digits.is_empty()
-        && digits.bytes().all(|byte| byte.is_ascii_digit());
-    is_rule.then(|| word.to_uppercase())
-}
-
-/// Every test of the request half whose name begins with a rule: (file without extension, name).
-fn named_tests() -> Vec<(String, String)> {
     const OURS: [&str; 9] = [
         "src/proto/json/tree",
         "src/proto/messages/request",
@@ -155,43 +99,24 @@ fn named_tests() -> Vec<(String, String)> {
         "tests/request_",
         "tests/estimate_",
     ];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    collect(&root.join("src/proto"), &mut files);
-    collect(&root.join("tests"), &mut files);
-    let mut tests = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let path = file.strip_prefix(root).unwrap().with_extension("").display().to_string();
-        if !OURS.iter().any(|ours| path.starts_with(ours)) {
-            continue;
-        }
-        for line in text.lines() {
-            let Some(name) = line.trim_start().strip_prefix("fn ").and_then(|rest| rest.split('(').next()) else {
-                continue;
-            };
-            if name.split('_').next().is_some_and(|word| rule_name(word).is_some()) {
-                tests.push((path.clone(), name.to_owned()));
-            }
-        }
+    Half {
+        name: "request",
+        rules: own_rules(),
+        vectors: vectors().into_iter().map(|vector| (vector.id, vector.rules)).collect(),
+        letters: &["tr", "tu", "tv", "m", "a", "k", "n"],
+        owns: |file| OURS.iter().any(|ours| file.starts_with(ours)),
     }
-    tests
+    .check();
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
-fn blessing() -> bool {
-    std::env::var_os("KIRO_BLESS").is_some_and(|value| value == "1")
+/// The rules that the request half answers for.
+fn own_rules() -> Vec<String> {
+    let range = |letters: &'static str, from: u32, to: u32| (from..=to).map(move |number| format!("{letters}{number}"));
+    let mut rules: Vec<_> = range("TR", 1, 34).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
+    // Headers and routes, as far as they are about requests, are the server's.
+    rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
+    rules.extend(["M65", "K21", "TRAP39", "TRAP40"].map(str::to_owned));
+    rules
 }
 
 fn folder() -> PathBuf {

@@ -7,8 +7,11 @@
 
 #[allow(dead_code, reason = "part of it is for the property tests")]
 mod response;
+#[path = "support/rules.rs"]
+#[allow(dead_code, reason = "part of it is for the request half")]
+mod rules;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +20,7 @@ use response::{
     Case, Chunks, Ending, Frame, Input, Out, bytes_of, characters, check_grammar, drive, fold_of_stream, joined,
     notation, parse_sse, usage_notation,
 };
+use rules::{Half, blessing};
 use serde_json::Value;
 
 #[test]
@@ -205,64 +209,6 @@ fn m56_k71_tv114_the_first_delta_does_not_wait() {
 /// `tests/golden/rules.response.txt`: which vectors and which tests hold each rule of the response half.
 #[test]
 fn every_rule_is_held_by_something() {
-    let mut rules: BTreeMap<String, BTreeSet<String>> =
-        own_rules().map(|rule| (sort_key(&rule), BTreeSet::new())).collect();
-    for case in Case::all() {
-        for rule in &case.rules {
-            let held = rules.get_mut(&sort_key(rule)).unwrap_or_else(|| panic!("{}: {rule} is no rule", case.name));
-            held.insert(sort_key(case.name.split('.').next().unwrap()));
-        }
-    }
-    for (file, test) in named_tests() {
-        for rule in test.split('_').map_while(rule_name) {
-            if let Some(held) = rules.get_mut(&sort_key(&rule)) {
-                held.insert(format!("{file}::{test}"));
-            }
-        }
-    }
-    let mut text =
-        String::from("# Rules of the response half: the vectors and tests that hold them. Written by KIRO_BLESS=1.\n");
-    for (rule, held) in &rules {
-        let held: Vec<_> = held.iter().map(|name| name.replace(' ', "")).collect();
-        writeln!(text, "{}: {}", rule.replace(' ', ""), held.join(" ")).unwrap();
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rules.response.txt");
-    if blessing() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "KIRO_BLESS=1 writes it anew");
-    let unheld: Vec<_> = rules.iter().filter(|(_, held)| held.is_empty()).map(|(rule, _)| rule).collect();
-    assert!(unheld.is_empty(), "nothing holds {unheld:?}");
-}
-
-/// The rules that the response half answers for. K47, K49, K50 and the headers of errors are for who drives it.
-fn own_rules() -> impl Iterator<Item = String> {
-    let ranges = [("TS", 1..=26), ("TU", 1..=4), ("TU", 6..=6), ("TU", 8..=8), ("K", 28..=46), ("K", 48..=48)];
-    let messages = [("M", 51..=59), ("M", 62..=64)];
-    ranges
-        .into_iter()
-        .chain(messages)
-        .flat_map(|(letters, numbers)| numbers.map(move |number| format!("{letters}{number}")))
-}
-
-/// `TS7` sorts before `TS12`.
-fn sort_key(rule: &str) -> String {
-    let letters = rule.trim_end_matches(|character: char| !character.is_ascii_uppercase());
-    format!("{letters}{:>4}", &rule[letters.len()..])
-}
-
-/// `ts22` → `TS22`.
-fn rule_name(word: &str) -> Option<String> {
-    let digits = word.trim_start_matches(|character: char| character.is_ascii_lowercase());
-    let letters = &word[..word.len() - digits.len()];
-    let is_rule = matches!(letters, "ts" | "tu" | "tv" | "k" | "m" | "trap")
-        && !digits.is_empty()
-        && digits.bytes().all(|byte| byte.is_ascii_digit());
-    is_rule.then(|| word.to_uppercase())
-}
-
-/// Every test of the response half whose name begins with a rule: (file without extension, name).
-fn named_tests() -> Vec<(String, String)> {
     const OURS: [&str; 14] = [
         "src/proto/json",
         "src/proto/kiro/event",
@@ -279,44 +225,25 @@ fn named_tests() -> Vec<(String, String)> {
         "tests/golden_faults",
         "tests/pipeline_properties",
     ];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    collect(&root.join("src/proto"), &mut files);
-    collect(&root.join("tests"), &mut files);
-    let mut tests = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let path = file.strip_prefix(root).unwrap().with_extension("").display().to_string();
-        if !OURS.contains(&path.as_str()) {
-            continue;
-        }
-        let mut lines = text.lines().map(str::trim_start);
-        while let Some(line) = lines.next() {
-            if line != "#[test]" {
-                continue;
-            }
-            let Some(name) = lines.by_ref().find_map(|line| line.strip_prefix("fn ")?.split('(').next()) else { break };
-            if name.split('_').next().is_some_and(|word| rule_name(word).is_some()) {
-                tests.push((path.clone(), name.to_owned()));
-            }
-        }
+    let vector = |case: &Case| case.name.split('.').next().unwrap().to_owned();
+    Half {
+        name: "response",
+        rules: own_rules().collect(),
+        vectors: Case::all().into_iter().map(|case| (vector(&case), case.rules)).collect(),
+        letters: &["ts", "tu", "tv", "k", "m", "trap"],
+        owns: |file| OURS.contains(&file),
     }
-    tests
+    .check();
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-}
-
-fn blessing() -> bool {
-    std::env::var_os("KIRO_BLESS").is_some_and(|value| value == "1")
+/// The rules that the response half answers for. K47, K49, K50 and the headers of errors are for who drives it.
+fn own_rules() -> impl Iterator<Item = String> {
+    let ranges = [("TS", 1..=26), ("TU", 1..=4), ("TU", 6..=6), ("TU", 8..=8), ("K", 28..=46), ("K", 48..=48)];
+    let messages = [("M", 51..=59), ("M", 62..=64)];
+    ranges
+        .into_iter()
+        .chain(messages)
+        .flat_map(|(letters, numbers)| numbers.map(move |number| format!("{letters}{number}")))
 }
 
 /// The non-streaming answer, if there is one.
