@@ -16,32 +16,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kiro_messages::proto::record::Account;
 use redis::Commands as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 #[allow(dead_code, reason = "each test file uses its part")]
-#[path = "../examples/load/client.rs"]
-mod client;
-#[allow(dead_code, reason = "each test file uses its part")]
-#[path = "support/node_service.rs"]
-mod node_service;
-#[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/proxy.rs"]
 mod proxy;
-#[allow(dead_code, reason = "each test file uses its part")]
-#[path = "support/redis_server.rs"]
-mod redis_server;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/stage.rs"]
 mod stage;
 
-use client::{Client, Outcome};
-use node_service::{NodeService, unknown_members};
 use proxy::Proxy;
-use redis_server::RedisServer;
+use stage::client::{Client, Outcome};
+use stage::node_service::{theirs, unknown_members, uses};
+use stage::redis_server::RedisServer;
 use stage::{
     Load, POOL, Server, Shot, Stage, access, eventually, first_event, full_size, id, in_seconds, median_first_event,
     none_failed, say, token,
@@ -72,8 +62,8 @@ async fn r36_r60_counts_are_exact_and_shares_even_beside_the_node_service() {
     let seeds = stage.records();
     let upstreams = [stage.upstream().await, stage.upstream().await];
     let options = [("KIRO_ACCOUNT_CACHE_TTL", "1s")];
-    let servers = [stage.server(&upstreams[0], &options).await, stage.server(&upstreams[1], &options).await];
-    let mut node = NodeService::start(&stage.redis.url(), &upstreams[0].process.url("/refreshToken"));
+    let servers = stage.servers(upstreams.each_ref(), &options).await;
+    let mut node = stage.node_service(&upstreams[0]);
 
     node.order("busy", json!({ "every_ms": 20 }));
     let plans = servers.each_ref().map(|server| server.plan(2, Duration::ZERO));
@@ -115,16 +105,14 @@ async fn r36_r60_counts_are_exact_and_shares_even_beside_the_node_service() {
     let records = stage.records();
     for (n, sent) in sent.into_iter().enumerate() {
         let id = id(n);
-        let writes: Vec<_> = journal.iter().filter(|write| write.uuid.as_deref() == Some(&id)).collect();
-        let theirs: i64 = writes.iter().map(|write| count(&write.after) - count(&write.before)).sum();
+        let (theirs, last) = theirs(&journal, &id, &seeds[&id]);
         overwritten += theirs;
-        let (before, after) = (count(&seeds.get(&id).cloned()), count(&records.get(&id).cloned()));
+        let (before, after) = (uses(Some(&seeds[&id])), uses(Some(&records[&id])));
         assert_eq!(
             after,
             before + i64::try_from(sent).unwrap() + theirs,
             "{id}: {sent} successes, {theirs} by the Node.js service"
         );
-        let last = writes.iter().rev().find_map(|write| write.after.as_ref()).unwrap_or(&seeds[&id]);
         assert_eq!(unknown_members(&records[&id]), unknown_members(last), "{id}");
     }
     for n in 0..4 {
@@ -152,11 +140,6 @@ fn strange_record(n: usize) -> String {
     )
 }
 
-fn count(record: &Option<String>) -> i64 {
-    let count = |text: &String| Account::parse(text.as_bytes(), "a").unwrap().usage_count;
-    record.as_ref().map_or(0, |text| i64::try_from(count(text)).unwrap())
-}
-
 /// 300 clients on two processes; the only account's token expires under them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r59_a_token_that_expires_under_load_is_refreshed_once() {
@@ -165,7 +148,7 @@ async fn r59_a_token_that_expires_under_load_is_refreshed_once() {
     let stage = Stage::with_accounts(1);
     let upstream = stage.upstream().await;
     let options = [("KIRO_ACCOUNT_CACHE_TTL", "500ms"), ("KIRO_REFRESH_THRESHOLD", "1s")];
-    let servers = [stage.server(&upstream, &options).await, stage.server(&upstream, &options).await];
+    let servers = stage.servers([&upstream; 2], &options).await;
     upstream.script(json!({ "refresh_token": "refresh-0", "answers": [{ "wait_ms": 300 }] })).await;
 
     // Each client: streams until the token is another, then one more.
@@ -228,7 +211,7 @@ async fn r18_a_rate_limited_account_rests_at_once_and_alone() {
     let _alone = ALONE.lock().await;
     let stage = Stage::with_accounts(8);
     let upstreams = [stage.upstream().await, stage.upstream().await];
-    let servers = [stage.server(&upstreams[0], &[]).await, stage.server(&upstreams[1], &[]).await];
+    let servers = stage.servers(upstreams.each_ref(), &[]).await;
     let plans = servers.each_ref().map(|server| server.plan(4, Duration::from_millis(100)));
     // Some 12 streams are open on each process, one or two of them on each account.
     let (load, rate, earlier) = Load::keeping_up(&plans, 80.0, WARM).await;
@@ -346,7 +329,7 @@ impl Outage {
             stage.add(n, "{}");
         }
         let upstream = stage.upstream().await;
-        let servers = [stage.server(&upstream, &[]).await, stage.server(&upstream, &[]).await];
+        let servers = stage.servers([&upstream; 2], &[]).await;
         let bystander = stage.bystander(&upstream).await;
         let short = |server: &Server| server.plan(2, Duration::from_millis(10));
         let (load, rate, earlier) = Load::keeping_up(&servers.each_ref().map(short), self.per_second, WARM).await;

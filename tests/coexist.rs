@@ -17,20 +17,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 #[allow(dead_code, reason = "each test file uses its part")]
-#[path = "../examples/load/client.rs"]
-mod client;
-#[allow(dead_code, reason = "each test file uses its part")]
-#[path = "support/node_service.rs"]
-mod node_service;
-#[allow(dead_code, reason = "each test file uses its part")]
-#[path = "support/redis_server.rs"]
-mod redis_server;
-#[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/stage.rs"]
 mod stage;
 
-use node_service::{NodeService, Write, unknown_members};
-use redis_server::RedisServer;
+use stage::node_service::{NodeService, theirs, unknown_members, uses};
+use stage::redis_server::RedisServer;
 use stage::{Load, POOL, Server, Stage, Upstream, access, eventually, id, none_failed, say, token, token_key};
 
 const FAR: &str = "2099-01-01T00:00:00.000Z";
@@ -55,8 +46,8 @@ impl House {
         }
         let upstream = stage.upstream().await;
         let options = [("KIRO_ACCOUNT_CACHE_TTL", "500ms"), ("KIRO_HEALTH_COOLDOWN", "1s")];
-        let servers = [stage.server(&upstream, &options).await, stage.server(&upstream, &options).await];
-        let node = NodeService::start(&stage.redis.url(), &upstream.process.url("/refreshToken"));
+        let servers = stage.servers([&upstream; 2], &options).await;
+        let node = stage.node_service(&upstream);
         let plans = servers.each_ref().map(|server| server.plan(2, Duration::from_millis(20)));
         let load = Load::start(&plans, 30.0);
         let seeds = stage.records();
@@ -85,17 +76,16 @@ impl House {
         let stats = self.upstream.stats().await;
         for &(n, access_token) in ordinary {
             let record = &records[&id(n)];
-            let writes = of(&journal, &id(n));
-            let theirs: i64 = writes.iter().map(|write| uses(&write.after) - uses(&write.before)).sum();
+            let seed = &self.seeds[&id(n)];
+            let (theirs, last) = theirs(&journal, &id(n), seed);
             let ours = successes(access_token, &stats);
-            let before = uses(&self.seeds.get(&id(n)).cloned());
-            let (there, wanted) = (uses(&Some(record.clone())), before + ours + theirs);
+            let before = uses(Some(seed));
+            let (there, wanted) = (uses(Some(record)), before + ours + theirs);
             let is_exact = (wanted - given_up..=wanted).contains(&there);
             assert!(
                 is_exact,
                 "account {n}: {there}; {before} before, {ours} of ours, {theirs} of theirs, {given_up} uncertain (R22)"
             );
-            let last = writes.iter().rev().find_map(|write| write.after.as_ref()).unwrap_or(&self.seeds[&id(n)]);
             assert_eq!(unknown_members(record), unknown_members(last), "{n}");
         }
         say(format!(
@@ -114,15 +104,6 @@ fn record(n: usize) -> String {
         r#"{{"uuid":"{id}","KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:{id}","customName":"name {n}","notSupportedModels":[],"usageCount":{n},"errorCount":0,"isHealthy":true,"x-big":12345678901234567890,"x-note":"a\/b","lastUsed":null}}"#,
         id = id(n)
     )
-}
-
-fn of<'a>(journal: &'a [Write], id: &str) -> Vec<&'a Write> {
-    journal.iter().filter(|write| write.uuid.as_deref() == Some(id)).collect()
-}
-
-fn uses(record: &Option<String>) -> i64 {
-    let count = |text: &String| Account::parse(text.as_bytes(), "a").unwrap().usage_count;
-    record.as_ref().map_or(0, |text| i64::try_from(count(text)).unwrap())
 }
 
 /// Streams for this access token and for those that came from refreshing its account (`sim-ok.N.ROOT`).

@@ -10,28 +10,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kiro_messages::proto::record::{self, Account, Entry, Method, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
-    Added, Cas, Clock, NewAccount, OutcomePatch, Saved, Status, Store, StoreConfig, StoreErrorKind, TokenKey,
-    UnsavedToken, Writer, import,
+    Added, Cas, NewAccount, OutcomePatch, Saved, Status, Store, StoreConfig, StoreErrorKind, TokenKey, UnsavedToken,
+    Writer, import,
 };
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
+#[path = "support/records.rs"]
+mod records;
 
-fn time(text: &str) -> Timestamp {
-    format!("2026-11-23T{text}Z").parse().unwrap()
-}
+use records::*;
 
-fn t0() -> Timestamp {
-    time("10:00:00")
-}
-
-fn clock() -> Clock {
-    Arc::new(t0)
+fn nameless(id: &str, token: &str) -> NewAccount {
+    NewAccount { custom_name: None, ..new_account(id, token) }
 }
 
 /// A folder with a file in it.
@@ -75,48 +69,9 @@ async fn open(path: &Path) -> Store {
     Store::connect(&StoreConfig::File(path.to_owned())).await.unwrap()
 }
 
-async fn wait_for(store: &Store, wanted: impl Fn(&Status) -> bool, within: Duration) {
-    let mut status = store.watch();
-    let reached = timeout(within, status.wait_for(|status| wanted(status))).await;
-    assert!(reached.is_ok(), "still {:?} after {within:?}", store.status());
-}
-
-fn success() -> OutcomePatch {
-    OutcomePatch::Success { at: t0(), started_at: t0() }
-}
-
-async fn record(store: &Store, id: &str, outcomes: impl IntoIterator<Item = OutcomePatch>) {
-    let writer = Writer::spawn(store.clone(), clock());
-    for outcome in outcomes {
-        writer.record(id, outcome);
-    }
-    assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn case_01_case_02_case_03_case_04_case_05_r19_records_are_patched_inside_the_file() {
-    for (case, before, count, after) in [
-        (
-            1,
-            r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":5,"note":"x\/y","z":{"keep":[1,2.5,[]]}}"#,
-            3,
-            r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":8,"note":"x\/y","z":{"keep":[1,2.5,[]]},"lastUsed":"2026-11-23T10:00:00.000Z"}"#,
-        ),
-        (
-            2,
-            r#"{ "usageCount" : "5" , "isHealthy" : "true" }"#,
-            1,
-            r#"{ "usageCount" : 6 , "isHealthy" : "true","lastUsed":"2026-11-23T10:00:00.000Z" }"#,
-        ),
-        (
-            3,
-            r#"{"usageCount":1,"usageCount":7}"#,
-            1,
-            r#"{"usageCount":1,"usageCount":8,"lastUsed":"2026-11-23T10:00:00.000Z"}"#,
-        ),
-        (4, r#"{"usage\u0043ount":1}"#, 1, r#"{"usage\u0043ount":2,"lastUsed":"2026-11-23T10:00:00.000Z"}"#),
-        (5, "{}", 1, r#"{"usageCount":1,"lastUsed":"2026-11-23T10:00:00.000Z"}"#),
-    ] {
+    for (case, before, count, after) in PATCHED {
         let around = |record: &str| {
             format!(
                 "{{\n \"mine\": [1],\n \"accounts\": {{ \"a0\": {{ }},\n  \"a1\": {record} }},\n \"tokens\":{{}}\n}}\n"
@@ -124,7 +79,7 @@ async fn case_01_case_02_case_03_case_04_case_05_r19_records_are_patched_inside_
         };
         let (_folder, path) = file("pool.json", &around(before));
         let store = open(&path).await;
-        record(&store, "a1", std::iter::repeat_n(success(), count)).await;
+        record(&store, std::iter::repeat_n(success(), count)).await;
         assert_eq!(read(&path), around(after), "case {case}");
         assert_eq!(mode(&path), 0o600);
     }
@@ -140,7 +95,7 @@ async fn case_07_records_that_are_none_stay_untouched() {
     assert_eq!((all.len(), usable.len(), usable[0].id.as_str()), (4, 1, "good"));
     assert_eq!(usable[0].token.as_ref().unwrap().0, TokenKey::of("good"));
     for id in ["b1", "b2", "b3", "good", "gone"] {
-        record(&store, id, [success()]).await;
+        record_of(id, &store, [success()]).await;
     }
     assert_eq!(
         read(&path),
@@ -155,7 +110,7 @@ async fn case_13_case_15_heal_and_quota() {
         r#"{"accounts":{"a1":{"isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z"}}}"#,
     );
     let store = open(&path).await;
-    record(&store, "a1", [success()]).await;
+    record(&store, [success()]).await;
     assert_eq!(
         read(&path),
         format!(
@@ -163,28 +118,9 @@ async fn case_13_case_15_heal_and_quota() {
         )
     );
     let until = "2026-12-01T00:00:00Z".parse().unwrap();
-    record(
-        &store,
-        "a1",
-        [OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() }],
-    )
-    .await;
+    record(&store, [OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() }])
+        .await;
     assert!(read(&path).contains(r#""isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z""#));
-}
-
-const TOKEN: &str = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","region":"us-east-1","n":[]}"#;
-
-fn refreshed(key: &TokenKey, base: &[u8]) -> UnsavedToken {
-    UnsavedToken {
-        key: key.clone(),
-        base: base.to_vec().into(),
-        used: Secret::new("refresh-1"),
-        entries: vec![
-            Entry::AccessToken(Secret::new("new")),
-            Entry::RefreshToken(Secret::new("refresh-2")),
-            Entry::ExpiresAt(time("11:00:00")),
-        ],
-    }
 }
 
 fn pool(token: &str) -> String {
@@ -213,7 +149,7 @@ async fn case_22_case_26_case_27_case_28_tokens_are_compared_and_set() {
 
     write(&path, r#"{"accounts":{},"tokens":{}}"#);
     assert_eq!(store.save_token(&refreshed(&key, &base)).await.unwrap(), Saved::Absent);
-    record(&store, "a1", [OutcomePatch::Refreshed { at: t0() }]).await;
+    record(&store, [OutcomePatch::Refreshed { at: t0() }]).await;
     assert_eq!(read(&path), r#"{"accounts":{},"tokens":{}}"#, "case 28");
 }
 
@@ -238,10 +174,6 @@ async fn case_41_the_client_key_in_the_file() {
     assert_eq!(store.client_key().await.unwrap(), None);
 }
 
-fn new_account(id: &str, token: &str) -> NewAccount {
-    NewAccount { id: id.into(), custom_name: None, added_at: t0(), token: token.into() }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn r63_a_missing_file_is_an_empty_pool_and_add_creates_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -254,14 +186,14 @@ async fn r63_a_missing_file_is_an_empty_pool_and_add_creates_it() {
         StoreErrorKind::Away,
         "no folder"
     );
-    assert_eq!(store.add_account(&new_account("a1", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
+    assert_eq!(store.add_account(&nameless("a1", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
     assert_eq!(
         read(&path),
         r#"{"accounts":{"a1":{"uuid":"a1","KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:a1","checkModel":"kiro","isHealthy":true,"usageCount":0,"errorCount":0,"addedAt":"2026-11-23T10:00:00.000Z"}},"tokens":{"a1":{"refreshToken":"r"}}}"#
     );
     assert_eq!(mode(&path), 0o600);
     assert_eq!(store.status(), Status::Connected);
-    let again = store.add_account(&new_account("a2", r#"{"refreshToken":"r"}"#)).await.unwrap();
+    let again = store.add_account(&nameless("a2", r#"{"refreshToken":"r"}"#)).await.unwrap();
     assert_eq!(again, Added::Duplicate { id: "a1".into() });
     assert!(store.patch_account("a1", &[Entry::IsDisabled(true)]).await.unwrap());
     assert!(Account::parse(&store.load().await.unwrap()[0].account, "a1").unwrap().is_disabled);
@@ -279,7 +211,7 @@ async fn r64_a_symbolic_link_is_followed_and_stays() {
     std::os::unix::fs::symlink("pool.json", &first).unwrap();
     std::os::unix::fs::symlink(&first, &second).unwrap();
     let store = open(&second).await;
-    record(&store, "a1", [success()]).await;
+    record(&store, [success()]).await;
     assert!(second.is_symlink() && first.is_symlink() && !path.is_symlink());
     assert!(read(&path).contains("usageCount"));
     assert_eq!(mode(&path), 0o600);
@@ -311,7 +243,7 @@ async fn r65_changes_from_outside_are_seen_and_kept() {
     let writer = Writer::spawn(server.clone(), clock());
     writer.record("a1", success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
-    assert_eq!(line.add_account(&new_account("a2", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
+    assert_eq!(line.add_account(&nameless("a2", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
     assert!(line.patch_account("a1", &[Entry::IsDisabled(true)]).await.unwrap());
     // The writer's guess of the record is stale now.
     writer.record("a1", success());
@@ -341,7 +273,7 @@ async fn r65_a_broken_file_is_never_overwritten_and_told_by_its_place() {
         store.compare_and_set_token(&TokenKey::of("a1"), TOKEN.as_bytes(), b"{}").await.unwrap_err().kind(),
         StoreErrorKind::Broken
     );
-    assert_eq!(store.add_account(&new_account("a2", "{}")).await.unwrap_err().kind(), StoreErrorKind::Broken);
+    assert_eq!(store.add_account(&nameless("a2", "{}")).await.unwrap_err().kind(), StoreErrorKind::Broken);
     assert_eq!(read(&path), broken);
     write(&path, &pool(TOKEN));
     wait_for(&store, Status::is_connected, Duration::from_secs(2)).await;
@@ -359,7 +291,7 @@ async fn r65_the_refresh_lock_is_one_per_account_and_frees_itself() {
     assert!(ours.lock(&key, t0()).await.unwrap().is_none());
     assert!(theirs.lock(&TokenKey::of("a2"), t0()).await.unwrap().is_some());
     // Writes don't wait for a refresh.
-    assert_eq!(theirs.add_account(&new_account("a1", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
+    assert_eq!(theirs.add_account(&nameless("a1", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
     ours.unlock(lock).await.unwrap();
     let lock = theirs.lock(&key, t0()).await.unwrap().unwrap();
     drop(lock);
@@ -581,11 +513,11 @@ async fn case_46_an_ide_file_is_refreshed_in_place() {
 
     // Counters and marks of such an account live in memory.
     let before = read(&path);
-    record(&store, &all[0].id, [success(), success()]).await;
+    record_of(&all[0].id, &store, [success(), success()]).await;
     assert_eq!(read(&path), before);
     assert_eq!(Account::parse(&store.load().await.unwrap()[0].account, "x").unwrap().usage_count, 2);
     assert_eq!(store.compare_and_set_account("other", b"{}", b"{ }").await.unwrap(), Cas::Absent);
-    assert_eq!(store.add_account(&new_account("a2", "{}")).await.unwrap_err().kind(), StoreErrorKind::Config);
+    assert_eq!(store.add_account(&nameless("a2", "{}")).await.unwrap_err().kind(), StoreErrorKind::Config);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,28 +39,7 @@ async fn case_01_case_02_case_03_case_04_case_05_r19_successes_are_patched_into_
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
-    for (case, before, count, after) in [
-        (
-            1,
-            r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":5,"note":"x\/y","z":{"keep":[1,2.5,[]]}}"#,
-            3,
-            r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":8,"note":"x\/y","z":{"keep":[1,2.5,[]]},"lastUsed":"2026-11-23T10:00:00.000Z"}"#,
-        ),
-        (
-            2,
-            r#"{ "usageCount" : "5" , "isHealthy" : "true" }"#,
-            1,
-            r#"{ "usageCount" : 6 , "isHealthy" : "true","lastUsed":"2026-11-23T10:00:00.000Z" }"#,
-        ),
-        (
-            3,
-            r#"{"usageCount":1,"usageCount":7}"#,
-            1,
-            r#"{"usageCount":1,"usageCount":8,"lastUsed":"2026-11-23T10:00:00.000Z"}"#,
-        ),
-        (4, r#"{"usage\u0043ount":1}"#, 1, r#"{"usage\u0043ount":2,"lastUsed":"2026-11-23T10:00:00.000Z"}"#),
-        (5, "{}", 1, r#"{"usageCount":1,"lastUsed":"2026-11-23T10:00:00.000Z"}"#),
-    ] {
+    for (case, before, count, after) in PATCHED {
         redis.hset::<_, _, _, ()>(POOL, "a1", before).unwrap();
         let read = store.load().await.unwrap();
         assert!(Account::parse(&read[0].account, "a1").unwrap().is_healthy);

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use kiro_messages::proto::record::Account;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -76,6 +77,19 @@ pub struct Write {
     /// What lay there, and what lies there now.
     pub before: Option<String>,
     pub after: Option<String>,
+}
+
+/// What the service has made of an account: how many uses it added to the count, and the record as it left it, by default
+/// `seed`.
+pub fn theirs<'a>(journal: &'a [Write], id: &str, seed: &'a str) -> (i64, &'a str) {
+    let writes: Vec<_> = journal.iter().filter(|write| write.uuid.as_deref() == Some(id)).collect();
+    let added = writes.iter().map(|write| uses(write.after.as_deref()) - uses(write.before.as_deref())).sum();
+    (added, writes.iter().rev().find_map(|write| write.after.as_deref()).unwrap_or(seed))
+}
+
+/// The count in a record; none without one.
+pub fn uses(record: Option<&str>) -> i64 {
+    record.map_or(0, |text| i64::try_from(Account::parse(text.as_bytes(), "a").unwrap().usage_count).unwrap())
 }
 
 /// The members of a record that we never write, in order, each with its bytes.

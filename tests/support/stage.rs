@@ -18,8 +18,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Face, Outcome, Plan};
-use super::redis_server::RedisServer;
+#[path = "../../examples/load/client.rs"]
+pub mod client;
+#[path = "node_service.rs"]
+pub mod node_service;
+#[path = "redis_server.rs"]
+pub mod redis_server;
+
+use client::{Client, Face, Outcome, Plan};
+use node_service::NodeService;
+use redis_server::RedisServer;
 
 pub const POOL: &str = "aiclient:pools:claude-kiro-oauth";
 pub const KEY: &str = "client-key-1";
@@ -204,6 +212,16 @@ impl Stage {
     pub async fn upstream(&self) -> Upstream {
         let process = tokio::task::block_in_place(|| Process::start(&["simulate", "--listen", "127.0.0.1:0"], &[]));
         Upstream { process, http: self.http.clone() }
+    }
+
+    /// Two servers that answer, each with its upstream (or both with one).
+    pub async fn servers(&self, upstreams: [&Upstream; 2], options: &[(&str, &str)]) -> [Server; 2] {
+        [self.server(upstreams[0], options).await, self.server(upstreams[1], options).await]
+    }
+
+    /// The Node.js service on the same Redis.
+    pub fn node_service(&self, upstream: &Upstream) -> NodeService {
+        NodeService::start(&self.redis.url(), &upstream.process.url("/refreshToken"))
     }
 
     /// A server with a file store: what Redis goes through is nothing to it.

@@ -1,39 +1,19 @@
 //! A store of the test's own and what every topology of Redis must do for it.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use kiro_messages::proto::record::{Account, Entry};
+use kiro_messages::proto::record::Account;
 use kiro_messages::secret::Secret;
-use kiro_messages::store::{
-    Clock, NewAccount, OutcomePatch, RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig, TokenKey,
-    UnsavedToken, Writer,
-};
+use kiro_messages::store::{RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig, Writer};
 use redis::Commands;
-use tokio::time::timeout;
+
+#[path = "records.rs"]
+mod records;
+pub use records::*;
 
 /// The pool's key.
 pub const POOL: &str = "aiclient:pools:claude-kiro-oauth";
-/// What a success at [`t0`] leaves.
-pub const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
-
-/// A time on the day of the examples.
-pub fn time(text: &str) -> Timestamp {
-    format!("2026-11-23T{text}Z").parse().unwrap()
-}
-
-/// `T0` of the contract.
-pub fn t0() -> Timestamp {
-    time("10:00:00")
-}
-
-/// Always [`t0`].
-pub fn clock() -> Clock {
-    Arc::new(t0)
-}
-
 /// The default prefix.
 pub fn config(url: &str) -> StoreConfig {
     prefixed(url, "aiclient:")
@@ -55,47 +35,9 @@ pub async fn connect(url: &str) -> Store {
     store
 }
 
-/// Waits for a status.
-pub async fn wait_for(store: &Store, wanted: impl Fn(&Status) -> bool, within: Duration) {
-    let mut status = store.watch();
-    let reached = timeout(within, status.wait_for(|status| wanted(status))).await;
-    assert!(reached.is_ok(), "still {:?} after {within:?}", store.status());
-}
-
-/// At [`t0`].
-pub fn success() -> OutcomePatch {
-    OutcomePatch::Success { at: t0(), started_at: t0() }
-}
-
-/// Records a few outcomes of account a1 and waits until they are written.
-pub async fn record(store: &Store, outcomes: impl IntoIterator<Item = OutcomePatch>) {
-    let writer = Writer::spawn(store.clone(), clock());
-    for outcome in outcomes {
-        writer.record("a1", outcome);
-    }
-    assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
-}
-
 /// The key of a token record.
 pub fn token_key(id: &str) -> String {
     format!("aiclient:tokens:claude-kiro-oauth:{id}")
-}
-
-/// A token record before its refresh.
-pub const TOKEN: &str = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","region":"us-east-1","n":[]}"#;
-
-/// What a refresh of `base` with refresh-1 brought.
-pub fn refreshed(key: &TokenKey, base: &[u8]) -> UnsavedToken {
-    UnsavedToken {
-        key: key.clone(),
-        base: base.to_vec().into(),
-        used: Secret::new("refresh-1"),
-        entries: vec![
-            Entry::AccessToken(Secret::new("new")),
-            Entry::RefreshToken(Secret::new("refresh-2")),
-            Entry::ExpiresAt(time("11:00:00")),
-        ],
-    }
 }
 
 /// The sum of all usage counts.
@@ -119,11 +61,6 @@ pub async fn exercise(store: &Store, redis: &mut impl Commands) {
     store.unlock(lock).await.unwrap();
     assert_eq!(store.pool_under_default_prefix().await.unwrap(), None);
     assert_eq!(store.status(), Status::Connected);
-}
-
-/// An account to add.
-pub fn new_account(id: &str, token: &str) -> NewAccount {
-    NewAccount { id: id.into(), custom_name: Some("mine".into()), added_at: t0(), token: token.into() }
 }
 
 /// 4 processes count 250 successes each.
