@@ -12,6 +12,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use serde_json::json;
 use world::{KEY, Reply, STREAM, World, base, events, kinds, with};
 
@@ -55,7 +56,9 @@ async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_acc
         ("corrupt", 500, "api_error", true),
         ("corrupt-prelude", 500, "api_error", true),
     ];
-    for (preset, status, kind, next_helps) in table {
+    // They wait for their next attempts most of the time: a few at once.
+    let rows = futures_util::stream::iter(table);
+    rows.for_each_concurrent(8, async |(preset, status, kind, next_helps)| {
         let bad = format!("sim-{preset}");
         let alone = World::with_tokens(&[&bad], &[]).await;
         // Both modes alike (trap 29), and a real status (trap 32).
@@ -85,7 +88,8 @@ async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_acc
                 "{preset}: a request's fault took an account out (K49)"
             );
         }
-    }
+    })
+    .await;
 }
 
 /// Trap 28: a 400 goes upstream once.
