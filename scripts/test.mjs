@@ -5,6 +5,7 @@
 //   npm test -- --node-only   only the JavaScript tests, on a fresh debug build
 //   npm test -- stream        only the JavaScript test files whose name has `stream` in it
 import { readdirSync } from 'node:fs'
+import os from 'node:os'
 import path from 'node:path'
 import { build } from './build.mjs'
 import { lint } from './lint.mjs'
@@ -21,7 +22,9 @@ const built = (await installPackages()) && (await need('redis-server')) && (awai
 let ok = built
 // A part that fails doesn't hold the others up: one run shows everything that is wrong.
 if (built && !nodeOnly) {
-  ok = (await run('cargo', ['test', '--no-fail-fast', '--features', 'server'])) && ok
+  // Many of these tests wait: for a time-out, a retry, another process. With two threads they would wait in turn.
+  const env = { RUST_TEST_THREADS: process.env.RUST_TEST_THREADS ?? String(Math.max(4, os.availableParallelism())) }
+  ok = (await run('cargo', ['test', '--no-fail-fast', '--features', 'server'], { env })) && ok
 }
 if (built) {
   const files = readdirSync(path.join(root, '__test__'))

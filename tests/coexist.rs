@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 mod stage;
 
 use stage::node_service::{NodeService, theirs, unknown_members, uses};
-use stage::redis_server::RedisServer;
+use stage::redis_server::{LOGGED, RedisServer};
 use stage::{Load, POOL, Server, Stage, Upstream, access, eventually, id, none_failed, say, token, token_key};
 
 const FAR: &str = "2099-01-01T00:00:00.000Z";
@@ -39,7 +39,7 @@ struct House {
 impl House {
     /// With these access tokens; a name of the simulator's presets decides what the account answers.
     async fn new(tokens: &[String]) -> Self {
-        let stage = Stage::new(RedisServer::start_with(&["--appendonly", "yes"]));
+        let stage = Stage::new(RedisServer::start_with(&LOGGED));
         for (n, access_token) in tokens.iter().enumerate() {
             stage.add(n, &record(n));
             stage.set_token(n, &token(n, access_token, FAR));
