@@ -49,20 +49,30 @@ async function compile(flags) {
     if (!(await run('cargo', ['build', ...flags, '--message-format', 'json-render-diagnostics'], { env, hear }))) return null
     const library = artifact.filenames.find((file) => /\.(so|dylib|dll)$/.test(file))
     // Tests, clippy and editors write their types to the same place as the library does (build.rs). What it was when
-    // nothing else ran is kept beside the library.
+    // the library was made is kept beside it.
     const types = path.join(path.dirname(library), 'napi-types')
     const [kept, stamp] = [path.join(types, name), path.join(path.dirname(library), 'napi-types.of')]
-    const built = String(statSync(library).mtimeMs)
-    if (!artifact.fresh) {
+    const written = path.join(outs[artifact.package_id], 'types', name)
+    const { mtimeMs } = statSync(library)
+    const built = String(mtimeMs)
+    const known = existsSync(stamp) && readFileSync(stamp, 'utf8') === built
+    if (!artifact.fresh || (!known && isOf(written, mtimeMs))) {
       mkdirSync(types, { recursive: true })
-      copyFileSync(path.join(outs[artifact.package_id], 'types', name), kept)
+      copyFileSync(written, kept)
       writeFileSync(stamp, built)
     }
     if (existsSync(stamp) && readFileSync(stamp, 'utf8') === built) return { library, types }
-    // Compiled by another command since, by hand perhaps: once more, as if a file had changed.
+    // Compiled by another command, and something else wrote since: once more, as if a file had changed.
     utimesSync(path.join(root, 'src', 'lib.rs'), new Date(), new Date())
   }
   throw new Error('cargo takes the library for fresh although src/lib.rs is newer')
+}
+
+/** Whether types were written while the library was compiled that was ready at `built`, and by nothing else beside it. */
+function isOf(types, built) {
+  if (!existsSync(types) || statSync(types).mtimeMs > built) return false
+  const lines = readFileSync(types, 'utf8').trimEnd().split('\n')
+  return new Set(lines).size === lines.length
 }
 
 /** napi writes what Rust knows. Here the options are added, from the settings' table, and what only lib/ uses is left out. */
