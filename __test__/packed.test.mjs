@@ -40,8 +40,16 @@ before(async () => {
   writeFileSync(path.join(folder, 'package.json'), JSON.stringify({ name: 'app', private: true }))
   const registry = await serveRegistry()
   writeFileSync(path.join(folder, '.npmrc'), `registry=${registry.url}\nomit-lockfile-registry-resolved=false\n`)
-  await npm('install', 'kiro-messages').finally(registry.close)
-  rmSync(path.join(folder, 'node_modules'), { recursive: true })
+  const again = () => rmSync(path.join(folder, 'node_modules'), { recursive: true })
+  try {
+    await npm('install', 'kiro-messages')
+    again()
+    // npm may end before it has written all of its cache: what is missing then comes once more.
+    await npm('ci', '--prefer-offline', '--ignore-scripts')
+  } finally {
+    registry.close()
+  }
+  again()
   await npm('ci', '--offline', '--ignore-scripts')
 })
 
