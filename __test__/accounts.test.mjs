@@ -81,7 +81,7 @@ test('N21: arguments of the wrong type are TypeErrors that name them', async (t)
   }
 })
 
-test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about', async (t) => {
+test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about (N42)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const native = require('../lib/native.js')
@@ -104,7 +104,8 @@ test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of wha
   }
   for (const [name, call] of Object.entries(calls)) {
     const error = await failure((async () => call())())
-    assert.ok(error instanceof KiroError, `${name}: ${error}`)
+    assert.ok(error instanceof KiroError && error instanceof Error, `${name}: ${error}`)
+    assert.match(error.stack, /\n    at /, name)
     assert.equal(error.code, 'KIRO_INTERNAL')
     assert.ok(!error.stack.includes('secret') && error.cause === undefined, error.stack)
   }

@@ -136,7 +136,7 @@ test('N5: a pinned request ignores marks, and a rejected token is refreshed once
   assert.equal((await sim.stats()).refresh_calls[`refresh-${id}`], 1)
 })
 
-test('case 18: 402 and a suspension are told to the pool manager first; without one the flag stays false', async (t) => {
+test('case 18: 402 and a suspension are told to the pool manager first; without one the flag stays false (N10)', async (t) => {
   const { adapter, manager, pool, gate } = await stage(t, [unique('402'), unique('suspended'), unique('403')])
   const [quota, suspended, forbidden] = pool.ids
   const paid = await failure(adapter(quota).generateContent(MODEL, ask({ text: 'x' })))
@@ -207,7 +207,7 @@ test('N8: what no other account would do better does not switch: our own limit, 
   assert.deepEqual(flags(await failure(closed.adapter().generateContent(MODEL, ask({ text: 'x' })))), [503, true, false, false])
 })
 
-test('case 19: an error after thoughts only: one event: error, no second account, no second message_start', async (t) => {
+test('case 19: an error after thoughts only: one event: error, no second account, no second message_start (N9)', async (t) => {
   const tokens = [unique('ok'), unique('ok')]
   const { adapter, manager } = await stage(t, tokens)
   const broken = ask({ thinking: 'hm, let me think', pieces: 3, end: 'cut', usage: false }, { thinking: { type: 'enabled', budget_tokens: 2048 }, max_tokens: 4096 })
@@ -272,7 +272,7 @@ test('getUsageLimits is what upstream answered; its errors read as the usage pag
   assert.match(error.message, /^API call failed: 403 - \S/)
 })
 
-test('case 21: a thousand adapters cost next to nothing, share one gateway, and know it from any configuration', async (t) => {
+test('case 21: a thousand adapters cost next to nothing, share one gateway, and know it from any configuration (N3)', async (t) => {
   const pool = await redisAccounts(t, server, 'sim-ok')
   const { redisUrl, redisKeyPrefix } = pool.options
   const program = (body) => `
@@ -391,7 +391,7 @@ test('case 22: max_tokens of the converters, none at all, a signal, a frozen bod
   for (const wrong of [null, undefined, 'x']) assert.equal((await failure(adapter().generateContent(MODEL, wrong))).status, 400)
 })
 
-test('case 23: a client of OpenAI gets the same text and tool arguments through the converters; pings do not disturb', async (t) => {
+test('case 23: a client of OpenAI gets the same text and tool arguments through the converters; pings do not disturb (N7)', async (t) => {
   const { adapter, manager, gate } = await stage(t, [unique('ok')], { pingIntervalMs: 30 })
   const host = await service(t, { manager: () => manager, adapterOf: ({ uuid }) => adapter(uuid) })
   const input = { city: 'Zürich — 漢字 😀', days: [1, 2, 3], nested: { deep: true } }
@@ -429,7 +429,7 @@ test('case 23: a client of OpenAI gets the same text and tool arguments through 
   assert.deepEqual(host.log, [])
 })
 
-test('case 24: ten forced refreshes at once and one from another process: upstream sees one; each process tells its host', async (t) => {
+test('case 24: ten forced refreshes at once and one from another process: upstream sees one; each process tells its host (N11)', async (t) => {
   const { adapter, manager, pool } = await stage(t, [unique('ok')])
   const [id] = pool.ids
   const second = start(

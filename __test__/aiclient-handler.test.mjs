@@ -404,7 +404,7 @@ test('case 30: the service’s CORS headers appear once, and ours as N15 has the
   assert.match(refused.headers['request-id'], /^req_\w{24}$/)
 })
 
-test('case 31: after a refresh the old client holds the new values; an adapter of ours is left alone', async (t) => {
+test('case 31: after a refresh the old client holds the new values; an adapter of ours is left alone (N19)', async (t) => {
   const { host, pool, gate, manager, instances, lent } = await stage(t, [unique('401'), unique('401')])
   const [old, ours] = pool.ids
   const client = { accessToken: 'a', refreshToken: 'b', expiresAt: 'c', profileArn: 'd', other: 'e' }

@@ -62,7 +62,7 @@ test('case 10: the events are those of the bytes; put together they say the same
   assert.deepEqual(others(joined.list), others(bytes))
 })
 
-test('case 10: a reader that keeps up gets each delta by itself; a slow one gets them together', async (t) => {
+test('case 10: a reader that keeps up gets each delta by itself; a slow one gets them together (N32)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const slow = ask({ text: '{n} ', count: 40, gap_ms: 20 })

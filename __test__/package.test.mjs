@@ -1,7 +1,7 @@
 // What a program sees when it loads the package.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { cpSync, readFileSync } from 'node:fs'
+import { cpSync, readFileSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import * as imported from 'kiro-messages'
@@ -19,6 +19,14 @@ test('index.d.ts declares every class that is exported, and nothing else that ex
   const types = readFileSync(new URL('../index.d.ts', import.meta.url), 'utf8')
   const declared = [...types.matchAll(/^export declare (?:class|function|const) (\w+)/gm)].map((match) => match[1])
   assert.deepEqual([...new Set(declared)].sort(), Object.keys(required).sort())
+})
+
+test('N20: the main entry knows nothing of the existing service', () => {
+  const lib = new URL('../lib/', import.meta.url)
+  for (const name of readdirSync(lib).filter((name) => /\.m?js$/.test(name))) {
+    const text = readFileSync(new URL(name, lib), 'utf8')
+    assert.doesNotMatch(text, /require\('\.\/aiclient|from '\.\/aiclient|getPoolManager|getServiceInstances/, name)
+  }
 })
 
 test('every option of the settings table is in the types', () => {

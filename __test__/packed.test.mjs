@@ -246,7 +246,7 @@ test('npx kiro-messages is kiro-server: its flags, its exit codes, its signals',
   assert.deepEqual(await ended, { code: null, signal: 'SIGQUIT' })
 })
 
-test('case 37: without the platform package, with another version of it, and on musl', () => {
+test('case 37: without the platform package, with another version of it, and on musl (N62)', () => {
   const at = path.join(folder, 'node_modules', `kiro-messages-${ours.folder}`)
   const aside = path.join(work, 'aside')
   const load = "try { require('kiro-messages') } catch (error) { console.log(JSON.stringify([error.code, error.message])) }"

@@ -49,7 +49,7 @@ const FACES = {
 }
 
 for (const [name, face] of Object.entries(FACES)) {
-  describe(`the SDK on ${name}`, () => {
+  describe(`case 15: the SDK on ${name}`, () => {
     const open = async (t, ...tokens) => {
       const sim = await simulator(t)
       const baseURL = await face(t, sim, accounts(t, ...tokens))

@@ -165,7 +165,7 @@ test('case 5: break frees the upstream connection within 100 ms, also while upst
   assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
 })
 
-describe('case 6: abort', () => {
+describe('case 6: abort (N34)', () => {
   test('before the call: no upstream call', async (t) => {
     const sim = await simulator(t)
     const gate = await gateway(t, sim, accounts(t))
@@ -290,7 +290,7 @@ test('case 8: every account is limited', async (t) => {
   assert.ok(!/slow down|simulated/i.test(error.stack), "none of upstream's words")
 })
 
-test('case 9: cut in mid-content', async (t) => {
+test('case 9: cut in mid-content: one event: error, nothing thrown (N36)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const cut = ask({ text: 'half of it', pieces: 4, end: 'cut' })

@@ -79,7 +79,7 @@ fn metrics() {
 
 /// Rules, cases and traps that must be held by something, in ranges. The rest of the contracts is shown as far as it is
 /// held. Not built: web search (K7, K66) and the list of models (K65). Nothing to hold from outside: K15, K67.
-const REQUIRED: [(&str, &[(u32, u32)]); 10] = [
+const REQUIRED: [(&str, &[(u32, u32)]); 12] = [
     ("TR", &[(1, 34)]),
     ("TS", &[(1, 26)]),
     ("TU", &[(1, 8)]),
@@ -91,6 +91,9 @@ const REQUIRED: [(&str, &[(u32, u32)]); 10] = [
     ("TRAP", &[(1, 42)]),
     ("R", &[(1, 69)]),
     ("CASE", &[(1, 48)]),
+    // N1 and N2 describe the existing service, N40 is a promise about later versions.
+    ("N", &[(3, 22), (30, 36), (41, 42), (50, 55), (60, 62)]),
+    ("NODE", &[(1, 38)]),
 ];
 
 /// Which vectors and tests hold each rule. One of [`REQUIRED`] without any fails here.
@@ -133,7 +136,7 @@ fn conformance() {
          <!-- Made from the tests by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
          Each rule of the contracts with the vectors and tests that hold it. Those in `tests/clients/` are run by \
          `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page fails when a rule, case \
-         or trap of the translation, the downstream contract, the shared store or the upstream wire has none. Vectors (TV…: the \
+         or trap of the translation, the downstream contract, the shared store, the upstream wire or the Node.js interface has none. Vectors (TV…: the \
          contract's own, others: ours) stand in `tests/golden/request/` and `tests/golden/response/`; every response vector is \
          replayed at every chunk split, one character at a time, and cut at every byte.\n",
     );
@@ -234,7 +237,8 @@ fn client_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     for file in files(root, &["__test__", "tests/clients"], "mjs") {
         let text = std::fs::read_to_string(root.join(&file)).unwrap();
         let of_node = file.starts_with("__test__");
-        for title in text.split("test(").skip(1).filter_map(title) {
+        let calls = text.split("test(").skip(1).chain(text.split("describe(").skip(1));
+        for title in calls.filter_map(title) {
             let mut words = title.split(|c: char| !c.is_ascii_alphanumeric()).peekable();
             while let Some(word) = words.next() {
                 let case = words.peek().and_then(|next| next.parse().ok()).filter(|_| of_node && word == "case");
