@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response};
+use http::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Body, Peer, Tls, handle, shutting_down};
+use super::{Body, Peer, Tls, handle, shutting_down, without_one_host};
 use crate::gateway::{Cutter, Gateway};
 
 /// Pause after a failed accept, such as for want of file descriptors.
@@ -404,9 +404,11 @@ fn answer<'a>(
         // 9112, 6.1): who stands in front may have read it the other way. hyper doesn't say whether it had one.
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let cut = &state.doors.cut;
+        let ambiguous = request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1;
         let mut response = tokio::select! {
             biased;
             () = cut.cancelled() => shutting_down(&state.gateway),
+            () = std::future::ready(()), if ambiguous => without_one_host(&state.gateway),
             response = handle(&state.gateway, request, peer) => response,
         };
         response.body_mut().until(&state.doors.stop);
@@ -414,7 +416,7 @@ fn answer<'a>(
         if cut.is_cancelled() {
             current.cut();
         }
-        if chunked || state.stopping.load(Ordering::Acquire) {
+        if chunked || ambiguous || state.stopping.load(Ordering::Acquire) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)

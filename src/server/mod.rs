@@ -107,9 +107,19 @@ fn client_request_id<B>(request: &Request<B>) -> Option<String> {
 
 /// The answer to a request that has none yet when its server ends.
 fn shutting_down(gateway: &Gateway) -> Response<Body> {
+    unread(gateway, Error::new(Code::Closed, "the server is shutting down").into())
+}
+
+/// RFC 9112, 3.2: without a host, or with two, readers in front and behind may take a request for different ones.
+fn without_one_host(gateway: &Gateway) -> Response<Body> {
+    let message = "host: a request must have this header exactly once";
+    unread(gateway, Refusal::new(400, ErrorType::InvalidRequest, message))
+}
+
+/// The answer to a request that nobody looks at.
+fn unread(gateway: &Gateway, refusal: Refusal) -> Response<Body> {
     let request_id = gateway.new_request_id();
-    let error = Error::new(Code::Closed, "the server is shutting down");
-    let mut response = Refusal::from(error).response(&request_id);
+    let mut response = refusal.response(&request_id);
     finish_headers(&mut response, &request_id);
     response
 }

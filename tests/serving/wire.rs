@@ -97,6 +97,8 @@ async fn m5_only_heads_that_cannot_be_read_get_a_bare_status() {
     assert_eq!((got.text.as_str(), got.closed), ("", true), "HTTP/2 is hung up on");
     let ours = [
         ("an unknown method", "BREW / HTTP/1.1\r\nhost: a", "", 405),
+        ("no host", "GET /health HTTP/1.1\r\nx: y", "", 400),
+        ("two hosts", "GET /health HTTP/1.1\r\nhost: a\r\nhost: b", "", 400),
         ("no path", "GET * HTTP/1.1\r\nhost: a", "", 404),
         ("no path of ours", "CONNECT a:1 HTTP/1.1\r\nhost: a", "", 404),
         ("an escape that is none", "GET /v1/models/%zz HTTP/1.1\r\nhost: a", "", 404),
