@@ -2,6 +2,8 @@
 #![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+#[path = "support/files.rs"]
+mod files;
 #[path = "docs/prose.rs"]
 mod prose;
 
@@ -277,19 +279,9 @@ fn is_family(family: &str) -> bool {
 
 /// Every file with this extension below the folders, as paths from the root, sorted.
 fn files(root: &Path, folders: &[&str], extension: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut open: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
-    while let Some(folder) = open.pop() {
-        for path in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                if path.file_name().is_some_and(|name| name != "node_modules") {
-                    open.push(path);
-                }
-            } else if path.extension().is_some_and(|e| e == extension) {
-                found.push(path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/"));
-            }
-        }
-    }
+    let found = folders.iter().flat_map(|folder| files::files(&root.join(folder), extension));
+    let mut found: Vec<_> =
+        found.map(|path| path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/")).collect();
     found.sort();
     found
 }

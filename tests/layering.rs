@@ -1,8 +1,11 @@
 //! A module uses only lower layers: the table of the house, held against every `crate::` path in `src/`.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+#[path = "support/files.rs"]
+mod files;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Longest prefix wins. `lib.rs` stands outside: it only declares.
 const LAYERS: &[(&str, u8)] = &[
@@ -32,8 +35,7 @@ const LAYERS: &[(&str, u8)] = &[
 #[test]
 fn a_module_uses_only_lower_layers_or_its_own() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&src, &mut files);
+    let files = files::files(&src, "rs");
     assert!(files.len() > 20, "the walk over src/ found only {} files", files.len());
     let mut arrows = 0;
     let mut wrong = Vec::new();
@@ -70,17 +72,6 @@ fn the_reader_of_paths_sees_every_form() {
     );
     assert_eq!(layer("proto::kiro::fault::Fault"), Some(1));
     assert_eq!(layer("bin::kiro-server::main"), Some(8));
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            files.push(path);
-        }
-    }
 }
 
 fn module_of(file: &Path) -> String {

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+mod files;
+
+use files::files;
 
 /// What a half answers for.
 pub struct Half {
@@ -56,11 +60,8 @@ impl Half {
     /// Every test of its files whose name begins with a rule: (file without extension, name).
     fn named_tests(&self) -> Vec<(String, String)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut files = Vec::new();
-        collect(&root.join("src/proto"), &mut files);
-        collect(&root.join("tests"), &mut files);
         let mut tests = Vec::new();
-        for file in files {
+        for file in ["src/proto", "tests"].into_iter().flat_map(|folder| files(&root.join(folder), "rs")) {
             let text = fs::read_to_string(&file).unwrap();
             let path = file.strip_prefix(root).unwrap().with_extension("").display().to_string();
             if !(self.owns)(&path) {
@@ -96,15 +97,4 @@ pub fn sort_key(rule: &str) -> String {
 
 pub fn blessing() -> bool {
     std::env::var_os("KIRO_BLESS").is_some_and(|value| value == "1")
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
 }
