@@ -17,7 +17,7 @@ const NOTICE = 4
 
 /** Reported as taken in steps of this size, so that most Buffers cost no crossing; a quarter of the bound (N31). */
 const REPORT = 16 * 1024
-/** How long batches may follow each other before other work on this thread gets its turn. */
+/** How long batches may follow each other, or requests begin, before other work on this thread gets its turn. */
 const TURN_MS = 1
 /** A kept view keeps its whole batch in memory: in a larger batch a small Buffer is copied out (N54). */
 const SHARED = 8 * 1024
@@ -139,4 +139,4 @@ function once(start) {
   })
 }
 
-module.exports = { native, bell, DATA, HEAD, END, FAIL, NOTICE, REPORT, enter, begin, hold, release, once }
+module.exports = { native, bell, DATA, HEAD, END, FAIL, NOTICE, REPORT, TURN_MS, enter, begin, hold, release, once }

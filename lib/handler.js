@@ -1,7 +1,7 @@
 'use strict'
 
 const { performance } = require('node:perf_hooks')
-const { bell, DATA, HEAD, END, NOTICE, REPORT, begin, release } = require('./bell.js')
+const { bell, DATA, HEAD, END, NOTICE, REPORT, TURN_MS, begin, release } = require('./bell.js')
 const { DEFECT } = require('./error.js')
 const { Sink } = require('./response.js')
 
@@ -13,9 +13,6 @@ const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
 const LINGER_MS = 2000
-
-/** How long requests may begin one after the other before everything else on this thread gets its turn. */
-const TURN_MS = 1
 
 /**
  * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server

@@ -6,7 +6,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -22,12 +21,9 @@ use super::gateway::Connected;
 use super::message;
 use super::outlet::Outlet;
 use crate::error::{Code, Error};
-use crate::gateway::Call;
+use crate::gateway::{Call, LAST_WORDS};
 use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer};
-
-/// How long after the grace time a full socket is still waited for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
 pub(crate) fn run(slot: Arc<Slot>, work: impl Future<Output = ()> + Send + 'static) {

@@ -60,8 +60,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// While the store hasn't been reached, it is asked for the key this often.
 const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
-/// What streams get to write their `error` event after the grace time.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What streams get to write their `error` event after the grace time, here and in the faces.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
 ///

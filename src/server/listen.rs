@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Body, Peer, Tls, handle, shutting_down, without_one_host};
-use crate::gateway::{Cutter, Gateway};
+use crate::gateway::{Cutter, Gateway, LAST_WORDS};
 
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -41,8 +41,6 @@ const BACKLOG: i32 = 4096;
 /// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over the
 /// network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
 const HANDSHAKES: Duration = Duration::from_millis(100);
-/// What streams get to write their `error` event after the grace time.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What somebody gets who comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 109\r\n\r\n\
