@@ -145,8 +145,8 @@ impl Dumps {
 
     /// Writes a failed request on a thread for such work. `summary` is its log line.
     pub(super) fn write(&self, recording: Box<Recording>, sse: Tape, mut summary: serde_json::Value, now: Timestamp) {
-        let begun = self.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < WRITING).then_some(n + 1));
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let begun = self.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < WRITING).then_some(n + 1));
         if begun.is_err() {
             tracing::warn!("a failed request is not written to files: others are being written");
             return;
