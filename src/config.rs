@@ -5,6 +5,7 @@
 //! from that table, so no default is born anywhere else (operations.md, "Configuration").
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -552,6 +553,7 @@ pub enum Face {
 #[derive(Clone, Default)]
 pub struct RawConfig {
     said: BTreeMap<&'static str, (Source, String, String)>,
+    doubts: Vec<String>,
 }
 
 impl fmt::Debug for RawConfig {
@@ -562,7 +564,27 @@ impl fmt::Debug for RawConfig {
 }
 
 impl RawConfig {
-    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business.
+    /// Takes what the process's own environment says, where names and values need not be text.
+    ///
+    /// # Errors
+    /// The value of one of our settings is not text. Other programs' values may be anything.
+    pub fn from_os_env(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut texts = Vec::new();
+        for (name, value) in vars {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => texts.push((name, value)),
+                Err(_) if is_setting(&name) => {
+                    return Err(ConfigError::new(format!("{name}: the value is not UTF-8 text")));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(Self::from_env(texts))
+    }
+
+    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business: one that
+    /// looks like a slip of the pen is among the [`doubts`](Self::doubts).
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut raw = Self::default();
         for (name, value) in vars {
@@ -586,9 +608,20 @@ impl RawConfig {
                     let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
                     raw.say(setting, Source::Alias, &name, format.into());
                 }
+            } else if name.starts_with("KIRO_") || name.starts_with("GO_KIRO_") || name.starts_with("REDIS_") {
+                let known = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten();
+                raw.doubts
+                    .extend(near(&name, known, 2).map(|meant| format!("{name} is no setting: did you mean {meant}?")));
             }
         }
+        raw.doubts.sort_unstable();
         raw
+    }
+
+    /// A sentence for each name in the environment that is no setting and looks like one. It may be another program's: it is
+    /// no mistake, and its value is nowhere.
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
     }
 
     /// Takes a flag by its name without dashes.
@@ -1118,12 +1151,18 @@ fn parse_bytes(text: &str) -> Option<usize> {
 }
 
 /// `, did you mean x?` for the closest known name, when it is close.
+fn is_setting(name: &str) -> bool {
+    name == "GO_KIRO_LOG_JSON" || SETTINGS.iter().any(|s| s.env == name || s.alias == Some(name))
+}
+
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    near(name, known, 3).map(|known| format!("; did you mean {known}?")).unwrap_or_default()
+}
+
+/// The known name that needs the fewest changes, if no more than so many.
+fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Option<&'a str> {
     let best = known.map(|k| (distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()), k)).min();
-    match best {
-        Some((d, k)) if d <= 3 => format!("; did you mean {k}?"),
-        _ => String::new(),
-    }
+    best.filter(|(changes, _)| *changes <= most).map(|(_, known)| known)
 }
 
 fn distance(a: &str, b: &str) -> usize {

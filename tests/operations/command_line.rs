@@ -70,6 +70,49 @@ fn every_source_has_its_rank() {
     assert!(!proxy.contains("pass-word"), "{proxy}");
 }
 
+/// The environment is everybody's: what isn't text and not ours is left alone, a slip of the pen is pointed at.
+#[cfg(unix)]
+#[test]
+fn the_environment_of_others_is_no_mistake() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let raw = OsStr::from_bytes(b"\xff");
+    let start = |name: &OsStr| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+        command.arg("--print-config").env_clear().env(name, raw).output().unwrap()
+    };
+    for name in [OsStr::new("OTHERS"), raw] {
+        assert_eq!(start(name).status.code(), Some(0), "{name:?}");
+    }
+    let ours = start(OsStr::new("KIRO_HOST"));
+    assert_eq!(ours.status.code(), Some(2));
+    assert_eq!(ours.stderr, b"kiro-server: KIRO_HOST: the value is not UTF-8 text\n");
+
+    let others = [("KIRO_APIKEY", "secret-4711"), ("KIRO_BASE_URL", "x"), ("GO_KIRO_PROT", "1"), ("PORT", "1")];
+    let out = printed(&[], &others);
+    let doubts: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
+    let wanted = [
+        "# GO_KIRO_PROT is no setting: did you mean GO_KIRO_PORT?",
+        "# KIRO_APIKEY is no setting: did you mean KIRO_API_KEY?",
+    ];
+    assert_eq!(doubts, wanted);
+    assert!(!out.contains("4711"), "{out}");
+}
+
+/// Who reads only the first line of an output closes the rest: no panic.
+#[cfg(unix)]
+#[test]
+fn an_output_that_nobody_reads_is_an_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+    let ended = command.arg("--print-config").env_clear().stdout(writer).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("kiro-server: standard output: "), "{said}");
+}
+
 /// Every old name is an alias of its row.
 #[test]
 fn go_kiro_names_are_aliases() {

@@ -117,6 +117,9 @@ impl Report {
         let said = raw.shown().iter().filter(|(_, _, source)| *source != Source::Default).count();
         let settings = if said == 1 { "setting" } else { "settings" };
         self.ok("configuration", format!("{said} {settings} given, the others by default"));
+        for doubt in raw.doubts() {
+            self.note("configuration", doubt);
+        }
         if config.upstream == UpstreamKind::Simulator {
             self.note("configuration", "KIRO_UPSTREAM is simulator: every answer is made up");
         }

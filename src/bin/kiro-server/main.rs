@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
 use log::Log;
+use output::Failure;
 use reload::Reload;
 use traces::Traces;
 
@@ -41,10 +42,14 @@ fn run() -> Result<ExitCode, ConfigError> {
     let matches = cli::command().get_matches();
     let (raw, mut config) = read(&matches)?;
     if matches.get_flag("print-config") {
+        let mut text = String::new();
         for (setting, value, source) in raw.shown() {
-            println!("{} = {value:?}  # {source}", setting.env);
+            text += &format!("{} = {value:?}  # {source}\n", setting.env);
         }
-        return Ok(ExitCode::SUCCESS);
+        for doubt in raw.doubts() {
+            text += &format!("# {doubt}\n");
+        }
+        return Ok(end(output::show(&text).map(|()| ExitCode::SUCCESS)));
     }
     let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
     if let Some((name @ ("accounts" | "doctor" | "health"), options)) = matches.subcommand() {
@@ -63,16 +68,16 @@ fn run() -> Result<ExitCode, ConfigError> {
             "health" => runtime.block_on(health::run(&config, options)),
             _ => runtime.block_on(doctor::run(config, &raw, options)),
         };
-        return Ok(done.unwrap_or_else(|failure| {
-            eprintln!("kiro-server: {failure}");
-            ExitCode::from(failure.exit_code())
-        }));
+        return Ok(end(done));
     }
     let (traces, sender) = Traces::start().map_err(ConfigError::new)?.unzip();
     let log = Log::init(&config, sender);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
     if let Some(("simulate", options)) = matches.subcommand() {
         return Ok(runtime.block_on(serve::simulate(options)));
+    }
+    for doubt in raw.doubts() {
+        tracing::warn!("{doubt}");
     }
     let reload = Reload::new(log, raw, &config, move || read(&matches));
     let code = runtime.block_on(serve::serve(config, reload));
@@ -82,9 +87,17 @@ fn run() -> Result<ExitCode, ConfigError> {
     Ok(code)
 }
 
+/// Says why a command could not be done.
+fn end(done: Result<ExitCode, Failure>) -> ExitCode {
+    done.unwrap_or_else(|failure| {
+        eprintln!("kiro-server: {failure}");
+        ExitCode::from(failure.exit_code())
+    })
+}
+
 /// What flags, environment and config file say, and what it comes to.
 fn read(matches: &ArgMatches) -> Result<(RawConfig, Config), ConfigError> {
-    let mut raw = RawConfig::from_env(std::env::vars());
+    let mut raw = RawConfig::from_os_env(std::env::vars_os())?;
     if let Some(file) = matches.get_one::<String>("config") {
         let text = std::fs::read_to_string(file).map_err(|e| ConfigError::new(format!("--config {file}: {e}")))?;
         raw.read_toml(&text, file)?;
