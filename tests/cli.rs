@@ -186,6 +186,16 @@ fn r69_a_sqlite_file_and_other_files_are_refused_with_a_reason() {
     assert!(said.err.contains("no.json is missing; log in again in Kiro"), "{}", said.err);
     let other = place.write("o.json", &json!({ "x": 1 }));
     place.run(&["accounts", "add", "--from", &other]).with_code(1);
+    // What it would add could never serve.
+    for (file, why) in [
+        (json!({ "accessToken": 5 }), "holds no token"),
+        (json!({ "accessToken": "", "refreshToken": ["r"] }), "holds no token"),
+        (json!({ "refreshToken": long("r"), "region": "../x" }), "no region's name"),
+        (json!({ "refreshToken": long("r"), "pad": "x".repeat(2 << 20) }), "longer than 1048576 bytes"),
+    ] {
+        let said = place.run(&["accounts", "add", "--from", &place.write("n.json", &file)]).with_code(1);
+        assert!(said.err.contains(why) && said.err.contains("n.json"), "{}", said.err);
+    }
     assert_eq!(place.accounts(), Vec::<Value>::new());
 }
 

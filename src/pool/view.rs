@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, endpoint, hex};
+use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, endpoint, hex, is_region};
 use crate::secret::Secret;
 
 /// Names an account: the hash field of the pool (R13).
@@ -197,17 +197,6 @@ pub(super) fn machine_id(id: &str) -> Arc<str> {
 /// The first 8 characters of an account's id: all of it that leaves the store.
 pub fn short(id: &str) -> &str {
     id.char_indices().nth(8).map_or(id, |(end, _)| id.get(..end).unwrap_or(id))
-}
-
-/// `^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$` (K11).
-fn is_region(text: &str) -> bool {
-    let mut parts = text.split('-');
-    let lower = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
-    let head = parts.next().is_some_and(|part| part.len() == 2 && lower(part));
-    let number =
-        parts.next_back().is_some_and(|part| (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()));
-    let mut middle = parts.peekable();
-    head && number && middle.peek().is_some() && middle.all(lower)
 }
 
 #[cfg(test)]

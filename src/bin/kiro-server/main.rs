@@ -1,5 +1,5 @@
 //! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, health, simulate.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the binary's own output")]
+#![expect(clippy::print_stderr, reason = "the binary's own output")]
 
 mod accounts;
 mod cli;

@@ -487,6 +487,17 @@ pub fn token_id_of_path(path: &str) -> Option<&str> {
     path.strip_prefix(TOKEN_PATH).filter(|id| is_account_id(id.as_bytes()))
 }
 
+/// Whether it is a region's name: `^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$` (K11).
+pub fn is_region(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let lower = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase());
+    let head = parts.next().is_some_and(|part| part.len() == 2 && lower(part));
+    let number =
+        parts.next_back().is_some_and(|part| (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()));
+    let mut middle = parts.peekable();
+    head && number && middle.peek().is_some() && middle.all(lower)
+}
+
 /// An address of an account with its region filled in (§3); `None` when it must be ignored.
 ///
 /// It must be https, or http on a loopback host, without user information; a region is letters, digits and `-`.

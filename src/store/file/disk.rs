@@ -1,7 +1,7 @@
 //! The file itself: read, replaced as a whole, locked among processes (R64, R65).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -58,8 +58,14 @@ pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
 
 /// The whole file; `None` when it is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    read_at_most(path, u64::MAX)
+}
+
+/// The file's first bytes; `None` when it is not there.
+pub(super) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(path, &error)),
     }

@@ -503,14 +503,19 @@ impl fmt::Debug for Imported {
 
 /// Reads a token file of the Kiro IDE or CLI, with its client registration, as a token record (R69). Blocks.
 ///
-/// [`StoreErrorKind::Broken`] when it is no such file, [`StoreErrorKind::Registration`] when the registration beside it
+/// [`StoreErrorKind::Broken`] when it is no such file or gives no account that can serve, [`StoreErrorKind::Registration`] when the registration beside it
 /// is missing, expired or refused, [`StoreErrorKind::Away`] when it can't be read.
 pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
     let named = |error: StoreError| StoreError { detail: format!("{} {}", path.display(), error.detail), ..error };
     let target = disk::target(path)?;
-    let text = disk::read(&target)?;
-    if text.is_none() {
-        return Err(StoreError::away(format!("{}: not found; log in in Kiro first", path.display())));
+    let text = disk::read_at_most(&target, record::RECORD.bytes as u64 + 1)?;
+    match text.as_ref().map(Vec::len) {
+        None => return Err(StoreError::away(format!("{}: not found; log in in Kiro first", path.display()))),
+        Some(length) if length > record::RECORD.bytes => {
+            let limit = record::RECORD.bytes;
+            return Err(named(broken(format!("is longer than {limit} bytes: no token file of the Kiro IDE or CLI"))));
+        }
+        Some(_) => {}
     }
     let Content::Token(text) = Content::parse(text).map_err(named)? else {
         return Err(named(broken("is no token file of the Kiro IDE or CLI")));
@@ -518,8 +523,14 @@ pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
     let file = token_file(&text)?;
     let registration = registration_of(&file, &target, Some(now))?;
     let token = file.record(registration.as_ref(), None);
-    let method = Token::parse(&token).map_err(|error| named(broken(error.to_string())))?.method();
-    Ok(Imported { token, method })
+    let parsed = Token::parse(&token).map_err(|error| named(broken(error.to_string())))?;
+    if parsed.access_token.is_none() && parsed.refresh_token.is_none() && parsed.kiro_api_key.is_none() {
+        return Err(named(broken("holds no token: each is empty or not a text; log in again in Kiro")));
+    }
+    if [&parsed.region, &parsed.idc_region].into_iter().flatten().any(|region| !record::is_region(region)) {
+        return Err(named(broken("has a region that is no region's name; log in again in Kiro")));
+    }
+    Ok(Imported { method: parsed.method(), token })
 }
 
 fn registration_of(
