@@ -440,6 +440,11 @@ test('N14: the prompt log and the system text, only where they are wanted; a hoo
   await (await post(host, { ...body, stream: false, system: undefined })).text()
   await until(() => generated.length === 3)
   assert.deepEqual(heard.splice(0).map(([kind, text]) => [kind, text]), [['system', ''], ['input', body.messages[0].content], ['output', 'wörds and 漢字']])
+  // U+2028 and U+2029 end a line for a regular expression, not for JSON (TS23).
+  const lines = 'one\u2028two\u2029three'
+  const answered = await read(await post(host, stream({ text: lines })))
+  await until(() => generated.length === 4)
+  assert.deepEqual([textOf(answered), heard.splice(0).at(-1)], [lines, ['output', lines, 'file']])
 
   const said = []
   const error = console.error

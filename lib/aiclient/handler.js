@@ -124,8 +124,10 @@ class Said {
 
 function textOfEvents(sse) {
   let text = ''
-  for (const [, data] of sse.matchAll(/^data: (\{"type":"(?:content_block_delta|error)".*)$/gm)) {
-    const event = JSON.parse(data)
+  // Not by `.` and `$`: to them U+2028 ends a line, and in JSON it may stand as it is (TS23).
+  for (const line of sse.split('\n')) {
+    if (!/^data: \{"type":"(?:content_block_delta|error)"/.test(line)) continue
+    const event = JSON.parse(line.slice('data: '.length))
     text += event.delta?.text ?? event.error?.message ?? ''
   }
   return text
