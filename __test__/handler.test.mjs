@@ -104,7 +104,12 @@ test('case 12: unknown routes go to next(), or are answered', async (t) => {
   const { url: alone } = await serve(t, gate, { options: { basePath: '/kiro' } })
   const answer = await fetch(`${alone}/v1/messages`)
   assert.equal(answer.status, 404)
-  assert.equal((await answer.json()).error.type, 'not_found_error')
+  const { error, request_id: id } = await answer.json()
+  assert.equal(error.type, 'not_found_error')
+  assert.match(id, /^req_[0-9A-Za-z]{24}$/)
+  const said = ['request-id', 'access-control-allow-origin', 'x-should-retry'].map((name) => answer.headers.get(name))
+  assert.deepEqual(said, [id, '*', 'false'], 'M5, M7: also outside of basePath')
+  assert.equal((await fetch(`${alone}/other`, { method: 'OPTIONS' })).status, 204, 'M7')
   for (const options of [{ basePath: 'kiro' }, { basePath: '/kiro/' }, { auth: 'maybe' }]) {
     assert.throws(() => gate.handler(options), TypeError)
   }

@@ -9,6 +9,9 @@ const { Sink } = require('./response.js')
 const ROUTE =
   /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|status(?:\/events)?|api\/event_logging\/batch)?$/
 
+/** A path that is none of them. */
+const NOWHERE = '/-'
+
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
@@ -27,11 +30,9 @@ function handler(gateway, { basePath = '', auth = 'key' } = {}) {
     const target = below(basePath, req.url)
     const path = target?.split('?', 1)[0]
     // '/' belongs to the program around us, as far as it wants it.
-    if (target === null || (next !== undefined && (path === '/' || !ROUTE.test(path)))) {
-      if (next !== undefined) return next()
-      return notFound(res)
-    }
-    await exchange(gateway, req, res, { target, trusted: auth === 'none' })
+    if (next !== undefined && (target === null || path === '/' || !ROUTE.test(path))) return next()
+    // What isn't below basePath and nobody else's is refused like any unknown path (M5, M7).
+    await exchange(gateway, req, res, { target: target ?? NOWHERE, trusted: auth === 'none' })
   }
 }
 
@@ -249,12 +250,6 @@ function headersOf({ rawHeaders, httpVersionMajor }, parsed) {
 function bytesOf(body) {
   if (Buffer.isBuffer(body)) return body
   return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
-}
-
-function notFound(res) {
-  const body = JSON.stringify({ type: 'error', error: { type: 'not_found_error', message: 'unknown path' } })
-  res.writeHead(404, { 'content-type': 'application/json', 'x-should-retry': 'false' })
-  res.end(body)
 }
 
 module.exports = { handler, exchange }
