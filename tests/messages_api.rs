@@ -520,6 +520,19 @@ async fn a59_a60_m9_an_exception_before_content() {
     assert_eq!(events[events.len() - 1]["request_id"], reply.headers["request-id"].to_str().unwrap());
 }
 
+/// Counts that no sum holds harm nobody but themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m59_tu2_absurd_counts_of_upstream() {
+    let world = World::new(&[]).await;
+    let tokens = json!({ "uncachedInputTokens": u64::MAX, "outputTokens": u64::MAX, "cacheReadInputTokens": u64::MAX });
+    let scene = json!({ "text": "x", "usage": { "tokens": tokens } });
+    for stream in [false, true] {
+        let reply = world.scene(&scene, json!({ "stream": stream })).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert_eq!(reply.text.matches("_tokens\":9007199254740991").count(), 3, "{}", reply.text);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a61_to_a65_content_and_then() {
     let world = World::new(&[]).await;

@@ -49,7 +49,13 @@ impl Reported {
     /// estimate of the request (TU7). `output` is our count of what was delivered, used unless upstream counted.
     pub fn settle(&self, window: u64, estimate: u64, output: u64, split: UsageSplit) -> Usage {
         if let Some(counts) = self.counts {
-            return counts;
+            // Nothing but an error of upstream's is larger; the sum of several must not run over either.
+            return Usage {
+                input_tokens: counts.input_tokens.min(MAX_TOKENS),
+                cache_creation_input_tokens: counts.cache_creation_input_tokens.min(MAX_TOKENS),
+                cache_read_input_tokens: counts.cache_read_input_tokens.min(MAX_TOKENS),
+                output_tokens: counts.output_tokens.min(MAX_TOKENS),
+            };
         }
         let total = self.percentage.and_then(|percentage| input_total(percentage, window, output));
         Usage { output_tokens: output.min(MAX_TOKENS), ..split.split(total.unwrap_or(estimate)) }
@@ -111,6 +117,18 @@ mod tests {
         }
         let reported = Reported { counts: None, percentage: Some(f64::INFINITY) };
         assert_eq!(reported.settle(172_500, 10, 1, UsageSplit::None).input_tokens, MAX_TOKENS - 1);
+    }
+
+    #[test]
+    fn m59_counts_are_numbers_that_every_json_reader_holds() {
+        let all = |tokens| Usage {
+            input_tokens: tokens,
+            cache_creation_input_tokens: tokens,
+            cache_read_input_tokens: tokens,
+            output_tokens: tokens,
+        };
+        let reported = Reported { counts: Some(all(u64::MAX)), percentage: None };
+        assert_eq!(reported.settle(172_500, 10, 1, UsageSplit::Ratio), all(MAX_TOKENS));
     }
 
     #[test]
