@@ -520,6 +520,18 @@ async fn a59_a60_m9_an_exception_before_content() {
     assert_eq!(events[events.len() - 1]["request_id"], reply.headers["request-id"].to_str().unwrap());
 }
 
+/// However early it is due, `message_start` waits for its figures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m58_tu8_early_headers_do_not_overtake_the_estimate() {
+    let world = World::new(&[("KIRO_EARLY_HEADERS", "1ms"), ("KIRO_USAGE_SPLIT", "none")]).await;
+    // Reading it takes longer than that.
+    let mut body = with(STREAM());
+    body["system"] = json!("word ".repeat(400_000));
+    let counted = world.post("/v1/messages/count_tokens", body.to_string()).await.json();
+    let start = &events(&world.messages(&body).await.text)[0];
+    assert_eq!(start["message"]["usage"]["input_tokens"], counted["input_tokens"]);
+}
+
 /// Counts that no sum holds harm nobody but themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m59_tu2_absurd_counts_of_upstream() {

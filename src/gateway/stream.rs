@@ -340,6 +340,10 @@ impl MessageStream {
             if ready {
                 continue;
             }
+            // Nor does the clock run: message_start says what was counted (TU8), however early it is due.
+            if !self.counted {
+                return Poll::Pending;
+            }
             self.slot.waker.register(cx.waker());
             if self.slot.cut.load(Ordering::Acquire) {
                 continue;
