@@ -520,6 +520,17 @@ async fn a59_a60_m9_an_exception_before_content() {
     assert_eq!(events[events.len() - 1]["request_id"], reply.headers["request-id"].to_str().unwrap());
 }
 
+/// An event that gives the client nothing is no event to it: the ping comes when it was due (A60's stream goes on).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m54_ts22_a_note_behind_early_headers_puts_no_ping_off() {
+    let world = World::new(&[("KIRO_EARLY_HEADERS", "100ms"), ("KIRO_PING_INTERVAL", "2s")]).await;
+    // message_start after 0.1 s, so a ping after 2.1 s; the note in between made it 3.5 s.
+    let note = json!({ "event": "messageMetadataEvent", "payload": {} });
+    let scene = json!({ "first_ms": 1500, "steps": [note, { "wait_ms": 1500 }, { "text": "x" }] });
+    let reply = world.scene(&scene, STREAM()).await;
+    assert_eq!(kinds(&events(&reply.text))[..3], ["message_start", "ping", "content_block_start"], "{}", reply.text);
+}
+
 /// However early it is due, `message_start` waits for its figures.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m58_tu8_early_headers_do_not_overtake_the_estimate() {

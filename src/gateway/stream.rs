@@ -400,8 +400,11 @@ impl MessageStream {
             if self.times.first_event.is_none() {
                 self.times.first_event = Some(self.times.heard - self.times.began);
             }
-            // From here on pings count instead of the wait for the first event.
-            self.times.wrote = self.times.heard;
+            // From here on pings count instead of the wait for the first event. An event that gave nothing, with
+            // message_start out since long, is no reason to wait longer for the next one (TS22).
+            if !self.out.is_empty() {
+                self.times.wrote = self.times.heard;
+            }
             self.arm(self.times.heard);
         }
         if self.times.first_content.is_none() && self.pipeline.is_committed() {
@@ -617,7 +620,8 @@ impl Stream for MessageStream {
             return Poll::Ready(None);
         }
         if let Phase::Reading(_) = this.phase {
-            this.times.wrote = this.times.heard;
+            // Later, if it is what was due and no chunk's.
+            this.times.wrote = this.times.wrote.max(this.times.heard);
         }
         this.bytes += this.out.len() as u64;
         if let Some(tape) = &mut this.tape {
