@@ -325,13 +325,16 @@ async fn a52_m4_m7_m8_paths_methods_and_encodings() {
     assert_eq!(asked.headers["access-control-allow-methods"], "GET, POST, HEAD, OPTIONS");
     assert_eq!(asked.headers["access-control-max-age"], "86400");
     for path in ["/v1/messages", "/v1/messages/count_tokens"] {
-        let encoded = |encoding: &'static str| {
+        let encoded = |encodings: &[&str]| {
             let request = world.http.post(world.url(path)).header("x-api-key", KEY);
-            request.header("content-encoding", encoding).body(base().to_string()).send()
+            let set = |request: reqwest::RequestBuilder, encoding: &&str| request.header("content-encoding", *encoding);
+            encodings.iter().fold(request, set).body(base().to_string()).send()
         };
-        let gzip = Reply::read(encoded("gzip").await.unwrap()).await;
-        gzip.is_error("M4", 400, IRE, "content-encoding: not supported");
-        assert_eq!(encoded("identity").await.unwrap().status(), 200, "M4");
+        for encodings in [&["gzip"][..], &["identity", "gzip"]] {
+            let reply = Reply::read(encoded(encodings).await.unwrap()).await;
+            reply.is_error("M4", 400, IRE, "content-encoding: not supported");
+        }
+        assert_eq!(encoded(&["Identity"]).await.unwrap().status(), 200, "M4");
     }
     for path in ["/", "/health", "/v1/models", "/v1/models/claude-opus-5"] {
         let ask = |method| world.http.request(method, world.url(path)).header("x-api-key", KEY).send();
@@ -390,6 +393,9 @@ async fn a70_m66_m67_models_page_by_page() {
     assert_eq!((before["data"][0]["id"].as_str(), before["has_more"].as_bool()), (Some(ids[1].as_str()), Some(true)));
     get("/v1/models?limit=0").await.is_error("A70", 400, IRE, "limit: must be between 1 and 1000");
     get("/v1/models?after_id=x").await.is_error("A70", 400, IRE, "after_id: unknown model");
+    // What can't be decoded is wrong too, not absent.
+    get("/v1/models?limit=%zz").await.is_error("M66", 400, IRE, "limit: must be between 1 and 1000");
+    get("/v1/models?after_id=%FF").await.is_error("M66", 400, IRE, "after_id: unknown model");
     get("/v1/models?after_id=x&before_id=y").await.is_error("A70", 400, IRE, "before_id: not together with after_id");
     get("/v1/models/nope").await.is_error("A70", 404, "not_found_error", "");
     assert_eq!(get("/v1/models/claude-sonnet-4-5-20250929").await.json()["id"], "claude-sonnet-4-5-20250929");

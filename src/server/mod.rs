@@ -279,9 +279,8 @@ where
         return Err(too_large());
     }
     // M4: compressed bytes would only be told to be no JSON.
-    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
+    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
     }
     let mut body = request.into_body();
@@ -470,11 +469,12 @@ fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
     }))
 }
 
-/// The first value of a query parameter, percent-decoded.
+/// The first value of a query parameter, percent-decoded. What can't be decoded stands as it is, so that it is wrong
+/// and not absent.
 fn query_value(query: &str, name: &str) -> Option<String> {
     let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
     let raw = pair.split_once('=').map_or("", |(_, value)| value);
-    percent_decoded(&raw.replace('+', " "))
+    Some(percent_decoded(&raw.replace('+', " ")).unwrap_or_else(|| raw.to_owned()))
 }
 
 /// What a part of a URL stands for; `None` for a broken escape, and for bytes that are no UTF-8.
@@ -507,7 +507,8 @@ mod tests {
         assert_eq!(query_value("beta=true&key=a%20b%2Bc", "key").as_deref(), Some("a b+c"));
         assert_eq!(query_value("key", "key").as_deref(), Some(""));
         assert_eq!(query_value("keys=1", "key"), None);
-        assert_eq!(query_value("key=%zz", "key"), None);
+        assert_eq!(query_value("key=%zz&key=a", "key").as_deref(), Some("%zz"));
+        assert_eq!(query_value("key=a+%FF", "key").as_deref(), Some("a+%FF"));
     }
 
     #[test]
