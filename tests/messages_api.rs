@@ -273,6 +273,9 @@ async fn a50_m11_over_the_limit_with_and_without_a_length() {
     let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
     world.post("/v1/messages", chunked).await.is_error("A50", 413, "request_too_large", "");
     assert_eq!(world.messages(&base()).await.status, 200);
+    // Where nothing is read because the caller has the body already (the addon's countTokens).
+    let refused = world.gateway.count_tokens(text.as_bytes()).unwrap_err();
+    assert_eq!((refused.status(), refused.error_type().as_str()), (413, "request_too_large"));
 }
 
 /// Puts a key somewhere on a request.

@@ -348,10 +348,7 @@ impl Gateway {
     ) -> Result<(MessageStream, Arc<Job>, Request<'b>), Refused> {
         self.open()?;
         let shared = &self.shared;
-        if body.len() > shared.config.max_request_body {
-            let limit = shared.config.max_request_body;
-            return Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")).into());
-        }
+        self.fits(body)?;
         let mut request = Request::parse(body, Purpose::Messages)?;
         if let Some((mode, text)) = &call.system {
             request.apply_system(*mode, text);
@@ -422,8 +419,9 @@ impl Gateway {
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.
     ///
     /// # Errors
-    /// The request is not valid, or its model unknown.
+    /// The request is too large or not valid, or its model unknown.
     pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
+        self.fits(body)?;
         let request = Request::parse(body, Purpose::CountTokens)?;
         let none = "00000000-0000-4000-8000-000000000000";
         // Everything that a request can be refused for is found by translating it.
@@ -459,6 +457,15 @@ impl Gateway {
         while !self.shared.keys.is_known() {
             tokio::time::sleep(FIRST_KEY_INTERVAL).await;
         }
+    }
+
+    /// M11, for callers that hold the whole body.
+    fn fits(&self, body: &[u8]) -> Result<(), Error> {
+        let limit = self.max_request_body();
+        if body.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")))
     }
 
     /// `KIRO_MAX_REQUEST_BODY`, bytes.
