@@ -1,5 +1,5 @@
 //! Requests at their limits and out of shape: cases that can't be written in one line of a vector file.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::fmt::Write as _;
 
@@ -222,4 +222,21 @@ fn tr18_m18_large_and_awkward_requests_take_linear_time() {
     let current = &body["conversationState"]["currentMessage"]["userInputMessage"];
     assert_eq!(current["content"], "[tool result] r");
     assert_eq!(current["userInputMessageContext"]["tools"].as_array().unwrap().len(), 5_001);
+}
+
+/// Each of many system messages' blocks names one of many tools that only Anthropic could run.
+#[test]
+fn m69_m18_offers_of_server_tools_take_linear_time() {
+    let list = |item: &dyn Fn(usize) -> String| (0..80_000).map(item).collect::<Vec<_>>().join(",");
+    let tools = list(&|n| format!(r#"{{"type":"x_1","name":"tool number {n}"}}"#));
+    let offers =
+        list(&|n| format!(r#"{{"type":"tool_addition","tool":{{"type":"tool_reference","name":"tool number {n}"}}}}"#));
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"tools":[{{"name":"f"}},{tools}],
+            "messages":[{{"role":"user","content":"a"}},{{"role":"system","content":[{offers}]}}]}}"#
+    );
+    let began = std::time::Instant::now();
+    assert!(Request::parse(body.as_bytes(), Purpose::Messages).is_ok());
+    // Each compared with each, it takes a multiple of that.
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }

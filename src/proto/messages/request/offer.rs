@@ -1,7 +1,7 @@
 //! Which tools the next reply may use: those of `tools`, as the system messages changed them (M69).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::collections::hash_map::Entry;
 
 use super::Tool;
@@ -37,6 +37,7 @@ pub(super) fn offered<'a>(
     if changes.is_empty() {
         return Ok(tools);
     }
+    let server_names: HashSet<&str> = server_names.iter().map(|name| &**name).collect();
     // By name, the first tool of it, which is the one that counts (M50), and whether it is offered.
     let mut places: HashMap<Cow<'a, str>, (usize, bool)> = HashMap::new();
     for (place, tool) in tools.iter().enumerate() {
@@ -58,7 +59,7 @@ pub(super) fn offered<'a>(
             },
             Change::Offer { name, message, block } => match places.get_mut(&name) {
                 Some((_, is_offered)) => *is_offered = true,
-                None if server_names.contains(&name) => {}
+                None if server_names.contains(&*name) => {}
                 None => return Err(Unknown { name, message, block }),
             },
             Change::Withdraw(name) => {
