@@ -366,7 +366,7 @@ impl Gateway {
             .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
-                tools = translated.dropped_server_tools.join(","),
+                tools = summary::loggable_kinds(&translated.dropped_server_tools),
                 "tools that run on Anthropic's side were dropped (M49)"
             );
         }

@@ -226,6 +226,21 @@ fn loggable(text: &str) -> Option<&str> {
     (text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
+/// Types of tools in a log line: each once, and no more than anybody reads. They are the client's own text too.
+pub(super) fn loggable_kinds(kinds: &[String]) -> String {
+    const MOST: usize = 8;
+    let mut told: Vec<&str> = Vec::with_capacity(MOST);
+    for kind in kinds.iter().map(|kind| loggable(kind).unwrap_or("…")) {
+        if told.len() == MOST {
+            break;
+        }
+        if !told.contains(&kind) {
+            told.push(kind);
+        }
+    }
+    told.join(",")
+}
+
 /// A request for an answer that never got as far as an account.
 pub(super) struct Refused {
     pub(super) error: Error,
@@ -288,4 +303,22 @@ impl Refused {
 /// The log line of a request that a face turned away.
 pub(super) fn turned_away(route: &'static str, request_id: &str, client_request_id: Option<&str>, status: u16) {
     tracing::info!(request_id, client_request_id = client_request_id.and_then(loggable), route, status, "turned away");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m49_the_warning_names_few_short_types() {
+        let told = |kinds: &[&str]| loggable_kinds(&kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            told(&["web_search_20250305", "bash_20250124", "bash_20250124"]),
+            "web_search_20250305,bash_20250124"
+        );
+        let prompt = "x".repeat(129);
+        assert_eq!(told(&[&prompt, "a text of\nthe client's", "a_1"]), "…,a_1");
+        let many: Vec<String> = (0..100_000).map(|n| format!("t_{n}")).collect();
+        assert_eq!(loggable_kinds(&many), "t_0,t_1,t_2,t_3,t_4,t_5,t_6,t_7");
+    }
 }

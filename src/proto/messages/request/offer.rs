@@ -1,8 +1,8 @@
 //! Which tools the next reply may use: those of `tools`, as the system messages changed them (M69).
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::Tool;
 
