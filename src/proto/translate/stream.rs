@@ -636,10 +636,11 @@ impl Response {
         }
         let mut half = self.half.take().map(|(_, half)| half);
         let decoded = text.decode(&mut half);
-        self.half = half.map(|half| (Kind::Thought, half));
         if !decoded.is_empty() {
             self.thinking_delta(Piece::Plain(&decoded), sink);
         }
+        // Only now: the block before, which may have been closed for this thought, would have taken it for its own.
+        self.half = half.map(|half| (Kind::Thought, half));
     }
 
     /// TS12: before a tool block, native reasoning, the end or a fault.
