@@ -332,8 +332,10 @@ pub(crate) fn without_dropped_prefill<'r, 'a>(messages: &'r [Message<'a>]) -> &'
 
 /// A client's value in quotes, if it is a short name (M19).
 pub(crate) fn quotable(value: &str) -> Option<String> {
-    let short = value.chars().nth(64).is_none() && !value.chars().any(char::is_control);
-    short.then(|| format!("'{value}'"))
+    let is_short = value.chars().nth(64).is_none();
+    // What has no shape of its own or turns others around would make the sentence say something else.
+    let is_printable = |char: char| !char.is_control() && !char.escape_debug().eq(char.escape_unicode());
+    (is_short && value.chars().all(is_printable)).then(|| format!("'{value}'"))
 }
 
 fn session_member(user_id: &str) -> Option<String> {
@@ -386,6 +388,9 @@ mod tests {
         assert_eq!(quotable("x"), Some("'x'".into()));
         assert_eq!(quotable(&"é".repeat(64)).map(|text| text.chars().count()), Some(66));
         assert_eq!(quotable(&"é".repeat(65)), None);
-        assert_eq!(quotable("a\nb"), None);
+        assert_eq!(quotable("it's \"漢字\" \\ 😀"), Some("'it's \"漢字\" \\ 😀'".into()));
+        for hidden in ["a\nb", "\0", "a\u{202e}b", "a\u{2028}b", "\u{feff}a", "a\u{200b}b", "\u{e000}", "\u{85}"] {
+            assert_eq!(quotable(hidden), None, "{hidden:?}");
+        }
     }
 }
