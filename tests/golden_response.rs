@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use kiro_messages::proto::pipeline::{Mode, Pipeline};
 use response::{
-    Case, Chunks, Ending, Frame, Input, Out, bytes_of, characters, check_grammar, drive, fold_of_stream, joined,
+    Case, Chunks, Ending, Frame, Input, Out, bytes_of, check_grammar, drive, fold_of_stream, in_pieces, joined,
     notation, parse_sse, usage_notation,
 };
 use rules::{Half, blessing};
@@ -91,15 +91,17 @@ fn k39_m53_ts26_vectors_cut_at_every_byte_end_as_failures() {
     }
 }
 
-/// The text of every event one character at a time: after joining a block's deltas the same stream.
+/// The text of every event one or two UTF-16 units at a time: after joining a block's deltas the same stream.
 #[test]
 fn ts11_ts26_vectors_in_single_characters_give_the_same_stream() {
     for case in Case::all() {
         let whole = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
-        let cut: Vec<Input> = case.inputs.iter().flat_map(characters).collect();
-        let outs = drive(&mut case.pipeline(), &cut, Chunks::PerFrame);
-        check_grammar(&parse_sse(&bytes_of(&outs)));
-        assert_eq!(joined(&outs), joined(&whole), "{} {}", case.name, case.title);
+        for size in [1, 2] {
+            let cut: Vec<Input> = case.inputs.iter().flat_map(|input| in_pieces(input, size)).collect();
+            let outs = drive(&mut case.pipeline(), &cut, Chunks::PerFrame);
+            check_grammar(&parse_sse(&bytes_of(&outs)));
+            assert_eq!(joined(&outs), joined(&whole), "{} {}, {size} at a time", case.name, case.title);
+        }
     }
 }
 

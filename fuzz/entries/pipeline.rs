@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
 use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
 use response::{
-    Chunks, Ending, Frame, Input, Out, bytes_of, characters, check_grammar, drive, fold_of_stream, joined, parse_sse,
+    Chunks, Ending, Frame, Input, Out, bytes_of, check_grammar, drive, fold_of_stream, in_pieces, joined, parse_sse,
 };
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ pub struct Plain {
 type Promise = fn(&[Input], bool, usize, &Plain);
 
 const PROMISES: [Promise; 5] =
-    [same_at_every_split, raw_copy_is_the_slow_path, fold_is_the_same, cut_is_no_end, same_in_single_characters];
+    [same_at_every_split, raw_copy_is_the_slow_path, fold_is_the_same, cut_is_no_end, same_in_small_pieces];
 
 /// The grammar, and an end that is told as what it is.
 pub fn plain_run(inputs: &[Input], thinking: bool) -> Plain {
@@ -101,13 +101,15 @@ fn raw_copy_is_the_slow_path(inputs: &[Input], thinking: bool, _: usize, plain: 
     assert_eq!(parse_sse(&bytes_of(&slow)), plain.events, "raw copy and slow path");
 }
 
-/// TS11.
-fn same_in_single_characters(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
-    let cut: Vec<Input> = inputs.iter().flat_map(characters).collect();
-    // More events cost more of the queue's bound.
-    if cut.len() < 2_000 {
-        let outs = drive(&mut machine(thinking), &cut, Chunks::PerFrame);
-        assert_eq!(joined(&outs), joined(&plain.outs), "in single characters");
+/// TS2, TS11.
+fn same_in_small_pieces(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
+    for size in [1, 2] {
+        let cut: Vec<Input> = inputs.iter().flat_map(|input| in_pieces(input, size)).collect();
+        // More events cost more of the queue's bound.
+        if cut.len() < 2_000 {
+            let outs = drive(&mut machine(thinking), &cut, Chunks::PerFrame);
+            assert_eq!(joined(&outs), joined(&plain.outs), "{size} at a time");
+        }
     }
 }
 

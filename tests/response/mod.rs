@@ -315,22 +315,32 @@ fn unescape_bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// A text event as one event for each unit of its JSON string; other inputs as they are.
-pub fn characters(input: &Input) -> Vec<Input> {
+/// A text or a thought as events of so many UTF-16 units of its JSON string each; other inputs as they are.
+pub fn in_pieces(input: &Input, size: usize) -> Vec<Input> {
+    let whole = || vec![input.clone()];
+    let Input::Frame(Frame::Event { name, payload }) = input else { return whole() };
+    let key = match name.as_str() {
+        "assistantResponseEvent" => "content",
+        "reasoningContentEvent" => "text",
+        _ => return whole(),
+    };
     let text = |payload: &[u8]| {
         let payload = std::str::from_utf8(payload).ok()?;
         serde_json::from_str::<&serde_json::value::RawValue>(payload).ok()?;
-        Some(payload.strip_prefix("{\"content\":\"")?.strip_suffix("\"}")?.to_owned())
+        Some(payload.strip_prefix(&format!("{{\"{key}\":\""))?.strip_suffix("\"}")?.to_owned())
     };
-    match input {
-        Input::Frame(Frame::Event { name, payload }) if name == "assistantResponseEvent" => match text(payload) {
-            Some(content) if !content.contains("\",\"") => units(&content)
-                .into_iter()
-                .map(|unit| Input::Frame(Frame::event(name, format!("{{\"content\":\"{unit}\"}}"))))
-                .collect(),
-            _ => vec![input.clone()],
-        },
-        _ => vec![input.clone()],
+    let Some(text) = text(payload).filter(|text| !text.contains("\",\"")) else { return whole() };
+    let units: Vec<String> = units(&text).into_iter().flat_map(halves).collect();
+    let event = |piece: &[String]| Input::Frame(Frame::event(name, format!("{{\"{key}\":\"{}\"}}", piece.concat())));
+    units.chunks(size).map(event).collect()
+}
+
+/// A character that takes two UTF-16 units, as the escapes of both; every other unit as it is.
+fn halves(unit: &str) -> Vec<String> {
+    let mut buffer = [0; 2];
+    match unit.chars().next().map(|character| &*character.encode_utf16(&mut buffer)) {
+        Some(pair @ [_, _]) => pair.iter().map(|half| format!("\\u{half:04x}")).collect(),
+        _ => vec![unit.to_owned()],
     }
 }
 
