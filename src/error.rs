@@ -350,8 +350,8 @@ impl Error {
 
     /// As the Messages API says it.
     pub fn api_error(&self) -> ApiError {
-        let message = self.0.message.clone();
-        ApiError { status: self.status(), kind: self.error_type(), message, cause: self.0.cause }
+        let error = ApiError::with_status(self.status(), self.error_type(), self.0.message.clone());
+        ApiError { cause: self.0.cause, ..error }
     }
 
     /// The headers that belong to the answer beside the usual ones: `retry-after` and `x-should-retry` (section 6 of
@@ -432,6 +432,18 @@ mod tests {
         let ours: Vec<_> =
             Code::ALL.iter().map(|c| (c.as_str(), c.status(), c.error_type().as_str(), c.retryable())).collect();
         assert_eq!(ours, table);
+    }
+
+    #[test]
+    fn ts25_what_clients_are_told_is_bounded() {
+        // The list of a large model table, say (M20).
+        let known = vec!["claude-x"; 1_000].join(", ");
+        let kind = ErrorType::NotFound;
+        let sentence = format!("unknown model 'x'. Known: {known}");
+        let refused = Error::from(RequestError { kind, path: "model".into(), sentence, cause: None });
+        let told = refused.api_error();
+        assert_eq!((told.status, told.message.chars().count()), (404, 1_000));
+        assert!(told.message.starts_with("model: unknown model 'x'. Known: claude-x, "));
     }
 
     #[test]
