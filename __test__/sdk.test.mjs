@@ -174,7 +174,7 @@ test('the same prompts through the addon give the same bytes as through kiro-ser
   const pool = accounts(t)
   const gate = await gateway(t, sim, pool)
   const { url } = await server(t, sim, pool)
-  for (const request of [TEXT, TWO_TOOLS, THINKING, CUT, ask({ error: { code: 'Boom' }, text: 'x' }), ask({ text: '', usage: false })]) {
+  for (const request of [TEXT, TWO_TOOLS, THINKING, CUT, ask({ error: { code: 'Boom' }, text: 'x' }), ask({ text: '', usage: false }), { ...TEXT, thread: { id: 't' } }]) {
     const ours = await gate.streamMessages(request).then(collect, String)
     const answer = await fetch(`${url}/v1/messages`, { method: 'POST', body: JSON.stringify({ ...request, stream: true }) })
     const theirs = Buffer.from(await answer.arrayBuffer())

@@ -14,6 +14,7 @@ let detailOf
 class KiroError extends Error {
   #headers
   #detail
+  #cause
 
   static {
     detailOf = (error) => (typeof error === 'object' && error !== null && #detail in error ? error.#detail : {})
@@ -33,6 +34,7 @@ class KiroError extends Error {
     if (fault.requestId != null) this.requestId = fault.requestId
     if (fault.accountId != null) this.accountId = fault.accountId
     this.#headers = fault.headers ?? {}
+    this.#cause = fault.cause ?? undefined
     this.#detail = fault.detail ?? {}
     // Again, because the first line of the stack holds the name.
     Error.captureStackTrace(this, KiroError)
@@ -46,6 +48,7 @@ class KiroError extends Error {
 
   toJSON() {
     const body = { type: 'error', error: { type: this.type, message: this.message } }
+    if (this.#cause !== undefined) body.error.details = { error_code: this.#cause }
     if (this.requestId !== undefined) body.request_id = this.requestId
     return body
   }

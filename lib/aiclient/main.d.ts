@@ -107,7 +107,7 @@ export interface KiroBody {
 /** What the service reads of an error. */
 export interface HostError extends Error {
   status: number
-  response: { status: number; data: { type: 'error'; error: { type: string; message: string }; request_id?: string } }
+  response: { status: number; data: { type: 'error'; error: { type: string; message: string; details?: { error_code: string } }; request_id?: string } }
   /** The service must not count it on the account. */
   skipErrorCount?: boolean
   /** The service may try another account. */

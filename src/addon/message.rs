@@ -7,11 +7,13 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Origin, Plight};
 use crate::gateway::SummaryCell;
 use crate::pool::AccountInfo;
+use crate::proto::messages::error::Cause;
 use crate::proto::record::{Note, Token, rfc3339};
 use crate::secret::Secret;
 
 /// What lib/error.js makes a KiroError of.
 pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
+    let api = error.api_error();
     let headers: Map<_, _> = error.headers().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     json!({
         "code": error.code().as_str(),
@@ -23,7 +25,8 @@ pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
             Origin::Internal => "internal",
         },
         "retryable": error.retryable(),
-        "message": error.message(),
+        "message": api.message,
+        "cause": api.cause.map(Cause::as_str),
         "retryAfterMs": error.retry_after().map(|after| after.as_millis() as u64),
         "requestId": request_id,
         "accountId": error.account(),

@@ -456,7 +456,7 @@ export declare class KiroError extends Error {
   /** Whether a value is a KiroError, also of another copy of this package or from another thread. */
   static is(value: unknown): value is KiroError
   /** The body of the Messages API for it. */
-  toJSON(): { type: 'error'; error: { type: string; message: string }; request_id?: string }
+  toJSON(): { type: 'error'; error: { type: string; message: string; details?: { error_code: string } }; request_id?: string }
   /** An HTTP answer for it, `retry-after` and `x-should-retry` included. */
   toResponse(): { status: number; headers: Record<string, string>; body: string }
 }
