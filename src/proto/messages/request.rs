@@ -230,6 +230,8 @@ pub(crate) struct SearchResult<'a> {
     pub title: Text<'a>,
     pub source: Text<'a>,
     pub texts: Vec<Text<'a>>,
+    /// One of the texts has `cache_control`.
+    pub cached: bool,
 }
 
 #[derive(Debug)]
@@ -317,6 +319,19 @@ impl Message<'_> {
 }
 
 impl Block<'_> {
+    /// Whether it or a block inside has `cache_control`.
+    pub fn is_cached(&self) -> bool {
+        let inside = match &self.content {
+            Content::ToolResult(result) => result.content.iter().any(Block::is_cached),
+            Content::Document(Document { source: DocumentSource::Content(blocks), .. }) => {
+                blocks.iter().any(Block::is_cached)
+            }
+            Content::SearchResult(result) => result.cached,
+            _ => false,
+        };
+        self.cached || inside
+    }
+
     pub fn is_empty_text(&self) -> bool {
         matches!(&self.content, Content::Text(text) if text.is_empty())
     }

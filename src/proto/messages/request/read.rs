@@ -530,12 +530,14 @@ fn read_search_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<SearchRe
     let (source_at, title_at, content_at) = (at.field("source"), at.field("title"), at.field("content"));
     let source = string(required(source, source_at)?, source_at)?;
     let title = string(required(title, title_at)?, title_at)?;
-    let texts = array(required(content, content_at)?, content_at)?
-        .elements()
-        .enumerate()
-        .map(|(index, block)| text_block(block, content_at.index(index)).map(|(text, _)| text))
-        .collect::<Result<_>>()?;
-    Ok(SearchResult { title, source, texts })
+    let blocks = array(required(content, content_at)?, content_at)?.elements().enumerate();
+    let (mut texts, mut cached) = (Vec::new(), false);
+    for (index, block) in blocks {
+        let (text, is_cached) = text_block(block, content_at.index(index))?;
+        texts.push(text);
+        cached |= is_cached;
+    }
+    Ok(SearchResult { title, source, texts, cached })
 }
 
 fn read_tool_use<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolUse<'a>> {

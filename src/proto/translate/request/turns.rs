@@ -102,12 +102,9 @@ impl<'r> UserTurn<'r> {
         let mut turn = Self { parts: Vec::new(), cached: false };
         let mut asking = asking;
         for block in messages.iter().flat_map(|message| &message.blocks) {
-            turn.cached |= block.cached;
+            turn.cached |= block.is_cached();
             match &block.content {
-                BlockContent::ToolResult(result) => {
-                    turn.cached |= result.content.iter().any(|block| block.cached);
-                    turn.result(result, asking.as_deref_mut());
-                }
+                BlockContent::ToolResult(result) => turn.result(result, asking.as_deref_mut()),
                 _ => turn.block(block),
             }
         }
