@@ -98,7 +98,8 @@ pub enum RefreshError {
     Gone,
     /// There is no token record, or none that can be read (R45).
     NoCredential,
-    /// The record has nothing to refresh with: an API key, no refresh token, or an IdC one without client registration.
+    /// The record has nothing to refresh with: an API key, no refresh token, an IdC one without client registration, or a
+    /// region that is none (K11).
     NotRefreshable,
     /// Refused for good; the account is ejected (R41).
     Rejected,
@@ -357,16 +358,19 @@ impl Inner {
             if known && !again && self.adopt(id, bytes.clone(), record.clone(), order) {
                 return Ok(());
             }
-            let (view, credential) = self
+            let credential = self
                 .pool
                 .with_slot(id, |slot, _| {
                     // What the record holds may be older than what we hold, or lack its refresh token (R46, R48).
                     let ours = matches!(slot.held.compare(&record), Age::Older | Age::WithoutRefreshToken);
                     let ours = slot.held.token().refresh_token.clone().filter(|_| ours);
                     let refresh_token = ours.or(record.refresh_token.clone());
-                    (slot.view().clone(), Token { refresh_token, ..record.clone() })
+                    Token { refresh_token, ..record.clone() }
                 })
                 .ok_or(RefreshError::Gone)?;
+            // Method and region of this very record: a snapshot's could send its secrets to another address.
+            let view = self.pool.view_with(id, &credential).ok_or(RefreshError::Gone)?;
+            let view = view.map_err(|_| RefreshError::NotRefreshable)?;
             let Some(used) = credential.refresh_token.clone() else { return Err(RefreshError::NotRefreshable) };
             let Some(body) = token::request_body(&credential) else { return Err(RefreshError::NotRefreshable) };
             match self.call(&view, &credential, body).await {

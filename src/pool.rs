@@ -39,8 +39,8 @@ use crate::store::{
     Clock, OutcomePatch, RawAccount, Status, Store, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
 };
 
-use view::Urls;
 pub use view::{AccountId, AccountView, Addresses, short};
+use view::{Urls, Viewed};
 
 /// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
 const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -730,6 +730,13 @@ impl Pool {
         slots.get_mut(id).map(|slot| work(slot, rng))
     }
 
+    /// The account's view as this token record makes it, which the snapshot may not have seen yet. The error says why
+    /// the account can't be used with it (K11).
+    pub(crate) fn view_with(&self, id: &str, token: &Token) -> Option<Result<AccountView, String>> {
+        let viewed = self.with_slot(id, |slot, _| slot.viewed(token, &self.0.settings.urls))?;
+        Some(viewed.problem.map_or(Ok(viewed.view), Err))
+    }
+
     /// Accounts whose token should be refreshed in the background now.
     pub(crate) fn refreshes_due(&self, store_away: bool, threshold: Duration) -> Vec<AccountId> {
         let now = self.now();
@@ -1217,10 +1224,6 @@ impl Slot {
         }
     }
 
-    pub(crate) fn view(&self) -> &Arc<AccountView> {
-        &self.view
-    }
-
     pub(crate) fn state(&self, now: Timestamp) -> State {
         self.health.state(self.is_usable(now), now)
     }
@@ -1279,10 +1282,13 @@ impl Slot {
         observed.write_back
     }
 
+    fn viewed(&self, token: &Token, urls: &Urls) -> Viewed {
+        view::view(&self.view.id, &self.view.machine_id, self.account.as_ref(), &self.lent, token, urls)
+    }
+
     /// Makes the view again after a change of record or token.
     fn review(&mut self, urls: &Urls, now: Timestamp) {
-        let (id, machine_id) = (&self.view.id, &self.view.machine_id);
-        let viewed = view::view(id, machine_id, self.account.as_ref(), &self.lent, self.held.token(), urls);
+        let viewed = self.viewed(self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!(account = viewed.view.short_id(), "{warning}");

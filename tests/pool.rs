@@ -631,6 +631,50 @@ async fn case_26_somebody_changes_the_region_during_the_call() {
     assert_eq!(one.pool.account("a1").unwrap().region(), "eu-west-1");
 }
 
+/// R40 step 5: the answer names no profile, so the one that somebody has just put into the record is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_somebody_changes_the_profile_during_the_call() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = meddling(&server, |redis| {
+        let record = token(redis, "a1").replace("arn:old", "arn:new");
+        redis.set::<_, _, ()>(token_key("a1"), record).unwrap();
+    })
+    .await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, &before.replace("us-east-1\"", "us-east-1\",\"profileArn\":\"arn:old\""));
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    assert_eq!(
+        token(&mut redis, "a1"),
+        r#"{"accessToken":"new","refreshToken":"refresh-2","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social","region":"us-east-1","profileArn":"arn:new"}"#
+    );
+    assert_eq!(one.pool.account("a1").unwrap().profile_arn(), Some("arn:new"));
+}
+
+/// R40 step 4: what the record says under the lock decides where the refresh goes, not what the last snapshot said.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_k10_a_refresh_goes_where_the_record_says_by_then() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::granting().await;
+    let own = format!(
+        r#"{{"KIRO_REFRESH_URL":"{0}/social/{{{{region}}}}","KIRO_REFRESH_IDC_URL":"{0}/idc/{{region}}"}}"#,
+        address.url
+    );
+    account(&mut redis, "a1", &own, LIVE);
+    account(&mut redis, "a2", &own, LIVE);
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "3600000")]).await;
+    // Somebody logs in again, another way and elsewhere.
+    let login = r#"{"accessToken":"t","refreshToken":"refresh-1","expiresAt":"2026-11-23T09:00:00.000Z","authMethod":"IdC","clientId":"c","clientSecret":"s","idcRegion":"eu-west-1"}"#;
+    redis.set::<_, _, ()>(token_key("a1"), login).unwrap();
+    redis.set::<_, _, ()>(token_key("a2"), login.replace("eu-west-1", "evil.example.org/")).unwrap();
+    assert!(one.credentials.refresh("a1").await.unwrap().is_some());
+    assert_eq!(address.calls.lock().unwrap()[0].path, "/idc/eu-west-1");
+    assert_eq!(one.credentials.refresh("a2").await, Err(RefreshError::NotRefreshable), "K11");
+    assert_eq!(address.calls(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_27_somebody_rotates_the_token_during_the_call() {
     let server = RedisServer::start();

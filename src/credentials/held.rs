@@ -260,12 +260,16 @@ impl Held {
             self.remember(Fingerprint::of(used));
         }
         token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
-        token.profile_arn = grant.profile_arn.or(token.profile_arn);
+        let told = grant.profile_arn;
+        token.profile_arn = told.clone().or(token.profile_arn);
         self.take(token, rng);
         self.own = true;
         self.last_success = Some(now);
         (self.failures, self.not_before, self.refusals) = (0, None, None);
-        UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries: self.entries() }
+        // A profile that the answer doesn't name is the record's own: by the time of the write somebody may have set another.
+        let ours = |entry: &Entry| told.is_some() || !matches!(entry, Entry::ProfileArn(_));
+        let entries = self.entries().into_iter().filter(ours).collect();
+        UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries }
     }
 
     /// The record in the store is now this.
