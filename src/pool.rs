@@ -423,18 +423,21 @@ impl Pool {
     pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
         let deadline = since + self.0.settings.account_wait;
         let wait = deadline.saturating_duration_since(Instant::now());
+        // Dropped after the lock, and before anything is waited for.
+        let mut unwanted = Vec::new();
         let mut place = {
             let now = self.now();
             let mut inside = self.inside();
-            inside.queue.retain(|waiter| !waiter.place.is_closed());
-            // A pinned request stands in nobody's way and waits for nobody (N5).
-            let refused = if inside.queue.is_empty() || wanted.only.is_some() {
-                match self.select_in(&mut inside, wanted, now) {
-                    Ok(lease) => return Ok(lease),
-                    Err(refused) => refused,
-                }
+            // Those in line choose first; what they can't have is nobody's. A pinned request stands in nobody's way and
+            // waits for nobody (N5).
+            if wanted.only.is_none() {
+                unwanted = self.serve_in(&mut inside, now);
             } else {
-                NoAccount { why: Why::Busy, retry_after: Some(Duration::from_secs(1)) }
+                inside.queue.retain(|waiter| !waiter.place.is_closed());
+            }
+            let refused = match self.select_in(&mut inside, wanted, now) {
+                Ok(lease) => return Ok(lease),
+                Err(refused) => refused,
             };
             let in_time = match refused.why {
                 Why::Busy => true,
@@ -450,6 +453,7 @@ impl Pool {
             self.0.waiting.store(inside.queue.len(), Ordering::Release);
             waiter
         };
+        drop(unwanted);
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
         loop {
             self.serve_queue();
@@ -741,7 +745,10 @@ impl Pool {
     pub(crate) fn refreshes_due(&self, store_away: bool, threshold: Duration) -> Vec<AccountId> {
         let now = self.now();
         let inside = self.inside();
-        let due = |slot: &&Slot| slot.held.is_due(slot.state(now), store_away, threshold, now);
+        let due = |slot: &&Slot| {
+            let asked_for = slot.health.standing().stale;
+            slot.held.is_due(slot.state(now), asked_for, store_away, threshold, now)
+        };
         inside.slots.values().filter(due).map(|slot| slot.view.id.clone()).collect()
     }
 
@@ -890,23 +897,31 @@ impl Pool {
             return;
         }
         let now = self.now();
-        // Dropped after the lock: a lease that nobody takes any more comes back here.
-        let mut unwanted = Vec::new();
         let mut inside = self.inside();
+        let unwanted = self.serve_in(&mut inside, now);
+        drop(inside);
+        drop(unwanted);
+    }
+
+    /// The answer is leases that nobody takes any more: to be dropped after the lock, since they come back here.
+    fn serve_in(&self, inside: &mut Inside, now: Timestamp) -> Vec<Lease> {
+        let mut unwanted = Vec::new();
+        if inside.queue.is_empty() {
+            return unwanted;
+        }
         let mut queue = std::mem::take(&mut inside.queue);
         queue.retain(|waiter| !waiter.place.is_closed());
         while let Some(waiter) = queue.pop_front() {
             let OwnedWanted { model_names, exclude, conversation_id, only } = &waiter.wanted;
             let model_names: Vec<&str> = model_names.iter().map(String::as_str).collect();
             let wanted = Wanted { model_names: &model_names, exclude, conversation_id, only: only.as_deref() };
-            match self.select_in(&mut inside, &wanted, now) {
+            match self.select_in(inside, &wanted, now) {
                 Ok(lease) => unwanted.extend(waiter.place.send(lease).err()),
                 Err(_) => inside.queue.push_back(waiter),
             }
         }
         self.0.waiting.store(inside.queue.len(), Ordering::Release);
-        drop(inside);
-        drop(unwanted);
+        unwanted
     }
 
     fn soonest_rest(&self) -> Option<Duration> {

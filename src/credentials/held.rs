@@ -204,8 +204,16 @@ impl Held {
         }
     }
 
-    /// Whether a background refresh should start now (R37, R52).
-    pub(crate) fn is_due(&self, state: State, store_away: bool, threshold: Duration, now: Timestamp) -> bool {
+    /// Whether a background refresh should start now (R37, R52). `asked_for`: the record says `needsRefresh`, whatever else
+    /// keeps the account from being stale.
+    pub(crate) fn is_due(
+        &self,
+        state: State,
+        asked_for: bool,
+        store_away: bool,
+        threshold: Duration,
+        now: Timestamp,
+    ) -> bool {
         let refreshable = self.token.method() != Method::ApiKey && self.token.refresh_token.is_some();
         if !refreshable || self.seen.is_none() || self.is_in_flight() || self.not_before.is_some_and(|at| at > now) {
             return false;
@@ -219,8 +227,9 @@ impl Held {
             State::Disabled | State::Unusable | State::Ejected => false,
             _ if store_away => expires_within(LAST_MINUTE),
             State::Quota { .. } => quiet(self.last_success.max(self.token.expires_at), QUOTA_REFRESH_EVERY),
-            State::Stale => true,
-            State::Cooling { .. } | State::HalfOpen | State::Healthy => expires_within(threshold.mul_f64(self.spread)),
+            State::Cooling { .. } | State::HalfOpen | State::Stale | State::Healthy => {
+                asked_for || expires_within(threshold.mul_f64(self.spread))
+            }
         }
     }
 
@@ -472,7 +481,7 @@ mod tests {
         assert_eq!(unrefreshable.live(at(1_000_000)).unwrap().expose(), "a", "R43: used until upstream rejects it");
         let key = holding(r#"{"kiroApiKey":"ksk_1","accessToken":"a","refreshToken":"r"}"#);
         assert_eq!(key.live(at(0)).unwrap().expose(), "ksk_1");
-        assert!(!key.is_due(State::Healthy, false, Duration::from_secs(300), at(0)));
+        assert!(!key.is_due(State::Healthy, false, false, Duration::from_secs(300), at(0)));
         assert!(!holding("{}").is_usable(at(0)));
     }
 
@@ -482,7 +491,7 @@ mod tests {
         let lost = held.observe(None, at(1), &mut rng()).unwrap();
         assert!(lost.lost && held.is_usable(at(80)) && !held.is_usable(at(90)));
         assert!(!held.observe(None, at(2), &mut rng()).unwrap().lost, "told once");
-        assert!(!held.is_due(State::Healthy, false, Duration::from_secs(300), at(50)), "nothing to refresh in");
+        assert!(!held.is_due(State::Healthy, false, false, Duration::from_secs(300), at(50)), "nothing to refresh in");
         seen(&mut held, &record("b", "r2", 100), 3);
         assert_eq!(access(&held), "b");
     }
@@ -556,7 +565,7 @@ mod tests {
     #[test]
     fn r37_k55_when_a_background_refresh_is_due() {
         let threshold = Duration::from_secs(300);
-        let due = |held: &Held, state, away, now| held.is_due(state, away, threshold, at(now));
+        let due = |held: &Held, state, away, now| held.is_due(state, state == State::Stale, away, threshold, at(now));
         let mut held = holding(&record("a", "r", 3600));
         assert!(!due(&held, State::Healthy, false, 3299) && due(&held, State::Healthy, false, 3361));
         held.spread = 1.0;
@@ -599,7 +608,7 @@ mod tests {
             let pause = held.not_before.unwrap().duration_since(at(0)).as_secs_f64();
             assert!((f64::from(whole) / 2.0..=f64::from(whole)).contains(&pause), "{whole}: {pause}");
         }
-        assert!(held.is_pausing(at(0)) && !held.is_due(State::Healthy, false, Duration::ZERO, at(0)));
+        assert!(held.is_pausing(at(0)) && !held.is_due(State::Healthy, false, false, Duration::ZERO, at(0)));
         refresh(&mut held, "b", None, 0, false);
         assert!(!held.is_pausing(at(0)) && held.failures == 0);
     }

@@ -461,6 +461,49 @@ async fn n5_a_pinned_request_waits_for_nobody() {
     assert!(waiting.join_next().await.unwrap().unwrap());
 }
 
+/// `needsRefresh` counts in every state that is refreshed at all, not only in the one that it makes of a healthy account.
+#[tokio::test]
+async fn r37_an_account_that_rests_is_refreshed_when_its_record_asks_for_it() {
+    let rests = r#""isHealthy":false,"lastErrorTime":"2026-11-23T09:59:30.000Z""#;
+    let asks = format!(r#"{{{rests},"needsRefresh":true}}"#);
+    let fixture = Fixture::new(&[], &[("a1", &asks), ("a2", &format!("{{{rests}}}"))]).await;
+    let due = |away| -> Vec<String> {
+        fixture.pool.refreshes_due(away, Duration::from_secs(300)).iter().map(|id| id.to_string()).collect()
+    };
+    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    assert_eq!(due(false), ["a1"]);
+    fixture.later(31);
+    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert_eq!(due(false), ["a1"]);
+    assert!(due(true).is_empty(), "R52");
+}
+
+/// Who waits for one account is in nobody's way who can have another, and who can have none doesn't stand in line.
+#[tokio::test]
+async fn a_queue_holds_up_only_those_who_wait_for_the_same() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "20000"), ("maxConns", "1")];
+    let fixture = Fixture::new(&options, &[("a1", "{}"), ("a2", r#"{"notSupportedModels":["m"]}"#)]).await;
+    let names = ["m"];
+    let of_model = Wanted { model_names: &names, ..Wanted::default() };
+    let holder = fixture.pool.select(&of_model).unwrap();
+    let pool = fixture.pool.clone();
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting
+        .spawn(async move { pool.acquire(&Wanted { model_names: &["m"], ..Wanted::default() }, Instant::now()).await });
+    while fixture.pool.counts().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let other = fixture.pool.acquire(&Wanted::default(), Instant::now()).await.unwrap();
+    assert_eq!(&**other.account().id(), "a2", "the queue is full, but not of those who want it");
+    let tried = ["a1".into()];
+    let began = Instant::now();
+    let last = fixture.pool.acquire(&Wanted { exclude: &tried, ..of_model }, Instant::now()).await;
+    assert_eq!(why(last).0, Why::Exhausted, "none will come");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop((holder, other));
+    assert_eq!(&**waiting.join_next().await.unwrap().unwrap().unwrap().account().id(), "a1");
+}
+
 /// All waits of one request together last `KIRO_ACCOUNT_WAIT`.
 #[tokio::test]
 async fn a_second_wait_of_a_request_gets_what_is_left() {
