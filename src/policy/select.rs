@@ -75,6 +75,8 @@ pub enum Tier {
     Stale,
     /// Needs a refresh before the request can go out: "selection takes such accounts last" (R38).
     Blocking,
+    /// The same, and its record says so: only when no healthy account is left.
+    StaleBlocking,
 }
 
 /// Why an account can't take the request.
@@ -111,7 +113,8 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
         return Err(Refusal::Busy);
     }
     Ok(match (candidate.live_token, stale, candidate.arn_rejected) {
-        (false, _, _) => Tier::Blocking,
+        (false, true, _) => Tier::StaleBlocking,
+        (false, false, _) => Tier::Blocking,
         (true, true, _) => Tier::Stale,
         (true, false, true) => Tier::WithoutProfile,
         (true, false, false) => Tier::Ready,
@@ -206,6 +209,15 @@ mod tests {
         assert_eq!(chosen(&[], Strategy::RoundRobin, 7, ""), None);
     }
 
+    /// §6: a stale account is taken only when no healthy one is left, also where each needs a refresh first.
+    #[test]
+    fn a_stale_account_comes_after_every_healthy_one_that_must_refresh_too() {
+        let expired = |id| Candidate { live_token: false, ..account(id) };
+        let all = [Candidate { state: State::Stale, ..expired("a1") }, expired("a2")];
+        assert!((0..4).all(|ticket| chosen(&all, Strategy::RoundRobin, ticket, "").unwrap() == "a2"));
+        assert_eq!(chosen(&all[..1], Strategy::RoundRobin, 0, "").unwrap(), "a1");
+    }
+
     #[test]
     fn tiers_in_order() {
         let until = Timestamp::UNIX_EPOCH;
@@ -216,7 +228,7 @@ mod tests {
             (Candidate { arn_rejected: true, ..one }, Ok(Tier::WithoutProfile)),
             (Candidate { state: State::Stale, ..one }, Ok(Tier::Stale)),
             (Candidate { live_token: false, ..one }, Ok(Tier::Blocking)),
-            (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::Blocking)),
+            (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::StaleBlocking)),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
@@ -232,9 +244,8 @@ mod tests {
         for (candidate, expected) in table {
             assert_eq!(rank(&candidate, 3), expected, "{candidate:?}");
         }
-        assert!(
-            Tier::Ready < Tier::WithoutProfile && Tier::WithoutProfile < Tier::Stale && Tier::Stale < Tier::Blocking
-        );
+        let order = [Tier::Ready, Tier::WithoutProfile, Tier::Stale, Tier::Blocking, Tier::StaleBlocking];
+        assert!(order.is_sorted_by(|a, b| a < b));
     }
 
     #[test]
