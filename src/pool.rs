@@ -502,10 +502,10 @@ impl Pool {
         slot.health.held_until(now).max(rest).map(|until| between(now, until))
     }
 
-    /// Time until the soonest account is back; none: there is none to wait for (K47, M61).
-    pub fn soonest_return(&self) -> Option<Duration> {
+    /// Time until the soonest account that serves these models is back; none: there is none to wait for (K47, M61).
+    pub fn soonest_return(&self, model_names: &[&str]) -> Option<Duration> {
         let now = self.now();
-        self.inside().soonest(&[], now)
+        self.inside().soonest(model_names, now)
     }
 
     /// The mark of an account that is out until a person acts.

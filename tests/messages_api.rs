@@ -474,6 +474,17 @@ async fn a56_a57_trap_31_rate_limits() {
     }
     assert_eq!(world.upstream_calls(), 2);
 
+    // An account that can't serve the model is no reason to come back sooner (K47, R7).
+    let world = World::with_tokens(&["sim-429-retry-after-7", "access-2"], &[]).await;
+    let other = r#"{"notSupportedModels":["claude-sonnet-4-5"]}"#;
+    let mut set = redis::cmd("HSET");
+    set.arg("aiclient:pools:claude-kiro-oauth").arg("00000001-0000-4000-8000-000000000000").arg(other);
+    set.query::<()>(&mut world.redis_connection()).unwrap();
+    world.gateway.pool().reload().await.unwrap();
+    let reply = world.messages(&base()).await;
+    reply.is_error("A56", 429, "rate_limit_error", "");
+    assert_eq!(reply.headers["retry-after"], "7", "A56");
+
     let world = World::with_tokens(&["sim-429-retry-after-7"], &[]).await;
     let reply = world.messages(&with(STREAM())).await;
     reply.is_error("A56", 429, "rate_limit_error", "");

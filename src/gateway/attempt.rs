@@ -72,6 +72,11 @@ impl Job {
         }
     }
 
+    /// What an account may be unable to serve (R7).
+    fn model_names(&self) -> [&str; 2] {
+        [self.client_model.as_str(), self.model.names.first().map_or("", String::as_str)]
+    }
+
     /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made here.
     fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
@@ -225,8 +230,8 @@ impl Trail {
     fn answer(&self, job: &Job) -> Error {
         match self.budget.answer() {
             Some(fault) => {
-                let error =
-                    error_of(&job.shared, fault, job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
+                let (prompt, pinned) = (job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
+                let error = error_of(&job.shared, fault, prompt, pinned, &job.model_names());
                 let plight = job.account_id.as_deref().and_then(|id| self.plight(&job.shared, id, fault));
                 job.named(error).with_plight(plight)
             }
@@ -255,13 +260,19 @@ impl Trail {
     }
 }
 
-/// A fault as an error of ours; a rate limit says when the soonest account is back (K47), that of a pinned request when
-/// its own is.
-pub(super) fn error_of(shared: &Shared, fault: &Fault, prompt: PromptSize, pinned: Option<&str>) -> Error {
+/// A fault as an error of ours; a rate limit says when the soonest account that serves the model is back (K47), that of a
+/// pinned request when its own is.
+pub(super) fn error_of(
+    shared: &Shared,
+    fault: &Fault,
+    prompt: PromptSize,
+    pinned: Option<&str>,
+    model_names: &[&str],
+) -> Error {
     let code = if pinned.is_some() { Code::of_pinned_fault(fault.kind) } else { Code::of_fault(fault.kind) };
     let after = match (code, pinned) {
         (Code::RateLimited, Some(account)) => shared.pool.return_of(account),
-        (Code::RateLimited | Code::NoAccount, _) => shared.pool.soonest_return(),
+        (Code::RateLimited | Code::NoAccount, _) => shared.pool.soonest_return(model_names),
         _ => None,
     };
     Error::new(code, api_error(fault, prompt).message).with_retry_after(after).with_fault(fault.kind)
@@ -386,9 +397,8 @@ async fn with_token(
 
 async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let shared = &job.shared;
-    let names = [job.client_model.as_str(), job.model.names.first().map_or("", String::as_str)];
     let wanted = Wanted {
-        model_names: &names,
+        model_names: &job.model_names(),
         exclude: &trail.tried,
         conversation_id: &job.conversation_id,
         only: job.account_id.as_deref(),

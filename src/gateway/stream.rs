@@ -439,8 +439,9 @@ impl MessageStream {
                 self.shared.metrics.count_attempt(Some(fault.kind));
                 let pinned = self.facts.pinned.then(|| lease.account().id().clone());
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
-                let mut error =
-                    error_of(&self.shared, &fault, self.facts.prompt_size(self.estimate), pinned.as_deref());
+                let names = [self.summary.model(), self.summary.known_model()];
+                let prompt = self.facts.prompt_size(self.estimate);
+                let mut error = error_of(&self.shared, &fault, prompt, pinned.as_deref(), &names);
                 if let Some(account) = &pinned {
                     error = error.with_account(account);
                 }

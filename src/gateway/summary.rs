@@ -103,7 +103,6 @@ impl SummaryCell {
     }
 
     /// The model's first known name.
-    #[cfg(feature = "otel")]
     pub(super) fn known_model(&self) -> &str {
         &self.known_model
     }
