@@ -40,8 +40,8 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The Node.js version that Kiro's own client says it runs on (`{N}` in kiro-upstream.md section 3).
 const NODE_VERSION: &str = "22.22.0";
-/// Per-account proxies get a client each; more than this many distinct ones are refused.
-const MAX_PROXIES: usize = 256;
+/// Proxies of accounts get a client each; of more than this many, the one that was asked for longest ago is given up.
+const MAX_PROXIES: usize = 1024;
 
 /// The body of an upstream answer. Dropping it before its end closes the connection (K70).
 pub struct Body(BodyKind);
@@ -95,11 +95,21 @@ pub struct Upstream {
     /// `KIRO_PROXY_URL` is set: everything goes through `plain`.
     through_proxy: bool,
     plain: Client,
-    proxied: Mutex<HashMap<String, Client>>,
+    proxied: Mutex<Proxied>,
     tls: rustls::ClientConfig,
     connect_timeout: Duration,
     first_event_timeout: Duration,
     identity: Identity,
+}
+
+/// The clients of accounts' own proxies.
+#[derive(Default)]
+struct Proxied {
+    /// By the proxy's URL, each with the turn in which it was last asked for.
+    clients: HashMap<String, (Client, u64)>,
+    turns: u64,
+    /// Connections that clients opened which were given up since.
+    connects: u64,
 }
 
 /// Where and as whom one attempt goes.
@@ -163,8 +173,9 @@ impl Upstream {
     /// Connections opened since the start, over all proxies.
     pub fn connects(&self) -> u64 {
         let proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        let clients = proxied.values().chain([&self.plain]);
-        self.connections.opened() + clients.map(|client| client.connects.load(Ordering::Relaxed)).sum::<u64>()
+        let clients = proxied.clients.values().map(|(client, _)| client).chain([&self.plain]);
+        let through = clients.map(|client| client.connects.load(Ordering::Relaxed)).sum::<u64>();
+        self.connections.opened() + through + proxied.connects
     }
 
     /// What the user-agent headers say.
@@ -282,16 +293,29 @@ impl Upstream {
     fn client_through(&self, proxy: Option<&str>) -> Result<Client, Fault> {
         let Some(proxy) = proxy else { return Ok(self.plain.clone()) };
         let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = proxied.get(proxy) {
+        proxied.turns += 1;
+        let turn = proxied.turns;
+        if let Some((client, asked)) = proxied.clients.get_mut(proxy) {
+            *asked = turn;
             return Ok(client.clone());
-        }
-        if proxied.len() >= MAX_PROXIES {
-            return Err(Fault::network("too many different PROXY_URL values"));
         }
         let client = Client::new(&self.tls, self.connect_timeout, Some(proxy))
             .map_err(|_| Fault::network("the account's PROXY_URL can't be used"))?;
-        proxied.insert(proxy.to_owned(), client.clone());
+        if proxied.clients.len() >= MAX_PROXIES {
+            proxied.give_one_up();
+        }
+        proxied.clients.insert(proxy.to_owned(), (client.clone(), turn));
         Ok(client)
+    }
+}
+
+impl Proxied {
+    /// What goes through it now goes on.
+    fn give_one_up(&mut self) {
+        let oldest = self.clients.iter().min_by_key(|(_, (_, asked))| *asked).map(|(proxy, _)| proxy.clone());
+        if let Some((client, _)) = oldest.and_then(|proxy| self.clients.remove(&proxy)) {
+            self.connects += client.connects.load(Ordering::Relaxed);
+        }
     }
 }
 
@@ -590,6 +614,26 @@ mod tests {
                 assert!(body == [&head[..], tail].concat(), "the body changed on its way");
             }
         }
+    }
+
+    /// `PROXY_URL` may change as often as it likes: a pool of proxies with a name for each session in it does.
+    #[test]
+    fn a_new_proxy_takes_the_place_of_the_one_used_longest_ago() {
+        let upstream = upstream();
+        let url = |n: usize| format!("http://session-{n}:p@127.0.0.1:3128");
+        let ours = || upstream.client_through(Some(&url(0))).map(|client| client.connects).unwrap();
+        let first = ours();
+        first.fetch_add(7, Ordering::Relaxed);
+        for n in 1..=MAX_PROXIES + 1 {
+            assert!(upstream.client(Some(&url(n))).is_ok(), "{n}");
+            assert!(n > MAX_PROXIES || Arc::ptr_eq(&first, &ours()), "it is in use");
+        }
+        assert_eq!(upstream.proxied.lock().unwrap().clients.len(), MAX_PROXIES);
+        for n in 1..=MAX_PROXIES {
+            upstream.client(Some(&url(n))).unwrap();
+        }
+        assert!(!Arc::ptr_eq(&first, &ours()));
+        assert_eq!(upstream.connects(), 7, "none is forgotten");
     }
 
     #[test]

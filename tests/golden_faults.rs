@@ -69,8 +69,21 @@ fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
     assert_eq!(read(Some("7")), Some(RetryAfter::Seconds(7)));
     assert_eq!(read(Some(" 0 ")), Some(RetryAfter::Seconds(0)));
     let date = "1994-11-06T08:49:37Z".parse().unwrap();
-    assert_eq!(read(Some("Sun, 06 Nov 1994 08:49:37 GMT")), Some(RetryAfter::At(date)));
-    for ignored in ["", "-1", "1.5", "soon", "7s", "99999999999999999999999", "0x7", "+7"] {
+    for form in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+        assert_eq!(read(Some(form)), Some(RetryAfter::At(date)), "{form}");
+    }
+    for ignored in [
+        "Sunday, 31-Nov-94 08:49:37 GMT",
+        "1994-11-06T08:49:37Z",
+        "",
+        "-1",
+        "1.5",
+        "soon",
+        "7s",
+        "99999999999999999999999",
+        "0x7",
+        "+7",
+    ] {
         assert_eq!(read(Some(ignored)), None, "{ignored}");
     }
     assert_eq!(read(None), None);

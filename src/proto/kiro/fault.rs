@@ -240,14 +240,18 @@ impl std::fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// K46: seconds or an HTTP date; anything else is ignored.
+/// K46: seconds or an HTTP date; anything else is ignored. A date may have its two old forms too (RFC 9110, 5.6.7).
 pub fn parse_retry_after(header: &str) -> Option<RetryAfter> {
     let header = header.trim();
     if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {
         return header.parse().ok().map(RetryAfter::Seconds);
     }
-    let zoned = jiff::fmt::rfc2822::parse(header).ok()?;
-    Some(RetryAfter::At(zoned.timestamp()))
+    if let Ok(zoned) = jiff::fmt::rfc2822::parse(header) {
+        return Some(RetryAfter::At(zoned.timestamp()));
+    }
+    let old_form = |format| jiff::civil::DateTime::strptime(format, header).ok();
+    let date = old_form("%A, %d-%b-%y %H:%M:%S GMT").or_else(|| old_form("%a %b %e %H:%M:%S %Y"))?;
+    date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| RetryAfter::At(zoned.timestamp()))
 }
 
 /// What an error body says, before it is classified.
