@@ -13,7 +13,7 @@ mod exchange;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -29,6 +29,7 @@ use http::{Method, Request, Response, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Code, Error};
@@ -43,8 +44,14 @@ const NODE_VERSION: &str = "22.22.0";
 /// Proxies of accounts get a client each; of more than this many, the one that was asked for longest ago is given up.
 const MAX_PROXIES: usize = 1024;
 
+/// A request that goes through a proxy is handed to the HTTP client in pieces, so that it is seen to move.
+const PIECE: usize = 64 * 1024;
+
 /// The body of an upstream answer. Dropping it before its end closes the connection (K70).
-pub struct Body(BodyKind);
+pub struct Body {
+    kind: BodyKind,
+    sent: Instant,
+}
 
 enum BodyKind {
     Direct(exchange::Body),
@@ -56,9 +63,14 @@ enum BodyKind {
 pub struct Cut;
 
 impl Body {
+    /// When the request's last byte went out: from then on the first event is waited for (K68).
+    pub fn sent(&self) -> Instant {
+        self.sent
+    }
+
     /// The next bytes, none at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             BodyKind::Direct(body) => body.poll_chunk(cx).map(|chunk| chunk.map(|read| read.map_err(|_| Cut))),
             BodyKind::Proxied(body) => loop {
                 return match ready!(Pin::new(&mut *body).poll_frame(cx)) {
@@ -76,7 +88,7 @@ impl Body {
 
     /// Whether it is known that nothing more comes.
     pub fn is_ended(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             BodyKind::Direct(body) => body.is_ended(),
             BodyKind::Proxied(body) => body.is_end_stream(),
         }
@@ -188,8 +200,9 @@ impl Upstream {
         self.connections.sweep();
     }
 
-    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT`. The body comes in two
-    /// parts that follow each other.
+    /// Sends one request and waits for the head of the answer. It comes in time when it comes within
+    /// `KIRO_FIRST_EVENT_TIMEOUT` of the request's last byte; on its way no byte may take longer than that after the one
+    /// before (K68). The request's body comes in two parts that follow each other.
     ///
     /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
     ///
@@ -198,21 +211,18 @@ impl Upstream {
     pub async fn generate(&self, target: &Target, body: [Bytes; 2]) -> Result<Body, Fault> {
         let mut headers = self.identity.generate_headers(target)?;
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body[0].len() + body[1].len()));
+        let progress = Arc::<Progress>::default();
         let sent = async {
             if target.proxy.is_some() || self.through_proxy {
-                self.generate_proxied(target, headers, body).await
+                self.generate_proxied(target, headers, body, &progress).await
             } else {
-                self.generate_directly(target, headers, body).await
+                self.generate_directly(target, headers, body, &progress).await
             }
         };
-        let response = if self.first_event_timeout.is_zero() {
-            sent.await?
-        } else {
-            let late = || Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT");
-            tokio::time::timeout(self.first_event_timeout, sent).await.unwrap_or_else(|_| Err(late()))?
-        };
+        let response = self.in_time(sent, &progress).await?;
         let (parts, body) = response.into_parts();
         let kind = header(&parts.headers, "content-type").and_then(|kind| kind.split(';').next());
+        let body = Body { kind: body, sent: progress.last().unwrap_or_else(Instant::now) };
         if parts.status == 200 && kind.is_some_and(|kind| kind.trim() == "application/vnd.amazon.eventstream") {
             return Ok(body);
         }
@@ -226,12 +236,40 @@ impl Upstream {
         ))
     }
 
+    /// Making the connection has a time of its own; without that one, this one counts.
+    async fn in_time<T>(
+        &self,
+        sending: impl Future<Output = Result<T, Fault>>,
+        progress: &Progress,
+    ) -> Result<T, Fault> {
+        let limit = self.first_event_timeout;
+        if limit.is_zero() {
+            return sending.await;
+        }
+        let connecting = !self.connect_timeout.is_zero();
+        let mut sending = pin!(sending);
+        let mut deadline = Instant::now() + limit;
+        loop {
+            if let Ok(answer) = tokio::time::timeout_at(deadline, &mut sending).await {
+                return answer;
+            }
+            let now = Instant::now();
+            deadline = match progress.last() {
+                Some(last) if last + limit > now => last + limit,
+                // The first byte isn't out before now, so that this comes too soon rather than too late.
+                None if connecting => now + limit,
+                _ => return Err(Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT")),
+            };
+        }
+    }
+
     async fn generate_directly(
         &self,
         target: &Target,
         headers: HeaderMap,
         body: [Bytes; 2],
-    ) -> Result<Response<Body>, Fault> {
+        progress: &Progress,
+    ) -> Result<Response<BodyKind>, Fault> {
         let unusable = |_| Fault::network("the upstream URL can't be used");
         let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
         let origin = Origin::of(&uri).ok_or_else(|| unusable(()))?;
@@ -245,8 +283,8 @@ impl Upstream {
         };
         let broken = || Fault::network("the connection broke before the answer began");
         if let Some(io) = self.connections.idle(&origin) {
-            match exchange(io, &wire()?, self.connections.clone(), origin.clone()).await {
-                Ok(response) => return Ok(response.map(|body| Body(BodyKind::Direct(body)))),
+            match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
+                Ok(response) => return Ok(response.map(BodyKind::Direct)),
                 // An old connection that upstream had given up.
                 Err(broke) if broke.unanswered => {}
                 Err(_) => return Err(broken()),
@@ -259,8 +297,8 @@ impl Upstream {
                 Fault::network("could not connect")
             }
         })?;
-        match exchange(io, &wire()?, self.connections.clone(), origin.clone()).await {
-            Ok(response) => Ok(response.map(|body| Body(BodyKind::Direct(body)))),
+        match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
+            Ok(response) => Ok(response.map(BodyKind::Direct)),
             Err(_) => Err(broken()),
         }
     }
@@ -270,12 +308,13 @@ impl Upstream {
         target: &Target,
         headers: HeaderMap,
         body: [Bytes; 2],
-    ) -> Result<Response<Body>, Fault> {
+        progress: &Arc<Progress>,
+    ) -> Result<Response<BodyKind>, Fault> {
         let client = self.client_through(target.proxy.as_deref())?;
         let send = || {
             let mut headers = headers.clone();
             add_invocation_id(&mut headers);
-            let body = reqwest::Body::wrap(Parts::from(body.clone()));
+            let body = reqwest::Body::wrap(Parts::new(body.clone(), progress.clone()));
             client.client.post(&target.url).headers(headers).body(body).send()
         };
         let connects = client.connects.load(Ordering::Relaxed);
@@ -287,7 +326,7 @@ impl Upstream {
             other => other,
         };
         let response = response.map_err(|error| send_fault(&error))?;
-        Ok(Response::<reqwest::Body>::from(response).map(|body| Body(BodyKind::Proxied(body))))
+        Ok(Response::<reqwest::Body>::from(response).map(BodyKind::Proxied))
     }
 
     fn client_through(&self, proxy: Option<&str>) -> Result<Client, Fault> {
@@ -381,12 +420,29 @@ impl Identity {
     }
 }
 
-/// A request body in two parts that follow each other. Its length is known, so it is not sent in chunks.
-struct Parts(VecDeque<Bytes>);
+/// When a byte of the request last went out; none while there is no connection.
+#[derive(Default)]
+struct Progress(Mutex<Option<Instant>>);
 
-impl From<[Bytes; 2]> for Parts {
-    fn from(parts: [Bytes; 2]) -> Self {
-        Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
+impl Progress {
+    fn moved(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request body in two parts that follow each other. Its length is known, so it is not sent in chunks.
+struct Parts {
+    left: VecDeque<Bytes>,
+    progress: Arc<Progress>,
+}
+
+impl Parts {
+    fn new(parts: [Bytes; 2], progress: Arc<Progress>) -> Self {
+        Self { left: parts.into_iter().filter(|part| !part.is_empty()).collect(), progress }
     }
 }
 
@@ -395,15 +451,21 @@ impl http_body::Body for Parts {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+        self.progress.moved();
+        let Some(part) = self.left.front_mut() else { return Poll::Ready(None) };
+        let piece = part.split_to(part.len().min(PIECE));
+        if part.is_empty() {
+            self.left.pop_front();
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.left.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+        SizeHint::with_exact(self.left.iter().map(|part| part.len() as u64).sum())
     }
 }
 
@@ -612,6 +674,52 @@ mod tests {
                 assert!(seen.contains(&format!("\r\ncontent-length: {}\r\n", head.len() + tail.len())), "{seen}");
                 assert!(!seen.contains("transfer-encoding"), "{seen}");
                 assert!(body == [&head[..], tail].concat(), "the body changed on its way");
+            }
+        }
+    }
+
+    /// K68: the first event is waited for from the request's last byte on. A long request that is slow to go out is none
+    /// that isn't answered; one that gets stuck on its way is.
+    #[tokio::test]
+    async fn k68_the_wait_for_the_first_event_begins_with_the_last_byte() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const LIMIT: Duration = Duration::from_millis(800);
+        const LENGTH: usize = 24 << 20;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let body = [Bytes::from(vec![b'x'; LENGTH]), Bytes::new()];
+        let through = [None, Some(url.clone())];
+        for (proxy, stuck) in through.into_iter().flat_map(|proxy| [(proxy.clone(), false), (proxy, true)]) {
+            let target = Target { url: url.clone(), proxy, ..target(false) };
+            let upstream = Upstream { first_event_timeout: LIMIT, ..upstream() };
+            let began = Instant::now();
+            let (over, is_over) = tokio::sync::oneshot::channel();
+            let generate = async {
+                let answer = upstream.generate(&target, body.clone()).await;
+                over.send(()).unwrap_or_default();
+                answer
+            };
+            let reads = async {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut piece = vec![0; 2 << 20];
+                // All of it takes longer than the limit, no piece does.
+                for _ in 0..if stuck { 1 } else { LENGTH / piece.len() } {
+                    socket.read_exact(&mut piece).await.unwrap();
+                    tokio::time::sleep(LIMIT / 8).await;
+                }
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\n\r\n";
+                if !stuck {
+                    socket.write_all(head.as_bytes()).await.unwrap();
+                }
+                is_over.await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(generate, reads);
+            match (stuck, answer) {
+                // The system takes some of it in advance.
+                (false, Ok(body)) => assert!(began.elapsed() > LIMIT && body.sent() > began + LIMIT / 4),
+                (true, Err(fault)) => assert_eq!(fault.kind, crate::proto::kiro::fault::FaultKind::Timeout),
+                (_, Ok(_)) => panic!("stuck, and answered"),
+                (_, Err(fault)) => panic!("{}", fault.message),
             }
         }
     }

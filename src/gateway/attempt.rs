@@ -154,7 +154,7 @@ pub(super) enum Next {
 /// What [`open`] came to.
 pub(super) enum Opened {
     /// An event stream begins.
-    Body { body: Body, lease: Lease, trail: Trail, sent: Instant },
+    Body { body: Body, lease: Lease, trail: Trail },
     /// It is over before it began.
     Failed { error: Error, trail: Trail },
 }
@@ -301,16 +301,16 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             api_key: account.is_api_key(),
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
-        let sent = now();
+        let asked = now();
         let span = job.trace.get().map(|trace| trace.attempt(account.short_id()));
         let answer = job.shared.upstream.generate(&target, body).await;
         if let Some(span) = span {
             span.end(&answer);
         }
-        trail.waited += sent.elapsed();
+        trail.waited += asked.elapsed();
         job.shared.metrics.count_attempt(answer.as_ref().err().map(|fault| fault.kind));
         match answer {
-            Ok(body) => return Opened::Body { body, lease, trail, sent },
+            Ok(body) => return Opened::Body { body, lease, trail },
             Err(fault) => match trail.judge(&job, lease, fault) {
                 Ok(again) => next = again,
                 Err(error) => return Opened::Failed { error, trail },

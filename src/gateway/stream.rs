@@ -82,8 +82,6 @@ struct Reading {
     body: Body,
     lease: Lease,
     trail: Trail,
-    /// When the request went out.
-    sent: Instant,
     frames_before: u64,
     heard_event: bool,
 }
@@ -354,7 +352,7 @@ impl MessageStream {
 
     fn on_opened(&mut self, opened: Opened) {
         match opened {
-            Opened::Body { body, lease, mut trail, sent } => {
+            Opened::Body { body, lease, mut trail } => {
                 self.times.waited += trail.take_waited();
                 self.times.heard = now();
                 self.slot.reads(lease.account().id());
@@ -362,7 +360,6 @@ impl MessageStream {
                     body,
                     lease,
                     trail,
-                    sent,
                     frames_before: self.pipeline.frames(),
                     heard_event: false,
                 }));
@@ -516,7 +513,7 @@ impl MessageStream {
             Phase::Reading(reading) => {
                 let first = config.first_event_timeout;
                 let idle = config.idle_timeout;
-                if !reading.heard_event && !first.is_zero() && now >= reading.sent + first {
+                if !reading.heard_event && !first.is_zero() && now >= reading.body.sent() + first {
                     Some("no event within KIRO_FIRST_EVENT_TIMEOUT")
                 } else if !idle.is_zero() && now >= self.times.heard + idle {
                     Some("silence beyond KIRO_IDLE_TIMEOUT")
@@ -562,7 +559,7 @@ impl MessageStream {
         if let Phase::Reading(reading) = &self.phase {
             until(config.idle_timeout, self.times.heard);
             if !reading.heard_event {
-                until(config.first_event_timeout, reading.sent);
+                until(config.first_event_timeout, reading.body.sent());
             }
         }
         self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));

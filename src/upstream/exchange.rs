@@ -14,6 +14,7 @@ use ureq_proto::BodyMode;
 use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
+use super::Progress;
 use super::connections::{Connections, Io, Origin};
 
 /// What one read may bring.
@@ -77,7 +78,9 @@ pub(super) async fn exchange(
     wire: &Wire,
     home: Arc<Connections>,
     origin: Origin,
+    progress: &Progress,
 ) -> Result<Response<Body>, Broken> {
+    progress.moved();
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
     let mut sent = 0;
     let mut flushed = false;
@@ -87,11 +90,15 @@ pub(super) async fn exchange(
         while !flushed {
             let (left, count) = wire.left(sent);
             let wrote = match count {
-                0 => io.poll_flush(cx).map_ok(|()| flushed = true),
+                0 => io.poll_flush(cx).map_ok(|()| {
+                    flushed = true;
+                    progress.moved();
+                }),
                 _ => io.poll_write(cx, &left[..count]).map(|wrote| match wrote {
                     Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     Ok(n) => {
                         sent += n;
+                        progress.moved();
                         Ok(())
                     }
                     Err(error) => Err(error),
