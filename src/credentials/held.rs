@@ -50,6 +50,8 @@ pub(crate) struct Held {
     own: bool,
     /// Fingerprints of the refresh tokens that this process used up (R48).
     used_up: VecDeque<Fingerprint>,
+    /// A profile that was looked up and that no record of the store has shown yet (K64).
+    learned: Option<String>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
     spread: f64,
     last_success: Option<Timestamp>,
@@ -86,6 +88,7 @@ impl Held {
             token: Token::default(),
             own: false,
             used_up: VecDeque::new(),
+            learned: None,
             spread: 1.0,
             last_success: None,
             put_back: None,
@@ -269,13 +272,13 @@ impl Held {
             self.remember(Fingerprint::of(used));
         }
         token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
-        let told = grant.profile_arn;
+        let told = grant.profile_arn.or_else(|| self.learned.clone().filter(|_| token.profile_arn.is_none()));
         token.profile_arn = told.clone().or(token.profile_arn);
         self.take(token, rng);
         self.own = true;
         self.last_success = Some(now);
         (self.failures, self.not_before, self.refusals) = (0, None, None);
-        // A profile that the answer doesn't name is the record's own: by the time of the write somebody may have set another.
+        // Any other profile is the record's own: by the time of the write somebody may have set another.
         let ours = |entry: &Entry| told.is_some() || !matches!(entry, Entry::ProfileArn(_));
         let entries = self.entries().into_iter().filter(ours).collect();
         UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries }
@@ -322,6 +325,7 @@ impl Held {
     pub(super) fn learned_profile(&mut self, arn: String) -> Option<UnsavedToken> {
         let base = self.seen()?.clone();
         self.token.profile_arn = Some(arn.clone());
+        self.learned = Some(arn.clone());
         let used = self.seen.as_ref().and_then(|(_, token)| token.refresh_token.clone()).unwrap_or_default();
         Some(UnsavedToken { key: self.key.clone(), base, used, entries: vec![Entry::ProfileArn(arn)] })
     }
@@ -367,6 +371,9 @@ impl Held {
 
     /// All fields of the record but those that a refresh brings.
     fn keep_ours(&mut self, record: &Token) {
+        if record.profile_arn.is_some() {
+            self.learned = None;
+        }
         let ours = std::mem::take(&mut self.token);
         self.token = Token {
             access_token: ours.access_token,
@@ -560,6 +567,20 @@ mod tests {
         assert_eq!((access(&held), refresh_token(&held)), ("b", "refresh-1"), "its access token is the newer one");
         assert!(seen(&mut held, &dropped, 59).write_back.is_none());
         assert!(seen(&mut held, &dropped, 60).write_back.is_some());
+    }
+
+    /// A profile that could not be saved before the next refresh is saved with it; once it was, it is the record's.
+    #[test]
+    fn k64_r51_a_profile_that_was_found_outlives_a_refresh() {
+        let mut held = holding(&record("a", "r", 0));
+        assert!(held.learned_profile("arn:found".to_owned()).is_some());
+        let unsaved = refresh(&mut held, "b", None, 0, true);
+        assert!(unsaved.entries.contains(&Entry::ProfileArn("arn:found".to_owned())));
+        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:found"));
+        refresh(&mut held, "c", None, 100, false);
+        seen(&mut held, &record("c", "r", 3700), 110);
+        let unsaved = refresh(&mut held, "d", None, 200, true);
+        assert!(!unsaved.entries.iter().any(|entry| matches!(entry, Entry::ProfileArn(_))), "somebody took it out");
     }
 
     #[test]
