@@ -10,6 +10,7 @@ mod redis_server;
 #[expect(dead_code, reason = "shared with other tests")]
 mod world;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -163,6 +164,40 @@ async fn k68_trap_20_timeouts_by_name() {
     let world = World::new(&short).await;
     let reply = world.scene(&json!({ "text": "{n},", "count": 20, "gap_ms": 80 }), STREAM()).await;
     assert_eq!(kinds(&events(&reply.text)).last(), Some(&"message_stop"), "{}", reply.text);
+}
+
+/// A long request is no reason for the streams of its thread to wait, here for the one there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_long_request_holds_nobody_up() {
+    let world = World::new(&[]).await;
+    let tool = |n: usize| json!({ "name": format!("t{n}"), "input_schema": { "type": "object" } });
+    let tools: Vec<_> = (0..40_000).map(tool).collect();
+    let long = with(json!({ "tools": tools })).to_string();
+    let longest = Arc::new(Mutex::new(Duration::ZERO));
+    let ticking = tokio::spawn({
+        let longest = longest.clone();
+        async move {
+            let mut last = Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let waited = last.elapsed();
+                last = Instant::now();
+                let mut longest = longest.lock().unwrap();
+                *longest = waited.max(*longest);
+            }
+        }
+    });
+    let gateway = world.gateway.clone();
+    let worked = tokio::spawn(async move {
+        let began = Instant::now();
+        gateway.count_tokens(long.as_bytes()).unwrap();
+        began.elapsed()
+    });
+    let worked = worked.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    ticking.abort();
+    let waited = *longest.lock().unwrap();
+    assert!(waited < worked / 2, "{waited:?} in {worked:?}");
 }
 
 /// `KIRO_MAX_CONNS`: over it 529 at once.

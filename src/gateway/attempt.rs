@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::dump::Recording;
 use super::trace::Trace;
-use super::{Shared, now};
+use super::{Shared, now, over};
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
@@ -80,24 +80,28 @@ impl Job {
     /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made here.
     fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
-            let Ok(mut request) = Request::parse(&self.client_body, Purpose::Messages) else { return 0 };
-            if let Some((mode, text)) = &self.system {
-                request.apply_system(*mode, text);
-            }
-            request_tokens(&request)
+            over(self.client_body.len(), || {
+                let Ok(mut request) = Request::parse(&self.client_body, Purpose::Messages) else { return 0 };
+                if let Some((mode, text)) = &self.system {
+                    request.apply_system(*mode, text);
+                }
+                request_tokens(&request)
+            })
         })
     }
 
     /// The Kiro request without any `reasoningContent` (TR31).
     fn without_reasoning(&self) -> Result<KiroBody, Error> {
-        let mut request = Request::parse(&self.client_body, Purpose::Messages)?;
-        if let Some((mode, text)) = &self.system {
-            request.apply_system(*mode, text);
-        }
-        Ok(self
-            .shared
-            .translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?
-            .body)
+        over(self.client_body.len(), || {
+            let mut request = Request::parse(&self.client_body, Purpose::Messages)?;
+            if let Some((mode, text)) = &self.system {
+                request.apply_system(*mode, text);
+            }
+            Ok(self
+                .shared
+                .translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?
+                .body)
+        })
     }
 }
 

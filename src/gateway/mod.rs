@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -62,6 +63,16 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 /// What streams get to write their `error` event after the grace time, here and in the faces.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A request of so many bytes is worked on for a millisecond or more.
+const LONG: usize = 512 * 1024;
+
+/// Work over so many bytes of a request. The streams that share the thread don't wait for a long one: the runtime takes them
+/// to another.
+fn over<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
+}
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
 ///
@@ -319,14 +330,18 @@ impl Gateway {
         let request_id =
             call.request_id.clone().filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
         let client_request_id = call.client_request_id.clone();
-        let begun = self.begin(&body, call, streaming, request_id.clone(), arrived);
+        let begun = over(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
             refused.conclude(&self.shared, &body, &request_id, client_request_id.as_deref(), arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
-        stream.set_input_estimate(*job.estimate.get_or_init(|| request_tokens(&request)));
-        drop(request);
+        let estimate = over(body.len(), || {
+            let estimate = *job.estimate.get_or_init(|| request_tokens(&request));
+            drop(request);
+            estimate
+        });
+        stream.set_input_estimate(estimate);
         let streaming = job.facts.streaming;
         drop(job);
         if streaming {
@@ -422,11 +437,13 @@ impl Gateway {
     /// The request is too large or not valid, or its model unknown.
     pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
         self.fits(body)?;
-        let request = Request::parse(body, Purpose::CountTokens)?;
-        let none = "00000000-0000-4000-8000-000000000000";
-        // Everything that a request can be refused for is found by translating it.
-        self.shared.translate(&request, None, none, none, false)?;
-        Ok(request_tokens(&request))
+        over(body.len(), || {
+            let request = Request::parse(body, Purpose::CountTokens)?;
+            let none = "00000000-0000-4000-8000-000000000000";
+            // Everything that a request can be refused for is found by translating it.
+            self.shared.translate(&request, None, none, none, false)?;
+            Ok(request_tokens(&request))
+        })
     }
 
     /// The models of `/v1/models`, newest first; only names that begin with `claude`.
