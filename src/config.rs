@@ -664,7 +664,7 @@ impl RawConfig {
     /// # Errors
     /// Not TOML, an unknown key, or a value that is neither text, number nor boolean.
     pub fn read_toml(&mut self, text: &str, file: &str) -> Result<(), ConfigError> {
-        let table: toml::Table = text.parse().map_err(|e| ConfigError::new(format!("{file}: {e}")))?;
+        let table: toml::Table = text.parse().map_err(|error| toml_mistake(text, &error, file))?;
         for (key, value) in table {
             let Some(setting) = SETTINGS.iter().find(|s| s.file_key() == key) else {
                 let keys: Vec<String> = SETTINGS.iter().map(Setting::file_key).collect();
@@ -854,7 +854,11 @@ impl RawConfig {
         };
         match setting(env).map(|s| s.form) {
             Some(Form::Secret) => ConfigError::new(format!("{name}: must be {allowed}")),
-            _ => ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}")),
+            // A URL may have been said in a wrong place.
+            _ => {
+                let value = without_password(&value);
+                ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}"))
+            }
         }
     }
 
@@ -1097,14 +1101,28 @@ fn setting(env: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.env == env)
 }
 
-/// The URL, with what stands before an `@` in its authority taken out.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest.get(..end).and_then(|authority| authority.rfind('@')) {
-        Some(at) => format!("{scheme}://(redacted){}", rest.get(at..).unwrap_or_default()),
-        None => url.to_owned(),
+/// The text, with what stands before an `@` taken out. Passwords are written unescaped too: whatever stands before the last
+/// one may be of it.
+fn without_password(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),
+        _ => (String::new(), text),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}(redacted)@{host}"),
+        None => text.to_owned(),
     }
+}
+
+/// Where a document isn't TOML. The library would repeat the line, which may hold a key or a password.
+fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    ConfigError::new(format!("{file}: {place}{}", error.message()))
 }
 
 /// `500ms`, `5s`, `2m`, `1h`, also in a row; a bare `0` is zero.
@@ -1246,6 +1264,26 @@ mod tests {
         let raw = env(&[("KIRO_API_KEY", "k-1"), ("REDIS_URL", "redis://:pw@h")]);
         let text = format!("{:?} {:?}", raw.shown(), raw.resolve(Face::Server).unwrap());
         assert!(!text.contains("k-1") && !text.contains("pw@h"), "{text}");
+    }
+
+    #[test]
+    fn no_mistake_repeats_a_password() {
+        let refused = |pairs: &[(&str, &str)]| env(pairs).resolve(Face::Server).unwrap_err().to_string();
+        let toml = |text: &str| RawConfig::default().read_toml(text, "x.toml").unwrap_err().to_string();
+        for error in [
+            toml("port = 1\napi-key = \"sekret\n"),
+            toml("redis-url = redis://:sekret@h\n"),
+            toml("api-key = [\"sekret\"]"),
+            refused(&[("KIRO_STORE", "redis://:sekret@h")]),
+            refused(&[("KIRO_STORE", "me:sek/sekret@h:6379")]),
+            refused(&[("KIRO_UPSTREAM_URL", "http://me:sek/sekret@example.org/")]),
+            refused(&[("KIRO_PROXY_URL", "me:sekret@h")]),
+        ] {
+            assert!(!error.contains("sek"), "{error}");
+        }
+        assert!(toml("port = 1\napi-key = \"sekret\n").starts_with("x.toml: line 2, column "));
+        let proxy = env(&[("KIRO_PROXY_URL", "http://me:sek/sekret@h:1")]).shown();
+        assert!(proxy.iter().any(|(_, text, _)| text == "http://(redacted)@h:1"), "{proxy:?}");
     }
 
     #[test]
