@@ -718,6 +718,18 @@ impl RawConfig {
             .collect()
     }
 
+    /// The names of settings that say another value than in `other`; secrets among them.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let said = |raw: &Self, setting: &Setting| {
+            raw.said.get(setting.env).map_or_else(|| setting.default.to_owned(), |(_, _, text)| text.clone())
+        };
+        SETTINGS
+            .iter()
+            .filter(|setting| said(self, setting) != said(other, setting))
+            .map(|setting| setting.env)
+            .collect()
+    }
+
     /// Parses every value.
     ///
     /// # Errors
@@ -1284,6 +1296,12 @@ mod tests {
         assert!(toml("port = 1\napi-key = \"sekret\n").starts_with("x.toml: line 2, column "));
         let proxy = env(&[("KIRO_PROXY_URL", "http://me:sek/sekret@h:1")]).shown();
         assert!(proxy.iter().any(|(_, text, _)| text == "http://(redacted)@h:1"), "{proxy:?}");
+    }
+
+    #[test]
+    fn another_secret_is_a_difference() {
+        let (old, new) = (env(&[("KIRO_API_KEY", "a"), ("KIRO_PORT", "8081")]), env(&[("KIRO_API_KEY", "b")]));
+        assert_eq!(new.differing(&old), ["KIRO_API_KEY"]);
     }
 
     #[test]

@@ -86,3 +86,35 @@ async fn the_models_file_and_the_log_level() {
     assert_eq!(server.ask("", &named("claude-two")).await.status(), 200);
     assert_eq!(server.lines().len(), count, "at `error` a good request is not logged");
 }
+
+/// What a reload says: a changed secret waits for a restart like everything else, what was said at the start is what it is
+/// compared with, and a broken file's line isn't repeated.
+#[test]
+fn a_reload_names_what_waits_and_tells_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kiro.toml").display().to_string();
+    let write =
+        |key: &str, conns: u32| std::fs::write(&file, format!("api-key = \"{key}\"\nmax-conns = {conns}\n")).unwrap();
+    write("sekret-1", 10);
+    let server = Server::start(&["--config", &file], &[]);
+    let again = |what: &str, is: &dyn Fn(&Value) -> bool| {
+        let from = server.lines().len();
+        server.signal("-HUP");
+        server.lines_from(from, what, is).1
+    };
+    write("sekret-2", 10);
+    again("a new key", &|line| line["settings"] == "KIRO_API_KEY");
+    write("sekret-2", 20);
+    again("a new key and a limit", &|line| line["settings"] == "KIRO_API_KEY,KIRO_MAX_CONNS");
+    again("the same again", &|line| line["settings"] == "KIRO_API_KEY,KIRO_MAX_CONNS");
+    write("sekret-1", 10);
+    let read = again("as at the start", &|line| line["message"] == "the configuration was read again");
+    assert_eq!((&read["level"], &read["log_level"]), (&json!("INFO"), &json!("info")));
+    std::fs::write(&file, "api-key = \"sekret-3\n").unwrap();
+    let broken = again("a broken file", &|line| line["message"] == "the configuration stays as it was");
+    assert!(broken["error"].as_str().unwrap().contains("line 1, column "), "{broken}");
+    let lines = server.lines();
+    let after = lines.iter().rposition(|line| line.contains("was read again")).unwrap();
+    assert!(lines[after..].iter().all(|line| !line.contains("next start")), "{}", lines.join("\n"));
+    assert!(!lines.join("\n").contains("sekret"), "{}", lines.join("\n"));
+}

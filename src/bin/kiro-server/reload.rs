@@ -9,6 +9,7 @@ use super::log::Log;
 pub struct Reload {
     log: Log,
     read: Box<dyn Fn() -> Result<(RawConfig, Config), ConfigError> + Send + Sync>,
+    /// What was said at the start: all but the level counts until the end.
     raw: RawConfig,
     level: String,
 }
@@ -42,15 +43,12 @@ impl Reload {
                 Err(error) => tracing::error!(error, "the log level stays as it was"),
             }
         } else {
-            tracing::info!(level = self.level, "the configuration was read again");
+            tracing::info!(log_level = self.level, "the configuration was read again");
         }
-        let before = self.raw.shown();
-        let changed = raw.shown().into_iter().zip(before).filter(|((_, now, _), (_, then, _))| now != then);
-        let waiting: Vec<&str> =
-            changed.map(|((setting, ..), _)| setting.env).filter(|name| *name != "KIRO_LOG_LEVEL").collect();
+        let mut waiting = raw.differing(&self.raw);
+        waiting.retain(|name| *name != "KIRO_LOG_LEVEL");
         if !waiting.is_empty() {
             tracing::warn!(settings = waiting.join(","), "changed settings count from the next start on");
         }
-        self.raw = raw;
     }
 }
