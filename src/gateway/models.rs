@@ -1,5 +1,6 @@
 //! The model table's file (`KIRO_MODELS_FILE`, TR6): read at start, and again whenever it has changed.
 
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,9 +13,19 @@ pub(super) struct ModelsFile {
     seen: Option<Stamp>,
 }
 
-/// What changes with a file's content: the time of the last change and the length in bytes. Both, because the time may
-/// be as coarse as a few milliseconds while a writer is at work.
-type Stamp = (SystemTime, u64);
+/// What changes with a file's content. The length, because times may be as coarse as a few milliseconds while a writer is at
+/// work; which file it is, because one that was put in its place may have kept both.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    /// Device, number, and the time of the last change to anything of it, which nobody can set.
+    #[cfg(unix)]
+    file: (u64, u64, i64, i64),
+}
+
+/// Far more than the largest table there could be.
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
 impl ModelsFile {
     /// Reads the table.
@@ -51,18 +62,37 @@ impl ModelsFile {
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    #[cfg(unix)]
+    let file = {
+        use std::os::unix::fs::MetadataExt as _;
+        (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    Some(Stamp {
+        modified: metadata.modified().ok()?,
+        bytes: metadata.len(),
+        #[cfg(unix)]
+        file,
+    })
 }
 
 fn read(path: &Path) -> Result<Models, Error> {
     let refuse = |what: String| Error::new(Code::Config, format!("KIRO_MODELS_FILE: {}: {what}", path.display()));
-    let text = std::fs::read(path).map_err(|e| refuse(e.to_string()))?;
+    let failed = |error: io::Error| refuse(error.to_string());
+    // A pipe would hold whoever opens it, a device never end.
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(refuse("is not a file".to_owned()));
+    }
+    let mut text = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text)).map_err(failed)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(refuse(format!("is larger than {MOST_BYTES} bytes")));
+    }
     Models::from_json(&text).map_err(refuse)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -123,6 +153,38 @@ mod tests {
             std::fs::write(&path, table("claude-ccc")).unwrap();
             assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-ccc"));
         });
+    }
+
+    /// `cp -p`, `rsync -t` and images keep times; a table of the same length is another one all the same.
+    #[test]
+    #[cfg(unix)]
+    fn tr6_a_file_in_its_place_is_noticed_whatever_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let write = |name: &str, model: &str| {
+            std::fs::write(at(name), table(model)).unwrap();
+            std::fs::File::options().write(true).open(at(name)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        };
+        write("models.json", "claude-a");
+        let (mut file, _) = ModelsFile::open(&at("models.json")).unwrap();
+        write("next.json", "claude-b");
+        std::fs::rename(at("next.json"), at("models.json")).unwrap();
+        assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-b"));
+        assert!(file.look().is_none(), "nothing has changed");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn tr6_what_would_never_end_is_no_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |path: &Path| ModelsFile::open(path).err().unwrap().to_string();
+        assert!(
+            refused(folder.path()).contains("is not a file")
+                && refused(Path::new("/dev/zero")).contains("is not a file")
+        );
+        let huge = folder.path().join("huge.json");
+        std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+        assert!(refused(&huge).contains("is larger than"));
     }
 
     #[test]
