@@ -219,6 +219,15 @@ impl Recording {
         // Seen whole or not at all.
         let making = folder.join(format!(".{name}"));
         make_folder(&making, false)?;
+        let saved = self.fill(&making, sse, summary).and_then(|()| std::fs::rename(&making, folder.join(name)));
+        if saved.is_err() {
+            // On a full disk the half of it would stay, one for each failure: the hundred that may are counted without it.
+            std::fs::remove_dir_all(&making).unwrap_or_default();
+        }
+        saved
+    }
+
+    fn fill(&self, making: &Path, sse: Tape, summary: &serde_json::Value) -> io::Result<()> {
         if let Some(request) = &self.request {
             make_file(&making.join("request.json"), &self.redact(request.to_vec()))?;
         }
@@ -234,8 +243,7 @@ impl Recording {
             make_file(&making.join("stream.sse"), &self.redact(sse))?;
         }
         let summary = serde_json::to_vec_pretty(summary).map_err(io::Error::other)?;
-        make_file(&making.join("summary.json"), &self.redact(summary))?;
-        std::fs::rename(&making, folder.join(name))
+        make_file(&making.join("summary.json"), &self.redact(summary))
     }
 
     fn redact(&self, bytes: Vec<u8>) -> Vec<u8> {
@@ -414,6 +422,17 @@ mod tests {
         pieces.clear();
         drop(whole);
         assert_eq!(all.load(Ordering::Relaxed), 0, "the budget comes back");
+    }
+
+    #[test]
+    fn what_can_not_be_saved_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
+        // Its place is taken, which is as good as a full disk.
+        std::fs::create_dir_all(folder.path().join("name/taken")).unwrap();
+        let recording = dumps.record(&Bytes::from_static(b"{}"));
+        assert!(recording.save(folder.path(), "name", dumps.tape(), &serde_json::Value::Null).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
