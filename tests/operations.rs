@@ -9,6 +9,8 @@ mod command_line;
 mod debug;
 #[path = "operations/dumps.rs"]
 mod dumps;
+#[path = "operations/ends.rs"]
+mod ends;
 #[path = "operations/logs.rs"]
 mod logs;
 #[path = "operations/metrics.rs"]

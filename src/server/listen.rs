@@ -21,6 +21,7 @@ use socket2::SockFilter;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +30,8 @@ use crate::gateway::{Cutter, Gateway, LAST_WORDS};
 
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between log lines about it: each failure of a night would fill a disk.
+const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// A TLS handshake takes two turns; who needs longer than this doesn't mean it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request head: so many headers, and so many bytes. The latter is also what lies between us and a client who reads
@@ -222,13 +225,17 @@ async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc
         }
     };
     let all = async {
+        let mut told: Option<Instant> = None;
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
                     state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
+                    if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                        tracing::warn!(%error, "accepting a connection failed");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -314,12 +321,23 @@ async fn connection(mut stream: TcpStream, peer: Peer, state: Arc<State>) {
     };
     match &state.tls {
         None => speak(stream, peer, &state).await,
-        Some(tls) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            // On the heap: connections without TLS need not be as big as those with it.
-            Ok(Ok(stream)) => Box::pin(speak(stream, peer, &state)).await,
-            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-            Err(_) => tracing::debug!("TLS handshake: too slow"),
-        },
+        Some(tls) => {
+            let leaving = async {
+                state.doors.stop.cancelled().await;
+                tokio::time::sleep(state.linger.get().copied().unwrap_or_default()).await;
+            };
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => shaken,
+                // Like an idle connection.
+                () = leaving => return,
+            };
+            match shaken {
+                // On the heap: connections without TLS need not be as big as those with it.
+                Ok(Ok(stream)) => Box::pin(speak(stream, peer, &state)).await,
+                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+                Err(_) => tracing::debug!("TLS handshake: too slow"),
+            }
+        }
     }
 }
 

@@ -94,6 +94,23 @@ async fn the_server_speaks_tls_and_takes_a_new_certificate() {
     assert_eq!(ask(&certificate.client()).await.unwrap().status(), 200);
 }
 
+/// Who has connected and says nothing holds up nobody's end: a probe of the port, say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_does_not_come_is_not_waited_for() {
+    let certificate = Certificate::new();
+    let (cert, key) = (certificate.cert(), certificate.key());
+    let world = World::new(&[("KIRO_TLS_CERT", text(&cert)), ("KIRO_TLS_KEY", text(&key))]).await;
+    let _silent = TcpStream::connect(world.listening.address()).await.unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while world.listening.connections() == 0 {
+        assert!(std::time::Instant::now() < deadline, "the connection isn't taken");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    // A handshake may take 10 s.
+    let drained = tokio::time::timeout(std::time::Duration::from_secs(5), world.listening.drain());
+    assert!(drained.await.is_ok(), "it was waited for");
+}
+
 /// TLS in front of the simulator, which counts handshakes.
 struct Terminator {
     address: SocketAddr,
