@@ -151,8 +151,8 @@ impl Listening {
     }
 
     /// The certificate, when TLS is spoken.
-    pub fn tls(&self) -> Option<&Tls> {
-        self.tls.as_deref()
+    pub fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.clone()
     }
 
     /// Connections that are open.

@@ -1,5 +1,4 @@
 //! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, health, simulate.
-#![expect(clippy::print_stderr, reason = "the binary's own output")]
 
 mod accounts;
 mod cli;
@@ -27,12 +26,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Configuration mistakes end with this code (operations.md).
 const EXIT_CONFIG: u8 = 2;
+/// How long a failed request that is being written to files (`KIRO_DEBUG_DUMP_DIR`) may take at the end.
+const LAST_FILES: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("kiro-server: {error}");
+            output::complain(error);
             ExitCode::from(EXIT_CONFIG)
         }
     }
@@ -68,6 +69,7 @@ fn run() -> Result<ExitCode, ConfigError> {
             "health" => runtime.block_on(health::run(&config, options)),
             _ => runtime.block_on(doctor::run(config, &raw, options)),
         };
+        runtime.shutdown_timeout(LAST_FILES);
         return Ok(end(done));
     }
     let (traces, sender) = Traces::start().map_err(ConfigError::new)?.unzip();
@@ -81,6 +83,8 @@ fn run() -> Result<ExitCode, ConfigError> {
     }
     let reload = Reload::new(log, raw, &config, move || read(&matches));
     let code = runtime.block_on(serve::serve(config, reload));
+    // What was to be waited for has been. A file or a name server that hangs mustn't keep the process.
+    runtime.shutdown_timeout(LAST_FILES);
     if let Some(traces) = traces {
         traces.finish();
     }
@@ -90,7 +94,7 @@ fn run() -> Result<ExitCode, ConfigError> {
 /// Says why a command could not be done.
 fn end(done: Result<ExitCode, Failure>) -> ExitCode {
     done.unwrap_or_else(|failure| {
-        eprintln!("kiro-server: {failure}");
+        output::complain(&failure);
         ExitCode::from(failure.exit_code())
     })
 }

@@ -56,6 +56,11 @@ pub fn show(text: &str) -> Result<(), Failure> {
     written.map_err(|error| Failure::new(format!("standard output: {error}")))
 }
 
+/// Says what is wrong, in a line on standard error. Where that can't be written the exit code has to do.
+pub fn complain(message: impl fmt::Display) {
+    let _nobody_listens = writeln!(std::io::stderr(), "kiro-server: {message}");
+}
+
 /// Prints JSON, indented.
 pub fn show_json(value: &Value) -> Result<(), Failure> {
     show(&format!("{value:#}\n"))

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -13,6 +14,7 @@ use kiro_messages::simulator::Simulator;
 use kiro_messages::store::Status;
 
 use super::EXIT_CONFIG;
+use super::output::complain;
 use super::reload::Reload;
 
 /// How long a start waits for a word of the store before the port is opened.
@@ -25,8 +27,11 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 /// `connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a start that fails waits for a token that is just being renewed.
+const RENEWAL_WITHIN: Duration = Duration::from_secs(10);
+
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
-pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
+pub async fn serve(mut config: Config, again: Reload) -> ExitCode {
     allow_open_files();
     let (sockets, shared) = match sockets(&config) {
         Ok(sockets) => sockets,
@@ -36,26 +41,38 @@ pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
     if let Some(address) = widest(&sockets) {
         config.listen = address;
     }
-    let simulated = match simulated_upstream(&mut config).await {
+    let _simulated = match simulated_upstream(&mut config).await {
         Ok(simulated) => simulated,
         Err(error) => return refuse(&format!("the simulated upstream could not be started: {error}")),
     };
-    let (grace, profile_addr) = (config.graceful_timeout, config.profile_addr);
-    let address = config.listen;
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
         Err(error) => return refuse(error.message()),
     };
+    match run(&gateway, sockets, shared, again).await {
+        Ok(code) => code,
+        Err(why) => {
+            // A token that is being renewed is saved first: upstream doesn't know the old one any more.
+            gateway.close(RENEWAL_WITHIN).await;
+            refuse(&why)
+        }
+    }
+}
+
+/// From a gateway that runs to the end; the error is why it can't serve.
+async fn run(gateway: &Gateway, sockets: Vec<TcpListener>, shared: bool, again: Reload) -> Result<ExitCode, String> {
+    let config = gateway.config();
+    let grace = config.graceful_timeout;
     // Nobody is served on an open address unless the store holds a client key.
-    let open = !address.ip().to_canonical().is_loopback() && !gateway.config().allow_anonymous;
-    let needs_key = open && gateway.config().api_key.is_none();
+    let open = !config.listen.ip().to_canonical().is_loopback() && !config.allow_anonymous;
+    let needs_key = open && config.api_key.is_none();
     if needs_key {
         // A store that is there says at once whether there is a key. One that isn't is waited for with the port open,
         // answering 503 (R54).
         tokio::select! {
             biased;
-            why = start_failed(&gateway, needs_key) => return refuse(&why),
-            () = store_answers(&gateway) => {}
+            why = start_failed(gateway, needs_key) => return Err(why),
+            () = store_answers(gateway) => {}
         }
     }
     if shared {
@@ -68,49 +85,46 @@ pub async fn serve(mut config: Config, mut again: Reload) -> ExitCode {
     }
     let mut stop = Stop::catch();
     let hangup = Hangup::catch();
-    let listening = match server::serve(gateway.clone(), sockets) {
-        Ok(listening) => listening,
-        Err(error) => return refuse(&error.to_string()),
+    // Before anybody is served: an address that can't be had ends the start.
+    let _debugging = match config.profile_addr {
+        None => None,
+        Some(address) => {
+            let debugging = server::debug(gateway.clone(), address).await;
+            let debugging = debugging.map_err(|error| format!("KIRO_PROFILE_ADDR: {address}: {error}"))?;
+            tracing::info!(address = %debugging.address(), "profiles and tasks under /debug");
+            Some(debugging)
+        }
     };
+    let listening = server::serve(gateway.clone(), sockets).map_err(|error| error.to_string())?;
     tracing::info!(
         address = %listening.address(),
         tls = listening.tls().is_some(),
         version = env!("CARGO_PKG_VERSION"),
-        upstream = if simulated.is_some() { "simulator" } else { "kiro" },
+        upstream = if gateway.is_simulated() { "simulator" } else { "kiro" },
         "listening"
     );
-    let _debugging = match profile_addr {
-        None => None,
-        Some(address) => match server::debug(gateway.clone(), address).await {
-            Ok(debugging) => {
-                tracing::info!(address = %debugging.address(), "profiles and tasks under /debug");
-                Some(debugging)
-            }
-            Err(error) => return refuse(&format!("KIRO_PROFILE_ADDR: {address}: {error}")),
-        },
-    };
     systemd::ready();
     tokio::select! {
         biased;
         () = stop.signal() => {}
-        why = start_failed(&gateway, needs_key) => return refuse(&why),
-        () = warn_when_open(&gateway) => {}
-        () = reload(hangup, &listening, &mut again) => {}
+        why = start_failed(gateway, needs_key) => return Err(why),
+        () = warn_when_open(gateway) => {}
+        () = reload(hangup, &listening, again) => {}
     }
     systemd::stopping();
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
     tokio::select! {
-        () = drain(&listening, &gateway, grace) => {}
+        () = drain(&listening, gateway, grace) => {}
         () = stop.signal() => {
             tracing::warn!("second signal: ending at once");
-            return ExitCode::FAILURE;
+            return Ok(ExitCode::FAILURE);
         }
         () = tokio::time::sleep(grace + Duration::from_secs(3)) => {
             tracing::warn!("connections are dropped that nobody reads");
         }
     }
     tracing::info!("stopped");
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// New connections are refused at once. What clients were just sending on connections that they have is answered; then
@@ -157,14 +171,23 @@ fn allow_open_files() {
 }
 
 /// What SIGHUP does: reads the configuration and the certificate again. Never ends.
-async fn reload(mut hangup: Hangup, listening: &Listening, again: &mut Reload) {
+async fn reload(mut hangup: Hangup, listening: &Listening, again: Reload) {
+    let again = Arc::new(Mutex::new(again));
+    let tls = listening.tls();
     loop {
         hangup.signal().await;
-        again.again();
-        match listening.tls().map(server::Tls::reload) {
-            Some(Ok(())) => tracing::info!("the certificate was read again"),
-            Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
-            None => {}
+        let (again, tls) = (again.clone(), tls.clone());
+        // Not here: files that hang, on another machine say, must not keep the signals that end us.
+        let read = tokio::task::spawn_blocking(move || {
+            again.lock().unwrap_or_else(PoisonError::into_inner).again();
+            match tls.map(|tls| tls.reload()) {
+                Some(Ok(())) => tracing::info!("the certificate was read again"),
+                Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
+                None => {}
+            }
+        });
+        if let Err(error) = read.await {
+            tracing::error!(%error, "nothing was read again");
         }
     }
 }
@@ -234,7 +257,7 @@ async fn warn_when_open(gateway: &Gateway) {
 }
 
 fn refuse(message: &str) -> ExitCode {
-    eprintln!("kiro-server: {message}");
+    complain(message);
     ExitCode::from(EXIT_CONFIG)
 }
 
