@@ -1,5 +1,6 @@
 //! The client key: configured, or read from the store (R57, M2).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::secret::Secret;
+use crate::store::StoreError;
 
 /// What came of comparing a client's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub(super) struct Keys {
     fixed: Option<Digested>,
     found: ArcSwapOption<Digested>,
     reached: AtomicBool,
+    refused: OnceLock<StoreError>,
 }
 
 /// Digests have one length, so comparing them tells nothing about the length of a key.
@@ -41,7 +44,7 @@ impl Digested {
 impl Keys {
     pub(super) fn new(fixed: Option<&Secret>) -> Self {
         let fixed = fixed.map(|key| Digested::of(key.expose()));
-        Self { fixed, found: ArcSwapOption::empty(), reached: AtomicBool::new(false) }
+        Self { fixed, found: ArcSwapOption::empty(), reached: AtomicBool::new(false), refused: OnceLock::new() }
     }
 
     /// Whether the store has to be asked.
@@ -60,6 +63,16 @@ impl Keys {
         }
         self.reached.store(true, Ordering::Release);
         changed
+    }
+
+    /// The store doesn't let us read it. True when that is news and nothing is known to go on with (R49).
+    pub(super) fn refused(&self, error: &StoreError) -> bool {
+        !self.is_known() && self.refused.set(error.clone()).is_ok()
+    }
+
+    /// Why the store doesn't tell, while nothing is known.
+    pub(super) fn refusal(&self) -> Option<&StoreError> {
+        if self.is_known() { None } else { self.refused.get() }
     }
 
     /// Whether no key is known although the store was reached.

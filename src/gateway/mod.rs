@@ -52,7 +52,7 @@ use crate::proto::messages::request::{Purpose, Request, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::{Model, Models};
-use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreErrorKind};
+use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreError, StoreErrorKind};
 use crate::upstream::Upstream;
 
 /// How often the client key and the models file are looked at again (R57).
@@ -485,6 +485,17 @@ impl Gateway {
         Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")))
     }
 
+    /// Resolves when the store refuses to tell the client key before it was known once: the start has failed then (R49).
+    pub async fn key_refused(&self) -> StoreError {
+        while !self.shared.keys.is_known() {
+            if let Some(error) = self.shared.keys.refusal() {
+                return error.clone();
+            }
+            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
+        }
+        std::future::pending().await
+    }
+
     /// `KIRO_MAX_REQUEST_BODY`, bytes.
     pub fn max_request_body(&self) -> usize {
         self.shared.config.max_request_body
@@ -757,6 +768,9 @@ impl Shared {
             Err(error) if matches!(error.kind(), StoreErrorKind::Broken) => {
                 // A `config` that is there but can't be read holds no key (R57).
                 let _nothing_new = self.keys.heard(None);
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
+                tracing::error!(%error, "the client key could not be read");
             }
             Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::place::{Server, account_id, add_account, scene, social};
+use crate::place::{FAR, Server, account_id, add_account, scene, social};
 use crate::redis_server::RedisServer;
 
 /// A full disk under the log takes neither the exit code nor the process's manners.
@@ -31,6 +31,21 @@ fn an_address_for_profiles_that_is_taken_ends_the_start_before_it_listens() {
     assert_eq!(server.ended(), 2);
     let lines = server.lines().join("\n");
     assert!(lines.contains("KIRO_PROFILE_ADDR") && !lines.contains("listening"), "{lines}");
+}
+
+/// R49: NOPERM ends the start with that word, for the client key too: without it every request would be answered 503.
+#[test]
+fn r49_a_client_key_that_may_not_be_read_ends_the_start() {
+    let redis = RedisServer::start();
+    add_account(&mut redis.connection(), "aiclient:", 0, &social("access-1", FAR));
+    let mut acl = redis::cmd("ACL");
+    let rights = ["SETUSER", "service", "on", ">pw", "~aiclient:[^c]*", "&*", "+@all"];
+    acl.arg(&rights).query::<()>(&mut redis.connection()).unwrap();
+    let url = redis.url().replace("redis://", "redis://service:pw@");
+    let mut server = Server::spawn(&[], &[("REDIS_URL", &url)]);
+    assert_eq!(server.ended(), 2);
+    let lines = server.lines().join("\n");
+    assert!(lines.contains("the client key can't be read: store refused access: NOPERM"), "{lines}");
 }
 
 /// A file that hangs when it is read again, on another machine say, keeps nobody from ending the server.

@@ -216,7 +216,7 @@ async fn simulated_upstream(config: &mut Config) -> std::io::Result<Option<kiro_
     }
 }
 
-/// Resolves when the start fails although it didn't wait for the store: it refuses us (R49), or it holds no client key and
+/// Resolves when the start fails although it didn't wait for the store: it refuses us (R49), the client key among it, or it holds no client key and
 /// one is needed (R57). The answer is what to tell the operator.
 async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     let no_key = async {
@@ -227,6 +227,7 @@ async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     };
     tokio::select! {
         refused = gateway.pool().refused() => refused.to_string(),
+        refused = gateway.key_refused() => format!("the client key can't be read: {refused}"),
         () = no_key => "no client key: set KIRO_API_KEY (or REQUIRED_API_KEY in the store's config), or --allow-anonymous to \
             serve everybody who can reach the address"
             .to_owned(),
