@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use serde_json::json;
@@ -251,6 +251,23 @@ async fn a_request_is_a_trace_with_genai_attributes() {
     assert_eq!(table(&attempt.attributes)["error.type"], "RateLimited");
     assert_eq!(table(&attempt.attributes)["http.response.status_code"], "429");
     assert!(!format!("{spans:?}").contains("4711"), "something secret went out");
+}
+
+/// A collector that takes a connection and says nothing holds the end up for its time-out, but not against a second signal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_does_not_wait_for_the_collector() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut server =
+        Server::start(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_BSP_SCHEDULE_DELAY", "600000")]);
+    assert_eq!(server.ask("", &scene(&json!({ "text": "a" }))).await.status(), 200);
+    server.signal("-TERM");
+    // What is left is on its way.
+    let (_held, _) = silent.accept().unwrap();
+    let began = Instant::now();
+    server.signal("-TERM");
+    assert_eq!(server.ended(), 1);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 fn hex(bytes: &[u8]) -> String {

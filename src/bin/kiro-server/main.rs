@@ -82,12 +82,14 @@ fn run() -> Result<ExitCode, ConfigError> {
         tracing::warn!("{doubt}");
     }
     let reload = Reload::new(log, raw, &config, move || read(&matches));
-    let code = runtime.block_on(serve::serve(config, reload));
+    let finish = move || {
+        if let Some(traces) = traces {
+            traces.finish();
+        }
+    };
+    let code = runtime.block_on(serve::serve(config, reload, finish));
     // What was to be waited for has been. A file or a name server that hangs mustn't keep the process.
     runtime.shutdown_timeout(LAST_FILES);
-    if let Some(traces) = traces {
-        traces.finish();
-    }
     Ok(code)
 }
 

@@ -30,8 +30,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a start that fails waits for a token that is just being renewed.
 const RENEWAL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
-pub async fn serve(mut config: Config, again: Reload) -> ExitCode {
+/// Serves until SIGTERM or SIGINT, then drains, and does what is left to do `at_last`; a second signal ends at once.
+pub async fn serve(mut config: Config, again: Reload, at_last: impl FnOnce() + Send + 'static) -> ExitCode {
     allow_open_files();
     let (sockets, shared) = match sockets(&config) {
         Ok(sockets) => sockets,
@@ -49,7 +49,7 @@ pub async fn serve(mut config: Config, again: Reload) -> ExitCode {
         Ok(gateway) => gateway,
         Err(error) => return refuse(error.message()),
     };
-    match run(&gateway, sockets, shared, again).await {
+    match run(&gateway, sockets, shared, again, at_last).await {
         Ok(code) => code,
         Err(why) => {
             // A token that is being renewed is saved first: upstream doesn't know the old one any more.
@@ -60,7 +60,13 @@ pub async fn serve(mut config: Config, again: Reload) -> ExitCode {
 }
 
 /// From a gateway that runs to the end; the error is why it can't serve.
-async fn run(gateway: &Gateway, sockets: Vec<TcpListener>, shared: bool, again: Reload) -> Result<ExitCode, String> {
+async fn run(
+    gateway: &Gateway,
+    sockets: Vec<TcpListener>,
+    shared: bool,
+    again: Reload,
+    at_last: impl FnOnce() + Send + 'static,
+) -> Result<ExitCode, String> {
     let config = gateway.config();
     let grace = config.graceful_timeout;
     // Nobody is served on an open address unless the store holds a client key.
@@ -113,14 +119,22 @@ async fn run(gateway: &Gateway, sockets: Vec<TcpListener>, shared: bool, again: 
     }
     systemd::stopping();
     tracing::info!(grace_seconds = grace.as_secs(), streams = gateway.in_flight(), "stopping: open streams may finish");
+    let end = async {
+        tokio::select! {
+            () = drain(&listening, gateway, grace) => {}
+            () = tokio::time::sleep(grace + Duration::from_secs(3)) => {
+                tracing::warn!("connections are dropped that nobody reads");
+            }
+        }
+        if let Err(error) = tokio::task::spawn_blocking(at_last).await {
+            tracing::error!(%error, "the end is not what it should be");
+        }
+    };
     tokio::select! {
-        () = drain(&listening, gateway, grace) => {}
+        () = end => {}
         () = stop.signal() => {
             tracing::warn!("second signal: ending at once");
             return Ok(ExitCode::FAILURE);
-        }
-        () = tokio::time::sleep(grace + Duration::from_secs(3)) => {
-            tracing::warn!("connections are dropped that nobody reads");
         }
     }
     tracing::info!("stopped");
