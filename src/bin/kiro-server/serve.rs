@@ -230,8 +230,8 @@ async fn simulated_upstream(config: &mut Config) -> std::io::Result<Option<kiro_
     }
 }
 
-/// Resolves when the start fails although it didn't wait for the store: it refuses us (R49), the client key among it, or it holds no client key and
-/// one is needed (R57). The answer is what to tell the operator.
+/// Resolves when the start fails although it didn't wait for the store: it refuses us, or the client key (R49), or it holds
+/// no client key and one is needed (R57). The answer is what to tell the operator.
 async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     let no_key = async {
         gateway.key_known().await;
