@@ -30,6 +30,12 @@ test('case 2: a mistake in the options is KIRO_CONFIG and named', async () => {
     [{ maxConns: 0 }, /maxConns.*0/],
     [{ healthCooldownMs: -5 }, /healthCooldownMs/],
     [{ env: { KIRO_MAX_CONNS: 'many' } }, /KIRO_MAX_CONNS.*many/],
+    // Each of these has a text too, and `null` would be a client key like any other.
+    [{ apiKey: null }, /^apiKey: null /],
+    [{ apiKey: {} }, /^apiKey: .*object/],
+    [{ apiKey: ['key'] }, /^apiKey: .*object/],
+    [{ apiKey: () => 'key' }, /^apiKey: .*function/],
+    [{ redisKeyPrefix: Symbol('x') }, /^redisKeyPrefix: .*symbol/],
   ]
   for (const [options, message] of mistakes) {
     const error = await refused({ env: {}, ...options })
@@ -39,6 +45,8 @@ test('case 2: a mistake in the options is KIRO_CONFIG and named', async () => {
     assert.match(error.message, message)
   }
   assert.ok((await refused(5)) instanceof TypeError)
+  const error = await refused({ upstream: 'simulator', env: { KIRO_API_KEY: null } })
+  assert.ok(error instanceof TypeError && error.message.startsWith('options.env.KIRO_API_KEY'), String(error))
   assert.throws(() => new KiroGateway(), TypeError)
 })
 

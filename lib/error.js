@@ -99,4 +99,9 @@ function cancelled(reason, requestId) {
   )
 }
 
-module.exports = { DEFECT, KiroError, cancelled, detailOf, errorOf }
+/** A mistake at the start. */
+function configError(message) {
+  return new KiroError({ code: 'KIRO_CONFIG', status: 500, type: 'api_error', origin: 'client', retryable: false, message })
+}
+
+module.exports = { DEFECT, KiroError, cancelled, configError, detailOf, errorOf }

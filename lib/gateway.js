@@ -1,7 +1,7 @@
 'use strict'
 
 const { native, bell, begin, once, release } = require('./bell.js')
-const { KiroError, cancelled, errorOf } = require('./error.js')
+const { KiroError, cancelled, configError, errorOf } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
 const { EventCall, EventStream } = require('./events.js')
 const { Ears } = require('./notices.js')
@@ -41,11 +41,13 @@ class KiroGateway {
     if (recordOutcome !== undefined && typeof recordOutcome !== 'function') {
       throw new TypeError('options.recordOutcome must be a function')
     }
+    const given = pairs(settings, (name, value) => configError(`${name}: ${value} is not allowed; must be text, a number or a boolean`))
+    const around = pairs(env, (name) => new TypeError(`options.env.${name} must be a string`))
     const ears = new Ears(recordOutcome)
     let handle
     await result((id) => {
       const records = recordOutcome !== undefined
-      handle = native.KiroGateway.connect(bell, id, pairs(settings), pairs(env), ears.listen(), records)
+      handle = native.KiroGateway.connect(bell, id, given, around, ears.listen(), records)
       ears.native = handle
     })
     return new KiroGateway(KEY, handle, ears)
@@ -281,11 +283,16 @@ function headerOf(headers, wanted) {
   return undefined
 }
 
-/** A flat list of names and values as text; what is undefined was not said. */
-function pairs(object) {
+/** What has one text that says it. `null` or an object would be a text too, and then somebody's client key. */
+const PLAIN = new Set(['string', 'number', 'bigint', 'boolean'])
+
+/** A flat list of names and values as text; what is undefined was not said. `refused(name, what)` makes an error. */
+function pairs(object, refused) {
   const flat = []
   for (const [name, value] of Object.entries(object)) {
-    if (value !== undefined) flat.push(name, String(value))
+    if (value === undefined) continue
+    if (!PLAIN.has(typeof value)) throw refused(name, value === null ? 'null' : `a value of type ${typeof value}`)
+    flat.push(name, String(value))
   }
   return flat
 }

@@ -2,7 +2,7 @@
 
 /** The one gateway of a process that `kiro-messages/aiclient` connects where the host brings none (N4). */
 
-const { KiroError } = require('../error.js')
+const { configError } = require('../error.js')
 const { KiroGateway } = require('../gateway.js')
 
 /** The provider's name, everywhere in the host. */
@@ -112,10 +112,6 @@ function gatewayNow(host) {
   const own = host?.gateway
   if (own === undefined || own === null) return connected
   return own instanceof KiroGateway ? own : (settled.get(own) ?? null)
-}
-
-function configError(message) {
-  return new KiroError({ code: 'KIRO_CONFIG', status: 500, type: 'api_error', origin: 'client', retryable: false, message })
 }
 
 module.exports = { TYPE, configure, close, see, gatewayOf, gatewayNow, whenShared }
