@@ -57,6 +57,10 @@ test('N21: arguments of the wrong type are TypeErrors that name them', async (t)
     ['event', () => gate.on('nothing', () => {})],
     ['event', () => gate.off(undefined, () => {})],
     ['listener', () => gate.once('storeLost', 'x')],
+    ['options', () => gate.handler(null)],
+    ['options', () => gate.handler('/kiro')],
+    ['basePath', () => gate.handler({ basePath: 5 })],
+    ['auth', () => gate.handler({ auth: null })],
   ]
   for (const [name, call] of thrown) {
     assert.throws(call, (error) => error instanceof TypeError && error.message.startsWith(name))
@@ -79,6 +83,13 @@ test('N21: arguments of the wrong type are TypeErrors that name them', async (t)
     const error = await failure(call())
     assert.ok(error instanceof TypeError && error.message.startsWith(name), `${name}: ${error}`)
   }
+})
+
+test('KiroError.is says no to whatever is none, and never throws', () => {
+  for (const value of [undefined, null, 'KIRO_CONFIG', {}, new Error('x'), { code: Symbol('x') }, { code: 'KIRO_CONFIG' }]) {
+    assert.equal(KiroError.is(value), false)
+  }
+  assert.equal(KiroError.is({ code: 'KIRO_CONFIG', status: 500 }), true)
 })
 
 test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about (N42)', async (t) => {

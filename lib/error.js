@@ -43,7 +43,7 @@ class KiroError extends Error {
   static is(value) {
     if (typeof value !== 'object' || value === null) return false
     // An error that came from another thread has lost its class and its symbols.
-    return value[BRAND] === true || (/^KIRO_[A-Z_]+$/.test(value.code) && Number.isInteger(value.status))
+    return value[BRAND] === true || (typeof value.code === 'string' && /^KIRO_[A-Z_]+$/.test(value.code) && Number.isInteger(value.status))
   }
 
   toJSON() {

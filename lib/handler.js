@@ -21,7 +21,9 @@ const LINGER_MS = 2000
  * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server
  * does (src/server); here is only what node:http wants. Declared in src/addon/types.d.ts.
  */
-function handler(gateway, { basePath = '', auth = 'key' } = {}) {
+function handler(gateway, options = {}) {
+  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
+  const { basePath = '', auth = 'key' } = options
   if (typeof basePath !== 'string' || !/^(?:\/.*[^/])?$/.test(basePath)) {
     throw new TypeError("basePath must be a path like '/kiro'")
   }
