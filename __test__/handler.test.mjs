@@ -176,6 +176,54 @@ test('a body that a parser has read already is used (Express)', async (t) => {
   }
 })
 
+/** What a server with this in front of the handler answers to a streamed request. */
+async function behind(t, gate, before) {
+  const handle = gate.handler()
+  const listening = createServer(async (req, res) => {
+    await before(req, res)
+    await handle(req, res)
+  })
+  listening.listen(0, '127.0.0.1')
+  await once(listening, 'listening')
+  t.after(() => {
+    listening.closeAllConnections()
+    listening.close()
+  })
+  return post(`http://127.0.0.1:${listening.address().port}`, ask({ text: 'näher' }, { stream: true }), {
+    'content-type': 'text/plain',
+  })
+}
+
+test('a body that only looks as if it had been read is read: Express 4 leaves {} beside it, somebody set its encoding', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const waitForIt = async (req) => {
+    req.body = {}
+    // All of it has come by then, and waits.
+    await until(() => req.complete)
+    await sleep(20)
+  }
+  for (const before of [waitForIt, (req) => void req.setEncoding('utf8'), (req) => void req.setEncoding('base64')]) {
+    const answer = await behind(t, gate, before)
+    assert.equal(answer.status, 200, String(before))
+    assert.equal(textOf(events(Buffer.from(await answer.arrayBuffer()))), 'näher')
+  }
+})
+
+test('a body that was read and left nowhere, or as something that is no JSON, is answered with 400', { timeout: 30_000 }, async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  for (const left of [undefined, { model: 'm', max_tokens: 1n }, Symbol('x')]) {
+    const answer = await behind(t, gate, async (req) => {
+      for await (const _ of req);
+      req.body = left
+    })
+    assert.equal(answer.status, 400)
+    assert.equal((await answer.json()).error.type, 'invalid_request_error')
+  }
+  assert.equal(gate.accounts()[0].inFlight, 0)
+})
+
 test('case 25: a body over the limit is answered with 413, not with a reset', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxRequestBody: 100_000 })

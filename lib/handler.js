@@ -17,6 +17,9 @@ const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 /** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
 const LINGER_MS = 2000
 
+/** What a parser has left on the request can't be said in JSON: a BigInt, say. */
+const UNREADABLE = { status: 400, type: 'invalid_request_error', message: 'body: was read, and what is left of it is no JSON' }
+
 /**
  * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server
  * does (src/server); here is only what node:http wants. Declared in src/addon/types.d.ts.
@@ -68,7 +71,7 @@ class Exchange {
   #answered = false
   #reached = false
   #over = false
-  #onData = (chunk) => bell.feed(this.id, chunk)
+  #onData = (chunk) => bell.feed(this.id, typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk)
   #onEnd = () => this.#fed()
   #onAborted = () => this.#sink.closed()
 
@@ -92,12 +95,21 @@ class Exchange {
     if (this.#over) return
     const req = this.#req
     const { target, trusted, system, hear } = this.#terms
-    // A parser of the surrounding program has read the request; otherwise `body` is only a name that is taken.
-    const parsed = (req.readableEnded || req._readableState?.ended) && req.body !== undefined
+    // The surrounding program has read the request; otherwise `body` is only a name that is taken: Express 4 has `{}`
+    // there for what its parsers leave alone.
+    const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
+    let body = null
+    try {
+      if (read && req.body !== undefined) body = bytesOf(req.body)
+    } catch {
+      this.#over = true
+      this.#refuse(UNREADABLE)
+      return this.#sink.end()
+    }
     const head = {
       method: req.method,
       target,
-      headers: headersOf(req, parsed),
+      headers: headersOf(req, read),
       loopback: LOOPBACK.test(req.socket.remoteAddress),
       trusted,
       system: system?.text,
@@ -111,8 +123,8 @@ class Exchange {
       this.#refuse(DEFECT)
       return this.#linger()
     }
-    if (parsed) {
-      bell.feed(this.id, bytesOf(req.body))
+    if (read) {
+      if (body !== null) bell.feed(this.id, body)
       this.#fed()
     } else {
       req.on('data', this.#onData)
@@ -237,12 +249,12 @@ function below(base, url) {
  * Names and values in turn. What was said about the bytes before a parser took them isn't true any more; HTTP/2's pseudo
  * headers are no headers.
  */
-function headersOf({ rawHeaders, httpVersionMajor }, parsed) {
-  if (!parsed && httpVersionMajor === 1) return rawHeaders
+function headersOf({ rawHeaders, httpVersionMajor }, read) {
+  if (!read && httpVersionMajor === 1) return rawHeaders
   const kept = []
   for (let n = 0; n < rawHeaders.length; n += 2) {
     const name = rawHeaders[n]
-    if (name[0] === ':' || (parsed && /^content-(?:encoding|length)$/i.test(name))) continue
+    if (name[0] === ':' || (read && /^content-(?:encoding|length)$/i.test(name))) continue
     kept.push(name, rawHeaders[n + 1])
   }
   return kept
