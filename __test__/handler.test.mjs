@@ -334,3 +334,27 @@ test('pipeTo sends a stream to a response and resolves with its summary', async 
   assert.equal(summaries[0].bytes, bytes.length)
   assert.equal(summaries[0].requestId, answer.headers.get('request-id'))
 })
+
+test('N33: a stream that was cancelled before pipeTo leaves no answer that looks whole', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const summaries = []
+  for (const leave of ['cancel', 'abort']) {
+    for (const settled of [false, true]) {
+      const listening = createServer(async (_, res) => {
+        const leaver = new AbortController()
+        const stream = await gate.streamMessages(ask({ text: '{n} ', count: 100, gap_ms: 20 }), { signal: leaver.signal })
+        if (leave === 'cancel') stream.cancel()
+        else leaver.abort()
+        if (settled) await stream.summary
+        summaries.push(await stream.pipeTo(res))
+      })
+      listening.listen(0, '127.0.0.1')
+      await once(listening, 'listening')
+      t.after(() => listening.close())
+      const whole = fetch(`http://127.0.0.1:${listening.address().port}`).then((answer) => answer.text())
+      await assert.rejects(whole, `${leave}, settled: ${settled}`)
+    }
+  }
+  assert.deepEqual(summaries.map(({ outcome }) => outcome), Array(4).fill('cancelled'))
+})

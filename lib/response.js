@@ -135,12 +135,16 @@ function pipe(call, res, head) {
     (length) => call.report(length),
     () => call.cancel(),
   )
+  sink.done.then(() => call.unlisten())
+  if (call.closed) {
+    // Cancelled on its way here, and what waited is gone: nothing, rather than an empty answer that looks whole.
+    sink.cancelled()
+    return sink.done
+  }
   sink.head(head.status, head.headers)
   for (const bytes of call.queue.splice(0)) sink.write(bytes)
   call.sink = sink
   if (call.ended) sink.end()
-  else if (call.closed) sink.cancelled()
-  sink.done.then(() => call.unlisten())
   return sink.done
 }
 
