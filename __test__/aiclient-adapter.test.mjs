@@ -348,6 +348,34 @@ test('N4: a connect that failed is tried again, after a second', async (t) => {
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
 })
 
+test('N33, N34: who leaves while the gateway connects waits no longer, nor who left before', { timeout: 20_000 }, async () => {
+  // Never there, as with a store that doesn't answer.
+  const away = () => {
+    const host = { asked: 0 }
+    Object.defineProperty(host, 'gateway', { get: () => (host.asked++, new Promise(() => {})) })
+    return { host, adapter: createKiroAdapter({ uuid: 'a' }, host) }
+  }
+  const cancelled = ({ code, status, skipErrorCount }) => assert.deepEqual([code, status, skipErrorCount], ['KIRO_CANCELLED', 499, true])
+  const before = away()
+  const body = ask(undefined, { signal: AbortSignal.abort() })
+  cancelled(await failure(before.adapter.generateContent(MODEL, body)))
+  cancelled(await failure(before.adapter.generateContentStream(MODEL, body).next()))
+
+  const meanwhile = new AbortController()
+  const { host, adapter } = away()
+  const whole = adapter.generateContent(MODEL, ask(undefined, { signal: meanwhile.signal }))
+  const events = adapter.generateContentStream(MODEL, ask(undefined, { signal: meanwhile.signal })).next()
+  await until(() => host.asked > 1)
+  meanwhile.abort()
+  cancelled(await failure(whole))
+  cancelled(await failure(events))
+
+  const left = adapter.generateContentStream(MODEL, ask())
+  const pending = [left.next(), left.next()]
+  assert.deepEqual(await left.return(), { value: undefined, done: true })
+  assert.deepEqual(await Promise.all(pending), Array(2).fill({ value: undefined, done: true }))
+})
+
 test('N4: addresses of the configuration apply to this account, and to no other', async (t) => {
   const { pool, host, adapter } = await stage(t, ['sim-ok', 'sim-ok'])
   const other = await simulator(t)

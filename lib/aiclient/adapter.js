@@ -3,7 +3,7 @@
 /** Point A: what the host's adapter factory makes for the provider. Documented in main.d.ts. */
 
 const { native } = require('../bell.js')
-const { KiroError, detailOf } = require('../error.js')
+const { KiroError, cancelled, detailOf } = require('../error.js')
 const { nativeOf, readStore } = require('../gateway.js')
 const { booksOf } = require('./books.js')
 const { afterCommit, beforeCommit, invalid, plain } = require('./errors.js')
@@ -123,7 +123,7 @@ class KiroAdapter {
   async #prepare(model, body) {
     const request = requestOf(model, body)
     const signal = body.signal instanceof AbortSignal ? body.signal : undefined
-    const gateway = await gatewayOf(this.#host)
+    const gateway = await unlessAborted(signal, () => gatewayOf(this.#host))
     this.#use(gateway)
     const most = nativeOf(gateway).maxOutput(request.model) ?? SOME_MAXIMUM
     const asked = request.max_tokens
@@ -159,6 +159,11 @@ class AdapterStream {
   #next = null
   #committed = false
   #over = false
+  #stop
+  /** Resolves with return(). */
+  #stopped = new Promise((resolve) => {
+    this.#stop = resolve
+  })
   /** The last next(): they are answered in order. */
   #last = Promise.resolve()
 
@@ -194,6 +199,7 @@ class AdapterStream {
   async return(value) {
     this.#over = true
     this.#next = null
+    this.#stop()
     await this.#events?.return()
     return { value, done: true }
   }
@@ -205,7 +211,9 @@ class AdapterStream {
   /** Reads until there is content, or the end of an empty answer; then `message_start`. */
   async #first() {
     this.#opening ??= this.#prepare()
-    const { events, again } = await this.#opening
+    const opened = await Promise.race([this.#opening, this.#stopped])
+    if (this.#over) return undefined
+    const { events, again } = opened
     return again(async () => {
       if (this.#over) return undefined
       this.#events = events()
@@ -243,6 +251,22 @@ function requestOf(model, body) {
   const { signal, ...request } = body
   if (typeof model === 'string' && model !== '') request.model = model
   return request
+}
+
+/** A gateway may be seconds away. Who has aborted waits no longer, and before the call asks for none (N34). */
+async function unlessAborted(signal, start) {
+  if (signal === undefined) return start()
+  if (signal.aborted) throw cancelled(signal.reason)
+  let onAbort
+  const aborted = new Promise((_, reject) => {
+    onAbort = () => reject(cancelled(signal.reason))
+    signal.addEventListener('abort', onAbort, { once: true })
+  })
+  try {
+    return await Promise.race([start(), aborted])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
 }
 
 function addressesOf({ KIRO_BASE_URL, KIRO_REFRESH_URL, KIRO_REFRESH_IDC_URL }) {
