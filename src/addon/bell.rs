@@ -99,10 +99,13 @@ impl Bell {
             way: Mutex::default(),
             cancelled: CancellationToken::new(),
         });
+        let mut open = lock(&self.0.open);
         if self.0.silent.load(Ordering::Acquire) {
             slot.cancelled.cancel();
+        } else {
+            open.insert(id, slot.clone());
         }
-        lock(&self.0.open).insert(id, slot.clone());
+        drop(open);
         slot
     }
 
@@ -249,7 +252,13 @@ impl Slot {
             return;
         }
         drop(queue);
-        lock(&self.bell.0.ready).push_back(self.clone());
+        let mut ready = lock(&self.bell.0.ready);
+        // Nobody comes for it any more, and the line would keep its bell, which keeps the line (N54).
+        if self.bell.0.silent.load(Ordering::Acquire) {
+            return;
+        }
+        ready.push_back(self.clone());
+        drop(ready);
         self.bell.ring();
     }
 
@@ -482,5 +491,16 @@ mod tests {
         slot.post(Kind::End, Bytes::from_static(b"{}"));
         assert!(bell.open(2).cancelled.is_cancelled());
         assert_eq!(rings.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn n50_n54_a_silent_bell_is_freed_with_the_calls_that_outlived_it() {
+        let (bell, rings) = bell();
+        let slot = bell.open(1);
+        bell.silence();
+        slot.post(Kind::End, Bytes::from_static(b"{}"));
+        bell.open(2).post(Kind::End, Bytes::from_static(b"{}"));
+        drop((bell, slot));
+        assert_eq!(Arc::strong_count(&rings), 1, "the ring, with what it calls in JavaScript, is gone");
     }
 }
