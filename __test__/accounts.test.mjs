@@ -92,6 +92,29 @@ test('KiroError.is says no to whatever is none, and never throws', () => {
   assert.equal(KiroError.is({ code: 'KIRO_CONFIG', status: 500 }), true)
 })
 
+test('N41, N42: usage that is no JSON is upstream’s failure, and nobody quotes it', async (t) => {
+  const answers = ['<html>not for you</html>', '', '{"daysUntilReset":3']
+  const upstream = createServer((req, res) => {
+    req.resume()
+    res.end(answers.at(0))
+  })
+  upstream.listen(0, '127.0.0.1')
+  await once(upstream, 'listening')
+  t.after(() => {
+    upstream.closeAllConnections()
+    upstream.close()
+  })
+  const pool = accounts(t)
+  const upstreamUrl = `http://127.0.0.1:${upstream.address().port}/generateAssistantResponse`
+  const gate = await gateway(t, { options: { upstreamUrl } }, pool)
+  while (answers.length > 0) {
+    const error = await failure(gate.usageLimits(pool.ids[0]))
+    assert.equal(error.code, 'KIRO_UPSTREAM', String(error))
+    assert.doesNotMatch(String(error.stack), /html|not for you|daysUntilReset/)
+    answers.shift()
+  }
+})
+
 test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about (N42)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))

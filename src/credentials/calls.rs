@@ -129,7 +129,12 @@ impl Inner {
             url.push_str("&profileArn=");
             url.push_str(&percent_encoded(arn));
         }
-        self.ask(view, bearer, |client| client.get(&url)).await
+        let answer = self.ask(view, bearer, |client| client.get(&url)).await?;
+        match serde_json::from_slice::<serde::de::IgnoredAny>(&answer) {
+            Ok(_) => Ok(answer),
+            // Whoever hands it on takes it for JSON, and would quote it in the error that it is none (N41).
+            Err(_) => Err(Fault::protocol("usage: not JSON")),
+        }
     }
 
     /// The ARN of the first profile; none when the account has none.
