@@ -62,6 +62,20 @@ test('case 33: an open stream that nobody waits for does not keep the process, a
   assert.equal(output, 'true\n')
 })
 
+test('N51: a summary that somebody waits for keeps the process too', async (t) => {
+  const sim = await simulator(t)
+  const { ended } = await run(
+    t,
+    sim,
+    `const request = ${JSON.stringify(ask({ steps: [{ text: 'a' }, { wait_ms: 500 }, { text: 'b' }] }))}
+     const stream = await gateway.streamMessages(request)
+     console.log((await stream.summary).outcome)`,
+  )
+  const { code, output } = await ended
+  assert.equal(code, 0, output)
+  assert.equal(output, 'complete\n')
+})
+
 test('case 33: process.exit() with 100 open streams: the code is kept, quick and quiet', async (t) => {
   const sim = await simulator(t)
   const { child, ended } = await run(

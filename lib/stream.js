@@ -27,6 +27,8 @@ class StreamCall {
   /** Thrown once by the next next(), then the stream is just over. */
   failure = null
   requestId = null
+  /** Held while somebody waits for the summary (N51). */
+  end = { held: false }
   /** Takes Buffers in place of the queue (pipeTo). */
   sink = null
   signal = null
@@ -138,6 +140,7 @@ class StreamCall {
     if (this.sink !== null) this.sink.end()
     else if (this.queue.length === 0) this.unlisten()
     this.wake()
+    release(this.end)
     this.settle(summary)
   }
 
@@ -166,6 +169,7 @@ class MessageStream {
   }
 
   get summary() {
+    if (!this.#call.ended) hold(this.#call.end)
     return this.#call.settled
   }
 
@@ -192,7 +196,7 @@ class MessageStream {
     // Who has had its last message is released by nobody.
     if (!call.ended) hold(call)
     await pipe(call, res, { status: 200, headers: Object.entries(this.headers) })
-    return call.settled
+    return this.summary
   }
 
   [Symbol.asyncIterator]() {
