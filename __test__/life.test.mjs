@@ -234,6 +234,28 @@ test('N54: Buffers are copies that outlive stream and gateway, and no external m
   }
 })
 
+test('N54: who transfers a Buffer to another thread takes nobody else’s along', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const { port1, port2 } = new MessageChannel()
+  t.after(() => port1.close())
+  port2.start()
+  const text = { text: '{n} ', count: 30, gap_ms: 5 }
+  const [giver, keeper] = await Promise.all([ask(text), ask(text)].map((request) => gate.streamMessages(request)))
+  for await (const bytes of giver) {
+    try {
+      port1.postMessage(bytes, [bytes.buffer])
+    } catch (error) {
+      // Where memory is shared, newer versions refuse what older ones copy.
+      assert.equal(error.name, 'DataCloneError')
+    }
+    // So that the next batch has something of both.
+    const busy = performance.now() + 20
+    while (performance.now() < busy);
+  }
+  assert.equal(textOf(events(await collect(keeper))), Array.from({ length: 30 }, (_, n) => `${n} `).join(''))
+})
+
 test('N55: child_process.fork: each process has its own gateway', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)

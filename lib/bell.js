@@ -6,6 +6,7 @@
 
 const timers = require('node:timers')
 const { performance } = require('node:perf_hooks')
+const { markAsUntransferable } = require('node:worker_threads')
 const native = require('./native.js')
 
 /** Message kinds; the other end is `Kind` in src/addon/bell.rs. */
@@ -77,11 +78,14 @@ function drainAgain() {
 
 function dispatch(batch) {
   let at = 4
+  let shares = 0
   while (at < batch.length) {
     const call = calls.get(batch.readUInt32LE(at))
     const kind = batch.readUInt32LE(at + 4)
     const from = at + 12
     at = from + batch.readUInt32LE(at + 8)
+    // Two Buffers share the batch's memory: who transfers his to another thread must not take the other's along (N54).
+    if (kind === DATA && ++shares === 2) markAsUntransferable(batch.buffer)
     if (call === undefined) continue
     if (kind === END || kind === FAIL) {
       calls.delete(call.id)
