@@ -137,6 +137,29 @@ test('one connection: answer after answer, also asked for together, and an HTTP/
   assert.equal(textOf(events(Buffer.from(body))), longText)
 })
 
+test('N17: a connection that closes takes along the answers that wait behind another one', { timeout: 30_000 }, async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { maxInflightPerAccount: 100 })
+  const warnings = []
+  const warn = (warning) => warnings.push(warning.message)
+  process.on('warning', warn)
+  t.after(() => process.off('warning', warn))
+  const { port, seen } = await serve(t, gate)
+  const client = connect(port, '127.0.0.1')
+  t.after(() => client.destroy())
+  // More than 64 KiB each: nobody takes the bytes of those that wait.
+  const body = JSON.stringify(ask({ text: 'x'.repeat(1000), pieces: 2, count: 1000, gap_ms: 5 }, { stream: true }))
+  const request = `POST ${MESSAGES} HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`
+  client.write(request.repeat(15))
+  client.resume()
+  await until(async () => (await sim.stats()).streams.open === 15, '15 streams')
+  client.destroy()
+  await until(async () => (await sim.stats()).streams.open === 0, 'upstream to be closed')
+  await until(() => seen.every(({ handled }) => handled), 'the handlers to end')
+  assert.equal(gate.accounts()[0].inFlight, 0)
+  assert.deepEqual(warnings, [])
+})
+
 test('N50: a thread that ends takes its answers along: none looks whole', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)

@@ -4,6 +4,23 @@ const { ServerResponse } = require('node:http')
 const { Socket } = require('node:net')
 
 /**
+ * Answers that wait for another one on their connection, by connection: Node.js tells them nothing when it closes. One
+ * listener a connection, however many wait.
+ */
+const behind = new WeakMap()
+
+function watch(socket, onClose) {
+  let waiting = behind.get(socket)
+  if (waiting === undefined) {
+    behind.set(socket, (waiting = new Set()))
+    socket.once('close', () => {
+      for (const tell of [...waiting]) tell()
+    })
+  }
+  waiting.add(onClose)
+}
+
+/**
  * Writes an answer to a node:http response with back-pressure, and cancels it when the response closes (N15–N17).
  * Resolves when the response has been ended or has closed. Never rejects.
  */
@@ -17,6 +34,8 @@ class Sink {
   #ended = false
   #wrote = false
   #done
+  /** The connection, where another answer is before this one. */
+  #connection = null
   #onClose = () => this.closed()
   #onDrain = () => this.#drain()
 
@@ -30,7 +49,11 @@ class Sink {
     })
     res.on('close', this.#onClose)
     res.on('error', this.#onClose)
-    if (res.destroyed || res.closed) queueMicrotask(this.#onClose)
+    if (res.socket === null && res.req?.socket && !res.closed) {
+      this.#connection = res.req.socket
+      watch(this.#connection, this.#onClose)
+    }
+    if (res.destroyed || res.closed || this.#connection?.destroyed) queueMicrotask(this.#onClose)
   }
 
   /** Headers that are set on the response already are the surrounding program's (CORS): kept, never doubled. */
@@ -125,6 +148,7 @@ class Sink {
     this.#res.removeListener('close', this.#onClose)
     this.#res.removeListener('error', this.#onClose)
     this.#res.removeListener('drain', this.#onDrain)
+    if (this.#connection !== null) behind.get(this.#connection).delete(this.#onClose)
   }
 }
 
