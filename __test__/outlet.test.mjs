@@ -137,6 +137,24 @@ test('one connection: answer after answer, also asked for together, and an HTTP/
   assert.equal(textOf(events(Buffer.from(body))), longText)
 })
 
+test('N15: an answer that ends its connection says nothing of that over HTTP/2', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t), { maxRequestBody: 1000 })
+  const warnings = []
+  const warn = (warning) => warnings.push(warning.message)
+  process.on('warning', warn)
+  t.after(() => process.off('warning', warn))
+  const { port } = await serve(t, gate, { create: createHttp2Server })
+  const session = connectHttp2(`http://127.0.0.1:${port}`)
+  t.after(() => session.destroy())
+  const stream = session.request({ ':method': 'POST', ':path': MESSAGES })
+  stream.end('x'.repeat(5000))
+  const [headers] = await once(stream, 'response')
+  assert.equal(headers[':status'], 413)
+  assert.equal(JSON.parse(await collect(stream)).error.type, 'request_too_large')
+  assert.deepEqual(warnings, [])
+})
+
 test('N17: a connection that closes takes along the answers that wait behind another one', { timeout: 30_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxInflightPerAccount: 100 })

@@ -60,8 +60,10 @@ class Sink {
   head(status, headers) {
     const res = this.#res
     if (res.headersSent || this.#ended) return
+    // HTTP/2 has no such header; Node.js would leave it out with a warning on stderr.
+    const foreign = res.req?.httpVersionMajor === 2 ? 'connection' : null
     const ours = {}
-    for (const [name, value] of headers) if (!res.hasHeader(name)) ours[name] = value
+    for (const [name, value] of headers) if (name !== foreign && !res.hasHeader(name)) ours[name] = value
     res.writeHead(status, ours)
     // Together with the first bytes when they are there already, else at once.
     queueMicrotask(() => {
