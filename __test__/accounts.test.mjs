@@ -195,6 +195,18 @@ test('recordOutcome sees every outcome; what it records the gateway does not wri
   assert.deepEqual(warned.map(({ code }) => code), ['KIRO_RECORD_OUTCOME'], 'told once')
 })
 
+test('R35: an outcome from before the gateway is connected waits for it', () => {
+  const { Ears } = require('../lib/notices.js')
+  const order = []
+  const ears = new Ears(({ kind }) => order.push(kind) > 0)
+  ears.hear({ number: 1, kind: 'ejected', accountId: 'a', at: 0, message: 'x' })
+  ears.hear({ number: 2, kind: 'failure', accountId: 'a', at: 0, cause: 'x' })
+  assert.deepEqual(order, [])
+  ears.serve({ answered: (number, recorded) => order.push([number, recorded]) })
+  ears.hear({ number: 3, kind: 'success', accountId: 'a', at: 0, heals: true, halfOpen: false, probe: false })
+  assert.deepEqual(order, ['ejected', [1, true], 'failure', [2, true], 'success', [3, true]])
+})
+
 test('ejected accounts are told, and usageLimits ejects a suspended one (N22, K62)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t, 'sim-suspended', 'sim-ok')

@@ -48,8 +48,8 @@ class KiroGateway {
     await result((id) => {
       const records = recordOutcome !== undefined
       handle = native.KiroGateway.connect(bell, id, given, around, ears.listen(), records)
-      ears.native = handle
     })
+    ears.serve(handle)
     return new KiroGateway(KEY, handle, ears)
   }
 

@@ -11,8 +11,10 @@ const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeB
  * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
  */
 class Ears {
-  /** The native gateway, once it is there. */
-  native = null
+  /** The native gateway, once it is connected. */
+  #native = null
+  /** Outcomes from before: what is done at the start can fail while the gateway still connects. */
+  #early = []
   #emitter = new EventEmitter()
   #record
   #warned = false
@@ -26,11 +28,17 @@ class Ears {
     return enter(new Line(this))
   }
 
+  /** The gateway is connected, and takes answers. */
+  serve(native) {
+    this.#native = native
+    for (const notice of this.#early.splice(0)) this.hear(notice)
+  }
+
   /** Whoever comes first records: a recorder that is there stays. */
   recordBy(record) {
     if (this.#record !== undefined) return
     this.#record = record
-    this.native.recordOutcomes()
+    this.#native.recordOutcomes()
   }
 
   on(event, listener) {
@@ -45,10 +53,12 @@ class Ears {
     this.#emitter.off(known(event), callable(listener))
   }
 
-  hear({ event, value, number, ...outcome }) {
-    if (event === undefined) this.native?.answered(number, this.#recorded(outcome))
+  hear(notice) {
+    const { event, value, number, ...outcome } = notice
     // One tick later: what a listener throws is an uncaughtException and harms no stream (N22).
-    else process.nextTick(() => this.#emitter.emit(event, value))
+    if (event !== undefined) process.nextTick(() => this.#emitter.emit(event, value))
+    else if (this.#native === null) this.#early.push(notice)
+    else this.#native.answered(number, this.#recorded(outcome))
   }
 
   #recorded({ at, until, ...rest }) {
