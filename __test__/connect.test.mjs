@@ -114,7 +114,7 @@ test('case 34: close lets streams end, cuts the others, writes the counters, and
   const reading = streams.map(collect)
   const began = performance.now()
   const closing = gate.close({ graceMs: 1000 })
-  for (const call of ['streamMessages', 'createMessage']) {
+  for (const call of ['streamMessages', 'createMessage', 'countTokens']) {
     const error = await gate[call](short).catch((error) => error)
     assert.equal(error.code, 'KIRO_CLOSED')
     assert.equal(error.status, 503)

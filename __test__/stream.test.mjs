@@ -1,6 +1,6 @@
 // Streams as JavaScript sees them (node-integration.md, sections 4 to 6).
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { Readable } from 'node:stream'
 import { describe, test } from 'node:test'
 import { KiroError } from 'kiro-messages'
@@ -237,6 +237,31 @@ describe('case 6: abort (N34)', () => {
     process.off('warning', warn)
     assert.equal(listeners, 0)
     assert.deepEqual(warnings, [])
+  })
+
+  test('one signal for many calls at once: no warning, each is aborted, none listens any more', async (t) => {
+    const sim = await simulator(t)
+    const gate = await gateway(t, sim, accounts(t))
+    const abort = new AbortController()
+    const { signal } = abort
+    const warnings = []
+    const warn = (warning) => warnings.push(warning.name)
+    process.on('warning', warn)
+    const slow = ask({ text: '{n} ', count: 1000, gap_ms: 100 })
+    const streams = await Promise.all(Array.from({ length: 15 }, () => gate.streamMessages(slow, { signal })))
+    const left = streams.splice(0, 5)
+    for (const stream of left) stream.cancel()
+    const pending = Array.from({ length: 15 }, () => rejection(gate.createMessage(slow, { signal })))
+    assert.equal(getEventListeners(signal, 'abort').length, 1)
+    await until(async () => (await sim.stats()).streams.open === 25, 'all calls to reach upstream')
+    abort.abort('enough')
+    for (const error of await Promise.all(pending)) aborted(error, 'enough')
+    for (const stream of streams) assert.equal((await stream.summary).outcome, 'cancelled')
+    await new Promise(setImmediate)
+    process.off('warning', warn)
+    assert.equal(getEventListeners(signal, 'abort').length, 0)
+    assert.deepEqual(warnings, [])
+    await until(async () => (await sim.stats()).streams.open === 0, 'upstream to be dropped')
   })
 
   function aborted(error, cause) {

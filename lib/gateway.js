@@ -1,5 +1,6 @@
 'use strict'
 
+const { forget, onAbort } = require('./abort.js')
 const { native, bell, begin, once, release } = require('./bell.js')
 const { KiroError, cancelled, configError, errorOf } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
@@ -197,19 +198,19 @@ class KiroGateway {
 
 /** The one result of a call, its failure as an error with the caller's stack (N42). */
 async function result(start, signal) {
-  let onAbort
+  let cancel
   try {
     return await once((id) => {
       start(id)
       if (signal === undefined) return
-      onAbort = () => bell.cancel(id)
-      signal.addEventListener('abort', onAbort, { once: true })
+      cancel = () => bell.cancel(id)
+      onAbort(signal, cancel)
     })
   } catch (fault) {
     if (fault.code === 'KIRO_CANCELLED' && signal?.aborted) throw cancelled(signal.reason, fault.requestId)
     throw errorOf(fault)
   } finally {
-    if (onAbort !== undefined) signal.removeEventListener('abort', onAbort)
+    if (cancel !== undefined) forget(signal, cancel)
   }
 }
 

@@ -1,5 +1,6 @@
 'use strict'
 
+const { forget, onAbort } = require('./abort.js')
 const { bell, DATA, HEAD, END, REPORT, hold, release } = require('./bell.js')
 const { KiroError, cancelled } = require('./error.js')
 const { pipe } = require('./response.js')
@@ -45,7 +46,7 @@ class StreamCall {
     if (signal !== undefined) {
       this.signal = signal
       this.onAbort = () => this.abort(signal.reason)
-      signal.addEventListener('abort', this.onAbort, { once: true })
+      onAbort(signal, this.onAbort)
     }
   }
 
@@ -151,7 +152,7 @@ class StreamCall {
 
   unlisten() {
     if (this.onAbort === null) return
-    this.signal.removeEventListener('abort', this.onAbort)
+    forget(this.signal, this.onAbort)
     this.onAbort = null
   }
 }

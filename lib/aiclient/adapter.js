@@ -2,6 +2,7 @@
 
 /** Point A: what the host's adapter factory makes for the provider. Documented in main.d.ts. */
 
+const { forget, onAbort } = require('../abort.js')
 const { native } = require('../bell.js')
 const { KiroError, cancelled, detailOf } = require('../error.js')
 const { nativeOf, readStore } = require('../gateway.js')
@@ -257,15 +258,15 @@ function requestOf(model, body) {
 async function unlessAborted(signal, start) {
   if (signal === undefined) return start()
   if (signal.aborted) throw cancelled(signal.reason)
-  let onAbort
+  let tell
   const aborted = new Promise((_, reject) => {
-    onAbort = () => reject(cancelled(signal.reason))
-    signal.addEventListener('abort', onAbort, { once: true })
+    tell = () => reject(cancelled(signal.reason))
+    onAbort(signal, tell)
   })
   try {
     return await Promise.race([start(), aborted])
   } finally {
-    signal.removeEventListener('abort', onAbort)
+    forget(signal, tell)
   }
 }
 

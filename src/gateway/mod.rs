@@ -434,8 +434,9 @@ impl Gateway {
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.
     ///
     /// # Errors
-    /// The request is too large or not valid, or its model unknown.
+    /// The request is too large or not valid, or its model unknown; the gateway is closed.
     pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
+        self.open()?;
         self.fits(body)?;
         over(body.len(), || {
             let request = Request::parse(body, Purpose::CountTokens)?;
