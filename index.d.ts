@@ -168,7 +168,7 @@ export interface GatewayOptions {
    */
   accountWaitMs?: number
   /**
-   * Age at which the account snapshot is refreshed in the background.
+   * Age at which the account snapshot is refreshed in the background; less than 50ms counts as that.
    * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
    * @default 5000
    */

@@ -316,7 +316,7 @@ pub const SETTINGS: &[Setting] = &[
         "accountCacheTtlMs",
         "5s",
         Form::Duration,
-        "Age at which the account snapshot is refreshed in the background.",
+        "Age at which the account snapshot is refreshed in the background; less than 50ms counts as that.",
     ),
     row(
         "KIRO_REFRESH_THRESHOLD",

@@ -42,6 +42,8 @@ use crate::store::{
 pub use view::{AccountId, AccountView, Addresses, short};
 use view::{Urls, Viewed};
 
+/// The store is not asked for all accounts more often, however fresh they are wanted.
+const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(50);
 /// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
 const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
 const EMPTY_LOOK_FOR: Duration = Duration::from_secs(2);
@@ -81,7 +83,7 @@ impl From<&Config> for Settings {
             max_in_flight: u32::try_from(cap).unwrap_or(u32::MAX),
             account_wait: config.account_wait,
             max_waiting: config.max_conns,
-            cache_ttl: config.account_cache_ttl,
+            cache_ttl: config.account_cache_ttl.max(SHORTEST_CACHE_TTL),
             rules: Rules { cool_down: config.health_cooldown },
             urls: Urls {
                 generate: config.upstream_url.clone(),

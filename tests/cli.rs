@@ -372,6 +372,15 @@ fn doctor_names_what_is_wrong_with_each_account() {
         ("ended-01", json!({}), far(json!({ "refreshToken": null, "expiresAt": PAST })), "there is no refresh token"),
         ("idc-0001", json!({}), far(json!({ "authMethod": "IdC" })), "no client registration"),
         (
+            "idc-0002",
+            json!({}),
+            // Digits in a string are a time too (R12).
+            far(
+                json!({ "authMethod": "IdC", "clientId": "c", "clientSecret": "s", "registrationExpiresAt": "1577836800000" }),
+            ),
+            "its client registration expired",
+        ),
+        (
             "eject-01",
             json!({ "isHealthy": false, "lastErrorMessage": "ejected: Suspended" }),
             far(json!({})),

@@ -1,7 +1,5 @@
 //! What a person asks of one account by name: its tokens, a refresh, its quota.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -9,7 +7,7 @@ use super::Gateway;
 use super::attempt::no_account;
 use crate::credentials::RefreshError;
 use crate::error::{Code, Error};
-use crate::proto::kiro::fault::{Fault, RetryAfter};
+use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::token::Refusal;
 use crate::proto::record::Token;
 use crate::proto::translate::fault::{PromptSize, api_error};
@@ -48,7 +46,7 @@ impl Gateway {
         let shared = &self.shared;
         let lease = shared.pool.visit(account_id).map_err(|none| no_account(&none).with_account(account_id))?;
         let answer = shared.credentials.usage_for_person(&lease).await;
-        answer.map_err(|fault| of_question(&fault).with_account(account_id))
+        answer.map_err(|fault| of_question(&fault, shared.pool.now()).with_account(account_id))
     }
 
     /// Whether an account's access token expires within `KIRO_REFRESH_THRESHOLD`; no where that isn't known.
@@ -57,12 +55,9 @@ impl Gateway {
     }
 }
 
-fn of_question(fault: &Fault) -> Error {
+fn of_question(fault: &Fault, now: Timestamp) -> Error {
     let code = Code::of_pinned_fault(fault.kind);
-    let after = match fault.retry_after {
-        Some(RetryAfter::Seconds(seconds)) if code == Code::RateLimited => Some(Duration::from_secs(seconds)),
-        _ => None,
-    };
+    let after = fault.retry_after.filter(|_| code == Code::RateLimited).map(|after| after.wait(now));
     let message = api_error(fault, PromptSize { estimate: 0, window: 0 }).message;
     Error::new(code, message).with_retry_after(after).with_fault(fault.kind)
 }
@@ -86,4 +81,20 @@ fn of_refresh(error: RefreshError) -> Error {
         RefreshError::Closed => (Code::Closed, "the gateway is closed"),
     };
     Error::new(code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn k46_a_date_is_a_time_to_wait_too() {
+        let now = Timestamp::UNIX_EPOCH;
+        let wait = |header| of_question(&Fault::from_http(429, None, Some(header), b"{}", false), now).retry_after();
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Thu, 01 Jan 1970 00:00:09 GMT"), Some(Duration::from_secs(9)));
+        assert_eq!(wait("soon"), None);
+    }
 }

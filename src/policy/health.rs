@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::proto::kiro::fault::{Fault, FaultKind, RetryAfter};
+use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Note};
 
 /// `errorCount` of an ejected account (§8).
@@ -584,11 +584,7 @@ fn cause(fault: &Fault) -> String {
 
 /// `Retry-After` as a rest: 1 s to 1 h.
 fn retry_after(fault: &Fault, now: Timestamp) -> Option<Duration> {
-    let said = match fault.retry_after? {
-        RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
-        RetryAfter::At(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
-    };
-    Some(said.clamp(SHORTEST_REST, LONGEST_REST))
+    Some(fault.retry_after?.wait(now).clamp(SHORTEST_REST, LONGEST_REST))
 }
 
 fn next_midnight(now: Timestamp) -> Timestamp {
@@ -611,6 +607,7 @@ fn after(start: Timestamp, rest: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::kiro::fault::RetryAfter;
 
     const RULES: Rules = Rules { cool_down: Duration::from_secs(60) };
 

@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use kiro_messages::config::{Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind};
 use kiro_messages::policy::health::State;
-use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint};
+use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, time};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind};
@@ -475,18 +475,7 @@ fn is_token_store(desk: &Desk) -> bool {
 /// `registrationExpiresAt`, which only people and this look at (§4).
 fn registration_end(entry: &Entry) -> Option<Timestamp> {
     let (_, record) = entry.raw.token.as_ref()?;
-    let value = Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?;
-    let text = value.string().map(String::from);
-    match (text, value.number()) {
-        (Some(text), _) => text.parse().ok(),
-        (None, Some(number)) => {
-            let number: i64 = number.parse().ok()?;
-            // Ten digits are seconds (R12).
-            if number < 100_000_000_000 { Timestamp::from_second(number) } else { Timestamp::from_millisecond(number) }
-                .ok()
-        }
-        (None, None) => None,
-    }
+    time(Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?)
 }
 
 /// Addresses of its own that are ignored (§3).

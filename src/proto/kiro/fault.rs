@@ -1,6 +1,7 @@
 //! What upstream told us went wrong, classified by a total function (kiro-upstream.md section 8).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -42,6 +43,16 @@ pub enum RetryAfter {
     Seconds(u64),
     /// A point in time.
     At(Timestamp),
+}
+
+impl RetryAfter {
+    /// From now on; a date that has passed is no time at all.
+    pub fn wait(self, now: Timestamp) -> Duration {
+        match self {
+            Self::Seconds(seconds) => Duration::from_secs(seconds),
+            Self::At(at) => Duration::try_from(at.duration_since(now)).unwrap_or_default(),
+        }
+    }
 }
 
 /// The classes of faults, in the order of section 8's table. What each means for the account, for the next attempt and

@@ -18,6 +18,7 @@ mod token_file;
 
 pub use note::Note;
 pub use object::{Json, Limits, Object, RECORD, Unusable, quote};
+pub use read::time;
 pub use token_file::{RefusedHash, Registration, TokenFile, id_of_path};
 
 /// Integers are written below this (R25): another writer's JSON keeps 14 significant digits.

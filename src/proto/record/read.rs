@@ -31,7 +31,7 @@ pub(super) fn count(value: Json<'_>) -> u64 {
 }
 
 /// RFC 3339 with any fraction and offset, epoch milliseconds as number or digits, 10 digits as seconds (R12).
-pub(super) fn time(value: Json<'_>) -> Option<Timestamp> {
+pub fn time(value: Json<'_>) -> Option<Timestamp> {
     if let Some(number) = decimal(value) {
         let number = number.trunc();
         let seconds = (1e9..1e10).contains(&number);
