@@ -78,6 +78,27 @@ export async function pool(signal: AbortSignal): Promise<Credential | null> {
   return gateway.credential(account.id)
 }
 
+/** What the API has beyond what is declared may be written down as it is. */
+export const literal: MessagesRequest = {
+  model: 'claude-sonnet-4-5',
+  max_tokens: 1024,
+  system: [{ type: 'text', text: 'Be brief.', cache_control: { type: 'ephemeral' } }],
+  tools: [
+    { name: 'look', input_schema: { type: 'object' }, strict: true, cache_control: { type: 'ephemeral' } },
+    { type: 'web_search_20250305', name: 'web_search', max_uses: 3 },
+  ],
+  output_config: { effort: 'high' },
+  messages: [
+    { role: 'user', content: [{ type: 'image', source: { type: 'base64', media_type: 'image/png', data: '' } }] },
+    { role: 'assistant', content: [{ type: 'tool_use', id: 'a', name: 'look', input: {} }] },
+    { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'a', content: 'red', is_error: false }] },
+  ],
+}
+// @ts-expect-error: a member of the wrong name, and no max_tokens
+export const slip: MessagesRequest = { model: 'claude-sonnet-4-5', max_token: 1024, messages: [] }
+// @ts-expect-error: a block without its type
+export const typeless: MessagesRequest['messages'][number] = { role: 'user', content: [{ text: 'Hello' }] }
+
 export async function events(gateway: KiroGateway, input: MessagesInput): Promise<string> {
   let text = ''
   const system = { mode: 'append', text: 'Be brief.' } as const

@@ -226,6 +226,9 @@ export interface Usage {
 
 export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens'
 
+/** What is named, and whatever else the Messages API has there: an object literal may hold it, an interface need not. */
+type Open<T> = T | (T & { [name: string]: unknown })
+
 /** A request of the Messages API. Unknown members are accepted and ignored. */
 export interface MessagesRequest {
   model: string
@@ -234,13 +237,22 @@ export interface MessagesRequest {
   system?: string | TextBlockParam[]
   tools?: ToolParam[]
   tool_choice?: { type: 'auto' | 'any' | 'tool' | 'none'; name?: string; disable_parallel_tool_use?: boolean }
-  thinking?: { type: 'enabled' | 'adaptive' | 'disabled' | 'between_tools'; budget_tokens?: number }
+  thinking?: { type: 'enabled' | 'adaptive' | 'disabled' | 'between_tools'; budget_tokens?: number; display?: string | null }
   metadata?: { user_id?: string | null }
   stream?: boolean
   temperature?: number
   top_p?: number
   top_k?: number
   stop_sequences?: string[]
+  output_config?: { effort?: string | null; format?: object | null } | null
+  cache_control?: object | null
+  container?: unknown
+  context_management?: object | null
+  diagnostics?: object | null
+  inference_geo?: string | null
+  mcp_servers?: object[]
+  service_tier?: string
+  speed?: string | null
 }
 
 export interface MessageParam {
@@ -248,16 +260,13 @@ export interface MessageParam {
   content: string | ContentBlockParam[]
 }
 
-export interface TextBlockParam {
-  type: 'text'
-  text: string
-}
+export type TextBlockParam = Open<{ type: 'text'; text: string }>
 
 /** A block of content by its `type`: text, image, document, tool_use, tool_result, thinking and the others. */
-export type ContentBlockParam = TextBlockParam | { type: string }
+export type ContentBlockParam = TextBlockParam | Open<{ type: string }>
 
 /** A tool of the caller's, or by its `type` one that runs at Anthropic: those are left out, for Kiro can't serve them. */
-export type ToolParam = ClientTool | { type: string; name?: string }
+export type ToolParam = Open<ClientTool> | Open<{ type: string; name?: string }>
 
 export interface ClientTool {
   type?: 'custom' | null
