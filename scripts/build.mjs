@@ -10,7 +10,7 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import { hostTriple } from './dist.mjs'
 import { platforms } from './packages.mjs'
-import { UNDER_TEST, installPackages, needRust, root, run } from './steps.mjs'
+import { UNDER_TEST, installPackages, isProgram, needRust, root, run } from './steps.mjs'
 
 const require = createRequire(import.meta.url)
 const { name, version, napi } = require('../package.json')
@@ -101,7 +101,7 @@ function milliseconds(text) {
   return [...text.matchAll(/(\d+)(ms|s|m|h)/g)].reduce((sum, [, n, u]) => sum + Number(n) * unit[u], 0)
 }
 
-if (process.argv[1] === path.join(root, 'scripts', 'build.mjs')) {
+if (isProgram(import.meta.url)) {
   const ok = await build(process.argv.includes('--release'))
   process.exit(ok ? 0 : 1)
 }

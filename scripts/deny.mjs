@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { conclude, needRust, root, totals } from './steps.mjs'
+import { conclude, isProgram, needRust, root, totals } from './steps.mjs'
 
 /** Checks; says what is wrong; true when nothing is. */
 export function deny() {
@@ -121,7 +121,7 @@ export function satisfied(expression, allowed) {
   return ok
 }
 
-if (process.argv[1] === path.join(root, 'scripts', 'deny.mjs')) {
+if (isProgram(import.meta.url)) {
   const started = Date.now()
   needRust()
   conclude(deny(), started)

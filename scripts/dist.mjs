@@ -12,7 +12,7 @@ import { homedir } from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { platforms } from './packages.mjs'
-import { needRust, root, run, target as targetFolder } from './steps.mjs'
+import { isProgram, needRust, root, run, target as targetFolder } from './steps.mjs'
 
 /** The oldest glibc that Node.js 20 runs on has more; this is what Rust itself asks for (N62). */
 const GLIBC = '2.17'
@@ -66,7 +66,7 @@ export function hostTriple() {
   return `${cpu}-${system}`
 }
 
-if (process.argv[1] === path.join(root, 'scripts', 'dist.mjs')) {
+if (isProgram(import.meta.url)) {
   const { values } = parseArgs({ options: { target: { type: 'string' }, zig: { type: 'boolean', default: false } } })
   needRust()
   process.exit((await dist(values.target ?? hostTriple(), values)) ? 0 : 1)

@@ -1,9 +1,8 @@
 // The gates beside the tests: format, lints, layers, generated files, types. The same here, in CI and in the workflow.
 import { spawnSync } from 'node:child_process'
-import path from 'node:path'
 import { build } from './build.mjs'
 import { deny } from './deny.mjs'
-import { check, conclude, installPackages, needRust, root, totals } from './steps.mjs'
+import { check, conclude, installPackages, isProgram, needRust, root, totals } from './steps.mjs'
 
 /** What the pure core must not pull in (architecture.md: layers 0 to 3). */
 const IMPURE = /^(tokio|hyper|reqwest|redis|napi)(-|$)/
@@ -39,7 +38,7 @@ function pure() {
   console.log(`${ok ? 'ok' : 'FAILED'}: no runtime and no IO below the core ${impure.join(' ')}${tree.stderr}`)
 }
 
-if (process.argv[1] === path.join(root, 'scripts', 'lint.mjs')) {
+if (isProgram(import.meta.url)) {
   const started = Date.now()
   needRust()
   const ok = await installPackages()

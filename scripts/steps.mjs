@@ -1,13 +1,19 @@
 // What every script here does: run a program, show it, count its tests, stop at the first failure. Node builtins only,
 // because these scripts are what installs everything else.
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, statSync } from 'node:fs'
+import { existsSync, readFileSync, realpathSync } from 'node:fs'
 import { createServer } from 'node:net'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..')
 const windows = process.platform === 'win32'
+
+/** Whether a module is the program itself, and not imported by one. Node.js resolves links in the one address and not in the other. */
+export function isProgram(url) {
+  const [, program] = process.argv
+  return program !== undefined && existsSync(program) && realpathSync(program) === fileURLToPath(url)
+}
 
 /** Where cargo puts what it builds. */
 export const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target')
@@ -97,10 +103,22 @@ export function conclude(ok, started) {
 
 /** The development packages, exactly those of the lock file. */
 export async function installPackages() {
-  const lock = path.join(root, 'package-lock.json')
-  const installed = path.join(root, 'node_modules', '.package-lock.json')
-  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return true
-  return run('npm', ['ci', '--no-audit', '--no-fund'])
+  return installed() || run('npm', ['ci', '--no-audit', '--no-fund'])
+}
+
+/**
+ * Whether node_modules holds what the lock file names. Not by their times: a checkout writes the same lock file anew, and
+ * `npm ci` takes node_modules away before it finds that there is no network.
+ */
+function installed() {
+  const [wanted, there] = ['package-lock.json', 'node_modules/.package-lock.json'].map((name) => {
+    const file = path.join(root, name)
+    return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).packages : {}
+  })
+  const same = ([name, { version, integrity, optional }]) =>
+    there[name] === undefined ? optional === true : there[name].version === version && there[name].integrity === integrity
+  const names = Object.entries(wanted).filter(([name]) => name !== '')
+  return names.every(same) && Object.keys(there).every((name) => name in wanted)
 }
 
 /** Says what is missing and how to get it, and ends. */
