@@ -1,8 +1,9 @@
 // What a program sees when it loads the package.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { cpSync, readFileSync, readdirSync } from 'node:fs'
+import { cpSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import path from 'node:path'
 import { test } from 'node:test'
 import * as imported from 'kiro-messages'
 import { folder } from './support/stack.mjs'
@@ -59,6 +60,30 @@ test('every target has its platform package, of exactly our version (N61)', () =
     assert.equal(own.license, main.license)
   }
   assert.deepEqual(main.dependencies, undefined, 'no run-time dependencies')
+})
+
+test('`npm version` writes everything that repeats the version, the loader too, also in a folder that is reached by a link', (t) => {
+  const root = new URL('../', import.meta.url)
+  const copy = path.join(folder(t), 'a copy')
+  const repeats = ['package.json', 'index.js', 'Cargo.toml', 'Cargo.lock', 'fuzz/Cargo.lock']
+  for (const file of ['scripts', 'npm', ...repeats]) {
+    cpSync(new URL(file, root), path.join(copy, file), { recursive: true, filter: (name) => !/\.node$|kiro-server$/.test(name) })
+  }
+  const manifest = JSON.parse(readFileSync(path.join(copy, 'package.json'), 'utf8'))
+  writeFileSync(path.join(copy, 'package.json'), JSON.stringify({ ...manifest, version: '9.8.7' }))
+  symlinkSync(copy, `${copy}.link`, 'junction')
+  const { status, stderr } = spawnSync(process.execPath, [path.join(`${copy}.link`, 'scripts/packages.mjs'), '--version'], { encoding: 'utf8' })
+  assert.equal(status, 0, stderr)
+  const loader = readFileSync(path.join(copy, 'index.js'), 'utf8')
+  const checks = loader.match(/bindingPackageVersion !== '.*?'|mismatch, expected \S+/g)
+  assert.ok(checks.length > 40)
+  assert.deepEqual([...new Set(checks)], ["bindingPackageVersion !== '9.8.7'", 'mismatch, expected 9.8.7'])
+  for (const file of repeats.slice(2)) assert.match(readFileSync(path.join(copy, file), 'utf8'), /name = "kiro-messages"\nversion = "9\.8\.7"/)
+  for (const name of readdirSync(path.join(copy, 'npm'))) {
+    assert.equal(JSON.parse(readFileSync(path.join(copy, 'npm', name, 'package.json'), 'utf8')).version, '9.8.7', name)
+  }
+  const added = new Set(/git add (.*)$/.exec(manifest.scripts.version)[1].split(' '))
+  assert.deepEqual(added, new Set(['npm', ...repeats]))
 })
 
 test('case 37: without its binary the package says what is missing and what to do', (t) => {

@@ -9,7 +9,7 @@
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { spawnSync } from 'node:child_process'
-import { root } from './steps.mjs'
+import { isProgram, root } from './steps.mjs'
 
 const ours = readJson('package.json')
 
@@ -70,10 +70,15 @@ function writeVersion() {
     if (!with_ours.includes(`name = "kiro-messages"\nversion = "${ours.version}"`)) throw new Error(`${file}: no version of ours`)
     writeFileSync(path.join(root, file), with_ours)
   }
+  // As the next build would: it is committed, and what is tagged is what is published.
+  const loader = path.join(root, 'index.js')
+  const text = readFileSync(loader, 'utf8')
+  writeFileSync(loader, text.replace(/(bindingPackageVersion !== '|version mismatch, expected )\d[^' ]*/g, `$1${ours.version}`))
 }
 
 function npmPack(stage, out) {
-  const packed = spawnSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', out], {
+  // Relative, for the shell would split a path with a space.
+  const packed = spawnSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', path.relative(stage, out)], {
     cwd: stage,
     encoding: 'utf8',
     shell: process.platform === 'win32',
@@ -99,7 +104,7 @@ function writeJson(file, value) {
   writeFileSync(file, `${JSON.stringify(value, null, 2)}\n`)
 }
 
-if (process.argv[1] === path.join(root, 'scripts', 'packages.mjs')) {
+if (isProgram(import.meta.url)) {
   if (process.argv.includes('--version')) writeVersion()
   else {
     const has = ({ folder, addon, server }) =>
