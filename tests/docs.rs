@@ -53,8 +53,8 @@ fn metrics() {
     let mut text = String::from(
         "# Metrics\n\n\
          <!-- Made from src/metrics/table.rs by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
-         `GET /metrics`, in the OpenMetrics text format that Prometheus scrapes. No key is needed from a loopback address, else the \
-         client key. In the addon: `gateway.metrics()`. `deploy/grafana.json` is a dashboard on these names.\n\n\
+         `GET /metrics`, in the OpenMetrics text format that Prometheus scrapes. No key is needed from the same machine, \
+         unless a proxy passed the request on; else the client key. In the addon: `gateway.metrics()`. `deploy/grafana.json` is a dashboard on these names.\n\n\
          Everything counts since the process started; one gateway counts for itself, so sum over instances. What belongs to a request \
          is counted at its end. Histograms have the usual `_bucket{le=…}`, `_sum` and `_count`.\n\n\
          | name | type | labels | meaning |\n|---|---|---|---|\n",
