@@ -9,7 +9,8 @@ command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 # libFuzzer's instrumentation is an unstable compiler flag; this lets the stable compiler take it.
 export RUSTC_BOOTSTRAP=1
 if [ $# -eq 0 ]; then
-  mapfile -t targets < <(cargo fuzz list)
+  # Not mapfile: macOS has bash 3.2. And so a list that fails ends this.
+  targets=($(cargo fuzz list))
 else
   targets=("$@")
 fi
