@@ -28,7 +28,7 @@ if (!options['no-build']) {
 }
 
 const house = new House()
-process.on('SIGINT', () => house.end().then(() => process.exit(130)))
+for (const [signal, status] of [['SIGINT', 130], ['SIGTERM', 143]]) process.on(signal, () => house.end().then(() => process.exit(status)))
 const broken = []
 try {
   await openStreams(Number(options.streams))

@@ -51,7 +51,7 @@ const library = wanted.includes('shapes') ? await shapes.build() : null
 if (wanted.includes('shapes') && library === null) fail('the build of bench/shapes failed')
 
 const house = new House()
-process.on('SIGINT', () => house.end().then(() => process.exit(130)))
+for (const [signal, status] of [['SIGINT', 130], ['SIGTERM', 143]]) process.on(signal, () => house.end().then(() => process.exit(status)))
 let cases
 try {
   cases = await measure()

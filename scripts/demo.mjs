@@ -4,9 +4,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { freePort, needRust, run, serverBinary } from './steps.mjs'
+import { freePort, needRust, root, run, serverBinary } from './steps.mjs'
 
 const PROMPT = 'Say hello to someone who has just cloned this repository.'
+/** As somebody types it in the repository. */
+const release = path.relative(root, serverBinary('release'))
 
 needRust()
 console.log('Building kiro-server (a few minutes the first time) …')
@@ -29,6 +31,15 @@ let ended = false
 server.on('exit', () => {
   ended = true
 })
+
+// Whoever ends the demonstration ends the server too, and not the terminal alone, which tells both.
+for (const [signal, status] of [['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129]]) {
+  process.once(signal, () => {
+    server.kill('SIGKILL')
+    rmSync(home, { recursive: true, force: true })
+    process.exit(status)
+  })
+}
 
 let ok = false
 try {
@@ -88,7 +99,7 @@ async function stream() {
   console.log(`
 The upstream was simulated: no account was used and nothing left this machine. With a real account:
   npm run build:server
-  target/release/kiro-server accounts add --store file:accounts.json     (takes the Kiro IDE's token file)
-  target/release/kiro-server --store file:accounts.json`)
+  ${release} accounts add --store file:accounts.json     (takes the Kiro IDE's token file)
+  ${release} --store file:accounts.json`)
   return Boolean(whole)
 }
