@@ -765,13 +765,14 @@ export declare class KiroError extends Error {
  * ```js
  * import { KiroGateway } from 'kiro-messages'
  *
- * await using gateway = await KiroGateway.connect({ store: 'file:accounts.json' })
+ * const gateway = await KiroGateway.connect({ store: 'file:accounts.json' })
  * const stream = await gateway.streamMessages({
  *   model: 'claude-sonnet-4-5',
  *   max_tokens: 1024,
  *   messages: [{ role: 'user', content: 'Hello' }],
  * })
  * for await (const bytes of stream) process.stdout.write(bytes)
+ * await gateway.close() // TypeScript, and Node.js 24, have `await using` for it
  * ```
  */
 export declare class KiroGateway {

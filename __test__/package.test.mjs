@@ -86,6 +86,22 @@ test('`npm version` writes everything that repeats the version, the loader too, 
   assert.deepEqual(added, new Set(['npm', ...repeats]))
 })
 
+test('JavaScript in the documents is JavaScript, also on the oldest Node.js that we take', () => {
+  const root = new URL('../', import.meta.url)
+  const documents = ['README.md', 'index.d.ts', 'lib/aiclient/main.d.ts', ...readdirSync(new URL('docs', root)).map((name) => `docs/${name}`)]
+  const AsyncFunction = (async () => {}).constructor
+  let examples = 0
+  for (const name of documents.filter((name) => /\.(md|ts)$/.test(name))) {
+    const text = readFileSync(new URL(name, root), 'utf8').replaceAll(/^ *\* ?/gm, '')
+    for (const [, code] of text.matchAll(/^```js\n(.*?)^```/gms)) {
+      const body = code.replaceAll(/^import .*$/gm, '').replaceAll(/^export /gm, '')
+      assert.doesNotThrow(() => new AsyncFunction(body), `${name}: ${code}`)
+      examples += 1
+    }
+  }
+  assert.ok(examples > 8, `${examples}`)
+})
+
 test('case 37: without its binary the package says what is missing and what to do', (t) => {
   const copy = folder(t)
   for (const part of ['package.json', 'index.js', 'lib']) {

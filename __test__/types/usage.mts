@@ -32,7 +32,7 @@ export const unknown: GatewayOptions = { redisUlr: '' }
 // @ts-expect-error: connect() makes them
 export const made = new KiroGateway()
 
-/** The example of the class's documentation. */
+/** The example of the class's documentation, with what TypeScript adds. */
 export async function example(signal: AbortSignal): Promise<StreamSummary> {
   await using gateway = await KiroGateway.connect(options)
   const stream: MessageStream = await gateway.streamMessages(
