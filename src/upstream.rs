@@ -223,7 +223,9 @@ impl Upstream {
         let (parts, body) = response.into_parts();
         let kind = header(&parts.headers, "content-type").and_then(|kind| kind.split(';').next());
         let body = Body { kind: body, sent: progress.last().unwrap_or_else(Instant::now) };
-        if parts.status == 200 && kind.is_some_and(|kind| kind.trim() == "application/vnd.amazon.eventstream") {
+        if parts.status == 200
+            && kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/vnd.amazon.eventstream"))
+        {
             return Ok(body);
         }
         let text = read_error_body(body).await;

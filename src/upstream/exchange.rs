@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -71,8 +71,9 @@ pub(super) struct Broken {
     pub(super) unanswered: bool,
 }
 
-/// Sends a request and resolves with the head of the answer. An answer that comes before the request is out, a refusal
-/// by size, say, is an answer too; the connection isn't used again then.
+/// Sends a request and resolves with the head of the answer. One that comes before the request is out, a refusal by size,
+/// say, is an answer too: no more is sent then, and the connection isn't used again. A success means that upstream reads
+/// on, so that the request is finished first.
 pub(super) async fn exchange(
     mut io: Io,
     wire: &Wire,
@@ -84,10 +85,12 @@ pub(super) async fn exchange(
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
     let mut sent = 0;
     let mut flushed = false;
+    let mut writes = true;
+    let mut heard = false;
     let mut seen = Vec::new();
+    let mut early = None;
     let response = std::future::poll_fn(|cx| {
-        let mut writes = true;
-        while !flushed {
+        while writes && !flushed {
             let (left, count) = wire.left(sent);
             let wrote = match count {
                 0 => io.poll_flush(cx).map_ok(|()| {
@@ -106,23 +109,32 @@ pub(super) async fn exchange(
             };
             match wrote {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => {
-                    // Perhaps it has answered before it closed.
-                    writes = false;
-                    break;
-                }
+                // Perhaps it has answered before it closed. A write fails before the runtime has heard that there is
+                // something to read: that, or the end, is still to come.
+                Poll::Ready(Err(_)) => writes = false,
                 Poll::Pending => break,
             }
         }
-        poll_head(&mut io, &mut call, &mut seen, cx, writes)
+        let head = match early.take() {
+            Some(head) => head,
+            None => ready!(poll_head(&mut io, &mut call, &mut seen, &mut heard, cx))?,
+        };
+        if head.0.status().is_success() && writes && !flushed {
+            early = Some(head);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(head))
     })
     .await;
-    let (response, read_on) = response.map_err(|()| Broken { unanswered: seen.is_empty() })?;
+    let (response, read_on) = response.map_err(|()| Broken { unanswered: !heard })?;
     let all = flushed;
     seen.drain(..read_on);
     let unreadable = |_| Broken { unanswered: false };
     let state = match call.proceed() {
-        Some(RecvResponseResult::RecvBody(call)) => State::Reading(Box::new(Reading { call, io, rest: seen })),
+        Some(RecvResponseResult::RecvBody(mut call)) => {
+            call.stop_on_chunk_boundary(true);
+            State::Reading(Box::new(Reading { call, io, rest: seen }))
+        }
         Some(RecvResponseResult::Cleanup(call)) => {
             if all && seen.is_empty() && !call.must_close_connection() {
                 home.keep(&origin, io);
@@ -153,8 +165,8 @@ fn poll_head(
     io: &mut Io,
     call: &mut Call<RecvResponse>,
     seen: &mut Vec<u8>,
+    heard: &mut bool,
     cx: &mut Context<'_>,
-    writes: bool,
 ) -> Poll<Result<(Response<()>, usize), ()>> {
     BUFFER.with_borrow_mut(|buffer| {
         loop {
@@ -162,15 +174,20 @@ fn poll_head(
             match io.poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => seen.extend_from_slice(read.filled()),
                 Poll::Ready(_) => return Poll::Ready(Err(())),
-                Poll::Pending if writes => return Poll::Pending,
-                Poll::Pending => return Poll::Ready(Err(())),
+                Poll::Pending => return Poll::Pending,
             }
+            *heard = true;
             loop {
                 match call.try_response(seen, false) {
                     Ok((used, Some(response))) => return Poll::Ready(Ok((response, used))),
                     Ok((0, None)) => break,
                     // An informational answer.
                     Ok((used, None)) => drop(seen.drain(..used)),
+                    // So is this one, which the library takes without headers only.
+                    Err(ureq_proto::Error::HeadersWith100) => match memchr::memmem::find(seen, b"\r\n\r\n") {
+                        Some(end) => drop(seen.drain(..end + 4)),
+                        None => return Poll::Ready(Err(())),
+                    },
                     Err(_) => return Poll::Ready(Err(())),
                 }
             }
@@ -292,12 +309,33 @@ impl Reading {
         self.call.can_proceed() && !self.is_close_delimited()
     }
 
+    /// The size at the beginning of a chunk that has extensions, and the whole line, by their lengths. Extensions mean
+    /// nothing to us (RFC 9112, 7.1.1), and the library refuses long ones.
+    fn extended_size(&self, input: &[u8]) -> Option<(usize, usize)> {
+        if !self.call.is_on_chunk_boundary() {
+            return None;
+        }
+        let end = memchr::memchr(b'\n', input)?;
+        let size = memchr::memchr(b';', &input[..end])?;
+        input[..end].ends_with(b"\r").then_some((size, end + 1))
+    }
+
     /// Cuts the body's bytes out of `input`; what can't be understood yet is kept.
     fn decode(&mut self, input: &[u8]) -> Result<Bytes, End> {
         let mut out = vec![0; input.len()];
         let (mut used, mut filled) = (0, 0);
         while used < input.len() && !self.has_ended() {
-            let (took, gave) = self.call.read(&input[used..], &mut out[filled..]).map_err(|_| End::Broken)?;
+            let left = &input[used..];
+            let (took, gave) = match self.extended_size(left) {
+                Some((size, line)) => {
+                    let plain = [&left[..size], b"\r\n"].concat();
+                    self.call
+                        .read(&plain, &mut [])
+                        .map(|(took, _)| if took == plain.len() { (line, 0) } else { (0, 0) })
+                }
+                None => self.call.read(left, &mut out[filled..]),
+            }
+            .map_err(|_| End::Broken)?;
             if took == 0 {
                 break;
             }
