@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -149,6 +149,8 @@ pub struct Identity {
 #[derive(Clone)]
 struct Client {
     client: reqwest::Client,
+    /// The same, but each request makes a connection of its own (K69).
+    fresh: reqwest::Client,
     connects: Arc<AtomicU64>,
 }
 
@@ -313,18 +315,16 @@ impl Upstream {
         progress: &Arc<Progress>,
     ) -> Result<Response<BodyKind>, Fault> {
         let client = self.client_through(target.proxy.as_deref())?;
-        let send = || {
+        let send = |client: &reqwest::Client| {
             let mut headers = headers.clone();
             add_invocation_id(&mut headers);
             let body = reqwest::Body::wrap(Parts::new(body.clone(), progress.clone()));
-            client.client.post(&target.url).headers(headers).body(body).send()
+            client.post(&target.url).headers(headers).body(body).send()
         };
-        let connects = client.connects.load(Ordering::Relaxed);
-        let response = match send().await {
-            // Nobody connected meanwhile, so the connection was an old one that upstream had given up.
-            Err(error) if died_unanswered(&error) && client.connects.load(Ordering::Relaxed) == connects => {
-                send().await
-            }
+        let connected = Arc::<AtomicBool>::default();
+        let response = match CONNECTED.scope(connected.clone(), send(&client.client)).await {
+            // This request made no connection, so it went over an old one that upstream had given up.
+            Err(error) if died_unanswered(&error) && !connected.load(Ordering::Relaxed) => send(&client.fresh).await,
             other => other,
         };
         let response = response.map_err(|error| send_fault(&error))?;
@@ -363,22 +363,28 @@ impl Proxied {
 impl Client {
     fn new(tls: &rustls::ClientConfig, connect_timeout: Duration, proxy: Option<&str>) -> Result<Self, reqwest::Error> {
         let connects = Arc::new(AtomicU64::new(0));
-        let mut builder = reqwest::Client::builder()
-            .http1_only()
-            .tls_backend_preconfigured(tls.clone())
-            .tcp_nodelay(true)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .pool_idle_timeout(POOL_IDLE)
-            .connect_timeout(connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .connector_layer(CountConnects(connects.clone()));
-        if let Some(proxy) = proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy)?);
-        }
-        Ok(Self { client: builder.build()?, connects })
+        let build = |idle: usize| {
+            let mut builder = reqwest::Client::builder()
+                .http1_only()
+                .tls_backend_preconfigured(tls.clone())
+                .tcp_nodelay(true)
+                .tcp_keepalive(TCP_KEEPALIVE)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .connector_layer(CountConnects(connects.clone()));
+            if !connect_timeout.is_zero() {
+                builder = builder.connect_timeout(connect_timeout);
+            }
+            if let Some(proxy) = proxy {
+                builder = builder.proxy(reqwest::Proxy::all(proxy)?);
+            }
+            builder.build()
+        };
+        Ok(Self { client: build(usize::MAX)?, fresh: build(0)?, connects })
     }
 }
 
@@ -566,7 +572,12 @@ fn operating_system() -> String {
     format!("{name}#{printable}")
 }
 
-/// Counts established connections, so that a failure can be told from one on a reused connection (K69).
+tokio::task_local! {
+    /// Whether the request made a connection, so that a failure can be told from one on a reused connection (K69).
+    static CONNECTED: Arc<AtomicBool>;
+}
+
+/// Counts connections, and tells the request that waited for one.
 #[derive(Clone)]
 struct CountConnects(Arc<AtomicU64>);
 
@@ -599,7 +610,14 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         self.connects.fetch_add(1, Ordering::Relaxed);
-        Box::pin(self.inner.call(request))
+        let connecting = self.inner.call(request);
+        Box::pin(async move {
+            let connection = connecting.await;
+            // At the end, where the request's own task comes only if no older connection was there before: this one is
+            // finished in the background then. Nobody asks outside of a stream's request.
+            CONNECTED.try_with(|connected| connected.store(true, Ordering::Relaxed)).unwrap_or_default();
+            connection
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use kiro_messages::secret::Secret;
 use kiro_messages::upstream::{Target, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Barrier, Notify};
 use tokio::time::timeout;
 
 const KIND: &str = "content-type: application/vnd.amazon.eventstream";
@@ -170,15 +171,94 @@ async fn answers_of_every_framing_are_understood_and_what_follows_one_is_never_t
             })
             .await;
             let upstream = upstream(&[]);
-            for _ in 0..2 {
+            // What comes later than the end is seen as soon as the runtime has heard it, and here that may be too late.
+            for _ in 0..if reused || !each_byte { 2 } else { 1 } {
                 let got = timeout(LIMIT, ask(&upstream, &url, None, Bytes::new())).await.expect("an end");
                 assert_eq!(got.ok(), whole.then(|| b"ab".to_vec()), "{answer:?}");
             }
-            // A byte that comes later than the end is seen when the connection is used next, if the runtime has heard it.
             if reused || !each_byte {
                 assert_eq!(counted.load(Ordering::Relaxed), if reused { 1 } else { 2 }, "{answer:?}");
             }
         }
+    }
+}
+
+/// K69: whose connection it was is what counts, not what others opened meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k69_a_reused_connection_that_dies_is_replaced_whatever_others_connect_meanwhile() {
+    for through_proxy in [false, true] {
+        let (held, dies, reused) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::<AtomicBool>::default());
+        let (here, now, first) = (held.clone(), dies.clone(), reused.clone());
+        let url = serve(move |_, mut socket| {
+            let (here, now, first) = (here.clone(), now.clone(), first.clone());
+            async move {
+                for request in 0.. {
+                    if !read_request(&mut socket).await {
+                        return;
+                    }
+                    if request > 0 && !first.swap(true, Ordering::Relaxed) {
+                        here.notify_one();
+                        return now.notified().await;
+                    }
+                    socket.write_all(EMPTY.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let (upstream, proxy) = (upstream(&[]), through_proxy.then_some(url.as_str()));
+        let one = async {
+            // A connection goes back a moment after its answer.
+            while !reused.load(Ordering::Relaxed) {
+                let answer = ask(&upstream, &url, proxy, Bytes::new()).await;
+                assert!(answer.is_ok(), "through a proxy: {through_proxy}: {answer:?}");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let other = async {
+            held.notified().await;
+            let answer = ask(&upstream, &url, proxy, Bytes::new()).await;
+            dies.notify_one();
+            answer.unwrap();
+        };
+        timeout(LIMIT, async { tokio::join!(one, other) }).await.expect("both");
+    }
+}
+
+/// K69: on a fresh connection, although another old one is at hand; and what a fresh one does counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k69_the_replacement_is_fresh_and_only_one() {
+    for (through_proxy, recovers) in [(false, true), (true, true), (false, false), (true, false)] {
+        let both = Arc::new(Barrier::new(2));
+        let counted = Arc::<AtomicUsize>::default();
+        let (met, count) = (both.clone(), counted.clone());
+        let url = serve(move |connection, mut socket| {
+            let (met, count) = (met.clone(), count.clone());
+            async move {
+                for request in 0.. {
+                    if !read_request(&mut socket).await {
+                        return;
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                    match (connection, request) {
+                        (0 | 1, 0) => {
+                            met.wait().await;
+                        }
+                        (2, _) if recovers => {}
+                        _ => return,
+                    }
+                    socket.write_all(EMPTY.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        let (upstream, proxy) = (upstream(&[]), through_proxy.then_some(url.as_str()));
+        let asked = || timeout(LIMIT, ask(&upstream, &url, proxy, Bytes::new()));
+        let (one, two) = tokio::join!(asked(), asked());
+        assert!(one.unwrap().is_ok() && two.unwrap().is_ok());
+        let third = asked().await.unwrap();
+        assert_eq!(third.is_ok(), recovers, "through a proxy: {through_proxy}: {third:?}");
+        // A connection goes back a moment after its answer: the third may have found none.
+        assert!([3, 4].contains(&counted.load(Ordering::Relaxed)), "through a proxy: {through_proxy}");
     }
 }
 
@@ -203,6 +283,37 @@ async fn k69_a_connection_that_dies_after_an_informational_answer_has_answered()
     ask(&upstream, &url, None, Bytes::new()).await.unwrap();
 }
 
+/// `KIRO_CONNECT_TIMEOUT=0` is no limit, through proxies too: it was none at all, so that whatever took a moment failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k68_no_time_for_connecting_is_no_limit() {
+    let proxy = serve(|_, mut socket| async move {
+        // SOCKS5 without a password.
+        let mut greeting = [0; 3];
+        socket.read_exact(&mut greeting).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        socket.write_all(&[5, 0]).await.unwrap();
+        let mut wanted = [0; 10];
+        socket.read_exact(&mut wanted).await.unwrap();
+        for byte in [5, 0, 0, 1, 127, 0, 0, 1, 0, 80] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            socket.write_all(&[byte]).await.unwrap();
+        }
+        while read_request(&mut socket).await {
+            socket.write_all(EMPTY.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = proxy.replace("http://", "socks5://").replace("/generateAssistantResponse", "");
+    for (limit, passes) in [("10000", true), ("0", true), ("20", false)] {
+        let upstream = upstream(&[("connectTimeoutMs", limit)]);
+        let answer = ask(&upstream, "http://127.0.0.1:80/generateAssistantResponse", Some(&proxy), Bytes::new()).await;
+        match answer {
+            Ok(_) => assert!(passes, "{limit}"),
+            Err(fault) => assert!(!passes && fault.kind == FaultKind::Timeout, "{limit}: {fault:?}"),
+        }
+    }
+}
+
 /// An address of version 6 in the URL, where there is one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_by_ipv6_address_is_reached() {
@@ -216,4 +327,39 @@ async fn an_upstream_by_ipv6_address_is_reached() {
     });
     assert!(ask(&upstream(&[]), &url, None, Bytes::new()).await.is_ok());
     drop(answered.await.unwrap());
+}
+
+/// Proxies that refuse, dribble or say nothing when they are asked for a tunnel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k68_proxies_that_make_no_tunnel_are_faults_in_time() {
+    for (answer, ends, kind) in [
+        ("HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\n\r\n", false, FaultKind::Network),
+        ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nno!", true, FaultKind::Network),
+        ("HTTP/1.1 200", true, FaultKind::Network),
+        ("HTTP/1.1 200 OK\r\n\r\nnothing of TLS", true, FaultKind::Network),
+        ("", false, FaultKind::Timeout),
+        ("", true, FaultKind::Network),
+        ("HTTP/1.1 200 OK\r\nx: ", false, FaultKind::Timeout),
+    ] {
+        let proxy = serve(move |_, mut socket| async move {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                if !matches!(socket.read_buf(&mut asked).await, Ok(1..)) {
+                    return;
+                }
+            }
+            for byte in answer.as_bytes() {
+                socket.write_all(&[*byte]).await.unwrap_or_default();
+                tokio::task::yield_now().await;
+            }
+            if !ends {
+                std::future::pending::<()>().await;
+            }
+        })
+        .await;
+        let upstream = upstream(&[("connectTimeoutMs", "500")]);
+        let asked = ask(&upstream, "https://127.0.0.1:9/generateAssistantResponse", Some(&proxy), Bytes::new());
+        let fault = timeout(LIMIT, asked).await.expect("an end").unwrap_err();
+        assert_eq!(fault.kind, kind, "{answer:?}: {fault:?}");
+    }
 }
