@@ -70,10 +70,7 @@ pub(super) enum ConnectError {
 
 impl Connections {
     pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_keepalive(Some(TCP_KEEPALIVE));
+        let connector = set_up(HttpConnector::new(), timeout);
         let tls = TlsConnector::from(std::sync::Arc::new(tls));
         Self { connector, tls, timeout, opened: AtomicU64::new(0), idle: Mutex::default() }
     }
@@ -144,6 +141,15 @@ impl Connections {
     }
 }
 
+fn set_up<R>(mut connector: HttpConnector<R>, timeout: Duration) -> HttpConnector<R> {
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(TCP_KEEPALIVE));
+    // Shared out among the addresses of the host, so that the first one can't use it up.
+    connector.set_connect_timeout((!timeout.is_zero()).then_some(timeout));
+    connector
+}
+
 /// The innermost cause: outer ones say "error trying to connect", which is known.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -187,5 +193,66 @@ impl Io {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::{array, future};
+
+    use hyper_util::client::legacy::connect::dns::Name;
+    use tokio::net::TcpSocket;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A name with two addresses.
+    #[derive(Clone)]
+    struct Two([SocketAddr; 2]);
+
+    impl Service<Name> for Two {
+        type Response = array::IntoIter<SocketAddr, 2>;
+        type Error = io::Error;
+        type Future = future::Ready<io::Result<Self::Response>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Name) -> Self::Future {
+            future::ready(Ok(self.0.into_iter()))
+        }
+    }
+
+    /// An address that takes no connection and refuses none, as long as what is given back lives.
+    async fn silent(address: SocketAddr) -> Option<(tokio::net::TcpListener, Vec<TcpStream>)> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while waiting.len() < 100 {
+            match timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+                Ok(connected) => waiting.push(connected.unwrap()),
+                Err(_) => return Some((listener, waiting)),
+            }
+        }
+        None
+    }
+
+    /// K68: the time for connecting is for all addresses of a host.
+    #[tokio::test]
+    async fn k68_an_address_that_is_silent_leaves_time_for_the_next() {
+        let Some((dead, _waiting)) = silent((Ipv4Addr::LOCALHOST, 0).into()).await else { return };
+        let first = dead.local_addr().unwrap();
+        let second = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), first.port()));
+        let live = tokio::net::TcpListener::bind(second).await.unwrap();
+        let limit = Duration::from_secs(4);
+        let mut connector = set_up(HttpConnector::new_with_resolver(Two([first, second])), limit);
+        let uri = format!("http://kiro.test:{}/", first.port()).parse::<Uri>().unwrap();
+        let connected = timeout(limit, connector.call(uri)).await.expect("in time").unwrap();
+        assert_eq!(connected.inner().peer_addr().unwrap(), live.local_addr().unwrap());
     }
 }
