@@ -288,7 +288,7 @@ fn hex(digits: &str) -> u32 {
     digits.get(..4).and_then(|four| u32::from_str_radix(four, 16).ok()).unwrap_or(0xfffd)
 }
 
-/// Checks JSON grammar (RFC 8259) and finds spans. Recursion is bounded by the depth limit.
+/// Checks JSON grammar (RFC 8259) and finds spans.
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -333,18 +333,55 @@ impl<'a> Scanner<'a> {
         if depth > self.depth { Err(Unusable::TooDeep { limit: self.depth }) } else { Ok(()) }
     }
 
-    /// One value inside `depth` containers.
+    /// One value inside `depth` containers. Not by recursion: a file holds records of any depth (R9).
     fn value(&mut self, depth: usize) -> Result<(), Unusable> {
-        match self.peek() {
-            Some(b'{') => self.object(depth + 1, &mut |_, _| {}),
-            Some(b'[') => self.array(depth + 1, &mut |_| {}),
-            Some(b'"') => self.string(),
-            Some(b't') => self.word(b"true"),
-            Some(b'f') => self.word(b"false"),
-            Some(b'n') => self.word(b"null"),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            _ => Err(self.wrong()),
+        // What is open inside this value: true for an object.
+        let mut open = Vec::new();
+        loop {
+            match self.peek() {
+                Some(byte @ (b'{' | b'[')) => {
+                    self.nest(depth + open.len() + 1)?;
+                    let is_object = byte == b'{';
+                    self.at += 1;
+                    self.space();
+                    if self.peek() != Some(if is_object { b'}' } else { b']' }) {
+                        open.push(is_object);
+                        self.name_if(is_object)?;
+                        continue;
+                    }
+                    self.at += 1;
+                }
+                Some(b'"') => self.string()?,
+                Some(b't') => self.word(b"true")?,
+                Some(b'f') => self.word(b"false")?,
+                Some(b'n') => self.word(b"null")?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                _ => return Err(self.wrong()),
+            }
+            loop {
+                let Some(&is_object) = open.last() else { return Ok(()) };
+                self.space();
+                if self.peek() == Some(b',') {
+                    self.at += 1;
+                    self.space();
+                    self.name_if(is_object)?;
+                    break;
+                }
+                self.expect(if is_object { b'}' } else { b']' })?;
+                open.pop();
+            }
         }
+    }
+
+    /// A member's name and what separates it from its value, inside an object.
+    fn name_if(&mut self, is_object: bool) -> Result<(), Unusable> {
+        if is_object {
+            self.string()?;
+            self.space();
+            self.expect(b':')?;
+            self.space();
+        }
+        Ok(())
     }
 
     fn object(&mut self, depth: usize, member: &mut dyn FnMut(Span, Span)) -> Result<(), Unusable> {

@@ -6,10 +6,10 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::super::{StoreError, StoreErrorKind};
-use crate::proto::record::{Limits, Object, RECORD, TokenFile, Unusable, is_account_id};
+use crate::proto::record::{Limits, Object, TokenFile, Unusable, is_account_id};
 
-/// Two levels lie around a record: the file and `accounts`.
-const FILE: Limits = Limits { bytes: 256 << 20, depth: RECORD.depth + 2 };
+/// A record that is nested too deep makes its own account unusable, not the file (R9).
+const FILE: Limits = Limits { bytes: 256 << 20, depth: usize::MAX };
 
 /// A file, read.
 #[derive(Clone)]
@@ -223,6 +223,17 @@ mod tests {
         assert!(matches!(kind("{\"refresh_token\":\"r\"}"), Content::Token(_)));
         assert!(matches!(kind("{\"accounts\":{},\"accessToken\":\"a\"}"), Content::Pool(_)));
         assert!(matches!(kind("{}"), Content::Pool(_)));
+    }
+
+    #[test]
+    fn r9_a_record_that_is_too_deep_leaves_the_others_alone() {
+        for depth in [65, 70, 1_000_000] {
+            let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let pool = pool(&format!("{{\"accounts\":{{\"a\":{{\"x\":{deep}}},\"b\":{{}}}},\"note\":{deep}}}"));
+            assert_eq!(pool.ids(), ["a", "b"]);
+            assert!(crate::proto::record::Account::parse(&pool.accounts["a"], "a").is_err());
+            assert!(crate::proto::record::Account::parse(&pool.accounts["b"], "b").is_ok());
+        }
     }
 
     #[test]
