@@ -928,3 +928,71 @@ async fn the_connections_close_with_the_last_clone() {
     sleep(Duration::from_millis(300)).await;
     assert_eq!(clients(), 0);
 }
+
+/// Answers HGETALL with one account, GET as it is told, and everything else with OK.
+async fn odd_server(get: &'static str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}?protocol=resp2", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                let mut chunk = [0; 4096];
+                while let Ok(read @ 1..) = client.read(&mut chunk).await {
+                    seen.extend_from_slice(&chunk[..read]);
+                    while let Some((name, length)) = command_in(&seen) {
+                        seen.drain(..length);
+                        let reply = match name.as_str() {
+                            "HGETALL" => "*2\r\n$2\r\na1\r\n$2\r\n{}\r\n",
+                            "GET" | "HGET" => get,
+                            _ => "+OK\r\n",
+                        };
+                        if client.write_all(reply.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+/// The first command in what was read: its name and its length in bytes.
+fn command_in(seen: &[u8]) -> Option<(String, usize)> {
+    let mut at = 0;
+    let number = |at: &mut usize| -> Option<usize> {
+        let end = *at + seen.get(*at..)?.windows(2).position(|two| two == b"\r\n")?;
+        let digits = std::str::from_utf8(&seen[*at + 1..end]).ok()?;
+        *at = end + 2;
+        digits.parse().ok()
+    };
+    let count = number(&mut at)?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let length = number(&mut at)?;
+        words.push(seen.get(at..at + length)?);
+        at += length + 2;
+    }
+    (at <= seen.len()).then(|| (String::from_utf8_lossy(words[0]).to_ascii_uppercase(), at))
+}
+
+/// A proxy in front of Redis whose backend is gone answers each command with an error of its own. It must not read as "no
+/// token", which would put every account out of service, nor as "no client key", which would open the door.
+#[tokio::test(flavor = "multi_thread")]
+async fn r14_r57_an_answer_that_is_none_is_no_absent_key() {
+    for odd in ["-ERR backend is gone\r\n", ":5\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n"] {
+        let store = connect(&odd_server(odd).await).await;
+        assert_eq!(store.load().await.map(|all| all.len()).map_err(|error| error.kind()), Err(StoreErrorKind::Broken));
+        assert_eq!(store.client_key().await.map_err(|error| error.kind()), Err(StoreErrorKind::Broken), "{odd:?}");
+        assert_eq!(store.read_account("a1").await.map_err(|error| error.kind()), Err(StoreErrorKind::Broken));
+        let token = store.read_token(&TokenKey::of("a1"), t0()).await;
+        assert_eq!(token.map_err(|error| error.kind()), Err(StoreErrorKind::Broken), "{odd:?}");
+    }
+    for absent in ["-WRONGTYPE Operation against a key holding the wrong kind of value\r\n", "$-1\r\n"] {
+        let store = connect(&odd_server(absent).await).await;
+        assert!(store.load().await.unwrap()[0].token.is_none());
+        assert_eq!(store.client_key().await.unwrap(), None);
+    }
+}

@@ -55,6 +55,14 @@ pub(super) fn is_permission(error: &StoreError) -> bool {
 
 const NO_PERMISSION: &str = "NOPERM";
 
+/// Whether the key holds another type than was asked for, which says that what was asked for isn't there. A proxy's
+/// `-ERR backend is gone` says nothing of the kind.
+pub(super) fn is_wrong_type(error: &StoreError) -> bool {
+    error.detail == WRONG_TYPE
+}
+
+const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// Whether the server doesn't know the script.
 pub(super) fn is_no_script(error: &StoreError) -> bool {
     error.detail == NO_SCRIPT
@@ -88,7 +96,7 @@ fn answer(word: &str, detail: Option<&str>) -> StoreError {
             return StoreError::away("max number of clients reached");
         }
         // Redis 6 wraps the error of a command inside a script: `ERR Error running script …: -READONLY You can't …`.
-        let wrapped = AWAY.iter().chain(&REFUSED).chain(&WRITES_REFUSED).chain(&["WRONGTYPE"]);
+        let wrapped = AWAY.iter().chain(&REFUSED).chain(&WRITES_REFUSED).chain(&[WRONG_TYPE]);
         if let Some(inner) = wrapped.copied().find(|inner| detail.contains(&format!("-{inner} "))) {
             return answer(inner, None);
         }

@@ -42,7 +42,7 @@ mod error;
 mod link;
 
 use address::{Address, COMMAND_TIMEOUT};
-use error::{classify, is_no_script, no_answer};
+use error::{classify, is_no_script, is_wrong_type, no_answer};
 use link::{Links, Live};
 
 /// A lock frees itself after so long (R40).
@@ -136,7 +136,7 @@ impl RedisStore {
     pub(super) async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let pool = self.pool_key();
         let reads = ids.iter().map(|id| command("HGET", &[pool.as_bytes(), id.as_bytes()])).collect();
-        self.many(reads, Patience::Command).await.into_iter().map(|value| Ok(bytes(value?))).collect()
+        self.many(reads, Patience::Command).await.into_iter().map(|value| bytes(value?)).collect()
     }
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
@@ -154,7 +154,7 @@ impl RedisStore {
 
     pub(super) async fn read_token(&self, key: &TokenKey) -> Result<Option<Bytes>, StoreError> {
         let name = self.token_key(key);
-        self.one(command("GET", &[name.as_bytes()])).await.map(bytes)
+        self.one(command("GET", &[name.as_bytes()])).await.and_then(bytes)
     }
 
     pub(super) async fn compare_and_set_token(
@@ -183,11 +183,11 @@ impl RedisStore {
 
     pub(super) async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
         let name = self.key("config");
-        let found = self.one(command("GET", &[name.as_bytes()])).await.map(bytes);
+        let found = self.one(command("GET", &[name.as_bytes()])).await.and_then(bytes);
         match found {
             Ok(config) => Ok(config.and_then(|config| record::client_key(&config))),
             // Not even a string: no key in it (R57).
-            Err(error) if error.kind() == StoreErrorKind::Broken => Ok(None),
+            Err(error) if is_wrong_type(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -213,7 +213,7 @@ impl RedisStore {
         let token = Token::parse(&new.token).map_err(|error| broken(format!("new token record {error}")))?;
         let index = token.refresh_token.as_ref().map(|token| self.index_key(&Fingerprint::of(token)));
         if let Some(index) = &index {
-            let indexed = self.one(command("GET", &[index.as_bytes()])).await.map(bytes)?;
+            let indexed = self.one(command("GET", &[index.as_bytes()])).await.and_then(bytes)?;
             let indexed = indexed.and_then(|id| String::from_utf8(id.into()).ok());
             if let Some(id) = indexed.filter(|id| is_account_id(id.as_bytes()))
                 && self.read_accounts(&[&id]).await?.pop().flatten().is_some()
@@ -285,7 +285,7 @@ impl RedisStore {
     async fn exists(&self, name: &str) -> Result<bool, StoreError> {
         match self.one(command("GET", &[name.as_bytes()])).await {
             Ok(value) => Ok(value != Value::Nil),
-            Err(error) if error.kind() == StoreErrorKind::Broken => Ok(true),
+            Err(error) if is_wrong_type(&error) => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -315,9 +315,9 @@ impl RedisStore {
         values
             .into_iter()
             .map(|value| match value {
-                Ok(value) => Ok(bytes(value)),
+                Ok(value) => bytes(value),
                 // A key of another type is no token record; the other accounts are not affected (R9).
-                Err(error) if error.kind() == StoreErrorKind::Broken => Ok(None),
+                Err(error) if is_wrong_type(&error) => Ok(None),
                 Err(error) => Err(error),
             })
             .collect()
@@ -526,11 +526,13 @@ fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
     cmd
 }
 
-fn bytes(value: Value) -> Option<Bytes> {
+/// What a key holds; `None` when it isn't there. Anything else than a string is no answer to what was asked.
+fn bytes(value: Value) -> Result<Option<Bytes>, StoreError> {
     match value {
-        Value::BulkString(bytes) => Some(Bytes::from(bytes)),
-        Value::SimpleString(text) => Some(Bytes::from(text)),
-        _ => None,
+        Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
+        Value::SimpleString(text) => Ok(Some(Bytes::from(text))),
+        Value::Nil => Ok(None),
+        _ => Err(no_reply()),
     }
 }
 
@@ -539,7 +541,7 @@ fn cas(reply: Value) -> Result<Cas, StoreError> {
     match reply {
         Value::Int(0) => Ok(Cas::Absent),
         Value::Int(1) => Ok(Cas::Written),
-        reply => bytes(reply).map(Cas::Conflict).ok_or_else(no_reply),
+        reply => bytes(reply)?.map(Cas::Conflict).ok_or_else(no_reply),
     }
 }
 
