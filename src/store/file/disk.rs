@@ -1,6 +1,7 @@
 //! The file itself: read, replaced as a whole, locked among processes (R64, R65).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -72,7 +73,13 @@ pub(super) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, St
 }
 
 /// Replaces the file as a whole: whoever reads it sees the old or the new one, and a crash leaves one of them (R64).
+///
+/// Behind an error the new one may be there all the same: when it was renamed and its folder could not be synced.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    replace_and(path, content, sync_folder)
+}
+
+fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<()>) -> Result<(), StoreError> {
     let folder = folder(path);
     let temporary = folder.join(format!("{}{:016x}{TEMPORARY}", temporary_prefix(path), fastrand::u64(..)));
     let written = (|| {
@@ -86,7 +93,16 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let _gone = fs::remove_file(&temporary);
         return Err(failed(path, &error));
     }
-    sync_folder(&folder).map_err(|error| failed(path, &error))
+    match sync(&folder) {
+        Ok(()) => Ok(()),
+        // A folder that may be written and not read, a file system that syncs no folders: that won't change, and the file
+        // is replaced.
+        Err(error) if matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported) => {
+            tracing::debug!(folder = %folder.display(), error = %error.kind(), "the folder can't be synced");
+            Ok(())
+        }
+        Err(error) => Err(StoreError { perhaps_done: true, ..failed(path, &error) }),
+    }
 }
 
 /// Makes the folder of a file that is to be created.
@@ -213,4 +229,24 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r64_a_folder_that_cannot_be_synced_is_told_from_a_file_that_was_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.json");
+        for kind in [PermissionDenied, InvalidInput, Unsupported] {
+            replace_and(&path, b"{}", |_| Err(kind.into())).unwrap();
+            assert_eq!(read(&path).unwrap().unwrap(), b"{}");
+        }
+        let error = replace_and(&path, b"{ }", |_| Err(io::Error::other("input/output error"))).unwrap_err();
+        assert!(error.is_away() && error.is_perhaps_done());
+        assert_eq!(read(&path).unwrap().unwrap(), b"{ }");
+        let missing = folder.path().join("missing").join("pool.json");
+        assert!(!replace(&missing, b"{}").unwrap_err().is_perhaps_done());
+    }
 }
