@@ -323,6 +323,32 @@ async fn r66_a_folder_that_cannot_be_written_is_an_outage() {
     assert!(read(&path).contains("refresh-2") && read(&path).contains("usageCount"));
 }
 
+/// A process that was stopped in the middle of a write sits on the lock: what waits to be written must not take the
+/// threads that reads need, and all others in the process, down to looking up a host's name.
+#[test]
+fn r66_writes_that_wait_for_the_lock_hold_no_read_up() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(4).build().unwrap();
+    let (folder, path) = file("pool.json", &pool(TOKEN));
+    let lock = std::fs::File::create(folder.path().join("pool.json.lock")).unwrap();
+    lock.lock().unwrap();
+    runtime.block_on(async {
+        let store = open(&path).await;
+        let saves: Vec<_> = (0..8)
+            .map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move { store.save_token(&refreshed(&TokenKey::of("a1"), TOKEN.as_bytes())).await })
+            })
+            .collect();
+        sleep(Duration::from_millis(100)).await;
+        let read = tokio::time::timeout(Duration::from_secs(3), store.load()).await;
+        assert_eq!(read.expect("a read doesn't wait for writes").unwrap().len(), 1);
+        drop(lock);
+        for save in saves {
+            assert!(matches!(save.await.unwrap().unwrap(), Saved::Written(_)));
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r66_marks_are_written_at_once_and_counters_with_others() {
     let (_folder, path) = file("pool.json", r#"{"accounts":{"a1":{},"a2":{}}}"#);

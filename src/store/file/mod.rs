@@ -1,7 +1,8 @@
 //! The embedded file store (R63–R69): one JSON file with the records of §3 and §4, or a token file of the Kiro IDE or
 //! CLI that stands for one account. Shared by processes of one machine through an advisory lock beside the file.
 //!
-//! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end.
+//! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end, or, if it was a change
+//! that waits for another one, not at all.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -45,8 +46,9 @@ struct Inner {
     status: watch::Sender<Status>,
     latency: Latency,
     tickets: AtomicU64,
-    /// Only one change at a time in this process; among processes the lock file decides.
-    changing: Mutex<()>,
+    /// Only one change at a time in this process; among processes the lock file decides. Waited for without a thread:
+    /// while another process sits on the lock file, the threads for blocking work (reads, host names) must not run out.
+    changing: Arc<tokio::sync::Mutex<()>>,
     memory: Mutex<Memory>,
     /// The last write failed: reads alone don't make the store whole again (R66).
     cannot_write: AtomicBool,
@@ -75,7 +77,7 @@ impl FileStore {
             status: watch::Sender::new(Status::Connecting(None)),
             latency: Latency::default(),
             tickets: AtomicU64::new(0),
-            changing: Mutex::new(()),
+            changing: Arc::default(),
             memory: Mutex::default(),
             cannot_write: AtomicBool::new(false),
         });
@@ -122,7 +124,7 @@ impl FileStore {
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
         let owned = changes.to_vec();
-        match self.run(move |inner| inner.compare_and_set_accounts(&owned)).await {
+        match self.run_change(move |inner| inner.compare_and_set_accounts(&owned)).await {
             Ok(results) => results.into_iter().map(Ok).collect(),
             Err(error) => changes.iter().map(|_| Err(error.clone())).collect(),
         }
@@ -149,7 +151,7 @@ impl FileStore {
         new: &[u8],
     ) -> Result<Cas, StoreError> {
         let (key, old, new) = (key.clone(), Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
-        self.run(move |inner| inner.compare_and_set_token(&key, &old, &new)).await
+        self.run_change(move |inner| inner.compare_and_set_token(&key, &old, &new)).await
     }
 
     /// One machine needs no shared counter.
@@ -178,7 +180,7 @@ impl FileStore {
     pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
         let (id, token) = (new.id.clone(), new.token.clone());
         let account = record::new_account(&id, &id, new.added_at, new.custom_name.as_deref());
-        self.run(move |inner| {
+        self.run_change(move |inner| {
             let held = Token::parse(&token).map_err(|error| broken(format!("new token record {error}")))?;
             disk::make_folder(&disk::target(&inner.path)?)?;
             inner.change(|content| {
@@ -201,7 +203,7 @@ impl FileStore {
 
     pub(super) async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.run(move |inner| {
+        self.run_change(move |inner| {
             inner.change(|content| {
                 let pool = match content {
                     Content::Absent => return Ok((false, None)),
@@ -229,6 +231,19 @@ impl FileStore {
         let result = done.unwrap_or_else(|_| Err(StoreError::away("the work on the file was given up")));
         self.inner.latency.observe(started.elapsed(), result.is_ok());
         result
+    }
+
+    /// As [`FileStore::run`], for work that changes the file.
+    async fn run_change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
+        self.run(move |inner| {
+            let _one_at_a_time = one_at_a_time;
+            work(inner)
+        })
+        .await
     }
 }
 
@@ -350,12 +365,11 @@ impl Inner {
         })
     }
 
-    /// Read, change and replace the file under the lock, on the file as it is then (R65).
+    /// Read, change and replace the file under the lock, on the file as it is then (R65). The caller holds `changing`.
     fn change<T>(
         &self,
         change: impl FnOnce(&Content) -> Result<(T, Option<Vec<u8>>), StoreError>,
     ) -> Result<T, StoreError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut written = false;
         let changed = (|| -> Result<T, StoreError> {
             let target = disk::target(&self.path)?;
@@ -466,7 +480,9 @@ impl Inner {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             let inner = Arc::clone(&self);
+            let one_at_a_time = Arc::clone(&self.changing).lock_owned().await;
             let looked = tokio::task::spawn_blocking(move || {
+                let _one_at_a_time = one_at_a_time;
                 // An error is in the status.
                 let _still_away = if inner.cannot_write.load(Ordering::SeqCst) {
                     inner.try_to_write()
