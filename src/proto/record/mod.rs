@@ -878,7 +878,7 @@ mod tests {
         );
         let token = Token::parse(&record).unwrap();
         assert_eq!((token.method(), token.region(), token.idc_region()), (Method::Idc, "us-east-1", "eu-west-1"));
-        assert_eq!(file.with_token(&token), None);
+        assert_eq!(file.with_token(&token), Ok(None));
 
         let entries = [
             Entry::AccessToken("new".to_owned().into()),
@@ -886,7 +886,7 @@ mod tests {
             Entry::ExpiresAt(time("2026-11-23T11:00:00Z")),
         ];
         let refreshed = Token::parse(&patch(&record, &entries).unwrap().unwrap()).unwrap();
-        let written = String::from_utf8(file.with_token(&refreshed).unwrap()).unwrap();
+        let written = String::from_utf8(file.with_token(&refreshed).unwrap().unwrap()).unwrap();
         let expected = text.replace("\"old\"", "\"new\"").replace("refresh-1", "refresh-2").replace("T10:", "T11:");
         assert_eq!(written, expected);
     }
@@ -915,7 +915,7 @@ mod tests {
             ..token
         };
         assert_eq!(
-            String::from_utf8(file.with_token(&refreshed).unwrap()).unwrap(),
+            String::from_utf8(file.with_token(&refreshed).unwrap().unwrap()).unwrap(),
             r#"{"access_token":"new","expires_at":1795431600000,"client_id":"c","client_secret":"s","region":"eu-west-1","refresh_token":"refresh-2"}"#
         );
     }

@@ -28,8 +28,14 @@ impl<'a> TokenFile<'a> {
     /// Reads a file. `None` when it is a JSON object of another kind; an error when it is none or too large (R9).
     pub fn parse(file: &'a [u8]) -> Result<Option<Self>, Unusable> {
         let file = Self { object: Object::parse(file, RECORD)? };
-        let holds_token = [ACCESS_TOKEN, REFRESH_TOKEN, KIRO_API_KEY].iter().any(|names| file.find(*names).is_some());
-        Ok((holds_token && file.object.last("accounts").is_none()).then_some(file))
+        Ok(Self::is_one(&file.object).then_some(file))
+    }
+
+    /// Whether this is such a file, however long and deep: what [`TokenFile::parse`] refuses is no pool for that.
+    pub fn is_one(file: &Object<'_>) -> bool {
+        let present = |name: &str| file.last(name).is_some_and(|value| !value.is_null());
+        let holds_token = |names: &Names| present(names.0) || present(names.1);
+        [ACCESS_TOKEN, REFRESH_TOKEN, KIRO_API_KEY].iter().any(holds_token) && file.last("accounts").is_none()
     }
 
     /// The name of the client registration's file in the same folder, when the credentials lie there.
@@ -86,8 +92,9 @@ impl<'a> TokenFile<'a> {
 
     /// The file with the values of a refreshed record in it, in the spelling and form found (R68).
     ///
-    /// `None` when nothing changes. A `profileArn` is written only where the file has that member.
-    pub fn with_token(&self, token: &Token) -> Option<Vec<u8>> {
+    /// `None` when nothing changes. A `profileArn` is written only where the file has that member. An error when the file
+    /// could not be read any more (R9).
+    pub fn with_token(&self, token: &Token) -> Result<Option<Vec<u8>>, Unusable> {
         let entries = [
             (ACCESS_TOKEN, token.access_token.clone().map(Entry::AccessToken)),
             (REFRESH_TOKEN, token.refresh_token.clone().map(Entry::RefreshToken)),
@@ -115,7 +122,14 @@ impl<'a> TokenFile<'a> {
                 edits.push((name, entry.render(found)));
             }
         }
-        (!edits.is_empty()).then(|| self.object.with(edits))
+        if edits.is_empty() {
+            return Ok(None);
+        }
+        let text = self.object.with(edits);
+        if text.len() > RECORD.bytes {
+            return Err(Unusable::TooLong { limit: RECORD.bytes });
+        }
+        Ok(Some(text))
     }
 
     /// Whether the file has a member for a profile, so that one that was learnt can be kept in it.

@@ -49,7 +49,8 @@ impl Content {
             return Err(broken("is a SQLite database; only JSON token files can be read"));
         }
         let object = Object::parse(&text, FILE).map_err(|error| broken(place(&text, error)))?;
-        if matches!(TokenFile::parse(&text), Ok(Some(_))) {
+        if TokenFile::is_one(&object) {
+            TokenFile::parse(&text).map_err(|error| broken(place(&text, error)))?;
             return Ok(Self::Token(text));
         }
         let slice = |raw: &str| text.slice_ref(raw.as_bytes());
@@ -223,6 +224,13 @@ mod tests {
         assert!(matches!(kind("{\"refresh_token\":\"r\"}"), Content::Token(_)));
         assert!(matches!(kind("{\"accounts\":{},\"accessToken\":\"a\"}"), Content::Pool(_)));
         assert!(matches!(kind("{}"), Content::Pool(_)));
+        // What can't be a token record is no empty pool for that: accounts would be added to it (R9, R67).
+        let deep = format!("{{\"accessToken\":\"a\",\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
+        let long = format!("{{\"accessToken\":\"a\",\"x\":\"{}\"}}", "x".repeat(1 << 20));
+        for text in [deep, long] {
+            let error = Content::parse(Some(text.into_bytes())).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::Broken);
+        }
     }
 
     #[test]

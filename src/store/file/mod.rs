@@ -360,7 +360,8 @@ impl Inner {
                 if !parsed.has_profile_member() {
                     self.memory().profile_arn.clone_from(&token.profile_arn);
                 }
-                Ok((Cas::Written, parsed.with_token(&token)))
+                let text = parsed.with_token(&token).map_err(|error| broken(format!("new token file {error}")))?;
+                Ok((Cas::Written, text))
             }
         })
     }
@@ -377,11 +378,12 @@ impl Inner {
             let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
             let (result, text) = change(&content)?;
             if let Some(text) = text {
+                // Before it is written: a file that can't be read again, for its length, must not take the place of this.
+                let content = Content::parse(Some(text.clone())).map_err(|error| self.named(error))?;
                 disk::replace(&target, &text)?;
                 written = true;
                 // Still under the lock, so this is the file just written.
                 let found = disk::look(&target)?;
-                let content = Content::parse(Some(text))?;
                 self.memory().seen = found.map(|found| (found.stamp, content));
             }
             Ok(result)
