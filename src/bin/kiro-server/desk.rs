@@ -4,6 +4,7 @@
 //! that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything of theirs
 //! has run: what then happens is what the command calls. That this order holds needs the runtime with one thread.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,9 +105,10 @@ impl Desk {
         let raw = self.store.load().await?;
         self.pool.reload().await?;
         let infos = self.pool.accounts();
+        let mut infos: HashMap<_, _> = infos.into_iter().map(|info| (info.id.clone(), info)).collect();
         let entry = |raw: RawAccount| {
             // Removed between the two reads: then it isn't there.
-            let info = infos.iter().find(|info| *info.id == *raw.id)?.clone();
+            let info = infos.remove(&*raw.id)?;
             let account = Account::parse(&raw.account, &raw.id).ok();
             let token = raw.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
             Some(Entry { raw, info, account, token })
