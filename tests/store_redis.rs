@@ -321,6 +321,28 @@ async fn case_27_somebody_elses_refresh_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r40_r46_a_record_that_lost_its_refresh_token_meanwhile_gets_ours() {
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    let store = connect(&server.url()).await;
+    let key = TokenKey::of("a1");
+    let save = |redis: &mut redis::Connection, meanwhile: &str| {
+        redis.set::<_, _, ()>(token_key("a1"), meanwhile).unwrap();
+        let (store, unsaved) = (store.clone(), refreshed(&key, TOKEN.as_bytes()));
+        async move { store.save_token(&unsaved).await.unwrap() }
+    };
+    let dropped = r#"{"accessToken":"theirs","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social"}"#;
+    let Saved::Written(record) = save(&mut redis, dropped).await else { panic!("ours is the only refresh token") };
+    let token = Token::parse(&record).unwrap();
+    assert_eq!(token.refresh_token, Some(Secret::new("refresh-2")));
+    assert_eq!(token.access_token, Some(Secret::new("new")));
+    // Another credential in its place is no loss of this one.
+    for other in [r#"{"kiroApiKey":"ksk_1","accessToken":"x"}"#, "{}"] {
+        assert_eq!(save(&mut redis, other).await, Saved::Rotated(other.into()), "{other}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn case_28_a_removed_account_stays_removed() {
     let server = RedisServer::start();
     let mut redis = server.connection();

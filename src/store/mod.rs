@@ -398,7 +398,10 @@ impl Store {
                     let Ok(token) = Token::parse(&current) else { return Ok(Saved::Unusable) };
                     let ours = unsaved.refresh_token().map(Fingerprint::of);
                     let theirs = token.refresh_token.as_ref().map(Fingerprint::of);
-                    if theirs != Some(used) && (theirs != ours || ours.is_none()) {
+                    // The Node.js service drops the field when a refresh of its own brings none: nobody rotated (R46). To
+                    // adopt that would lose the only token that can be refreshed.
+                    let dropped = theirs.is_none() && token.access_token.is_some() && token.kiro_api_key.is_none();
+                    if theirs != Some(used) && (theirs != ours && !dropped || ours.is_none()) {
                         return Ok(Saved::Rotated(current));
                     }
                     base = current;
