@@ -128,6 +128,23 @@ async fn r23_an_account_that_is_back_within_10_s_gets_its_counts() {
     assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), format!("{{\"usageCount\":4,{USED}}}"));
 }
 
+/// A stop in the middle of the Node.js service's rewrite (E4), when the pool is gone for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn r23_r33_a_pool_that_is_rewritten_during_the_last_flush_gets_its_counts() {
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
+    let store = connect(&server.url()).await;
+    let writer = Writer::spawn(store, clock());
+    redis.del::<_, ()>(POOL).unwrap();
+    writer.record("a1", success());
+    let flushing = tokio::spawn(async move { writer.flush(Duration::from_secs(10)).await });
+    sleep(Duration::from_millis(300)).await;
+    redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"usageCount":3}"#).unwrap();
+    assert!(flushing.await.unwrap().is_empty());
+    assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), format!("{{\"usageCount\":4,{USED}}}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_09_a_node_update_between_read_and_write_is_kept() {
     let server = RedisServer::start();

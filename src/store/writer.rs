@@ -35,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
 const ABSENT: Duration = Duration::from_secs(10);
 const ABSENT_RETRY: Duration = Duration::from_millis(250);
+/// [`ABSENT`] while somebody waits for [`Writer::flush`]: a rewrite of the pool is over by then (R55).
+const FLUSH_ABSENT: Duration = Duration::from_secs(2);
 /// [`RETRY`] while somebody waits for [`Writer::flush`].
 const FLUSH_RETRY: Duration = Duration::from_millis(100);
 /// Batches on their way at once. An account is in one of them at most.
@@ -91,7 +93,7 @@ struct Shared {
 struct State {
     entries: HashMap<String, Entry>,
     tokens: HashMap<String, TokenEntry>,
-    /// Somebody waits: everything leaves now, and what has no record is given up.
+    /// Somebody waits: everything leaves now, and what has no record is given up sooner.
     flushing: bool,
 }
 
@@ -608,6 +610,7 @@ impl Shared {
         let mut state = self.state();
         let flushing = state.flushing;
         let retry = if flushing { FLUSH_RETRY } else { RETRY };
+        let patience = if flushing { FLUSH_ABSENT } else { ABSENT };
         let Some(entry) = state.entries.get_mut(&job.id) else { return };
         entry.busy = false;
         entry.touched = Some(now);
@@ -629,7 +632,7 @@ impl Shared {
             End::Absent => {
                 entry.known = None;
                 let since = *entry.absent_since.get_or_insert(now);
-                if flushing || now.duration_since(since) >= ABSENT {
+                if now.duration_since(since) >= patience {
                     tracing::debug!(account = prefix(&job.id), "the account is gone: its outcomes are dropped");
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     entry.pending = Merged::default();
