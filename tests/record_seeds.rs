@@ -59,3 +59,95 @@ fn the_limits_hold() {
         entry::run(format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels)).as_bytes());
     }
 }
+
+/// Texts put together from what the grammar is made of, so that many are nearly JSON and some are: the scan and serde_json
+/// must agree on each.
+#[test]
+fn r9_what_is_json_is_what_serde_json_takes_for_it() {
+    use kiro_messages::proto::record::{Limits, Object, Unusable};
+    const PARTS: [&str; 33] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"\"",
+        "\"a\"",
+        "\"a\\u0061\"",
+        "\"\\ud800\"",
+        "\"\\x\"",
+        "\"\\u00g0\"",
+        "0",
+        "-0",
+        "01",
+        "-",
+        "1.",
+        "1.5",
+        "1e",
+        "1E+9",
+        "1e999",
+        "true",
+        "fals",
+        "false",
+        "null",
+        "nul",
+        " ",
+        "\n",
+        "\t",
+        "\"\u{e9}\u{2028}\"",
+        "\"\u{1}\"",
+        "\u{feff}",
+        "{\"a\":",
+    ];
+    let limits = Limits { bytes: 1 << 20, depth: 64 };
+    let mut random = fastrand::Rng::with_seed(65);
+    let mut sound = 0;
+    for _ in 0..200_000 {
+        let mut text = String::new();
+        let mut open = Vec::new();
+        let mut value = true;
+        for _ in 0..random.usize(1..24) {
+            // Mostly what may stand here, so that depth and separators are met.
+            if random.u8(0..40) == 0 {
+                text.push_str(random.choice(PARTS).unwrap());
+            } else if value {
+                match random.u8(0..5) {
+                    0 | 1 => {
+                        text.push_str("{\"k\" : ");
+                        open.push('}');
+                        continue;
+                    }
+                    2 => {
+                        text.push('[');
+                        open.push(']');
+                        continue;
+                    }
+                    3 => text.push_str(random.choice(["{}", "[ ]", "{ }", "[]"]).unwrap()),
+                    _ => text.push_str(random.choice(["1", "-2.5e-7", "\"s\"", "null", "true"]).unwrap()),
+                }
+                value = false;
+            } else if let Some(end) = open.last() {
+                if random.bool() {
+                    text.push_str(if *end == '}' { " ,\"k\":" } else { ", " });
+                    value = true;
+                } else {
+                    text.push(*end);
+                    open.pop();
+                }
+            }
+        }
+        if value {
+            text.push('0');
+        }
+        text.extend(open.iter().rev());
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+        match Object::parse(text.as_bytes(), limits) {
+            Ok(_) | Err(Unusable::NotObject | Unusable::TooDeep { .. }) => assert!(is_json, "{text}"),
+            Err(Unusable::NotJson { at }) => assert!(!is_json && at <= text.len(), "{text}"),
+            Err(error) => panic!("{error} {text}"),
+        }
+        sound += usize::from(is_json);
+    }
+    assert!((20_000..190_000).contains(&sound), "{sound}");
+}
