@@ -281,6 +281,26 @@ async fn r65_a_broken_file_is_never_overwritten_and_told_by_its_place() {
     assert!(read(&path).contains("usageCount"));
 }
 
+/// Whoever opens a pipe waits for somebody to write into it, and a device never ends: neither may hold the start.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn r54_r65_what_is_no_file_is_an_outage_until_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pool.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [&*pipe, Path::new("/dev/zero"), folder.path()] {
+        let store = tokio::time::timeout(Duration::from_secs(5), open(path)).await.expect("nothing is waited for");
+        assert!(
+            matches!(store.status(), Status::Connecting(Some(error)) if error.to_string().ends_with(": is not a file"))
+        );
+    }
+    let store = open(&pipe).await;
+    std::fs::remove_file(&pipe).unwrap();
+    write(&pipe, &pool(TOKEN));
+    wait_for(&store, |status| *status == Status::Connected, Duration::from_secs(3)).await;
+    assert_eq!(store.load().await.unwrap().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r65_the_refresh_lock_is_one_per_account_and_frees_itself() {
     let (_folder, path) = file("pool.json", "{}");

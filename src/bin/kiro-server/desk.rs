@@ -162,5 +162,7 @@ pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), Failure> {
 
 /// Whether the file holds one Kiro token instead of a pool. One that isn't there or can't be read holds none.
 pub fn is_token_file(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
+    // A pipe would hold whoever opens it.
+    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file && std::fs::read(path).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
 }

@@ -9,7 +9,7 @@ use super::super::{StoreError, StoreErrorKind};
 use crate::proto::record::{Limits, Object, TokenFile, Unusable, is_account_id};
 
 /// A record that is nested too deep makes its own account unusable, not the file (R9).
-const FILE: Limits = Limits { bytes: 256 << 20, depth: usize::MAX };
+const FILE: Limits = Limits { bytes: super::disk::MOST, depth: usize::MAX };
 
 /// A file, read.
 #[derive(Clone)]

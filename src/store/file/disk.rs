@@ -14,6 +14,8 @@ use super::super::StoreError;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Temporary files older than this were left by a process that died.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
+/// What a file of ours may have at most, in bytes.
+pub(super) const MOST: usize = 256 << 20;
 /// Symbolic links followed before it is taken for a loop.
 const MAX_LINKS: usize = 40;
 
@@ -57,9 +59,14 @@ pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
     }
 }
 
-/// The whole file; `None` when it is not there.
+/// The whole file; `None` when it is not there. One that is longer than [`MOST`] is cut behind it.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    read_at_most(path, u64::MAX)
+    // A pipe would hold whoever opens it, and with it the start and every look; a device never ends.
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(StoreError::away(format!("{}: is not a file", path.display()))),
+        // An error shows again at the read.
+        _ => read_at_most(path, MOST as u64 + 1),
+    }
 }
 
 /// The file's first bytes; `None` when it is not there.
