@@ -669,6 +669,10 @@ impl Pool {
                 if error.kind() == StoreErrorKind::Refused {
                     self.0.refused.send_replace(Some(error.clone()));
                 }
+                if error.is_away() {
+                    // Whatever read empty before it is another story: a minute of empty reads is one without this (R55).
+                    self.inside().empty_since = None;
+                }
                 Err(error)
             }
         }

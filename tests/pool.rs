@@ -867,6 +867,26 @@ async fn case_35_r56_a_pool_deleted_for_good_is_served_for_a_minute() {
     assert!(none.contains(POOL) && none.contains("accounts add"), "{none}");
 }
 
+/// Redis came up without its data, was stopped again, and gets it back from elsewhere: two empty reads with an outage
+/// between them are no minute of empty reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn r55_an_outage_between_empty_reads_does_not_count() {
+    let mut server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", "{}", LIVE);
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "100")]).await;
+    redis.del::<_, ()>(POOL).unwrap();
+    eventually("noticed", Duration::from_secs(2), || one.pool.is_doubtful()).await;
+    server.shutdown_save();
+    eventually("lost", Duration::from_secs(5), || !one.pool.is_doubtful()).await;
+    time.pass(120);
+    server.restart();
+    eventually("noticed again", Duration::from_secs(5), || one.pool.is_doubtful()).await;
+    assert_eq!(one.selected(), "a1");
+    time.pass(60);
+    eventually("believed", Duration::from_secs(2), || one.pool.select(&Wanted::default()).is_err()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_38_a_token_that_expires_while_redis_is_down() {
     let mut server = RedisServer::start();
