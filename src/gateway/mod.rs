@@ -766,13 +766,10 @@ impl Shared {
                     tracing::info!("the client key was changed");
                 }
             }
-            Err(error) if matches!(error.kind(), StoreErrorKind::Broken) => {
-                // A `config` that is there but can't be read holds no key (R57).
-                let _nothing_new = self.keys.heard(None);
-            }
             Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
                 tracing::error!(%error, "the client key could not be read");
             }
+            // A store that can't be read, a broken file too, tells no key and not that there is none (R54, R57).
             Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }
     }

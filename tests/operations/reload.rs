@@ -46,6 +46,33 @@ async fn r57_a_new_key_counts_within_5_s() {
     assert!(!after.join("\n").contains("second-key"));
 }
 
+/// R54, R57: a store that can't be read tells no key: nobody is served until it does, and then only with the key in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r57_a_file_that_is_mended_after_the_start_is_never_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = folder.path().join("pool.json");
+    std::fs::write(&pool, "{\"accounts\":{").unwrap();
+    let server = Server::start(&[], &[("KIRO_STORE", &format!("file:{}", pool.display()))]);
+    assert_eq!(server.ask("", &base()).await.status(), 503);
+    // More than one look at the key.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let good = json!({
+        "accounts": { "a1": {} }, "tokens": { "a1": social("access-1", FAR) }, "config": { "apiKey": "the-key" },
+    });
+    std::fs::write(folder.path().join("next"), good.to_string()).unwrap();
+    std::fs::rename(folder.path().join("next"), &pool).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match server.ask("", &base()).await.status().as_u16() {
+            401 => break,
+            status => assert_eq!(status, 503, "served without its key"),
+        }
+        assert!(Instant::now() < deadline, "{}", server.lines().join("\n"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    within(10, "the key", &server, "the-key", &base(), 200).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_models_file_and_the_log_level() {
     let folder = tempfile::tempdir().unwrap();
