@@ -644,7 +644,13 @@ async fn r49_a_read_only_replica_counts_as_away() {
     let nowhere = free_port().to_string();
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&nowhere).query::<()>(&mut redis).unwrap();
     redis::cmd("CONFIG").arg("SET").arg("replica-serve-stale-data").arg("yes").query::<()>(&mut redis).unwrap();
-    let error = store.compare_and_set_account("a1", b"{}", b"{ }").await.unwrap_err();
+    let error = loop {
+        match store.compare_and_set_account("a1", b"{}", b"{ }").await.unwrap_err() {
+            // On a busy machine the answer may be late.
+            late if late.to_string().contains("no answer in time") => {}
+            error => break error,
+        }
+    };
     assert!(error.is_away() && !error.is_perhaps_done(), "{error}");
     sleep(Duration::from_secs(1)).await;
     assert!(!store.status().is_connected(), "a new connection to a replica is no return: {:?}", store.status());

@@ -214,7 +214,7 @@ fn store_cure(desk: &Desk, error: &StoreError) -> String {
     match error.kind() {
         StoreErrorKind::Config => "correct KIRO_STORE or REDIS_URL".to_owned(),
         StoreErrorKind::Refused if redis => {
-            "give REDIS_URL the right user and password, and that user the rights in docs/cli.md".to_owned()
+            "give REDIS_URL the right user, password and database, and that user the rights in docs/cli.md".to_owned()
         }
         StoreErrorKind::WritesRefused => "free memory or disk at the Redis server".to_owned(),
         StoreErrorKind::Broken if !redis => {

@@ -91,6 +91,7 @@ fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<(
     let temporary = folder.join(format!("{}{:016x}{TEMPORARY}", temporary_prefix(path), fastrand::u64(..)));
     let written = (|| {
         let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&temporary)?;
+        hand_over(&file, path);
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -136,7 +137,7 @@ pub(super) fn sweep(path: &Path) {
 /// Holds `PATH.lock` until it is dropped. Waits for another process, at most 5 s.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let name = lock_name(path, "lock");
-    let file = open_lock(&name)?;
+    let file = open_lock(&name, path)?;
     let mut waited = Duration::ZERO;
     loop {
         match file.try_lock() {
@@ -158,7 +159,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
 pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreError> {
     let digest = crate::proto::record::hex(&Sha256::digest(id.as_bytes())[..8]);
     let name = lock_name(path, &format!("{digest}.lock"));
-    let file = open_lock(&name)?;
+    let file = open_lock(&name, path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -184,10 +185,36 @@ fn lock_name(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn open_lock(name: &Path) -> Result<File, StoreError> {
-    let opened = private(OpenOptions::new().write(true).create(true).truncate(false)).open(name);
+/// The lock file `name` of the file at `path`.
+fn open_lock(name: &Path, path: &Path) -> Result<File, StoreError> {
+    // What is handed over is what was made here, and nothing that a link leads to.
+    let opened = match private(OpenOptions::new().write(true).create_new(true)).open(name) {
+        Ok(file) => {
+            hand_over(&file, path);
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            private(OpenOptions::new().write(true).create(true).truncate(false)).open(name)
+        }
+        Err(error) => Err(error),
+    };
     opened.map_err(|error| failed(name, &error))
 }
+
+/// What root makes for the file at `path` belongs to the owner of that file, or of its folder while it isn't there: a
+/// command that was run by root must not lock the server out. Nobody else can, and need not.
+#[cfg(unix)]
+fn hand_over(made: &File, path: &Path) {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let Ok(model) = fs::metadata(path).or_else(|_| fs::metadata(folder(path))) else { return };
+    let is_ours = made.metadata().is_ok_and(|made| (made.uid(), made.gid()) == (model.uid(), model.gid()));
+    if !is_ours && let Err(error) = fchown(made, Some(model.uid()), Some(model.gid())) {
+        tracing::debug!(file = %path.display(), error = %error.kind(), "the owner could not be kept");
+    }
+}
+
+#[cfg(not(unix))]
+fn hand_over(_: &File, _: &Path) {}
 
 fn folder(path: &Path) -> PathBuf {
     match path.parent() {
@@ -241,6 +268,36 @@ fn sync_folder(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A command that root runs beside a service of another user.
+    #[cfg(unix)]
+    #[test]
+    fn r64_what_root_writes_belongs_to_whom_the_file_belongs() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.json");
+        let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        if chown(folder.path(), Some(4711), Some(4712)).is_err() {
+            return; // Only root can try.
+        }
+        replace(&path, b"{}").unwrap();
+        assert_eq!(owner(&path), (4711, 4712), "the folder's");
+        chown(&path, Some(4713), Some(4714)).unwrap();
+        let locks = (lock(&path).unwrap(), try_lock_of(&path, "a").unwrap());
+        replace(&path, b"{ }").unwrap();
+        drop(locks);
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            assert_eq!(owner(&entry.unwrap().path()), (4713, 4714));
+        }
+        // Another's file that a link in the place of a lock leads to stays his.
+        let other = folder.path().join("other");
+        fs::write(&other, "").unwrap();
+        fs::remove_file(lock_name(&path, "lock")).unwrap();
+        std::os::unix::fs::symlink(&other, lock_name(&path, "lock")).unwrap();
+        let before = owner(&other);
+        drop(lock(&path));
+        assert_eq!(owner(&other), before);
+    }
 
     #[test]
     fn r64_a_folder_that_cannot_be_synced_is_told_from_a_file_that_was_not_replaced() {

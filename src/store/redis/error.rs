@@ -95,6 +95,9 @@ fn answer(word: &str, detail: Option<&str>) -> StoreError {
         if detail.starts_with("max number of clients") {
             return StoreError::away("max number of clients reached");
         }
+        if detail.starts_with("DB index is out of range") {
+            return StoreError::new(StoreErrorKind::Refused, "Redis has no database of that number");
+        }
         // Redis 6 wraps the error of a command inside a script: `ERR Error running script …: -READONLY You can't …`.
         let wrapped = AWAY.iter().chain(&REFUSED).chain(&WRITES_REFUSED).chain(&[WRONG_TYPE]);
         if let Some(inner) = wrapped.copied().find(|inner| detail.contains(&format!("-{inner} "))) {
@@ -148,6 +151,7 @@ mod tests {
                 StoreErrorKind::Away,
             ),
             ("ERR", Some("max number of clients reached"), StoreErrorKind::Away),
+            ("ERR", Some("DB index is out of range"), StoreErrorKind::Refused),
             ("ERR", Some("unknown command 'X', with args beginning with: 'hush'"), StoreErrorKind::Broken),
         ] {
             let error = answer(word, detail);
