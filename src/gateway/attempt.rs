@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::dump::Recording;
 use super::trace::Trace;
-use super::{Shared, now, over};
+use super::{Shared, now, over, read_request};
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
 use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
-use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::model::Model;
@@ -81,10 +81,7 @@ impl Job {
     fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
             over(self.client_body.len(), || {
-                let Ok(mut request) = Request::parse(&self.client_body, Purpose::Messages) else { return 0 };
-                if let Some((mode, text)) = &self.system {
-                    request.apply_system(*mode, text);
-                }
+                let Ok(request) = read_request(&self.client_body, self.system.as_ref()) else { return 0 };
                 request_tokens(&request)
             })
         })
@@ -93,10 +90,7 @@ impl Job {
     /// The Kiro request without any `reasoningContent` (TR31).
     fn without_reasoning(&self) -> Result<KiroBody, Error> {
         over(self.client_body.len(), || {
-            let mut request = Request::parse(&self.client_body, Purpose::Messages)?;
-            if let Some((mode, text)) = &self.system {
-                request.apply_system(*mode, text);
-            }
+            let request = read_request(&self.client_body, self.system.as_ref())?;
             Ok(self
                 .shared
                 .translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?

@@ -48,7 +48,7 @@ use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed, Scrape};
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::fault::Fault;
-use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::{Model, Models};
@@ -72,6 +72,15 @@ const LONG: usize = 512 * 1024;
 fn over<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// A client's request, with the operator's system text in it (N13).
+fn read_request<'a>(body: &'a [u8], system: Option<&(SystemMode, String)>) -> Result<Request<'a>, RequestError> {
+    let mut request = Request::parse(body, Purpose::Messages)?;
+    if let Some((mode, text)) = system {
+        request.apply_system(*mode, text);
+    }
+    Ok(request)
 }
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
@@ -364,10 +373,7 @@ impl Gateway {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;
-        let mut request = Request::parse(body, Purpose::Messages)?;
-        if let Some((mode, text)) = &call.system {
-            request.apply_system(*mode, text);
-        }
+        let request = read_request(body, call.system.as_ref())?;
         let client_model = request.model().to_owned();
         let refuse = |error: Error, model: Option<&Model>| Refused {
             error,

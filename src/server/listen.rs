@@ -70,6 +70,13 @@ struct State {
     tasks: TaskTracker,
 }
 
+impl State {
+    /// After the doors are shut, for as long as a connection on which nothing is under way is still kept.
+    async fn lingered(&self) {
+        tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
+    }
+}
+
 /// How a server ends, each step after the one before.
 #[derive(Default)]
 struct Doors {
@@ -324,7 +331,7 @@ async fn connection(mut stream: TcpStream, peer: Peer, state: Arc<State>) {
         Some(tls) => {
             let leaving = async {
                 state.doors.stop.cancelled().await;
-                tokio::time::sleep(state.linger.get().copied().unwrap_or_default()).await;
+                state.lingered().await;
             };
             let shaken = tokio::select! {
                 shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => shaken,
@@ -369,7 +376,7 @@ async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: I, peer: 
                 let doors = &state.doors;
                 tokio::select! {
                     ended = connection.as_mut() => return ended,
-                    () = tokio::time::sleep(state.linger.get().copied().unwrap_or_default()) => {}
+                    () = state.lingered() => {}
                     () = doors.cut.cancelled() => {}
                 }
                 connection.as_mut().graceful_shutdown();
