@@ -223,6 +223,35 @@ fn is_own(_: &StdListener) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Takes the connections of a listener. A failure, such as for want of file descriptors, is waited out.
+pub(super) struct Accepting<'a> {
+    listener: &'a TcpListener,
+    what: &'static str,
+    told: Option<Instant>,
+}
+
+impl<'a> Accepting<'a> {
+    /// `what` it takes, for the log.
+    pub(super) fn new(listener: &'a TcpListener, what: &'static str) -> Self {
+        Self { listener, what, told: None }
+    }
+
+    pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    if self.told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
+                        tracing::warn!(%error, "accepting a {} failed", self.what);
+                        self.told = Some(Instant::now());
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
 /// `siblings`: other sockets may listen on the address, and the system spreads connections over all.
 async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<State>) {
     let last = async {
@@ -232,20 +261,10 @@ async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc
         }
     };
     let all = async {
-        let mut told: Option<Instant> = None;
+        let mut accepting = Accepting::new(&listener, "connection");
         loop {
-            match listener.accept().await {
-                Ok((stream, from)) => {
-                    state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
-                }
-                Err(error) => {
-                    if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
-                        tracing::warn!(%error, "accepting a connection failed");
-                        told = Some(Instant::now());
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            let (stream, from) = accepting.next().await;
+            state.tasks.spawn(connection(stream, peer(from, keyless), state.clone()));
         }
     };
     tokio::select! {

@@ -33,13 +33,13 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::listen::Accepting;
 use super::{Route, check_key, is_from_elsewhere, query_value};
 use crate::gateway::Gateway;
 
 /// Connections at a time; one more waits.
 const CONNECTIONS: usize = 32;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Without `seconds`.
 const SECONDS: u64 = 10;
 const MAX_SECONDS: u64 = 300;
@@ -78,22 +78,16 @@ struct Desk {
 
 async fn accept(listener: TcpListener, desk: Arc<Desk>, tasks: TaskTracker, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut accepting = Accepting::new(&listener, "debug connection");
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let served = connection(stream, peer, desk.clone());
-                let served = stop.clone().run_until_cancelled_owned(served);
-                tasks.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a debug connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, peer) = accepting.next().await;
+        let served = connection(stream, peer, desk.clone());
+        let served = stop.clone().run_until_cancelled_owned(served);
+        tasks.spawn(async move {
+            served.await;
+            drop(place);
+        });
     }
 }
 
