@@ -27,6 +27,8 @@ pub mod credentials;
 #[cfg(feature = "gateway")]
 pub mod error;
 #[cfg(feature = "gateway")]
+pub mod files;
+#[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod metrics;

@@ -1,27 +1,15 @@
 //! The model table's file (`KIRO_MODELS_FILE`, TR6): read at start, and again whenever it has changed.
 
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::error::{Code, Error};
+use crate::files::{self, Stamp};
 use crate::proto::translate::model::Models;
 
 /// A table's file and the state of it that was read last.
 pub(super) struct ModelsFile {
     path: PathBuf,
     seen: Option<Stamp>,
-}
-
-/// What changes with a file's content. The length, because times may be as coarse as a few milliseconds while a writer is at
-/// work; which file it is, because one that was put in its place may have kept both.
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    modified: SystemTime,
-    bytes: u64,
-    /// Device, number, and the time of the last change to anything of it, which nobody can set.
-    #[cfg(unix)]
-    file: (u64, u64, i64, i64),
 }
 
 /// Far more than the largest table there could be.
@@ -61,30 +49,12 @@ impl ModelsFile {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    #[cfg(unix)]
-    let file = {
-        use std::os::unix::fs::MetadataExt as _;
-        (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
-    };
-    Some(Stamp {
-        modified: metadata.modified().ok()?,
-        bytes: metadata.len(),
-        #[cfg(unix)]
-        file,
-    })
+    std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
 }
 
 fn read(path: &Path) -> Result<Models, Error> {
     let refuse = |what: String| Error::new(Code::Config, format!("KIRO_MODELS_FILE: {}: {what}", path.display()));
-    let failed = |error: io::Error| refuse(error.to_string());
-    // A pipe would hold whoever opens it, a device never end.
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(refuse("is not a file".to_owned()));
-    }
-    let mut text = Vec::new();
-    std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text)).map_err(failed)?;
+    let text = files::read(path, MOST_BYTES + 1).map_err(|error| refuse(error.to_string()))?;
     if text.len() as u64 > MOST_BYTES {
         return Err(refuse(format!("is larger than {MOST_BYTES} bytes")));
     }
@@ -93,7 +63,9 @@ fn read(path: &Path) -> Result<Models, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::{Arc, Mutex};
+    use std::time::SystemTime;
 
     use super::*;
 

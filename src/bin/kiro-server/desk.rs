@@ -12,9 +12,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, StoreKind, UpstreamKind};
 use kiro_messages::credentials::Credentials;
+use kiro_messages::files;
 use kiro_messages::gateway::store_config;
 use kiro_messages::pool::{AccountInfo, Hooks, Pool};
-use kiro_messages::proto::record::{Account, Token, TokenFile};
+use kiro_messages::proto::record::{Account, RECORD, Token, TokenFile};
 use kiro_messages::simulator::{self, Attached};
 use kiro_messages::store::{RawAccount, Status, Store, StoreError};
 use kiro_messages::upstream::Upstream;
@@ -162,7 +163,6 @@ pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), Failure> {
 
 /// Whether the file holds one Kiro token instead of a pool. One that isn't there or can't be read holds none.
 pub fn is_token_file(path: &Path) -> bool {
-    // A pipe would hold whoever opens it.
-    let is_file = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
-    is_file && std::fs::read(path).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
+    // Longer ones are none.
+    files::read(path, RECORD.bytes as u64 + 1).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
 }

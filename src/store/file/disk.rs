@@ -2,13 +2,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::super::StoreError;
+use crate::files::{self, Stamp};
 
 /// How long a write waits for another process to finish its own.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -18,14 +19,6 @@ const LEFT_OVER: Duration = Duration::from_secs(3600);
 pub(super) const MOST: usize = 256 << 20;
 /// Symbolic links followed before it is taken for a loop.
 const MAX_LINKS: usize = 40;
-
-/// What tells one state of a file from another (R65).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    len: u64,
-    modified: Option<SystemTime>,
-    inode: u64,
-}
 
 /// A file as it was found.
 pub(super) struct Found {
@@ -50,10 +43,9 @@ pub(super) fn target(path: &Path) -> Result<PathBuf, StoreError> {
 /// The state of a file; `None` when it is not there.
 pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
     match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(Found {
-            stamp: Stamp { len: metadata.len(), modified: metadata.modified().ok(), inode: inode(&metadata) },
-            is_open_to_others: is_open_to_others(&metadata),
-        })),
+        Ok(metadata) => {
+            Ok(Some(Found { stamp: Stamp::of(&metadata), is_open_to_others: is_open_to_others(&metadata) }))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(path, &error)),
     }
@@ -61,19 +53,13 @@ pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
 
 /// The whole file; `None` when it is not there. One that is longer than [`MOST`] is cut behind it.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    // A pipe would hold whoever opens it, and with it the start and every look; a device never ends.
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => Err(StoreError::away(format!("{}: is not a file", path.display()))),
-        // An error shows again at the read.
-        _ => read_at_most(path, MOST as u64 + 1),
-    }
+    read_at_most(path, MOST as u64 + 1)
 }
 
 /// The file's first bytes; `None` when it is not there.
 pub(super) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(Some(bytes)),
+    match files::read(path, most) {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(path, &error)),
     }
@@ -167,9 +153,10 @@ pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreEr
     }
 }
 
-/// Names the file and the operating system's complaint.
+/// Names the file and the operating system's complaint, or ours.
 pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
-    StoreError::away(format!("{}: {}", path.display(), error.kind()))
+    let complaint = error.get_ref().map_or_else(|| error.kind().to_string(), ToString::to_string);
+    StoreError::away(format!("{}: {complaint}", path.display()))
 }
 
 const TEMPORARY: &str = ".kiro-tmp";
@@ -243,16 +230,6 @@ fn is_open_to_others(metadata: &fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn is_open_to_others(_: &fs::Metadata) -> bool {
     false
-}
-
-#[cfg(unix)]
-fn inode(metadata: &fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_: &fs::Metadata) -> u64 {
-    0
 }
 
 #[cfg(unix)]

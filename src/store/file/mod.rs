@@ -21,6 +21,7 @@ use super::{
     Added, Cas, Change, Held, Latency, Lock, NewAccount, RawAccount, Status, StoreError, StoreErrorKind, Tickets,
     TokenKey, duplicate_of,
 };
+use crate::files::Stamp;
 use crate::proto::record::{self, Account, Registration, Token, TokenFile, id_of_path, token_id_of_path};
 use crate::secret::Secret;
 
@@ -28,7 +29,6 @@ mod content;
 mod disk;
 
 use content::{Content, Pool};
-use disk::Stamp;
 
 /// While the store is away it is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
