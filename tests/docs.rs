@@ -162,6 +162,8 @@ fn conformance() {
         ("CASE", "Acceptance cases of the shared store"),
         ("N", "The Node.js interface (N)"),
         ("NODE", "Acceptance cases of the Node.js interface"),
+        ("P", "Acceptance cases of accounts (P)"),
+        ("D", "Acceptance cases of clients and failover (D)"),
     ] {
         table(family, title);
     }
@@ -274,7 +276,7 @@ fn is_upper_rule(word: &str) -> Option<Rule> {
 }
 
 fn is_family(family: &str) -> bool {
-    matches!(family, "K" | "R" | "M" | "A" | "C" | "TR" | "TS" | "TU" | "N")
+    matches!(family, "K" | "R" | "M" | "A" | "C" | "TR" | "TS" | "TU" | "N" | "P" | "D")
 }
 
 /// Every file with this extension below the folders, as paths from the root, sorted.

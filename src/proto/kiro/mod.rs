@@ -1,6 +1,8 @@
 //! Kiro's wire: request body, events, faults, tokens.
 
+pub mod client_identity;
 pub mod event;
 pub mod fault;
 pub mod request;
+pub mod route;
 pub mod token;

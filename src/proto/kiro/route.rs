@@ -1,0 +1,57 @@
+//! The two shapes of Kiro's endpoint and the calls that each has (K111).
+
+/// One of the two wire shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Shape {
+    /// `q.{region}.amazonaws.com`: paths and JSON.
+    Q,
+    /// `runtime.{region}.kiro.dev` and `management.{region}.kiro.dev`: the root path and a target.
+    Runtime,
+}
+
+impl Shape {
+    /// Both, in no order of preference.
+    pub const ALL: [Self; 2] = [Self::Q, Self::Runtime];
+
+    /// The word in settings, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Q => "q",
+            Self::Runtime => "runtime",
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A call of Kiro's services that carries an access token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Call {
+    /// `GenerateAssistantResponse`.
+    Chat,
+    /// `InvokeMCP`.
+    Mcp,
+    /// `getUsageLimits`.
+    Usage,
+    /// `ListAvailableModels`.
+    Models,
+    /// `ListAvailableProfiles`.
+    Profiles,
+}
+
+impl Call {
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Mcp => "mcp",
+            Self::Usage => "usage",
+            Self::Models => "models",
+            Self::Profiles => "profiles",
+        }
+    }
+}
