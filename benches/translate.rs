@@ -8,6 +8,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kiro_messages::proto::kiro::request::Form;
+use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::{Estimator, request_tokens};
 use kiro_messages::proto::translate::model::Models;
@@ -41,7 +43,8 @@ fn request(c: &mut Criterion) {
     group.bench_function("parse + translate, ready to send", |b| {
         b.iter(|| {
             let request = Request::parse(&body, Purpose::Messages).unwrap();
-            translate(&request, &context()).unwrap().body.parts(Some("arn:aws:codewhisperer:us-east-1:1:profile/X"))
+            let profile_arn = Some("arn:aws:codewhisperer:us-east-1:1:profile/X");
+            translate(&request, &context()).unwrap().body.parts(&Form { profile_arn, ..Form::full(Shape::Q) })
         });
     });
     group.bench_function("estimate", |b| b.iter(|| request_tokens(&parsed)));

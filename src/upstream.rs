@@ -204,15 +204,15 @@ impl Upstream {
 
     /// Sends one request and waits for the head of the answer. It comes in time when it comes within
     /// `KIRO_FIRST_EVENT_TIMEOUT` of the request's last byte; on its way no byte may take longer than that after the one
-    /// before (K68). The request's body comes in two parts that follow each other.
+    /// before (K68). The request's body comes in parts that follow each other.
     ///
     /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
-    pub async fn generate(&self, target: &Target, body: [Bytes; 2]) -> Result<Body, Fault> {
+    pub async fn generate(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
         let mut headers = self.identity.generate_headers(target)?;
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(body[0].len() + body[1].len()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.iter().map(Bytes::len).sum::<usize>()));
         let progress = Arc::<Progress>::default();
         let sent = async {
             if target.proxy.is_some() || self.through_proxy {
@@ -271,7 +271,7 @@ impl Upstream {
         &self,
         target: &Target,
         headers: HeaderMap,
-        body: [Bytes; 2],
+        body: Vec<Bytes>,
         progress: &Progress,
     ) -> Result<Response<BodyKind>, Fault> {
         let unusable = |_| Fault::network("the upstream URL can't be used");
@@ -311,7 +311,7 @@ impl Upstream {
         &self,
         target: &Target,
         headers: HeaderMap,
-        body: [Bytes; 2],
+        body: Vec<Bytes>,
         progress: &Arc<Progress>,
     ) -> Result<Response<BodyKind>, Fault> {
         let client = self.client_through(target.proxy.as_deref())?;
@@ -442,14 +442,14 @@ impl Progress {
     }
 }
 
-/// A request body in two parts that follow each other. Its length is known, so it is not sent in chunks.
+/// A request body in parts that follow each other. Its length is known, so it is not sent in chunks.
 struct Parts {
     left: VecDeque<Bytes>,
     progress: Arc<Progress>,
 }
 
 impl Parts {
-    fn new(parts: [Bytes; 2], progress: Arc<Progress>) -> Self {
+    fn new(parts: Vec<Bytes>, progress: Arc<Progress>) -> Self {
         Self { left: parts.into_iter().filter(|part| !part.is_empty()).collect(), progress }
     }
 }
@@ -681,19 +681,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn k20_both_parts_go_out_with_content_length() {
+    async fn k20_k121_all_parts_go_out_with_content_length() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target { url: format!("http://{}/", listener.local_addr().unwrap()), ..target(false) };
         let upstream = upstream();
         // Small enough for one write, and larger than what the HTTP client gathers.
         for head in [Bytes::from_static(b"{\"a\":1"), Bytes::from(vec![b'x'; 3 << 20])] {
-            for tail in [&b"}"[..], b",\"profileArn\":\"arn\"}"] {
-                let parts = [head.clone(), Bytes::from_static(tail)];
+            // As many as a body has, and more than one write takes.
+            for tail in [&["", "}"][..], &[",\"b\":2", ",\"c\":3", ",\"d\":4", ",\"profileArn\":\"arn\"", "}"]] {
+                let parts =
+                    std::iter::once(head.clone()).chain(tail.iter().map(|part| Bytes::from_static(part.as_bytes())));
+                let (parts, tail) = (parts.collect(), tail.concat().into_bytes());
                 let (answer, (seen, body)) = tokio::join!(upstream.generate(&target, parts), answer_one(&listener));
                 assert!(answer.is_ok(), "{:?}", answer.err());
                 assert!(seen.contains(&format!("\r\ncontent-length: {}\r\n", head.len() + tail.len())), "{seen}");
                 assert!(!seen.contains("transfer-encoding"), "{seen}");
-                assert!(body == [&head[..], tail].concat(), "the body changed on its way");
+                assert!(body == [&head[..], &tail].concat(), "the body changed on its way");
             }
         }
     }
@@ -715,7 +718,7 @@ mod tests {
             let began = Instant::now();
             let (over, is_over) = tokio::sync::oneshot::channel();
             let generate = async {
-                let answer = upstream.generate(&target, body.clone()).await;
+                let answer = upstream.generate(&target, body.to_vec()).await;
                 over.send(()).unwrap_or_default();
                 answer
             };

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kiro_messages::proto::kiro::request::Form;
+use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{Context, Translated, translate};
@@ -59,7 +61,7 @@ fn golden_files_are_current() {
             let outcome = case.run();
             assert!(expected.insert(format!("{name}.request.json"), case.body.clone()).is_none(), "{name} twice");
             match outcome {
-                Ok(translated) => expected.insert(format!("{name}.kiro.json"), translated.body.render(None).to_vec()),
+                Ok(translated) => expected.insert(format!("{name}.kiro.json"), rendered(&translated, None)),
                 Err(error) => expected.insert(format!("{name}.error.json"), error.api_error().body("req_1")),
             };
         }
@@ -117,6 +119,11 @@ fn own_rules() -> Vec<String> {
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
     rules.extend(["M65", "K21", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
+}
+
+fn rendered(translated: &Translated, profile_arn: Option<&str>) -> Vec<u8> {
+    let model_fields = translated.model_fields.as_deref();
+    translated.body.render(&Form { model_fields, profile_arn, ..Form::full(Shape::Q) }).to_vec()
 }
 
 fn folder() -> PathBuf {
@@ -235,7 +242,7 @@ impl Case {
             };
         }
         let translated = outcome.map_err(|error| format!("  refused: {error}"))?;
-        let bytes = translated.body.render(Some("arn"));
+        let bytes = rendered(&translated, Some("arn"));
         let raw = std::str::from_utf8(&bytes).map_err(|error| error.to_string())?;
         let body: Value = serde_json::from_str(raw).map_err(|error| format!("  no JSON: {error}\n  {raw}"))?;
         let short = Short::of(&body).map_err(|problem| format!("  {problem}\n  {raw}"))?;

@@ -1600,7 +1600,7 @@ impl Wire {
             api_key: false,
             proxy: None,
         };
-        let mut body = upstream.generate(&target, [Bytes::from_static(b"{"), Bytes::from_static(b"}")]).await?;
+        let mut body = upstream.generate(&target, vec![Bytes::from_static(b"{}")]).await?;
         while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
             chunk.map_err(|_| Fault::network("cut"))?;
         }

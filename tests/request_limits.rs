@@ -4,10 +4,14 @@
 use std::fmt::Write as _;
 
 use kiro_messages::proto::kiro::fault::Fault;
+use kiro_messages::proto::kiro::request::Form;
+use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{Context, Translated, translate};
+
+const Q: Form<'_> = Form::full(Shape::Q);
 
 fn context() -> Context<'static> {
     Context {
@@ -26,7 +30,7 @@ fn run(body: &[u8]) -> Result<Translated, RequestError> {
 }
 
 fn body_of(request: &Request<'_>) -> serde_json::Value {
-    serde_json::from_slice(&translate(request, &context()).unwrap().body.render(None)).unwrap()
+    serde_json::from_slice(&translate(request, &context()).unwrap().body.render(&Q)).unwrap()
 }
 
 fn refusal(body: &[u8]) -> String {
@@ -69,7 +73,7 @@ fn m13_number_of_messages() {
         let messages = vec![message; count].join(",");
         format!(r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[{messages}]}}"#)
     };
-    let all = run(messages(100_000).as_bytes()).unwrap().body.render(None);
+    let all = run(messages(100_000).as_bytes()).unwrap().body.render(&Q);
     assert_eq!(all.iter().filter(|&&byte| byte == b'x').count(), 100_000);
     assert_eq!(refusal(messages(100_001).as_bytes()), "messages: at most 100000");
 }
@@ -91,7 +95,7 @@ fn m16_tr20_long_tool_names() {
     let tool = |name: &str| with(&format!(r#","tools":[{{"name":"{name}"}}]"#), r#""x""#);
     let longest = "é".repeat(256);
     let translated = run(tool(&longest).as_bytes()).unwrap();
-    let body = translated.body.render(None);
+    let body = translated.body.render(&Q);
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let spec = &body["conversationState"]["currentMessage"]["userInputMessage"]["userInputMessageContext"]["tools"][0];
     let upstream = spec["toolSpecification"]["name"].as_str().unwrap();
@@ -138,7 +142,8 @@ fn tr5_ids_and_settings_go_through() {
     assert_eq!(translated.conversation_id, context().random_conversation_id);
     assert_eq!(translated.model.kiro_id, "claude-sonnet-4.5");
     assert!(!translated.thinking && !translated.sent_reasoning);
-    let body: serde_json::Value = serde_json::from_slice(&translated.body.render(Some("arn"))).unwrap();
+    let body: serde_json::Value =
+        serde_json::from_slice(&translated.body.render(&Form { profile_arn: Some("arn"), ..Q })).unwrap();
     assert_eq!(body["conversationState"]["agentContinuationId"], context().continuation_id);
     assert_eq!(body["profileArn"], "arn");
 }
@@ -161,7 +166,7 @@ fn tr31_tells_whether_reasoning_was_sent() {
     assert!(translate(&request, &context()).unwrap().sent_reasoning);
     let plain = translate(&request, &Context { without_reasoning: true, ..context() }).unwrap();
     assert!(!plain.sent_reasoning && plain.thinking);
-    assert!(!String::from_utf8_lossy(&plain.body.render(None)).contains("reasoningContent"));
+    assert!(!String::from_utf8_lossy(&plain.body.render(&Q)).contains("reasoningContent"));
     assert!(!run(body("").as_bytes()).unwrap().sent_reasoning);
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use kiro_messages::proto::kiro::request::Form;
+use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::request_tokens;
 use kiro_messages::proto::translate::model::Models;
@@ -9,6 +11,7 @@ use kiro_messages::proto::translate::request::{Context, Translated, translate};
 use serde_json::Value;
 
 const RANDOM_ID: &str = "00000000-0000-4000-8000-000000000001";
+const FORM: Form<'_> = Form { profile_arn: Some("arn"), ..Form::full(Shape::Q) };
 
 /// Any bytes as a body.
 pub fn run(data: &[u8]) {
@@ -41,15 +44,15 @@ pub fn check(request: &Request<'_>) -> Value {
         without_reasoning: false,
     };
     let Ok(translated) = translate(request, &context) else { return Value::Null };
-    let bytes = translated.body.render(Some("arn"));
-    assert_eq!(translate(request, &context).unwrap().body.render(Some("arn")), bytes, "deterministic");
+    let bytes = translated.body.render(&FORM);
+    assert_eq!(translate(request, &context).unwrap().body.render(&FORM), bytes, "deterministic");
     let body: Value = serde_json::from_slice(&bytes).unwrap();
     check_body(&body, &translated);
 
     let plain = translate(request, &Context { without_reasoning: true, ..context }).unwrap();
     assert!(!plain.sent_reasoning);
     let mut without = body.clone();
-    let mut plain: Value = serde_json::from_slice(&plain.body.render(Some("arn"))).unwrap();
+    let mut plain: Value = serde_json::from_slice(&plain.body.render(&FORM)).unwrap();
     for (message, plain) in history_mut(&mut without).iter_mut().zip(history_mut(&mut plain)) {
         let Some(message) = message.get_mut("assistantResponseMessage").and_then(Value::as_object_mut) else {
             continue;

@@ -14,7 +14,8 @@ use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
 use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::request::Body as KiroBody;
+use crate::proto::kiro::request::{Body as KiroBody, Form};
+use crate::proto::kiro::route::Shape;
 use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
@@ -31,6 +32,7 @@ pub(super) struct Job {
     pub(super) session: Option<String>,
     pub(super) continuation_id: String,
     pub(super) kiro: KiroBody,
+    pub(super) model_fields: Option<String>,
     pub(super) sent_reasoning: bool,
     pub(super) conversation_id: String,
     pub(super) model: Arc<Model>,
@@ -288,7 +290,13 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             }
         };
         let account = lease.account();
-        let body = trail.plain.as_ref().unwrap_or(&job.kiro).parts(account.profile_arn());
+        let form = Form {
+            shape: Shape::Q,
+            small: false,
+            model_fields: job.model_fields.as_deref(),
+            profile_arn: account.profile_arn(),
+        };
+        let body = trail.plain.as_ref().unwrap_or(&job.kiro).parts(&form);
         if let Some(recording) = &mut trail.recording {
             recording.sent(&body, &token);
         }

@@ -49,7 +49,7 @@ pub(super) struct Recording {
     /// For the two requests.
     held: Held,
     request: Option<Bytes>,
-    kiro_request: Option<[Bytes; 2]>,
+    kiro_request: Option<Vec<Bytes>>,
     frames: Tape,
     faults: Vec<ToldFault>,
     secrets: Vec<Secret>,
@@ -168,14 +168,14 @@ impl Dumps {
 
 impl Recording {
     /// An attempt goes out. Only the last one's bytes are kept.
-    pub(super) fn sent(&mut self, body: &[Bytes; 2], token: &Secret) {
+    pub(super) fn sent(&mut self, body: &[Bytes], token: &Secret) {
         if self.kiro_request.is_none() {
             let size = body.iter().map(Bytes::len).sum();
             if !self.held.take(size) {
                 return;
             }
         }
-        self.kiro_request = Some(body.clone());
+        self.kiro_request = Some(body.to_vec());
         if !self.secrets.contains(token) {
             self.secrets.push(token.clone());
         }

@@ -414,6 +414,7 @@ impl Gateway {
             session: call.session,
             continuation_id,
             kiro: translated.body,
+            model_fields: translated.model_fields,
             sent_reasoning: translated.sent_reasoning,
             conversation_id: translated.conversation_id,
             client_model,

@@ -21,6 +21,8 @@ use super::connections::{Connections, Io, Origin};
 const READ: usize = 16 * 1024;
 /// Head of an answer; also what may stand between two pieces of a body, such as a chunk's size or trailers.
 const MAX_HEAD: usize = 64 * 1024;
+/// Pieces of one write: a head and a body of three parts.
+const PIECES: usize = 4;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -29,12 +31,12 @@ thread_local! {
 /// A request as it goes over the wire.
 pub(super) struct Wire {
     head: Vec<u8>,
-    body: [Bytes; 2],
+    body: Vec<Bytes>,
 }
 
 impl Wire {
     /// `request` says its `content-length`.
-    pub(super) fn new(request: Request<()>, body: [Bytes; 2]) -> Result<Self, ureq_proto::Error> {
+    pub(super) fn new(request: Request<()>, body: Vec<Bytes>) -> Result<Self, ureq_proto::Error> {
         let mut call = Call::new(request)?.proceed();
         let mut head = vec![0; 2048];
         let mut length = 0;
@@ -49,13 +51,14 @@ impl Wire {
         Ok(Self { head, body })
     }
 
-    /// What is left to send, at most three pieces.
-    fn left(&self, mut sent: usize) -> ([IoSlice<'_>; 3], usize) {
-        let mut left = [IoSlice::new(&[]); 3];
+    /// What is left to send, as much of it as one write takes.
+    fn left(&self, mut sent: usize) -> ([IoSlice<'_>; PIECES], usize) {
+        let mut left = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
-        for piece in [self.head.as_slice(), &self.body[0], &self.body[1]] {
+        for piece in std::iter::once(self.head.as_slice()).chain(self.body.iter().map(|piece| &**piece)) {
             if sent < piece.len() {
-                left[count] = IoSlice::new(&piece[sent..]);
+                let Some(slot) = left.get_mut(count) else { break };
+                *slot = IoSlice::new(&piece[sent..]);
                 count += 1;
             }
             sent = sent.saturating_sub(piece.len());

@@ -8,32 +8,73 @@ use bytes::Bytes;
 
 use crate::proto::json::escape;
 use crate::proto::json::tree::{Sink as _, Text, Value};
+use crate::proto::kiro::route::Shape;
 
-/// A Kiro request as bytes, serialised once; what differs per attempt is spliced at its end (K20).
+/// A Kiro request as bytes, serialised once, in segments: an attempt only chooses which of them go out (K121).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    /// Everything up to the closing brace.
-    head: Bytes,
+    /// From the beginning to the members that the small form leaves out, those included.
+    front: Bytes,
+    /// The members of `conversationState` that every form has.
+    state: Bytes,
+    /// The conversation id as JSON.
+    conversation_id: Bytes,
+}
+
+/// What an attempt chooses (K115, K116).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form<'a> {
+    /// `rootConversationId` and `agentMode` are [`Shape::Runtime`]'s only.
+    pub shape: Shape,
+    /// Without `agentContinuationId`, `agentTaskType`, `agentMode` and `rootConversationId` (K116).
+    pub small: bool,
+    /// `additionalModelRequestFields`: a JSON object, not an empty one (TR40). An empty text counts as none.
+    pub model_fields: Option<&'a str>,
+    /// An empty one counts as none.
+    pub profile_arn: Option<&'a str>,
+}
+
+impl Form<'_> {
+    /// The full form of a shape, without model fields and profile.
+    pub const fn full(shape: Shape) -> Self {
+        Self { shape, small: false, model_fields: None, profile_arn: None }
+    }
 }
 
 impl Body {
-    /// The JSON to send for an account with this profile ARN, in two parts that follow each other: the part that
-    /// every attempt shares, and its end. Nothing is copied. An empty ARN counts as none.
-    pub fn parts(&self, profile_arn: Option<&str>) -> [Bytes; 2] {
+    /// The JSON to send, in parts that follow each other. What all attempts share is not copied; the last part is made
+    /// here.
+    pub fn parts(&self, form: &Form<'_>) -> Vec<Bytes> {
+        let full_runtime = form.shape == Shape::Runtime && !form.small;
         let mut tail = Vec::new();
-        if let Some(arn) = profile_arn.filter(|arn| !arn.is_empty()) {
+        if full_runtime {
+            tail.put(",\"rootConversationId\":");
+            tail.extend_from_slice(&self.conversation_id);
+        }
+        tail.put("}");
+        if let Some(fields) = form.model_fields.filter(|fields| !fields.is_empty()) {
+            tail.put(",\"additionalModelRequestFields\":");
+            tail.put(fields);
+        }
+        if full_runtime {
+            tail.put(",\"agentMode\":\"vibe\"");
+        }
+        if let Some(arn) = form.profile_arn.filter(|arn| !arn.is_empty()) {
             tail.put(",\"profileArn\":");
             quoted(arn, &mut tail);
         }
         tail.put("}");
-        [self.head.clone(), Bytes::from(tail)]
+        let front = if form.small { Bytes::from_static(START.as_bytes()) } else { self.front.clone() };
+        vec![front, self.state.clone(), Bytes::from(tail)]
     }
 
     /// The same in one piece, copied.
-    pub fn render(&self, profile_arn: Option<&str>) -> Bytes {
-        Bytes::from(self.parts(profile_arn).concat())
+    pub fn render(&self, form: &Form<'_>) -> Bytes {
+        Bytes::from(self.parts(form).concat())
     }
 }
+
+const START: &str = r#"{"conversationState":{"#;
 
 /// Everything a body is made of.
 #[derive(Debug)]
@@ -45,8 +86,6 @@ pub(crate) struct Conversation<'r> {
     pub current: UserMessage<'r>,
     /// Of the current message.
     pub tools: Vec<Tool<'r>>,
-    /// Asks for thinking by `additionalModelRequestFields` (TR12).
-    pub effort: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -210,11 +249,16 @@ impl Conversation<'_> {
 
     /// Serialises it; `size` is a guess at the body's length in bytes.
     pub fn body(&self, size: usize) -> Body {
+        let mut front = Vec::with_capacity(128);
+        front.put(START);
+        front.put(r#""agentContinuationId":"#);
+        quoted(self.continuation_id, &mut front);
+        front.put(r#","agentTaskType":"vibe","#);
+        let mut conversation_id = Vec::with_capacity(40);
+        quoted(self.conversation_id, &mut conversation_id);
         let mut out = Vec::with_capacity(size);
-        out.put(r#"{"conversationState":{"agentContinuationId":"#);
-        quoted(self.continuation_id, &mut out);
-        out.put(r#","agentTaskType":"vibe","chatTriggerType":"MANUAL","conversationId":"#);
-        quoted(self.conversation_id, &mut out);
+        out.put(r#""chatTriggerType":"MANUAL","conversationId":"#);
+        out.extend_from_slice(&conversation_id);
         out.put(r#","currentMessage":"#);
         let mut model = br#","modelId":"#.to_vec();
         quoted(self.model_id, &mut model);
@@ -227,14 +271,7 @@ impl Conversation<'_> {
                 Message::Assistant(message) => message.write(out),
             });
         }
-        out.put("}");
-        if let Some(effort) = self.effort {
-            out.put(r#","additionalModelRequestFields":{"thinking":{"type":"adaptive","display":"summarized"},"#);
-            out.put(r#""output_config":{"effort":""#);
-            out.put(effort);
-            out.put(r#""}}"#);
-        }
-        Body { head: Bytes::from(out) }
+        Body { front: front.into(), state: out.into(), conversation_id: conversation_id.into() }
     }
 }
 
@@ -380,9 +417,11 @@ fn quoted(text: &str, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    const Q: Form<'_> = Form::full(Shape::Q);
+
     fn body(current: UserMessage<'_>, tools: Vec<Tool<'_>>, history: Vec<Message<'_>>) -> Body {
         let (continuation_id, conversation_id, model_id) = ("A", "B", "M");
-        Conversation { continuation_id, conversation_id, model_id, history, current, tools, effort: None }.body(0)
+        Conversation { continuation_id, conversation_id, model_id, history, current, tools }.body(0)
     }
 
     #[test]
@@ -420,7 +459,7 @@ mod tests {
             r#""toolUses":[{"toolUseId":"t1","name":"f","input":{}}],"reasoningContent":{"redactedContent":"AA=="},"#,
             r#""cachePoint":{"type":"default"}}}]},"profileArn":"arn:\"x\""}"#,
         );
-        assert_eq!(std::str::from_utf8(&body.render(Some("arn:\"x\""))), Ok(expected));
+        assert_eq!(std::str::from_utf8(&body.render(&Form { profile_arn: Some("arn:\"x\""), ..Q })), Ok(expected));
     }
 
     #[test]
@@ -431,28 +470,42 @@ mod tests {
             r#""conversationId":"B","currentMessage":{"userInputMessage":{"content":"t","modelId":"M","#,
             r#""origin":"AI_EDITOR"}}}}"#,
         );
-        assert_eq!(std::str::from_utf8(&body.render(None)), Ok(expected));
-        assert_eq!(std::str::from_utf8(&body.render(Some(""))), Ok(expected));
+        assert_eq!(std::str::from_utf8(&body.render(&Q)), Ok(expected));
+        assert_eq!(
+            std::str::from_utf8(&body.render(&Form { profile_arn: Some(""), model_fields: Some(""), ..Q })),
+            Ok(expected)
+        );
     }
 
     #[test]
-    fn tr12_thinking_by_fields_stands_before_the_profile() {
-        let current = UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
-        let body = Conversation {
-            continuation_id: "A",
-            conversation_id: "B",
-            model_id: "M",
-            history: vec![],
-            current,
-            tools: vec![],
-            effort: Some("low"),
-        }
-        .body(0);
-        let tail = concat!(
-            r#"}}},"additionalModelRequestFields":{"thinking":{"type":"adaptive","display":"summarized"},"#,
-            r#""output_config":{"effort":"low"}},"profileArn":"arn"}"#,
+    fn k115_k116_k121_tr2_what_an_attempt_chooses() {
+        let current = || UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
+        let body = body(current(), vec![], vec![Message::User(current())]);
+        let continuation = r#""agentContinuationId":"A","agentTaskType":"vibe","#;
+        let state = concat!(
+            r#""chatTriggerType":"MANUAL","conversationId":"B","currentMessage":{"userInputMessage":{"content":"t","#,
+            r#""modelId":"M","origin":"AI_EDITOR"}},"history":[{"userInputMessage":{"content":"t","modelId":"M","#,
+            r#""origin":"AI_EDITOR"}}]"#,
         );
-        let body = body.render(Some("arn"));
-        assert!(body.ends_with(tail.as_bytes()), "{body:?}");
+        let fields = r#","additionalModelRequestFields":{"max_tokens":9}"#;
+        let cases = [
+            (Shape::Q, false, continuation, "", ""),
+            (Shape::Q, true, "", "", ""),
+            (Shape::Runtime, false, continuation, r#","rootConversationId":"B""#, r#","agentMode":"vibe""#),
+            (Shape::Runtime, true, "", "", ""),
+        ];
+        for (shape, small, continuation, root, mode) in cases {
+            let form = Form { shape, small, model_fields: Some(r#"{"max_tokens":9}"#), profile_arn: Some("arn") };
+            let expected =
+                format!(r#"{{"conversationState":{{{continuation}{state}{root}}}{fields}{mode},"profileArn":"arn"}}"#);
+            assert_eq!(std::str::from_utf8(&body.render(&form)), Ok(&*expected), "{form:?}");
+            let bare = Form { model_fields: None, profile_arn: None, ..form };
+            let expected = format!(r#"{{"conversationState":{{{continuation}{state}{root}}}{mode}}}"#);
+            assert_eq!(std::str::from_utf8(&body.render(&bare)), Ok(&*expected), "{bare:?}");
+            // Nothing that attempts share is copied.
+            let (one, other) = (body.parts(&form), body.parts(&bare));
+            assert_eq!(one[0].as_ptr(), other[0].as_ptr());
+            assert_eq!(one[1].as_ptr(), other[1].as_ptr());
+        }
     }
 }

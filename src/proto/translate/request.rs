@@ -58,6 +58,8 @@ pub struct Translated {
     pub body: Body,
     /// The row of the model table.
     pub model: Arc<Model>,
+    /// `additionalModelRequestFields`, a JSON object (TR12).
+    pub model_fields: Option<String>,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
     /// The conversation id that was sent (TR5).
@@ -126,7 +128,6 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         history: messages,
         current,
         tools,
-        effort: effort_field(request, model.thinking),
     };
     conversation.current.documents = documents.into_sent();
     add_system(&mut conversation, system);
@@ -136,6 +137,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
     Ok(Translated {
         body: conversation.body(size),
+        model_fields: model_fields(request, model.thinking),
         model,
         tool_names,
         thinking: request.thinking_on(),
@@ -232,7 +234,7 @@ fn thinking_prefix(request: &Request<'_>) -> Option<String> {
 }
 
 /// TR12: how thinking is asked for in a member of its own.
-fn effort_field(request: &Request<'_>, style: ThinkingStyle) -> Option<&'static str> {
+fn model_fields(request: &Request<'_>, style: ThinkingStyle) -> Option<String> {
     if style != ThinkingStyle::Fields {
         return None;
     }
@@ -243,7 +245,10 @@ fn effort_field(request: &Request<'_>, style: ThinkingStyle) -> Option<&'static 
         Thinking::Enabled { .. } => Effort::High,
         Thinking::Adaptive | Thinking::BetweenTools => request.effort.unwrap_or(Effort::High),
     };
-    Some(effort.as_str())
+    let effort = effort.as_str();
+    Some(format!(
+        r#"{{"thinking":{{"type":"adaptive","display":"summarized"}},"output_config":{{"effort":"{effort}"}}}}"#
+    ))
 }
 
 /// TR24: upstream has no member for `tool_choice`.
