@@ -791,11 +791,7 @@ impl Pool {
 
     /// A refresh was refused for good (R41).
     pub(crate) fn eject(&self, id: &str, cause: String) {
-        let now = self.now();
-        let ejected = self.with_slot(id, |slot, _| (slot.view.id.clone(), slot.health.eject(cause, now)));
-        if let Some((id, outcome)) = ejected {
-            self.record(&id, &outcome);
-        }
+        self.settle(id, |slot, now| Some(slot.health.eject(cause, now)));
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -820,7 +816,7 @@ impl Pool {
         let mut ranked = Vec::with_capacity(inside.slots.len());
         let (mut busy, mut excluded) = (false, false);
         for slot in inside.slots.values() {
-            let candidate = slot.candidate(wanted, now);
+            let candidate = slot.candidate(wanted, self.0.settings.rules, now);
             match select::rank(&candidate, self.0.settings.max_in_flight) {
                 Ok(tier) => ranked.push((tier, candidate)),
                 Err(Refusal::Busy) => busy = true,
@@ -854,7 +850,7 @@ impl Pool {
             };
             return Err(NoAccount { why, retry_after });
         };
-        if tier >= Tier::Stale {
+        if matches!(tier, Tier::Stale | Tier::Blocking | Tier::StaleBlocking) {
             self.0.refresh.notify_one();
         }
         match inside.slots.get_mut(&id) {
@@ -939,30 +935,38 @@ impl Pool {
         self.inside().slots.values().filter_map(ends).min()
     }
 
-    fn report(&self, lease: &Lease, judge: impl FnOnce(&mut Slot, Timestamp) -> Option<Outcome>) -> Option<Outcome> {
+    /// What happened to an account, judged and kept under one lock: who selects next sees the mark, and so does a snapshot
+    /// that is taken in before the mark is written (R105).
+    fn settle(&self, id: &str, judge: impl FnOnce(&mut Slot, Timestamp) -> Option<Outcome>) -> Option<Outcome> {
         let now = self.now();
-        let outcome = self.with_slot(&lease.view.id, |slot, _| judge(slot, now)).flatten()?;
-        self.record(&lease.view.id, &outcome);
+        let shown = Instant::now();
+        let (id, outcome, host) = self
+            .with_slot(id, |slot, _| {
+                let outcome = judge(slot, now)?;
+                let host = self.0.hooks.record.as_ref().filter(|_| outcome.is_shown());
+                match host {
+                    None => self.write_whole(&slot.view.id, &outcome),
+                    Some(_) => slot.host_marked = Some(shown),
+                }
+                Some((slot.view.id.clone(), outcome, host))
+            })
+            .flatten()?;
+        if let Some(record) = host {
+            if record(&id, &outcome) {
+                if let Event::Fault { used: true, .. } = outcome.event {
+                    self.0.writer.record(&id, OutcomePatch::Used { at: outcome.at });
+                }
+            } else {
+                self.write_whole(&id, &outcome);
+                self.with_slot(&id, |slot, _| slot.host_marked = slot.host_marked.filter(|marked| *marked != shown));
+            }
+        }
+        self.say(&id, &outcome);
         self.serve_queue();
         Some(outcome)
     }
 
-    fn record(&self, id: &AccountId, outcome: &Outcome) {
-        let has_call = match &outcome.event {
-            Event::Success { heals, probe, .. } => *heals || !probe,
-            Event::Fault { mark, .. } => mark.is_some(),
-            Event::Refreshed => false,
-        };
-        let by_host = has_call && self.0.hooks.record.as_ref().is_some_and(|record| record(id, outcome));
-        if by_host {
-            let now = Instant::now();
-            self.with_slot(id, |slot, _| slot.host_marked = Some(now));
-            if let Event::Fault { used: true, .. } = outcome.event {
-                self.0.writer.record(id, OutcomePatch::Used { at: outcome.at });
-            }
-        } else {
-            self.write_whole(id, outcome);
-        }
+    fn say(&self, id: &AccountId, outcome: &Outcome) {
         match &outcome.event {
             Event::Fault { mark: Some(mark @ Note::Ejected { .. }), .. } => {
                 let message = mark.to_string();
@@ -1146,7 +1150,7 @@ impl Lease {
             return None;
         }
         let probe = self.purpose == Purpose::Probe;
-        let outcome = self.pool.report(self, |slot, now| {
+        let outcome = self.pool.settle(&self.view.id, |slot, now| {
             slot.arn_rejected = None;
             let mut outcome = slot.health.success(self.started, now);
             if let Event::Success { probe: told, .. } = &mut outcome.event {
@@ -1180,7 +1184,7 @@ impl Lease {
     pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
         let attempt = Attempt { started: self.started, refreshed: false, committed: false };
         let rules = self.pool.0.settings.rules;
-        self.pool.report(self, |slot, now| slot.health.fault(fault, attempt, rules, now))
+        self.pool.settle(&self.view.id, |slot, now| slot.health.fault(fault, attempt, rules, now))
     }
 
     /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
@@ -1194,7 +1198,7 @@ impl Lease {
         if stood.committed && self.pool.account(&self.view.id).is_none() {
             self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
         }
-        self.pool.report(self, |slot, now| {
+        self.pool.settle(&self.view.id, |slot, now| {
             self.note(slot, fault, now);
             slot.health.fault(fault, attempt, rules, now)
         })
@@ -1325,7 +1329,7 @@ impl Slot {
         self.health.set_fingerprint(self.held.fingerprint(), now);
     }
 
-    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, now: Timestamp) -> Candidate<'a> {
+    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, rules: Rules, now: Timestamp) -> Candidate<'a> {
         Candidate {
             id: &self.view.id,
             state: self.state(now),
@@ -1335,6 +1339,7 @@ impl Slot {
             excluded: wanted.exclude.contains(&self.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
             probing: self.load.probing.load(Ordering::Acquire),
+            refused_lately: self.health.refused_lately(rules, now),
         }
     }
 }

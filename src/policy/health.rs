@@ -36,6 +36,17 @@ pub struct Outcome {
     pub event: Event,
 }
 
+impl Outcome {
+    /// Whether a host program that records outcomes itself has a call for it (R35).
+    pub fn is_shown(&self) -> bool {
+        match &self.event {
+            Event::Success { heals, probe, .. } => *heals || !probe,
+            Event::Fault { mark, .. } => mark.is_some(),
+            Event::Refreshed => false,
+        }
+    }
+}
+
 /// The rows of redis-contract.md §8 that touch an account's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -258,6 +269,8 @@ pub struct Health {
     held: Option<Held>,
     /// Counted failures in a row.
     streak: u32,
+    /// When it last said no for itself without a mark, since the last success (R105).
+    refused: Option<Timestamp>,
     /// Rests since the last success: the exponent of the next one.
     rests: u32,
     /// When the account was last asked for anything (R17).
@@ -284,7 +297,7 @@ impl Health {
     /// The health of an account that this process sees for the first time.
     pub fn new(standing: Standing, rules: Rules, now: Timestamp) -> Self {
         let rest_ends = rest_ends(&standing, rules, now);
-        Self { standing, rest_ends, held: None, streak: 0, rests: 0, asked: None, fingerprint: None }
+        Self { standing, rest_ends, held: None, streak: 0, refused: None, rests: 0, asked: None, fingerprint: None }
     }
 
     /// The fingerprint of the refresh token in the token record, the first 8 hex digits of its SHA-256. An account
@@ -373,6 +386,12 @@ impl Health {
         !self.standing.healthy && marked && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
     }
 
+    /// Whether it was seen to say no for itself and no success came since: it is offered to nobody who can have another,
+    /// for as long as the shortest rest of ours (R105).
+    pub fn refused_lately(&self, rules: Rules, now: Timestamp) -> bool {
+        self.refused.is_some_and(|refused| after(refused, rules.cool_down) > now)
+    }
+
     /// The attempt went well; a ghost exception (K36) is a success too.
     pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
         // A `lastErrorTime` further ahead was written by a wrong clock and holds nothing back (R16).
@@ -380,7 +399,7 @@ impl Health {
         let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
         let half_open = heals && !self.standing.healthy;
         if heals {
-            (self.streak, self.rests) = (0, 0);
+            (self.streak, self.rests, self.refused) = (0, 0, None);
             self.standing.healthy = true;
             self.standing.error_count = 0;
             self.standing.last_error = None;
@@ -483,6 +502,9 @@ impl Health {
                     return None;
                 }
                 self.streak = self.streak.saturating_add(1);
+                if matches!(fault.kind, FaultKind::Forbidden | FaultKind::TokenRejected) {
+                    self.refused = Some(now);
+                }
                 if !marked && self.streak < FAILURES_IN_A_ROW {
                     return Some(Note::Plain(cause(fault)));
                 }

@@ -62,6 +62,8 @@ pub struct Candidate<'a> {
     pub in_flight: u32,
     /// It is half-open and its one request is on the way.
     pub probing: bool,
+    /// It was just seen to say no for itself, and nothing was marked yet (R105).
+    pub refused_lately: bool,
 }
 
 /// How gladly an account is taken; the first is the best.
@@ -77,6 +79,8 @@ pub enum Tier {
     Blocking,
     /// The same, and its record says so: only when no healthy account is left.
     StaleBlocking,
+    /// Just seen to refuse: offered to nobody who can have another (R105).
+    Refused,
 }
 
 /// Why an account can't take the request.
@@ -111,6 +115,9 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     };
     if cap > 0 && candidate.in_flight >= cap {
         return Err(Refusal::Busy);
+    }
+    if candidate.refused_lately {
+        return Ok(Tier::Refused);
     }
     Ok(match (candidate.live_token, stale, candidate.arn_rejected) {
         (false, true, _) => Tier::StaleBlocking,
@@ -187,6 +194,7 @@ mod tests {
             excluded: false,
             in_flight: 0,
             probing: false,
+            refused_lately: false,
         }
     }
 
@@ -229,6 +237,7 @@ mod tests {
             (Candidate { state: State::Stale, ..one }, Ok(Tier::Stale)),
             (Candidate { live_token: false, ..one }, Ok(Tier::Blocking)),
             (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::StaleBlocking)),
+            (Candidate { refused_lately: true, ..one }, Ok(Tier::Refused)),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
@@ -244,7 +253,8 @@ mod tests {
         for (candidate, expected) in table {
             assert_eq!(rank(&candidate, 3), expected, "{candidate:?}");
         }
-        let order = [Tier::Ready, Tier::WithoutProfile, Tier::Stale, Tier::Blocking, Tier::StaleBlocking];
+        let order =
+            [Tier::Ready, Tier::WithoutProfile, Tier::Stale, Tier::Blocking, Tier::StaleBlocking, Tier::Refused];
         assert!(order.is_sorted_by(|a, b| a < b));
     }
 

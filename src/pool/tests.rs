@@ -11,10 +11,14 @@ const T0: &str = "2026-11-23T10:00:00.000Z";
 const LIVE: &str =
     r#"{"accessToken":"t","refreshToken":"r","expiresAt":"2026-11-24T10:00:00.000Z","authMethod":"social"}"#;
 
+type Shown = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 struct Fixture {
     pool: Pool,
     millis: Arc<AtomicI64>,
     outcomes: Arc<Mutex<Vec<(String, Outcome)>>>,
+    /// Called once when an outcome is shown to the host.
+    shown: Shown,
     _folder: tempfile::TempDir,
 }
 
@@ -34,9 +38,13 @@ impl Fixture {
         };
         let store = Store::connect(&StoreConfig::File(folder.path().join("accounts.json"))).await.unwrap();
         let outcomes = Arc::<Mutex<Vec<_>>>::default();
+        let shown = Shown::default();
         let record: Recorder = {
-            let outcomes = outcomes.clone();
+            let (outcomes, shown) = (outcomes.clone(), shown.clone());
             Arc::new(move |id, outcome| {
+                if let Some(shown) = shown.lock().unwrap().take() {
+                    shown();
+                }
                 outcomes.lock().unwrap().push((id.to_string(), outcome.clone()));
                 true
             })
@@ -49,7 +57,7 @@ impl Fixture {
         while reads() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let fixture = Self { pool, millis, outcomes, _folder: folder };
+        let fixture = Self { pool, millis, outcomes, shown, _folder: folder };
         fixture.snapshot(accounts);
         fixture
     }
@@ -182,6 +190,91 @@ async fn case_18_of_twenty_requests_one_probes_a_half_open_account() {
     drop(leases);
     assert!(fixture.select().is_ok(), "a cancelled probe is followed by the next (K50)");
     assert_eq!(fixture.state("a1"), State::HalfOpen);
+}
+
+/// Fifty requests at once over ten accounts, four of them bad: each is met by those who had it when it was seen to refuse,
+/// and by nobody after; whatever it says no with.
+#[tokio::test]
+async fn r105_a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight() {
+    let ids: Vec<String> = (0..10).map(|n| format!("a{n}")).collect();
+    let accounts: Vec<_> = ids.iter().map(|id| (id.as_str(), "{}")).collect();
+    let fixture = Fixture::new(&[], &accounts).await;
+    let bad = |id: &str| match id {
+        "a1" => Some(fault(FaultKind::RateLimited)),
+        "a2" => Some(fault(FaultKind::QuotaMonth)),
+        "a3" => Some(fault(FaultKind::Suspended)),
+        "a4" => Some(fault(FaultKind::Forbidden)),
+        _ => None,
+    };
+    let mut met = std::collections::BTreeMap::<String, u32>::new();
+    let mut first = std::collections::BTreeMap::<String, u32>::new();
+    let mut running: VecDeque<(Lease, Vec<AccountId>)> = VecDeque::new();
+    let (mut begun, mut done) = (0, 0);
+    let select = |exclude: Vec<AccountId>, met: &mut std::collections::BTreeMap<String, u32>| {
+        let lease = fixture.pool.select(&Wanted { exclude: &exclude, ..Wanted::default() }).unwrap();
+        *met.entry(lease.account().id().to_string()).or_default() += 1;
+        (lease, exclude)
+    };
+    while done < 500 {
+        while begun < 500 && running.len() < 50 {
+            begun += 1;
+            let next = select(Vec::new(), &mut met);
+            running.push_back(next);
+        }
+        // The bad ones answer at once, so that they are asked as often as they can be.
+        let at = running.iter().position(|(lease, _)| bad(lease.account().id()).is_some()).unwrap_or(0);
+        let (lease, mut tried) = running.remove(at).unwrap();
+        let id = lease.account().id().clone();
+        let Some(fault) = bad(&id) else {
+            lease.succeeded();
+            done += 1;
+            continue;
+        };
+        let in_flight = fixture.pool.accounts().iter().find(|info| info.id == id).unwrap().in_flight;
+        first.entry(id.to_string()).or_insert(in_flight);
+        lease.failed(&fault, Stood { refreshed: true, committed: false });
+        tried.push(id);
+        let next = select(tried, &mut met);
+        running.push_back(next);
+    }
+    for id in ["a1", "a2", "a3", "a4"] {
+        assert_eq!(met.get(id), first.get(id), "{id}: as many as were in flight");
+    }
+}
+
+/// A snapshot that was read before a mark and is taken in while the host program is told of it doesn't lift it.
+#[tokio::test]
+async fn r105_no_snapshot_comes_between_the_mark_and_its_writing() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
+    let since = Instant::now();
+    let pool = fixture.pool.clone();
+    let raw = |id: &str| RawAccount {
+        id: id.to_owned(),
+        account: Bytes::from_static(b"{}"),
+        token: Some((TokenKey::of(id), Bytes::from_static(LIVE.as_bytes()))),
+    };
+    *fixture.shown.lock().unwrap() = Some(Box::new(move || pool.take_in(vec![raw("a1"), raw("a2")], since)));
+    let lease = fixture.select().unwrap();
+    let id = lease.account().id().clone();
+    lease.failed(&fault(FaultKind::QuotaMonth), Stood::default());
+    drop(lease);
+    assert!(matches!(fixture.state(&id), State::Quota { .. }));
+    assert!((0..4).all(|_| fixture.selected() != *id));
+}
+
+/// Alone in the pool it is asked all the same, and without any answer it has its turn again after a while.
+#[tokio::test]
+async fn r105_an_account_that_refused_is_passed_over_not_excluded() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isDisabled":true}"#)]).await;
+    fixture.select().unwrap().failed(&fault(FaultKind::Forbidden), Stood::default());
+    assert_eq!(fixture.selected(), "a1");
+    fixture.snapshot(&[("a1", "{}"), ("a2", "{}")]);
+    assert!((0..4).all(|_| fixture.selected() == "a2"));
+    fixture.later(60);
+    assert!((0..4).any(|_| fixture.selected() == "a1"));
+    fixture.select().unwrap().failed(&fault(FaultKind::ServerError), Stood::default());
+    let turns: std::collections::BTreeSet<_> = (0..4).map(|_| fixture.selected()).collect();
+    assert_eq!(turns.len(), 2, "what upstream is to blame for is no refusal of the account");
 }
 
 /// An old stream that runs on doesn't stand in the way of the probe.
