@@ -34,6 +34,8 @@ export class StreamChecker {
   #state = 'empty'
   #open = null
   #closed = []
+  /** The tool that was closed last has input that is no JSON. */
+  #torn = false
 
   constructor(wrong) {
     this.#wrong = wrong
@@ -71,6 +73,8 @@ export class StreamChecker {
     if (this.#state === 'ended') return this.#wrong(`${name} after the end (M53)`)
     if ((this.#state === 'empty') !== (name === 'message_start')) this.#wrong(`${name} at the wrong place (M53, C3)`)
     if (this.#state === 'delta' && name !== 'message_stop') this.#wrong(`${name} after message_delta (M53)`)
+    if (this.#torn && !['ping', 'message_delta', 'message_stop'].includes(name))
+      this.#wrong(`${name} after half a tool was closed (TS42)`)
     switch (name) {
       case 'message_start':
         return this.#messageStart(event.message)
@@ -90,7 +94,7 @@ export class StreamChecker {
         if (json !== '{"type":"ping"}') this.#wrong(`ping is ${json}`)
         return
       case 'error':
-        if (this.#open) this.#wrong('error inside a block (M53)')
+        if (this.#open && this.#open.type !== 'tool_use') this.#wrong('error inside a block (M53)')
         if (!event.error.type || !event.error.message) this.#wrong(`error is ${json}`)
         this.#state = 'ended'
     }
@@ -137,6 +141,7 @@ export class StreamChecker {
 
   #blockStop({ index }) {
     if (this.#open?.index !== index) return this.#wrong(`stop of block ${index}, open is ${this.#open?.index}`)
+    this.#torn = this.#open.type === 'tool_use' && !isJson(this.#open.json)
     this.#closed.push(this.#open)
     this.#open = null
   }
@@ -153,6 +158,7 @@ export class StreamChecker {
     }
     const tools = this.#closed.filter((block) => block.type === 'tool_use')
     if (tools.length > 0 && delta.stop_reason === 'end_turn') this.#wrong('end_turn with tools (M57)')
+    if (this.#torn && delta.stop_reason !== 'max_tokens') this.#wrong(`${delta.stop_reason} after half a tool (TS42)`)
     if (delta.stop_reason === 'tool_use' && !tools.every((block) => isJson(block.json))) {
       this.#wrong(`tool input that is no JSON under stop_reason tool_use (C10)`)
     }

@@ -33,6 +33,7 @@ const TOOL = {
   content_block: { type: 'tool_use', id: 'a', name: 'f', input: {} },
 }
 const INPUT = { ...DELTA, delta: { type: 'input_json_delta', partial_json: '{}' } }
+const HALF = { ...DELTA, delta: { type: 'input_json_delta', partial_json: '{"a' } }
 const USED = { ...FINISH, delta: { ...FINISH.delta, stop_reason: 'tool_use' } }
 
 const GOOD = {
@@ -41,6 +42,15 @@ const GOOD = {
   tool: [START, TOOL, INPUT, CLOSE, USED, STOP],
   'error in mid-text': [START, OPEN, DELTA, CLOSE, ERROR],
   'error before content': [START, PING, ERROR],
+  'TS42 error in mid-tool': [START, TOOL, HALF, ERROR],
+  'TS42 an answer that ends in mid-tool': [
+    START,
+    TOOL,
+    HALF,
+    CLOSE,
+    { ...FINISH, delta: { ...FINISH.delta, stop_reason: 'max_tokens' } },
+    STOP,
+  ],
 }
 
 const BAD = {
@@ -48,6 +58,18 @@ const BAD = {
   'M53 two message_starts': [START, ...GOOD.text],
   'M53 no end': [START, OPEN, DELTA, CLOSE, FINISH],
   'M53 error inside a block': [START, OPEN, DELTA, ERROR],
+  'TS42 half a tool is closed before an error': [START, TOOL, HALF, CLOSE, ERROR],
+  'TS42 a block after half a tool': [
+    START,
+    TOOL,
+    HALF,
+    CLOSE,
+    { ...OPEN, index: 1 },
+    { ...DELTA, index: 1 },
+    { ...CLOSE, index: 1 },
+    { ...FINISH, delta: { ...FINISH.delta, stop_reason: 'max_tokens' } },
+    STOP,
+  ],
   'M53 something after the end': [...GOOD.text, PING],
   'M57 an error after a stop reason': [START, OPEN, DELTA, CLOSE, FINISH, ERROR],
   'M53 a block inside a block': [START, OPEN, DELTA, { ...OPEN, index: 1 }, CLOSE, FINISH, STOP],

@@ -13,7 +13,8 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 
-/// What waits behind an open tool block (TS14), in bytes; each event counts [`QUEUED_OVERHEAD`] bytes more.
+/// What may wait behind an unfinished tool (TS14), in bytes; each event counts [`QUEUED_OVERHEAD`] bytes more. Over it the
+/// answer fails (TS42).
 pub const MAX_QUEUE: usize = 1 << 20;
 /// What a waiting event costs beside its strings.
 const QUEUED_OVERHEAD: usize = 128;
@@ -118,7 +119,7 @@ pub struct Response {
     usage_seen: bool,
     /// The last content event was a tool's `stop:true` (K36).
     stopped: bool,
-    /// A tool's input was cut, or upstream's output limit was reached (TS15).
+    /// A tool's input ended in its middle, or upstream's output limit was reached (TS15, TS42).
     truncated: bool,
     output: Estimator,
     ended: Option<(StopReason, Usage)>,
@@ -159,12 +160,20 @@ enum Signature {
     TooLong,
 }
 
+/// A tool that upstream has begun. Its block opens with the first input that isn't blank, or with its `stop` (TS42): a
+/// client can run nothing of a call that was cut before.
 #[derive(Debug)]
 struct OpenTool {
     id: String,
+    /// As upstream named it.
+    name: String,
     input: Completeness,
     /// A byte of input came.
     any_input: bool,
+    /// Its block was opened downstream.
+    sent: bool,
+    /// Its `stop` came in the middle of its input: nothing more of it comes, and nothing may follow it (TS42).
+    torn: bool,
 }
 
 /// Texts that halves of surrogate pairs may belong to.
@@ -225,8 +234,7 @@ impl Response {
         match event {
             Event::Content(content) => {
                 self.hear(sink);
-                self.content(content, sink);
-                Step::Continue
+                self.content(content, sink)
             }
             Event::Note(note) => {
                 self.hear(sink);
@@ -312,12 +320,15 @@ impl Response {
         Ok(())
     }
 
-    /// No further attempt: an open block is closed, and a started stream ends with the error (TS18, TS19).
+    /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before it,
+    /// since clients go on from them; a tool is not, since clients run what is closed (TS42).
     pub fn give_up(&mut self, error: &ApiError, sink: &mut impl Sink) {
         if self.is_ended() {
             return;
         }
-        if self.is_committed() {
+        if let State::Tool(open) = &self.state {
+            self.index += u32::from(open.sent);
+        } else if self.is_committed() {
             self.boundary(sink);
             self.close_block(sink);
         }
@@ -339,8 +350,9 @@ impl Response {
 
     /// A content block was opened.
     pub fn is_committed(&self) -> bool {
-        match self.state {
-            State::Text | State::Think { .. } | State::Tool(_) | State::Gap => true,
+        match &self.state {
+            State::Text | State::Think { .. } | State::Gap => true,
+            State::Tool(open) => open.sent || self.index > 0,
             State::Done | State::Failed { .. } => self.index > 0,
             State::Idle | State::Open | State::Faulted { .. } => false,
         }
@@ -386,36 +398,45 @@ impl Response {
 
     /// A content event: takes effect, or waits behind an open tool (TS14).
     #[inline]
-    fn content(&mut self, content: Content<'_>, sink: &mut impl Sink) {
+    fn content(&mut self, content: Content<'_>, sink: &mut impl Sink) -> Step {
         // The common case: nothing has to be looked at.
         if let Content::Text(Text::Literal(literal)) = content
             && matches!(self.state, State::Text)
             && self.copies_text()
         {
             self.output.literal(literal.as_bytes());
-            return sink
-                .event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(Piece::Literal(literal)) });
+            sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(Piece::Literal(literal)) });
+            return Step::Continue;
         }
-        self.any_content(content, sink);
+        self.any_content(content, sink)
     }
 
-    fn any_content(&mut self, content: Content<'_>, sink: &mut impl Sink) {
+    fn any_content(&mut self, content: Content<'_>, sink: &mut impl Sink) -> Step {
         // TS7, TS8: notes.
         if content.is_empty() || (matches!(content, Content::Reasoning(_)) && !self.settings.thinking) {
-            return;
+            return Step::Continue;
         }
         if let State::Tool(open) = &self.state {
+            if open.torn {
+                self.tally.ignored_events += 1;
+                return Step::Continue;
+            }
             let waits = match &content {
                 Content::Tool(tool) => tool.id != open.id && !self.finished.iter().any(|id| *id == tool.id),
                 Content::Text(_) | Content::Reasoning(_) => true,
             };
             if waits {
                 self.queue.push(content.into_owned());
-                return self.drain(sink);
+                self.drain(sink);
+                return match self.queue.is_full() {
+                    true => self.fail(Fault::protocol("too much waits behind an unfinished tool"), sink),
+                    false => Step::Continue,
+                };
             }
         }
         self.apply(content, sink);
         self.drain(sink);
+        Step::Continue
     }
 
     fn note(&mut self, note: Note<'_>) {
@@ -447,7 +468,11 @@ impl Response {
 
     /// TS17: an exception now comes after a complete answer. A queue is only ever filled while a tool is open.
     fn is_complete_answer(&self) -> bool {
-        matches!(self.state, State::Text | State::Think { .. } | State::Gap) && (self.usage_seen || self.stopped)
+        match &self.state {
+            State::Text | State::Think { .. } | State::Gap => self.usage_seen || self.stopped,
+            State::Tool(open) => open.torn,
+            _ => false,
+        }
     }
 
     /// TS18, TS19.
@@ -464,9 +489,13 @@ impl Response {
     /// TS15.
     fn complete(&mut self, sink: &mut impl Sink) -> Step {
         self.drain(sink);
-        while matches!(self.state, State::Tool(_)) {
-            self.finish_tool(sink);
-            self.drain(sink);
+        while let State::Tool(open) = &self.state {
+            if open.input.is_complete() {
+                self.finish_tool(sink);
+                self.drain(sink);
+            } else {
+                self.end_torn(sink);
+            }
         }
         self.boundary(sink);
         self.close_block(sink);
@@ -501,7 +530,7 @@ impl Response {
             let next = match &self.state {
                 State::Tool(open) => match self.queue.take_own(&open.id) {
                     Some(own) => Some(own),
-                    None if open.input.is_complete() || self.queue.is_full() => None,
+                    None if open.input.is_complete() => None,
                     None => return,
                 },
                 _ => self.queue.pop(),
@@ -680,7 +709,14 @@ impl Response {
         if !matches!(self.state, State::Tool(_)) {
             self.boundary(sink);
             self.close_block(sink);
-            self.open_tool(&tool, sink);
+            self.state = State::Tool(OpenTool {
+                id: tool.id.into_owned(),
+                name: tool.name.into_owned(),
+                input: Completeness::default(),
+                any_input: false,
+                sent: false,
+                torn: false,
+            });
         }
         match &tool.input {
             Input::Nothing => {}
@@ -693,16 +729,6 @@ impl Response {
         if tool.stop {
             self.finish_tool(sink);
         }
-    }
-
-    fn open_tool(&mut self, tool: &Tool<'_>, sink: &mut impl Sink) {
-        let name = self.settings.tool_names.client_name(&tool.name);
-        sink.event(StreamEvent::BlockStart { index: self.index, block: Block::ToolUse { id: &tool.id, name } });
-        self.output.text(name);
-        self.output.end_piece();
-        self.tool_blocks += 1;
-        let id = tool.id.clone().into_owned();
-        self.state = State::Tool(OpenTool { id, input: Completeness::default(), any_input: false });
     }
 
     fn input(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
@@ -725,26 +751,55 @@ impl Response {
     }
 
     fn input_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
-        if let State::Tool(open) = &mut self.state {
-            open.any_input = true;
-            match piece {
-                Piece::Plain(text) => open.input.text(text),
-                Piece::Literal(literal) => open.input.literal(literal),
+        let State::Tool(open) = &mut self.state else { return };
+        open.any_input = true;
+        match piece {
+            Piece::Plain(text) => open.input.text(text),
+            Piece::Literal(literal) => open.input.literal(literal),
+        }
+        if !open.sent {
+            // Blanks alone would open a block whose input some clients take for `{}`.
+            if open.input.is_blank() {
+                return;
             }
+            open.sent = true;
+            let name = self.settings.tool_names.client_name(&open.name);
+            sink.event(StreamEvent::BlockStart { index: self.index, block: Block::ToolUse { id: &open.id, name } });
+            self.output.text(name);
+            self.output.end_piece();
+            self.tool_blocks += 1;
         }
         self.count(piece);
         sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::InputJson(piece) });
     }
 
-    /// Finishes the open tool as it is: `{}` when it has no input, truncated when its input isn't complete.
+    /// The open tool's `stop` came, or its input is whole and something else begins: `{}` when it has no input.
     fn finish_tool(&mut self, sink: &mut impl Sink) {
         self.flush_half(sink);
         if matches!(&self.state, State::Tool(open) if open.input.is_blank()) {
             self.input_delta(Piece::Plain("{}"), sink);
         }
-        let incomplete = matches!(&self.state, State::Tool(open) if !open.input.is_complete());
-        self.truncated |= incomplete;
-        self.close_block(sink);
+        match &mut self.state {
+            // It stays open, so that a fault can still keep clients from it.
+            State::Tool(open) if !open.input.is_complete() => {
+                open.torn = true;
+                self.tally.ignored_events += self.queue.clear();
+            }
+            _ => self.close_block(sink),
+        }
+    }
+
+    /// TS42: the answer ends in the middle of the open tool's input. The block is closed, so that clients see
+    /// `max_tokens` and go on in smaller steps; what waits behind it is dropped, since some clients run a call when the
+    /// next block begins. One that wasn't opened is left out.
+    fn end_torn(&mut self, sink: &mut impl Sink) {
+        self.flush_half(sink);
+        self.truncated = true;
+        self.tally.ignored_events += self.queue.clear();
+        match &self.state {
+            State::Tool(open) if !open.sent => self.state = if self.index > 0 { State::Gap } else { State::Open },
+            _ => self.close_block(sink),
+        }
     }
 }
 
@@ -821,6 +876,12 @@ impl Queue {
 
     fn pop(&mut self) -> Option<Content<'static>> {
         self.remove(0)
+    }
+
+    /// Drops everything; how much it was.
+    fn clear(&mut self) -> u64 {
+        self.bytes = 0;
+        self.waiting.drain(..).count() as u64
     }
 
     /// The first piece of the tool `id`.
@@ -916,25 +977,39 @@ mod tests {
         Event::Content(Content::Reasoning(Reasoning { text, signature: signature.map(Into::into), redacted: None }))
     }
 
-    /// TS14, TS25: over 1 MiB the open tool is finished as it is, which makes the answer truncated.
+    /// TS14, TS25, TS42: over 1 MiB behind an unfinished tool the answer fails, and the tool isn't closed.
     #[test]
-    fn ts25_the_queue_is_bounded() {
+    fn ts25_ts42_the_queue_is_bounded() {
         let mut response = response(false);
         let mut log = Log::default();
         response.event(tool("a", "{", false), &mut log);
         let waiting = "x".repeat(MAX_QUEUE / 4 - QUEUED_OVERHEAD);
         for _ in 0..4 {
-            response.event(text(&waiting), &mut log);
+            assert_eq!(response.event(text(&waiting), &mut log), Step::Continue);
         }
         assert_eq!(log.0, ["start", "+0", "{"]);
-        response.event(text("y"), &mut log);
-        assert_eq!(log.0[3..5], ["-0", "+1"]);
-        assert_eq!(log.0.last().unwrap(), "y");
-        response.event(tool("a", "}", true), &mut log);
-        assert_eq!(response.tally().ignored_events, 1);
-        response.end(&mut log);
-        assert_eq!(log.0[log.0.len() - 2], "max_tokens");
-        assert_eq!(response.queue.bytes, 0);
+        assert!(matches!(response.event(text("y"), &mut log), Step::Failed(_)));
+        assert_eq!(log.0[3..], ["!api_error"]);
+        assert_eq!(response.event(tool("a", "}", true), &mut log), Step::Continue);
+        assert_eq!(response.end(&mut log), Step::Continue);
+        assert!(response.is_committed() && response.stop_reason().is_none());
+    }
+
+    /// TS42: a tool of which no input came commits nothing; another account may still answer.
+    #[test]
+    fn ts42_a_held_head_commits_nothing() {
+        for blanks in ["", " \n"] {
+            let mut response = response(false);
+            let mut log = Log::default();
+            response.event(tool("a", blanks, false), &mut log);
+            assert!(response.is_started() && !response.is_committed());
+            response.ping(&mut log);
+            assert!(matches!(response.cut(Fault::network("cut"), &mut log), Step::Fault(_)));
+            response.restart().unwrap();
+            response.event(tool("b", "{}", true), &mut log);
+            response.end(&mut log);
+            assert_eq!(log.0, ["start", "ping", "+0", "{}", "-0", "tool_use", "stop"]);
+        }
     }
 
     /// TS25: a signature over 256 KiB isn't sent.
