@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::select::Strategy;
+use crate::proto::kiro::client_identity;
 use crate::proto::translate::usage::UsageSplit;
 use crate::secret::Secret;
 
@@ -36,6 +37,8 @@ pub enum Form {
     UpstreamUrl,
     /// An absolute URL with one of these schemes.
     Url(&'static [&'static str]),
+    /// Three numbers with dots between them, such as `1.1.70` (K102).
+    Version,
     /// `true` or `false`.
     Switch,
     /// An address and a port, such as `127.0.0.1:8082`.
@@ -59,6 +62,7 @@ impl Form {
                     schemes.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(", ")
                 )
             }
+            Form::Version => "a version such as 1.1.70".into(),
             Form::Switch => "true or false".into(),
             Form::Address => "an address such as 127.0.0.1:8082".into(),
         }
@@ -246,7 +250,22 @@ pub const SETTINGS: &[Setting] = &[
         Form::UpstreamUrl,
         "Where IdC accounts refresh their token.",
     ),
-    row("KIRO_CLIENT_VERSION", "", "clientVersion", "0.8.140", Form::Text, "Version in the user-agent headers."),
+    row(
+        "KIRO_CLIENT_VERSION",
+        "",
+        "clientVersion",
+        client_identity::VERSION,
+        Form::Version,
+        "Version of Kiro's IDE in the user-agent headers. Kiro refuses old ones.",
+    ),
+    row(
+        "KIRO_CLIENT_AGENT_VERSION",
+        "",
+        "clientAgentVersion",
+        client_identity::AGENT_VERSION,
+        Form::Version,
+        "Version of the IDE's agent in the user-agent headers of runtime.{region}.kiro.dev.",
+    ),
     row(
         "KIRO_PROXY_URL",
         "proxy-url",
@@ -783,7 +802,8 @@ impl RawConfig {
             upstream_url: self.upstream_url("KIRO_UPSTREAM_URL")?,
             social_refresh_url: self.upstream_url("KIRO_SOCIAL_REFRESH_URL")?,
             idc_refresh_url: self.upstream_url("KIRO_IDC_REFRESH_URL")?,
-            client_version: self.text("KIRO_CLIENT_VERSION"),
+            client_version: self.version("KIRO_CLIENT_VERSION")?,
+            client_agent_version: self.version("KIRO_CLIENT_AGENT_VERSION")?,
             proxy_url: self.url("KIRO_PROXY_URL")?,
             extra_ca_certs: Some(self.text("NODE_EXTRA_CA_CERTS")).filter(|t| !t.is_empty()).map(PathBuf::from),
             max_conns: self.integer("KIRO_MAX_CONNS")? as usize,
@@ -918,6 +938,11 @@ impl RawConfig {
         }
     }
 
+    fn version(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        if parse_version(&text).is_some() { Ok(text) } else { Err(self.refuse(env, &Form::Version.allowed())) }
+    }
+
     fn url(&self, env: &str) -> Result<Option<Secret>, ConfigError> {
         let text = self.text(env);
         if text.is_empty() {
@@ -943,6 +968,23 @@ impl RawConfig {
         let text = self.text(env);
         if is_trusted_url(&text) { Ok(text) } else { Err(self.refuse(env, &Form::UpstreamUrl.allowed())) }
     }
+}
+
+/// The numbers of a version (K102): at most four, four and five digits. They compare as versions do.
+pub fn parse_version(text: &str) -> Option<[u32; 3]> {
+    let mut parts = text.split('.');
+    let mut number = |most: usize| {
+        let part = parts.next()?;
+        let fits = (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        fits.then(|| part.parse::<u32>().ok()).flatten()
+    };
+    let version = [number(4)?, number(4)?, number(5)?];
+    parts.next().is_none().then_some(version)
+}
+
+/// Whether Kiro refuses clients of this version (K102, [`client_identity::VERSION_FLOOR`]).
+pub fn is_below_floor(version: &str) -> bool {
+    parse_version(version) < parse_version(client_identity::VERSION_FLOOR)
 }
 
 /// Whether a bearer token may be sent there (K12): `https`, or `http` to a loopback address.
@@ -1038,6 +1080,8 @@ pub struct Config {
     pub idc_refresh_url: String,
     /// `KIRO_CLIENT_VERSION`.
     pub client_version: String,
+    /// Version of the IDE's agent in the user-agent headers of shape `runtime` (K103).
+    pub client_agent_version: String,
     /// `KIRO_PROXY_URL`; may hold a password.
     pub proxy_url: Option<Secret>,
     /// `NODE_EXTRA_CA_CERTS`.
@@ -1216,6 +1260,34 @@ mod tests {
 
     fn env(pairs: &[(&str, &str)]) -> RawConfig {
         RawConfig::from_env(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+    }
+
+    #[test]
+    fn a79_k101_k102_the_client_version_has_a_form_and_the_default_is_new_enough() {
+        for (text, fits) in [
+            ("1.1.70", true),
+            ("0.11.133", true),
+            ("9999.9999.99999", true),
+            ("1.0", false),
+            ("vv", false),
+            ("", false),
+            ("1.1.70.1", false),
+            ("1.1.", false),
+            ("10000.1.1", false),
+            ("1.1.100000", false),
+            ("1.1.7a", false),
+        ] {
+            let mut raw = RawConfig::default();
+            raw.set_option("clientVersion", text).unwrap();
+            let resolved = raw.resolve(Face::Server);
+            assert_eq!(resolved.is_ok(), fits, "{text}");
+            if let Err(error) = resolved {
+                assert!(error.to_string().contains("clientVersion"), "{error}");
+            }
+        }
+        assert!(!is_below_floor(client_identity::VERSION) && !is_below_floor(client_identity::VERSION_FLOOR));
+        assert!(is_below_floor("0.8.140") && is_below_floor("0.11.132") && !is_below_floor("0.12.0"));
+        assert!(client_identity::CHECKED.parse::<jiff::civil::Date>().is_ok());
     }
 
     #[test]

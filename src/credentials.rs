@@ -129,6 +129,7 @@ impl RefreshError {
             Self::NotRefreshable => (FaultKind::Forbidden, "the access token can't be refreshed"),
             Self::Rejected => (FaultKind::TokenRejected, "the refresh token was rejected"),
             Self::Registration => (FaultKind::ServerError, "the client registration is missing or expired"),
+            Self::Refused(Refusal::ClientVersion) => (FaultKind::ClientVersion, "the client version was refused"),
             Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),
             Self::Network | Self::Closed => (FaultKind::Network, "the token refresh could not connect"),
             Self::Pausing => (FaultKind::Network, "the token refresh failed a moment ago"),
@@ -378,7 +379,7 @@ impl Inner {
                     self.save(id, &used, (bytes, record), grant).await;
                     return Ok(());
                 }
-                Err(CallError::Refused(refusal)) if refusal != Refusal::Passing => {
+                Err(CallError::Refused(refusal)) if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) => {
                     if !again && self.is_replaced(id, key, &used).await {
                         again = true;
                         continue;
@@ -513,7 +514,11 @@ impl Inner {
             id,
             match refusal {
                 Refusal::RegistrationExpired => format!("client registration expired ({fingerprint}); log in again"),
-                Refusal::Rejected | Refusal::Doubtful | Refusal::Passing | Refusal::Unknown => {
+                Refusal::Rejected
+                | Refusal::Doubtful
+                | Refusal::ClientVersion
+                | Refusal::Passing
+                | Refusal::Unknown => {
                     let region = view.refresh_region();
                     format!("refresh token rejected ({fingerprint}) in {region}; log in again")
                 }

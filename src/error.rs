@@ -35,6 +35,8 @@ pub enum Code {
     UpstreamTimeout,
     /// A defect of ours.
     Internal,
+    /// Upstream refuses this program's client version (K106).
+    ClientRefused,
     /// No account can be selected.
     NoAccount,
     /// There is no first snapshot of the store yet.
@@ -68,7 +70,7 @@ pub enum Origin {
 
 impl Code {
     /// Every code, for tables and documentation.
-    pub const ALL: [Code; 19] = [
+    pub const ALL: [Code; 20] = [
         Code::InvalidRequest,
         Code::PromptTooLong,
         Code::Authentication,
@@ -79,6 +81,7 @@ impl Code {
         Code::Upstream,
         Code::UpstreamTimeout,
         Code::Internal,
+        Code::ClientRefused,
         Code::NoAccount,
         Code::StoreUnavailable,
         Code::Overloaded,
@@ -103,6 +106,7 @@ impl Code {
             Code::Upstream => "KIRO_UPSTREAM",
             Code::UpstreamTimeout => "KIRO_UPSTREAM_TIMEOUT",
             Code::Internal => "KIRO_INTERNAL",
+            Code::ClientRefused => "KIRO_CLIENT_REFUSED",
             Code::NoAccount => "KIRO_NO_ACCOUNT",
             Code::StoreUnavailable => "KIRO_STORE_UNAVAILABLE",
             Code::Overloaded => "KIRO_OVERLOADED",
@@ -126,7 +130,7 @@ impl Code {
             Code::RequestTooLarge => 413,
             Code::RateLimited => 429,
             Code::Cancelled => 499,
-            Code::Upstream | Code::Internal | Code::Config => 500,
+            Code::Upstream | Code::ClientRefused | Code::Internal | Code::Config => 500,
             Code::NoAccount | Code::StoreUnavailable | Code::Closed => 503,
             Code::UpstreamTimeout => 504,
             Code::Overloaded => 529,
@@ -141,7 +145,7 @@ impl Code {
             Code::NotFound => ErrorType::NotFound,
             Code::RequestTooLarge => ErrorType::RequestTooLarge,
             Code::RateLimited => ErrorType::RateLimit,
-            Code::Cancelled | Code::Upstream | Code::Internal | Code::Config => ErrorType::Api,
+            Code::Cancelled | Code::Upstream | Code::ClientRefused | Code::Internal | Code::Config => ErrorType::Api,
             Code::UpstreamTimeout => ErrorType::Timeout,
             Code::NoAccount | Code::StoreUnavailable | Code::Overloaded | Code::Closed => ErrorType::Overloaded,
             Code::AccountForbidden | Code::AccountSuspended => ErrorType::Permission,
@@ -168,7 +172,7 @@ impl Code {
             | Code::AccountForbidden
             | Code::AccountSuspended
             | Code::QuotaExhausted => Origin::Upstream,
-            Code::Internal | Code::NoAccount | Code::StoreUnavailable => Origin::Internal,
+            Code::Internal | Code::ClientRefused | Code::NoAccount | Code::StoreUnavailable => Origin::Internal,
         }
     }
 
@@ -188,6 +192,7 @@ impl Code {
             | Code::RequestTooLarge
             | Code::Cancelled
             | Code::Internal
+            | Code::ClientRefused
             | Code::AccountUnauthorized
             | Code::AccountForbidden
             | Code::AccountSuspended
@@ -200,19 +205,22 @@ impl Code {
     /// The code that a final fault of an unpinned request ends in (kiro-upstream.md section 8, column "client").
     pub fn of_fault(kind: FaultKind) -> Code {
         match kind {
+            FaultKind::ClientVersion => Code::ClientRefused,
             FaultKind::PromptTooLong => Code::PromptTooLong,
             FaultKind::TooLarge => Code::RequestTooLarge,
             FaultKind::UnknownModel => Code::NotFound,
-            FaultKind::ThinkingSignature | FaultKind::ProfileArn | FaultKind::BadRequest => Code::InvalidRequest,
+            FaultKind::ThinkingSignature | FaultKind::ModelFields | FaultKind::BadRequest => Code::InvalidRequest,
             FaultKind::QuotaMonth | FaultKind::QuotaDay => Code::NoAccount,
             FaultKind::Suspicious | FaultKind::RateLimited => Code::RateLimited,
             FaultKind::ModelCapacity => Code::Overloaded,
             FaultKind::Timeout => Code::UpstreamTimeout,
-            FaultKind::TokenRejected
+            FaultKind::ProfileArn
+            | FaultKind::TokenRejected
             | FaultKind::Suspended
             | FaultKind::Forbidden
             | FaultKind::ServerError
             | FaultKind::Network
+            | FaultKind::Unreachable
             | FaultKind::Protocol
             | FaultKind::Endpoint => Code::Upstream,
         }
@@ -359,6 +367,7 @@ impl Error {
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.0.code.status() {
+            _ if self.0.code == Code::ClientRefused => headers.push(("x-should-retry", "false".to_owned())),
             400 | 401 | 402 | 403 | 404 | 405 | 413 => headers.push(("x-should-retry", "false".to_owned())),
             429 | 503 => {
                 let after = self.0.retry_after.unwrap_or(Duration::from_secs(60));
@@ -419,6 +428,7 @@ mod tests {
             ("KIRO_UPSTREAM", 500, "api_error", true),
             ("KIRO_UPSTREAM_TIMEOUT", 504, "timeout_error", true),
             ("KIRO_INTERNAL", 500, "api_error", false),
+            ("KIRO_CLIENT_REFUSED", 500, "api_error", false),
             ("KIRO_NO_ACCOUNT", 503, "overloaded_error", true),
             ("KIRO_STORE_UNAVAILABLE", 503, "overloaded_error", true),
             ("KIRO_OVERLOADED", 529, "overloaded_error", true),

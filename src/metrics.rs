@@ -133,6 +133,10 @@ pub struct Scrape {
     pub tasks: Option<usize>,
     /// Whether answers are simulated.
     pub simulated: bool,
+    /// `KIRO_CLIENT_VERSION`.
+    pub client_version: String,
+    /// Refusals of it, by call and host.
+    pub version_refusals: Vec<(&'static str, String, u64)>,
 }
 
 impl Metrics {
@@ -299,6 +303,13 @@ impl Collector for Scrape {
         let upstream = if self.simulated { "simulator" } else { "kiro" };
         let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("upstream", upstream.to_owned())];
         out.gauges(&table::BUILD_INFO, std::iter::once((build, 1)))?;
+        let version = vec![("version", self.client_version.clone())];
+        out.gauges(&table::VERSION_INFO, std::iter::once((version, 1)))?;
+        let mut refused = out.begin(&table::VERSION_REFUSED)?;
+        for (call, host, count) in &self.version_refusals {
+            let labels = vec![("call", (*call).to_owned()), ("host", host.clone())];
+            ConstCounter::new(*count).encode(refused.encode_family(&labels)?)?;
+        }
         let Some(process) = process::read() else { return Ok(()) };
         ConstCounter::new(process.cpu_seconds).encode(out.begin(&table::CPU)?)?;
         out.gauge(&table::RESIDENT, process.resident_bytes as i64)?;
@@ -369,6 +380,7 @@ mod tests {
             refreshes: vec![("refreshed", 1)],
             redis: Some(Observed { bounds: vec![1.0], counts: vec![1, 0], sum: 0.5 }),
             tasks: Some(1),
+            version_refusals: vec![("chat", "h".into(), 1)],
             ..Scrape::default()
         }
     }

@@ -9,6 +9,7 @@
 
 mod connections;
 mod exchange;
+mod gate;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use connections::{ConnectError, Connections, Origin, POOL_IDLE, TCP_KEEPALIVE};
 use exchange::{Wire, exchange};
+pub use gate::{Gate, GateStatus};
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
@@ -33,14 +35,14 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Code, Error};
+use crate::proto::kiro::client_identity as client;
 use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::route::{Call, Shape};
 use crate::secret::Secret;
 
 /// Error bodies are read to this size and for this long (K42).
 const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The Node.js version that Kiro's own client says it runs on (`{N}` in kiro-upstream.md section 3).
-const NODE_VERSION: &str = "22.22.0";
 /// Proxies of accounts get a client each; of more than this many, the one that was asked for longest ago is given up.
 const MAX_PROXIES: usize = 1024;
 
@@ -112,6 +114,7 @@ pub struct Upstream {
     connect_timeout: Duration,
     first_event_timeout: Duration,
     identity: Identity,
+    gate: Gate,
 }
 
 /// The clients of accounts' own proxies.
@@ -127,23 +130,39 @@ struct Proxied {
 /// Where and as whom one attempt goes.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The resolved URL of `generateAssistantResponse`.
+    /// The resolved URL of the chat call.
     pub url: String,
+    /// Which wire shape the URL speaks.
+    pub shape: Shape,
     /// The bearer token.
     pub token: Secret,
     /// The account's machine id (K16).
     pub machine_id: String,
-    /// Whether the token is an API key, which is said in a header of its own.
-    pub api_key: bool,
+    /// The header `tokentype`: what kind of token it is, where upstream must be told.
+    pub token_type: Option<&'static str>,
     /// The account's own proxy.
     pub proxy: Option<String>,
 }
 
-/// What the headers say about the client (section 3): constants of this process.
+/// What the headers say about the client (K103): constants of this process.
 #[derive(Debug, Clone)]
 pub struct Identity {
     version: String,
+    agent_version: String,
     os: String,
+}
+
+/// As whom a call is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The bearer token.
+    pub token: &'a Secret,
+    /// The header `tokentype`; none for social and IdC accounts.
+    pub token_type: Option<&'a str>,
+    /// The account's machine id (K16).
+    pub machine_id: &'a str,
+    /// The profile's ARN, which only [`Call::Mcp`] has in a header.
+    pub profile_arn: Option<&'a str>,
 }
 
 #[derive(Clone)]
@@ -172,7 +191,12 @@ impl Upstream {
             tls,
             connect_timeout: config.connect_timeout,
             first_event_timeout: config.first_event_timeout,
-            identity: Identity { version: config.client_version.clone(), os: operating_system() },
+            identity: Identity {
+                version: config.client_version.clone(),
+                agent_version: config.client_agent_version.clone(),
+                os: operating_system(),
+            },
+            gate: Gate::new(&config.client_version),
         })
     }
 
@@ -190,6 +214,11 @@ impl Upstream {
         let clients = proxied.clients.values().map(|(client, _)| client).chain([&self.plain]);
         let through = clients.map(|client| client.connects.load(Ordering::Relaxed)).sum::<u64>();
         self.connections.opened() + through + proxied.connects
+    }
+
+    /// What calls tell of our client version; each call's end is told to it.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// What the user-agent headers say.
@@ -211,7 +240,19 @@ impl Upstream {
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
     pub async fn generate(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
-        let mut headers = self.identity.generate_headers(target)?;
+        let answer = self.generate_once(target, body).await;
+        self.gate.heard(Call::Chat.as_str(), host_of(&target.url), answer.as_ref().map(|_| ()));
+        answer
+    }
+
+    async fn generate_once(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
+        let caller = Caller {
+            token: &target.token,
+            token_type: target.token_type,
+            machine_id: &target.machine_id,
+            profile_arn: None,
+        };
+        let mut headers = self.identity.headers(target.shape, Call::Chat, &caller)?;
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.iter().map(Bytes::len).sum::<usize>()));
         let progress = Arc::<Progress>::default();
         let sent = async {
@@ -236,7 +277,7 @@ impl Upstream {
             header(&parts.headers, "x-amzn-errortype"),
             header(&parts.headers, "retry-after"),
             &text,
-            target.api_key,
+            target.token_type == Some("API_KEY"),
         ))
     }
 
@@ -298,7 +339,7 @@ impl Upstream {
             ConnectError::Late => Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT"),
             ConnectError::Refused(why) => {
                 tracing::warn!(host = uri.host(), why, "upstream can't be reached");
-                Fault::network("could not connect")
+                Fault::unreachable("could not connect")
             }
         })?;
         match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
@@ -327,7 +368,7 @@ impl Upstream {
             Err(error) if died_unanswered(&error) && !connected.load(Ordering::Relaxed) => send(&client.fresh).await,
             other => other,
         };
-        let response = response.map_err(|error| send_fault(&error))?;
+        let response = response.map_err(|error| send_fault(&error, target.proxy.is_some()))?;
         Ok(Response::<reqwest::Body>::from(response).map(BodyKind::Proxied))
     }
 
@@ -389,42 +430,111 @@ impl Client {
 }
 
 impl Identity {
-    /// `x-amz-user-agent` (section 3).
-    pub fn amz_user_agent(&self, machine_id: &str) -> String {
-        format!("aws-sdk-js/1.0.0 KiroIDE-{}-{machine_id}", self.version)
+    /// `user-agent` and `x-amz-user-agent` of a call with an access token (K103).
+    pub fn agents(&self, shape: Shape, call: Call, machine_id: &str) -> [String; 2] {
+        let Self { version, agent_version, .. } = self;
+        let (sdk, api, mode) = match (call, shape) {
+            (Call::Chat | Call::Mcp, Shape::Q) => (client::STREAMING_SDK, "codewhispererstreaming", "E"),
+            (Call::Chat | Call::Mcp, Shape::Runtime) => (client::SERVICE_SDK, "kiroruntime", "N"),
+            (Call::Usage, _) | (Call::Models | Call::Profiles, Shape::Q) => {
+                (client::SERVICE_SDK, "codewhispererruntime", "N,E")
+            }
+            (Call::Models | Call::Profiles, Shape::Runtime) => (client::SERVICE_SDK, "kirocontrolplanebearer", "N,E"),
+        };
+        let mut ide = format!("KiroIDE-{version}-{machine_id}");
+        if shape == Shape::Runtime && call != Call::Usage {
+            ide.push_str("-KAS/");
+            ide.push_str(agent_version);
+        }
+        [self.sdk_agent(sdk, api, mode, &ide), format!("aws-sdk-js/{sdk} {ide}")]
     }
 
-    /// `user-agent` of everything but social refresh (section 3).
-    pub fn user_agent(&self, machine_id: &str) -> String {
-        format!(
-            "aws-sdk-js/1.0.0 ua/2.1 os/{} lang/js md/nodejs#{NODE_VERSION} api/codewhispererruntime#1.0.0 m/E KiroIDE-{}-{machine_id}",
-            self.os, self.version
-        )
+    /// `user-agent` and `x-amz-user-agent` of the OIDC host (K100): no version, no machine id.
+    pub fn oidc_agents(&self) -> [String; 2] {
+        let sdk = client::OIDC_SDK;
+        [self.sdk_agent(sdk, "sso-oidc", "E", "KiroIDE"), format!("aws-sdk-js/{sdk} KiroIDE")]
     }
 
-    /// `user-agent` of social refresh (section 3).
+    /// `user-agent` of social refresh (K103).
     pub fn social_user_agent(&self, machine_id: &str) -> String {
         format!("KiroIDE-{}-{machine_id}", self.version)
     }
 
-    fn generate_headers(&self, target: &Target) -> Result<HeaderMap, Fault> {
-        let text = |value: String| {
-            HeaderValue::from_str(&value).map_err(|_| Fault::network("a header value of the account is not printable"))
+    fn sdk_agent(&self, sdk: &str, api: &str, mode: &str, ide: &str) -> String {
+        let Self { os, .. } = self;
+        let node = client::NODE;
+        format!("aws-sdk-js/{sdk} ua/2.1 os/{os} lang/js md/nodejs#{node} api/{api}#{sdk} m/{mode} {ide}")
+    }
+
+    /// Every header of a call but `content-length` and `amz-sdk-invocation-id` (K113).
+    ///
+    /// # Errors
+    /// A value of the account can't stand in a header: fault `Network`.
+    pub fn headers(&self, shape: Shape, call: Call, caller: &Caller<'_>) -> Result<HeaderMap, Fault> {
+        const JSON: HeaderValue = HeaderValue::from_static("application/json");
+        const AWS_JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
+        let text = |value: &str| {
+            HeaderValue::from_str(value).map_err(|_| Fault::network("a header value of the account is not printable"))
         };
-        let mut bearer = text(format!("Bearer {}", target.token.expose()))?;
-        bearer.set_sensitive(true);
-        let mut headers = HeaderMap::with_capacity(12);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(AUTHORIZATION, bearer);
-        if target.api_key {
-            headers.insert(HeaderName::from_static("tokentype"), HeaderValue::from_static("API_KEY"));
+        let named = HeaderName::from_static;
+        let mut headers = HeaderMap::with_capacity(14);
+        match (call, shape) {
+            (Call::Usage, _) => {}
+            (Call::Chat | Call::Mcp, Shape::Q) => drop(headers.insert(CONTENT_TYPE, JSON)),
+            _ => drop(headers.insert(CONTENT_TYPE, AWS_JSON)),
         }
-        headers.insert(HeaderName::from_static("x-amz-user-agent"), text(self.amz_user_agent(&target.machine_id))?);
-        headers.insert(USER_AGENT, text(self.user_agent(&target.machine_id))?);
-        headers.insert(HeaderName::from_static("amz-sdk-request"), HeaderValue::from_static("attempt=1; max=1"));
-        headers.insert(HeaderName::from_static("x-amzn-kiro-agent-mode"), HeaderValue::from_static("vibe"));
+        if shape == Shape::Q || call == Call::Usage {
+            headers.insert(ACCEPT, JSON);
+        }
+        let mut bearer = text(&format!("Bearer {}", caller.token.expose()))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        if let Some(kind) = caller.token_type {
+            headers.insert(named("tokentype"), text(kind)?);
+        }
+        if let Some(target) = target(shape, call) {
+            headers.insert(named("x-amz-target"), HeaderValue::from_static(target));
+        }
+        let [user_agent, amz_user_agent] = self.agents(shape, call, caller.machine_id);
+        headers.insert(named("x-amz-user-agent"), text(&amz_user_agent)?);
+        headers.insert(USER_AGENT, text(&user_agent)?);
+        let tries =
+            if shape == Shape::Runtime && call != Call::Usage { "attempt=1; max=3" } else { "attempt=1; max=1" };
+        headers.insert(named("amz-sdk-request"), HeaderValue::from_static(tries));
+        match (call, shape) {
+            (Call::Chat, Shape::Q) => {
+                headers.insert(named("x-amzn-kiro-agent-mode"), HeaderValue::from_static("vibe"));
+            }
+            (Call::Chat, Shape::Runtime) => {
+                headers.insert(named("x-kiro-attempt"), HeaderValue::from_static("1;max=3"));
+                headers.insert(named("x-amzn-kiro-client-attribution"), HeaderValue::from_static("kiro-ide"));
+            }
+            _ => {}
+        }
+        if call == Call::Mcp
+            && let Some(arn) = caller.profile_arn
+        {
+            headers.insert(named("x-amzn-kiro-profile-arn"), text(arn)?);
+        }
         Ok(headers)
+    }
+}
+
+/// The host and port of a URL, as it stands there.
+pub fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// `x-amz-target` of the calls that go to the root path (K111).
+fn target(shape: Shape, call: Call) -> Option<&'static str> {
+    match (shape, call) {
+        (Shape::Q, Call::Models) => Some("AmazonCodeWhispererService.ListAvailableModels"),
+        (Shape::Q, Call::Profiles) => Some("AmazonCodeWhispererService.ListAvailableProfiles"),
+        (Shape::Runtime, Call::Chat) => Some("KiroRuntimeService.GenerateAssistantResponse"),
+        (Shape::Runtime, Call::Mcp) => Some("KiroRuntimeService.InvokeMCP"),
+        (Shape::Runtime, Call::Models) => Some("KiroControlPlaneBearerService.ListAvailableModels"),
+        (Shape::Q, Call::Chat | Call::Mcp) | (_, Call::Usage) | (Shape::Runtime, Call::Profiles) => None,
     }
 }
 
@@ -494,7 +604,7 @@ async fn read_error_body(mut body: Body) -> BytesMut {
 }
 
 /// One a sending (section 3).
-fn add_invocation_id(headers: &mut HeaderMap) {
+pub(crate) fn add_invocation_id(headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
         headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
     }
@@ -504,12 +614,15 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn send_fault(error: &reqwest::Error) -> Fault {
+fn send_fault(error: &reqwest::Error, own_proxy: bool) -> Fault {
     // reqwest's own text names the URL, which may hold the region only; causes are system words.
     if error.is_timeout() {
         Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT")
+    } else if error.is_connect() && own_proxy {
+        // An account's own proxy is the account's matter, and no host's.
+        Fault::network("could not connect through the account's PROXY_URL")
     } else if error.is_connect() {
-        Fault::network("could not connect")
+        Fault::unreachable("could not connect")
     } else {
         Fault::network("the connection broke before the answer began")
     }
@@ -557,15 +670,15 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, Error> {
     Ok(tls)
 }
 
-/// `linux#6.1.0`, `macos#…`, `windows#…` (`{OS}` in section 3), read once at start so that it never wanders (K16).
+/// `linux#6.1.0`, `darwin#…`, `win32#…`: Node.js's names (`{OS}` in K103), read once at start so that it never wanders (K16).
 fn operating_system() -> String {
     #[cfg(unix)]
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     #[cfg(not(unix))]
     let release = "10.0.22631".to_owned();
     let name = match std::env::consts::OS {
-        "macos" => "macos",
-        "windows" => "windows",
+        "macos" => "darwin",
+        "windows" => "win32",
         _ => "linux",
     };
     let printable: String = release.chars().filter(|c| c.is_ascii_graphic()).collect();
@@ -635,26 +748,113 @@ mod tests {
             url: "https://q.us-east-1.amazonaws.com/generateAssistantResponse".into(),
             token: Secret::new("t"),
             machine_id: "ab".repeat(32),
-            api_key,
+            shape: Shape::Q,
+            token_type: api_key.then_some("API_KEY"),
             proxy: None,
         }
     }
 
+    /// A81: each row of K103 and K113 exactly.
     #[test]
-    fn k4_k14_trap_22_headers_are_those_of_section_3() {
-        let upstream = upstream();
-        let headers = upstream.identity.generate_headers(&target(false)).unwrap();
-        let m = "ab".repeat(32);
-        assert_eq!(headers["x-amz-user-agent"], format!("aws-sdk-js/1.0.0 KiroIDE-0.8.140-{m}"));
-        let agent = headers["user-agent"].to_str().unwrap();
-        assert!(
-            agent.starts_with("aws-sdk-js/1.0.0 ua/2.1 os/") && agent.ends_with(&format!("m/E KiroIDE-0.8.140-{m}"))
-        );
-        assert!(agent.contains(" lang/js md/nodejs#22.22.0 api/codewhispererruntime#1.0.0 "));
-        assert_eq!(headers["authorization"], "Bearer t");
-        assert!(headers["authorization"].is_sensitive());
-        assert!(!headers.contains_key("tokentype") && !headers.contains_key("accept-encoding"));
-        assert_eq!(upstream.identity.generate_headers(&target(true)).unwrap()["tokentype"], "API_KEY");
+    fn a81_k4_k14_k103_k111_k113_trap_22_headers_of_every_call() {
+        let identity = Identity { version: "V".into(), agent_version: "G".into(), os: "linux#6.1".into() };
+        let token = Secret::new("t");
+        let caller = Caller { token: &token, token_type: None, machine_id: "M", profile_arn: Some("arn") };
+        let node = client::NODE;
+        let agent = |sdk: &str, api: &str, mode: &str, ide: &str| {
+            format!("aws-sdk-js/{sdk} ua/2.1 os/linux#6.1 lang/js md/nodejs#{node} api/{api}#{sdk} m/{mode} {ide}")
+        };
+        let q_chat = agent("1.0.34", "codewhispererstreaming", "E", "KiroIDE-V-M");
+        let runtime_chat = agent("1.0.0", "kiroruntime", "N", "KiroIDE-V-M-KAS/G");
+        let service = agent("1.0.0", "codewhispererruntime", "N,E", "KiroIDE-V-M");
+        let control = agent("1.0.0", "kirocontrolplanebearer", "N,E", "KiroIDE-V-M-KAS/G");
+        let (q, kas) = ("aws-sdk-js/1.0.34 KiroIDE-V-M", "aws-sdk-js/1.0.0 KiroIDE-V-M-KAS/G");
+        let plain = "aws-sdk-js/1.0.0 KiroIDE-V-M";
+        let (json, aws) = (Some("application/json"), Some("application/x-amz-json-1.0"));
+        let one = "attempt=1; max=1";
+        let three = "attempt=1; max=3";
+        type Row<'a> =
+            (Shape, Call, &'a str, &'a str, Option<&'a str>, Option<&'a str>, &'a str, &'a [(&'a str, &'a str)]);
+        let table: [Row<'_>; 10] = [
+            (Shape::Q, Call::Chat, &q_chat, q, json, json, one, &[("x-amzn-kiro-agent-mode", "vibe")]),
+            (Shape::Q, Call::Mcp, &q_chat, q, json, json, one, &[("x-amzn-kiro-profile-arn", "arn")]),
+            (Shape::Q, Call::Usage, &service, plain, None, json, one, &[]),
+            (
+                Shape::Q,
+                Call::Models,
+                &service,
+                plain,
+                aws,
+                json,
+                one,
+                &[("x-amz-target", "AmazonCodeWhispererService.ListAvailableModels")],
+            ),
+            (
+                Shape::Q,
+                Call::Profiles,
+                &service,
+                plain,
+                aws,
+                json,
+                one,
+                &[("x-amz-target", "AmazonCodeWhispererService.ListAvailableProfiles")],
+            ),
+            (
+                Shape::Runtime,
+                Call::Chat,
+                &runtime_chat,
+                kas,
+                aws,
+                None,
+                three,
+                &[
+                    ("x-amz-target", "KiroRuntimeService.GenerateAssistantResponse"),
+                    ("x-kiro-attempt", "1;max=3"),
+                    ("x-amzn-kiro-client-attribution", "kiro-ide"),
+                ],
+            ),
+            (
+                Shape::Runtime,
+                Call::Mcp,
+                &runtime_chat,
+                kas,
+                aws,
+                None,
+                three,
+                &[("x-amz-target", "KiroRuntimeService.InvokeMCP"), ("x-amzn-kiro-profile-arn", "arn")],
+            ),
+            (Shape::Runtime, Call::Usage, &service, plain, None, json, one, &[]),
+            (
+                Shape::Runtime,
+                Call::Models,
+                &control,
+                kas,
+                aws,
+                None,
+                three,
+                &[("x-amz-target", "KiroControlPlaneBearerService.ListAvailableModels")],
+            ),
+            (Shape::Runtime, Call::Profiles, &control, kas, aws, None, three, &[]),
+        ];
+        for (shape, call, user_agent, amz, content_type, accept, tries, more) in table {
+            let headers = identity.headers(shape, call, &caller).unwrap();
+            let has = |name: &str| header(&headers, name);
+            let what = format!("{shape} {}", call.as_str());
+            assert_eq!((has("user-agent"), has("x-amz-user-agent")), (Some(user_agent), Some(amz)), "{what}");
+            assert_eq!((has("content-type"), has("accept")), (content_type, accept), "{what}");
+            assert_eq!((has("amz-sdk-request"), has("authorization")), (Some(tries), Some("Bearer t")), "{what}");
+            assert!(headers["authorization"].is_sensitive());
+            for (name, value) in more {
+                assert_eq!(has(name), Some(*value), "{what}");
+            }
+            let common = 4 + usize::from(content_type.is_some()) + usize::from(accept.is_some());
+            assert_eq!(headers.len(), common + more.len(), "{what}: {headers:?}");
+        }
+        let keyed = Caller { token_type: Some("API_KEY"), ..caller };
+        assert_eq!(identity.headers(Shape::Q, Call::Chat, &keyed).unwrap()["tokentype"], "API_KEY");
+        let oidc = agent("3.980.0", "sso-oidc", "E", "KiroIDE");
+        assert_eq!(identity.oidc_agents(), [oidc, "aws-sdk-js/3.980.0 KiroIDE".to_owned()]);
+        assert_eq!(identity.social_user_agent("M"), "KiroIDE-V-M");
     }
 
     /// Reads one request from a connection, answers with an empty event stream, and gives its head and body.

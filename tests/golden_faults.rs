@@ -96,7 +96,10 @@ fn k48_m63_trap41_upstream_text_is_not_for_clients() {
     for kind in FaultKind::ALL {
         let fault = Fault { kind, status: Some(400), reason: None, message: secret.into(), retry_after: None };
         let shown = api_error(&fault, PROMPT).message.contains("d-9067");
-        let allowed = matches!(kind, FaultKind::BadRequest | FaultKind::UnknownModel | FaultKind::TooLarge);
+        let allowed = matches!(
+            kind,
+            FaultKind::BadRequest | FaultKind::ModelFields | FaultKind::UnknownModel | FaultKind::TooLarge
+        );
         assert_eq!(shown, allowed, "{kind}");
         assert!(!fault.to_string().contains("d-9067"));
     }
@@ -180,6 +183,7 @@ fn fault(input: &str) -> Fault {
         "error" => in_band(Exception::from_error_frame(Some(word), Some(rest))),
         "ours" => match word {
             "network" => Fault::network("reset"),
+            "unreachable" => Fault::unreachable("no such host"),
             "timeout" => Fault::timeout("idle"),
             "protocol" => Fault::protocol("bad frame"),
             other => panic!("{other}"),

@@ -476,15 +476,12 @@ async fn case_22_k9_a_builder_id_refresh_keeps_the_record() {
         serde_json::json!({"refreshToken":"refresh-1","clientId":"c","clientSecret":"s","grantType":"refresh_token"})
     );
     let header = |name: &str| call.headers.get(name).map(|value| value.to_str().unwrap());
-    let machine = one.pool.account("a1").unwrap().machine_id().to_owned();
     assert_eq!(header("content-type"), Some("application/json"));
     assert_eq!(header("accept"), Some("application/json"));
-    assert_eq!(header("x-amz-user-agent").unwrap(), format!("aws-sdk-js/1.0.0 KiroIDE-0.8.140-{machine}"));
-    assert!(
-        header("user-agent")
-            .unwrap()
-            .ends_with(&format!("api/codewhispererruntime#1.0.0 m/E KiroIDE-0.8.140-{machine}"))
-    );
+    // K100: no version and no machine id.
+    assert_eq!(header("x-amz-user-agent").unwrap(), "aws-sdk-js/3.980.0 KiroIDE");
+    assert!(header("user-agent").unwrap().ends_with("api/sso-oidc#3.980.0 m/E KiroIDE"));
+    assert_eq!(header("amz-sdk-request"), Some("attempt=1; max=4"));
     assert!(header("authorization").is_none() && header("accept-encoding").is_none());
     let told = one.events.lock().unwrap().clone();
     assert!(matches!(&told[..], [PoolEvent::TokenRefreshed { id, .. }] if &**id == "a1"), "{told:?}");
@@ -510,7 +507,10 @@ async fn case_23_k8_trap_35_a_social_refresh_learns_the_profile_and_keeps_the_re
     let call = address.calls.lock().unwrap()[0].clone();
     assert_eq!((call.path.as_str(), &call.body), ("/refreshToken", &serde_json::json!({"refreshToken":"refresh-1"})));
     let machine = one.pool.account("a1").unwrap().machine_id().to_owned();
-    assert_eq!(call.headers["user-agent"].to_str().unwrap(), format!("KiroIDE-0.8.140-{machine}"));
+    assert_eq!(
+        call.headers["user-agent"].to_str().unwrap(),
+        format!("KiroIDE-{}-{machine}", kiro_messages::proto::kiro::client_identity::VERSION)
+    );
     assert!(!call.headers.contains_key("x-amz-user-agent"));
 }
 
@@ -1597,7 +1597,8 @@ impl Wire {
             url: self.url.clone(),
             token: Secret::new("bearer"),
             machine_id: "m".into(),
-            api_key: false,
+            shape: kiro_messages::proto::kiro::route::Shape::Q,
+            token_type: None,
             proxy: None,
         };
         let mut body = upstream.generate(&target, vec![Bytes::from_static(b"{}")]).await?;

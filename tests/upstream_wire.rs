@@ -35,7 +35,8 @@ async fn ask(upstream: &Upstream, url: &str, proxy: Option<&str>, body: Bytes) -
         url: url.to_owned(),
         token: Secret::new("bearer"),
         machine_id: "m".into(),
-        api_key: false,
+        shape: kiro_messages::proto::kiro::route::Shape::Q,
+        token_type: None,
         proxy: proxy.map(str::to_owned),
     };
     let mut answer = upstream.generate(&target, vec![body, Bytes::from_static(b"{}")]).await?;

@@ -317,6 +317,8 @@ export interface Health {
   version: string
   /** There while answers are simulated. */
   upstream?: 'simulator'
+  /** Whether Kiro takes the client version in the user agents; `since` is RFC 3339. */
+  clientVersion: { value: string; refused: boolean; since?: string }
 }
 
 /** One account, without secrets. */
@@ -425,6 +427,7 @@ export type KiroErrorCode =
   | 'KIRO_UPSTREAM_TIMEOUT'
   /** A defect of this package. Status 500. */
   | 'KIRO_INTERNAL'
+  | 'KIRO_CLIENT_REFUSED'
   /** No account can be chosen now. Status 503, retryable. */
   | 'KIRO_NO_ACCOUNT'
   /** The store has not been reached yet. Status 503, retryable. */

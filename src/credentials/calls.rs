@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
 use crate::pool::{AccountView, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::kiro::token::{self, Grant};
 use crate::proto::record::{Method, Token};
 use crate::secret::Secret;
+use crate::upstream::{Caller, add_invocation_id, host_of};
 
 use super::{CALL_WITHIN, CallError, Credentials, Inner};
 
@@ -90,10 +92,15 @@ impl Inner {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let agents = match method {
-            Method::Idc => vec![
-                (HeaderName::from_static("x-amz-user-agent"), identity.amz_user_agent(view.machine_id())),
-                (USER_AGENT, identity.user_agent(view.machine_id())),
-            ],
+            Method::Idc => {
+                let [user_agent, amz_user_agent] = identity.oidc_agents();
+                vec![
+                    (HeaderName::from_static("amz-sdk-invocation-id"), uuid::Uuid::new_v4().to_string()),
+                    (HeaderName::from_static("amz-sdk-request"), "attempt=1; max=4".to_owned()),
+                    (HeaderName::from_static("x-amz-user-agent"), amz_user_agent),
+                    (USER_AGENT, user_agent),
+                ]
+            }
             Method::Social | Method::ApiKey => vec![(USER_AGENT, identity.social_user_agent(view.machine_id()))],
         };
         for (name, agent) in agents {
@@ -109,6 +116,11 @@ impl Inner {
         };
         let error_type = answer.header("x-amzn-errortype");
         let read = token::read_answer(method, answer.status, error_type, &answer.body);
+        let gate = match &read {
+            Ok(_) => Ok(()),
+            Err(_) => Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false)),
+        };
+        self.upstream.gate().heard("refresh", host_of(view.refresh_url()), gate);
         if let Err(refusal) = read {
             tracing::debug!(
                 account = view.short_id(),
@@ -129,7 +141,7 @@ impl Inner {
             url.push_str("&profileArn=");
             url.push_str(&percent_encoded(arn));
         }
-        let answer = self.ask(view, bearer, |client| client.get(&url)).await?;
+        let answer = self.ask(view, bearer, Call::Usage, |client| client.get(&url)).await?;
         match serde_json::from_slice::<serde::de::IgnoredAny>(&answer) {
             Ok(_) => Ok(answer),
             // Whoever hands it on takes it for JSON, and would quote it in the error that it is none (N41).
@@ -140,45 +152,29 @@ impl Inner {
     /// The ARN of the first profile; none when the account has none.
     async fn ask_profiles(&self, view: &AccountView, bearer: &Secret) -> Result<Option<String>, Fault> {
         let url = format!("{}/", view.origin());
-        let answer = self
-            .ask(view, bearer, |client| {
-                client
-                    .post(&url)
-                    .header(CONTENT_TYPE, "application/x-amz-json-1.0")
-                    .header("x-amz-target", "AmazonCodeWhispererService.ListAvailableProfiles")
-                    .body(r#"{"maxResults":10}"#)
-            })
-            .await?;
+        let answer =
+            self.ask(view, bearer, Call::Profiles, |client| client.post(&url).body(r#"{"maxResults":10}"#)).await?;
         let answer: Value = serde_json::from_slice(&answer).map_err(|_| Fault::protocol("profiles: not JSON"))?;
         let first = answer.pointer("/profiles/0/arn").and_then(Value::as_str);
         Ok(first.filter(|arn| !arn.is_empty()).map(str::to_owned))
     }
 
-    /// A call with the headers of K5.
+    /// A call with the headers of K113.
     async fn ask(
         &self,
         view: &AccountView,
         bearer: &Secret,
+        call: Call,
         request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
     ) -> Result<Bytes, Fault> {
-        let text = |value: String| {
-            HeaderValue::from_str(&value).map_err(|_| Fault::network("a header value of the account is not printable"))
+        let caller = Caller {
+            token: bearer,
+            token_type: view.is_api_key().then_some("API_KEY"),
+            machine_id: view.machine_id(),
+            profile_arn: None,
         };
-        let identity = self.upstream.identity();
-        let mut authorization = text(format!("Bearer {}", bearer.expose()))?;
-        authorization.set_sensitive(true);
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(AUTHORIZATION, authorization);
-        if view.is_api_key() {
-            headers.insert(HeaderName::from_static("tokentype"), HeaderValue::from_static("API_KEY"));
-        }
-        let name = HeaderName::from_static("x-amz-user-agent");
-        headers.insert(name, text(identity.amz_user_agent(view.machine_id()))?);
-        headers.insert(USER_AGENT, text(identity.user_agent(view.machine_id()))?);
-        let name = HeaderName::from_static("amz-sdk-invocation-id");
-        headers.insert(name, text(uuid::Uuid::new_v4().to_string())?);
-        headers.insert(HeaderName::from_static("amz-sdk-request"), HeaderValue::from_static("attempt=1; max=1"));
+        let mut headers = self.upstream.identity().headers(Shape::Q, call, &caller)?;
+        add_invocation_id(&mut headers);
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
         let answer = match tokio::time::timeout(ASK_WITHIN, read(request(&client).headers(headers))).await {
             Ok(Ok(answer)) => answer,
@@ -186,16 +182,20 @@ impl Inner {
             Ok(Err(_)) => return Err(Fault::network("the call broke off")),
             Err(_) => return Err(Fault::timeout("no answer within 20 s")),
         };
+        let host = host_of(view.origin());
         if answer.status == 200 {
+            self.upstream.gate().heard(call.as_str(), host, Ok(()));
             return Ok(answer.body);
         }
-        Err(Fault::from_http(
+        let fault = Fault::from_http(
             answer.status,
             answer.header("x-amzn-errortype"),
             answer.header("retry-after"),
             &answer.body,
             view.is_api_key(),
-        ))
+        );
+        self.upstream.gate().heard(call.as_str(), host, Err(&fault));
+        Err(fault)
     }
 }
 

@@ -305,7 +305,7 @@ impl Held {
     pub(super) fn refused(&mut self, kind: Refusal, now: Timestamp) -> bool {
         match kind {
             Refusal::Rejected | Refusal::RegistrationExpired => true,
-            Refusal::Passing => false,
+            Refusal::Passing | Refusal::ClientVersion => false,
             Refusal::Doubtful | Refusal::Unknown => {
                 let count = match self.refusals {
                     Some(before) if before.kind != kind => 1,

@@ -71,6 +71,9 @@ fn of_refresh(error: RefreshError) -> Error {
         RefreshError::Refused(Refusal::Passing) => {
             (Code::Upstream, "The token refresh failed for now; try again later")
         }
+        RefreshError::Refused(Refusal::ClientVersion) => {
+            (Code::ClientRefused, "Kiro refuses this program's client version: update it, or set KIRO_CLIENT_VERSION")
+        }
         RefreshError::Refused(_) => (Code::AccountUnauthorized, "The token refresh was refused"),
         RefreshError::Registration => {
             (Code::AccountUnauthorized, "The client registration is missing, expired or refused: sign in to Kiro again")

@@ -304,7 +304,8 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             url: account.generate_url().to_owned(),
             token,
             machine_id: account.machine_id().to_owned(),
-            api_key: account.is_api_key(),
+            token_type: account.is_api_key().then_some("API_KEY"),
+            shape: Shape::Q,
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
         let asked = now();

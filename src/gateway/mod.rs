@@ -42,14 +42,16 @@ pub use stream::{Cutter, MessageStream, OpenRequest};
 use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
-use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind};
+use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed, Scrape};
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
+use crate::proto::kiro::client_identity;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
+use crate::proto::record::rfc3339;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::model::{Model, Models};
 use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreError, StoreErrorKind};
@@ -199,9 +201,24 @@ pub struct Health {
     /// `simulator` while answers are simulated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'static str>,
+    /// What upstream says of our client version.
+    #[serde(rename = "clientVersion")]
+    pub client_version: ClientVersion,
     /// Whether a request could be served now: status 200, else 503.
     #[serde(skip)]
     pub can_serve: bool,
+}
+
+/// Whether upstream takes this program's client version (K107).
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientVersion {
+    /// `KIRO_CLIENT_VERSION`.
+    pub value: String,
+    /// Some host refuses it.
+    pub refused: bool,
+    /// Since when, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// How many accounts there are.
@@ -264,6 +281,13 @@ impl Gateway {
         spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
         spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
+        if is_below_floor(&gateway.shared.config.client_version) {
+            tracing::error!(
+                version = gateway.shared.config.client_version,
+                floor = client_identity::VERSION_FLOOR,
+                "KIRO_CLIENT_VERSION is one that Kiro refuses"
+            );
+        }
         gateway.wait_for_snapshot().await?;
         Ok(gateway)
     }
@@ -561,9 +585,12 @@ impl Gateway {
         let shared = &self.shared;
         let connected = shared.store.status().is_connected();
         let counts = shared.pool.counts();
-        let can_serve = shared.pool.is_ready() && counts.total > 0 && shared.keys.is_known();
-        let fine =
-            matches!(shared.store.status(), Status::Connected) && counts.selectable > 0 && !shared.pool.is_doubtful();
+        let gate = shared.upstream.gate().status();
+        let can_serve = shared.pool.is_ready() && counts.total > 0 && shared.keys.is_known() && !gate.shut;
+        let fine = matches!(shared.store.status(), Status::Connected)
+            && counts.selectable > 0
+            && !shared.pool.is_doubtful()
+            && gate.refused_for.is_none();
         Health {
             status: if can_serve && fine { "healthy" } else { "degraded" },
             redis: if connected { "connected" } else { "disconnected" },
@@ -571,6 +598,13 @@ impl Gateway {
             uptime: shared.began.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION"),
             upstream: shared.upstream_word(),
+            client_version: ClientVersion {
+                value: shared.config.client_version.clone(),
+                refused: gate.refused_for.is_some(),
+                since: gate
+                    .refused_for
+                    .map(|ago| rfc3339(wall_clock() - jiff::SignedDuration::try_from(ago).unwrap_or_default())),
+            },
             can_serve,
         }
     }
@@ -602,6 +636,8 @@ impl Gateway {
             queued: shared.pool.queued_writes(),
             tasks: tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.metrics().num_alive_tasks()),
             simulated: self.is_simulated(),
+            client_version: shared.config.client_version.clone(),
+            version_refusals: shared.upstream.gate().status().counts,
         })
     }
 

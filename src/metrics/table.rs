@@ -129,6 +129,12 @@ metrics! {
     BUILD_INFO "kiro_build_info" Gauge
         ["version": "of this program", "upstream": "`kiro` or `simulator`"]
         "Always 1: what runs here";
+    VERSION_INFO "kiro_client_version_info" Gauge
+        ["version": "of Kiro's IDE in the user agents (`KIRO_CLIENT_VERSION`)"]
+        "Always 1: what upstream is told";
+    VERSION_REFUSED "kiro_client_version_refused_total" Counter
+        ["call": "`chat`, `mcp`, `usage`, `models`, `profiles` or `refresh`", "host": "that refused; the first 64, then `other`"]
+        "Calls that upstream refused because of the client version";
     CPU "process_cpu_seconds_total" Counter [] "User and system CPU time of the process (Linux)";
     RESIDENT "process_resident_memory_bytes" Gauge [] "Resident memory of the process (Linux)";
     VIRTUAL "process_virtual_memory_bytes" Gauge [] "Virtual memory of the process (Linux)";

@@ -214,13 +214,17 @@ pub enum Effect {
 /// made because upstream had rejected the one before.
 pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
     match kind {
-        FaultKind::PromptTooLong
+        FaultKind::ClientVersion
+        | FaultKind::PromptTooLong
         | FaultKind::TooLarge
         | FaultKind::UnknownModel
         | FaultKind::ThinkingSignature
+        | FaultKind::ModelFields
         | FaultKind::ProfileArn
         | FaultKind::BadRequest
         | FaultKind::ModelCapacity
+        // Counted on the host (K119): a dead network of this machine is no account's fault.
+        | FaultKind::Unreachable
         | FaultKind::Endpoint => Effect::Nothing,
         FaultKind::TokenRejected if !refreshed => Effect::Nothing,
         FaultKind::TokenRejected
@@ -581,10 +585,12 @@ fn cause(fault: &Fault) -> String {
     let words = match fault.kind {
         FaultKind::QuotaMonth => return reason.unwrap_or("MONTHLY_REQUEST_COUNT").to_owned(),
         FaultKind::QuotaDay => return reason.unwrap_or("DAILY_REQUEST_COUNT").to_owned(),
+        FaultKind::ClientVersion => "client version refused",
         FaultKind::PromptTooLong => "prompt too long",
         FaultKind::TooLarge => "request too large",
         FaultKind::UnknownModel => "unknown model",
         FaultKind::ThinkingSignature => "thinking signature refused",
+        FaultKind::ModelFields => "model fields refused",
         FaultKind::ProfileArn => "profile ARN refused",
         FaultKind::BadRequest => "bad request",
         FaultKind::TokenRejected => "bearer token rejected",
@@ -595,6 +601,7 @@ fn cause(fault: &Fault) -> String {
         FaultKind::RateLimited => "rate limited",
         FaultKind::ServerError => "server error",
         FaultKind::Network => "network error",
+        FaultKind::Unreachable => "host can't be reached",
         FaultKind::Timeout => "timeout",
         FaultKind::Protocol => "protocol error",
         FaultKind::Endpoint => "endpoint refused",
@@ -694,10 +701,12 @@ mod tests {
         };
         let until = at("2026-11-23T10:01:00Z");
         let table = [
+            (FaultKind::ClientVersion, None, "healthy", 0),
             (FaultKind::PromptTooLong, None, "healthy", 0),
             (FaultKind::TooLarge, None, "healthy", 0),
             (FaultKind::UnknownModel, None, "healthy", 0),
             (FaultKind::ThinkingSignature, None, "healthy", 0),
+            (FaultKind::ModelFields, None, "healthy", 0),
             (FaultKind::ProfileArn, None, "healthy", 0),
             (FaultKind::BadRequest, None, "healthy", 0),
             (FaultKind::TokenRejected, None, "healthy", 0),
@@ -725,6 +734,7 @@ mod tests {
             (FaultKind::RateLimited, Some(format!("cool-down until {until:.3}: rate limited")), "cooling", 1),
             (FaultKind::ServerError, Some("server error".to_owned()), "healthy", 1),
             (FaultKind::Network, Some("network error".to_owned()), "healthy", 1),
+            (FaultKind::Unreachable, None, "healthy", 0),
             (FaultKind::Timeout, Some("timeout".to_owned()), "healthy", 1),
             (FaultKind::Protocol, Some("protocol error".to_owned()), "healthy", 1),
             (FaultKind::Endpoint, None, "healthy", 0),

@@ -78,9 +78,11 @@ pub fn verdict(kind: FaultKind, progress: Progress, sent: Sent, rng: &mut fastra
         |after| if progress.accounts < progress.accounts_max { Verdict::NextAccount { after } } else { Verdict::Stop };
     let once = |done: bool, remedy| if done { Verdict::Stop } else { Verdict::SameAccount(remedy) };
     match kind {
-        FaultKind::PromptTooLong
+        FaultKind::ClientVersion
+        | FaultKind::PromptTooLong
         | FaultKind::TooLarge
         | FaultKind::UnknownModel
+        | FaultKind::ModelFields
         | FaultKind::BadRequest
         | FaultKind::Endpoint => Verdict::Stop,
         FaultKind::ThinkingSignature => once(!sent.reasoning, Remedy::WithoutReasoning),
@@ -97,6 +99,7 @@ pub fn verdict(kind: FaultKind, progress: Progress, sent: Sent, rng: &mut fastra
         | FaultKind::RateLimited
         | FaultKind::ServerError
         | FaultKind::Network
+        | FaultKind::Unreachable
         | FaultKind::Timeout
         | FaultKind::Protocol => next(Duration::ZERO),
         FaultKind::ModelCapacity => next(capacity_wait(progress.capacity_faults, rng)),
@@ -203,6 +206,9 @@ mod tests {
     #[test]
     fn k45_trap_27_verdict_of_every_fault() {
         let table = [
+            (FaultKind::ClientVersion, Verdict::Stop, Verdict::Stop),
+            (FaultKind::ModelFields, Verdict::Stop, Verdict::Stop),
+            (FaultKind::Unreachable, NEXT, NEXT),
             (FaultKind::PromptTooLong, Verdict::Stop, Verdict::Stop),
             (FaultKind::TooLarge, Verdict::Stop, Verdict::Stop),
             (FaultKind::UnknownModel, Verdict::Stop, Verdict::Stop),

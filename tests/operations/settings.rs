@@ -203,6 +203,11 @@ effects! {
         let agent = place.last_request()["headers"]["user-agent"].as_str().unwrap().to_owned();
         assert!(agent.contains("KiroIDE-9.8.7-"), "{agent}");
     }
+    KIRO_CLIENT_AGENT_VERSION: client_agent_version => {
+        let place = Place::new(&[("KIRO_CLIENT_AGENT_VERSION", "9.8.7")]).await;
+        // Shape `runtime` says it.
+        assert_eq!(place.gateway.config().client_agent_version, "9.8.7");
+    }
     KIRO_PROXY_URL: proxy_url => {
         let proxy = Witness::plain();
         let place = Place::new(&[("KIRO_PROXY_URL", &proxy.url("http")), ("KIRO_MAX_ATTEMPTS", "1")]).await;

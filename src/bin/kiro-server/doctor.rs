@@ -10,8 +10,9 @@ use std::time::Duration;
 use clap::ArgMatches;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use kiro_messages::config::{Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind};
+use kiro_messages::config::{Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor};
 use kiro_messages::policy::health::State;
+use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, time};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
@@ -119,6 +120,18 @@ impl Report {
         self.ok("configuration", format!("{said} {settings} given, the others by default"));
         for doubt in raw.doubts() {
             self.note("configuration", doubt);
+        }
+        let version = &config.client_version;
+        if is_below_floor(version) {
+            let message =
+                format!("{version} is refused by Kiro since 2026-11-09 (below {})", client_identity::VERSION_FLOOR);
+            let cure = format!(
+                "set KIRO_CLIENT_VERSION={} or newer; an installed Kiro IDE shows its own",
+                client_identity::VERSION
+            );
+            self.wrong("client version", message, cure);
+        } else {
+            self.ok("client version", version);
         }
         if config.upstream == UpstreamKind::Simulator {
             self.note("configuration", "KIRO_UPSTREAM is simulator: every answer is made up");

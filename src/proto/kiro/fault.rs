@@ -59,6 +59,8 @@ impl RetryAfter {
 /// for the client are total functions over this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FaultKind {
+    /// Upstream refuses this program's client version (K104).
+    ClientVersion,
     /// The prompt doesn't fit into the model's window.
     PromptTooLong,
     /// The body is too large for upstream.
@@ -67,6 +69,8 @@ pub enum FaultKind {
     UnknownModel,
     /// The signature of a thinking block in the history was refused.
     ThinkingSignature,
+    /// A member of `additionalModelRequestFields`, or all of it, was refused (K128).
+    ModelFields,
     /// `profileArn` is missing or wrong.
     ProfileArn,
     /// Any other request that no account could serve.
@@ -89,8 +93,10 @@ pub enum FaultKind {
     RateLimited,
     /// Upstream failed.
     ServerError,
-    /// Connect, TLS, reset, cut, no event.
+    /// Reset, cut, no event: the connection stood.
     Network,
+    /// The host can't be reached: its name, the connection or TLS (K119).
+    Unreachable,
     /// Connect, first event or idle time ran out.
     Timeout,
     /// Upstream doesn't speak the protocol: invalid frame, unknown message type, broken payload.
@@ -101,11 +107,13 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of section 8's table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
+        Self::ClientVersion,
         Self::PromptTooLong,
         Self::TooLarge,
         Self::UnknownModel,
         Self::ThinkingSignature,
+        Self::ModelFields,
         Self::ProfileArn,
         Self::BadRequest,
         Self::TokenRejected,
@@ -118,6 +126,7 @@ impl FaultKind {
         Self::RateLimited,
         Self::ServerError,
         Self::Network,
+        Self::Unreachable,
         Self::Timeout,
         Self::Protocol,
         Self::Endpoint,
@@ -126,10 +135,12 @@ impl FaultKind {
     /// The name in logs, metrics and golden files.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::ClientVersion => "ClientVersion",
             Self::PromptTooLong => "PromptTooLong",
             Self::TooLarge => "TooLarge",
             Self::UnknownModel => "UnknownModel",
             Self::ThinkingSignature => "ThinkingSignature",
+            Self::ModelFields => "ModelFields",
             Self::ProfileArn => "ProfileArn",
             Self::BadRequest => "BadRequest",
             Self::TokenRejected => "TokenRejected",
@@ -142,6 +153,7 @@ impl FaultKind {
             Self::RateLimited => "RateLimited",
             Self::ServerError => "ServerError",
             Self::Network => "Network",
+            Self::Unreachable => "Unreachable",
             Self::Timeout => "Timeout",
             Self::Protocol => "Protocol",
             Self::Endpoint => "Endpoint",
@@ -180,9 +192,14 @@ impl Fault {
         if api_key_account { fault.for_api_key_account() } else { fault }
     }
 
-    /// Connect, TLS, reset, cut, no event.
+    /// Reset, cut, no event.
     pub fn network(message: impl Into<String>) -> Self {
         Self::ours(FaultKind::Network, message)
+    }
+
+    /// Name, connection or TLS: the request never went out.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::ours(FaultKind::Unreachable, message)
     }
 
     /// Connect, first event or idle time ran out.
@@ -198,6 +215,11 @@ impl Fault {
     /// `invalidStateEvent`.
     pub(crate) fn invalid_state(reason: Option<String>, message: String) -> Self {
         Self { reason: reason.map(bounded), ..Self::ours(FaultKind::ServerError, message) }
+    }
+
+    /// Whether upstream's message holds these words, in any case: for what its class alone doesn't tell.
+    pub fn says(&self, words: &str) -> bool {
+        self.message.to_ascii_lowercase().contains(words)
     }
 
     /// The same fault of an account that signs with an API key: there is no token to refresh, so a rejected one is
@@ -299,27 +321,30 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// K43: reason, then message pattern in the rows of the effective status and of "any status", then that status.
+    /// K43: the patterns that stand before everything, reason, the other patterns in the rows of the effective status and
+    /// of "any status", then that status.
     fn classify(&self, status: u16) -> FaultKind {
         let status = self.names.iter().find_map(|name| modelled_status(name)).unwrap_or(status);
-        self.reason
-            .as_deref()
-            .and_then(kind_of_reason)
-            .or_else(|| self.kind_of_pattern(status))
+        let text = self.searched();
+        let pattern = |rows: &[Pattern]| {
+            let row =
+                rows.iter().find(|(at, words, _)| at.holds(status) && words.iter().all(|word| text.contains(word)));
+            row.map(|(_, _, kind)| *kind)
+        };
+        pattern(&FIRST_PATTERNS)
+            .or_else(|| self.reason.as_deref().and_then(kind_of_reason))
+            .or_else(|| pattern(&PATTERNS))
             .unwrap_or_else(|| kind_of_status(status))
     }
 
     /// The names are searched as well: `ExpiredToken` is one.
-    fn kind_of_pattern(&self, status: u16) -> Option<FaultKind> {
+    fn searched(&self) -> String {
         let mut text = self.text.to_ascii_lowercase();
         for name in &self.names {
             text.push('\n');
             text.push_str(&name.to_ascii_lowercase());
         }
-        let row = PATTERNS
-            .iter()
-            .find(|(at, words, _)| at.is_none_or(|at| at == status) && words.iter().all(|word| text.contains(word)));
-        row.map(|(_, _, kind)| *kind)
+        text
     }
 }
 
@@ -392,20 +417,69 @@ fn reason_token(text: &str) -> Option<&str> {
     words.into_iter().find(|word| kind_of_reason(word).is_some())
 }
 
-/// The message patterns of section 8 in the table's order: (effective status or any, all of these, row).
-const PATTERNS: [(Option<u16>, &[&str], FaultKind); 12] = [
-    (Some(400), &["input is too long"], FaultKind::PromptTooLong),
-    (Some(400), &["invalid model"], FaultKind::UnknownModel),
-    (Some(400), &["profilearn is required"], FaultKind::ProfileArn),
-    (Some(400), &["invalid profilearn"], FaultKind::ProfileArn),
-    (Some(403), &["bearer token", "invalid"], FaultKind::TokenRejected),
-    (Some(403), &["bearer token", "expired"], FaultKind::TokenRejected),
-    (Some(403), &["expiredtoken"], FaultKind::TokenRejected),
-    (Some(403), &["temporarily is suspended"], FaultKind::Suspended),
-    (Some(403), &["is temporarily suspended"], FaultKind::Suspended),
-    (Some(429), &["suspicious activity"], FaultKind::Suspicious),
-    (None, &["high volume of traffic"], FaultKind::ModelCapacity),
-    (None, &["unexpectedly high load"], FaultKind::ModelCapacity),
+/// At which effective status a pattern counts.
+#[derive(Clone, Copy)]
+enum At {
+    Any,
+    One(u16),
+    /// Where a client's version is refused (K104).
+    Gate,
+    /// Where a host says that it is given up (K119).
+    GivenUp,
+}
+
+impl At {
+    const fn holds(self, status: u16) -> bool {
+        match self {
+            Self::Any => true,
+            Self::One(at) => at == status,
+            Self::Gate => matches!(status, 400 | 403 | 426),
+            Self::GivenUp => matches!(status, 403 | 404 | 410 | 500..=599),
+        }
+    }
+}
+
+/// Effective status, all of these words, row.
+type Pattern = (At, &'static [&'static str], FaultKind);
+
+/// Looked for before the reason, which may be `REQUEST_BODY_INVALID` for several of them (K43, K104, K128, K130).
+const FIRST_PATTERNS: [Pattern; 9] = [
+    (At::Gate, &["version of kiro", "no longer supported"], FaultKind::ClientVersion),
+    (At::Gate, &["version of kiro", "update to the latest"], FaultKind::ClientVersion),
+    (At::One(400), &["invalid `signature`"], FaultKind::ThinkingSignature),
+    (At::One(400), &["invalid signature in thinking"], FaultKind::ThinkingSignature),
+    (At::One(400), &["bound to a different conversation"], FaultKind::ThinkingSignature),
+    (At::One(400), &["block that preceded this one"], FaultKind::ThinkingSignature),
+    (At::One(400), &["differs from the one this block was created with"], FaultKind::ThinkingSignature),
+    (At::One(400), &["additionalmodelrequestfields"], FaultKind::ModelFields),
+    // Whatever status AWS's protocol gives it.
+    (At::Any, &["unknownoperationexception"], FaultKind::Endpoint),
+];
+
+/// The message patterns of section 8 in the table's order, those of two words before those of one (K90).
+const PATTERNS: [Pattern; 22] = [
+    (At::One(400), &["input is too long"], FaultKind::PromptTooLong),
+    (At::One(400), &["context limit exceeded"], FaultKind::PromptTooLong),
+    (At::Any, &["failed to buffer the request body"], FaultKind::TooLarge),
+    (At::One(400), &["invalid model"], FaultKind::UnknownModel),
+    (At::One(400), &["select a different model"], FaultKind::UnknownModel),
+    (At::One(400), &["profilearn is required"], FaultKind::ProfileArn),
+    (At::One(400), &["invalid profilearn"], FaultKind::ProfileArn),
+    (At::Any, &["expected toolresult blocks"], FaultKind::BadRequest),
+    (At::One(403), &["suspended", "security precaution"], FaultKind::Suspended),
+    (At::One(403), &["temporarily is suspended"], FaultKind::Suspended),
+    (At::One(403), &["is temporarily suspended"], FaultKind::Suspended),
+    (At::One(403), &["bearer token", "invalid"], FaultKind::TokenRejected),
+    (At::One(403), &["bearer token", "expired"], FaultKind::TokenRejected),
+    (At::One(403), &["expiredtoken"], FaultKind::TokenRejected),
+    (At::One(403), &["invalid token"], FaultKind::TokenRejected),
+    (At::One(429), &["suspicious activity"], FaultKind::Suspicious),
+    (At::Any, &["request was throttled"], FaultKind::RateLimited),
+    (At::Any, &["high volume of traffic"], FaultKind::ModelCapacity),
+    (At::Any, &["unexpectedly high load"], FaultKind::ModelCapacity),
+    (At::GivenUp, &["deprecated"], FaultKind::Endpoint),
+    (At::GivenUp, &["deactivated"], FaultKind::Endpoint),
+    (At::GivenUp, &["no longer available"], FaultKind::Endpoint),
 ];
 
 /// K45: the effective status alone, for every status there is.

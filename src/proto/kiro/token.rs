@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::fault::{Fault, FaultKind};
 use crate::proto::record::{Method, Token};
 use crate::secret::Secret;
 
@@ -38,6 +39,8 @@ pub enum Refusal {
     RegistrationExpired,
     /// 401 or 403 of the social address: most likely dead; believed at the third in a row (K59).
     Doubtful,
+    /// Upstream refuses this program's client version (K104): says nothing of the account.
+    ClientVersion,
     /// 429, slow down, 5xx: it passes (K60).
     Passing,
     /// Anything else: as passing, believed at the third in a row (K61).
@@ -51,6 +54,7 @@ impl Refusal {
             Self::Rejected => "rejected",
             Self::RegistrationExpired => "registration expired",
             Self::Doubtful => "doubtful",
+            Self::ClientVersion => "client version refused",
             Self::Passing => "passing",
             Self::Unknown => "unknown",
         }
@@ -81,6 +85,10 @@ pub fn read_answer(method: Method, status: u16, error_type: Option<&str>, body: 
         return read_grant(&answer).ok_or(Refusal::Unknown);
     }
     let error = ErrorAnswer { answer: &answer, error_type };
+    // K104: before everything else.
+    if Fault::from_http(status, error_type, None, body, false).kind == FaultKind::ClientVersion {
+        return Err(Refusal::ClientVersion);
+    }
     Err(match status {
         400 if error.is("InvalidGrantException", "invalid_grant") => Refusal::Rejected,
         400 if error.is("ExpiredTokenException", "expired_token") => Refusal::Rejected,

@@ -14,11 +14,17 @@ pub struct PromptSize {
 
 /// The answer when a fault is final: the column *Client* of kiro-upstream.md section 8.
 ///
-/// Upstream's text gets through for `BadRequest`, `UnknownModel` and `TooLarge` only (K48 would allow it for
-/// `ProfileArn` too, but a sentence of ours says what to do). The headers (`retry-after`, `x-should-retry`) are the
+/// Upstream's text gets through for `BadRequest` (a `ModelFields` that no repair cured is one), `UnknownModel` and
+/// `TooLarge` only (K48). The headers (`retry-after`, `x-should-retry`) are the
 /// caller's, who knows when the soonest account is back (K47, M61).
 pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
     match fault.kind {
+        // K106: the client's request is fine, and none of upstream's text helps its author.
+        FaultKind::ClientVersion => ApiError::new(
+            ErrorType::Api,
+            "the upstream refuses this gateway's client version; its operator must update the gateway or set \
+             KIRO_CLIENT_VERSION",
+        ),
         FaultKind::PromptTooLong => {
             // M62, TR34: clients compact on exactly this sentence, and need n > max.
             let tokens = prompt.estimate.max(prompt.window.saturating_add(1));
@@ -36,11 +42,11 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
             "Kiro refused the signature of a thinking block in the conversation.",
         ),
         FaultKind::ProfileArn => ApiError::new(
-            ErrorType::InvalidRequest,
+            ErrorType::Api,
             "The Kiro account has no valid profile ARN and none could be looked up: sign in to Kiro again, or run \
              `kiro-server accounts check`.",
         ),
-        FaultKind::BadRequest => {
+        FaultKind::BadRequest | FaultKind::ModelFields => {
             ApiError::new(ErrorType::InvalidRequest, upstream_sentence(fault, "Kiro refused the request."))
         }
         FaultKind::TokenRejected => ApiError::new(ErrorType::Api, "Kiro refused the access token of the account."),
@@ -59,7 +65,7 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
             ApiError::new(ErrorType::Overloaded, "Kiro has no capacity for this model at the moment.")
         }
         FaultKind::ServerError => ApiError::new(ErrorType::Api, "Kiro failed while it served the request."),
-        FaultKind::Network => ApiError::new(ErrorType::Api, "The connection to Kiro failed."),
+        FaultKind::Network | FaultKind::Unreachable => ApiError::new(ErrorType::Api, "The connection to Kiro failed."),
         FaultKind::Timeout => ApiError::new(ErrorType::Timeout, "Kiro did not answer in time."),
         FaultKind::Protocol => ApiError::new(ErrorType::Api, "Kiro sent an answer that can't be read."),
         FaultKind::Endpoint => ApiError::new(ErrorType::Api, "The address of Kiro is wrong or no longer served."),

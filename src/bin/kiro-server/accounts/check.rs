@@ -176,7 +176,8 @@ fn of_fault(fault: &Fault) -> Problem {
         FaultKind::TokenRejected | FaultKind::Forbidden => LOG_IN_AGAIN,
         FaultKind::Suspended => "ask Kiro's support; afterwards `kiro-server accounts enable`",
         FaultKind::QuotaMonth | FaultKind::QuotaDay => "wait for the reset, or buy more",
-        FaultKind::Network | FaultKind::Timeout | FaultKind::Endpoint => LOOK_AT_NETWORK,
+        FaultKind::Network | FaultKind::Unreachable | FaultKind::Timeout | FaultKind::Endpoint => LOOK_AT_NETWORK,
+        FaultKind::ClientVersion => "update kiro-server, or set KIRO_CLIENT_VERSION to a newer version of Kiro's IDE",
         FaultKind::ProfileArn => "correct or remove profileArn in its token record",
         _ => TRY_LATER,
     };
