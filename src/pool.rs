@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, StoreKind};
 use crate::credentials::held::{Held, later};
 use crate::error::Code;
-use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, Standing, State};
+use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
@@ -215,6 +215,16 @@ pub struct AccountInfo {
     pub problem: Option<String>,
     /// Why it rests or is ejected.
     pub cause: Option<String>,
+}
+
+impl AccountInfo {
+    /// What a person calls its state: its word, or `suspicious` for the rest of an account that upstream suspects (K91).
+    pub fn condition(&self) -> &'static str {
+        match (self.state, &self.cause) {
+            (State::Cooling { .. }, Some(cause)) if cause.starts_with(SUSPICION) => "suspicious",
+            _ => self.state.as_str(),
+        }
+    }
 }
 
 /// The pool in numbers, for `/health` and metrics.
@@ -791,7 +801,7 @@ impl Pool {
 
     /// A refresh was refused for good (R41).
     pub(crate) fn eject(&self, id: &str, cause: String) {
-        self.settle(id, |slot, now| Some(slot.health.eject(cause, now)));
+        self.settle(id, |slot, _, now| Some(slot.health.eject(cause, now)));
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -937,12 +947,16 @@ impl Pool {
 
     /// What happened to an account, judged and kept under one lock: who selects next sees the mark, and so does a snapshot
     /// that is taken in before the mark is written (R105).
-    fn settle(&self, id: &str, judge: impl FnOnce(&mut Slot, Timestamp) -> Option<Outcome>) -> Option<Outcome> {
+    fn settle(
+        &self,
+        id: &str,
+        judge: impl FnOnce(&mut Slot, &mut fastrand::Rng, Timestamp) -> Option<Outcome>,
+    ) -> Option<Outcome> {
         let now = self.now();
         let shown = Instant::now();
         let (id, outcome, host) = self
-            .with_slot(id, |slot, _| {
-                let outcome = judge(slot, now)?;
+            .with_slot(id, |slot, rng| {
+                let outcome = judge(slot, rng, now)?;
                 let host = self.0.hooks.record.as_ref().filter(|_| outcome.is_shown());
                 match host {
                     None => self.write_whole(&slot.view.id, &outcome),
@@ -1150,7 +1164,10 @@ impl Lease {
             return None;
         }
         let probe = self.purpose == Purpose::Probe;
-        let outcome = self.pool.settle(&self.view.id, |slot, now| {
+        let outcome = self.pool.settle(&self.view.id, |slot, _, now| {
+            if probe && slot.health.is_suspected() {
+                return None;
+            }
             slot.arn_rejected = None;
             let mut outcome = slot.health.success(self.started, now);
             if let Event::Success { probe: told, .. } = &mut outcome.event {
@@ -1182,15 +1199,16 @@ impl Lease {
 
     /// A question that a person asked was answered with `Suspended`: the one mark that such a question leaves (K62).
     pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
-        let attempt = Attempt { started: self.started, refreshed: false, committed: false };
         let rules = self.pool.0.settings.rules;
-        self.pool.settle(&self.view.id, |slot, now| slot.health.fault(fault, attempt, rules, now))
+        self.pool.settle(&self.view.id, |slot, _, now| {
+            let attempt = Attempt { started: self.started, refreshed: false, committed: false, spread: 0 };
+            slot.health.fault(fault, attempt, rules, now)
+        })
     }
 
     /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
     pub fn failed(&self, fault: &Fault, stood: Stood) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
-        let attempt = Attempt { started: self.started, refreshed: stood.refreshed, committed: stood.committed };
         if self.is_pinned() {
             self.noted(fault);
             return None;
@@ -1198,8 +1216,14 @@ impl Lease {
         if stood.committed && self.pool.account(&self.view.id).is_none() {
             self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
         }
-        self.pool.settle(&self.view.id, |slot, now| {
+        self.pool.settle(&self.view.id, |slot, rng, now| {
             self.note(slot, fault, now);
+            let attempt = Attempt {
+                started: self.started,
+                refreshed: stood.refreshed,
+                committed: stood.committed,
+                spread: rng.i16(-100..=100),
+            };
             slot.health.fault(fault, attempt, rules, now)
         })
     }

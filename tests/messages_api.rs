@@ -501,7 +501,7 @@ async fn a56_a57_trap_31_rate_limits() {
 async fn a58_m61_no_account() {
     // (what the only account says at the first request, retry-after of the second, whether a retry is worth it)
     for (token, least, most, retry) in
-        [("sim-429-retry-after-30", 20, 30, None), ("sim-suspicious", 1700, 1800, Some("false"))]
+        [("sim-429-retry-after-30", 20, 30, None), ("sim-suspicious", 1600, 1980, Some("false"))]
     {
         let world = World::with_tokens(&[token], &[]).await;
         world.messages(&base()).await.is_error("A58", 429, "rate_limit_error", "");

@@ -64,7 +64,7 @@ pub struct AccountStatus {
     pub in_flight: u32,
     /// When its access token expires, RFC 3339.
     pub expires_at: Option<String>,
-    /// Why it is unusable, naming the field; or why it rests or is ejected.
+    /// Why it is unusable, naming the field; or why it rests or is ejected. `suspicious, back in 6 h` (K91).
     pub problem: Option<String>,
 }
 
@@ -77,16 +77,18 @@ impl Gateway {
         let now = wall_clock();
         let account = |account: crate::pool::AccountInfo| {
             let until = account.state.until();
+            let rests_seconds = until.map(|until| until.duration_since(now).as_secs().max(0).unsigned_abs());
+            let suspicious = (account.condition() == "suspicious").then(|| back_in(rests_seconds.unwrap_or(0)));
             AccountStatus {
                 id: short(&account.id).to_owned(),
                 name: account.name,
                 method: account.method.as_str(),
                 state: account.state.as_str(),
                 until: until.map(text),
-                rests_seconds: until.map(|until| until.duration_since(now).as_secs().max(0).unsigned_abs()),
+                rests_seconds,
                 in_flight: account.in_flight,
                 expires_at: account.expires_at.map(text),
-                problem: account.problem.or(account.cause),
+                problem: account.problem.or(suspicious).or(account.cause),
             }
         };
         Status {
@@ -106,6 +108,13 @@ impl Gateway {
             overhead_seconds: shared.metrics.overhead.observed(),
             queued_writes: shared.pool.queued_writes(),
         }
+    }
+}
+
+fn back_in(seconds: u64) -> String {
+    match seconds.div_ceil(60) {
+        minutes @ 0..=99 => format!("suspicious, back in {minutes} min"),
+        minutes => format!("suspicious, back in {} h", (minutes + 30) / 60),
     }
 }
 

@@ -179,15 +179,23 @@ pub struct Rules {
     pub cool_down: Duration,
 }
 
-/// The longest rest we give, and the longest `Retry-After` we keep to (R18).
+/// The longest rest we give but for [`SUSPICIOUS_RESTS`], and the longest `Retry-After` we keep to (R18).
 pub const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// The shortest `Retry-After` we keep to (`RateLimited`, kiro-upstream.md §8).
 pub const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// A rest found in a record ends at most so long after this process saw it: a wrong clock elsewhere can't lock an
 /// account (R16). Five minutes more than the longest rest that anybody of us writes.
 pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
-/// The rest of an account that upstream suspects (`Suspicious`, kiro-upstream.md §8).
-pub const SUSPICIOUS_REST: Duration = Duration::from_secs(30 * 60);
+/// The rests of an account that upstream suspects, by step; the last one for every step after it (K91). Each ±10 %.
+pub const SUSPICIOUS_RESTS: [Duration; 5] = [
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3600),
+    Duration::from_secs(6 * 3600),
+    Duration::from_secs(12 * 3600),
+    Duration::from_secs(24 * 3600),
+];
+/// [`LONGEST_FOREIGN_REST`] of a suspected account: the longest of [`SUSPICIOUS_RESTS`], its tenth, and a bit (R16).
+pub const LONGEST_SUSPICIOUS_REST: Duration = Duration::from_secs(27 * 3600);
 /// Failures in a row that start a cool-down (kiro-upstream.md §8).
 pub const FAILURES_IN_A_ROW: u32 = 3;
 /// How long after the end of its rest a marked account waits for a request before it is probed (R17).
@@ -236,7 +244,7 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
         FaultKind::Suspended => Effect::Eject,
         FaultKind::QuotaMonth => Effect::QuotaMonth,
         FaultKind::QuotaDay => Effect::QuotaDay,
-        FaultKind::Suspicious => Effect::Rest(SUSPICIOUS_REST),
+        FaultKind::Suspicious => Effect::Rest(SUSPICIOUS_RESTS[0]),
         FaultKind::RateLimited => Effect::Rest(rules.cool_down),
     }
 }
@@ -261,6 +269,8 @@ pub struct Attempt {
     pub refreshed: bool,
     /// Content had been handed downstream.
     pub committed: bool,
+    /// By how many thousandths a suspicious rest differs from its length, −100 to 100 (K91).
+    pub spread: i16,
 }
 
 /// One account's health in this process.
@@ -277,6 +287,9 @@ pub struct Health {
     refused: Option<Timestamp>,
     /// Rests since the last success: the exponent of the next one.
     rests: u32,
+    /// The step of [`SUSPICIOUS_RESTS`] that upstream's suspicion has reached, counted from 1; 0: none. Only a conversation
+    /// that ends well resets it (K91).
+    suspicion: u32,
     /// When the account was last asked for anything (R17).
     asked: Option<Timestamp>,
     /// That of the refresh token in the record (R47).
@@ -301,7 +314,18 @@ impl Health {
     /// The health of an account that this process sees for the first time.
     pub fn new(standing: Standing, rules: Rules, now: Timestamp) -> Self {
         let rest_ends = rest_ends(&standing, rules, now);
-        Self { standing, rest_ends, held: None, streak: 0, refused: None, rests: 0, asked: None, fingerprint: None }
+        let suspicion = suspicion(&standing);
+        Self {
+            standing,
+            rest_ends,
+            held: None,
+            streak: 0,
+            refused: None,
+            rests: 0,
+            suspicion,
+            asked: None,
+            fingerprint: None,
+        }
     }
 
     /// The fingerprint of the refresh token in the token record, the first 8 hex digits of its SHA-256. An account
@@ -325,8 +349,9 @@ impl Health {
             return;
         }
         if record.healthy && !self.standing.healthy {
-            (self.streak, self.rests) = (0, 0);
+            (self.streak, self.rests, self.suspicion) = (0, 0, 0);
         }
+        self.suspicion = self.suspicion.max(suspicion(&record));
         let same_mark = !record.healthy
             && !self.standing.healthy
             && record.last_error == self.standing.last_error
@@ -378,16 +403,36 @@ impl Health {
         self.standing.note.as_ref().filter(|_| !self.standing.healthy && self.is_ejected())
     }
 
+    /// Whether upstream has called it suspicious since the last conversation that ended well: no probe heals it (K91).
+    pub fn is_suspected(&self) -> bool {
+        self.suspicion > 0
+    }
+
+    /// The suspicious rest that its record asks for, by its end, and since when: what turned it `Suspicious`, here or in
+    /// another process (K92).
+    pub fn suspected(&self) -> Option<(Timestamp, Timestamp)> {
+        match &self.standing.note {
+            Some(Note::CoolDown { until, cause }) if !self.standing.healthy && cause.starts_with(SUSPICION) => {
+                Some((*until, self.standing.last_error?))
+            }
+            _ => None,
+        }
+    }
+
     /// The account is being asked: the wait for a probe begins again (R17).
     pub fn asked(&mut self, now: Timestamp) {
         self.asked = self.asked.max(Some(now));
     }
 
-    /// Whether a half-open account that one of us marked has waited long enough for a request (R17).
+    /// Whether a half-open account that one of us marked has waited long enough for a request (R17). A suspected one waits
+    /// for a real one (K91).
     pub fn probe_due(&self, now: Timestamp) -> bool {
         let marked = self.standing.note.as_ref().is_some_and(|note| !matches!(note, Note::Plain(_)));
         let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
-        !self.standing.healthy && marked && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
+        !self.standing.healthy
+            && marked
+            && !self.is_suspected()
+            && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
     }
 
     /// Whether it was seen to say no for itself and no success came since: it is offered to nobody who can have another,
@@ -396,14 +441,14 @@ impl Health {
         self.refused.is_some_and(|refused| after(refused, rules.cool_down) > now)
     }
 
-    /// The attempt went well; a ghost exception (K36) is a success too.
+    /// A conversation went well; a ghost exception (K36) is a success too, and so is a probe, where it may heal.
     pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
         // A `lastErrorTime` further ahead was written by a wrong clock and holds nothing back (R16).
         let wrong = after(now, LONGEST_FOREIGN_REST);
         let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
         let half_open = heals && !self.standing.healthy;
         if heals {
-            (self.streak, self.rests, self.refused) = (0, 0, None);
+            (self.streak, self.rests, self.suspicion, self.refused) = (0, 0, 0, None);
             self.standing.healthy = true;
             self.standing.error_count = 0;
             self.standing.last_error = None;
@@ -424,7 +469,7 @@ impl Health {
     /// upstream said so.
     pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
         let effect = effect(fault.kind, attempt.refreshed, rules);
-        let mark = self.judge(effect, fault, attempt.started, rules, now);
+        let mark = self.judge(effect, fault, attempt, rules, now);
         if let Some(mark) = &mark {
             self.apply(mark, now);
         }
@@ -457,14 +502,8 @@ impl Health {
         }
     }
 
-    fn judge(
-        &mut self,
-        effect: Effect,
-        fault: &Fault,
-        started: Timestamp,
-        rules: Rules,
-        now: Timestamp,
-    ) -> Option<Note> {
+    fn judge(&mut self, effect: Effect, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Note> {
+        let started = attempt.started;
         let marked = !self.standing.healthy;
         // The attempt was under way when the account was marked.
         let late = marked && self.standing.last_error.is_some_and(|at| started < at);
@@ -483,23 +522,23 @@ impl Health {
             Effect::Rest(least) => {
                 let said = retry_after(fault, now);
                 self.hold(fault, now);
-                let explicit = said.is_some() || fault.kind == FaultKind::Suspicious;
-                if out || (rests_until.is_some() && !explicit) {
+                if out {
                     return None;
                 }
-                let rest = match said {
-                    Some(said) if fault.kind == FaultKind::Suspicious => said.max(self.next_rest(least, marked, late)),
-                    Some(said) => said,
-                    None => self.next_rest(least, marked, late),
-                };
-                let until = after(now, rest);
+                if fault.kind == FaultKind::Suspicious {
+                    return self.suspect(said, attempt, rests_until, now);
+                }
+                if rests_until.is_some() && said.is_none() {
+                    return None;
+                }
+                let until = after(now, said.unwrap_or_else(|| self.next_rest(least, marked, late)));
                 if rests_until.is_some_and(|standing| until <= after(standing, SHORTEST_REST)) {
                     return None;
                 }
                 if !late {
                     self.rests = self.rests.saturating_add(1);
                 }
-                Some(Note::CoolDown { until, cause: cause(fault) })
+                Some(Note::CoolDown { until, cause: self.cause_of(fault) })
             }
             Effect::Counted => {
                 if out || rests_until.is_some() {
@@ -516,8 +555,43 @@ impl Health {
                 if !late {
                     self.rests = self.rests.saturating_add(1);
                 }
-                Some(Note::CoolDown { until: after(now, rest), cause: cause(fault) })
+                Some(Note::CoolDown { until: after(now, rest), cause: self.cause_of(fault) })
             }
+        }
+    }
+
+    /// A suspicious rest (K91). An attempt that was under way before the rest of the suspicion that stands was over
+    /// belongs to it, whichever process made the mark: it never makes a step, and the rest longer only when upstream says
+    /// so.
+    fn suspect(
+        &mut self,
+        said: Option<Duration>,
+        attempt: Attempt,
+        rests_until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Note> {
+        let same = self.suspicion > 0 && rests_until.is_some_and(|until| attempt.started < until);
+        let until = if same {
+            let until = after(now, said?);
+            if rests_until.is_some_and(|standing| until <= after(standing, SHORTEST_REST)) {
+                return None;
+            }
+            until
+        } else {
+            self.suspicion = self.suspicion.saturating_add(1);
+            let step = usize::try_from(self.suspicion).unwrap_or(usize::MAX).min(SUSPICIOUS_RESTS.len());
+            let rest = SUSPICIOUS_RESTS.get(step.saturating_sub(1)).copied().unwrap_or(LONGEST_REST);
+            let spread = u32::try_from(1000 + i32::from(attempt.spread.clamp(-100, 100))).unwrap_or(1000);
+            after(now, said.unwrap_or_default().max(rest * spread / 1000)).max(rests_until.unwrap_or(now))
+        };
+        Some(Note::CoolDown { until, cause: format!("{SUSPICION} ({})", self.suspicion) })
+    }
+
+    /// [`cause`] of another rest, with the step that a suspicion has reached: a restart must not lose it (K91).
+    fn cause_of(&self, fault: &Fault) -> String {
+        match self.suspicion {
+            0 => cause(fault),
+            step => format!("{}, after {SUSPICION} ({step})", cause(fault)),
         }
     }
 
@@ -573,7 +647,26 @@ fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timest
         Some(Note::CoolDown { until, .. }) if until > since => until,
         _ => after(since, rules.cool_down),
     };
-    Some(end.min(after(now, LONGEST_FOREIGN_REST)))
+    let longest = match &standing.note {
+        Some(Note::CoolDown { cause, .. }) if cause.starts_with(SUSPICION) => LONGEST_SUSPICIOUS_REST,
+        _ => LONGEST_FOREIGN_REST,
+    };
+    Some(end.min(after(now, longest)))
+}
+
+/// How the cause of a suspicious rest begins; the step follows in brackets.
+pub const SUSPICION: &str = "suspicious activity";
+
+fn suspicion(standing: &Standing) -> u32 {
+    standing.note.as_ref().filter(|_| !standing.healthy).map_or(0, suspicion_of)
+}
+
+/// The step of the suspicion that a mark tells of; one that says none is the first (K91). 0: it tells of none.
+pub fn suspicion_of(note: &Note) -> u32 {
+    let Note::CoolDown { cause, .. } = note else { return 0 };
+    let Some((_, rest)) = cause.split_once(SUSPICION) else { return 0 };
+    let step = rest.strip_prefix(" (").and_then(|rest| rest.split_once(')')).and_then(|(step, _)| step.parse().ok());
+    step.unwrap_or(1).max(1)
 }
 
 /// What `lastErrorMessage` says of a fault: status and class, and upstream's reason where it is a plain token. Never
@@ -596,7 +689,7 @@ fn cause(fault: &Fault) -> String {
         FaultKind::TokenRejected => "bearer token rejected",
         FaultKind::Suspended => "suspended",
         FaultKind::Forbidden => "forbidden",
-        FaultKind::Suspicious => "suspicious activity",
+        FaultKind::Suspicious => SUSPICION,
         FaultKind::ModelCapacity => "no model capacity",
         FaultKind::RateLimited => "rate limited",
         FaultKind::ServerError => "server error",
@@ -676,7 +769,7 @@ mod tests {
     }
 
     fn attempt(started: Timestamp) -> Attempt {
-        Attempt { started, refreshed: false, committed: false }
+        Attempt { started, refreshed: false, committed: false, spread: 0 }
     }
 
     fn mark(outcome: Option<Outcome>) -> Option<Note> {
@@ -691,7 +784,7 @@ mod tests {
     fn k43_r29_what_every_fault_does_to_its_account() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
-            let attempt = Attempt { started: t0(), refreshed, committed: false };
+            let attempt = Attempt { started: t0(), refreshed, committed: false, spread: 0 };
             let outcome = health.fault(&fault(kind), attempt, RULES, t0());
             (
                 mark(outcome).map(|mark| mark.to_string()),
@@ -726,7 +819,7 @@ mod tests {
             ),
             (
                 FaultKind::Suspicious,
-                Some("cool-down until 2026-11-23T10:30:00.000Z: suspicious activity".to_owned()),
+                Some("cool-down until 2026-11-23T10:30:00.000Z: suspicious activity (1)".to_owned()),
                 "cooling",
                 1,
             ),
@@ -1010,6 +1103,111 @@ mod tests {
         health.success(secs(160), secs(161));
         assert!(!health.probe_due(secs(100_000)));
         assert!(!Health::new(bad(Some(t0()), "Refresh failed"), RULES, t0()).probe_due(secs(100_000)), "not our mark");
+    }
+
+    fn suspicious() -> Fault {
+        Fault { status: Some(429), ..fault(FaultKind::Suspicious) }
+    }
+
+    /// Acceptance case P53, and what writes the step: a restart, another process, another fault in between.
+    #[test]
+    fn k91_p53_suspicious_rests_grow_from_restart_to_restart() {
+        let mut health = health(good());
+        let mut now = t0();
+        for (step, minutes) in [(1, 30), (2, 120), (3, 360), (4, 720), (5, 1440), (6, 1440)] {
+            let mark = mark(health.fault(&suspicious(), attempt(now), RULES, now)).unwrap();
+            let until = after(now, Duration::from_secs(minutes * 60));
+            assert_eq!(mark, Note::CoolDown { until, cause: format!("suspicious activity ({step})") });
+            assert_eq!(health.suspected(), Some((until, now)));
+            let written = Note::parse(&mark.to_string());
+            // Another process sees the record, or this one after a restart.
+            let standing = Standing { note: Some(written), ..health.standing().clone() };
+            health = Health::new(standing, RULES, now);
+            assert_eq!(health.state(true, until - Duration::from_millis(1)), State::Cooling { until }, "R16: 27 h");
+            assert_eq!(health.state(true, until), State::HalfOpen);
+            now = until;
+            // Its one real request fails for another reason: no step, and none lost.
+            let failed = mark_of(health.fault(&fault(FaultKind::ServerError), attempt(now), RULES, now));
+            assert_eq!(failed, format!("server error, after suspicious activity ({step})"));
+            health = Health::new(health.standing().clone(), RULES, now);
+            assert!(health.is_suspected());
+            now = after(now, Duration::from_secs(3600));
+        }
+        health.success(now, now);
+        assert!(!health.is_suspected());
+        let first = health.fault(&suspicious(), attempt(now), RULES, now);
+        assert_eq!(mark_of(first), "suspicious activity (1)", "a conversation that ended well resets it");
+    }
+
+    fn mark_of(outcome: Option<Outcome>) -> String {
+        match mark(outcome) {
+            Some(Note::CoolDown { cause, .. }) => cause,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn k91_a_tenth_more_or_less_and_retry_after_only_lengthens() {
+        for (spread, said, seconds) in [
+            (-100, None, 1620),
+            (0, None, 1800),
+            (100, None, 1980),
+            (0, Some(7), 1800),
+            (0, Some(3000), 3000),
+            (0, Some(86_400), 3600),
+        ] {
+            let mut health = health(good());
+            let suspected = Fault { retry_after: said.map(RetryAfter::Seconds), ..suspicious() };
+            health.fault(&suspected, Attempt { spread, ..attempt(t0()) }, RULES, t0());
+            assert_eq!(health.state(true, t0()), State::Cooling { until: secs(seconds) }, "{spread}, {said:?}");
+        }
+    }
+
+    /// Requests that were on the way when the mark was made, here or elsewhere, belong to it.
+    #[test]
+    fn k91_a_wave_is_one_step() {
+        let mut here = health(good());
+        let mark = mark(here.fault(&suspicious(), attempt(secs(-5)), RULES, t0())).unwrap();
+        let mut there = health(good());
+        there.observe(here.standing().clone(), false, RULES, secs(1));
+        for health in [&mut here, &mut there] {
+            for started in [secs(-5), secs(1)] {
+                assert_eq!(health.fault(&suspicious(), attempt(started), RULES, secs(2)), None);
+            }
+            let longer = Fault { retry_after: Some(RetryAfter::Seconds(3600)), ..suspicious() };
+            let longer = health.fault(&longer, attempt(secs(1)), RULES, secs(3));
+            assert_eq!(mark_of(longer), "suspicious activity (1)");
+            assert_eq!(health.state(true, secs(3)), State::Cooling { until: secs(3603) });
+        }
+        // A longer rest of another kind isn't made shorter, but the suspicion is written.
+        let mut limited = health(good());
+        limited.fault(&self::limited(RetryAfter::Seconds(3600)), attempt(t0()), RULES, t0());
+        let suspected = limited.fault(&suspicious(), attempt(t0()), RULES, secs(1));
+        assert!(matches!(self::mark(suspected), Some(Note::CoolDown { until, .. }) if until == secs(3600)));
+        assert!(matches!(mark, Note::CoolDown { until, .. } if until == secs(1800)));
+    }
+
+    #[test]
+    fn k91_what_a_record_tells_and_what_lifts_it() {
+        for (message, step) in [
+            ("cool-down until 2026-11-23T12:00:00.000Z: suspicious activity (3)", 3),
+            ("cool-down until 2026-11-23T12:00:00.000Z: 429 suspicious activity", 1),
+            ("cool-down until 2026-11-23T12:00:00.000Z: suspicious activity (x)", 1),
+            ("cool-down until 2026-11-23T12:00:00.000Z: timeout, after suspicious activity (4)", 4),
+            ("cool-down until 2026-11-23T12:00:00.000Z: 429 rate limited", 0),
+            ("suspicious activity (2)", 0),
+        ] {
+            let mut health = health(bad(Some(t0()), message));
+            assert_eq!(health.suspicion, step, "{message}");
+            assert!(!health.probe_due(secs(100_000)) || step == 0, "no probe: {message}");
+            health.observe(good(), false, RULES, secs(1));
+            assert!(!health.is_suspected(), "`accounts enable`: {message}");
+        }
+        let far = "cool-down until 2026-11-25T10:00:00.000Z: suspicious activity (5)";
+        let end = secs(27 * 3600);
+        assert_eq!(health(bad(Some(t0()), far)).state(true, t0()), State::Cooling { until: end }, "R16");
+        let other = "cool-down until 2026-11-25T10:00:00.000Z: timeout, after suspicious activity (5)";
+        assert_eq!(health(bad(Some(t0()), other)).state(true, t0()), State::Cooling { until: secs(65 * 60) });
     }
 
     #[test]

@@ -520,6 +520,31 @@ async fn r17_accounts_without_traffic_are_offered_for_a_probe_once() {
     assert_eq!(patches(&healed), [OutcomePatch::Healed { started_at: healed.started }], "no use is counted");
 }
 
+/// Acceptance case P54: getUsageLimits answers 200 to a suspended account all the same.
+#[tokio::test]
+async fn k91_p54_no_probe_heals_a_suspicious_account_but_one_real_request() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.later(200);
+    let mut probes = fixture.pool.probes_due();
+    let probe = probes.pop().unwrap();
+    let suspected = r#"{"isHealthy":false,"lastErrorTime":"2026-11-23T10:03:00.000Z",
+        "lastErrorMessage":"cool-down until 2026-11-23T16:03:00.000Z: suspicious activity (3)"}"#;
+    fixture.snapshot(&[("a1", suspected)]);
+    assert_eq!(probe.succeeded(), None, "marked elsewhere while the probe ran");
+    drop(probe);
+    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    let info = fixture.pool.accounts().remove(0);
+    assert_eq!((info.condition(), info.cause.as_deref()), ("suspicious", Some("suspicious activity (3)")));
+    fixture.later(7 * 3600);
+    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert!(fixture.pool.probes_due().is_empty());
+    let one = fixture.select().unwrap();
+    assert_eq!(why(fixture.select()).0, Why::Busy, "one real request");
+    one.succeeded();
+    assert_eq!(fixture.state("a1"), State::Healthy);
+}
+
 /// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
 #[tokio::test]
 async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::policy::health::suspicion_of;
 use crate::proto::record::{Account, Entry, Note};
 
 /// What one attempt did to its account: the rows of §8. Times are wall clock.
@@ -23,7 +24,8 @@ pub enum OutcomePatch {
         /// When it ended.
         at: Timestamp,
     },
-    /// Heals without counting a use: a good answer to a probe that is no request (R17).
+    /// Heals without counting a use: a good answer to a probe that is no request (R17). Not an account under suspicion
+    /// (K91).
     Healed {
         /// When the probe started.
         started_at: Timestamp,
@@ -87,6 +89,8 @@ pub(super) struct Merged {
     last_used: Option<Timestamp>,
     /// Start of the latest successful attempt.
     heal: Option<Timestamp>,
+    /// Start of the latest probe with a good answer.
+    probed: Option<Timestamp>,
     failure: Option<Failure>,
     refreshed: Option<Timestamp>,
 }
@@ -114,13 +118,11 @@ impl Merged {
     /// This change, then `newer` (R30): counts add up, the latest mark stays, a heal cancels the older failures.
     pub(super) fn then(self, newer: Self) -> Self {
         let mut failure = self.failure;
-        let mut heal = self.heal;
-        if let Some(started_at) = newer.heal {
-            // Else the attempt started before that failure and proves nothing about what came after it (R28).
-            if failure.as_ref().is_none_or(|failure| failure.at <= started_at) {
-                failure = None;
-                heal = heal.max(Some(started_at));
-            }
+        // Else the attempt started before that failure and proves nothing about what came after it (R28).
+        let cures = |started_at: &Timestamp| failure.as_ref().is_none_or(|failure| failure.at <= *started_at);
+        let (healed, probed) = (newer.heal.filter(cures), newer.probed.filter(cures));
+        if healed.is_some() || probed.is_some() {
+            failure = None;
         }
         failure = match (failure, newer.failure) {
             (Some(older), Some(newer)) => Some(older.then(newer)),
@@ -129,7 +131,8 @@ impl Merged {
         Self {
             uses: self.uses.saturating_add(newer.uses),
             last_used: self.last_used.max(newer.last_used),
-            heal,
+            heal: self.heal.max(healed),
+            probed: self.probed.max(probed),
             failure,
             refreshed: self.refreshed.max(newer.refreshed),
         }
@@ -175,6 +178,9 @@ impl Merged {
         if let Some(started_at) = self.heal {
             heal(account, started_at, now);
         }
+        if let Some(started_at) = self.probed.filter(|_| !is_suspected(account)) {
+            heal(account, started_at, now);
+        }
         if let Some(failure) = &self.failure {
             failure.apply(account, now);
         }
@@ -213,7 +219,8 @@ impl Merged {
 
     /// Whether it heals a record that shows a failure.
     pub(super) fn heals(&self, record: &Account, now: Timestamp) -> bool {
-        self.heal.is_some_and(|started_at| is_curable(record, started_at, now))
+        let probed = self.probed.filter(|_| !is_suspected(record));
+        self.heal.max(probed).is_some_and(|started_at| is_curable(record, started_at, now))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -233,7 +240,7 @@ impl From<OutcomePatch> for Merged {
                 Self { uses: 1, last_used: Some(at), heal: Some(started_at), ..Self::default() }
             }
             OutcomePatch::Used { at } => Self { uses: 1, last_used: Some(at), ..Self::default() },
-            OutcomePatch::Healed { started_at } => Self { heal: Some(started_at), ..Self::default() },
+            OutcomePatch::Healed { started_at } => Self { probed: Some(started_at), ..Self::default() },
             OutcomePatch::Counted { at, cause, .. } => Self {
                 last_used: Some(at),
                 failure: Some(Failure { count: 1, at, cause: Some(cause), mark: None }),
@@ -260,6 +267,10 @@ fn heal(account: &mut Account, started_at: Timestamp, now: Timestamp) {
         account.last_error_message = None;
         account.scheduled_recovery_time = None;
     }
+}
+
+fn is_suspected(account: &Account) -> bool {
+    !account.is_healthy && account.note().is_some_and(|note| suspicion_of(&note) > 0)
 }
 
 fn is_curable(account: &Account, started_at: Timestamp, now: Timestamp) -> bool {
@@ -425,6 +436,21 @@ mod tests {
         let probe = OutcomePatch::Healed { started_at: t0() };
         assert!(written(record, [probe.clone()]).contains(r#""isHealthy":true"#));
         assert!(written(record, [probe]).contains(r#""usageCount":41"#));
+    }
+
+    #[test]
+    fn k91_a_probe_does_not_heal_an_account_under_suspicion() {
+        let probe = OutcomePatch::Healed { started_at: t0() };
+        for cause in ["suspicious activity (2)", "500 server error, after suspicious activity (2)"] {
+            let record = format!(
+                r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:30:00.000Z: {cause}"}}"#
+            );
+            assert_eq!(written(&record, [probe.clone()]), record);
+            assert!(
+                written(&record, [success(), probe.clone()]).contains(r#""isHealthy":true"#),
+                "a conversation does"
+            );
+        }
     }
 
     #[test]

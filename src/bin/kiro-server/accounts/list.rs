@@ -41,7 +41,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
 fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
     let info = &entry.info;
     let health = match info.state.until() {
-        Some(until) => format!("{}, back {}", info.state.as_str(), relative(until, now)),
+        Some(until) => format!("{}, back {}", info.condition(), relative(until, now)),
         None => info.state.as_str().to_owned(),
     };
     let token = match (info.method, info.expires_at) {
