@@ -13,7 +13,9 @@ use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::{Estimator, request_tokens};
 use kiro_messages::proto::translate::model::Models;
-use kiro_messages::proto::translate::request::{Context, translate};
+use kiro_messages::proto::translate::request::{
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, translate,
+};
 use serde_json::{Value, json};
 
 criterion_group!(benches, request, spellings, estimator);
@@ -25,11 +27,13 @@ fn context() -> Context<'static> {
     Context {
         models: Models::embedded(),
         fallback: None,
-        cache_points: false,
+        system_text: SystemPlace::Pair,
+        cache_points: CachePoints::Off,
+        cache_limit: MAX_CACHE_POINTS,
         session_header: None,
         random_conversation_id: "00000000-0000-4000-8000-000000000001",
         continuation_id: "00000000-0000-4000-8000-000000000002",
-        without_reasoning: false,
+        leave_out: LeaveOut::default(),
     }
 }
 

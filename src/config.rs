@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::policy::select::Strategy;
 use crate::proto::kiro::client_identity;
+use crate::proto::translate::request::{CachePoints, SystemPlace};
 use crate::proto::translate::usage::UsageSplit;
 use crate::secret::Secret;
 
@@ -411,8 +412,16 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "cachePoints",
         "off",
-        Form::Word(&["off", "on"]),
-        "on: send cache points upstream where the client set cache_control.",
+        Form::Word(&["off", "client", "on", "auto"]),
+        "Cache points upstream: client (on is its old name): where the client set cache_control; auto: behind the system text and the last answer.",
+    ),
+    row(
+        "KIRO_SYSTEM_TEXT",
+        "",
+        "systemText",
+        "pair",
+        Form::Word(&["pair", "fold"]),
+        "Where the system text goes: pair, a message of its own in front of everything; fold, into the first user message.",
     ),
     row(
         "KIRO_MAX_CLIENT_CONNS",
@@ -833,7 +842,15 @@ impl RawConfig {
             },
             models_file: Some(self.text("KIRO_MODELS_FILE")).filter(|t| !t.is_empty()).map(PathBuf::from),
             model_fallback: Some(self.text("KIRO_MODEL_FALLBACK")).filter(|t| !t.is_empty()),
-            cache_points: self.word("KIRO_CACHE_POINTS")? == "on",
+            cache_points: match self.word("KIRO_CACHE_POINTS")?.as_str() {
+                "client" | "on" => CachePoints::Client,
+                "auto" => CachePoints::Auto,
+                _ => CachePoints::Off,
+            },
+            system_text: match self.word("KIRO_SYSTEM_TEXT")?.as_str() {
+                "fold" => SystemPlace::Fold,
+                _ => SystemPlace::Pair,
+            },
             max_client_conns: self.integer("KIRO_MAX_CLIENT_CONNS")? as usize,
             header_timeout: self.duration("KIRO_HEADER_TIMEOUT")?,
             body_timeout: self.duration("KIRO_BODY_TIMEOUT")?,
@@ -1121,7 +1138,9 @@ pub struct Config {
     /// `KIRO_MODEL_FALLBACK`.
     pub model_fallback: Option<String>,
     /// `KIRO_CACHE_POINTS`.
-    pub cache_points: bool,
+    pub cache_points: CachePoints,
+    /// `KIRO_SYSTEM_TEXT`.
+    pub system_text: SystemPlace,
     /// `KIRO_MAX_CLIENT_CONNS`.
     pub max_client_conns: usize,
     /// `KIRO_HEADER_TIMEOUT`; zero: none.

@@ -14,7 +14,9 @@ use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
 use kiro_messages::proto::translate::model::Models;
-use kiro_messages::proto::translate::request::{Context, Translated, translate};
+use kiro_messages::proto::translate::request::{
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, Translated, translate,
+};
 use serde_json::{Map, Value, json};
 
 #[path = "support/rules.rs"]
@@ -117,7 +119,8 @@ fn own_rules() -> Vec<String> {
     let mut rules: Vec<_> = range("TR", 1, 34).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
     // Headers and routes, as far as they are about requests, are the server's.
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
-    rules.extend(["M65", "K21", "TRAP39", "TRAP40"].map(str::to_owned));
+    rules.extend(range("TR", 46, 47).chain(range("TR", 50, 50)));
+    rules.extend(["M65", "K21", "K131", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
 }
 
@@ -219,11 +222,17 @@ impl Case {
             &Context {
                 models: if self.has("fields") { &fields } else { Models::embedded() },
                 fallback: self.value_of("fallback"),
-                cache_points: self.has("cache"),
+                system_text: if self.has("fold") { SystemPlace::Fold } else { SystemPlace::Pair },
+                cache_points: match () {
+                    () if self.has("cache") => CachePoints::Client,
+                    () if self.has("auto") => CachePoints::Auto,
+                    () => CachePoints::Off,
+                },
+                cache_limit: self.value_of("points").map_or(MAX_CACHE_POINTS, |points| points.parse().unwrap()),
                 session_header: self.value_of("header"),
                 random_conversation_id: RANDOM_ID,
                 continuation_id: CONTINUATION_ID,
-                without_reasoning: self.has("plain"),
+                leave_out: LeaveOut { reasoning: self.has("plain"), cache_points: self.has("pointless") },
             },
         )
     }
@@ -453,9 +462,6 @@ fn short_tools(tools: &Value) -> Result<Value, String> {
     list(tools)?
         .iter()
         .map(|tool| {
-            if *tool == json!({"cachePoint": {"type": "default"}}) {
-                return Ok(json!("cp"));
-            }
             let mut tool = object(&object(tool)?.remove("toolSpecification").ok_or("no toolSpecification")?)?;
             let schema = object(&tool.remove("inputSchema").unwrap_or_default())?.remove("json").unwrap_or_default();
             object(&schema)?;

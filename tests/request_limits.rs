@@ -9,7 +9,9 @@ use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
 use kiro_messages::proto::translate::model::Models;
-use kiro_messages::proto::translate::request::{Context, Translated, translate};
+use kiro_messages::proto::translate::request::{
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, Translated, translate,
+};
 
 const Q: Form<'_> = Form::full(Shape::Q);
 
@@ -17,11 +19,13 @@ fn context() -> Context<'static> {
     Context {
         models: Models::embedded(),
         fallback: None,
-        cache_points: false,
+        system_text: SystemPlace::Pair,
+        cache_points: CachePoints::Off,
+        cache_limit: MAX_CACHE_POINTS,
         session_header: None,
         random_conversation_id: "00000000-0000-4000-8000-000000000001",
         continuation_id: "00000000-0000-4000-8000-000000000002",
-        without_reasoning: false,
+        leave_out: LeaveOut::default(),
     }
 }
 
@@ -164,7 +168,9 @@ fn tr31_tells_whether_reasoning_was_sent() {
     let signed = body(r#","signature":"S""#);
     let request = Request::parse(signed.as_bytes(), Purpose::Messages).unwrap();
     assert!(translate(&request, &context()).unwrap().sent_reasoning);
-    let plain = translate(&request, &Context { without_reasoning: true, ..context() }).unwrap();
+    let plain =
+        translate(&request, &Context { leave_out: LeaveOut { reasoning: true, ..LeaveOut::default() }, ..context() })
+            .unwrap();
     assert!(!plain.sent_reasoning && plain.thinking);
     assert!(!String::from_utf8_lossy(&plain.body.render(&Q)).contains("reasoningContent"));
     assert!(!run(body("").as_bytes()).unwrap().sent_reasoning);
@@ -173,25 +179,25 @@ fn tr31_tells_whether_reasoning_was_sent() {
 #[test]
 fn n13_the_operators_system_text() {
     for (system, mode, expected) in [
-        ("", SystemMode::Append, "OP\n\nx"),
-        (r#","system":"""#, SystemMode::Append, "OP\n\nx"),
-        (r#","system":"S""#, SystemMode::Append, "S\nOP\n\nx"),
-        (r#","system":[{"type":"text","text":"A"},{"type":"text","text":"B"}]"#, SystemMode::Append, "A\nB\nOP\n\nx"),
-        ("", SystemMode::Overwrite, "OP\n\nx"),
-        (r#","system":"S""#, SystemMode::Overwrite, "OP\n\nx"),
-        (r#","system":[{"type":"text","text":"A"}]"#, SystemMode::Overwrite, "OP\n\nx"),
+        ("", SystemMode::Append, "OP"),
+        (r#","system":"""#, SystemMode::Append, "OP"),
+        (r#","system":"S""#, SystemMode::Append, "S\nOP"),
+        (r#","system":[{"type":"text","text":"A"},{"type":"text","text":"B"}]"#, SystemMode::Append, "A\nB\nOP"),
+        ("", SystemMode::Overwrite, "OP"),
+        (r#","system":"S""#, SystemMode::Overwrite, "OP"),
+        (r#","system":[{"type":"text","text":"A"}]"#, SystemMode::Overwrite, "OP"),
     ] {
         let body = with(system, r#""x""#);
         let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
         request.apply_system(mode, "OP");
         let body = body_of(&request);
-        assert_eq!(body["conversationState"]["currentMessage"]["userInputMessage"]["content"], expected, "{system}");
+        assert_eq!(body["conversationState"]["history"][0]["userInputMessage"]["content"], expected, "{system}");
     }
     let body = with("", r#""x""#);
     let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
     request.apply_system(SystemMode::Append, "\"q\"\n");
     let body = body_of(&request);
-    assert_eq!(body["conversationState"]["currentMessage"]["userInputMessage"]["content"], "\"q\"\n\n\nx");
+    assert_eq!(body["conversationState"]["history"][0]["userInputMessage"]["content"], "\"q\"\n");
 }
 
 #[test]

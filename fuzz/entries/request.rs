@@ -7,7 +7,9 @@ use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::request_tokens;
 use kiro_messages::proto::translate::model::Models;
-use kiro_messages::proto::translate::request::{Context, Translated, translate};
+use kiro_messages::proto::translate::request::{
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, Translated, translate,
+};
 use serde_json::Value;
 
 const RANDOM_ID: &str = "00000000-0000-4000-8000-000000000001";
@@ -37,11 +39,13 @@ pub fn check(request: &Request<'_>) -> Value {
     let context = Context {
         models: Models::embedded(),
         fallback: Some("claude-sonnet-4-5"),
-        cache_points: true,
+        system_text: SystemPlace::Pair,
+        cache_points: CachePoints::Client,
+        cache_limit: MAX_CACHE_POINTS,
         session_header: None,
         random_conversation_id: RANDOM_ID,
         continuation_id: "00000000-0000-4000-8000-000000000002",
-        without_reasoning: false,
+        leave_out: LeaveOut::default(),
     };
     let Ok(translated) = translate(request, &context) else { return Value::Null };
     let bytes = translated.body.render(&FORM);
@@ -49,7 +53,9 @@ pub fn check(request: &Request<'_>) -> Value {
     let body: Value = serde_json::from_slice(&bytes).unwrap();
     check_body(&body, &translated);
 
-    let plain = translate(request, &Context { without_reasoning: true, ..context }).unwrap();
+    let plain =
+        translate(request, &Context { leave_out: LeaveOut { reasoning: true, ..LeaveOut::default() }, ..context })
+            .unwrap();
     assert!(!plain.sent_reasoning);
     let mut without = body.clone();
     let mut plain: Value = serde_json::from_slice(&plain.body.render(&FORM)).unwrap();
@@ -93,10 +99,7 @@ fn check_body(body: &Value, translated: &Translated) {
     let mut declared = HashSet::new();
     let mut cache_points = 0;
     for tool in list(context.get("tools")) {
-        if tool.get("cachePoint").is_some() {
-            cache_points += 1;
-            continue;
-        }
+        assert!(tool.get("cachePoint").is_none(), "TR50");
         let spec = &tool["toolSpecification"];
         let name = spec["name"].as_str().unwrap();
         assert!((1..=64).contains(&name.len()), "TR20: {name}");

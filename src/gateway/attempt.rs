@@ -20,7 +20,7 @@ use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::model::Model;
-use crate::proto::translate::request::{Context, Translated, translate};
+use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Translated, translate};
 use crate::upstream::{Body, Target};
 
 /// What stays the same over all attempts of one request.
@@ -115,11 +115,13 @@ impl Shared {
         let context = Context {
             models: &models,
             fallback: self.config.model_fallback.as_deref(),
+            system_text: self.config.system_text,
             cache_points: self.config.cache_points,
+            cache_limit: MAX_CACHE_POINTS,
             session_header: session,
             random_conversation_id,
             continuation_id,
-            without_reasoning,
+            leave_out: LeaveOut { reasoning: without_reasoning, ..LeaveOut::default() },
         };
         Ok(translate(request, &context)?)
     }

@@ -377,11 +377,21 @@ effects! {
     KIRO_CACHE_POINTS: cache_points => {
         let block = json!([{ "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } }]);
         let body = || with(json!({ "messages": [{ "role": "user", "content": block }] }));
-        for (word, there) in [("off", false), ("on", true)] {
+        for (word, points) in [("off", 0), ("on", 1), ("client", 1), ("auto", 2)] {
             let place = Place::new(&[("KIRO_CACHE_POINTS", word)]).await;
-            place.ask(body()).await.unwrap();
+            let mut body = body();
+            body["system"] = json!("S");
+            place.ask(body).await.unwrap();
             let sent = place.last_request()["body"].as_str().unwrap().to_owned();
-            assert_eq!(sent.contains("cachePoint"), there, "{word}: {sent}");
+            assert_eq!(sent.matches("cachePoint").count(), points, "{word}: {sent}");
+        }
+    }
+    KIRO_SYSTEM_TEXT: system_text => {
+        for (word, text) in [("pair", r#""content":"S""#), ("fold", r#""content":"S\n\nhi""#)] {
+            let place = Place::new(&[("KIRO_SYSTEM_TEXT", word)]).await;
+            place.ask(with(json!({ "system": "S", "messages": [{ "role": "user", "content": "hi" }] }))).await.unwrap();
+            let sent = place.last_request()["body"].as_str().unwrap().to_owned();
+            assert!(sent.contains(text), "{word}: {sent}");
         }
     }
     KIRO_GRACEFUL_TIMEOUT: graceful_timeout => {

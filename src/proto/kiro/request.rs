@@ -172,8 +172,6 @@ pub(crate) struct Tool<'r> {
     pub description: Text<'r>,
     /// Compact JSON, an object.
     pub schema: Cow<'r, str>,
-    /// A cache point after it.
-    pub cache_point: bool,
 }
 
 impl<'r> Content<'r> {
@@ -235,16 +233,22 @@ impl Input<'_> {
 
 const CACHE_POINT: &str = r#""cachePoint":{"type":"default"}"#;
 
-impl Conversation<'_> {
-    /// Every place that can hold a cache point, in the order in which upstream reads them: tools, then messages.
+impl<'r> Conversation<'r> {
+    /// Every place that can hold a cache point, in the order in which upstream reads them. The tools hold none (TR50).
     pub fn cache_points(&mut self) -> impl DoubleEndedIterator<Item = &mut bool> {
         let messages = self.history.iter_mut().map(|message| match message {
             Message::User(message) => &mut message.cache_point,
             Message::Assistant(message) => &mut message.cache_point,
         });
-        (self.tools.iter_mut().map(|tool| &mut tool.cache_point))
-            .chain(messages)
-            .chain(std::iter::once(&mut self.current.cache_point))
+        messages.chain(std::iter::once(&mut self.current.cache_point))
+    }
+
+    /// The first user message, wherever it stands; history begins with one.
+    pub fn first_user(&mut self) -> &mut UserMessage<'r> {
+        match self.history.first_mut() {
+            Some(Message::User(message)) => message,
+            _ => &mut self.current,
+        }
     }
 
     /// Serialises it; `size` is a guess at the body's length in bytes.
@@ -388,11 +392,6 @@ impl Tool<'_> {
         out.put(r#","inputSchema":{"json":"#);
         out.put(&self.schema);
         out.put("}}}");
-        if self.cache_point {
-            out.put(",{");
-            out.put(CACHE_POINT);
-            out.put("}");
-        }
     }
 }
 
@@ -435,7 +434,7 @@ mod tests {
                 results: vec![ToolResult { id: "t1", content: text(), is_error: false }],
                 cache_point: true,
             },
-            vec![Tool { name: "f".into(), description: Text::new("d"), schema: "{}".into(), cache_point: true }],
+            vec![Tool { name: "f".into(), description: Text::new("d"), schema: "{}".into() }],
             vec![
                 Message::User(UserMessage { content: text(), ..UserMessage::default() }),
                 Message::Assistant(AssistantMessage {
@@ -452,7 +451,7 @@ mod tests {
             r#""origin":"AI_EDITOR","images":[{"format":"png","source":{"bytes":"AA=="}}],"#,
             r#""documents":[{"name":"d","format":"pdf","source":{"bytes":"AA=="}}],"#,
             r#""userInputMessageContext":{"tools":[{"toolSpecification":{"name":"f","description":"d","#,
-            r#""inputSchema":{"json":{}}}},{"cachePoint":{"type":"default"}}],"#,
+            r#""inputSchema":{"json":{}}}}],"#,
             r#""toolResults":[{"toolUseId":"t1","content":[{"text":"t"}],"status":"success"}]},"#,
             r#""cachePoint":{"type":"default"}}},"history":[{"userInputMessage":{"content":"t","modelId":"M","#,
             r#""origin":"AI_EDITOR"}},{"assistantResponseMessage":{"content":"t","#,

@@ -21,13 +21,13 @@ use crate::proto::messages::request::{
     without_dropped_prefill,
 };
 
-/// Cache points upstream takes (TR32).
-const MAX_CACHE_POINTS: usize = 4;
+/// Cache points upstream takes (TR50).
+pub const MAX_CACHE_POINTS: usize = 4;
 /// Most tokens of thinking that are asked for (TR12).
 const MAX_THINKING: u64 = 24_576;
 /// How many messages at the end of the history keep their images (TR26).
 const MESSAGES_WITH_IMAGES: usize = 5;
-/// The assistant's half of the system pair (TR11).
+/// The assistant's half of the system pair (TR46).
 const SYSTEM_REPLY: Text<'static> = Text::constant("I will follow these instructions.");
 /// The current message after a prefill (TR9), and a user message of which nothing is left (TR13).
 const CONTINUE: Text<'static> = Text::constant("Continue");
@@ -39,16 +39,51 @@ pub struct Context<'a> {
     pub models: &'a Models,
     /// `KIRO_MODEL_FALLBACK`: the name of the row for unknown names that begin with `claude`; `None`: 404.
     pub fallback: Option<&'a str>,
-    /// `KIRO_CACHE_POINTS=on` (TR32).
-    pub cache_points: bool,
+    /// `KIRO_SYSTEM_TEXT` (TR46).
+    pub system_text: SystemPlace,
+    /// `KIRO_CACHE_POINTS` (TR50).
+    pub cache_points: CachePoints,
+    /// Most cache points the model takes, at most [`MAX_CACHE_POINTS`] of which go out; 0: it takes none.
+    pub cache_limit: usize,
     /// The header `x-claude-code-session-id` (TR5).
     pub session_header: Option<&'a str>,
     /// A random v4 UUID, used when the request carries no conversation id (TR5).
     pub random_conversation_id: &'a str,
     /// A random v4 UUID of this client request, the same on every attempt (TR5).
     pub continuation_id: &'a str,
-    /// Write the body without any `reasoningContent`, after fault `ThinkingSignature` (TR31).
-    pub without_reasoning: bool,
+    /// What to leave out of the body, after upstream refused it.
+    pub leave_out: LeaveOut,
+}
+
+/// Where the system text goes (`KIRO_SYSTEM_TEXT`, TR46).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SystemPlace {
+    /// `pair`: a user message of its own with an acknowledgement, in front of everything.
+    #[default]
+    Pair,
+    /// `fold`: in front of the first user message's text.
+    Fold,
+}
+
+/// Which cache points go out (`KIRO_CACHE_POINTS`, TR50).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CachePoints {
+    /// None.
+    #[default]
+    Off,
+    /// Those that the client set.
+    Client,
+    /// Ours: behind the system text and behind the last assistant message.
+    Auto,
+}
+
+/// What a repair leaves out of the body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeaveOut {
+    /// Every `reasoningContent` (TR31).
+    pub reasoning: bool,
+    /// Every cache point (K131).
+    pub cache_points: bool,
 }
 
 /// A translated request, and what the answer's translation needs to know about it.
@@ -68,6 +103,8 @@ pub struct Translated {
     pub thinking: bool,
     /// Whether any `reasoningContent` was sent, so that TR31 has something to leave out.
     pub sent_reasoning: bool,
+    /// Whether any cache point was sent (K131).
+    pub sent_cache_points: bool,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
     pub dropped_server_tools: Vec<String>,
 }
@@ -87,9 +124,9 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
 
     let used = names_in_use(&turns);
     let (tools, tool_names) = declared.for_request(&request.tool_choice, &used);
-    let system = system_text(request, leading, model.thinking, !tools.is_empty());
+    let system = system_text(request, leading, model.thinking);
 
-    let past_thinking = match (request.thinking_on(), ctx.without_reasoning) {
+    let past_thinking = match (request.thinking_on(), ctx.leave_out.reasoning) {
         (false, _) => PastThinking::Dropped,
         (true, false) => PastThinking::Native,
         (true, true) => PastThinking::WithoutNative,
@@ -130,8 +167,10 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         tools,
     };
     conversation.current.documents = documents.into_sent();
-    add_system(&mut conversation, system);
-    limit_cache_points(&mut conversation, if ctx.cache_points { MAX_CACHE_POINTS } else { 0 });
+    add_sentences(&mut conversation, request);
+    let system_message = place_system(&mut conversation, system, ctx.system_text);
+    let cache_points = if ctx.leave_out.cache_points { CachePoints::Off } else { ctx.cache_points };
+    let sent_cache_points = set_cache_points(&mut conversation, cache_points, ctx.cache_limit, system_message);
 
     // What we add is about as long as the client's own member names, and 100 bytes a history message.
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
@@ -142,6 +181,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         tool_names,
         thinking: request.thinking_on(),
         sent_reasoning,
+        sent_cache_points,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
         conversation_id,
     })
@@ -187,13 +227,9 @@ struct System<'r> {
     cached: bool,
 }
 
-/// TR11: thinking prefix, the client's system, tool_choice's sentence.
-fn system_text<'r>(
-    request: &'r Request<'_>,
-    leading: &'r [Message<'_>],
-    style: ThinkingStyle,
-    has_tools: bool,
-) -> System<'r> {
+/// TR46: thinking prefix and the client's system: nothing that changes from turn to turn. A marker on a tool counts as one
+/// on it (TR50).
+fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], style: ThinkingStyle) -> System<'r> {
     let leading_blocks = leading.iter().flat_map(|message| &message.blocks);
     let client: Vec<_> = (request.system.iter().map(|system| (&system.text, system.cached)))
         .chain(leading_blocks.filter_map(|block| match &block.content {
@@ -212,10 +248,8 @@ fn system_text<'r>(
     for (piece, _) in client.iter().filter(|(piece, _)| !piece.is_empty()) {
         text.line(piece.by_ref());
     }
-    if let Some(sentence) = tool_choice_sentence(&request.tool_choice, has_tools) {
-        text.line(Text::new(sentence));
-    }
-    System { text, cached: client.iter().any(|(_, cached)| *cached) }
+    let cached = client.iter().any(|(_, cached)| *cached) || request.tools.iter().any(|tool| tool.cached);
+    System { text, cached }
 }
 
 /// TR12: how thinking is asked for in the system text.
@@ -263,26 +297,54 @@ fn tool_choice_sentence(choice: &ToolChoice<'_>, has_tools: bool) -> Option<Stri
     }
 }
 
-/// TR11: without history in front of the current text, else as a pair of its own in front of everything. A blank
-/// text is none: upstream takes no blank message.
-fn add_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>) {
-    if system.text.is_blank() {
-        return;
-    }
-    if conversation.history.is_empty() {
-        let user = std::mem::replace(&mut conversation.current.content, system.text);
+/// TR47: what is about this turn only stands at the end of the current message.
+fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>) {
+    let has_tools = !conversation.tools.is_empty();
+    if let Some(sentence) = tool_choice_sentence(&request.tool_choice, has_tools) {
         conversation.current.content.append(Text::BLANK_LINE);
-        conversation.current.content.extend(user);
-        return;
+        conversation.current.content.append(Text::new(sentence));
     }
-    let pair = [
-        KiroMessage::User(UserMessage { content: system.text, cache_point: system.cached, ..UserMessage::default() }),
-        KiroMessage::Assistant(AssistantMessage { content: SYSTEM_REPLY.into(), ..AssistantMessage::default() }),
-    ];
-    conversation.history.splice(0..0, pair);
 }
 
-/// TR32: only the last ones stay.
-fn limit_cache_points(conversation: &mut Conversation<'_>, most: usize) {
+/// TR46. A blank text is none: upstream takes no blank message. The answer says whether the first user message holds it.
+fn place_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>, place: SystemPlace) -> bool {
+    let is_blank = system.text.is_blank();
+    match place {
+        SystemPlace::Pair if is_blank => {}
+        SystemPlace::Pair => {
+            let user = UserMessage { content: system.text, cache_point: system.cached, ..UserMessage::default() };
+            let assistant = AssistantMessage { content: SYSTEM_REPLY.into(), ..AssistantMessage::default() };
+            let pair = [KiroMessage::User(user), KiroMessage::Assistant(assistant)];
+            conversation.history.splice(0..0, pair);
+        }
+        SystemPlace::Fold => {
+            let first = conversation.first_user();
+            first.cache_point |= system.cached;
+            if !is_blank {
+                let user = std::mem::replace(&mut first.content, system.text);
+                first.content.append(Text::BLANK_LINE);
+                first.content.extend(user);
+            }
+        }
+    }
+    !is_blank
+}
+
+/// TR50: of the markers only the last ones stay, or two of ours take their place. Whether there is any then.
+fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, limit: usize, has_system: bool) -> bool {
+    let most = if which == CachePoints::Client { limit.min(MAX_CACHE_POINTS) } else { 0 };
     conversation.cache_points().rev().filter(|point| **point).skip(most).for_each(|point| *point = false);
+    if which == CachePoints::Auto {
+        let last_reply = conversation.history.iter_mut().rev().find_map(|message| match message {
+            KiroMessage::Assistant(message) => Some(message),
+            KiroMessage::User(_) => None,
+        });
+        if let Some(message) = last_reply.filter(|_| limit > 0) {
+            message.cache_point = true;
+        }
+        if has_system && limit > 1 {
+            conversation.first_user().cache_point = true;
+        }
+    }
+    conversation.cache_points().any(|point| *point)
 }

@@ -132,7 +132,6 @@ impl<'r> Declared<'r> {
             sent.push(KiroTool {
                 description: description(tool, &name),
                 schema: Cow::Owned(sanitised(tool.schema.map(|schema| self.json.value(schema)))),
-                cache_point: tool.cached,
                 name,
             });
         }
@@ -146,7 +145,6 @@ impl<'r> Declared<'r> {
                     name,
                     description: Text::constant(STUB_DESCRIPTION),
                     schema: Cow::Borrowed(EMPTY_SCHEMA),
-                    cache_point: false,
                 });
             }
         }
