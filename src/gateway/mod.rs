@@ -488,7 +488,7 @@ impl Gateway {
     /// One model, under the name that was asked for: aliases resolve to themselves (M67).
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
         let models = self.shared.models.load();
-        models.resolve(name, None).map(|model| model_info(name, model))
+        models.resolve(name, None).map(|found| model_info(name, &found.row))
     }
 
     /// Whether one of the offered client keys is right (M2).

@@ -1,5 +1,6 @@
 //! Kiro's wire: request body, events, faults, tokens.
 
+pub mod catalogue;
 pub mod client_identity;
 pub mod event;
 pub mod fault;

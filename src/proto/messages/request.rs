@@ -7,6 +7,8 @@ mod read;
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::Deserialize;
+
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::json::tree::{Json, Kind, Text, ValueId};
@@ -82,6 +84,10 @@ pub struct Request<'a> {
     pub(crate) server_tools: Vec<Cow<'a, str>>,
     pub(crate) tool_choice: ToolChoice<'a>,
     pub(crate) thinking: Thinking,
+    /// `thinking.display`.
+    pub(crate) display: Option<Display>,
+    /// `max_tokens`; absent only where tokens are counted.
+    pub(crate) max_tokens: Option<u64>,
     /// `output_config.effort`, of the last system message of this turn that has one (M70), else the request's.
     pub(crate) effort: Option<Effort>,
     /// `metadata.user_id`.
@@ -110,7 +116,7 @@ impl<'a> Request<'a> {
 
     /// Whether thinking is on (TR12): `thinking.type` is `enabled`, `adaptive` or `between_tools`.
     pub fn thinking_on(&self) -> bool {
-        self.thinking != Thinking::Off
+        self.thinking.is_on()
     }
 
     /// The client's conversation id (M34, TR5): `session_id` when `metadata.user_id` is JSON with one, else the 36
@@ -269,27 +275,74 @@ pub(crate) enum ToolChoice<'a> {
     None,
 }
 
+/// `thinking` (M26).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Thinking {
-    Off,
-    Enabled { budget: u64 },
+pub enum Thinking {
+    /// The request doesn't say.
+    Absent,
+    /// `disabled`.
+    Disabled,
+    /// `enabled`.
+    Enabled {
+        /// `budget_tokens`.
+        budget: u64,
+    },
+    /// `adaptive`.
     Adaptive,
+    /// `between_tools`.
     BetweenTools,
 }
 
-/// `output_config.effort` (M27).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
+impl Thinking {
+    /// Whether thinking is on (TR12): neither `disabled` nor absent.
+    pub const fn is_on(self) -> bool {
+        !matches!(self, Self::Absent | Self::Disabled)
+    }
+}
+
+/// `thinking.display` (M26).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Display {
+    /// The thought's text is delivered.
+    Summarized,
+    /// Its signature alone is.
+    Omitted,
+}
+
+impl Display {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Summarized, Self::Omitted];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Summarized => "summarized",
+            Self::Omitted => "omitted",
+        }
+    }
+}
+
+/// `output_config.effort` (M27), least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// `low`.
     Low,
+    /// `medium`.
     Medium,
+    /// `high`.
     High,
+    /// `xhigh`.
     XHigh,
+    /// `max`.
     Max,
 }
 
 impl Effort {
+    /// All of them, least first.
     pub const ALL: [Self; 5] = [Self::Low, Self::Medium, Self::High, Self::XHigh, Self::Max];
 
+    /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",

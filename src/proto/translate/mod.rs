@@ -2,6 +2,7 @@
 
 pub mod estimate;
 pub mod fault;
+pub mod fields;
 pub mod model;
 pub mod request;
 pub mod stream;

@@ -11,20 +11,20 @@ use std::sync::Arc;
 
 use self::documents::Documents;
 use self::turns::{PastThinking, Turn};
-use super::model::{Model, Models, ThinkingStyle};
+use super::fields::{Abilities, Asked, RefusedFields, model_fields, thinking_prefix};
+use super::model::{Model, Models, Resolved};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{AssistantMessage, Body, Content, Conversation, Message as KiroMessage, UserMessage};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
-    Content as BlockContent, Effort, Message, Request, RequestError, Role, Thinking, ToolChoice, quotable,
-    without_dropped_prefill,
+    Content as BlockContent, Message, Request, RequestError, Role, ToolChoice, quotable, without_dropped_prefill,
 };
 
 /// Cache points upstream takes (TR50).
 pub const MAX_CACHE_POINTS: usize = 4;
-/// Most tokens of thinking that are asked for (TR12).
-const MAX_THINKING: u64 = 24_576;
+/// A client's system text with one of these asks for thinking itself (TR40).
+const TAGS: [&str; 2] = ["<thinking_mode>", "<max_thinking_length>"];
 /// How many messages at the end of the history keep their images (TR26).
 const MESSAGES_WITH_IMAGES: usize = 5;
 /// The assistant's half of the system pair (TR46).
@@ -101,6 +101,8 @@ pub struct Translated {
     pub conversation_id: String,
     /// Whether thinking is on (TR12).
     pub thinking: bool,
+    /// What the client asked for, for the fields of each attempt (TR40).
+    pub asked: Asked,
     /// Whether any `reasoningContent` was sent, so that TR31 has something to leave out.
     pub sent_reasoning: bool,
     /// Whether any cache point was sent (K131).
@@ -114,7 +116,8 @@ pub struct Translated {
 /// # Errors
 /// Only one: 404 `not_found_error` at `model` for a name that the table doesn't hold (M20, TR6).
 pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated, RequestError> {
-    let model = resolve_model(request, ctx.models, ctx.fallback)?;
+    let Resolved { row: model, thinks } = resolve_model(request, ctx.models, ctx.fallback)?;
+    let asked = Asked::of(request, thinks);
     let declared = Declared::of(request);
 
     let messages = without_dropped_prefill(&request.messages);
@@ -124,9 +127,9 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
 
     let used = names_in_use(&turns);
     let (tools, tool_names) = declared.for_request(&request.tool_choice, &used);
-    let system = system_text(request, leading, model.thinking);
+    let system = system_text(request, leading, &asked, &model);
 
-    let past_thinking = match (request.thinking_on(), ctx.leave_out.reasoning) {
+    let past_thinking = match (asked.thinks(), ctx.leave_out.reasoning) {
         (false, _) => PastThinking::Dropped,
         (true, false) => PastThinking::Native,
         (true, true) => PastThinking::WithoutNative,
@@ -176,10 +179,11 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
     Ok(Translated {
         body: conversation.body(size),
-        model_fields: model_fields(request, model.thinking),
+        model_fields: model_fields(&asked, &Abilities::of(&model, None, RefusedFields::default())),
         model,
         tool_names,
-        thinking: request.thinking_on(),
+        thinking: asked.thinks(),
+        asked,
         sent_reasoning,
         sent_cache_points,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
@@ -191,12 +195,8 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
 ///
 /// # Errors
 /// 404 `not_found_error` at `model`, with the names that are known (M20).
-pub fn resolve_model(
-    request: &Request<'_>,
-    models: &Models,
-    fallback: Option<&str>,
-) -> Result<Arc<Model>, RequestError> {
-    models.resolve(request.model(), fallback).cloned().ok_or_else(|| {
+pub fn resolve_model(request: &Request<'_>, models: &Models, fallback: Option<&str>) -> Result<Resolved, RequestError> {
+    models.resolve(request.model(), fallback).ok_or_else(|| {
         let unknown = match quotable(request.model()) {
             Some(name) => format!("unknown model {name}"),
             None => "unknown model".to_owned(),
@@ -229,7 +229,7 @@ struct System<'r> {
 
 /// TR46: thinking prefix and the client's system: nothing that changes from turn to turn. A marker on a tool counts as one
 /// on it (TR50).
-fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], style: ThinkingStyle) -> System<'r> {
+fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: &Asked, model: &Model) -> System<'r> {
     let leading_blocks = leading.iter().flat_map(|message| &message.blocks);
     let client: Vec<_> = (request.system.iter().map(|system| (&system.text, system.cached)))
         .chain(leading_blocks.filter_map(|block| match &block.content {
@@ -239,10 +239,8 @@ fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], style: 
         .collect();
 
     let mut text = Content::default();
-    if style == ThinkingStyle::Prefix
-        && let Some(prefix) = thinking_prefix(request)
-        && !client.iter().any(|(text, _)| text.contains("<thinking_mode>") || text.contains("<max_thinking_length>"))
-    {
+    let has_tags = || client.iter().any(|(text, _)| TAGS.iter().any(|tag| text.contains(tag)));
+    if let Some(prefix) = thinking_prefix(asked, model).filter(|_| !has_tags()) {
         text.line(Text::new(prefix));
     }
     for (piece, _) in client.iter().filter(|(piece, _)| !piece.is_empty()) {
@@ -250,39 +248,6 @@ fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], style: 
     }
     let cached = client.iter().any(|(_, cached)| *cached) || request.tools.iter().any(|tool| tool.cached);
     System { text, cached }
-}
-
-/// TR12: how thinking is asked for in the system text.
-fn thinking_prefix(request: &Request<'_>) -> Option<String> {
-    match request.thinking {
-        Thinking::Off => None,
-        Thinking::Enabled { budget } => {
-            let length = budget.min(MAX_THINKING);
-            Some(format!("<thinking_mode>enabled</thinking_mode><max_thinking_length>{length}</max_thinking_length>"))
-        }
-        Thinking::Adaptive | Thinking::BetweenTools => {
-            let effort = request.effort.unwrap_or(Effort::High).as_str();
-            Some(format!("<thinking_mode>adaptive</thinking_mode><thinking_effort>{effort}</thinking_effort>"))
-        }
-    }
-}
-
-/// TR12: how thinking is asked for in a member of its own.
-fn model_fields(request: &Request<'_>, style: ThinkingStyle) -> Option<String> {
-    if style != ThinkingStyle::Fields {
-        return None;
-    }
-    let effort = match request.thinking {
-        Thinking::Off => return None,
-        Thinking::Enabled { budget: ..4_096 } => Effort::Low,
-        Thinking::Enabled { budget: ..16_384 } => Effort::Medium,
-        Thinking::Enabled { .. } => Effort::High,
-        Thinking::Adaptive | Thinking::BetweenTools => request.effort.unwrap_or(Effort::High),
-    };
-    let effort = effort.as_str();
-    Some(format!(
-        r#"{{"thinking":{{"type":"adaptive","display":"summarized"}},"output_config":{{"effort":"{effort}"}}}}"#
-    ))
 }
 
 /// TR24: upstream has no member for `tool_choice`.

@@ -6,9 +6,9 @@ use std::fmt;
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
 use super::{
-    Block, Content, Document, DocumentFormat, DocumentSource, Effort, Image, ImageFormat, MAX_DOCUMENTS, MAX_MESSAGES,
-    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
-    ToolResult, ToolUse, quotable, without_dropped_prefill,
+    Block, Content, Display, Document, DocumentFormat, DocumentSource, Effort, Image, ImageFormat, MAX_DOCUMENTS,
+    MAX_MESSAGES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking,
+    Tool, ToolChoice, ToolResult, ToolUse, quotable, without_dropped_prefill,
 };
 use crate::proto::json::tree::{Json, JsonError, Kind, Text, Value};
 use crate::proto::messages::error::{Cause, ErrorType};
@@ -42,10 +42,13 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
 
     let at = Path::top("model");
     let model = not_empty_string(required(model, at)?, at)?;
-    if purpose == Purpose::Messages {
-        let at = Path::top("max_tokens");
-        integer_from(1, required(max_tokens, at)?, at)?;
-    }
+    let max_tokens = match purpose {
+        Purpose::Messages => {
+            let at = Path::top("max_tokens");
+            Some(integer_from(1, required(max_tokens, at)?, at)?)
+        }
+        Purpose::CountTokens => None,
+    };
     let messages_at = Path::top("messages");
     let messages = array(required(messages, messages_at)?, messages_at)?;
     if messages.elements().next().is_none() {
@@ -55,7 +58,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let tools_at = Path::top("tools");
     let tools = tools.map(|tools| array(tools, tools_at)).transpose()?;
     let tool_choice = tool_choice.map_or(Ok(ToolChoice::Auto), tool_choice_shape)?;
-    let thinking = thinking.map_or(Ok(Thinking::Off), thinking_mode)?;
+    let (thinking, display) = thinking.map_or(Ok((Thinking::Absent, None)), thinking_mode)?;
     let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
     between_0_and_1(temperature, Path::top("temperature"))?;
     between_0_and_1(top_p, Path::top("top_p"))?;
@@ -86,7 +89,21 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     check_tool_choice(&tool_choice, &tools)?;
     let (server_tools, effort) = (server_tools.kinds, turn_effort.or(effort));
 
-    Ok(Request { model, stream, system, messages, tools, server_tools, tool_choice, thinking, effort, user_id, json })
+    Ok(Request {
+        model,
+        stream,
+        system,
+        messages,
+        tools,
+        server_tools,
+        tool_choice,
+        thinking,
+        display,
+        max_tokens,
+        effort,
+        user_id,
+        json,
+    })
 }
 
 // Section 2.1
@@ -138,20 +155,28 @@ fn no_tool(name: &str) -> String {
     quotable(name).map_or_else(|| "no tool of that name".to_owned(), |name| format!("no tool named {name}"))
 }
 
-fn thinking_mode(thinking: Value<'_, '_>) -> Result<Thinking> {
+fn thinking_mode(thinking: Value<'_, '_>) -> Result<(Thinking, Option<Display>)> {
     let at = Path::top("thinking");
-    let [kind, budget] = fields(object(thinking, at)?, ["type", "budget_tokens"]);
+    let [kind, budget, display] = fields(object(thinking, at)?, ["type", "budget_tokens", "display"]);
     let kind_at = at.field("type");
     let kind = string(required(kind, kind_at)?, kind_at)?.into_decoded();
-    match &*kind {
+    let thinking = match &*kind {
         "enabled" => {
             let at = at.field("budget_tokens");
-            Ok(Thinking::Enabled { budget: integer_from(1024, required(budget, at)?, at)? })
+            Thinking::Enabled { budget: integer_from(1024, required(budget, at)?, at)? }
         }
-        "adaptive" => Ok(Thinking::Adaptive),
-        "disabled" => Ok(Thinking::Off),
-        "between_tools" => Ok(Thinking::BetweenTools),
-        _ => Err(kind_at.error(one_of(["enabled", "adaptive", "disabled", "between_tools"]))),
+        "adaptive" => Thinking::Adaptive,
+        "disabled" => Thinking::Disabled,
+        "between_tools" => Thinking::BetweenTools,
+        _ => return Err(kind_at.error(one_of(["enabled", "adaptive", "disabled", "between_tools"]))),
+    };
+    // Clients try other values and rely on the refusal (TR42).
+    let Some(display) = display else { return Ok((thinking, None)) };
+    let at = at.field("display");
+    let name = string(display, at)?;
+    match Display::ALL.into_iter().find(|display| name.is(display.as_str())) {
+        Some(display) => Ok((thinking, Some(display))),
+        None => Err(at.error(one_of(Display::ALL.map(Display::as_str)))),
     }
 }
 
