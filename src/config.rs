@@ -405,7 +405,47 @@ pub const SETTINGS: &[Setting] = &[
         "modelFallback",
         "",
         Form::Text,
-        "Model used for an unknown claude-* name; none: 404.",
+        "Model used for a claude-* name that can't pass, or that upstream has refused; none: 404.",
+    ),
+    row(
+        "KIRO_MODEL_UNKNOWN",
+        "",
+        "modelUnknown",
+        "pass",
+        Form::Word(&["pass", "refuse"]),
+        "A Claude name that the table doesn't hold: pass sends it upstream in the form of Kiro's ids, refuse answers 404.",
+    ),
+    row(
+        "KIRO_MODEL_AUTO",
+        "",
+        "modelAuto",
+        "auto",
+        Form::Text,
+        "What the model name auto means: auto is Kiro's own choice, or a name of the table.",
+    ),
+    row(
+        "KIRO_MODEL_DISCOVERY",
+        "",
+        "modelDiscovery",
+        "on",
+        Form::Word(&["on", "off"]),
+        "Ask Kiro which models an account has, in the background, after its first answer and then hourly.",
+    ),
+    row(
+        "KIRO_MODELS_LIST",
+        "",
+        "modelsList",
+        "claude",
+        Form::Word(&["claude", "all"]),
+        "What /v1/models shows: Claude models, or other vendors' too.",
+    ),
+    row(
+        "KIRO_MAX_TOKENS",
+        "",
+        "maxTokens",
+        "forward",
+        Form::Word(&["forward", "ignore"]),
+        "forward: keep a request's max_tokens, upstream where the model has a place for it.",
     ),
     row(
         "KIRO_CACHE_POINTS",
@@ -842,6 +882,11 @@ impl RawConfig {
             },
             models_file: Some(self.text("KIRO_MODELS_FILE")).filter(|t| !t.is_empty()).map(PathBuf::from),
             model_fallback: Some(self.text("KIRO_MODEL_FALLBACK")).filter(|t| !t.is_empty()),
+            model_unknown_passes: self.word("KIRO_MODEL_UNKNOWN")? == "pass",
+            model_auto: Some(self.text("KIRO_MODEL_AUTO")).filter(|t| !t.is_empty() && t != "auto"),
+            model_discovery: self.word("KIRO_MODEL_DISCOVERY")? == "on",
+            models_list_all: self.word("KIRO_MODELS_LIST")? == "all",
+            forward_max_tokens: self.word("KIRO_MAX_TOKENS")? == "forward",
             cache_points: match self.word("KIRO_CACHE_POINTS")?.as_str() {
                 "client" | "on" => CachePoints::Client,
                 "auto" => CachePoints::Auto,
@@ -1137,6 +1182,16 @@ pub struct Config {
     pub models_file: Option<PathBuf>,
     /// `KIRO_MODEL_FALLBACK`.
     pub model_fallback: Option<String>,
+    /// `KIRO_MODEL_UNKNOWN=pass`.
+    pub model_unknown_passes: bool,
+    /// `KIRO_MODEL_AUTO`; none: Kiro's own `auto`.
+    pub model_auto: Option<String>,
+    /// `KIRO_MODEL_DISCOVERY=on`.
+    pub model_discovery: bool,
+    /// `KIRO_MODELS_LIST=all`.
+    pub models_list_all: bool,
+    /// `KIRO_MAX_TOKENS=forward`.
+    pub forward_max_tokens: bool,
     /// `KIRO_CACHE_POINTS`.
     pub cache_points: CachePoints,
     /// `KIRO_SYSTEM_TEXT`.

@@ -262,7 +262,9 @@ async fn tr6_the_models_file_is_reloaded_and_a_bad_one_changes_nothing() {
         json!([{ "kiro_id": "claude-next", "names": [name], "display_name": "Next", "created": "2026-11-01T00:00:00Z", "window": 172_500, "max_output": 64_000 }]).to_string()
     };
     std::fs::write(&file, table("claude-next-1")).unwrap();
-    let world = World::new(&[("KIRO_MODELS_FILE", file.to_str().unwrap())]).await;
+    // Names that the table doesn't hold would pass to upstream.
+    let settings = [("KIRO_MODELS_FILE", file.to_str().unwrap()), ("KIRO_MODEL_UNKNOWN", "refuse")];
+    let world = World::new(&settings).await;
     assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200);
     world.messages(&base()).await.is_error("replaced", 404, "not_found_error", "model: unknown model");
     std::fs::write(&file, "[{ \"kiro_id\": 5 }]").unwrap();

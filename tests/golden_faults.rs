@@ -119,9 +119,9 @@ fn ts25_error_text_is_bounded() {
 #[test]
 fn m62_tv58_prompt_is_too_long() {
     let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false);
-    let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 172_500 }).message;
-    assert_eq!(sentence(150_000), "prompt is too long: 172501 tokens > 172500 maximum");
-    assert_eq!(sentence(200_000), "prompt is too long: 200000 tokens > 172500 maximum");
+    let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 200_000 }).message;
+    assert_eq!(sentence(150_000), "prompt is too long: 200001 tokens > 200000 maximum");
+    assert_eq!(sentence(250_000), "prompt is too long: 250000 tokens > 200000 maximum");
 }
 
 /// K37, TS16: no fault, wherever the name stands.

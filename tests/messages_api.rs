@@ -458,7 +458,7 @@ async fn a54_a55_k49_m62_refused_by_upstream_once_without_hurting_the_account() 
 
     let world = World::with_tokens(&["sim-prompt-too-long", "sim-prompt-too-long"], &[]).await;
     let reply = world.messages(&base()).await;
-    reply.is_error("A55", 400, IRE, "prompt is too long: 172501 tokens > 172500 maximum");
+    reply.is_error("A55", 400, IRE, "prompt is too long: 200001 tokens > 200000 maximum");
     assert_eq!(world.upstream_calls(), 1);
 }
 

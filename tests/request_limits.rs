@@ -129,9 +129,9 @@ fn tv56_tr21_descriptions_are_cut_at_10240_characters() {
 #[test]
 fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
     let fault = Fault::from_http(400, None, None, br#"{"reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD"}"#, false);
-    for (estimate, says) in [(150_000, 172_501), (200_000, 200_000)] {
-        let error = api_error(&fault, PromptSize { estimate, window: 172_500 });
-        assert_eq!(error.message, format!("prompt is too long: {says} tokens > 172500 maximum"));
+    for (estimate, says) in [(150_000, 200_001), (250_000, 250_000)] {
+        let error = api_error(&fault, PromptSize { estimate, window: 200_000 });
+        assert_eq!(error.message, format!("prompt is too long: {says} tokens > 200000 maximum"));
         assert_eq!(error.status, 400);
     }
     // No limit of our own: a prompt far over the window is translated.

@@ -19,6 +19,7 @@ use crate::proto::kiro::route::Shape;
 use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
+use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
 use crate::proto::translate::model::Model;
 use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Translated, translate};
 use crate::upstream::{Body, Target};
@@ -123,7 +124,13 @@ impl Shared {
             continuation_id,
             leave_out: LeaveOut { reasoning: without_reasoning, ..LeaveOut::default() },
         };
-        Ok(translate(request, &context)?)
+        let mut translated = translate(request, &context)?;
+        if !self.config.forward_max_tokens {
+            translated.asked.max_tokens = None;
+            let abilities = Abilities::of(&translated.model, None, RefusedFields::default());
+            translated.model_fields = model_fields(&translated.asked, &abilities);
+        }
+        Ok(translated)
     }
 }
 

@@ -53,7 +53,7 @@ use crate::proto::messages::request::{Purpose, Request, RequestError, SystemMode
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::record::rfc3339;
 use crate::proto::translate::estimate::request_tokens;
-use crate::proto::translate::model::{Model, Models};
+use crate::proto::translate::model::{Model, Models, Naming};
 use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreError, StoreErrorKind};
 use crate::upstream::Upstream;
 
@@ -253,6 +253,7 @@ impl Gateway {
             Some((file, models)) => (Some(file), models),
             None => (None, Models::embedded().clone()),
         };
+        let models = models.with_naming(naming(&config));
         let upstream = Arc::new(Upstream::new(&config)?);
         let folder = config.debug_dump_dir.as_deref();
         let dumps = folder.map(|folder| Dumps::new(folder, config.api_key.iter().cloned().collect())).transpose()?;
@@ -402,7 +403,7 @@ impl Gateway {
         let refuse = |error: Error, model: Option<&Model>| Refused {
             error,
             client_model: Some(client_model.clone()),
-            known_model: model.and_then(|model| model.names.first().cloned()),
+            known_model: model.map(|model| model.label().to_owned()),
         };
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
@@ -425,7 +426,7 @@ impl Gateway {
             model: client_model.clone(),
             thinking: translated.thinking,
             tool_names: translated.tool_names,
-            window: translated.model.window,
+            window: translated.model.usage_window(),
             usage_split: shared.config.usage_split,
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
@@ -478,17 +479,18 @@ impl Gateway {
         })
     }
 
-    /// The models of `/v1/models`, newest first; only names that begin with `claude`.
+    /// The models of `/v1/models`, newest first; only names that begin with `claude`, unless `KIRO_MODELS_LIST=all`.
     pub fn list_models(&self) -> Vec<ModelInfo> {
         let models = self.shared.models.load();
-        let named = models.list().filter_map(|model| Some((model.names.first()?, model)));
-        named.filter(|(name, _)| name.starts_with("claude")).map(|(name, model)| model_info(name, model)).collect()
+        let all = self.shared.config.models_list_all;
+        let shown = models.list_all().filter(|model| all || model.listed_name().starts_with("claude"));
+        shown.map(|model| model_info(model.listed_name(), model)).collect()
     }
 
     /// One model, under the name that was asked for: aliases resolve to themselves (M67).
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
         let models = self.shared.models.load();
-        models.resolve(name, None).map(|found| model_info(name, &found.row))
+        models.resolve(name, None).filter(|found| !found.row.passed).map(|found| model_info(name, &found.row))
     }
 
     /// Whether one of the offered client keys is right (M2).
@@ -787,7 +789,7 @@ async fn look_around(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, 
             let Some(shared) = shared.upgrade() else { return };
             shared.look_for_key().await;
             if let Some(models) = models_file.as_mut().and_then(ModelsFile::look) {
-                shared.models.store(Arc::new(models));
+                shared.models.store(Arc::new(models.with_naming(naming(&shared.config))));
             }
             if shared.keys.is_known() { WATCH_INTERVAL } else { FIRST_KEY_INTERVAL }
         };
@@ -833,6 +835,11 @@ pub fn store_config(config: &Config) -> StoreConfig {
             connections: config.redis_pool_size,
         }),
     }
+}
+
+/// What names mean by the settings (TR36, TR38).
+fn naming(config: &Config) -> Naming {
+    Naming { refuse_unknown: !config.model_unknown_passes, auto: config.model_auto.clone() }
 }
 
 fn model_info(name: &str, model: &Model) -> ModelInfo {

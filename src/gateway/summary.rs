@@ -81,7 +81,7 @@ impl SummaryCell {
             client_request_id: job.client_request_id.clone(),
             model: job.client_model.clone(),
             kiro_model: job.model.kiro_id.clone(),
-            known_model: job.model.names.first().cloned().unwrap_or_default(),
+            known_model: job.model.label().to_owned(),
             streaming: job.facts.streaming,
             ended: OnceLock::new(),
         }

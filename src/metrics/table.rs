@@ -76,7 +76,7 @@ macro_rules! metrics {
 
 metrics! {
     REQUESTS "kiro_requests_total" Counter
-        ["outcome": "`complete`; `error`: it failed before or after the first byte; `cancelled`: the caller went away; `refused`: it never got as far as an account", "model": "the model's first known name, `unknown` when the request named none of the table"]
+        ["outcome": "`complete`; `error`: it failed before or after the first byte; `cancelled`: the caller went away; `refused`: it never got as far as an account", "model": "the model's first known name, `other` for a name that was passed on to upstream, `unknown` when the request named none of the table"]
         "Requests for an answer by how they ended";
     REQUEST_ERRORS "kiro_request_errors_total" Counter
         ["code": "the stable code, such as `KIRO_RATE_LIMITED`; each stands at 0 from the start"]

@@ -167,7 +167,7 @@ test('C31: too long a prompt is said in the words that make it compact', async (
     const [, tokens, limit] = /prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)/i.exec(
       (await answer.json()).error.message,
     )
-    assert.ok(Number(tokens) > Number(limit) && Number(limit) === 172_500)
+    assert.ok(Number(tokens) > Number(limit) && Number(limit) === 200_000)
   }
 })
 
