@@ -310,7 +310,22 @@ pub const SETTINGS: &[Setting] = &[
         Form::Word(&["round-robin", "least-busy", "sticky"]),
         "How an account is chosen; sticky: by conversation.",
     ),
-    row("KIRO_MAX_ATTEMPTS", "", "maxAttempts", "3", Form::Integer(1, 100), "Accounts tried before the first content."),
+    row(
+        "KIRO_MAX_ATTEMPTS",
+        "",
+        "maxAttempts",
+        "3",
+        Form::Integer(1, 100),
+        "Accounts that may fail for upstream's reasons before the first content. One that says no for itself uses none up.",
+    ),
+    row(
+        "KIRO_FAILOVER_TIME",
+        "",
+        "failoverTimeMs",
+        "15s",
+        Form::Duration,
+        "How long after its first attempt a request may begin with another account.",
+    ),
     alias(
         row(
             "KIRO_HEALTH_COOLDOWN",
@@ -866,6 +881,7 @@ impl RawConfig {
                 _ => Strategy::RoundRobin,
             },
             max_attempts: self.integer("KIRO_MAX_ATTEMPTS")? as u32,
+            failover_time: self.duration("KIRO_FAILOVER_TIME")?,
             health_cooldown: self.duration("KIRO_HEALTH_COOLDOWN")?,
             account_wait: self.duration("KIRO_ACCOUNT_WAIT")?,
             account_cache_ttl: self.duration("KIRO_ACCOUNT_CACHE_TTL")?,
@@ -1156,6 +1172,8 @@ pub struct Config {
     pub strategy: Strategy,
     /// `KIRO_MAX_ATTEMPTS`.
     pub max_attempts: u32,
+    /// `KIRO_FAILOVER_TIME`.
+    pub failover_time: Duration,
     /// `KIRO_HEALTH_COOLDOWN`.
     pub health_cooldown: Duration,
     /// `KIRO_ACCOUNT_WAIT`.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kiro_messages::policy::health::{Effect, Rules, effect};
-use kiro_messages::policy::retry::{Progress, Remedy, Sent, Verdict, verdict};
+use kiro_messages::policy::retry::{Budget, Limits, Remedy, Sent, Verdict};
 use kiro_messages::proto::kiro::fault::{Exception, Fault, FaultKind, RetryAfter};
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
 
@@ -211,19 +211,30 @@ fn projections(fault: &Fault) -> String {
         Effect::Eject => "eject".to_owned(),
     };
     let next = |again| {
-        let progress = Progress {
-            accounts_max: 3,
-            accounts: 1,
-            token_refreshed: again,
-            profile_looked_up: again,
-            capacity_faults: 0,
+        let limits = Limits { attempts: 3, accounts: 8, time: Duration::ZERO };
+        let mut budget = Budget::new(limits);
+        budget.next_account();
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let all = Sent {
+            reasoning: true,
+            fields: true,
+            variant_proven: false,
+            variant_left: true,
+            shape_left: true,
+            model_id_left: true,
+            ..Sent::PLAIN
         };
-        let sent = Sent { api_key: false, reasoning: !again, committed: false };
-        match verdict(fault.kind, progress, sent, &mut fastrand::Rng::with_seed(1)) {
+        let sent = if again { Sent { refreshable: false, variant_proven: false, ..Sent::PLAIN } } else { all };
+        match budget.fault(fault.clone(), &sent, Duration::ZERO, false, rng) {
             Verdict::Stop => "stop",
             Verdict::SameAccount(Remedy::RefreshToken) => "same with a new token",
             Verdict::SameAccount(Remedy::WithoutReasoning) => "same without reasoning",
-            Verdict::SameAccount(Remedy::LookUpProfile) => "same after a profile look-up",
+            Verdict::SameAccount(Remedy::OtherFields) => "same with other fields",
+            Verdict::SameAccount(Remedy::OtherModelId) => "same with the model's other id",
+            Verdict::SameAccount(Remedy::NextVariant) => "same with another profile",
+            Verdict::SameAccount(Remedy::OtherShape) => "same in the other shape",
+            Verdict::SameAccount(_) => "same, repaired",
+            Verdict::OtherRegion => "another region",
             Verdict::NextAccount { after } if after.is_zero() => "next",
             Verdict::NextAccount { .. } => "next after a wait",
         }

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::dump::Recording;
 use super::trace::Trace;
 use super::{Shared, now, over, read_request};
+use crate::config::Config;
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
-use crate::policy::retry::{Budget, Remedy, Sent, Verdict};
+use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Sent, Verdict};
 use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::{Body as KiroBody, Form};
@@ -137,7 +138,11 @@ impl Shared {
 /// What a request remembers of its attempts.
 pub(super) struct Trail {
     budget: Budget,
+    /// When the first attempt went out (K137).
+    began: Option<Instant>,
     tried: Vec<AccountId>,
+    /// The profile of the account in hand was looked up for this request.
+    profile_looked_up: bool,
     /// When the first attempt looked for an account: all waits of a request together are bounded.
     looked: Option<Instant>,
     rng: fastrand::Rng,
@@ -169,10 +174,17 @@ pub(super) enum Opened {
 }
 
 impl Trail {
-    pub(super) fn new(accounts_max: u32, rng: fastrand::Rng, recording: Option<Box<Recording>>) -> Self {
+    pub(super) fn new(config: &Config, pinned: bool, rng: fastrand::Rng, recording: Option<Box<Recording>>) -> Self {
+        let limits = Limits {
+            attempts: config.max_attempts,
+            accounts: if pinned { 1 } else { MOST_ACCOUNTS },
+            time: config.failover_time,
+        };
         Self {
-            budget: Budget::new(accounts_max),
+            budget: Budget::new(limits),
+            began: None,
             tried: Vec::new(),
+            profile_looked_up: false,
             looked: None,
             rng,
             plain: None,
@@ -196,13 +208,15 @@ impl Trail {
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
     pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         let sent = Sent {
-            api_key: lease.account().is_api_key(),
+            refreshable: !lease.account().is_api_key(),
             reasoning: job.sent_reasoning && self.plain.is_none(),
-            committed: false,
+            variant_left: !self.profile_looked_up,
+            ..Sent::PLAIN
         };
         self.note(&lease, &fault);
         let stood = self.stood(false);
-        match self.budget.fault(fault.clone(), sent, &mut self.rng) {
+        let elapsed = self.elapsed();
+        match self.budget.fault(fault.clone(), &sent, elapsed, false, &mut self.rng) {
             Verdict::SameAccount(remedy) => Ok(Next::Again { lease, remedy, fault }),
             verdict => {
                 job.shared.report_fault(lease, &fault, job.facts.record, stood);
@@ -217,7 +231,8 @@ impl Trail {
         self.tokenless = true;
         self.note(&lease, &fault);
         job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
-        let verdict = self.budget.account_failed(fault);
+        let elapsed = self.elapsed();
+        let verdict = self.budget.account_failed(fault, elapsed);
         self.follow(job, verdict)
     }
 
@@ -231,8 +246,13 @@ impl Trail {
     fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
         match verdict {
             Verdict::NextAccount { after } => Ok(Next::Select { after }),
-            Verdict::Stop | Verdict::SameAccount(_) => Err(self.answer(job)),
+            Verdict::Stop | Verdict::SameAccount(_) | Verdict::OtherRegion => Err(self.answer(job)),
         }
+    }
+
+    /// Since the first attempt.
+    fn elapsed(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// The error that the attempts so far add up to (K47).
@@ -318,6 +338,8 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
         let asked = now();
+        trail.began.get_or_insert(asked);
+        trail.budget.called();
         let span = job.trace.get().map(|trace| trace.attempt(account.short_id()));
         let answer = job.shared.upstream.generate(&target, body).await;
         if let Some(span) = span {
@@ -361,6 +383,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             trail.tried.push(lease.account().id().clone());
             trail.account = Some(lease.account().id().to_string());
             trail.budget.next_account();
+            trail.profile_looked_up = false;
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
@@ -383,7 +406,8 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
                 }
             }
         }
-        Next::Again { lease, remedy: Remedy::LookUpProfile, fault } => {
+        Next::Again { lease, remedy: Remedy::NextVariant, fault } => {
+            trail.profile_looked_up = true;
             let asked = now();
             let found = shared.credentials.look_up_profile(lease).await;
             trail.waited += asked.elapsed();
@@ -393,6 +417,8 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
                 Err(lease) => Err(trail.judge(job, lease, fault).into()),
             }
         }
+        // Nothing else is offered yet.
+        Next::Again { lease, fault, .. } => Err(trail.judge(job, lease, fault).into()),
     }
 }
 

@@ -431,7 +431,7 @@ impl Gateway {
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
         });
-        let accounts_max = if call.account_id.is_some() { 1 } else { shared.config.max_attempts };
+        let pinned = call.account_id.is_some();
         let job = Arc::new(Job {
             shared: shared.clone(),
             client_body: body.clone(),
@@ -458,7 +458,7 @@ impl Gateway {
             trace_parent: call.trace_parent,
         });
         let recording = shared.dumps.as_ref().map(|dumps| dumps.record(body));
-        let trail = Trail::new(accounts_max, fastrand::Rng::new(), recording);
+        let trail = Trail::new(&shared.config, pinned, fastrand::Rng::new(), recording);
         let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
         Ok((stream, job, request))
     }

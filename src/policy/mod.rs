@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod health;
+pub mod marks;
 pub mod retry;
 pub mod select;

@@ -1,9 +1,12 @@
-//! The verdict after a fault: stop, same account, next account.
-
+//! The verdict after a fault: stop, the same account once more, the next account.
 //!
-//! A request has a [`Budget`]: `KIRO_MAX_ATTEMPTS` accounts, and for each account one forced refresh and one profile
-//! look-up. The budget remembers with which fault each account ended; [`Budget::answer`] picks the one that the client
-//! is told about (K47). The table is the column "Verdict" of kiro-upstream.md §8.
+//! A request has a [`Budget`]. Attempts that failed for upstream's reasons are counted against `KIRO_MAX_ATTEMPTS`; an
+//! account that says no for itself uses none up (K137). All accounts and repairs together make at most [`MOST_CALLS`] chat
+//! calls, and no account is begun after `KIRO_FAILOVER_TIME`. The budget remembers with which fault each account ended;
+//! [`Budget::answer`] picks the one that the client is told about (K47).
+//!
+//! The order of judgement is that of clients-2026-11.md section 1: what a fault means first, then repairs that leave
+//! something out of the body, then the other wire shape, then the next account.
 //!
 //! Wait before the next account: none, but after `ModelCapacity`, where every account asks the same model:
 //! `d = min(200 ms · 2ⁿ, 2 s)` with n = earlier `ModelCapacity` faults of this request, and of that a random part
@@ -12,11 +15,16 @@
 use std::time::Duration;
 
 use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::route::Shape;
 
 /// First wait after `ModelCapacity`.
 pub const CAPACITY_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait after `ModelCapacity`.
 pub const CAPACITY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Chat calls of one request, repairs and all accounts together (K118).
+pub const MOST_CALLS: u32 = 8;
+/// Accounts that one request asks at the most (K137).
+pub const MOST_ACCOUNTS: u32 = 8;
 
 /// What the driver does after a fault before the commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,67 +38,161 @@ pub enum Verdict {
         /// How long to wait before.
         after: Duration,
     },
+    /// One account of another API region, if there is one (K105).
+    OtherRegion,
 }
 
 /// What must be done before the same account is asked again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remedy {
     /// One forced, single-flight refresh of the access token.
     RefreshToken,
-    /// Leave `reasoningContent` out of the history.
+    /// Leave `reasoningContent` out of the history (TR31).
     WithoutReasoning,
-    /// Look the account's profile up (K64).
-    LookUpProfile,
+    /// Send other `additionalModelRequestFields` (K129), or none.
+    OtherFields,
+    /// The row's other model id (K123).
+    OtherModelId,
+    /// Another variant of the profile (K78).
+    NextVariant,
+    /// Without the members that some accounts refuse (K116).
+    SmallForm,
+    /// Without `additionalModelRequestFields`, though nothing was said of them (K116).
+    WithoutFields,
+    /// Without cache points (K131).
+    WithoutCachePoints,
+    /// Without signed thinking that has no text (TR44).
+    WithoutEmptyThoughts,
+    /// The other wire shape (K118, K119).
+    OtherShape,
 }
 
-/// What was sent in the attempt that ended in a fault.
+/// What was sent in the attempt that ended in a fault, and what else could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// The account signs with an API key: there is no token to refresh.
-    pub api_key: bool,
+    /// The wire shape that was used.
+    pub shape: Shape,
+    /// The account's token can be refreshed; an API key can't.
+    pub refreshable: bool,
     /// The body held `reasoningContent`.
     pub reasoning: bool,
+    /// It held a signed thought without text.
+    pub empty_thoughts: bool,
+    /// It held `additionalModelRequestFields`.
+    pub fields: bool,
+    /// It held a cache point.
+    pub cache_points: bool,
+    /// It was K116's small form.
+    pub small: bool,
+    /// Upstream has begun a stream with this variant of the profile before (K78).
+    pub variant_proven: bool,
+    /// Another variant of the profile can be sent (K78).
+    pub variant_left: bool,
+    /// The account has another wire shape that this request hasn't used for it.
+    pub shape_left: bool,
+    /// The model has another id that this request hasn't used.
+    pub model_id_left: bool,
     /// Content has been handed downstream: no second account, whatever happened.
     pub committed: bool,
+}
+
+impl Sent {
+    /// A plain request of an account that has nothing else to offer.
+    pub const PLAIN: Self = Self {
+        shape: Shape::Q,
+        refreshable: true,
+        reasoning: false,
+        empty_thoughts: false,
+        fields: false,
+        cache_points: false,
+        small: false,
+        variant_proven: true,
+        variant_left: false,
+        shape_left: false,
+        model_id_left: false,
+        committed: false,
+    };
+}
+
+/// What a request may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `KIRO_MAX_ATTEMPTS`: accounts that failed for upstream's reasons.
+    pub attempts: u32,
+    /// Accounts of any outcome: [`MOST_ACCOUNTS`], or 1 for a pinned request (N5).
+    pub accounts: u32,
+    /// `KIRO_FAILOVER_TIME`; zero: none.
+    pub time: Duration,
 }
 
 /// Where a request stands among its attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// `KIRO_MAX_ATTEMPTS`; 1 for a pinned request (N5).
-    pub accounts_max: u32,
-    /// Accounts tried, this one included.
+    /// What it may use up.
+    pub limits: Limits,
+    /// Chat calls made.
+    pub calls: u32,
+    /// Accounts asked, this one included.
     pub accounts: u32,
+    /// Accounts that failed for upstream's reasons, this one not included.
+    pub failed: u32,
+    /// Since the first attempt.
+    pub elapsed: Duration,
     /// This account's token was refreshed for this request.
     pub token_refreshed: bool,
-    /// This account's profile was looked up for this request.
-    pub profile_looked_up: bool,
+    /// Repairs of `additionalModelRequestFields` (K129).
+    pub field_repairs: u32,
     /// `ModelCapacity` faults before this one.
     pub capacity_faults: u32,
+    /// An account was `Suspicious` before (K90).
+    pub suspicious: bool,
+    /// The pool's brake is on (K92).
+    pub brake: bool,
+    /// Another API region was tried for the client version (K105).
+    pub other_region_tried: bool,
 }
 
-/// The verdict on one fault: a total function of its kind and of what went before.
-pub fn verdict(kind: FaultKind, progress: Progress, sent: Sent, rng: &mut fastrand::Rng) -> Verdict {
-    if sent.committed {
+/// Whether a fault is an account's own no, which uses up no attempt (K137).
+pub const fn is_accounts_own(kind: FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::TokenRejected
+            | FaultKind::Forbidden
+            | FaultKind::Suspended
+            | FaultKind::QuotaMonth
+            | FaultKind::QuotaDay
+            | FaultKind::RateLimited
+            | FaultKind::Suspicious
+            | FaultKind::ProfileArn
+            | FaultKind::UnknownModel
+    )
+}
+
+/// The verdict on one fault: a total function of it and of what went before.
+pub fn verdict(fault: &Fault, progress: &Progress, sent: &Sent, rng: &mut fastrand::Rng) -> Verdict {
+    if sent.committed || progress.calls >= MOST_CALLS {
         return Verdict::Stop;
     }
-    let next =
-        |after| if progress.accounts < progress.accounts_max { Verdict::NextAccount { after } } else { Verdict::Stop };
-    let once = |done: bool, remedy| if done { Verdict::Stop } else { Verdict::SameAccount(remedy) };
-    match kind {
+    if let Some(remedy) = remedy(fault, progress, sent) {
+        return Verdict::SameAccount(remedy);
+    }
+    match fault.kind {
+        FaultKind::ClientVersion if !progress.other_region_tried && progress.limits.accounts > 1 => {
+            Verdict::OtherRegion
+        }
         FaultKind::ClientVersion
         | FaultKind::PromptTooLong
         | FaultKind::TooLarge
-        | FaultKind::UnknownModel
+        | FaultKind::ThinkingSignature
         | FaultKind::ModelFields
-        | FaultKind::BadRequest
-        | FaultKind::Endpoint => Verdict::Stop,
-        FaultKind::ThinkingSignature => once(!sent.reasoning, Remedy::WithoutReasoning),
-        FaultKind::ProfileArn => once(progress.profile_looked_up, Remedy::LookUpProfile),
-        FaultKind::TokenRejected if !progress.token_refreshed && !sent.api_key => {
-            Verdict::SameAccount(Remedy::RefreshToken)
-        }
-        FaultKind::TokenRejected
+        | FaultKind::BadRequest => Verdict::Stop,
+        // K92: a throttled request that is repeated from elsewhere has led to locks.
+        FaultKind::RateLimited | FaultKind::Suspicious if progress.brake => Verdict::Stop,
+        FaultKind::Suspicious if progress.suspicious => Verdict::Stop,
+        FaultKind::ModelCapacity => next(fault.kind, progress, capacity_wait(progress.capacity_faults, rng)),
+        FaultKind::UnknownModel
+        | FaultKind::ProfileArn
+        | FaultKind::TokenRejected
         | FaultKind::Suspended
         | FaultKind::Forbidden
         | FaultKind::QuotaMonth
@@ -101,8 +203,56 @@ pub fn verdict(kind: FaultKind, progress: Progress, sent: Sent, rng: &mut fastra
         | FaultKind::Network
         | FaultKind::Unreachable
         | FaultKind::Timeout
-        | FaultKind::Protocol => next(Duration::ZERO),
-        FaultKind::ModelCapacity => next(capacity_wait(progress.capacity_faults, rng)),
+        | FaultKind::Protocol
+        | FaultKind::Endpoint => next(fault.kind, progress, Duration::ZERO),
+    }
+}
+
+/// What cures the fault on the same account, if anything does.
+fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
+    let other_shape = || sent.shape_left.then_some(Remedy::OtherShape);
+    let next_variant = || sent.variant_left.then_some(Remedy::NextVariant);
+    match fault.kind {
+        FaultKind::ClientVersion | FaultKind::Unreachable | FaultKind::Endpoint => other_shape(),
+        FaultKind::ThinkingSignature => sent.reasoning.then_some(Remedy::WithoutReasoning),
+        FaultKind::ModelFields => (sent.fields && progress.field_repairs < 2).then_some(Remedy::OtherFields),
+        FaultKind::UnknownModel => sent.model_id_left.then_some(Remedy::OtherModelId),
+        // The runtime host refuses accounts without an ARN that the other one serves (K119).
+        FaultKind::ProfileArn => next_variant().or_else(|| {
+            (sent.shape == Shape::Runtime && fault.says("profilearn is required")).then(other_shape).flatten()
+        }),
+        FaultKind::Forbidden if fault.says("does not support this application") => other_shape(),
+        FaultKind::Forbidden if fault.says("not authorized to make this call") && !sent.variant_proven => {
+            next_variant()
+        }
+        FaultKind::TokenRejected if !progress.token_refreshed && sent.refreshable => Some(Remedy::RefreshToken),
+        FaultKind::TokenRejected if !sent.variant_proven => next_variant(),
+        FaultKind::BadRequest => {
+            let body_refused = fault.reason.as_deref() == Some("REQUEST_BODY_INVALID");
+            let improper = fault.says("improperly formed request");
+            let runtime = sent.shape == Shape::Runtime && body_refused;
+            [
+                (runtime && !sent.small, Remedy::SmallForm),
+                (runtime && sent.fields, Remedy::WithoutFields),
+                (improper && sent.cache_points, Remedy::WithoutCachePoints),
+                ((improper || body_refused) && sent.empty_thoughts, Remedy::WithoutEmptyThoughts),
+                (runtime && sent.shape_left, Remedy::OtherShape),
+            ]
+            .into_iter()
+            .find_map(|(fits, remedy)| fits.then_some(remedy))
+        }
+        _ => None,
+    }
+}
+
+fn next(kind: FaultKind, progress: &Progress, after: Duration) -> Verdict {
+    let limits = &progress.limits;
+    let attempt_left = is_accounts_own(kind) || progress.failed + 1 < limits.attempts;
+    let in_time = limits.time.is_zero() || progress.elapsed < limits.time;
+    if attempt_left && in_time && progress.accounts < limits.accounts {
+        Verdict::NextAccount { after }
+    } else {
+        Verdict::Stop
     }
 }
 
@@ -114,14 +264,20 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A fresh budget of `accounts_max` accounts; a pinned request has one (N5).
-    pub fn new(accounts_max: u32) -> Self {
+    /// A fresh budget.
+    pub fn new(limits: Limits) -> Self {
         let progress = Progress {
-            accounts_max,
+            limits,
+            calls: 0,
             accounts: 0,
+            failed: 0,
+            elapsed: Duration::ZERO,
             token_refreshed: false,
-            profile_looked_up: false,
+            field_repairs: 0,
             capacity_faults: 0,
+            suspicious: false,
+            brake: false,
+            other_region_tried: false,
         };
         Self { progress, ended: Vec::new() }
     }
@@ -129,10 +285,15 @@ impl Budget {
     /// An account was selected.
     pub fn next_account(&mut self) {
         self.progress.accounts = self.progress.accounts.saturating_add(1);
-        (self.progress.token_refreshed, self.progress.profile_looked_up) = (false, false);
+        self.progress.token_refreshed = false;
     }
 
-    /// Accounts tried so far.
+    /// A chat call goes out.
+    pub fn called(&mut self) {
+        self.progress.calls = self.progress.calls.saturating_add(1);
+    }
+
+    /// Accounts asked so far.
     pub fn accounts(&self) -> u32 {
         self.progress.accounts
     }
@@ -142,32 +303,50 @@ impl Budget {
         self.progress.token_refreshed
     }
 
-    /// The attempt ended in a fault. A remedy that can't be had (no ARN found, refresh refused) is a fault again:
-    /// hand the same one in once more, or the refresh's own to [`Budget::account_failed`].
-    pub fn fault(&mut self, fault: Fault, sent: Sent, rng: &mut fastrand::Rng) -> Verdict {
-        let verdict = verdict(fault.kind, self.progress, sent, rng);
+    /// The attempt ended in a fault, so long after the first one began; `brake`: the pool's is on (K92). A remedy that
+    /// can't be had is a fault again: hand it in once more, with what can still be done.
+    pub fn fault(
+        &mut self,
+        fault: Fault,
+        sent: &Sent,
+        elapsed: Duration,
+        brake: bool,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict {
+        self.progress.elapsed = elapsed;
+        self.progress.brake = brake;
+        let verdict = verdict(&fault, &self.progress, sent, rng);
         match verdict {
             Verdict::SameAccount(Remedy::RefreshToken) => self.progress.token_refreshed = true,
-            Verdict::SameAccount(Remedy::LookUpProfile) => self.progress.profile_looked_up = true,
-            Verdict::SameAccount(Remedy::WithoutReasoning) => {}
-            Verdict::Stop | Verdict::NextAccount { .. } => {
-                if fault.kind == FaultKind::ModelCapacity {
-                    self.progress.capacity_faults = self.progress.capacity_faults.saturating_add(1);
-                }
-                self.ended.push(fault);
+            Verdict::SameAccount(Remedy::OtherFields) => self.progress.field_repairs += 1,
+            Verdict::SameAccount(_) => {}
+            Verdict::Stop | Verdict::NextAccount { .. } | Verdict::OtherRegion => {
+                self.progress.other_region_tried |= verdict == Verdict::OtherRegion;
+                self.end(fault);
             }
         }
         verdict
     }
 
-    /// The account can't be asked at all, for want of an access token (R42): the next one, or stop.
-    pub fn account_failed(&mut self, fault: Fault) -> Verdict {
+    /// The account can't be asked at all, for want of an access token (R42) or a profile (K78): the next one, or stop.
+    pub fn account_failed(&mut self, fault: Fault, elapsed: Duration) -> Verdict {
+        self.progress.elapsed = elapsed;
+        // No token to be had is the account's own trouble, whatever kept it away (K137).
+        let verdict = next(FaultKind::TokenRejected, &self.progress, Duration::ZERO);
         self.ended.push(fault);
-        if self.progress.accounts < self.progress.accounts_max {
-            Verdict::NextAccount { after: Duration::ZERO }
-        } else {
-            Verdict::Stop
+        verdict
+    }
+
+    fn end(&mut self, fault: Fault) {
+        match fault.kind {
+            FaultKind::ModelCapacity => self.progress.capacity_faults = self.progress.capacity_faults.saturating_add(1),
+            FaultKind::Suspicious => self.progress.suspicious = true,
+            _ => {}
         }
+        if !is_accounts_own(fault.kind) {
+            self.progress.failed = self.progress.failed.saturating_add(1);
+        }
+        self.ended.push(fault);
     }
 
     /// The fault that the client is told about when accounts or attempts have run out (K47): the last one, and among
@@ -189,9 +368,7 @@ fn capacity_wait(earlier: u32, rng: &mut fastrand::Rng) -> Duration {
 mod tests {
     use super::*;
 
-    const SENT: Sent = Sent { api_key: false, reasoning: false, committed: false };
-    const PROGRESS: Progress =
-        Progress { accounts_max: 3, accounts: 1, token_refreshed: false, profile_looked_up: false, capacity_faults: 0 };
+    const LIMITS: Limits = Limits { attempts: 3, accounts: MOST_ACCOUNTS, time: Duration::from_secs(15) };
     const NEXT: Verdict = Verdict::NextAccount { after: Duration::ZERO };
 
     fn rng() -> fastrand::Rng {
@@ -202,20 +379,37 @@ mod tests {
         Fault { kind, status: None, reason: None, message: String::new(), retry_after: None }
     }
 
-    /// The column "Verdict" of kiro-upstream.md §8, row by row: first time, and after the remedy.
+    fn said(kind: FaultKind, reason: Option<&str>, message: &str) -> Fault {
+        Fault { reason: reason.map(str::to_owned), message: message.to_owned(), ..fault(kind) }
+    }
+
+    fn progress() -> Progress {
+        let mut budget = Budget::new(LIMITS);
+        budget.next_account();
+        budget.called();
+        budget.progress
+    }
+
+    fn judged(fault: &Fault, progress: &Progress, sent: &Sent) -> Verdict {
+        verdict(fault, progress, sent, &mut rng())
+    }
+
+    /// The column "Verdict" of kiro-upstream.md section 8 and accounts-2026-11.md K90, row by row: with everything that a
+    /// remedy needs, and without.
     #[test]
-    fn k45_trap_27_verdict_of_every_fault() {
+    fn k45_k49_k90_k119_trap_27_verdict_of_every_fault() {
+        use Remedy::{NextVariant, OtherFields, OtherModelId, OtherShape, RefreshToken, WithoutReasoning};
+        let same = Verdict::SameAccount;
         let table = [
-            (FaultKind::ClientVersion, Verdict::Stop, Verdict::Stop),
-            (FaultKind::ModelFields, Verdict::Stop, Verdict::Stop),
-            (FaultKind::Unreachable, NEXT, NEXT),
+            (FaultKind::ClientVersion, same(OtherShape), Verdict::OtherRegion),
             (FaultKind::PromptTooLong, Verdict::Stop, Verdict::Stop),
             (FaultKind::TooLarge, Verdict::Stop, Verdict::Stop),
-            (FaultKind::UnknownModel, Verdict::Stop, Verdict::Stop),
-            (FaultKind::ThinkingSignature, Verdict::SameAccount(Remedy::WithoutReasoning), Verdict::Stop),
-            (FaultKind::ProfileArn, Verdict::SameAccount(Remedy::LookUpProfile), Verdict::Stop),
+            (FaultKind::UnknownModel, same(OtherModelId), NEXT),
+            (FaultKind::ThinkingSignature, same(WithoutReasoning), Verdict::Stop),
+            (FaultKind::ModelFields, same(OtherFields), Verdict::Stop),
+            (FaultKind::ProfileArn, same(NextVariant), NEXT),
             (FaultKind::BadRequest, Verdict::Stop, Verdict::Stop),
-            (FaultKind::TokenRejected, Verdict::SameAccount(Remedy::RefreshToken), NEXT),
+            (FaultKind::TokenRejected, same(RefreshToken), NEXT),
             (FaultKind::Suspended, NEXT, NEXT),
             (FaultKind::Forbidden, NEXT, NEXT),
             (FaultKind::QuotaMonth, NEXT, NEXT),
@@ -224,41 +418,149 @@ mod tests {
             (FaultKind::RateLimited, NEXT, NEXT),
             (FaultKind::ServerError, NEXT, NEXT),
             (FaultKind::Network, NEXT, NEXT),
+            (FaultKind::Unreachable, same(OtherShape), NEXT),
             (FaultKind::Timeout, NEXT, NEXT),
             (FaultKind::Protocol, NEXT, NEXT),
-            (FaultKind::Endpoint, Verdict::Stop, Verdict::Stop),
+            (FaultKind::Endpoint, same(OtherShape), NEXT),
         ];
+        let all = Sent {
+            reasoning: true,
+            empty_thoughts: true,
+            fields: true,
+            cache_points: true,
+            variant_left: true,
+            shape_left: true,
+            model_id_left: true,
+            ..Sent::PLAIN
+        };
+        let nothing = Sent { refreshable: false, ..Sent::PLAIN };
         for kind in FaultKind::ALL {
             let Some((_, first, second)) = table.iter().find(|row| row.0 == kind) else {
                 assert_eq!(kind, FaultKind::ModelCapacity, "a row is missing");
                 continue;
             };
-            let with_reasoning = Sent { reasoning: true, ..SENT };
-            let remedied = Progress { token_refreshed: true, profile_looked_up: true, ..PROGRESS };
-            assert_eq!(verdict(kind, PROGRESS, with_reasoning, &mut rng()), *first, "{kind}");
-            assert_eq!(verdict(kind, remedied, SENT, &mut rng()), *second, "{kind}, after the remedy");
+            assert_eq!(judged(&fault(kind), &progress(), &all), *first, "{kind}");
+            assert_eq!(judged(&fault(kind), &progress(), &nothing), *second, "{kind}, nothing to remedy it with");
+            let committed = Sent { committed: true, ..all };
+            assert_eq!(judged(&fault(kind), &progress(), &committed), Verdict::Stop, "{kind} after the commit");
+            let spent = Progress { calls: MOST_CALLS, ..progress() };
+            assert_eq!(judged(&fault(kind), &spent, &all), Verdict::Stop, "{kind} after eight calls");
         }
     }
 
+    /// K116, K131, TR44, K119: a body that is refused without a reason, in their order.
     #[test]
-    fn after_the_commit_and_after_the_last_account_there_is_no_other() {
-        for kind in FaultKind::ALL {
-            let committed = Sent { committed: true, reasoning: true, ..SENT };
-            assert_eq!(verdict(kind, PROGRESS, committed, &mut rng()), Verdict::Stop, "{kind}");
-            let last = Progress { accounts: 3, ..PROGRESS };
-            assert!(!matches!(verdict(kind, last, SENT, &mut rng()), Verdict::NextAccount { .. }), "{kind}");
+    fn k116_k119_k131_repairs_of_a_body_that_is_refused() {
+        let refused = said(FaultKind::BadRequest, Some("REQUEST_BODY_INVALID"), "Improperly formed request.");
+        let mut sent = Sent {
+            shape: Shape::Runtime,
+            fields: true,
+            cache_points: true,
+            empty_thoughts: true,
+            shape_left: true,
+            ..Sent::PLAIN
+        };
+        let mut verdicts = Vec::new();
+        for _ in 0..6 {
+            let verdict = judged(&refused, &progress(), &sent);
+            verdicts.push(verdict);
+            match verdict {
+                Verdict::SameAccount(Remedy::SmallForm) => sent.small = true,
+                Verdict::SameAccount(Remedy::WithoutFields) => sent.fields = false,
+                Verdict::SameAccount(Remedy::WithoutCachePoints) => sent.cache_points = false,
+                Verdict::SameAccount(Remedy::WithoutEmptyThoughts) => sent.empty_thoughts = false,
+                Verdict::SameAccount(Remedy::OtherShape) => sent.shape_left = false,
+                _ => {}
+            }
         }
-        let api_key = Sent { api_key: true, ..SENT };
-        assert_eq!(verdict(FaultKind::TokenRejected, PROGRESS, api_key, &mut rng()), NEXT);
+        use Remedy::{OtherShape, SmallForm, WithoutCachePoints, WithoutEmptyThoughts, WithoutFields};
+        let remedies = [SmallForm, WithoutFields, WithoutCachePoints, WithoutEmptyThoughts, OtherShape];
+        let expected: Vec<_> = remedies.map(Verdict::SameAccount).into_iter().chain([Verdict::Stop]).collect();
+        assert_eq!(verdicts, expected);
+        // A133: on q, without anything to leave out.
+        let improper = said(FaultKind::BadRequest, None, "Improperly formed request.");
+        let q = Sent { shape: Shape::Q, shape_left: true, fields: true, ..Sent::PLAIN };
+        assert_eq!(judged(&improper, &progress(), &q), Verdict::Stop);
+        let points = Sent { cache_points: true, ..q };
+        assert_eq!(judged(&improper, &progress(), &points), Verdict::SameAccount(Remedy::WithoutCachePoints));
+        let other = said(FaultKind::BadRequest, None, "Invalid tool use format.");
+        assert_eq!(judged(&other, &progress(), &points), Verdict::Stop);
+    }
+
+    /// K78: what a 403 means depends on whether the variant was proven.
+    #[test]
+    fn k78_a_403_asks_for_another_variant_only_while_none_is_proven() {
+        let unproven = Sent { variant_proven: false, variant_left: true, ..Sent::PLAIN };
+        let not_authorized = said(FaultKind::Forbidden, None, "User is not authorized to make this call.");
+        let next_variant = Verdict::SameAccount(Remedy::NextVariant);
+        assert_eq!(judged(&not_authorized, &progress(), &unproven), next_variant);
+        let proven = Sent { variant_proven: true, ..unproven };
+        assert_eq!(judged(&not_authorized, &progress(), &proven), NEXT);
+        assert_eq!(judged(&fault(FaultKind::Forbidden), &progress(), &unproven), NEXT);
+        let token = fault(FaultKind::TokenRejected);
+        assert_eq!(judged(&token, &progress(), &unproven), Verdict::SameAccount(Remedy::RefreshToken));
+        let refreshed = Progress { token_refreshed: true, ..progress() };
+        assert_eq!(judged(&token, &refreshed, &unproven), next_variant);
+        assert_eq!(judged(&token, &refreshed, &proven), NEXT);
+        let app = said(FaultKind::Forbidden, None, "Your subscription does not support this application.");
+        let shape_left = Sent { shape_left: true, ..Sent::PLAIN };
+        assert_eq!(judged(&app, &progress(), &shape_left), Verdict::SameAccount(Remedy::OtherShape));
+        let required = said(FaultKind::ProfileArn, None, "profileArn is required for this request.");
+        assert_eq!(judged(&required, &progress(), &shape_left), NEXT, "q has no host to go to");
+        let runtime = Sent { shape: Shape::Runtime, ..shape_left };
+        assert_eq!(judged(&required, &progress(), &runtime), Verdict::SameAccount(Remedy::OtherShape));
+    }
+
+    /// K137: an account's own no uses up no attempt; eight accounts and a time bound it.
+    #[test]
+    fn k137_d20_d21_what_uses_up_an_attempt() {
+        let run = |kind: FaultKind, limits: Limits, each: Duration| {
+            let mut budget = Budget::new(limits);
+            let mut asked = 0;
+            loop {
+                budget.next_account();
+                budget.called();
+                asked += 1;
+                let sent = Sent { refreshable: false, ..Sent::PLAIN };
+                match budget.fault(fault(kind), &sent, each * asked, false, &mut rng()) {
+                    Verdict::NextAccount { .. } => {}
+                    _ => return asked,
+                }
+            }
+        };
+        for kind in FaultKind::ALL {
+            let expected = match kind {
+                FaultKind::Suspicious => 2,
+                kind if is_accounts_own(kind) => 8,
+                FaultKind::ServerError
+                | FaultKind::Network
+                | FaultKind::Unreachable
+                | FaultKind::Timeout
+                | FaultKind::Protocol
+                | FaultKind::Endpoint
+                | FaultKind::ModelCapacity => 3,
+                _ => 1,
+            };
+            assert_eq!(run(kind, LIMITS, Duration::ZERO), expected, "{kind}");
+        }
+        let pinned = Limits { accounts: 1, ..LIMITS };
+        assert!(FaultKind::ALL.into_iter().all(|kind| run(kind, pinned, Duration::ZERO) == 1));
+        let short = Limits { time: Duration::from_secs(1), ..LIMITS };
+        assert_eq!(run(FaultKind::Forbidden, short, Duration::from_millis(300)), 4);
+        let mut braked = Budget::new(LIMITS);
+        braked.next_account();
+        let limited = fault(FaultKind::RateLimited);
+        assert_eq!(braked.fault(limited, &Sent::PLAIN, Duration::ZERO, true, &mut rng()), Verdict::Stop);
     }
 
     #[test]
     fn model_capacity_waits_longer_each_time() {
-        let mut rng = rng();
         for (n, whole) in [(0, 200), (1, 400), (2, 800), (3, 1600), (4, 2000), (40, 2000)] {
-            let progress = Progress { capacity_faults: n, ..PROGRESS };
+            let progress = Progress { capacity_faults: n, ..progress() };
+            let mut rng = rng();
             for _ in 0..100 {
-                let Verdict::NextAccount { after } = verdict(FaultKind::ModelCapacity, progress, SENT, &mut rng) else {
+                let capacity = fault(FaultKind::ModelCapacity);
+                let Verdict::NextAccount { after } = verdict(&capacity, &progress, &Sent::PLAIN, &mut rng) else {
                     panic!("no next account");
                 };
                 assert!((whole / 2..=whole).contains(&after.as_millis()), "{n}: {after:?}");
@@ -268,21 +570,35 @@ mod tests {
 
     #[test]
     fn the_budget_counts_accounts_and_remedies_per_account() {
-        let mut rng = rng();
-        let mut budget = Budget::new(2);
+        let mut budget = Budget::new(Limits { accounts: 2, ..LIMITS });
+        let end = |budget: &mut Budget| {
+            budget.fault(fault(FaultKind::TokenRejected), &Sent::PLAIN, Duration::ZERO, false, &mut rng())
+        };
         assert_eq!(budget.answer(), None);
         for last in [false, true] {
             budget.next_account();
-            let refresh = Verdict::SameAccount(Remedy::RefreshToken);
-            assert_eq!(budget.fault(fault(FaultKind::TokenRejected), SENT, &mut rng), refresh);
+            assert_eq!(end(&mut budget), Verdict::SameAccount(Remedy::RefreshToken));
             assert!(budget.token_refreshed());
-            let verdict = budget.fault(fault(FaultKind::TokenRejected), SENT, &mut rng);
-            assert_eq!(verdict, if last { Verdict::Stop } else { NEXT });
+            assert_eq!(end(&mut budget), if last { Verdict::Stop } else { NEXT });
         }
         assert_eq!((budget.accounts(), budget.ended.len()), (2, 2), "a remedied attempt is no ended one");
-        let mut pinned = Budget::new(1);
+        let mut pinned = Budget::new(Limits { accounts: 1, ..LIMITS });
         pinned.next_account();
-        assert_eq!(pinned.account_failed(fault(FaultKind::Timeout)), Verdict::Stop);
+        assert_eq!(pinned.account_failed(fault(FaultKind::Timeout), Duration::ZERO), Verdict::Stop);
+    }
+
+    #[test]
+    fn k105_one_account_of_another_region_and_no_more() {
+        let mut budget = Budget::new(LIMITS);
+        let gate = |budget: &mut Budget, shape_left| {
+            let sent = Sent { shape_left, ..Sent::PLAIN };
+            budget.fault(fault(FaultKind::ClientVersion), &sent, Duration::ZERO, false, &mut rng())
+        };
+        budget.next_account();
+        assert_eq!(gate(&mut budget, true), Verdict::SameAccount(Remedy::OtherShape));
+        assert_eq!(gate(&mut budget, false), Verdict::OtherRegion);
+        budget.next_account();
+        assert_eq!(gate(&mut budget, false), Verdict::Stop);
     }
 
     #[test]
@@ -296,10 +612,10 @@ mod tests {
             (vec![RateLimited, Suspicious], Suspicious),
             (vec![RateLimited], RateLimited),
         ] {
-            let mut budget = Budget::new(9);
+            let mut budget = Budget::new(LIMITS);
             for kind in &ended {
                 budget.next_account();
-                budget.fault(fault(*kind), SENT, &mut rng());
+                budget.fault(fault(*kind), &Sent::PLAIN, Duration::ZERO, false, &mut rng());
             }
             assert_eq!(budget.answer().map(|fault| fault.kind), Some(answer), "{ended:?}");
         }
