@@ -30,6 +30,7 @@ use crate::config::{Config, StoreKind};
 use crate::credentials::held::{Held, later};
 use crate::error::Code;
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
+use crate::policy::learned::{Learned, Lesson};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
@@ -339,6 +340,8 @@ pub(crate) struct Slot {
     arn_rejected: Option<String>,
     profile_asked: Option<Timestamp>,
     host_marked: Option<Instant>,
+    /// What its answers have taught (R72).
+    learned: Learned,
 }
 
 /// Shared by an account and its leases.
@@ -1151,6 +1154,18 @@ impl Lease {
         self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Takes in what a call taught (R72).
+    pub fn learn(&self, lesson: Lesson) {
+        self.pool.with_slot(&self.view.id, |slot, _| slot.learned.learn(lesson, self.pool.now()));
+    }
+
+    /// Reads what is known of the account; nothing, if it has left the pool.
+    pub fn learned<T>(&self, read: impl Fn(&Learned, Timestamp) -> T) -> T {
+        let now = self.pool.now();
+        let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.learned, now));
+        known.unwrap_or_else(|| read(&Learned::default(), now))
+    }
+
     /// Sees the account as it is now: after its profile was looked up.
     pub(crate) fn renew_view(&mut self) {
         if let Some(view) = self.pool.account(&self.view.id) {
@@ -1270,6 +1285,7 @@ impl Slot {
             arn_rejected: None,
             profile_asked: None,
             host_marked: None,
+            learned: Learned::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod health;
+pub mod learned;
 pub mod marks;
 pub mod retry;
 pub mod select;

@@ -1,0 +1,365 @@
+//! What the answers to one account have taught this process (R72): one bounded structure, written by [`Learned::learn`]
+//! after a call and read before the next one. It is never written to a record.
+//!
+//! It is forgotten when what the account *is* changes in its records ([`Learned::belongs_to`]), and kept over token
+//! refreshes and snapshots.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::proto::kiro::route::Shape;
+
+/// A refused variant of the profile is not sent again for so long (K78).
+const VARIANT_REFUSED: SignedDuration = SignedDuration::from_secs(600);
+/// An account without a profile is left out for so long (K78).
+const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
+/// The same when nobody could say (K78).
+const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
+/// "Does not support this application", and what passed in the small form (K116, K119).
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// Everything else that is remembered of a shape or a model (K88, K119, K129, K131, TR44).
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// Variants of the profile that are told apart: own, service, none and four listed ones, in two shapes.
+const MOST_VARIANTS: usize = 14;
+/// Models that are told apart; the one heard of longest ago goes (K88).
+const MOST_MODELS: usize = 64;
+
+/// What goes out as `profileArn` (K77).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// The ARN of the account's records.
+    Own(Arc<str>),
+    /// One that ListAvailableProfiles named and that isn't in the record yet.
+    Listed(Arc<str>),
+    /// Kiro's fixed ARN of the account's kind.
+    Service(Arc<str>),
+    /// The member is left out.
+    None,
+}
+
+impl Variant {
+    /// The ARN that is sent.
+    pub fn arn(&self) -> Option<&str> {
+        match self {
+            Self::Own(arn) | Self::Listed(arn) | Self::Service(arn) => Some(arn),
+            Self::None => None,
+        }
+    }
+
+    /// The word in lists, logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "own",
+            Self::Listed(_) => "listed",
+            Self::Service(_) => "service",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What one call taught.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lesson {
+    /// Upstream began an event stream with this variant.
+    VariantProven(Shape, Variant),
+    /// Upstream refused this variant; `by_400`: by a text about the ARN, and not by a 403 that may mean other things.
+    VariantRefused {
+        /// Where.
+        shape: Shape,
+        /// What was sent.
+        variant: Variant,
+        /// The refusal named the ARN.
+        by_400: bool,
+    },
+    /// Every variant was refused by a 403: cool-downs take over (K78).
+    VariantsForgotten,
+    /// The account has no profile; `asked`: that is what ListAvailableProfiles said, and not that it gave no answer.
+    NoProfile {
+        /// Somebody knows.
+        asked: bool,
+    },
+    /// Upstream doesn't serve this account in this shape, for a day (its kind of sign-in) or an hour (its body, its ARN).
+    ShapeRefused {
+        /// Where.
+        shape: Shape,
+        /// For 24 h.
+        for_a_day: bool,
+    },
+    /// The runtime shape passed without the members of K116.
+    SmallForm,
+    /// A model was refused (K88).
+    ModelRefused(Arc<str>),
+    /// An answer of this model began.
+    ModelServed(Arc<str>),
+    /// The model answers to the other id of its row (K123).
+    OtherModelId(Arc<str>),
+    /// The runtime shape passed without `additionalModelRequestFields` that it refused without a word (K116).
+    NoFieldsOnRuntime(Arc<str>),
+    /// A body passed without its cache points (K131).
+    NoCachePoints(Arc<str>),
+    /// A body passed without signed thoughts that have no text (TR44).
+    NoEmptyThoughts(Arc<str>),
+}
+
+/// What is known of a model on an account.
+#[derive(Debug, Clone)]
+struct ModelMarks {
+    kiro_id: Arc<str>,
+    seen: Timestamp,
+    refused_until: Option<Timestamp>,
+    served: Option<Timestamp>,
+    other_id: bool,
+    no_fields_until: Option<Timestamp>,
+    no_cache_points_until: Option<Timestamp>,
+    no_empty_thoughts_until: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone)]
+struct VariantMark {
+    shape: Shape,
+    variant: Variant,
+    /// None: proven.
+    refused_until: Option<Timestamp>,
+    by_400: bool,
+}
+
+/// What is known of one account.
+#[derive(Debug, Clone, Default)]
+pub struct Learned {
+    /// Of the records that it was learned with.
+    key: u64,
+    variants: Vec<VariantMark>,
+    no_profile_until: Option<Timestamp>,
+    shapes_refused: Vec<(Shape, Timestamp)>,
+    small_form_until: Option<Timestamp>,
+    models: Vec<ModelMarks>,
+}
+
+impl Learned {
+    /// Forgets everything when `key`, which stands for the fields that R72 names, is another one than before.
+    pub fn belongs_to(&mut self, key: u64) {
+        if self.key != key {
+            *self = Self { key, ..Self::default() };
+        }
+    }
+
+    /// Takes in what a call taught. The only way in.
+    pub fn learn(&mut self, lesson: Lesson, now: Timestamp) {
+        match lesson {
+            Lesson::VariantProven(shape, variant) => {
+                self.no_profile_until = None;
+                self.note_variant(VariantMark { shape, variant, refused_until: None, by_400: false });
+            }
+            Lesson::VariantRefused { shape, variant, by_400 } => {
+                let refused_until = Some(now + VARIANT_REFUSED);
+                self.note_variant(VariantMark { shape, variant, refused_until, by_400 });
+            }
+            Lesson::VariantsForgotten => self.variants.retain(|mark| mark.refused_until.is_none()),
+            Lesson::NoProfile { asked } => {
+                self.no_profile_until = Some(now + if asked { NO_PROFILE } else { NO_PROFILE_UNKNOWN });
+            }
+            Lesson::ShapeRefused { shape, for_a_day } => {
+                self.shapes_refused.retain(|(refused, _)| *refused != shape);
+                self.shapes_refused.push((shape, now + if for_a_day { DAY } else { HOUR }));
+            }
+            Lesson::SmallForm => self.small_form_until = Some(now + DAY),
+            Lesson::ModelRefused(id) => self.model(id, now).refused_until = Some(now + HOUR),
+            Lesson::ModelServed(id) => {
+                let model = self.model(id, now);
+                (model.refused_until, model.served) = (None, Some(now));
+            }
+            Lesson::OtherModelId(id) => self.model(id, now).other_id = true,
+            Lesson::NoFieldsOnRuntime(id) => self.model(id, now).no_fields_until = Some(now + DAY),
+            Lesson::NoCachePoints(id) => self.model(id, now).no_cache_points_until = Some(now + HOUR),
+            Lesson::NoEmptyThoughts(id) => self.model(id, now).no_empty_thoughts_until = Some(now + HOUR),
+        }
+    }
+
+    /// The variant to send: a proven one, else the first that isn't refused. None: every one is refused.
+    pub fn next_variant<'v>(&self, shape: Shape, variants: &'v [Variant], now: Timestamp) -> Option<&'v Variant> {
+        let proven = variants.iter().find(|variant| self.is_proven(shape, variant));
+        proven.or_else(|| variants.iter().find(|variant| !self.is_variant_refused(shape, variant, now)))
+    }
+
+    /// Whether upstream has begun an event stream with it.
+    pub fn is_proven(&self, shape: Shape, variant: &Variant) -> bool {
+        self.variant(shape, variant).is_some_and(|mark| mark.refused_until.is_none())
+    }
+
+    /// Whether one of the refusals that still count named the ARN.
+    pub fn was_refused_by_400(&self, now: Timestamp) -> bool {
+        self.variants.iter().any(|mark| mark.by_400 && mark.refused_until.is_some_and(|until| until > now))
+    }
+
+    /// Until when the account counts as one without a profile.
+    pub fn no_profile_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.no_profile_until.filter(|until| *until > now)
+    }
+
+    /// Whether upstream doesn't serve the account in this shape.
+    pub fn is_shape_refused(&self, shape: Shape, now: Timestamp) -> bool {
+        self.shapes_refused.iter().any(|(refused, until)| *refused == shape && *until > now)
+    }
+
+    /// Whether the small form is sent at once (K116).
+    pub fn uses_small_form(&self, now: Timestamp) -> bool {
+        self.small_form_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether the account said no to the model (K88).
+    pub fn refuses_model(&self, kiro_id: &str, now: Timestamp) -> bool {
+        self.find(kiro_id).and_then(|model| model.refused_until).is_some_and(|until| until > now)
+    }
+
+    /// When an answer of the model last began.
+    pub fn served_model(&self, kiro_id: &str) -> Option<Timestamp> {
+        self.find(kiro_id)?.served
+    }
+
+    /// Whether the other id of the model's row is the one that works.
+    pub fn uses_other_model_id(&self, kiro_id: &str) -> bool {
+        self.find(kiro_id).is_some_and(|model| model.other_id)
+    }
+
+    /// Whether the runtime shape takes no `additionalModelRequestFields` of this model.
+    pub fn no_fields_on_runtime(&self, kiro_id: &str, now: Timestamp) -> bool {
+        self.find(kiro_id).and_then(|model| model.no_fields_until).is_some_and(|until| until > now)
+    }
+
+    /// Whether cache points are refused.
+    pub fn no_cache_points(&self, kiro_id: &str, now: Timestamp) -> bool {
+        self.find(kiro_id).and_then(|model| model.no_cache_points_until).is_some_and(|until| until > now)
+    }
+
+    /// Whether signed thoughts without text are refused.
+    pub fn no_empty_thoughts(&self, kiro_id: &str, now: Timestamp) -> bool {
+        self.find(kiro_id).and_then(|model| model.no_empty_thoughts_until).is_some_and(|until| until > now)
+    }
+
+    fn variant(&self, shape: Shape, variant: &Variant) -> Option<&VariantMark> {
+        self.variants.iter().find(|mark| mark.shape == shape && mark.variant.arn() == variant.arn())
+    }
+
+    fn is_variant_refused(&self, shape: Shape, variant: &Variant, now: Timestamp) -> bool {
+        self.variant(shape, variant).and_then(|mark| mark.refused_until).is_some_and(|until| until > now)
+    }
+
+    fn note_variant(&mut self, mark: VariantMark) {
+        self.variants.retain(|old| !(old.shape == mark.shape && old.variant.arn() == mark.variant.arn()));
+        if self.variants.len() >= MOST_VARIANTS {
+            self.variants.remove(0);
+        }
+        self.variants.push(mark);
+    }
+
+    fn find(&self, kiro_id: &str) -> Option<&ModelMarks> {
+        self.models.iter().find(|model| &*model.kiro_id == kiro_id)
+    }
+
+    fn model(&mut self, kiro_id: Arc<str>, now: Timestamp) -> &mut ModelMarks {
+        let place = match self.models.iter().position(|model| model.kiro_id == kiro_id) {
+            Some(place) => place,
+            None => {
+                if self.models.len() >= MOST_MODELS
+                    && let Some(oldest) = (0..self.models.len()).min_by_key(|place| self.models[*place].seen)
+                {
+                    self.models.swap_remove(oldest);
+                }
+                self.models.push(ModelMarks {
+                    kiro_id,
+                    seen: now,
+                    refused_until: None,
+                    served: None,
+                    other_id: false,
+                    no_fields_until: None,
+                    no_cache_points_until: None,
+                    no_empty_thoughts_until: None,
+                });
+                self.models.len() - 1
+            }
+        };
+        self.models[place].seen = now;
+        &mut self.models[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn k78_a_proven_variant_comes_first_and_a_refused_one_rests_ten_minutes() {
+        let service = Variant::Service("arn:s".into());
+        let variants = [Variant::Own("arn:o".into()), service.clone(), Variant::None];
+        let mut learned = Learned::default();
+        let next = |learned: &Learned, second| learned.next_variant(Shape::Q, &variants, at(second)).cloned();
+        assert_eq!(next(&learned, 0), Some(variants[0].clone()));
+        let refuse =
+            |variant: &Variant| Lesson::VariantRefused { shape: Shape::Q, variant: variant.clone(), by_400: true };
+        learned.learn(refuse(&variants[0]), at(0));
+        assert_eq!(next(&learned, 0), Some(service.clone()));
+        assert_eq!(learned.next_variant(Shape::Runtime, &variants, at(0)), Some(&variants[0]), "per shape");
+        learned.learn(refuse(&service), at(1));
+        learned.learn(refuse(&Variant::None), at(2));
+        assert_eq!(next(&learned, 2), None);
+        assert!(learned.was_refused_by_400(at(2)));
+        assert_eq!(next(&learned, 600), Some(variants[0].clone()));
+        learned.learn(Lesson::VariantProven(Shape::Q, Variant::None), at(700));
+        assert_eq!(next(&learned, 700), Some(Variant::None));
+        // A record's own ARN that was proven as a listed one is the same ARN.
+        learned.learn(Lesson::VariantProven(Shape::Q, Variant::Listed("arn:o".into())), at(701));
+        assert_eq!(next(&learned, 701), Some(variants[0].clone()));
+        learned.belongs_to(1);
+        assert_eq!(next(&learned, 701), Some(variants[0].clone()));
+        assert!(!learned.is_proven(Shape::Q, &variants[0]), "forgotten with the record (R72)");
+    }
+
+    #[test]
+    fn k88_p48_p49_models_are_remembered_for_an_hour_and_bounded() {
+        let mut learned = Learned::default();
+        learned.learn(Lesson::ModelRefused("m".into()), at(0));
+        assert!(learned.refuses_model("m", at(3599)) && !learned.refuses_model("m", at(3600)));
+        learned.learn(Lesson::ModelServed("m".into()), at(10));
+        assert!(!learned.refuses_model("m", at(10)));
+        assert_eq!(learned.served_model("m"), Some(at(10)));
+        for n in 0..1_000 {
+            learned.learn(Lesson::ModelRefused(format!("m{n}").into()), at(n));
+        }
+        assert_eq!(learned.models.len(), MOST_MODELS);
+        assert!(learned.refuses_model("m999", at(1_000)) && !learned.refuses_model("m1", at(1_000)));
+    }
+
+    #[test]
+    fn k116_k119_k131_what_was_refused_runs_out() {
+        let mut learned = Learned::default();
+        learned.learn(Lesson::ShapeRefused { shape: Shape::Q, for_a_day: true }, at(0));
+        learned.learn(Lesson::ShapeRefused { shape: Shape::Runtime, for_a_day: false }, at(0));
+        assert!(learned.is_shape_refused(Shape::Q, at(86_399)) && !learned.is_shape_refused(Shape::Q, at(86_400)));
+        assert!(
+            learned.is_shape_refused(Shape::Runtime, at(3_599)) && !learned.is_shape_refused(Shape::Runtime, at(3_600))
+        );
+        learned.learn(Lesson::SmallForm, at(0));
+        learned.learn(Lesson::NoCachePoints("m".into()), at(0));
+        learned.learn(Lesson::NoFieldsOnRuntime("m".into()), at(0));
+        assert!(learned.uses_small_form(at(86_399)) && learned.no_fields_on_runtime("m", at(86_399)));
+        assert!(learned.no_cache_points("m", at(3_599)) && !learned.no_cache_points("m", at(3_600)));
+        assert!(!learned.no_empty_thoughts("m", at(0)) && !learned.no_cache_points("n", at(0)));
+    }
+
+    #[test]
+    fn k78_no_profile_ends_with_time_or_a_proof() {
+        let mut learned = Learned::default();
+        learned.learn(Lesson::NoProfile { asked: false }, at(0));
+        assert_eq!(learned.no_profile_until(at(59)), Some(at(60)));
+        assert_eq!(learned.no_profile_until(at(60)), None);
+        learned.learn(Lesson::NoProfile { asked: true }, at(100));
+        assert_eq!(learned.no_profile_until(at(101)), Some(at(700)));
+        learned.learn(Lesson::VariantProven(Shape::Q, Variant::None), at(102));
+        assert_eq!(learned.no_profile_until(at(103)), None);
+    }
+}
