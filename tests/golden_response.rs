@@ -241,7 +241,7 @@ fn every_rule_is_held_by_something() {
 /// The rules that the response half answers for. K47, K49, K50 and the headers of errors are for who drives it.
 fn own_rules() -> impl Iterator<Item = String> {
     let ranges =
-        [("TS", 1..=26), ("TS", 42..=42), ("TU", 1..=4), ("TU", 6..=6), ("TU", 8..=8), ("K", 28..=46), ("K", 48..=48)];
+        [("TS", 1..=29), ("TS", 42..=42), ("TU", 1..=4), ("TU", 6..=6), ("TU", 8..=8), ("K", 28..=46), ("K", 48..=48)];
     let messages = [("M", 51..=59), ("M", 62..=64)];
     ranges
         .into_iter()
@@ -289,6 +289,9 @@ fn frames_text(case: &Case) -> String {
     let mut text = format!("# {} {}\n", case.name, case.title);
     if case.thinking {
         text.push_str("setting thinking\n");
+    }
+    if case.omitted {
+        text.push_str("setting thinking text is omitted\n");
     }
     if case.split == kiro_messages::proto::pipeline::UsageSplit::None {
         text.push_str("setting usage isn't split\n");

@@ -22,8 +22,10 @@
 //!     request_id: "req_1".into(),
 //!     model: "claude-sonnet-4-5".into(),
 //!     thinking: false,
+//!     drop_thinking_text: false,
 //!     tool_names: Default::default(),
 //!     window: 172_500,
+//!     usage_window: 172_500,
 //!     usage_split: UsageSplit::Ratio,
 //!     input_estimate: 10,
 //!     mode: Mode::Stream,
@@ -47,8 +49,8 @@ use super::messages::sse::Sse;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
-pub use super::translate::stream::{Committed, Mode, Settings, Step};
-pub use super::translate::usage::UsageSplit;
+pub use super::translate::stream::{Committed, Mode, Settings, Step, signature_key};
+pub use super::translate::usage::{Measured, UsageSplit};
 
 /// What a response was like, for the log and the metrics. Counts go over all attempts.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -73,8 +75,15 @@ pub struct Report {
     pub ghost: Option<Fault>,
     /// The answer ended well without any content (K41): worth a warning.
     pub empty: bool,
-    /// `usage` of the last meteringEvent, in its own unit (credits).
-    pub metering: Option<f64>,
+    /// `usage` of the last meteringEvent: credits, never converted to tokens (TU9).
+    pub credits: Option<f64>,
+    /// The answer ended with the body alone, without counts, percentage and credits (TU9): it may be a cut.
+    pub without_end: bool,
+    /// What upstream counted and its percentage, where the answer had both (A187).
+    pub measured: Option<Measured>,
+    /// A key of each signed and of each redacted thought that was delivered, in order, at most 64 (TR44); see
+    /// [`signature_key`].
+    pub signatures: Vec<u64>,
 }
 
 /// Feeds decoder, translator and output with upstream's bytes; pure. All that a driver, a test or a fuzz target needs.
@@ -222,7 +231,10 @@ impl Pipeline {
             ignored_events: tally.ignored_events,
             ghost: tally.ghost.clone(),
             empty: stop_reason.is_some() && !self.response.is_committed(),
-            metering: tally.metering,
+            credits: tally.credits,
+            without_end: self.response.is_without_end(),
+            measured: self.response.measured(),
+            signatures: tally.signatures.clone(),
         }
     }
 

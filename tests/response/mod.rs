@@ -108,6 +108,7 @@ pub struct Case {
     pub rules: Vec<String>,
     pub title: String,
     pub thinking: bool,
+    pub omitted: bool,
     pub split: UsageSplit,
     pub tool_names: Vec<(String, String)>,
     pub inputs: Vec<Input>,
@@ -122,8 +123,10 @@ impl Case {
             request_id: "req_1".into(),
             model: "claude-sonnet-4-5".into(),
             thinking: self.thinking,
+            drop_thinking_text: self.omitted,
             tool_names: self.tool_names.iter().cloned().collect(),
             window: 172_500,
+            usage_window: 172_500,
             usage_split: self.split,
             input_estimate: 10,
             mode,
@@ -179,6 +182,7 @@ fn parse_case(text: &str) -> Case {
         rules: Vec::new(),
         title: String::new(),
         thinking: false,
+        omitted: false,
         split: UsageSplit::Ratio,
         tool_names: Vec::new(),
         inputs: Vec::new(),
@@ -189,6 +193,7 @@ fn parse_case(text: &str) -> Case {
         let word = rest.split(' ').next().unwrap();
         match word {
             "think" => case.thinking = true,
+            "omit" => case.omitted = true,
             "none" => case.split = UsageSplit::None,
             _ if case.inputs.is_empty() && word.contains('=') && !word.contains(['"', '{']) => {
                 let (upstream, client) = word.split_once('=').unwrap();

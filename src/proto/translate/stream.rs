@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
+use sha2::{Digest, Sha256};
+
 use super::estimate::Estimator;
 use super::fault::{PromptSize, api_error};
 use super::thinking::{Scanner, Span, Spans};
 use super::tools::ToolNames;
-use super::usage::{Reported, UsageSplit};
+use super::usage::{Measured, Reported, UsageSplit};
 use crate::proto::json::Completeness;
 use crate::proto::kiro::event::{Content, Event, Input, Note, Reasoning, Text, Tool};
 use crate::proto::kiro::fault::Fault;
@@ -20,6 +22,8 @@ pub const MAX_QUEUE: usize = 1 << 20;
 const QUEUED_OVERHEAD: usize = 128;
 /// The longest signature that is sent (TS25), in bytes.
 const MAX_SIGNATURE: usize = 256 << 10;
+/// How many signatures of one answer are kept for the replay (TR44).
+const MAX_SIGNATURES: usize = 64;
 /// How many finished tool ids are remembered (TS25).
 const MAX_FINISHED: usize = 1_024;
 /// How many unknown event names are counted (section 6), and how many characters of each are kept.
@@ -38,10 +42,14 @@ pub struct Settings {
     pub model: String,
     /// Thinking is on (TR12): native reasoning becomes blocks, tags are looked for.
     pub thinking: bool,
+    /// The client said `display: omitted` and upstream sends the text of thoughts all the same: it isn't delivered (TS28).
+    pub drop_thinking_text: bool,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
-    /// The model's window in tokens (TU4).
+    /// The model's window in tokens, in errors (M62).
     pub window: u64,
+    /// What upstream's percentage refers to, in tokens (TU2, K123).
+    pub usage_window: u64,
     /// How an input total is shown (TU3).
     pub usage_split: UsageSplit,
     /// Our estimate of the request in tokens (TU7).
@@ -91,8 +99,11 @@ pub struct Tally {
     pub unknown_events: Vec<(String, u64)>,
     /// Content events that had no place: signatures without a thought, pieces of finished tools (TS6).
     pub ignored_events: u64,
-    /// `usage` of the last meteringEvent, in its own unit (credits).
-    pub metering: Option<f64>,
+    /// `usage` of the last meteringEvent, in its own unit (credits), if it is a finite number that isn't negative (TU9).
+    pub credits: Option<f64>,
+    /// A key of each thought that was delivered with a signature, and of each redacted one, in order; see
+    /// [`signature_key`]. At most [`MAX_SIGNATURES`].
+    pub signatures: Vec<u64>,
     /// The exception that came after a complete answer and was taken for its end (TS17).
     pub ghost: Option<Fault>,
 }
@@ -121,6 +132,8 @@ pub struct Response {
     stopped: bool,
     /// A tool's input ended in its middle, or upstream's output limit was reached (TS15, TS42).
     truncated: bool,
+    /// Upstream's output limit ended it (TS16).
+    limited: bool,
     output: Estimator,
     ended: Option<(StopReason, Usage)>,
     tally: Tally,
@@ -139,6 +152,9 @@ enum State {
     Think {
         /// Goes out before the block closes (TS8).
         signature: Signature,
+        /// Its block was opened downstream. One of a signature alone (TS27) is opened and closed at once, when the
+        /// signature is whole.
+        sent: bool,
     },
     Tool(OpenTool),
     /// No block open, at least one was.
@@ -176,6 +192,12 @@ struct OpenTool {
     torn: bool,
 }
 
+/// By what a signature, or the data of a redacted thought, is remembered (TR44): the first 64 bits of its SHA-256.
+pub fn signature_key(signature: &str) -> u64 {
+    let digest = Sha256::digest(signature.as_bytes());
+    digest.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte))
+}
+
 /// Texts that halves of surrogate pairs may belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -202,6 +224,7 @@ impl Response {
             usage_seen: false,
             stopped: false,
             truncated: false,
+            limited: false,
             output: Estimator::default(),
             ended: None,
             tally: Tally::default(),
@@ -245,6 +268,7 @@ impl Response {
                 // TS16, in Idle too.
                 self.hear(sink);
                 self.truncated = true;
+                self.limited = true;
                 self.complete(sink)
             }
             Event::Exception(fault) if self.is_complete_answer() => {
@@ -373,6 +397,18 @@ impl Response {
         self.ended.map_or_else(|| self.settled_usage(), |(_, usage)| usage)
     }
 
+    /// The answer ended with the end of the body, and neither counts nor credits nor a percentage had come: it may have
+    /// been cut (TU9).
+    pub fn is_without_end(&self) -> bool {
+        self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited
+    }
+
+    /// Upstream's counts, all of them together, and its percentage, where the answer had both: they say what the
+    /// percentage refers to.
+    pub fn measured(&self) -> Option<Measured> {
+        self.reported.measured()
+    }
+
     /// What the log and the metrics want to know.
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -459,7 +495,8 @@ impl Response {
             }
             Note::Metering { usage } => {
                 self.usage_seen = true;
-                self.tally.metering = usage.or(self.tally.metering);
+                let credits = usage.filter(|usage| usage.is_finite() && *usage >= 0.0);
+                self.tally.credits = credits.or(self.tally.credits);
             }
             Note::Known => {}
             Note::Unknown(name) => self.tally.count_unknown(name),
@@ -515,7 +552,7 @@ impl Response {
     fn settled_usage(&self) -> Usage {
         // M59: content is never worth nothing, not even a redacted thought.
         let least = u64::from(self.is_committed());
-        let Settings { window, input_estimate, usage_split, .. } = self.settings;
+        let Settings { usage_window: window, input_estimate, usage_split, .. } = self.settings;
         let output = self.output.tokens().max(least);
         let usage = self.reported.settle(window, input_estimate, output, usage_split);
         Usage { output_tokens: usage.output_tokens.max(least), ..usage }
@@ -620,9 +657,14 @@ impl Response {
     }
 
     fn thinking_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
+        if self.settings.drop_thinking_text {
+            // The text before it and the text behind it stay two, as they would be around a thought.
+            self.close_block(sink);
+            return self.count(piece);
+        }
         if !matches!(self.state, State::Think { .. }) {
             self.close_block(sink);
-            let state = State::Think { signature: Signature::Pending(String::new()) };
+            let state = State::Think { signature: Signature::Pending(String::new()), sent: true };
             self.open_block(Block::Thinking, state, sink);
         }
         self.count(piece);
@@ -636,23 +678,36 @@ impl Response {
             self.tags = None;
         }
         if let Some(text) = reasoning.text {
-            if matches!(&self.state, State::Think { signature } if !signature.is_empty()) {
+            if matches!(&self.state, State::Think { signature, .. } if !signature.is_empty()) {
                 self.close_block(sink);
             }
             self.flush_half_but(Kind::Thought, sink);
             self.thought(&text, sink);
         }
         if let Some(piece) = reasoning.signature {
-            match &mut self.state {
-                State::Think { signature } => signature.push(&piece),
-                _ => self.tally.ignored_events += 1,
-            }
+            self.signature(&piece, sink);
         }
         if let Some(data) = reasoning.redacted {
             self.boundary(sink);
             self.close_block(sink);
+            self.tally.keep_signature(&data);
             self.open_block(Block::RedactedThinking { data: &data }, State::Gap, sink);
             self.stop_block(sink);
+        }
+    }
+
+    /// A piece of a signature: of the open thought, or of one without text (TS27). One behind padding begins the next
+    /// segment (TS29).
+    fn signature(&mut self, piece: &str, sink: &mut impl Sink) {
+        match &mut self.state {
+            State::Think { signature, .. } if !signature.is_followed_by(piece) => signature.push(piece),
+            _ => {
+                self.flush_half(sink);
+                self.close_block(sink);
+                let mut signature = Signature::Pending(String::new());
+                signature.push(piece);
+                self.state = State::Think { signature, sent: false };
+            }
         }
     }
 
@@ -797,7 +852,7 @@ impl Response {
         self.truncated = true;
         self.tally.ignored_events += self.queue.clear();
         match &self.state {
-            State::Tool(open) if !open.sent => self.state = if self.index > 0 { State::Gap } else { State::Open },
+            State::Tool(open) if !open.sent => self.nothing_sent(),
             _ => self.close_block(sink),
         }
     }
@@ -819,9 +874,15 @@ impl Response {
             self.flush_half(sink);
         }
         match std::mem::replace(&mut self.state, State::Gap) {
-            State::Think { signature: Signature::Pending(signature) } if !signature.is_empty() => {
+            State::Think { signature: Signature::Pending(signature), sent } if !signature.is_empty() => {
+                if !sent {
+                    sink.event(StreamEvent::BlockStart { index: self.index, block: Block::Thinking });
+                }
                 sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Signature(&signature) });
+                self.tally.keep_signature(&signature);
             }
+            // A signature that is too long, and nothing else.
+            State::Think { sent: false, .. } => return self.nothing_sent(),
             State::Tool(open) => {
                 if self.finished.len() == MAX_FINISHED {
                     self.finished.pop_front();
@@ -831,6 +892,11 @@ impl Response {
             _ => {}
         }
         self.stop_block(sink);
+    }
+
+    /// What was begun had nothing to show.
+    fn nothing_sent(&mut self) {
+        self.state = if self.index > 0 { State::Gap } else { State::Open };
     }
 
     fn stop_block(&mut self, sink: &mut impl Sink) {
@@ -851,6 +917,12 @@ impl Response {
 impl Signature {
     fn is_empty(&self) -> bool {
         matches!(self, Self::Pending(signature) if signature.is_empty())
+    }
+
+    /// Whether the piece begins another signature: this one ended in base64 padding, which stands at the very end only
+    /// (TS29). Padding may itself come in two pieces.
+    fn is_followed_by(&self, piece: &str) -> bool {
+        matches!(self, Self::Pending(signature) if signature.ends_with('=')) && !piece.bytes().all(|byte| byte == b'=')
     }
 
     fn push(&mut self, piece: &str) {
@@ -910,6 +982,12 @@ impl Queue {
 }
 
 impl Tally {
+    fn keep_signature(&mut self, signature: &str) {
+        if self.signatures.len() < MAX_SIGNATURES {
+            self.signatures.push(signature_key(signature));
+        }
+    }
+
     fn count_unknown(&mut self, name: &str) {
         let name = name.char_indices().nth(MAX_UNKNOWN_CHARS).map_or(name, |(at, _)| &name[..at]);
         if let Some((_, count)) = self.unknown_events.iter_mut().find(|(known, _)| known == name) {
@@ -955,8 +1033,10 @@ mod tests {
             request_id: "req_1".into(),
             model: "claude-sonnet-4-5".into(),
             thinking,
+            drop_thinking_text: false,
             tool_names: ToolNames::default(),
             window: 172_500,
+            usage_window: 172_500,
             usage_split: UsageSplit::Ratio,
             input_estimate: 10,
             mode: Mode::Stream,
@@ -1026,6 +1106,55 @@ mod tests {
             assert_eq!(log.0.iter().any(|event| event.starts_with("signature")), sent);
             assert_eq!(log.0.last().unwrap(), "stop");
         }
+    }
+
+    /// TS25, TS27: one that is alone and too long leaves nothing behind.
+    #[test]
+    fn ts27_a_signature_alone_that_is_too_long_opens_nothing() {
+        let mut response = response(true);
+        let mut log = Log::default();
+        response.event(reasoning(None, Some(&"s".repeat(MAX_SIGNATURE + 1))), &mut log);
+        response.event(text("x"), &mut log);
+        response.end(&mut log);
+        assert_eq!(log.0, ["start", "+0", "x", "-0", "end_turn", "stop"]);
+    }
+
+    /// TR44: what was delivered is remembered, in order; `Report::signatures`.
+    #[test]
+    fn tr44_the_keys_of_signatures_are_told() {
+        let mut response = response(true);
+        let mut log = Log::default();
+        response.event(reasoning(Some("t"), Some("abc")), &mut log);
+        let redacted = Reasoning { redacted: Some("abc".into()), ..Reasoning::default() };
+        response.event(Event::Content(Content::Reasoning(redacted)), &mut log);
+        response.event(reasoning(Some("unsigned"), None), &mut log);
+        response.end(&mut log);
+        // SHA-256 of "abc" begins so.
+        assert_eq!(response.tally().signatures, [0xba78_16bf_8f01_cfea; 2]);
+        for n in 0..100 {
+            response.tally.keep_signature(&n.to_string());
+        }
+        assert_eq!(response.tally().signatures.len(), MAX_SIGNATURES);
+    }
+
+    /// TU9: what an answer that may have been cut looks like.
+    #[test]
+    fn tu9_an_answer_without_any_usage_is_told() {
+        let ended = |events: &[Event<'_>]| {
+            let mut response = response(false);
+            let mut log = Log::default();
+            for event in events {
+                response.event(event.clone(), &mut log);
+            }
+            response.end(&mut log);
+            (response.is_without_end(), response.tally().credits)
+        };
+        assert_eq!(ended(&[text("x")]), (true, None));
+        assert_eq!(ended(&[text("x"), Event::Note(Note::Metering { usage: Some(0.5) })]), (false, Some(0.5)));
+        assert_eq!(ended(&[text("x"), Event::Note(Note::Metering { usage: Some(f64::NAN) })]), (false, None));
+        assert_eq!(ended(&[text("x"), Event::Note(Note::ContextUsage { percentage: None })]), (false, None));
+        assert_eq!(ended(&[text("x"), Event::OutputLimit]), (false, None), "it says itself why it ends");
+        assert_eq!(ended(&[tool("a", "{}", true), Event::Exception(Fault::network("x"))]), (false, None));
     }
 
     /// TS25: the last 1,024 finished tools are remembered.

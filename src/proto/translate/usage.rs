@@ -44,7 +44,26 @@ pub struct Reported {
     pub percentage: Option<f64>,
 }
 
+/// What upstream counted in one answer, beside its percentage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Input of all kinds and output.
+    pub tokens: u64,
+    /// `contextUsagePercentage`, more than 0.
+    pub percentage: f64,
+}
+
 impl Reported {
+    /// Both, where the answer had both.
+    pub fn measured(&self) -> Option<Measured> {
+        let Usage { input_tokens, cache_creation_input_tokens, cache_read_input_tokens, output_tokens } = self.counts?;
+        let percentage = self.percentage.filter(|percentage| percentage.is_finite() && *percentage > 0.0)?;
+        let tokens = [input_tokens, cache_creation_input_tokens, cache_read_input_tokens, output_tokens]
+            .iter()
+            .fold(0_u64, |sum, &count| sum.saturating_add(count));
+        Some(Measured { tokens, percentage })
+    }
+
     /// The figures of `message_delta` (TU2): what upstream counted, else its percentage of the `window` (TU4), else our
     /// estimate of the request (TU7). `output` is our count of what was delivered, used unless upstream counted.
     pub fn settle(&self, window: u64, estimate: u64, output: u64, split: UsageSplit) -> Usage {
@@ -59,6 +78,46 @@ impl Reported {
         }
         let total = self.percentage.and_then(|percentage| input_total(percentage, window, output));
         Usage { output_tokens: output.min(MAX_TOKENS), ..split.split(total.unwrap_or(estimate)) }
+    }
+}
+
+/// Answers that have both counts and a percentage, before what they say of the window is believed.
+const SAMPLES: u32 = 20;
+/// Older answers count half, so that a change of upstream's is followed.
+const MOST_SAMPLES: u32 = 200;
+/// A quotient outside of it is an error of somebody's.
+const PLAUSIBLE: std::ops::RangeInclusive<f64> = 0.5..=3.0;
+
+/// What a model's percentages really refer to, learnt from answers that have counts too (A187): the quotient of what was
+/// counted and what the percentage says of the window in the table.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct WindowQuotient {
+    counted: f64,
+    said: f64,
+    samples: u32,
+}
+
+impl WindowQuotient {
+    /// Takes what one answer measured; `window` is the one of the table. One out of 0.5–3 is not used.
+    pub fn learn(&mut self, measured: Measured, window: u64) {
+        let (counted, said) = (measured.tokens as f64, window as f64 * measured.percentage / 100.0);
+        if !PLAUSIBLE.contains(&(counted / said)) {
+            return;
+        }
+        if self.samples == MOST_SAMPLES {
+            (self.counted, self.said, self.samples) = (self.counted / 2.0, self.said / 2.0, MOST_SAMPLES / 2);
+        }
+        self.counted += counted;
+        self.said += said;
+        self.samples += 1;
+    }
+
+    /// The window to multiply percentages with: the table's until 20 answers have said otherwise.
+    pub fn window(&self, window: u64) -> u64 {
+        if self.samples < SAMPLES {
+            return window;
+        }
+        (window as f64 * self.counted / self.said).round() as u64
     }
 }
 
@@ -90,6 +149,26 @@ mod tests {
             assert_eq!(ratio(total).iter().sum::<u64>(), total);
         }
         assert_eq!(ratio(u64::MAX).iter().sum::<u64>(), MAX_TOKENS);
+    }
+
+    #[test]
+    fn a187_the_window_of_percentages_is_learnt() {
+        let mut quotient = WindowQuotient::default();
+        let measured = |tokens, percentage| Measured { tokens, percentage };
+        for _ in 0..19 {
+            quotient.learn(measured(30_000, 10.0), 200_000);
+        }
+        assert_eq!(quotient.window(200_000), 200_000, "19 are too few");
+        for wrong in [measured(9_999, 10.0), measured(60_001, 10.0), measured(0, 10.0)] {
+            quotient.learn(wrong, 200_000);
+        }
+        assert_eq!(quotient.window(200_000), 200_000, "what can't be is not used");
+        quotient.learn(measured(30_000, 10.0), 200_000);
+        assert_eq!(quotient.window(200_000), 300_000);
+        for _ in 0..2_000 {
+            quotient.learn(measured(20_000, 10.0), 200_000);
+        }
+        assert!(quotient.window(200_000).abs_diff(200_000) < 200, "a change is followed");
     }
 
     #[test]
