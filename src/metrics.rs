@@ -27,6 +27,7 @@ pub use table::{Description, Kind, Label, METRICS};
 
 use crate::error::Code;
 use crate::proto::kiro::fault::FaultKind;
+use crate::proto::kiro::route::Shape;
 use crate::store::{LATENCY_BOUNDS, Latency};
 
 type Count = Counter<u64, AtomicU64>;
@@ -77,6 +78,8 @@ pub struct Metrics {
     request_errors: Family<OneLabel, Count>,
     refused: Family<RefusedLabels, Count>,
     tokens: Family<TokenLabels, Count>,
+    credits: Family<OneLabel, Counter<f64, AtomicU64>>,
+    without_end: Family<OneLabel, Count>,
     attempts: Family<OneLabel, Count>,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
@@ -148,6 +151,8 @@ impl Metrics {
             request_errors: add(&mut registry, &table::REQUEST_ERRORS, Family::default()),
             refused: add(&mut registry, &table::REFUSED, Family::default()),
             tokens: add(&mut registry, &table::TOKENS, Family::default()),
+            credits: add(&mut registry, &table::CREDITS, Family::default()),
+            without_end: add(&mut registry, &table::WITHOUT_END, Family::default()),
             streams_open: add(&mut registry, &table::STREAMS_OPEN, Level::default()),
             first_event: add(&mut registry, &table::FIRST_EVENT, Histogram::new(WAITING)),
             first_content: add(&mut registry, &table::FIRST_CONTENT, Histogram::new(WAITING)),
@@ -166,6 +171,9 @@ impl Metrics {
         // What an alert asks for must exist before it happens: a series that begins at 1 has no rate.
         for code in Code::ALL {
             drop(metrics.request_errors.get_or_create(&vec![("code", code.as_str().to_owned())]));
+        }
+        for shape in Shape::ALL {
+            drop(metrics.without_end.get_or_create(&vec![("shape", shape.as_str().to_owned())]));
         }
         drop(metrics.attempts.get_or_create(&vec![("outcome", "ok".to_owned())]));
         for kind in FaultKind::ALL {
@@ -190,6 +198,16 @@ impl Metrics {
         for (direction, tokens) in [("input", input), ("output", output)] {
             self.tokens.get_or_create(&TokenLabels { model: model.to_owned(), direction }).inc_by(tokens);
         }
+    }
+
+    /// Counts what Kiro metered for a complete answer (TU9).
+    pub fn count_credits(&self, model: &str, credits: f64) {
+        self.credits.get_or_create(&vec![("model", model.to_owned())]).inc_by(credits);
+    }
+
+    /// Counts a complete answer without any usage at its end (TU9).
+    pub fn count_without_end(&self, shape: Shape) {
+        self.without_end.get_or_create(&vec![("shape", shape.as_str().to_owned())]).inc();
     }
 
     /// Counts an HTTP request that was turned away before the gateway saw it.
@@ -393,6 +411,7 @@ mod tests {
         metrics.count_request("refused", "unknown", Some(Code::NotFound));
         metrics.count_refused("other", 404);
         metrics.count_tokens("m", 1, 2);
+        metrics.count_credits("m", 0.05);
         metrics.count_attempt(Some(FaultKind::RateLimited));
         metrics.count_unknown_events(&[("newEvent".into(), 1)]);
         let text = metrics.text(scrape());

@@ -634,6 +634,65 @@ async fn a66_thinking_with_signature_redacted_text() {
     );
 }
 
+/// A110, A118, stream half: a signature alone is a thinking block with empty text; signed segments aren't joined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a110_a118_ts27_ts29_signatures_alone_and_segments() {
+    let world = World::new(&[]).await;
+    let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": 2000 } });
+    let alone = json!({ "steps": [{ "signature": "c2lnbmF0dXJl", "signature_pieces": 3 }, { "text": "Yes" }] });
+    let folded = world.scene(&alone, thinking.clone()).await.json();
+    let empty = |signature: &str| json!({ "type": "thinking", "thinking": "", "signature": signature });
+    assert_eq!(folded["content"], json!([empty("c2lnbmF0dXJl"), { "type": "text", "text": "Yes" }]), "A110");
+    assert_eq!(world.scene(&alone, json!({})).await.json()["content"].as_array().unwrap().len(), 1, "nobody asked");
+
+    let signed = |text: &str, signature: &str| json!({ "thinking": text, "signature": signature });
+    let segments =
+        json!({ "steps": [signed("a", "czE="), signed("b", "czI="), { "signature": "czM=" }, { "text": "t" }] });
+    let folded = world.scene(&segments, thinking).await.json();
+    let signatures: Vec<&Value> =
+        folded["content"].as_array().unwrap().iter().map(|block| &block["signature"]).collect();
+    assert_eq!(json!(signatures), json!(["czE=", "czI=", "czM=", null]), "A118: {folded}");
+}
+
+/// A111: `omitted` where upstream doesn't know it: the gateway drops the text, and keeps the signature if one came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a111_ts28_omitted_text_is_dropped_here() {
+    let world = World::new(&[]).await;
+    let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": 2000, "display": "omitted" } });
+    let signed = json!({ "steps": [{ "thinking": "I see.", "signature": "abcd" }, { "text": "Yes" }] });
+    let folded = world.scene(&signed, thinking.clone()).await.json();
+    assert_eq!(
+        folded["content"],
+        json!([{ "type": "thinking", "thinking": "", "signature": "abcd" }, { "type": "text", "text": "Yes" }]),
+        "A111"
+    );
+    let unsigned = json!({ "steps": [{ "text": "<thinking>I see.</thinking>Yes" }] });
+    let folded = world.scene(&unsigned, thinking).await.json();
+    assert_eq!(folded["content"], json!([{ "type": "text", "text": "Yes" }]), "A111");
+}
+
+/// A187: 20 answers with counts and a percentage say what the percentage of the next one refers to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a187_the_window_of_percentages_is_learnt() {
+    let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
+    let percent_only = json!({ "steps": [{ "text": "x" }, { "usage": { "percent": 10 } }] });
+    let before = world.scene(&percent_only, json!({})).await.json()["usage"]["input_tokens"].as_u64().unwrap();
+    let both = |input: u64| {
+        let tokens = json!({ "uncachedInputTokens": input, "outputTokens": 1 });
+        json!({ "steps": [{ "text": "x" }, { "usage": { "percent": 10, "tokens": tokens } }] })
+    };
+    // What can't be is not used.
+    for _ in 0..20 {
+        world.scene(&both(before * 4), json!({})).await;
+    }
+    assert_eq!(world.scene(&percent_only, json!({})).await.json()["usage"]["input_tokens"], before, "A187");
+    for _ in 0..20 {
+        world.scene(&both(before * 2), json!({})).await;
+    }
+    let after = world.scene(&percent_only, json!({})).await.json()["usage"]["input_tokens"].as_u64().unwrap();
+    assert!(after.abs_diff(before * 2) <= 2, "A187: {before}, then {after}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a67_pings_while_upstream_is_silent() {
     let world = World::new(&[("KIRO_PING_INTERVAL", "200ms")]).await;

@@ -10,6 +10,7 @@
 mod account;
 mod attempt;
 mod dump;
+mod ends;
 mod keys;
 mod models;
 mod status;
@@ -33,6 +34,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
 use dump::Dumps;
+use ends::Ends;
 pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
@@ -49,7 +51,7 @@ use crate::metrics::{Metrics, Observed, Scrape};
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::kiro::fault::Fault;
-use crate::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
+use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::record::rfc3339;
 use crate::proto::translate::estimate::request_tokens;
@@ -104,6 +106,7 @@ pub(crate) struct Shared {
     models: ArcSwap<Models>,
     keys: Keys,
     metrics: Metrics,
+    ends: Ends,
     /// `KIRO_DEBUG_DUMP_DIR`.
     dumps: Option<Dumps>,
     in_flight: Arc<AtomicUsize>,
@@ -270,6 +273,7 @@ impl Gateway {
             models: ArcSwap::from_pointee(models),
             keys,
             metrics: Metrics::new(),
+            ends: Ends::default(),
             dumps,
             in_flight: Arc::default(),
             streams: Streams::default(),
@@ -425,10 +429,10 @@ impl Gateway {
             request_id: request_id.clone(),
             model: client_model.clone(),
             thinking: translated.thinking,
-            drop_thinking_text: false,
+            drop_thinking_text: request.display == Some(Display::Omitted),
             tool_names: translated.tool_names,
             window: translated.model.window,
-            usage_window: translated.model.usage_window(),
+            usage_window: shared.ends.usage_window(&translated.model.kiro_id, translated.model.usage_window()),
             usage_split: shared.config.usage_split,
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },

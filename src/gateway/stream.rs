@@ -30,6 +30,7 @@ use super::{Permit, Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::{AccountId, Lease, short};
 use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::{Pipeline, Step};
 use crate::upstream::{Body, Cut};
 
@@ -579,6 +580,7 @@ impl MessageStream {
             outcome,
             stop_reason: report.stop_reason.map(|reason| reason.as_str()),
             usage: complete.then_some(report.usage),
+            credits: report.credits.filter(|_| complete),
             account_id: account.map(str::to_owned),
             attempts,
             bytes: self.bytes + self.out.len() as u64 + self.folded.as_ref().map_or(0, |message| message.len() as u64),
@@ -591,7 +593,7 @@ impl MessageStream {
         if let Some(trace) = self.trace.take() {
             trace.end(&summary);
         }
-        self.summary.conclude(&self.shared, &report, summary);
+        self.summary.conclude(&self.shared, &report, Shape::Q, summary);
         let recording = trail.and_then(|trail| trail.recording.take());
         if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
             && let Some(dumps) = &self.shared.dumps

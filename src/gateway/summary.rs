@@ -10,6 +10,7 @@ use super::attempt::Job;
 use super::{Shared, wall_clock};
 use crate::error::{Code, Error};
 use crate::pool::short;
+use crate::proto::kiro::route::Shape;
 use crate::proto::messages::event::Usage;
 use crate::proto::pipeline::Report;
 
@@ -43,6 +44,8 @@ pub struct SummaryCell {
     model: String,
     kiro_model: String,
     known_model: String,
+    /// What upstream's percentage refers to by the table (K123).
+    usage_window: u64,
     streaming: bool,
     ended: OnceLock<Summary>,
 }
@@ -56,6 +59,8 @@ pub struct Summary {
     pub stop_reason: Option<&'static str>,
     /// Token counts as the client was told; none when it failed.
     pub usage: Option<Usage>,
+    /// What Kiro metered, in its own unit; none when it failed, or when Kiro gave no figure (TU9).
+    pub credits: Option<f64>,
     /// The account of the last attempt.
     pub account_id: Option<String>,
     /// Accounts tried.
@@ -82,6 +87,7 @@ impl SummaryCell {
             model: job.client_model.clone(),
             kiro_model: job.model.kiro_id.clone(),
             known_model: job.model.label().to_owned(),
+            usage_window: job.model.usage_window(),
             streaming: job.facts.streaming,
             ended: OnceLock::new(),
         }
@@ -117,8 +123,8 @@ impl SummaryCell {
         self.ended.get()
     }
 
-    /// Keeps the end, counts it and writes the one log line. Only the first end counts.
-    pub(super) fn conclude(&self, shared: &Shared, report: &Report, summary: Summary) {
+    /// Keeps the end, counts it and writes the one log line. Only the first end counts. `shape`: of the last attempt.
+    pub(super) fn conclude(&self, shared: &Shared, report: &Report, shape: Shape, summary: Summary) {
         if self.ended.set(summary).is_err() {
             return;
         }
@@ -138,6 +144,24 @@ impl SummaryCell {
         let (input, output) = summary.tokens();
         if summary.usage.is_some() {
             metrics.count_tokens(&self.known_model, input, output);
+        }
+        if let Some(credits) = summary.credits {
+            metrics.count_credits(&self.known_model, credits);
+        }
+        if let Some(measured) = report.measured {
+            shared.ends.learn(&self.kiro_model, measured, self.usage_window);
+        }
+        if summary.outcome == Outcome::Complete {
+            if report.without_end {
+                metrics.count_without_end(shape);
+            }
+            if shared.ends.ended(shape, report.without_end, super::now()) {
+                tracing::warn!(
+                    request_id = self.request_id,
+                    shape = shape.as_str(),
+                    "an answer ended without usage, unlike those before it: it may have been cut"
+                );
+            }
         }
         metrics.frames.inc_by(report.frames);
         metrics.upstream_bytes.inc_by(report.bytes_in);
@@ -164,6 +188,7 @@ impl SummaryCell {
             attempts = summary.attempts,
             input_tokens = input,
             output_tokens = output,
+            credits = summary.credits,
             ttfe_ms = summary.first_event.map(|d| d.as_millis() as u64),
             duration_ms = summary.duration.as_millis() as u64,
             bytes = summary.bytes,
@@ -193,6 +218,7 @@ impl SummaryCell {
             line["attempts"] = json!(summary.attempts);
             line["input_tokens"] = json!(input);
             line["output_tokens"] = json!(output);
+            line["credits"] = json!(summary.credits);
             line["ttfe_ms"] = json!(summary.first_event.map(|d| d.as_millis() as u64));
             line["duration_ms"] = json!(summary.duration.as_millis() as u64);
             line["bytes"] = json!(summary.bytes);

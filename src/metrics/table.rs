@@ -87,6 +87,12 @@ metrics! {
     TOKENS "kiro_tokens_total" Counter
         ["model": "as above", "direction": "`input` (cached tokens too), `output`"]
         "Tokens of complete answers as the client was told";
+    CREDITS "kiro_credits_total" Counter
+        ["model": "as above"]
+        "Credits of complete answers as Kiro metered them, in its own unit; answers without a figure add nothing";
+    WITHOUT_END "kiro_stream_without_end_total" Counter
+        ["shape": "`q`, `runtime`; each stands at 0 from the start"]
+        "Complete answers whose stream ended properly, but without counts, percentage and credits: some may have been cut";
     IN_FLIGHT "kiro_requests_in_flight" Gauge [] "Requests for an answer that run now, streamed or not";
     STREAMS_OPEN "kiro_streams_open" Gauge [] "Answers that are being streamed now";
     WAITING "kiro_requests_waiting" Gauge [] "Requests that wait for an account (KIRO_ACCOUNT_WAIT)";

@@ -41,6 +41,7 @@ async fn every_metric_moves() {
     let unknown = json!({ "steps": [{ "event": "somethingNew", "payload": {} }, { "text": "a" }] });
     assert_eq!(world.scene(&unknown, STREAM()).await.status, 200);
     world.scene(&json!({ "text": "a", "end": "corrupt_crc" }), STREAM()).await;
+    world.scene(&json!({ "text": "a", "usage": false }), STREAM()).await;
     // The other account is rate limited: two requests are enough to meet it.
     world.messages(&base()).await;
     world.messages(&base()).await;
@@ -89,6 +90,8 @@ async fn every_metric_moves() {
         "kiro_account_in_flight",
         "kiro_redis_queued_writes",
         "kiro_build_info",
+        "kiro_client_version_info",
+        "kiro_client_version_refused_total",
         "process_max_fds",
         "process_start_time_seconds",
         "kiro_redis_connected",
