@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::policy::select::Strategy;
 use crate::proto::kiro::client_identity;
+use crate::proto::kiro::route::Shape;
 use crate::proto::translate::request::{CachePoints, SystemPlace};
 use crate::proto::translate::usage::UsageSplit;
 use crate::secret::Secret;
@@ -132,6 +133,13 @@ const fn alias(mut setting: Setting, alias: &'static str) -> Setting {
     setting
 }
 
+/// Default of `KIRO_UPSTREAM_URL`.
+pub const DEFAULT_UPSTREAM_URL: &str = "https://q.{region}.amazonaws.com/generateAssistantResponse";
+/// Default of `KIRO_RUNTIME_URL`.
+pub const DEFAULT_RUNTIME_URL: &str = "https://runtime.{region}.kiro.dev/";
+/// Default of `KIRO_MANAGEMENT_URL`.
+pub const DEFAULT_MANAGEMENT_URL: &str = "https://management.{region}.kiro.dev";
+
 /// Every setting. The order is that of `--help`.
 pub const SETTINGS: &[Setting] = &[
     alias(row("KIRO_HOST", "host", "host", "127.0.0.1", Form::Text, "Listen address."), "GO_KIRO_HOST"),
@@ -231,9 +239,33 @@ pub const SETTINGS: &[Setting] = &[
         "KIRO_UPSTREAM_URL",
         "upstream-url",
         "upstreamUrl",
-        "https://q.{region}.amazonaws.com/generateAssistantResponse",
+        DEFAULT_UPSTREAM_URL,
         Form::UpstreamUrl,
-        "Where answers come from; {region} is filled per account.",
+        "Where answers come from in shape q; {region} is filled per account. Changed alone, everything goes to this one host.",
+    ),
+    row(
+        "KIRO_UPSTREAM_API",
+        "",
+        "upstreamApi",
+        "auto",
+        Form::Word(&["auto", "q", "runtime", "q,runtime", "runtime,q"]),
+        "Which of Kiro's two wire shapes are used, the preferred one first; auto is q,runtime.",
+    ),
+    row(
+        "KIRO_RUNTIME_URL",
+        "",
+        "runtimeUrl",
+        DEFAULT_RUNTIME_URL,
+        Form::UpstreamUrl,
+        "Where answers come from in shape runtime.",
+    ),
+    row(
+        "KIRO_MANAGEMENT_URL",
+        "",
+        "managementUrl",
+        DEFAULT_MANAGEMENT_URL,
+        Form::UpstreamUrl,
+        "Where usage, models and profiles are asked for in shape runtime.",
     ),
     row(
         "KIRO_SOCIAL_REFRESH_URL",
@@ -864,6 +896,15 @@ impl RawConfig {
                 _ => UpstreamKind::Kiro,
             },
             upstream_url: self.upstream_url("KIRO_UPSTREAM_URL")?,
+            upstream_api: match self.word("KIRO_UPSTREAM_API")?.as_str() {
+                "q" => [Shape::Q; 2],
+                "runtime" => [Shape::Runtime; 2],
+                "q,runtime" => [Shape::Q, Shape::Runtime],
+                "runtime,q" => [Shape::Runtime, Shape::Q],
+                _ => client_identity::SHAPES,
+            },
+            runtime_url: self.upstream_url("KIRO_RUNTIME_URL")?,
+            management_url: self.upstream_url("KIRO_MANAGEMENT_URL")?,
             social_refresh_url: self.upstream_url("KIRO_SOCIAL_REFRESH_URL")?,
             idc_refresh_url: self.upstream_url("KIRO_IDC_REFRESH_URL")?,
             client_version: self.version("KIRO_CLIENT_VERSION")?,
@@ -1079,7 +1120,7 @@ pub fn is_trusted_url(url: &str) -> bool {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
     };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Where Redis is, as it was said.
@@ -1152,6 +1193,12 @@ pub struct Config {
     pub upstream: UpstreamKind,
     /// `KIRO_UPSTREAM_URL`.
     pub upstream_url: String,
+    /// `KIRO_UPSTREAM_API`: the shapes that may be used, the preferred one first; twice the same: only that one.
+    pub upstream_api: [Shape; 2],
+    /// `KIRO_RUNTIME_URL`.
+    pub runtime_url: String,
+    /// `KIRO_MANAGEMENT_URL`.
+    pub management_url: String,
     /// `KIRO_SOCIAL_REFRESH_URL`.
     pub social_refresh_url: String,
     /// `KIRO_IDC_REFRESH_URL`.

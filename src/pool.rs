@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
 use crate::credentials::held::{Held, later};
 use crate::error::Code;
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
@@ -71,7 +71,7 @@ struct Settings {
     max_waiting: usize,
     cache_ttl: Duration,
     rules: Rules,
-    urls: Urls,
+    urls: Arc<Urls>,
     /// Where accounts are expected (R56).
     place: Arc<str>,
 }
@@ -86,11 +86,15 @@ impl From<&Config> for Settings {
             max_waiting: config.max_conns,
             cache_ttl: config.account_cache_ttl.max(SHORTEST_CACHE_TTL),
             rules: Rules { cool_down: config.health_cooldown },
-            urls: Urls {
+            urls: Arc::new(Urls {
+                runtime: config.runtime_url.clone(),
+                management: config.management_url.clone(),
+                shapes: config.upstream_api,
+                pinned: config.upstream_url != DEFAULT_UPSTREAM_URL && config.runtime_url == DEFAULT_RUNTIME_URL,
                 generate: config.upstream_url.clone(),
                 social_refresh: config.social_refresh_url.clone(),
                 idc_refresh: config.idc_refresh_url.clone(),
-            },
+            }),
             place: match &config.store {
                 StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
                 StoreKind::File(path) => path.to_string_lossy().into(),
@@ -1347,12 +1351,12 @@ impl Slot {
         observed.write_back
     }
 
-    fn viewed(&self, token: &Token, urls: &Urls) -> Viewed {
+    fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
         view::view(&self.view.id, &self.view.machine_id, self.account.as_ref(), &self.lent, token, urls)
     }
 
     /// Makes the view again after a change of record or token.
-    fn review(&mut self, urls: &Urls, now: Timestamp) {
+    fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) {
         let viewed = self.viewed(self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {

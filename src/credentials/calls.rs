@@ -133,10 +133,8 @@ impl Inner {
     }
 
     async fn ask_usage(&self, view: &AccountView, bearer: &Secret, arn: Option<&str>) -> Result<Bytes, Fault> {
-        let mut url = format!(
-            "{}/getUsageLimits?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST",
-            view.origin()
-        );
+        let mut url = view.url(shape_of(view), Call::Usage, view.region());
+        url.push_str("?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST");
         if let Some(arn) = arn {
             url.push_str("&profileArn=");
             url.push_str(&percent_encoded(arn));
@@ -151,7 +149,7 @@ impl Inner {
 
     /// The ARN of the first profile; none when the account has none.
     async fn ask_profiles(&self, view: &AccountView, bearer: &Secret) -> Result<Option<String>, Fault> {
-        let url = format!("{}/", view.origin());
+        let url = view.url(shape_of(view), Call::Profiles, view.region());
         let answer =
             self.ask(view, bearer, Call::Profiles, |client| client.post(&url).body(r#"{"maxResults":10}"#)).await?;
         let answer: Value = serde_json::from_slice(&answer).map_err(|_| Fault::protocol("profiles: not JSON"))?;
@@ -167,13 +165,9 @@ impl Inner {
         call: Call,
         request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
     ) -> Result<Bytes, Fault> {
-        let caller = Caller {
-            token: bearer,
-            token_type: view.is_api_key().then_some("API_KEY"),
-            machine_id: view.machine_id(),
-            profile_arn: None,
-        };
-        let mut headers = self.upstream.identity().headers(Shape::Q, call, &caller)?;
+        let caller =
+            Caller { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
+        let mut headers = self.upstream.identity().headers(shape_of(view), call, &caller)?;
         add_invocation_id(&mut headers);
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
         let answer = match tokio::time::timeout(ASK_WITHIN, read(request(&client).headers(headers))).await {
@@ -182,7 +176,8 @@ impl Inner {
             Ok(Err(_)) => return Err(Fault::network("the call broke off")),
             Err(_) => return Err(Fault::timeout("no answer within 20 s")),
         };
-        let host = host_of(view.origin());
+        let url = view.url(shape_of(view), call, view.region());
+        let host = host_of(&url);
         if answer.status == 200 {
             self.upstream.gate().heard(call.as_str(), host, Ok(()));
             return Ok(answer.body);
@@ -197,6 +192,11 @@ impl Inner {
         self.upstream.gate().heard(call.as_str(), host, Err(&fault));
         Err(fault)
     }
+}
+
+/// The preferred shape of the account's region.
+fn shape_of(view: &AccountView) -> Shape {
+    view.shapes(view.region()).first().copied().unwrap_or(Shape::Q)
 }
 
 struct Answer {

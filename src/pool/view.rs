@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::policy::learned::Variant;
+use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, endpoint, hex, is_region};
 use crate::secret::Secret;
 
@@ -19,6 +21,8 @@ pub struct AccountView {
     pub(super) region: String,
     pub(super) profile_arn: Option<String>,
     pub(super) machine_id: Arc<str>,
+    /// Where calls of Kiro's services go.
+    ways: Ways,
     generate_url: String,
     refresh_url: String,
     refresh_region: String,
@@ -66,12 +70,62 @@ impl AccountView {
         &self.generate_url
     }
 
-    /// Scheme and authority of [`AccountView::generate_url`], where K5 to K7 go.
-    pub fn origin(&self) -> &str {
-        let after_scheme = self.generate_url.find("://").map_or(0, |at| at + 3);
-        let rest = self.generate_url.get(after_scheme..).unwrap_or_default();
-        let end = rest.find(['/', '?', '#']).map_or(self.generate_url.len(), |at| after_scheme + at);
-        self.generate_url.get(..end).unwrap_or(&self.generate_url)
+    /// The header `tokentype`, where upstream must be told what kind of token it gets.
+    pub fn token_type(&self) -> Option<&'static str> {
+        self.is_api_key().then_some("API_KEY")
+    }
+
+    /// The variants of the profile that may be sent, the first one first (K77).
+    pub fn variants(&self) -> Vec<Variant> {
+        let own = self.profile_arn.as_deref().filter(|_| !self.is_api_key()).map(|arn| Variant::Own(arn.into()));
+        own.into_iter().chain([Variant::None]).collect()
+    }
+
+    /// The region of the host that a call with this variant goes to (K74).
+    pub fn api_region(&self, _variant: &Variant) -> &str {
+        &self.region
+    }
+
+    /// The wire shapes that may be used in an API region, the preferred one first (K117, K118).
+    pub fn shapes(&self, region: &str) -> &[Shape] {
+        match &self.ways {
+            Ways::Pinned { shape: Shape::Q, .. } => &[Shape::Q],
+            Ways::Pinned { shape: Shape::Runtime, .. } => &[Shape::Runtime],
+            Ways::Open(urls) => match urls.shapes {
+                [first, second] if !RUNTIME_REGIONS.contains(&region) && first != second => &[Shape::Q],
+                [Shape::Q, Shape::Q] => &[Shape::Q],
+                [Shape::Runtime, Shape::Runtime] => &[Shape::Runtime],
+                [Shape::Q, Shape::Runtime] => &[Shape::Q, Shape::Runtime],
+                [Shape::Runtime, Shape::Q] => &[Shape::Runtime, Shape::Q],
+            },
+        }
+    }
+
+    /// Where a call goes, without its query (K111, K12, K118).
+    pub fn url(&self, shape: Shape, call: Call, region: &str) -> String {
+        let fill = |template: &str| endpoint(template, region).unwrap_or_default();
+        let (chat, management) = match &self.ways {
+            Ways::Pinned { url, management, .. } => {
+                let chat = fill(url);
+                let management = management.as_deref().filter(|_| shape == Shape::Runtime).map(fill);
+                let management = management.unwrap_or_else(|| origin(&chat).to_owned());
+                (chat, management)
+            }
+            Ways::Open(urls) if shape == Shape::Q => {
+                let chat = fill(&urls.generate);
+                let origin = origin(&chat).to_owned();
+                (chat, origin)
+            }
+            Ways::Open(urls) => (fill(&urls.runtime), fill(&urls.management)),
+        };
+        let management = management.trim_end_matches('/');
+        match (call, shape) {
+            (Call::Chat, _) | (Call::Mcp, Shape::Runtime) => chat,
+            (Call::Mcp, Shape::Q) => format!("{}/mcp", origin(&chat)),
+            (Call::Usage, _) => format!("{management}/getUsageLimits"),
+            (Call::Models, _) | (Call::Profiles, Shape::Q) => format!("{management}/"),
+            (Call::Profiles, Shape::Runtime) => format!("{management}/List-Available-Profiles"),
+        }
     }
 
     /// Where its token is refreshed (K8, K9, K12).
@@ -90,11 +144,53 @@ impl AccountView {
     }
 }
 
+/// Scheme and authority of a URL.
+fn origin(url: &str) -> &str {
+    let after_scheme = url.find("://").map_or(0, |at| at + 3);
+    let rest = url.get(after_scheme..).unwrap_or_default();
+    let end = rest.find(['/', '?', '#']).map_or(url.len(), |at| after_scheme + at);
+    url.get(..end).unwrap_or(url)
+}
+
+/// Regions in which the hosts of shape `runtime` are known (K117).
+const RUNTIME_REGIONS: [&str; 4] = ["us-east-1", "eu-central-1", "us-gov-east-1", "us-gov-west-1"];
+
+/// Where calls of Kiro's services go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ways {
+    /// To one address, and the shape is what its path says (K118).
+    Pinned {
+        shape: Shape,
+        url: String,
+        /// `KIRO_MANAGEMENT_URL`, when it was said.
+        management: Option<String>,
+    },
+    /// To the hosts of the configuration.
+    Open(Arc<Urls>),
+}
+
+impl Ways {
+    fn pinned(url: &str, urls: &Urls) -> Self {
+        let path = url.get(origin(url).len()..).unwrap_or_default();
+        let shape = if matches!(path, "" | "/") { Shape::Runtime } else { Shape::Q };
+        let management = (urls.management != crate::config::DEFAULT_MANAGEMENT_URL).then(|| urls.management.clone());
+        Self::Pinned { shape, url: url.to_owned(), management }
+    }
+}
+
 /// Addresses of the configuration, with `{region}` in them (K12).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Urls {
     /// `KIRO_UPSTREAM_URL`.
     pub(super) generate: String,
+    /// `KIRO_RUNTIME_URL`.
+    pub(super) runtime: String,
+    /// `KIRO_MANAGEMENT_URL`.
+    pub(super) management: String,
+    /// `KIRO_UPSTREAM_API`; twice the same: only that one.
+    pub(super) shapes: [Shape; 2],
+    /// `KIRO_UPSTREAM_URL` was changed and `KIRO_RUNTIME_URL` wasn't: the one address is all there is.
+    pub(super) pinned: bool,
     /// `KIRO_SOCIAL_REFRESH_URL`.
     pub(super) social_refresh: String,
     /// `KIRO_IDC_REFRESH_URL`.
@@ -129,7 +225,7 @@ pub(super) fn view(
     account: Option<&Account>,
     lent: &Addresses,
     token: &Token,
-    urls: &Urls,
+    urls: &Arc<Urls>,
 ) -> Viewed {
     let mut warnings = Vec::new();
     let mut problem = None;
@@ -174,7 +270,14 @@ pub(super) fn view(
         problem =
             Some("no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback".to_owned());
     }
+    let own_base = own(|account| &account.base_url).or(Some(lent.generate.as_str()).filter(|lent| !lent.is_empty()));
+    let ways = match own_base.filter(|url| endpoint(url, &region).is_some()) {
+        Some(url) => Ways::pinned(url, urls),
+        None if urls.pinned => Ways::pinned(&urls.generate, urls),
+        None => Ways::Open(urls.clone()),
+    };
     let view = AccountView {
+        ways,
         id: id.clone(),
         name: own(|account| &account.custom_name).filter(|name| !name.is_empty()).map(str::to_owned),
         method,
@@ -203,12 +306,16 @@ pub fn short(id: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn urls() -> Urls {
-        Urls {
-            generate: "https://q.{region}.amazonaws.com/generateAssistantResponse".into(),
+    fn urls() -> Arc<Urls> {
+        Arc::new(Urls {
+            generate: crate::config::DEFAULT_UPSTREAM_URL.into(),
+            runtime: crate::config::DEFAULT_RUNTIME_URL.into(),
+            management: crate::config::DEFAULT_MANAGEMENT_URL.into(),
+            shapes: [Shape::Q, Shape::Runtime],
+            pinned: false,
             social_refresh: "https://prod.{region}.auth.desktop.kiro.dev/refreshToken".into(),
             idc_refresh: "https://oidc.{region}.amazonaws.com/token".into(),
-        }
+        })
     }
 
     fn viewed(account: &str, token: &str) -> Viewed {
@@ -228,13 +335,63 @@ mod tests {
         let social = viewed("{}", r#"{"authMethod":"social"}"#).view;
         assert_eq!(social.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(social.refresh_url, "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken");
-        assert_eq!(social.origin(), "https://q.us-east-1.amazonaws.com");
         let idc = viewed("{}", r#"{"authMethod":"idc","idcRegion":"us-east-2"}"#).view;
         assert_eq!(idc.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(idc.refresh_url, "https://oidc.us-east-2.amazonaws.com/token");
         let both = viewed(r#"{"region":"eu-west-1"}"#, r#"{"authMethod":"idc","region":"ap-southeast-2"}"#).view;
         assert_eq!((both.region(), both.refresh_region()), ("ap-southeast-2", "ap-southeast-2"));
         assert_eq!(viewed(r#"{"region":"eu-west-1"}"#, "{}").view.region, "eu-west-1", "fall-back of §3");
+    }
+
+    #[test]
+    fn k111_k117_k118_where_each_call_goes() {
+        let view = viewed("{}", r#"{"authMethod":"social"}"#).view;
+        let q = "https://q.us-east-1.amazonaws.com";
+        let management = "https://management.us-east-1.kiro.dev";
+        let table = [
+            (Shape::Q, Call::Chat, format!("{q}/generateAssistantResponse")),
+            (Shape::Q, Call::Mcp, format!("{q}/mcp")),
+            (Shape::Q, Call::Usage, format!("{q}/getUsageLimits")),
+            (Shape::Q, Call::Models, format!("{q}/")),
+            (Shape::Q, Call::Profiles, format!("{q}/")),
+            (Shape::Runtime, Call::Chat, "https://runtime.us-east-1.kiro.dev/".to_owned()),
+            (Shape::Runtime, Call::Mcp, "https://runtime.us-east-1.kiro.dev/".to_owned()),
+            (Shape::Runtime, Call::Usage, format!("{management}/getUsageLimits")),
+            (Shape::Runtime, Call::Models, format!("{management}/")),
+            (Shape::Runtime, Call::Profiles, format!("{management}/List-Available-Profiles")),
+        ];
+        for (shape, call, url) in table {
+            assert_eq!(view.url(shape, call, "us-east-1"), url, "{shape} {}", call.as_str());
+        }
+        assert_eq!(view.shapes("us-east-1"), [Shape::Q, Shape::Runtime]);
+        assert_eq!(view.shapes("ap-southeast-2"), [Shape::Q], "K117");
+    }
+
+    /// A90: the path says the shape, and nothing goes to another host.
+    #[test]
+    fn a90_k12_k118_an_address_of_its_own_pins_host_and_shape() {
+        for (url, shape) in [
+            ("http://127.0.0.1:9/", Shape::Runtime),
+            ("http://127.0.0.1:9", Shape::Runtime),
+            ("http://127.0.0.1:9/generateAssistantResponse", Shape::Q),
+        ] {
+            let view = viewed(&format!(r#"{{"KIRO_BASE_URL":"{url}"}}"#), "{}").view;
+            assert_eq!(view.shapes("us-east-1"), [shape], "{url}");
+            for call in [Call::Chat, Call::Mcp, Call::Usage, Call::Models, Call::Profiles] {
+                assert!(
+                    view.url(shape, call, "us-east-1").starts_with("http://127.0.0.1:9"),
+                    "{url} {}",
+                    call.as_str()
+                );
+            }
+        }
+        let pinned = Urls { pinned: true, generate: "http://127.0.0.1:8/x".into(), ..(*urls()).clone() };
+        assert!(matches!(Ways::pinned(&pinned.generate, &pinned), Ways::Pinned { management: None, .. }));
+        let with = Urls { management: "http://127.0.0.1:7".into(), generate: "http://127.0.0.1:8/".into(), ..pinned };
+        let account = AccountView { ways: Ways::pinned(&with.generate, &with), ..viewed("{}", "{}").view };
+        let usage = account.url(Shape::Runtime, Call::Usage, "us-east-1");
+        assert_eq!(usage, "http://127.0.0.1:7/getUsageLimits");
+        assert_eq!(account.url(Shape::Runtime, Call::Mcp, "us-east-1"), "http://127.0.0.1:8/");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use kiro_messages::config::SETTINGS;
 use kiro_messages::error::Code;
 use kiro_messages::gateway::{Call, Gateway};
+use kiro_messages::proto::kiro::route::Shape;
 use serde_json::{Value, json};
 
 use crate::place::{FAR, Place, Server, add_account, client, config, scene, simulator, social, within_10_s};
@@ -196,6 +197,23 @@ effects! {
         let place = Place::on(redis, &[("KIRO_IDC_REFRESH_URL", &format!("{}/token", other.url()))]).await;
         place.ask(base()).await.unwrap();
         assert_eq!(other.control().stats()["refresh_calls"]["refresh-old"], 1);
+    }
+    KIRO_UPSTREAM_API: upstream_api => {
+        let place = Place::new(&[("KIRO_UPSTREAM_API", "runtime,q")]).await;
+        assert_eq!(place.gateway.config().upstream_api, [Shape::Runtime, Shape::Q]);
+    }
+    KIRO_RUNTIME_URL: runtime_url => {
+        let place = Place::new(&[("KIRO_RUNTIME_URL", "http://runtime.{region}.localhost:1/")]).await;
+        assert_eq!(place.gateway.config().runtime_url, "http://runtime.{region}.localhost:1/");
+    }
+    KIRO_MANAGEMENT_URL: management_url => {
+        let place = Place::new(&[("KIRO_MANAGEMENT_URL", "http://management.{region}.localhost:1")]).await;
+        assert_eq!(place.gateway.config().management_url, "http://management.{region}.localhost:1");
+    }
+    KIRO_FAILOVER_TIME: failover_time => {
+        let place = Place::with(&["sim-403.1", "sim-403.2"], &[("KIRO_FAILOVER_TIME", "1ms")]).await;
+        place.ask(base()).await.unwrap_err();
+        assert_eq!(place.calls("sim-403.1") + place.calls("sim-403.2"), 1);
     }
     KIRO_CLIENT_VERSION: client_version => {
         let place = Place::new(&[("KIRO_CLIENT_VERSION", "9.8.7")]).await;

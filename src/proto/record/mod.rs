@@ -501,13 +501,14 @@ pub fn is_region(text: &str) -> bool {
 
 /// An address of an account with its region filled in (§3); `None` when it must be ignored.
 ///
-/// It must be https, or http on a loopback host, without user information; a region is letters, digits and `-`.
+/// It must be https, or http on a loopback host (`*.localhost` among them), without user information; a region is letters, digits and `-`.
 pub fn endpoint(template: &str, region: &str) -> Option<String> {
     if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return None;
     }
     let url = template.replace("{{region}}", region).replace("{region}", region);
-    let loopback = |host: &str| host == "localhost" || host == "[::1]" || is_loopback_v4(host);
+    let loopback =
+        |host: &str| host == "localhost" || host.ends_with(".localhost") || host == "[::1]" || is_loopback_v4(host);
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = match authority.rsplit_once(':') {
