@@ -42,6 +42,7 @@ export async function serve(t, { accounts = ['account-0'], env = {} } = {}) {
     throw error
   })
   const house = new House(server.url, upstream.url, accounts)
+  house.stop = () => server.stop()
   t.after(async () => {
     const refused = await house.refusedByUpstream().catch((error) => error)
     const ends = await Promise.all([server.stop(), upstream.stop()])
