@@ -335,6 +335,22 @@ pub const SETTINGS: &[Setting] = &[
         "Requests in flight on one account in this process; 0: no limit.",
     ),
     row(
+        "KIRO_ACCOUNT_RPM",
+        "",
+        "accountRpm",
+        "0",
+        Form::Integer(0, 600),
+        "Conversations a minute on one account in this process; 0: no limit.",
+    ),
+    row(
+        "KIRO_SUSPICION_BRAKE",
+        "",
+        "suspicionBrake",
+        "on",
+        Form::Word(&["on", "off"]),
+        "Slow the whole pool down when several accounts come under suspicion.",
+    ),
+    row(
         "KIRO_STRATEGY",
         "strategy",
         "strategy",
@@ -916,6 +932,8 @@ impl RawConfig {
                 0 => None,
                 n => Some(n as usize),
             },
+            account_rpm: self.integer("KIRO_ACCOUNT_RPM")? as u32,
+            suspicion_brake: self.word("KIRO_SUSPICION_BRAKE")? == "on",
             strategy: match self.word("KIRO_STRATEGY")?.as_str() {
                 "least-busy" => Strategy::LeastBusy,
                 "sticky" => Strategy::Sticky,
@@ -1215,6 +1233,10 @@ pub struct Config {
     pub max_conns: usize,
     /// `KIRO_MAX_INFLIGHT_PER_ACCOUNT`.
     pub max_inflight_per_account: Option<usize>,
+    /// `KIRO_ACCOUNT_RPM`: conversations a minute and account; 0: no limit.
+    pub account_rpm: u32,
+    /// `KIRO_SUSPICION_BRAKE` (K92).
+    pub suspicion_brake: bool,
     /// `KIRO_STRATEGY`.
     pub strategy: Strategy,
     /// `KIRO_MAX_ATTEMPTS`.

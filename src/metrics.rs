@@ -120,6 +120,8 @@ pub struct Scrape {
     pub states: Vec<(&'static str, usize)>,
     /// Requests in flight by account, by the first 8 characters of the id.
     pub account_in_flight: Vec<(String, u32)>,
+    /// Whether the brake on suspicion is on (K92).
+    pub braked: bool,
     /// Token refreshes by outcome.
     pub refreshes: Vec<(&'static str, u64)>,
     /// Snapshots read, and reads that failed.
@@ -305,6 +307,7 @@ impl Collector for Scrape {
         let accounts =
             self.account_in_flight.iter().map(|(id, count)| (vec![("account", id.clone())], i64::from(*count)));
         out.gauges(&table::ACCOUNT_IN_FLIGHT, accounts)?;
+        out.gauge(&table::BRAKE, i64::from(self.braked))?;
         out.counters(&table::REFRESHES, "outcome", &self.refreshes)?;
         out.counters(&table::SNAPSHOTS, "outcome", &[("ok", self.snapshots.0), ("failed", self.snapshots.1)])?;
         if let Some(redis) = &self.redis {

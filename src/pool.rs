@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
 use crate::credentials::held::{Held, later};
 use crate::error::Code;
+use crate::policy::brake::{self, Brake};
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
@@ -58,6 +59,8 @@ const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
 /// The end of an outage is told when what waited for it is written, or after so long (R53).
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
+/// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
+const MINUTE: Duration = Duration::from_secs(60);
 /// The profile of an account is looked up at most so often (K64).
 const PROFILE_LOOK_UP_EVERY: Duration = Duration::from_secs(600);
 
@@ -66,6 +69,10 @@ struct Settings {
     strategy: Strategy,
     /// `KIRO_MAX_INFLIGHT_PER_ACCOUNT`; 0: no limit.
     max_in_flight: u32,
+    /// `KIRO_ACCOUNT_RPM`; 0: no limit.
+    per_minute: u32,
+    /// `KIRO_SUSPICION_BRAKE`.
+    brake: bool,
     account_wait: Duration,
     /// How many requests may wait for an account: as many as may be in flight.
     max_waiting: usize,
@@ -82,6 +89,8 @@ impl From<&Config> for Settings {
         Self {
             strategy: config.strategy,
             max_in_flight: u32::try_from(cap).unwrap_or(u32::MAX),
+            per_minute: config.account_rpm,
+            brake: config.suspicion_brake,
             account_wait: config.account_wait,
             max_waiting: config.max_conns,
             cache_ttl: config.account_cache_ttl.max(SHORTEST_CACHE_TTL),
@@ -164,8 +173,34 @@ pub struct Wanted<'a> {
     pub exclude: &'a [AccountId],
     /// What [`Strategy::Sticky`] goes by.
     pub conversation_id: &'a str,
+    /// The model as Kiro calls it: accounts that lately said no to it are left out (K88). Empty: none is.
+    pub kiro_id: &'a str,
+    /// How well an account fits beside its health; none: all the same.
+    pub fit: Option<&'a Fit>,
     /// This account and no other, whatever its state but a running `Retry-After` (N5). Its lease records no outcome.
     pub only: Option<&'a str>,
+}
+
+/// How well an account fits a request, 0 the best, the same for all that are as good: an account whose catalogue lacks the
+/// model comes after those which have it (K127), one whose every shape is marked after both (K109). It excludes nobody.
+/// Called under the pool's lock, for every account, with what is learned of it: it must be quick and must not call the
+/// pool.
+#[derive(Clone)]
+pub struct Fit(Arc<FitOf>);
+
+type FitOf = dyn Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync;
+
+impl Fit {
+    /// Of this function.
+    pub fn new(fit: impl Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fit))
+    }
+}
+
+impl fmt::Debug for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fit")
+    }
 }
 
 /// No account can take the request.
@@ -193,6 +228,8 @@ pub enum Why {
     Exhausted,
     /// All that could serve are at their cap, or half-open with their one request on the way.
     Busy,
+    /// All that could serve have had their requests of this minute (K92).
+    Paced,
     /// The pinned account is not in the pool.
     Unknown,
     /// The pinned account has a running `Retry-After` (N5).
@@ -322,6 +359,9 @@ struct Inside {
     /// That it reads empty was said.
     empty_told: bool,
     tickets: tickets::Book,
+    brake: Brake,
+    /// That the brake is on was said.
+    brake_told: bool,
     queue: VecDeque<Waiter>,
     rng: fastrand::Rng,
 }
@@ -340,12 +380,23 @@ pub(crate) struct Slot {
     health: Health,
     pub(crate) held: Held,
     load: Arc<Load>,
+    /// When its last conversations were sent, for the limits of K92.
+    sent: VecDeque<Timestamp>,
+    /// The end of the suspicious rest that the brake was told of.
+    suspected: Option<Timestamp>,
     /// The ARN that upstream rejected; an empty one when none was sent.
     arn_rejected: Option<String>,
     profile_asked: Option<Timestamp>,
     host_marked: Option<Instant>,
     /// What its answers have taught (R72).
     learned: Learned,
+}
+
+/// What one account gets at most now, 0: no limit.
+#[derive(Clone, Copy)]
+struct Limits {
+    in_flight: u32,
+    per_minute: u32,
 }
 
 /// Shared by an account and its leases.
@@ -365,6 +416,8 @@ struct OwnedWanted {
     model_names: Vec<String>,
     exclude: Vec<AccountId>,
     conversation_id: String,
+    kiro_id: String,
+    fit: Option<Fit>,
     only: Option<String>,
 }
 
@@ -380,6 +433,8 @@ impl Pool {
                 empty_since: None,
                 empty_told: false,
                 tickets: tickets::Book::new(),
+                brake: Brake::default(),
+                brake_told: false,
                 queue: VecDeque::new(),
                 rng: fastrand::Rng::new(),
             }),
@@ -436,7 +491,7 @@ impl Pool {
     }
 
     /// Takes an account for an attempt, waiting for one where one may come: at its cap, half-open with its request on the
-    /// way, or resting not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT` from its first attempt, which
+    /// way, or resting or at its requests of this minute not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT` from its first attempt, which
     /// began to look for an account at `since`. First come, first served; with a full queue, or where none will come in
     /// time, it fails at once.
     pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
@@ -460,7 +515,7 @@ impl Pool {
             };
             let in_time = match refused.why {
                 Why::Busy => true,
-                Why::Unavailable => refused.retry_after.is_some_and(|back| back <= wait),
+                Why::Unavailable | Why::Paced => refused.retry_after.is_some_and(|back| back <= wait),
                 Why::NotLoaded => true,
                 Why::Empty { .. } | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
             };
@@ -476,7 +531,8 @@ impl Pool {
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
         loop {
             self.serve_queue();
-            let next = deadline.min(Instant::now() + self.soonest_rest().unwrap_or(wait).max(Duration::from_millis(1)));
+            let next =
+                deadline.min(Instant::now() + self.soonest_change().unwrap_or(wait).max(Duration::from_millis(1)));
             tokio::select! {
                 biased;
                 lease = &mut place => {
@@ -752,9 +808,13 @@ impl Pool {
 
     /// Runs `work` on an account in memory. Must be short and must not block.
     pub(crate) fn with_slot<T>(&self, id: &str, work: impl FnOnce(&mut Slot, &mut fastrand::Rng) -> T) -> Option<T> {
+        self.with_inside(id, |slot, rng, _| work(slot, rng))
+    }
+
+    fn with_inside<T>(&self, id: &str, work: impl FnOnce(&mut Slot, &mut fastrand::Rng, &mut Brake) -> T) -> Option<T> {
         let mut inside = self.inside();
-        let Inside { slots, rng, .. } = &mut *inside;
-        slots.get_mut(id).map(|slot| work(slot, rng))
+        let Inside { slots, rng, brake, .. } = &mut *inside;
+        slots.get_mut(id).map(|slot| work(slot, rng, brake))
     }
 
     /// The account's view as this token record makes it, which the snapshot may not have seen yet. The error says why
@@ -830,13 +890,15 @@ impl Pool {
         if let Some(only) = wanted.only {
             return self.pinned(inside, only, now);
         }
+        let limits = self.limits(inside, now);
         let mut ranked = Vec::with_capacity(inside.slots.len());
-        let (mut busy, mut excluded) = (false, false);
+        let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
         for slot in inside.slots.values() {
-            let candidate = slot.candidate(wanted, self.0.settings.rules, now);
-            match select::rank(&candidate, self.0.settings.max_in_flight) {
+            let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
+            match select::rank(&candidate, limits.in_flight) {
                 Ok(tier) => ranked.push((tier, candidate)),
-                Err(Refusal::Busy) => busy = true,
+                Err(Refusal::Busy | Refusal::Probing) => busy = true,
+                Err(Refusal::Paced(until)) => paced = Some(paced.map_or(until, |soonest| soonest.min(until))),
                 Err(Refusal::Excluded) => excluded = true,
                 Err(Refusal::Model | Refusal::State(_)) => {}
             }
@@ -855,14 +917,16 @@ impl Pool {
             .and_then(|index| ranked.get(index))
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
-            let why = match (inside.slots.is_empty(), busy, excluded) {
-                (true, _, _) => Why::Empty { place: self.0.settings.place.clone() },
-                (false, true, _) => Why::Busy,
-                (false, false, true) => Why::Exhausted,
-                (false, false, false) => Why::Unavailable,
+            let why = match (inside.slots.is_empty(), busy, paced, excluded) {
+                (true, ..) => Why::Empty { place: self.0.settings.place.clone() },
+                (false, true, ..) => Why::Busy,
+                (false, false, Some(_), _) => Why::Paced,
+                (false, false, None, true) => Why::Exhausted,
+                (false, false, None, false) => Why::Unavailable,
             };
-            let retry_after = match why {
-                Why::Busy => Some(Duration::from_secs(1)),
+            let retry_after = match (&why, paced) {
+                (Why::Busy, _) => Some(Duration::from_secs(1)),
+                (Why::Paced, Some(until)) => Some(between(now, until)),
                 _ => inside.soonest(wanted.model_names, now),
             };
             return Err(NoAccount { why, retry_after });
@@ -871,7 +935,10 @@ impl Pool {
             self.0.refresh.notify_one();
         }
         match inside.slots.get_mut(&id) {
-            Some(slot) => Ok(self.lease(slot, now, Purpose::Request)),
+            Some(slot) => {
+                slot.sends(&self.0.settings, now);
+                Ok(self.lease(slot, now, Purpose::Request))
+            }
             None => Err(NoAccount { why: Why::Unavailable, retry_after: None }),
         }
     }
@@ -886,6 +953,7 @@ impl Pool {
         if let Some(until) = slot.health.held_until(now) {
             return Err(NoAccount { why: Why::Limited, retry_after: Some(between(now, until)) });
         }
+        slot.sends(&self.0.settings, now);
         Ok(self.lease(slot, now, Purpose::Pinned))
     }
 
@@ -931,9 +999,10 @@ impl Pool {
         let mut queue = std::mem::take(&mut inside.queue);
         queue.retain(|waiter| !waiter.place.is_closed());
         while let Some(waiter) = queue.pop_front() {
-            let OwnedWanted { model_names, exclude, conversation_id, only } = &waiter.wanted;
+            let OwnedWanted { model_names, exclude, conversation_id, kiro_id, fit, only } = &waiter.wanted;
             let model_names: Vec<&str> = model_names.iter().map(String::as_str).collect();
-            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, only: only.as_deref() };
+            let (fit, only) = (fit.as_ref(), only.as_deref());
+            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, kiro_id, fit, only };
             match self.select_in(inside, &wanted, now) {
                 Ok(lease) => unwanted.extend(waiter.place.send(lease).err()),
                 Err(_) => inside.queue.push_back(waiter),
@@ -943,13 +1012,50 @@ impl Pool {
         unwanted
     }
 
-    fn soonest_rest(&self) -> Option<Duration> {
+    /// Until somebody who waits may be served without anybody's doing: a rest, a minute or the brake ends.
+    fn soonest_change(&self) -> Option<Duration> {
         let now = self.now();
+        let mut inside = self.inside();
+        let limits = self.limits(&mut inside, now);
         let ends = |slot: &Slot| match slot.state(now) {
-            State::Cooling { until } => Some(between(now, until)),
-            _ => None,
+            State::Cooling { until } => Some(until),
+            _ => slot.paced_until(limits.per_minute, now),
         };
-        self.inside().slots.values().filter_map(ends).min()
+        let ends = inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min();
+        ends.map(|end| between(now, end))
+    }
+
+    /// Until when the pool is slowed down because several accounts are under suspicion (K92); none: it isn't.
+    pub fn brake(&self) -> Option<Timestamp> {
+        let now = self.now();
+        let mut inside = self.inside();
+        self.brake_in(&mut inside, now)
+    }
+
+    /// Says once that the brake went on, and once that it went off.
+    fn brake_in(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
+        let until = inside.brake.until(now);
+        if let Some(until) = until
+            && !inside.brake_told
+        {
+            tracing::warn!("several accounts are under suspicion: requests are slowed down until {until:.0}");
+        } else if until.is_none() && inside.brake_told {
+            tracing::info!("no account turned suspicious lately: requests are not slowed down any more");
+        }
+        inside.brake_told = until.is_some();
+        until
+    }
+
+    fn limits(&self, inside: &mut Inside, now: Timestamp) -> Limits {
+        let Settings { max_in_flight, per_minute, .. } = self.0.settings;
+        let least = |limit, other| if limit == 0 { other } else { u32::min(limit, other) };
+        match self.brake_in(inside, now) {
+            None => Limits { in_flight: max_in_flight, per_minute },
+            Some(_) => Limits {
+                in_flight: least(max_in_flight, brake::IN_FLIGHT),
+                per_minute: least(per_minute, brake::PER_MINUTE),
+            },
+        }
     }
 
     /// What happened to an account, judged and kept under one lock: who selects next sees the mark, and so does a snapshot
@@ -962,8 +1068,11 @@ impl Pool {
         let now = self.now();
         let shown = Instant::now();
         let (id, outcome, host) = self
-            .with_slot(id, |slot, rng| {
+            .with_inside(id, |slot, rng, brake| {
                 let outcome = judge(slot, rng, now)?;
+                if let Some(at) = slot.turned_suspicious().filter(|_| self.0.settings.brake) {
+                    brake.turned(&slot.view.id, at, now);
+                }
                 let host = self.0.hooks.record.as_ref().filter(|_| outcome.is_shown());
                 match host {
                     None => self.write_whole(&slot.view.id, &outcome),
@@ -1054,6 +1163,14 @@ impl Pool {
                 tokens.push((slot.view.id.clone(), unsaved));
             }
         }
+        if self.0.settings.brake {
+            let Inside { slots, brake, .. } = &mut *inside;
+            let turned = slots.values_mut().filter_map(|slot| Some((slot.turned_suspicious()?, slot.view.id.clone())));
+            let mut turned: Vec<_> = turned.collect();
+            turned.sort();
+            turned.iter().for_each(|(at, id)| brake.turned(id, *at, now));
+        }
+        self.brake_in(&mut inside, now);
         inside.loaded = true;
         drop(inside);
         for (id, unsaved) in tokens {
@@ -1084,7 +1201,7 @@ impl NoAccount {
             // A pinned request's account (N5, N8).
             Why::Unusable => Code::AccountUnauthorized,
             Why::Unknown => Code::NotFound,
-            Why::Limited => Code::RateLimited,
+            Why::Paced | Why::Limited => Code::RateLimited,
         }
     }
 }
@@ -1097,6 +1214,7 @@ impl fmt::Display for NoAccount {
                 return write!(f, "There are no accounts in {place}: add one with `kiro-server accounts add`");
             }
             Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
+            Why::Paced => "All accounts have had their requests of this minute",
             Why::Unknown => "Unknown account",
             Why::Limited => "The account is rate limited",
             Why::Unusable => "The account has no usable credential",
@@ -1168,6 +1286,12 @@ impl Lease {
         let now = self.pool.now();
         let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.learned, now));
         known.unwrap_or_else(|| read(&Learned::default(), now))
+    }
+
+    /// The same conversation goes out once more on this account: it counts in its minute (K92).
+    pub fn sends_again(&self) {
+        let now = self.pool.now();
+        self.pool.with_slot(&self.view.id, |slot, _| slot.sends(&self.pool.0.settings, now));
     }
 
     /// Sees the account as it is now: after its profile was looked up.
@@ -1286,6 +1410,8 @@ impl Slot {
             health: Health::new(Standing::default(), settings.rules, now),
             held: Held::new(TokenKey::of(id)),
             load: Arc::default(),
+            sent: VecDeque::new(),
+            suspected: None,
             arn_rejected: None,
             profile_asked: None,
             host_marked: None,
@@ -1373,16 +1499,42 @@ impl Slot {
         self.health.set_fingerprint(self.held.fingerprint(), now);
     }
 
-    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, rules: Rules, now: Timestamp) -> Candidate<'a> {
+    /// A conversation is sent to it: it counts in its minute (K92). Only so many are kept as a limit can ask for.
+    fn sends(&mut self, settings: &Settings, now: Timestamp) {
+        let most = if settings.brake { settings.per_minute.max(brake::PER_MINUTE) } else { settings.per_minute };
+        self.sent.push_back(now);
+        while self.sent.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            self.sent.pop_front();
+        }
+    }
+
+    /// When its first place in the minute is free again; none: one is.
+    fn paced_until(&self, per_minute: u32, now: Timestamp) -> Option<Timestamp> {
+        let limit = usize::try_from(per_minute).ok().filter(|limit| *limit > 0)?;
+        let oldest = *self.sent.get(self.sent.len().checked_sub(limit)?)?;
+        Some(later(oldest, MINUTE)).filter(|free| oldest <= now && *free > now)
+    }
+
+    /// When the account turned suspicious, here or in another process; each time once.
+    fn turned_suspicious(&mut self) -> Option<Timestamp> {
+        let (until, at) = self.health.suspected()?;
+        (self.suspected.replace(until) != Some(until)).then_some(at)
+    }
+
+    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
+        let said_no = !wanted.kiro_id.is_empty() && self.learned.refuses_model(wanted.kiro_id, now);
         Candidate {
             id: &self.view.id,
             state: self.state(now),
             live_token: self.held.live(now).is_some(),
             arn_rejected: self.arn_rejected.is_some(),
-            model_unsupported: !self.supports(wanted.model_names),
+            model_unsupported: said_no || !self.supports(wanted.model_names),
+            fit: wanted.fit.map_or(0, |fit| fit.0(&self.view, &self.learned, now)),
+            priority: 0,
             excluded: wanted.exclude.contains(&self.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
             probing: self.load.probing.load(Ordering::Acquire),
+            paced_until: self.paced_until(limits.per_minute, now),
             refused_lately: self.health.refused_lately(rules, now),
         }
     }
@@ -1394,6 +1546,8 @@ impl Wanted<'_> {
             model_names: self.model_names.iter().map(|&name| name.to_owned()).collect(),
             exclude: self.exclude.to_vec(),
             conversation_id: self.conversation_id.to_owned(),
+            kiro_id: self.kiro_id.to_owned(),
+            fit: self.fit.cloned(),
             only: self.only.map(str::to_owned),
         }
     }

@@ -444,6 +444,7 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         exclude: &trail.tried,
         conversation_id: &job.conversation_id,
         only: job.account_id.as_deref(),
+        ..Wanted::default()
     };
     let since = *trail.looked.get_or_insert_with(now);
     match shared.pool.acquire(&wanted, since).await {

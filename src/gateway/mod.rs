@@ -635,6 +635,7 @@ impl Gateway {
             waits: counters.waits.load(Ordering::Relaxed),
             connects: shared.upstream.connects(),
             states: shared.pool.states().to_vec(),
+            braked: shared.pool.brake().is_some(),
             account_in_flight: shared.account_in_flight(),
             refreshes: shared.credentials.counters().outcomes().to_vec(),
             snapshots: (counters.snapshots.load(Ordering::Relaxed), counters.snapshot_failures.load(Ordering::Relaxed)),

@@ -33,6 +33,8 @@ pub struct Status {
     pub waiting: usize,
     /// As in `/health`.
     pub counts: AccountCounts,
+    /// Until when the pool is slowed down because several accounts are under suspicion (K92), RFC 3339.
+    pub braked_until: Option<String>,
     /// Every account, sorted by id.
     pub accounts: Vec<AccountStatus>,
     /// Requests since the start by outcome: `complete`, `error`, `cancelled`, `refused`.
@@ -102,6 +104,7 @@ impl Gateway {
             streams_open: u64::try_from(shared.metrics.streams_open.get()).unwrap_or(0),
             waiting: shared.pool.counts().waiting,
             counts: health.accounts,
+            braked_until: shared.pool.brake().map(text),
             accounts: self.accounts().into_iter().map(account).collect(),
             requests: shared.metrics.outcomes().into_iter().collect(),
             first_event_seconds: shared.metrics.first_event.observed(),

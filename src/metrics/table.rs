@@ -112,6 +112,7 @@ metrics! {
     ACCOUNT_IN_FLIGHT "kiro_account_in_flight" Gauge
         ["account": "the first 8 characters of its id"]
         "Requests in flight on each account";
+    BRAKE "kiro_suspicion_brake" Gauge [] "1 while the pool is slowed down because several accounts are under suspicion (KIRO_SUSPICION_BRAKE), else 0";
     REFRESHES "kiro_token_refreshes_total" Counter
         ["outcome": "`refreshed`; `adopted`: another process had done it; `rejected`: refused for good, the account is ejected; `failed`: in passing; `conflict`: another process was faster and ours was dropped; `unsaved`: the new token could not be stored at once"]
         "Token refreshes by outcome";

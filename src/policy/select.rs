@@ -6,6 +6,8 @@
 
 use std::str::FromStr;
 
+use jiff::Timestamp;
+
 use super::health::State;
 
 /// How one account is taken out of several equally good ones (`KIRO_STRATEGY`).
@@ -54,14 +56,21 @@ pub struct Candidate<'a> {
     pub live_token: bool,
     /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, kiro-upstream.md §8).
     pub arn_rejected: bool,
-    /// `notSupportedModels` names the model (R7).
+    /// `notSupportedModels` names the model (R7), or the account has said so itself lately (K88).
     pub model_unsupported: bool,
+    /// How well it fits the request beside that, 0 the best: its catalogue has the model (K127), a shape of it is open
+    /// (K109). Excludes nothing.
+    pub fit: u8,
+    /// `priority` of its record, the lowest first.
+    pub priority: i64,
     /// The request has tried it already.
     pub excluded: bool,
     /// Requests that it serves for this process.
     pub in_flight: u32,
     /// It is half-open and its one request is on the way.
     pub probing: bool,
+    /// It has had its requests of this minute, and the first place is free then (K92).
+    pub paced_until: Option<Timestamp>,
     /// It was just seen to say no for itself, and nothing was marked yet (R105).
     pub refused_lately: bool,
 }
@@ -88,15 +97,29 @@ pub enum Tier {
 pub enum Refusal {
     /// The request has tried it already.
     Excluded,
-    /// `notSupportedModels` names the model.
+    /// It doesn't serve the model.
     Model,
     /// Its state forbids it; a rest that ends says when.
     State(State),
-    /// It is at `KIRO_MAX_INFLIGHT_PER_ACCOUNT`, or half-open with its one request on the way.
+    /// It is half-open with its one request on the way.
+    Probing,
+    /// It is at its limit of requests in flight.
     Busy,
+    /// It has had its requests of this minute (K92); the first place is free then.
+    Paced(Timestamp),
 }
 
-/// Whether an account may take the request. `cap` is `KIRO_MAX_INFLIGHT_PER_ACCOUNT`, 0: no limit.
+impl Refusal {
+    /// Whether nothing but a limit stands in the way: the account is good, and has enough to do (R101).
+    pub fn is_limit(self) -> bool {
+        match self {
+            Self::Busy | Self::Paced(_) => true,
+            Self::Excluded | Self::Model | Self::State(_) | Self::Probing => false,
+        }
+    }
+}
+
+/// Whether an account may take the request. `cap`: requests in flight per account, 0: no limit.
 pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     if candidate.excluded {
         return Err(Refusal::Excluded);
@@ -107,7 +130,7 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     let stale = match candidate.state {
         State::Healthy => false,
         State::Stale => true,
-        State::HalfOpen if candidate.probing => return Err(Refusal::Busy),
+        State::HalfOpen if candidate.probing => return Err(Refusal::Probing),
         State::HalfOpen => false,
         State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected | State::Cooling { .. } => {
             return Err(Refusal::State(candidate.state));
@@ -115,6 +138,9 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     };
     if cap > 0 && candidate.in_flight >= cap {
         return Err(Refusal::Busy);
+    }
+    if let Some(until) = candidate.paced_until {
+        return Err(Refusal::Paced(until));
     }
     if candidate.refused_lately {
         return Ok(Tier::Refused);
@@ -128,10 +154,17 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     })
 }
 
-/// One of the accounts of the best tier, by the strategy. `candidates` are those that [`rank`] let pass, in the order
+/// What comes before what: who was not just seen to refuse (R105), who fits best (K109, K127), the lowest `priority` in
+/// which somebody is left, the best tier.
+fn place(candidate: &(Tier, Candidate<'_>)) -> (bool, u8, i64, Tier) {
+    let (tier, candidate) = candidate;
+    (*tier == Tier::Refused, candidate.fit, candidate.priority, *tier)
+}
+
+/// One of the accounts of the best place, by the strategy. `candidates` are those that [`rank`] let pass, in the order
 /// of the bytes of their ids. The answer is an index into it; none when it is empty.
 ///
-/// Round-robin: `ticket mod number of accounts in the best tier` (R36). Least-busy: the same among those with the
+/// Round-robin: `ticket mod number of accounts in the best place` (R36). Least-busy: the same among those with the
 /// fewest requests in flight. Sticky: the greatest hash of (conversation, id); the ticket isn't looked at.
 pub fn choose(
     candidates: &[(Tier, Candidate<'_>)],
@@ -139,8 +172,8 @@ pub fn choose(
     ticket: u64,
     conversation: &str,
 ) -> Option<usize> {
-    let best = candidates.iter().map(|(tier, _)| *tier).min()?;
-    let mut in_tier = candidates.iter().enumerate().filter(|(_, (tier, _))| *tier == best);
+    let best = candidates.iter().map(place).min()?;
+    let mut in_tier = candidates.iter().enumerate().filter(|(_, candidate)| place(candidate) == best);
     match strategy {
         Strategy::RoundRobin => nth_of(ticket, in_tier),
         Strategy::LeastBusy => {
@@ -191,9 +224,12 @@ mod tests {
             live_token: true,
             arn_rejected: false,
             model_unsupported: false,
+            fit: 0,
+            priority: 0,
             excluded: false,
             in_flight: 0,
             probing: false,
+            paced_until: None,
             refused_lately: false,
         }
     }
@@ -241,7 +277,9 @@ mod tests {
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
-            (Candidate { state: State::HalfOpen, probing: true, ..one }, Err(Refusal::Busy)),
+            (Candidate { state: State::HalfOpen, probing: true, ..one }, Err(Refusal::Probing)),
+            (Candidate { paced_until: Some(until), ..one }, Err(Refusal::Paced(until))),
+            (Candidate { paced_until: Some(until), in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
             (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
             (Candidate { state: State::Disabled, ..one }, Err(Refusal::State(State::Disabled))),
@@ -256,6 +294,46 @@ mod tests {
         let order =
             [Tier::Ready, Tier::WithoutProfile, Tier::Stale, Tier::Blocking, Tier::StaleBlocking, Tier::Refused];
         assert!(order.is_sorted_by(|a, b| a < b));
+    }
+
+    /// clients-2026-11.md section 1: the lowest tier in which somebody is selectable, the strategy inside it.
+    #[test]
+    fn k96_the_lowest_priority_goes_first() {
+        let all = [
+            Candidate { priority: 5, ..account("a1") },
+            Candidate { priority: -1, live_token: false, ..account("a2") },
+            Candidate { priority: 5, ..account("a3") },
+            account("a4"),
+        ];
+        let order = |mut left: Vec<Candidate<'static>>, strategy| {
+            let mut taken = Vec::new();
+            while let Some(id) = chosen(&left, strategy, 0, "c") {
+                left.retain(|candidate| candidate.id != id);
+                taken.push(id);
+            }
+            taken
+        };
+        assert_eq!(order(all.to_vec(), Strategy::RoundRobin), ["a2", "a4", "a1", "a3"]);
+        for strategy in [Strategy::LeastBusy, Strategy::Sticky] {
+            let taken = order(all.to_vec(), strategy);
+            assert_eq!(taken[..2], ["a2", "a4"], "{strategy:?}");
+        }
+        let turns: Vec<_> =
+            (0..4).map(|ticket| chosen(&[all[0], all[2]], Strategy::RoundRobin, ticket, "").unwrap()).collect();
+        assert_eq!(turns, ["a1", "a3", "a1", "a3"]);
+    }
+
+    #[test]
+    fn k109_k127_r105_what_comes_after_the_others_is_not_excluded() {
+        let all = [
+            Candidate { refused_lately: true, ..account("a1") },
+            Candidate { fit: 2, ..account("a2") },
+            Candidate { fit: 1, ..account("a3") },
+            Candidate { priority: 9, ..account("a4") },
+        ];
+        for (n, id) in [(4, "a4"), (3, "a3"), (2, "a2"), (1, "a1")] {
+            assert!((0..4).all(|ticket| chosen(&all[..n], Strategy::RoundRobin, ticket, "").unwrap() == id), "{id}");
+        }
     }
 
     #[test]

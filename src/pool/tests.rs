@@ -545,6 +545,130 @@ async fn k91_p54_no_probe_heals_a_suspicious_account_but_one_real_request() {
     assert_eq!(fixture.state("a1"), State::Healthy);
 }
 
+/// Acceptance case P55, the pool's half: whatever address an account has, all are slowed down.
+#[tokio::test]
+async fn k92_p55_two_suspicious_accounts_slow_the_whole_pool_down() {
+    let proxied = r#"{"KIRO_PROXY_URL":"http://127.0.0.1:1"}"#;
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", proxied)]).await;
+    let wanted = |only: &[&str]| -> Vec<AccountId> {
+        ["a1", "a2", "a3", "a4"].iter().filter(|id| !only.contains(id)).map(|id| (*id).into()).collect()
+    };
+    let take = |only: &str| {
+        let exclude = wanted(&[only]);
+        fixture.pool.select(&Wanted { exclude: &exclude, ..Wanted::default() })
+    };
+    take("a1").unwrap().failed(&fault(FaultKind::Suspicious), Stood::default());
+    assert_eq!(fixture.pool.brake(), None);
+    fixture.later(60);
+    take("a2").unwrap().failed(&fault(FaultKind::Suspicious), Stood::default());
+    let until: Timestamp = "2026-11-23T10:31:00Z".parse().unwrap();
+    assert_eq!(fixture.pool.brake(), Some(until));
+    for id in ["a3", "a4"] {
+        let first = take(id).unwrap();
+        assert_eq!(why(take(id)), (Why::Busy, Some(1)), "{id}: one in flight");
+        drop(first);
+        for _ in 0..3 {
+            drop(take(id).unwrap());
+        }
+        assert_eq!(why(take(id)), (Why::Paced, Some(60)), "{id}: four a minute");
+    }
+    assert_eq!(why(fixture.select()), (Why::Paced, Some(60)));
+    // Another process has seen a third.
+    let third = r#"{"isHealthy":false,"lastErrorTime":"2026-11-23T10:02:00.000Z",
+        "lastErrorMessage":"cool-down until 2026-11-23T10:32:00.000Z: suspicious activity (1)"}"#;
+    fixture.later(60);
+    fixture.snapshot(&[("a1", "{}"), ("a2", "{}"), ("a3", third), ("a4", proxied)]);
+    let until: Timestamp = "2026-11-23T11:01:00Z".parse().unwrap();
+    assert_eq!(fixture.pool.brake(), Some(until), "half an hour more");
+    fixture.snapshot(&[("a1", "{}"), ("a2", "{}"), ("a3", third), ("a4", proxied)]);
+    assert_eq!(fixture.pool.brake(), Some(until), "each is counted once");
+    fixture.later(3600);
+    assert_eq!(fixture.pool.brake(), None);
+    let many: Vec<_> = (0..20).map(|_| fixture.select().unwrap()).collect();
+    assert_eq!(many.len(), 20);
+}
+
+#[tokio::test]
+async fn k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off() {
+    let suspected = |at: &str| {
+        format!(
+            r#"{{"isHealthy":false,"lastErrorTime":"2026-11-23T{at}:00.000Z",
+            "lastErrorMessage":"cool-down until 2026-11-23T12:00:00.000Z: suspicious activity (2)"}}"#
+        )
+    };
+    // In the order of the ids the first two are not within ten minutes.
+    let (late, first, second) = (suspected("09:58"), suspected("09:40"), suspected("09:45"));
+    let accounts = [("a1", late.as_str()), ("a2", first.as_str()), ("a3", second.as_str()), ("a4", "{}")];
+    for (word, until) in [("on", Some("2026-11-23T10:45:00Z".parse().unwrap())), ("off", None)] {
+        let fixture = Fixture::new(&[("suspicionBrake", word)], &accounts).await;
+        assert_eq!(fixture.pool.brake(), until, "{word}");
+    }
+}
+
+/// Acceptance case P56.
+#[tokio::test]
+async fn k92_p56_conversations_a_minute() {
+    let fixture = Fixture::new(&[("accountRpm", "2")], &[("a1", "{}"), ("a2", "{}")]).await;
+    let mut taken = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..4 {
+        *taken.entry(fixture.selected()).or_default() += 1;
+        fixture.later(5);
+    }
+    assert!(taken.values().eq(&[2, 2]), "{taken:?}");
+    let (why, after) = why(fixture.select());
+    assert_eq!(why, Why::Paced);
+    assert_eq!(after, Some(40), "until the first place is free");
+    assert_eq!(fixture.select().unwrap_err().code(), Code::RateLimited);
+    assert!(fixture.outcomes.lock().unwrap().is_empty(), "no mark");
+    let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
+    drop(fixture.pool.select(&pinned).unwrap());
+    fixture.later(46);
+    assert_eq!(fixture.selected(), "a2", "a pinned conversation counts, too");
+    fixture.later(60);
+    let lease = fixture.select().unwrap();
+    lease.sends_again();
+    let id = lease.account().id().to_string();
+    assert!((0..2).all(|_| fixture.selected() != id), "so does a repetition on the same account");
+    fixture.pool.visit(&id).unwrap();
+}
+
+#[tokio::test]
+async fn k92_a_place_in_the_minute_is_waited_for_within_account_wait() {
+    let fixture = Fixture::new(&[("accountRpm", "1"), ("accountWaitMs", "2000")], &[("a1", "{}")]).await;
+    drop(fixture.select().unwrap());
+    let begun = Instant::now();
+    assert_eq!(why(fixture.pool.acquire(&Wanted::default(), begun).await), (Why::Paced, Some(60)));
+    assert!(begun.elapsed() < Duration::from_millis(500), "none will be free in time");
+    fixture.later(59);
+    let (pool, millis) = (fixture.pool.clone(), fixture.millis.clone());
+    let waiting = async move { pool.acquire(&Wanted::default(), Instant::now()).await };
+    let time = async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        millis.fetch_add(1_000, Ordering::Relaxed);
+    };
+    let (lease, ()) = tokio::join!(waiting, time);
+    assert_eq!(&**lease.unwrap().account().id(), "a1");
+}
+
+#[tokio::test]
+async fn k88_k109_k127_what_fits_goes_first_and_a_no_is_left_out() {
+    let fixture = Fixture::new(&[("accountWaitMs", "5000")], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}")]).await;
+    let no = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a2").unwrap();
+    no.learn(Lesson::ModelRefused("kiro-x".into()));
+    drop(no);
+    let fit = Fit::new(|account, _, _| u8::from(&**account.id() == "a1"));
+    let wanted = Wanted { fit: Some(&fit), kiro_id: "kiro-x", ..Wanted::default() };
+    assert!((0..4).all(|_| &**fixture.pool.select(&wanted).unwrap().account().id() == "a3"));
+    let tried = ["a3".into()];
+    let second = Wanted { exclude: &tried, ..wanted };
+    assert!((0..4).all(|_| &**fixture.pool.select(&second).unwrap().account().id() == "a1"), "not excluded");
+    let tried = ["a1".into(), "a3".into()];
+    let last = Wanted { exclude: &tried, ..wanted };
+    assert_eq!(why(fixture.pool.select(&last)).0, Why::Exhausted);
+    fixture.later(3600);
+    assert!(fixture.pool.select(&last).is_ok(), "after an hour it is asked again");
+}
+
 /// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
 #[tokio::test]
 async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {
