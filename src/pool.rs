@@ -1478,7 +1478,7 @@ impl Slot {
     }
 
     fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
-        view::view(&self.view.id, &self.view.machine_id, self.account.as_ref(), &self.lent, token, urls)
+        view::view(&self.view.id, &view::machine_id(&self.view.id), self.account.as_ref(), &self.lent, token, urls)
     }
 
     /// Makes the view again after a change of record or token.

@@ -1075,6 +1075,30 @@ async fn k51_an_api_key_account_needs_no_refresh() {
     assert_eq!(one.credentials.force_refresh(&lease).await.unwrap_err().kind, FaultKind::Forbidden);
 }
 
+/// R71, K84: the refresh token of an external account belongs to a third party, and is posted to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn r71_k84_nothing_of_an_external_account_is_sent() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { (200, r#"{"accessToken":"new"}"#.to_owned()) }).await;
+    let own = format!(
+        r#"{{"KIRO_BASE_URL":"{0}/x","KIRO_REFRESH_URL":"{0}/y","KIRO_REFRESH_IDC_URL":"{0}/z","needsRefresh":true}}"#,
+        address.url
+    );
+    let external =
+        r#"{"authMethod":"AzureAD","accessToken":"a","refreshToken":"secret","clientId":"c","clientSecret":"s"}"#;
+    account(&mut redis, "a1", &own, external);
+    let one = Instance::start(&server, &time, &[]).await;
+    assert_eq!(one.state("a1"), State::Unusable);
+    assert!(one.pool.accounts()[0].problem.as_deref().unwrap().starts_with("external identity provider"));
+    assert_eq!(one.pool.accounts()[0].method.as_str(), "external");
+    assert_eq!(one.credentials.refresh("a1").await, Err(RefreshError::NotRefreshable));
+    one.pool.visit("a1").unwrap_err();
+    sleep(Duration::from_millis(1_300)).await;
+    assert_eq!(address.calls(), 0);
+    assert_eq!(token(&mut redis, "a1"), external);
+}
+
 /// K62, R17: an account that nobody asks is asked for its usage, and a good answer heals it.
 #[tokio::test(flavor = "multi_thread")]
 async fn r17_k5_a_marked_account_without_traffic_is_probed_and_healed() {

@@ -327,7 +327,7 @@ export interface AccountInfo {
   /** Its display name. */
   name: string | null
   /** How its access token is renewed; an API key isn't. */
-  method: 'social' | 'idc' | 'api-key'
+  method: 'social' | 'idc' | 'external' | 'api-key'
   /**
    * `healthy` and `half-open` (one request at a time, a success heals) are selected; `stale` (its token needs a refresh)
    * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;

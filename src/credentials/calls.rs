@@ -101,7 +101,9 @@ impl Inner {
                     (USER_AGENT, user_agent),
                 ]
             }
-            Method::Social | Method::ApiKey => vec![(USER_AGENT, identity.social_user_agent(view.machine_id()))],
+            Method::Social | Method::External | Method::ApiKey => {
+                vec![(USER_AGENT, identity.social_user_agent(view.machine_id()))]
+            }
         };
         for (name, agent) in agents {
             headers.insert(name, HeaderValue::from_str(&agent).map_err(|_| CallError::Network)?);

@@ -201,7 +201,7 @@ impl Held {
         match &self.seen {
             Some(_) => {
                 let token = &self.token;
-                token.kiro_api_key.is_some() || token.access_token.is_some() || token.refresh_token.is_some()
+                token.kiro_api_key.is_some() || token.access_token.is_some() || token.can_refresh()
             }
             None => self.live(now).is_some(),
         }
@@ -217,7 +217,8 @@ impl Held {
         threshold: Duration,
         now: Timestamp,
     ) -> bool {
-        let refreshable = self.token.method() != Method::ApiKey && self.token.refresh_token.is_some();
+        let refreshed = !matches!(self.token.method(), Method::ApiKey | Method::External);
+        let refreshable = refreshed && self.token.refresh_token.is_some();
         if !refreshable || self.seen.is_none() || self.is_in_flight() || self.not_before.is_some_and(|at| at > now) {
             return false;
         }

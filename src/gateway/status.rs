@@ -54,7 +54,7 @@ pub struct AccountStatus {
     pub id: String,
     /// `customName`.
     pub name: Option<String>,
-    /// `social`, `idc`, `api-key`.
+    /// `social`, `idc`, `external`, `api-key`.
     pub method: &'static str,
     /// `healthy`, `half-open`, `stale`, `cooling`, `quota`, `ejected`, `disabled`, `unusable`.
     pub state: &'static str,

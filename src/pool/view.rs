@@ -208,6 +208,10 @@ pub struct Addresses {
     pub idc_refresh: String,
 }
 
+/// Why an external account doesn't serve (R71).
+const NO_EXTERNAL: &str = "external identity provider: not supported yet; sign in to Kiro with a Builder ID, Google, \
+                           GitHub or IAM Identity Center instead";
+
 /// A view, and what was ignored on the way to it.
 #[derive(Debug)]
 pub(super) struct Viewed {
@@ -233,11 +237,18 @@ pub(super) fn view(
     let region = token.region.as_deref().or(own(|account| &account.region)).unwrap_or(DEFAULT_REGION).to_owned();
     let idc_region = token.idc_region.clone().unwrap_or_else(|| region.clone());
     let method = token.method();
-    if !is_region(&region) {
+    if method == Method::External {
+        // Its refresh token belongs to a third party: no other method's address may ever see it.
+        problem = Some(NO_EXTERNAL.to_owned());
+    } else if method == Method::ApiKey && token.kiro_api_key.is_none() {
+        problem = Some("kiroApiKey: missing".to_owned());
+    } else if !is_region(&region) {
         problem = Some("region: not a region's name".to_owned());
     } else if method == Method::Idc && !is_region(&idc_region) {
         problem = Some("idcRegion: not a region's name".to_owned());
     }
+    let ignored = token.ignored.iter().chain(account.iter().flat_map(|account| &account.ignored));
+    warnings.extend(ignored.map(|field| format!("{field}: ignored, too long or not of its form")));
     if token.has_unknown_method() {
         warnings.push(format!("authMethod: unknown, taken for {}", method.as_str()));
     }
@@ -283,7 +294,7 @@ pub(super) fn view(
         method,
         region,
         profile_arn: token.profile_arn.as_deref().or(own(|account| &account.profile_arn)).map(str::to_owned),
-        machine_id: machine_id.clone(),
+        machine_id: own(|account| &account.machine_id).map_or_else(|| machine_id.clone(), Arc::from),
         generate_url,
         refresh_url,
         refresh_region,
@@ -406,6 +417,31 @@ mod tests {
         }
         assert!(viewed("{}", r#"{"authMethod":"idc","idcRegion":"x"}"#).problem.unwrap().starts_with("idcRegion:"));
         assert_eq!(viewed("{}", r#"{"authMethod":"social","idcRegion":"x"}"#).problem, None);
+    }
+
+    #[test]
+    fn r71_r84_an_external_account_is_recognised_and_unusable() {
+        for record in [
+            r#"{"authMethod":"external_idp","refreshToken":"r","region":"westeurope"}"#,
+            r#"{"authMethod":"AzureAD","accessToken":"a","clientId":"c","clientSecret":"s","refreshToken":"r"}"#,
+            r#"{"tokenEndpoint":"https://login.microsoftonline.com/t","clientId":"c","refreshToken":"r"}"#,
+        ] {
+            let viewed = viewed("{}", record);
+            assert_eq!(viewed.view.method(), Method::External);
+            assert_eq!(viewed.problem.as_deref(), Some(NO_EXTERNAL), "{record}");
+        }
+        assert_eq!(viewed("{}", r#"{"authMethod":"api_key"}"#).problem.as_deref(), Some("kiroApiKey: missing"));
+    }
+
+    #[test]
+    fn r70_r77_an_own_machine_id_and_fields_that_are_ignored() {
+        let id = "ab".repeat(32);
+        let own = viewed(&format!(r#"{{"machineId":"{id}"}}"#), "{}").view.machine_id;
+        assert_eq!(*own, id);
+        let bad = viewed(r#"{"machineId":"x"}"#, r#"{"startUrl":"https://\u00e9"}"#);
+        assert_eq!(bad.view.machine_id, machine_id("0123456789"));
+        let sentence = |field: &str| format!("{field}: ignored, too long or not of its form");
+        assert_eq!(bad.warnings, [sentence("startUrl"), sentence("machineId")]);
     }
 
     /// Acceptance case 47.

@@ -414,7 +414,9 @@ async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &m
     match (&entry.token, &entry.raw.token) {
         (Some(token), _) => {
             if let Some(problem) = &info.problem {
-                let cure = if problem.contains("egion") {
+                let cure = if token.method() == Method::External {
+                    "`kiro-server accounts disable`, or remove it, until external providers are supported"
+                } else if problem.contains("egion") {
                     "correct it in the token record: a name such as us-east-1"
                 } else {
                     "correct it in the record or the configuration"

@@ -62,7 +62,7 @@ impl Refusal {
 }
 
 /// The JSON body of a refresh (K52, K53). None when the record lacks what its method needs: a refresh token, and for
-/// IdC the client registration too; and for an API key, which is never refreshed.
+/// IdC the client registration too; for an API key, which is never refreshed; and for an external account.
 pub fn request_body(token: &Token) -> Option<Vec<u8>> {
     let refresh_token = token.refresh_token.as_ref()?.expose();
     let body = match token.method() {
@@ -73,7 +73,8 @@ pub fn request_body(token: &Token) -> Option<Vec<u8>> {
             client_secret: token.client_secret.as_ref()?.expose(),
             grant_type: "refresh_token",
         }),
-        Method::ApiKey => return None,
+        // What an external provider is sent, and where, is another matter (K82, K84): never what Kiro's hosts get.
+        Method::External | Method::ApiKey => return None,
     };
     body.ok()
 }
@@ -179,6 +180,8 @@ mod tests {
             r#"{"authMethod":"social"}"#,
             r#"{"authMethod":"idc","refreshToken":"r","clientId":"c"}"#,
             r#"{"kiroApiKey":"ksk_1","refreshToken":"r"}"#,
+            r#"{"authMethod":"external_idp","refreshToken":"r","clientId":"c","tokenEndpoint":"https://login.microsoftonline.com/t"}"#,
+            r#"{"authMethod":"AzureAD","refreshToken":"r","clientId":"c","clientSecret":"s"}"#,
         ] {
             assert_eq!(body(lacking), None, "{lacking}");
         }

@@ -71,6 +71,12 @@ pub struct Account {
     pub custom_name: Option<String>,
     /// Whether the record names a credential store of another program (`KIRO_OAUTH_CREDS_*`), which is not read.
     pub has_foreign_credentials: bool,
+    /// 64 lower-case hex digits in place of K16's (R70): an imported account keeps the one it had.
+    pub machine_id: Option<String>,
+    /// Accounts with the lowest number are taken first; absent is 0, a fraction is cut off.
+    pub priority: i64,
+    /// Fields that were found and count as absent, by name (R70).
+    pub ignored: Vec<&'static str>,
 }
 
 impl Account {
@@ -119,6 +125,9 @@ impl Account {
             profile_arn: None,
             custom_name: None,
             has_foreign_credentials: false,
+            machine_id: None,
+            priority: 0,
+            ignored: Vec::new(),
         }
     }
 
@@ -144,6 +153,13 @@ impl Account {
             "region" => self.region = read::text(value),
             "profileArn" => self.profile_arn = read::text(value),
             "customName" => self.custom_name = value.string().map(Into::into),
+            "machineId" => {
+                let found = read::text(value);
+                let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                self.machine_id = found.clone().filter(|id| id.len() == 64 && id.bytes().all(digit));
+                ignore(&mut self.ignored, "machineId", found.is_some() && self.machine_id.is_none());
+            }
+            "priority" => self.priority = read::integer(value),
             _ if name.starts_with("KIRO_OAUTH_CREDS_") => {
                 self.has_foreign_credentials |= read::text(value).is_some();
             }
@@ -152,7 +168,15 @@ impl Account {
     }
 }
 
-/// The tolerant reading of a token record (§4). `None` is absent, which an empty string is too.
+/// A doubled name is read again: only its last value says whether the field is ignored.
+fn ignore(ignored: &mut Vec<&'static str>, name: &'static str, is_ignored: bool) {
+    ignored.retain(|known| *known != name);
+    if is_ignored {
+        ignored.push(name);
+    }
+}
+
+/// The tolerant reading of a token record (§4, R70). `None` is absent, which an empty string is too.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Token {
     /// The bearer token; absent counts as expired.
@@ -175,6 +199,22 @@ pub struct Token {
     pub client_secret: Option<Secret>,
     /// `ksk_…`: bearer as it is, never refreshed.
     pub kiro_api_key: Option<Secret>,
+    /// Where an external provider refreshes its tokens. Nothing is ever sent there unchecked (K84).
+    pub token_endpoint: Option<String>,
+    /// The external provider.
+    pub issuer_url: Option<String>,
+    /// Scopes of an external login, joined by a space.
+    pub scopes: Option<String>,
+    /// Where an IdC user signed in: it tells a Builder ID from an organisation (K73).
+    pub start_url: Option<String>,
+    /// `Google`, `Github`, `BuilderId`, `Enterprise`, `ExternalIdp`, in any case.
+    pub provider: Option<String>,
+    /// When the client registration of IdC ends.
+    pub registration_expires_at: Option<Timestamp>,
+    /// Region of the Kiro host, as found; counts only when it is one in which Kiro answers (K74).
+    pub api_region: Option<String>,
+    /// Fields that were found and count as absent, by name: too long, or not printable ASCII (R77).
+    pub ignored: Vec<&'static str>,
 }
 
 impl Token {
@@ -188,23 +228,36 @@ impl Token {
         Ok(token)
     }
 
-    /// How this credential is renewed (R8, K51).
+    /// How this credential is renewed (R71).
     pub fn method(&self) -> Method {
         if self.kiro_api_key.is_some() {
             return Method::ApiKey;
         }
-        match self.auth_method.as_deref() {
-            Some("social") => Method::Social,
-            Some(text) if is_idc(text) => Method::Idc,
-            _ if self.client_id.is_some() && self.client_secret.is_some() => Method::Idc,
-            _ => Method::Social,
-        }
+        let has = |field: &Option<Secret>| field.is_some();
+        self.auth_method.as_deref().and_then(method_of).unwrap_or_else(|| {
+            if has(&self.client_id) && has(&self.client_secret) {
+                Method::Idc
+            } else if has(&self.client_id) && self.token_endpoint.is_some() {
+                Method::External
+            } else {
+                Method::Social
+            }
+        })
     }
 
     /// Whether `authMethod` holds a word that is not known, so that [`Token::method`] is a guess worth a warning (K51).
     pub fn has_unknown_method(&self) -> bool {
-        let known = |text: &str| text == "social" || is_idc(text);
-        self.kiro_api_key.is_none() && self.auth_method.as_deref().is_some_and(|text| !known(text))
+        self.kiro_api_key.is_none() && self.auth_method.as_deref().is_some_and(|text| method_of(text).is_none())
+    }
+
+    /// Whether the record has what its method needs for a refresh (R74). An external account's token is not renewed.
+    pub fn can_refresh(&self) -> bool {
+        self.refresh_token.is_some()
+            && match self.method() {
+                Method::Social => true,
+                Method::Idc => self.client_id.is_some() && self.client_secret.is_some(),
+                Method::External | Method::ApiKey => false,
+            }
     }
 
     /// Region of the Kiro host and of social refresh; default `us-east-1`.
@@ -230,16 +283,43 @@ impl Token {
             "clientId" => self.client_id = secret(value),
             "clientSecret" => self.client_secret = secret(value),
             "kiroApiKey" => self.kiro_api_key = secret(value),
+            "tokenEndpoint" => self.token_endpoint = self.bounded("tokenEndpoint", read::text(value), MAX_URL),
+            "issuerUrl" => self.issuer_url = self.bounded("issuerUrl", read::text(value), MAX_URL),
+            "startUrl" => self.start_url = self.bounded("startUrl", read::text(value), MAX_URL),
+            "scopes" => self.scopes = self.bounded("scopes", read::words(value), MAX_SCOPES),
+            "provider" => self.provider = read::text(value),
+            "registrationExpiresAt" => self.registration_expires_at = read::time(value),
+            "apiRegion" => self.api_region = read::text(value),
             _ => {}
         }
     }
+
+    /// R77.
+    fn bounded(&mut self, name: &'static str, found: Option<String>, limit: usize) -> Option<String> {
+        let is_sound = |text: &String| text.len() <= limit && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let sound = found.clone().filter(is_sound);
+        ignore(&mut self.ignored, name, found.is_some() && sound.is_none());
+        sound
+    }
 }
+
+/// Longest URL of a token record, longest list of scopes (R77).
+const MAX_URL: usize = 2048;
+const MAX_SCOPES: usize = 4096;
 
 /// The region of a token record that names none.
 pub const DEFAULT_REGION: &str = "us-east-1";
 
-fn is_idc(auth_method: &str) -> bool {
-    ["idc", "builder-id", "iam"].iter().any(|known| auth_method.eq_ignore_ascii_case(known))
+/// What a word of `authMethod` means, in any case and with `-` for `_` (R71); none: not known.
+fn method_of(auth_method: &str) -> Option<Method> {
+    match auth_method.trim().to_ascii_lowercase().replace('-', "_").as_str() {
+        "social" => Some(Method::Social),
+        "idc" | "builder_id" | "iam" => Some(Method::Idc),
+        "external_idp" | "external" | "azuread" | "azure" | "entra" | "entra_id" | "microsoft" | "m365"
+        | "office365" | "okta" => Some(Method::External),
+        "api_key" | "apikey" => Some(Method::ApiKey),
+        _ => None,
+    }
 }
 
 /// How a credential is renewed.
@@ -249,16 +329,19 @@ pub enum Method {
     Social,
     /// The OIDC address with a client registration (K53).
     Idc,
+    /// An organisation's own identity provider, such as Entra ID or Okta (K82). Recognised; not served yet.
+    External,
     /// An API key: no refresh, no expiry.
     ApiKey,
 }
 
 impl Method {
-    /// `social`, `idc` or `api-key`, as tables and logs show it.
+    /// `social`, `idc`, `external` or `api-key`, as tables and logs show it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Social => "social",
             Self::Idc => "idc",
+            Self::External => "external",
             Self::ApiKey => "api-key",
         }
     }
@@ -714,19 +797,19 @@ mod tests {
     }
 
     #[test]
-    fn r8_method_by_word_then_by_presence() {
+    fn r8_r71_method_by_word_then_by_presence() {
         let method = |text: &str| Token::parse(text.as_bytes()).unwrap().method();
         let registered = r#""clientId":"c","clientSecret":"s""#;
         for word in ["idc", "IdC", "builder-id", "Builder-ID", "IAM"] {
             assert_eq!(method(&format!(r#"{{"authMethod":"{word}"}}"#)), Method::Idc, "{word}");
         }
         assert_eq!(method(&format!(r#"{{"authMethod":"social",{registered}}}"#)), Method::Social);
-        assert_eq!(method(&format!(r#"{{"authMethod":"Social",{registered}}}"#)), Method::Idc);
+        assert_eq!(method(&format!(r#"{{"authMethod":"Social",{registered}}}"#)), Method::Social);
         assert_eq!(method(r#"{"authMethod":"other","clientId":"c","clientSecret":""}"#), Method::Social);
         assert_eq!(method("{}"), Method::Social);
         assert_eq!(method(&format!("{{{registered}}}")), Method::Idc);
         assert_eq!(method(r#"{"authMethod":"idc","kiroApiKey":"ksk_1"}"#), Method::ApiKey);
-        assert!(Token::parse(br#"{"authMethod":"Social"}"#).unwrap().has_unknown_method());
+        assert!(Token::parse(br#"{"authMethod":"saml"}"#).unwrap().has_unknown_method());
         assert!(!Token::parse(br#"{"authMethod":"IDC"}"#).unwrap().has_unknown_method());
     }
 
@@ -752,6 +835,101 @@ mod tests {
             patch(record, &[Entry::ErrorCount(1)]).unwrap().unwrap(),
             br#"{"lastErrorTime":null,"isHealthy":null,"errorCount":1}"#
         );
+    }
+
+    #[test]
+    fn r71_p41_the_words_of_auth_method_and_the_guess_without_one() {
+        let method = |record: &str| Token::parse(record.as_bytes()).unwrap().method();
+        let words = [
+            (Method::Social, &["social", "Social"][..]),
+            (Method::Idc, &["idc", "IdC", "builder-id", "BUILDER_ID", "iam"]),
+            (
+                Method::External,
+                &[
+                    "external_idp",
+                    "External-IdP",
+                    "external",
+                    "AzureAD",
+                    "azure",
+                    "entra",
+                    "entra-id",
+                    "Entra_ID",
+                    "microsoft",
+                    "m365",
+                    "office365",
+                    "okta",
+                ],
+            ),
+            (Method::ApiKey, &["api_key", "API-KEY", "apikey"]),
+        ];
+        for (expected, words) in words {
+            for word in words {
+                assert_eq!(method(&format!(r#"{{"authMethod":"{word}"}}"#)), expected, "{word}");
+            }
+        }
+        assert_eq!(method(r#"{"tokenEndpoint":"https://x/t","clientId":"c"}"#), Method::External);
+        assert_eq!(method(r#"{"tokenEndpoint":"https://x/t","clientId":"c","clientSecret":"s"}"#), Method::Idc);
+        let idc = r#"{"authMethod":"IdC","tokenEndpoint":"https://x/t","clientId":"c","clientSecret":"s"}"#;
+        assert_eq!(method(idc), Method::Idc, "AWS's registration answers a tokenEndpoint too");
+        assert_eq!(method(r#"{"authMethod":"saml","clientId":"c"}"#), Method::Social);
+        assert!(Token::parse(br#"{"authMethod":"saml"}"#).unwrap().has_unknown_method());
+        assert!(!Token::parse(br#"{"authMethod":"okta"}"#).unwrap().has_unknown_method());
+        assert_eq!(method(r#"{"authMethod":"okta","kiroApiKey":"ksk_1"}"#), Method::ApiKey);
+    }
+
+    #[test]
+    fn r70_r77_further_fields_and_their_lengths() {
+        let url = |length: usize| format!("https://x/{}", "a".repeat(length - 10));
+        let record = format!(
+            r#"{{"tokenEndpoint":"{}","issuerUrl":"{}","startUrl":"https://\u00e9","scopes":["a","b"],"provider":"Enterprise",
+               "registrationExpiresAt":1795428000,"apiRegion":"eu-central-1"}}"#,
+            url(2048),
+            url(2049)
+        );
+        let token = Token::parse(record.as_bytes()).unwrap();
+        assert_eq!(token.token_endpoint.as_deref().map(str::len), Some(2048));
+        assert_eq!((token.issuer_url.as_deref(), token.start_url.as_deref()), (None, None));
+        assert_eq!(token.ignored, ["issuerUrl", "startUrl"]);
+        assert_eq!((token.scopes.as_deref(), token.provider.as_deref()), (Some("a b"), Some("Enterprise")));
+        assert_eq!((token.registration_expires_at, token.api_region.as_deref()), (Some(t0()), Some("eu-central-1")));
+        let long = format!(r#"{{"scopes":"{}","startUrl":"","startUrl":"https://x"}}"#, "a".repeat(4097));
+        let token = Token::parse(long.as_bytes()).unwrap();
+        assert_eq!((token.scopes.as_deref(), token.start_url.as_deref()), (None, Some("https://x")));
+        assert_eq!(token.ignored, ["scopes"]);
+
+        let id = "0123456789abcdef".repeat(4);
+        let account = |text: &str| Account::parse(text.as_bytes(), "a1").unwrap();
+        let found = account(&format!(r#"{{"machineId":"{id}","priority":"7.9"}}"#));
+        assert_eq!((found.machine_id, found.priority, found.ignored.len()), (Some(id.clone()), 7, 0));
+        for bad in [id.to_uppercase(), id[1..].to_owned(), format!("{id}0")] {
+            let found = account(&format!(r#"{{"machineId":"{bad}","priority":-2}}"#));
+            assert_eq!((found.machine_id, found.priority), (None, -2));
+            assert_eq!(found.ignored, ["machineId"]);
+        }
+        assert_eq!(account(r#"{"priority":[]}"#).priority, 0);
+    }
+
+    #[test]
+    fn r74_what_a_method_needs_for_a_refresh() {
+        let can = |record: &str| Token::parse(record.as_bytes()).unwrap().can_refresh();
+        assert!(can(r#"{"authMethod":"social","refreshToken":"r"}"#));
+        assert!(can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c","clientSecret":"s"}"#));
+        assert!(!can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c"}"#));
+        assert!(!can(r#"{"authMethod":"okta","refreshToken":"r","clientId":"c","tokenEndpoint":"https://x/t"}"#));
+        assert!(!can(r#"{"kiroApiKey":"k","refreshToken":"r"}"#) && !can("{}"));
+    }
+
+    #[test]
+    fn r81_an_external_file_keeps_its_method_and_its_addresses() {
+        let text = r#"{"accessToken":"a","refreshToken":"r","clientIdHash":"0a1b","client_id":"c","tokenEndpoint":"https://x/t","scopes":["s","t"],"issuerUrl":"https://x"}"#;
+        let file = token_file(text);
+        assert_eq!(file.registration_file(), Ok(None), "no registration of AWS");
+        let token = Token::parse(&file.record(None, None)).unwrap();
+        assert_eq!((token.method(), token.token_endpoint.as_deref()), (Method::External, Some("https://x/t")));
+        assert_eq!((token.scopes.as_deref(), token.issuer_url.as_deref()), (Some("s t"), Some("https://x")));
+        let named = token_file(r#"{"accessToken":"a","authMethod":"azure","region":"eu-west-1"}"#);
+        let token = Token::parse(&named.record(None, None)).unwrap();
+        assert_eq!((token.method(), token.region()), (Method::External, "eu-west-1"));
     }
 
     #[test]

@@ -30,6 +30,19 @@ pub(super) fn count(value: Json<'_>) -> u64 {
     decimal(value).map_or(0, |number| if number < MAX_INTEGER as f64 { number as u64 } else { MAX_INTEGER })
 }
 
+/// A number or the text of one, its fraction cut off; 0 for anything else.
+pub(super) fn integer(value: Json<'_>) -> i64 {
+    let string = value.string();
+    let text = string.as_deref().map(str::trim).or_else(|| value.number());
+    text.and_then(|text| text.parse::<f64>().ok()).map_or(0, |number| number as i64)
+}
+
+/// A string, or an array of strings joined by a space; `None` when it is empty.
+pub(super) fn words(value: Json<'_>) -> Option<String> {
+    let joined = |array: Vec<Json<'_>>| array.into_iter().filter_map(text).collect::<Vec<_>>().join(" ");
+    value.elements().map(joined).or_else(|| text(value)).filter(|text| !text.is_empty())
+}
+
 /// RFC 3339 with any fraction and offset, epoch milliseconds as number or digits, 10 digits as seconds (R12).
 pub fn time(value: Json<'_>) -> Option<Timestamp> {
     if let Some(number) = decimal(value) {

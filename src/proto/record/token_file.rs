@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{Entry, Json, Method, Object, RECORD, Token, Unusable, hex, is_idc, quote, read};
+use super::{Entry, Json, Method, Object, RECORD, Token, Unusable, hex, method_of, quote, read};
 use crate::secret::Secret;
 
 /// A file whose top level holds a token instead of accounts (R67).
@@ -23,6 +23,10 @@ const CLIENT_ID_HASH: Names = ("clientIdHash", "client_id_hash");
 const CLIENT_ID: Names = ("clientId", "client_id");
 const CLIENT_SECRET: Names = ("clientSecret", "client_secret");
 const KIRO_API_KEY: Names = ("kiroApiKey", "kiro_api_key");
+const TOKEN_ENDPOINT: Names = ("tokenEndpoint", "token_endpoint");
+const ISSUER_URL: Names = ("issuerUrl", "issuer_url");
+const START_URL: Names = ("startUrl", "start_url");
+const API_REGION: Names = ("apiRegion", "api_region");
 
 impl<'a> TokenFile<'a> {
     /// Reads a file. `None` when it is a JSON object of another kind; an error when it is none or too large (R9).
@@ -62,11 +66,12 @@ impl<'a> TokenFile<'a> {
     pub fn record(&self, registration: Option<&Registration>, profile_arn: Option<&str>) -> Vec<u8> {
         let method = self.method();
         let text = |names| self.text(names).map(|text| quote(&text));
-        let auth_method = self.text(AUTH_METHOD).filter(|text| text == "social" || is_idc(text));
+        let auth_method = self.text(AUTH_METHOD).filter(|text| method_of(text).is_some());
         let auth_method = match (auth_method, method) {
             (Some(found), _) => Some(found),
             (None, Method::Idc) => Some("IdC".to_owned()),
             (None, Method::Social) => Some("social".to_owned()),
+            (None, Method::External) => Some("external_idp".to_owned()),
             (None, Method::ApiKey) => None,
         };
         let region = text(("region", "region"));
@@ -85,6 +90,11 @@ impl<'a> TokenFile<'a> {
             ("clientSecret", registered(CLIENT_SECRET, registration.map(|found| &found.client_secret))),
             ("registrationExpiresAt", registration.and_then(|found| found.expires_at_raw.clone())),
             ("kiroApiKey", text(KIRO_API_KEY)),
+            ("tokenEndpoint", text(TOKEN_ENDPOINT)),
+            ("issuerUrl", text(ISSUER_URL)),
+            ("scopes", self.find(("scopes", "scopes")).map(|value| value.raw().to_owned())),
+            ("startUrl", text(START_URL)),
+            ("apiRegion", text(API_REGION)),
         ];
         let members = fields.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?)));
         format!("{{{}}}", members.collect::<Vec<_>>().join(",")).into_bytes()
@@ -137,19 +147,20 @@ impl<'a> TokenFile<'a> {
         [PROFILE_ARN.0, PROFILE_ARN.1].iter().any(|name| self.object.last(name).is_some())
     }
 
-    /// As R8, where a `clientIdHash` counts as having a client registration.
+    /// As R71, where a `clientIdHash` counts as having a client registration, but not beside a `tokenEndpoint`: an
+    /// external login has none.
     fn method(&self) -> Method {
         if self.text(KIRO_API_KEY).is_some() {
             return Method::ApiKey;
         }
-        let registered =
-            self.text(CLIENT_ID_HASH).is_some() || self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
-        match self.text(AUTH_METHOD).as_deref() {
-            Some("social") => Method::Social,
-            Some(text) if is_idc(text) => Method::Idc,
-            _ if registered => Method::Idc,
-            _ => Method::Social,
-        }
+        let external = self.text(TOKEN_ENDPOINT).is_some() && self.text(CLIENT_ID).is_some();
+        let registered = self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
+        let hashed = self.text(CLIENT_ID_HASH).is_some();
+        self.text(AUTH_METHOD).as_deref().and_then(method_of).unwrap_or(match (registered, external, hashed) {
+            (true, _, _) | (false, false, true) => Method::Idc,
+            (false, true, _) => Method::External,
+            (false, false, false) => Method::Social,
+        })
     }
 
     fn find(&self, names: Names) -> Option<Json<'a>> {

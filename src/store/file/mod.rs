@@ -509,7 +509,7 @@ impl fmt::Debug for FileStore {
 pub struct Imported {
     /// The token record, client registration copied in.
     pub token: Vec<u8>,
-    /// `social`, `idc` or `api-key`.
+    /// `social`, `idc`, `external` or `api-key`.
     pub method: record::Method,
 }
 
