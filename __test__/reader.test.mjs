@@ -32,6 +32,14 @@ async function read(scenario, token = 'token') {
     token: async () => ({ token, expiration: new Date(Date.now() + 3_600_000) }),
     maxAttempts: 1,
   })
+  // AWS's client says who it is; Kiro's own says more.
+  const ide = `KiroIDE-9.9.9-${'0a'.repeat(32)}`
+  const agents = {
+    'user-agent': `aws-sdk-js/1.0.34 ua/2.1 os/linux#6.1 lang/js md/nodejs#24.18.0 api/codewhispererstreaming#1.0.34 m/E ${ide}`,
+    'x-amz-user-agent': `aws-sdk-js/1.0.34 ${ide}`,
+  }
+  const speak = (next) => (args) => next({ ...args, request: Object.assign(args.request, { headers: { ...args.request.headers, ...agents } }) })
+  client.middlewareStack.add(speak, { step: 'finalizeRequest', priority: 'low' })
   const content = scenario === undefined ? 'Hello' : `Please: [[sim ${JSON.stringify(scenario)}]]`
   const events = []
   try {
@@ -39,6 +47,11 @@ async function read(scenario, token = 'token') {
     assert.equal(answer.$metadata.httpStatusCode, 200)
     assert.equal(answer.conversationId, '7a1f6e0c-0000-4000-8000-000000000000')
     for await (const event of answer.generateAssistantResponseResponse) events.push(...Object.entries(event))
+    for (const [name, value] of events) {
+      if (name !== 'meteringEvent') continue
+      assert.equal(value.usage, [...content].length / 1000)
+      value.usage = 'by the prompt'
+    }
     return events
   } catch (error) {
     error.eventsBefore = events
@@ -62,9 +75,9 @@ const text = (content, more = {}) => ['assistantResponseEvent', { content, ...mo
 const thought = (value) => ['reasoningContentEvent', value]
 const tool = (toolUseId, name, more = {}) => ['toolUseEvent', { toolUseId, name, ...more }]
 const usage = [
-  ['contextUsageEvent', { contextUsagePercentage: 1.25 }],
   ['metadataEvent', {}],
-  ['meteringEvent', { usage: 0.05, unit: 'credit', unitPlural: 'credits' }],
+  ['contextUsageEvent', { contextUsagePercentage: 1.25 }],
+  ['meteringEvent', { usage: 'by the prompt', unit: 'credit', unitPlural: 'credits' }],
 ]
 const numbers = (count) => Array.from({ length: count }, (_, n) => text(`${n} `))
 
@@ -118,8 +131,8 @@ const scenarios = [
     { text: 'x', usage: { percent: 2.5, tokens: { uncachedInputTokens: 1, outputTokens: 2, totalTokens: 3, cacheReadInputTokens: 4 } } },
     [
       text('x'),
-      ['contextUsageEvent', { contextUsagePercentage: 2.5 }],
       ['metadataEvent', { tokenUsage: { uncachedInputTokens: 1, outputTokens: 2, totalTokens: 3, cacheReadInputTokens: 4 } }],
+      ['contextUsageEvent', { contextUsagePercentage: 2.5 }],
     ],
   ],
   [

@@ -265,6 +265,7 @@ async fn tr6_the_models_file_is_reloaded_and_a_bad_one_changes_nothing() {
     // Names that the table doesn't hold would pass to upstream.
     let settings = [("KIRO_MODELS_FILE", file.to_str().unwrap()), ("KIRO_MODEL_UNKNOWN", "refuse")];
     let world = World::new(&settings).await;
+    world.simulated.control().world(json!({ "more_models": ["claude-next"] })).unwrap();
     assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200);
     world.messages(&base()).await.is_error("replaced", 404, "not_found_error", "model: unknown model");
     std::fs::write(&file, "[{ \"kiro_id\": 5 }]").unwrap();

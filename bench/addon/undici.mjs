@@ -26,6 +26,13 @@ const server = createServer((req, res) => {
 })
 server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => report({ port: server.address().port }))
 
+// The simulator refuses clients that aren't Kiro's.
+const IDE = `KiroIDE-9.9.9-${'0a'.repeat(32)}`
+const AGENTS = {
+  'user-agent': `aws-sdk-js/1.0.34 ua/2.1 os/linux#6.1 lang/js md/nodejs#24.18.0 api/codewhispererstreaming#1.0.34 m/E ${IDE}`,
+  'x-amz-user-agent': `aws-sdk-js/1.0.34 ${IDE}`,
+}
+
 function answer(res, request) {
   const body = JSON.stringify(translate(request))
   const headers = {
@@ -35,6 +42,7 @@ function answer(res, request) {
     'amz-sdk-request': 'attempt=1; max=1',
     'amz-sdk-invocation-id': randomUUID(),
     'x-amzn-kiro-agent-mode': 'vibe',
+    ...AGENTS,
   }
   pool.dispatch({ method: 'POST', path: '/generateAssistantResponse', headers, body }, new Transcoder(res, request))
 }

@@ -95,10 +95,18 @@ impl Client {
     async fn run(&mut self, outcome: &mut Outcome, on_first: impl FnOnce()) -> Result<(), String> {
         let began = Instant::now();
         let mut on_first = Some(on_first);
-        let request = hyper::Request::post(self.path)
+        let mut request = hyper::Request::post(self.path)
             .header(HOST, &self.plan.authority)
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "*/*");
+        if self.plan.face == Face::Kiro {
+            // The simulator refuses clients that aren't Kiro's.
+            let ide = format!("KiroIDE-9.9.9-{}", "0a".repeat(32));
+            let sdk = "aws-sdk-js/1.0.34";
+            let api = "lang/js md/nodejs#24.18.0 api/codewhispererstreaming#1.0.34 m/E";
+            request = request.header("user-agent", format!("{sdk} ua/2.1 os/linux#6.1 {api} {ide}"));
+            request = request.header("x-amz-user-agent", format!("{sdk} {ide}"));
+        }
         let request = match &self.plan.key {
             Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
             None => request,

@@ -6,17 +6,222 @@ use serde_json::{Map, Value, json};
 
 use super::scenario::{Fields, HttpReply};
 use super::state::State;
+use super::wire::is_region;
+use super::world::{World, WrongRegion};
+use crate::proto::kiro::route::Call;
 
 /// The profile that the simulator knows, and gives to social refreshes.
 pub const PROFILE_ARN: &str = "arn:aws:codewhisperer:us-east-1:000000000000:profile/SIMULATED";
+/// Kiro's own profile of Builder ID accounts (K77).
+pub(super) const BUILDER_ID_ARN: &str = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX";
+/// Kiro's own profile of social accounts (K77).
+pub(super) const SOCIAL_ARN: &str = "arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK";
+const NOT_AUTHORIZED: &str = "User is not authorized to make this call.";
 const INVALID_TOKEN: &str = "The bearer token included in the request is invalid.";
 const BUILDER_ID: &str = "AWS Builder ID is not supported for this operation.";
+
+/// Whether an ARN is one of Kiro's own.
+pub(super) fn is_service_arn(arn: &str) -> bool {
+    [BUILDER_ID_ARN, SOCIAL_ARN].contains(&arn)
+}
+
+/// What an access token names as `sim-acct-KIND[-REGION][.x]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Builder,
+    /// A service ARN is refused as "not authorized".
+    BuilderStrict,
+    /// A service ARN is refused as an invalid token.
+    BuilderStrictToken,
+    Social,
+    Enterprise,
+    /// Two profiles, the first refused.
+    Enterprise2,
+    External,
+    /// An enterprise account that no profile was given.
+    NoProfile,
+    Key,
+}
+
+/// The longer names first, where one begins another.
+const KINDS: &[(&str, Kind)] = &[
+    ("builder-strict-token", Kind::BuilderStrictToken),
+    ("builder-strict", Kind::BuilderStrict),
+    ("builder", Kind::Builder),
+    ("social", Kind::Social),
+    ("enterprise2", Kind::Enterprise2),
+    ("enterprise", Kind::Enterprise),
+    ("external", Kind::External),
+    ("noprofile", Kind::NoProfile),
+    ("key", Kind::Key),
+];
+
+/// An account of a kind, in a region.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account<'a> {
+    kind: Kind,
+    region: &'a str,
+}
+
+impl<'a> Account<'a> {
+    /// The account of an access token; none for tokens of another form.
+    ///
+    /// # Errors
+    /// A sentence, when the form is right and the kind or the region isn't.
+    pub fn of(token: &'a str) -> Result<Option<Self>, String> {
+        let Some(rest) = token.strip_prefix("sim-acct-") else { return Ok(None) };
+        let name = rest.split(['.', '~', '@']).next().unwrap_or(rest);
+        for (word, kind) in KINDS {
+            let Some(region) = name.strip_prefix(word) else { continue };
+            return match region.strip_prefix('-') {
+                None if region.is_empty() => Ok(Some(Self { kind: *kind, region: "us-east-1" })),
+                Some(region) if is_region(region) => Ok(Some(Self { kind: *kind, region })),
+                _ => continue,
+            };
+        }
+        Err(format!("no kind of account is called `{name}`"))
+    }
+
+    /// Its profiles, and whether each lets it in.
+    fn profiles(&self, world: &World) -> Vec<(String, bool)> {
+        if let Some(profiles) = &world.profiles {
+            let arn = |profile: &Value| profile["arn"].as_str().unwrap_or_default().to_owned();
+            let is_active = |profile: &Value| profile["status"].as_str().is_none_or(|status| status == "ACTIVE");
+            return profiles.iter().map(|profile| (arn(profile), is_active(profile))).collect();
+        }
+        match self.kind {
+            Kind::Enterprise | Kind::External => vec![(enterprise_arn(self.region), true)],
+            Kind::Enterprise2 => {
+                vec![(numbered_arn(self.region, "AAAA1"), false), (numbered_arn(self.region, "CCCC3"), true)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a call is served: the header `tokentype`, the region and the ARN fit the account.
+    ///
+    /// # Errors
+    /// The answer of upstream, in the words that mean several things (K78).
+    pub fn admits(
+        &self,
+        call: Call,
+        region: Option<&str>,
+        arn: Option<&str>,
+        token_type: Option<&str>,
+        world: &World,
+    ) -> Result<(), HttpReply> {
+        let forbidden = |message: &str| Err(HttpReply::error(403, "AccessDeniedException", None, message));
+        let invalid = |message: &str| Err(HttpReply::error(400, "ValidationException", None, message));
+        let wanted = match self.kind {
+            Kind::External => Some("EXTERNAL_IDP"),
+            Kind::Key => Some("API_KEY"),
+            _ => None,
+        };
+        if token_type != wanted {
+            return forbidden(if self.kind == Kind::External { "Invalid token" } else { INVALID_TOKEN });
+        }
+        if let Some(region) = region.filter(|region| *region != self.region) {
+            let is_elsewhere = arn.and_then(|arn| arn.split(':').nth(3)).is_some_and(|own| own != region);
+            return if is_elsewhere { invalid("Improperly formed request.") } else { forbidden(NOT_AUTHORIZED) };
+        }
+        let talks = matches!(call, Call::Chat | Call::Mcp);
+        match (self.kind, arn) {
+            (Kind::Builder, Some(BUILDER_ID_ARN)) | (Kind::Social, Some(SOCIAL_ARN)) => Ok(()),
+            (Kind::Builder | Kind::Social, None) if talks && world.is_today => {
+                invalid("profileArn is required for this request.")
+            }
+            (Kind::BuilderStrict, Some(BUILDER_ID_ARN)) => forbidden(NOT_AUTHORIZED),
+            (Kind::BuilderStrictToken, Some(BUILDER_ID_ARN)) => forbidden(INVALID_TOKEN),
+            (Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken | Kind::Social, None) => Ok(()),
+            (Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken | Kind::Social, Some(_)) => {
+                invalid("Invalid profileArn.")
+            }
+            (Kind::Key, None) => Ok(()),
+            (Kind::Key, Some(_)) => forbidden(NOT_AUTHORIZED),
+            (_, Some(arn)) if is_service_arn(arn) => forbidden(INVALID_TOKEN),
+            (Kind::NoProfile, _) => forbidden(NOT_AUTHORIZED),
+            (_, Some(arn)) if self.profiles(world).iter().any(|(own, lets_in)| own == arn && *lets_in) => Ok(()),
+            (_, None) if !talks => Ok(()),
+            _ => forbidden(NOT_AUTHORIZED),
+        }
+    }
+
+    /// K79, from `start` on.
+    pub fn list_profiles(
+        &self,
+        region: Option<&str>,
+        token_type: Option<&str>,
+        start: usize,
+        world: &World,
+    ) -> HttpReply {
+        match self.kind {
+            Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken => {
+                return HttpReply::error(403, "AccessDeniedException", None, BUILDER_ID);
+            }
+            Kind::Social | Kind::Key => return HttpReply::error(403, "AccessDeniedException", None, NOT_AUTHORIZED),
+            _ => {}
+        }
+        let is_blind = self.kind == Kind::External && token_type != Some("EXTERNAL_IDP");
+        if is_blind || region.is_some_and(|region| region != self.region) {
+            return HttpReply::json(200, &json!({ "profiles": [] }));
+        }
+        let listed = world.profiles.clone().unwrap_or_else(|| {
+            let entry = |(n, (arn, _)): (usize, (String, bool))| {
+                json!({ "arn": arn, "profileName": format!("simulated {}", n + 1), "status": "ACTIVE", "profileType": "KIRO" })
+            };
+            self.profiles(world).into_iter().enumerate().map(entry).collect()
+        });
+        let page = world.profiles_page.unwrap_or(listed.len().max(1));
+        paged("profiles", &listed, page, start, json!({}))
+    }
+}
+
+/// One page of a list, with the number of the next one's first entry as `nextToken`.
+fn paged(name: &str, all: &[Value], page: usize, start: usize, mut body: Value) -> HttpReply {
+    let end = all.len().min(start.saturating_add(page));
+    body[name] = all.get(start..end).unwrap_or_default().into();
+    if end < all.len() {
+        body["nextToken"] = end.to_string().into();
+    }
+    HttpReply::json(200, &body)
+}
+
+/// The profile of a simulated enterprise in a region.
+fn enterprise_arn(region: &str) -> String {
+    numbered_arn(region, if region == "us-east-1" { "EEEE1" } else { "EEEE2" })
+}
+
+fn numbered_arn(region: &str, name: &str) -> String {
+    let partition = if region.starts_with("us-gov-") { "aws-us-gov" } else { "aws" };
+    format!("arn:{partition}:codewhisperer:{region}:111122223333:profile/{name}")
+}
+
+/// Whose token it is, whatever it was refreshed to.
+pub(super) fn identity(token: &str) -> &str {
+    if token.starts_with("sim-acct-") {
+        return token.split('~').next().unwrap_or(token);
+    }
+    let refreshed = token.strip_prefix("sim-ok.").and_then(|rest| rest.split_once('.'));
+    match refreshed {
+        Some((number, root)) if number.bytes().all(|byte| byte.is_ascii_digit()) => root,
+        _ => token,
+    }
+}
 
 /// The two kinds of refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Social,
     Idc,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Social => "social",
+            Self::Idc => "idc",
+        }
+    }
 }
 
 /// One answer of a refresh endpoint. Its JSON is described in the [module's docs](super).
@@ -100,11 +305,23 @@ impl RefreshAnswer {
         state.issued += 1;
         let n = state.issued;
         let root = used.split('~').next().unwrap_or(used);
-        let access_token = self.access_token.clone().unwrap_or_else(|| Some(format!("sim-ok.{n}.{root}")));
+        let account = Account::of(root).ok().flatten();
+        let usual = match (account, root.split_once('@')) {
+            (None, _) => format!("sim-ok.{n}.{root}"),
+            (Some(_), None) => format!("{root}~{n}"),
+            // The identity's region is the refresh token's business.
+            (Some(_), Some((name, rest))) => {
+                format!("{name}{}~{n}", rest.find('.').map_or("", |dot| &rest[dot..]))
+            }
+        };
+        let access_token = self.access_token.clone().unwrap_or(Some(usual));
         let refresh_token = self.refresh_token.clone().unwrap_or_else(|| Some(format!("{root}~{n}")));
         let expires_in = self.expires_in.clone().unwrap_or_else(|| 3600.into());
         let profile_arn = match method {
-            Method::Social => self.profile_arn.clone().unwrap_or_else(|| Some(PROFILE_ARN.to_owned())),
+            Method::Social => self
+                .profile_arn
+                .clone()
+                .unwrap_or_else(|| Some(if account.is_some() { SOCIAL_ARN } else { PROFILE_ARN }.to_owned())),
             Method::Idc => self.profile_arn.clone().flatten(),
         };
         if refresh_token.as_deref().is_some_and(|new| new != used) {
@@ -136,7 +353,12 @@ pub(super) struct RefreshRequest {
 }
 
 /// Reads the body of a refresh: JSON in camelCase (K52, K53), never a form.
-pub(super) fn refresh_request(method: Method, body: &[u8], state: &mut State) -> Result<RefreshRequest, HttpReply> {
+pub(super) fn refresh_request(
+    method: Method,
+    body: &[u8],
+    region: Option<&str>,
+    state: &mut State,
+) -> Result<RefreshRequest, HttpReply> {
     let fields: Value = serde_json::from_slice(body).map_err(|error| malformed(&format!("not JSON: {error}")))?;
     let need = |key: &str| match fields.get(key).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
@@ -151,6 +373,12 @@ pub(super) fn refresh_request(method: Method, body: &[u8], state: &mut State) ->
         }
     }
     *state.counts.refresh_calls.entry(refresh_token.clone()).or_default() += 1;
+    if let Some(identity) = refresh_token.split_once('@').and_then(|(_, rest)| rest.split(['.', '~']).next())
+        && refresh_token.starts_with("sim-acct-")
+        && region.is_some_and(|region| region != identity)
+    {
+        return Err(elsewhere(state.world.wrong_region, identity));
+    }
     let preset = || refresh_preset(refresh_token.split(['.', '~']).next()?.strip_prefix("sim-refresh-")?);
     let answer = match state.scripted_refresh(&refresh_token) {
         Some(scripted) => scripted.unwrap_or_else(RefreshAnswer::plain),
@@ -210,6 +438,22 @@ fn malformed(why: &str) -> HttpReply {
     HttpReply::json(400, &body).with("x-amzn-errortype", "InvalidRequestException")
 }
 
+/// A refresh where the identity isn't known (K76).
+fn elsewhere(how: WrongRegion, region: &str) -> HttpReply {
+    let (status, kind, error, text) = match how {
+        WrongRegion::InvalidGrant => (400, "InvalidGrantException", "invalid_grant", "Invalid refresh token provided"),
+        WrongRegion::InvalidRequest => (400, "InvalidRequestException", "invalid_request", "Invalid token provided"),
+        WrongRegion::InvalidClient => (401, "InvalidClientException", "invalid_client", "Invalid client"),
+        WrongRegion::Named => (400, "InvalidRequestRegionException", "invalid_request", "Wrong region"),
+    };
+    let mut body = json!({ "error": error, "error_description": text });
+    if how == WrongRegion::Named {
+        body["region"] = region.into();
+        body["endpoint"] = format!("https://oidc.{region}.amazonaws.com").into();
+    }
+    HttpReply::json(status, &body).with("x-amzn-errortype", kind)
+}
+
 fn dead(method: Method) -> HttpReply {
     match method {
         Method::Social => HttpReply::json(400, &json!({ "message": "Invalid refresh token" })),
@@ -228,7 +472,8 @@ pub(super) fn no_bearer() -> HttpReply {
 /// K62, K63: an account that has used a little; all of it for the tokens `sim-402…` and `sim-overage…`. An ARN other
 /// than ours is refused.
 pub(super) fn usage(token: &str, profile_arn: Option<&str>) -> HttpReply {
-    if profile_arn.is_some_and(|arn| arn != PROFILE_ARN) {
+    let is_known = |arn| arn == PROFILE_ARN || is_service_arn(arn);
+    if !token.starts_with("sim-acct-") && profile_arn.is_some_and(|arn| !is_known(arn)) {
         return HttpReply::error(400, "ValidationException", None, "Invalid profileArn.");
     }
     let is_full = ["sim-402", "sim-overage"].iter().any(|prefix| token.starts_with(prefix));
@@ -275,22 +520,14 @@ pub(super) fn profiles(token: &str) -> HttpReply {
     HttpReply::json(200, &json!({ "profiles": profiles }))
 }
 
-/// K65.
-pub(super) fn models() -> HttpReply {
-    let model = |id: &str, name: &str, window: u64| {
-        json!({
-            "modelId": id, "modelName": name, "description": "A simulated model", "rateMultiplier": 1.0, "rateUnit": "credit",
-            "supportedInputTypes": ["TEXT", "IMAGE"],
-            "tokenLimits": { "maxInputTokens": window, "maxOutputTokens": 64_000 },
-            "promptCaching": {
-                "supportsPromptCaching": true, "maximumCacheCheckpointsPerRequest": 4, "minimumTokensPerCacheCheckpoint": 1024,
-            },
-        })
-    };
-    let models = [
-        model("claude-sonnet-4.5", "Claude Sonnet 4.5", 200_000),
-        model("claude-haiku-4.5", "Claude Haiku 4.5", 200_000),
-        model("claude-opus-4.6", "Claude Opus 4.6", 1_000_000),
-    ];
-    HttpReply::json(200, &json!({ "models": models, "defaultModel": models[0] }))
+/// K124, from `start` on.
+pub(super) fn models(asked: usize, start: usize, world: &World) -> HttpReply {
+    let listed: Vec<Value> =
+        world.models.iter().filter(|model| model.listed).map(super::models::Model::entry).collect();
+    let default = listed.iter().find(|model| model["modelId"] == "claude-sonnet-4.5").or(listed.first()).cloned();
+    let mut body = json!({});
+    if let Some(default) = default {
+        body["defaultModel"] = default;
+    }
+    paged("models", &listed, world.models_page.unwrap_or(asked), start, body)
 }

@@ -4,8 +4,9 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::world::TODAY;
 use super::{Control, PROFILE_ARN, Running, Simulator};
 use crate::config::{Config, StoreKind};
 
@@ -48,9 +49,24 @@ impl Drop for Attached {
 /// # Errors
 /// The port can't be opened, or the account's file can't be written.
 pub async fn attach(config: &mut Config) -> io::Result<Attached> {
-    let running = Simulator::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.spawn()?;
+    attach_in(config, TODAY).await
+}
+
+/// As [`attach`], in a world of [`Simulator::world`]'s.
+///
+/// # Errors
+/// As [`attach`], and when there is no such world.
+pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Result<Attached> {
+    let simulator = Simulator::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.world(world);
+    let running = simulator.map_err(io::Error::other)?.spawn()?;
     let origin = running.url();
-    config.upstream_url = format!("{origin}/generateAssistantResponse");
+    let world = running.control().shared.state().world.dns.clone();
+    // A name that no resolver may know (RFC 6761).
+    let nowhere = format!("http://simulated.invalid:{}", running.addr().port());
+    let origin_of = |shape: &str| if world.iter().any(|gone| gone == shape) { &nowhere } else { &origin };
+    config.upstream_url = format!("{}/generateAssistantResponse", origin_of("q"));
+    config.runtime_url = format!("{}/", origin_of("runtime"));
+    config.management_url.clone_from(origin_of("runtime"));
     config.social_refresh_url = format!("{origin}/refreshToken");
     config.idc_refresh_url = format!("{origin}/token");
     let mut brought = None;

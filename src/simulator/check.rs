@@ -2,30 +2,58 @@
 //! Kiro would not (kiro-upstream.md §4).
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::{Map, Value};
 
 use super::scenario::HttpReply;
+use crate::proto::kiro::route::Shape;
 
 /// What the simulator has to know of a request that is well formed.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct Prompt {
     /// The text of the current message.
     pub content: String,
+    pub model: Option<String>,
     pub conversation_id: Option<String>,
     pub profile_arn: Option<String>,
-    /// The history holds `reasoningContent`.
-    pub has_reasoning: bool,
+    /// Names of the members of the body and of its `conversationState`.
+    pub members: Vec<String>,
+    /// `additionalModelRequestFields`.
+    pub fields: Option<Value>,
+    /// The text of the conversation's first message, where the system text stands.
+    pub opening: String,
+    /// One for each `reasoningContent` of the history: its signature, when it has one.
+    pub thoughts: Vec<Option<String>>,
+    pub cache_points: usize,
+    pub has_documents: bool,
+    /// The current message holds an image beside tool results.
+    pub has_result_images: bool,
+    /// A tool's schema holds a keyword that isn't one of the five which every upstream knows.
+    pub has_schema_keywords: bool,
+    /// Characters of base64.
+    pub largest_image: usize,
+    /// 1, and 1 more for each message with tool results at the end.
+    pub round: usize,
+    /// Tools and messages in their order: what a prompt cache would compare.
+    pub blocks: Vec<Block>,
 }
 
-/// Checks a request body.
+/// A piece of a prompt: a hash of it and of all before it, and its length in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub hash: u64,
+    pub len: u64,
+}
+
+/// Checks a request body: by today's rules for a shape, or by last winter's.
 ///
 /// # Errors
 /// The 400 that upstream would give; its message ends with the place, which upstream's doesn't.
-pub(super) fn read(body: &[u8]) -> Result<Prompt, HttpReply> {
+pub(super) fn read(body: &[u8], today: Option<Shape>) -> Result<Prompt, HttpReply> {
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| refusal("REQUEST_BODY_INVALID_JSON", "Improperly formed request.", &error.to_string()))?;
-    prompt(&body).map_err(|Refusal { reason, place }| {
+    prompt(&body, today).map_err(|Refusal { reason, place }| {
         let message = match reason {
             "TOOL_USE_RESULT_MISMATCH" | "TOOL_CONFIG_MISSING" | "TOOL_DUPLICATE" => "Invalid tool use format.",
             _ => "Improperly formed request.",
@@ -40,15 +68,19 @@ struct Refusal {
 }
 
 fn refusal(reason: &str, message: &str, place: &str) -> HttpReply {
-    HttpReply::error(400, "ValidationException", Some(reason), &format!("{message} (simulator: {place})"))
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
+    HttpReply::error(400, "ValidationException", reason, &format!("{message} (simulator: {place})"))
 }
 
 fn invalid<T>(place: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { reason: "REQUEST_BODY_INVALID", place: place.into() })
 }
 
-fn prompt(body: &Value) -> Result<Prompt, Refusal> {
+fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, Refusal> {
     let state = object(body.get("conversationState"), "conversationState")?;
+    if let Some(shape) = today {
+        shape_rules(body, state, shape)?;
+    }
     one_of(state, "conversationState", "chatTriggerType", &["MANUAL", "DIAGNOSTIC", "INLINE_CHAT"], true)?;
     one_of(state, "conversationState", "agentTaskType", &["vibe", "spectask"], false)?;
     let conversation_id = optional_text(state, "conversationState", "conversationId")?;
@@ -62,7 +94,7 @@ fn prompt(body: &Value) -> Result<Prompt, Refusal> {
     let history = optional_list(state, "conversationState", "history")?.unwrap_or_default();
     let mut answered = Message::default();
     let mut uses_tools = false;
-    let mut has_reasoning = false;
+    let mut thoughts = Vec::new();
     for (n, message) in history.iter().enumerate() {
         let place = format!("conversationState.history[{n}]");
         let message = if n % 2 == 0 {
@@ -76,7 +108,7 @@ fn prompt(body: &Value) -> Result<Prompt, Refusal> {
             assistant(message, &place)?
         };
         uses_tools |= !message.tool_ids.is_empty();
-        has_reasoning |= message.has_reasoning;
+        thoughts.extend(message.thought.clone());
         answered = message;
     }
     if history.len() % 2 == 1 {
@@ -91,7 +123,122 @@ fn prompt(body: &Value) -> Result<Prompt, Refusal> {
     if uses_tools && current.tools.is_empty() {
         return Err(Refusal { reason: "TOOL_CONFIG_MISSING", place: format!("{place} declares no tools") });
     }
-    Ok(Prompt { content: current.content, conversation_id, profile_arn, has_reasoning })
+    let fields = body.get("additionalModelRequestFields").cloned();
+    let messages: Vec<&Value> = history.iter().chain(state.get("currentMessage")).collect();
+    let blobs = |kind: &'static str| messages.iter().flat_map(move |message| list(user_part(message), kind));
+    let current_part = state.get("currentMessage").and_then(user_part);
+    let current_context = current_part.and_then(|user| user.get("userInputMessageContext"));
+    let rounds = messages.iter().rev().step_by(2);
+    let rounds = rounds.take_while(|message| {
+        user_part(message).is_some_and(|user| user.get("userInputMessageContext").is_some_and(has_results))
+    });
+    let object_members = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+    Ok(Prompt {
+        model: current_part.and_then(|user| user["modelId"].as_str()).map(str::to_owned),
+        conversation_id,
+        profile_arn,
+        members: object_members(body).into_iter().flatten().chain(state.keys().cloned()).collect(),
+        fields,
+        opening: messages
+            .first()
+            .and_then(|first| user_part(first)?["content"].as_str())
+            .unwrap_or_default()
+            .to_owned(),
+        thoughts,
+        cache_points: messages.iter().filter(|message| has_cache_point(message)).count(),
+        has_documents: blobs("documents").next().is_some(),
+        has_result_images: current_context.is_some_and(has_results) && list(current_part, "images").next().is_some(),
+        has_schema_keywords: list(current_context, "tools")
+            .any(|tool| has_keywords(&tool["toolSpecification"]["inputSchema"]["json"])),
+        largest_image: blobs("images")
+            .filter_map(|image| image["source"]["bytes"].as_str())
+            .map(str::len)
+            .max()
+            .unwrap_or(0),
+        round: 1 + rounds.count(),
+        blocks: blocks(current_context, &messages),
+        content: current.content,
+    })
+}
+
+/// What today's Kiro refuses in a body, by shape (K115, TR50).
+fn shape_rules(body: &Value, state: &Map<String, Value>, shape: Shape) -> Result<(), Refusal> {
+    if body.get("systemPrompt").is_some() || state.contains_key("systemPrompt") {
+        return invalid("systemPrompt");
+    }
+    if shape == Shape::Q && body.get("agentMode").is_some() {
+        return invalid("agentMode in a body of shape q");
+    }
+    if shape == Shape::Q && state.contains_key("rootConversationId") {
+        return invalid("conversationState.rootConversationId in a body of shape q");
+    }
+    if body.get("additionalModelRequestFields").is_some_and(|fields| !fields.is_object()) {
+        return invalid("additionalModelRequestFields is no object");
+    }
+    let current = state.get("currentMessage").and_then(user_part).and_then(|user| user.get("userInputMessageContext"));
+    if list(current, "tools").any(|tool| tool.get("cachePoint").is_some()) {
+        return Err(Refusal { reason: "", place: "a cachePoint among the tools".to_owned() });
+    }
+    Ok(())
+}
+
+fn user_part(message: &Value) -> Option<&Value> {
+    message.get("userInputMessage")
+}
+
+fn list<'a>(place: Option<&'a Value>, key: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    place.and_then(|place| place.get(key)).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn has_results(context: &Value) -> bool {
+    context.get("toolResults").is_some()
+}
+
+fn has_cache_point(message: &Value) -> bool {
+    message.as_object().is_some_and(|map| map.values().any(|part| part.get("cachePoint").is_some()))
+}
+
+/// Whether a schema holds a keyword that isn't one of those which every upstream knows, at any depth.
+fn has_keywords(schema: &Value) -> bool {
+    let Some(schema) = schema.as_object() else { return false };
+    schema.iter().any(|(keyword, value)| match keyword.as_str() {
+        "type" | "required" | "enum" | "description" => false,
+        "properties" => value.as_object().is_some_and(|properties| properties.values().any(has_keywords)),
+        "items" => has_keywords(value),
+        _ => true,
+    })
+}
+
+/// Tools first, as models read them, then the messages; each as it will stand in the history of the next turn.
+fn blocks(context: Option<&Value>, messages: &[&Value]) -> Vec<Block> {
+    let mut hasher = DefaultHasher::new();
+    let mut blocks = Vec::with_capacity(messages.len() + 1);
+    let mut add = |parts: &[Option<&Value>]| {
+        let mut len = 0;
+        for part in parts.iter().flatten() {
+            match part {
+                Value::String(text) => {
+                    text.hash(&mut hasher);
+                    len += text.chars().count() as u64;
+                }
+                part => {
+                    let text = part.to_string();
+                    text.hash(&mut hasher);
+                    len += text.chars().count() as u64;
+                }
+            }
+        }
+        blocks.push(Block { hash: hasher.finish(), len });
+    };
+    add(&[context.and_then(|context| context.get("tools"))]);
+    for message in messages {
+        let user = user_part(message);
+        let answer = message.get("assistantResponseMessage");
+        let results = user.and_then(|user| user.get("userInputMessageContext")?.get("toolResults"));
+        let part = |key: &str| user.or(answer).and_then(|part| part.get(key));
+        add(&[part("content"), results, part("images"), part("documents"), part("toolUses"), part("reasoningContent")]);
+    }
+    blocks
 }
 
 #[derive(Default)]
@@ -100,7 +247,8 @@ struct Message {
     /// Of a user message its results', of an assistant's its uses'.
     tool_ids: Vec<String>,
     tools: Vec<String>,
-    has_reasoning: bool,
+    /// There is reasoning, with a signature or without.
+    thought: Option<Option<String>>,
 }
 
 fn user(message: &Value, place: &str) -> Result<Message, Refusal> {
@@ -200,12 +348,11 @@ fn assistant(message: &Value, place: &str) -> Result<Message, Refusal> {
         match (reasoning.get("reasoningText"), reasoning.get("redactedContent")) {
             (Some(thought), None) => {
                 text(object(Some(thought), &place)?, &place, "text")?;
-                optional_text(object(Some(thought), &place)?, &place, "signature")?;
+                read.thought = Some(optional_text(object(Some(thought), &place)?, &place, "signature")?);
             }
-            (None, Some(Value::String(_))) => {}
+            (None, Some(Value::String(_))) => read.thought = Some(None),
             _ => return invalid(format!("{place} is neither reasoningText nor redactedContent")),
         }
-        read.has_reasoning = true;
     }
     Ok(read)
 }
@@ -290,13 +437,54 @@ mod tests {
 
     #[test]
     fn a_well_formed_request_is_read() {
-        let expected = Prompt {
-            content: "now".to_owned(),
-            conversation_id: Some("c".to_owned()),
-            profile_arn: Some("arn".to_owned()),
-            has_reasoning: true,
+        let prompt = read(request().to_string().as_bytes(), Some(Shape::Q)).unwrap();
+        assert_eq!((prompt.content.as_str(), prompt.opening.as_str(), prompt.round), ("now", "then", 2));
+        assert_eq!((prompt.conversation_id.as_deref(), prompt.profile_arn.as_deref()), (Some("c"), Some("arn")));
+        assert_eq!((prompt.model.as_deref(), &prompt.thoughts), (Some("m"), &vec![Some("s".to_owned())]));
+        assert!(prompt.members.iter().any(|member| member == "agentTaskType"));
+        assert!(!prompt.has_documents && !prompt.has_result_images && !prompt.has_schema_keywords);
+        assert_eq!((prompt.cache_points, prompt.blocks.len()), (0, 4));
+    }
+
+    #[test]
+    fn members_of_the_other_shape_are_refused_today() {
+        let change = |place: &str, member: &str, value: Value| {
+            let mut body = request();
+            body.pointer_mut(place).unwrap()[member] = value;
+            body.to_string()
         };
-        assert_eq!(read(request().to_string().as_bytes()).ok(), Some(expected));
+        let tools = "/conversationState/currentMessage/userInputMessage/userInputMessageContext";
+        let with_point =
+            json!([{ "cachePoint": { "type": "default" } }, request().pointer(tools).unwrap()["tools"][0]]);
+        for (body, q, runtime) in [
+            (change("", "agentMode", json!("vibe")), false, true),
+            (change("/conversationState", "rootConversationId", json!("c")), false, true),
+            (change("", "systemPrompt", json!("s")), false, false),
+            (change("", "additionalModelRequestFields", json!("s")), false, false),
+            (change(tools, "tools", with_point), false, false),
+        ] {
+            assert_eq!(read(body.as_bytes(), Some(Shape::Q)).is_ok(), q, "{body}");
+            assert_eq!(read(body.as_bytes(), Some(Shape::Runtime)).is_ok(), runtime, "{body}");
+            assert!(read(body.as_bytes(), None).is_ok(), "last winter: {body}");
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_conversation_stay_equal_when_it_goes_on() {
+        let first = request();
+        let mut second = first.clone();
+        let state = second["conversationState"].as_object_mut().unwrap();
+        let mut moved = state["currentMessage"].clone();
+        moved["userInputMessage"]["userInputMessageContext"].as_object_mut().unwrap().remove("tools");
+        let history = state["history"].as_array_mut().unwrap();
+        history.extend([moved, json!({ "assistantResponseMessage": { "content": "done" } })]);
+        state["currentMessage"]["userInputMessage"]["content"] = "more".into();
+        let results = state["currentMessage"]["userInputMessage"]["userInputMessageContext"].as_object_mut().unwrap();
+        results.remove("toolResults");
+        let blocks = |body: &Value| read(body.to_string().as_bytes(), None).unwrap().blocks;
+        let (first, second) = (blocks(&first), blocks(&second));
+        assert_eq!((first.len(), second.len()), (4, 6));
+        assert_eq!(first[..], second[..4]);
     }
 
     #[test]
@@ -334,7 +522,7 @@ mod tests {
         for (place, value, reason) in cases {
             let mut body = request();
             *body.pointer_mut(&place).unwrap() = value;
-            let refused = read(body.to_string().as_bytes()).unwrap_err();
+            let refused = read(body.to_string().as_bytes(), None).unwrap_err();
             let answer: Value = serde_json::from_slice(&refused.body).unwrap();
             assert_eq!((refused.status, &answer["reason"]), (400, &json!(reason)), "{place}: {answer}");
         }
@@ -343,7 +531,8 @@ mod tests {
         let context = body.pointer_mut(&context).unwrap();
         context["tools"] = json!([context["tools"][0], context["tools"][0]]);
         assert!(
-            String::from_utf8_lossy(&read(body.to_string().as_bytes()).unwrap_err().body).contains("TOOL_DUPLICATE")
+            String::from_utf8_lossy(&read(body.to_string().as_bytes(), None).unwrap_err().body)
+                .contains("TOOL_DUPLICATE")
         );
         let mut body = request();
         body.pointer_mut(&format!("{current}/userInputMessageContext"))
@@ -351,8 +540,8 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .remove("tools");
-        let missing = read(body.to_string().as_bytes()).unwrap_err();
+        let missing = read(body.to_string().as_bytes(), None).unwrap_err();
         assert!(String::from_utf8_lossy(&missing.body).contains("TOOL_CONFIG_MISSING"));
-        assert!(String::from_utf8_lossy(&read(b"{").unwrap_err().body).contains("REQUEST_BODY_INVALID_JSON"));
+        assert!(String::from_utf8_lossy(&read(b"{", None).unwrap_err().body).contains("REQUEST_BODY_INVALID_JSON"));
     }
 }

@@ -57,19 +57,25 @@ use tokio_util::sync::CancellationToken;
 
 use connection::{Connection, Io};
 use state::Shared;
+use world::World;
 
 mod accounts;
 mod attach;
 mod check;
 mod connection;
+mod mcp;
+mod models;
 mod player;
 mod presets;
+mod reasoning;
 mod routes;
 mod scenario;
 mod state;
+mod wire;
+mod world;
 
 pub use accounts::PROFILE_ARN;
-pub use attach::{Attached, attach};
+pub use attach::{Attached, attach, attach_in};
 pub use scenario::Scenario;
 
 /// Connections that may wait to be accepted: a load test opens thousands at once.
@@ -97,6 +103,18 @@ impl Simulator {
         let listener = StdListener::from(socket);
         let addr = listener.local_addr()?;
         Ok(Self { listener, addr, shared: Arc::default() })
+    }
+
+    /// Begins in another world than today's: `2025-12`, the name of a preset, an object of keys, or a list of these. A
+    /// reset goes back to it.
+    ///
+    /// # Errors
+    /// A sentence that names what is unknown or wrong.
+    pub fn world(self, change: impl Into<Value>) -> Result<Self, String> {
+        let mut world = World::today();
+        world.change(change.into())?;
+        self.shared.state().start_in(world);
+        Ok(self)
     }
 
     /// Where it listens.
@@ -222,7 +240,15 @@ impl Control {
         self.shared.state().script(script)
     }
 
-    /// Forgets scripts, tokens and counters. What is open stays counted as open.
+    /// Changes the world, of one account or of all: `{"world": …}` of [`script`](Self::script).
+    ///
+    /// # Errors
+    /// A sentence that names what is unknown or wrong.
+    pub fn world(&self, change: impl Into<Value>) -> Result<(), String> {
+        self.script(serde_json::json!({ "world": change.into() }))
+    }
+
+    /// Forgets scripts, tokens, counters, and in which the world was changed. What is open stays counted as open.
     pub fn reset(&self) {
         self.shared.state().reset();
     }

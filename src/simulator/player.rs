@@ -137,6 +137,16 @@ impl Player {
                     self.number += 1;
                     events += 1;
                 }
+                Some(Step::Frames(frames)) => {
+                    if let Some(range) = range.take() {
+                        numbered.extend_from_slice(&self.script.wire[range]);
+                    }
+                    numbered.extend_from_slice(frames);
+                    self.step += 1;
+                    events += 1;
+                }
+                // A script that plays was staged: there is none of these.
+                Some(Step::Think { .. } | Step::Notes(_)) => self.step += 1,
                 Some(Step::Wait(_)) | None => break,
             }
         }

@@ -163,6 +163,116 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         "output-limit",
         r#"{"text":"An answer that was too lo","exception":{"type":"ContentLengthExceededException","message":"Output limit."}}"#,
     ),
+    // In which the world may differ: of one account as a token preset, of all as a world. What a comment names is a check
+    // of `doctor --live` (K139).
+    // Version accepted per call and host
+    ("old-version", r#"{"world":{"min_version":"9999.0.0"}}"#),
+    ("old-version-q", r#"{"world":{"min_version":{"q":"9999.0.0"}}}"#),
+    ("old-version-runtime", r#"{"world":{"min_version":{"runtime":"9999.0.0"}}}"#),
+    ("old-version-usage", r#"{"world":{"min_version":{"usage":"9999.0.0"}}}"#),
+    ("any-version", r#"{"world":{"min_version":null}}"#),
+    ("any-client", r#"{"world":{"agents":false,"min_version":null}}"#),
+    // Both shapes, and which members of the runtime body are taken
+    ("gone-q", r#"{"when":{"shape":"q"},"everywhere":true,"gone":true}"#),
+    ("gone-runtime", r#"{"when":{"shape":"runtime"},"everywhere":true,"gone":true}"#),
+    ("deprecated-q", r#"{"when":{"shape":"q"},"everywhere":true,"deprecated":true}"#),
+    ("dns-q", r#"{"world":{"dns":["q"]}}"#),
+    ("dns-runtime", r#"{"world":{"dns":["runtime"]}}"#),
+    ("throttled-q", r#"{"throttle":{"shape":"q"}}"#),
+    ("throttled-runtime", r#"{"throttle":{"shape":"runtime"}}"#),
+    (
+        "wrong-app",
+        r#"{"when":{"shape":"q"},"http":{"status":403,"type":"AccessDeniedException","message":"Your subscription does not support this application."}}"#,
+    ),
+    (
+        "no-continuation",
+        r#"{"when":{"shape":"runtime","members":["agentContinuationId","agentTaskType","agentMode","rootConversationId"]},"http":{"status":400,"type":"ValidationException","reason":"REQUEST_BODY_INVALID","message":"Improperly formed request."}}"#,
+    ),
+    (
+        "no-silent-fields",
+        r#"{"when":{"shape":"runtime","fields":true},"http":{"status":400,"type":"ValidationException","reason":"REQUEST_BODY_INVALID","message":"Improperly formed request."}}"#,
+    ),
+    // Variants of the profile, usage with and without ARN
+    (
+        "needs-arn",
+        r#"{"when":{"profile_arn":false},"http":{"status":400,"type":"ValidationException","message":"profileArn is required for this request."}}"#,
+    ),
+    (
+        "needs-arn-runtime",
+        r#"{"when":{"shape":"runtime","profile_arn":false},"http":{"status":400,"type":"ValidationException","message":"profileArn is required for this request."}}"#,
+    ),
+    (
+        "no-service-arn",
+        r#"{"when":{"service_arn":true},"http":{"status":403,"type":"AccessDeniedException","message":"User is not authorized to make this call."}}"#,
+    ),
+    (
+        "usage-without-arn",
+        r#"{"when":{"call":"usage","profile_arn":true},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
+    ),
+    (
+        "usage-needs-arn",
+        r#"{"when":{"call":"usage","profile_arn":false},"http":{"status":400,"type":"ValidationException","message":"profileArn is required for this request."}}"#,
+    ),
+    // Catalogue
+    ("free-tier", r#"{"world":{"models":["claude-sonnet-4.5","claude-opus-4.5","claude-haiku-4.5"]}}"#),
+    ("new-model", r#"{"world":{"more_models":[{"id":"claude-opus-9.9","window":2000000}]}}"#),
+    ("other-windows", r#"{"world":{"windows":300000}}"#),
+    ("no-schemas", r#"{"world":{"schemas":null}}"#),
+    // Reasoning seen, signature seen, effort accepted, max_tokens accepted
+    (
+        "no-fields",
+        r#"{"when":{"fields":true},"http":{"status":400,"type":"ValidationException","reason":"REQUEST_BODY_INVALID","message":"additionalModelRequestFields is not supported for this model"}}"#,
+    ),
+    ("fields-strict", r#"{"world":{"fields_refused":["display","output_config"]}}"#),
+    ("no-xhigh", r#"{"world":{"fields_refused":["xhigh"]}}"#),
+    ("no-max-tokens", r#"{"world":{"fields_refused":["max_tokens"]}}"#),
+    ("no-thinking", r#"{"world":{"thinking":"none"}}"#),
+    ("no-signature", r#"{"world":{"thinking":"unsigned"}}"#),
+    ("signature-only", r#"{"world":{"thinking":"signature-only"}}"#),
+    ("segments", r#"{"world":{"segments":3}}"#),
+    // Schemas of tools, an image beside a tool result, a document, a cache point
+    (
+        "plain-schemas",
+        r#"{"when":{"schema_keywords":true},"http":{"status":400,"type":"ValidationException","reason":"TOOL_SCHEMA_INVALID","message":"Invalid tool schema."}}"#,
+    ),
+    (
+        "no-result-images",
+        r#"{"when":{"result_images":true},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
+    ),
+    (
+        "no-documents",
+        r#"{"when":{"documents":true},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
+    ),
+    (
+        "no-cache-points",
+        r#"{"when":{"cache_points":true},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
+    ),
+    // Two equal turns for the credits
+    ("no-discount", r#"{"world":{"discount":false}}"#),
+    // Replay of a signed thought
+    ("signature-bound", r#"{"world":{"bind":"strict"}}"#),
+    ("signature-free", r#"{"world":{"bind":"off"}}"#),
+    (
+        "no-replay",
+        r#"{"when":{"reasoning":true},"http":{"status":400,"type":"ValidationException","message":"Invalid `signature` in `thinking` block. The block is bound to a different conversation."}}"#,
+    ),
+    // One web search
+    ("search-down", r#"{"world":{"search":"error"}}"#),
+    // The largest body and the largest picture that pass
+    (
+        "small-bodies",
+        r#"{"when":{"body_over":200000},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
+    ),
+    (
+        "small-pictures",
+        r#"{"when":{"image_over":400000},"http":{"status":400,"type":"ValidationException","reason":"IMAGE_SIZE_EXCEEDED","message":"The image is too large."}}"#,
+    ),
+    // Stop order of the end events
+    ("no-end-events", r#"{"world":{"end":[]}}"#),
+    ("other-end-order", r#"{"world":{"end":["metering","metadata","context"]}}"#),
+    // Percentage × window against tokenUsage
+    ("token-usage", r#"{"world":{"tokens":true}}"#),
+    ("usage-window", r#"{"world":{"tokens":true,"usage_window":454000}}"#),
 ];
 
 /// The scenario called `name`, as JSON: one of [`PRESETS`], or one with a parameter:

@@ -10,12 +10,17 @@ use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::accounts::{self, Method, PROFILE_ARN};
-use super::check;
+use super::accounts::{self, Account, Method};
+use super::check::{self, Prompt};
 use super::connection::Connection;
+use super::mcp;
 use super::player::Player;
-use super::scenario::{HttpReply, Reply, Scenario, When};
-use super::state::{Endpoint, Flight, Outcome, Recorded, Shared};
+use super::reasoning;
+use super::scenario::{Facts, HttpReply, Reply, Scenario, Stage};
+use super::state::{CallCount, Flight, Outcome, Recorded, Shared};
+use super::wire::{Caller, Version, Wire, header};
+use super::world::World;
+use crate::proto::kiro::route::{Call, Shape};
 
 /// A larger request body is refused with 413.
 const MAX_BODY: usize = 64 << 20;
@@ -44,10 +49,38 @@ pub(super) async fn answer(
     }
     // Counted from the head on: a client that goes away while it sends is counted too.
     let token = bearer(&head.headers).map(str::to_owned);
-    let chat = path == "/generateAssistantResponse" || target == Some("GenerateAssistantResponse");
-    let flight =
-        (chat && head.method == HttpMethod::POST).then(|| Flight::start(&shared, token.as_deref().unwrap_or_default()));
-    *shared.state().counts.requests.entry(name).or_default() += 1;
+    let mut world = match &token {
+        Some(token) => shared.state().world_of(token),
+        None => Arc::clone(&shared.state().world),
+    };
+    if let Some(Ok(Scenario { world: Some(change), .. })) = token.as_deref().and_then(by_token)
+        && let Err(message) = Arc::make_mut(&mut world).change(change.clone())
+    {
+        return Ok(full(mistake(&message)));
+    }
+    let mut wire = Wire::read(&head.method, &path, &head.headers);
+    if !world.is_today {
+        wire = wire.old(&head.method, &path);
+    }
+    let refreshes = match (&head.method, path.as_str()) {
+        (&HttpMethod::POST, "/refreshToken") => Some(Method::Social),
+        (&HttpMethod::POST, "/token") => Some(Method::Idc),
+        _ => None,
+    };
+    let flight = (wire.call == Some(Call::Chat)).then(|| Flight::start(&shared, token.as_deref().unwrap_or_default()));
+    let headers = text_headers(&head.headers);
+    {
+        let counts = &mut shared.state().counts;
+        *counts.requests.entry(name).or_default() += 1;
+        let counted = match (refreshes, wire.call) {
+            (Some(method), _) => Some(("refresh", method.as_str())),
+            (None, call) => call.map(|call| (wire.shape().as_str(), call.as_str())),
+        };
+        if let Some((shape, call)) = counted {
+            let count = counts.shapes.entry(shape).or_default().entry(call).or_default();
+            count.head(&wire.name, wire.target().unwrap_or(&path), &headers);
+        }
+    }
     let body = match read(body).await? {
         Ok(body) => body,
         Err(refused) => return Ok(full(refused)),
@@ -56,112 +89,244 @@ pub(super) async fn answer(
         connection: connection.number,
         method: head.method.to_string(),
         target: head.uri.to_string(),
-        headers: text_headers(&head.headers),
+        headers,
         body: body.clone(),
     });
 
-    if let Some(flight) = flight {
-        let Some(token) = token else { return Ok(answered(flight, accounts::no_bearer())) };
-        return stream(&token, &body, flight, &shared, connection).await;
+    let caller = match (refreshes, wire.call) {
+        (Some(Method::Social), _) => Some(Caller::SocialRefresh),
+        (Some(Method::Idc), _) => Some(Caller::IdcRefresh),
+        (None, call) => call.map(|call| Caller::Service(wire.shape(), call)),
+    };
+    let call = refreshes.map_or(wire.call.map_or("", Call::as_str), |_| "refresh");
+    let names = [wire.host.as_str(), wire.region.as_deref().unwrap_or_default(), call];
+    let version = match caller.map(|caller| world.client(caller, &names, &head.headers)).transpose() {
+        Ok(version) => version.flatten(),
+        Err(refused) => return Ok(answered(flight, refused)),
+    };
+    if let Some(method) = refreshes {
+        return refresh(method, &body, &wire, &shared, &connection).await;
     }
-    let method = match (&head.method, path.as_str()) {
-        (&HttpMethod::POST, "/refreshToken") => Some(Method::Social),
-        (&HttpMethod::POST, "/token") => Some(Method::Idc),
-        _ => None,
-    };
-    if let Some(method) = method {
-        return refresh(method, &body, &shared, &connection).await;
+    if world.is_today
+        && let Some(refused) = wire.refusal(&head.method, &path, &head.headers)
+    {
+        return Ok(answered(flight, refused));
     }
-    let endpoint = match (&head.method, path.as_str(), target) {
-        (&HttpMethod::GET, "/getUsageLimits", _) => Endpoint::Usage,
-        (&HttpMethod::GET, "/ListAvailableModels", _) | (&HttpMethod::POST, "/", Some("ListAvailableModels")) => {
-            Endpoint::Models
-        }
-        (&HttpMethod::POST, "/", Some("ListAvailableProfiles")) => Endpoint::Profiles,
-        _ => {
-            let message = format!("the simulator has no {} {path}", head.method);
-            return Ok(full(HttpReply::error(404, "UnknownOperationException", None, &message)));
-        }
+    let Some(call) = wire.call else {
+        let message = format!("the simulator has no {} {path}", head.method);
+        return Ok(answered(flight, HttpReply::error(404, "UnknownOperationException", None, &message)));
     };
-    let Some(token) = token else { return Ok(full(accounts::no_bearer())) };
-    let scripted = shared.state().scripted(endpoint, &token);
-    let scenario = match scripted {
-        Some(scripted) => scripted,
-        None => match by_token(&token) {
-            Some(preset) => preset.ok().filter(|scenario| scenario.everywhere),
-            None => None,
-        },
+    let Some(token) = token else { return Ok(answered(flight, accounts::no_bearer())) };
+    let account = match Account::of(&token) {
+        Ok(account) => account,
+        Err(message) => return Ok(answered(flight, mistake(&message))),
     };
-    if let Some(scenario) = scenario {
-        tokio::time::sleep(scenario.head).await;
-        return match scenario.reply {
-            Reply::Http(reply) => Ok(full(reply)),
-            Reply::Drop { reset } => Err(hang_up(&connection, reset)),
-            Reply::Stream(_) => Ok(full(HttpReply::failure(400, "scenario: only chat answers with a stream"))),
+    let request = Asked {
+        token: &token,
+        call,
+        wire: &wire,
+        version,
+        body: &body,
+        query: head.uri.query().unwrap_or_default(),
+        token_type: header(&head.headers, "tokentype"),
+        mcp_arn: header(&head.headers, "x-amzn-kiro-profile-arn"),
+        account,
+    };
+    match flight {
+        Some(flight) => stream(&request, world, flight, &shared, connection).await,
+        None => service(&request, &mut world, &shared, &connection).await,
+    }
+}
+
+/// A request of Kiro's services, as far as it was read.
+struct Asked<'a> {
+    token: &'a str,
+    call: Call,
+    wire: &'a Wire,
+    version: Option<Version>,
+    body: &'a [u8],
+    query: &'a str,
+    token_type: Option<&'a str>,
+    mcp_arn: Option<&'a str>,
+    account: Option<Account<'a>>,
+}
+
+impl Asked<'_> {
+    /// What the account's kind, its region and its profile have against the call.
+    fn refused(&self, arn: Option<&str>, world: &World) -> Option<HttpReply> {
+        let account = self.account?;
+        account.admits(self.call, self.wire.region.as_deref(), arn, self.token_type, world).err()
+    }
+
+    /// The answer that a script, the token or the world has for the request. None: as usual; the world may be another
+    /// one then.
+    fn scenario(
+        &self,
+        world: &mut Arc<World>,
+        arn: Option<&str>,
+        prompt: Option<&Prompt>,
+        shared: &Shared,
+    ) -> Result<Option<Scenario>, String> {
+        let (wire, version, body_len) = (self.wire, self.version, self.body.len());
+        let facts = Facts { wire, version, profile_arn: arn, prompt, body_len };
+        let scripted = shared.state().scripted(self.call, self.token);
+        let by_account = match scripted {
+            Some(scripted) => scripted,
+            // In which the world differs for the token was heeded before.
+            None => by_token(self.token)
+                .transpose()?
+                .map(|scenario| Scenario { world: None, ..scenario })
+                .filter(|scenario| scenario.covers(self.call)),
         };
-    }
-    Ok(full(match endpoint {
-        Endpoint::Profiles => accounts::profiles(&token),
-        Endpoint::Models => accounts::models(),
-        Endpoint::Usage | Endpoint::Chat => {
-            accounts::usage(&token, query_value(head.uri.query().unwrap_or_default(), "profileArn").as_deref())
+        if let Some(scenario) = by_account
+            && scenario.applies(&facts)
+        {
+            if let Some(change) = &scenario.world {
+                Arc::make_mut(world).change(change.clone())?;
+            }
+            if !scenario.is_usual() {
+                return Ok(Some(scenario));
+            }
         }
+        Ok(world.rules.iter().find(|rule| rule.covers(self.call) && rule.applies(&facts)).cloned())
+    }
+}
+
+/// Everything but chat.
+async fn service(
+    request: &Asked<'_>,
+    world: &mut Arc<World>,
+    shared: &Arc<Shared>,
+    connection: &Connection,
+) -> io::Result<Answer> {
+    let json: Value = serde_json::from_slice(request.body).unwrap_or_default();
+    let in_body = json["profileArn"].as_str();
+    let arn = match request.call {
+        Call::Usage => query_value(request.query, "profileArn"),
+        Call::Mcp => request.mcp_arn.or(in_body).map(str::to_owned),
+        _ => in_body.map(str::to_owned).or_else(|| query_value(request.query, "profileArn")),
+    };
+    counted(shared, request.wire, request.call, |count| count.members(&json));
+    match request.scenario(world, arn.as_deref(), None, shared) {
+        Err(message) => return Ok(full(mistake(&message))),
+        Ok(None) => {}
+        Ok(Some(scenario)) => {
+            tokio::time::sleep(scenario.head).await;
+            return match scenario.reply {
+                Reply::Http(reply) => Ok(full(reply)),
+                Reply::Drop { reset } => Err(hang_up(connection, reset)),
+                Reply::Stream(_) | Reply::Usual => {
+                    Ok(full(HttpReply::failure(400, "scenario: only chat answers with a stream")))
+                }
+            };
+        }
+    }
+    let number = |key: &str| json[key].as_str().map(str::to_owned).or_else(|| query_value(request.query, key));
+    let start = number("nextToken").and_then(|token| token.parse().ok()).unwrap_or(0);
+    if request.call == Call::Profiles
+        && let Some(account) = request.account
+    {
+        let region = request.wire.region.as_deref();
+        return Ok(full(account.list_profiles(region, request.token_type, start, world)));
+    }
+    if let Some(refused) = request.refused(arn.as_deref(), world) {
+        return Ok(full(refused));
+    }
+    Ok(full(match request.call {
+        Call::Profiles => accounts::profiles(request.token),
+        Call::Models => {
+            let asked = json["maxResults"].as_u64().and_then(|asked| usize::try_from(asked).ok());
+            let asked = asked.or_else(|| query_value(request.query, "maxResults")?.parse().ok());
+            accounts::models(asked.unwrap_or(50).clamp(1, 100), start, world)
+        }
+        Call::Mcp => {
+            if request.wire.shape() == Shape::Runtime && request.mcp_arn != in_body {
+                let message = "Improperly formed request. (simulator: the ARN belongs in header and body)";
+                return Ok(full(HttpReply::error(400, "ValidationException", Some("REQUEST_BODY_INVALID"), message)));
+            }
+            let answer = mcp::answer(&json, world);
+            if let Some(query) = &answer.query {
+                counted(shared, request.wire, request.call, |count| count.query(query));
+            }
+            tokio::time::sleep(answer.wait).await;
+            answer.reply
+        }
+        Call::Usage | Call::Chat => accounts::usage(request.token, arn.as_deref()),
     }))
 }
 
 /// A chat request: chooses the scenario and plays it.
 async fn stream(
-    token: &str,
-    body: &[u8],
+    request: &Asked<'_>,
+    mut world: Arc<World>,
     mut flight: Flight,
     shared: &Arc<Shared>,
     connection: Arc<Connection>,
 ) -> io::Result<Answer> {
-    let prompt = check::read(body);
-    let applies = |scenario: &Scenario| match (&prompt, scenario.when) {
-        (_, When::Always) => true,
-        (Ok(prompt), When::Reasoning) => prompt.has_reasoning,
-        (Ok(prompt), When::NoProfileArn) => prompt.profile_arn.as_deref() != Some(PROFILE_ARN),
-        (Err(_), _) => false,
-    };
-    let scripted = shared.state().scripted(Endpoint::Chat, token);
-    let by_account = match scripted {
-        Some(scripted) => scripted.map(Ok),
-        None => by_token(token),
-    };
-    let chosen = match by_account {
-        Some(Err(message)) => Err(message),
-        Some(Ok(scenario)) if applies(&scenario) => Ok(scenario),
-        _ => match &prompt {
-            Err(refused) => return Ok(answered(flight, refused.clone())),
-            Ok(prompt) => match by_prompt(&prompt.content) {
-                Some(Ok(scenario)) if !applies(&scenario) => Ok(Scenario::demo()),
-                Some(scenario) => scenario,
-                None => Ok(shared.state().default.clone().unwrap_or_else(Scenario::demo)),
-            },
-        },
+    let prompt = check::read(request.body, world.is_today.then(|| request.wire.shape()));
+    if let Ok(prompt) = &prompt {
+        counted(shared, request.wire, Call::Chat, |count| count.prompt(prompt));
+    }
+    let readable = prompt.as_ref().ok();
+    let arn = readable.and_then(|prompt| prompt.profile_arn.as_deref());
+    let chosen = match request.scenario(&mut world, arn, readable, shared) {
+        Ok(Some(scenario)) => Ok(scenario),
+        Ok(None) => {
+            let prompt = match &prompt {
+                Ok(prompt) => prompt,
+                Err(refused) => return Ok(answered(Some(flight), refused.clone())),
+            };
+            if let Some(refused) = refused(request, prompt, &world) {
+                return Ok(answered(Some(flight), refused));
+            }
+            let (wire, version, body_len) = (request.wire, request.version, request.body.len());
+            let facts = Facts { wire, version, profile_arn: arn, prompt: Some(prompt), body_len };
+            let usual = || shared.state().default.clone().unwrap_or_else(Scenario::demo);
+            match by_prompt(&prompt.content) {
+                Some(Ok(scenario)) if !scenario.applies(&facts) => Ok(Scenario::demo()),
+                Some(Ok(scenario)) => {
+                    let changed = scenario.world.clone().map(|change| Arc::make_mut(&mut world).change(change));
+                    changed.unwrap_or(Ok(())).map(|()| if scenario.is_usual() { usual() } else { scenario })
+                }
+                Some(Err(message)) => Err(message),
+                None => Ok(usual()),
+            }
+        }
+        Err(message) => Err(message),
     };
     let scenario = match chosen {
         Ok(scenario) => scenario,
-        Err(message) => {
-            let refused = HttpReply::error(400, "ValidationException", Some("SIMULATOR_SCENARIO"), &message);
-            return Ok(answered(flight, refused));
-        }
+        Err(message) => return Ok(answered(Some(flight), mistake(&message))),
     };
     if !scenario.head.is_zero() {
         tokio::time::sleep(scenario.head).await;
     }
     match scenario.reply {
-        Reply::Http(reply) => Ok(answered(flight, reply)),
+        Reply::Http(reply) => Ok(answered(Some(flight), reply)),
         Reply::Drop { reset } => {
             flight.land(Outcome::Cut);
             Err(hang_up(&connection, reset))
         }
-        Reply::Stream(script) => {
+        Reply::Usual => Ok(answered(Some(flight), HttpReply::failure(400, "scenario: it answers nothing"))),
+        Reply::Stream(mut script) => {
+            let prompt = prompt.unwrap_or_default();
+            let (new, known) = shared.state().seen(request.token, &prompt);
+            let price = if world.discount { 0.1 } else { 1.0 };
+            let first = reasoning::last(&prompt);
+            let staged = script.stage(&Stage {
+                world: &world,
+                thought: reasoning::asked(&prompt, &world),
+                sign: &|before| reasoning::sign(request.token, &prompt, if before.is_empty() { first } else { before }),
+                credits: (new as f64 + known as f64 * price) / 1000.0,
+                window: prompt.model.as_deref().and_then(|id| world.model(id)).map_or(200_000, |model| model.window),
+            });
+            if let Err(message) = staged {
+                return Ok(answered(Some(flight), mistake(&message)));
+            }
             let mut response = Response::builder()
                 .header("content-type", "application/vnd.amazon.eventstream")
                 .header("x-amzn-requestid", uuid::Uuid::new_v4().to_string());
-            if let Some(id) = prompt.ok().and_then(|prompt| prompt.conversation_id) {
+            if let Some(id) = prompt.conversation_id {
                 response = response.header("x-amzn-codewhisperer-conversation-id", id);
             }
             response.body(Either::Right(Player::new(script, connection, flight))).map_err(io::Error::other)
@@ -169,8 +334,45 @@ async fn stream(
     }
 }
 
-async fn refresh(method: Method, body: &[u8], shared: &Arc<Shared>, connection: &Connection) -> io::Result<Answer> {
-    let request = accounts::refresh_request(method, body, &mut shared.state());
+/// What Kiro has against a chat request that can be read: size, account, model, fields, signatures.
+fn refused(request: &Asked<'_>, prompt: &Prompt, world: &World) -> Option<HttpReply> {
+    if world.max_body.is_some_and(|max| request.body.len() > max) {
+        return Some(HttpReply::error(400, "ValidationException", None, "Improperly formed request."));
+    }
+    if let Some(refused) = request.refused(prompt.profile_arn.as_deref(), world) {
+        return Some(refused);
+    }
+    if !world.is_today {
+        return None;
+    }
+    let Some(model) = world.model(prompt.model.as_deref().unwrap_or_default()) else {
+        let message = "Invalid model. Please select a different model to continue.";
+        return Some(HttpReply::error(400, "ValidationException", Some("INVALID_MODEL_ID"), message));
+    };
+    if let Some(Err(message)) = prompt.fields.as_ref().map(|fields| model.judge(fields, &world.fields_refused)) {
+        return Some(HttpReply::error(400, "ValidationException", Some("REQUEST_BODY_INVALID"), &message));
+    }
+    reasoning::judge(request.token, prompt, world.bind).err()
+}
+
+fn counted(shared: &Shared, wire: &Wire, call: Call, count: impl FnOnce(&mut CallCount)) {
+    let counts = &mut shared.state().counts;
+    count(counts.shapes.entry(wire.shape().as_str()).or_default().entry(call.as_str()).or_default());
+}
+
+/// A mistake in a scenario.
+fn mistake(message: &str) -> HttpReply {
+    HttpReply::error(400, "ValidationException", Some("SIMULATOR_SCENARIO"), message)
+}
+
+async fn refresh(
+    method: Method,
+    body: &[u8],
+    wire: &Wire,
+    shared: &Arc<Shared>,
+    connection: &Connection,
+) -> io::Result<Answer> {
+    let request = accounts::refresh_request(method, body, wire.region.as_deref(), &mut shared.state());
     let request = match request {
         Ok(request) => request,
         Err(refused) => return Ok(full(refused)),
@@ -208,7 +410,7 @@ fn control(name: &str, query: &str, body: &[u8], shared: &Shared) -> HttpReply {
 /// steer profiles, and for all others.
 fn by_token(token: &str) -> Option<Result<Scenario, String>> {
     let name = token.strip_prefix("sim-")?.split('.').next()?;
-    if matches!(name, "ok" | "no-profile" | "builder-id") {
+    if matches!(name, "ok" | "no-profile" | "builder-id") || name.starts_with("acct-") {
         return None;
     }
     Some(Scenario::preset(name).unwrap_or_else(|| Err(format!("no preset is called `{name}`"))))
@@ -226,8 +428,10 @@ fn by_prompt(content: &str) -> Option<Result<Scenario, String>> {
     })
 }
 
-fn answered(mut flight: Flight, reply: HttpReply) -> Answer {
-    flight.land(Outcome::Answered);
+fn answered(flight: Option<Flight>, reply: HttpReply) -> Answer {
+    if let Some(mut flight) = flight {
+        flight.land(Outcome::Answered);
+    }
     full(reply)
 }
 

@@ -9,13 +9,19 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::check::Prompt;
 use super::presets;
+use super::wire::{Version, Wire};
+use super::world::{Note, Thinking, World};
 use crate::proto::eventstream::{HeaderValue, encode};
+use crate::proto::kiro::route::Call;
 
 /// Percentage of the context window that an answer reports unless it says otherwise.
 const DEFAULT_PERCENT: f64 = 1.25;
-/// Credits that an answer reports unless it says otherwise.
-const DEFAULT_METERING: f64 = 0.05;
+/// Output tokens that an answer reports where the world has such figures.
+const DEFAULT_OUTPUT: u64 = 64;
+/// What a simulated model thinks.
+const DEFAULT_THOUGHT: &str = "This thought is simulated, as the answer below it is.";
 const DEFAULT_TEXT: &str = "Hello! This answer is simulated: no model wrote it, and no account was used. It comes from \
     the simulator of kiro-messages, in twenty pieces of text, as Kiro would send them. With a real account in the \
     store and the simulator switched off, the same request goes to Kiro.";
@@ -27,6 +33,8 @@ const DEFAULT_GAP: Duration = Duration::from_millis(10);
 pub struct Scenario {
     pub(super) when: When,
     pub(super) everywhere: bool,
+    /// In which the world differs for this request.
+    pub(super) world: Option<Value>,
     /// Before the head of the response.
     pub(super) head: Duration,
     pub(super) reply: Reply,
@@ -65,52 +73,226 @@ impl Scenario {
     pub(super) fn demo() -> Self {
         let mut script = Builder::default();
         // The text is a constant, so nothing of it can be too long for a frame.
+        script.think(None, 1);
         let written = script.texts(DEFAULT_TEXT, DEFAULT_PIECES, None).and_then(|()| script.usage(&Value::Bool(true)));
         let reply = match written {
             Ok(()) => Reply::Stream(script.finish(Pace { gap: DEFAULT_GAP, ..Pace::default() }, End::Clean)),
             Err(message) => Reply::Http(HttpReply::failure(500, &message)),
         };
-        Self { when: When::Always, everywhere: false, head: Duration::ZERO, reply }
+        Self { when: When::default(), everywhere: false, world: None, head: Duration::ZERO, reply }
+    }
+
+    /// It answers nothing by itself.
+    pub(super) fn is_usual(&self) -> bool {
+        matches!(self.reply, Reply::Usual)
+    }
+
+    /// Whether it is for this request.
+    pub(super) fn applies(&self, facts: &Facts<'_>) -> bool {
+        self.when.holds(facts)
+    }
+
+    /// Whether it is for this kind of call, unless its condition says otherwise.
+    pub(super) fn covers(&self, call: Call) -> bool {
+        self.everywhere || if self.when.calls.is_empty() { call == Call::Chat } else { self.when.calls.contains(&call) }
     }
 
     fn read(map: Map<String, Value>) -> Result<Self, String> {
         let mut fields = Fields::new("scenario", map);
-        let when = match fields.take::<String>("when")?.as_deref() {
-            None => When::Always,
-            Some("reasoning") => When::Reasoning,
-            Some("no_profile_arn") => When::NoProfileArn,
-            Some(other) => return Err(format!("`when` is `reasoning` or `no_profile_arn`, not `{other}`")),
-        };
+        let mut when = When::read(fields.take("when")?)?;
         let everywhere = fields.take("everywhere")?.unwrap_or(false);
         let head = fields.millis("head_ms")?.unwrap_or_default();
+        let world = fields.take("world")?;
         let reply = if let Some(http) = fields.take::<Map<String, Value>>("http")? {
             Reply::Http(HttpReply::read(http)?)
+        } else if fields.take::<bool>("gone")? == Some(true) {
+            Reply::Http(HttpReply::error(410, "GoneException", None, "This endpoint is gone."))
+        } else if fields.take::<bool>("deprecated")? == Some(true) {
+            let message = "This endpoint is deprecated and no longer available.";
+            Reply::Http(HttpReply::error(403, "AccessDeniedException", None, message))
+        } else if let Some(throttle) = fields.take::<Value>("throttle")? {
+            if let Value::Object(throttle) = throttle {
+                let mut throttle = Fields::new("throttle", throttle);
+                when.set_shape(throttle.take("shape")?)?;
+                throttle.finish()?;
+            }
+            let message = "Too many requests, please wait before trying again.";
+            Reply::Http(HttpReply::error(429, "ThrottlingException", None, message).with("retry-after", "7"))
         } else if let Some(how) = fields.take::<String>("drop")? {
             match how.as_str() {
                 "close" => Reply::Drop { reset: false },
                 "reset" => Reply::Drop { reset: true },
                 other => return Err(format!("`drop` is `close` or `reset`, not `{other}`")),
             }
+        } else if world.is_some() && fields.is_empty() {
+            Reply::Usual
         } else {
             Reply::Stream(Script::read(&mut fields)?)
         };
         fields.finish()?;
-        Ok(Self { when, everywhere, head, reply })
+        Ok(Self { when, everywhere, world, head, reply })
     }
 }
 
-/// Which requests a scenario is for; the others are answered as if it weren't there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum When {
-    Always,
-    /// The history holds `reasoningContent`.
-    Reasoning,
-    /// The body's `profileArn` isn't the one that ListAvailableProfiles gives.
-    NoProfileArn,
+/// What is known of a request when a scenario is chosen.
+pub(super) struct Facts<'a> {
+    pub wire: &'a Wire,
+    /// The version that its user agent names.
+    pub version: Option<Version>,
+    pub profile_arn: Option<&'a str>,
+    /// Of a chat request that can be read.
+    pub prompt: Option<&'a Prompt>,
+    pub body_len: usize,
+}
+
+/// Which requests a scenario is for; the others are answered as if it weren't there. All conditions must hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct When {
+    calls: Vec<Call>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Host(String),
+    Shape(String),
+    Region(String),
+    VersionBelow(Version),
+    /// The body's `profileArn` is the simulator's own, or isn't.
+    OwnArn(bool),
+    /// There is any ARN, or none.
+    AnyArn(bool),
+    /// It is one of Kiro's own for Builder ID and social accounts, or isn't.
+    ServiceArn(bool),
+    BodyOver(usize),
+    Model(String),
+    /// One of these names is a member of the body or of its `conversationState`.
+    Members(Vec<String>),
+    /// One of these names is a member of `additionalModelRequestFields`.
+    FieldNames(Vec<String>),
+    Round(usize),
+    ImageOver(usize),
+    /// Whether the body holds …
+    Reasoning(bool),
+    Fields(bool),
+    CachePoints(bool),
+    Documents(bool),
+    ResultImages(bool),
+    SchemaKeywords(bool),
+}
+
+impl When {
+    fn read(when: Option<Value>) -> Result<Self, String> {
+        let map = match when {
+            None => return Ok(Self::default()),
+            Some(Value::Object(map)) => map,
+            Some(Value::String(name)) if ["reasoning", "no_profile_arn"].contains(&name.as_str()) => {
+                Map::from_iter([(name, Value::Bool(true))])
+            }
+            Some(other) => return Err(format!("`when` is `reasoning`, `no_profile_arn` or an object, not {other}")),
+        };
+        let mut fields = Fields::new("when", map);
+        let calls = match fields.take::<Value>("call")? {
+            None => Vec::new(),
+            Some(Value::Array(names)) => names.iter().map(call).collect::<Result<_, _>>()?,
+            Some(name) => vec![call(&name)?],
+        };
+        let mut when = Self { calls, conditions: Vec::new() };
+        when.set_shape(fields.take("shape")?)?;
+        let below: Option<String> = fields.take("version_below")?;
+        let below = below.map(|text| Version::read(&text).ok_or_else(|| format!("`when.version_below`: `{text}`")));
+        let given = match fields.take::<Value>("fields")? {
+            None => None,
+            Some(Value::Bool(any)) => Some(Condition::Fields(any)),
+            Some(names) => {
+                let names = serde_json::from_value(names).map_err(|error| format!("`when.fields`: {error}"))?;
+                Some(Condition::FieldNames(names))
+            }
+        };
+        let conditions = [
+            fields.take("host")?.map(Condition::Host),
+            fields.take("region")?.map(Condition::Region),
+            below.transpose()?.map(Condition::VersionBelow),
+            fields.take::<bool>("no_profile_arn")?.map(|is_other| Condition::OwnArn(!is_other)),
+            fields.take("profile_arn")?.map(Condition::AnyArn),
+            fields.take("service_arn")?.map(Condition::ServiceArn),
+            fields.take("body_over")?.map(Condition::BodyOver),
+            fields.take("model")?.map(Condition::Model),
+            fields.take("members")?.map(Condition::Members),
+            given,
+            fields.take("round")?.map(Condition::Round),
+            fields.take("image_over")?.map(Condition::ImageOver),
+            fields.take("reasoning")?.map(Condition::Reasoning),
+            fields.take("cache_points")?.map(Condition::CachePoints),
+            fields.take("documents")?.map(Condition::Documents),
+            fields.take("result_images")?.map(Condition::ResultImages),
+            fields.take("schema_keywords")?.map(Condition::SchemaKeywords),
+        ];
+        when.conditions.extend(conditions.into_iter().flatten());
+        fields.finish()?;
+        Ok(when)
+    }
+
+    fn set_shape(&mut self, shape: Option<String>) -> Result<(), String> {
+        match shape {
+            Some(shape) if shape != "q" && shape != "runtime" => {
+                Err(format!("a shape is `q` or `runtime`, not `{shape}`"))
+            }
+            shape => {
+                self.conditions.extend(shape.map(Condition::Shape));
+                Ok(())
+            }
+        }
+    }
+
+    fn holds(&self, facts: &Facts<'_>) -> bool {
+        let is_call = self.calls.is_empty() || facts.wire.call.is_some_and(|call| self.calls.contains(&call));
+        is_call && self.conditions.iter().all(|condition| condition.holds(facts))
+    }
+}
+
+fn call(name: &Value) -> Result<Call, String> {
+    let calls = [Call::Chat, Call::Mcp, Call::Usage, Call::Models, Call::Profiles];
+    let found = calls.into_iter().find(|call| name.as_str() == Some(call.as_str()));
+    found.ok_or_else(|| format!("a call is chat, mcp, usage, models or profiles, not {name}"))
+}
+
+impl Condition {
+    fn holds(&self, facts: &Facts<'_>) -> bool {
+        let (wire, arn) = (facts.wire, facts.profile_arn);
+        let body = |has: &dyn Fn(&Prompt) -> bool| facts.prompt.is_some_and(has);
+        match self {
+            Self::Host(name) => wire.host.as_str() == name || wire.name == *name,
+            Self::Shape(shape) => wire.shape().as_str() == shape,
+            Self::Region(region) => wire.region.as_ref() == Some(region),
+            Self::VersionBelow(version) => facts.version.is_some_and(|sent| sent < *version),
+            // Without a body that can be read nobody knows.
+            Self::OwnArn(own) => body(&|_| (arn == Some(super::PROFILE_ARN)) == *own),
+            Self::AnyArn(any) => arn.is_some() == *any,
+            Self::ServiceArn(service) => arn.is_some_and(super::accounts::is_service_arn) == *service,
+            Self::BodyOver(len) => facts.body_len > *len,
+            Self::Model(id) => body(&|prompt| prompt.model.as_ref() == Some(id)),
+            Self::Members(names) => body(&|prompt| names.iter().any(|name| prompt.members.contains(name))),
+            Self::FieldNames(names) => body(&|prompt| {
+                let fields = prompt.fields.as_ref().and_then(Value::as_object);
+                fields.is_some_and(|fields| names.iter().any(|name| fields.contains_key(name)))
+            }),
+            Self::Round(round) => body(&|prompt| prompt.round == *round),
+            Self::ImageOver(len) => body(&|prompt| prompt.largest_image > *len),
+            Self::Reasoning(has) => body(&|prompt| prompt.thoughts.is_empty() != *has),
+            Self::Fields(has) => body(&|prompt| prompt.fields.is_some() == *has),
+            Self::CachePoints(has) => body(&|prompt| (prompt.cache_points > 0) == *has),
+            Self::Documents(has) => body(&|prompt| prompt.has_documents == *has),
+            Self::ResultImages(has) => body(&|prompt| prompt.has_result_images == *has),
+            Self::SchemaKeywords(has) => body(&|prompt| prompt.has_schema_keywords == *has),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
+    /// What there would be without the scenario.
+    Usual,
     Stream(Script),
     Http(HttpReply),
     /// The connection ends without a byte of response.
@@ -202,17 +384,74 @@ pub(super) struct Script {
     pub end: End,
     /// This many bytes are sent at most; then the end comes.
     pub limit: Option<u64>,
+    /// The response shall have a `content-length`: [`length`](Self::length).
+    with_length: bool,
     /// All the bytes, when the response shall have a `content-length`.
     pub length: Option<u64>,
 }
 
+/// What an answer takes from the request and the world, as [`Script::stage`] wants it.
+pub(super) struct Stage<'a> {
+    pub world: &'a World,
+    pub thought: Thought,
+    /// Makes a signature that is bound to the request and to the signature before it, which may be empty.
+    pub sign: &'a dyn Fn(&str) -> String,
+    pub credits: f64,
+    /// The model's window.
+    pub window: u64,
+}
+
+/// How the request wants to see the model think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thought {
+    None,
+    /// Events, with or without their text.
+    Events {
+        omitted: bool,
+    },
+    /// Text between tags.
+    Tags,
+    /// One event with what nobody can read.
+    Encrypted,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
+    /// Frames that were made for this one request.
+    Frames(Bytes),
+    /// What the model thinks, if it is asked to: becomes frames by [`Script::stage`].
+    Think {
+        text: String,
+        /// At least so many, or as many as the world has.
+        segments: usize,
+    },
+    /// The events at the end: become frames by [`Script::stage`].
+    Notes(Notes),
     /// One frame, or bytes that are none.
     Event(Range<usize>),
     /// Text events that differ in their running number, written when they are sent.
     Numbered(Numbered),
     Wait(Duration),
+}
+
+/// The events at the end of an answer (K31).
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Notes {
+    percent: Figure,
+    metadata: Figure,
+    metering: Figure,
+    /// The answer holds a tool use.
+    tools: bool,
+}
+
+/// What an event at the end says.
+#[derive(Clone, Debug, PartialEq)]
+enum Figure {
+    /// There is no such event.
+    None,
+    /// What the world makes of it.
+    Usual,
+    Given(Value),
 }
 
 /// Text events with a running number in place of `{n}`, from 0.
@@ -283,6 +522,7 @@ impl Script {
         let steps: Option<Vec<Map<String, Value>>> = fields.take("steps")?;
         let has_steps = steps.is_some();
         if builder.steps.is_empty() && complete && !has_steps {
+            builder.think(None, 1);
             builder.texts(DEFAULT_TEXT, DEFAULT_PIECES, None)?;
             if !has_gap && pace.burst.is_none() {
                 pace.gap = DEFAULT_GAP;
@@ -312,24 +552,141 @@ impl Script {
         }
         let mut script = builder.finish(pace, end);
         script.limit = limit;
-        script.length = if with_length { Some(script.total()?) } else { None };
+        script.with_length = with_length;
         Ok(script)
+    }
+
+    /// Makes the frames that depend on the request and the world.
+    ///
+    /// # Errors
+    /// A sentence, when no frame can hold what is to be said.
+    pub fn stage(&mut self, stage: &Stage<'_>) -> Result<(), String> {
+        let mut steps = Vec::with_capacity(self.steps.len() + 2);
+        for step in self.steps.drain(..) {
+            match step {
+                Step::Think { text, segments } => {
+                    for (name, payload) in stage.thoughts(&text, segments) {
+                        steps.push(Step::Frames(event_frame(name, &payload)?));
+                    }
+                }
+                Step::Notes(notes) => {
+                    for (name, payload) in stage.notes(notes) {
+                        steps.push(Step::Frames(event_frame(name, &payload)?));
+                    }
+                }
+                step => steps.push(step),
+            }
+        }
+        self.steps = steps;
+        self.length = if self.with_length { Some(self.total()?) } else { None };
+        Ok(())
     }
 
     fn total(&self) -> Result<u64, String> {
         let mut total = self.wire.len() as u64;
         let mut scratch = Vec::new();
         for step in &self.steps {
-            if let Step::Numbered(numbered) = step {
-                for n in 0..numbered.count {
-                    scratch.clear();
-                    numbered.write(n, &mut scratch)?;
-                    total += scratch.len() as u64;
+            match step {
+                Step::Frames(frames) => total += frames.len() as u64,
+                Step::Numbered(numbered) => {
+                    for n in 0..numbered.count {
+                        scratch.clear();
+                        numbered.write(n, &mut scratch)?;
+                        total += scratch.len() as u64;
+                    }
                 }
+                Step::Event(_) | Step::Wait(_) | Step::Think { .. } | Step::Notes(_) => {}
             }
         }
         Ok(total)
     }
+}
+
+impl Stage<'_> {
+    fn thoughts(&self, text: &str, segments: usize) -> Vec<(&'static str, Value)> {
+        const NAME: &str = "reasoningContentEvent";
+        let text = if text.is_empty() { DEFAULT_THOUGHT } else { text };
+        let kind = self.world.thinking;
+        match self.thought {
+            Thought::None => Vec::new(),
+            _ if kind == Thinking::None => Vec::new(),
+            Thought::Tags => {
+                let text = format!("<thinking>\n{text}\n</thinking>\n\n");
+                vec![("assistantResponseEvent", text_payload(&text, None))]
+            }
+            Thought::Encrypted => {
+                vec![(NAME, json!({ "redactedContent": BASE64_STANDARD.encode((self.sign)("")) }))]
+            }
+            Thought::Events { omitted } => {
+                let segments = segments.max(self.world.segments);
+                let mut events = Vec::new();
+                let mut signature = String::new();
+                for segment in cut(text, segments) {
+                    if !omitted && kind != Thinking::SignatureOnly {
+                        events.push((NAME, json!({ "text": segment })));
+                    }
+                    if kind != Thinking::Unsigned {
+                        signature = (self.sign)(&signature);
+                        events.push((NAME, json!({ "signature": signature })));
+                    }
+                }
+                events
+            }
+        }
+    }
+
+    fn notes(&self, notes: Notes) -> Vec<(&'static str, Value)> {
+        let Notes { percent, metadata, metering, tools } = notes;
+        let event = |note: &Note| match note {
+            Note::Context => {
+                let percent = match &percent {
+                    Figure::None => return None,
+                    Figure::Usual => DEFAULT_PERCENT.into(),
+                    Figure::Given(percent) => percent.clone(),
+                };
+                Some(("contextUsageEvent", json!({ "contextUsagePercentage": percent })))
+            }
+            Note::Metadata => {
+                let payload = match &metadata {
+                    Figure::None => return None,
+                    Figure::Given(metadata) => metadata.clone(),
+                    Figure::Usual => {
+                        let mut payload = json!({});
+                        if self.world.is_today {
+                            payload["stopReason"] = if tools { "TOOL_USE" } else { "END_TURN" }.into();
+                        }
+                        if self.world.tokens {
+                            let window = self.world.usage_window.unwrap_or(self.window) as f64;
+                            let total = (window * DEFAULT_PERCENT / 100.0).round() as u64;
+                            payload["tokenUsage"] = json!({
+                                "uncachedInputTokens": total.saturating_sub(DEFAULT_OUTPUT), "outputTokens": DEFAULT_OUTPUT,
+                                "totalTokens": total,
+                            });
+                        }
+                        payload
+                    }
+                };
+                Some(("metadataEvent", payload))
+            }
+            Note::Metering => {
+                let credits = match &metering {
+                    Figure::None => return None,
+                    Figure::Usual => self.credits.into(),
+                    Figure::Given(credits) => credits.clone(),
+                };
+                Some(("meteringEvent", json!({ "usage": credits, "unit": "credit", "unitPlural": "credits" })))
+            }
+        };
+        self.world.end.iter().filter_map(event).collect()
+    }
+}
+
+fn event_frame(name: &str, payload: &Value) -> Result<Bytes, String> {
+    let mut headers = EVENT;
+    headers[1].1 = name;
+    let mut out = Vec::new();
+    frame(&headers.map(|(name, value)| (name, value.into())), payload.to_string().as_bytes(), &mut out)?;
+    Ok(out.into())
 }
 
 const ENDS: &str = "clean, cut, reset, hang, leftover, corrupt_crc, corrupt_prelude, corrupt_length";
@@ -342,6 +699,8 @@ const EVENT: [(&str, &str); 3] =
 struct Builder {
     wire: Vec<u8>,
     steps: Vec<Step>,
+    /// A tool use was written.
+    tools: bool,
 }
 
 impl Builder {
@@ -353,6 +712,14 @@ impl Builder {
         let thinking: Option<String> = fields.take("thinking")?;
         let signature: Option<String> = fields.take("signature")?;
         let signature_pieces = fields.positive("signature_pieces")?.unwrap_or(1);
+        let segments = fields.positive("segments")?;
+        match fields.take::<Value>("think")? {
+            None if segments.is_some() => self.think(None, segments.unwrap_or(1)),
+            None | Some(Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => self.think(None, segments.unwrap_or(1)),
+            Some(Value::String(text)) => self.think(Some(text), segments.unwrap_or(1)),
+            Some(_) => return Err(format!("`{}.think` is text, true or false", fields.place)),
+        }
         let redacted: Option<String> = fields.take("redacted")?;
         let mut text: Option<String> = fields.take("text")?;
         let count: Option<u64> = fields.take("count")?;
@@ -432,6 +799,10 @@ impl Builder {
         self.frame(&headers.map(|(name, value)| (name, value.into())), payload.to_string().as_bytes())
     }
 
+    fn think(&mut self, text: Option<String>, segments: usize) {
+        self.steps.push(Step::Think { text: text.unwrap_or_default(), segments });
+    }
+
     fn texts(&mut self, text: &str, pieces: usize, model: Option<&str>) -> Result<(), String> {
         for piece in cut(text, pieces) {
             self.event("assistantResponseEvent", &text_payload(piece, model))?;
@@ -453,6 +824,7 @@ impl Builder {
         tools.extend(fields.take::<Map<String, Value>>("tool")?);
         let interleave: bool = fields.take("interleave")?.unwrap_or(false);
         let place = fields.place.clone();
+        self.tools |= !tools.is_empty();
         let mut events: Vec<Vec<Value>> = Vec::new();
         for (n, tool) in tools.into_iter().enumerate() {
             events.push(tool_events(&mut Fields::new(&format!("{place}.tools[{n}]"), tool), n)?);
@@ -508,11 +880,12 @@ impl Builder {
         self.frame(&headers, payload.unwrap_or_default().as_bytes())
     }
 
-    /// The events at the end of an answer (K31): `true` for all three, or an object that says which.
+    /// The events at the end of an answer: `true` for all three, or an object that says which.
     fn usage(&mut self, usage: &Value) -> Result<(), String> {
+        let given = |value: Option<Value>| value.map_or(Figure::None, Figure::Given);
         let (percent, metadata, metering) = match usage {
             Value::Bool(false) => return Ok(()),
-            Value::Bool(true) => (Some(DEFAULT_PERCENT.into()), Some(json!({})), Some(DEFAULT_METERING.into())),
+            Value::Bool(true) => (Figure::Usual, Figure::Usual, Figure::Usual),
             Value::Object(map) => {
                 let mut fields = Fields::new("usage", map.clone());
                 let percent = fields.take::<Value>("percent")?;
@@ -523,20 +896,11 @@ impl Builder {
                 let mut metadata = Map::new();
                 metadata.extend(tokens.map(|tokens| ("tokenUsage".to_owned(), tokens)));
                 metadata.extend(stop_reason.map(|reason| ("stopReason".to_owned(), reason)));
-                (percent, (!metadata.is_empty()).then_some(Value::Object(metadata)), metering)
+                (given(percent), given((!metadata.is_empty()).then_some(Value::Object(metadata))), given(metering))
             }
             _ => return Err("`usage` is true, false or an object".to_owned()),
         };
-        if let Some(percent) = percent {
-            self.event("contextUsageEvent", &json!({ "contextUsagePercentage": percent }))?;
-        }
-        if let Some(metadata) = metadata {
-            self.event("metadataEvent", &metadata)?;
-        }
-        if let Some(credits) = metering {
-            let metering: Value = json!({ "usage": credits, "unit": "credit", "unitPlural": "credits" });
-            self.event("meteringEvent", &metering)?;
-        }
+        self.steps.push(Step::Notes(Notes { percent, metadata, metering, tools: self.tools }));
         Ok(())
     }
 
@@ -577,7 +941,7 @@ impl Builder {
     }
 
     fn finish(self, pace: Pace, end: End) -> Script {
-        Script { wire: self.wire.into(), steps: self.steps, pace, end, limit: None, length: None }
+        Script { wire: self.wire.into(), steps: self.steps, pace, end, limit: None, with_length: false, length: None }
     }
 }
 
@@ -652,6 +1016,10 @@ pub(super) struct Fields {
 impl Fields {
     pub fn new(place: &str, map: Map<String, Value>) -> Self {
         Self { place: place.to_owned(), map }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
     fn has(&self, key: &str) -> bool {

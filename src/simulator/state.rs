@@ -8,23 +8,20 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::accounts::RefreshAnswer;
+use super::accounts::{RefreshAnswer, identity};
+use super::check::{Block, Prompt};
 use super::scenario::{Fields, Scenario};
+use super::world::World;
+use crate::proto::kiro::route::Call;
 
 /// So many of the streams that the client closed are kept, and so many of the answers that were none.
 const ENDS: usize = 1024;
 /// So many requests are kept, and so many bytes of their bodies.
 const REQUESTS: usize = 64;
 const BODIES: usize = 32 << 20;
-
-/// What a scripted answer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Endpoint {
-    Chat,
-    Usage,
-    Profiles,
-    Models,
-}
+/// So many conversations have their prompts remembered, and so many ids are counted for each call.
+const CONVERSATIONS: usize = 4096;
+const IDS: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<State>);
@@ -38,9 +35,18 @@ impl Shared {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// The world of everybody whose account has none of its own.
+    pub world: Arc<World>,
+    /// The one that a reset goes back to.
+    started: Arc<World>,
+    /// In which the world differs for an account.
+    worlds: HashMap<String, Vec<Value>>,
     /// Answers prompts that ask for nothing else.
     pub default: Option<Scenario>,
-    scripts: HashMap<(Endpoint, String), Queue<Option<Scenario>>>,
+    /// By account and conversation: the prompt of the last request.
+    prompts: HashMap<(String, String), Vec<Block>>,
+    prompts_in_order: VecDeque<(String, String)>,
+    scripts: HashMap<(Call, String), Queue<Option<Scenario>>>,
     refresh_scripts: HashMap<String, Queue<Option<RefreshAnswer>>>,
     /// Refresh tokens that were replaced.
     pub retired: HashSet<String>,
@@ -55,6 +61,8 @@ pub(super) struct State {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub requests: BTreeMap<String, u64>,
+    /// By shape and call; `refresh` has the two kinds of refresh.
+    pub shapes: BTreeMap<&'static str, BTreeMap<&'static str, CallCount>>,
     pub calls_by_token: BTreeMap<String, u64>,
     pub refresh_calls: BTreeMap<String, u64>,
     /// Every successful refresh, in order.
@@ -72,6 +80,70 @@ pub(super) struct Counts {
     refusals: VecDeque<Value>,
     last: VecDeque<Recorded>,
     last_bytes: usize,
+}
+
+/// What happened to one call of one shape.
+#[derive(Debug, Default)]
+pub(super) struct CallCount {
+    count: u64,
+    headers: Vec<(String, String)>,
+    members: Vec<String>,
+    targets: BTreeMap<String, u64>,
+    hosts: BTreeMap<String, u64>,
+    conversations: BTreeMap<String, u64>,
+    models: BTreeMap<String, u64>,
+    reasoning: u64,
+    cache_points: u64,
+    fields: Option<Value>,
+    queries: VecDeque<String>,
+}
+
+impl CallCount {
+    /// Counts a request by its head; its headers are the last ones from then on.
+    pub fn head(&mut self, host: &str, target: &str, headers: &[(String, String)]) {
+        self.count += 1;
+        self.headers = headers.to_vec();
+        *self.hosts.entry(host.to_owned()).or_default() += 1;
+        *self.targets.entry(target.to_owned()).or_default() += 1;
+    }
+
+    /// Adds what a chat request holds.
+    pub fn prompt(&mut self, prompt: &Prompt) {
+        self.members.clone_from(&prompt.members);
+        self.reasoning += prompt.thoughts.len() as u64;
+        self.cache_points += prompt.cache_points as u64;
+        self.fields.clone_from(&prompt.fields);
+        for (ids, id) in [(&mut self.conversations, &prompt.conversation_id), (&mut self.models, &prompt.model)] {
+            if let Some(id) = id
+                && (ids.len() < IDS || ids.contains_key(id))
+            {
+                *ids.entry(id.clone()).or_default() += 1;
+            }
+        }
+    }
+
+    /// The members of any other body.
+    pub fn members(&mut self, body: &Value) {
+        self.members = body.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
+    }
+
+    pub fn query(&mut self, query: &str) {
+        if self.queries.len() == IDS {
+            self.queries.pop_front();
+        }
+        self.queries.push_back(query.to_owned());
+    }
+
+    fn as_json(&self) -> Value {
+        let headers: Map<String, Value> =
+            self.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        json!({
+            "count": self.count, "headers": headers, "members": self.members, "targets": self.targets,
+            "hosts": self.hosts, "conversations": self.conversations, "models": self.models,
+            "reasoning": self.reasoning, "cache_points": self.cache_points, "fields": self.fields,
+            "queries": self.queries,
+        })
+    }
 }
 
 /// A request as it came.
@@ -100,6 +172,10 @@ impl State {
         if let Some(default) = fields.take::<Value>("default")? {
             fields.finish()?;
             self.default = optional(default, Scenario::from_value)?;
+        } else if let Some(world) = fields.take::<Value>("world")? {
+            let account: Option<String> = fields.take("token")?;
+            fields.finish()?;
+            self.set_world(account, world)?;
         } else if let Some(refresh_token) = fields.take::<String>("refresh_token")? {
             let answers: Vec<Value> = fields.need("answers")?;
             fields.finish()?;
@@ -108,27 +184,88 @@ impl State {
             self.refresh_scripts.entry(refresh_token).or_default().append(answers, times, forever);
         } else {
             let token: String = fields.need("token")?;
-            let endpoint = match fields.take::<String>("on")?.as_deref() {
-                None | Some("chat") => Endpoint::Chat,
-                Some("usage") => Endpoint::Usage,
-                Some("profiles") => Endpoint::Profiles,
-                Some("models") => Endpoint::Models,
-                Some(other) => return Err(format!("`script.on` is chat, usage, profiles or models, not `{other}`")),
+            let call = match fields.take::<String>("on")?.as_deref() {
+                None | Some("chat") => Call::Chat,
+                Some("usage") => Call::Usage,
+                Some("profiles") => Call::Profiles,
+                Some("models") => Call::Models,
+                Some("mcp") => Call::Mcp,
+                Some(other) => {
+                    return Err(format!("`script.on` is chat, usage, profiles, models or mcp, not `{other}`"));
+                }
             };
             let scenarios: Vec<Value> = fields.need("scenarios")?;
             fields.finish()?;
             let scenarios = scenarios.into_iter().map(|scenario| optional(scenario, Scenario::from_value));
             let scenarios = scenarios.collect::<Result<Vec<_>, _>>()?;
-            self.scripts.entry((endpoint, token)).or_default().append(scenarios, times, forever);
+            self.scripts.entry((call, token)).or_default().append(scenarios, times, forever);
         }
         Ok(())
     }
 
     /// The next scripted answer for a token; `Some(None)` is one that was scripted to be as usual.
-    pub fn scripted(&mut self, endpoint: Endpoint, token: &str) -> Option<Option<Scenario>> {
-        self.scripts.get_mut(&(endpoint, token.to_owned()))?.next()
+    pub fn scripted(&mut self, call: Call, token: &str) -> Option<Option<Scenario>> {
+        self.scripts.get_mut(&(call, token.to_owned()))?.next()
     }
 
+    /// Changes the world: of one account, or of all who have none of their own. Null takes a change back.
+    fn set_world(&mut self, account: Option<String>, change: Value) -> Result<(), String> {
+        match account {
+            Some(token) if change.is_null() => {
+                self.worlds.remove(identity(&token));
+            }
+            Some(token) => {
+                World::clone(&self.world).change(change.clone())?;
+                self.worlds.entry(identity(&token).to_owned()).or_default().push(change);
+            }
+            None if change.is_null() => self.world = Arc::clone(&self.started),
+            None => {
+                let mut world = World::clone(&self.world);
+                world.change(change)?;
+                self.world = Arc::new(world);
+            }
+        }
+        Ok(())
+    }
+
+    /// The world to begin with, and to go back to at a reset.
+    pub fn start_in(&mut self, world: World) {
+        self.world = Arc::new(world);
+        self.started = Arc::clone(&self.world);
+    }
+
+    /// The world of an access token's account.
+    pub fn world_of(&self, token: &str) -> Arc<World> {
+        let Some(changes) = self.worlds.get(identity(token)) else { return Arc::clone(&self.world) };
+        let mut world = World::clone(&self.world);
+        for change in changes {
+            // Each was tried when it was set; against another world it may not fit, and changes nothing then.
+            world.change(change.clone()).unwrap_or_default();
+        }
+        Arc::new(world)
+    }
+
+    /// Characters of a prompt that the account's conversation has not seen, and those that it has; remembers it.
+    pub fn seen(&mut self, token: &str, prompt: &Prompt) -> (u64, u64) {
+        let conversation = prompt.conversation_id.clone().unwrap_or_default();
+        let key = (identity(token).to_owned(), conversation);
+        let known = self
+            .prompts
+            .get(&key)
+            .map_or(0, |before| before.iter().zip(&prompt.blocks).take_while(|(before, now)| before == now).count());
+        let chars = |blocks: &[Block]| blocks.iter().map(|block| block.len).sum();
+        let (known, new) = prompt.blocks.split_at(known);
+        let counted = (chars(new), chars(known));
+        if self.prompts.insert(key.clone(), prompt.blocks.clone()).is_none() {
+            self.prompts_in_order.push_back(key);
+            if self.prompts_in_order.len() > CONVERSATIONS
+                && let Some(oldest) = self.prompts_in_order.pop_front()
+            {
+                self.prompts.remove(&oldest);
+            }
+        }
+        counted
+    }
     /// As [`scripted`](Self::scripted), for a refresh token.
     pub fn scripted_refresh(&mut self, refresh_token: &str) -> Option<Option<RefreshAnswer>> {
         self.refresh_scripts.get_mut(refresh_token)?.next()
@@ -138,7 +275,8 @@ impl State {
     pub fn reset(&mut self) {
         let State { connections_open, in_flight, .. } = *self;
         let counts = Counts { connections_open_max: connections_open, in_flight_max: in_flight, ..Counts::default() };
-        *self = State { connections_open, in_flight, counts, ..State::default() };
+        let started = Arc::clone(&self.started);
+        *self = State { connections_open, in_flight, counts, world: Arc::clone(&started), started, ..State::default() };
     }
 
     pub fn connection_opened(&mut self) -> u64 {
@@ -166,9 +304,16 @@ impl State {
     /// Everything as JSON; with `bodies`, the last requests too.
     pub fn stats(&self, bodies: bool) -> Value {
         let counts = &self.counts;
+        let calls = |calls: &BTreeMap<&'static str, CallCount>| -> Map<String, Value> {
+            calls.iter().map(|(call, count)| ((*call).to_owned(), count.as_json())).collect()
+        };
+        let shapes: Map<String, Value> =
+            counts.shapes.iter().map(|(shape, counted)| ((*shape).to_owned(), calls(counted).into())).collect();
         let mut stats = json!({
             "simulated": true,
+            "world": self.world.names,
             "requests": counts.requests,
+            "shapes": shapes,
             "calls_by_token": counts.calls_by_token,
             "streams": {
                 "open": self.in_flight,

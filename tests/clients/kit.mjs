@@ -157,7 +157,7 @@ class House {
     for (const body of await this.upstream()) {
       const answer = await fetch(`${this.upstreamUrl}/generateAssistantResponse`, {
         method: 'POST',
-        headers: { authorization: 'Bearer sim-ok' },
+        headers: { authorization: 'Bearer sim-any-client', 'content-type': 'application/json' },
         body: JSON.stringify(body),
       })
       if (answer.status === 400) refused.push(await answer.text())

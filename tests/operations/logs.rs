@@ -57,7 +57,7 @@ async fn a_request_is_one_line_with_these_members() {
     assert_eq!((&line["stop_reason"], &line["stream"]), (&json!("end_turn"), &json!(false)));
     assert_eq!((&line["upstream"], &line["client_request_id"]), (&json!("simulator"), &json!("from-the-client")));
     assert!(line["input_tokens"].as_u64() > Some(0) && line["output_tokens"].as_u64() > Some(0), "{line}");
-    assert_eq!(line["credits"], json!(0.05), "TU9: {line}");
+    assert_eq!(line["credits"], json!(0.002), "TU9: {line}");
     assert_eq!(server.lines().iter().filter(|text| text.contains(&id)).count(), 1);
 
     // A stream that fails says why; one whose client went away is 499 (M10); a refused one never had an account.

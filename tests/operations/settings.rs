@@ -380,11 +380,12 @@ effects! {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("models.json");
         std::fs::write(&file, models("claude-next-1")).unwrap();
-        let place = Place::new(&[("KIRO_MODELS_FILE", file.to_str().unwrap())]).await;
+        let settings = [("KIRO_MODELS_FILE", file.to_str().unwrap()), ("KIRO_MODEL_UNKNOWN", "refuse")];
+        let place = Place::new(&settings).await;
         place.ask(with(json!({ "model": "claude-next-1" }))).await.unwrap();
         assert_eq!(place.ask(base()).await.unwrap_err().code(), Code::NotFound);
         let sent: Value = serde_json::from_str(place.last_request()["body"].as_str().unwrap()).unwrap();
-        assert!(sent.to_string().contains("\"modelId\":\"claude-next\""), "{sent}");
+        assert!(sent.to_string().contains("\"modelId\":\"claude-opus-5.5\""), "{sent}");
     }
     KIRO_MODEL_FALLBACK: model_fallback => {
         let unknown = || with(json!({ "model": "claude-of-tomorrow" }));
@@ -459,7 +460,7 @@ effects! {
 }
 
 pub fn models(name: &str) -> String {
-    json!([{ "kiro_id": "claude-next", "names": [name], "display_name": "Next", "created": "2026-11-01T00:00:00Z", "window": 172_500, "max_output": 64_000 }]).to_string()
+    json!([{ "kiro_id": "claude-opus-5.5", "names": [name], "display_name": "Next", "created": "2026-11-01T00:00:00Z", "window": 172_500, "max_output": 64_000 }]).to_string()
 }
 
 pub fn with_stream(scenario: &Value) -> Value {

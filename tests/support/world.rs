@@ -57,10 +57,12 @@ impl World {
         all.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let said = RawConfig::from_env(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let mut config: Config = said.resolve(Face::Server).unwrap();
-        let upstream_url = config.upstream_url.clone();
+        let given = config.clone();
         let simulated = simulator::attach(&mut config).await.unwrap();
         if options.iter().any(|(name, _)| *name == "KIRO_UPSTREAM_URL") {
-            config.upstream_url = upstream_url;
+            config.upstream_url = given.upstream_url;
+            config.runtime_url = given.runtime_url;
+            config.management_url = given.management_url;
         }
         let gateway = Gateway::start(config).await.unwrap();
         let listening = listen(gateway.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -32,9 +32,25 @@ pub fn command() -> Command {
                 .arg(json())
                 .after_help("Exit code: 0 it can serve, 1 it can't or doesn't answer within 4 s, 2 usage."),
         )
-        .subcommand(Command::new("simulate").about("Run the simulated upstream alone").arg(
-            Arg::new("listen").long("listen").value_name("ADDR").default_value("127.0.0.1:8090").help("Listen address"),
-        ))
+        .subcommand(
+            Command::new("simulate")
+                .about("Run the simulated upstream alone")
+                .arg(
+                    Arg::new("listen")
+                        .long("listen")
+                        .value_name("ADDR")
+                        .default_value("127.0.0.1:8090")
+                        .help("Listen address"),
+                )
+                .arg(
+                    Arg::new("world")
+                        .long("world")
+                        .value_name("NAME")
+                        .action(ArgAction::Append)
+                        .default_value("2026-11")
+                        .help("2026-11 (today's Kiro), 2025-12, or a preset in which it differs; more than one add up"),
+                ),
+        )
         .arg(
             Arg::new("config")
                 .long("config")

@@ -213,7 +213,13 @@ pub async fn simulate(options: &ArgMatches) -> ExitCode {
         return refuse(&format!("--listen: {text:?} is not an address such as 127.0.0.1:8090"));
     };
     let mut stop = Stop::catch();
-    match Simulator::bind(address).and_then(Simulator::spawn) {
+    let worlds: Vec<&str> = options.get_many::<String>("world").into_iter().flatten().map(String::as_str).collect();
+    let simulator = match Simulator::bind(address).map(|simulator| simulator.world(worlds)) {
+        Ok(Err(error)) => return refuse(&format!("--world: {error}")),
+        Ok(Ok(simulator)) => Ok(simulator),
+        Err(error) => Err(error),
+    };
+    match simulator.and_then(Simulator::spawn) {
         Ok(running) => {
             tracing::info!(address = %running.addr(), "simulating upstream");
             stop.signal().await;
