@@ -258,6 +258,7 @@ struct Inner {
     code: Code,
     message: String,
     retry_after: Option<Duration>,
+    lasting: bool,
     fault: Option<FaultKind>,
     account: Option<String>,
     plight: Option<Plight>,
@@ -271,6 +272,7 @@ impl Error {
             code,
             message: message.into(),
             retry_after: None,
+            lasting: false,
             fault: None,
             account: None,
             plight: None,
@@ -282,6 +284,14 @@ impl Error {
     #[must_use]
     pub fn with_retry_after(mut self, after: Option<Duration>) -> Self {
         self.0.retry_after = after;
+        self
+    }
+
+    /// It will not pass by trying again soon: `500 api_error` in place of the code's own 503, which clients repeat whatever
+    /// the headers say (M85).
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.0.lasting = true;
         self
     }
 
@@ -313,12 +323,12 @@ impl Error {
 
     /// The HTTP status.
     pub fn status(&self) -> u16 {
-        self.0.code.status()
+        if self.0.lasting { 500 } else { self.0.code.status() }
     }
 
     /// Anthropic's error type.
     pub fn error_type(&self) -> ErrorType {
-        self.0.code.error_type()
+        if self.0.lasting { ErrorType::Api } else { self.0.code.error_type() }
     }
 
     /// Whose turn it is.
@@ -328,7 +338,7 @@ impl Error {
 
     /// Whether the same call may succeed later.
     pub fn retryable(&self) -> bool {
-        self.0.code.retryable()
+        !self.0.lasting && self.0.code.retryable()
     }
 
     /// When it is worth to come back, if that is known.
@@ -367,11 +377,14 @@ impl Error {
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.0.code.status() {
+            503 if self.0.lasting => {
+                headers.push(("retry-after", self.wait_seconds().to_string()));
+                headers.push(("x-should-retry", "false".to_owned()));
+            }
             _ if self.0.code == Code::ClientRefused => headers.push(("x-should-retry", "false".to_owned())),
             400 | 401 | 402 | 403 | 404 | 405 | 413 => headers.push(("x-should-retry", "false".to_owned())),
             429 | 503 => {
-                let after = self.0.retry_after.unwrap_or(Duration::from_secs(60));
-                let seconds = after.as_millis().div_ceil(1000).clamp(1, 3600);
+                let seconds = self.wait_seconds();
                 headers.push(("retry-after", seconds.to_string()));
                 if seconds > 60 {
                     headers.push(("x-should-retry", "false".to_owned()));
@@ -380,6 +393,11 @@ impl Error {
             _ => {}
         }
         headers
+    }
+
+    /// M61.
+    fn wait_seconds(&self) -> u128 {
+        self.0.retry_after.unwrap_or(Duration::from_secs(60)).as_millis().div_ceil(1000).clamp(1, 3600)
     }
 }
 

@@ -59,6 +59,8 @@ const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
 /// The end of an outage is told when what waited for it is written, or after so long (R53).
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
+/// What passes within this time is worth a retry (M85).
+const SOON: Duration = Duration::from_secs(120);
 /// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
 const MINUTE: Duration = Duration::from_secs(60);
 /// The profile of an account is looked up at most so often (K64).
@@ -224,6 +226,12 @@ pub enum Why {
     },
     /// None is in a state to serve, or none serves the model.
     Unavailable,
+    /// The same, and none will be for two minutes or more (M85).
+    OutOfService(Outlook),
+    /// Those that are left are without a profile, for now (K78).
+    NoProfile,
+    /// All that could be asked have said no to the model (K88).
+    Model,
     /// There are some, but this request has tried them all.
     Exhausted,
     /// All that could serve are at their cap, or half-open with their one request on the way.
@@ -236,6 +244,41 @@ pub enum Why {
     Limited,
     /// The pinned account has no readable record or no credential.
     Unusable,
+}
+
+/// Why nobody serves for a while, and until when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// When the soonest account is back; none: when a person acts.
+    pub until: Option<Timestamp>,
+    /// How many accounts are in which state, by its word, those that serve the model.
+    pub states: BTreeMap<&'static str, usize>,
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.states.is_empty() {
+            return f.write_str("No account serves this model: see notSupportedModels in their records");
+        }
+        if self.states.len() == 1 && self.states.contains_key("no-profile") {
+            return f.write_str("No account has a Kiro profile; see `kiro-server accounts check`");
+        }
+        match self.until {
+            Some(until) => write!(f, "No account can serve before {until:.0} (")?,
+            None => f.write_str("No account can serve until a person acts (")?,
+        }
+        for (n, (state, count)) in self.states.iter().enumerate() {
+            let comma = if n > 0 { ", " } else { "" };
+            let words = match *state {
+                "quota" => "out of quota",
+                "cooling" => "resting",
+                "no-profile" => "without a profile",
+                other => other,
+            };
+            write!(f, "{comma}{count} {words}")?;
+        }
+        f.write_str("): see `kiro-server accounts list`, or add an account")
+    }
 }
 
 /// One account in lists, without secrets.
@@ -284,6 +327,8 @@ pub struct Counts {
     pub stale: usize,
     /// State cooling.
     pub cooling: usize,
+    /// State no-profile.
+    pub no_profile: usize,
     /// State quota.
     pub quota: usize,
     /// State ejected.
@@ -515,9 +560,11 @@ impl Pool {
             };
             let in_time = match refused.why {
                 Why::Busy => true,
-                Why::Unavailable | Why::Paced => refused.retry_after.is_some_and(|back| back <= wait),
+                Why::Unavailable | Why::OutOfService(_) | Why::NoProfile | Why::Paced => {
+                    refused.retry_after.is_some_and(|back| back <= wait)
+                }
                 Why::NotLoaded => true,
-                Why::Empty { .. } | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
+                Why::Empty { .. } | Why::Model | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
             };
             if wait.is_zero() || !in_time || inside.queue.len() >= self.0.settings.max_waiting {
                 return Err(refused);
@@ -580,7 +627,7 @@ impl Pool {
     /// Time until the soonest account that serves these models is back; none: there is none to wait for (K47, M61).
     pub fn soonest_return(&self, model_names: &[&str]) -> Option<Duration> {
         let now = self.now();
-        self.inside().soonest(model_names, now)
+        self.inside().soonest(model_names, "", now)
     }
 
     /// The mark of an account that is out until a person acts.
@@ -641,6 +688,7 @@ impl Pool {
                 State::HalfOpen => (&mut summary.half_open, true),
                 State::Stale => (&mut summary.stale, true),
                 State::Cooling { .. } => (&mut summary.cooling, false),
+                State::NoProfile { .. } => (&mut summary.no_profile, false),
                 State::Quota { .. } => (&mut summary.quota, false),
                 State::Ejected => (&mut summary.ejected, false),
                 State::Disabled => (&mut summary.disabled, false),
@@ -654,13 +702,14 @@ impl Pool {
     }
 
     /// Accounts by state, each state once, by its word (for a metric).
-    pub fn states(&self) -> [(&'static str, usize); 8] {
+    pub fn states(&self) -> [(&'static str, usize); 9] {
         let counts = self.counts();
         [
             ("healthy", counts.healthy),
             ("half-open", counts.half_open),
             ("stale", counts.stale),
             ("cooling", counts.cooling),
+            ("no-profile", counts.no_profile),
             ("quota", counts.quota),
             ("ejected", counts.ejected),
             ("disabled", counts.disabled),
@@ -893,6 +942,8 @@ impl Pool {
         let limits = self.limits(inside, now);
         let mut ranked = Vec::with_capacity(inside.slots.len());
         let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
+        // Those that said no to the model, and those that may serve it when they are back (K88).
+        let (mut said_no, mut resting, mut without_profile) = (false, false, false);
         for slot in inside.slots.values() {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
             match select::rank(&candidate, limits.in_flight) {
@@ -900,6 +951,9 @@ impl Pool {
                 Err(Refusal::Busy | Refusal::Probing) => busy = true,
                 Err(Refusal::Paced(until)) => paced = Some(paced.map_or(until, |soonest| soonest.min(until))),
                 Err(Refusal::Excluded) => excluded = true,
+                Err(Refusal::SaidNo) => said_no = true,
+                Err(Refusal::State(State::NoProfile { .. })) => without_profile = true,
+                Err(Refusal::State(State::Cooling { .. } | State::Quota { .. })) => resting = true,
                 Err(Refusal::Model | Refusal::State(_)) => {}
             }
         }
@@ -917,17 +971,27 @@ impl Pool {
             .and_then(|index| ranked.get(index))
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
-            let why = match (inside.slots.is_empty(), busy, paced, excluded) {
-                (true, ..) => Why::Empty { place: self.0.settings.place.clone() },
-                (false, true, ..) => Why::Busy,
-                (false, false, Some(_), _) => Why::Paced,
-                (false, false, None, true) => Why::Exhausted,
-                (false, false, None, false) => Why::Unavailable,
+            let why = if inside.slots.is_empty() {
+                Why::Empty { place: self.0.settings.place.clone() }
+            } else if busy {
+                Why::Busy
+            } else if paced.is_some() {
+                Why::Paced
+            } else if said_no && !resting && !without_profile && !excluded {
+                Why::Model
+            } else if let Some(outlook) = inside.outlook(wanted, now) {
+                Why::OutOfService(outlook)
+            } else if excluded {
+                Why::Exhausted
+            } else if without_profile && !resting {
+                Why::NoProfile
+            } else {
+                Why::Unavailable
             };
             let retry_after = match (&why, paced) {
                 (Why::Busy, _) => Some(Duration::from_secs(1)),
                 (Why::Paced, Some(until)) => Some(between(now, until)),
-                _ => inside.soonest(wanted.model_names, now),
+                _ => inside.soonest(wanted.model_names, wanted.kiro_id, now),
             };
             return Err(NoAccount { why, retry_after });
         };
@@ -1018,7 +1082,7 @@ impl Pool {
         let mut inside = self.inside();
         let limits = self.limits(&mut inside, now);
         let ends = |slot: &Slot| match slot.state(now) {
-            State::Cooling { until } => Some(until),
+            State::Cooling { until } | State::NoProfile { until } => Some(until),
             _ => slot.paced_until(limits.per_minute, now),
         };
         let ends = inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min();
@@ -1193,14 +1257,24 @@ impl Pool {
 }
 
 impl NoAccount {
+    /// Whether it will not pass by trying again soon (M85).
+    pub fn is_lasting(&self) -> bool {
+        matches!(self.why, Why::OutOfService(_))
+    }
+
     /// How the client is answered (messages-api.md §6).
     pub fn code(&self) -> Code {
         match &self.why {
             Why::NotLoaded => Code::StoreUnavailable,
-            Why::Empty { .. } | Why::Unavailable | Why::Exhausted | Why::Busy => Code::NoAccount,
+            Why::Empty { .. }
+            | Why::Unavailable
+            | Why::OutOfService(_)
+            | Why::NoProfile
+            | Why::Exhausted
+            | Why::Busy => Code::NoAccount,
             // A pinned request's account (N5, N8).
             Why::Unusable => Code::AccountUnauthorized,
-            Why::Unknown => Code::NotFound,
+            Why::Model | Why::Unknown => Code::NotFound,
             Why::Paced | Why::Limited => Code::RateLimited,
         }
     }
@@ -1214,6 +1288,9 @@ impl fmt::Display for NoAccount {
                 return write!(f, "There are no accounts in {place}: add one with `kiro-server accounts add`");
             }
             Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
+            Why::OutOfService(outlook) => return outlook.fmt(f),
+            Why::NoProfile => "No account has a Kiro profile; see `kiro-server accounts check`",
+            Why::Model => "No account serves this model",
             Why::Paced => "All accounts have had their requests of this minute",
             Why::Unknown => "Unknown account",
             Why::Limited => "The account is rate limited",
@@ -1383,14 +1460,29 @@ impl Drop for Lease {
 }
 
 impl Inside {
+    /// Why no account that serves these models will do so within [`SOON`]; none: one will, or does (M85).
+    fn outlook(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<Outlook> {
+        let mut outlook = Outlook::default();
+        for slot in self.slots.values().filter(|slot| slot.serves(wanted.model_names, wanted.kiro_id, now)) {
+            let state = slot.state(now);
+            match (state, state.until()) {
+                (State::Healthy | State::HalfOpen | State::Stale, _) => return None,
+                (_, Some(until)) if until <= later(now, SOON) => return None,
+                (_, until) => outlook.until = [outlook.until, until].into_iter().flatten().min(),
+            }
+            *outlook.states.entry(state.as_str()).or_default() += 1;
+        }
+        Some(outlook)
+    }
+
     /// Until the soonest account that serves these models is back; a second when one is there already.
-    fn soonest(&self, model_names: &[&str], now: Timestamp) -> Option<Duration> {
+    fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
         let back = |slot: &Slot| match slot.state(now) {
-            State::Cooling { until } => Some(between(now, until)),
+            State::Cooling { until } | State::NoProfile { until } => Some(between(now, until)),
             State::Healthy | State::HalfOpen | State::Stale => Some(Duration::from_secs(1)),
             State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected => None,
         };
-        self.slots.values().filter(|slot| slot.supports(model_names)).filter_map(back).min()
+        self.slots.values().filter(|slot| slot.serves(model_names, kiro_id, now)).filter_map(back).min()
     }
 }
 
@@ -1420,7 +1512,12 @@ impl Slot {
     }
 
     pub(crate) fn state(&self, now: Timestamp) -> State {
-        self.health.state(self.is_usable(now), now)
+        match self.health.state(self.is_usable(now), now) {
+            served @ (State::Healthy | State::HalfOpen | State::Stale) => {
+                self.learned.no_profile_until(now).map_or(served, |until| State::NoProfile { until })
+            }
+            other => other,
+        }
     }
 
     fn is_usable(&self, now: Timestamp) -> bool {
@@ -1433,6 +1530,15 @@ impl Slot {
 
     fn supports(&self, model_names: &[&str]) -> bool {
         self.account.as_ref().is_none_or(|account| account.supports(model_names))
+    }
+
+    /// Whether it has said no to the model lately (K88).
+    fn has_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
+        !kiro_id.is_empty() && self.learned.refuses_model(kiro_id, now)
+    }
+
+    fn serves(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> bool {
+        self.supports(model_names) && !self.has_refused(kiro_id, now)
     }
 
     /// Takes in what a snapshot holds of this account; the answer is a token that must be written back (R46, R48).
@@ -1522,13 +1628,13 @@ impl Slot {
     }
 
     fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
-        let said_no = !wanted.kiro_id.is_empty() && self.learned.refuses_model(wanted.kiro_id, now);
         Candidate {
             id: &self.view.id,
             state: self.state(now),
             live_token: self.held.live(now).is_some(),
             arn_rejected: self.arn_rejected.is_some(),
-            model_unsupported: said_no || !self.supports(wanted.model_names),
+            model_unsupported: !self.supports(wanted.model_names),
+            model_refused: self.has_refused(wanted.kiro_id, now),
             fit: wanted.fit.map_or(0, |fit| fit.0(&self.view, &self.learned, now)),
             priority: 0,
             excluded: wanted.exclude.contains(&self.view.id),

@@ -499,14 +499,17 @@ async fn a56_a57_trap_31_rate_limits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a58_m61_no_account() {
-    // (what the only account says at the first request, retry-after of the second, whether a retry is worth it)
-    for (token, least, most, retry) in
-        [("sim-429-retry-after-30", 20, 30, None), ("sim-suspicious", 1600, 1980, Some("false"))]
-    {
+    // (what the only account says at the first request, the answer to the second, its retry-after, whether a retry is
+    // worth it)
+    let table = [
+        ("sim-429-retry-after-30", (503, "overloaded_error", "No healthy accounts available"), 20, 30, None),
+        ("sim-suspicious", (500, "api_error", "No account can serve before "), 1600, 1980, Some("false")),
+    ];
+    for (token, (status, kind, begins), least, most, retry) in table {
         let world = World::with_tokens(&[token], &[]).await;
         world.messages(&base()).await.is_error("A58", 429, "rate_limit_error", "");
         let reply = world.messages(&with(STREAM())).await;
-        reply.is_error("A58", 503, "overloaded_error", "No healthy accounts available");
+        reply.is_error("A58", status, kind, begins);
         let after: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
         assert!((least..=most).contains(&after), "A58 {token}: {after}");
         assert_eq!(reply.headers.get("x-should-retry").map(|value| value.to_str().unwrap()), retry, "A58 {token}");
@@ -518,6 +521,33 @@ async fn a58_m61_no_account() {
     reply.is_error("A58", 503, "overloaded_error", "");
     assert_eq!(reply.headers["retry-after"], "60", "A58");
     assert_eq!(world.http.get(world.url("/health")).send().await.unwrap().status(), 503);
+}
+
+/// The request that uses up the last account is answered as the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m85_who_uses_up_the_last_account_hears_what_the_next_one_hears() {
+    for tokens in [&["sim-402"][..], &["sim-suspended"], &["sim-402", "sim-suspended", "sim-402"]] {
+        let world = World::with_tokens(tokens, &[]).await;
+        let mut told = Vec::new();
+        for stream in [true, false, true] {
+            let reply = world.messages(&with(json!({ "stream": stream }))).await;
+            reply.is_error("M85", 500, "api_error", "No account can serve ");
+            assert_eq!(reply.headers["x-should-retry"], "false", "M85 {tokens:?}");
+            assert_eq!(reply.headers["retry-after"], "60", "M61 {tokens:?}");
+            told.push(reply.json()["error"]["message"].clone());
+        }
+        assert!(told[0] == told[1] && told[1] == told[2], "{told:?}");
+        assert_eq!(world.upstream_calls(), tokens.len() as u64, "M85 {tokens:?}");
+    }
+    // The soonest is back in five minutes.
+    let world = World::with_tokens(&["sim-429-retry-after-300", "sim-402"], &[]).await;
+    for _ in 0..2 {
+        let reply = world.messages(&base()).await;
+        reply.is_error("M85", 500, "api_error", "No account can serve before ");
+        assert_eq!(reply.headers["x-should-retry"], "false");
+        let after: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((290..=300).contains(&after), "M61: {after}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

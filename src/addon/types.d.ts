@@ -333,7 +333,7 @@ export interface AccountInfo {
    * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
    * `disabled` is switched off; `unusable` has no readable record or no credential.
    */
-  state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'quota' | 'ejected' | 'disabled' | 'unusable'
+  state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'no-profile' | 'quota' | 'ejected' | 'disabled' | 'unusable'
   /** RFC 3339: the end of a rest or of a used-up quota. */
   until: string | null
   /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */

@@ -231,7 +231,7 @@ impl Held {
             State::Disabled | State::Unusable | State::Ejected => false,
             _ if store_away => expires_within(LAST_MINUTE),
             State::Quota { .. } => quiet(self.last_success.max(self.token.expires_at), QUOTA_REFRESH_EVERY),
-            State::Cooling { .. } | State::HalfOpen | State::Stale | State::Healthy => {
+            State::NoProfile { .. } | State::Cooling { .. } | State::HalfOpen | State::Stale | State::Healthy => {
                 asked_for || expires_within(threshold.mul_f64(self.spread))
             }
         }

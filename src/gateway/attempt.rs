@@ -449,9 +449,12 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let since = *trail.looked.get_or_insert_with(now);
     match shared.pool.acquire(&wanted, since).await {
         Ok(lease) => Ok(lease),
-        // Other accounts were tried and failed: that is the answer, not that none is left.
-        Err(_) if trail.budget.answer().is_some() => Err(trail.answer(job)),
-        Err(none) => Err(job.named(no_account(&none))),
+        // Other accounts were tried and failed: that is the answer, not that none is left. But who used up the last one
+        // hears what the next request will hear (M85), unless it was a rate limit (K47).
+        Err(none) => match trail.budget.answer().map(|fault| Code::of_fault(fault.kind)) {
+            Some(code) if code == Code::RateLimited || !none.is_lasting() => Err(trail.answer(job)),
+            _ => Err(job.named(no_account(&none))),
+        },
     }
 }
 
@@ -461,5 +464,6 @@ pub(super) fn no_account(none: &NoAccount) -> Error {
         Why::Unusable => Some(Plight::NoToken),
         _ => None,
     };
-    Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after).with_plight(plight)
+    let error = Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after).with_plight(plight);
+    if none.is_lasting() { error.lasting() } else { error }
 }

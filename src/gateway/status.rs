@@ -56,9 +56,9 @@ pub struct AccountStatus {
     pub name: Option<String>,
     /// `social`, `idc`, `external`, `api-key`.
     pub method: &'static str,
-    /// `healthy`, `half-open`, `stale`, `cooling`, `quota`, `ejected`, `disabled`, `unusable`.
+    /// `healthy`, `half-open`, `stale`, `cooling`, `no-profile`, `quota`, `ejected`, `disabled`, `unusable`.
     pub state: &'static str,
-    /// The end of a rest or of a used-up quota, RFC 3339.
+    /// The end of a rest, of a used-up quota or of the time without a profile, RFC 3339.
     pub until: Option<String>,
     /// Seconds until then.
     pub rests_seconds: Option<u64>,

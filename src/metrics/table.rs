@@ -107,7 +107,7 @@ metrics! {
         "Calls of upstream by what came of them; one whose stream breaks later counts as `ok` and as the fault";
     CONNECTS "kiro_upstream_connects_total" Counter [] "Connections that were opened towards upstream";
     ACCOUNTS "kiro_accounts" Gauge
-        ["state": "`healthy`, `half-open`, `stale`, `cooling`, `quota`, `ejected`, `disabled`, `unusable`"]
+        ["state": "`healthy`, `half-open`, `stale`, `cooling`, `no-profile`, `quota`, `ejected`, `disabled`, `unusable`"]
         "Accounts by state; the first three are selected";
     ACCOUNT_IN_FLIGHT "kiro_account_in_flight" Gauge
         ["account": "the first 8 characters of its id"]

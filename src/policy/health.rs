@@ -120,6 +120,11 @@ pub enum State {
     },
     /// Out until a person acts. Never selected.
     Ejected,
+    /// Kiro has no profile for it, as far as this process knows (K78). Not selected.
+    NoProfile {
+        /// When it is looked for again.
+        until: Timestamp,
+    },
     /// Rests.
     Cooling {
         /// The end of the rest.
@@ -148,10 +153,10 @@ impl From<&Account> for Standing {
 }
 
 impl State {
-    /// The end of a rest or of a used-up quota, for people and for `Retry-After`.
+    /// The end of a rest, of a used-up quota or of the time without a profile, for people and for `Retry-After`.
     pub fn until(self) -> Option<Timestamp> {
         match self {
-            Self::Quota { until } | Self::Cooling { until } => Some(until),
+            Self::Quota { until } | Self::Cooling { until } | Self::NoProfile { until } => Some(until),
             Self::Disabled | Self::Unusable | Self::Ejected | Self::HalfOpen | Self::Stale | Self::Healthy => None,
         }
     }
@@ -163,6 +168,7 @@ impl State {
             Self::Unusable => "unusable",
             Self::Quota { .. } => "quota",
             Self::Ejected => "ejected",
+            Self::NoProfile { .. } => "no-profile",
             Self::Cooling { .. } => "cooling",
             Self::HalfOpen => "half-open",
             Self::Stale => "stale",

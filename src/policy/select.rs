@@ -56,8 +56,10 @@ pub struct Candidate<'a> {
     pub live_token: bool,
     /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, kiro-upstream.md §8).
     pub arn_rejected: bool,
-    /// `notSupportedModels` names the model (R7), or the account has said so itself lately (K88).
+    /// `notSupportedModels` names the model (R7).
     pub model_unsupported: bool,
+    /// It has said no to the model lately (K88).
+    pub model_refused: bool,
     /// How well it fits the request beside that, 0 the best: its catalogue has the model (K127), a shape of it is open
     /// (K109). Excludes nothing.
     pub fit: u8,
@@ -97,8 +99,10 @@ pub enum Tier {
 pub enum Refusal {
     /// The request has tried it already.
     Excluded,
-    /// It doesn't serve the model.
+    /// `notSupportedModels` names the model.
     Model,
+    /// It has said no to the model lately.
+    SaidNo,
     /// Its state forbids it; a rest that ends says when.
     State(State),
     /// It is half-open with its one request on the way.
@@ -114,7 +118,7 @@ impl Refusal {
     pub fn is_limit(self) -> bool {
         match self {
             Self::Busy | Self::Paced(_) => true,
-            Self::Excluded | Self::Model | Self::State(_) | Self::Probing => false,
+            Self::Excluded | Self::Model | Self::SaidNo | Self::State(_) | Self::Probing => false,
         }
     }
 }
@@ -127,12 +131,20 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     if candidate.model_unsupported {
         return Err(Refusal::Model);
     }
+    if candidate.model_refused {
+        return Err(Refusal::SaidNo);
+    }
     let stale = match candidate.state {
         State::Healthy => false,
         State::Stale => true,
         State::HalfOpen if candidate.probing => return Err(Refusal::Probing),
         State::HalfOpen => false,
-        State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected | State::Cooling { .. } => {
+        State::Disabled
+        | State::Unusable
+        | State::Quota { .. }
+        | State::Ejected
+        | State::NoProfile { .. }
+        | State::Cooling { .. } => {
             return Err(Refusal::State(candidate.state));
         }
     };
@@ -224,6 +236,7 @@ mod tests {
             live_token: true,
             arn_rejected: false,
             model_unsupported: false,
+            model_refused: false,
             fit: 0,
             priority: 0,
             excluded: false,
@@ -282,10 +295,12 @@ mod tests {
             (Candidate { paced_until: Some(until), in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
             (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
+            (Candidate { model_refused: true, ..one }, Err(Refusal::SaidNo)),
             (Candidate { state: State::Disabled, ..one }, Err(Refusal::State(State::Disabled))),
             (Candidate { state: State::Unusable, ..one }, Err(Refusal::State(State::Unusable))),
             (Candidate { state: State::Ejected, ..one }, Err(Refusal::State(State::Ejected))),
             (Candidate { state: State::Quota { until }, ..one }, Err(Refusal::State(State::Quota { until }))),
+            (Candidate { state: State::NoProfile { until }, ..one }, Err(Refusal::State(State::NoProfile { until }))),
             (Candidate { state: State::Cooling { until }, ..one }, Err(Refusal::State(State::Cooling { until }))),
         ];
         for (candidate, expected) in table {

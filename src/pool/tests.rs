@@ -313,7 +313,8 @@ async fn r15_quota_and_ejection_end_with_a_reset() {
         fixture.select().unwrap().failed(&fault(kind), Stood::default());
     }
     fixture.later(1_000);
-    assert_eq!(why(fixture.select()), (Why::Unavailable, None), "M61: nothing to wait for");
+    let none = fixture.select().unwrap_err();
+    assert_eq!((none.is_lasting(), none.retry_after), (true, None), "M61: nothing to wait for");
     let left = r#"{"isHealthy":true,"errorCount":0,"needsRefresh":false,"lastErrorTime":null,
         "lastErrorMessage":"ejected: suspended","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
     fixture.snapshot(&[("a1", left), ("a2", left)]);
@@ -667,6 +668,90 @@ async fn k88_k109_k127_what_fits_goes_first_and_a_no_is_left_out() {
     assert_eq!(why(fixture.pool.select(&last)).0, Why::Exhausted);
     fixture.later(3600);
     assert!(fixture.pool.select(&last).is_ok(), "after an hour it is asked again");
+}
+
+/// What passes within two minutes is worth a retry; what doesn't is told with its end and what to do.
+#[tokio::test]
+async fn m85_p3_nobody_serves_for_more_than_two_minutes() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
+    let told = |result: Result<Lease, NoAccount>| {
+        let none = result.unwrap_err();
+        (none.is_lasting(), none.to_string(), none.retry_after.map(|after| after.as_secs()))
+    };
+    let one = fixture.select().unwrap();
+    one.failed(&fault(FaultKind::QuotaMonth), Stood::default());
+    let tried = [one.account().id().clone()];
+    drop(one);
+    let other = Wanted { exclude: &tried, ..Wanted::default() };
+    let lease = fixture.pool.select(&other).unwrap();
+    assert_eq!(told(fixture.pool.select(&Wanted { exclude: &["a1".into(), "a2".into()], ..other })).0, false);
+    lease.failed(&limited(1800), Stood::default());
+    drop(lease);
+    let text = "No account can serve before 2026-11-23T10:30:00Z (1 resting, 1 disabled, 1 out of quota): see \
+                `kiro-server accounts list`, or add an account";
+    assert_eq!(told(fixture.select()), (true, text.to_owned(), Some(1800)));
+    assert_eq!(told(fixture.pool.select(&other)), (true, text.to_owned(), Some(1800)), "whoever was tried");
+    fixture.later(1680);
+    assert_eq!(told(fixture.select()), (false, "No healthy accounts available".to_owned(), Some(120)));
+    fixture.later(120);
+    let lease = fixture.select().unwrap();
+    lease.failed(&fault(FaultKind::Suspended), Stood::default());
+    let text = "No account can serve before 2026-12-01T00:00:00Z (1 disabled, 1 ejected, 1 out of quota): see \
+                `kiro-server accounts list`, or add an account";
+    assert_eq!(told(fixture.select()), (true, text.to_owned(), None));
+    fixture.later(8 * 86_400);
+    let lease = fixture.select().unwrap();
+    lease.failed(&fault(FaultKind::Suspended), Stood::default());
+    let text = "No account can serve until a person acts (1 disabled, 2 ejected): see `kiro-server accounts list`, or \
+                add an account";
+    assert_eq!(told(fixture.select()), (true, text.to_owned(), None));
+    let names = ["m"];
+    let only = Fixture::new(&[], &[("a1", r#"{"notSupportedModels":["m"]}"#)]).await;
+    let none = only.pool.select(&Wanted { model_names: &names, ..Wanted::default() }).unwrap_err();
+    assert!(none.is_lasting() && none.to_string().starts_with("No account serves this model"), "{none}");
+}
+
+/// K78: an account without a profile isn't selected, and that is its state, in this process alone.
+#[tokio::test]
+async fn k78_p3_an_account_without_a_profile_is_not_selected() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
+    let lease = fixture.select().unwrap();
+    lease.learn(Lesson::NoProfile { asked: true });
+    let id = lease.account().id().clone();
+    drop(lease);
+    let until = "2026-11-23T10:10:00Z".parse().unwrap();
+    assert_eq!(fixture.state(&id), State::NoProfile { until });
+    assert_eq!((fixture.pool.counts().selectable, fixture.pool.counts().no_profile), (1, 1));
+    let other = fixture.selected();
+    assert!(other != *id && (0..4).all(|_| fixture.selected() == other));
+    let last = fixture.select().unwrap();
+    last.learn(Lesson::NoProfile { asked: true });
+    drop(last);
+    let none = fixture.select().unwrap_err();
+    assert_eq!(none.to_string(), "No account has a Kiro profile; see `kiro-server accounts check`");
+    assert_eq!((none.is_lasting(), none.retry_after), (true, Some(Duration::from_secs(600))));
+    fixture.later(480);
+    let none = fixture.select().unwrap_err();
+    assert_eq!(none.to_string(), "No account has a Kiro profile; see `kiro-server accounts check`");
+    assert_eq!((none.is_lasting(), none.code(), none.why), (false, Code::NoAccount, Why::NoProfile));
+    fixture.later(120);
+    assert!(fixture.select().is_ok());
+    assert!(fixture.outcomes.lock().unwrap().is_empty(), "never written");
+}
+
+/// The table of K88: what is left when accounts have said no to a model.
+#[tokio::test]
+async fn k88_no_account_serves_the_model_or_one_will_be_back() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
+    let wanted = Wanted { kiro_id: "kiro-x", ..Wanted::default() };
+    fixture.pool.select(&wanted).unwrap().learn(Lesson::ModelRefused("kiro-x".into()));
+    let other = fixture.pool.select(&wanted).unwrap();
+    other.failed(&limited(30), Stood::default());
+    assert_eq!(why(fixture.pool.select(&wanted)), (Why::Unavailable, Some(30)), "it may serve the model");
+    other.learn(Lesson::ModelRefused("kiro-x".into()));
+    let none = fixture.pool.select(&wanted).unwrap_err();
+    assert_eq!((none.code(), none.why), (Code::NotFound, Why::Model));
+    assert!(fixture.select().is_ok(), "other models are served");
 }
 
 /// A host that asks an account by name again and again heals nothing, and must not keep the probe away.

@@ -525,7 +525,7 @@ fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Fin
             findings.wrong(format!("ejected: {cause}"), cure);
         }
         State::Quota { until } => findings.notes.push(format!("quota used up, {}", back(until))),
-        State::Cooling { until } => findings.notes.push(back(until)),
+        State::Cooling { until } | State::NoProfile { until } => findings.notes.push(back(until)),
         State::HalfOpen => findings.notes.push("the next request decides".to_owned()),
         State::Stale => findings.notes.push("its token is to be renewed".to_owned()),
         State::Unusable if findings.wrong.is_empty() => findings.wrong("it has no credential", LOG_IN_AGAIN),
