@@ -34,6 +34,7 @@ fn context() -> Context<'static> {
         random_conversation_id: "00000000-0000-4000-8000-000000000001",
         continuation_id: "00000000-0000-4000-8000-000000000002",
         leave_out: LeaveOut::default(),
+        other_model_id: false,
     }
 }
 

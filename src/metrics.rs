@@ -41,6 +41,8 @@ const WORKING: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Names of unknown events that get a series of their own (kiro-upstream.md section 6).
 const UNKNOWN_NAMES: usize = 16;
+/// Models that get a series of their own for refused fields.
+const REFUSED_MODELS: usize = 64;
 
 /// How a request ended, for `kiro_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -81,6 +83,9 @@ pub struct Metrics {
     credits: Family<OneLabel, Counter<f64, AtomicU64>>,
     without_end: Family<OneLabel, Count>,
     attempts: Family<OneLabel, Count>,
+    shapes: Family<OneLabel, Count>,
+    fields_refused: Family<OneLabel, Count>,
+    refused_models: Mutex<Vec<String>>,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
@@ -140,6 +145,8 @@ pub struct Scrape {
     pub simulated: bool,
     /// `KIRO_CLIENT_VERSION`.
     pub client_version: String,
+    /// Hosts of upstream, with the gauge of their circuits.
+    pub hosts: Vec<(String, i64)>,
     /// Refusals of it, by call and host.
     pub version_refusals: Vec<(&'static str, String, u64)>,
 }
@@ -161,6 +168,9 @@ impl Metrics {
             duration: add(&mut registry, &table::DURATION, Histogram::new(WAITING)),
             overhead: add(&mut registry, &table::OVERHEAD, Histogram::new(WORKING)),
             attempts: add(&mut registry, &table::ATTEMPTS, Family::default()),
+            shapes: add(&mut registry, &table::SHAPES, Family::default()),
+            fields_refused: add(&mut registry, &table::FIELDS_REFUSED, Family::default()),
+            refused_models: Mutex::default(),
             frames: add(&mut registry, &table::FRAMES, Count::default()),
             upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
             downstream_bytes: add(&mut registry, &table::DOWNSTREAM_WRITTEN, Count::default()),
@@ -218,9 +228,24 @@ impl Metrics {
     }
 
     /// Counts a call of upstream; none: an event stream began.
-    pub fn count_attempt(&self, fault: Option<FaultKind>) {
-        let outcome = fault.map_or("ok", FaultKind::as_str);
-        self.attempts.get_or_create(&vec![("outcome", outcome.to_owned())]).inc();
+    pub fn count_attempt(&self, shape: Option<Shape>, fault: Option<FaultKind>) {
+        let outcome = fault.map_or("ok", FaultKind::as_str).to_owned();
+        self.attempts.get_or_create(&vec![("outcome", outcome.clone())]).inc();
+        if let Some(shape) = shape {
+            let labels = vec![("shape", shape.as_str().to_owned()), ("outcome", outcome)];
+            self.shapes.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Counts a member of `additionalModelRequestFields` that upstream refused (K129).
+    pub fn count_fields_refused(&self, model: &str, member: &str) {
+        let mut models = self.refused_models.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = models.iter().any(|known| known == model);
+        if !known && models.len() < REFUSED_MODELS {
+            models.push(model.to_owned());
+        }
+        let model = if known || models.last().is_some_and(|last| last == model) { model } else { "other" };
+        self.fields_refused.get_or_create(&vec![("model", model.to_owned()), ("member", member.to_owned())]).inc();
     }
 
     /// Counts events of unknown types by name.
@@ -324,6 +349,8 @@ impl Collector for Scrape {
         let upstream = if self.simulated { "simulator" } else { "kiro" };
         let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("upstream", upstream.to_owned())];
         out.gauges(&table::BUILD_INFO, std::iter::once((build, 1)))?;
+        let hosts = self.hosts.iter().map(|(host, state)| (vec![("host", host.clone())], *state));
+        out.gauges(&table::HOSTS, hosts)?;
         let version = vec![("version", self.client_version.clone())];
         out.gauges(&table::VERSION_INFO, std::iter::once((version, 1)))?;
         let mut refused = out.begin(&table::VERSION_REFUSED)?;
@@ -402,6 +429,7 @@ mod tests {
             redis: Some(Observed { bounds: vec![1.0], counts: vec![1, 0], sum: 0.5 }),
             tasks: Some(1),
             version_refusals: vec![("chat", "h".into(), 1)],
+            hosts: vec![("h".into(), 0)],
             ..Scrape::default()
         }
     }
@@ -415,7 +443,8 @@ mod tests {
         metrics.count_refused("other", 404);
         metrics.count_tokens("m", 1, 2);
         metrics.count_credits("m", 0.05);
-        metrics.count_attempt(Some(FaultKind::RateLimited));
+        metrics.count_attempt(Some(Shape::Q), Some(FaultKind::RateLimited));
+        metrics.count_fields_refused("m", "effort");
         metrics.count_unknown_events(&[("newEvent".into(), 1)]);
         let text = metrics.text(scrape());
         let mut families: Vec<&str> =

@@ -659,6 +659,14 @@ impl Pool {
         self.inside().slots.get(id).map(|slot| slot.view.clone())
     }
 
+    /// The accounts whose calls go to this API region.
+    pub fn accounts_in_region(&self, region: &str) -> Vec<AccountId> {
+        let inside = self.inside();
+        let there =
+            |slot: &&Slot| slot.view.variants().first().is_some_and(|variant| slot.view.api_region(variant) == region);
+        inside.slots.values().filter(there).map(|slot| slot.view.id.clone()).collect()
+    }
+
     /// All accounts, sorted by id, from memory.
     pub fn accounts(&self) -> Vec<AccountInfo> {
         let now = self.now();

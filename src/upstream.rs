@@ -16,7 +16,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,12 +29,14 @@ use http::header::{
 };
 use http::{Method, Request, Response, Uri};
 use http_body::{Body as _, Frame, SizeHint};
+use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error::{Code, Error};
+use crate::policy::marks::{Circuit, Marks, Way};
 use crate::proto::kiro::client_identity as client;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::{Call, Shape};
@@ -115,6 +117,7 @@ pub struct Upstream {
     first_event_timeout: Duration,
     identity: Identity,
     gate: Gate,
+    marks: Mutex<Marks>,
 }
 
 /// The clients of accounts' own proxies.
@@ -197,6 +200,7 @@ impl Upstream {
                 os: operating_system(),
             },
             gate: Gate::new(&config.client_version),
+            marks: Mutex::default(),
         })
     }
 
@@ -221,6 +225,41 @@ impl Upstream {
         &self.gate
     }
 
+    /// Which of these ways to go: the first that nothing is said against (K118); none only for no way at all.
+    pub fn choose(&self, ways: &[Way<'_>], refused: impl Fn(Shape) -> bool, now: Timestamp) -> Option<usize> {
+        self.marks().choose(ways, refused, now)
+    }
+
+    /// Whether every one of these ways is known to refuse our client version (K109).
+    pub fn refuses_all(&self, ways: &[Way<'_>], now: Timestamp) -> bool {
+        self.marks().all_marked(ways, now)
+    }
+
+    /// A call ended: what it tells of its host and of our client version. `account`: the first characters of its id.
+    pub fn heard(&self, call: Call, way: &Way<'_>, account: &str, outcome: Result<(), &Fault>, now: Timestamp) {
+        self.gate.heard(call.as_str(), way.host, outcome);
+        let change = self.marks().heard(way, account, outcome.err().map(|fault| fault.kind), now);
+        match change {
+            Some(Circuit::Closed) => tracing::info!(host = way.host, "upstream's host serves again"),
+            Some(state) => tracing::warn!(
+                host = way.host,
+                state = state.as_str(),
+                fault = outcome.err().map(|fault| fault.kind.as_str()),
+                "upstream's host is left alone for a while, where there is another way"
+            ),
+            None => {}
+        }
+    }
+
+    /// Every host that was called, with the state of its circuit (K120).
+    pub fn hosts(&self, now: Timestamp) -> Vec<(String, Circuit)> {
+        self.marks().hosts(now)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the user-agent headers say.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -240,12 +279,6 @@ impl Upstream {
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
     pub async fn generate(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
-        let answer = self.generate_once(target, body).await;
-        self.gate.heard(Call::Chat.as_str(), host_of(&target.url), answer.as_ref().map(|_| ()));
-        answer
-    }
-
-    async fn generate_once(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
         let caller = Caller {
             token: &target.token,
             token_type: target.token_type,

@@ -234,6 +234,7 @@ impl Case {
                 random_conversation_id: RANDOM_ID,
                 continuation_id: CONTINUATION_ID,
                 leave_out: LeaveOut { reasoning: self.has("plain"), cache_points: self.has("pointless") },
+                other_model_id: false,
             },
         )
     }

@@ -46,6 +46,7 @@ pub fn check(request: &Request<'_>) -> Value {
         random_conversation_id: RANDOM_ID,
         continuation_id: "00000000-0000-4000-8000-000000000002",
         leave_out: LeaveOut::default(),
+        other_model_id: false,
     };
     let Ok(translated) = translate(request, &context) else { return Value::Null };
     let bytes = translated.body.render(&FORM);

@@ -317,6 +317,8 @@ export interface Health {
   version: string
   /** There while answers are simulated. */
   upstream?: 'simulator'
+  /** Every host of Kiro's that was called, with the state of its circuit. */
+  hosts?: Record<string, 'closed' | 'half-open' | 'open'>
   /** Whether Kiro takes the client version in the user agents; `since` is RFC 3339. */
   clientVersion: { value: string; refused: boolean; since?: string }
 }

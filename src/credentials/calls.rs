@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
+use crate::policy::marks::Way;
 use crate::pool::{AccountView, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
@@ -178,10 +179,14 @@ impl Inner {
             Ok(Err(_)) => return Err(Fault::network("the call broke off")),
             Err(_) => return Err(Fault::timeout("no answer within 20 s")),
         };
-        let url = view.url(shape_of(view), call, view.region());
-        let host = host_of(&url);
+        let (shape, region) = (shape_of(view), view.region());
+        let url = view.url(shape, call, region);
+        let way = Way { shape, host: host_of(&url), region };
+        let heard = |outcome: Result<(), &Fault>| {
+            self.upstream.heard(call, &way, view.short_id(), outcome, self.pool.now());
+        };
         if answer.status == 200 {
-            self.upstream.gate().heard(call.as_str(), host, Ok(()));
+            heard(Ok(()));
             return Ok(answer.body);
         }
         let fault = Fault::from_http(
@@ -191,7 +196,7 @@ impl Inner {
             &answer.body,
             view.is_api_key(),
         );
-        self.upstream.gate().heard(call.as_str(), host, Err(&fault));
+        heard(Err(&fault));
         Err(fault)
     }
 }

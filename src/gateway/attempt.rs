@@ -7,20 +7,22 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dump::Recording;
+use super::hand::{Hand, NoProfile, Variation};
 use super::trace::Trace;
 use super::{Shared, now, over, read_request};
 use crate::config::Config;
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
-use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Sent, Verdict};
+use crate::policy::learned::Lesson;
+use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Verdict};
 use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::request::{Body as KiroBody, Form};
-use crate::proto::kiro::route::Shape;
+use crate::proto::kiro::request::Body as KiroBody;
+use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
-use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
+use crate::proto::translate::fields::Asked;
 use crate::proto::translate::model::Model;
 use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Translated, translate};
 use crate::upstream::{Body, Target};
@@ -33,9 +35,9 @@ pub(super) struct Job {
     pub(super) system: Option<(SystemMode, String)>,
     pub(super) session: Option<String>,
     pub(super) continuation_id: String,
-    pub(super) kiro: KiroBody,
-    pub(super) model_fields: Option<String>,
-    pub(super) sent_reasoning: bool,
+    pub(super) written: Written,
+    /// For the fields of each attempt (TR40).
+    pub(super) asked: Asked,
     pub(super) conversation_id: String,
     pub(super) model: Arc<Model>,
     /// The model as the client named it.
@@ -50,6 +52,32 @@ pub(super) struct Job {
     pub(super) trace_parent: Option<String>,
     /// The estimate of the request in tokens, once it is known (TU7).
     pub(super) estimate: OnceLock<u64>,
+}
+
+/// One translation of the request.
+pub(super) struct Written {
+    pub(super) body: KiroBody,
+    /// It holds `reasoningContent`.
+    pub(super) reasoning: bool,
+    /// It holds a cache point.
+    pub(super) cache_points: bool,
+}
+
+impl Written {
+    pub(super) fn of(translated: &Translated) -> Self {
+        Self {
+            body: translated.body.clone(),
+            reasoning: translated.sent_reasoning,
+            cache_points: translated.sent_cache_points,
+        }
+    }
+
+    /// Whether the request reads otherwise in this variation.
+    fn differs(&self, job: &Job, variation: Variation) -> bool {
+        (variation.leave_out.reasoning && self.reasoning)
+            || (variation.leave_out.cache_points && self.cache_points)
+            || (variation.other_model_id && job.model.alt.is_some())
+    }
 }
 
 /// What is left of a request after the commit.
@@ -91,14 +119,18 @@ impl Job {
         })
     }
 
-    /// The Kiro request without any `reasoningContent` (TR31).
-    fn without_reasoning(&self) -> Result<KiroBody, Error> {
+    /// The Kiro request in another variation.
+    fn write(&self, variation: Variation) -> Result<Written, Error> {
         over(self.client_body.len(), || {
             let request = read_request(&self.client_body, self.system.as_ref())?;
-            Ok(self
-                .shared
-                .translate(&request, self.session.as_deref(), &self.conversation_id, &self.continuation_id, true)?
-                .body)
+            let translated = self.shared.translate(
+                &request,
+                self.session.as_deref(),
+                &self.conversation_id,
+                &self.continuation_id,
+                variation,
+            )?;
+            Ok(Written::of(&translated))
         })
     }
 }
@@ -111,7 +143,7 @@ impl Shared {
         session: Option<&str>,
         random_conversation_id: &str,
         continuation_id: &str,
-        without_reasoning: bool,
+        variation: Variation,
     ) -> Result<Translated, Error> {
         let models = self.models.load();
         let context = Context {
@@ -123,13 +155,12 @@ impl Shared {
             session_header: session,
             random_conversation_id,
             continuation_id,
-            leave_out: LeaveOut { reasoning: without_reasoning, ..LeaveOut::default() },
+            leave_out: variation.leave_out,
+            other_model_id: variation.other_model_id,
         };
         let mut translated = translate(request, &context)?;
         if !self.config.forward_max_tokens {
             translated.asked.max_tokens = None;
-            let abilities = Abilities::of(&translated.model, None, RefusedFields::default());
-            translated.model_fields = model_fields(&translated.asked, &abilities);
         }
         Ok(translated)
     }
@@ -141,13 +172,17 @@ pub(super) struct Trail {
     /// When the first attempt went out (K137).
     began: Option<Instant>,
     tried: Vec<AccountId>,
-    /// The profile of the account in hand was looked up for this request.
-    profile_looked_up: bool,
+    /// The account in hand.
+    hand: Hand,
+    /// Accounts of these API regions are passed over (K105).
+    other_than_region: Option<String>,
     /// When the first attempt looked for an account: all waits of a request together are bounded.
     looked: Option<Instant>,
     rng: fastrand::Rng,
-    /// The body to send when it isn't the job's (TR31).
-    plain: Option<KiroBody>,
+    /// What every account's body leaves out (TR31).
+    leave_out: LeaveOut,
+    /// The body to send when it isn't the job's.
+    other: Option<(Variation, Written)>,
     account: Option<String>,
     /// The last account had no token to send.
     tokenless: bool,
@@ -184,10 +219,12 @@ impl Trail {
             budget: Budget::new(limits),
             began: None,
             tried: Vec::new(),
-            profile_looked_up: false,
+            hand: Hand::default(),
+            other_than_region: None,
             looked: None,
             rng,
-            plain: None,
+            leave_out: LeaveOut::default(),
+            other: None,
             account: None,
             tokenless: false,
             waited: Duration::ZERO,
@@ -207,18 +244,26 @@ impl Trail {
 
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
     pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
-        let sent = Sent {
-            refreshable: !lease.account().is_api_key(),
-            reasoning: job.sent_reasoning && self.plain.is_none(),
-            variant_left: !self.profile_looked_up,
-            ..Sent::PLAIN
-        };
+        let written = self.written(job);
+        let sent = self.hand.sent(job, &lease, written.reasoning, written.cache_points);
         self.note(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
         match self.budget.fault(fault.clone(), &sent, elapsed, false, &mut self.rng) {
-            Verdict::SameAccount(remedy) => Ok(Next::Again { lease, remedy, fault }),
+            Verdict::SameAccount(remedy) => {
+                self.hand.remedy(job, &lease, remedy, &fault);
+                Ok(Next::Again { lease, remedy, fault })
+            }
             verdict => {
+                let fault = self.hand.given_up(job, &lease, fault);
+                if verdict == Verdict::OtherRegion {
+                    let region = self.hand.chosen().map(|chosen| chosen.region.clone());
+                    self.other_than_region = region.filter(|_| job.shared.may_try_other_region());
+                    if self.other_than_region.is_none() {
+                        job.shared.report_fault(lease, &fault, job.facts.record, stood);
+                        return Err(self.answer(job));
+                    }
+                }
                 job.shared.report_fault(lease, &fault, job.facts.record, stood);
                 self.follow(job, verdict)
             }
@@ -246,7 +291,8 @@ impl Trail {
     fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
         match verdict {
             Verdict::NextAccount { after } => Ok(Next::Select { after }),
-            Verdict::Stop | Verdict::SameAccount(_) | Verdict::OtherRegion => Err(self.answer(job)),
+            Verdict::OtherRegion => Ok(Next::Select { after: Duration::ZERO }),
+            Verdict::Stop | Verdict::SameAccount(_) => Err(self.answer(job)),
         }
     }
 
@@ -284,8 +330,32 @@ impl Trail {
 
     /// No further attempt will be made: what it would have needed goes.
     pub(super) fn commit(&mut self) {
-        self.plain = None;
+        self.other = None;
         self.tried = Vec::new();
+    }
+
+    /// The shape of the last attempt.
+    pub(super) fn shape(&self) -> Option<Shape> {
+        self.hand.chosen().map(|chosen| chosen.shape)
+    }
+
+    /// The translation that went out last.
+    fn written<'t>(&'t self, job: &'t Job) -> &'t Written {
+        let variation = self.hand.chosen().map(|chosen| chosen.variation).unwrap_or_default();
+        match &self.other {
+            Some((of, written)) if *of == variation => written,
+            _ => &job.written,
+        }
+    }
+
+    /// Has the translation of the next attempt ready. The request is translated again only for one that isn't there.
+    fn write(&mut self, job: &Job, variation: Variation) -> Result<(), Error> {
+        let there = variation == Variation::default() || self.other.as_ref().is_some_and(|(of, _)| *of == variation);
+        // What isn't in the body can't be left out of it.
+        if !there && job.written.differs(job, variation) {
+            self.other = Some((variation, job.write(variation)?));
+        }
+        Ok(())
     }
 }
 
@@ -318,23 +388,31 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
                 continue;
             }
         };
-        let account = lease.account();
-        let form = Form {
-            shape: Shape::Q,
-            small: false,
-            model_fields: job.model_fields.as_deref(),
-            profile_arn: account.profile_arn(),
+        let chosen = match trail.hand.choose(&job, &lease, trail.leave_out) {
+            Ok(chosen) => chosen,
+            Err(NoProfile) => {
+                lease.learn(Lesson::NoProfile { asked: true });
+                match trail.unusable(&job, lease, no_profile()) {
+                    Ok(again) => next = again,
+                    Err(error) => return Opened::Failed { error, trail },
+                }
+                continue;
+            }
         };
-        let body = trail.plain.as_ref().unwrap_or(&job.kiro).parts(&form);
+        if let Err(error) = trail.write(&job, chosen.variation) {
+            return Opened::Failed { error, trail };
+        }
+        let account = lease.account();
+        let body = trail.written(&job).body.parts(&chosen.form());
         if let Some(recording) = &mut trail.recording {
             recording.sent(&body, &token);
         }
         let target = Target {
-            url: account.generate_url().to_owned(),
+            url: chosen.url.clone(),
             token,
             machine_id: account.machine_id().to_owned(),
-            token_type: account.is_api_key().then_some("API_KEY"),
-            shape: Shape::Q,
+            token_type: account.token_type(),
+            shape: chosen.shape,
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         };
         let asked = now();
@@ -346,7 +424,12 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             span.end(&answer);
         }
         trail.waited += asked.elapsed();
-        job.shared.metrics.count_attempt(answer.as_ref().err().map(|fault| fault.kind));
+        job.shared.metrics.count_attempt(Some(chosen.shape), answer.as_ref().err().map(|fault| fault.kind));
+        let heard = answer.as_ref().map(|_| ());
+        job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+        if answer.is_ok() {
+            trail.hand.passed(&job, &lease);
+        }
         match answer {
             Ok(body) => return Opened::Body { body, lease, trail },
             Err(fault) => match trail.judge(&job, lease, fault) {
@@ -355,6 +438,12 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             },
         }
     }
+}
+
+/// The account has nothing that could be sent as its profile.
+fn no_profile() -> Fault {
+    let message = "the account has no Kiro profile".to_owned();
+    Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
 }
 
 enum Stumble {
@@ -383,11 +472,11 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             trail.tried.push(lease.account().id().clone());
             trail.account = Some(lease.account().id().to_string());
             trail.budget.next_account();
-            trail.profile_looked_up = false;
+            trail.hand = Hand::default();
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
-            trail.plain = Some(job.without_reasoning().map_err(Stumble::Over)?);
+            trail.leave_out.reasoning = true;
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
@@ -407,18 +496,34 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             }
         }
         Next::Again { lease, remedy: Remedy::NextVariant, fault } => {
-            trail.profile_looked_up = true;
-            let asked = now();
-            let found = shared.credentials.look_up_profile(lease).await;
-            trail.waited += asked.elapsed();
+            let first = !std::mem::replace(&mut trail.hand.profiles_asked, true);
+            let found = if first {
+                let asked = now();
+                let found = shared.credentials.look_up_profile(lease).await;
+                trail.waited += asked.elapsed();
+                found
+            } else {
+                Err(lease)
+            };
             match found {
                 Ok(lease) => with_token(job, trail, lease).await,
-                // No profile to be had: the fault stands (K64).
+                // There may be another variant all the same; else the fault stands (K78).
+                Err(lease) if trail.hand.has_way(&lease) => with_token(job, trail, lease).await,
                 Err(lease) => Err(trail.judge(job, lease, fault).into()),
             }
         }
-        // Nothing else is offered yet.
-        Next::Again { lease, fault, .. } => Err(trail.judge(job, lease, fault).into()),
+        Next::Again {
+            lease,
+            remedy:
+                Remedy::OtherShape
+                | Remedy::OtherFields
+                | Remedy::OtherModelId
+                | Remedy::SmallForm
+                | Remedy::WithoutFields
+                | Remedy::WithoutCachePoints
+                | Remedy::WithoutEmptyThoughts,
+            ..
+        } => with_token(job, trail, lease).await,
     }
 }
 
@@ -439,9 +544,14 @@ async fn with_token(
 
 async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let shared = &job.shared;
+    let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
+    let exclude = elsewhere.map(|mut there| {
+        there.extend_from_slice(&trail.tried);
+        there
+    });
     let wanted = Wanted {
         model_names: &job.model_names(),
-        exclude: &trail.tried,
+        exclude: exclude.as_deref().unwrap_or(&trail.tried),
         conversation_id: &job.conversation_id,
         only: job.account_id.as_deref(),
         ..Wanted::default()

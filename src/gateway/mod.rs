@@ -11,6 +11,7 @@ mod account;
 mod attempt;
 mod dump;
 mod ends;
+mod hand;
 mod keys;
 mod models;
 mod status;
@@ -48,6 +49,7 @@ use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind, is_below_floo
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed, Scrape};
+use crate::policy::marks::Circuit;
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::kiro::fault::Fault;
@@ -114,6 +116,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     closed: CancellationToken,
     began: Instant,
+    /// When an account of another region was last tried for the client version (K105).
+    other_region: Mutex<Option<Instant>>,
 }
 
 /// What a call says beyond its body.
@@ -204,6 +208,9 @@ pub struct Health {
     /// `simulator` while answers are simulated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'static str>,
+    /// Every upstream host that was called: `closed`, `half-open` or `open` (K120).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, &'static str>,
     /// What upstream says of our client version.
     #[serde(rename = "clientVersion")]
     pub client_version: ClientVersion,
@@ -280,6 +287,7 @@ impl Gateway {
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
             began: now(),
+            other_region: Mutex::default(),
             config,
         });
         let stop = CancellationToken::new();
@@ -412,7 +420,13 @@ impl Gateway {
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
         let translated = shared
-            .translate(&request, call.session.as_deref(), &conversation_id, &continuation_id, false)
+            .translate(
+                &request,
+                call.session.as_deref(),
+                &conversation_id,
+                &continuation_id,
+                hand::Variation::default(),
+            )
             .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
@@ -424,6 +438,7 @@ impl Gateway {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
             return Err(refuse(error, Some(&translated.model)));
         };
+        let written = attempt::Written::of(&translated);
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),
             request_id: request_id.clone(),
@@ -444,9 +459,8 @@ impl Gateway {
             system: call.system.clone(),
             session: call.session,
             continuation_id,
-            kiro: translated.body,
-            model_fields: translated.model_fields,
-            sent_reasoning: translated.sent_reasoning,
+            written,
+            asked: translated.asked,
             conversation_id: translated.conversation_id,
             client_model,
             request_id,
@@ -480,7 +494,7 @@ impl Gateway {
             let request = Request::parse(body, Purpose::CountTokens)?;
             let none = "00000000-0000-4000-8000-000000000000";
             // Everything that a request can be refused for is found by translating it.
-            self.shared.translate(&request, None, none, none, false)?;
+            self.shared.translate(&request, None, none, none, hand::Variation::default())?;
             Ok(request_tokens(&request))
         })
     }
@@ -606,6 +620,7 @@ impl Gateway {
             uptime: shared.began.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION"),
             upstream: shared.upstream_word(),
+            hosts: shared.hosts().map(|(host, circuit)| (host, circuit.as_str())).collect(),
             client_version: ClientVersion {
                 value: shared.config.client_version.clone(),
                 refused: gate.refused_for.is_some(),
@@ -646,6 +661,7 @@ impl Gateway {
             tasks: tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.metrics().num_alive_tasks()),
             simulated: self.is_simulated(),
             client_version: shared.config.client_version.clone(),
+            hosts: shared.hosts().map(|(host, circuit)| (host, circuit.gauge())).collect(),
             version_refusals: shared.upstream.gate().status().counts,
         })
     }
@@ -683,6 +699,21 @@ impl Gateway {
 }
 
 impl Shared {
+    fn hosts(&self) -> impl Iterator<Item = (String, Circuit)> {
+        self.upstream.hosts(self.pool.now()).into_iter()
+    }
+
+    /// Whether an account of another region may be tried for the client version: at most once a minute (K105).
+    fn may_try_other_region(&self) -> bool {
+        let mut last = self.other_region.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now();
+        let may = last.is_none_or(|last| now - last >= Duration::from_secs(60));
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
     async fn idle_by(&self, deadline: Instant) -> bool {
         while self.in_flight.load(Ordering::Acquire) > 0 {
             if now() >= deadline {

@@ -434,7 +434,7 @@ impl MessageStream {
                 let Reading { lease, mut trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
                 trail.note(&lease, &fault);
-                self.shared.metrics.count_attempt(Some(fault.kind));
+                self.shared.metrics.count_attempt(None, Some(fault.kind));
                 let pinned = self.facts.pinned.then(|| lease.account().id().clone());
                 self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
                 let names = [self.summary.model(), self.summary.known_model()];
@@ -450,7 +450,7 @@ impl MessageStream {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
                 let Reading { lease, mut trail, .. } = *reading;
                 let fault = of_account(&lease, fault);
-                self.shared.metrics.count_attempt(Some(fault.kind));
+                self.shared.metrics.count_attempt(None, Some(fault.kind));
                 let Some(job) = self.job.clone() else {
                     return self
                         .fail(Error::new(Code::Internal, "a fault before the commit came after it"), &mut trail);
@@ -574,6 +574,7 @@ impl MessageStream {
         self.job = None;
         let report = self.pipeline.report();
         let (account, attempts) = trail.as_deref().map_or((None, 0), Trail::account_and_attempts);
+        let shape = trail.as_deref().and_then(Trail::shape).unwrap_or(Shape::Q);
         let complete = outcome == Outcome::Complete;
         let duration = self.times.began.elapsed();
         let summary = Summary {
@@ -593,7 +594,7 @@ impl MessageStream {
         if let Some(trace) = self.trace.take() {
             trace.end(&summary);
         }
-        self.summary.conclude(&self.shared, &report, Shape::Q, summary);
+        self.summary.conclude(&self.shared, &report, shape, summary);
         let recording = trail.and_then(|trail| trail.recording.take());
         if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
             && let Some(dumps) = &self.shared.dumps

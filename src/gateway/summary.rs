@@ -184,6 +184,7 @@ impl SummaryCell {
             stream = self.streaming,
             status,
             code = summary.error.as_ref().map(|e| e.code().as_str()),
+            shape = shape.as_str(),
             stop_reason = summary.stop_reason,
             attempts = summary.attempts,
             input_tokens = input,

@@ -136,6 +136,15 @@ metrics! {
     BUILD_INFO "kiro_build_info" Gauge
         ["version": "of this program", "upstream": "`kiro` or `simulator`"]
         "Always 1: what runs here";
+    SHAPES "kiro_upstream_shape_total" Counter
+        ["shape": "`q` or `runtime`", "outcome": "`ok`: an event stream began; else the fault"]
+        "Chat calls of upstream by wire shape";
+    FIELDS_REFUSED "kiro_model_fields_refused_total" Counter
+        ["model": "upstream's id; the first 64, then `other`", "member": "`thinking`, `display`, `effort`, `max_tokens` or `all`"]
+        "Members of additionalModelRequestFields that upstream refused, after which they are left out or changed";
+    HOSTS "kiro_upstream_host_state" Gauge
+        ["host": "host and port"]
+        "Circuit of an upstream host: 0 closed, 1 half-open, 2 open";
     VERSION_INFO "kiro_client_version_info" Gauge
         ["version": "of Kiro's IDE in the user agents (`KIRO_CLIENT_VERSION`)"]
         "Always 1: what upstream is told";

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::proto::kiro::route::Shape;
+use crate::proto::translate::fields::RefusedFields;
 
 /// A refused variant of the profile is not sent again for so long (K78).
 const VARIANT_REFUSED: SignedDuration = SignedDuration::from_secs(600);
@@ -94,6 +95,15 @@ pub enum Lesson {
     ModelServed(Arc<str>),
     /// The model answers to the other id of its row (K123).
     OtherModelId(Arc<str>),
+    /// Upstream named what it refuses of `additionalModelRequestFields` (K129).
+    FieldsRefused {
+        /// Where.
+        shape: Shape,
+        /// Of which model.
+        kiro_id: Arc<str>,
+        /// All that is known to be refused.
+        refused: RefusedFields,
+    },
     /// The runtime shape passed without `additionalModelRequestFields` that it refused without a word (K116).
     NoFieldsOnRuntime(Arc<str>),
     /// A body passed without its cache points (K131).
@@ -110,6 +120,7 @@ struct ModelMarks {
     refused_until: Option<Timestamp>,
     served: Option<Timestamp>,
     other_id: bool,
+    fields_refused: Vec<(Shape, RefusedFields, Timestamp)>,
     no_fields_until: Option<Timestamp>,
     no_cache_points_until: Option<Timestamp>,
     no_empty_thoughts_until: Option<Timestamp>,
@@ -170,6 +181,11 @@ impl Learned {
                 (model.refused_until, model.served) = (None, Some(now));
             }
             Lesson::OtherModelId(id) => self.model(id, now).other_id = true,
+            Lesson::FieldsRefused { shape, kiro_id, refused } => {
+                let fields = &mut self.model(kiro_id, now).fields_refused;
+                fields.retain(|(of, ..)| *of != shape);
+                fields.push((shape, refused, now + HOUR));
+            }
             Lesson::NoFieldsOnRuntime(id) => self.model(id, now).no_fields_until = Some(now + DAY),
             Lesson::NoCachePoints(id) => self.model(id, now).no_cache_points_until = Some(now + HOUR),
             Lesson::NoEmptyThoughts(id) => self.model(id, now).no_empty_thoughts_until = Some(now + HOUR),
@@ -222,6 +238,17 @@ impl Learned {
         self.find(kiro_id).is_some_and(|model| model.other_id)
     }
 
+    /// What upstream refuses of `additionalModelRequestFields`.
+    pub fn refused_fields(&self, shape: Shape, kiro_id: &str, now: Timestamp) -> RefusedFields {
+        let known = self.find(kiro_id).and_then(|model| model.fields_refused.iter().find(|(of, ..)| *of == shape));
+        known.filter(|(.., until)| *until > now).map(|(_, refused, _)| *refused).unwrap_or_default()
+    }
+
+    /// Whether another variant than the one that was sent could be.
+    pub fn has_other_variant(&self, shape: Shape, variants: &[Variant], sent: &Variant, now: Timestamp) -> bool {
+        variants.iter().any(|variant| variant.arn() != sent.arn() && !self.is_variant_refused(shape, variant, now))
+    }
+
     /// Whether the runtime shape takes no `additionalModelRequestFields` of this model.
     pub fn no_fields_on_runtime(&self, kiro_id: &str, now: Timestamp) -> bool {
         self.find(kiro_id).and_then(|model| model.no_fields_until).is_some_and(|until| until > now)
@@ -272,6 +299,7 @@ impl Learned {
                     refused_until: None,
                     served: None,
                     other_id: false,
+                    fields_refused: Vec::new(),
                     no_fields_until: None,
                     no_cache_points_until: None,
                     no_empty_thoughts_until: None,

@@ -53,6 +53,8 @@ pub struct Context<'a> {
     pub continuation_id: &'a str,
     /// What to leave out of the body, after upstream refused it.
     pub leave_out: LeaveOut,
+    /// The older id of the model's row (K123), for accounts that don't know the other.
+    pub other_model_id: bool,
 }
 
 /// Where the system text goes (`KIRO_SYSTEM_TEXT`, TR46).
@@ -164,7 +166,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let mut conversation = Conversation {
         continuation_id: ctx.continuation_id,
         conversation_id: &conversation_id,
-        model_id: &model.kiro_id,
+        model_id: model.alt.as_deref().filter(|_| ctx.other_model_id).unwrap_or(&model.kiro_id),
         history: messages,
         current,
         tools,

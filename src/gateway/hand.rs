@@ -1,0 +1,292 @@
+//! The account in hand: what goes out to it, and what its refusals and answers teach (K77, K78, K115–K119, K128–K131).
+
+use std::sync::Arc;
+
+use super::attempt::Job;
+use crate::policy::learned::{Learned, Lesson, Variant};
+use crate::policy::marks::Way;
+use crate::policy::retry::{Remedy, Sent};
+use crate::pool::Lease;
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::request::Form;
+use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
+use crate::proto::translate::request::LeaveOut;
+use crate::upstream::host_of;
+
+/// What this request has done with the account in hand.
+#[derive(Debug, Default)]
+pub(super) struct Hand {
+    /// Shapes that were used for it.
+    shapes: Vec<Shape>,
+    /// Repairs made since the last answer that passed, to be remembered when one does.
+    repairs: Vec<Remedy>,
+    /// ListAvailableProfiles was asked on its behalf.
+    pub(super) profiles_asked: bool,
+    /// What went out last.
+    chosen: Option<Chosen>,
+}
+
+/// Which translation of the request goes out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Variation {
+    pub(super) leave_out: LeaveOut,
+    /// The other model id of the row (K123).
+    pub(super) other_model_id: bool,
+}
+
+/// Everything that an attempt chooses.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    pub(super) shape: Shape,
+    pub(super) region: String,
+    pub(super) url: String,
+    pub(super) variation: Variation,
+    variant: Variant,
+    variant_proven: bool,
+    small: bool,
+    fields: Option<String>,
+    refused_fields: RefusedFields,
+}
+
+impl Chosen {
+    /// How the body is put together.
+    pub(super) fn form(&self) -> Form<'_> {
+        Form {
+            shape: self.shape,
+            small: self.small,
+            model_fields: self.fields.as_deref(),
+            profile_arn: self.variant.arn(),
+        }
+    }
+
+    /// Where it goes, as the marks know it.
+    pub(super) fn way(&self) -> Way<'_> {
+        Way { shape: self.shape, host: host_of(&self.url), region: &self.region }
+    }
+}
+
+/// The account has no variant of the profile that could be sent.
+#[derive(Debug)]
+pub(super) struct NoProfile;
+
+/// One shape that could be used.
+struct Open {
+    shape: Shape,
+    region: String,
+    url: String,
+    variant: Variant,
+    refused: bool,
+}
+
+impl Hand {
+    /// What went out last; none before the first attempt.
+    pub(super) fn chosen(&self) -> Option<&Chosen> {
+        self.chosen.as_ref()
+    }
+
+    /// Chooses for the next attempt. `leave_out` is what the request leaves out for every account.
+    pub(super) fn choose(&mut self, job: &Job, lease: &Lease, leave_out: LeaveOut) -> Result<Chosen, NoProfile> {
+        let options = options(lease);
+        let now = job.shared.pool.now();
+        // Within one account a shape is kept, until it is the shape that must change.
+        let forced = match (self.repairs.contains(&Remedy::OtherShape), self.shapes.last()) {
+            (true, _) => options.iter().position(|option| !self.shapes.contains(&option.shape)),
+            (false, Some(last)) => options.iter().position(|option| option.shape == *last),
+            (false, None) => None,
+        };
+        let ways: Vec<Way<'_>> = options
+            .iter()
+            .map(|option| Way { shape: option.shape, host: host_of(&option.url), region: &option.region })
+            .collect();
+        let refused = |shape| options.iter().any(|option| option.shape == shape && option.refused);
+        let place = forced.or_else(|| job.shared.upstream.choose(&ways, refused, now)).ok_or(NoProfile)?;
+        let Some(option) = options.into_iter().nth(place) else { return Err(NoProfile) };
+        let Open { shape, region, url, variant, .. } = option;
+        self.repairs.retain(|remedy| *remedy != Remedy::OtherShape);
+        if !self.shapes.contains(&shape) {
+            self.shapes.push(shape);
+        }
+        let id = &job.model.kiro_id;
+        let repaired = |remedy| self.repairs.contains(&remedy);
+        let chosen = lease.learned(|learned, now| {
+            let refused_fields = learned.refused_fields(shape, id, now);
+            let no_fields =
+                shape == Shape::Runtime && (repaired(Remedy::WithoutFields) || learned.no_fields_on_runtime(id, now));
+            let listed = None;
+            let abilities = Abilities::of(&job.model, listed, refused_fields);
+            Chosen {
+                shape,
+                region: region.clone(),
+                url: url.clone(),
+                variation: Variation {
+                    leave_out: LeaveOut {
+                        cache_points: leave_out.cache_points
+                            || repaired(Remedy::WithoutCachePoints)
+                            || learned.no_cache_points(id, now),
+                        ..leave_out
+                    },
+                    other_model_id: repaired(Remedy::OtherModelId) || learned.uses_other_model_id(id),
+                },
+                variant_proven: learned.is_proven(shape, &variant),
+                variant: variant.clone(),
+                small: shape == Shape::Runtime && (repaired(Remedy::SmallForm) || learned.uses_small_form(now)),
+                fields: model_fields(&job.asked, &abilities).filter(|_| !no_fields),
+                refused_fields,
+            }
+        });
+        self.chosen = Some(chosen.clone());
+        Ok(chosen)
+    }
+
+    /// Whether there is anything that could be sent.
+    pub(super) fn has_way(&self, lease: &Lease) -> bool {
+        !options(lease).is_empty()
+    }
+
+    /// What went out and what else could, for the verdict. `reasoning`, `cache_points`: the body held them.
+    pub(super) fn sent(&self, job: &Job, lease: &Lease, reasoning: bool, cache_points: bool) -> Sent {
+        let view = lease.account();
+        let Some(chosen) = &self.chosen else {
+            return Sent { refreshable: !view.is_api_key(), ..Sent::PLAIN };
+        };
+        let variants = view.variants();
+        let other_variant =
+            lease.learned(|learned, now| learned.has_other_variant(chosen.shape, &variants, &chosen.variant, now));
+        Sent {
+            shape: chosen.shape,
+            refreshable: !view.is_api_key(),
+            reasoning,
+            empty_thoughts: false,
+            fields: chosen.fields.is_some(),
+            cache_points,
+            small: chosen.small,
+            variant_proven: chosen.variant_proven,
+            variant_left: other_variant || self.may_ask_profiles(lease),
+            shape_left: options(lease).iter().any(|option| !self.shapes.contains(&option.shape)),
+            model_id_left: job.model.alt.is_some() && !chosen.variation.other_model_id,
+            committed: false,
+        }
+    }
+
+    /// Whether ListAvailableProfiles could bring another variant.
+    fn may_ask_profiles(&self, _lease: &Lease) -> bool {
+        !self.profiles_asked
+    }
+
+    /// A remedy was decided on: what the refusal taught, and what is to be done otherwise.
+    pub(super) fn remedy(&mut self, job: &Job, lease: &Lease, remedy: Remedy, fault: &Fault) {
+        let Some(chosen) = &self.chosen else { return };
+        let id: Arc<str> = job.model.kiro_id.as_str().into();
+        let shape = chosen.shape;
+        match remedy {
+            Remedy::OtherShape => {
+                // K119: what marks the host is told by the call itself.
+                let for_a_day = fault.kind == FaultKind::Forbidden;
+                if for_a_day || matches!(fault.kind, FaultKind::ProfileArn | FaultKind::BadRequest) {
+                    lease.learn(Lesson::ShapeRefused { shape, for_a_day });
+                }
+                self.repairs.push(remedy);
+            }
+            Remedy::NextVariant => {
+                let by_400 = fault.kind == FaultKind::ProfileArn;
+                lease.learn(Lesson::VariantRefused { shape, variant: chosen.variant.clone(), by_400 });
+            }
+            Remedy::OtherFields => {
+                let sent = chosen.fields.as_deref().unwrap_or_default();
+                let again = self.repairs.contains(&Remedy::OtherFields);
+                let (refused, member) = chosen.refused_fields.learn(&fault.message, sent, again);
+                lease.learn(Lesson::FieldsRefused { shape, kiro_id: id, refused });
+                job.shared.metrics.count_fields_refused(&job.model.kiro_id, member.as_str());
+                tracing::warn!(
+                    account = lease.account().short_id(),
+                    model = job.model.kiro_id,
+                    member = member.as_str(),
+                    shape = shape.as_str(),
+                    "upstream refuses a field of this model: left out or changed for an hour"
+                );
+                self.repairs.push(remedy);
+            }
+            Remedy::SmallForm
+            | Remedy::WithoutFields
+            | Remedy::WithoutCachePoints
+            | Remedy::WithoutEmptyThoughts
+            | Remedy::OtherModelId => self.repairs.push(remedy),
+            Remedy::RefreshToken | Remedy::WithoutReasoning => {}
+        }
+    }
+
+    /// An event stream began: what went out is what passes.
+    pub(super) fn passed(&mut self, job: &Job, lease: &Lease) {
+        let Some(chosen) = &self.chosen else { return };
+        let id: Arc<str> = job.model.kiro_id.as_str().into();
+        if !chosen.variant_proven {
+            lease.learn(Lesson::VariantProven(chosen.shape, chosen.variant.clone()));
+        }
+        for repair in self.repairs.drain(..) {
+            let lesson = match repair {
+                Remedy::SmallForm => Lesson::SmallForm,
+                Remedy::WithoutFields => Lesson::NoFieldsOnRuntime(id.clone()),
+                Remedy::WithoutCachePoints => Lesson::NoCachePoints(id.clone()),
+                Remedy::WithoutEmptyThoughts => Lesson::NoEmptyThoughts(id.clone()),
+                Remedy::OtherModelId => Lesson::OtherModelId(id.clone()),
+                _ => continue,
+            };
+            lease.learn(lesson);
+        }
+        lease.learn(Lesson::ModelServed(id));
+    }
+
+    /// The account is given up for this request: what the last refusal says of it. The fault that counts comes back: it is
+    /// another one where a profile is what is missing (K78).
+    pub(super) fn given_up(&self, job: &Job, lease: &Lease, mut fault: Fault) -> Fault {
+        let Some(chosen) = &self.chosen else { return fault };
+        let refuse = |by_400| Lesson::VariantRefused { shape: chosen.shape, variant: chosen.variant.clone(), by_400 };
+        match fault.kind {
+            FaultKind::UnknownModel if !lease.is_pinned() => {
+                lease.learn(Lesson::ModelRefused(job.model.kiro_id.as_str().into()));
+            }
+            FaultKind::ProfileArn => {
+                lease.learn(refuse(true));
+                lease.learn(Lesson::NoProfile { asked: true });
+            }
+            FaultKind::Forbidden if fault.says("not authorized to make this call") && !chosen.variant_proven => {
+                if lease.learned(Learned::was_refused_by_400) {
+                    fault.kind = FaultKind::ProfileArn;
+                    lease.learn(Lesson::NoProfile { asked: true });
+                } else {
+                    lease.learn(Lesson::VariantsForgotten);
+                    tracing::warn!(
+                        account = lease.account().short_id(),
+                        "upstream refuses the account with every profile it has: its profile, its rights or \
+                         KIRO_CLIENT_VERSION"
+                    );
+                }
+            }
+            _ => {}
+        }
+        fault
+    }
+}
+
+/// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
+fn options(lease: &Lease) -> Vec<Open> {
+    let view = lease.account();
+    let variants = view.variants();
+    let preferred = variants.first().map_or("", |variant| view.api_region(variant));
+    lease.learned(|learned, now| {
+        let option = |shape: &Shape| {
+            let variant = learned.next_variant(*shape, &variants, now)?.clone();
+            let region = view.api_region(&variant).to_owned();
+            let served = view.shapes(&region).contains(shape);
+            served.then(|| Open {
+                shape: *shape,
+                url: view.url(*shape, Call::Chat, &region),
+                region,
+                variant,
+                refused: learned.is_shape_refused(*shape, now),
+            })
+        };
+        view.shapes(preferred).iter().filter_map(option).collect()
+    })
+}
