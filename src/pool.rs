@@ -1644,7 +1644,7 @@ impl Slot {
             model_unsupported: !self.supports(wanted.model_names),
             model_refused: self.has_refused(wanted.kiro_id, now),
             fit: wanted.fit.map_or(0, |fit| fit.0(&self.view, &self.learned, now)),
-            priority: 0,
+            priority: self.account.as_ref().map_or(0, |account| account.priority),
             excluded: wanted.exclude.contains(&self.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
             probing: self.load.probing.load(Ordering::Acquire),

@@ -340,6 +340,41 @@ async fn case_14_a_stream_from_before_the_rest_only_counts() {
     assert!(matches!(one.state("a1"), State::Cooling { .. }));
 }
 
+/// K91: the step stands in the record, so that a process that starts anew goes on from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn k91_p53_a_new_process_goes_on_from_the_step_of_the_last_one() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    account(&mut redis, "a1", r#"{"uuid":"a1"}"#, LIVE.replace("2026-11-24", "2027-11-24").as_str());
+    for (step, minutes) in [(1, 30), (2, 120), (3, 360), (4, 720), (5, 1440), (6, 1440)] {
+        let process = Instance::start(&server, &time, &[]).await;
+        let began = Timestamp::from_millisecond(time.0.load(Ordering::Relaxed)).unwrap();
+        let lease = process.pool.select(&Wanted::default()).unwrap();
+        lease.failed(&fault(FaultKind::Suspicious, 429), Stood::default());
+        drop(lease);
+        process.written().await;
+        process.pool.reload().await.unwrap();
+        let message: serde_json::Value = serde_json::from_str(&record(&mut redis, "a1")).unwrap();
+        let message = message["lastErrorMessage"].as_str().unwrap().to_owned();
+        let State::Cooling { until } = process.state("a1") else { panic!("{message}") };
+        assert_eq!(message, format!("cool-down until {until:.3}: suspicious activity ({step})"));
+        let rest = until.duration_since(began).as_secs();
+        assert!((minutes * 54..=minutes * 66).contains(&rest), "step {step}: {rest} s");
+        time.pass(rest + 1);
+        assert_eq!(process.state("a1"), State::HalfOpen, "R16");
+        assert!(process.pool.probes_due().is_empty());
+        process.close().await;
+    }
+    let process = Instance::start(&server, &time, &[]).await;
+    process.pool.select(&Wanted::default()).unwrap().succeeded();
+    process.written().await;
+    let healed: serde_json::Value = serde_json::from_str(&record(&mut redis, "a1")).unwrap();
+    assert_eq!(
+        (&healed["isHealthy"], &healed["lastErrorMessage"]),
+        (&serde_json::json!(true), &serde_json::Value::Null)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
     let server = RedisServer::start();
@@ -354,7 +389,7 @@ async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
     );
     one.pool.reload().await.unwrap();
     let none = one.pool.select(&Wanted::default()).unwrap_err();
-    assert_eq!((none.why, none.retry_after), (Why::Unavailable, None));
+    assert_eq!((none.is_lasting(), none.retry_after), (true, None), "M85");
     ui_reset(&mut redis, "a1");
     one.pool.reload().await.unwrap();
     assert_eq!(one.state("a1"), State::Healthy, "case 16");

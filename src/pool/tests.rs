@@ -754,6 +754,33 @@ async fn k88_no_account_serves_the_model_or_one_will_be_back() {
     assert!(fixture.select().is_ok(), "other models are served");
 }
 
+/// clients-2026-11.md section 1: the shared counter goes on inside the lowest tier in which somebody is selectable.
+#[tokio::test]
+async fn k96_priority_tiers() {
+    let fixture = Fixture::new(
+        &[],
+        &[
+            ("a1", r#"{"priority":2}"#),
+            ("a2", "{}"),
+            ("a3", r#"{"priority":"0"}"#),
+            ("a4", r#"{"priority":-1,"isDisabled":true}"#),
+        ],
+    )
+    .await;
+    let turns: Vec<_> = (0..4).map(|_| fixture.selected()).collect();
+    assert!(turns[0] != turns[1] && turns[..2] == turns[2..] && !turns.contains(&"a1".into()), "{turns:?}");
+    for _ in 0..2 {
+        let lease = fixture.select().unwrap();
+        assert_ne!(&**lease.account().id(), "a1");
+        lease.failed(&limited(30), Stood::default());
+    }
+    assert!((0..4).all(|_| fixture.selected() == "a1"), "the next tier");
+    fixture.later(30);
+    assert!((0..2).all(|_| fixture.selected() != "a1"));
+    fixture.snapshot(&[("a1", r#"{"priority":-2}"#), ("a2", "{}"), ("a3", "{}")]);
+    assert!((0..4).all(|_| fixture.selected() == "a1"));
+}
+
 /// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
 #[tokio::test]
 async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {
