@@ -249,7 +249,10 @@ impl Trail {
         self.note(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
-        match self.budget.fault(fault.clone(), &sent, elapsed, false, &mut self.rng) {
+        // K92: a request that was throttled isn't repeated from elsewhere.
+        let braked =
+            matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious) && job.shared.pool.brake().is_some();
+        match self.budget.fault(fault.clone(), &sent, elapsed, braked, &mut self.rng) {
             Verdict::SameAccount(remedy) => {
                 self.hand.remedy(job, &lease, remedy, &fault);
                 Ok(Next::Again { lease, remedy, fault })

@@ -32,6 +32,11 @@ impl World {
         Self::build(tokens, "2020-01-01T00:00:00.000Z", &[]).await
     }
 
+    /// As [`World::with_expired`], with options.
+    pub async fn with_expired_and(tokens: &[&str], options: &[(&str, &str)]) -> Self {
+        Self::build(tokens, "2020-01-01T00:00:00.000Z", options).await
+    }
+
     async fn build(tokens: &[&str], expires_at: &str, options: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start();
         let mut connection = redis.connection();

@@ -1,0 +1,320 @@
+//! The two wire shapes, the client version, and what is done when upstream refuses one of them: acceptance cases A73–A92,
+//! A102, A113, A114, A131–A133, A184 (wire-2026-11.md).
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+#[path = "support/world.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod world;
+
+use std::time::Duration;
+
+use kiro_messages::proto::kiro::client_identity::VERSION;
+use serde_json::{Value, json};
+
+use world::{World, base, events, kinds, with};
+
+impl World {
+    /// Changes the simulated world.
+    fn becomes(&self, world: Value) {
+        self.simulated.control().script(json!({ "world": world })).unwrap();
+    }
+
+    /// Chat calls of a shape so far.
+    fn chats(&self, shape: &str) -> u64 {
+        self.simulated.control().stats()["shapes"][shape]["chat"]["count"].as_u64().unwrap_or(0)
+    }
+
+    /// (q, runtime).
+    fn both(&self) -> (u64, u64) {
+        (self.chats("q"), self.chats("runtime"))
+    }
+
+    /// What is known of the last chat call of a shape.
+    fn last(&self, shape: &str) -> Value {
+        self.simulated.control().stats()["shapes"][shape]["chat"].clone()
+    }
+
+    async fn asks(&self, body: &Value) -> u16 {
+        self.messages(body).await.status
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.gateway.metrics().lines().any(|one| one == line)
+    }
+
+    /// No health field of any account has changed.
+    #[track_caller]
+    fn accounts_are_unmarked(&self) {
+        for account in self.gateway.status().accounts {
+            assert_eq!(account.state, "healthy", "{account:?}");
+        }
+    }
+}
+
+async fn today(options: &[(&str, &str)]) -> World {
+    World::new(options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a73_k111_k113_k115_the_q_shape_by_default() {
+    let world = today(&[]).await;
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.both(), (1, 0));
+    let seen = world.last("q");
+    let headers = &seen["headers"];
+    assert!(headers["user-agent"].as_str().unwrap().contains(&format!(" KiroIDE-{VERSION}-")), "{headers}");
+    assert_eq!(headers["x-amzn-kiro-agent-mode"], "vibe");
+    assert!(headers["x-amzn-kiro-client-attribution"].is_null());
+    let members = seen["members"].to_string();
+    assert!(!members.contains("agentMode") && !members.contains("rootConversationId"), "{members}");
+    assert!(world.metric("kiro_upstream_shape_total{shape=\"q\",outcome=\"ok\"} 1"), "{}", world.gateway.metrics());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a74_k112_k115_the_runtime_shape() {
+    let world = today(&[("KIRO_UPSTREAM_API", "runtime")]).await;
+    let reply = world.messages(&with(json!({ "stream": true }))).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(kinds(&events(&reply.text)).last(), Some(&"message_stop"));
+    assert_eq!(world.both(), (0, 1));
+    let seen = world.last("runtime");
+    let headers = &seen["headers"];
+    assert_eq!(headers["content-type"], "application/x-amz-json-1.0");
+    assert_eq!(headers["x-amz-target"], "KiroRuntimeService.GenerateAssistantResponse");
+    assert_eq!(headers["x-amzn-kiro-client-attribution"], "kiro-ide");
+    assert_eq!(headers["x-kiro-attempt"], "1;max=3");
+    assert!(headers["accept"].is_null() && headers["x-amzn-kiro-agent-mode"].is_null());
+    assert!(headers["user-agent"].as_str().unwrap().contains("-KAS/"), "{headers}");
+    let members = seen["members"].to_string();
+    assert!(members.contains("agentMode") && members.contains("rootConversationId"), "{members}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a75_k104_k105_k106_k107_an_old_version_is_told_and_blames_nobody() {
+    let world = today(&[("KIRO_CLIENT_VERSION", "0.8.140")]).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("A75", 500, "api_error", "the upstream refuses this gateway's client version");
+    assert_eq!(reply.headers["x-should-retry"], "false");
+    assert!(!reply.text.contains("0000000"), "no account is named");
+    assert_eq!(world.both(), (1, 1), "no third call");
+    world.accounts_are_unmarked();
+    let health = serde_json::to_value(world.gateway.health()).unwrap();
+    assert_eq!(
+        (health["status"].as_str(), health["clientVersion"]["refused"].as_bool()),
+        (Some("degraded"), Some(true))
+    );
+    assert_eq!(health["clientVersion"]["value"], "0.8.140");
+    assert!(health["clientVersion"]["since"].is_string());
+    let refused: u64 = (world.gateway.metrics().lines())
+        .filter(|line| line.starts_with("kiro_client_version_refused_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(refused, 2);
+    assert!(world.gateway.health().can_serve, "twenty must have been refused");
+    for _ in 0..19 {
+        world.messages(&base()).await;
+    }
+    assert!(!world.gateway.health().can_serve);
+    world.becomes(json!("any-version"));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert!(world.gateway.health().can_serve);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a76_a77_k109_one_host_refuses_the_version_and_the_other_serves() {
+    let world = today(&[]).await;
+    world.becomes(json!("old-version-runtime"));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.both(), (1, 0));
+    let world = today(&[]).await;
+    world.becomes(json!("old-version-q"));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.both(), (1, 1));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.both(), (1, 2), "runtime first, for ten minutes");
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a83_k119_both_hosts_gone_count_on_no_account() {
+    let world = today(&[]).await;
+    world.becomes(json!(["gone-q", "gone-runtime"]));
+    world.messages(&base()).await.is_error("A83", 500, "api_error", "");
+    assert_eq!(world.both(), (1, 1), "one call each");
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a84_a85_k119_a_rate_limit_is_the_accounts_and_never_asks_the_other_shape() {
+    let world = World::with_tokens(&["sim-429-retry-after-7.1", "access-2"], &[("KIRO_STRATEGY", "round-robin")]).await;
+    for _ in 0..2 {
+        assert_eq!(world.asks(&base()).await, 200);
+    }
+    let stats = world.simulated.control().stats();
+    assert_eq!(stats["calls_by_token"]["sim-429-retry-after-7.1"], 1);
+    assert_eq!(world.chats("runtime"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a86_k91_suspicion_never_asks_the_other_shape() {
+    let world = World::with_tokens(&["sim-suspicious.1", "access-2"], &[]).await;
+    for _ in 0..2 {
+        assert_eq!(world.asks(&base()).await, 200);
+    }
+    assert_eq!(world.chats("runtime"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a87_k116_the_small_form_is_learned() {
+    let world = today(&[("KIRO_UPSTREAM_API", "runtime")]).await;
+    world.becomes(json!("no-continuation"));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.chats("runtime"), 2, "full, small");
+    assert!(!world.last("runtime")["members"].to_string().contains("agentMode"));
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.chats("runtime"), 3, "small at once");
+    // The same with model fields that are refused without a word.
+    let world = today(&[("KIRO_UPSTREAM_API", "runtime")]).await;
+    world.becomes(json!(["no-continuation", "no-silent-fields"]));
+    let fields = with(json!({ "model": "claude-opus-5", "output_config": { "effort": "low" } }));
+    assert_eq!(world.asks(&fields).await, 200);
+    assert_eq!(world.chats("runtime"), 3, "full, small, small without fields");
+    assert_eq!(world.asks(&fields).await, 200);
+    assert_eq!(world.chats("runtime"), 4);
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a89_k119_a_sign_in_that_a_host_does_not_serve_is_remembered_for_a_day() {
+    let world = today(&[]).await;
+    world.becomes(json!("wrong-app"));
+    for n in 1..=3 {
+        assert_eq!(world.asks(&base()).await, 200, "{n}");
+    }
+    assert_eq!(world.both(), (1, 3));
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a91_k118_every_repair_at_once_makes_at_most_eight_calls() {
+    let world = World::with_tokens(&["access-1", "access-2", "access-3"], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
+    world.becomes(json!(["no-continuation", "fields-strict", "no-silent-fields", "wrong-app", "no-cache-points"]));
+    let body = with(json!({
+        "model": "claude-opus-5", "output_config": { "effort": "xhigh" }, "thinking": { "type": "adaptive" },
+    }));
+    let status = world.asks(&body).await;
+    assert!(matches!(status, 200 | 400 | 500), "{status}");
+    let (q, runtime) = world.both();
+    assert!(q + runtime <= 8, "{q} + {runtime}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a102_k123_the_older_id_of_a_model_is_learned() {
+    let world = today(&[]).await;
+    world.becomes(json!({ "models": ["CLAUDE_SONNET_4_20250514_V1_0"] }));
+    let body = with(json!({ "model": "claude-sonnet-4" }));
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 2);
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 3, "the old one at once");
+    let models = world.last("q")["models"].clone();
+    assert_eq!(models["CLAUDE_SONNET_4_20250514_V1_0"], 2, "{models}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a113_k128_k129_fields_that_a_model_refuses_are_left_out() {
+    let world = today(&[]).await;
+    world.becomes(json!("no-fields"));
+    let body = with(json!({ "model": "claude-opus-5", "thinking": { "type": "adaptive" } }));
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 2, "with, without");
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 3, "without at once");
+    assert!(world.last("q")["fields"].is_null());
+    assert!(world.gateway.metrics().contains("kiro_model_fields_refused_total{model=\"claude-opus-5\""));
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a114_k129_the_next_lower_effort() {
+    let world = today(&[]).await;
+    world.becomes(json!("no-xhigh"));
+    let body = with(json!({
+        "model": "claude-opus-5", "thinking": { "type": "adaptive" }, "output_config": { "effort": "xhigh" },
+    }));
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 2);
+    assert_eq!(world.last("q")["fields"]["output_config"]["effort"], "high");
+    assert_eq!(world.asks(&body).await, 200);
+    assert_eq!(world.chats("q"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a92_k114_an_error_without_its_header_is_classified() {
+    let world = World::with_tokens(&["a", "b"], &[("KIRO_UPSTREAM_API", "runtime")]).await;
+    let slow = json!({ "http": { "status": 400, "body": { "__type": "x#ThrottlingException", "Message": "slow" } } });
+    for token in ["a", "b"] {
+        world.simulated.control().script(json!({ "token": token, "scenarios": [slow] })).unwrap();
+    }
+    world.messages(&base()).await.is_error("A92", 429, "rate_limit_error", "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a132_a133_k131_cache_points_that_are_refused_are_left_out() {
+    let world = today(&[("KIRO_CACHE_POINTS", "client")]).await;
+    world.becomes(json!("no-cache-points"));
+    let marked = with(json!({
+        "system": [{ "type": "text", "text": "S", "cache_control": { "type": "ephemeral" } }],
+    }));
+    assert_eq!(world.asks(&marked).await, 200);
+    assert_eq!(world.chats("q"), 2, "with, without");
+    assert_eq!(world.asks(&marked).await, 200);
+    assert_eq!(world.chats("q"), 3);
+    // A133: without any there is nothing to leave out.
+    let improper =
+        json!({ "http": { "status": 400, "type": "ValidationException", "message": "Improperly formed request." } });
+    let world = today(&[]).await;
+    let reply = world.scene(&improper, json!({})).await;
+    reply.is_error("A133", 400, "invalid_request_error", "Improperly formed request.");
+    assert_eq!(world.both(), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a184_k105_a_refresh_that_the_gate_refuses_ejects_nobody() {
+    let world = World::with_expired_and(&["access-1"], &[("KIRO_CLIENT_VERSION", "0.8.140")]).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("A184", 500, "api_error", "the upstream refuses this gateway's client version");
+    world.accounts_are_unmarked();
+    for account in world.accounts() {
+        assert_eq!(account["isHealthy"], true);
+        assert!(account["errorCount"].as_u64().unwrap_or(0) == 0, "{account}");
+    }
+}
+
+/// Each host gone, refusing or failing under load: nothing is lost while another way is open (issue 10, bars).
+#[tokio::test(flavor = "multi_thread")]
+async fn k119_k120_no_request_fails_while_another_way_is_open() {
+    for state in ["gone-q", "gone-runtime", "deprecated-q", "wrong-app", "old-version-q", "old-version-runtime"] {
+        let tokens: Vec<String> = (0..4).map(|n| format!("access-{n}")).collect();
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let world = std::sync::Arc::new(World::with_tokens(&tokens, &[]).await);
+        let mut asked = tokio::task::JoinSet::new();
+        for n in 0..100 {
+            if n == 20 {
+                world.becomes(json!(state));
+            }
+            let world = world.clone();
+            let body = with(json!({ "messages": [{ "role": "user", "content": "[[sim {\"text\":\"x\"}]]" }] }));
+            asked.spawn(async move { world.asks(&body).await });
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while let Some(status) = asked.join_next().await {
+            assert_eq!(status.unwrap(), 200, "{state}");
+        }
+        world.accounts_are_unmarked();
+    }
+}
