@@ -352,6 +352,18 @@ fn doctor_is_content_with_a_good_store() {
     }
 }
 
+/// The default is below no floor and taken; an old one fails twice, by its number and by Kiro's answer, each with the cure.
+#[test]
+fn a185_k108_doctor_asks_whether_the_client_version_is_taken() {
+    let place = Place::with_file();
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let fine = place.run(&["doctor"]).with_code(0).out;
+    assert!(fine.contains("is taken in us-east-1"), "{fine}");
+    let old = place.run_with(&["doctor"], &[("KIRO_CLIENT_VERSION", "0.8.140")]).with_code(1).out;
+    assert!(old.contains("0.8.140 is refused by Kiro since 2026-11-09"), "{old}");
+    assert!(old.contains("0.8.140 is refused in us-east-1") && old.contains("set KIRO_CLIENT_VERSION="), "{old}");
+}
+
 #[test]
 fn doctor_names_what_is_wrong_with_each_account() {
     let server = RedisServer::start();
@@ -439,7 +451,7 @@ fn doctor_without_store_or_upstream() {
     let dead = format!("http://127.0.0.1:{}/", redis_server::free_port());
     let said = place.run_with(&["doctor"], &[("KIRO_UPSTREAM_URL", &dead), ("KIRO_HOST", "0.0.0.0")]).with_code(1);
     assert!(said.out.contains("✗  store") && said.out.contains("connection refused"), "{}", said.out);
-    assert!(said.out.contains(&format!("✗  upstream       {}", dead.trim_end_matches('/'))), "{}", said.out);
+    assert!(said.out.contains(&format!("✗  upstream        {}", dead.trim_end_matches('/'))), "{}", said.out);
     assert!(!said.out.contains("hush") && !said.err.contains("hush"));
     let said = place.run(&["accounts", "list"]).with_code(1);
     assert!(said.err.contains("connection refused") && !said.err.contains("hush"), "{}", said.err);

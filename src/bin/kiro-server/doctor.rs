@@ -1,6 +1,7 @@
 //! `doctor`: configuration, store, accounts and upstream, one line each, with the cure.
 //!
-//! It changes nothing. Upstream hears no token: it is only asked whether it answers.
+//! It changes nothing. Upstream is asked whether it answers, and for the usage of one account in each API region: whether
+//! it still takes our client version is seen nowhere else (K108).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,9 +11,12 @@ use std::time::Duration;
 use clap::ArgMatches;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use kiro_messages::config::{Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor};
+use kiro_messages::config::{
+    Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
+};
 use kiro_messages::policy::health::State;
 use kiro_messages::proto::kiro::client_identity;
+use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, time};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
@@ -26,6 +30,8 @@ use super::output::{Failure, plain, relative, short, show, show_json, table};
 /// An address that takes longer to answer anything at all is out of reach.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
+/// A client identity that nobody has looked at for longer may be an old one (K108).
+const STALE_DAYS: i32 = 60;
 /// Real refresh tokens are longer (kiro-upstream.md §9).
 const SHORTEST_REFRESH_TOKEN: usize = 100;
 /// What the command line needs beyond the gateway (R3).
@@ -133,6 +139,16 @@ impl Report {
         } else {
             self.ok("client version", version);
         }
+        let checked = client_identity::CHECKED.parse::<jiff::civil::Date>().ok();
+        let days =
+            checked.and_then(|day| (Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date() - day).get_days().into());
+        if let Some(days) = days.filter(|days: &i32| *days > STALE_DAYS) {
+            let message = format!(
+                "our client identity was last compared with Kiro's IDE {days} days ago ({})",
+                client_identity::CHECKED
+            );
+            self.note("client version", message);
+        }
         if config.upstream == UpstreamKind::Simulator {
             self.note("configuration", "KIRO_UPSTREAM is simulator: every answer is made up");
         }
@@ -203,6 +219,50 @@ async fn examine(desk: &Desk, report: &mut Report) {
         account(desk, entry, report).await;
     }
     upstream(desk, &accounts, report).await;
+    client_version(desk, &accounts, report).await;
+}
+
+/// K108: one usage call with one account of each API region, in each shape's order. An account whose token would have to be
+/// renewed first is not asked.
+async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+    let now = Timestamp::now();
+    let live = |entry: &&Entry| {
+        let token = desk.credentials.credential(&entry.info.id).unwrap_or_default();
+        token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some())
+    };
+    let mut asked = BTreeMap::new();
+    for entry in accounts.iter().filter(live) {
+        let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
+        asked.entry(lease.account().region().to_owned()).or_insert(lease);
+    }
+    let version = &desk.config.client_version;
+    for (region, lease) in asked {
+        match desk.credentials.usage_limits(&lease).await {
+            Ok(_) => report.ok("client version", format!("{version} is taken in {region}")),
+            Err(fault) if fault.kind == FaultKind::ClientVersion => report.wrong(
+                "client version",
+                format!("{version} is refused in {region}"),
+                "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one",
+            ),
+            Err(fault) if fault.says("not authorized to make this call") && is_before_0_12(version) => report.wrong(
+                "client version",
+                format!(
+                    "{region} doesn't let the account in: the client version is refused, or its profile ARN is missing"
+                ),
+                "set KIRO_CLIENT_VERSION=… to a newer number; then `kiro-server accounts check`",
+            ),
+            Err(fault) => report.note(
+                "client version",
+                format!(
+                    "{region} answers with {fault}, which says nothing of it; `kiro-server accounts check` says more"
+                ),
+            ),
+        }
+    }
+}
+
+fn is_before_0_12(version: &str) -> bool {
+    parse_version(version) < parse_version("0.12.0")
 }
 
 /// Where the store is, without a password.
