@@ -94,6 +94,90 @@ async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_acc
     .await;
 }
 
+/// Six of ten accounts are out in whatever way, in whatever order: nobody notices, and no bad account is asked again and
+/// again (R105: exactly as often as it was in flight is held in `src/pool/tests.rs`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d19_k137_r105_six_of_ten_accounts_out_and_nobody_notices() {
+    const ROUNDS: u64 = 20;
+    let mut rng = fastrand::Rng::with_seed(19);
+    for round in 0..ROUNDS {
+        let mut tokens: Vec<String> =
+            ["429", "402", "suspended", "403", "suspicious", "daily"].map(|preset| format!("sim-{preset}")).into();
+        tokens.extend((0..4).map(|n| format!("access-{n}")));
+        rng.shuffle(&mut tokens);
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let world = World::with_tokens(&tokens, &[]).await;
+        let (world, body) = (&world, &base());
+        let answers = futures_util::stream::iter(0..500).map(|_| world.messages(body)).buffer_unordered(50);
+        let failed: Vec<String> = answers
+            .filter_map(async |reply| (reply.status != 200).then(|| format!("{}: {}", reply.status, reply.text)))
+            .collect()
+            .await;
+        assert!(failed.is_empty(), "round {round}, {tokens:?}: {failed:#?}");
+        for (token, calls) in calls_by_token(world) {
+            // Fifty requests over ten accounts, and those of the other bad ones that come to it meanwhile.
+            assert!(!token.starts_with("sim-") || calls <= 20, "round {round}: {calls} to {token}");
+        }
+    }
+}
+
+fn calls_by_token(world: &World) -> Vec<(String, u64)> {
+    let stats = world.simulated.control().stats();
+    let calls = stats["calls_by_token"].as_object().unwrap();
+    calls.iter().map(|(token, calls)| (token.clone(), calls.as_u64().unwrap())).collect()
+}
+
+/// Slow refusals: the request ends in time, with what the last account said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d20_k137_failover_time_ends_a_request() {
+    let tokens: Vec<String> = (0..10).map(|n| format!("access-{n}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let world = World::with_tokens(&tokens, &[("KIRO_FAILOVER_TIME", "1s")]).await;
+    let slow = json!({ "head_ms": 400, "http": {
+        "status": 402, "type": "ServiceQuotaExceededException", "reason": "MONTHLY_REQUEST_COUNT", "message": "limit"
+    } });
+    let began = Instant::now();
+    let reply = world.scene(&slow, json!({})).await;
+    let took = began.elapsed();
+    reply.is_error("D20", 503, "overloaded_error", "");
+    assert!((Duration::from_millis(1_150)..Duration::from_millis(3_000)).contains(&took), "{took:?}");
+    assert!((2..=3).contains(&world.upstream_calls()), "{}", world.upstream_calls());
+}
+
+/// What upstream is to blame for is tried on `KIRO_MAX_ATTEMPTS` accounts, not on all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d21_k137_a_wave_of_5xx_from_all_is_three_attempts() {
+    let tokens: Vec<String> = (0..16).map(|n| format!("access-{n}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let world = World::with_tokens(&tokens, &[]).await;
+    world.scene(&json!({ "http": { "status": 500, "message": "no" } }), json!({})).await.is_error(
+        "D21",
+        500,
+        "api_error",
+        "",
+    );
+    assert_eq!(world.upstream_calls(), 3);
+}
+
+/// Acceptance case P56: a limit is no failure and leaves no mark.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k92_p56_conversations_a_minute_over_http() {
+    let world = World::with_tokens(&["access-1", "access-2"], &[("KIRO_ACCOUNT_RPM", "2")]).await;
+    let (asked, body) = (&world, &base());
+    let replies: Vec<Reply> =
+        futures_util::stream::iter(0..6).map(|_| asked.messages(body)).buffer_unordered(6).collect().await;
+    assert_eq!(calls_by_token(&world), [("access-1".to_owned(), 2), ("access-2".to_owned(), 2)]);
+    let (good, limited): (Vec<&Reply>, Vec<&Reply>) = replies.iter().partition(|reply| reply.status == 200);
+    assert_eq!((good.len(), limited.len()), (4, 2));
+    for reply in limited {
+        reply.is_error("P56", 429, "rate_limit_error", "All accounts have had their requests of this minute");
+        let after: u64 = reply.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&after), "P56: {after}");
+    }
+    assert_eq!(world.gateway.health().accounts.healthy, 2);
+    assert!(world.accounts().iter().all(|account| account["isHealthy"] == true), "P56: no mark");
+}
+
 /// Trap 28: a 400 goes upstream once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_28_a_400_is_one_upstream_call() {
