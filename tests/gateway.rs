@@ -159,6 +159,39 @@ async fn d21_k137_a_wave_of_5xx_from_all_is_three_attempts() {
     assert_eq!(world.upstream_calls(), 3);
 }
 
+/// Acceptance case P55: two accounts are under suspicion, a third is throttled, and the fourth is not asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k90_k92_p55_under_the_brake_a_throttled_request_goes_nowhere_else() {
+    let world = World::with_tokens(&["access-1", "access-2", "sim-429", "sim-429.2"], &[]).await;
+    let now = jiff::Timestamp::now();
+    for n in 0..2 {
+        let id = format!("0000000{n}-0000-4000-8000-000000000000");
+        let until = now + jiff::SignedDuration::from_mins(30);
+        let suspected = json!({
+            "uuid": id, "isHealthy": false, "errorCount": 1, "lastErrorTime": format!("{now:.3}"),
+            "lastErrorMessage": format!("cool-down until {until:.3}: suspicious activity (1)"),
+        });
+        let mut set = redis::cmd("HSET");
+        set.arg("aiclient:pools:claude-kiro-oauth").arg(&id).arg(suspected.to_string());
+        set.query::<()>(&mut world.redis_connection()).unwrap();
+    }
+    world.gateway.pool().reload().await.unwrap();
+    for calls in 1..=2 {
+        let reply = world.messages(&base()).await;
+        reply.is_error("P55", 429, "rate_limit_error", "");
+        assert!(reply.headers.contains_key("retry-after"), "P55");
+        assert_eq!(world.upstream_calls(), calls, "P55: no fourth account");
+    }
+    let status = world.gateway.status();
+    assert!(status.braked_until.is_some());
+    let suspected = status.accounts.iter().filter(|account| {
+        account.problem.as_deref().is_some_and(|problem| problem.starts_with("suspicious, back in "))
+    });
+    assert_eq!(suspected.count(), 2, "K91");
+    let metrics = world.http.get(world.url("/metrics")).header("x-api-key", KEY).send().await.unwrap();
+    assert!(metrics.text().await.unwrap().contains("kiro_suspicion_brake 1"));
+}
+
 /// Acceptance case P56: a limit is no failure and leaves no mark.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k92_p56_conversations_a_minute_over_http() {

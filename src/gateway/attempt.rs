@@ -466,6 +466,9 @@ impl From<Result<Next, Error>> for Stumble {
 /// An account with a token that can be sent.
 async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, crate::secret::Secret), Stumble> {
     let shared = &job.shared;
+    if let Next::Again { lease, .. } = &next {
+        lease.sends_again();
+    }
     match next {
         Next::Select { after } => {
             if !after.is_zero() {
@@ -556,6 +559,7 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         model_names: &job.model_names(),
         exclude: exclude.as_deref().unwrap_or(&trail.tried),
         conversation_id: &job.conversation_id,
+        kiro_id: &job.model.kiro_id,
         only: job.account_id.as_deref(),
         ..Wanted::default()
     };
