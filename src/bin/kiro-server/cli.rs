@@ -17,7 +17,43 @@ pub fn command() -> Command {
                 .about("Check configuration, store, accounts and upstream: one line each, with the cure")
                 .after_help(
                     "Nothing is changed and no token is sent anywhere: upstream is only asked whether it answers.\n\
+                     With --live at most 40 small requests are made as one account, and what comes back is held against \
+                     what this program takes Kiro for: ✓ as expected, ≠ differs and the gateway gets along, ✗ wrong.\n\
                      Exit code: 0 all is fine, 1 something is wrong, 2 the configuration can't be read.",
+                )
+                .arg(
+                    Arg::new("live")
+                        .long("live")
+                        .action(ArgAction::SetTrue)
+                        .help("Ask Kiro itself: small requests that cost credits of one account"),
+                )
+                .arg(
+                    Arg::new("account")
+                        .long("account")
+                        .value_name("ID")
+                        .requires("live")
+                        .help("The account, by its id or the first characters of it [default: the first that can be used]"),
+                )
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("NAME,…")
+                        .requires("live")
+                        .help("These checks alone; `limits`, the largest body and picture, only runs when it is named"),
+                )
+                .arg(
+                    Arg::new("yes")
+                        .long("yes")
+                        .action(ArgAction::SetTrue)
+                        .requires("live")
+                        .help("Don't ask before the first request"),
+                )
+                .arg(
+                    Arg::new("report")
+                        .long("report")
+                        .value_name("FILE")
+                        .requires("live")
+                        .help("Write the result to a file too, as JSON without anything secret, for an issue"),
                 )
                 .arg(json()),
         )

@@ -3,6 +3,9 @@
 //! It changes nothing. Upstream is asked whether it answers, and for the usage of one account in each API region: whether
 //! it still takes our client version is seen nowhere else (K108).
 
+mod live;
+mod probe;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,6 +41,9 @@ const SHORTEST_REFRESH_TOKEN: usize = 100;
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
 
 pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, Failure> {
+    if options.get_flag("live") {
+        return live::run(config, options).await;
+    }
     let mut report = Report::default();
     report.configuration(&config, raw);
     models(&config, &mut report);

@@ -1,0 +1,288 @@
+//! `kiro-server doctor --live` (K138–K141): in today's world all is as expected; in each world that differs exactly the
+//! check that is about it says so (D22); and neither output nor report holds what went in (D23).
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+use std::process::Command;
+use std::sync::Mutex;
+
+use kiro_messages::simulator::{Running, Simulator};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const FAR: &str = "2099-01-01T00:00:00.000Z";
+const ACCOUNT: &str = "3988b973-63a3-4a5d-8b4e-0c6f1f1a2b3c";
+/// One that the simulated Kiro takes.
+const SIMULATED: &str = "arn:aws:codewhisperer:us-east-1:000000000000:profile/SIMULATED";
+/// One that names somebody.
+const ARN: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/SECRETPROFILE";
+const TOKEN: &str = "access-token-that-nobody-may-see";
+const REFRESH: &str = "refresh-token-that-nobody-may-see";
+
+struct Place {
+    folder: TempDir,
+    upstream: Running,
+    _runtime: tokio::runtime::Runtime,
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    /// One account in a file, in front of a Kiro of this world.
+    fn new(world: &Value, token: &str, arn: Option<&str>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let entered = runtime.enter();
+        let simulator = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let simulator = if world.is_null() { simulator } else { simulator.world(world.clone()).unwrap() };
+        let upstream = simulator.spawn().unwrap();
+        drop(entered);
+        let folder = tempfile::tempdir().unwrap();
+        let mut record = json!({
+            "accessToken": token, "refreshToken": REFRESH, "expiresAt": FAR, "authMethod": "social",
+        });
+        if let Some(arn) = arn {
+            record["profileArn"] = json!(arn);
+        }
+        let pool = json!({
+            "accounts": { ACCOUNT: { "uuid": ACCOUNT, "isHealthy": true } },
+            "tokens": { ACCOUNT: record },
+        });
+        let path = folder.path().join("pool.json");
+        std::fs::write(&path, pool.to_string()).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Self { folder, upstream, _runtime: runtime }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        let port = self.upstream.addr().port();
+        let output = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
+            .args(["doctor", "--live"])
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("KIRO_STORE", format!("file:{}", self.file("pool.json")))
+            .env("KIRO_UPSTREAM_URL", format!("http://127.0.0.1:{port}/generateAssistantResponse"))
+            .env("KIRO_RUNTIME_URL", format!("http://127.0.0.1:{port}/"))
+            .env("KIRO_MANAGEMENT_URL", format!("http://127.0.0.1:{port}"))
+            .env("KIRO_SOCIAL_REFRESH_URL", format!("http://127.0.0.1:{port}/refreshToken"))
+            .output()
+            .unwrap();
+        Said {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn json(&self, arguments: &[&str]) -> (i32, Value) {
+        let said = self.run(&[arguments, &["--yes", "--json"]].concat());
+        let json = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}:\n{}{}", said.out, said.err));
+        (said.code, json)
+    }
+}
+
+/// The checks whose verdict is neither ok nor that nothing was learnt, each with it.
+fn found(report: &Value) -> Vec<(String, String)> {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| (word(&line["check"]), word(&line["verdict"])))
+        .filter(|(_, verdict)| !matches!(verdict.as_str(), "ok" | "not run"))
+        .collect()
+}
+
+#[test]
+fn d22_k139_todays_world_is_as_expected() {
+    let place = Place::new(&Value::Null, TOKEN, Some(SIMULATED));
+    let before = std::fs::read(place.file("pool.json")).unwrap();
+    let (code, report) = place.json(&[]);
+    let lines = report["checks"].as_array().unwrap();
+    assert!(lines.iter().all(|line| line["verdict"] == "ok"), "{report:#}");
+    assert_eq!((code, lines.len(), &report["ok"]), (0, 18, &json!(true)));
+    let requests = report["requests"].as_u64().unwrap();
+    assert!((18..=40).contains(&requests), "{requests}");
+    assert_eq!(std::fs::read(place.file("pool.json")).unwrap(), before, "K138: no record is touched");
+
+    let text = place.run(&["--yes", "--only", "shapes, usage,limits"]);
+    assert_eq!(text.code, 0, "{}{}", text.out, text.err);
+    assert!(text.out.contains("✓ shapes") && text.out.contains("✓ limits") && text.out.contains("requests were made"));
+    assert!(text.err.contains("at most 40 small requests"), "{}", text.err);
+}
+
+/// Each preset world, and the one check that finds it.
+#[test]
+fn d22_k141_each_world_that_differs_is_found() {
+    let worlds: Vec<(Value, &str, &str)> = [
+        ("old-version", "version", "wrong"),
+        ("old-version-q", "version", "differs"),
+        ("old-version-runtime", "version", "differs"),
+        ("old-version-usage", "version", "differs"),
+        ("gone-q", "shapes", "differs"),
+        ("gone-runtime", "shapes", "differs"),
+        ("deprecated-q", "shapes", "differs"),
+        ("wrong-app", "shapes", "differs"),
+        ("no-continuation", "runtime-members", "differs"),
+        ("no-silent-fields", "runtime-members", "differs"),
+        ("usage-without-arn", "usage", "differs"),
+        ("usage-needs-arn", "usage", "differs"),
+        ("free-tier", "catalogue", "differs"),
+        ("new-model", "catalogue", "differs"),
+        ("other-windows", "catalogue", "differs"),
+        ("no-schemas", "catalogue", "differs"),
+        ("no-thinking", "reasoning", "differs"),
+        ("no-signature", "reasoning", "differs"),
+        ("signature-only", "reasoning", "differs"),
+        ("segments", "reasoning", "differs"),
+        ("no-fields", "effort", "differs"),
+        ("fields-strict", "effort", "differs"),
+        ("no-xhigh", "effort", "differs"),
+        ("no-max-tokens", "max-tokens", "differs"),
+        ("plain-schemas", "tool-schemas", "differs"),
+        ("no-result-images", "result-image", "differs"),
+        ("no-documents", "document", "differs"),
+        ("no-cache-points", "cache-point", "differs"),
+        ("no-discount", "credits", "differs"),
+        ("signature-bound", "replay", "differs"),
+        ("no-replay", "replay", "differs"),
+        ("search-down", "search", "differs"),
+        ("no-end-events", "end-order", "differs"),
+        ("other-end-order", "end-order", "differs"),
+        ("usage-window", "percentage", "differs"),
+    ]
+    .map(|(world, check, verdict)| (json!(world), check, verdict))
+    .into();
+    let wrong = Mutex::new(Vec::new());
+    let left = Mutex::new(worlds);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let Some((world, check, verdict)) = left.lock().unwrap().pop() else { return };
+                    let (code, report) = Place::new(&world, TOKEN, Some(SIMULATED)).json(&[]);
+                    let wanted = vec![(check.to_owned(), verdict.to_owned())];
+                    if found(&report) != wanted || code != i32::from(verdict == "wrong") {
+                        let seen: Vec<String> = report["checks"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .filter(|line| line["verdict"] != "ok")
+                            .map(|line| format!("{} {}: {}", line["check"], line["verdict"], line["seen"]))
+                            .collect();
+                        wrong.lock().unwrap().push(format!("{world} → {code} {}", seen.join("\n    ")));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The limits run only when they are named.
+#[test]
+fn d22_k139_small_limits_are_found() {
+    for (world, words) in [("small-bodies", "body of 135"), ("small-pictures", "picture of 250000 passes")] {
+        let (code, report) = Place::new(&json!(world), TOKEN, Some(SIMULATED)).json(&["--only", "limits"]);
+        assert_eq!(found(&report), [("limits".to_owned(), "differs".to_owned())], "{report:#}");
+        assert_eq!(code, 0);
+        assert!(report["checks"][0]["seen"].as_str().unwrap().contains(words), "{report:#}");
+        assert!(report["requests"].as_u64().unwrap() <= 10, "{report:#}");
+    }
+}
+
+/// Counts that fit the table's window are as expected.
+#[test]
+fn d22_k139_counts_that_fit_are_as_expected() {
+    let (code, report) = Place::new(&json!("token-usage"), TOKEN, Some(SIMULATED)).json(&["--only", "percentage"]);
+    assert_eq!((code, found(&report)), (0, Vec::new()));
+    assert!(report["checks"][0]["seen"].as_str().unwrap().contains("the table has 200000"), "{report:#}");
+}
+
+/// An account without an ARN where one is needed: no variant is taken.
+#[test]
+fn d22_k139_a_missing_profile_is_wrong() {
+    let (code, report) = Place::new(&json!("needs-arn"), TOKEN, None).json(&["--only", "profile"]);
+    let verdict = report["checks"][0]["verdict"].as_str().unwrap();
+    // Kiro's own ARN may stand in for it.
+    assert!(matches!((verdict, code), ("wrong", 1) | ("differs" | "ok", 0)), "{code} {report:#}");
+}
+
+/// What is said of the account ends it: nothing more is asked.
+#[test]
+fn d22_k138_it_stops_at_a_word_about_the_account() {
+    for (preset, words) in
+        [("429", "rate limited"), ("402", "quota"), ("suspicious", "suspicious"), ("suspended", "suspended")]
+    {
+        let place = Place::new(&Value::Null, &format!("sim-{preset}"), Some(SIMULATED));
+        let before = std::fs::read(place.file("pool.json")).unwrap();
+        let (code, report) = place.json(&["--only", "shapes,usage,search,document"]);
+        assert_eq!((code, &report["ok"], &report["requests"]), (1, &json!(false), &json!(1)), "{preset} {report:#}");
+        assert!(report["stopped"].as_str().unwrap().contains(words), "{preset} {report:#}");
+        assert!(report["checks"].as_array().unwrap().iter().all(|line| line["verdict"] == "not run"));
+        assert_eq!(std::fs::read(place.file("pool.json")).unwrap(), before, "K138: no mark, no counter");
+        let said = place.run(&["--yes", "--only", "shapes"]);
+        assert!(said.code == 1 && said.out.contains("It stopped before its end") && said.out.contains(words));
+    }
+}
+
+/// D23: nothing that went in, or that upstream says of the account, stands in the report or in the table.
+#[test]
+fn d23_k140_the_report_holds_nothing_secret() {
+    let told = "User d-9067aa11bb.4455 of arn:aws:codewhisperer:us-east-1:111122223333:profile/SECRETPROFILE, \
+                someone@example.org, account 111122223333, isn't allowed";
+    let refused =
+        json!({ "http": { "status": 403, "type": "AccessDeniedException", "message": told }, "everywhere": true });
+    let worlds = [Value::Null, json!({ "rules": [refused] })];
+    for world in worlds {
+        let place = Place::new(&world, TOKEN, Some(ARN));
+        let file = place.file("report.json");
+        let json = place.run(&["--yes", "--json", "--report", &file]);
+        let text = place.run(&["--yes"]);
+        let report = std::fs::read_to_string(&file).unwrap();
+        serde_json::from_str::<Value>(&report).unwrap();
+        for (name, said) in [("report", &report), ("json", &json.out), ("text", &text.out), ("stderr", &text.err)] {
+            for secret in [
+                TOKEN,
+                REFRESH,
+                ACCOUNT,
+                ARN,
+                "SECRETPROFILE",
+                "111122223333",
+                "d-9067",
+                "someone@",
+                "quick brown fox",
+                "Answer with the one word",
+                "9.11",
+                "rust programming",
+            ] {
+                assert!(!said.contains(secret), "{name} holds {secret}:\n{said}");
+            }
+        }
+        assert!(report.contains(env!("CARGO_PKG_VERSION")) && report.contains("2026-11"));
+    }
+}
+
+/// Without --yes and without anybody to ask, nothing is sent; unknown checks and flags without --live are mistakes.
+#[test]
+fn k138_it_asks_first() {
+    let place = Place::new(&Value::Null, TOKEN, Some(ARN));
+    let said = place.run(&[]);
+    assert_eq!(said.code, 2, "{}{}", said.out, said.err);
+    assert!(said.err.contains("--yes"), "{}", said.err);
+    let unknown = place.run(&["--yes", "--only", "shape"]);
+    assert!(unknown.code == 2 && unknown.err.contains("runtime-members"), "{}", unknown.err);
+    let other = place.run(&["--yes", "--account", "ffff"]);
+    assert_eq!(other.code, 1, "{}", other.err);
+    assert_eq!(place.upstream.control().stats()["requests"].as_u64().unwrap_or(0), 0);
+}
