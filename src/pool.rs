@@ -33,6 +33,7 @@ use crate::policy::brake::{self, Brake};
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
+use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
@@ -872,6 +873,34 @@ impl Pool {
         let mut inside = self.inside();
         let Inside { slots, rng, brake, .. } = &mut *inside;
         slots.get_mut(id).map(|slot| work(slot, rng, brake))
+    }
+
+    /// An account for a call that is no request of anybody's (K125): it takes no place and records nothing. None: the account
+    /// is gone or can't be used.
+    pub(crate) fn look_in(&self, id: &str) -> Option<Lease> {
+        let mut lease = self.visit(id).ok()?;
+        // Its place goes back at once.
+        lease.load.in_flight.fetch_sub(1, Ordering::AcqRel);
+        lease.load = Arc::new(Load { in_flight: AtomicU32::new(1), ..Load::default() });
+        Some(lease)
+    }
+
+    /// How many accounts have said no to the model lately, and whether one has ever answered with it (K88, K89).
+    pub fn model_votes(&self, kiro_id: &str) -> (usize, bool) {
+        let now = self.now();
+        let inside = self.inside();
+        let refuses = inside.slots.values().filter(|slot| slot.learned.refuses_model(kiro_id, now)).count();
+        (refuses, inside.slots.values().any(|slot| slot.learned.served_model(kiro_id).is_some()))
+    }
+
+    /// Each account's catalogue, as long as it counts (K125), and whether the account is healthy.
+    pub(crate) fn catalogues(&self) -> Vec<(bool, Option<Arc<Catalogue>>)> {
+        let now = self.now();
+        let of = |slot: &Slot| {
+            let catalogue = slot.learned.catalogue(now).map(|(catalogue, _)| catalogue.clone());
+            (matches!(slot.state(now), State::Healthy), catalogue)
+        };
+        self.inside().slots.values().map(of).collect()
     }
 
     /// The account's view as this token record makes it, which the snapshot may not have seen yet. The error says why

@@ -1,4 +1,5 @@
-//! The calls that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K64).
+//! The calls that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K64),
+//! models (K124).
 
 use std::time::Duration;
 
@@ -6,8 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
+use crate::policy::learned::Variant;
 use crate::policy::marks::Way;
 use crate::pool::{AccountView, Lease};
+use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::kiro::token::{self, Grant};
@@ -21,6 +24,9 @@ use super::{CALL_WITHIN, CallError, Credentials, Inner};
 const ASK_WITHIN: Duration = Duration::from_secs(20);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 256 * 1024;
+/// A page of the models is read to this size, and so many pages (K124).
+const MAX_PAGE: usize = 1024 * 1024;
+const MAX_PAGES: usize = 10;
 
 impl Credentials {
     /// What the account has used of its quota (K62): the JSON of getUsageLimits, as it came.
@@ -44,6 +50,21 @@ impl Credentials {
             }
             answer => answer,
         }
+    }
+
+    /// Every model that the account may use, as far as upstream lists them (K124): at most 10 pages within 20 s.
+    ///
+    /// # Errors
+    /// Upstream's fault, classified (§8). It says nothing about the account's health, unless it is `Suspended`.
+    pub async fn list_models(&self, lease: &Lease) -> Result<Catalogue, Fault> {
+        let bearer = self.access_token(lease).await?;
+        let view = lease.account();
+        let shape = shape_of(view);
+        let variants = view.variants();
+        let variant = lease.learned(|learned, now| learned.next_variant(shape, &variants, now).cloned());
+        let variant = variant.unwrap_or(Variant::None);
+        let all = self.0.ask_models(view, &bearer, shape, &variant);
+        tokio::time::timeout(ASK_WITHIN, all).await.unwrap_or_else(|_| Err(Fault::timeout("no answer within 20 s")))
     }
 
     /// Looks the account's profile up and remembers its ARN in the token record (K64). The lease comes back with the
@@ -160,6 +181,77 @@ impl Inner {
         Ok(first.filter(|arn| !arn.is_empty()).map(str::to_owned))
     }
 
+    /// By POST, and from the first page that is refused as an unknown call on, by GET.
+    async fn ask_models(
+        &self,
+        view: &AccountView,
+        bearer: &Secret,
+        shape: Shape,
+        variant: &Variant,
+    ) -> Result<Catalogue, Fault> {
+        let region = view.api_region(variant);
+        let root = view.url(shape, Call::Models, region);
+        let way = Way { shape, host: host_of(&root), region };
+        let heard = |outcome: Result<(), &Fault>| {
+            self.upstream.heard(Call::Models, &way, view.short_id(), outcome, self.pool.now());
+        };
+
+        let caller =
+            Caller { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
+        let headers = self.upstream.identity().headers(shape, Call::Models, &caller)?;
+        let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
+        let arn = variant.arn().filter(|arn| !arn.is_empty());
+        let path = match shape {
+            Shape::Q => "ListAvailableModels",
+            Shape::Runtime => "List-Available-Models",
+        };
+        let mut catalogue = Catalogue::default();
+        let (mut next, mut by_get) = (None::<String>, false);
+        for _ in 0..MAX_PAGES {
+            let page = loop {
+                let mut headers = headers.clone();
+                add_invocation_id(&mut headers);
+                let request = if by_get {
+                    headers.remove(CONTENT_TYPE);
+                    headers.remove("x-amz-target");
+                    let mut url = format!("{root}{path}?origin=AI_EDITOR&maxResults=50");
+                    for (name, value) in [("profileArn", arn), ("nextToken", next.as_deref())] {
+                        if let Some(value) = value {
+                            url.push_str(&format!("&{name}={}", percent_encoded(value)));
+                        }
+                    }
+                    client.get(url)
+                } else {
+                    let mut body = serde_json::Map::new();
+                    body.insert("origin".into(), "AI_EDITOR".into());
+                    body.extend(arn.map(|arn| ("profileArn".into(), arn.into())));
+                    body.insert("maxResults".into(), 50.into());
+                    body.extend(next.as_deref().map(|next| ("nextToken".into(), next.into())));
+                    client.post(&root).body(Value::from(body).to_string())
+                };
+                let answer = read_up_to(request.headers(headers), MAX_PAGE)
+                    .await
+                    .map_err(|_| Fault::network("the call broke off"))?;
+                if answer.status == 200 {
+                    heard(Ok(()));
+                    break answer.body;
+                }
+                let fault = answer.fault(view);
+                if !by_get && (fault.kind == FaultKind::Endpoint || matches!(answer.status, 404 | 405)) {
+                    by_get = true;
+                    continue;
+                }
+                heard(Err(&fault));
+                return Err(fault);
+            };
+            next = catalogue.add_page(&page).map_err(|_| Fault::protocol("models: not a JSON object"))?;
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(catalogue)
+    }
+
     /// A call with the headers of K113.
     async fn ask(
         &self,
@@ -189,13 +281,7 @@ impl Inner {
             heard(Ok(()));
             return Ok(answer.body);
         }
-        let fault = Fault::from_http(
-            answer.status,
-            answer.header("x-amzn-errortype"),
-            answer.header("retry-after"),
-            &answer.body,
-            view.is_api_key(),
-        );
+        let fault = answer.fault(view);
         heard(Err(&fault));
         Err(fault)
     }
@@ -213,18 +299,27 @@ struct Answer {
 }
 
 impl Answer {
+    fn fault(&self, view: &AccountView) -> Fault {
+        let (kind, retry_after) = (self.header("x-amzn-errortype"), self.header("retry-after"));
+        Fault::from_http(self.status, kind, retry_after, &self.body, view.is_api_key())
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
 async fn read(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
+    read_up_to(request, MAX_ANSWER).await
+}
+
+async fn read_up_to(request: reqwest::RequestBuilder, limit: usize) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() >= MAX_ANSWER {
+        if body.len() >= limit {
             break;
         }
     }

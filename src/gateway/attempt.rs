@@ -145,7 +145,10 @@ impl Shared {
         continuation_id: &str,
         variation: Variation,
     ) -> Result<Translated, Error> {
-        let models = self.models.load();
+        let mut models = self.models.load_full();
+        if self.is_refused_name(&models, request.model()) {
+            models = Arc::new(models.refusing_unknown());
+        }
         let context = Context {
             models: &models,
             fallback: self.config.model_fallback.as_deref(),

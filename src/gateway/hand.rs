@@ -113,7 +113,7 @@ impl Hand {
             let refused_fields = learned.refused_fields(shape, id, now);
             let no_fields =
                 shape == Shape::Runtime && (repaired(Remedy::WithoutFields) || learned.no_fields_on_runtime(id, now));
-            let listed = None;
+            let listed = learned.listed_model(id, job.model.alt.as_deref(), now);
             let abilities = Abilities::of(&job.model, listed, refused_fields);
             Chosen {
                 shape,

@@ -9,6 +9,7 @@
 
 mod account;
 mod attempt;
+mod catalogue;
 mod dump;
 mod ends;
 mod hand;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
+use catalogue::Discovery;
 use dump::Dumps;
 use ends::Ends;
 pub use keys::KeyCheck;
@@ -50,6 +52,7 @@ use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed, Scrape};
 use crate::policy::marks::Circuit;
+use crate::policy::names::RefusedNames;
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::kiro::fault::Fault;
@@ -105,7 +108,13 @@ pub(crate) struct Shared {
     pool: Pool,
     credentials: Credentials,
     upstream: Arc<Upstream>,
+    /// The file's table, or the embedded one.
+    table: Mutex<Models>,
+    /// What names are resolved by: the table, and what only accounts' catalogues have.
     models: ArcSwap<Models>,
+    discovery: Discovery,
+    /// Names that passed to upstream in vain (K89).
+    names: Mutex<RefusedNames>,
     keys: Keys,
     metrics: Metrics,
     ends: Ends,
@@ -272,12 +281,16 @@ impl Gateway {
         let pool = Pool::start(store.clone(), &config, clock, hooks);
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
         let keys = Keys::new(config.api_key.as_ref());
+        let (discovery, uses) = Discovery::new();
         let shared = Arc::new(Shared {
             store,
             pool,
             credentials,
             upstream,
+            table: Mutex::new(models.clone()),
             models: ArcSwap::from_pointee(models),
+            discovery,
+            names: Mutex::default(),
             keys,
             metrics: Metrics::new(),
             ends: Ends::default(),
@@ -292,6 +305,9 @@ impl Gateway {
         });
         let stop = CancellationToken::new();
         spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
+        if shared.config.model_discovery {
+            spawn(catalogue::discover(Arc::downgrade(&shared), uses, stop.clone()));
+        }
         spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         if is_below_floor(&gateway.shared.config.client_version) {
@@ -501,16 +517,14 @@ impl Gateway {
 
     /// The models of `/v1/models`, newest first; only names that begin with `claude`, unless `KIRO_MODELS_LIST=all`.
     pub fn list_models(&self) -> Vec<ModelInfo> {
-        let models = self.shared.models.load();
         let all = self.shared.config.models_list_all;
-        let shown = models.list_all().filter(|model| all || model.listed_name().starts_with("claude"));
-        shown.map(|model| model_info(model.listed_name(), model)).collect()
+        catalogue::shown(&self.shared.models.load(), &self.shared.pool.catalogues(), all)
     }
 
     /// One model, under the name that was asked for: aliases resolve to themselves (M67).
     pub fn model(&self, name: &str) -> Option<ModelInfo> {
-        let models = self.shared.models.load();
-        models.resolve(name, None).filter(|found| !found.row.passed).map(|found| model_info(name, &found.row))
+        let found = self.shared.models.load().resolve(name, None).filter(|found| !found.row.passed)?;
+        Some(catalogue::shown_as(name, &found.row, &self.shared.pool.catalogues()))
     }
 
     /// Whether one of the offered client keys is right (M2).
@@ -738,6 +752,7 @@ impl Shared {
     }
 
     fn report_success(&self, lease: Lease, record: bool) {
+        self.discovery.used(lease.account().id());
         if record {
             lease.succeeded();
         }
@@ -827,7 +842,7 @@ async fn look_around(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, 
             let Some(shared) = shared.upgrade() else { return };
             shared.look_for_key().await;
             if let Some(models) = models_file.as_mut().and_then(ModelsFile::look) {
-                shared.models.store(Arc::new(models.with_naming(naming(&shared.config))));
+                shared.set_table(models.with_naming(naming(&shared.config)));
             }
             if shared.keys.is_known() { WATCH_INTERVAL } else { FIRST_KEY_INTERVAL }
         };
@@ -878,17 +893,6 @@ pub fn store_config(config: &Config) -> StoreConfig {
 /// What names mean by the settings (TR36, TR38).
 fn naming(config: &Config) -> Naming {
     Naming { refuse_unknown: !config.model_unknown_passes, auto: config.model_auto.clone() }
-}
-
-fn model_info(name: &str, model: &Model) -> ModelInfo {
-    ModelInfo {
-        kind: "model",
-        id: name.to_owned(),
-        display_name: model.display_name.clone(),
-        created_at: model.created.clone(),
-        max_input_tokens: model.window,
-        max_tokens: model.max_output,
-    }
 }
 
 fn closed() -> Error {

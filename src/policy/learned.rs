@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::route::Shape;
 use crate::proto::translate::fields::RefusedFields;
 
@@ -106,6 +107,8 @@ pub enum Lesson {
     },
     /// The runtime shape passed without `additionalModelRequestFields` that it refused without a word (K116).
     NoFieldsOnRuntime(Arc<str>),
+    /// The account's catalogue was read (K125).
+    Catalogue(Arc<Catalogue>),
     /// A body passed without its cache points (K131).
     NoCachePoints(Arc<str>),
     /// A body passed without signed thoughts that have no text (TR44).
@@ -145,6 +148,7 @@ pub struct Learned {
     shapes_refused: Vec<(Shape, Timestamp)>,
     small_form_until: Option<Timestamp>,
     models: Vec<ModelMarks>,
+    catalogue: Option<(Arc<Catalogue>, Timestamp)>,
 }
 
 impl Learned {
@@ -187,6 +191,7 @@ impl Learned {
                 fields.push((shape, refused, now + HOUR));
             }
             Lesson::NoFieldsOnRuntime(id) => self.model(id, now).no_fields_until = Some(now + DAY),
+            Lesson::Catalogue(catalogue) => self.catalogue = Some((catalogue, now)),
             Lesson::NoCachePoints(id) => self.model(id, now).no_cache_points_until = Some(now + HOUR),
             Lesson::NoEmptyThoughts(id) => self.model(id, now).no_empty_thoughts_until = Some(now + HOUR),
         }
@@ -252,6 +257,25 @@ impl Learned {
     /// Whether the runtime shape takes no `additionalModelRequestFields` of this model.
     pub fn no_fields_on_runtime(&self, kiro_id: &str, now: Timestamp) -> bool {
         self.find(kiro_id).and_then(|model| model.no_fields_until).is_some_and(|until| until > now)
+    }
+
+    /// The account's catalogue, for a day after it was read (K125), and when that was.
+    pub fn catalogue(&self, now: Timestamp) -> Option<&(Arc<Catalogue>, Timestamp)> {
+        self.catalogue.as_ref().filter(|(_, read)| *read + DAY > now)
+    }
+
+    /// The model's entry in the catalogue; `alt` is the other id of its row.
+    pub fn listed_model(&self, kiro_id: &str, alt: Option<&str>, now: Timestamp) -> Option<&Listed> {
+        let (catalogue, _) = self.catalogue(now)?;
+        catalogue.get(kiro_id).or_else(|| catalogue.get(alt?))
+    }
+
+    /// Whether the account has a catalogue that counts and the model isn't in it (K127): the account comes after those that
+    /// have it. One that has answered with the model within the day is not behind: lists are incomplete for some models.
+    pub fn lacks_model(&self, kiro_id: &str, alt: Option<&str>, now: Timestamp) -> bool {
+        let known = self.catalogue(now).is_some_and(|(catalogue, _)| !catalogue.models().is_empty());
+        let served = || self.served_model(kiro_id).is_some_and(|at| at + DAY > now);
+        known && self.listed_model(kiro_id, alt, now).is_none() && !served()
     }
 
     /// Whether cache points are refused.
@@ -360,6 +384,35 @@ mod tests {
         }
         assert_eq!(learned.models.len(), MOST_MODELS);
         assert!(learned.refuses_model("m999", at(1_000)) && !learned.refuses_model("m1", at(1_000)));
+    }
+
+    #[test]
+    fn k129_refused_fields_are_of_a_shape_and_an_hour() {
+        let mut learned = Learned::default();
+        let fields = RefusedFields { display: true, ..RefusedFields::default() };
+        let refused = |fields| Lesson::FieldsRefused { kiro_id: "m".into(), shape: Shape::Q, refused: fields };
+        learned.learn(refused(RefusedFields { thinking: true, ..fields }), at(0));
+        learned.learn(refused(fields), at(0));
+        assert_eq!(learned.refused_fields(Shape::Q, "m", at(3_599)), fields);
+        assert_eq!(learned.refused_fields(Shape::Q, "m", at(3_600)), RefusedFields::default());
+        assert_eq!(learned.refused_fields(Shape::Runtime, "m", at(0)), RefusedFields::default());
+    }
+
+    #[test]
+    fn k127_an_account_whose_fresh_catalogue_lacks_the_model() {
+        let mut learned = Learned::default();
+        assert!(!learned.lacks_model("claude-opus-5", None, at(0)), "nothing is known");
+        let mut catalogue = Catalogue::default();
+        learned.learn(Lesson::Catalogue(Arc::new(catalogue.clone())), at(0));
+        assert!(!learned.lacks_model("claude-opus-5", None, at(0)), "an empty one says nothing");
+        catalogue.add_page(br#"{"models":[{"modelId":"claude-sonnet-4.5"},{"modelId":"OLD"}]}"#).unwrap();
+        learned.learn(Lesson::Catalogue(Arc::new(catalogue)), at(0));
+        assert!(learned.lacks_model("claude-opus-5", None, at(1)));
+        assert!(!learned.lacks_model("claude-sonnet-4.5", None, at(1)));
+        assert!(!learned.lacks_model("claude-sonnet-4", Some("old"), at(1)));
+        assert!(!learned.lacks_model("claude-opus-5", None, at(86_400)), "too old");
+        learned.learn(Lesson::ModelServed("claude-opus-5".into()), at(2));
+        assert!(!learned.lacks_model("claude-opus-5", None, at(3)));
     }
 
     #[test]

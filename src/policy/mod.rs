@@ -5,5 +5,6 @@ pub mod brake;
 pub mod health;
 pub mod learned;
 pub mod marks;
+pub mod names;
 pub mod retry;
 pub mod select;

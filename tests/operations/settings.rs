@@ -393,6 +393,60 @@ effects! {
         let place = Place::new(&[("KIRO_MODEL_FALLBACK", "claude-sonnet-4-5")]).await;
         assert_eq!(place.ask(unknown()).await.unwrap()["model"], "claude-of-tomorrow");
     }
+    KIRO_MODEL_UNKNOWN: model_unknown => {
+        let unknown = || with(json!({ "model": "claude-poet-7-1-20270101" }));
+        let refusing = Place::new(&[("KIRO_MODEL_UNKNOWN", "refuse")]).await;
+        assert_eq!(refusing.ask(unknown()).await.unwrap_err().code(), Code::NotFound);
+        let passing = Place::new(&[]).await;
+        // Whether it is one is for upstream to say.
+        let _served = passing.ask(unknown()).await;
+        let sent = passing.last_request()["body"].as_str().unwrap().to_owned();
+        assert!(sent.contains(r#""modelId":"claude-poet-7.1""#), "{sent}");
+    }
+    KIRO_MODEL_AUTO: model_auto => {
+        for (said, model) in [("auto", "auto"), ("claude-sonnet-4-5", "claude-sonnet-4.5")] {
+            let place = Place::new(&[("KIRO_MODEL_AUTO", said)]).await;
+            place.ask(with(json!({ "model": "auto" }))).await.unwrap();
+            let sent = place.last_request()["body"].as_str().unwrap().to_owned();
+            assert!(sent.contains(&format!(r#""modelId":"{model}""#)), "{said}: {sent}");
+        }
+    }
+    KIRO_MODEL_DISCOVERY: model_discovery => {
+        // What no account has isn't listed, once that is known.
+        let file = json!([
+            { "kiro_id": "claude-sonnet-4.5", "names": ["claude-sonnet-4-5"], "display_name": "d", "created": "2025-09-29T00:00:00Z", "window": 1, "max_output": 1 },
+            { "kiro_id": "claude-nobodys", "names": ["claude-nobodys"], "display_name": "d", "created": "2025-09-29T00:00:00Z", "window": 1, "max_output": 1 },
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("models.json");
+        std::fs::write(&path, file.to_string()).unwrap();
+        let table = ("KIRO_MODELS_FILE", path.to_str().unwrap());
+        let lists = |place: &Place, id: &str| place.gateway.list_models().iter().any(|model| model.id == id);
+        let (on, off) = (Place::new(&[table]).await, Place::new(&[table, ("KIRO_MODEL_DISCOVERY", "off")]).await);
+        assert!(lists(&on, "claude-nobodys"), "nobody was asked before the first answer");
+        for place in [&on, &off] {
+            place.ask(base()).await.unwrap();
+        }
+        within_10_s("the catalogue", || !lists(&on, "claude-nobodys") && lists(&on, "claude-sonnet-4-5")).await;
+        assert!(on.gateway.model("claude-sonnet-4-5").unwrap().max_input_tokens > 1, "the account's figure");
+        assert!(lists(&off, "claude-nobodys"));
+    }
+    KIRO_MODELS_LIST: models_list => {
+        let listed = async |word| {
+            let models = Place::new(&[("KIRO_MODELS_LIST", word)]).await.gateway.list_models();
+            models.iter().any(|model| model.id == "gpt-5.6-sol")
+        };
+        assert!(listed("all").await && !listed("claude").await);
+    }
+    KIRO_MAX_TOKENS: max_tokens => {
+        let body = || with(json!({ "model": "claude-opus-5-5", "max_tokens": 64_000 }));
+        for (word, sent) in [("forward", true), ("ignore", false)] {
+            let place = Place::new(&[("KIRO_MAX_TOKENS", word)]).await;
+            place.ask(body()).await.unwrap();
+            let body = place.last_request()["body"].as_str().unwrap().to_owned();
+            assert_eq!(body.contains(r#""additionalModelRequestFields":{"max_tokens":64000}"#), sent, "{word}: {body}");
+        }
+    }
     KIRO_CACHE_POINTS: cache_points => {
         let block = json!([{ "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } }]);
         let body = || with(json!({ "messages": [{ "role": "user", "content": block }] }));

@@ -1,0 +1,89 @@
+//! The models of accounts: asked for in the background, shown, and passed on (wire-2026-11.md §3).
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+#[path = "support/world.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod world;
+
+use std::time::{Duration, Instant};
+
+use kiro_messages::gateway::ModelInfo;
+use serde_json::json;
+use world::{World, base, with};
+
+/// Calls of ListAvailableModels that the simulated Kiro has seen.
+fn asked(world: &World) -> u64 {
+    world.simulated.control().stats()["shapes"]["q"]["models"]["count"].as_u64().unwrap_or(0)
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn listed(world: &World, id: &str) -> Option<ModelInfo> {
+    world.gateway.list_models().into_iter().find(|model| model.id == id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a99_k124_k125_k126_m86_a_catalogue_of_three_pages() {
+    let world = World::new(&[]).await;
+    let more = json!({ "more_models": [{ "id": "claude-opus-9.9", "window": 2_000_000 }], "models_page": 9 });
+    world.simulated.control().world(more).unwrap();
+    assert!(listed(&world, "claude-opus-9-9").is_none());
+    assert_eq!(asked(&world), 0, "nobody is asked before the first answer");
+    assert_eq!(world.messages(&base()).await.status, 200);
+    until("no catalogue", || listed(&world, "claude-opus-9-9").is_some()).await;
+    assert_eq!(asked(&world), 3);
+    let found = listed(&world, "claude-opus-9-9").unwrap();
+    assert_eq!((found.max_input_tokens, &*found.created_at), (2_000_000, "1970-01-01T00:00:00Z"));
+    let last = world.gateway.list_models().pop().unwrap();
+    assert_eq!(last.id, "claude-opus-9-9");
+    // Every page came from one account, which has no old model.
+    assert!(listed(&world, "claude-opus-5-5").is_some() && listed(&world, "gpt-5.6-sol").is_none());
+    assert_eq!(world.gateway.model("claude-opus-9-9[1m]").unwrap().max_input_tokens, 2_000_000);
+    assert!(world.gateway.model("claude-opus-9-8").is_none(), "it passes, but nobody knows it");
+    assert_eq!(world.messages(&with(json!({ "model": "claude-opus-9-9" }))).await.status, 200);
+    for _ in 0..5 {
+        assert_eq!(world.messages(&base()).await.status, 200);
+    }
+    assert_eq!(asked(&world), 3, "an hour hasn't passed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k124_by_get_where_the_post_is_unknown() {
+    let world = World::new(&[]).await;
+    let unknown = json!({ "on": "models", "token": "access-1", "scenarios": [{ "http": { "status": 404, "type": "UnknownOperationException" } }] });
+    world.simulated.control().script(unknown).unwrap();
+    world
+        .simulated
+        .control()
+        .world(json!({ "more_models": [{ "id": "claude-opus-9.9" }], "models_page": 20 }))
+        .unwrap();
+    assert_eq!(world.messages(&base()).await.status, 200);
+    until("no catalogue", || listed(&world, "claude-opus-9-9").is_some()).await;
+    let requests = &world.simulated.control().stats()["requests"];
+    assert_eq!(asked(&world), 3, "one that is refused, two pages: {requests}");
+    assert_eq!(requests["GET /ListAvailableModels"], 2, "{requests}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a100_k125_a_catalogue_that_fails_or_hangs_is_on_no_requests_path() {
+    let world = World::new(&[("KIRO_MAX_INFLIGHT_PER_ACCOUNT", "1")]).await;
+    let hang =
+        json!({ "on": "models", "token": "access-1", "scenarios": [{ "head_ms": 60_000, "http": { "status": 500 } }] });
+    world.simulated.control().script(hang).unwrap();
+    let began = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(world.messages(&base()).await.status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(listed(&world, "claude-opus-5-5").unwrap().max_input_tokens, 1_000_000, "the table's");
+}
