@@ -6,15 +6,17 @@
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::{Estimator, request_tokens};
+use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
-    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, translate,
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, translate,
 };
 use serde_json::{Value, json};
 
@@ -23,6 +25,12 @@ criterion_main!(benches);
 
 const MEGABYTE: usize = 1 << 20;
 
+static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
+    conversation: "00000000-0000-4000-8000-000000000001".into(),
+    continuation: "00000000-0000-4000-8000-000000000002".into(),
+    key: ConversationKey::default(),
+});
+
 fn context() -> Context<'static> {
     Context {
         models: Models::embedded(),
@@ -30,9 +38,8 @@ fn context() -> Context<'static> {
         system_text: SystemPlace::Pair,
         cache_points: CachePoints::Off,
         cache_limit: MAX_CACHE_POINTS,
-        session_header: None,
-        random_conversation_id: "00000000-0000-4000-8000-000000000001",
-        continuation_id: "00000000-0000-4000-8000-000000000002",
+        ids: &IDS,
+        replay: Replay::Everything,
         leave_out: LeaveOut::default(),
         other_model_id: false,
     }

@@ -250,6 +250,8 @@ function callOf(options = {}) {
     native: {
       requestId: text(requestId, 'options.requestId'),
       session: headerOf(headers, 'x-claude-code-session-id'),
+      gatewaySession: headerOf(headers, 'x-session-id'),
+      clientKey: headerOf(headers, 'x-api-key') ?? headerOf(headers, 'authorization'),
       accountId: text(accountId, 'options.accountId'),
       system: words,
       overwrite: mode === 'overwrite',

@@ -519,6 +519,30 @@ pub const SETTINGS: &[Setting] = &[
         "Cache points upstream: client (on is its old name): where the client set cache_control; auto: behind the system text and the last answer.",
     ),
     row(
+        "KIRO_AFFINITY",
+        "",
+        "affinity",
+        "conversation",
+        Form::Word(&["conversation", "off"]),
+        "conversation: a conversation stays with its account while that one can serve; off: each request takes the next one.",
+    ),
+    row(
+        "KIRO_CONVERSATION_ID",
+        "",
+        "conversationId",
+        "derive",
+        Form::Word(&["derive", "random"]),
+        "Where a client names no conversation: derive, the same id for each of its turns; random, a new one each time.",
+    ),
+    row(
+        "KIRO_ID_SECRET",
+        "",
+        "idSecret",
+        "",
+        Form::Secret,
+        "Secret of derived ids, at least 16 characters. Empty: one that all processes of the store share.",
+    ),
+    row(
         "KIRO_SYSTEM_TEXT",
         "",
         "systemText",
@@ -967,6 +991,9 @@ impl RawConfig {
                 "auto" => CachePoints::Auto,
                 _ => CachePoints::Off,
             },
+            affinity: self.word("KIRO_AFFINITY")? == "conversation",
+            derive_conversation_id: self.word("KIRO_CONVERSATION_ID")? == "derive",
+            id_secret: self.id_secret()?,
             system_text: match self.word("KIRO_SYSTEM_TEXT")?.as_str() {
                 "fold" => SystemPlace::Fold,
                 _ => SystemPlace::Pair,
@@ -992,6 +1019,17 @@ impl RawConfig {
 
     fn is_said_any_redis_part(&self) -> bool {
         ["REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"].iter().any(|name| self.is_said(name))
+    }
+
+    /// What is shorter could be guessed (R103).
+    fn id_secret(&self) -> Result<Option<Secret>, ConfigError> {
+        match self.text("KIRO_ID_SECRET") {
+            text if text.is_empty() => Ok(None),
+            text if text.chars().count() < 16 => {
+                Err(ConfigError::new("KIRO_ID_SECRET: must have at least 16 characters"))
+            }
+            text => Ok(Some(Secret::new(text))),
+        }
     }
 
     fn tls_files(&self) -> Result<Option<TlsFiles>, ConfigError> {
@@ -1281,6 +1319,12 @@ pub struct Config {
     pub forward_max_tokens: bool,
     /// `KIRO_CACHE_POINTS`.
     pub cache_points: CachePoints,
+    /// `KIRO_AFFINITY=conversation` (R101).
+    pub affinity: bool,
+    /// `KIRO_CONVERSATION_ID=derive`.
+    pub derive_conversation_id: bool,
+    /// `KIRO_ID_SECRET`; none: the store has it (R103).
+    pub id_secret: Option<Secret>,
     /// `KIRO_SYSTEM_TEXT`.
     pub system_text: SystemPlace,
     /// `KIRO_MAX_CLIENT_CONNS`.

@@ -26,6 +26,7 @@ pub use histogram::{Histogram, Observed};
 pub use table::{Description, Kind, Label, METRICS};
 
 use crate::error::Code;
+use crate::policy::affinity::Turn;
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
 use crate::store::{LATENCY_BOUNDS, Latency};
@@ -86,6 +87,8 @@ pub struct Metrics {
     shapes: Family<OneLabel, Count>,
     fields_refused: Family<OneLabel, Count>,
     refused_models: Mutex<Vec<String>>,
+    affinity: Family<OneLabel, Count>,
+    reasoning: Family<OneLabel, Count>,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
@@ -171,6 +174,8 @@ impl Metrics {
             shapes: add(&mut registry, &table::SHAPES, Family::default()),
             fields_refused: add(&mut registry, &table::FIELDS_REFUSED, Family::default()),
             refused_models: Mutex::default(),
+            affinity: add(&mut registry, &table::AFFINITY, Family::default()),
+            reasoning: add(&mut registry, &table::REASONING, Family::default()),
             frames: add(&mut registry, &table::FRAMES, Count::default()),
             upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
             downstream_bytes: add(&mut registry, &table::DOWNSTREAM_WRITTEN, Count::default()),
@@ -186,6 +191,12 @@ impl Metrics {
         }
         for shape in Shape::ALL {
             drop(metrics.without_end.get_or_create(&vec![("shape", shape.as_str().to_owned())]));
+        }
+        for turn in [Turn::Home, Turn::Older, Turn::Moved, Turn::New] {
+            drop(metrics.affinity.get_or_create(&vec![("result", turn.as_str().to_owned())]));
+        }
+        for result in ["sent", "left_out", "refused"] {
+            drop(metrics.reasoning.get_or_create(&vec![("result", result.to_owned())]));
         }
         drop(metrics.attempts.get_or_create(&vec![("outcome", "ok".to_owned())]));
         for kind in FaultKind::ALL {
@@ -246,6 +257,16 @@ impl Metrics {
         }
         let model = if known || models.last().is_some_and(|last| last == model) { model } else { "other" };
         self.fields_refused.get_or_create(&vec![("model", model.to_owned()), ("member", member.to_owned())]).inc();
+    }
+
+    /// Counts an answer by what its account was to the conversation (R101).
+    pub fn count_affinity(&self, turn: Turn) {
+        self.affinity.get_or_create(&vec![("result", turn.as_str().to_owned())]).inc();
+    }
+
+    /// Counts a request with signed thinking in its history: `sent`, `left_out`, `refused` (TR44).
+    pub fn count_reasoning(&self, result: &'static str) {
+        self.reasoning.get_or_create(&vec![("result", result.to_owned())]).inc();
     }
 
     /// Counts events of unknown types by name.

@@ -176,6 +176,8 @@ pub struct Wanted<'a> {
     pub exclude: &'a [AccountId],
     /// What [`Strategy::Sticky`] goes by.
     pub conversation_id: &'a str,
+    /// The accounts that the conversation stays with, the first that may be taken: its home, then former ones (R101).
+    pub homes: &'a [AccountId],
     /// The model as Kiro calls it: accounts that lately said no to it are left out (K88). Empty: none is.
     pub kiro_id: &'a str,
     /// How well an account fits beside its health; none: all the same.
@@ -463,6 +465,7 @@ struct OwnedWanted {
     exclude: Vec<AccountId>,
     conversation_id: String,
     kiro_id: String,
+    homes: Vec<AccountId>,
     fit: Option<Fit>,
     only: Option<String>,
 }
@@ -981,9 +984,12 @@ impl Pool {
         let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
         // Those that said no to the model, and those that may serve it when they are back (K88).
         let (mut said_no, mut resting, mut without_profile) = (false, false, false);
+        let mut passing = false;
         for slot in inside.slots.values() {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
-            match select::rank(&candidate, limits.in_flight) {
+            let rank = select::rank(&candidate, limits.in_flight);
+            passing |= wanted.homes.first() == Some(&slot.view.id) && rank.is_err_and(Refusal::is_limit);
+            match rank {
                 Ok(tier) => ranked.push((tier, candidate)),
                 Err(Refusal::Busy | Refusal::Probing) => busy = true,
                 Err(Refusal::Paced(until)) => paced = Some(paced.map_or(until, |soonest| soonest.min(until))),
@@ -995,7 +1001,8 @@ impl Pool {
             }
         }
         let strategy = self.0.settings.strategy;
-        let ticket = if ranked.is_empty() || strategy == Strategy::Sticky {
+        let kept = select::keep(&ranked, wanted.homes);
+        let ticket = if kept.is_some() || ranked.is_empty() || strategy == Strategy::Sticky {
             0
         } else {
             let (ticket, fetch) = inside.tickets.take();
@@ -1004,7 +1011,8 @@ impl Pool {
             }
             ticket
         };
-        let chosen = select::choose(&ranked, strategy, ticket, wanted.conversation_id)
+        let chosen = kept
+            .or_else(|| select::choose(&ranked, strategy, ticket, wanted.conversation_id))
             .and_then(|index| ranked.get(index))
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
@@ -1038,7 +1046,9 @@ impl Pool {
         match inside.slots.get_mut(&id) {
             Some(slot) => {
                 slot.sends(&self.0.settings, now);
-                Ok(self.lease(slot, now, Purpose::Request))
+                let mut lease = self.lease(slot, now, Purpose::Request);
+                lease.passing = passing;
+                Ok(lease)
             }
             None => Err(NoAccount { why: Why::Unavailable, retry_after: None }),
         }
@@ -1074,6 +1084,7 @@ impl Pool {
             load: slot.load.clone(),
             started: now,
             half_open,
+            passing: false,
             purpose,
             bearer: Mutex::new(None),
         }
@@ -1100,10 +1111,10 @@ impl Pool {
         let mut queue = std::mem::take(&mut inside.queue);
         queue.retain(|waiter| !waiter.place.is_closed());
         while let Some(waiter) = queue.pop_front() {
-            let OwnedWanted { model_names, exclude, conversation_id, kiro_id, fit, only } = &waiter.wanted;
+            let OwnedWanted { model_names, exclude, conversation_id, kiro_id, homes, fit, only } = &waiter.wanted;
             let model_names: Vec<&str> = model_names.iter().map(String::as_str).collect();
             let (fit, only) = (fit.as_ref(), only.as_deref());
-            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, kiro_id, fit, only };
+            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, kiro_id, homes, fit, only };
             match self.select_in(inside, &wanted, now) {
                 Ok(lease) => unwanted.extend(waiter.place.send(lease).err()),
                 Err(_) => inside.queue.push_back(waiter),
@@ -1350,6 +1361,7 @@ pub struct Lease {
     load: Arc<Load>,
     started: Timestamp,
     half_open: bool,
+    passing: bool,
     purpose: Purpose,
     /// The bearer token that was handed out last: the one that upstream rejects.
     bearer: Mutex<Option<Secret>>,
@@ -1365,6 +1377,11 @@ enum Purpose {
 }
 
 impl Lease {
+    /// Nothing but a limit kept the request from its conversation's home: the conversation stays there (R101).
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
     /// The account.
     pub fn account(&self) -> &Arc<AccountView> {
         &self.view
@@ -1690,6 +1707,7 @@ impl Wanted<'_> {
             exclude: self.exclude.to_vec(),
             conversation_id: self.conversation_id.to_owned(),
             kiro_id: self.kiro_id.to_owned(),
+            homes: self.homes.to_vec(),
             fit: self.fit.cloned(),
             only: self.only.map(str::to_owned),
         }

@@ -348,8 +348,8 @@ async fn close_lets_streams_finish_and_cuts_the_rest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uses_are_shared_out_and_counted() {
     let world = World::with_tokens(&["a-1", "a-2", "a-3"], &[]).await;
-    for _ in 0..30 {
-        assert_eq!(world.scene(&json!({ "text": "x" }), json!({})).await.status, 200);
+    for n in 0..30 {
+        assert_eq!(world.scene(&json!({ "text": format!("x{n}") }), json!({})).await.status, 200);
     }
     world.gateway.close(Duration::from_secs(2)).await;
     let counts: Vec<u64> = world.accounts().iter().map(|account| account["usageCount"].as_u64().unwrap()).collect();

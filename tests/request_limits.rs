@@ -2,18 +2,26 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
+use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
-    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, Translated, translate,
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, Translated, translate,
 };
 
 const Q: Form<'_> = Form::full(Shape::Q);
+
+static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
+    conversation: "00000000-0000-4000-8000-000000000001".into(),
+    continuation: "00000000-0000-4000-8000-000000000002".into(),
+    key: ConversationKey::default(),
+});
 
 fn context() -> Context<'static> {
     Context {
@@ -22,9 +30,8 @@ fn context() -> Context<'static> {
         system_text: SystemPlace::Pair,
         cache_points: CachePoints::Off,
         cache_limit: MAX_CACHE_POINTS,
-        session_header: None,
-        random_conversation_id: "00000000-0000-4000-8000-000000000001",
-        continuation_id: "00000000-0000-4000-8000-000000000002",
+        ids: &IDS,
+        replay: Replay::Everything,
         leave_out: LeaveOut::default(),
         other_model_id: false,
     }
@@ -144,12 +151,12 @@ fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
 fn tr5_ids_and_settings_go_through() {
     let body = with("", r#""x""#);
     let translated = run(body.as_bytes()).unwrap();
-    assert_eq!(translated.conversation_id, context().random_conversation_id);
     assert_eq!(translated.model.kiro_id, "claude-sonnet-4.5");
     assert!(!translated.thinking && !translated.sent_reasoning);
     let body: serde_json::Value =
         serde_json::from_slice(&translated.body.render(&Form { profile_arn: Some("arn"), ..Q })).unwrap();
-    assert_eq!(body["conversationState"]["agentContinuationId"], context().continuation_id);
+    assert_eq!(body["conversationState"]["conversationId"], IDS.conversation);
+    assert_eq!(body["conversationState"]["agentContinuationId"], IDS.continuation);
     assert_eq!(body["profileArn"], "arn");
 }
 

@@ -1,19 +1,26 @@
 //! The request half over any bytes: the entry of the fuzz target `request` and of `tests/request_fuzz.rs`.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::estimate::request_tokens;
+use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
-    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, SystemPlace, Translated, translate,
+    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, translate,
 };
 use serde_json::Value;
 
-const RANDOM_ID: &str = "00000000-0000-4000-8000-000000000001";
 const FORM: Form<'_> = Form { profile_arn: Some("arn"), ..Form::full(Shape::Q) };
+
+static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
+    conversation: "00000000-0000-4000-8000-000000000001".into(),
+    continuation: "00000000-0000-4000-8000-000000000002".into(),
+    key: ConversationKey::default(),
+});
 
 /// Any bytes as a body.
 pub fn run(data: &[u8]) {
@@ -42,9 +49,8 @@ pub fn check(request: &Request<'_>) -> Value {
         system_text: SystemPlace::Pair,
         cache_points: CachePoints::Client,
         cache_limit: MAX_CACHE_POINTS,
-        session_header: None,
-        random_conversation_id: RANDOM_ID,
-        continuation_id: "00000000-0000-4000-8000-000000000002",
+        ids: &IDS,
+        replay: Replay::Everything,
         leave_out: LeaveOut::default(),
         other_model_id: false,
     };
@@ -52,7 +58,7 @@ pub fn check(request: &Request<'_>) -> Value {
     let bytes = translated.body.render(&FORM);
     assert_eq!(translate(request, &context).unwrap().body.render(&FORM), bytes, "deterministic");
     let body: Value = serde_json::from_slice(&bytes).unwrap();
-    check_body(&body, &translated);
+    check_body(&body);
 
     let plain =
         translate(request, &Context { leave_out: LeaveOut { reasoning: true, ..LeaveOut::default() }, ..context })
@@ -90,10 +96,10 @@ fn check_json(data: &[u8], refusal: Option<String>) {
     }
 }
 
-fn check_body(body: &Value, translated: &Translated) {
+fn check_body(body: &Value) {
     let state = body["conversationState"].as_object().unwrap();
     no_nulls(body);
-    assert_eq!(state["conversationId"], translated.conversation_id);
+    assert_eq!(state["conversationId"], IDS.conversation);
     let current = &state["currentMessage"]["userInputMessage"];
     let context = &current["userInputMessageContext"];
 

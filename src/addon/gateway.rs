@@ -64,6 +64,8 @@ pub struct KiroGateway {
 pub struct How {
     pub request_id: Option<String>,
     pub session: Option<String>,
+    pub gateway_session: Option<String>,
+    pub client_key: Option<String>,
     pub account_id: Option<String>,
     pub system: Option<String>,
     /// Whether `system` takes the place of the request's.
@@ -447,6 +449,8 @@ impl How {
         Call {
             request_id: Some(self.request_id.filter(usable).unwrap_or_else(|| gateway.new_request_id())),
             session: self.session,
+            gateway_session: self.gateway_session,
+            client_key: self.client_key.as_deref().map(crate::gateway::client_key_hash),
             account_id: self.account_id,
             system: self.system.map(|text| (mode(self.overwrite), text)),
             record: self.record,

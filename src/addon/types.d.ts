@@ -31,7 +31,7 @@ export interface CallOptions {
   signal?: AbortSignal
   /** Goes into logs and into `request-id`; `[A-Za-z0-9._-]{1,128}`, else a new one is made. */
   requestId?: string
-  /** The client's headers, in any case. `x-claude-code-session-id` keeps a conversation together. */
+  /** The client's headers, in any case. `x-claude-code-session-id`, else `x-session-id`, keeps a conversation together; a client key tells clients apart. */
   headers?: IncomingHttpHeaders | Record<string, string>
   /**
    * Use this account only: no selection, no failover, whatever the account's state. One forced refresh and one more try

@@ -23,8 +23,9 @@ use crate::proto::messages::request::{Request, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::fields::Asked;
+use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Model;
-use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Translated, translate};
+use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Replay, Translated, translate};
 use crate::upstream::{Body, Target};
 
 /// What stays the same over all attempts of one request.
@@ -33,12 +34,15 @@ pub(super) struct Job {
     /// The client's bytes, for the one case in which they are translated again (TR31).
     pub(super) client_body: Bytes,
     pub(super) system: Option<(SystemMode, String)>,
-    pub(super) session: Option<String>,
-    pub(super) continuation_id: String,
+    /// The request with the thoughts of `meant`.
     pub(super) written: Written,
+    /// The account that the reasoning is written for (TR45).
+    pub(super) meant: Option<AccountId>,
+    pub(super) ids: Ids,
+    /// The request has an assistant message: its conversation may be known elsewhere (R102).
+    pub(super) has_history: bool,
     /// For the fields of each attempt (TR40).
     pub(super) asked: Asked,
-    pub(super) conversation_id: String,
     pub(super) model: Arc<Model>,
     /// The model as the client named it.
     pub(super) client_model: String,
@@ -59,6 +63,10 @@ pub(super) struct Written {
     pub(super) body: KiroBody,
     /// It holds `reasoningContent`.
     pub(super) reasoning: bool,
+    /// It holds reasoning without text.
+    pub(super) empty_thoughts: bool,
+    /// Reasoning was kept back that isn't the account's (TR44).
+    withheld: bool,
     /// It holds a cache point.
     pub(super) cache_points: bool,
 }
@@ -68,6 +76,8 @@ impl Written {
         Self {
             body: translated.body.clone(),
             reasoning: translated.sent_reasoning,
+            empty_thoughts: translated.sent_empty_thoughts,
+            withheld: translated.withheld_reasoning,
             cache_points: translated.sent_cache_points,
         }
     }
@@ -75,6 +85,7 @@ impl Written {
     /// Whether the request reads otherwise in this variation.
     fn differs(&self, job: &Job, variation: Variation) -> bool {
         (variation.leave_out.reasoning && self.reasoning)
+            || (variation.leave_out.empty_thoughts && self.empty_thoughts)
             || (variation.leave_out.cache_points && self.cache_points)
             || (variation.other_model_id && job.model.alt.is_some())
     }
@@ -119,17 +130,11 @@ impl Job {
         })
     }
 
-    /// The Kiro request in another variation.
-    fn write(&self, variation: Variation) -> Result<Written, Error> {
+    /// The Kiro request in a variation, with the thoughts of this account.
+    fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Written, Error> {
         over(self.client_body.len(), || {
             let request = read_request(&self.client_body, self.system.as_ref())?;
-            let translated = self.shared.translate(
-                &request,
-                self.session.as_deref(),
-                &self.conversation_id,
-                &self.continuation_id,
-                variation,
-            )?;
+            let translated = self.shared.translate(&request, &self.ids, account, variation)?;
             Ok(Written::of(&translated))
         })
     }
@@ -140,9 +145,8 @@ impl Shared {
     pub(super) fn translate(
         &self,
         request: &Request<'_>,
-        session: Option<&str>,
-        random_conversation_id: &str,
-        continuation_id: &str,
+        ids: &Ids,
+        account: Option<&AccountId>,
         variation: Variation,
     ) -> Result<Translated, Error> {
         let mut models = self.models.load_full();
@@ -155,13 +159,13 @@ impl Shared {
             system_text: self.config.system_text,
             cache_points: self.config.cache_points,
             cache_limit: MAX_CACHE_POINTS,
-            session_header: session,
-            random_conversation_id,
-            continuation_id,
+            ids,
+            replay: Replay::Nothing,
             leave_out: variation.leave_out,
             other_model_id: variation.other_model_id,
         };
-        let mut translated = translate(request, &context)?;
+        let mut translated =
+            self.with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
         if !self.config.forward_max_tokens {
             translated.asked.max_tokens = None;
         }
@@ -186,6 +190,12 @@ pub(super) struct Trail {
     leave_out: LeaveOut,
     /// The body to send when it isn't the job's.
     other: Option<(Variation, Written)>,
+    /// In place of [`Job::written`] and [`Job::meant`], when another process knows the conversation's home (R102).
+    home: Option<(AccountId, Written)>,
+    /// See [`Wanted::homes`]; none before the first selection.
+    homes: Option<Vec<AccountId>>,
+    /// What became of earlier thinking is counted once a request.
+    reasoning_counted: bool,
     account: Option<String>,
     /// The last account had no token to send.
     tokenless: bool,
@@ -228,6 +238,9 @@ impl Trail {
             rng,
             leave_out: LeaveOut::default(),
             other: None,
+            home: None,
+            homes: None,
+            reasoning_counted: false,
             account: None,
             tokenless: false,
             waited: Duration::ZERO,
@@ -248,7 +261,7 @@ impl Trail {
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
     pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         let written = self.written(job);
-        let sent = self.hand.sent(job, &lease, written.reasoning, written.cache_points);
+        let sent = self.hand.sent(job, &lease, written);
         self.note(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
@@ -337,6 +350,8 @@ impl Trail {
     /// No further attempt will be made: what it would have needed goes.
     pub(super) fn commit(&mut self) {
         self.other = None;
+        self.home = None;
+        self.homes = None;
         self.tried = Vec::new();
     }
 
@@ -350,7 +365,35 @@ impl Trail {
         let variation = self.hand.chosen().map(|chosen| chosen.variation).unwrap_or_default();
         match &self.other {
             Some((of, written)) if *of == variation => written,
-            _ => &job.written,
+            _ => self.first_written(job),
+        }
+    }
+
+    /// The translation that leaves nothing out.
+    fn first_written<'t>(&'t self, job: &'t Job) -> &'t Written {
+        self.home.as_ref().map_or(&job.written, |(_, written)| written)
+    }
+
+    /// The account whose thoughts are in it.
+    fn meant<'t>(&'t self, job: &'t Job) -> Option<&'t AccountId> {
+        self.home.as_ref().map(|(home, _)| home).or(job.meant.as_ref())
+    }
+
+    /// What the body for this account leaves out: thoughts that another one made stay here (TR45).
+    fn leave_out(&self, job: &Job, account: &AccountId) -> LeaveOut {
+        let reasoning = self.leave_out.reasoning || self.meant(job) != Some(account);
+        LeaveOut { reasoning, ..self.leave_out }
+    }
+
+    fn count_reasoning(&mut self, job: &Job) {
+        let first = self.first_written(job);
+        let result = match self.written(job).reasoning {
+            true => "sent",
+            false if first.reasoning || first.withheld => "left_out",
+            false => return,
+        };
+        if !std::mem::replace(&mut self.reasoning_counted, true) {
+            job.shared.metrics.count_reasoning(result);
         }
     }
 
@@ -358,8 +401,8 @@ impl Trail {
     fn write(&mut self, job: &Job, variation: Variation) -> Result<(), Error> {
         let there = variation == Variation::default() || self.other.as_ref().is_some_and(|(of, _)| *of == variation);
         // What isn't in the body can't be left out of it.
-        if !there && job.written.differs(job, variation) {
-            self.other = Some((variation, job.write(variation)?));
+        if !there && self.first_written(job).differs(job, variation) {
+            self.other = Some((variation, job.write(variation, self.meant(job))?));
         }
         Ok(())
     }
@@ -394,7 +437,8 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
                 continue;
             }
         };
-        let chosen = match trail.hand.choose(&job, &lease, trail.leave_out) {
+        let leave_out = trail.leave_out(&job, lease.account().id());
+        let chosen = match trail.hand.choose(&job, &lease, leave_out) {
             Ok(chosen) => chosen,
             Err(NoProfile) => {
                 lease.learn(Lesson::NoProfile { asked: true });
@@ -408,6 +452,7 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
         if let Err(error) = trail.write(&job, chosen.variation) {
             return Opened::Failed { error, trail };
         }
+        trail.count_reasoning(&job);
         let account = lease.account();
         let body = trail.written(&job).body.parts(&chosen.form());
         if let Some(recording) = &mut trail.recording {
@@ -485,6 +530,8 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
+            job.shared.signatures_refused(&job.ids.key);
+            job.shared.metrics.count_reasoning("refused");
             trail.leave_out.reasoning = true;
             with_token(job, trail, lease).await
         }
@@ -551,8 +598,29 @@ async fn with_token(
     }
 }
 
+/// The accounts of the request's conversation (R101). Where only another process knows its home (R102), the request is
+/// written anew if thoughts were kept back that may be that account's.
+async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
+    let mut homes = job.shared.homes(&job.ids.key);
+    if homes.is_empty()
+        && job.has_history
+        && !job.facts.pinned
+        && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
+    {
+        if job.written.withheld && job.meant.as_ref() != Some(&home) {
+            trail.home = Some((home.clone(), job.write(Variation::default(), Some(&home))?));
+        }
+        homes.push(home);
+    }
+    trail.homes = Some(homes);
+    Ok(())
+}
+
 async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let shared = &job.shared;
+    if trail.homes.is_none() {
+        look_for_homes(job, trail).await?;
+    }
     let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
     let exclude = elsewhere.map(|mut there| {
         there.extend_from_slice(&trail.tried);
@@ -561,8 +629,9 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
     let wanted = Wanted {
         model_names: &job.model_names(),
         exclude: exclude.as_deref().unwrap_or(&trail.tried),
-        conversation_id: &job.conversation_id,
         kiro_id: &job.model.kiro_id,
+        conversation_id: &job.ids.conversation,
+        homes: trail.homes.as_deref().unwrap_or_default(),
         only: job.account_id.as_deref(),
         ..Wanted::default()
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::attempt::Job;
+use super::attempt::{Job, Written};
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::policy::retry::{Remedy, Sent};
@@ -121,10 +121,12 @@ impl Hand {
                 url: url.clone(),
                 variation: Variation {
                     leave_out: LeaveOut {
+                        // A thought without text was refused: this once without any (TR31).
+                        reasoning: leave_out.reasoning || repaired(Remedy::WithoutEmptyThoughts),
+                        empty_thoughts: leave_out.empty_thoughts || learned.no_empty_thoughts(id, now),
                         cache_points: leave_out.cache_points
                             || repaired(Remedy::WithoutCachePoints)
                             || learned.no_cache_points(id, now),
-                        ..leave_out
                     },
                     other_model_id: repaired(Remedy::OtherModelId) || learned.uses_other_model_id(id),
                 },
@@ -144,8 +146,8 @@ impl Hand {
         !options(lease).is_empty()
     }
 
-    /// What went out and what else could, for the verdict. `reasoning`, `cache_points`: the body held them.
-    pub(super) fn sent(&self, job: &Job, lease: &Lease, reasoning: bool, cache_points: bool) -> Sent {
+    /// What went out and what else could, for the verdict.
+    pub(super) fn sent(&self, job: &Job, lease: &Lease, written: &Written) -> Sent {
         let view = lease.account();
         let Some(chosen) = &self.chosen else {
             return Sent { refreshable: !view.is_api_key(), ..Sent::PLAIN };
@@ -156,10 +158,10 @@ impl Hand {
         Sent {
             shape: chosen.shape,
             refreshable: !view.is_api_key(),
-            reasoning,
-            empty_thoughts: false,
+            reasoning: written.reasoning,
+            empty_thoughts: written.empty_thoughts,
             fields: chosen.fields.is_some(),
-            cache_points,
+            cache_points: written.cache_points,
             small: chosen.small,
             variant_proven: chosen.variant_proven,
             variant_left: other_variant || self.may_ask_profiles(lease),

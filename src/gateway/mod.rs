@@ -10,6 +10,7 @@
 mod account;
 mod attempt;
 mod catalogue;
+mod conversations;
 mod dump;
 mod ends;
 mod hand;
@@ -30,12 +31,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
 use catalogue::Discovery;
+use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::Ends;
 pub use keys::KeyCheck;
@@ -60,6 +63,7 @@ use crate::proto::messages::request::{Display, Purpose, Request, RequestError, S
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::record::rfc3339;
 use crate::proto::translate::estimate::request_tokens;
+use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::{Model, Models, Naming};
 use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreError, StoreErrorKind};
 use crate::upstream::Upstream;
@@ -116,6 +120,7 @@ pub(crate) struct Shared {
     /// Names that passed to upstream in vain (K89).
     names: Mutex<RefusedNames>,
     keys: Keys,
+    conversations: Arc<Conversations>,
     metrics: Metrics,
     ends: Ends,
     /// `KIRO_DEBUG_DUMP_DIR`.
@@ -136,8 +141,12 @@ pub struct Call {
     pub request_id: Option<String>,
     /// The client's own id, which is logged and nothing more.
     pub client_request_id: Option<String>,
-    /// The header `x-claude-code-session-id` (TR5).
+    /// The header `x-claude-code-session-id` (TR48).
     pub session: Option<String>,
+    /// The header `x-session-id`, which a gateway in front of this one can set (TR48).
+    pub gateway_session: Option<String>,
+    /// [`client_key_hash`] of the client key that was presented: conversations of two keys never meet (TR48).
+    pub client_key: Option<[u8; 32]>,
     /// Use this account only, without selection and failover (N5).
     pub account_id: Option<String>,
     /// Operator's system text (N13).
@@ -158,12 +167,19 @@ impl Default for Call {
             request_id: None,
             client_request_id: None,
             session: None,
+            gateway_session: None,
+            client_key: None,
             account_id: None,
             system: None,
             record: true,
             trace_parent: None,
         }
     }
+}
+
+/// How [`Call::client_key`] names a key.
+pub fn client_key_hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
 }
 
 /// The answer to a request, in the form it asked for.
@@ -292,6 +308,7 @@ impl Gateway {
             discovery,
             names: Mutex::default(),
             keys,
+            conversations: Arc::new(Conversations::new(&config)),
             metrics: Metrics::new(),
             ends: Ends::default(),
             dumps,
@@ -307,6 +324,10 @@ impl Gateway {
         spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
         if shared.config.model_discovery {
             spawn(catalogue::discover(Arc::downgrade(&shared), uses, stop.clone()));
+        }
+        if shared.config.id_secret.is_none() {
+            let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared)));
+            spawn(async move { learning.await.unwrap_or_default() });
         }
         spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
@@ -392,6 +413,7 @@ impl Gateway {
         let request_id =
             call.request_id.clone().filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
         let client_request_id = call.client_request_id.clone();
+        self.shared.conversations.settled().await;
         let begun = over(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
             refused.conclude(&self.shared, &body, &request_id, client_request_id.as_deref(), arrived.elapsed())
@@ -434,15 +456,10 @@ impl Gateway {
             known_model: model.map(|model| model.label().to_owned()),
         };
         let streaming = streaming.unwrap_or_else(|| request.stream());
-        let (conversation_id, continuation_id) = (random_uuid(), random_uuid());
+        let ids = shared.ids(&request, &call);
+        let meant = shared.meant(&request, &ids, call.account_id.as_deref());
         let translated = shared
-            .translate(
-                &request,
-                call.session.as_deref(),
-                &conversation_id,
-                &continuation_id,
-                hand::Variation::default(),
-            )
+            .translate(&request, &ids, meant.as_ref(), hand::Variation::default())
             .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
@@ -473,11 +490,11 @@ impl Gateway {
             shared: shared.clone(),
             client_body: body.clone(),
             system: call.system.clone(),
-            session: call.session,
-            continuation_id,
             written,
+            meant,
+            ids,
+            has_history: request.has_history(),
             asked: translated.asked,
-            conversation_id: translated.conversation_id,
             client_model,
             request_id,
             client_request_id: call.client_request_id,
@@ -508,9 +525,8 @@ impl Gateway {
         self.fits(body)?;
         over(body.len(), || {
             let request = Request::parse(body, Purpose::CountTokens)?;
-            let none = "00000000-0000-4000-8000-000000000000";
             // Everything that a request can be refused for is found by translating it.
-            self.shared.translate(&request, None, none, none, hand::Variation::default())?;
+            self.shared.translate(&request, &Ids::default(), None, hand::Variation::default())?;
             Ok(request_tokens(&request))
         })
     }

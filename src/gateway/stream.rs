@@ -406,6 +406,12 @@ impl MessageStream {
             self.arm(self.times.heard);
         }
         if self.times.first_content.is_none() && self.pipeline.is_committed() {
+            if let (Phase::Reading(reading), Some(job)) = (&self.phase, &self.job)
+                && !job.facts.pinned
+            {
+                let account = reading.lease.account().id();
+                self.summary.turned(self.shared.took_turn(&job.ids.key, account, reading.lease.is_passing()));
+            }
             self.times.first_content = Some(self.times.heard - self.times.began);
         }
         match step {
@@ -423,6 +429,8 @@ impl MessageStream {
                 if !self.facts.streaming {
                     self.folded = self.pipeline.message();
                 }
+                let signatures = &self.pipeline.report().signatures;
+                self.shared.made(signatures, lease.account().id(), self.summary.kiro_model());
                 self.shared.report_success(lease, self.facts.record);
                 self.conclude(Outcome::Complete, Some(&mut trail), None);
                 if !body.is_ended() {

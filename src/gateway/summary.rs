@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::attempt::Job;
 use super::{Shared, wall_clock};
 use crate::error::{Code, Error};
+use crate::policy::affinity::Turn;
 use crate::pool::short;
 use crate::proto::kiro::route::Shape;
 use crate::proto::messages::event::Usage;
@@ -47,6 +48,8 @@ pub struct SummaryCell {
     /// What upstream's percentage refers to by the table (K123).
     usage_window: u64,
     streaming: bool,
+    /// What the account was to the conversation, once it answered (R101).
+    turn: OnceLock<Turn>,
     ended: OnceLock<Summary>,
 }
 
@@ -89,8 +92,20 @@ impl SummaryCell {
             known_model: job.model.label().to_owned(),
             usage_window: job.model.usage_window(),
             streaming: job.facts.streaming,
+            turn: OnceLock::new(),
             ended: OnceLock::new(),
         }
+    }
+
+    /// What the account that answers was to the conversation; none without affinity.
+    pub(super) fn turned(&self, turn: Option<Turn>) {
+        if let Some(turn) = turn {
+            self.turn.get_or_init(|| turn);
+        }
+    }
+
+    fn affinity(&self) -> Option<&'static str> {
+        self.turn.get().map(|turn| turn.as_str())
     }
 
     /// The id of the request.
@@ -187,6 +202,7 @@ impl SummaryCell {
             shape = shape.as_str(),
             stop_reason = summary.stop_reason,
             attempts = summary.attempts,
+            affinity = self.affinity(),
             input_tokens = input,
             output_tokens = output,
             credits = summary.credits,
@@ -217,6 +233,7 @@ impl SummaryCell {
             line["message"] = json!(summary.error.as_ref().map(Error::message));
             line["stop_reason"] = json!(summary.stop_reason);
             line["attempts"] = json!(summary.attempts);
+            line["affinity"] = json!(self.affinity());
             line["input_tokens"] = json!(input);
             line["output_tokens"] = json!(output);
             line["credits"] = json!(summary.credits);

@@ -96,6 +96,12 @@ metrics! {
     IN_FLIGHT "kiro_requests_in_flight" Gauge [] "Requests for an answer that run now, streamed or not";
     STREAMS_OPEN "kiro_streams_open" Gauge [] "Answers that are being streamed now";
     WAITING "kiro_requests_waiting" Gauge [] "Requests that wait for an account (KIRO_ACCOUNT_WAIT)";
+    AFFINITY "kiro_affinity_total" Counter
+        ["result": "`home`: the account that the conversation is with; `older`: one that it was with; `moved`: another one; `new`: a new conversation, or one that is not known any more"]
+        "Answers by what their account was to the conversation (KIRO_AFFINITY)";
+    REASONING "kiro_reasoning_total" Counter
+        ["result": "`sent`: it went upstream; `left_out`: another account or model made it, or nobody knows; `refused`: upstream refused a signature and the call was made again without"]
+        "Requests with signed thinking in their history by what became of it";
     WAITS "kiro_account_waits_total" Counter [] "Requests that had to wait for an account";
     FIRST_EVENT "kiro_first_event_seconds" Histogram [] "From a request's arrival to its first upstream event";
     FIRST_CONTENT "kiro_first_content_seconds" Histogram [] "From a request's arrival to its first content: text, thought or tool use";

@@ -1,6 +1,7 @@
 //! Pure decisions: `now` and randomness are arguments.
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod brake;
 pub mod health;
 pub mod learned;

@@ -206,6 +206,14 @@ pub fn choose(
     }
 }
 
+/// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass and that wasn't just
+/// seen to refuse (R105). An index into `candidates`; it comes before the strategy, and no ticket is drawn for it.
+pub fn keep(candidates: &[(Tier, Candidate<'_>)], homes: &[impl AsRef<str>]) -> Option<usize> {
+    homes.iter().find_map(|home| {
+        candidates.iter().position(|(tier, candidate)| *tier != Tier::Refused && candidate.id == home.as_ref())
+    })
+}
+
 fn nth_of<T>(ticket: u64, items: impl Iterator<Item = (usize, T)> + Clone) -> Option<usize> {
     let count = items.clone().count() as u64;
     let nth = ticket.checked_rem(count)?;
@@ -348,6 +356,30 @@ mod tests {
         ];
         for (n, id) in [(4, "a4"), (3, "a3"), (2, "a2"), (1, "a1")] {
             assert!((0..4).all(|ticket| chosen(&all[..n], Strategy::RoundRobin, ticket, "").unwrap() == id), "{id}");
+        }
+    }
+
+    #[test]
+    fn r101_a_conversation_stays_while_its_account_may_be_taken() {
+        let ranked = |all: &[Candidate<'static>]| -> Vec<_> {
+            all.iter().filter_map(|one| rank(one, 3).ok().map(|tier| (tier, *one))).collect()
+        };
+        let kept = |all: &[Candidate<'static>], homes: &[&str]| {
+            let ranked = ranked(all);
+            keep(&ranked, homes).map(|index| ranked[index].1.id)
+        };
+        let all = [account("a1"), Candidate { priority: 9, fit: 2, ..account("a2") }, account("a3")];
+        assert_eq!(kept(&all, &["a2", "a3"]), Some("a2"), "a home outweighs what else comes first");
+        assert_eq!(kept(&all, &["gone", "a3"]), Some("a3"));
+        assert_eq!(kept(&all, &[]), None);
+        for away in [
+            Candidate { state: State::Cooling { until: Timestamp::UNIX_EPOCH }, ..account("a2") },
+            Candidate { model_unsupported: true, ..account("a2") },
+            Candidate { excluded: true, ..account("a2") },
+            Candidate { in_flight: 3, ..account("a2") },
+            Candidate { refused_lately: true, ..account("a2") },
+        ] {
+            assert_eq!(kept(&[account("a1"), away], &["a2"]), None, "{away:?}");
         }
     }
 

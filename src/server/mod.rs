@@ -10,6 +10,7 @@ mod route;
 mod status;
 mod tls;
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use route::Route;
 pub use tls::Tls;
 
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway, KeyCheck};
+use crate::gateway::{Call, Gateway, KeyCheck, client_key_hash};
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::SystemMode;
 
@@ -237,6 +238,8 @@ where
         client_request_id: client_request_id(&request),
         trace_parent: text("traceparent"),
         session: text("x-claude-code-session-id"),
+        gateway_session: text("x-session-id"),
+        client_key: offered_keys(&request).into_iter().flatten().next().map(|key| client_key_hash(&key)),
         system,
         ..Call::default()
     };
@@ -352,20 +355,30 @@ impl Pace {
     }
 }
 
-/// M2: any one of the four places that is right is enough.
-fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless: bool) -> Result<(), Refusal> {
-    let headers = request.headers();
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+/// The four places of a client key (M2).
+fn offered_keys<B>(request: &Request<B>) -> [Option<Cow<'_, str>>; 4] {
+    let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
     let bearer = text("authorization").and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     let query = request.uri().query().and_then(|q| query_value(q, "key"));
+    [
+        text("x-api-key").map(Cow::from),
+        bearer.map(Cow::from),
+        text("x-goog-api-key").map(Cow::from),
+        query.map(Cow::from),
+    ]
+}
+
+/// M2: any one of the four places that is right is enough.
+fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless: bool) -> Result<(), Refusal> {
+    let offered = offered_keys(request);
     // A person at a browser can send no header but this one.
     let is_page = matches!(route, Route::Status | Route::StatusEvents);
-    let password = if is_page { status::password(headers) } else { None };
-    let said = [text("x-api-key"), bearer, text("x-goog-api-key"), query.as_deref(), password.as_deref()];
-    match gateway.check_key(said.into_iter().flatten()) {
+    let password = if is_page { status::password(request.headers()) } else { None };
+    let said = || offered.iter().flatten().map(|key| &**key).chain(password.as_deref());
+    match gateway.check_key(said()) {
         KeyCheck::Right => Ok(()),
         KeyCheck::Open if keyless || gateway.config().allow_anonymous => Ok(()),
         KeyCheck::Open => {
@@ -373,7 +386,7 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless:
                 .into())
         }
         KeyCheck::Wrong => {
-            let none = said.iter().all(Option::is_none);
+            let none = said().next().is_none();
             let message = if none { "x-api-key: field required" } else { "invalid x-api-key" };
             let refusal = Refusal::from(Error::new(Code::Authentication, message));
             Err(if is_page { refusal.with(http::header::WWW_AUTHENTICATE, status::CHALLENGE) } else { refusal })

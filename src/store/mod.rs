@@ -448,6 +448,31 @@ impl Store {
         }
     }
 
+    /// The account that another process noted for a conversation (R102), under its key of 32 hex digits. The file store
+    /// notes none.
+    pub async fn home(&self, conversation: &str) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Redis(store) => store.home(conversation).await,
+            Self::File(_) => Ok(None),
+        }
+    }
+
+    /// Notes the account of a conversation for an hour (R102).
+    pub async fn keep_home(&self, conversation: &str, account: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.keep_home(conversation, account).await,
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    /// The secret of derived ids that all processes of this store share; `fresh` becomes it when there is none (R103).
+    pub async fn id_secret(&self, fresh: &str) -> Result<Secret, StoreError> {
+        match self {
+            Self::Redis(store) => store.id_secret(fresh).await,
+            Self::File(store) => store.id_secret(fresh).await,
+        }
+    }
+
     /// Adds an account, unless one with its refresh token exists (R62).
     pub async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
         match self {

@@ -20,6 +20,8 @@ const REQUEST: &[&str] = &[
     "stream",
     "status",
     "stop_reason",
+    "affinity",
+    "shape",
     "attempts",
     "input_tokens",
     "output_tokens",
@@ -89,7 +91,10 @@ async fn what_happens_is_one_line() {
     let mut connection = redis.connection();
     add_account(&mut connection, "aiclient:", 0, &social("old", "2020-01-01T00:00:00.000Z"));
     add_account(&mut connection, "aiclient:", 1, &social("sim-suspended", FAR));
-    let server = Server::start(&[], &[("REDIS_URL", &redis.url()), ("KIRO_ACCOUNT_CACHE_TTL", "200ms")]);
+    let server = Server::start(
+        &[],
+        &[("REDIS_URL", &redis.url()), ("KIRO_ACCOUNT_CACHE_TTL", "200ms"), ("KIRO_AFFINITY", "off")],
+    );
     let listening = server.line("listening", |line| line["message"] == "listening");
     assert_eq!(
         (&listening["version"], &listening["upstream"]),
@@ -136,7 +141,8 @@ async fn case_48_nothing_secret_is_logged_at_any_level() {
         .arg(json!({ "apiKey": key }).to_string())
         .query::<()>(&mut connection)
         .unwrap();
-    let server = Server::start(&[], &[("REDIS_URL", &redis.url()), ("KIRO_LOG_LEVEL", "trace")]);
+    let server =
+        Server::start(&[], &[("REDIS_URL", &redis.url()), ("KIRO_LOG_LEVEL", "trace"), ("KIRO_AFFINITY", "off")]);
     while client().get(format!("http://{}/health", server.address())).send().await.unwrap().status() != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -43,8 +43,15 @@ async fn every_metric_moves() {
     world.scene(&json!({ "text": "a", "end": "corrupt_crc" }), STREAM()).await;
     world.scene(&json!({ "text": "a", "usage": false }), STREAM()).await;
     // The other account is rate limited: two requests are enough to meet it.
-    world.messages(&base()).await;
-    world.messages(&base()).await;
+    for conversation in ["a", "b"] {
+        world.messages(&with(json!({ "messages": [{ "role": "user", "content": conversation }] }))).await;
+    }
+    // A thought of nobody we know.
+    let thought = json!([{ "type": "thinking", "thinking": "t", "signature": "s" }, { "type": "text", "text": "x" }]);
+    let messages = json!([
+        { "role": "user", "content": "c" }, { "role": "assistant", "content": thought }, { "role": "user", "content": "d" },
+    ]);
+    world.messages(&with(json!({ "thinking": { "type": "adaptive" }, "messages": messages }))).await;
     assert_eq!(world.messages(&with(json!({ "model": "claude-none" }))).await.status, 404);
     assert_eq!(world.http.get(world.url("/nope")).send().await.unwrap().status(), 404);
     assert_eq!(world.http.post(world.url("/v1/messages")).body("{}").send().await.unwrap().status(), 401);

@@ -459,6 +459,37 @@ effects! {
             assert_eq!(sent.matches("cachePoint").count(), points, "{word}: {sent}");
         }
     }
+    KIRO_AFFINITY: affinity => {
+        for (word, stays) in [("conversation", true), ("off", false)] {
+            let place = Place::with(&["access-1", "access-2"], &[("KIRO_AFFINITY", word)]).await;
+            for _ in 0..4 {
+                place.ask(base()).await.unwrap();
+            }
+            let calls = place.calls("access-1");
+            assert_eq!(calls == 0 || calls == 4, stays, "{word}: {calls}");
+        }
+    }
+    KIRO_CONVERSATION_ID: conversation_id => {
+        for (word, same) in [("derive", true), ("random", false)] {
+            let place = Place::new(&[("KIRO_CONVERSATION_ID", word)]).await;
+            let mut sent = Vec::new();
+            for _ in 0..2 {
+                place.ask(base()).await.unwrap();
+                sent.push(place.last_request()["body"].clone());
+            }
+            assert_eq!(sent[0] == sent[1], same, "{word}: {sent:?}");
+        }
+    }
+    KIRO_ID_SECRET: id_secret => {
+        let mut sent = Vec::new();
+        for secret in ["a secret of ours 1", "a secret of ours 1", "a secret of ours 2"] {
+            let place = Place::new(&[("KIRO_ID_SECRET", secret)]).await;
+            place.ask(base()).await.unwrap();
+            sent.push(place.last_request()["body"].clone());
+        }
+        assert!(sent[0] == sent[1] && sent[1] != sent[2], "{sent:?}");
+        assert_eq!(Server::spawn(&[], &[("KIRO_ID_SECRET", "15 characters..")]).ended(), 2);
+    }
     KIRO_SYSTEM_TEXT: system_text => {
         for (word, text) in [("pair", r#""content":"S""#), ("fold", r#""content":"S\n\nhi""#)] {
             let place = Place::new(&[("KIRO_SYSTEM_TEXT", word)]).await;

@@ -121,12 +121,17 @@ impl<'a> Request<'a> {
 
     /// The client's conversation id (M34, TR5): `session_id` when `metadata.user_id` is JSON with one, else the 36
     /// characters after `session_` in it, else the header's value; each only if it is a UUID. `None` asks for a
-    /// random one.
+    /// derived one (TR48).
     pub fn conversation_id(&self, session_header: Option<&str>) -> Option<String> {
         let user_id = self.user_id.as_ref().map(Text::decode).unwrap_or_default();
         session_member(&user_id)
             .or_else(|| after_session(&user_id).map(str::to_owned))
             .or_else(|| session_header.filter(|id| is_uuid(id)).map(str::to_owned))
+    }
+
+    /// Whether an assistant has said something before.
+    pub fn has_history(&self) -> bool {
+        self.messages.iter().any(|message| message.role == Role::Assistant)
     }
 
     /// Applies the operator's system text (N13). Appended to a string it stands after a line break, appended to an
@@ -424,7 +429,7 @@ fn after_session(user_id: &str) -> Option<&str> {
 }
 
 /// 8-4-4-4-12 hex digits of either case.
-fn is_uuid(id: &str) -> bool {
+pub(crate) fn is_uuid(id: &str) -> bool {
     id.len() == 36
         && id.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',

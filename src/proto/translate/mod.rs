@@ -3,6 +3,7 @@
 pub mod estimate;
 pub mod fault;
 pub mod fields;
+pub mod ids;
 pub mod model;
 pub mod request;
 pub mod stream;

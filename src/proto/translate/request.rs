@@ -7,18 +7,21 @@ mod documents;
 mod turns;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 
 use self::documents::Documents;
-use self::turns::{PastThinking, Turn};
+use self::turns::{PastThinking, Seen, Turn};
 use super::fields::{Abilities, Asked, RefusedFields, model_fields, thinking_prefix};
+use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{AssistantMessage, Body, Content, Conversation, Message as KiroMessage, UserMessage};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
-    Content as BlockContent, Message, Request, RequestError, Role, ToolChoice, quotable, without_dropped_prefill,
+    Content as BlockContent, Display, Message, Request, RequestError, Role, ToolChoice, quotable,
+    without_dropped_prefill,
 };
 
 /// Cache points upstream takes (TR50).
@@ -45,12 +48,10 @@ pub struct Context<'a> {
     pub cache_points: CachePoints,
     /// Most cache points the model takes, at most [`MAX_CACHE_POINTS`] of which go out; 0: it takes none.
     pub cache_limit: usize,
-    /// The header `x-claude-code-session-id` (TR5).
-    pub session_header: Option<&'a str>,
-    /// A random v4 UUID, used when the request carries no conversation id (TR5).
-    pub random_conversation_id: &'a str,
-    /// A random v4 UUID of this client request, the same on every attempt (TR5).
-    pub continuation_id: &'a str,
+    /// The conversation's and the continuation's id (TR48, TR49).
+    pub ids: &'a Ids,
+    /// Which signed thinking of history may go out (TR44).
+    pub replay: Replay<'a>,
     /// What to leave out of the body, after upstream refused it.
     pub leave_out: LeaveOut,
     /// The older id of the model's row (K123), for accounts that don't know the other.
@@ -79,6 +80,31 @@ pub enum CachePoints {
     Auto,
 }
 
+/// Which signed or redacted thinking of history may go out: what the account made that is asked, with this model (TR44).
+#[derive(Clone, Copy, Default)]
+pub enum Replay<'a> {
+    /// None.
+    #[default]
+    Nothing,
+    /// All of it.
+    Everything,
+    /// What this says yes to: it is given the model's `kiro_id` and the [`signature_id`] of the signature, or of a redacted
+    /// thought's data.
+    ///
+    /// [`signature_id`]: super::ids::signature_id
+    Those(&'a dyn Fn(&str, u64) -> bool),
+}
+
+impl fmt::Debug for Replay<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "Nothing",
+            Self::Everything => "Everything",
+            Self::Those(_) => "Those",
+        })
+    }
+}
+
 /// What a repair leaves out of the body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeaveOut {
@@ -86,6 +112,8 @@ pub struct LeaveOut {
     pub reasoning: bool,
     /// Every cache point (K131).
     pub cache_points: bool,
+    /// Signed thinking without text (TR44).
+    pub empty_thoughts: bool,
 }
 
 /// A translated request, and what the answer's translation needs to know about it.
@@ -99,14 +127,16 @@ pub struct Translated {
     pub model_fields: Option<String>,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
-    /// The conversation id that was sent (TR5).
-    pub conversation_id: String,
     /// Whether thinking is on (TR12).
     pub thinking: bool,
     /// What the client asked for, for the fields of each attempt (TR40).
     pub asked: Asked,
     /// Whether any `reasoningContent` was sent, so that TR31 has something to leave out.
     pub sent_reasoning: bool,
+    /// Whether signed thinking was sent that has no text (TR44).
+    pub sent_empty_thoughts: bool,
+    /// Whether signed thinking was kept back because it isn't this account's (TR44).
+    pub withheld_reasoning: bool,
     /// Whether any cache point was sent (K131).
     pub sent_cache_points: bool,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
@@ -131,10 +161,18 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let (tools, tool_names) = declared.for_request(&request.tool_choice, &used);
     let system = system_text(request, leading, &asked, &model);
 
-    let past_thinking = match (asked.thinks(), ctx.leave_out.reasoning) {
-        (false, _) => PastThinking::Dropped,
-        (true, false) => PastThinking::Native,
-        (true, true) => PastThinking::WithoutNative,
+    let may = |signature: u64| match ctx.replay {
+        _ if ctx.leave_out.reasoning => false,
+        Replay::Nothing => false,
+        Replay::Everything => true,
+        Replay::Those(those) => those(&model.kiro_id, signature),
+    };
+    let mut past_thinking = PastThinking {
+        is_on: asked.thinks(),
+        tags: model.thinking.by_prefix(),
+        empty: model.display.contains(&Display::Omitted) && !ctx.leave_out.empty_thoughts,
+        may: &may,
+        seen: Seen::default(),
     };
     let mut documents = Documents::of(&turns);
     let has_prefill = matches!(turns.last(), Some(Turn::Assistant(_)));
@@ -147,7 +185,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
                 let keeps_images = place + MESSAGES_WITH_IMAGES >= history_len;
                 KiroMessage::User(turn.message(keeps_images, &mut documents))
             }
-            Turn::Assistant(turn) => KiroMessage::Assistant(turn.message(past_thinking)),
+            Turn::Assistant(turn) => KiroMessage::Assistant(turn.message(&mut past_thinking)),
         })
         .collect();
     let current = match messages.pop() {
@@ -157,16 +195,12 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
             UserMessage { content: CONTINUE.into(), ..UserMessage::default() }
         }
     };
-    let sent_reasoning = messages
-        .iter()
-        .any(|message| matches!(message, KiroMessage::Assistant(AssistantMessage { reasoning: Some(_), .. })));
+    let seen = past_thinking.seen;
 
-    let conversation_id =
-        request.conversation_id(ctx.session_header).unwrap_or_else(|| ctx.random_conversation_id.to_owned());
     let mut conversation = Conversation {
-        continuation_id: ctx.continuation_id,
-        conversation_id: &conversation_id,
         model_id: model.alt.as_deref().filter(|_| ctx.other_model_id).unwrap_or(&model.kiro_id),
+        continuation_id: &ctx.ids.continuation,
+        conversation_id: &ctx.ids.conversation,
         history: messages,
         current,
         tools,
@@ -174,8 +208,13 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     conversation.current.documents = documents.into_sent();
     add_sentences(&mut conversation, request);
     let system_message = place_system(&mut conversation, system, ctx.system_text);
+    let row_limit = model
+        .cache
+        .as_ref()
+        .map_or(MAX_CACHE_POINTS, |cache| usize::try_from(cache.points).unwrap_or(MAX_CACHE_POINTS));
+    let cache_limit = ctx.cache_limit.min(row_limit);
     let cache_points = if ctx.leave_out.cache_points { CachePoints::Off } else { ctx.cache_points };
-    let sent_cache_points = set_cache_points(&mut conversation, cache_points, ctx.cache_limit, system_message);
+    let sent_cache_points = set_cache_points(&mut conversation, cache_points, cache_limit, system_message);
 
     // What we add is about as long as the client's own member names, and 100 bytes a history message.
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
@@ -186,10 +225,11 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         tool_names,
         thinking: asked.thinks(),
         asked,
-        sent_reasoning,
+        sent_reasoning: seen.sent,
+        sent_empty_thoughts: seen.sent_empty,
+        withheld_reasoning: seen.withheld,
         sent_cache_points,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
-        conversation_id,
     })
 }
 

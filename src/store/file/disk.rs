@@ -122,7 +122,7 @@ pub(super) fn sweep(path: &Path) {
 
 /// Holds `PATH.lock` until it is dropped. Waits for another process, at most 5 s.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
-    let name = lock_name(path, "lock");
+    let name = beside(path, "lock");
     let file = open_lock(&name, path)?;
     let mut waited = Duration::ZERO;
     loop {
@@ -144,7 +144,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
 /// Takes the refresh lock of one account; `None` when somebody else has it (R65).
 pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreError> {
     let digest = crate::proto::record::hex(&Sha256::digest(id.as_bytes())[..8]);
-    let name = lock_name(path, &format!("{digest}.lock"));
+    let name = beside(path, &format!("{digest}.lock"));
     let file = open_lock(&name, path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -165,7 +165,7 @@ fn temporary_prefix(path: &Path) -> String {
     format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
-fn lock_name(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -191,7 +191,7 @@ fn open_lock(name: &Path, path: &Path) -> Result<File, StoreError> {
 /// What root makes for the file at `path` belongs to the owner of that file, or of its folder while it isn't there: a
 /// command that was run by root must not lock the server out. Nobody else can, and need not.
 #[cfg(unix)]
-fn hand_over(made: &File, path: &Path) {
+pub(super) fn hand_over(made: &File, path: &Path) {
     use std::os::unix::fs::{MetadataExt as _, fchown};
     let Ok(model) = fs::metadata(path).or_else(|_| fs::metadata(folder(path))) else { return };
     let is_ours = made.metadata().is_ok_and(|made| (made.uid(), made.gid()) == (model.uid(), model.gid()));
@@ -201,7 +201,7 @@ fn hand_over(made: &File, path: &Path) {
 }
 
 #[cfg(not(unix))]
-fn hand_over(_: &File, _: &Path) {}
+pub(super) fn hand_over(_: &File, _: &Path) {}
 
 fn folder(path: &Path) -> PathBuf {
     match path.parent() {
@@ -211,13 +211,13 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 #[cfg(unix)]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     use std::os::unix::fs::OpenOptionsExt as _;
     options.mode(0o600)
 }
 
 #[cfg(not(unix))]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
@@ -269,8 +269,8 @@ mod tests {
         // Another's file that a link in the place of a lock leads to stays his.
         let other = folder.path().join("other");
         fs::write(&other, "").unwrap();
-        fs::remove_file(lock_name(&path, "lock")).unwrap();
-        std::os::unix::fs::symlink(&other, lock_name(&path, "lock")).unwrap();
+        fs::remove_file(beside(&path, "lock")).unwrap();
+        std::os::unix::fs::symlink(&other, beside(&path, "lock")).unwrap();
         let before = owner(&other);
         drop(lock(&path));
         assert_eq!(owner(&other), before);

@@ -27,6 +27,7 @@ use crate::secret::Secret;
 
 mod content;
 mod disk;
+mod id_secret;
 
 use content::{Content, Pool};
 

@@ -38,6 +38,7 @@ use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, tok
 use crate::secret::Secret;
 
 mod address;
+mod conversation;
 mod error;
 mod link;
 

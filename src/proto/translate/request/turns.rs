@@ -14,6 +14,7 @@ use crate::proto::messages::request::{
     Block, Content as BlockContent, Document, DocumentFormat, DocumentSource, Image, Message, Role, SearchResult,
     ToolResult, ToolUse,
 };
+use crate::proto::translate::ids::signature_id;
 use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_name};
 
 /// The messages of one side between two of the other (TR8).
@@ -68,14 +69,26 @@ pub(super) struct Use<'r> {
 }
 
 /// What becomes of earlier thinking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PastThinking {
-    /// Thinking is off now (TR29).
-    Dropped,
-    /// As native reasoning where it is signed (TR30).
-    Native,
-    /// The same without native reasoning (TR31).
-    WithoutNative,
+pub(super) struct PastThinking<'c> {
+    /// Thinking is on now; else nothing of it goes out (TR29).
+    pub is_on: bool,
+    /// Unsigned thinking goes out as text in tags (TR44).
+    pub tags: bool,
+    /// Signed thinking without text goes out (TR44).
+    pub empty: bool,
+    /// Whether what has this signature may go out (TR44, TR31).
+    pub may: &'c dyn Fn(u64) -> bool,
+    pub seen: Seen,
+}
+
+/// What became of signed thinking.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    pub sent: bool,
+    /// One without text.
+    pub sent_empty: bool,
+    /// It wasn't allowed.
+    pub withheld: bool,
 }
 
 /// Groups, repairs and pairs the messages; the first one is a user's (M35).
@@ -289,7 +302,7 @@ impl<'r> AssistantTurn<'r> {
     }
 
     /// The Kiro message.
-    pub fn message(self, past_thinking: PastThinking) -> AssistantMessage<'r> {
+    pub fn message(self, past_thinking: &mut PastThinking<'_>) -> AssistantMessage<'r> {
         let (reasoning, mut content) = self.thinking(past_thinking);
         for message in self.messages {
             let texts = message.blocks.iter().filter_map(|block| match &block.content {
@@ -318,30 +331,38 @@ impl<'r> AssistantTurn<'r> {
         }
     }
 
-    /// Native reasoning, or the text that stands for thinking (TR29–TR31).
-    fn thinking(&self, past: PastThinking) -> (Option<Reasoning<'r>>, Content<'r>) {
-        if past == PastThinking::Dropped {
+    /// Native reasoning, or the text that stands for thinking (TR29–TR31, TR44). Only the first signed block can be
+    /// replayed: a later one is valid only after it. Where it may not, neither it nor its neighbours go out as text.
+    fn thinking(&self, past: &mut PastThinking<'_>) -> (Option<Reasoning<'r>>, Content<'r>) {
+        if !past.is_on {
             return (None, Content::default());
         }
         let mut tagged = Content::default();
         for block in self.messages.iter().flat_map(|message| &message.blocks) {
-            let native = match &block.content {
-                BlockContent::Thinking { text, .. } if text.is_empty() => continue,
+            let (native, signature, is_empty) = match &block.content {
                 BlockContent::Thinking { text, signature } if signature.is_empty() => {
-                    tagged.line(text.by_ref());
+                    if !text.is_empty() {
+                        tagged.line(text.by_ref());
+                    }
                     continue;
                 }
+                BlockContent::Thinking { text, .. } if text.is_empty() && !past.empty => continue,
                 BlockContent::Thinking { text, signature } => {
-                    Reasoning::Text { text: text.by_ref(), signature: signature.by_ref() }
+                    let native = Reasoning::Text { text: text.by_ref(), signature: signature.by_ref() };
+                    (native, signature, text.is_empty())
                 }
                 BlockContent::RedactedThinking { data } if data.is_empty() => continue,
-                BlockContent::RedactedThinking { data } => Reasoning::Redacted(data.by_ref()),
+                BlockContent::RedactedThinking { data } => (Reasoning::Redacted(data.by_ref()), data, false),
                 _ => continue,
             };
-            return ((past == PastThinking::Native).then_some(native), Content::default());
+            let may = (past.may)(signature_id(&signature.decode()));
+            past.seen.sent |= may;
+            past.seen.sent_empty |= may && is_empty;
+            past.seen.withheld |= !may;
+            return (may.then_some(native), Content::default());
         }
         let mut content = Content::default();
-        if !tagged.is_empty() {
+        if past.tags && !tagged.is_empty() {
             content.append(Text::constant("<thinking>"));
             content.extend(tagged);
             content.append(Text::constant("</thinking>"));

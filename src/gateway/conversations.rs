@@ -1,0 +1,185 @@
+//! Conversations: their ids, the accounts they stay with, and who made which thought (R101–R103, TR44, TR48, K130).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{Call, Shared, random_uuid, spawn};
+use crate::config::Config;
+use crate::policy::affinity::{Affinity, Turn};
+use crate::policy::select::Strategy;
+use crate::pool::AccountId;
+use crate::proto::messages::request::Request;
+use crate::proto::translate::ids::{Caller, ConversationKey, IdContext, IdSecret, Ids, ids, signatures};
+use crate::proto::translate::request::Replay;
+
+/// A request waits so long for another process' memory (R102).
+const STORE_WAIT: Duration = Duration::from_millis(20);
+/// Requests right after the start wait so long for the secret of the ids.
+const SECRET_WAIT: Duration = Duration::from_millis(100);
+/// The store is asked again for the secret of the ids after so long; soon after the start, when it isn't connected yet.
+const SECRET_SOON: Duration = Duration::from_millis(20);
+const SECRET_AGAIN: Duration = Duration::from_secs(1);
+
+/// What this process knows of conversations.
+pub(super) struct Conversations {
+    memory: Mutex<Affinity>,
+    /// R103's; a random one until the store has told its own.
+    secret: ArcSwap<IdSecret>,
+    /// Whether that is settled: the store was asked once, or needn't be.
+    settled: watch::Sender<bool>,
+    /// `KIRO_AFFINITY=conversation`, which `sticky` makes moot.
+    stay: bool,
+    /// `KIRO_CONVERSATION_ID=derive`.
+    derive: bool,
+}
+
+impl Conversations {
+    pub(super) fn new(config: &Config) -> Self {
+        let secret = match &config.id_secret {
+            Some(secret) => IdSecret::of_text(secret.expose()),
+            None => IdSecret::of_text(&random_secret()),
+        };
+        Self {
+            memory: Mutex::default(),
+            secret: ArcSwap::from_pointee(secret),
+            settled: watch::Sender::new(config.id_secret.is_some()),
+            stay: config.affinity && config.strategy != Strategy::Sticky,
+            derive: config.derive_conversation_id,
+        }
+    }
+
+    /// Waits until the secret of the ids is settled: at most [`SECRET_WAIT`], and after the start only.
+    pub(super) async fn settled(&self) {
+        if !*self.settled.borrow() {
+            let mut settled = self.settled.subscribe();
+            // Who is late gets ids that change once.
+            let _late = tokio::time::timeout(SECRET_WAIT, settled.wait_for(|settled| *settled)).await;
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Affinity> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// 64 hex digits of which 244 bits are random.
+fn random_secret() -> String {
+    [random_uuid(), random_uuid()].concat().replace('-', "")
+}
+
+/// Asks the store for the secret of the ids until it has told it (R103).
+pub(super) async fn learn_secret(shared: std::sync::Weak<Shared>) {
+    let fresh = random_secret();
+    for asked in 0_u32.. {
+        let Some(store) = shared.upgrade().map(|shared| shared.store.clone()) else { return };
+        let told = store.id_secret(&fresh).await;
+        let Some(conversations) = shared.upgrade().map(|shared| shared.conversations.clone()) else { return };
+        if let Ok(secret) = &told {
+            conversations.secret.store(Arc::new(IdSecret::of_text(secret.expose())));
+        }
+        let is_early = asked < 50;
+        if told.is_ok() || !is_early {
+            conversations.settled.send_replace(true);
+        }
+        match told {
+            Ok(_) => return,
+            Err(error) if asked == 50 => tracing::warn!(%error, "the secret of derived ids can't be had: ids change"),
+            Err(_) => {}
+        }
+        drop((store, conversations));
+        tokio::time::sleep(if is_early { SECRET_SOON } else { SECRET_AGAIN }).await;
+    }
+}
+
+impl Shared {
+    /// The ids of a request (TR48, TR49, R101).
+    pub(super) fn ids(&self, request: &Request<'_>, call: &Call) -> Ids {
+        let random = [random_uuid(), random_uuid()];
+        let [conversation, continuation] = &random;
+        let caller = Caller {
+            session: call.session.as_deref(),
+            gateway_session: call.gateway_session.as_deref(),
+            key: call.client_key,
+        };
+        let random = (!self.conversations.derive).then_some([conversation.as_str(), continuation.as_str()]);
+        ids(request, &IdContext { secret: &self.conversations.secret.load(), caller, random })
+    }
+
+    /// The account for which the reasoning of a request is written (TR45): a pinned one, the conversation's home, else who
+    /// made its last thought.
+    pub(super) fn meant(&self, request: &Request<'_>, ids: &Ids, pinned: Option<&str>) -> Option<AccountId> {
+        let now = self.pool.now();
+        let memory = self.conversations.memory();
+        let home = || memory.accounts(&ids.key.0, now).first().cloned();
+        pinned.map(AccountId::from).or_else(home).or_else(|| memory.maker(signatures(request), now).cloned())
+    }
+
+    /// The accounts that a conversation's turn prefers: its home, then former ones (R101).
+    pub(super) fn homes(&self, key: &ConversationKey) -> Vec<AccountId> {
+        if !self.conversations.stay {
+            return Vec::new();
+        }
+        self.conversations.memory().accounts(&key.0, self.pool.now()).to_vec()
+    }
+
+    /// The home of a conversation that this process doesn't know, as another one has noted it (R102). Takes 20 ms at most.
+    pub(super) async fn home_elsewhere(&self, key: &ConversationKey) -> Option<AccountId> {
+        if !self.conversations.stay {
+            return None;
+        }
+        let asked = tokio::time::timeout(STORE_WAIT, self.store.home(&key.to_string())).await;
+        let home = AccountId::from(asked.ok()?.ok()??);
+        // Who was removed since is nobody's home.
+        self.pool.account(&home)?;
+        self.conversations.memory().learned(key.0, home.clone(), self.pool.now());
+        Some(home)
+    }
+
+    /// A turn came to its first content on an account. `passing`: only a limit kept it from its home.
+    pub(super) fn took_turn(&self, key: &ConversationKey, account: &AccountId, passing: bool) -> Option<Turn> {
+        if !self.conversations.stay {
+            return None;
+        }
+        let (turn, share) = self.conversations.memory().turn(key.0, account, passing, self.pool.now());
+        self.metrics.count_affinity(turn);
+        if share {
+            let (store, key, account) = (self.store.clone(), key.to_string(), account.clone());
+            spawn(async move {
+                if let Err(error) = store.keep_home(&key, &account).await {
+                    tracing::debug!(%error, "a conversation's account was not noted");
+                }
+            });
+        }
+        Some(turn)
+    }
+
+    /// An account's good answer had these signatures (TR44).
+    pub(super) fn made(&self, signatures: &[u64], account: &AccountId, kiro_id: &str) {
+        if !signatures.is_empty() {
+            self.conversations.memory().made(signatures, account, &kiro_id.into(), self.pool.now());
+        }
+    }
+
+    /// Upstream refused the signatures of a conversation (K130).
+    pub(super) fn signatures_refused(&self, key: &ConversationKey) {
+        self.conversations.memory().refused(key.0, self.pool.now());
+    }
+
+    /// Runs `work` with what may be replayed to this account (TR44).
+    pub(super) fn with_replay<T>(
+        &self,
+        key: &ConversationKey,
+        account: Option<&AccountId>,
+        work: impl FnOnce(Replay<'_>) -> T,
+    ) -> T {
+        let Some(account) = account else { return work(Replay::Nothing) };
+        let now = self.pool.now();
+        let may = |kiro_id: &str, signature: u64| {
+            self.conversations.memory().may_replay(&key.0, account, kiro_id, signature, now)
+        };
+        work(Replay::Those(&may))
+    }
+}
