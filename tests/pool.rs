@@ -375,6 +375,118 @@ async fn k91_p53_a_new_process_goes_on_from_the_step_of_the_last_one() {
     );
 }
 
+/// The step in a record's mark; 0: it tells of none.
+fn step_of(record: &serde_json::Value) -> u32 {
+    let message = record["lastErrorMessage"].as_str().filter(|_| record["isHealthy"] == false).unwrap_or("");
+    let after = message.split_once("suspicious activity (").map(|(_, after)| after);
+    after.and_then(|after| after.split_once(')')).map_or(0, |(step, _)| step.parse().unwrap())
+}
+
+/// Two processes, streams that outlive rests, faults of all kinds, snapshots and writes in any order. Whatever happens:
+/// a process that saw a refusal offers the account to nobody until its rest is over or somebody healed it (R105); a rest's
+/// wave is one step, no step is lost but by a conversation that ended well, and no probe is one (K91).
+#[tokio::test(flavor = "multi_thread")]
+async fn k91_r105_any_order_of_outcomes_snapshots_and_processes() {
+    const RESTS: [i64; 5] = [30, 120, 360, 720, 1440];
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    let token = LIVE.replace("2026-11-24", "2036-11-24");
+    for seed in 0..40 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let time = Time::new();
+        account(&mut redis, "a1", r#"{"uuid":"a1"}"#, &token);
+        let options = [("accountCacheTtlMs", "3600000"), ("suspicionBrake", "off")];
+        let processes =
+            [Instance::start(&server, &time, &options).await, Instance::start(&server, &time, &options).await];
+        let mut open: Vec<(usize, kiro_messages::pool::Lease)> = Vec::new();
+        let mut before = 0;
+        for round in 0..12 {
+            let place = format!("seed {seed}, round {round}");
+            let (mut healed, mut suspected) = (false, false);
+            // Since when a process has known of a mark of its own that nobody lifted.
+            let mut refused = [false; 2];
+            for _ in 0..rng.usize(5..40) {
+                let p = rng.usize(0..2);
+                let process = &processes[p];
+                match rng.u8(0..10) {
+                    0..=3 => {
+                        if let Ok(lease) = process.pool.select(&Wanted::default()) {
+                            assert!(!refused[p], "{place}: offered after a refusal");
+                            open.push((p, lease));
+                        }
+                    }
+                    4..=6 if !open.is_empty() => {
+                        let (p, lease) = open.swap_remove(rng.usize(0..open.len()));
+                        let kind = match rng.u8(0..8) {
+                            0..=3 => FaultKind::Suspicious,
+                            4 => FaultKind::RateLimited,
+                            5 => FaultKind::ServerError,
+                            6 => FaultKind::Forbidden,
+                            _ => {
+                                if let Some(Outcome { event: Event::Success { heals: true, .. }, .. }) =
+                                    lease.succeeded()
+                                {
+                                    (healed, refused[p]) = (true, false);
+                                }
+                                continue;
+                            }
+                        };
+                        let outcome = lease.failed(&fault(kind, 429), Stood::default());
+                        let rests = matches!(processes[p].state("a1"), State::Cooling { .. });
+                        suspected |= kind == FaultKind::Suspicious && outcome.is_some();
+                        refused[p] |= outcome.is_some() && rests;
+                    }
+                    7 => process.written().await,
+                    8 => {
+                        process.pool.reload().await.unwrap();
+                        // Another process may have healed it.
+                        refused[p] &= matches!(process.state("a1"), State::Cooling { .. });
+                        assert!(healed || !refused[p] || process.pool.select(&Wanted::default()).is_err(), "{place}");
+                    }
+                    _ => {
+                        for probe in process.pool.probes_due() {
+                            probe.succeeded();
+                        }
+                        // Twenty seconds a round at most: no rest ends in it.
+                        time.0.fetch_add(rng.i64(0..500), Ordering::Relaxed);
+                    }
+                }
+            }
+            for process in &processes {
+                process.written().await;
+            }
+            for process in &processes {
+                process.pool.reload().await.unwrap();
+            }
+            let told: serde_json::Value = serde_json::from_str(&record(&mut redis, "a1")).unwrap();
+            let step = step_of(&told);
+            if healed {
+                assert!(step <= before.max(1) + 1, "{place}: {before} to {step}: {told}");
+            } else {
+                assert!(step == before || step == before + 1, "{place}: {before} to {step}: {told}");
+                assert!(step > 0 || !suspected, "{place}: {told}");
+            }
+            before = step;
+            let now = Timestamp::from_millisecond(time.0.load(Ordering::Relaxed)).unwrap();
+            let states = processes.each_ref().map(|process| process.state("a1"));
+            assert_eq!(states[0].as_str(), states[1].as_str(), "{place}: {told}");
+            if let State::Cooling { until } = states[0] {
+                let longest = RESTS[usize::try_from(step.clamp(1, 5)).unwrap() - 1] * 66;
+                let rest = until.duration_since(now).as_secs();
+                assert!(rest <= longest.max(3600), "{place}: {rest} s in step {step}");
+                if !healed && told["lastErrorMessage"].as_str().unwrap().contains(": suspicious activity") {
+                    assert!(rest >= longest / 66 * 54 - 60, "{place}: {rest} s in step {step}: {told}");
+                }
+                time.0.fetch_add((rest + 61) * 1000, Ordering::Relaxed);
+            }
+        }
+        drop(open);
+        for process in processes {
+            process.close().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
     let server = RedisServer::start();

@@ -357,7 +357,10 @@ impl Health {
         if record.healthy && !self.standing.healthy {
             (self.streak, self.rests, self.suspicion) = (0, 0, 0);
         }
-        self.suspicion = self.suspicion.max(suspicion(&record));
+        // Our rests always say the step (K91): one that says a lower one was made after somebody's success.
+        if let Some(note @ Note::CoolDown { .. }) = record.note.as_ref().filter(|_| !record.healthy) {
+            self.suspicion = suspicion_of(note);
+        }
         let same_mark = !record.healthy
             && !self.standing.healthy
             && record.last_error == self.standing.last_error
@@ -665,6 +668,22 @@ pub const SUSPICION: &str = "suspicious activity";
 
 fn suspicion(standing: &Standing) -> u32 {
     standing.note.as_ref().filter(|_| !standing.healthy).map_or(0, suspicion_of)
+}
+
+/// A rest as it is written over another mark of the record that nobody has healed: whoever made it may not have seen the
+/// step that the suspicion has reached (K91).
+pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
+    let step = suspicion_of(old);
+    match (new, old) {
+        (Note::CoolDown { until, cause }, Note::CoolDown { until: standing, .. }) if step > suspicion_of(new) => {
+            if cause.starts_with(SUSPICION) {
+                return Note::CoolDown { until: *until.max(standing), cause: format!("{SUSPICION} ({step})") };
+            }
+            let cause = cause.split_once(", after ").map_or(cause.as_str(), |(cause, _)| cause);
+            Note::CoolDown { until: *until, cause: format!("{cause}, after {SUSPICION} ({step})") }
+        }
+        _ => new.clone(),
+    }
 }
 
 /// The step of the suspicion that a mark tells of; one that says none is the first (K91). 0: it tells of none.

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::policy::health::suspicion_of;
+use crate::policy::health::{SUSPICION, carry_suspicion, suspicion_of};
 use crate::proto::record::{Account, Entry, Note};
 
 /// What one attempt did to its account: the rows of §8. Times are wall clock.
@@ -299,8 +299,9 @@ impl Failure {
             // It ended while it waited to be written: only its count is left (R51).
             Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => return,
             Some(mark) if standing.as_ref().is_none_or(|standing| mark.replaces(standing, account.last_error_time)) => {
+                let note = account.note().map_or_else(|| mark.note.clone(), |old| carry_suspicion(&mark.note, &old));
                 account.is_healthy = false;
-                account.last_error_message = Some(mark.note.to_string());
+                account.last_error_message = Some(note.to_string());
                 account.scheduled_recovery_time = None;
                 match mark.note {
                     Note::Quota { until, .. } => account.scheduled_recovery_time = Some(until),
@@ -323,6 +324,14 @@ impl Mark {
     /// Whether this mark takes the place of another in a record whose last failure was at `since`: a heavier or equal one
     /// does, and so does one whose attempt started after that failure, or that was set when the other was over.
     fn replaces(&self, standing: &Note, since: Option<Timestamp>) -> bool {
+        // Nothing makes a suspicious rest that runs shorter (K91), but what is heavier than a rest.
+        if let (Note::CoolDown { until: ours, .. }, Note::CoolDown { until, cause }) = (&self.note, standing)
+            && cause.starts_with(SUSPICION)
+            && *until > self.at
+            && ours < until
+        {
+            return false;
+        }
         weight(&self.note) >= weight(standing)
             || since.is_none_or(|since| self.started_at >= since)
             || is_over(standing, self.at)
@@ -451,6 +460,44 @@ mod tests {
                 "a conversation does"
             );
         }
+    }
+
+    /// Another process, which hasn't seen the mark, neither shortens the rest nor loses the step.
+    #[test]
+    fn k91_no_mark_of_a_process_that_looked_away_makes_a_suspicion_smaller() {
+        let suspected = |until: &str| {
+            format!(
+                r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T{until}.000Z: suspicious activity (3)"}}"#
+            )
+        };
+        let message = |record: &str| Account::parse(record.as_bytes(), "a1").unwrap().last_error_message.unwrap();
+        let first = |until| OutcomePatch::CoolDown {
+            at: t0(),
+            started_at: t0(),
+            until,
+            cause: "suspicious activity (1)".into(),
+        };
+        let (runs, over) = (suspected("15:00:00"), suspected("09:59:00"));
+        for mark in [cool_down(t0(), t0(), time("10:01:00")), first(time("10:30:00"))] {
+            assert_eq!(
+                message(&written(&runs, [mark])),
+                "cool-down until 2026-11-23T15:00:00.000Z: suspicious activity (3)"
+            );
+        }
+        assert_eq!(
+            message(&written(&over, [cool_down(t0(), t0(), time("10:01:00"))])),
+            "cool-down until 2026-11-23T10:01:00.000Z: 429 rate limited, after suspicious activity (3)"
+        );
+        assert_eq!(
+            message(&written(&over, [first(time("10:30:00"))])),
+            "cool-down until 2026-11-23T10:30:00.000Z: suspicious activity (3)"
+        );
+        assert_eq!(
+            message(&written(&over, [success(), first(time("10:30:00"))])),
+            "cool-down until 2026-11-23T10:30:00.000Z: suspicious activity (1)",
+            "after a success it begins anew"
+        );
+        assert!(written(&runs, [ejected(t0())]).contains("ejected: suspended"), "what is heavier stands");
     }
 
     #[test]
