@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { CodeWhispererStreamingClient, GenerateAssistantResponseCommand } from '@aws/codewhisperer-streaming-client'
+import { CodeWhispererStreamingClient, GenerateAssistantResponseCommand, InvokeMCPCommand } from '@aws/codewhisperer-streaming-client'
 import { freePort, serverBinary } from '../scripts/steps.mjs'
 
 let simulator
@@ -24,26 +24,34 @@ before(async () => {
 
 after(() => simulator?.kill())
 
-/** The events of one answer, as [member of the union, value]. Throws what the client throws, with the events before. */
-async function read(scenario, token = 'token') {
+/** AWS's client, which says who it is as Kiro's own does. */
+function connect(token, version = '9.9.9') {
   const client = new CodeWhispererStreamingClient({
     endpoint: origin,
     region: 'us-east-1',
     token: async () => ({ token, expiration: new Date(Date.now() + 3_600_000) }),
     maxAttempts: 1,
   })
-  // AWS's client says who it is; Kiro's own says more.
-  const ide = `KiroIDE-9.9.9-${'0a'.repeat(32)}`
+  const ide = `KiroIDE-${version}-${'0a'.repeat(32)}`
   const agents = {
     'user-agent': `aws-sdk-js/1.0.34 ua/2.1 os/linux#6.1 lang/js md/nodejs#24.18.0 api/codewhispererstreaming#1.0.34 m/E ${ide}`,
     'x-amz-user-agent': `aws-sdk-js/1.0.34 ${ide}`,
   }
-  const speak = (next) => (args) => next({ ...args, request: Object.assign(args.request, { headers: { ...args.request.headers, ...agents } }) })
+  const speak = (next) => (args) => {
+    Object.assign(args.request.headers, agents)
+    return next(args)
+  }
   client.middlewareStack.add(speak, { step: 'finalizeRequest', priority: 'low' })
+  return client
+}
+
+/** The events of one answer, as [member of the union, value]. Throws what the client throws, with the events before. */
+async function read(scenario, token = 'token', more = {}) {
+  const client = connect(token, more.version)
   const content = scenario === undefined ? 'Hello' : `Please: [[sim ${JSON.stringify(scenario)}]]`
   const events = []
   try {
-    const answer = await client.send(new GenerateAssistantResponseCommand(request(content)))
+    const answer = await client.send(new GenerateAssistantResponseCommand(request(content, more)))
     assert.equal(answer.$metadata.httpStatusCode, 200)
     assert.equal(answer.conversationId, '7a1f6e0c-0000-4000-8000-000000000000')
     for await (const event of answer.generateAssistantResponseResponse) events.push(...Object.entries(event))
@@ -61,12 +69,13 @@ async function read(scenario, token = 'token') {
   }
 }
 
-function request(content) {
+function request(content, { model = 'claude-sonnet-4.5', fields } = {}) {
   return {
+    ...(fields && { additionalModelRequestFields: fields }),
     conversationState: {
       chatTriggerType: 'MANUAL',
       conversationId: '7a1f6e0c-0000-4000-8000-000000000000',
-      currentMessage: { userInputMessage: { content, modelId: 'claude-sonnet-4.5', origin: 'AI_EDITOR' } },
+      currentMessage: { userInputMessage: { content, modelId: model, origin: 'AI_EDITOR' } },
     },
   }
 }
@@ -167,6 +176,41 @@ test('K1a: the demo answer, which says that it is simulated', async () => {
   assert.deepEqual(events.slice(20), usage)
 })
 
+test('K1a: a thought in signed segments, asked for by fields', async () => {
+  const fields = { thinking: { type: 'adaptive', display: 'summarized' }, output_config: { effort: 'xhigh' } }
+  const events = await read({ think: 'Hmm.', segments: 2, text: 'Yes', usage: false }, 'token', { model: 'claude-opus-5', fields })
+  const [first, second] = [events[1][1].signature, events[3][1].signature]
+  assert.match(first, /^[A-Za-z0-9+/]{43}=$/)
+  assert.notEqual(first, second)
+  assert.deepEqual(events, [thought({ text: 'Hm' }), thought({ signature: first }), thought({ text: 'm.' }), thought({ signature: second }), text('Yes')])
+})
+
+test('K1a: a thought that nobody can read', async () => {
+  const events = await read({ think: true, text: 'x', usage: false }, 'token', { model: 'gpt-5.6-sol', fields: { reasoning: { effort: 'max' } } })
+  assert.ok(events[0][1].redactedContent instanceof Uint8Array)
+})
+
+test('K1a: figures in tokens', async () => {
+  const events = await read({ text: 'some' }, 'sim-token-usage')
+  assert.deepEqual(events[1], ['metadataEvent', { tokenUsage: { uncachedInputTokens: 2436, outputTokens: 64, totalTokens: 2500 } }])
+})
+
+test('K1a: the client searches the web, and reads what is wrong with a search', async () => {
+  const client = connect('token')
+  const search = (name) => {
+    const params = { name, arguments: { query: 'rust' } }
+    return client.send(new InvokeMCPCommand({ id: 'web_search_tooluse_1', jsonrpc: '2.0', method: 'tools/call', params }))
+  }
+  const { id, result, error } = await search('web_search')
+  assert.equal(id, 'web_search_tooluse_1')
+  assert.equal(error, undefined)
+  assert.equal(JSON.parse(result.content[0].text).results.length, 3)
+  const refused = await search('other')
+  assert.equal(refused.result, undefined)
+  assert.deepEqual(refused.error, { code: -32601, message: 'Method not found' })
+  client.destroy()
+})
+
 test('K33: an input that is an object', async () => {
   const events = await read({ tool: { id: 't', name: 'f', input: { x: 1 }, object: true, open: false, stop: 'last' } })
   assert.deepEqual(events[0], tool('t', 'f', { input: { x: 1 }, stop: true }))
@@ -207,6 +251,25 @@ const answers = [
   ['500', 500, 'InternalServerException', {}],
   ['503', 503, 'ServiceUnavailableException', {}],
 ]
+
+const refusals = [
+  ['an old version', { version: '0.8.140' }, /^This version of Kiro is no longer supported\./, undefined],
+  ['an unknown model', { model: 'claude-opus-6' }, /select a different model/, 'INVALID_MODEL_ID'],
+  ['fields that the model has not', { fields: { output_config: { effort: 'low' } } }, /^additionalModelRequestFields is not supported/, 'REQUEST_BODY_INVALID'],
+  ['a value that the schema has not', { model: 'claude-opus-4.6', fields: { output_config: { effort: 'xhigh' } } }, /the enumeration/, 'REQUEST_BODY_INVALID'],
+]
+
+for (const [what, more, message, reason] of refusals) {
+  test(`K1a: the client reads the refusal of ${what}`, async () => {
+    await assert.rejects(read(undefined, 'token', more), (error) => {
+      assert.equal(error.name, 'ValidationException')
+      assert.equal(error.$metadata.httpStatusCode, 400)
+      assert.match(error.message, message)
+      assert.equal(error.reason, reason)
+      return true
+    })
+  })
+}
 
 for (const [preset, status, name, more] of answers) {
   test(`K1a: the client reads the answer sim-${preset} as ${name}`, async () => {

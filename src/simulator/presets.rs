@@ -10,6 +10,15 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         r#"{"http":{"status":400,"type":"ValidationException","reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD","message":"Input is too long."}}"#,
     ),
     ("413", r#"{"http":{"status":413,"message":"Request Entity Too Large"}}"#),
+    ("context-limit", r#"{"http":{"status":400,"type":"ValidationException","message":"Context limit exceeded."}}"#),
+    (
+        "too-many-tokens",
+        r#"{"http":{"status":400,"type":"ValidationException","message":"prompt is too long: 250001 tokens > 200000 maximum"}}"#,
+    ),
+    (
+        "not-buffered",
+        r#"{"http":{"status":500,"type":"InternalServerException","message":"Failed to buffer the request body: length limit exceeded"}}"#,
+    ),
     // UnknownModel, ThinkingSignature, ProfileArn
     (
         "unknown-model",
@@ -32,7 +41,15 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         "conversation-limit",
         r#"{"http":{"status":402,"type":"ServiceQuotaExceededException","reason":"CONVERSATION_LIMIT_EXCEEDED","message":"The conversation has too many turns."}}"#,
     ),
+    (
+        "expected-results",
+        r#"{"http":{"status":503,"type":"ServiceUnavailableException","message":"Expected toolResult blocks at messages.2.content for the following Ids: tooluse_1"}}"#,
+    ),
     // TokenRejected
+    (
+        "invalid-token",
+        r#"{"everywhere":true,"http":{"status":403,"type":"AccessDeniedException","message":"Invalid token"}}"#,
+    ),
     ("401", r#"{"everywhere":true,"http":{"status":401,"type":"UnauthorizedException","message":"Unauthorized"}}"#),
     (
         "403-invalid-token",
@@ -52,6 +69,10 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         r#"{"everywhere":true,"http":{"status":403,"type":"AccessDeniedException","reason":null,"message":"Your User ID (d-0000000000.simulated) is temporarily suspended."}}"#,
     ),
     // Forbidden
+    (
+        "not-authorized",
+        r#"{"http":{"status":403,"type":"AccessDeniedException","message":"User is not authorized to make this call."}}"#,
+    ),
     (
         "403",
         r#"{"http":{"status":403,"type":"AccessDeniedException","reason":"FEATURE_NOT_SUPPORTED","message":"User is not authorized to access this resource."}}"#,
@@ -103,6 +124,10 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     (
         "429-retry-after-date",
         r#"{"http":{"status":429,"type":"ThrottlingException","reason":null,"message":"Too many requests.","headers":{"retry-after":"{date+30}"}}}"#,
+    ),
+    (
+        "was-throttled",
+        r#"{"http":{"status":500,"type":"InternalServerException","message":"The request was throttled."}}"#,
     ),
     (
         "400-throttling",
@@ -263,6 +288,7 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         "small-bodies",
         r#"{"when":{"body_over":200000},"http":{"status":400,"type":"ValidationException","message":"Improperly formed request."}}"#,
     ),
+    ("body-limit", r#"{"world":{"max_body":1085440}}"#),
     (
         "small-pictures",
         r#"{"when":{"image_over":400000},"http":{"status":400,"type":"ValidationException","reason":"IMAGE_SIZE_EXCEEDED","message":"The image is too large."}}"#,

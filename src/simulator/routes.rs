@@ -35,6 +35,21 @@ pub(super) async fn answer(
     shared: Arc<Shared>,
     connection: Arc<Connection>,
 ) -> io::Result<Answer> {
+    let is_runtime = Wire::read(request.method(), request.uri().path(), request.headers()).shape() == Shape::Runtime;
+    Ok(match judge(request, shared, connection).await? {
+        Judged::Reply(reply) if is_runtime => full(reply.named_in_body()),
+        Judged::Reply(reply) => full(reply),
+        Judged::Stream(response) => response.map(Either::Right),
+    })
+}
+
+/// What a request gets.
+enum Judged {
+    Reply(HttpReply),
+    Stream(Response<Player>),
+}
+
+async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<Connection>) -> io::Result<Judged> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
@@ -45,7 +60,7 @@ pub(super) async fn answer(
     if path.starts_with("/_sim/") {
         let body = read(body).await?;
         let query = head.uri.query().unwrap_or_default();
-        return Ok(full(body.map_or_else(|refused| refused, |body| control(&name, query, &body, &shared))));
+        return Ok(Judged::Reply(body.map_or_else(|refused| refused, |body| control(&name, query, &body, &shared))));
     }
     // Counted from the head on: a client that goes away while it sends is counted too.
     let token = bearer(&head.headers).map(str::to_owned);
@@ -56,7 +71,7 @@ pub(super) async fn answer(
     if let Some(Ok(Scenario { world: Some(change), .. })) = token.as_deref().and_then(by_token)
         && let Err(message) = Arc::make_mut(&mut world).change(change.clone())
     {
-        return Ok(full(mistake(&message)));
+        return Ok(Judged::Reply(mistake(&message)));
     }
     let mut wire = Wire::read(&head.method, &path, &head.headers);
     if !world.is_today {
@@ -83,7 +98,7 @@ pub(super) async fn answer(
     }
     let body = match read(body).await? {
         Ok(body) => body,
-        Err(refused) => return Ok(full(refused)),
+        Err(refused) => return Ok(Judged::Reply(refused)),
     };
     shared.state().record(Recorded {
         connection: connection.number,
@@ -198,7 +213,7 @@ async fn service(
     world: &mut Arc<World>,
     shared: &Arc<Shared>,
     connection: &Connection,
-) -> io::Result<Answer> {
+) -> io::Result<Judged> {
     let json: Value = serde_json::from_slice(request.body).unwrap_or_default();
     let in_body = json["profileArn"].as_str();
     let arn = match request.call {
@@ -208,15 +223,15 @@ async fn service(
     };
     counted(shared, request.wire, request.call, |count| count.members(&json));
     match request.scenario(world, arn.as_deref(), None, shared) {
-        Err(message) => return Ok(full(mistake(&message))),
+        Err(message) => return Ok(Judged::Reply(mistake(&message))),
         Ok(None) => {}
         Ok(Some(scenario)) => {
             tokio::time::sleep(scenario.head).await;
             return match scenario.reply {
-                Reply::Http(reply) => Ok(full(reply)),
+                Reply::Http(reply) => Ok(Judged::Reply(reply)),
                 Reply::Drop { reset } => Err(hang_up(connection, reset)),
                 Reply::Stream(_) | Reply::Usual => {
-                    Ok(full(HttpReply::failure(400, "scenario: only chat answers with a stream")))
+                    Ok(Judged::Reply(HttpReply::failure(400, "scenario: only chat answers with a stream")))
                 }
             };
         }
@@ -227,12 +242,12 @@ async fn service(
         && let Some(account) = request.account
     {
         let region = request.wire.region.as_deref();
-        return Ok(full(account.list_profiles(region, request.token_type, start, world)));
+        return Ok(Judged::Reply(account.list_profiles(region, request.token_type, start, world)));
     }
     if let Some(refused) = request.refused(arn.as_deref(), world) {
-        return Ok(full(refused));
+        return Ok(Judged::Reply(refused));
     }
-    Ok(full(match request.call {
+    Ok(Judged::Reply(match request.call {
         Call::Profiles => accounts::profiles(request.token),
         Call::Models => {
             let asked = json["maxResults"].as_u64().and_then(|asked| usize::try_from(asked).ok());
@@ -242,7 +257,12 @@ async fn service(
         Call::Mcp => {
             if request.wire.shape() == Shape::Runtime && request.mcp_arn != in_body {
                 let message = "Improperly formed request. (simulator: the ARN belongs in header and body)";
-                return Ok(full(HttpReply::error(400, "ValidationException", Some("REQUEST_BODY_INVALID"), message)));
+                return Ok(Judged::Reply(HttpReply::error(
+                    400,
+                    "ValidationException",
+                    Some("REQUEST_BODY_INVALID"),
+                    message,
+                )));
             }
             let answer = mcp::answer(&json, world);
             if let Some(query) = &answer.query {
@@ -262,7 +282,7 @@ async fn stream(
     mut flight: Flight,
     shared: &Arc<Shared>,
     connection: Arc<Connection>,
-) -> io::Result<Answer> {
+) -> io::Result<Judged> {
     let prompt = check::read(request.body, world.is_today.then(|| request.wire.shape()));
     if let Ok(prompt) = &prompt {
         counted(shared, request.wire, Call::Chat, |count| count.prompt(prompt));
@@ -315,6 +335,7 @@ async fn stream(
             let first = reasoning::last(&prompt);
             let staged = script.stage(&Stage {
                 world: &world,
+                has_initial_response: request.wire.shape() == Shape::Runtime,
                 thought: reasoning::asked(&prompt, &world),
                 sign: &|before| reasoning::sign(request.token, &prompt, if before.is_empty() { first } else { before }),
                 credits: (new as f64 + known as f64 * price) / 1000.0,
@@ -329,7 +350,8 @@ async fn stream(
             if let Some(id) = prompt.conversation_id {
                 response = response.header("x-amzn-codewhisperer-conversation-id", id);
             }
-            response.body(Either::Right(Player::new(script, connection, flight))).map_err(io::Error::other)
+            let response = response.body(Player::new(script, connection, flight)).map_err(io::Error::other)?;
+            Ok(Judged::Stream(response))
         }
     }
 }
@@ -371,17 +393,17 @@ async fn refresh(
     wire: &Wire,
     shared: &Arc<Shared>,
     connection: &Connection,
-) -> io::Result<Answer> {
+) -> io::Result<Judged> {
     let request = accounts::refresh_request(method, body, wire.region.as_deref(), &mut shared.state());
     let request = match request {
         Ok(request) => request,
-        Err(refused) => return Ok(full(refused)),
+        Err(refused) => return Ok(Judged::Reply(refused)),
     };
     tokio::time::sleep(request.answer.wait).await;
     if request.answer.drop {
         return Err(hang_up(connection, false));
     }
-    Ok(full(request.answer.reply(method, &request.refresh_token, &mut shared.state())))
+    Ok(Judged::Reply(request.answer.reply(method, &request.refresh_token, &mut shared.state())))
 }
 
 /// `/_sim/…`.
@@ -428,11 +450,11 @@ fn by_prompt(content: &str) -> Option<Result<Scenario, String>> {
     })
 }
 
-fn answered(flight: Option<Flight>, reply: HttpReply) -> Answer {
+fn answered(flight: Option<Flight>, reply: HttpReply) -> Judged {
     if let Some(mut flight) = flight {
         flight.land(Outcome::Answered);
     }
-    full(reply)
+    Judged::Reply(reply)
 }
 
 fn full(reply: HttpReply) -> Answer {

@@ -334,6 +334,17 @@ impl HttpReply {
         self
     }
 
+    /// As the hosts of shape `runtime` say it (K114): the error's name stands in the body, and no header has it.
+    pub fn named_in_body(mut self) -> Self {
+        let Some(place) = self.headers.iter().position(|(name, _)| name == "x-amzn-errortype") else { return self };
+        let (_, kind) = self.headers.remove(place);
+        if let Ok(Value::Object(mut body)) = serde_json::from_slice(&self.body) {
+            body.entry("__type").or_insert_with(|| format!("com.amazon.kiro.runtimeservice#{kind}").into());
+            self.body = Value::Object(body).to_string().into();
+        }
+        self
+    }
+
     fn read(map: Map<String, Value>) -> Result<Self, String> {
         let mut fields = Fields::new("http", map);
         let status = fields.take("status")?.unwrap_or(200);
@@ -393,6 +404,8 @@ pub(super) struct Script {
 /// What an answer takes from the request and the world, as [`Script::stage`] wants it.
 pub(super) struct Stage<'a> {
     pub world: &'a World,
+    /// The protocol's own first frame comes before the answer's (K114).
+    pub has_initial_response: bool,
     pub thought: Thought,
     /// Makes a signature that is bound to the request and to the signature before it, which may be empty.
     pub sign: &'a dyn Fn(&str) -> String,
@@ -561,7 +574,10 @@ impl Script {
     /// # Errors
     /// A sentence, when no frame can hold what is to be said.
     pub fn stage(&mut self, stage: &Stage<'_>) -> Result<(), String> {
-        let mut steps = Vec::with_capacity(self.steps.len() + 2);
+        let mut steps = Vec::with_capacity(self.steps.len() + 3);
+        if stage.has_initial_response && !self.steps.is_empty() {
+            steps.push(Step::Frames(event_frame("initial-response", &json!({}))?));
+        }
         for step in self.steps.drain(..) {
             match step {
                 Step::Think { text, segments } => {
