@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::select::Strategy;
-use crate::proto::kiro::client_identity;
 use crate::proto::kiro::route::Shape;
+use crate::proto::kiro::{client_identity, profile};
+use crate::proto::record::is_region;
 use crate::proto::translate::request::{CachePoints, SystemPlace};
 use crate::proto::translate::usage::UsageSplit;
 use crate::secret::Secret;
@@ -37,6 +38,10 @@ pub enum Form {
     Store,
     /// `https://…`, or `http://…` to a loopback address; `{region}` may stand in it.
     UpstreamUrl,
+    /// A comma list of AWS regions.
+    Regions,
+    /// The ARN of a profile; empty is a value too: none.
+    ProfileArn,
     /// An absolute URL with one of these schemes.
     Url(&'static [&'static str]),
     /// Three numbers with dots between them, such as `1.1.70` (K102).
@@ -58,6 +63,8 @@ impl Form {
             Form::Word(words) => format!("one of {}", words.join(", ")),
             Form::Store => "redis or file:PATH".into(),
             Form::UpstreamUrl => "an https:// URL (http:// only to a loopback address)".into(),
+            Form::Regions => "a comma list of regions such as us-east-1,eu-central-1".into(),
+            Form::ProfileArn => "a profile's ARN (arn:…:codewhisperer:…), or empty".into(),
             Form::Url(schemes) => {
                 format!(
                     "a URL that begins with {}",
@@ -266,6 +273,30 @@ pub const SETTINGS: &[Setting] = &[
         DEFAULT_MANAGEMENT_URL,
         Form::UpstreamUrl,
         "Where usage, models and profiles are asked for in shape runtime.",
+    ),
+    row(
+        "KIRO_API_REGIONS",
+        "",
+        "apiRegions",
+        "us-east-1,eu-central-1,us-gov-west-1,us-gov-east-1",
+        Form::Regions,
+        "Regions in which Kiro answers; another region in an account's records says only where it signs in.",
+    ),
+    row(
+        "KIRO_BUILDER_ID_PROFILE_ARN",
+        "",
+        "builderIdProfileArn",
+        profile::BUILDER_ID_PROFILE,
+        Form::ProfileArn,
+        "Kiro's fixed profile for AWS Builder IDs; empty: none is sent.",
+    ),
+    row(
+        "KIRO_SOCIAL_PROFILE_ARN",
+        "",
+        "socialProfileArn",
+        profile::SOCIAL_PROFILE,
+        Form::ProfileArn,
+        "Kiro's fixed profile for Google and GitHub accounts; empty: none is sent.",
     ),
     row(
         "KIRO_SOCIAL_REFRESH_URL",
@@ -743,7 +774,8 @@ impl RawConfig {
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut raw = Self::default();
         for (name, value) in vars {
-            if value.is_empty() {
+            let is_value = |setting: &Setting| setting.form == Form::ProfileArn;
+            if value.is_empty() && !SETTINGS.iter().any(|setting| setting.env == name && is_value(setting)) {
                 continue;
             }
             if let Some(setting) = SETTINGS.iter().find(|s| s.env == name) {
@@ -945,6 +977,9 @@ impl RawConfig {
             },
             runtime_url: self.upstream_url("KIRO_RUNTIME_URL")?,
             management_url: self.upstream_url("KIRO_MANAGEMENT_URL")?,
+            api_regions: self.regions("KIRO_API_REGIONS")?,
+            builder_id_profile_arn: self.profile_arn("KIRO_BUILDER_ID_PROFILE_ARN")?,
+            social_profile_arn: self.profile_arn("KIRO_SOCIAL_PROFILE_ARN")?,
             social_refresh_url: self.upstream_url("KIRO_SOCIAL_REFRESH_URL")?,
             idc_refresh_url: self.upstream_url("KIRO_IDC_REFRESH_URL")?,
             client_version: self.version("KIRO_CLIENT_VERSION")?,
@@ -1139,6 +1174,20 @@ impl RawConfig {
         }
     }
 
+    fn regions(&self, env: &str) -> Result<Vec<String>, ConfigError> {
+        let text = self.text(env);
+        let regions: Vec<String> = text.split(',').map(|region| region.trim().to_owned()).collect();
+        let sound = regions.iter().all(|region| is_region(region));
+        if sound { Ok(regions) } else { Err(self.refuse(env, &Form::Regions.allowed())) }
+    }
+
+    fn profile_arn(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        let sound =
+            text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(&text).is_some();
+        if sound { Ok(text) } else { Err(self.refuse(env, &Form::ProfileArn.allowed())) }
+    }
+
     fn upstream_url(&self, env: &str) -> Result<String, ConfigError> {
         let text = self.text(env);
         if is_trusted_url(&text) { Ok(text) } else { Err(self.refuse(env, &Form::UpstreamUrl.allowed())) }
@@ -1255,6 +1304,12 @@ pub struct Config {
     pub runtime_url: String,
     /// `KIRO_MANAGEMENT_URL`.
     pub management_url: String,
+    /// `KIRO_API_REGIONS`; never empty.
+    pub api_regions: Vec<String>,
+    /// `KIRO_BUILDER_ID_PROFILE_ARN`; empty: none.
+    pub builder_id_profile_arn: String,
+    /// `KIRO_SOCIAL_PROFILE_ARN`; empty: none.
+    pub social_profile_arn: String,
     /// `KIRO_SOCIAL_REFRESH_URL`.
     pub social_refresh_url: String,
     /// `KIRO_IDC_REFRESH_URL`.

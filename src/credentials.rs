@@ -10,6 +10,8 @@
 
 mod calls;
 pub(crate) mod held;
+mod profiles;
+mod usage;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,15 +25,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, AccountView, Lease, Pool, Stood, short};
 use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::profile::region_of;
 use crate::proto::kiro::token::{self, Grant, Refusal};
-use crate::proto::record::{Fingerprint, Token};
+use crate::proto::record::{DEFAULT_REGION, Fingerprint, Method, Token, is_region};
 use crate::secret::Secret;
 use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
 use crate::upstream::Upstream;
 
 use held::{Age, BLOCKING_MARGIN, later};
+pub use profiles::LookUp;
 
 /// How often accounts are looked at for a background refresh or a probe.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +44,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 32;
 /// One refresh call, all in all (K68): half the lock's life.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
+/// A refresh that is refused is asked for in other regions too, all in all so long and so often (K76).
+const CALLS_WITHIN: Duration = Duration::from_secs(20);
+const MOST_REGIONS: usize = 4;
 /// How long a blocking or forced refresh waits for another process (R40 step 2).
 const LOCK_WITHIN: Duration = Duration::from_secs(20);
 /// A token that was adopted or refreshed and still isn't live is looked at so often before giving up.
@@ -196,12 +204,16 @@ impl Credentials {
     /// # Errors
     /// No token is to be had. The fault is to be reported like an attempt's ([`RefreshError::fault`]).
     pub async fn access_token(&self, lease: &Lease) -> Result<Secret, Fault> {
-        let id = lease.account().id();
+        let bearer = self.bearer(lease.account().id()).await?;
+        lease.hand_out(&bearer);
+        Ok(bearer)
+    }
+
+    async fn bearer(&self, id: &AccountId) -> Result<Secret, Fault> {
         for _ in 0..ROUNDS {
             let now = self.0.pool.now();
             let live = self.0.pool.with_slot(id, |slot, _| slot.held.live(now).cloned());
             if let Some(bearer) = live.ok_or_else(|| RefreshError::Gone.fault())? {
-                lease.hand_out(&bearer);
                 return Ok(bearer);
             }
             self.renew(id, Cause::Blocking).await.map_err(RefreshError::fault)?;
@@ -230,6 +242,17 @@ impl Credentials {
         let id = AccountId::from(id);
         self.renew(&id, Cause::Person).await?;
         self.0.pool.with_slot(&id, |slot, _| slot.held.token().expires_at).ok_or(RefreshError::Gone)
+    }
+
+    /// Looks the account's profile up (K79). The lease comes back with what was found in its view.
+    ///
+    /// # Errors
+    /// The lease, when nothing was found: the account has no profile, was asked a moment ago, or could not be asked.
+    pub async fn look_up_profile(&self, mut lease: Lease) -> Result<Lease, Lease> {
+        match self.look_up_profiles(&mut lease).await {
+            LookUp::Found | LookUp::BuilderId => Ok(lease),
+            LookUp::Nothing | LookUp::Unanswered | LookUp::NotAsked => Err(lease),
+        }
     }
 
     /// The token in hand: the only call that shows secrets (N19).
@@ -374,29 +397,113 @@ impl Inner {
             let view = view.map_err(|_| RefreshError::NotRefreshable)?;
             let Some(used) = credential.refresh_token.clone() else { return Err(RefreshError::NotRefreshable) };
             let Some(body) = token::request_body(&credential) else { return Err(RefreshError::NotRefreshable) };
-            match self.call(&view, &credential, body).await {
+            let region = view.refresh_region().to_owned();
+            let since = Instant::now();
+            match self.call(&view, &credential, body.clone(), &region).await {
                 Ok(grant) => {
                     self.save(id, &used, (bytes, record), grant).await;
                     return Ok(());
                 }
-                Err(CallError::Refused(refusal)) if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) => {
+                Err(CallError::Refused(refusal, told))
+                    if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) =>
+                {
                     if !again && self.is_replaced(id, key, &used).await {
                         again = true;
                         continue;
                     }
-                    return Err(self.refused(id, &view, &used, refusal, known));
+                    let mut tried = vec![region];
+                    if credential.method() == Method::Idc
+                        && matches!(refusal, Refusal::Rejected | Refusal::RegistrationExpired)
+                    {
+                        match self.call_elsewhere(&view, &credential, &body, told, &mut tried, since).await {
+                            Ok(grant) => {
+                                self.granted_elsewhere(id, &credential, tried.last(), grant, &used, (bytes, record))
+                                    .await;
+                                return Ok(());
+                            }
+                            // Somebody who could have said yes said nothing: not for good.
+                            Err(true) => {
+                                let now = self.pool.now();
+                                self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
+                                return Err(RefreshError::Refused(Refusal::Passing));
+                            }
+                            Err(false) => {}
+                        }
+                    }
+                    return Err(self.refused(id, &tried, &used, refusal, known));
                 }
                 Err(error) => {
                     let now = self.pool.now();
                     self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
                     return Err(match error {
-                        CallError::Refused(refusal) => RefreshError::Refused(refusal),
+                        CallError::Refused(refusal, _) => RefreshError::Refused(refusal),
                         CallError::Network => RefreshError::Network,
                         CallError::Timeout => RefreshError::Timeout,
                     });
                 }
             }
         }
+    }
+
+    /// The same request in the other regions that may be meant (K76). `tried` grows. The error: whether one of them might
+    /// still say yes.
+    async fn call_elsewhere(
+        &self,
+        view: &AccountView,
+        credential: &Token,
+        body: &[u8],
+        mut told: Option<String>,
+        tried: &mut Vec<String>,
+        since: Instant,
+    ) -> Result<Grant, bool> {
+        let mut is_silent = false;
+        while tried.len() < MOST_REGIONS {
+            let arn_region = view.profile_arn().and_then(region_of);
+            let recorded = [credential.idc_region.as_deref(), credential.region.as_deref(), arn_region];
+            let candidates = std::iter::once(told.as_deref()).chain(recorded).flatten().chain([DEFAULT_REGION]);
+            let urls: Vec<_> = tried.iter().map(|region| view.refresh_url(region)).collect();
+            let is_new = |region: &&str| {
+                let url = view.refresh_url(region);
+                is_region(region) && url.is_some() && !urls.contains(&url)
+            };
+            let Some(region) = candidates.into_iter().find(is_new).map(str::to_owned) else { break };
+            let left = CALLS_WITHIN.saturating_sub(since.elapsed());
+            let answer = tokio::time::timeout(left, self.call(view, credential, body.to_vec(), &region)).await;
+            tried.push(region);
+            match answer {
+                Ok(Ok(grant)) => return Ok(grant),
+                Ok(Err(CallError::Refused(Refusal::Passing | Refusal::ClientVersion, _) | CallError::Timeout))
+                | Err(_) => is_silent = true,
+                Ok(Err(CallError::Refused(_, again))) => told = again.or(told),
+                Ok(Err(CallError::Network)) => {}
+            }
+        }
+        Err(is_silent)
+    }
+
+    /// Another region than the first one granted: remembered, and written where the record names none.
+    async fn granted_elsewhere(
+        &self,
+        id: &AccountId,
+        credential: &Token,
+        region: Option<&String>,
+        mut grant: Grant,
+        used: &Secret,
+        base: (Bytes, Token),
+    ) {
+        if let Some(region) = region {
+            match &credential.idc_region {
+                Some(recorded) if recorded != region => tracing::warn!(
+                    account = short(id),
+                    recorded,
+                    region,
+                    "the token is refreshed in another region than the record's idcRegion: correct it there"
+                ),
+                _ => grant.idc_region = Some(region.clone()),
+            }
+            self.pool.learn(id, Lesson::RefreshRegion(region.as_str().into()));
+        }
+        self.save(id, used, base, grant).await;
     }
 
     /// The record to work on, and whether it is known to be the store's own: R40 step 3; while the store is away what
@@ -451,7 +558,11 @@ impl Inner {
     async fn save(&self, id: &AccountId, used: &Secret, base: (Bytes, Token), grant: Grant) {
         let now = self.pool.now();
         count(&self.counters.refreshed);
-        let unsaved = self.pool.with_slot(id, |slot, rng| slot.held.granted(used, base, grant, now, rng));
+        let unsaved = self.pool.with_slot(id, |slot, rng| {
+            let unsaved = slot.held.granted(used, base, grant, now, rng);
+            slot.goes_on();
+            unsaved
+        });
         let Some(unsaved) = unsaved else { return };
         match self.store().save_token(&unsaved).await {
             Ok(Saved::Written(bytes)) => {
@@ -489,14 +600,7 @@ impl Inner {
         replaced && self.pool.with_slot(id, |slot, _| slot.held.compare(&record) == Age::Newer).unwrap_or(false)
     }
 
-    fn refused(
-        &self,
-        id: &AccountId,
-        view: &AccountView,
-        used: &Secret,
-        refusal: Refusal,
-        known: bool,
-    ) -> RefreshError {
+    fn refused(&self, id: &AccountId, tried: &[String], used: &Secret, refusal: Refusal, known: bool) -> RefreshError {
         let now = self.pool.now();
         let believed = self.pool.with_slot(id, |slot, rng| {
             // While the store is away somebody may have rotated the token without our seeing it: not for good.
@@ -519,8 +623,8 @@ impl Inner {
                 | Refusal::ClientVersion
                 | Refusal::Passing
                 | Refusal::Unknown => {
-                    let region = view.refresh_region();
-                    format!("refresh token rejected ({fingerprint}) in {region}; log in again")
+                    let regions = tried.join(", ");
+                    format!("refresh token rejected ({fingerprint}) in {regions}; log in again")
                 }
             },
         );
@@ -543,7 +647,8 @@ enum Taken {
 
 /// Why a refresh call brought nothing.
 enum CallError {
-    Refused(Refusal),
+    /// With the region that the refusal named (K76).
+    Refused(Refusal, Option<String>),
     Network,
     Timeout,
 }
@@ -552,6 +657,7 @@ enum CallError {
 /// live.
 async fn background(inner: Weak<Inner>) {
     let Some(wanted) = inner.upgrade().map(|inner| inner.pool.refresh_wanted()) else { return };
+    let mut looked_up = Instant::now();
     loop {
         let Some(inner) = inner.upgrade() else { return };
         // A token that can't be saved now is refreshed only when it must be (R52).
@@ -569,6 +675,14 @@ async fn background(inner: Weak<Inner>) {
         for lease in inner.pool.probes_due() {
             let credentials = Credentials(inner.clone());
             inner.tasks.spawn(async move { credentials.probe(lease).await });
+        }
+        // One account a second (K79).
+        if looked_up.elapsed() >= LOOK_EVERY
+            && let Some(id) = inner.pool.look_up_due()
+        {
+            looked_up = Instant::now();
+            let credentials = Credentials(inner.clone());
+            inner.tasks.spawn(async move { credentials.look_up(&id, false).await });
         }
         drop(inner);
         tokio::select! {

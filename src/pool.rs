@@ -15,6 +15,7 @@ mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -31,10 +32,11 @@ use crate::credentials::held::{Held, later};
 use crate::error::Code;
 use crate::policy::brake::{self, Brake};
 use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
-use crate::policy::learned::{Learned, Lesson};
+use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::profile::region_of;
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
 use crate::store::writer::Pending;
@@ -43,7 +45,7 @@ use crate::store::{
 };
 
 pub use view::{AccountId, AccountView, Addresses, short};
-use view::{Urls, Viewed};
+use view::{Sources, Urls, Viewed};
 
 /// The store is not asked for all accounts more often, however fresh they are wanted.
 const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(50);
@@ -64,8 +66,6 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(120);
 /// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
 const MINUTE: Duration = Duration::from_secs(60);
-/// The profile of an account is looked up at most so often (K64).
-const PROFILE_LOOK_UP_EVERY: Duration = Duration::from_secs(600);
 
 /// What the pool must know of the configuration.
 struct Settings {
@@ -106,6 +106,11 @@ impl From<&Config> for Settings {
                 generate: config.upstream_url.clone(),
                 social_refresh: config.social_refresh_url.clone(),
                 idc_refresh: config.idc_refresh_url.clone(),
+                api_regions: config.api_regions.clone(),
+                builder_id_profile: Some(config.builder_id_profile_arn.as_str())
+                    .filter(|arn| !arn.is_empty())
+                    .map(Arc::from),
+                social_profile: Some(config.social_profile_arn.as_str()).filter(|arn| !arn.is_empty()).map(Arc::from),
             }),
             place: match &config.store {
                 StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
@@ -434,7 +439,6 @@ pub(crate) struct Slot {
     suspected: Option<Timestamp>,
     /// The ARN that upstream rejected; an empty one when none was sent.
     arn_rejected: Option<String>,
-    profile_asked: Option<Timestamp>,
     host_marked: Option<Instant>,
     /// What its answers have taught (R72).
     learned: Learned,
@@ -752,16 +756,58 @@ impl Pool {
         due.into_iter().map(|slot| self.lease(slot, now, Purpose::Probe)).collect()
     }
 
-    /// Whether the account's profile may be looked up now: at most once in 10 minutes (K64). A yes counts as done.
-    pub fn may_look_up_profile(&self, id: &str) -> bool {
+    /// An account that wants its profiles looked up in the background: loaded without an ARN, in service, its token live
+    /// (K79).
+    pub(crate) fn look_up_due(&self) -> Option<AccountId> {
         let now = self.now();
-        let mut inside = self.inside();
-        let Some(slot) = inside.slots.get_mut(id) else { return false };
-        let may = slot.profile_asked.is_none_or(|asked| later(asked, PROFILE_LOOK_UP_EVERY) <= now);
-        if may {
-            slot.profile_asked = Some(now);
+        let inside = self.inside();
+        let due = |slot: &&Slot| {
+            let served = matches!(slot.state(now), State::Healthy | State::HalfOpen | State::Stale);
+            served && slot.view.wants_profiles() && slot.learned.may_ask_profiles(now) && slot.held.live(now).is_some()
+        };
+        inside.slots.values().find(due).map(|slot| slot.view.id.clone())
+    }
+
+    /// Takes in what a call taught of an account (R72), outside any lease.
+    pub(crate) fn learn(&self, id: &str, lesson: Lesson) {
+        let now = self.now();
+        let proven = match &lesson {
+            Lesson::VariantProven(_, Variant::Listed(arn)) => Some(arn.to_string()),
+            _ => None,
+        };
+        self.with_slot(id, |slot, _| {
+            let changes_view = matches!(
+                lesson,
+                Lesson::Profiles(_) | Lesson::IsBuilderId | Lesson::RefreshRegion(_) | Lesson::FipsHost
+            );
+            slot.learned.learn(lesson, now);
+            if changes_view {
+                slot.review(&self.0.settings.urls, now);
+            }
+        });
+        if let Some(arn) = proven {
+            self.keep_profile(id, arn);
         }
-        may
+    }
+
+    /// Writes a profile that was found into the token record, unless that has one of the account's own (K79).
+    pub(crate) fn keep_profile(&self, id: &str, arn: String) {
+        let now = self.now();
+        let unsaved = self.with_slot(id, |slot, _| {
+            if slot.view.has_own_profile() || self.0.settings.urls.is_service(&arn) {
+                return None;
+            }
+            let region = region_of(&arn).map(str::to_owned);
+            let idc_region = slot.view.refresh_region().to_owned();
+            let unsaved = slot.held.learned_profile(arn, region, &idc_region)?;
+            slot.goes_on();
+            slot.review(&self.0.settings.urls, now);
+            Some(unsaved)
+        });
+        if let Some(unsaved) = unsaved.flatten() {
+            // The background writer saves it; requests go on with it.
+            self.writer().keep_token(id, unsaved);
+        }
     }
 
     /// Writes an outcome that [`Hooks::record`] had taken over, when the host program could not record it after all. A
@@ -1409,7 +1455,7 @@ impl Lease {
 
     /// Takes in what a call taught (R72).
     pub fn learn(&self, lesson: Lesson) {
-        self.pool.with_slot(&self.view.id, |slot, _| slot.learned.learn(lesson, self.pool.now()));
+        self.pool.learn(&self.view.id, lesson);
     }
 
     /// Reads what is known of the account; nothing, if it has left the pool.
@@ -1466,7 +1512,7 @@ impl Lease {
 
     fn note(&self, slot: &mut Slot, fault: &Fault, now: Timestamp) {
         if fault.kind == FaultKind::ProfileArn {
-            slot.arn_rejected = Some(self.view.profile_arn.clone().unwrap_or_default());
+            slot.arn_rejected = Some(self.view.profile_arn().unwrap_or_default().to_owned());
         }
         slot.health.hold(fault, now);
     }
@@ -1542,14 +1588,14 @@ impl Inside {
 
 impl Slot {
     fn new(id: &AccountId, settings: &Settings, now: Timestamp) -> Self {
+        let (lent, token, learned) = (&Addresses::default(), &Token::default(), &Learned::default());
+        let sources = Sources { account: None, lent, token, learned, urls: &settings.urls };
+        let view = view::view(id, &sources).view;
         Self {
             record: Bytes::new(),
             account: None,
             token_record: None,
-            view: Arc::new(
-                view::view(id, &view::machine_id(id), None, &Addresses::default(), &Token::default(), &settings.urls)
-                    .view,
-            ),
+            view: Arc::new(view),
             lent: Addresses::default(),
             problems: [None, None, None],
             warnings: Vec::new(),
@@ -1559,7 +1605,6 @@ impl Slot {
             sent: VecDeque::new(),
             suspected: None,
             arn_rejected: None,
-            profile_asked: None,
             host_marked: None,
             learned: Learned::default(),
         }
@@ -1638,11 +1683,35 @@ impl Slot {
     }
 
     fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
-        view::view(&self.view.id, &view::machine_id(&self.view.id), self.account.as_ref(), &self.lent, token, urls)
+        let (account, lent, learned) = (self.account.as_ref(), &self.lent, &self.learned);
+        view::view(&self.view.id, &Sources { account, lent, token, learned, urls })
+    }
+
+    /// Stands for the fields on which what was learned depends (R72).
+    fn identity(&self) -> u64 {
+        let (token, account) = (self.held.token(), self.account.as_ref());
+        let secret = |field: &Option<Secret>| field.as_ref().map(|secret| secret.expose().to_owned());
+        let mut hasher = DefaultHasher::new();
+        let named = [&token.auth_method, &token.provider, &token.start_url, &token.profile_arn, &token.region];
+        (named, &token.idc_region, &token.api_region).hash(&mut hasher);
+        (secret(&token.client_id), secret(&token.kiro_api_key)).hash(&mut hasher);
+        account.map(|account| (&account.profile_arn, &account.region)).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether its profiles may be looked up (K79).
+    pub(crate) fn may_look_up(&self, now: Timestamp) -> bool {
+        self.view.kind().has_profiles() && self.learned.may_ask_profiles(now)
+    }
+
+    /// The record was changed by us: what was learned goes on (R72).
+    pub(crate) fn goes_on(&mut self) {
+        self.learned.goes_on_with(self.identity());
     }
 
     /// Makes the view again after a change of record or token.
     fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) {
+        self.learned.belongs_to(self.identity());
         let viewed = self.viewed(self.held.token(), urls);
         self.problems[2] = viewed.problem;
         for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {

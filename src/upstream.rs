@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use connections::{ConnectError, Connections, Origin, POOL_IDLE, TCP_KEEPALIVE};
+use connections::{ConnectError, Connections, Origin, POOL_IDLE, Resolver, TCP_KEEPALIVE};
 use exchange::{Wire, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{
@@ -449,6 +449,7 @@ impl Client {
                 .referer(false)
                 .retry(reqwest::retry::never())
                 .no_proxy()
+                .dns_resolver(Arc::new(Resolver::default()))
                 .connector_layer(CountConnects(connects.clone()));
             if !connect_timeout.is_zero() {
                 builder = builder.connect_timeout(connect_timeout);

@@ -17,12 +17,15 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, Face, RawConfig};
-use kiro_messages::credentials::{Credentials, RefreshError};
+use kiro_messages::credentials::{Credentials, LookUp, RefreshError};
 use kiro_messages::error::Code;
 use kiro_messages::gateway::Gateway;
 use kiro_messages::policy::health::{Event, Outcome, State};
+use kiro_messages::policy::learned::{Lesson, Variant};
 use kiro_messages::pool::{Hooks, Pool, PoolEvent, Stood, Wanted, Why};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
+use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, Kind};
+use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::kiro::token::Refusal;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Clock, RedisConfig, RedisServer as Server, Store, StoreConfig};
@@ -776,7 +779,7 @@ async fn case_26_somebody_changes_the_region_during_the_call() {
         token(&mut redis, "a1"),
         r#"{"accessToken":"new","refreshToken":"refresh-2","expiresAt":"2026-11-23T11:00:00.000Z","authMethod":"social","region":"eu-west-1"}"#
     );
-    assert_eq!(one.pool.account("a1").unwrap().region(), "eu-west-1");
+    assert_eq!(one.credentials.credential("a1").unwrap().region(), "eu-west-1");
 }
 
 /// R40 step 5: the answer names no profile, so the one that somebody has just put into the record is left alone.
@@ -1074,11 +1077,11 @@ async fn case_38_a_token_that_expires_while_redis_is_down() {
 async fn k57_k58_k59_k61_r41_what_a_refused_refresh_leaves() {
     let table = [
         // method, status, body, how many it takes, message
-        ("social", 400, r#"{"message":"Invalid refresh token"}"#, 1, "refresh token rejected ({}) in eu-north-1"),
+        ("social", 400, r#"{"message":"Invalid refresh token"}"#, 1, "refresh token rejected ({}) in us-east-1"),
         ("IdC", 400, r#"{"error":"invalid_grant"}"#, 1, "refresh token rejected ({}) in eu-west-1"),
         ("IdC", 401, r#"{"error":"invalid_client"}"#, 1, "client registration expired ({})"),
-        ("social", 401, r#"{"message":"Bad credentials"}"#, 3, "refresh token rejected ({}) in eu-north-1"),
-        ("social", 404, r#"{"message":"Not found"}"#, 3, "refresh token rejected ({}) in eu-north-1"),
+        ("social", 401, r#"{"message":"Bad credentials"}"#, 3, "refresh token rejected ({}) in us-east-1"),
+        ("social", 404, r#"{"message":"Not found"}"#, 3, "refresh token rejected ({}) in us-east-1"),
     ];
     for (n, (method, status, body, believed_at, message)) in table.into_iter().enumerate() {
         let server = RedisServer::start();
@@ -1275,28 +1278,331 @@ async fn r17_k5_a_marked_account_without_traffic_is_probed_and_healed() {
     assert!(!call.headers.contains_key("content-type"));
 }
 
-/// K64: the profile is looked up once, goes into the token record and into the running request.
+const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
+const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
+const C: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/CCCC";
+const ENTERPRISE: &str = r#"{"accessToken":"live","refreshToken":"r","expiresAt":"2026-11-24T10:00:00.000Z","authMethod":"IdC","clientId":"c","clientSecret":"s","startUrl":"https://d-1.awsapps.com/start"}"#;
+/// As the existing Node.js service writes it.
+const UNSURE: &str = r#"{"accessToken":"live","refreshToken":"r","expiresAt":"2026-11-24T10:00:00.000Z","authMethod":"builder-id","clientId":"c","clientSecret":"s"}"#;
+const NOT_BUILDER_ID: &str = r#"{"message":"AWS Builder ID is not supported for this operation."}"#;
+const IMPROPER: &str = r#"{"message":"Improperly formed request.","reason":null}"#;
+const NOT_AUTHORIZED: &str = r#"{"message":"User is not authorized to make this call."}"#;
+
+/// A world of regions on one port: `{region}.localhost` is Kiro's host, `oidc-{region}.localhost` that of refresh. The
+/// account lies in Redis already.
+async fn regional(server: &RedisServer, time: &Time, address: &Address) -> Instance {
+    let port = address.url.rsplit(':').next().unwrap();
+    let upstream = format!("http://{{region}}.localhost:{port}/generateAssistantResponse");
+    let refresh = format!("http://oidc-{{region}}.localhost:{port}/token");
+    Instance::start(server, time, &[("upstreamUrl", &upstream), ("idcRefreshUrl", &refresh)]).await
+}
+
+impl Call {
+    /// The first label of its host.
+    fn region(&self) -> &str {
+        self.headers["host"].to_str().unwrap().split('.').next().unwrap()
+    }
+}
+
+impl Address {
+    /// Where calls went, in order; of look-ups, refreshes or usage.
+    fn regions(&self, path: &str) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.path.starts_with(path)).map(|call| call.region().to_owned()).collect()
+    }
+}
+
+fn profiles(arns: &[&str]) -> (u16, String) {
+    let list: Vec<_> = arns.iter().map(|arn| serde_json::json!({ "arn": arn, "status": "ACTIVE" })).collect();
+    (200, serde_json::json!({ "profiles": list }).to_string())
+}
+
+/// Looks up and gives the answer and the account as it is then.
+async fn looked_up(one: &Instance) -> (LookUp, Arc<kiro_messages::pool::AccountView>) {
+    let mut lease = one.pool.visit("a1").unwrap();
+    let ended = one.credentials.look_up_profiles(&mut lease).await;
+    (ended, lease.account().clone())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn k6_k64_a_profile_is_looked_up_and_remembered() {
+async fn k6_k64_k79_p6_a_profile_in_another_region_is_found_kept_and_used() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
-    let answer = r#"{"profiles":[{"arn":"arn:found"},{"arn":"arn:second"}]}"#;
-    let address = Address::start(move |_| async move { (200, answer.to_owned()) }).await;
-    let own = format!(r#"{{"KIRO_BASE_URL":"{}/generateAssistantResponse"}}"#, address.url);
-    account(&mut redis, "a1", &own, LIVE);
-    let one = Instance::start(&server, &time, &[]).await;
-    let lease = one.pool.select(&Wanted::default()).unwrap();
-    let lease = one.credentials.look_up_profile(lease).await.expect("a profile");
-    assert_eq!(lease.account().profile_arn(), Some("arn:found"));
-    one.written().await;
-    let expected = format!(r#"{},"profileArn":"arn:found"}}"#, LIVE.strip_suffix('}').unwrap());
-    assert_eq!(token(&mut redis, "a1"), expected);
+    let address = Address::start(|call| async move {
+        match (call.path.as_str(), call.region()) {
+            ("/token", _) => (200, grant("new", Some("refresh-2"))),
+            (_, "eu-central-1") => profiles(&[E2]),
+            _ => profiles(&[]),
+        }
+    })
+    .await;
+    account(&mut redis, "a1", "{}", ENTERPRISE);
+    let one = regional(&server, &time, &address).await;
+    assert!(one.pool.account("a1").unwrap().wants_profiles());
+    let (ended, view) = looked_up(&one).await;
+    assert_eq!((ended, view.profile_arn(), view.region()), (LookUp::Found, Some(E2), "eu-central-1"));
+    assert_eq!(address.regions("/"), ["us-east-1", "eu-central-1"]);
     let call = address.calls.lock().unwrap()[0].clone();
     assert_eq!((call.path.as_str(), &call.body), ("/", &serde_json::json!({"maxResults":10})));
     assert_eq!(call.headers["x-amz-target"], "AmazonCodeWhispererService.ListAvailableProfiles");
     assert_eq!(call.headers["content-type"], "application/x-amz-json-1.0");
-    assert!(one.credentials.look_up_profile(lease).await.is_err(), "at most once in 10 minutes");
-    assert_eq!(address.calls(), 1);
+    assert_eq!(looked_up(&one).await.0, LookUp::NotAsked, "10 min after an answer");
+    one.written().await;
+    let expected = ENTERPRISE.strip_suffix('}').unwrap();
+    let expected = format!(r#"{expected},"profileArn":"{E2}","region":"eu-central-1","idcRegion":"us-east-1"}}"#);
+    assert_eq!(token(&mut redis, "a1"), expected);
+    one.pool.reload().await.unwrap();
+    assert_eq!(one.pool.account("a1").unwrap().kind(), Kind::Enterprise);
+    one.credentials.refresh("a1").await.unwrap();
+    assert_eq!(address.regions("/token"), ["oidc-us-east-1"]);
+    assert!(one.pool.accounts()[0].cause.is_none() && one.state("a1") == State::Healthy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k73_k79_p7_p8_p9_what_a_record_of_the_node_service_turns_out_to_be() {
+    let fixed = ENTERPRISE.replacen('{', &format!(r#"{{"profileArn":"{BUILDER_ID_PROFILE}","#), 1);
+    let table = [
+        (UNSURE.to_owned(), profiles(&[E1]), LookUp::Found, Kind::Enterprise, Some(E1), true),
+        (
+            UNSURE.to_owned(),
+            (403, NOT_BUILDER_ID.to_owned()),
+            LookUp::BuilderId,
+            Kind::BuilderId,
+            Some(BUILDER_ID_PROFILE),
+            false,
+        ),
+        (fixed, profiles(&[E1]), LookUp::Found, Kind::Enterprise, Some(E1), true),
+    ];
+    for (n, (record, answer, expected, kind, arn, kept)) in table.into_iter().enumerate() {
+        let server = RedisServer::start();
+        let (mut redis, time) = (server.connection(), Time::new());
+        let address = Address::start(move |call| {
+            let answer = if call.region() == "us-east-1" { answer.clone() } else { profiles(&[]) };
+            async move { answer }
+        })
+        .await;
+        account(&mut redis, "a1", "{}", &record);
+        let one = regional(&server, &time, &address).await;
+        assert_eq!(one.pool.account("a1").unwrap().profile_arn(), None, "{n}: nothing goes out before it is asked");
+        let (ended, view) = looked_up(&one).await;
+        assert_eq!((ended, view.kind(), view.profile_arn()), (expected, kind, arn), "{n}");
+        assert_eq!(address.calls(), if kept { 2 } else { 1 }, "{n}: one region is enough for a Builder ID");
+        one.written().await;
+        let saved = token(&mut redis, "a1");
+        assert_eq!(saved.contains(E1), kept, "{n}: {saved}");
+        assert!(!(kept && saved.contains(BUILDER_ID_PROFILE)) && (kept || saved == record), "{n}: {saved}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k79_p11_p20_who_gives_no_answer_is_asked_again_after_a_minute_and_once_for_all() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async {
+        sleep(Duration::from_millis(50)).await;
+        (503, String::new())
+    })
+    .await;
+    account(&mut redis, "a1", "{}", &ENTERPRISE.replace("startUrl", r#"region":"ap-southeast-2","startUrl"#));
+    let one = Arc::new(regional(&server, &time, &address).await);
+    let mut requests = JoinSet::new();
+    for _ in 0..100 {
+        let one = one.clone();
+        requests.spawn(async move { looked_up(&one).await.0 });
+    }
+    let ended: Vec<LookUp> = requests.join_all().await;
+    assert!(ended.contains(&LookUp::Unanswered) && !ended.contains(&LookUp::Found));
+    assert_eq!(address.regions("/"), ["us-east-1", "eu-central-1"], "exactly one call a region");
+    time.pass(59);
+    assert_eq!(looked_up(&one).await.0, LookUp::NotAsked);
+    time.pass(1);
+    looked_up(&one).await;
+    assert_eq!(address.calls(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k79_p13_p14_p15_pages_states_and_the_profile_that_is_proven() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        if call.region() != "us-east-1" {
+            return (403, NOT_AUTHORIZED.to_owned());
+        }
+        let answer = match call.body.get("nextToken").and_then(|next| next.as_str()) {
+            None => serde_json::json!({ "profiles": [{ "arn": E2, "status": "INACTIVE" }], "nextToken": "2" }),
+            Some("2") => serde_json::json!({ "profiles": [{ "arn": E1, "status": "ACTIVE" }], "nextToken": "3" }),
+            _ => serde_json::json!({ "profiles": [{ "arn": C }, { "arn": E1 }], "nextToken": "" }),
+        };
+        (200, answer.to_string())
+    })
+    .await;
+    account(&mut redis, "a1", "{}", ENTERPRISE);
+    let one = regional(&server, &time, &address).await;
+    let (ended, view) = looked_up(&one).await;
+    assert_eq!((ended, address.calls()), (LookUp::Found, 4));
+    let listed = [Variant::Listed(E1.into()), Variant::Listed(C.into()), Variant::None];
+    assert_eq!(view.variants(), listed);
+    one.written().await;
+    assert_eq!(token(&mut redis, "a1"), ENTERPRISE, "which of them is right isn't known yet");
+    let lease = one.pool.visit("a1").unwrap();
+    lease.learn(Lesson::VariantRefused { shape: Shape::Q, variant: listed[0].clone(), by_400: false });
+    let next = lease.learned(|learned, now| learned.next_variant(Shape::Q, &listed, now).cloned());
+    assert_eq!(next, Some(listed[1].clone()));
+    lease.learn(Lesson::VariantProven(Shape::Q, listed[1].clone()));
+    one.written().await;
+    assert!(token(&mut redis, "a1").contains(C));
+    assert_eq!(one.pool.account("a1").unwrap().profile_arn(), Some(C));
+    // Our own write changes nothing of what was learned.
+    one.pool.reload().await.unwrap();
+    let own = [Variant::Own(C.into())];
+    assert!(lease.learned(|learned, _| learned.is_proven(Shape::Q, &own[0])));
+    // P21: somebody else's does.
+    let by_hand = token(&mut redis, "a1").replace(C, E2);
+    redis.set::<_, _, ()>(token_key("a1"), by_hand).unwrap();
+    one.pool.reload().await.unwrap();
+    let view = one.pool.account("a1").unwrap();
+    assert_eq!((view.profile_arn(), view.region()), (Some(E2), "eu-central-1"));
+    assert!(lease.learned(|learned, now| learned.listed().is_empty() && learned.may_ask_profiles(now)));
+}
+
+/// The background asks for accounts without an ARN by itself, one a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn k79_profiles_are_looked_up_in_the_background() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|_| async { profiles(&[E1]) }).await;
+    let expired = ENTERPRISE.replace("2026-11-24", "2026-11-22");
+    for (id, record) in [("a1", ENTERPRISE), ("a2", LIVE), ("a3", &expired)] {
+        account(&mut redis, id, r#"{"isDisabled":false}"#, record);
+    }
+    let one = regional(&server, &time, &address).await;
+    eventually("found", Duration::from_secs(5), || {
+        one.pool.account("a1").is_some_and(|view| view.profile_arn() == Some(E1))
+    })
+    .await;
+    let asked = address.regions("/");
+    assert_eq!(asked.iter().filter(|region| !region.starts_with("oidc")).count(), 2, "not the social one: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k80_p22_usage_goes_on_without_the_profile_and_remembers_it() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        if call.path.contains("profileArn") { (400, IMPROPER.to_owned()) } else { (200, "{}".to_owned()) }
+    })
+    .await;
+    account(&mut redis, "a1", "{}", &ENTERPRISE.replacen('{', &format!(r#"{{"profileArn":"{E1}","#), 1));
+    let one = regional(&server, &time, &address).await;
+    let lease = one.pool.visit("a1").unwrap();
+    one.credentials.usage_limits(&lease).await.unwrap();
+    assert_eq!(address.calls(), 2, "with and without");
+    one.credentials.usage_limits(&lease).await.unwrap();
+    assert_eq!(address.calls(), 3, "at once without");
+    assert_eq!(one.state("a1"), State::Healthy);
+    assert_eq!(one.pool.account("a1").unwrap().profile_arn(), Some(E1), "it says nothing of conversations");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k80_usage_without_a_profile_is_asked_in_another_region_and_with_the_fixed_one() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| async move {
+        let key = call.headers["authorization"] == "Bearer ksk_1";
+        match (call.path.contains("profileArn"), call.region()) {
+            (false, "eu-central-1") if key => (200, "{}".to_owned()),
+            (true, _) if !key => (200, "{}".to_owned()),
+            _ => (403, NOT_AUTHORIZED.to_owned()),
+        }
+    })
+    .await;
+    account(&mut redis, "a1", "{}", r#"{"kiroApiKey":"ksk_1"}"#);
+    account(&mut redis, "a2", "{}", LIVE);
+    let one = regional(&server, &time, &address).await;
+    one.credentials.usage_limits(&one.pool.visit("a1").unwrap()).await.unwrap();
+    assert_eq!(address.regions("/getUsage"), ["us-east-1", "eu-central-1"]);
+    one.credentials.usage_limits(&one.pool.visit("a2").unwrap()).await.unwrap();
+    let path = address.calls.lock().unwrap().last().unwrap().path.clone();
+    assert!(path.contains("699475941385"), "a social account's fixed one comes last: {path}");
+    assert!(address.calls() <= 2 + 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k76_p23_p24_a_refresh_is_granted_in_another_region() {
+    let table = [
+        (
+            format!(r#""idcRegion":"us-east-1","profileArn":"{E2}""#),
+            "oidc-eu-central-1",
+            r#"{"error":"invalid_grant"}"#,
+            &["oidc-us-east-1", "oidc-eu-central-1"][..],
+            r#""idcRegion":"us-east-1""#,
+        ),
+        (
+            r#""region":"ap-southeast-1""#.to_owned(),
+            "oidc-eu-west-1",
+            r#"{"__type":"InvalidRequestRegionException","region":"eu-west-1"}"#,
+            &["oidc-ap-southeast-1", "oidc-eu-west-1"],
+            r#""idcRegion":"eu-west-1""#,
+        ),
+    ];
+    for (more, right, refusal, expected, saved) in table {
+        let server = RedisServer::start();
+        let (mut redis, time) = (server.connection(), Time::new());
+        let address = Address::start(move |call| {
+            let granted = call.region() == right;
+            async move { if granted { (200, grant("new", None)) } else { (400, refusal.to_owned()) } }
+        })
+        .await;
+        let record = ENTERPRISE.replace("11-24T", "11-22T").replacen('{', &format!("{{{more},"), 1);
+        account(&mut redis, "a1", "{}", &record);
+        let one = regional(&server, &time, &address).await;
+        assert_eq!(one.token_of("a1").await.unwrap(), "new");
+        assert_eq!(address.regions("/token"), expected);
+        eventually("saved", Duration::from_secs(5), || token(&mut redis, "a1").contains("new")).await;
+        let after = token(&mut redis, "a1");
+        assert!(after.contains(saved) && after.matches("idcRegion").count() == 1, "{after}");
+        time.pass(3600);
+        one.pool.reload().await.unwrap();
+        one.credentials.refresh("a1").await.unwrap();
+        assert_eq!(address.regions("/token").last().map(String::as_str), Some(right), "remembered");
+        assert_eq!(address.regions("/token").len(), expected.len() + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k76_p25_a_dead_token_is_tried_in_four_regions_and_ejected() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address =
+        Address::start(|_| async { (400, r#"{"error":"invalid_grant","region":"eu-north-1"}"#.to_owned()) }).await;
+    let more = format!(r#"{{"idcRegion":"eu-west-1","region":"ap-southeast-1","profileArn":"{E2}","#);
+    let record = ENTERPRISE.replace("11-24T", "11-22T").replacen('{', &more, 1);
+    account(&mut redis, "a1", "{}", &record);
+    let one = regional(&server, &time, &address).await;
+    one.token_of("a1").await.unwrap_err();
+    let tried = ["oidc-eu-west-1", "oidc-eu-north-1", "oidc-ap-southeast-1", "oidc-eu-central-1"];
+    assert_eq!(address.regions("/token"), tried);
+    assert_eq!(one.state("a1"), State::Ejected);
+    one.written().await;
+    let marked = self::record(&mut redis, "a1");
+    assert!(marked.contains("in eu-west-1, eu-north-1, ap-southeast-1, eu-central-1; log in again"), "{marked}");
+}
+
+/// K60 stands above K76: whoever could still say yes keeps the account from being ejected.
+#[tokio::test(flavor = "multi_thread")]
+async fn k76_a_region_that_is_busy_is_no_refusal() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let address = Address::start(|call| {
+        let refused = call.region() == "oidc-eu-west-1";
+        async move { if refused { (400, r#"{"error":"invalid_grant"}"#.to_owned()) } else { (503, String::new()) } }
+    })
+    .await;
+    let record = ENTERPRISE.replace("11-24T", "11-22T").replacen('{', r#"{"idcRegion":"eu-west-1","#, 1);
+    account(&mut redis, "a1", "{}", &record);
+    let one = regional(&server, &time, &address).await;
+    one.token_of("a1").await.unwrap_err();
+    assert_ne!(one.state("a1"), State::Ejected);
 }
 
 /// Bar of the pool: what rests is met by nobody, and is back within a second after its rest.
@@ -1707,13 +2013,16 @@ async fn r51_k64_a_profile_joins_the_token_that_waits() {
     .await;
     let (record, before) = expired(&address);
     let own = record.replacen('{', &format!(r#"{{"KIRO_BASE_URL":"{}/g","#, address.url), 1);
-    account(&mut redis, "a1", &own, &before.replace("09:00:00", "10:10:00"));
+    let own = own.replace("KIRO_REFRESH_URL", "KIRO_REFRESH_IDC_URL");
+    let idc = before.replace(r#""social""#, r#""idc","clientId":"c","clientSecret":"s""#);
+    account(&mut redis, "a1", &own, &idc.replace("09:00:00", "10:10:00"));
     let one = Instance::start(&server, &time, &[]).await;
     server.shutdown_save();
     time.set("2026-11-23T10:10:00Z");
     assert_eq!(one.token_of("a1").await.unwrap(), "new");
-    let lease = one.pool.visit("a1").unwrap();
-    let lease = one.credentials.look_up_profile(lease).await.expect("a profile");
+    let mut lease = one.pool.visit("a1").unwrap();
+    // In the background it may have been found already.
+    one.credentials.look_up_profiles(&mut lease).await;
     assert_eq!(lease.account().profile_arn(), Some("arn:found"));
     server.restart();
     let mut redis = server.connection();

@@ -35,9 +35,14 @@ struct Row {
 
 fn type_of(form: Form) -> String {
     match form {
-        Form::Text | Form::Secret | Form::Version | Form::UpstreamUrl | Form::Url(_) | Form::Address => {
-            "string".to_owned()
-        }
+        Form::Text
+        | Form::Secret
+        | Form::Version
+        | Form::UpstreamUrl
+        | Form::Regions
+        | Form::ProfileArn
+        | Form::Url(_)
+        | Form::Address => "string".to_owned(),
         Form::Integer(..) | Form::Duration => "number".to_owned(),
         // A number of bytes, or with a unit.
         Form::Bytes => "number | string".to_owned(),

@@ -1,15 +1,16 @@
-//! The calls that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K64),
+//! How calls are made that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K79),
 //! models (K124).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
-use crate::policy::learned::Variant;
+use crate::policy::learned::{Lesson, Variant};
 use crate::policy::marks::Way;
-use crate::pool::{AccountView, Lease};
+use crate::pool::AccountView;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
@@ -18,96 +19,29 @@ use crate::proto::record::{Method, Token};
 use crate::secret::Secret;
 use crate::upstream::{Caller, add_invocation_id, host_of};
 
-use super::{CALL_WITHIN, CallError, Credentials, Inner};
+use super::{CALL_WITHIN, CallError, Inner};
 
 /// Usage and profile calls, all in all (K68).
-const ASK_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const ASK_WITHIN: Duration = Duration::from_secs(20);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 256 * 1024;
 /// A page of the models is read to this size, and so many pages (K124).
 const MAX_PAGE: usize = 1024 * 1024;
 const MAX_PAGES: usize = 10;
 
-impl Credentials {
-    /// What the account has used of its quota (K62): the JSON of getUsageLimits, as it came.
-    ///
-    /// A 400 about the profile ARN is asked once more without it, a 403 without one once more after a profile look-up.
-    ///
-    /// # Errors
-    /// Upstream's fault, classified (§8); the caller decides whether it counts on the account.
-    pub async fn usage_limits(&self, lease: &Lease) -> Result<Bytes, Fault> {
-        let bearer = self.access_token(lease).await?;
-        let view = lease.account();
-        match self.0.ask_usage(view, &bearer, view.profile_arn()).await {
-            Err(fault) if fault.kind == FaultKind::ProfileArn && view.profile_arn().is_some() => {
-                self.0.ask_usage(view, &bearer, None).await
-            }
-            Err(fault) if fault.status == Some(403) && view.profile_arn().is_none() => {
-                match self.find_profile(lease).await {
-                    Some(arn) => self.0.ask_usage(view, &bearer, Some(&arn)).await,
-                    None => Err(fault),
-                }
-            }
-            answer => answer,
-        }
-    }
-
-    /// Every model that the account may use, as far as upstream lists them (K124): at most 10 pages within 20 s.
-    ///
-    /// # Errors
-    /// Upstream's fault, classified (§8). It says nothing about the account's health, unless it is `Suspended`.
-    pub async fn list_models(&self, lease: &Lease) -> Result<Catalogue, Fault> {
-        let bearer = self.access_token(lease).await?;
-        let view = lease.account();
-        let shape = shape_of(view);
-        let variants = view.variants();
-        let variant = lease.learned(|learned, now| learned.next_variant(shape, &variants, now).cloned());
-        let variant = variant.unwrap_or(Variant::None);
-        let all = self.0.ask_models(view, &bearer, shape, &variant);
-        tokio::time::timeout(ASK_WITHIN, all).await.unwrap_or_else(|_| Err(Fault::timeout("no answer within 20 s")))
-    }
-
-    /// Looks the account's profile up and remembers its ARN in the token record (K64). The lease comes back with the
-    /// ARN in its view.
-    ///
-    /// # Errors
-    /// The lease as it was: the account has no profile, was asked within the last 10 minutes, or could not be asked.
-    pub async fn look_up_profile(&self, mut lease: Lease) -> Result<Lease, Lease> {
-        match self.find_profile(&lease).await {
-            Some(_) => {
-                lease.renew_view();
-                Ok(lease)
-            }
-            None => Err(lease),
-        }
-    }
-
-    async fn find_profile(&self, lease: &Lease) -> Option<String> {
-        let view = lease.account();
-        let pool = &self.0.pool;
-        if !pool.may_look_up_profile(view.id()) {
-            return None;
-        }
-        let bearer = self.access_token(lease).await.ok()?;
-        let arn = match self.0.ask_profiles(view, &bearer).await {
-            Ok(arn) => arn?,
-            Err(fault) => {
-                tracing::warn!(account = view.short_id(), kind = fault.kind.as_str(), "the profile can't be looked up");
-                return None;
-            }
-        };
-        let unsaved = pool.with_slot(view.id(), |slot, _| slot.held.learned_profile(arn.clone())).flatten()?;
-        // The background writer saves it; this request goes on with it.
-        pool.writer().keep_token(view.id(), unsaved);
-        pool.adopted(view.id());
-        tracing::info!(account = view.short_id(), "the account's profile was found");
-        Some(arn)
-    }
-}
+/// How a call's request is made from its shape and address.
+pub(super) type Make<'a> = dyn Fn(&reqwest::Client, Shape, &str) -> reqwest::RequestBuilder + Sync + 'a;
 
 impl Inner {
     /// One refresh call (K52–K61).
-    pub(super) async fn call(&self, view: &AccountView, token: &Token, body: Vec<u8>) -> Result<Grant, CallError> {
+    pub(super) async fn call(
+        &self,
+        view: &AccountView,
+        token: &Token,
+        body: Vec<u8>,
+        region: &str,
+    ) -> Result<Grant, CallError> {
+        let url = view.refresh_url(region).ok_or(CallError::Network)?;
         let identity = self.upstream.identity();
         let method = token.method();
         let mut headers = HeaderMap::with_capacity(5);
@@ -131,7 +65,7 @@ impl Inner {
             headers.insert(name, HeaderValue::from_str(&agent).map_err(|_| CallError::Network)?);
         }
         let client = self.upstream.client(view.proxy_url().map(Secret::expose)).map_err(|_| CallError::Network)?;
-        let request = client.post(view.refresh_url()).headers(headers).body(body);
+        let request = client.post(&url).headers(headers).body(body);
         let answer = match tokio::time::timeout(CALL_WITHIN, read(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_timeout() => return Err(CallError::Timeout),
@@ -144,7 +78,7 @@ impl Inner {
             Ok(_) => Ok(()),
             Err(_) => Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false)),
         };
-        self.upstream.gate().heard("refresh", host_of(view.refresh_url()), gate);
+        self.upstream.gate().heard("refresh", host_of(&url), gate);
         if let Err(refusal) = read {
             tracing::debug!(
                 account = view.short_id(),
@@ -153,36 +87,11 @@ impl Inner {
                 "refresh refused"
             );
         }
-        read.map_err(CallError::Refused)
-    }
-
-    async fn ask_usage(&self, view: &AccountView, bearer: &Secret, arn: Option<&str>) -> Result<Bytes, Fault> {
-        let mut url = view.url(shape_of(view), Call::Usage, view.region());
-        url.push_str("?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST");
-        if let Some(arn) = arn {
-            url.push_str("&profileArn=");
-            url.push_str(&percent_encoded(arn));
-        }
-        let answer = self.ask(view, bearer, Call::Usage, |client| client.get(&url)).await?;
-        match serde_json::from_slice::<serde::de::IgnoredAny>(&answer) {
-            Ok(_) => Ok(answer),
-            // Whoever hands it on takes it for JSON, and would quote it in the error that it is none (N41).
-            Err(_) => Err(Fault::protocol("usage: not JSON")),
-        }
-    }
-
-    /// The ARN of the first profile; none when the account has none.
-    async fn ask_profiles(&self, view: &AccountView, bearer: &Secret) -> Result<Option<String>, Fault> {
-        let url = view.url(shape_of(view), Call::Profiles, view.region());
-        let answer =
-            self.ask(view, bearer, Call::Profiles, |client| client.post(&url).body(r#"{"maxResults":10}"#)).await?;
-        let answer: Value = serde_json::from_slice(&answer).map_err(|_| Fault::protocol("profiles: not JSON"))?;
-        let first = answer.pointer("/profiles/0/arn").and_then(Value::as_str);
-        Ok(first.filter(|arn| !arn.is_empty()).map(str::to_owned))
+        read.map_err(|refusal| CallError::Refused(refusal, token::told_region(&answer.body)))
     }
 
     /// By POST, and from the first page that is refused as an unknown call on, by GET.
-    async fn ask_models(
+    pub(super) async fn ask_models(
         &self,
         view: &AccountView,
         bearer: &Secret,
@@ -252,30 +161,66 @@ impl Inner {
         Ok(catalogue)
     }
 
+    /// A call in the preferred shape; in the next one when that has no host here, or one that doesn't know the call.
+    pub(super) async fn ask_somehow(
+        &self,
+        view: &mut Arc<AccountView>,
+        bearer: &Secret,
+        call: Call,
+        region: &str,
+        request: &Make<'_>,
+    ) -> Result<Bytes, Fault> {
+        let mut answer = Err(Fault::unreachable("no shape to ask in"));
+        for shape in view.shapes(region).to_vec() {
+            answer = self.ask(view, bearer, (shape, call, region), request).await;
+            let is_unreachable = |answer: &Result<Bytes, Fault>| {
+                answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Unreachable)
+            };
+            if is_unreachable(&answer) && view.has_other_host(shape, region) {
+                self.pool.learn(view.id(), Lesson::FipsHost);
+                if let Some(renewed) = self.pool.account(view.id()) {
+                    *view = renewed;
+                }
+                answer = self.ask(view, bearer, (shape, call, region), request).await;
+            }
+            let is_given_up = |fault: &Fault| matches!(fault.kind, FaultKind::Unreachable | FaultKind::Endpoint);
+            if !answer.as_ref().is_err_and(is_given_up) {
+                break;
+            }
+        }
+        answer
+    }
+
     /// A call with the headers of K113.
     async fn ask(
         &self,
         view: &AccountView,
         bearer: &Secret,
-        call: Call,
-        request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+        (shape, call, region): (Shape, Call, &str),
+        request: &Make<'_>,
     ) -> Result<Bytes, Fault> {
         let caller =
             Caller { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
-        let mut headers = self.upstream.identity().headers(shape_of(view), call, &caller)?;
+        let mut headers = self.upstream.identity().headers(shape, call, &caller)?;
         add_invocation_id(&mut headers);
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
-        let answer = match tokio::time::timeout(ASK_WITHIN, read(request(&client).headers(headers))).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.is_timeout() => return Err(Fault::timeout("connecting took too long")),
-            Ok(Err(_)) => return Err(Fault::network("the call broke off")),
-            Err(_) => return Err(Fault::timeout("no answer within 20 s")),
-        };
-        let (shape, region) = (shape_of(view), view.region());
         let url = view.url(shape, call, region);
         let way = Way { shape, host: host_of(&url), region };
         let heard = |outcome: Result<(), &Fault>| {
             self.upstream.heard(call, &way, view.short_id(), outcome, self.pool.now());
+        };
+        let own_proxy = view.proxy_url().is_some();
+        let request = request(&client, shape, &url).headers(headers);
+        let answer = match tokio::time::timeout(ASK_WITHIN, read(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.is_connect() && !error.is_timeout() && !own_proxy => {
+                let fault = Fault::unreachable("could not connect");
+                heard(Err(&fault));
+                return Err(fault);
+            }
+            Ok(Err(error)) if error.is_timeout() => return Err(Fault::timeout("connecting took too long")),
+            Ok(Err(_)) => return Err(Fault::network("the call broke off")),
+            Err(_) => return Err(Fault::timeout("no answer within 20 s")),
         };
         if answer.status == 200 {
             heard(Ok(()));
@@ -285,11 +230,6 @@ impl Inner {
         heard(Err(&fault));
         Err(fault)
     }
-}
-
-/// The preferred shape of the account's region.
-fn shape_of(view: &AccountView) -> Shape {
-    view.shapes(view.region()).first().copied().unwrap_or(Shape::Q)
 }
 
 struct Answer {
@@ -327,7 +267,7 @@ async fn read_up_to(request: reqwest::RequestBuilder, limit: usize) -> Result<An
 }
 
 /// For a query: everything but unreserved characters.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() + 16);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -15,7 +15,7 @@ use crate::proto::record::{Entry, Fingerprint, Method, Token, Unusable};
 use crate::secret::Secret;
 use crate::store::{TokenKey, UnsavedToken};
 
-use super::Ended;
+use super::{Ended, LookUp};
 
 /// An access token that lives no longer than this is refreshed before the request goes out (R38).
 pub(crate) const BLOCKING_MARGIN: Duration = Duration::from_secs(10);
@@ -50,8 +50,8 @@ pub(crate) struct Held {
     own: bool,
     /// Fingerprints of the refresh tokens that this process used up (R48).
     used_up: VecDeque<Fingerprint>,
-    /// A profile that was looked up and that no record of the store has shown yet (K64).
-    learned: Option<String>,
+    /// A profile that was looked up and that no record of the store has shown yet (K79).
+    learned: Option<Found>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
     spread: f64,
     last_success: Option<Timestamp>,
@@ -61,6 +61,8 @@ pub(crate) struct Held {
     refusals: Option<Refusals>,
     /// The refresh that runs for this credential (R39).
     pub(super) flight: Option<watch::Receiver<Option<Ended>>>,
+    /// The look-up of profiles that runs for this account (K79).
+    pub(super) look_up: Option<watch::Receiver<Option<LookUp>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +70,30 @@ struct Refusals {
     kind: Refusal,
     count: u32,
     last: Timestamp,
+}
+
+/// A profile that was found, and the regions to write with it where the record has none (K79).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) arn: String,
+    pub(crate) region: Option<String>,
+    pub(crate) idc_region: Option<String>,
+    /// What the record had in its place: none, or one of Kiro's fixed ones.
+    replaces: Option<String>,
+}
+
+impl Found {
+    fn put_on(&self, token: &mut Token) {
+        token.profile_arn = Some(self.arn.clone());
+        token.region = token.region.take().or_else(|| self.region.clone());
+        token.idc_region = token.idc_region.take().or_else(|| self.idc_region.clone());
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let arn = Some(Entry::ProfileArn(self.arn.clone()));
+        let regions = [self.region.clone().map(Entry::Region), self.idc_region.clone().map(Entry::IdcRegion)];
+        std::iter::once(arn).chain(regions).flatten()
+    }
 }
 
 /// What a snapshot's token record led to.
@@ -96,6 +122,7 @@ impl Held {
             not_before: None,
             refusals: None,
             flight: None,
+            look_up: None,
         }
     }
 
@@ -273,15 +300,18 @@ impl Held {
             self.remember(Fingerprint::of(used));
         }
         token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
-        let told = grant.profile_arn.or_else(|| self.learned.clone().filter(|_| token.profile_arn.is_none()));
+        let told = grant.profile_arn;
         token.profile_arn = told.clone().or(token.profile_arn);
+        let region = grant.idc_region.filter(|_| token.idc_region.is_none());
+        token.idc_region = region.clone().or(token.idc_region);
         self.take(token, rng);
         self.own = true;
         self.last_success = Some(now);
         (self.failures, self.not_before, self.refusals) = (0, None, None);
         // Any other profile is the record's own: by the time of the write somebody may have set another.
-        let ours = |entry: &Entry| told.is_some() || !matches!(entry, Entry::ProfileArn(_));
-        let entries = self.entries().into_iter().filter(ours).collect();
+        let ours = |entry: &Entry| told.is_some() || self.learned.is_some() || !matches!(entry, Entry::ProfileArn(_));
+        let mut entries: Vec<Entry> = self.entries().into_iter().filter(ours).collect();
+        entries.extend(region.map(Entry::IdcRegion));
         UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries }
     }
 
@@ -322,13 +352,23 @@ impl Held {
         }
     }
 
-    /// The profile ARN that the look-up found (K64), to be saved.
-    pub(super) fn learned_profile(&mut self, arn: String) -> Option<UnsavedToken> {
+    /// The profile that the look-up found (K79), to be saved. With the profile goes its region, where the record has none,
+    /// and then the identity region in use too, since whoever reads the record falls back to `region`.
+    pub(crate) fn learned_profile(
+        &mut self,
+        arn: String,
+        region: Option<String>,
+        idc_region: &str,
+    ) -> Option<UnsavedToken> {
         let base = self.seen()?.clone();
-        self.token.profile_arn = Some(arn.clone());
-        self.learned = Some(arn.clone());
+        let region = region.filter(|_| self.token.region.is_none());
+        let idc_region = region.as_ref().filter(|_| self.token.idc_region.is_none()).map(|_| idc_region.to_owned());
+        let found = Found { arn, region, idc_region, replaces: self.token.profile_arn.clone() };
+        found.put_on(&mut self.token);
+        let entries = found.entries().collect();
+        self.learned = Some(found);
         let used = self.seen.as_ref().and_then(|(_, token)| token.refresh_token.clone()).unwrap_or_default();
-        Some(UnsavedToken { key: self.key.clone(), base, used, entries: vec![Entry::ProfileArn(arn)] })
+        Some(UnsavedToken { key: self.key.clone(), base, used, entries })
     }
 
     /// Our token on a record of the store.
@@ -347,6 +387,7 @@ impl Held {
         ]
         .into_iter()
         .flatten()
+        .chain(self.learned.iter().flat_map(Found::entries))
         .collect()
     }
 
@@ -372,9 +413,6 @@ impl Held {
 
     /// All fields of the record but those that a refresh brings.
     fn keep_ours(&mut self, record: &Token) {
-        if record.profile_arn.is_some() {
-            self.learned = None;
-        }
         let ours = std::mem::take(&mut self.token);
         self.token = Token {
             access_token: ours.access_token,
@@ -383,6 +421,15 @@ impl Held {
             profile_arn: record.profile_arn.clone().or(ours.profile_arn),
             ..record.clone()
         };
+        self.overlay(record.profile_arn.as_ref());
+    }
+
+    /// What was found counts until the record in the store has it, or anything else than it had then.
+    fn overlay(&mut self, in_record: Option<&String>) {
+        self.learned = self.learned.take().filter(|found| found.replaces.as_ref() == in_record);
+        if let Some(found) = &self.learned {
+            found.put_on(&mut self.token);
+        }
     }
 
     fn take(&mut self, token: Token, rng: &mut fastrand::Rng) {
@@ -392,7 +439,9 @@ impl Held {
             (self.failures, self.not_before, self.refusals) = (0, None, None);
             self.own = false;
         }
+        let in_record = token.profile_arn.clone();
         self.token = token;
+        self.overlay(in_record.as_ref());
     }
 
     fn remember(&mut self, used_up: Fingerprint) {
@@ -454,6 +503,7 @@ mod tests {
             refresh_token,
             lifetime: Duration::from_secs(3600),
             profile_arn: None,
+            idc_region: None,
         }
     }
 
@@ -574,7 +624,7 @@ mod tests {
     #[test]
     fn k64_r51_a_profile_that_was_found_outlives_a_refresh() {
         let mut held = holding(&record("a", "r", 0));
-        assert!(held.learned_profile("arn:found".to_owned()).is_some());
+        assert!(held.learned_profile("arn:found".to_owned(), None, "us-east-1").is_some());
         let unsaved = refresh(&mut held, "b", None, 0, true);
         assert!(unsaved.entries.contains(&Entry::ProfileArn("arn:found".to_owned())));
         assert_eq!(held.token().profile_arn.as_deref(), Some("arn:found"));
@@ -582,6 +632,48 @@ mod tests {
         seen(&mut held, &record("c", "r", 3700), 110);
         let unsaved = refresh(&mut held, "d", None, 200, true);
         assert!(!unsaved.entries.iter().any(|entry| matches!(entry, Entry::ProfileArn(_))), "somebody took it out");
+    }
+
+    /// The regions go with it where the record has none, and stay in hand until the record has them.
+    #[test]
+    fn k79_p6_p9_a_found_profile_takes_its_regions_along_and_replaces_a_fixed_one() {
+        let mut held = holding(&record("a", "r", 100));
+        let unsaved = held.learned_profile("arn:E2".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
+        let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
+        let expected = record("a", "r", 100)
+            .replace('}', r#","profileArn":"arn:E2","region":"eu-central-1","idcRegion":"us-east-1"}"#);
+        assert_eq!(String::from_utf8(written.clone()).unwrap(), expected);
+        seen(&mut held, &record("a", "r", 100), 1);
+        let regions = |held: &Held| (held.token().region.clone(), held.token().idc_region.clone());
+        let ours = (Some("eu-central-1".to_owned()), Some("us-east-1".to_owned()));
+        assert_eq!((held.token().profile_arn.as_deref(), regions(&held)), (Some("arn:E2"), ours.clone()));
+        seen(&mut held, &String::from_utf8(written).unwrap(), 2);
+        assert_eq!((held.learned.clone(), regions(&held)), (None, ours));
+
+        let fixed = record("a", "r", 100).replace('}', r#","profileArn":"arn:B","region":"us-east-1"}"#);
+        let mut held = holding(&fixed);
+        let unsaved = held.learned_profile("arn:E1".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
+        assert_eq!(unsaved.entries, [Entry::ProfileArn("arn:E1".to_owned())], "its region is the record's own");
+        seen(&mut held, &fixed, 1);
+        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:E1"));
+        seen(&mut held, &fixed.replace("arn:B", "arn:by-hand"), 2);
+        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:by-hand"), "somebody else's");
+    }
+
+    #[test]
+    fn k76_p24_the_region_of_a_grant_is_written_where_the_record_has_none() {
+        let told = |record: &str| {
+            let mut held = holding(record);
+            let bytes = held.seen().unwrap().clone();
+            let token = Token::parse(&bytes).unwrap();
+            let used = held.token().refresh_token.clone().unwrap();
+            let grant = Grant { idc_region: Some("eu-west-1".to_owned()), ..grant("b", None) };
+            let unsaved = held.granted(&used, (bytes, token), grant, at(0), &mut rng());
+            (unsaved.entries.contains(&Entry::IdcRegion("eu-west-1".to_owned())), held.token().idc_region.clone())
+        };
+        assert_eq!(told(&record("a", "r", 0)), (true, Some("eu-west-1".to_owned())));
+        let has = record("a", "r", 0).replace('}', r#","idcRegion":"us-east-1"}"#);
+        assert_eq!(told(&has), (false, Some("us-east-1".to_owned())), "P23: another one stays");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
-use crate::proto::kiro::route::Shape;
+use crate::proto::kiro::profile::Said;
+use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::translate::fields::RefusedFields;
 
 /// A refused variant of the profile is not sent again for so long (K78).
@@ -22,6 +23,11 @@ const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Everything else that is remembered of a shape or a model (K88, K119, K129, K131, TR44).
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// ListAvailableProfiles is asked again so long after an answer, and after none (K79).
+const PROFILES_ANSWERED: SignedDuration = SignedDuration::from_secs(600);
+const PROFILES_UNANSWERED: SignedDuration = SignedDuration::from_secs(60);
+/// Listed profiles that are sent, each once (K77).
+pub const MOST_LISTED: usize = 4;
 /// Variants of the profile that are told apart: own, service, none and four listed ones, in two shapes.
 const MOST_VARIANTS: usize = 14;
 /// Models that are told apart; the one heard of longest ago goes (K88).
@@ -92,6 +98,18 @@ pub enum Lesson {
     SmallForm,
     /// A model was refused (K88).
     ModelRefused(Arc<str>),
+    /// ListAvailableProfiles named these, the one to try first in front; none: the account has no profile (K79).
+    Profiles(Vec<Arc<str>>),
+    /// ListAvailableProfiles doesn't answer Builder IDs: the account is one (K73).
+    IsBuilderId,
+    /// ListAvailableProfiles gave no answer; upstream's `retry-after`, where it named one.
+    ProfilesUnanswered(Option<SignedDuration>),
+    /// Usage or models were answered with this variant (K80); it says nothing of a conversation.
+    FormWorked(Call, Variant),
+    /// A refresh was granted in this region, which isn't the one of the records (K76).
+    RefreshRegion(Arc<str>),
+    /// GovCloud's first host name can't be resolved: the other one is used (K81).
+    FipsHost,
     /// An answer of this model began.
     ModelServed(Arc<str>),
     /// The model answers to the other id of its row (K123).
@@ -145,6 +163,13 @@ pub struct Learned {
     key: u64,
     variants: Vec<VariantMark>,
     no_profile_until: Option<Timestamp>,
+    said: Said,
+    listed: Vec<Arc<str>>,
+    profiles_again: Option<Timestamp>,
+    usage_form: Option<Variant>,
+    models_form: Option<Variant>,
+    refresh_region: Option<Arc<str>>,
+    fips_host: bool,
     shapes_refused: Vec<(Shape, Timestamp)>,
     small_form_until: Option<Timestamp>,
     models: Vec<ModelMarks>,
@@ -157,6 +182,11 @@ impl Learned {
         if self.key != key {
             *self = Self { key, ..Self::default() };
         }
+    }
+
+    /// The records changed by our own doing: what is known stays.
+    pub fn goes_on_with(&mut self, key: u64) {
+        self.key = key;
     }
 
     /// Takes in what a call taught. The only way in.
@@ -178,6 +208,27 @@ impl Learned {
                 self.shapes_refused.retain(|(refused, _)| *refused != shape);
                 self.shapes_refused.push((shape, now + if for_a_day { DAY } else { HOUR }));
             }
+            Lesson::Profiles(mut arns) => {
+                arns.truncate(MOST_LISTED);
+                if !arns.is_empty() {
+                    (self.said, self.no_profile_until) = (Said::Profiles, None);
+                }
+                self.listed = arns;
+                self.profiles_again = Some(now + PROFILES_ANSWERED);
+            }
+            Lesson::IsBuilderId => {
+                (self.said, self.no_profile_until) = (Said::BuilderId, None);
+                self.listed.clear();
+                self.profiles_again = Some(now + PROFILES_ANSWERED);
+            }
+            Lesson::ProfilesUnanswered(after) => {
+                let pause = after.filter(|after| after.is_positive()).unwrap_or(PROFILES_UNANSWERED);
+                self.profiles_again = Some(now + pause.min(DAY));
+            }
+            Lesson::FormWorked(Call::Models, variant) => self.models_form = Some(variant),
+            Lesson::FormWorked(_, variant) => self.usage_form = Some(variant),
+            Lesson::RefreshRegion(region) => self.refresh_region = Some(region),
+            Lesson::FipsHost => self.fips_host = true,
             Lesson::SmallForm => self.small_form_until = Some(now + DAY),
             Lesson::ModelRefused(id) => self.model(id, now).refused_until = Some(now + HOUR),
             Lesson::ModelServed(id) => {
@@ -216,6 +267,36 @@ impl Learned {
     /// Until when the account counts as one without a profile.
     pub fn no_profile_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.no_profile_until.filter(|until| *until > now)
+    }
+
+    /// What ListAvailableProfiles said of the account's kind (K73).
+    pub fn said(&self) -> Said {
+        self.said
+    }
+
+    /// The profiles that it named, the one to try first in front; at most [`MOST_LISTED`].
+    pub fn listed(&self) -> &[Arc<str>] {
+        &self.listed
+    }
+
+    /// Whether ListAvailableProfiles may be asked now (K79).
+    pub fn may_ask_profiles(&self, now: Timestamp) -> bool {
+        self.profiles_again.is_none_or(|again| again <= now)
+    }
+
+    /// The variant with which usage or models were answered last (K80).
+    pub fn form(&self, call: Call) -> Option<&Variant> {
+        if call == Call::Models { self.models_form.as_ref() } else { self.usage_form.as_ref() }
+    }
+
+    /// Where a refresh worked, when that isn't the region of the records (K76).
+    pub fn refresh_region(&self) -> Option<&str> {
+        self.refresh_region.as_deref()
+    }
+
+    /// Whether GovCloud's other host name is used (K81).
+    pub fn uses_fips_host(&self) -> bool {
+        self.fips_host
     }
 
     /// Whether upstream doesn't serve the account in this shape.
@@ -430,6 +511,36 @@ mod tests {
         assert!(learned.uses_small_form(at(86_399)) && learned.no_fields_on_runtime("m", at(86_399)));
         assert!(learned.no_cache_points("m", at(3_599)) && !learned.no_cache_points("m", at(3_600)));
         assert!(!learned.no_empty_thoughts("m", at(0)) && !learned.no_cache_points("n", at(0)));
+    }
+
+    #[test]
+    fn k79_r72_what_the_look_up_said_and_when_it_may_be_asked_again() {
+        let mut learned = Learned::default();
+        assert!(learned.may_ask_profiles(at(0)));
+        learned.learn(Lesson::ProfilesUnanswered(None), at(0));
+        assert!(!learned.may_ask_profiles(at(59)) && learned.may_ask_profiles(at(60)));
+        learned.learn(Lesson::ProfilesUnanswered(Some(SignedDuration::from_secs(7))), at(0));
+        assert!(!learned.may_ask_profiles(at(6)) && learned.may_ask_profiles(at(7)));
+        learned.learn(Lesson::NoProfile { asked: true }, at(0));
+        learned.learn(Lesson::Profiles((0..6).map(|n| format!("arn:{n}").into()).collect()), at(0));
+        assert_eq!(
+            (learned.listed().len(), learned.said(), learned.no_profile_until(at(1))),
+            (4, Said::Profiles, None)
+        );
+        assert!(!learned.may_ask_profiles(at(599)) && learned.may_ask_profiles(at(600)));
+        learned.learn(Lesson::Profiles(Vec::new()), at(0));
+        assert_eq!((learned.listed().len(), learned.said()), (0, Said::Profiles));
+        learned.learn(Lesson::IsBuilderId, at(0));
+        assert_eq!(learned.said(), Said::BuilderId);
+        learned.learn(Lesson::FormWorked(Call::Usage, Variant::None), at(0));
+        assert_eq!((learned.form(Call::Usage), learned.form(Call::Models)), (Some(&Variant::None), None));
+        learned.learn(Lesson::RefreshRegion("eu-west-1".into()), at(0));
+        learned.learn(Lesson::FipsHost, at(0));
+        learned.goes_on_with(7);
+        learned.belongs_to(7);
+        assert!(learned.uses_fips_host() && learned.refresh_region() == Some("eu-west-1"), "our own writes");
+        learned.belongs_to(8);
+        assert!(!learned.uses_fips_host() && learned.refresh_region().is_none() && learned.said() == Said::Nothing);
     }
 
     #[test]

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::policy::learned::Variant;
+use crate::config::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
+use crate::policy::learned::{Learned, MOST_LISTED, Variant};
+use crate::proto::kiro::profile::{
+    BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
+};
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, endpoint, hex, is_region};
 use crate::secret::Secret;
@@ -18,14 +22,26 @@ pub struct AccountView {
     pub(super) id: AccountId,
     pub(super) name: Option<String>,
     pub(super) method: Method,
-    pub(super) region: String,
-    pub(super) profile_arn: Option<String>,
     pub(super) machine_id: Arc<str>,
+    kind: Kind,
+    /// Never empty; the last one is [`Variant::None`].
+    variants: Vec<Variant>,
+    /// Where no ARN decides (K74).
+    api_region: String,
+    /// The records name it.
+    api_region_is_named: bool,
+    /// `idcRegion`, for the order of K79.
+    idc_region: Option<String>,
+    /// Where its token is refreshed first.
+    refresh_region: String,
+    is_gov: bool,
+    /// The other host name of GovCloud works (K81).
+    fips: bool,
+    urls: Arc<Urls>,
     /// Where calls of Kiro's services go.
     ways: Ways,
-    generate_url: String,
-    refresh_url: String,
-    refresh_region: String,
+    /// Where it refreshes, with `{region}` in it: its own or the configured one.
+    refresh: String,
     proxy_url: Option<Secret>,
 }
 
@@ -45,45 +61,91 @@ impl AccountView {
         self.method
     }
 
+    /// Whose account it is (K73).
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Whether it signs with an API key: no token to refresh, a header more (K51).
     pub fn is_api_key(&self) -> bool {
         self.method == Method::ApiKey
     }
 
-    /// Region of the Kiro host (K10); valid by K11.
-    pub fn region(&self) -> &str {
-        &self.region
-    }
-
-    /// Goes into the body of each attempt of this account: from the token record, else from the account record.
-    pub fn profile_arn(&self) -> Option<&str> {
-        self.profile_arn.as_deref()
-    }
-
-    /// 64 hex digits that never change (K16).
-    pub fn machine_id(&self) -> &str {
-        &self.machine_id
-    }
-
-    /// `generateAssistantResponse` of this account (K4, K12).
-    pub fn generate_url(&self) -> &str {
-        &self.generate_url
-    }
-
-    /// The header `tokentype`, where upstream must be told what kind of token it gets.
+    /// The header `tokentype`; none for accounts that send no such header (K14).
     pub fn token_type(&self) -> Option<&'static str> {
         self.is_api_key().then_some("API_KEY")
     }
 
-    /// The variants of the profile that may be sent, the first one first (K77).
+    /// What may go out as its profile, in the order of K77; never empty, the last one is [`Variant::None`].
     pub fn variants(&self) -> Vec<Variant> {
-        let own = self.profile_arn.as_deref().filter(|_| !self.is_api_key()).map(|arn| Variant::Own(arn.into()));
-        own.into_iter().chain([Variant::None]).collect()
+        self.variants.clone()
     }
 
-    /// The region of the host that a call with this variant goes to (K74).
-    pub fn api_region(&self, _variant: &Variant) -> &str {
-        &self.region
+    /// The same for usage and models (K80): own or listed, none, and the fixed one last.
+    pub fn forms(&self) -> Vec<Variant> {
+        let is_fixed = |variant: &&Variant| matches!(variant, Variant::Service(_));
+        let (fixed, others): (Vec<&Variant>, Vec<&Variant>) = self.variants.iter().partition(is_fixed);
+        others.into_iter().chain(fixed).cloned().collect()
+    }
+
+    /// The ARN that goes out first.
+    pub fn profile_arn(&self) -> Option<&str> {
+        self.variants.first().and_then(Variant::arn)
+    }
+
+    /// `own`, `listed`, `service`, `none`, or `missing` where the kind needs one (R75).
+    pub fn profile(&self) -> &'static str {
+        match self.variants.first() {
+            None | Some(Variant::None) if self.kind.has_profiles() => "missing",
+            None => Variant::None.as_str(),
+            Some(variant) => variant.as_str(),
+        }
+    }
+
+    /// Whether the records have an ARN that isn't one of Kiro's fixed ones.
+    pub fn has_own_profile(&self) -> bool {
+        matches!(self.variants.first(), Some(Variant::Own(_)))
+    }
+
+    /// Whether ListAvailableProfiles must be asked before the first attempt (K77, K79).
+    pub fn wants_profiles(&self) -> bool {
+        self.profile() == "missing"
+    }
+
+    /// Region of the Kiro host for a call with this variant of the profile (K74): the ARN's, else the account's.
+    pub fn api_region<'a>(&'a self, variant: &'a Variant) -> &'a str {
+        variant.arn().and_then(region_of).unwrap_or(&self.api_region)
+    }
+
+    /// Region of the Kiro host for the variant that goes out first; valid by K11.
+    pub fn region(&self) -> &str {
+        self.variants.first().map_or(&self.api_region, |variant| self.api_region(variant))
+    }
+
+    /// The API region that the records name (K74, 2).
+    pub fn named_region(&self) -> Option<&str> {
+        self.api_region_is_named.then_some(self.api_region.as_str())
+    }
+
+    /// Where its profiles are looked for, in order (K79): the API regions of its partition.
+    pub fn profile_regions(&self) -> Vec<&str> {
+        let european = self.idc_region.as_deref().is_some_and(|region| region.starts_with("eu-"));
+        let named = self.named_region();
+        let rank = |region: &str| match region {
+            _ if named == Some(region) => 0,
+            "eu-central-1" if european => 1,
+            _ if region == self.api_region => 2,
+            _ => 3,
+        };
+        let regions = self.urls.api_regions.iter().map(String::as_str);
+        let mut regions: Vec<&str> = regions.filter(|region| is_gov(region) == self.is_gov).collect();
+        regions.sort_by_key(|region| rank(region));
+        regions
+    }
+
+    /// 64 hex digits that never change (K16, R70).
+    pub fn machine_id(&self) -> &str {
+        &self.machine_id
     }
 
     /// The wire shapes that may be used in an API region, the preferred one first (K117, K118).
@@ -112,11 +174,20 @@ impl AccountView {
                 (chat, management)
             }
             Ways::Open(urls) if shape == Shape::Q => {
-                let chat = fill(&urls.generate);
+                let mut chat = fill(&urls.generate);
+                if self.fips && self.may_be_fips(shape, region) {
+                    chat = chat.replacen("://q.", "://q-fips.", 1);
+                }
                 let origin = origin(&chat).to_owned();
                 (chat, origin)
             }
-            Ways::Open(urls) => (fill(&urls.runtime), fill(&urls.management)),
+            Ways::Open(urls) => {
+                let chat = fill(&urls.runtime);
+                let is_moved = urls.runtime != DEFAULT_RUNTIME_URL && urls.management == DEFAULT_MANAGEMENT_URL;
+                // Whoever moves the runtime host moves what belongs to it: nothing goes to Kiro's own.
+                let management = if is_moved { origin(&chat).to_owned() } else { fill(&urls.management) };
+                (chat, management)
+            }
         };
         let management = management.trim_end_matches('/');
         match (call, shape) {
@@ -128,12 +199,30 @@ impl AccountView {
         }
     }
 
-    /// Where its token is refreshed (K8, K9, K12).
-    pub fn refresh_url(&self) -> &str {
-        &self.refresh_url
+    /// Whether GovCloud's other host name is left to be tried when this one can't be resolved (K81): then
+    /// [`Lesson::FipsHost`](crate::policy::learned::Lesson::FipsHost) changes [`AccountView::url`].
+    pub fn has_other_host(&self, shape: Shape, region: &str) -> bool {
+        !self.fips && self.may_be_fips(shape, region)
     }
 
-    /// The region that [`AccountView::refresh_url`] is of: the one to doubt when a refresh is refused (R41).
+    fn may_be_fips(&self, shape: Shape, region: &str) -> bool {
+        let is_default = matches!(&self.ways, Ways::Open(urls) if urls.generate == DEFAULT_UPSTREAM_URL);
+        is_default && shape == Shape::Q && is_gov(region)
+    }
+
+    /// The chat call of the variant and shape that are tried first; empty where an address is none.
+    pub fn generate_url(&self) -> String {
+        let region = self.region();
+        let shape = self.shapes(region).first().copied().unwrap_or(Shape::Q);
+        self.url(shape, Call::Chat, region)
+    }
+
+    /// Where its token is refreshed in this region (K8, K9, K12); none where that is no region.
+    pub fn refresh_url(&self, region: &str) -> Option<String> {
+        endpoint(&self.refresh, region)
+    }
+
+    /// The region in which its token is refreshed first: where that worked, else by K75.
     pub fn refresh_region(&self) -> &str {
         &self.refresh_region
     }
@@ -151,9 +240,6 @@ fn origin(url: &str) -> &str {
     let end = rest.find(['/', '?', '#']).map_or(url.len(), |at| after_scheme + at);
     url.get(..end).unwrap_or(url)
 }
-
-/// Regions in which the hosts of shape `runtime` are known (K117).
-const RUNTIME_REGIONS: [&str; 4] = ["us-east-1", "eu-central-1", "us-gov-east-1", "us-gov-west-1"];
 
 /// Where calls of Kiro's services go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,12 +259,12 @@ impl Ways {
     fn pinned(url: &str, urls: &Urls) -> Self {
         let path = url.get(origin(url).len()..).unwrap_or_default();
         let shape = if matches!(path, "" | "/") { Shape::Runtime } else { Shape::Q };
-        let management = (urls.management != crate::config::DEFAULT_MANAGEMENT_URL).then(|| urls.management.clone());
+        let management = (urls.management != DEFAULT_MANAGEMENT_URL).then(|| urls.management.clone());
         Self::Pinned { shape, url: url.to_owned(), management }
     }
 }
 
-/// Addresses of the configuration, with `{region}` in them (K12).
+/// Addresses of the configuration, with `{region}` in them (K12), and what else of it makes a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Urls {
     /// `KIRO_UPSTREAM_URL`.
@@ -195,6 +281,29 @@ pub(super) struct Urls {
     pub(super) social_refresh: String,
     /// `KIRO_IDC_REFRESH_URL`.
     pub(super) idc_refresh: String,
+    /// `KIRO_API_REGIONS`.
+    pub(super) api_regions: Vec<String>,
+    /// `KIRO_BUILDER_ID_PROFILE_ARN`; none: not sent.
+    pub(super) builder_id_profile: Option<Arc<str>>,
+    /// `KIRO_SOCIAL_PROFILE_ARN`; none: not sent.
+    pub(super) social_profile: Option<Arc<str>>,
+}
+
+impl Urls {
+    /// Kiro's fixed ARN of a kind, where it has one (K77).
+    fn service(&self, kind: Kind) -> Option<&Arc<str>> {
+        match kind {
+            Kind::BuilderId => self.builder_id_profile.as_ref(),
+            Kind::Social => self.social_profile.as_ref(),
+            Kind::ApiKey | Kind::External | Kind::Enterprise | Kind::Unsure => None,
+        }
+    }
+
+    /// Whether it is one of Kiro's fixed ARNs: other programs write the Builder ID one into every record.
+    pub(super) fn is_service(&self, arn: &str) -> bool {
+        let configured = [&self.builder_id_profile, &self.social_profile].into_iter().flatten();
+        arn == BUILDER_ID_PROFILE || arn == SOCIAL_PROFILE || configured.into_iter().any(|known| **known == *arn)
+    }
 }
 
 /// Addresses of one account that come from outside its record. An empty one is none.
@@ -222,89 +331,135 @@ pub(super) struct Viewed {
     pub(super) warnings: Vec<String>,
 }
 
-/// Resolves region, addresses and profile of an account (K10–K12, K16).
-pub(super) fn view(
-    id: &AccountId,
-    machine_id: &Arc<str>,
-    account: Option<&Account>,
-    lent: &Addresses,
-    token: &Token,
-    urls: &Arc<Urls>,
-) -> Viewed {
+/// What a view is made of.
+pub(super) struct Sources<'a> {
+    pub(super) account: Option<&'a Account>,
+    pub(super) lent: &'a Addresses,
+    pub(super) token: &'a Token,
+    pub(super) learned: &'a Learned,
+    pub(super) urls: &'a Arc<Urls>,
+}
+
+/// Resolves kind, profile, regions and addresses of an account (K12, K16, K73–K77).
+pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
+    let Sources { account, lent, token, learned, urls } = *sources;
     let mut warnings = Vec::new();
-    let mut problem = None;
     let own = |field: fn(&Account) -> &Option<String>| account.and_then(|account| field(account).as_deref());
-    let region = token.region.as_deref().or(own(|account| &account.region)).unwrap_or(DEFAULT_REGION).to_owned();
-    let idc_region = token.idc_region.clone().unwrap_or_else(|| region.clone());
     let method = token.method();
-    if method == Method::External {
+    let named_region = token.region.as_deref().or(own(|account| &account.region));
+    let is_region_none = named_region.is_some_and(|region| !is_region(region));
+    let problem = if method == Method::External {
         // Its refresh token belongs to a third party: no other method's address may ever see it.
-        problem = Some(NO_EXTERNAL.to_owned());
+        Some(NO_EXTERNAL.to_owned())
     } else if method == Method::ApiKey && token.kiro_api_key.is_none() {
-        problem = Some("kiroApiKey: missing".to_owned());
-    } else if !is_region(&region) {
-        problem = Some("region: not a region's name".to_owned());
-    } else if method == Method::Idc && !is_region(&idc_region) {
-        problem = Some("idcRegion: not a region's name".to_owned());
-    }
+        Some("kiroApiKey: missing".to_owned())
+    } else if is_region_none {
+        Some("region: not a region's name".to_owned())
+    } else if method == Method::Idc && token.idc_region.as_deref().is_some_and(|region| !is_region(region)) {
+        Some("idcRegion: not a region's name".to_owned())
+    } else {
+        None
+    };
     let ignored = token.ignored.iter().chain(account.iter().flat_map(|account| &account.ignored));
     warnings.extend(ignored.map(|field| format!("{field}: ignored, too long or not of its form")));
     if token.has_unknown_method() {
         warnings.push(format!("authMethod: unknown, taken for {}", method.as_str()));
     }
-    let addresses = [
-        ("KIRO_BASE_URL", own(|account| &account.base_url), &lent.generate, &urls.generate, &region),
-        ("KIRO_REFRESH_URL", own(|account| &account.refresh_url), &lent.social_refresh, &urls.social_refresh, &region),
-        (
-            "KIRO_REFRESH_IDC_URL",
-            own(|account| &account.refresh_idc_url),
-            &lent.idc_refresh,
-            &urls.idc_refresh,
-            &idc_region,
-        ),
-    ];
-    let [generate_url, social_url, idc_url] = addresses.map(|(field, own, lent, configured, region)| {
-        if let Some(own) = own.or(Some(lent.as_str()).filter(|lent| !lent.is_empty())) {
-            match endpoint(own, region) {
-                Some(url) => return url,
-                None if problem.is_none() => {
-                    warnings.push(format!("{field}: ignored, must be https, or http on loopback"));
-                }
-                None => {}
-            }
+
+    let arn = token.profile_arn.as_deref().or(own(|account| &account.profile_arn));
+    let own_arn = arn.filter(|arn| !urls.is_service(arn));
+    let kind = kind_of(token, own_arn.is_some(), learned.said());
+    let variants = variants(kind, own_arn, learned, urls);
+
+    let answers = |region: &&str| urls.api_regions.iter().any(|known| known == region);
+    let own_region = own(|account| &account.region);
+    let api = [token.api_region.as_deref(), token.region.as_deref(), own_region].into_iter().flatten().find(answers);
+    let decided = variants.first().and_then(Variant::arn).and_then(region_of).is_some() && own_arn.is_some();
+    let elsewhere = [("apiRegion", token.api_region.as_deref()), ("region", named_region)];
+    for (field, region) in elsewhere.into_iter().filter(|_| !decided && problem.is_none()) {
+        if let Some(region) = region.filter(|region| !answers(region)) {
+            // What is no name isn't repeated: it may be anything.
+            let region = if is_region(region) { region } else { "this" };
+            let api = api.unwrap_or(DEFAULT_REGION);
+            warnings.push(format!("{field}: Kiro doesn't answer in {region}; {api} is asked (KIRO_API_REGIONS)"));
         }
-        endpoint(configured, region).unwrap_or_default()
-    });
-    let (refresh_url, refresh_region) =
-        if method == Method::Idc { (idc_url, idc_region) } else { (social_url, region.clone()) };
-    if problem.is_none() && (generate_url.is_empty() || refresh_url.is_empty()) {
-        problem =
-            Some("no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback".to_owned());
     }
-    let own_base = own(|account| &account.base_url).or(Some(lent.generate.as_str()).filter(|lent| !lent.is_empty()));
-    let ways = match own_base.filter(|url| endpoint(url, &region).is_some()) {
-        Some(url) => Ways::pinned(url, urls),
+    let identity = match method {
+        Method::Idc => token.idc_region.as_deref().or(named_region),
+        _ => token.region.as_deref().filter(answers),
+    };
+    let identity = identity.filter(|region| is_region(region)).unwrap_or(DEFAULT_REGION);
+    let refresh_region = learned.refresh_region().unwrap_or(identity);
+    let api_region = api.unwrap_or(DEFAULT_REGION);
+
+    let mut address = |field: &str, own: Option<&str>, lent: &str, region: &str| {
+        let own = own.or(Some(lent).filter(|lent| !lent.is_empty()))?;
+        if endpoint(own, region).is_some() {
+            return Some(own.to_owned());
+        }
+        if problem.is_none() {
+            warnings.push(format!("{field}: ignored, must be https, or http on loopback"));
+        }
+        None
+    };
+    let base = address("KIRO_BASE_URL", own(|account| &account.base_url), &lent.generate, api_region);
+    let social = address("KIRO_REFRESH_URL", own(|account| &account.refresh_url), &lent.social_refresh, refresh_region);
+    let idc =
+        address("KIRO_REFRESH_IDC_URL", own(|account| &account.refresh_idc_url), &lent.idc_refresh, refresh_region);
+    let refresh = match method {
+        Method::Idc => idc.unwrap_or_else(|| urls.idc_refresh.clone()),
+        _ => social.unwrap_or_else(|| urls.social_refresh.clone()),
+    };
+    let ways = match base {
+        Some(url) => Ways::pinned(&url, urls),
         None if urls.pinned => Ways::pinned(&urls.generate, urls),
         None => Ways::Open(urls.clone()),
     };
+    let in_gov = |region: Option<&str>| region.is_some_and(is_gov);
+    let is_gov = [token.api_region.as_deref(), named_region, token.idc_region.as_deref()].into_iter().any(in_gov);
     let view = AccountView {
-        ways,
         id: id.clone(),
         name: own(|account| &account.custom_name).filter(|name| !name.is_empty()).map(str::to_owned),
         method,
-        region,
-        profile_arn: token.profile_arn.as_deref().or(own(|account| &account.profile_arn)).map(str::to_owned),
-        machine_id: own(|account| &account.machine_id).map_or_else(|| machine_id.clone(), Arc::from),
-        generate_url,
-        refresh_url,
-        refresh_region,
+        machine_id: own(|account| &account.machine_id).map_or_else(|| machine_id(id), Arc::from),
+        kind,
+        variants,
+        api_region: api_region.to_owned(),
+        api_region_is_named: api.is_some(),
+        idc_region: token.idc_region.clone(),
+        refresh_region: refresh_region.to_owned(),
+        is_gov,
+        fips: learned.uses_fips_host(),
+        urls: urls.clone(),
+        ways,
+        refresh,
         proxy_url: account.and_then(|account| account.proxy_url.clone()),
     };
+    let is_nowhere = || view.generate_url().is_empty() || view.refresh_url(refresh_region).is_none();
+    let problem = problem.or_else(|| {
+        let nowhere = "no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback";
+        is_nowhere().then(|| nowhere.to_owned())
+    });
     Viewed { view, problem, warnings }
 }
 
+/// K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those are sent as such, or not at all.
+fn variants(kind: Kind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Vec<Variant> {
+    let mut variants = Vec::new();
+    if kind != Kind::ApiKey {
+        variants.extend(own.map(|arn| Variant::Own(arn.into())));
+    }
+    if kind.has_profiles() {
+        let others = learned.listed().iter().filter(|arn| own != Some(&***arn)).take(MOST_LISTED);
+        variants.extend(others.cloned().map(Variant::Listed));
+    }
+    variants.extend(urls.service(kind).cloned().map(Variant::Service));
+    variants.push(Variant::None);
+    variants
+}
+
 /// The SHA-256 of the id, which no refresh, restart or failover changes (K16).
-pub(super) fn machine_id(id: &str) -> Arc<str> {
+fn machine_id(id: &str) -> Arc<str> {
     hex(&Sha256::digest(id.as_bytes())).into()
 }
 
@@ -316,6 +471,7 @@ pub fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::learned::Lesson;
 
     fn urls() -> Arc<Urls> {
         Arc::new(Urls {
@@ -326,32 +482,209 @@ mod tests {
             pinned: false,
             social_refresh: "https://prod.{region}.auth.desktop.kiro.dev/refreshToken".into(),
             idc_refresh: "https://oidc.{region}.amazonaws.com/token".into(),
+            api_regions: ["us-east-1", "eu-central-1", "us-gov-west-1", "us-gov-east-1"].map(str::to_owned).to_vec(),
+            builder_id_profile: Some(BUILDER_ID_PROFILE.into()),
+            social_profile: Some(SOCIAL_PROFILE.into()),
         })
     }
 
-    fn viewed(account: &str, token: &str) -> Viewed {
+    fn viewed_with(account: &str, token: &str, learned: &Learned, urls: &Arc<Urls>) -> Viewed {
         let account = Account::parse(account.as_bytes(), "0123456789").unwrap();
-        view(
-            &"0123456789".into(),
-            &machine_id("0123456789"),
-            Some(&account),
-            &Addresses::default(),
-            &Token::parse(token.as_bytes()).unwrap(),
-            &urls(),
-        )
+        let token = Token::parse(token.as_bytes()).unwrap();
+        let lent = &Addresses::default();
+        view(&"0123456789".into(), &Sources { account: Some(&account), lent, token: &token, learned, urls })
+    }
+
+    fn viewed(account: &str, token: &str) -> Viewed {
+        viewed_with(account, token, &Learned::default(), &urls())
+    }
+
+    const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
+    const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
+
+    /// Kind, API region, identity region and what goes out as the profile.
+    fn summary(viewed: &Viewed) -> (&'static str, String, String, Vec<String>) {
+        let view = &viewed.view;
+        let variants = view.variants.iter().map(|variant| {
+            let arn = variant.arn().map_or("-", |arn| match arn {
+                BUILDER_ID_PROFILE => "B",
+                SOCIAL_PROFILE => "S",
+                E1 => "E1",
+                E2 => "E2",
+                other => other,
+            });
+            format!("{} {arn}", variant.as_str())
+        });
+        (view.kind.as_str(), view.region().to_owned(), view.refresh_region.clone(), variants.collect())
     }
 
     #[test]
-    fn k10_k12_regions_and_default_addresses() {
+    fn k12_k74_k75_regions_and_default_addresses() {
         let social = viewed("{}", r#"{"authMethod":"social"}"#).view;
-        assert_eq!(social.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
-        assert_eq!(social.refresh_url, "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken");
+        assert_eq!(social.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
+        let refresh = social.refresh_url(social.refresh_region());
+        assert_eq!(refresh.as_deref(), Some("https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken"));
         let idc = viewed("{}", r#"{"authMethod":"idc","idcRegion":"us-east-2"}"#).view;
-        assert_eq!(idc.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
-        assert_eq!(idc.refresh_url, "https://oidc.us-east-2.amazonaws.com/token");
-        let both = viewed(r#"{"region":"eu-west-1"}"#, r#"{"authMethod":"idc","region":"ap-southeast-2"}"#).view;
-        assert_eq!((both.region(), both.refresh_region()), ("ap-southeast-2", "ap-southeast-2"));
-        assert_eq!(viewed(r#"{"region":"eu-west-1"}"#, "{}").view.region, "eu-west-1", "fall-back of §3");
+        assert_eq!(idc.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
+        assert_eq!(
+            idc.refresh_url(idc.refresh_region()).as_deref(),
+            Some("https://oidc.us-east-2.amazonaws.com/token")
+        );
+        assert_eq!(idc.refresh_url("x/../y"), None, "K11");
+        let api = |account: &str, token: &str| viewed(account, token).view.api_region;
+        assert_eq!(
+            api("{}", r#"{"authMethod":"idc","apiRegion":"eu-central-1","region":"us-east-1"}"#),
+            "eu-central-1"
+        );
+        assert_eq!(api("{}", r#"{"authMethod":"idc","apiRegion":"x/../y","region":"eu-central-1"}"#), "eu-central-1");
+        assert_eq!(api(r#"{"region":"eu-central-1"}"#, r#"{"region":"eu-west-1"}"#), "eu-central-1");
+        let both = viewed(r#"{"region":"eu-central-1"}"#, r#"{"authMethod":"idc","region":"ap-southeast-2"}"#).view;
+        assert_eq!((both.region(), both.refresh_region()), ("eu-central-1", "ap-southeast-2"));
+        let european = viewed("{}", r#"{"authMethod":"social","region":"eu-central-1"}"#).view;
+        assert_eq!((european.region(), european.refresh_region()), ("us-east-1", "eu-central-1"), "S decides");
+    }
+
+    #[test]
+    fn k77_variants_by_kind_p1_p4_p9_p19_p28() {
+        let builder = r#""authMethod":"builder-id","provider":"BuilderId""#;
+        let enterprise = r#""authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start""#;
+        let table = [
+            (format!("{{{builder}}}"), "builder-id", vec!["service B", "none -"]),
+            (
+                format!(r#"{{{builder},"profileArn":"{BUILDER_ID_PROFILE}"}}"#),
+                "builder-id",
+                vec!["service B", "none -"],
+            ),
+            (format!(r#"{{{builder},"profileArn":"{E1}"}}"#), "builder-id", vec!["own E1", "service B", "none -"]),
+            (r#"{"authMethod":"social"}"#.to_owned(), "social", vec!["service S", "none -"]),
+            (
+                format!(r#"{{"authMethod":"social","profileArn":"{BUILDER_ID_PROFILE}"}}"#),
+                "social",
+                vec!["service S", "none -"],
+            ),
+            (
+                format!(r#"{{"authMethod":"social","profileArn":"{E1}"}}"#),
+                "social",
+                vec!["own E1", "service S", "none -"],
+            ),
+            (format!(r#"{{{enterprise},"profileArn":"{E1}"}}"#), "enterprise", vec!["own E1", "none -"]),
+            (format!(r#"{{{enterprise},"profileArn":"{BUILDER_ID_PROFILE}"}}"#), "enterprise", vec!["none -"]),
+            (format!(r#"{{"authMethod":"idc","profileArn":"{E1}"}}"#), "enterprise", vec!["own E1", "none -"]),
+            (r#"{"authMethod":"builder-id"}"#.to_owned(), "unsure", vec!["none -"]),
+            (r#"{"authMethod":"builder-id","profileArn":""}"#.to_owned(), "unsure", vec!["none -"]),
+            (r#"{"authMethod":"builder-id","profileArn":null}"#.to_owned(), "unsure", vec!["none -"]),
+            (r#"{"authMethod":"builder-id","profileArn":5}"#.to_owned(), "unsure", vec!["none -"]),
+            (format!(r#"{{"kiroApiKey":"ksk_1","profileArn":"{E1}"}}"#), "api-key", vec!["none -"]),
+        ];
+        for (record, kind, variants) in table {
+            let summary = summary(&viewed("{}", &record));
+            assert_eq!(
+                (summary.0, summary.3),
+                (kind, variants.iter().map(|text| (*text).to_owned()).collect()),
+                "{record}"
+            );
+        }
+        let key = viewed("{}", r#"{"kiroApiKey":"ksk_1"}"#).view;
+        assert_eq!((key.token_type(), key.profile(), key.wants_profiles()), (Some("API_KEY"), "none", false));
+        let unsure = viewed("{}", r#"{"authMethod":"idc"}"#).view;
+        assert_eq!((unsure.token_type(), unsure.profile(), unsure.wants_profiles()), (None, "missing", true));
+        let off = Arc::new(Urls { builder_id_profile: None, ..(*urls()).clone() });
+        let record = format!(r#"{{{builder},"profileArn":"{BUILDER_ID_PROFILE}"}}"#);
+        assert_eq!(summary(&viewed_with("{}", &record, &Learned::default(), &off)).3, ["none -"], "P3");
+    }
+
+    #[test]
+    fn k73_k77_what_the_look_up_said_changes_kind_and_variants() {
+        let mut learned = Learned::default();
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let of = |learned: &Learned, token: &str| summary(&viewed_with("{}", token, learned, &urls()));
+        learned.learn(Lesson::IsBuilderId, now);
+        let unsure = r#"{"authMethod":"builder-id"}"#;
+        assert_eq!(of(&learned, unsure).3, ["service B", "none -"], "P8");
+        learned.learn(Lesson::Profiles(vec![E2.into(), E1.into()]), now);
+        let found = of(&learned, unsure);
+        assert_eq!(
+            (found.0, found.1.as_str(), found.3),
+            ("enterprise", "eu-central-1", vec!["listed E2".to_owned(), "listed E1".to_owned(), "none -".to_owned()],)
+        );
+        let own = of(&learned, &format!(r#"{{"authMethod":"idc","profileArn":"{E1}"}}"#));
+        assert_eq!(own.3, ["own E1", "listed E2", "none -"], "each once");
+        assert_eq!(of(&learned, r#"{"authMethod":"social"}"#).3, ["service S", "none -"]);
+    }
+
+    #[test]
+    fn k74_p10_p11_p12_p27_where_an_account_is_asked() {
+        let token = |more: &str| format!(r#"{{"authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start"{more}}}"#);
+        let p10 = viewed("{}", &token(&format!(r#","region":"ap-southeast-2","profileArn":"{E1}""#)));
+        let found = summary(&p10);
+        assert_eq!((found.1.as_str(), found.2.as_str(), p10.warnings.len()), ("us-east-1", "ap-southeast-2", 0));
+        let p11 = viewed("{}", &token(r#","region":"ap-southeast-2""#));
+        assert_eq!((p11.view.region(), p11.problem.as_deref()), ("us-east-1", None));
+        assert_eq!(
+            p11.warnings,
+            ["region: Kiro doesn't answer in ap-southeast-2; us-east-1 is asked (KIRO_API_REGIONS)"]
+        );
+        let p12 = viewed("{}", &token(&format!(r#","region":"us-east-1","profileArn":"{E2}""#)));
+        assert_eq!((p12.view.region(), p12.view.api_region(&Variant::None)), ("eu-central-1", "us-east-1"));
+        let elsewhere = "arn:aws:codewhisperer:ap-northeast-1:1:profile/X";
+        let unknown = viewed("{}", &token(&format!(r#","profileArn":"{elsewhere}""#)));
+        assert_eq!(unknown.view.region(), "ap-northeast-1", "the ARN is right, the list may be old");
+        let bad = viewed("{}", &token(r#","profileArn":"arn:aws:codewhisperer:x/../y:1:profile/X""#));
+        assert_eq!((bad.view.region(), bad.problem), ("us-east-1", None));
+        let evil = viewed("{}", &token(r#","region":"evil.org/x""#));
+        assert_eq!(evil.problem.as_deref(), Some("region: not a region's name"));
+    }
+
+    /// P43: the sentence about the method is what stops it, not its region.
+    #[test]
+    fn p43_the_region_of_an_external_record_is_a_warning() {
+        let external = viewed("{}", r#"{"authMethod":"azuread","region":"westeurope"}"#);
+        assert_eq!((external.view.region(), external.problem.as_deref()), ("us-east-1", Some(NO_EXTERNAL)));
+    }
+
+    #[test]
+    fn k79_where_profiles_are_looked_for_and_in_which_order() {
+        let regions = |token: &str| viewed("{}", token).view.profile_regions().join(" ");
+        assert_eq!(regions(r#"{"authMethod":"idc"}"#), "us-east-1 eu-central-1");
+        assert_eq!(regions(r#"{"authMethod":"idc","idcRegion":"eu-west-2"}"#), "eu-central-1 us-east-1");
+        assert_eq!(
+            regions(r#"{"authMethod":"idc","idcRegion":"eu-west-2","region":"us-east-1"}"#),
+            "us-east-1 eu-central-1"
+        );
+        assert_eq!(regions(r#"{"authMethod":"idc","region":"us-gov-east-1"}"#), "us-gov-east-1 us-gov-west-1");
+        assert_eq!(regions(r#"{"authMethod":"idc","idcRegion":"us-gov-west-1"}"#), "us-gov-west-1 us-gov-east-1");
+    }
+
+    /// P26.
+    #[test]
+    fn k81_govclouds_other_host() {
+        let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/G";
+        let token = format!(r#"{{"authMethod":"idc","profileArn":"{gov}"}}"#);
+        let first = viewed("{}", &token).view;
+        let region = "us-gov-west-1";
+        assert_eq!(first.generate_url(), "https://q.us-gov-west-1.amazonaws.com/generateAssistantResponse");
+        assert!(first.has_other_host(Shape::Q, region));
+        assert!(!first.has_other_host(Shape::Runtime, region) && !first.has_other_host(Shape::Q, "us-east-1"));
+        let mut learned = Learned::default();
+        learned.learn(Lesson::FipsHost, jiff::Timestamp::UNIX_EPOCH);
+        let second = viewed_with("{}", &token, &learned, &urls()).view;
+        assert_eq!(second.generate_url(), "https://q-fips.us-gov-west-1.amazonaws.com/generateAssistantResponse");
+        assert_eq!(
+            second.url(Shape::Q, Call::Usage, region),
+            "https://q-fips.us-gov-west-1.amazonaws.com/getUsageLimits"
+        );
+        assert!(!second.has_other_host(Shape::Q, region));
+        assert_eq!(second.url(Shape::Q, Call::Models, "us-east-1"), "https://q.us-east-1.amazonaws.com/");
+        let own = viewed_with(r#"{"KIRO_BASE_URL":"https://q.x.org/y"}"#, &token, &learned, &urls()).view;
+        assert_eq!(own.generate_url(), "https://q.x.org/y");
+    }
+
+    #[test]
+    fn k80_the_order_of_forms_for_usage() {
+        let forms = |token: &str| viewed("{}", token).view.forms().iter().map(Variant::as_str).collect::<Vec<_>>();
+        assert_eq!(forms(&format!(r#"{{"authMethod":"social","profileArn":"{E1}"}}"#)), ["own", "none", "service"]);
+        assert_eq!(forms(r#"{"authMethod":"social"}"#), ["none", "service"]);
+        assert_eq!(forms(r#"{"kiroApiKey":"k"}"#), ["none"]);
     }
 
     #[test]
@@ -452,12 +785,13 @@ mod tests {
                 "KIRO_REFRESH_URL":"http://localhost:9/{region}"}"#,
             r#"{"authMethod":"social","region":"eu-west-1"}"#,
         );
-        assert_eq!(own.view.generate_url, "https://q.eu-west-1.example.org/x");
-        assert_eq!(own.view.refresh_url, "http://localhost:9/eu-west-1");
+        assert_eq!(own.view.generate_url(), "https://q.us-east-1.example.org/x");
+        assert_eq!(own.view.refresh_url("us-east-1").unwrap(), "http://localhost:9/us-east-1");
         assert_eq!(own.view.proxy_url, Some(Secret::new("http://127.0.0.1:3128")));
-        assert!(own.warnings.is_empty());
+        let elsewhere = "region: Kiro doesn't answer in eu-west-1; us-east-1 is asked (KIRO_API_REGIONS)";
+        assert_eq!(own.warnings, [elsewhere]);
         let bad = viewed(r#"{"KIRO_BASE_URL":"http://example.org"}"#, "{}");
-        assert_eq!(bad.view.generate_url, "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
+        assert_eq!(bad.view.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be https, or http on loopback"]);
     }
 
@@ -471,14 +805,19 @@ mod tests {
         let with = |account: &str| {
             let account = Account::parse(account.as_bytes(), "0123456789").unwrap();
             let token = Token::parse(br#"{"authMethod":"social"}"#).unwrap();
-            view(&"0123456789".into(), &machine_id("0123456789"), Some(&account), &lent, &token, &urls())
+            let learned = &Learned::default();
+            let sources = Sources { account: Some(&account), lent: &lent, token: &token, learned, urls: &urls() };
+            view(&"0123456789".into(), &sources)
         };
         let bare = with("{}");
-        assert_eq!(bare.view.generate_url, "https://lent.example.org/us-east-1");
-        assert_eq!(bare.view.refresh_url, "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken");
+        assert_eq!(bare.view.generate_url(), "https://lent.example.org/us-east-1");
+        assert_eq!(
+            bare.view.refresh_url("us-east-1").unwrap(),
+            "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken"
+        );
         assert_eq!(bare.warnings, ["KIRO_REFRESH_URL: ignored, must be https, or http on loopback"]);
         let own = with(r#"{"KIRO_BASE_URL":"https://own.example.org/x"}"#);
-        assert_eq!(own.view.generate_url, "https://own.example.org/x");
+        assert_eq!(own.view.generate_url(), "https://own.example.org/x");
     }
 
     #[test]
@@ -492,8 +831,8 @@ mod tests {
     #[test]
     fn trap_24_the_profile_of_the_token_record_comes_first() {
         let account = r#"{"profileArn":"arn:old"}"#;
-        assert_eq!(viewed(account, r#"{"profileArn":"arn:new"}"#).view.profile_arn.as_deref(), Some("arn:new"));
-        assert_eq!(viewed(account, r#"{"profileArn":""}"#).view.profile_arn.as_deref(), Some("arn:old"));
+        assert_eq!(viewed(account, r#"{"profileArn":"arn:new"}"#).view.profile_arn(), Some("arn:new"));
+        assert_eq!(viewed(account, r#"{"profileArn":""}"#).view.profile_arn(), Some("arn:old"));
     }
 
     #[test]

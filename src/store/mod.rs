@@ -636,9 +636,10 @@ pub struct UnsavedToken {
 }
 
 impl UnsavedToken {
-    /// Whether there is more in it than a profile.
+    /// Whether there is more in it than a profile and its regions.
     fn brings_a_token(&self) -> bool {
-        self.entries.iter().any(|entry| !matches!(entry, Entry::ProfileArn(_)))
+        let is_found = |entry: &Entry| matches!(entry, Entry::ProfileArn(_) | Entry::Region(_) | Entry::IdcRegion(_));
+        !self.entries.iter().all(is_found)
     }
 
     /// These entries too; of a doubled one the last is written.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -46,7 +48,7 @@ impl Origin {
 
 /// Makes connections and keeps the idle ones.
 pub(super) struct Connections {
-    connector: HttpConnector,
+    connector: HttpConnector<Resolver>,
     tls: TlsConnector,
     /// For TCP and TLS together; zero: none.
     timeout: Duration,
@@ -70,7 +72,7 @@ pub(super) enum ConnectError {
 
 impl Connections {
     pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
-        let connector = set_up(HttpConnector::new(), timeout);
+        let connector = set_up(HttpConnector::new_with_resolver(Resolver::default()), timeout);
         let tls = TlsConnector::from(std::sync::Arc::new(tls));
         Self { connector, tls, timeout, opened: AtomicU64::new(0), idle: Mutex::default() }
     }
@@ -150,6 +152,55 @@ fn set_up<R>(mut connector: HttpConnector<R>, timeout: Duration) -> HttpConnecto
     connector
 }
 
+/// The system's resolver, but for `*.localhost`, which is this machine without asking anybody (K12, RFC 6761).
+#[derive(Clone)]
+pub(super) struct Resolver(GaiResolver);
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self(GaiResolver::new())
+    }
+}
+
+impl Resolver {
+    pub(super) async fn resolve(mut self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        if is_below_localhost(name) {
+            return Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]);
+        }
+        let name = name.parse::<Name>().map_err(io::Error::other)?;
+        Ok(self.0.call(name).await?.collect())
+    }
+}
+
+fn is_below_localhost(name: &str) -> bool {
+    name.trim_end_matches('.').to_ascii_lowercase().ends_with(".localhost")
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.clone();
+        Box::pin(async move { Ok(resolver.resolve(name.as_str()).await?.into_iter()) })
+    }
+}
+
+impl reqwest::dns::Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            let addresses = Self::resolve(resolver, name.as_str()).await?;
+            Ok(Box::new(addresses.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
 /// The innermost cause: outer ones say "error trying to connect", which is known.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -199,10 +250,8 @@ impl Io {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
     use std::{array, future};
 
-    use hyper_util::client::legacy::connect::dns::Name;
     use tokio::net::TcpSocket;
     use tokio::time::timeout;
 
@@ -240,6 +289,20 @@ mod tests {
             }
         }
         None
+    }
+
+    #[tokio::test]
+    async fn k12_names_below_localhost_are_this_machine() {
+        let resolved = |name: &'static str| async move { Resolver::default().resolve(name).await };
+        for name in ["eu-central-1.localhost", "A.B.LOCALHOST", "x.localhost."] {
+            assert_eq!(resolved(name).await.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], "{name}");
+        }
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connector = set_up(HttpConnector::new_with_resolver(Resolver::default()), Duration::from_secs(4));
+        let port = listener.local_addr().unwrap().port();
+        let uri = format!("http://q.us-gov-west-1.localhost:{port}/").parse::<Uri>().unwrap();
+        assert_eq!(connector.call(uri).await.unwrap().inner().peer_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(!is_below_localhost("localhost.example.org") && !is_below_localhost("xlocalhost"));
     }
 
     /// K68: the time for connecting is for all addresses of a host.

@@ -210,6 +210,26 @@ effects! {
         let place = Place::new(&[("KIRO_MANAGEMENT_URL", "http://management.{region}.localhost:1")]).await;
         assert_eq!(place.gateway.config().management_url, "http://management.{region}.localhost:1");
     }
+    KIRO_API_REGIONS: api_regions => {
+        let place = Place::new(&[("KIRO_API_REGIONS", "us-east-1, ap-south-1")]).await;
+        assert_eq!(place.gateway.config().api_regions, ["us-east-1", "ap-south-1"]);
+        for wrong in ["us-east-1,", "evil.org/x", "*"] {
+            let mut refused = Server::spawn(&[], &[("KIRO_API_REGIONS", wrong)]);
+            assert_eq!(refused.ended(), 2, "{wrong}");
+            assert!(refused.lines().join("\n").contains("KIRO_API_REGIONS"), "{wrong}");
+        }
+    }
+    KIRO_BUILDER_ID_PROFILE_ARN: builder_id_profile_arn => {
+        let place = Place::new(&[("KIRO_BUILDER_ID_PROFILE_ARN", "")]).await;
+        assert_eq!(place.gateway.config().builder_id_profile_arn, "", "empty is a value: none is sent");
+        let mut refused = Server::spawn(&[], &[("KIRO_BUILDER_ID_PROFILE_ARN", "arn:aws:s3:::x")]);
+        assert_eq!(refused.ended(), 2);
+    }
+    KIRO_SOCIAL_PROFILE_ARN: social_profile_arn => {
+        let arn = "arn:aws:codewhisperer:us-east-1:1:profile/X";
+        let place = Place::new(&[("KIRO_SOCIAL_PROFILE_ARN", arn)]).await;
+        assert_eq!(place.gateway.config().social_profile_arn, arn);
+    }
     KIRO_FAILOVER_TIME: failover_time => {
         let place = Place::with(&["sim-403.1", "sim-403.2"], &[("KIRO_FAILOVER_TIME", "1ms")]).await;
         place.ask(base()).await.unwrap_err();

@@ -610,9 +610,9 @@ async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
         }
     };
     for view in views {
-        add(view.generate_url(), view.proxy_url());
+        add(&view.generate_url(), view.proxy_url());
         if !view.is_api_key() {
-            add(view.refresh_url(), view.proxy_url());
+            add(&view.refresh_url(view.refresh_region()).unwrap_or_default(), view.proxy_url());
         }
     }
     if accounts.is_empty() {

@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod client_identity;
 pub mod event;
 pub mod fault;
+pub mod profile;
 pub mod request;
 pub mod route;
 pub mod token;

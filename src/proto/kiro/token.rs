@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::fault::{Fault, FaultKind};
-use crate::proto::record::{Method, Token};
+use crate::proto::record::{Method, Token, is_region};
 use crate::secret::Secret;
 
 /// Lifetime of an access token whose answer doesn't say (K54).
@@ -28,6 +28,8 @@ pub struct Grant {
     pub lifetime: Duration,
     /// Absent: nothing is erased (K54).
     pub profile_arn: Option<String>,
+    /// Where it was granted, when the record doesn't say where (K76): to be written there. No answer has it.
+    pub idc_region: Option<String>,
 }
 
 /// Why there is no new token.
@@ -94,6 +96,9 @@ pub fn read_answer(method: Method, status: u16, error_type: Option<&str>, body: 
         400 if error.is("InvalidGrantException", "invalid_grant") => Refusal::Rejected,
         400 if error.is("ExpiredTokenException", "expired_token") => Refusal::Rejected,
         400 if error.says("invalid refresh token") => Refusal::Rejected,
+        // Also what a wrong region looks like (K76).
+        400 if method == Method::Idc && error.says("invalid token provided") => Refusal::Rejected,
+        400 if error.is("InvalidRequestRegionException", "invalid_request_region") => Refusal::Rejected,
         400 | 401 if error.is("InvalidClientException", "invalid_client") => Refusal::RegistrationExpired,
         400 | 401 if error.is("UnauthorizedClientException", "unauthorized_client") => Refusal::RegistrationExpired,
         400 if error.is("SlowDownException", "slow_down") => Refusal::Passing,
@@ -101,6 +106,13 @@ pub fn read_answer(method: Method, status: u16, error_type: Option<&str>, body: 
         401 | 403 if method == Method::Social => Refusal::Doubtful,
         _ => Refusal::Unknown,
     })
+}
+
+/// The right region, when a refusal names it (K76): a region's name, or none.
+pub fn told_region(body: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let region = answer.get("region").and_then(Value::as_str)?;
+    is_region(region).then(|| region.to_owned())
 }
 
 #[derive(Serialize)]
@@ -130,6 +142,7 @@ fn read_grant(answer: &Value) -> Option<Grant> {
         refresh_token: text("refreshToken").map(Secret::new),
         lifetime,
         profile_arn: text("profileArn").map(str::to_owned),
+        idc_region: None,
     })
 }
 
@@ -198,7 +211,8 @@ mod tests {
                 access_token: Secret::new("a"),
                 refresh_token: None,
                 lifetime: DEFAULT_LIFETIME,
-                profile_arn: None
+                profile_arn: None,
+                idc_region: None
             }
         );
         let grant = read(r#"{"accessToken":"a","refreshToken":"r","expiresIn":1800.5,"profileArn":"arn:x"}"#).unwrap();
@@ -214,6 +228,14 @@ mod tests {
     }
 
     #[test]
+    fn k76_p24_a_refusal_may_name_the_right_region() {
+        assert_eq!(told_region(br#"{"region":"eu-west-1"}"#).as_deref(), Some("eu-west-1"));
+        for body in [&br#"{"region":"evil.org/x"}"#[..], b"{}", b"x", br#"{"region":5}"#] {
+            assert_eq!(told_region(body), None);
+        }
+    }
+
+    #[test]
     fn k57_to_k61_every_refusal() {
         use Refusal::{Doubtful, Passing, RegistrationExpired, Rejected, Unknown};
         let (social, idc) = (Method::Social, Method::Idc);
@@ -222,6 +244,9 @@ mod tests {
             (idc, 400, Some("InvalidGrantException:http://x"), "{}", Rejected),
             (idc, 400, None, r#"{"__type":"com.amazonaws.sso.oidc#ExpiredTokenException"}"#, Rejected),
             (social, 400, None, r#"{"message":"Invalid refresh token provided"}"#, Rejected),
+            (idc, 400, None, r#"{"error":"invalid_request","error_description":"Invalid token provided"}"#, Rejected),
+            (social, 400, None, r#"{"error":"invalid_request","error_description":"Invalid token provided"}"#, Unknown),
+            (idc, 400, Some("InvalidRequestRegionException"), r#"{"region":"eu-west-1"}"#, Rejected),
             (idc, 401, Some("InvalidClientException"), "{}", RegistrationExpired),
             (idc, 401, None, r#"{"error":"invalid_client"}"#, RegistrationExpired),
             (idc, 400, Some("UnauthorizedClientException"), "not json", RegistrationExpired),

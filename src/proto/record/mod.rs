@@ -380,6 +380,10 @@ pub enum Entry {
     ExpiresAt(Timestamp),
     /// `profileArn`
     ProfileArn(String),
+    /// `region`
+    Region(String),
+    /// `idcRegion`
+    IdcRegion(String),
 }
 
 /// The record with `entries` in it, every other byte as it was (R19). `None` when nothing changes (R20).
@@ -430,6 +434,8 @@ impl Entry {
             Self::RefreshToken(_) => "refreshToken",
             Self::ExpiresAt(_) => "expiresAt",
             Self::ProfileArn(_) => "profileArn",
+            Self::Region(_) => "region",
+            Self::IdcRegion(_) => "idcRegion",
         }
     }
 
@@ -450,6 +456,8 @@ impl Entry {
             Self::RefreshToken(_) => 12,
             Self::ExpiresAt(_) => 13,
             Self::ProfileArn(_) => 14,
+            Self::Region(_) => 15,
+            Self::IdcRegion(_) => 16,
         }
     }
 
@@ -471,7 +479,9 @@ impl Entry {
             }
             Self::LastErrorMessage(wanted) => text() == wanted.as_ref().map(Note::to_string),
             Self::AccessToken(wanted) | Self::RefreshToken(wanted) => text().as_deref() == Some(wanted.expose()),
-            Self::ProfileArn(wanted) => text().as_deref() == Some(wanted),
+            Self::ProfileArn(wanted) | Self::Region(wanted) | Self::IdcRegion(wanted) => {
+                text().as_deref() == Some(wanted)
+            }
         }
     }
 
@@ -494,7 +504,7 @@ impl Entry {
                 wanted.as_ref().map_or_else(|| "null".to_owned(), |note| quote(&note.to_string()))
             }
             Self::AccessToken(wanted) | Self::RefreshToken(wanted) => quote(wanted.expose()),
-            Self::ProfileArn(wanted) => quote(wanted),
+            Self::ProfileArn(wanted) | Self::Region(wanted) | Self::IdcRegion(wanted) => quote(wanted),
         }
     }
 }

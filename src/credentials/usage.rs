@@ -1,0 +1,133 @@
+//! What an account has used of its quota (K62) and its models (K124), asked with the profile that upstream takes (K80).
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::policy::learned::{Lesson, Variant};
+use crate::pool::{AccountView, Lease};
+use crate::proto::kiro::catalogue::Catalogue;
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::route::{Call, Shape};
+
+use super::Credentials;
+use super::calls::{ASK_WITHIN, percent_encoded};
+use super::profiles::LookUp;
+
+/// Calls for one answer.
+const MOST_CALLS: usize = 4;
+
+impl Credentials {
+    /// What the account has used of its quota (K62): the JSON of getUsageLimits, as it came.
+    ///
+    /// Asked with the profile that worked last; else with the account's own, without one, with Kiro's fixed one; and in
+    /// another region where the account has no profile. Profiles are looked up before it is given up (K80).
+    ///
+    /// # Errors
+    /// Upstream's fault, classified (§8); the caller decides whether it counts on the account.
+    pub async fn usage_limits(&self, lease: &Lease) -> Result<Bytes, Fault> {
+        let bearer = self.access_token(lease).await?;
+        let id = lease.account().id();
+        let mut view = self.0.pool.account(id).unwrap_or_else(|| lease.account().clone());
+        let mut forms = forms(lease, &view, Call::Usage);
+        let mut elsewhere = None::<String>;
+        let (mut looked_up, mut moved, mut calls) = (false, false, 0);
+        let mut last = Fault::protocol("usage: no form to ask in");
+        while calls < MOST_CALLS
+            && let Some(form) = forms.pop_front()
+        {
+            calls += 1;
+            let region = elsewhere.take().unwrap_or_else(|| view.api_region(&form).to_owned());
+            let arn = form.arn().map(percent_encoded);
+            let request = |client: &reqwest::Client, _: Shape, url: &str| {
+                let query = "isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST";
+                let profile = arn.as_ref().map(|arn| format!("&profileArn={arn}")).unwrap_or_default();
+                client.get(format!("{url}?{query}{profile}"))
+            };
+            match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
+                Ok(answer) => {
+                    // Whoever hands it on takes it for JSON, and would quote it in the error that it is none (N41).
+                    serde_json::from_slice::<serde::de::IgnoredAny>(&answer)
+                        .map_err(|_| Fault::protocol("usage: not JSON"))?;
+                    lease.learn(Lesson::FormWorked(Call::Usage, form));
+                    return Ok(answer);
+                }
+                Err(fault) if !is_about_the_form(&fault) => return Err(fault),
+                Err(fault) => last = fault,
+            }
+            if form != Variant::None {
+                continue;
+            }
+            if view.kind().has_profiles() && !std::mem::replace(&mut looked_up, true) {
+                let found = self.look_up(id, false).await == LookUp::Found;
+                view = self.0.pool.account(id).unwrap_or(view);
+                if found {
+                    forms.extend(view.forms().into_iter().filter(|form| *form != Variant::None));
+                    continue;
+                }
+            }
+            let knows_none = !view.variants().iter().any(|known| matches!(known, Variant::Own(_) | Variant::Listed(_)));
+            if last.status == Some(403) && knows_none && !std::mem::replace(&mut moved, true) {
+                let here = view.url(view.shapes(&region).first().copied().unwrap_or(Shape::Q), Call::Usage, &region);
+                let next = view.profile_regions().into_iter().find(|next| {
+                    let shape = view.shapes(next).first().copied().unwrap_or(Shape::Q);
+                    view.url(shape, Call::Usage, next) != here
+                });
+                if let Some(next) = next {
+                    elsewhere = Some(next.to_owned());
+                    forms.push_front(Variant::None);
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Credentials {
+    /// Every model that the account may use, as far as upstream lists them (K124): at most 10 pages within 20 s, asked with
+    /// the profile that worked last, else as usage is (K80).
+    ///
+    /// # Errors
+    /// Upstream's fault, classified (§8). It says nothing about the account's health, unless it is `Suspended`.
+    pub async fn list_models(&self, lease: &Lease) -> Result<Catalogue, Fault> {
+        let bearer = self.access_token(lease).await?;
+        let view = self.0.pool.account(lease.account().id()).unwrap_or_else(|| lease.account().clone());
+        let all = async {
+            let mut last = Fault::protocol("models: no form to ask in");
+            for form in forms(lease, &view, Call::Models).into_iter().take(MOST_CALLS) {
+                let shape = view.shapes(view.api_region(&form)).first().copied().unwrap_or(Shape::Q);
+                match self.0.ask_models(&view, &bearer, shape, &form).await {
+                    Ok(catalogue) => {
+                        lease.learn(Lesson::FormWorked(Call::Models, form));
+                        return Ok(catalogue);
+                    }
+                    Err(fault) if is_about_the_form(&fault) => last = fault,
+                    Err(fault) => return Err(fault),
+                }
+            }
+            Err(last)
+        };
+        tokio::time::timeout(ASK_WITHIN, all).await.unwrap_or_else(|_| Err(Fault::timeout("no answer within 20 s")))
+    }
+}
+
+/// The account's forms (K80), the one that worked last in front.
+fn forms(lease: &Lease, view: &AccountView, call: Call) -> VecDeque<Variant> {
+    let mut forms = VecDeque::from(view.forms());
+    if let Some(worked) = lease.learned(|learned, _| learned.form(call).cloned())
+        && let Some(place) = forms.iter().position(|form| form.arn() == worked.arn())
+        && let Some(form) = forms.remove(place)
+    {
+        forms.push_front(form);
+    }
+    forms
+}
+
+/// Whether another form may be answered (K80): a text about the ARN, the one that says nothing, or a 403 that may mean it.
+fn is_about_the_form(fault: &Fault) -> bool {
+    match fault.kind {
+        FaultKind::ProfileArn | FaultKind::Forbidden => true,
+        FaultKind::BadRequest => fault.message.to_ascii_lowercase().contains("improperly formed request"),
+        _ => false,
+    }
+}

@@ -1,0 +1,146 @@
+//! Whose account it is, and what an ARN of a profile says (K73, K74, K77).
+
+use crate::proto::record::{Method, Token, is_region};
+
+/// Kiro's fixed profile of Builder ID accounts (K77).
+pub const BUILDER_ID_PROFILE: &str = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX";
+/// Kiro's fixed profile of social accounts (K77).
+pub const SOCIAL_PROFILE: &str = "arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK";
+/// Where the hosts of shape `runtime` are known (K117).
+pub const RUNTIME_REGIONS: [&str; 4] = ["us-east-1", "eu-central-1", "us-gov-east-1", "us-gov-west-1"];
+
+/// Kind of an account (K73): what may go out as its profile follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Signs with an API key.
+    ApiKey,
+    /// Of an organisation's own identity provider.
+    External,
+    /// Google or GitHub.
+    Social,
+    /// An AWS Builder ID.
+    BuilderId,
+    /// A user of an organisation's IAM Identity Center.
+    Enterprise,
+    /// One of the last two: the records don't say which.
+    Unsure,
+}
+
+impl Kind {
+    /// The word in lists, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api-key",
+            Self::External => "external",
+            Self::Social => "social",
+            Self::BuilderId => "builder-id",
+            Self::Enterprise => "enterprise",
+            Self::Unsure => "unsure",
+        }
+    }
+
+    /// Whether ListAvailableProfiles has an answer for it (K79).
+    pub const fn has_profiles(self) -> bool {
+        matches!(self, Self::Enterprise | Self::External | Self::Unsure)
+    }
+}
+
+/// What ListAvailableProfiles said of an account's kind; it outweighs the records (K73).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// That it doesn't answer Builder IDs.
+    BuilderId,
+    /// It named profiles.
+    Profiles,
+}
+
+/// The kind by the token record and by what was `said`. `has_own`: the records have an ARN that isn't one of Kiro's fixed
+/// ones.
+pub fn kind_of(token: &Token, has_own: bool, said: Said) -> Kind {
+    match token.method() {
+        Method::ApiKey => return Kind::ApiKey,
+        Method::External => return Kind::External,
+        Method::Social => return Kind::Social,
+        Method::Idc => {}
+    }
+    let provider = |word: &str| token.provider.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(word));
+    match (said, token.start_url.as_deref()) {
+        (Said::BuilderId, _) => Kind::BuilderId,
+        (Said::Profiles, _) => Kind::Enterprise,
+        (Said::Nothing, Some(url)) if is_builder_id_start(url) => Kind::BuilderId,
+        (Said::Nothing, Some(_)) => Kind::Enterprise,
+        (Said::Nothing, None) if provider("BuilderId") => Kind::BuilderId,
+        (Said::Nothing, None) if provider("Enterprise") || has_own => Kind::Enterprise,
+        (Said::Nothing, None) => Kind::Unsure,
+    }
+}
+
+fn is_builder_id_start(url: &str) -> bool {
+    url.trim_end_matches(['/', '#']).eq_ignore_ascii_case("https://view.awsapps.com/start")
+}
+
+/// The region in an ARN, its fourth field; none where that is no region's name (K11).
+pub fn region_of(arn: &str) -> Option<&str> {
+    let mut fields = arn.split(':');
+    let is_arn = fields.next() == Some("arn");
+    fields.nth(2).filter(|region| is_arn && is_region(region))
+}
+
+/// Whether a region belongs to AWS GovCloud (K79, K81).
+pub fn is_gov(region: &str) -> bool {
+    region.starts_with("us-gov-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(record: &str, said: Said) -> Kind {
+        let token = Token::parse(record.as_bytes()).unwrap();
+        kind_of(&token, token.profile_arn.is_some(), said)
+    }
+
+    #[test]
+    fn k73_kind_by_the_first_match() {
+        let table = [
+            (r#"{"kiroApiKey":"k"}"#, Kind::ApiKey),
+            (r#"{"authMethod":"okta"}"#, Kind::External),
+            (r#"{"authMethod":"social","startUrl":"https://x"}"#, Kind::Social),
+            (r#"{"authMethod":"idc","startUrl":"https://view.awsapps.com/start"}"#, Kind::BuilderId),
+            (r#"{"authMethod":"idc","startUrl":"HTTPS://View.awsapps.com/start/#/"}"#, Kind::BuilderId),
+            (
+                r#"{"authMethod":"idc","startUrl":"https://view.awsapps.com/start#","provider":"Enterprise"}"#,
+                Kind::BuilderId,
+            ),
+            (r#"{"authMethod":"idc","provider":"builderid","profileArn":"arn:x"}"#, Kind::BuilderId),
+            (
+                r#"{"authMethod":"idc","startUrl":"https://d-1.awsapps.com/start","provider":"BuilderId"}"#,
+                Kind::Enterprise,
+            ),
+            (r#"{"authMethod":"idc","provider":"ENTERPRISE"}"#, Kind::Enterprise),
+            (r#"{"authMethod":"builder-id","profileArn":"arn:x"}"#, Kind::Enterprise),
+            (r#"{"authMethod":"builder-id"}"#, Kind::Unsure),
+            (r#"{"authMethod":"idc","provider":"Google"}"#, Kind::Unsure),
+        ];
+        for (record, expected) in table {
+            assert_eq!(kind(record, Said::Nothing), expected, "{record}");
+        }
+        let enterprise = r#"{"authMethod":"idc","startUrl":"https://x.awsapps.com/start"}"#;
+        assert_eq!(kind(enterprise, Said::BuilderId), Kind::BuilderId, "what K79 says outweighs the record");
+        assert_eq!(kind(r#"{"authMethod":"idc","provider":"BuilderId"}"#, Said::Profiles), Kind::Enterprise);
+        assert_eq!(kind(r#"{"authMethod":"social"}"#, Said::Profiles), Kind::Social);
+    }
+
+    #[test]
+    fn k11_p27_the_region_of_an_arn_is_checked() {
+        assert_eq!(region_of("arn:aws:codewhisperer:eu-central-1:1:profile/X"), Some("eu-central-1"));
+        assert_eq!(region_of("arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/X"), Some("us-gov-west-1"));
+        for bad in ["arn:aws:codewhisperer:x/../y:1:profile/X", "arn:x", "", "a:aws:c:us-east-1:1", "arn:aws:c::1"] {
+            assert_eq!(region_of(bad), None, "{bad}");
+        }
+        assert_eq!(region_of(BUILDER_ID_PROFILE), Some("us-east-1"));
+    }
+}
