@@ -57,6 +57,45 @@ async fn a99_k124_k125_k126_m86_a_catalogue_of_three_pages() {
     assert_eq!(asked(&world), 3, "an hour hasn't passed");
 }
 
+/// The account's window, and no other, is what the percentage refers to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a99_k126_tu2_the_window_of_the_catalogue_makes_the_usage() {
+    let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
+    world.simulated.control().world(json!({ "windows": { "claude-sonnet-4.5": 400_000 } })).unwrap();
+    let total = async || {
+        let usage = world.scene(&json!({ "text": "x" }), json!({})).await.json()["usage"].clone();
+        usage["input_tokens"].as_u64().unwrap() + usage["output_tokens"].as_u64().unwrap()
+    };
+    let by_table = total().await;
+    until("no catalogue", || listed(&world, "claude-sonnet-4-5").unwrap().max_input_tokens == 400_000).await;
+    assert!(by_table > 0);
+    assert_eq!(total().await, 2 * by_table);
+}
+
+/// A free plan beside a paid one: the model's requests go to the account that has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a101_k127_who_has_the_model_is_asked_first() {
+    let world = World::with_tokens(&["access-1", "access-2"], &[]).await;
+    let control = world.simulated.control();
+    control.script(json!({ "token": "access-1", "world": "free-tier" })).unwrap();
+    // Each conversation has an account of its own: both answer, so that both catalogues come.
+    let ask = async |text: String, model: &str| {
+        let message = json!([{ "role": "user", "content": text }]);
+        assert_eq!(world.messages(&with(json!({ "model": model, "messages": message }))).await.status, 200);
+    };
+    for n in 0..2 {
+        ask(format!("first {n}"), "claude-sonnet-4-5").await;
+    }
+    until("no catalogues", || asked(&world) == 2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let calls = |token: &str| control.stats()["calls_by_token"][token].as_u64().unwrap_or(0);
+    let before = (calls("access-1"), calls("access-2"));
+    for n in 0..4 {
+        ask(format!("then {n}"), "claude-opus-5").await;
+    }
+    assert_eq!((calls("access-1"), calls("access-2")), (before.0, before.1 + 4));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k124_by_get_where_the_post_is_unknown() {
     let world = World::new(&[]).await;

@@ -13,9 +13,9 @@ use super::{Shared, now, over, read_request};
 use crate::config::Config;
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
-use crate::policy::learned::Lesson;
+use crate::policy::learned::{Learned, Lesson};
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Verdict};
-use crate::pool::{AccountId, Lease, NoAccount, Stood, Wanted, Why};
+use crate::pool::{AccountId, Fit, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::kiro::route::{Call, Shape};
@@ -360,6 +360,11 @@ impl Trail {
         self.hand.chosen().map(|chosen| chosen.shape)
     }
 
+    /// What the percentage of context refers to on the account of the last attempt (K126).
+    pub(super) fn usage_window(&self) -> Option<u64> {
+        self.hand.chosen().map(|chosen| chosen.usage_window)
+    }
+
     /// The translation that went out last.
     fn written<'t>(&'t self, job: &'t Job) -> &'t Written {
         let variation = self.hand.chosen().map(|chosen| chosen.variation).unwrap_or_default();
@@ -626,12 +631,16 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         there.extend_from_slice(&trail.tried);
         there
     });
+    let model = job.model.clone();
+    let lacks = move |learned: &Learned, now| learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);
+    let fit = Fit::new(move |_, learned, now| u8::from(lacks(learned, now)));
     let wanted = Wanted {
         model_names: &job.model_names(),
         exclude: exclude.as_deref().unwrap_or(&trail.tried),
         kiro_id: &job.model.kiro_id,
         conversation_id: &job.ids.conversation,
         homes: trail.homes.as_deref().unwrap_or_default(),
+        fit: Some(&fit),
         only: job.account_id.as_deref(),
         ..Wanted::default()
     };

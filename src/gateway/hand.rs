@@ -47,6 +47,8 @@ pub(super) struct Chosen {
     small: bool,
     fields: Option<String>,
     refused_fields: RefusedFields,
+    /// What the percentage of context refers to on this account (K126).
+    pub(super) usage_window: u64,
 }
 
 impl Chosen {
@@ -135,6 +137,7 @@ impl Hand {
                 small: shape == Shape::Runtime && (repaired(Remedy::SmallForm) || learned.uses_small_form(now)),
                 fields: model_fields(&job.asked, &abilities).filter(|_| !no_fields),
                 refused_fields,
+                usage_window: abilities.usage_window,
             }
         });
         self.chosen = Some(chosen.clone());

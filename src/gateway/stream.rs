@@ -357,6 +357,11 @@ impl MessageStream {
                 self.times.waited += trail.take_waited();
                 self.times.heard = now();
                 self.slot.reads(lease.account().id());
+                if let Some(window) = trail.usage_window().filter(|window| *window != self.summary.usage_window()) {
+                    self.summary.set_usage_window(window);
+                    let learnt = self.shared.ends.usage_window(self.summary.kiro_model(), window);
+                    self.pipeline.set_usage_window(learnt);
+                }
                 self.phase = Phase::Reading(Box::new(Reading {
                     body,
                     lease,

@@ -1,6 +1,7 @@
 //! What one request was like: for the log line, the metrics and whoever asks for it.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,8 +46,8 @@ pub struct SummaryCell {
     model: String,
     kiro_model: String,
     known_model: String,
-    /// What upstream's percentage refers to by the table (K123).
-    usage_window: u64,
+    /// What upstream's percentage refers to by the table (K123), or by the account's catalogue.
+    usage_window: AtomicU64,
     streaming: bool,
     /// What the account was to the conversation, once it answered (R101).
     turn: OnceLock<Turn>,
@@ -90,7 +91,7 @@ impl SummaryCell {
             model: job.client_model.clone(),
             kiro_model: job.model.kiro_id.clone(),
             known_model: job.model.label().to_owned(),
-            usage_window: job.model.usage_window(),
+            usage_window: job.model.usage_window().into(),
             streaming: job.facts.streaming,
             turn: OnceLock::new(),
             ended: OnceLock::new(),
@@ -126,6 +127,16 @@ impl SummaryCell {
     /// The model's first known name.
     pub(super) fn known_model(&self) -> &str {
         &self.known_model
+    }
+
+    /// What upstream's percentage refers to, but for what answers have taught.
+    pub(super) fn usage_window(&self) -> u64 {
+        self.usage_window.load(Ordering::Relaxed)
+    }
+
+    /// The account that answers has another window than the table.
+    pub(super) fn set_usage_window(&self, tokens: u64) {
+        self.usage_window.store(tokens, Ordering::Relaxed);
     }
 
     /// Whether it is streamed.
@@ -164,7 +175,7 @@ impl SummaryCell {
             metrics.count_credits(&self.known_model, credits);
         }
         if let Some(measured) = report.measured {
-            shared.ends.learn(&self.kiro_model, measured, self.usage_window);
+            shared.ends.learn(&self.kiro_model, measured, self.usage_window());
         }
         if summary.outcome == Outcome::Complete {
             if report.without_end {

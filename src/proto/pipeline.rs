@@ -133,6 +133,12 @@ impl Pipeline {
         self.response.set_input_estimate(tokens);
     }
 
+    /// Replaces what the percentage of context refers to, in tokens: the account that answers may have another window
+    /// (K126).
+    pub fn set_usage_window(&mut self, tokens: u64) {
+        self.response.set_usage_window(tokens);
+    }
+
     /// Takes one upstream chunk and appends all SSE that it gives to `out`. [`Step::Fault`] and [`Step::Failed`] are
     /// told once; what the frames before the broken one gave is kept (K27).
     pub fn push(&mut self, chunk: Bytes, out: &mut BytesMut) -> Step {

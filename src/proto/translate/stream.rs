@@ -248,6 +248,11 @@ impl Response {
         self.settings.input_estimate = tokens;
     }
 
+    /// Replaces [`Settings::usage_window`]: the account that answers may have another one (K126).
+    pub fn set_usage_window(&mut self, tokens: u64) {
+        self.settings.usage_window = tokens;
+    }
+
     /// Takes one event (TS6).
     #[inline]
     pub fn event(&mut self, event: Event<'_>, sink: &mut impl Sink) -> Step {
