@@ -450,7 +450,7 @@ impl Live {
     async fn fields_model(&mut self) -> Result<Option<&'static str>, Stopped> {
         let catalogue = self.any_catalogue().await?;
         let has = |model: &&str| catalogue.as_ref().is_none_or(|catalogue| catalogue.get(model).is_some());
-        Ok(FIELDS_MODELS.into_iter().find(|model| has(&model)))
+        Ok(FIELDS_MODELS.into_iter().find(|model| has(model)))
     }
 }
 
@@ -1073,7 +1073,8 @@ fn not_run(why: &str) -> Found {
 /// What is said of the profile. An application that the account may not use is the shape's trouble (K119).
 fn is_of_the_profile(fault: &Fault) -> bool {
     match fault.kind {
-        FaultKind::ProfileArn => true,
+        // A profile of another kind of login reads as a bad token (K78).
+        FaultKind::ProfileArn | FaultKind::TokenRejected => true,
         FaultKind::Forbidden => !fault.message.contains("does not support this application"),
         _ => false,
     }

@@ -240,7 +240,6 @@ impl Probe {
                 FaultKind::Suspended => "the account is suspended",
                 FaultKind::QuotaMonth | FaultKind::QuotaDay => "the account's quota is used up",
                 FaultKind::RateLimited => "the account is rate limited (429)",
-                FaultKind::TokenRejected => "Kiro refuses the account's token",
                 _ => return Ok(answer),
             };
             self.stopped = Some(why.to_owned());
