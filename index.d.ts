@@ -612,6 +612,12 @@ export interface AccountInfo {
   name: string | null
   /** How its access token is renewed; an API key isn't. */
   method: 'social' | 'idc' | 'external' | 'api-key'
+  /** Whose account it is; `unsure`: a Builder ID or one of an organisation, its records don't say which. */
+  kind: 'social' | 'builder-id' | 'enterprise' | 'external' | 'api-key' | 'unsure'
+  /** The region in which Kiro is asked for it. */
+  region: string
+  /** What goes out as its profile: its own, one that was found, Kiro's fixed one, none; `missing`: it needs one. */
+  profile: 'own' | 'listed' | 'service' | 'none' | 'missing'
   /**
    * `healthy` and `half-open` (one request at a time, a success heals) are selected; `stale` (its token needs a refresh)
    * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;

@@ -36,7 +36,7 @@ use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::profile::region_of;
+use crate::proto::kiro::profile::{Kind, region_of};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
 use crate::store::writer::Pending;
@@ -298,6 +298,12 @@ pub struct AccountInfo {
     pub name: Option<String>,
     /// How its credential is renewed.
     pub method: Method,
+    /// Whose account it is (K73).
+    pub kind: Kind,
+    /// The region in which Kiro is asked for it (K74).
+    pub region: String,
+    /// What goes out as its profile: `own`, `listed`, `service`, `none`, or `missing`.
+    pub profile: &'static str,
     /// Its state now.
     pub state: State,
     /// When its access token expires; none for API keys and where it is unknown.
@@ -684,6 +690,9 @@ impl Pool {
             id: slot.view.id.clone(),
             name: slot.view.name.clone(),
             method: slot.view.method,
+            kind: slot.view.kind(),
+            region: slot.view.region().to_owned(),
+            profile: slot.view.profile(),
             state: slot.state(now),
             expires_at: slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey),
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),

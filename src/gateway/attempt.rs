@@ -342,6 +342,14 @@ impl Trail {
         lasting_mark(fault, shared.pool.now()).map(Plight::Marked)
     }
 
+    /// Asks which profiles the account in hand has (K79), which is waiting for upstream too.
+    async fn look_up_profiles(&mut self, job: &Job, lease: &mut Lease) {
+        self.hand.profiles_asked = true;
+        let asked = now();
+        job.shared.credentials.look_up_profiles(lease).await;
+        self.waited += asked.elapsed();
+    }
+
     /// What a fault is reported with.
     pub(super) fn stood(&self, committed: bool) -> Stood {
         Stood { refreshed: self.budget.token_refreshed(), committed }
@@ -527,11 +535,14 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
             }
-            let lease = select(job, trail).await.map_err(Stumble::Over)?;
+            let mut lease = select(job, trail).await.map_err(Stumble::Over)?;
             trail.tried.push(lease.account().id().clone());
             trail.account = Some(lease.account().id().to_string());
             trail.budget.next_account();
             trail.hand = Hand::default();
+            if lease.account().wants_profiles() {
+                trail.look_up_profiles(job, &mut lease).await;
+            }
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
@@ -556,21 +567,15 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
                 }
             }
         }
-        Next::Again { lease, remedy: Remedy::NextVariant, fault } => {
-            let first = !std::mem::replace(&mut trail.hand.profiles_asked, true);
-            let found = if first {
-                let asked = now();
-                let found = shared.credentials.look_up_profile(lease).await;
-                trail.waited += asked.elapsed();
-                found
+        Next::Again { mut lease, remedy: Remedy::NextVariant, fault } => {
+            if trail.hand.may_ask_profiles(&lease) {
+                trail.look_up_profiles(job, &mut lease).await;
+            }
+            if trail.hand.has_way(&lease) {
+                with_token(job, trail, lease).await
             } else {
-                Err(lease)
-            };
-            match found {
-                Ok(lease) => with_token(job, trail, lease).await,
-                // There may be another variant all the same; else the fault stands (K78).
-                Err(lease) if trail.hand.has_way(&lease) => with_token(job, trail, lease).await,
-                Err(lease) => Err(trail.judge(job, lease, fault).into()),
+                // No variant is left: the fault stands (K78).
+                Err(trail.judge(job, lease, fault).into())
             }
         }
         Next::Again {

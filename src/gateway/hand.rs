@@ -14,6 +14,9 @@ use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
 use crate::proto::translate::request::LeaveOut;
 use crate::upstream::host_of;
 
+/// Variants of the profile that one request tries on an account (K78).
+const MOST_VARIANTS: u32 = 4;
+
 /// What this request has done with the account in hand.
 #[derive(Debug, Default)]
 pub(super) struct Hand {
@@ -23,6 +26,8 @@ pub(super) struct Hand {
     repairs: Vec<Remedy>,
     /// ListAvailableProfiles was asked on its behalf.
     pub(super) profiles_asked: bool,
+    /// Variants of the profile that were refused.
+    variants_refused: u32,
     /// What went out last.
     chosen: Option<Chosen>,
 }
@@ -167,7 +172,7 @@ impl Hand {
             cache_points: written.cache_points,
             small: chosen.small,
             variant_proven: chosen.variant_proven,
-            variant_left: other_variant || self.may_ask_profiles(lease),
+            variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),
             shape_left: options(lease).iter().any(|option| !self.shapes.contains(&option.shape)),
             model_id_left: job.model.alt.is_some() && !chosen.variation.other_model_id,
             committed: false,
@@ -175,8 +180,10 @@ impl Hand {
     }
 
     /// Whether ListAvailableProfiles could bring another variant.
-    fn may_ask_profiles(&self, _lease: &Lease) -> bool {
+    pub(super) fn may_ask_profiles(&self, lease: &Lease) -> bool {
         !self.profiles_asked
+            && lease.account().kind().has_profiles()
+            && lease.learned(|learned, now| learned.may_ask_profiles(now))
     }
 
     /// A remedy was decided on: what the refusal taught, and what is to be done otherwise.
@@ -194,6 +201,7 @@ impl Hand {
                 self.repairs.push(remedy);
             }
             Remedy::NextVariant => {
+                self.variants_refused += 1;
                 let by_400 = fault.kind == FaultKind::ProfileArn;
                 lease.learn(Lesson::VariantRefused { shape, variant: chosen.variant.clone(), by_400 });
             }
@@ -259,6 +267,12 @@ impl Hand {
                 if lease.learned(Learned::was_refused_by_400) {
                     fault.kind = FaultKind::ProfileArn;
                     lease.learn(Lesson::NoProfile { asked: true });
+                } else if lease.account().kind().has_profiles()
+                    && lease.learned(|learned, _| learned.is_profile_unknown())
+                {
+                    // Which profile it has is what nobody could say.
+                    fault.kind = FaultKind::ProfileArn;
+                    lease.learn(Lesson::NoProfile { asked: false });
                 } else {
                     lease.learn(Lesson::VariantsForgotten);
                     tracing::warn!(

@@ -166,6 +166,7 @@ pub struct Learned {
     said: Said,
     listed: Vec<Arc<str>>,
     profiles_again: Option<Timestamp>,
+    profile_unknown: bool,
     usage_form: Option<Variant>,
     models_form: Option<Variant>,
     refresh_region: Option<Arc<str>>,
@@ -214,16 +215,19 @@ impl Learned {
                     (self.said, self.no_profile_until) = (Said::Profiles, None);
                 }
                 self.listed = arns;
+                self.profile_unknown = false;
                 self.profiles_again = Some(now + PROFILES_ANSWERED);
             }
             Lesson::IsBuilderId => {
                 (self.said, self.no_profile_until) = (Said::BuilderId, None);
                 self.listed.clear();
+                self.profile_unknown = false;
                 self.profiles_again = Some(now + PROFILES_ANSWERED);
             }
             Lesson::ProfilesUnanswered(after) => {
                 let pause = after.filter(|after| after.is_positive()).unwrap_or(PROFILES_UNANSWERED);
                 self.profiles_again = Some(now + pause.min(DAY));
+                self.profile_unknown = self.listed.is_empty();
             }
             Lesson::FormWorked(Call::Models, variant) => self.models_form = Some(variant),
             Lesson::FormWorked(_, variant) => self.usage_form = Some(variant),
@@ -282,6 +286,11 @@ impl Learned {
     /// Whether ListAvailableProfiles may be asked now (K79).
     pub fn may_ask_profiles(&self, now: Timestamp) -> bool {
         self.profiles_again.is_none_or(|again| again <= now)
+    }
+
+    /// Whether it gave no answer, and had given none before (K78).
+    pub fn is_profile_unknown(&self) -> bool {
+        self.profile_unknown
     }
 
     /// The variant with which usage or models were answered last (K80).
@@ -518,7 +527,7 @@ mod tests {
         let mut learned = Learned::default();
         assert!(learned.may_ask_profiles(at(0)));
         learned.learn(Lesson::ProfilesUnanswered(None), at(0));
-        assert!(!learned.may_ask_profiles(at(59)) && learned.may_ask_profiles(at(60)));
+        assert!(!learned.may_ask_profiles(at(59)) && learned.may_ask_profiles(at(60)) && learned.is_profile_unknown());
         learned.learn(Lesson::ProfilesUnanswered(Some(SignedDuration::from_secs(7))), at(0));
         assert!(!learned.may_ask_profiles(at(6)) && learned.may_ask_profiles(at(7)));
         learned.learn(Lesson::NoProfile { asked: true }, at(0));
@@ -530,6 +539,7 @@ mod tests {
         assert!(!learned.may_ask_profiles(at(599)) && learned.may_ask_profiles(at(600)));
         learned.learn(Lesson::Profiles(Vec::new()), at(0));
         assert_eq!((learned.listed().len(), learned.said()), (0, Said::Profiles));
+        assert!(!learned.is_profile_unknown(), "none is an answer");
         learned.learn(Lesson::IsBuilderId, at(0));
         assert_eq!(learned.said(), Said::BuilderId);
         learned.learn(Lesson::FormWorked(Call::Usage, Variant::None), at(0));

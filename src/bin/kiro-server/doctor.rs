@@ -20,7 +20,10 @@ use kiro_messages::config::{
 use kiro_messages::policy::health::State;
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
-use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, time};
+use kiro_messages::proto::kiro::profile::Kind;
+use kiro_messages::proto::record::{
+    Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, is_region, time,
+};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind};
@@ -453,6 +456,9 @@ async fn account(desk: &Desk, entry: &Entry, report: &mut Report) {
     }
 }
 
+/// The end of a client registration is told so long before, in seconds.
+const REGISTRATION_SOON: i64 = 14 * 86_400;
+
 #[derive(Default)]
 struct Findings {
     wrong: Vec<(String, String)>,
@@ -490,6 +496,7 @@ async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &m
                 findings.wrong(problem.clone(), cure);
             }
             token_findings(desk, entry, token, now, findings);
+            profile_findings(desk, entry, account, token, findings);
         }
         (None, Some(_)) => {
             let problem = info.problem.clone().unwrap_or_else(|| "its token record can't be read".to_owned());
@@ -540,12 +547,36 @@ fn token_findings(desk: &Desk, entry: &Entry, token: &Token, now: Timestamp, fin
     if let Some(end) = registration_end(entry).filter(|end| token.method() == Method::Idc && *end <= now) {
         findings.wrong(format!("its client registration expired {}", relative(end, now)), LOG_IN_AGAIN);
     }
+    let soon = now.as_second() + REGISTRATION_SOON;
+    if let Some(end) = registration_end(entry).filter(|end| *end > now && end.as_second() <= soon) {
+        findings.notes.push(format!("its client registration ends {}: sign in again before", relative(end, now)));
+    }
     match token.expires_at {
         Some(end) if end > now => {}
         Some(end) => {
             findings.notes.push(format!("access token expired {}, it is renewed at the next use", relative(end, now)))
         }
         None => findings.notes.push("access token counts as expired, it is renewed at the next use".to_owned()),
+    }
+}
+
+/// What is wrong with its profile or region, and with whom it was signed in (R76).
+fn profile_findings(desk: &Desk, entry: &Entry, account: &Account, token: &Token, findings: &mut Findings) {
+    let Some(view) = desk.pool.account(&entry.info.id) else { return };
+    let known = |region: &str| desk.config.api_regions.iter().any(|known| known == region);
+    let region = token.region.as_deref().or(account.region.as_deref()).filter(|region| is_region(region));
+    if let Some(region) = region.filter(|region| !known(region) && !view.has_own_profile()) {
+        findings.notes.push(format!(
+            "Kiro doesn't answer in its region {region} (KIRO_API_REGIONS), so {} is asked; `kiro-server accounts check` \
+             looks for its profile",
+            view.region()
+        ));
+    }
+    if view.kind() == Kind::Enterprise && !view.has_own_profile() && token.profile_arn.is_some() {
+        findings.wrong(
+            "its token record holds Kiro's fixed profile of other accounts, which is never sent for it",
+            "`kiro-server accounts check` looks for its own and puts that in its place",
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use jiff::Timestamp;
 use kiro_messages::config::Config;
+use kiro_messages::credentials::LookUp;
 use kiro_messages::pool::Wanted;
 use kiro_messages::proto::record::{Method, Token, rfc3339};
 use kiro_messages::store::{Added, NewAccount, StoreError, import};
@@ -83,7 +84,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
         let profile = match profile {
             Profile::Known | Profile::Unneeded => "",
             Profile::Found => ", profile found",
-            Profile::None => ", no profile found (an AWS Builder ID has none)",
+            Profile::None => ", no profile found: the organisation's administrator must add this user to one",
             Profile::Skipped => ", profile not looked up yet: `kiro-server accounts check` does it",
         };
         let (id, name, method) = (short(&new.id), name(custom_name.as_deref()), imported.method.as_str());
@@ -102,7 +103,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
 enum Profile {
     /// The file names it.
     Known,
-    /// An API key goes without.
+    /// An API key goes without; a Builder ID, a Google and a GitHub account use Kiro's fixed one.
     Unneeded,
     /// Upstream named it, and it is in the token record.
     Found,
@@ -120,7 +121,7 @@ fn profile_of(token: &Token) -> Profile {
     }
 }
 
-/// K64: by `accounts add`, once.
+/// K79: by `accounts add`, once.
 async fn look_up(desk: &Desk, id: &str, token: &Token, now: Timestamp) -> Profile {
     let profile = profile_of(token);
     let soon = now.as_second() + 60;
@@ -128,10 +129,13 @@ async fn look_up(desk: &Desk, id: &str, token: &Token, now: Timestamp) -> Profil
     if profile != Profile::Skipped || !live || desk.pool.reload().await.is_err() {
         return profile;
     }
-    let Ok(lease) = desk.pool.select(&Wanted { only: Some(id), ..Wanted::default() }) else { return profile };
-    match desk.credentials.look_up_profile(lease).await {
-        Ok(_) => Profile::Found,
-        Err(_) => Profile::None,
+    let Ok(mut lease) = desk.pool.select(&Wanted { only: Some(id), ..Wanted::default() }) else { return profile };
+    match desk.credentials.look_up_profiles(&mut lease).await {
+        LookUp::Found => Profile::Found,
+        // The background may have asked by now.
+        LookUp::NotAsked if lease.account().has_own_profile() => Profile::Found,
+        LookUp::BuilderId | LookUp::NotAsked => Profile::Unneeded,
+        LookUp::Nothing | LookUp::Unanswered => Profile::None,
     }
 }
 

@@ -88,10 +88,8 @@ async fn ask(
         *refreshed = true;
     }
     let mut lease = take(desk, entry)?;
-    if !lease.account().is_api_key() && lease.account().profile_arn().is_none() {
-        lease = match desk.credentials.look_up_profile(lease).await {
-            Ok(lease) | Err(lease) => lease,
-        };
+    if lease.account().wants_profiles() {
+        desk.credentials.look_up_profiles(&mut lease).await;
     }
     *profile = lease.account().profile_arn().is_some();
     let mut answer = desk.credentials.usage_limits(&lease).await;

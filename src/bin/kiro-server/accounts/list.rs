@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, StoreKind};
+use kiro_messages::pool::AccountInfo;
+use kiro_messages::proto::kiro::profile::Kind;
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
@@ -55,7 +57,7 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
     vec![
         short(&info.id).to_owned(),
         name(info.name.as_deref()),
-        info.method.as_str().to_owned(),
+        method(info),
         health,
         token,
         account.map_or_else(|| "-".to_owned(), |account| account.usage_count.to_string()),
@@ -64,12 +66,23 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
     ]
 }
 
+/// `idc (enterprise)`, `idc (builder-id)`, or the method alone where it says everything (R75).
+fn method(info: &AccountInfo) -> String {
+    match info.kind {
+        Kind::BuilderId | Kind::Enterprise => format!("{} ({})", info.method.as_str(), info.kind.as_str()),
+        Kind::ApiKey | Kind::External | Kind::Social | Kind::Unsure => info.method.as_str().to_owned(),
+    }
+}
+
 fn json_of(entry: &Entry) -> Value {
     let (info, account) = (&entry.info, entry.account.as_ref());
     json!({
         "id": &*info.id,
         "name": info.name,
         "method": info.method.as_str(),
+        "kind": info.kind.as_str(),
+        "region": info.region,
+        "profile": info.profile,
         "state": info.state.as_str(),
         "until": info.state.until().map(rfc3339),
         "reason": why(entry),

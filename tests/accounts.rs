@@ -1,0 +1,341 @@
+//! What goes out as an account's profile and where it goes: acceptance cases P1–P19 (accounts-2026-11.md), through the real
+//! gateway, against the simulated upstream with a host for each region.
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+
+use std::time::{Duration, Instant};
+
+use kiro_messages::config::{Face, RawConfig};
+use kiro_messages::error::{Code, Error};
+use kiro_messages::gateway::{Call, Gateway};
+use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
+use kiro_messages::simulator::{Running, Simulator};
+use serde_json::{Value, json};
+
+use redis_server::RedisServer;
+
+const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
+const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
+
+struct World {
+    gateway: Gateway,
+    upstream: Running,
+    redis: RedisServer,
+}
+
+/// A call as upstream saw it: what was called, in which region, with which profile.
+type Seen = (&'static str, String, String);
+
+impl World {
+    /// An account for each token record, with the members of all added.
+    async fn new(tokens: &[Value], options: &[(&str, &str)]) -> Self {
+        let redis = RedisServer::start();
+        let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
+        for (n, token) in tokens.iter().enumerate() {
+            let id = id(n);
+            let mut all = json!({ "expiresAt": "2099-01-01T00:00:00.000Z" });
+            all.as_object_mut().unwrap().extend(token.as_object().unwrap().clone());
+            let mut set = redis::pipe();
+            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), all.to_string()).ignore();
+            set.hset("aiclient:pools:claude-kiro-oauth", &id, json!({ "uuid": id, "isHealthy": true }).to_string());
+            set.query::<redis::Value>(&mut redis.connection()).unwrap();
+        }
+        let port = upstream.addr().port();
+        let mut said = vec![
+            ("REDIS_URL", redis.url()),
+            ("KIRO_API_KEY", "key".to_owned()),
+            ("KIRO_STORE_WAIT", "5s".to_owned()),
+            ("KIRO_UPSTREAM_URL", format!("http://q.{{region}}.localhost:{port}/generateAssistantResponse")),
+            ("KIRO_SOCIAL_REFRESH_URL", format!("http://auth.{{region}}.localhost:{port}/refreshToken")),
+            ("KIRO_IDC_REFRESH_URL", format!("http://oidc.{{region}}.localhost:{port}/token")),
+        ];
+        said.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let raw = RawConfig::from_env(said.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let gateway = Gateway::start(raw.resolve(Face::Server).unwrap()).await.unwrap();
+        Self { gateway, upstream, redis }
+    }
+
+    async fn asks(&self) -> Result<(), Error> {
+        let body = json!({
+            "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": "hello" }],
+        });
+        self.gateway.create(body.to_string().into(), Call::default()).await.map(drop)
+    }
+
+    /// Calls so far: chats, look-ups and refreshes, without catalogues.
+    fn seen(&self) -> Vec<Seen> {
+        let stats = self.upstream.control().stats_with_bodies();
+        let seen = |call: &Value| {
+            let target = call["target"].as_str().unwrap();
+            let host = call["headers"]["host"].as_str().unwrap();
+            let mut labels = host.split('.');
+            let what = match (labels.next().unwrap(), call["headers"]["x-amz-target"].as_str()) {
+                ("oidc" | "auth", _) => "refresh",
+                (_, Some(name)) if name.ends_with("ListAvailableProfiles") => "profiles",
+                _ if target == "/generateAssistantResponse" => "chat",
+                _ => return None,
+            };
+            let body: Value = serde_json::from_str(call["body"].as_str().unwrap_or("{}")).unwrap_or_default();
+            let arn = match body["profileArn"].as_str().unwrap_or("-") {
+                BUILDER_ID_PROFILE => "B",
+                SOCIAL_PROFILE => "S",
+                arn => arn.rsplit('/').next().unwrap(),
+            };
+            Some((what, labels.next().unwrap().to_owned(), arn.to_owned()))
+        };
+        stats["last"].as_array().unwrap().iter().filter_map(seen).collect()
+    }
+
+    #[track_caller]
+    fn saw(&self, expected: &[(&str, &str, &str)]) {
+        let seen = self.seen();
+        let seen: Vec<_> = seen.iter().map(|(what, region, arn)| (*what, region.as_str(), arn.as_str())).collect();
+        assert_eq!(seen, expected);
+    }
+
+    fn token(&self, n: usize) -> Value {
+        let mut get = redis::cmd("GET");
+        let key = format!("aiclient:tokens:claude-kiro-oauth:{}", id(n));
+        let text: String = get.arg(key).query(&mut self.redis.connection()).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn account(&self, n: usize) -> Value {
+        let mut get = redis::cmd("HGET");
+        let text: String =
+            get.arg("aiclient:pools:claude-kiro-oauth").arg(id(n)).query(&mut self.redis.connection()).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn state(&self, n: usize) -> &'static str {
+        self.gateway.accounts()[n].state.as_str()
+    }
+
+    async fn eventually(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is(self) {
+            assert!(Instant::now() < deadline, "not within 10 s: {what}: {:?}", self.seen());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn id(n: usize) -> String {
+    format!("{n:08}-0000-4000-8000-000000000000")
+}
+
+fn idc(access: &str, more: Value) -> Value {
+    let mut record = json!({
+        "accessToken": access, "refreshToken": access, "authMethod": "IdC", "clientId": "c", "clientSecret": "s",
+    });
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    record
+}
+
+fn builder(access: &str) -> Value {
+    idc(access, json!({ "provider": "BuilderId" }))
+}
+
+fn enterprise(access: &str, more: Value) -> Value {
+    let mut record = idc(access, json!({ "startUrl": "https://d-1.awsapps.com/start" }));
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    record
+}
+
+const EAST: &str = "us-east-1";
+const EUROPE: &str = "eu-central-1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_k77_a_builder_id_goes_out_with_kiros_own_profile() {
+    let world = World::new(&[builder("sim-acct-builder")], &[]).await;
+    let before = world.token(0);
+    world.asks().await.unwrap();
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EAST, "B"), ("chat", EAST, "B")]);
+    assert_eq!(world.token(0), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_k78_a_refused_variant_costs_one_more_call_once() {
+    let world = World::new(&[builder("sim-acct-builder-strict")], &[]).await;
+    world.asks().await.unwrap();
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EAST, "B"), ("chat", EAST, "-"), ("chat", EAST, "-")]);
+    assert_eq!(world.state(0), "healthy");
+    world.eventually("counted", |world| world.account(0)["usageCount"] == 2).await;
+    assert!(world.account(0)["lastErrorTime"].is_null(), "no health field");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_k78_nothing_left_to_send_is_no_profile_and_no_failure() {
+    let options = [("KIRO_BUILDER_ID_PROFILE_ARN", "")];
+    let world =
+        World::new(&[builder("sim-acct-builder"), json!({ "accessToken": "x", "authMethod": "social" })], &options)
+            .await;
+    for _ in 0..4 {
+        world.asks().await.unwrap();
+    }
+    let mine: Vec<Seen> = world.seen().into_iter().filter(|(_, _, arn)| arn == "-").collect();
+    assert_eq!(mine.len(), 1, "asked once, and for 10 min no more: {:?}", world.seen());
+    assert_eq!((world.state(0), world.state(1)), ("no-profile", "healthy"));
+    assert!(world.account(0)["errorCount"].is_null(), "{}", world.account(0));
+
+    let alone = World::new(&[builder("sim-acct-builder")], &options).await;
+    for _ in 0..2 {
+        let error = alone.asks().await.unwrap_err();
+        assert!(matches!(error.code(), Code::NoAccount | Code::Upstream), "{error:?}");
+    }
+    alone.saw(&[("chat", EAST, "-")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_p5_k77_a_social_account_has_its_own_and_kiros_profile() {
+    let world = World::new(&[json!({ "accessToken": "sim-acct-social", "authMethod": "social" })], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EAST, "S")]);
+    let own = json!({ "accessToken": "sim-acct-social", "authMethod": "social", "profileArn": E1 });
+    let world = World::new(&[own], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EAST, "EEEE1"), ("chat", EAST, "S")]);
+    assert_eq!(world.token(0)["profileArn"], E1, "as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p6_k79_an_enterprise_profile_in_another_region_is_found_before_the_first_attempt() {
+    let world = World::new(&[enterprise("sim-acct-enterprise-eu-central-1", json!({}))], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EUROPE, "EEEE2")]);
+    world.eventually("kept", |world| world.token(0)["profileArn"] == E2).await;
+    let token = world.token(0);
+    assert_eq!((&token["region"], &token["idcRegion"]), (&json!(EUROPE), &json!(EAST)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p7_p8_k73_what_the_node_service_calls_builder_id() {
+    let world = World::new(&[idc("sim-acct-enterprise", json!({ "authMethod": "builder-id" }))], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EAST, "EEEE1")]);
+    world.eventually("kept", |world| world.token(0)["profileArn"] == E1).await;
+
+    let world = World::new(&[idc("sim-acct-builder", json!({ "authMethod": "builder-id" }))], &[]).await;
+    let before = world.token(0);
+    world.asks().await.unwrap();
+    world.saw(&[("profiles", EAST, "-"), ("chat", EAST, "B")]);
+    assert_eq!(world.token(0), before);
+    assert_eq!(world.gateway.accounts()[0].kind.as_str(), "builder-id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p9_k77_a_fixed_profile_in_an_enterprise_record_never_goes_out() {
+    let world =
+        World::new(&[enterprise("sim-acct-enterprise", json!({ "profileArn": BUILDER_ID_PROFILE }))], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EAST, "EEEE1")]);
+    world.eventually("in its place", |world| world.token(0)["profileArn"] == E1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p10_p12_k74_the_arn_says_where() {
+    let record = json!({ "region": "ap-southeast-2", "profileArn": E1, "expiresAt": "2020-01-01T00:00:00.000Z" });
+    let world = World::new(&[enterprise("sim-acct-enterprise", record)], &[]).await;
+    world.asks().await.unwrap();
+    world.eventually("refreshed", |world| world.seen().len() >= 2).await;
+    let seen = world.seen();
+    assert_eq!(seen[0], ("refresh", "ap-southeast-2".to_owned(), "-".to_owned()));
+    assert_eq!(seen[1], ("chat", EAST.to_owned(), "EEEE1".to_owned()));
+    let record = json!({ "region": EAST, "profileArn": E2 });
+    let world = World::new(&[enterprise("sim-acct-enterprise-eu-central-1", record)], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EUROPE, "EEEE2")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_k78_of_two_profiles_the_proven_one_is_kept() {
+    let world = World::new(&[enterprise("sim-acct-enterprise2", json!({}))], &[]).await;
+    world.asks().await.unwrap();
+    world.asks().await.unwrap();
+    world.saw(&[
+        ("profiles", EAST, "-"),
+        ("profiles", EUROPE, "-"),
+        ("chat", EAST, "AAAA1"),
+        ("chat", EAST, "CCCC3"),
+        ("chat", EAST, "CCCC3"),
+    ]);
+    let kept = |world: &World| world.token(0)["profileArn"].as_str().is_some_and(|arn| arn.ends_with("/CCCC3"));
+    world.eventually("kept", kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k77_k79_an_account_that_lists_nothing_is_asked_without_a_profile() {
+    let nobody = enterprise("sim-acct-noprofile", json!({ "region": "ap-southeast-2" }));
+    let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
+    for _ in 0..3 {
+        world.asks().await.unwrap();
+    }
+    let mine: Vec<Seen> = world.seen().into_iter().filter(|(_, _, arn)| arn == "-").collect();
+    let expected = [("profiles", EAST), ("profiles", EUROPE), ("chat", EAST)];
+    assert_eq!(mine.iter().map(|(what, region, _)| (*what, region.as_str())).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_k78_every_variant_refused_by_a_403_is_a_failure() {
+    let preset = json!({ "accessToken": "sim-403", "refreshToken": "r", "authMethod": "IdC", "provider": "BuilderId",
+        "clientId": "c", "clientSecret": "s" });
+    let world = World::new(&[preset, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
+    world.asks().await.unwrap();
+    world.asks().await.unwrap();
+    let mine = world.seen();
+    let count = |arn: &str| mine.iter().filter(|(_, _, found)| found == arn).count();
+    assert!(count("S") == 2 && count("B") >= 1, "{mine:?}");
+    world.eventually("counted", |world| world.account(0)["errorCount"] == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p18_k78_a_rejected_token_is_refreshed_once_and_then_the_variant_is_another() {
+    let world = World::new(&[builder("sim-acct-builder-strict-token")], &[]).await;
+    world.asks().await.unwrap();
+    let seen = world.seen();
+    let chats: Vec<&str> = seen.iter().filter(|(what, ..)| *what == "chat").map(|(_, _, arn)| arn.as_str()).collect();
+    assert_eq!(chats, ["B", "B", "-"]);
+    assert_eq!(seen.iter().filter(|(what, ..)| *what == "refresh").count(), 1);
+    assert_eq!(world.state(0), "healthy");
+    assert!(world.account(0)["errorCount"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p19_k77_an_api_key_has_no_profile() {
+    let world = World::new(&[json!({ "kiroApiKey": "sim-acct-key", "profileArn": E1 })], &[]).await;
+    world.asks().await.unwrap();
+    world.saw(&[("chat", EAST, "-")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p20_k79_a_hundred_requests_look_up_once() {
+    let world = World::new(&[enterprise("sim-acct-enterprise", json!({}))], &[]).await;
+    let asked = futures_util::future::join_all((0..40).map(|_| world.asks())).await;
+    assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+    let stats = world.upstream.control().stats();
+    assert_eq!(stats["calls_by_token"]["sim-acct-enterprise"], 40);
+    let looked: Vec<Seen> = world.seen().into_iter().filter(|(what, ..)| *what == "profiles").collect();
+    assert_eq!(looked.len(), 2, "{looked:?}");
+}
+
+/// A88, the account's half: whose profile is missing in shape runtime is asked in shape q.
+#[tokio::test(flavor = "multi_thread")]
+async fn a88_k119_an_account_without_an_arn_goes_on_in_the_other_shape() {
+    let world = World::new(
+        &[builder("sim-acct-builder-strict")],
+        &[("KIRO_UPSTREAM_API", "runtime,q"), ("KIRO_RUNTIME_URL", "http://runtime.{region}.localhost:1/")],
+    )
+    .await;
+    world.asks().await.unwrap();
+    let chats = world.seen();
+    assert_eq!(
+        chats.last().map(|(what, region, arn)| (*what, region.as_str(), arn.as_str())),
+        Some(("chat", EAST, "-"))
+    );
+}
