@@ -314,6 +314,8 @@ pub struct AccountInfo {
     pub problem: Option<String>,
     /// Why it rests or is ejected.
     pub cause: Option<String>,
+    /// What its answers have taught this process, in words (R72).
+    pub learned: Vec<String>,
 }
 
 impl AccountInfo {
@@ -698,6 +700,7 @@ impl Pool {
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
             problem: slot.problem().map(str::to_owned),
             cause: slot.health.cause().filter(|_| !served(slot.state(now))).map(str::to_owned),
+            learned: slot.learned.words(now),
         };
         inside.slots.values().map(info).collect()
     }

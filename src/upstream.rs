@@ -230,9 +230,9 @@ impl Upstream {
         self.marks().choose(ways, refused, now)
     }
 
-    /// Whether every one of these ways is known to refuse our client version (K109).
-    pub fn refuses_all(&self, ways: &[Way<'_>], now: Timestamp) -> bool {
-        self.marks().all_marked(ways, now)
+    /// The shapes and API regions that refused our client version lately (K109).
+    pub fn gates(&self, now: Timestamp) -> Vec<(Shape, String)> {
+        self.marks().gates(now)
     }
 
     /// A call ended: what it tells of its host and of our client version. `account`: the first characters of its id.

@@ -636,9 +636,7 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         there.extend_from_slice(&trail.tried);
         there
     });
-    let model = job.model.clone();
-    let lacks = move |learned: &Learned, now| learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);
-    let fit = Fit::new(move |_, learned, now| u8::from(lacks(learned, now)));
+    let fit = fit(job);
     let wanted = Wanted {
         model_names: &job.model_names(),
         exclude: exclude.as_deref().unwrap_or(&trail.tried),
@@ -659,6 +657,22 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
             _ => Err(job.named(no_account(&none))),
         },
     }
+}
+
+/// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused our
+/// client version lately after both (K109).
+fn fit(job: &Job) -> Fit {
+    let gates = job.shared.upstream.gates(job.shared.pool.now());
+    let model = job.model.clone();
+    Fit::new(move |view, learned, now| {
+        let refused = || {
+            let variants = view.variants();
+            let region = variants.first().map_or("", |variant| view.api_region(variant));
+            view.shapes(region).iter().all(|shape| gates.iter().any(|(of, there)| of == shape && there == region))
+        };
+        let lacks = learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);
+        u8::from(lacks) + 2 * u8::from(!gates.is_empty() && refused())
+    })
 }
 
 pub(super) fn no_account(none: &NoAccount) -> Error {

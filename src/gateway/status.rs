@@ -68,6 +68,9 @@ pub struct AccountStatus {
     pub expires_at: Option<String>,
     /// Why it is unusable, naming the field; or why it rests or is ejected. `suspicious, back in 6 h` (K91).
     pub problem: Option<String>,
+    /// What its answers have taught this process, in words: a refused profile, a model that isn't for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<String>,
 }
 
 impl Gateway {
@@ -90,6 +93,7 @@ impl Gateway {
                 rests_seconds,
                 in_flight: account.in_flight,
                 expires_at: account.expires_at.map(text),
+                learned: account.learned,
                 problem: account.problem.or(suspicious).or(account.cause),
             }
         };

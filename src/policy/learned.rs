@@ -378,6 +378,39 @@ impl Learned {
         self.find(kiro_id).and_then(|model| model.no_empty_thoughts_until).is_some_and(|until| until > now)
     }
 
+    /// What is known, in words for an operator; nothing for an account that is as everybody expects.
+    pub fn words(&self, now: Timestamp) -> Vec<String> {
+        let mut words = Vec::new();
+        for mark in &self.variants {
+            let (shape, variant) = (mark.shape, mark.variant.as_str());
+            match mark.refused_until {
+                None if matches!(mark.variant, Variant::Own(_)) => {}
+                None => words.push(format!("{shape}: profile {variant} works")),
+                Some(until) if until > now => words.push(format!("{shape}: profile {variant} refused")),
+                Some(_) => {}
+            }
+        }
+        let refused = self.shapes_refused.iter().filter(|(_, until)| *until > now);
+        words.extend(refused.map(|(shape, _)| format!("{shape}: not served")));
+        if self.uses_small_form(now) {
+            words.push("runtime: small form".to_owned());
+        }
+        let still = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
+        for model in &self.models {
+            let id = &model.kiro_id;
+            let facts = [
+                (still(model.refused_until), "not for this account"),
+                (model.other_id, "under its other id"),
+                (model.fields_refused.iter().any(|(.., until)| *until > now), "some fields refused"),
+                (still(model.no_fields_until), "no fields on runtime"),
+                (still(model.no_cache_points_until), "no cache points"),
+                (still(model.no_empty_thoughts_until), "no thoughts without text"),
+            ];
+            words.extend(facts.iter().filter(|(holds, _)| *holds).map(|(_, fact)| format!("{id}: {fact}")));
+        }
+        words
+    }
+
     fn variant(&self, shape: Shape, variant: &Variant) -> Option<&VariantMark> {
         self.variants.iter().find(|mark| mark.shape == shape && mark.variant.arn() == variant.arn())
     }
@@ -520,6 +553,18 @@ mod tests {
         assert!(learned.uses_small_form(at(86_399)) && learned.no_fields_on_runtime("m", at(86_399)));
         assert!(learned.no_cache_points("m", at(3_599)) && !learned.no_cache_points("m", at(3_600)));
         assert!(!learned.no_empty_thoughts("m", at(0)) && !learned.no_cache_points("n", at(0)));
+        let words = learned.words(at(0));
+        assert_eq!(
+            words,
+            [
+                "q: not served",
+                "runtime: not served",
+                "runtime: small form",
+                "m: no fields on runtime",
+                "m: no cache points"
+            ]
+        );
+        assert!(learned.words(at(86_400)).is_empty());
     }
 
     #[test]

@@ -151,9 +151,15 @@ impl Marks {
         Some(chosen)
     }
 
-    /// Whether something is held against every one of the ways: such an account comes after the others (K109).
-    pub fn all_marked(&self, ways: &[Way<'_>], now: Timestamp) -> bool {
-        !ways.is_empty() && ways.iter().all(|way| self.gate_is_marked(way, now))
+    /// The wire shapes and API regions that refused our client version lately: an account that has no other comes after
+    /// those that have one (K109). Almost always empty.
+    pub fn gates(&self, now: Timestamp) -> Vec<(Shape, String)> {
+        let marked = self.marks.iter().filter(|(_, mark)| mark.until.is_some_and(|until| until > now));
+        let gates = marked.filter_map(|(place, _)| match place {
+            Place::Gate(shape, region) => Some((*shape, region.clone())),
+            Place::Host(_) => None,
+        });
+        gates.collect()
     }
 
     /// A call ended: none, or its fault. The host's new state, if that changed it.
@@ -338,13 +344,11 @@ mod tests {
         let mut marks = Marks::default();
         marks.heard(&Q, "a", Some(FaultKind::ClientVersion), at(0));
         assert_eq!(chosen(&mut marks, 0), Shape::Runtime);
-        assert!(!marks.all_marked(&BOTH, at(0)));
+        assert_eq!(marks.gates(at(0)), [(Shape::Q, "us-east-1".to_owned())]);
         marks.heard(&RUNTIME, "a", Some(FaultKind::ClientVersion), at(1));
-        assert!(marks.all_marked(&BOTH, at(1)));
+        assert_eq!(marks.gates(at(1)).len(), 2);
         assert_eq!(chosen(&mut marks, 1), Shape::Q, "nothing is ever excluded");
-        let elsewhere = [Way { region: "eu-central-1", ..Q }];
-        assert!(!marks.all_marked(&elsewhere, at(1)));
-        assert!(!marks.all_marked(&BOTH, at(600)), "its time is over");
+        assert_eq!(marks.gates(at(601)), [], "their time is over");
         marks.heard(&RUNTIME, "a", None, at(2));
         assert_eq!(chosen(&mut marks, 2), Shape::Runtime);
         assert_eq!(
