@@ -13,7 +13,7 @@ use super::{Shared, now, over, read_request};
 use crate::config::Config;
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
-use crate::policy::learned::{Learned, Lesson};
+use crate::policy::learned::Lesson;
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Verdict};
 use crate::pool::{AccountId, Fit, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
