@@ -125,14 +125,14 @@ impl Refusal {
 
 /// Whether an account may take the request. `cap`: requests in flight per account, 0: no limit.
 pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
-    if candidate.excluded {
-        return Err(Refusal::Excluded);
-    }
     if candidate.model_unsupported {
         return Err(Refusal::Model);
     }
     if candidate.model_refused {
         return Err(Refusal::SaidNo);
+    }
+    if candidate.excluded {
+        return Err(Refusal::Excluded);
     }
     let stale = match candidate.state {
         State::Healthy => false,

@@ -752,6 +752,9 @@ async fn k88_no_account_serves_the_model_or_one_will_be_back() {
     let none = fixture.pool.select(&wanted).unwrap_err();
     assert_eq!((none.code(), none.why), (Code::NotFound, Why::Model));
     assert!(fixture.select().is_ok(), "other models are served");
+    let tried = ["a1".into(), "a2".into()];
+    let none = fixture.pool.select(&Wanted { exclude: &tried, ..wanted }).unwrap_err();
+    assert_eq!((none.is_lasting(), none.why), (false, Why::Model), "also where this request heard it");
 }
 
 /// clients-2026-11.md section 1: the shared counter goes on inside the lowest tier in which somebody is selectable.
