@@ -44,9 +44,11 @@ fn seen(request: &Value) -> (String, Value) {
     (bearer.strip_prefix("Bearer ").unwrap().to_owned(), body)
 }
 
-/// All calls that upstream still remembers, the newest last.
+/// All chat calls that upstream still remembers, the newest last.
 fn all(place: &Place) -> Vec<(String, Value)> {
-    place.upstream.control().stats_with_bodies()["last"].as_array().unwrap().iter().map(seen).collect()
+    let stats = place.upstream.control().stats_with_bodies();
+    let is_chat = |call: &&Value| call["body"].as_str().unwrap().contains("\"conversationState\"");
+    stats["last"].as_array().unwrap().iter().filter(is_chat).map(seen).collect()
 }
 
 fn script(place: &Place, token: &str, scenarios: Value) {
@@ -470,6 +472,35 @@ async fn a131_tr50_cache_points_stand_on_messages() {
     assert_eq!(state["history"][0]["userInputMessage"]["cachePoint"], point);
     assert_eq!(current["cachePoint"], point);
     assert!(!current["userInputMessageContext"]["tools"].to_string().contains("cachePoint"), "{current}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a132_k131_refused_cache_points_are_left_out_and_stay_out() {
+    let place = Place::new(&[("KIRO_CACHE_POINTS", "auto")]).await;
+    script(&place, "access-1", json!(["400"]));
+    for _ in 0..2 {
+        place.ask(turn("a", 2)).await.unwrap();
+    }
+    let points: Vec<_> = all(&place).iter().map(|(_, body)| body.to_string().matches("cachePoint").count()).collect();
+    assert_eq!(points, [1, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a188_tr44_a_refused_thought_without_text_is_left_out_and_stays_out() {
+    let place = Place::with(&TOKENS[..1], &[]).await;
+    place.ask(thinking("a")).await.unwrap();
+    let mut omitted = thought("a", "sig-1");
+    omitted["messages"][1]["content"][0]["thinking"] = json!("");
+    script(&place, TOKENS[0], json!(["400"]));
+    let calls = all(&place).len();
+    for _ in 0..2 {
+        place.ask(omitted.clone()).await.unwrap();
+    }
+    let sent: Vec<_> = all(&place)[calls..].iter().map(|(_, body)| reasoning(body)).collect();
+    assert_eq!(sent, [1, 0, 0]);
+    // What has a text still goes.
+    place.ask(thought("a", "sig-1")).await.unwrap();
+    assert_eq!(reasoning(&last(&place).1), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

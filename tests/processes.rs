@@ -444,7 +444,12 @@ async fn case_44_case_20_case_24_three_processes_on_a_cluster() {
     // The background refresh has no time to be first: the servers meet it with their first requests.
     add(1, &expired);
     let url = cluster.url();
-    let environment = [("REDIS_URL", url.as_str()), ("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "200ms")];
+    let environment = [
+        ("REDIS_URL", url.as_str()),
+        ("KIRO_API_KEY", KEY),
+        ("KIRO_ACCOUNT_CACHE_TTL", "200ms"),
+        ("KIRO_AFFINITY", "off"),
+    ];
     let servers: Vec<Server> = (0..3).map(|_| place.serve(&environment)).collect();
     let body = message();
     for server in &servers {
@@ -516,7 +521,7 @@ async fn case_34_r55_a_rewrite_of_the_pool_is_not_noticed() {
     for n in 0..3 {
         place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
     }
-    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_ACCOUNT_CACHE_TTL", "100ms")]);
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_AFFINITY", "off"), ("KIRO_ACCOUNT_CACHE_TTL", "100ms")]);
     eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
     let mut redis = place.redis.connection();
     // On a thread of its own: a slow request must not make the gap longer.
@@ -655,7 +660,7 @@ async fn trap_23_each_attempt_carries_its_own_profile() {
         token["profileArn"] = json!(arn);
         place.account(id, &json!({}), &token);
     }
-    let server = place.serve(&[("KIRO_API_KEY", KEY)]);
+    let server = place.serve(&[("KIRO_API_KEY", KEY), ("KIRO_AFFINITY", "off")]);
     for _ in 0..3 {
         eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
     }

@@ -57,7 +57,8 @@ impl Place {
     /// The last chat request as upstream saw it: headers, and the body as text.
     pub fn last_request(&self) -> Value {
         let stats = self.upstream.control().stats_with_bodies();
-        stats["last"].as_array().unwrap().last().unwrap().clone()
+        let is_chat = |call: &&Value| call["body"].as_str().unwrap().contains("\"conversationState\"");
+        stats["last"].as_array().unwrap().iter().rfind(is_chat).unwrap().clone()
     }
 
     pub fn calls(&self, token: &str) -> u64 {

@@ -274,7 +274,7 @@ mod tests {
             of(&with(r#""S""#, &image("iVBORw0KGgo="), ""), none, None),
             of(&with(r#""S""#, &image("iVBORw0KGgoA"), ""), none, None),
             // What the lengths in front are for.
-            of(&with(r#""Sa""#, r#"{"role":"user","content":""}"#, ""), none, None),
+            of(&with(r#""Sa""#, r#"{"role":"user","content":" "}"#, ""), none, None),
         ];
         let mut seen = vec![first];
         for other in others {
