@@ -391,23 +391,26 @@ async fn r50_an_outage_is_two_lines_of_log() {
     server.stop();
 }
 
-/// K64, the cure of a missing profile, from the 400 to the token record; at most once in 10 minutes.
+/// The cure of a missing profile, from the look-up to the token record; at most once in 10 minutes. The records are the
+/// existing Node.js service's, which say `builder-id` of enterprise accounts too.
 #[tokio::test(flavor = "multi_thread")]
-async fn k64_a_missing_profile_is_looked_up_and_kept() {
+async fn k64_k78_k79_a_missing_profile_is_looked_up_and_kept() {
     let place = Place::new();
-    let without =
-        |access: &str| json!({ "accessToken": access, "refreshToken": "r", "expiresAt": FAR, "authMethod": "social" });
+    let without = |access: &str| {
+        json!({ "accessToken": access, "refreshToken": "r", "expiresAt": FAR, "authMethod": "builder-id",
+                "clientId": "c", "clientSecret": "s" })
+    };
     place.account("a1", &json!({}), &without("sim-profile-arn.one"));
     let server = place.serve(&[("KIRO_API_KEY", KEY)]);
     eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
     eventually("saved", Duration::from_secs(5), async || place.token("a1")["profileArn"] == PROFILE_ARN).await;
     let stats = place.upstream.control().stats();
-    assert_eq!(stats["calls_by_token"]["sim-profile-arn.one"], 2, "same account once more: {stats}");
+    assert_eq!(stats["calls_by_token"]["sim-profile-arn.one"], 1, "looked up before the first call: {stats}");
     server.stop();
     assert_eq!(place.record("a1")["usageCount"], 1, "one use, and no failure: {}", place.record("a1"));
     assert_eq!(place.record("a1").get("errorCount"), None);
 
-    // None to be had: 400 that says so, nothing written, and no second look-up.
+    // None to be had: an error that says so, nothing written, and no second look-up.
     place
         .upstream
         .control()
@@ -415,16 +418,16 @@ async fn k64_a_missing_profile_is_looked_up_and_kept() {
         .unwrap();
     place.account("a1", &json!({ "uuid": "a1" }), &without("sim-builder-id.two"));
     let server = place.serve(&[("KIRO_API_KEY", KEY)]);
-    eventually("refused", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 400).await;
+    eventually("refused", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 500).await;
     let (status, text) = place.ask(&server, &message()).await;
-    assert!(status == 400 && text.contains("profile") && text.contains("invalid_request_error"), "{text}");
+    assert!(status == 500 && text.contains("profile") && text.contains("api_error"), "{text}");
     let looked = place.http.get(format!("{}/_sim/stats?bodies=1", place.upstream.url())).send().await.unwrap();
     let looked: Value = serde_json::from_str(&looked.text().await.unwrap()).unwrap();
     let looked = looked["last"].as_array().unwrap().iter().filter(|call| {
         call["headers"]["x-amz-target"] == "AmazonCodeWhispererService.ListAvailableProfiles"
             && call["headers"]["authorization"] == "Bearer sim-builder-id.two"
     });
-    assert_eq!(looked.count(), 1);
+    assert!(looked.count() <= 2, "one region tells that it is a Builder ID account");
     assert_eq!(place.record("a1"), json!({ "uuid": "a1" }), "no health field is touched (K49)");
     server.stop();
 }

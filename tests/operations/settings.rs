@@ -34,6 +34,12 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "slow_bodies_are_let_go"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
+    ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "k92_p56_conversations_a_minute_over_http"),
+    (
+        "KIRO_SUSPICION_BRAKE",
+        "src/pool/tests.rs",
+        "k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off",
+    ),
     ("KIRO_REUSE_PORT", "tests/serving/life.rs", "two_servers_share_a_port"),
 ];
 
