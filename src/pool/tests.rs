@@ -601,6 +601,7 @@ async fn k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off() {
     let (late, first, second) = (suspected("09:58"), suspected("09:40"), suspected("09:45"));
     let accounts = [("a1", late.as_str()), ("a2", first.as_str()), ("a3", second.as_str()), ("a4", "{}")];
     for (word, until) in [("on", Some("2026-11-23T10:45:00Z".parse().unwrap())), ("off", None)] {
+        // KIRO_SUSPICION_BRAKE.
         let fixture = Fixture::new(&[("suspicionBrake", word)], &accounts).await;
         assert_eq!(fixture.pool.brake(), until, "{word}");
     }
