@@ -46,6 +46,14 @@ impl World {
         self.gateway.metrics().lines().any(|one| one == line)
     }
 
+    /// One more account in the store.
+    fn adds_account(&self, id: &str, token: &Value) {
+        let mut set = redis::pipe();
+        set.hset("aiclient:pools:claude-kiro-oauth", id, json!({ "uuid": id, "isHealthy": true }).to_string()).ignore();
+        set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
+        set.query::<()>(&mut self.redis_connection()).unwrap();
+    }
+
     /// No health field of any account has changed.
     #[track_caller]
     fn accounts_are_unmarked(&self) {
@@ -137,6 +145,45 @@ async fn a76_a77_k109_one_host_refuses_the_version_and_the_other_serves() {
     assert_eq!(world.asks(&base()).await, 200);
     assert_eq!(world.both(), (1, 2), "runtime first, for ten minutes");
     world.accounts_are_unmarked();
+}
+
+/// A78: the gate may be rolled out by region. What is known of it ranks the accounts of the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a78_k105_k109_one_account_of_another_region_is_tried() {
+    let world = World::with_tokens(&["access-1"], &[("KIRO_AFFINITY", "off")]).await;
+    let far = json!({
+        "accessToken": "access-eu", "refreshToken": "r-eu", "authMethod": "social", "region": "eu-central-1",
+        "expiresAt": "2099-01-01T00:00:00.000Z",
+        "profileArn": "arn:aws:codewhisperer:eu-central-1:123456789012:profile/SIMULATED",
+    });
+    world.adds_account("00000009-0000-4000-8000-000000000000", &far);
+    world.gateway.pool().reload().await.unwrap();
+    world.becomes(json!({ "min_version": { "us-east-1": "99.0.0" } }));
+    for n in 1..=4 {
+        assert_eq!(
+            world.asks(&with(json!({ "messages": [{ "role": "user", "content": format!("{n}") }] }))).await,
+            200,
+            "{n}"
+        );
+    }
+    let calls = world.simulated.control().stats()["calls_by_token"].clone();
+    assert_eq!((calls["access-1"].as_u64(), calls["access-eu"].as_u64()), (Some(2), Some(4)), "{calls}");
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a82_k118_k119_k120_a_host_that_is_gone_is_left_alone() {
+    for gone in ["gone-q", "deprecated-q"] {
+        let world = today(&[]).await;
+        world.becomes(json!(gone));
+        for n in 1..=11 {
+            assert_eq!(world.asks(&base()).await, 200, "{gone} {n}");
+        }
+        assert_eq!(world.both(), (1, 11), "{gone}");
+        world.accounts_are_unmarked();
+        let hosts = serde_json::to_value(world.gateway.health()).unwrap()["hosts"].clone();
+        assert!(hosts.to_string().contains("open"), "{hosts}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

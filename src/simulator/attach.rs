@@ -60,13 +60,17 @@ pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Resu
     let simulator = Simulator::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.world(world);
     let running = simulator.map_err(io::Error::other)?.spawn()?;
     let origin = running.url();
-    let world = running.control().shared.state().world.dns.clone();
-    // A name that no resolver may know (RFC 6761).
-    let nowhere = format!("http://simulated.invalid:{}", running.addr().port());
-    let origin_of = |shape: &str| if world.iter().any(|gone| gone == shape) { &nowhere } else { &origin };
-    config.upstream_url = format!("{}/generateAssistantResponse", origin_of("q"));
-    config.runtime_url = format!("{}/", origin_of("runtime"));
-    config.management_url.clone_from(origin_of("runtime"));
+    let port = running.addr().port();
+    let gone = running.control().shared.state().world.dns.clone();
+    // Hosts as Kiro has them, one a shape and region, all on this port (RFC 6761); a name that no resolver may know for
+    // one that is gone.
+    let host = |name: &str, shape: &str| match gone.iter().any(|gone| gone == shape) {
+        true => format!("http://simulated.invalid:{port}"),
+        false => format!("http://{name}.{{region}}.localhost:{port}"),
+    };
+    config.upstream_url = format!("{}/generateAssistantResponse", host("q", "q"));
+    config.runtime_url = format!("{}/", host("runtime", "runtime"));
+    config.management_url = host("management", "runtime");
     config.social_refresh_url = format!("{origin}/refreshToken");
     config.idc_refresh_url = format!("{origin}/token");
     let mut brought = None;
