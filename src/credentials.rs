@@ -244,17 +244,6 @@ impl Credentials {
         self.0.pool.with_slot(&id, |slot, _| slot.held.token().expires_at).ok_or(RefreshError::Gone)
     }
 
-    /// Looks the account's profile up (K79). The lease comes back with what was found in its view.
-    ///
-    /// # Errors
-    /// The lease, when nothing was found: the account has no profile, was asked a moment ago, or could not be asked.
-    pub async fn look_up_profile(&self, mut lease: Lease) -> Result<Lease, Lease> {
-        match self.look_up_profiles(&mut lease).await {
-            LookUp::Found | LookUp::BuilderId => Ok(lease),
-            LookUp::Nothing | LookUp::Unanswered | LookUp::NotAsked => Err(lease),
-        }
-    }
-
     /// The token in hand: the only call that shows secrets (N19).
     pub fn credential(&self, id: &str) -> Option<Token> {
         self.0.pool.with_slot(id, |slot, _| slot.held.token().clone())

@@ -126,3 +126,80 @@ async fn a100_k125_a_catalogue_that_fails_or_hangs_is_on_no_requests_path() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(listed(&world, "claude-opus-5-5").unwrap().max_input_tokens, 1_000_000, "the table's");
 }
+
+/// Another question each time, so that round robin goes on.
+fn asks(model: &str, n: usize) -> serde_json::Value {
+    with(json!({ "model": model, "messages": [{ "role": "user", "content": format!("question {n}") }] }))
+}
+
+fn calls(world: &World, token: &str) -> u64 {
+    world.simulated.control().stats()["calls_by_token"][token].as_u64().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p44_k87_k88_a_model_belongs_to_the_account() {
+    let world = World::with_tokens(&["free", "paid"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
+    world.simulated.control().script(json!({ "token": "free", "world": "free-tier" })).unwrap();
+    for n in 0..6 {
+        assert_eq!(world.messages(&asks("claude-opus-5", n)).await.status, 200, "{n}");
+    }
+    assert_eq!((calls(&world, "free"), calls(&world, "paid")), (1, 6), "for an hour only to the one that has it");
+    for n in 6..10 {
+        assert_eq!(world.messages(&asks("claude-sonnet-4-5", n)).await.status, 200, "{n}");
+    }
+    assert!(calls(&world, "free") >= 3, "the other model goes to both");
+    assert!(world.accounts().iter().all(|account| account["isHealthy"] == true), "no health change");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p45_p46_k88_who_alone_says_no_and_who_only_rests() {
+    let world = World::with_tokens(&["free"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
+    world.simulated.control().world(json!("free-tier")).unwrap();
+    for n in 0..2 {
+        world.messages(&asks("claude-opus-5", n)).await.is_error("P45", 404, "not_found_error", "");
+    }
+    assert_eq!(calls(&world, "free"), 1, "one call; the second request: none");
+    let world = World::with_tokens(&["free", "paid"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
+    world.simulated.control().script(json!({ "token": "free", "world": "free-tier" })).unwrap();
+    for n in 0..2 {
+        assert_eq!(world.messages(&asks("claude-opus-5", n)).await.status, 200);
+    }
+    world.simulated.control().script(json!({ "token": "paid", "scenarios": ["429-retry-after-30"] })).unwrap();
+    assert_eq!(world.messages(&asks("claude-opus-5", 2)).await.status, 429);
+    let before = calls(&world, "free") + calls(&world, "paid");
+    let reply = world.messages(&asks("claude-opus-5", 3)).await;
+    assert!(matches!(reply.status, 503 | 429), "the model exists: {}", reply.text);
+    assert!(reply.headers.contains_key("retry-after"));
+    assert_eq!(calls(&world, "free") + calls(&world, "paid"), before, "nobody is asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p47_k88_eight_accounts_a_request_are_asked() {
+    let tokens: Vec<String> = (0..20).map(|n| format!("free-{n:02}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    let world = World::with_tokens(&tokens, &[("KIRO_MODEL_DISCOVERY", "off")]).await;
+    world.simulated.control().world(json!("free-tier")).unwrap();
+    let mut seen = 0;
+    for (n, expected) in [8, 8, 4, 0].into_iter().enumerate() {
+        world.messages(&asks("claude-opus-5", n)).await.is_error("P47", 404, "not_found_error", "");
+        let now = world.upstream_calls();
+        assert_eq!(now - seen, expected, "request {n}");
+        seen = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a95_p48_k89_tr36_made_up_names_knock_at_two_accounts_at_most() {
+    let world = World::with_tokens(&["one", "two", "three"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
+    for name in ["claude-opus-6", "claude-poet-7-1-20270101", "claude-hymn-3-2"] {
+        let before = world.upstream_calls();
+        world.messages(&asks(name, 1)).await.is_error(name, 404, "not_found_error", "");
+        let first = world.upstream_calls() - before;
+        assert!((1..=3).contains(&first), "{name}: {first}");
+        world.messages(&asks(name, 2)).await.is_error(name, 404, "not_found_error", "");
+        assert_eq!(world.upstream_calls() - before, first, "{name}: answered at once for ten minutes");
+    }
+    // One that Kiro begins to serve answers at once.
+    world.simulated.control().world(json!({ "more_models": ["claude-verse-2.1"] })).unwrap();
+    assert_eq!(world.messages(&asks("claude-verse-2-1", 3)).await.status, 200);
+}

@@ -1,6 +1,6 @@
 //! Attempts: select an account, send, judge what came back, until a body begins or it is time to give up.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -112,6 +112,23 @@ impl Job {
         match &self.account_id {
             Some(id) => error.with_account(id),
             None => error,
+        }
+    }
+
+    /// Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
+    fn without_model(&self, none: &NoAccount, trail: &Trail) -> Error {
+        if matches!(none.why, Why::Model | Why::Exhausted) {
+            self.refuse_name();
+            return trail.answer(self);
+        }
+        self.named(no_account(none))
+    }
+
+    /// A name that was passed on by a rule, and that nobody serves, is answered at once for a while (K89, TR36).
+    fn refuse_name(&self) {
+        if self.model.passed && !self.facts.pinned {
+            let mut names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.refuse(&self.model.kiro_id, self.shared.pool.now());
         }
     }
 
@@ -275,6 +292,13 @@ impl Trail {
             }
             verdict => {
                 let fault = self.hand.given_up(job, &lease, fault);
+                if fault.kind == FaultKind::UnknownModel && job.model.passed {
+                    // K89: two have said no and none ever yes.
+                    let (refusals, served) = job.shared.pool.model_votes(&job.model.kiro_id);
+                    if refusals >= 2 && !served {
+                        job.refuse_name();
+                    }
+                }
                 if verdict == Verdict::OtherRegion {
                     let region = self.hand.chosen().map(|chosen| chosen.region.clone());
                     self.other_than_region = region.filter(|_| job.shared.may_try_other_region());
@@ -323,6 +347,14 @@ impl Trail {
     /// The error that the attempts so far add up to (K47).
     fn answer(&self, job: &Job) -> Error {
         match self.budget.answer() {
+            // K88: eight have said no, others weren't asked, and the model has been served.
+            Some(fault)
+                if fault.kind == FaultKind::UnknownModel
+                    && !job.facts.pinned
+                    && job.shared.pool.model_votes(&job.model.kiro_id).1 =>
+            {
+                Error::new(Code::Overloaded, "The accounts that serve this model were not reached; try again")
+            }
             Some(fault) => {
                 let (prompt, pinned) = (job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
                 let error = error_of(&job.shared, fault, prompt, pinned, &job.model_names());
@@ -652,8 +684,9 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         Ok(lease) => Ok(lease),
         // Other accounts were tried and failed: that is the answer, not that none is left. But who used up the last one
         // hears what the next request will hear (M85), unless it was a rate limit (K47).
-        Err(none) => match trail.budget.answer().map(|fault| Code::of_fault(fault.kind)) {
-            Some(code) if code == Code::RateLimited || !none.is_lasting() => Err(trail.answer(job)),
+        Err(none) => match trail.budget.answer().map(|fault| fault.kind) {
+            Some(FaultKind::UnknownModel) => Err(job.without_model(&none, trail)),
+            Some(kind) if Code::of_fault(kind) == Code::RateLimited || !none.is_lasting() => Err(trail.answer(job)),
             _ => Err(job.named(no_account(&none))),
         },
     }

@@ -1,6 +1,6 @@
 //! The account in hand: what goes out to it, and what its refusals and answers teach (K77, K78, K115–K119, K128–K131).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::attempt::{Job, Written};
 use crate::policy::learned::{Learned, Lesson, Variant};
@@ -248,6 +248,9 @@ impl Hand {
             lease.learn(lesson);
         }
         lease.learn(Lesson::ModelServed(id));
+        if job.model.passed {
+            job.shared.names.lock().unwrap_or_else(PoisonError::into_inner).serves(&job.model.kiro_id);
+        }
     }
 
     /// The account is given up for this request: what the last refusal says of it. The fault that counts comes back: it is
