@@ -146,7 +146,11 @@ fn r69_add_takes_a_token_file_with_its_registration() {
     let pool = pool_of(place.folder.path());
     let record = &pool["tokens"][id];
     assert_eq!((&record["clientId"], &record["clientSecret"]), (&json!("cid"), &json!("cs")));
-    assert_eq!((&record["idcRegion"], &record["region"]), (&json!("eu-west-1"), &Value::Null));
+    assert_eq!(
+        (&record["idcRegion"], &record["region"]),
+        (&json!("eu-west-1"), &json!("us-east-1")),
+        "K79: the region of its profile"
+    );
     assert!(record["profileArn"].as_str().unwrap().starts_with("arn:"), "{record}");
     assert_eq!(pool["accounts"][id]["customName"], "work");
 }

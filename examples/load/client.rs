@@ -2,6 +2,7 @@
 //! wants every one of them back, in order, unchanged, between a proper beginning and a proper end.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use kiro_messages::proto::eventstream::Decoder;
 use memchr::memmem;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -64,7 +65,8 @@ pub struct Outcome {
 pub struct Client {
     plan: Plan,
     path: &'static str,
-    body: Bytes,
+    /// The request around its running number.
+    body: [Bytes; 2],
     sender: Option<http1::SendRequest<Full<Bytes>>>,
     /// Drives it, and ends with the client.
     connection: JoinSet<hyper::Result<()>>,
@@ -111,7 +113,7 @@ impl Client {
             Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
             None => request,
         };
-        let request = request.body(Full::new(self.body.clone())).map_err(said("request"))?;
+        let request = request.body(Full::new(self.next_body())).map_err(said("request"))?;
         let response = self.sender().await?.send_request(request).await.map_err(said("send"))?;
         if response.status() != 200 {
             return Err(format!("status {}", response.status().as_u16()));
@@ -137,6 +139,13 @@ impl Client {
         }
     }
 
+    /// Each request is a conversation of its own, as those of many people are: the gateway keeps one with its account.
+    fn next_body(&self) -> Bytes {
+        static CONVERSATIONS: AtomicU64 = AtomicU64::new(0);
+        let number = CONVERSATIONS.fetch_add(1, Ordering::Relaxed).to_string();
+        [&self.body[0], number.as_bytes(), &self.body[1]].concat().into()
+    }
+
     async fn sender(&mut self) -> Result<&mut http1::SendRequest<Full<Bytes>>, String> {
         let usable = match &mut self.sender {
             Some(sender) => sender.ready().await.is_ok(),
@@ -159,7 +168,10 @@ fn said<E: Display>(what: &'static str) -> impl Fn(E) -> String {
     move |error| format!("{what}: {error}")
 }
 
-fn request(plan: &Plan) -> (&'static str, Bytes) {
+/// Stands where the running number goes.
+const NUMBER: &str = "\u{1}";
+
+fn request(plan: &Plan) -> (&'static str, [Bytes; 2]) {
     let mut scenario = json!({
         "text": format!("{{n}}{REST}"),
         "count": plan.events,
@@ -170,7 +182,7 @@ fn request(plan: &Plan) -> (&'static str, Bytes) {
         scenario["burst"] = burst.into();
     }
     let filler = "the quick brown fox jumps over the lazy dog\n".bytes().cycle().take(plan.prompt);
-    let prompt = format!("[[sim {scenario}]] {}", String::from_utf8_lossy(&filler.collect::<Vec<u8>>()));
+    let prompt = format!("{NUMBER} [[sim {scenario}]] {}", String::from_utf8_lossy(&filler.collect::<Vec<u8>>()));
     match plan.face {
         Face::Messages => {
             let body = json!({
@@ -179,7 +191,7 @@ fn request(plan: &Plan) -> (&'static str, Bytes) {
                 "stream": true,
                 "messages": [{ "role": "user", "content": prompt }],
             });
-            ("/v1/messages", body.to_string().into())
+            ("/v1/messages", parted(&body))
         }
         Face::Kiro => {
             let message = json!({ "content": prompt, "modelId": "claude-sonnet-4.5", "origin": "AI_EDITOR" });
@@ -188,9 +200,16 @@ fn request(plan: &Plan) -> (&'static str, Bytes) {
                 "chatTriggerType": "MANUAL",
                 "currentMessage": { "userInputMessage": message },
             }});
-            ("/generateAssistantResponse", body.to_string().into())
+            ("/generateAssistantResponse", parted(&body))
         }
     }
+}
+
+/// The JSON before and behind the running number.
+fn parted(body: &Value) -> [Bytes; 2] {
+    let text = body.to_string();
+    let (before, behind) = text.split_once("\\u0001").unwrap_or((&text, ""));
+    [before, behind].map(|part| Bytes::copy_from_slice(part.as_bytes()))
 }
 
 /// Reads an answer as it comes and says what is wrong with it.
