@@ -199,6 +199,8 @@ impl Metrics {
             drop(metrics.reasoning.get_or_create(&vec![("result", result.to_owned())]));
         }
         drop(metrics.attempts.get_or_create(&vec![("outcome", "ok".to_owned())]));
+        let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
+        drop(metrics.fields_refused.get_or_create(&refused));
         for kind in FaultKind::ALL {
             drop(metrics.attempts.get_or_create(&vec![("outcome", kind.as_str().to_owned())]));
         }

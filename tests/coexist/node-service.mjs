@@ -168,7 +168,7 @@ class NodeService {
     const held = await this.#token(key)
     const answer = await fetch(this.refreshUrl, {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', 'user-agent': `KiroIDE-9.9.9-${'0a'.repeat(32)}` },
       body: JSON.stringify({ refreshToken: held.refreshToken }),
     })
     const body = await answer.json()
