@@ -339,12 +339,13 @@ async fn case_47_an_accounts_own_proxy_and_addresses() {
         "KIRO_BASE_URL": format!("http://127.0.0.1:{upstream}/generateAssistantResponse?of={{{{region}}}}"),
     });
     let mut token = social("access-1", "r1");
-    token["region"] = json!("eu-west-1");
+    // The profile says the region (K74).
+    token["profileArn"] = json!(PROFILE_ARN.replace("us-east-1", "eu-central-1"));
     place.account("a1", &own, &token);
     let server = place.serve(&[("KIRO_API_KEY", KEY)]);
     eventually("served", Duration::from_secs(5), async || place.ask(&server, &message()).await.0 == 200).await;
     let heard = proxy.heard.lock().unwrap().clone();
-    let line = format!("POST http://127.0.0.1:{upstream}/generateAssistantResponse?of=eu-west-1 HTTP/1.1\r\n");
+    let line = format!("POST http://127.0.0.1:{upstream}/generateAssistantResponse?of=eu-central-1 HTTP/1.1\r\n");
     assert!(heard.contains(&line), "{heard}");
     assert!(heard.to_lowercase().contains("proxy-authorization: basic "), "{heard}");
     server.stop();
@@ -784,7 +785,8 @@ async fn case_48_r6_trap_42_no_secret_anywhere() {
     for n in 0..60 {
         let mut body = message();
         body["stream"] = json!(n % 2 == 0);
-        body["messages"][0]["content"] = json!("hush-prompt");
+        // Another conversation each time: one stays with its account.
+        body["messages"][0]["content"] = json!(format!("hush-prompt {n}"));
         let key = if n % 7 == 6 { "hush-wrong-key" } else { "hush-client-key" };
         let (status, text) = place.ask_with_key(&server, &body, key).await;
         *statuses.entry(status).or_default() += 1;
