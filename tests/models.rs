@@ -1,6 +1,6 @@
 //! The models of accounts: asked for in the background, shown, and passed on (wire-2026-11.md §3).
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]

@@ -1,7 +1,7 @@
 //! The two wire shapes, the client version, and what is done when upstream refuses one of them: acceptance cases A73–A92,
 //! A102, A113, A114, A131–A133, A184 (wire-2026-11.md).
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]

@@ -677,7 +677,6 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         homes: trail.homes.as_deref().unwrap_or_default(),
         fit: Some(&fit),
         only: job.account_id.as_deref(),
-        ..Wanted::default()
     };
     let since = *trail.looked.get_or_insert_with(now);
     match shared.pool.acquire(&wanted, since).await {

@@ -685,7 +685,7 @@ async fn m85_p3_nobody_serves_for_more_than_two_minutes() {
     drop(one);
     let other = Wanted { exclude: &tried, ..Wanted::default() };
     let lease = fixture.pool.select(&other).unwrap();
-    assert_eq!(told(fixture.pool.select(&Wanted { exclude: &["a1".into(), "a2".into()], ..other })).0, false);
+    assert!(!told(fixture.pool.select(&Wanted { exclude: &["a1".into(), "a2".into()], ..other })).0);
     lease.failed(&limited(1800), Stood::default());
     drop(lease);
     let text = "No account can serve before 2026-11-23T10:30:00Z (1 resting, 1 disabled, 1 out of quota): see \
