@@ -20,7 +20,8 @@ test('accounts(), credential(), refresh() and usageLimits()', async (t) => {
   const list = gate.accounts()
   assert.deepEqual(list.map(({ id }) => id), [...pool.ids].sort())
   const { expiresAt, ...rest } = list.find(({ id }) => id === good)
-  assert.deepEqual(rest, { id: good, name: null, method: 'social', state: 'healthy', until: null, inFlight: 0 })
+  const kind = { method: 'social', kind: 'social', region: 'us-east-1', profile: 'own' }
+  assert.deepEqual(rest, { id: good, name: null, ...kind, state: 'healthy', until: null, inFlight: 0 })
   const held = gate.credential(good)
   assert.equal(held.accessToken, 'sim-ok')
   assert.equal(held.refreshToken, `refresh-${good}`)
@@ -166,7 +167,7 @@ test('recordOutcome sees every outcome; what it records the gateway does not wri
   const onWarning = (warning) => warned.push(warning)
   process.on('warning', onWarning)
   t.after(() => process.off('warning', onWarning))
-  const gate = await gateway(t, sim, pool, { recordOutcome, maxAttempts: 1 })
+  const gate = await gateway(t, sim, pool, { recordOutcome, maxAttempts: 1, affinity: 'off' })
   for (let n = 0; n < 4; n++) await run(gate)
   await sim.script({ token: 'a', scenarios: ['429-retry-after-30'], forever: true })
   await sim.script({ token: 'b', scenarios: ['500'], forever: true })
