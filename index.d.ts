@@ -94,12 +94,53 @@ export interface GatewayOptions {
    */
   upstream?: 'kiro' | 'simulator'
   /**
-   * Where answers come from; {region} is filled per account.
+   * Where answers come from in shape q; {region} is filled per account. Changed alone, everything goes to this one host.
    * Must be an https:// URL (http:// only to a loopback address).
    * Environment: `KIRO_UPSTREAM_URL`.
    * @default https://q.{region}.amazonaws.com/generateAssistantResponse
    */
   upstreamUrl?: string
+  /**
+   * Which of Kiro's two wire shapes are used, the preferred one first; auto is q,runtime.
+   * Environment: `KIRO_UPSTREAM_API`.
+   * @default auto
+   */
+  upstreamApi?: 'auto' | 'q' | 'runtime' | 'q,runtime' | 'runtime,q'
+  /**
+   * Where answers come from in shape runtime.
+   * Must be an https:// URL (http:// only to a loopback address).
+   * Environment: `KIRO_RUNTIME_URL`.
+   * @default https://runtime.{region}.kiro.dev/
+   */
+  runtimeUrl?: string
+  /**
+   * Where usage, models and profiles are asked for in shape runtime.
+   * Must be an https:// URL (http:// only to a loopback address).
+   * Environment: `KIRO_MANAGEMENT_URL`.
+   * @default https://management.{region}.kiro.dev
+   */
+  managementUrl?: string
+  /**
+   * Regions in which Kiro answers; another region in an account's records says only where it signs in.
+   * Must be a comma list of regions such as us-east-1,eu-central-1.
+   * Environment: `KIRO_API_REGIONS`.
+   * @default us-east-1,eu-central-1,us-gov-west-1,us-gov-east-1
+   */
+  apiRegions?: string
+  /**
+   * Kiro's fixed profile for AWS Builder IDs; empty: none is sent.
+   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
+   * Environment: `KIRO_BUILDER_ID_PROFILE_ARN`.
+   * @default arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX
+   */
+  builderIdProfileArn?: string
+  /**
+   * Kiro's fixed profile for Google and GitHub accounts; empty: none is sent.
+   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
+   * Environment: `KIRO_SOCIAL_PROFILE_ARN`.
+   * @default arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK
+   */
+  socialProfileArn?: string
   /**
    * Where social accounts refresh their token.
    * Must be an https:// URL (http:// only to a loopback address).
@@ -115,11 +156,19 @@ export interface GatewayOptions {
    */
   idcRefreshUrl?: string
   /**
-   * Version in the user-agent headers.
+   * Version of Kiro's IDE in the user-agent headers. Kiro refuses old ones.
+   * Must be a version such as 1.1.70.
    * Environment: `KIRO_CLIENT_VERSION`.
-   * @default 0.8.140
+   * @default 1.1.70
    */
   clientVersion?: string
+  /**
+   * Version of the IDE's agent in the user-agent headers of runtime.{region}.kiro.dev.
+   * Must be a version such as 1.1.70.
+   * Environment: `KIRO_CLIENT_AGENT_VERSION`.
+   * @default 0.66.7
+   */
+  clientAgentVersion?: string
   /**
    * Proxy towards upstream.
    * Must be a URL that begins with http://, https://, socks5://, socks5h://.
@@ -144,17 +193,35 @@ export interface GatewayOptions {
    */
   maxInflightPerAccount?: number
   /**
+   * Conversations a minute on one account in this process; 0: no limit.
+   * Environment: `KIRO_ACCOUNT_RPM`.
+   * @default 0
+   */
+  accountRpm?: number
+  /**
+   * Slow the whole pool down when several accounts come under suspicion.
+   * Environment: `KIRO_SUSPICION_BRAKE`.
+   * @default on
+   */
+  suspicionBrake?: 'on' | 'off'
+  /**
    * How an account is chosen; sticky: by conversation.
    * Environment: `KIRO_STRATEGY`.
    * @default round-robin
    */
   strategy?: 'round-robin' | 'least-busy' | 'sticky'
   /**
-   * Accounts tried before the first content.
+   * Accounts that may fail for upstream's reasons before the first content. One that says no for itself uses none up.
    * Environment: `KIRO_MAX_ATTEMPTS`.
    * @default 3
    */
   maxAttempts?: number
+  /**
+   * How long after its first attempt a request may begin with another account.
+   * Environment: `KIRO_FAILOVER_TIME`.
+   * @default 15000
+   */
+  failoverTimeMs?: number
   /**
    * How long a cooled-down account rests when upstream gives no Retry-After.
    * Environment: `KIRO_HEALTH_COOLDOWN`.
@@ -227,16 +294,69 @@ export interface GatewayOptions {
    */
   modelsFile?: string
   /**
-   * Model used for an unknown claude-* name; none: 404.
+   * Model used for a claude-* name that can't pass, or that upstream has refused; none: 404.
    * Environment: `KIRO_MODEL_FALLBACK`.
    */
   modelFallback?: string
   /**
-   * on: send cache points upstream where the client set cache_control.
+   * A Claude name that the table doesn't hold: pass sends it upstream in the form of Kiro's ids, refuse answers 404.
+   * Environment: `KIRO_MODEL_UNKNOWN`.
+   * @default pass
+   */
+  modelUnknown?: 'pass' | 'refuse'
+  /**
+   * What the model name auto means: auto is Kiro's own choice, or a name of the table.
+   * Environment: `KIRO_MODEL_AUTO`.
+   * @default auto
+   */
+  modelAuto?: string
+  /**
+   * Ask Kiro which models an account has, in the background, after its first answer and then hourly.
+   * Environment: `KIRO_MODEL_DISCOVERY`.
+   * @default on
+   */
+  modelDiscovery?: 'on' | 'off'
+  /**
+   * What /v1/models shows: Claude models, or other vendors' too.
+   * Environment: `KIRO_MODELS_LIST`.
+   * @default claude
+   */
+  modelsList?: 'claude' | 'all'
+  /**
+   * forward: keep a request's max_tokens, upstream where the model has a place for it.
+   * Environment: `KIRO_MAX_TOKENS`.
+   * @default forward
+   */
+  maxTokens?: 'forward' | 'ignore'
+  /**
+   * Cache points upstream: client (on is its old name): where the client set cache_control; auto: behind the system text and the last answer.
    * Environment: `KIRO_CACHE_POINTS`.
    * @default off
    */
-  cachePoints?: 'off' | 'on'
+  cachePoints?: 'off' | 'client' | 'on' | 'auto'
+  /**
+   * conversation: a conversation stays with its account while that one can serve; off: each request takes the next one.
+   * Environment: `KIRO_AFFINITY`.
+   * @default conversation
+   */
+  affinity?: 'conversation' | 'off'
+  /**
+   * Where a client names no conversation: derive, the same id for each of its turns; random, a new one each time.
+   * Environment: `KIRO_CONVERSATION_ID`.
+   * @default derive
+   */
+  conversationId?: 'derive' | 'random'
+  /**
+   * Secret of derived ids, at least 16 characters. Empty: one that all processes of the store share.
+   * Environment: `KIRO_ID_SECRET`.
+   */
+  idSecret?: string
+  /**
+   * Where the system text goes: pair, a message of its own in front of everything; fold, into the first user message.
+   * Environment: `KIRO_SYSTEM_TEXT`.
+   * @default pair
+   */
+  systemText?: 'pair' | 'fold'
   /**
    * Client connections open at once; one more gets 503 and is closed.
    * Environment: `KIRO_MAX_CLIENT_CONNS`.
@@ -317,7 +437,7 @@ export interface CallOptions {
   signal?: AbortSignal
   /** Goes into logs and into `request-id`; `[A-Za-z0-9._-]{1,128}`, else a new one is made. */
   requestId?: string
-  /** The client's headers, in any case. `x-claude-code-session-id` keeps a conversation together. */
+  /** The client's headers, in any case. `x-claude-code-session-id`, else `x-session-id`, keeps a conversation together; a client key tells clients apart. */
   headers?: IncomingHttpHeaders | Record<string, string>
   /**
    * Use this account only: no selection, no failover, whatever the account's state. One forced refresh and one more try
@@ -603,6 +723,10 @@ export interface Health {
   version: string
   /** There while answers are simulated. */
   upstream?: 'simulator'
+  /** Every host of Kiro's that was called, with the state of its circuit. */
+  hosts?: Record<string, 'closed' | 'half-open' | 'open'>
+  /** Whether Kiro takes the client version in the user agents; `since` is RFC 3339. */
+  clientVersion: { value: string; refused: boolean; since?: string }
 }
 
 /** One account, without secrets. */
@@ -623,7 +747,7 @@ export interface AccountInfo {
    * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
    * `disabled` is switched off; `unusable` has no readable record or no credential.
    */
-  state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'quota' | 'ejected' | 'disabled' | 'unusable'
+  state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'no-profile' | 'quota' | 'ejected' | 'disabled' | 'unusable'
   /** RFC 3339: the end of a rest or of a used-up quota. */
   until: string | null
   /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */
@@ -717,6 +841,7 @@ export type KiroErrorCode =
   | 'KIRO_UPSTREAM_TIMEOUT'
   /** A defect of this package. Status 500. */
   | 'KIRO_INTERNAL'
+  | 'KIRO_CLIENT_REFUSED'
   /** No account can be chosen now. Status 503, retryable. */
   | 'KIRO_NO_ACCOUNT'
   /** The store has not been reached yet. Status 503, retryable. */

@@ -577,6 +577,10 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             }
             with_token(job, trail, lease).await
         }
+        Next::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
+            lease.renew_view();
+            with_token(job, trail, lease).await
+        }
         Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
             job.shared.signatures_refused(&job.ids.key);
             job.shared.metrics.count_reasoning("refused");

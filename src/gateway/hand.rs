@@ -173,6 +173,7 @@ impl Hand {
             small: chosen.small,
             variant_proven: chosen.variant_proven,
             variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),
+            host_left: view.has_other_host(chosen.shape, &chosen.region),
             shape_left: options(lease).iter().any(|option| !self.shapes.contains(&option.shape)),
             model_id_left: job.model.alt.is_some() && !chosen.variation.other_model_id,
             committed: false,
@@ -225,6 +226,7 @@ impl Hand {
             | Remedy::WithoutCachePoints
             | Remedy::WithoutEmptyThoughts
             | Remedy::OtherModelId => self.repairs.push(remedy),
+            Remedy::OtherHost => lease.learn(Lesson::FipsHost),
             Remedy::RefreshToken | Remedy::WithoutReasoning => {}
         }
     }

@@ -63,6 +63,8 @@ pub enum Remedy {
     WithoutCachePoints,
     /// Without signed thinking that has no text (TR44).
     WithoutEmptyThoughts,
+    /// GovCloud's other host name (K81).
+    OtherHost,
     /// The other wire shape (K118, K119).
     OtherShape,
 }
@@ -88,6 +90,8 @@ pub struct Sent {
     pub variant_proven: bool,
     /// Another variant of the profile can be sent (K78).
     pub variant_left: bool,
+    /// The host has another name (K81).
+    pub host_left: bool,
     /// The account has another wire shape that this request hasn't used for it.
     pub shape_left: bool,
     /// The model has another id that this request hasn't used.
@@ -108,6 +112,7 @@ impl Sent {
         small: false,
         variant_proven: true,
         variant_left: false,
+        host_left: false,
         shape_left: false,
         model_id_left: false,
         committed: false,
@@ -213,6 +218,7 @@ fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
     let other_shape = || sent.shape_left.then_some(Remedy::OtherShape);
     let next_variant = || sent.variant_left.then_some(Remedy::NextVariant);
     match fault.kind {
+        FaultKind::Unreachable if sent.host_left => Some(Remedy::OtherHost),
         FaultKind::ClientVersion | FaultKind::Unreachable | FaultKind::Endpoint => other_shape(),
         FaultKind::ThinkingSignature => sent.reasoning.then_some(Remedy::WithoutReasoning),
         FaultKind::ModelFields => (sent.fields && progress.field_repairs < 2).then_some(Remedy::OtherFields),
@@ -585,6 +591,18 @@ mod tests {
         let mut pinned = Budget::new(Limits { accounts: 1, ..LIMITS });
         pinned.next_account();
         assert_eq!(pinned.account_failed(fault(FaultKind::Timeout), Duration::ZERO), Verdict::Stop);
+    }
+
+    /// K81: before the other shape.
+    #[test]
+    fn p26_k81_govclouds_other_host_comes_before_the_other_shape() {
+        let sent = Sent { host_left: true, shape_left: true, ..Sent::PLAIN };
+        let gone = fault(FaultKind::Unreachable);
+        assert_eq!(judged(&gone, &progress(), &sent), Verdict::SameAccount(Remedy::OtherHost));
+        let both = Sent { host_left: false, ..sent };
+        assert_eq!(judged(&gone, &progress(), &both), Verdict::SameAccount(Remedy::OtherShape));
+        let refused = fault(FaultKind::Endpoint);
+        assert_eq!(judged(&refused, &progress(), &sent), Verdict::SameAccount(Remedy::OtherShape));
     }
 
     #[test]
