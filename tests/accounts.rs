@@ -324,18 +324,82 @@ async fn p20_k79_a_hundred_requests_look_up_once() {
     assert_eq!(looked.len(), 2, "{looked:?}");
 }
 
-/// A88, the account's half: whose profile is missing in shape runtime is asked in shape q.
 #[tokio::test(flavor = "multi_thread")]
-async fn a88_k119_an_account_without_an_arn_goes_on_in_the_other_shape() {
+async fn p16_k78_a_proven_profile_that_is_refused_is_a_failure() {
     let world = World::new(
-        &[builder("sim-acct-builder-strict")],
-        &[("KIRO_UPSTREAM_API", "runtime,q"), ("KIRO_RUNTIME_URL", "http://runtime.{region}.localhost:1/")],
+        &[
+            enterprise("sim-acct-enterprise.one", json!({ "profileArn": E1 })),
+            json!({ "accessToken": "x", "authMethod": "social" }),
+        ],
+        &[("KIRO_AFFINITY", "off")],
     )
     .await;
     world.asks().await.unwrap();
-    let chats = world.seen();
-    assert_eq!(
-        chats.last().map(|(what, region, arn)| (*what, region.as_str(), arn.as_str())),
-        Some(("chat", EAST, "-"))
-    );
+    world.asks().await.unwrap();
+    let refused = json!({ "http": { "status": 403, "message": "User is not authorized to make this call." } });
+    let script = json!({ "token": "sim-acct-enterprise.one", "scenarios": [refused] });
+    world.upstream.control().script(script).unwrap();
+    let before = world.seen().len();
+    world.asks().await.unwrap();
+    world.asks().await.unwrap();
+    let after: Vec<Seen> = world.seen().split_off(before);
+    assert!(after.iter().all(|(what, ..)| *what == "chat"), "nobody is asked for profiles: {after:?}");
+    assert_eq!(after.iter().filter(|(_, _, arn)| arn == "EEEE1").count(), 1, "{after:?}");
+    world.eventually("counted", |world| world.account(0)["errorCount"] == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p21_r72_a_profile_that_a_person_writes_counts_at_once() {
+    let world = World::new(
+        &[enterprise("sim-acct-enterprise-eu-central-1", json!({ "profileArn": E2 }))],
+        &[("KIRO_ACCOUNT_CACHE_TTL", "100ms")],
+    )
+    .await;
+    world.asks().await.unwrap();
+    let mut record = world.token(0);
+    record["profileArn"] = json!(E1);
+    let mut set = redis::cmd("SET");
+    set.arg(format!("aiclient:tokens:claude-kiro-oauth:{}", id(0))).arg(record.to_string());
+    set.query::<()>(&mut world.redis.connection()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // The account isn't in that region: what goes out is what counts here.
+    while !world.seen().contains(&("chat", EAST.to_owned(), "EEEE1".to_owned())) {
+        assert!(Instant::now() < deadline, "{:?}", world.seen());
+        drop(world.asks().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p28_k77_an_arn_that_is_none_counts_as_absent() {
+    for none in [json!(""), Value::Null, json!(5)] {
+        let world = World::new(&[json!({ "accessToken": "x", "authMethod": "social", "profileArn": none })], &[]).await;
+        world.asks().await.unwrap();
+        world.saw(&[("chat", EAST, "S")]);
+    }
+}
+
+/// A fresh pool in the existing Node.js service's formats: every kind answers its first request, and none is marked.
+#[tokio::test(flavor = "multi_thread")]
+async fn k73_k77_k79_a_fresh_pool_of_every_kind_serves_without_a_hands_turn() {
+    let node = |access: &str| json!({ "accessToken": access, "refreshToken": "r", "authMethod": "builder-id", "clientId": "c", "clientSecret": "s" });
+    let pool = [
+        json!({ "accessToken": "sim-acct-social", "refreshToken": "r", "authMethod": "social" }),
+        node("sim-acct-builder"),
+        node("sim-acct-enterprise-eu-central-1"),
+        json!({ "kiroApiKey": "sim-acct-key" }),
+    ];
+    let world = World::new(&pool, &[("KIRO_AFFINITY", "off")]).await;
+    for n in 0..8 {
+        world.asks().await.unwrap_or_else(|error| panic!("request {n}: {error}"));
+    }
+    for n in 0..pool.len() {
+        assert_eq!(world.state(n), "healthy", "{n}");
+        assert!(world.account(n)["errorCount"].as_u64().unwrap_or(0) == 0, "{n}");
+    }
+    let seen = world.seen();
+    for used in [("chat", EAST, "S"), ("chat", EAST, "B"), ("chat", EUROPE, "EEEE2"), ("chat", EAST, "-")] {
+        let used = (used.0, used.1.to_owned(), used.2.to_owned());
+        assert_eq!(seen.iter().filter(|call| **call == used).count(), 2, "{used:?} in {seen:?}");
+    }
 }

@@ -849,3 +849,33 @@ async fn what_tells_about_the_server_needs_the_key_from_elsewhere() {
     }
     assert_eq!(world.post("/status", "").await.status, 405);
 }
+
+/// C40: how the newest Claude Code greets, and what it sends beside what everybody sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c39_c40_what_the_newest_claude_code_sends() {
+    let world = World::new(&[]).await;
+    let hello = world.http.head(world.url("/api/hello")).send().await.unwrap();
+    assert_eq!(hello.status(), 200);
+    let body = with(json!({
+        "model": "claude-opus-5-5",
+        "stream": true,
+        "safeguards": { "level": "high" },
+        "thinking": { "type": "adaptive", "display": "omitted" },
+        "context_management": { "edits": [{ "type": "clear_thinking_20251015", "keep": "all" }] },
+        "messages": [
+            { "role": "user", "content": "hi" },
+            { "role": "system", "content": [], "output_config": { "effort": "low" } },
+            { "role": "system", "content": [] },
+        ],
+    }));
+    let reply = world.messages(&body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert!(!reply.text.contains("safeguards"));
+    for model in ["claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5"] {
+        for form in [model.to_owned(), format!("{model}[1m]"), format!("{model}-latest"), format!("{model}-20260926")] {
+            assert_eq!(world.messages(&with(json!({ "model": form }))).await.status, 200, "{form}");
+        }
+    }
+    let updates = with(json!({ "thinking": { "type": "adaptive", "display": "updates" } }));
+    world.messages(&updates).await.is_error("C40", 400, "invalid_request_error", "thinking.display");
+}

@@ -236,6 +236,42 @@ async fn a87_k116_the_small_form_is_learned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a88_k119_an_account_without_an_arn_is_served_by_the_other_shape() {
+    let world = World::with_tokens(&[], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
+    let builder = json!({
+        "accessToken": "sim-acct-builder-strict", "refreshToken": "r", "authMethod": "IdC", "provider": "BuilderId",
+        "clientId": "c", "clientSecret": "s", "expiresAt": "2099-01-01T00:00:00.000Z",
+    });
+    world.adds_account("00000009-0000-4000-8000-000000000000", &builder);
+    world.gateway.pool().reload().await.unwrap();
+    world.becomes(json!("needs-arn-runtime"));
+    assert_eq!(world.asks(&base()).await, 200);
+    let (q, runtime) = world.both();
+    assert!(q >= 1 && runtime >= 1, "{q}, {runtime}");
+    assert_eq!(world.asks(&base()).await, 200);
+    assert_eq!(world.both(), (q + 1, runtime), "remembered");
+    world.accounts_are_unmarked();
+}
+
+/// P50–P52: texts that mean something else than their status.
+#[tokio::test(flavor = "multi_thread")]
+async fn p50_p51_p52_k90_texts_that_mean_something_else_than_their_status() {
+    let world = today(&[]).await;
+    let http = |status: u16, message: &str| json!({ "http": { "status": status, "message": message } });
+    let pairs = http(503, "Expected toolResult blocks at messages.2.content for the following Ids: t1");
+    world.scene(&pairs, json!({})).await.is_error("P50", 400, "invalid_request_error", "");
+    assert_eq!(world.both(), (1, 0), "P50");
+    let large = http(500, "Failed to buffer the request body: length limit exceeded");
+    world.scene(&large, json!({})).await.is_error("P51", 413, "request_too_large", "");
+    assert_eq!(world.both(), (2, 0), "P51");
+    world.accounts_are_unmarked();
+    let invalid = http(403, "Invalid token");
+    world.simulated.control().script(json!({ "token": "access-1", "scenarios": [invalid] })).unwrap();
+    assert_eq!(world.asks(&base()).await, 200, "P52: refreshed, and once more");
+    world.accounts_are_unmarked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a89_k119_a_sign_in_that_a_host_does_not_serve_is_remembered_for_a_day() {
     let world = today(&[]).await;
     world.becomes(json!("wrong-app"));

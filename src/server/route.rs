@@ -38,7 +38,8 @@ impl Route {
             "/status" => Self::Status,
             "/status/events" => Self::StatusEvents,
             "/api/event_logging/batch" => Self::EventLogging,
-            "/" => Self::Root,
+            // How the newest Claude Code greets (C40).
+            "/" | "/api/hello" => Self::Root,
             _ => {
                 let id = path.strip_prefix("/v1/models/")?;
                 if id.is_empty() || id.contains('/') {

@@ -252,7 +252,10 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
                 None if effort.is_some() => Vec::new(),
                 content => system_blocks(required(content, content_at)?, index, &mut read, content_at)?,
             };
-            may_be_empty = effort.is_some() || read.changes.len() > changes;
+            // Claude Code sends `[]` (C40).
+            let is_empty_list =
+                content.is_some_and(|content| content.kind() == Kind::Array && content.elements().next().is_none());
+            may_be_empty = effort.is_some() || read.changes.len() > changes || is_empty_list;
             blocks
         } else {
             string_or_blocks(required(content, content_at)?, Holder::Message(role), content_at)?
