@@ -378,6 +378,63 @@ async fn a184_k105_a_refresh_that_the_gate_refuses_ejects_nobody() {
     }
 }
 
+/// Nothing that works in last winter's Kiro breaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn k141_the_old_world_is_served_as_ever() {
+    let world = today(&[]).await;
+    world.becomes(json!("2025-12"));
+    let tool = json!([{ "name": "f", "description": "d", "input_schema": { "type": "object" } }]);
+    let history = json!([
+        { "role": "user", "content": "a" },
+        { "role": "assistant", "content": [{ "type": "tool_use", "id": "t1", "name": "f", "input": {} }] },
+        { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t1", "content": "r" }] },
+    ]);
+    for changes in [
+        json!({}),
+        json!({ "stream": true }),
+        json!({ "system": "S" }),
+        json!({ "thinking": { "type": "enabled", "budget_tokens": 2048 }, "max_tokens": 4096 }),
+        json!({ "thinking": { "type": "adaptive" }, "model": "claude-opus-4-6" }),
+        json!({ "tools": tool, "messages": history }),
+        json!({ "model": "claude-sonnet-4" }),
+        json!({ "model": "claude-opus-5", "output_config": { "effort": "high" } }),
+    ] {
+        assert_eq!(world.asks(&with(changes.clone())).await, 200, "{changes}");
+    }
+    assert_eq!(world.chats("runtime"), 0);
+    world.accounts_are_unmarked();
+}
+
+/// Upstream's metering shows that the turns of a conversation pay for what is new (a tenth for what was there).
+#[tokio::test(flavor = "multi_thread")]
+async fn a126_tr46_tr48_tr49_later_turns_pay_for_what_is_new() {
+    let world = World::with_tokens(&["access-1", "access-2", "access-3"], &[]).await;
+    let credits = || {
+        let text = world.gateway.metrics();
+        let line = text.lines().find(|line| line.starts_with("kiro_credits_total{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let mut messages = vec![json!({ "role": "user", "content": format!("begin {}", "x".repeat(4_000)) })];
+    let (mut before, mut sent) = (0.0, 0);
+    for turn in 1..=20 {
+        let body = with(json!({ "system": "s".repeat(4_000), "messages": messages }));
+        let reply = world.messages(&body).await;
+        assert_eq!(reply.status, 200, "{turn}: {}", reply.text);
+        let (now, whole) = (credits(), body["messages"].to_string().len() + 4_000);
+        let paid = now - before;
+        if turn > 1 {
+            // New: what was added since the turn before; all else at a tenth. A little for what we add ourselves.
+            #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+            let most = ((whole - sent) as f64 + 0.1 * sent as f64) / 1_000.0 + 0.3;
+            assert!(paid <= most, "turn {turn} cost {paid}, new and known make {most}");
+        }
+        (before, sent) = (now, whole);
+        messages.push(json!({ "role": "assistant", "content": reply.json()["content"] }));
+        messages.push(json!({ "role": "user", "content": format!("turn {turn} {}", "y".repeat(500)) }));
+    }
+    assert!(before > 8.0, "it was metered at all: {before}");
+}
+
 /// Each host gone, refusing or failing under load: nothing is lost while another way is open (issue 10, bars).
 #[tokio::test(flavor = "multi_thread")]
 async fn k119_k120_no_request_fails_while_another_way_is_open() {
