@@ -18,7 +18,7 @@ const CLASSES = {
   504: Anthropic.GatewayTimeoutError,
   529: Anthropic.OverloadedError,
 }
-/** Those that a retry can't help (messages-api.md §6). */
+/** Those that a retry can't help (messages-api.md §6); and what lasts until a person acts (M85). */
 const FINAL = [400, 401, 404, 413]
 
 for (const mode of ['create', 'stream']) {
@@ -44,7 +44,7 @@ for (const mode of ['create', 'stream']) {
       const retryAfter = error.headers.get('retry-after')
       if (wanted.retry_after) assert.match(retryAfter ?? 'none', new RegExp(wanted.retry_after))
       else if (wanted.status !== 503 && wanted.status !== 429) assert.equal(retryAfter, null)
-      assert.equal(error.headers.get('x-should-retry'), FINAL.includes(wanted.status) ? 'false' : null)
+      assert.equal(error.headers.get('x-should-retry'), FINAL.includes(wanted.status) || wanted.lasting ? 'false' : null)
       const { requests } = await house.stats()
       assert.equal(requests['POST /generateAssistantResponse'] ?? 0, wanted.calls, 'calls upstream')
     })
@@ -74,8 +74,9 @@ for (const fault of [
 ]) {
   test(`sim-${fault} on one account, the next one answers: the client sees nothing of it (A57)`, async (t) => {
     const house = await serve(t, { accounts: [`sim-${fault}`, 'sim-ok'] })
-    const request = ask('[[sim {"text":"Fine."}]]')
     for (let n = 0; n < 2; n++) {
+      // Another conversation each time: one stays with its account.
+      const request = ask(`${n} [[sim {"text":"Fine."}]]`)
       const message = await house.client().messages.stream(request).finalMessage()
       assert.deepEqual(message.content, [{ type: 'text', text: 'Fine.' }])
     }

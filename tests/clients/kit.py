@@ -152,7 +152,7 @@ class House:
             request = urllib.request.Request(
                 f"{self.upstream.url}/generateAssistantResponse",
                 data=json.dumps(body).encode(),
-                headers={"authorization": "Bearer sim-ok", "content-type": "application/json"},
+                headers={"authorization": "Bearer sim-any-client", "content-type": "application/json"},
             )
             try:
                 urllib.request.urlopen(request).close()

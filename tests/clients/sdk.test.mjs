@@ -76,7 +76,7 @@ test('usage: four counts, final ones over the estimate of the start (C13)', asyn
   const split = (await client.messages.create(ask('Hi'))).usage
   assert.deepEqual(
     { ...split },
-    { input_tokens: 61, cache_creation_input_tokens: 123, cache_read_input_tokens: 1540, output_tokens: 1 },
+    { input_tokens: 71, cache_creation_input_tokens: 142, cache_read_input_tokens: 1786, output_tokens: 1 },
   )
 })
 
@@ -164,7 +164,8 @@ for (const mode of ['stream', 'create']) {
     }
     assert.deepEqual(messages.at(-1).content, [{ type: 'text', text: 'Oslo is cold, Rome is warm.' }])
     const [first, , third] = await house.upstream()
-    assert.equal(first.conversationState.currentMessage.userInputMessage.content, 'Be brief.\n\nCompare.')
+    assert.equal(first.conversationState.currentMessage.userInputMessage.content, 'Compare.')
+    assert.equal(first.conversationState.history[0].userInputMessage.content, 'Be brief.')
     const history = third.conversationState.history.map(
       (turn) => turn.userInputMessage ?? turn.assistantResponseMessage,
     )

@@ -41,7 +41,7 @@ def check(error, case):
     assert re.search(case.get("message", r"\w.*\w"), error.api_message)
     assert not re.search(case.get("not_message", r"arn:aws|sim-|127\.0\.0\.1"), error.api_message)
     headers = error.response.headers
-    assert headers.get("x-should-retry") == ("false" if case["status"] in FINAL else None)
+    assert headers.get("x-should-retry") == ("false" if case["status"] in FINAL or case.get("lasting") else None)
     if "retry_after" in case:
         assert re.search(case["retry_after"], headers["retry-after"])
 

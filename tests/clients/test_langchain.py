@@ -69,7 +69,7 @@ def test_text_invoked_and_streamed(chat):
         assert message.usage_metadata["output_tokens"] == 7
         assert message.usage_metadata["input_token_details"]["cache_read"] == 700
     contents = [body["conversationState"]["currentMessage"]["userInputMessage"]["content"] for body in house.requests()]
-    assert contents == ["Be brief.\n\nSay something."] * 2
+    assert contents == ["Say something."] * 2
 
 
 @pytest.mark.anyio

@@ -165,7 +165,7 @@ test('errors have their status and say whether a retry may help', async (t) => {
     ['sim-413', 413, false],
     ['sim-429-retry-after-7', 429, true],
     ['sim-500', 500, true],
-    ['sim-402', 503, true],
+    ['sim-402', 500, true],
     ['sim-529', 529, true],
   ]) {
     const { model } = await provide(t, [account])
