@@ -175,7 +175,7 @@ test('case 27: the system-prompt file, appended and in place of what was there, 
     host.config = config
     const body = stream({ text: 'x' }, system === undefined ? {} : { system })
     assert.equal(textOf(await read(await post(host, body))), 'x')
-    const { body: request } = (await sim.requests()).filter(({ target }) => target === '/generateAssistantResponse').at(-1)
+    const { body: request } = (await sim.chats()).at(-1)
     return (typeof request === 'string' ? request : JSON.stringify(request)).replace(/"[0-9a-f]{8}-[0-9a-f-]{27}"/g, '"uuid"')
   }
   const own = { SYSTEM_PROMPT_FILE_PATH: 'configs/input_system_prompt.txt', SYSTEM_PROMPT_CONTENT: 'Speak "French"\nalways.' }

@@ -70,6 +70,8 @@ export async function simulator(t) {
     stats,
     /** The last requests, bodies parsed. */
     requests: async () => (await stats('?bodies=1')).last,
+    /** Those for an answer alone: accounts are asked for their models in the background. */
+    chats: async () => (await stats('?bodies=1')).last.filter(({ target }) => target === '/generateAssistantResponse'),
     /** Queues answers: see docs/simulator.md. */
     script: async (script) => {
       const answer = await fetch(`${url}/_sim/script`, { method: 'POST', body: JSON.stringify(script) })
