@@ -183,7 +183,7 @@ def test_structured_output(chat, method):
     assert model.with_structured_output(Person, method=method).invoke("Who?") == Person(**ada)
     if method == "function_calling":
         content = house.requests()[0]["conversationState"]["currentMessage"]["userInputMessage"]["content"]
-        assert content.startswith('You must call the tool "Person" in your next reply.')
+        assert content.endswith('\n\nYou must call the tool "Person" in your next reply.')
 
 
 def test_counts_tokens(chat):
