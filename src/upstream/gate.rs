@@ -16,6 +16,8 @@ const LAST_CALLS: usize = 20;
 const RECENT: Duration = Duration::from_secs(5 * 60);
 /// Hosts told apart; a pool with more of them has odd addresses in its records.
 const MOST_HOSTS: usize = 64;
+/// Series of the counter.
+const MOST_COUNTS: usize = 6 * MOST_HOSTS;
 
 /// What is known of refusals.
 pub struct Gate {
@@ -64,6 +66,14 @@ impl Gate {
             Err(_) => return,
         };
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        // A series is there before it counts: what an alert asks for must not begin at 1.
+        let key = (call, host.to_owned());
+        let key = if inside.counts.len() < MOST_COUNTS || inside.counts.contains_key(&key) {
+            key
+        } else {
+            (call, "other".to_owned())
+        };
+        *inside.counts.entry(key).or_default() += u64::from(refused);
         if call == "chat" {
             if inside.chats.len() == LAST_CALLS {
                 inside.chats.pop_front();
@@ -79,7 +89,6 @@ impl Gate {
         let host =
             if inside.refusing.len() < MOST_HOSTS || inside.refusing.contains_key(host) { host } else { "other" };
         inside.refusing.entry(host.to_owned()).or_insert(now);
-        *inside.counts.entry((call, host.to_owned())).or_default() += 1;
         inside.untold += 1;
         if inside.told.is_none_or(|told| now - told >= TELL_EVERY) {
             let refusals = std::mem::take(&mut inside.untold);
@@ -149,9 +158,9 @@ mod tests {
         }
         now += Duration::from_secs(301);
         assert!(!gate.status_at(now).shut, "long ago");
-        for n in 0..200 {
+        for n in 0..2_000 {
             gate.heard_at("chat", &format!("h{n}"), Err(&refusal()), now);
         }
-        assert!(gate.status_at(now).counts.len() <= MOST_HOSTS + 2);
+        assert!(gate.status_at(now).counts.len() <= MOST_COUNTS + 1);
     }
 }

@@ -27,6 +27,7 @@ test('each query of the dashboard and of the alerts means something to Prometheu
   const load = (async () => {
     while (running) {
       await post(ask({ text: 'fine', steps: [{ event: 'newEvent', payload: {} }] }, { stream: true }))
+      await post(ask({ text: 'metered', usage: true }))
       await post(ask('500'))
       await post({ ...ask(), model: 'claude-none' })
       await fetch(`${kiro.url}/nowhere`)
