@@ -192,7 +192,7 @@ test('recordOutcome sees every outcome; what it records the gateway does not wri
   assert.equal((await pool.account(a)).isHealthy, true)
   const record = await pool.account(b)
   assert.equal(record.usageCount, 2)
-  assert.equal(record.errorCount, 1)
+  assert.equal(record.errorCount, 2)
   await sleep(0)
   assert.deepEqual(warned.map(({ code }) => code), ['KIRO_RECORD_OUTCOME'], 'told once')
 })
