@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
+use kiro_messages::proto::translate::fields::{Abilities, RefusedFields, model_fields};
 use kiro_messages::proto::translate::ids::{Caller, IdContext, IdSecret, ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
@@ -129,7 +130,10 @@ fn own_rules() -> Vec<String> {
 }
 
 fn rendered(translated: &Translated, profile_arn: Option<&str>) -> Vec<u8> {
-    let model_fields = translated.model_fields.as_deref();
+    // As for an account of which nothing is known.
+    let abilities = Abilities::of(&translated.model, None, RefusedFields::default());
+    let model_fields = model_fields(&translated.asked, &abilities);
+    let model_fields = model_fields.as_deref();
     translated.body.render(&Form { model_fields, profile_arn, ..Form::full(Shape::Q) }).to_vec()
 }
 

@@ -78,7 +78,7 @@ impl Chosen {
 pub(super) struct NoProfile;
 
 /// One shape that could be used.
-struct Open {
+struct Candidate {
     shape: Shape,
     region: String,
     url: String,
@@ -109,7 +109,7 @@ impl Hand {
         let refused = |shape| options.iter().any(|option| option.shape == shape && option.refused);
         let place = forced.or_else(|| job.shared.upstream.choose(&ways, refused, now)).ok_or(NoProfile)?;
         let Some(option) = options.into_iter().nth(place) else { return Err(NoProfile) };
-        let Open { shape, region, url, variant, .. } = option;
+        let Candidate { shape, region, url, variant, .. } = option;
         self.repairs.retain(|remedy| *remedy != Remedy::OtherShape);
         if !self.shapes.contains(&shape) {
             self.shapes.push(shape);
@@ -294,7 +294,7 @@ impl Hand {
 }
 
 /// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
-fn options(lease: &Lease) -> Vec<Open> {
+fn options(lease: &Lease) -> Vec<Candidate> {
     let view = lease.account();
     let variants = view.variants();
     let preferred = variants.first().map_or("", |variant| view.api_region(variant));
@@ -303,7 +303,7 @@ fn options(lease: &Lease) -> Vec<Open> {
             let variant = learned.next_variant(*shape, &variants, now)?.clone();
             let region = view.api_region(&variant).to_owned();
             let served = view.shapes(&region).contains(shape);
-            served.then(|| Open {
+            served.then(|| Candidate {
                 shape: *shape,
                 url: view.url(*shape, Call::Chat, &region),
                 region,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use self::documents::Documents;
 use self::turns::{PastThinking, Seen, Turn};
-use super::fields::{Abilities, Asked, RefusedFields, model_fields, thinking_prefix};
+use super::fields::{Asked, thinking_prefix};
 use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
 use super::tools::{Declared, ToolNames, upstream_name};
@@ -123,8 +123,6 @@ pub struct Translated {
     pub body: Body,
     /// The row of the model table.
     pub model: Arc<Model>,
-    /// `additionalModelRequestFields`, a JSON object (TR12).
-    pub model_fields: Option<String>,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
     /// Whether thinking is on (TR12).
@@ -220,7 +218,6 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
     Ok(Translated {
         body: conversation.body(size),
-        model_fields: model_fields(&asked, &Abilities::of(&model, None, RefusedFields::default())),
         model,
         tool_names,
         thinking: asked.thinks(),
