@@ -119,8 +119,9 @@ def test_failure_in_mid_tool_gives_no_torso(serve):
 
 def test_failover_is_not_seen(serve):
     house = serve(["sim-500", "sim-ok"])
-    for _ in range(2):
-        message = house.client().messages.create(**ask('[[sim {"text":"Fine."}]]'))
+    # Two conversations: an equal request would stay with the account that served it (TR46).
+    for turn in ("First", "Second"):
+        message = house.client().messages.create(**ask(f'{turn} [[sim {{"text":"Fine."}}]]'))
         assert message.content[0].text == "Fine."
     assert set(house.stats()["calls_by_token"]) == {"sim-500", "sim-ok"}
 
