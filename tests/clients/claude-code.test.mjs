@@ -286,7 +286,7 @@ test('A72: Claude Code itself: half an answer is never taken for a whole one (C3
 async function claude(t, house, args, cwd) {
   const home = mkdtempSync(path.join(tmpdir(), 'kiro-claude-home-'))
   t.after(() => rmSync(home, { recursive: true, force: true }))
-  const child = spawn(program, [...args, '--model', 'claude-sonnet-4-5'], {
+  const child = spawn(program, [...args, '--model', 'claude-sonnet-5-5'], {
     cwd: cwd ?? home,
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {

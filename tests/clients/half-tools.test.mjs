@@ -71,6 +71,7 @@ for (const end of ENDS) {
   for (const [what, input] of Object.entries({
     'D24 before the first piece': '',
     'D25 inside of it': '{"command":"touch ',
+    'D26 inside of the second': 'second',
     'D27 after the last byte': 'whole',
   })) {
     test(`Claude Code itself: ${what}, ${end}`, { skip, timeout: 120_000 }, async (t) => {
@@ -82,7 +83,11 @@ for (const end of ENDS) {
       const begun = { id: 'tooluse_1', name: 'Bash', input: input === 'whole' ? whole : input, stop: 'never' }
       // A tool that needs nothing: `{}` would run it.
       const bare = { id: 'tooluse_2', name: 'TaskList', input: '', stop: 'never' }
-      const answer = broken(input === '' ? [begun, bare] : [begun], end)
+      const first = { id: 'tooluse_3', name: 'Bash', input: JSON.stringify({ command: 'true', description: 'first' }) }
+      // All but the closing brace: read leniently, it is the whole call.
+      const second = { ...begun, input: whole.slice(0, -1) }
+      const tools = { '': [begun, bare], second: [first, second] }[input] ?? [begun]
+      const answer = broken(tools, end)
       await house.scriptFor(house.accounts[0], [answer, ...Array(8).fill({ text: 'Done.' })])
       const running = claude(t, house, folder)
       if (end === 'shutdown') {
@@ -96,7 +101,8 @@ for (const end of ENDS) {
       assert.ok(allowed || !existsSync(mark), 'half a tool was run')
       if (end === 'shutdown') return
       const bodies = await house.upstream()
-      assert.ok(!JSON.stringify(bodies.at(-1)).includes('toolResults') || allowed || end === 'clean')
+      const answered = allowed || end === 'clean' || input === 'second'
+      assert.ok(!JSON.stringify(bodies.at(-1)).includes('toolResults') || answered)
       assert.ok(bodies.length <= 3, `${bodies.length} answers of upstream`)
     })
   }
@@ -172,7 +178,7 @@ function claude(t, house, folder) {
   writeFileSync(path.join(folder, 'README.md'), 'nothing')
   const child = spawn(
     program,
-    ['-p', 'Go on.', '--allowedTools', 'Bash', 'TaskList', '--model', 'claude-sonnet-4-5', '--max-turns', '3'],
+    ['-p', 'Go on.', '--allowedTools', 'Bash', 'TaskList', '--model', 'claude-sonnet-5-5', '--max-turns', '3'],
     {
       cwd: folder,
       stdio: 'ignore',
