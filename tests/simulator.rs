@@ -541,6 +541,65 @@ async fn refresh_tokens_rotate_and_each_refusal_has_a_name() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_works_once_and_an_access_token_ends() {
+    let simulator = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let simulator = simulator.world(json!(["any-client", "one-time-tokens-1", { "refresh_ms": 50 }])).unwrap();
+    let simulator = simulator.spawn().unwrap();
+    let refresh = async |path: &str, token: &str| {
+        let body = json!({ "refreshToken": token, "clientId": "c", "clientSecret": "s", "grantType": "refresh_token" });
+        let mut client = Client::connect(&simulator).await;
+        client.request("POST", path, &[("content-type", "application/json")], &body.to_string()).await;
+        let answer = client.read().await;
+        (answer.status, answer.headers.get("x-amzn-errortype").cloned(), answer.json())
+    };
+    for (path, refused, root) in
+        [("/refreshToken", None, "alice"), ("/token", Some("InvalidGrantException"), "sim-acct-builder.bob")]
+    {
+        // At the same time: one of them gets it.
+        let since = Instant::now();
+        let (one, other) = tokio::join!(refresh(path, root), refresh(path, root));
+        assert!(since.elapsed() >= Duration::from_millis(50));
+        let (granted, dead) = if one.0 == 200 { (one, other) } else { (other, one) };
+        assert_eq!((granted.0, dead.0, dead.1.as_deref()), (200, 400, refused), "{}", dead.2);
+        assert_eq!(granted.2["expiresIn"], 1);
+        let access = granted.2["accessToken"].as_str().unwrap().to_owned();
+        let next = granted.2["refreshToken"].as_str().unwrap().to_owned();
+        let listed = simulator.control().accounts()[root].clone();
+        let expected = json!({
+            "refreshes": 1, "dead_refreshes": 1, "expired_calls": 0, "refresh_token": next, "access_token": access,
+        });
+        assert_eq!(listed, expected);
+
+        let mut asked = body("Hi");
+        if root.starts_with("sim-acct") {
+            asked["profileArn"] = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX".into();
+        }
+        assert_eq!(chat(&simulator, &access, &asked).await.status, 200);
+        tokio::time::sleep_until((since + Duration::from_millis(1200)).into()).await;
+        let answer = chat(&simulator, &access, &asked).await;
+        assert_eq!(answer.status, 403);
+        assert!(answer.text().contains("ExpiredToken"), "{}", answer.text());
+        assert_eq!(simulator.control().accounts()[root]["expired_calls"], 1);
+        assert_eq!(refresh(path, &next).await.0, 200);
+        assert_eq!(refresh(path, &next).await.0, 400);
+    }
+    // The connection breaks in the only moment at which that costs the login.
+    simulator.control().script(json!({ "refresh_token": "carol", "answers": ["drop", "lost"] })).unwrap();
+    for _ in 0..2 {
+        let mut client = Client::connect(&simulator).await;
+        let kind = [("content-type", "application/json")];
+        client.request("POST", "/refreshToken", &kind, r#"{"refreshToken":"carol"}"#).await;
+        assert_eq!(client.read().await.status, 0, "no answer");
+    }
+    let mut client = Client::connect(&simulator).await;
+    client.request("GET", "/_sim/accounts", &[], "").await;
+    let carol = client.read().await.json()["carol"].clone();
+    assert_eq!((&carol["refreshes"], &carol["dead_refreshes"]), (&json!(1), &json!(0)), "{carol}");
+    assert_eq!(refresh("/refreshToken", "carol").await.0, 400);
+    assert_eq!(refresh("/refreshToken", carol["refresh_token"].as_str().unwrap()).await.0, 200);
+}
+
+#[tokio::test]
 async fn usage_profiles_and_models() {
     let simulator = simulator();
     let mut client = Client::connect(&simulator).await;

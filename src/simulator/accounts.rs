@@ -18,6 +18,7 @@ pub(super) const BUILDER_ID_ARN: &str = "arn:aws:codewhisperer:us-east-1:6386161
 pub(super) const SOCIAL_ARN: &str = "arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK";
 const NOT_AUTHORIZED: &str = "User is not authorized to make this call.";
 const INVALID_TOKEN: &str = "The bearer token included in the request is invalid.";
+const EXPIRED_TOKEN: &str = "ExpiredToken: the security token included in the request is expired";
 const BUILDER_ID: &str = "AWS Builder ID is not supported for this operation.";
 
 /// Whether an ARN is one of Kiro's own.
@@ -231,6 +232,8 @@ pub(super) struct RefreshAnswer {
     pub wait: Duration,
     /// The connection ends without an answer.
     pub drop: bool,
+    /// The connection ends when the refresh token is used up.
+    pub lose: bool,
     /// Instead of tokens.
     refusal: Option<HttpReply>,
     access_token: Option<Option<String>>,
@@ -272,6 +275,7 @@ impl RefreshAnswer {
         let answer = Self {
             wait: fields.millis("wait_ms")?.unwrap_or_default(),
             drop: fields.take("drop")?.unwrap_or(false),
+            lose: fields.take("lose")?.unwrap_or(false),
             refusal,
             access_token: fields.take("access_token")?,
             refresh_token: fields.take("refresh_token")?,
@@ -286,6 +290,7 @@ impl RefreshAnswer {
         Self {
             wait: Duration::ZERO,
             drop: false,
+            lose: false,
             refusal: None,
             access_token: None,
             refresh_token: None,
@@ -299,7 +304,7 @@ impl RefreshAnswer {
         if let Some(refusal) = &self.refusal {
             return refusal.clone();
         }
-        if state.retired.contains(used) {
+        if state.is_spent(used) {
             return dead(method);
         }
         state.issued += 1;
@@ -316,7 +321,7 @@ impl RefreshAnswer {
         };
         let access_token = self.access_token.clone().unwrap_or(Some(usual));
         let refresh_token = self.refresh_token.clone().unwrap_or_else(|| Some(format!("{root}~{n}")));
-        let expires_in = self.expires_in.clone().unwrap_or_else(|| 3600.into());
+        let expires_in = self.expires_in.clone().unwrap_or_else(|| state.world.token_life.unwrap_or(3600).into());
         let profile_arn = match method {
             Method::Social => self
                 .profile_arn
@@ -324,12 +329,8 @@ impl RefreshAnswer {
                 .unwrap_or_else(|| Some(if account.is_some() { SOCIAL_ARN } else { PROFILE_ARN }.to_owned())),
             Method::Idc => self.profile_arn.clone().flatten(),
         };
-        if refresh_token.as_deref().is_some_and(|new| new != used) {
-            state.retired.insert(used.to_owned());
-        }
-        state.counts.refreshed.push(json!({
-            "used": used, "refresh_token": refresh_token, "access_token": access_token,
-        }));
+        let life = state.world.token_life.map(Duration::from_secs);
+        state.refreshed(used, refresh_token.as_deref(), access_token.as_deref(), life);
         let mut body = Map::new();
         body.extend(access_token.map(|token| ("accessToken".to_owned(), token.into())));
         body.extend(refresh_token.map(|token| ("refreshToken".to_owned(), token.into())));
@@ -372,7 +373,7 @@ pub(super) fn refresh_request(
             return Err(malformed("`grantType` is not refresh_token"));
         }
     }
-    *state.counts.refresh_calls.entry(refresh_token.clone()).or_default() += 1;
+    state.refresh_called(&refresh_token);
     if let Some(identity) = refresh_token.split_once('@').and_then(|(_, rest)| rest.split(['.', '~']).next())
         && refresh_token.starts_with("sim-acct-")
         && region.is_some_and(|region| region != identity)
@@ -424,6 +425,7 @@ pub(super) const REFRESH_PRESETS: &[(&str, &str)] = &[
     ("slow", r#"{"wait_ms":2000}"#),
     ("hang", r#"{"wait_ms":86400000}"#),
     ("drop", r#"{"drop":true}"#),
+    ("lost", r#"{"lose":true}"#),
 ];
 
 fn refresh_preset(name: &str) -> Option<Result<RefreshAnswer, String>> {
@@ -462,6 +464,11 @@ fn dead(method: Method) -> HttpReply {
             HttpReply::json(400, &body).with("x-amzn-errortype", "InvalidGrantException")
         }
     }
+}
+
+/// The answer to an access token that has ended.
+pub(super) fn expired() -> HttpReply {
+    HttpReply::error(403, "ExpiredTokenException", None, EXPIRED_TOKEN)
 }
 
 /// The answer to a request without a bearer token.

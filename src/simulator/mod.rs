@@ -11,6 +11,7 @@
 //! | `GET /getUsageLimits` | usage |
 //! | `POST /` with `x-amz-target`, `GET /ListAvailableModels` | profiles, models |
 //! | `GET /_sim/stats`, with `?bodies=1` the last requests | what happened so far |
+//! | `GET /_sim/accounts` | each account's refreshes, and which of its tokens works |
 //! | `POST /_sim/script` | queues answers by access or refresh token |
 //! | `POST /_sim/reset` | forgets scripts, tokens and counters |
 //!
@@ -230,6 +231,13 @@ impl Control {
     /// What happened so far, with the last requests: connection, method, target, headers, body.
     pub fn stats_with_bodies(&self) -> Value {
         self.shared.state().stats(true)
+    }
+
+    /// Each account by its first refresh token, as `GET /_sim/accounts` gives it: `refreshes`, `dead_refreshes` (refused:
+    /// the refresh token was used up), `expired_calls` (refused: the access token had ended), and of its tokens
+    /// `refresh_token`, the one that works, and `access_token`, the last.
+    pub fn accounts(&self) -> Value {
+        self.shared.state().accounts()
     }
 
     /// Queues answers, as `POST /_sim/script` does.

@@ -296,6 +296,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     // Stop order of the end events
     ("no-end-events", r#"{"world":{"end":[]}}"#),
     ("other-end-order", r#"{"world":{"end":["metering","metadata","context"]}}"#),
+    // Refresh tokens work once in every world; in this one access tokens end, too
+    ("one-time-tokens", r#"{"world":{"token_life":2}}"#),
     // Percentage × window against tokenUsage
     ("token-usage", r#"{"world":{"tokens":true}}"#),
     ("usage-window", r#"{"world":{"tokens":true,"usage_window":454000}}"#),
@@ -303,7 +305,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
 
 /// The scenario called `name`, as JSON: one of [`PRESETS`], or one with a parameter:
 /// `429-retry-after-N` (seconds) · `reason-NAME` (a 400 with that reason) · `exception-TYPE` and `error-CODE` (the
-/// first frame) · `late-exception-TYPE` and `late-error-CODE` (after text) · any status from 400 to 599.
+/// first frame) · `late-exception-TYPE` and `late-error-CODE` (after text) · `one-time-tokens-N` (seconds of an access
+/// token) · any status from 400 to 599.
 pub(super) fn find(name: &str) -> Option<Value> {
     if let Some((_, json)) = PRESETS.iter().find(|(preset, _)| *preset == name) {
         return serde_json::from_str(json).ok();
@@ -335,6 +338,9 @@ pub(super) fn find(name: &str) -> Option<Value> {
     if let Some(code) = with("late-error-") {
         return Some(json!({ "text": text, "pieces": 4, "error": { "code": code } }));
     }
+    if let Some(seconds) = with("one-time-tokens-").and_then(|seconds| seconds.parse::<u32>().ok()) {
+        return Some(json!({ "world": { "token_life": seconds } }));
+    }
     let status = name.parse::<u16>().ok().filter(|status| name.len() == 3 && (400..=599).contains(status))?;
     Some(json!({ "http": { "status": status } }))
 }
@@ -360,6 +366,7 @@ mod tests {
             "error-Oops",
             "late-exception-InternalServerException",
             "late-error-Oops",
+            "one-time-tokens-5",
             "418",
             "599",
         ];

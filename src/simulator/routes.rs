@@ -132,6 +132,9 @@ async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<
         return Ok(answered(flight, HttpReply::error(404, "UnknownOperationException", None, &message)));
     };
     let Some(token) = token else { return Ok(answered(flight, accounts::no_bearer())) };
+    if shared.state().has_expired(&token, &world) {
+        return Ok(answered(flight, accounts::expired()));
+    }
     let account = match Account::of(&token) {
         Ok(account) => account,
         Err(message) => return Ok(answered(flight, mistake(&message))),
@@ -399,11 +402,16 @@ async fn refresh(
         Ok(request) => request,
         Err(refused) => return Ok(Judged::Reply(refused)),
     };
-    tokio::time::sleep(request.answer.wait).await;
+    let takes = shared.state().world.refresh_takes;
+    tokio::time::sleep(takes + request.answer.wait).await;
     if request.answer.drop {
         return Err(hang_up(connection, false));
     }
-    Ok(Judged::Reply(request.answer.reply(method, &request.refresh_token, &mut shared.state())))
+    let reply = request.answer.reply(method, &request.refresh_token, &mut shared.state());
+    if request.answer.lose {
+        return Err(hang_up(connection, false));
+    }
+    Ok(Judged::Reply(reply))
 }
 
 /// `/_sim/…`.
@@ -413,6 +421,7 @@ fn control(name: &str, query: &str, body: &[u8], shared: &Shared) -> HttpReply {
             let bodies = query_value(query, "bodies").is_some_and(|value| value != "0");
             HttpReply::json(200, &shared.state().stats(bodies))
         }
+        "GET /_sim/accounts" => HttpReply::json(200, &shared.state().accounts()),
         "POST /_sim/reset" => {
             shared.state().reset();
             HttpReply::json(200, &Value::Object(serde_json::Map::new()))

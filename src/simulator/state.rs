@@ -1,7 +1,8 @@
 //! What the simulator remembers: scripted answers, refreshed tokens, counters, the last requests.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -22,6 +23,10 @@ const BODIES: usize = 32 << 20;
 /// So many conversations have their prompts remembered, and so many ids are counted for each call.
 const CONVERSATIONS: usize = 4096;
 const IDS: usize = 1024;
+/// So many successful refreshes are kept, and refresh tokens have their calls counted.
+const REFRESHES: usize = 16_384;
+/// Access tokens that have ended are forgotten at every so many refreshes.
+const SWEPT_EVERY: u64 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<State>);
@@ -48,8 +53,10 @@ pub(super) struct State {
     prompts_in_order: VecDeque<(String, String)>,
     scripts: HashMap<(Call, String), Queue<Option<Scenario>>>,
     refresh_scripts: HashMap<String, Queue<Option<RefreshAnswer>>>,
-    /// Refresh tokens that were replaced.
-    pub retired: HashSet<String>,
+    /// By the first refresh token of each account, whose successors keep it in front.
+    logins: BTreeMap<String, Login>,
+    /// Access tokens that end, where the world says so.
+    alive: HashMap<String, Instant>,
     /// Counts refreshed tokens, so that each is another one.
     pub issued: u64,
     connections_open: u64,
@@ -64,9 +71,9 @@ pub(super) struct Counts {
     /// By shape and call; `refresh` has the two kinds of refresh.
     pub shapes: BTreeMap<&'static str, BTreeMap<&'static str, CallCount>>,
     pub calls_by_token: BTreeMap<String, u64>,
-    pub refresh_calls: BTreeMap<String, u64>,
-    /// Every successful refresh, in order.
-    pub refreshed: Vec<Value>,
+    refresh_calls: BTreeMap<String, u64>,
+    /// The last successful refreshes, in order.
+    refreshed: VecDeque<Value>,
     connections_accepted: u64,
     connections_open_max: u64,
     in_flight_max: u64,
@@ -144,6 +151,19 @@ impl CallCount {
             "queries": self.queries,
         })
     }
+}
+
+/// One account's refresh tokens, of which the last one works, once.
+#[derive(Debug, Default)]
+struct Login {
+    refreshes: u64,
+    /// Refused calls with a refresh token that was used up.
+    dead_refreshes: u64,
+    /// Refused calls with an access token that has ended.
+    expired_calls: u64,
+    /// The refresh token that works.
+    last: String,
+    access_token: Option<String>,
 }
 
 /// A request as it came.
@@ -266,6 +286,74 @@ impl State {
         }
         counted
     }
+
+    /// Counts a call with a refresh token.
+    pub fn refresh_called(&mut self, used: &str) {
+        let calls = &mut self.counts.refresh_calls;
+        if calls.len() < REFRESHES || calls.contains_key(used) {
+            *calls.entry(used.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Whether a refresh token was used up; counts it.
+    pub fn is_spent(&mut self, used: &str) -> bool {
+        let login = self.login(used);
+        let is_spent = login.last != used;
+        login.dead_refreshes += u64::from(is_spent);
+        is_spent
+    }
+
+    /// `used` was granted: from here on only `next` works, where it brought one.
+    pub fn refreshed(&mut self, used: &str, next: Option<&str>, access_token: Option<&str>, life: Option<Duration>) {
+        let login = self.login(used);
+        login.refreshes += 1;
+        login.last = next.unwrap_or(used).to_owned();
+        login.access_token = access_token.map(str::to_owned);
+        if let (Some(token), Some(life)) = (access_token, life) {
+            let now = Instant::now();
+            if self.issued.is_multiple_of(SWEPT_EVERY) {
+                self.alive.retain(|_, end| *end > now);
+            }
+            self.alive.insert(token.to_owned(), now + life);
+        }
+        let refreshes = &mut self.counts.refreshed;
+        if refreshes.len() == REFRESHES {
+            refreshes.pop_front();
+        }
+        refreshes.push_back(json!({ "used": used, "refresh_token": next, "access_token": access_token }));
+    }
+
+    /// Whether an access token that a refresh gave has ended, where tokens end; counts it.
+    pub fn has_expired(&mut self, token: &str, world: &World) -> bool {
+        let root = identity(token);
+        if world.token_life.is_none() || root == token || self.alive.get(token).is_some_and(|end| *end > Instant::now())
+        {
+            return false;
+        }
+        if let Some(login) = self.logins.get_mut(root) {
+            login.expired_calls += 1;
+        }
+        true
+    }
+
+    fn login(&mut self, refresh_token: &str) -> &mut Login {
+        let root = refresh_token.split('~').next().unwrap_or(refresh_token);
+        let first = || Login { last: refresh_token.to_owned(), ..Login::default() };
+        self.logins.entry(root.to_owned()).or_insert_with(first)
+    }
+
+    /// What became of each account's refresh tokens.
+    pub fn accounts(&self) -> Value {
+        let account = |login: &Login| {
+            json!({
+                "refreshes": login.refreshes, "dead_refreshes": login.dead_refreshes,
+                "expired_calls": login.expired_calls, "refresh_token": login.last,
+                "access_token": login.access_token,
+            })
+        };
+        self.logins.iter().map(|(root, login)| (root.clone(), account(login))).collect::<Map<_, _>>().into()
+    }
+
     /// As [`scripted`](Self::scripted), for a refresh token.
     pub fn scripted_refresh(&mut self, refresh_token: &str) -> Option<Option<RefreshAnswer>> {
         self.refresh_scripts.get_mut(refresh_token)?.next()

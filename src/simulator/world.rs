@@ -1,5 +1,7 @@
 //! In which Kiro the simulator plays: today's, last winter's, or one that differs by presets.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
@@ -47,6 +49,10 @@ pub(super) struct World {
     pub profiles: Option<Vec<Value>>,
     pub profiles_page: Option<usize>,
     pub wrong_region: WrongRegion,
+    /// Access tokens that a refresh gave end after so many seconds; without it they say an hour and never end.
+    pub token_life: Option<u64>,
+    /// How long a refresh takes.
+    pub refresh_takes: Duration,
     pub search: Search,
     pub results: usize,
     /// A larger chat body is refused.
@@ -134,6 +140,8 @@ impl World {
             profiles: None,
             profiles_page: None,
             wrong_region: WrongRegion::InvalidGrant,
+            token_life: None,
+            refresh_takes: Duration::ZERO,
             search: Search::Found,
             results: 3,
             max_body: None,
@@ -265,6 +273,10 @@ impl World {
             ("named", WrongRegion::Named),
         ];
         word(&mut fields, "wrong_region", &words, &mut self.wrong_region)?;
+        if let Some(life) = fields.take::<Option<u64>>("token_life")? {
+            self.token_life = life;
+        }
+        self.refresh_takes = fields.millis("refresh_ms")?.unwrap_or(self.refresh_takes);
         if let Some(search) = fields.take::<String>("search")? {
             self.search = match search.as_str() {
                 "found" => Search::Found,
