@@ -501,7 +501,8 @@ impl Inner {
         match self.store().read_token(key, self.pool.now()).await {
             Ok(Some(bytes)) => {
                 let record = Token::parse(&bytes).map_err(|_| RefreshError::NoCredential)?;
-                Ok(((bytes, record), true))
+                // A store that takes no writes doesn't show what others have got.
+                Ok(((bytes, record), self.store().status() == Status::Connected))
             }
             Ok(None) => Err(RefreshError::NoCredential),
             Err(error) if error.kind() == StoreErrorKind::Registration => {
@@ -563,9 +564,7 @@ impl Inner {
                     account = short(id),
                     "somebody else rotated the refresh token meanwhile: theirs is used"
                 );
-                if let Ok(record) = Token::parse(&bytes) {
-                    self.pool.with_slot(id, |slot, rng| slot.held.adopt(bytes, record, rng));
-                }
+                self.pool.with_slot(id, |slot, rng| slot.held.replaced_by(bytes, rng));
                 self.pool.adopted(id);
                 return;
             }
@@ -594,9 +593,8 @@ impl Inner {
         let believed = self.pool.with_slot(id, |slot, rng| {
             // While the store is away somebody may have rotated the token without our seeing it: not for good.
             let believed = known && slot.held.refused(refusal, now);
-            if !believed {
-                slot.held.failed(now, rng);
-            }
+            // Believed or not: the next call with this token waits.
+            slot.held.failed(now, rng);
             believed
         });
         if believed != Some(true) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kiro_messages::proto::record::{self, Account, Entry, Method, Token};
+use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Method, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
     Added, Cas, NewAccount, OutcomePatch, Saved, Status, Store, StoreConfig, StoreErrorKind, TokenKey, UnsavedToken,
@@ -416,7 +416,8 @@ fn case_45_process() {
                     let used = Token::parse(&base).unwrap().refresh_token.unwrap();
                     let next = used.expose().parse::<u64>().unwrap() + 1;
                     let entries = vec![Entry::RefreshToken(Secret::new(next.to_string()))];
-                    let unsaved = UnsavedToken { key: key.clone(), base, used, entries };
+                    let unsaved =
+                        UnsavedToken { key: key.clone(), base, replaces: vec![Fingerprint::of(&used)], entries };
                     if let Ok(saved) = store.save_token(&unsaved).await {
                         assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
                         writeln!(said.lock().unwrap(), "{} {next}", key.id()).unwrap();

@@ -380,7 +380,7 @@ async fn case_30_the_record_read_again_shows_the_other_refresh_token() {
     let again = store.read_token(&key, t0()).await.unwrap().unwrap();
     assert_ne!(Token::parse(&first).unwrap().refresh_token, Token::parse(&again).unwrap().refresh_token);
     let mut second = refreshed(&key, &again);
-    second.used = Secret::new("refresh-2");
+    second.replaces = vec![Fingerprint::of(&Secret::new("refresh-2"))];
     second.entries = vec![Entry::AccessToken(Secret::new("new")), Entry::RefreshToken(Secret::new("refresh-3"))];
     let Saved::Written(record) = store.save_token(&second).await.unwrap() else { panic!("not written") };
     assert_eq!(Token::parse(&record).unwrap().refresh_token, Some(Secret::new("refresh-3")));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kiro_messages::proto::record::Account;
+use kiro_messages::proto::record::{Account, Fingerprint};
 use kiro_messages::store::{Cas, OutcomePatch, Saved, Status, Store, StoreErrorKind, TokenKey, Writer};
 use redis::Commands as _;
 use tokio::time::{Instant, sleep};
@@ -73,7 +73,7 @@ async fn case_44_r4_a_cluster_of_three_primaries() {
     assert_eq!(held.len(), 1);
     let base = store.read_token(&key, t0()).await.unwrap().unwrap();
     let mut unsaved = refreshed(&key, &base);
-    unsaved.used = kiro_messages::secret::Secret::new("a3");
+    unsaved.replaces = vec![Fingerprint::of(&kiro_messages::secret::Secret::new("a3"))];
     assert!(matches!(store.save_token(&unsaved).await.unwrap(), Saved::Written(_)));
     assert!(
         matches!(other.save_token(&unsaved).await.unwrap(), Saved::Written(_)),

@@ -29,8 +29,11 @@ const PUT_BACK_EVERY: Duration = Duration::from_secs(60);
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 /// An account that waits for its quota is refreshed so often, so that its refresh token doesn't age out (R37).
 const QUOTA_REFRESH_EVERY: Duration = Duration::from_secs(86_400);
-/// How many used-up refresh tokens are remembered (R48).
-const REMEMBERED: usize = 4;
+/// How many spent refresh tokens are remembered once the store has ours (R48), and while it hasn't: all, within reason.
+const REMEMBERED: usize = 32;
+const REMEMBERED_UNSAVED: usize = 1_024;
+/// A token of ours that lives no longer than four times [`BLOCKING_MARGIN`] serves for three quarters of its life.
+const SHORT_LIFE_MARGIN: f64 = 0.25;
 /// A doubtful or unknown refusal is believed at this one in a row (K59, K61).
 const BELIEVED_AT: u32 = 3;
 /// Doubtful refusals count when they are so far apart (K59).
@@ -48,8 +51,10 @@ pub(crate) struct Held {
     token: Token,
     /// This process got `token` by a refresh of its own; else it is somebody else's, adopted.
     own: bool,
-    /// Fingerprints of the refresh tokens that this process used up (R48).
-    used_up: VecDeque<Fingerprint>,
+    /// A token is refreshed when it lives no longer than this: [`BLOCKING_MARGIN`], less for short-lived ones of our own.
+    margin: Duration,
+    /// Fingerprints of the refresh tokens that this process spent, the last at the end (R48).
+    spent: VecDeque<Fingerprint>,
     /// A profile that was looked up and that no record of the store has shown yet (K79).
     learned: Option<Found>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
@@ -113,7 +118,8 @@ impl Held {
             seen: None,
             token: Token::default(),
             own: false,
-            used_up: VecDeque::new(),
+            margin: BLOCKING_MARGIN,
+            spent: VecDeque::new(),
             learned: None,
             spread: 1.0,
             last_success: None,
@@ -176,8 +182,20 @@ impl Held {
                 Some(unsaved)
             }
         };
-        self.seen = Some((bytes, token));
+        self.lies_in_store(bytes, token);
         Ok(Observed { write_back, lost: false })
+    }
+
+    /// The store has this. Once that is our own refresh token, the oldest spent ones are forgotten.
+    fn lies_in_store(&mut self, bytes: Bytes, record: Token) {
+        if record.refresh_token == self.token.refresh_token {
+            self.forget_spent(REMEMBERED);
+        }
+        self.seen = Some((bytes, record));
+    }
+
+    fn forget_spent(&mut self, but: usize) {
+        self.spent.drain(..self.spent.len().saturating_sub(but));
     }
 
     /// How a record in the store compares with what we hold (R46, R48).
@@ -200,23 +218,31 @@ impl Held {
                 _ => Age::Newer,
             };
         }
-        if self.used_up.contains(&Fingerprint::of(theirs)) { Age::Older } else { Age::Newer }
+        if self.is_behind_ours(theirs) { Age::Older } else { Age::Newer }
+    }
+
+    /// Whether our token has grown out of this one: it was spent here, or lay in the store when ours came and lies there
+    /// still, however many refreshes ago.
+    fn is_behind_ours(&self, theirs: &Secret) -> bool {
+        let lay_there = |(_, seen): &(Bytes, Token)| seen.refresh_token.as_ref() == Some(theirs);
+        self.own && self.seen.as_ref().is_some_and(lay_there) || self.spent.contains(&Fingerprint::of(theirs))
     }
 
     /// Somebody else's token is used from here on.
     pub(super) fn adopt(&mut self, bytes: Bytes, token: Token, rng: &mut fastrand::Rng) {
         self.take(token.clone(), rng);
-        self.seen = Some((bytes, token));
+        self.lies_in_store(bytes, token);
     }
 
-    /// The bearer token, when it needs no refresh first: an API key, an access token that lives for more than 10 s, or
-    /// one that can't be refreshed and is used until upstream rejects it (R43).
+    /// The bearer token, when it needs no refresh first: an API key, an access token that lives for more than 10 s (a
+    /// short-lived one of ours: for a quarter of its life), or one that can't be refreshed and is used until upstream
+    /// rejects it (R43).
     pub(crate) fn live(&self, now: Timestamp) -> Option<&Secret> {
         if let Some(key) = &self.token.kiro_api_key {
             return Some(key);
         }
         let lives = match self.token.expires_at {
-            Some(end) => end > later(now, BLOCKING_MARGIN),
+            Some(end) => end > later(now, self.margin),
             None => false,
         };
         let refreshable = self.token.refresh_token.is_some();
@@ -289,15 +315,16 @@ impl Held {
         rng: &mut fastrand::Rng,
     ) -> UnsavedToken {
         let (bytes, record) = base;
-        let in_record = record.refresh_token.clone().unwrap_or_else(|| used.clone());
-        let mut token = record;
+        let in_record = record.refresh_token.clone();
+        let mut token = record.clone();
         token.access_token = Some(grant.access_token);
         // As it will be read back: a finer time would look newer than its own record.
         let end = later(now, grant.lifetime);
         token.expires_at = Some(Timestamp::from_millisecond(end.as_millisecond()).unwrap_or(end));
         let rotated = grant.refresh_token.filter(|new| new != used);
         if rotated.is_some() {
-            self.remember(Fingerprint::of(used));
+            self.forget_spent(REMEMBERED_UNSAVED - 1);
+            self.spent.push_back(Fingerprint::of(used));
         }
         token.refresh_token = Some(rotated.unwrap_or_else(|| used.clone()));
         let told = grant.profile_arn;
@@ -306,13 +333,21 @@ impl Held {
         token.idc_region = region.clone().or(token.idc_region);
         self.take(token, rng);
         self.own = true;
+        self.margin = BLOCKING_MARGIN.min(grant.lifetime.mul_f64(SHORT_LIFE_MARGIN));
+        self.seen = Some((bytes.clone(), record));
         self.last_success = Some(now);
         (self.failures, self.not_before, self.refusals) = (0, None, None);
         // Any other profile is the record's own: by the time of the write somebody may have set another.
         let ours = |entry: &Entry| told.is_some() || self.learned.is_some() || !matches!(entry, Entry::ProfileArn(_));
         let mut entries: Vec<Entry> = self.entries().into_iter().filter(ours).collect();
         entries.extend(region.map(Entry::IdcRegion));
-        UnsavedToken { key: self.key.clone(), base: bytes, used: in_record, entries }
+        self.unsaved(bytes, in_record.as_ref(), entries)
+    }
+
+    /// What is to be written on `base`, in which `in_record` is the refresh token, or on what lies there by then.
+    fn unsaved(&self, base: Bytes, in_record: Option<&Secret>, entries: Vec<Entry>) -> UnsavedToken {
+        let replaces = self.spent.iter().cloned().chain(in_record.map(Fingerprint::of)).collect();
+        UnsavedToken { key: self.key.clone(), base, replaces, entries }
     }
 
     /// The record in the store is now this.
@@ -320,7 +355,17 @@ impl Held {
         if let Ok(token) = Token::parse(&bytes) {
             // The fields that somebody else changed meanwhile, such as the region.
             self.keep_ours(&token);
-            self.seen = Some((bytes, token));
+            self.lies_in_store(bytes, token);
+        }
+    }
+
+    /// The store held this when ours was to be written, and it is none that ours has grown out of. It is used, unless a
+    /// snapshot has brought something newer meanwhile.
+    pub(super) fn replaced_by(&mut self, bytes: Bytes, rng: &mut fastrand::Rng) {
+        if let Ok(record) = Token::parse(&bytes)
+            && self.compare(&record) == Age::Newer
+        {
+            self.adopt(bytes, record, rng);
         }
     }
 
@@ -367,14 +412,13 @@ impl Held {
         found.put_on(&mut self.token);
         let entries = found.entries().collect();
         self.learned = Some(found);
-        let used = self.seen.as_ref().and_then(|(_, token)| token.refresh_token.clone()).unwrap_or_default();
-        Some(UnsavedToken { key: self.key.clone(), base, used, entries })
+        let in_record = self.seen.as_ref().and_then(|(_, token)| token.refresh_token.clone());
+        Some(self.unsaved(base, in_record.as_ref(), entries))
     }
 
     /// Our token on a record of the store.
     fn ours_on(&self, record: &Token, base: Bytes) -> UnsavedToken {
-        let used = record.refresh_token.clone().unwrap_or_default();
-        UnsavedToken { key: self.key.clone(), base, used, entries: self.entries() }
+        self.unsaved(base, record.refresh_token.as_ref(), self.entries())
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -407,8 +451,7 @@ impl Held {
             return None;
         }
         self.put_back = Some(now);
-        let entries = vec![Entry::RefreshToken(ours.clone())];
-        Some(UnsavedToken { key: self.key.clone(), base: base.clone(), used: ours, entries })
+        Some(self.unsaved(base.clone(), Some(&ours), vec![Entry::RefreshToken(ours.clone())]))
     }
 
     /// All fields of the record but those that a refresh brings.
@@ -437,18 +480,11 @@ impl Held {
             self.spread = 1.0 - 0.2 * rng.f64();
             // A new login or another process's success: our pauses and doubts were about the old one.
             (self.failures, self.not_before, self.refusals) = (0, None, None);
-            self.own = false;
+            (self.own, self.margin) = (false, BLOCKING_MARGIN);
         }
         let in_record = token.profile_arn.clone();
         self.token = token;
         self.overlay(in_record.as_ref());
-    }
-
-    fn remember(&mut self, used_up: Fingerprint) {
-        if self.used_up.len() == REMEMBERED {
-            self.used_up.pop_front();
-        }
-        self.used_up.push_back(used_up);
     }
 }
 
@@ -564,22 +600,57 @@ mod tests {
         let unsaved = seen(&mut held, &with_region, 5).write_back.expect("ours is written again");
         assert_eq!((access(&held), refresh_token(&held)), ("new", "refresh-2"));
         assert_eq!(held.token().region.as_deref(), Some("eu-west-1"), "other fields are the record's");
-        assert_eq!((unsaved.base.as_ref(), unsaved.used.expose()), (with_region.as_bytes(), "refresh-1"));
+        assert_eq!(unsaved.base.as_ref(), with_region.as_bytes());
+        assert!(unsaved.replaces.contains(&Fingerprint::of(&Secret::new("refresh-1"))));
         let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
         assert!(seen(&mut held, &String::from_utf8(written).unwrap(), 6).write_back.is_none(), "then there is peace");
     }
 
     #[test]
-    fn r48_only_four_used_up_tokens_are_remembered_and_others_are_adopted() {
+    fn r48_thirty_two_spent_tokens_are_remembered_and_others_are_adopted() {
         let mut held = holding(&record("t0", "refresh-0", 0));
-        for n in 1..=5 {
+        for n in 1..=33 {
             refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, false);
         }
-        for n in 1..=4 {
+        for n in 1..=32 {
             assert!(seen(&mut held, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
         }
+        assert_eq!(refresh_token(&held), "refresh-33");
+        refresh(&mut held, "t34", Some("refresh-34"), 34, false);
         assert!(seen(&mut held, &record("x", "refresh-0", 9_999), 9).write_back.is_none());
         assert_eq!(refresh_token(&held), "refresh-0");
+    }
+
+    /// While nothing can be written, what lies in the store is older than ours, however many refreshes ago.
+    #[test]
+    fn r48_r51_the_record_that_ours_grew_out_of_stays_older() {
+        let mut held = holding(&record("t0", "refresh-0", 0));
+        for n in 1..=2_000 {
+            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
+        }
+        assert!(held.spent.len() <= REMEMBERED_UNSAVED);
+        for n in [1_500, 1_999] {
+            assert!(seen(&mut held, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
+        }
+        let mut held = holding(&record("t0", "refresh-0", 0));
+        for n in 1..=2_000 {
+            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
+            assert!(seen(&mut held, &record("t0", "refresh-0", 0), n).write_back.is_some(), "{n}");
+        }
+        assert_eq!(refresh_token(&held), "refresh-2000");
+        refresh(&mut held, "t2001", Some("refresh-2001"), 2_001, false);
+        seen(&mut held, &record("t2001", "refresh-2001", 5_601), 2_002);
+        assert_eq!(held.spent.len(), REMEMBERED, "saved: the rest is forgotten");
+    }
+
+    #[test]
+    fn r38_a_token_that_lives_for_seconds_is_used_for_most_of_them() {
+        let mut held = holding(&record("old", "r", 0));
+        let bytes = held.seen().unwrap().clone();
+        let base = (bytes.clone(), Token::parse(&bytes).unwrap());
+        let grant = Grant { lifetime: Duration::from_secs(4), ..grant("short", None) };
+        held.granted(&Secret::new("r"), base, grant, at(0), &mut rng());
+        assert!(held.live(at(2)).is_some() && held.live(at(3)).is_none());
     }
 
     #[test]
@@ -605,7 +676,7 @@ mod tests {
     fn a_token_that_does_not_rotate_is_not_used_up() {
         let mut held = holding(&record("old", "r", 0));
         refresh(&mut held, "new", Some("r"), 0, false);
-        assert!(held.used_up.is_empty());
+        assert!(held.spent.is_empty());
     }
 
     /// Acceptance case 32.

@@ -378,13 +378,12 @@ impl Store {
         }
     }
 
-    /// Saves what a refresh with `used` brought (R40 step 6, R22): `entries` on `base`, on the record as somebody else
+    /// Saves what a refresh brought (R40 step 6, R22): `entries` on `base`, on the record as somebody else
     /// changed it meanwhile, or not at all when somebody else rotated the refresh token.
     ///
     /// On an error the token is unsaved: hand it to [`Writer::keep_token`].
     pub async fn save_token(&self, unsaved: &UnsavedToken) -> Result<Saved, StoreError> {
         let mut base = unsaved.base.clone();
-        let used = Fingerprint::of(&unsaved.used);
         let mut tries = 0;
         loop {
             let Ok(patched) = record::patch(&base, &unsaved.entries) else { return Ok(Saved::Unusable) };
@@ -396,12 +395,7 @@ impl Store {
                 Cas::Conflict(current) if current == patched => return Ok(Saved::Written(current)),
                 Cas::Conflict(current) => {
                     let Ok(token) = Token::parse(&current) else { return Ok(Saved::Unusable) };
-                    let ours = unsaved.refresh_token().map(Fingerprint::of);
-                    let theirs = token.refresh_token.as_ref().map(Fingerprint::of);
-                    // The Node.js service drops the field when a refresh of its own brings none: nobody rotated (R46). To
-                    // adopt that would lose the only token that can be refreshed.
-                    let dropped = theirs.is_none() && token.access_token.is_some() && token.kiro_api_key.is_none();
-                    if theirs != Some(used) && (theirs != ours && !dropped || ours.is_none()) {
+                    if !unsaved.goes_on(&token) {
                         return Ok(Saved::Rotated(current));
                     }
                     base = current;
@@ -629,8 +623,8 @@ pub struct UnsavedToken {
     pub key: TokenKey,
     /// The record that was read under the lock.
     pub base: Bytes,
-    /// The refresh token that was used.
-    pub used: Secret,
+    /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
+    pub replaces: Vec<Fingerprint>,
     /// What the refresh brought: access token, refresh token, expiry, profile.
     pub entries: Vec<Entry>,
 }
@@ -646,6 +640,20 @@ impl UnsavedToken {
     fn with(mut self, entries: Vec<Entry>) -> Self {
         self.entries.extend(entries);
         self
+    }
+
+    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One that
+    /// is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose the only
+    /// token that can be refreshed.
+    pub(crate) fn goes_on(&self, record: &Token) -> bool {
+        let ours = self.refresh_token();
+        match &record.refresh_token {
+            Some(theirs) => Some(theirs) == ours || self.replaces.contains(&Fingerprint::of(theirs)),
+            None => {
+                let dropped = record.access_token.is_some() && record.kiro_api_key.is_none();
+                self.replaces.is_empty() || dropped && ours.is_some()
+            }
+        }
     }
 
     fn refresh_token(&self) -> Option<&Secret> {
@@ -761,10 +769,10 @@ mod tests {
         let new =
             NewAccount { id: "a1".into(), custom_name: None, added_at: Timestamp::UNIX_EPOCH, token: record.to_vec() };
         let entries = vec![Entry::AccessToken(Secret::new("hush"))];
-        let unsaved = UnsavedToken { key, base: record.clone(), used: Secret::new("hush"), entries };
+        let unsaved = UnsavedToken { key, base: record.clone(), replaces: Vec::new(), entries };
         let replies = (Cas::Conflict(record.clone()), Saved::Written(record.clone()), Saved::Rotated(record));
         let shown =
-            format!("{raw:?} {change:?} {new:?} {unsaved:?} {replies:?} {:?}", ClientKey::Known(unsaved.used.clone()));
+            format!("{raw:?} {change:?} {new:?} {unsaved:?} {replies:?} {:?}", ClientKey::Known(Secret::new("hush")));
         assert!(!shown.contains("hush") && shown.contains("22 bytes"), "{shown}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kiro_messages::proto::record::Entry;
+use kiro_messages::proto::record::{Entry, Fingerprint};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Clock, NewAccount, OutcomePatch, Status, Store, TokenKey, UnsavedToken, Writer};
 use tokio::time::timeout;
@@ -85,7 +85,7 @@ pub fn refreshed(key: &TokenKey, base: &[u8]) -> UnsavedToken {
     UnsavedToken {
         key: key.clone(),
         base: base.to_vec().into(),
-        used: Secret::new("refresh-1"),
+        replaces: vec![Fingerprint::of(&Secret::new("refresh-1"))],
         entries: vec![
             Entry::AccessToken(Secret::new("new")),
             Entry::RefreshToken(Secret::new("refresh-2")),

@@ -1,0 +1,165 @@
+//! Refreshes while the store takes no writes, against an upstream whose refresh tokens work once (issue "Trust", 1 and 2).
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+
+use std::time::{Duration, Instant};
+
+use kiro_messages::config::{Face, RawConfig};
+use kiro_messages::error::Error;
+use kiro_messages::gateway::{Call, Gateway};
+use kiro_messages::simulator::{Running, Simulator};
+use serde_json::{Value, json};
+
+use redis_server::RedisServer;
+
+struct World {
+    gateway: Gateway,
+    upstream: Running,
+    redis: RedisServer,
+    said: Vec<(&'static str, String)>,
+    accounts: usize,
+}
+
+impl World {
+    /// Accounts whose access tokens have ended; each refresh gives one for `life` seconds.
+    async fn new(accounts: usize, life: u64, options: &[(&'static str, &str)]) -> Self {
+        let redis = RedisServer::start();
+        let simulator = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let upstream = simulator.world(json!([format!("one-time-tokens-{life}")])).unwrap().spawn().unwrap();
+        for n in 0..accounts {
+            let token = json!({
+                "accessToken": format!("sim-ok.{n}"), "refreshToken": format!("old{n}"), "authMethod": "social",
+                "expiresAt": "2026-01-01T00:00:00.000Z",
+            });
+            let mut set = redis::pipe();
+            set.set(key(n), token.to_string()).ignore();
+            set.hset(
+                "aiclient:pools:claude-kiro-oauth",
+                id(n),
+                json!({ "uuid": id(n), "isHealthy": true }).to_string(),
+            );
+            set.query::<redis::Value>(&mut redis.connection()).unwrap();
+        }
+        let port = upstream.addr().port();
+        let mut said = vec![
+            ("REDIS_URL", redis.url()),
+            ("KIRO_API_KEY", "key".to_owned()),
+            ("KIRO_STORE_WAIT", "5s".to_owned()),
+            ("KIRO_UPSTREAM_URL", format!("http://q.{{region}}.localhost:{port}/generateAssistantResponse")),
+            ("KIRO_SOCIAL_REFRESH_URL", format!("http://auth.{{region}}.localhost:{port}/refreshToken")),
+        ];
+        said.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let gateway = start(&said).await;
+        Self { gateway, upstream, redis, said, accounts }
+    }
+
+    async fn asks(&self, text: &str) -> Result<(), Error> {
+        let body = json!({
+            "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": text }],
+        });
+        self.gateway.create(body.to_string().into(), Call::default()).await.map(drop)
+    }
+
+    /// Requests for so long, 20 a second; the failures.
+    async fn lives(&self, span: Duration) -> Vec<Error> {
+        let end = Instant::now() + span;
+        let mut failed = Vec::new();
+        for n in 0.. {
+            if Instant::now() >= end {
+                break;
+            }
+            failed.extend(self.asks(&format!("hello {n} at {end:?}")).await.err());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        failed
+    }
+
+    /// The sum of a count over all accounts.
+    fn count(&self, what: &str) -> u64 {
+        let accounts = self.upstream.control().accounts();
+        accounts.as_object().unwrap().values().map(|account| account[what].as_u64().unwrap()).sum()
+    }
+
+    fn in_store(&self, n: usize) -> String {
+        let text: String = redis::cmd("GET").arg(key(n)).query(&mut self.redis.connection()).unwrap();
+        let token: Value = serde_json::from_str(&text).unwrap();
+        token["refreshToken"].as_str().unwrap().to_owned()
+    }
+
+    /// Which accounts' refresh tokens in the store are not the ones that work.
+    fn lost(&self) -> Vec<usize> {
+        let accounts = self.upstream.control().accounts();
+        let works = |n: usize| accounts[format!("old{n}")]["refresh_token"].as_str().map(str::to_owned);
+        (0..self.accounts).filter(|n| works(*n).is_some_and(|works| works != self.in_store(*n))).collect()
+    }
+
+    async fn all_saved(&self, within: Duration) {
+        let end = Instant::now() + within;
+        while !self.lost().is_empty() {
+            assert!(Instant::now() < end, "not in the store within {within:?}: {:?}", self.lost());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn redis(&self, command: &str) {
+        let words: Vec<&str> = command.split(' ').collect();
+        let mut cmd = redis::cmd(words[0]);
+        for word in &words[1..] {
+            cmd.arg(*word);
+        }
+        cmd.query::<redis::Value>(&mut self.redis.connection()).unwrap();
+    }
+
+    fn states(&self) -> Vec<&'static str> {
+        self.gateway.accounts().iter().map(|account| account.state.as_str()).collect()
+    }
+}
+
+async fn start(said: &[(&'static str, String)]) -> Gateway {
+    let raw = RawConfig::from_env(said.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    Gateway::start(raw.resolve(Face::Server).unwrap()).await.unwrap()
+}
+
+fn id(n: usize) -> String {
+    format!("{n:08}-0000-4000-8000-000000000000")
+}
+
+fn key(n: usize) -> String {
+    format!("aiclient:tokens:claude-kiro-oauth:{}", id(n))
+}
+
+/// 200 cycles in full size (`npm run soak:pool`), a dozen else; four were enough to lose every login.
+fn cycles() -> u64 {
+    if std::env::var_os("KIRO_TEST_FULL_SIZE").is_some() { 200 } else { 12 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r48_r51_a_store_that_takes_no_writes_loses_no_login() {
+    let world = World::new(1, 1, &[]).await;
+    world.redis("CONFIG SET maxmemory 1");
+    let failed = world.lives(Duration::from_secs(cycles())).await;
+    assert!(failed.is_empty(), "{} failed, first {:?}", failed.len(), failed[0]);
+    assert_eq!(world.count("dead_refreshes"), 0, "{}", world.upstream.control().accounts());
+    assert!(world.count("refreshes") >= cycles(), "{}", world.upstream.control().accounts());
+    assert_eq!(world.states(), ["healthy"]);
+    world.redis("CONFIG SET maxmemory 0");
+    world.all_saved(Duration::from_secs(5)).await;
+}
+
+/// The server answers nothing for six seconds: calls end in doubt, and the writes land when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn r22_r48_writes_that_land_late_are_known_as_ours() {
+    let world = World::new(8, 1, &[]).await;
+    for round in 0..3 {
+        world.redis("CLIENT PAUSE 6000 ALL");
+        world.lives(Duration::from_secs(7)).await;
+        assert_eq!(world.lives(Duration::from_secs(1)).await.len(), 0, "round {round}");
+    }
+    world.all_saved(Duration::from_secs(5)).await;
+    assert_eq!(world.count("dead_refreshes"), 0, "{}", world.upstream.control().accounts());
+    assert_eq!(world.states(), ["healthy"; 8]);
+}
