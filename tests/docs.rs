@@ -2,6 +2,8 @@
 #![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+#[path = "docs/contract.rs"]
+mod contract;
 #[path = "support/files.rs"]
 mod files;
 #[path = "docs/prose.rs"]
@@ -79,30 +81,8 @@ fn metrics() {
     same("docs/metrics.md", &text);
 }
 
-/// Rules, cases and traps that must be held by something, in ranges. The rest of the contracts is shown as far as it is
-/// held. Not built: web search (K7, K66) and the list of models (K65). Nothing to hold from outside: K15, K67.
-const REQUIRED: [(&str, &[(u32, u32)]); 14] = [
-    ("TR", &[(1, 50)]),
-    ("TS", &[(1, 29), (42, 42)]),
-    ("TU", &[(1, 9)]),
-    // M69 and M70 are ours: what the official SDKs send beyond the contract.
-    ("M", &[(1, 70), (85, 86)]),
-    ("C", &[(1, 19), (30, 40)]),
-    // K110 is not used, K122 says that nothing changes; K82 to K86 and K93 to K100 are those of sign-in.
-    ("K", &[(1, 6), (8, 14), (16, 64), (68, 81), (87, 92), (101, 109), (111, 121), (123, 131), (137, 141)]),
-    // A80, A123 and A129 are not used.
-    ("A", &[(1, 79), (81, 122), (124, 128), (130, 133)]),
-    ("P", &[(1, 28), (44, 56)]),
-    ("D", &[(19, 27)]),
-    ("TRAP", &[(1, 42)]),
-    ("R", &[(1, 72), (74, 74), (77, 77), (101, 103), (105, 105)]),
-    ("CASE", &[(1, 48)]),
-    // N1 and N2 describe the existing service, N40 is a promise about later versions.
-    ("N", &[(3, 22), (30, 36), (41, 42), (50, 55), (60, 62)]),
-    ("NODE", &[(1, 38)]),
-];
-
-/// Which vectors and tests hold each rule. One of [`REQUIRED`] without any fails here.
+/// Which vectors and tests hold each rule of the contract. A rule without any fails here, unless its text says why; so does a
+/// test that names a rule without text.
 #[test]
 fn conformance() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -119,86 +99,72 @@ fn conformance() {
             held.entry(rule).or_default().insert(test.clone());
         }
     }
-    let vectors = ["request", "response"].map(|half| {
-        let text = std::fs::read_to_string(root.join(format!("tests/golden/{half}/vectors.txt"))).unwrap();
-        (half, text)
-    });
     let acceptance = std::fs::read_to_string(root.join("tests/golden/request/acceptance.txt")).unwrap();
     for id in acceptance.lines().filter_map(|line| key(line.split_whitespace().next()?)).filter(|id| id.0 == "A") {
         held.entry(id).or_default().insert("tests/golden/request/acceptance.txt".to_owned());
     }
 
-    let unheld: Vec<String> = (REQUIRED.iter())
-        .flat_map(|(family, ranges)| {
-            ranges.iter().flat_map(|&(first, last)| first..=last).map(|number| ((*family).to_owned(), number))
-        })
-        .filter(|rule| !held.contains_key(rule))
-        .map(|(family, number)| format!("{family}{number}"))
-        .collect();
-    assert!(unheld.is_empty(), "no test names {unheld:?}");
+    // Vectors that are a single request or stream; the others are tests of their own, by their names.
+    for half in ["request", "response"] {
+        let file = format!("tests/golden/{half}/vectors.txt");
+        let vectors = std::fs::read_to_string(root.join(&file)).unwrap();
+        let ids =
+            vectors.lines().filter_map(|line| key(line.strip_prefix("TV").and(line.split_whitespace().next())?));
+        for id in ids {
+            held.entry(id).or_default().insert(file.clone());
+        }
+    }
+
+    let (places, _) = contract::places(root);
+    let mut faults = Vec::new();
+    for ((family, number), place) in &places {
+        match (held.contains_key(&(family.clone(), *number)), &place.no_test) {
+            (false, None) => faults.push(format!("no test names {family}{number}")),
+            (true, Some(why)) => faults.push(format!("{family}{number} has tests, and its text says: no test, {why}")),
+            _ => {}
+        }
+    }
+    let unwritten = held.keys().filter(|rule| !places.contains_key(rule));
+    faults.extend(
+        unwritten.map(|(family, number)| format!("a test names {family}{number}, which docs/contract/ hasn't")),
+    );
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 
     let mut text = String::from(
         "# Conformance\n\n\
          <!-- Made from the tests by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
-         Each rule of the contracts with the vectors and tests that hold it. Those in `tests/clients/` are run by \
-         `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page fails when a rule, case \
-         or trap of the translation, the downstream contract, the shared store, the upstream wire or the Node.js interface has none. Vectors (TV…: the \
-         contract's own, others: ours) stand in `tests/golden/request/` and `tests/golden/response/`; every response vector is \
+         What holds each rule of [the contract](contract/README.md). A number leads to its text, and from there back. The tests in \
+         `tests/clients/` are run by `npm run test:clients`, all others by `npm test`; both fail when one of them does. This page \
+         fails when a rule, case, trap or vector has no test and no reason for it, and when a test names one that has no text. \
+         Vectors (TV…, and others of ours) stand in `tests/golden/request/` and `tests/golden/response/`; every response vector is \
          replayed at every chunk split, one character at a time, and cut at every byte.\n",
     );
-    let mut table = |family: &str, title: &str| {
-        write!(text, "\n## {title}\n\n| | held by | passes |\n|---|---|:-:|\n").unwrap();
-        for ((_, number), holders) in held.range((family.to_owned(), 0)..=(family.to_owned(), u32::MAX)) {
-            let name = if matches!(family, "TRAP" | "CASE" | "NODE") { "" } else { family };
-            writeln!(text, "| {name}{number} | {} | ✓ |", list(holders)).unwrap();
-        }
-    };
     for (family, title) in [
         ("TR", "Request: Messages → Kiro (TR)"),
         ("TS", "Response: Kiro events → Messages stream (TS)"),
         ("TU", "Usage (TU)"),
-        ("M", "The downstream contract (M)"),
+        ("M", "The Messages API (M)"),
         ("C", "What clients require or break on (C)"),
-        ("A", "Acceptance cases of the downstream contract (A)"),
-        ("K", "The upstream wire (K)"),
-        ("TRAP", "Traps seen in other programs (kiro-upstream.md section 15)"),
-        ("R", "The shared store (R)"),
-        ("CASE", "Acceptance cases of the shared store"),
+        ("A", "Cases of the Messages API (A)"),
+        ("K", "Kiro: wire and accounts (K)"),
+        ("TRAP", "Traps seen in other programs"),
+        ("R", "The store (R)"),
+        ("CASE", "Cases of the store"),
         ("N", "The Node.js interface (N)"),
-        ("NODE", "Acceptance cases of the Node.js interface"),
-        ("P", "Acceptance cases of accounts (P)"),
-        ("D", "Acceptance cases of clients and failover (D)"),
+        ("NODE", "Cases of the Node.js interface"),
+        ("P", "Cases of accounts (P)"),
+        ("D", "Cases of clients and failover (D)"),
+        ("TV", "Vectors (TV)"),
     ] {
-        table(family, title);
-    }
-    text.push_str("\n## Vectors of the contract (TV)\n\n| vectors | file |\n|---|---|\n");
-    let mut seen = BTreeSet::new();
-    for (half, vectors) in &vectors {
-        let ids: BTreeSet<u32> = vectors
-            .lines()
-            .filter_map(|line| line.strip_prefix("TV")?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
-            .collect();
-        let names: Vec<String> = ids.iter().map(|id| format!("TV{id}")).collect();
-        writeln!(text, "| {} | `tests/golden/{half}/vectors.txt` |", names.join(" ")).unwrap();
-        seen.extend(ids);
-    }
-    let mut elsewhere: BTreeMap<u32, &str> = BTreeMap::new();
-    for holder in held.values().flatten() {
-        // Vectors that are no single request or stream are tests of their own.
-        for word in holder.split(|c: char| !c.is_ascii_alphanumeric()) {
-            if let Some(("TV", id)) = key(word).as_ref().map(|(family, id)| (family.as_str(), *id))
-                && seen.insert(id)
-            {
-                elsewhere.insert(id, holder);
-            }
+        write!(text, "\n## {title}\n\n| | held by | passes |\n|---|---|:-:|\n").unwrap();
+        for ((_, number), holders) in held.range((family.to_owned(), 0)..=(family.to_owned(), u32::MAX)) {
+            let name = if matches!(family, "TRAP" | "CASE" | "NODE") { "" } else { family };
+            let anchor = contract::anchor(family, *number);
+            let file = places[&(family.to_owned(), *number)].file.trim_start_matches("docs/");
+            let holders = list(holders);
+            writeln!(text, "| <a id=\"{anchor}\"></a>[{name}{number}]({file}#{anchor}) | {holders} | ✓ |").unwrap();
         }
     }
-    for (id, holder) in elsewhere {
-        writeln!(text, "| TV{id} | `{holder}` |").unwrap();
-    }
-    // There is no TV59.
-    let missing: Vec<u32> = (1..=127).filter(|id| *id != 59 && !seen.contains(id)).collect();
-    assert!(missing.is_empty(), "vectors without a test: {missing:?}");
     same("docs/conformance.md", &text);
 }
 
@@ -322,9 +288,7 @@ fn rules_of(name: &str, body: &str) -> Vec<Rule> {
             break;
         }
         match key(word) {
-            Some(rule) if is_family(&rule.0) || rule.0 == "TRAP" => rules.push(rule),
-            // A vector's number says nothing about rules.
-            Some((family, _)) if family == "TV" => {}
+            Some(rule) if is_family(&rule.0) || matches!(&*rule.0, "TRAP" | "TV") => rules.push(rule),
             _ => break,
         }
         n += 1;

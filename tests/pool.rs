@@ -592,7 +592,7 @@ async fn case_21_an_unusable_counter_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_22_k9_a_builder_id_refresh_keeps_the_record() {
+async fn case_22_k9_k100_a_builder_id_refresh_keeps_the_record() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;

@@ -753,7 +753,7 @@ mod tests {
     }
 
     #[test]
-    fn r71_r84_an_external_account_is_recognised_and_unusable() {
+    fn r71_k84_an_external_account_is_recognised_and_unusable() {
         for record in [
             r#"{"authMethod":"external_idp","refreshToken":"r","region":"westeurope"}"#,
             r#"{"authMethod":"AzureAD","accessToken":"a","clientId":"c","clientSecret":"s","refreshToken":"r"}"#,

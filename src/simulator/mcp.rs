@@ -1,4 +1,4 @@
-//! InvokeMCP (K132–K134): one tool, `web_search`, whose results are made from the query.
+//! InvokeMCP (K7): one tool, `web_search`, whose results are made from the query.
 
 use std::time::Duration;
 

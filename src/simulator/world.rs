@@ -99,7 +99,7 @@ pub(super) enum WrongRegion {
     Named,
 }
 
-/// How a web search goes (K134, K135).
+/// How a web search goes (K7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Search {
     Found,

@@ -75,7 +75,7 @@ pub fn request_body(token: &Token) -> Option<Vec<u8>> {
             client_secret: token.client_secret.as_ref()?.expose(),
             grant_type: "refresh_token",
         }),
-        // What an external provider is sent, and where, is another matter (K82, K84): never what Kiro's hosts get.
+        // What an external provider is sent, and where, is another matter (K84): never what Kiro's hosts get.
         Method::External | Method::ApiKey => return None,
     };
     body.ok()

@@ -329,7 +329,7 @@ pub enum Method {
     Social,
     /// The OIDC address with a client registration (K53).
     Idc,
-    /// An organisation's own identity provider, such as Entra ID or Okta (K82). Recognised; not served yet.
+    /// An organisation's own identity provider, such as Entra ID or Okta (K84). Recognised; not served yet.
     External,
     /// An API key: no refresh, no expiry.
     ApiKey,

@@ -194,7 +194,7 @@ impl Probe {
         self.call(shape, Call::Models, arn, String::new(), Some(body.to_string())).await
     }
 
-    /// A call of upstream's tools (K132).
+    /// A call of upstream's tools (K7).
     pub async fn mcp(&mut self, shape: Shape, arn: Option<&str>, method: &str, params: Value) -> Asked<Value> {
         let id = format!("web_search_tooluse_{}", uuid::Uuid::new_v4().simple());
         let mut body = json!({ "id": id, "jsonrpc": "2.0", "method": method, "params": params });
