@@ -45,6 +45,9 @@ const UNKNOWN_NAMES: usize = 16;
 /// Models that get a series of their own for refused fields.
 const REFUSED_MODELS: usize = 64;
 
+/// Log lines that the process's writer dropped. The log is the process's, like its memory: all gateways in it show it.
+pub static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
 /// How a request ended, for `kiro_requests_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -381,6 +384,7 @@ impl Collector for Scrape {
             let labels = vec![("call", (*call).to_owned()), ("host", host.clone())];
             ConstCounter::new(*count).encode(refused.encode_family(&labels)?)?;
         }
+        out.counter(&table::LOG_DROPPED, LOG_LINES_DROPPED.load(Ordering::Relaxed))?;
         let Some(process) = process::read() else { return Ok(()) };
         ConstCounter::new(process.cpu_seconds).encode(out.begin(&table::CPU)?)?;
         out.gauge(&table::RESIDENT, process.resident_bytes as i64)?;

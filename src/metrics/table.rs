@@ -157,6 +157,8 @@ metrics! {
     VERSION_REFUSED "kiro_client_version_refused_total" Counter
         ["call": "`chat`, `mcp`, `usage`, `models`, `profiles` or `refresh`", "host": "that refused; the first 64, then `other`"]
         "Calls that upstream refused because of the client version";
+    LOG_DROPPED "kiro_log_lines_dropped_total" Counter []
+        "Log lines that were dropped because standard error was not read fast enough (kiro-server only)";
     CPU "process_cpu_seconds_total" Counter [] "User and system CPU time of the process (Linux)";
     RESIDENT "process_resident_memory_bytes" Gauge [] "Resident memory of the process (Linux)";
     VIRTUAL "process_virtual_memory_bytes" Gauge [] "Virtual memory of the process (Linux)";

@@ -112,6 +112,8 @@ async fn every_metric_moves() {
         "process_virtual_memory_bytes",
         "process_resident_memory_bytes",
         "kiro_tasks_alive",
+        // tests/stop.rs
+        "kiro_log_lines_dropped_total",
     ];
     for metric in METRICS {
         let family = metric.name.strip_suffix("_total").unwrap_or(metric.name);

@@ -30,13 +30,12 @@ const EXIT_CONFIG: u8 = 2;
 const LAST_FILES: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(code) => code,
-        Err(error) => {
-            output::complain(error);
-            ExitCode::from(EXIT_CONFIG)
-        }
-    }
+    let code = run().unwrap_or_else(|error| {
+        output::complain(error);
+        ExitCode::from(EXIT_CONFIG)
+    });
+    log::finish();
+    code
 }
 
 fn run() -> Result<ExitCode, ConfigError> {

@@ -58,7 +58,7 @@ pub fn show(text: &str) -> Result<(), Failure> {
 
 /// Says what is wrong, in a line on standard error. Where that can't be written the exit code has to do.
 pub fn complain(message: impl fmt::Display) {
-    let _nobody_listens = writeln!(std::io::stderr(), "kiro-server: {message}");
+    let _nobody_listens = super::log::say(&format!("kiro-server: {message}\n"));
 }
 
 /// Prints JSON, indented.

@@ -12,6 +12,7 @@ use kiro_messages::gateway::Gateway;
 use kiro_messages::server::{self, Listening};
 use kiro_messages::simulator::Simulator;
 use kiro_messages::store::Status;
+use tokio::sync::watch;
 
 use super::EXIT_CONFIG;
 use super::output::complain;
@@ -26,6 +27,12 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 /// While draining, idle connections are kept for so long: a request may be on its way on one, which is answered, with
 /// `connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long the end may take beyond the grace time: connections that nobody reads, traces, files.
+const END_AFTER_GRACE: Duration = Duration::from_secs(30);
+
+/// How long an end that must not wait any more may take.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a start that fails waits for a token that is just being renewed.
 const RENEWAL_WITHIN: Duration = Duration::from_secs(10);
@@ -89,7 +96,7 @@ async fn run(
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
         }
     }
-    let mut stop = Stop::catch();
+    let mut stop = Stop::catch(grace + END_AFTER_GRACE);
     let hangup = Hangup::catch();
     // Before anybody is served: an address that can't be had ends the start.
     let _debugging = match config.profile_addr {
@@ -112,7 +119,7 @@ async fn run(
     systemd::ready();
     tokio::select! {
         biased;
-        () = stop.signal() => {}
+        () = stop.signal(1) => {}
         why = start_failed(gateway, needs_key) => return Err(why),
         () = warn_when_open(gateway) => {}
         () = reload(hangup, &listening, again) => {}
@@ -132,7 +139,7 @@ async fn run(
     };
     tokio::select! {
         () = end => {}
-        () = stop.signal() => {
+        () = stop.signal(2) => {
             tracing::warn!("second signal: ending at once");
             return Ok(ExitCode::FAILURE);
         }
@@ -212,7 +219,7 @@ pub async fn simulate(options: &ArgMatches) -> ExitCode {
     let Ok(address) = text.parse::<SocketAddr>() else {
         return refuse(&format!("--listen: {text:?} is not an address such as 127.0.0.1:8090"));
     };
-    let mut stop = Stop::catch();
+    let mut stop = Stop::catch(END_AFTER_GRACE);
     let worlds: Vec<&str> = options.get_many::<String>("world").into_iter().flatten().map(String::as_str).collect();
     let simulator = match Simulator::bind(address).map(|simulator| simulator.world(worlds)) {
         Ok(Err(error)) => return refuse(&format!("--world: {error}")),
@@ -222,7 +229,7 @@ pub async fn simulate(options: &ArgMatches) -> ExitCode {
     match simulator.and_then(Simulator::spawn) {
         Ok(running) => {
             tracing::info!(address = %running.addr(), "simulating upstream");
-            stop.signal().await;
+            stop.signal(1).await;
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&format!("{address}: {error}")),
@@ -284,36 +291,80 @@ fn refuse(message: &str) -> ExitCode {
 
 /// SIGTERM and SIGINT, kept from the moment it is made: before anybody is told that the server listens, so that a signal
 /// right after the start is a clean end too.
+///
+/// A thread of their own takes them, since one that ends us must be heard when all others hang. What the second one, or an
+/// end that takes longer than `patience`, doesn't bring about in a second, this thread does.
 struct Stop {
-    /// None: without handlers the signals have their default action, which ends the process as well.
-    #[cfg(unix)]
-    signals: Option<[tokio::signal::unix::Signal; 2]>,
+    /// How many came. None: without handlers the signals have their default action, which ends the process as well.
+    heard: Option<watch::Receiver<u32>>,
 }
 
 impl Stop {
-    #[cfg(unix)]
-    fn catch() -> Self {
-        use tokio::signal::unix::{SignalKind, signal};
-        let signals = signal(SignalKind::terminate()).and_then(|first| Ok([first, signal(SignalKind::interrupt())?]));
-        Self { signals: signals.ok() }
+    fn catch(patience: Duration) -> Self {
+        Self { heard: Self::watch(patience).ok() }
     }
 
-    #[cfg(unix)]
-    async fn signal(&mut self) {
-        let Some([terminate, interrupt]) = &mut self.signals else { return std::future::pending().await };
+    fn watch(patience: Duration) -> io::Result<watch::Receiver<u32>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut signals = {
+            let _entered = runtime.enter();
+            Signals::new()?
+        };
+        let (tell, heard) = watch::channel(0);
+        let work = async move {
+            signals.next().await;
+            tell.send_replace(1);
+            if tokio::time::timeout(patience, signals.next()).await.is_err() {
+                tracing::error!("the end takes too long: ending at once");
+            }
+            tell.send_replace(2);
+            tokio::time::sleep(END_WITHIN).await;
+            std::process::exit(1)
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(work))?;
+        Ok(heard)
+    }
+
+    /// Resolves when so many came.
+    async fn signal(&mut self, count: u32) {
+        if let Some(heard) = &mut self.heard
+            && heard.wait_for(|heard| *heard >= count).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(unix)]
+struct Signals([tokio::signal::unix::Signal; 2]);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     }
+}
 
-    #[cfg(not(unix))]
-    fn catch() -> Self {
-        Self {}
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
     }
 
-    #[cfg(not(unix))]
-    async fn signal(&mut self) {
+    async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
