@@ -607,6 +607,14 @@ pub const SETTINGS: &[Setting] = &[
         "A request body may pause for so long, and after that time must have come at 1 KiB/s or faster; else 408. 0: never.",
     ),
     row(
+        "KIRO_WRITE_TIMEOUT",
+        "",
+        "writeTimeoutMs",
+        "60s",
+        Form::Duration,
+        "A client that takes no byte of its answer for so long is let go, and the call of upstream with it. 0: never.",
+    ),
+    row(
         "KIRO_TLS_CERT",
         "tls-cert",
         "tlsCert",
@@ -1036,6 +1044,7 @@ impl RawConfig {
             max_client_conns: self.integer("KIRO_MAX_CLIENT_CONNS")? as usize,
             header_timeout: self.duration("KIRO_HEADER_TIMEOUT")?,
             body_timeout: self.duration("KIRO_BODY_TIMEOUT")?,
+            write_timeout: self.duration("KIRO_WRITE_TIMEOUT")?,
             tls: self.tls_files()?,
             reuse_port: self.switch("KIRO_REUSE_PORT")?,
             graceful_timeout: self.duration("KIRO_GRACEFUL_TIMEOUT")?,
@@ -1388,6 +1397,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// `KIRO_BODY_TIMEOUT`; zero: none.
     pub body_timeout: Duration,
+    /// `KIRO_WRITE_TIMEOUT`; zero: none.
+    pub write_timeout: Duration,
     /// `KIRO_TLS_CERT` and `KIRO_TLS_KEY`.
     pub tls: Option<TlsFiles>,
     /// `KIRO_REUSE_PORT`.

@@ -15,8 +15,12 @@ mod life;
 mod limits;
 #[path = "serving/open.rs"]
 mod open;
+#[path = "serving/readers.rs"]
+mod readers;
 #[path = "serving/tls.rs"]
 mod tls;
+#[path = "serving/uploads.rs"]
+mod uploads;
 #[path = "serving/wire.rs"]
 mod wire;
 

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -99,7 +100,7 @@ pub(crate) async fn handle(
     match body {
         Ok(stream) => match unless_cancelled(&slot, slot.way(head)).await.flatten() {
             Some(outlet) => {
-                if !write(&slot, outlet, stream, &cut).await {
+                if !write(&slot, outlet, gateway.config().write_timeout, stream, &cut).await {
                     return fail(&slot, &cancelled(), None);
                 }
             }
@@ -172,10 +173,11 @@ async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, c
 async fn write(
     slot: &Slot,
     outlet: Outlet,
+    limit: Duration,
     mut stream: impl Stream<Item = Bytes> + Unpin,
     cut: &CancellationToken,
 ) -> bool {
-    let Ok(mut writer) = outlet.open() else { return false };
+    let Ok(mut writer) = outlet.open(limit) else { return false };
     let late = async {
         cut.cancelled().await;
         tokio::time::sleep(LAST_WORDS).await;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ impl Outlet {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn open(self) -> io::Result<Writer> {
+    pub(crate) fn open(self, _limit: Duration) -> io::Result<Writer> {
         match self.0 {}
     }
 }

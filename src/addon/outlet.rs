@@ -10,10 +10,13 @@
 use std::io::{self, Write as _};
 use std::net;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+
+use crate::server::ClientSocket;
 
 /// A buffer that grew beyond this is given back: streams are many.
 const KEPT: usize = 8 * 1024;
@@ -40,16 +43,16 @@ impl Outlet {
         Ok(Self { socket, chunked })
     }
 
-    /// Must be called on the runtime.
-    pub(crate) fn open(self) -> io::Result<Writer> {
-        let socket = TcpStream::from_std(self.socket)?;
+    /// Must be called on the runtime. Within `limit` the client has to take something ([`ClientSocket`]).
+    pub(crate) fn open(self, limit: Duration) -> io::Result<Writer> {
+        let socket = ClientSocket::new(TcpStream::from_std(self.socket)?, limit);
         Ok(Writer { socket, chunked: self.chunked, framed: Vec::new() })
     }
 }
 
 /// Writes to an [`Outlet`].
 pub(crate) struct Writer {
-    socket: TcpStream,
+    socket: ClientSocket,
     chunked: bool,
     framed: Vec<u8>,
 }
@@ -85,7 +88,6 @@ mod tests {
     use std::io::Read as _;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd as _;
-    use std::time::Duration;
 
     use super::*;
 
@@ -100,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn chunks_are_framed_and_an_empty_one_never_ends_the_answer() {
         let (server, mut client) = connection();
-        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open().unwrap();
+        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open(Duration::ZERO).unwrap();
         for bytes in [&b"one"[..], b"", b"four-and-more-12"] {
             writer.write(Bytes::from_static(bytes)).await.unwrap();
         }
@@ -113,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn n16_a_full_socket_is_waited_for_and_nothing_is_lost() {
         let (server, mut client) = connection();
-        let mut writer = Outlet::new(server.as_raw_fd(), false).unwrap().open().unwrap();
+        let mut writer = Outlet::new(server.as_raw_fd(), false).unwrap().open(Duration::ZERO).unwrap();
         let all: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
         let sent = Bytes::from(all.clone());
         let mut writing = Box::pin(writer.write(sent));
@@ -131,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn n17_a_client_that_left_is_an_error() {
         let (server, client) = connection();
-        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open().unwrap();
+        let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open(Duration::ZERO).unwrap();
         drop(client);
         let mut failed = false;
         for _ in 0..100 {
@@ -139,6 +141,24 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         assert!(failed);
+    }
+
+    /// `KIRO_WRITE_TIMEOUT`: counted from the last byte that was taken.
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_an_error_and_a_slow_one_is_not() {
+        let (server, mut client) = connection();
+        let mut writer = Outlet::new(server.as_raw_fd(), false).unwrap().open(Duration::from_millis(300)).unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut read = vec![0; 2_000_000];
+            for _ in 0..8 {
+                std::thread::sleep(Duration::from_millis(100));
+                client.read_exact(&mut read).unwrap();
+            }
+            client
+        });
+        let error = writer.write(Bytes::from(vec![7; 64_000_000])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let _client = reading.join().unwrap();
     }
 
     #[test]

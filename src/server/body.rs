@@ -9,11 +9,21 @@ use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
+use super::exchange::Answering;
 use super::status::Events;
 use crate::gateway::{Cutter, MessageStream};
 
+/// What is sent in a stream to learn whether somebody is there.
+const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n");
+
 /// The body of an answer.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The connection is told when this ends.
+    answering: Option<Answering>,
+    /// The stream's first bytes are out, `message_start` among them.
+    begun: bool,
+}
 
 enum Kind {
     Full(Bytes),
@@ -30,24 +40,28 @@ pub enum Sse {
 }
 
 impl Body {
+    fn of(kind: Kind) -> Self {
+        Self { kind, answering: None, begun: false }
+    }
+
     /// No bytes.
     pub fn empty() -> Self {
-        Self(Kind::Full(Bytes::new()))
+        Self::of(Kind::Full(Bytes::new()))
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self(Kind::Full(bytes.into()))
+        Self::of(Kind::Full(bytes.into()))
     }
 
     /// The SSE bytes of a stream, as they come.
     pub fn stream(stream: MessageStream) -> Self {
-        Self(Kind::Stream(Box::new(stream)))
+        Self::of(Kind::Stream(Box::new(stream)))
     }
 
     /// What ends the stream inside from outside.
     pub fn cutter(&self) -> Option<Cutter> {
-        match &self.0 {
+        match &self.kind {
             // The numbers of the status page end with the gateway by themselves.
             Kind::Full(_) | Kind::Status(_) => None,
             Kind::Stream(stream) => Some(stream.cutter()),
@@ -56,19 +70,24 @@ impl Body {
 
     /// The numbers of the status page, as they come.
     pub(super) fn status(events: Events) -> Self {
-        Self(Kind::Status(Box::new(events)))
+        Self::of(Kind::Status(Box::new(events)))
     }
 
     /// Ends what would go on for ever when `stop` is cancelled; answers aren't touched.
     pub(super) fn until(&mut self, stop: &CancellationToken) {
-        if let Kind::Status(events) = &mut self.0 {
+        if let Kind::Status(events) = &mut self.kind {
             events.until(stop);
         }
     }
 
+    /// The answer to what its connection has under way.
+    pub(super) fn attend(&mut self, answering: Answering) {
+        self.answering = Some(answering);
+    }
+
     /// The stream inside, or the bytes.
     pub fn into_stream(self) -> Result<Sse, Bytes> {
-        match self.0 {
+        match self.kind {
             Kind::Full(bytes) => Err(bytes),
             Kind::Stream(stream) => Ok(Sse::Message(stream)),
             Kind::Status(events) => Ok(Sse::Status(events)),
@@ -91,12 +110,19 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.0 {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        match &mut this.kind {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Stream(stream) => {
-                Pin::new(stream.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+                let mut polled = Pin::new(stream.as_mut()).poll_next(cx);
+                if polled.is_ready() {
+                    this.begun = true;
+                } else if this.begun && this.answering.as_ref().is_some_and(Answering::is_ping_due) {
+                    polled = Poll::Ready(Some(PING));
+                }
+                polled.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
             Kind::Status(events) => {
                 Pin::new(events.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
@@ -105,7 +131,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Stream(stream) => stream.is_ended(),
             Kind::Status(_) => false,
@@ -113,7 +139,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stream(_) | Kind::Status(_) => SizeHint::default(),
         }

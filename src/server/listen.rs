@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,12 +21,15 @@ use socket2::SockFilter;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::exchange::{Current, Rest};
+use super::socket::{self, ClientSocket, Halves};
 use super::{Body, Peer, Tls, handle, shutting_down, without_one_host};
-use crate::gateway::{Cutter, Gateway, LAST_WORDS};
+use crate::gateway::{Gateway, LAST_WORDS};
 
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -44,6 +47,13 @@ const BACKLOG: i32 = 4096;
 /// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over the
 /// network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
 const HANDSHAKES: Duration = Duration::from_millis(100);
+/// A client that has its answer before it has sent its request is read on for so long, and ends with a pause; a request of
+/// 32 MiB in that time is 9 Mbit/s. So many at once.
+const LATE: Duration = Duration::from_secs(30);
+const LATE_PAUSE: Duration = Duration::from_secs(3);
+const MAX_LATE: usize = 512;
+/// The same for one who comes when every place is taken: he has sent a head, or is about to.
+const TURNED_AWAY: Duration = Duration::from_millis(500);
 /// What somebody gets who comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 109\r\n\r\n\
@@ -63,6 +73,11 @@ struct State {
     connections: AtomicUsize,
     max_connections: usize,
     header_timeout: Duration,
+    write_timeout: Duration,
+    /// Bytes of a request that are read after its answer: as many as there may be, twice.
+    unread_bytes: u64,
+    /// Places for connections that have had their answer and still send.
+    late: Semaphore,
     /// Read for each delta, without a lock: the tokens have one that all connections share.
     stopping: AtomicBool,
     linger: OnceLock<Duration>,
@@ -74,6 +89,11 @@ impl State {
     /// After the doors are shut, for as long as a connection on which nothing is under way is still kept.
     async fn lingered(&self) {
         tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
+    }
+
+    async fn leaving(&self) {
+        self.doors.stop.cancelled().await;
+        self.lingered().await;
     }
 }
 
@@ -134,6 +154,9 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
         connections: AtomicUsize::new(0),
         max_connections: config.max_client_conns,
         header_timeout: config.header_timeout,
+        write_timeout: config.write_timeout,
+        unread_bytes: 2 * gateway.max_request_body() as u64,
+        late: Semaphore::new(MAX_LATE),
         stopping: AtomicBool::new(false),
         linger: OnceLock::new(),
         doors: Doors::default(),
@@ -331,46 +354,77 @@ impl Drop for Place {
     }
 }
 
-async fn connection(mut stream: TcpStream, peer: Peer, state: Arc<State>) {
+async fn connection(stream: TcpStream, peer: Peer, state: Arc<State>) {
     // Without it a small event waits for the acknowledgement of the one before: 44 ms on loopback.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let Some(_place) = Place::take(&state) else {
+    let mut socket = ClientSocket::new(stream, state.write_timeout);
+    let Some(place) = Place::take(&state) else {
         tracing::debug!("a connection was turned away (KIRO_MAX_CLIENT_CONNS)");
         if state.tls.is_none() {
             // A few bytes into an empty buffer; whoever doesn't read them sees the end.
-            let _best_effort = stream.write_all(FULL).await;
-            let _best_effort = stream.shutdown().await;
+            let _best_effort = socket.write_all(FULL).await;
+            let _best_effort = socket.shutdown().await;
+            Box::pin(late(socket, &state, TURNED_AWAY)).await;
         }
         return;
     };
-    match &state.tls {
-        None => speak(stream, peer, &state).await,
+    let (socket, sends_on) = match &state.tls {
+        None => {
+            let current = Arc::default();
+            let sends_on = speak(Halves::new(&mut socket, &current), peer, &state, &current).await;
+            (socket, sends_on)
+        }
         Some(tls) => {
-            let leaving = async {
-                state.doors.stop.cancelled().await;
-                state.lingered().await;
-            };
             let shaken = tokio::select! {
-                shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => shaken,
+                shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
                 // Like an idle connection.
-                () = leaving => return,
+                () = state.leaving() => return,
             };
             match shaken {
-                // On the heap: connections without TLS need not be as big as those with it.
-                Ok(Ok(stream)) => Box::pin(speak(stream, peer, &state)).await,
-                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-                Err(_) => tracing::debug!("TLS handshake: too slow"),
+                Ok(Ok(mut stream)) => {
+                    let current = Arc::default();
+                    // On the heap: connections without TLS need not be as big as those with it.
+                    let sends_on = Box::pin(speak(&mut stream, peer, &state, &current)).await;
+                    (stream.into_inner().0, sends_on)
+                }
+                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+                Err(_) => return tracing::debug!("TLS handshake: too slow"),
             }
         }
+    };
+    drop(place);
+    if sends_on {
+        Box::pin(late(socket, &state, LATE)).await;
     }
 }
 
-/// Answers what comes on a connection, until it ends.
-async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: I, peer: Peer, state: &State) {
-    let current = Current::default();
-    let service = service_fn(|request| answer(request, peer, state, &current));
+/// What a client that has its answer still sends is read for a while, so that the answer isn't lost in a reset. Whoever
+/// has a place here has none among the connections, and with all of them taken one more is closed at once.
+async fn late(socket: ClientSocket, state: &State, within: Duration) {
+    let Ok(_place) = state.late.try_acquire() else { return };
+    let leaving = async {
+        state.leaving().await;
+        tokio::time::sleep(LATE_PAUSE).await;
+    };
+    tokio::select! {
+        () = socket::discard(socket.into_inner(), LATE_PAUSE, state.unread_bytes) => {}
+        () = tokio::time::sleep(within) => {}
+        () = leaving => {}
+        () = state.doors.abort.cancelled() => {}
+    }
+}
+
+/// Answers what comes on a connection, until it ends. True: the client has an answer, and may still be sending what it was
+/// the answer to.
+async fn speak(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send,
+    peer: Peer,
+    state: &State,
+    current: &Arc<Current>,
+) -> bool {
+    let service = service_fn(|request| answer(request, peer, state, current));
     let mut builder = http1::Builder::new();
     builder.max_headers(MAX_HEADERS).max_buf_size(MAX_BUFFER);
     builder.timer(TokioTimer::new());
@@ -411,24 +465,13 @@ async fn speak<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: I, peer: 
             ending.await
         }
     };
-    if let Err(error) = ended {
-        // Clients go away in many ways; none of them is news.
-        tracing::debug!(%error, "connection ended");
-    }
-}
-
-/// What would end the stream that a connection has under way; there is one answer at a time.
-#[derive(Default)]
-struct Current(Mutex<Option<Cutter>>);
-
-impl Current {
-    fn set(&self, cutter: Option<Cutter>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = cutter;
-    }
-
-    fn cut(&self) {
-        if let Some(cutter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            cutter.cut();
+    match ended {
+        Ok(()) => current.is_unread(),
+        Err(error) => {
+            // Clients go away in many ways; none of them is news.
+            tracing::debug!(%error, "connection ended");
+            // hyper has answered what it couldn't read.
+            error.is_parse()
         }
     }
 }
@@ -439,7 +482,7 @@ fn answer<'a>(
     request: Request<Incoming>,
     peer: Peer,
     state: &'a State,
-    current: &'a Current,
+    current: &'a Arc<Current>,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'a>> {
     Box::pin(async move {
         // A request with a content-length beside it is taken by its chunks alone, and then the connection must end (RFC
@@ -447,6 +490,8 @@ fn answer<'a>(
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let cut = &state.doors.cut;
         let ambiguous = request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1;
+        let rest = Rest::of(request.headers());
+        let request = current.begin(request);
         let mut response = tokio::select! {
             biased;
             () = cut.cancelled() => shutting_down(&state.gateway),
@@ -454,11 +499,13 @@ fn answer<'a>(
             response = handle(&state.gateway, request, peer) => response,
         };
         response.body_mut().until(&state.doors.stop);
-        current.set(Body::cutter(response.body()));
+        let is_read = current.read_rest(rest).await;
+        let answering = current.answer(Body::cutter(response.body()));
+        response.body_mut().attend(answering);
         if cut.is_cancelled() {
             current.cut();
         }
-        if chunked || ambiguous || state.stopping.load(Ordering::Acquire) {
+        if chunked || ambiguous || !is_read || state.stopping.load(Ordering::Acquire) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)

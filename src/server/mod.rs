@@ -5,8 +5,10 @@
 
 mod body;
 mod debug;
+mod exchange;
 mod listen;
 mod route;
+mod socket;
 mod status;
 mod tls;
 
@@ -28,6 +30,8 @@ pub use body::{Body, Sse};
 pub use debug::{Debugging, debug};
 pub use listen::{Listening, bind, listen, serve};
 use route::Route;
+#[cfg(feature = "addon")]
+pub(crate) use socket::ClientSocket;
 pub use tls::Tls;
 
 use crate::error::{Code, Error};

@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::socket::ClientSocket;
 use crate::config::TlsFiles;
 use crate::error::{Code, Error};
 
@@ -39,8 +39,8 @@ impl Tls {
         Ok(())
     }
 
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.config.load_full()).accept(stream).await
+    pub(super) async fn accept(&self, socket: ClientSocket) -> io::Result<TlsStream<ClientSocket>> {
+        TlsAcceptor::from(self.config.load_full()).accept(socket).await
     }
 }
 

@@ -32,6 +32,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_MAX_CLIENT_CONNS", "tests/serving/limits.rs", "connections_are_capped"),
     ("KIRO_HEADER_TIMEOUT", "tests/serving/limits.rs", "slow_heads_are_let_go"),
     ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "slow_bodies_are_let_go"),
+    ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "who_reads_nothing_is_let_go"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "k92_p56_conversations_a_minute_over_http"),

@@ -15,13 +15,13 @@ use tokio_rustls::TlsAcceptor;
 use super::world::{KEY, Reply, STREAM, World, base, events, kinds};
 
 /// A certificate for 127.0.0.1 that nobody vouches for, as PEM files.
-struct Certificate {
+pub struct Certificate {
     folder: tempfile::TempDir,
     made: CertifiedKey<rcgen::KeyPair>,
 }
 
 impl Certificate {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let made = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let certificate = Self { folder, made };
@@ -40,11 +40,11 @@ impl Certificate {
         std::fs::write(self.key(), self.made.signing_key.serialize_pem()).unwrap();
     }
 
-    fn cert(&self) -> PathBuf {
+    pub fn cert(&self) -> PathBuf {
         self.folder.path().join("cert.pem")
     }
 
-    fn key(&self) -> PathBuf {
+    pub fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }
 
@@ -58,7 +58,7 @@ impl Certificate {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -1,0 +1,177 @@
+//! The one request that a connection has under way, and what is known of it on either side of hyper.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{HeaderMap, Request, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::gateway::Cutter;
+
+/// So much of a request is read that nobody wanted, and for so long, to keep the connection.
+const SMALL: usize = 256 * 1024;
+const SOON: Duration = Duration::from_secs(1);
+
+/// What a connection and the answer on it know of each other. There is one answer at a time, and all of it happens on the
+/// connection's task, but for [`Current::cut`].
+#[derive(Default)]
+pub(super) struct Current {
+    /// What would end the stream that is under way.
+    cutter: Mutex<Option<Cutter>>,
+    /// What an answer left of its request.
+    rest: Mutex<Option<Incoming>>,
+    /// A request has come and its answer hasn't ended.
+    answering: AtomicBool,
+    /// All of the request has come.
+    received: AtomicBool,
+    /// HTTP/1.1
+    modern: AtomicBool,
+    /// hyper has the head of the answer.
+    begun: AtomicBool,
+    /// A `ping` is due in the answer.
+    ping: AtomicBool,
+    /// A request wasn't read to its end; nor is there another after it.
+    unread: AtomicBool,
+}
+
+impl Current {
+    /// A request has come: its body, which tells here how it gets on.
+    pub(super) fn begin(self: &Arc<Self>, request: Request<Incoming>) -> Request<Upload> {
+        self.modern.store(request.version() == Version::HTTP_11, Ordering::Relaxed);
+        self.received.store(request.body().is_end_stream(), Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
+        self.ping.store(false, Ordering::Relaxed);
+        self.answering.store(true, Ordering::Relaxed);
+        request.map(|body| Upload { body: Some(body), current: self.clone() })
+    }
+
+    /// The head of the answer goes out, and what follows ends with what is returned.
+    pub(super) fn answer(self: &Arc<Self>, cutter: Option<Cutter>) -> Answering {
+        *lock(&self.cutter) = cutter;
+        self.begun.store(true, Ordering::Relaxed);
+        Answering(self.clone())
+    }
+
+    /// Ends the stream that is under way.
+    pub(super) fn cut(&self) {
+        if let Some(cutter) = lock(&self.cutter).take() {
+            cutter.cut();
+        }
+    }
+
+    /// A whole request waits for its answer or the end of it.
+    pub(super) fn is_answering(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        is(&self.answering) && is(&self.received) && is(&self.modern)
+    }
+
+    /// Has a `ping` sent within the answer. False when its head is still to come.
+    pub(super) fn ping(&self) -> bool {
+        let begun = self.begun.load(Ordering::Relaxed);
+        self.ping.store(begun, Ordering::Relaxed);
+        begun
+    }
+
+    /// Reads what an answer left of its request, if that is little and comes soon. Otherwise the connection ends with the
+    /// answer: false.
+    pub(super) async fn read_rest(&self, headers: Rest) -> bool {
+        let Some(mut body) = lock(&self.rest).take() else { return true };
+        // Who waits for a word before it sends must not hear that it is wanted.
+        let is_welcome = !headers.expects && body.size_hint().lower() <= SMALL as u64;
+        let whole = async {
+            let mut left = SMALL;
+            while let Some(frame) = body.frame().await {
+                let Ok(frame) = frame else { return false };
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return false,
+                }
+            }
+            true
+        };
+        let read = is_welcome && tokio::time::timeout(SOON, whole).await == Ok(true);
+        self.received.store(read, Ordering::Relaxed);
+        self.unread.store(!read, Ordering::Relaxed);
+        read
+    }
+
+    /// The connection ended with a request that wasn't read to its end.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+}
+
+/// What decides how the rest of a request is read.
+pub(super) struct Rest {
+    expects: bool,
+}
+
+impl Rest {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self { expects: headers.contains_key(EXPECT) }
+    }
+}
+
+/// The body of a request.
+pub(super) struct Upload {
+    body: Option<Incoming>,
+    current: Arc<Current>,
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) || body.is_end_stream() {
+            self.current.received.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.current.received.load(Ordering::Relaxed) {
+            *lock(&self.current.rest) = self.body.take();
+        }
+    }
+}
+
+/// An answer that isn't over.
+pub(super) struct Answering(Arc<Current>);
+
+impl Answering {
+    /// Whether a `ping` is due; asked for once.
+    pub(super) fn is_ping_due(&self) -> bool {
+        self.0.ping.load(Ordering::Relaxed) && self.0.ping.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.store(false, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,235 @@
+//! A client's socket: how long one that doesn't read is waited for, how one that closed its half is told from one that is
+//! gone, and what is read after an answer that came before the end of its request.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::exchange::Current;
+
+/// An interim answer that every client has to be able to skip (RFC 9110, 15.2), and that asks nothing of it.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Between two looks whether a client that closed its half is still there: first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_secs(10);
+/// Bytes that are read at a time to be thrown away.
+const DISCARDED: usize = 16 * 1024;
+
+/// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: not for longer the system takes no byte, or the
+/// write fails with [`io::ErrorKind::TimedOut`].
+///
+/// Nothing is armed while the system takes what it gets: the timer begins to run when it is full, and one that fires is set
+/// anew when bytes were taken since.
+pub(crate) struct ClientSocket {
+    stream: TcpStream,
+    /// Zero: for ever.
+    limit: Duration,
+    /// Since when nothing is taken.
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientSocket {
+    pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
+        Self { stream, limit, since: None, timer: None }
+    }
+
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    fn within_limit<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.since = None;
+            return written;
+        }
+        if self.limit.is_zero() {
+            return Poll::Pending;
+        }
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= due {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client reads nothing (KIRO_WRITE_TIMEOUT)",
+                )));
+            }
+            timer.as_mut().reset(due);
+        }
+    }
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.within_limit(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.within_limit(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A connection without TLS, on which a client that has sent its request may close its half (`nc -N`): it gets its answer.
+///
+/// That looks like a client that is gone altogether, whose upstream call is to end at once (M10). What tells them apart is
+/// the reset that bytes to the latter come back with, so when a half is closed something is sent: a `ping` within a stream,
+/// before the head of an answer `100 Continue`. HTTP/1.0 has neither, nor is TLS closed by halves: there it is the end.
+pub(super) struct Halves<'a> {
+    socket: &'a mut ClientSocket,
+    current: &'a Arc<Current>,
+    /// The other half is closed.
+    closed: bool,
+    /// It was asked whether somebody is there.
+    probed: bool,
+    /// hyper has more to write than the system took.
+    unwritten: bool,
+    look: Option<(Pin<Box<Sleep>>, Duration)>,
+}
+
+impl<'a> Halves<'a> {
+    pub(super) fn new(socket: &'a mut ClientSocket, current: &'a Arc<Current>) -> Self {
+        Self { socket, current, closed: false, probed: false, unwritten: false, look: None }
+    }
+
+    /// hyper would end the connection, and the answer with it.
+    fn must_go_on(&self) -> bool {
+        self.unwritten || self.current.is_answering()
+    }
+
+    /// Sends something, so that it comes back if nobody is there.
+    fn probe(&mut self) -> io::Result<()> {
+        if self.current.ping() || self.unwritten {
+            return Ok(());
+        }
+        // Nothing of an answer was sent, so the whole of it fits.
+        match self.socket.stream.try_write(INTERIM) {
+            Ok(count) if count == INTERIM.len() => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pending until the client is gone altogether. Looked at again and again: the end of the input, once there, hides
+    /// every later event of the socket.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if let Some(error) = self.socket.stream.take_error()? {
+                return Poll::Ready(Err(error));
+            }
+            // Fails when the reset was seen by a write.
+            self.socket.stream.peer_addr()?;
+            let (look, pause) =
+                self.look.get_or_insert_with(|| (Box::pin(sleep_until(Instant::now() + FIRST_LOOK)), FIRST_LOOK));
+            ready!(look.as_mut().poll(cx));
+            *pause = (*pause * 3).min(LAST_LOOK);
+            look.as_mut().reset(Instant::now() + *pause);
+        }
+    }
+
+    fn wrote(&mut self, cx: &Context<'_>, offered: usize, written: &Poll<io::Result<usize>>) {
+        let was = std::mem::replace(&mut self.unwritten, !matches!(written, Poll::Ready(Ok(n)) if *n == offered));
+        if self.closed && was && !self.unwritten {
+            // The end that was kept from hyper can be seen now.
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl AsyncRead for Halves<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.closed {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut *self.socket).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.closed = true;
+            // The last bytes of a request are on their way to who answers it: it isn't known yet whether they are the last.
+            // One turn later it is.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if !self.must_go_on() {
+            return Poll::Ready(Ok(()));
+        }
+        if !self.probed {
+            self.probed = true;
+            self.probe()?;
+        }
+        self.poll_gone(cx)
+    }
+}
+
+impl AsyncWrite for Halves<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.socket).poll_write(cx, bytes);
+        self.wrote(cx, bytes.len(), &written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.socket).poll_write_vectored(cx, parts);
+        self.wrote(cx, parts.iter().map(|part| part.len()).sum(), &written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket).poll_shutdown(cx)
+    }
+}
+
+/// Reads what a client still sends and throws it away, until the client closes, for `pause` without a byte, and for so many
+/// bytes. Closed with bytes unread, the system resets the connection, and the client loses the answer (RFC 9112, 9.6).
+pub(super) async fn discard(mut stream: TcpStream, pause: Duration, mut bytes: u64) {
+    let mut buffer = vec![0; DISCARDED];
+    while bytes > 0 {
+        match tokio::time::timeout(pause, stream.read(&mut buffer)).await {
+            Ok(Ok(count @ 1..)) => bytes = bytes.saturating_sub(count as u64),
+            _ => return,
+        }
+    }
+}
