@@ -74,6 +74,9 @@ fn each_rule_has_one_place_one_mark_and_a_way_to_its_tests() {
         if *id != anchor(family, *number) {
             faults.push(format!("{file}: {id} is written otherwise"));
         }
+        if head.split_once('\n').is_some_and(|(title, _)| title.split_whitespace().count() < 2) {
+            faults.push(format!("{file}: {id} has no subject"));
+        }
         let marks = head.matches("*contract*").count() + head.matches("*our choice*").count();
         let wanted = usize::from(!EXAMPLES.contains(&family.as_str()));
         if marks != wanted {
