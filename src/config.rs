@@ -674,6 +674,15 @@ pub const SETTINGS: &[Setting] = &[
         "127.0.0.1:8082",
     ),
     row(
+        "KIRO_STATE_DIR",
+        "",
+        "stateDir",
+        "",
+        Form::Text,
+        "Folder for refreshed tokens that the store does not take just now, so that a restart loses no login; mode 0600, \
+         gone once they are saved. Without it they wait in memory only.",
+    ),
+    row(
         "KIRO_DEBUG_DUMP_DIR",
         "",
         "debugDumpDir",
@@ -1057,6 +1066,7 @@ impl RawConfig {
                 }),
             },
             profile_addr: self.address("KIRO_PROFILE_ADDR")?,
+            state_dir: Some(self.text("KIRO_STATE_DIR")).filter(|t| !t.is_empty()).map(PathBuf::from),
             debug_dump_dir: Some(self.text("KIRO_DEBUG_DUMP_DIR")).filter(|t| !t.is_empty()).map(PathBuf::from),
         })
     }
@@ -1411,6 +1421,8 @@ pub struct Config {
     pub log_format: Option<LogFormat>,
     /// `KIRO_PROFILE_ADDR`.
     pub profile_addr: Option<SocketAddr>,
+    /// `KIRO_STATE_DIR`.
+    pub state_dir: Option<PathBuf>,
     /// `KIRO_DEBUG_DUMP_DIR`.
     pub debug_dump_dir: Option<PathBuf>,
 }

@@ -554,7 +554,7 @@ impl Inner {
             unsaved
         });
         let Some(unsaved) = unsaved else { return };
-        match self.store().save_token(&unsaved).await {
+        match self.pool.writer().save_token(id, unsaved).await {
             Ok(Saved::Written(bytes)) => {
                 self.pool.with_slot(id, |slot, _| slot.held.saved(bytes));
             }
@@ -572,8 +572,8 @@ impl Inner {
             Ok(Saved::Unusable) => tracing::warn!(account = short(id), "the token record can't be read any more"),
             Err(error) => {
                 count(&self.counters.unsaved);
-                tracing::warn!(account = short(id), %error, "a refreshed token waits to be saved");
-                self.pool.writer().keep_token(id, unsaved);
+                // The store's own line says that it is away.
+                tracing::debug!(account = short(id), %error, "a refreshed token waits to be saved");
             }
         }
         tracing::info!(account = short(id), "token refreshed");

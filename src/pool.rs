@@ -39,6 +39,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::profile::{Kind, region_of};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
+use crate::store::journal::Journal;
 use crate::store::writer::Pending;
 use crate::store::{
     Clock, OutcomePatch, RawAccount, Status, Store, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
@@ -510,7 +511,11 @@ impl Pool {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
-            writer: Writer::spawn(store.clone(), clock.clone()),
+            writer: Writer::with_journal(
+                store.clone(),
+                clock.clone(),
+                config.state_dir.as_deref().map(|folder| Journal::new(folder, &store.pool_name())),
+            ),
             store,
             clock,
             settings: Settings::from(config),
@@ -1680,7 +1685,13 @@ impl Slot {
         self.token_record.clone_from(&raw.token);
         let observed = self.held.observe(raw.token, now, rng);
         self.problems[1] = observed.as_ref().err().map(|error| format!("token record: {error}"));
-        let observed = observed.unwrap_or_default();
+        let mut observed = observed.unwrap_or_default();
+        if let Some(left_over) = pool.writer.left_over(&self.view.id) {
+            match self.held.take_left_over(&left_over, rng) {
+                Some(unsaved) => observed.write_back = Some(unsaved),
+                None => pool.writer.forget(&self.view.id, left_over),
+            }
+        }
         if observed.lost {
             tracing::warn!(account = self.view.short_id(), "no token record: its access token serves to its end");
         }

@@ -90,6 +90,19 @@ impl World {
         token["refreshToken"].as_str().unwrap().to_owned()
     }
 
+    /// The refresh tokens that work.
+    fn working(&self) -> Vec<String> {
+        let accounts = self.upstream.control().accounts();
+        let mut all: Vec<String> = accounts
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|account| account["refresh_token"].as_str().unwrap().to_owned())
+            .collect();
+        all.sort();
+        all
+    }
+
     /// Which accounts' refresh tokens in the store are not the ones that work.
     fn lost(&self) -> Vec<usize> {
         let accounts = self.upstream.control().accounts();
@@ -100,7 +113,9 @@ impl World {
     async fn all_saved(&self, within: Duration) {
         let end = Instant::now() + within;
         while !self.lost().is_empty() {
-            assert!(Instant::now() < end, "not in the store within {within:?}: {:?}", self.lost());
+            let accounts = self.upstream.control().accounts();
+            let store: Vec<String> = (0..self.accounts).map(|n| self.in_store(n)).collect();
+            assert!(Instant::now() < end, "not in the store within {within:?}: {store:?} {accounts}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -162,4 +177,73 @@ async fn r22_r48_writes_that_land_late_are_known_as_ours() {
     world.all_saved(Duration::from_secs(5)).await;
     assert_eq!(world.count("dead_refreshes"), 0, "{}", world.upstream.control().accounts());
     assert_eq!(world.states(), ["healthy"; 8]);
+}
+
+fn kept(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    all.filter(|path| path.to_string_lossy().ends_with(".token.json")).collect()
+}
+
+fn kept_tokens(folder: &std::path::Path) -> Vec<String> {
+    let token = |path: &std::path::PathBuf| {
+        let kept: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        kept["token"]["refreshToken"].as_str().unwrap().to_owned()
+    };
+    let mut all: Vec<String> = kept(folder).iter().map(token).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_a_restart_while_the_store_takes_no_writes_loses_no_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let mut world = World::new(3, 1, &[("KIRO_STATE_DIR", state.to_str().unwrap())]).await;
+    world.redis("CONFIG SET maxmemory 1");
+    for round in 0..3 {
+        let failed = world.lives(Duration::from_secs(4)).await;
+        assert!(failed.is_empty(), "{round}: {} failed, first {:?}", failed.len(), failed[0]);
+        let kept = kept(&state);
+        assert_eq!(kept.len(), 3, "{kept:?}");
+        #[cfg(unix)]
+        for path in kept {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        // A token that came just now is on its way to its file.
+        let end = Instant::now() + Duration::from_secs(2);
+        while kept_tokens(&state) != world.working() {
+            assert!(Instant::now() < end, "{:?} kept, {:?} work", kept_tokens(&state), world.working());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // As killed: nothing is flushed.
+        world.gateway = start(&world.said).await;
+    }
+    world.redis("CONFIG SET maxmemory 0");
+    world.all_saved(Duration::from_secs(5)).await;
+    assert_eq!(world.count("dead_refreshes"), 0, "{}", world.upstream.control().accounts());
+    let end = Instant::now() + Duration::from_secs(2);
+    while !kept(&state).is_empty() {
+        assert!(Instant::now() < end, "{:?}", kept(&state));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Somebody logged in again while the server was down: what was kept is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_a_kept_token_gives_way_to_a_new_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new(1, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
+    world.redis("CONFIG SET maxmemory 1");
+    assert!(world.lives(Duration::from_secs(2)).await.is_empty());
+    let kept_one = kept(folder.path()).pop().unwrap();
+    let text = std::fs::read(&kept_one).unwrap();
+    world.redis("CONFIG SET maxmemory 0");
+    world.all_saved(Duration::from_secs(5)).await;
+    world.redis(&format!(r#"SET {} {{"accessToken":"sim-ok.new","refreshToken":"new"}}"#, key(0)));
+    std::fs::write(&kept_one, text).unwrap();
+    world.gateway = start(&world.said).await;
+    assert!(world.asks("hello").await.is_ok());
+    assert!(world.in_store(0).starts_with("new~"), "{}", world.in_store(0));
+    assert!(kept(folder.path()).is_empty());
 }

@@ -186,6 +186,20 @@ impl Held {
         Ok(Observed { write_back, lost: false })
     }
 
+    /// An earlier process got this token and could not save it. It is used and written, if the store has nothing newer; the
+    /// answer says what to write.
+    pub(crate) fn take_left_over(&mut self, left_over: &UnsavedToken, rng: &mut fastrand::Rng) -> Option<UnsavedToken> {
+        let (bytes, record) = self.seen.clone()?;
+        if self.own || record.refresh_token == left_over.refresh_token().cloned() || !left_over.goes_on(&record) {
+            return None;
+        }
+        let patched = crate::proto::record::patch(&bytes, &left_over.entries).ok()??;
+        self.take(Token::parse(&patched).ok()?, rng);
+        self.own = true;
+        self.spent = left_over.replaces.iter().cloned().collect();
+        Some(self.ours_on(&record, bytes))
+    }
+
     /// The store has this. Once that is our own refresh token, the oldest spent ones are forgotten.
     fn lies_in_store(&mut self, bytes: Bytes, record: Token) {
         if record.refresh_token == self.token.refresh_token {

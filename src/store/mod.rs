@@ -21,6 +21,7 @@ use crate::proto::record::{self, Entry, Fingerprint, Token};
 use crate::secret::Secret;
 
 pub mod file;
+pub(crate) mod journal;
 mod outcome;
 pub mod redis;
 pub mod writer;
@@ -631,7 +632,7 @@ pub struct UnsavedToken {
 
 impl UnsavedToken {
     /// Whether there is more in it than a profile and its regions.
-    fn brings_a_token(&self) -> bool {
+    pub(crate) fn brings_a_token(&self) -> bool {
         let is_found = |entry: &Entry| matches!(entry, Entry::ProfileArn(_) | Entry::Region(_) | Entry::IdcRegion(_));
         !self.entries.iter().all(is_found)
     }
@@ -656,7 +657,7 @@ impl UnsavedToken {
         }
     }
 
-    fn refresh_token(&self) -> Option<&Secret> {
+    pub(crate) fn refresh_token(&self) -> Option<&Secret> {
         self.entries.iter().find_map(|entry| match entry {
             Entry::RefreshToken(token) => Some(token),
             _ => None,

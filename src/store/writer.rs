@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::journal::Journal;
 use super::outcome::Merged;
 pub use super::outcome::OutcomePatch;
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
@@ -32,6 +33,8 @@ const COUNTERS_WAIT_REDIS: Duration = Duration::from_millis(800);
 const COUNTERS_WAIT_FILE: Duration = Duration::from_millis(4_500);
 /// A failed write is tried again after so long, or at once when the store is back.
 const RETRY: Duration = Duration::from_secs(1);
+/// A token whose write takes longer goes into the journal meanwhile.
+const KEPT_AFTER: Duration = Duration::from_millis(250);
 /// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
 const ABSENT: Duration = Duration::from_secs(10);
 const ABSENT_RETRY: Duration = Duration::from_millis(250);
@@ -77,6 +80,8 @@ impl Pending {
 struct Shared {
     store: Store,
     clock: Clock,
+    /// Where tokens wait that must outlive the process.
+    journal: Option<Arc<Journal>>,
     state: Mutex<State>,
     /// Something became due.
     wake: Notify,
@@ -93,6 +98,10 @@ struct Shared {
 struct State {
     entries: HashMap<String, Entry>,
     tokens: HashMap<String, TokenEntry>,
+    /// What an earlier process left in the journal, until the account's record is seen.
+    left_over: HashMap<String, UnsavedToken>,
+    /// Tokens that the store has and the journal, too.
+    kept_needlessly: Vec<(String, UnsavedToken)>,
     /// Somebody waits: everything leaves now, and what has no record is given up sooner.
     flushing: bool,
 }
@@ -135,11 +144,22 @@ struct TokenEntry {
     busy: bool,
     /// Tells a newer token from the one that is on its way.
     generation: u64,
+    /// When it goes into the journal; none: it is there, or need not.
+    kept_at: Option<Instant>,
 }
 
 impl Writer {
-    /// Starts the background task. Needs a tokio runtime.
+    /// Starts the background task, without a journal. Needs a tokio runtime.
     pub fn spawn(store: Store, clock: Clock) -> Self {
+        Self::with_journal(store, clock, None)
+    }
+
+    /// Starts the background task. What an earlier process has left in the journal is read here.
+    pub(crate) fn with_journal(store: Store, clock: Clock, journal: Option<Journal>) -> Self {
+        let left_over = journal.as_ref().map(Journal::left_over).unwrap_or_default();
+        if !left_over.is_empty() {
+            tracing::warn!(count = left_over.len(), "tokens that the store lacked were kept in KIRO_STATE_DIR");
+        }
         let interval = match store {
             Store::Redis(_) => COUNTERS_WAIT_REDIS,
             Store::File(_) => COUNTERS_WAIT_FILE,
@@ -147,7 +167,8 @@ impl Writer {
         let shared = Arc::new(Shared {
             store,
             clock,
-            state: Mutex::default(),
+            journal: journal.map(Arc::new),
+            state: Mutex::new(State { left_over, ..State::default() }),
             wake: Notify::new(),
             settled: Notify::new(),
             phase: Instant::now() + interval.mul_f64(fastrand::f64()),
@@ -188,19 +209,32 @@ impl Writer {
     /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). A profile alone joins
     /// what waits: it must not push a rotated token out. Never waits.
     pub fn keep_token(&self, account_id: &str, token: UnsavedToken) {
+        self.shared.put_token(account_id, token, false);
+        self.shared.wake.notify_one();
+    }
+
+    /// Saves a refreshed token now. On an error it waits here like one of [`Writer::keep_token`]'s.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn save_token(&self, account_id: &str, token: UnsavedToken) -> Result<Saved, StoreError> {
+        let (token, generation) = self.shared.put_token(account_id, token, true);
+        self.shared.wake.notify_one();
+        let saved = self.shared.store.save_token(&token).await;
+        self.shared.settle_token(account_id, generation, &saved);
+        self.shared.wake.notify_one();
+        saved
+    }
+
+    /// What an earlier process has kept for this account and could not save. Told once.
+    pub(crate) fn left_over(&self, account_id: &str) -> Option<UnsavedToken> {
         let mut state = self.shared.state();
-        let before = state.tokens.remove(account_id);
-        let generation = before.as_ref().map_or(0, |entry| entry.generation + 1);
-        let busy = before.as_ref().is_some_and(|entry| entry.busy);
-        let token = match before {
-            Some(before) if before.token.key == token.key && !token.brings_a_token() => {
-                before.token.with(token.entries)
-            }
-            _ => token,
-        };
-        let entry = TokenEntry { token, due: Instant::now(), busy, generation };
-        state.tokens.insert(account_id.to_owned(), entry);
-        drop(state);
+        if state.left_over.is_empty() { None } else { state.left_over.remove(account_id) }
+    }
+
+    /// The store has something newer than what was left over.
+    pub(crate) fn forget(&self, account_id: &str, left_over: UnsavedToken) {
+        self.shared.state().kept_needlessly.push((account_id.to_owned(), left_over));
         self.shared.wake.notify_one();
     }
 
@@ -277,10 +311,13 @@ impl Writer {
             tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
         }
         for id in &left.tokens {
-            tracing::error!(
-                account = prefix(id),
-                "a refreshed token could not be saved: this account must log in again"
-            );
+            match &self.shared.journal {
+                Some(_) => tracing::warn!(account = prefix(id), "a refreshed token waits in KIRO_STATE_DIR"),
+                None => tracing::error!(
+                    account = prefix(id),
+                    "a refreshed token could not be saved: this account must log in again"
+                ),
+            }
         }
         left
     }
@@ -321,6 +358,7 @@ impl State {
         }
         for entry in self.tokens.values_mut() {
             entry.due = entry.due.min(now);
+            entry.kept_at = entry.kept_at.map(|at| at.min(now));
         }
     }
 
@@ -421,19 +459,22 @@ impl Shared {
             }
             was_connected = is_connected;
             let (mut next, accounts, tokens) = self.state().due(now);
+            let (to_keep, keep_next) = self.journal_work(now);
+            batches.extend(to_keep.map(Either::Right));
             // A file store finds out that it can write again only by trying.
             let may_try = is_connected || matches!(self.store, Store::File(_));
             if may_try && batches.len() < BATCHES && (!accounts.is_empty() || !tokens.is_empty()) {
                 let mut chunks = accounts.chunks(BATCH).map(<[String]>::to_vec);
                 let first = chunks.next().unwrap_or_default();
-                batches.push(Arc::clone(&self).batch(first, tokens));
+                batches.push(Either::Left(Arc::clone(&self).batch(first, tokens)));
                 for chunk in chunks.take(BATCHES) {
-                    batches.push(Arc::clone(&self).batch(chunk, Vec::new()));
+                    batches.push(Either::Left(Arc::clone(&self).batch(chunk, Vec::new())));
                 }
             } else if !may_try {
                 // The status tells when somebody is there again.
                 next = None;
             }
+            let next = next.into_iter().chain(keep_next).min();
             let timer = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -465,7 +506,19 @@ impl Shared {
         async move {
             let saves = tokens.into_iter().map(|(id, token, generation)| {
                 let shared = &self;
-                async move { shared.settle_token(&id, generation, shared.store.save_token(&token).await) }
+                async move {
+                    let saved = shared.store.save_token(&token).await;
+                    let why = match &saved {
+                        Ok(Saved::Absent) => "its account was removed",
+                        Ok(Saved::Unusable) => "its record is no JSON object",
+                        Ok(Saved::Rotated(_)) => "somebody else has refreshed it",
+                        Ok(Saved::Written(_)) | Err(_) => "",
+                    };
+                    if !why.is_empty() {
+                        tracing::info!(account = prefix(&id), why, "an unsaved token is dropped");
+                    }
+                    shared.settle_token(&id, generation, &saved);
+                }
             });
             tokio::join!(self.write(jobs), join_all(saves));
         }
@@ -658,31 +711,85 @@ impl Shared {
         self.settled.notify_waiters();
     }
 
-    fn settle_token(&self, id: &str, generation: u64, saved: Result<Saved, StoreError>) {
+    /// Takes a token in; what is to be written now, and its generation. `busy`: the caller writes it himself.
+    fn put_token(&self, account_id: &str, token: UnsavedToken, busy: bool) -> (UnsavedToken, u64) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let before = state.tokens.remove(account_id);
+        let generation = before.as_ref().map_or(0, |entry| entry.generation + 1);
+        let busy = busy || before.as_ref().is_some_and(|entry| entry.busy);
+        let token = match before {
+            Some(before) if before.token.key == token.key && !token.brings_a_token() => {
+                before.token.with(token.entries)
+            }
+            _ => token,
+        };
+        let kept_at = self.journal.as_ref().filter(|_| token.brings_a_token()).map(|_| now + KEPT_AFTER);
+        let entry = TokenEntry { token: token.clone(), due: now, busy, generation, kept_at };
+        state.tokens.insert(account_id.to_owned(), entry);
+        (token, generation)
+    }
+
+    fn settle_token(&self, id: &str, generation: u64, saved: &Result<Saved, StoreError>) {
+        let now = Instant::now();
         let mut state = self.state();
         let retry = if state.flushing { FLUSH_RETRY } else { RETRY };
         let Some(entry) = state.tokens.get_mut(id) else { return };
         entry.busy = false;
         match saved {
             // A newer one came meanwhile: it is still to be written.
-            _ if entry.generation != generation => entry.due = Instant::now(),
-            Ok(Saved::Written(_)) => {
-                self.written.fetch_add(1, Ordering::Relaxed);
-                state.tokens.remove(id);
-            }
+            _ if entry.generation != generation => entry.due = now,
             Ok(saved) => {
-                let why = match saved {
-                    Saved::Absent => "its account was removed",
-                    Saved::Unusable => "its record is no JSON object",
-                    Saved::Rotated(_) | Saved::Written(_) => "somebody else has refreshed it",
-                };
-                tracing::info!(account = prefix(id), why, "an unsaved token is dropped");
-                state.tokens.remove(id);
+                if matches!(saved, Saved::Written(_)) {
+                    self.written.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Some(entry) = state.tokens.remove(id)
+                    && self.journal.is_some()
+                    && entry.token.brings_a_token()
+                {
+                    state.kept_needlessly.push((id.to_owned(), entry.token));
+                }
             }
-            Err(_) => entry.due = Instant::now() + retry,
+            Err(_) => {
+                entry.due = now + retry;
+                entry.kept_at = entry.kept_at.map(|_| now);
+            }
         }
         drop(state);
         self.settled.notify_waiters();
+    }
+
+    /// What the journal has to do now, and when next.
+    fn journal_work(&self, now: Instant) -> (Option<impl Future<Output = ()> + use<>>, Option<Instant>) {
+        let Some(journal) = &self.journal else { return (None, None) };
+        let mut state = self.state();
+        let done = std::mem::take(&mut state.kept_needlessly);
+        let mut next: Option<Instant> = None;
+        let mut keep = Vec::new();
+        for (id, entry) in &mut state.tokens {
+            match entry.kept_at {
+                Some(at) if at <= now => {
+                    entry.kept_at = None;
+                    keep.push((id.clone(), entry.token.clone()));
+                }
+                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                None => {}
+            }
+        }
+        if keep.is_empty() && done.is_empty() {
+            return (None, next);
+        }
+        let journal = Arc::clone(journal);
+        let work = tokio::task::spawn_blocking(move || {
+            keep.iter().for_each(|(id, token)| journal.keep(id, token));
+            done.iter().for_each(|(id, token)| journal.forget(id, token));
+        });
+        let ends = async move {
+            if work.await.is_err() {
+                tracing::error!("the work on KIRO_STATE_DIR was given up");
+            }
+        };
+        (Some(ends), next)
     }
 }
 

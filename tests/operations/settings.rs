@@ -35,6 +35,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "who_reads_nothing_is_let_go"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
+    ("KIRO_STATE_DIR", "tests/refresh_outage.rs", "r51_a_restart_while_the_store_takes_no_writes_loses_no_login"),
     ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "k92_p56_conversations_a_minute_over_http"),
     (
         "KIRO_SUSPICION_BRAKE",

@@ -541,6 +541,23 @@ impl Fingerprint {
         hex(&self.0[..4])
     }
 
+    /// All 64 hex digits.
+    pub(crate) fn whole(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// From 64 hex digits.
+    pub(crate) fn parse(digits: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if digits.len() != 64 || !digits.is_ascii() {
+            return None;
+        }
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * place..2 * place + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     /// The first 32 hex digits, the name in `kiro:refresh-index:{h}` (§2).
     pub fn index(&self) -> String {
         hex(&self.0[..16])

@@ -57,7 +57,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// The file's first bytes; `None` when it is not there.
-pub(super) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
+pub(in crate::store) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
     match files::read(path, most) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -68,7 +68,7 @@ pub(super) fn read_at_most(path: &Path, most: u64) -> Result<Option<Vec<u8>>, St
 /// Replaces the file as a whole: whoever reads it sees the old or the new one, and a crash leaves one of them (R64).
 ///
 /// Behind an error the new one may be there all the same: when it was renamed and its folder could not be synced.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+pub(in crate::store) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     replace_and(path, content, sync_folder)
 }
 
@@ -100,7 +100,7 @@ fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<(
 }
 
 /// Makes the folder of a file that is to be created.
-pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+pub(in crate::store) fn make_folder(path: &Path) -> Result<(), StoreError> {
     let folder = folder(path);
     fs::create_dir_all(&folder).map_err(|error| failed(&folder, &error))
 }
@@ -121,7 +121,7 @@ pub(super) fn sweep(path: &Path) {
 }
 
 /// Holds `PATH.lock` until it is dropped. Waits for another process, at most 5 s.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+pub(in crate::store) fn lock(path: &Path) -> Result<File, StoreError> {
     let name = beside(path, "lock");
     let file = open_lock(&name, path)?;
     let mut waited = Duration::ZERO;
@@ -154,7 +154,7 @@ pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreEr
 }
 
 /// Names the file and the operating system's complaint, or ours.
-pub(super) fn failed(path: &Path, error: &io::Error) -> StoreError {
+pub(in crate::store) fn failed(path: &Path, error: &io::Error) -> StoreError {
     let complaint = error.get_ref().map_or_else(|| error.kind().to_string(), ToString::to_string);
     StoreError::away(format!("{}: {complaint}", path.display()))
 }

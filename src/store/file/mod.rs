@@ -26,7 +26,7 @@ use crate::proto::record::{self, Account, Registration, Token, TokenFile, id_of_
 use crate::secret::Secret;
 
 mod content;
-mod disk;
+pub(super) mod disk;
 mod id_secret;
 
 use content::{Content, Pool};

@@ -1,0 +1,142 @@
+//! Tokens that wait for the store, as files in `KIRO_STATE_DIR`: a restart during an outage loses no login.
+//!
+//! One file for each account, mode 0600, replaced as a whole, gone as soon as the store has the token. A file counts only
+//! for the record that its token grew out of, so that processes which share the folder don't hurt each other: whoever
+//! comes late finds a record of somebody else and drops the file.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::file::disk;
+use super::{StoreError, TokenKey, UnsavedToken};
+use crate::proto::record::{self, Entry, Fingerprint, Token, hex};
+
+/// The longest file that is read: a token record and 1,024 fingerprints of 65 bytes are less.
+const LONGEST: usize = 1 << 20;
+
+/// The folder. Calls block: not on a thread that serves.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    folder: PathBuf,
+    /// Which store: several may share the folder.
+    store: String,
+    /// The folder can't be written, and that was said.
+    is_broken: AtomicBool,
+}
+
+impl Journal {
+    /// Nothing is touched yet; the folder is made with the first file.
+    pub(crate) fn new(folder: &Path, store: &str) -> Self {
+        Self { folder: folder.to_owned(), store: store.to_owned(), is_broken: AtomicBool::new(false) }
+    }
+
+    /// What an earlier process left, by account id. A file that can't be read is named in the log and stays.
+    pub(super) fn left_over(&self) -> HashMap<String, UnsavedToken> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return HashMap::new() };
+        let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX));
+        let left = ours.filter_map(|entry| match self.parse(&entry.path()) {
+            Ok(left) => left,
+            Err(what) => {
+                tracing::warn!(file = %entry.path().display(), what, "a kept token can't be read");
+                None
+            }
+        });
+        left.collect()
+    }
+
+    /// Keeps a token, in place of what was kept for the account.
+    pub(super) fn keep(&self, account: &str, unsaved: &UnsavedToken) {
+        let Some(text) = self.text(account, unsaved) else { return };
+        let path = self.path(account);
+        match disk::make_folder(&path).and_then(|()| self.locked(|| disk::replace(&path, text.as_bytes()))) {
+            Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
+            Err(error) if self.is_broken.swap(true, Ordering::Relaxed) => tracing::debug!(%error, "KIRO_STATE_DIR"),
+            Err(error) => tracing::error!(
+                %error,
+                "tokens that wait for the store can't be kept in KIRO_STATE_DIR: a restart now would lose them"
+            ),
+        }
+    }
+
+    /// The store has the token, or somebody else's newer one. What another process has kept meanwhile stays.
+    pub(super) fn forget(&self, account: &str, unsaved: &UnsavedToken) {
+        let path = self.path(account);
+        if !path.exists() {
+            return;
+        }
+        let gone = self.locked(|| {
+            let kept = self.parse(&path).ok().flatten();
+            if kept.is_some_and(|(_, kept)| kept.refresh_token() == unsaved.refresh_token()) {
+                std::fs::remove_file(&path).map_err(|error| disk::failed(&path, &error))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = gone {
+            tracing::warn!(%error, "a token that the store has stays in KIRO_STATE_DIR");
+        }
+    }
+
+    fn locked<T>(&self, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let _lock = disk::lock(&self.folder.join("tokens"))?;
+        work()
+    }
+
+    fn path(&self, account: &str) -> PathBuf {
+        let name = Sha256::digest(format!("{}\0{account}", self.store).as_bytes());
+        self.folder.join(format!("{}{SUFFIX}", hex(&name[..8])))
+    }
+
+    fn text(&self, account: &str, unsaved: &UnsavedToken) -> Option<String> {
+        let token = record::patch(b"{}", &unsaved.entries).ok().flatten()?;
+        let token: Value = serde_json::from_slice(&token).ok()?;
+        let replaces: Vec<String> = unsaved.replaces.iter().map(Fingerprint::whole).collect();
+        let text = json!({
+            "store": self.store, "account": account, "key": unsaved.key.id(), "replaces": replaces, "token": token,
+        });
+        Some(text.to_string())
+    }
+
+    /// None: another store's.
+    fn parse(&self, path: &Path) -> Result<Option<(String, UnsavedToken)>, &'static str> {
+        let text = disk::read_at_most(path, LONGEST as u64).map_err(|_| "not readable")?.ok_or("gone")?;
+        let members: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| "no JSON object")?;
+        let word = |name: &str| members.get(name).and_then(Value::as_str).ok_or("a member is missing");
+        if word("store")? != self.store {
+            return Ok(None);
+        }
+        let replaces = members.get("replaces").and_then(Value::as_array).ok_or("a member is missing")?;
+        let replaces = replaces.iter().map(|digits| Fingerprint::parse(digits.as_str()?)).collect::<Option<_>>();
+        let token = members.get("token").map(Value::to_string).unwrap_or_default();
+        let token = Token::parse(token.as_bytes()).map_err(|_| "its token is none")?;
+        let unsaved = UnsavedToken {
+            key: TokenKey::of(word("key")?),
+            base: bytes::Bytes::new(),
+            replaces: replaces.ok_or("a fingerprint is none")?,
+            entries: entries(token),
+        };
+        if !unsaved.brings_a_token() {
+            return Err("its token is none");
+        }
+        Ok(Some((word("account")?.to_owned(), unsaved)))
+    }
+}
+
+const SUFFIX: &str = ".token.json";
+
+fn entries(token: Token) -> Vec<Entry> {
+    [
+        token.access_token.map(Entry::AccessToken),
+        token.refresh_token.map(Entry::RefreshToken),
+        token.expires_at.map(Entry::ExpiresAt),
+        token.profile_arn.map(Entry::ProfileArn),
+        token.region.map(Entry::Region),
+        token.idc_region.map(Entry::IdcRegion),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
