@@ -567,6 +567,7 @@ async fn a_refresh_token_works_once_and_an_access_token_ends() {
         let listed = simulator.control().accounts()[root].clone();
         let expected = json!({
             "refreshes": 1, "dead_refreshes": 1, "expired_calls": 0, "refresh_token": next, "access_token": access,
+            "refreshed_ms": listed["refreshed_ms"],
         });
         assert_eq!(listed, expected);
 

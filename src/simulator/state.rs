@@ -164,6 +164,8 @@ struct Login {
     /// The refresh token that works.
     last: String,
     access_token: Option<String>,
+    /// When it was refreshed last, in ms since 1970.
+    refreshed_ms: i64,
 }
 
 /// A request as it came.
@@ -309,6 +311,7 @@ impl State {
         login.refreshes += 1;
         login.last = next.unwrap_or(used).to_owned();
         login.access_token = access_token.map(str::to_owned);
+        login.refreshed_ms = Timestamp::now().as_millisecond();
         if let (Some(token), Some(life)) = (access_token, life) {
             let now = Instant::now();
             if self.issued.is_multiple_of(SWEPT_EVERY) {
@@ -348,7 +351,7 @@ impl State {
             json!({
                 "refreshes": login.refreshes, "dead_refreshes": login.dead_refreshes,
                 "expired_calls": login.expired_calls, "refresh_token": login.last,
-                "access_token": login.access_token,
+                "access_token": login.access_token, "refreshed_ms": login.refreshed_ms,
             })
         };
         self.logins.iter().map(|(root, login)| (root.clone(), account(login))).collect::<Map<_, _>>().into()

@@ -343,6 +343,9 @@ struct Signals([tokio::signal::unix::Signal; 2]);
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // A file that may not grow (RLIMIT_FSIZE) is a failed write, and not the end of every stream. tokio keeps a handler
+        // for good.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
     }
 
