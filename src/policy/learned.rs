@@ -381,6 +381,21 @@ impl Learned {
     /// What is known, in words for an operator; nothing for an account that is as everybody expects.
     pub fn words(&self, now: Timestamp) -> Vec<String> {
         let mut words = Vec::new();
+        match (self.said, self.listed.len()) {
+            (Said::BuilderId, _) => words.push("an AWS Builder ID".to_owned()),
+            (_, 0) => {}
+            (_, 1) => words.push("1 profile is listed".to_owned()),
+            (_, more) => words.push(format!("{more} profiles are listed")),
+        }
+        if self.no_profile_until(now).is_some() {
+            words.push("no profile".to_owned());
+        }
+        if let Some(region) = &self.refresh_region {
+            words.push(format!("refreshes in {region}"));
+        }
+        if self.fips_host {
+            words.push("q: by the host q-fips".to_owned());
+        }
         for mark in &self.variants {
             let (shape, variant) = (mark.shape, mark.variant.as_str());
             match mark.refused_until {
@@ -591,6 +606,10 @@ mod tests {
         assert_eq!((learned.form(Call::Usage), learned.form(Call::Models)), (Some(&Variant::None), None));
         learned.learn(Lesson::RefreshRegion("eu-west-1".into()), at(0));
         learned.learn(Lesson::FipsHost, at(0));
+        learned.learn(Lesson::NoProfile { asked: true }, at(0));
+        let words = ["an AWS Builder ID", "no profile", "refreshes in eu-west-1", "q: by the host q-fips"];
+        assert_eq!(learned.words(at(599)), words);
+        assert_eq!(learned.words(at(600)), [words[0], words[2], words[3]]);
         learned.goes_on_with(7);
         learned.belongs_to(7);
         assert!(learned.uses_fips_host() && learned.refresh_region() == Some("eu-west-1"), "our own writes");

@@ -205,6 +205,19 @@ impl AccountView {
         !self.fips && self.may_be_fips(shape, region)
     }
 
+    /// The region of the ARN that goes out first and the other one that the host is in, which Kiro answers with `Improperly
+    /// formed request` (K78). Only an address of an operator's own brings that about.
+    pub fn region_clash(&self) -> Option<(&str, String)> {
+        let region = region_of(self.profile_arn()?)?;
+        let hosts = self.shapes(region).iter().map(|shape| self.url(*shape, Call::Chat, region));
+        let other = |url: String| {
+            let host = origin(&url).rsplit_once("//").map_or("", |(_, host)| host);
+            let mut labels = host.split(['.', ':']);
+            labels.find(|label| is_region(label) && *label != region).map(str::to_owned)
+        };
+        hosts.filter_map(other).next().map(|other| (region, other))
+    }
+
     fn may_be_fips(&self, shape: Shape, region: &str) -> bool {
         let is_default = matches!(&self.ways, Ways::Open(urls) if urls.generate == DEFAULT_UPSTREAM_URL);
         is_default && shape == Shape::Q && is_gov(region)
@@ -410,6 +423,7 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         Method::Idc => idc.unwrap_or_else(|| urls.idc_refresh.clone()),
         _ => social.unwrap_or_else(|| urls.social_refresh.clone()),
     };
+    let has_own_address = base.is_some();
     let ways = match base {
         Some(url) => Ways::pinned(&url, urls),
         None if urls.pinned => Ways::pinned(&urls.generate, urls),
@@ -435,6 +449,15 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         refresh,
         proxy_url: account.and_then(|account| account.proxy_url.clone()),
     };
+    if let Some((region, host)) = view.region_clash().filter(|_| problem.is_none()) {
+        let setting = match has_own_address {
+            true => "KIRO_BASE_URL",
+            false => "KIRO_UPSTREAM_URL or KIRO_RUNTIME_URL",
+        };
+        warnings.push(format!(
+            "profileArn: its region is {region}, but {setting} goes to {host}: Kiro answers that with `Improperly formed request`"
+        ));
+    }
     let is_nowhere = || view.generate_url().is_empty() || view.refresh_url(refresh_region).is_none();
     let problem = problem.or_else(|| {
         let nowhere = "no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback";
@@ -793,6 +816,39 @@ mod tests {
         let bad = viewed(r#"{"KIRO_BASE_URL":"http://example.org"}"#, "{}");
         assert_eq!(bad.view.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be https, or http on loopback"]);
+    }
+
+    /// Only an address of an operator's own can bring it about: `{region}` and Kiro's own hosts follow the ARN.
+    #[test]
+    fn k78_an_arn_and_a_host_of_different_regions_are_warned_about_once() {
+        let social = |account: &str, arn: &str| {
+            viewed(account, &format!(r#"{{"authMethod":"social","region":"us-east-1","profileArn":"{arn}"}}"#))
+        };
+        let clash = "profileArn: its region is eu-central-1, but KIRO_BASE_URL goes to us-east-1: Kiro answers that with \
+                     `Improperly formed request`";
+        for url in [
+            "https://q.us-east-1.amazonaws.com/generateAssistantResponse",
+            "https://runtime.us-east-1.kiro.dev/",
+            "http://us-east-1.localhost:8990/generateAssistantResponse",
+        ] {
+            let own = format!(r#"{{"KIRO_BASE_URL":"{url}"}}"#);
+            assert_eq!(social(&own, E2).warnings, [clash], "{url}");
+            assert_eq!(social(&own, E1).warnings, Vec::<String>::new(), "{url}");
+        }
+        for url in ["https://q.{region}.amazonaws.com/x", "https://relay.example.org/x", "http://127.0.0.1:9/"] {
+            let own = format!(r#"{{"KIRO_BASE_URL":"{url}"}}"#);
+            assert_eq!(social(&own, E2).warnings, Vec::<String>::new(), "{url}");
+        }
+        let fixed = Urls {
+            generate: "https://q.us-east-1.amazonaws.com/generateAssistantResponse".into(),
+            pinned: true,
+            ..(*urls()).clone()
+        };
+        let enterprise = format!(r#"{{"authMethod":"IdC","profileArn":"{E2}"}}"#);
+        let viewed = viewed_with("{}", &enterprise, &Learned::default(), &Arc::new(fixed));
+        assert_eq!(viewed.warnings, [clash.replace("KIRO_BASE_URL", "KIRO_UPSTREAM_URL or KIRO_RUNTIME_URL")]);
+        assert_eq!(viewed.view.region_clash(), Some(("eu-central-1", "us-east-1".to_owned())));
+        assert_eq!(super::tests::viewed("{}", &enterprise).view.region_clash(), None);
     }
 
     #[test]
