@@ -405,6 +405,8 @@ struct Inner {
     refused: watch::Sender<Option<StoreError>>,
     refill: Arc<Notify>,
     counter_told: AtomicBool,
+    /// Profiles that are found are not written.
+    only_looks: AtomicBool,
     refresh: Arc<Notify>,
     counters: Counters,
     tasks: TaskTracker,
@@ -506,6 +508,7 @@ impl Pool {
             refused: watch::Sender::new(None),
             refill: Arc::default(),
             counter_told: AtomicBool::new(false),
+            only_looks: AtomicBool::new(false),
             refresh: Arc::default(),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
@@ -807,8 +810,16 @@ impl Pool {
         }
     }
 
+    /// From now on profiles that are found serve this process and aren't written: for a command that only looks (K138).
+    pub fn only_look(&self) {
+        self.0.only_looks.store(true, Ordering::Relaxed);
+    }
+
     /// Writes a profile that was found into the token record, unless that has one of the account's own (K79).
     pub(crate) fn keep_profile(&self, id: &str, arn: String) {
+        if self.0.only_looks.load(Ordering::Relaxed) {
+            return;
+        }
         let now = self.now();
         let unsaved = self.with_slot(id, |slot, _| {
             if slot.view.has_own_profile() || self.0.settings.urls.is_service(&arn) {

@@ -138,9 +138,15 @@ impl Inner {
                     body.extend(next.as_deref().map(|next| ("nextToken".into(), next.into())));
                     client.post(&root).body(Value::from(body).to_string())
                 };
-                let answer = read_up_to(request.headers(headers), MAX_PAGE)
-                    .await
-                    .map_err(|_| Fault::network("the call broke off"))?;
+                let answer = match read_up_to(request.headers(headers), MAX_PAGE).await {
+                    Ok(answer) => answer,
+                    Err(error) if error.is_connect() && !error.is_timeout() && view.proxy_url().is_none() => {
+                        let fault = Fault::unreachable("could not connect");
+                        heard(Err(&fault));
+                        return Err(fault);
+                    }
+                    Err(_) => return Err(Fault::network("the call broke off")),
+                };
                 if answer.status == 200 {
                     heard(Ok(()));
                     break answer.body;
@@ -161,7 +167,8 @@ impl Inner {
         Ok(catalogue)
     }
 
-    /// A call in the preferred shape; in the next one when that has no host here, or one that doesn't know the call.
+    /// A call in the preferred shape; in the next one when that has no host here, or one that doesn't know the call or our
+    /// version.
     pub(super) async fn ask_somehow(
         &self,
         view: &mut Arc<AccountView>,
@@ -183,8 +190,7 @@ impl Inner {
                 }
                 answer = self.ask(view, bearer, (shape, call, region), request).await;
             }
-            let is_given_up = |fault: &Fault| matches!(fault.kind, FaultKind::Unreachable | FaultKind::Endpoint);
-            if !answer.as_ref().is_err_and(is_given_up) {
+            if !answer.as_ref().is_err_and(is_of_the_shape) {
                 break;
             }
         }
@@ -230,6 +236,11 @@ impl Inner {
         heard(Err(&fault));
         Err(fault)
     }
+}
+
+/// Whether the other shape may answer: it has another host, and a gate may be rolled out by host (K105, K119).
+pub(super) fn is_of_the_shape(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Unreachable | FaultKind::Endpoint | FaultKind::ClientVersion)
 }
 
 struct Answer {

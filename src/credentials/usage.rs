@@ -11,7 +11,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
 
 use super::Credentials;
-use super::calls::{ASK_WITHIN, percent_encoded};
+use super::calls::{ASK_WITHIN, is_of_the_shape, percent_encoded};
 use super::profiles::LookUp;
 
 /// Calls for one answer.
@@ -95,8 +95,14 @@ impl Credentials {
         let all = async {
             let mut last = Fault::protocol("models: no form to ask in");
             for form in forms(lease, &view, Call::Models).into_iter().take(MOST_CALLS) {
-                let shape = view.shapes(view.api_region(&form)).first().copied().unwrap_or(Shape::Q);
-                match self.0.ask_models(&view, &bearer, shape, &form).await {
+                let mut answer = Err(Fault::unreachable("no shape to ask in"));
+                for shape in view.shapes(view.api_region(&form)) {
+                    answer = self.0.ask_models(&view, &bearer, *shape, &form).await;
+                    if !answer.as_ref().is_err_and(is_of_the_shape) {
+                        break;
+                    }
+                }
+                match answer {
                     Ok(catalogue) => {
                         lease.learn(Lesson::FormWorked(Call::Models, form));
                         return Ok(catalogue);
