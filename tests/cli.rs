@@ -122,6 +122,355 @@ impl Place {
     }
 }
 
+/// Puts accounts with their token records into the file store.
+fn fill(place: &Place, accounts: &[(&str, Value, Value)]) {
+    let records: serde_json::Map<_, _> =
+        accounts.iter().map(|(id, account, _)| ((*id).to_owned(), account.clone())).collect();
+    let tokens: serde_json::Map<_, _> =
+        accounts.iter().map(|(id, _, token)| ((*id).to_owned(), token.clone())).collect();
+    let path = place.write("pool.json", &json!({ "accounts": records, "tokens": tokens }));
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// A live token record with `more` in it.
+fn token(more: Value) -> Value {
+    let mut token = json!({ "accessToken": "a", "refreshToken": long("r"), "expiresAt": FAR, "authMethod": "social" });
+    token.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    token
+}
+
+/// An IdC record with its client.
+fn idc(more: Value) -> Value {
+    let mut record = token(json!({ "authMethod": "IdC", "clientId": "c", "clientSecret": "s" }));
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    record
+}
+
+const BUILDER_ID_PROFILE: &str = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX";
+const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
+
+#[test]
+fn r75_list_shows_kind_region_and_profile() {
+    let place = Place::with_file();
+    let start = "https://view.awsapps.com/start";
+    let rows = [
+        ("api-key-1", json!({ "kiroApiKey": "ksk_x", "profileArn": E2 }), "api-key", "api-key", "us-east-1", "none"),
+        ("builder-1", idc(json!({ "startUrl": start })), "idc (builder-id)", "builder-id", "us-east-1", "service"),
+        (
+            "enterpr-1",
+            idc(json!({ "startUrl": "https://d-1.awsapps.com/start", "profileArn": E2, "region": "sa-east-1" })),
+            "idc (enterprise)",
+            "enterprise",
+            "eu-central-1",
+            "own",
+        ),
+        (
+            "enterpr-2",
+            idc(json!({ "provider": "Enterprise", "apiRegion": "eu-central-1" })),
+            "idc (enterprise)",
+            "enterprise",
+            "eu-central-1",
+            "missing",
+        ),
+        ("external1", token(json!({ "authMethod": "okta" })), "external", "external", "us-east-1", "missing"),
+        ("social-01", token(json!({ "region": "eu-west-3" })), "social", "social", "us-east-1", "service"),
+        ("unsure-01", idc(json!({})), "idc", "unsure", "us-east-1", "missing"),
+    ];
+    let accounts = rows.clone().map(|(id, record, ..)| (id, json!({}), record));
+    fill(&place, &accounts);
+    let listed = place.accounts();
+    let table = place.run(&["accounts", "list"]).with_code(0).out;
+    assert_eq!(listed.len(), rows.len());
+    for ((id, _, shown, kind, region, profile), account) in rows.iter().zip(&listed) {
+        let method = shown.split(' ').next().unwrap();
+        let wanted = json!([id, method, kind, region, profile]);
+        let members = ["id", "method", "kind", "region", "profile"].map(|name| account[name].clone());
+        assert_eq!(json!(members), wanted);
+        let row = table.lines().find(|line| line.starts_with(&id[..8])).unwrap();
+        assert_eq!(row.split("  ").filter(|cell| !cell.is_empty()).nth(2).map(str::trim), Some(*shown), "{row}");
+    }
+    assert!(!table.contains("arn:"), "the ARN is shown by no list");
+}
+
+/// Each of Kiro's hosts by its name, all of them the simulator.
+fn open(place: &Place) -> [(&'static str, String); 3] {
+    let port = place.upstream.addr().port();
+    let host = |name: &str, path: &str| format!("http://{name}.{{region}}.localhost:{port}{path}");
+    [
+        ("KIRO_UPSTREAM_URL", host("q", "/generateAssistantResponse")),
+        ("KIRO_RUNTIME_URL", host("runtime", "/")),
+        ("KIRO_MANAGEMENT_URL", host("management", "")),
+    ]
+}
+
+impl Place {
+    fn run_open(&self, arguments: &[&str]) -> Said {
+        let open = open(self);
+        self.run_with(arguments, &open.each_ref().map(|(name, value)| (*name, value.as_str())))
+    }
+}
+
+#[test]
+fn k119_k125_check_shows_shape_search_models_and_what_was_learned() {
+    let place = Place::with_file();
+    let id = place.add(&place.social("t.json", "a", "r", FAR));
+    let check = |arguments: &[&str]| place.run_open(&[&["accounts", "check"], arguments].concat()).with_code(0);
+    let all = check(&[]).out;
+    assert!(all.contains("SHAPE  SEARCH  MODELS") && all.contains("q      yes     "), "{all}");
+    assert!(!all.contains("Models, as"), "only for an account that is named:\n{all}");
+    let one = check(&[&id[..6]]).out;
+    assert!(one.contains("Shapes: q answers · runtime answers"), "{one}");
+    assert!(
+        one.contains("claude-opus-5.5") && one.contains("1000000") && one.contains("low medium high xhigh max"),
+        "{one}"
+    );
+    let json = |place: &Place| {
+        let said = place.run_open(&["accounts", "check", "--json"]).with_code(0).json();
+        said["accounts"][0].clone()
+    };
+    let account = json(&place);
+    assert_eq!((&account["shape"], &account["search"], &account["learned"]), (&json!("q"), &json!(true), &json!([])));
+    let models = account["models"].as_array().unwrap();
+    let of = |id: &str| models.iter().find(|model| model["id"] == id).unwrap();
+    assert_eq!(
+        (&of("claude-haiku-4.5")["window"], &of("claude-opus-5.5")["max_output"]),
+        (&json!(200_000), &json!(128_000))
+    );
+
+    let refused = |call: &str| {
+        json!({ "rules": [{ "when": { "call": call }, "http": { "status": 403, "type": "AccessDeniedException",
+            "message": "User d-1234567890.x is not authorized to access this resource." } }] })
+    };
+    for (world, shape, search, words) in [
+        (json!("gone-q"), json!("runtime"), json!(true), "q doesn't answer: Endpoint 410"),
+        (json!("gone-runtime"), json!("q"), json!(true), "runtime doesn't answer: Endpoint 410"),
+        (refused("mcp"), json!("q"), json!(false), "Web search: no: Forbidden 403"),
+        (refused("models"), json!("q"), json!(true), "Models: not known, the embedded table serves: Forbidden 403"),
+    ] {
+        place.upstream.control().world(Value::Null).unwrap();
+        place.upstream.control().world(world.clone()).unwrap();
+        let account = json(&place);
+        assert_eq!((&account["shape"], &account["search"]), (&shape, &search), "{world} {account}");
+        assert_eq!(account["models"].is_null(), world == refused("models"), "{account}");
+        let one = check(&[&id[..6]]).out;
+        assert!(one.contains(words) && !one.contains("d-1234567890"), "{world}\n{one}");
+    }
+    let asked = place.upstream.control().stats()["requests"].clone();
+    assert!(asked["POST /generateAssistantResponse"].is_null(), "no conversation is made: {asked}");
+}
+
+/// What upstream answered is kept for the next call, and told.
+#[test]
+fn k125_r72_check_says_what_the_answers_taught() {
+    let place = Place::with_file();
+    fill(
+        &place,
+        &[
+            ("builder-1", json!({}), idc(json!({ "accessToken": "sim-acct-builder.x" }))),
+            ("enterpri1", json!({}), idc(json!({ "accessToken": "sim-acct-enterprise.x", "provider": "Enterprise" }))),
+            ("resting-1", cooling("server error"), token(json!({}))),
+        ],
+    );
+    let said = place.run_open(&["accounts", "check", "--json"]).with_code(0).json();
+    let learned: Vec<&Value> = said["accounts"].as_array().unwrap().iter().map(|account| &account["learned"]).collect();
+    assert_eq!(learned, [&json!(["an AWS Builder ID"]), &json!(["1 profile is listed"]), &Value::Null], "{said:#}");
+    let resting = &said["accounts"][2];
+    assert!(
+        resting["ok"] == true && resting["shape"].is_null(),
+        "one that rests is only asked for its usage: {resting}"
+    );
+    let table = place.run_open(&["accounts", "check", "builder-1"]).with_code(0).out;
+    assert!(table.contains("Learned: an AWS Builder ID"), "{table}");
+}
+
+/// A record that rests for so long that the test doesn't see its end.
+fn cooling(cause: &str) -> Value {
+    let until = "2098-01-01T00:00:00.000Z";
+    let until = if cause.starts_with("suspicious") { soon(20) } else { until.to_owned() };
+    json!({ "isHealthy": false, "errorCount": 3, "lastErrorTime": soon(0),
+        "lastErrorMessage": format!("cool-down until {until}: {cause}") })
+}
+
+/// So many minutes from now.
+fn soon(minutes: i64) -> String {
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes);
+    at.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string()
+}
+
+#[test]
+fn k108_k120_k125_doctor_says_how_accounts_are_served() {
+    let place = Place::with_file();
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let fine = place.run_open(&["doctor"]).with_code(0).out;
+    for words in [
+        "✓  shapes            q answers · runtime answers (us-east-1, account ",
+        "✓  web search        Kiro offers it, declared as here (us-east-1, account ",
+        "models listed by Kiro just now (us-east-1, account ",
+    ] {
+        assert!(fine.contains(words), "{words}:\n{fine}");
+    }
+    for (world, words, code) in [
+        ("gone-q", "·  shapes            q doesn't answer: Endpoint 410", 0),
+        ("2025-12", "·  shapes            q answers · runtime doesn't answer: Endpoint 404", 0),
+        ("old-version-q", "✗  shapes            q refuses our client version · runtime answers", 1),
+        ("gone-runtime", "·  shapes            q answers · runtime doesn't answer: Endpoint 410", 0),
+        ("new-model", "of which the embedded table doesn't know claude-opus-9.9", 0),
+        (
+            "old-version",
+            "✗  shapes            q refuses our client version · runtime refuses our client version (us-east-1",
+            1,
+        ),
+    ] {
+        place.upstream.control().world(Value::Null).unwrap();
+        place.upstream.control().world(world).unwrap();
+        let said = place.run_open(&["doctor"]).with_code(code).out;
+        assert!(said.contains(words), "{world}:\n{said}");
+    }
+}
+
+/// A host that nobody misses is no fault; the last one is.
+#[test]
+fn k120_doctor_asks_every_host() {
+    let place = Place::with_file();
+    place.add(&place.social("t.json", "a", "r", FAR));
+    let dead = format!("http://q.us-east-1.localhost:{}", redis_server::free_port());
+    let [_, runtime, management] = open(&place);
+    let upstream = format!("{dead}/generateAssistantResponse");
+    let some = [("KIRO_UPSTREAM_URL", &*upstream), (runtime.0, &*runtime.1), (management.0, &*management.1)];
+    let said = place.run_with(&["doctor"], &some).with_code(0).out;
+    assert!(said.contains(&format!("·  upstream          {dead}: ")) && said.contains("takes its place"), "{said}");
+    assert!(said.contains("✓  upstream          http://management.us-east-1.localhost:"), "{said}");
+    let none = [("KIRO_UPSTREAM_URL", &*upstream), ("KIRO_UPSTREAM_API", "q"), (runtime.0, &*runtime.1)];
+    let said = place.run_with(&["doctor"], &none).with_code(1).out;
+    assert!(said.contains(&format!("✗  upstream          {dead}: ")), "{said}");
+}
+
+/// What `doctor` learns of a profile on its way isn't written: it changes nothing.
+#[test]
+fn k80_k138_doctor_writes_no_profile() {
+    let place = Place::with_file();
+    fill(&place, &[("enterpri1", json!({}), idc(json!({ "accessToken": "sim-acct-enterprise.x" })))]);
+    place.upstream.control().world("usage-needs-arn").unwrap();
+    let before = pool_of(place.folder.path());
+    place.run_open(&["doctor"]).with_code(0);
+    assert_eq!(pool_of(place.folder.path()), before);
+    place.run_open(&["accounts", "check"]).with_code(0);
+    assert_ne!(pool_of(place.folder.path()), before, "a check keeps it");
+}
+
+/// R76: each line, with its cure.
+#[test]
+fn r76_doctor_names_region_profile_registration_and_suspicion() {
+    let place = Place::with_file();
+    let start = "https://d-1.awsapps.com/start";
+    let enterprise = |more: Value| {
+        let mut record = idc(json!({ "startUrl": start, "accessToken": "sim-acct-enterprise.x" }));
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    };
+    let none = || json!({});
+    for (account, record, status, wanted) in [
+        (
+            none(),
+            enterprise(json!({ "region": "ap-southeast-2" })),
+            "note",
+            "Kiro doesn't answer in its region ap-southeast-2 (KIRO_API_REGIONS), so us-east-1 is asked; \
+             `kiro-server accounts check` looks for its profile",
+        ),
+        (
+            none(),
+            enterprise(json!({ "profileArn": BUILDER_ID_PROFILE })),
+            "wrong",
+            "its record holds Kiro's fixed profile of other accounts, which is never sent for it\" → \"`kiro-server \
+             accounts check` looks for its own and puts that in its place",
+        ),
+        (
+            json!({ "profileArn": BUILDER_ID_PROFILE }),
+            enterprise(json!({})),
+            "wrong",
+            "its record holds Kiro's fixed profile of other accounts",
+        ),
+        (
+            none(),
+            enterprise(json!({ "profileArn": E2, "registrationExpiresAt": soon(5 * 24 * 60 + 60) })),
+            "note",
+            "its client registration ends in 5 days: sign in again before",
+        ),
+        (
+            none(),
+            token(
+                json!({ "authMethod": "external_idp", "tokenEndpoint": "https://login.okta.com/t", "clientId": "c" }),
+            ),
+            "wrong",
+            "external identity provider: not supported yet",
+        ),
+        (
+            json!({ "KIRO_BASE_URL": "http://us-east-1.localhost:9/" }),
+            enterprise(json!({ "profileArn": E2 })),
+            "wrong",
+            "its profile is in eu-central-1, but its address goes to us-east-1",
+        ),
+    ] {
+        fill(&place, &[("account-1", account, record)]);
+        let report = place.run(&["doctor", "--json"]).json();
+        let lines = report["checks"].as_array().unwrap().iter().filter(|check| check["status"] == status);
+        let lines: Vec<String> = lines.map(|check| format!("{} → {}", check["message"], check["cure"])).collect();
+        assert!(lines.iter().any(|line| line.replace("\\", "").contains(wanted)), "{wanted}: {lines:#?}");
+    }
+    // What is as it should be draws no such line.
+    fill(
+        &place,
+        &[(
+            "account-1",
+            none(),
+            enterprise(json!({ "profileArn": E2, "region": "ap-southeast-2", "idcRegion": "sa-east-1",
+            "registrationExpiresAt": soon(30 * 24 * 60) })),
+        )],
+    );
+    let lines = place.run(&["doctor"]).out;
+    assert!(!["KIRO_API_REGIONS", "fixed profile", "registration"].iter().any(|word| lines.contains(word)), "{lines}");
+
+    let suspicious = || (cooling("suspicious activity (1)"), token(json!({})));
+    let [one, two] = [suspicious(), suspicious()];
+    fill(&place, &[("suspect-1", one.0.clone(), one.1.clone())]);
+    let alone = place.run(&["doctor"]).out;
+    assert!(alone.contains("suspicious, back in") && !alone.contains("whole pool is slowed"), "{alone}");
+    fill(&place, &[("suspect-1", one.0, one.1), ("suspect-2", two.0, two.1)]);
+    let wrong = place.doctor("wrong", 1);
+    let both = "Kiro finds the activity of 2 accounts suspicious: the whole pool is slowed down";
+    assert!(wrong.iter().any(|line| line.contains(both) && line.contains("send fewer requests")), "{wrong:#?}");
+}
+
+/// R71, R76: only in a pool that a Node.js service can share.
+#[test]
+fn r76_doctor_names_what_the_node_js_service_cant_serve() {
+    let server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    let mut redis = server.connection();
+    for (record, wanted) in [
+        (json!({ "kiroApiKey": "ksk_x" }), Some("REDIS_KEY_PREFIX")),
+        (token(json!({ "authMethod": "okta" })), Some("REDIS_KEY_PREFIX")),
+        (token(json!({ "authMethod": null })), Some("write authMethod `social`")),
+        (token(json!({ "authMethod": "Social" })), Some("write authMethod `social`")),
+        (token(json!({})), None),
+        (idc(json!({ "provider": "Enterprise", "profileArn": E2 })), None),
+    ] {
+        let _: () = redis.hset(POOL, "account-1", "{}").unwrap();
+        let _: () = redis.set("aiclient:tokens:claude-kiro-oauth:account-1", record.to_string()).unwrap();
+        let report = place.run(&["doctor", "--json"]).json();
+        let lines = report["checks"].as_array().unwrap().iter().filter(|check| check["check"] == "account");
+        let lines: String = lines.map(|check| format!("{} {}", check["message"], check["cure"])).collect();
+        match wanted {
+            Some(cure) => assert!(lines.contains("Node.js service") && lines.contains(cure), "{record}: {lines}"),
+            None => assert!(!lines.contains("Node.js"), "{record}: {lines}"),
+        }
+    }
+    let place = Place::with_file();
+    fill(&place, &[("account-1", json!({}), json!({ "kiroApiKey": "ksk_x" }))]);
+    assert!(!place.run(&["doctor"]).out.contains("Node.js"), "no other service reads a file");
+}
+
 fn long(token: &str) -> String {
     format!("{token}.{}", "x".repeat(120))
 }

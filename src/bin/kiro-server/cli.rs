@@ -16,7 +16,8 @@ pub fn command() -> Command {
             Command::new("doctor")
                 .about("Check configuration, store, accounts and upstream: one line each, with the cure")
                 .after_help(
-                    "Nothing is changed and no token is sent anywhere: upstream is only asked whether it answers.\n\
+                    "Nothing is changed and nothing is renewed. Kiro is asked whether it answers and, as one account of each \
+                     region, for usage, models and tools, which costs nothing.\n\
                      With --live at most 40 small requests are made as one account, and what comes back is held against \
                      what this program takes Kiro for: ✓ as expected, ≠ differs and the gateway gets along, ✗ wrong.\n\
                      Exit code: 0 all is fine, 1 something is wrong, 2 the configuration can't be read.",
@@ -33,6 +34,13 @@ pub fn command() -> Command {
                         .value_name("ID")
                         .requires("live")
                         .help("The account, by its id or the first characters of it [default: the first that can be used]"),
+                )
+                .arg(
+                    Arg::new("second")
+                        .long("second")
+                        .value_name("ID")
+                        .requires("live")
+                        .help("Another account, for what holds of one account alone: credits, thoughts [default: none]"),
                 )
                 .arg(
                     Arg::new("only")
@@ -180,7 +188,7 @@ fn accounts() -> Command {
         )
         .subcommand(
             Command::new("check")
-                .about("Ask upstream what accounts have used of their quota; renews tokens that have expired")
+                .about("Ask upstream what accounts have used, how they are served and their models; renews tokens that have expired")
                 .arg(id().required(false))
                 .arg(
                     Arg::new("refresh")
@@ -190,8 +198,9 @@ fn accounts() -> Command {
                 )
                 .arg(json())
                 .after_help(
-                    "Without ID: every account. An account's missing profile is looked up and kept. Health stays as it is, \
-                     except that a suspended account and one whose refresh token is rejected are ejected.",
+                    "Without ID: every account; with it, its models and what its answers taught stand below. A missing profile is \
+                     looked up and kept. Health stays as it is, except that a suspended account and one whose refresh token is \
+                     rejected are ejected.",
                 ),
         )
         .subcommand(

@@ -1,10 +1,10 @@
 //! `doctor`: configuration, store, accounts and upstream, one line each, with the cure.
 //!
-//! It changes nothing. Upstream is asked whether it answers, and for the usage of one account in each API region: whether
-//! it still takes our client version is seen nowhere else (K108).
+//! It changes nothing. Upstream is asked whether it answers, and for the usage, the models and the tools of one account in
+//! each API region: whether it still takes our client version is seen nowhere else (K108).
 
-mod live;
-mod probe;
+pub mod live;
+pub mod probe;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,9 +18,11 @@ use kiro_messages::config::{
     Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
 };
 use kiro_messages::policy::health::State;
+use kiro_messages::pool::Lease;
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::Kind;
+use kiro_messages::proto::kiro::route::{Call, Shape};
 use kiro_messages::proto::record::{
     Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, is_region, time,
 };
@@ -30,8 +32,10 @@ use kiro_messages::store::{Status, StoreError, StoreErrorKind};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::accounts::method;
 use super::desk::{Desk, Entry, is_token_file};
 use super::output::{Failure, plain, relative, short, show, show_json, table};
+use super::survey::{Search, Silence, Survey};
 
 /// An address that takes longer to answer anything at all is out of reach.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -40,6 +44,8 @@ const AT_A_TIME: usize = 8;
 const STALE_DAYS: i32 = 60;
 /// Real refresh tokens are longer (kiro-upstream.md §9).
 const SHORTEST_REFRESH_TOKEN: usize = 100;
+const NEWER_VERSION: &str =
+    "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
 /// What the command line needs beyond the gateway (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
 
@@ -52,6 +58,7 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
     models(&config, &mut report);
     match Desk::prepare(config).await {
         Ok(desk) => {
+            desk.pool.only_look();
             examine(&desk, &mut report).await;
             desk.close().await?;
         }
@@ -231,8 +238,8 @@ async fn examine(desk: &Desk, report: &mut Report) {
     client_version(desk, &accounts, report).await;
 }
 
-/// K108: one usage call with one account of each API region, in each shape's order. An account whose token would have to be
-/// renewed first is not asked.
+/// K108: one usage call with one account of each API region, in each shape's order, and how it is served. An account whose
+/// token would have to be renewed first, or that rests, is not asked.
 async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     let now = Timestamp::now();
     let live = |entry: &&Entry| {
@@ -240,19 +247,18 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
         token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some())
     };
     let mut asked = BTreeMap::new();
-    for entry in accounts.iter().filter(live) {
+    let rests = |entry: &&Entry| matches!(entry.info.state, State::Cooling { .. } | State::Disabled | State::Ejected);
+    for entry in accounts.iter().filter(live).filter(|entry| !rests(entry)) {
         let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
         asked.entry(lease.account().region().to_owned()).or_insert(lease);
     }
     let version = &desk.config.client_version;
-    for (region, lease) in asked {
-        match desk.credentials.usage_limits(&lease).await {
+    for (region, lease) in &asked {
+        match desk.credentials.usage_limits(lease).await {
             Ok(_) => report.ok("client version", format!("{version} is taken in {region}")),
-            Err(fault) if fault.kind == FaultKind::ClientVersion => report.wrong(
-                "client version",
-                format!("{version} is refused in {region}"),
-                "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one",
-            ),
+            Err(fault) if fault.kind == FaultKind::ClientVersion => {
+                report.wrong("client version", format!("{version} is refused in {region}"), NEWER_VERSION)
+            }
             Err(fault) if fault.says("not authorized to make this call") && is_before_0_12(version) => report.wrong(
                 "client version",
                 format!(
@@ -266,6 +272,51 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
                     "{region} answers with {fault}, which says nothing of it; `kiro-server accounts check` says more"
                 ),
             ),
+        }
+    }
+    for (region, lease) in &asked {
+        service(desk, region, lease, report).await;
+    }
+}
+
+/// By which shapes these accounts are served, their models, and web search (K120, K125, K133).
+async fn service(desk: &Desk, region: &str, lease: &Lease, report: &mut Report) {
+    let survey = Survey::of(desk, lease).await;
+    let of = |message: &str| format!("{message} ({region}, account {})", short(lease.account().id()));
+    let silent = survey.shapes.iter().filter(|(_, answer)| answer.is_err()).count();
+    let gated = |(_, answer): &(_, Result<(), Silence>)| matches!(answer, Err(Silence::ClientVersion));
+    match (silent, survey.shapes.len()) {
+        (_, 0) => {}
+        (0, _) => report.ok("shapes", of(&survey.words())),
+        _ if survey.shapes.iter().any(gated) => report.wrong("shapes", of(&survey.words()), NEWER_VERSION),
+        (silent, all) if silent < all => report.note("shapes", of(&survey.words())),
+        _ => report.wrong(
+            "shapes",
+            of(&survey.words()),
+            "nothing is served there: `kiro-server doctor --live` says more; see KIRO_UPSTREAM_API and the addresses",
+        ),
+    }
+    match &survey.search {
+        Search::Offered(true) => report.ok("web search", of("Kiro offers it, declared as here")),
+        Search::Offered(false) => report.note("web search", of("Kiro declares it otherwise than this program does")),
+        Search::Not(why) => report.note("web search", of(&format!("not offered: {why}"))),
+        Search::Unknown => {}
+    }
+    match &survey.models {
+        Err(why) => report.note("models", of(&format!("the account's list can't be read, the table serves: {why}"))),
+        Ok(catalogue) => {
+            let table = Models::embedded();
+            let known = |id: &&str| table.resolve(id, None).is_some_and(|found| !found.row.passed);
+            let new = catalogue.models().iter().map(|model| &*model.kiro_id).filter(|id| !known(id));
+            let new: Vec<String> = new.map(|id| plain(id, 60)).collect();
+            let mut message = format!("{} models listed by Kiro just now", catalogue.models().len());
+            if !new.is_empty() {
+                message.push_str(&format!(", of which the embedded table doesn't know {}", new.join(", ")));
+            }
+            if !desk.config.model_discovery {
+                message.push_str("; KIRO_MODEL_DISCOVERY is off, so the server doesn't look");
+            }
+            report.ok("models", of(&message));
         }
     }
 }
@@ -424,6 +475,14 @@ async fn pool(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     } else {
         report.ok("pool", text);
     }
+    let suspicious = accounts.iter().filter(|entry| entry.info.condition() == "suspicious").count();
+    if suspicious > 1 {
+        report.wrong(
+            "pool",
+            format!("Kiro finds the activity of {suspicious} accounts suspicious: the whole pool is slowed down"),
+            "send fewer requests (KIRO_ACCOUNT_RPM) and wait: `kiro-server accounts list` says until when",
+        );
+    }
     match desk.store.is_missing_in_pool_types().await {
         Ok(false) => {}
         Ok(true) => report.wrong(
@@ -450,7 +509,7 @@ async fn account(desk: &Desk, entry: &Entry, report: &mut Report) {
     }
     if findings.wrong.is_empty() {
         let status = if findings.notes.is_empty() { Verdict::Ok } else { Verdict::Note };
-        let mut parts = vec![entry.info.method.as_str().to_owned(), entry.info.state.as_str().to_owned()];
+        let mut parts = vec![method(&entry.info), entry.info.condition().to_owned()];
         parts.extend(findings.notes);
         line(status, format!("{name}{}", parts.join(", ")), None);
     }
@@ -497,6 +556,7 @@ async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &m
             }
             token_findings(desk, entry, token, now, findings);
             profile_findings(desk, entry, account, token, findings);
+            node_findings(desk, entry, token, findings);
         }
         (None, Some(_)) => {
             let problem = info.problem.clone().unwrap_or_else(|| "its token record can't be read".to_owned());
@@ -563,6 +623,12 @@ fn token_findings(desk: &Desk, entry: &Entry, token: &Token, now: Timestamp, fin
 /// What is wrong with its profile or region, and with whom it was signed in (R76).
 fn profile_findings(desk: &Desk, entry: &Entry, account: &Account, token: &Token, findings: &mut Findings) {
     let Some(view) = desk.pool.account(&entry.info.id) else { return };
+    if let Some((region, host)) = view.region_clash() {
+        findings.wrong(
+            format!("its profile is in {region}, but its address goes to {host}: Kiro takes no conversation that way"),
+            "remove KIRO_BASE_URL, or KIRO_UPSTREAM_URL and KIRO_RUNTIME_URL, or write {region} into them",
+        );
+    }
     let known = |region: &str| desk.config.api_regions.iter().any(|known| known == region);
     let region = token.region.as_deref().or(account.region.as_deref()).filter(|region| is_region(region));
     if let Some(region) = region.filter(|region| !known(region) && !view.has_own_profile()) {
@@ -572,11 +638,36 @@ fn profile_findings(desk: &Desk, entry: &Entry, account: &Account, token: &Token
             view.region()
         ));
     }
-    if view.kind() == Kind::Enterprise && !view.has_own_profile() && token.profile_arn.is_some() {
+    let recorded = token.profile_arn.as_ref().or(account.profile_arn.as_ref());
+    if view.kind().has_profiles() && view.kind() != Kind::Unsure && !view.has_own_profile() && recorded.is_some() {
         findings.wrong(
-            "its token record holds Kiro's fixed profile of other accounts, which is never sent for it",
+            "its record holds Kiro's fixed profile of other accounts, which is never sent for it",
             "`kiro-server accounts check` looks for its own and puts that in its place",
         );
+    }
+}
+
+/// The Node.js service sends every account but those that say `social` to the refresh of IdC logins (R71, R76).
+fn node_findings(desk: &Desk, entry: &Entry, token: &Token, findings: &mut Findings) {
+    if !matches!(desk.config.store, StoreKind::Redis) {
+        return;
+    }
+    let said = entry.raw.token.as_ref().and_then(|(_, record)| {
+        let record = Object::parse(record, RECORD).ok()?;
+        record.last("authMethod")?.string()
+    });
+    let cure = match token.method() {
+        Method::Idc => return,
+        Method::Social if said.as_deref() == Some("social") => return,
+        Method::Social => "write authMethod `social` into its token record",
+        Method::External | Method::ApiKey => "keep it in a pool of its own (REDIS_KEY_PREFIX)",
+    };
+    let message =
+        "a Node.js service that shares this pool can't serve it: it takes its login for IdC and fails at its refresh";
+    match token.method() {
+        // Nobody serves it.
+        Method::External => findings.wrong(message, cure),
+        _ => findings.notes.push(format!("{message}; {cure}")),
     }
 }
 
@@ -633,34 +724,57 @@ fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Fin
 /// Whether each address that the accounts use answers anything, through the proxy that is used for it.
 async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     let views = accounts.iter().filter_map(|entry| desk.pool.account(&entry.info.id));
-    let mut origins: BTreeMap<(String, String), Option<Secret>> = BTreeMap::new();
-    let mut add = |url: &str, proxy: Option<&Secret>| {
+    let mut origins: BTreeMap<(String, String), Host> = BTreeMap::new();
+    let mut add = |url: &str, proxy: Option<&Secret>, others: &[String]| {
         if let Some(origin) = origin(url) {
             let proxied = proxy.map(|proxy| proxy.expose().to_owned()).unwrap_or_default();
-            origins.insert((origin, proxied), proxy.cloned());
+            let host = origins.entry((origin.clone(), proxied)).or_default();
+            host.proxy = proxy.cloned();
+            host.others.extend(others.iter().filter(|other| **other != origin).cloned());
         }
     };
     for view in views {
-        add(&view.generate_url(), view.proxy_url());
+        let region = view.region();
+        let chat = |shape: &Shape| origin(&view.url(*shape, Call::Chat, region));
+        for shape in view.shapes(region) {
+            let others: Vec<String> =
+                view.shapes(region).iter().filter(|other| *other != shape).filter_map(chat).collect();
+            for call in [Call::Chat, Call::Usage] {
+                add(&view.url(*shape, call, region), view.proxy_url(), &others);
+            }
+        }
         if !view.is_api_key() {
-            add(&view.refresh_url(view.refresh_region()).unwrap_or_default(), view.proxy_url());
+            add(&view.refresh_url(view.refresh_region()).unwrap_or_default(), view.proxy_url(), &[]);
         }
     }
     if accounts.is_empty() {
         for template in [&desk.config.upstream_url, &desk.config.social_refresh_url] {
-            add(&endpoint(template, DEFAULT_REGION).unwrap_or_default(), None);
+            add(&endpoint(template, DEFAULT_REGION).unwrap_or_default(), None, &[]);
         }
     }
-    let asked = stream::iter(origins).map(|((origin, _), proxy)| async move {
-        let answer = reach(desk, &origin, proxy.as_ref()).await;
-        (origin, answer)
+    let asked = stream::iter(origins).map(|((origin, _), host)| async move {
+        let answer = reach(desk, &origin, host.proxy.as_ref()).await;
+        (origin, host, answer)
     });
-    for (origin, answer) in asked.buffered(AT_A_TIME).collect::<Vec<_>>().await {
+    let answers: Vec<_> = asked.buffered(AT_A_TIME).collect().await;
+    let answers_at = |wanted: &String| answers.iter().any(|(origin, _, answer)| origin == wanted && answer.is_ok());
+    for (origin, host, answer) in &answers {
         match answer {
             Ok(took) => report.ok("upstream", format!("{origin} answers ({} ms)", took.as_millis())),
-            Err(why) => report.wrong("upstream", format!("{origin}: {why}"), network_cure(&why)),
+            Err(why) => match host.others.iter().find(|other| answers_at(other)) {
+                Some(other) => report.note("upstream", format!("{origin}: {why}; {other} takes its place")),
+                None => report.wrong("upstream", format!("{origin}: {why}"), network_cure(why)),
+            },
         }
     }
+}
+
+/// An address that accounts use.
+#[derive(Default)]
+struct Host {
+    proxy: Option<Secret>,
+    /// Where the other shape goes: when one of them answers, this one is missed by nobody.
+    others: Vec<String>,
 }
 
 fn origin(url: &str) -> Option<String> {

@@ -9,6 +9,7 @@ mod log;
 mod output;
 mod reload;
 mod serve;
+mod survey;
 mod traces;
 mod usage;
 

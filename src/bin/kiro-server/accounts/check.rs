@@ -1,4 +1,4 @@
-//! `accounts check`: what accounts have used of their quota (K62–K64).
+//! `accounts check`: what accounts have used of their quota (K62–K64), how they are served and which models they have (K125).
 
 use std::process::ExitCode;
 
@@ -9,12 +9,14 @@ use kiro_messages::config::Config;
 use kiro_messages::credentials::RefreshError;
 use kiro_messages::policy::health::{Event, Outcome, State};
 use kiro_messages::pool::{Lease, Wanted, Why};
+use kiro_messages::proto::kiro::catalogue::Listed;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, Entry, find};
 use super::super::output::{Failure, bar, number, plain, relative, short, show, show_json, table};
+use super::super::survey::{Search, Survey};
 use super::super::usage::Usage;
 use super::name;
 
@@ -42,10 +44,14 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
         show_json(&json!({ "accounts": list }))?;
     } else {
         let now = Timestamp::now();
-        let head = ["ID", "NAME", "PLAN", "USED", "", "", "RESETS", ""];
+        let head = ["ID", "NAME", "PLAN", "USED", "", "", "RESETS", "SHAPE", "SEARCH", "MODELS", ""];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(chosen.iter().zip(&checks).map(|(entry, checked)| row(entry, checked, now)));
         show(&table(&rows))?;
+        if options.get_one::<String>("id").is_some() {
+            let told: String = checks.iter().filter_map(|checked| checked.survey.as_ref()).map(details).collect();
+            show(&told)?;
+        }
     }
     desk.close().await?;
     let fine = checks.iter().all(|checked| checked.usage.is_ok());
@@ -57,6 +63,8 @@ struct Checked {
     refreshed: bool,
     /// Whether the account has a profile, from its records or just found.
     profile: bool,
+    /// None: it wasn't asked.
+    survey: Option<Survey>,
 }
 
 /// What is wrong, and what helps.
@@ -68,7 +76,13 @@ struct Problem {
 async fn check(desk: &Desk, entry: &Entry, force: bool) -> Checked {
     let (mut refreshed, mut profile) = (false, false);
     let usage = ask(desk, entry, force, &mut refreshed, &mut profile).await;
-    Checked { usage, refreshed, profile }
+    // An account that rests is left alone: this goes to the hosts of conversations.
+    let rests = matches!(entry.info.state, State::Cooling { .. });
+    let survey = match take(desk, entry) {
+        Ok(lease) if usage.is_ok() && !rests => Some(Survey::of(desk, &lease).await),
+        _ => None,
+    };
+    Checked { usage, refreshed, profile, survey }
 }
 
 async fn ask(
@@ -199,6 +213,12 @@ fn row(entry: &Entry, checked: &Checked, now: Timestamp) -> Vec<String> {
             row.push(usage.share().map(bar).unwrap_or_default());
             row.push(usage.share().map(|share| format!("{:.0} %", share * 100.0)).unwrap_or_default());
             row.push(usage.resets_at.map_or_else(|| "-".to_owned(), |reset| relative(reset, now)));
+            let survey = checked.survey.as_ref();
+            let none = || "-".to_owned();
+            row.push(survey.and_then(Survey::shape).map_or_else(none, |shape| shape.to_string()));
+            row.push(survey.map_or_else(none, |survey| search(&survey.search).to_owned()));
+            let models = survey.and_then(|survey| survey.models.as_ref().ok());
+            row.push(models.map_or_else(none, |models| models.models().len().to_string()));
             row.push(if checked.refreshed { "token renewed".to_owned() } else { String::new() });
         }
         Err(problem) => row.push(format!("✗ {} → {}", problem.message, problem.cure)),
@@ -206,9 +226,57 @@ fn row(entry: &Entry, checked: &Checked, now: Timestamp) -> Vec<String> {
     row
 }
 
+fn search(search: &Search) -> &'static str {
+    match search {
+        Search::Offered(_) => "yes",
+        Search::Not(_) => "no",
+        Search::Unknown => "-",
+    }
+}
+
+/// What stands below the table when one account was named.
+fn details(survey: &Survey) -> String {
+    let mut text = format!("\nShapes: {}\n", survey.words());
+    if let Search::Not(why) = &survey.search {
+        text.push_str(&format!("Web search: no: {why}\n"));
+    }
+    match &survey.models {
+        Ok(models) => {
+            text.push_str("Models, as Kiro lists them for this account:\n");
+            let tokens = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+            let row = |model: &Listed| {
+                vec![
+                    format!("  {}", plain(&model.kiro_id, 60)),
+                    tokens(model.window),
+                    tokens(model.max_output),
+                    efforts(model),
+                ]
+            };
+            let head = ["  ID", "WINDOW", "MOST OUTPUT", "EFFORTS"].map(str::to_owned).to_vec();
+            text.push_str(&table(&[vec![head], models.models().iter().map(row).collect()].concat()));
+        }
+        Err(why) => text.push_str(&format!("Models: not known, the embedded table serves: {why}\n")),
+    }
+    for word in &survey.learned {
+        text.push_str(&format!("Learned: {}\n", plain(word, 200)));
+    }
+    text
+}
+
+fn efforts(model: &Listed) -> String {
+    let effort = model.fields.as_ref().and_then(|fields| fields.effort.as_ref());
+    let levels = effort.and_then(|effort| effort.levels.as_deref());
+    levels.map_or_else(
+        || "-".to_owned(),
+        |levels| levels.iter().map(|level| level.as_str()).collect::<Vec<_>>().join(" "),
+    )
+}
+
 fn json_of(entry: &Entry, checked: &Checked) -> Value {
     let usage = checked.usage.as_ref().ok();
     let error = checked.usage.as_ref().err();
+    let survey = checked.survey.as_ref();
+    let model = |model: &Listed| json!({ "id": model.kiro_id, "name": model.name, "window": model.window, "max_output": model.max_output });
     json!({
         "id": short(&entry.info.id),
         "name": entry.info.name,
@@ -221,6 +289,22 @@ fn json_of(entry: &Entry, checked: &Checked) -> Value {
         "email": usage.and_then(|usage| usage.email.clone()),
         "profile": checked.profile,
         "token_renewed": checked.refreshed,
+        "shape": survey.and_then(Survey::shape).map(|shape| shape.as_str()),
+        "shapes": survey.map(|survey| {
+            let shapes = survey.shapes.iter().map(|(shape, answer)| {
+                json!({ "shape": shape.as_str(), "answers": answer.is_ok(), "error": answer.as_ref().err().map(ToString::to_string) })
+            });
+            shapes.collect::<Vec<_>>()
+        }),
+        "search": survey.and_then(|survey| match survey.search {
+            Search::Offered(_) => Some(true),
+            Search::Not(_) => Some(false),
+            Search::Unknown => None,
+        }),
+        "models": survey.and_then(|survey| survey.models.as_ref().ok()).map(|models| {
+            models.models().iter().map(model).collect::<Vec<_>>()
+        }),
+        "learned": survey.map(|survey| survey.learned.clone()),
         "error": error.map(|problem| json!({ "message": problem.message, "cure": problem.cure })),
     })
 }

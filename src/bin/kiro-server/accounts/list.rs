@@ -5,14 +5,12 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, StoreKind};
-use kiro_messages::pool::AccountInfo;
-use kiro_messages::proto::kiro::profile::Kind;
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, Entry};
 use super::super::output::{Failure, plain, relative, short, show, show_json, table};
-use super::{is_served, name};
+use super::{is_served, method, name};
 
 /// A table or JSON of all accounts. An empty pool is no failure.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
@@ -64,14 +62,6 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
         used.map_or_else(|| "never".to_owned(), |used| relative(used, now)),
         why(entry).unwrap_or_default(),
     ]
-}
-
-/// `idc (enterprise)`, `idc (builder-id)`, or the method alone where it says everything (R75).
-fn method(info: &AccountInfo) -> String {
-    match info.kind {
-        Kind::BuilderId | Kind::Enterprise => format!("{} ({})", info.method.as_str(), info.kind.as_str()),
-        Kind::ApiKey | Kind::External | Kind::Social | Kind::Unsure => info.method.as_str().to_owned(),
-    }
 }
 
 fn json_of(entry: &Entry) -> Value {

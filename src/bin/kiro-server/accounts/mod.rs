@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use kiro_messages::config::Config;
 use kiro_messages::policy::health::State;
+use kiro_messages::pool::AccountInfo;
+use kiro_messages::proto::kiro::profile::Kind;
 
 use super::output::{Failure, plain};
 
@@ -29,6 +31,14 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
 /// A name as tables show it; `-` for none.
 fn name(name: Option<&str>) -> String {
     name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// `idc (enterprise)`, `idc (builder-id)`, or the method alone where it says everything (R75).
+pub fn method(info: &AccountInfo) -> String {
+    match info.kind {
+        Kind::BuilderId | Kind::Enterprise => format!("{} ({})", info.method.as_str(), info.kind.as_str()),
+        Kind::ApiKey | Kind::External | Kind::Social | Kind::Unsure => info.method.as_str().to_owned(),
+    }
 }
 
 /// What an operator calls a state, for tables.

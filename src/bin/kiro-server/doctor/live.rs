@@ -15,6 +15,7 @@ use kiro_messages::config::{Config, UpstreamKind};
 use kiro_messages::policy::learned::Variant;
 use kiro_messages::pool::Wanted;
 use kiro_messages::proto::kiro::catalogue::{Catalogue, Listed};
+use kiro_messages::proto::kiro::client_identity::VERSION_FLOOR;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
 use kiro_messages::proto::record::Method;
@@ -22,7 +23,8 @@ use kiro_messages::proto::translate::model::{Model, Models};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, Entry, find};
-use super::super::output::{Failure, plain, show, show_json};
+use super::super::output::{Failure, plain, short, show, show_json};
+use super::super::survey::is_declared_as_ours;
 use super::probe::{Ask, Asked, Chat, MOST_REQUESTS, Probe, Stopped, picture};
 
 /// The contract that *expected* speaks of.
@@ -31,21 +33,27 @@ const CONTRACT: &str = "2026-11";
 const PAUSE: Duration = Duration::from_secs(1);
 /// A token that ends sooner is renewed first: the checks take a minute or two.
 const MARGIN_SECONDS: i64 = 300;
-/// A model that every plan has, and that costs little.
-const PLAIN_MODEL: &str = "claude-haiku-4.5";
+/// Models of the older style, of which every plan has one: the one that costs least in front.
+const PLAIN_MODELS: [&str; 3] = ["claude-haiku-4.5", "claude-sonnet-4.5", "claude-sonnet-4"];
+/// A model that is told to think both ways.
+const BOTH_MODEL: &str = "claude-sonnet-4.6";
+/// Behind the floor of [`VERSION_FLOOR`].
+const OLD_VERSION: &str = "0.11.132";
 /// Models that think by `additionalModelRequestFields`, the cheaper ones first.
 const FIELDS_MODELS: [&str; 5] =
     ["claude-sonnet-5.5", "claude-sonnet-5", "claude-opus-5.5", "claude-opus-5", "claude-opus-4.8"];
-/// Bytes of a body that passed [report].
+/// Bytes of a body that passed, and of one that didn't [report].
 const LARGEST_BODY: usize = 1_085_435;
+const TOO_LARGE_BODY: usize = 1_086_459;
 /// Characters of base64 of a picture that clients send: Anthropic's own limit is 5 MB.
 const LARGEST_PICTURE: usize = 1_000_000;
 /// Upstream's word on something, at most so many characters of it.
 const MOST_WORDS: usize = 160;
 
 /// Each check with what it is about, in the order in which they run.
-pub const CHECKS: [(&str, &str); 18] = [
+pub const CHECKS: [(&str, &str); 19] = [
     ("version", "the client version, per call and host"),
+    ("gate", "whether an older client is refused"),
     ("shapes", "both wire shapes"),
     ("runtime-members", "members of a body of shape runtime"),
     ("profile", "the profile's variants"),
@@ -114,6 +122,7 @@ type Found = (Verdict, String, String);
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
     let wanted = wanted(options)?;
     let desk = Desk::open(config).await?;
+    desk.pool.only_look();
     let done = examine(&desk, &wanted, options).await;
     desk.close().await?;
     done
@@ -146,9 +155,20 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
             .or_else(|| accounts.first())
             .ok_or_else(|| Failure::new("there is no account; `kiro-server accounts add` adds one"))?,
     };
-    ask_first(desk, entry, wanted, options.get_flag("yes"))?;
+    let second = match options.get_one::<String>("second") {
+        Some(id) => Some(find(&accounts, id)?),
+        None => None,
+    };
+    if second.is_some_and(|second| second.info.id == entry.info.id) {
+        return Err(Failure::usage("--second: that is the first account; name another one"));
+    }
+    ask_first(desk, entry, second, wanted, options.get_flag("yes"))?;
     let probe = prepare(desk, entry).await?;
-    let mut live = Live::new(probe);
+    let second = match second {
+        Some(entry) => Some(prepare(desk, entry).await?),
+        None => None,
+    };
+    let mut live = Live::new(probe, second);
     let mut lines = Vec::new();
     for name in wanted {
         lines.push(live.check(name).await);
@@ -165,15 +185,22 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
 }
 
 /// K138: says what it will do, and asks.
-fn ask_first(desk: &Desk, entry: &Entry, wanted: &[&str], yes: bool) -> Result<(), Failure> {
+fn ask_first(desk: &Desk, entry: &Entry, second: Option<&Entry>, wanted: &[&str], yes: bool) -> Result<(), Failure> {
     let whom = match desk.config.upstream {
         UpstreamKind::Simulator => "the simulator",
         UpstreamKind::Kiro => "Kiro",
     };
+    let also = second.map(|second| format!(" (a few as account {})", short(&second.info.id))).unwrap_or_default();
+    // K139: of the largest body and picture.
+    let size = if wanted.contains(&LIMITS.0) {
+        "requests, up to 8 of them as large as they can be,"
+    } else {
+        "small requests"
+    };
     let what = format!(
-        "This sends at most {MOST_REQUESTS} small requests to {whom} as account {}, one after the other, for: {}.\n\
-         They cost credits of that account as any small question does. The pool's marks and counters stay as they are.\n",
-        kiro_messages::pool::short(&entry.info.id),
+        "This sends at most {MOST_REQUESTS} {size} to {whom} as account {}{also}, one after the other, for: {}.\n\
+         They cost credits as any question of that size does. The pool's marks and counters stay as they are.\n",
+        short(&entry.info.id),
         wanted.join(", ")
     );
     let mut out = std::io::stderr().lock();
@@ -205,14 +232,25 @@ async fn prepare(desk: &Desk, entry: &Entry) -> Result<Probe, Failure> {
     }
     // A place on this account, whatever its state; it records nothing.
     let lease = desk.pool.select(&Wanted { only: Some(&entry.info.id), ..Wanted::default() });
-    let lease = lease.map_err(|_| Failure::new("the account can't be used; `kiro-server doctor` says what to do"))?;
+    let mut lease =
+        lease.map_err(|_| Failure::new("the account can't be used; `kiro-server doctor` says what to do"))?;
+    // As a request would (K77); what is found isn't written.
+    if lease.account().wants_profiles() {
+        desk.credentials.look_up_profiles(&mut lease).await;
+    }
     let bearer = desk.credentials.access_token(&lease).await;
     let bearer = bearer.map_err(|fault| Failure::new(format!("no access token: {}", fault.kind.as_str())))?;
     let view = (**lease.account()).clone();
-    let near = view.generate_url().contains("//127.0.0.1") || view.generate_url().contains("//localhost");
+    let near = is_near(&view.generate_url());
     // Kiro's own hosts are spared; a simulator on this machine needn't be.
     let pause = if near { Duration::ZERO } else { PAUSE };
     Probe::new(&desk.upstream, view, &bearer, pause).map_err(|fault| Failure::new(fault.message))
+}
+
+/// Whether an address leads to this machine (K12).
+fn is_near(url: &str) -> bool {
+    let host = url.split_once("://").map_or("", |(_, rest)| rest).split(['/', ':']).next().unwrap_or_default();
+    matches!(host, "127.0.0.1" | "localhost") || host.ends_with(".localhost")
 }
 
 fn write_report(file: &Path, report: &Value) -> Result<(), Failure> {
@@ -272,7 +310,11 @@ impl Told<'_> {
             "at": Timestamp::now().strftime("%Y-%m-%d").to_string(),
             "client_version": config.client_version,
             "upstream": if config.upstream == UpstreamKind::Simulator { "simulator" } else { hosts },
-            "account": { "method": view.method().as_str(), "region": view.region(), "profile": view.profile_arn().is_some() },
+            "account": {
+                "method": view.method().as_str(), "kind": view.kind().as_str(), "region": view.region(),
+                "profile": view.profile_arn().is_some(),
+            },
+            "second_account": self.live.second.is_some(),
             "requests": self.live.probe.sent,
             "stopped": self.live.probe.stopped,
             "ok": self.is_fine(),
@@ -292,6 +334,10 @@ struct Way {
 /// What is known so far. What one check has seen the next ones don't ask again.
 struct Live {
     probe: Probe,
+    /// Another account, for what holds of one account alone.
+    second: Option<Probe>,
+    /// The model of the older style that the account has.
+    plain: &'static str,
     shapes: Vec<Shape>,
     variants: Vec<Variant>,
     /// Small chats that were asked.
@@ -304,38 +350,52 @@ struct Live {
 }
 
 impl Live {
-    fn new(probe: Probe) -> Self {
+    fn new(probe: Probe, second: Option<Probe>) -> Self {
         let view = probe.view();
         let pinned = view.shapes("us-east-1").len() == 1;
         // Also the shape that the configuration leaves out, unless an address of its own leads nowhere else.
         let shapes = if pinned { view.shapes("us-east-1").to_vec() } else { Shape::ALL.to_vec() };
         let variants = view.variants();
-        Self { shapes, variants, chats: Vec::new(), catalogues: Vec::new(), usages: Vec::new(), thought: None, probe }
+        Self {
+            shapes,
+            variants,
+            second,
+            plain: PLAIN_MODELS[0],
+            chats: Vec::new(),
+            catalogues: Vec::new(),
+            usages: Vec::new(),
+            thought: None,
+            probe,
+        }
     }
 
     async fn check(&mut self, name: &'static str) -> Line {
         let (expected, found) = match name {
             "version" => ("every call takes it", self.version().await),
+            "gate" => ("a client older than the floor is refused", self.gate().await),
             "shapes" => ("each shape answers", self.both_shapes().await),
             "runtime-members" => ("all are taken", self.runtime_members().await),
             "profile" => ("the first variant is taken", self.profile().await),
             "usage" => ("answered with the ARN and without", self.usage().await),
             "catalogue" => ("what the table says", self.catalogue().await),
-            "reasoning" => ("one signed thought by fields, a thought in tags by prefix", self.reasoning().await),
-            "effort" => ("low and the highest level are taken, display too", self.effort().await),
+            "reasoning" => ("one signed thought by fields, a thought by prefix and by both", self.reasoning().await),
+            "effort" => ("effort low and xhigh are taken, display too", self.effort().await),
             "max-tokens" => ("taken", self.max_tokens().await),
             "tool-schemas" => ("taken", self.tool_schemas().await),
             "result-image" => ("taken", self.result_image().await),
             "document" => ("taken", self.document().await),
             "cache-point" => ("taken on a message", self.cache_point().await),
-            "credits" => ("the second of two equal turns of a conversation costs less", self.credits().await),
-            "replay" => ("taken, in another conversation too", self.replay().await),
+            "credits" => (
+                "the second of two equal turns costs less, and on another account nothing is cheaper",
+                self.credits().await,
+            ),
+            "replay" => ("taken, in another conversation too; refused on another account", self.replay().await),
             "search" => ("one tool, web_search, with results", self.search().await),
             "end-order" => ("metadata, context, metering", self.end_order().await),
             "percentage" => ("what the table's window says, where there are counts", self.percentage().await),
             _ => ("1,085,435 bytes; a picture of 1,000,000 characters", self.limits().await),
         };
-        let (verdict, seen, means) = found.unwrap_or_else(|Stopped| {
+        let (verdict, seen, means) = found.unwrap_or_else(|_| {
             let why = self.probe.stopped.clone().unwrap_or_default();
             (Verdict::NotRun, format!("not asked: {why}"), String::new())
         });
@@ -347,10 +407,37 @@ impl Live {
         if let Some((_, known)) = self.chats.iter().find(|(asked, _)| asked == way) {
             return Ok(known.clone());
         }
-        let ask = Ask::new(PLAIN_MODEL, "Answer with the one word OK.");
-        let answer = self.probe.chat(way.shape, way.small, way.arn.as_deref(), &ask).await?;
-        self.chats.push((way.clone(), answer.clone()));
-        Ok(answer)
+        loop {
+            let ask = Ask::new(self.plain, "Answer with the one word OK.");
+            let answer = self.probe.chat(way.shape, way.small, way.arn.as_deref(), &ask).await?;
+            let next = PLAIN_MODELS.iter().skip_while(|model| **model != self.plain).nth(1);
+            if let (Err(Fault { kind: FaultKind::UnknownModel, .. }), Some(next)) = (&answer, next) {
+                self.plain = next;
+                continue;
+            }
+            self.chats.push((way.clone(), answer.clone()));
+            return Ok(answer);
+        }
+    }
+
+    /// One chat turn as the second account, in the shape of the first; none without one.
+    async fn ask_second(&mut self, ask: &Ask) -> Result<Option<Result<Chat, Fault>>, Stopped> {
+        let Some(way) = self.way().await? else { return Ok(None) };
+        let Some(second) = &mut self.second else { return Ok(None) };
+        let mut last = None;
+        for variant in second.view().variants() {
+            self.probe.begin().await?;
+            let answer = second.chat(way.shape, way.small, variant.arn(), ask).await.inspect_err(|_| {
+                let why = second_stopped(second);
+                self.probe.stopped = Some(why);
+            })?;
+            let again = answer.as_ref().is_err_and(is_of_the_profile);
+            last = Some(answer);
+            if !again {
+                break;
+            }
+        }
+        Ok(last)
     }
 
     /// A shape's answer to the first variant that it takes, in the small form where it wants that.
@@ -392,11 +479,19 @@ impl Live {
         Ok(Some(self.probe.chat(way.shape, way.small, way.arn.as_deref(), ask).await?))
     }
 
+    /// The ARN that the account's calls go out with: of several the one that conversations take.
+    async fn arn(&mut self) -> Result<Option<String>, Stopped> {
+        let named = self.variants.iter().filter(|variant| variant.arn().is_some()).count();
+        let way = if named > 1 { self.way().await? } else { None };
+        let first = || self.probe.view().profile_arn().map(str::to_owned);
+        Ok(way.and_then(|way| way.arn).or_else(first))
+    }
+
     async fn usage_of(&mut self, shape: Shape, with_arn: bool) -> Asked<()> {
         if let Some((_, _, known)) = self.usages.iter().find(|(of, arn, _)| *of == shape && *arn == with_arn) {
             return Ok(known.clone());
         }
-        let arn = self.probe.view().profile_arn().filter(|_| with_arn).map(str::to_owned);
+        let arn = self.arn().await?.filter(|_| with_arn);
         let answer = self.probe.usage(shape, arn.as_deref()).await?.map(drop);
         self.usages.push((shape, with_arn, answer.clone()));
         Ok(answer)
@@ -406,13 +501,23 @@ impl Live {
         if let Some((_, known)) = self.catalogues.iter().find(|(of, _)| *of == shape) {
             return Ok(known.clone());
         }
-        let arn = self.probe.view().profile_arn().map(str::to_owned);
+        let arn = self.arn().await?;
+        let mut answer = self.catalogue_with(shape, arn.as_deref()).await?;
+        // The gateway asks in the other form, too (K80).
+        if arn.is_some() && answer.as_ref().is_err_and(is_of_the_profile) {
+            answer = self.catalogue_with(shape, None).await?;
+        }
+        self.catalogues.push((shape, answer.clone()));
+        Ok(answer)
+    }
+
+    async fn catalogue_with(&mut self, shape: Shape, arn: Option<&str>) -> Asked<Catalogue> {
         let mut catalogue = Catalogue::default();
         let mut next = None;
         let mut answer = Ok(());
         // More pages than any account has.
         for _ in 0..4 {
-            match self.probe.models(shape, arn.as_deref(), next.as_deref()).await? {
+            match self.probe.models(shape, arn, next.as_deref()).await? {
                 Ok(page) => match catalogue.add_page(&page) {
                     Ok(token) => next = token,
                     Err(_) => answer = Err(Fault::protocol("the list can't be read")),
@@ -423,9 +528,7 @@ impl Live {
                 break;
             }
         }
-        let answer = answer.map(|()| catalogue);
-        self.catalogues.push((shape, answer.clone()));
-        Ok(answer)
+        Ok(answer.map(|()| catalogue))
     }
 
     /// The catalogue of the first shape that gives one.
@@ -471,6 +574,10 @@ impl Live {
             names.join(", ")
         };
         let refused = self.probe.version_refused.clone();
+        if refused.is_empty() && self.probe.answered.is_empty() {
+            let why = self.chats.iter().find_map(|(_, answer)| answer.as_ref().err().map(said));
+            return Ok(not_run(&why.unwrap_or_else(|| "no call was let in".to_owned())));
+        }
         if refused.is_empty() {
             return Ok((Verdict::Same, format!("taken by {}", named(&self.probe.answered)), String::new()));
         }
@@ -481,6 +588,45 @@ impl Live {
             return Ok((Verdict::Differs, seen, format!("the gateway goes the other way by itself; {cure}")));
         }
         Ok((Verdict::Wrong, seen, format!("nothing is served: {cure}")))
+    }
+
+    /// By a call that costs nothing: an old version, and only where that is taken a client without Kiro's name.
+    async fn gate(&mut self) -> Result<Found, Stopped> {
+        let has_arn = self.probe.view().profile_arn().is_some();
+        let mut asked = None;
+        'asked: for shape in self.shapes.clone() {
+            for with_arn in [has_arn, false] {
+                if self.usage_of(shape, with_arn).await?.is_ok() {
+                    asked = Some((shape, with_arn));
+                    break 'asked;
+                }
+            }
+        }
+        let Some((shape, with_arn)) = asked else { return Ok(not_run("usage isn't answered to our own version")) };
+        let arn = self.arn().await?.filter(|_| with_arn);
+        let old = |agent: &str| match agent.split_once("KiroIDE-") {
+            Some((sdk, ide)) => {
+                let behind = ide.find('-').map_or("", |at| &ide[at..]);
+                format!("{sdk}KiroIDE-{OLD_VERSION}{behind}")
+            }
+            None => agent.to_owned(),
+        };
+        match self.probe.usage_as(shape, arn.as_deref(), old).await? {
+            Err(fault) if fault.kind == FaultKind::ClientVersion => {
+                return Ok((Verdict::Same, format!("{OLD_VERSION} is refused by usage of {shape}"), String::new()));
+            }
+            Err(fault) => return Ok(not_run(&said(&fault))),
+            Ok(()) => {}
+        }
+        let nobody = |agent: &str| agent.split_once(" KiroIDE").map_or(agent, |(sdk, _)| sdk).to_owned();
+        let other = match self.probe.usage_as(shape, arn.as_deref(), nobody).await? {
+            Ok(()) => "a client without Kiro's name too".to_owned(),
+            Err(fault) => format!("a client without Kiro's name isn't: {}", said(&fault)),
+        };
+        Ok(differs(
+            &format!("{OLD_VERSION}, below {VERSION_FLOOR}, is taken by usage of {shape}; {other}"),
+            "the gateway needs nothing of it; an older KIRO_CLIENT_VERSION would serve, too: report it",
+        ))
     }
 
     async fn both_shapes(&mut self) -> Result<Found, Stopped> {
@@ -511,6 +657,12 @@ impl Live {
                 let means = format!("the gateway uses {other} by itself; KIRO_UPSTREAM_API={other} saves the attempts");
                 (Verdict::Differs, seen, means)
             }
+            _ if self.chats.iter().any(|(_, answer)| answer.as_ref().is_err_and(is_of_the_profile)) => (
+                Verdict::Wrong,
+                seen,
+                "nothing is served to this account: `kiro-server accounts check --refresh`, else log in again"
+                    .to_owned(),
+            ),
             _ => (
                 Verdict::Wrong,
                 seen,
@@ -744,23 +896,29 @@ impl Live {
             Some((ask, Err(fault))) => seen.push(format!("{}: {}", ask.model, said(&fault))),
             None => seen.push("no model that thinks by fields".to_owned()),
         }
-        let mut ask = Ask::new(PLAIN_MODEL, "Which is larger, 9.9 or 9.11? Think, then answer with the number alone.");
-        let prefix = "<thinking_mode>enabled</thinking_mode><max_thinking_length>4000</max_thinking_length>";
-        ask.history = vec![
-            ask.user(prefix),
-            json!({ "assistantResponseMessage": { "content": "I will follow these instructions." } }),
-        ];
-        match self.ask(&ask).await? {
-            Some(Ok(chat)) => {
-                let thought = chat.tags || !chat.thoughts.is_empty();
-                seen.push(format!("{PLAIN_MODEL}: {}", if thought { "a thought" } else { "no thought" }));
-                if !thought {
-                    differs_in.push("models of the older style answer without a thought");
-                }
-            }
-            Some(Err(fault)) => seen.push(format!("{PLAIN_MODEL}: {}", said(&fault))),
-            None => return Ok(not_run("no shape answers")),
+        let Some(_) = self.way().await? else { return Ok(not_run("no shape answers")) };
+        let question = "Which is larger, 9.9 or 9.11? Think, then answer with the number alone.";
+        let enabled = "<thinking_mode>enabled</thinking_mode><max_thinking_length>4000</max_thinking_length>";
+        let adaptive = "<thinking_mode>adaptive</thinking_mode><thinking_effort>low</thinking_effort>";
+        let mut asks = vec![Ask::new(self.plain, question).under(enabled)];
+        if self.any_catalogue().await?.is_none_or(|catalogue| catalogue.get(BOTH_MODEL).is_some()) {
+            let fields = json!({ "thinking": { "type": "adaptive" }, "output_config": { "effort": "low" } });
+            asks.push(Ask::new(BOTH_MODEL, question).under(adaptive).fields(fields));
         }
+        for ask in asks {
+            match self.ask(&ask).await? {
+                Some(Ok(chat)) => {
+                    let thought = chat.tags || !chat.thoughts.is_empty();
+                    seen.push(format!("{}: {}", ask.model, if thought { "a thought" } else { "no thought" }));
+                    if !thought {
+                        differs_in.push("models of the older style answer without a thought");
+                    }
+                }
+                Some(Err(fault)) => seen.push(format!("{}: {}", ask.model, said(&fault))),
+                None => return Ok(not_run("no shape answers")),
+            }
+        }
+        differs_in.dedup();
         let seen = seen.join(" · ");
         Ok(match differs_in.as_slice() {
             [] => (Verdict::Same, seen, String::new()),
@@ -841,6 +999,10 @@ impl Live {
     async fn taken(&mut self, ask: Ask, means: &str) -> Result<Found, Stopped> {
         Ok(match self.ask(&ask).await? {
             Some(Ok(_)) => (Verdict::Same, "taken".to_owned(), String::new()),
+            // A word on the account or the model is none on what was asked.
+            Some(Err(fault)) if is_of_the_profile(&fault) || fault.kind == FaultKind::UnknownModel => {
+                not_run(&said(&fault))
+            }
             Some(Err(fault)) if fault.status.is_some_and(|status| (400..500).contains(&status)) => {
                 differs(&said(&fault), means)
             }
@@ -860,7 +1022,7 @@ impl Live {
             "required": ["path"],
         });
         let tools = json!({ "tools": [tool("look", schema)] });
-        let ask = Ask::new(PLAIN_MODEL, "Answer with the one word OK.").with("userInputMessageContext", tools);
+        let ask = Ask::new(self.plain, "Answer with the one word OK.").with("userInputMessageContext", tools);
         self.taken(ask, "tools with such schemas are refused: simplify them at the client, and report it").await
     }
 
@@ -870,7 +1032,7 @@ impl Live {
             "toolResults": [{ "toolUseId": "tooluse_1", "content": [{ "text": "a picture" }], "status": "success" }],
         });
         let images = json!([{ "format": "png", "source": { "bytes": picture(400) } }]);
-        let mut ask = Ask::new(PLAIN_MODEL, "Answer with the one word OK.")
+        let mut ask = Ask::new(self.plain, "Answer with the one word OK.")
             .with("userInputMessageContext", context)
             .with("images", images);
         let used = json!({ "toolUseId": "tooluse_1", "name": "look", "input": {} });
@@ -883,13 +1045,12 @@ impl Live {
 
     async fn document(&mut self) -> Result<Found, Stopped> {
         let documents = json!([{ "name": "note", "format": "txt", "source": { "bytes": "QSBub3RlLg==" } }]);
-        let ask = Ask::new(PLAIN_MODEL, "Answer with the one word OK.").with("documents", documents);
+        let ask = Ask::new(self.plain, "Answer with the one word OK.").with("documents", documents);
         self.taken(ask, "documents are refused: send their text instead, and report it").await
     }
 
     async fn cache_point(&mut self) -> Result<Found, Stopped> {
-        let ask =
-            Ask::new(PLAIN_MODEL, "Answer with the one word OK.").with("cachePoint", json!({ "type": "default" }));
+        let ask = Ask::new(self.plain, "Answer with the one word OK.").with("cachePoint", json!({ "type": "default" }));
         self.taken(
             ask,
             "with KIRO_CACHE_POINTS the gateway goes without by itself (K131); off, the default, sends none",
@@ -898,9 +1059,12 @@ impl Live {
     }
 
     async fn credits(&mut self) -> Result<Found, Stopped> {
-        // Long enough that the beginning is worth a cache entry.
+        let Some(_) = self.way().await? else { return Ok(not_run("no shape answers")) };
+        // Long enough that the beginning is worth a cache entry, where the gateway puts it (TR46); and never sent before, or
+        // the first turn would find it there.
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(150);
-        let ask = Ask::new(PLAIN_MODEL, &format!("{text}\nAnswer with the one word OK."));
+        let text = format!("{} {text}", uuid::Uuid::new_v4());
+        let ask = Ask::new(self.plain, "Answer with the one word OK.").under(&text);
         let other = Ask { conversation: uuid::Uuid::new_v4().to_string(), ..ask.clone() };
         let mut credits = Vec::new();
         for ask in [&ask, &ask, &other] {
@@ -911,11 +1075,30 @@ impl Live {
                 None => return Ok(not_run("no shape answers")),
             }
         }
-        let &[first, second, third] = credits.as_slice() else { return Ok(not_run("answers hold no credits")) };
-        let seen = format!("{first:.4}, then {second:.4}; in another conversation {third:.4}");
-        Ok(match second < first * 0.95 {
-            true => (Verdict::Same, seen, String::new()),
-            false => differs(
+        let &[first, again, third] = credits.as_slice() else { return Ok(not_run("answers hold no credits")) };
+        let mut seen = format!("{first:.4}, then {again:.4}; in another conversation {third:.4}");
+        // Without affinity the turn would have gone to another account.
+        let elsewhere = match self.ask_second(&ask).await? {
+            Some(Ok(chat)) => chat.credits,
+            Some(Err(fault)) => {
+                seen.push_str(&format!("; on the second account: {}", said(&fault)));
+                None
+            }
+            None => {
+                seen.push_str("; without affinity: not asked, `--second ID` names an account for it");
+                None
+            }
+        };
+        if let Some(figure) = elsewhere {
+            seen.push_str(&format!("; without affinity, on the second account, {figure:.4}"));
+        }
+        let is_cheaper = |figure: f64| figure < first * 0.95;
+        Ok(match (is_cheaper(again), elsewhere.is_some_and(is_cheaper)) {
+            (true, false) => (Verdict::Same, seen, String::new()),
+            (true, true) => {
+                differs(&seen, "what one account has seen is cheaper on another one: KIRO_AFFINITY=off loses nothing")
+            }
+            (false, _) => differs(
                 &seen,
                 "keeping a conversation on its account doesn't pay here; KIRO_AFFINITY=off loses nothing",
             ),
@@ -949,10 +1132,29 @@ impl Live {
                 None => return Ok(not_run("no shape answers")),
             }
         }
+        let ask = Ask {
+            content: "And of 1.5 and 1.25? The number alone.".to_owned(),
+            history: vec![asked.user(&asked.content), answer.clone()],
+            ..asked.clone()
+        };
+        let mut free = false;
+        seen.push(match self.ask_second(&ask).await? {
+            Some(Ok(_)) => {
+                free = true;
+                "on another account: taken".to_owned()
+            }
+            Some(Err(fault)) => format!("on another account: {}", said(&fault)),
+            None => "on another account: not asked, `--second ID` names one".to_owned(),
+        });
         let seen = seen.join(" · ");
-        Ok(match refused.as_slice() {
-            [] => (Verdict::Same, seen, String::new()),
-            _ => differs(&seen, "the gateway asks again without thoughts by itself, and then remembers it (K130)"),
+        Ok(match (refused.is_empty(), free) {
+            (true, false) => (Verdict::Same, seen, String::new()),
+            (true, true) => {
+                differs(&seen, "the gateway sends a thought to its maker alone all the same (TR44): report it")
+            }
+            (false, _) => {
+                differs(&seen, "the gateway asks again without thoughts by itself, and then remembers it (K130)")
+            }
         })
     }
 
@@ -967,13 +1169,7 @@ impl Live {
         let names: Vec<&str> =
             tools.as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
         let declared = tools.as_array().into_iter().flatten().find(|tool| tool["name"] == "web_search");
-        let ours = json!({ "type": "object", "properties": { "query": { "type": "string" } }, "required": ["query"] });
-        let same = declared.is_some_and(|tool| {
-            let members = |schema: &Value| {
-                schema["properties"].as_object().map(|properties| properties.keys().cloned().collect::<Vec<_>>())
-            };
-            members(&tool["inputSchema"]) == members(&ours) && tool["inputSchema"]["required"] == ours["required"]
-        });
+        let same = declared.is_some_and(is_declared_as_ours);
         let params = json!({ "name": "web_search", "arguments": { "query": "rust programming language" } });
         let found = match self.probe.mcp(way.shape, arn, "tools/call", params).await? {
             Ok(answer) => answer,
@@ -1011,7 +1207,7 @@ impl Live {
         };
         let counted = counts.uncached_input + counts.cache_read + counts.cache_write + counts.output;
         let window = counted as f64 * 100.0 / percentage;
-        let table = Models::embedded().list_all().find(|row| row.kiro_id == PLAIN_MODEL);
+        let table = Models::embedded().list_all().find(|row| row.kiro_id == self.plain);
         let table = table.map_or(200_000, |row| row.usage_window()) as f64;
         let seen = format!("{counted} tokens are {percentage} %: a window of {window:.0}, the table has {table:.0}");
         // A small answer's percentage has few digits.
@@ -1021,6 +1217,15 @@ impl Live {
         })
     }
 
+    /// A request whose body, or whose picture, has about so many bytes. Of few tokens, whose limit is another one.
+    fn of_size(&self, what: &str, size: usize) -> Ask {
+        let ask = Ask::new(self.plain, "Answer with the one word OK.");
+        if what == "picture" {
+            return ask.with("images", json!([{ "format": "png", "source": { "bytes": picture(size) } }]));
+        }
+        Ask { content: format!("{} {}", "=".repeat(size.saturating_sub(1_000)), ask.content), ..ask }
+    }
+
     /// By halving, at most 8 requests.
     async fn limits(&mut self) -> Result<Found, Stopped> {
         let mut seen = Vec::new();
@@ -1028,18 +1233,14 @@ impl Live {
         for (words, most) in [("body", LARGEST_BODY), ("picture", LARGEST_PICTURE)] {
             let (mut size, mut passed) = (most, None);
             for _ in 0..4 {
-                let ask = Ask::new(PLAIN_MODEL, "Answer with the one word OK.");
-                let ask = match words {
-                    "body" => Ask { content: "word ".repeat(size.saturating_sub(1_000) / 5), ..ask },
-                    _ => ask.with("images", json!([{ "format": "png", "source": { "bytes": picture(size) } }])),
-                };
-                match self.ask(&ask).await? {
+                match self.ask(&self.of_size(words, size)).await? {
                     Some(Ok(_)) => {
                         passed = Some(size);
                         break;
                     }
-                    // Too many tokens is another limit than too many bytes.
-                    Some(Err(fault)) if fault.kind == FaultKind::PromptTooLong => break,
+                    Some(Err(fault)) if is_of_the_profile(&fault) || is_of_the_host(&fault) => {
+                        return Ok(not_run(&said(&fault)));
+                    }
                     Some(Err(_)) => size /= 2,
                     None => return Ok(not_run("no shape answers")),
                 }
@@ -1047,8 +1248,13 @@ impl Live {
             fine &= passed == Some(most);
             seen.push(match passed {
                 Some(size) => format!("{words} of {size} passes"),
-                None => format!("{words} of {size} is refused"),
+                None => format!("{words} of {} is refused", size * 2),
             });
+            if passed == Some(LARGEST_BODY) {
+                // Reported to be refused. Nothing here rests on it: a refusal is only explained by it (TS41).
+                let passes = matches!(self.ask(&self.of_size(words, TOO_LARGE_BODY)).await?, Some(Ok(_)));
+                seen.push(format!("{words} of {TOO_LARGE_BODY} {}", if passes { "passes too" } else { "is refused" }));
+            }
         }
         let seen = seen.join(" · ");
         Ok(match fine {
@@ -1071,7 +1277,7 @@ fn not_run(why: &str) -> Found {
 }
 
 /// What is said of the profile. An application that the account may not use is the shape's trouble (K119).
-fn is_of_the_profile(fault: &Fault) -> bool {
+pub fn is_of_the_profile(fault: &Fault) -> bool {
     match fault.kind {
         // A profile of another kind of login reads as a bad token (K78).
         FaultKind::ProfileArn | FaultKind::TokenRejected => true,
@@ -1080,8 +1286,12 @@ fn is_of_the_profile(fault: &Fault) -> bool {
     }
 }
 
+fn second_stopped(second: &Probe) -> String {
+    format!("as the second account: {}", second.stopped.as_deref().unwrap_or("no answer"))
+}
+
 /// The trouble of an address, not of what was asked there.
-fn is_of_the_host(fault: &Fault) -> bool {
+pub fn is_of_the_host(fault: &Fault) -> bool {
     matches!(
         fault.kind,
         FaultKind::Network | FaultKind::Unreachable | FaultKind::Timeout | FaultKind::Endpoint | FaultKind::ServerError
@@ -1089,7 +1299,7 @@ fn is_of_the_host(fault: &Fault) -> bool {
 }
 
 /// A fault in a few words: kind, status, reason, and upstream's text without what names anybody.
-fn said(fault: &Fault) -> String {
+pub fn said(fault: &Fault) -> String {
     let status = fault.status.map(|status| format!(" {status}")).unwrap_or_default();
     let reason = fault.reason.as_deref().map(|reason| format!(" {}", masked(reason))).unwrap_or_default();
     let text = match fault.message.is_empty() {

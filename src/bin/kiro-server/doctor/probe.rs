@@ -1,4 +1,4 @@
-//! The small requests of `doctor --live`: made by hand, one at a time, counted, and none of them felt by the pool.
+//! Small requests made by hand, for `doctor` and `accounts check`: one at a time, counted, and none of them felt by the pool.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use kiro_messages::policy::learned::Variant;
 use kiro_messages::pool::AccountView;
 use kiro_messages::proto::eventstream::Decoder;
 use kiro_messages::proto::kiro::event::{Content, Event, Note, Reader, Text, TokenCounts};
@@ -22,9 +23,12 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// No further request may be made; why not stands in [`Probe::stopped`].
+/// No further request may be made; why not stands in [`Probe::stopped`] too.
 #[derive(Debug)]
-pub struct Stopped;
+pub struct Stopped {
+    /// What was said of the account, or that there are no more requests.
+    pub fault: Fault,
+}
 
 /// What came of a request, unless none may be made any more.
 pub type Asked<T> = Result<Result<T, Fault>, Stopped>;
@@ -41,7 +45,7 @@ pub struct Probe {
     pub stopped: Option<String>,
     /// Client versions that were refused: the call and the shape.
     pub version_refused: Vec<(Call, Shape)>,
-    /// Calls that were answered, whatever the answer.
+    /// Calls that were answered, or refused for what they said: so somebody had let the client in.
     pub answered: Vec<(Call, Shape)>,
 }
 
@@ -98,6 +102,13 @@ impl Ask {
         self
     }
 
+    /// Behind a system text, where the gateway puts it (TR46).
+    pub fn under(mut self, text: &str) -> Self {
+        let understood = json!({ "assistantResponseMessage": { "content": "I will follow these instructions." } });
+        self.history = vec![self.user(text), understood];
+        self
+    }
+
     pub fn user(&self, content: &str) -> Value {
         json!({ "userInputMessage": { "content": content, "modelId": self.model, "origin": "AI_EDITOR" } })
     }
@@ -146,7 +157,8 @@ impl Probe {
                     token,
                     token_type: view.token_type(),
                     machine_id: view.machine_id(),
-                    profile_arn: view.profile_arn().filter(|_| !view.is_api_key()),
+                    // Each call says by itself with which profile it goes out.
+                    profile_arn: None,
                 };
                 headers.push(((shape, call), upstream.identity().headers(shape, call, &caller)?));
             }
@@ -170,7 +182,7 @@ impl Probe {
     /// One chat turn.
     pub async fn chat(&mut self, shape: Shape, small: bool, arn: Option<&str>, ask: &Ask) -> Asked<Chat> {
         let body = ask.body(shape, small, arn).to_string();
-        Ok(self.call(shape, Call::Chat, arn, String::new(), Some(body)).await?.and_then(|answer| read_chat(&answer)))
+        self.call(shape, Call::Chat, arn, String::new(), Some(body), |answer| read_chat(&answer)).await
     }
 
     pub async fn usage(&mut self, shape: Shape, arn: Option<&str>) -> Asked<Bytes> {
@@ -179,7 +191,7 @@ impl Probe {
             query.push_str("&profileArn=");
             query.push_str(&arn.replace(':', "%3A").replace('/', "%2F"));
         }
-        self.call(shape, Call::Usage, arn, query, None).await
+        self.call(shape, Call::Usage, arn, query, None, Ok).await
     }
 
     /// One page of ListAvailableModels.
@@ -191,7 +203,7 @@ impl Probe {
         if let Some(next) = next {
             body["nextToken"] = json!(next);
         }
-        self.call(shape, Call::Models, arn, String::new(), Some(body.to_string())).await
+        self.call(shape, Call::Models, arn, String::new(), Some(body.to_string()), Ok).await
     }
 
     /// A call of upstream's tools (K7).
@@ -201,49 +213,72 @@ impl Probe {
         if let (Shape::Runtime, Some(arn)) = (shape, arn) {
             body["profileArn"] = json!(arn);
         }
-        let answer = self.call(shape, Call::Mcp, arn, String::new(), Some(body.to_string())).await?;
-        Ok(answer.and_then(|answer| serde_json::from_slice(&answer).map_err(|_| Fault::protocol("not JSON"))))
+        let read = |answer: Bytes| serde_json::from_slice(&answer).map_err(|_| Fault::protocol("not JSON"));
+        self.call(shape, Call::Mcp, arn, String::new(), Some(body.to_string()), read).await
     }
 
-    async fn call(
+    /// The same from another client: `agent` makes its user agents of ours. What it meets is no news of our own version.
+    pub async fn usage_as(&mut self, shape: Shape, arn: Option<&str>, agent: impl Fn(&str) -> String) -> Asked<()> {
+        let ours = (self.headers.clone(), self.version_refused.clone(), self.answered.clone());
+        for (_, headers) in self.headers.iter_mut().filter(|(of, _)| *of == (shape, Call::Usage)) {
+            for name in ["user-agent", "x-amz-user-agent"] {
+                let theirs = headers.get(name).and_then(|ours| HeaderValue::from_str(&agent(ours.to_str().ok()?)).ok());
+                if let Some(theirs) = theirs {
+                    headers.insert(name, theirs);
+                }
+            }
+        }
+        let answer = self.usage(shape, arn).await;
+        (self.headers, self.version_refused, self.answered) = ours;
+        Ok(answer?.map(drop))
+    }
+
+    /// One request more, here or as another account in its place: after the pause, and within the bound (K138).
+    pub async fn begin(&mut self) -> Result<(), Stopped> {
+        if self.sent == MOST_REQUESTS && self.stopped.is_none() {
+            self.stopped = Some(format!("{MOST_REQUESTS} requests were made, and there are no more"));
+        }
+        if let Some(why) = &self.stopped {
+            return Err(Stopped { fault: Fault::network(why.clone()) });
+        }
+        if self.sent > 0 {
+            tokio::time::sleep(self.pause).await;
+        }
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// `read` makes of the answer's bytes what was asked for: a stream may hold a fault, too.
+    async fn call<T>(
         &mut self,
         shape: Shape,
         call: Call,
         arn: Option<&str>,
         query: String,
         body: Option<String>,
-    ) -> Asked<Bytes> {
-        if self.stopped.is_some() {
-            return Err(Stopped);
-        }
-        if self.sent == MOST_REQUESTS {
-            self.stopped = Some(format!("{MOST_REQUESTS} requests were made, and there are no more"));
-            return Err(Stopped);
-        }
-        if self.sent > 0 {
-            tokio::time::sleep(self.pause).await;
-        }
-        self.sent += 1;
+        read: impl FnOnce(Bytes) -> Result<T, Fault>,
+    ) -> Asked<T> {
+        self.begin().await?;
         let answer = match tokio::time::timeout(WITHIN, self.send(shape, call, arn, query, body)).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.and_then(read),
             Err(_) => Err(Fault::timeout("no whole answer within 120 s")),
         };
         match &answer {
             Err(fault) if fault.kind == FaultKind::ClientVersion => self.version_refused.push((call, shape)),
-            Err(fault) if fault.status.is_none() => {}
+            Err(fault) if !is_of_the_request(fault) => {}
             _ => self.answered.push((call, shape)),
         }
         // K138: what is said of the account and not of the request ends it.
-        if let Err(fault) = &answer {
+        if let Err(fault) = answer {
             let why = match fault.kind {
                 FaultKind::Suspicious => "Kiro finds the account's activity suspicious",
                 FaultKind::Suspended => "the account is suspended",
                 FaultKind::QuotaMonth | FaultKind::QuotaDay => "the account's quota is used up",
                 FaultKind::RateLimited => "the account is rate limited (429)",
-                _ => return Ok(answer),
+                _ => return Ok(Err(fault)),
             };
             self.stopped = Some(why.to_owned());
-            return Err(Stopped);
+            return Err(Stopped { fault });
         }
         Ok(answer)
     }
@@ -256,9 +291,10 @@ impl Probe {
         query: String,
         body: Option<String>,
     ) -> Result<Bytes, Fault> {
-        // The ARN says where its profile lives (K74).
+        // The ARN says where its profile lives (K74), and whoever leaves it out means the same place.
         let variants = self.view.variants();
-        let variant = variants.iter().find(|variant| variant.arn() == arn).or_else(|| variants.first());
+        let named = |variant: &&Variant| arn.is_some() && variant.arn() == arn;
+        let variant = variants.iter().find(named).or_else(|| variants.first());
         let region = variant.map_or_else(|| self.view.region(), |variant| self.view.api_region(variant));
         let url = format!("{}{query}", self.view.url(shape, call, region));
         let mut headers = self
@@ -267,6 +303,9 @@ impl Probe {
             .find(|(of, _)| *of == (shape, call))
             .map(|(_, headers)| headers.clone())
             .unwrap_or_default();
+        if let Some(arn) = arn.filter(|_| call == Call::Mcp).and_then(|arn| HeaderValue::from_str(arn).ok()) {
+            headers.insert(HeaderName::from_static("x-amzn-kiro-profile-arn"), arn);
+        }
         if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
             headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
         }
@@ -294,6 +333,20 @@ impl Probe {
         let api_key = self.view.is_api_key();
         Err(Fault::from_http(status, error_type.as_deref(), retry_after.as_deref(), &bytes, api_key))
     }
+}
+
+/// What is said of a request's body: whoever says it has taken client and token.
+fn is_of_the_request(fault: &Fault) -> bool {
+    matches!(
+        fault.kind,
+        FaultKind::BadRequest
+            | FaultKind::ProfileArn
+            | FaultKind::UnknownModel
+            | FaultKind::ModelFields
+            | FaultKind::ThinkingSignature
+            | FaultKind::PromptTooLong
+            | FaultKind::TooLarge
+    )
 }
 
 /// What an event stream says, without what it says.

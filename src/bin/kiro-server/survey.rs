@@ -1,0 +1,190 @@
+//! How an account is served, asked by a person: its wire shapes, its models, and whether it may search the web (K125).
+//!
+//! Nothing of it costs credits or touches health. Shapes and search are one question, `tools/list`: it goes to the hosts that
+//! conversations go to, and says which tools the account has.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiro_messages::policy::learned::{Lesson, Variant};
+use kiro_messages::pool::Lease;
+use kiro_messages::proto::kiro::catalogue::Catalogue;
+use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
+use kiro_messages::proto::kiro::route::{Call, Shape};
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+use super::doctor::live::{is_of_the_host, is_of_the_profile, said};
+use super::doctor::probe::Probe;
+
+/// One question, all in all.
+const WITHIN: Duration = Duration::from_secs(20);
+/// The schema with which web search is declared to a model (K133).
+const SEARCH_PROPERTIES: [&str; 1] = ["query"];
+
+/// What came of asking.
+pub struct Survey {
+    /// The shapes that may be used, the preferred one first, and why one doesn't answer.
+    pub shapes: Vec<(Shape, Result<(), Silence>)>,
+    /// Whether web search is offered.
+    pub search: Search,
+    /// The account's catalogue (K124), or why it can't be read.
+    pub models: Result<Arc<Catalogue>, String>,
+    /// What the account's answers have taught, in words (R72).
+    pub learned: Vec<String>,
+}
+
+/// Why a shape doesn't answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It takes no client of our version (K104).
+    ClientVersion,
+    /// In words.
+    Because(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClientVersion => f.write_str("refuses our client version"),
+            Self::Because(why) => write!(f, "doesn't answer: {why}"),
+        }
+    }
+}
+
+/// Web search of an account.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Search {
+    /// It is offered; the flag: declared as we declare it (K133).
+    Offered(bool),
+    /// It isn't, and why.
+    Not(String),
+    /// Nobody answered.
+    Unknown,
+}
+
+impl Survey {
+    /// Asks: one page of models or more, and `tools/list` in each shape. Waits at most 20 s for each answer.
+    pub async fn of(desk: &Desk, lease: &Lease) -> Self {
+        let models = desk.credentials.list_models(lease).await.map_err(|fault| said(&fault)).map(Arc::new);
+        if let Ok(catalogue) = &models {
+            lease.learn(Lesson::Catalogue(catalogue.clone()));
+        }
+        let (shapes, search) = match ask_tools(desk, lease).await {
+            Ok(asked) => asked,
+            Err(fault) => (Vec::new(), Search::Not(said(&fault))),
+        };
+        Self { shapes, search, models, learned: learned(desk, lease) }
+    }
+
+    /// The shape of the account's conversations: the first one that answers.
+    pub fn shape(&self) -> Option<Shape> {
+        self.shapes.iter().find(|(_, answer)| answer.is_ok()).map(|(shape, _)| *shape)
+    }
+
+    /// `q answers · runtime doesn't answer: Endpoint 410`.
+    pub fn words(&self) -> String {
+        let word = |(shape, answer): &(Shape, Result<(), Silence>)| match answer {
+            Ok(()) => format!("{shape} answers"),
+            Err(why) => format!("{shape} {why}"),
+        };
+        self.shapes.iter().map(word).collect::<Vec<_>>().join(" · ")
+    }
+}
+
+/// Each shape with the first profile that it takes; the first one that answers says whether there is web search.
+async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(), Silence>)>, Search), Fault> {
+    let bearer = desk.credentials.access_token(lease).await?;
+    let view = desk.pool.account(lease.account().id()).unwrap_or_else(|| lease.account().clone());
+    let mut search = Search::Unknown;
+    let mut shapes = Vec::new();
+    for shape in view.shapes(view.region()).to_vec() {
+        let mut answer = Err(Fault::protocol("there is no profile to ask with"));
+        let mut known = false;
+        for variant in view.variants() {
+            // One for each question: none ends the others.
+            let mut probe = Probe::new(&desk.upstream, (*view).clone(), &bearer, Duration::ZERO)?;
+            let asked = tokio::time::timeout(WITHIN, probe.mcp(shape, variant.arn(), "tools/list", json!({})));
+            answer = match asked.await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(stopped)) => Err(stopped.fault),
+                Err(_) => Err(Fault::timeout("no answer within 20 s")),
+            };
+            // Where the tools aren't known the shape may be.
+            if answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Endpoint) {
+                let asked = tokio::time::timeout(WITHIN, probe.usage(shape, variant.arn()));
+                known = matches!(asked.await, Ok(Ok(usage)) if !usage.as_ref().is_err_and(is_of_the_shape));
+            }
+            if !answer.as_ref().is_err_and(is_of_the_profile) {
+                break;
+            }
+        }
+        let reached = match &answer {
+            Err(fault) if fault.kind == FaultKind::ClientVersion => Err(Silence::ClientVersion),
+            Err(fault) if is_of_the_shape(fault) && !known => Err(Silence::Because(said(fault))),
+            _ => Ok(()),
+        };
+        if reached.is_ok() && search == Search::Unknown {
+            search = match answer {
+                Ok(answer) => offered(&answer["result"]["tools"]),
+                Err(fault) => Search::Not(said(&fault)),
+            };
+        }
+        shapes.push((shape, reached));
+    }
+    Ok((shapes, search))
+}
+
+/// What keeps an account from a shape, and not from its tools (K119).
+fn is_of_the_shape(fault: &Fault) -> bool {
+    is_of_the_host(fault)
+        || fault.kind == FaultKind::ClientVersion
+        || fault.message.contains("does not support this application")
+}
+
+/// Whether the tools hold web search, and whether it is declared with our parameters.
+fn offered(tools: &Value) -> Search {
+    let Some(tool) = tools.as_array().into_iter().flatten().find(|tool| tool["name"] == "web_search") else {
+        return Search::Not("Kiro doesn't offer it".to_owned());
+    };
+    Search::Offered(is_declared_as_ours(tool))
+}
+
+/// K133: one property, and it is required.
+pub fn is_declared_as_ours(tool: &Value) -> bool {
+    let schema = &tool["inputSchema"];
+    let properties = schema["properties"].as_object().map(|all| all.keys().map(String::as_str).collect::<Vec<_>>());
+    properties.as_deref() == Some(&SEARCH_PROPERTIES[..]) && schema["required"] == json!(SEARCH_PROPERTIES)
+}
+
+fn learned(desk: &Desk, lease: &Lease) -> Vec<String> {
+    let expected = desk.pool.account(lease.account().id()).and_then(|view| view.forms().first().cloned());
+    lease.learned(|learned, now| {
+        let mut words = learned.words(now);
+        for (call, what) in [(Call::Usage, "usage"), (Call::Models, "models")] {
+            let other = |form: &&Variant| expected.as_ref().is_some_and(|expected| expected.arn() != form.arn());
+            if let Some(form) = learned.form(call).filter(other) {
+                words.push(format!("{what}: profile {} works", form.as_str()));
+            }
+        }
+        words
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k133_web_search_is_told_from_other_tools() {
+        let tool = |name: &str, schema: Value| json!([{ "name": "other" }, { "name": name, "inputSchema": schema }]);
+        let ours = json!({ "type": "object", "properties": { "query": { "type": "string" } }, "required": ["query"] });
+        assert_eq!(offered(&tool("web_search", ours.clone())), Search::Offered(true));
+        let more = json!({ "properties": { "query": {}, "country": {} }, "required": ["query"] });
+        assert_eq!(offered(&tool("web_search", more)), Search::Offered(false));
+        for none in [tool("fetch", ours), Value::Null, json!([])] {
+            assert!(matches!(offered(&none), Search::Not(_)), "{none}");
+        }
+    }
+}
