@@ -406,6 +406,12 @@ fn r76_doctor_names_region_profile_registration_and_suspicion() {
             "external identity provider: not supported yet",
         ),
         (
+            json!({ "KIRO_BASE_URL": "http://relay.localhost:9/hush?key=hush", "KIRO_REFRESH_URL": "http://127.0.0.1:9/hush" }),
+            token(json!({ "accessToken": "sim-acct-social.x" })),
+            "note",
+            "KIRO_BASE_URL of its own: http://relay.localhost:9, KIRO_REFRESH_URL of its own: http://127.0.0.1:9",
+        ),
+        (
             json!({ "KIRO_BASE_URL": "http://us-east-1.localhost:9/" }),
             enterprise(json!({ "profileArn": E2 })),
             "wrong",
@@ -417,6 +423,7 @@ fn r76_doctor_names_region_profile_registration_and_suspicion() {
         let lines = report["checks"].as_array().unwrap().iter().filter(|check| check["status"] == status);
         let lines: Vec<String> = lines.map(|check| format!("{} → {}", check["message"], check["cure"])).collect();
         assert!(lines.iter().any(|line| line.replace("\\", "").contains(wanted)), "{wanted}: {lines:#?}");
+        assert!(!report.to_string().contains("hush"), "{report:#}");
     }
     // What is as it should be draws no such line.
     fill(

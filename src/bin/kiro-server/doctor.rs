@@ -279,7 +279,7 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     }
 }
 
-/// By which shapes these accounts are served, their models, and web search (K120, K125, K133).
+/// By which shapes these accounts are served, their models, and web search (K120, K125).
 async fn service(desk: &Desk, region: &str, lease: &Lease, report: &mut Report) {
     let survey = Survey::of(desk, lease).await;
     let of = |message: &str| format!("{message} ({region}, account {})", short(lease.account().id()));
@@ -541,7 +541,7 @@ async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &m
     if info.state == State::Disabled {
         return findings.notes.push("`kiro-server accounts enable` puts it back".to_owned());
     }
-    ignored_addresses(account, entry.token.as_ref(), findings);
+    own_addresses(account, entry.token.as_ref(), findings);
     match (&entry.token, &entry.raw.token) {
         (Some(token), _) => {
             if let Some(problem) = &info.problem {
@@ -681,8 +681,8 @@ fn registration_end(entry: &Entry) -> Option<Timestamp> {
     time(Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?)
 }
 
-/// Addresses of its own that are ignored (§3).
-fn ignored_addresses(account: &Account, token: Option<&Token>, findings: &mut Findings) {
+/// Addresses of its own, the ignored ones too (K12).
+fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findings) {
     let region = token.map_or(DEFAULT_REGION, Token::region);
     let own = [
         ("KIRO_BASE_URL", &account.base_url),
@@ -691,8 +691,13 @@ fn ignored_addresses(account: &Account, token: Option<&Token>, findings: &mut Fi
     ];
     for (field, url) in own {
         // A region that can't be filled in is told about by itself.
-        if url.as_ref().is_some_and(|url| endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)).is_none()) {
-            findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address");
+        let Some(url) = url else { continue };
+        match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
+            None => findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address"),
+            // Whoever writes records may have put it there: its token goes to that host (K12).
+            Some(url) => findings
+                .notes
+                .push(format!("{field} of its own: {}", without_secrets(&origin(&url).unwrap_or_default()))),
         }
     }
 }

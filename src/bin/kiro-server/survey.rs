@@ -20,7 +20,7 @@ use super::doctor::probe::Probe;
 
 /// One question, all in all.
 const WITHIN: Duration = Duration::from_secs(20);
-/// The schema with which web search is declared to a model (K133).
+/// The schema with which web search is declared to a model.
 const SEARCH_PROPERTIES: [&str; 1] = ["query"];
 
 /// What came of asking.
@@ -56,7 +56,7 @@ impl fmt::Display for Silence {
 /// Web search of an account.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Search {
-    /// It is offered; the flag: declared as we declare it (K133).
+    /// It is offered; the flag: declared as we declare it.
     Offered(bool),
     /// It isn't, and why.
     Not(String),
@@ -151,7 +151,7 @@ fn offered(tools: &Value) -> Search {
     Search::Offered(is_declared_as_ours(tool))
 }
 
-/// K133: one property, and it is required.
+/// Whether it has our one property, and that is required.
 pub fn is_declared_as_ours(tool: &Value) -> bool {
     let schema = &tool["inputSchema"];
     let properties = schema["properties"].as_object().map(|all| all.keys().map(String::as_str).collect::<Vec<_>>());
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k133_web_search_is_told_from_other_tools() {
+    fn web_search_is_told_from_other_tools() {
         let tool = |name: &str, schema: Value| json!([{ "name": "other" }, { "name": name, "inputSchema": schema }]);
         let ours = json!({ "type": "object", "properties": { "query": { "type": "string" } }, "required": ["query"] });
         assert_eq!(offered(&tool("web_search", ours.clone())), Search::Offered(true));

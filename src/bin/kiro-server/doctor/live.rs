@@ -1251,7 +1251,7 @@ impl Live {
                 None => format!("{words} of {} is refused", size * 2),
             });
             if passed == Some(LARGEST_BODY) {
-                // Reported to be refused. Nothing here rests on it: a refusal is only explained by it (TS41).
+                // Reported to be refused. Nothing here rests on it: a refusal is only explained by it.
                 let passes = matches!(self.ask(&self.of_size(words, TOO_LARGE_BODY)).await?, Some(Ok(_)));
                 seen.push(format!("{words} of {TOO_LARGE_BODY} {}", if passes { "passes too" } else { "is refused" }));
             }
