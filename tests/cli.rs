@@ -771,38 +771,6 @@ fn doctor_names_what_is_wrong_with_each_account() {
 }
 
 #[test]
-fn r75_r76_lists_and_doctor_tell_kind_profile_and_region() {
-    let server = RedisServer::start();
-    let place = Place::with_redis(&server);
-    let mut redis = server.connection();
-    let fixed = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX";
-    for (id, start, region, arn) in [
-        ("away-001", "https://x.awsapps.com/start", "ap-southeast-2", ""),
-        ("build-01", "https://view.awsapps.com/start", "us-east-1", fixed),
-        ("enter-01", "https://x.awsapps.com/start", "eu-central-1", fixed),
-    ] {
-        let token = json!({
-            "accessToken": "a", "refreshToken": long("r"), "expiresAt": FAR, "authMethod": "IdC", "clientId": "c",
-            "clientSecret": "s", "startUrl": start, "region": region, "profileArn": arn,
-        });
-        let _: () = redis.hset(POOL, id, "{}").unwrap();
-        let _: () = redis.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();
-    }
-    let table = place.run(&["accounts", "list"]).with_code(0).out;
-    assert!(table.contains("idc (enterprise)") && table.contains("idc (builder-id)"), "{table}");
-    assert!(!table.contains("arn:"), "{table}");
-    let told: Vec<_> = (place.accounts().iter())
-        .map(|account| format!("{} {} {}", account["kind"], account["profile"], account["region"]).replace('"', ""))
-        .collect();
-    let wanted = ["enterprise missing us-east-1", "builder-id service us-east-1", "enterprise missing eu-central-1"];
-    assert_eq!(told, wanted);
-    let (wrong, notes) = (place.doctor("wrong", 1), place.doctor("note", 1));
-    let has = |lines: &[String], words: &str| lines.iter().any(|line| line.contains(words));
-    assert!(has(&wrong, "its token record holds Kiro's fixed profile of other accounts"), "{wrong:#?}");
-    assert!(has(&notes, "Kiro doesn't answer in its region ap-southeast-2"), "{notes:#?}");
-}
-
-#[test]
 fn doctor_r1_names_the_pool_under_the_default_prefix_and_pool_types() {
     let server = RedisServer::start();
     let place = Place::with_redis(&server);
