@@ -16,8 +16,8 @@ const LAST_CALLS: usize = 20;
 const RECENT: Duration = Duration::from_secs(5 * 60);
 /// Hosts told apart; a pool with more of them has odd addresses in its records.
 const MOST_HOSTS: usize = 64;
-/// Series of the counter.
-const MOST_COUNTS: usize = 6 * MOST_HOSTS;
+/// The counter's further hosts.
+const OTHER: &str = "other";
 
 /// What is known of refusals.
 pub struct Gate {
@@ -27,10 +27,10 @@ pub struct Gate {
 
 #[derive(Default)]
 struct Inside {
-    /// Since when a host refuses; gone with its next success.
+    /// Since when a host refuses; gone with its next success. Where so many do, further ones change nothing.
     refusing: BTreeMap<String, Instant>,
-    /// Refusals by call and host, since the start.
-    counts: BTreeMap<(&'static str, String), u64>,
+    /// Refusals by host and call, since the start.
+    counts: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// When the last chat calls ended, and whether they were refused.
     chats: VecDeque<(Instant, bool)>,
     told: Option<Instant>,
@@ -67,13 +67,14 @@ impl Gate {
         };
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         // A series is there before it counts: what an alert asks for must not begin at 1.
-        let key = (call, host.to_owned());
-        let key = if inside.counts.len() < MOST_COUNTS || inside.counts.contains_key(&key) {
-            key
-        } else {
-            (call, "other".to_owned())
-        };
-        *inside.counts.entry(key).or_default() += u64::from(refused);
+        let is_told_apart = inside.counts.len() < MOST_HOSTS || inside.counts.contains_key(host);
+        let counted = if is_told_apart { host } else { OTHER };
+        if !inside.counts.contains_key(counted) {
+            inside.counts.insert(counted.to_owned(), BTreeMap::new());
+        }
+        if let Some(calls) = inside.counts.get_mut(counted) {
+            *calls.entry(call).or_default() += u64::from(refused);
+        }
         if call == "chat" {
             if inside.chats.len() == LAST_CALLS {
                 inside.chats.pop_front();
@@ -86,9 +87,9 @@ impl Gate {
             }
             return;
         }
-        let host =
-            if inside.refusing.len() < MOST_HOSTS || inside.refusing.contains_key(host) { host } else { "other" };
-        inside.refusing.entry(host.to_owned()).or_insert(now);
+        if inside.refusing.len() < MOST_HOSTS {
+            inside.refusing.entry(host.to_owned()).or_insert(now);
+        }
         inside.untold += 1;
         if inside.told.is_none_or(|told| now - told >= TELL_EVERY) {
             let refusals = std::mem::take(&mut inside.untold);
@@ -117,7 +118,9 @@ impl Gate {
         GateStatus {
             refused_for: since.map(|since| now - *since),
             shut,
-            counts: inside.counts.iter().map(|((call, host), count)| (*call, host.clone(), *count)).collect(),
+            counts: (inside.counts.iter())
+                .flat_map(|(host, calls)| calls.iter().map(|(call, count)| (*call, host.clone(), *count)))
+                .collect(),
         }
     }
 }
@@ -161,6 +164,13 @@ mod tests {
         for n in 0..2_000 {
             gate.heard_at("chat", &format!("h{n}"), Err(&refusal()), now);
         }
-        assert!(gate.status_at(now).counts.len() <= MOST_COUNTS + 1);
+        assert!(gate.status_at(now).counts.len() <= MOST_HOSTS + 2);
+        // Each of them is cleared by its own success, however many there were.
+        for n in 0..2_000 {
+            assert!(gate.status_at(now).refused_for.is_some() || n >= MOST_HOSTS);
+            gate.heard_at("chat", &format!("h{n}"), Ok(()), now);
+        }
+        gate.heard_at("chat", "q.a", Ok(()), now);
+        assert!(gate.status_at(now).refused_for.is_none());
     }
 }
