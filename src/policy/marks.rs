@@ -28,8 +28,10 @@ const GIVEN_UP_IN_WINDOW: u32 = 3;
 const FAILED_IN_A_ROW: u32 = 5;
 /// A half-open host's one call that never came back.
 const TRIAL_LOST: SignedDuration = SignedDuration::from_secs(60);
-/// Entries; a pool whose records name more hosts than this has its oldest forgotten.
+/// Hosts; a pool whose records name more than this has its oldest forgotten.
 const MOST: usize = 1024;
+/// Gates, likewise.
+const MOST_GATES: usize = 64;
 
 /// Where an attempt could go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +75,6 @@ impl Circuit {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
-    Host(String),
-    Gate(Shape, String),
-}
-
 #[derive(Debug, Clone, Default)]
 struct Mark {
     until: Option<Timestamp>,
@@ -102,7 +98,9 @@ struct Mark {
 /// The table.
 #[derive(Debug, Default)]
 pub struct Marks {
-    marks: HashMap<Place, Mark>,
+    hosts: HashMap<String, Mark>,
+    /// Wire shapes and API regions that refused our client version, each until when. Almost always empty.
+    gates: Vec<(Shape, String, Timestamp)>,
 }
 
 /// What one call came to, as the table sees it.
@@ -144,7 +142,7 @@ impl Marks {
             .or((!ways.is_empty()).then_some(0))?;
         let host = ways.get(chosen)?.host;
         if self.circuit(host, now) == Circuit::HalfOpen
-            && let Some(mark) = self.marks.get_mut(&Place::Host(host.to_owned()))
+            && let Some(mark) = self.hosts.get_mut(host)
         {
             mark.trial = Some(now);
         }
@@ -154,12 +152,8 @@ impl Marks {
     /// The wire shapes and API regions that refused our client version lately: an account that has no other comes after
     /// those that have one (K109). Almost always empty.
     pub fn gates(&self, now: Timestamp) -> Vec<(Shape, String)> {
-        let marked = self.marks.iter().filter(|(_, mark)| mark.until.is_some_and(|until| until > now));
-        let gates = marked.filter_map(|(place, _)| match place {
-            Place::Gate(shape, region) => Some((*shape, region.clone())),
-            Place::Host(_) => None,
-        });
-        gates.collect()
+        let marked = self.gates.iter().filter(|(.., until)| *until > now);
+        marked.map(|(shape, region, _)| (*shape, region.clone())).collect()
     }
 
     /// A call ended: none, or its fault. The host's new state, if that changed it.
@@ -171,15 +165,17 @@ impl Marks {
         now: Timestamp,
     ) -> Option<Circuit> {
         let told = Told::of(outcome);
-        if told == Told::Gate {
-            let gate = self.mark(Place::Gate(way.shape, way.region.to_owned()), now);
-            gate.until = Some(now + GATE);
+        if matches!(told, Told::Gate | Told::Served) {
+            self.gates.retain(|(shape, region, _)| *shape != way.shape || region != way.region);
         }
-        if told == Told::Served {
-            self.marks.remove(&Place::Gate(way.shape, way.region.to_owned()));
+        if told == Told::Gate {
+            if self.gates.len() == MOST_GATES {
+                self.gates.remove(0);
+            }
+            self.gates.push((way.shape, way.region.to_owned(), now + GATE));
         }
         let before = self.circuit(way.host, now);
-        let host = self.mark(Place::Host(way.host.to_owned()), now);
+        let host = self.host(way.host, now)?;
         host.trial = None;
         match told {
             Told::Served | Told::Answered | Told::Gate => {
@@ -218,7 +214,7 @@ impl Marks {
 
     /// The state of a host's circuit.
     pub fn circuit(&self, host: &str, now: Timestamp) -> Circuit {
-        match self.marks.get(&Place::Host(host.to_owned())).and_then(|mark| mark.until) {
+        match self.hosts.get(host).and_then(|mark| mark.until) {
             None => Circuit::Closed,
             Some(until) if until > now => Circuit::Open,
             Some(_) => Circuit::HalfOpen,
@@ -227,35 +223,36 @@ impl Marks {
 
     /// Every host that was called, with its state, in the order of their names.
     pub fn hosts(&self, now: Timestamp) -> Vec<(String, Circuit)> {
-        let hosts = self.marks.keys().filter_map(|place| match place {
-            Place::Host(host) => Some((host.clone(), self.circuit(host, now))),
-            Place::Gate(..) => None,
-        });
-        let mut hosts: Vec<_> = hosts.collect();
+        let mut hosts: Vec<_> = self.hosts.keys().map(|host| (host.clone(), self.circuit(host, now))).collect();
         hosts.sort_by(|(one, _), (other, _)| one.cmp(other));
         hosts
     }
 
     fn trial_runs(&self, host: &str, now: Timestamp) -> bool {
-        let trial = self.marks.get(&Place::Host(host.to_owned())).and_then(|mark| mark.trial);
+        let trial = self.hosts.get(host).and_then(|mark| mark.trial);
         trial.is_some_and(|since| now.duration_since(since) < TRIAL_LOST)
     }
 
     fn gate_is_marked(&self, way: &Way<'_>, now: Timestamp) -> bool {
-        let mark = self.marks.get(&Place::Gate(way.shape, way.region.to_owned()));
-        mark.and_then(|mark| mark.until).is_some_and(|until| until > now)
+        let marked = |(shape, region, until): &(Shape, String, Timestamp)| {
+            *shape == way.shape && region == way.region && *until > now
+        };
+        self.gates.iter().any(marked)
     }
 
-    fn mark(&mut self, place: Place, now: Timestamp) -> &mut Mark {
-        if self.marks.len() >= MOST && !self.marks.contains_key(&place) {
-            let oldest = self.marks.iter().min_by_key(|(_, mark)| mark.seen).map(|(place, _)| place.clone());
-            if let Some(oldest) = oldest {
-                self.marks.remove(&oldest);
+    fn host(&mut self, host: &str, now: Timestamp) -> Option<&mut Mark> {
+        if !self.hosts.contains_key(host) {
+            if self.hosts.len() >= MOST {
+                let oldest = self.hosts.iter().min_by_key(|(_, mark)| mark.seen).map(|(host, _)| host.clone());
+                if let Some(oldest) = oldest {
+                    self.hosts.remove(&oldest);
+                }
             }
+            self.hosts.insert(host.to_owned(), Mark::default());
         }
-        let mark = self.marks.entry(place).or_default();
+        let mark = self.hosts.get_mut(host)?;
         mark.seen = Some(now);
-        mark
+        Some(mark)
     }
 }
 
@@ -365,7 +362,7 @@ mod tests {
             let host = format!("h{n}");
             marks.heard(&Way { host: &host, ..Q }, "a", Some(FaultKind::Network), at(n));
         }
-        assert_eq!(marks.marks.len(), MOST);
+        assert_eq!(marks.hosts.len(), MOST);
         assert!(marks.hosts(at(0)).iter().any(|(host, _)| host == "h4999"));
     }
 }
