@@ -7,11 +7,16 @@
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
 
+use std::io::Write;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
 use kiro_messages::config::{Face, RawConfig};
-use kiro_messages::error::{Code, Error};
+use kiro_messages::error::Error;
 use kiro_messages::gateway::{Call, Gateway};
+use kiro_messages::pool::Hooks;
 use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
 use kiro_messages::simulator::{Running, Simulator};
 use serde_json::{Value, json};
@@ -25,6 +30,8 @@ struct World {
     gateway: Gateway,
     upstream: Running,
     redis: RedisServer,
+    /// Seconds that the gateway's clock is ahead.
+    ahead: Arc<AtomicI64>,
 }
 
 /// A call as upstream saw it: what was called, in which region, with which profile.
@@ -55,13 +62,32 @@ impl World {
         ];
         said.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let raw = RawConfig::from_env(said.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let gateway = Gateway::start(raw.resolve(Face::Server).unwrap()).await.unwrap();
-        Self { gateway, upstream, redis }
+        let ahead = Arc::<AtomicI64>::default();
+        let (real, by) = (Gateway::wall_clock(), ahead.clone());
+        let clock = Arc::new(move || real() + SignedDuration::from_secs(by.load(Ordering::Relaxed)));
+        let config = raw.resolve(Face::Server).unwrap();
+        let gateway = Gateway::start_with(config, clock, Hooks::default()).await.unwrap();
+        Self { gateway, upstream, redis, ahead }
+    }
+
+    /// Time passes for accounts, not for connections.
+    fn pass(&self, seconds: i64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
     }
 
     async fn asks(&self) -> Result<(), Error> {
+        self.says("hello").await
+    }
+
+    /// Another conversation each time, so that it goes to the next account.
+    async fn asks_anew(&self) -> Result<(), Error> {
+        let text = format!("hello {}", self.upstream.control().stats()["streams"]["completed"]);
+        self.says(&text).await
+    }
+
+    async fn says(&self, text: &str) -> Result<(), Error> {
         let body = json!({
-            "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": "hello" }],
+            "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": text }],
         });
         self.gateway.create(body.to_string().into(), Call::default()).await.map(drop)
     }
@@ -184,12 +210,26 @@ async fn p3_k78_nothing_left_to_send_is_no_profile_and_no_failure() {
     assert_eq!((world.state(0), world.state(1)), ("no-profile", "healthy"));
     assert!(world.account(0)["errorCount"].is_null(), "{}", world.account(0));
 
+    // Alone: M85's answer from the first request on, 503 in the last two minutes, and then it is asked again.
     let alone = World::new(&[builder("sim-acct-builder")], &options).await;
-    for _ in 0..2 {
+    let mut passed = 0;
+    for (seconds, status, calls) in
+        [(0, 500, 1), (1, 500, 1), (470, 500, 1), (490, 503, 1), (590, 503, 1), (601, 500, 2)]
+    {
+        alone.pass(seconds - passed);
+        passed = seconds;
         let error = alone.asks().await.unwrap_err();
-        assert!(matches!(error.code(), Code::NoAccount | Code::Upstream), "{error:?}");
+        let kind = if status == 500 { "api_error" } else { "overloaded_error" };
+        assert_eq!((error.status(), error.error_type().as_str()), (status, kind), "after {seconds} s: {error:?}");
+        let given_up = error.headers().contains(&("x-should-retry", "false".to_owned()));
+        assert!(given_up || status == 503, "after {seconds} s: {error:?}");
+        let back = error.retry_after().unwrap().as_secs();
+        let expected = if calls == 2 { 600 } else { u64::try_from(600 - seconds).unwrap() };
+        assert!(back.abs_diff(expected) <= 5, "after {seconds} s: {back}, not {expected}");
+        assert_eq!(alone.state(0), "no-profile");
+        alone.saw(&vec![("chat", EAST, "-"); calls]);
     }
-    alone.saw(&[("chat", EAST, "-")]);
+    assert!(alone.account(0)["errorCount"].is_null(), "{}", alone.account(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,17 +321,168 @@ async fn k77_k79_an_account_that_lists_nothing_is_asked_without_a_profile() {
     assert_eq!(mine.iter().map(|(what, region, _)| (*what, region.as_str())).collect::<Vec<_>>(), expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// What the tests of one thread log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Listens until the guard goes; the gateway must run on this thread alone.
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn lines(&self, with: &str) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(with)).map(str::to_owned).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// ListAvailableProfiles gives no answer: the account is asked without a profile, and for a minute no more.
+#[tokio::test]
+async fn p11_k74_k78_k79_nobody_can_say_which_profile_it_has() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let nobody = enterprise("sim-acct-enterprise", json!({ "region": "ap-southeast-2" }));
+    let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
+    let away = json!({ "on": "profiles", "token": "sim-acct-enterprise", "forever": true, "scenarios": [
+        { "http": { "status": 503, "message": "Service Unavailable" } },
+    ] });
+    world.upstream.control().script(away).unwrap();
+    let mine = || world.seen().into_iter().filter(|(_, _, arn)| arn == "-").map(|(what, region, _)| (what, region));
+    let once =
+        [("profiles", EAST), ("profiles", EUROPE), ("chat", EAST)].map(|(what, region)| (what, region.to_owned()));
+    for _ in 0..4 {
+        world.asks_anew().await.unwrap();
+    }
+    assert_eq!(mine().collect::<Vec<_>>(), once, "look-ups without an answer, and one call without an ARN");
+    assert_eq!((world.state(0), world.state(1)), ("no-profile", "healthy"));
+    world.pass(55);
+    for _ in 0..2 {
+        world.asks_anew().await.unwrap();
+    }
+    assert_eq!(mine().count(), 3, "not before a minute: {:?}", world.seen());
+    world.pass(6);
+    let looked = |world: &World| world.seen().iter().filter(|(what, ..)| *what == "profiles").count();
+    world.eventually("K64 again", |world| looked(world) == 4).await;
+    assert!(world.account(0)["errorCount"].is_null(), "no failure is counted: {}", world.account(0));
+    assert_eq!(log.lines("ap-southeast-2").len(), 1, "{:?}", log.lines(""));
+}
+
+#[tokio::test]
 async fn p17_k78_every_variant_refused_by_a_403_is_a_failure() {
-    let preset = json!({ "accessToken": "sim-403", "refreshToken": "r", "authMethod": "IdC", "provider": "BuilderId",
-        "clientId": "c", "clientSecret": "s" });
-    let world = World::new(&[preset, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
-    world.asks().await.unwrap();
-    world.asks().await.unwrap();
+    let log = Log::default();
+    let _listening = log.listen();
+    let world = World::new(&[builder("refused"), json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
+    let no = json!({ "http": { "status": 403, "message": "User is not authorized to make this call." } });
+    let forever = json!({ "token": "refused", "scenarios": [no], "forever": true });
+    world.upstream.control().script(forever).unwrap();
+    world.asks_anew().await.unwrap();
+    world.asks_anew().await.unwrap();
     let mine = world.seen();
     let count = |arn: &str| mine.iter().filter(|(_, _, found)| found == arn).count();
-    assert!(count("S") == 2 && count("B") >= 1, "{mine:?}");
+    assert_eq!((count("S"), count("B"), count("-")), (2, 1, 1), "{mine:?}");
     world.eventually("counted", |world| world.account(0)["errorCount"] == 1).await;
+    let told = log.lines("KIRO_CLIENT_VERSION");
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("account=\"00000000\""), "{told:?}");
+}
+
+/// In front of the simulator as Kiro's own hosts are: a proxy that finds no host `q.`, and TLS.
+async fn fips_only(upstream: std::net::SocketAddr, folder: &std::path::Path) -> (String, Arc<Mutex<Vec<String>>>) {
+    let fips = "q-fips.us-gov-west-1.amazonaws.com".to_owned();
+    let made = rcgen::generate_simple_self_signed([fips.clone()]).unwrap();
+    std::fs::write(folder.join("ca.pem"), made.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let log = asked.clone();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut client, _)) = proxy.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let host = head.strip_prefix("CONNECT ").unwrap().split(':').next().unwrap().to_owned();
+            log.lock().unwrap().push(host.clone());
+            if host != fips {
+                client.write_all(b"HTTP/1.1 502 no such host\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                continue;
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut secured = acceptor.accept(client).await.unwrap();
+                let mut server = tokio::net::TcpStream::connect(upstream).await.unwrap();
+                // Whoever ends first ends both.
+                let _ended = tokio::io::copy_bidirectional(&mut secured, &mut server).await;
+            });
+        }
+    });
+    (url, asked)
+}
+
+/// K81 from end to end: Kiro's own host names, TLS, and a name that isn't found.
+#[tokio::test(flavor = "multi_thread")]
+async fn p26_k81_govclouds_other_host_is_tried_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
+    let (proxy, asked) = fips_only(upstream.addr(), folder.path()).await;
+    let ca = folder.path().join("ca.pem").display().to_string();
+    let options = [
+        ("KIRO_UPSTREAM_URL", kiro_messages::config::DEFAULT_UPSTREAM_URL),
+        ("KIRO_PROXY_URL", proxy.as_str()),
+        ("NODE_EXTRA_CA_CERTS", ca.as_str()),
+        ("KIRO_MODEL_DISCOVERY", "off"),
+    ];
+    let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:111122223333:profile/GGGG1";
+    let mut world = World::new(&[enterprise("access-gov", json!({ "profileArn": gov }))], &options).await;
+    world.upstream = upstream;
+    for _ in 0..3 {
+        world.asks().await.unwrap();
+    }
+    world.saw(&[("chat", "us-gov-west-1", "GGGG1"); 3]);
+    let asked = asked.lock().unwrap().clone();
+    let (first, others) = asked.split_first().unwrap();
+    assert_eq!(first, "q.us-gov-west-1.amazonaws.com");
+    assert!(!others.is_empty() && others.iter().all(|host| host.starts_with("q-fips.us-gov-west-1.")), "{asked:?}");
+    assert_eq!(world.state(0), "healthy");
+    assert!(world.account(0)["errorCount"].as_u64().unwrap_or(0) == 0, "{}", world.account(0));
+}
+
+/// The world `no-service-arn`: Kiro's own ARN is refused, and the account goes without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn k77_k78_a_world_that_refuses_kiros_own_profile() {
+    let pool = [builder("one"), json!({ "accessToken": "two", "authMethod": "social" })];
+    let world = World::new(&pool, &[]).await;
+    world.upstream.control().world(json!("no-service-arn")).unwrap();
+    for _ in 0..6 {
+        world.asks_anew().await.unwrap();
+    }
+    let seen = world.seen();
+    let count = |arn: &str| seen.iter().filter(|(what, _, found)| *what == "chat" && found == arn).count();
+    assert_eq!((count("B"), count("S"), count("-")), (1, 1, 6), "one call more for each account, once: {seen:?}");
+    for n in 0..pool.len() {
+        assert_eq!(world.state(n), "healthy");
+        assert!(world.account(n)["errorCount"].as_u64().unwrap_or(0) == 0, "{}", world.account(n));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

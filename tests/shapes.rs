@@ -458,3 +458,48 @@ async fn k119_k120_no_request_fails_while_another_way_is_open() {
         world.accounts_are_unmarked();
     }
 }
+
+/// The worlds `dns-q` and `dns-runtime`: a shape whose host's name isn't found is left for the other one (K119, K120), and
+/// one alone is an answer that blames no account.
+#[tokio::test(flavor = "multi_thread")]
+async fn a82_a83_k119_k120_a_host_whose_name_is_not_found() {
+    for (gone, api, seen) in [
+        (json!("dns-q"), "auto", Some((0, 3))),
+        (json!("dns-runtime"), "runtime,q", Some((3, 0))),
+        (json!("dns-runtime"), "auto", Some((3, 0))),
+        (json!(["dns-q", "dns-runtime"]), "auto", None),
+    ] {
+        let world = World::in_world(&gone, &[("KIRO_UPSTREAM_API", api)]).await;
+        for _ in 0..3 {
+            let reply = world.messages(&base()).await;
+            match seen {
+                Some(_) => assert_eq!(reply.status, 200, "{gone} {api}: {}", reply.text),
+                None => reply.is_error("gone", 500, "api_error", ""),
+            }
+        }
+        assert_eq!(world.both(), seen.unwrap_or((0, 0)), "{gone} {api}");
+        world.accounts_are_unmarked();
+        let hosts = serde_json::to_value(world.gateway.health()).unwrap()["hosts"].clone();
+        let host = hosts.as_object().unwrap().iter().find(|(host, _)| host.starts_with("simulated.invalid"));
+        let tried = api != "auto" || gone != "dns-runtime";
+        assert_eq!(host.map(|(_, state)| state == "open"), tried.then_some(true), "{gone} {api}: {hosts}");
+    }
+}
+
+/// The world `throttled-runtime`: whom the preferred shape throttles is never asked by the other one (K119, A84).
+#[tokio::test(flavor = "multi_thread")]
+async fn a84_a85_k119_a_throttled_runtime_rests_the_account() {
+    let world = World::with_tokens(&["access-1", "access-2"], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
+    world.simulated.control().script(json!({ "token": "access-1", "world": "throttled-runtime" })).unwrap();
+    for n in 0..4 {
+        let body = with(json!({ "messages": [{ "role": "user", "content": format!("question {n}") }] }));
+        assert_eq!(world.asks(&body).await, 200, "{n}");
+    }
+    let calls = world.simulated.control().stats()["calls_by_token"].clone();
+    assert_eq!((&calls["access-1"], &calls["access-2"]), (&json!(1), &json!(4)), "it rests once");
+    assert_eq!(world.chats("q"), 0);
+    let world = World::with_tokens(&["access-1"], &[("KIRO_UPSTREAM_API", "auto")]).await;
+    world.becomes(json!("throttled-runtime"));
+    assert_eq!(world.asks(&base()).await, 200, "q is asked first, and isn't throttled");
+    assert_eq!(world.both(), (1, 0));
+}

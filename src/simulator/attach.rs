@@ -63,9 +63,9 @@ pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Resu
     let port = running.addr().port();
     let gone = running.control().shared.state().world.dns.clone();
     // Hosts as Kiro has them, one a shape and region, all on this port (RFC 6761); a name that no resolver may know for
-    // one that is gone.
+    // one that is gone: by https, since http goes to this machine only.
     let host = |name: &str, shape: &str| match gone.iter().any(|gone| gone == shape) {
-        true => format!("http://simulated.invalid:{port}"),
+        true => format!("https://simulated.invalid:{port}"),
         false => format!("http://{name}.{{region}}.localhost:{port}"),
     };
     config.upstream_url = format!("{}/generateAssistantResponse", host("q", "q"));

@@ -37,7 +37,16 @@ impl World {
         Self::build(tokens, "2020-01-01T00:00:00.000Z", options).await
     }
 
+    /// In another world than today's from the start: hosts' names are set then.
+    pub async fn in_world(world: &Value, options: &[(&str, &str)]) -> Self {
+        Self::build_in(world, &["access-1"], "2099-01-01T00:00:00.000Z", options).await
+    }
+
     async fn build(tokens: &[&str], expires_at: &str, options: &[(&str, &str)]) -> Self {
+        Self::build_in(&json!([]), tokens, expires_at, options).await
+    }
+
+    async fn build_in(world: &Value, tokens: &[&str], expires_at: &str, options: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start();
         let mut connection = redis.connection();
         for (n, token) in tokens.iter().enumerate() {
@@ -63,7 +72,7 @@ impl World {
         let said = RawConfig::from_env(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let mut config: Config = said.resolve(Face::Server).unwrap();
         let given = config.clone();
-        let simulated = simulator::attach(&mut config).await.unwrap();
+        let simulated = simulator::attach_in(&mut config, world.clone()).await.unwrap();
         if options.iter().any(|(name, _)| *name == "KIRO_UPSTREAM_URL") {
             config.upstream_url = given.upstream_url;
             config.runtime_url = given.runtime_url;
