@@ -236,7 +236,11 @@ impl Case {
                     () if self.has("auto") => CachePoints::Auto,
                     () => CachePoints::Off,
                 },
-                cache_limit: self.value_of("points").map_or(MAX_CACHE_POINTS, |points| points.parse().unwrap()),
+                cache_limit: match self.value_of("points") {
+                    _ if self.has("pointless") => 0,
+                    Some(points) => points.parse().unwrap(),
+                    None => MAX_CACHE_POINTS,
+                },
                 other_model_id: false,
                 ids: &ids(
                     &request,
@@ -251,11 +255,7 @@ impl Case {
                     },
                 ),
                 replay: if self.has("own") { Replay::Everything } else { Replay::Nothing },
-                leave_out: LeaveOut {
-                    reasoning: self.has("plain"),
-                    cache_points: self.has("pointless"),
-                    empty_thoughts: self.has("textless"),
-                },
+                leave_out: LeaveOut { reasoning: self.has("plain"), empty_thoughts: self.has("textless") },
             },
         )
     }

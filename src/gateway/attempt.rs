@@ -25,7 +25,7 @@ use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::fields::Asked;
 use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Model;
-use crate::proto::translate::request::{Context, LeaveOut, MAX_CACHE_POINTS, Replay, Translated, translate};
+use crate::proto::translate::request::{Context, LeaveOut, Replay, Translated, translate};
 use crate::upstream::{Body, Target};
 
 /// What stays the same over all attempts of one request.
@@ -50,6 +50,8 @@ pub(super) struct Job {
     pub(super) client_request_id: Option<String>,
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
+    /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
+    pub(super) is_fallback: bool,
     pub(super) facts: Facts,
     /// The request's span, once its stream is there.
     pub(super) trace: OnceLock<Trace>,
@@ -67,8 +69,8 @@ pub(super) struct Written {
     pub(super) empty_thoughts: bool,
     /// Reasoning was kept back that isn't the account's (TR44).
     withheld: bool,
-    /// It holds a cache point.
-    pub(super) cache_points: bool,
+    /// So many cache points are in it.
+    pub(super) cache_points: usize,
 }
 
 impl Written {
@@ -86,7 +88,7 @@ impl Written {
     fn differs(&self, job: &Job, variation: Variation) -> bool {
         (variation.leave_out.reasoning && self.reasoning)
             || (variation.leave_out.empty_thoughts && self.empty_thoughts)
-            || (variation.leave_out.cache_points && self.cache_points)
+            || variation.cache_points < self.cache_points
             || (variation.other_model_id && job.model.alt.is_some())
     }
 }
@@ -115,13 +117,36 @@ impl Job {
         }
     }
 
-    /// Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
-    fn without_model(&self, none: &NoAccount, trail: &Trail) -> Error {
-        if matches!(none.why, Why::Model | Why::Exhausted) {
-            self.refuse_name();
-            return trail.answer(self);
+    /// The same request for the model of `KIRO_MODEL_FALLBACK`, once upstream has refused a name that passed (TR36). None
+    /// without one.
+    fn fallback(&self) -> Option<Arc<Self>> {
+        if !self.model.passed || self.shared.config.model_fallback.is_none() {
+            return None;
         }
-        self.named(no_account(none))
+        let translated = over(self.client_body.len(), || {
+            let request = read_request(&self.client_body, self.system.as_ref()).ok()?;
+            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
+        })?;
+        Some(Arc::new(Self {
+            shared: self.shared.clone(),
+            client_body: self.client_body.clone(),
+            system: self.system.clone(),
+            written: Written::of(&translated),
+            meant: self.meant.clone(),
+            ids: self.ids.clone(),
+            has_history: self.has_history,
+            asked: translated.asked,
+            client_model: self.client_model.clone(),
+            request_id: self.request_id.clone(),
+            client_request_id: self.client_request_id.clone(),
+            account_id: self.account_id.clone(),
+            is_fallback: true,
+            facts: Facts { window: translated.model.window, ..self.facts },
+            model: translated.model,
+            trace: self.trace.clone(),
+            trace_parent: self.trace_parent.clone(),
+            estimate: self.estimate.clone(),
+        }))
     }
 
     /// A name that was passed on by a rule, and that nobody serves, is answered at once for a while (K89, TR36).
@@ -151,23 +176,24 @@ impl Job {
     fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Written, Error> {
         over(self.client_body.len(), || {
             let request = read_request(&self.client_body, self.system.as_ref())?;
-            let translated = self.shared.translate(&request, &self.ids, account, variation)?;
+            let translated = self.shared.translate(&request, &self.ids, account, variation, self.is_fallback)?;
             Ok(Written::of(&translated))
         })
     }
 }
 
 impl Shared {
-    /// Translates with the settings and the model table of now.
+    /// Translates with the settings and the model table of now; `as_fallback`: upstream has refused the name (TR36).
     pub(super) fn translate(
         &self,
         request: &Request<'_>,
         ids: &Ids,
         account: Option<&AccountId>,
         variation: Variation,
+        as_fallback: bool,
     ) -> Result<Translated, Error> {
         let mut models = self.models.load_full();
-        if self.is_refused_name(&models, request.model()) {
+        if as_fallback || self.is_refused_name(&models, request.model()) {
             models = Arc::new(models.refusing_unknown());
         }
         let context = Context {
@@ -175,7 +201,7 @@ impl Shared {
             fallback: self.config.model_fallback.as_deref(),
             system_text: self.config.system_text,
             cache_points: self.config.cache_points,
-            cache_limit: MAX_CACHE_POINTS,
+            cache_limit: variation.cache_points,
             ids,
             replay: Replay::Nothing,
             leave_out: variation.leave_out,
@@ -228,12 +254,14 @@ pub(super) enum Next {
     Select { after: Duration },
     /// The same account, after the remedy.
     Again { lease: Lease, remedy: Remedy, fault: Fault },
+    /// Any account, for another model than the one that was asked for (TR36).
+    Instead(Arc<Job>),
 }
 
 /// What [`open`] came to.
 pub(super) enum Opened {
-    /// An event stream begins.
-    Body { body: Body, lease: Lease, trail: Trail },
+    /// An event stream begins. The job is the one that it answers (TR36).
+    Body { body: Body, lease: Lease, trail: Trail, job: Arc<Job> },
     /// It is over before it began.
     Failed { error: Error, trail: Trail },
 }
@@ -292,11 +320,13 @@ impl Trail {
             }
             verdict => {
                 let fault = self.hand.given_up(job, &lease, fault);
-                if fault.kind == FaultKind::UnknownModel && job.model.passed {
-                    // K89: two have said no and none ever yes.
+                // K89: two have said no and none ever yes, so that nobody else is asked.
+                let mut verdict = verdict;
+                if fault.kind == FaultKind::UnknownModel && job.model.passed && !job.facts.pinned {
                     let (refusals, served) = job.shared.pool.model_votes(&job.model.kiro_id);
                     if refusals >= 2 && !served {
                         job.refuse_name();
+                        verdict = Verdict::Stop;
                     }
                 }
                 if verdict == Verdict::OtherRegion {
@@ -335,8 +365,25 @@ impl Trail {
         match verdict {
             Verdict::NextAccount { after } => Ok(Next::Select { after }),
             Verdict::OtherRegion => Ok(Next::Select { after: Duration::ZERO }),
-            Verdict::Stop | Verdict::SameAccount(_) => Err(self.answer(job)),
+            Verdict::Stop | Verdict::SameAccount(_) => self.over(job),
         }
+    }
+
+    /// Nobody else is asked: the error that the attempts add up to. A name that upstream has refused goes on as the model
+    /// of `KIRO_MODEL_FALLBACK` (TR36).
+    fn over(&mut self, job: &Job) -> Result<Next, Error> {
+        let refused = self.budget.answer().is_some_and(|fault| fault.kind == FaultKind::UnknownModel);
+        let is_served = || !job.facts.pinned && job.shared.pool.model_votes(&job.model.kiro_id).1;
+        let instead = (refused && self.budget.may_call() && !is_served()).then(|| job.fallback()).flatten();
+        instead.map(Next::Instead).ok_or_else(|| self.answer(job))
+    }
+
+    /// Another model is asked for: what was found out about the first one says nothing of it.
+    fn begin_anew(&mut self) {
+        self.budget.begin_anew();
+        self.tried.clear();
+        self.other_than_region = None;
+        (self.other, self.home, self.homes) = (None, None, None);
     }
 
     /// Since the first attempt.
@@ -472,8 +519,13 @@ pub(super) fn error_of(
 }
 
 /// Tries accounts until an event stream begins.
-pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Opened {
+pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) -> Opened {
     loop {
+        if let Next::Instead(other) = next {
+            job = other;
+            trail.begin_anew();
+            next = Next::Select { after: Duration::ZERO };
+        }
         let (lease, token) = match prepare(&job, &mut trail, next).await {
             Ok(ready) => ready,
             Err(Stumble::Over(error)) => return Opened::Failed { error, trail },
@@ -527,7 +579,7 @@ pub(super) async fn open(job: Arc<Job>, mut trail: Trail, mut next: Next) -> Ope
             trail.hand.passed(&job, &lease);
         }
         match answer {
-            Ok(body) => return Opened::Body { body, lease, trail },
+            Ok(body) => return Opened::Body { body, lease, trail, job },
             Err(fault) => match trail.judge(&job, lease, fault) {
                 Ok(again) => next = again,
                 Err(error) => return Opened::Failed { error, trail },
@@ -567,7 +619,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
             }
-            let mut lease = select(job, trail).await.map_err(Stumble::Over)?;
+            let mut lease = select(job, trail).await?;
             trail.tried.push(lease.account().id().clone());
             trail.account = Some(lease.account().id().to_string());
             trail.budget.next_account();
@@ -577,6 +629,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             }
             with_token(job, trail, lease).await
         }
+        Next::Instead(_) => Err(Stumble::Next(next)),
         Next::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
             lease.renew_view();
             with_token(job, trail, lease).await
@@ -662,10 +715,10 @@ async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
     Ok(())
 }
 
-async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
+async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
     let shared = &job.shared;
     if trail.homes.is_none() {
-        look_for_homes(job, trail).await?;
+        look_for_homes(job, trail).await.map_err(Stumble::Over)?;
     }
     let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
     let exclude = elsewhere.map(|mut there| {
@@ -683,15 +736,30 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Error> {
         only: job.account_id.as_deref(),
     };
     let since = *trail.looked.get_or_insert_with(now);
-    match shared.pool.acquire(&wanted, since).await {
-        Ok(lease) => Ok(lease),
-        // Other accounts were tried and failed: that is the answer, not that none is left. But who used up the last one
-        // hears what the next request will hear (M85), unless it was a rate limit (K47).
-        Err(none) => match trail.budget.answer().map(|fault| fault.kind) {
-            Some(FaultKind::UnknownModel) => Err(job.without_model(&none, trail)),
-            Some(kind) if Code::of_fault(kind) == Code::RateLimited || !none.is_lasting() => Err(trail.answer(job)),
-            _ => Err(job.named(no_account(&none))),
-        },
+    let none = match shared.pool.acquire(&wanted, since).await {
+        Ok(lease) => return Ok(lease),
+        Err(none) => none,
+    };
+    // Other accounts were tried and failed: that is the answer, not that none is left. But who used up the last one hears
+    // what the next request will hear (M85), unless it was a rate limit (K47).
+    let nobody_has_it = matches!(none.why, Why::Model | Why::Exhausted);
+    match trail.budget.answer().map(|fault| fault.kind) {
+        // Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
+        Some(FaultKind::UnknownModel) if nobody_has_it => {
+            job.refuse_name();
+            Err(trail.over(job).into())
+        }
+        // All of them have said so to earlier requests.
+        None if nobody_has_it => Err(match job.fallback() {
+            Some(instead) => Stumble::Next(Next::Instead(instead)),
+            None => Stumble::Over(job.named(no_account(&none))),
+        }),
+        Some(kind)
+            if kind != FaultKind::UnknownModel && (Code::of_fault(kind) == Code::RateLimited || !none.is_lasting()) =>
+        {
+            Err(Stumble::Over(trail.answer(job)))
+        }
+        _ => Err(Stumble::Over(job.named(no_account(&none)))),
     }
 }
 

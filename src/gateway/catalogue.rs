@@ -179,7 +179,21 @@ impl Shared {
     pub(super) fn is_refused_name(&self, models: &Models, name: &str) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |row: &Model| row.passed && names.is_refused(&row.kiro_id, self.pool.now());
-        !names.is_empty() && models.resolve(name, None).is_some_and(|found| refused(&found.row))
+        !names.is_none_refused() && models.resolve(name, None).is_some_and(|found| refused(&found.row))
+    }
+
+    /// A name that the table doesn't hold goes upstream: one warning a name and day (TR36).
+    pub(super) fn tell_passing(&self, row: &Model) {
+        let is_new = || {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.passes(&row.kiro_id, self.pool.now())
+        };
+        if row.passed && is_new() {
+            tracing::warn!(
+                model = row.kiro_id,
+                "a model that this program doesn't know was asked for: Kiro decides whether there is one"
+            );
+        }
     }
 
     /// Another table takes the place of the one that was read before.

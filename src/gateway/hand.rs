@@ -11,7 +11,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Form;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
-use crate::proto::translate::request::LeaveOut;
+use crate::proto::translate::request::{LeaveOut, MAX_CACHE_POINTS};
 use crate::upstream::host_of;
 
 /// Variants of the profile that one request tries on an account (K78).
@@ -33,11 +33,20 @@ pub(super) struct Hand {
 }
 
 /// Which translation of the request goes out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Variation {
     pub(super) leave_out: LeaveOut,
+    /// Most cache points (TR50); none where they are refused (K131).
+    pub(super) cache_points: usize,
     /// The other model id of the row (K123).
     pub(super) other_model_id: bool,
+}
+
+impl Default for Variation {
+    /// Nothing is left out.
+    fn default() -> Self {
+        Self { leave_out: LeaveOut::default(), cache_points: MAX_CACHE_POINTS, other_model_id: false }
+    }
 }
 
 /// Everything that an attempt chooses.
@@ -131,9 +140,10 @@ impl Hand {
                         // A thought without text was refused: this once without any (TR31).
                         reasoning: leave_out.reasoning || repaired(Remedy::WithoutEmptyThoughts),
                         empty_thoughts: leave_out.empty_thoughts || learned.no_empty_thoughts(id, now),
-                        cache_points: leave_out.cache_points
-                            || repaired(Remedy::WithoutCachePoints)
-                            || learned.no_cache_points(id, now),
+                    },
+                    cache_points: match repaired(Remedy::WithoutCachePoints) || learned.no_cache_points(id, now) {
+                        true => 0,
+                        false => abilities.cache_points.min(MAX_CACHE_POINTS),
                     },
                     other_model_id: repaired(Remedy::OtherModelId) || learned.uses_other_model_id(id),
                 },
@@ -169,7 +179,7 @@ impl Hand {
             reasoning: written.reasoning,
             empty_thoughts: written.empty_thoughts,
             fields: chosen.fields.is_some(),
-            cache_points: written.cache_points,
+            cache_points: written.cache_points > 0,
             small: chosen.small,
             variant_proven: chosen.variant_proven,
             variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),

@@ -55,7 +55,7 @@ use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed, Scrape};
 use crate::policy::marks::Circuit;
-use crate::policy::names::RefusedNames;
+use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::kiro::fault::Fault;
@@ -117,8 +117,8 @@ pub(crate) struct Shared {
     /// What names are resolved by: the table, and what only accounts' catalogues have.
     models: ArcSwap<Models>,
     discovery: Discovery,
-    /// Names that passed to upstream in vain (K89).
-    names: Mutex<RefusedNames>,
+    /// Names that pass to upstream by a rule and not by the table (TR36, K89).
+    names: Mutex<PassedNames>,
     keys: Keys,
     conversations: Arc<Conversations>,
     metrics: Metrics,
@@ -459,7 +459,7 @@ impl Gateway {
         let ids = shared.ids(&request, &call);
         let meant = shared.meant(&request, &ids, call.account_id.as_deref());
         let translated = shared
-            .translate(&request, &ids, meant.as_ref(), hand::Variation::default())
+            .translate(&request, &ids, meant.as_ref(), hand::Variation::default(), false)
             .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
@@ -467,6 +467,7 @@ impl Gateway {
                 "tools that run on Anthropic's side were dropped (M49)"
             );
         }
+        shared.tell_passing(&translated.model);
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
             return Err(refuse(error, Some(&translated.model)));
@@ -506,6 +507,7 @@ impl Gateway {
             },
             model: translated.model,
             account_id: call.account_id,
+            is_fallback: false,
             estimate: OnceLock::new(),
             trace: OnceLock::new(),
             trace_parent: call.trace_parent,
@@ -526,7 +528,7 @@ impl Gateway {
         over(body.len(), || {
             let request = Request::parse(body, Purpose::CountTokens)?;
             // Everything that a request can be refused for is found by translating it.
-            self.shared.translate(&request, &Ids::default(), None, hand::Variation::default())?;
+            self.shared.translate(&request, &Ids::default(), None, hand::Variation::default(), false)?;
             Ok(request_tokens(&request))
         })
     }

@@ -353,9 +353,14 @@ impl MessageStream {
 
     fn on_opened(&mut self, opened: Opened) {
         match opened {
-            Opened::Body { body, lease, mut trail } => {
+            Opened::Body { body, lease, mut trail, job } => {
                 self.times.waited += trail.take_waited();
                 self.times.heard = now();
+                if job.is_fallback {
+                    self.summary.answers_as(&job.model);
+                    self.facts = job.facts;
+                    self.job = Some(job);
+                }
                 self.slot.reads(lease.account().id());
                 if let Some(window) = trail.usage_window().filter(|window| *window != self.summary.usage_window()) {
                     self.summary.set_usage_window(window);

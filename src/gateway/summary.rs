@@ -1,7 +1,7 @@
 //! What one request was like: for the log line, the metrics and whoever asks for it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use crate::pool::short;
 use crate::proto::kiro::route::Shape;
 use crate::proto::messages::event::Usage;
 use crate::proto::pipeline::Report;
+use crate::proto::translate::model::Model;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,9 @@ pub struct SummaryCell {
     request_id: String,
     client_request_id: Option<String>,
     model: String,
-    kiro_model: String,
-    known_model: String,
+    row: Arc<Model>,
+    /// The model that answers in its place (TR36).
+    instead: OnceLock<Arc<Model>>,
     /// What upstream's percentage refers to by the table (K123), or by the account's catalogue.
     usage_window: AtomicU64,
     streaming: bool,
@@ -89,8 +91,8 @@ impl SummaryCell {
             request_id: job.request_id.clone(),
             client_request_id: job.client_request_id.clone(),
             model: job.client_model.clone(),
-            kiro_model: job.model.kiro_id.clone(),
-            known_model: job.model.label().to_owned(),
+            row: job.model.clone(),
+            instead: OnceLock::new(),
             usage_window: job.model.usage_window().into(),
             streaming: job.facts.streaming,
             turn: OnceLock::new(),
@@ -121,12 +123,21 @@ impl SummaryCell {
 
     /// The model as upstream names it.
     pub fn kiro_model(&self) -> &str {
-        &self.kiro_model
+        &self.row().kiro_id
     }
 
     /// The model's first known name.
     pub(super) fn known_model(&self) -> &str {
-        &self.known_model
+        self.row().label()
+    }
+
+    fn row(&self) -> &Model {
+        self.instead.get().unwrap_or(&self.row)
+    }
+
+    /// Upstream has refused the model that was asked for, and this one answers (TR36).
+    pub(super) fn answers_as(&self, row: &Arc<Model>) {
+        self.instead.get_or_init(|| row.clone());
     }
 
     /// What upstream's percentage refers to, but for what answers have taught.
@@ -156,7 +167,7 @@ impl SummaryCell {
         }
         let Some(summary) = self.ended.get() else { return };
         let metrics = &shared.metrics;
-        metrics.count_request(summary.outcome.as_str(), &self.known_model, summary.error.as_ref().map(Error::code));
+        metrics.count_request(summary.outcome.as_str(), self.known_model(), summary.error.as_ref().map(Error::code));
         metrics.duration.observe(summary.duration);
         if let Some(first) = summary.first_event {
             metrics.first_event.observe(first);
@@ -169,13 +180,13 @@ impl SummaryCell {
         }
         let (input, output) = summary.tokens();
         if summary.usage.is_some() {
-            metrics.count_tokens(&self.known_model, input, output);
+            metrics.count_tokens(self.known_model(), input, output);
         }
         if let Some(credits) = summary.credits {
-            metrics.count_credits(&self.known_model, credits);
+            metrics.count_credits(self.known_model(), credits);
         }
         if let Some(measured) = report.measured {
-            shared.ends.learn(&self.kiro_model, measured, self.usage_window());
+            shared.ends.learn(self.kiro_model(), measured, self.usage_window());
         }
         if summary.outcome == Outcome::Complete {
             if report.without_end {
@@ -205,7 +216,7 @@ impl SummaryCell {
             client_request_id = self.client_request_id.as_deref().and_then(loggable),
             account = summary.account_id.as_deref().map(short),
             model = loggable(&self.model),
-            kiro_model = self.kiro_model,
+            kiro_model = self.kiro_model(),
             upstream = shared.upstream_word(),
             stream = self.streaming,
             status,
@@ -232,7 +243,7 @@ impl SummaryCell {
             "request_id": self.request_id,
             "client_request_id": self.client_request_id.as_deref().and_then(loggable),
             "model": loggable(&self.model),
-            "kiro_model": self.kiro_model,
+            "kiro_model": self.kiro_model(),
             "upstream": shared.upstream_word(),
             "stream": self.streaming,
         });

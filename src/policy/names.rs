@@ -1,44 +1,74 @@
-//! Names that were passed on to upstream in vain (K89, TR36).
+//! Names that pass to upstream by a rule and not by the table (TR36): which of them went in vain (K89), and which the
+//! operator was told about.
 
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long such a name is answered without a call.
-const NAME_REFUSED: SignedDuration = SignedDuration::from_mins(10);
-/// Most such names.
+/// How long a name that was refused is answered without a call.
+const REFUSED: SignedDuration = SignedDuration::from_mins(10);
+/// From one warning about a name to the next.
+const TOLD: SignedDuration = SignedDuration::from_hours(24);
+/// Most names of either kind.
 const MOST_NAMES: usize = 256;
 
-/// Names that were passed on to upstream by a rule and not by the table (TR36, K89).
+/// What is known of names that passed.
 #[derive(Debug, Clone, Default)]
-pub struct RefusedNames {
-    /// In order of their refusal.
-    names: VecDeque<(String, Timestamp)>,
+pub struct PassedNames {
+    refused: Names,
+    told: Names,
 }
 
-impl RefusedNames {
+impl PassedNames {
     /// Every account that could be asked has said no, or two have and none ever yes.
     pub fn refuse(&mut self, kiro_id: &str, now: Timestamp) {
-        self.serves(kiro_id);
-        if self.names.len() == MOST_NAMES {
-            self.names.pop_front();
-        }
-        self.names.push_back((kiro_id.to_owned(), now + NAME_REFUSED));
+        self.refused.note(kiro_id, now + REFUSED);
     }
 
     /// An account has answered with it.
     pub fn serves(&mut self, kiro_id: &str) {
-        self.names.retain(|(name, _)| name != kiro_id);
+        self.refused.forget(kiro_id);
     }
 
     /// Whether it is answered without a call.
     pub fn is_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
-        self.names.iter().any(|(name, until)| name == kiro_id && now < *until)
+        self.refused.has(kiro_id, now)
     }
 
-    /// Whether nothing is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+    /// Whether no name is.
+    pub fn is_none_refused(&self) -> bool {
+        self.refused.0.is_empty()
+    }
+
+    /// The name goes upstream. Whether that is worth a warning: once a name and day.
+    pub fn passes(&mut self, kiro_id: &str, now: Timestamp) -> bool {
+        let is_new = !self.told.has(kiro_id, now);
+        if is_new {
+            self.told.note(kiro_id, now + TOLD);
+        }
+        is_new
+    }
+}
+
+/// Names, each until its time, in the order in which they came; the oldest goes first.
+#[derive(Debug, Clone, Default)]
+struct Names(VecDeque<(String, Timestamp)>);
+
+impl Names {
+    fn note(&mut self, name: &str, until: Timestamp) {
+        self.forget(name);
+        if self.0.len() == MOST_NAMES {
+            self.0.pop_front();
+        }
+        self.0.push_back((name.to_owned(), until));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.0.retain(|(noted, _)| noted != name);
+    }
+
+    fn has(&self, name: &str, now: Timestamp) -> bool {
+        self.0.iter().any(|(noted, until)| noted == name && now < *until)
     }
 }
 
@@ -52,16 +82,30 @@ mod tests {
 
     #[test]
     fn k89_p48_refused_names_have_a_bound_and_a_time() {
-        let mut names = RefusedNames::default();
+        let mut names = PassedNames::default();
         for n in 0..1000 {
             names.refuse(&format!("claude-a-{n}"), at(0));
         }
-        assert_eq!(names.names.len(), 256);
+        assert_eq!(names.refused.0.len(), 256);
         assert!(names.is_refused("claude-a-999", at(9)) && !names.is_refused("claude-a-999", at(10)));
         assert!(!names.is_refused("claude-a-0", at(0)));
         names.serves("claude-a-999");
         assert!(!names.is_refused("claude-a-999", at(0)));
         names.refuse("claude-a-998", at(5));
-        assert!(names.is_refused("claude-a-998", at(14)) && names.names.len() == 255);
+        assert!(names.is_refused("claude-a-998", at(14)) && names.refused.0.len() == 255);
+    }
+
+    #[test]
+    fn tr36_one_warning_a_name_and_day() {
+        let mut names = PassedNames::default();
+        let day = 24 * 60;
+        assert!(names.passes("claude-opus-6", at(0)) && names.passes("claude-opus-7", at(0)));
+        assert!(!names.passes("claude-opus-6", at(1)) && !names.passes("claude-opus-6", at(day - 1)));
+        assert!(names.passes("claude-opus-6", at(day)), "the next day, however often it went out");
+        assert!(!names.passes("claude-opus-6", at(day + 1)));
+        for n in 0..1000 {
+            names.passes(&format!("claude-a-{n}"), at(0));
+        }
+        assert_eq!(names.told.0.len(), 256);
     }
 }

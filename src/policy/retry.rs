@@ -299,6 +299,16 @@ impl Budget {
         self.progress.calls = self.progress.calls.saturating_add(1);
     }
 
+    /// Whether another chat call may be made (K118).
+    pub fn may_call(&self) -> bool {
+        self.progress.calls < MOST_CALLS
+    }
+
+    /// Another model is asked for (TR36): the faults until now are no answer any more. What was used up stays so.
+    pub fn begin_anew(&mut self) {
+        self.ended.clear();
+    }
+
     /// Accounts asked so far.
     pub fn accounts(&self) -> u32 {
         self.progress.accounts

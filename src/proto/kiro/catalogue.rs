@@ -51,6 +51,16 @@ pub struct Caching {
     pub min_tokens: Option<u64>,
 }
 
+impl Caching {
+    /// Most cache points of a request (TR50): none where caching isn't supported, no limit where nothing is said.
+    pub fn points(&self) -> usize {
+        match (self.supported, self.most_points) {
+            (Some(false), _) => 0,
+            (_, most) => most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX),
+        }
+    }
+}
+
 /// What a model takes in `additionalModelRequestFields` (K126). A member that isn't declared is refused upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldsSchema {

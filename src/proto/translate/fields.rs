@@ -72,6 +72,8 @@ pub struct Abilities<'a> {
     pub usage_window: u64,
     /// Most output tokens.
     pub max_output: u64,
+    /// Most cache points, as far as the account's catalogue says (TR50); the row's limit stands beside it.
+    pub cache_points: usize,
     style: ThinkingStyle,
     field: EffortField,
     efforts: &'a [Level],
@@ -91,6 +93,7 @@ impl<'a> Abilities<'a> {
             window: listed.and_then(|listed| listed.window).unwrap_or(row.window),
             usage_window: listed.and_then(|listed| listed.window).unwrap_or_else(|| row.usage_window()),
             max_output: listed.and_then(|listed| listed.max_output).unwrap_or(row.max_output),
+            cache_points: listed.and_then(|listed| listed.caching).map_or(usize::MAX, |caching| caching.points()),
             style: row.thinking,
             field: row.field,
             efforts: &row.efforts,

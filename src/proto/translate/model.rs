@@ -218,6 +218,8 @@ impl From<Row> for Model {
 const MOST_FOUND: usize = 1024;
 /// `created` where nothing is known.
 const UNKNOWN_DATE: &str = "1970-01-01T00:00:00Z";
+/// Longest family of a name that passes: what is remembered of such names stays small.
+const MOST_LETTERS: usize = 32;
 /// The name of Kiro's own choice (TR38).
 const AUTO: &str = "auto";
 
@@ -454,7 +456,7 @@ struct Version<'n> {
 impl<'n> Version<'n> {
     fn of(name: &'n str) -> Option<Self> {
         let mut parts = name.strip_prefix("claude-")?.split('-');
-        let family = parts.next().filter(|family| !family.is_empty())?;
+        let family = parts.next().filter(|family| (1..=MOST_LETTERS).contains(&family.len()))?;
         if !family.bytes().all(|byte| byte.is_ascii_lowercase()) {
             return None;
         }

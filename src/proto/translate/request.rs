@@ -46,7 +46,7 @@ pub struct Context<'a> {
     pub system_text: SystemPlace,
     /// `KIRO_CACHE_POINTS` (TR50).
     pub cache_points: CachePoints,
-    /// Most cache points the model takes, at most [`MAX_CACHE_POINTS`] of which go out; 0: it takes none.
+    /// Most cache points that go out, at most [`MAX_CACHE_POINTS`]; 0: none. The model's row may allow fewer.
     pub cache_limit: usize,
     /// The conversation's and the continuation's id (TR48, TR49).
     pub ids: &'a Ids,
@@ -110,8 +110,6 @@ impl fmt::Debug for Replay<'_> {
 pub struct LeaveOut {
     /// Every `reasoningContent` (TR31).
     pub reasoning: bool,
-    /// Every cache point (K131).
-    pub cache_points: bool,
     /// Signed thinking without text (TR44).
     pub empty_thoughts: bool,
 }
@@ -135,8 +133,8 @@ pub struct Translated {
     pub sent_empty_thoughts: bool,
     /// Whether signed thinking was kept back because it isn't this account's (TR44).
     pub withheld_reasoning: bool,
-    /// Whether any cache point was sent (K131).
-    pub sent_cache_points: bool,
+    /// How many cache points were sent (TR50, K131).
+    pub sent_cache_points: usize,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
     pub dropped_server_tools: Vec<String>,
 }
@@ -211,8 +209,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         .as_ref()
         .map_or(MAX_CACHE_POINTS, |cache| usize::try_from(cache.points).unwrap_or(MAX_CACHE_POINTS));
     let cache_limit = ctx.cache_limit.min(row_limit);
-    let cache_points = if ctx.leave_out.cache_points { CachePoints::Off } else { ctx.cache_points };
-    let sent_cache_points = set_cache_points(&mut conversation, cache_points, cache_limit, system_message);
+    let sent_cache_points = set_cache_points(&mut conversation, ctx.cache_points, cache_limit, system_message);
 
     // What we add is about as long as the client's own member names, and 100 bytes a history message.
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
@@ -334,8 +331,8 @@ fn place_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>, pla
     !is_blank
 }
 
-/// TR50: of the markers only the last ones stay, or two of ours take their place. Whether there is any then.
-fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, limit: usize, has_system: bool) -> bool {
+/// TR50: of the markers only the last ones stay, or two of ours take their place. How many there are then.
+fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, limit: usize, has_system: bool) -> usize {
     let most = if which == CachePoints::Client { limit.min(MAX_CACHE_POINTS) } else { 0 };
     conversation.cache_points().rev().filter(|point| **point).skip(most).for_each(|point| *point = false);
     if which == CachePoints::Auto {
@@ -350,5 +347,5 @@ fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, lim
             conversation.first_user().cache_point = true;
         }
     }
-    conversation.cache_points().any(|point| *point)
+    conversation.cache_points().filter(|point| **point).count()
 }
