@@ -686,8 +686,7 @@ impl Pool {
     /// The accounts whose calls go to this API region.
     pub fn accounts_in_region(&self, region: &str) -> Vec<AccountId> {
         let inside = self.inside();
-        let there =
-            |slot: &&Slot| slot.view.variants().first().is_some_and(|variant| slot.view.api_region(variant) == region);
+        let there = |slot: &&Slot| slot.view.region() == region;
         inside.slots.values().filter(there).map(|slot| slot.view.id.clone()).collect()
     }
 

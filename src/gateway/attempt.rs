@@ -556,7 +556,7 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) ->
             recording.sent(&body, &token);
         }
         let target = Target {
-            url: chosen.url.clone(),
+            url: chosen.url.to_string(),
             token,
             machine_id: account.machine_id().to_owned(),
             token_type: account.token_type(),
@@ -770,8 +770,7 @@ fn fit(job: &Job) -> Fit {
     let model = job.model.clone();
     Fit::new(move |view, learned, now| {
         let refused = || {
-            let variants = view.variants();
-            let region = variants.first().map_or("", |variant| view.api_region(variant));
+            let region = view.region();
             view.shapes(region).iter().all(|shape| gates.iter().any(|(of, there)| of == shape && there == region))
         };
         let lacks = learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);

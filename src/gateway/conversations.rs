@@ -97,14 +97,13 @@ pub(super) async fn learn_secret(shared: std::sync::Weak<Shared>) {
 impl Shared {
     /// The ids of a request (TR48, TR49, R101).
     pub(super) fn ids(&self, request: &Request<'_>, call: &Call) -> Ids {
-        let random = [random_uuid(), random_uuid()];
-        let [conversation, continuation] = &random;
+        let random = (!self.conversations.derive).then(|| [random_uuid(), random_uuid()]);
         let caller = Caller {
             session: call.session.as_deref(),
             gateway_session: call.gateway_session.as_deref(),
             key: call.client_key,
         };
-        let random = (!self.conversations.derive).then_some([conversation.as_str(), continuation.as_str()]);
+        let random = random.as_ref().map(|ids| ids.each_ref().map(String::as_str));
         ids(request, &IdContext { secret: &self.conversations.secret.load(), caller, random })
     }
 

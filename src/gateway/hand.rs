@@ -9,7 +9,7 @@ use crate::policy::retry::{Remedy, Sent};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Form;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::Shape;
 use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
 use crate::proto::translate::request::{LeaveOut, MAX_CACHE_POINTS};
 use crate::upstream::host_of;
@@ -29,7 +29,7 @@ pub(super) struct Hand {
     /// Variants of the profile that were refused.
     variants_refused: u32,
     /// What went out last.
-    chosen: Option<Chosen>,
+    chosen: Option<Arc<Chosen>>,
 }
 
 /// Which translation of the request goes out.
@@ -50,11 +50,11 @@ impl Default for Variation {
 }
 
 /// Everything that an attempt chooses.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) shape: Shape,
     pub(super) region: String,
-    pub(super) url: String,
+    pub(super) url: Arc<str>,
     pub(super) variation: Variation,
     variant: Variant,
     variant_proven: bool,
@@ -87,22 +87,22 @@ impl Chosen {
 pub(super) struct NoProfile;
 
 /// One shape that could be used.
-struct Candidate {
+struct Candidate<'v> {
     shape: Shape,
-    region: String,
-    url: String,
-    variant: Variant,
+    region: &'v str,
+    url: Arc<str>,
+    variant: &'v Variant,
     refused: bool,
 }
 
 impl Hand {
     /// What went out last; none before the first attempt.
     pub(super) fn chosen(&self) -> Option<&Chosen> {
-        self.chosen.as_ref()
+        self.chosen.as_deref()
     }
 
     /// Chooses for the next attempt. `leave_out` is what the request leaves out for every account.
-    pub(super) fn choose(&mut self, job: &Job, lease: &Lease, leave_out: LeaveOut) -> Result<Chosen, NoProfile> {
+    pub(super) fn choose(&mut self, job: &Job, lease: &Lease, leave_out: LeaveOut) -> Result<Arc<Chosen>, NoProfile> {
         let options = options(lease);
         let now = job.shared.pool.now();
         // Within one account a shape is kept, until it is the shape that must change.
@@ -113,7 +113,7 @@ impl Hand {
         };
         let ways: Vec<Way<'_>> = options
             .iter()
-            .map(|option| Way { shape: option.shape, host: host_of(&option.url), region: &option.region })
+            .map(|option| Way { shape: option.shape, host: host_of(&option.url), region: option.region })
             .collect();
         let refused = |shape| options.iter().any(|option| option.shape == shape && option.refused);
         let place = forced.or_else(|| job.shared.upstream.choose(&ways, refused, now)).ok_or(NoProfile)?;
@@ -133,7 +133,7 @@ impl Hand {
             let abilities = Abilities::of(&job.model, listed, refused_fields);
             Chosen {
                 shape,
-                region: region.clone(),
+                region: region.to_owned(),
                 url: url.clone(),
                 variation: Variation {
                     leave_out: LeaveOut {
@@ -147,7 +147,7 @@ impl Hand {
                     },
                     other_model_id: repaired(Remedy::OtherModelId) || learned.uses_other_model_id(id),
                 },
-                variant_proven: learned.is_proven(shape, &variant),
+                variant_proven: learned.is_proven(shape, variant),
                 variant: variant.clone(),
                 small: shape == Shape::Runtime && (repaired(Remedy::SmallForm) || learned.uses_small_form(now)),
                 fields: model_fields(&job.asked, &abilities).filter(|_| !no_fields),
@@ -155,6 +155,7 @@ impl Hand {
                 usage_window: abilities.usage_window,
             }
         });
+        let chosen = Arc::new(chosen);
         self.chosen = Some(chosen.clone());
         Ok(chosen)
     }
@@ -172,7 +173,7 @@ impl Hand {
         };
         let variants = view.variants();
         let other_variant =
-            lease.learned(|learned, now| learned.has_other_variant(chosen.shape, &variants, &chosen.variant, now));
+            lease.learned(|learned, now| learned.has_other_variant(chosen.shape, variants, &chosen.variant, now));
         Sent {
             shape: chosen.shape,
             refreshable: !view.is_api_key(),
@@ -304,23 +305,22 @@ impl Hand {
 }
 
 /// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
-fn options(lease: &Lease) -> Vec<Candidate> {
+fn options(lease: &Lease) -> Vec<Candidate<'_>> {
     let view = lease.account();
     let variants = view.variants();
-    let preferred = variants.first().map_or("", |variant| view.api_region(variant));
     lease.learned(|learned, now| {
         let option = |shape: &Shape| {
-            let variant = learned.next_variant(*shape, &variants, now)?.clone();
-            let region = view.api_region(&variant).to_owned();
-            let served = view.shapes(&region).contains(shape);
+            let variant = learned.next_variant(*shape, variants, now)?;
+            let region = view.api_region(variant);
+            let served = view.shapes(region).contains(shape);
             served.then(|| Candidate {
                 shape: *shape,
-                url: view.url(*shape, Call::Chat, &region),
+                url: view.chat_url(*shape, region),
                 region,
                 variant,
                 refused: learned.is_shape_refused(*shape, now),
             })
         };
-        view.shapes(preferred).iter().filter_map(option).collect()
+        view.shapes(view.region()).iter().filter_map(option).collect()
     })
 }

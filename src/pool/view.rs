@@ -40,6 +40,8 @@ pub struct AccountView {
     urls: Arc<Urls>,
     /// Where calls of Kiro's services go.
     ways: Ways,
+    /// The chat calls of [`AccountView::region`], by [`Shape`]'s order: made once and not for each attempt.
+    chats: [Arc<str>; Shape::ALL.len()],
     /// Where it refreshes, with `{region}` in it: its own or the configured one.
     refresh: String,
     proxy_url: Option<Secret>,
@@ -77,8 +79,8 @@ impl AccountView {
     }
 
     /// What may go out as its profile, in the order of K77; never empty, the last one is [`Variant::None`].
-    pub fn variants(&self) -> Vec<Variant> {
-        self.variants.clone()
+    pub fn variants(&self) -> &[Variant] {
+        &self.variants
     }
 
     /// The same for usage and models (K80): own or listed, none, and the fixed one last.
@@ -199,6 +201,14 @@ impl AccountView {
         }
     }
 
+    /// As [`AccountView::url`] of a chat call.
+    pub fn chat_url(&self, shape: Shape, region: &str) -> Arc<str> {
+        match self.chats.get(shape as usize).filter(|_| region == self.region()) {
+            Some(url) => url.clone(),
+            None => self.url(shape, Call::Chat, region).into(),
+        }
+    }
+
     /// Whether GovCloud's other host name is left to be tried when this one can't be resolved (K81): then
     /// [`Lesson::FipsHost`](crate::policy::learned::Lesson::FipsHost) changes [`AccountView::url`].
     pub fn has_other_host(&self, shape: Shape, region: &str) -> bool {
@@ -228,6 +238,11 @@ impl AccountView {
         let region = self.region();
         let shape = self.shapes(region).first().copied().unwrap_or(Shape::Q);
         self.url(shape, Call::Chat, region)
+    }
+
+    fn with_chats(mut self) -> Self {
+        self.chats = Shape::ALL.map(|shape| self.url(shape, Call::Chat, self.region()).into());
+        self
     }
 
     /// Where its token is refreshed in this region (K8, K9, K12); none where that is no region.
@@ -446,9 +461,11 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         fips: learned.uses_fips_host(),
         urls: urls.clone(),
         ways,
+        chats: Shape::ALL.map(|_| Arc::default()),
         refresh,
         proxy_url: account.and_then(|account| account.proxy_url.clone()),
-    };
+    }
+    .with_chats();
     if let Some((region, host)) = view.region_clash().filter(|_| problem.is_none()) {
         let setting = match has_own_address {
             true => "KIRO_BASE_URL",

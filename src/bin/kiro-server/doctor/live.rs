@@ -355,7 +355,7 @@ impl Live {
         let pinned = view.shapes("us-east-1").len() == 1;
         // Also the shape that the configuration leaves out, unless an address of its own leads nowhere else.
         let shapes = if pinned { view.shapes("us-east-1").to_vec() } else { Shape::ALL.to_vec() };
-        let variants = view.variants();
+        let variants = view.variants().to_vec();
         Self {
             shapes,
             variants,
@@ -425,7 +425,7 @@ impl Live {
         let Some(way) = self.way().await? else { return Ok(None) };
         let Some(second) = &mut self.second else { return Ok(None) };
         let mut last = None;
-        for variant in second.view().variants() {
+        for variant in second.view().variants().to_vec() {
             self.probe.begin().await?;
             let answer = second.chat(way.shape, way.small, variant.arn(), ask).await.inspect_err(|_| {
                 let why = second_stopped(second);
