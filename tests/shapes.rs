@@ -306,6 +306,12 @@ async fn a102_k123_the_older_id_of_a_model_is_learned() {
     assert_eq!(world.chats("q"), 3, "the old one at once");
     let models = world.last("q")["models"].clone();
     assert_eq!(models["CLAUDE_SONNET_4_20250514_V1_0"], 2, "{models}");
+    // Kiro moves the account to the new id: that one is found again, and learned.
+    world.becomes(json!({ "models": ["claude-sonnet-4"] }));
+    for (n, chats) in [(1, 5), (2, 6)] {
+        assert_eq!(world.asks(&body).await, 200, "{n}");
+        assert_eq!(world.chats("q"), chats, "{n}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

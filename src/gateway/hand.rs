@@ -145,7 +145,7 @@ impl Hand {
                         true => 0,
                         false => abilities.cache_points.min(MAX_CACHE_POINTS),
                     },
-                    other_model_id: repaired(Remedy::OtherModelId) || learned.uses_other_model_id(id),
+                    other_model_id: repaired(Remedy::OtherModelId) != learned.uses_other_model_id(id),
                 },
                 variant_proven: learned.is_proven(shape, variant),
                 variant: variant.clone(),
@@ -186,7 +186,7 @@ impl Hand {
             variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),
             host_left: view.has_other_host(chosen.shape, &chosen.region),
             shape_left: options(lease).iter().any(|option| !self.shapes.contains(&option.shape)),
-            model_id_left: job.model.alt.is_some() && !chosen.variation.other_model_id,
+            model_id_left: job.model.alt.is_some() && !self.repairs.contains(&Remedy::OtherModelId),
             committed: false,
         }
     }
@@ -255,7 +255,7 @@ impl Hand {
                 Remedy::WithoutFields => Lesson::NoFieldsOnRuntime(id.clone()),
                 Remedy::WithoutCachePoints => Lesson::NoCachePoints(id.clone()),
                 Remedy::WithoutEmptyThoughts => Lesson::NoEmptyThoughts(id.clone()),
-                Remedy::OtherModelId => Lesson::OtherModelId(id.clone()),
+                Remedy::OtherModelId => Lesson::ModelId { kiro_id: id.clone(), other: chosen.variation.other_model_id },
                 _ => continue,
             };
             lease.learn(lesson);

@@ -112,8 +112,13 @@ pub enum Lesson {
     FipsHost,
     /// An answer of this model began.
     ModelServed(Arc<str>),
-    /// The model answers to the other id of its row (K123).
-    OtherModelId(Arc<str>),
+    /// The model answers to this one of its row's two ids (K123).
+    ModelId {
+        /// Of which model.
+        kiro_id: Arc<str>,
+        /// To the other one.
+        other: bool,
+    },
     /// Upstream named what it refuses of `additionalModelRequestFields` (K129).
     FieldsRefused {
         /// Where.
@@ -239,7 +244,7 @@ impl Learned {
                 let model = self.model(id, now);
                 (model.refused_until, model.served) = (None, Some(now));
             }
-            Lesson::OtherModelId(id) => self.model(id, now).other_id = true,
+            Lesson::ModelId { kiro_id, other } => self.model(kiro_id, now).other_id = other,
             Lesson::FieldsRefused { shape, kiro_id, refused } => {
                 let fields = &mut self.model(kiro_id, now).fields_refused;
                 fields.retain(|(of, ..)| *of != shape);
