@@ -41,6 +41,9 @@ impl Discovery {
     }
 }
 
+/// Turns that are kept of accounts that nobody uses any more: those of removed ones go with them.
+const MOST_TURNS: usize = 16_384;
+
 /// Which account is asked when.
 #[derive(Default)]
 struct Turns(HashMap<AccountId, Turn>);
@@ -55,6 +58,9 @@ struct Turn {
 
 impl Turns {
     fn used(&mut self, id: AccountId, now: Instant) {
+        if self.0.len() >= MOST_TURNS && !self.0.contains_key(&id) {
+            self.0.retain(|_, turn| turn.used || turn.asking);
+        }
         let new = || Turn { due: now, used: true, asking: false, failures: 0 };
         self.0.entry(id).or_insert_with(new).used = true;
     }
@@ -340,6 +346,18 @@ mod tests {
         assert_eq!(turns.next(), None);
         turns.done(&"b".into(), Answer::Read, began);
         assert_eq!(turns.next(), Some((began, "c".into())));
+    }
+
+    #[test]
+    fn k125_accounts_that_come_and_go_are_forgotten() {
+        let (mut turns, began) = (Turns::default(), now());
+        for n in 0..3 * MOST_TURNS {
+            let id = AccountId::from(format!("{n}"));
+            turns.used(id.clone(), began);
+            turns.begin(&id);
+            turns.done(&id, Answer::Read, began);
+        }
+        assert!(turns.0.len() <= MOST_TURNS);
     }
 
     #[test]
