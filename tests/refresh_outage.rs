@@ -1,6 +1,6 @@
 //! Refreshes while the store takes no writes, against an upstream whose refresh tokens work once (issue "Trust", 1 and 2).
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
