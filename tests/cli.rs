@@ -260,6 +260,25 @@ fn k119_k125_check_shows_shape_search_models_and_what_was_learned() {
     assert!(asked["POST /generateAssistantResponse"].is_null(), "no conversation is made: {asked}");
 }
 
+/// An account without a profile of its own can't mend one in its record.
+#[test]
+fn k80_the_cure_of_a_missing_profile_is_the_accounts() {
+    let place = Place::with_file();
+    fill(
+        &place,
+        &[
+            ("api-key-1", json!({}), json!({ "kiroApiKey": "sim-acct-key.k" })),
+            ("social-01", json!({}), token(json!({ "profileArn": E2 }))),
+        ],
+    );
+    let refused = json!({ "rules": [{ "when": { "call": "usage" }, "http": { "status": 400, "type": "ValidationException",
+        "message": "profileArn is required for this request." } }] });
+    place.upstream.control().world(refused).unwrap();
+    let said = place.run(&["accounts", "check", "--json"]).with_code(1).json();
+    let cure = |n: usize| said["accounts"][n]["error"]["cure"].as_str().unwrap();
+    assert!(cure(0).contains("doctor --live") && cure(1).contains("correct or remove profileArn"), "{said:#}");
+}
+
 /// What upstream answered is kept for the next call, and told.
 #[test]
 fn k125_r72_check_says_what_the_answers_taught() {
@@ -326,6 +345,21 @@ fn k108_k120_k125_doctor_says_how_accounts_are_served() {
         place.upstream.control().world(world).unwrap();
         let said = place.run_open(&["doctor"]).with_code(code).out;
         assert!(said.contains(words), "{world}:\n{said}");
+    }
+}
+
+/// What Kiro says of the account that it asks as isn't passed over, and nothing more is asked then.
+#[test]
+fn doctor_tells_what_kiro_says_of_an_account() {
+    let place = Place::with_file();
+    for (token_name, words) in [("sim-suspended", "Suspended, status 403"), ("sim-401", "TokenRejected, status 401")] {
+        fill(&place, &[("account-1", json!({}), token(json!({ "accessToken": token_name })))]);
+        place.upstream.control().reset();
+        let wrong = place.doctor("wrong", 1);
+        let said = wrong.iter().any(|line| line.contains(words) && line.contains("accounts check` says what to do"));
+        assert!(said, "{wrong:#?}");
+        let shapes = &place.upstream.control().stats()["shapes"]["q"];
+        assert!(shapes["mcp"].is_null() && shapes["models"].is_null(), "{shapes}");
     }
 }
 
@@ -721,7 +755,10 @@ fn a185_k108_doctor_asks_whether_the_client_version_is_taken() {
     assert!(fine.contains("is taken in us-east-1"), "{fine}");
     let old = place.run_with(&["doctor"], &[("KIRO_CLIENT_VERSION", "0.8.140")]).with_code(1).out;
     assert!(old.contains("0.8.140 is refused by Kiro since 2026-11-09"), "{old}");
-    assert!(old.contains("0.8.140 is refused in us-east-1") && old.contains("set KIRO_CLIENT_VERSION="), "{old}");
+    assert!(
+        old.contains("0.8.140 is refused by usage in us-east-1") && old.contains("set KIRO_CLIENT_VERSION="),
+        "{old}"
+    );
 }
 
 #[test]

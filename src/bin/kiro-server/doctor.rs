@@ -253,11 +253,13 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
         asked.entry(lease.account().region().to_owned()).or_insert(lease);
     }
     let version = &desk.config.client_version;
-    for (region, lease) in &asked {
-        match desk.credentials.usage_limits(lease).await {
+    let mut asked_on = Vec::new();
+    for (region, lease) in asked {
+        let mut goes_on = true;
+        match desk.credentials.usage_limits(&lease).await {
             Ok(_) => report.ok("client version", format!("{version} is taken in {region}")),
             Err(fault) if fault.kind == FaultKind::ClientVersion => {
-                report.wrong("client version", format!("{version} is refused in {region}"), NEWER_VERSION)
+                report.wrong("client version", format!("{version} is refused by usage in {region}"), NEWER_VERSION);
             }
             Err(fault) if fault.says("not authorized to make this call") && is_before_0_12(version) => report.wrong(
                 "client version",
@@ -266,6 +268,16 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
                 ),
                 "set KIRO_CLIENT_VERSION=… to a newer number; then `kiro-server accounts check`",
             ),
+            Err(fault) if is_of_the_account(fault.kind) => {
+                goes_on = false;
+                report.lines.push(Line {
+                    check: "account",
+                    account: Some(short(lease.account().id()).to_owned()),
+                    status: Verdict::Wrong,
+                    message: format!("Kiro says of it: {fault}"),
+                    cure: Some("`kiro-server accounts check` says what to do".to_owned()),
+                });
+            }
             Err(fault) => report.note(
                 "client version",
                 format!(
@@ -273,10 +285,26 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
                 ),
             ),
         }
+        if goes_on {
+            asked_on.push((region, lease));
+        }
     }
-    for (region, lease) in &asked {
+    for (region, lease) in &asked_on {
         service(desk, region, lease, report).await;
     }
+}
+
+/// Said of the account, not of what was asked: no further question.
+fn is_of_the_account(kind: FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::Suspended
+            | FaultKind::Suspicious
+            | FaultKind::RateLimited
+            | FaultKind::QuotaMonth
+            | FaultKind::QuotaDay
+            | FaultKind::TokenRejected
+    )
 }
 
 /// By which shapes these accounts are served, their models, and web search (K120, K125).
@@ -303,6 +331,8 @@ async fn service(desk: &Desk, region: &str, lease: &Lease, report: &mut Report) 
         Search::Unknown => {}
     }
     match &survey.models {
+        // The shapes say so.
+        Err(_) if survey.shapes.iter().all(gated) => {}
         Err(why) => report.note("models", of(&format!("the account's list can't be read, the table serves: {why}"))),
         Ok(catalogue) => {
             let table = Models::embedded();

@@ -125,7 +125,11 @@ async fn ask(
             if fault.kind == FaultKind::Suspended && entry.info.state != State::Ejected {
                 eject_suspended(desk, entry);
             }
-            Err(of_fault(&fault))
+            let mut problem = of_fault(&fault);
+            if fault.kind == FaultKind::ProfileArn && !lease.account().has_own_profile() {
+                problem.cure = "`kiro-server doctor --live --only profile` says what Kiro takes; please report it";
+            }
+            Err(problem)
         }
     }
 }

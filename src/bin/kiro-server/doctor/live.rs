@@ -280,15 +280,31 @@ impl Told<'_> {
         }
         let count = |verdict| self.lines.iter().filter(|line| line.verdict == verdict).count();
         let (differs, wrong) = (count(Verdict::Differs), count(Verdict::Wrong));
-        text.push_str(&format!("\n{} requests were made. ", self.live.probe.sent));
+        let made = match self.live.probe.sent {
+            1 => "1 request was made. ".to_owned(),
+            sent => format!("{sent} requests were made. "),
+        };
+        text.push_str(&format!("\n{made}"));
         if let Some(why) = &self.live.probe.stopped {
             text.push_str(&format!("It stopped before its end: {why}. "));
         }
+        let some = |count: usize, one: &str, more: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {more}"),
+        };
         text.push_str(&match (differs, wrong, count(Verdict::NotRun)) {
             (0, 0, 0) => "Kiro is as this program takes it to be.\n".to_owned(),
+            (0, 0, none) if none == self.lines.len() => "Nothing was learnt.\n".to_owned(),
             (0, 0, _) => "Nothing that was seen differs.\n".to_owned(),
-            (_, 0, _) => format!("{differs} differ, and the gateway gets along. Please report them: docs/kiro.md.\n"),
-            _ => format!("{differs} differ, {wrong} are wrong. Please report them: docs/kiro.md says how.\n"),
+            (_, 0, _) => format!(
+                "{}, and the gateway gets along. Please report it: docs/kiro.md says how.\n",
+                some(differs, "differs", "differ")
+            ),
+            _ => format!(
+                "{}, {}. Please report it: docs/kiro.md says how.\n",
+                some(differs, "differs", "differ"),
+                some(wrong, "is wrong", "are wrong")
+            ),
         });
         text
     }
@@ -585,7 +601,12 @@ impl Live {
         let cure = "set KIRO_CLIENT_VERSION to that of a newer Kiro IDE, or update this program";
         let answered = |shape: &Shape| self.probe.answered.contains(&(Call::Chat, *shape));
         if self.shapes.iter().any(answered) {
-            return Ok((Verdict::Differs, seen, format!("the gateway goes the other way by itself; {cure}")));
+            let lost = |call: &Call| !self.probe.answered.iter().any(|(answered, _)| answered == call);
+            let means = match refused.iter().find(|(call, _)| lost(call)) {
+                Some((call, _)) => format!("conversations go on, {} isn't answered anywhere: {cure}", call.as_str()),
+                None => format!("the gateway goes the other way by itself; {cure}"),
+            };
+            return Ok((Verdict::Differs, seen, means));
         }
         Ok((Verdict::Wrong, seen, format!("nothing is served: {cure}")))
     }
@@ -737,11 +758,18 @@ impl Live {
         let seen = seen.join(" · ");
         Ok(match (any, first, lacking.as_slice()) {
             (false, _, []) => not_run(&seen),
-            (false, _, _) => (
-                Verdict::Wrong,
-                seen,
-                "no variant is taken: `kiro-server accounts check` looks for the profile; else log in again".to_owned(),
-            ),
+            (false, _, _) => {
+                let has_service = self.variants.iter().any(|variant| matches!(variant, Variant::Service(_)));
+                let means = match has_service {
+                    true => {
+                        "no variant is taken: KIRO_BUILDER_ID_PROFILE_ARN and KIRO_SOCIAL_PROFILE_ARN name others; report it"
+                    }
+                    false => {
+                        "no variant is taken: `kiro-server accounts check` looks for the profile; else log in again"
+                    }
+                };
+                (Verdict::Wrong, seen, means.to_owned())
+            }
             (true, true, []) => (Verdict::Same, seen, String::new()),
             (true, true, [shape, ..]) => {
                 differs(&seen, &format!("the gateway doesn't use {shape} for this account by itself"))
@@ -761,8 +789,9 @@ impl Live {
             }
             let words = if with_arn { "with the ARN" } else { "without" };
             let mut answer = self.usage_of(shape, with_arn).await?;
-            // The host itself has a check of its own.
-            if answer.as_ref().is_err_and(is_of_the_host) && self.shapes.len() > 1 {
+            // The host itself has a check of its own, and so has the version.
+            let elsewhere = |fault: &Fault| is_of_the_host(fault) || fault.kind == FaultKind::ClientVersion;
+            if answer.as_ref().is_err_and(elsewhere) && self.shapes.len() > 1 {
                 let other = self.shapes.iter().copied().find(|other| *other != shape).unwrap_or(shape);
                 answer = self.usage_of(other, with_arn).await?;
             }
@@ -886,10 +915,12 @@ impl Live {
                 let signed = chat.thoughts.iter().filter(|(_, signature)| !signature.is_empty()).count();
                 let texts = chat.thoughts.iter().filter(|(text, _)| !text.is_empty()).count();
                 seen.push(format!("{}: {texts} thoughts, {signed} signatures", ask.model));
-                if (texts, signed) != (1, 1) {
-                    differs_in.push(
+                match (texts, signed) {
+                    (1, 1) => {}
+                    (0, 0) => differs_in.push("nothing of what such a model thinks reaches clients; answers do"),
+                    _ => differs_in.push(
                         "a thought without text or without signature is passed on as it is; several stay several",
-                    );
+                    ),
                 }
             }
             // Whether fields are taken has a check of its own.
@@ -911,7 +942,7 @@ impl Live {
                     let thought = chat.tags || !chat.thoughts.is_empty();
                     seen.push(format!("{}: {}", ask.model, if thought { "a thought" } else { "no thought" }));
                     if !thought {
-                        differs_in.push("models of the older style answer without a thought");
+                        differs_in.push("models that are told to think in the text answer without a thought");
                     }
                 }
                 Some(Err(fault)) => seen.push(format!("{}: {}", ask.model, said(&fault))),
@@ -995,8 +1026,8 @@ impl Live {
         })
     }
 
-    /// A turn with something that may be refused; `means` is said then.
-    async fn taken(&mut self, ask: Ask, means: &str) -> Result<Found, Stopped> {
+    /// A turn with something that may be refused; `means` is said then. The verdict is `Wrong` where nothing is done about it.
+    async fn taken(&mut self, ask: Ask, verdict: Verdict, means: &str) -> Result<Found, Stopped> {
         Ok(match self.ask(&ask).await? {
             Some(Ok(_)) => (Verdict::Same, "taken".to_owned(), String::new()),
             // A word on the account or the model is none on what was asked.
@@ -1004,7 +1035,7 @@ impl Live {
                 not_run(&said(&fault))
             }
             Some(Err(fault)) if fault.status.is_some_and(|status| (400..500).contains(&status)) => {
-                differs(&said(&fault), means)
+                (verdict, said(&fault), means.to_owned())
             }
             Some(Err(fault)) => not_run(&said(&fault)),
             None => not_run("no shape answers"),
@@ -1023,7 +1054,8 @@ impl Live {
         });
         let tools = json!({ "tools": [tool("look", schema)] });
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("userInputMessageContext", tools);
-        self.taken(ask, "tools with such schemas are refused: simplify them at the client, and report it").await
+        let means = "requests with such tools are refused (400): simplify them at the client; please report";
+        self.taken(ask, Verdict::Wrong, means).await
     }
 
     async fn result_image(&mut self) -> Result<Found, Stopped> {
@@ -1040,19 +1072,21 @@ impl Live {
             ask.user("Look."),
             json!({ "assistantResponseMessage": { "content": "I look.", "toolUses": [used] } }),
         ];
-        self.taken(ask, "pictures that tools give are refused: report it").await
+        self.taken(ask, Verdict::Wrong, "requests with pictures from tools are refused (400); please report").await
     }
 
     async fn document(&mut self) -> Result<Found, Stopped> {
         let documents = json!([{ "name": "note", "format": "txt", "source": { "bytes": "QSBub3RlLg==" } }]);
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("documents", documents);
-        self.taken(ask, "documents are refused: send their text instead, and report it").await
+        let means = "requests with documents are refused (400): send their text instead; please report";
+        self.taken(ask, Verdict::Wrong, means).await
     }
 
     async fn cache_point(&mut self) -> Result<Found, Stopped> {
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("cachePoint", json!({ "type": "default" }));
         self.taken(
             ask,
+            Verdict::Differs,
             "with KIRO_CACHE_POINTS the gateway goes without by itself (K131); off, the default, sends none",
         )
         .await
@@ -1161,7 +1195,7 @@ impl Live {
     async fn search(&mut self) -> Result<Found, Stopped> {
         let Some(way) = self.way().await? else { return Ok(not_run("no shape answers")) };
         let arn = way.arn.as_deref();
-        let wrong = "web search isn't served on this account; other accounts are tried, then the client is told";
+        let wrong = "the account can't search the web; conversations without it go on";
         let tools = match self.probe.mcp(way.shape, arn, "tools/list", json!({})).await? {
             Ok(answer) => answer["result"]["tools"].clone(),
             Err(fault) => return Ok(differs(&said(&fault), wrong)),
