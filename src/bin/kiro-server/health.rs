@@ -43,12 +43,29 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Fail
     if options.get_flag("json") {
         show_json(&health)?;
     } else {
-        let word = |pointer: &str| health.pointer(pointer).map_or_else(|| "?".to_owned(), plain);
-        let [state, store, healthy, total] = ["/status", "/redis", "/accounts/healthy", "/accounts/total"].map(word);
-        let serves = if status.is_success() { "" } else { ", can't serve" };
-        show(&format!("{state}{serves}: store {store}, {healthy} of {total} accounts in service\n"))?;
+        show(&in_words(&health, status.is_success()))?;
     }
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One line, and one more for what an operator can mend (K107).
+fn in_words(health: &Value, can_serve: bool) -> String {
+    let word = |pointer: &str| health.pointer(pointer).map_or_else(|| "?".to_owned(), plain);
+    let [state, store, healthy, total] = ["/status", "/redis", "/accounts/healthy", "/accounts/total"].map(word);
+    let serves = if can_serve { "" } else { ", can't serve" };
+    let mut text = format!("{state}{serves}: store {store}, {healthy} of {total} accounts in service\n");
+    if health.pointer("/clientVersion/refused") == Some(&Value::Bool(true)) {
+        let [version, since] = ["/clientVersion/value", "/clientVersion/since"].map(word);
+        text.push_str(&format!(
+            "Kiro refuses client version {version} since {since}: update kiro-server, or set KIRO_CLIENT_VERSION to a newer one\n"
+        ));
+    }
+    let hosts = health.get("hosts").and_then(Value::as_object).into_iter().flatten();
+    let open: Vec<&str> = hosts.filter(|(_, state)| *state == "open").map(|(host, _)| host.as_str()).collect();
+    if !open.is_empty() {
+        text.push_str(&format!("left alone for a while, since they don't answer: {}\n", open.join(", ")));
+    }
+    text
 }
 
 fn own_url(config: &Config) -> Result<String, Failure> {
@@ -68,4 +85,29 @@ fn own_url(config: &Config) -> Result<String, Failure> {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn k107_k120_what_an_operator_can_mend_is_said_in_words() {
+        let mut health = json!({
+            "status": "degraded", "redis": "connected", "accounts": { "total": 4, "healthy": 4 },
+            "hosts": { "q.us-east-1.amazonaws.com": "closed" },
+            "clientVersion": { "value": "0.8.140", "refused": true, "since": "2026-11-09T00:00:00.000Z" },
+        });
+        assert_eq!(
+            in_words(&health, false),
+            "degraded, can't serve: store connected, 4 of 4 accounts in service\nKiro refuses client version 0.8.140 since \
+             2026-11-09T00:00:00.000Z: update kiro-server, or set KIRO_CLIENT_VERSION to a newer one\n"
+        );
+        health["clientVersion"] = json!({ "value": "1.1.70", "refused": false });
+        assert_eq!(in_words(&health, true), "degraded: store connected, 4 of 4 accounts in service\n");
+        health["hosts"]["runtime.us-east-1.kiro.dev"] = json!("open");
+        assert!(in_words(&health, true).ends_with("since they don't answer: runtime.us-east-1.kiro.dev\n"));
+        assert_eq!(in_words(&json!({}), true), "?: store ?, ? of ? accounts in service\n");
+    }
 }
