@@ -688,7 +688,7 @@ pub const SETTINGS: &[Setting] = &[
         "debugDumpDir",
         "",
         Form::Text,
-        "Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept.",
+        "Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept, 256 MiB in all.",
     ),
 ];
 

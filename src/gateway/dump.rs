@@ -1,7 +1,7 @@
 //! `KIRO_DEBUG_DUMP_DIR`: what went over the wire of a failed request, as files for a person with an editor.
 //!
 //! One folder a failure, named by time and a running number and never by anything a client said: `request.json`,
-//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay. Prompts are in them, so folders
+//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all: the oldest go before one is written. Prompts are in them, so folders
 //! are 0700 and files 0600; access tokens, refresh tokens and keys are taken out.
 //!
 //! Without a folder nothing is recorded: each place asks one `Option`. With one, all recordings together hold at most
@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -24,6 +24,8 @@ use crate::secret::Secret;
 
 /// Folders that stay.
 const KEPT: usize = 100;
+/// Bytes that all folders take together. One with the largest request takes a quarter of it.
+const KEPT_BYTES: u64 = 256 * 1024 * 1024;
 /// Bytes that all recordings hold together.
 const BUDGET: usize = 64 * 1024 * 1024;
 /// Bytes of a stream that are kept from its beginning, and as many from its end.
@@ -41,6 +43,8 @@ pub(super) struct Dumps {
     keys: Vec<Secret>,
     held: Arc<AtomicUsize>,
     writing: Arc<AtomicUsize>,
+    /// One after the other: room is made for one.
+    desk: Arc<Mutex<()>>,
     number: AtomicU64,
 }
 
@@ -122,6 +126,7 @@ impl Dumps {
             keys,
             held: Arc::default(),
             writing: Arc::default(),
+            desk: Arc::default(),
             number: AtomicU64::new(0),
         })
     }
@@ -155,10 +160,13 @@ impl Dumps {
         // Sorts by time; the process id keeps servers apart that share the folder.
         let stamp = now.strftime("%Y%m%dT%H%M%S%.3f").to_string().replace('.', "");
         let name = format!("{stamp}Z-{}-{number:06}", std::process::id());
-        let (folder, writing) = (self.folder.clone(), self.writing.clone());
+        let (folder, writing, desk) = (self.folder.clone(), self.writing.clone(), self.desk.clone());
         runtime.spawn_blocking(move || {
+            let _alone = desk.lock().unwrap_or_else(PoisonError::into_inner);
             recording.complete(&sse, &mut summary);
-            if let Err(error) = recording.save(&folder, &name, sse, &summary).and_then(|()| trim(&folder)) {
+            let saved = trim(&folder, KEPT - 1, KEPT_BYTES.saturating_sub(recording.size(&sse)))
+                .and_then(|()| recording.save(&folder, &name, sse, &summary));
+            if let Err(error) = saved {
                 tracing::error!(%error, folder = %folder.display(), "a failed request could not be written to files");
             }
             writing.fetch_sub(1, Ordering::Relaxed);
@@ -213,6 +221,13 @@ impl Recording {
         }
         summary["failed_attempts"] = serde_json::to_value(&self.faults).unwrap_or_default();
         summary["left_out"] = left_out.into();
+    }
+
+    /// About what it takes on the disk.
+    fn size(&self, sse: &Tape) -> u64 {
+        let requests = self.request.iter().chain(self.kiro_request.iter().flatten()).map(Bytes::len);
+        let tapes = [&self.frames, sse].map(|tape| tape.head.len() + tape.tail.len());
+        requests.chain(tapes).map(|bytes| bytes as u64).sum()
     }
 
     fn save(&self, folder: &Path, name: &str, sse: Tape, summary: &serde_json::Value) -> io::Result<()> {
@@ -354,30 +369,56 @@ fn replace(bytes: Vec<u8>, secret: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Removes the oldest of our folders; whatever else is there stays.
-fn trim(folder: &Path) -> io::Result<()> {
-    let is_ours = |name: &OsString| {
-        let name = name.to_string_lossy();
-        let bytes = name.as_bytes();
-        bytes.len() > 20 && bytes.get(8) == Some(&b'T') && bytes.get(18..20) == Some(b"Z-")
-    };
+/// Removes the oldest of our folders until so many are left, and so many bytes; whatever else is there stays. What a process
+/// left half-made is one of them.
+fn trim(folder: &Path, most: usize, most_bytes: u64) -> io::Result<()> {
     let mut ours = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
-        if is_ours(&name) {
-            ours.push(name);
+        if let Some(stamp) = stamp(&name) {
+            let bytes = size(&folder.join(&name))?;
+            ours.push((stamp, name, bytes));
         }
     }
     ours.sort();
-    let many = ours.len().saturating_sub(KEPT);
-    for name in ours.into_iter().take(many) {
-        match std::fs::remove_dir_all(folder.join(name)) {
-            // Another server was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
+    let mut left = ours.len();
+    let mut bytes: u64 = ours.iter().map(|(_, _, bytes)| bytes).sum();
+    for (_, name, size) in ours {
+        if left <= most && bytes <= most_bytes {
+            break;
         }
+        removed(std::fs::remove_dir_all(folder.join(name)))?;
+        left -= 1;
+        bytes -= size;
     }
     Ok(())
+}
+
+/// The name of a folder of ours, by which it has its place in time.
+fn stamp(name: &OsString) -> Option<String> {
+    let name = name.to_str()?;
+    let stamp = name.strip_prefix('.').unwrap_or(name);
+    let bytes = stamp.as_bytes();
+    let is_ours = bytes.len() > 20 && bytes.get(8) == Some(&b'T') && bytes.get(18..20) == Some(b"Z-");
+    is_ours.then(|| stamp.to_owned())
+}
+
+/// Bytes of the files in a folder of ours.
+fn size(folder: &Path) -> io::Result<u64> {
+    let Some(entries) = removed(std::fs::read_dir(folder))? else { return Ok(0) };
+    let mut bytes = 0;
+    for entry in entries {
+        bytes += removed(entry?.metadata())?.map_or(0, |file| file.len());
+    }
+    Ok(bytes)
+}
+
+/// Another server that shares the folder may have been faster.
+fn removed<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
 }
 
 fn make_folder(path: &Path, with_parents: bool) -> io::Result<()> {
@@ -433,6 +474,53 @@ mod tests {
         let recording = dumps.record(&Bytes::from_static(b"{}"));
         assert!(recording.save(folder.path(), "name", dumps.tape(), &serde_json::Value::Null).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// Issue 11, item 12: a bound in bytes on disk; the oldest go first, what a killed process left half-made among them.
+    #[test]
+    fn the_oldest_go_until_number_and_bytes_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, bytes: usize| {
+            make_folder(&folder.path().join(name), true).unwrap();
+            make_file(&folder.path().join(name).join("request.json"), &vec![0; bytes]).unwrap();
+        };
+        let left = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            left.sort();
+            left
+        };
+        let [half, a, b, c] = [
+            ".20261128T200000000Z-1-000000",
+            "20261128T200000001Z-1-000001",
+            "20261128T200000002Z-1-000002",
+            "20261128T200000003Z-1-000003",
+        ];
+        make(half, 1000);
+        make(a, 400);
+        make(b, 300);
+        make(c, 200);
+        make("mine", 5000);
+        trim(folder.path(), 4, 1900).unwrap();
+        assert_eq!(left(), [half, a, b, c, "mine"]);
+        trim(folder.path(), 4, 1899).unwrap();
+        assert_eq!(left(), [a, b, c, "mine"]);
+        trim(folder.path(), 2, 1899).unwrap();
+        assert_eq!(left(), [b, c, "mine"]);
+        trim(folder.path(), 2, 499).unwrap();
+        assert_eq!(left(), [c, "mine"]);
+    }
+
+    #[test]
+    fn room_is_made_for_what_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
+        let mut recording = dumps.record(&Bytes::from_static(b"1234"));
+        recording.sent(&[Bytes::from_static(b"56"), Bytes::from_static(b"7")], &Secret::new("t0ken"));
+        recording.heard(b"89");
+        let mut sse = dumps.tape();
+        sse.add(b"0");
+        assert_eq!(recording.size(&sse), 10);
     }
 
     #[test]
