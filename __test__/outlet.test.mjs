@@ -116,7 +116,7 @@ test('one connection: answer after answer, also asked for together, and an HTTP/
   assert.equal(new Set(seen.map(({ res }) => res.req.socket)).size, 1, 'one connection')
 
   const raw = (version, body, more = '') =>
-    `POST ${MESSAGES} HTTP/${version}\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n${more}\r\n${body}`
+    `POST ${MESSAGES} HTTP/${version}\r\nhost: localhost\r\ncontent-length: ${Buffer.byteLength(body)}\r\n${more}\r\n${body}`
   const say = async (text) => {
     const socket = connect(port, '127.0.0.1')
     socket.write(text)
@@ -167,7 +167,7 @@ test('N17: a connection that closes takes along the answers that wait behind ano
   t.after(() => client.destroy())
   // More than 64 KiB each: nobody takes the bytes of those that wait.
   const body = JSON.stringify(ask({ text: 'x'.repeat(1000), pieces: 2, count: 1000, gap_ms: 5 }, { stream: true }))
-  const request = `POST ${MESSAGES} HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`
+  const request = `POST ${MESSAGES} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`
   client.write(request.repeat(15))
   client.resume()
   await until(async () => (await sim.stats()).streams.open === 15, '15 streams')
@@ -245,7 +245,7 @@ for (const [way, around] of [
     const body = JSON.stringify(ask({ text: `${'x'.repeat(4000)}{n}`, count: 50_000 }, { stream: true }))
     const unread = connect(port, '127.0.0.1')
     unread.pause()
-    const head = `POST ${MESSAGES} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${Buffer.byteLength(body)}`
+    const head = `POST ${MESSAGES} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: ${Buffer.byteLength(body)}`
     unread.write(`${head}\r\n\r\n${body}`)
     await until(async () => (await sim.stats()).streams.open === 2)
     await sleep(300)

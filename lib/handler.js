@@ -254,6 +254,8 @@ function headersOf({ rawHeaders, httpVersionMajor }, read) {
   const kept = []
   for (let n = 0; n < rawHeaders.length; n += 2) {
     const name = rawHeaders[n]
+    // Whom the client calls decides who is served without a key.
+    if (name === ':authority') kept.push('host', rawHeaders[n + 1])
     if (name[0] === ':' || (read && /^content-(?:encoding|length)$/i.test(name))) continue
     kept.push(name, rawHeaders[n + 1])
   }

@@ -17,6 +17,8 @@ mod limits;
 mod open;
 #[path = "serving/readers.rs"]
 mod readers;
+#[path = "serving/sites.rs"]
+mod sites;
 #[path = "serving/tls.rs"]
 mod tls;
 #[path = "serving/uploads.rs"]

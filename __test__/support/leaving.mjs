@@ -28,7 +28,7 @@ export async function leave(sim, { port, path = '/v1/messages' }, afterwards) {
     const body = JSON.stringify(ask(scenario, { stream: true }))
     const socket = connect(port, '127.0.0.1')
     socket.on('error', () => {})
-    socket.write(`POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+    socket.write(`POST ${path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
     await until(async () => (await sim.stats()).streams.open === 1, 'the call to reach upstream')
     await meanwhile(socket)
     const before = (await sim.stats()).closed_by_client.length

@@ -8,6 +8,7 @@ mod debug;
 mod exchange;
 mod listen;
 mod route;
+mod site;
 mod socket;
 mod status;
 mod tls;
@@ -56,6 +57,13 @@ pub struct Peer {
     pub trusted: bool,
 }
 
+impl Peer {
+    /// Nothing says whose request it is: there is no key to have.
+    fn is_nobody(self, gateway: &Gateway) -> bool {
+        gateway.is_open() && !self.trusted
+    }
+}
+
 /// What the program around a handler adds to a request: put into the request's extensions.
 #[derive(Clone, Default)]
 pub struct Terms {
@@ -88,7 +96,7 @@ where
             refusal.response(&request_id)
         }
     };
-    finish_headers(&mut response, &request_id);
+    finish_headers(&mut response, &request_id, !peer.is_nobody(gateway));
     if gateway.is_simulated() {
         // operations.md, KIRO_UPSTREAM: every answer says so.
         response.headers_mut().insert("x-kiro-upstream", HeaderValue::from_static("simulator"));
@@ -125,7 +133,7 @@ fn without_one_host(gateway: &Gateway) -> Response<Body> {
 fn unread(gateway: &Gateway, refusal: Refusal) -> Response<Body> {
     let request_id = gateway.new_request_id();
     let mut response = refusal.response(&request_id);
-    finish_headers(&mut response, &request_id);
+    finish_headers(&mut response, &request_id, !gateway.is_open());
     response
 }
 
@@ -181,6 +189,10 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
+    let is_for_the_operator = route.as_ref().is_some_and(Route::is_for_the_operator);
+    if peer.is_nobody(gateway) {
+        refuse_strangers(gateway, &request)?;
+    }
     if request.method() == Method::OPTIONS {
         return Ok(preflight(request.headers()));
     }
@@ -194,7 +206,7 @@ where
             Refusal::new(405, ErrorType::InvalidRequest, "method not allowed here").with(http::header::ALLOW, allow)
         );
     }
-    let is_home = route.is_for_the_operator() && peer.loopback && !is_from_elsewhere(request.headers());
+    let is_home = is_for_the_operator && peer.loopback && !site::is_from_elsewhere(&request);
     if route.needs_key() && !peer.trusted && !is_home {
         check_key(gateway, &request, &route, peer.keyless)?;
     }
@@ -316,13 +328,6 @@ where
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-/// A request that a proxy on this machine passed on, or that a page of another site made a browser here send. It comes
-/// from a loopback address, and whoever stands behind it may be anybody.
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
-        || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
-}
-
 /// How long a body may take (`KIRO_BODY_TIMEOUT`): no pause may be longer, and after that time it must have come at
 /// [`Pace::SLOWEST`] or faster, or who sends a byte a second would hold a connection for a year.
 struct Pace {
@@ -357,6 +362,20 @@ impl Pace {
                 .with(CONNECTION, HeaderValue::from_static("close"))
         })
     }
+}
+
+/// Without a client key this machine's programs are served, and no web pages of others, whatever they ask for.
+/// `--allow-anonymous` serves who calls it by any name, since it is reached by more than this machine's; pages of other
+/// sites it doesn't either.
+fn refuse_strangers<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> {
+    let message = if site::is_of_another_site(request.headers()) {
+        "no client key is configured here, so no other site's pages are served (set KIRO_API_KEY)"
+    } else if !gateway.config().allow_anonymous && !site::is_called_by_loopback_name(request) {
+        "no client key is configured here, so it is served as localhost only (set KIRO_API_KEY)"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Code::Authentication, message).into())
 }
 
 /// The four places of a client key (M2).
@@ -426,11 +445,18 @@ fn preflight(headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-fn finish_headers(response: &mut Response<Body>, request_id: &str) {
+/// `shared`: M7, any web page that has the key may use it. Without a key none may.
+fn finish_headers(response: &mut Response<Body>, request_id: &str, shared: bool) {
+    const EXPOSED: HeaderValue = HeaderValue::from_static("request-id, retry-after, x-should-retry");
     let headers = response.headers_mut();
-    headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
-    headers
-        .insert("access-control-expose-headers", HeaderValue::from_static("request-id, retry-after, x-should-retry"));
+    if shared {
+        headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+        headers.insert("access-control-expose-headers", EXPOSED);
+    } else {
+        for name in ["access-control-allow-headers", "access-control-allow-methods", "access-control-max-age"] {
+            headers.remove(name);
+        }
+    }
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }

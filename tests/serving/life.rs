@@ -19,7 +19,7 @@ use super::allow_open_files;
 use super::redis_server::RedisServer;
 use super::world::{World, base, events, kinds};
 
-const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// `kiro-server` on the simulator, with a store of its own.
 pub struct Server {
@@ -129,7 +129,7 @@ fn ask_again(connection: &mut Option<BufReader<TcpStream>>, address: SocketAddr)
         Some(stream) => stream,
         None => BufReader::new(TcpStream::connect(address)?),
     };
-    stream.get_mut().write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    stream.get_mut().write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
     let (mut length, mut close, mut line) = (0, false, String::new());
     loop {
         line.clear();
@@ -156,7 +156,7 @@ pub fn messages(scenario: &serde_json::Value) -> String {
     body["messages"] = json!([{ "role": "user", "content": format!("[[sim {scenario}]]") }]);
     let body = body.to_string();
     format!(
-        "POST /v1/messages HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }

@@ -279,7 +279,12 @@ async fn store_answers(gateway: &Gateway) {
 async fn warn_when_open(gateway: &Gateway) {
     gateway.key_known().await;
     if gateway.is_open() {
-        tracing::warn!("no client key is configured: everybody who can reach the address is served");
+        let served = if gateway.config().listen.ip().to_canonical().is_loopback() {
+            "every program on this machine is served, and everybody whom a proxy on it lets through"
+        } else {
+            "everybody who can reach the address is served"
+        };
+        tracing::warn!("no client key is configured: {served}; set KIRO_API_KEY");
     }
     std::future::pending().await
 }

@@ -34,7 +34,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::listen::Accepting;
-use super::{Route, check_key, is_from_elsewhere, query_value};
+use super::site::is_from_elsewhere;
+use super::{Route, check_key, query_value};
 use crate::gateway::Gateway;
 
 /// Connections at a time; one more waits.
@@ -108,7 +109,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, desk: Arc<Desk>) {
 
 impl Desk {
     async fn answer<B>(&self, request: &Request<B>, loopback: bool) -> Response<Full<Bytes>> {
-        let is_home = loopback && !is_from_elsewhere(request.headers());
+        let is_home = loopback && !is_from_elsewhere(request);
         // `--allow-anonymous` opens the service, not this.
         if !is_home && (self.gateway.is_open() || check_key(&self.gateway, request, &Route::Metrics, false).is_err()) {
             return text(StatusCode::UNAUTHORIZED, "from another machine the client key is needed (x-api-key)\n");

@@ -1,0 +1,118 @@
+//! Whose request it is, where no key says so: a program's on this machine, or a page's of a site somewhere.
+//!
+//! Without a client key whoever reaches the port is served, and every web page reaches the loopback port of the browser
+//! that shows it: by a form or a `fetch` of `text/plain`, which ask nobody, and by a name of its own that is given the
+//! address 127.0.0.1 (DNS rebinding), which makes the answers its own to read. What gives it away is what a browser says and
+//! no page can change: `Origin`, `Sec-Fetch-Site`, and the name in `Host`. A proxy on the machine that passes requests on
+//! and adds nothing to them can't be told from a program: there a key is needed, and the log says so at the start.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, Request};
+
+/// The name by which the server was called is this machine's for itself: 127.0.0.0/8, `[::1]`, `localhost` and names below
+/// it. HTTP/1.0 has none; nor does any browser speak it.
+pub(super) fn is_called_by_loopback_name<B>(request: &Request<B>) -> bool {
+    let said = request.headers().get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut all = said.chain(request.uri().authority().cloned().map(Some));
+    all.all(|name| name.is_some_and(|name| is_loopback_name(name.host())))
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback();
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
+}
+
+/// A page of another site made a browser send it: another scheme, host or port than what was called, another program's on
+/// this machine, too.
+pub(super) fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let is_ours = |origin: &[u8]| {
+        let mut hosts = headers.get_all(HOST).iter();
+        let called = hosts.next().map(http::HeaderValue::as_bytes);
+        let named = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+        matches!((named, called), (Some(named), Some(called)) if named.eq_ignore_ascii_case(called))
+    };
+    let site = headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none");
+    site || !headers.get_all(ORIGIN).iter().all(|origin| is_ours(origin.as_bytes()))
+}
+
+/// A request that a proxy on this machine passed on, or that a page of another site made a browser here send. It comes
+/// from a loopback address, and whoever stands behind it may be anybody.
+pub(super) fn is_from_elsewhere<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
+        || is_of_another_site(headers)
+        || !is_called_by_loopback_name(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine_for_itself() {
+        let ours = [
+            "localhost",
+            "LocalHost:8081",
+            "kiro.localhost:1",
+            "localhost.",
+            "127.0.0.1:80",
+            "127.9.9.9",
+            "[::1]:8081",
+            "[::ffff:127.0.0.1]",
+        ];
+        let others = [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "notlocalhost",
+            "10.0.0.1:8081",
+            "[::2]",
+            "127.0.0.1.nip.io",
+            "0.0.0.0",
+            "a b",
+            "localhost@example.com",
+        ];
+        let called = |host: &str| is_called_by_loopback_name(&Request::get("/").header(HOST, host).body(()).unwrap());
+        for host in ours {
+            assert!(called(host), "{host}");
+        }
+        for host in others {
+            assert!(!called(host), "{host}");
+        }
+        assert!(is_called_by_loopback_name(&Request::get("/").body(()).unwrap()), "HTTP/1.0");
+        let absolute = Request::get("http://example.com/").header(HOST, "localhost").body(()).unwrap();
+        assert!(!is_called_by_loopback_name(&absolute), "the target's name counts (RFC 9112, 3.2.2)");
+    }
+
+    #[test]
+    fn pages_of_other_sites() {
+        let is = |name: &'static str, value: &str| {
+            let request = Request::get("/").header(HOST, "localhost:8081").header(name, value).body(()).unwrap();
+            is_of_another_site(request.headers())
+        };
+        for origin in ["http://localhost:8081", "https://LOCALHOST:8081"] {
+            assert!(!is("origin", origin), "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "http://localhost",
+            "http://localhost:3000",
+            "https://example.com",
+            "file://",
+            "localhost:8081",
+        ] {
+            assert!(is("origin", origin), "{origin}");
+        }
+        assert!(!is("sec-fetch-site", "same-origin") && !is("sec-fetch-site", "none"));
+        assert!(is("sec-fetch-site", "cross-site") && is("sec-fetch-site", "same-site"));
+    }
+}
