@@ -101,7 +101,8 @@ test('case 12: unknown routes go to next(), or are answered', async (t) => {
   for (const path of ['/kiro/health', '/kiro/v1/models', '/kiro/v1/models/claude-sonnet-4-5', '/kiro/claude-kiro-oauth/v1/models?limit=1']) {
     assert.equal((await fetch(url + path)).status, 200, path)
   }
-  const { url: alone } = await serve(t, gate, { options: { basePath: '/kiro' } })
+  const keyed = await gateway(t, sim, accounts(t), { apiKey: 'k' })
+  const { url: alone } = await serve(t, keyed, { options: { basePath: '/kiro' } })
   const answer = await fetch(`${alone}/v1/messages`)
   assert.equal(answer.status, 404)
   const { error, request_id: id } = await answer.json()

@@ -14,8 +14,15 @@ const NOWHERE = '/-'
 
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
-/** How long an answer that came before the end of the request waits for that end, so that it isn't lost in a reset. */
-const LINGER_MS = 2000
+/**
+ * An answer that came before the end of the request waits for that end, so that it isn't lost in a reset: so long, for so
+ * long a pause, for so many bytes, and so many answers at once. As the standalone server does (src/server/listen.rs).
+ */
+const LINGER_MS = 30_000
+const LINGER_PAUSE_MS = 3000
+const LINGER_BYTES = 64 * 1024 * 1024
+const MAX_LINGERING = 512
+let lingering = 0
 
 /** What a parser has left on the request can't be said in JSON: a BigInt, say. */
 const UNREADABLE = { status: 400, type: 'invalid_request_error', message: 'body: was read, and what is left of it is no JSON' }
@@ -139,11 +146,12 @@ class Exchange {
       this.#sink.write(bytes)
     } else if (kind === HEAD) {
       this.#answered = true
-      const { status, headers, streamed } = JSON.parse(bytes)
+      const { status, headers, streamed, writeTimeoutMs } = JSON.parse(bytes)
       const { admits, bytes: watched } = this.#terms
       this.#terms.head?.(status, headers)
       this.#sink.head(status, admits === undefined ? headers : headers.filter(([name]) => admits(name)))
       if (streamed) {
+        this.#sink.within(writeTimeoutMs)
         const descriptor = watched === undefined ? this.#sink.descriptor() : -1
         bell.lead(this.id, descriptor, this.#res.chunkedEncoding === true)
       }
@@ -174,14 +182,27 @@ class Exchange {
   /** An answer to half a request, 413 say: whoever still sends would get a reset in place of it. */
   #linger() {
     const req = this.#req
-    if (this.#read || req.readableEnded || req.destroyed) return this.#sink.end()
+    if (this.#read || req.readableEnded || req.destroyed || lingering >= MAX_LINGERING) return this.#sink.end()
+    let left = LINGER_BYTES
     const end = () => {
-      clearTimeout(timer)
+      lingering--
+      clearTimeout(all)
+      clearTimeout(pause)
+      req.removeListener('data', read)
       req.removeListener('end', end)
       req.removeListener('close', end)
       this.#sink.end()
     }
-    const timer = setTimeout(end, LINGER_MS)
+    const read = (chunk) => {
+      left -= chunk.length
+      if (left < 0) end()
+      else pause.refresh()
+    }
+    const all = setTimeout(end, LINGER_MS)
+    const pause = setTimeout(end, LINGER_PAUSE_MS)
+    lingering++
+    req.removeListener('data', this.#onData)
+    req.on('data', read)
     req.on('end', end)
     req.on('close', end)
     req.resume()

@@ -2,6 +2,7 @@
 
 const { ServerResponse } = require('node:http')
 const { Socket } = require('node:net')
+const { bell } = require('./bell.js')
 
 /**
  * Answers that wait for another one on their connection, by connection: Node.js tells them nothing when it closes. One
@@ -32,6 +33,9 @@ class Sink {
   #blocked = false
   #last = false
   #ended = false
+  /** `KIRO_WRITE_TIMEOUT` in milliseconds; 0: none. */
+  #limit = 0
+  #stuck = null
   #wrote = false
   #done
   /** The connection, where another answer is before this one. */
@@ -54,6 +58,11 @@ class Sink {
       watch(this.#connection, this.#onClose)
     }
     if (res.destroyed || res.closed || this.#connection?.destroyed) queueMicrotask(this.#onClose)
+  }
+
+  /** Whoever takes no byte for so many milliseconds is let go. */
+  within(limit) {
+    this.#limit = limit
   }
 
   /** Headers that are set on the response already are the surrounding program's (CORS): kept, never doubled. */
@@ -101,12 +110,26 @@ class Sink {
     if (!res.write(bytes)) {
       this.#blocked = true
       res.on('drain', this.#onDrain)
+      this.#watch()
     }
     // A compression middleware holds SSE back otherwise.
     if (typeof res.flush === 'function') res.flush()
   }
 
+  /** While Node.js waits for the client. Whatever the system takes counts, also when it is less than all that waits. */
+  #watch() {
+    if (!(this.#limit > 0)) return
+    let before = waitingIn(this.#res)
+    this.#stuck = setTimeout(() => {
+      const now = waitingIn(this.#res)
+      if (now === before) return this.#res.destroy()
+      before = now
+      this.#stuck.refresh()
+    }, this.#limit)
+  }
+
   #drain() {
+    clearTimeout(this.#stuck)
     this.#res.removeListener('drain', this.#onDrain)
     this.#blocked = false
     while (!this.#blocked && this.#waiting.length > 0) this.#put(this.#waiting.shift())
@@ -147,11 +170,22 @@ class Sink {
   }
 
   #detach() {
+    clearTimeout(this.#stuck)
     this.#res.removeListener('close', this.#onClose)
     this.#res.removeListener('error', this.#onClose)
     this.#res.removeListener('drain', this.#onDrain)
     if (this.#connection !== null) behind.get(this.#connection).delete(this.#onClose)
   }
+}
+
+/**
+ * What Node.js and the system haven't sent yet, as far as they say. The system's part moves with each byte that the client
+ * takes, Node.js's own only when megabytes are gone.
+ */
+function waitingIn(res) {
+  const handle = res.stream === undefined ? res.socket?._handle : res.stream.session?.socket?._handle
+  const system = Number.isInteger(handle?.fd) ? bell.unsent(handle.fd) : -1
+  return `${res.writableLength} ${res.stream?.bufferSize} ${handle?.writeQueueSize} ${system}`
 }
 
 /** Sends an open StreamCall to `res`. */

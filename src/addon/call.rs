@@ -95,12 +95,18 @@ pub(crate) async fn handle(
         headers.push(("content-length", length.to_string()));
     }
     let body = body.into_stream();
-    let head = json!({ "status": parts.status.as_u16(), "headers": headers, "streamed": body.is_ok() });
+    let limit = gateway.config().write_timeout;
+    let head = json!({
+        "status": parts.status.as_u16(),
+        "headers": headers,
+        "streamed": body.is_ok(),
+        "writeTimeoutMs": limit.as_millis() as u64,
+    });
     let head = message::text(&head);
     match body {
         Ok(stream) => match unless_cancelled(&slot, slot.way(head)).await.flatten() {
             Some(outlet) => {
-                if !write(&slot, outlet, gateway.config().write_timeout, stream, &cut).await {
+                if !write(&slot, outlet, limit, stream, &cut).await {
                     return fail(&slot, &cancelled(), None);
                 }
             }

@@ -80,6 +80,12 @@ impl Bell {
         self.bell.lead(call, outlet::Outlet::new(descriptor, chunked).ok());
     }
 
+    /// Bytes that the system has still to send on a socket's descriptor, -1 where it doesn't say.
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn unsent(&self, descriptor: i32) -> i64 {
+        outlet::unsent(descriptor).map_or(-1, i64::from)
+    }
+
     /// The next bytes of a call's request.
     #[napi(catch_unwind, skip_typescript)]
     pub fn feed(&self, call: u32, bytes: BufferSlice) {

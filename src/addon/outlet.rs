@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::server::ClientSocket;
+use crate::server::{self, ClientSocket};
 
 /// A buffer that grew beyond this is given back: streams are many.
 const KEPT: usize = 8 * 1024;
@@ -48,6 +48,17 @@ impl Outlet {
         let socket = ClientSocket::new(TcpStream::from_std(self.socket)?, limit);
         Ok(Writer { socket, chunked: self.chunked, framed: Vec::new() })
     }
+}
+
+/// Bytes that the system has still to send on a descriptor of node:http; none where it doesn't say.
+pub(crate) fn unsent(descriptor: RawFd) -> Option<u32> {
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: as in `Outlet::new`; it isn't kept.
+    #[expect(unsafe_code, reason = "as in `Outlet::new`")]
+    let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    server::unsent(&theirs)
 }
 
 /// Writes to an [`Outlet`].

@@ -32,7 +32,7 @@ pub use debug::{Debugging, debug};
 pub use listen::{Listening, bind, listen, serve};
 use route::Route;
 #[cfg(feature = "addon")]
-pub(crate) use socket::ClientSocket;
+pub(crate) use socket::{ClientSocket, unsent};
 pub use tls::Tls;
 
 use crate::error::{Code, Error};

@@ -2,6 +2,8 @@
 //! gone, and what is read after an answer that came before the end of its request.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,8 +23,11 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time to be thrown away.
 const DISCARDED: usize = 16 * 1024;
 
-/// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: not for longer the system takes no byte, or the
+/// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: when the client takes no byte for longer, the
 /// write fails with [`io::ErrorKind::TimedOut`].
+///
+/// A full socket takes more only when a third of some megabytes is free again, and one who reads 10 KB a second needs
+/// minutes for that. So what counts is what the system still has to send ([`unsent`]), where it says so.
 ///
 /// Nothing is armed while the system takes what it gets: the timer begins to run when it is full, and one that fires is set
 /// anew when bytes were taken since.
@@ -32,12 +37,14 @@ pub(crate) struct ClientSocket {
     limit: Duration,
     /// Since when nothing is taken.
     since: Option<Instant>,
+    /// What there was to send then.
+    unsent: Option<u32>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientSocket {
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, since: None, timer: None }
+        Self { stream, limit, since: None, unsent: None, timer: None }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
@@ -52,19 +59,46 @@ impl ClientSocket {
         if self.limit.is_zero() {
             return Poll::Pending;
         }
-        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let since = match self.since {
+            Some(since) => since,
+            None => {
+                self.unsent = unsent(&self.stream);
+                *self.since.insert(Instant::now())
+            }
+        };
+        let mut due = since + self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         loop {
             ready!(timer.as_mut().poll(cx));
             if timer.deadline() >= due {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client reads nothing (KIRO_WRITE_TIMEOUT)",
-                )));
+                let left = unsent(&self.stream);
+                if left >= self.unsent {
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the client reads nothing (KIRO_WRITE_TIMEOUT)",
+                    )));
+                }
+                self.unsent = left;
+                due = *self.since.insert(Instant::now()) + self.limit;
             }
             timer.as_mut().reset(due);
         }
     }
+}
+
+/// Bytes that the system has still to send, or that the other side hasn't acknowledged. Linux says so.
+#[cfg(target_os = "linux")]
+pub(crate) fn unsent(socket: &impl AsFd) -> Option<u32> {
+    const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+    // SAFETY: SIOCOUTQ (tcp(7)) writes one int where it is told to.
+    #[expect(unsafe_code, reason = "no crate has this one of the socket's ioctls")]
+    let left = unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
+    left.ok().and_then(|left| u32::try_from(left).ok())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unsent<T>(_: &T) -> Option<u32> {
+    None
 }
 
 impl AsyncRead for ClientSocket {
