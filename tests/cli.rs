@@ -260,6 +260,17 @@ fn k119_k125_check_shows_shape_search_models_and_what_was_learned() {
     assert!(asked["POST /generateAssistantResponse"].is_null(), "no conversation is made: {asked}");
 }
 
+/// Who is suspended isn't told to be without a profile.
+#[test]
+fn k79_a_suspended_accounts_profiles_are_not_none() {
+    let place = Place::with_file();
+    fill(&place, &[("enterpri1", json!({}), idc(json!({ "accessToken": "sim-suspended", "provider": "Enterprise" })))]);
+    let said = place.run_with(&["accounts", "check"], &[("KIRO_LOG_LEVEL", "warn")]).with_code(1);
+    let all = format!("{}{}", said.out, said.err);
+    assert!(all.contains("Suspended (HTTP 403") && all.contains("can't be looked up"), "{all}");
+    assert!(!all.contains("administrator must add"), "{all}");
+}
+
 /// An account without a profile of its own can't mend one in its record.
 #[test]
 fn k80_the_cure_of_a_missing_profile_is_the_accounts() {

@@ -418,6 +418,20 @@ fn d23_k140_the_report_holds_nothing_secret() {
     }
 }
 
+/// An account that rests or is out isn't bothered while another one serves.
+#[test]
+fn k138_the_first_account_in_service_is_asked() {
+    let place = Place::of_two(&Value::Null, [TOKEN, "another"]);
+    let path = place.file("pool.json");
+    let mut pool: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (id, healthy) in [(ACCOUNT, false), (SECOND, true)] {
+        pool["accounts"][id] = json!({ "isHealthy": healthy, "lastErrorMessage": "ejected: Suspended" });
+    }
+    std::fs::write(&path, pool.to_string()).unwrap();
+    let said = place.run(&["--yes", "--only", "usage"]);
+    assert!(said.code == 0 && said.err.contains("as account 8cd648cb"), "{}{}", said.out, said.err);
+}
+
 /// Without --yes and without anybody to ask, nothing is sent; unknown checks and flags without --live are mistakes.
 #[test]
 fn k138_it_asks_first() {

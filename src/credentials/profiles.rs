@@ -126,6 +126,11 @@ impl Credentials {
                     }
                     continue;
                 }
+                if fault.kind == FaultKind::Suspended {
+                    // Said of the account: nobody looked for its profiles.
+                    is_silent = true;
+                    break 'regions;
+                }
                 match fault.status {
                     Some(429) => {
                         is_silent = true;

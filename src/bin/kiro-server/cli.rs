@@ -33,7 +33,7 @@ pub fn command() -> Command {
                         .long("account")
                         .value_name("ID")
                         .requires("live")
-                        .help("The account, by its id or the first characters of it [default: the first that can be used]"),
+                        .help("The account, by its id or the first characters of it [default: the first in service]"),
                 )
                 .arg(
                     Arg::new("second")

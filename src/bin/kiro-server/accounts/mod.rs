@@ -41,7 +41,7 @@ pub fn method(info: &AccountInfo) -> String {
     }
 }
 
-/// What an operator calls a state, for tables.
-fn is_served(state: State) -> bool {
+/// Whether an account in this state gets requests.
+pub fn is_served(state: State) -> bool {
     matches!(state, State::Healthy | State::HalfOpen | State::Stale)
 }

@@ -22,6 +22,7 @@ use kiro_messages::proto::record::Method;
 use kiro_messages::proto::translate::model::{Model, Models};
 use serde_json::{Value, json};
 
+use super::super::accounts::is_served;
 use super::super::desk::{Desk, Entry, find};
 use super::super::output::{Failure, plain, short, show, show_json};
 use super::super::survey::is_declared_as_ours;
@@ -151,7 +152,8 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
         Some(id) => find(&accounts, id)?,
         None => accounts
             .iter()
-            .find(|entry| entry.info.problem.is_none())
+            .find(|entry| is_served(entry.info.state))
+            .or_else(|| accounts.iter().find(|entry| entry.info.problem.is_none()))
             .or_else(|| accounts.first())
             .ok_or_else(|| Failure::new("there is no account; `kiro-server accounts add` adds one"))?,
     };
