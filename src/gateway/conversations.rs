@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{Call, Shared, random_uuid, spawn};
-use crate::config::Config;
+use crate::config::{Config, StoreKind};
 use crate::policy::affinity::{Affinity, Turn};
 use crate::policy::select::Strategy;
 use crate::pool::AccountId;
@@ -144,7 +144,8 @@ impl Shared {
         }
         let (turn, share) = self.conversations.memory().turn(key.0, account, passing, self.pool.now());
         self.metrics.count_affinity(turn);
-        if share {
+        // A file store is this process's own: nobody else asks it.
+        if share && matches!(self.config.store, StoreKind::Redis) {
             let (store, key, account) = (self.store.clone(), key.to_string(), account.clone());
             spawn(async move {
                 if let Err(error) = store.keep_home(&key, &account).await {
