@@ -85,7 +85,7 @@ export interface KiroGateway extends AsyncDisposable {
   off<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
   /**
    * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
-   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/metrics`, and the same below
+   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/health/live`, `/metrics`, and the same below
    * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
    * parser has read the request already.
    *

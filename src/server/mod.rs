@@ -226,6 +226,8 @@ where
             let health = gateway.health();
             Ok(json(if health.can_serve { 200 } else { 503 }, to_json(&health)?))
         }
+        // That it answers is the answer: what a process supervisor may restart for.
+        Route::Live => Ok(json(200, br#"{"status":"alive"}"#.to_vec())),
         Route::Metrics => {
             let mut response = Response::new(Body::full(gateway.metrics().into_bytes()));
             response.headers_mut().insert(CONTENT_TYPE, METRICS_TEXT);

@@ -15,6 +15,7 @@ pub(super) enum Route {
     Models,
     Model(String),
     Health,
+    Live,
     Metrics,
     Status,
     StatusEvents,
@@ -34,6 +35,7 @@ impl Route {
             "/v1/messages/count_tokens" => Self::CountTokens,
             "/v1/models" => Self::Models,
             "/health" => Self::Health,
+            "/health/live" => Self::Live,
             "/metrics" => Self::Metrics,
             "/status" => Self::Status,
             "/status/events" => Self::StatusEvents,
@@ -59,7 +61,7 @@ impl Route {
             Self::Models | Self::Model(_) => "models",
             Self::Metrics => "metrics",
             Self::Status | Self::StatusEvents => "status",
-            Self::Health | Self::EventLogging | Self::Root => "other",
+            Self::Health | Self::Live | Self::EventLogging | Self::Root => "other",
         }
     }
 
@@ -73,6 +75,7 @@ impl Route {
             Self::Models
             | Self::Model(_)
             | Self::Health
+            | Self::Live
             | Self::Metrics
             | Self::Status
             | Self::StatusEvents
@@ -80,9 +83,9 @@ impl Route {
         }
     }
 
-    /// M2: preflight, `HEAD /`, `/health` and event logging need none.
+    /// M2: preflight, `HEAD /`, `/health`, `/health/live` and event logging need none.
     pub(super) fn needs_key(&self) -> bool {
-        !matches!(self, Self::Health | Self::EventLogging | Self::Root)
+        !matches!(self, Self::Health | Self::Live | Self::EventLogging | Self::Root)
     }
 
     /// What tells about this server: no key on its own machine (operations.md).
