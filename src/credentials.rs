@@ -33,7 +33,7 @@ use crate::proto::kiro::token::{self, Grant, Refusal};
 use crate::proto::record::{DEFAULT_REGION, Fingerprint, Method, Token, is_region};
 use crate::secret::Secret;
 use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, host_of};
 
 use held::{Age, BLOCKING_MARGIN, later};
 pub use profiles::LookUp;
@@ -113,7 +113,9 @@ pub enum RefreshError {
     Rejected,
     /// Refused, but not believed yet, or in passing (K59–K61).
     Refused(Refusal),
-    /// The address could not be reached.
+    /// The address can't be reached from here: nothing was sent.
+    Unreachable,
+    /// The connection broke off.
     Network,
     /// No answer within 15 s, or another process held the lock for 20 s.
     Timeout,
@@ -139,8 +141,10 @@ impl RefreshError {
             Self::Registration => (FaultKind::ServerError, "the client registration is missing or expired"),
             Self::Refused(Refusal::ClientVersion) => (FaultKind::ClientVersion, "the client version was refused"),
             Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),
-            Self::Network | Self::Closed => (FaultKind::Network, "the token refresh could not connect"),
-            Self::Pausing => (FaultKind::Network, "the token refresh failed a moment ago"),
+            // Nothing was sent, or nothing now: no mark comes of it.
+            Self::Unreachable | Self::Closed => (FaultKind::Unreachable, "the token refresh could not connect"),
+            Self::Pausing => (FaultKind::Unreachable, "the token refresh failed a moment ago"),
+            Self::Network => (FaultKind::Network, "the token refresh broke off"),
             Self::Timeout | Self::Locked => (FaultKind::Timeout, "the token refresh took too long"),
         };
         Fault { kind, status: None, reason: None, message: what.to_owned(), retry_after: None }
@@ -209,6 +213,19 @@ impl Credentials {
         Ok(bearer)
     }
 
+    /// The fault, with the name of the way where that is what failed.
+    fn fault_of(&self, id: &AccountId, error: RefreshError) -> Fault {
+        let mut fault = error.fault();
+        if fault.kind == FaultKind::Unreachable
+            && let Some(view) = self.0.pool.account(id)
+            && let Some(url) = view.refresh_url(view.refresh_region())
+        {
+            let way = self.0.upstream.way(host_of(&url), view.proxy_url().map(Secret::expose));
+            fault.message = format!("{way}: {}", fault.message);
+        }
+        fault
+    }
+
     async fn bearer(&self, id: &AccountId) -> Result<Secret, Fault> {
         for _ in 0..ROUNDS {
             let now = self.0.pool.now();
@@ -216,7 +233,7 @@ impl Credentials {
             if let Some(bearer) = live.ok_or_else(|| RefreshError::Gone.fault())? {
                 return Ok(bearer);
             }
-            self.renew(id, Cause::Blocking).await.map_err(RefreshError::fault)?;
+            self.renew(id, Cause::Blocking).await.map_err(|error| self.fault_of(id, error))?;
         }
         Err(RefreshError::NoCredential.fault())
     }
@@ -228,7 +245,8 @@ impl Credentials {
     /// As [`Credentials::access_token`].
     pub async fn force_refresh(&self, lease: &Lease) -> Result<Secret, Fault> {
         if let Some(rejected) = lease.handed_out() {
-            self.renew(lease.account().id(), Cause::Rejected(rejected)).await.map_err(RefreshError::fault)?;
+            let id = lease.account().id();
+            self.renew(id, Cause::Rejected(rejected)).await.map_err(|error| self.fault_of(id, error))?;
         }
         self.access_token(lease).await
     }
@@ -423,9 +441,13 @@ impl Inner {
                 }
                 Err(error) => {
                     let now = self.pool.now();
-                    self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
+                    self.pool.with_slot(id, |slot, rng| match error {
+                        CallError::Unreachable => slot.held.unreached(now),
+                        _ => slot.held.failed(now, rng),
+                    });
                     return Err(match error {
                         CallError::Refused(refusal, _) => RefreshError::Refused(refusal),
+                        CallError::Unreachable => RefreshError::Unreachable,
                         CallError::Network => RefreshError::Network,
                         CallError::Timeout => RefreshError::Timeout,
                     });
@@ -464,7 +486,7 @@ impl Inner {
                 Ok(Err(CallError::Refused(Refusal::Passing | Refusal::ClientVersion, _) | CallError::Timeout))
                 | Err(_) => is_silent = true,
                 Ok(Err(CallError::Refused(_, again))) => told = again.or(told),
-                Ok(Err(CallError::Network)) => {}
+                Ok(Err(CallError::Network | CallError::Unreachable)) => {}
             }
         }
         Err(is_silent)
@@ -636,6 +658,8 @@ enum Taken {
 enum CallError {
     /// With the region that the refusal named (K76).
     Refused(Refusal, Option<String>),
+    /// Nothing was sent.
+    Unreachable,
     Network,
     Timeout,
 }

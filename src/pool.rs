@@ -30,8 +30,9 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
 use crate::credentials::held::{Held, later};
 use crate::error::Code;
+use crate::policy::alike::Alike;
 use crate::policy::brake::{self, Brake};
-use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State};
+use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State, is_soft};
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::catalogue::Catalogue;
@@ -360,6 +361,15 @@ pub struct Counts {
     pub waiting: usize,
 }
 
+/// How many accounts a request could be sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Able {
+    /// As they come.
+    pub serving: usize,
+    /// Only because nobody else is left.
+    pub last_resort: usize,
+}
+
 /// Counted since the start; relaxed loads are fine.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -423,6 +433,7 @@ struct Inside {
     /// That it reads empty was said.
     empty_told: bool,
     tickets: tickets::Book,
+    alike: Alike,
     brake: Brake,
     /// That the brake is on was said.
     brake_told: bool,
@@ -497,6 +508,7 @@ impl Pool {
                 empty_since: None,
                 empty_told: false,
                 tickets: tickets::Book::new(),
+                alike: Alike::default(),
                 brake: Brake::default(),
                 brake_told: false,
                 queue: VecDeque::new(),
@@ -734,6 +746,23 @@ impl Pool {
             summary.in_flight += usize::try_from(slot.load.in_flight.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         }
         summary
+    }
+
+    /// The accounts that a request would be sent to now: their state lets them be selected, or they rest softly; a token is
+    /// there or one refresh away; and they are `reachable`, which is called under the pool's lock. A limit is no reason: an
+    /// account that has enough to do is a good one.
+    pub fn able(&self, reachable: impl Fn(&AccountView) -> bool) -> Able {
+        let now = self.now();
+        let inside = self.inside();
+        let mut able = Able::default();
+        for slot in inside.slots.values().filter(|slot| slot.held.can_serve(now) && reachable(&slot.view)) {
+            match slot.state(now) {
+                State::Healthy | State::HalfOpen | State::Stale => able.serving += 1,
+                State::Cooling { .. } if slot.health.rests_softly(now).is_some() => able.last_resort += 1,
+                _ => {}
+            }
+        }
+        able
     }
 
     /// Accounts by state, each state once, by its word (for a metric).
@@ -1057,11 +1086,13 @@ impl Pool {
         let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
         // Those that said no to the model, and those that may serve it when they are back (K88).
         let (mut said_no, mut resting, mut without_profile) = (false, false, false);
-        let mut passing = false;
+        let (mut passing, mut limited) = (false, false);
         for slot in inside.slots.values() {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
             let rank = select::rank(&candidate, limits.in_flight);
-            passing |= wanted.homes.first() == Some(&slot.view.id) && rank.is_err_and(Refusal::is_limit);
+            let at_limit = rank.is_err_and(Refusal::is_limit);
+            passing |= wanted.homes.first() == Some(&slot.view.id) && at_limit;
+            limited |= at_limit && matches!(candidate.state, State::Healthy | State::Stale);
             match rank {
                 Ok(tier) => ranked.push((tier, candidate)),
                 Err(Refusal::Busy | Refusal::Probing) => busy = true,
@@ -1072,6 +1103,10 @@ impl Pool {
                 Err(Refusal::State(State::Cooling { .. } | State::Quota { .. })) => resting = true,
                 Err(Refusal::Model | Refusal::State(_)) => {}
             }
+        }
+        // Who rests is asked when nobody else could serve, not while somebody merely has enough to do.
+        if limited {
+            ranked.retain(|(tier, _)| !matches!(tier, Tier::Resting(_)));
         }
         let strategy = self.0.settings.strategy;
         let kept = select::keep(&ranked, wanted.homes);
@@ -1144,9 +1179,8 @@ impl Pool {
     fn lease(&self, slot: &mut Slot, now: Timestamp, purpose: Purpose) -> Lease {
         let half_open = purpose != Purpose::Pinned && slot.state(now) == State::HalfOpen;
         slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
-        if half_open {
-            slot.load.probing.store(true, Ordering::Release);
-        }
+        // The one request of a half-open account; others come where nobody else is left, and the flag isn't theirs.
+        let half_open = half_open && !slot.load.probing.swap(true, Ordering::AcqRel);
         // Only what may heal counts: a host program that tests an account by name must not keep the probe away (R17, N5).
         if purpose != Purpose::Pinned {
             slot.health.asked(now);
@@ -1279,6 +1313,24 @@ impl Pool {
         self.say(&id, &outcome);
         self.serve_queue();
         Some(outcome)
+    }
+
+    /// Whether a fault hits several accounts alike, so that it is upstream's and none of theirs.
+    fn is_alike(&self, id: &str, fault: &Fault) -> bool {
+        if !is_soft(fault.kind) {
+            return false;
+        }
+        let now = self.now();
+        let mut inside = self.inside();
+        let alike = inside.alike.seen(fault.kind, id, now);
+        if alike && inside.alike.is_news(now) {
+            drop(inside);
+            tracing::warn!(
+                fault = fault.kind.as_str(),
+                "several accounts have the same fault: it is upstream's and counts on none of them"
+            );
+        }
+        alike
     }
 
     fn say(&self, id: &AccountId, outcome: &Outcome) {
@@ -1548,7 +1600,8 @@ impl Lease {
     pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         self.pool.settle(&self.view.id, |slot, _, now| {
-            let attempt = Attempt { started: self.started, refreshed: false, committed: false, spread: 0 };
+            let attempt =
+                Attempt { started: self.started, refreshed: false, committed: false, alike: false, spread: 0 };
             slot.health.fault(fault, attempt, rules, now)
         })
     }
@@ -1563,12 +1616,14 @@ impl Lease {
         if stood.committed && self.pool.account(&self.view.id).is_none() {
             self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
         }
+        let alike = self.pool.is_alike(&self.view.id, fault);
         self.pool.settle(&self.view.id, |slot, rng, now| {
             self.note(slot, fault, now);
             let attempt = Attempt {
                 started: self.started,
                 refreshed: stood.refreshed,
                 committed: stood.committed,
+                alike,
                 spread: rng.i16(-100..=100),
             };
             slot.health.fault(fault, attempt, rules, now)
@@ -1594,6 +1649,8 @@ impl Inside {
             let state = slot.state(now);
             match (state, state.until()) {
                 (State::Healthy | State::HalfOpen | State::Stale, _) => return None,
+                // The next request will ask it.
+                (State::Cooling { .. }, _) if slot.health.rests_softly(now).is_some() => return None,
                 (_, Some(until)) if until <= later(now, SOON) => return None,
                 (_, until) => outlook.until = [outlook.until, until].into_iter().flatten().min(),
             }
@@ -1798,6 +1855,7 @@ impl Slot {
             probing: self.load.probing.load(Ordering::Acquire),
             paced_until: self.paced_until(limits.per_minute, now),
             refused_lately: self.health.refused_lately(rules, now),
+            rests_softly: self.health.rests_softly(now),
         }
     }
 }

@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use connections::{ConnectError, Connections, Origin, POOL_IDLE, Resolver, TCP_KEEPALIVE};
+use connections::{Connections, LATE, Origin, POOL_IDLE, Resolver, TCP_KEEPALIVE, root_cause};
 use exchange::{Wire, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{
@@ -37,6 +37,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error::{Code, Error};
 use crate::policy::marks::{Circuit, Marks, Way};
+use crate::policy::reach::Reach;
 use crate::proto::kiro::client_identity as client;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::{Call, Shape};
@@ -47,6 +48,9 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Proxies of accounts get a client each; of more than this many, the one that was asked for longest ago is given up.
 const MAX_PROXIES: usize = 1024;
+
+/// How long ways that rest are looked at, once a second.
+const LOOK_WITHIN: Duration = Duration::from_millis(900);
 
 /// A request that goes through a proxy is handed to the HTTP client in pieces, so that it is seen to move.
 const PIECE: usize = 64 * 1024;
@@ -118,6 +122,86 @@ pub struct Upstream {
     identity: Identity,
     gate: Gate,
     marks: Mutex<Marks>,
+    reached: Arc<Reached>,
+    /// `KIRO_PROXY_URL` without its credentials.
+    proxy: Option<String>,
+}
+
+/// Which ways no connection can be made on.
+struct Reached {
+    began: Instant,
+    inside: Mutex<(Reach, HashMap<String, Probe>)>,
+}
+
+/// Where to look whether a way is open again.
+#[derive(Clone)]
+enum Probe {
+    Host(Origin, Uri),
+    Proxy(Uri),
+}
+
+impl Reached {
+    fn new() -> Self {
+        Self { began: Instant::now(), inside: Mutex::default() }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, (Reach, HashMap<String, Probe>)> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a connection may be tried, and since when.
+    fn may_try(&self, way: &str) -> Result<Duration, Fault> {
+        let now = self.began.elapsed();
+        self.inside().0.may_try(way, now).map(|()| now).map_err(|why| no_way(way, &why))
+    }
+
+    fn failed(&self, way: &str, why: &str, began: Duration, probe: Option<Probe>) -> Fault {
+        let mut inside = self.inside();
+        if inside.0.failed(way, why, began, self.began.elapsed()) {
+            if let Some(probe) = probe {
+                inside.1.insert(way.to_owned(), probe);
+            }
+            drop(inside);
+            tracing::warn!(way, why, "no connection can be made: what needs one fails at once until it can");
+        }
+        no_way(way, why)
+    }
+
+    fn made(&self, way: &str) {
+        let mut inside = self.inside();
+        let away = inside.0.made(way, self.began.elapsed());
+        if let Some(away) = away {
+            inside.1.remove(way);
+            drop(inside);
+            let away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(way, away_ms, "connections can be made again");
+        }
+    }
+}
+
+/// Nothing was sent: the fault names the way, and marks no account.
+fn no_way(way: &str, why: &str) -> Fault {
+    Fault::unreachable(format!("{way}: {why}"))
+}
+
+/// The name of a way: its host, and the proxy before it without credentials.
+fn way_of(host: &str, proxy: Option<&str>) -> String {
+    match proxy {
+        None => host.to_owned(),
+        Some(proxy) => format!("{host} through the proxy {proxy}"),
+    }
+}
+
+/// Host and port of a proxy's URL, and nothing else of it.
+fn proxy_of(url: &str) -> String {
+    let authority = url.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
+    authority.map_or_else(
+        || "of the account".to_owned(),
+        |authority| match authority.port() {
+            Some(port) => format!("{}:{port}", authority.host()),
+            None => authority.host().to_owned(),
+        },
+    )
 }
 
 /// The clients of accounts' own proxies.
@@ -201,6 +285,8 @@ impl Upstream {
             },
             gate: Gate::new(&config.client_version),
             marks: Mutex::default(),
+            reached: Arc::new(Reached::new()),
+            proxy: proxy.as_deref().map(proxy_of),
         })
     }
 
@@ -254,6 +340,49 @@ impl Upstream {
     /// Every host that was called, with the state of its circuit (K120).
     pub fn hosts(&self, now: Timestamp) -> Vec<(String, Circuit)> {
         self.marks().hosts(now)
+    }
+
+    /// Whether no connection can be made to this URL from here, by this proxy of an account or the one of the
+    /// configuration: a request that needs one fails at once.
+    pub fn is_cut_off(&self, url: &str, proxy: Option<&str>) -> bool {
+        let inside = self.reached.inside();
+        inside.0.resting().next().is_some() && inside.0.rests(&self.way(host_of(url), proxy)).is_some()
+    }
+
+    /// Whether any way rests; nearly always none does.
+    pub fn is_any_cut_off(&self) -> bool {
+        self.reached.inside().0.resting().next().is_some()
+    }
+
+    /// The name of a way: the host, and the proxy before it, an account's own or that of the configuration.
+    pub(crate) fn way(&self, host: &str, proxy: Option<&str>) -> String {
+        let own = proxy.map(proxy_of);
+        way_of(host, own.as_deref().or(self.proxy.as_deref()))
+    }
+
+    /// Looks whether ways that rest are open again, so that a server which gets no requests finds out, too; to be called
+    /// once a second. Ends within that.
+    pub async fn look_at_ways(&self) {
+        let resting: Vec<(String, Probe)> = {
+            let inside = self.reached.inside();
+            inside.1.iter().map(|(way, probe)| (way.clone(), probe.clone())).collect()
+        };
+        let looks = resting.into_iter().map(|(way, probe)| async move {
+            match probe {
+                Probe::Host(origin, uri) => {
+                    let Ok(io) = self.connections.connect(&origin, &uri).await else { return };
+                    self.connections.keep(&origin, io);
+                }
+                Probe::Proxy(uri) => {
+                    if !self.connections.answers(&uri).await {
+                        return;
+                    }
+                }
+            }
+            self.reached.made(&way);
+        });
+        let all = futures_util::future::join_all(looks);
+        tokio::time::timeout(LOOK_WITHIN, all).await.map(drop).unwrap_or_default();
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
@@ -368,13 +497,12 @@ impl Upstream {
                 Err(_) => return Err(broken()),
             }
         }
-        let io = self.connections.connect(&origin, &uri).await.map_err(|error| match error {
-            ConnectError::Late => Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT"),
-            ConnectError::Refused(why) => {
-                tracing::warn!(host = uri.host(), why, "upstream can't be reached");
-                Fault::unreachable("could not connect")
-            }
+        let way = way_of(host_of(&target.url), None);
+        let began = self.reached.may_try(&way)?;
+        let io = self.connections.connect(&origin, &uri).await.map_err(|error| {
+            self.reached.failed(&way, error.why(), began, Some(Probe::Host(origin.clone(), uri.clone())))
         })?;
+        self.reached.made(&way);
         match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
             Ok(response) => Ok(response.map(BodyKind::Direct)),
             Err(_) => Err(broken()),
@@ -395,13 +523,27 @@ impl Upstream {
             let body = reqwest::Body::wrap(Parts::new(body.clone(), progress.clone()));
             client.post(&target.url).headers(headers).body(body).send()
         };
-        let connected = Arc::<AtomicBool>::default();
+        let way = self.way(host_of(&target.url), target.proxy.as_deref());
+        let began = self.reached.may_try(&way)?;
+        let connected = Arc::new(Connected { made: AtomicBool::new(false), way, reached: self.reached.clone() });
         let response = match CONNECTED.scope(connected.clone(), send(&client.client)).await {
             // This request made no connection, so it went over an old one that upstream had given up.
-            Err(error) if died_unanswered(&error) && !connected.load(Ordering::Relaxed) => send(&client.fresh).await,
+            Err(error) if died_unanswered(&error) && !connected.made.load(Ordering::Relaxed) => {
+                send(&client.fresh).await
+            }
             other => other,
         };
-        let response = response.map_err(|error| send_fault(&error, target.proxy.is_some()))?;
+        let way = &connected.way;
+        let response = response.map_err(|error| {
+            // Nothing but connecting has a time of its own here.
+            if !error.is_connect() && !error.is_timeout() {
+                return Fault::network("the connection broke before the answer began");
+            }
+            let why = if error.is_timeout() { LATE.to_owned() } else { root_cause(&error) };
+            let proxy = target.proxy.as_deref().or(self.proxy.as_deref()).and_then(probe_uri);
+            self.reached.failed(way, &why, began, proxy.map(Probe::Proxy))
+        })?;
+        self.reached.made(way);
         Ok(Response::<reqwest::Body>::from(response).map(BodyKind::Proxied))
     }
 
@@ -637,6 +779,11 @@ async fn read_error_body(mut body: Body) -> BytesMut {
     text
 }
 
+/// Where a proxy's host takes connections.
+fn probe_uri(proxy: &str) -> Option<Uri> {
+    format!("http://{}", proxy_of(proxy)).parse().ok()
+}
+
 /// One a sending (section 3).
 pub(crate) fn add_invocation_id(headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
@@ -646,20 +793,6 @@ pub(crate) fn add_invocation_id(headers: &mut HeaderMap) {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-fn send_fault(error: &reqwest::Error, own_proxy: bool) -> Fault {
-    // reqwest's own text names the URL, which may hold the region only; causes are system words.
-    if error.is_timeout() {
-        Fault::timeout("connecting took longer than KIRO_CONNECT_TIMEOUT")
-    } else if error.is_connect() && own_proxy {
-        // An account's own proxy is the account's matter, and no host's.
-        Fault::network("could not connect through the account's PROXY_URL")
-    } else if error.is_connect() {
-        Fault::unreachable("could not connect")
-    } else {
-        Fault::network("the connection broke before the answer began")
-    }
 }
 
 /// Whether the request was sent on a connection that gave no byte of an answer.
@@ -721,7 +854,14 @@ fn operating_system() -> String {
 
 tokio::task_local! {
     /// Whether the request made a connection, so that a failure can be told from one on a reused connection (K69).
-    static CONNECTED: Arc<AtomicBool>;
+    static CONNECTED: Arc<Connected>;
+}
+
+/// What a request through a proxy hears of its connection.
+struct Connected {
+    made: AtomicBool,
+    way: String,
+    reached: Arc<Reached>,
 }
 
 /// Counts connections, and tells the request that waited for one.
@@ -762,7 +902,13 @@ where
             let connection = connecting.await;
             // At the end, where the request's own task comes only if no older connection was there before: this one is
             // finished in the background then. Nobody asks outside of a stream's request.
-            CONNECTED.try_with(|connected| connected.store(true, Ordering::Relaxed)).unwrap_or_default();
+            let tell = |connected: &Arc<Connected>| {
+                connected.made.store(true, Ordering::Relaxed);
+                if connection.is_ok() {
+                    connected.reached.made(&connected.way);
+                }
+            };
+            CONNECTED.try_with(tell).unwrap_or_default();
             connection
         })
     }

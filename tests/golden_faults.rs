@@ -89,7 +89,8 @@ fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
     assert_eq!(read(None), None);
 }
 
-/// K48, trap 41: upstream's text reaches the client for three kinds only, and `Display` never shows it.
+/// K48, trap 41: upstream's text reaches the client for three kinds only, and `Display` never shows it. The text of
+/// `Unreachable` is ours: nobody answered.
 #[test]
 fn k48_m63_trap41_upstream_text_is_not_for_clients() {
     let secret = "user d-9067.a1b2 arn:aws:codewhisperer:us-east-1:123:profile/X";
@@ -98,7 +99,11 @@ fn k48_m63_trap41_upstream_text_is_not_for_clients() {
         let shown = api_error(&fault, PROMPT).message.contains("d-9067");
         let allowed = matches!(
             kind,
-            FaultKind::BadRequest | FaultKind::ModelFields | FaultKind::UnknownModel | FaultKind::TooLarge
+            FaultKind::BadRequest
+                | FaultKind::ModelFields
+                | FaultKind::UnknownModel
+                | FaultKind::TooLarge
+                | FaultKind::Unreachable
         );
         assert_eq!(shown, allowed, "{kind}");
         assert!(!fault.to_string().contains("d-9067"));

@@ -68,6 +68,7 @@ impl Inner {
         let request = client.post(&url).headers(headers).body(body);
         let answer = match tokio::time::timeout(CALL_WITHIN, read(request)).await {
             Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.is_connect() => return Err(CallError::Unreachable),
             Ok(Err(error)) if error.is_timeout() => return Err(CallError::Timeout),
             Ok(Err(_)) => return Err(CallError::Network),
             Err(_) => return Err(CallError::Timeout),
@@ -219,12 +220,15 @@ impl Inner {
         let request = request(&client, shape, &url).headers(headers);
         let answer = match tokio::time::timeout(ASK_WITHIN, read(request)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.is_connect() && !error.is_timeout() && !own_proxy => {
-                let fault = Fault::unreachable("could not connect");
-                heard(Err(&fault));
+            Ok(Err(error)) if error.is_connect() => {
+                let fault = Fault::unreachable(format!("{}: could not connect", way.host));
+                // A proxy of the account's own is no host's matter.
+                if !own_proxy {
+                    heard(Err(&fault));
+                }
                 return Err(fault);
             }
-            Ok(Err(error)) if error.is_timeout() => return Err(Fault::timeout("connecting took too long")),
+            Ok(Err(error)) if error.is_timeout() => return Err(Fault::timeout("the answer took too long")),
             Ok(Err(_)) => return Err(Fault::network("the call broke off")),
             Err(_) => return Err(Fault::timeout("no answer within 20 s")),
         };

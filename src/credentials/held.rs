@@ -40,6 +40,8 @@ const BELIEVED_AT: u32 = 3;
 const DOUBTS_APART: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a failed refresh (K60).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a refresh that could not connect.
+const UNREACHED_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// One account's credential in this process. No `Debug`: it holds whole token records.
@@ -389,6 +391,18 @@ impl Held {
         let whole = FIRST_PAUSE.checked_mul(factor).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE));
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
+    }
+
+    /// The refresh could not connect: nothing was sent and nothing spent, so that the next one comes soon. When the network
+    /// is back the account serves within a second.
+    pub(super) fn unreached(&mut self, now: Timestamp) {
+        self.failures = self.failures.max(1);
+        self.not_before = Some(later(now, UNREACHED_PAUSE));
+    }
+
+    /// Whether a request could be sent now: with a live token, or after a refresh that nothing speaks against.
+    pub(crate) fn can_serve(&self, now: Timestamp) -> bool {
+        self.live(now).is_some() || (self.failures == 0 && self.token.can_refresh())
     }
 
     /// The refresh was refused. True: believed, the account is to be ejected (K57–K59, K61).

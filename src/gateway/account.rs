@@ -78,7 +78,8 @@ fn of_refresh(error: RefreshError) -> Error {
         RefreshError::Registration => {
             (Code::AccountUnauthorized, "The client registration is missing, expired or refused: sign in to Kiro again")
         }
-        RefreshError::Network => (Code::Upstream, "The token refresh could not connect"),
+        RefreshError::Unreachable => (Code::Upstream, "The token refresh could not connect"),
+        RefreshError::Network => (Code::Upstream, "The token refresh broke off"),
         RefreshError::Pausing => (Code::Upstream, "The token refresh failed a moment ago; try again later"),
         RefreshError::Timeout | RefreshError::Locked => (Code::UpstreamTimeout, "The token refresh took too long"),
         RefreshError::Closed => (Code::Closed, "the gateway is closed"),

@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
 use crate::policy::learned::Lesson;
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Remedy, Verdict};
-use crate::pool::{AccountId, Fit, Lease, NoAccount, Stood, Wanted, Why};
+use crate::pool::{AccountId, AccountView, Fit, Lease, NoAccount, Stood, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::kiro::route::{Call, Shape};
@@ -574,7 +574,10 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) ->
         trail.waited += asked.elapsed();
         job.shared.metrics.count_attempt(Some(chosen.shape), answer.as_ref().err().map(|fault| fault.kind));
         let heard = answer.as_ref().map(|_| ());
-        job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+        // What keeps an account's own proxy from being reached is no host's matter.
+        if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
+            job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+        }
         if answer.is_ok() {
             trail.hand.passed(&job, &lease);
         }
@@ -763,18 +766,31 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
     }
 }
 
+impl Shared {
+    /// Whether no connection can be made from here on any way of the account.
+    pub(super) fn is_cut_off(&self, view: &AccountView) -> bool {
+        let proxy = view.proxy_url().map(|url| url.expose());
+        let region = view.region();
+        let mut shapes = view.shapes(region).iter();
+        shapes.all(|shape| self.upstream.is_cut_off(&view.url(*shape, Call::Chat, region), proxy))
+    }
+}
+
 /// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused our
-/// client version lately after both (K109).
+/// client version lately after both (K109), and those that can't be reached from here after all.
 fn fit(job: &Job) -> Fit {
     let gates = job.shared.upstream.gates(job.shared.pool.now());
     let model = job.model.clone();
+    let shared = Arc::downgrade(&job.shared);
+    let cut_off = job.shared.upstream.is_any_cut_off();
     Fit::new(move |view, learned, now| {
         let refused = || {
             let region = view.region();
             view.shapes(region).iter().all(|shape| gates.iter().any(|(of, there)| of == shape && there == region))
         };
         let lacks = learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);
-        u8::from(lacks) + 2 * u8::from(!gates.is_empty() && refused())
+        let gone = cut_off && shared.upgrade().is_some_and(|shared| shared.is_cut_off(view));
+        u8::from(lacks) + 2 * u8::from(!gates.is_empty() && refused()) + 4 * u8::from(gone)
     })
 }
 

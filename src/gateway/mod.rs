@@ -58,7 +58,7 @@ use crate::policy::marks::Circuit;
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
 use crate::proto::kiro::client_identity;
-use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::record::rfc3339;
@@ -239,7 +239,7 @@ pub struct Health {
     /// What upstream says of our client version.
     #[serde(rename = "clientVersion")]
     pub client_version: ClientVersion,
-    /// Whether a request could be served now: status 200, else 503.
+    /// Whether a request would be served now, as far as can be known without sending one: status 200, else 503.
     #[serde(skip)]
     pub can_serve: bool,
 }
@@ -261,7 +261,7 @@ pub struct ClientVersion {
 pub struct AccountCounts {
     /// In the snapshot.
     pub total: usize,
-    /// That would be selected now.
+    /// That would be asked now: in a state to serve, with a token or one refresh away from it, and reachable from here.
     pub healthy: usize,
 }
 
@@ -640,15 +640,17 @@ impl Gateway {
         let connected = shared.store.status().is_connected();
         let counts = shared.pool.counts();
         let gate = shared.upstream.gate().status();
-        let can_serve = shared.pool.is_ready() && counts.total > 0 && shared.keys.is_known() && !gate.shut;
+        let able = shared.pool.able(|view| !shared.is_cut_off(view));
+        let serves = able.serving + able.last_resort > 0;
+        let can_serve = shared.pool.is_ready() && serves && shared.keys.is_known() && !gate.shut;
         let fine = matches!(shared.store.status(), Status::Connected)
-            && counts.selectable > 0
+            && able.serving > 0
             && !shared.pool.is_doubtful()
             && gate.refused_for.is_none();
         Health {
             status: if can_serve && fine { "healthy" } else { "degraded" },
             redis: if connected { "connected" } else { "disconnected" },
-            accounts: AccountCounts { total: counts.total, healthy: counts.selectable },
+            accounts: AccountCounts { total: counts.total, healthy: able.serving },
             uptime: shared.began.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION"),
             upstream: shared.upstream_word(),
@@ -783,6 +785,10 @@ impl Shared {
             lease.noted(fault);
             None
         };
+        if fault.kind == FaultKind::Unreachable {
+            // That the way is gone is told once.
+            return tracing::debug!(account = lease.account().short_id(), "an attempt could not be sent");
+        }
         tracing::warn!(
             account = lease.account().short_id(),
             fault = ?fault.kind,
@@ -841,7 +847,7 @@ impl Drop for Permit {
     }
 }
 
-/// Closes upstream connections that were idle for too long.
+/// Closes upstream connections that were idle for too long, and looks whether ways that rest are open again.
 async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -850,6 +856,7 @@ async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
         }
         let Some(upstream) = upstream.upgrade() else { return };
         upstream.sweep();
+        upstream.look_at_ways().await;
     }
 }
 

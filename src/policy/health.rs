@@ -207,6 +207,12 @@ pub const FAILURES_IN_A_ROW: u32 = 3;
 /// How long after the end of its rest a marked account waits for a request before it is probed (R17).
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
 
+/// Whether a counted fault of this kind may as well be upstream's or the network's: it says little about the account, so
+/// that its rest gives way where nobody else is left.
+pub const fn is_soft(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::ServerError | FaultKind::Network | FaultKind::Timeout | FaultKind::Protocol)
+}
+
 /// What a fault does to its account: the column "Account" of kiro-upstream.md §8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -237,7 +243,7 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
         | FaultKind::ProfileArn
         | FaultKind::BadRequest
         | FaultKind::ModelCapacity
-        // Counted on the host (K119): a dead network of this machine is no account's fault.
+        // Counted on the host (K119) and on the way: a dead network or proxy of this machine is no account's fault.
         | FaultKind::Unreachable
         | FaultKind::Endpoint => Effect::Nothing,
         FaultKind::TokenRejected if !refreshed => Effect::Nothing,
@@ -275,6 +281,8 @@ pub struct Attempt {
     pub refreshed: bool,
     /// Content had been handed downstream.
     pub committed: bool,
+    /// Several accounts have the same fault now: it is upstream's, and counts on nobody.
+    pub alike: bool,
     /// By how many thousandths a suspicious rest differs from its length, −100 to 100 (K91).
     pub spread: i16,
 }
@@ -428,6 +436,16 @@ impl Health {
         }
     }
 
+    /// How often it has rested in a row, where a soft fault of ours is why it rests now (or is half-open): it is tried all
+    /// the same when nobody else is left, the one with the fewest rests first. None: it rests for a better reason, among
+    /// them a running `Retry-After` and a suspicion, or not at all.
+    pub fn rests_softly(&self, now: Timestamp) -> Option<u32> {
+        let Some(Note::CoolDown { cause, .. }) = &self.standing.note else { return None };
+        let soft =
+            !self.standing.healthy && is_soft_cause(cause) && self.held_until(now).is_none() && !self.is_suspected();
+        soft.then_some(self.rests)
+    }
+
     /// The account is being asked: the wait for a probe begins again (R17).
     pub fn asked(&mut self, now: Timestamp) {
         self.asked = self.asked.max(Some(now));
@@ -456,8 +474,11 @@ impl Health {
         let wrong = after(now, LONGEST_FOREIGN_REST);
         let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
         let half_open = heals && !self.standing.healthy;
+        // Whenever it was started: what ends well between two failures parts them. Of streams that last longer than it is
+        // from one failure to the next none would heal.
+        self.streak = 0;
         if heals {
-            (self.streak, self.rests, self.suspicion, self.refused) = (0, 0, 0, None);
+            (self.rests, self.suspicion, self.refused) = (0, 0, None);
             self.standing.healthy = true;
             self.standing.error_count = 0;
             self.standing.last_error = None;
@@ -477,7 +498,10 @@ impl Health {
     /// when the account was marked tells nothing new: it never makes a mark weaker, and a rest only longer when
     /// upstream said so.
     pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
-        let effect = effect(fault.kind, attempt.refreshed, rules);
+        let effect = match effect(fault.kind, attempt.refreshed, rules) {
+            Effect::Counted if attempt.alike && is_soft(fault.kind) => Effect::Nothing,
+            other => other,
+        };
         let mark = self.judge(effect, fault, attempt, rules, now);
         if let Some(mark) = &mark {
             self.apply(mark, now);
@@ -717,16 +741,30 @@ fn cause(fault: &Fault) -> String {
         FaultKind::Suspicious => SUSPICION,
         FaultKind::ModelCapacity => "no model capacity",
         FaultKind::RateLimited => "rate limited",
-        FaultKind::ServerError => "server error",
-        FaultKind::Network => "network error",
         FaultKind::Unreachable => "host can't be reached",
-        FaultKind::Timeout => "timeout",
-        FaultKind::Protocol => "protocol error",
+        FaultKind::ServerError | FaultKind::Network | FaultKind::Timeout | FaultKind::Protocol => {
+            soft_words(fault.kind)
+        }
         FaultKind::Endpoint => "endpoint refused",
     };
     let status = fault.status.map(|status| format!("{status} ")).unwrap_or_default();
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     format!("{status}{words}{reason}")
+}
+
+const fn soft_words(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Network => "network error",
+        FaultKind::Timeout => "timeout",
+        FaultKind::Protocol => "protocol error",
+        _ => "server error",
+    }
+}
+
+/// Whether [`cause`] says so of a soft fault.
+fn is_soft_cause(cause: &str) -> bool {
+    let words = cause.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+    FaultKind::ALL.into_iter().any(|kind| is_soft(kind) && words.starts_with(soft_words(kind)))
 }
 
 /// `Retry-After` as a rest: 1 s to 1 h.
@@ -794,7 +832,7 @@ mod tests {
     }
 
     fn attempt(started: Timestamp) -> Attempt {
-        Attempt { started, refreshed: false, committed: false, spread: 0 }
+        Attempt { started, refreshed: false, committed: false, alike: false, spread: 0 }
     }
 
     fn mark(outcome: Option<Outcome>) -> Option<Note> {
@@ -809,7 +847,7 @@ mod tests {
     fn k43_r29_what_every_fault_does_to_its_account() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
-            let attempt = Attempt { started: t0(), refreshed, committed: false, spread: 0 };
+            let attempt = Attempt { started: t0(), refreshed, committed: false, alike: false, spread: 0 };
             let outcome = health.fault(&fault(kind), attempt, RULES, t0());
             (
                 mark(outcome).map(|mark| mark.to_string()),

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod affinity;
+pub mod alike;
 pub mod brake;
 pub mod health;
 pub mod learned;
 pub mod marks;
 pub mod names;
+pub mod reach;
 pub mod retry;
 pub mod select;

@@ -75,6 +75,8 @@ pub struct Candidate<'a> {
     pub paced_until: Option<Timestamp>,
     /// It was just seen to say no for itself, and nothing was marked yet (R105).
     pub refused_lately: bool,
+    /// How often in a row it has rested, where it rests or is half-open for a soft fault.
+    pub rests_softly: Option<u32>,
 }
 
 /// How gladly an account is taken; the first is the best.
@@ -92,6 +94,9 @@ pub enum Tier {
     StaleBlocking,
     /// Just seen to refuse: offered to nobody who can have another (R105).
     Refused,
+    /// Rests for a fault that may be upstream's, or is half-open after it with its one request on the way: when nobody else
+    /// may serve, rather than that nobody does. The one with the fewest rests in a row goes first.
+    Resting(u32),
 }
 
 /// Why an account can't take the request.
@@ -123,6 +128,13 @@ impl Refusal {
     }
 }
 
+impl Tier {
+    /// Whether it is offered to nobody who can have another.
+    pub fn is_last_resort(self) -> bool {
+        matches!(self, Self::Refused | Self::Resting(_))
+    }
+}
+
 /// Whether an account may take the request. `cap`: requests in flight per account, 0: no limit.
 pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     if candidate.model_unsupported {
@@ -134,17 +146,25 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     if candidate.excluded {
         return Err(Refusal::Excluded);
     }
-    let stale = match candidate.state {
-        State::Healthy => false,
-        State::Stale => true,
-        State::HalfOpen if candidate.probing => return Err(Refusal::Probing),
-        State::HalfOpen => false,
-        State::Disabled
-        | State::Unusable
-        | State::Quota { .. }
-        | State::Ejected
-        | State::NoProfile { .. }
-        | State::Cooling { .. } => {
+    let mut resting = None;
+    let stale = match (candidate.state, candidate.rests_softly) {
+        (State::Healthy, _) => false,
+        (State::Stale, _) => true,
+        (State::HalfOpen, _) if !candidate.probing => false,
+        (State::HalfOpen | State::Cooling { .. }, Some(rests)) => {
+            resting = Some(Tier::Resting(rests));
+            false
+        }
+        (State::HalfOpen, None) => return Err(Refusal::Probing),
+        (
+            State::Disabled
+            | State::Unusable
+            | State::Quota { .. }
+            | State::Ejected
+            | State::NoProfile { .. }
+            | State::Cooling { .. },
+            _,
+        ) => {
             return Err(Refusal::State(candidate.state));
         }
     };
@@ -153,6 +173,9 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     }
     if let Some(until) = candidate.paced_until {
         return Err(Refusal::Paced(until));
+    }
+    if let Some(resting) = resting {
+        return Ok(resting);
     }
     if candidate.refused_lately {
         return Ok(Tier::Refused);
@@ -166,11 +189,11 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     })
 }
 
-/// What comes before what: who was not just seen to refuse (R105), who fits best (K109, K127), the lowest `priority` in
+/// What comes before what: who doesn't rest, by the fewest rests; who was not just seen to refuse (R105), who fits best (K109, K127), the lowest `priority` in
 /// which somebody is left, the best tier.
-fn place(candidate: &(Tier, Candidate<'_>)) -> (bool, u8, i64, Tier) {
+fn place(candidate: &(Tier, Candidate<'_>)) -> (Tier, u8, i64, Tier) {
     let (tier, candidate) = candidate;
-    (*tier == Tier::Refused, candidate.fit, candidate.priority, *tier)
+    (if tier.is_last_resort() { *tier } else { Tier::Ready }, candidate.fit, candidate.priority, *tier)
 }
 
 /// One of the accounts of the best place, by the strategy. `candidates` are those that [`rank`] let pass, in the order
@@ -207,10 +230,10 @@ pub fn choose(
 }
 
 /// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass and that wasn't just
-/// seen to refuse (R105). An index into `candidates`; it comes before the strategy, and no ticket is drawn for it.
+/// seen to refuse (R105) and doesn't rest. An index into `candidates`; it comes before the strategy, and no ticket is drawn for it.
 pub fn keep(candidates: &[(Tier, Candidate<'_>)], homes: &[impl AsRef<str>]) -> Option<usize> {
     homes.iter().find_map(|home| {
-        candidates.iter().position(|(tier, candidate)| *tier != Tier::Refused && candidate.id == home.as_ref())
+        candidates.iter().position(|(tier, candidate)| !tier.is_last_resort() && candidate.id == home.as_ref())
     })
 }
 
@@ -252,6 +275,7 @@ mod tests {
             probing: false,
             paced_until: None,
             refused_lately: false,
+            rests_softly: None,
         }
     }
 
@@ -295,6 +319,17 @@ mod tests {
             (Candidate { live_token: false, ..one }, Ok(Tier::Blocking)),
             (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::StaleBlocking)),
             (Candidate { refused_lately: true, ..one }, Ok(Tier::Refused)),
+            (Candidate { state: State::Cooling { until }, rests_softly: Some(2), ..one }, Ok(Tier::Resting(2))),
+            (
+                Candidate { state: State::Cooling { until }, rests_softly: Some(2), in_flight: 3, ..one },
+                Err(Refusal::Busy),
+            ),
+            (Candidate { state: State::HalfOpen, rests_softly: Some(2), ..one }, Ok(Tier::Ready)),
+            (Candidate { state: State::HalfOpen, rests_softly: Some(2), probing: true, ..one }, Ok(Tier::Resting(2))),
+            (
+                Candidate { state: State::Quota { until }, rests_softly: Some(2), ..one },
+                Err(Refusal::State(State::Quota { until })),
+            ),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
@@ -314,8 +349,16 @@ mod tests {
         for (candidate, expected) in table {
             assert_eq!(rank(&candidate, 3), expected, "{candidate:?}");
         }
-        let order =
-            [Tier::Ready, Tier::WithoutProfile, Tier::Stale, Tier::Blocking, Tier::StaleBlocking, Tier::Refused];
+        let order = [
+            Tier::Ready,
+            Tier::WithoutProfile,
+            Tier::Stale,
+            Tier::Blocking,
+            Tier::StaleBlocking,
+            Tier::Refused,
+            Tier::Resting(0),
+            Tier::Resting(1),
+        ];
         assert!(order.is_sorted_by(|a, b| a < b));
     }
 
@@ -348,6 +391,13 @@ mod tests {
 
     #[test]
     fn k109_k127_r105_what_comes_after_the_others_is_not_excluded() {
+        let cooling = State::Cooling { until: Timestamp::UNIX_EPOCH };
+        let worse = Candidate { state: cooling, rests_softly: Some(3), ..account("a0") };
+        let resting = Candidate { rests_softly: Some(1), priority: 9, fit: 3, ..worse };
+        assert!((0..4).all(|ticket| chosen(&[worse, resting], Strategy::RoundRobin, ticket, "").is_some_and(|_| {
+            let ranked = [(Tier::Resting(3), worse), (Tier::Resting(1), resting)];
+            choose(&ranked, Strategy::RoundRobin, ticket, "") == Some(1)
+        })));
         let all = [
             Candidate { refused_lately: true, ..account("a1") },
             Candidate { fit: 2, ..account("a2") },

@@ -896,3 +896,112 @@ fn what_the_writer_is_told() {
     );
     assert_eq!(told(Event::Fault { mark: None, used: true }), [OutcomePatch::Used { at }]);
 }
+
+/// A stream of a pool under load outlives the next failure of its account: what ends well parts the failures all the same.
+#[tokio::test]
+async fn k43_failures_in_a_row_are_parted_by_whatever_ends_well() {
+    let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
+    let streams: Vec<Lease> = (0..20).map(|_| fixture.select().unwrap()).collect();
+    for (n, stream) in streams.into_iter().enumerate() {
+        fixture.later(1);
+        if n % 3 == 2 {
+            stream.succeeded();
+        } else {
+            stream.failed(&fault(FaultKind::Network), Stood { refreshed: false, committed: true });
+        }
+    }
+    assert_eq!(fixture.state("a1"), State::Healthy);
+}
+
+#[tokio::test]
+async fn k119_what_hits_three_accounts_alike_is_upstreams_and_rests_nobody() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", "{}")]).await;
+    for _ in 0..100 {
+        let lease = fixture.select().unwrap();
+        lease.failed(&fault(FaultKind::ServerError), Stood { refreshed: false, committed: true });
+    }
+    assert_eq!(fixture.pool.counts().healthy, 4);
+    let shown = fixture.outcomes.lock().unwrap();
+    let is_mark = |outcome: &Outcome| matches!(outcome.event, Event::Fault { mark: Some(_), .. });
+    assert_eq!(shown.iter().filter(|(_, outcome)| is_mark(outcome)).count(), 2, "of the first two accounts");
+    assert_eq!(shown.len(), 2, "uses are no business of a host (R35)");
+}
+
+#[tokio::test]
+async fn k119_a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too() {
+    let ids = ["a1", "a2", "a3", "a4"];
+    let fixture = Fixture::new(&[], &ids.map(|id| (id, "{}"))).await;
+    for id in ids {
+        let lease = fixture.pool.select(&Wanted { homes: &[id.into()], ..Wanted::default() }).unwrap();
+        let kind = if id == "a1" { FaultKind::Suspended } else { FaultKind::RateLimited };
+        lease.failed(&fault(kind), Stood::default());
+    }
+    assert_eq!(fixture.state("a1"), State::Ejected);
+    assert_eq!(fixture.pool.counts().cooling, 3);
+    assert!(fixture.select().is_err(), "what upstream said of an account itself is kept to");
+}
+
+#[tokio::test]
+async fn k119_while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked() {
+    let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
+    let fail = |id: &str, times: usize| {
+        for _ in 0..times {
+            let lease = fixture.pool.select(&Wanted { homes: &[id.into()], ..Wanted::default() });
+            let lease = lease.unwrap();
+            assert_eq!(&**lease.account().id(), id);
+            lease.failed(&fault(FaultKind::Network), Stood::default());
+            // Apart from each other: nobody else's.
+            fixture.later(20);
+        }
+    };
+    fail("a1", 3);
+    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    assert_eq!(fixture.selected(), "a2", "not while somebody else may serve");
+    fail("a2", 3);
+    assert_eq!(fixture.pool.counts().cooling + fixture.pool.counts().half_open, 2);
+    fixture.later(-10);
+    let both: Vec<Lease> = (0..20).map(|_| fixture.select().unwrap()).collect();
+    let tried = [both[0].account().id().clone()];
+    assert!(
+        fixture.pool.select(&Wanted { exclude: &tried, ..Wanted::default() }).is_ok(),
+        "and the other one after it"
+    );
+    drop(both);
+    assert!(fixture.pool.counts().in_flight == 0);
+    // It does well: it is healthy again, and alone in being asked.
+    let lease = fixture.select().unwrap();
+    let healed = lease.account().id().to_string();
+    lease.succeeded();
+    drop(lease);
+    assert_eq!(fixture.state(&healed), State::Healthy);
+    assert!((0..4).all(|_| fixture.selected() == healed));
+}
+
+/// The bar in virtual time: ten minutes at 100 requests a second (at 20 on two accounts, which can't tell upstream's
+/// fault from their own), 5 % of the answers break off in the middle. Nobody is refused.
+#[tokio::test]
+async fn k119_ten_minutes_of_five_per_cent_broken_streams_refuse_nobody() {
+    for (accounts, step, most) in [(10_usize, 10, 0), (2, 50, 12_000)] {
+        let ids: Vec<String> = (0..accounts).map(|n| format!("a{n}")).collect();
+        let records: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), "{}")).collect();
+        let fixture = Fixture::new(&[], &records).await;
+        let mut rng = fastrand::Rng::with_seed(11);
+        let mut running: BTreeMap<(i64, usize), Lease> = BTreeMap::new();
+        let mut rested = 0;
+        for n in 0..usize::try_from(600_000 / step).unwrap() {
+            let now = fixture.millis.fetch_add(step, Ordering::Relaxed) + step;
+            while running.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
+                let Some((_, lease)) = running.pop_first() else { break };
+                if rng.u32(..100) < 5 {
+                    lease.failed(&fault(FaultKind::Network), Stood { refreshed: false, committed: true });
+                } else {
+                    lease.succeeded();
+                }
+            }
+            let lease = fixture.select().unwrap_or_else(|none| panic!("request {n} of {accounts} accounts: {none}"));
+            running.insert((now + rng.i64(500..10_000), n), lease);
+            rested += fixture.pool.counts().cooling;
+        }
+        assert!(rested <= most, "{accounts} accounts: {rested}");
+    }
+}

@@ -70,6 +70,19 @@ pub(super) enum ConnectError {
     Refused(String),
 }
 
+impl ConnectError {
+    /// For people.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Late => LATE,
+            Self::Refused(why) => why,
+        }
+    }
+}
+
+/// Why there is no connection when it took too long.
+pub(super) const LATE: &str = "connecting took longer than KIRO_CONNECT_TIMEOUT";
+
 impl Connections {
     pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
         let connector = set_up(HttpConnector::new_with_resolver(Resolver::default()), timeout);
@@ -119,6 +132,12 @@ impl Connections {
     /// Connections opened since the start.
     pub(super) fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody takes connections there, for a way that rests: what is said is nothing. Without TLS: a proxy.
+    pub(super) async fn answers(&self, uri: &Uri) -> bool {
+        let mut connector = self.connector.clone();
+        std::future::poll_fn(|cx| connector.poll_ready(cx)).await.is_ok() && connector.call(uri.clone()).await.is_ok()
     }
 
     pub(super) async fn connect(&self, origin: &Origin, uri: &Uri) -> Result<Io, ConnectError> {
@@ -201,14 +220,18 @@ impl reqwest::dns::Resolve for Resolver {
     }
 }
 
-/// The innermost cause: outer ones say "error trying to connect", which is known.
-fn root_cause(error: &dyn std::error::Error) -> String {
+/// The innermost cause: outer ones say "error trying to connect", which is known. System and TLS words, no URL.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    let words = cause.to_string();
+    words.chars().take(MOST_WORDS).collect()
 }
+
+/// Characters of a cause that are kept.
+const MOST_WORDS: usize = 200;
 
 /// A connection, with or without TLS.
 pub(super) enum Io {

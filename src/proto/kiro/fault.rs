@@ -95,7 +95,8 @@ pub enum FaultKind {
     ServerError,
     /// Reset, cut, no event: the connection stood.
     Network,
-    /// The host can't be reached: its name, the connection or TLS (K119).
+    /// The way can't be gone from this machine: the host's name, the connection, TLS, or the proxy before it (K119). Nothing
+    /// of the account was sent, so that it says nothing about the account.
     Unreachable,
     /// Connect, first event or idle time ran out.
     Timeout,
@@ -197,7 +198,8 @@ impl Fault {
         Self::ours(FaultKind::Network, message)
     }
 
-    /// Name, connection or TLS: the request never went out.
+    /// Name, connection, TLS or proxy: the request never went out. The message is ours, names the way and holds no secret:
+    /// clients see it.
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self::ours(FaultKind::Unreachable, message)
     }

@@ -65,6 +65,10 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
             ApiError::new(ErrorType::Overloaded, "Kiro has no capacity for this model at the moment.")
         }
         FaultKind::ServerError => ApiError::new(ErrorType::Api, "Kiro failed while it served the request."),
+        // Our own words, which name the way.
+        FaultKind::Unreachable if !fault.message.is_empty() => {
+            ApiError::new(ErrorType::Api, format!("The connection to Kiro failed: {}.", fault.message))
+        }
         FaultKind::Network | FaultKind::Unreachable => ApiError::new(ErrorType::Api, "The connection to Kiro failed."),
         FaultKind::Timeout => ApiError::new(ErrorType::Timeout, "Kiro did not answer in time."),
         FaultKind::Protocol => ApiError::new(ErrorType::Api, "Kiro sent an answer that can't be read."),

@@ -177,7 +177,7 @@ fn of_refresh(error: RefreshError) -> Problem {
         RefreshError::Refused(refusal) => {
             return Problem { message: format!("the refresh was refused ({})", refusal.as_str()), cure: TRY_LATER };
         }
-        RefreshError::Network => ("the refresh address can't be reached", LOOK_AT_NETWORK),
+        RefreshError::Unreachable | RefreshError::Network => ("the refresh address can't be reached", LOOK_AT_NETWORK),
         RefreshError::Timeout => ("the refresh took too long", LOOK_AT_NETWORK),
         RefreshError::Pausing | RefreshError::Locked | RefreshError::Closed => {
             ("another refresh of it is under way", TRY_LATER)
