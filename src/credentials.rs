@@ -10,6 +10,8 @@
 
 mod calls;
 pub(crate) mod held;
+#[cfg(test)]
+mod model;
 mod profiles;
 mod usage;
 
@@ -35,7 +37,6 @@ use crate::secret::Secret;
 use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
 use crate::upstream::{Upstream, host_of};
 
-use held::{Age, BLOCKING_MARGIN, later};
 pub use profiles::LookUp;
 
 /// How often accounts are looked at for a background refresh or a probe.
@@ -47,6 +48,8 @@ const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// A refresh that is refused is asked for in other regions too, all in all so long and so often (K76).
 const CALLS_WITHIN: Duration = Duration::from_secs(20);
 const MOST_REGIONS: usize = 4;
+/// Refresh tokens that one refresh tries: the record's, another one that lies there by then, those in hand before (R41).
+const MOST_TOKENS: usize = 5;
 /// How long a blocking or forced refresh waits for another process (R40 step 2).
 const LOCK_WITHIN: Duration = Duration::from_secs(20);
 /// A token that was adopted or refreshed and still isn't live is looked at so often before giving up.
@@ -382,23 +385,16 @@ impl Inner {
 
     /// R40 steps 3 to 7.
     async fn refresh(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Ended {
-        let mut again = false;
+        // The refresh tokens that upstream refused just now.
+        let mut refused: Vec<Secret> = Vec::new();
         loop {
             let (base, known) = self.base(id, key).await?;
             let (bytes, record) = base;
-            if known && !again && self.adopt(id, bytes.clone(), record.clone(), order) {
+            if known && refused.is_empty() && self.adopt(id, bytes.clone(), record.clone(), order) {
                 return Ok(());
             }
-            let credential = self
-                .pool
-                .with_slot(id, |slot, _| {
-                    // What the record holds may be older than what we hold, or lack its refresh token (R46, R48).
-                    let ours = matches!(slot.held.compare(&record), Age::Older | Age::WithoutRefreshToken);
-                    let ours = slot.held.token().refresh_token.clone().filter(|_| ours);
-                    let refresh_token = ours.or(record.refresh_token.clone());
-                    Token { refresh_token, ..record.clone() }
-                })
-                .ok_or(RefreshError::Gone)?;
+            let credential = self.pool.with_slot(id, |slot, _| slot.held.credential(&record, &refused));
+            let credential = credential.ok_or(RefreshError::Gone)?.ok_or(RefreshError::NotRefreshable)?;
             // Method and region of this very record: a snapshot's could send its secrets to another address.
             let view = self.pool.view_with(id, &credential).ok_or(RefreshError::Gone)?;
             let view = view.map_err(|_| RefreshError::NotRefreshable)?;
@@ -414,8 +410,8 @@ impl Inner {
                 Err(CallError::Refused(refusal, told))
                     if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) =>
                 {
-                    if !again && self.is_replaced(id, key, &used).await {
-                        again = true;
+                    refused.push(used.clone());
+                    if refused.len() < MOST_TOKENS && self.has_another(id, key, &refused).await {
                         continue;
                     }
                     let mut tried = vec![region];
@@ -544,19 +540,8 @@ impl Inner {
     /// is live.
     fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, order: &Order) -> bool {
         let now = self.pool.now();
-        let live = record.expires_at.is_some_and(|end| end > later(now, BLOCKING_MARGIN));
-        if !live || !record.access_token.as_ref().is_some_and(|theirs| order.is_met_by(theirs)) {
-            return false;
-        }
         let adopted = self.pool.with_slot(id, |slot, rng| {
-            let held = &mut slot.held;
-            match held.compare(&record) {
-                Age::Newer => held.adopt(bytes, record, rng),
-                // A snapshot was faster.
-                Age::Same => {}
-                Age::Older | Age::WithoutRefreshToken => return false,
-            }
-            true
+            slot.held.adopt_refreshed(bytes, record, |theirs| order.is_met_by(theirs), now, rng)
         });
         let adopted = adopted.unwrap_or(false);
         if adopted {
@@ -602,12 +587,10 @@ impl Inner {
         self.pool.refreshed(id);
     }
 
-    /// R41: whether the record holds another refresh token by now, and not one that we used up.
-    async fn is_replaced(&self, id: &AccountId, key: &TokenKey, used: &Secret) -> bool {
-        let Ok(Some(bytes)) = self.store().read_token(key, self.pool.now()).await else { return false };
-        let Ok(record) = Token::parse(&bytes) else { return false };
-        let replaced = record.refresh_token.as_ref().is_some_and(|theirs| theirs != used);
-        replaced && self.pool.with_slot(id, |slot, _| slot.held.compare(&record) == Age::Newer).unwrap_or(false)
+    /// R41: whether the record holds another refresh token by now, or we held one before, that wasn't refused.
+    async fn has_another(&self, id: &AccountId, key: &TokenKey, refused: &[Secret]) -> bool {
+        let Ok(((_, record), _)) = self.base(id, key).await else { return false };
+        self.pool.with_slot(id, |slot, _| slot.held.credential(&record, refused).is_some()).unwrap_or(false)
     }
 
     fn refused(&self, id: &AccountId, tried: &[String], used: &Secret, refusal: Refusal, known: bool) -> RefreshError {

@@ -1,6 +1,21 @@
 //! What this process holds of one account's credential, and what it makes of what lies in the store.
 //!
-//! No IO and no clock in here: records come in, decisions go out. [`super::Credentials`] does the rest.
+//! No IO and no clock in here: records come in, decisions go out. [`super::Credentials`] does the rest, and `model` tries
+//! these decisions in all orders.
+//!
+//! The token in hand is [`Standing::Theirs`] or [`Standing::Ours`]:
+//!
+//! ```text
+//!             granted: what was spent is older from now on
+//!   Theirs ───────────────────────────────────────────────▶ Ours ──┐ granted; written over what is older,
+//!     ▲ ▲                                                    │ ▲   │ however long that takes
+//!     │ └── adopted: neither spent here nor what ours ───────┘ └───┘
+//!     │     grew out of, so somebody else's
+//!     └──── adopted: of two of theirs the store's counts
+//! ```
+//!
+//! What was in hand before an adoption is tried once more before the account is given up: a store that lost its last
+//! second, or a late write of an old record, looks like somebody else's doing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,6 +47,8 @@ const QUOTA_REFRESH_EVERY: Duration = Duration::from_secs(86_400);
 /// How many spent refresh tokens are remembered once the store has ours (R48), and while it hasn't: all, within reason.
 const REMEMBERED: usize = 32;
 const REMEMBERED_UNSAVED: usize = 1_024;
+/// How many refresh tokens that were adopted over are kept as a last resort.
+const MOST_BEFORE: usize = 3;
 /// A token of ours that lives no longer than four times [`BLOCKING_MARGIN`] serves for three quarters of its life.
 const SHORT_LIFE_MARGIN: f64 = 0.25;
 /// A doubtful or unknown refusal is believed at this one in a row (K59, K61).
@@ -51,25 +68,43 @@ pub(crate) struct Held {
     seen: Option<(Bytes, Token)>,
     /// What is used: the store's, or newer.
     token: Token,
-    /// This process got `token` by a refresh of its own; else it is somebody else's, adopted.
-    own: bool,
-    /// A token is refreshed when it lives no longer than this: [`BLOCKING_MARGIN`], less for short-lived ones of our own.
-    margin: Duration,
+    standing: Standing,
     /// Fingerprints of the refresh tokens that this process spent, the last at the end (R48).
     spent: VecDeque<Fingerprint>,
+    /// The refresh tokens that were in hand before the store's were adopted in their place, the last at the end, until a
+    /// refresh succeeds.
+    before: VecDeque<Secret>,
     /// A profile that was looked up and that no record of the store has shown yet (K79).
     learned: Option<Found>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
     spread: f64,
     last_success: Option<Timestamp>,
     put_back: Option<Timestamp>,
-    failures: u32,
-    not_before: Option<Timestamp>,
-    refusals: Option<Refusals>,
+    trouble: Trouble,
     /// The refresh that runs for this credential (R39).
     pub(super) flight: Option<watch::Receiver<Option<Ended>>>,
     /// The look-up of profiles that runs for this account (K79).
     pub(super) look_up: Option<watch::Receiver<Option<LookUp>>>,
+}
+
+/// Where the token in hand comes from, and so what another one in the store means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// From the store: what lies there counts.
+    Theirs,
+    /// From a refresh of this process: what it grew out of is older.
+    Ours {
+        /// It is refreshed when it lives no longer than this: [`BLOCKING_MARGIN`], less for a short-lived one.
+        margin: Duration,
+    },
+}
+
+/// Failures since the last token.
+#[derive(Default)]
+struct Trouble {
+    failures: u32,
+    not_before: Option<Timestamp>,
+    refusals: Option<Refusals>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,16 +154,14 @@ impl Held {
             key,
             seen: None,
             token: Token::default(),
-            own: false,
-            margin: BLOCKING_MARGIN,
+            standing: Standing::Theirs,
             spent: VecDeque::new(),
+            before: VecDeque::new(),
             learned: None,
             spread: 1.0,
             last_success: None,
             put_back: None,
-            failures: 0,
-            not_before: None,
-            refusals: None,
+            trouble: Trouble::default(),
             flight: None,
             look_up: None,
         }
@@ -136,6 +169,12 @@ impl Held {
 
     pub(crate) fn key(&self) -> &TokenKey {
         &self.key
+    }
+
+    /// What was in hand before the store's token.
+    #[cfg(test)]
+    pub(super) fn before(&self) -> &VecDeque<Secret> {
+        &self.before
     }
 
     /// What is used now.
@@ -174,7 +213,7 @@ impl Held {
                 None
             }
             Age::Newer => {
-                self.take(token.clone(), rng);
+                self.take_theirs(token.clone(), rng);
                 None
             }
             Age::WithoutRefreshToken => self.put_back(&token, &bytes, now, rng),
@@ -192,12 +231,12 @@ impl Held {
     /// answer says what to write.
     pub(crate) fn take_left_over(&mut self, left_over: &UnsavedToken, rng: &mut fastrand::Rng) -> Option<UnsavedToken> {
         let (bytes, record) = self.seen.clone()?;
-        if self.own || record.refresh_token == left_over.refresh_token().cloned() || !left_over.goes_on(&record) {
+        if self.is_ours() || record.refresh_token == left_over.refresh_token().cloned() || !left_over.goes_on(&record) {
             return None;
         }
         let patched = crate::proto::record::patch(&bytes, &left_over.entries).ok()??;
         self.take(Token::parse(&patched).ok()?, rng);
-        self.own = true;
+        self.standing = Standing::Ours { margin: BLOCKING_MARGIN };
         self.spent = left_over.replaces.iter().cloned().collect();
         Some(self.ours_on(&record, bytes))
     }
@@ -215,7 +254,7 @@ impl Held {
     }
 
     /// How a record in the store compares with what we hold (R46, R48).
-    pub(super) fn compare(&self, record: &Token) -> Age {
+    fn compare(&self, record: &Token) -> Age {
         let ours = self.token.refresh_token.as_ref();
         if record.kiro_api_key.is_some() || self.token.kiro_api_key.is_some() {
             return if *record == self.token { Age::Same } else { Age::Newer };
@@ -227,7 +266,7 @@ impl Held {
         if theirs == ours {
             return match (record.expires_at, self.token.expires_at) {
                 // Of two tokens that others brought the one in the store counts, whichever lives longer.
-                (Some(theirs), Some(ours)) if theirs < ours && self.own => Age::Older,
+                (Some(theirs), Some(ours)) if theirs < ours && self.is_ours() => Age::Older,
                 _ if record.access_token == self.token.access_token && record.expires_at == self.token.expires_at => {
                     Age::Same
                 }
@@ -237,17 +276,58 @@ impl Held {
         if self.is_behind_ours(theirs) { Age::Older } else { Age::Newer }
     }
 
+    fn is_ours(&self) -> bool {
+        self.standing != Standing::Theirs
+    }
+
     /// Whether our token has grown out of this one: it was spent here, or lay in the store when ours came and lies there
     /// still, however many refreshes ago.
     fn is_behind_ours(&self, theirs: &Secret) -> bool {
         let lay_there = |(_, seen): &(Bytes, Token)| seen.refresh_token.as_ref() == Some(theirs);
-        self.own && self.seen.as_ref().is_some_and(lay_there) || self.spent.contains(&Fingerprint::of(theirs))
+        self.is_ours() && self.seen.as_ref().is_some_and(lay_there) || self.spent.contains(&Fingerprint::of(theirs))
     }
 
     /// Somebody else's token is used from here on.
-    pub(super) fn adopt(&mut self, bytes: Bytes, token: Token, rng: &mut fastrand::Rng) {
-        self.take(token.clone(), rng);
+    fn adopt(&mut self, bytes: Bytes, token: Token, rng: &mut fastrand::Rng) {
+        self.take_theirs(token.clone(), rng);
         self.lies_in_store(bytes, token);
+    }
+
+    /// Uses the record's token when somebody else refreshed: it is live, and another one than that which is to be replaced,
+    /// as `is_met_by` says.
+    pub(super) fn adopt_refreshed(
+        &mut self,
+        bytes: Bytes,
+        record: Token,
+        is_met_by: impl Fn(&Secret) -> bool,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> bool {
+        let live = record.expires_at.is_some_and(|end| end > later(now, BLOCKING_MARGIN));
+        if !live || !record.access_token.as_ref().is_some_and(is_met_by) {
+            return false;
+        }
+        match self.compare(&record) {
+            Age::Newer => self.adopt(bytes, record, rng),
+            // A snapshot was faster.
+            Age::Same => {}
+            Age::Older | Age::WithoutRefreshToken => return false,
+        }
+        true
+    }
+
+    /// What to refresh with where this record lies: the record, with our refresh token when its own is older or missing
+    /// (R46, R48). Of those that were refused a moment ago none is taken again: what was in hand before is the last
+    /// resort. None: nothing is left.
+    pub(super) fn credential(&self, record: &Token, refused: &[Secret]) -> Option<Token> {
+        let ours = matches!(self.compare(record), Age::Older | Age::WithoutRefreshToken);
+        let ours = self.token.refresh_token.clone().filter(|_| ours);
+        let first = ours.or(record.refresh_token.clone());
+        if refused.is_empty() {
+            return Some(Token { refresh_token: first, ..record.clone() });
+        }
+        let left = first.into_iter().chain(self.before.iter().rev().cloned()).find(|token| !refused.contains(token))?;
+        Some(Token { refresh_token: Some(left), ..record.clone() })
     }
 
     /// The bearer token, when it needs no refresh first: an API key, an access token that lives for more than 10 s (a
@@ -257,8 +337,12 @@ impl Held {
         if let Some(key) = &self.token.kiro_api_key {
             return Some(key);
         }
+        let margin = match self.standing {
+            Standing::Ours { margin } => margin,
+            Standing::Theirs => BLOCKING_MARGIN,
+        };
         let lives = match self.token.expires_at {
-            Some(end) => end > later(now, self.margin),
+            Some(end) => end > later(now, margin),
             None => false,
         };
         let refreshable = self.token.refresh_token.is_some();
@@ -288,7 +372,7 @@ impl Held {
     ) -> bool {
         let refreshed = !matches!(self.token.method(), Method::ApiKey | Method::External);
         let refreshable = refreshed && self.token.refresh_token.is_some();
-        if !refreshable || self.seen.is_none() || self.is_in_flight() || self.not_before.is_some_and(|at| at > now) {
+        if !refreshable || self.seen.is_none() || self.is_in_flight() || self.is_pausing(now) {
             return false;
         }
         let quiet = |since: Option<Timestamp>, pause| since.is_none_or(|since| later(since, pause) <= now);
@@ -312,7 +396,7 @@ impl Held {
 
     /// Whether a refresh must wait after failures (K60).
     pub(super) fn is_pausing(&self, now: Timestamp) -> bool {
-        self.not_before.is_some_and(|at| at > now)
+        self.trouble.not_before.is_some_and(|at| at > now)
     }
 
     /// A forced refresh so soon after a success adopts it (R38).
@@ -348,11 +432,11 @@ impl Held {
         let region = grant.idc_region.filter(|_| token.idc_region.is_none());
         token.idc_region = region.clone().or(token.idc_region);
         self.take(token, rng);
-        self.own = true;
-        self.margin = BLOCKING_MARGIN.min(grant.lifetime.mul_f64(SHORT_LIFE_MARGIN));
+        self.standing = Standing::Ours { margin: BLOCKING_MARGIN.min(grant.lifetime.mul_f64(SHORT_LIFE_MARGIN)) };
+        self.before.clear();
         self.seen = Some((bytes.clone(), record));
         self.last_success = Some(now);
-        (self.failures, self.not_before, self.refusals) = (0, None, None);
+        self.trouble = Trouble::default();
         // Any other profile is the record's own: by the time of the write somebody may have set another.
         let ours = |entry: &Entry| told.is_some() || self.learned.is_some() || !matches!(entry, Entry::ProfileArn(_));
         let mut entries: Vec<Entry> = self.entries().into_iter().filter(ours).collect();
@@ -387,22 +471,23 @@ impl Held {
 
     /// The refresh failed in passing: the next one after `1 s · 2ⁿ`, at most 60 s, of which a random half is left out.
     pub(super) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
-        let factor = 2_u32.checked_pow(self.failures).unwrap_or(u32::MAX);
+        let trouble = &mut self.trouble;
+        let factor = 2_u32.checked_pow(trouble.failures).unwrap_or(u32::MAX);
         let whole = FIRST_PAUSE.checked_mul(factor).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE));
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
+        trouble.failures = trouble.failures.saturating_add(1);
+        trouble.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
     }
 
     /// The refresh could not connect: nothing was sent and nothing spent, so that the next one comes soon. When the network
     /// is back the account serves within a second.
     pub(super) fn unreached(&mut self, now: Timestamp) {
-        self.failures = self.failures.max(1);
-        self.not_before = Some(later(now, UNREACHED_PAUSE));
+        self.trouble.failures = self.trouble.failures.max(1);
+        self.trouble.not_before = Some(later(now, UNREACHED_PAUSE));
     }
 
     /// Whether a request could be sent now: with a live token, or after a refresh that nothing speaks against.
     pub(crate) fn can_serve(&self, now: Timestamp) -> bool {
-        self.live(now).is_some() || (self.failures == 0 && self.token.can_refresh())
+        self.live(now).is_some() || (self.trouble.failures == 0 && self.token.can_refresh())
     }
 
     /// The refresh was refused. True: believed, the account is to be ejected (K57–K59, K61).
@@ -411,7 +496,7 @@ impl Held {
             Refusal::Rejected | Refusal::RegistrationExpired => true,
             Refusal::Passing | Refusal::ClientVersion => false,
             Refusal::Doubtful | Refusal::Unknown => {
-                let count = match self.refusals {
+                let count = match self.trouble.refusals {
                     Some(before) if before.kind != kind => 1,
                     Some(before) if kind == Refusal::Doubtful && later(before.last, DOUBTS_APART) > now => {
                         return false;
@@ -419,7 +504,7 @@ impl Held {
                     Some(before) => before.count.saturating_add(1),
                     None => 1,
                 };
-                self.refusals = Some(Refusals { kind, count, last: now });
+                self.trouble.refusals = Some(Refusals { kind, count, last: now });
                 count >= BELIEVED_AT
             }
         }
@@ -503,12 +588,23 @@ impl Held {
         }
     }
 
+    fn take_theirs(&mut self, token: Token, rng: &mut fastrand::Rng) {
+        if let Some(ours) = self.token.refresh_token.clone()
+            && token.refresh_token.as_ref().is_some_and(|theirs| *theirs != ours)
+        {
+            self.before.retain(|before| *before != ours);
+            self.before.push_back(ours);
+            self.before.drain(..self.before.len().saturating_sub(MOST_BEFORE));
+        }
+        self.take(token, rng);
+    }
+
     fn take(&mut self, token: Token, rng: &mut fastrand::Rng) {
         if token.access_token != self.token.access_token || token.refresh_token != self.token.refresh_token {
             self.spread = 1.0 - 0.2 * rng.f64();
             // A new login or another process's success: our pauses and doubts were about the old one.
-            (self.failures, self.not_before, self.refusals) = (0, None, None);
-            (self.own, self.margin) = (false, BLOCKING_MARGIN);
+            self.trouble = Trouble::default();
+            self.standing = Standing::Theirs;
         }
         let in_record = token.profile_arn.clone();
         self.token = token;
@@ -518,7 +614,7 @@ impl Held {
 
 /// How a token record compares with what we hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Age {
+enum Age {
     /// The same tokens.
     Same,
     /// Somebody else's doing: adopt it.
@@ -818,12 +914,12 @@ mod tests {
         let mut rng = rng();
         for whole in [1, 2, 4, 8, 16, 32, 60, 60] {
             held.failed(at(0), &mut rng);
-            let pause = held.not_before.unwrap().duration_since(at(0)).as_secs_f64();
+            let pause = held.trouble.not_before.unwrap().duration_since(at(0)).as_secs_f64();
             assert!((f64::from(whole) / 2.0..=f64::from(whole)).contains(&pause), "{whole}: {pause}");
         }
         assert!(held.is_pausing(at(0)) && !held.is_due(State::Healthy, false, false, Duration::ZERO, at(0)));
         refresh(&mut held, "b", None, 0, false);
-        assert!(!held.is_pausing(at(0)) && held.failures == 0);
+        assert!(!held.is_pausing(at(0)) && held.trouble.failures == 0);
     }
 
     #[test]
@@ -838,7 +934,7 @@ mod tests {
         held.refused(Refusal::Doubtful, at(300));
         assert!(!held.refused(Refusal::Unknown, at(301)), "in a row");
         refresh(&mut held, "b", None, 302, false);
-        assert!(held.refusals.is_none());
+        assert!(held.trouble.refusals.is_none());
     }
 
     #[test]

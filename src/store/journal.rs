@@ -48,11 +48,20 @@ impl Journal {
         left.collect()
     }
 
-    /// Keeps a token, in place of what was kept for the account.
+    /// Keeps a token, in place of what was kept for the account: but not of what another process has kept meanwhile and
+    /// that has grown out of this one.
     pub(super) fn keep(&self, account: &str, unsaved: &UnsavedToken) {
-        let Some(text) = self.text(account, unsaved) else { return };
+        let Some(text) = text(&self.store, account, unsaved) else { return };
         let path = self.path(account);
-        match disk::make_folder(&path).and_then(|()| self.locked(|| disk::replace(&path, text.as_bytes()))) {
+        let put = || {
+            let kept = self.parse(&path).ok().flatten();
+            let ours = unsaved.refresh_token().map(Fingerprint::of);
+            if kept.is_some_and(|(_, kept)| ours.is_some_and(|ours| kept.replaces.contains(&ours))) {
+                return Ok(());
+            }
+            disk::replace(&path, text.as_bytes())
+        };
+        match disk::make_folder(&path).and_then(|()| self.locked(put)) {
             Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
             Err(error) if self.is_broken.swap(true, Ordering::Relaxed) => tracing::debug!(%error, "KIRO_STATE_DIR"),
             Err(error) => tracing::error!(
@@ -90,39 +99,45 @@ impl Journal {
         self.folder.join(format!("{}{SUFFIX}", hex(&name[..8])))
     }
 
-    fn text(&self, account: &str, unsaved: &UnsavedToken) -> Option<String> {
-        let token = record::patch(b"{}", &unsaved.entries).ok().flatten()?;
-        let token: Value = serde_json::from_slice(&token).ok()?;
-        let replaces: Vec<String> = unsaved.replaces.iter().map(Fingerprint::whole).collect();
-        let text = json!({
-            "store": self.store, "account": account, "key": unsaved.key.id(), "replaces": replaces, "token": token,
-        });
-        Some(text.to_string())
-    }
-
     /// None: another store's.
     fn parse(&self, path: &Path) -> Result<Option<(String, UnsavedToken)>, &'static str> {
         let text = disk::read_at_most(path, LONGEST as u64).map_err(|_| "not readable")?.ok_or("gone")?;
-        let members: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| "no JSON object")?;
-        let word = |name: &str| members.get(name).and_then(Value::as_str).ok_or("a member is missing");
-        if word("store")? != self.store {
-            return Ok(None);
-        }
-        let replaces = members.get("replaces").and_then(Value::as_array).ok_or("a member is missing")?;
-        let replaces = replaces.iter().map(|digits| Fingerprint::parse(digits.as_str()?)).collect::<Option<_>>();
-        let token = members.get("token").map(Value::to_string).unwrap_or_default();
-        let token = Token::parse(token.as_bytes()).map_err(|_| "its token is none")?;
-        let unsaved = UnsavedToken {
-            key: TokenKey::of(word("key")?),
-            base: bytes::Bytes::new(),
-            replaces: replaces.ok_or("a fingerprint is none")?,
-            entries: entries(token),
-        };
-        if !unsaved.brings_a_token() {
-            return Err("its token is none");
-        }
-        Ok(Some((word("account")?.to_owned(), unsaved)))
+        read(&self.store, &text)
     }
+}
+
+/// The text of a file; none for what brings no token.
+pub(crate) fn text(store: &str, account: &str, unsaved: &UnsavedToken) -> Option<String> {
+    let token = record::patch(b"{}", &unsaved.entries).ok().flatten()?;
+    let token: Value = serde_json::from_slice(&token).ok()?;
+    let replaces: Vec<String> = unsaved.replaces.iter().map(Fingerprint::whole).collect();
+    let text = json!({
+        "store": store, "account": account, "key": unsaved.key.id(), "replaces": replaces, "token": token,
+    });
+    Some(text.to_string())
+}
+
+/// What [`text`] wrote: the account and its token. None: another store's.
+pub(crate) fn read(store: &str, text: &[u8]) -> Result<Option<(String, UnsavedToken)>, &'static str> {
+    let members: Map<String, Value> = serde_json::from_slice(text).map_err(|_| "no JSON object")?;
+    let word = |name: &str| members.get(name).and_then(Value::as_str).ok_or("a member is missing");
+    if word("store")? != store {
+        return Ok(None);
+    }
+    let replaces = members.get("replaces").and_then(Value::as_array).ok_or("a member is missing")?;
+    let replaces = replaces.iter().map(|digits| Fingerprint::parse(digits.as_str()?)).collect::<Option<_>>();
+    let token = members.get("token").map(Value::to_string).unwrap_or_default();
+    let token = Token::parse(token.as_bytes()).map_err(|_| "its token is none")?;
+    let unsaved = UnsavedToken {
+        key: TokenKey::of(word("key")?),
+        base: bytes::Bytes::new(),
+        replaces: replaces.ok_or("a fingerprint is none")?,
+        entries: entries(token),
+    };
+    if !unsaved.brings_a_token() {
+        return Err("its token is none");
+    }
+    Ok(Some((word("account")?.to_owned(), unsaved)))
 }
 
 const SUFFIX: &str = ".token.json";
@@ -139,4 +154,53 @@ fn entries(token: Token) -> Vec<Entry> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn unsaved(replaces: &[&str], refresh: &str) -> UnsavedToken {
+        UnsavedToken {
+            key: TokenKey::of("k1"),
+            base: bytes::Bytes::from_static(b"{}"),
+            replaces: replaces.iter().map(|token| Fingerprint::of(&Secret::new(*token))).collect(),
+            entries: vec![
+                Entry::AccessToken(Secret::new("access")),
+                Entry::RefreshToken(Secret::new(refresh)),
+                Entry::ExpiresAt("2026-11-23T10:00:00.123Z".parse().unwrap()),
+                Entry::IdcRegion("eu-west-1".to_owned()),
+            ],
+        }
+    }
+
+    #[test]
+    fn what_waits_is_read_back_as_it_was_but_for_its_base() {
+        let one = unsaved(&["r0", "r1"], "r2");
+        let kept = text("a store", "a1", &one).unwrap();
+        let (account, found) = read("a store", kept.as_bytes()).unwrap().unwrap();
+        assert_eq!((account.as_str(), found.key.id()), ("a1", "k1"));
+        assert_eq!((found.replaces, found.entries), (one.replaces, one.entries));
+        assert!(read("another", kept.as_bytes()).unwrap().is_none());
+        assert!(read("a store", b"[]").is_err() && read("a store", b"{\"store\":\"a store\"}").is_err());
+    }
+
+    /// Two processes on one store, which takes no writes: the one that came later looks again and again.
+    #[test]
+    fn r51_of_two_processes_none_puts_an_older_token_over_a_newer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Journal::new(folder.path(), "s"), Journal::new(folder.path(), "s"));
+        let (older, newer) = (unsaved(&["r0"], "r1"), unsaved(&["r0", "r1"], "r2"));
+        one.keep("a1", &older);
+        other.keep("a1", &older);
+        one.keep("a1", &newer);
+        other.keep("a1", &older);
+        let kept = || one.left_over().remove("a1").and_then(|kept| kept.refresh_token().cloned());
+        assert_eq!(kept(), Some(Secret::new("r2")));
+        other.forget("a1", &older);
+        assert_eq!(kept(), Some(Secret::new("r2")), "not its own");
+        one.forget("a1", &newer);
+        assert_eq!(kept(), None);
+    }
 }

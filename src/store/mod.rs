@@ -24,6 +24,7 @@ pub mod file;
 pub(crate) mod journal;
 mod outcome;
 pub mod redis;
+pub(crate) mod waiting;
 pub mod writer;
 
 pub use file::{Imported, import};
@@ -382,32 +383,31 @@ impl Store {
     /// Saves what a refresh brought (R40 step 6, R22): `entries` on `base`, on the record as somebody else
     /// changed it meanwhile, or not at all when somebody else rotated the refresh token.
     ///
-    /// On an error the token is unsaved: hand it to [`Writer::keep_token`].
+    /// On an error the token is unsaved: [`Writer::save_token`] keeps it.
     pub async fn save_token(&self, unsaved: &UnsavedToken) -> Result<Saved, StoreError> {
         let mut base = unsaved.base.clone();
-        let mut tries = 0;
-        loop {
-            let Ok(patched) = record::patch(&base, &unsaved.entries) else { return Ok(Saved::Unusable) };
-            let Some(patched) = patched.map(Bytes::from) else { return Ok(Saved::Written(base)) };
+        if base.is_empty() {
+            // Of an earlier process: it goes on what lies there now.
+            match self.read_token(&unsaved.key, Timestamp::MIN).await? {
+                Some(record) => base = record,
+                None => return Ok(Saved::Absent),
+            }
+        }
+        for tried in 0..MAX_TRIES {
+            if tried > 0 {
+                tokio::time::sleep(conflict_pause()).await;
+            }
+            let patched = match unsaved.on(base.clone()) {
+                Fit::Write(patched) => patched,
+                Fit::Settled(saved) => return Ok(saved),
+            };
             match self.compare_and_set_token(&unsaved.key, &base, &patched).await? {
                 Cas::Written => return Ok(Saved::Written(patched)),
                 Cas::Absent => return Ok(Saved::Absent),
-                // An earlier try, whose reply was lost, had succeeded.
-                Cas::Conflict(current) if current == patched => return Ok(Saved::Written(current)),
-                Cas::Conflict(current) => {
-                    let Ok(token) = Token::parse(&current) else { return Ok(Saved::Unusable) };
-                    if !unsaved.goes_on(&token) {
-                        return Ok(Saved::Rotated(current));
-                    }
-                    base = current;
-                }
+                Cas::Conflict(current) => base = current,
             }
-            tries += 1;
-            if tries >= MAX_TRIES {
-                return Err(StoreError::away("record changes faster than it can be written"));
-            }
-            tokio::time::sleep(conflict_pause()).await;
         }
+        Err(StoreError::away("record changes faster than it can be written"))
     }
 
     /// Reserves `count` selection tickets (R36). [`StoreErrorKind::Counter`] when the counter is unusable.
@@ -622,7 +622,7 @@ pub(crate) fn conflict_pause() -> Duration {
 pub struct UnsavedToken {
     /// Where it belongs.
     pub key: TokenKey,
-    /// The record that was read under the lock.
+    /// The record that was read under the lock; empty: not known.
     pub base: Bytes,
     /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
     pub replaces: Vec<Fingerprint>,
@@ -641,6 +641,20 @@ impl UnsavedToken {
     fn with(mut self, entries: Vec<Entry>) -> Self {
         self.entries.extend(entries);
         self
+    }
+
+    /// What it makes of the record that lies in the store.
+    pub(crate) fn on(&self, record: Bytes) -> Fit {
+        let Ok(token) = Token::parse(&record) else { return Fit::Settled(Saved::Unusable) };
+        if !self.goes_on(&token) {
+            return Fit::Settled(Saved::Rotated(record));
+        }
+        match record::patch(&record, &self.entries) {
+            Ok(Some(patched)) => Fit::Write(patched.into()),
+            // An earlier try, whose reply was lost, had succeeded.
+            Ok(None) => Fit::Settled(Saved::Written(record)),
+            Err(_) => Fit::Settled(Saved::Unusable),
+        }
     }
 
     /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One that
@@ -663,6 +677,14 @@ impl UnsavedToken {
             _ => None,
         })
     }
+}
+
+/// What is to be done with an unsaved token where a record lies.
+pub(crate) enum Fit {
+    /// The record that shall lie there instead, by compare-and-set.
+    Write(Bytes),
+    /// Nothing is to be written.
+    Settled(Saved),
 }
 
 /// How long a record is, and nothing of what is in it (R6).

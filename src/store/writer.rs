@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::journal::Journal;
 use super::outcome::Merged;
 pub use super::outcome::OutcomePatch;
+use super::waiting::{Generation, Waiting};
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
 use crate::proto::record::{self, Account};
 
@@ -33,8 +34,6 @@ const COUNTERS_WAIT_REDIS: Duration = Duration::from_millis(800);
 const COUNTERS_WAIT_FILE: Duration = Duration::from_millis(4_500);
 /// A failed write is tried again after so long, or at once when the store is back.
 const RETRY: Duration = Duration::from_secs(1);
-/// A token whose write takes longer goes into the journal meanwhile.
-const KEPT_AFTER: Duration = Duration::from_millis(250);
 /// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
 const ABSENT: Duration = Duration::from_secs(10);
 const ABSENT_RETRY: Duration = Duration::from_millis(250);
@@ -97,11 +96,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     entries: HashMap<String, Entry>,
-    tokens: HashMap<String, TokenEntry>,
-    /// What an earlier process left in the journal, until the account's record is seen.
-    left_over: HashMap<String, UnsavedToken>,
-    /// Tokens that the store has and the journal, too.
-    kept_needlessly: Vec<(String, UnsavedToken)>,
+    tokens: Waiting,
     /// Somebody waits: everything leaves now, and what has no record is given up sooner.
     flushing: bool,
 }
@@ -138,16 +133,6 @@ struct Doubt {
     new: Bytes,
 }
 
-struct TokenEntry {
-    token: UnsavedToken,
-    due: Instant,
-    busy: bool,
-    /// Tells a newer token from the one that is on its way.
-    generation: u64,
-    /// When it goes into the journal; none: it is there, or need not.
-    kept_at: Option<Instant>,
-}
-
 impl Writer {
     /// Starts the background task, without a journal. Needs a tokio runtime.
     pub fn spawn(store: Store, clock: Clock) -> Self {
@@ -156,9 +141,10 @@ impl Writer {
 
     /// Starts the background task. What an earlier process has left in the journal is read here.
     pub(crate) fn with_journal(store: Store, clock: Clock, journal: Option<Journal>) -> Self {
-        let left_over = journal.as_ref().map(Journal::left_over).unwrap_or_default();
-        if !left_over.is_empty() {
-            tracing::warn!(count = left_over.len(), "tokens that the store lacked were kept in KIRO_STATE_DIR");
+        let tokens = journal.as_ref().map(|journal| Waiting::with_journal(journal.left_over())).unwrap_or_default();
+        let left_over = tokens.iter().count();
+        if left_over > 0 {
+            tracing::warn!(count = left_over, "tokens that the store lacked were kept in KIRO_STATE_DIR");
         }
         let interval = match store {
             Store::Redis(_) => COUNTERS_WAIT_REDIS,
@@ -168,7 +154,7 @@ impl Writer {
             store,
             clock,
             journal: journal.map(Arc::new),
-            state: Mutex::new(State { left_over, ..State::default() }),
+            state: Mutex::new(State { tokens, ..State::default() }),
             wake: Notify::new(),
             settled: Notify::new(),
             phase: Instant::now() + interval.mul_f64(fastrand::f64()),
@@ -206,19 +192,23 @@ impl Writer {
         }
     }
 
-    /// Takes in a refreshed token that could not be saved; a newer one replaces an older one (R51). A profile alone joins
-    /// what waits: it must not push a rotated token out. Never waits.
+    /// Takes in a token or a profile that the store doesn't hold (R51). Never waits.
     pub fn keep_token(&self, account_id: &str, token: UnsavedToken) {
-        self.shared.put_token(account_id, token, false);
+        self.shared.state().tokens.keep(account_id, token, Instant::now());
         self.shared.wake.notify_one();
     }
 
-    /// Saves a refreshed token now. On an error it waits here like one of [`Writer::keep_token`]'s.
+    /// Saves a refreshed token now. It waits from here on, whatever becomes of this call: on an error it is tried again
+    /// until it is saved.
     ///
     /// # Errors
     /// The store's.
     pub async fn save_token(&self, account_id: &str, token: UnsavedToken) -> Result<Saved, StoreError> {
-        let (token, generation) = self.shared.put_token(account_id, token, true);
+        let generation = {
+            let mut state = self.shared.state();
+            state.tokens.keep(account_id, token.clone(), Instant::now());
+            state.tokens.take(account_id).map_or(0, |(_, generation)| generation)
+        };
         self.shared.wake.notify_one();
         let saved = self.shared.store.save_token(&token).await;
         self.shared.settle_token(account_id, generation, &saved);
@@ -228,13 +218,12 @@ impl Writer {
 
     /// What an earlier process has kept for this account and could not save. Told once.
     pub(crate) fn left_over(&self, account_id: &str) -> Option<UnsavedToken> {
-        let mut state = self.shared.state();
-        if state.left_over.is_empty() { None } else { state.left_over.remove(account_id) }
+        self.shared.state().tokens.left_over(account_id)
     }
 
     /// The store has something newer than what was left over.
     pub(crate) fn forget(&self, account_id: &str, left_over: UnsavedToken) {
-        self.shared.state().kept_needlessly.push((account_id.to_owned(), left_over));
+        self.shared.state().tokens.forget(account_id, left_over);
         self.shared.wake.notify_one();
     }
 
@@ -268,7 +257,7 @@ impl Writer {
                 let entry = state.entries.get(id);
                 entry.is_none_or(|entry| !entry.has_work() || entry.settled.is_some_and(|settled| settled >= since))
             };
-            let token = |id: &String| state.tokens.get(id).is_none_or(|entry| !entry.busy && entry.due > since);
+            let token = |id: &String| state.tokens.was_tried(id, since);
             backlog.accounts.iter().all(account) && backlog.tokens.iter().all(token)
         };
         loop {
@@ -342,8 +331,7 @@ impl State {
     fn due(&self, now: Instant) -> (Option<Instant>, Vec<String>, Vec<String>) {
         let accounts = self.entries.iter().filter(|(_, entry)| !entry.busy);
         let accounts: Vec<_> = accounts.filter_map(|(id, entry)| Some((entry.due?, id))).collect();
-        let tokens = self.tokens.iter().filter(|(_, entry)| !entry.busy);
-        let tokens: Vec<_> = tokens.map(|(id, entry)| (entry.due, id)).collect();
+        let tokens: Vec<_> = self.tokens.dues().collect();
         let next = accounts.iter().chain(&tokens).map(|(due, _)| *due).filter(|due| *due > now).min();
         let ripe = |waiting: Vec<(Instant, &String)>| -> Vec<String> {
             waiting.into_iter().filter(|(due, _)| *due <= now).map(|(_, id)| id.clone()).collect()
@@ -356,10 +344,7 @@ impl State {
         for entry in self.entries.values_mut() {
             entry.due = entry.due.map(|due| due.min(now));
         }
-        for entry in self.tokens.values_mut() {
-            entry.due = entry.due.min(now);
-            entry.kept_at = entry.kept_at.map(|at| at.min(now));
-        }
+        self.tokens.all_due(now);
     }
 
     fn forget(&mut self, now: Instant) {
@@ -430,7 +415,7 @@ impl Shared {
         let working = state.entries.iter().filter(|(_, entry)| entry.has_work());
         Pending {
             accounts: working.map(|(id, _)| id.clone()).collect(),
-            tokens: state.tokens.keys().cloned().collect(),
+            tokens: state.tokens.accounts().cloned().collect(),
         }
     }
 
@@ -497,9 +482,8 @@ impl Shared {
         let tokens: Vec<(String, UnsavedToken, u64)> = {
             let mut state = self.state();
             let taken = tokens.into_iter().filter_map(|id| {
-                let entry = state.tokens.get_mut(&id)?;
-                entry.busy = true;
-                Some((id, entry.token.clone(), entry.generation))
+                let (token, generation) = state.tokens.take(&id)?;
+                Some((id, token, generation))
             });
             taken.collect()
         };
@@ -511,7 +495,7 @@ impl Shared {
                     let why = match &saved {
                         Ok(Saved::Absent) => "its account was removed",
                         Ok(Saved::Unusable) => "its record is no JSON object",
-                        Ok(Saved::Rotated(_)) => "somebody else has refreshed it",
+                        Ok(Saved::Rotated(_)) => "the store holds a newer one",
                         Ok(Saved::Written(_)) | Err(_) => "",
                     };
                     if !why.is_empty() {
@@ -711,71 +695,21 @@ impl Shared {
         self.settled.notify_waiters();
     }
 
-    /// Takes a token in; what is to be written now, and its generation. `busy`: the caller writes it himself.
-    fn put_token(&self, account_id: &str, token: UnsavedToken, busy: bool) -> (UnsavedToken, u64) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let before = state.tokens.remove(account_id);
-        let generation = before.as_ref().map_or(0, |entry| entry.generation + 1);
-        let busy = busy || before.as_ref().is_some_and(|entry| entry.busy);
-        let token = match before {
-            Some(before) if before.token.key == token.key && !token.brings_a_token() => {
-                before.token.with(token.entries)
-            }
-            _ => token,
-        };
-        let kept_at = self.journal.as_ref().filter(|_| token.brings_a_token()).map(|_| now + KEPT_AFTER);
-        let entry = TokenEntry { token: token.clone(), due: now, busy, generation, kept_at };
-        state.tokens.insert(account_id.to_owned(), entry);
-        (token, generation)
-    }
-
-    fn settle_token(&self, id: &str, generation: u64, saved: &Result<Saved, StoreError>) {
-        let now = Instant::now();
+    fn settle_token(&self, id: &str, generation: Generation, saved: &Result<Saved, StoreError>) {
         let mut state = self.state();
         let retry = if state.flushing { FLUSH_RETRY } else { RETRY };
-        let Some(entry) = state.tokens.get_mut(id) else { return };
-        entry.busy = false;
-        match saved {
-            // A newer one came meanwhile: it is still to be written.
-            _ if entry.generation != generation => entry.due = now,
-            Ok(saved) => {
-                if matches!(saved, Saved::Written(_)) {
-                    self.written.fetch_add(1, Ordering::Relaxed);
-                }
-                if let Some(entry) = state.tokens.remove(id)
-                    && self.journal.is_some()
-                    && entry.token.brings_a_token()
-                {
-                    state.kept_needlessly.push((id.to_owned(), entry.token));
-                }
-            }
-            Err(_) => {
-                entry.due = now + retry;
-                entry.kept_at = entry.kept_at.map(|_| now);
-            }
-        }
+        state.tokens.settle(id, generation, saved, Instant::now(), retry);
         drop(state);
+        if matches!(saved, Ok(Saved::Written(_))) {
+            self.written.fetch_add(1, Ordering::Relaxed);
+        }
         self.settled.notify_waiters();
     }
 
     /// What the journal has to do now, and when next.
     fn journal_work(&self, now: Instant) -> (Option<impl Future<Output = ()> + use<>>, Option<Instant>) {
         let Some(journal) = &self.journal else { return (None, None) };
-        let mut state = self.state();
-        let done = std::mem::take(&mut state.kept_needlessly);
-        let mut next: Option<Instant> = None;
-        let mut keep = Vec::new();
-        for (id, entry) in &mut state.tokens {
-            match entry.kept_at {
-                Some(at) if at <= now => {
-                    entry.kept_at = None;
-                    keep.push((id.clone(), entry.token.clone()));
-                }
-                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
-                None => {}
-            }
-        }
+        let (keep, done, next) = self.state().tokens.journal_work(now);
         if keep.is_empty() && done.is_empty() {
             return (None, next);
         }

@@ -144,12 +144,16 @@ pub(in crate::store) fn lock(path: &Path) -> Result<File, StoreError> {
 /// Takes the refresh lock of one account; `None` when somebody else has it (R65).
 pub(super) fn try_lock_of(path: &Path, id: &str) -> Result<Option<File>, StoreError> {
     let digest = crate::proto::record::hex(&Sha256::digest(id.as_bytes())[..8]);
-    let name = beside(path, &format!("{digest}.lock"));
-    let file = open_lock(&name, path)?;
+    try_lock(&beside(path, &format!("{digest}.lock")), path)
+}
+
+/// Takes the lock file `name` of the file at `path`; `None` when somebody else has it.
+pub(in crate::store) fn try_lock(name: &Path, path: &Path) -> Result<Option<File>, StoreError> {
+    let file = open_lock(name, path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(failed(&name, &error)),
+        Err(TryLockError::Error(error)) => Err(failed(name, &error)),
     }
 }
 

@@ -1,0 +1,157 @@
+//! Tokens that upstream has given and the store doesn't hold yet: one per account, the newest (R51). Pure.
+//!
+//! ```text
+//!   keep() ──▶ waiting ──(due)──▶ on its way ──▶ saved, or overtaken by somebody else's: gone
+//!                 ▲  └─(a while)─▶ journal ◀── after a failure, at once; taken out when it is gone
+//!                 └── not written, or a newer one came meanwhile
+//! ```
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Saved, StoreError, UnsavedToken};
+
+/// A token whose write takes longer goes into the journal meanwhile.
+const JOURNAL_AFTER: Duration = Duration::from_millis(250);
+
+/// Which of an account's tokens is meant: a newer one has another.
+pub(crate) type Generation = u64;
+
+/// The tokens that wait, by account.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    tokens: HashMap<String, Entry>,
+    generations: Generation,
+    /// There is a journal.
+    journals: bool,
+    /// What an earlier process left in the journal, until the account's record is seen.
+    left_over: HashMap<String, UnsavedToken>,
+    /// What the journal needs no more.
+    done: Vec<(String, UnsavedToken)>,
+}
+
+struct Entry {
+    token: UnsavedToken,
+    due: Instant,
+    /// So many writers have a token of this account on its way.
+    busy: u32,
+    generation: Generation,
+    /// When it goes into the journal; none: it is there, or need not.
+    journal_at: Option<Instant>,
+}
+
+impl Waiting {
+    /// With a journal, in which an earlier process has left these.
+    pub(crate) fn with_journal(left_over: HashMap<String, UnsavedToken>) -> Self {
+        Self { journals: true, left_over, ..Self::default() }
+    }
+
+    /// A token that waits. A newer one replaces an older one; a profile alone joins what waits: it must not push a rotated
+    /// token out.
+    pub(crate) fn keep(&mut self, account: &str, token: UnsavedToken, now: Instant) {
+        self.generations += 1;
+        let generation = self.generations;
+        let joins = |entry: &Entry| entry.token.key == token.key && !token.brings_a_token();
+        let (token, busy) = match self.tokens.remove(account) {
+            Some(entry) if joins(&entry) => (entry.token.with(token.entries), entry.busy),
+            before => (token, before.map_or(0, |entry| entry.busy)),
+        };
+        let journal_at = (self.journals && token.brings_a_token()).then(|| now + JOURNAL_AFTER);
+        self.tokens.insert(account.to_owned(), Entry { token, due: now, busy, generation, journal_at });
+    }
+
+    /// The account's token, to be written now by the caller, who says with [`Waiting::settle`] how it went.
+    pub(crate) fn take(&mut self, account: &str) -> Option<(UnsavedToken, Generation)> {
+        let entry = self.tokens.get_mut(account)?;
+        entry.busy += 1;
+        Some((entry.token.clone(), entry.generation))
+    }
+
+    /// How a write ended. What was not written leaves again after `retry`, what came meanwhile at once.
+    pub(crate) fn settle(
+        &mut self,
+        account: &str,
+        generation: Generation,
+        saved: &Result<Saved, StoreError>,
+        now: Instant,
+        retry: Duration,
+    ) {
+        let Some(entry) = self.tokens.get_mut(account) else { return };
+        entry.busy = entry.busy.saturating_sub(1);
+        if entry.generation != generation {
+            entry.due = now;
+        } else if saved.is_err() {
+            entry.due = now + retry;
+            entry.journal_at = entry.journal_at.map(|_| now);
+        } else if let Some(entry) = self.tokens.remove(account)
+            && self.journals
+            && entry.token.brings_a_token()
+        {
+            self.done.push((account.to_owned(), entry.token));
+        }
+    }
+
+    /// What an earlier process left for this account. Told once.
+    pub(crate) fn left_over(&mut self, account: &str) -> Option<UnsavedToken> {
+        if self.left_over.is_empty() { None } else { self.left_over.remove(account) }
+    }
+
+    /// The store has something newer than what was left over.
+    pub(crate) fn forget(&mut self, account: &str, left_over: UnsavedToken) {
+        self.done.push((account.to_owned(), left_over));
+    }
+
+    /// What goes into the journal now, what comes out of it, and when there is more to do.
+    pub(super) fn journal_work(&mut self, now: Instant) -> (Kept, Kept, Option<Instant>) {
+        let (mut keep, mut next) = (Vec::new(), None);
+        for (account, entry) in &mut self.tokens {
+            match entry.journal_at {
+                Some(at) if at <= now => {
+                    entry.journal_at = None;
+                    keep.push((account.clone(), entry.token.clone()));
+                }
+                Some(at) => next = Some(next.map_or(at, |next: Instant| next.min(at))),
+                None => {}
+            }
+        }
+        (keep, std::mem::take(&mut self.done), next)
+    }
+
+    /// All that waits.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &UnsavedToken)> {
+        let waits = self.tokens.iter().map(|(account, entry)| (account, &entry.token));
+        waits.chain(&self.left_over)
+    }
+
+    /// Whose tokens wait.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = &String> {
+        self.tokens.keys()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// When each that nobody writes now must leave.
+    pub(crate) fn dues(&self) -> impl Iterator<Item = (Instant, &String)> {
+        self.tokens.iter().filter(|(_, entry)| entry.busy == 0).map(|(account, entry)| (entry.due, account))
+    }
+
+    /// Whether the account's token was tried since then, or is gone.
+    pub(super) fn was_tried(&self, account: &str, since: Instant) -> bool {
+        self.tokens.get(account).is_none_or(|entry| entry.busy == 0 && entry.due > since)
+    }
+
+    /// Whatever waits leaves now.
+    pub(super) fn all_due(&mut self, now: Instant) {
+        for entry in self.tokens.values_mut() {
+            entry.due = entry.due.min(now);
+            entry.journal_at = entry.journal_at.map(|at| at.min(now));
+        }
+    }
+}
+
+/// Tokens by account.
+pub(super) type Kept = Vec<(String, UnsavedToken)>;
