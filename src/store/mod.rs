@@ -223,6 +223,8 @@ pub struct StoreError {
     detail: String,
     /// Whether the command may have been executed all the same.
     perhaps_done: bool,
+    /// Not away but read-only.
+    read_only: bool,
 }
 
 /// What a [`StoreError`] means for its caller.
@@ -246,7 +248,7 @@ pub enum StoreErrorKind {
 
 impl StoreError {
     pub(crate) fn new(kind: StoreErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), perhaps_done: false }
+        Self { kind, detail: detail.into(), perhaps_done: false, read_only: false }
     }
 
     pub(crate) fn away(detail: impl Into<String>) -> Self {
@@ -261,6 +263,12 @@ impl StoreError {
     /// Whether the store counts as away from now on (R49). At start-up look for [`StoreErrorKind::Refused`] first.
     pub fn is_away(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Away | StoreErrorKind::Refused)
+    }
+
+    /// Whether this store is there to be read alone: a replica, a file that may not be written. It may stay so, so nothing
+    /// is begun that must be saved.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Whether the command may have been executed although its reply was lost (R22).

@@ -29,9 +29,8 @@ use crate::proto::record::{self, Account};
 
 /// Marks wait so long for others to leave with them; 50 ms are allowed (R31).
 const MARKS_WAIT: Duration = Duration::from_millis(5);
-/// Counters leave at most so long after their event: 1 s is allowed in Redis (R31), 5 s in a file (R66).
-const COUNTERS_WAIT_REDIS: Duration = Duration::from_millis(800);
-const COUNTERS_WAIT_FILE: Duration = Duration::from_millis(4_500);
+/// Counters leave at most so long after their event: a killed process loses those of 1 s (R31, R66).
+const COUNTERS_WAIT: Duration = Duration::from_millis(800);
 /// A failed write is tried again after so long, or at once when the store is back.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
@@ -88,7 +87,6 @@ struct Shared {
     settled: Notify,
     /// Ticks of the counters are this plus a multiple of their interval: instances don't meet (R31).
     phase: Instant,
-    interval: Duration,
     written: AtomicU64,
     dropped: AtomicU64,
 }
@@ -146,10 +144,6 @@ impl Writer {
         if left_over > 0 {
             tracing::warn!(count = left_over, "tokens that the store lacked were kept in KIRO_STATE_DIR");
         }
-        let interval = match store {
-            Store::Redis(_) => COUNTERS_WAIT_REDIS,
-            Store::File(_) => COUNTERS_WAIT_FILE,
-        };
         let shared = Arc::new(Shared {
             store,
             clock,
@@ -157,8 +151,7 @@ impl Writer {
             state: Mutex::new(State { tokens, ..State::default() }),
             wake: Notify::new(),
             settled: Notify::new(),
-            phase: Instant::now() + interval.mul_f64(fastrand::f64()),
-            interval,
+            phase: Instant::now() + COUNTERS_WAIT.mul_f64(fastrand::f64()),
             written: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         });
@@ -214,6 +207,11 @@ impl Writer {
         self.shared.settle_token(account_id, generation, &saved);
         self.shared.wake.notify_one();
         saved
+    }
+
+    /// Whether what waits outlives the process.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.shared.journal.is_some()
     }
 
     /// What an earlier process has kept for this account and could not save. Told once.
@@ -422,9 +420,9 @@ impl Shared {
     fn next_tick(&self, now: Instant) -> Instant {
         let since = now.saturating_duration_since(self.phase).as_micros();
         let before = now < self.phase;
-        let ticks = since / self.interval.as_micros() + 1;
+        let ticks = since / COUNTERS_WAIT.as_micros() + 1;
         let ticks = if before { 0 } else { u32::try_from(ticks).unwrap_or(u32::MAX) };
-        self.phase + self.interval * ticks
+        self.phase + COUNTERS_WAIT * ticks
     }
 
     async fn run(self: Arc<Self>) {

@@ -1,7 +1,7 @@
 //! The file itself: read, replaced as a whole, locked among processes (R64, R65).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+use std::io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub(in crate::store) fn replace(path: &Path, content: &[u8]) -> Result<(), Store
 
 fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<()>) -> Result<(), StoreError> {
     let folder = folder(path);
-    let temporary = folder.join(format!("{}{:016x}{TEMPORARY}", temporary_prefix(path), fastrand::u64(..)));
+    let temporary = temporary(path);
     let written = (|| {
         let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&temporary)?;
         hand_over(&file, path);
@@ -97,6 +97,17 @@ fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<(
         }
         Err(error) => Err(StoreError { perhaps_done: true, ..failed(path, &error) }),
     }
+}
+
+/// Whether the file could be replaced: tried in its folder.
+pub(super) fn can_replace(path: &Path) -> Result<(), StoreError> {
+    let temporary = temporary(path);
+    private(OpenOptions::new().write(true).create_new(true)).open(&temporary).map_err(|error| failed(path, &error))?;
+    fs::remove_file(&temporary).map_err(|error| failed(path, &error))
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    folder(path).join(format!("{}{:016x}{TEMPORARY}", temporary_prefix(path), fastrand::u64(..)))
 }
 
 /// Makes the folder of a file that is to be created.
@@ -160,7 +171,8 @@ pub(in crate::store) fn try_lock(name: &Path, path: &Path) -> Result<Option<File
 /// Names the file and the operating system's complaint, or ours.
 pub(in crate::store) fn failed(path: &Path, error: &io::Error) -> StoreError {
     let complaint = error.get_ref().map_or_else(|| error.kind().to_string(), ToString::to_string);
-    StoreError::away(format!("{}: {complaint}", path.display()))
+    let read_only = matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem);
+    StoreError { read_only, ..StoreError::away(format!("{}: {complaint}", path.display())) }
 }
 
 const TEMPORARY: &str = ".kiro-tmp";

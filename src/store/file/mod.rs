@@ -4,7 +4,7 @@
 //! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end, or, if it was a change
 //! that waits for another one, not at all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -50,9 +50,32 @@ struct Inner {
     /// Only one change at a time in this process; among processes the lock file decides. Waited for without a thread:
     /// while another process sits on the lock file, the threads for blocking work (reads, host names) must not run out.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// Changes of records that wait for their turn: whoever is next writes them all, the file being written once.
+    waiting: Mutex<Vec<Waiting>>,
     memory: Mutex<Memory>,
     /// The last write failed: reads alone don't make the store whole again (R66).
     cannot_write: AtomicBool,
+}
+
+/// Compare-and-sets of one caller.
+struct Waiting {
+    cells: Vec<Cell>,
+    done: oneshot::Sender<Vec<Result<Cas, StoreError>>>,
+}
+
+/// One compare-and-set of a record.
+#[derive(Clone)]
+struct Cell {
+    kind: Kind,
+    id: String,
+    old: Bytes,
+    new: Bytes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Account,
+    Token,
 }
 
 /// What is remembered between two looks at the file.
@@ -79,6 +102,7 @@ impl FileStore {
             latency: Latency::default(),
             tickets: AtomicU64::new(0),
             changing: Arc::default(),
+            waiting: Mutex::default(),
             memory: Mutex::default(),
             cannot_write: AtomicBool::new(false),
         });
@@ -124,10 +148,32 @@ impl FileStore {
     }
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
-        let owned = changes.to_vec();
-        match self.run_change(move |inner| inner.compare_and_set_accounts(&owned)).await {
-            Ok(results) => results.into_iter().map(Ok).collect(),
-            Err(error) => changes.iter().map(|_| Err(error.clone())).collect(),
+        let cells = changes.iter().map(|change| Cell {
+            kind: Kind::Account,
+            id: change.id.clone(),
+            old: change.old.clone(),
+            new: change.new.clone(),
+        });
+        self.compare_and_set(cells.collect()).await
+    }
+
+    /// Joins the changes that wait for the file; whoever gets it writes them all at once.
+    async fn compare_and_set(&self, cells: Vec<Cell>) -> Vec<Result<Cas, StoreError>> {
+        let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); cells.len()];
+        let (done, mut answer) = oneshot::channel();
+        self.inner.waiting().push(Waiting { cells: cells.clone(), done });
+        let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
+        if let Ok(results) = answer.try_recv() {
+            return results;
+        }
+        let written = self.run(move |inner| {
+            let _one_at_a_time = one_at_a_time;
+            inner.write_waiting();
+            Ok(())
+        });
+        match written.await {
+            Ok(()) => answer.await.unwrap_or_else(|_| given_up(())),
+            Err(_) => given_up(()),
         }
     }
 
@@ -151,8 +197,10 @@ impl FileStore {
         old: &[u8],
         new: &[u8],
     ) -> Result<Cas, StoreError> {
-        let (key, old, new) = (key.clone(), Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
-        self.run_change(move |inner| inner.compare_and_set_token(&key, &old, &new)).await
+        let (old, new) = (Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
+        let cell = Cell { kind: Kind::Token, id: key.id().to_owned(), old, new };
+        let mut results = self.compare_and_set(vec![cell]).await;
+        results.pop().unwrap_or_else(|| Err(broken("no answer")))
     }
 
     /// One machine needs no shared counter.
@@ -172,7 +220,10 @@ impl FileStore {
     pub(super) async fn lock(&self, key: &TokenKey) -> Result<Option<Lock>, StoreError> {
         let key = key.clone();
         self.run(move |inner| {
-            let file = disk::try_lock_of(&disk::target(&inner.path)?, key.id())?;
+            let target = disk::target(&inner.path)?;
+            let file = disk::try_lock_of(&target, key.id())?;
+            // The lock file may be there where nothing can be written any more: no refresh that can't be saved.
+            disk::can_replace(&target)?;
             Ok(file.map(|file| Lock { key, held: Held::File(file) }))
         })
         .await
@@ -301,69 +352,87 @@ impl Inner {
         }
     }
 
-    fn compare_and_set_accounts(&self, changes: &[Change]) -> Result<Vec<Cas>, StoreError> {
-        if let Content::Token(_) = self.content()? {
-            return Ok(changes.iter().map(|change| self.compare_and_set_in_memory(change)).collect());
-        }
-        self.change(|content| {
-            let Content::Pool(pool) = content else { return Ok((changes.iter().map(|_| Cas::Absent).collect(), None)) };
-            let mut replaced: Vec<(&str, Bytes, Bytes)> = Vec::new();
-            let results = changes.iter().map(|change| {
-                let Some(before) = pool.accounts.get(&change.id) else { return Cas::Absent };
-                let same = replaced.iter().position(|(id, ..)| *id == change.id);
-                let current = same.map_or(before, |place| &replaced[place].2);
-                if *current != change.old {
-                    return Cas::Conflict(current.clone());
-                }
-                match same {
-                    Some(place) => replaced[place].2 = change.new.clone(),
-                    None => replaced.push((&change.id, before.clone(), change.new.clone())),
-                }
-                Cas::Written
-            });
-            let results: Vec<Cas> = results.collect();
-            if replaced.is_empty() {
-                return Ok((results, None));
-            }
-            Ok((results, Some(pool.with_replaced(replaced.into_iter().map(|(_, old, new)| (old, new)).collect()))))
-        })
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compare_and_set_in_memory(&self, change: &Change) -> Cas {
-        if change.id != self.token_file_id() {
+    /// Writes all changes that wait and whose callers are still there. The caller holds `changing`.
+    fn write_waiting(&self) {
+        let mut waiting = std::mem::take(&mut *self.waiting());
+        waiting.retain(|waiting| !waiting.done.is_closed());
+        let cells: Vec<&Cell> = waiting.iter().flat_map(|waiting| &waiting.cells).collect();
+        let mut results = self.compare_and_set(&cells).into_iter();
+        for Waiting { cells, done } in waiting {
+            // Nobody hears it: dropped just now.
+            let _gone = done.send(results.by_ref().take(cells.len()).collect());
+        }
+    }
+
+    fn compare_and_set(&self, cells: &[&Cell]) -> Vec<Result<Cas, StoreError>> {
+        let written = match self.content() {
+            Ok(Content::Token(_)) => {
+                let one = |cell: &&Cell| match cell.kind {
+                    Kind::Account => Ok(self.compare_and_set_in_memory(cell)),
+                    Kind::Token => self.compare_and_set_token_file(cell),
+                };
+                return cells.iter().map(one).collect();
+            }
+            Ok(_) => self.change(|content| {
+                let Content::Pool(pool) = content else { return Ok((vec![Cas::Absent; cells.len()], None)) };
+                let mut replaced: HashMap<(Kind, &str), (Bytes, Bytes)> = HashMap::new();
+                let results = cells.iter().map(|cell| {
+                    let records = if cell.kind == Kind::Token { &pool.tokens } else { &pool.accounts };
+                    let Some(before) = records.get(&cell.id) else { return Cas::Absent };
+                    let place = (cell.kind, cell.id.as_str());
+                    let current = replaced.get(&place).map_or(before, |(_, new)| new);
+                    if *current != cell.old {
+                        return Cas::Conflict(current.clone());
+                    }
+                    replaced.insert(place, (before.clone(), cell.new.clone()));
+                    Cas::Written
+                });
+                let results: Vec<Cas> = results.collect();
+                let text = (!replaced.is_empty()).then(|| pool.with_replaced(replaced.into_values().collect()));
+                Ok((results, text))
+            }),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(results) => results.into_iter().map(Ok).collect(),
+            Err(error) => cells.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    fn compare_and_set_in_memory(&self, cell: &Cell) -> Cas {
+        if cell.id != self.token_file_id() {
             return Cas::Absent;
         }
         let current = self.token_file_account();
-        if current != change.old {
+        if current != cell.old {
             return Cas::Conflict(current);
         }
-        self.memory().account = Some(change.new.clone());
+        self.memory().account = Some(cell.new.clone());
         Cas::Written
     }
 
-    fn compare_and_set_token(&self, key: &TokenKey, old: &Bytes, new: &Bytes) -> Result<Cas, StoreError> {
-        self.change(|content| match content {
-            Content::Absent => Ok((Cas::Absent, None)),
-            Content::Pool(pool) => match pool.tokens.get(key.id()) {
-                None => Ok((Cas::Absent, None)),
-                Some(current) if current != old => Ok((Cas::Conflict(current.clone()), None)),
-                Some(current) => Ok((Cas::Written, Some(pool.with_replaced(vec![(current.clone(), new.clone())])))),
-            },
-            Content::Token(_) if key.id() != self.token_file_id() => Ok((Cas::Absent, None)),
-            Content::Token(file) => {
-                let registration = self.registration(file, None).unwrap_or_default();
-                let current = self.token_record(file, registration.as_ref())?;
-                if current != *old {
-                    return Ok((Cas::Conflict(current), None));
-                }
-                let token = Token::parse(new).map_err(|error| broken(format!("new token record {error}")))?;
-                let parsed = token_file(file)?;
-                if !parsed.has_profile_member() {
-                    self.memory().profile_arn.clone_from(&token.profile_arn);
-                }
-                let text = parsed.with_token(&token).map_err(|error| broken(format!("new token file {error}")))?;
-                Ok((Cas::Written, text))
+    fn compare_and_set_token_file(&self, cell: &Cell) -> Result<Cas, StoreError> {
+        self.change(|content| {
+            let Content::Token(file) = content else { return Ok((Cas::Absent, None)) };
+            if cell.id != self.token_file_id() {
+                return Ok((Cas::Absent, None));
             }
+            let registration = self.registration(file, None).unwrap_or_default();
+            let current = self.token_record(file, registration.as_ref())?;
+            if current != cell.old {
+                return Ok((Cas::Conflict(current), None));
+            }
+            let token = Token::parse(&cell.new).map_err(|error| broken(format!("new token record {error}")))?;
+            let parsed = token_file(file)?;
+            if !parsed.has_profile_member() {
+                self.memory().profile_arn.clone_from(&token.profile_arn);
+            }
+            let text = parsed.with_token(&token).map_err(|error| broken(format!("new token file {error}")))?;
+            Ok((Cas::Written, text))
         })
     }
 

@@ -105,7 +105,7 @@ fn answer(word: &str, detail: Option<&str>) -> StoreError {
         }
     }
     if AWAY.contains(&word) {
-        StoreError::away(word)
+        StoreError { read_only: word == "READONLY", ..StoreError::away(word) }
     } else if REFUSED.contains(&word) {
         StoreError::new(StoreErrorKind::Refused, word)
     } else if WRITES_REFUSED.contains(&word) {
