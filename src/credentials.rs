@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, AccountView, Lease, Pool, Stood, short};
-use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
 use crate::proto::kiro::profile::region_of;
 use crate::proto::kiro::token::{self, Grant, Refusal};
 use crate::proto::record::{DEFAULT_REGION, Fingerprint, Method, Token, is_region};
@@ -128,6 +128,8 @@ pub enum RefreshError {
     Locked,
     /// The client registration beside a Kiro token file is missing, expired or refused (R67).
     Registration,
+    /// The store can only be read, and there is no journal: a new token could not be saved.
+    ReadOnly,
     /// The process is stopping.
     Closed,
 }
@@ -137,11 +139,14 @@ impl RefreshError {
     /// the account is ejected already or has no credential (R45).
     pub fn fault(self) -> Fault {
         let (kind, what) = match self {
-            Self::Gone => (FaultKind::TokenRejected, "the account left the pool"),
-            Self::NoCredential => (FaultKind::TokenRejected, "the account has no credential"),
-            Self::NotRefreshable => (FaultKind::Forbidden, "the access token can't be refreshed"),
-            Self::Rejected => (FaultKind::TokenRejected, "the refresh token was rejected"),
-            Self::Registration => (FaultKind::ServerError, "the client registration is missing or expired"),
+            Self::Gone => (FaultKind::TokenRejected, "it left the pool"),
+            Self::NoCredential => (FaultKind::TokenRejected, "its token record is missing or can't be read"),
+            Self::ReadOnly => {
+                (FaultKind::TokenRejected, "it has expired, and a new one could not be saved: the store is read-only")
+            }
+            Self::NotRefreshable => (FaultKind::Forbidden, "it has expired and can't be refreshed"),
+            Self::Rejected => (FaultKind::TokenRejected, "its refresh token was rejected"),
+            Self::Registration => (FaultKind::ServerError, "its client registration is missing or expired"),
             Self::Refused(Refusal::ClientVersion) => (FaultKind::ClientVersion, "the client version was refused"),
             Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),
             // Nothing was sent, or nothing now: no mark comes of it.
@@ -150,7 +155,7 @@ impl RefreshError {
             Self::Network => (FaultKind::Network, "the token refresh broke off"),
             Self::Timeout | Self::Locked => (FaultKind::Timeout, "the token refresh took too long"),
         };
-        Fault { kind, status: None, reason: None, message: what.to_owned(), retry_after: None }
+        Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}"), retry_after: None }
     }
 }
 
@@ -349,7 +354,8 @@ impl Inner {
             Err(error) => Err(error),
         };
         match ended {
-            Ok(()) | Err(RefreshError::Locked) => {}
+            // The store's own line says that it is read-only.
+            Ok(()) | Err(RefreshError::Locked | RefreshError::ReadOnly) => {}
             Err(RefreshError::Rejected) => count(&self.counters.rejected),
             Err(error) => {
                 count(&self.counters.failed);
@@ -367,6 +373,11 @@ impl Inner {
                 Ok(Some(lock)) => return Ok(Taken::Lock(lock)),
                 Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
+                Err(error) if error.is_read_only() && !self.pool.writer().has_journal() => {
+                    let now = self.pool.now();
+                    self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
+                    return Err(RefreshError::ReadOnly);
+                }
                 // R52: the store is away, or it refuses to write.
                 Err(_) => return Ok(Taken::WithoutLock),
             }

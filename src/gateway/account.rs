@@ -66,6 +66,9 @@ fn of_refresh(error: RefreshError) -> Error {
     let (code, message) = match error {
         RefreshError::Gone => (Code::NotFound, "Unknown account"),
         RefreshError::NoCredential => (Code::AccountUnauthorized, "The account has no usable credential"),
+        RefreshError::ReadOnly => {
+            (Code::StoreUnavailable, "The store is read-only: a new token could not be saved; set KIRO_STATE_DIR")
+        }
         RefreshError::NotRefreshable => (Code::AccountUnauthorized, "The account's access token can't be refreshed"),
         RefreshError::Rejected => (Code::AccountUnauthorized, "The refresh token was rejected; the account is ejected"),
         RefreshError::Refused(Refusal::Passing) => {

@@ -27,6 +27,9 @@ pub struct Fault {
     pub retry_after: Option<RetryAfter>,
 }
 
+/// How a [`Fault::message`] begins when the account had no access token to send: the rest says why.
+pub const NO_TOKEN: &str = "no access token: ";
+
 /// What an exception or error frame says (section 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exception {

@@ -1,6 +1,6 @@
 //! Faults as the client sees them: API error type, status and sentence.
 
-use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
 use crate::proto::messages::error::{ApiError, ErrorType};
 
 /// The size of a prompt beside the window it has to fit into, both in tokens.
@@ -18,6 +18,13 @@ pub struct PromptSize {
 /// `TooLarge` only (K48). The headers (`retry-after`, `x-should-retry`) are the
 /// caller's, who knows when the soonest account is back (K47, M61).
 pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
+    // Nothing was sent: Kiro refused nothing, and answered neither late nor wrong.
+    if let Some(why) = fault.message.strip_prefix(NO_TOKEN)
+        && fault.kind != FaultKind::ClientVersion
+    {
+        let kind = if fault.kind == FaultKind::Timeout { ErrorType::Timeout } else { ErrorType::Api };
+        return ApiError::new(kind, format!("The Kiro account has no access token: {why}."));
+    }
     match fault.kind {
         // K106: the client's request is fine, and none of upstream's text helps its author.
         FaultKind::ClientVersion => ApiError::new(

@@ -165,6 +165,7 @@ fn of_refresh(error: RefreshError) -> Problem {
         RefreshError::NoCredential => {
             ("it has no token record that can be read", "`kiro-server doctor` says what to do")
         }
+        RefreshError::ReadOnly => ("the store is read-only: a new token could not be saved", "make it writable"),
         RefreshError::NotRefreshable => {
             ("its token can't be renewed: part of what that needs is missing", LOG_IN_AGAIN)
         }
