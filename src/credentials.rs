@@ -373,9 +373,8 @@ impl Inner {
                 Ok(Some(lock)) => return Ok(Taken::Lock(lock)),
                 Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
+                // No pause: nothing was asked of anybody, and it goes on as soon as the store takes writes.
                 Err(error) if error.is_read_only() && !self.pool.writer().has_journal() => {
-                    let now = self.pool.now();
-                    self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
                     return Err(RefreshError::ReadOnly);
                 }
                 // R52: the store is away, or it refuses to write.
@@ -735,4 +734,34 @@ impl Credentials {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::translate::fault::{PromptSize, api_error};
+
+    /// Nothing was sent to Kiro, so Kiro refused nothing and wasn't late.
+    #[test]
+    fn r45_who_has_no_token_hears_why() {
+        let errors = [
+            RefreshError::Gone,
+            RefreshError::NoCredential,
+            RefreshError::NotRefreshable,
+            RefreshError::Rejected,
+            RefreshError::Refused(Refusal::Passing),
+            RefreshError::Network,
+            RefreshError::Timeout,
+            RefreshError::Pausing,
+            RefreshError::Registration,
+            RefreshError::ReadOnly,
+            RefreshError::Closed,
+        ];
+        for error in errors {
+            let told = api_error(&error.fault(), PromptSize { estimate: 0, window: 0 });
+            assert!(told.message.starts_with("The Kiro account has no access token: "), "{error:?}: {}", told.message);
+        }
+        let told = api_error(&RefreshError::NoCredential.fault(), PromptSize { estimate: 0, window: 0 });
+        assert!(told.message.contains("its token record is missing"), "{}", told.message);
+    }
 }

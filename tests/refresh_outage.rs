@@ -247,3 +247,37 @@ async fn r51_a_kept_token_gives_way_to_a_new_login() {
     assert!(world.in_store(0).starts_with("new~"), "{}", world.in_store(0));
     assert!(kept(folder.path()).is_empty());
 }
+
+/// A refresh that can't be saved would log the account's owner out.
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_no_refresh_is_begun_on_a_read_only_store() {
+    let world = World::new(1, 2, &[]).await;
+    world.asks("hello").await.unwrap();
+    world.redis("REPLICAOF 127.0.0.1 1");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let refreshes = world.count("refreshes");
+    let error = world.asks("are you there").await.unwrap_err();
+    assert!(error.message().contains("the store is read-only"), "{error:?}");
+    assert_eq!(world.count("refreshes"), refreshes);
+    world.redis("REPLICAOF NO ONE");
+    let end = Instant::now() + Duration::from_secs(5);
+    while world.asks(&format!("and now, {end:?}")).await.is_err() {
+        assert!(Instant::now() < end, "{:?}", world.states());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    world.all_saved(Duration::from_secs(5)).await;
+    assert_eq!(world.count("dead_refreshes"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_what_a_journal_keeps_is_refreshed_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::new(1, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
+    world.asks("hello").await.unwrap();
+    world.redis("REPLICAOF 127.0.0.1 1");
+    let failed = world.lives(Duration::from_secs(4)).await;
+    assert!(failed.is_empty(), "{} failed, first {:?}", failed.len(), failed[0]);
+    world.redis("REPLICAOF NO ONE");
+    world.all_saved(Duration::from_secs(5)).await;
+    assert_eq!(world.count("dead_refreshes"), 0);
+}

@@ -624,3 +624,31 @@ fn r69_import_copies_the_registration_in() {
     assert_eq!(import(&path, t0()).unwrap_err().kind(), StoreErrorKind::Broken);
     assert_eq!(import(&folder.path().join("none"), t0()).unwrap_err().kind(), StoreErrorKind::Away);
 }
+
+/// Changes that wait for their turn are written together.
+#[tokio::test(flavor = "multi_thread")]
+async fn r65_what_waits_is_written_in_one_go() {
+    let records: Vec<String> = (0..200).map(|n| format!(r#""a{n}":{{"refreshToken":"r{n}"}}"#)).collect();
+    let all = records.join(",");
+    let (_folder, path) = file("pool.json", &format!(r#"{{"accounts":{{{all}}},"tokens":{{{all}}}}}"#));
+    let store = open(&path).await;
+    let before: u64 = store.latency().buckets().iter().sum();
+    let changes = (0..200).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (old, new) = (format!(r#"{{"refreshToken":"r{n}"}}"#), format!(r#"{{"refreshToken":"s{n}"}}"#));
+            let (id, key) = (format!("a{n}"), TokenKey::of(&format!("a{n}")));
+            let token = store.compare_and_set_token(&key, old.as_bytes(), new.as_bytes());
+            let account = store.compare_and_set_account(&id, old.as_bytes(), new.as_bytes());
+            let (token, account) = tokio::join!(token, account);
+            (token.unwrap(), account.unwrap())
+        })
+    });
+    for change in changes.collect::<Vec<_>>() {
+        assert_eq!(change.await.unwrap(), (Cas::Written, Cas::Written));
+    }
+    let rewrites = store.latency().buckets().iter().sum::<u64>() - before;
+    assert!(rewrites <= 40, "{rewrites} rewrites for 400 changes");
+    let text = read(&path);
+    assert!((0..200).all(|n| text.matches(&format!(r#""s{n}""#)).count() == 2) && !text.contains(r#":"r"#), "{text}");
+}

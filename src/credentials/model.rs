@@ -368,8 +368,8 @@ impl World {
         let Some(saving) = process.writing.take() else {
             if process.waiting.dues().next().is_some() {
                 let taken = process.waiting.take(ACCOUNT);
-                process.writing = taken
-                    .map(|(unsaved, generation)| Saving { base: unsaved.base.clone(), unsaved, generation });
+                process.writing =
+                    taken.map(|(unsaved, generation)| Saving { base: unsaved.base.clone(), unsaved, generation });
             }
             return;
         };
@@ -480,7 +480,8 @@ impl World {
     fn is_known(&self) -> bool {
         let live = name(self.live);
         let is_live = |unsaved: &UnsavedToken| unsaved.refresh_token() == Some(&live);
-        let on_disk = |text: &String| journal::read("s", text.as_bytes()).unwrap().is_some_and(|(_, kept)| is_live(&kept));
+        let on_disk =
+            |text: &String| journal::read("s", text.as_bytes()).unwrap().is_some_and(|(_, kept)| is_live(&kept));
         let knows = |process: &Process| {
             process.held.as_ref().is_some_and(|held| {
                 held.token().refresh_token.as_ref() == Some(&live) || held.before().contains(&live)
