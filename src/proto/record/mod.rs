@@ -542,12 +542,12 @@ impl Fingerprint {
     }
 
     /// All 64 hex digits.
-    pub(crate) fn whole(&self) -> String {
+    pub fn whole(&self) -> String {
         hex(&self.0)
     }
 
     /// From 64 hex digits.
-    pub(crate) fn parse(digits: &str) -> Option<Self> {
+    pub fn parse(digits: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         if digits.len() != 64 || !digits.is_ascii() {
             return None;
