@@ -36,7 +36,7 @@ export async function eventually(is, withinMs, everyMs = 50) {
 }
 
 /** Account `n` and its token record. An access token lives for `life` seconds, 0: it has ended. */
-export function account(n, { life = 12, method = n % 2 === 0 ? 'social' : 'IdC' } = {}) {
+export function account(n, { life = 2, method = n % 2 === 0 ? 'social' : 'IdC' } = {}) {
   const registration = method === 'IdC' ? { clientId: `client-${n}`, clientSecret: 'secret-of-a-client' } : {}
   return {
     record: { uuid: id(n), isHealthy: true, usageCount: 0, errorCount: 0, KIRO_TOKEN_FILE_PATH: `redis:tokens:claude-kiro-oauth:${id(n)}` },
@@ -74,7 +74,7 @@ export class Stage {
   }
 
   /** Access tokens live for `life` seconds. */
-  async upstream({ life = 12, worlds = [] } = {}) {
+  async upstream({ life = 2, worlds = [] } = {}) {
     const all = [`one-time-tokens-${life}`, ...worlds].flatMap((world) => ['--world', world])
     const process = await Process.start(this, 'upstream', this.binary, ['simulate', '--listen', '127.0.0.1:0', ...all])
     return new Upstream(process)

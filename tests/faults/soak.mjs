@@ -10,7 +10,7 @@ import { body } from './load.mjs'
 
 const ACCOUNTS = 12
 const RATE = 12
-const LIFE = 12
+const LIFE = 2
 const MB = 2 ** 20
 /** An answer that breaks off in the middle, now and then: that is what upstream does. */
 const SCENARIO = (n) => (n % 40 === 11 ? { count: 8, gap_ms: 10, end: 'cut' } : { count: 12, gap_ms: 15 })
@@ -79,6 +79,8 @@ class House {
       KIRO_FIRST_EVENT_TIMEOUT: '5s',
       KIRO_IDLE_TIMEOUT: '5s',
       KIRO_HEALTH_COOLDOWN: '2s',
+      KIRO_MAX_INFLIGHT_PER_ACCOUNT: '1',
+      KIRO_ACCOUNT_WAIT: '20s',
     }
     return this.stage.server({ store: this.redis, upstream: this.upstream, upstreamPort: this.toUpstream[n].port, env, port, name: `server-${n}` })
   }

@@ -6,7 +6,7 @@ import { eventually, has, login, sleep } from '../kit.mjs'
 import { Skip } from '../row.mjs'
 
 const kind = 'file'
-const BUSY = { life: 11 }
+const BUSY = { life: 2, env: { KIRO_MAX_INFLIGHT_PER_ACCOUNT: '1', KIRO_ACCOUNT_WAIT: '10s' } }
 const MB = 2 ** 20
 
 /** Nothing fails while the file goes through something, nothing is lost after it. */
@@ -16,10 +16,10 @@ function unnoticed({ name, item, short, seconds = 8, place, begin, end }) {
     name,
     item,
     short,
-    load: '20 requests/s, an hour of life is a second',
+    load: '20 requests/s, an hour of life is 2 s',
     async run(t) {
       const upstream = await t.stage.upstream({ life: BUSY.life })
-      const { store, by } = (await place?.(t)) ?? { store: t.stage.file({ accounts: 4, life: BUSY.life }) }
+      const { store, by } = (await place?.(t)) ?? { store: t.stage.file({ accounts: 12, life: BUSY.life }) }
       const server = await t.stage.server({ store, upstream, by, ...BUSY })
       store.inside = `/proc/${server.pid}/root`
       const load = t.stage.load(server, { rate: 20 })
@@ -44,7 +44,7 @@ function onTmpfs(t, size) {
   if (!has('unshare') || spawnSync('unshare', ['-rm', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt']).status !== 0) {
     throw new Skip('no tmpfs can be mounted here (unshare -rm)')
   }
-  const seed = t.stage.file({ accounts: 4, life: BUSY.life })
+  const seed = t.stage.file({ accounts: 12, life: BUSY.life })
   const folder = path.join(t.stage.folder, 'disk')
   mkdirSync(folder)
   const store = Object.assign(Object.create(Object.getPrototypeOf(seed)), { file: path.join(folder, 'accounts.json') })
@@ -116,10 +116,10 @@ export const rows = [
   {
     kind,
     name: 'the server is killed ten times while it saves tokens',
-    load: '20 requests/s, an hour of life is a second',
+    load: '20 requests/s, an hour of life is 2 s',
     async run(t) {
       const upstream = await t.stage.upstream({ life: BUSY.life })
-      const store = t.stage.file({ accounts: 4, life: BUSY.life })
+      const store = t.stage.file({ accounts: 12, life: BUSY.life })
       const unsure = new Set()
       for (let n = 0; n < 10; n++) {
         const server = await t.stage.server({ store, upstream, ...BUSY, name: 'victim' })
