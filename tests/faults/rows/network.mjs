@@ -152,10 +152,10 @@ export const rows = [
       const poor = await t.stage.server({ store, upstream })
       const other = await t.stage.server({ store, upstream })
       const others = t.stage.load(other, { rate: 15 })
-      spawnSync('prlimit', [`--nofile=${poor.files() + 40}`, '--pid', String(poor.pid)])
+      spawnSync('prlimit', [`--nofile=${poor.files() + 40}:`, '--pid', String(poor.pid)])
       const its = t.stage.load(poor, { rate: 60, scenario: { count: 20, gap_ms: 50 }, timeoutMs: 90_000 })
       await sleep(6000)
-      spawnSync('prlimit', ['--nofile=4096', '--pid', String(poor.pid)])
+      spawnSync('prlimit', ['--nofile=4096:', '--pid', String(poor.pid)])
       t.over()
       await sleep(2000)
       // Who isn't accepted waits; who was accepted and can't go on hears why.
