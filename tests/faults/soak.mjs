@@ -64,7 +64,7 @@ class House {
     this.toRedis = [await stage.proxy(this.redis.port), await stage.proxy(this.redis.port)]
     this.servers = [await this.server(0), await this.server(1)]
     this.node = await NodeService.start(stage, this.redis, this.upstream)
-    await this.node.order('busy', { every_ms: 60, uuids: Array.from({ length: ACCOUNTS }, (_, n) => id(n)) })
+    await this.nodeIsBusy()
     const targets = this.servers.map(({ port, headers }) => ({ port, headers }))
     this.load = stage.load(targets, { rate: RATE, scenario: SCENARIO, timeoutMs: 120_000 })
   }
@@ -88,9 +88,12 @@ class House {
   /** Each takes its time and leaves things as they were. */
   faults = {
     'Redis takes no writes': async () => {
+      // The Node.js service keeps its writes in an outage, but a refused one ends it.
+      await this.node.order('idle')
       await this.redis.fill()
       await sleep(this.between(500, 8000))
       await this.redis.makeRoom()
+      await this.nodeIsBusy()
     },
     'Redis pauses': async () => {
       const ms = Math.round(this.between(500, 6000))
@@ -185,6 +188,10 @@ class House {
       await this.node.order('save_token', { uuid })
     },
     nothing: () => sleep(3000),
+  }
+
+  nodeIsBusy() {
+    return this.node.order('busy', { every_ms: 60, uuids: Array.from({ length: ACCOUNTS }, (_, n) => id(n)) })
   }
 
   any(list) {
