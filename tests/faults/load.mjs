@@ -37,6 +37,7 @@ export class Load {
   }
 
   #due() {
+    if (this.paused) return
     while ((performance.now() - this.startedAt) / 1000 * this.rate >= this.#turn) {
       const server = this.servers[this.#turn % this.servers.length]
       const n = this.#turn++
@@ -53,6 +54,18 @@ export class Load {
     if (!this.#agents.has(server)) this.#agents.set(server, new http.Agent({ keepAlive: true, maxSockets: Infinity }))
     const { agent = this.#agents.get(server), timeoutMs = this.timeoutMs, ...rest } = more
     return ask(server, { agent, expects, timeoutMs, sent: body(scenario), ...rest })
+  }
+
+  /** No further ones until `resume`; resolves when nothing is under way, and every connection is closed. */
+  async pause() {
+    this.paused = performance.now()
+    while (this.#running.size > 0) await Promise.all(this.#running)
+    for (const agent of this.#agents.values()) agent.destroy()
+  }
+
+  resume() {
+    this.startedAt += performance.now() - this.paused
+    this.paused = undefined
   }
 
   /** No further ones; resolves when every answer is there or lost. */
