@@ -376,7 +376,7 @@ impl Held {
             return false;
         }
         let quiet = |since: Option<Timestamp>, pause| since.is_none_or(|since| later(since, pause) <= now);
-        if !quiet(self.last_success, QUIET_AFTER_SUCCESS) {
+        if self.last_success.is_some_and(|at| is_near(at, now, QUIET_AFTER_SUCCESS)) {
             return false;
         }
         let expires_within = |margin| self.token.expires_at.is_none_or(|end| end <= later(now, margin));
@@ -396,12 +396,12 @@ impl Held {
 
     /// Whether a refresh must wait after failures (K60).
     pub(super) fn is_pausing(&self, now: Timestamp) -> bool {
-        self.trouble.not_before.is_some_and(|at| at > now)
+        self.trouble.not_before.is_some_and(|at| at > now && at <= later(now, LONGEST_PAUSE))
     }
 
     /// A forced refresh so soon after a success adopts it (R38).
     pub(super) fn succeeded_lately(&self, now: Timestamp) -> bool {
-        self.last_success.is_some_and(|at| later(at, FORCED_ADOPTS) > now)
+        self.last_success.is_some_and(|at| is_near(at, now, FORCED_ADOPTS))
     }
 
     /// A refresh with `used` was granted: the new values serve from here on, saved or not (R40 step 5). `base` is the
@@ -629,6 +629,12 @@ pub(crate) fn later(start: Timestamp, pause: Duration) -> Timestamp {
     start.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
+/// Whether it was less than `within` ago. The wall clock may have been set back since: what lies ahead of it by more than
+/// that holds nothing up.
+fn is_near(at: Timestamp, now: Timestamp, within: Duration) -> bool {
+    now.duration_since(at).unsigned_abs() < within
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -775,6 +781,18 @@ mod tests {
         let grant = Grant { lifetime: Duration::from_secs(4), ..grant("short", None) };
         held.granted(&Secret::new("r"), base, grant, at(0), &mut rng());
         assert!(held.live(at(2)).is_some() && held.live(at(3)).is_none());
+    }
+
+    #[test]
+    fn r37_r38_k60_a_clock_that_was_set_back_holds_no_refresh_up() {
+        let mut held = holding(&record("old", "r", 0));
+        refresh(&mut held, "new", None, 0, false);
+        assert!(held.succeeded_lately(at(29)) && held.succeeded_lately(at(-1)) && !held.succeeded_lately(at(30)));
+        assert!(!held.succeeded_lately(at(-7_200)), "a success in two hours is none");
+        let is_due = |held: &Held, now| held.is_due(State::Stale, true, false, Duration::from_secs(300), at(now));
+        assert!(!is_due(&held, 59) && is_due(&held, 60) && is_due(&held, -7_200));
+        held.failed(at(0), &mut rng());
+        assert!(held.is_pausing(at(0)) && !held.is_pausing(at(-7_200)) && is_due(&held, -7_200));
     }
 
     #[test]
