@@ -376,6 +376,12 @@ export interface GatewayOptions {
    */
   bodyTimeoutMs?: number
   /**
+   * A client that takes no byte of its answer for so long is let go, and the call of upstream with it. 0: never.
+   * Environment: `KIRO_WRITE_TIMEOUT`.
+   * @default 60000
+   */
+  writeTimeoutMs?: number
+  /**
    * PEM file with the certificate and its chain: the server speaks TLS only. Read again on SIGHUP.
    * Environment: `KIRO_TLS_CERT`.
    */
@@ -415,7 +421,12 @@ export interface GatewayOptions {
    */
   profileAddr?: string
   /**
-   * Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept.
+   * Folder for refreshed tokens that the store does not take just now, so that a restart loses no login; mode 0600, gone once they are saved. Without it they wait in memory only.
+   * Environment: `KIRO_STATE_DIR`.
+   */
+  stateDir?: string
+  /**
+   * Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept, 256 MiB in all.
    * Environment: `KIRO_DEBUG_DUMP_DIR`.
    */
   debugDumpDir?: string
@@ -491,7 +502,7 @@ export interface KiroGateway extends AsyncDisposable {
   off<E extends keyof GatewayEvents>(event: E, listener: (event: GatewayEvents[E]) => void): this
   /**
    * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
-   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/metrics`, and the same below
+   * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/health/live`, `/metrics`, and the same below
    * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
    * parser has read the request already.
    *
