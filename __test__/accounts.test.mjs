@@ -1,4 +1,4 @@
-// Accounts from JavaScript: outcomes, events, tokens, quota (node-integration.md section 4; cases 36, 38).
+// Accounts from JavaScript: outcomes, events, tokens, quota (contract/node.md; cases 36, 38).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'

@@ -1,4 +1,4 @@
-// kiro-messages/aiclient, point A: the adapter in the existing service (node-integration.md section 2; cases 16 to 24).
+// kiro-messages/aiclient, point A: the adapter in the existing service (N3–N11; cases 16 to 24).
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-// kiro-messages/aiclient, point B: the handler in the existing service (node-integration.md section 3; cases 25 to 31).
+// kiro-messages/aiclient, point B: the handler in the existing service (N12–N19; cases 25 to 31).
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'

@@ -1,4 +1,4 @@
-// Connecting and closing (node-integration.md, cases 2 and 34).
+// Connecting and closing (cases 2 and 34).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { KiroError, KiroGateway } from 'kiro-messages'

@@ -1,4 +1,4 @@
-// streamEvents (node-integration.md sections 4 to 6; cases 9, 10).
+// streamEvents (N36; cases 9, 10).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { KiroError } from 'kiro-messages'

@@ -1,4 +1,4 @@
-// handler() in the frameworks that people use, each the real package (node-integration.md, cases 12, 13).
+// handler() in the frameworks that people use, each the real package (cases 12, 13).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'

@@ -1,4 +1,4 @@
-// handler() in node:http (node-integration.md, N15–N17; cases 12, 25, 26).
+// handler() in node:http (N15–N17; cases 12, 25, 26).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'

@@ -1,4 +1,4 @@
-// Life and death of what the addon makes (node-integration.md section 7; cases 32, 35; N31, N50, N54, N55).
+// Life and death of what the addon makes (cases 32, 35; N31, N50, N54, N55).
 //
 // `npm run soak` runs the leak tests at their full size, on the release build (scripts/soak.mjs).
 import assert from 'node:assert/strict'

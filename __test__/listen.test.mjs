@@ -1,4 +1,4 @@
-// listen(): the server inside the process (node-integration.md sections 4 and 7; cases 14, 15, 34).
+// listen(): the server inside the process (cases 14, 15, 34).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:net'

@@ -1,5 +1,5 @@
 // The package as it is published: packed for real, installed in an empty folder without Rust, build or network, and used
-// from there (node-integration.md section 8, N60–N62).
+// from there (N60–N62).
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'

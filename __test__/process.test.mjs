@@ -1,4 +1,4 @@
-// What a gateway does to the process around it (node-integration.md, N51, N52; case 33).
+// What a gateway does to the process around it (N51, N52; case 33).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { accounts, ask, simulator, start, until } from './support/stack.mjs'

@@ -1,5 +1,5 @@
 // The official SDK against kiro-server, handler() in node:http, and the same prompts through the addon
-// (messages-api.md section 8; node-integration.md case 15).
+// (contract/messages.md, C; case 15).
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'

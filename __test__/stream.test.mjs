@@ -1,4 +1,4 @@
-// Streams as JavaScript sees them (node-integration.md, sections 4 to 6).
+// Streams as JavaScript sees them (N30–N36).
 import assert from 'node:assert/strict'
 import { getEventListeners, once } from 'node:events'
 import { Readable } from 'node:stream'

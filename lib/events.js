@@ -4,7 +4,7 @@ const { hold, release } = require('./bell.js')
 const { errorOf } = require('./error.js')
 const { StreamCall, own, unreachable } = require('./stream.js')
 
-/** `event: name\ndata: {json}\n\n`, nothing else (messages-api.md, M54). */
+/** `event: name\ndata: {json}\n\n`, nothing else (M54). */
 const DATA = '\ndata: '
 const END = '\n\n'
 

@@ -4,7 +4,7 @@ import { build } from './build.mjs'
 import { deny } from './deny.mjs'
 import { check, conclude, installPackages, isProgram, needRust, root, totals } from './steps.mjs'
 
-/** What the pure core must not pull in (architecture.md: layers 0 to 3). */
+/** What the pure core must not pull in (CONTRIBUTING.md: layers 0 to 3). */
 const IMPURE = /^(tokio|hyper|reqwest|redis|napi)(-|$)/
 
 export async function lint() {

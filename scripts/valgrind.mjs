@@ -1,4 +1,4 @@
-// npm run valgrind: the addon's life and death under valgrind (node-integration.md case 33): streams whole, broken off,
+// npm run valgrind: the addon's life and death under valgrind (case 33): streams whole, broken off,
 // aborted, dropped to the garbage collector, a thread that is terminated, process.exit() with open streams.
 //
 // Fails on an invalid read, write or free in which our library takes part. V8's own uninitialised words are not looked at.

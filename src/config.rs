@@ -2,7 +2,7 @@
 //!
 //! Every setting is one row of [`SETTINGS`]: its environment name, its flag, its name in JavaScript, its default in the
 //! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are made
-//! from that table, so no default is born anywhere else (operations.md, "Configuration").
+//! from that table, so no default is born anywhere else.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -743,7 +743,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Which face resolves the configuration: some defaults differ (operations.md, `KIRO_STORE_WAIT`).
+/// Which face resolves the configuration: some defaults differ (`KIRO_STORE_WAIT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
     /// The addon, inside somebody's process.

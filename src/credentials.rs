@@ -1,4 +1,4 @@
-//! Access tokens: single-flight refresh and background renewal (redis-contract.md §11, kiro-upstream.md §9).
+//! Access tokens: single-flight refresh and background renewal (R37–R48, K51–K61).
 //!
 //! A request gets its token from memory. It waits only when the token in hand has expired (R38), or after upstream
 //! rejected it. A refresh runs on a task of its own, one per credential (R39), under the lock that all processes share,

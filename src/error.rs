@@ -1,7 +1,7 @@
 //! One error with blame, verdict and a stable code.
 //!
 //! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so that a
-//! new code can't forget one of them; `tests` hold the table of node-integration.md section 6.
+//! new code can't forget one of them; `tests` hold the table of contract/node.md.
 
 use std::fmt;
 use std::time::Duration;
@@ -202,7 +202,7 @@ impl Code {
         }
     }
 
-    /// The code that a final fault of an unpinned request ends in (kiro-upstream.md section 8, column "client").
+    /// The code that a final fault of an unpinned request ends in (K45, column "client").
     pub fn of_fault(kind: FaultKind) -> Code {
         match kind {
             FaultKind::ClientVersion => Code::ClientRefused,
@@ -226,7 +226,7 @@ impl Code {
         }
     }
 
-    /// The code that a fault of a pinned call ends in, where it differs (node-integration.md section 6).
+    /// The code that a fault of a pinned call ends in, where it differs (contract/node.md).
     pub fn of_pinned_fault(kind: FaultKind) -> Code {
         match kind {
             FaultKind::TokenRejected => Code::AccountUnauthorized,
@@ -372,8 +372,8 @@ impl Error {
         ApiError { cause: self.0.cause, ..error }
     }
 
-    /// The headers that belong to the answer beside the usual ones: `retry-after` and `x-should-retry` (section 6 of
-    /// messages-api.md, M61).
+    /// The headers that belong to the answer beside the usual ones: `retry-after` and `x-should-retry` (M61,
+    /// M85).
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         match self.0.code.status() {
@@ -395,7 +395,7 @@ impl Error {
         headers
     }
 
-    /// M61.
+    /// `retry-after`: whole seconds, from 1 to an hour (M61).
     fn wait_seconds(&self) -> u128 {
         self.0.retry_after.unwrap_or(Duration::from_secs(60)).as_millis().div_ceil(1000).clamp(1, 3600)
     }
@@ -432,7 +432,7 @@ impl From<ConfigError> for Error {
 mod tests {
     use super::*;
 
-    /// node-integration.md, section 6.
+    /// The table of contract/node.md.
     #[test]
     fn the_table_of_codes() {
         let table = [

@@ -40,7 +40,7 @@ const WAITING: &[f64] =
 /// Seconds of what a machine does.
 const WORKING: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
-/// Names of unknown events that get a series of their own (kiro-upstream.md section 6).
+/// Names of unknown events that get a series of their own (contract/kiro.md, "Events").
 const UNKNOWN_NAMES: usize = 16;
 /// Models that get a series of their own for refused fields.
 const REFUSED_MODELS: usize = 64;
@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(table::ACCOUNTS.parts(), ("kiro_accounts", None));
     }
 
-    /// kiro-upstream.md section 6: at most 16 names.
+    /// At most 16 names of unknown events (contract/kiro.md, "Events").
     #[test]
     fn unknown_events_have_sixteen_names_at_most() {
         let metrics = Metrics::new();

@@ -1435,7 +1435,7 @@ impl NoAccount {
         matches!(self.why, Why::OutOfService(_))
     }
 
-    /// How the client is answered (messages-api.md §6).
+    /// How the client is answered (contract/messages.md).
     pub fn code(&self) -> Code {
         match &self.why {
             Why::NotLoaded => Code::StoreUnavailable,

@@ -1,4 +1,4 @@
-//! The HTTP client towards Kiro: built once, timeouts by name (kiro-upstream.md sections 3 and 13).
+//! The HTTP client towards Kiro: built once, timeouts by name (K67–K72, K103, K113).
 //!
 //! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
@@ -784,7 +784,7 @@ fn probe_uri(proxy: &str) -> Option<Uri> {
     format!("http://{}", proxy_of(proxy)).parse().ok()
 }
 
-/// One a sending (section 3).
+/// One a sending (K113).
 pub(crate) fn add_invocation_id(headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
         headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);

@@ -1,4 +1,4 @@
-//! What goes out as an account's profile and where it goes: acceptance cases P1–P19 (accounts-2026-11.md), through the real
+//! What goes out as an account's profile and where it goes: cases P1–P19, through the real
 //! gateway, against the simulated upstream with a host for each region.
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]

@@ -1,5 +1,5 @@
 //! Conversations through the real gateway, over real HTTP against the simulator and a real Redis: the account they stay
-//! with, their ids, and what of their thinking goes upstream again (wire-2026-11.md sections 5 and 6, A119 to A133).
+//! with, their ids, and what of their thinking goes upstream again (A119 to A133).
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -1,5 +1,5 @@
 //! Beside the Node.js service: two `kiro-server` processes under load and the program of `tests/coexist` on one Redis.
-//! Nothing of either side is lost, as far as redis-contract.md promises (§12, R34).
+//! Nothing of either side is lost, as far as contract/redis.md promises (R34).
 #![cfg(all(unix, feature = "server"))]
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
 //! One request from start to end, over real HTTP against the simulator and a real Redis: failover, timeouts, connections,
-//! shutdown (kiro-upstream.md sections 8, 13, 15; architecture.md, habit 6).
+//! shutdown (K42–K50, K67–K72, K137, traps).
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
@@ -17,7 +17,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 use world::{KEY, Reply, STREAM, World, base, events, kinds, with};
 
-/// kiro-upstream.md section 8, the column *Client*, and the verdict: with a good second account, does the client notice?
+/// K45, the column *client*, and the verdict: with a good second account, does the client notice?
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_account() {
     let table = [

@@ -1,4 +1,4 @@
-//! Every row of the fault table (kiro-upstream.md section 8), K42–K49: `tests/golden/faults.txt` says what upstream
+//! Every row of the fault table (K45), K42–K49: `tests/golden/faults.txt` says what upstream
 //! sends and what becomes of it for the account, the next attempt and the client.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
@@ -62,7 +62,6 @@ fn k45_every_status_is_classified() {
     }
 }
 
-/// K46.
 #[test]
 fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
     let read = |header| Fault::from_http(429, None, header, b"{}", false).retry_after;

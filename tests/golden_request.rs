@@ -1,5 +1,5 @@
-//! The request half against its vectors: `tests/golden/request/vectors.txt` (translation.md's own notation),
-//! `more.txt` (ours) and `acceptance.txt` (messages-api.md section 9), the golden files next to them, and the table of
+//! The request half against its vectors: `tests/golden/request/vectors.txt` (the contract's),
+//! `more.txt` (ours) and `acceptance.txt` (cases A3–A49), the golden files next to them, and the table of
 //! rules.
 //!
 //! `KIRO_BLESS=1 cargo test --test golden_request` writes the golden files and the table anew; look at the difference

@@ -1,4 +1,4 @@
-//! The acceptance cases of messages-api.md section 9, by number, over real HTTP against the simulator.
+//! The cases of contract/cases.md (A), by number, over real HTTP against the simulator.
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -1,4 +1,4 @@
-//! The models of accounts: asked for in the background, shown, and passed on (wire-2026-11.md §3).
+//! The models of accounts: asked for in the background, shown, and passed on (K123–K127).
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -1,4 +1,4 @@
-//! operations.md: every setting with its effect, metrics, log lines, reload, dumps, profiles; on the simulator, a real Redis
+//! Every setting with its effect, metrics, log lines, reload, dumps, profiles; on the simulator, a real Redis
 //! and the built `kiro-server`.
 #![cfg(all(feature = "server", unix))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]

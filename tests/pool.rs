@@ -1,5 +1,5 @@
 //! Pool and credentials on a real `redis-server`, with a refresh address of the test's own: acceptance cases of
-//! redis-contract.md by number.
+//! contract/cases.md by number.
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
@@ -1827,7 +1827,7 @@ async fn r17_a_probe_refreshes_a_rejected_token() {
     assert!(record(&mut redis, "a1").contains(r#""isHealthy":true"#));
 }
 
-/// The codes of node-integration.md section 6 for questions about one account; only `Suspended` leaves a mark (K62).
+/// The codes of contract/node.md for questions about one account; only `Suspended` leaves a mark (K62).
 #[tokio::test(flavor = "multi_thread")]
 async fn k62_questions_about_one_account_have_pinned_codes() {
     let server = RedisServer::start();
@@ -2114,7 +2114,7 @@ async fn k69_a_reused_connection_that_dies_unanswered_is_replaced() {
     assert_eq!(old.connections(), [0, 0, 1], "once more, on a fresh connection");
     let ids: Vec<String> = old.heard.lock().unwrap().iter().map(|(_, text)| text.clone()).collect();
     let id = |text: &str| text.lines().find(|line| line.starts_with("amz-sdk-invocation-id")).unwrap().to_owned();
-    assert_ne!(id(&ids[1]), id(&ids[2]), "section 3: new per attempt");
+    assert_ne!(id(&ids[1]), id(&ids[2]), "K113: new per attempt");
 
     let upstream = Upstream::new(&config(&[])).unwrap();
     let fresh = Wire::start(|_, _| None).await;

@@ -1,4 +1,4 @@
-//! `kiro-server` as processes on a real Redis and the simulated upstream: acceptance cases of redis-contract.md that no
+//! `kiro-server` as processes on a real Redis and the simulated upstream: cases of the store that no
 //! room shows alone (40, 42, 47, 48), start-up, and the log of an outage.
 #![cfg(all(unix, feature = "server"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]

@@ -1,4 +1,4 @@
-//! The traps of kiro-upstream.md section 15 that lie in the response half, each by its number.
+//! The traps of contract/cases.md that lie in the response half, each by its number.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 #[allow(dead_code, reason = "part of it is for the vectors")]

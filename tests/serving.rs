@@ -1,4 +1,4 @@
-//! The server's connections from outside: what is refused, what is bounded, how it begins and how it ends (operations.md).
+//! The server's connections from outside: what is refused, what is bounded, how it begins and how it ends.
 #![cfg(all(unix, feature = "server"))]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -1,5 +1,5 @@
 //! The two wire shapes, the client version, and what is done when upstream refuses one of them: acceptance cases A73 to A92,
-//! A102, A113, A114, A131–A133, A184 (wire-2026-11.md).
+//! A102, A113, A114, A131–A133, A184.
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -896,7 +896,7 @@ async fn k141_models_by_page_by_account_and_their_fields() {
     assert_eq!(chat(&simulator, "t", &with("claude-opus-5", adaptive)).await.status, 400);
 }
 
-/// accounts-2026-11.md, part I.
+/// What Kiro's accounts, calls and texts are (contract/accounts.md).
 #[tokio::test]
 async fn k141_each_kind_of_account_has_its_profile() {
     let simulator = simulator();

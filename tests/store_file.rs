@@ -1,4 +1,4 @@
-//! The embedded file store: acceptance cases of redis-contract.md by number, R63–R69.
+//! The embedded file store: cases of the store by number, R63–R69.
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

@@ -1,4 +1,4 @@
-//! The store in Redis against a real `redis-server`: acceptance cases of redis-contract.md by number.
+//! The store in Redis against a real `redis-server`: cases of the store by number.
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

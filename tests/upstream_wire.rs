@@ -1,4 +1,4 @@
-//! The client towards upstream beside servers and proxies that behave unusually (kiro-upstream.md section 13).
+//! The client towards upstream beside servers and proxies that behave unusually (K67–K72).
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

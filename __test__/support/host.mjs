@@ -1,4 +1,4 @@
-// The existing Node.js service, as far as node-integration.md describes it (N2, section 2): the order of its request
+// The existing Node.js service, as far as contract/node.md describes it (N2): the order of its request
 // handler, its pool manager, how it calls adapters and what it reads of events and errors. Nothing here knows what is
 // behind the two drop-in points.
 import assert from 'node:assert/strict'

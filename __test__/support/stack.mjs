@@ -122,7 +122,7 @@ export async function redisAccounts(t, server, ...tokens) {
   }
 }
 
-/** Records as they lie in a store (redis-contract.md, sections 3 and 4). */
+/** Records as they lie in a store (R70). */
 function records(tokens) {
   const ids = (tokens.length > 0 ? tokens : ['sim-ok']).map((token) => [randomUUID(), token])
   const expiresAt = new Date(Date.now() + 86_400_000).toISOString()
@@ -226,7 +226,7 @@ export async function collect(stream) {
   return Buffer.concat(buffers)
 }
 
-/** SSE bytes as events, strictly as messages-api.md M54 has them. */
+/** SSE bytes as events, strictly as M54 has them. */
 export function events(bytes) {
   const text = bytes.toString('utf8')
   assert.ok(text === '' || text.endsWith('\n\n'), 'events end with an empty line')

@@ -349,7 +349,7 @@ impl Held {
         self.token.access_token.as_ref().filter(|_| lives || (!refreshable && self.seen.is_some()))
     }
 
-    /// Whether there is any credential (§6, "unusable"): without a record, only a live access token (R45).
+    /// Whether there is any credential (R15, "unusable"): without a record, only a live access token (R45).
     pub(crate) fn is_usable(&self, now: Timestamp) -> bool {
         match &self.seen {
             Some(_) => {

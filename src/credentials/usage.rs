@@ -24,7 +24,7 @@ impl Credentials {
     /// another region where the account has no profile. Profiles are looked up before it is given up (K80).
     ///
     /// # Errors
-    /// Upstream's fault, classified (§8); the caller decides whether it counts on the account.
+    /// Upstream's fault, classified (K45); the caller decides whether it counts on the account.
     pub async fn usage_limits(&self, lease: &Lease) -> Result<Bytes, Fault> {
         let bearer = self.access_token(lease).await?;
         let id = lease.account().id();
@@ -88,7 +88,7 @@ impl Credentials {
     /// the profile that worked last, else as usage is (K80).
     ///
     /// # Errors
-    /// Upstream's fault, classified (§8). It says nothing about the account's health, unless it is `Suspended`.
+    /// Upstream's fault, classified (K45). It says nothing about the account's health, unless it is `Suspended`.
     pub async fn list_models(&self, lease: &Lease) -> Result<Catalogue, Fault> {
         let bearer = self.access_token(lease).await?;
         let view = self.0.pool.account(lease.account().id()).unwrap_or_else(|| lease.account().clone());

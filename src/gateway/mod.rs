@@ -193,7 +193,7 @@ pub enum Answer {
 /// A folded answer.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// The message as JSON (messages-api.md section 3).
+    /// The message as JSON (M51, M52).
     pub body: Bytes,
     /// What is known of the request.
     pub summary: Arc<SummaryCell>,
@@ -217,7 +217,7 @@ pub struct ModelInfo {
     pub max_tokens: u64,
 }
 
-/// The body of `GET /health` (operations.md).
+/// The body of `GET /health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
     /// `healthy`, or `degraded`: it serves, but something is wrong.

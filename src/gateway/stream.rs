@@ -624,7 +624,7 @@ impl MessageStream {
 }
 
 /// The pipeline doesn't know whose stream it reads: an API key that is rejected in the stream is `Forbidden`, since there
-/// is nothing to refresh (kiro-upstream.md section 8).
+/// is nothing to refresh (K45).
 fn of_account(lease: &Lease, fault: Fault) -> Fault {
     if lease.account().is_api_key() { fault.for_api_key_account() } else { fault }
 }

@@ -210,7 +210,7 @@ impl SummaryCell {
         if let Some(ghost) = &report.ghost {
             tracing::warn!(request_id = self.request_id, fault = ?ghost.kind, "an exception came after the complete answer");
         }
-        // operations.md, "Logs": these members and no others.
+        // The members that docs/operations.md lists, and no others.
         tracing::info!(
             request_id = self.request_id,
             client_request_id = self.client_request_id.as_deref().and_then(loggable),

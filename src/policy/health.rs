@@ -22,10 +22,10 @@ use jiff::tz::TimeZone;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Note};
 
-/// `errorCount` of an ejected account (§8).
+/// `errorCount` of an ejected account (R29).
 pub const EJECTED_ERROR_COUNT: u64 = 10;
 
-/// What one event changes in an account's record (redis-contract.md §8). Made here, written by the store's writer.
+/// What one event changes in an account's record (R29). Made here, written by the store's writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// When it happened; becomes `lastUsed`, `lastErrorTime`, `lastHealthCheckTime`.
@@ -47,7 +47,7 @@ impl Outcome {
     }
 }
 
-/// The rows of redis-contract.md §8 that touch an account's record.
+/// The rows of R29 that touch an account's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `usageCount` += 1, `lastUsed`; heals a record whose `lastErrorTime` is not later than `started` (R28).
@@ -72,7 +72,7 @@ pub enum Event {
     Refreshed,
 }
 
-/// The health fields of an account record (redis-contract.md §3), as read.
+/// The health fields of an account record (R70), as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// `isHealthy`, absent: true.
@@ -106,7 +106,7 @@ impl Default for Standing {
     }
 }
 
-/// What an account is good for now (redis-contract.md §6).
+/// What an account is good for now (R15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Switched off by a person.
@@ -187,7 +187,7 @@ pub struct Rules {
 
 /// The longest rest we give but for [`SUSPICIOUS_RESTS`], and the longest `Retry-After` we keep to (R18).
 pub const LONGEST_REST: Duration = Duration::from_secs(3600);
-/// The shortest `Retry-After` we keep to (`RateLimited`, kiro-upstream.md §8).
+/// The shortest `Retry-After` we keep to (`RateLimited`, K45).
 pub const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// A rest found in a record ends at most so long after this process saw it: a wrong clock elsewhere can't lock an
 /// account (R16). Five minutes more than the longest rest that anybody of us writes.
@@ -202,7 +202,7 @@ pub const SUSPICIOUS_RESTS: [Duration; 5] = [
 ];
 /// [`LONGEST_FOREIGN_REST`] of a suspected account: the longest of [`SUSPICIOUS_RESTS`], its tenth, and a bit (R16).
 pub const LONGEST_SUSPICIOUS_REST: Duration = Duration::from_secs(27 * 3600);
-/// Failures in a row that start a cool-down (kiro-upstream.md §8).
+/// Failures in a row that start a cool-down (K45).
 pub const FAILURES_IN_A_ROW: u32 = 3;
 /// How long after the end of its rest a marked account waits for a request before it is probed (R17).
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -213,7 +213,7 @@ pub const fn is_soft(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::ServerError | FaultKind::Network | FaultKind::Timeout | FaultKind::Protocol)
 }
 
-/// What a fault does to its account: the column "Account" of kiro-upstream.md §8.
+/// What a fault does to its account: the column "account" of K45.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing is written.
@@ -230,7 +230,7 @@ pub enum Effect {
     Eject,
 }
 
-/// The column "Account" of kiro-upstream.md §8. `refreshed`: this attempt went out with a token from a forced refresh,
+/// The column "account" of K45. `refreshed`: this attempt went out with a token from a forced refresh,
 /// made because upstream had rejected the one before.
 pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
     match kind {
@@ -384,7 +384,7 @@ impl Health {
         &self.standing
     }
 
-    /// The account's state: the first row of redis-contract.md §6 that matches. `usable`: its records are readable and
+    /// The account's state: the first row of R15 that matches. `usable`: its records are readable and
     /// hold a credential.
     pub fn state(&self, usable: bool, now: Timestamp) -> State {
         let Standing { healthy, disabled, stale, recovery, .. } = self.standing;
@@ -842,7 +842,7 @@ mod tests {
         }
     }
 
-    /// The column "Account" of kiro-upstream.md §8, row by row.
+    /// The column "account" of K45, row by row.
     #[test]
     fn k43_r29_what_every_fault_does_to_its_account() {
         let at_t0 = |kind, refreshed| {
@@ -906,7 +906,7 @@ mod tests {
         );
     }
 
-    /// redis-contract.md §6, first match wins.
+    /// R15: first match wins.
     #[test]
     fn r16_states_in_order() {
         let quota = Standing {

@@ -5,7 +5,7 @@
 //! calls, and no account is begun after `KIRO_FAILOVER_TIME`. The budget remembers with which fault each account ended;
 //! [`Budget::answer`] picks the one that the client is told about (K47).
 //!
-//! The order of judgement is that of clients-2026-11.md section 1: what a fault means first, then repairs that leave
+//! The order of judgement is that of K137: what a fault means first, then repairs that leave
 //! something out of the body, then the other wire shape, then the next account.
 //!
 //! Wait before the next account: none, but after `ModelCapacity`, where every account asks the same model:
@@ -410,7 +410,7 @@ mod tests {
         verdict(fault, progress, sent, &mut rng())
     }
 
-    /// The column "Verdict" of kiro-upstream.md section 8 and accounts-2026-11.md K90, row by row: with everything that a
+    /// The column "verdict" of K45, row by row: with everything that a
     /// remedy needs, and without.
     #[test]
     fn k45_k49_k90_k119_trap_27_verdict_of_every_fault() {

@@ -50,11 +50,11 @@ impl FromStr for Strategy {
 pub struct Candidate<'a> {
     /// The account's id.
     pub id: &'a str,
-    /// Its health (redis-contract.md §6).
+    /// Its health (R15).
     pub state: State,
     /// It has an access token that lives for more than 10 s, or needs none: no blocking refresh (R38).
     pub live_token: bool,
-    /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, kiro-upstream.md §8).
+    /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, K45).
     pub arn_rejected: bool,
     /// `notSupportedModels` names the model (R7).
     pub model_unsupported: bool,
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(chosen(&[], Strategy::RoundRobin, 7, ""), None);
     }
 
-    /// §6: a stale account is taken only when no healthy one is left, also where each needs a refresh first.
+    /// R15: a stale account is taken only when no healthy one is left, also where each needs a refresh first.
     #[test]
     fn a_stale_account_comes_after_every_healthy_one_that_must_refresh_too() {
         let expired = |id| Candidate { live_token: false, ..account(id) };
@@ -362,7 +362,7 @@ mod tests {
         assert!(order.is_sorted_by(|a, b| a < b));
     }
 
-    /// clients-2026-11.md section 1: the lowest tier in which somebody is selectable, the strategy inside it.
+    /// K96: the lowest tier in which somebody is selectable, the strategy inside it.
     #[test]
     fn k96_the_lowest_priority_goes_first() {
         let all = [

@@ -758,7 +758,7 @@ async fn k88_no_account_serves_the_model_or_one_will_be_back() {
     assert_eq!((none.is_lasting(), none.why), (false, Why::Model), "also where this request heard it");
 }
 
-/// clients-2026-11.md section 1: the shared counter goes on inside the lowest tier in which somebody is selectable.
+/// K96: the shared counter goes on inside the lowest tier in which somebody is selectable.
 #[tokio::test]
 async fn k96_priority_tiers() {
     let fixture = Fixture::new(

@@ -355,7 +355,7 @@ pub(super) struct Viewed {
     pub(super) view: AccountView,
     /// Why the account can't be used, naming the field (K11).
     pub(super) problem: Option<String>,
-    /// Fields that are ignored, one sentence each (§3).
+    /// Fields that are ignored, one sentence each (R70).
     pub(super) warnings: Vec<String>,
 }
 
@@ -695,7 +695,7 @@ mod tests {
         assert_eq!(regions(r#"{"authMethod":"idc","idcRegion":"us-gov-west-1"}"#), "us-gov-west-1 us-gov-east-1");
     }
 
-    /// P26.
+    /// The other host name comes into the address, and only in GovCloud's default one (P26).
     #[test]
     fn k81_govclouds_other_host() {
         let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/G";

@@ -1,4 +1,4 @@
-//! Routes, keys, SSE bodies and drain: the HTTP face (messages-api.md section 1, operations.md "HTTP surface").
+//! Routes, keys, SSE bodies and drain: the HTTP face (contract/messages.md).
 //!
 //! [`handle`] answers one request whoever accepted it: `kiro-server`, `listen()` in the addon, or `handler()` on a Node.js
 //! server. [`listen`] accepts connections and drains them at the end.
@@ -98,7 +98,7 @@ where
     };
     finish_headers(&mut response, &request_id, !peer.is_nobody(gateway));
     if gateway.is_simulated() {
-        // operations.md, KIRO_UPSTREAM: every answer says so.
+        // KIRO_UPSTREAM=simulator: every answer says so.
         response.headers_mut().insert("x-kiro-upstream", HeaderValue::from_static("simulator"));
     }
     if head_only {

@@ -7,7 +7,7 @@ use super::percent_decoded;
 /// The existing service's prefix; every route below it is the same as without it.
 const PREFIX: &str = "/claude-kiro-oauth";
 
-/// A known path (operations.md, "HTTP surface").
+/// A known path (contract/messages.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Route {
     Messages,
@@ -88,7 +88,7 @@ impl Route {
         !matches!(self, Self::Health | Self::Live | Self::EventLogging | Self::Root)
     }
 
-    /// What tells about this server: no key on its own machine (operations.md).
+    /// What tells about this server: no key on its own machine (M2).
     pub(super) fn is_for_the_operator(&self) -> bool {
         matches!(self, Self::Metrics | Self::Status | Self::StatusEvents)
     }

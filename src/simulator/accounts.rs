@@ -1,4 +1,4 @@
-//! What belongs to an account: token refresh (kiro-upstream.md §9), usage (§10), profiles and models (§11).
+//! What belongs to an account: token refresh (K51–K61), usage (K62, K63), profiles (K79) and models (K124).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Reads a chat request as upstream does, and refuses what upstream refuses: the simulator must not accept a body that
-//! Kiro would not (kiro-upstream.md §4).
+//! Kiro would not (contract/kiro.md, "Request body").
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

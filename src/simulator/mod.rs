@@ -1,6 +1,6 @@
 //! The simulated upstream: scenarios in, real frames out.
 //!
-//! A real HTTP/1.1 server that answers as Kiro does (kiro-upstream.md): the answer stream, token refresh, usage,
+//! A real HTTP/1.1 server that answers as Kiro does (contract/kiro.md): the answer stream, token refresh, usage,
 //! profiles and models, every fault of the fault table, and what goes wrong on a wire. It is the upstream of the demo,
 //! of the tests and of the benchmarks. `docs/simulator.md` describes every scenario.
 //!

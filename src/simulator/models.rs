@@ -1,6 +1,6 @@
 //! The models of the simulated Kiro, what each takes in `additionalModelRequestFields`, and how it refuses the rest.
 //!
-//! A table of its own (wire-2026-11.md §3): the gateway's isn't asked, so that it is judged by somebody else.
+//! A table of its own (K123): the gateway's isn't asked, so that it is judged by somebody else.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! Scenarios by name: one for every row of the fault table (kiro-upstream.md §8), and the ways a stream goes wrong.
+//! Scenarios by name: one for every row of the fault table (K45), and the ways a stream goes wrong.
 
 use serde_json::{Value, json};
 

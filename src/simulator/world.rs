@@ -11,7 +11,7 @@ use super::scenario::{Fields, HttpReply, Scenario};
 use super::wire::{Caller, Version, any_version, client_version};
 use crate::proto::kiro::client_identity::VERSION_FLOOR;
 
-/// K104.
+/// What Kiro says to a client that is too old (K104).
 const TOO_OLD: &str =
     "This version of Kiro is no longer supported. Please update to the latest version of Kiro to continue.";
 /// The name of today's world, which is the default.

@@ -1,4 +1,4 @@
-//! Accounts and tokens, where several processes share them: Redis, or one file (redis-contract.md).
+//! Accounts and tokens, where several processes share them: Redis, or one file (contract/redis.md).
 //!
 //! [`Store`] moves bytes and compares bytes. What a record means is [`crate::proto::record`]; what is written when is
 //! [`writer::Writer`]. No call here stands on a request's path (R5), except in a blocking refresh (R44).
@@ -82,7 +82,7 @@ pub enum RedisServer {
 pub struct RawAccount {
     /// The hash field: 1–128 bytes of printable ASCII (R13).
     pub id: String,
-    /// The account record, §3.
+    /// The account record (R70).
     pub account: Bytes,
     /// Where the token record lies and what it holds; `None` when there is none (R45).
     pub token: Option<(TokenKey, Bytes)>,
@@ -527,7 +527,7 @@ impl Store {
         }
     }
 
-    /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service (§2). For
+    /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service. For
     /// `doctor`; needs the command line's rights (R3).
     pub async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {
         match self {

@@ -1,11 +1,11 @@
-//! What attempts do to their account's record, merged while it waits to be written (§8, R28, R30). Pure.
+//! What attempts do to their account's record, merged while it waits to be written (R28–R30). Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::policy::health::{SUSPICION, carry_suspicion, suspicion_of};
 use crate::proto::record::{Account, Entry, Note};
 
-/// What one attempt did to its account: the rows of §8. Times are wall clock.
+/// What one attempt did to its account: the rows of R29. Times are wall clock.
 ///
 /// `started_at` is when the attempt started. A success heals only a failure that is not younger than that (R28), and a
 /// late failure of an attempt that started before a heavier mark (ejected, then quota, then cool-down) was set counts,
@@ -77,7 +77,7 @@ pub enum OutcomePatch {
     },
 }
 
-/// `errorCount` of an ejected account (§8).
+/// `errorCount` of an ejected account (R29).
 const EJECTED_ERROR_COUNT: u64 = 10;
 /// A `lastErrorTime` further ahead was written by a wrong clock and holds no heal back; as R16 caps a cool-down.
 const WRONG_CLOCK: SignedDuration = SignedDuration::from_mins(65);
@@ -258,7 +258,7 @@ impl From<OutcomePatch> for Merged {
     }
 }
 
-/// §8 "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
+/// R29, "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
 fn heal(account: &mut Account, started_at: Timestamp, now: Timestamp) {
     if is_curable(account, started_at, now) {
         account.is_healthy = true;
@@ -344,7 +344,7 @@ fn standing_mark(account: &Account, at: Timestamp) -> Option<Note> {
         return None;
     }
     let note = account.note().filter(|note| weight(note) > 0 && !is_over(note, at));
-    // A quota counts by its field, whatever the message says (§6).
+    // A quota counts by its field, whatever the message says (R15).
     let quota = account.scheduled_recovery_time.filter(|until| *until > at);
     match (note, quota) {
         (Some(note), quota) if quota.is_none() || weight(&note) >= 2 => Some(note),

@@ -1,4 +1,4 @@
-// Requests of the shape that Claude Code sends (messages-api.md §8, C30–C38): sizes, headers and members as measured,
+// Requests of the shape that Claude Code sends (C30–C38): sizes, headers and members as measured,
 // words of our own. Claude Code itself is only run where CLIENTS_CLAUDE_CODE names its program.
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'

@@ -18,7 +18,7 @@ const CLASSES = {
   504: Anthropic.GatewayTimeoutError,
   529: Anthropic.OverloadedError,
 }
-/** Those that a retry can't help (messages-api.md §6); and what lasts until a person acts (M85). */
+/** Those that a retry can't help (contract/messages.md); and what lasts until a person acts (M85). */
 const FINAL = [400, 401, 404, 413]
 
 for (const mode of ['create', 'stream']) {

@@ -1,4 +1,4 @@
-// The contract of messages-api.md §4, held against the bytes of a stream as they come. No SSE parser of the kind that
+// The grammar of M53 and M54, held against the bytes of a stream as they come. No SSE parser of the kind that
 // clients use: it takes the one form that we may write and nothing else.
 import { TextDecoder } from 'node:util'
 

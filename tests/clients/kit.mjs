@@ -18,10 +18,10 @@ const STOPPED_MS = 5_000
 
 /**
  * Starts a server and its upstream; both end with the test `t`, which fails when they don't end well or when a stream
- * that went through `checkedFetch` broke the grammar of messages-api.md §4.
+ * that went through `checkedFetch` broke the grammar of M53.
  *
  * `accounts` are access tokens: one that begins with `sim-` chooses what the simulator answers to every request of
- * that account; one that doesn't takes the answers that `script` queues. `env` are settings of operations.md.
+ * that account; one that doesn't takes the answers that `script` queues. `env` are settings of docs/configuration.md.
  */
 export async function serve(t, { accounts = ['account-0'], env = {} } = {}) {
   const home = mkdtempSync(path.join(tmpdir(), 'kiro-clients-'))

@@ -94,7 +94,7 @@ class Process:
 class House:
     """A server and its upstream. `accounts` are access tokens: one that begins with `sim-` chooses what the simulator
     answers to every request of that account; one that doesn't takes the answers that `script` queues. `environment`
-    are settings of operations.md."""
+    are settings of docs/configuration.md."""
 
     def __init__(self, accounts=("account-0",), environment=None):
         self.accounts = list(accounts)

@@ -21,7 +21,7 @@ CLASSES = {
     504: anthropic.GatewayTimeoutError,
     529: anthropic.OverloadedError,
 }
-# Those that a retry can't help (messages-api.md §6).
+# Those that a retry can't help (contract/messages.md).
 FINAL = (400, 401, 404, 413)
 
 

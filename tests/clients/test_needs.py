@@ -1,4 +1,4 @@
-"""messages-api.md §8, C1–C19, with the Python SDK: each thing that it requires or breaks on. A real answer of the
+"""C1–C19 with the Python SDK: each thing that it requires or breaks on. A real answer of the
 server is spoilt on its way, and the SDK must fail as the specification says; unspoilt, it must pass. When an update of
 the SDK makes one of these fail, the requirement has changed: look it up before touching the expectation."""
 

@@ -1,4 +1,4 @@
-// The existing Node.js service as Redis sees it, written from redis-contract.md §12 (E1 to E12) and from nothing else.
+// The existing Node.js service as Redis sees it, written from contract/redis.md (E1 to E12) and from nothing else.
 //
 // A test drives it: one JSON object a line on standard input, one a line back. Every write that reached Redis is in its
 // journal with the text that lay there before and after it, so that a test can tell what we lost from what was

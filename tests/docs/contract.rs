@@ -113,6 +113,45 @@ fn whatever_is_cited_has_its_text() {
     assert!(dead.is_empty(), "{}", dead.join("\n"));
 }
 
+/// A document or a file that code or a document names is there, and a place in it has a name: no paragraph sign.
+#[test]
+fn whatever_is_named_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut lost = Vec::new();
+    let mut count = 0;
+    // These tests name what isn't there.
+    for (file, text) in sources(root).into_iter().filter(|(file, _)| !file.starts_with("tests/docs")) {
+        let folders = [root.to_owned(), root.join("docs"), root.join(&file).parent().unwrap().to_owned()];
+        for (number, line) in text.lines().enumerate() {
+            if line.contains('\u{a7}') {
+                lost.push(format!("{file}:{}: a paragraph sign: name the rule", number + 1));
+            }
+            for name in named(line) {
+                count += 1;
+                if !folders.iter().any(|folder| folder.join(name).exists()) {
+                    lost.push(format!("{file}:{}: {name} isn't there", number + 1));
+                }
+            }
+        }
+    }
+    assert!(count > 1000, "only {count} names found");
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
+/// The documents, and the files of this repository, that a line names.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    const FOLDERS: &str = "src tests docs lib scripts deploy __test__ benches bench fuzz examples npm";
+    let words = line.split(|c: char| !c.is_ascii_alphanumeric() && !"_./-*{},".contains(c));
+    words.map(|word| word.trim_end_matches(['.', ',', '-']).trim_start_matches('/')).filter(|word| {
+        let is_pattern = word.contains(['*', '{', '}', ',']) || word.contains("...");
+        let first = word.split_once('/').map_or("", |(first, _)| first);
+        let is_path = word.contains('.') && FOLDERS.split(' ').any(|folder| folder == first);
+        // People make `deploy/.env` themselves; a `.so` is the system's.
+        let is_foreign = word.ends_with("/.env") || word.contains(".so.");
+        (is_path || word.len() > 3 && word.ends_with(".md")) && !is_pattern && !is_foreign
+    })
+}
+
 /// The trails of CONTRIBUTING.md lead through files, and to names that stand in them.
 #[test]
 fn trails_lead_through_what_is_there() {

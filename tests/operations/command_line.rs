@@ -21,7 +21,7 @@ fn printed(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     out
 }
 
-/// operations.md: `--help` lists every row with its default.
+/// `--help` lists every row with its default.
 #[test]
 fn help_lists_every_setting() {
     let (code, out, _) = run(&["--help"], &[("COLUMNS", "400")]);

@@ -1,4 +1,4 @@
-//! Log lines: the members of operations.md and no others, one line for each event, nothing secret at any level.
+//! Log lines: the members of docs/operations.md and no others, one line for each event, nothing secret at any level.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::settings::with_stream;
 use crate::world::base;
 
 const ALWAYS: &[&str] = &["timestamp", "level", "target", "message"];
-/// operations.md, "Logs".
+/// As docs/operations.md lists them.
 const REQUEST: &[&str] = &[
     "request_id",
     "account",
@@ -84,7 +84,7 @@ async fn a_request_is_one_line_with_these_members() {
     assert!(!server.lines().join("\n").contains("secret/path"));
 }
 
-/// Start-up, refresh, ejection, Redis lost and found: one line each (operations.md, "Logs").
+/// Start-up, refresh, ejection, Redis lost and found: one line each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happens_is_one_line() {
     let mut redis = RedisServer::start();

@@ -216,7 +216,7 @@ async fn waiting_for_an_account_is_overhead() {
     assert!(place.gateway.status().overhead_seconds.sum >= 0.6, "{:?}", place.gateway.status().overhead_seconds);
 }
 
-/// operations.md: no key on loopback, else the client key. A proxy on loopback is no loopback client.
+/// M2: no key on loopback, else the client key. A proxy on loopback is no loopback client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_need_the_key_from_elsewhere() {
     let world = World::new(&[]).await;

@@ -42,7 +42,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
 /// A client identity that nobody has looked at for longer may be an old one (K108).
 const STALE_DAYS: i32 = 60;
-/// Real refresh tokens are longer (kiro-upstream.md §9).
+/// Real refresh tokens are longer (contract/accounts.md, "Tokens").
 const SHORTEST_REFRESH_TOKEN: usize = 100;
 const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
@@ -74,7 +74,7 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Says so when a refresh token is a truncated paste (kiro-upstream.md §9). The simulator's are short.
+/// Says so when a refresh token is a truncated paste (contract/accounts.md, "Tokens"). The simulator's are short.
 pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
     let length = refresh_token.expose().chars().count();
     if config.upstream == UpstreamKind::Simulator {
@@ -705,7 +705,7 @@ fn is_token_store(desk: &Desk) -> bool {
     matches!(&desk.config.store, StoreKind::File(path) if is_token_file(path))
 }
 
-/// `registrationExpiresAt`, which only people and this look at (§4).
+/// `registrationExpiresAt`, which only people and this look at (R70).
 fn registration_end(entry: &Entry) -> Option<Timestamp> {
     let (_, record) = entry.raw.token.as_ref()?;
     time(Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?)

@@ -25,7 +25,7 @@ use traces::Traces;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Configuration mistakes end with this code (operations.md).
+/// Configuration mistakes end with this code.
 const EXIT_CONFIG: u8 = 2;
 /// How long a failed request that is being written to files (`KIRO_DEBUG_DUMP_DIR`) may take at the end.
 const LAST_FILES: std::time::Duration = std::time::Duration::from_secs(1);

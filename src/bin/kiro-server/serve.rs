@@ -44,7 +44,7 @@ pub async fn serve(mut config: Config, again: Reload, at_last: impl FnOnce() + S
         Ok(sockets) => sockets,
         Err(error) => return refuse(&error.to_string()),
     };
-    // What it is reached at decides whether it may be open (operations.md, KIRO_API_KEY).
+    // What it is reached at decides whether it may be open (R57).
     if let Some(address) = widest(&sockets) {
         config.listen = address;
     }

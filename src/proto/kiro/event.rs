@@ -1,4 +1,4 @@
-//! What an event-stream frame from Kiro means (kiro-upstream.md sections 5–7).
+//! What an event-stream frame from Kiro means (K29–K38).
 
 use std::borrow::Cow;
 
@@ -770,7 +770,7 @@ mod tests {
         );
     }
 
-    /// An `error` that comes as an event is the exception it is in the model (section 6).
+    /// An `error` that comes as an event is the exception it is in the model.
     #[test]
     fn section6_error_as_an_event_is_an_exception() {
         let Event::Exception(fault) = event("error", br#"{"message":"m"}"#) else { panic!("an exception") };

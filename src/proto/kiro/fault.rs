@@ -1,4 +1,4 @@
-//! What upstream told us went wrong, classified by a total function (kiro-upstream.md section 8).
+//! What upstream told us went wrong, classified by a total function (K42–K45).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::proto::messages::error::bounded;
 /// [`api_error`](crate::proto::translate::fault::api_error) (K48).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The row of section 8's table.
+    /// The row of K45's table.
     pub kind: FaultKind,
     /// The HTTP status upstream answered with; none for in-band and network faults.
     pub status: Option<u16>,
@@ -30,7 +30,7 @@ pub struct Fault {
 /// How a [`Fault::message`] begins when the account had no access token to send: the rest says why.
 pub const NO_TOKEN: &str = "no access token: ";
 
-/// What an exception or error frame says (section 7).
+/// What an exception or error frame says (K36–K38).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exception {
     /// `ContentLengthExceededException`: the output limit, no fault (K37).
@@ -58,7 +58,7 @@ impl RetryAfter {
     }
 }
 
-/// The classes of faults, in the order of section 8's table. What each means for the account, for the next attempt and
+/// The classes of faults, in the order of K45's table. What each means for the account, for the next attempt and
 /// for the client are total functions over this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FaultKind {
@@ -110,7 +110,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// Every kind, in the order of section 8's table.
+    /// Every kind, in the order of K45's table.
     pub const ALL: [Self; 22] = [
         Self::ClientVersion,
         Self::PromptTooLong,
@@ -374,7 +374,7 @@ fn short_name(name: &str) -> &str {
     name.rsplit_once('#').map_or(name, |(_, name)| name).trim()
 }
 
-/// The reason tokens of section 8, each with its row. A reason counts at any status (K43).
+/// The reason tokens of K45, each with its row. A reason counts at any status (K43).
 const REASONS: [(&str, FaultKind); 34] = [
     ("CONTENT_LENGTH_EXCEEDS_THRESHOLD", FaultKind::PromptTooLong),
     ("PROMPT_TOO_LONG", FaultKind::PromptTooLong),
@@ -461,7 +461,7 @@ const FIRST_PATTERNS: [Pattern; 9] = [
     (At::Any, &["unknownoperationexception"], FaultKind::Endpoint),
 ];
 
-/// The message patterns of section 8 in the table's order, those of two words before those of one (K90).
+/// The message patterns of K45 in the table's order, those of two words before those of one (K90).
 const PATTERNS: [Pattern; 22] = [
     (At::One(400), &["input is too long"], FaultKind::PromptTooLong),
     (At::One(400), &["context limit exceeded"], FaultKind::PromptTooLong),

@@ -1,4 +1,4 @@
-//! Shapes of token refresh, for social and IdC accounts (kiro-upstream.md §9).
+//! Shapes of token refresh, for social and IdC accounts (K51–K61).
 //!
 //! [`request_body`] makes what is sent (K52, K53), [`read_answer`] classifies what comes back: a [`Grant`], or a
 //! [`Refusal`] of which every row K57–K61 is a variant.

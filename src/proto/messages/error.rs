@@ -3,7 +3,7 @@
 /// Error text of any origin is cut here before it leaves (TS25), in characters.
 pub const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// `error.type` of an error body or of an SSE `error` event (messages-api.md section 6).
+/// `error.type` of an error body or of an SSE `error` event (contract/messages.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorType {
     /// `invalid_request_error`: the request can't be served as it is.

@@ -3,7 +3,7 @@
 use super::error::ApiError;
 use crate::proto::json::Literal;
 
-/// One event of a Messages stream (messages-api.md section 4), borrowed from the state machine that makes it.
+/// One event of a Messages stream (M53, M54), borrowed from the state machine that makes it.
 #[derive(Debug, Clone, Copy)]
 pub enum StreamEvent<'a> {
     /// `message_start`: first, and once.

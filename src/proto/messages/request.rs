@@ -68,7 +68,7 @@ impl std::error::Error for RequestError {}
 
 /// A valid request of the Messages API, borrowed from the bytes of its body.
 ///
-/// Valid means: every rule of messages-api.md section 2 holds, except "model known" (M20), which needs the model
+/// Valid means: every rule of contract/messages.md holds, except "model known" (M20), which needs the model
 /// table. Text stays in the body's own JSON literals until someone asks for its characters.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -95,7 +95,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads and checks a body: JSON first, then the fields in the order of messages-api.md sections 2.1–2.3.
+    /// Reads and checks a body: JSON first, then the fields in the order of contract/messages.md (M1).
     ///
     /// # Errors
     /// The first rule that the body breaks (M12, M13, M15, M16, M18–M50), except "model known", which is the

@@ -55,7 +55,7 @@ fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
     }
 }
 
-/// The error body (messages-api.md section 6), also the `data` of an `error` event.
+/// The error body (contract/messages.md), also the `data` of an `error` event.
 pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl BufMut) {
     out.put_slice(b"{\"type\":\"error\",\"error\":{\"type\":\"");
     out.put_slice(error.kind.as_str().as_bytes());

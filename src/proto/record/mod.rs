@@ -24,7 +24,7 @@ pub use token_file::{RefusedHash, Registration, TokenFile, id_of_path};
 /// Integers are written below this (R25): another writer's JSON keeps 14 significant digits.
 const MAX_INTEGER: u64 = 99_999_999_999_999;
 
-/// The tolerant reading of an account record (§3). Absent fields have their defaults.
+/// The tolerant reading of an account record (R70). Absent fields have their defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The hash field; a `uuid` inside the record is ignored.
@@ -176,7 +176,7 @@ fn ignore(ignored: &mut Vec<&'static str>, name: &'static str, is_ignored: bool)
     }
 }
 
-/// The tolerant reading of a token record (§4, R70). `None` is absent, which an empty string is too.
+/// The tolerant reading of a token record (R70). `None` is absent, which an empty string is too.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Token {
     /// The bearer token; absent counts as expired.
@@ -294,7 +294,7 @@ impl Token {
         }
     }
 
-    /// R77.
+    /// A text that is not too long and printable; else the field counts as absent (R77).
     fn bounded(&mut self, name: &'static str, found: Option<String>, limit: usize) -> Option<String> {
         let is_sound = |text: &String| text.len() <= limit && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let sound = found.clone().filter(is_sound);
@@ -558,7 +558,7 @@ impl Fingerprint {
         Some(Self(bytes))
     }
 
-    /// The first 32 hex digits, the name in `kiro:refresh-index:{h}` (§2).
+    /// The first 32 hex digits, the name in `kiro:refresh-index:{h}` (R62).
     pub fn index(&self) -> String {
         hex(&self.0[..16])
     }
@@ -609,7 +609,7 @@ pub fn is_region(text: &str) -> bool {
     head && number && middle.peek().is_some() && middle.all(lower)
 }
 
-/// An address of an account with its region filled in (§3); `None` when it must be ignored.
+/// An address of an account with its region filled in (K12); `None` when it must be ignored.
 ///
 /// It must be https, or http on a loopback host (`*.localhost` among them), without user information; a region is letters, digits and `-`.
 pub fn endpoint(template: &str, region: &str) -> Option<String> {
@@ -661,7 +661,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What a success writes into a record that needs no healing (§8).
+    /// What a success writes into a record that needs no healing (R29).
     fn after_successes(record: &str, count: u64) -> String {
         let account = Account::parse(record.as_bytes(), "a1").unwrap();
         let entries = [Entry::LastUsed(t0()), Entry::UsageCount(account.usage_count + count)];

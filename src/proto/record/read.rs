@@ -25,7 +25,7 @@ pub(super) fn boolean(value: Json<'_>) -> Option<bool> {
     }
 }
 
-/// A number or the digits of one, its fraction cut off; 0 for anything negative or else (§3). Capped as R25 writes it.
+/// A number or the digits of one, its fraction cut off; 0 for anything negative or else (R70). Capped as R25 writes it.
 pub(super) fn count(value: Json<'_>) -> u64 {
     decimal(value).map_or(0, |number| if number < MAX_INTEGER as f64 { number as u64 } else { MAX_INTEGER })
 }
@@ -60,7 +60,7 @@ pub(super) fn text(value: Json<'_>) -> Option<String> {
     value.string().filter(|text| !text.is_empty()).map(Into::into)
 }
 
-/// An array of strings; also a string that holds a JSON array or a comma list (`notSupportedModels`, §3).
+/// An array of strings; also a string that holds a JSON array or a comma list (`notSupportedModels`, R70).
 pub(super) fn names(value: Json<'_>) -> Vec<String> {
     let strings =
         |array: Json<'_>| -> Option<Vec<String>> { Some(array.elements()?.into_iter().filter_map(text).collect()) };

@@ -59,7 +59,7 @@ impl<'a> TokenFile<'a> {
         }
     }
 
-    /// The token record that this file stands for (§4), the registration copied in.
+    /// The token record that this file stands for (R67), the registration copied in.
     ///
     /// `profile_arn` is one that was learnt and that the file has no member for. For IdC `region` becomes `idcRegion`:
     /// the Kiro host stays in `us-east-1`.

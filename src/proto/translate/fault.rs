@@ -12,7 +12,7 @@ pub struct PromptSize {
     pub window: u64,
 }
 
-/// The answer when a fault is final: the column *Client* of kiro-upstream.md section 8.
+/// The answer when a fault is final: the column *client* of K45.
 ///
 /// Upstream's text gets through for `BadRequest` (a `ModelFields` that no repair cured is one), `UnknownModel` and
 /// `TooLarge` only (K48). The headers (`retry-after`, `x-should-retry`) are the

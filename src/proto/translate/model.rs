@@ -688,7 +688,7 @@ mod tests {
         assert_eq!(table.resolve("claude-x", Some("nonsense")), None);
     }
 
-    /// TV123 and TV55.
+    /// The names of the vectors, and what they come to (TV55, TV123).
     #[test]
     fn tv123_tv55_a93_names_of_today() {
         let table = Models::embedded();

@@ -26,7 +26,7 @@ const MAX_SIGNATURE: usize = 256 << 10;
 const MAX_SIGNATURES: usize = 64;
 /// How many finished tool ids are remembered (TS25).
 const MAX_FINISHED: usize = 1_024;
-/// How many unknown event names are counted (section 6), and how many characters of each are kept.
+/// How many unknown event names are counted, and how many characters of each are kept.
 const MAX_UNKNOWN: usize = 16;
 const MAX_UNKNOWN_CHARS: usize = 64;
 const REPLACEMENT: &str = "\u{fffd}";
@@ -141,7 +141,7 @@ pub struct Response {
     raw_copy: bool,
 }
 
-/// TS3.
+/// What has gone out so far (TS3).
 #[derive(Debug)]
 enum State {
     /// Nothing sent.
@@ -517,7 +517,7 @@ impl Response {
         }
     }
 
-    /// TS18, TS19.
+    /// Upstream failed: told to the retry policy before the commit, to the client after it (TS18, TS19).
     fn fail(&mut self, fault: Fault, sink: &mut impl Sink) -> Step {
         if !self.is_committed() {
             self.state = State::Faulted { started: self.is_started() };
@@ -528,7 +528,7 @@ impl Response {
         Step::Failed(fault)
     }
 
-    /// TS15.
+    /// The answer has ended: closes what is open and says why it stopped (TS15).
     fn complete(&mut self, sink: &mut impl Sink) -> Step {
         self.drain(sink);
         while let State::Tool(open) = &self.state {
@@ -1178,7 +1178,7 @@ mod tests {
         assert!(log.0.len() > before, "the oldest was forgotten");
     }
 
-    /// TS25: at most 64 bytes of blanks and one surrogate half wait; section 6: at most 16 unknown names of 64
+    /// TS25: at most 64 bytes of blanks and one surrogate half wait; and at most 16 unknown names of 64
     /// characters.
     #[test]
     fn section6_unknown_names_are_bounded() {

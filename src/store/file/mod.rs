@@ -1,4 +1,4 @@
-//! The embedded file store (R63–R69): one JSON file with the records of §3 and §4, or a token file of the Kiro IDE or
+//! The embedded file store (R63–R69): one JSON file with the records of R70, or a token file of the Kiro IDE or
 //! CLI that stands for one account. Shared by processes of one machine through an advisory lock beside the file.
 //!
 //! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end, or, if it was a change

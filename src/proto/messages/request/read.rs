@@ -1,4 +1,4 @@
-//! Reads a request out of checked JSON and refuses it by the first rule it breaks (messages-api.md section 2).
+//! Reads a request out of checked JSON and refuses it by the first rule it breaks (contract/messages.md).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,8 +15,8 @@ use crate::proto::messages::error::{Cause, ErrorType};
 
 type Result<T> = std::result::Result<T, RequestError>;
 
-/// The whole body: JSON, then section 2.1 from top to bottom, then the insides of `messages` (2.2) and of `tools`
-/// (2.3), and last what `tool_choice` says about the tools.
+/// The whole body: JSON, then the top level (M20–M32), then the insides of `messages` (M35–M47) and of `tools`
+/// (M48–M50), and last what `tool_choice` says about the tools.
 pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let json = Json::parse(body).map_err(|error| {
         Path::top("body").error(match error {
@@ -106,7 +106,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     })
 }
 
-// Section 2.1
+// The top level (M20–M32)
 
 fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
     let at = Path::top("system");
@@ -208,7 +208,7 @@ fn metadata_user_id<'a>(metadata: Value<'_, 'a>) -> Result<Option<Text<'a>>> {
     user_id.map(|user_id| string(user_id, at.field("user_id"))).transpose()
 }
 
-// Section 2.2
+// Messages (M35–M47, M69, M70)
 
 /// The messages, and what system messages say beside their text (M69, M70).
 #[derive(Default)]
@@ -618,7 +618,7 @@ fn check_documents_of_last_turn(messages: &[Message<'_>], at: Path<'_>) -> Resul
     Ok(())
 }
 
-// Section 2.3
+// Tools (M48–M50)
 
 /// Tools that only Anthropic could run.
 #[derive(Default)]

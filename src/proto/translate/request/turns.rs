@@ -247,7 +247,7 @@ impl<'r> UserTurn<'r> {
                 _ => message.content.line(Text::new(format!("[{count} earlier {kind}s omitted]"))),
             }
         }
-        // TR13.
+        // Upstream takes no blank message (TR13).
         if message.content.is_blank() {
             let text = match &message {
                 _ if !message.results.is_empty() => Text::constant("Tool results provided."),
