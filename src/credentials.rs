@@ -155,7 +155,7 @@ impl RefreshError {
             Self::Network => (FaultKind::Network, "the token refresh broke off"),
             Self::Timeout | Self::Locked => (FaultKind::Timeout, "the token refresh took too long"),
         };
-        Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}"), retry_after: None }
+        Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}").into(), retry_after: None }
     }
 }
 
@@ -229,7 +229,7 @@ impl Credentials {
             && let Some(url) = view.refresh_url(view.refresh_region())
         {
             let way = self.0.upstream.way(host_of(&url), view.proxy_url().map(Secret::expose));
-            fault.message = format!("{way}: {}", fault.message);
+            fault.message = format!("{way}: {}", fault.message).into();
         }
         fault
     }

@@ -1,20 +1,20 @@
 //! `Secret`: a string that never shows itself.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A credential: access token, refresh token, client secret, API key.
 ///
-/// No `Display`, no `Serialize`; `Debug` prints `Secret(…)`. The only way to the text is [`Secret::expose`].
-#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+/// No `Display`, no `Serialize`; `Debug` prints `Secret(…)`. The only way to the text is [`Secret::expose`]. Clones share it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(Arc<str>);
 
 impl Secret {
     /// Wraps a secret text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(text.into().into())
     }
 
     /// The text itself, for the one place that sends or compares it.
@@ -36,7 +36,19 @@ impl fmt::Debug for Secret {
 
 impl From<String> for Secret {
     fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Arc<str>> for Secret {
+    fn from(text: Arc<str>) -> Self {
         Self(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
     }
 }
 

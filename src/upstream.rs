@@ -41,6 +41,7 @@ use crate::policy::reach::Reach;
 use crate::proto::kiro::client_identity as client;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::said::{Known, Said};
 use crate::secret::Secret;
 
 /// Error bodies are read to this size and for this long (K42).
@@ -156,6 +157,9 @@ impl Reached {
     }
 
     fn failed(&self, way: &str, why: &str, began: Duration, probe: Option<Probe>) -> Fault {
+        // A proxy's words, or a certificate's.
+        let why = Said::from(why);
+        let why = why.as_str();
         let mut inside = self.inside();
         if inside.0.failed(way, why, began, self.began.elapsed()) {
             if let Some(probe) = probe {
@@ -229,6 +233,15 @@ pub struct Target {
     pub token_type: Option<&'static str>,
     /// The account's own proxy.
     pub proxy: Option<String>,
+    /// The account's whole id, which isn't sent.
+    pub account: Arc<str>,
+}
+
+impl Target {
+    /// What upstream may repeat, and nobody else may hear.
+    pub fn known(&self) -> Known {
+        Known::of_call(&self.token, &self.machine_id, &self.account)
+    }
 }
 
 /// What the headers say about the client (K103): constants of this process.
@@ -440,6 +453,7 @@ impl Upstream {
             header(&parts.headers, "retry-after"),
             &text,
             target.token_type == Some("API_KEY"),
+            &target.known(),
         ))
     }
 
@@ -925,6 +939,7 @@ mod tests {
 
     fn target(api_key: bool) -> Target {
         Target {
+            account: "account-1".into(),
             url: "https://q.us-east-1.amazonaws.com/generateAssistantResponse".into(),
             token: Secret::new("t"),
             machine_id: "ab".repeat(32),

@@ -24,7 +24,8 @@ fn k38_k42_k43_k44_k45_every_row_is_classified_as_the_table_says() {
 fn k45_every_kind_and_every_reason_has_a_row() {
     let kinds: BTreeSet<FaultKind> = rows().iter().map(|(input, _)| fault(input).kind).collect();
     assert_eq!(kinds, FaultKind::ALL.into_iter().collect());
-    let reasons: BTreeSet<String> = rows().iter().filter_map(|(input, _)| fault(input).reason).collect();
+    let reasons: BTreeSet<String> =
+        rows().iter().filter_map(|(input, _)| fault(input).reason).map(|said| said.to_string()).collect();
     for reason in [
         "CONTENT_LENGTH_EXCEEDS_THRESHOLD PROMPT_TOO_LONG INVALID_MODEL_ID THINKING_SIGNATURE_INVALID",
         "REQUEST_BODY_INVALID REQUEST_BODY_INVALID_JSON TOOL_CONFIG_MISSING TOOL_DUPLICATE TOOL_SCHEMA_INVALID",
@@ -49,7 +50,7 @@ fn k45_every_status_is_classified() {
     let bodies: [&[u8]; 8] = [b"", b"{", b"[]", b"null", b"\"x\"", b"\xff\xfe", br#"{"message":5,"reason":[]}"#, b"{}"];
     for status in 0..=1_000 {
         for body in bodies {
-            let kind = Fault::from_http(status, None, None, body, false).kind;
+            let kind = Fault::from_http(status, None, None, body, false, &Default::default()).kind;
             match status {
                 402 => assert_eq!(kind, FaultKind::QuotaMonth),
                 400..=499 => assert_ne!(kind, FaultKind::Protocol, "{status}"),
@@ -64,7 +65,7 @@ fn k45_every_status_is_classified() {
 
 #[test]
 fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
-    let read = |header| Fault::from_http(429, None, header, b"{}", false).retry_after;
+    let read = |header| Fault::from_http(429, None, header, b"{}", false, &Default::default()).retry_after;
     assert_eq!(read(Some("7")), Some(RetryAfter::Seconds(7)));
     assert_eq!(read(Some(" 0 ")), Some(RetryAfter::Seconds(0)));
     let date = "1994-11-06T08:49:37Z".parse().unwrap();
@@ -113,7 +114,7 @@ fn k48_m63_trap41_upstream_text_is_not_for_clients() {
 #[test]
 fn ts25_error_text_is_bounded() {
     let body = format!(r#"{{"message":"{}","reason":"{}"}}"#, "é".repeat(5_000), "R".repeat(5_000));
-    let fault = Fault::from_http(400, None, None, body.as_bytes(), false);
+    let fault = Fault::from_http(400, None, None, body.as_bytes(), false, &Default::default());
     assert_eq!(fault.message.chars().count(), 1_000);
     assert_eq!(fault.reason.as_ref().unwrap().len(), 1_000);
     assert_eq!(api_error(&fault, PROMPT).message.chars().count(), 1_000);
@@ -122,7 +123,7 @@ fn ts25_error_text_is_bounded() {
 /// M62, TV58: n is the larger of our estimate and the window + 1.
 #[test]
 fn m62_tv58_prompt_is_too_long() {
-    let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false);
+    let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false, &Default::default());
     let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 200_000 }).message;
     assert_eq!(sentence(150_000), "prompt is too long: 200001 tokens > 200000 maximum");
     assert_eq!(sentence(250_000), "prompt is too long: 250000 tokens > 200000 maximum");
@@ -143,7 +144,7 @@ fn k37_the_output_limit_is_no_fault() {
 #[test]
 fn an_api_key_account_has_no_token_to_refresh() {
     for kind in FaultKind::ALL {
-        let fault = Fault { kind, status: None, reason: None, message: String::new(), retry_after: None };
+        let fault = Fault { kind, status: None, reason: None, message: Default::default(), retry_after: None };
         let expected = if kind == FaultKind::TokenRejected { FaultKind::Forbidden } else { kind };
         assert_eq!(fault.for_api_key_account().kind, expected);
     }
@@ -181,7 +182,7 @@ fn fault(input: &str) -> Fault {
                     break;
                 }
             }
-            Fault::from_http(word.parse().unwrap(), name, retry_after, rest.as_bytes(), api_key)
+            Fault::from_http(word.parse().unwrap(), name, retry_after, rest.as_bytes(), api_key, &Default::default())
         }
         "exception" => in_band(Exception::from_frame(Some(word), rest.as_bytes())),
         "error" => in_band(Exception::from_error_frame(Some(word), Some(rest))),

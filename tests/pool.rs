@@ -241,7 +241,7 @@ fn config(options: &[(&str, &str)]) -> Config {
 }
 
 fn fault(kind: FaultKind, status: u16) -> Fault {
-    Fault { kind, status: Some(status), reason: None, message: String::new(), retry_after: None }
+    Fault { kind, status: Some(status), reason: None, message: Default::default(), retry_after: None }
 }
 
 /// An account with its token, as they lie in Redis.
@@ -2081,6 +2081,7 @@ impl Wire {
 
     async fn ask(&self, upstream: &Upstream) -> Result<(), Fault> {
         let target = kiro_messages::upstream::Target {
+            account: "account-1".into(),
             url: self.url.clone(),
             token: Secret::new("bearer"),
             machine_id: "m".into(),

@@ -136,7 +136,14 @@ fn tv56_tr21_descriptions_are_cut_at_10240_characters() {
 
 #[test]
 fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
-    let fault = Fault::from_http(400, None, None, br#"{"reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD"}"#, false);
+    let fault = Fault::from_http(
+        400,
+        None,
+        None,
+        br#"{"reason":"CONTENT_LENGTH_EXCEEDS_THRESHOLD"}"#,
+        false,
+        &Default::default(),
+    );
     for (estimate, says) in [(150_000, 200_001), (250_000, 250_000)] {
         let error = api_error(&fault, PromptSize { estimate, window: 200_000 });
         assert_eq!(error.message, format!("prompt is too long: {says} tokens > 200000 maximum"));

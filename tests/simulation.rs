@@ -156,7 +156,7 @@ fn number(id: &str) -> usize {
 }
 
 fn fault(kind: FaultKind) -> Fault {
-    Fault { kind, status: None, reason: None, message: String::new(), retry_after: None }
+    Fault { kind, status: None, reason: None, message: Default::default(), retry_after: None }
 }
 
 async fn server(path: &Path, config: &Config, clock: &Clock) -> Pool {

@@ -317,8 +317,14 @@ async fn every_row_of_the_fault_table_has_a_token() {
     for (name, kind) in rows {
         let answer = chat(&simulator, &format!("sim-{name}.someone"), &with_reasoning).await;
         let header = |name: &str| answer.headers.get(name).map(String::as_str);
-        let fault =
-            Fault::from_http(answer.status, header("x-amzn-errortype"), header("retry-after"), &answer.body(), false);
+        let fault = Fault::from_http(
+            answer.status,
+            header("x-amzn-errortype"),
+            header("retry-after"),
+            &answer.body(),
+            false,
+            &Default::default(),
+        );
         assert_eq!(fault.kind, kind, "{name}: {}", answer.text());
         assert_eq!(fault.retry_after.is_some(), name.starts_with("429-retry-after"), "{name}");
         assert_eq!(answer.end, End::Whole, "{name}");

@@ -32,6 +32,7 @@ fn upstream(options: &[(&str, &str)]) -> Upstream {
 /// The whole body of one answer.
 async fn ask(upstream: &Upstream, url: &str, proxy: Option<&str>, body: Bytes) -> Result<Vec<u8>, Fault> {
     let target = Target {
+        account: "account-1".into(),
         url: url.to_owned(),
         token: Secret::new("bearer"),
         machine_id: "m".into(),

@@ -16,6 +16,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::kiro::token::{self, Grant};
 use crate::proto::record::{Method, Token};
+use crate::proto::said::Known;
 use crate::secret::Secret;
 use crate::upstream::{Caller, add_invocation_id, host_of};
 
@@ -77,7 +78,7 @@ impl Inner {
         let read = token::read_answer(method, answer.status, error_type, &answer.body);
         let gate = match &read {
             Ok(_) => Ok(()),
-            Err(_) => Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false)),
+            Err(_) => Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false, &Known::default())),
         };
         self.upstream.gate().heard("refresh", host_of(&url), gate);
         if let Err(refusal) = read {
@@ -152,7 +153,7 @@ impl Inner {
                     heard(Ok(()));
                     break answer.body;
                 }
-                let fault = answer.fault(view);
+                let fault = answer.fault(view, bearer);
                 if !by_get && (fault.kind == FaultKind::Endpoint || matches!(answer.status, 404 | 405)) {
                     by_get = true;
                     continue;
@@ -236,7 +237,7 @@ impl Inner {
             heard(Ok(()));
             return Ok(answer.body);
         }
-        let fault = answer.fault(view);
+        let fault = answer.fault(view, bearer);
         heard(Err(&fault));
         Err(fault)
     }
@@ -254,9 +255,10 @@ struct Answer {
 }
 
 impl Answer {
-    fn fault(&self, view: &AccountView) -> Fault {
+    fn fault(&self, view: &AccountView, bearer: &Secret) -> Fault {
         let (kind, retry_after) = (self.header("x-amzn-errortype"), self.header("retry-after"));
-        Fault::from_http(self.status, kind, retry_after, &self.body, view.is_api_key())
+        let known = Known::of_call(bearer, view.machine_id(), view.id());
+        Fault::from_http(self.status, kind, retry_after, &self.body, view.is_api_key(), &known)
     }
 
     fn header(&self, name: &str) -> Option<&str> {

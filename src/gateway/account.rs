@@ -99,7 +99,10 @@ mod tests {
     #[test]
     fn k46_a_date_is_a_time_to_wait_too() {
         let now = Timestamp::UNIX_EPOCH;
-        let wait = |header| of_question(&Fault::from_http(429, None, Some(header), b"{}", false), now).retry_after();
+        let wait = |header| {
+            of_question(&Fault::from_http(429, None, Some(header), b"{}", false, &Default::default()), now)
+                .retry_after()
+        };
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("Thu, 01 Jan 1970 00:00:09 GMT"), Some(Duration::from_secs(9)));
         assert_eq!(wait("soon"), None);

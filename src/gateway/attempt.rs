@@ -20,6 +20,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Body as KiroBody;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::messages::request::{Request, SystemMode};
+use crate::proto::said::Known;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::fields::Asked;
@@ -261,7 +262,7 @@ pub(super) enum Next {
 /// What [`open`] came to.
 pub(super) enum Opened {
     /// An event stream begins. The job is the one that it answers (TR36).
-    Body { body: Body, lease: Lease, trail: Trail, job: Arc<Job> },
+    Body { body: Body, known: Known, lease: Lease, trail: Trail, job: Arc<Job> },
     /// It is over before it began.
     Failed { error: Error, trail: Trail },
 }
@@ -562,6 +563,7 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) ->
             token_type: account.token_type(),
             shape: chosen.shape,
             proxy: account.proxy_url().map(|url| url.expose().to_owned()),
+            account: account.id().clone(),
         };
         let asked = now();
         trail.began.get_or_insert(asked);
@@ -582,7 +584,7 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) ->
             trail.hand.passed(&job, &lease);
         }
         match answer {
-            Ok(body) => return Opened::Body { body, lease, trail, job },
+            Ok(body) => return Opened::Body { body, known: target.known(), lease, trail, job },
             Err(fault) => match trail.judge(&job, lease, fault) {
                 Ok(again) => next = again,
                 Err(error) => return Opened::Failed { error, trail },
@@ -593,7 +595,7 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) ->
 
 /// The account has nothing that could be sent as its profile.
 fn no_profile() -> Fault {
-    let message = "the account has no Kiro profile".to_owned();
+    let message = "the account has no Kiro profile".into();
     Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
 }
 

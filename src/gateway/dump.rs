@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
+use crate::proto::said::{Known, without_tokens};
 use crate::secret::Secret;
 
 /// Folders that stay.
@@ -34,7 +35,6 @@ const HALF_TAPE: usize = 256 * 1024;
 const WRITING: usize = 8;
 /// Faults of one request that are told.
 const FAULTS: usize = 32;
-const GONE: &[u8] = b"[redacted]";
 
 /// The folder, and what is being recorded for it.
 pub(super) struct Dumps {
@@ -202,8 +202,8 @@ impl Recording {
                 account: account.to_owned(),
                 kind: fault.kind.as_str(),
                 status: fault.status,
-                reason: fault.reason.clone(),
-                message: fault.message.clone(),
+                reason: fault.reason.as_deref().map(str::to_owned),
+                message: fault.message.to_string(),
             });
         }
     }
@@ -262,8 +262,7 @@ impl Recording {
     }
 
     fn redact(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let known = self.secrets.iter().map(|secret| secret.expose().as_bytes()).filter(|secret| secret.len() >= 4);
-        redact_looks(known.fold(bytes, replace))
+        without_tokens(bytes, &Known::new(self.secrets.iter().cloned()))
     }
 }
 
@@ -310,63 +309,6 @@ impl Tape {
         let (first, second) = self.tail.as_slices();
         [&self.head, first, second].concat()
     }
-}
-
-/// Tokens and keys that nobody told us about, by how they begin.
-fn redact_looks(bytes: Vec<u8>) -> Vec<u8> {
-    const LOOKS: [&[u8]; 8] = [
-        b"Bearer ",
-        b"bearer ",
-        b"aoaAAAAA",
-        b"aorAAAAA",
-        b"ksk_",
-        b"sk-ant-",
-        b"\"accessToken\":\"",
-        b"\"refreshToken\":\"",
-    ];
-    LOOKS.iter().fold(bytes, |bytes, look| {
-        let finder = memchr::memmem::Finder::new(look);
-        let mut out = Vec::with_capacity(bytes.len());
-        let mut rest = &bytes[..];
-        while let Some(at) = finder.find(rest) {
-            let (before, found) = rest.split_at(at);
-            let kept = if look.ends_with(b" ") || look.ends_with(b"\"") { look.len() } else { 0 };
-            let token = found.iter().skip(look.len()).take_while(|b| is_of_a_token(**b)).count();
-            out.extend_from_slice(before);
-            if token < 8 {
-                // A word about tokens, not one.
-                out.extend_from_slice(found.get(..look.len()).unwrap_or_default());
-                rest = found.get(look.len()..).unwrap_or_default();
-                continue;
-            }
-            out.extend_from_slice(found.get(..kept).unwrap_or_default());
-            out.extend_from_slice(GONE);
-            rest = found.get(look.len() + token..).unwrap_or_default();
-        }
-        out.extend_from_slice(rest);
-        out
-    })
-}
-
-fn is_of_a_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=' | b':')
-}
-
-fn replace(bytes: Vec<u8>, secret: &[u8]) -> Vec<u8> {
-    let finder = memchr::memmem::Finder::new(secret);
-    let mut found = finder.find_iter(&bytes).peekable();
-    if found.peek().is_none() {
-        return bytes;
-    }
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut from = 0;
-    for at in found {
-        out.extend_from_slice(bytes.get(from..at).unwrap_or_default());
-        out.extend_from_slice(GONE);
-        from = at + secret.len();
-    }
-    out.extend_from_slice(bytes.get(from..).unwrap_or_default());
-    out
 }
 
 /// Removes the oldest of our folders until so many are left, and so many bytes; whatever else is there stays. What a process
@@ -529,18 +471,5 @@ mod tests {
         tape.add(&[1; 8]);
         tape.add(&[2; 8]);
         assert_eq!((tape.bytes(), tape.left_out), (vec![1; 8], 8));
-    }
-
-    #[test]
-    fn what_looks_like_a_token_goes() {
-        for (text, wanted) in [
-            ("authorization: Bearer abc.def-ghi_123;", "authorization: Bearer [redacted];"),
-            ("a bearer of news", "a bearer of news"),
-            (r#"{"accessToken":"secret-1234","x":1}"#, r#"{"accessToken":"[redacted]","x":1}"#),
-            ("the key sk-ant-api03-abcdef, aoaAAAAAGxyzzzzz.1", "the key [redacted], [redacted]"),
-        ] {
-            assert_eq!(String::from_utf8(redact_looks(text.into())).unwrap(), wanted);
-        }
-        assert_eq!(replace(b"xx-t0ken-yy-t0ken".to_vec(), b"t0ken"), b"xx-[redacted]-yy-[redacted]");
     }
 }

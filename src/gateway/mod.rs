@@ -793,7 +793,7 @@ impl Shared {
             account = lease.account().short_id(),
             fault = ?fault.kind,
             status = fault.status,
-            reason = fault.reason,
+            reason = fault.reason.as_deref(),
             committed = stood.committed,
             recorded = outcome.is_some(),
             "an attempt failed"

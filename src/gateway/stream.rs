@@ -353,7 +353,8 @@ impl MessageStream {
 
     fn on_opened(&mut self, opened: Opened) {
         match opened {
-            Opened::Body { body, lease, mut trail, job } => {
+            Opened::Body { body, known, lease, mut trail, job } => {
+                self.pipeline.set_known(known);
                 self.times.waited += trail.take_waited();
                 self.times.heard = now();
                 if job.is_fallback {

@@ -382,6 +382,8 @@ fn capacity_wait(earlier: u32, rng: &mut fastrand::Rng) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use crate::proto::said::Said;
+
     use super::*;
 
     const LIMITS: Limits = Limits { attempts: 3, accounts: MOST_ACCOUNTS, time: Duration::from_secs(15) };
@@ -392,11 +394,11 @@ mod tests {
     }
 
     fn fault(kind: FaultKind) -> Fault {
-        Fault { kind, status: None, reason: None, message: String::new(), retry_after: None }
+        Fault { kind, status: None, reason: None, message: Said::default(), retry_after: None }
     }
 
     fn said(kind: FaultKind, reason: Option<&str>, message: &str) -> Fault {
-        Fault { reason: reason.map(str::to_owned), message: message.to_owned(), ..fault(kind) }
+        Fault { reason: reason.map(Said::from), message: message.into(), ..fault(kind) }
     }
 
     fn progress() -> Progress {

@@ -96,7 +96,7 @@ impl Fixture {
 }
 
 fn fault(kind: FaultKind) -> Fault {
-    Fault { kind, status: None, reason: None, message: String::new(), retry_after: None }
+    Fault { kind, status: None, reason: None, message: Default::default(), retry_after: None }
 }
 
 fn limited(seconds: u64) -> Fault {

@@ -7,4 +7,5 @@ pub mod kiro;
 pub mod messages;
 pub mod pipeline;
 pub mod record;
+pub mod said;
 pub mod translate;

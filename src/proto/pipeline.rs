@@ -46,6 +46,7 @@ use super::messages::error::ApiError;
 use super::messages::event::Sink;
 use super::messages::response::Fold;
 use super::messages::sse::Sse;
+use super::said::Known;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
@@ -137,6 +138,11 @@ impl Pipeline {
     /// (K126).
     pub fn set_usage_window(&mut self, tokens: u64) {
         self.response.set_usage_window(tokens);
+    }
+
+    /// The next answer is to a call that was made with this: none of it is in a fault or in the report.
+    pub fn set_known(&mut self, known: Known) {
+        self.reader.set_known(known);
     }
 
     /// Takes one upstream chunk and appends all SSE that it gives to `out`. [`Step::Fault`] and [`Step::Failed`] are

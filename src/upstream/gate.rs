@@ -131,7 +131,7 @@ mod tests {
 
     fn refusal() -> Fault {
         let text = br#"{"message":"This version of Kiro is no longer supported. Please update to the latest version of Kiro to continue."}"#;
-        Fault::from_http(400, None, None, text, false)
+        Fault::from_http(400, None, None, text, false, &Default::default())
     }
 
     #[test]

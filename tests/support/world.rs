@@ -78,6 +78,9 @@ impl World {
             config.runtime_url = given.runtime_url;
             config.management_url = given.management_url;
         }
+        if options.iter().any(|(name, _)| *name == "KIRO_SOCIAL_REFRESH_URL") {
+            config.social_refresh_url = given.social_refresh_url;
+        }
         let gateway = Gateway::start(config).await.unwrap();
         let listening = listen(gateway.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
         // reqwest wants a TLS provider even for plain http; another test of this process may have been first.

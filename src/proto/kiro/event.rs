@@ -9,6 +9,10 @@ use serde_json::value::RawValue;
 use super::fault::{Exception, Fault};
 use crate::proto::eventstream::Frame;
 use crate::proto::json::{self, Literal};
+use crate::proto::said::{Known, Said};
+
+/// Of a name that isn't in the model no more is looked at, in bytes.
+const MAX_NAME: usize = 1_024;
 
 /// The meaning of one frame (TS1).
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +20,7 @@ pub enum Event<'a> {
     /// Something of the answer, or an event that could have carried some.
     Content(Content<'a>),
     /// Everything that is no content: usage, and whatever is only counted.
-    Note(Note<'a>),
+    Note(Note),
     /// An exception or error frame (K38). After a complete answer it may be a ghost (K36).
     Exception(Fault),
     /// `ContentLengthExceededException`: the output limit, no fault (K37).
@@ -82,7 +86,7 @@ pub enum Input<'a> {
 
 /// What only usage, the log and the metrics want to know.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Note<'a> {
+pub enum Note {
     /// contextUsageEvent: total tokens ÷ window × 100, if it said so.
     ContextUsage {
         /// `contextUsagePercentage`.
@@ -105,7 +109,7 @@ pub enum Note<'a> {
     /// An event of the model, or a protocol frame, that says nothing to us.
     Known,
     /// An event that isn't in the model, by its type.
-    Unknown(&'a str),
+    Unknown(Said),
 }
 
 /// metadataEvent's `tokenUsage`.
@@ -129,6 +133,8 @@ pub struct Reader {
     /// Its type.
     content: ContentType,
     invalid_utf8: u64,
+    /// What the stream was asked for with.
+    known: Known,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -156,7 +162,20 @@ impl Reader {
         self.invalid_utf8
     }
 
+    /// From here on the stream of a call that was made with this: none of it is in a fault or a name that is told.
+    pub fn set_known(&mut self, known: Known) {
+        self.known = known;
+    }
+
     fn any_event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
+        match self.read_event(frame) {
+            Event::Exception(fault) => Event::Exception(fault.knowing(&self.known)),
+            Event::Fault(fault) => Event::Fault(fault.knowing(&self.known)),
+            event => event,
+        }
+    }
+
+    fn read_event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
         let message_type = frame.text(":message-type");
         let event_type = frame.text(":event-type");
         match (message_type, event_type) {
@@ -165,7 +184,7 @@ impl Reader {
                     "assistantResponseEvent" => ContentType::Text,
                     "reasoningContentEvent" => ContentType::Reasoning,
                     "toolUseEvent" => ContentType::Tool,
-                    _ => return Event::from_other_event(name, frame.payload(), &mut self.invalid_utf8),
+                    _ => return self.other_event(name, frame.payload()),
                 };
                 self.headers.clear();
                 self.headers.extend_from_slice(frame.raw_headers());
@@ -196,14 +215,14 @@ impl Reader {
     }
 }
 
-impl<'a> Event<'a> {
-    fn from_other_event(name: &'a str, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
+impl Reader {
+    fn other_event<'a>(&mut self, name: &'a str, payload: &'a [u8]) -> Event<'a> {
         let read: fn(Payload<'_>) -> Option<Event<'_>> = match name {
             "contextUsageEvent" => read_context_usage,
             "metadataEvent" => read_metadata,
             "meteringEvent" => read_metering,
             "invalidStateEvent" => read_invalid_state,
-            "error" => return Self::from_exception(Some(name), payload),
+            "error" => return Event::from_exception(Some(name), payload),
             "initial-response"
             | "messageMetadataEvent"
             | "followupPromptEvent"
@@ -215,12 +234,17 @@ impl<'a> Event<'a> {
             | "intentsEvent"
             | "interactionComponentsEvent"
             | "toolResultEvent"
-            | "dryRunSucceedEvent" => return Self::Note(Note::Known),
-            _ => return Self::Note(Note::Unknown(name)),
+            | "dryRunSucceedEvent" => return Event::Note(Note::Known),
+            _ => {
+                let end = name.floor_char_boundary(MAX_NAME);
+                return Event::Note(Note::Unknown(Said::new(&name[..end], &self.known)));
+            }
         };
-        Self::from_payload(read, payload, invalid_utf8)
+        Event::from_payload(read, payload, &mut self.invalid_utf8)
     }
+}
 
+impl<'a> Event<'a> {
     /// An event that we act on, by the reader of its type.
     fn from_payload(read: fn(Payload<'_>) -> Option<Event<'_>>, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
         if let Some(event) = read(Payload::Flat(payload)) {
@@ -250,12 +274,7 @@ impl<'a> Event<'a> {
     fn into_owned<'b>(self) -> Event<'b> {
         match self {
             Self::Content(content) => Event::Content(content.into_owned()),
-            Self::Note(Note::ContextUsage { percentage }) => Event::Note(Note::ContextUsage { percentage }),
-            Self::Note(Note::Metadata { counts, percentage, max_tokens }) => {
-                Event::Note(Note::Metadata { counts, percentage, max_tokens })
-            }
-            Self::Note(Note::Metering { usage }) => Event::Note(Note::Metering { usage }),
-            Self::Note(Note::Known | Note::Unknown(_)) => Event::Note(Note::Known),
+            Self::Note(note) => Event::Note(note),
             Self::Exception(fault) => Event::Exception(fault),
             Self::OutputLimit => Event::OutputLimit,
             Self::Fault(fault) => Event::Fault(fault),
@@ -618,7 +637,7 @@ mod tests {
     fn event(name: &'static str, payload: &'static [u8]) -> Event<'static> {
         let read: fn(Payload<'_>) -> Option<Event<'_>> = match name {
             "assistantResponseEvent" => read_text,
-            _ => return Event::from_other_event(name, payload, &mut 0),
+            _ => return Reader::default().other_event(name, payload),
         };
         Event::from_payload(read, payload, &mut 0)
     }
@@ -676,8 +695,9 @@ mod tests {
         assert_eq!(event, Event::Content(Content::Text(Text::Raw("\u{fffd}(".into()))));
         assert_eq!(invalid, 1);
         // An event that isn't looked into isn't counted.
-        Event::from_other_event("codeEvent", b"\xff", &mut invalid);
-        assert_eq!(invalid, 1);
+        let mut reader = Reader::default();
+        reader.other_event("codeEvent", b"\xff");
+        assert_eq!(reader.invalid_utf8(), 0);
     }
 
     /// What is read without a parser is what the parser reads.
@@ -744,9 +764,9 @@ mod tests {
         .join(" ")
         .split(' ')
         {
-            assert_eq!(Event::from_other_event(name, b"", &mut 0), Event::Note(Note::Known), "{name}");
+            assert_eq!(Reader::default().other_event(name, b""), Event::Note(Note::Known), "{name}");
         }
-        assert_eq!(event("metricsEvent", b"{}"), Event::Note(Note::Unknown("metricsEvent")));
+        assert_eq!(event("metricsEvent", b"{}"), Event::Note(Note::Unknown("metricsEvent".into())));
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::proto::messages::error::bounded;
+use crate::proto::said::{Known, Said};
 
 /// An upstream failure: its class, and what health, retry and the log need to know about it.
 ///
-/// `message` is upstream's own text. It holds user ids, ARNs and support links, so [`Display`](std::fmt::Display)
-/// leaves it out and a client only ever sees it by way of
+/// `message` is upstream's own text, without what it may have repeated ([`Said`]). It names support links and what else is
+/// not for clients, so [`Display`](std::fmt::Display) leaves it out and a client only ever sees it by way of
 /// [`api_error`](crate::proto::translate::fault::api_error) (K48).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -20,9 +20,9 @@ pub struct Fault {
     /// The HTTP status upstream answered with; none for in-band and network faults.
     pub status: Option<u16>,
     /// Upstream's `reason`, or the reason token found in a body that isn't JSON (K42); at most 1,000 characters.
-    pub reason: Option<String>,
+    pub reason: Option<Said>,
     /// Upstream's message, at most 1,000 characters; for our own findings a sentence of ours. Not for clients but by K48.
-    pub message: String,
+    pub message: Said,
     /// `retry-after` as it came (K46).
     pub retry_after: Option<RetryAfter>,
 }
@@ -175,16 +175,17 @@ impl Fault {
     /// Classifies an answer that is no event stream: any status, also 200 with another content type (K44).
     ///
     /// `error_type_header` is `x-amzn-errortype`, `retry_after` the header of that name, `body` at most the 64 KiB that
-    /// the driver reads (K42). An account that signs with an API key has no token to refresh: what would be
-    /// `TokenRejected` is `Forbidden` for it.
+    /// the driver reads (K42), `known` what the call was made with. An account that signs with an API key has no token to
+    /// refresh: what would be `TokenRejected` is `Forbidden` for it.
     pub fn from_http(
         status: u16,
         error_type_header: Option<&str>,
         retry_after: Option<&str>,
         body: &[u8],
         api_key_account: bool,
+        known: &Known,
     ) -> Self {
-        let report = Report::read(error_type_header, body);
+        let report = Report::read(error_type_header, body, known);
         let kind = report.classify(status);
         let fault = Self {
             kind,
@@ -197,29 +198,29 @@ impl Fault {
     }
 
     /// Reset, cut, no event.
-    pub fn network(message: impl Into<String>) -> Self {
+    pub fn network(message: impl Into<Said>) -> Self {
         Self::ours(FaultKind::Network, message)
     }
 
     /// Name, connection, TLS or proxy: the request never went out. The message is ours, names the way and holds no secret:
     /// clients see it.
-    pub fn unreachable(message: impl Into<String>) -> Self {
+    pub fn unreachable(message: impl Into<Said>) -> Self {
         Self::ours(FaultKind::Unreachable, message)
     }
 
     /// Connect, first event or idle time ran out.
-    pub fn timeout(message: impl Into<String>) -> Self {
+    pub fn timeout(message: impl Into<Said>) -> Self {
         Self::ours(FaultKind::Timeout, message)
     }
 
     /// Invalid frame, unknown message type, broken payload.
-    pub fn protocol(message: impl Into<String>) -> Self {
+    pub fn protocol(message: impl Into<Said>) -> Self {
         Self::ours(FaultKind::Protocol, message)
     }
 
     /// `invalidStateEvent`.
     pub(crate) fn invalid_state(reason: Option<String>, message: String) -> Self {
-        Self { reason: reason.map(bounded), ..Self::ours(FaultKind::ServerError, message) }
+        Self { reason: reason.map(Said::from), ..Self::ours(FaultKind::ServerError, message) }
     }
 
     /// Whether upstream's message holds these words, in any case: for what its class alone doesn't tell.
@@ -237,8 +238,17 @@ impl Fault {
         self
     }
 
-    fn ours(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, status: None, reason: None, message: bounded(message.into()), retry_after: None }
+    /// The same fault without what is known of the call. For what came in the stream, which is read before anybody asks
+    /// whose it is.
+    #[must_use]
+    pub(crate) fn knowing(mut self, known: &Known) -> Self {
+        self.message = Said::new(self.message.as_str(), known);
+        self.reason = self.reason.map(|reason| Said::new(reason.as_str(), known));
+        self
+    }
+
+    fn ours(kind: FaultKind, message: impl Into<Said>) -> Self {
+        Self { kind, status: None, reason: None, message: message.into(), retry_after: None }
     }
 }
 
@@ -246,12 +256,12 @@ impl Exception {
     /// An exception frame: `name` is `:exception-type`, `payload` its JSON. Its status is the modelled one of the name,
     /// else 500 (K43).
     pub fn from_frame(name: Option<&str>, payload: &[u8]) -> Self {
-        Self::classify(Report::read(name, payload))
+        Self::classify(Report::read(name, payload, &Known::default()))
     }
 
     /// An error frame: `:error-code` and `:error-message`, no payload.
     pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
-        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes()))
+        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes(), &Known::default()))
     }
 
     fn classify(report: Report<'_>) -> Self {
@@ -292,25 +302,33 @@ pub fn parse_retry_after(header: &str) -> Option<RetryAfter> {
     date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| RetryAfter::At(zoned.timestamp()))
 }
 
+/// Of an error body, or the payload of an exception frame, no more is looked at (K42).
+const MAX_BODY: usize = 64 * 1024;
+
+/// What no person reads: a compressed body, or one in another encoding.
+fn is_unreadable(c: char) -> bool {
+    c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r' | '\n'))
+}
+
 /// What an error body says, before it is classified.
 struct Report<'a> {
     /// Exception names, the first source first.
     names: Vec<Cow<'a, str>>,
-    reason: Option<String>,
+    reason: Option<Said>,
     /// Upstream's message; empty where the body has none that a person could read.
-    message: String,
+    message: Said,
     /// What message patterns are looked for in: the message, else the whole body.
     text: String,
 }
 
 impl<'a> Report<'a> {
-    fn read(name: Option<&'a str>, body: &[u8]) -> Self {
+    fn read(name: Option<&'a str>, body: &[u8], known: &Known) -> Self {
         let mut names: Vec<Cow<'a, str>> = name.map(Cow::Borrowed).into_iter().collect();
-        let text = String::from_utf8_lossy(body);
+        let text = String::from_utf8_lossy(body.get(..MAX_BODY).unwrap_or(body));
         let Ok(Value::Object(top)) = serde_json::from_str::<Value>(&text) else {
-            let reason = reason_token(&text).map(str::to_owned);
-            let readable = !text.trim_start().starts_with(['<', '{', '[']);
-            let message = if readable { bounded(text.trim().to_owned()) } else { String::new() };
+            let reason = reason_token(&text).map(Said::from);
+            let readable = !text.trim_start().starts_with(['<', '{', '[']) && !text.chars().any(is_unreadable);
+            let message = if readable { Said::new(text.trim(), known) } else { Said::default() };
             return Self { names, reason, message, text: text.into_owned() };
         };
         let inner = top.get("error").and_then(Value::as_object);
@@ -319,10 +337,10 @@ impl<'a> Report<'a> {
             found.or_else(|| inner.and_then(|inner| inner.get(key)).and_then(Value::as_str)).map(str::to_owned)
         };
         names.extend(["__type", "code"].into_iter().filter_map(member).map(Cow::Owned));
-        let reason = member("reason").filter(|reason| !reason.is_empty()).map(bounded);
+        let reason = member("reason").filter(|reason| !reason.is_empty()).map(|reason| Said::new(reason, known));
         match member("message").or_else(|| member("Message")) {
-            Some(message) => Self { names, reason, text: message.clone(), message: bounded(message) },
-            None => Self { names, reason, text: text.into_owned(), message: String::new() },
+            Some(message) => Self { names, reason, message: Said::new(message.as_str(), known), text: message },
+            None => Self { names, reason, text: text.into_owned(), message: Said::default() },
         }
     }
 

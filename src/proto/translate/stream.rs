@@ -480,7 +480,7 @@ impl Response {
         Step::Continue
     }
 
-    fn note(&mut self, note: Note<'_>) {
+    fn note(&mut self, note: Note) {
         match note {
             Note::ContextUsage { percentage } => {
                 self.usage_seen = true;
@@ -504,7 +504,7 @@ impl Response {
                 self.tally.credits = credits.or(self.tally.credits);
             }
             Note::Known => {}
-            Note::Unknown(name) => self.tally.count_unknown(name),
+            Note::Unknown(name) => self.tally.count_unknown(&name),
         }
     }
 
@@ -1187,7 +1187,7 @@ mod tests {
         for number in 0..20 {
             let name = format!("{number:02}{}", "é".repeat(100));
             for _ in 0..2 {
-                response.event(Event::Note(Note::Unknown(&name)), &mut log);
+                response.event(Event::Note(Note::Unknown(name.as_str().into())), &mut log);
             }
         }
         let unknown = &response.tally().unknown_events;

@@ -246,7 +246,7 @@ async fn prepare(desk: &Desk, entry: &Entry) -> Result<Probe, Failure> {
     let near = is_near(&view.generate_url());
     // Kiro's own hosts are spared; a simulator on this machine needn't be.
     let pause = if near { Duration::ZERO } else { PAUSE };
-    Probe::new(&desk.upstream, view, &bearer, pause).map_err(|fault| Failure::new(fault.message))
+    Probe::new(&desk.upstream, view, &bearer, pause).map_err(|fault| Failure::new(fault.message.as_str()))
 }
 
 /// Whether an address leads to this machine (K12).

@@ -12,6 +12,7 @@ use kiro_messages::proto::eventstream::Decoder;
 use kiro_messages::proto::kiro::event::{Content, Event, Note, Reader, Text, TokenCounts};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::said::Known;
 use kiro_messages::secret::Secret;
 use kiro_messages::upstream::{Caller, Upstream};
 use serde_json::{Map, Value, json};
@@ -38,6 +39,7 @@ pub struct Probe {
     client: reqwest::Client,
     headers: Vec<((Shape, Call), HeaderMap)>,
     view: AccountView,
+    known: Known,
     pause: Duration,
     /// Requests made.
     pub sent: usize,
@@ -166,6 +168,7 @@ impl Probe {
         Ok(Self {
             client,
             headers,
+            known: Known::of_call(token, view.machine_id(), view.id()),
             view,
             pause,
             sent: 0,
@@ -331,7 +334,7 @@ impl Probe {
             return Ok(bytes.freeze());
         }
         let api_key = self.view.is_api_key();
-        Err(Fault::from_http(status, error_type.as_deref(), retry_after.as_deref(), &bytes, api_key))
+        Err(Fault::from_http(status, error_type.as_deref(), retry_after.as_deref(), &bytes, api_key, &self.known))
     }
 }
 
