@@ -381,6 +381,7 @@ impl Error {
                 headers.push(("retry-after", self.wait_seconds().to_string()));
                 headers.push(("x-should-retry", "false".to_owned()));
             }
+            500 if self.0.lasting => headers.push(("x-should-retry", "false".to_owned())),
             _ if self.0.code == Code::ClientRefused => headers.push(("x-should-retry", "false".to_owned())),
             400 | 401 | 402 | 403 | 404 | 405 | 413 => headers.push(("x-should-retry", "false".to_owned())),
             429 | 503 => {

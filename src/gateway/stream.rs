@@ -34,6 +34,8 @@ use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::{Pipeline, Step};
 use crate::upstream::{Body, Cut};
 
+/// An answer of which nothing is missing but the end of its body is ended by us after so long a silence.
+const REST: Duration = Duration::from_secs(5);
 /// Beside what a chunk of frames becomes, about as many bytes of SSE, there is room for `message_start` or the end.
 const OUT_SPARE: usize = 512;
 
@@ -427,6 +429,9 @@ impl MessageStream {
         }
         match step {
             Step::Continue => {
+                if self.pipeline.is_at_rest() {
+                    self.arm(self.times.heard);
+                }
                 if self.job.is_some() && self.pipeline.is_committed() {
                     self.job = None;
                     if let Phase::Reading(reading) = &mut self.phase {
@@ -447,6 +452,15 @@ impl MessageStream {
                 if !body.is_ended() {
                     self.phase = Phase::Draining(body);
                 }
+            }
+            // Nobody's fault: the account stays as it is, and the connection is closed with the body.
+            Step::TooLong => {
+                let mut trail = self.take_trail();
+                let message = "The answer is longer than 64 MiB, the most that is put together without `stream`: ask with \
+                               \"stream\": true.";
+                let error = Error::new(Code::Upstream, message).lasting();
+                self.conclude(Outcome::Error, trail.as_mut(), Some(error.clone()));
+                self.failure = Some(error);
             }
             Step::Failed(fault) => {
                 let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
@@ -520,7 +534,7 @@ impl MessageStream {
             let now = now();
             self.on_time(now);
             self.arm(now);
-            if !self.out.is_empty() || matches!(self.phase, Phase::Ended | Phase::Opening(_)) {
+            if !self.out.is_empty() || !matches!(self.phase, Phase::Reading(_)) {
                 // A restarted attempt has to be polled too.
                 return Poll::Ready(());
             }
@@ -543,6 +557,13 @@ impl MessageStream {
             }
             _ => None,
         };
+        if matches!(self.phase, Phase::Reading(_))
+            && self.pipeline.is_at_rest()
+            && now >= self.times.heard + self.rest()
+        {
+            let step = self.pipeline.finish(&mut self.out);
+            return self.on_step(step);
+        }
         if let Some(what) = late {
             let step = self.pipeline.abort(Fault::timeout(what), &mut self.out);
             return self.on_step(step);
@@ -559,6 +580,12 @@ impl MessageStream {
             self.pipeline.ping(&mut self.out);
             self.times.wrote = now;
         }
+    }
+
+    /// No later than silence is a fault.
+    fn rest(&self) -> Duration {
+        let idle = self.shared.config.idle_timeout;
+        if idle.is_zero() { REST } else { REST.min(idle) }
     }
 
     fn arm(&mut self, now: Instant) {
@@ -580,6 +607,9 @@ impl MessageStream {
             until(config.idle_timeout, self.times.heard);
             if !reading.heard_event {
                 until(config.first_event_timeout, reading.body.sent());
+            }
+            if self.pipeline.is_at_rest() {
+                until(self.rest(), self.times.heard);
             }
         }
         self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));

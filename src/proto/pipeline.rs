@@ -156,7 +156,15 @@ impl Pipeline {
         decoder.push(chunk);
         match output {
             Output::Sse => drive(decoder, reader, response, counts, &mut Sse(out)),
-            Output::Fold(fold) => drive(decoder, reader, response, counts, fold),
+            Output::Fold(fold) => {
+                let step = drive(decoder, reader, response, counts, fold);
+                if !fold.is_too_long() {
+                    return step;
+                }
+                *fold = Fold::default();
+                response.drop_answer();
+                Step::TooLong
+            }
         }
     }
 
@@ -211,6 +219,13 @@ impl Pipeline {
     /// `message_start` is out ([`Mode::Fold`]: would be).
     pub fn is_started(&self) -> bool {
         self.response.is_started()
+    }
+
+    /// Nothing is missing of the answer but the end of the body: it has content, no tool is open, and the usage and the
+    /// credits came behind it.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        self.response.is_at_rest() && self.decoder.finish().is_ok()
     }
 
     /// A content block was opened: the answer belongs to this account (TS3, M9).

@@ -1,1 +1,110 @@
+//! What upstream may make us hold, and for how long.
 
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::upstream::{Act, Upstream, answer, event, stream_head, text};
+use crate::world::{STREAM, World, base, events, kinds, with};
+
+async fn before(upstream: &Upstream) -> World {
+    let settings = upstream.settings();
+    World::with_tokens(&["access-1"], &[(settings[0].0, settings[0].1.as_str())]).await
+}
+
+/// The notes with which answers end.
+fn notes() -> Vec<u8> {
+    let metering = event("meteringEvent", r#"{"unit":"credit","usage":0.5}"#);
+    [event("contextUsageEvent", r#"{"contextUsagePercentage":1.5}"#), metering].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ts24_ts25_a_message_that_is_put_together_has_a_bound() {
+    let piece = text(&"x".repeat(60_000));
+    let upstream = Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Repeat(piece.clone(), 5_000)]).await;
+    let world = before(&upstream).await;
+    let reply = world.messages(&base()).await;
+    reply.is_error("too long", 500, "api_error", "The answer is longer than 64 MiB");
+    assert_eq!(reply.headers["x-should-retry"], "false");
+    assert!(upstream.taken.load(Ordering::SeqCst) < 100 << 20, "upstream was read on");
+    let began = Instant::now();
+    while upstream.open.load(Ordering::SeqCst) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(5), "the connection stays open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(world.accounts()[0]["isHealthy"] == true && world.gateway.health().accounts.healthy == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k41_an_answer_of_which_nothing_is_missing_ends_without_the_end_of_its_body() {
+    let upstream =
+        Upstream::start(|_| vec![Act::Say(stream_head()), Act::Say(text("all")), Act::Say(notes()), Act::Stay]).await;
+    let world = before(&upstream).await;
+    for stream in [true, false] {
+        let began = Instant::now();
+        let reply = world.messages(&with(json!({ "stream": stream }))).await;
+        let took = began.elapsed();
+        assert!((Duration::from_secs(5)..Duration::from_secs(9)).contains(&took), "{took:?}");
+        assert!(reply.status == 200 && reply.text.contains("end_turn"), "{}", reply.text);
+    }
+    assert!(world.accounts()[0]["isHealthy"] == true);
+}
+
+/// Notes in the middle, a tool that is open, notes of one kind only: the answer may go on, and is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k41_an_answer_that_may_go_on_is_not_cut() {
+    let tool = |stop: bool| {
+        event("toolUseEvent", &json!({ "toolUseId": "t", "name": "f", "input": "{}", "stop": stop }).to_string())
+    };
+    let metering = event("meteringEvent", r#"{"usage":0.5}"#);
+    for middle in [[notes(), text("more")].concat(), [tool(false), notes()].concat(), metering] {
+        let upstream = Upstream::start(move |_| {
+            let wait = Act::Wait(Duration::from_secs(7));
+            vec![Act::Say(stream_head()), Act::Say(text("a")), Act::Say(middle.clone()), wait, Act::Say(text("last"))]
+        })
+        .await;
+        let world = before(&upstream).await;
+        let reply = world.messages(&with(STREAM())).await;
+        assert!(reply.text.contains("last") && reply.text.contains("message_stop"), "{}", reply.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k42_an_error_body_that_nobody_reads_is_left_out() {
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xabV\xcaM-.NLOU\xb2RP\xf2".to_vec();
+    let bodies =
+        [gzip, vec![0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3], "plain \u{1} text".into(), "[".repeat(60_000).into_bytes()];
+    for body in bodies {
+        let upstream = Upstream::start(move |_| answer(400, &[("content-encoding", "gzip")], &body)).await;
+        let reply = before(&upstream).await.messages(&base()).await;
+        reply.is_error("unreadable", 400, "invalid_request_error", "Kiro refused the request.");
+    }
+}
+
+/// What came before a reset, and in the read that brought the end, is delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k39_the_last_bytes_are_delivered() {
+    for (end, kind) in [(None, "message_stop"), (Some(Act::Reset), "error")] {
+        let upstream = Upstream::start(move |_| {
+            let all = [stream_head(), text("first"), text("last")].concat();
+            let wait = end.is_some().then_some(Act::Wait(Duration::from_millis(200)));
+            [Some(Act::Say(all)), wait, end.clone()].into_iter().flatten().collect()
+        })
+        .await;
+        let reply = before(&upstream).await.messages(&with(STREAM())).await;
+        let events = events(&reply.text);
+        assert_eq!(kinds(&events).last(), Some(&kind), "{}", reply.text);
+        assert!(reply.text.contains("last"));
+    }
+}
+
+/// The ids of finished tools are remembered: a long one breaks the payload.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ts25_a_tool_has_an_id_of_bounded_length() {
+    let tool = json!({ "toolUseId": "t".repeat(1_025), "name": "f", "input": "{}", "stop": true }).to_string();
+    let upstream =
+        Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Say(event("toolUseEvent", &tool))]).await;
+    let reply = before(&upstream).await.messages(&base()).await;
+    reply.is_error("long id", 500, "api_error", "Kiro sent an answer that can't be read.");
+}

@@ -98,7 +98,7 @@ async fn serve(
                 return Ok(());
             }
             Act::Reset => {
-                connection.set_linger(Some(Duration::ZERO))?;
+                connection.set_zero_linger()?;
                 return Ok(());
             }
         }

@@ -13,6 +13,8 @@ use crate::proto::said::{Known, Said};
 
 /// Of a name that isn't in the model no more is looked at, in bytes.
 const MAX_NAME: usize = 1_024;
+/// A tool's id or name that is longer breaks the payload: ids are remembered, as long as they are.
+const MAX_TOOL_NAME: usize = 1_024;
 
 /// The meaning of one frame (TS1).
 #[derive(Debug, Clone, PartialEq)]
@@ -439,7 +441,11 @@ fn read_tool(payload: Payload<'_>) -> Option<Event<'_>> {
         Some(Member::Json("true")) => true,
         Some(_) => return None,
     };
-    Some(Event::Content(Content::Tool(Tool { id: id?.string()?, name: name?.string()?, input, stop })))
+    let [id, name] = [id?.string()?, name?.string()?];
+    if id.len() > MAX_TOOL_NAME || name.len() > MAX_TOOL_NAME {
+        return None;
+    }
+    Some(Event::Content(Content::Tool(Tool { id, name, input, stop })))
 }
 
 fn read_context_usage(payload: Payload<'_>) -> Option<Event<'_>> {

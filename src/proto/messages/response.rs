@@ -7,6 +7,9 @@ use super::event::{Block, Delta, Piece, Sink, StreamEvent};
 use super::sse::{write_piece, write_usage};
 use crate::proto::json::{self, Completeness};
 
+/// The longest message that is put together, in bytes; a longer one has to be streamed.
+pub const MAX_FOLDED: usize = 64 << 20;
+
 /// Makes the non-streaming answer of the same events that a stream would send (TS24, M51): blocks in order, deltas
 /// concatenated. Text stays JSON from the payload to the message; only a tool's input is looked into.
 #[derive(Debug, Default)]
@@ -41,6 +44,16 @@ impl Fold {
     /// event, after an error, and when it was taken before.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         std::mem::take(&mut self.complete).then(|| std::mem::take(&mut self.message))
+    }
+
+    /// What is held is longer than [`MAX_FOLDED`].
+    pub fn is_too_long(&self) -> bool {
+        let open = match &self.open {
+            Open::Thinking { signature } => signature.len(),
+            Open::Tool { input, .. } => input.len(),
+            Open::None | Open::Text | Open::Redacted => 0,
+        };
+        self.message.len() + open > MAX_FOLDED
     }
 
     fn open(&mut self, block: Block<'_>) {

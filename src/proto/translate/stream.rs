@@ -1,6 +1,8 @@
 //! Kiro events to Messages events: the state machine (TS).
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -76,6 +78,10 @@ pub enum Step {
     Fault(Fault),
     /// The answer is complete; further input is swallowed, with the same answer.
     Done,
+    /// The folded message became longer than may be held ([`MAX_FOLDED`]): nothing of it is kept. No fault of upstream's.
+    ///
+    /// [`MAX_FOLDED`]: crate::proto::messages::response::MAX_FOLDED
+    TooLong,
     /// Upstream failed after the commit: the answer ended with an `error` event ([`Mode::Fold`]: there is none).
     Failed(Fault),
 }
@@ -119,7 +125,7 @@ pub struct Response {
     /// The surrogate half that the last text of a kind ended with (TS2).
     half: Option<(Kind, u16)>,
     queue: Queue,
-    finished: VecDeque<String>,
+    finished: Finished,
     /// The index of the open block, else of the next one (TS4).
     index: u32,
     tool_blocks: u64,
@@ -130,6 +136,8 @@ pub struct Response {
     usage_seen: bool,
     /// The last content event was a tool's `stop:true` (K36).
     stopped: bool,
+    /// What came behind the last content: see [`Response::is_at_rest`].
+    rest: Option<Rest>,
     /// A tool's input ended in its middle, or upstream's output limit was reached (TS15, TS42).
     truncated: bool,
     /// Upstream's output limit ended it (TS16).
@@ -180,7 +188,7 @@ enum Signature {
 /// client can run nothing of a call that was cut before.
 #[derive(Debug)]
 struct OpenTool {
-    id: String,
+    id: Arc<str>,
     /// As upstream named it.
     name: String,
     input: Completeness,
@@ -216,7 +224,8 @@ impl Response {
             spans: Spans::default(),
             half: None,
             queue: Queue::default(),
-            finished: VecDeque::new(),
+            finished: Finished::default(),
+            rest: None,
             index: 0,
             tool_blocks: 0,
             reported: Reported::default(),
@@ -367,6 +376,13 @@ impl Response {
         self.state = State::Failed { started: self.is_started() };
     }
 
+    /// Ends it without a word: whoever holds what came out of it says why.
+    pub fn drop_answer(&mut self) {
+        self.queue.clear();
+        self.state = State::Failed { started: self.is_started() };
+        self.ended = None;
+    }
+
     /// We stop (TS18, M64): gives up with an `overloaded_error`.
     pub fn shutdown(&mut self, sink: &mut impl Sink) {
         self.give_up(&ApiError::new(ErrorType::Overloaded, "The server is shutting down."), sink);
@@ -406,6 +422,20 @@ impl Response {
     /// been cut (TU9).
     pub fn is_without_end(&self) -> bool {
         self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited
+    }
+
+    /// Nothing is missing of the answer: it has content, no tool of it is open, and behind the last of its content the usage
+    /// and the credits came, with which upstream's answers end. Only the end of the body is to come, or, against all that was
+    /// seen, more of it.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| {
+            rest.used
+                && rest.metered
+                && rest.output == self.output
+                && self.half.is_none()
+                && matches!(self.state, State::Text | State::Think { .. } | State::Gap)
+        })
     }
 
     /// Upstream's counts, all of them together, and its percentage, where the answer had both: they say what the
@@ -457,13 +487,14 @@ impl Response {
         if content.is_empty() || (matches!(content, Content::Reasoning(_)) && !self.settings.thinking) {
             return Step::Continue;
         }
+        self.rest = None;
         if let State::Tool(open) = &self.state {
             if open.torn {
                 self.tally.ignored_events += 1;
                 return Step::Continue;
             }
             let waits = match &content {
-                Content::Tool(tool) => tool.id != open.id && !self.finished.iter().any(|id| *id == tool.id),
+                Content::Tool(tool) => *tool.id != *open.id && !self.finished.contains(&tool.id),
                 Content::Text(_) | Content::Reasoning(_) => true,
             };
             if waits {
@@ -484,11 +515,13 @@ impl Response {
         match note {
             Note::ContextUsage { percentage } => {
                 self.usage_seen = true;
+                self.rests(percentage.is_some(), false);
                 self.reported.percentage = percentage.or(self.reported.percentage);
             }
             Note::Metadata { counts, percentage, max_tokens } => {
                 self.usage_seen = true;
                 self.truncated |= max_tokens;
+                self.rests(percentage.is_some() || counts.is_some(), false);
                 self.reported.percentage = percentage.or(self.reported.percentage);
                 let counts = counts.map(|counts| Usage {
                     input_tokens: counts.uncached_input,
@@ -500,6 +533,7 @@ impl Response {
             }
             Note::Metering { usage } => {
                 self.usage_seen = true;
+                self.rests(false, true);
                 let credits = usage.filter(|usage| usage.is_finite() && *usage >= 0.0);
                 self.tally.credits = credits.or(self.tally.credits);
             }
@@ -515,6 +549,13 @@ impl Response {
             State::Tool(open) => open.torn,
             _ => false,
         }
+    }
+
+    /// A note that stands at the end of answers came.
+    fn rests(&mut self, used: bool, metered: bool) {
+        let rest = self.rest.take().filter(|rest| rest.output == self.output);
+        let rest = rest.unwrap_or_else(|| Rest { used: false, metered: false, output: self.output.clone() });
+        self.rest = Some(Rest { used: rest.used | used, metered: rest.metered | metered, ..rest });
     }
 
     /// Upstream failed: told to the retry policy before the commit, to the client after it (TS18, TS19).
@@ -566,20 +607,29 @@ impl Response {
 
 /// The queue behind an open tool (TS14).
 impl Response {
-    /// Goes on with what waits until an unfinished tool is open again or nothing waits.
+    /// Goes on with what waits until an unfinished tool is open again or nothing waits. What waits of a tool is together, so
+    /// that nothing of an open one is ever among it.
     fn drain(&mut self, sink: &mut impl Sink) {
         while !self.queue.is_empty() {
-            let next = match &self.state {
-                State::Tool(open) => match self.queue.take_own(&open.id) {
-                    Some(own) => Some(own),
-                    None if open.input.is_complete() => None,
-                    None => return,
+            match &self.state {
+                State::Tool(open) if !open.input.is_complete() => return,
+                State::Tool(_) => self.finish_tool(sink),
+                _ => match self.queue.pop() {
+                    Some(Waiting::Content(content)) => self.apply(content, sink),
+                    Some(Waiting::Tool { id, name, pieces }) => self.apply_pieces(&id, &name, pieces, sink),
+                    None => {}
                 },
-                _ => self.queue.pop(),
-            };
-            match next {
-                Some(content) => self.apply(content, sink),
-                None => self.finish_tool(sink),
+            }
+        }
+    }
+
+    fn apply_pieces(&mut self, id: &str, name: &str, pieces: Vec<Part>, sink: &mut impl Sink) {
+        for (input, stop) in pieces {
+            if matches!(&self.state, State::Tool(open) if open.torn) {
+                self.tally.ignored_events += 1;
+            } else {
+                let (id, name) = (Cow::Borrowed(id), Cow::Borrowed(name));
+                self.apply(Content::Tool(Tool { id, name, input, stop }), sink);
             }
         }
     }
@@ -595,7 +645,7 @@ impl Response {
                 self.stopped = false;
                 self.reasoning(reasoning, sink);
             }
-            Content::Tool(tool) if self.finished.iter().any(|id| *id == tool.id) => self.tally.ignored_events += 1,
+            Content::Tool(tool) if self.is_finished(&tool.id) => self.tally.ignored_events += 1,
             Content::Tool(tool) => {
                 self.stopped = tool.stop;
                 self.tool(tool, sink);
@@ -606,6 +656,10 @@ impl Response {
 
 /// Text and thinking.
 impl Response {
+    fn is_finished(&self, id: &str) -> bool {
+        !matches!(&self.state, State::Tool(open) if *open.id == *id) && self.finished.contains(id)
+    }
+
     /// TS23: tag mode is off, and no half of a surrogate pair waits. (Nothing is queued outside of a tool.)
     #[inline]
     fn copies_text(&self) -> bool {
@@ -770,7 +824,7 @@ impl Response {
             self.boundary(sink);
             self.close_block(sink);
             self.state = State::Tool(OpenTool {
-                id: tool.id.into_owned(),
+                id: tool.id.into(),
                 name: tool.name.into_owned(),
                 input: Completeness::default(),
                 any_input: false,
@@ -889,10 +943,7 @@ impl Response {
             // A signature that is too long, and nothing else.
             State::Think { sent: false, .. } => return self.nothing_sent(),
             State::Tool(open) => {
-                if self.finished.len() == MAX_FINISHED {
-                    self.finished.pop_front();
-                }
-                self.finished.push_back(open.id);
+                self.finished.add(open.id);
             }
             _ => {}
         }
@@ -938,33 +989,98 @@ impl Signature {
     }
 }
 
-/// Content that waits behind an open tool, in order.
+/// What stands at the end of an answer, when it came.
+#[derive(Debug)]
+struct Rest {
+    /// Counts, or a percentage.
+    used: bool,
+    /// Credits.
+    metered: bool,
+    /// All output by then: when more came, this is not the end.
+    output: Estimator,
+}
+
+/// Ids of tools that have ended, the last [`MAX_FINISHED`] of them.
+#[derive(Debug, Default)]
+struct Finished {
+    known: BTreeSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Finished {
+    fn contains(&self, id: &str) -> bool {
+        self.known.contains(id)
+    }
+
+    fn add(&mut self, id: Arc<str>) {
+        if self.order.len() == MAX_FINISHED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(id.clone());
+        self.order.push_back(id);
+    }
+}
+
+/// Content that waits behind an open tool, in order; the pieces of one tool together, at the place of its first.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Content<'static>>,
+    waiting: VecDeque<(Waiting, usize)>,
+    /// Where the tool of an id waits, counted from the first entry that ever was.
+    places: BTreeMap<Arc<str>, usize>,
+    /// Entries that have left.
+    left: usize,
     bytes: usize,
 }
 
+#[derive(Debug)]
+enum Waiting {
+    Content(Content<'static>),
+    Tool { id: Arc<str>, name: String, pieces: Vec<Part> },
+}
+
+/// A piece of a tool: its input, and whether it is the last.
+type Part = (Input<'static>, bool);
+
 impl Queue {
     fn push(&mut self, content: Content<'static>) {
-        self.bytes += Self::cost(&content);
-        self.waiting.push_back(content);
+        let cost = content.len() + QUEUED_OVERHEAD;
+        self.bytes += cost;
+        let Content::Tool(Tool { id, name, input, stop }) = content else {
+            self.waiting.push_back((Waiting::Content(content), cost));
+            return;
+        };
+        let place = self.places.get(&*id).and_then(|place| self.waiting.get_mut(place.wrapping_sub(self.left)));
+        if let Some((Waiting::Tool { pieces, .. }, all)) = place {
+            pieces.push((input, stop));
+            *all += cost;
+            return;
+        }
+        let id: Arc<str> = id.into();
+        self.places.insert(id.clone(), self.left + self.waiting.len());
+        self.waiting.push_back((Waiting::Tool { id, name: name.into_owned(), pieces: vec![(input, stop)] }, cost));
     }
 
-    fn pop(&mut self) -> Option<Content<'static>> {
-        self.remove(0)
+    fn pop(&mut self) -> Option<Waiting> {
+        let (first, cost) = self.waiting.pop_front()?;
+        self.left += 1;
+        self.bytes -= cost;
+        if let Waiting::Tool { id, .. } = &first {
+            self.places.remove(id);
+        }
+        Some(first)
     }
 
-    /// Drops everything; how much it was.
+    /// Drops everything; how many events it was.
     fn clear(&mut self) -> u64 {
-        self.bytes = 0;
-        self.waiting.drain(..).count() as u64
-    }
-
-    /// The first piece of the tool `id`.
-    fn take_own(&mut self, id: &str) -> Option<Content<'static>> {
-        let own = |content: &Content<'_>| matches!(content, Content::Tool(tool) if tool.id == id);
-        self.remove(self.waiting.iter().position(own)?)
+        let events = |(waiting, _): &(Waiting, usize)| match waiting {
+            Waiting::Content(_) => 1,
+            Waiting::Tool { pieces, .. } => pieces.len() as u64,
+        };
+        let count = self.waiting.iter().map(events).sum();
+        *self = Self::default();
+        count
     }
 
     fn is_empty(&self) -> bool {
@@ -973,16 +1089,6 @@ impl Queue {
 
     fn is_full(&self) -> bool {
         self.bytes > MAX_QUEUE
-    }
-
-    fn remove(&mut self, place: usize) -> Option<Content<'static>> {
-        let content = self.waiting.remove(place)?;
-        self.bytes -= Self::cost(&content);
-        Some(content)
-    }
-
-    fn cost(content: &Content<'_>) -> usize {
-        content.len() + QUEUED_OVERHEAD
     }
 }
 
@@ -1170,7 +1276,7 @@ mod tests {
         for id in 0..=MAX_FINISHED {
             response.event(tool(&id.to_string(), "{}", true), &mut log);
         }
-        assert_eq!(response.finished.len(), MAX_FINISHED);
+        assert_eq!((response.finished.order.len(), response.finished.known.len()), (MAX_FINISHED, MAX_FINISHED));
         let before = log.0.len();
         response.event(tool("1", "{}", true), &mut log);
         assert_eq!((log.0.len(), response.tally().ignored_events), (before, 1));
@@ -1193,6 +1299,27 @@ mod tests {
         let unknown = &response.tally().unknown_events;
         assert_eq!(unknown.len(), MAX_UNKNOWN);
         assert!(unknown.iter().all(|(name, count)| name.chars().count() == MAX_UNKNOWN_CHARS && *count == 2));
+    }
+
+    /// TS14, TS25: neither finished tools nor waiting ones are looked through for each event.
+    #[test]
+    fn ts14_ts25_many_tools_cost_no_more_each_than_few() {
+        let mut response = response(false);
+        let mut log = Log::default();
+        let began = std::time::Instant::now();
+        for n in 0..40_000 {
+            response.event(tool(&n.to_string(), "{}", true), &mut log);
+        }
+        response.event(tool("open", "{", false), &mut log);
+        for n in 0..6_000 {
+            response.event(tool(&format!("w{n}"), "{", false), &mut log);
+        }
+        for n in 0..1_000 {
+            response.event(tool(&format!("w{n}"), "}", true), &mut log);
+        }
+        response.event(tool("open", "}", true), &mut log);
+        assert_eq!(response.tool_blocks, 40_000 + 1 + 1_001, "as far as the first one that isn't whole");
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     /// TS6, `Done` and `Failed` swallow all: no input changes anything, nor tells anything twice.
