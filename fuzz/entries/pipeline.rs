@@ -149,6 +149,7 @@ fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize, _: &Plain) {
             Step::Continue => assert!(matches!(step, Step::Fault(_)) && after == before),
             Step::Done => assert!(after == Ending::Finished && step == Step::Done),
             Step::Fault(_) | Step::Failed(_) => assert!(after == before && step == Step::Continue),
+            Step::TooLong => panic!("a stream has no bound"),
         }
     }
 }

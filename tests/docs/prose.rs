@@ -273,3 +273,43 @@ fn the_readers_read() {
         ["KIRO_A", "KIRO_C1"]
     );
 }
+
+/// Each row of the threat model that claims something names tests, and each of them is there.
+#[test]
+fn every_claim_of_the_threat_model_has_its_test() {
+    let mut tests = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        for file in crate::files::files(&root().join(folder), "rs") {
+            let text = std::fs::read_to_string(file).unwrap();
+            let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains("test"));
+            while let Some(line) = lines.next() {
+                if line == "#[test]" || line.starts_with("#[tokio::test") {
+                    let name = lines.by_ref().find_map(|line| {
+                        line.trim_start_matches("async ")
+                            .strip_prefix("fn ")?
+                            .split(['(', '<'])
+                            .next()
+                            .map(str::to_owned)
+                    });
+                    tests.extend(name);
+                }
+            }
+        }
+    }
+    let text = read("docs/security.md");
+    let mut claims = 0;
+    let mut held = false;
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        held = line.starts_with('|') && (held || cells.last() == Some(&"test"));
+        if !held || cells.last().is_none_or(|cell| *cell == "test" || cell.starts_with("--")) {
+            continue;
+        }
+        let named: Vec<&str> = cells.last().unwrap().split(", ").map(|name| name.trim_matches('`')).collect();
+        for name in &named {
+            assert!(tests.contains(*name), "docs/security.md: {name} is no test");
+        }
+        claims += 1;
+    }
+    assert!(claims >= 40, "{claims}");
+}
