@@ -161,8 +161,10 @@ fn find_known(bytes: &[u8], known: &Known, hidden: &mut Vec<Range<usize>>) {
     for secret in known.0.iter() {
         let secret = secret.expose().as_bytes();
         match secret.len() {
-            ..SHORTEST => {}
-            ..WINDOW => hidden.extend(memchr::memmem::find_iter(bytes, secret).map(|at| at..at + secret.len())),
+            0..SHORTEST => {}
+            SHORTEST..WINDOW => {
+                hidden.extend(memchr::memmem::find_iter(bytes, secret).map(|at| at..at + secret.len()));
+            }
             _ => windows.extend(secret.windows(WINDOW)),
         }
     }

@@ -1303,6 +1303,7 @@ mod tests {
 
     /// TS14, TS25: neither finished tools nor waiting ones are looked through for each event.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test measures")]
     fn ts14_ts25_many_tools_cost_no_more_each_than_few() {
         let mut response = response(false);
         let mut log = Log::default();
