@@ -7,20 +7,26 @@ import { Skip } from '../row.mjs'
 
 const kind = 'file'
 const BUSY = { life: 2, env: { KIRO_MAX_INFLIGHT_PER_ACCOUNT: '1', KIRO_ACCOUNT_WAIT: '10s' } }
+/** Seldom enough that most kills find nobody refreshing. */
+const OFTEN = { ...BUSY, life: 4 }
+/** A lock is waited for 5 s: longer than a token lives otherwise. */
+const CALM = { life: 12 }
 const MB = 2 ** 20
+/** Reading the file, writing it anew and syncing it, on a machine that is busy. */
+const SAVING = 250
 
 /** Nothing fails while the file goes through something, nothing is lost after it. */
-function unnoticed({ name, item, short, seconds = 8, place, begin, end }) {
+function unnoticed({ name, item, short, seconds = 8, pace = BUSY, place, begin, end }) {
   return {
     kind,
     name,
     item,
     short,
-    load: '20 requests/s, an hour of life is 2 s',
+    load: `20 requests/s, an hour of life is ${pace.life} s`,
     async run(t) {
-      const upstream = await t.stage.upstream({ life: BUSY.life })
-      const { store, by } = (await place?.(t)) ?? { store: t.stage.file({ accounts: 12, life: BUSY.life }) }
-      const server = await t.stage.server({ store, upstream, by, ...BUSY })
+      const upstream = await t.stage.upstream({ life: pace.life })
+      const { store, by } = (await place?.(t)) ?? { store: t.stage.file({ accounts: 12, life: pace.life }) }
+      const server = await t.stage.server({ store, upstream, by, ...pace })
       store.inside = `/proc/${server.pid}/root`
       const load = t.stage.load(server, { rate: 20 })
       await sleep(1500)
@@ -94,6 +100,7 @@ export const rows = [
     name: 'another program holds the lock file for 9 s',
     item: '1.2',
     short: true,
+    pace: CALM,
     seconds: 9,
     begin({ t, store }) {
       if (!has('flock')) throw new Skip('no flock')
@@ -116,13 +123,13 @@ export const rows = [
   {
     kind,
     name: 'the server is killed ten times while it saves tokens',
-    load: '20 requests/s, an hour of life is 2 s',
+    load: '20 requests/s, an hour of life is 4 s',
     async run(t) {
-      const upstream = await t.stage.upstream({ life: BUSY.life })
-      const store = t.stage.file({ accounts: 12, life: BUSY.life })
+      const upstream = await t.stage.upstream({ life: OFTEN.life })
+      const store = t.stage.file({ accounts: 12, life: OFTEN.life })
       const unsure = new Set()
       for (let n = 0; n < 10; n++) {
-        const server = await t.stage.server({ store, upstream, ...BUSY, name: 'victim' })
+        const server = await t.stage.server({ store, upstream, ...OFTEN, name: 'victim' })
         const load = t.stage.load(server, { rate: 20 })
         await sleep(1500 + 500 * Math.random())
         await server.process.kill()
@@ -130,16 +137,16 @@ export const rows = [
         t.take((await load.stop()).filter(({ lost }) => lost !== 'ECONNREFUSED'), { breaks: /ECONNRESET|broke off|socket hang up/ })
         // A token that upstream gave in the last instants can't have reached anything.
         for (const [root, { refreshed_ms: at }] of Object.entries(await upstream.accounts())) {
-          if (died - at < 50) unsure.add(Number(root.slice(login('').length)))
+          if (died - at < SAVING) unsure.add(Number(root.slice(login('').length)))
         }
         JSON.parse(readFileSync(store.file, 'utf8'))
       }
-      const last = await t.stage.server({ store, upstream, ...BUSY, name: 'victim' })
+      const last = await t.stage.server({ store, upstream, ...OFTEN, name: 'victim' })
       t.over()
       const load = t.stage.load(last, { rate: 20 })
       await sleep(2000)
       t.take(await load.stop())
-      if (unsure.size > 0) t.note(`${unsure.size} accounts were refreshed within 50 ms of a kill`)
+      if (unsure.size > 0) t.note(`${unsure.size} accounts were refreshed within ${SAVING} ms of a kill`)
       await t.whole({ store, upstream, counted: null, lostLogins: [...unsure], dead: 10 * unsure.size })
     },
   },

@@ -10,10 +10,11 @@ export const rows = [
     name: 'nobody reads standard error for 60 s, then SIGTERM',
     item: '1.5',
     load: '100 requests/s',
+    alone: true,
     short: true,
     async run(t) {
-      const upstream = await t.stage.upstream()
-      const store = await t.stage.redis({ accounts: 6 })
+      const upstream = await t.stage.upstream({ life: 12 })
+      const store = await t.stage.redis({ accounts: 6, life: 12 })
       const stderr = pipeThatNobodyReads(t.stage)
       const server = await t.stage.server({ store, upstream, stderr, env: { KIRO_LOG_LEVEL: 'debug' } })
       const load = t.stage.load(server, { rate: t.of({ short: 50, normal: 100 }) })
