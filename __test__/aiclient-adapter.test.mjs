@@ -173,9 +173,8 @@ test('case 18: 402 and a suspension are told to the pool manager first; without 
 })
 
 test('N8: rejected tokens: refused for good, failed in passing, no credential, no such account', async (t) => {
-  const { adapter, manager, pool, gate } = await stage(t, [unique('401'), unique('401'), unique('ok'), unique('ok')], { accountCacheTtlMs: 100 })
+  const { adapter, manager, pool, gate } = await stage(t, [[unique('401'), 'sim-refresh-dead'], unique('401'), unique('ok'), unique('ok')], { accountCacheTtlMs: 100 })
   const [dead, passing, empty, stale] = pool.ids
-  await pool.writeToken(dead, { ...(await pool.token(dead)), refreshToken: 'sim-refresh-dead' })
   await pool.writeToken(passing, { ...(await pool.token(passing)), refreshToken: 'sim-refresh-500' })
   await pool.writeToken(empty, { authMethod: 'social' })
   await pool.writeToken(stale, { ...(await pool.token(stale)), refreshToken: 'sim-refresh-500.x', expiresAt: new Date(Date.now() - 1000).toISOString() })

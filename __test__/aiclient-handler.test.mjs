@@ -305,16 +305,12 @@ test('case 28: a half-open account that answers is given back to the service', a
 })
 
 test('case 24: a refused refresh: the service writes Refresh failed; a good request through B heals the record', async (t) => {
-  const token = unique('ok')
-  const { host, manager, pool, gate } = await stage(t, [token], { options: { healthCooldownMs: 200 } })
+  const { host, manager, pool, gate } = await stage(t, [[unique('ok'), 'sim-refresh-dead']], { options: { healthCooldownMs: 200 } })
   const [id] = pool.ids
   // What is booked before is of no interest here: the handler has to have been used once to keep the books.
   await (await post(host, stream({ text: 'x' }))).text()
   await until(() => manager.calls.length === 1)
   manager.take()
-  const kept = await pool.token(id)
-  await pool.writeToken(id, { ...kept, refreshToken: 'sim-refresh-dead' })
-  await sleep(500)
   await host.refresh(id)
   await manager.written()
   const record = await pool.account(id)
@@ -326,13 +322,13 @@ test('case 24: a refused refresh: the service writes Refresh failed; a good requ
 })
 
 test('case 24: a refresh that is refused under a call of the adapter is told once, by both points together', async (t) => {
-  const { host, manager, pool, lent } = await stage(t, [unique('ok')])
+  const { host, manager, pool, lent } = await stage(t, [[unique('ok'), 'sim-refresh-dead']])
   const [id] = pool.ids
   await (await post(host, stream({ text: 'x' }))).text()
   await until(() => manager.calls.length === 1, 'the books to be open')
   manager.take()
   const { accessToken, ...token } = await pool.token(id)
-  await pool.writeToken(id, { ...token, accessToken: unique('401'), refreshToken: 'sim-refresh-dead' })
+  await pool.writeToken(id, { ...token, accessToken: unique('401') })
   await until(() => lent.gateway.credential(id).accessToken !== accessToken, 'the snapshot')
   const error = await createKiroAdapter({ uuid: id }, lent).generateContent(MODEL, ask({ text: 'x' })).catch((error) => error)
   assert.deepEqual([error.status, error.credentialMarkedUnhealthy], [401, true])

@@ -122,14 +122,14 @@ export async function redisAccounts(t, server, ...tokens) {
   }
 }
 
-/** Records as they lie in a store (R70). */
+/** Records as they lie in a store (R70). A token is an access token, or that and a refresh token. */
 function records(tokens) {
-  const ids = (tokens.length > 0 ? tokens : ['sim-ok']).map((token) => [randomUUID(), token])
+  const ids = (tokens.length > 0 ? tokens : ['sim-ok']).map((token) => [randomUUID(), ...[token].flat()])
   const expiresAt = new Date(Date.now() + 86_400_000).toISOString()
   const account = (uuid) => ({ uuid, isHealthy: true, usageCount: 0, errorCount: 0 })
-  const token = (uuid, accessToken) => ({
+  const token = (uuid, accessToken, refreshToken = `refresh-${uuid}`) => ({
     accessToken,
-    refreshToken: `refresh-${uuid}`,
+    refreshToken,
     expiresAt,
     authMethod: 'social',
     profileArn: 'arn:aws:codewhisperer:us-east-1:000000000000:profile/SIMULATED',
@@ -139,7 +139,7 @@ function records(tokens) {
     ids: ids.map(([uuid]) => uuid),
     store: {
       accounts: Object.fromEntries(ids.map(([uuid]) => [uuid, account(uuid)])),
-      tokens: Object.fromEntries(ids.map(([uuid, accessToken]) => [uuid, token(uuid, accessToken)])),
+      tokens: Object.fromEntries(ids.map(([uuid, ...held]) => [uuid, token(uuid, ...held)])),
     },
   }
 }
