@@ -3,7 +3,7 @@
 //
 //   npm run test:faults                   on a release build, some ten minutes; writes docs/reliability.md
 //   npm run test:faults -- --only redis   only the rows whose name or kind has this word in it; more than one add up
-//   npm run test:faults -- --short        the quick ones, two minutes (npm test runs these)
+//   npm run test:faults -- --short        the quick ones, two minutes
 //   npm run test:faults -- --long         at full length: 10 minutes of broken streams, 60 s without a reader of the log
 //   npm run test:faults -- --dev          on a debug build
 //   npm run test:faults -- --server FILE  on this binary

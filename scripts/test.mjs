@@ -10,7 +10,7 @@ import path from 'node:path'
 import { build } from './build.mjs'
 import { lint } from './lint.mjs'
 import { need } from './needs.mjs'
-import { conclude, installPackages, needRust, root, run, serverBinary, totals } from './steps.mjs'
+import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
 
 const started = Date.now()
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith('--'))
@@ -31,8 +31,6 @@ if (built) {
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('__test__', name))
   ok = (await run(process.execPath, ['--expose-gc', '--test', '--test-reporter=spec', ...files])) && ok
-  // The quick rows of npm run test:faults, some two minutes.
-  if (words.length === 0) ok = (await run(process.execPath, ['scripts/test-faults.mjs', '--short', '--server', serverBinary()])) && ok
   if (flags.includes('--lint')) await lint()
 }
 if (ok && totals.passed === 0) ok = false
