@@ -348,10 +348,6 @@ impl World {
 
     /// One try at a save, as [`crate::store::Store::save_token`] makes them. Ok: it goes on.
     fn saves(&mut self, mut saving: Saving) -> Result<Saving, (Generation, Result<Saved, StoreError>)> {
-        if saving.base.is_empty() {
-            saving.base = self.read().map_err(|error| (saving.generation, Err(error)))?;
-            return Ok(saving);
-        }
         let new = match saving.unsaved.on(saving.base.clone()) {
             Fit::Write(new) => new,
             Fit::Settled(saved) => return Err((saving.generation, Ok(saved))),

@@ -394,13 +394,6 @@ impl Store {
     /// On an error the token is unsaved: [`Writer::save_token`] keeps it.
     pub async fn save_token(&self, unsaved: &UnsavedToken) -> Result<Saved, StoreError> {
         let mut base = unsaved.base.clone();
-        if base.is_empty() {
-            // Of an earlier process: it goes on what lies there now.
-            match self.read_token(&unsaved.key, Timestamp::MIN).await? {
-                Some(record) => base = record,
-                None => return Ok(Saved::Absent),
-            }
-        }
         for tried in 0..MAX_TRIES {
             if tried > 0 {
                 tokio::time::sleep(conflict_pause()).await;
@@ -630,7 +623,8 @@ pub(crate) fn conflict_pause() -> Duration {
 pub struct UnsavedToken {
     /// Where it belongs.
     pub key: TokenKey,
-    /// The record that was read under the lock; empty: not known.
+    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies there
+    /// by then.
     pub base: Bytes,
     /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
     pub replaces: Vec<Fingerprint>,
