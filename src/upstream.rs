@@ -161,10 +161,11 @@ impl Reached {
         let why = Said::from(why);
         let why = why.as_str();
         let mut inside = self.inside();
-        if inside.0.failed(way, why, began, self.began.elapsed()) {
-            if let Some(probe) = probe {
-                inside.1.insert(way.to_owned(), probe);
-            }
+        let (reach, probes) = &mut *inside;
+        if reach.failed(way, why, began, self.began.elapsed()) {
+            // Ways are forgotten when there are too many.
+            probes.retain(|way, _| reach.rests(way).is_some());
+            probes.extend(probe.map(|probe| (way.to_owned(), probe)));
             drop(inside);
             tracing::warn!(way, why, "no connection can be made: what needs one fails at once until it can");
         }
@@ -358,8 +359,7 @@ impl Upstream {
     /// Whether no connection can be made to this URL from here, by this proxy of an account or the one of the
     /// configuration: a request that needs one fails at once.
     pub fn is_cut_off(&self, url: &str, proxy: Option<&str>) -> bool {
-        let inside = self.reached.inside();
-        inside.0.resting().next().is_some() && inside.0.rests(&self.way(host_of(url), proxy)).is_some()
+        self.reached.inside().0.rests(&self.way(host_of(url), proxy)).is_some()
     }
 
     /// Whether any way rests; nearly always none does.

@@ -774,7 +774,8 @@ impl Shared {
         let proxy = view.proxy_url().map(|url| url.expose());
         let region = view.region();
         let mut shapes = view.shapes(region).iter();
-        shapes.all(|shape| self.upstream.is_cut_off(&view.url(*shape, Call::Chat, region), proxy))
+        self.upstream.is_any_cut_off()
+            && shapes.all(|shape| self.upstream.is_cut_off(&view.chat_url(*shape, region), proxy))
     }
 }
 
