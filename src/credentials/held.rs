@@ -535,17 +535,7 @@ impl Held {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let token = &self.token;
-        [
-            token.access_token.clone().map(Entry::AccessToken),
-            token.refresh_token.clone().map(Entry::RefreshToken),
-            token.expires_at.map(Entry::ExpiresAt),
-            token.profile_arn.clone().map(Entry::ProfileArn),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(self.learned.iter().flat_map(Found::entries))
-        .collect()
+        self.token.granted().chain(self.learned.iter().flat_map(Found::entries)).collect()
     }
 
     /// R46: the record lost its refresh token. Its access token is newer than ours; ours goes back in.

@@ -132,7 +132,7 @@ pub(crate) fn read(store: &str, text: &[u8]) -> Result<Option<(String, UnsavedTo
         key: TokenKey::of(word("key")?),
         base: bytes::Bytes::new(),
         replaces: replaces.ok_or("a fingerprint is none")?,
-        entries: entries(token),
+        entries: token.granted().chain(regions(&token)).collect(),
     };
     if !unsaved.brings_a_token() {
         return Err("its token is none");
@@ -142,18 +142,8 @@ pub(crate) fn read(store: &str, text: &[u8]) -> Result<Option<(String, UnsavedTo
 
 const SUFFIX: &str = ".token.json";
 
-fn entries(token: Token) -> Vec<Entry> {
-    [
-        token.access_token.map(Entry::AccessToken),
-        token.refresh_token.map(Entry::RefreshToken),
-        token.expires_at.map(Entry::ExpiresAt),
-        token.profile_arn.map(Entry::ProfileArn),
-        token.region.map(Entry::Region),
-        token.idc_region.map(Entry::IdcRegion),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+fn regions(token: &Token) -> impl Iterator<Item = Entry> {
+    [token.region.clone().map(Entry::Region), token.idc_region.clone().map(Entry::IdcRegion)].into_iter().flatten()
 }
 
 #[cfg(test)]

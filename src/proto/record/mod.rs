@@ -228,6 +228,18 @@ impl Token {
         Ok(token)
     }
 
+    /// What a refresh brings: tokens, end and profile, as far as they are there.
+    pub fn granted(&self) -> impl Iterator<Item = Entry> {
+        [
+            self.access_token.clone().map(Entry::AccessToken),
+            self.refresh_token.clone().map(Entry::RefreshToken),
+            self.expires_at.map(Entry::ExpiresAt),
+            self.profile_arn.clone().map(Entry::ProfileArn),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     /// How this credential is renewed (R71).
     pub fn method(&self) -> Method {
         if self.kiro_api_key.is_some() {
