@@ -5,7 +5,7 @@ import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { KiroError, KiroGateway } from 'kiro-messages'
-import { accounts, ask, collect, gateway, redis, redisAccounts, simulator, sleep, until } from './support/stack.mjs'
+import { accounts, ask, collect, gateway, listening, redis, redisAccounts, simulator, sleep, until } from './support/stack.mjs'
 
 const require = createRequire(import.meta.url)
 
@@ -99,14 +99,9 @@ test('N41, N42: usage that is no JSON is upstream’s failure, and nobody quotes
     req.resume()
     res.end(answers.at(0))
   })
-  upstream.listen(0, '127.0.0.1')
-  await once(upstream, 'listening')
-  t.after(() => {
-    upstream.closeAllConnections()
-    upstream.close()
-  })
+  const port = await listening(t, upstream)
   const pool = accounts(t)
-  const upstreamUrl = `http://127.0.0.1:${upstream.address().port}/generateAssistantResponse`
+  const upstreamUrl = `http://127.0.0.1:${port}/generateAssistantResponse`
   const gate = await gateway(t, { options: { upstreamUrl } }, pool)
   while (answers.length > 0) {
     const error = await failure(gate.usageLimits(pool.ids[0]))

@@ -8,13 +8,13 @@ import compression from 'compression'
 import express5 from 'express'
 import express4 from 'express4'
 import Fastify from 'fastify'
-import { accounts, ask, events, gateway, server, simulator, textOf, withoutIds } from './support/stack.mjs'
+import { accounts, ask, events, gateway, listening, server, simulator, textOf, withoutIds } from './support/stack.mjs'
 
 const KEY = 'right-key'
 
 /** Programs as somebody would write them. Each gives its port. */
 const PROGRAMS = {
-  'node:http': async (t, gate) => listen(t, createServer(gate.handler())),
+  'node:http': async (t, gate) => listening(t, createServer(gate.handler())),
   'Express 4, express.json() before it': async (t, gate) => express(t, gate, express4),
   'Express 5, express.json() before it': async (t, gate) => express(t, gate, express5),
   'Fastify 5, raw': async (t, gate) => {
@@ -51,17 +51,7 @@ async function express(t, gate, framework) {
   app.get('/mine', (_req, res) => res.send('mine'))
   app.use(gate.handler())
   app.use((_req, res) => res.status(404).send('theirs'))
-  return listen(t, createServer(app))
-}
-
-async function listen(t, listening) {
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => {
-    listening.closeAllConnections()
-    listening.close()
-  })
-  return listening.address().port
+  return listening(t, createServer(app))
 }
 
 /** Headers that say what the answer is; the rest is the connection's or the framework's. */
@@ -115,7 +105,7 @@ describe('case 13: behind compression() the first delta is there before the seco
       // Else SSE isn't compressed at all.
       app.use(compression({ filter: () => true, threshold: 0 }))
       app.use(gate.handler())
-      const port = await listen(t, createServer(app))
+      const port = await listening(t, createServer(app))
       const req = httpRequest({ port, path: '/v1/messages', method: 'POST', headers: { 'accept-encoding': 'gzip' } })
       req.end(JSON.stringify(ask({ text: '{n} ', count: 3, gap_ms: 1000 }, { stream: true })))
       const [res] = await once(req, 'response')

@@ -6,21 +6,14 @@ import { createServer as createTlsServer } from 'node:https'
 import { connect } from 'node:net'
 import { test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
-import { accounts, ask, gateway, simulator, sleep, until } from './support/stack.mjs'
+import { accounts, ask, gateway, listening, simulator, sleep, until } from './support/stack.mjs'
 
 const MESSAGES = '/v1/messages'
 
 /** A server around a gateway's handler. */
 async function serve(t, gate, create = createServer) {
   const handle = gate.handler()
-  const listening = create((req, res) => handle(req, res))
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => {
-    listening.closeAllConnections()
-    listening.close()
-  })
-  return listening.address().port
+  return listening(t, create((req, res) => handle(req, res)))
 }
 
 /** The ports of a gateway by either way. */

@@ -6,26 +6,21 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { leave } from './support/leaving.mjs'
-import { accounts, ask, collect, events, gateway, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, events, gateway, listening, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
 async function serve(t, gate, { options, around } = {}) {
   const handle = gate.handler(options)
   const seen = { handled: 0, open: new Set() }
-  const listening = createServer(async (req, res) => {
+  const program = createServer(async (req, res) => {
     seen.open.add(res)
     if (around !== undefined) around(req, res)
     await (around?.next === undefined ? handle(req, res) : handle(req, res, around.next(req, res)))
     seen.handled += 1
     seen.listeners = [req, res].map((side) => ['data', 'end', 'close', 'error', 'drain'].map((name) => side.listenerCount(name)))
   })
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => {
-    listening.closeAllConnections()
-    listening.close()
-  })
-  return { url: `http://127.0.0.1:${listening.address().port}`, port: listening.address().port, seen }
+  const port = await listening(t, program)
+  return { url: `http://127.0.0.1:${port}`, port, seen }
 }
 
 /** Milliseconds that this thread has spent on a CPU; 0 where the system does not tell. */
@@ -162,35 +157,25 @@ test('a body that a parser has read already is used (Express)', async (t) => {
   const gate = await gateway(t, sim, accounts(t))
   for (const leave of [(text) => JSON.parse(text), (text) => text, (text) => Buffer.from(text)]) {
     const handle = gate.handler()
-    const listening = createServer(async (req, res) => {
+    const program = createServer(async (req, res) => {
       const parts = []
       for await (const part of req) parts.push(part)
       req.body = leave(Buffer.concat(parts).toString())
       await handle(req, res)
     })
-    listening.listen(0, '127.0.0.1')
-    await once(listening, 'listening')
-    const answer = await post(`http://127.0.0.1:${listening.address().port}`, ask({ text: 'parsed' }, { stream: true }))
+    const answer = await post(`http://127.0.0.1:${await listening(t, program)}`, ask({ text: 'parsed' }, { stream: true }))
     assert.equal(textOf(events(Buffer.from(await answer.arrayBuffer()))), 'parsed')
-    listening.closeAllConnections()
-    listening.close()
   }
 })
 
 /** What a server with this in front of the handler answers to a streamed request. */
 async function behind(t, gate, before) {
   const handle = gate.handler()
-  const listening = createServer(async (req, res) => {
+  const program = createServer(async (req, res) => {
     await before(req, res)
     await handle(req, res)
   })
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => {
-    listening.closeAllConnections()
-    listening.close()
-  })
-  return post(`http://127.0.0.1:${listening.address().port}`, ask({ text: 'näher' }, { stream: true }), {
+  return post(`http://127.0.0.1:${await listening(t, program)}`, ask({ text: 'näher' }, { stream: true }), {
     'content-type': 'text/plain',
   })
 }
@@ -319,14 +304,11 @@ test('pipeTo sends a stream to a response and resolves with its summary', async 
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const summaries = []
-  const listening = createServer(async (_, res) => {
+  const program = createServer(async (_, res) => {
     const stream = await gate.streamMessages(ask({ text: 'piped', pieces: 3 }))
     summaries.push(await stream.pipeTo(res))
   })
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => listening.close())
-  const answer = await fetch(`http://127.0.0.1:${listening.address().port}`)
+  const answer = await fetch(`http://127.0.0.1:${await listening(t, program)}`)
   assert.equal(answer.headers.get('content-type'), 'text/event-stream; charset=utf-8')
   const bytes = Buffer.from(await answer.arrayBuffer())
   assert.equal(textOf(events(bytes)), 'piped')
@@ -342,7 +324,7 @@ test('N33: a stream that was cancelled before pipeTo leaves no answer that looks
   const summaries = []
   for (const leave of ['cancel', 'abort']) {
     for (const settled of [false, true]) {
-      const listening = createServer(async (_, res) => {
+      const program = createServer(async (_, res) => {
         const leaver = new AbortController()
         const stream = await gate.streamMessages(ask({ text: '{n} ', count: 100, gap_ms: 20 }), { signal: leaver.signal })
         if (leave === 'cancel') stream.cancel()
@@ -350,10 +332,7 @@ test('N33: a stream that was cancelled before pipeTo leaves no answer that looks
         if (settled) await stream.summary
         summaries.push(await stream.pipeTo(res))
       })
-      listening.listen(0, '127.0.0.1')
-      await once(listening, 'listening')
-      t.after(() => listening.close())
-      const whole = fetch(`http://127.0.0.1:${listening.address().port}`).then((answer) => answer.text())
+      const whole = fetch(`http://127.0.0.1:${await listening(t, program)}`).then((answer) => answer.text())
       await assert.rejects(whole, `${leave}, settled: ${settled}`)
     }
   }

@@ -9,7 +9,7 @@ import { connect } from 'node:net'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { leave } from './support/leaving.mjs'
-import { accounts, ask, collect, events, gateway, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, events, gateway, listening, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 const MESSAGES = '/v1/messages'
 /** Nobody writes to a socket of Windows behind libuv's back. */
@@ -19,7 +19,7 @@ const direct = process.platform !== 'win32'
 async function serve(t, gate, { create = createServer, around = () => {} } = {}) {
   const handle = gate.handler()
   const seen = []
-  const listening = create(async (req, res) => {
+  const server = create(async (req, res) => {
     const answer = { written: 0, handled: false, res }
     seen.push(answer)
     around(req, res)
@@ -29,13 +29,7 @@ async function serve(t, gate, { create = createServer, around = () => {} } = {})
     await handle(req, res)
     answer.handled = true
   })
-  listening.listen(0, '127.0.0.1')
-  await once(listening, 'listening')
-  t.after(() => {
-    listening.closeAllConnections?.()
-    listening.close()
-  })
-  return { port: listening.address().port, seen, listening }
+  return { port: await listening(t, server), seen, listening: server }
 }
 
 async function stack(t, options, more) {

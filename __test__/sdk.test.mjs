@@ -1,12 +1,11 @@
 // The official SDK against kiro-server, handler() in node:http, and the same prompts through the addon
 // (contract/messages.md, C; case 15).
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { describe, test } from 'node:test'
 import Anthropic, * as sdk from '@anthropic-ai/sdk'
 import { KiroError } from 'kiro-messages'
-import { accounts, ask, collect, events, gateway, server, simulator, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, events, gateway, listening, server, simulator, until, withoutIds } from './support/stack.mjs'
 
 const KEY = 'the-client-key'
 const TOOLS = ['weather', 'clock'].map((name) => ({ name, description: name, input_schema: { type: 'object' } }))
@@ -33,13 +32,7 @@ const FACES = {
   'kiro-server': async (t, sim, pool) => (await server(t, sim, pool, { KIRO_API_KEY: KEY })).url,
   'handler()': async (t, sim, pool) => {
     const gate = await gateway(t, sim, pool, { apiKey: KEY })
-    const listening = createServer(gate.handler()).listen(0, '127.0.0.1')
-    await once(listening, 'listening')
-    t.after(() => {
-      listening.closeAllConnections()
-      listening.close()
-    })
-    return `http://127.0.0.1:${listening.address().port}`
+    return `http://127.0.0.1:${await listening(t, createServer(gate.handler()))}`
   },
   'listen()': async (t, sim, pool) => {
     const gate = await gateway(t, sim, pool, { apiKey: KEY })

@@ -2,8 +2,8 @@
 // handler, its pool manager, how it calls adapters and what it reads of events and errors. Nothing here knows what is
 // behind the two drop-in points.
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { createServer } from 'node:http'
+import { listening } from './stack.mjs'
 
 export const TYPE = 'claude-kiro-oauth'
 const BODY_LIMIT = 10 * 1024 * 1024
@@ -184,13 +184,8 @@ export async function service(t, { manager, adapterOf, kiro, config = {} }) {
     }
   }
 
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => {
-    server.close()
-    server.closeAllConnections()
-  })
-  return Object.assign(host, { url: `http://127.0.0.1:${server.address().port}`, port: server.address().port })
+  const port = await listening(t, server)
+  return Object.assign(host, { url: `http://127.0.0.1:${port}`, port })
 }
 
 async function readBody(req) {

@@ -58,6 +58,17 @@ export function start(t, command, args, { env = {}, cwd, stdin = 'ignore' } = {}
   return child
 }
 
+/** The port of a server of node:http and the like, on loopback until the test ends. */
+export async function listening(t, server) {
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => {
+    server.closeAllConnections?.()
+    server.close()
+  })
+  return server.address().port
+}
+
 /** The simulated upstream, alone. */
 export async function simulator(t) {
   const port = await freePort()
