@@ -1,10 +1,9 @@
 // The processes of a measurement: started in a temporary folder, watched through /proc, ended with the run.
 import { spawn } from 'node:child_process'
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
 import { availableParallelism, tmpdir } from 'node:os'
 import path from 'node:path'
-import { freePort } from '../scripts/steps.mjs'
+import { answers, freePort } from '../scripts/steps.mjs'
 
 const TICKS_PER_SECOND = 100 // USER_HZ, a constant of Linux' interface
 const PAGE = 4096
@@ -178,16 +177,6 @@ async function listening(port) {
     if (performance.now() > deadline) throw new Error(`nobody listens on port ${port}`)
     await new Promise((resolve) => setTimeout(resolve, 1))
   }
-}
-
-function answers(port) {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1', () => {
-      socket.destroy()
-      resolve(true)
-    })
-    socket.on('error', () => resolve(false))
-  })
 }
 
 async function stop(child) {

@@ -2,7 +2,7 @@
 // because these scripts are what installs everything else.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, realpathSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -138,6 +138,17 @@ export function freePort() {
       const { port } = probe.address()
       probe.close(() => resolve(port))
     })
+  })
+}
+
+/** Whether somebody listens on a port of this machine. */
+export function answers(port) {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.on('error', () => resolve(false))
   })
 }
 

@@ -1,13 +1,12 @@
 // The processes of a row: kiro-servers, the simulated upstream whose refresh tokens work once, redis-server, proxies that go
 // wrong. All in a folder of the row's own, ended with it.
 import { spawn, spawnSync } from 'node:child_process'
-import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
-import { freePort } from '../../scripts/steps.mjs'
+import { answers, freePort } from '../../scripts/steps.mjs'
 import { Load } from './load.mjs'
 import { Proxy } from './proxy.mjs'
 
@@ -409,18 +408,4 @@ export function pipeThatNobodyReads(stage) {
 
 export function has(command) {
   return spawnSync('which', [command]).status === 0
-}
-
-function answers(port) {
-  return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1', () => {
-      socket.destroy()
-      resolve(true)
-    })
-    socket.on('error', () => resolve(false))
-  })
-}
-
-export function exists(file) {
-  return existsSync(file)
 }

@@ -27,13 +27,14 @@ export class Run {
     this.stage = new Stage(binary)
   }
 
-  /** A store, an upstream and servers on them. */
-  async place({ accounts = 4, servers = 1, life, worlds, file = false, args, ...server } = {}) {
+  /** A store, an upstream and servers on them. `proxied`: they reach it through a proxy that can go wrong. */
+  async place({ accounts = 4, servers = 1, life, worlds, file = false, args, proxied = false, ...server } = {}) {
     const upstream = await this.stage.upstream({ life, worlds })
     const store = file ? this.stage.file({ accounts, life }) : await this.stage.redis({ accounts, life, args })
+    const proxy = proxied ? await this.stage.proxy(upstream.port) : undefined
     const all = []
-    for (let n = 0; n < servers; n++) all.push(await this.stage.server({ store, upstream, ...server }))
-    return { upstream, store, servers: all, server: all[0] }
+    for (let n = 0; n < servers; n++) all.push(await this.stage.server({ store, upstream, upstreamPort: proxy?.port, ...server }))
+    return { upstream, store, proxy, servers: all, server: all[0] }
   }
 
   /** Of a figure its part for this size of run. */
@@ -82,6 +83,12 @@ export class Run {
   /** Fails when recovering took longer. */
   within(ms) {
     this.expect(this.recoveredMs <= ms, `it took ${Math.round(this.recoveredMs)} ms to recover, over ${ms}`)
+  }
+
+  /** No account was marked for what is none of its own. */
+  async unmarked(store) {
+    const marked = (await store.accounts()).filter(({ record }) => record.isHealthy !== true || record.lastErrorMessage)
+    this.expect(marked.length === 0, `${marked.length} accounts are marked: ${JSON.stringify(marked[0]?.record)}`)
   }
 
   /**

@@ -50,8 +50,7 @@ function oneWithout({ name, short, says, begin, env = {}, by, repair, seconds = 
       const served = (await others.stop()).length
       t.take(others.outcomes)
       t.expect(served > 50, `only ${served} requests at the other server`)
-      const resting = (await store.accounts()).filter(({ record }) => record.isHealthy !== true || record.lastErrorMessage)
-      t.expect(resting.length === 0, `${resting.length} accounts are marked: ${JSON.stringify(resting[0]?.record)}`)
+      await t.unmarked(store)
       await t.whole({ store, upstream })
     },
   }
@@ -164,8 +163,7 @@ export const rows = [
       // Who isn't accepted waits; who was accepted and can't go on hears why.
       t.take(await its.stop(), { says: /file descriptors|open files|connect/i })
       t.take(await others.stop())
-      const resting = (await store.accounts()).filter(({ record }) => record.isHealthy !== true || record.lastErrorMessage)
-      t.expect(resting.length === 0, `${resting.length} accounts are marked: ${JSON.stringify(resting[0]?.record)}`)
+      await t.unmarked(store)
       await t.whole({ store, upstream })
     },
   },
@@ -175,10 +173,7 @@ export const rows = [
     load: '20 requests/s',
     short: true,
     async run(t) {
-      const upstream = await t.stage.upstream()
-      const store = await t.stage.redis({ accounts: 6 })
-      const proxy = await t.stage.proxy(upstream.port)
-      const server = await t.stage.server({ store, upstream, upstreamPort: proxy.port })
+      const { upstream, store, proxy, server } = await t.place({ accounts: 6, proxied: true })
       const load = t.stage.load(server, { rate: 20 })
       Object.assign(proxy, { delayMs: 150, jitter: 0.5, loss: 0.03 })
       await sleep(t.of({ short: 5000, normal: 10_000 }))
@@ -193,10 +188,7 @@ export const rows = [
     name: 'every connection to upstream is reset, every 2 s',
     load: '30 requests/s',
     async run(t) {
-      const upstream = await t.stage.upstream({ life: 3600 })
-      const store = await t.stage.redis({ accounts: 6, life: 3600 })
-      const proxy = await t.stage.proxy(upstream.port)
-      const server = await t.stage.server({ store, upstream, upstreamPort: proxy.port })
+      const { upstream, store, proxy, server } = await t.place({ accounts: 6, life: 3600, proxied: true })
       const load = t.stage.load(server, { rate: 30 })
       for (let n = 0; n < 5; n++) {
         await sleep(2000)
@@ -216,11 +208,8 @@ export const rows = [
     name: 'upstream falls silent with its connections open, for 5 s',
     load: '15 requests/s, KIRO_FIRST_EVENT_TIMEOUT and KIRO_IDLE_TIMEOUT 2 s',
     async run(t) {
-      const upstream = await t.stage.upstream({ life: 3600 })
-      const store = await t.stage.redis({ accounts: 6, life: 3600 })
-      const proxy = await t.stage.proxy(upstream.port)
       const env = { KIRO_FIRST_EVENT_TIMEOUT: '2s', KIRO_IDLE_TIMEOUT: '2s', KIRO_CONNECT_TIMEOUT: '1s', KIRO_FAILOVER_TIME: '1s' }
-      const server = await t.stage.server({ store, upstream, upstreamPort: proxy.port, env })
+      const { upstream, store, proxy, server } = await t.place({ accounts: 6, life: 3600, proxied: true, env })
       const load = t.stage.load(server, { rate: 15, scenario: STREAM })
       await sleep(1500)
       proxy.silent = true

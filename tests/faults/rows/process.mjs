@@ -13,10 +13,8 @@ export const rows = [
     alone: true,
     short: true,
     async run(t) {
-      const upstream = await t.stage.upstream({ life: 12 })
-      const store = await t.stage.redis({ accounts: 6, life: 12 })
       const stderr = pipeThatNobodyReads(t.stage)
-      const server = await t.stage.server({ store, upstream, stderr, env: { KIRO_LOG_LEVEL: 'debug' } })
+      const { upstream, store, server } = await t.place({ accounts: 6, life: 12, stderr, env: { KIRO_LOG_LEVEL: 'debug' } })
       const load = t.stage.load(server, { rate: t.of({ short: 50, normal: 100 }) })
       await sleep(1000 * t.of({ short: 8, normal: 60 }))
       const live = await server.health()

@@ -7,6 +7,11 @@ import { STREAM, ask, body } from '../load.mjs'
 const kind = 'upstream'
 const BROKE = /broke off|ended|cut|closed|reset|incomplete|connection|stream/i
 
+/** With everybody resting somebody is asked all the same. */
+function nobodyIsRefused(t, outcomes) {
+  t.expect(!outcomes.some(({ says }) => /no healthy/i.test(says ?? '')), '"no healthy accounts" was said')
+}
+
 export const rows = [
   {
     kind,
@@ -29,7 +34,7 @@ export const rows = [
       const share = (t.designed + t.failed) / t.requests
       t.note(`${(share * 100).toFixed(1)} % of the requests saw an error`)
       t.expect(share <= 0.06, `${(share * 100).toFixed(1)} % of the requests saw an error`)
-      t.expect(!outcomes.some(({ says }) => /no healthy/i.test(says ?? '')), '"no healthy accounts" was said')
+      nobodyIsRefused(t, outcomes)
       await t.whole({ store, upstream })
     },
   },
@@ -49,7 +54,7 @@ export const rows = [
       t.over()
       await sleep(3000)
       const outcomes = t.take(await load.stop(), { says: /Kiro|upstream|unexpected error/i })
-      t.expect(!outcomes.some(({ says }) => /no healthy/i.test(says ?? '')), '"no healthy accounts" was said')
+      nobodyIsRefused(t, outcomes)
       t.within(1500)
       await t.whole({ store, upstream })
     },
@@ -126,9 +131,7 @@ export const rows = [
         crooked.closeAllConnections()
         return new Promise((resolve) => crooked.close(resolve))
       })
-      const upstream = await t.stage.upstream({ life: 3600 })
-      const store = await t.stage.redis({ life: 3600 })
-      const server = await t.stage.server({ store, upstream, upstreamPort: crooked.address().port })
+      const { upstream, store, server } = await t.place({ life: 3600, upstreamPort: crooked.address().port })
       for (let n = 0; n < 20; n++) t.take([await ask(server, { sent: body(STREAM) })], { says: /^[\x20-\x7e…’“”—–]+$/ })
       t.expect(t.designed === 20, 'not every request heard that it was refused')
       await t.whole({ store, upstream })
