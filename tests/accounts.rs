@@ -3,6 +3,8 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "support/accounts.rs"]
+mod accounts;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
@@ -21,6 +23,7 @@ use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
 use kiro_messages::simulator::{Running, Simulator};
 use serde_json::{Value, json};
 
+use accounts::add_account;
 use redis_server::RedisServer;
 
 const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
@@ -46,10 +49,7 @@ impl World {
             let id = id(n);
             let mut all = json!({ "expiresAt": "2099-01-01T00:00:00.000Z" });
             all.as_object_mut().unwrap().extend(token.as_object().unwrap().clone());
-            let mut set = redis::pipe();
-            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), all.to_string()).ignore();
-            set.hset("aiclient:pools:claude-kiro-oauth", &id, json!({ "uuid": id, "isHealthy": true }).to_string());
-            set.query::<redis::Value>(&mut redis.connection()).unwrap();
+            add_account(&mut redis.connection(), &id, &json!({}), &all);
         }
         let port = upstream.addr().port();
         let mut said = vec![

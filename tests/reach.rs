@@ -4,6 +4,8 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "support/accounts.rs"]
+mod accounts;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use accounts::add_account;
 use bytes::Bytes;
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::error::{Code, Error};
@@ -40,16 +43,11 @@ impl Place {
         let mut connection = redis.connection();
         for (n, members) in records.iter().enumerate() {
             let id = id(n);
-            let mut account = json!({ "uuid": id, "isHealthy": true });
-            account.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
             let token = json!({
                 "accessToken": format!("access-{n}"), "refreshToken": format!("refresh-{n}"), "authMethod": "social",
                 "expiresAt": expires_at, "profileArn": simulator::PROFILE_ARN,
             });
-            let mut set = redis::pipe();
-            set.hset(POOL, &id, account.to_string()).ignore();
-            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
-            set.query::<()>(&mut connection).unwrap();
+            add_account(&mut connection, &id, members, &token);
         }
         let mut all = vec![
             ("REDIS_URL", redis.url()),

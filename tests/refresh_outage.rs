@@ -2,6 +2,8 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "support/accounts.rs"]
+mod accounts;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
@@ -14,6 +16,7 @@ use kiro_messages::gateway::{Call, Gateway};
 use kiro_messages::simulator::{Running, Simulator};
 use serde_json::{Value, json};
 
+use accounts::add_account;
 use redis_server::RedisServer;
 
 struct World {
@@ -35,14 +38,7 @@ impl World {
                 "accessToken": format!("sim-ok.{n}"), "refreshToken": format!("old{n}"), "authMethod": "social",
                 "expiresAt": "2026-01-01T00:00:00.000Z",
             });
-            let mut set = redis::pipe();
-            set.set(key(n), token.to_string()).ignore();
-            set.hset(
-                "aiclient:pools:claude-kiro-oauth",
-                id(n),
-                json!({ "uuid": id(n), "isHealthy": true }).to_string(),
-            );
-            set.query::<redis::Value>(&mut redis.connection()).unwrap();
+            add_account(&mut redis.connection(), &id(n), &json!({}), &token);
         }
         let port = upstream.addr().port();
         let mut said = vec![

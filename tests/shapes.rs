@@ -15,6 +15,7 @@ use std::time::Duration;
 use kiro_messages::proto::kiro::client_identity::VERSION;
 use serde_json::{Value, json};
 
+use world::accounts::add_account;
 use world::{World, base, events, kinds, with};
 
 impl World {
@@ -48,10 +49,7 @@ impl World {
 
     /// One more account in the store.
     fn adds_account(&self, id: &str, token: &Value) {
-        let mut set = redis::pipe();
-        set.hset("aiclient:pools:claude-kiro-oauth", id, json!({ "uuid": id, "isHealthy": true }).to_string()).ignore();
-        set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
-        set.query::<()>(&mut self.redis_connection()).unwrap();
+        add_account(&mut self.redis_connection(), id, &json!({}), token);
     }
 
     /// No health field of any account has changed.

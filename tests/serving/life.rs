@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::allow_open_files;
 use super::redis_server::RedisServer;
+use super::world::accounts::add_account as add_stored_account;
 use super::world::{World, base, events, kinds};
 
 const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -163,15 +164,11 @@ pub fn messages(scenario: &serde_json::Value) -> String {
 
 fn add_account(redis: &RedisServer) {
     let id = "00000000-0000-4000-8000-000000000000";
-    let account = json!({ "uuid": id, "isHealthy": true }).to_string();
     let token = json!({
         "accessToken": "access-1", "refreshToken": "refresh-1", "authMethod": "social",
         "expiresAt": "2099-01-01T00:00:00.000Z", "profileArn": kiro_messages::simulator::PROFILE_ARN,
     });
-    let mut set = redis::pipe();
-    set.hset("aiclient:pools:claude-kiro-oauth", id, account).ignore();
-    set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
-    set.query::<()>(&mut redis.connection()).unwrap();
+    add_stored_account(&mut redis.connection(), id, &json!({}), &token);
 }
 
 /// From the start of the process to its word that it listens: at most 100 ms beyond what the system takes to start it at

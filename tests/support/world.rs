@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 
 use super::redis_server::RedisServer;
 
+#[path = "accounts.rs"]
+pub mod accounts;
+use accounts::add_account;
+
 pub const KEY: &str = "client-key-1";
 
 /// A gateway on the simulator and a private Redis, behind a real listener.
@@ -51,15 +55,11 @@ impl World {
         let mut connection = redis.connection();
         for (n, token) in tokens.iter().enumerate() {
             let id = format!("0000000{n}-0000-4000-8000-000000000000");
-            let account = json!({ "uuid": id, "isHealthy": true }).to_string();
             let token = json!({
                 "accessToken": token, "refreshToken": format!("refresh-{n}"), "authMethod": "social",
                 "expiresAt": expires_at, "profileArn": simulator::PROFILE_ARN,
             });
-            let mut set = redis::pipe();
-            set.hset("aiclient:pools:claude-kiro-oauth", &id, account).ignore();
-            set.set(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).ignore();
-            set.query::<()>(&mut connection).unwrap();
+            add_account(&mut connection, &id, &json!({}), &token);
         }
         let mut all = vec![
             ("REDIS_URL", redis.url()),
