@@ -1,4 +1,4 @@
-// What the server owes itself against its clients, in listen() and handler() as in kiro-server (issue 11, items 7, 10, 11).
+// What the server owes itself against its clients, in listen() and handler() as in kiro-server.
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'

@@ -1,4 +1,4 @@
-//! Refreshes while the store takes no writes, against an upstream whose refresh tokens work once (issue "Trust", 1 and 2).
+//! Refreshes while the store takes no writes, against an upstream whose refresh tokens work once.
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 

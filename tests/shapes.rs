@@ -439,7 +439,7 @@ async fn a126_tr46_tr48_tr49_later_turns_pay_for_what_is_new() {
     assert!(before > 8.0, "it was metered at all: {before}");
 }
 
-/// Each host gone, refusing or failing under load: nothing is lost while another way is open (issue 10, bars).
+/// Each host gone, refusing or failing under load: nothing is lost while another way is open.
 #[tokio::test(flavor = "multi_thread")]
 async fn k119_k120_no_request_fails_while_another_way_is_open() {
     for state in ["gone-q", "gone-runtime", "deprecated-q", "wrong-app", "old-version-q", "old-version-runtime"] {

@@ -142,7 +142,7 @@ fn messages(scenario: &str) -> String {
     )
 }
 
-/// Issue 11, item 5: whoever is to read the log and doesn't holds up nothing but the log. Lines that don't fit are counted,
+/// Whoever is to read the log and doesn't holds up nothing but the log. Lines that don't fit are counted,
 /// and told once somebody reads again; SIGTERM drains all the same.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {

@@ -1,8 +1,9 @@
 //! `KIRO_DEBUG_DUMP_DIR`: what went over the wire of a failed request, as files for a person with an editor.
 //!
 //! One folder a failure, named by time and a running number and never by anything a client said: `request.json`,
-//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all: the oldest go before one is written. Prompts are in them, so folders
-//! are 0700 and files 0600; access tokens, refresh tokens and keys are taken out.
+//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all: the
+//! oldest go before one is written. Prompts are in them, so folders are 0700 and files 0600; access tokens, refresh tokens
+//! and keys are taken out.
 //!
 //! Without a folder nothing is recorded: each place asks one `Option`. With one, all recordings together hold at most
 //! [`BUDGET`] bytes, and a recording whose bytes don't fit says what it left out.
@@ -418,7 +419,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
-    /// Issue 11, item 12: a bound in bytes on disk; the oldest go first, what a killed process left half-made among them.
+    /// A bound in bytes on disk; the oldest go first, what a killed process left half-made among them.
     #[test]
     fn the_oldest_go_until_number_and_bytes_fit() {
         let folder = tempfile::tempdir().unwrap();

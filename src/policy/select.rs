@@ -189,8 +189,8 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     })
 }
 
-/// What comes before what: who doesn't rest, by the fewest rests; who was not just seen to refuse (R105), who fits best (K109, K127), the lowest `priority` in
-/// which somebody is left, the best tier.
+/// What comes before what: who doesn't rest, or else has rested least; who was not just seen to refuse (R105), who fits best
+/// (K109, K127), the lowest `priority` in which somebody is left, the best tier.
 fn place(candidate: &(Tier, Candidate<'_>)) -> (Tier, u8, i64, Tier) {
     let (tier, candidate) = candidate;
     (if tier.is_last_resort() { *tier } else { Tier::Ready }, candidate.fit, candidate.priority, *tier)
@@ -229,8 +229,8 @@ pub fn choose(
     }
 }
 
-/// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass and that wasn't just
-/// seen to refuse (R105) and doesn't rest. An index into `candidates`; it comes before the strategy, and no ticket is drawn for it.
+/// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass, that wasn't just seen
+/// to refuse (R105) and doesn't rest. An index into `candidates`; it comes before the strategy, and no ticket is drawn.
 pub fn keep(candidates: &[(Tier, Candidate<'_>)], homes: &[impl AsRef<str>]) -> Option<usize> {
     homes.iter().find_map(|home| {
         candidates.iter().position(|(tier, candidate)| !tier.is_last_resort() && candidate.id == home.as_ref())

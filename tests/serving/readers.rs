@@ -51,7 +51,7 @@ fn unharmed(world: &World) {
     assert_eq!((&account["isHealthy"], account["errorCount"].as_u64().unwrap_or(0)), (&json!(true), 0), "{account}");
 }
 
-/// `KIRO_WRITE_TIMEOUT`, issue 11, item 11: a place and a call of upstream aren't held by who takes no byte. It is the
+/// `KIRO_WRITE_TIMEOUT`: a place and a call of upstream aren't held by who takes no byte. It is the
 /// client that is gone (499), not the account that failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_reads_nothing_is_let_go() {
@@ -97,7 +97,7 @@ async fn a_slow_reader_is_never_cut() {
     unharmed(&world);
 }
 
-/// Issue 11, item 12: `nc -N` closes its half when it has sent its request, and reads on.
+/// `nc -N` closes its half when it has sent its request, and reads on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_closes_its_half_gets_the_whole_answer() {
     let world = World::new(&[]).await;

@@ -1,5 +1,5 @@
 //! Who is served without a client key: programs on this machine, no web page of another site, by whatever name it reaches
-//! us (issue 11, item 10).
+//! us.
 
 use std::time::Duration;
 

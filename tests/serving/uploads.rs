@@ -1,5 +1,5 @@
 //! Answers that come before the end of their request: they arrive, whatever the client still sends, and nobody holds a
-//! place that way (issue 11, item 7).
+//! place that way.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

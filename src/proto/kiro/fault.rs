@@ -98,8 +98,8 @@ pub enum FaultKind {
     ServerError,
     /// Reset, cut, no event: the connection stood.
     Network,
-    /// The way can't be gone from this machine: the host's name, the connection, TLS, or the proxy before it (K119). Nothing
-    /// of the account was sent, so that it says nothing about the account.
+    /// No connection can be made from this machine: the host's name, TCP, TLS, or the proxy before it (K119). Nothing of the
+    /// account was sent, so it says nothing about the account.
     Unreachable,
     /// Connect, first event or idle time ran out.
     Timeout,

@@ -18,7 +18,6 @@ export const rows = [
   {
     kind,
     name: 'a web page uses a local server without a key (foreign Origin, foreign Host)',
-    item: '1.10',
     load: `${ROUTES.length} routes, 4 ways, beside 10 requests/s`,
     short: true,
     async run(t) {
@@ -47,7 +46,6 @@ export const rows = [
   {
     kind,
     name: 'upstream repeats the access token, an ARN and an address in its errors',
-    item: '1.8',
     load: '40 requests, four kinds of error',
     short: true,
     async run(t) {

@@ -18,7 +18,6 @@ export const rows = [
   {
     kind,
     name: '28 MB bodies with a wrong key from fetch, each hears 401',
-    item: '1.7',
     load: '100 bodies, two at a time, beside 10 requests/s',
     short: true,
     async run(t) {
@@ -57,7 +56,6 @@ export const rows = [
   {
     kind,
     name: '30 clients do not read their answers of 40 MB',
-    item: '1.11',
     load: '30 of them beside 15 requests/s, KIRO_WRITE_TIMEOUT 3 s',
     short: true,
     async run(t) {
@@ -85,7 +83,6 @@ export const rows = [
   {
     kind,
     name: 'clients that half-close after the request (nc -N)',
-    item: '1.12',
     load: '20 of them beside 10 requests/s',
     short: true,
     async run(t) {
@@ -199,7 +196,6 @@ export const rows = [
   {
     kind,
     name: '40,000 tool calls that are never closed',
-    item: '1.12',
     load: '10,000, then 40,000, beside 10 requests/s',
     async run(t) {
       const { upstream, store, server } = await t.place({ life: 3600, env: { KIRO_MAX_REQUEST_BODY: '64MiB' } })

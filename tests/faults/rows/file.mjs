@@ -16,11 +16,10 @@ const MB = 2 ** 20
 const SAVING = 250
 
 /** Nothing fails while the file goes through something, nothing is lost after it. */
-function unnoticed({ name, item, short, seconds = 8, pace = BUSY, place, begin, end }) {
+function unnoticed({ name, short, seconds = 8, pace = BUSY, place, begin, end }) {
   return {
     kind,
     name,
-    item,
     short,
     load: `20 requests/s, an hour of life is ${pace.life} s`,
     async run(t) {
@@ -61,7 +60,6 @@ function onTmpfs(t, size) {
 export const rows = [
   unnoticed({
     name: 'the disk is full (tmpfs)',
-    item: '1.1',
     short: true,
     place: (t) => onTmpfs(t, '256k'),
     begin({ t, store }) {
@@ -98,7 +96,6 @@ export const rows = [
   }),
   unnoticed({
     name: 'another program holds the lock file for 9 s',
-    item: '1.2',
     short: true,
     pace: CALM,
     seconds: 9,
@@ -153,7 +150,6 @@ export const rows = [
   {
     kind,
     name: '4,000 accounts in a file, each with an access token that has ended',
-    item: '1.12',
     load: '20 requests/s',
     alone: true,
     async run(t) {

@@ -18,7 +18,6 @@ function oneWithout({ name, short, says, begin, env = {}, by, repair, seconds = 
     kind,
     name: `${name}: one of two servers`,
     short,
-    item: '1.3',
     load: '2 × 15 requests/s on one store',
     async run(t) {
       const upstream = await t.stage.upstream({ life: 60 })
@@ -145,7 +144,6 @@ export const rows = [
   {
     kind,
     name: 'no file descriptors (prlimit --nofile): one of two servers',
-    item: '1.3',
     load: '60 streams at once on the one, 15 requests/s on the other',
     async run(t) {
       if (!has('prlimit')) throw new Skip('no prlimit')

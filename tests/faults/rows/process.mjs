@@ -8,7 +8,6 @@ export const rows = [
   {
     kind,
     name: 'nobody reads standard error for 60 s, then SIGTERM',
-    item: '1.5',
     load: '100 requests/s',
     alone: true,
     short: true,

@@ -14,11 +14,10 @@ const BUSY = { life: 2, env: { KIRO_MAX_INFLIGHT_PER_ACCOUNT: '1', KIRO_ACCOUNT_
 const CALM = { life: 12 }
 
 /** Nothing fails while the store goes through something, nothing is lost after it. */
-function unnoticed({ name, item, short, seconds = 6, load = 20, args, through, missing, pace = BUSY, begin, end }) {
+function unnoticed({ name, short, seconds = 6, load = 20, args, through, missing, pace = BUSY, begin, end }) {
   return {
     kind,
     name,
-    item,
     short,
     load: `${load} requests/s, an hour of life is ${pace.life} s`,
     async run(t) {
@@ -49,7 +48,6 @@ function restart({ name, short, how }) {
     kind,
     name,
     short,
-    item: '1.1',
     load: '20 requests/s before and after, an hour of life is 2 s',
     async run(t) {
       const { upstream, store, server } = await t.place({ accounts: 12, ...BUSY, name: 'server' })
@@ -79,7 +77,6 @@ export const rows = [
   {
     kind,
     name: 'Redis takes no writes (OOM) for 200 refreshes',
-    item: '1.1',
     load: '20 requests/s, an hour of life is 2 s',
     short: true,
     async run(t) {
@@ -106,7 +103,6 @@ export const rows = [
   unnoticed({
     name: 'CLIENT PAUSE for 6 s, three times',
     pace: CALM,
-    item: '1.2',
     seconds: 21,
     begin: async ({ store, t }) => {
       const pause = () => store.call('CLIENT', 'PAUSE', '6000', 'ALL').catch(() => {})
@@ -120,7 +116,6 @@ export const rows = [
   unnoticed({
     name: 'redis-server stands still for 8 s (SIGSTOP)',
     pace: CALM,
-    item: '1.2',
     short: true,
     seconds: 8,
     begin: ({ store }) => store.signal('SIGSTOP'),
@@ -205,7 +200,6 @@ export const rows = [
   {
     kind,
     name: 'two servers refresh the same accounts while Redis stumbles',
-    item: '1.2',
     load: '2 × 10 requests/s, an hour of life is 2 s',
     async run(t) {
       const { upstream, store, servers } = await t.place({ accounts: 12, servers: 2, ...BUSY })

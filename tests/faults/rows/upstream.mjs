@@ -16,7 +16,6 @@ export const rows = [
   {
     kind,
     name: '5 % of the answers break in the middle',
-    item: '1.4',
     load: '100 requests/s',
     alone: true,
     short: true,
@@ -41,7 +40,6 @@ export const rows = [
   {
     kind,
     name: 'every call is answered 500 for 4 s',
-    item: '1.4',
     load: '30 requests/s',
     short: true,
     async run(t) {
@@ -76,7 +74,6 @@ export const rows = [
   {
     kind,
     name: 'all events came, and upstream does not close',
-    item: '1.12',
     load: '10 requests/s',
     short: true,
     async run(t) {
@@ -93,7 +90,6 @@ export const rows = [
   {
     kind,
     name: 'an answer of 100 MB to a client that wants it in one piece',
-    item: '1.9',
     load: '2 of them beside 15 requests/s',
     async run(t) {
       const { upstream, store, server } = await t.place({ life: 3600 })
@@ -116,7 +112,6 @@ export const rows = [
   {
     kind,
     name: 'an error body is compressed',
-    item: '1.12',
     load: '20 requests',
     short: true,
     async run(t) {
@@ -163,7 +158,6 @@ export const rows = [
   {
     kind,
     name: 'a token lives 2 s',
-    item: '1.12',
     load: '20 requests/s',
     short: true,
     async run(t) {
