@@ -15,10 +15,10 @@ export class House {
     this.children = []
   }
 
-  /** The simulated upstream, which everybody measured here talks to. */
+  /** The simulated upstream, which everybody measured here talks to: also a binary from before Kiro refused it (--beside). */
   async simulator(binary) {
     const port = await freePort()
-    await this.#start('simulator', binary, ['simulate', '--listen', `127.0.0.1:${port}`], {}, port)
+    await this.#start('simulator', binary, ['simulate', '--listen', `127.0.0.1:${port}`, '--world', 'any-version', '--world', 'any-client'], {}, port)
     return port
   }
 
