@@ -5,11 +5,12 @@
 
 #[path = "support/accounts.rs"]
 mod accounts;
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
 
-use std::io::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use kiro_messages::simulator::{Running, Simulator};
 use serde_json::{Value, json};
 
 use accounts::add_account;
+use log::Log;
 use redis_server::RedisServer;
 
 const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
@@ -321,39 +323,10 @@ async fn k77_k79_an_account_that_lists_nothing_is_asked_without_a_profile() {
     assert_eq!(mine.iter().map(|(what, region, _)| (*what, region.as_str())).collect::<Vec<_>>(), expected);
 }
 
-/// What the tests of one thread log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Listens until the guard goes; the gateway must run on this thread alone.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn lines(&self, with: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(with)).map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// ListAvailableProfiles gives no answer: the account is asked without a profile, and for a minute no more.
 #[tokio::test]
 async fn p11_k74_k78_k79_nobody_can_say_which_profile_it_has() {
-    let log = Log::default();
-    let _listening = log.listen();
+    let log = Log::listen();
     let nobody = enterprise("sim-acct-enterprise", json!({ "region": "ap-southeast-2" }));
     let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
     let away = json!({ "on": "profiles", "token": "sim-acct-enterprise", "forever": true, "scenarios": [
@@ -382,8 +355,7 @@ async fn p11_k74_k78_k79_nobody_can_say_which_profile_it_has() {
 
 #[tokio::test]
 async fn p17_k78_every_variant_refused_by_a_403_is_a_failure() {
-    let log = Log::default();
-    let _listening = log.listen();
+    let log = Log::listen();
     let world = World::new(&[builder("refused"), json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
     let no = json!({ "http": { "status": 403, "message": "User is not authorized to make this call." } });
     let forever = json!({ "token": "refused", "scenarios": [no], "forever": true });

@@ -133,9 +133,12 @@ export async function redisAccounts(t, server, ...tokens) {
   }
 }
 
+/** Ids are in the order of the tokens: the pool asks accounts in the order of their ids (R36). */
+const nthId = (n) => n.toString(16).padStart(2, '0') + randomUUID().slice(2)
+
 /** Records as they lie in a store (R70). A token is an access token, or that and a refresh token. */
 function records(tokens) {
-  const ids = (tokens.length > 0 ? tokens : ['sim-ok']).map((token) => [randomUUID(), ...[token].flat()])
+  const ids = (tokens.length > 0 ? tokens : ['sim-ok']).map((token, n) => [nthId(n), ...[token].flat()])
   const expiresAt = new Date(Date.now() + 86_400_000).toISOString()
   const account = (uuid) => ({ uuid, isHealthy: true, usageCount: 0, errorCount: 0 })
   const token = (uuid, accessToken, refreshToken = `refresh-${uuid}`) => ({

@@ -15,6 +15,9 @@ mod dump;
 mod ends;
 mod hand;
 mod keys;
+#[cfg(test)]
+#[path = "../../tests/support/log.rs"]
+mod log;
 mod models;
 mod status;
 mod stream;

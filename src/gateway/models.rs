@@ -63,11 +63,10 @@ fn read(path: &Path) -> Result<Models, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
     use std::time::SystemTime;
 
     use super::*;
+    use crate::gateway::log::Log;
 
     fn table(name: &str) -> String {
         format!(
@@ -79,20 +78,6 @@ mod tests {
         models.list().next().map(|row| row.listed_name().to_owned()).unwrap_or_default()
     }
 
-    /// Keeps what is logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn tr6_a_changed_file_is_read_again_and_a_bad_one_is_told_once() {
         let folder = tempfile::tempdir().unwrap();
@@ -101,30 +86,28 @@ mod tests {
         let (mut file, models) = ModelsFile::open(&path).unwrap();
         assert_eq!(first_name(&models), "claude-a");
 
-        let log = Log::default();
-        let writer = log.clone();
-        let lines = move || String::from_utf8(log.0.lock().unwrap().split_off(0)).unwrap();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
-            assert!(file.look().is_none(), "nothing has changed");
-            // As soon after the start as can be, and of another length each time.
-            std::fs::write(&path, table("claude-bb")).unwrap();
-            assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-bb"));
-            assert!(lines().contains("the model table was reloaded"));
+        let log = Log::listen();
+        assert!(file.look().is_none(), "nothing has changed");
+        // As soon after the start as can be, and of another length each time.
+        std::fs::write(&path, table("claude-bb")).unwrap();
+        assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-bb"));
+        assert_eq!(log.lines("the model table was reloaded").len(), 1);
 
-            std::fs::write(&path, "[{}]").unwrap();
-            assert!(file.look().is_none() && file.look().is_none());
-            let said = lines();
-            assert_eq!(said.matches("the model table stays as it was").count(), 1, "{said}");
-            assert!(said.contains("KIRO_MODELS_FILE") && said.contains("missing field `kiro_id`"), "{said}");
+        let told = || log.lines("the model table stays as it was");
+        std::fs::write(&path, "[{}]").unwrap();
+        assert!(file.look().is_none() && file.look().is_none());
+        assert!(
+            matches!(&told()[..], [line] if line.contains("KIRO_MODELS_FILE") && line.contains("missing field `kiro_id`")),
+            "{:?}",
+            told()
+        );
 
-            std::fs::remove_file(&path).unwrap();
-            assert!(file.look().is_none() && file.look().is_none());
-            assert_eq!(lines().matches("the model table stays as it was").count(), 1);
+        std::fs::remove_file(&path).unwrap();
+        assert!(file.look().is_none() && file.look().is_none());
+        assert_eq!(told().len(), 2);
 
-            std::fs::write(&path, table("claude-ccc")).unwrap();
-            assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-ccc"));
-        });
+        std::fs::write(&path, table("claude-ccc")).unwrap();
+        assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-ccc"));
     }
 
     /// `cp -p`, `rsync -t` and images keep times; a table of the same length is another one all the same.

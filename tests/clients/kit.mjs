@@ -61,8 +61,9 @@ export async function serve(t, { accounts = ['account-0'], env = {} } = {}) {
 function records(tokens) {
   const accounts = {}
   const byAccount = {}
-  for (const token of tokens) {
-    const uuid = randomUUID()
+  for (const [n, token] of tokens.entries()) {
+    // In the order of the tokens: accounts are asked in the order of their ids (R36).
+    const uuid = n.toString(16).padStart(2, '0') + randomUUID().slice(2)
     accounts[uuid] = { uuid, isHealthy: true }
     byAccount[uuid] = {
       accessToken: token,

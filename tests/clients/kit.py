@@ -122,8 +122,9 @@ class House:
 
     def _records(self):
         accounts, tokens = {}, {}
-        for token in self.accounts:
-            name = str(uuid.uuid4())
+        for n, token in enumerate(self.accounts):
+            # In the order of the tokens: accounts are asked in the order of their ids (R36).
+            name = f"{n:02x}{str(uuid.uuid4())[2:]}"
             accounts[name] = {"uuid": name, "isHealthy": True}
             tokens[name] = {
                 "accessToken": token,
