@@ -6,8 +6,9 @@
 //!
 //! # Cancellation
 //! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
-//! [`Pool::acquire`] leaves the queue. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
+//! [`Pool::acquire`] leaves the line; an account that it was given in this moment goes to the next. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
 
+mod line;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -16,7 +17,7 @@ mod view;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ use crate::store::{
     Clock, OutcomePatch, RawAccount, Status, Store, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
 };
 
+use line::{Line, Needs, Number};
 pub use view::{AccountId, AccountView, Addresses, short};
 use view::{Sources, Urls, Viewed};
 
@@ -66,6 +68,8 @@ const COUNTER_PAUSE: Duration = Duration::from_secs(60);
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
 /// What passes within this time is worth a retry (M85).
 const SOON: Duration = Duration::from_secs(120);
+/// The clock is not looked at more often for those in line.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -407,8 +411,10 @@ struct Inner {
     settings: Settings,
     hooks: Hooks,
     state: Mutex<Inside>,
-    /// Requests in the queue, so that a lease that ends looks at the lock only when somebody waits.
+    /// Requests in the line, so that a lease that ends looks at the lock only when somebody waits.
     waiting: AtomicUsize,
+    /// [`Inside::line_due`] has changed.
+    line_moved: Arc<Notify>,
     reading: tokio::sync::Mutex<()>,
     loaded: watch::Sender<bool>,
     /// The last read that the store refused for want of rights.
@@ -437,7 +443,9 @@ struct Inside {
     brake: Brake,
     /// That the brake is on was said.
     brake_told: bool,
-    queue: VecDeque<Waiter>,
+    line: Line<Waiter>,
+    /// When an account may come for those in line without anybody's doing: a rest, a minute or the brake ends.
+    line_due: Option<Timestamp>,
     rng: fastrand::Rng,
 }
 
@@ -481,19 +489,26 @@ struct Load {
 }
 
 struct Waiter {
-    wanted: OwnedWanted,
+    conversation_id: String,
+    homes: Vec<AccountId>,
+    fit: Option<Fit>,
     place: oneshot::Sender<Lease>,
 }
 
-#[derive(Clone)]
-struct OwnedWanted {
-    model_names: Vec<String>,
-    exclude: Vec<AccountId>,
-    conversation_id: String,
-    kiro_id: String,
-    homes: Vec<AccountId>,
-    fit: Option<Fit>,
-    only: Option<String>,
+/// A request in line. Dropped, it leaves; a lease that it was given in this moment goes to the next one, since `place` is
+/// dropped after that.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    number: Number,
+    place: oneshot::Receiver<Lease>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut inside = self.pool.inside();
+        inside.line.leave(&self.number);
+        self.pool.count_line(&inside);
+    }
 }
 
 impl Pool {
@@ -511,10 +526,12 @@ impl Pool {
                 alike: Alike::default(),
                 brake: Brake::default(),
                 brake_told: false,
-                queue: VecDeque::new(),
+                line: Line::default(),
+                line_due: None,
                 rng: fastrand::Rng::new(),
             }),
             waiting: AtomicUsize::new(0),
+            line_moved: Arc::default(),
             reading: tokio::sync::Mutex::new(()),
             loaded: watch::Sender::new(false),
             refused: watch::Sender::new(None),
@@ -541,6 +558,8 @@ impl Pool {
         pool.0.tasks.spawn(stop.clone().run_until_cancelled_owned(reading));
         let (status, writer) = (pool.0.store.watch(), pool.0.writer.clone());
         let watching = watch_store(Arc::downgrade(&pool.0), status, writer);
+        let keeping_time = keep_time(Arc::downgrade(&pool.0), pool.0.line_moved.clone());
+        pool.0.tasks.spawn(stop.clone().run_until_cancelled_owned(keeping_time));
         pool.0.tasks.spawn(stop.run_until_cancelled_owned(watching));
         pool
     }
@@ -572,61 +591,53 @@ impl Pool {
     }
 
     /// Takes an account for an attempt, waiting for one where one may come: at its cap, half-open with its request on the
-    /// way, or resting or at its requests of this minute not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT` from its first attempt, which
-    /// began to look for an account at `since`. First come, first served; with a full queue, or where none will come in
-    /// time, it fails at once.
+    /// way, or resting or at its requests of this minute not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT`
+    /// from its first attempt, which began to look for an account at `since`. First come, first served; with a full line,
+    /// or where none will come in time, it fails at once.
     pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
         let deadline = since + self.0.settings.account_wait;
         let wait = deadline.saturating_duration_since(Instant::now());
-        // Dropped after the lock, and before anything is waited for.
-        let mut unwanted = Vec::new();
-        let mut place = {
+        // Those in line choose first; what they can't have is nobody's. A pinned request stands in nobody's way and
+        // waits for nobody (N5).
+        if wanted.only.is_none() {
+            self.serve_line();
+        }
+        let (mut waiting, served) = {
             let now = self.now();
             let mut inside = self.inside();
-            // Those in line choose first; what they can't have is nobody's. A pinned request stands in nobody's way and
-            // waits for nobody (N5).
-            if wanted.only.is_none() {
-                unwanted = self.serve_in(&mut inside, now);
-            } else {
-                inside.queue.retain(|waiter| !waiter.place.is_closed());
-            }
             let refused = match self.select_in(&mut inside, wanted, now) {
                 Ok(lease) => return Ok(lease),
                 Err(refused) => refused,
             };
             let in_time = match refused.why {
-                Why::Busy => true,
+                Why::Busy | Why::NotLoaded => true,
                 Why::Unavailable | Why::OutOfService(_) | Why::NoProfile | Why::Paced => {
                     refused.retry_after.is_some_and(|back| back <= wait)
                 }
-                Why::NotLoaded => true,
                 Why::Empty { .. } | Why::Model | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
             };
-            if wait.is_zero() || !in_time || inside.queue.len() >= self.0.settings.max_waiting {
+            if wait.is_zero() || !in_time || inside.line.len() >= self.0.settings.max_waiting {
                 return Err(refused);
             }
-            let (place, waiter) = oneshot::channel();
-            inside.queue.push_back(Waiter { wanted: wanted.owned(), place });
-            self.0.waiting.store(inside.queue.len(), Ordering::Release);
-            waiter
+            let (sender, place) = oneshot::channel();
+            let waiter = Waiter {
+                conversation_id: wanted.conversation_id.to_owned(),
+                homes: wanted.homes.to_vec(),
+                fit: wanted.fit.cloned(),
+                place: sender,
+            };
+            let number = inside.line.join(wanted.needs(), waiter);
+            self.count_line(&inside);
+            // A place that came back before anybody was seen in line was offered to nobody.
+            fence(Ordering::SeqCst);
+            (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now))
         };
-        drop(unwanted);
+        hand_over(served);
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
-        loop {
-            self.serve_queue();
-            let next =
-                deadline.min(Instant::now() + self.soonest_change().unwrap_or(wait).max(Duration::from_millis(1)));
-            tokio::select! {
-                biased;
-                lease = &mut place => {
-                    return lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None });
-                }
-                () = tokio::time::sleep_until(next) => {}
-            }
-            if Instant::now() >= deadline {
-                // A lease that came in this very moment is still taken.
-                return place.try_recv().or_else(|_| self.select(wanted));
-            }
+        match tokio::time::timeout_at(deadline, &mut waiting.place).await {
+            Ok(lease) => lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None }),
+            // A lease that came in this very moment is still taken.
+            Err(_) => waiting.place.try_recv().or_else(|_| self.select(wanted)),
         }
     }
 
@@ -728,7 +739,7 @@ impl Pool {
     pub fn counts(&self) -> Counts {
         let now = self.now();
         let inside = self.inside();
-        let mut summary = Counts { total: inside.slots.len(), waiting: inside.queue.len(), ..Counts::default() };
+        let mut summary = Counts { total: inside.slots.len(), waiting: inside.line.len(), ..Counts::default() };
         for slot in inside.slots.values() {
             let (count, selectable) = match slot.state(now) {
                 State::Healthy => (&mut summary.healthy, true),
@@ -823,7 +834,7 @@ impl Pool {
             Lesson::VariantProven(_, Variant::Listed(arn)) => Some(arn.to_string()),
             _ => None,
         };
-        self.with_slot(id, |slot, _| {
+        let changed = self.with_slot(id, |slot, _| {
             let changes_view = matches!(
                 lesson,
                 Lesson::Profiles(_) | Lesson::IsBuilderId | Lesson::RefreshRegion(_) | Lesson::FipsHost
@@ -832,7 +843,12 @@ impl Pool {
             if changes_view {
                 slot.review(&self.0.settings.urls, now);
             }
+            changes_view
         });
+        if changed == Some(true) {
+            // One that had no profile may serve now.
+            self.serve_line();
+        }
         if let Some(arn) = proven {
             self.keep_profile(id, arn);
         }
@@ -1046,7 +1062,7 @@ impl Pool {
         if let Some((id, outcome, event)) = told {
             self.write(&id, &outcome);
             self.tell(event);
-            self.serve_queue();
+            self.serve_line();
         }
     }
 
@@ -1054,7 +1070,7 @@ impl Pool {
     pub(crate) fn adopted(&self, id: &str) {
         let now = self.now();
         self.with_slot(id, |slot, _| slot.review(&self.0.settings.urls, now));
-        self.serve_queue();
+        self.serve_line();
     }
 
     /// A refresh was refused for good (R41).
@@ -1197,51 +1213,51 @@ impl Pool {
         }
     }
 
-    /// Gives waiting requests their accounts, first come, first served.
-    fn serve_queue(&self) {
+    /// Gives those who wait their accounts, first come, first served.
+    fn serve_line(&self) {
+        fence(Ordering::SeqCst);
         if self.0.waiting.load(Ordering::Acquire) == 0 {
             return;
         }
         let now = self.now();
-        let mut inside = self.inside();
-        let unwanted = self.serve_in(&mut inside, now);
-        drop(inside);
-        drop(unwanted);
+        let served = self.serve_in(&mut self.inside(), now);
+        hand_over(served);
     }
 
-    /// The answer is leases that nobody takes any more: to be dropped after the lock, since they come back here.
-    fn serve_in(&self, inside: &mut Inside, now: Timestamp) -> Vec<Lease> {
-        let mut unwanted = Vec::new();
-        if inside.queue.is_empty() {
-            return unwanted;
+    /// The answer is to be handed over after the lock.
+    fn serve_in(&self, inside: &mut Inside, now: Timestamp) -> Vec<(Waiter, Lease)> {
+        let mut line = std::mem::take(&mut inside.line);
+        let served = line.serve(|needs, waiter| {
+            let model_names: Vec<&str> = needs.model_names.iter().map(String::as_str).collect();
+            let wanted = Wanted {
+                model_names: &model_names,
+                exclude: &needs.exclude,
+                conversation_id: &waiter.conversation_id,
+                kiro_id: &needs.kiro_id,
+                homes: &waiter.homes,
+                fit: waiter.fit.as_ref(),
+                only: needs.only.as_deref(),
+            };
+            self.select_in(inside, &wanted, now).ok()
+        });
+        inside.line = line;
+        self.count_line(inside);
+        let due = if inside.line.is_empty() { None } else { self.soonest_change(inside, now) };
+        if due != inside.line_due {
+            inside.line_due = due;
+            self.0.line_moved.notify_one();
         }
-        let mut queue = std::mem::take(&mut inside.queue);
-        queue.retain(|waiter| !waiter.place.is_closed());
-        while let Some(waiter) = queue.pop_front() {
-            let OwnedWanted { model_names, exclude, conversation_id, kiro_id, homes, fit, only } = &waiter.wanted;
-            let model_names: Vec<&str> = model_names.iter().map(String::as_str).collect();
-            let (fit, only) = (fit.as_ref(), only.as_deref());
-            let wanted = Wanted { model_names: &model_names, exclude, conversation_id, kiro_id, homes, fit, only };
-            match self.select_in(inside, &wanted, now) {
-                Ok(lease) => unwanted.extend(waiter.place.send(lease).err()),
-                Err(_) => inside.queue.push_back(waiter),
-            }
-        }
-        self.0.waiting.store(inside.queue.len(), Ordering::Release);
-        unwanted
+        served
     }
 
-    /// Until somebody who waits may be served without anybody's doing: a rest, a minute or the brake ends.
-    fn soonest_change(&self) -> Option<Duration> {
-        let now = self.now();
-        let mut inside = self.inside();
-        let limits = self.limits(&mut inside, now);
-        let ends = |slot: &Slot| match slot.state(now) {
-            State::Cooling { until } | State::NoProfile { until } => Some(until),
-            _ => slot.paced_until(limits.per_minute, now),
-        };
-        let ends = inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min();
-        ends.map(|end| between(now, end))
+    fn count_line(&self, inside: &Inside) {
+        self.0.waiting.store(inside.line.len(), Ordering::Release);
+    }
+
+    fn soonest_change(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
+        let limits = self.limits(inside, now);
+        let ends = |slot: &Slot| slot.state(now).until().or_else(|| slot.paced_until(limits.per_minute, now));
+        inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min()
     }
 
     /// Until when the pool is slowed down because several accounts are under suspicion (K92); none: it isn't.
@@ -1311,7 +1327,7 @@ impl Pool {
             }
         }
         self.say(&id, &outcome);
-        self.serve_queue();
+        self.serve_line();
         Some(outcome)
     }
 
@@ -1416,7 +1432,7 @@ impl Pool {
             self.0.writer.keep_token(&id, unsaved);
         }
         self.0.loaded.send_if_modified(|loaded| !std::mem::replace(loaded, true));
-        self.serve_queue();
+        self.serve_line();
     }
 
     /// When the store should be read again after a good read.
@@ -1631,13 +1647,20 @@ impl Lease {
     }
 }
 
+fn hand_over(served: Vec<(Waiter, Lease)>) {
+    for (waiter, lease) in served {
+        // Who has gone meanwhile passes it on.
+        drop(waiter.place.send(lease));
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Ordering::AcqRel);
         if self.half_open {
             self.load.probing.store(false, Ordering::Release);
         }
-        self.pool.serve_queue();
+        self.pool.serve_line();
     }
 }
 
@@ -1861,14 +1884,13 @@ impl Slot {
 }
 
 impl Wanted<'_> {
-    fn owned(&self) -> OwnedWanted {
-        OwnedWanted {
+    fn needs(&self) -> Needs {
+        let mut exclude = self.exclude.to_vec();
+        exclude.sort_unstable();
+        Needs {
             model_names: self.model_names.iter().map(|&name| name.to_owned()).collect(),
-            exclude: self.exclude.to_vec(),
-            conversation_id: self.conversation_id.to_owned(),
             kiro_id: self.kiro_id.to_owned(),
-            homes: self.homes.to_vec(),
-            fit: self.fit.cloned(),
+            exclude,
             only: self.only.map(str::to_owned),
         }
     }
@@ -1885,6 +1907,34 @@ async fn background(pool: Weak<Inner>) {
     tokio::select! {
         () = read_store(pool.clone(), status) => {}
         () = reserve_tickets(pool, refill, first) => {}
+    }
+}
+
+/// Serves those in line when an account may come for them without anybody's doing.
+async fn keep_time(pool: Weak<Inner>, line_moved: Arc<Notify>) {
+    loop {
+        let due = {
+            let Some(pool) = pool.upgrade().map(Pool) else { return };
+            let now = pool.now();
+            let mut inside = pool.inside();
+            if inside.line.is_empty() {
+                inside.line_due = None;
+            }
+            inside.line_due.map(|due| between(now, due).max(SHORTEST_SLEEP))
+        };
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = line_moved.notified() => continue,
+            () = sleep => {}
+        }
+        if let Some(pool) = pool.upgrade() {
+            Pool(pool).serve_line();
+        }
     }
 }
 

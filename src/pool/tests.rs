@@ -423,6 +423,75 @@ async fn waiting_is_first_come_first_served_and_bounded() {
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
 }
 
+/// Counts how many accounts are looked at, one a selection where the pool has one account.
+fn counting() -> (Fit, Arc<AtomicUsize>) {
+    let looks = Arc::<AtomicUsize>::default();
+    let counted = looks.clone();
+    (Fit::new(move |_, _, _| usize::from(counted.fetch_add(1, Ordering::Relaxed) == usize::MAX) as u8), looks)
+}
+
+/// A place that comes back asks the first in line, whoever stands behind; so does who joins the line, and nobody is woken by
+/// the clock alone.
+#[tokio::test]
+async fn a_place_goes_to_one_of_those_who_wait_not_past_all_of_them() {
+    const WAITING: usize = 300;
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "60000")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let (fit, looks) = counting();
+    let mut holder = fixture.select().unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 0..WAITING {
+        let (pool, fit) = (fixture.pool.clone(), fit.clone());
+        waiting.spawn(async move {
+            let wanted = Wanted { fit: Some(&fit), ..Wanted::default() };
+            (n, pool.acquire(&wanted, Instant::now()).await.unwrap())
+        });
+    }
+    while fixture.pool.counts().waiting < WAITING {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let joined = looks.swap(0, Ordering::Relaxed);
+    assert!(joined <= 4 * WAITING, "{joined} selections while {WAITING} joined the line");
+    for expected in 0..WAITING {
+        drop(holder);
+        let (n, lease) = waiting.join_next().await.unwrap().unwrap();
+        assert_eq!(n, expected, "first come, first served");
+        holder = lease;
+    }
+    let served = looks.load(Ordering::Relaxed);
+    assert!(served <= 4 * WAITING, "{served} selections for {WAITING} places");
+}
+
+/// More come than are served: whoever waited in vain hears so when his time is up, however many they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overrun_line_ends_in_time() {
+    const WAIT: Duration = Duration::from_secs(2);
+    let accounts: Vec<String> = (0..12).map(|n| format!("a{n:02}")).collect();
+    let accounts: Vec<_> = accounts.iter().map(|id| (id.as_str(), "{}")).collect();
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "2000"), ("maxConns", "4000")];
+    let fixture = Fixture::new(&options, &accounts).await;
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..4_000 {
+        let pool = fixture.pool.clone();
+        requests.spawn(async move {
+            let began = Instant::now();
+            let got = pool.acquire(&Wanted::default(), began).await;
+            let waited = began.elapsed();
+            if got.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (got.is_ok(), waited)
+        });
+    }
+    let ended = requests.join_all().await;
+    let longest = ended.iter().map(|(_, waited)| *waited).max().unwrap();
+    let served = ended.iter().filter(|(served, _)| *served).count();
+    assert!(longest < WAIT + Duration::from_secs(1), "the last one heard after {longest:?}; {served} served");
+    // Twelve every 50 ms: 480, were there nothing else to do.
+    assert!((300..=600).contains(&served), "{served} served");
+    assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
+}
+
 #[tokio::test]
 async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "300")];
@@ -442,6 +511,54 @@ async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
     assert_eq!(fixture.pool.counts().in_flight, 1);
     drop(next);
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
+}
+
+/// Who leaves in the moment in which he is given an account passes it on.
+#[tokio::test]
+async fn an_account_given_to_one_who_leaves_goes_to_the_next() {
+    let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "60000")];
+    let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
+    let holder = fixture.select().unwrap();
+    let wanted = Wanted::default();
+    let mut line: Vec<_> = (0..3).map(|_| Box::pin(fixture.pool.acquire(&wanted, Instant::now()))).collect();
+    for waiting in &mut line {
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    }
+    let last = line.pop().unwrap();
+    drop(holder);
+    assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (2, 1), "it is the first one's");
+    drop(line);
+    let lease = tokio::time::timeout(Duration::from_secs(5), last).await.unwrap().unwrap();
+    assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 1));
+    drop(lease);
+    assert_eq!(fixture.pool.counts().in_flight, 0);
+}
+
+/// What ends a wait without anybody's place coming back: a rest that is over, also when an earlier end met nobody in line;
+/// a profile that was found.
+#[tokio::test]
+async fn those_in_line_see_an_account_that_comes_by_itself() {
+    let fixture = Fixture::new(&[("accountWaitMs", "60000")], &[("a1", "{}")]).await;
+    let wanted = Wanted::default();
+    let get = async |done: &dyn Fn()| {
+        let mut waiting = Box::pin(fixture.pool.acquire(&wanted, Instant::now()));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        done();
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap()
+    };
+    for _ in 0..2 {
+        fixture.select().unwrap().failed(&limited(1), Stood::default());
+        let mut cancelled = Box::pin(fixture.pool.acquire(&wanted, Instant::now()));
+        assert!(futures_util::poll!(cancelled.as_mut()).is_pending());
+        drop(cancelled);
+        let lease = get(&|| fixture.later(1)).await;
+        lease.succeeded();
+    }
+    fixture.select().unwrap().learn(Lesson::NoProfile { asked: true });
+    fixture.later(590);
+    assert!(matches!(fixture.state("a1"), State::NoProfile { .. }));
+    let found = Lesson::Profiles(vec!["arn:aws:codewhisperer:us-east-1:1:profile/P".into()]);
+    drop(get(&|| fixture.pool.learn("a1", found.clone())).await);
 }
 
 /// A rest that ends within the wait is waited for; a longer one is not.
