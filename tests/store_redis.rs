@@ -331,6 +331,52 @@ async fn case_27_somebody_elses_refresh_wins() {
     assert_eq!(redis.get::<_, String>(token_key("a1")).unwrap(), theirs);
 }
 
+/// A lock that Redis gave without our hearing it, and one that was given back without Redis' hearing it, are nobody's: who
+/// asked takes it at once, others as always when it is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_a_lock_whose_answer_was_lost_is_its_askers() {
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    let (store, other) = (connect(&server.url()).await, connect(&server.url()).await);
+    let key = TokenKey::of("a1");
+    let name = "aiclient:token-lock:claude-kiro-oauth:a1";
+    let now = clock()();
+    let holds = async |lock: kiro_messages::store::Lock, redis: &mut redis::Connection| {
+        assert!(other.lock(&key, now).await.unwrap().is_none(), "it is held");
+        assert!((28..=30).contains(&redis.ttl::<_, i64>(name).unwrap()), "for its whole time");
+        lock
+    };
+
+    server.freeze();
+    assert!(store.lock(&key, now).await.unwrap_err().is_perhaps_done());
+    server.thaw();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !redis.exists::<_, bool>(name).unwrap() {
+        assert!(Instant::now() < deadline, "the SET came through");
+        sleep(Duration::from_millis(10)).await;
+    }
+    wait_for(&store, Status::is_connected, Duration::from_secs(20)).await;
+    assert!(other.lock(&key, now).await.unwrap().is_none(), "only who asked knows");
+    let lock = store.lock(&key, now).await.unwrap().expect("it is its own");
+    let lock = holds(lock, &mut redis).await;
+
+    let forbid = |redis: &mut redis::Connection, rights: &str| {
+        let words = ["SETUSER", "default"].into_iter().chain(rights.split(' '));
+        redis::cmd("ACL").arg(words.collect::<Vec<_>>()).exec(redis).unwrap();
+    };
+    forbid(&mut redis, "-eval -evalsha");
+    store.unlock(lock).await.unwrap_err();
+    forbid(&mut redis, "+@all");
+    wait_for(&store, Status::is_connected, Duration::from_secs(20)).await;
+    let lock = store.lock(&key, now).await.unwrap().expect("it was given back");
+    let lock = holds(lock, &mut redis).await;
+    store.unlock(lock).await.unwrap();
+    let theirs = other.lock(&key, now).await.unwrap().expect("free");
+    assert!(store.lock(&key, now).await.unwrap().is_none(), "another's lock is another's");
+    other.unlock(theirs).await.unwrap();
+    assert!(!redis.exists::<_, bool>(name).unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r40_r46_a_record_that_lost_its_refresh_token_meanwhile_gets_ours() {
     let server = RedisServer::start();

@@ -17,8 +17,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +69,9 @@ struct Inner {
     token: Script,
     unlock: Script,
     latency: Latency,
+    /// Values with which a lock was asked for or given back and no answer was heard, the last of each key: such a lock lies there
+    /// for nobody.
+    unheard: Mutex<HashMap<TokenKey, String>>,
     /// Hash fields that are no ids, as of the last snapshot: a warning each time their number changes (R13).
     strange_ids: AtomicUsize,
     _stop: DropGuard,
@@ -110,6 +113,7 @@ impl RedisStore {
                 token: Script::new(include_str!("token.lua")),
                 unlock: Script::new(include_str!("unlock.lua")),
                 latency: Latency::default(),
+                unheard: Mutex::default(),
                 strange_ids: AtomicUsize::new(0),
                 _stop: stop.drop_guard(),
             }),
@@ -194,20 +198,43 @@ impl RedisStore {
     }
 
     pub(super) async fn lock(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Lock>, StoreError> {
+        let left = self.unheard().get(key).cloned();
+        // Its SET may come through later still, so it is remembered until it was found.
+        if let Some(left) = left
+            && self.delete_lock(key, &left).await?
+        {
+            self.unheard().remove(key);
+        }
         let value = format!("{}-{}", now.as_millisecond(), uuid::Uuid::new_v4().simple());
         let mut set = redis::cmd("SET");
         set.arg(self.lock_key(key)).arg(&value).arg("NX").arg("EX").arg(LOCK_SECONDS);
-        let taken = self.write(set).await?;
-        Ok((taken == Value::Okay).then(|| Lock { key: key.clone(), held: Held::Redis(value) }))
+        let taken = self.write(set).await;
+        if taken.as_ref().is_err_and(StoreError::is_perhaps_done) {
+            self.unheard().insert(key.clone(), value.clone());
+        }
+        Ok((taken? == Value::Okay).then(|| Lock { key: key.clone(), held: Held::Redis(value) }))
     }
 
     pub(super) async fn unlock(&self, key: &TokenKey, value: &str) -> Result<(), StoreError> {
+        let deleted = self.delete_lock(key, value).await;
+        if deleted.is_err() {
+            self.unheard().insert(key.clone(), value.to_owned());
+        }
+        deleted.map(drop)
+    }
+
+    /// Whether it was there.
+    async fn delete_lock(&self, key: &TokenKey, value: &str) -> Result<bool, StoreError> {
         let name = self.lock_key(key);
         let reply = self
             .call(&self.inner.unlock, [(name.as_str(), [value.as_bytes()])].into_iter(), Patience::Command)
             .await
             .pop();
-        reply.unwrap_or_else(|| Err(no_reply())).map(|_| ())
+        reply.unwrap_or_else(|| Err(no_reply())).map(|reply| reply == Value::Int(1))
+    }
+
+    fn unheard(&self) -> MutexGuard<'_, HashMap<TokenKey, String>> {
+        self.inner.unheard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
