@@ -120,8 +120,10 @@ pub enum RefreshError {
     Unreachable,
     /// The connection broke off.
     Network,
-    /// No answer within 15 s, or another process held the lock for 20 s.
+    /// No answer within 15 s.
     Timeout,
+    /// Another process held the lock for 20 s.
+    StillLocked,
     /// A refresh failed a moment ago and the next one must wait (K60).
     Pausing,
     /// Another process holds the lock (background only).
@@ -153,10 +155,15 @@ impl RefreshError {
             Self::Unreachable | Self::Closed => (FaultKind::Unreachable, "the token refresh could not connect"),
             Self::Pausing => (FaultKind::Unreachable, "the token refresh failed a moment ago"),
             Self::Network => (FaultKind::Network, "the token refresh broke off"),
-            Self::Timeout | Self::Locked => (FaultKind::Timeout, "the token refresh took too long"),
+            Self::Timeout => (FaultKind::Timeout, "the token refresh took too long"),
+            Self::StillLocked | Self::Locked => (FaultKind::Timeout, "another process is still refreshing it"),
         };
-        Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}").into(), retry_after: None }
+        no_token(kind, what)
     }
+}
+
+fn no_token(kind: FaultKind, what: &str) -> Fault {
+    Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}").into(), retry_after: None }
 }
 
 /// How a refresh ended, for all who wait for it. Success means: look at the token in hand.
@@ -243,7 +250,16 @@ impl Credentials {
             }
             self.renew(id, Cause::Blocking).await.map_err(|error| self.fault_of(id, error))?;
         }
-        Err(RefreshError::NoCredential.fault())
+        let ours =
+            self.0.pool.with_slot(id, |slot, _| slot.held.is_ours()).ok_or_else(|| RefreshError::Gone.fault())?;
+        Err(no_token(
+            FaultKind::TokenRejected,
+            if ours {
+                "each new one ended before it could be used"
+            } else {
+                "another program put one there that has ended"
+            },
+        ))
     }
 
     /// Another bearer token after upstream rejected the one that [`Credentials::access_token`] gave for this lease: one
@@ -388,7 +404,7 @@ impl Inner {
                 return Ok(Taken::Settled);
             }
             if Instant::now() >= deadline {
-                return Err(RefreshError::Timeout);
+                return Err(RefreshError::StillLocked);
             }
         }
     }
@@ -397,12 +413,11 @@ impl Inner {
     async fn refresh(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Ended {
         // The refresh tokens that upstream refused just now.
         let mut refused: Vec<Secret> = Vec::new();
+        let ((mut bytes, mut record), mut known) = self.base(id, key).await?;
+        if known && self.adopt(id, bytes.clone(), record.clone(), order) {
+            return Ok(());
+        }
         loop {
-            let (base, known) = self.base(id, key).await?;
-            let (bytes, record) = base;
-            if known && refused.is_empty() && self.adopt(id, bytes.clone(), record.clone(), order) {
-                return Ok(());
-            }
             let credential = self.pool.with_slot(id, |slot, _| slot.held.credential(&record, &refused));
             let credential = credential.ok_or(RefreshError::Gone)?.ok_or(RefreshError::NotRefreshable)?;
             // Method and region of this very record: a snapshot's could send its secrets to another address.
@@ -421,7 +436,13 @@ impl Inner {
                     if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) =>
                 {
                     refused.push(used.clone());
-                    if refused.len() < MOST_TOKENS && self.has_another(id, key, &refused).await {
+                    // R41: the record may hold another refresh token by now, or we held one before.
+                    if refused.len() < MOST_TOKENS
+                        && let Ok((base, still_known)) = self.base(id, key).await
+                        && self.pool.with_slot(id, |slot, _| slot.held.credential(&base.1, &refused).is_some())
+                            == Some(true)
+                    {
+                        ((bytes, record), known) = (base, still_known);
                         continue;
                     }
                     let mut tried = vec![region];
@@ -597,12 +618,6 @@ impl Inner {
         self.pool.refreshed(id);
     }
 
-    /// R41: whether the record holds another refresh token by now, or we held one before, that wasn't refused.
-    async fn has_another(&self, id: &AccountId, key: &TokenKey, refused: &[Secret]) -> bool {
-        let Ok(((_, record), _)) = self.base(id, key).await else { return false };
-        self.pool.with_slot(id, |slot, _| slot.held.credential(&record, refused).is_some()).unwrap_or(false)
-    }
-
     fn refused(&self, id: &AccountId, tried: &[String], used: &Secret, refusal: Refusal, known: bool) -> RefreshError {
         let now = self.pool.now();
         let believed = self.pool.with_slot(id, |slot, rng| {
@@ -752,6 +767,7 @@ mod tests {
             RefreshError::Refused(Refusal::Passing),
             RefreshError::Network,
             RefreshError::Timeout,
+            RefreshError::StillLocked,
             RefreshError::Pausing,
             RefreshError::Registration,
             RefreshError::ReadOnly,

@@ -916,6 +916,81 @@ async fn case_30_r41_rejected_but_the_record_holds_another_token_by_now() {
     assert!(!record(&mut redis, "a1").contains("ejected"));
 }
 
+/// Each refresh goes well, and still there is no token that lives: its record is there all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn r45_a_token_that_ends_at_once_is_not_called_missing() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let turn = AtomicUsize::new(0);
+    let address = meddling(&server, move |redis| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        let theirs = format!(
+            r#"{{"accessToken":"theirs","refreshToken":"theirs-{turn}","expiresAt":"2026-11-23T09:00:00.000Z","authMethod":"social"}}"#
+        );
+        redis.set::<_, _, ()>(token_key("a1"), theirs).unwrap();
+    })
+    .await;
+    let (record, before) = expired(&address);
+    account(&mut redis, "a1", &record, before);
+    let one = Instance::start(&server, &time, &[]).await;
+    let fault = one.token_of("a1").await.unwrap_err();
+    assert!(fault.message.ends_with("another program put one there that has ended"), "{}", fault.message);
+    assert_eq!((address.calls(), one.credentials.counters().conflicts.load(Ordering::Relaxed)), (3, 3));
+    one.close().await;
+
+    // Saving takes a while, and by then the new token has ended.
+    let slow = meddling(&server, |redis| {
+        redis::cmd("CLIENT").arg("PAUSE").arg(500).arg("WRITE").exec(redis).unwrap();
+    })
+    .await;
+    let (record, before) = expired(&slow);
+    account(&mut redis, "a1", &record, before);
+    let one = Instance::start(&server, &time, &[]).await;
+    let (credentials, passing) = (one.credentials.clone(), time.clone());
+    let ageing = tokio::spawn(async move {
+        for refreshed in 1..=3 {
+            while credentials.counters().refreshed.load(Ordering::Relaxed) < refreshed {
+                sleep(Duration::from_millis(1)).await;
+            }
+            passing.pass(7_200);
+        }
+    });
+    let fault = one.token_of("a1").await.unwrap_err();
+    assert!(fault.message.ends_with("each new one ended before it could be used"), "{}", fault.message);
+    ageing.await.unwrap();
+    assert_eq!(slow.calls(), 3);
+}
+
+/// R41: one look at the record after a refusal tells whether there is another token, and is what goes out next.
+#[tokio::test(flavor = "multi_thread")]
+async fn r41_a_refusal_reads_the_record_once() {
+    let server = RedisServer::start();
+    let (mut redis, time) = (server.connection(), Time::new());
+    let (other, seen) = (Mutex::new(server.connection()), Arc::<Mutex<Vec<String>>>::default());
+    let reads = seen.clone();
+    let address = Address::start(move |call| {
+        let used = call.body["refreshToken"].as_str().unwrap().to_owned();
+        let turn = used.strip_prefix("refresh-").unwrap().parse::<u32>().unwrap();
+        let mut redis = other.lock().unwrap();
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut *redis).unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls=")?.split(',').next());
+        reads.lock().unwrap().push(calls.unwrap_or("0").to_owned());
+        if turn < 3 {
+            let record = token(&mut redis, "a1").replace(&used, &format!("refresh-{}", turn + 1));
+            redis.set::<_, _, ()>(token_key("a1"), record).unwrap();
+        }
+        redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut *redis).unwrap();
+        async move { if turn < 3 { refused() } else { (200, grant("new", Some("refresh-9"))) } }
+    })
+    .await;
+    let (before, old) = expired(&address);
+    account(&mut redis, "a1", &before, old);
+    let one = Instance::start(&server, &time, &[("accountCacheTtlMs", "3600000")]).await;
+    assert_eq!(one.token_of("a1").await.unwrap(), "new");
+    assert_eq!(address.used(), ["refresh-1", "refresh-2", "refresh-3"]);
+    assert_eq!(seen.lock().unwrap()[1..], ["1", "1"], "reads from a refusal to the next call");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_31_a_late_replay_is_overwritten_within_one_snapshot() {
     let server = RedisServer::start();
@@ -2001,6 +2076,7 @@ async fn r44_a_blocking_refresh_waits_20_s_for_another_process() {
     let begun = Instant::now();
     let fault = one.token_of("a1").await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Timeout);
+    assert!(fault.message.ends_with("another process is still refreshing it"), "{}", fault.message);
     let waited = begun.elapsed();
     assert!((Duration::from_secs(19)..Duration::from_secs(28)).contains(&waited), "{waited:?}");
     assert_eq!(address.calls(), 0);

@@ -276,7 +276,8 @@ impl Held {
         if self.is_behind_ours(theirs) { Age::Older } else { Age::Newer }
     }
 
-    fn is_ours(&self) -> bool {
+    /// Whether the token in hand comes from a refresh of this process.
+    pub(super) fn is_ours(&self) -> bool {
         self.standing != Standing::Theirs
     }
 

@@ -84,7 +84,10 @@ fn of_refresh(error: RefreshError) -> Error {
         RefreshError::Unreachable => (Code::Upstream, "The token refresh could not connect"),
         RefreshError::Network => (Code::Upstream, "The token refresh broke off"),
         RefreshError::Pausing => (Code::Upstream, "The token refresh failed a moment ago; try again later"),
-        RefreshError::Timeout | RefreshError::Locked => (Code::UpstreamTimeout, "The token refresh took too long"),
+        RefreshError::Timeout => (Code::UpstreamTimeout, "The token refresh took too long"),
+        RefreshError::StillLocked | RefreshError::Locked => {
+            (Code::UpstreamTimeout, "Another process is still refreshing the token; try again later")
+        }
         RefreshError::Closed => (Code::Closed, "the gateway is closed"),
     };
     Error::new(code, message)

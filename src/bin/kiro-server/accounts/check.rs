@@ -180,7 +180,7 @@ fn of_refresh(error: RefreshError) -> Problem {
         }
         RefreshError::Unreachable | RefreshError::Network => ("the refresh address can't be reached", LOOK_AT_NETWORK),
         RefreshError::Timeout => ("the refresh took too long", LOOK_AT_NETWORK),
-        RefreshError::Pausing | RefreshError::Locked | RefreshError::Closed => {
+        RefreshError::Pausing | RefreshError::StillLocked | RefreshError::Locked | RefreshError::Closed => {
             ("another refresh of it is under way", TRY_LATER)
         }
     };
