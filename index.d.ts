@@ -738,6 +738,10 @@ export interface Health {
   hosts?: Record<string, 'closed' | 'half-open' | 'open'>
   /** Whether Kiro takes the client version in the user agents; `since` is RFC 3339. */
   clientVersion: { value: string; refused: boolean; since?: string }
+  /** Refreshed tokens that wait to be saved: without `stateDir` they end with the process. */
+  unsavedTokens: number
+  /** `stateDir`, where they are kept meanwhile; `broken`: the last one could not be kept. */
+  journal: 'off' | 'ok' | 'broken'
 }
 
 /** One account, without secrets. */

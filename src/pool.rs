@@ -797,6 +797,11 @@ impl Pool {
         self.0.writer.queued()
     }
 
+    /// Whether tokens that wait can be kept in `KIRO_STATE_DIR`; none: there is no such folder.
+    pub fn journal_works(&self) -> Option<bool> {
+        self.0.writer.journal_works()
+    }
+
     /// Numbers since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters

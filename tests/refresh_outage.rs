@@ -225,6 +225,52 @@ async fn r51_a_restart_while_the_store_takes_no_writes_loses_no_login() {
     }
 }
 
+/// Health says what waits to be saved and whether it is kept meanwhile, and that it serves all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_health_tells_what_waits_and_whether_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let world = World::new(2, 1, &[("KIRO_STATE_DIR", state.to_str().unwrap())]).await;
+    let says = async |expected: (&str, u64, &str)| {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let health = world.gateway.health();
+            assert!(health.can_serve, "{health:?}");
+            let told = serde_json::to_value(&health).unwrap();
+            let said = (told["status"].as_str(), told["unsavedTokens"].as_u64(), told["journal"].as_str());
+            if said == (Some(expected.0), Some(expected.1), Some(expected.2)) {
+                assert_eq!(world.gateway.status().journal, expected.2);
+                return;
+            }
+            assert!(Instant::now() < end, "{told}, not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    world.asks("hello").await.unwrap();
+    world.all_saved(Duration::from_secs(5)).await;
+    says(("healthy", 0, "ok")).await;
+    world.redis("CONFIG SET maxmemory 1");
+    assert!(world.lives(Duration::from_secs(3)).await.is_empty());
+    says(("degraded", 2, "ok")).await;
+    // What lies in the place of the folder is none.
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::write(&state, "no folder").unwrap();
+    assert!(world.lives(Duration::from_secs(3)).await.is_empty());
+    says(("degraded", 2, "broken")).await;
+    world.redis("CONFIG SET maxmemory 0");
+    world.all_saved(Duration::from_secs(5)).await;
+    says(("healthy", 0, "broken")).await;
+    std::fs::remove_file(&state).unwrap();
+    world.redis("CONFIG SET maxmemory 1");
+    assert!(world.lives(Duration::from_secs(3)).await.is_empty());
+    says(("degraded", 2, "ok")).await;
+    world.redis("CONFIG SET maxmemory 0");
+    says(("healthy", 0, "ok")).await;
+
+    let world = World::new(1, 60, &[]).await;
+    assert_eq!(world.gateway.health().journal, "off");
+}
+
 /// Somebody logged in again while the server was down: what was kept is dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn r51_a_kept_token_gives_way_to_a_new_login() {

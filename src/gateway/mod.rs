@@ -242,6 +242,13 @@ pub struct Health {
     /// What upstream says of our client version.
     #[serde(rename = "clientVersion")]
     pub client_version: ClientVersion,
+    /// Refreshed tokens that wait to be saved: ended now, without `KIRO_STATE_DIR`, the process would take these logins
+    /// with it.
+    #[serde(rename = "unsavedTokens")]
+    pub unsaved_tokens: usize,
+    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` where there is none, `ok`, or `broken` when the last one could
+    /// not be kept.
+    pub journal: &'static str,
     /// Whether a request would be served now, as far as can be known without sending one: status 200, else 503.
     #[serde(skip)]
     pub can_serve: bool,
@@ -664,6 +671,12 @@ impl Gateway {
                 since: gate
                     .refused_for
                     .map(|ago| rfc3339(wall_clock() - jiff::SignedDuration::try_from(ago).unwrap_or_default())),
+            },
+            unsaved_tokens: shared.pool.queued_writes().1,
+            journal: match shared.pool.journal_works() {
+                None => "off",
+                Some(true) => "ok",
+                Some(false) => "broken",
             },
             can_serve,
         }

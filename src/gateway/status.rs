@@ -45,6 +45,8 @@ pub struct Status {
     pub overhead_seconds: Observed,
     /// Records that wait to be written to the store: accounts, tokens.
     pub queued_writes: (usize, usize),
+    /// As in `/health`: `off`, `ok` or `broken`.
+    pub journal: &'static str,
 }
 
 /// One account of [`Status`].
@@ -114,6 +116,7 @@ impl Gateway {
             first_event_seconds: shared.metrics.first_event.observed(),
             overhead_seconds: shared.metrics.overhead.observed(),
             queued_writes: shared.pool.queued_writes(),
+            journal: health.journal,
         }
     }
 }

@@ -34,6 +34,11 @@ impl Journal {
         Self { folder: folder.to_owned(), store: store.to_owned(), is_broken: AtomicBool::new(false) }
     }
 
+    /// Whether the last token could not be kept.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
     /// What an earlier process left, by account id. A file that can't be read is named in the log and stays.
     pub(super) fn left_over(&self) -> HashMap<String, UnsavedToken> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return HashMap::new() };

@@ -214,6 +214,11 @@ impl Writer {
         self.shared.journal.is_some()
     }
 
+    /// Whether that works; none: there is no journal.
+    pub(crate) fn journal_works(&self) -> Option<bool> {
+        self.shared.journal.as_ref().map(|journal| !journal.is_broken())
+    }
+
     /// What an earlier process has kept for this account and could not save. Told once.
     pub(crate) fn left_over(&self, account_id: &str) -> Option<UnsavedToken> {
         self.shared.state().tokens.left_over(account_id)

@@ -60,6 +60,15 @@ fn in_words(health: &Value, can_serve: bool) -> String {
             "Kiro refuses client version {version} since {since}: update kiro-server, or set KIRO_CLIENT_VERSION to a newer one\n"
         ));
     }
+    let journal = health.get("journal").and_then(Value::as_str).unwrap_or_default();
+    if journal == "broken" {
+        text.push_str("KIRO_STATE_DIR can't be written: tokens that wait to be saved are kept nowhere\n");
+    }
+    let unsaved = health.get("unsavedTokens").and_then(Value::as_u64).unwrap_or(0);
+    if unsaved > 0 {
+        let advice = if journal == "ok" { "a restart keeps them" } else { "a restart now would lose them" };
+        text.push_str(&format!("{unsaved} refreshed tokens wait to be saved; {advice}\n"));
+    }
     let hosts = health.get("hosts").and_then(Value::as_object).into_iter().flatten();
     let open: Vec<&str> = hosts.filter(|(_, state)| *state == "open").map(|(host, _)| host.as_str()).collect();
     if !open.is_empty() {
@@ -108,6 +117,18 @@ mod tests {
         assert_eq!(in_words(&health, true), "degraded: store connected, 4 of 4 accounts in service\n");
         health["hosts"]["runtime.us-east-1.kiro.dev"] = json!("open");
         assert!(in_words(&health, true).ends_with("since they don't answer: runtime.us-east-1.kiro.dev\n"));
+        for (journal, told) in [
+            ("off", "service\n2 refreshed tokens wait to be saved; a restart now would lose them\n"),
+            ("ok", "service\n2 refreshed tokens wait to be saved; a restart keeps them\n"),
+            (
+                "broken",
+                "service\nKIRO_STATE_DIR can't be written: tokens that wait to be saved are kept nowhere\n\
+                 2 refreshed tokens wait to be saved; a restart now would lose them\n",
+            ),
+        ] {
+            let text = in_words(&json!({ "unsavedTokens": 2, "journal": journal }), true);
+            assert!(text.ends_with(told), "{text}");
+        }
         assert_eq!(in_words(&json!({}), true), "?: store ?, ? of ? accounts in service\n");
     }
 }
