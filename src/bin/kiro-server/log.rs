@@ -20,6 +20,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 const ROOM: usize = 1024 * 1024;
 /// How long the last lines may take at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// After what was written the thread gathers for so long: under load it wakes a hundred times a second, not at every line.
+const GATHER: Duration = Duration::from_millis(10);
 /// Pause when somebody has made standard error non-blocking and it is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -118,6 +120,7 @@ impl Lines {
             if dropped > 0 {
                 tracing::warn!(dropped, "log lines are missing here: nobody read standard error");
             }
+            std::thread::sleep(GATHER);
         }
     }
 
@@ -154,8 +157,12 @@ impl Write for &Lines {
             waiting.dropped += 1;
             LOG_LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
         } else {
+            let is_first = waiting.bytes.is_empty();
             waiting.bytes.extend_from_slice(line);
-            self.more.notify_one();
+            drop(waiting);
+            if is_first {
+                self.more.notify_one();
+            }
         }
         Ok(line.len())
     }
