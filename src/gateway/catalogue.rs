@@ -1,10 +1,11 @@
 //! Which models the accounts have (K125): asked in the background, and what `/v1/models` makes of it (M86).
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, Weak};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,22 +23,24 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Accounts asked at once.
 const AT_ONCE: usize = 2;
-/// Uses that wait to be looked at; further ones are not missed.
-const USES: usize = 256;
-
-/// Tells the task which accounts are used.
-pub(super) struct Discovery(mpsc::Sender<AccountId>);
+/// Which accounts are used, for the task that asks them.
+#[derive(Default)]
+pub(super) struct Discovery {
+    turns: Mutex<Turns>,
+    /// An account is used that wasn't.
+    changed: Notify,
+}
 
 impl Discovery {
-    pub(super) fn new() -> (Self, mpsc::Receiver<AccountId>) {
-        let (uses, heard) = mpsc::channel(USES);
-        (Self(uses), heard)
+    /// The account has answered a request. Wakes the task only when that is news: once an hour for each account.
+    pub(super) fn used(&self, account: &AccountId) {
+        if self.turns().used(account, now()) {
+            self.changed.notify_one();
+        }
     }
 
-    /// The account has answered a request.
-    pub(super) fn used(&self, account: &AccountId) {
-        // Full, or nobody listens since discovery is off: the next use will do.
-        let _missed = self.0.try_send(account.clone());
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,12 +60,16 @@ struct Turn {
 }
 
 impl Turns {
-    fn used(&mut self, id: AccountId, now: Instant) {
-        if self.0.len() >= MOST_TURNS && !self.0.contains_key(&id) {
+    /// Whether it wasn't used before.
+    fn used(&mut self, id: &AccountId, now: Instant) -> bool {
+        if let Some(turn) = self.0.get_mut(id) {
+            return !mem::replace(&mut turn.used, true);
+        }
+        if self.0.len() >= MOST_TURNS {
             self.0.retain(|_, turn| turn.used || turn.asking);
         }
-        let new = || Turn { due: now, used: true, asking: false, failures: 0 };
-        self.0.entry(id).or_insert_with(new).used = true;
+        self.0.insert(id.clone(), Turn { due: now, used: true, asking: false, failures: 0 });
+        true
     }
 
     /// The account to be asked next, and when: none while as many are asked as may be. One that isn't used any more is left
@@ -100,24 +107,20 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// Asks each account that is used for its models, never on a request's path.
-pub(super) async fn discover(shared: Weak<Shared>, mut uses: mpsc::Receiver<AccountId>, stop: CancellationToken) {
-    let mut turns = Turns::default();
+pub(super) async fn discover(shared: Weak<Shared>, discovery: Arc<Discovery>, stop: CancellationToken) {
     // Dropped with this task, and with it what is asked just now.
     let mut asking = JoinSet::<(AccountId, Answer)>::new();
     loop {
-        let next = turns.next();
+        let next = discovery.turns().next();
         tokio::select! {
             () = stop.cancelled() => return,
-            used = uses.recv() => match used {
-                Some(id) => turns.used(id, now()),
-                None => return,
-            },
+            () = discovery.changed.notified() => {}
             Some(asked) = asking.join_next() => match asked {
-                Ok((id, answer)) => turns.done(&id, answer, now()),
-                Err(_) => turns.0.retain(|_, turn| !turn.asking),
+                Ok((id, answer)) => discovery.turns().done(&id, answer, now()),
+                Err(_) => discovery.turns().0.retain(|_, turn| !turn.asking),
             },
             () = sleep_until(next.as_ref().map(|(due, _)| *due)) => if let Some((_, id)) = next {
-                turns.begin(&id);
+                discovery.turns().begin(&id);
                 let answer = ask(shared.clone(), id.clone());
                 asking.spawn(async move { (id, answer.await) });
             },
@@ -290,7 +293,7 @@ mod tests {
             let due = next.as_ref().map(|(due, _)| *due);
             match (uses.peek(), next) {
                 (Some((second, id)), _) if due.is_none_or(|due| at(*second) <= due) => {
-                    turns.used((*id).into(), at(*second));
+                    turns.used(&(*id).into(), at(*second));
                     uses.next();
                 }
                 (last, Some((due, id))) => {
@@ -337,7 +340,7 @@ mod tests {
     fn k125_never_more_than_two_at_once() {
         let (mut turns, began) = (Turns::default(), now());
         for id in ["a", "b", "c"] {
-            turns.used(id.into(), began);
+            assert!(turns.used(&id.into(), began) && !turns.used(&id.into(), began));
         }
         for id in ["a", "b"] {
             assert_eq!(turns.next().map(|(due, id)| (due, id.to_string())), Some((began, id.to_owned())));
@@ -353,7 +356,7 @@ mod tests {
         let (mut turns, began) = (Turns::default(), now());
         for n in 0..3 * MOST_TURNS {
             let id = AccountId::from(format!("{n}"));
-            turns.used(id.clone(), began);
+            turns.used(&id, began);
             turns.begin(&id);
             turns.done(&id, Answer::Read, began);
         }

@@ -119,7 +119,8 @@ pub(crate) struct Shared {
     table: Mutex<Models>,
     /// What names are resolved by: the table, and what only accounts' catalogues have.
     models: ArcSwap<Models>,
-    discovery: Discovery,
+    /// `None`: `KIRO_MODEL_DISCOVERY=off`.
+    discovery: Option<Arc<Discovery>>,
     /// Names that pass to upstream by a rule and not by the table (TR36, K89).
     names: Mutex<PassedNames>,
     keys: Keys,
@@ -307,7 +308,7 @@ impl Gateway {
         let pool = Pool::start(store.clone(), &config, clock, hooks);
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
         let keys = Keys::new(config.api_key.as_ref());
-        let (discovery, uses) = Discovery::new();
+        let discovery = config.model_discovery.then(Arc::<Discovery>::default);
         let shared = Arc::new(Shared {
             store,
             pool,
@@ -315,7 +316,7 @@ impl Gateway {
             upstream,
             table: Mutex::new(models.clone()),
             models: ArcSwap::from_pointee(models),
-            discovery,
+            discovery: discovery.clone(),
             names: Mutex::default(),
             keys,
             conversations: Arc::new(Conversations::new(&config)),
@@ -332,8 +333,8 @@ impl Gateway {
         });
         let stop = CancellationToken::new();
         spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
-        if shared.config.model_discovery {
-            spawn(catalogue::discover(Arc::downgrade(&shared), uses, stop.clone()));
+        if let Some(discovery) = discovery {
+            spawn(catalogue::discover(Arc::downgrade(&shared), discovery, stop.clone()));
         }
         if shared.config.id_secret.is_none() {
             let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared)));
@@ -788,7 +789,9 @@ impl Shared {
     }
 
     fn report_success(&self, lease: Lease, record: bool) {
-        self.discovery.used(lease.account().id());
+        if let Some(discovery) = &self.discovery {
+            discovery.used(lease.account().id());
+        }
         if record {
             lease.succeeded();
         }
