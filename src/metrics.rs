@@ -76,22 +76,24 @@ pub struct RefusedLabels {
 }
 
 type OneLabel = Vec<(&'static str, String)>;
+/// Labels of which every value is a word of ours.
+type Words<const N: usize> = [(&'static str, &'static str); N];
 
 /// The metrics of one gateway.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Count>,
-    request_errors: Family<OneLabel, Count>,
+    request_errors: Family<Words<1>, Count>,
     refused: Family<RefusedLabels, Count>,
     tokens: Family<TokenLabels, Count>,
     credits: Family<OneLabel, Counter<f64, AtomicU64>>,
-    without_end: Family<OneLabel, Count>,
-    attempts: Family<OneLabel, Count>,
-    shapes: Family<OneLabel, Count>,
+    without_end: Family<Words<1>, Count>,
+    attempts: Family<Words<1>, Count>,
+    shapes: Family<Words<2>, Count>,
     fields_refused: Family<OneLabel, Count>,
     refused_models: Mutex<Vec<String>>,
-    affinity: Family<OneLabel, Count>,
-    reasoning: Family<OneLabel, Count>,
+    affinity: Family<Words<1>, Count>,
+    reasoning: Family<Words<1>, Count>,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
@@ -190,22 +192,22 @@ impl Metrics {
         };
         // What an alert asks for must exist before it happens: a series that begins at 1 has no rate.
         for code in Code::ALL {
-            drop(metrics.request_errors.get_or_create(&vec![("code", code.as_str().to_owned())]));
+            drop(metrics.request_errors.get_or_create(&[("code", code.as_str())]));
         }
         for shape in Shape::ALL {
-            drop(metrics.without_end.get_or_create(&vec![("shape", shape.as_str().to_owned())]));
+            drop(metrics.without_end.get_or_create(&[("shape", shape.as_str())]));
         }
         for turn in [Turn::Home, Turn::Older, Turn::Moved, Turn::New] {
-            drop(metrics.affinity.get_or_create(&vec![("result", turn.as_str().to_owned())]));
+            drop(metrics.affinity.get_or_create(&[("result", turn.as_str())]));
         }
         for result in ["sent", "left_out", "refused"] {
-            drop(metrics.reasoning.get_or_create(&vec![("result", result.to_owned())]));
+            drop(metrics.reasoning.get_or_create(&[("result", result)]));
         }
-        drop(metrics.attempts.get_or_create(&vec![("outcome", "ok".to_owned())]));
+        drop(metrics.attempts.get_or_create(&[("outcome", "ok")]));
         let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
         drop(metrics.fields_refused.get_or_create(&refused));
         for kind in FaultKind::ALL {
-            drop(metrics.attempts.get_or_create(&vec![("outcome", kind.as_str().to_owned())]));
+            drop(metrics.attempts.get_or_create(&[("outcome", kind.as_str())]));
         }
         metrics
     }
@@ -214,7 +216,7 @@ impl Metrics {
     pub fn count_request(&self, outcome: &'static str, model: &str, error: Option<Code>) {
         self.requests.get_or_create(&RequestLabels { outcome, model: model.to_owned() }).inc();
         if let Some(code) = error {
-            self.request_errors.get_or_create(&vec![("code", code.as_str().to_owned())]).inc();
+            self.request_errors.get_or_create(&[("code", code.as_str())]).inc();
         }
         if let Some((_, count)) = self.outcomes.iter().find(|(word, _)| *word == outcome) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -235,7 +237,7 @@ impl Metrics {
 
     /// Counts a complete answer without any usage at its end (TU9).
     pub fn count_without_end(&self, shape: Shape) {
-        self.without_end.get_or_create(&vec![("shape", shape.as_str().to_owned())]).inc();
+        self.without_end.get_or_create(&[("shape", shape.as_str())]).inc();
     }
 
     /// Counts an HTTP request that was turned away before the gateway saw it.
@@ -245,11 +247,10 @@ impl Metrics {
 
     /// Counts a call of upstream; none: an event stream began.
     pub fn count_attempt(&self, shape: Option<Shape>, fault: Option<FaultKind>) {
-        let outcome = fault.map_or("ok", FaultKind::as_str).to_owned();
-        self.attempts.get_or_create(&vec![("outcome", outcome.clone())]).inc();
+        let outcome = fault.map_or("ok", FaultKind::as_str);
+        self.attempts.get_or_create(&[("outcome", outcome)]).inc();
         if let Some(shape) = shape {
-            let labels = vec![("shape", shape.as_str().to_owned()), ("outcome", outcome)];
-            self.shapes.get_or_create(&labels).inc();
+            self.shapes.get_or_create(&[("shape", shape.as_str()), ("outcome", outcome)]).inc();
         }
     }
 
@@ -266,12 +267,12 @@ impl Metrics {
 
     /// Counts an answer by what its account was to the conversation (R101).
     pub fn count_affinity(&self, turn: Turn) {
-        self.affinity.get_or_create(&vec![("result", turn.as_str().to_owned())]).inc();
+        self.affinity.get_or_create(&[("result", turn.as_str())]).inc();
     }
 
     /// Counts a request with signed thinking in its history: `sent`, `left_out`, `refused` (TR44).
     pub fn count_reasoning(&self, result: &'static str) {
-        self.reasoning.get_or_create(&vec![("result", result.to_owned())]).inc();
+        self.reasoning.get_or_create(&[("result", result)]).inc();
     }
 
     /// Counts events of unknown types by name.

@@ -40,6 +40,8 @@ pub struct AccountView {
     urls: Arc<Urls>,
     /// Where calls of Kiro's services go.
     ways: Ways,
+    /// Of the variant that goes out first.
+    region: String,
     /// The chat calls of [`AccountView::region`], by [`Shape`]'s order: made once and not for each attempt.
     chats: [Arc<str>; Shape::ALL.len()],
     /// Where it refreshes, with `{region}` in it: its own or the configured one.
@@ -116,12 +118,19 @@ impl AccountView {
 
     /// Region of the Kiro host for a call with this variant of the profile (K74): the ARN's, else the account's.
     pub fn api_region<'a>(&'a self, variant: &'a Variant) -> &'a str {
+        match self.variants.first() {
+            Some(first) if std::ptr::eq(first, variant) => &self.region,
+            _ => self.region_for(variant),
+        }
+    }
+
+    fn region_for<'a>(&'a self, variant: &'a Variant) -> &'a str {
         variant.arn().and_then(region_of).unwrap_or(&self.api_region)
     }
 
     /// Region of the Kiro host for the variant that goes out first; valid by K11.
     pub fn region(&self) -> &str {
-        self.variants.first().map_or(&self.api_region, |variant| self.api_region(variant))
+        &self.region
     }
 
     /// The API region that the records name (K74, 2).
@@ -240,7 +249,10 @@ impl AccountView {
         self.url(shape, Call::Chat, region)
     }
 
+    /// With what is made once and not for each attempt.
     fn with_chats(mut self) -> Self {
+        let first = self.variants.first().map_or(self.api_region.as_str(), |variant| self.region_for(variant));
+        self.region = first.to_owned();
         self.chats = Shape::ALL.map(|shape| self.url(shape, Call::Chat, self.region()).into());
         self
     }
@@ -461,6 +473,7 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         fips: learned.uses_fips_host(),
         urls: urls.clone(),
         ways,
+        region: String::new(),
         chats: Shape::ALL.map(|_| Arc::default()),
         refresh,
         proxy_url: account.and_then(|account| account.proxy_url.clone()),

@@ -9,23 +9,27 @@ use sha2::{Digest as _, Sha256};
 
 use crate::proto::json::tree::Text;
 use crate::proto::messages::request::{Content, DocumentSource, Request, Role, is_uuid};
+use crate::proto::record::hex;
 
 /// So much of the system text counts (TR48).
 const SYSTEM_CHARACTERS: usize = 1_024;
 
 /// The secret of all derived ids (R103). Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IdSecret([u8; 32]);
+#[derive(Clone)]
+pub struct IdSecret(Hmac<Sha256>);
 
 impl IdSecret {
     /// 32 random bytes.
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn new(bytes: [u8; 32]) -> Self {
+        // A key of the block's size is taken as it is; ours is 32 bytes.
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&bytes);
+        Self(Hmac::new(&block.into()))
     }
 
     /// Of a text of any length, such as `KIRO_ID_SECRET`: its SHA-256.
     pub fn of_text(text: &str) -> Self {
-        Self(Sha256::digest(text).into())
+        Self::new(Sha256::digest(text).into())
     }
 }
 
@@ -42,7 +46,7 @@ pub struct ConversationKey(pub [u8; 16]);
 impl fmt::Display for ConversationKey {
     /// 32 hex digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -180,10 +184,7 @@ struct Derivation(Hmac<Sha256>);
 
 impl IdSecret {
     fn derive(&self, purpose: &str) -> Derivation {
-        // A key of the block's size is taken as it is; ours is 32 bytes.
-        let mut block = [0; 64];
-        block[..32].copy_from_slice(&self.0);
-        Derivation(Hmac::new(&block.into())).part(purpose.as_bytes())
+        Derivation(self.0.clone()).part(purpose.as_bytes())
     }
 }
 
@@ -206,7 +207,7 @@ impl Derivation {
         let mut bytes = self.first_16();
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
-        let hex = ConversationKey(bytes).to_string();
+        let hex = hex(&bytes);
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 }
