@@ -217,7 +217,7 @@ impl Shared {
     }
 }
 
-/// What a request remembers of its attempts.
+/// What a request remembers of its attempts. On the heap: it is handed on from state to state.
 pub(super) struct Trail {
     budget: Budget,
     /// When the first attempt went out (K137).
@@ -233,9 +233,9 @@ pub(super) struct Trail {
     /// What every account's body leaves out (TR31).
     leave_out: LeaveOut,
     /// The body to send when it isn't the job's.
-    other: Option<(Variation, Written)>,
+    other: Option<Box<(Variation, Written)>>,
     /// In place of [`Job::written`] and [`Job::meant`], when another process knows the conversation's home (R102).
-    home: Option<(AccountId, Written)>,
+    home: Option<Box<(AccountId, Written)>>,
     /// See [`Wanted::homes`]; none before the first selection.
     homes: Option<Vec<AccountId>>,
     /// What became of earlier thinking is counted once a request.
@@ -262,19 +262,24 @@ pub(super) enum Next {
 /// What [`open`] came to.
 pub(super) enum Opened {
     /// An event stream begins. The job is the one that it answers (TR36).
-    Body { body: Body, known: Known, lease: Lease, trail: Trail, job: Arc<Job> },
+    Body { body: Body, known: Known, lease: Lease, trail: Box<Trail>, job: Arc<Job> },
     /// It is over before it began.
-    Failed { error: Error, trail: Trail },
+    Failed { error: Error, trail: Box<Trail> },
 }
 
 impl Trail {
-    pub(super) fn new(config: &Config, pinned: bool, rng: fastrand::Rng, recording: Option<Box<Recording>>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        pinned: bool,
+        rng: fastrand::Rng,
+        recording: Option<Box<Recording>>,
+    ) -> Box<Self> {
         let limits = Limits {
             attempts: config.max_attempts,
             accounts: if pinned { 1 } else { MOST_ACCOUNTS },
             time: config.failover_time,
         };
-        Self {
+        Box::new(Self {
             budget: Budget::new(limits),
             began: None,
             tried: Vec::new(),
@@ -291,7 +296,7 @@ impl Trail {
             tokenless: false,
             waited: Duration::ZERO,
             recording,
-        }
+        })
     }
 
     /// The account of the last attempt (its first 8 characters are all that leaves the store) and the accounts tried.
@@ -457,19 +462,19 @@ impl Trail {
     fn written<'t>(&'t self, job: &'t Job) -> &'t Written {
         let variation = self.hand.chosen().map(|chosen| chosen.variation).unwrap_or_default();
         match &self.other {
-            Some((of, written)) if *of == variation => written,
+            Some(other) if other.0 == variation => &other.1,
             _ => self.first_written(job),
         }
     }
 
     /// The translation that leaves nothing out.
     fn first_written<'t>(&'t self, job: &'t Job) -> &'t Written {
-        self.home.as_ref().map_or(&job.written, |(_, written)| written)
+        self.home.as_ref().map_or(&job.written, |home| &home.1)
     }
 
     /// The account whose thoughts are in it.
     fn meant<'t>(&'t self, job: &'t Job) -> Option<&'t AccountId> {
-        self.home.as_ref().map(|(home, _)| home).or(job.meant.as_ref())
+        self.home.as_ref().map(|home| &home.0).or(job.meant.as_ref())
     }
 
     /// What the body for this account leaves out: thoughts that another one made stay here (TR45).
@@ -492,10 +497,10 @@ impl Trail {
 
     /// Has the translation of the next attempt ready. The request is translated again only for one that isn't there.
     fn write(&mut self, job: &Job, variation: Variation) -> Result<(), Error> {
-        let there = variation == Variation::default() || self.other.as_ref().is_some_and(|(of, _)| *of == variation);
+        let there = variation == Variation::default() || self.other.as_ref().is_some_and(|other| other.0 == variation);
         // What isn't in the body can't be left out of it.
         if !there && self.first_written(job).differs(job, variation) {
-            self.other = Some((variation, job.write(variation, self.meant(job))?));
+            self.other = Some(Box::new((variation, job.write(variation, self.meant(job))?)));
         }
         Ok(())
     }
@@ -520,7 +525,7 @@ pub(super) fn error_of(
 }
 
 /// Tries accounts until an event stream begins.
-pub(super) async fn open(mut job: Arc<Job>, mut trail: Trail, mut next: Next) -> Opened {
+pub(super) async fn open(mut job: Arc<Job>, mut trail: Box<Trail>, mut next: Next) -> Opened {
     loop {
         if let Next::Instead(other) = next {
             job = other;
@@ -712,7 +717,7 @@ async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
         && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
     {
         if job.written.withheld && job.meant.as_ref() != Some(&home) {
-            trail.home = Some((home.clone(), job.write(Variation::default(), Some(&home))?));
+            trail.home = Some(Box::new((home.clone(), job.write(Variation::default(), Some(&home))?)));
         }
         homes.push(home);
     }

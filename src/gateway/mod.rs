@@ -189,7 +189,7 @@ pub fn client_key_hash(key: &str) -> [u8; 32] {
 /// The answer to a request, in the form it asked for.
 pub enum Answer {
     /// `stream: true`.
-    Stream(MessageStream),
+    Stream(Box<MessageStream>),
     /// `stream` absent or false.
     Message(Message),
 }
@@ -395,7 +395,7 @@ impl Gateway {
         &self,
         body: Bytes,
         call: Call,
-    ) -> impl Future<Output = Result<MessageStream, Error>> + Send + 'static {
+    ) -> impl Future<Output = Result<Box<MessageStream>, Error>> + Send + 'static {
         let gateway = self.clone();
         async move {
             match gateway.run(body, call, Some(true)).await? {
@@ -455,7 +455,7 @@ impl Gateway {
         streaming: Option<bool>,
         request_id: String,
         arrived: Instant,
-    ) -> Result<(MessageStream, Arc<Job>, Request<'b>), Refused> {
+    ) -> Result<(Box<MessageStream>, Arc<Job>, Request<'b>), Refused> {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;

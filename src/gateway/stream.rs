@@ -84,7 +84,7 @@ enum Phase {
 struct Reading {
     body: Body,
     lease: Lease,
-    trail: Trail,
+    trail: Box<Trail>,
     frames_before: u64,
     heard_event: bool,
 }
@@ -195,15 +195,15 @@ impl Slot {
 }
 
 impl MessageStream {
-    /// `began`: when the request arrived.
+    /// `began`: when the request arrived. On the heap, since it is handed on from future to future.
     pub(super) fn new(
         shared: Arc<Shared>,
         pipeline: Pipeline,
         job: Arc<Job>,
-        trail: Trail,
+        trail: Box<Trail>,
         permit: Permit,
         began: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         let summary = Arc::new(SummaryCell::of(&job));
         let trace = job.trace.get_or_init(|| Trace::begin(&summary, job.trace_parent.as_deref())).clone();
         let (slot_key, slot) = shared.streams.add(summary.clone(), began);
@@ -213,7 +213,7 @@ impl MessageStream {
         let facts = job.facts;
         let tape = shared.dumps.as_ref().map(|dumps| Box::new(dumps.tape()));
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
-        let mut stream = Self {
+        let mut stream = Box::new(Self {
             phase: Phase::Opening(Box::pin(open(job.clone(), trail, Next::Select { after: Duration::ZERO }))),
             shared,
             pipeline,
@@ -233,7 +233,7 @@ impl MessageStream {
             failure: None,
             folded: None,
             _permit: permit,
-        };
+        });
         stream.arm(began);
         stream
     }
@@ -459,7 +459,7 @@ impl MessageStream {
                 let message = "The answer is longer than 64 MiB, the most that is put together without `stream`: ask with \
                                \"stream\": true.";
                 let error = Error::new(Code::Upstream, message).lasting();
-                self.conclude(Outcome::Error, trail.as_mut(), Some(error.clone()));
+                self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
                 self.failure = Some(error);
             }
             Step::Failed(fault) => {
@@ -515,12 +515,12 @@ impl MessageStream {
         self.pipeline.shutdown(&mut self.out);
         let mut trail = self.take_trail();
         let error = Error::new(Code::Closed, "the server is shutting down");
-        self.conclude(Outcome::Error, trail.as_mut(), Some(error.clone()));
+        self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
         self.failure = Some(error);
     }
 
     /// Ends the phase; what is known of the attempts is in its hands, unless one is just being opened.
-    fn take_trail(&mut self) -> Option<Trail> {
+    fn take_trail(&mut self) -> Option<Box<Trail>> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Reading(reading) => Some(reading.trail),
             Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
@@ -686,7 +686,7 @@ impl Drop for MessageStream {
     fn drop(&mut self) {
         if self.summary.ended().is_none() {
             let mut trail = self.take_trail();
-            self.conclude(Outcome::Cancelled, trail.as_mut(), None);
+            self.conclude(Outcome::Cancelled, trail.as_deref_mut(), None);
         }
     }
 }

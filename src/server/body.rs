@@ -55,8 +55,8 @@ impl Body {
     }
 
     /// The SSE bytes of a stream, as they come.
-    pub fn stream(stream: MessageStream) -> Self {
-        Self::of(Kind::Stream(Box::new(stream)))
+    pub fn stream(stream: Box<MessageStream>) -> Self {
+        Self::of(Kind::Stream(stream))
     }
 
     /// What ends the stream inside from outside.

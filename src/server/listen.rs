@@ -376,27 +376,39 @@ async fn connection(stream: TcpStream, peer: Peer, state: Arc<State>) {
             let sends_on = speak(Halves::new(&mut socket, &current), peer, &state, &current).await;
             (socket, sends_on)
         }
-        Some(tls) => {
-            let shaken = tokio::select! {
-                shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
-                // Like an idle connection.
-                () = state.leaving() => return,
-            };
-            match shaken {
-                Ok(Ok(mut stream)) => {
-                    let current = Arc::default();
-                    // On the heap: connections without TLS need not be as big as those with it.
-                    let sends_on = Box::pin(speak(&mut stream, peer, &state, &current)).await;
-                    (stream.into_inner().0, sends_on)
-                }
-                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
-                Err(_) => return tracing::debug!("TLS handshake: too slow"),
-            }
-        }
+        // On the heap: connections without TLS need not be as big as those with it.
+        Some(tls) => match Box::pin(speak_tls(tls, socket, peer, &state)).await {
+            Some(spoken) => spoken,
+            None => return,
+        },
     };
     drop(place);
     if sends_on {
         Box::pin(late(socket, &state, LATE)).await;
+    }
+}
+
+/// The same under TLS; `None` when the handshake came to nothing.
+async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &State) -> Option<(ClientSocket, bool)> {
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
+        // Like an idle connection.
+        () = state.leaving() => return None,
+    };
+    match shaken {
+        Ok(Ok(mut stream)) => {
+            let current = Arc::default();
+            let sends_on = speak(&mut stream, peer, state, &current).await;
+            Some((stream.into_inner().0, sends_on))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("TLS handshake: too slow");
+            None
+        }
     }
 }
 

@@ -583,7 +583,7 @@ pub fn with_stream(scenario: &Value) -> Value {
 }
 
 /// A stream whose first bytes have come.
-pub async fn hold(gateway: &Gateway, scenario: &Value) -> kiro_messages::gateway::MessageStream {
+pub async fn hold(gateway: &Gateway, scenario: &Value) -> Box<kiro_messages::gateway::MessageStream> {
     let mut stream = gateway.stream(with_stream(scenario).to_string().into(), Call::default()).await.unwrap();
     assert!(stream.next().await.is_some());
     stream
