@@ -1,0 +1,155 @@
+//! The forms that values have, and how a text in each of them is read.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::proto::kiro::client_identity;
+
+/// The form a setting's value must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// Any text, never shown.
+    Secret,
+    /// A whole number from the first to the second.
+    Integer(u64, u64),
+    /// `500ms`, `5s`, `2m`, `1h`, or several of these in a row (`1m30s`).
+    Duration,
+    /// A number of bytes, or with a unit: `64KiB`, `32MiB`, `10MB`.
+    Bytes,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `redis`, or `file:PATH`.
+    Store,
+    /// `https://…`, or `http://…` to a loopback address; `{region}` may stand in it.
+    UpstreamUrl,
+    /// A comma list of AWS regions.
+    Regions,
+    /// The ARN of a profile; empty is a value too: none.
+    ProfileArn,
+    /// An absolute URL with one of these schemes.
+    Url(&'static [&'static str]),
+    /// Three numbers with dots between them, such as `1.1.70` (K102).
+    Version,
+    /// `true` or `false`.
+    Switch,
+    /// An address and a port, such as `127.0.0.1:8082`.
+    Address,
+}
+
+impl Form {
+    /// The allowed form as an error says it.
+    pub fn allowed(self) -> String {
+        match self {
+            Form::Text | Form::Secret => "a text".into(),
+            Form::Integer(low, high) => format!("a whole number from {low} to {high}"),
+            Form::Duration => "a duration such as 500ms, 5s or 2m".into(),
+            Form::Bytes => "a size in bytes, or such as 64KiB, 32MiB".into(),
+            Form::Word(words) => format!("one of {}", words.join(", ")),
+            Form::Store => "redis or file:PATH".into(),
+            Form::UpstreamUrl => "an https:// URL (http:// only to a loopback address)".into(),
+            Form::Regions => "a comma list of regions such as us-east-1,eu-central-1".into(),
+            Form::ProfileArn => "a profile's ARN (arn:…:codewhisperer:…), or empty".into(),
+            Form::Url(schemes) => {
+                format!(
+                    "a URL that begins with {}",
+                    schemes.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(", ")
+                )
+            }
+            Form::Version => "a version such as 1.1.70".into(),
+            Form::Switch => "true or false".into(),
+            Form::Address => "an address such as 127.0.0.1:8082".into(),
+        }
+    }
+}
+
+/// The numbers of a version (K102): at most four, four and five digits. They compare as versions do.
+pub fn parse_version(text: &str) -> Option<[u32; 3]> {
+    let mut parts = text.split('.');
+    let mut number = |most: usize| {
+        let part = parts.next()?;
+        let fits = (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        fits.then(|| part.parse::<u32>().ok()).flatten()
+    };
+    let version = [number(4)?, number(4)?, number(5)?];
+    parts.next().is_none().then_some(version)
+}
+
+/// Whether Kiro refuses clients of this version (K102, [`client_identity::VERSION_FLOOR`]).
+pub fn is_below_floor(version: &str) -> bool {
+    parse_version(version) < parse_version(client_identity::VERSION_FLOOR)
+}
+
+/// Whether a bearer token may be sent there (K12): `https`, or `http` to a loopback address.
+pub fn is_trusted_url(url: &str) -> bool {
+    if let Some(rest) = url.strip_prefix("https://") {
+        return !rest.is_empty();
+    }
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return false;
+    }
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The text, with what stands before an `@` taken out. Passwords are written unescaped too: whatever stands before the last
+/// one may be of it.
+pub(super) fn without_password(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),
+        _ => (String::new(), text),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}(redacted)@{host}"),
+        None => text.to_owned(),
+    }
+}
+
+/// `500ms`, `5s`, `2m`, `1h`, also in a row; a bare `0` is zero.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    if text.is_empty() {
+        return None;
+    }
+    let mut rest = text;
+    let mut total = 0.0f64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..end] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    Duration::try_from_secs_f64(total).ok().filter(|d| *d <= Duration::from_secs(30 * 24 * 3600))
+}
+
+pub(super) fn parse_bytes(text: &str) -> Option<usize> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: usize = text[..digits].parse().ok()?;
+    let factor = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1024,
+        "kb" => 1000,
+        "m" | "mib" => 1024 * 1024,
+        "mb" => 1_000_000,
+        "gib" => 1024 * 1024 * 1024,
+        _ => return None,
+    };
+    number.checked_mul(factor).filter(|n| (1..=1024 * 1024 * 1024).contains(n))
+}
