@@ -87,7 +87,7 @@ function finishTypes(types, settings) {
     .concat('\n')
 }
 
-/** One row of the table (src/config/mod.rs) as a property of GatewayOptions. */
+/** One row of the table (src/config/table.rs) as a property of GatewayOptions. */
 function option({ js, env, form, default: value, meaning, type }) {
   const allowed = type === 'string' && form !== 'a text' ? [`Must be ${form}.`] : []
   const given = value === '' ? [] : [`@default ${js.endsWith('Ms') ? milliseconds(value) : value}`]

@@ -20,7 +20,7 @@ use kiro_messages::metrics::METRICS;
 fn configuration() {
     let mut text = String::from(
         "# Configuration\n\n\
-         <!-- Made from src/config/mod.rs by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
+         <!-- Made from src/config/table.rs by tests/docs.rs; KIRO_BLESS=1 writes it again. -->\n\n\
          Precedence: flag or JavaScript option > environment > config file (`--config FILE`, TOML) > default. An unknown flag, option \
          or key, or a value that doesn't have its form, is an error that names the key, the value and the allowed form; \
          `kiro-server` then ends with exit code 2. `kiro-server --print-config` shows every value with where it came from, \
