@@ -1,0 +1,384 @@
+//! What was said, where, and under which name.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::forms::{is_trusted_url, parse_bytes, parse_duration, parse_version, without_password};
+use super::table::setting;
+use super::{ConfigError, Form, SETTINGS, Setting};
+use crate::proto::kiro::profile;
+use crate::proto::record::is_region;
+use crate::secret::Secret;
+
+/// Where a value came from; a later one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The table's default.
+    Default,
+    /// The TOML file.
+    File,
+    /// The environment, by the predecessor's name.
+    Alias,
+    /// The environment.
+    Environment,
+    /// A JavaScript option.
+    Option,
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Default => "default",
+            Source::File => "config file",
+            Source::Alias => "environment (old name)",
+            Source::Environment => "environment",
+            Source::Option => "option",
+            Source::Flag => "flag",
+        })
+    }
+}
+
+/// What was said, as text, with where it was said. Nothing is parsed before [`RawConfig::resolve`].
+#[derive(Clone, Default)]
+pub struct RawConfig {
+    said: BTreeMap<&'static str, (Source, String, String)>,
+    doubts: Vec<String>,
+}
+
+impl fmt::Debug for RawConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets that nobody has classified yet: only the names.
+        f.debug_list().entries(self.said.keys()).finish()
+    }
+}
+
+impl RawConfig {
+    /// Takes what the process's own environment says, where names and values need not be text.
+    ///
+    /// # Errors
+    /// The value of one of our settings is not text. Other programs' values may be anything.
+    pub fn from_os_env(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut texts = Vec::new();
+        for (name, value) in vars {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => texts.push((name, value)),
+                Err(_) if is_setting(&name) => {
+                    return Err(ConfigError::new(format!("{name}: the value is not UTF-8 text")));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(Self::from_env(texts))
+    }
+
+    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business: one that
+    /// looks like a slip of the pen is among the [`doubts`](Self::doubts).
+    pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut raw = Self::default();
+        for (name, value) in vars {
+            let is_value = |setting: &Setting| setting.form == Form::ProfileArn;
+            if value.is_empty() && !SETTINGS.iter().any(|setting| setting.env == name && is_value(setting)) {
+                continue;
+            }
+            if let Some(setting) = SETTINGS.iter().find(|s| s.env == name) {
+                raw.say(setting, Source::Environment, &name, value);
+            } else if let Some(setting) = SETTINGS.iter().find(|s| s.alias == Some(name.as_str())) {
+                let most = match setting.form {
+                    Form::Integer(_, most) if name == "GO_KIRO_REDIS_POOL_SIZE" => most,
+                    _ => u64::MAX,
+                };
+                // The predecessor's connections carry one command at a time, ours many: where it had a hundred, the most
+                // that is of use here will do.
+                let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
+                raw.say(setting, Source::Alias, &name, value);
+            } else if name == "GO_KIRO_LOG_JSON" {
+                // The predecessor had a switch where we have two formats.
+                if let Some(setting) = SETTINGS.iter().find(|s| s.env == "KIRO_LOG_FORMAT") {
+                    let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
+                    raw.say(setting, Source::Alias, &name, format.into());
+                }
+            } else if name.starts_with("KIRO_") || name.starts_with("GO_KIRO_") || name.starts_with("REDIS_") {
+                let known = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten();
+                raw.doubts
+                    .extend(near(&name, known, 2).map(|meant| format!("{name} is no setting: did you mean {meant}?")));
+            }
+        }
+        raw.doubts.sort_unstable();
+        raw
+    }
+
+    /// A sentence for each name in the environment that is no setting and looks like one. It may be another program's: it is
+    /// no mistake, and its value is nowhere.
+    pub fn doubts(&self) -> &[String] {
+        &self.doubts
+    }
+
+    /// Takes a flag by its name without dashes.
+    ///
+    /// # Errors
+    /// The name is unknown.
+    pub fn set_flag(&mut self, flag: &str, value: &str) -> Result<(), ConfigError> {
+        let setting = SETTINGS
+            .iter()
+            .find(|s| s.flag == Some(flag))
+            .ok_or_else(|| ConfigError::new(format!("--{flag}: unknown flag; see --help")))?;
+        self.say(setting, Source::Flag, &format!("--{flag}"), value.to_owned());
+        Ok(())
+    }
+
+    /// Takes a JavaScript option by its camelCase name. Durations are milliseconds, sizes bytes, both as digits.
+    ///
+    /// # Errors
+    /// The name is unknown: the error lists the nearest one.
+    pub fn set_option(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let Some(setting) = SETTINGS.iter().find(|s| s.js == name) else {
+            let hint = nearest(name, SETTINGS.iter().map(|s| s.js));
+            return Err(ConfigError::new(format!("{name}: unknown option{hint}")));
+        };
+        let text = if setting.form == Form::Duration {
+            let digits = value.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
+            let Some(ms) = digits else {
+                return Err(ConfigError::new(format!("{name}: {value:?} is not a number of milliseconds")));
+            };
+            format!("{}ms", ms.round())
+        } else {
+            value.to_owned()
+        };
+        self.say(setting, Source::Option, name, text);
+        Ok(())
+    }
+
+    /// Takes a TOML document: keys are the flags' names (`port = 8081`, `health-cooldown = "60s"`).
+    ///
+    /// # Errors
+    /// Not TOML, an unknown key, or a value that is neither text, number nor boolean.
+    pub fn read_toml(&mut self, text: &str, file: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = text.parse().map_err(|error| toml_mistake(text, &error, file))?;
+        for (key, value) in table {
+            let Some(setting) = SETTINGS.iter().find(|s| s.file_key() == key) else {
+                let keys: Vec<String> = SETTINGS.iter().map(Setting::file_key).collect();
+                let hint = nearest(&key, keys.iter().map(String::as_str));
+                return Err(ConfigError::new(format!("{file}: {key}: unknown key{hint}")));
+            };
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                other => {
+                    return Err(ConfigError::new(format!(
+                        "{file}: {key}: must be {}, not {}",
+                        setting.form.allowed(),
+                        other.type_str()
+                    )));
+                }
+            };
+            self.say(setting, Source::File, &format!("{file}: {key}"), text);
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, setting: &'static Setting, source: Source, name: &str, value: String) {
+        let weaker = self.said.get(setting.env).is_some_and(|(old, ..)| *old > source);
+        if !weaker {
+            self.said.insert(setting.env, (source, name.to_owned(), value));
+        }
+    }
+
+    pub(super) fn is_said(&self, env: &str) -> bool {
+        self.said.get(env).is_some_and(|(_, _, value)| !value.is_empty())
+    }
+
+    /// Each setting with its text and where it came from, secrets redacted: `--print-config`.
+    pub fn shown(&self) -> Vec<(&'static Setting, String, Source)> {
+        SETTINGS
+            .iter()
+            .map(|setting| {
+                let (source, text) = match self.said.get(setting.env) {
+                    Some((source, _, text)) => (*source, text.clone()),
+                    None => (Source::Default, setting.default.to_owned()),
+                };
+                let shown = match setting.form {
+                    Form::Secret if !text.is_empty() && source != Source::Default => "(redacted)".to_owned(),
+                    Form::Url(_) | Form::UpstreamUrl => without_password(&text),
+                    _ => text,
+                };
+                (setting, shown, source)
+            })
+            .collect()
+    }
+
+    /// The names of settings that say another value than in `other`; secrets among them.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let said = |raw: &Self, setting: &Setting| {
+            raw.said.get(setting.env).map_or_else(|| setting.default.to_owned(), |(_, _, text)| text.clone())
+        };
+        SETTINGS
+            .iter()
+            .filter(|setting| said(self, setting) != said(other, setting))
+            .map(|setting| setting.env)
+            .collect()
+    }
+
+    pub(super) fn text(&self, env: &str) -> String {
+        match self.said.get(env) {
+            Some((_, _, text)) => text.trim().to_owned(),
+            None => setting(env).map(|s| s.default.to_owned()).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn secret(&self, env: &str) -> Option<Secret> {
+        Some(self.text(env)).filter(|t| !t.is_empty()).map(Secret::new)
+    }
+
+    /// The error for a value in the wrong form. A secret's value is not repeated.
+    pub(super) fn refuse(&self, env: &str, allowed: &str) -> ConfigError {
+        let (name, value) = match self.said.get(env) {
+            Some((_, name, value)) => (name.clone(), value.clone()),
+            None => (env.to_owned(), self.text(env)),
+        };
+        match setting(env).map(|s| s.form) {
+            Some(Form::Secret) => ConfigError::new(format!("{name}: must be {allowed}")),
+            // A URL may have been said in a wrong place.
+            _ => {
+                let value = without_password(&value);
+                ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}"))
+            }
+        }
+    }
+
+    pub(super) fn integer(&self, env: &str) -> Result<u64, ConfigError> {
+        let form = setting(env).map_or(Form::Integer(0, u64::MAX), |s| s.form);
+        let Form::Integer(low, high) = form else { return Err(self.refuse(env, &form.allowed())) };
+        let number = self.text(env).parse::<u64>().ok().filter(|n| (low..=high).contains(n));
+        number.ok_or_else(|| self.refuse(env, &form.allowed()))
+    }
+
+    pub(super) fn duration(&self, env: &str) -> Result<Duration, ConfigError> {
+        parse_duration(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Duration.allowed()))
+    }
+
+    pub(super) fn bytes(&self, env: &str) -> Result<usize, ConfigError> {
+        parse_bytes(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Bytes.allowed()))
+    }
+
+    pub(super) fn switch(&self, env: &str) -> Result<bool, ConfigError> {
+        match self.text(env).as_str() {
+            "true" | "1" | "on" => Ok(true),
+            "false" | "0" | "off" => Ok(false),
+            _ => Err(self.refuse(env, &Form::Switch.allowed())),
+        }
+    }
+
+    pub(super) fn address(&self, env: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        let text = self.text(env);
+        if text.is_empty() || text == "off" {
+            return Ok(None);
+        }
+        let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+        match numeric.as_deref().unwrap_or(&text).parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(self.refuse(env, &Form::Address.allowed())),
+        }
+    }
+
+    pub(super) fn word(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        match setting(env).map(|s| s.form) {
+            Some(Form::Word(words)) if words.contains(&text.as_str()) => Ok(text),
+            Some(form) => Err(self.refuse(env, &form.allowed())),
+            None => Err(ConfigError::new(format!("{env}: no such setting"))),
+        }
+    }
+
+    pub(super) fn version(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        if parse_version(&text).is_some() { Ok(text) } else { Err(self.refuse(env, &Form::Version.allowed())) }
+    }
+
+    pub(super) fn url(&self, env: &str) -> Result<Option<Secret>, ConfigError> {
+        let text = self.text(env);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let form = setting(env).map_or(Form::Text, |s| s.form);
+        let fits = match form {
+            Form::Url(schemes) => schemes.iter().any(|s| {
+                text.strip_prefix(s).and_then(|rest| rest.strip_prefix("://")).is_some_and(|rest| !rest.is_empty())
+            }),
+            _ => true,
+        };
+        // A proxy's URL may hold a password.
+        if fits {
+            Ok(Some(Secret::new(text)))
+        } else {
+            let name = self.said.get(env).map_or(env, |(_, name, _)| name);
+            Err(ConfigError::new(format!("{name}: must be {}", form.allowed())))
+        }
+    }
+
+    pub(super) fn regions(&self, env: &str) -> Result<Vec<String>, ConfigError> {
+        let text = self.text(env);
+        let regions: Vec<String> = text.split(',').map(|region| region.trim().to_owned()).collect();
+        let sound = regions.iter().all(|region| is_region(region));
+        if sound { Ok(regions) } else { Err(self.refuse(env, &Form::Regions.allowed())) }
+    }
+
+    pub(super) fn profile_arn(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        let sound =
+            text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(&text).is_some();
+        if sound { Ok(text) } else { Err(self.refuse(env, &Form::ProfileArn.allowed())) }
+    }
+
+    pub(super) fn upstream_url(&self, env: &str) -> Result<String, ConfigError> {
+        let text = self.text(env);
+        if is_trusted_url(&text) { Ok(text) } else { Err(self.refuse(env, &Form::UpstreamUrl.allowed())) }
+    }
+}
+
+/// Where a document isn't TOML. The library would repeat the line, which may hold a key or a password.
+fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    ConfigError::new(format!("{file}: {place}{}", error.message()))
+}
+
+/// `, did you mean x?` for the closest known name, when it is close.
+fn is_setting(name: &str) -> bool {
+    name == "GO_KIRO_LOG_JSON" || SETTINGS.iter().any(|s| s.env == name || s.alias == Some(name))
+}
+
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    near(name, known, 3).map(|known| format!("; did you mean {known}?")).unwrap_or_default()
+}
+
+/// The known name that needs the fewest changes, if no more than so many.
+fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Option<&'a str> {
+    let best = known.map(|k| (distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()), k)).min();
+    best.filter(|(changes, _)| *changes <= most).map(|(_, known)| known)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = if x == y { diagonal } else { diagonal + 1 };
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
