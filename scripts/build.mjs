@@ -81,18 +81,20 @@ function finishTypes(types, settings) {
     .split(/\n\n(?=\S)/)
     .filter((declaration) => !/@internal|__napiBindingTarget/.test(declaration))
     .join('\n\n')
-    .replace(/^ *\/\/ <settings>\n/m, settings.map(option).join(''))
+    .replace(/^ *\/\/ <settings>\n/m, settings.map(option).join('') + '\n  // What only JavaScript has\n\n')
     .replace('export declare class KiroGateway {\n', 'export declare class KiroGateway {\n  private constructor()\n')
     .trimEnd()
     .concat('\n')
 }
 
-/** One row of the table (src/config/table.rs) as a property of GatewayOptions. */
-function option({ js, env, form, default: value, meaning, type }) {
+/** One row of the table (src/config/table.rs) as a property of GatewayOptions. The first of a group has the heading before it. */
+function option({ js, env, form, default: value, meaning, type, group, overrides }, at, all) {
+  const heading = group === all[at - 1]?.group ? '' : `${at === 0 ? '' : '\n'}  // ${group}\n\n`
   const allowed = type === 'string' && form !== 'a text' ? [`Must be ${form}.`] : []
+  const fact = overrides === null ? [] : [`Overrides (docs/kiro.md): ${overrides}.`]
   const given = value === '' ? [] : [`@default ${js.endsWith('Ms') ? milliseconds(value) : value}`]
-  const lines = [meaning, ...allowed, `Environment: \`${env}\`.`, ...given]
-  return `  /**\n${lines.map((line) => `   * ${line}\n`).join('')}   */\n  ${js}?: ${type}\n`
+  const lines = [meaning, ...allowed, ...fact, `Environment: \`${env}\`.`, ...given]
+  return `${heading}  /**\n${lines.map((line) => `   * ${line}\n`).join('')}   */\n  ${js}?: ${type}\n`
 }
 
 /** `1m30s` and the like. */

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use kiro_messages::config::SETTINGS;
+use kiro_messages::config::Group;
 use kiro_messages::metrics::METRICS;
 
 #[test]
@@ -27,27 +27,51 @@ fn configuration() {
          secrets redacted.\n\n\
          Durations: `500ms`, `5s`, `2m`, `1h`, or several in a row; in JavaScript a number of milliseconds. Sizes: bytes, or \
          `64KiB`, `32MiB`; in JavaScript a number of bytes. A limit of time that is `0s` is off.\n\n\
-         | environment | flag | file | JavaScript | default | meaning |\n|---|---|---|---|---|---|\n",
+         What most people need comes first, then one group after the other. At the end come the escape hatches: each overrides a \
+         fact about Kiro, for the day on which it is no longer true; [kiro.md](kiro.md) has the facts, and what the gateway does \
+         by itself.\n",
     );
-    for setting in SETTINGS {
-        let flag = setting.flag.map_or(String::new(), |flag| format!("`--{flag}`"));
-        let default = if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
-        let alias = setting.alias.map_or(String::new(), |alias| format!(" (also `{alias}`)"));
-        writeln!(
-            text,
-            "| `{}`{alias} | {flag} | `{}` | `{}` | {default} | {} Form: {}. |",
-            setting.env,
-            setting.file_key(),
-            setting.js,
-            setting.meaning,
-            setting.form.allowed().replace('|', "\\|"),
-        )
-        .unwrap();
+    for group in Group::ALL {
+        writeln!(text, "\n## {}\n", group.title()).unwrap();
+        let hatches = group == Group::Hatches;
+        let (head, line) = if hatches { (" overrides |", "---|") } else { ("", "") };
+        writeln!(text, "| environment | flag | file | JavaScript | default | meaning |{head}").unwrap();
+        writeln!(text, "|---|---|---|---|---|---|{line}").unwrap();
+        for setting in group.settings() {
+            let flag = setting.flag.map_or(String::new(), |flag| format!("`--{flag}`"));
+            let default = if setting.default.is_empty() { "none".into() } else { format!("`{}`", setting.default) };
+            let alias = setting.alias.map_or(String::new(), |alias| format!(" (also `{alias}`)"));
+            assert_eq!(setting.overrides.is_some(), hatches, "{}", setting.env);
+            let fact = setting.overrides.map_or(String::new(), |fact| format!(" {fact} |"));
+            writeln!(
+                text,
+                "| `{}`{alias} | {flag} | `{}` | `{}` | {default} | {} Form: {}. |{fact}",
+                setting.env,
+                setting.file_key(),
+                setting.js(),
+                setting.meaning,
+                setting.form.allowed().replace('|', "\\|"),
+            )
+            .unwrap();
+        }
     }
     text.push_str(
         "\nThe predecessor's names work too: those above, and `GO_KIRO_LOG_JSON` (`true`: `KIRO_LOG_FORMAT=json`, else `pretty`).\n",
     );
     same("docs/configuration.md", &text);
+}
+
+/// What an escape hatch overrides is a row of `docs/kiro.md`, and that row names it.
+#[test]
+fn each_escape_hatch_overrides_a_fact() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/kiro.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page.lines().map(|line| line.split('|').collect()).collect();
+    for setting in Group::Hatches.settings() {
+        let fact = setting.overrides.unwrap();
+        let row = rows.iter().find(|row| row.len() > 6 && row[1].trim().replace('`', "").starts_with(fact));
+        let row = row.unwrap_or_else(|| panic!("{}: docs/kiro.md has no row {fact:?}", setting.env));
+        assert!(row[4].contains(setting.env), "docs/kiro.md: {fact:?} doesn't name {}", setting.env);
+    }
 }
 
 #[test]

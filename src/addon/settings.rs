@@ -1,23 +1,25 @@
-//! The options of `KiroGateway.connect`, told to the build: `index.d.ts` is made from the settings' one table.
+//! The options of `KiroGateway.connect` for the build: `index.d.ts` is made from the table of settings.
 
 use napi_derive::napi;
 use serde::Serialize;
 
 use crate::config::{Form, SETTINGS};
 
-/// JSON: one object a setting. Asked for by scripts/build.mjs.
+/// JSON: one object for each setting. scripts/build.mjs reads it.
 /// @internal
 #[napi(catch_unwind)]
 pub fn settings() -> napi::Result<String> {
     let rows: Vec<_> = SETTINGS
         .iter()
         .map(|setting| Row {
-            js: setting.js,
+            js: setting.js(),
             env: setting.env,
             default: setting.default,
             meaning: setting.meaning,
             form: setting.form.allowed(),
             r#type: type_of(setting.form),
+            group: setting.group.title(),
+            overrides: setting.overrides,
         })
         .collect();
     serde_json::to_string(&rows).map_err(|error| napi::Error::from_reason(error.to_string()))
@@ -25,12 +27,14 @@ pub fn settings() -> napi::Result<String> {
 
 #[derive(Serialize)]
 struct Row {
-    js: &'static str,
+    js: String,
     env: &'static str,
     default: &'static str,
     meaning: &'static str,
     form: String,
     r#type: String,
+    group: &'static str,
+    overrides: Option<&'static str>,
 }
 
 fn type_of(form: Form) -> String {

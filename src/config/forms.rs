@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::proto::kiro::client_identity;
+use crate::proto::kiro::{client_identity, profile};
+use crate::proto::record::is_region;
 
 /// The form a setting's value must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,24 @@ pub enum Form {
 }
 
 impl Form {
+    /// Whether a text has this form. Numbers, times, sizes, switches and addresses are parsed in place of being asked.
+    pub(super) fn fits(self, text: &str) -> bool {
+        match self {
+            Form::Word(words) => words.contains(&text),
+            Form::UpstreamUrl => is_trusted_url(text),
+            Form::Regions => text.split(',').all(|region| is_region(region.trim())),
+            Form::ProfileArn => {
+                text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(text).is_some()
+            }
+            Form::Url(schemes) => {
+                text.split_once("://").is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
+            }
+            Form::Version => parse_version(text).is_some(),
+            Form::Text | Form::Secret | Form::Integer(..) | Form::Duration | Form::Bytes | Form::Store => true,
+            Form::Switch | Form::Address => true,
+        }
+    }
+
     /// The allowed form as an error says it.
     pub fn allowed(self) -> String {
         match self {

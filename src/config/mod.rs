@@ -20,9 +20,16 @@ use crate::proto::translate::request::{CachePoints, SystemPlace};
 use crate::proto::translate::usage::UsageSplit;
 use crate::secret::Secret;
 
+/// The row of a name. A name without one doesn't compile.
+macro_rules! key {
+    ($env:literal) => {
+        const { table::setting($env) }
+    };
+}
+
 pub use forms::{Form, is_below_floor, is_trusted_url, parse_version};
 pub use raw::{RawConfig, Source};
-pub use table::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, SETTINGS, Setting};
+pub use table::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Group, SETTINGS, Setting};
 
 /// A mistake in the configuration: names the key, the value and the allowed form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,145 +256,148 @@ impl RawConfig {
     /// # Errors
     /// The first value that doesn't have its allowed form, with the name under which it was said.
     pub fn resolve(&self, face: Face) -> Result<Config, ConfigError> {
-        let redis = if self.is_said("REDIS_URL") || !self.is_said_any_redis_part() {
-            RedisAddress::Url(Secret::new(self.text("REDIS_URL")))
+        let redis = if self.is_said(key!("REDIS_URL")) || !self.is_said_any_redis_part() {
+            RedisAddress::Url(Secret::new(self.text(key!("REDIS_URL"))?))
         } else {
             RedisAddress::Parts {
-                host: self.text("REDIS_HOST"),
-                port: self.integer("REDIS_PORT")? as u16,
-                password: self.secret("REDIS_PASSWORD"),
-                db: self.integer("REDIS_DB")? as i64,
+                host: self.text(key!("REDIS_HOST"))?,
+                port: self.integer(key!("REDIS_PORT"))?,
+                password: self.secret(key!("REDIS_PASSWORD"))?,
+                db: self.integer(key!("REDIS_DB"))?,
             }
         };
-        let host_text = self.text("KIRO_HOST");
+        let host_text = self.text(key!("KIRO_HOST"))?;
         let host: IpAddr = match host_text.as_str() {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
             text => text
                 .trim_start_matches('[')
                 .trim_end_matches(']')
                 .parse()
-                .map_err(|_| self.refuse("KIRO_HOST", "an IP address such as 127.0.0.1, 0.0.0.0 or ::1"))?,
+                .map_err(|_| self.refuse(key!("KIRO_HOST"), "an IP address such as 127.0.0.1, 0.0.0.0 or ::1"))?,
         };
-        let store = match self.text("KIRO_STORE").as_str() {
+        let store = match self.text(key!("KIRO_STORE"))?.as_str() {
             "redis" => StoreKind::Redis,
             text => match text.strip_prefix("file:") {
                 Some(path) if !path.is_empty() => StoreKind::File(PathBuf::from(path)),
-                _ => return Err(self.refuse("KIRO_STORE", &Form::Store.allowed())),
+                _ => return Err(self.refuse(key!("KIRO_STORE"), &Form::Store.allowed())),
             },
         };
-        let store_wait = match (self.is_said("KIRO_STORE_WAIT"), face) {
-            (true, _) => self.duration("KIRO_STORE_WAIT")?,
+        let store_wait = match (self.is_said(key!("KIRO_STORE_WAIT")), face) {
+            (true, _) => self.duration(key!("KIRO_STORE_WAIT"))?,
             (false, Face::Addon) => Duration::from_secs(5),
             (false, Face::Server) => Duration::ZERO,
         };
         Ok(Config {
-            listen: SocketAddr::new(host, self.integer("KIRO_PORT")? as u16),
-            api_key: self.secret("KIRO_API_KEY"),
-            allow_anonymous: self.switch("KIRO_ALLOW_ANONYMOUS")?,
+            listen: SocketAddr::new(host, self.integer(key!("KIRO_PORT"))?),
+            api_key: self.secret(key!("KIRO_API_KEY"))?,
+            allow_anonymous: self.switch(key!("KIRO_ALLOW_ANONYMOUS"))?,
             redis,
-            redis_key_prefix: self.text("REDIS_KEY_PREFIX"),
-            redis_pool_size: self.integer("KIRO_REDIS_POOL_SIZE")? as usize,
+            redis_key_prefix: self.text(key!("REDIS_KEY_PREFIX"))?,
+            redis_pool_size: self.integer(key!("KIRO_REDIS_POOL_SIZE"))?,
             store,
-            store_said: self.is_said("KIRO_STORE") || self.is_said("REDIS_URL") || self.is_said_any_redis_part(),
+            store_said: self.is_said(key!("KIRO_STORE"))
+                || self.is_said(key!("REDIS_URL"))
+                || self.is_said_any_redis_part(),
             store_wait,
-            upstream: match self.word("KIRO_UPSTREAM")?.as_str() {
+            upstream: match self.text(key!("KIRO_UPSTREAM"))?.as_str() {
                 "simulator" => UpstreamKind::Simulator,
                 _ => UpstreamKind::Kiro,
             },
-            upstream_url: self.upstream_url("KIRO_UPSTREAM_URL")?,
-            upstream_api: match self.word("KIRO_UPSTREAM_API")?.as_str() {
+            upstream_url: self.text(key!("KIRO_UPSTREAM_URL"))?,
+            upstream_api: match self.text(key!("KIRO_UPSTREAM_API"))?.as_str() {
                 "q" => [Shape::Q; 2],
                 "runtime" => [Shape::Runtime; 2],
                 "q,runtime" => [Shape::Q, Shape::Runtime],
                 "runtime,q" => [Shape::Runtime, Shape::Q],
                 _ => client_identity::SHAPES,
             },
-            runtime_url: self.upstream_url("KIRO_RUNTIME_URL")?,
-            management_url: self.upstream_url("KIRO_MANAGEMENT_URL")?,
-            api_regions: self.regions("KIRO_API_REGIONS")?,
-            builder_id_profile_arn: self.profile_arn("KIRO_BUILDER_ID_PROFILE_ARN")?,
-            social_profile_arn: self.profile_arn("KIRO_SOCIAL_PROFILE_ARN")?,
-            social_refresh_url: self.upstream_url("KIRO_SOCIAL_REFRESH_URL")?,
-            idc_refresh_url: self.upstream_url("KIRO_IDC_REFRESH_URL")?,
-            client_version: self.version("KIRO_CLIENT_VERSION")?,
-            client_agent_version: self.version("KIRO_CLIENT_AGENT_VERSION")?,
-            proxy_url: self.url("KIRO_PROXY_URL")?,
-            extra_ca_certs: Some(self.text("NODE_EXTRA_CA_CERTS")).filter(|t| !t.is_empty()).map(PathBuf::from),
-            max_conns: self.integer("KIRO_MAX_CONNS")? as usize,
-            max_inflight_per_account: match self.integer("KIRO_MAX_INFLIGHT_PER_ACCOUNT")? {
-                0 => None,
-                n => Some(n as usize),
-            },
-            account_rpm: self.integer("KIRO_ACCOUNT_RPM")? as u32,
-            suspicion_brake: self.word("KIRO_SUSPICION_BRAKE")? == "on",
-            strategy: match self.word("KIRO_STRATEGY")?.as_str() {
+            runtime_url: self.text(key!("KIRO_RUNTIME_URL"))?,
+            management_url: self.text(key!("KIRO_MANAGEMENT_URL"))?,
+            api_regions: self
+                .text(key!("KIRO_API_REGIONS"))?
+                .split(',')
+                .map(|region| region.trim().to_owned())
+                .collect(),
+            builder_id_profile_arn: self.text(key!("KIRO_BUILDER_ID_PROFILE_ARN"))?,
+            social_profile_arn: self.text(key!("KIRO_SOCIAL_PROFILE_ARN"))?,
+            social_refresh_url: self.text(key!("KIRO_SOCIAL_REFRESH_URL"))?,
+            idc_refresh_url: self.text(key!("KIRO_IDC_REFRESH_URL"))?,
+            client_version: self.text(key!("KIRO_CLIENT_VERSION"))?,
+            client_agent_version: self.text(key!("KIRO_CLIENT_AGENT_VERSION"))?,
+            proxy_url: self.secret(key!("KIRO_PROXY_URL"))?,
+            extra_ca_certs: self.path(key!("NODE_EXTRA_CA_CERTS"))?,
+            max_conns: self.integer(key!("KIRO_MAX_CONNS"))?,
+            max_inflight_per_account: Some(self.integer(key!("KIRO_MAX_INFLIGHT_PER_ACCOUNT"))?)
+                .filter(|most| *most > 0),
+            account_rpm: self.integer(key!("KIRO_ACCOUNT_RPM"))?,
+            suspicion_brake: self.text(key!("KIRO_SUSPICION_BRAKE"))? == "on",
+            strategy: match self.text(key!("KIRO_STRATEGY"))?.as_str() {
                 "least-busy" => Strategy::LeastBusy,
                 "sticky" => Strategy::Sticky,
                 _ => Strategy::RoundRobin,
             },
-            max_attempts: self.integer("KIRO_MAX_ATTEMPTS")? as u32,
-            failover_time: self.duration("KIRO_FAILOVER_TIME")?,
-            health_cooldown: self.duration("KIRO_HEALTH_COOLDOWN")?,
-            account_wait: self.duration("KIRO_ACCOUNT_WAIT")?,
-            account_cache_ttl: self.duration("KIRO_ACCOUNT_CACHE_TTL")?,
-            refresh_threshold: self.duration("KIRO_REFRESH_THRESHOLD")?,
-            connect_timeout: self.duration("KIRO_CONNECT_TIMEOUT")?,
-            first_event_timeout: self.duration("KIRO_FIRST_EVENT_TIMEOUT")?,
-            idle_timeout: self.duration("KIRO_IDLE_TIMEOUT")?,
-            early_headers: self.duration("KIRO_EARLY_HEADERS")?,
-            ping_interval: self.duration("KIRO_PING_INTERVAL")?,
-            max_request_body: self.bytes("KIRO_MAX_REQUEST_BODY")?,
-            usage_split: match self.word("KIRO_USAGE_SPLIT")?.as_str() {
+            max_attempts: self.integer(key!("KIRO_MAX_ATTEMPTS"))?,
+            failover_time: self.duration(key!("KIRO_FAILOVER_TIME"))?,
+            health_cooldown: self.duration(key!("KIRO_HEALTH_COOLDOWN"))?,
+            account_wait: self.duration(key!("KIRO_ACCOUNT_WAIT"))?,
+            account_cache_ttl: self.duration(key!("KIRO_ACCOUNT_CACHE_TTL"))?,
+            refresh_threshold: self.duration(key!("KIRO_REFRESH_THRESHOLD"))?,
+            connect_timeout: self.duration(key!("KIRO_CONNECT_TIMEOUT"))?,
+            first_event_timeout: self.duration(key!("KIRO_FIRST_EVENT_TIMEOUT"))?,
+            idle_timeout: self.duration(key!("KIRO_IDLE_TIMEOUT"))?,
+            early_headers: self.duration(key!("KIRO_EARLY_HEADERS"))?,
+            ping_interval: self.duration(key!("KIRO_PING_INTERVAL"))?,
+            max_request_body: self.bytes(key!("KIRO_MAX_REQUEST_BODY"))?,
+            usage_split: match self.text(key!("KIRO_USAGE_SPLIT"))?.as_str() {
                 "none" => UsageSplit::None,
                 _ => UsageSplit::Ratio,
             },
-            models_file: Some(self.text("KIRO_MODELS_FILE")).filter(|t| !t.is_empty()).map(PathBuf::from),
-            model_fallback: Some(self.text("KIRO_MODEL_FALLBACK")).filter(|t| !t.is_empty()),
-            model_unknown_passes: self.word("KIRO_MODEL_UNKNOWN")? == "pass",
-            model_auto: Some(self.text("KIRO_MODEL_AUTO")).filter(|t| !t.is_empty() && t != "auto"),
-            model_discovery: self.word("KIRO_MODEL_DISCOVERY")? == "on",
-            models_list_all: self.word("KIRO_MODELS_LIST")? == "all",
-            forward_max_tokens: self.word("KIRO_MAX_TOKENS")? == "forward",
-            cache_points: match self.word("KIRO_CACHE_POINTS")?.as_str() {
+            models_file: self.path(key!("KIRO_MODELS_FILE"))?,
+            model_fallback: self.optional(key!("KIRO_MODEL_FALLBACK"))?,
+            model_unknown_passes: self.text(key!("KIRO_MODEL_UNKNOWN"))? == "pass",
+            model_auto: self.optional(key!("KIRO_MODEL_AUTO"))?.filter(|name| name != "auto"),
+            model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
+            models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
+            forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",
+            cache_points: match self.text(key!("KIRO_CACHE_POINTS"))?.as_str() {
                 "client" | "on" => CachePoints::Client,
                 "auto" => CachePoints::Auto,
                 _ => CachePoints::Off,
             },
-            affinity: self.word("KIRO_AFFINITY")? == "conversation",
-            derive_conversation_id: self.word("KIRO_CONVERSATION_ID")? == "derive",
+            affinity: self.text(key!("KIRO_AFFINITY"))? == "conversation",
+            derive_conversation_id: self.text(key!("KIRO_CONVERSATION_ID"))? == "derive",
             id_secret: self.id_secret()?,
-            system_text: match self.word("KIRO_SYSTEM_TEXT")?.as_str() {
+            system_text: match self.text(key!("KIRO_SYSTEM_TEXT"))?.as_str() {
                 "fold" => SystemPlace::Fold,
                 _ => SystemPlace::Pair,
             },
-            max_client_conns: self.integer("KIRO_MAX_CLIENT_CONNS")? as usize,
-            header_timeout: self.duration("KIRO_HEADER_TIMEOUT")?,
-            body_timeout: self.duration("KIRO_BODY_TIMEOUT")?,
-            write_timeout: self.duration("KIRO_WRITE_TIMEOUT")?,
+            max_client_conns: self.integer(key!("KIRO_MAX_CLIENT_CONNS"))?,
+            header_timeout: self.duration(key!("KIRO_HEADER_TIMEOUT"))?,
+            body_timeout: self.duration(key!("KIRO_BODY_TIMEOUT"))?,
+            write_timeout: self.duration(key!("KIRO_WRITE_TIMEOUT"))?,
             tls: self.tls_files()?,
-            reuse_port: self.switch("KIRO_REUSE_PORT")?,
-            graceful_timeout: self.duration("KIRO_GRACEFUL_TIMEOUT")?,
-            log_level: self.word("KIRO_LOG_LEVEL")?,
-            log_format: match self.text("KIRO_LOG_FORMAT").as_str() {
-                "" => None,
-                _ => Some(match self.word("KIRO_LOG_FORMAT")?.as_str() {
-                    "pretty" => LogFormat::Pretty,
-                    _ => LogFormat::Json,
-                }),
-            },
-            profile_addr: self.address("KIRO_PROFILE_ADDR")?,
-            state_dir: Some(self.text("KIRO_STATE_DIR")).filter(|t| !t.is_empty()).map(PathBuf::from),
-            debug_dump_dir: Some(self.text("KIRO_DEBUG_DUMP_DIR")).filter(|t| !t.is_empty()).map(PathBuf::from),
+            reuse_port: self.switch(key!("KIRO_REUSE_PORT"))?,
+            graceful_timeout: self.duration(key!("KIRO_GRACEFUL_TIMEOUT"))?,
+            log_level: self.text(key!("KIRO_LOG_LEVEL"))?,
+            log_format: self.optional(key!("KIRO_LOG_FORMAT"))?.map(|word| match word.as_str() {
+                "pretty" => LogFormat::Pretty,
+                _ => LogFormat::Json,
+            }),
+            profile_addr: self.address(key!("KIRO_PROFILE_ADDR"))?,
+            state_dir: self.path(key!("KIRO_STATE_DIR"))?,
+            debug_dump_dir: self.path(key!("KIRO_DEBUG_DUMP_DIR"))?,
         })
     }
 
     fn is_said_any_redis_part(&self) -> bool {
-        ["REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"].iter().any(|name| self.is_said(name))
+        [key!("REDIS_HOST"), key!("REDIS_PORT"), key!("REDIS_PASSWORD"), key!("REDIS_DB")]
+            .iter()
+            .any(|part| self.is_said(part))
     }
 
     /// What is shorter could be guessed (R103).
     fn id_secret(&self) -> Result<Option<Secret>, ConfigError> {
-        match self.text("KIRO_ID_SECRET") {
+        match self.text(key!("KIRO_ID_SECRET"))? {
             text if text.is_empty() => Ok(None),
             text if text.chars().count() < 16 => {
                 Err(ConfigError::new("KIRO_ID_SECRET: must have at least 16 characters"))
@@ -397,8 +407,7 @@ impl RawConfig {
     }
 
     fn tls_files(&self) -> Result<Option<TlsFiles>, ConfigError> {
-        let file = |env| Some(self.text(env)).filter(|text| !text.is_empty()).map(PathBuf::from);
-        match (file("KIRO_TLS_CERT"), file("KIRO_TLS_KEY")) {
+        match (self.path(key!("KIRO_TLS_CERT"))?, self.path(key!("KIRO_TLS_KEY"))?) {
             (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
             (None, None) => Ok(None),
             (Some(_), None) => Err(ConfigError::new("KIRO_TLS_KEY: is missing; KIRO_TLS_CERT needs it")),

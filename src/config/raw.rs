@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::forms::{is_trusted_url, parse_bytes, parse_duration, parse_version, without_password};
+use super::forms::{parse_bytes, parse_duration, without_password};
 use super::table::setting;
 use super::{ConfigError, Form, SETTINGS, Setting};
-use crate::proto::kiro::profile;
-use crate::proto::record::is_region;
 use crate::secret::Secret;
 
 /// Where a value came from; a later one wins.
@@ -99,10 +98,8 @@ impl RawConfig {
                 raw.say(setting, Source::Alias, &name, value);
             } else if name == "GO_KIRO_LOG_JSON" {
                 // The predecessor had a switch where we have two formats.
-                if let Some(setting) = SETTINGS.iter().find(|s| s.env == "KIRO_LOG_FORMAT") {
-                    let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
-                    raw.say(setting, Source::Alias, &name, format.into());
-                }
+                let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
+                raw.say(const { setting("KIRO_LOG_FORMAT") }, Source::Alias, &name, format.into());
             } else if name.starts_with("KIRO_") || name.starts_with("GO_KIRO_") || name.starts_with("REDIS_") {
                 let known = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten();
                 raw.doubts
@@ -137,8 +134,9 @@ impl RawConfig {
     /// # Errors
     /// The name is unknown: the error lists the nearest one.
     pub fn set_option(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
-        let Some(setting) = SETTINGS.iter().find(|s| s.js == name) else {
-            let hint = nearest(name, SETTINGS.iter().map(|s| s.js));
+        let Some(setting) = SETTINGS.iter().find(|s| s.js() == name) else {
+            let names: Vec<String> = SETTINGS.iter().map(Setting::js).collect();
+            let hint = nearest(name, names.iter().map(String::as_str));
             return Err(ConfigError::new(format!("{name}: unknown option{hint}")));
         };
         let text = if setting.form == Form::Duration {
@@ -190,8 +188,8 @@ impl RawConfig {
         }
     }
 
-    pub(super) fn is_said(&self, env: &str) -> bool {
-        self.said.get(env).is_some_and(|(_, _, value)| !value.is_empty())
+    pub(super) fn is_said(&self, setting: &Setting) -> bool {
+        self.said.get(setting.env).is_some_and(|(_, _, value)| !value.is_empty())
     }
 
     /// Each setting with its text and where it came from, secrets redacted: `--print-config`.
@@ -225,120 +223,82 @@ impl RawConfig {
             .collect()
     }
 
-    pub(super) fn text(&self, env: &str) -> String {
-        match self.said.get(env) {
-            Some((_, _, text)) => text.trim().to_owned(),
-            None => setting(env).map(|s| s.default.to_owned()).unwrap_or_default(),
-        }
+    /// The text of a setting, in its form; empty: its default is none.
+    ///
+    /// # Errors
+    /// Not in its form. So it is with every method below.
+    pub(super) fn text(&self, setting: &Setting) -> Result<String, ConfigError> {
+        let text = self.trimmed(setting);
+        if setting.form.fits(text) { Ok(text.to_owned()) } else { Err(self.refuse(setting, &setting.form.allowed())) }
     }
 
-    pub(super) fn secret(&self, env: &str) -> Option<Secret> {
-        Some(self.text(env)).filter(|t| !t.is_empty()).map(Secret::new)
+    /// The text, unless it is empty.
+    pub(super) fn optional(&self, setting: &Setting) -> Result<Option<String>, ConfigError> {
+        if self.trimmed(setting).is_empty() { Ok(None) } else { self.text(setting).map(Some) }
     }
 
-    /// The error for a value in the wrong form. A secret's value is not repeated.
-    pub(super) fn refuse(&self, env: &str, allowed: &str) -> ConfigError {
-        let (name, value) = match self.said.get(env) {
-            Some((_, name, value)) => (name.clone(), value.clone()),
-            None => (env.to_owned(), self.text(env)),
+    pub(super) fn path(&self, setting: &Setting) -> Result<Option<PathBuf>, ConfigError> {
+        Ok(self.optional(setting)?.map(PathBuf::from))
+    }
+
+    pub(super) fn secret(&self, setting: &Setting) -> Result<Option<Secret>, ConfigError> {
+        Ok(self.optional(setting)?.map(Secret::new))
+    }
+
+    pub(super) fn integer<T: TryFrom<u64>>(&self, setting: &Setting) -> Result<T, ConfigError> {
+        self.parsed(setting, |text| {
+            let Form::Integer(low, high) = setting.form else { return None };
+            let number = text.parse().ok().filter(|number| (low..=high).contains(number))?;
+            T::try_from(number).ok()
+        })
+    }
+
+    pub(super) fn duration(&self, setting: &Setting) -> Result<Duration, ConfigError> {
+        self.parsed(setting, parse_duration)
+    }
+
+    pub(super) fn bytes(&self, setting: &Setting) -> Result<usize, ConfigError> {
+        self.parsed(setting, parse_bytes)
+    }
+
+    pub(super) fn switch(&self, setting: &Setting) -> Result<bool, ConfigError> {
+        self.parsed(setting, |text| match text {
+            "true" | "1" | "on" => Some(true),
+            "false" | "0" | "off" => Some(false),
+            _ => None,
+        })
+    }
+
+    pub(super) fn address(&self, setting: &Setting) -> Result<Option<SocketAddr>, ConfigError> {
+        self.parsed(setting, |text| match text {
+            "" | "off" => Some(None),
+            _ => match text.strip_prefix("localhost:") {
+                Some(port) => format!("127.0.0.1:{port}").parse().ok().map(Some),
+                None => text.parse().ok().map(Some),
+            },
+        })
+    }
+
+    fn parsed<T>(&self, setting: &Setting, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, ConfigError> {
+        parse(self.trimmed(setting)).ok_or_else(|| self.refuse(setting, &setting.form.allowed()))
+    }
+
+    fn trimmed(&self, setting: &Setting) -> &str {
+        self.said.get(setting.env).map_or(setting.default, |(_, _, text)| text.trim())
+    }
+
+    /// The error for a value in the wrong form. A value that may hold a password is not repeated.
+    pub(super) fn refuse(&self, setting: &Setting, allowed: &str) -> ConfigError {
+        let (name, value) = match self.said.get(setting.env) {
+            Some((_, name, value)) => (name.as_str(), value.as_str()),
+            None => (setting.env, setting.default),
         };
-        match setting(env).map(|s| s.form) {
-            Some(Form::Secret) => ConfigError::new(format!("{name}: must be {allowed}")),
-            // A URL may have been said in a wrong place.
-            _ => {
-                let value = without_password(&value);
-                ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}"))
-            }
+        if matches!(setting.form, Form::Secret | Form::Url(_)) {
+            return ConfigError::new(format!("{name}: must be {allowed}"));
         }
-    }
-
-    pub(super) fn integer(&self, env: &str) -> Result<u64, ConfigError> {
-        let form = setting(env).map_or(Form::Integer(0, u64::MAX), |s| s.form);
-        let Form::Integer(low, high) = form else { return Err(self.refuse(env, &form.allowed())) };
-        let number = self.text(env).parse::<u64>().ok().filter(|n| (low..=high).contains(n));
-        number.ok_or_else(|| self.refuse(env, &form.allowed()))
-    }
-
-    pub(super) fn duration(&self, env: &str) -> Result<Duration, ConfigError> {
-        parse_duration(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Duration.allowed()))
-    }
-
-    pub(super) fn bytes(&self, env: &str) -> Result<usize, ConfigError> {
-        parse_bytes(&self.text(env)).ok_or_else(|| self.refuse(env, &Form::Bytes.allowed()))
-    }
-
-    pub(super) fn switch(&self, env: &str) -> Result<bool, ConfigError> {
-        match self.text(env).as_str() {
-            "true" | "1" | "on" => Ok(true),
-            "false" | "0" | "off" => Ok(false),
-            _ => Err(self.refuse(env, &Form::Switch.allowed())),
-        }
-    }
-
-    pub(super) fn address(&self, env: &str) -> Result<Option<SocketAddr>, ConfigError> {
-        let text = self.text(env);
-        if text.is_empty() || text == "off" {
-            return Ok(None);
-        }
-        let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-        match numeric.as_deref().unwrap_or(&text).parse() {
-            Ok(address) => Ok(Some(address)),
-            Err(_) => Err(self.refuse(env, &Form::Address.allowed())),
-        }
-    }
-
-    pub(super) fn word(&self, env: &str) -> Result<String, ConfigError> {
-        let text = self.text(env);
-        match setting(env).map(|s| s.form) {
-            Some(Form::Word(words)) if words.contains(&text.as_str()) => Ok(text),
-            Some(form) => Err(self.refuse(env, &form.allowed())),
-            None => Err(ConfigError::new(format!("{env}: no such setting"))),
-        }
-    }
-
-    pub(super) fn version(&self, env: &str) -> Result<String, ConfigError> {
-        let text = self.text(env);
-        if parse_version(&text).is_some() { Ok(text) } else { Err(self.refuse(env, &Form::Version.allowed())) }
-    }
-
-    pub(super) fn url(&self, env: &str) -> Result<Option<Secret>, ConfigError> {
-        let text = self.text(env);
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let form = setting(env).map_or(Form::Text, |s| s.form);
-        let fits = match form {
-            Form::Url(schemes) => schemes.iter().any(|s| {
-                text.strip_prefix(s).and_then(|rest| rest.strip_prefix("://")).is_some_and(|rest| !rest.is_empty())
-            }),
-            _ => true,
-        };
-        // A proxy's URL may hold a password.
-        if fits {
-            Ok(Some(Secret::new(text)))
-        } else {
-            let name = self.said.get(env).map_or(env, |(_, name, _)| name);
-            Err(ConfigError::new(format!("{name}: must be {}", form.allowed())))
-        }
-    }
-
-    pub(super) fn regions(&self, env: &str) -> Result<Vec<String>, ConfigError> {
-        let text = self.text(env);
-        let regions: Vec<String> = text.split(',').map(|region| region.trim().to_owned()).collect();
-        let sound = regions.iter().all(|region| is_region(region));
-        if sound { Ok(regions) } else { Err(self.refuse(env, &Form::Regions.allowed())) }
-    }
-
-    pub(super) fn profile_arn(&self, env: &str) -> Result<String, ConfigError> {
-        let text = self.text(env);
-        let sound =
-            text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(&text).is_some();
-        if sound { Ok(text) } else { Err(self.refuse(env, &Form::ProfileArn.allowed())) }
-    }
-
-    pub(super) fn upstream_url(&self, env: &str) -> Result<String, ConfigError> {
-        let text = self.text(env);
-        if is_trusted_url(&text) { Ok(text) } else { Err(self.refuse(env, &Form::UpstreamUrl.allowed())) }
+        // A URL may have been said in a wrong place.
+        let value = without_password(value);
+        ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}"))
     }
 }
 

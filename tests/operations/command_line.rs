@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use kiro_messages::config::SETTINGS;
+use kiro_messages::config::{Form, Group, SETTINGS};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
     let output: Output = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
@@ -21,24 +21,34 @@ fn printed(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     out
 }
 
-/// `--help` lists every row with its default.
+/// `--help` lists every row with its default, group by group, in lines that fit; `-h` the first group.
 #[test]
 fn help_lists_every_setting() {
-    let (code, out, _) = run(&["--help"], &[("COLUMNS", "400")]);
+    let (code, out, _) = run(&["--help"], &[]);
     assert_eq!(code, 0);
-    for setting in SETTINGS {
-        let row = match setting.flag {
-            Some(flag) => {
-                assert!(out.contains(&format!("--{flag}")), "--{flag} is not in --help");
-                format!("[env: {}]", setting.env)
+    let wide: Vec<&str> = out.lines().filter(|line| line.chars().count() > 100).collect();
+    assert!(wide.is_empty(), "{wide:?}");
+    let text = out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut from = 0;
+    for group in Group::ALL {
+        from += text[from..].find(&format!("{}:", group.title())).unwrap();
+        for setting in group.settings() {
+            let name = setting.flag.map_or(String::new(), |flag| format!("--{flag}, ")) + setting.env;
+            let mut row = match setting.form {
+                Form::Word(words) => format!("{name}: {}", words.join(" | ")),
+                _ => name,
+            };
+            if !setting.default.is_empty() {
+                row += &format!(" [default: {}]", setting.default);
             }
-            None => format!("\n  {} ", setting.env),
-        };
-        let at = out.find(&row).unwrap_or_else(|| panic!("{} is not in --help:\n{out}", setting.env));
-        let line = out[at + 1..].split('\n').next().unwrap();
-        let default = format!("[default: {}]", setting.default);
-        assert!(setting.default.is_empty() || line.contains(&default), "{default} is not in {line:?}");
+            row += &format!(" {}", setting.meaning);
+            from += text[from..].find(&row).unwrap_or_else(|| panic!("{row} is not in its place:\n{out}"));
+        }
     }
+    let (code, short, _) = run(&["-h"], &[]);
+    assert_eq!(code, 0);
+    assert!(Group::First.settings().all(|setting| short.contains(setting.env)), "{short}");
+    assert!(!short.contains("KIRO_CLIENT_VERSION") && short.lines().count() < 60, "{short}");
 }
 
 /// Flag > environment > old name > file > default, each said by `--print-config`, secrets never.

@@ -1,14 +1,18 @@
 //! The command line, made from the table of settings.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use kiro_messages::config::{ConfigError, Form, RawConfig, SETTINGS, Setting};
+use kiro_messages::config::{ConfigError, Form, Group, RawConfig, SETTINGS, Setting};
+
+/// Columns of the list of settings.
+const WIDTH: usize = 80;
 
 /// `kiro-server` with a flag for each setting that has one.
 pub fn command() -> Command {
     let mut command = Command::new("kiro-server")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Anthropic's Messages API in front of Kiro, with a pool of accounts")
-        .after_help(after_help())
+        .after_help(short_help())
+        .after_long_help(long_help())
         .args_conflicts_with_subcommands(false)
         .subcommand(Command::new("serve").about("Serve (the default)"))
         .subcommand(accounts())
@@ -99,24 +103,19 @@ pub fn command() -> Command {
             Arg::new("config")
                 .long("config")
                 .value_name("FILE")
-                .help("TOML file; keys are the flags' names")
-                .help_heading("Settings")
+                .help("TOML file with settings (kiro-server --help has them all; their flags work for every command)")
                 .global(true),
         )
         .arg(
             Arg::new("print-config")
                 .long("print-config")
                 .action(ArgAction::SetTrue)
-                .help("Show the resolved configuration with where each value came from, and exit"),
+                .help("Show every setting, its value and where that came from, and exit"),
         );
     for setting in SETTINGS {
         let Some(flag) = setting.flag else { continue };
-        let arg = Arg::new(flag).long(flag).help(help(setting)).help_heading("Settings").global(true);
-        let arg = arg.value_name(match setting.form {
-            Form::Switch => "BOOL",
-            Form::Address => "ADDR",
-            _ => "VALUE",
-        });
+        // Shown by `settings`, together with those that have no flag.
+        let arg = Arg::new(flag).long(flag).hide(true).global(true);
         command = command.arg(match setting.bare {
             Some(bare) => {
                 // A switch takes its value with `=` only, so that a command may follow it.
@@ -238,19 +237,65 @@ fn json() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("JSON for machines instead of a table (docs/cli.md)")
 }
 
-fn help(setting: &Setting) -> String {
-    format!("{} [env: {}]{}", setting.meaning, setting.env, default(setting))
+/// `-h`: what most people need.
+fn short_help() -> String {
+    format!("{}\n--help has all settings.", settings(&[Group::First]))
 }
 
-fn default(setting: &Setting) -> String {
-    if setting.default.is_empty() { String::new() } else { format!(" [default: {}]", setting.default) }
+fn long_help() -> String {
+    format!(
+        "A setting is a flag, a name in the environment, or a key in the config file; the first of them counts. Durations: \
+         500ms, 5s, 2m.\nSizes: 64KiB, 32MiB. The predecessor's GO_KIRO_* names are accepted too.\n\n{}",
+        settings(&Group::ALL)
+    )
 }
 
-fn after_help() -> String {
-    let mut text = String::from("Settings without a flag (environment, or the config file):\n");
-    for setting in SETTINGS.iter().filter(|s| s.flag.is_none()) {
-        text.push_str(&format!("  {:<30} {}{}\n", setting.env, setting.meaning, default(setting)));
+fn settings(groups: &[Group]) -> String {
+    let mut text = String::new();
+    for group in groups {
+        text += &format!("{}{}:\n", if text.is_empty() { "" } else { "\n" }, group.title());
+        if *group == Group::Hatches {
+            wrap(
+                &mut text,
+                2,
+                "Each overrides a fact about Kiro, for the day on which it is no longer true (docs/kiro.md).",
+            );
+        }
+        for setting in group.settings() {
+            entry(&mut text, setting);
+        }
     }
-    text.push_str("\nThe predecessor's GO_KIRO_* names are accepted too. Durations: 500ms, 5s, 2m.");
     text
+}
+
+fn entry(text: &mut String, setting: &Setting) {
+    let mut head = setting.flag.map_or_else(String::new, |flag| format!("--{flag}, ")) + setting.env;
+    if let Form::Word(words) = setting.form {
+        head += &format!(": {}", words.join(" | "));
+    }
+    if !setting.default.is_empty() {
+        head += &format!(" [default: {}]", setting.default);
+    }
+    wrap(text, 2, &head);
+    wrap(text, 6, setting.meaning);
+    if let Some(fact) = setting.overrides {
+        wrap(text, 6, &format!("Overrides: {fact}."));
+    }
+}
+
+/// One paragraph, indented. Lines are short enough for any terminal: clap doesn't indent what it breaks.
+fn wrap(text: &mut String, indent: usize, paragraph: &str) {
+    let mut width = 0;
+    for word in paragraph.split(' ') {
+        let long = word.chars().count();
+        if width > 0 && width + 1 + long > WIDTH {
+            text.push('\n');
+            width = 0;
+        }
+        let gap = if width == 0 { indent } else { 1 };
+        text.extend(std::iter::repeat_n(' ', gap));
+        text.push_str(word);
+        width += gap + long;
+    }
+    text.push('\n');
 }
