@@ -16,6 +16,9 @@ export async function lint() {
   await check('clippy: core', 'cargo', clippy('--no-default-features', '--all-targets'))
   await check('clippy: everything', 'cargo', clippy('--features', 'server', '--all-targets'))
   await check('clippy: traces', 'cargo', clippy('--features', 'server,otel', '--lib', '--bins', '--test', 'traces'))
+  await documented('core', '--no-default-features')
+  await documented('addon')
+  await documented('server', '--features', 'server,otel')
   if (!(await build(false))) totals.failed += 1
   await check('generated files are as committed', 'git', ['diff', '--exit-code', '--stat', 'index.js', 'index.d.ts'])
   for (const resolution of ['node16', 'bundler']) {
@@ -25,6 +28,12 @@ export async function lint() {
   // runs with everything around it. They come last: cargo keeps one library of the crate, whatever its features.
   await check('traces', 'cargo', ['test', '-q', '--features', 'server,otel', '--test', 'traces'])
   await check('the core passes its tests alone', 'cargo', ['test', '-q', '--no-default-features'])
+}
+
+/** What the documentation says of the crate compiles, and its links lead somewhere. */
+async function documented(name, ...features) {
+  const env = { RUSTDOCFLAGS: '-D warnings' }
+  await check(`documentation: ${name}`, 'cargo', ['doc', '-q', '--no-deps', '--lib', ...features], { env })
 }
 
 function pure() {

@@ -243,11 +243,15 @@ fn short_help() -> String {
 }
 
 fn long_help() -> String {
-    format!(
-        "A setting is a flag, a name in the environment, or a key in the config file; the first of them counts. Durations: \
-         500ms, 5s, 2m.\nSizes: 64KiB, 32MiB. The predecessor's GO_KIRO_* names are accepted too.\n\n{}",
-        settings(&Group::ALL)
-    )
+    let mut text = String::new();
+    wrap(
+        &mut text,
+        0,
+        0,
+        "A flag beats the environment, which beats the config file. Durations: 500ms, 5s, 2m. Sizes: 64KiB, 32MiB. The \
+         predecessor's GO_KIRO_* names are accepted too.",
+    );
+    text + "\n" + &settings(&Group::ALL)
 }
 
 fn settings(groups: &[Group]) -> String {
@@ -257,6 +261,7 @@ fn settings(groups: &[Group]) -> String {
         if *group == Group::Hatches {
             wrap(
                 &mut text,
+                2,
                 2,
                 "Each overrides a fact about Kiro, for the day on which it is no longer true (docs/kiro.md).",
             );
@@ -276,26 +281,26 @@ fn entry(text: &mut String, setting: &Setting) {
     if !setting.default.is_empty() {
         head += &format!(" [default: {}]", setting.default);
     }
-    wrap(text, 2, &head);
-    wrap(text, 6, setting.meaning);
+    wrap(text, 2, 8, &head);
+    wrap(text, 6, 6, setting.meaning);
     if let Some(fact) = setting.overrides {
-        wrap(text, 6, &format!("Overrides: {fact}."));
+        wrap(text, 6, 6, &format!("Overrides: {fact}."));
     }
 }
 
-/// One paragraph, indented. Lines are short enough for any terminal: clap doesn't indent what it breaks.
-fn wrap(text: &mut String, indent: usize, paragraph: &str) {
-    let mut width = 0;
-    for word in paragraph.split(' ') {
-        let long = word.chars().count();
-        if width > 0 && width + 1 + long > WIDTH {
+/// One paragraph; what doesn't fit its first line is indented by `rest`. Lines are short enough for any terminal: clap
+/// doesn't indent what it breaks.
+fn wrap(text: &mut String, first: usize, rest: usize, paragraph: &str) {
+    let mut line = " ".repeat(first);
+    for (at, word) in paragraph.split(' ').enumerate() {
+        if at > 0 && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            text.push_str(&std::mem::replace(&mut line, " ".repeat(rest)));
             text.push('\n');
-            width = 0;
+        } else if at > 0 {
+            line.push(' ');
         }
-        let gap = if width == 0 { indent } else { 1 };
-        text.extend(std::iter::repeat_n(' ', gap));
-        text.push_str(word);
-        width += gap + long;
+        line.push_str(word);
     }
+    text.push_str(&line);
     text.push('\n');
 }

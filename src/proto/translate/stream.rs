@@ -17,7 +17,7 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 
-/// What may wait behind an unfinished tool (TS14), in bytes; each event counts [`QUEUED_OVERHEAD`] bytes more. Over it the
+/// What may wait behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. Over it the
 /// answer fails (TS42).
 pub const MAX_QUEUE: usize = 1 << 20;
 /// What a waiting event costs beside its strings.
@@ -108,7 +108,7 @@ pub struct Tally {
     /// `usage` of the last meteringEvent, in its own unit (credits), if it is a finite number that isn't negative (TU9).
     pub credits: Option<f64>,
     /// A key of each thought that was delivered with a signature, and of each redacted one, in order; see
-    /// [`signature_key`]. At most [`MAX_SIGNATURES`].
+    /// [`signature_key`]. At most `MAX_SIGNATURES`.
     pub signatures: Vec<u64>,
     /// The exception that came after a complete answer and was taken for its end (TS17).
     pub ghost: Option<Fault>,
