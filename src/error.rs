@@ -1,7 +1,7 @@
 //! One error with blame, verdict and a stable code.
 //!
-//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so that a
-//! new code can't forget one of them; `tests` hold the table of contract/node.md.
+//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so that
+//! a new code can't forget one of them; `tests` hold the table of contract/node.md.
 
 use std::fmt;
 use std::time::Duration;
@@ -243,7 +243,7 @@ impl Code {
 pub enum Plight {
     /// There is no such account.
     Unknown,
-    /// There is no access token to be had: no credential, or its refresh failed in passing.
+    /// There is no access token: no credential, or its refresh failed in passing.
     NoToken,
     /// It is out until a person acts or its quota is renewed: the mark that says so.
     Marked(Note),
@@ -287,8 +287,8 @@ impl Error {
         self
     }
 
-    /// It will not pass by trying again soon: `500 api_error` in place of the code's own 503, which clients repeat whatever
-    /// the headers say (M85).
+    /// It will not pass by trying again soon: `500 api_error` in place of the code's own 503, which clients repeat
+    /// whatever the headers say (M85).
     #[must_use]
     pub fn lasting(mut self) -> Self {
         self.0.lasting = true;
@@ -356,7 +356,7 @@ impl Error {
         self.0.fault
     }
 
-    /// The whole id of the account that was asked by name, for whoever named it.
+    /// The whole id of the account that was asked by name, for the caller that named it.
     pub fn account(&self) -> Option<&str> {
         self.0.account.as_deref()
     }

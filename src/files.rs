@@ -5,8 +5,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What tells one state of a file from another. The length, because times may be as coarse as a few milliseconds while a
-/// writer is at work; which file it is, because one that was put in its place may have kept both.
+/// What tells one state of a file from another. The length, because times may be as coarse as a few milliseconds while
+/// a writer is at work; which file it is, because one that was put in its place may have kept both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     bytes: u64,
@@ -30,10 +30,10 @@ impl Stamp {
     }
 }
 
-/// A file's bytes, at most so many.
+/// A file's bytes, at most `most`.
 ///
 /// # Errors
-/// It can't be read, or is no file: a pipe would hold whoever opens it, and a device never ends.
+/// It can't be read, or is no file: opening a pipe would block, and a device never ends.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a file"));

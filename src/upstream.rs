@@ -230,7 +230,7 @@ pub struct Target {
     pub token: Secret,
     /// The account's machine id (K16).
     pub machine_id: String,
-    /// The header `tokentype`: what kind of token it is, where upstream must be told.
+    /// The header `tokentype`: the kind of token, where upstream needs it.
     pub token_type: Option<&'static str>,
     /// The account's own proxy.
     pub proxy: Option<String>,
@@ -320,7 +320,7 @@ impl Upstream {
         self.connections.opened() + through + proxied.connects
     }
 
-    /// What calls tell of our client version; each call's end is told to it.
+    /// Whether our client version is taken. It hears the end of each call.
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -373,8 +373,8 @@ impl Upstream {
         way_of(host, own.as_deref().or(self.proxy.as_deref()))
     }
 
-    /// Looks whether ways that rest are open again, so that a server which gets no requests finds out, too; to be called
-    /// once a second. Ends within that.
+    /// Looks whether ways that rest are open again, so that a server which gets no requests finds out, too; to be
+    /// called once a second. Ends within that.
     pub async fn look_at_ways(&self) {
         let resting: Vec<(String, Probe)> = {
             let inside = self.reached.inside();
@@ -413,8 +413,8 @@ impl Upstream {
     }
 
     /// Sends one request and waits for the head of the answer. It comes in time when it comes within
-    /// `KIRO_FIRST_EVENT_TIMEOUT` of the request's last byte; on its way no byte may take longer than that after the one
-    /// before (K68). The request's body comes in parts that follow each other.
+    /// `KIRO_FIRST_EVENT_TIMEOUT` of the request's last byte; on its way no byte may take longer than that after the
+    /// one before (K68). The request's body comes in parts that follow each other.
     ///
     /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
     ///
@@ -857,7 +857,8 @@ fn tls_config(config: &Config) -> Result<rustls::ClientConfig, Error> {
     Ok(tls)
 }
 
-/// `linux#6.1.0`, `darwin#…`, `win32#…`: Node.js's names (`{OS}` in K103), read once at start so that it never wanders (K16).
+/// `linux#6.1.0`, `darwin#…`, `win32#…`: Node.js's names (`{OS}` in K103), read once at start so that it never wanders
+/// (K16).
 fn operating_system() -> String {
     #[cfg(unix)]
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -873,7 +874,7 @@ fn operating_system() -> String {
 }
 
 tokio::task_local! {
-    /// Whether the request made a connection, so that a failure can be told from one on a reused connection (K69).
+    /// Whether the request made a connection: a failure on a reused one means something else (K69).
     static CONNECTED: Arc<Connected>;
 }
 
@@ -1102,8 +1103,8 @@ mod tests {
         }
     }
 
-    /// K68: the first event is waited for from the request's last byte on. A long request that is slow to go out is none
-    /// that isn't answered; one that gets stuck on its way is.
+    /// K68: the first event is waited for from the request's last byte on. A long request that is slow to go out is
+    /// none that isn't answered; one that gets stuck on its way is.
     #[tokio::test]
     async fn k68_the_wait_for_the_first_event_begins_with_the_last_byte() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};

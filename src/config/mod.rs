@@ -1,8 +1,8 @@
 //! Configuration: what was said ([`RawConfig`]) and what it resolves to ([`Config`]).
 //!
 //! Every setting is one row of [`SETTINGS`]: its environment name, its flag, its name in JavaScript, its default in the
-//! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are made
-//! from that table, so no default is born anywhere else.
+//! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are
+//! made from that table, so no default is born anywhere else.
 
 mod forms;
 mod raw;
@@ -61,7 +61,7 @@ pub enum Face {
     Server,
 }
 
-/// Where Redis is, as it was said.
+/// Where Redis is, in the form that was configured.
 #[derive(Debug, Clone)]
 pub enum RedisAddress {
     /// `REDIS_URL`; may hold a password.

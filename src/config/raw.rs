@@ -76,8 +76,8 @@ impl RawConfig {
         Ok(Self::from_env(texts))
     }
 
-    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business: one that
-    /// looks like a slip of the pen is among the [`doubts`](Self::doubts).
+    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business: one
+    /// that looks like a slip of the pen is among the [`doubts`](Self::doubts).
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut raw = Self::default();
         for (name, value) in vars {
@@ -92,8 +92,8 @@ impl RawConfig {
                     Form::Integer(_, most) if name == "GO_KIRO_REDIS_POOL_SIZE" => most,
                     _ => u64::MAX,
                 };
-                // The predecessor's connections carry one command at a time, ours many: where it had a hundred, the most
-                // that is of use here will do.
+                // The predecessor's connections carry one command at a time, ours many: where it had a hundred, the
+                // most that is of use here will do.
                 let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
                 raw.say(setting, Source::Alias, &name, value);
             } else if name == "GO_KIRO_LOG_JSON" {
@@ -110,8 +110,8 @@ impl RawConfig {
         raw
     }
 
-    /// A sentence for each name in the environment that is no setting and looks like one. It may be another program's: it is
-    /// no mistake, and its value is nowhere.
+    /// A sentence for each name in the environment that is no setting and looks like one. It may be another program's:
+    /// it is no mistake, and its value is nowhere.
     pub fn doubts(&self) -> &[String] {
         &self.doubts
     }
@@ -223,10 +223,10 @@ impl RawConfig {
             .collect()
     }
 
-    /// The text of a setting, in its form; empty: its default is none.
+    /// The text of a setting, in its form.
     ///
     /// # Errors
-    /// Not in its form. So it is with every method below.
+    /// The text doesn't have its form. The same holds for every method below.
     pub(super) fn text(&self, setting: &Setting) -> Result<String, ConfigError> {
         let text = self.trimmed(setting);
         if setting.form.fits(text) { Ok(text.to_owned()) } else { Err(self.refuse(setting, &setting.form.allowed())) }
@@ -322,7 +322,7 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     near(name, known, 3).map(|known| format!("; did you mean {known}?")).unwrap_or_default()
 }
 
-/// The known name that needs the fewest changes, if no more than so many.
+/// The known name that needs the fewest changes, at most `most`.
 fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>, most: usize) -> Option<&'a str> {
     let best = known.map(|k| (distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()), k)).min();
     best.filter(|(changes, _)| *changes <= most).map(|(_, known)| known)

@@ -118,8 +118,8 @@ impl Job {
         }
     }
 
-    /// The same request for the model of `KIRO_MODEL_FALLBACK`, once upstream has refused a name that passed (TR36). None
-    /// without one.
+    /// The same request for the model of `KIRO_MODEL_FALLBACK`, once upstream has refused a name that passed (TR36).
+    /// None without one.
     fn fallback(&self) -> Option<Arc<Self>> {
         if !self.model.passed || self.shared.config.model_fallback.is_none() {
             return None;
@@ -163,7 +163,8 @@ impl Job {
         [self.client_model.as_str(), self.model.names.first().map_or("", String::as_str)]
     }
 
-    /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made here.
+    /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made
+    /// here.
     fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
             over(self.client_body.len(), || {
@@ -349,8 +350,8 @@ impl Trail {
         }
     }
 
-    /// The account couldn't be asked at all: its token could not be had. What that leaves on the account is the refresh's
-    /// to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
+    /// The account couldn't be asked at all: its token could not be had. What that leaves on the account is the
+    /// refresh's to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
     fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         self.tokenless = true;
         self.note(&lease, &fault);
@@ -375,8 +376,8 @@ impl Trail {
         }
     }
 
-    /// Nobody else is asked: the error that the attempts add up to. A name that upstream has refused goes on as the model
-    /// of `KIRO_MODEL_FALLBACK` (TR36).
+    /// Nobody else is asked: the error that the attempts add up to. A name that upstream has refused goes on as the
+    /// model of `KIRO_MODEL_FALLBACK` (TR36).
     fn over(&mut self, job: &Job) -> Result<Next, Error> {
         let refused = self.budget.answer().is_some_and(|fault| fault.kind == FaultKind::UnknownModel);
         let is_served = || !job.facts.pinned && job.shared.pool.model_votes(&job.model.kiro_id).1;
@@ -506,8 +507,8 @@ impl Trail {
     }
 }
 
-/// A fault as an error of ours; a rate limit says when the soonest account that serves the model is back (K47), that of a
-/// pinned request when its own is.
+/// A fault as an error of ours; a rate limit says when the soonest account that serves the model is back (K47), that of
+/// a pinned request when its own is.
 pub(super) fn error_of(
     shared: &Shared,
     fault: &Fault,
@@ -659,7 +660,8 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
                 // The refresh's own fault: the account is out for this request.
                 Err(mut fault) => {
                     if job.facts.pinned {
-                        // N8: whoever chose the account hears that its token was rejected, however the refresh failed.
+                        // N8: the caller chose the account, so it hears that the token was rejected, however the
+                        // refresh failed.
                         fault.kind = FaultKind::TokenRejected;
                     }
                     Err(trail.unusable(job, lease, fault).into())
@@ -750,8 +752,8 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
         Ok(lease) => return Ok(lease),
         Err(none) => none,
     };
-    // Other accounts were tried and failed: that is the answer, not that none is left. But who used up the last one hears
-    // what the next request will hear (M85), unless it was a rate limit (K47).
+    // Other accounts were tried and failed: that is the answer, not that no account is left. But the request that used
+    // up the last one hears what the next request will hear (M85), unless it was a rate limit (K47).
     let nobody_has_it = matches!(none.why, Why::Model | Why::Exhausted);
     match trail.budget.answer().map(|fault| fault.kind) {
         // Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
@@ -784,8 +786,8 @@ impl Shared {
     }
 }
 
-/// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused our
-/// client version lately after both (K109), and those that can't be reached from here after all.
+/// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused
+/// our client version lately after both (K109), and those that can't be reached from here after all.
 fn fit(job: &Job) -> Fit {
     let gates = job.shared.upstream.gates(job.shared.pool.now());
     let model = job.model.clone();

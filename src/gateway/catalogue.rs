@@ -72,8 +72,8 @@ impl Turns {
         true
     }
 
-    /// The account to be asked next, and when: none while as many are asked as may be. One that isn't used any more is left
-    /// alone, but for the repeats of a failure that come soon.
+    /// The account to be asked next, and when: none while as many are asked as may be. One that isn't used any more is
+    /// left alone, but for the repeats of a failure that come soon.
     fn next(&self) -> Option<(Instant, AccountId)> {
         if self.0.values().filter(|turn| turn.asking).count() >= AT_ONCE {
             return None;
@@ -101,7 +101,7 @@ impl Turns {
     }
 }
 
-/// The pause after so many failures in a row.
+/// The pause after `failures` in a row.
 fn pause(failures: u32) -> Duration {
     AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(EVERY)
 }
@@ -169,8 +169,8 @@ async fn ask(shared: Weak<Shared>, id: AccountId) -> Answer {
 }
 
 impl Shared {
-    /// Makes the table that requests are resolved by: the file's or the embedded one, and a row for each model that only
-    /// a catalogue has.
+    /// Makes the table that requests are resolved by: the file's or the embedded one, and a row for each model that
+    /// only a catalogue has.
     pub(super) fn merge_catalogues(&self) {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let catalogues = self.pool.catalogues();
@@ -212,8 +212,8 @@ impl Shared {
     }
 }
 
-/// The models that are shown (M86): with the largest figures of all accounts, and without those that no account has, once
-/// every healthy account's catalogue is known.
+/// The models that are shown (M86): with the largest figures of all accounts, and without those that no account has,
+/// once every healthy account's catalogue is known.
 pub(super) fn shown(models: &Models, catalogues: &[(bool, Option<Arc<Catalogue>>)], all: bool) -> Vec<ModelInfo> {
     let known: Vec<&Catalogue> = catalogues.iter().filter_map(|(_, catalogue)| catalogue.as_deref()).collect();
     let complete = !known.is_empty() && catalogues.iter().all(|(healthy, known)| !healthy || known.is_some());

@@ -15,11 +15,11 @@ use crate::proto::messages::request::Request;
 use crate::proto::translate::ids::{Caller, ConversationKey, IdContext, IdSecret, Ids, ids, signatures};
 use crate::proto::translate::request::Replay;
 
-/// A request waits so long for another process' memory (R102).
+/// How long a request waits for another process' memory (R102).
 const STORE_WAIT: Duration = Duration::from_millis(20);
-/// Requests right after the start wait so long for the secret of the ids.
+/// How long requests right after the start wait for the secret of the ids.
 const SECRET_WAIT: Duration = Duration::from_millis(100);
-/// The store is asked again for the secret of the ids after so long; soon after the start, when it isn't connected yet.
+/// When the store is asked again for the secret of the ids: sooner right after the start, when it isn't connected yet.
 const SECRET_SOON: Duration = Duration::from_millis(20);
 const SECRET_AGAIN: Duration = Duration::from_secs(1);
 
@@ -107,8 +107,8 @@ impl Shared {
         ids(request, &IdContext { secret: &self.conversations.secret.load(), caller, random })
     }
 
-    /// The account for which the reasoning of a request is written (TR45): a pinned one, the conversation's home, else who
-    /// made its last thought.
+    /// The account for which the reasoning of a request is written (TR45): a pinned one, the conversation's home, else
+    /// who made its last thought.
     pub(super) fn meant(&self, request: &Request<'_>, ids: &Ids, pinned: Option<&str>) -> Option<AccountId> {
         let now = self.pool.now();
         let memory = self.conversations.memory();
@@ -124,7 +124,8 @@ impl Shared {
         self.conversations.memory().accounts(&key.0, self.pool.now()).to_vec()
     }
 
-    /// The home of a conversation that this process doesn't know, as another one has noted it (R102). Takes 20 ms at most.
+    /// The home of a conversation that this process doesn't know, as another one has noted it (R102). Takes 20 ms at
+    /// most.
     pub(super) async fn home_elsewhere(&self, key: &ConversationKey) -> Option<AccountId> {
         if !self.conversations.stay {
             return None;

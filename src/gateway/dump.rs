@@ -1,9 +1,9 @@
 //! `KIRO_DEBUG_DUMP_DIR`: what went over the wire of a failed request, as files for a person with an editor.
 //!
 //! One folder a failure, named by time and a running number and never by anything a client said: `request.json`,
-//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all: the
-//! oldest go before one is written. Prompts are in them, so folders are 0700 and files 0600; access tokens, refresh tokens
-//! and keys are taken out.
+//! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all:
+//! the oldest go before one is written. Prompts are in them, so folders are 0700 and files 0600; access tokens, refresh
+//! tokens and keys are taken out.
 //!
 //! Without a folder nothing is recorded: each place asks one `Option`. With one, all recordings together hold at most
 //! [`BUDGET`] bytes, and a recording whose bytes don't fit says what it left out.
@@ -34,7 +34,7 @@ const BUDGET: usize = 64 * 1024 * 1024;
 const HALF_TAPE: usize = 256 * 1024;
 /// Failures that wait to be written; more at a time are not.
 const WRITING: usize = 8;
-/// Faults of one request that are told.
+/// How many faults of one request are written.
 const FAULTS: usize = 32;
 
 /// The folder, and what is being recorded for it.
@@ -237,7 +237,8 @@ impl Recording {
         make_folder(&making, false)?;
         let saved = self.fill(&making, sse, summary).and_then(|()| std::fs::rename(&making, folder.join(name)));
         if saved.is_err() {
-            // On a full disk the half of it would stay, one for each failure: the hundred that may are counted without it.
+            // On a full disk the half of it would stay, one for each failure: the hundred that may are counted without
+            // it.
             std::fs::remove_dir_all(&making).unwrap_or_default();
         }
         saved
@@ -312,8 +313,8 @@ impl Tape {
     }
 }
 
-/// Removes the oldest of our folders until so many are left, and so many bytes; whatever else is there stays. What a process
-/// left half-made is one of them.
+/// Removes the oldest of our folders until at most `most` are left, with at most `most_bytes`. Other files stay. A
+/// folder that a process left half-made is one of ours.
 fn trim(folder: &Path, most: usize, most_bytes: u64) -> io::Result<()> {
     let mut ours = Vec::new();
     for entry in std::fs::read_dir(folder)? {

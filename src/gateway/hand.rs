@@ -205,7 +205,7 @@ impl Hand {
         let shape = chosen.shape;
         match remedy {
             Remedy::OtherShape => {
-                // K119: what marks the host is told by the call itself.
+                // K119: the call itself marks the host.
                 let for_a_day = fault.kind == FaultKind::Forbidden;
                 if for_a_day || matches!(fault.kind, FaultKind::ProfileArn | FaultKind::BadRequest) {
                     lease.learn(Lesson::ShapeRefused { shape, for_a_day });
@@ -266,8 +266,8 @@ impl Hand {
         }
     }
 
-    /// The account is given up for this request: what the last refusal says of it. The fault that counts comes back: it is
-    /// another one where a profile is what is missing (K78).
+    /// The account is given up for this request: what the last refusal says of it. The fault that counts comes back: it
+    /// is another one where a profile is what is missing (K78).
     pub(super) fn given_up(&self, job: &Job, lease: &Lease, mut fault: Fault) -> Fault {
         let Some(chosen) = &self.chosen else { return fault };
         let refuse = |by_400| Lesson::VariantRefused { shape: chosen.shape, variant: chosen.variant.clone(), by_400 };

@@ -80,11 +80,11 @@ const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 /// What streams get to write their `error` event after the grace time, here and in the faces.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A request of so many bytes is worked on for a millisecond or more.
+/// From this many bytes on, work on a request takes a millisecond or more.
 const LONG: usize = 512 * 1024;
 
-/// Work over so many bytes of a request. The streams that share the thread don't wait for a long one: the runtime takes them
-/// to another.
+/// Does work over `bytes` of a request. The streams that share the thread don't wait for long work: the runtime moves
+/// them to another thread.
 fn over<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
@@ -101,7 +101,8 @@ fn read_request<'a>(body: &'a [u8], system: Option<&(SystemMode, String)>) -> Re
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
 ///
-/// A gateway that is dropped without [`Gateway::close`] lives until its streams end and then goes without the final flush.
+/// A gateway that is dropped without [`Gateway::close`] lives until its streams end and then goes without the final
+/// flush.
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -157,7 +158,7 @@ pub struct Call {
     pub system: Option<(SystemMode, String)>,
     /// Record the outcome on the account.
     pub record: bool,
-    /// The header `traceparent` (W3C), for whoever follows the request over several programs (feature `otel`).
+    /// The header `traceparent` (W3C), which follows a request over several programs (feature `otel`).
     pub trace_parent: Option<String>,
 }
 
@@ -279,12 +280,12 @@ pub struct AccountCounts {
 impl Gateway {
     /// Connects the store, takes the first snapshot, builds the upstream client.
     ///
-    /// With `KIRO_STORE_WAIT` 0 it returns at once, and calls fail with [`Code::StoreUnavailable`] until the snapshot is
-    /// there (R54).
+    /// With `KIRO_STORE_WAIT` 0 it returns at once, and calls fail with [`Code::StoreUnavailable`] until the snapshot
+    /// is there (R54).
     ///
     /// # Errors
-    /// [`Code::Config`] for what can't work, a store that refuses us (R49) among it; [`Code::StoreUnavailable`] when there
-    /// is no snapshot in time.
+    /// [`Code::Config`] for what can't work, a store that refuses us (R49) among it; [`Code::StoreUnavailable`] when
+    /// there is no snapshot in time.
     pub async fn start(config: Config) -> Result<Self, Error> {
         Self::start_with(config, Self::wall_clock(), Hooks::default()).await
     }
@@ -386,8 +387,8 @@ impl Gateway {
         self.run(body, call, None).await
     }
 
-    /// Streams an answer, whatever `stream` says. Resolves when the status is known: at the first upstream event, or after
-    /// `KIRO_EARLY_HEADERS`. Until then it fails over silently.
+    /// Streams an answer, whatever `stream` says. Resolves when the status is known: at the first upstream event, or
+    /// after `KIRO_EARLY_HEADERS`. Until then it fails over silently.
     ///
     /// # Errors
     /// Everything that can be known before the first event.
@@ -582,7 +583,8 @@ impl Gateway {
         Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")))
     }
 
-    /// Resolves when the store refuses to tell the client key before it was known once: the start has failed then (R49).
+    /// Resolves when the store refuses to tell the client key before it was known once: the start has failed then
+    /// (R49).
     pub async fn key_refused(&self) -> StoreError {
         while !self.shared.keys.is_known() {
             if let Some(error) = self.shared.keys.refusal() {
@@ -613,7 +615,7 @@ impl Gateway {
         if self.shared.closing.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
     }
 
-    /// The pool, for whoever needs more than [`Gateway::accounts`].
+    /// The pool, for callers that need more than [`Gateway::accounts`].
     pub fn pool(&self) -> &Pool {
         &self.shared.pool
     }
@@ -805,7 +807,7 @@ impl Shared {
             None
         };
         if fault.kind == FaultKind::Unreachable {
-            // That the way is gone is told once.
+            // The log says once that the way is gone.
             return tracing::debug!(account = lease.account().short_id(), "an attempt could not be sent");
         }
         tracing::warn!(
@@ -911,7 +913,7 @@ impl Shared {
             Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
                 tracing::error!(%error, "the client key could not be read");
             }
-            // A store that can't be read, a broken file too, tells no key and not that there is none (R54, R57).
+            // A store that can't be read, a broken file too, doesn't mean that no key is set (R54, R57).
             Err(error) => tracing::debug!(%error, "the client key could not be read"),
         }
     }

@@ -27,8 +27,8 @@ impl ModelsFile {
         Ok((Self { path: path.to_owned(), seen }, models))
     }
 
-    /// The table when the file has changed since the last look and is good. A bad or missing one is told once in the
-    /// log, and the table that was read before stays.
+    /// The table when the file has changed since the last look and is good. The log names a bad or missing one
+    /// once, and the table that was read before stays.
     pub(super) fn look(&mut self) -> Option<Models> {
         let now = stamp(&self.path);
         if now == self.seen {
@@ -41,7 +41,7 @@ impl ModelsFile {
                 Some(models)
             }
             Err(error) => {
-                tracing::error!(%error, "the model table stays as it was");
+                tracing::error!(%error, "the model table was not replaced");
                 None
             }
         }
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-bb"));
         assert_eq!(log.lines("the model table was reloaded").len(), 1);
 
-        let told = || log.lines("the model table stays as it was");
+        let told = || log.lines("the model table was not replaced");
         std::fs::write(&path, "[{}]").unwrap();
         assert!(file.look().is_none() && file.look().is_none());
         assert!(

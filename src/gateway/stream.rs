@@ -1,7 +1,7 @@
-//! One answer on its way: a sans-IO pipeline, fed from the upstream body by whoever polls the stream.
+//! One answer on its way: a sans-IO pipeline. Polling the stream feeds it from the upstream body.
 //!
-//! There is no task and no channel a stream: the caller's body *is* the upstream body with the transcoder inside. One poll
-//! reads at most one upstream chunk and hands out everything that the chunk gave as one `Bytes` (M56).
+//! There is no task and no channel a stream: the caller's body *is* the upstream body with the transcoder inside. One
+//! poll reads at most one upstream chunk and hands out everything that the chunk gave as one `Bytes` (M56).
 //!
 //! ```text
 //!   Opening ──200──▶ Reading ──end of body──▶ Ended
@@ -34,7 +34,7 @@ use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::{Pipeline, Step};
 use crate::upstream::{Body, Cut};
 
-/// An answer of which nothing is missing but the end of its body is ended by us after so long a silence.
+/// When only the end of an answer's body is missing, we end the answer after this silence.
 const REST: Duration = Duration::from_secs(5);
 /// Beside what a chunk of frames becomes, about as many bytes of SSE, there is room for `message_start` or the end.
 const OUT_SPARE: usize = 512;
@@ -295,8 +295,8 @@ impl MessageStream {
     /// Works until there are bytes to hand out, or the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let done = self.work(cx);
-        // From here to the next chunk upstream is waited for, or the caller, who may be slow to take what it got. What is
-        // waited for while an attempt is opened, the attempt knows itself. Polls that find nothing ask no clock.
+        // From here to the next chunk upstream is waited for, or the caller, who may be slow to take what it got. What
+        // is waited for while an attempt is opened, the attempt knows itself. Polls that find nothing ask no clock.
         if self.times.waiting_since.is_none() && matches!(self.phase, Phase::Reading(_)) {
             self.times.waiting_since = Some(now());
         }
@@ -654,8 +654,8 @@ impl MessageStream {
     }
 }
 
-/// The pipeline doesn't know whose stream it reads: an API key that is rejected in the stream is `Forbidden`, since there
-/// is nothing to refresh (K45).
+/// The pipeline doesn't know whose stream it reads: an API key that is rejected in the stream is `Forbidden`, since
+/// there is nothing to refresh (K45).
 fn of_account(lease: &Lease, fault: Fault) -> Fault {
     if lease.account().is_api_key() { fault.for_api_key_account() } else { fault }
 }

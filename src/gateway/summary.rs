@@ -1,4 +1,4 @@
-//! What one request was like: for the log line, the metrics and whoever asks for it.
+//! How one request went: for the log line, the metrics and the caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -63,7 +63,7 @@ pub struct Summary {
     pub outcome: Outcome,
     /// `end_turn`, `tool_use`, `max_tokens`; none when it failed.
     pub stop_reason: Option<&'static str>,
-    /// Token counts as the client was told; none when it failed.
+    /// Token counts as the client got them; none when it failed.
     pub usage: Option<Usage>,
     /// What Kiro metered, in its own unit; none when it failed, or when Kiro gave no figure (TU9).
     pub credits: Option<f64>,
@@ -278,7 +278,7 @@ impl Summary {
         }
     }
 
-    /// Input (cached tokens too) and output, as the client was told; zero when it failed.
+    /// Input (cached tokens too) and output, as the client got them; zero when it failed.
     pub(super) fn tokens(&self) -> (u64, u64) {
         let usage = self.usage.unwrap_or_default();
         let input = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens;

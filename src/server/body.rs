@@ -19,7 +19,7 @@ const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\
 /// The body of an answer.
 pub struct Body {
     kind: Kind,
-    /// The connection is told when this ends.
+    /// Tells the connection when this ends.
     answering: Option<Answering>,
     /// The stream's first bytes are out, `message_start` among them.
     begun: bool,

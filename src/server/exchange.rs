@@ -15,12 +15,12 @@ use hyper::body::Incoming;
 
 use crate::gateway::Cutter;
 
-/// So much of a request is read that nobody wanted, and for so long, to keep the connection.
+/// How much of an unwanted request is read, and for how long, to keep the connection.
 const SMALL: usize = 256 * 1024;
 const SOON: Duration = Duration::from_secs(1);
 
-/// What a connection and the answer on it know of each other. There is one answer at a time, and all of it happens on the
-/// connection's task, but for [`Current::cut`].
+/// What a connection and the answer on it know of each other. There is one answer at a time, and all of it happens on
+/// the connection's task, but for [`Current::cut`].
 #[derive(Default)]
 pub(super) struct Current {
     /// What would end the stream that is under way.
@@ -79,8 +79,8 @@ impl Current {
         begun
     }
 
-    /// Reads what an answer left of its request, if that is little and comes soon. Otherwise the connection ends with the
-    /// answer: false.
+    /// Reads what an answer left of its request, if that is little and comes soon. Otherwise the connection ends with
+    /// the answer: false.
     pub(super) async fn read_rest(&self, headers: Rest) -> bool {
         let Some(mut body) = lock(&self.rest).take() else { return true };
         // Who waits for a word before it sends must not hear that it is wanted.

@@ -31,24 +31,24 @@ use super::socket::{self, ClientSocket, Halves};
 use super::{Body, Peer, Tls, handle, shutting_down, without_one_host};
 use crate::gateway::{Gateway, LAST_WORDS};
 
-/// Pause after a failed accept, such as for want of file descriptors.
+/// Pause after a failed accept, for example when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between log lines about it: each failure of a night would fill a disk.
 const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// A TLS handshake takes two turns; who needs longer than this doesn't mean it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request head: so many headers, and so many bytes. The latter is also what lies between us and a client who reads
-/// slowly, in each direction.
+/// Bounds of a request head: number of headers, and bytes. As many bytes may also lie between us and a slow client, in
+/// each direction.
 const MAX_HEADERS: usize = 100;
 const MAX_BUFFER: usize = 64 * 1024;
-/// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and each
-/// of those tries again a second later.
+/// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and
+/// each of those tries again a second later.
 const BACKLOG: i32 = 4096;
-/// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over the
-/// network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
+/// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over
+/// the network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
 const HANDSHAKES: Duration = Duration::from_millis(100);
-/// A client that has its answer before it has sent its request is read on for so long, and ends with a pause; a request of
-/// 32 MiB in that time is 9 Mbit/s. So many at once.
+/// A client may have its answer before it has sent its request. The rest is read for this long, until a pause, from
+/// this many clients at once. A request of 32 MiB in that time is 9 Mbit/s.
 const LATE: Duration = Duration::from_secs(30);
 const LATE_PAUSE: Duration = Duration::from_secs(3);
 const MAX_LATE: usize = 512;
@@ -117,13 +117,15 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
     serve(gateway, vec![bind(address, reuse_port)?])
 }
 
-/// A socket at the address, which doesn't listen before it is served. With `reuse_port` several processes may listen on the address at the same time.
+/// A socket at the address, which doesn't listen before it is served. With `reuse_port` several processes may listen on
+/// the address at the same time.
 ///
 /// # Errors
 /// What the system says: the address is in use, say.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows it would mean something else.
+    // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows it would mean something
+    // else.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
@@ -207,8 +209,8 @@ impl Listening {
         self.state.tasks.wait().await;
     }
 
-    /// The same for a server whose gateway lives on: requests that run may finish within `grace`, then streams end with an
-    /// `error` event, others with 503, and connections that are still there a second later are dropped.
+    /// The same for a server whose gateway lives on: requests that run may finish within `grace`, then streams end with
+    /// an `error` event, others with 503, and connections that are still there a second later are dropped.
     pub async fn close(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.drain()).await.is_ok() {
             return;
@@ -246,7 +248,7 @@ fn is_own(_: &StdListener) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes the connections of a listener. A failure, such as for want of file descriptors, is waited out.
+/// Takes the connections of a listener. A failure, for example when there are no file descriptors left, is waited out.
 pub(super) struct Accepting<'a> {
     listener: &'a TcpListener,
     what: &'static str,
@@ -363,7 +365,7 @@ async fn connection(stream: TcpStream, peer: Peer, state: Arc<State>) {
     let Some(place) = Place::take(&state) else {
         tracing::debug!("a connection was turned away (KIRO_MAX_CLIENT_CONNS)");
         if state.tls.is_none() {
-            // A few bytes into an empty buffer; whoever doesn't read them sees the end.
+            // A few bytes into an empty buffer. A client that doesn't read them sees the end.
             let _best_effort = socket.write_all(FULL).await;
             let _best_effort = socket.shutdown().await;
             Box::pin(late(socket, &state, TURNED_AWAY)).await;
@@ -428,8 +430,8 @@ async fn late(socket: ClientSocket, state: &State, within: Duration) {
     }
 }
 
-/// Answers what comes on a connection, until it ends. True: the client has an answer, and may still be sending what it was
-/// the answer to.
+/// Answers what comes on a connection, until it ends. True: the client has an answer, and may still be sending what it
+/// was the answer to.
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send,
     peer: Peer,
@@ -488,8 +490,8 @@ async fn speak(
     }
 }
 
-/// On the heap, and gone when the head of the answer is there: hyper keeps the room of a service's future as long as the
-/// connection.
+/// On the heap, and gone when the head of the answer is there: hyper keeps the room of a service's future as long as
+/// the connection.
 fn answer<'a>(
     request: Request<Incoming>,
     peer: Peer,
@@ -537,8 +539,8 @@ mod tests {
         assert_eq!(error["error"]["type"], "overloaded_error");
     }
 
-    /// What a server that goes does on a port that it shares: who has come is there to be served, and nobody who comes now
-    /// is lost with its socket.
+    /// What a server that goes does on a port that it shares: who has come is there to be served, and nobody who comes
+    /// now is lost with its socket.
     #[test]
     #[cfg(target_os = "linux")]
     fn who_is_turned_away_gets_to_the_sibling() {

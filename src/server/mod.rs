@@ -1,7 +1,7 @@
 //! Routes, keys, SSE bodies and drain: the HTTP face (contract/messages.md).
 //!
-//! [`handle`] answers one request whoever accepted it: `kiro-server`, `listen()` in the addon, or `handler()` on a Node.js
-//! server. [`listen`] accepts connections and drains them at the end.
+//! [`handle`] answers one request, whichever face accepted it: `kiro-server`, `listen()` in the addon, or `handler()`
+//! on a Node.js server. [`listen`] accepts connections and drains them at the end.
 
 mod body;
 mod debug;
@@ -299,7 +299,7 @@ where
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());
     }
-    // M4: compressed bytes would only be told to be no JSON.
+    // M4: for compressed bytes the parser would only say that they are no JSON.
     let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));

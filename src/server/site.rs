@@ -1,10 +1,11 @@
 //! Whose request it is, where no key says so: a program's on this machine, or a page's of a site somewhere.
 //!
-//! Without a client key whoever reaches the port is served, and every web page reaches the loopback port of the browser
-//! that shows it: by a form or a `fetch` of `text/plain`, which ask nobody, and by a name of its own that is given the
-//! address 127.0.0.1 (DNS rebinding), which makes the answers its own to read. What gives it away is what a browser says and
-//! no page can change: `Origin`, `Sec-Fetch-Site`, and the name in `Host`. A proxy on the machine that passes requests on
-//! and adds nothing to them can't be told from a program: there a key is needed, and the log says so at the start.
+//! Without a client key everybody who reaches the port is served, and every web page reaches the loopback port of the
+//! browser that shows it: by a form or a `fetch` of `text/plain`, which ask nobody, and by a name of its own that is
+//! given the address 127.0.0.1 (DNS rebinding), which makes the answers its own to read. What gives it away is what a
+//! browser says and no page can change: `Origin`, `Sec-Fetch-Site`, and the name in `Host`. A proxy on the machine that
+//! passes requests on and adds nothing to them looks like a program here: there a key is needed, and the log says so at
+//! the start.
 
 use std::net::IpAddr;
 
@@ -12,8 +13,8 @@ use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Request};
 
-/// The name by which the server was called is this machine's for itself: 127.0.0.0/8, `[::1]`, `localhost` and names below
-/// it. HTTP/1.0 has none; nor does any browser speak it.
+/// The name by which the server was called is this machine's for itself: 127.0.0.0/8, `[::1]`, `localhost` and names
+/// below it. HTTP/1.0 has none; nor does any browser speak it.
 pub(super) fn is_called_by_loopback_name<B>(request: &Request<B>) -> bool {
     let said = request.headers().get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
     let mut all = said.chain(request.uri().authority().cloned().map(Some));
@@ -30,8 +31,8 @@ fn is_loopback_name(host: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-/// A page of another site made a browser send it: another scheme, host or port than what was called, another program's on
-/// this machine, too.
+/// A page of another site made a browser send it: another scheme, host or port than what was called, another program's
+/// on this machine, too.
 pub(super) fn is_of_another_site(headers: &HeaderMap) -> bool {
     let is_ours = |origin: &[u8]| {
         let mut hosts = headers.get_all(HOST).iter();
@@ -44,7 +45,7 @@ pub(super) fn is_of_another_site(headers: &HeaderMap) -> bool {
 }
 
 /// A request that a proxy on this machine passed on, or that a page of another site made a browser here send. It comes
-/// from a loopback address, and whoever stands behind it may be anybody.
+/// from a loopback address, and anybody may stand behind it.
 pub(super) fn is_from_elsewhere<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))

@@ -1,5 +1,5 @@
-//! A client's socket: how long one that doesn't read is waited for, how one that closed its half is told from one that is
-//! gone, and what is read after an answer that came before the end of its request.
+//! A client's socket: how long we wait for a client that doesn't read, how we know one that closed its half from one
+//! that is gone, and what we read after an answer that came before the end of its request.
 
 use std::io;
 #[cfg(target_os = "linux")]
@@ -23,14 +23,14 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time to be thrown away.
 const DISCARDED: usize = 16 * 1024;
 
-/// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: when the client takes no byte for longer, the
-/// write fails with [`io::ErrorKind::TimedOut`].
+/// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: when the client takes no byte for longer,
+/// the write fails with [`io::ErrorKind::TimedOut`].
 ///
 /// A full socket takes more only when a third of some megabytes is free again, and one who reads 10 KB a second needs
 /// minutes for that. So what counts is what the system still has to send ([`unsent`]), where it says so.
 ///
-/// Nothing is armed while the system takes what it gets: the timer begins to run when it is full, and one that fires is set
-/// anew when bytes were taken since.
+/// Nothing is armed while the system takes what it gets: the timer begins to run when it is full, and one that fires is
+/// set anew when bytes were taken since.
 pub(crate) struct ClientSocket {
     stream: TcpStream,
     /// Zero: for ever.
@@ -90,7 +90,7 @@ impl ClientSocket {
 #[cfg(target_os = "linux")]
 pub(crate) fn unsent(socket: &impl AsFd) -> Option<u32> {
     const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
-    // SAFETY: SIOCOUTQ (tcp(7)) writes one int where it is told to.
+    // SAFETY: SIOCOUTQ (tcp(7)) writes one int to the address it is given.
     #[expect(unsafe_code, reason = "no crate has this one of the socket's ioctls")]
     let left = unsafe { rustix::ioctl::ioctl(socket, rustix::ioctl::Getter::<SIOCOUTQ, i32>::new()) };
     left.ok().and_then(|left| u32::try_from(left).ok())
@@ -135,11 +135,13 @@ impl AsyncWrite for ClientSocket {
     }
 }
 
-/// A connection without TLS, on which a client that has sent its request may close its half (`nc -N`): it gets its answer.
+/// A connection without TLS, on which a client that has sent its request may close its half (`nc -N`): it gets its
+/// answer.
 ///
-/// That looks like a client that is gone altogether, whose upstream call is to end at once (M10). What tells them apart is
-/// the reset that bytes to the latter come back with, so when a half is closed something is sent: a `ping` within a stream,
-/// before the head of an answer `100 Continue`. HTTP/1.0 has neither, nor is TLS closed by halves: there it is the end.
+/// That looks like a client that is gone altogether, whose upstream call is to end at once (M10). What tells them apart
+/// is the reset that bytes to the latter come back with, so when a half is closed something is sent: a `ping` within a
+/// stream, before the head of an answer `100 Continue`. HTTP/1.0 has neither, nor is TLS closed by halves: there it is
+/// the end.
 pub(super) struct Halves<'a> {
     socket: &'a mut ClientSocket,
     current: &'a Arc<Current>,
@@ -210,8 +212,8 @@ impl AsyncRead for Halves<'_> {
                 return Poll::Ready(Ok(()));
             }
             self.closed = true;
-            // The last bytes of a request are on their way to who answers it: it isn't known yet whether they are the last.
-            // One turn later it is.
+            // The last bytes of a request are on their way to who answers it: it isn't known yet whether they are the
+            // last. One turn later it is.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -256,8 +258,9 @@ impl AsyncWrite for Halves<'_> {
     }
 }
 
-/// Reads what a client still sends and throws it away, until the client closes, for `pause` without a byte, and for so many
-/// bytes. Closed with bytes unread, the system resets the connection, and the client loses the answer (RFC 9112, 9.6).
+/// Reads what a client still sends and throws it away, until the client closes, `pause` passes without a byte, or
+/// `bytes` have come. Closed with bytes unread, the system resets the connection, and the client loses the answer (RFC
+/// 9112, 9.6).
 pub(super) async fn discard(mut stream: TcpStream, pause: Duration, mut bytes: u64) {
     let mut buffer = vec![0; DISCARDED];
     while bytes > 0 {

@@ -1,4 +1,4 @@
-//! The server's certificate: read at start, read again when it is told to.
+//! The server's certificate: read at the start, and again on request (`SIGHUP`).
 
 use std::io;
 use std::path::Path;

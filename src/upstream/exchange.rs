@@ -1,6 +1,6 @@
-//! One request and its answer on a connection, driven by whoever waits for it: no task, no channel, no buffer of its own
-//! while it waits. HTTP itself is `ureq-proto`'s, which does no IO; what is read lies in a buffer that all streams of a
-//! thread share, until the body's bytes are cut out of it.
+//! One request and its answer on a connection. The caller that waits for it drives it: no task, no channel, no buffer
+//! of its own while it waits. HTTP itself is `ureq-proto`'s, which does no IO; what is read lies in a buffer that all
+//! streams of a thread share, until the body's bytes are cut out of it.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -74,9 +74,9 @@ pub(super) struct Broken {
     pub(super) unanswered: bool,
 }
 
-/// Sends a request and resolves with the head of the answer. One that comes before the request is out, a refusal by size,
-/// say, is an answer too: no more is sent then, and the connection isn't used again. A success means that upstream reads
-/// on, so that the request is finished first.
+/// Sends a request and resolves with the head of the answer. One that comes before the request is out, a refusal by
+/// size, say, is an answer too: no more is sent then, and the connection isn't used again. A success means that
+/// upstream reads on, so that the request is finished first.
 pub(super) async fn exchange(
     mut io: Io,
     wire: &Wire,
@@ -151,8 +151,8 @@ pub(super) async fn exchange(
     Ok(response.map(|()| body))
 }
 
-/// The receiving half of a call. It knows nothing of the request, whose headers would otherwise lie in memory as long as
-/// the stream; only HEAD and CONNECT have answers of another shape.
+/// The receiving half of a call. It knows nothing of the request, whose headers would otherwise lie in memory as long
+/// as the stream; only HEAD and CONNECT have answers of another shape.
 fn receiving() -> Result<Call<RecvResponse>, ureq_proto::Error> {
     let mut call = Call::new(Request::new(()))?.proceed();
     let mut unused = [0; 64];

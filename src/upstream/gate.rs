@@ -1,4 +1,5 @@
-//! Whether upstream takes our client version (K104–K107): what every call tells, for the log, the metrics and `/health`.
+//! Whether upstream takes our client version (K104–K107): what every call tells, for the log, the metrics and
+//! `/health`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +11,8 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 
 /// Between two log lines about refusals.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Of so many chat calls in a row, none older than [`RECENT`], every one must have been refused before nothing is said to
-/// be served (K107).
+/// How many chat calls in a row, none older than [`RECENT`], must all have been refused before `/health` says that
+/// nothing is served (K107).
 const LAST_CALLS: usize = 20;
 const RECENT: Duration = Duration::from_secs(5 * 60);
 /// Hosts told apart; a pool with more of them has odd addresses in its records.
@@ -27,7 +28,7 @@ pub struct Gate {
 
 #[derive(Default)]
 struct Inside {
-    /// Since when a host refuses; gone with its next success. Where so many do, further ones change nothing.
+    /// Since when a host refuses; gone with its next success. At its bound, further ones change nothing.
     refusing: BTreeMap<String, Instant>,
     /// Refusals by host and call, since the start.
     counts: BTreeMap<String, BTreeMap<&'static str, u64>>,

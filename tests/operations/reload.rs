@@ -86,7 +86,7 @@ async fn the_models_file_and_the_log_level() {
 
     // A file that is no table: the old one stays, and one line says so.
     std::fs::write(place("models.json"), "[{]").unwrap();
-    server.line("bad table", |line| line["level"] == "ERROR" && line["message"] == "the model table stays as it was");
+    server.line("bad table", |line| line["level"] == "ERROR" && line["message"] == "the model table was not replaced");
     assert_eq!(server.ask("", &named("claude-one")).await.status(), 200);
     std::fs::write(place("models.json"), models("claude-two")).unwrap();
     within(10, "the second table", &server, "", &named("claude-two"), 200).await;
@@ -95,7 +95,7 @@ async fn the_models_file_and_the_log_level() {
     // A file that can't be read: nothing changes.
     std::fs::write(place("kiro.toml"), "log-level = \"loud\"\n").unwrap();
     server.signal("-HUP");
-    let bad = server.line("bad level", |line| line["message"] == "the configuration stays as it was");
+    let bad = server.line("bad level", |line| line["message"] == "the configuration was not replaced");
     assert!(bad["error"].as_str().unwrap().contains("\"loud\" is not allowed"), "{bad}");
     assert_eq!(bad["level"], "ERROR");
 
@@ -138,7 +138,7 @@ fn a_reload_names_what_waits_and_tells_no_secret() {
     let read = again("as at the start", &|line| line["message"] == "the configuration was read again");
     assert_eq!((&read["level"], &read["log_level"]), (&json!("INFO"), &json!("info")));
     std::fs::write(&file, "api-key = \"sekret-3\n").unwrap();
-    let broken = again("a broken file", &|line| line["message"] == "the configuration stays as it was");
+    let broken = again("a broken file", &|line| line["message"] == "the configuration was not replaced");
     assert!(broken["error"].as_str().unwrap().contains("line 1, column "), "{broken}");
     let lines = server.lines();
     let after = lines.iter().rposition(|line| line.contains("was read again")).unwrap();

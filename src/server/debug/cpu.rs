@@ -14,7 +14,7 @@ const FREQUENCY: i32 = 99;
 /// Unwinding inside these can wait for a lock that the interrupted thread holds.
 const NOT_INSIDE: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
 
-/// Samples for so long; the process goes on meanwhile.
+/// Samples for `length`; the process goes on meanwhile.
 pub(super) async fn take(length: Duration, svg: bool) -> Result<Vec<u8>, String> {
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY)
