@@ -134,9 +134,9 @@ impl Affinity {
         signatures.rev().find_map(|signature| self.signatures.get(&signature, now)).map(|(_, made)| &made.account)
     }
 
-    /// Whether a signature may go upstream in a turn of this conversation that this account gets (TR44): it made it with
-    /// this model, or nobody knows who made it and the account is the conversation's home. What upstream refused is held
-    /// against all that was made before and all that isn't known (K130).
+    /// Whether a signature may go upstream in a turn of this conversation that this account gets (TR44): it made it
+    /// with this model, or nobody knows who made it and the account is the conversation's home. What upstream refused
+    /// is held against all that was made before and all that isn't known (K130).
     pub fn may_replay(&self, key: &Key, account: &str, kiro_id: &str, signature: u64, now: Timestamp) -> bool {
         let refused = self.refusals.get(key, now).map(|(at, ())| at);
         match self.signatures.get(&signature, now) {
@@ -157,7 +157,7 @@ fn is_past(at: Timestamp, after: Duration, now: Timestamp) -> bool {
     now.duration_since(at) > jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX)
 }
 
-/// The last entries that were put, at most so many and each for so long.
+/// The last entries that were put: bounded in number, each for a time.
 #[derive(Debug)]
 struct Recent<K, V> {
     most: usize,

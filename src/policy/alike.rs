@@ -3,8 +3,8 @@
 //! The same kind on three accounts of the pool within ten seconds: from then on, and for as long as it goes on so, it
 //! says nothing about an account. A pool of fewer accounts can't tell.
 //!
-//! The brake on suspicion looks for the same pattern and concludes the opposite: suspicion of several accounts is a reason
-//! to spare all of them.
+//! The brake on suspicion looks for the same pattern and concludes the opposite: suspicion of several accounts is a
+//! reason to spare all of them.
 //!
 //! Pure: times are arguments.
 
@@ -17,7 +17,7 @@ use crate::proto::kiro::fault::FaultKind;
 
 /// How near to each other faults are that have one cause.
 pub const TOGETHER: Duration = Duration::from_secs(10);
-/// On so many accounts.
+/// How many accounts must have it.
 pub const ACCOUNTS: usize = 3;
 /// Faults remembered; more of them within the time tell nothing new.
 const MOST: usize = 64;
@@ -43,7 +43,7 @@ impl Alike {
         self.seen.iter().filter(|(_, of, _)| *of == kind).count() >= ACCOUNTS
     }
 
-    /// Whether it is to be told: once, until it has been quiet for the same time again.
+    /// Whether the log should say it: once, until it has been quiet for the same time again.
     pub fn is_news(&mut self, now: Timestamp) -> bool {
         let last = self.told.replace(now);
         last.is_none_or(|last| last.checked_add(TOGETHER).is_ok_and(|until| until <= now))

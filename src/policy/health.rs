@@ -189,8 +189,8 @@ pub struct Rules {
 pub const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// The shortest `Retry-After` we keep to (`RateLimited`, K45).
 pub const SHORTEST_REST: Duration = Duration::from_secs(1);
-/// A rest found in a record ends at most so long after this process saw it: a wrong clock elsewhere can't lock an
-/// account (R16). Five minutes more than the longest rest that anybody of us writes.
+/// Longest time that a rest found in a record counts after this process saw it: a wrong clock elsewhere can't lock an
+/// account (R16). Five minutes more than the longest rest that any of us writes.
 pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
 /// The rests of an account that upstream suspects, by step; the last one for every step after it (K91). Each ±10 %.
 pub const SUSPICIOUS_RESTS: [Duration; 5] = [
@@ -207,8 +207,8 @@ pub const FAILURES_IN_A_ROW: u32 = 3;
 /// How long after the end of its rest a marked account waits for a request before it is probed (R17).
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether a counted fault of this kind may as well be upstream's or the network's: it says little about the account, so
-/// that its rest gives way where nobody else is left.
+/// Whether a counted fault of this kind may as well be upstream's or the network's: it says little about the account,
+/// so that its rest gives way where nobody else is left.
 pub const fn is_soft(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::ServerError | FaultKind::Network | FaultKind::Timeout | FaultKind::Protocol)
 }
@@ -220,7 +220,7 @@ pub enum Effect {
     Nothing,
     /// ×1.
     Counted,
-    /// Rests, at least so long.
+    /// Rests, at least this long.
     Rest(Duration),
     /// Out until the first of next month.
     QuotaMonth,
@@ -261,8 +261,8 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
     }
 }
 
-/// The mark that takes an account out for longer than a rest, as a fault of a pinned request would leave it on an account
-/// of which nothing bad is known; such a request leaves none itself, whoever pinned it does (N8).
+/// The mark that takes an account out for longer than a rest, as a fault of a pinned request would leave it on an
+/// account of which nothing bad is known. Such a request leaves no mark itself; its caller does (N8).
 pub fn lasting_mark(fault: &Fault, now: Timestamp) -> Option<Note> {
     match effect(fault.kind, false, Rules { cool_down: Duration::ZERO }) {
         Effect::Eject => Some(Note::Ejected { cause: cause(fault) }),
@@ -301,8 +301,8 @@ pub struct Health {
     refused: Option<Timestamp>,
     /// Rests since the last success: the exponent of the next one.
     rests: u32,
-    /// The step of [`SUSPICIOUS_RESTS`] that upstream's suspicion has reached, counted from 1; 0: none. Only a conversation
-    /// that ends well resets it (K91).
+    /// The step of [`SUSPICIOUS_RESTS`] that upstream's suspicion has reached, counted from 1; 0: none. Only a
+    /// conversation that ends well resets it (K91).
     suspicion: u32,
     /// When the account was last asked for anything (R17).
     asked: Option<Timestamp>,
@@ -351,8 +351,9 @@ impl Health {
         }
     }
 
-    /// A new snapshot has this record, with what we have not written yet on top. `ours_stands`: somebody else writes our
-    /// mark and may not have done so yet (R35); then only what is never marked is taken over. Otherwise Redis wins (R18).
+    /// A new snapshot has this record, with what we have not written yet on top. `ours_stands`: somebody else writes
+    /// our mark and may not have done so yet (R35); then only what is never marked is taken over. Otherwise Redis wins
+    /// (R18).
     pub fn observe(&mut self, record: Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
         if ours_stands {
             self.standing.disabled = record.disabled;
@@ -425,8 +426,8 @@ impl Health {
         self.suspicion > 0
     }
 
-    /// The suspicious rest that its record asks for, by its end, and since when: what turned it `Suspicious`, here or in
-    /// another process (K92).
+    /// The suspicious rest that its record asks for, by its end, and since when: what turned it `Suspicious`, here or
+    /// in another process (K92).
     pub fn suspected(&self) -> Option<(Timestamp, Timestamp)> {
         match &self.standing.note {
             Some(Note::CoolDown { until, cause }) if !self.standing.healthy && cause.starts_with(SUSPICION) => {
@@ -436,9 +437,9 @@ impl Health {
         }
     }
 
-    /// How often it has rested in a row, where a soft fault of ours is why it rests now (or is half-open): it is tried all
-    /// the same when nobody else is left, the one with the fewest rests first. None: it rests for a better reason, among
-    /// them a running `Retry-After` and a suspicion, or not at all.
+    /// How often it has rested in a row, where a soft fault of ours is why it rests now (or is half-open): it is tried
+    /// all the same when nobody else is left, the one with the fewest rests first. None: it rests for a better reason,
+    /// among them a running `Retry-After` and a suspicion, or not at all.
     pub fn rests_softly(&self, now: Timestamp) -> Option<u32> {
         let Some(Note::CoolDown { cause, .. }) = &self.standing.note else { return None };
         let soft =
@@ -451,8 +452,8 @@ impl Health {
         self.asked = self.asked.max(Some(now));
     }
 
-    /// Whether a half-open account that one of us marked has waited long enough for a request (R17). A suspected one waits
-    /// for a real one (K91).
+    /// Whether a half-open account that one of us marked has waited long enough for a request (R17). A suspected one
+    /// waits for a real one (K91).
     pub fn probe_due(&self, now: Timestamp) -> bool {
         let marked = self.standing.note.as_ref().is_some_and(|note| !matches!(note, Note::Plain(_)));
         let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
@@ -462,8 +463,8 @@ impl Health {
             && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
     }
 
-    /// Whether it was seen to say no for itself and no success came since: it is offered to nobody who can have another,
-    /// for as long as the shortest rest of ours (R105).
+    /// Whether it was seen to say no for itself and no success came since: it is offered to nobody who can have
+    /// another, for as long as the shortest rest of ours (R105).
     pub fn refused_lately(&self, rules: Rules, now: Timestamp) -> bool {
         self.refused.is_some_and(|refused| after(refused, rules.cool_down) > now)
     }
@@ -474,8 +475,8 @@ impl Health {
         let wrong = after(now, LONGEST_FOREIGN_REST);
         let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
         let half_open = heals && !self.standing.healthy;
-        // Whenever it was started: what ends well between two failures parts them. Of streams that last longer than it is
-        // from one failure to the next none would heal.
+        // Whenever it was started: what ends well between two failures parts them. Of streams that last longer than it
+        // is from one failure to the next none would heal.
         self.streak = 0;
         if heals {
             (self.rests, self.suspicion, self.refused) = (0, 0, None);
@@ -594,8 +595,8 @@ impl Health {
     }
 
     /// A suspicious rest (K91). An attempt that was under way before the rest of the suspicion that stands was over
-    /// belongs to it, whichever process made the mark: it never makes a step, and the rest longer only when upstream says
-    /// so.
+    /// belongs to it, whichever process made the mark: it never makes a step, and the rest longer only when upstream
+    /// says so.
     fn suspect(
         &mut self,
         said: Option<Duration>,
@@ -694,7 +695,7 @@ fn suspicion(standing: &Standing) -> u32 {
     standing.note.as_ref().filter(|_| !standing.healthy).map_or(0, suspicion_of)
 }
 
-/// A rest as it is written over another mark of the record that nobody has healed: whoever made it may not have seen the
+/// A rest as it is written over another mark of the record that nobody has healed. Its writer may not have seen the
 /// step that the suspicion has reached (K91).
 pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
     let step = suspicion_of(old);
@@ -710,7 +711,7 @@ pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
     }
 }
 
-/// The step of the suspicion that a mark tells of; one that says none is the first (K91). 0: it tells of none.
+/// The step of the suspicion in a mark; without a number it is the first (K91). 0: the mark is about something else.
 pub fn suspicion_of(note: &Note) -> u32 {
     let Note::CoolDown { cause, .. } = note else { return 0 };
     let Some((_, rest)) = cause.split_once(SUSPICION) else { return 0 };

@@ -13,9 +13,9 @@ use crate::proto::kiro::profile::Said;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::translate::fields::RefusedFields;
 
-/// A refused variant of the profile is not sent again for so long (K78).
+/// How long a refused variant of the profile is not sent again (K78).
 const VARIANT_REFUSED: SignedDuration = SignedDuration::from_secs(600);
-/// An account without a profile is left out for so long (K78).
+/// How long an account without a profile is left out (K78).
 const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
 /// The same when nobody could say (K78).
 const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
@@ -23,14 +23,14 @@ const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Everything else that is remembered of a shape or a model (K88, K119, K129, K131, TR44).
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
-/// ListAvailableProfiles is asked again so long after an answer, and after none (K79).
+/// When ListAvailableProfiles is asked again: after an answer, and after none (K79).
 const PROFILES_ANSWERED: SignedDuration = SignedDuration::from_secs(600);
 const PROFILES_UNANSWERED: SignedDuration = SignedDuration::from_secs(60);
 /// Listed profiles that are sent, each once (K77).
 pub const MOST_LISTED: usize = 4;
-/// Variants of the profile that are told apart: own, service, none and four listed ones, in two shapes.
+/// Most variants of the profile: own, service, none and four listed ones, in two shapes.
 const MOST_VARIANTS: usize = 14;
-/// Models that are told apart; the one heard of longest ago goes (K88).
+/// Most models that are remembered; the one heard of longest ago goes (K88).
 const MOST_MODELS: usize = 64;
 
 /// What goes out as `profileArn` (K77).
@@ -87,7 +87,8 @@ pub enum Lesson {
         /// Somebody knows.
         asked: bool,
     },
-    /// Upstream doesn't serve this account in this shape, for a day (its kind of sign-in) or an hour (its body, its ARN).
+    /// Upstream doesn't serve this account in this shape, for a day (its kind of sign-in) or an hour (its body, its
+    /// ARN).
     ShapeRefused {
         /// Where.
         shape: Shape,
@@ -365,8 +366,9 @@ impl Learned {
         catalogue.get(kiro_id).or_else(|| catalogue.get(alt?))
     }
 
-    /// Whether the account has a catalogue that counts and the model isn't in it (K127): the account comes after those that
-    /// have it. One that has answered with the model within the day is not behind: lists are incomplete for some models.
+    /// Whether the account has a catalogue that counts and the model isn't in it (K127): the account comes after those
+    /// that have it. One that has answered with the model within the day is not behind: lists are incomplete for some
+    /// models.
     pub fn lacks_model(&self, kiro_id: &str, alt: Option<&str>, now: Timestamp) -> bool {
         let known = self.catalogue(now).is_some_and(|(catalogue, _)| !catalogue.models().is_empty());
         let served = || self.served_model(kiro_id).is_some_and(|at| at + DAY > now);

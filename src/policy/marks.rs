@@ -1,7 +1,7 @@
 //! Hosts and regions that are better left alone for now: one bounded table (K109, K119, K120).
 //!
-//! A *host* has a circuit: closed, open, half-open. A *gate* is a wire shape in an API region that refused this program's
-//! client version. Both are preferences: what is marked is used last, and never refused.
+//! A *host* has a circuit: closed, open, half-open. A *gate* is a wire shape in an API region that refused this
+//! program's client version. Both are preferences: what is marked is used last, and never refused.
 //!
 //! ```text
 //!  closed ──3 in 60 s, 1 without a success in 60 s, 5 failures in a row of 2 accounts──▶ open (30 s, ×2, at most 10 min)
@@ -22,7 +22,7 @@ const OPEN: SignedDuration = SignedDuration::from_secs(30);
 const OPEN_LONGEST: SignedDuration = SignedDuration::from_secs(600);
 /// How long a gate is marked (K109).
 const GATE: SignedDuration = SignedDuration::from_secs(600);
-/// A host that served somebody within this time is not given up at the first failure, and failures count so long.
+/// A host that served somebody within this time is not given up at the first failure. Failures count for the same time.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 const GIVEN_UP_IN_WINDOW: u32 = 3;
 const FAILED_IN_A_ROW: u32 = 5;
@@ -128,8 +128,8 @@ impl Told {
 
 impl Marks {
     /// The first way that nothing is said against, as its place in the list; all are marked: the first of those whose
-    /// circuit isn't open, else the first. `refused` says what the account's own memory holds against a shape. None for no
-    /// way at all.
+    /// circuit isn't open, else the first. `refused` says what the account's own memory holds against a shape. None for
+    /// no way at all.
     pub fn choose(&mut self, ways: &[Way<'_>], refused: impl Fn(Shape) -> bool, now: Timestamp) -> Option<usize> {
         let free = |marks: &Self, way: &Way<'_>| {
             marks.circuit(way.host, now) != Circuit::Open && !marks.trial_runs(way.host, now)

@@ -1,5 +1,5 @@
-//! Names that pass to upstream by a rule and not by the table (TR36): which of them went in vain (K89), and which the
-//! operator was told about.
+//! Names that pass to upstream by a rule and not by the table (TR36): which of them went in vain (K89), and which
+//! of them the log has named.
 
 use std::collections::VecDeque;
 

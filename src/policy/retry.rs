@@ -1,9 +1,9 @@
 //! The verdict after a fault: stop, the same account once more, the next account.
 //!
 //! A request has a [`Budget`]. Attempts that failed for upstream's reasons are counted against `KIRO_MAX_ATTEMPTS`; an
-//! account that says no for itself uses none up (K137). All accounts and repairs together make at most [`MOST_CALLS`] chat
-//! calls, and no account is begun after `KIRO_FAILOVER_TIME`. The budget remembers with which fault each account ended;
-//! [`Budget::answer`] picks the one that the client is told about (K47).
+//! account that says no for itself uses none up (K137). All accounts and repairs together make at most [`MOST_CALLS`]
+//! chat calls, and no account is begun after `KIRO_FAILOVER_TIME`. The budget remembers with which fault each account
+//! ended; [`Budget::answer`] picks the one that the client hears of (K47).
 //!
 //! The order of judgement is that of K137: what a fault means first, then repairs that leave
 //! something out of the body, then the other wire shape, then the next account.
@@ -319,8 +319,8 @@ impl Budget {
         self.progress.token_refreshed
     }
 
-    /// The attempt ended in a fault, so long after the first one began; `brake`: the pool's is on (K92). A remedy that
-    /// can't be had is a fault again: hand it in once more, with what can still be done.
+    /// The attempt ended in a fault, `elapsed` after the first one began; `brake`: the pool's is on (K92). When its
+    /// remedy can't be applied, hand the fault in once more, with what can still be done.
     pub fn fault(
         &mut self,
         fault: Fault,
@@ -344,10 +344,10 @@ impl Budget {
         verdict
     }
 
-    /// The account can't be asked at all, for want of an access token (R42) or a profile (K78): the next one, or stop.
+    /// The account can't be asked at all: it has no access token (R42) or no profile (K78). The next one, or stop.
     pub fn account_failed(&mut self, fault: Fault, elapsed: Duration) -> Verdict {
         self.progress.elapsed = elapsed;
-        // No token to be had is the account's own trouble, whatever kept it away (K137).
+        // A missing token is the account's own trouble, whatever the cause (K137).
         let verdict = next(FaultKind::TokenRejected, &self.progress, Duration::ZERO);
         self.ended.push(fault);
         verdict
@@ -365,7 +365,7 @@ impl Budget {
         self.ended.push(fault);
     }
 
-    /// The fault that the client is told about when accounts or attempts have run out (K47): the last one, and among
+    /// The fault that the client hears of when accounts or attempts have run out (K47): the last one, and among
     /// mixed causes the last that was no rate limit. When it is a rate limit, every account ended in one, and the
     /// `Retry-After` is the time until the soonest account is back. None when no account was asked.
     pub fn answer(&self) -> Option<&Fault> {

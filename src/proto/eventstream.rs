@@ -7,8 +7,8 @@
 //!
 //! [`Decoder::push`] takes the chunks as HTTP delivers them, [`Decoder::next`] hands out the frames, and
 //! [`Decoder::finish`] says whether the stream ended on a frame boundary. A frame borrows its bytes from the pushed
-//! chunk; only a frame that the network cut is copied together. What is not there yet (`Ok(None)`) and what can never
-//! become a frame (`Err`) are told apart, and after the latter nothing more is decoded (K27).
+//! chunk; only a frame that the network cut is copied together. `Ok(None)` means that bytes are missing, `Err` that
+//! they can never become a frame; after an `Err` nothing more is decoded (K27).
 
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -248,7 +248,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The string header `name`, say `:event-type` (K29). Of two headers with one name the first counts (K24); one
-    /// of another type is none.
+    /// of another type doesn't count.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         let mut rest = self.headers;
         while let Ok((header, after)) = RawHeader::read(rest) {
@@ -402,7 +402,7 @@ pub enum Flaw {
     },
     /// A header runs past the end of the header section.
     HeaderPastEnd,
-    /// A header's type is none of the ten.
+    /// A header's type isn't one of the ten.
     HeaderType(u8),
     /// A header's name or string isn't UTF-8.
     HeaderUtf8,

@@ -1,9 +1,9 @@
 //! What upstream said in its own words, fit to be passed on.
 //!
-//! Upstream's texts may hold what it was sent: the access token, the profile's ARN, ids and addresses of people. [`Said`] is
-//! the only form in which they are kept, and it has lost them by the time it is made: a log line, an answer to a client, a
-//! mark, a metric label or an error of the addon can't forget to. The model's own answer is no such text: deltas never pass
-//! here.
+//! Upstream's texts may hold what it was sent: the access token, the profile's ARN, ids and addresses of people.
+//! [`Said`] is the only form in which they are kept, and it has lost them by the time it is made: a log line, an answer
+//! to a client, a mark, a metric label or an error of the addon can't forget to. The model's own answer is no such
+//! text: deltas never pass here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use crate::secret::Secret;
 /// What stands in the place of what was taken out.
 pub const GONE: &str = "[redacted]";
 
-/// A text is kept up to so many characters (TS25).
+/// Characters that are kept of a text (TS25).
 const MAX_CHARS: usize = 1_000;
 /// Of a longer text no more is looked at, in bytes.
 const MAX_READ: usize = 64 * 1024;
@@ -24,14 +24,15 @@ const MAX_READ: usize = 64 * 1024;
 const WINDOW: usize = 12;
 /// A shorter known secret isn't looked for: it would be found in words.
 const SHORTEST: usize = 4;
-/// A value behind a name is at least so long: it may be a word.
+/// Least length of a value behind a name: a shorter one may be a word.
 const VALUE: usize = 8;
-/// So many characters of an account's id may be told.
+/// Characters of an account's id that may be shown.
 const TOLD_OF_ID: usize = 8;
-/// A token that nobody told us about is at least so long.
+/// Least length of a token that we don't know of.
 const LONG: usize = 32;
 
-/// What is known not to be for others on a call: the token it was made with, the whole id of its account. Cheap to clone.
+/// What is known not to be for others on a call: the token it was made with, the whole id of its account. Cheap to
+/// clone.
 #[derive(Clone, Debug, Default)]
 pub struct Known(Arc<[Secret]>);
 
@@ -118,8 +119,8 @@ impl PartialEq<&str> for Said {
     }
 }
 
-/// Bytes of any kind without tokens, known ones and those that look like one: for what a person keeps of a request, where
-/// addresses and numbers are the prompt's own.
+/// Bytes of any kind without tokens, known ones and those that look like one: for what a person keeps of a request,
+/// where addresses and numbers are the prompt's own.
 pub fn without_tokens(bytes: Vec<u8>, known: &Known) -> Vec<u8> {
     let hidden = secrets_in(&bytes, known, false);
     if hidden.is_empty() { bytes } else { without(&bytes, hidden) }

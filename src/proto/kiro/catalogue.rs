@@ -199,7 +199,7 @@ impl Catalogue {
         &self.models
     }
 
-    /// The id of the model that upstream takes when none is named.
+    /// The id of the model that upstream takes when a request names none.
     pub fn default_model(&self) -> Option<&str> {
         self.default_model.as_deref()
     }
@@ -210,7 +210,7 @@ impl Catalogue {
     }
 }
 
-/// An answer to ListAvailableModels that is none.
+/// The answer is no catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotACatalogue;
 

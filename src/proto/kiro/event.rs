@@ -164,7 +164,7 @@ impl Reader {
         self.invalid_utf8
     }
 
-    /// From here on the stream of a call that was made with this: none of it is in a fault or a name that is told.
+    /// From here on the events belong to a call that was made with `known`: no fault and no name shows any of it.
     pub fn set_known(&mut self, known: Known) {
         self.known = known;
     }
@@ -376,8 +376,8 @@ fn own<'b>(text: Cow<'_, str>) -> Cow<'b, str> {
     Cow::Owned(text.into_owned())
 }
 
-/// TS23: the text of a payload that is, byte for byte, `{"content":"LIT"}` or `{"content":"LIT","modelId":"ID"}`, if LIT
-/// isn't empty and may be copied. Everything else takes the slow path.
+/// TS23: the text of a payload that is, byte for byte, `{"content":"LIT"}` or `{"content":"LIT","modelId":"ID"}`, if
+/// LIT isn't empty and may be copied. Everything else takes the slow path.
 #[inline]
 fn copyable_text(payload: &[u8]) -> Option<Literal<'_>> {
     let (literal, rest) = Literal::split(payload.strip_prefix(b"{\"content\":\"")?)?;
@@ -576,8 +576,8 @@ fn flat_members<'a, const N: usize>(payload: &'a [u8], names: [&str; N]) -> Opti
     }
 }
 
-/// The JSON of the named members of an object; none if the text is anything but an object. Of equal keys the last counts,
-/// unknown ones are skipped (TS2). Nothing is decoded: half a surrogate pair is no error anywhere (K34).
+/// The JSON of the named members of an object; none if the text is anything but an object. Of equal keys the last
+/// counts, unknown ones are skipped (TS2). Nothing is decoded: half a surrogate pair is no error anywhere (K34).
 fn members<'a, const N: usize>(payload: &'a str, names: [&str; N]) -> Option<[Option<Member<'a>>; N]> {
     let mut parser = serde_json::Deserializer::from_str(payload);
     let members = parser.deserialize_map(Members { names: &names }).ok()?;

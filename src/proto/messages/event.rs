@@ -47,7 +47,7 @@ pub enum StreamEvent<'a> {
     Ping,
     /// `error`: the last event of a failed answer.
     Error {
-        /// What the client is told.
+        /// What the client gets to read.
         error: &'a ApiError,
         /// `req_…`.
         request_id: &'a str,

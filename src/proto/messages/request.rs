@@ -144,7 +144,7 @@ impl<'a> Request<'a> {
         self.system.push(SystemText { text: Text::new(text.to_owned()), cached: false });
     }
 
-    /// The system prompt as one text, its blocks joined by line breaks; empty when there is none.
+    /// The system prompt as one text, its blocks joined by line breaks; empty without one.
     pub fn system_text(&self) -> String {
         join(self.system.iter().map(|block| &block.text))
     }
@@ -199,7 +199,7 @@ pub(crate) enum Content<'a> {
     SearchResult(SearchResult<'a>),
     ToolUse(ToolUse<'a>),
     ToolResult(ToolResult<'a>),
-    /// The signature is empty when there is none.
+    /// An empty signature means none.
     Thinking {
         text: Text<'a>,
         signature: Text<'a>,

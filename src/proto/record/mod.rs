@@ -2,7 +2,7 @@
 //!
 //! Another program writes the same records, so a record is never decoded into a struct and encoded again. It is read
 //! into an [`Account`] or a [`Token`], which hold only what is understood, and changed by [`patch`], which replaces the
-//! bytes of single values and leaves every other byte as it was found.
+//! bytes of single values and leaves every other byte unchanged.
 
 use std::fmt;
 
@@ -398,7 +398,7 @@ pub enum Entry {
     IdcRegion(String),
 }
 
-/// The record with `entries` in it, every other byte as it was (R19). `None` when nothing changes (R20).
+/// The record with `entries` in it, every other byte unchanged (R19). `None` when nothing changes (R20).
 ///
 /// An entry that equals the tolerant reading is dropped, so `"isHealthy":"true"` stays when true is wanted. New fields
 /// are appended in the order of R26, whatever the order of `entries`. A record that is unusable, or would be one
@@ -538,7 +538,7 @@ pub fn is_account_id(field: &[u8]) -> bool {
     (1..=128).contains(&field.len()) && field.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
-/// SHA-256 of a refresh token, by which tokens are told apart without being shown.
+/// SHA-256 of a refresh token: tells tokens apart without showing them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -624,7 +624,8 @@ pub fn is_region(text: &str) -> bool {
 
 /// An address of an account with its region filled in (K12); `None` when it must be ignored.
 ///
-/// It must be https, or http on a loopback host (`*.localhost` among them), without user information; a region is letters, digits and `-`.
+/// It must be https, or http on a loopback host (`*.localhost` among them), without user information; a region is
+/// letters, digits and `-`.
 pub fn endpoint(template: &str, region: &str) -> Option<String> {
     if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return None;
@@ -650,7 +651,7 @@ fn is_loopback_v4(host: &str) -> bool {
 }
 
 /// The client key in the value of the `config` key (R57): the first of `REQUIRED_API_KEY`, `apiKey` that is a
-/// non-empty string; a number counts as its digits. `None` when there is none or the value is not a JSON object.
+/// non-empty string; a number counts as its digits. `None` without one, or when the value is not a JSON object.
 pub fn client_key(config: &[u8]) -> Option<Secret> {
     let object = Object::parse(config, Limits { bytes: 16 << 20, ..RECORD }).ok()?;
     ["REQUIRED_API_KEY", "apiKey"].iter().find_map(|name| {

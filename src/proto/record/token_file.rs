@@ -29,7 +29,8 @@ const START_URL: Names = ("startUrl", "start_url");
 const API_REGION: Names = ("apiRegion", "api_region");
 
 impl<'a> TokenFile<'a> {
-    /// Reads a file. `None` when it is a JSON object of another kind; an error when it is none or too large (R9).
+    /// Reads a file. `None` for a JSON object of another kind; an error for anything else, and for one that is too
+    /// large (R9).
     pub fn parse(file: &'a [u8]) -> Result<Option<Self>, Unusable> {
         let file = Self { object: Object::parse(file, RECORD)? };
         Ok(Self::is_one(&file.object).then_some(file))
@@ -102,8 +103,8 @@ impl<'a> TokenFile<'a> {
 
     /// The file with the values of a refreshed record in it, in the spelling and form found (R68).
     ///
-    /// `None` when nothing changes. A `profileArn` is written only where the file has that member. An error when the file
-    /// could not be read any more (R9).
+    /// `None` when nothing changes. A `profileArn` is written only where the file has that member. An error when the
+    /// file could not be read any more (R9).
     pub fn with_token(&self, token: &Token) -> Result<Option<Vec<u8>>, Unusable> {
         let entries = [
             (ACCESS_TOKEN, token.access_token.clone().map(Entry::AccessToken)),

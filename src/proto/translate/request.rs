@@ -80,7 +80,8 @@ pub enum CachePoints {
     Auto,
 }
 
-/// Which signed or redacted thinking of history may go out: what the account made that is asked, with this model (TR44).
+/// Which signed or redacted thinking of history may go out: what the account made that is asked, with this model
+/// (TR44).
 #[derive(Clone, Copy, Default)]
 pub enum Replay<'a> {
     /// None.
@@ -88,8 +89,8 @@ pub enum Replay<'a> {
     Nothing,
     /// All of it.
     Everything,
-    /// What this says yes to: it is given the model's `kiro_id` and the [`signature_id`] of the signature, or of a redacted
-    /// thought's data.
+    /// What this says yes to: it is given the model's `kiro_id` and the [`signature_id`] of the signature, or of a
+    /// redacted thought's data.
     ///
     /// [`signature_id`]: super::ids::signature_id
     Those(&'a dyn Fn(&str, u64) -> bool),
@@ -263,8 +264,8 @@ struct System<'r> {
     cached: bool,
 }
 
-/// TR46: thinking prefix and the client's system: nothing that changes from turn to turn. A marker on a tool counts as one
-/// on it (TR50).
+/// TR46: thinking prefix and the client's system: nothing that changes from turn to turn. A marker on a tool counts as
+/// one on it (TR50).
 fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: &Asked, model: &Model) -> System<'r> {
     let leading_blocks = leading.iter().flat_map(|message| &message.blocks);
     let client: Vec<_> = (request.system.iter().map(|system| (&system.text, system.cached)))
@@ -307,7 +308,8 @@ fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>) {
     }
 }
 
-/// TR46. A blank text is none: upstream takes no blank message. The answer says whether the first user message holds it.
+/// Puts the system text in its place (TR46). A blank one is left out: upstream takes no blank message. Returns whether
+/// the first user message holds it.
 fn place_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>, place: SystemPlace) -> bool {
     let is_blank = system.text.is_blank();
     match place {

@@ -17,8 +17,8 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 
-/// What may wait behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. Over it the
-/// answer fails (TS42).
+/// What may wait behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. Over it
+/// the answer fails (TS42).
 pub const MAX_QUEUE: usize = 1 << 20;
 /// What a waiting event costs beside its strings.
 const QUEUED_OVERHEAD: usize = 128;
@@ -44,7 +44,8 @@ pub struct Settings {
     pub model: String,
     /// Thinking is on (TR12): native reasoning becomes blocks, tags are looked for.
     pub thinking: bool,
-    /// The client said `display: omitted` and upstream sends the text of thoughts all the same: it isn't delivered (TS28).
+    /// The client said `display: omitted` and upstream sends the text of thoughts all the same: it isn't delivered
+    /// (TS28).
     pub drop_thinking_text: bool,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
@@ -72,17 +73,19 @@ pub enum Mode {
 /// What the driver has to do after it fed the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: feed on. Also the answer to input behind a fault or a failure, which is swallowed: each is told once.
+    /// Nothing: feed on. Also the answer to input behind a fault or a failure, which is swallowed: each is reported
+    /// once.
     Continue,
-    /// Upstream failed before the commit; the client was told nothing of it. Only a restart or giving up follows (TS19).
+    /// Upstream failed before the commit; the client has heard nothing. Only a restart or giving up follows (TS19).
     Fault(Fault),
     /// The answer is complete; further input is swallowed, with the same answer.
     Done,
-    /// The folded message became longer than may be held ([`MAX_FOLDED`]): nothing of it is kept. No fault of upstream's.
+    /// The folded message became longer than may be held ([`MAX_FOLDED`]): nothing of it is kept. No fault of
+    /// upstream's.
     ///
     /// [`MAX_FOLDED`]: crate::proto::messages::response::MAX_FOLDED
     TooLong,
-    /// Upstream failed after the commit: the answer ended with an `error` event ([`Mode::Fold`]: there is none).
+    /// Upstream failed after the commit: the answer ended with an `error` event ([`Mode::Fold`]: without one).
     Failed(Fault),
 }
 
@@ -105,7 +108,8 @@ pub struct Tally {
     pub unknown_events: Vec<(String, u64)>,
     /// Content events that had no place: signatures without a thought, pieces of finished tools (TS6).
     pub ignored_events: u64,
-    /// `usage` of the last meteringEvent, in its own unit (credits), if it is a finite number that isn't negative (TU9).
+    /// `usage` of the last meteringEvent, in its own unit (credits), if it is a finite number that isn't negative
+    /// (TU9).
     pub credits: Option<f64>,
     /// A key of each thought that was delivered with a signature, and of each redacted one, in order; see
     /// [`signature_key`]. At most `MAX_SIGNATURES`.
@@ -180,7 +184,7 @@ enum State {
 #[derive(Debug)]
 enum Signature {
     Pending(String),
-    /// Over [`MAX_SIGNATURE`]: none is sent.
+    /// Over [`MAX_SIGNATURE`]: not sent.
     TooLong,
 }
 
@@ -311,7 +315,8 @@ impl Response {
         }
     }
 
-    /// The answer to every further input when none has an effect: after the end, and between a fault and what follows it.
+    /// The answer to every further input when none has an effect: after the end, and between a fault and what follows
+    /// it.
     #[inline]
     pub fn swallows(&self) -> Option<Step> {
         match self.state {
@@ -358,8 +363,8 @@ impl Response {
         Ok(())
     }
 
-    /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before it,
-    /// since clients go on from them; a tool is not, since clients run what is closed (TS42).
+    /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before
+    /// it, since clients go on from them; a tool is not, since clients run what is closed (TS42).
     pub fn give_up(&mut self, error: &ApiError, sink: &mut impl Sink) {
         if self.is_ended() {
             return;
@@ -376,7 +381,7 @@ impl Response {
         self.state = State::Failed { started: self.is_started() };
     }
 
-    /// Ends it without a word: whoever holds what came out of it says why.
+    /// Ends it without a word: the caller says why.
     pub fn drop_answer(&mut self) {
         self.queue.clear();
         self.state = State::Failed { started: self.is_started() };
@@ -424,9 +429,9 @@ impl Response {
         self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited
     }
 
-    /// Nothing is missing of the answer: it has content, no tool of it is open, and behind the last of its content the usage
-    /// and the credits came, with which upstream's answers end. Only the end of the body is to come, or, against all that was
-    /// seen, more of it.
+    /// Nothing is missing of the answer: it has content, no tool of it is open, and behind the last of its content the
+    /// usage and the credits came, with which upstream's answers end. Only the end of the body is to come, or, against
+    /// all that was seen, more of it.
     #[inline]
     pub fn is_at_rest(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| {
@@ -607,8 +612,8 @@ impl Response {
 
 /// The queue behind an open tool (TS14).
 impl Response {
-    /// Goes on with what waits until an unfinished tool is open again or nothing waits. What waits of a tool is together, so
-    /// that nothing of an open one is ever among it.
+    /// Goes on with what waits until an unfinished tool is open again or nothing waits. What waits of a tool is
+    /// together, so that nothing of an open one is ever among it.
     fn drain(&mut self, sink: &mut impl Sink) {
         while !self.queue.is_empty() {
             match &self.state {

@@ -84,7 +84,7 @@ impl<'r> Declared<'r> {
         let mut upstream_names = HashSet::new();
         for tool in &request.tools {
             let upstream_name = upstream_name(&tool.name);
-            // Upstream refuses a name twice (TOOL_DUPLICATE), whoever made the two equal.
+            // Upstream refuses a name twice (TOOL_DUPLICATE), also when our own shortening made the two equal.
             if !upstream_names.insert(upstream_name.clone()) {
                 continue;
             }
