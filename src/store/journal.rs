@@ -1,8 +1,8 @@
 //! Tokens that wait for the store, as files in `KIRO_STATE_DIR`: a restart during an outage loses no login.
 //!
-//! One file for each account, mode 0600, replaced as a whole, gone as soon as the store has the token. A file counts only
-//! for the record that its token grew out of, so that processes which share the folder don't hurt each other: whoever
-//! comes late finds a record of somebody else and drops the file.
+//! One file for each account, mode 0600, replaced as a whole, gone as soon as the store has the token. A file counts
+//! only for the record that its token grew out of, so that processes which share the folder don't hurt each other: a
+//! late one finds somebody else's record and drops the file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

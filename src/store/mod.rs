@@ -84,7 +84,7 @@ pub struct RawAccount {
     pub id: String,
     /// The account record (R70).
     pub account: Bytes,
-    /// Where the token record lies and what it holds; `None` when there is none (R45).
+    /// Where the token record lies and what it holds; `None` without one (R45).
     pub token: Option<(TokenKey, Bytes)>,
 }
 
@@ -265,8 +265,8 @@ impl StoreError {
         matches!(self.kind, StoreErrorKind::Away | StoreErrorKind::Refused)
     }
 
-    /// Whether this store is there to be read alone: a replica, a file that may not be written. It may stay so, so nothing
-    /// is begun that must be saved.
+    /// Whether this store is there to be read alone: a replica, a file that may not be written. It may stay so, so
+    /// nothing is begun that must be saved.
     pub fn is_read_only(&self) -> bool {
         self.read_only
     }
@@ -332,7 +332,8 @@ impl Store {
         }
     }
 
-    /// All accounts with their token records, sorted by the bytes of the id (R13, R14). An id that is none is left out.
+    /// All accounts with their token records, sorted by the bytes of the id (R13, R14). A key without a proper id is
+    /// left out.
     ///
     /// Empty means that the pool is empty or missing: what to believe is R55's and the caller's.
     pub async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
@@ -419,7 +420,7 @@ impl Store {
         }
     }
 
-    /// The client key in the store's `config` (R57); `None` when there is none. A key once known is not forgotten
+    /// The client key in the store's `config` (R57); `None` without one. A key once known is not forgotten
     /// because of a `None`: see [`ClientKey`].
     pub async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
         match self {
@@ -461,7 +462,7 @@ impl Store {
         }
     }
 
-    /// The secret of derived ids that all processes of this store share; `fresh` becomes it when there is none (R103).
+    /// The secret of derived ids that all processes of this store share; without one, `fresh` becomes it (R103).
     pub async fn id_secret(&self, fresh: &str) -> Result<Secret, StoreError> {
         match self {
             Self::Redis(store) => store.id_secret(fresh).await,
@@ -578,7 +579,7 @@ impl Latency {
         Duration::from_micros(self.micros.load(Ordering::Relaxed))
     }
 
-    /// Commands that failed or could not be sent for want of a connection.
+    /// Commands that failed, or that had no connection to go out on.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
@@ -623,8 +624,8 @@ pub(crate) fn conflict_pause() -> Duration {
 pub struct UnsavedToken {
     /// Where it belongs.
     pub key: TokenKey,
-    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies there
-    /// by then.
+    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies
+    /// there by then.
     pub base: Bytes,
     /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
     pub replaces: Vec<Fingerprint>,
@@ -659,9 +660,9 @@ impl UnsavedToken {
         }
     }
 
-    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One that
-    /// is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose the only
-    /// token that can be refreshed.
+    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One
+    /// that is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose
+    /// the only token that can be refreshed.
     pub(crate) fn goes_on(&self, record: &Token) -> bool {
         let ours = self.refresh_token();
         match &record.refresh_token {

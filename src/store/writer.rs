@@ -1,4 +1,5 @@
-//! The background writer: what happened to the accounts reaches the store, merged, late if need be, once (R30–R33, R51).
+//! The background writer: what happened to the accounts reaches the store, merged, late if need be, once (R30–R33,
+//! R51).
 //!
 //! Per account there is one entry:
 //!
@@ -27,11 +28,11 @@ use super::waiting::{Generation, Waiting};
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
 use crate::proto::record::{self, Account};
 
-/// Marks wait so long for others to leave with them; 50 ms are allowed (R31).
+/// How long marks wait for others to leave with them; 50 ms are allowed (R31).
 const MARKS_WAIT: Duration = Duration::from_millis(5);
-/// Counters leave at most so long after their event: a killed process loses those of 1 s (R31, R66).
+/// Counters leave at most this long after their event: a killed process loses those of 1 s (R31, R66).
 const COUNTERS_WAIT: Duration = Duration::from_millis(800);
-/// A failed write is tried again after so long, or at once when the store is back.
+/// When a failed write is tried again, unless the store comes back sooner.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
 const ABSENT: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ const BATCHES: usize = 8;
 const BATCH: usize = 256;
 /// How long it is remembered what was written, for snapshots whose read began before (R18).
 const REMEMBER: Duration = Duration::from_secs(60);
-/// After so long without a change an account's entry is dropped.
+/// How long an account's entry is kept without a change.
 const FORGET: Duration = Duration::from_secs(600);
 
 /// Collects outcomes and unsaved tokens and writes them in the background. Cheap to clone; one per gateway (R30).
@@ -108,7 +109,7 @@ struct Entry {
     due: Option<Instant>,
     /// A batch holds it.
     busy: bool,
-    /// The record as it was last seen: the base of the next patch. Only a guess, the compare-and-set decides.
+    /// The record when it was last seen: the base of the next patch. Only a guess: the compare-and-set decides.
     known: Option<Bytes>,
     absent_since: Option<Instant>,
     /// Marks, heals and refreshes that were written lately.
@@ -380,8 +381,8 @@ struct Job {
 }
 
 impl Job {
-    /// The reply was lost and somebody else has written since: the record can't tell whether our counts are in it. One may
-    /// be lost, none doubled (R22).
+    /// The reply was lost and somebody else has written since: the record can't tell whether our counts are in it. One
+    /// may be lost, none doubled (R22).
     fn take_for_written(&mut self) {
         let change = std::mem::take(&mut self.change);
         if change.uses() > 0 {
@@ -519,7 +520,7 @@ impl Shared {
             entry.busy = true;
             entry.due = None;
             let in_flight = match entry.in_flight.take() {
-                // What is in doubt leaves alone: mixed with newer counts it could not be told apart (R22).
+                // A change in doubt leaves alone: nobody could separate it from newer counts again (R22).
                 Some(doubtful) => doubtful,
                 None => InFlight { change: std::mem::take(&mut entry.pending), doubt: None },
             };

@@ -108,7 +108,7 @@ async fn in_cluster(connection: &mut ClusterConnection, cmd: &Cmd) -> RedisResul
             reply => return reply,
         };
         match (error.kind(), error.redirect_node()) {
-            // This key has moved already, its slot not yet: only the other node knows, and wants to be told.
+            // This key has moved already, its slot not yet: only the other node knows, and wants `ASKING` first.
             (ErrorKind::Server(ServerErrorKind::Ask), Some((node, _))) => {
                 let Some((host, port)) =
                     node.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)))

@@ -5,7 +5,7 @@ use redis::Value;
 use super::{RedisStore, StoreError, broken, bytes, command, is_wrong_type};
 use crate::secret::Secret;
 
-/// A conversation's account is forgotten after so long (R102).
+/// Seconds after which a conversation's account is forgotten (R102).
 const HOME_SECONDS: &str = "3600";
 const SECRET: &str = "kiro:id-secret";
 

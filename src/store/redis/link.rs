@@ -31,7 +31,7 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Link {
     live: ArcSwapOption<Live>,
-    /// Highest generation known to be broken: the loss may be told before the connection is in its place.
+    /// Highest generation known to be broken: the loss may be heard of before the connection is in its place.
     broken: AtomicU64,
     lost: Notify,
 }

@@ -46,7 +46,7 @@ use address::{Address, COMMAND_TIMEOUT};
 use error::{classify, is_no_script, is_wrong_type, no_answer};
 use link::{Links, Live};
 
-/// A lock frees itself after so long (R40).
+/// Seconds after which a lock frees itself (R40).
 const LOCK_SECONDS: u64 = 30;
 /// Scripts in one pipeline (R31).
 const SCRIPTS_A_PIPELINE: usize = 64;
@@ -69,8 +69,8 @@ struct Inner {
     token: Script,
     unlock: Script,
     latency: Latency,
-    /// Values with which a lock was asked for or given back and no answer was heard, the last of each key: such a lock lies there
-    /// for nobody.
+    /// Values with which a lock was asked for or given back and no answer was heard, the last of each key: such a lock
+    /// lies there for nobody.
     unheard: Mutex<HashMap<TokenKey, String>>,
     /// Hash fields that are no ids, as of the last snapshot: a warning each time their number changes (R13).
     strange_ids: AtomicUsize,
