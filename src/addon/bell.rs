@@ -154,7 +154,7 @@ impl Bell {
     pub(crate) fn drain(&self, out: &mut Vec<u8>, again: bool) {
         out.clear();
         if !again {
-            // Before looking: whoever posts from here on rings anew.
+            // Before looking: every post from here on rings anew.
             self.0.rung.store(false, Ordering::SeqCst);
         }
         loop {

@@ -93,7 +93,7 @@ pub struct Head {
     pub overheard: bool,
 }
 
-// The first two arguments of a call are the bell and the call's number; what TypeScript is told are those of lib/.
+// The first two arguments of a call are the bell and the call's number; TypeScript's types are those of lib/.
 #[napi]
 impl KiroGateway {
     /// Reads the configuration, connects the store, warms the upstream pool.
@@ -131,12 +131,12 @@ impl KiroGateway {
         handle
     }
 
-    /// Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`. Until
-    /// then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the request is
-    /// taken as true.
+    /// Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`.
+    /// Until then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the
+    /// request is taken as true.
     ///
-    /// From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the Messages
-    /// API has it.
+    /// From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the
+    /// Messages API has it.
     #[napi(
         catch_unwind,
         ts_args_type = "request: MessagesInput, options?: CallOptions",
@@ -213,14 +213,16 @@ impl KiroGateway {
         Ok(json!(accounts.iter().map(message::account).collect::<Vec<_>>()).to_string())
     }
 
-    /// The tokens of an account, from memory; null when there is no such account. The only call that hands out a secret.
+    /// The tokens of an account, from memory; null when there is no such account. The only call that hands out a
+    /// secret.
     #[napi(catch_unwind, ts_args_type = "accountId: string", ts_return_type = "Credential | null")]
     pub fn credential(&self, account_id: String) -> Result<String> {
         let credential = self.gateway()?.credential(&account_id);
         Ok(json!(credential.as_ref().map(message::credential)).to_string())
     }
 
-    /// Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that one's.
+    /// Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that
+    /// one's.
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
     /// `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
@@ -235,8 +237,8 @@ impl KiroGateway {
         Ok(())
     }
 
-    /// What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the account,
-    /// unless upstream says that it is suspended.
+    /// What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the
+    /// account, unless upstream says that it is suspended.
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
     #[napi(
@@ -394,8 +396,8 @@ fn mode(overwrite: bool) -> SystemMode {
     if overwrite { SystemMode::Overwrite } else { SystemMode::Append }
 }
 
-/// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last call
-/// has ended, also when JavaScript has dropped the gateway (N54).
+/// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last
+/// call has ended, also when JavaScript has dropped the gateway (N54).
 #[derive(Clone)]
 pub(crate) struct Connected {
     gateway: Gateway,

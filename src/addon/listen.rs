@@ -1,4 +1,5 @@
-//! `listen()`: the server inside the process, on threads of its own. JavaScript hears when it listens and when it has ended.
+//! `listen()`: the server inside the process, on threads of its own. JavaScript hears when it listens and when it has
+//! ended.
 
 use std::future::pending;
 use std::io;
@@ -46,7 +47,7 @@ impl NativeServer {
     }
 }
 
-/// Serves until it is told to end, by itself or with its gateway.
+/// Serves until `end` says so, or until its gateway closes.
 pub(crate) async fn serve(
     slot: Arc<Slot>,
     gateway: Connected,
@@ -99,7 +100,7 @@ async fn bind(gateway: &Connected, (host, port): (Option<String>, Option<u16>)) 
     server::listen((**gateway).clone(), address).await.map_err(refused)
 }
 
-/// Never, when whoever could say it is gone.
+/// Never resolves when the sender is gone.
 async fn said(end: &mut watch::Receiver<Option<Duration>>) -> Duration {
     match end.wait_for(Option::is_some).await.map(|grace| *grace) {
         Ok(Some(grace)) => grace,

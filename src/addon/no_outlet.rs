@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// There is none.
+/// Never made on this system.
 pub(crate) struct Outlet(Infallible);
 
 impl Outlet {
@@ -24,7 +24,7 @@ pub(crate) fn unsent(_descriptor: i32) -> Option<u32> {
     None
 }
 
-/// There is none.
+/// Never made on this system.
 pub(crate) struct Writer(Infallible);
 
 impl Writer {

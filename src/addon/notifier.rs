@@ -17,8 +17,8 @@ use crate::policy::health::{Event, Outcome};
 use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
 use crate::proto::record::{Note, rfc3339};
 
-/// So many notices may wait for a JavaScript thread that is busy. Beyond it outcomes are written by the gateway and events
-/// are dropped.
+/// So many notices may wait for a JavaScript thread that is busy. Beyond it outcomes are written by the gateway and
+/// events are dropped.
 const MAX_WAITING: usize = 4096;
 
 /// One gateway's line to its JavaScript thread. Ends with the pool that it serves.
@@ -73,7 +73,7 @@ impl Notifier {
         self.write_waiting(pool);
     }
 
-    /// The gateway's object is gone in JavaScript, and with it whoever records (N54).
+    /// The gateway's object is gone in JavaScript, and with it the listener that records (N54).
     pub(crate) fn deafen(&self, pool: &Pool) {
         self.asked().deaf = true;
         self.write_waiting(pool);

@@ -413,7 +413,7 @@ export interface GatewayEvents {
   tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
   /** The store can't be reached any more; the last snapshot serves on. */
   storeLost: { cause: string }
-  /** The store is back after so many milliseconds; so many records that had waited were written. */
+  /** The store is back: how long it was away, and how many waiting records were written. */
   storeBack: { awayMs: number; written: number }
 }
 

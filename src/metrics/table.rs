@@ -86,7 +86,7 @@ metrics! {
         "HTTP requests that the server turned away before the gateway saw them: unknown path, wrong key, body too large";
     TOKENS "kiro_tokens_total" Counter
         ["model": "as above", "direction": "`input` (cached tokens too), `output`"]
-        "Tokens of complete answers as the client was told";
+        "Tokens of complete answers, as the client got them";
     CREDITS "kiro_credits_total" Counter
         ["model": "as above"]
         "Credits of complete answers as Kiro metered them, in its own unit; answers without a figure add nothing";
@@ -126,7 +126,7 @@ metrics! {
         ["outcome": "`ok`, `failed`"]
         "Reads of the accounts from the store";
     REDIS_DURATION "kiro_redis_command_duration_seconds" Histogram [] "Time that Redis commands and pipelines took (with KIRO_STORE=file: operations on the file)";
-    REDIS_ERRORS "kiro_redis_errors_total" Counter [] "Redis commands and pipelines that failed, or that could not be sent for want of a connection";
+    REDIS_ERRORS "kiro_redis_errors_total" Counter [] "Redis commands and pipelines that failed, or that had no connection to go out on";
     REDIS_CONNECTED "kiro_redis_connected" Gauge [] "1 while the store can be read, else 0";
     REDIS_QUEUED "kiro_redis_queued_writes" Gauge
         ["kind": "`account`: counters and marks; `token`: a refreshed token that must not get lost"]
@@ -153,7 +153,7 @@ metrics! {
         "Circuit of an upstream host: 0 closed, 1 half-open, 2 open";
     VERSION_INFO "kiro_client_version_info" Gauge
         ["version": "of Kiro's IDE in the user agents (`KIRO_CLIENT_VERSION`)"]
-        "Always 1: what upstream is told";
+        "Always 1; the label says what we call ourselves";
     VERSION_REFUSED "kiro_client_version_refused_total" Counter
         ["call": "`chat`, `mcp`, `usage`, `models`, `profiles` or `refresh`", "host": "that refused; the first 64, then `other`"]
         "Calls that upstream refused because of the client version";

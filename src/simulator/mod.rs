@@ -19,7 +19,7 @@
 //! The first of these that there is:
 //! 1. the next one queued for the access token (`/_sim/script`);
 //! 2. the access token, when it is `sim-` and the name of a preset, perhaps with `.anything` behind it: `sim-429`,
-//!    `sim-suspended.alice`; `sim-ok` is none;
+//!    `sim-suspended.alice`; `sim-ok` names no preset;
 //! 3. the prompt, when the current message holds `[[sim …]]`: `[[sim {"text":"hello","pieces":5,"gap_ms":20}]]` or
 //!    `[[sim "cut"]]`;
 //! 4. the default set by `/_sim/script`, else a demo answer that says that it is simulated.
@@ -233,9 +233,9 @@ impl Control {
         self.shared.state().stats(true)
     }
 
-    /// Each account by its first refresh token, as `GET /_sim/accounts` gives it: `refreshes`, `dead_refreshes` (refused:
-    /// the refresh token was used up), `expired_calls` (refused: the access token had ended), and of its tokens
-    /// `refresh_token`, the one that works, and `access_token`, the last.
+    /// Each account by its first refresh token, as `GET /_sim/accounts` gives it: `refreshes`, `dead_refreshes`
+    /// (refused: the refresh token was used up), `expired_calls` (refused: the access token had ended), and of its
+    /// tokens `refresh_token`, the one that works, and `access_token`, the last.
     pub fn accounts(&self) -> Value {
         self.shared.state().accounts()
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::scenario::Fields;
 
-/// How a model is told to think.
+/// How a request makes a model think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     None,
@@ -26,7 +26,7 @@ pub(super) struct Model {
     pub window: u64,
     pub output: u64,
     pub style: Style,
-    /// It thinks unless it is told not to.
+    /// It thinks unless the request says no.
     pub always: bool,
     /// Whether ListAvailableModels names it; chat takes it all the same.
     pub listed: bool,

@@ -145,7 +145,7 @@ impl Player {
                     self.step += 1;
                     events += 1;
                 }
-                // A script that plays was staged: there is none of these.
+                // A script that plays was staged: it has none of these.
                 Some(Step::Think { .. } | Step::Notes(_)) => self.step += 1,
                 Some(Step::Wait(_)) | None => break,
             }

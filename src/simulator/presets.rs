@@ -179,7 +179,7 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     ("404", r#"{"http":{"status":404,"type":"UnknownOperationException","message":"Not found"}}"#),
     ("405", r#"{"http":{"status":405,"message":"Method not allowed"}}"#),
     ("415", r#"{"http":{"status":415,"message":"Unsupported media type"}}"#),
-    // Exceptions that are none, and the output limit (K36, K37)
+    // Exceptions that mean no failure, and the output limit (K36, K37)
     (
         "ghost",
         r#"{"text":"A whole answer.","usage":true,"exception":{"type":"InternalServerException","message":"Ghost."}}"#,
@@ -188,9 +188,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         "output-limit",
         r#"{"text":"An answer that was too lo","exception":{"type":"ContentLengthExceededException","message":"Output limit."}}"#,
     ),
-    // In which the world may differ: of one account as a token preset, of all as a world. What a comment names is a check
-    // of `doctor --live` (K139).
-    // Version accepted per call and host
+    // In which the world may differ: of one account as a token preset, of all as a world. What a comment names is a
+    // check of `doctor --live` (K139). Version accepted per call and host
     ("old-version", r#"{"world":{"min_version":"9999.0.0"}}"#),
     ("old-version-q", r#"{"world":{"min_version":{"q":"9999.0.0"}}}"#),
     ("old-version-runtime", r#"{"world":{"min_version":{"runtime":"9999.0.0"}}}"#),

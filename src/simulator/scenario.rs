@@ -61,7 +61,7 @@ impl Scenario {
         }
     }
 
-    /// The preset of that name, with or without `sim-` in front; `None` when there is none.
+    /// The preset of that name, with or without `sim-` in front.
     ///
     /// # Errors
     /// A sentence, when its parameter makes no scenario.
@@ -435,12 +435,12 @@ pub(super) enum Step {
     /// What the model thinks, if it is asked to: becomes frames by [`Script::stage`].
     Think {
         text: String,
-        /// At least so many, or as many as the world has.
+        /// At least this many, or as many as the world has.
         segments: usize,
     },
     /// The events at the end: become frames by [`Script::stage`].
     Notes(Notes),
-    /// One frame, or bytes that are none.
+    /// One frame, or bytes that are no frame.
     Event(Range<usize>),
     /// Text events that differ in their running number, written when they are sent.
     Numbered(Numbered),
@@ -1042,7 +1042,7 @@ impl Fields {
         self.map.contains_key(key)
     }
 
-    /// A member; with an `Option` for T, null is told apart from absent.
+    /// A member; with an `Option` for T, null differs from absent.
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, String> {
         let Some(value) = self.map.shift_remove(key) else { return Ok(None) };
         serde_json::from_value(value).map(Some).map_err(|error| format!("`{}.{key}`: {error}", self.place))

@@ -15,17 +15,17 @@ use super::scenario::{Fields, Scenario};
 use super::world::World;
 use crate::proto::kiro::route::Call;
 
-/// So many of the streams that the client closed are kept, and so many of the answers that were none.
+/// How many streams that the client closed are kept, and how many refusals.
 const ENDS: usize = 1024;
-/// So many requests are kept, and so many bytes of their bodies.
+/// How many requests are kept, and how many bytes of their bodies.
 const REQUESTS: usize = 64;
 const BODIES: usize = 32 << 20;
-/// So many conversations have their prompts remembered, and so many ids are counted for each call.
+/// How many conversations have their prompts remembered, and how many ids are counted for each call.
 const CONVERSATIONS: usize = 4096;
 const IDS: usize = 1024;
 /// So many successful refreshes are kept, and refresh tokens have their calls counted.
 const REFRESHES: usize = 16_384;
-/// Access tokens that have ended are forgotten at every so many refreshes.
+/// Number of refreshes after which access tokens that have ended are forgotten.
 const SWEPT_EVERY: u64 = 256;
 
 #[derive(Debug, Default)]

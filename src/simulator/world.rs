@@ -49,7 +49,7 @@ pub(super) struct World {
     pub profiles: Option<Vec<Value>>,
     pub profiles_page: Option<usize>,
     pub wrong_region: WrongRegion,
-    /// Access tokens that a refresh gave end after so many seconds; without it they say an hour and never end.
+    /// Seconds after which access tokens from a refresh end; without it they say an hour and never end.
     pub token_life: Option<u64>,
     /// How long a refresh takes.
     pub refresh_takes: Duration,
@@ -164,8 +164,8 @@ impl World {
         }
     }
 
-    /// Changes the world: `2026-11` and `2025-12` begin anew, the name of a preset or an object of keys adds to what there
-    /// is, a list does one after the other.
+    /// Changes the world: `2026-11` and `2025-12` begin anew, the name of a preset or an object of keys adds to what
+    /// there is, a list does one after the other.
     ///
     /// # Errors
     /// A sentence that names what is unknown or wrong.

@@ -175,7 +175,7 @@ fn accounts() -> Command {
                 .after_help(
                     "The client registration of an IdC login, {clientIdHash}.json in the same folder, is taken along. An \
                      account whose refresh token the store already has is not added again. From then on Kiro and the store \
-                     hold the same refresh token, and whoever renews it first logs the other out: log Kiro in again \
+                     hold the same refresh token, and the first to renew it logs the other out: log Kiro in again \
                      afterwards, or keep it closed.",
                 ),
         )

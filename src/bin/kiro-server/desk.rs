@@ -1,8 +1,9 @@
 //! What a command works with: the store, and the pool and credentials on it as a server has them, but at rest.
 //!
-//! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do nothing
-//! that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything of theirs
-//! has run: what then happens is what the command calls. That this order holds needs the runtime with one thread.
+//! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do
+//! nothing that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything
+//! of theirs has run: what then happens is what the command calls. That this order holds needs the runtime with one
+//! thread.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,9 +26,9 @@ use super::output::{Failure, short};
 
 /// How long a store may leave it open whether it is there. The connect timeout is shorter (R2).
 const REACH_WITHIN: Duration = Duration::from_secs(10);
-/// Refreshes under way and writes get so long at the end.
+/// How long refreshes under way and writes may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(20);
-/// A prefix of an id must be at least so long.
+/// Least length of a prefix of an id.
 const MIN_PREFIX: usize = 4;
 
 /// A store with its accounts.
@@ -163,6 +164,6 @@ pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), Failure> {
 
 /// Whether the file holds one Kiro token instead of a pool. One that isn't there or can't be read holds none.
 pub fn is_token_file(path: &Path) -> bool {
-    // Longer ones are none.
+    // A longer file is no token file.
     files::read(path, RECORD.bytes as u64 + 1).is_ok_and(|text| matches!(TokenFile::parse(&text), Ok(Some(_))))
 }

@@ -1,7 +1,7 @@
 //! `doctor`: configuration, store, accounts and upstream, one line each, with the cure.
 //!
-//! It changes nothing. Upstream is asked whether it answers, and for the usage, the models and the tools of one account in
-//! each API region: whether it still takes our client version is seen nowhere else (K108).
+//! It changes nothing. Upstream is asked whether it answers, and for the usage, the models and the tools of one account
+//! in each API region: whether it still takes our client version is seen nowhere else (K108).
 
 pub mod live;
 pub mod probe;
@@ -238,8 +238,8 @@ async fn examine(desk: &Desk, report: &mut Report) {
     client_version(desk, &accounts, report).await;
 }
 
-/// K108: one usage call with one account of each API region, in each shape's order, and how it is served. An account whose
-/// token would have to be renewed first, or that rests, is not asked.
+/// K108: one usage call with one account of each API region, in each shape's order, and how it is served. An account
+/// whose token would have to be renewed first, or that rests, is not asked.
 async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     let now = Timestamp::now();
     let live = |entry: &&Entry| {
@@ -415,7 +415,7 @@ async fn store(desk: &Desk, report: &mut Report) {
 
 fn rights(missing: Option<Vec<String>>, report: &mut Report) {
     let Some(missing) = missing else {
-        return report.note("rights", "can't be told before Redis 7");
+        return report.note("rights", "Redis before version 7 can't say");
     };
     let is_ours = |right: &&String| COMMAND_LINE_ONLY.iter().any(|command| right.starts_with(command));
     let (ours, needed): (Vec<&String>, Vec<&String>) = missing.iter().partition(is_ours);
@@ -468,10 +468,10 @@ async fn client_key(desk: &Desk, report: &mut Report) {
     match desk.store.client_key().await {
         Ok(Some(_)) => report.ok("client key", "from the store"),
         Ok(None) if loopback => {
-            report.note("client key", "none: whoever can reach the loopback address is served");
+            report.note("client key", "none: everybody who can reach the loopback address is served");
         }
         Ok(None) if desk.config.allow_anonymous => {
-            report.note("client key", format!("none: whoever can reach {} is served", desk.config.listen));
+            report.note("client key", format!("none: everybody who can reach {} is served", desk.config.listen));
         }
         Ok(None) => report.wrong(
             "client key",
@@ -545,7 +545,7 @@ async fn account(desk: &Desk, entry: &Entry, report: &mut Report) {
     }
 }
 
-/// The end of a client registration is told so long before, in seconds.
+/// How long before its end, in seconds, doctor warns about a client registration.
 const REGISTRATION_SOON: i64 = 14 * 86_400;
 
 #[derive(Default)]
@@ -720,7 +720,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
         ("KIRO_REFRESH_IDC_URL", &account.refresh_idc_url),
     ];
     for (field, url) in own {
-        // A region that can't be filled in is told about by itself.
+        // A region that can't be filled in has a line of its own.
         let Some(url) = url else { continue };
         match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
             None => findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address"),

@@ -1,7 +1,7 @@
-//! Log lines on standard error, which whoever reads it can't stop us by.
+//! Log lines on standard error. A reader that stalls can't stop the server.
 //!
-//! A line goes into a buffer ([`Lines`]) and a thread of its own writes it: a pipe that nobody reads, a terminal that is
-//! held or a disk that is full holds up that thread alone. What doesn't fit is dropped, counted
+//! A line goes into a buffer ([`Lines`]) and a thread of its own writes it: a pipe that nobody reads, a terminal that
+//! is held or a disk that is full holds up that thread alone. What doesn't fit is dropped, counted
 //! (`kiro_log_lines_dropped_total`), and told in a line of its own once the reader is back.
 
 use std::io::{self, IsTerminal, Write};
@@ -45,8 +45,8 @@ impl Log {
             LogFormat::Pretty => lines.with_ansi(terminal).compact().boxed(),
         };
         tracing_subscriber::registry().with(traces).with(lines.with_filter(filter)).init();
-        // The default one writes to standard error itself, on the thread that panicked. What was formatted into the message
-        // may be a client's text: the place has to do.
+        // The default one writes to standard error itself, on the thread that panicked. What was formatted into the
+        // message may be a client's text: the place has to do.
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let said = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What SIGHUP changes of the configuration: the log level. Flags and the environment stay what they were at the start, so
-//! what counts is the config file.
+//! What SIGHUP changes of the configuration: the log level. Flags and the environment stay what they were at the start,
+//! so what counts is the config file.
 
 use kiro_messages::config::{Config, ConfigError, RawConfig};
 
@@ -25,12 +25,13 @@ impl Reload {
         Self { log, read: Box::new(read), raw, level: config.log_level.clone() }
     }
 
-    /// Takes in what may change while it runs, and says what may not. A configuration that can't be used changes nothing.
+    /// Takes in what may change while it runs, and says what may not. A configuration that can't be used changes
+    /// nothing.
     pub fn again(&mut self) {
         let (raw, config) = match (self.read)() {
             Ok(read) => read,
             Err(error) => {
-                tracing::error!(%error, "the configuration stays as it was");
+                tracing::error!(%error, "the configuration was not replaced");
                 return;
             }
         };
@@ -40,7 +41,7 @@ impl Reload {
                     tracing::info!(from = self.level, to = config.log_level, "the log level was changed");
                     self.level = config.log_level;
                 }
-                Err(error) => tracing::error!(error, "the log level stays as it was"),
+                Err(error) => tracing::error!(error, "the log level was not changed"),
             }
         } else {
             tracing::info!(log_level = self.level, "the configuration was read again");

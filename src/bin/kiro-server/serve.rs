@@ -24,7 +24,7 @@ const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
 /// How long a start on a socket that others may serve too waits for the first snapshot and the client key.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
 
-/// While draining, idle connections are kept for so long: a request may be on its way on one, which is answered, with
+/// How long idle connections are kept while draining: a request may be on its way on one. It is answered with
 /// `connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -89,8 +89,8 @@ async fn run(
         }
     }
     if shared {
-        // Another server may be there to answer; who comes to us before we can gets no 503: with SO_REUSEPORT nobody comes
-        // before we listen, on a socket that listens already he waits in its queue.
+        // Another server may be there to answer; who comes to us before we can gets no 503: with SO_REUSEPORT nobody
+        // comes before we listen, on a socket that listens already he waits in its queue.
         let known = async { tokio::join!(gateway.pool().first_snapshot(), gateway.key_known()) };
         if tokio::time::timeout(SNAPSHOT_WAIT, known).await.is_err() {
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
@@ -161,7 +161,7 @@ async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) {
     tokio::join!(listening.drain(), close);
 }
 
-/// The sockets that systemd (or whoever started us) listens on already (`LISTEN_FDS`), else one of our own; and whether
+/// The sockets that systemd (or another parent) listens on already (`LISTEN_FDS`), else one of our own; and whether
 /// another process may serve on them as well.
 fn sockets(config: &Config) -> io::Result<(Vec<TcpListener>, bool)> {
     let inherited = systemd::sockets()?;
@@ -203,7 +203,7 @@ async fn reload(mut hangup: Hangup, listening: &Listening, again: Reload) {
             again.lock().unwrap_or_else(PoisonError::into_inner).again();
             match tls.map(|tls| tls.reload()) {
                 Some(Ok(())) => tracing::info!("the certificate was read again"),
-                Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
+                Some(Err(error)) => tracing::error!(%error, "the certificate was not replaced"),
                 None => {}
             }
         });
@@ -243,8 +243,8 @@ async fn simulated_upstream(config: &mut Config) -> std::io::Result<Option<kiro_
     }
 }
 
-/// Resolves when the start fails although it didn't wait for the store: it refuses us, or the client key (R49), or it holds
-/// no client key and one is needed (R57). The answer is what to tell the operator.
+/// Resolves when the start fails although it didn't wait for the store: it refuses us, or the client key (R49), or it
+/// holds no client key and one is needed (R57). The answer is what to tell the operator.
 async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     let no_key = async {
         gateway.key_known().await;
@@ -294,11 +294,11 @@ fn refuse(message: &str) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// SIGTERM and SIGINT, kept from the moment it is made: before anybody is told that the server listens, so that a signal
+/// SIGTERM and SIGINT, kept from the moment it is made. That is before the server says that it listens, so a signal
 /// right after the start is a clean end too.
 ///
-/// A thread of their own takes them, since one that ends us must be heard when all others hang. What the second one, or an
-/// end that takes longer than `patience`, doesn't bring about in a second, this thread does.
+/// A thread of their own takes them, since one that ends us must be heard when all others hang. What the second one, or
+/// an end that takes longer than `patience`, doesn't bring about in a second, this thread does.
 struct Stop {
     /// How many came. None: without handlers the signals have their default action, which ends the process as well.
     heard: Option<watch::Receiver<u32>>,
@@ -330,7 +330,7 @@ impl Stop {
         Ok(heard)
     }
 
-    /// Resolves when so many came.
+    /// Resolves when `count` signals have come.
     async fn signal(&mut self, count: u32) {
         if let Some(heard) = &mut self.heard
             && heard.wait_for(|heard| *heard >= count).await.is_ok()
@@ -348,8 +348,8 @@ struct Signals([tokio::signal::unix::Signal; 2]);
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        // A file that may not grow (RLIMIT_FSIZE) is a failed write, and not the end of every stream. tokio keeps a handler
-        // for good.
+        // A file that may not grow (RLIMIT_FSIZE) is a failed write, and not the end of every stream. tokio keeps a
+        // handler for good.
         drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
     }
@@ -411,7 +411,7 @@ impl Hangup {
     }
 }
 
-/// What systemd is told, and what it hands down. Without systemd nothing of it happens.
+/// What we tell systemd, and what it hands down. Without systemd nothing of it happens.
 mod systemd {
     use std::io;
     use std::net::TcpListener;

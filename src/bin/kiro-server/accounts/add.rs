@@ -157,7 +157,7 @@ fn checked_name(name: &str) -> Result<String, Failure> {
 /// R69: only JSON token files can be read.
 fn refuse_sqlite(path: &Path) -> Result<(), Failure> {
     let mut head = Vec::new();
-    // A file that can't be opened is told about when it is read.
+    // Reading it reports a file that can't be opened.
     if let Ok(file) = std::fs::File::open(path) {
         let read = file.take(SQLITE.len() as u64).read_to_end(&mut head);
         read.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;

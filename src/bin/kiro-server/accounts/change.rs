@@ -22,7 +22,7 @@ pub async fn disable(config: Config, options: &ArgMatches) -> Result<ExitCode, F
 }
 
 /// Not disabled any more; a mark (cool-down, quota, ejection) is lifted, as the Node.js service's UI lifts one (R15):
-/// whoever enables an account by hand wants it tried.
+/// a person who enables an account wants it tried.
 pub async fn enable(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
     patch(config, options, "enabled", |is_marked| {
         let mut fields = vec![Field::IsDisabled(false)];

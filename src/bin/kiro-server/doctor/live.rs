@@ -1,8 +1,8 @@
 //! `doctor --live` (K138–K141): what this program takes Kiro for, held against the real one with one account.
 //!
 //! It sends requests of its own, one at a time, and ends at the first word that is said of the account and not of the
-//! request. Health, counters and records stay as they are; a token that had to be renewed is saved, or the login would be
-//! lost. Neither output nor report holds a token, an ARN, an account's id, a prompt or an answer.
+//! request. Health, counters and records stay as they are; a token that had to be renewed is saved, or the login would
+//! be lost. Neither output nor report holds a token, an ARN, an account's id, a prompt or an answer.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MARGIN_SECONDS: i64 = 300;
 /// Models of the older style, of which every plan has one: the one that costs least in front.
 const PLAIN_MODELS: [&str; 3] = ["claude-haiku-4.5", "claude-sonnet-4.5", "claude-sonnet-4"];
-/// A model that is told to think both ways.
+/// A model that takes the wish to think both ways.
 const BOTH_MODEL: &str = "claude-sonnet-4.6";
 /// Behind the floor of [`VERSION_FLOOR`].
 const OLD_VERSION: &str = "0.11.132";
@@ -48,7 +48,7 @@ const LARGEST_BODY: usize = 1_085_435;
 const TOO_LARGE_BODY: usize = 1_086_459;
 /// Characters of base64 of a picture that clients send: Anthropic's own limit is 5 MB.
 const LARGEST_PICTURE: usize = 1_000_000;
-/// Upstream's word on something, at most so many characters of it.
+/// Characters that are kept of upstream's message.
 const MOST_WORDS: usize = 160;
 
 /// Each check with what it is about, in the order in which they run.
@@ -1028,11 +1028,12 @@ impl Live {
         })
     }
 
-    /// A turn with something that may be refused; `means` is said then. The verdict is `Wrong` where nothing is done about it.
+    /// A turn with something that may be refused; `means` is said then. The verdict is `Wrong` where nothing is done
+    /// about it.
     async fn taken(&mut self, ask: Ask, verdict: Verdict, means: &str) -> Result<Found, Stopped> {
         Ok(match self.ask(&ask).await? {
             Some(Ok(_)) => (Verdict::Same, "taken".to_owned(), String::new()),
-            // A word on the account or the model is none on what was asked.
+            // A refusal of the account or the model says nothing about the question.
             Some(Err(fault)) if is_of_the_profile(&fault) || fault.kind == FaultKind::UnknownModel => {
                 not_run(&said(&fault))
             }
@@ -1096,8 +1097,8 @@ impl Live {
 
     async fn credits(&mut self) -> Result<Found, Stopped> {
         let Some(_) = self.way().await? else { return Ok(not_run("no shape answers")) };
-        // Long enough that the beginning is worth a cache entry, where the gateway puts it (TR46); and never sent before, or
-        // the first turn would find it there.
+        // Long enough that the beginning is worth a cache entry, where the gateway puts it (TR46); and never sent
+        // before, or the first turn would find it there.
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(150);
         let text = format!("{} {text}", uuid::Uuid::new_v4());
         let ask = Ask::new(self.plain, "Answer with the one word OK.").under(&text);
@@ -1253,7 +1254,7 @@ impl Live {
         })
     }
 
-    /// A request whose body, or whose picture, has about so many bytes. Of few tokens, whose limit is another one.
+    /// A request whose body, or whose picture, has about `size` bytes. It has few tokens, whose limit is another one.
     fn of_size(&self, what: &str, size: usize) -> Ask {
         let ask = Ask::new(self.plain, "Answer with the one word OK.");
         if what == "picture" {

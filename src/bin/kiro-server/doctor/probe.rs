@@ -1,4 +1,5 @@
-//! Small requests made by hand, for `doctor` and `accounts check`: one at a time, counted, and none of them felt by the pool.
+//! Small requests made by hand, for `doctor` and `accounts check`: one at a time, counted, and none of them felt by the
+//! pool.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use kiro_messages::secret::Secret;
 use kiro_messages::upstream::{Caller, Upstream};
 use serde_json::{Map, Value, json};
 
-/// K138: at most so many requests.
+/// Most requests of one run (K138).
 pub const MOST_REQUESTS: usize = 40;
 /// One request, all in all.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -220,7 +221,8 @@ impl Probe {
         self.call(shape, Call::Mcp, arn, String::new(), Some(body.to_string()), read).await
     }
 
-    /// The same from another client: `agent` makes its user agents of ours. What it meets is no news of our own version.
+    /// The same from another client: `agent` makes its user agents of ours. What it meets is no news of our own
+    /// version.
     pub async fn usage_as(&mut self, shape: Shape, arn: Option<&str>, agent: impl Fn(&str) -> String) -> Asked<()> {
         let ours = (self.headers.clone(), self.version_refused.clone(), self.answered.clone());
         for (_, headers) in self.headers.iter_mut().filter(|(of, _)| *of == (shape, Call::Usage)) {
@@ -294,7 +296,7 @@ impl Probe {
         query: String,
         body: Option<String>,
     ) -> Result<Bytes, Fault> {
-        // The ARN says where its profile lives (K74), and whoever leaves it out means the same place.
+        // The ARN says where its profile lives (K74); a request without it goes to the same place.
         let variants = self.view.variants();
         let named = |variant: &&Variant| arn.is_some() && variant.arn() == arn;
         let variant = variants.iter().find(named).or_else(|| variants.first());
@@ -338,7 +340,7 @@ impl Probe {
     }
 }
 
-/// What is said of a request's body: whoever says it has taken client and token.
+/// Faults of a request's body: upstream has taken client and token then.
 fn is_of_the_request(fault: &Fault) -> bool {
     matches!(
         fault.kind,
@@ -414,7 +416,7 @@ fn decoded(text: &Text<'_>) -> String {
     text.decode(&mut None).into_owned()
 }
 
-/// A picture of noise, so that nothing can make it smaller: a whole PNG of about so many characters of base64.
+/// A picture of noise, so that nothing can make it smaller: a whole PNG of about `base64_length` characters of base64.
 pub fn picture(base64_length: usize) -> String {
     let side = ((base64_length as f64 * 0.75 / 3.0).sqrt() as usize).max(1);
     let mut pixels = Vec::with_capacity(side * (3 * side + 1));
