@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod accounts;
 #[path = "support/log.rs"]
 mod log;

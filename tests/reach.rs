@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod accounts;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use accounts::add_account;
+use accounts::{POOL, add_account};
 use bytes::Bytes;
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::error::{Code, Error};
@@ -26,7 +27,6 @@ use redis_server::{RedisServer, free_port};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-const POOL: &str = "aiclient:pools:claude-kiro-oauth";
 const LIVE: &str = "2099-01-01T00:00:00.000Z";
 const EXPIRED: &str = "2020-01-01T00:00:00.000Z";
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 mod accounts;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]

@@ -9,17 +9,17 @@ use kiro_messages::secret::Secret;
 use kiro_messages::store::{Clock, NewAccount, OutcomePatch, Status, Store, TokenKey, UnsavedToken, Writer};
 use tokio::time::timeout;
 
+#[path = "clock.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod clock;
+pub use clock::t0;
+
 /// What a success at [`t0`] leaves.
 pub const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
 
 /// A time on the day of the examples.
 pub fn time(text: &str) -> Timestamp {
     format!("2026-11-23T{text}Z").parse().unwrap()
-}
-
-/// `T0` of the contract.
-pub fn t0() -> Timestamp {
-    time("10:00:00")
 }
 
 /// Always [`t0`].

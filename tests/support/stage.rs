@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+#[path = "accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod accounts;
 #[path = "../../examples/load/client.rs"]
 pub mod client;
 #[path = "node_service.rs"]
@@ -25,11 +28,11 @@ pub mod node_service;
 #[path = "redis_server.rs"]
 pub mod redis_server;
 
+pub use accounts::{POOL, token_key};
 use client::{Client, Face, Outcome, Plan};
 use node_service::NodeService;
 use redis_server::RedisServer;
 
-pub const POOL: &str = "aiclient:pools:claude-kiro-oauth";
 pub const KEY: &str = "client-key-1";
 /// Starting a process on a busy machine takes that long at most.
 const LISTENS_WITHIN: Duration = Duration::from_secs(30);
@@ -479,10 +482,6 @@ pub fn token(n: usize, access_token: &str, expires_at: &str) -> Value {
         "accessToken": access_token, "refreshToken": format!("refresh-{n}"), "expiresAt": expires_at,
         "authMethod": "social", "profileArn": PROFILE_ARN, "region": "us-east-1",
     })
-}
-
-pub fn token_key(id: &str) -> String {
-    format!("aiclient:tokens:claude-kiro-oauth:{id}")
 }
 
 /// So many seconds from now, as records have it.

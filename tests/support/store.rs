@@ -8,12 +8,14 @@ use kiro_messages::secret::Secret;
 use kiro_messages::store::{RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig, Writer};
 use redis::Commands;
 
+#[path = "accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod accounts;
 #[path = "records.rs"]
 mod records;
+pub use accounts::{POOL, token_key};
 pub use records::*;
 
-/// The pool's key.
-pub const POOL: &str = "aiclient:pools:claude-kiro-oauth";
 /// The default prefix.
 pub fn config(url: &str) -> StoreConfig {
     prefixed(url, "aiclient:")
@@ -33,11 +35,6 @@ pub async fn connect(url: &str) -> Store {
     let store = Store::connect(&config(url)).await.unwrap();
     wait_for(&store, Status::is_connected, Duration::from_secs(20)).await;
     store
-}
-
-/// The key of a token record.
-pub fn token_key(id: &str) -> String {
-    format!("aiclient:tokens:claude-kiro-oauth:{id}")
 }
 
 /// The sum of all usage counts.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::redis_server::RedisServer;
 
 #[path = "accounts.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
 pub mod accounts;
-use accounts::add_account;
+use accounts::{POOL, add_account};
 
 pub const KEY: &str = "client-key-1";
 
@@ -103,7 +104,7 @@ impl World {
     pub fn accounts(&self) -> Vec<Value> {
         let mut command = redis::cmd("HGETALL");
         let all: std::collections::BTreeMap<String, String> =
-            command.arg("aiclient:pools:claude-kiro-oauth").query(&mut self.redis.connection()).unwrap();
+            command.arg(POOL).query(&mut self.redis.connection()).unwrap();
         all.values().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
 
