@@ -1,8 +1,8 @@
 //! The response vectors of the translation rules: what Kiro sends, and what the client gets.
 //!
 //! `tests/golden/response/vectors.txt` holds them in their own notation. Each one is run as it stands, at every chunk
-//! split and cut at every byte, and with its text in single characters; and each is kept as a golden pair `RULE.TVn.frames` →
-//! `RULE.TVn.sse`, regenerated only with `KIRO_BLESS=1`.
+//! split and cut at every byte, and with its text in single characters; and what each gives to the byte stands in `streams.txt`
+//! beside them, written again only with `KIRO_BLESS=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 #[allow(dead_code, reason = "part of it is for the property tests")]
@@ -136,44 +136,75 @@ fn ts23_ts26_vectors_without_the_raw_copy_give_the_same_values() {
     }
 }
 
-/// The golden pairs say what the vectors give, and the first case of each vector is a seed of the fuzzer.
+/// `tests/golden/response/streams.txt`: what each vector gives to the byte, and what the driver is told.
+#[test]
+fn streams_are_as_they_were() {
+    let mut expected = String::from(
+        "# What each vector gives: the data of each event, and `=>` what the driver is told after which input. Written by KIRO_BLESS=1 cargo test\n\
+         # --test golden_response.\n",
+    );
+    for case in Case::all() {
+        let mut pipeline = case.pipeline();
+        writeln!(expected, "{}", case.name).unwrap();
+        for (place, input) in case.inputs.iter().enumerate() {
+            let outs = drive(&mut pipeline, std::slice::from_ref(input), Chunks::PerFrame);
+            expected.extend(outs.iter().map(|out| stream_lines(out, place + 1)));
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/response/streams.txt");
+    if blessing() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    for (line, (there, given)) in found.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(there, given, "streams.txt:{}; KIRO_BLESS=1 writes it", line + 1);
+    }
+    assert_eq!(found.lines().count(), expected.lines().count(), "KIRO_BLESS=1 writes it");
+}
+
+/// What a pipeline gave for one input. An event's name and its lines follow from its data, and here they do.
+fn stream_lines(out: &Out, input: usize) -> String {
+    match out {
+        Out::Bytes(bytes) => {
+            let text = std::str::from_utf8(bytes).unwrap();
+            let events = text.split_inclusive("\n\n").map(|event| {
+                let data = event.split_once("\ndata: ").and_then(|(_, data)| data.strip_suffix("\n\n")).unwrap();
+                let kind = serde_json::from_str::<Value>(data).unwrap()["type"].as_str().unwrap().to_owned();
+                assert_eq!(event, format!("event: {kind}\ndata: {data}\n\n"));
+                format!("> {data}\n")
+            });
+            events.collect()
+        }
+        Out::Fault(kind) => format!("=> {input}: fault {kind}\n"),
+        Out::Failed(kind) => format!("=> {input}: failed {kind}\n"),
+        Out::Done => format!("=> {input}: done\n"),
+        Out::Refused => format!("=> {input}: refused\n"),
+    }
+}
+
+/// The first case of each vector is a seed of the fuzzer: what fuzz/entries/pipeline.rs reads as bytes, in pieces of 17.
 /// `KIRO_BLESS=1` writes them.
 #[test]
-fn golden_pairs_are_the_vectors() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (pairs, seeds) = (root.join("tests/golden/response"), root.join("fuzz/seeds/pipeline"));
+fn seeds_are_the_vectors() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/pipeline");
     let mut expected = BTreeMap::new();
-    for case in Case::all() {
-        let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
-        let name = format!("{}.{}", case.rules[0], case.name);
-        assert!(expected.insert(pairs.join(format!("{name}.frames")), frames_text(&case).into_bytes()).is_none());
-        expected.insert(pairs.join(format!("{name}.sse")), bytes_of(&outs));
-        if !case.name.contains('.') {
-            // What fuzz/entries/pipeline.rs reads as bytes, in pieces of 17.
-            let seed = [&[u8::from(case.thinking), 16], &wire(&case.inputs)[..]].concat();
-            expected.insert(seeds.join(format!("vector-{}", case.name)), seed);
-        }
+    for case in Case::all().into_iter().filter(|case| !case.name.contains('.')) {
+        let seed = [&[u8::from(case.thinking), 16], &wire(&case.inputs)[..]].concat();
+        assert!(expected.insert(seeds.join(format!("vector-{}", case.name)), seed).is_none(), "{} twice", case.name);
     }
-    let mut found = BTreeMap::new();
-    for folder in [&pairs, &seeds] {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if [".frames", ".sse"].iter().any(|end| name.ends_with(end)) || name.starts_with("vector-") {
-                found.insert(path.clone(), std::fs::read(&path).unwrap());
-            }
-        }
-    }
+    let paths = std::fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path());
+    let is_ours = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("vector-");
+    let found: BTreeMap<_, _> =
+        paths.filter(is_ours).map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect();
     if blessing() {
         found.keys().for_each(|path| std::fs::remove_file(path).unwrap());
         expected.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
         return;
     }
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "KIRO_BLESS=1 writes them");
     for (path, bytes) in &expected {
-        let there = found.remove(path).unwrap_or_else(|| panic!("{path:?} is missing; KIRO_BLESS=1 writes it"));
-        assert_eq!(String::from_utf8_lossy(&there), String::from_utf8_lossy(bytes), "{path:?}");
+        assert_eq!(String::from_utf8_lossy(&found[path]), String::from_utf8_lossy(bytes), "{path:?}");
     }
-    assert_eq!(found.keys().collect::<Vec<_>>(), Vec::<&PathBuf>::new(), "no vector gives these");
 }
 
 /// TV1 to the last byte.
@@ -282,69 +313,4 @@ fn prefixes(case: &Case) -> Vec<(Vec<Input>, Vec<u8>)> {
         }
     }
     prefixes
-}
-
-/// A case as a person reads it: settings, one line an input, `=>` what the driver is told.
-fn frames_text(case: &Case) -> String {
-    let mut text = format!("# {} {}\n", case.name, case.title);
-    if case.thinking {
-        text.push_str("setting thinking\n");
-    }
-    if case.omitted {
-        text.push_str("setting thinking text is omitted\n");
-    }
-    if case.split == kiro_messages::proto::pipeline::UsageSplit::None {
-        text.push_str("setting usage isn't split\n");
-    }
-    for (upstream, client) in &case.tool_names {
-        writeln!(text, "setting tool {upstream} is the client's {client}").unwrap();
-    }
-    let mut pipeline = case.pipeline();
-    for input in &case.inputs {
-        match input {
-            Input::Frame(Frame::Event { name, payload }) => writeln!(text, "event {name} {}", readable(payload)),
-            Input::Frame(Frame::Untyped { name, payload }) => {
-                writeln!(text, "event {name} {} without a message type", readable(payload))
-            }
-            Input::Frame(Frame::Exception { name, payload }) => {
-                writeln!(text, "exception {name} {}", readable(payload))
-            }
-            Input::Frame(Frame::Error { code, message }) => writeln!(text, "error {code} {message}"),
-            Input::Frame(Frame::Other { message_type }) => writeln!(text, "frame of message type {message_type}"),
-            Input::Frame(Frame::Corrupt) => writeln!(text, "frame with a wrong checksum"),
-            Input::End => writeln!(text, "end"),
-            Input::Cut => writeln!(text, "cut"),
-            Input::EarlyStart => writeln!(text, "early headers"),
-            Input::Ping => writeln!(text, "ping is due"),
-            Input::Restart => writeln!(text, "restart"),
-            Input::GiveUp => writeln!(text, "give up"),
-            Input::Shutdown => writeln!(text, "shutdown"),
-        }
-        .unwrap();
-        for out in drive(&mut pipeline, std::slice::from_ref(input), Chunks::PerFrame) {
-            match out {
-                Out::Bytes(_) => {}
-                Out::Fault(kind) => writeln!(text, "=> fault {kind}").unwrap(),
-                Out::Failed(kind) => writeln!(text, "=> failed {kind}").unwrap(),
-                Out::Done => writeln!(text, "=> done").unwrap(),
-                Out::Refused => writeln!(text, "=> refused").unwrap(),
-            }
-        }
-    }
-    text
-}
-
-/// Printable UTF-8 as it is, every other byte as `\xNN`.
-fn readable(payload: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in payload.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\0'..='\u{1f}' | '\u{7f}' => write!(text, "\\x{:02x}", u32::from(character)).unwrap(),
-                other => text.push(other),
-            }
-        }
-        chunk.invalid().iter().for_each(|byte| write!(text, "\\x{byte:02x}").unwrap());
-    }
-    text
 }

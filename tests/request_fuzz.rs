@@ -6,6 +6,8 @@
 mod request;
 #[path = "../fuzz/entries/request_structured.rs"]
 mod request_structured;
+#[path = "request/mod.rs"]
+mod vectors;
 
 use std::fs;
 use std::path::Path;
@@ -67,11 +69,7 @@ fn tr18_recipes_arrive_whole() {
 }
 
 fn golden_requests() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/request");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    paths.retain(|path| path.to_str().unwrap().ends_with(".request.json"));
-    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    vectors::vectors().into_iter().flat_map(|vector| vector.cases).map(|case| case.body).collect()
 }
 
 fn files(folder: &str) -> Vec<Vec<u8>> {
