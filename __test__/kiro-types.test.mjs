@@ -12,8 +12,11 @@ import { CodeWhispererStreamingClient, GenerateAssistantResponseCommand } from '
 import ts from 'typescript'
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..')
-const bodies = readFileSync(path.join(root, 'tests', 'golden', 'request', 'bodies.txt'), 'utf8')
-const goldens = new Map([...bodies.matchAll(/^(.+)\n> (\{"conversationState".*)$/gm)].map(([, name, json]) => [name, json]))
+const [, ...lines] = readFileSync(path.join(root, 'tests', 'golden', 'request', 'bodies.txt'), 'utf8').split('\n')
+const goldens = new Map()
+for (const [at, line] of lines.entries()) {
+  if (line.startsWith('> {"conversationState"')) goldens.set(lines[at - 1], line.slice(2))
+}
 
 test('there are golden requests to check', () => {
   assert.ok(goldens.size > 100, `only ${goldens.size}`)
