@@ -95,7 +95,7 @@ export interface GatewayOptions {
   upstream?: 'kiro' | 'simulator'
   /**
    * Where answers come from in shape q; {region} is filled per account. Changed alone, everything goes to this one host.
-   * Must be an https:// URL (http:// only to a loopback address).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Environment: `KIRO_UPSTREAM_URL`.
    * @default https://q.{region}.amazonaws.com/generateAssistantResponse
    */
@@ -108,14 +108,14 @@ export interface GatewayOptions {
   upstreamApi?: 'auto' | 'q' | 'runtime' | 'q,runtime' | 'runtime,q'
   /**
    * Where answers come from in shape runtime.
-   * Must be an https:// URL (http:// only to a loopback address).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Environment: `KIRO_RUNTIME_URL`.
    * @default https://runtime.{region}.kiro.dev/
    */
   runtimeUrl?: string
   /**
    * Where usage, models and profiles are asked for in shape runtime.
-   * Must be an https:// URL (http:// only to a loopback address).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Environment: `KIRO_MANAGEMENT_URL`.
    * @default https://management.{region}.kiro.dev
    */
@@ -143,14 +143,14 @@ export interface GatewayOptions {
   socialProfileArn?: string
   /**
    * Where social accounts refresh their token.
-   * Must be an https:// URL (http:// only to a loopback address).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Environment: `KIRO_SOCIAL_REFRESH_URL`.
    * @default https://prod.{region}.auth.desktop.kiro.dev/refreshToken
    */
   socialRefreshUrl?: string
   /**
    * Where IdC accounts refresh their token.
-   * Must be an https:// URL (http:// only to a loopback address).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Environment: `KIRO_IDC_REFRESH_URL`.
    * @default https://oidc.{region}.amazonaws.com/token
    */

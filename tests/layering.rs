@@ -11,6 +11,7 @@ use std::path::Path;
 const LAYERS: &[(&str, u8)] = &[
     ("secret", 0),
     ("files", 4),
+    ("proto::address", 1),
     ("proto::json", 1),
     ("proto::said", 1),
     ("proto::eventstream", 1),

@@ -1,10 +1,10 @@
 //! The forms that values have, and how a text in each of them is read.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::proto::address;
 use crate::proto::kiro::{client_identity, profile};
-use crate::proto::record::is_region;
+use crate::proto::record::{DEFAULT_REGION, is_region};
 
 /// The form a setting's value must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Form {
     pub(super) fn fits(self, text: &str) -> bool {
         match self {
             Form::Word(words) => words.contains(&text),
-            Form::UpstreamUrl => is_trusted_url(text),
+            Form::UpstreamUrl => address::endpoint(text, DEFAULT_REGION).is_some(),
             Form::Regions => text.split(',').all(|region| is_region(region.trim())),
             Form::ProfileArn => {
                 text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(text).is_some()
@@ -67,7 +67,7 @@ impl Form {
             Form::Bytes => "a size in bytes, or such as 64KiB, 32MiB".into(),
             Form::Word(words) => format!("one of {}", words.join(", ")),
             Form::Store => "redis or file:PATH".into(),
-            Form::UpstreamUrl => "an https:// URL (http:// only to a loopback address)".into(),
+            Form::UpstreamUrl => address::ALLOWED.into(),
             Form::Regions => "a comma list of regions such as us-east-1,eu-central-1".into(),
             Form::ProfileArn => "a profile's ARN (arn:…:codewhisperer:…), or empty".into(),
             Form::Url(schemes) => {
@@ -98,23 +98,6 @@ pub fn parse_version(text: &str) -> Option<[u32; 3]> {
 /// Whether Kiro refuses clients of this version (K102, [`client_identity::VERSION_FLOOR`]).
 pub fn is_below_floor(version: &str) -> bool {
     parse_version(version) < parse_version(client_identity::VERSION_FLOOR)
-}
-
-/// Whether a bearer token may be sent there (K12): `https`, or `http` to a loopback address.
-pub fn is_trusted_url(url: &str) -> bool {
-    if let Some(rest) = url.strip_prefix("https://") {
-        return !rest.is_empty();
-    }
-    let Some(rest) = url.strip_prefix("http://") else { return false };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return false;
-    }
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The text, with what stands before an `@` taken out. Passwords are written unescaped too: whatever stands before the last

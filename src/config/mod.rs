@@ -27,7 +27,7 @@ macro_rules! key {
     };
 }
 
-pub use forms::{Form, is_below_floor, is_trusted_url, parse_version};
+pub use forms::{Form, is_below_floor, parse_version};
 pub use raw::{RawConfig, Source};
 pub use table::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Group, SETTINGS, Setting};
 
@@ -419,6 +419,7 @@ impl RawConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::address::ALLOWED;
 
     fn env(pairs: &[(&str, &str)]) -> RawConfig {
         RawConfig::from_env(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
@@ -506,6 +507,20 @@ mod tests {
     }
 
     #[test]
+    fn k12_a_setting_no_token_may_go_to_is_refused() {
+        for setting in ["UPSTREAM_URL", "RUNTIME_URL", "MANAGEMENT_URL", "SOCIAL_REFRESH_URL", "IDC_REFRESH_URL"] {
+            let setting = format!("KIRO_{setting}");
+            for url in
+                ["https://u@example.org/", "https://{zone}.example.org/", "https://a:port/", "http://example.org/"]
+            {
+                let error = env(&[(&setting, url)]).resolve(Face::Server).unwrap_err().to_string();
+                assert!(error.starts_with(&setting) && error.ends_with(ALLOWED), "{error}");
+            }
+            assert!(env(&[(&setting, "http://LOCALHOST:1/")]).resolve(Face::Server).is_ok());
+        }
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let raw = env(&[("KIRO_API_KEY", "k-1"), ("REDIS_URL", "redis://:pw@h")]);
         let text = format!("{:?} {:?}", raw.shown(), raw.resolve(Face::Server).unwrap());
@@ -523,6 +538,7 @@ mod tests {
             refused(&[("KIRO_STORE", "redis://:sekret@h")]),
             refused(&[("KIRO_STORE", "me:sek/sekret@h:6379")]),
             refused(&[("KIRO_UPSTREAM_URL", "http://me:sek/sekret@example.org/")]),
+            refused(&[("KIRO_UPSTREAM_URL", "https://me:sekret@example.org/")]),
             refused(&[("KIRO_PROXY_URL", "me:sekret@h")]),
         ] {
             assert!(!error.contains("sek"), "{error}");
@@ -544,20 +560,5 @@ mod tests {
         assert!(matches!(parts.redis, RedisAddress::Parts { ref host, db: 3, .. } if host == "h"));
         let url = env(&[("REDIS_HOST", "h"), ("REDIS_URL", "redis://u")]).resolve(Face::Server).unwrap();
         assert!(matches!(url.redis, RedisAddress::Url(_)));
-    }
-
-    #[test]
-    fn a_token_is_sent_to_https_or_loopback_only() {
-        assert!(is_trusted_url("https://q.us-east-1.amazonaws.com/x"));
-        assert!(
-            is_trusted_url("http://127.0.0.1:1/x")
-                && is_trusted_url("http://[::1]:1")
-                && is_trusted_url("http://localhost/")
-        );
-        assert!(
-            !is_trusted_url("http://example.org")
-                && !is_trusted_url("http://127.0.0.1@example.org/")
-                && !is_trusted_url("ftp://127.0.0.1")
-        );
     }
 }

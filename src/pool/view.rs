@@ -6,11 +6,12 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
 use crate::policy::learned::{Learned, MOST_LISTED, Variant};
+use crate::proto::address::{endpoint, origin};
 use crate::proto::kiro::profile::{
     BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
 use crate::proto::kiro::route::{Call, Shape};
-use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, endpoint, hex, is_region};
+use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region};
 use crate::secret::Secret;
 
 /// Names an account: the hash field of the pool (R13).
@@ -271,14 +272,6 @@ impl AccountView {
     pub fn proxy_url(&self) -> Option<&Secret> {
         self.proxy_url.as_ref()
     }
-}
-
-/// Scheme and authority of a URL.
-fn origin(url: &str) -> &str {
-    let after_scheme = url.find("://").map_or(0, |at| at + 3);
-    let rest = url.get(after_scheme..).unwrap_or_default();
-    let end = rest.find(['/', '?', '#']).map_or(url.len(), |at| after_scheme + at);
-    url.get(..end).unwrap_or(url)
 }
 
 /// Where calls of Kiro's services go.

@@ -1,6 +1,7 @@
 //! Pure protocol: no clock, no randomness, no environment, no file, no runtime.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod eventstream;
 pub mod json;
 pub mod kiro;

@@ -7,28 +7,18 @@
 //! passes requests on and adds nothing to them looks like a program here: there a key is needed, and the log says so at
 //! the start.
 
-use std::net::IpAddr;
-
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Request};
+
+use crate::proto::address::is_loopback;
 
 /// The name by which the server was called is this machine's for itself: 127.0.0.0/8, `[::1]`, `localhost` and names
 /// below it. HTTP/1.0 has none; nor does any browser speak it.
 pub(super) fn is_called_by_loopback_name<B>(request: &Request<B>) -> bool {
     let said = request.headers().get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
     let mut all = said.chain(request.uri().authority().cloned().map(Some));
-    all.all(|name| name.is_some_and(|name| is_loopback_name(name.host())))
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return address.to_canonical().is_loopback();
-    }
-    let name = host.strip_suffix('.').unwrap_or(host);
-    let last = name.rsplit('.').next().unwrap_or_default();
-    last.eq_ignore_ascii_case("localhost")
+    all.all(|name| name.is_some_and(|name| is_loopback(name.host())))
 }
 
 /// A page of another site made a browser send it: another scheme, host or port than what was called, another program's

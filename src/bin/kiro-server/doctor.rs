@@ -19,13 +19,12 @@ use kiro_messages::config::{
 };
 use kiro_messages::policy::health::State;
 use kiro_messages::pool::Lease;
+use kiro_messages::proto::address::{endpoint, origin};
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::Kind;
 use kiro_messages::proto::kiro::route::{Call, Shape};
-use kiro_messages::proto::record::{
-    Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, endpoint, is_region, time,
-};
+use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region, time};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind};
@@ -725,9 +724,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
         match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
             None => findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address"),
             // Whoever writes records may have put it there: its token goes to that host (K12).
-            Some(url) => findings
-                .notes
-                .push(format!("{field} of its own: {}", without_secrets(&origin(&url).unwrap_or_default()))),
+            Some(url) => findings.notes.push(format!("{field} of its own: {}", without_secrets(origin(&url)))),
         }
     }
 }
@@ -761,19 +758,19 @@ async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
     let views = accounts.iter().filter_map(|entry| desk.pool.account(&entry.info.id));
     let mut origins: BTreeMap<(String, String), Host> = BTreeMap::new();
     let mut add = |url: &str, proxy: Option<&Secret>, others: &[String]| {
-        if let Some(origin) = origin(url) {
+        let origin = origin(url).to_owned();
+        if !origin.is_empty() {
             let proxied = proxy.map(|proxy| proxy.expose().to_owned()).unwrap_or_default();
             let host = origins.entry((origin.clone(), proxied)).or_default();
             host.proxy = proxy.cloned();
-            host.others.extend(others.iter().filter(|other| **other != origin).cloned());
+            host.others.extend(others.iter().filter(|other| !other.is_empty() && **other != origin).cloned());
         }
     };
     for view in views {
         let region = view.region();
-        let chat = |shape: &Shape| origin(&view.url(*shape, Call::Chat, region));
+        let chat = |shape: &Shape| origin(&view.url(*shape, Call::Chat, region)).to_owned();
         for shape in view.shapes(region) {
-            let others: Vec<String> =
-                view.shapes(region).iter().filter(|other| *other != shape).filter_map(chat).collect();
+            let others: Vec<String> = view.shapes(region).iter().filter(|other| *other != shape).map(chat).collect();
             for call in [Call::Chat, Call::Usage] {
                 add(&view.url(*shape, call, region), view.proxy_url(), &others);
             }
@@ -810,12 +807,6 @@ struct Host {
     proxy: Option<Secret>,
     /// Where the other shape goes: when one of them answers, this one is missed by nobody.
     others: Vec<String>,
-}
-
-fn origin(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next().filter(|authority| !authority.is_empty())?;
-    Some(format!("{scheme}://{authority}"))
 }
 
 async fn reach(desk: &Desk, origin: &str, proxy: Option<&Secret>) -> Result<Duration, String> {

@@ -622,34 +622,6 @@ pub fn is_region(text: &str) -> bool {
     head && number && middle.peek().is_some() && middle.all(lower)
 }
 
-/// An address of an account with its region filled in (K12); `None` when it must be ignored.
-///
-/// It must be https, or http on a loopback host (`*.localhost` among them), without user information; a region is
-/// letters, digits and `-`.
-pub fn endpoint(template: &str, region: &str) -> Option<String> {
-    if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        return None;
-    }
-    let url = template.replace("{{region}}", region).replace("{region}", region);
-    let loopback =
-        |host: &str| host == "localhost" || host.ends_with(".localhost") || host == "[::1]" || is_loopback_v4(host);
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() => host,
-        Some((_, port)) if !port.ends_with(']') => return None,
-        _ => authority,
-    };
-    let plain = |c: char| c.is_ascii_graphic() && c != '\\';
-    let sound = !host.is_empty() && !authority.contains(['@', '{', '}']) && url.chars().all(plain);
-    let allowed = scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http") && loopback(host);
-    (sound && allowed).then_some(url)
-}
-
-fn is_loopback_v4(host: &str) -> bool {
-    host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// The client key in the value of the `config` key (R57): the first of `REQUIRED_API_KEY`, `apiKey` that is a
 /// non-empty string; a number counts as its digits. `None` without one, or when the value is not a JSON object.
 pub fn client_key(config: &[u8]) -> Option<Secret> {
@@ -997,40 +969,6 @@ mod tests {
     fn of_a_doubled_entry_the_last_one_is_written() {
         let entries = [Entry::UsageCount(1), Entry::IsHealthy(false), Entry::UsageCount(2)];
         assert_eq!(patch(b"{}", &entries).unwrap().unwrap(), br#"{"isHealthy":false,"usageCount":2}"#);
-    }
-
-    #[test]
-    fn case_47_endpoints_must_be_https_or_loopback() {
-        for (template, url) in [
-            ("https://q.{{region}}.amazonaws.com/x", "https://q.eu-west-1.amazonaws.com/x"),
-            ("https://q.{region}.amazonaws.com:8443", "https://q.eu-west-1.amazonaws.com:8443"),
-            ("http://127.0.0.1:9000/a?b=c", "http://127.0.0.1:9000/a?b=c"),
-            ("http://127.8.8.8/", "http://127.8.8.8/"),
-            ("http://localhost:1", "http://localhost:1"),
-            ("http://[::1]:1/", "http://[::1]:1/"),
-            ("http://[::1]", "http://[::1]"),
-        ] {
-            assert_eq!(endpoint(template, "eu-west-1").as_deref(), Some(url));
-        }
-        for template in [
-            "http://example.org",
-            "ftp://localhost/",
-            "example.org",
-            "https://",
-            "https:///x",
-            "http://localhost@example.org/",
-            "http://127.0.0.1.example.org/",
-            "http://example.org#@localhost",
-            "https://a b/",
-            "https://{{zone}}.x/",
-            "https://a:port/",
-            "http://localhost\\@example.org/",
-        ] {
-            assert_eq!(endpoint(template, "eu-west-1"), None, "{template}");
-        }
-        for region in ["", "x.example.org/", "a@b", "é"] {
-            assert_eq!(endpoint("https://q.{region}.amazonaws.com", region), None, "{region}");
-        }
     }
 
     #[test]
