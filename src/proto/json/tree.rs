@@ -10,6 +10,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::literal::{decode_whole, escape_with, plain_run, unescape};
+pub use super::scan::Kind;
+use super::scan::{Spelling, Stop, Visit, scan};
 
 /// Containers nest at most this deep (M12).
 pub const MAX_DEPTH: usize = 128;
@@ -48,23 +53,6 @@ pub struct Value<'j, 'a> {
     index: u32,
 }
 
-/// What a value is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `null`
-    Null,
-    /// `true`, `false`
-    Bool,
-    /// A number in any spelling.
-    Number,
-    /// A string.
-    String,
-    /// An array.
-    Array,
-    /// An object.
-    Object,
-}
-
 /// Takes text that is written piece by piece.
 pub trait Sink {
     /// Takes the next piece.
@@ -99,6 +87,14 @@ struct Node {
     doubled: bool,
 }
 
+impl Node {
+    /// The string that this is, in its text.
+    fn text<'a>(&self, text: &'a str) -> Text<'a> {
+        let literal = text.get(self.start as usize + 1..self.end as usize - 1).unwrap_or_default();
+        Text { literal: Cow::Borrowed(literal), spelling: self.spelling }
+    }
+}
+
 impl<'a> Json<'a> {
     /// Checks a whole text.
     ///
@@ -112,11 +108,12 @@ impl<'a> Json<'a> {
             Ok(text) => text,
             Err(error) => return Err(syntax_error(bytes, error.valid_up_to())),
         };
-        let mut scanner = Scanner::new(bytes);
-        match scanner.document() {
-            Ok(()) => Ok(Self { text, nodes: scanner.nodes }),
-            Err(Stop::Syntax) => Err(syntax_error(bytes, scanner.at)),
-            Err(Stop::TooDeep) => Err(JsonError::TooDeep),
+        let nodes = Vec::with_capacity(bytes.len() / 64 + 16);
+        let mut builder = Builder { text, nodes, open: Vec::with_capacity(16), blemishes: 0 };
+        match scan(text, MAX_DEPTH, &mut builder) {
+            Ok(()) => Ok(Self { text, nodes: builder.nodes }),
+            Err((Stop::Syntax, at)) => Err(syntax_error(bytes, at)),
+            Err((Stop::TooDeep, _)) => Err(JsonError::TooDeep),
         }
     }
 
@@ -156,11 +153,7 @@ impl<'j, 'a> Value<'j, 'a> {
     /// The text, if it is a string.
     pub fn text(self) -> Option<Text<'a>> {
         let node = self.node();
-        if node.kind != Kind::String {
-            return None;
-        }
-        let literal = self.json.text.get(node.start as usize + 1..node.end as usize - 1).unwrap_or_default();
-        Some(Text { literal: Cow::Borrowed(literal), spelling: node.spelling })
+        (node.kind == Kind::String).then(|| node.text(self.json.text))
     }
 
     /// The truth value, if it is one.
@@ -282,29 +275,16 @@ pub struct Text<'a> {
     spelling: Spelling,
 }
 
-/// How a literal is spelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Spelling {
-    /// Every character stands for itself.
-    Plain,
-    /// With escapes, exactly as TR4 would write it.
-    Escaped,
-    /// With `\u` or `\/`: not, or perhaps not, as TR4 would write it.
-    Odd,
-}
-
 impl<'a> Text<'a> {
     /// Text of our own, from characters.
     pub fn new(text: impl Into<Cow<'a, str>>) -> Self {
         let text = text.into();
-        match text.bytes().any(needs_escape) {
-            false => Self { literal: text, spelling: Spelling::Plain },
-            true => {
-                let mut literal = String::with_capacity(text.len() + 16);
-                text.chars().for_each(|char| put_char(char, &mut literal));
-                Self { literal: Cow::Owned(literal), spelling: Spelling::Escaped }
-            }
+        if plain_run(text.as_bytes()).0 == text.len() {
+            return Self { literal: text, spelling: Spelling::Plain };
         }
+        let mut literal = String::with_capacity(text.len() + 16);
+        escape_with(&text, |piece| literal.push_str(piece));
+        Self { literal: Cow::Owned(literal), spelling: Spelling::Escaped }
     }
 
     /// The line break that joins texts.
@@ -380,19 +360,7 @@ impl<'a> Text<'a> {
     pub fn into_decoded(self) -> Cow<'a, str> {
         match self.spelling {
             Spelling::Plain => self.literal,
-            _ => {
-                let mut decoded = String::with_capacity(self.literal.len());
-                let mut rest = &*self.literal;
-                while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-                    let (run, escape) = rest.split_at(at);
-                    decoded.push_str(run);
-                    let (char, length) = unescape(escape);
-                    decoded.push(char);
-                    rest = escape.get(length..).unwrap_or_default();
-                }
-                decoded.push_str(rest);
-                Cow::Owned(decoded)
-            }
+            _ => Cow::Owned(decode_whole(&self.literal).into_owned()),
         }
     }
 
@@ -408,8 +376,8 @@ impl<'a> Text<'a> {
             at += found;
             if let Some(b'u' | b'/') = literal.as_bytes().get(at + 1) {
                 out.put(literal.get(copied..at).unwrap_or_default());
-                let (char, length) = unescape(literal.get(at..).unwrap_or_default());
-                put_char(char, out);
+                let (char, length) = unescape(literal.as_bytes().get(at..).unwrap_or_default());
+                escape_with(char.encode_utf8(&mut [0; 4]), |piece| out.put(piece));
                 at += length;
                 copied = at;
             } else {
@@ -444,58 +412,10 @@ impl Iterator for Chars<'_> {
 
     fn next(&mut self) -> Option<char> {
         let first = self.rest.chars().next()?;
-        let (char, length) = if first == '\\' { unescape(self.rest) } else { (first, first.len_utf8()) };
+        let (char, length) = if first == '\\' { unescape(self.rest.as_bytes()) } else { (first, first.len_utf8()) };
         self.rest = self.rest.get(length..).unwrap_or_default();
         Some(char)
     }
-}
-
-const fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
-}
-
-fn put_char(char: char, out: &mut impl Sink) {
-    match char {
-        '"' => out.put("\\\""),
-        '\\' => out.put("\\\\"),
-        '\n' => out.put("\\n"),
-        '\t' => out.put("\\t"),
-        '\r' => out.put("\\r"),
-        '\u{8}' => out.put("\\b"),
-        '\u{c}' => out.put("\\f"),
-        '\0'..'\x20' => out.put(&format!("\\u{:04x}", u32::from(char))),
-        _ => out.put(char.encode_utf8(&mut [0; 4])),
-    }
-}
-
-/// The character of the escape that a checked literal begins with, and the escape's length in bytes.
-pub(crate) fn unescape(escape: &str) -> (char, usize) {
-    let char = match escape.as_bytes().get(1) {
-        Some(b'n') => '\n',
-        Some(b't') => '\t',
-        Some(b'r') => '\r',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'u') => return unescape_unicode(escape),
-        Some(&byte) => char::from(byte),
-        None => char::REPLACEMENT_CHARACTER,
-    };
-    (char, 2)
-}
-
-fn unescape_unicode(escape: &str) -> (char, usize) {
-    let unit = |from: usize| match escape.as_bytes().get(from..from + 6)? {
-        [b'\\', b'u', digits @ ..] => {
-            digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
-        }
-        _ => None,
-    };
-    let Some(first) = unit(0) else { return (char::REPLACEMENT_CHARACTER, escape.len().min(6)) };
-    if let (0xd800..0xdc00, Some(second @ 0xdc00..0xe000)) = (first, unit(6)) {
-        let scalar = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-        return (char::from_u32(scalar).unwrap_or(char::REPLACEMENT_CHARACTER), 12);
-    }
-    (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), 6)
 }
 
 fn syntax_error(bytes: &[u8], at: usize) -> JsonError {
@@ -508,10 +428,9 @@ fn syntax_error(bytes: &[u8], at: usize) -> JsonError {
     }
 }
 
-/// The checking pass.
-struct Scanner<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Makes the nodes of what a scan meets.
+struct Builder<'a> {
+    text: &'a str,
     nodes: Vec<Node>,
     open: Vec<Open>,
     /// Grows with everything that `write` would write differently: blanks, odd literals, doubled keys.
@@ -521,114 +440,20 @@ struct Scanner<'a> {
 /// A container that isn't closed yet.
 struct Open {
     node: u32,
-    object: bool,
     blemishes: u32,
     /// One bit a hash of the keys so far, and whether one was met twice.
     keys: u64,
     maybe_doubled: bool,
 }
 
-enum Stop {
-    Syntax,
-    TooDeep,
-}
-
-impl<'a> Scanner<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            at: 0,
-            nodes: Vec::with_capacity(bytes.len() / 64 + 16),
-            open: Vec::with_capacity(16),
-            blemishes: 0,
-        }
+impl Visit for Builder<'_> {
+    fn leaf(&mut self, kind: Kind, span: Range<usize>, spelling: Spelling) {
+        self.blemishes += u32::from(spelling == Spelling::Odd);
+        self.push(kind, span, spelling);
     }
 
-    fn document(&mut self) -> Result<(), Stop> {
-        self.blanks();
-        loop {
-            // Here a value must begin.
-            let opened = match self.peek() {
-                Some(b'"') => self.string()?,
-                Some(b'{') => self.open(true)?,
-                Some(b'[') => self.open(false)?,
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word(b"true", Kind::Bool)?,
-                Some(b'f') => self.word(b"false", Kind::Bool)?,
-                Some(b'n') => self.word(b"null", Kind::Null)?,
-                _ => return Err(Stop::Syntax),
-            };
-            if opened {
-                continue;
-            }
-            // Here a value has ended: close what it closes, until another must begin.
-            loop {
-                self.blanks();
-                let Some(open) = self.open.last() else {
-                    return if self.at == self.bytes.len() { Ok(()) } else { Err(Stop::Syntax) };
-                };
-                match (self.peek(), open.object) {
-                    (Some(b','), object) => {
-                        self.at += 1;
-                        self.blanks();
-                        if object {
-                            self.key()?;
-                        }
-                        break;
-                    }
-                    (Some(b'}'), true) | (Some(b']'), false) => self.close(),
-                    _ => return Err(Stop::Syntax),
-                }
-            }
-        }
-    }
-
-    /// Opens a container; whether a value must follow (it isn't empty).
-    fn open(&mut self, object: bool) -> Result<bool, Stop> {
-        if self.open.len() == MAX_DEPTH {
-            return Err(Stop::TooDeep);
-        }
-        let kind = if object { Kind::Object } else { Kind::Array };
-        let node = self.push(kind, self.at, self.at + 1, Spelling::Plain);
-        self.open.push(Open { node, object, blemishes: self.blemishes, keys: 0, maybe_doubled: false });
-        self.at += 1;
-        self.blanks();
-        match (self.peek(), object) {
-            (Some(b'}'), true) | (Some(b']'), false) => {
-                self.close();
-                Ok(false)
-            }
-            (_, true) => self.key().map(|()| true),
-            (_, false) => Ok(true),
-        }
-    }
-
-    /// Takes the closing bracket.
-    fn close(&mut self) {
-        self.at += 1;
-        let Some(open) = self.open.pop() else { return };
-        let doubled = open.maybe_doubled && self.has_doubled_keys(open.node);
-        if doubled {
-            self.blemishes += 1;
-        }
-        let next = self.nodes.len() as u32;
-        if let Some(node) = self.nodes.get_mut(open.node as usize) {
-            node.end = self.at as u32;
-            node.next = next;
-            node.exact = self.blemishes == open.blemishes;
-            node.doubled = doubled;
-        }
-    }
-
-    /// Takes a key and its colon.
-    fn key(&mut self) -> Result<(), Stop> {
-        if self.peek() != Some(b'"') {
-            return Err(Stop::Syntax);
-        }
-        let from = self.at + 1;
-        self.string()?;
-        let key = self.bytes.get(from..self.at - 1).unwrap_or_default();
-        let odd = self.nodes.last().is_some_and(|node| node.spelling == Spelling::Odd);
+    fn key(&mut self, span: Range<usize>, spelling: Spelling) {
+        let key = self.text.as_bytes().get(span.start + 1..span.end - 1).unwrap_or_default();
         if let Some(open) = self.open.last_mut() {
             let hash = match key {
                 [first, .., last] => 7 * usize::from(*first) + 31 * usize::from(*last) + key.len(),
@@ -636,169 +461,57 @@ impl<'a> Scanner<'a> {
                 [] => 0,
             };
             let bit = 1 << (hash % 64);
-            open.maybe_doubled |= odd || open.keys & bit != 0;
+            open.maybe_doubled |= spelling == Spelling::Odd || open.keys & bit != 0;
             open.keys |= bit;
         }
-        self.blanks();
-        if self.peek() != Some(b':') {
-            return Err(Stop::Syntax);
-        }
-        self.at += 1;
-        self.blanks();
-        Ok(())
+        self.leaf(Kind::String, span, spelling);
     }
 
+    fn open(&mut self, kind: Kind, at: usize) {
+        let node = self.push(kind, at..at + 1, Spelling::Plain);
+        self.open.push(Open { node, blemishes: self.blemishes, keys: 0, maybe_doubled: false });
+    }
+
+    fn close(&mut self, end: usize) {
+        let Some(open) = self.open.pop() else { return };
+        let doubled = open.maybe_doubled && self.has_doubled_keys(open.node);
+        if doubled {
+            self.blemishes += 1;
+        }
+        let next = self.nodes.len() as u32;
+        if let Some(node) = self.nodes.get_mut(open.node as usize) {
+            node.end = end as u32;
+            node.next = next;
+            node.exact = self.blemishes == open.blemishes;
+            node.doubled = doubled;
+        }
+    }
+
+    fn blanks(&mut self) {
+        self.blemishes += 1;
+    }
+}
+
+impl Builder<'_> {
     /// Whether an object that has just ended has a key twice.
     fn has_doubled_keys(&self, object: u32) -> bool {
         let mut keys = Vec::new();
         let mut at = object as usize + 1;
         while let (Some(key), Some(value)) = (self.nodes.get(at), self.nodes.get(at + 1)) {
-            let literal = self.bytes.get(key.start as usize + 1..key.end as usize - 1).unwrap_or_default();
-            let literal = String::from_utf8_lossy(literal);
-            keys.push(Text { literal, spelling: key.spelling }.into_decoded());
+            keys.push(key.text(self.text).into_decoded());
             at = value.next as usize;
         }
         keys.sort_unstable();
         keys.windows(2).any(|pair| pair[0] == pair[1])
     }
 
-    /// Takes a string; never opens anything.
-    fn string(&mut self) -> Result<bool, Stop> {
-        let start = self.at;
-        let mut spelling = Spelling::Plain;
-        self.at += 1;
-        loop {
-            self.at += ordinary_prefix(self.bytes.get(self.at..).unwrap_or_default());
-            match self.peek() {
-                Some(b'"') => break,
-                Some(b'\\') => match self.bytes.get(self.at + 1) {
-                    Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => {
-                        spelling = spelling.max(Spelling::Escaped);
-                        self.at += 2;
-                    }
-                    Some(b'/') => {
-                        spelling = Spelling::Odd;
-                        self.at += 2;
-                    }
-                    Some(b'u') => {
-                        spelling = Spelling::Odd;
-                        self.at += 2;
-                        for _ in 0..4 {
-                            if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                                return Err(Stop::Syntax);
-                            }
-                            self.at += 1;
-                        }
-                    }
-                    _ => {
-                        self.at += 1;
-                        return Err(Stop::Syntax);
-                    }
-                },
-                // A control character, or the end.
-                _ => return Err(Stop::Syntax),
-            }
-        }
-        self.at += 1;
-        if spelling == Spelling::Odd {
-            self.blemishes += 1;
-        }
-        self.push(Kind::String, start, self.at, spelling);
-        Ok(false)
-    }
-
-    /// Takes a number; never opens anything.
-    fn number(&mut self) -> Result<bool, Stop> {
-        let start = self.at;
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        self.push(Kind::Number, start, self.at, Spelling::Plain);
-        Ok(false)
-    }
-
-    /// Takes at least one digit.
-    fn digits(&mut self) -> Result<(), Stop> {
-        let from = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at == from { Err(Stop::Syntax) } else { Ok(()) }
-    }
-
-    /// Takes a word; never opens anything.
-    fn word(&mut self, word: &[u8], kind: Kind) -> Result<bool, Stop> {
-        let start = self.at;
-        for byte in word {
-            if self.peek() != Some(*byte) {
-                return Err(Stop::Syntax);
-            }
-            self.at += 1;
-        }
-        self.push(kind, start, self.at, Spelling::Plain);
-        Ok(false)
-    }
-
-    fn blanks(&mut self) {
-        let from = self.at;
-        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
-            self.at += 1;
-        }
-        if self.at != from {
-            self.blemishes += 1;
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    fn push(&mut self, kind: Kind, start: usize, end: usize, spelling: Spelling) -> u32 {
+    fn push(&mut self, kind: Kind, span: Range<usize>, spelling: Spelling) -> u32 {
         // Offsets fit: `parse` has looked at the length, and a value takes at least one byte.
         let index = self.nodes.len() as u32;
-        let (start, end) = (start as u32, end as u32);
+        let (start, end) = (span.start as u32, span.end as u32);
         self.nodes.push(Node { start, end, next: index + 1, kind, spelling, exact: true, doubled: false });
         index
     }
-}
-
-/// How many bytes from the start stand for themselves inside a string: no quote, backslash, control character.
-///
-/// Eight at a time: a byte under test gives its high bit, and the lowest such bit is exact (a borrow only disturbs
-/// the bytes above it).
-fn ordinary_prefix(bytes: &[u8]) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let mut length = 0;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let special = (quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-            | (word.wrapping_sub(ONES * 0x20) & !word);
-        if special & HIGH != 0 {
-            return length + ((special & HIGH).trailing_zeros() / 8) as usize;
-        }
-        length += 8;
-    }
-    length + rest.iter().position(|&byte| needs_escape(byte)).unwrap_or(rest.len())
 }
 
 #[cfg(test)]

@@ -12,12 +12,11 @@ use sha2::{Digest, Sha256};
 use crate::secret::Secret;
 
 mod note;
-mod object;
 mod read;
 mod token_file;
 
+pub use super::json::object::{Json, Limits, Object, RECORD, Unusable, quote};
 pub use note::Note;
-pub use object::{Json, Limits, Object, RECORD, Unusable, quote};
 pub use read::time;
 pub use token_file::{RefusedHash, Registration, TokenFile, id_of_path};
 

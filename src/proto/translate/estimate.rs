@@ -1,6 +1,7 @@
 //! The token estimator (TU5–TU7).
 
-use crate::proto::json::tree::{Sink, Text, Value, unescape};
+use crate::proto::json::tree::{Sink, Text, Value};
+use crate::proto::json::unescape;
 use crate::proto::messages::request::{Block, Content, Document, DocumentSource, Request, decoded_len};
 
 /// Counts tokens of text without a tokenizer: a weight per character by its class and the class before it (TU5).
@@ -179,9 +180,7 @@ impl Estimator {
 
     /// Counts the escape at the beginning; what follows it.
     fn escape<'e>(&mut self, escape: &'e [u8]) -> &'e [u8] {
-        // The longest escape is a pair of 12 bytes, all ASCII.
-        let ascii = escape.iter().take(12).take_while(|byte| byte.is_ascii()).count();
-        let (char, length) = unescape(std::str::from_utf8(&escape[..ascii]).unwrap_or_default());
+        let (char, length) = unescape(escape);
         self.one_by_one(char.encode_utf8(&mut [0; 4]).as_bytes(), 1);
         escape.get(length..).unwrap_or_default()
     }

@@ -4,6 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use super::literal::{decode_whole, escape_with};
+use super::scan::{Kind, Spelling, Stop, Visit, scan};
+
+/// What may stand around a value.
+const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
+
 /// Why a text is not a usable record (R9). Holds places, never values (R6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
@@ -79,18 +85,10 @@ impl<'a> Object<'a> {
             return Err(Unusable::TooLong { limit: limits.bytes });
         }
         let text = std::str::from_utf8(text).map_err(|error| Unusable::NotUtf8 { at: error.valid_up_to() })?;
-        let mut scanner = Scanner::new(text, limits.depth);
-        scanner.space();
-        let mut members = Vec::new();
-        let open = scanner.at + 1;
-        if scanner.peek() == Some(b'{') {
-            scanner.object(1, &mut |name, value| members.push(Member { name, value }))?;
-            scanner.end()?;
-            return Ok(Self { text, members, open });
-        }
-        scanner.value(0)?;
-        scanner.end()?;
-        Err(Unusable::NotObject)
+        let members = Parts::of(text, limits.depth)?;
+        let object = text.trim_start_matches(BLANKS);
+        let open = text.len() - object.len() + 1;
+        if object.starts_with('{') { Ok(Self { text, members, open }) } else { Err(Unusable::NotObject) }
     }
 
     /// Every member in the order of the text, names unescaped, doubled names included.
@@ -176,11 +174,8 @@ pub struct Json<'a>(&'a str);
 impl<'a> Json<'a> {
     /// The value of a text that must be one JSON value at most 64 deep.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let text = text.trim_matches([' ', '\t', '\n', '\r']);
-        let mut scanner = Scanner::new(text, RECORD.depth);
-        scanner.value(0).ok()?;
-        scanner.end().ok()?;
-        Some(Self(text))
+        Parts::of(text, RECORD.depth).ok()?;
+        Some(Self(text.trim_matches(BLANKS)))
     }
 
     /// The bytes of the value.
@@ -214,13 +209,8 @@ impl<'a> Json<'a> {
 
     /// The elements of an array, and only of that.
     pub fn elements(self) -> Option<Vec<Json<'a>>> {
-        if !self.0.starts_with('[') {
-            return None;
-        }
-        let mut elements = Vec::new();
-        let mut scanner = Scanner::new(self.0, usize::MAX);
-        scanner.array(1, &mut |span| elements.push(Json(&self.0[span]))).ok()?;
-        Some(elements)
+        let elements = self.0.starts_with('[').then(|| Parts::of(self.0, usize::MAX))?.ok()?;
+        Some(elements.into_iter().map(|element| Json(&self.0[element.value])).collect())
     }
 }
 
@@ -228,278 +218,66 @@ impl<'a> Json<'a> {
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
+    escape_with(text, |piece| out.push_str(piece));
     out.push('"');
     out
 }
 
 /// The text of a valid string literal, quotes included in `literal`.
 fn unescape(literal: &str) -> Cow<'_, str> {
-    let inner = &literal[1..literal.len() - 1];
-    if !inner.contains('\\') {
-        return Cow::Borrowed(inner);
-    }
-    let mut out = String::with_capacity(inner.len());
-    let mut rest = inner;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let escape = rest.as_bytes()[at + 1];
-        rest = &rest[at + 2..];
-        match escape {
-            b'b' => out.push('\u{8}'),
-            b'f' => out.push('\u{c}'),
-            b'n' => out.push('\n'),
-            b'r' => out.push('\r'),
-            b't' => out.push('\t'),
-            b'u' => {
-                let unit = hex(rest);
-                rest = &rest[4..];
-                let low = rest.strip_prefix("\\u").map(hex).filter(|low| (0xdc00..0xe000).contains(low));
-                match (unit, low) {
-                    (0xd800..0xdc00, Some(low)) => {
-                        let code = 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
-                        out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-                        rest = &rest[6..];
-                    }
-                    _ => out.push(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)),
-                }
-            }
-            other => out.push(char::from(other)),
-        }
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
+    decode_whole(&literal[1..literal.len() - 1])
 }
 
-/// Four hex digits that a scan has checked.
-fn hex(digits: &str) -> u32 {
-    digits.get(..4).and_then(|four| u32::from_str_radix(four, 16).ok()).unwrap_or(0xfffd)
-}
-
-/// Checks JSON grammar (RFC 8259) and finds spans.
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
+/// What lies directly inside the outermost container.
+#[derive(Default)]
+struct Parts {
+    /// How many containers are open.
     depth: usize,
+    /// The name of the member whose value comes; nothing in an array.
+    name: Range<usize>,
+    /// Where a value begins that is a container.
+    start: usize,
+    found: Vec<Member>,
 }
 
-type Span = Range<usize>;
-
-impl<'a> Scanner<'a> {
-    fn new(text: &'a str, depth: usize) -> Self {
-        Self { text: text.as_bytes(), at: 0, depth }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
-    fn wrong(&self) -> Unusable {
-        Unusable::NotJson { at: self.at }
-    }
-
-    fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+impl Parts {
+    fn of(text: &str, depth: usize) -> Result<Vec<Member>, Unusable> {
+        let mut parts = Self::default();
+        match scan(text, depth, &mut parts) {
+            Ok(()) => Ok(parts.found),
+            Err((Stop::Syntax, at)) => Err(Unusable::NotJson { at }),
+            Err((Stop::TooDeep, _)) => Err(Unusable::TooDeep { limit: depth }),
         }
     }
 
-    fn end(&mut self) -> Result<(), Unusable> {
-        self.space();
-        if self.at == self.text.len() { Ok(()) } else { Err(self.wrong()) }
-    }
-
-    fn expect(&mut self, byte: u8) -> Result<(), Unusable> {
-        if self.peek() != Some(byte) {
-            return Err(self.wrong());
+    fn value(&mut self, value: Range<usize>) {
+        if self.depth == 1 {
+            self.found.push(Member { name: self.name.clone(), value });
         }
-        self.at += 1;
-        Ok(())
+    }
+}
+
+impl Visit for Parts {
+    fn leaf(&mut self, _: Kind, span: Range<usize>, _: Spelling) {
+        self.value(span);
     }
 
-    fn nest(&self, depth: usize) -> Result<(), Unusable> {
-        if depth > self.depth { Err(Unusable::TooDeep { limit: self.depth }) } else { Ok(()) }
-    }
-
-    /// One value inside `depth` containers. Not by recursion: a file holds records of any depth (R9).
-    fn value(&mut self, depth: usize) -> Result<(), Unusable> {
-        // What is open inside this value: true for an object.
-        let mut open = Vec::new();
-        loop {
-            match self.peek() {
-                Some(byte @ (b'{' | b'[')) => {
-                    self.nest(depth + open.len() + 1)?;
-                    let is_object = byte == b'{';
-                    self.at += 1;
-                    self.space();
-                    if self.peek() != Some(if is_object { b'}' } else { b']' }) {
-                        open.push(is_object);
-                        self.name_if(is_object)?;
-                        continue;
-                    }
-                    self.at += 1;
-                }
-                Some(b'"') => self.string()?,
-                Some(b't') => self.word(b"true")?,
-                Some(b'f') => self.word(b"false")?,
-                Some(b'n') => self.word(b"null")?,
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                _ => return Err(self.wrong()),
-            }
-            loop {
-                let Some(&is_object) = open.last() else { return Ok(()) };
-                self.space();
-                if self.peek() == Some(b',') {
-                    self.at += 1;
-                    self.space();
-                    self.name_if(is_object)?;
-                    break;
-                }
-                self.expect(if is_object { b'}' } else { b']' })?;
-                open.pop();
-            }
+    fn key(&mut self, span: Range<usize>, _: Spelling) {
+        if self.depth == 1 {
+            self.name = span;
         }
     }
 
-    /// A member's name and what separates it from its value, inside an object.
-    fn name_if(&mut self, is_object: bool) -> Result<(), Unusable> {
-        if is_object {
-            self.string()?;
-            self.space();
-            self.expect(b':')?;
-            self.space();
+    fn open(&mut self, _: Kind, at: usize) {
+        if self.depth == 1 {
+            self.start = at;
         }
-        Ok(())
+        self.depth += 1;
     }
 
-    fn object(&mut self, depth: usize, member: &mut dyn FnMut(Span, Span)) -> Result<(), Unusable> {
-        self.nest(depth)?;
-        self.expect(b'{')?;
-        self.space();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            self.space();
-            let name = self.at;
-            self.string()?;
-            let name = name..self.at;
-            self.space();
-            self.expect(b':')?;
-            self.space();
-            let value = self.at;
-            self.value(depth)?;
-            member(name, value..self.at);
-            self.space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                _ => return self.expect(b'}'),
-            }
-        }
-    }
-
-    fn array(&mut self, depth: usize, element: &mut dyn FnMut(Span)) -> Result<(), Unusable> {
-        self.nest(depth)?;
-        self.expect(b'[')?;
-        self.space();
-        if self.peek() == Some(b']') {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
-            self.space();
-            let value = self.at;
-            self.value(depth)?;
-            element(value..self.at);
-            self.space();
-            match self.peek() {
-                Some(b',') => self.at += 1,
-                _ => return self.expect(b']'),
-            }
-        }
-    }
-
-    fn string(&mut self) -> Result<(), Unusable> {
-        self.expect(b'"')?;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => {
-                    self.at += 1;
-                    match self.peek() {
-                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-                        Some(b'u') => {
-                            self.at += 1;
-                            for _ in 0..4 {
-                                if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                                    return Err(self.wrong());
-                                }
-                                self.at += 1;
-                            }
-                        }
-                        _ => return Err(self.wrong()),
-                    }
-                }
-                Some(byte) if byte >= b' ' => self.at += 1,
-                _ => return Err(self.wrong()),
-            }
-        }
-    }
-
-    fn word(&mut self, word: &[u8]) -> Result<(), Unusable> {
-        for byte in word {
-            self.expect(*byte)?;
-        }
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<(), Unusable> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Result<(), Unusable> {
-        if !self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            return Err(self.wrong());
-        }
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        Ok(())
+    fn close(&mut self, end: usize) {
+        self.depth -= 1;
+        self.value(self.start..end);
     }
 }
 
