@@ -11,7 +11,6 @@ mod table;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode, encode_registry};
@@ -29,7 +28,6 @@ use crate::error::Code;
 use crate::policy::affinity::Turn;
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
-use crate::store::{LATENCY_BOUNDS, Latency};
 
 type Count = Counter<u64, AtomicU64>;
 type Level = Gauge<i64, AtomicI64>;
@@ -317,16 +315,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl From<&Latency> for Observed {
-    fn from(latency: &Latency) -> Self {
-        Self {
-            bounds: LATENCY_BOUNDS.iter().map(Duration::as_secs_f64).collect(),
-            counts: latency.buckets().to_vec(),
-            sum: latency.sum().as_secs_f64(),
-        }
     }
 }
 

@@ -47,8 +47,9 @@ use crate::store::{
     Clock, OutcomePatch, RawAccount, Status, Store, StoreError, StoreErrorKind, TokenKey, UnsavedToken, Writer,
 };
 
+pub use crate::proto::record::short;
 use line::{Line, Needs, Number};
-pub use view::{AccountId, AccountView, Addresses, short};
+pub use view::{AccountId, AccountView, Addresses};
 use view::{Sources, Urls, Viewed};
 
 /// The store is not asked for all accounts more often, however fresh they are wanted.

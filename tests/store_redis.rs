@@ -7,7 +7,7 @@ use std::time::Duration;
 use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
-    Added, Cas, ClientKey, OutcomePatch, RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig,
+    Added, Cas, ClientKey, OutcomePatch, RedisAddress as Server, RedisConfig, Saved, Status, Store, StoreConfig,
     StoreError, StoreErrorKind, TokenKey, Writer,
 };
 use redis::Commands as _;

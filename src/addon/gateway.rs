@@ -445,11 +445,8 @@ impl Drop for KiroGateway {
 impl How {
     /// The id is chosen here, so that it is known of a call that fails before it has a stream.
     fn into_call(self, gateway: &Gateway) -> Call {
-        let usable = |id: &String| {
-            (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
         Call {
-            request_id: Some(self.request_id.filter(usable).unwrap_or_else(|| gateway.new_request_id())),
+            request_id: Some(gateway.request_id(self.request_id)),
             session: self.session,
             gateway_session: self.gateway_session,
             client_key: self.client_key.as_deref().map(crate::gateway::client_key_hash),

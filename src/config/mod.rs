@@ -61,7 +61,7 @@ pub enum Face {
     Server,
 }
 
-/// Where Redis is, in the form that was configured.
+/// Where Redis is: a URL, or the parts that are read when `REDIS_URL` is unset (R2).
 #[derive(Debug, Clone)]
 pub enum RedisAddress {
     /// `REDIS_URL`; may hold a password.

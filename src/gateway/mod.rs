@@ -53,10 +53,10 @@ pub use stream::{Cutter, MessageStream, OpenRequest};
 use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
-use crate::config::{Config, RedisAddress, StoreKind, UpstreamKind, is_below_floor};
+use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
-use crate::metrics::{Metrics, Observed, Scrape};
+use crate::metrics::{Metrics, Scrape};
 use crate::policy::marks::Circuit;
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Lease, Pool, Stood, short};
@@ -68,7 +68,7 @@ use crate::proto::record::rfc3339;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::{Model, Models, Naming};
-use crate::store::{Clock, RedisConfig, RedisServer, Status, Store, StoreConfig, StoreError, StoreErrorKind};
+use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig, StoreError, StoreErrorKind};
 use crate::upstream::Upstream;
 
 /// How often the client key and the models file are looked at again (R57).
@@ -422,8 +422,7 @@ impl Gateway {
 
     async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Answer, Error> {
         let arrived = now();
-        let request_id =
-            call.request_id.clone().filter(|id| is_request_id(id)).unwrap_or_else(|| self.new_request_id());
+        let request_id = self.request_id(call.request_id.clone());
         let client_request_id = call.client_request_id.clone();
         self.shared.conversations.settled().await;
         let begun = over(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
@@ -647,6 +646,14 @@ impl Gateway {
         random_id("req_")
     }
 
+    /// The caller's own id of a request if it is `[A-Za-z0-9._-]{1,128}`, else a new one.
+    pub fn request_id(&self, own: Option<String>) -> String {
+        let fits = |id: &String| {
+            (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        own.filter(fits).unwrap_or_else(|| self.new_request_id())
+    }
+
     /// From memory.
     pub fn health(&self) -> Health {
         let shared = &self.shared;
@@ -707,7 +714,7 @@ impl Gateway {
             account_in_flight: shared.account_in_flight(),
             refreshes: shared.credentials.counters().outcomes().to_vec(),
             snapshots: (counters.snapshots.load(Ordering::Relaxed), counters.snapshot_failures.load(Ordering::Relaxed)),
-            redis: Some(Observed::from(latency)),
+            redis: Some(latency.observed()),
             redis_errors: latency.errors(),
             redis_connected: shared.store.status().is_connected(),
             queued: shared.pool.queued_writes(),
@@ -924,12 +931,7 @@ pub fn store_config(config: &Config) -> StoreConfig {
     match &config.store {
         StoreKind::File(path) => StoreConfig::File(path.clone()),
         StoreKind::Redis => StoreConfig::Redis(RedisConfig {
-            server: match &config.redis {
-                RedisAddress::Url(url) => RedisServer::Url(url.clone()),
-                RedisAddress::Parts { host, port, password, db } => {
-                    RedisServer::Parts { host: host.clone(), port: *port, password: password.clone(), db: *db }
-                }
-            },
+            server: config.redis.clone(),
             key_prefix: config.redis_key_prefix.clone(),
             connections: config.redis_pool_size,
         }),
@@ -943,10 +945,6 @@ fn naming(config: &Config) -> Naming {
 
 fn closed() -> Error {
     Error::new(Code::Closed, "the gateway is closed")
-}
-
-fn is_request_id(id: &str) -> bool {
-    (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn random_id(prefix: &str) -> String {

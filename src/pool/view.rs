@@ -11,7 +11,7 @@ use crate::proto::kiro::profile::{
     BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
 use crate::proto::kiro::route::{Call, Shape};
-use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region};
+use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region, short};
 use crate::secret::Secret;
 
 /// Names an account: the hash field of the pool (R13).
@@ -507,11 +507,6 @@ fn variants(kind: Kind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Ve
 /// The SHA-256 of the id, which no refresh, restart or failover changes (K16).
 fn machine_id(id: &str) -> Arc<str> {
     hex(&Sha256::digest(id.as_bytes())).into()
-}
-
-/// The first 8 characters of an account's id: all of it that leaves the store.
-pub fn short(id: &str) -> &str {
-    id.char_indices().nth(8).map_or(id, |(end, _)| id.get(..end).unwrap_or(id))
 }
 
 #[cfg(test)]

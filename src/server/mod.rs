@@ -516,7 +516,7 @@ fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
 
 /// The first value of a query parameter, percent-decoded. What can't be decoded stands as it is, so that it is wrong
 /// and not absent.
-fn query_value(query: &str, name: &str) -> Option<String> {
+pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
     let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
     let raw = pair.split_once('=').map_or("", |(_, value)| value);
     Some(percent_decoded(&raw.replace('+', " ")).unwrap_or_else(|| raw.to_owned()))

@@ -21,6 +21,7 @@ use super::state::{CallCount, Flight, Outcome, Recorded, Shared};
 use super::wire::{Caller, Version, Wire, header};
 use super::world::World;
 use crate::proto::kiro::route::{Call, Shape};
+use crate::server::query_value;
 
 /// A larger request body is refused with 413.
 const MAX_BODY: usize = 64 << 20;
@@ -516,22 +517,4 @@ fn operation(target: &str) -> &str {
 fn text_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
-}
-
-/// The value of `key` in a query, percent-decoded.
-fn query_value(query: &str, key: &str) -> Option<String> {
-    let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key)?;
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let digits = [bytes.next()?, bytes.next()?];
-                decoded.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-            }
-            b'+' => decoded.push(b' '),
-            other => decoded.push(other),
-        }
-    }
-    String::from_utf8(decoded).ok()
 }

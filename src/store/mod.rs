@@ -17,6 +17,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::metrics::{Histogram, Observed};
 use crate::proto::record::{self, Entry, Fingerprint, Token};
 use crate::secret::Secret;
 
@@ -27,6 +28,7 @@ pub mod redis;
 pub(crate) mod waiting;
 pub mod writer;
 
+pub use crate::config::RedisAddress;
 pub use file::{Imported, import};
 pub use writer::{OutcomePatch, Pending, Writer};
 
@@ -49,7 +51,7 @@ pub enum StoreConfig {
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
     /// Where Redis is.
-    pub server: RedisServer,
+    pub server: RedisAddress,
     /// Put in front of every key. Default [`DEFAULT_KEY_PREFIX`].
     pub key_prefix: String,
     /// Multiplexed connections, at least 1. Default 4.
@@ -58,24 +60,6 @@ pub struct RedisConfig {
 
 /// Default of `REDIS_KEY_PREFIX`.
 pub const DEFAULT_KEY_PREFIX: &str = "aiclient:";
-
-/// Where Redis is: a URL, or the parts that are read when `REDIS_URL` is unset (R2).
-#[derive(Clone, Debug)]
-pub enum RedisServer {
-    /// See [`redis`] for the forms. A secret, since it may hold a password.
-    Url(Secret),
-    /// `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`, `REDIS_DB`.
-    Parts {
-        /// Default `127.0.0.1`.
-        host: String,
-        /// Default 6379.
-        port: u16,
-        /// Default none.
-        password: Option<Secret>,
-        /// Default 0.
-        db: i64,
-    },
-}
 
 /// One account as it lies in the store, not yet read. `Debug` shows sizes only, here and in what else holds records.
 #[derive(Clone, PartialEq, Eq)]
@@ -547,36 +531,24 @@ impl Store {
     }
 }
 
-/// Latency of the store's commands: counts by upper bound, the sum, and the errors.
-#[derive(Debug, Default)]
+/// Latency of the store's commands, and the errors.
+#[derive(Debug)]
 pub struct Latency {
-    buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
-    micros: AtomicU64,
+    times: Histogram,
     errors: AtomicU64,
 }
 
-/// Upper bounds of [`Latency`]'s buckets; one more bucket holds what took longer.
-pub const LATENCY_BOUNDS: [Duration; 9] = [
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2_500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-];
+impl Default for Latency {
+    fn default() -> Self {
+        let bounds = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+        Self { times: Histogram::new(bounds), errors: AtomicU64::new(0) }
+    }
+}
 
 impl Latency {
-    /// Commands or pipelines per bucket, each counted once.
-    pub fn buckets(&self) -> [u64; LATENCY_BOUNDS.len() + 1] {
-        std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed))
-    }
-
-    /// The sum of all latencies.
-    pub fn sum(&self) -> Duration {
-        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    /// Commands or pipelines, each counted once.
+    pub fn observed(&self) -> Observed {
+        self.times.observed()
     }
 
     /// Commands that failed, or that had no connection to go out on.
@@ -590,9 +562,7 @@ impl Latency {
     }
 
     pub(crate) fn observe(&self, took: Duration, ok: bool) {
-        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < took);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.times.observe(took);
         if !ok {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }

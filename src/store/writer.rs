@@ -26,7 +26,7 @@ use super::outcome::Merged;
 pub use super::outcome::OutcomePatch;
 use super::waiting::{Generation, Waiting};
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
-use crate::proto::record::{self, Account};
+use crate::proto::record::{self, Account, short};
 
 /// How long marks wait for others to leave with them; 50 ms are allowed (R31).
 const MARKS_WAIT: Duration = Duration::from_millis(5);
@@ -300,14 +300,14 @@ impl Writer {
         self.shared.state().flushing = false;
         let left = self.shared.pending();
         if !left.accounts.is_empty() {
-            let accounts: Vec<&str> = left.accounts.iter().map(|id| prefix(id)).collect();
+            let accounts: Vec<&str> = left.accounts.iter().map(|id| short(id)).collect();
             tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
         }
         for id in &left.tokens {
             match &self.shared.journal {
-                Some(_) => tracing::warn!(account = prefix(id), "a refreshed token waits in KIRO_STATE_DIR"),
+                Some(_) => tracing::warn!(account = short(id), "a refreshed token waits in KIRO_STATE_DIR"),
                 None => tracing::error!(
-                    account = prefix(id),
+                    account = short(id),
                     "a refreshed token could not be saved: this account must log in again"
                 ),
             }
@@ -387,7 +387,7 @@ impl Job {
         let change = std::mem::take(&mut self.change);
         if change.uses() > 0 {
             tracing::warn!(
-                account = prefix(&self.id),
+                account = short(&self.id),
                 uses = change.uses(),
                 "uses are taken for written: the reply was lost, and another process has written to the account since"
             );
@@ -503,7 +503,7 @@ impl Shared {
                         Ok(Saved::Written(_)) | Err(_) => "",
                     };
                     if !why.is_empty() {
-                        tracing::info!(account = prefix(&id), why, "an unsaved token is dropped");
+                        tracing::info!(account = short(&id), why, "an unsaved token is dropped");
                     }
                     shared.settle_token(&id, generation, &saved);
                 }
@@ -641,7 +641,7 @@ impl Shared {
 
     fn fail(&self, job: Job, doubt: Option<Doubt>, error: &StoreError) {
         if error.kind() == StoreErrorKind::Broken {
-            tracing::debug!(account = prefix(&job.id), %error, "an outcome could not be written");
+            tracing::debug!(account = short(&job.id), %error, "an outcome could not be written");
         }
         self.settle(job, End::Failed(doubt));
     }
@@ -674,7 +674,7 @@ impl Shared {
                 entry.known = None;
                 let since = *entry.absent_since.get_or_insert(now);
                 if now.duration_since(since) >= patience {
-                    tracing::debug!(account = prefix(&job.id), "the account is gone: its outcomes are dropped");
+                    tracing::debug!(account = short(&job.id), "the account is gone: its outcomes are dropped");
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                     entry.pending = Merged::default();
                     entry.due = None;
@@ -689,7 +689,7 @@ impl Shared {
                 entry.due = None;
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
-                    account = prefix(&job.id),
+                    account = short(&job.id),
                     "the account record can't be written: its outcomes are dropped"
                 );
             }
@@ -740,9 +740,4 @@ impl Entry {
         }
         self.due = Some(due);
     }
-}
-
-/// What logs show of an account id (R6).
-fn prefix(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
 }

@@ -10,7 +10,7 @@ use kiro_messages::policy::health::State;
 use kiro_messages::pool::{Hooks, Pool, PoolEvent, Wanted};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::secret::Secret;
-use kiro_messages::store::{RedisConfig, RedisServer as Server, Store, StoreConfig};
+use kiro_messages::store::{RedisAddress as Server, RedisConfig, Store, StoreConfig};
 use kiro_messages::upstream::Upstream;
 use redis::Commands as _;
 use tokio::time::timeout;

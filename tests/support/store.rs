@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kiro_messages::proto::record::Account;
 use kiro_messages::secret::Secret;
-use kiro_messages::store::{RedisConfig, RedisServer as Server, Saved, Status, Store, StoreConfig, Writer};
+use kiro_messages::store::{RedisAddress as Server, RedisConfig, Saved, Status, Store, StoreConfig, Writer};
 use redis::Commands;
 
 #[path = "accounts.rs"]

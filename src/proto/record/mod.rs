@@ -537,6 +537,11 @@ pub fn is_account_id(field: &[u8]) -> bool {
     (1..=128).contains(&field.len()) && field.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
+/// The first 8 characters of an account's id: all of it that leaves the store (R6).
+pub fn short(id: &str) -> &str {
+    id.char_indices().nth(8).map_or(id, |(end, _)| id.get(..end).unwrap_or(id))
+}
+
 /// SHA-256 of a refresh token: tells tokens apart without showing them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);

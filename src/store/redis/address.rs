@@ -13,8 +13,9 @@ use redis::{
     TlsCertificates, Value,
 };
 
-use super::super::{RedisServer, StoreError, StoreErrorKind};
+use super::super::{StoreError, StoreErrorKind};
 use super::error::{NO_ANSWER, classify};
+use crate::config::RedisAddress;
 
 /// From the first packet to the end of the handshake (R2).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,10 +133,10 @@ async fn in_cluster(connection: &mut ClusterConnection, cmd: &Cmd) -> RedisResul
 
 impl Address {
     /// Checks an address without connecting.
-    pub(super) fn parse(server: &RedisServer) -> Result<Self, StoreError> {
+    pub(super) fn parse(server: &RedisAddress) -> Result<Self, StoreError> {
         match server {
-            RedisServer::Url(url) => Self::of_url(url.expose()),
-            RedisServer::Parts { host, port, password, db } => {
+            RedisAddress::Url(url) => Self::of_url(url.expose()),
+            RedisAddress::Parts { host, port, password, db } => {
                 let mut settings = RedisConnectionInfo::default().set_db(*db).set_protocol(ProtocolVersion::RESP3);
                 if let Some(password) = password.as_ref().filter(|password| !password.is_empty()) {
                     settings = settings.set_password(password.expose());
@@ -345,7 +346,7 @@ mod tests {
     use crate::secret::Secret;
 
     fn parse(url: &str) -> Result<Address, StoreError> {
-        Address::parse(&RedisServer::Url(Secret::new(url)))
+        Address::parse(&RedisAddress::Url(Secret::new(url)))
     }
 
     fn single(url: &str) -> ConnectionInfo {
@@ -372,7 +373,7 @@ mod tests {
 
     #[test]
     fn parts() {
-        let parts = |password: &str| RedisServer::Parts {
+        let parts = |password: &str| RedisAddress::Parts {
             host: "::1".into(),
             port: 7,
             password: Some(Secret::new(password)),
