@@ -7,7 +7,7 @@ import { before, test } from 'node:test'
 import { createKiroAdapter } from 'kiro-messages/aiclient'
 import { KiroError } from 'kiro-messages'
 import { PoolManager, TYPE, service } from './support/host.mjs'
-import { ask, collect, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, until, wholeFile } from './support/stack.mjs'
+import { ask, collect, drain, events, gateway, redis, redisAccounts, rejection, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
 
 const file = wholeFile()
 let sim
@@ -29,29 +29,7 @@ async function stage(t, tokens, options = {}) {
   return stage
 }
 
-const unique = (preset) => `sim-${preset}.${randomUUID().slice(0, 8)}`
 const MODEL = 'claude-sonnet-4-6'
-
-/** What a call ends in: the error, which must be one. */
-async function failure(promise) {
-  try {
-    await promise
-  } catch (error) {
-    return error
-  }
-  return assert.fail('it did not fail')
-}
-
-/** All of an iterable, and the error that it ended in. */
-async function drain(iterable) {
-  const list = []
-  try {
-    for await (const event of iterable) list.push(event)
-  } catch (error) {
-    return { list, error }
-  }
-  return { list, error: null }
-}
 
 const post = (url, path, body) => fetch(url + path, { method: 'POST', body: JSON.stringify(body) })
 const callsOf = async (token) => (await sim.stats()).calls_by_token[token] ?? 0
@@ -60,7 +38,7 @@ test('case 16: an unknown model: the call does not throw, the first next() rejec
   const { adapter, manager } = await stage(t, ['sim-ok', 'sim-ok'])
   const body = ask({ text: 'x' })
   const stream = adapter().generateContentStream('claude-nope', body)
-  const error = await failure(stream.next())
+  const error = await rejection(stream.next())
   assert.ok(error instanceof KiroError)
   assert.equal(error.status, 400)
   assert.equal(error.response.status, 400)
@@ -93,7 +71,7 @@ test('case 17: upstream failures switch accounts silently: one message_start, no
   ]) {
     const { adapter, manager, gate } = await stage(t, [unique(preset), 'sim-ok'])
     if (status !== null) {
-      const error = await failure(adapter().generateContent(MODEL, ask({ text: 'x' })))
+      const error = await rejection(adapter().generateContent(MODEL, ask({ text: 'x' })))
       assert.equal(error.status, status, preset)
       assert.deepEqual([error.skipErrorCount, error.shouldSwitchCredential, error.credentialMarkedUnhealthy], [true, true, false], preset)
     }
@@ -113,10 +91,10 @@ test('case 17: upstream failures switch accounts silently: one message_start, no
 test('N5: a running Retry-After fails at once with 429, and no outcome is recorded', async (t) => {
   const token = unique('429-retry-after-30')
   const { adapter, pool } = await stage(t, [token])
-  const first = await failure(adapter().generateContent(MODEL, ask({ text: 'x' })))
+  const first = await rejection(adapter().generateContent(MODEL, ask({ text: 'x' })))
   assert.equal(first.status, 429)
   const began = performance.now()
-  const second = await failure(adapter().generateContent(MODEL, ask({ text: 'x' })))
+  const second = await rejection(adapter().generateContent(MODEL, ask({ text: 'x' })))
   assert.equal(second.status, 429)
   assert.ok(second.retryAfterMs > 25_000 && second.retryAfterMs <= 30_000, `${second.retryAfterMs}`)
   assert.ok(performance.now() - began < 500)
@@ -139,7 +117,7 @@ test('N5: a pinned request ignores marks, and a rejected token is refreshed once
 test('case 18: 402 and a suspension are told to the pool manager first; without one the flag stays false (N10)', async (t) => {
   const { adapter, manager, pool, gate } = await stage(t, [unique('402'), unique('suspended'), unique('403')])
   const [quota, suspended, forbidden] = pool.ids
-  const paid = await failure(adapter(quota).generateContent(MODEL, ask({ text: 'x' })))
+  const paid = await rejection(adapter(quota).generateContent(MODEL, ask({ text: 'x' })))
   assert.equal(paid.status, 402)
   assert.deepEqual([paid.skipErrorCount, paid.shouldSwitchCredential, paid.credentialMarkedUnhealthy], [true, true, true])
   const now = new Date()
@@ -159,14 +137,14 @@ test('case 18: 402 and a suspension are told to the pool manager first; without 
   assert.match(why, /^ejected: .*suspended/)
 
   // Any other 403 is the service's to count.
-  const refused = await failure(adapter(forbidden).generateContent(MODEL, ask({ text: 'x' })))
+  const refused = await rejection(adapter(forbidden).generateContent(MODEL, ask({ text: 'x' })))
   assert.deepEqual([refused.status, refused.skipErrorCount, refused.shouldSwitchCredential], [403, false, true])
   assert.deepEqual(manager.take(), [])
 
   for (const host of [{ gateway: gate }, { gateway: gate, getPoolManager: () => null }, { gateway: gate, getPoolManager: () => assert.fail('not today') }]) {
     const said = console.error
     console.error = () => {}
-    const error = await failure(adapter(suspended, host).generateContent(MODEL, ask({ text: 'x' }))).finally(() => (console.error = said))
+    const error = await rejection(adapter(suspended, host).generateContent(MODEL, ask({ text: 'x' }))).finally(() => (console.error = said))
     assert.equal(error.status, 403)
     assert.equal(error.credentialMarkedUnhealthy, false)
   }
@@ -180,7 +158,7 @@ test('N8: rejected tokens: refused for good, failed in passing, no credential, n
   await pool.writeToken(stale, { ...(await pool.token(stale)), refreshToken: 'sim-refresh-500.x', expiresAt: new Date(Date.now() - 1000).toISOString() })
   await until(() => gate.accounts().find(({ id }) => id === empty).state === 'unusable', 'the snapshot')
   const seen = async (uuid) => {
-    const error = await failure(adapter(uuid).generateContent(MODEL, ask({ text: 'x' })))
+    const error = await rejection(adapter(uuid).generateContent(MODEL, ask({ text: 'x' })))
     return [error.status, error.skipErrorCount, error.shouldSwitchCredential, error.credentialMarkedUnhealthy, manager.take().map(([method]) => method)]
   }
   assert.deepEqual(await seen(dead), [401, true, true, true, ['markProviderUnhealthyImmediately']])
@@ -193,17 +171,17 @@ test('N8: what no other account would do better does not switch: our own limit, 
   const { adapter, gate, pool, manager } = await stage(t, ['sim-ok', unique('404')], { maxConns: 1 })
   const [good, wrong] = pool.ids
   const flags = ({ status, skipErrorCount, shouldSwitchCredential, credentialMarkedUnhealthy }) => [status, skipErrorCount, shouldSwitchCredential, credentialMarkedUnhealthy]
-  assert.deepEqual(flags(await failure(adapter(wrong).generateContent(MODEL, ask({ text: 'x' })))), [500, true, false, false])
+  assert.deepEqual(flags(await rejection(adapter(wrong).generateContent(MODEL, ask({ text: 'x' })))), [500, true, false, false])
   const slow = adapter(good).generateContentStream(MODEL, ask({ first_ms: 60_000 }))
   const waiting = slow.next()
   await until(() => gate.accounts().some(({ inFlight }) => inFlight === 1), 'the first call')
-  assert.deepEqual(flags(await failure(adapter(good).generateContent(MODEL, ask({ text: 'x' })))), [529, true, false, false])
+  assert.deepEqual(flags(await rejection(adapter(good).generateContent(MODEL, ask({ text: 'x' })))), [529, true, false, false])
   await slow.return()
   assert.deepEqual(await waiting, { value: undefined, done: true }, 'what is pending settles')
   assert.deepEqual(manager.take(), [])
   const closed = await stage(t, ['sim-ok'])
   await closed.gate.close({ graceMs: 0 })
-  assert.deepEqual(flags(await failure(closed.adapter().generateContent(MODEL, ask({ text: 'x' })))), [503, true, false, false])
+  assert.deepEqual(flags(await rejection(closed.adapter().generateContent(MODEL, ask({ text: 'x' })))), [503, true, false, false])
 })
 
 test('case 19: an error after thoughts only: one event: error, no second account, no second message_start (N9)', async (t) => {
@@ -267,7 +245,7 @@ test('getUsageLimits is what upstream answered; its errors read as the usage pag
   const { adapter, pool } = await stage(t, ['sim-ok', unique('suspended')])
   const limits = await adapter().getUsageLimits()
   assert.ok(Array.isArray(limits.usageBreakdownList), JSON.stringify(limits).slice(0, 200))
-  const error = await failure(adapter(pool.ids[1]).getUsageLimits())
+  const error = await rejection(adapter(pool.ids[1]).getUsageLimits())
   assert.match(error.message, /^API call failed: 403 - \S/)
 })
 
@@ -357,8 +335,8 @@ test('N33, N34: who leaves while the gateway connects waits no longer, nor who l
   const cancelled = ({ code, status, skipErrorCount }) => assert.deepEqual([code, status, skipErrorCount], ['KIRO_CANCELLED', 499, true])
   const before = away()
   const body = ask(undefined, { signal: AbortSignal.abort() })
-  cancelled(await failure(before.adapter.generateContent(MODEL, body)))
-  cancelled(await failure(before.adapter.generateContentStream(MODEL, body).next()))
+  cancelled(await rejection(before.adapter.generateContent(MODEL, body)))
+  cancelled(await rejection(before.adapter.generateContentStream(MODEL, body).next()))
 
   const meanwhile = new AbortController()
   const { host, adapter } = away()
@@ -366,8 +344,8 @@ test('N33, N34: who leaves while the gateway connects waits no longer, nor who l
   const events = adapter.generateContentStream(MODEL, ask(undefined, { signal: meanwhile.signal })).next()
   await until(() => host.asked > 1)
   meanwhile.abort()
-  cancelled(await failure(whole))
-  cancelled(await failure(events))
+  cancelled(await rejection(whole))
+  cancelled(await rejection(events))
 
   const left = adapter.generateContentStream(MODEL, ask())
   const pending = [left.next(), left.next()]
@@ -412,12 +390,12 @@ test('case 22: max_tokens of the converters, none at all, a signal, a frozen bod
   assert.equal(error.name, 'AbortError')
   assert.deepEqual([error.status, error.cause.message, error.skipErrorCount, error.shouldSwitchCredential], [499, 'enough', true, false])
   await until(() => gate.accounts().every(({ inFlight }) => inFlight === 0), 'upstream to be dropped', 1000)
-  const before = await failure(adapter().generateContent(MODEL, { ...body, signal: AbortSignal.abort() }))
+  const before = await rejection(adapter().generateContent(MODEL, { ...body, signal: AbortSignal.abort() }))
   assert.deepEqual([before.code, before.status], ['KIRO_CANCELLED', 499])
 
-  const gemini = await failure(adapter().generateContent(MODEL, { contents: [{ parts: [{ text: 'hi' }] }] }))
+  const gemini = await rejection(adapter().generateContent(MODEL, { contents: [{ parts: [{ text: 'hi' }] }] }))
   assert.deepEqual([gemini.status, gemini.skipErrorCount, gemini.shouldSwitchCredential], [400, true, false])
-  for (const wrong of [null, undefined, 'x']) assert.equal((await failure(adapter().generateContent(MODEL, wrong))).status, 400)
+  for (const wrong of [null, undefined, 'x']) assert.equal((await rejection(adapter().generateContent(MODEL, wrong))).status, 400)
 })
 
 test('case 23: a client of OpenAI gets the same text and tool arguments through the converters; pings do not disturb (N7)', async (t) => {

@@ -1,6 +1,5 @@
 // kiro-messages/aiclient, point B: the handler in the existing service (N12–N19; cases 25 to 31).
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createServer, request as httpRequest } from 'node:http'
@@ -9,7 +8,7 @@ import { before, test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
 import { PoolManager, TYPE, service } from './support/host.mjs'
 import { leave } from './support/leaving.mjs'
-import { ask, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, until, wholeFile } from './support/stack.mjs'
+import { ask, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
 
 const file = wholeFile()
 let sim
@@ -20,7 +19,6 @@ before(async () => {
   server = await redis(file)
 })
 
-const unique = (preset) => `sim-${preset}.${randomUUID().slice(0, 8)}`
 const MODEL = 'claude-sonnet-4-6'
 const PATH = `/${TYPE}/v1/messages`
 

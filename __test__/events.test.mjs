@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { KiroError } from 'kiro-messages'
-import { accounts, ask, collect, events, gateway, simulator, sleep, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, drain, events, gateway, simulator, sleep, until, withoutIds } from './support/stack.mjs'
 
 const TOOLS = ['weather', 'clock'].map((name) => ({ name, description: name, input_schema: { type: 'object' } }))
 const EVERYTHING = ask(
@@ -19,17 +19,6 @@ const EVERYTHING = ask(
   },
   { tools: TOOLS, thinking: { type: 'enabled', budget_tokens: 2048 }, max_tokens: 4096 },
 )
-
-/** All events, and what was thrown in the end. */
-async function drain(stream) {
-  const list = []
-  try {
-    for await (const event of stream) list.push(event)
-  } catch (error) {
-    return { list, error }
-  }
-  return { list, error: null }
-}
 
 /** Block by block: its start and everything its deltas add up to. */
 function blocks(list) {

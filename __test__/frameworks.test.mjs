@@ -8,7 +8,7 @@ import compression from 'compression'
 import express5 from 'express'
 import express4 from 'express4'
 import Fastify from 'fastify'
-import { accounts, ask, events, gateway, listening, server, simulator, textOf, withoutIds } from './support/stack.mjs'
+import { accounts, ask, events, gateway, listening, meaning, server, simulator, textOf, withoutIds } from './support/stack.mjs'
 
 const KEY = 'right-key'
 
@@ -52,14 +52,6 @@ async function express(t, gate, framework) {
   app.use(gate.handler())
   app.use((_req, res) => res.status(404).send('theirs'))
   return listening(t, createServer(app))
-}
-
-/** Headers that say what the answer is; the rest is the connection's or the framework's. */
-function meaning(headers) {
-  const own = /^(content-type|cache-control|x-accel-buffering|access-control-|x-should-retry|retry-after|allow$|request-id)/
-  return Object.fromEntries(
-    [...headers].filter(([name]) => own.test(name)).map(([name, value]) => [name, name === 'request-id' ? 'req' : value]),
-  )
 }
 
 for (const [name, program] of Object.entries(PROGRAMS)) {

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import { leave } from './support/leaving.mjs'
-import { accounts, ask, collect, events, gateway, listening, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask, collect, events, gateway, listening, meaning, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 /** A node:http server around a gateway's handler. */
 async function serve(t, gate, { options, around } = {}) {
@@ -34,14 +34,6 @@ function onCpu() {
 
 const post = (url, body, headers = {}) =>
   fetch(`${url}/v1/messages`, { method: 'POST', headers, body: typeof body === 'string' ? body : JSON.stringify(body) })
-
-/** Headers that say what the answer is; the rest is the connection's. */
-function meaning(headers) {
-  const own = /^(content-type|cache-control|x-accel-buffering|access-control-|x-should-retry|retry-after|allow$|request-id)/
-  return Object.fromEntries(
-    [...headers].filter(([name]) => own.test(name)).map(([name, value]) => [name, name === 'request-id' ? 'req' : value]),
-  )
-}
 
 test('case 12: the same statuses, headers and bytes as kiro-server', async (t) => {
   const sim = await simulator(t)

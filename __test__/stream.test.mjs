@@ -4,16 +4,7 @@ import { getEventListeners, once } from 'node:events'
 import { Readable } from 'node:stream'
 import { describe, test } from 'node:test'
 import { KiroError } from 'kiro-messages'
-import { accounts, ask, collect, events, gateway, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
-
-/** Resolves to the rejection. */
-async function rejection(promise) {
-  const value = await promise.then(
-    () => assert.fail('did not reject'),
-    (error) => error,
-  )
-  return value
-}
+import { accounts, ask, collect, events, gateway, rejection, server, simulator, sleep, textOf, until, withoutIds } from './support/stack.mjs'
 
 test('a stream has a head, events and a summary', async (t) => {
   const sim = await simulator(t)

@@ -1,5 +1,6 @@
 // Programs that the tests run: there, or installed by the system's own package manager, or told how.
 import { spawnSync } from 'node:child_process'
+import path from 'node:path'
 import { run } from './steps.mjs'
 
 const PROGRAMS = {
@@ -46,8 +47,10 @@ export async function need(...programs) {
   return still.length === 0
 }
 
-function has(command) {
-  const { error, status } = spawnSync(command, [/nginx$/.test(command) ? '-v' : '--version'], { stdio: 'ignore' })
+/** Whether a command is there and runs. */
+export function has(command) {
+  const asked = { nginx: '-v', openssl: 'version' }[path.basename(command)] ?? '--version'
+  const { error, status } = spawnSync(command, [asked], { stdio: 'ignore' })
   return error === undefined && status === 0
 }
 

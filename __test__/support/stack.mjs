@@ -266,3 +266,33 @@ export function textOf(list) {
 export function withoutIds(bytes) {
   return bytes.toString('utf8').replace(/"(msg|req)_\w+"/g, '"$1_…"')
 }
+
+/** All of an iterable, and the error that it ended in. */
+export async function drain(iterable) {
+  const list = []
+  try {
+    for await (const event of iterable) list.push(event)
+  } catch (error) {
+    return { list, error }
+  }
+  return { list, error: null }
+}
+
+/** What a promise rejects with; fails when it doesn't. */
+export async function rejection(promise) {
+  return promise.then(
+    () => assert.fail('did not reject'),
+    (error) => error,
+  )
+}
+
+/** An access token of this preset that no other test has. */
+export const unique = (preset) => `sim-${preset}.${randomUUID().slice(0, 8)}`
+
+/** Headers that say what the answer is; the rest is the connection's or the framework's. */
+export function meaning(headers) {
+  const own = /^(content-type|cache-control|x-accel-buffering|access-control-|x-should-retry|retry-after|allow$|request-id)/
+  return Object.fromEntries(
+    [...headers].filter(([name]) => own.test(name)).map(([name, value]) => [name, name === 'request-id' ? 'req' : value]),
+  )
+}

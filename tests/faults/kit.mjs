@@ -10,6 +10,8 @@ import { answers, freePort } from '../../scripts/steps.mjs'
 import { Load } from './load.mjs'
 import { Proxy } from './proxy.mjs'
 
+export { has } from '../../scripts/needs.mjs'
+
 export { sleep }
 export const KEY = 'faults-key-1'
 export const POOL = 'aiclient:pools:claude-kiro-oauth'
@@ -404,8 +406,4 @@ export function pipeThatNobodyReads(stage) {
   const blocking = openSync(file, constants.O_WRONLY)
   stage.after(() => [fd, blocking].forEach(closeSync))
   return blocking
-}
-
-export function has(command) {
-  return spawnSync('which', [command]).status === 0
 }
