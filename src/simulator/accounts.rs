@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::scenario::{Fields, HttpReply};
-use super::state::State;
+use super::state::SimState;
 use super::wire::is_region;
-use super::world::{World, WrongRegion};
+use super::world::{SimWorld, WrongRegion};
 use crate::proto::kiro::route::Call;
 
 /// The profile that the simulator knows, and gives to social refreshes.
@@ -59,12 +59,12 @@ const KINDS: &[(&str, Kind)] = &[
 
 /// An account of a kind, in a region.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Account<'a> {
+pub(super) struct SimAccount<'a> {
     kind: Kind,
     region: &'a str,
 }
 
-impl<'a> Account<'a> {
+impl<'a> SimAccount<'a> {
     /// The account of an access token; none for tokens of another form.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl<'a> Account<'a> {
     }
 
     /// Its profiles, and whether each lets it in.
-    fn profiles(&self, world: &World) -> Vec<(String, bool)> {
+    fn profiles(&self, world: &SimWorld) -> Vec<(String, bool)> {
         if let Some(profiles) = &world.profiles {
             let arn = |profile: &Value| profile["arn"].as_str().unwrap_or_default().to_owned();
             let is_active = |profile: &Value| profile["status"].as_str().is_none_or(|status| status == "ACTIVE");
@@ -109,7 +109,7 @@ impl<'a> Account<'a> {
         region: Option<&str>,
         arn: Option<&str>,
         token_type: Option<&str>,
-        world: &World,
+        world: &SimWorld,
     ) -> Result<(), HttpReply> {
         let forbidden = |message: &str| Err(HttpReply::error(403, "AccessDeniedException", None, message));
         let invalid = |message: &str| Err(HttpReply::error(400, "ValidationException", None, message));
@@ -153,7 +153,7 @@ impl<'a> Account<'a> {
         region: Option<&str>,
         token_type: Option<&str>,
         start: usize,
-        world: &World,
+        world: &SimWorld,
     ) -> HttpReply {
         match self.kind {
             Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken => {
@@ -300,7 +300,7 @@ impl RefreshAnswer {
     }
 
     /// What goes back; new tokens are counted and the old refresh token retires.
-    pub fn reply(&self, method: Method, used: &str, state: &mut State) -> HttpReply {
+    pub fn reply(&self, method: Method, used: &str, state: &mut SimState) -> HttpReply {
         if let Some(refusal) = &self.refusal {
             return refusal.clone();
         }
@@ -310,7 +310,7 @@ impl RefreshAnswer {
         state.issued += 1;
         let n = state.issued;
         let root = used.split('~').next().unwrap_or(used);
-        let account = Account::of(root).ok().flatten();
+        let account = SimAccount::of(root).ok().flatten();
         let usual = match (account, root.split_once('@')) {
             (None, _) => format!("sim-ok.{n}.{root}"),
             (Some(_), None) => format!("{root}~{n}"),
@@ -358,7 +358,7 @@ pub(super) fn refresh_request(
     method: Method,
     body: &[u8],
     region: Option<&str>,
-    state: &mut State,
+    state: &mut SimState,
 ) -> Result<RefreshRequest, HttpReply> {
     let fields: Value = serde_json::from_slice(body).map_err(|error| malformed(&format!("not JSON: {error}")))?;
     let need = |key: &str| match fields.get(key).and_then(Value::as_str) {
@@ -528,7 +528,7 @@ pub(super) fn profiles(token: &str) -> HttpReply {
 }
 
 /// K124, from `start` on.
-pub(super) fn models(asked: usize, start: usize, world: &World) -> HttpReply {
+pub(super) fn models(asked: usize, start: usize, world: &SimWorld) -> HttpReply {
     let listed: Vec<Value> =
         world.models.iter().filter(|model| model.listed).map(super::models::Model::entry).collect();
     let default = listed.iter().find(|model| model["modelId"] == "claude-sonnet-4.5").or(listed.first()).cloned();

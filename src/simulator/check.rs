@@ -53,7 +53,7 @@ pub(super) struct Block {
 pub(super) fn read(body: &[u8], today: Option<Shape>) -> Result<Prompt, HttpReply> {
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| refusal("REQUEST_BODY_INVALID_JSON", "Improperly formed request.", &error.to_string()))?;
-    prompt(&body, today).map_err(|Refusal { reason, place }| {
+    prompt(&body, today).map_err(|BodyRefusal { reason, place }| {
         let message = match reason {
             "TOOL_USE_RESULT_MISMATCH" | "TOOL_CONFIG_MISSING" | "TOOL_DUPLICATE" => "Invalid tool use format.",
             _ => "Improperly formed request.",
@@ -62,7 +62,7 @@ pub(super) fn read(body: &[u8], today: Option<Shape>) -> Result<Prompt, HttpRepl
     })
 }
 
-struct Refusal {
+struct BodyRefusal {
     reason: &'static str,
     place: String,
 }
@@ -72,11 +72,11 @@ fn refusal(reason: &str, message: &str, place: &str) -> HttpReply {
     HttpReply::error(400, "ValidationException", reason, &format!("{message} (simulator: {place})"))
 }
 
-fn invalid<T>(place: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { reason: "REQUEST_BODY_INVALID", place: place.into() })
+fn invalid<T>(place: impl Into<String>) -> Result<T, BodyRefusal> {
+    Err(BodyRefusal { reason: "REQUEST_BODY_INVALID", place: place.into() })
 }
 
-fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, Refusal> {
+fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, BodyRefusal> {
     let state = object(body.get("conversationState"), "conversationState")?;
     if let Some(shape) = today {
         shape_rules(body, state, shape)?;
@@ -92,7 +92,7 @@ fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, Refusal> {
     };
 
     let history = optional_list(state, "conversationState", "history")?.unwrap_or_default();
-    let mut answered = Message::default();
+    let mut answered = SeenMessage::default();
     let mut uses_tools = false;
     let mut thoughts = Vec::new();
     for (n, message) in history.iter().enumerate() {
@@ -121,7 +121,7 @@ fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, Refusal> {
     };
     pair(&answered, &current, place)?;
     if uses_tools && current.tools.is_empty() {
-        return Err(Refusal { reason: "TOOL_CONFIG_MISSING", place: format!("{place} declares no tools") });
+        return Err(BodyRefusal { reason: "TOOL_CONFIG_MISSING", place: format!("{place} declares no tools") });
     }
     let fields = body.get("additionalModelRequestFields").cloned();
     let messages: Vec<&Value> = history.iter().chain(state.get("currentMessage")).collect();
@@ -162,7 +162,7 @@ fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, Refusal> {
 }
 
 /// What today's Kiro refuses in a body, by shape (K115, TR50).
-fn shape_rules(body: &Value, state: &Map<String, Value>, shape: Shape) -> Result<(), Refusal> {
+fn shape_rules(body: &Value, state: &Map<String, Value>, shape: Shape) -> Result<(), BodyRefusal> {
     if body.get("systemPrompt").is_some() || state.contains_key("systemPrompt") {
         return invalid("systemPrompt");
     }
@@ -177,7 +177,7 @@ fn shape_rules(body: &Value, state: &Map<String, Value>, shape: Shape) -> Result
     }
     let current = state.get("currentMessage").and_then(user_part).and_then(|user| user.get("userInputMessageContext"));
     if list(current, "tools").any(|tool| tool.get("cachePoint").is_some()) {
-        return Err(Refusal { reason: "", place: "a cachePoint among the tools".to_owned() });
+        return Err(BodyRefusal { reason: "", place: "a cachePoint among the tools".to_owned() });
     }
     Ok(())
 }
@@ -242,7 +242,7 @@ fn blocks(context: Option<&Value>, messages: &[&Value]) -> Vec<Block> {
 }
 
 #[derive(Default)]
-struct Message {
+struct SeenMessage {
     content: String,
     /// Of a user message its results', of an assistant's its uses'.
     tool_ids: Vec<String>,
@@ -251,7 +251,7 @@ struct Message {
     thought: Option<Option<String>>,
 }
 
-fn user(message: &Value, place: &str) -> Result<Message, Refusal> {
+fn user(message: &Value, place: &str) -> Result<SeenMessage, BodyRefusal> {
     let Some(fields) = message.get("userInputMessage") else {
         return invalid(format!("{place} is no userInputMessage"));
     };
@@ -277,7 +277,7 @@ fn user(message: &Value, place: &str) -> Result<Message, Refusal> {
             text(object(blob.get("source"), &format!("{place}.source"))?, &place, "bytes")?;
         }
     }
-    let mut read = Message { content: content.to_owned(), ..Message::default() };
+    let mut read = SeenMessage { content: content.to_owned(), ..SeenMessage::default() };
     let Some(context) = fields.get("userInputMessageContext") else { return Ok(read) };
     let place = format!("{place}.userInputMessageContext");
     let context = object(Some(context), &place)?;
@@ -297,7 +297,7 @@ fn user(message: &Value, place: &str) -> Result<Message, Refusal> {
     Ok(read)
 }
 
-fn tools(context: &Map<String, Value>, place: &str) -> Result<Vec<String>, Refusal> {
+fn tools(context: &Map<String, Value>, place: &str) -> Result<Vec<String>, BodyRefusal> {
     let mut names = Vec::new();
     for (n, tool) in optional_list(context, place, "tools")?.unwrap_or_default().iter().enumerate() {
         let place = format!("{place}.tools[{n}]");
@@ -317,24 +317,24 @@ fn tools(context: &Map<String, Value>, place: &str) -> Result<Vec<String>, Refus
         }
         let schema = object(tool.get("inputSchema"), &format!("{place}.inputSchema"))?.get("json");
         if !schema.is_some_and(Value::is_object) {
-            return Err(Refusal { reason: "TOOL_SCHEMA_INVALID", place: format!("{place}.inputSchema.json") });
+            return Err(BodyRefusal { reason: "TOOL_SCHEMA_INVALID", place: format!("{place}.inputSchema.json") });
         }
         names.push(name.to_owned());
     }
     let mut seen = HashSet::new();
     match names.iter().find(|name| !seen.insert(name.as_str())) {
-        Some(name) => Err(Refusal { reason: "TOOL_DUPLICATE", place: format!("{place}.tools: `{name}` twice") }),
+        Some(name) => Err(BodyRefusal { reason: "TOOL_DUPLICATE", place: format!("{place}.tools: `{name}` twice") }),
         None => Ok(names),
     }
 }
 
-fn assistant(message: &Value, place: &str) -> Result<Message, Refusal> {
+fn assistant(message: &Value, place: &str) -> Result<SeenMessage, BodyRefusal> {
     let Some(fields) = message.get("assistantResponseMessage") else {
         return invalid(format!("{place} is no assistantResponseMessage"));
     };
     let place = format!("{place}.assistantResponseMessage");
     let fields = object(Some(fields), &place)?;
-    let mut read = Message { content: text(fields, &place, "content")?.to_owned(), ..Message::default() };
+    let mut read = SeenMessage { content: text(fields, &place, "content")?.to_owned(), ..SeenMessage::default() };
     for (n, tool_use) in optional_list(fields, &place, "toolUses")?.unwrap_or_default().iter().enumerate() {
         let place = format!("{place}.toolUses[{n}]");
         let tool_use = object(Some(tool_use), &place)?;
@@ -358,17 +358,20 @@ fn assistant(message: &Value, place: &str) -> Result<Message, Refusal> {
 }
 
 /// Every tool use has its result in the next message, and every result its use in the one before.
-fn pair(before: &Message, user: &Message, place: &str) -> Result<(), Refusal> {
+fn pair(before: &SeenMessage, user: &SeenMessage, place: &str) -> Result<(), BodyRefusal> {
     let (mut uses, mut results) = (before.tool_ids.clone(), user.tool_ids.clone());
     uses.sort_unstable();
     results.sort_unstable();
     if uses == results {
         return Ok(());
     }
-    Err(Refusal { reason: "TOOL_USE_RESULT_MISMATCH", place: format!("{place}: uses {uses:?}, results {results:?}") })
+    Err(BodyRefusal {
+        reason: "TOOL_USE_RESULT_MISMATCH",
+        place: format!("{place}: uses {uses:?}, results {results:?}"),
+    })
 }
 
-fn object<'a>(value: Option<&'a Value>, place: &str) -> Result<&'a Map<String, Value>, Refusal> {
+fn object<'a>(value: Option<&'a Value>, place: &str) -> Result<&'a Map<String, Value>, BodyRefusal> {
     match value {
         Some(Value::Object(map)) => Ok(map),
         Some(_) => invalid(format!("{place} is no object")),
@@ -376,7 +379,7 @@ fn object<'a>(value: Option<&'a Value>, place: &str) -> Result<&'a Map<String, V
     }
 }
 
-fn text<'a>(map: &'a Map<String, Value>, place: &str, key: &str) -> Result<&'a str, Refusal> {
+fn text<'a>(map: &'a Map<String, Value>, place: &str, key: &str) -> Result<&'a str, BodyRefusal> {
     match map.get(key) {
         Some(Value::String(text)) => Ok(text),
         Some(_) => invalid(format!("{place}.{key} is no string")),
@@ -384,11 +387,11 @@ fn text<'a>(map: &'a Map<String, Value>, place: &str, key: &str) -> Result<&'a s
     }
 }
 
-fn optional_text(map: &Map<String, Value>, place: &str, key: &str) -> Result<Option<String>, Refusal> {
+fn optional_text(map: &Map<String, Value>, place: &str, key: &str) -> Result<Option<String>, BodyRefusal> {
     if map.contains_key(key) { text(map, place, key).map(|text| Some(text.to_owned())) } else { Ok(None) }
 }
 
-fn one_of(map: &Map<String, Value>, place: &str, key: &str, allowed: &[&str], needed: bool) -> Result<(), Refusal> {
+fn one_of(map: &Map<String, Value>, place: &str, key: &str, allowed: &[&str], needed: bool) -> Result<(), BodyRefusal> {
     if !needed && !map.contains_key(key) {
         return Ok(());
     }
@@ -397,7 +400,7 @@ fn one_of(map: &Map<String, Value>, place: &str, key: &str, allowed: &[&str], ne
 }
 
 /// Absent, or not empty (K18).
-fn optional_list<'a>(map: &'a Map<String, Value>, place: &str, key: &str) -> Result<Option<&'a [Value]>, Refusal> {
+fn optional_list<'a>(map: &'a Map<String, Value>, place: &str, key: &str) -> Result<Option<&'a [Value]>, BodyRefusal> {
     match map.get(key) {
         None => Ok(None),
         Some(Value::Array(list)) if !list.is_empty() => Ok(Some(list)),

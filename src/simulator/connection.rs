@@ -9,18 +9,18 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::state::Shared;
+use super::state::SimShared;
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct SimConnection {
     /// 1 for the first connection.
     pub number: u64,
     reset: AtomicBool,
-    shared: Arc<Shared>,
+    shared: Arc<SimShared>,
 }
 
-impl Connection {
-    pub fn open(shared: Arc<Shared>) -> Self {
+impl SimConnection {
+    pub fn open(shared: Arc<SimShared>) -> Self {
         let number = shared.state().connection_opened();
         Self { number, reset: AtomicBool::new(false), shared }
     }
@@ -31,7 +31,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for SimConnection {
     fn drop(&mut self) {
         self.shared.state().connection_closed();
     }
@@ -40,11 +40,11 @@ impl Drop for Connection {
 /// The socket of a connection.
 pub(super) struct Io {
     socket: TcpStream,
-    connection: Arc<Connection>,
+    connection: Arc<SimConnection>,
 }
 
 impl Io {
-    pub fn new(socket: TcpStream, connection: Arc<Connection>) -> Self {
+    pub fn new(socket: TcpStream, connection: Arc<SimConnection>) -> Self {
         Self { socket, connection }
     }
 }

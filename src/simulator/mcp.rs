@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::scenario::HttpReply;
-use super::world::{Search, World};
+use super::world::{Search, SimWorld};
 
 /// The answer to a call, and what it searched for.
 pub(super) struct McpAnswer {
@@ -16,7 +16,7 @@ pub(super) struct McpAnswer {
 }
 
 /// Answers `tools/list` and `tools/call`.
-pub(super) fn answer(request: &Value, world: &World) -> McpAnswer {
+pub(super) fn answer(request: &Value, world: &SimWorld) -> McpAnswer {
     let wait = if let Search::Slow(ms) = world.search { Duration::from_millis(ms) } else { Duration::ZERO };
     let id = &request["id"];
     let plain = |reply| McpAnswer { reply, query: None, wait };
@@ -56,7 +56,7 @@ pub(super) fn answer(request: &Value, world: &World) -> McpAnswer {
 
 fn found(
     query: &str,
-    world: &World,
+    world: &SimWorld,
     result: &dyn Fn(Value) -> HttpReply,
     failed: &dyn Fn(i64, &str) -> HttpReply,
 ) -> HttpReply {

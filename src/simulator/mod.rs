@@ -56,9 +56,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use connection::{Connection, Io};
-use state::Shared;
-use world::World;
+use connection::{Io, SimConnection};
+use state::SimShared;
+use world::SimWorld;
 
 mod accounts;
 mod attach;
@@ -87,7 +87,7 @@ const BACKLOG: i32 = 4096;
 pub struct Simulator {
     listener: StdListener,
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SimShared>,
 }
 
 impl Simulator {
@@ -112,7 +112,7 @@ impl Simulator {
     /// # Errors
     /// A sentence that names what is unknown or wrong.
     pub fn world(self, change: impl Into<Value>) -> Result<Self, String> {
-        let mut world = World::today();
+        let mut world = SimWorld::today();
         world.change(change.into())?;
         self.shared.state().start_in(world);
         Ok(self)
@@ -219,7 +219,7 @@ impl Drop for Running {
 /// What `/_sim/…` does, without HTTP.
 #[derive(Clone, Debug)]
 pub struct Control {
-    shared: Arc<Shared>,
+    shared: Arc<SimShared>,
 }
 
 impl Control {
@@ -263,10 +263,10 @@ impl Control {
 }
 
 /// One connection, from its first request to its last.
-async fn answer(socket: TcpStream, shared: Arc<Shared>, draining: CancellationToken) {
+async fn answer(socket: TcpStream, shared: Arc<SimShared>, draining: CancellationToken) {
     // Without it the small writes of a stream wait for acknowledgements. A socket that is already gone says so later.
     let _best_effort = socket.set_nodelay(true);
-    let connection = Arc::new(Connection::open(Arc::clone(&shared)));
+    let connection = Arc::new(SimConnection::open(Arc::clone(&shared)));
     let io = TokioIo::new(Io::new(socket, Arc::clone(&connection)));
     let service = service_fn(|request| routes::answer(request, Arc::clone(&shared), Arc::clone(&connection)));
     let mut served = pin!(http1::Builder::new().serve_connection(io, service));

@@ -1,4 +1,4 @@
-//! The body of a simulated answer: plays a [`Script`] at its pace.
+//! The body of a simulated answer: plays a [`StreamScript`] at its pace.
 
 use std::io;
 use std::ops::Range;
@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::Connection;
-use super::scenario::{End, Script, Step};
-use super::state::{Flight, Outcome};
+use super::connection::SimConnection;
+use super::scenario::{End, ScriptStep, StreamScript};
+use super::state::{ChatEnd, ChatFlight};
 
 /// What goes out in one write when the script sets no burst.
 const WRITE: usize = 64 << 10;
@@ -22,9 +22,9 @@ const BEFORE_CUT: Duration = Duration::from_millis(5);
 
 /// Plays a script once. Dropping it before its end means that the client has gone away.
 pub(super) struct Player {
-    script: Script,
-    connection: Arc<Connection>,
-    flight: Flight,
+    script: StreamScript,
+    connection: Arc<SimConnection>,
+    flight: ChatFlight,
     /// The step to play next, and the number reached in it.
     step: usize,
     number: u64,
@@ -48,7 +48,7 @@ enum Pause {
 }
 
 impl Player {
-    pub fn new(script: Script, connection: Arc<Connection>, flight: Flight) -> Self {
+    pub fn new(script: StreamScript, connection: Arc<SimConnection>, flight: ChatFlight) -> Self {
         let now = Instant::now();
         let due = now + script.pace.first;
         let pause = if script.pace.first.is_zero() { Pause::None } else { Pause::Sleeping };
@@ -57,7 +57,7 @@ impl Player {
         let mut player =
             Self { script, connection, flight, step, number, write, sent, due, started, pause, sleep, ended };
         if player.is_end_stream() {
-            player.flight.land(Outcome::Completed);
+            player.flight.land(ChatEnd::Completed);
         }
         player
     }
@@ -92,7 +92,7 @@ impl Player {
         if self.step == self.script.steps.len() {
             return Ok(false);
         }
-        if let Step::Wait(wait) = self.script.steps[self.step] {
+        if let ScriptStep::Wait(wait) = self.script.steps[self.step] {
             self.step += 1;
             // The silence stands in for the gap.
             self.started = false;
@@ -116,8 +116,8 @@ impl Player {
         let mut numbered = Vec::new();
         while events < burst && numbered.len() < WRITE {
             match self.script.steps.get(self.step) {
-                Some(Step::Event(_)) if !numbered.is_empty() => break,
-                Some(Step::Event(event)) => {
+                Some(ScriptStep::Event(_)) if !numbered.is_empty() => break,
+                Some(ScriptStep::Event(event)) => {
                     let start = range.map_or(event.start, |range| range.start);
                     range = Some(start..event.end);
                     self.step += 1;
@@ -126,8 +126,8 @@ impl Player {
                         break;
                     }
                 }
-                Some(Step::Numbered(_)) if range.is_some() => break,
-                Some(Step::Numbered(step)) => {
+                Some(ScriptStep::Numbered(_)) if range.is_some() => break,
+                Some(ScriptStep::Numbered(step)) => {
                     if self.number == step.count {
                         self.step += 1;
                         self.number = 0;
@@ -137,7 +137,7 @@ impl Player {
                     self.number += 1;
                     events += 1;
                 }
-                Some(Step::Frames(frames)) => {
+                Some(ScriptStep::Frames(frames)) => {
                     if let Some(range) = range.take() {
                         numbered.extend_from_slice(&self.script.wire[range]);
                     }
@@ -146,12 +146,12 @@ impl Player {
                     events += 1;
                 }
                 // A script that plays was staged: it has none of these.
-                Some(Step::Think { .. } | Step::Notes(_)) => self.step += 1,
-                Some(Step::Wait(_)) | None => break,
+                Some(ScriptStep::Think { .. } | ScriptStep::Notes(_)) => self.step += 1,
+                Some(ScriptStep::Wait(_)) | None => break,
             }
         }
         // An exhausted numbered step must be passed, or the end would not be seen.
-        if let Some(Step::Numbered(step)) = self.script.steps.get(self.step)
+        if let Some(ScriptStep::Numbered(step)) = self.script.steps.get(self.step)
             && self.number == step.count
         {
             self.step += 1;
@@ -195,7 +195,7 @@ impl Body for Player {
                 }
                 // With its last bytes the client gets the end as well; the server doesn't ask again.
                 if this.is_end_stream() {
-                    this.flight.land(Outcome::Completed);
+                    this.flight.land(ChatEnd::Completed);
                 }
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
@@ -204,7 +204,7 @@ impl Body for Player {
             }
             match this.script.end {
                 End::Clean => {
-                    this.flight.land(Outcome::Completed);
+                    this.flight.land(ChatEnd::Completed);
                     return Poll::Ready(None);
                 }
                 End::Hang => return Poll::Pending,
@@ -213,7 +213,7 @@ impl Body for Player {
                     this.sleep_for(BEFORE_CUT);
                 }
                 End::Cut | End::Reset => {
-                    this.flight.land(Outcome::Cut);
+                    this.flight.land(ChatEnd::Cut);
                     if this.script.end == End::Reset {
                         this.connection.reset_on_close();
                     }

@@ -8,7 +8,7 @@ use super::accounts::identity;
 use super::check::Prompt;
 use super::models::{Model, Style};
 use super::scenario::{HttpReply, Thought};
-use super::world::{Bind, World};
+use super::world::{Bind, SimWorld};
 
 /// What every signature of the simulator begins with.
 const MAGIC: &[u8; 8] = b"kiro-sim";
@@ -78,7 +78,7 @@ fn seal(token: &str, prompt: &Prompt, before: &str) -> [u8; 32] {
 }
 
 /// How a request wants its model to think (TR40).
-pub(super) fn asked(prompt: &Prompt, world: &World) -> Thought {
+pub(super) fn asked(prompt: &Prompt, world: &SimWorld) -> Thought {
     if !world.is_today {
         return Thought::None;
     }

@@ -10,16 +10,16 @@ use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::accounts::{self, Account, Method};
+use super::accounts::{self, Method, SimAccount};
 use super::check::{self, Prompt};
-use super::connection::Connection;
+use super::connection::SimConnection;
 use super::mcp;
 use super::player::Player;
 use super::reasoning;
-use super::scenario::{Facts, HttpReply, Reply, Scenario, Stage};
-use super::state::{CallCount, Flight, Outcome, Recorded, Shared};
-use super::wire::{Caller, Version, Wire, header};
-use super::world::World;
+use super::scenario::{HttpReply, Reply, RequestFacts, Scenario, Stage};
+use super::state::{CallCount, ChatEnd, ChatFlight, Recorded, SimShared};
+use super::wire::{Caller, IdeVersion, Wire, header};
+use super::world::SimWorld;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::server::query_value;
 
@@ -28,14 +28,14 @@ const MAX_BODY: usize = 64 << 20;
 /// Where a prompt holds a scenario.
 const MARK: &str = "[[sim ";
 
-type Answer = Response<Either<Full<Bytes>, Player>>;
+type SimResponse = Response<Either<Full<Bytes>, Player>>;
 
 /// Answers one request. An error ends the connection without an answer.
 pub(super) async fn answer(
     request: Request<Incoming>,
-    shared: Arc<Shared>,
-    connection: Arc<Connection>,
-) -> io::Result<Answer> {
+    shared: Arc<SimShared>,
+    connection: Arc<SimConnection>,
+) -> io::Result<SimResponse> {
     let is_runtime = Wire::read(request.method(), request.uri().path(), request.headers()).shape() == Shape::Runtime;
     Ok(match judge(request, shared, connection).await? {
         Judged::Reply(reply) if is_runtime => full(reply.named_in_body()),
@@ -50,7 +50,11 @@ enum Judged {
     Stream(Response<Player>),
 }
 
-async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<Connection>) -> io::Result<Judged> {
+async fn judge(
+    request: Request<Incoming>,
+    shared: Arc<SimShared>,
+    connection: Arc<SimConnection>,
+) -> io::Result<Judged> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
     let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
@@ -83,7 +87,8 @@ async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<
         (&HttpMethod::POST, "/token") => Some(Method::Idc),
         _ => None,
     };
-    let flight = (wire.call == Some(Call::Chat)).then(|| Flight::start(&shared, token.as_deref().unwrap_or_default()));
+    let flight =
+        (wire.call == Some(Call::Chat)).then(|| ChatFlight::start(&shared, token.as_deref().unwrap_or_default()));
     let headers = text_headers(&head.headers);
     {
         let counts = &mut shared.state().counts;
@@ -136,11 +141,11 @@ async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<
     if shared.state().has_expired(&token, &world) {
         return Ok(answered(flight, accounts::expired()));
     }
-    let account = match Account::of(&token) {
+    let account = match SimAccount::of(&token) {
         Ok(account) => account,
         Err(message) => return Ok(answered(flight, mistake(&message))),
     };
-    let request = Asked {
+    let request = ServiceCall {
         token: &token,
         call,
         wire: &wire,
@@ -158,21 +163,21 @@ async fn judge(request: Request<Incoming>, shared: Arc<Shared>, connection: Arc<
 }
 
 /// A request of Kiro's services, as far as it was read.
-struct Asked<'a> {
+struct ServiceCall<'a> {
     token: &'a str,
     call: Call,
     wire: &'a Wire,
-    version: Option<Version>,
+    version: Option<IdeVersion>,
     body: &'a [u8],
     query: &'a str,
     token_type: Option<&'a str>,
     mcp_arn: Option<&'a str>,
-    account: Option<Account<'a>>,
+    account: Option<SimAccount<'a>>,
 }
 
-impl Asked<'_> {
+impl ServiceCall<'_> {
     /// What the account's kind, its region and its profile have against the call.
-    fn refused(&self, arn: Option<&str>, world: &World) -> Option<HttpReply> {
+    fn refused(&self, arn: Option<&str>, world: &SimWorld) -> Option<HttpReply> {
         let account = self.account?;
         account.admits(self.call, self.wire.region.as_deref(), arn, self.token_type, world).err()
     }
@@ -181,13 +186,13 @@ impl Asked<'_> {
     /// one then.
     fn scenario(
         &self,
-        world: &mut Arc<World>,
+        world: &mut Arc<SimWorld>,
         arn: Option<&str>,
         prompt: Option<&Prompt>,
-        shared: &Shared,
+        shared: &SimShared,
     ) -> Result<Option<Scenario>, String> {
         let (wire, version, body_len) = (self.wire, self.version, self.body.len());
-        let facts = Facts { wire, version, profile_arn: arn, prompt, body_len };
+        let facts = RequestFacts { wire, version, profile_arn: arn, prompt, body_len };
         let scripted = shared.state().scripted(self.call, self.token);
         let by_account = match scripted {
             Some(scripted) => scripted,
@@ -213,10 +218,10 @@ impl Asked<'_> {
 
 /// Everything but chat.
 async fn service(
-    request: &Asked<'_>,
-    world: &mut Arc<World>,
-    shared: &Arc<Shared>,
-    connection: &Connection,
+    request: &ServiceCall<'_>,
+    world: &mut Arc<SimWorld>,
+    shared: &Arc<SimShared>,
+    connection: &SimConnection,
 ) -> io::Result<Judged> {
     let json: Value = serde_json::from_slice(request.body).unwrap_or_default();
     let in_body = json["profileArn"].as_str();
@@ -281,11 +286,11 @@ async fn service(
 
 /// A chat request: chooses the scenario and plays it.
 async fn stream(
-    request: &Asked<'_>,
-    mut world: Arc<World>,
-    mut flight: Flight,
-    shared: &Arc<Shared>,
-    connection: Arc<Connection>,
+    request: &ServiceCall<'_>,
+    mut world: Arc<SimWorld>,
+    mut flight: ChatFlight,
+    shared: &Arc<SimShared>,
+    connection: Arc<SimConnection>,
 ) -> io::Result<Judged> {
     let prompt = check::read(request.body, world.is_today.then(|| request.wire.shape()));
     if let Ok(prompt) = &prompt {
@@ -304,7 +309,7 @@ async fn stream(
                 return Ok(answered(Some(flight), refused));
             }
             let (wire, version, body_len) = (request.wire, request.version, request.body.len());
-            let facts = Facts { wire, version, profile_arn: arn, prompt: Some(prompt), body_len };
+            let facts = RequestFacts { wire, version, profile_arn: arn, prompt: Some(prompt), body_len };
             let usual = || shared.state().default.clone().unwrap_or_else(Scenario::demo);
             match by_prompt(&prompt.content) {
                 Some(Ok(scenario)) if !scenario.applies(&facts) => Ok(Scenario::demo()),
@@ -328,7 +333,7 @@ async fn stream(
     match scenario.reply {
         Reply::Http(reply) => Ok(answered(Some(flight), reply)),
         Reply::Drop { reset } => {
-            flight.land(Outcome::Cut);
+            flight.land(ChatEnd::Cut);
             Err(hang_up(&connection, reset))
         }
         Reply::Usual => Ok(answered(Some(flight), HttpReply::failure(400, "scenario: it answers nothing"))),
@@ -361,7 +366,7 @@ async fn stream(
 }
 
 /// What Kiro has against a chat request that can be read: size, account, model, fields, signatures.
-fn refused(request: &Asked<'_>, prompt: &Prompt, world: &World) -> Option<HttpReply> {
+fn refused(request: &ServiceCall<'_>, prompt: &Prompt, world: &SimWorld) -> Option<HttpReply> {
     if world.max_body.is_some_and(|max| request.body.len() > max) {
         return Some(HttpReply::error(400, "ValidationException", None, "Improperly formed request."));
     }
@@ -381,7 +386,7 @@ fn refused(request: &Asked<'_>, prompt: &Prompt, world: &World) -> Option<HttpRe
     reasoning::judge(request.token, prompt, world.bind).err()
 }
 
-fn counted(shared: &Shared, wire: &Wire, call: Call, count: impl FnOnce(&mut CallCount)) {
+fn counted(shared: &SimShared, wire: &Wire, call: Call, count: impl FnOnce(&mut CallCount)) {
     let counts = &mut shared.state().counts;
     count(counts.shapes.entry(wire.shape().as_str()).or_default().entry(call.as_str()).or_default());
 }
@@ -395,8 +400,8 @@ async fn refresh(
     method: Method,
     body: &[u8],
     wire: &Wire,
-    shared: &Arc<Shared>,
-    connection: &Connection,
+    shared: &Arc<SimShared>,
+    connection: &SimConnection,
 ) -> io::Result<Judged> {
     let request = accounts::refresh_request(method, body, wire.region.as_deref(), &mut shared.state());
     let request = match request {
@@ -416,7 +421,7 @@ async fn refresh(
 }
 
 /// `/_sim/…`.
-fn control(name: &str, query: &str, body: &[u8], shared: &Shared) -> HttpReply {
+fn control(name: &str, query: &str, body: &[u8], shared: &SimShared) -> HttpReply {
     match name {
         "GET /_sim/stats" => {
             let bodies = query_value(query, "bodies").is_some_and(|value| value != "0");
@@ -460,14 +465,14 @@ fn by_prompt(content: &str) -> Option<Result<Scenario, String>> {
     })
 }
 
-fn answered(flight: Option<Flight>, reply: HttpReply) -> Judged {
+fn answered(flight: Option<ChatFlight>, reply: HttpReply) -> Judged {
     if let Some(mut flight) = flight {
-        flight.land(Outcome::Answered);
+        flight.land(ChatEnd::Answered);
     }
     Judged::Reply(reply)
 }
 
-fn full(reply: HttpReply) -> Answer {
+fn full(reply: HttpReply) -> SimResponse {
     let mut response = Response::new(Either::Left(Full::new(reply.body)));
     // Statuses and headers of scenarios were checked when they were read.
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -490,7 +495,7 @@ fn with_date(value: &str) -> String {
     date().unwrap_or_else(|| value.to_owned())
 }
 
-fn hang_up(connection: &Connection, reset: bool) -> io::Error {
+fn hang_up(connection: &SimConnection, reset: bool) -> io::Error {
     if reset {
         connection.reset_on_close();
     }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::check::Prompt;
 use super::presets;
-use super::wire::{Version, Wire};
-use super::world::{Note, Thinking, World};
+use super::wire::{IdeVersion, Wire};
+use super::world::{EndNote, SimWorld, Thinking};
 use crate::proto::eventstream::{HeaderValue, encode};
 use crate::proto::kiro::route::Call;
 
@@ -76,7 +76,9 @@ impl Scenario {
         script.think(None, 1);
         let written = script.texts(DEFAULT_TEXT, DEFAULT_PIECES, None).and_then(|()| script.usage(&Value::Bool(true)));
         let reply = match written {
-            Ok(()) => Reply::Stream(script.finish(Pace { gap: DEFAULT_GAP, ..Pace::default() }, End::Clean)),
+            Ok(()) => {
+                Reply::Stream(script.finish(ScriptPace { gap: DEFAULT_GAP, ..ScriptPace::default() }, End::Clean))
+            }
             Err(message) => Reply::Http(HttpReply::failure(500, &message)),
         };
         Self { when: When::default(), everywhere: false, world: None, head: Duration::ZERO, reply }
@@ -88,7 +90,7 @@ impl Scenario {
     }
 
     /// Whether it is for this request.
-    pub(super) fn applies(&self, facts: &Facts<'_>) -> bool {
+    pub(super) fn applies(&self, facts: &RequestFacts<'_>) -> bool {
         self.when.holds(facts)
     }
 
@@ -127,7 +129,7 @@ impl Scenario {
         } else if world.is_some() && fields.is_empty() {
             Reply::Usual
         } else {
-            Reply::Stream(Script::read(&mut fields)?)
+            Reply::Stream(StreamScript::read(&mut fields)?)
         };
         fields.finish()?;
         Ok(Self { when, everywhere, world, head, reply })
@@ -135,10 +137,10 @@ impl Scenario {
 }
 
 /// What is known of a request when a scenario is chosen.
-pub(super) struct Facts<'a> {
+pub(super) struct RequestFacts<'a> {
     pub wire: &'a Wire,
     /// The version that its user agent names.
-    pub version: Option<Version>,
+    pub version: Option<IdeVersion>,
     pub profile_arn: Option<&'a str>,
     /// Of a chat request that can be read.
     pub prompt: Option<&'a Prompt>,
@@ -157,7 +159,7 @@ enum Condition {
     Host(String),
     Shape(String),
     Region(String),
-    VersionBelow(Version),
+    VersionBelow(IdeVersion),
     /// The body's `profileArn` is the simulator's own, or isn't.
     OwnArn(bool),
     /// There is any ARN, or none.
@@ -200,7 +202,7 @@ impl When {
         let mut when = Self { calls, conditions: Vec::new() };
         when.set_shape(fields.take("shape")?)?;
         let below: Option<String> = fields.take("version_below")?;
-        let below = below.map(|text| Version::read(&text).ok_or_else(|| format!("`when.version_below`: `{text}`")));
+        let below = below.map(|text| IdeVersion::read(&text).ok_or_else(|| format!("`when.version_below`: `{text}`")));
         let given = match fields.take::<Value>("fields")? {
             None => None,
             Some(Value::Bool(any)) => Some(Condition::Fields(any)),
@@ -245,7 +247,7 @@ impl When {
         }
     }
 
-    fn holds(&self, facts: &Facts<'_>) -> bool {
+    fn holds(&self, facts: &RequestFacts<'_>) -> bool {
         let is_call = self.calls.is_empty() || facts.wire.call.is_some_and(|call| self.calls.contains(&call));
         is_call && self.conditions.iter().all(|condition| condition.holds(facts))
     }
@@ -258,7 +260,7 @@ fn call(name: &Value) -> Result<Call, String> {
 }
 
 impl Condition {
-    fn holds(&self, facts: &Facts<'_>) -> bool {
+    fn holds(&self, facts: &RequestFacts<'_>) -> bool {
         let (wire, arn) = (facts.wire, facts.profile_arn);
         let body = |has: &dyn Fn(&Prompt) -> bool| facts.prompt.is_some_and(has);
         match self {
@@ -293,7 +295,7 @@ impl Condition {
 pub(super) enum Reply {
     /// What there would be without the scenario.
     Usual,
-    Stream(Script),
+    Stream(StreamScript),
     Http(HttpReply),
     /// The connection ends without a byte of response.
     Drop {
@@ -387,11 +389,11 @@ impl HttpReply {
 
 /// A stream of frames: what is sent, at which pace, and how it ends.
 #[derive(Clone, Debug)]
-pub(super) struct Script {
-    /// The frames of all [`Step::Event`]s, back to back.
+pub(super) struct StreamScript {
+    /// The frames of all [`ScriptStep::Event`]s, back to back.
     pub wire: Bytes,
-    pub steps: Vec<Step>,
-    pub pace: Pace,
+    pub steps: Vec<ScriptStep>,
+    pub pace: ScriptPace,
     pub end: End,
     /// This many bytes are sent at most; then the end comes.
     pub limit: Option<u64>,
@@ -401,9 +403,9 @@ pub(super) struct Script {
     pub length: Option<u64>,
 }
 
-/// What an answer takes from the request and the world, as [`Script::stage`] wants it.
+/// What an answer takes from the request and the world, as [`StreamScript::stage`] wants it.
 pub(super) struct Stage<'a> {
-    pub world: &'a World,
+    pub world: &'a SimWorld,
     /// The protocol's own first frame comes before the answer's (K114).
     pub has_initial_response: bool,
     pub thought: Thought,
@@ -429,16 +431,16 @@ pub(super) enum Thought {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum ScriptStep {
     /// Frames that were made for this one request.
     Frames(Bytes),
-    /// What the model thinks, if it is asked to: becomes frames by [`Script::stage`].
+    /// What the model thinks, if it is asked to: becomes frames by [`StreamScript::stage`].
     Think {
         text: String,
         /// At least this many, or as many as the world has.
         segments: usize,
     },
-    /// The events at the end: become frames by [`Script::stage`].
+    /// The events at the end: become frames by [`StreamScript::stage`].
     Notes(Notes),
     /// One frame, or bytes that are no frame.
     Event(Range<usize>),
@@ -483,7 +485,7 @@ impl Numbered {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct ScriptPace {
     /// From the head of the response to the first event.
     pub first: Duration,
     /// Between writes.
@@ -508,10 +510,10 @@ pub(super) enum End {
     Hang,
 }
 
-impl Script {
+impl StreamScript {
     fn read(fields: &mut Fields) -> Result<Self, String> {
         let has_gap = fields.has("gap_ms");
-        let mut pace = Pace {
+        let mut pace = ScriptPace {
             first: fields.millis("first_ms")?.unwrap_or_default(),
             gap: fields.millis("gap_ms")?.unwrap_or_default(),
             burst: fields.positive("burst")?,
@@ -576,18 +578,18 @@ impl Script {
     pub fn stage(&mut self, stage: &Stage<'_>) -> Result<(), String> {
         let mut steps = Vec::with_capacity(self.steps.len() + 3);
         if stage.has_initial_response && !self.steps.is_empty() {
-            steps.push(Step::Frames(event_frame("initial-response", &json!({}))?));
+            steps.push(ScriptStep::Frames(event_frame("initial-response", &json!({}))?));
         }
         for step in self.steps.drain(..) {
             match step {
-                Step::Think { text, segments } => {
+                ScriptStep::Think { text, segments } => {
                     for (name, payload) in stage.thoughts(&text, segments) {
-                        steps.push(Step::Frames(event_frame(name, &payload)?));
+                        steps.push(ScriptStep::Frames(event_frame(name, &payload)?));
                     }
                 }
-                Step::Notes(notes) => {
+                ScriptStep::Notes(notes) => {
                     for (name, payload) in stage.notes(notes) {
-                        steps.push(Step::Frames(event_frame(name, &payload)?));
+                        steps.push(ScriptStep::Frames(event_frame(name, &payload)?));
                     }
                 }
                 step => steps.push(step),
@@ -603,15 +605,15 @@ impl Script {
         let mut scratch = Vec::new();
         for step in &self.steps {
             match step {
-                Step::Frames(frames) => total += frames.len() as u64,
-                Step::Numbered(numbered) => {
+                ScriptStep::Frames(frames) => total += frames.len() as u64,
+                ScriptStep::Numbered(numbered) => {
                     for n in 0..numbered.count {
                         scratch.clear();
                         numbered.write(n, &mut scratch)?;
                         total += scratch.len() as u64;
                     }
                 }
-                Step::Event(_) | Step::Wait(_) | Step::Think { .. } | Step::Notes(_) => {}
+                ScriptStep::Event(_) | ScriptStep::Wait(_) | ScriptStep::Think { .. } | ScriptStep::Notes(_) => {}
             }
         }
         Ok(total)
@@ -653,8 +655,8 @@ impl Stage<'_> {
 
     fn notes(&self, notes: Notes) -> Vec<(&'static str, Value)> {
         let Notes { percent, metadata, metering, tools } = notes;
-        let event = |note: &Note| match note {
-            Note::Context => {
+        let event = |note: &EndNote| match note {
+            EndNote::Context => {
                 let percent = match &percent {
                     Figure::None => return None,
                     Figure::Usual => DEFAULT_PERCENT.into(),
@@ -662,7 +664,7 @@ impl Stage<'_> {
                 };
                 Some(("contextUsageEvent", json!({ "contextUsagePercentage": percent })))
             }
-            Note::Metadata => {
+            EndNote::Metadata => {
                 let payload = match &metadata {
                     Figure::None => return None,
                     Figure::Given(metadata) => metadata.clone(),
@@ -684,7 +686,7 @@ impl Stage<'_> {
                 };
                 Some(("metadataEvent", payload))
             }
-            Note::Metering => {
+            EndNote::Metering => {
                 let credits = match &metering {
                     Figure::None => return None,
                     Figure::Usual => self.credits.into(),
@@ -714,7 +716,7 @@ const EVENT: [(&str, &str); 3] =
 #[derive(Default)]
 struct Builder {
     wire: Vec<u8>,
-    steps: Vec<Step>,
+    steps: Vec<ScriptStep>,
     /// A tool use was written.
     tools: bool,
 }
@@ -767,7 +769,7 @@ impl Builder {
         self.tools(fields)?;
         self.literal(fields)?;
         if let Some(wait) = fields.millis("wait_ms")? {
-            self.steps.push(Step::Wait(wait));
+            self.steps.push(ScriptStep::Wait(wait));
         }
         if let Some(bytes) = fields.take::<String>("bytes")? {
             let bytes = BASE64_STANDARD.decode(&bytes).map_err(|_| format!("`{}.bytes` is no base64", fields.place))?;
@@ -816,7 +818,7 @@ impl Builder {
     }
 
     fn think(&mut self, text: Option<String>, segments: usize) {
-        self.steps.push(Step::Think { text: text.unwrap_or_default(), segments });
+        self.steps.push(ScriptStep::Think { text: text.unwrap_or_default(), segments });
     }
 
     fn texts(&mut self, text: &str, pieces: usize, model: Option<&str>) -> Result<(), String> {
@@ -831,7 +833,7 @@ impl Builder {
         let numbered = Numbered { count, parts: payload.split("{n}").map(str::to_owned).collect() };
         // What is too long fails here and not in mid-answer: no number is longer than this one.
         numbered.write(u64::MAX, &mut Vec::new())?;
-        self.steps.push(Step::Numbered(numbered));
+        self.steps.push(ScriptStep::Numbered(numbered));
         Ok(())
     }
 
@@ -916,7 +918,7 @@ impl Builder {
             }
             _ => return Err("`usage` is true, false or an object".to_owned()),
         };
-        self.steps.push(Step::Notes(Notes { percent, metadata, metering, tools: self.tools }));
+        self.steps.push(ScriptStep::Notes(Notes { percent, metadata, metering, tools: self.tools }));
         Ok(())
     }
 
@@ -946,18 +948,26 @@ impl Builder {
     fn frame(&mut self, headers: &[(&str, HeaderValue<'_>)], payload: &[u8]) -> Result<(), String> {
         let start = self.wire.len();
         frame(headers, payload, &mut self.wire)?;
-        self.steps.push(Step::Event(start..self.wire.len()));
+        self.steps.push(ScriptStep::Event(start..self.wire.len()));
         Ok(())
     }
 
     fn raw(&mut self, bytes: &[u8]) {
         let start = self.wire.len();
         self.wire.extend_from_slice(bytes);
-        self.steps.push(Step::Event(start..self.wire.len()));
+        self.steps.push(ScriptStep::Event(start..self.wire.len()));
     }
 
-    fn finish(self, pace: Pace, end: End) -> Script {
-        Script { wire: self.wire.into(), steps: self.steps, pace, end, limit: None, with_length: false, length: None }
+    fn finish(self, pace: ScriptPace, end: End) -> StreamScript {
+        StreamScript {
+            wire: self.wire.into(),
+            steps: self.steps,
+            pace,
+            end,
+            limit: None,
+            with_length: false,
+            length: None,
+        }
     }
 }
 

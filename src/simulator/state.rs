@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::accounts::{RefreshAnswer, identity};
 use super::check::{Block, Prompt};
 use super::scenario::{Fields, Scenario};
-use super::world::World;
+use super::world::SimWorld;
 use crate::proto::kiro::route::Call;
 
 /// How many streams that the client closed are kept, and how many refusals.
@@ -29,21 +29,21 @@ const REFRESHES: usize = 16_384;
 const SWEPT_EVERY: u64 = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct Shared(Mutex<State>);
+pub(super) struct SimShared(Mutex<SimState>);
 
-impl Shared {
+impl SimShared {
     /// Locked for a few lines, never across an await.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, SimState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct SimState {
     /// The world of everybody whose account has none of its own.
-    pub world: Arc<World>,
+    pub world: Arc<SimWorld>,
     /// The one that a reset goes back to.
-    started: Arc<World>,
+    started: Arc<SimWorld>,
     /// In which the world differs for an account.
     worlds: HashMap<String, Vec<Value>>,
     /// Answers prompts that ask for nothing else.
@@ -51,8 +51,8 @@ pub(super) struct State {
     /// By account and conversation: the prompt of the last request.
     prompts: HashMap<(String, String), Vec<Block>>,
     prompts_in_order: VecDeque<(String, String)>,
-    scripts: HashMap<(Call, String), Queue<Option<Scenario>>>,
-    refresh_scripts: HashMap<String, Queue<Option<RefreshAnswer>>>,
+    scripts: HashMap<(Call, String), StagedAnswers<Option<Scenario>>>,
+    refresh_scripts: HashMap<String, StagedAnswers<Option<RefreshAnswer>>>,
     /// By the first refresh token of each account, whose successors keep it in front.
     logins: BTreeMap<String, Login>,
     /// Access tokens that end, where the world says so.
@@ -61,12 +61,12 @@ pub(super) struct State {
     pub issued: u64,
     connections_open: u64,
     in_flight: u64,
-    pub counts: Counts,
+    pub counts: SimCounts,
 }
 
 /// What happened since the start or the last reset.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct SimCounts {
     pub requests: BTreeMap<String, u64>,
     /// By shape and call; `refresh` has the two kinds of refresh.
     pub shapes: BTreeMap<&'static str, BTreeMap<&'static str, CallCount>>,
@@ -179,7 +179,7 @@ pub(super) struct Recorded {
     pub body: Bytes,
 }
 
-impl State {
+impl SimState {
     /// Queues answers: `{"token","on"?,"scenarios"}`, `{"refresh_token","answers"}` or `{"default"}`, each with
     /// `times` or `forever`; or a list of these.
     pub fn script(&mut self, script: Value) -> Result<(), String> {
@@ -237,12 +237,12 @@ impl State {
                 self.worlds.remove(identity(&token));
             }
             Some(token) => {
-                World::clone(&self.world).change(change.clone())?;
+                SimWorld::clone(&self.world).change(change.clone())?;
                 self.worlds.entry(identity(&token).to_owned()).or_default().push(change);
             }
             None if change.is_null() => self.world = Arc::clone(&self.started),
             None => {
-                let mut world = World::clone(&self.world);
+                let mut world = SimWorld::clone(&self.world);
                 world.change(change)?;
                 self.world = Arc::new(world);
             }
@@ -251,15 +251,15 @@ impl State {
     }
 
     /// The world to begin with, and to go back to at a reset.
-    pub fn start_in(&mut self, world: World) {
+    pub fn start_in(&mut self, world: SimWorld) {
         self.world = Arc::new(world);
         self.started = Arc::clone(&self.world);
     }
 
     /// The world of an access token's account.
-    pub fn world_of(&self, token: &str) -> Arc<World> {
+    pub fn world_of(&self, token: &str) -> Arc<SimWorld> {
         let Some(changes) = self.worlds.get(identity(token)) else { return Arc::clone(&self.world) };
-        let mut world = World::clone(&self.world);
+        let mut world = SimWorld::clone(&self.world);
         for change in changes {
             // Each was tried when it was set; against another world it may not fit, and changes nothing then.
             world.change(change.clone()).unwrap_or_default();
@@ -327,7 +327,7 @@ impl State {
     }
 
     /// Whether an access token that a refresh gave has ended, where tokens end; counts it.
-    pub fn has_expired(&mut self, token: &str, world: &World) -> bool {
+    pub fn has_expired(&mut self, token: &str, world: &SimWorld) -> bool {
         let root = identity(token);
         if world.token_life.is_none() || root == token || self.alive.get(token).is_some_and(|end| *end > Instant::now())
         {
@@ -364,10 +364,18 @@ impl State {
 
     /// Forgets everything but what is open.
     pub fn reset(&mut self) {
-        let State { connections_open, in_flight, .. } = *self;
-        let counts = Counts { connections_open_max: connections_open, in_flight_max: in_flight, ..Counts::default() };
+        let SimState { connections_open, in_flight, .. } = *self;
+        let counts =
+            SimCounts { connections_open_max: connections_open, in_flight_max: in_flight, ..SimCounts::default() };
         let started = Arc::clone(&self.started);
-        *self = State { connections_open, in_flight, counts, world: Arc::clone(&started), started, ..State::default() };
+        *self = SimState {
+            connections_open,
+            in_flight,
+            counts,
+            world: Arc::clone(&started),
+            started,
+            ..SimState::default()
+        };
     }
 
     pub fn connection_opened(&mut self) -> u64 {
@@ -448,19 +456,19 @@ impl Recorded {
 
 /// Answers in their order.
 #[derive(Debug)]
-struct Queue<T> {
+struct StagedAnswers<T> {
     answers: VecDeque<T>,
     /// The last one is given again and again.
     forever: bool,
 }
 
-impl<T> Default for Queue<T> {
+impl<T> Default for StagedAnswers<T> {
     fn default() -> Self {
         Self { answers: VecDeque::new(), forever: false }
     }
 }
 
-impl<T: Clone> Queue<T> {
+impl<T: Clone> StagedAnswers<T> {
     fn append(&mut self, answers: Vec<T>, times: usize, forever: bool) {
         for _ in 0..times {
             self.answers.extend(answers.iter().cloned());
@@ -475,7 +483,7 @@ impl<T: Clone> Queue<T> {
 
 /// How a chat request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ChatEnd {
     /// Everything was handed out.
     Completed,
     /// As the scenario wanted.
@@ -488,17 +496,17 @@ pub(super) enum Outcome {
 
 /// A chat request on its way. Counters are touched at its start and its end only.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct ChatFlight {
     /// Events handed out.
     pub events: u64,
     token: String,
     since: Instant,
     landed: bool,
-    shared: Arc<Shared>,
+    shared: Arc<SimShared>,
 }
 
-impl Flight {
-    pub fn start(shared: &Arc<Shared>, token: &str) -> Self {
+impl ChatFlight {
+    pub fn start(shared: &Arc<SimShared>, token: &str) -> Self {
         let mut state = shared.state();
         state.in_flight += 1;
         state.counts.in_flight_max = state.counts.in_flight_max.max(state.in_flight);
@@ -509,7 +517,7 @@ impl Flight {
 
     /// Counts the end, once. Called before the last bytes go out: who has read them sees the counters as they shall
     /// be.
-    pub fn land(&mut self, outcome: Outcome) {
+    pub fn land(&mut self, outcome: ChatEnd) {
         if std::mem::replace(&mut self.landed, true) {
             return;
         }
@@ -518,13 +526,13 @@ impl Flight {
         let counts = &mut state.counts;
         counts.events += self.events;
         match outcome {
-            Outcome::Completed => counts.completed += 1,
-            Outcome::Cut => counts.cut += 1,
-            Outcome::Answered => {
+            ChatEnd::Completed => counts.completed += 1,
+            ChatEnd::Cut => counts.cut += 1,
+            ChatEnd::Answered => {
                 counts.answered_otherwise += 1;
                 keep(&mut counts.refusals, self.ended());
             }
-            Outcome::ClosedByClient => {
+            ChatEnd::ClosedByClient => {
                 counts.closed_by_client += 1;
                 keep(&mut counts.closes, self.ended());
             }
@@ -541,9 +549,9 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for ChatFlight {
     fn drop(&mut self) {
-        self.land(Outcome::ClosedByClient);
+        self.land(ChatEnd::ClosedByClient);
     }
 }
 

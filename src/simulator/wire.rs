@@ -164,9 +164,9 @@ pub(super) fn is_region(text: &str) -> bool {
 
 /// Three numbers, as versions of Kiro are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version([u32; 3]);
+pub(super) struct IdeVersion([u32; 3]);
 
-impl Version {
+impl IdeVersion {
     pub fn read(text: &str) -> Option<Self> {
         let mut numbers = text.split('.').map(|number| if is_port(number) { number.parse().ok() } else { None });
         let version = [numbers.next()??, numbers.next()??, numbers.next()??];
@@ -210,7 +210,7 @@ pub(super) enum Caller {
 ///
 /// # Errors
 /// The header that doesn't have the form of K103, with what it should look like.
-pub(super) fn client_version(caller: Caller, headers: &HeaderMap) -> Result<Option<Version>, String> {
+pub(super) fn client_version(caller: Caller, headers: &HeaderMap) -> Result<Option<IdeVersion>, String> {
     let (agent, amz) = match caller {
         Caller::Service(Shape::Q, Call::Chat | Call::Mcp) => CHAT_Q,
         Caller::Service(Shape::Runtime, Call::Chat | Call::Mcp) => CHAT_RUNTIME,
@@ -238,13 +238,13 @@ pub(super) fn client_version(caller: Caller, headers: &HeaderMap) -> Result<Opti
 }
 
 /// The version in any user agent: what stands behind `KiroIDE-`.
-pub(super) fn any_version(headers: &HeaderMap) -> Option<Version> {
+pub(super) fn any_version(headers: &HeaderMap) -> Option<IdeVersion> {
     let (_, rest) = header(headers, "user-agent")?.split_once("KiroIDE-")?;
-    Version::read(rest.split('-').next()?)
+    IdeVersion::read(rest.split('-').next()?)
 }
 
 /// Whether a text has a form; `version` becomes what stands for `{V}`.
-fn fits(form: &str, text: &str, version: &mut Option<Version>) -> bool {
+fn fits(form: &str, text: &str, version: &mut Option<IdeVersion>) -> bool {
     let Some((literal, rest)) = form.split_once('{') else { return form == text };
     let (Some(text), Some((place, rest))) = (text.strip_prefix(literal), rest.split_once('}')) else { return false };
     let takes = |c: char| match place {
@@ -254,7 +254,7 @@ fn fits(form: &str, text: &str, version: &mut Option<Version>) -> bool {
     };
     let end = text.find(|c| !takes(c)).unwrap_or(text.len());
     let (value, text) = text.split_at(end);
-    let read = Version::read(value);
+    let read = IdeVersion::read(value);
     let is_right = match place {
         "O" => ["linux#", "darwin#", "win32#"].iter().any(|os| value.starts_with(os) && value.len() > os.len()),
         "M" => value.len() == 64,
@@ -316,8 +316,12 @@ mod tests {
                 "aws-sdk-js/1.0.0 ua/2.1 os/linux#6.1.0 lang/js md/nodejs#24.18.0 api/{api}#1.0.0 {m_} KiroIDE-{tail}"
             )
         };
-        let v = Version::read("1.1.70");
-        assert!(v > Version::read("0.11.133") && Version::read("1.2").is_none() && Version::read("1.2.x").is_none());
+        let v = IdeVersion::read("1.1.70");
+        assert!(
+            v > IdeVersion::read("0.11.133")
+                && IdeVersion::read("1.2").is_none()
+                && IdeVersion::read("1.2.x").is_none()
+        );
         let chat = Caller::Service(Shape::Q, Call::Chat);
         let pair = |agent: String, amz: String| headers(&[("user-agent", agent), ("x-amz-user-agent", amz)]);
         let good = agent("codewhispererstreaming", "m/E", &format!("1.1.70-{m}"));

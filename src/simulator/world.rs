@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::models::{self, Model};
 use super::presets;
 use super::scenario::{Fields, HttpReply, Scenario};
-use super::wire::{Caller, Version, any_version, client_version};
+use super::wire::{Caller, IdeVersion, any_version, client_version};
 use crate::proto::kiro::client_identity::VERSION_FLOOR;
 
 /// What Kiro says to a client that is too old (K104).
@@ -21,7 +21,7 @@ pub(super) const OF_2025: &str = "2025-12";
 
 /// Everything in which one simulated Kiro may differ from another. `docs/simulator.md` describes each key.
 #[derive(Clone, Debug)]
-pub(super) struct World {
+pub(super) struct SimWorld {
     /// What it was made of.
     pub names: Vec<String>,
     /// Refuses what Kiro refuses since 2026: shapes mixed up, old clients, unknown models and fields.
@@ -30,7 +30,7 @@ pub(super) struct World {
     agents: bool,
     /// The oldest client that is served, by host, region or call, `refresh` among them; the empty name is for all. The
     /// last that fits counts.
-    min_version: Vec<(String, Option<Version>)>,
+    min_version: Vec<(String, Option<IdeVersion>)>,
     pub models: Vec<Model>,
     /// Models on one page of ListAvailableModels, whatever was asked for.
     pub models_page: Option<usize>,
@@ -41,7 +41,7 @@ pub(super) struct World {
     /// What was seen before costs a tenth.
     pub discount: bool,
     /// The events at the end of an answer, in their order.
-    pub end: Vec<Note>,
+    pub end: Vec<EndNote>,
     /// `metadataEvent` has `tokenUsage`.
     pub tokens: bool,
     /// What the percentage refers to, in place of the model's window.
@@ -83,7 +83,7 @@ pub(super) enum Thinking {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum EndNote {
     Metadata,
     Context,
     Metering,
@@ -114,19 +114,19 @@ pub(super) enum Search {
     Null,
 }
 
-impl Default for World {
+impl Default for SimWorld {
     fn default() -> Self {
         Self::today()
     }
 }
 
-impl World {
+impl SimWorld {
     pub fn today() -> Self {
         Self {
             names: vec![TODAY.to_owned()],
             is_today: true,
             agents: true,
-            min_version: vec![(String::new(), Version::read(VERSION_FLOOR))],
+            min_version: vec![(String::new(), IdeVersion::read(VERSION_FLOOR))],
             models: models::today(),
             models_page: None,
             fields_refused: Vec::new(),
@@ -134,7 +134,7 @@ impl World {
             segments: 1,
             thinking: Thinking::Signed,
             discount: true,
-            end: vec![Note::Metadata, Note::Context, Note::Metering],
+            end: vec![EndNote::Metadata, EndNote::Context, EndNote::Metering],
             tokens: false,
             usage_window: None,
             profiles: None,
@@ -159,7 +159,7 @@ impl World {
             models: models::of_2025(),
             bind: Bind::Off,
             thinking: Thinking::None,
-            end: vec![Note::Context, Note::Metadata, Note::Metering],
+            end: vec![EndNote::Context, EndNote::Metadata, EndNote::Metering],
             ..Self::today()
         }
     }
@@ -255,9 +255,9 @@ impl World {
         self.discount = fields.take("discount")?.unwrap_or(self.discount);
         if let Some(end) = fields.take::<Vec<String>>("end")? {
             let note = |name: String| match name.as_str() {
-                "metadata" => Ok(Note::Metadata),
-                "context" => Ok(Note::Context),
-                "metering" => Ok(Note::Metering),
+                "metadata" => Ok(EndNote::Metadata),
+                "context" => Ok(EndNote::Context),
+                "metering" => Ok(EndNote::Metering),
                 _ => Err(format!("`world.end` holds metadata, context and metering, not `{name}`")),
             };
             self.end = end.into_iter().map(note).collect::<Result<_, _>>()?;
@@ -322,7 +322,7 @@ impl World {
     ///
     /// # Errors
     /// The answer to a client that is too old, or to one that Kiro doesn't have.
-    pub fn client(&self, caller: Caller, names: &[&str], headers: &HeaderMap) -> Result<Option<Version>, HttpReply> {
+    pub fn client(&self, caller: Caller, names: &[&str], headers: &HeaderMap) -> Result<Option<IdeVersion>, HttpReply> {
         let version = match client_version(caller, headers) {
             Ok(version) => version,
             Err(wrong) if self.agents => {
@@ -342,10 +342,10 @@ impl World {
     }
 }
 
-fn version(value: &Value) -> Result<Option<Version>, String> {
+fn version(value: &Value) -> Result<Option<IdeVersion>, String> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) => Version::read(text).map(Some).ok_or_else(|| format!("`{text}` is no version")),
+        Value::String(text) => IdeVersion::read(text).map(Some).ok_or_else(|| format!("`{text}` is no version")),
         other => Err(format!("`world.min_version` is a version, null or an object of them, not {other}")),
     }
 }
