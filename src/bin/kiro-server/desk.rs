@@ -22,7 +22,7 @@ use kiro_messages::store::{RawAccount, Status, Store, StoreError};
 use kiro_messages::upstream::Upstream;
 use tokio::time::Instant;
 
-use super::output::{Failure, short};
+use super::output::{CommandFailure, short};
 
 /// How long a store may leave it open whether it is there. The connect timeout is shorter (R2).
 const REACH_WITHIN: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ pub struct Desk {
 }
 
 /// An account as the store has it and as the pool sees it.
-pub struct Entry {
+pub struct DeskAccount {
     pub raw: RawAccount,
     pub info: AccountInfo,
     /// None: the record can't be read.
@@ -53,17 +53,18 @@ pub struct Entry {
 
 impl Desk {
     /// Makes everything ready without reaching for the store.
-    pub async fn prepare(mut config: Config) -> Result<Self, Failure> {
+    pub async fn prepare(mut config: Config) -> Result<Self, CommandFailure> {
         let simulated = match config.upstream {
             UpstreamKind::Kiro => None,
             UpstreamKind::Simulator => {
                 let attached = simulator::attach(&mut config).await;
-                Some(attached.map_err(|error| Failure::new(format!("the simulated upstream: {error}")))?)
+                Some(attached.map_err(|error| CommandFailure::new(format!("the simulated upstream: {error}")))?)
             }
         };
         config.redis_pool_size = 1;
         let upstream = Arc::new(Upstream::new(&config)?);
-        let store = Store::connect(&store_config(&config)).await.map_err(|error| Failure::usage(error.to_string()))?;
+        let store =
+            Store::connect(&store_config(&config)).await.map_err(|error| CommandFailure::usage(error.to_string()))?;
         let pool = Pool::start(store.clone(), &config, Arc::new(Timestamp::now), Hooks::default());
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
         pool.close(Duration::from_secs(1)).await;
@@ -96,14 +97,14 @@ impl Desk {
     }
 
     /// Everything, and the store reached.
-    pub async fn open(config: Config) -> Result<Self, Failure> {
+    pub async fn open(config: Config) -> Result<Self, CommandFailure> {
         let desk = Self::prepare(config).await?;
         desk.reach().await?;
         Ok(desk)
     }
 
     /// Reads the accounts, sorted by id.
-    pub async fn accounts(&self) -> Result<Vec<Entry>, StoreError> {
+    pub async fn accounts(&self) -> Result<Vec<DeskAccount>, StoreError> {
         let raw = self.store.load().await?;
         self.pool.reload().await?;
         let infos = self.pool.accounts();
@@ -113,13 +114,13 @@ impl Desk {
             let info = infos.remove(&*raw.id)?;
             let account = Account::parse(&raw.account, &raw.id).ok();
             let token = raw.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
-            Some(Entry { raw, info, account, token })
+            Some(DeskAccount { raw, info, account, token })
         };
         Ok(raw.into_iter().filter_map(entry).collect())
     }
 
     /// Waits for refreshes and writes that are under way.
-    pub async fn close(self) -> Result<(), Failure> {
+    pub async fn close(self) -> Result<(), CommandFailure> {
         self.credentials.close(CLOSE_WITHIN).await;
         let pending = self.pool.flush(Duration::from_secs(5)).await;
         let mut lost: Vec<&str> = pending.accounts.iter().chain(&pending.tokens).map(|id| short(id)).collect();
@@ -128,32 +129,34 @@ impl Desk {
         if lost.is_empty() {
             return Ok(());
         }
-        Err(Failure::new(format!("could not be written to the store: what changed on {}", lost.join(", "))))
+        Err(CommandFailure::new(format!("could not be written to the store: what changed on {}", lost.join(", "))))
     }
 }
 
 /// The one account that an id or a unique prefix of at least 4 characters names.
-pub fn find<'a>(accounts: &'a [Entry], text: &str) -> Result<&'a Entry, Failure> {
+pub fn find<'a>(accounts: &'a [DeskAccount], text: &str) -> Result<&'a DeskAccount, CommandFailure> {
     if let Some(exact) = accounts.iter().find(|entry| entry.raw.id == text) {
         return Ok(exact);
     }
     if text.chars().count() < MIN_PREFIX {
-        return Err(Failure::usage(format!(
+        return Err(CommandFailure::usage(format!(
             "an account is named by its id or at least its first {MIN_PREFIX} characters"
         )));
     }
     let mut found = accounts.iter().filter(|entry| entry.raw.id.starts_with(text));
     match (found.next(), found.count()) {
         (Some(one), 0) => Ok(one),
-        (Some(_), more) => Err(Failure::new(format!("{} accounts begin with that; give more characters", more + 1))),
-        (None, _) => Err(Failure::new("no such account; `kiro-server accounts list` shows them")),
+        (Some(_), more) => {
+            Err(CommandFailure::new(format!("{} accounts begin with that; give more characters", more + 1)))
+        }
+        (None, _) => Err(CommandFailure::new("no such account; `kiro-server accounts list` shows them")),
     }
 }
 
 /// Refuses what can't be kept where the store is a Kiro token file (R67).
-pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), Failure> {
+pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), CommandFailure> {
     match &config.store {
-        StoreKind::File(path) if is_token_file(path) => Err(Failure::new(format!(
+        StoreKind::File(path) if is_token_file(path) => Err(CommandFailure::new(format!(
             "{} is a token file of Kiro and stands for one account, which can't be {what}: its marks live in a server's memory \
              only. Name another store (--store file:PATH, or Redis) and take the file into it with `kiro-server accounts add`",
             path.display()

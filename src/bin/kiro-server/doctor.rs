@@ -32,8 +32,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::accounts::method;
-use super::desk::{Desk, Entry, is_token_file};
-use super::output::{Failure, plain, relative, short, show, show_json, table};
+use super::desk::{Desk, DeskAccount, is_token_file};
+use super::output::{CommandFailure, plain, relative, short, show, show_json, table};
 use super::survey::{Search, Silence, Survey};
 
 /// An address that takes longer to answer anything at all is out of reach.
@@ -48,11 +48,11 @@ const NEWER_VERSION: &str =
 /// What the command line needs beyond the gateway (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
 
-pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     if options.get_flag("live") {
         return live::run(config, options).await;
     }
-    let mut report = Report::default();
+    let mut report = DoctorReport::default();
     report.configuration(&config, raw);
     models(&config, &mut report);
     match Desk::prepare(config).await {
@@ -63,9 +63,9 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
         }
         Err(failure) => report.wrong("configuration", failure.to_string(), "correct the setting it names"),
     }
-    let fine = report.lines.iter().all(|line| line.status != Verdict::Wrong);
+    let fine = report.lines.iter().all(|line| line.status != LineStatus::Wrong);
     if options.get_flag("json") {
-        let checks: Vec<Value> = report.lines.iter().map(Line::json).collect();
+        let checks: Vec<Value> = report.lines.iter().map(ReportLine::json).collect();
         show_json(&json!({ "ok": fine, "version": env!("CARGO_PKG_VERSION"), "checks": checks }))?;
     } else {
         show(&report.text())?;
@@ -87,28 +87,28 @@ pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum LineStatus {
     Ok,
     /// Worth knowing; nothing to be done.
     Note,
     Wrong,
 }
 
-struct Line {
+struct ReportLine {
     check: &'static str,
     /// The first 8 characters.
     account: Option<String>,
-    status: Verdict,
+    status: LineStatus,
     message: String,
     cure: Option<String>,
 }
 
-impl Line {
+impl ReportLine {
     fn json(&self) -> Value {
         let status = match self.status {
-            Verdict::Ok => "ok",
-            Verdict::Note => "note",
-            Verdict::Wrong => "wrong",
+            LineStatus::Ok => "ok",
+            LineStatus::Note => "note",
+            LineStatus::Wrong => "wrong",
         };
         json!({
             "check": self.check, "account": self.account, "status": status, "message": self.message, "cure": self.cure,
@@ -117,22 +117,34 @@ impl Line {
 }
 
 #[derive(Default)]
-struct Report {
-    lines: Vec<Line>,
+struct DoctorReport {
+    lines: Vec<ReportLine>,
 }
 
-impl Report {
+impl DoctorReport {
     fn ok(&mut self, check: &'static str, message: impl Into<String>) {
-        self.lines.push(Line { check, account: None, status: Verdict::Ok, message: message.into(), cure: None });
+        self.lines.push(ReportLine {
+            check,
+            account: None,
+            status: LineStatus::Ok,
+            message: message.into(),
+            cure: None,
+        });
     }
 
     fn note(&mut self, check: &'static str, message: impl Into<String>) {
-        self.lines.push(Line { check, account: None, status: Verdict::Note, message: message.into(), cure: None });
+        self.lines.push(ReportLine {
+            check,
+            account: None,
+            status: LineStatus::Note,
+            message: message.into(),
+            cure: None,
+        });
     }
 
     fn wrong(&mut self, check: &'static str, message: impl Into<String>, cure: impl Into<String>) {
         let (message, cure) = (message.into(), Some(cure.into()));
-        self.lines.push(Line { check, account: None, status: Verdict::Wrong, message, cure });
+        self.lines.push(ReportLine { check, account: None, status: LineStatus::Wrong, message, cure });
     }
 
     fn configuration(&mut self, config: &Config, raw: &RawConfig) {
@@ -170,11 +182,11 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let row = |line: &Line| {
+        let row = |line: &ReportLine| {
             let mark = match line.status {
-                Verdict::Ok => "✓",
-                Verdict::Note => "·",
-                Verdict::Wrong => "✗",
+                LineStatus::Ok => "✓",
+                LineStatus::Note => "·",
+                LineStatus::Wrong => "✗",
             };
             let subject = match &line.account {
                 Some(id) => format!("{} {id}", line.check),
@@ -184,7 +196,7 @@ impl Report {
             vec![mark.to_owned(), subject, format!("{}{cure}", line.message)]
         };
         let rows: Vec<Vec<String>> = self.lines.iter().map(row).collect();
-        let wrong = self.lines.iter().filter(|line| line.status == Verdict::Wrong).count();
+        let wrong = self.lines.iter().filter(|line| line.status == LineStatus::Wrong).count();
         let end = match wrong {
             0 => "All is fine.".to_owned(),
             1 => "1 thing is wrong.".to_owned(),
@@ -194,7 +206,7 @@ impl Report {
     }
 }
 
-fn models(config: &Config, report: &mut Report) {
+fn models(config: &Config, report: &mut DoctorReport) {
     let Some(path) = &config.models_file else {
         return report.ok("models", format!("embedded table, {} models", Models::embedded().list().count()));
     };
@@ -209,7 +221,7 @@ fn models(config: &Config, report: &mut Report) {
     }
 }
 
-async fn examine(desk: &Desk, report: &mut Report) {
+async fn examine(desk: &Desk, report: &mut DoctorReport) {
     let accounts = match desk.reach().await {
         Ok(()) => {
             store(desk, report).await;
@@ -239,14 +251,15 @@ async fn examine(desk: &Desk, report: &mut Report) {
 
 /// K108: one usage call with one account of each API region, in each shape's order, and how it is served. An account
 /// whose token would have to be renewed first, or that rests, is not asked.
-async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let now = Timestamp::now();
-    let live = |entry: &&Entry| {
+    let live = |entry: &&DeskAccount| {
         let token = desk.credentials.credential(&entry.info.id).unwrap_or_default();
         token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some())
     };
     let mut asked = BTreeMap::new();
-    let rests = |entry: &&Entry| matches!(entry.info.state, State::Cooling { .. } | State::Disabled | State::Ejected);
+    let rests =
+        |entry: &&DeskAccount| matches!(entry.info.state, State::Cooling { .. } | State::Disabled | State::Ejected);
     for entry in accounts.iter().filter(live).filter(|entry| !rests(entry)) {
         let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
         asked.entry(lease.account().region().to_owned()).or_insert(lease);
@@ -269,10 +282,10 @@ async fn client_version(desk: &Desk, accounts: &[Entry], report: &mut Report) {
             ),
             Err(fault) if is_of_the_account(fault.kind) => {
                 goes_on = false;
-                report.lines.push(Line {
+                report.lines.push(ReportLine {
                     check: "account",
                     account: Some(short(lease.account().id()).to_owned()),
-                    status: Verdict::Wrong,
+                    status: LineStatus::Wrong,
                     message: format!("Kiro says of it: {fault}"),
                     cure: Some("`kiro-server accounts check` says what to do".to_owned()),
                 });
@@ -307,7 +320,7 @@ fn is_of_the_account(kind: FaultKind) -> bool {
 }
 
 /// By which shapes these accounts are served, their models, and web search (K120, K125).
-async fn service(desk: &Desk, region: &str, lease: &Lease, report: &mut Report) {
+async fn service(desk: &Desk, region: &str, lease: &Lease, report: &mut DoctorReport) {
     let survey = Survey::of(desk, lease).await;
     let of = |message: &str| format!("{message} ({region}, account {})", short(lease.account().id()));
     let silent = survey.shapes.iter().filter(|(_, answer)| answer.is_err()).count();
@@ -390,7 +403,7 @@ fn store_cure(desk: &Desk, error: &StoreError) -> String {
     }
 }
 
-async fn store(desk: &Desk, report: &mut Report) {
+async fn store(desk: &Desk, report: &mut DoctorReport) {
     if let Status::WritesRefused(error) = desk.store.status() {
         report.wrong("store", format!("{}: {error}", place(desk)), store_cure(desk, &error));
     }
@@ -412,7 +425,7 @@ async fn store(desk: &Desk, report: &mut Report) {
     }
 }
 
-fn rights(missing: Option<Vec<String>>, report: &mut Report) {
+fn rights(missing: Option<Vec<String>>, report: &mut DoctorReport) {
     let Some(missing) = missing else {
         return report.note("rights", "Redis before version 7 can't say");
     };
@@ -430,7 +443,7 @@ fn rights(missing: Option<Vec<String>>, report: &mut Report) {
     }
 }
 
-fn file(path: &Path, report: &mut Report) {
+fn file(path: &Path, report: &mut DoctorReport) {
     let shown = path.display();
     let Ok(metadata) = std::fs::metadata(path) else {
         return report.ok("store", format!("{shown}: not there yet"));
@@ -459,7 +472,7 @@ fn can_write_beside(path: &Path) -> std::io::Result<()> {
     std::fs::remove_file(probe)
 }
 
-async fn client_key(desk: &Desk, report: &mut Report) {
+async fn client_key(desk: &Desk, report: &mut DoctorReport) {
     let loopback = desk.config.listen.ip().to_canonical().is_loopback();
     if desk.config.api_key.is_some() {
         return report.ok("client key", "from the configuration");
@@ -481,7 +494,7 @@ async fn client_key(desk: &Desk, report: &mut Report) {
     }
 }
 
-async fn pool(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let name = desk.store.pool_name();
     if accounts.is_empty() {
         // Without the right to look there, there is no hint.
@@ -496,7 +509,7 @@ async fn pool(desk: &Desk, accounts: &[Entry], report: &mut Report) {
         }
         return;
     }
-    let served = |entry: &&Entry| matches!(entry.info.state, State::Healthy | State::HalfOpen | State::Stale);
+    let served = |entry: &&DeskAccount| matches!(entry.info.state, State::Healthy | State::HalfOpen | State::Stale);
     let served = accounts.iter().filter(served).count();
     let text = format!("{name}: {} accounts, {served} in service", accounts.len());
     if served == 0 {
@@ -524,20 +537,20 @@ async fn pool(desk: &Desk, accounts: &[Entry], report: &mut Report) {
 }
 
 /// Everything about one account: a line for each thing that is wrong, else one line.
-async fn account(desk: &Desk, entry: &Entry, report: &mut Report) {
+async fn account(desk: &Desk, entry: &DeskAccount, report: &mut DoctorReport) {
     let now = Timestamp::now();
     let id = short(&entry.raw.id).to_owned();
     let mut findings = Findings::default();
     entry_findings(desk, entry, now, &mut findings).await;
     let mut line = |status, message: String, cure: Option<String>| {
-        report.lines.push(Line { check: "account", account: Some(id.clone()), status, message, cure });
+        report.lines.push(ReportLine { check: "account", account: Some(id.clone()), status, message, cure });
     };
     let name = entry.info.name.as_deref().map(|name| format!("{}: ", plain(name, 24))).unwrap_or_default();
     for (message, cure) in &findings.wrong {
-        line(Verdict::Wrong, format!("{name}{message}"), Some(cure.clone()));
+        line(LineStatus::Wrong, format!("{name}{message}"), Some(cure.clone()));
     }
     if findings.wrong.is_empty() {
-        let status = if findings.notes.is_empty() { Verdict::Ok } else { Verdict::Note };
+        let status = if findings.notes.is_empty() { LineStatus::Ok } else { LineStatus::Note };
         let mut parts = vec![method(&entry.info), entry.info.condition().to_owned()];
         parts.extend(findings.notes);
         line(status, format!("{name}{}", parts.join(", ")), None);
@@ -561,7 +574,7 @@ impl Findings {
 
 const LOG_IN_AGAIN: &str = "log in again in Kiro, `kiro-server accounts add`, and `accounts remove` this one";
 
-async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &mut Findings) {
+async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findings: &mut Findings) {
     let info = &entry.info;
     let Some(account) = &entry.account else {
         let problem = info.problem.clone().unwrap_or_else(|| "its record can't be read".to_owned());
@@ -606,7 +619,7 @@ async fn entry_findings(desk: &Desk, entry: &Entry, now: Timestamp, findings: &m
     standing(entry, account, now, findings);
 }
 
-fn token_findings(desk: &Desk, entry: &Entry, token: &Token, now: Timestamp, findings: &mut Findings) {
+fn token_findings(desk: &Desk, entry: &DeskAccount, token: &Token, now: Timestamp, findings: &mut Findings) {
     if token.method() == Method::ApiKey {
         return;
     }
@@ -650,7 +663,7 @@ fn token_findings(desk: &Desk, entry: &Entry, token: &Token, now: Timestamp, fin
 }
 
 /// What is wrong with its profile or region, and with whom it was signed in (R76).
-fn profile_findings(desk: &Desk, entry: &Entry, account: &Account, token: &Token, findings: &mut Findings) {
+fn profile_findings(desk: &Desk, entry: &DeskAccount, account: &Account, token: &Token, findings: &mut Findings) {
     let Some(view) = desk.pool.account(&entry.info.id) else { return };
     if let Some((region, host)) = view.region_clash() {
         findings.wrong(
@@ -677,7 +690,7 @@ fn profile_findings(desk: &Desk, entry: &Entry, account: &Account, token: &Token
 }
 
 /// The Node.js service sends every account but those that say `social` to the refresh of IdC logins (R71, R76).
-fn node_findings(desk: &Desk, entry: &Entry, token: &Token, findings: &mut Findings) {
+fn node_findings(desk: &Desk, entry: &DeskAccount, token: &Token, findings: &mut Findings) {
     if !matches!(desk.config.store, StoreKind::Redis) {
         return;
     }
@@ -705,7 +718,7 @@ fn is_token_store(desk: &Desk) -> bool {
 }
 
 /// `registrationExpiresAt`, which only people and this look at (R70).
-fn registration_end(entry: &Entry) -> Option<Timestamp> {
+fn registration_end(entry: &DeskAccount) -> Option<Timestamp> {
     let (_, record) = entry.raw.token.as_ref()?;
     time(Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?)
 }
@@ -729,7 +742,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
     }
 }
 
-fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Findings) {
+fn standing(entry: &DeskAccount, account: &Account, now: Timestamp, findings: &mut Findings) {
     let back = |until| format!("back {}", relative(until, now));
     match entry.info.state {
         State::Ejected => {
@@ -754,9 +767,9 @@ fn standing(entry: &Entry, account: &Account, now: Timestamp, findings: &mut Fin
 }
 
 /// Whether each address that the accounts use answers anything, through the proxy that is used for it.
-async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
+async fn upstream(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let views = accounts.iter().filter_map(|entry| desk.pool.account(&entry.info.id));
-    let mut origins: BTreeMap<(String, String), Host> = BTreeMap::new();
+    let mut origins: BTreeMap<(String, String), KnownHost> = BTreeMap::new();
     let mut add = |url: &str, proxy: Option<&Secret>, others: &[String]| {
         let origin = origin(url).to_owned();
         if !origin.is_empty() {
@@ -803,7 +816,7 @@ async fn upstream(desk: &Desk, accounts: &[Entry], report: &mut Report) {
 
 /// An address that accounts use.
 #[derive(Default)]
-struct Host {
+struct KnownHost {
     proxy: Option<Secret>,
     /// Where the other shape goes: when one of them answers, this one is missed by nobody.
     others: Vec<String>,

@@ -8,12 +8,12 @@ use clap::ArgMatches;
 use kiro_messages::config::Config;
 use serde_json::Value;
 
-use super::output::{Failure, show, show_json};
+use super::output::{CommandFailure, show, show_json};
 
 /// Docker's and Kubernetes' probes give up after a few seconds; this must be sooner.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
-pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let url = match options.get_one::<String>("url") {
         Some(url) => format!("{}/health", url.trim_end_matches('/')),
         None => own_url(config)?,
@@ -26,12 +26,12 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Fail
         .danger_accept_invalid_certs(options.get_one::<String>("url").is_none())
         .timeout(ANSWER_WITHIN)
         .build()
-        .map_err(|error| Failure::new(error.to_string()))?;
+        .map_err(|error| CommandFailure::new(error.to_string()))?;
     let answer = client
         .get(&url)
         .send()
         .await
-        .map_err(|error| Failure::new(format!("{url}: {}", super::doctor::innermost(&error))))?;
+        .map_err(|error| CommandFailure::new(format!("{url}: {}", super::doctor::innermost(&error))))?;
     let status = answer.status();
     let health: Value = answer
         .text()
@@ -39,7 +39,7 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Fail
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .filter(Value::is_object)
-        .ok_or_else(|| Failure::new(format!("{url}: status {status}, and it isn't kiro-server's answer")))?;
+        .ok_or_else(|| CommandFailure::new(format!("{url}: status {status}, and it isn't kiro-server's answer")))?;
     if options.get_flag("json") {
         show_json(&health)?;
     } else {
@@ -77,10 +77,10 @@ fn in_words(health: &Value, can_serve: bool) -> String {
     text
 }
 
-fn own_url(config: &Config) -> Result<String, Failure> {
+fn own_url(config: &Config) -> Result<String, CommandFailure> {
     let mut address = config.listen;
     if address.port() == 0 {
-        return Err(Failure::usage("the port is 0, so the server took a free one: name it with --url"));
+        return Err(CommandFailure::usage("the port is 0, so the server took a free one: name it with --url"));
     }
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

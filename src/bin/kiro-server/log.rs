@@ -78,7 +78,7 @@ fn filter(level: &str) -> EnvFilter {
 
 /// What waits for the thread that writes. `tracing-appender` bounds lines, not bytes, and writes each by itself.
 struct Lines {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<UnwrittenLines>,
     /// There is something to write.
     more: Condvar,
     /// Nothing is left to write.
@@ -87,7 +87,7 @@ struct Lines {
     threaded: AtomicBool,
 }
 
-struct Waiting {
+struct UnwrittenLines {
     bytes: Vec<u8>,
     /// Lines that didn't fit since that was last told.
     dropped: u64,
@@ -97,7 +97,7 @@ struct Waiting {
 impl Lines {
     const fn new() -> Self {
         Self {
-            waiting: Mutex::new(Waiting { bytes: Vec::new(), dropped: 0, writing: false }),
+            waiting: Mutex::new(UnwrittenLines { bytes: Vec::new(), dropped: 0, writing: false }),
             more: Condvar::new(),
             done: Condvar::new(),
             threaded: AtomicBool::new(false),
@@ -135,13 +135,13 @@ impl Lines {
 
     fn finish(&self, within: Duration) {
         if self.threaded.load(Ordering::Acquire) {
-            let left = |w: &mut Waiting| w.writing || !w.bytes.is_empty();
+            let left = |w: &mut UnwrittenLines| w.writing || !w.bytes.is_empty();
             // Whoever doesn't read now has had his time.
             drop(self.done.wait_timeout_while(self.lock(), within, left));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, UnwrittenLines> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
 use log::Log;
-use output::Failure;
+use output::CommandFailure;
 use reload::Reload;
 use traces::Traces;
 
@@ -94,7 +94,7 @@ fn run() -> Result<ExitCode, ConfigError> {
 }
 
 /// Says why a command could not be done.
-fn end(done: Result<ExitCode, Failure>) -> ExitCode {
+fn end(done: Result<ExitCode, CommandFailure>) -> ExitCode {
     done.unwrap_or_else(|failure| {
         output::complain(&failure);
         ExitCode::from(failure.exit_code())

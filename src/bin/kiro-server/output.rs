@@ -10,12 +10,12 @@ use serde_json::Value;
 
 /// A command that could not be done.
 #[derive(Debug)]
-pub struct Failure {
+pub struct CommandFailure {
     message: String,
     exit_code: u8,
 }
 
-impl Failure {
+impl CommandFailure {
     /// It could not be done: exit code 1.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), exit_code: 1 }
@@ -31,29 +31,29 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for CommandFailure {
     fn from(error: StoreError) -> Self {
         Self::new(error.to_string())
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandFailure {
     fn from(error: Error) -> Self {
         Self::usage(error.message())
     }
 }
 
 /// Prints a text that ends in a line feed.
-pub fn show(text: &str) -> Result<(), Failure> {
+pub fn show(text: &str) -> Result<(), CommandFailure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| Failure::new(format!("standard output: {error}")))
+    written.map_err(|error| CommandFailure::new(format!("standard output: {error}")))
 }
 
 /// Says what is wrong, in a line on standard error. Where that can't be written the exit code has to do.
@@ -62,7 +62,7 @@ pub fn complain(message: impl fmt::Display) {
 }
 
 /// Prints JSON, indented.
-pub fn show_json(value: &Value) -> Result<(), Failure> {
+pub fn show_json(value: &Value) -> Result<(), CommandFailure> {
     show(&format!("{value:#}\n"))
 }
 

@@ -96,7 +96,7 @@ async fn run(
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
         }
     }
-    let mut stop = Stop::catch(grace + END_AFTER_GRACE);
+    let mut stop = StopSignals::catch(grace + END_AFTER_GRACE);
     let hangup = Hangup::catch();
     // Before anybody is served: an address that can't be had ends the start.
     let _debugging = match config.profile_addr {
@@ -219,7 +219,7 @@ pub async fn simulate(options: &ArgMatches) -> ExitCode {
     let Ok(address) = text.parse::<SocketAddr>() else {
         return refuse(&format!("--listen: {text:?} is not an address such as 127.0.0.1:8090"));
     };
-    let mut stop = Stop::catch(END_AFTER_GRACE);
+    let mut stop = StopSignals::catch(END_AFTER_GRACE);
     let worlds: Vec<&str> = options.get_many::<String>("world").into_iter().flatten().map(String::as_str).collect();
     let simulator = match Simulator::bind(address).map(|simulator| simulator.world(worlds)) {
         Ok(Err(error)) => return refuse(&format!("--world: {error}")),
@@ -299,12 +299,12 @@ fn refuse(message: &str) -> ExitCode {
 ///
 /// A thread of their own takes them, since one that ends us must be heard when all others hang. What the second one, or
 /// an end that takes longer than `patience`, doesn't bring about in a second, this thread does.
-struct Stop {
+struct StopSignals {
     /// How many came. None: without handlers the signals have their default action, which ends the process as well.
     heard: Option<watch::Receiver<u32>>,
 }
 
-impl Stop {
+impl StopSignals {
     fn catch(patience: Duration) -> Self {
         Self { heard: Self::watch(patience).ok() }
     }
@@ -379,7 +379,7 @@ impl Signals {
     }
 }
 
-/// SIGHUP, kept like [`Stop`]: by default it would end the process.
+/// SIGHUP, kept like [`StopSignals`]: by default it would end the process.
 struct Hangup {
     #[cfg(unix)]
     signal: Option<tokio::signal::unix::Signal>,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::doctor::live::{is_of_the_host, is_of_the_profile, said};
-use super::doctor::probe::Probe;
+use super::doctor::probe::ProbeAccount;
 
 /// One question, all in all.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -104,7 +104,7 @@ async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(),
         let mut known = false;
         for variant in view.variants() {
             // One for each question: none ends the others.
-            let mut probe = Probe::new(&desk.upstream, (*view).clone(), &bearer, Duration::ZERO)?;
+            let mut probe = ProbeAccount::new(&desk.upstream, (*view).clone(), &bearer, Duration::ZERO)?;
             let asked = tokio::time::timeout(WITHIN, probe.mcp(shape, variant.arn(), "tools/list", json!({})));
             answer = match asked.await {
                 Ok(Ok(answer)) => answer,

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::super::desk::Desk;
 use super::super::doctor::truncated;
-use super::super::output::{Failure, relative, short, show, show_json};
+use super::super::output::{CommandFailure, relative, short, show, show_json};
 use super::name;
 
 /// Where the Kiro IDE and CLI keep their token, below the home folder.
@@ -24,7 +24,7 @@ const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
 const SQLITE: &[u8] = b"SQLite format 3\0";
 const MAX_NAME: usize = 100;
 
-pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let path = match options.get_one::<PathBuf>("from") {
         Some(path) => path.clone(),
         None => default_file()?,
@@ -33,7 +33,8 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
     refuse_sqlite(&path)?;
     let now = Timestamp::now();
     let imported = import(&path, now).map_err(|error| of_file(&error))?;
-    let token = Token::parse(&imported.token).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    let token =
+        Token::parse(&imported.token).map_err(|error| CommandFailure::new(format!("{}: {error}", path.display())))?;
     let mut warnings = Vec::new();
     if let Some(refresh_token) = &token.refresh_token {
         warnings.extend(truncated(refresh_token, &config));
@@ -82,10 +83,10 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
             (_, None) => "access token expired".to_owned(),
         };
         let profile = match profile {
-            Profile::Known | Profile::Unneeded => "",
-            Profile::Found => ", profile found",
-            Profile::None => ", no profile found: the organisation's administrator must add this user to one",
-            Profile::Skipped => ", profile not looked up yet: `kiro-server accounts check` does it",
+            ProfileSource::Known | ProfileSource::Unneeded => "",
+            ProfileSource::Found => ", profile found",
+            ProfileSource::None => ", no profile found: the organisation's administrator must add this user to one",
+            ProfileSource::Skipped => ", profile not looked up yet: `kiro-server accounts check` does it",
         };
         let (id, name, method) = (short(&new.id), name(custom_name.as_deref()), imported.method.as_str());
         show(&format!("added account {id} ({name}): {method}, {end}{profile}\n"))?;
@@ -100,7 +101,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
 /// What is known of the account's profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Profile {
+enum ProfileSource {
     /// The file names it.
     Known,
     /// An API key goes without; a Builder ID, a Google and a GitHub account use Kiro's fixed one.
@@ -113,57 +114,57 @@ enum Profile {
     Skipped,
 }
 
-fn profile_of(token: &Token) -> Profile {
+fn profile_of(token: &Token) -> ProfileSource {
     match (token.method(), &token.profile_arn) {
-        (Method::ApiKey, _) => Profile::Unneeded,
-        (_, Some(_)) => Profile::Known,
-        (_, None) => Profile::Skipped,
+        (Method::ApiKey, _) => ProfileSource::Unneeded,
+        (_, Some(_)) => ProfileSource::Known,
+        (_, None) => ProfileSource::Skipped,
     }
 }
 
 /// K79: by `accounts add`, once.
-async fn look_up(desk: &Desk, id: &str, token: &Token, now: Timestamp) -> Profile {
+async fn look_up(desk: &Desk, id: &str, token: &Token, now: Timestamp) -> ProfileSource {
     let profile = profile_of(token);
     let soon = now.as_second() + 60;
     let live = token.access_token.is_some() && token.expires_at.is_some_and(|end| end.as_second() > soon);
-    if profile != Profile::Skipped || !live || desk.pool.reload().await.is_err() {
+    if profile != ProfileSource::Skipped || !live || desk.pool.reload().await.is_err() {
         return profile;
     }
     let Ok(mut lease) = desk.pool.select(&Wanted { only: Some(id), ..Wanted::default() }) else { return profile };
     match desk.credentials.look_up_profiles(&mut lease).await {
-        LookUp::Found => Profile::Found,
+        LookUp::Found => ProfileSource::Found,
         // The background may have asked by now.
-        LookUp::NotAsked if lease.account().has_own_profile() => Profile::Found,
-        LookUp::BuilderId | LookUp::NotAsked => Profile::Unneeded,
-        LookUp::Nothing | LookUp::Unanswered => Profile::None,
+        LookUp::NotAsked if lease.account().has_own_profile() => ProfileSource::Found,
+        LookUp::BuilderId | LookUp::NotAsked => ProfileSource::Unneeded,
+        LookUp::Nothing | LookUp::Unanswered => ProfileSource::None,
     }
 }
 
-fn default_file() -> Result<PathBuf, Failure> {
+fn default_file() -> Result<PathBuf, CommandFailure> {
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-    let home =
-        home.ok_or_else(|| Failure::usage("there is no home folder to look in: name the token file with --from"))?;
+    let home = home
+        .ok_or_else(|| CommandFailure::usage("there is no home folder to look in: name the token file with --from"))?;
     Ok(home.join(DEFAULT_FILE))
 }
 
-fn checked_name(name: &str) -> Result<String, Failure> {
+fn checked_name(name: &str) -> Result<String, CommandFailure> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
-        return Err(Failure::usage(format!("--name: 1 to {MAX_NAME} printable characters")));
+        return Err(CommandFailure::usage(format!("--name: 1 to {MAX_NAME} printable characters")));
     }
     Ok(name.to_owned())
 }
 
 /// R69: only JSON token files can be read.
-fn refuse_sqlite(path: &Path) -> Result<(), Failure> {
+fn refuse_sqlite(path: &Path) -> Result<(), CommandFailure> {
     let mut head = Vec::new();
     // Reading it reports a file that can't be opened.
     if let Ok(file) = std::fs::File::open(path) {
         let read = file.take(SQLITE.len() as u64).read_to_end(&mut head);
-        read.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+        read.map_err(|error| CommandFailure::new(format!("{}: {error}", path.display())))?;
     }
     if head == SQLITE {
-        return Err(Failure::new(format!(
+        return Err(CommandFailure::new(format!(
             "{} is a SQLite database: only JSON token files can be read, such as ~/{DEFAULT_FILE}",
             path.display()
         )));
@@ -172,7 +173,7 @@ fn refuse_sqlite(path: &Path) -> Result<(), Failure> {
 }
 
 /// The error of a file that is no store: without the word that says so.
-fn of_file(error: &StoreError) -> Failure {
+fn of_file(error: &StoreError) -> CommandFailure {
     let text = error.to_string();
-    Failure::new(text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned()))
+    CommandFailure::new(text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned()))
 }

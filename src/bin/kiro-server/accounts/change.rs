@@ -10,20 +10,20 @@ use kiro_messages::proto::record::Entry as Field;
 use serde_json::json;
 
 use super::super::desk::{Desk, find, refuse_token_file};
-use super::super::output::{Failure, short, show, show_json};
+use super::super::output::{CommandFailure, short, show, show_json};
 use super::name;
 
 /// A Node.js service that writes its memory back has done so by then (E4).
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// `isDisabled: true`.
-pub async fn disable(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn disable(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     patch(config, options, "disabled", |_| vec![Field::IsDisabled(true)]).await
 }
 
 /// Not disabled any more; a mark (cool-down, quota, ejection) is lifted, as the Node.js service's UI lifts one (R15):
 /// a person who enables an account wants it tried.
-pub async fn enable(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn enable(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     patch(config, options, "enabled", |is_marked| {
         let mut fields = vec![Field::IsDisabled(false)];
         if is_marked {
@@ -45,14 +45,14 @@ async fn patch(
     options: &ArgMatches,
     done: &str,
     fields: impl FnOnce(bool) -> Vec<Field>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, CommandFailure> {
     refuse_token_file(&config, done)?;
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
     let entry = find(&accounts, id(options))?;
     let Some(account) = &entry.account else {
         let problem = entry.info.problem.as_deref().unwrap_or("its record can't be read");
-        return Err(Failure::new(format!("account {}: {problem}", short(&entry.raw.id))));
+        return Err(CommandFailure::new(format!("account {}: {problem}", short(&entry.raw.id))));
     };
     let was = entry.info.state;
     if !desk.store.patch_account(&entry.raw.id, &fields(!account.is_healthy)).await? {
@@ -80,7 +80,7 @@ async fn patch(
 }
 
 /// Removes account, token and index; with Redis it looks again (E4).
-pub async fn remove(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn remove(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     refuse_token_file(&config, "removed")?;
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
@@ -115,6 +115,6 @@ fn id(options: &ArgMatches) -> &str {
     options.get_one::<String>("id").map_or("", String::as_str)
 }
 
-fn gone() -> Failure {
-    Failure::new("the account was removed meanwhile")
+fn gone() -> CommandFailure {
+    CommandFailure::new("the account was removed meanwhile")
 }

@@ -14,8 +14,8 @@ use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
-use super::super::desk::{Desk, Entry, find};
-use super::super::output::{Failure, bar, number, plain, relative, short, show, show_json, table};
+use super::super::desk::{Desk, DeskAccount, find};
+use super::super::output::{CommandFailure, bar, number, plain, relative, short, show, show_json, table};
 use super::super::survey::{Search, Survey};
 use super::super::usage::Usage;
 use super::name;
@@ -25,16 +25,16 @@ const AT_A_TIME: usize = 8;
 /// A token that ends sooner is renewed first.
 const MARGIN_SECONDS: i64 = 10;
 
-pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
-    let chosen: Vec<&Entry> = match options.get_one::<String>("id") {
+    let chosen: Vec<&DeskAccount> = match options.get_one::<String>("id") {
         Some(id) => vec![find(&accounts, id)?],
         None => accounts.iter().collect(),
     };
     if chosen.is_empty() {
         let pool = desk.store.pool_name();
-        return Err(Failure::new(format!("no accounts in {pool}; `kiro-server accounts add` adds one")));
+        return Err(CommandFailure::new(format!("no accounts in {pool}; `kiro-server accounts add` adds one")));
     }
     let force = options.get_flag("refresh");
     let checks = stream::iter(&chosen).map(|entry| check(&desk, entry, force)).buffered(AT_A_TIME);
@@ -73,7 +73,7 @@ struct Problem {
     cure: &'static str,
 }
 
-async fn check(desk: &Desk, entry: &Entry, force: bool) -> Checked {
+async fn check(desk: &Desk, entry: &DeskAccount, force: bool) -> Checked {
     let (mut refreshed, mut profile) = (false, false);
     let usage = ask(desk, entry, force, &mut refreshed, &mut profile).await;
     // An account that rests is left alone: this goes to the hosts of conversations.
@@ -87,7 +87,7 @@ async fn check(desk: &Desk, entry: &Entry, force: bool) -> Checked {
 
 async fn ask(
     desk: &Desk,
-    entry: &Entry,
+    entry: &DeskAccount,
     force: bool,
     refreshed: &mut bool,
     profile: &mut bool,
@@ -135,14 +135,14 @@ async fn ask(
 }
 
 /// The one mark that asking by hand leaves (K62).
-fn eject_suspended(desk: &Desk, entry: &Entry) {
+fn eject_suspended(desk: &Desk, entry: &DeskAccount) {
     let now = Timestamp::now();
     let mark = Some(Note::Ejected { cause: FaultKind::Suspended.as_str().to_owned() });
     desk.pool.write(&entry.info.id, &Outcome { at: now, started: now, event: Event::Fault { mark, used: false } });
 }
 
 /// A place on this account, whatever its state; it records nothing.
-fn take(desk: &Desk, entry: &Entry) -> Result<Lease, Problem> {
+fn take(desk: &Desk, entry: &DeskAccount) -> Result<Lease, Problem> {
     let wanted = Wanted { only: Some(&entry.info.id), ..Wanted::default() };
     desk.pool.select(&wanted).map_err(|none| match none.why {
         Why::Unusable => Problem {
@@ -206,7 +206,7 @@ fn of_fault(fault: &Fault) -> Problem {
     Problem { message: format!("{} (HTTP {status}{reason})", fault.kind.as_str()), cure }
 }
 
-fn row(entry: &Entry, checked: &Checked, now: Timestamp) -> Vec<String> {
+fn row(entry: &DeskAccount, checked: &Checked, now: Timestamp) -> Vec<String> {
     let mut row = vec![short(&entry.info.id).to_owned(), name(entry.info.name.as_deref())];
     match &checked.usage {
         Ok(usage) => {
@@ -277,7 +277,7 @@ fn efforts(model: &Listed) -> String {
     )
 }
 
-fn json_of(entry: &Entry, checked: &Checked) -> Value {
+fn json_of(entry: &DeskAccount, checked: &Checked) -> Value {
     let usage = checked.usage.as_ref().ok();
     let error = checked.usage.as_ref().err();
     let survey = checked.survey.as_ref();

@@ -8,12 +8,12 @@ use kiro_messages::config::{Config, StoreKind};
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
-use super::super::desk::{Desk, Entry};
-use super::super::output::{Failure, plain, relative, short, show, show_json, table};
+use super::super::desk::{Desk, DeskAccount};
+use super::super::output::{CommandFailure, plain, relative, short, show, show_json, table};
 use super::{is_served, method, name};
 
 /// A table or JSON of all accounts. An empty pool is no failure.
-pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
     let now = Timestamp::now();
@@ -38,7 +38,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
+fn row(entry: &DeskAccount, now: Timestamp) -> Vec<String> {
     let info = &entry.info;
     let health = match info.state.until() {
         Some(until) => format!("{}, back {}", info.condition(), relative(until, now)),
@@ -64,7 +64,7 @@ fn row(entry: &Entry, now: Timestamp) -> Vec<String> {
     ]
 }
 
-fn json_of(entry: &Entry) -> Value {
+fn json_of(entry: &DeskAccount) -> Value {
     let (info, account) = (&entry.info, entry.account.as_ref());
     json!({
         "id": &*info.id,
@@ -84,7 +84,7 @@ fn json_of(entry: &Entry) -> Value {
 }
 
 /// Why an account is not in service. What another program wrote is not repeated (R6).
-fn why(entry: &Entry) -> Option<String> {
+fn why(entry: &DeskAccount) -> Option<String> {
     if let Some(problem) = &entry.info.problem {
         return Some(problem.clone());
     }

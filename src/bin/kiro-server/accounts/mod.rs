@@ -13,10 +13,10 @@ use kiro_messages::policy::health::State;
 use kiro_messages::pool::AccountInfo;
 use kiro_messages::proto::kiro::profile::Kind;
 
-use super::output::{Failure, plain};
+use super::output::{CommandFailure, plain};
 
 /// Runs the subcommand that was named.
-pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     match options.subcommand() {
         Some(("add", options)) => add::run(config, options).await,
         Some(("list", options)) => list::run(config, options).await,
@@ -24,7 +24,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
         Some(("disable", options)) => change::disable(config, options).await,
         Some(("enable", options)) => change::enable(config, options).await,
         Some(("remove", options)) => change::remove(config, options).await,
-        _ => Err(Failure::usage("accounts: name what to do; see --help")),
+        _ => Err(CommandFailure::usage("accounts: name what to do; see --help")),
     }
 }
 

@@ -23,10 +23,10 @@ use kiro_messages::proto::translate::model::{Model, Models};
 use serde_json::{Value, json};
 
 use super::super::accounts::is_served;
-use super::super::desk::{Desk, Entry, find};
-use super::super::output::{Failure, plain, short, show, show_json};
+use super::super::desk::{Desk, DeskAccount, find};
+use super::super::output::{CommandFailure, plain, short, show, show_json};
 use super::super::survey::is_declared_as_ours;
-use super::probe::{Ask, Asked, Chat, MOST_REQUESTS, Probe, Stopped, picture};
+use super::probe::{Ask, Chat, MOST_REQUESTS, ProbeAccount, ProbeResult, Stopped, picture};
 
 /// The contract that *expected* speaks of.
 const CONTRACT: &str = "2026-11";
@@ -77,7 +77,7 @@ pub const CHECKS: [(&str, &str); 19] = [
 const LIMITS: (&str, &str) = ("limits", "the largest body and the largest picture");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum LiveVerdict {
     /// As expected.
     Same,
     /// Otherwise, and the gateway gets along by itself.
@@ -88,7 +88,7 @@ enum Verdict {
     NotRun,
 }
 
-impl Verdict {
+impl LiveVerdict {
     fn mark(self) -> &'static str {
         match self {
             Self::Same => "✓",
@@ -109,18 +109,18 @@ impl Verdict {
 }
 
 #[derive(Debug)]
-struct Line {
+struct LiveLine {
     check: &'static str,
-    verdict: Verdict,
+    verdict: LiveVerdict,
     expected: &'static str,
     seen: String,
     means: String,
 }
 
 /// What a check found: a verdict, what was seen, and what it means.
-type Found = (Verdict, String, String);
+type Finding = (LiveVerdict, String, String);
 
-pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failure> {
+pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let wanted = wanted(options)?;
     let desk = Desk::open(config).await?;
     desk.pool.only_look();
@@ -130,7 +130,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Failu
 }
 
 /// The names of `--only`, or every check but the limits.
-fn wanted(options: &ArgMatches) -> Result<Vec<&'static str>, Failure> {
+fn wanted(options: &ArgMatches) -> Result<Vec<&'static str>, CommandFailure> {
     let all = CHECKS.iter().chain([&LIMITS]).map(|(name, _)| *name);
     let Some(only) = options.get_one::<String>("only") else {
         return Ok(CHECKS.iter().map(|(name, _)| *name).collect());
@@ -140,13 +140,17 @@ fn wanted(options: &ArgMatches) -> Result<Vec<&'static str>, Failure> {
         let known = all.clone().find(|known| *known == name);
         names.push(known.ok_or_else(|| {
             let all: Vec<&str> = all.clone().collect();
-            Failure::usage(format!("--only: no check is named '{}'; there are {}", plain(name, 40), all.join(", ")))
+            CommandFailure::usage(format!(
+                "--only: no check is named '{}'; there are {}",
+                plain(name, 40),
+                all.join(", ")
+            ))
         })?);
     }
     Ok(all.filter(|name| names.contains(name)).collect())
 }
 
-async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> Result<ExitCode, Failure> {
+async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let accounts = desk.accounts().await?;
     let entry = match options.get_one::<String>("account") {
         Some(id) => find(&accounts, id)?,
@@ -155,14 +159,14 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
             .find(|entry| is_served(entry.info.state))
             .or_else(|| accounts.iter().find(|entry| entry.info.problem.is_none()))
             .or_else(|| accounts.first())
-            .ok_or_else(|| Failure::new("there is no account; `kiro-server accounts add` adds one"))?,
+            .ok_or_else(|| CommandFailure::new("there is no account; `kiro-server accounts add` adds one"))?,
     };
     let second = match options.get_one::<String>("second") {
         Some(id) => Some(find(&accounts, id)?),
         None => None,
     };
     if second.is_some_and(|second| second.info.id == entry.info.id) {
-        return Err(Failure::usage("--second: that is the first account; name another one"));
+        return Err(CommandFailure::usage("--second: that is the first account; name another one"));
     }
     ask_first(desk, entry, second, wanted, options.get_flag("yes"))?;
     let probe = prepare(desk, entry).await?;
@@ -170,12 +174,12 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
         Some(entry) => Some(prepare(desk, entry).await?),
         None => None,
     };
-    let mut live = Live::new(probe, second);
+    let mut live = LiveRun::new(probe, second);
     let mut lines = Vec::new();
     for name in wanted {
         lines.push(live.check(name).await);
     }
-    let told = Told { desk, live: &live, lines: &lines };
+    let told = LiveReport { desk, live: &live, lines: &lines };
     if let Some(file) = options.get_one::<String>("report") {
         write_report(Path::new(file), &told.json())?;
     }
@@ -187,7 +191,13 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
 }
 
 /// K138: says what it will do, and asks.
-fn ask_first(desk: &Desk, entry: &Entry, second: Option<&Entry>, wanted: &[&str], yes: bool) -> Result<(), Failure> {
+fn ask_first(
+    desk: &Desk,
+    entry: &DeskAccount,
+    second: Option<&DeskAccount>,
+    wanted: &[&str],
+    yes: bool,
+) -> Result<(), CommandFailure> {
     let whom = match desk.config.upstream {
         UpstreamKind::Simulator => "the simulator",
         UpstreamKind::Kiro => "Kiro",
@@ -211,18 +221,18 @@ fn ask_first(desk: &Desk, entry: &Entry, second: Option<&Entry>, wanted: &[&str]
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("nothing was sent: nobody is there to ask; --yes goes without asking"));
+        return Err(CommandFailure::usage("nothing was sent: nobody is there to ask; --yes goes without asking"));
     }
     let _nobody_listens = out.write_all(b"Go on? [y/N] ").and_then(|()| out.flush());
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" if read.is_ok() => Ok(()),
-        _ => Err(Failure::new("nothing was sent")),
+        _ => Err(CommandFailure::new("nothing was sent")),
     }
 }
 
-async fn prepare(desk: &Desk, entry: &Entry) -> Result<Probe, Failure> {
+async fn prepare(desk: &Desk, entry: &DeskAccount) -> Result<ProbeAccount, CommandFailure> {
     let id = &*entry.info.id;
     let token = desk.credentials.credential(id).unwrap_or_default();
     let refreshable = entry.info.method != Method::ApiKey && token.refresh_token.is_some();
@@ -230,23 +240,24 @@ async fn prepare(desk: &Desk, entry: &Entry) -> Result<Probe, Failure> {
     let live = token.access_token.is_some() && token.expires_at.is_none_or(|end| end.as_second() > soon);
     if refreshable && !live {
         let refreshed = desk.credentials.refresh(id).await;
-        refreshed.map_err(|_| Failure::new("its token can't be renewed; `kiro-server accounts check` says why"))?;
+        refreshed
+            .map_err(|_| CommandFailure::new("its token can't be renewed; `kiro-server accounts check` says why"))?;
     }
     // A place on this account, whatever its state; it records nothing.
     let lease = desk.pool.select(&Wanted { only: Some(&entry.info.id), ..Wanted::default() });
     let mut lease =
-        lease.map_err(|_| Failure::new("the account can't be used; `kiro-server doctor` says what to do"))?;
+        lease.map_err(|_| CommandFailure::new("the account can't be used; `kiro-server doctor` says what to do"))?;
     // As a request would (K77); what is found isn't written.
     if lease.account().wants_profiles() {
         desk.credentials.look_up_profiles(&mut lease).await;
     }
     let bearer = desk.credentials.access_token(&lease).await;
-    let bearer = bearer.map_err(|fault| Failure::new(format!("no access token: {}", fault.kind.as_str())))?;
+    let bearer = bearer.map_err(|fault| CommandFailure::new(format!("no access token: {}", fault.kind.as_str())))?;
     let view = (**lease.account()).clone();
     let near = is_near(&view.generate_url());
     // Kiro's own hosts are spared; a simulator on this machine needn't be.
     let pause = if near { Duration::ZERO } else { PAUSE };
-    Probe::new(&desk.upstream, view, &bearer, pause).map_err(|fault| Failure::new(fault.message.as_str()))
+    ProbeAccount::new(&desk.upstream, view, &bearer, pause).map_err(|fault| CommandFailure::new(fault.message.as_str()))
 }
 
 /// Whether an address leads to this machine (K12).
@@ -255,19 +266,20 @@ fn is_near(url: &str) -> bool {
     matches!(host, "127.0.0.1" | "localhost") || host.ends_with(".localhost")
 }
 
-fn write_report(file: &Path, report: &Value) -> Result<(), Failure> {
-    std::fs::write(file, format!("{report:#}\n")).map_err(|error| Failure::new(format!("{}: {error}", file.display())))
+fn write_report(file: &Path, report: &Value) -> Result<(), CommandFailure> {
+    std::fs::write(file, format!("{report:#}\n"))
+        .map_err(|error| CommandFailure::new(format!("{}: {error}", file.display())))
 }
 
-struct Told<'a> {
+struct LiveReport<'a> {
     desk: &'a Desk,
-    live: &'a Live,
-    lines: &'a [Line],
+    live: &'a LiveRun,
+    lines: &'a [LiveLine],
 }
 
-impl Told<'_> {
+impl LiveReport<'_> {
     fn is_fine(&self) -> bool {
-        self.live.probe.stopped.is_none() && self.lines.iter().all(|line| line.verdict != Verdict::Wrong)
+        self.live.probe.stopped.is_none() && self.lines.iter().all(|line| line.verdict != LiveVerdict::Wrong)
     }
 
     fn text(&self) -> String {
@@ -275,13 +287,13 @@ impl Told<'_> {
         let widest = self.lines.iter().map(|line| line.check.len()).max().unwrap_or(0);
         for line in self.lines {
             text.push_str(&format!("{} {:widest$}  {}\n", line.verdict.mark(), line.check, line.seen));
-            if !matches!(line.verdict, Verdict::Same | Verdict::NotRun) {
+            if !matches!(line.verdict, LiveVerdict::Same | LiveVerdict::NotRun) {
                 text.push_str(&format!("  {:widest$}  expected: {}\n", "", line.expected));
                 text.push_str(&format!("  {:widest$}  → {}\n", "", line.means));
             }
         }
         let count = |verdict| self.lines.iter().filter(|line| line.verdict == verdict).count();
-        let (differs, wrong) = (count(Verdict::Differs), count(Verdict::Wrong));
+        let (differs, wrong) = (count(LiveVerdict::Differs), count(LiveVerdict::Wrong));
         let made = match self.live.probe.sent {
             1 => "1 request was made. ".to_owned(),
             sent => format!("{sent} requests were made. "),
@@ -294,7 +306,7 @@ impl Told<'_> {
             1 => format!("1 {one}"),
             count => format!("{count} {more}"),
         };
-        text.push_str(&match (differs, wrong, count(Verdict::NotRun)) {
+        text.push_str(&match (differs, wrong, count(LiveVerdict::NotRun)) {
             (0, 0, 0) => "Kiro is as this program takes it to be.\n".to_owned(),
             (0, 0, none) if none == self.lines.len() => "Nothing was learnt.\n".to_owned(),
             (0, 0, _) => "Nothing that was seen differs.\n".to_owned(),
@@ -343,23 +355,23 @@ impl Told<'_> {
 
 /// How chat is asked: shape, whether in the small form (K116), and the ARN.
 #[derive(Debug, Clone, PartialEq)]
-struct Way {
+struct ChatForm {
     shape: Shape,
     small: bool,
     arn: Option<String>,
 }
 
 /// What is known so far. What one check has seen the next ones don't ask again.
-struct Live {
-    probe: Probe,
+struct LiveRun {
+    probe: ProbeAccount,
     /// Another account, for what holds of one account alone.
-    second: Option<Probe>,
+    second: Option<ProbeAccount>,
     /// The model of the older style that the account has.
     plain: &'static str,
     shapes: Vec<Shape>,
     variants: Vec<Variant>,
     /// Small chats that were asked.
-    chats: Vec<(Way, Result<Chat, Fault>)>,
+    chats: Vec<(ChatForm, Result<Chat, Fault>)>,
     /// The catalogue by shape.
     catalogues: Vec<(Shape, Result<Catalogue, Fault>)>,
     usages: Vec<(Shape, bool, Result<(), Fault>)>,
@@ -367,8 +379,8 @@ struct Live {
     thought: Option<(Ask, Result<Chat, Fault>)>,
 }
 
-impl Live {
-    fn new(probe: Probe, second: Option<Probe>) -> Self {
+impl LiveRun {
+    fn new(probe: ProbeAccount, second: Option<ProbeAccount>) -> Self {
         let view = probe.view();
         let pinned = view.shapes("us-east-1").len() == 1;
         // Also the shape that the configuration leaves out, unless an address of its own leads nowhere else.
@@ -387,7 +399,7 @@ impl Live {
         }
     }
 
-    async fn check(&mut self, name: &'static str) -> Line {
+    async fn check(&mut self, name: &'static str) -> LiveLine {
         let (expected, found) = match name {
             "version" => ("every call takes it", self.version().await),
             "gate" => ("a client older than the floor is refused", self.gate().await),
@@ -415,13 +427,13 @@ impl Live {
         };
         let (verdict, seen, means) = found.unwrap_or_else(|_| {
             let why = self.probe.stopped.clone().unwrap_or_default();
-            (Verdict::NotRun, format!("not asked: {why}"), String::new())
+            (LiveVerdict::NotRun, format!("not asked: {why}"), String::new())
         });
-        Line { check: name, verdict, expected, seen, means }
+        LiveLine { check: name, verdict, expected, seen, means }
     }
 
     /// A small chat in this way; asked once.
-    async fn small_chat(&mut self, way: &Way) -> Asked<Chat> {
+    async fn small_chat(&mut self, way: &ChatForm) -> ProbeResult<Chat> {
         if let Some((_, known)) = self.chats.iter().find(|(asked, _)| asked == way) {
             return Ok(known.clone());
         }
@@ -459,10 +471,10 @@ impl Live {
     }
 
     /// A shape's answer to the first variant that it takes, in the small form where it wants that.
-    async fn of_shape(&mut self, shape: Shape) -> Result<(Way, Result<Chat, Fault>), Stopped> {
+    async fn of_shape(&mut self, shape: Shape) -> Result<(ChatForm, Result<Chat, Fault>), Stopped> {
         let mut last = None;
         for variant in self.variants.clone() {
-            let mut way = Way { shape, small: false, arn: variant.arn().map(str::to_owned) };
+            let mut way = ChatForm { shape, small: false, arn: variant.arn().map(str::to_owned) };
             let mut answer = self.small_chat(&way).await?;
             let unformed = |fault: &Fault| fault.kind == FaultKind::BadRequest;
             if shape == Shape::Runtime && answer.as_ref().is_err_and(unformed) {
@@ -476,12 +488,12 @@ impl Live {
             }
         }
         Ok(last.unwrap_or_else(|| {
-            (Way { shape, small: false, arn: None }, Err(Fault::protocol("there is no variant to send")))
+            (ChatForm { shape, small: false, arn: None }, Err(Fault::protocol("there is no variant to send")))
         }))
     }
 
     /// The way in which the other checks ask: the first shape that answers.
-    async fn way(&mut self) -> Result<Option<Way>, Stopped> {
+    async fn way(&mut self) -> Result<Option<ChatForm>, Stopped> {
         for shape in self.shapes.clone() {
             let (way, answer) = self.of_shape(shape).await?;
             if answer.is_ok() {
@@ -505,7 +517,7 @@ impl Live {
         Ok(way.and_then(|way| way.arn).or_else(first))
     }
 
-    async fn usage_of(&mut self, shape: Shape, with_arn: bool) -> Asked<()> {
+    async fn usage_of(&mut self, shape: Shape, with_arn: bool) -> ProbeResult<()> {
         if let Some((_, _, known)) = self.usages.iter().find(|(of, arn, _)| *of == shape && *arn == with_arn) {
             return Ok(known.clone());
         }
@@ -515,7 +527,7 @@ impl Live {
         Ok(answer)
     }
 
-    async fn catalogue_of(&mut self, shape: Shape) -> Asked<Catalogue> {
+    async fn catalogue_of(&mut self, shape: Shape) -> ProbeResult<Catalogue> {
         if let Some((_, known)) = self.catalogues.iter().find(|(of, _)| *of == shape) {
             return Ok(known.clone());
         }
@@ -529,7 +541,7 @@ impl Live {
         Ok(answer)
     }
 
-    async fn catalogue_with(&mut self, shape: Shape, arn: Option<&str>) -> Asked<Catalogue> {
+    async fn catalogue_with(&mut self, shape: Shape, arn: Option<&str>) -> ProbeResult<Catalogue> {
         let mut catalogue = Catalogue::default();
         let mut next = None;
         let mut answer = Ok(());
@@ -576,8 +588,8 @@ impl Live {
 }
 
 /// The checks.
-impl Live {
-    async fn version(&mut self) -> Result<Found, Stopped> {
+impl LiveRun {
+    async fn version(&mut self) -> Result<Finding, Stopped> {
         let with_arn = self.probe.view().profile_arn().is_some();
         for shape in self.shapes.clone() {
             let _seen = self.of_shape(shape).await?;
@@ -597,7 +609,7 @@ impl Live {
             return Ok(not_run(&why.unwrap_or_else(|| "no call was let in".to_owned())));
         }
         if refused.is_empty() {
-            return Ok((Verdict::Same, format!("taken by {}", named(&self.probe.answered)), String::new()));
+            return Ok((LiveVerdict::Same, format!("taken by {}", named(&self.probe.answered)), String::new()));
         }
         let seen = format!("refused by {}", named(&refused));
         let cure = "set KIRO_CLIENT_VERSION to that of a newer Kiro IDE, or update this program";
@@ -608,13 +620,13 @@ impl Live {
                 Some((call, _)) => format!("conversations go on, {} isn't answered anywhere: {cure}", call.as_str()),
                 None => format!("the gateway goes the other way by itself; {cure}"),
             };
-            return Ok((Verdict::Differs, seen, means));
+            return Ok((LiveVerdict::Differs, seen, means));
         }
-        Ok((Verdict::Wrong, seen, format!("nothing is served: {cure}")))
+        Ok((LiveVerdict::Wrong, seen, format!("nothing is served: {cure}")))
     }
 
     /// By a call that costs nothing: an old version, and only where that is taken a client without Kiro's name.
-    async fn gate(&mut self) -> Result<Found, Stopped> {
+    async fn gate(&mut self) -> Result<Finding, Stopped> {
         let has_arn = self.probe.view().profile_arn().is_some();
         let mut asked = None;
         'asked: for shape in self.shapes.clone() {
@@ -636,7 +648,7 @@ impl Live {
         };
         match self.probe.usage_as(shape, arn.as_deref(), old).await? {
             Err(fault) if fault.kind == FaultKind::ClientVersion => {
-                return Ok((Verdict::Same, format!("{OLD_VERSION} is refused by usage of {shape}"), String::new()));
+                return Ok((LiveVerdict::Same, format!("{OLD_VERSION} is refused by usage of {shape}"), String::new()));
             }
             Err(fault) => return Ok(not_run(&said(&fault))),
             Ok(()) => {}
@@ -652,7 +664,7 @@ impl Live {
         ))
     }
 
-    async fn both_shapes(&mut self) -> Result<Found, Stopped> {
+    async fn both_shapes(&mut self) -> Result<Finding, Stopped> {
         let mut seen = Vec::new();
         let mut fails = Vec::new();
         for shape in self.shapes.clone() {
@@ -674,27 +686,27 @@ impl Live {
         }
         let seen = seen.join(" · ");
         Ok(match fails.as_slice() {
-            [] => (Verdict::Same, seen, String::new()),
+            [] => (LiveVerdict::Same, seen, String::new()),
             [one] if self.shapes.len() > 1 => {
                 let other = if *one == Shape::Q { Shape::Runtime } else { Shape::Q };
                 let means = format!("the gateway uses {other} by itself; KIRO_UPSTREAM_API={other} saves the attempts");
-                (Verdict::Differs, seen, means)
+                (LiveVerdict::Differs, seen, means)
             }
             _ if self.chats.iter().any(|(_, answer)| answer.as_ref().is_err_and(is_of_the_profile)) => (
-                Verdict::Wrong,
+                LiveVerdict::Wrong,
                 seen,
                 "nothing is served to this account: `kiro-server accounts check --refresh`, else log in again"
                     .to_owned(),
             ),
             _ => (
-                Verdict::Wrong,
+                LiveVerdict::Wrong,
                 seen,
                 "nothing is served: see KIRO_UPSTREAM_URL, KIRO_RUNTIME_URL, then report".to_owned(),
             ),
         })
     }
 
-    async fn runtime_members(&mut self) -> Result<Found, Stopped> {
+    async fn runtime_members(&mut self) -> Result<Finding, Stopped> {
         if !self.shapes.contains(&Shape::Runtime) {
             return Ok(not_run("shape runtime isn't used"));
         }
@@ -708,7 +720,7 @@ impl Live {
             return Ok(differs(seen, "the gateway leaves them out by itself for a day at a time (K116)"));
         }
         let Some(model) = self.fields_model().await? else {
-            return Ok((Verdict::Same, "the four members of a conversation are taken".to_owned(), String::new()));
+            return Ok((LiveVerdict::Same, "the four members of a conversation are taken".to_owned(), String::new()));
         };
         let ask =
             Ask::new(model, "Answer with the one word OK.").fields(json!({ "output_config": { "effort": "low" } }));
@@ -718,16 +730,16 @@ impl Live {
                 Ok(differs(&seen, "the gateway leaves it out there by itself; effort and thinking need shape q"))
             }
             // What is said of a field has a check of its own.
-            Ok(_) => Ok((Verdict::Same, "all are taken".to_owned(), String::new())),
-            Err(fault) => Ok((Verdict::Same, format!("all are taken, but {}", said(&fault)), String::new())),
+            Ok(_) => Ok((LiveVerdict::Same, "all are taken".to_owned(), String::new())),
+            Err(fault) => Ok((LiveVerdict::Same, format!("all are taken, but {}", said(&fault)), String::new())),
         }
     }
 
-    async fn profile(&mut self) -> Result<Found, Stopped> {
+    async fn profile(&mut self) -> Result<Finding, Stopped> {
         let mut seen = Vec::new();
         let (mut first, mut any, mut lacking) = (false, false, Vec::new());
         for shape in self.shapes.clone() {
-            let (Way { small, .. }, answer) = self.of_shape(shape).await?;
+            let (ChatForm { small, .. }, answer) = self.of_shape(shape).await?;
             // The shape itself has a check of its own.
             if answer.as_ref().is_err_and(|fault| !is_of_the_profile(fault)) {
                 seen.push(format!("{shape} doesn't answer"));
@@ -742,7 +754,7 @@ impl Live {
                     Variant::None => "none",
                 };
                 // One that stands behind a taken one isn't needed, unless it was asked before.
-                let way = Way { shape, small, arn: variant.arn().map(str::to_owned) };
+                let way = ChatForm { shape, small, arn: variant.arn().map(str::to_owned) };
                 match self.small_chat(&way).await? {
                     Ok(_) => {
                         seen.push(format!("{shape}: {word} taken"));
@@ -770,9 +782,9 @@ impl Live {
                         "no variant is taken: `kiro-server accounts check` looks for the profile; else log in again"
                     }
                 };
-                (Verdict::Wrong, seen, means.to_owned())
+                (LiveVerdict::Wrong, seen, means.to_owned())
             }
-            (true, true, []) => (Verdict::Same, seen, String::new()),
+            (true, true, []) => (LiveVerdict::Same, seen, String::new()),
             (true, true, [shape, ..]) => {
                 differs(&seen, &format!("the gateway doesn't use {shape} for this account by itself"))
             }
@@ -780,7 +792,7 @@ impl Live {
         })
     }
 
-    async fn usage(&mut self) -> Result<Found, Stopped> {
+    async fn usage(&mut self) -> Result<Finding, Stopped> {
         let has_arn = self.probe.view().profile_arn().is_some();
         let mut seen = Vec::new();
         let mut refused = 0;
@@ -810,9 +822,9 @@ impl Live {
         }
         let seen = seen.join(" · ");
         Ok(match (refused, usize::from(has_arn) + 1) {
-            (0, _) => (Verdict::Same, seen, String::new()),
+            (0, _) => (LiveVerdict::Same, seen, String::new()),
             (all, asked) if all == asked => (
-                Verdict::Wrong,
+                LiveVerdict::Wrong,
                 seen,
                 "quota can't be read, and probes of it tell nothing: `kiro-server accounts check`, then report"
                     .to_owned(),
@@ -821,7 +833,7 @@ impl Live {
         })
     }
 
-    async fn catalogue(&mut self) -> Result<Found, Stopped> {
+    async fn catalogue(&mut self) -> Result<Finding, Stopped> {
         let Some(catalogue) = self.any_catalogue().await? else {
             let why = self.catalogues.iter().find_map(|(_, answer)| answer.as_ref().err().map(said));
             let why = why.unwrap_or_else(|| "an empty list".to_owned());
@@ -878,7 +890,7 @@ impl Live {
         }
         let seen = masked(&seen.join(" · "));
         Ok(match new.is_empty() && missing.is_empty() && other.is_empty() {
-            true => (Verdict::Same, seen, String::new()),
+            true => (LiveVerdict::Same, seen, String::new()),
             false => differs(&seen, "the account's own list goes before the table by itself; report what is new in it"),
         })
     }
@@ -909,7 +921,7 @@ impl Live {
         Ok(self.thought.clone())
     }
 
-    async fn reasoning(&mut self) -> Result<Found, Stopped> {
+    async fn reasoning(&mut self) -> Result<Finding, Stopped> {
         let mut seen = Vec::new();
         let mut differs_in = Vec::new();
         match self.think().await? {
@@ -954,12 +966,12 @@ impl Live {
         differs_in.dedup();
         let seen = seen.join(" · ");
         Ok(match differs_in.as_slice() {
-            [] => (Verdict::Same, seen, String::new()),
+            [] => (LiveVerdict::Same, seen, String::new()),
             means => differs(&seen, &means.join("; ")),
         })
     }
 
-    async fn effort(&mut self) -> Result<Found, Stopped> {
+    async fn effort(&mut self) -> Result<Finding, Stopped> {
         let Some((ask, answer)) = self.think().await? else {
             return Ok(not_run("the account has no model that thinks by fields"));
         };
@@ -997,7 +1009,7 @@ impl Live {
         }
         let seen = seen.join(" · ");
         Ok(match fine {
-            true => (Verdict::Same, seen, String::new()),
+            true => (LiveVerdict::Same, seen, String::new()),
             false => differs(
                 &seen,
                 "the gateway leaves out what is refused, or takes the next lower level, by itself (K129)",
@@ -1005,7 +1017,7 @@ impl Live {
         })
     }
 
-    async fn max_tokens(&mut self) -> Result<Found, Stopped> {
+    async fn max_tokens(&mut self) -> Result<Finding, Stopped> {
         let Some(model) = self.fields_model().await?.filter(|model| model.ends_with("-5.5")) else {
             return Ok(not_run("the account has no model that takes it"));
         };
@@ -1015,7 +1027,7 @@ impl Live {
         let whole = self.is_without_schema(model) || self.thought.as_ref().is_some_and(of_fields);
         let ask = Ask::new(model, "Answer with the one word OK.").fields(json!({ "max_tokens": 1024 }));
         Ok(match self.ask(&ask).await? {
-            Some(Ok(_)) => (Verdict::Same, format!("{model}: taken"), String::new()),
+            Some(Ok(_)) => (LiveVerdict::Same, format!("{model}: taken"), String::new()),
             Some(Err(fault)) if fault.kind == FaultKind::ModelFields && whole => {
                 not_run("the model's fields are refused as a whole, which other checks say")
             }
@@ -1030,9 +1042,9 @@ impl Live {
 
     /// A turn with something that may be refused; `means` is said then. The verdict is `Wrong` where nothing is done
     /// about it.
-    async fn taken(&mut self, ask: Ask, verdict: Verdict, means: &str) -> Result<Found, Stopped> {
+    async fn taken(&mut self, ask: Ask, verdict: LiveVerdict, means: &str) -> Result<Finding, Stopped> {
         Ok(match self.ask(&ask).await? {
-            Some(Ok(_)) => (Verdict::Same, "taken".to_owned(), String::new()),
+            Some(Ok(_)) => (LiveVerdict::Same, "taken".to_owned(), String::new()),
             // A refusal of the account or the model says nothing about the question.
             Some(Err(fault)) if is_of_the_profile(&fault) || fault.kind == FaultKind::UnknownModel => {
                 not_run(&said(&fault))
@@ -1045,7 +1057,7 @@ impl Live {
         })
     }
 
-    async fn tool_schemas(&mut self) -> Result<Found, Stopped> {
+    async fn tool_schemas(&mut self) -> Result<Finding, Stopped> {
         let schema = json!({
             "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "additionalProperties": false,
             "properties": {
@@ -1058,10 +1070,10 @@ impl Live {
         let tools = json!({ "tools": [tool("look", schema)] });
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("userInputMessageContext", tools);
         let means = "requests with such tools are refused (400): simplify them at the client; please report";
-        self.taken(ask, Verdict::Wrong, means).await
+        self.taken(ask, LiveVerdict::Wrong, means).await
     }
 
-    async fn result_image(&mut self) -> Result<Found, Stopped> {
+    async fn result_image(&mut self) -> Result<Finding, Stopped> {
         let context = json!({
             "tools": [tool("look", json!({ "type": "object", "properties": {} }))],
             "toolResults": [{ "toolUseId": "tooluse_1", "content": [{ "text": "a picture" }], "status": "success" }],
@@ -1075,27 +1087,27 @@ impl Live {
             ask.user("Look."),
             json!({ "assistantResponseMessage": { "content": "I look.", "toolUses": [used] } }),
         ];
-        self.taken(ask, Verdict::Wrong, "requests with pictures from tools are refused (400); please report").await
+        self.taken(ask, LiveVerdict::Wrong, "requests with pictures from tools are refused (400); please report").await
     }
 
-    async fn document(&mut self) -> Result<Found, Stopped> {
+    async fn document(&mut self) -> Result<Finding, Stopped> {
         let documents = json!([{ "name": "note", "format": "txt", "source": { "bytes": "QSBub3RlLg==" } }]);
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("documents", documents);
         let means = "requests with documents are refused (400): send their text instead; please report";
-        self.taken(ask, Verdict::Wrong, means).await
+        self.taken(ask, LiveVerdict::Wrong, means).await
     }
 
-    async fn cache_point(&mut self) -> Result<Found, Stopped> {
+    async fn cache_point(&mut self) -> Result<Finding, Stopped> {
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("cachePoint", json!({ "type": "default" }));
         self.taken(
             ask,
-            Verdict::Differs,
+            LiveVerdict::Differs,
             "with KIRO_CACHE_POINTS the gateway goes without by itself (K131); off, the default, sends none",
         )
         .await
     }
 
-    async fn credits(&mut self) -> Result<Found, Stopped> {
+    async fn credits(&mut self) -> Result<Finding, Stopped> {
         let Some(_) = self.way().await? else { return Ok(not_run("no shape answers")) };
         // Long enough that the beginning is worth a cache entry, where the gateway puts it (TR46); and never sent
         // before, or the first turn would find it there.
@@ -1131,7 +1143,7 @@ impl Live {
         }
         let is_cheaper = |figure: f64| figure < first * 0.95;
         Ok(match (is_cheaper(again), elsewhere.is_some_and(is_cheaper)) {
-            (true, false) => (Verdict::Same, seen, String::new()),
+            (true, false) => (LiveVerdict::Same, seen, String::new()),
             (true, true) => {
                 differs(&seen, "what one account has seen is cheaper on another one: KIRO_AFFINITY=off loses nothing")
             }
@@ -1142,7 +1154,7 @@ impl Live {
         })
     }
 
-    async fn replay(&mut self) -> Result<Found, Stopped> {
+    async fn replay(&mut self) -> Result<Finding, Stopped> {
         let Some((asked, Ok(chat))) = self.think().await? else { return Ok(not_run("there is no thought to replay")) };
         let Some((text, signature)) = chat.thoughts.iter().find(|(_, signature)| !signature.is_empty()).cloned() else {
             return Ok(not_run("there is no signed thought to replay"));
@@ -1185,7 +1197,7 @@ impl Live {
         });
         let seen = seen.join(" · ");
         Ok(match (refused.is_empty(), free) {
-            (true, false) => (Verdict::Same, seen, String::new()),
+            (true, false) => (LiveVerdict::Same, seen, String::new()),
             (true, true) => {
                 differs(&seen, "the gateway sends a thought to its maker alone all the same (TR44): report it")
             }
@@ -1195,7 +1207,7 @@ impl Live {
         })
     }
 
-    async fn search(&mut self) -> Result<Found, Stopped> {
+    async fn search(&mut self) -> Result<Finding, Stopped> {
         let Some(way) = self.way().await? else { return Ok(not_run("no shape answers")) };
         let arn = way.arn.as_deref();
         let wrong = "the account can't search the web; conversations without it go on";
@@ -1217,30 +1229,30 @@ impl Live {
         let results = results.and_then(|text| text["results"].as_array().map(Vec::len)).unwrap_or(0);
         let seen = masked(&format!("tools: {} · {results} results", few(&names)));
         Ok(match (results > 0, same) {
-            (true, true) => (Verdict::Same, seen, String::new()),
+            (true, true) => (LiveVerdict::Same, seen, String::new()),
             (true, false) => differs(&seen, "the declaration isn't ours word for word; searches work: report it"),
             (false, _) => differs(&seen, wrong),
         })
     }
 
-    async fn end_order(&mut self) -> Result<Found, Stopped> {
+    async fn end_order(&mut self) -> Result<Finding, Stopped> {
         let Some(way) = self.way().await? else { return Ok(not_run("no shape answers")) };
         let Ok(chat) = self.small_chat(&way).await? else { return Ok(not_run("no shape answers")) };
         let seen = if chat.ends.is_empty() { "none".to_owned() } else { chat.ends.join(", ") };
         Ok(match chat.ends.as_slice() {
-            ["metadata", "context", "metering"] => (Verdict::Same, seen, String::new()),
+            ["metadata", "context", "metering"] => (LiveVerdict::Same, seen, String::new()),
             [] => differs(&seen, "usage is our own estimate, and a cut at the end can't be told from the end"),
             _ => differs(&seen, "any order is understood; report it"),
         })
     }
 
-    async fn percentage(&mut self) -> Result<Found, Stopped> {
+    async fn percentage(&mut self) -> Result<Finding, Stopped> {
         let Some(way) = self.way().await? else { return Ok(not_run("no shape answers")) };
         let Ok(chat) = self.small_chat(&way).await? else { return Ok(not_run("no shape answers")) };
         let (Some(counts), Some(percentage)) = (chat.counts, chat.percentage.filter(|percentage| *percentage > 0.0))
         else {
             let seen = "answers don't hold both counts and a percentage: nothing to compare";
-            return Ok((Verdict::Same, seen.to_owned(), String::new()));
+            return Ok((LiveVerdict::Same, seen.to_owned(), String::new()));
         };
         let counted = counts.uncached_input + counts.cache_read + counts.cache_write + counts.output;
         let window = counted as f64 * 100.0 / percentage;
@@ -1249,7 +1261,7 @@ impl Live {
         let seen = format!("{counted} tokens are {percentage} %: a window of {window:.0}, the table has {table:.0}");
         // A small answer's percentage has few digits.
         Ok(match (0.8..=1.25).contains(&(window / table)) {
-            true => (Verdict::Same, seen, String::new()),
+            true => (LiveVerdict::Same, seen, String::new()),
             false => differs(&seen, "learnt by itself from 20 answers; `usage_window` in KIRO_MODELS_FILE sets it"),
         })
     }
@@ -1264,7 +1276,7 @@ impl Live {
     }
 
     /// By halving, at most 8 requests.
-    async fn limits(&mut self) -> Result<Found, Stopped> {
+    async fn limits(&mut self) -> Result<Finding, Stopped> {
         let mut seen = Vec::new();
         let mut fine = true;
         for (words, most) in [("body", LARGEST_BODY), ("picture", LARGEST_PICTURE)] {
@@ -1295,7 +1307,7 @@ impl Live {
         }
         let seen = seen.join(" · ");
         Ok(match fine {
-            true => (Verdict::Same, seen, String::new()),
+            true => (LiveVerdict::Same, seen, String::new()),
             false => differs(&seen, "larger ones come back as `Improperly formed request.`: report it"),
         })
     }
@@ -1305,12 +1317,12 @@ fn tool(name: &str, schema: Value) -> Value {
     json!({ "toolSpecification": { "name": name, "description": "Looks.", "inputSchema": { "json": schema } } })
 }
 
-fn differs(seen: &str, means: &str) -> Found {
-    (Verdict::Differs, seen.to_owned(), means.to_owned())
+fn differs(seen: &str, means: &str) -> Finding {
+    (LiveVerdict::Differs, seen.to_owned(), means.to_owned())
 }
 
-fn not_run(why: &str) -> Found {
-    (Verdict::NotRun, why.to_owned(), String::new())
+fn not_run(why: &str) -> Finding {
+    (LiveVerdict::NotRun, why.to_owned(), String::new())
 }
 
 /// What is said of the profile. An application that the account may not use is the shape's trouble (K119).
@@ -1323,7 +1335,7 @@ pub fn is_of_the_profile(fault: &Fault) -> bool {
     }
 }
 
-fn second_stopped(second: &Probe) -> String {
+fn second_stopped(second: &ProbeAccount) -> String {
     format!("as the second account: {}", second.stopped.as_deref().unwrap_or("no answer"))
 }
 

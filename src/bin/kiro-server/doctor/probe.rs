@@ -25,7 +25,7 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// No further request may be made; why not stands in [`Probe::stopped`] too.
+/// No further request may be made; why not stands in [`ProbeAccount::stopped`] too.
 #[derive(Debug)]
 pub struct Stopped {
     /// What was said of the account, or that there are no more requests.
@@ -33,10 +33,10 @@ pub struct Stopped {
 }
 
 /// What came of a request, unless none may be made any more.
-pub type Asked<T> = Result<Result<T, Fault>, Stopped>;
+pub type ProbeResult<T> = Result<Result<T, Fault>, Stopped>;
 
 /// One account, as whom requests are made.
-pub struct Probe {
+pub struct ProbeAccount {
     client: reqwest::Client,
     headers: Vec<((Shape, Call), HeaderMap)>,
     view: AccountView,
@@ -150,7 +150,7 @@ impl Ask {
     }
 }
 
-impl Probe {
+impl ProbeAccount {
     pub fn new(upstream: &Upstream, view: AccountView, token: &Secret, pause: Duration) -> Result<Self, Fault> {
         let client = upstream.client(view.proxy_url().map(Secret::expose))?;
         let mut headers = Vec::new();
@@ -184,12 +184,12 @@ impl Probe {
     }
 
     /// One chat turn.
-    pub async fn chat(&mut self, shape: Shape, small: bool, arn: Option<&str>, ask: &Ask) -> Asked<Chat> {
+    pub async fn chat(&mut self, shape: Shape, small: bool, arn: Option<&str>, ask: &Ask) -> ProbeResult<Chat> {
         let body = ask.body(shape, small, arn).to_string();
         self.call(shape, Call::Chat, arn, String::new(), Some(body), |answer| read_chat(&answer)).await
     }
 
-    pub async fn usage(&mut self, shape: Shape, arn: Option<&str>) -> Asked<Bytes> {
+    pub async fn usage(&mut self, shape: Shape, arn: Option<&str>) -> ProbeResult<Bytes> {
         let mut query = "?isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST".to_owned();
         if let Some(arn) = arn {
             query.push_str("&profileArn=");
@@ -199,7 +199,7 @@ impl Probe {
     }
 
     /// One page of ListAvailableModels.
-    pub async fn models(&mut self, shape: Shape, arn: Option<&str>, next: Option<&str>) -> Asked<Bytes> {
+    pub async fn models(&mut self, shape: Shape, arn: Option<&str>, next: Option<&str>) -> ProbeResult<Bytes> {
         let mut body = json!({ "origin": "AI_EDITOR" });
         if let Some(arn) = arn {
             body["profileArn"] = json!(arn);
@@ -211,7 +211,7 @@ impl Probe {
     }
 
     /// A call of upstream's tools (K7).
-    pub async fn mcp(&mut self, shape: Shape, arn: Option<&str>, method: &str, params: Value) -> Asked<Value> {
+    pub async fn mcp(&mut self, shape: Shape, arn: Option<&str>, method: &str, params: Value) -> ProbeResult<Value> {
         let id = format!("web_search_tooluse_{}", uuid::Uuid::new_v4().simple());
         let mut body = json!({ "id": id, "jsonrpc": "2.0", "method": method, "params": params });
         if let (Shape::Runtime, Some(arn)) = (shape, arn) {
@@ -223,7 +223,12 @@ impl Probe {
 
     /// The same from another client: `agent` makes its user agents of ours. What it meets is no news of our own
     /// version.
-    pub async fn usage_as(&mut self, shape: Shape, arn: Option<&str>, agent: impl Fn(&str) -> String) -> Asked<()> {
+    pub async fn usage_as(
+        &mut self,
+        shape: Shape,
+        arn: Option<&str>,
+        agent: impl Fn(&str) -> String,
+    ) -> ProbeResult<()> {
         let ours = (self.headers.clone(), self.version_refused.clone(), self.answered.clone());
         for (_, headers) in self.headers.iter_mut().filter(|(of, _)| *of == (shape, Call::Usage)) {
             for name in ["user-agent", "x-amz-user-agent"] {
@@ -262,7 +267,7 @@ impl Probe {
         query: String,
         body: Option<String>,
         read: impl FnOnce(Bytes) -> Result<T, Fault>,
-    ) -> Asked<T> {
+    ) -> ProbeResult<T> {
         self.begin().await?;
         let answer = match tokio::time::timeout(WITHIN, self.send(shape, call, arn, query, body)).await {
             Ok(answer) => answer.and_then(read),
