@@ -30,7 +30,7 @@ use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
 
 type Count = Counter<u64, AtomicU64>;
-type Level = Gauge<i64, AtomicI64>;
+type LevelGauge = Gauge<i64, AtomicI64>;
 
 /// Seconds of what a person waits for.
 const WAITING: &[f64] =
@@ -97,7 +97,7 @@ pub struct Metrics {
     /// Answers by outcome, for the status.
     outcomes: [(&'static str, AtomicU64); 4],
     /// Answers that are streamed now.
-    pub streams_open: Level,
+    pub streams_open: LevelGauge,
     /// From a request's arrival to its first upstream event.
     pub first_event: Histogram,
     /// From a request's arrival to its first content.
@@ -168,7 +168,7 @@ impl Metrics {
             tokens: add(&mut registry, &table::TOKENS, Family::default()),
             credits: add(&mut registry, &table::CREDITS, Family::default()),
             without_end: add(&mut registry, &table::WITHOUT_END, Family::default()),
-            streams_open: add(&mut registry, &table::STREAMS_OPEN, Level::default()),
+            streams_open: add(&mut registry, &table::STREAMS_OPEN, LevelGauge::default()),
             first_event: add(&mut registry, &table::FIRST_EVENT, Histogram::new(WAITING)),
             first_content: add(&mut registry, &table::FIRST_CONTENT, Histogram::new(WAITING)),
             duration: add(&mut registry, &table::DURATION, Histogram::new(WAITING)),

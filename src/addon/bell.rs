@@ -1,6 +1,6 @@
 //! The doorbell of one JavaScript thread: how bytes cross into JavaScript (N30–N32).
 //!
-//! Each call has a [`Slot`], a queue that its task fills. A slot that gets something joins the line of ready slots
+//! Each call has a [`OpenCall`], a queue that its task fills. A slot that gets something joins the line of ready slots
 //! and rings the bell, unless it rang already: at most one call into JavaScript is pending, however many streams
 //! there are. JavaScript then asks for a batch, which empties every slot in the line at once, and is one Buffer:
 //!
@@ -63,22 +63,22 @@ impl Kind {
 
 /// The bell and every open call of one JavaScript thread.
 #[derive(Clone)]
-pub(crate) struct Bell(Arc<Shared>);
+pub(crate) struct Bell(Arc<BellState>);
 
-struct Shared {
+struct BellState {
     /// Calls into JavaScript, one turn of its event loop later.
     ring: Box<dyn Fn() + Send + Sync>,
     /// A ring is on its way, or JavaScript has said that it comes again by itself.
     rung: AtomicBool,
-    ready: Mutex<VecDeque<Arc<Slot>>>,
-    open: Mutex<HashMap<u32, Arc<Slot>>>,
+    ready: Mutex<VecDeque<Arc<OpenCall>>>,
+    open: Mutex<HashMap<u32, Arc<OpenCall>>>,
     /// The thread is going away: no ring any more.
     silent: AtomicBool,
 }
 
 impl Bell {
     pub(crate) fn new(ring: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BellState {
             ring: Box::new(ring),
             rung: AtomicBool::new(false),
             ready: Mutex::default(),
@@ -89,8 +89,8 @@ impl Bell {
 
     /// A place for the messages of call number `id`. The number is JavaScript's; it is free again after the last
     /// message.
-    pub(crate) fn open(&self, id: u32) -> Arc<Slot> {
-        let slot = Arc::new(Slot {
+    pub(crate) fn open(&self, id: u32) -> Arc<OpenCall> {
+        let slot = Arc::new(OpenCall {
             id,
             bell: self.clone(),
             queue: Mutex::default(),
@@ -140,7 +140,7 @@ impl Bell {
         }
     }
 
-    /// Answers [`Slot::way`]: a call's answer goes to a socket, or comes here when there is none.
+    /// Answers [`OpenCall::way`]: a call's answer goes to a socket, or comes here when there is none.
     pub(crate) fn lead(&self, id: u32, outlet: Option<Outlet>) {
         if let Some(way) = self.find(id).and_then(|slot| lock(&slot.way).take()) {
             // A call that was cancelled meanwhile waits no longer.
@@ -202,7 +202,7 @@ impl Bell {
         }
     }
 
-    fn find(&self, id: u32) -> Option<Arc<Slot>> {
+    fn find(&self, id: u32) -> Option<Arc<OpenCall>> {
         lock(&self.0.open).get(&id).cloned()
     }
 
@@ -214,10 +214,10 @@ impl Bell {
 }
 
 /// One call's queue towards JavaScript.
-pub(crate) struct Slot {
+pub(crate) struct OpenCall {
     id: u32,
     bell: Bell,
-    queue: Mutex<Queue>,
+    queue: Mutex<MessageQueue>,
     room: Notify,
     /// Takes the request's body, until it is complete.
     feed: Mutex<Option<UnboundedSender<Bytes>>>,
@@ -227,7 +227,7 @@ pub(crate) struct Slot {
 }
 
 #[derive(Default)]
-struct Queue {
+struct MessageQueue {
     messages: VecDeque<(Kind, Bytes)>,
     /// Bytes of [`Kind::Data`] that were posted and not yet reported as taken.
     held: usize,
@@ -237,7 +237,7 @@ struct Queue {
     stopped: bool,
 }
 
-impl Slot {
+impl OpenCall {
     /// Puts a message into the queue. Bytes for a cancelled call are dropped.
     pub(crate) fn post(self: &Arc<Self>, kind: Kind, payload: Bytes) {
         let mut queue = lock(&self.queue);

@@ -17,8 +17,8 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::bell::{Kind, Slot};
-use super::gateway::Connected;
+use super::bell::{Kind, OpenCall};
+use super::gateway::LiveGateway;
 use super::message;
 use super::outlet::Outlet;
 use crate::error::{Code, Error};
@@ -27,7 +27,7 @@ use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer};
 
 /// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
-pub(crate) fn run(slot: Arc<Slot>, work: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn run(slot: Arc<OpenCall>, work: impl Future<Output = ()> + Send + 'static) {
     let guarded = AssertUnwindSafe(work).catch_unwind();
     spawn(async move {
         if guarded.await.is_err() {
@@ -38,7 +38,7 @@ pub(crate) fn run(slot: Arc<Slot>, work: impl Future<Output = ()> + Send + 'stat
 
 /// A call that ends with one text.
 pub(crate) async fn once(
-    slot: Arc<Slot>,
+    slot: Arc<OpenCall>,
     request_id: Option<String>,
     work: impl Future<Output = Result<Bytes, Error>>,
 ) {
@@ -50,7 +50,7 @@ pub(crate) async fn once(
 }
 
 /// A stream: its head when the status is known, its bytes as they come, its summary at the end.
-pub(crate) async fn stream(slot: Arc<Slot>, gateway: Connected, body: Bytes, call: Call, cut: CancellationToken) {
+pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Bytes, call: Call, cut: CancellationToken) {
     let request_id = call.request_id.clone();
     let opened = unless_cancelled(&slot, gateway.stream(body, call)).await;
     let stream = match opened {
@@ -75,8 +75,8 @@ pub(crate) async fn stream(slot: Arc<Slot>, gateway: Connected, body: Bytes, cal
 
 /// An HTTP request of node:http: what the standalone server would answer (N15).
 pub(crate) async fn handle(
-    slot: Arc<Slot>,
-    gateway: Connected,
+    slot: Arc<OpenCall>,
+    gateway: LiveGateway,
     request: Request<Incoming>,
     peer: Peer,
     cut: CancellationToken,
@@ -123,7 +123,7 @@ pub(crate) async fn handle(
 }
 
 /// Tells JavaScript what a request says, for the host program's prompt log (N14). One that can't be read says nothing.
-pub(crate) fn hear(slot: Arc<Slot>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
+pub(crate) fn hear(slot: Arc<OpenCall>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
     Arc::new(move |body| {
         if let Ok(request) = request::Request::parse(body, Purpose::Messages) {
             let said = json!({ "system": request.system_text(), "prompt": request.prompt_text() });
@@ -133,7 +133,7 @@ pub(crate) fn hear(slot: Arc<Slot>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
 }
 
 /// Posts a failure as the call's last message.
-pub(crate) fn fail(slot: &Arc<Slot>, error: &Error, request_id: Option<&str>) {
+pub(crate) fn fail(slot: &Arc<OpenCall>, error: &Error, request_id: Option<&str>) {
     slot.post(Kind::Fail, message::text(&message::fault(error, request_id)));
 }
 
@@ -161,7 +161,7 @@ impl http_body::Body for Incoming {
 ///
 /// `cut`: the gateway's grace time is over. A full queue waits no longer then, so that the stream's last words get into
 /// it: a reader that comes late still sees how it ended.
-async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, cut: &CancellationToken) {
+async fn pump(slot: &Arc<OpenCall>, mut stream: impl Stream<Item = Bytes> + Unpin, cut: &CancellationToken) {
     // Cancelling is looked at before each chunk: an upstream that always has bytes ready never makes this wait, so a look
     // around the whole would come megabytes later.
     while let Some(Some(bytes)) = unless_cancelled(slot, stream.next()).await {
@@ -177,7 +177,7 @@ async fn pump(slot: &Arc<Slot>, mut stream: impl Stream<Item = Bytes> + Unpin, c
 /// Writes a stream's bytes to the client's socket. False when the client didn't get all of them: such an answer must not
 /// be ended as if it had.
 async fn write(
-    slot: &Slot,
+    slot: &OpenCall,
     outlet: Outlet,
     limit: Duration,
     mut stream: impl Stream<Item = Bytes> + Unpin,
@@ -203,7 +203,7 @@ async fn write(
     !slot.is_cancelled()
 }
 
-async fn unless_cancelled<T>(slot: &Slot, work: impl Future<Output = T>) -> Option<T> {
+async fn unless_cancelled<T>(slot: &OpenCall, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         () = slot.cancelled() => None,

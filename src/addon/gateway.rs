@@ -12,8 +12,8 @@ use napi_derive::napi;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::Slot;
-use super::listen::{self, Ending, NativeServer};
+use super::bell::OpenCall;
+use super::listen::{self, GraceSender, NativeServer};
 use super::notifier::Notifier;
 use super::{Bell, call, message};
 use crate::config::{Config, Face, RawConfig, UpstreamKind};
@@ -51,17 +51,17 @@ const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 #[napi]
 #[derive(Default)]
 pub struct KiroGateway {
-    connected: Arc<OnceLock<Connected>>,
+    connected: Arc<OnceLock<LiveGateway>>,
     /// The grace time of `close` is over.
     cut: CancellationToken,
     /// Ends the servers of `listen`.
-    ending: Ending,
+    ending: GraceSender,
 }
 
 /// A call's options as lib/gateway.js has checked them.
 /// @internal
 #[napi(object, object_to_js = false)]
-pub struct How {
+pub struct NativeCallOptions {
     pub request_id: Option<String>,
     pub session: Option<String>,
     pub gateway_session: Option<String>,
@@ -122,7 +122,7 @@ impl KiroGateway {
         };
         let place = handle.connected.clone();
         let start = async move {
-            let connected = Connected::start(config, notifier).await?;
+            let connected = LiveGateway::start(config, notifier).await?;
             // Filled once: lib/ makes a handle a connect.
             place.get_or_init(|| connected);
             Ok(Bytes::new())
@@ -142,7 +142,7 @@ impl KiroGateway {
         ts_args_type = "request: MessagesInput, options?: CallOptions",
         ts_return_type = "Promise<MessageStream>"
     )]
-    pub fn stream_messages(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
+    pub fn stream_messages(&self, bell: &Bell, call: u32, request: BufferSlice, how: NativeCallOptions) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
         let body = Bytes::copy_from_slice(&request);
@@ -156,7 +156,7 @@ impl KiroGateway {
         ts_args_type = "request: MessagesInput, options?: CallOptions",
         ts_return_type = "Promise<Message>"
     )]
-    pub fn create_message(&self, bell: &Bell, call: u32, request: BufferSlice, how: How) -> Result<()> {
+    pub fn create_message(&self, bell: &Bell, call: u32, request: BufferSlice, how: NativeCallOptions) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
         let request_id = how.request_id.clone();
@@ -382,12 +382,12 @@ impl KiroGateway {
 }
 
 impl KiroGateway {
-    fn gateway(&self) -> Result<&Connected> {
+    fn gateway(&self) -> Result<&LiveGateway> {
         // lib/ hands nobody a gateway that isn't connected.
         self.connected.get().ok_or_else(|| JsError::from_reason("the gateway is not connected"))
     }
 
-    fn begin(&self, bell: &Bell, call: u32) -> Result<(Connected, Arc<Slot>)> {
+    fn begin(&self, bell: &Bell, call: u32) -> Result<(LiveGateway, Arc<OpenCall>)> {
         Ok((self.gateway()?.clone(), bell.bell.open(call)))
     }
 }
@@ -399,13 +399,13 @@ fn mode(overwrite: bool) -> SystemMode {
 /// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last
 /// call has ended, also when JavaScript has dropped the gateway (N54).
 #[derive(Clone)]
-pub(crate) struct Connected {
+pub(crate) struct LiveGateway {
     gateway: Gateway,
     notifier: Arc<Notifier>,
     _simulated: Option<Arc<Attached>>,
 }
 
-impl Connected {
+impl LiveGateway {
     async fn start(mut config: Config, notifier: Arc<Notifier>) -> std::result::Result<Self, Error> {
         let simulated = match config.upstream {
             UpstreamKind::Kiro => None,
@@ -425,7 +425,7 @@ impl Connected {
     }
 }
 
-impl Deref for Connected {
+impl Deref for LiveGateway {
     type Target = Gateway;
 
     fn deref(&self) -> &Gateway {
@@ -442,7 +442,7 @@ impl Drop for KiroGateway {
     }
 }
 
-impl How {
+impl NativeCallOptions {
     /// The id is chosen here, so that it is known of a call that fails before it has a stream.
     fn into_call(self, gateway: &Gateway) -> Call {
         Call {

@@ -12,8 +12,8 @@ use napi_derive::napi;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::bell::{Kind, Slot};
-use super::gateway::{Connected, millis};
+use super::bell::{Kind, OpenCall};
+use super::gateway::{LiveGateway, millis};
 use super::{call, message};
 use crate::error::{Code, Error};
 use crate::server::{self, Listening};
@@ -22,13 +22,13 @@ use crate::server::{self, Listening};
 /// @internal
 #[napi]
 pub struct NativeServer {
-    ending: Ending,
+    ending: GraceSender,
     /// `gracefulTimeoutMs`
     grace: Duration,
 }
 
 /// The grace time by which a server shall end, once it is said.
-pub(crate) type Ending = watch::Sender<Option<Duration>>;
+pub(crate) type GraceSender = watch::Sender<Option<Duration>>;
 
 #[napi]
 impl NativeServer {
@@ -49,8 +49,8 @@ impl NativeServer {
 
 /// Serves until `end` says so, or until its gateway closes.
 pub(crate) async fn serve(
-    slot: Arc<Slot>,
-    gateway: Connected,
+    slot: Arc<OpenCall>,
+    gateway: LiveGateway,
     at: (Option<String>, Option<u16>),
     mut ends: [watch::Receiver<Option<Duration>>; 2],
 ) {
@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     slot.post(Kind::End, Bytes::new());
 }
 
-async fn bind(gateway: &Connected, (host, port): (Option<String>, Option<u16>)) -> Result<Listening, Error> {
+async fn bind(gateway: &LiveGateway, (host, port): (Option<String>, Option<u16>)) -> Result<Listening, Error> {
     gateway.open()?;
     let given = gateway.config().listen;
     let host = host.unwrap_or_else(|| given.ip().to_string());

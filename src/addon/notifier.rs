@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::bell::{Kind, Slot};
+use super::bell::{Kind, OpenCall};
 use super::message;
 use crate::policy::health::{Event, Outcome};
 use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
@@ -23,14 +23,14 @@ const MAX_WAITING: usize = 4096;
 
 /// One gateway's line to its JavaScript thread. Ends with the pool that it serves.
 pub(crate) struct Notifier {
-    slot: Arc<Slot>,
+    slot: Arc<OpenCall>,
     /// JavaScript has a `recordOutcome`.
     records: AtomicBool,
-    asked: Mutex<Asked>,
+    asked: Mutex<OpenQuestions>,
 }
 
 #[derive(Default)]
-struct Asked {
+struct OpenQuestions {
     last: u32,
     /// Outcomes that JavaScript hasn't answered for.
     waiting: HashMap<u32, (AccountId, Outcome)>,
@@ -39,7 +39,7 @@ struct Asked {
 }
 
 impl Notifier {
-    pub(crate) fn new(slot: Arc<Slot>, records: bool) -> Arc<Self> {
+    pub(crate) fn new(slot: Arc<OpenCall>, records: bool) -> Arc<Self> {
         Arc::new(Self { slot, records: AtomicBool::new(records), asked: Mutex::default() })
     }
 
@@ -116,7 +116,7 @@ impl Notifier {
         self.slot.post(Kind::Notice, message::text(&event_json(event)));
     }
 
-    fn asked(&self) -> MutexGuard<'_, Asked> {
+    fn asked(&self) -> MutexGuard<'_, OpenQuestions> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

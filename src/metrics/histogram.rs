@@ -10,10 +10,10 @@ use serde::Serialize;
 
 /// Observations by upper bound. Cheap to clone; clones share their counts.
 #[derive(Debug, Clone)]
-pub struct Histogram(Arc<Inner>);
+pub struct Histogram(Arc<Buckets>);
 
 #[derive(Debug)]
-struct Inner {
+struct Buckets {
     bounds: &'static [f64],
     /// One more than there are bounds: what took longer.
     counts: Box<[AtomicU64]>,
@@ -35,7 +35,7 @@ impl Histogram {
     /// An empty histogram with these bounds in seconds, ascending.
     pub fn new(bounds: &'static [f64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Inner { bounds, counts, nanos: AtomicU64::new(0) }))
+        Self(Arc::new(Buckets { bounds, counts, nanos: AtomicU64::new(0) }))
     }
 
     /// Counts one observation.

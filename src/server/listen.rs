@@ -63,11 +63,11 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 pub struct Listening {
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    state: Arc<State>,
+    state: Arc<ServerState>,
 }
 
 /// What all connections share. Only `stopping` is read while one runs.
-struct State {
+struct ServerState {
     gateway: Gateway,
     tls: Option<Arc<Tls>>,
     connections: AtomicUsize,
@@ -81,11 +81,11 @@ struct State {
     /// Read for each delta, without a lock: the tokens have one that all connections share.
     stopping: AtomicBool,
     linger: OnceLock<Duration>,
-    doors: Doors,
+    doors: Shutdown,
     tasks: TaskTracker,
 }
 
-impl State {
+impl ServerState {
     /// After the doors are shut, for as long as a connection on which nothing is under way is still kept.
     async fn lingered(&self) {
         tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
@@ -99,7 +99,7 @@ impl State {
 
 /// How a server ends, each step after the one before.
 #[derive(Default)]
-struct Doors {
+struct Shutdown {
     /// Nothing new; what runs may finish.
     stop: CancellationToken,
     /// Streams end with an `error` event, requests that have no answer yet with 503.
@@ -151,7 +151,7 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
         Some(files) => Some(Arc::new(Tls::load(files).map_err(|e| io::Error::other(e.message().to_owned()))?)),
         None => None,
     };
-    let state = Arc::new(State {
+    let state = Arc::new(ServerState {
         tls: tls.clone(),
         connections: AtomicUsize::new(0),
         max_connections: config.max_client_conns,
@@ -161,7 +161,7 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
         late: Semaphore::new(MAX_LATE),
         stopping: AtomicBool::new(false),
         linger: OnceLock::new(),
-        doors: Doors::default(),
+        doors: Shutdown::default(),
         tasks: TaskTracker::new(),
         gateway,
     });
@@ -278,7 +278,7 @@ impl<'a> Accepting<'a> {
 }
 
 /// `siblings`: other sockets may listen on the address, and the system spreads connections over all.
-async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<State>) {
+async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<ServerState>) {
     let last = async {
         state.doors.stop.cancelled().await;
         if siblings && turn_away(&listener) {
@@ -340,29 +340,29 @@ fn peer(from: SocketAddr, keyless: bool) -> Peer {
 }
 
 /// A place among the open connections.
-struct Place(Arc<State>);
+struct ConnectionPermit(Arc<ServerState>);
 
-impl Place {
-    fn take(state: &Arc<State>) -> Option<Self> {
+impl ConnectionPermit {
+    fn take(state: &Arc<ServerState>) -> Option<Self> {
         let place = Self(state.clone());
         // Dropped at once when it is one too many.
         (state.connections.fetch_add(1, Ordering::Relaxed) < state.max_connections).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-async fn connection(stream: TcpStream, peer: Peer, state: Arc<State>) {
+async fn connection(stream: TcpStream, peer: Peer, state: Arc<ServerState>) {
     // Without it a small event waits for the acknowledgement of the one before: 44 ms on loopback.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
     let mut socket = ClientSocket::new(stream, state.write_timeout);
-    let Some(place) = Place::take(&state) else {
+    let Some(place) = ConnectionPermit::take(&state) else {
         tracing::debug!("a connection was turned away (KIRO_MAX_CLIENT_CONNS)");
         if state.tls.is_none() {
             // A few bytes into an empty buffer. A client that doesn't read them sees the end.
@@ -391,7 +391,7 @@ async fn connection(stream: TcpStream, peer: Peer, state: Arc<State>) {
 }
 
 /// The same under TLS; `None` when the handshake came to nothing.
-async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &State) -> Option<(ClientSocket, bool)> {
+async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &ServerState) -> Option<(ClientSocket, bool)> {
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
         // Like an idle connection.
@@ -416,7 +416,7 @@ async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &State) -
 
 /// What a client that has its answer still sends is read for a while, so that the answer isn't lost in a reset. Whoever
 /// has a place here has none among the connections, and with all of them taken one more is closed at once.
-async fn late(socket: ClientSocket, state: &State, within: Duration) {
+async fn late(socket: ClientSocket, state: &ServerState, within: Duration) {
     let Ok(_place) = state.late.try_acquire() else { return };
     let leaving = async {
         state.leaving().await;
@@ -435,7 +435,7 @@ async fn late(socket: ClientSocket, state: &State, within: Duration) {
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send,
     peer: Peer,
-    state: &State,
+    state: &ServerState,
     current: &Arc<Current>,
 ) -> bool {
     let service = service_fn(|request| answer(request, peer, state, current));
@@ -495,7 +495,7 @@ async fn speak(
 fn answer<'a>(
     request: Request<Incoming>,
     peer: Peer,
-    state: &'a State,
+    state: &'a ServerState,
     current: &'a Arc<Current>,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'a>> {
     Box::pin(async move {

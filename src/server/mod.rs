@@ -85,8 +85,10 @@ where
     let request_id = gateway.new_request_id();
     let head_only = request.method() == Method::HEAD;
     let route = Route::of(request.uri().path());
-    let said =
-        Said { route: route.as_ref().map_or("other", Route::word), client_request_id: client_request_id(&request) };
+    let said = TurnedAway {
+        route: route.as_ref().map_or("other", Route::word),
+        client_request_id: client_request_id(&request),
+    };
     let mut response = match answer(gateway, request, route, peer, &request_id).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -109,7 +111,7 @@ where
 }
 
 /// What a log line says of a request that was turned away.
-struct Said {
+struct TurnedAway {
     route: &'static str,
     client_request_id: Option<String>,
 }
@@ -307,7 +309,7 @@ where
     let mut body = request.into_body();
     let mut first: Option<Bytes> = None;
     let mut whole = BytesMut::new();
-    let mut pace = Pace::new(gateway.config().body_timeout);
+    let mut pace = BodyPace::new(gateway.config().body_timeout);
     while let Some(frame) = pace.keep(body.frame()).await? {
         let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -331,8 +333,8 @@ where
 }
 
 /// How long a body may take (`KIRO_BODY_TIMEOUT`): no pause may be longer, and after that time it must have come at
-/// [`Pace::SLOWEST`] or faster, or who sends a byte a second would hold a connection for a year.
-struct Pace {
+/// [`BodyPace::SLOWEST`] or faster, or who sends a byte a second would hold a connection for a year.
+struct BodyPace {
     /// Zero: for ever.
     limit: Duration,
     began: Instant,
@@ -340,7 +342,7 @@ struct Pace {
     bytes: u64,
 }
 
-impl Pace {
+impl BodyPace {
     /// Bytes a second.
     const SLOWEST: u64 = 1024;
 

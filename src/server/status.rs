@@ -136,7 +136,7 @@ impl Stream for Events {
             event.extend_from_slice(b"retry: 2000\n");
         }
         event.extend_from_slice(b"event: status\ndata: ");
-        match serde_json::to_writer(&mut event, &Shown::of(self.gateway.status())) {
+        match serde_json::to_writer(&mut event, &StatusPage::of(self.gateway.status())) {
             Ok(()) => {}
             Err(error) => {
                 tracing::error!(%error, "the status could not be written");
@@ -150,14 +150,14 @@ impl Stream for Events {
 
 /// What the page gets.
 #[derive(Serialize)]
-struct Shown {
+struct StatusPage {
     #[serde(flatten)]
     status: GatewayStatus,
     /// Accounts that aren't in the list.
     accounts_hidden: usize,
 }
 
-impl Shown {
+impl StatusPage {
     fn of(mut status: GatewayStatus) -> Self {
         status.accounts.sort_by_key(|account| (trouble(account), std::cmp::Reverse(account.in_flight)));
         let accounts_hidden = status.accounts.len().saturating_sub(MOST_ACCOUNTS);
