@@ -167,7 +167,7 @@ impl Reached {
             probes.retain(|way, _| reach.rests(way).is_some());
             probes.extend(probe.map(|probe| (way.to_owned(), probe)));
             drop(inside);
-            tracing::warn!(way, why, "no connection can be made: what needs one fails at once until it can");
+            tracing::warn!(way, why, "no connection can be made: requests that need one fail at once until it can");
         }
         no_way(way, why)
     }

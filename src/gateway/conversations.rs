@@ -86,7 +86,9 @@ pub(super) async fn learn_secret(shared: std::sync::Weak<Shared>) {
         }
         match told {
             Ok(_) => return,
-            Err(error) if asked == 50 => tracing::warn!(%error, "the secret of derived ids can't be had: ids change"),
+            Err(error) if asked == 50 => {
+                tracing::warn!(%error, "the store gives no secret for derived ids: ids change")
+            }
             Err(_) => {}
         }
         drop((store, conversations));

@@ -248,8 +248,8 @@ pub struct Health {
     /// with it.
     #[serde(rename = "unsavedTokens")]
     pub unsaved_tokens: usize,
-    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` where there is none, `ok`, or `broken` when the last one could
-    /// not be kept.
+    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` where there is none, `ok`, or `broken` when the last one
+    /// could not be kept.
     pub journal: &'static str,
     /// Whether a request would be served now, as far as can be known without sending one: status 200, else 503.
     #[serde(skip)]
@@ -347,7 +347,7 @@ impl Gateway {
             tracing::error!(
                 version = gateway.shared.config.client_version,
                 floor = client_identity::VERSION_FLOOR,
-                "KIRO_CLIENT_VERSION is one that Kiro refuses"
+                "Kiro refuses this KIRO_CLIENT_VERSION"
             );
         }
         gateway.wait_for_snapshot().await?;
@@ -741,7 +741,7 @@ impl Gateway {
         if !shared.idle_by(deadline).await {
             shared.streams.cut_all();
             if !shared.idle_by(now() + LAST_WORDS).await {
-                tracing::warn!(streams = self.in_flight(), "streams are dropped that nobody reads");
+                tracing::warn!(streams = self.in_flight(), "streams that nobody reads are dropped");
             }
         }
         let left = deadline.saturating_duration_since(now()).max(LAST_WORDS);

@@ -1,4 +1,4 @@
-//! The one request that a connection has under way, and what is known of it on either side of hyper.
+//! The one request that runs on a connection, and what each side of hyper knows of it.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// the connection's task, but for [`Current::cut`].
 #[derive(Default)]
 pub(super) struct Current {
-    /// What would end the stream that is under way.
+    /// Ends the stream that runs.
     cutter: Mutex<Option<Cutter>>,
     /// What an answer left of its request.
     rest: Mutex<Option<Incoming>>,
@@ -83,7 +83,7 @@ impl Current {
     /// the answer: false.
     pub(super) async fn read_rest(&self, headers: Rest) -> bool {
         let Some(mut body) = lock(&self.rest).take() else { return true };
-        // Who waits for a word before it sends must not hear that it is wanted.
+        // A client that waits for `100 Continue` must not get it.
         let is_welcome = !headers.expects && body.size_hint().lower() <= SMALL as u64;
         let whole = async {
             let mut left = SMALL;
@@ -160,7 +160,7 @@ impl Drop for Upload {
 pub(super) struct Answering(Arc<Current>);
 
 impl Answering {
-    /// Whether a `ping` is due; asked for once.
+    /// Whether a `ping` is due. Asking resets it.
     pub(super) fn is_ping_due(&self) -> bool {
         self.0.ping.load(Ordering::Relaxed) && self.0.ping.swap(false, Ordering::Relaxed)
     }

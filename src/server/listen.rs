@@ -1,4 +1,4 @@
-//! Accepting connections, and letting them go.
+//! Accepts connections, serves them, and drains them at the end.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,7 +35,7 @@ use crate::gateway::{Gateway, LAST_WORDS};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between log lines about it: each failure of a night would fill a disk.
 const ACCEPT_TOLD: Duration = Duration::from_secs(10);
-/// A TLS handshake takes two turns; who needs longer than this doesn't mean it.
+/// A TLS handshake takes two turns. A client that needs longer than this is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds of a request head: number of headers, and bytes. As many bytes may also lie between us and a slow client, in
 /// each direction.
@@ -45,16 +45,16 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// each of those tries again a second later.
 const BACKLOG: i32 = 4096;
 /// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over
-/// the network. Who begins one meanwhile isn't heard, and his system asks again a second later; so it isn't longer.
+/// the network. A handshake that begins meanwhile gets no answer, and the client's system tries again a second later.
 const HANDSHAKES: Duration = Duration::from_millis(100);
 /// A client may have its answer before it has sent its request. The rest is read for this long, until a pause, from
 /// this many clients at once. A request of 32 MiB in that time is 9 Mbit/s.
 const LATE: Duration = Duration::from_secs(30);
 const LATE_PAUSE: Duration = Duration::from_secs(3);
 const MAX_LATE: usize = 512;
-/// The same for one who comes when every place is taken: he has sent a head, or is about to.
+/// The same for a client that comes when every place is taken: it has sent a head, or is about to.
 const TURNED_AWAY: Duration = Duration::from_millis(500);
-/// What somebody gets who comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
+/// The answer to a client that comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 109\r\n\r\n\
     {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"too many connections (KIRO_MAX_CLIENT_CONNS)\"}}";
@@ -86,7 +86,7 @@ struct ServerState {
 }
 
 impl ServerState {
-    /// After the doors are shut, for as long as a connection on which nothing is under way is still kept.
+    /// After new connections are refused: how long a connection on which nothing runs is still kept.
     async fn lingered(&self) {
         tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
     }
@@ -97,7 +97,7 @@ impl ServerState {
     }
 }
 
-/// How a server ends, each step after the one before.
+/// The steps in which a server ends.
 #[derive(Default)]
 struct Shutdown {
     /// Nothing new; what runs may finish.
@@ -121,7 +121,7 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
 /// the address at the same time.
 ///
 /// # Errors
-/// What the system says: the address is in use, say.
+/// What the system says, for example that the address is in use.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows it would mean something
@@ -138,7 +138,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Listens and accepts on sockets that are bound, by [`bind`] or by systemd, say; at least one.
+/// Listens and accepts on sockets that [`bind`] or systemd has bound; at least one.
 ///
 /// # Errors
 /// A socket can't be used, or the certificate can't.
@@ -297,7 +297,7 @@ async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc
         () = last => {}
         () = all => {}
     }
-    // Who has come already is served: the system would reset what still waits here.
+    // Connections that have come are served: the system would reset those that still wait here.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, from)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok()
@@ -390,7 +390,7 @@ async fn connection(stream: TcpStream, peer: Peer, state: Arc<ServerState>) {
     }
 }
 
-/// The same under TLS; `None` when the handshake came to nothing.
+/// The same under TLS; `None` when the handshake fails.
 async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &ServerState) -> Option<(ClientSocket, bool)> {
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)) => shaken,
@@ -482,7 +482,7 @@ async fn speak(
     match ended {
         Ok(()) => current.is_unread(),
         Err(error) => {
-            // Clients go away in many ways; none of them is news.
+            // Clients go away in many ways, and no way is news.
             tracing::debug!(%error, "connection ended");
             // hyper has answered what it couldn't read.
             error.is_parse()

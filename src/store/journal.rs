@@ -90,7 +90,7 @@ impl Journal {
             Ok(())
         });
         if let Err(error) = gone {
-            tracing::warn!(%error, "a token that the store has stays in KIRO_STATE_DIR");
+            tracing::warn!(%error, "a saved token can't be removed from KIRO_STATE_DIR");
         }
     }
 
@@ -132,15 +132,15 @@ pub(crate) fn read(store: &str, text: &[u8]) -> Result<Option<(String, UnsavedTo
     let replaces = members.get("replaces").and_then(Value::as_array).ok_or("a member is missing")?;
     let replaces = replaces.iter().map(|digits| Fingerprint::parse(digits.as_str()?)).collect::<Option<_>>();
     let token = members.get("token").map(Value::to_string).unwrap_or_default();
-    let token = Token::parse(token.as_bytes()).map_err(|_| "its token is none")?;
+    let token = Token::parse(token.as_bytes()).map_err(|_| "its token can't be read")?;
     let unsaved = UnsavedToken {
         key: TokenKey::of(word("key")?),
         base: bytes::Bytes::new(),
-        replaces: replaces.ok_or("a fingerprint is none")?,
+        replaces: replaces.ok_or("a fingerprint can't be read")?,
         entries: token.granted().chain(regions(&token)).collect(),
     };
     if !unsaved.brings_a_token() {
-        return Err("its token is none");
+        return Err("its token can't be read");
     }
     Ok(Some((word("account")?.to_owned(), unsaved)))
 }

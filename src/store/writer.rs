@@ -389,7 +389,7 @@ impl Job {
             tracing::warn!(
                 account = short(&self.id),
                 uses = change.uses(),
-                "uses are taken for written: the reply was lost, and another process has written to the account since"
+                "uses count as written: the reply was lost, and another process has written to the account since"
             );
         }
         self.change = change.without_counts();

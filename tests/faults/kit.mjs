@@ -276,7 +276,7 @@ class Server {
 
   /** Uses that it said to be uncertain: their reply was lost and another process has written since (R22). */
   uncertain() {
-    const lines = this.process.lines.filter((line) => line.includes('uses are taken for written'))
+    const lines = this.process.lines.filter((line) => line.includes('uses count as written'))
     return lines.reduce((sum, line) => sum + JSON.parse(line).uses, 0)
   }
 }

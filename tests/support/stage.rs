@@ -113,7 +113,7 @@ impl Process {
 
     /// Uses that it told to be uncertain: their reply was lost and another process has written since (R22).
     pub fn given_up(&self) -> u64 {
-        let lines = self.said().into_iter().filter(|line| line.contains("uses are taken for written"));
+        let lines = self.said().into_iter().filter(|line| line.contains("uses count as written"));
         lines.map(|line| serde_json::from_str::<Value>(&line).unwrap()["uses"].as_u64().unwrap()).sum()
     }
 

@@ -20,10 +20,10 @@ pub fn command() -> Command {
             Command::new("doctor")
                 .about("Check configuration, store, accounts and upstream: one line each, with the cure")
                 .after_help(
-                    "Nothing is changed and nothing is renewed. Kiro is asked whether it answers and, as one account of each \
-                     region, for usage, models and tools, which costs nothing.\n\
-                     With --live at most 40 small requests are made as one account, and what comes back is held against \
-                     what this program takes Kiro for: ✓ as expected, ≠ differs and the gateway gets along, ✗ wrong.\n\
+                    "It changes nothing and renews no token. It asks Kiro whether it answers and, as one account of each \
+                     region, for usage, models and tools; that costs nothing.\n\
+                     With --live it makes at most 40 small requests as one account, and compares the answers with what this \
+                     program expects of Kiro: ✓ as expected, ≠ differs and the gateway gets along, ✗ wrong.\n\
                      Exit code: 0 all is fine, 1 something is wrong, 2 the configuration can't be read.",
                 )
                 .arg(
@@ -44,14 +44,14 @@ pub fn command() -> Command {
                         .long("second")
                         .value_name("ID")
                         .requires("live")
-                        .help("Another account, for what holds of one account alone: credits, thoughts [default: none]"),
+                        .help("Another account, for checks that compare two: credits, thoughts [default: none]"),
                 )
                 .arg(
                     Arg::new("only")
                         .long("only")
                         .value_name("NAME,…")
                         .requires("live")
-                        .help("These checks alone; `limits`, the largest body and picture, only runs when it is named"),
+                        .help("Only these checks; `limits`, the largest body and picture, runs only by name"),
                 )
                 .arg(
                     Arg::new("yes")
@@ -150,8 +150,8 @@ fn accounts() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .after_help(
-            "Works on the store that the settings name (--store, --redis-url), beside a running server: it sees a change \
-             within KIRO_ACCOUNT_CACHE_TTL.\n\
+            "Works on the store that the settings name (--store, --redis-url). A running server sees a change within \
+             KIRO_ACCOUNT_CACHE_TTL.\n\
              Exit code: 0 done, 1 it could not be done or a check failed, 2 usage or configuration.",
         )
         .subcommand(
@@ -173,8 +173,8 @@ fn accounts() -> Command {
                 )
                 .arg(json())
                 .after_help(
-                    "The client registration of an IdC login, {clientIdHash}.json in the same folder, is taken along. An \
-                     account whose refresh token the store already has is not added again. From then on Kiro and the store \
+                    "It also takes the client registration of an IdC login, {clientIdHash}.json in the same folder. It adds no \
+                     account whose refresh token the store already has. From then on Kiro and the store \
                      hold the same refresh token, and the first to renew it logs the other out: log Kiro in again \
                      afterwards, or keep it closed.",
                 ),
@@ -183,11 +183,11 @@ fn accounts() -> Command {
             Command::new("list")
                 .about("Show the accounts: id, name, method, health, expiry, uses")
                 .arg(json())
-                .after_help("Requests in flight are known to each server alone: see its /metrics."),
+                .after_help("Only each server knows its requests in flight: see its /metrics."),
         )
         .subcommand(
             Command::new("check")
-                .about("Ask upstream what accounts have used, how they are served and their models; renews tokens that have expired")
+                .about("Ask upstream what accounts have used, how they are served, and their models; renew tokens that have expired")
                 .arg(id().required(false))
                 .arg(
                     Arg::new("refresh")
@@ -197,9 +197,9 @@ fn accounts() -> Command {
                 )
                 .arg(json())
                 .after_help(
-                    "Without ID: every account; with it, its models and what its answers taught stand below. A missing profile is \
-                     looked up and kept. Health stays as it is, except that a suspended account and one whose refresh token is \
-                     rejected are ejected.",
+                    "Without ID: every account. With it: also its models, and what its answers taught. It looks a missing profile \
+                     up and keeps it. Health doesn't change, except that it ejects a suspended account and one whose refresh \
+                     token is rejected.",
                 ),
         )
         .subcommand(
@@ -210,7 +210,7 @@ fn accounts() -> Command {
         )
         .subcommand(
             Command::new("enable")
-                .about("Put an account back into service: enabled, and whatever it was marked with is lifted")
+                .about("Put an account back into service: enable it and lift its marks")
                 .arg(id())
                 .arg(json()),
         )
@@ -220,8 +220,8 @@ fn accounts() -> Command {
                 .arg(id())
                 .arg(json())
                 .after_help(
-                    "With Redis it looks again after 2 s: a Node.js service that has the account in memory may write it \
-                     back. Exit code 1 when it did.",
+                    "With Redis it looks again after 2 s: a Node.js service that has the account in memory may write it back. \
+                     Then the exit code is 1.",
                 ),
         )
 }

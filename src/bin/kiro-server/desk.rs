@@ -1,4 +1,4 @@
-//! What a command works with: the store, and the pool and credentials on it as a server has them, but at rest.
+//! What a command works with: the store, with pool and credentials like a server's, but at rest.
 //!
 //! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do
 //! nothing that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::output::{CommandFailure, short};
 
-/// How long a store may leave it open whether it is there. The connect timeout is shorter (R2).
+/// How long a store may take to answer at all. The connect timeout is shorter (R2).
 const REACH_WITHIN: Duration = Duration::from_secs(10);
 /// How long refreshes under way and writes may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(20);
@@ -89,7 +89,7 @@ impl Desk {
             if tokio::time::timeout(left, status.changed()).await.is_err() {
                 match why {
                     Some(why) => return Err(why),
-                    // What there is to tell is what an operation says now.
+                    // The next operation says what is wrong.
                     None => return self.store.load().await.map(|_| ()),
                 }
             }

@@ -20,7 +20,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 const ROOM: usize = 1024 * 1024;
 /// How long the last lines may take at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// After what was written the thread gathers for so long: under load it wakes a hundred times a second, not at every line.
+/// How long the thread gathers lines after a write: under load it wakes a hundred times a second, not at every line.
 const GATHER: Duration = Duration::from_millis(10);
 /// Pause when somebody has made standard error non-blocking and it is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -33,7 +33,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts logging as the configuration says, and what sends spans. Libraries are heard from `warn` on.
+    /// Starts logging as the configuration says, and the sending of spans. Libraries log from `warn` on.
     pub fn init(config: &Config, traces: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> Self {
         let (filter, handle) = reload::Layer::new(filter(&config.log_level));
         let terminal = io::stderr().is_terminal();
@@ -61,12 +61,12 @@ impl Log {
     }
 }
 
-/// Waits until what was said is written, but not for a reader that doesn't read. For the end of the process.
+/// Waits until all lines are written, but not for a reader that doesn't read. For the end of the process.
 pub fn finish() {
     LINES.finish(LAST_LINES);
 }
 
-/// A line that is no log line, as [`Lines`] are written.
+/// Writes a line that is no log line, the way [`Lines`] are written.
 pub fn say(line: &str) -> io::Result<()> {
     (&LINES).write_all(line.as_bytes())
 }
@@ -76,20 +76,20 @@ fn filter(level: &str) -> EnvFilter {
     EnvFilter::new(format!("{others},kiro_messages={level},kiro_server={level}"))
 }
 
-/// What waits for the thread that writes. `tracing-appender` bounds lines, not bytes, and writes each by itself.
+/// The lines that wait for the writing thread. `tracing-appender` bounds lines, not bytes, and writes each by itself.
 struct Lines {
     waiting: Mutex<UnwrittenLines>,
     /// There is something to write.
     more: Condvar,
     /// Nothing is left to write.
     done: Condvar,
-    /// Without a thread lines are written where they are said.
+    /// Without the thread, lines are written by the thread that logs them.
     threaded: AtomicBool,
 }
 
 struct UnwrittenLines {
     bytes: Vec<u8>,
-    /// Lines that didn't fit since that was last told.
+    /// Lines that didn't fit since the last report of them.
     dropped: u64,
     writing: bool,
 }
@@ -136,7 +136,7 @@ impl Lines {
     fn finish(&self, within: Duration) {
         if self.threaded.load(Ordering::Acquire) {
             let left = |w: &mut UnwrittenLines| w.writing || !w.bytes.is_empty();
-            // Whoever doesn't read now has had his time.
+            // A reader that still doesn't read has had its time.
             drop(self.done.wait_timeout_while(self.lock(), within, left));
         }
     }

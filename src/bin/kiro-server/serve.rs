@@ -1,4 +1,4 @@
-//! Serving, and letting go.
+//! Serves, and drains at the end.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +18,7 @@ use super::EXIT_CONFIG;
 use super::output::complain;
 use super::reload::Reload;
 
-/// How long a start waits for a word of the store before the port is opened.
+/// How long a start waits for the store's first answer before the port is opened.
 const STORE_WORD_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long a start on a socket that others may serve too waits for the first snapshot and the client key.
@@ -44,7 +44,7 @@ pub async fn serve(mut config: Config, again: Reload, at_last: impl FnOnce() + S
         Ok(sockets) => sockets,
         Err(error) => return refuse(&error.to_string()),
     };
-    // What it is reached at decides whether it may be open (R57).
+    // The address decides whether it may serve without a key (R57).
     if let Some(address) = widest(&sockets) {
         config.listen = address;
     }
@@ -98,7 +98,7 @@ async fn run(
     }
     let mut stop = StopSignals::catch(grace + END_AFTER_GRACE);
     let hangup = Hangup::catch();
-    // Before anybody is served: an address that can't be had ends the start.
+    // Before anybody is served: an address that can't be bound ends the start.
     let _debugging = match config.profile_addr {
         None => None,
         Some(address) => {
@@ -130,11 +130,11 @@ async fn run(
         tokio::select! {
             () = drain(&listening, gateway, grace) => {}
             () = tokio::time::sleep(grace + Duration::from_secs(3)) => {
-                tracing::warn!("connections are dropped that nobody reads");
+                tracing::warn!("connections that nobody reads are dropped");
             }
         }
         if let Err(error) = tokio::task::spawn_blocking(at_last).await {
-            tracing::error!(%error, "the end is not what it should be");
+            tracing::error!(%error, "the last work of the server failed");
         }
     };
     tokio::select! {
@@ -154,7 +154,7 @@ async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) {
     let linger = LINGER.min(grace);
     listening.refuse(linger);
     let close = async {
-        // Nobody is left to wait for: on with it.
+        // No connection is left to wait for.
         tokio::time::timeout(linger, listening.drain()).await.unwrap_or_default();
         gateway.close(grace - linger).await;
     };
@@ -179,7 +179,7 @@ fn widest(sockets: &[TcpListener]) -> Option<SocketAddr> {
     addresses.min_by_key(|address| address.ip().to_canonical().is_loopback())
 }
 
-/// Two files a stream are open, and systems allow 1,024 until one asks for more.
+/// A stream holds two files open, and systems allow 1,024 until a program asks for more.
 fn allow_open_files() {
     #[cfg(unix)]
     {
@@ -198,7 +198,7 @@ async fn reload(mut hangup: Hangup, listening: &Listening, again: Reload) {
     loop {
         hangup.signal().await;
         let (again, tls) = (again.clone(), tls.clone());
-        // Not here: files that hang, on another machine say, must not keep the signals that end us.
+        // On another thread: a file system that hangs must not hold up the signals that end us.
         let read = tokio::task::spawn_blocking(move || {
             again.lock().unwrap_or_else(PoisonError::into_inner).again();
             match tls.map(|tls| tls.reload()) {
@@ -275,7 +275,7 @@ async fn store_answers(gateway: &Gateway) {
     }
 }
 
-/// Without a client key everybody who can reach the address is served: said once it is known.
+/// Warns, once it is known, that everybody who can reach the address is served without a client key.
 async fn warn_when_open(gateway: &Gateway) {
     gateway.key_known().await;
     if gateway.is_open() {

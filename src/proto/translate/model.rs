@@ -9,8 +9,8 @@ use serde::Deserialize;
 pub use crate::proto::kiro::catalogue::{EffortField, Level, ThinkingType};
 use crate::proto::messages::request::{Display, Effort};
 
-/// The models that can be asked for: a data table, embedded and replaceable (`KIRO_MODELS_FILE`), and beside it the models
-/// that accounts were found to have ([`Models::with_found`]).
+/// The models that can be asked for: a data table, embedded and replaceable (`KIRO_MODELS_FILE`), and beside it the
+/// models that accounts were found to have ([`Models::with_found`]).
 ///
 /// Its JSON is an array of rows, see [`Model`]:
 /// ```json
@@ -258,8 +258,8 @@ impl Models {
         self
     }
 
-    /// The same table with a row more for each model that has none (TR37, M86); of several of one id the first is taken.
-    /// At most 1,024 are.
+    /// The same table with a row more for each model that has none (TR37, M86); of several of one id the first is
+    /// taken. At most 1,024 are.
     #[must_use]
     pub fn with_found<'a>(&self, found: impl IntoIterator<Item = Found<'a>>) -> Self {
         let mut rows = self.rows.clone();
@@ -282,8 +282,8 @@ impl Models {
         Self { rows, naming }
     }
 
-    /// The row of a client's model name (TR35–TR38). `fallback` names the row for `claude…` names that neither the table
-    /// holds nor may pass (TR36).
+    /// The row of a client's model name (TR35–TR38). `fallback` names the row for `claude…` names that neither the
+    /// table holds nor may pass (TR36).
     ///
     /// Names are compared whole, never in part: `opus-5` isn't `opus-4-5`.
     pub fn resolve(&self, client_name: &str, fallback: Option<&str>) -> Option<Resolved> {
@@ -535,7 +535,7 @@ fn check(row: &Model) -> Result<(), String> {
         return Err("'max_tokens' must be [least, most] from 1 up".to_owned());
     }
     if row.default_effort.is_some_and(|level| !row.efforts.contains(&level)) {
-        return Err("'default_effort' is none of 'efforts'".to_owned());
+        return Err("'default_effort' is not one of 'efforts'".to_owned());
     }
     creation(row).map(|_| ()).map_err(|error| format!("'created' is no RFC 3339 date and time: {error}"))
 }
@@ -645,7 +645,7 @@ mod tests {
             (format!("[{}]", good.replace("window", "windows")), "unknown field `windows`"),
             (with(r#""thinking":"tags""#), "unknown variant `tags`"),
             (with(r#""efforts":["huge"]"#), "unknown variant `huge`"),
-            (with(r#""efforts":["low"],"default_effort":"high""#), "'default_effort' is none"),
+            (with(r#""efforts":["low"],"default_effort":"high""#), "'default_effort' is not one"),
             (with(r#""max_tokens":[2,1]"#), "'max_tokens' must be"),
             (with(r#""usage_window":0"#), "at least 1"),
             (with(r#""cache":{"points":4,"x":1}"#), "unknown field `x`"),
