@@ -1,8 +1,8 @@
 //! The doorbell of one JavaScript thread: how bytes cross into JavaScript (N30–N32).
 //!
-//! Each call has a [`OpenCall`], a queue that its task fills. A slot that gets something joins the line of ready slots
+//! Each call has an [`OpenCall`], a queue that its task fills. A call that gets something joins the line of ready calls
 //! and rings the bell, unless it rang already: at most one call into JavaScript is pending, however many streams
-//! there are. JavaScript then asks for a batch, which empties every slot in the line at once, and is one Buffer:
+//! there are. JavaScript then asks for a batch, which empties every queue in the line at once, and is one Buffer:
 //!
 //! ```text
 //! batch = more:u32 { call:u32 kind:u32 length:u32 payload } *       little-endian
@@ -11,7 +11,7 @@
 //! One Buffer, because making JavaScript values is what crossing costs: a Buffer made here is ten times as dear as a
 //! view on one made there.
 //!
-//! A slot is bounded. Its `held` counts the bytes that wait on either side of the border; JavaScript reports what was
+//! The queue is bounded. Its `held` counts the bytes that wait on either side of the border; JavaScript reports what was
 //! taken ([`Bell::taken`]) in steps, so the count is never below the truth. At [`HIGH`] the task stops reading its
 //! upstream, below [`LOW`] it goes on (N31).
 
@@ -36,7 +36,7 @@ pub(crate) const HIGH: usize = 64 * 1024;
 pub(crate) const LOW: usize = 32 * 1024;
 /// Where a batch ends and leaves the rest to the next turn of the event loop: keeps one turn short (N32, N54).
 const BATCH_BYTES: usize = 256 * 1024;
-/// The same, counted in slots: each costs JavaScript a promise, a write, or a head (about 50 µs).
+/// The same, counted in calls: each costs JavaScript a promise, a write, or a head (about 50 µs).
 const BATCH_SLOTS: usize = 32;
 
 /// What a message tells JavaScript.
@@ -231,7 +231,7 @@ struct MessageQueue {
     messages: VecDeque<(Kind, Bytes)>,
     /// Bytes of [`Kind::Data`] that were posted and not yet reported as taken.
     held: usize,
-    /// In the line of ready slots.
+    /// In the line of ready calls.
     ready: bool,
     /// The task waits for room.
     stopped: bool,

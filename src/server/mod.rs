@@ -333,7 +333,7 @@ where
 }
 
 /// How long a body may take (`KIRO_BODY_TIMEOUT`): no pause may be longer, and after that time it must have come at
-/// [`BodyPace::SLOWEST`] or faster, or who sends a byte a second would hold a connection for a year.
+/// [`BodyPace::SLOWEST`] or faster, or a client that sends a byte a second would hold a connection for a year.
 struct BodyPace {
     /// Zero: for ever.
     limit: Duration,
