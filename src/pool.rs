@@ -8,6 +8,7 @@
 //! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
 //! [`Pool::acquire`] leaves the line; an account that it was given in this moment goes to the next. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
 
+mod lease;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -17,27 +18,26 @@ mod view;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
 use crate::credentials::held::{Held, later};
-use crate::error::Code;
 use crate::policy::alike::Alike;
-use crate::policy::brake::{self, Brake};
-use crate::policy::health::{Attempt, Event, Health, Outcome, Rules, SUSPICION, Standing, State, is_soft};
+use crate::policy::brake::Brake;
+use crate::policy::health::{Event, Health, Outcome, Rules, SUSPICION, Standing, State, is_soft};
 use crate::policy::learned::{Learned, Lesson, Variant};
-use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
+use crate::policy::select::Strategy;
 use crate::proto::kiro::catalogue::Catalogue;
-use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{Kind, region_of};
 use crate::proto::record::{Account, Method, Note, Token, Unusable};
 use crate::secret::Secret;
@@ -48,7 +48,9 @@ use crate::store::{
 };
 
 pub use crate::proto::record::short;
-use line::{Line, Needs, Number};
+pub use lease::{Fit, Lease, NoAccount, Outlook, Wanted, Why};
+use lease::{Purpose, Waiter, keep_time};
+use line::Line;
 pub use view::{AccountId, AccountView, Addresses};
 use view::{Sources, Urls, Viewed};
 
@@ -67,13 +69,6 @@ const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
 /// The end of an outage is told when what waited for it is written, or after so long (R53).
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
-/// What passes within this time is worth a retry (M85).
-const SOON: Duration = Duration::from_secs(120);
-/// The clock is not looked at more often for those in line.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-/// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
-const MINUTE: Duration = Duration::from_secs(60);
-
 /// What the pool must know of the configuration.
 struct Settings {
     strategy: Strategy,
@@ -177,123 +172,6 @@ pub enum PoolEvent {
         /// Account and token records written since.
         written: u64,
     },
-}
-
-/// What a request looks for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted<'a> {
-    /// The client's model name and the known name it resolves to (R7).
-    pub model_names: &'a [&'a str],
-    /// Accounts that this request has tried.
-    pub exclude: &'a [AccountId],
-    /// What [`Strategy::Sticky`] goes by.
-    pub conversation_id: &'a str,
-    /// The accounts that the conversation stays with, the first that may be taken: its home, then former ones (R101).
-    pub homes: &'a [AccountId],
-    /// The model as Kiro calls it: accounts that lately said no to it are left out (K88). Empty: none is.
-    pub kiro_id: &'a str,
-    /// How well an account fits beside its health; none: all the same.
-    pub fit: Option<&'a Fit>,
-    /// This account and no other, whatever its state but a running `Retry-After` (N5). Its lease records no outcome.
-    pub only: Option<&'a str>,
-}
-
-/// How well an account fits a request, 0 the best, the same for all that are as good: an account whose catalogue lacks the
-/// model comes after those which have it (K127), one whose every shape is marked after both (K109). It excludes nobody.
-/// Called under the pool's lock, for every account, with what is learned of it: it must be quick and must not call the
-/// pool.
-#[derive(Clone)]
-pub struct Fit(Arc<FitOf>);
-
-type FitOf = dyn Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync;
-
-impl Fit {
-    /// Of this function.
-    pub fn new(fit: impl Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(fit))
-    }
-}
-
-impl fmt::Debug for Fit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fit")
-    }
-}
-
-/// No account can take the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoAccount {
-    /// Why.
-    pub why: Why,
-    /// Until the soonest account is back; none: there is none to wait for, M61 says 60 s.
-    pub retry_after: Option<Duration>,
-}
-
-/// Why no account can take a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// There is no first snapshot yet (R54).
-    NotLoaded,
-    /// The pool is empty or missing, and that is believed (R56).
-    Empty {
-        /// Where accounts are expected: the full key, or the file.
-        place: Arc<str>,
-    },
-    /// None is in a state to serve, or none serves the model.
-    Unavailable,
-    /// The same, and none will be for two minutes or more (M85).
-    OutOfService(Outlook),
-    /// Those that are left are without a profile, for now (K78).
-    NoProfile,
-    /// All that could be asked have said no to the model (K88).
-    Model,
-    /// There are some, but this request has tried them all.
-    Exhausted,
-    /// All that could serve are at their cap, or half-open with their one request on the way.
-    Busy,
-    /// All that could serve have had their requests of this minute (K92).
-    Paced,
-    /// The pinned account is not in the pool.
-    Unknown,
-    /// The pinned account has a running `Retry-After` (N5).
-    Limited,
-    /// The pinned account has no readable record or no credential.
-    Unusable,
-}
-
-/// Why nobody serves for a while, and until when.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outlook {
-    /// When the soonest account is back; none: when a person acts.
-    pub until: Option<Timestamp>,
-    /// How many accounts are in which state, by its word, those that serve the model.
-    pub states: BTreeMap<&'static str, usize>,
-}
-
-impl fmt::Display for Outlook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.states.is_empty() {
-            return f.write_str("No account serves this model: see notSupportedModels in their records");
-        }
-        if self.states.len() == 1 && self.states.contains_key("no-profile") {
-            return f.write_str("No account has a Kiro profile; see `kiro-server accounts check`");
-        }
-        match self.until {
-            Some(until) => write!(f, "No account can serve before {until:.0} (")?,
-            None => f.write_str("No account can serve until a person acts (")?,
-        }
-        for (n, (state, count)) in self.states.iter().enumerate() {
-            let comma = if n > 0 { ", " } else { "" };
-            let words = match *state {
-                "quota" => "out of quota",
-                "cooling" => "resting",
-                "no-profile" => "without a profile",
-                other => other,
-            };
-            write!(f, "{comma}{count} {words}")?;
-        }
-        f.write_str("): see `kiro-server accounts list`, or add an account")
-    }
 }
 
 /// One account in lists, without secrets.
@@ -475,41 +353,11 @@ pub(crate) struct Slot {
     learned: Learned,
 }
 
-/// What one account gets at most now, 0: no limit.
-#[derive(Clone, Copy)]
-struct Limits {
-    in_flight: u32,
-    per_minute: u32,
-}
-
 /// Shared by an account and its leases.
 #[derive(Debug, Default)]
 struct Load {
     in_flight: AtomicU32,
     probing: AtomicBool,
-}
-
-struct Waiter {
-    conversation_id: String,
-    homes: Vec<AccountId>,
-    fit: Option<Fit>,
-    place: oneshot::Sender<Lease>,
-}
-
-/// A request in line. Dropped, it leaves; a lease that it was given in this moment goes to the next one, since `place` is
-/// dropped after that.
-struct Waiting<'a> {
-    pool: &'a Pool,
-    number: Number,
-    place: oneshot::Receiver<Lease>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut inside = self.pool.inside();
-        inside.line.leave(&self.number);
-        self.pool.count_line(&inside);
-    }
 }
 
 impl Pool {
@@ -582,82 +430,6 @@ impl Pool {
     /// The store's pool reads empty, and that is not believed yet (R55): `degraded`.
     pub fn is_doubtful(&self) -> bool {
         self.inside().empty_since.is_some()
-    }
-
-    /// Takes an account for one attempt, now or not at all.
-    pub fn select(&self, wanted: &Wanted<'_>) -> Result<Lease, NoAccount> {
-        let now = self.now();
-        let mut inside = self.inside();
-        self.select_in(&mut inside, wanted, now)
-    }
-
-    /// Takes an account for an attempt, waiting for one where one may come: at its cap, half-open with its request on the
-    /// way, or resting or at its requests of this minute not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT`
-    /// from its first attempt, which began to look for an account at `since`. First come, first served; with a full line,
-    /// or where none will come in time, it fails at once.
-    pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
-        let deadline = since + self.0.settings.account_wait;
-        let wait = deadline.saturating_duration_since(Instant::now());
-        // Those in line choose first; what they can't have is nobody's. A pinned request stands in nobody's way and
-        // waits for nobody (N5).
-        if wanted.only.is_none() {
-            self.serve_line();
-        }
-        let (mut waiting, served) = {
-            let now = self.now();
-            let mut inside = self.inside();
-            let refused = match self.select_in(&mut inside, wanted, now) {
-                Ok(lease) => return Ok(lease),
-                Err(refused) => refused,
-            };
-            let in_time = match refused.why {
-                Why::Busy | Why::NotLoaded => true,
-                Why::Unavailable | Why::OutOfService(_) | Why::NoProfile | Why::Paced => {
-                    refused.retry_after.is_some_and(|back| back <= wait)
-                }
-                Why::Empty { .. } | Why::Model | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
-            };
-            if wait.is_zero() || !in_time || inside.line.len() >= self.0.settings.max_waiting {
-                return Err(refused);
-            }
-            let (sender, place) = oneshot::channel();
-            let waiter = Waiter {
-                conversation_id: wanted.conversation_id.to_owned(),
-                homes: wanted.homes.to_vec(),
-                fit: wanted.fit.cloned(),
-                place: sender,
-            };
-            let number = inside.line.join(wanted.needs(), waiter);
-            self.count_line(&inside);
-            // A place that came back before anybody was seen in line was offered to nobody.
-            fence(Ordering::SeqCst);
-            (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now))
-        };
-        hand_over(served);
-        self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
-        match tokio::time::timeout_at(deadline, &mut waiting.place).await {
-            Ok(lease) => lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None }),
-            // A lease that came in this very moment is still taken.
-            Err(_) => waiting.place.try_recv().or_else(|_| self.select(wanted)),
-        }
-    }
-
-    /// Takes this account for a question that a person asks (K62), whatever its state; a running `Retry-After` is no
-    /// obstacle, since it is another call. The lease records nothing.
-    ///
-    /// # Errors
-    /// [`Why::NotLoaded`], [`Why::Unknown`], [`Why::Unusable`].
-    pub fn visit(&self, id: &str) -> Result<Lease, NoAccount> {
-        let now = self.now();
-        let mut inside = self.inside();
-        if !inside.loaded {
-            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
-        }
-        match inside.slots.get_mut(id) {
-            None => Err(NoAccount { why: Why::Unknown, retry_after: None }),
-            Some(slot) if !slot.is_usable(now) => Err(NoAccount { why: Why::Unusable, retry_after: None }),
-            Some(slot) => Ok(self.lease(slot, now, Purpose::Pinned)),
-        }
     }
 
     /// Time until this account's running `Retry-After` or rest ends; none: it is not resting.
@@ -1002,16 +774,6 @@ impl Pool {
         slots.get_mut(id).map(|slot| work(slot, rng, brake))
     }
 
-    /// An account for a call that is no request of anybody's (K125): it takes no place and records nothing. None: the account
-    /// is gone or can't be used.
-    pub(crate) fn look_in(&self, id: &str) -> Option<Lease> {
-        let mut lease = self.visit(id).ok()?;
-        // Its place goes back at once.
-        lease.load.in_flight.fetch_sub(1, Ordering::AcqRel);
-        lease.load = Arc::new(Load { in_flight: AtomicU32::new(1), ..Load::default() });
-        Some(lease)
-    }
-
     /// How many accounts have said no to the model lately, and whether one has ever answered with it (K88, K89).
     pub fn model_votes(&self, kiro_id: &str) -> (usize, bool) {
         let now = self.now();
@@ -1094,209 +856,6 @@ impl Pool {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn select_in(&self, inside: &mut Inside, wanted: &Wanted<'_>, now: Timestamp) -> Result<Lease, NoAccount> {
-        if !inside.loaded {
-            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
-        }
-        if let Some(only) = wanted.only {
-            return self.pinned(inside, only, now);
-        }
-        let limits = self.limits(inside, now);
-        let mut ranked = Vec::with_capacity(inside.slots.len());
-        let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
-        // Those that said no to the model, and those that may serve it when they are back (K88).
-        let (mut said_no, mut resting, mut without_profile) = (false, false, false);
-        let (mut passing, mut limited) = (false, false);
-        for slot in inside.slots.values() {
-            let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
-            let rank = select::rank(&candidate, limits.in_flight);
-            let at_limit = rank.is_err_and(Refusal::is_limit);
-            passing |= wanted.homes.first() == Some(&slot.view.id) && at_limit;
-            limited |= at_limit && matches!(candidate.state, State::Healthy | State::Stale);
-            match rank {
-                Ok(tier) => ranked.push((tier, candidate)),
-                Err(Refusal::Busy | Refusal::Probing) => busy = true,
-                Err(Refusal::Paced(until)) => paced = Some(paced.map_or(until, |soonest| soonest.min(until))),
-                Err(Refusal::Excluded) => excluded = true,
-                Err(Refusal::SaidNo) => said_no = true,
-                Err(Refusal::State(State::NoProfile { .. })) => without_profile = true,
-                Err(Refusal::State(State::Cooling { .. } | State::Quota { .. })) => resting = true,
-                Err(Refusal::Model | Refusal::State(_)) => {}
-            }
-        }
-        // Who rests is asked when nobody else could serve, not while somebody merely has enough to do.
-        if limited {
-            ranked.retain(|(tier, _)| !matches!(tier, Tier::Resting(_)));
-        }
-        let strategy = self.0.settings.strategy;
-        let kept = select::keep(&ranked, wanted.homes);
-        let ticket = if kept.is_some() || ranked.is_empty() || strategy == Strategy::Sticky {
-            0
-        } else {
-            let (ticket, fetch) = inside.tickets.take();
-            if fetch {
-                self.0.refill.notify_one();
-            }
-            ticket
-        };
-        let chosen = kept
-            .or_else(|| select::choose(&ranked, strategy, ticket, wanted.conversation_id))
-            .and_then(|index| ranked.get(index))
-            .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
-        let Some((tier, id)) = chosen else {
-            let why = if inside.slots.is_empty() {
-                Why::Empty { place: self.0.settings.place.clone() }
-            } else if busy {
-                Why::Busy
-            } else if paced.is_some() {
-                Why::Paced
-            } else if said_no && !resting && !without_profile && !excluded {
-                Why::Model
-            } else if let Some(outlook) = inside.outlook(wanted, now) {
-                Why::OutOfService(outlook)
-            } else if excluded {
-                Why::Exhausted
-            } else if without_profile && !resting {
-                Why::NoProfile
-            } else {
-                Why::Unavailable
-            };
-            let retry_after = match (&why, paced) {
-                (Why::Busy, _) => Some(Duration::from_secs(1)),
-                (Why::Paced, Some(until)) => Some(between(now, until)),
-                _ => inside.soonest(wanted.model_names, wanted.kiro_id, now),
-            };
-            return Err(NoAccount { why, retry_after });
-        };
-        if matches!(tier, Tier::Stale | Tier::Blocking | Tier::StaleBlocking) {
-            self.0.refresh.notify_one();
-        }
-        match inside.slots.get_mut(&id) {
-            Some(slot) => {
-                slot.sends(&self.0.settings, now);
-                let mut lease = self.lease(slot, now, Purpose::Request);
-                lease.passing = passing;
-                Ok(lease)
-            }
-            None => Err(NoAccount { why: Why::Unavailable, retry_after: None }),
-        }
-    }
-
-    fn pinned(&self, inside: &mut Inside, id: &str, now: Timestamp) -> Result<Lease, NoAccount> {
-        let Some(slot) = inside.slots.get_mut(id) else {
-            return Err(NoAccount { why: Why::Unknown, retry_after: None });
-        };
-        if !slot.is_usable(now) {
-            return Err(NoAccount { why: Why::Unusable, retry_after: None });
-        }
-        if let Some(until) = slot.health.held_until(now) {
-            return Err(NoAccount { why: Why::Limited, retry_after: Some(between(now, until)) });
-        }
-        slot.sends(&self.0.settings, now);
-        Ok(self.lease(slot, now, Purpose::Pinned))
-    }
-
-    fn lease(&self, slot: &mut Slot, now: Timestamp, purpose: Purpose) -> Lease {
-        let half_open = purpose != Purpose::Pinned && slot.state(now) == State::HalfOpen;
-        slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
-        // The one request of a half-open account; others come where nobody else is left, and the flag isn't theirs.
-        let half_open = half_open && !slot.load.probing.swap(true, Ordering::AcqRel);
-        // Only what may heal counts: a host program that tests an account by name must not keep the probe away (R17, N5).
-        if purpose != Purpose::Pinned {
-            slot.health.asked(now);
-        }
-        Lease {
-            pool: self.clone(),
-            view: slot.view.clone(),
-            load: slot.load.clone(),
-            started: now,
-            half_open,
-            passing: false,
-            purpose,
-            bearer: Mutex::new(None),
-        }
-    }
-
-    /// Gives those who wait their accounts, first come, first served.
-    fn serve_line(&self) {
-        fence(Ordering::SeqCst);
-        if self.0.waiting.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let now = self.now();
-        let served = self.serve_in(&mut self.inside(), now);
-        hand_over(served);
-    }
-
-    /// The answer is to be handed over after the lock.
-    fn serve_in(&self, inside: &mut Inside, now: Timestamp) -> Vec<(Waiter, Lease)> {
-        let mut line = std::mem::take(&mut inside.line);
-        let served = line.serve(|needs, waiter| {
-            let model_names: Vec<&str> = needs.model_names.iter().map(String::as_str).collect();
-            let wanted = Wanted {
-                model_names: &model_names,
-                exclude: &needs.exclude,
-                conversation_id: &waiter.conversation_id,
-                kiro_id: &needs.kiro_id,
-                homes: &waiter.homes,
-                fit: waiter.fit.as_ref(),
-                only: needs.only.as_deref(),
-            };
-            self.select_in(inside, &wanted, now).ok()
-        });
-        inside.line = line;
-        self.count_line(inside);
-        let due = if inside.line.is_empty() { None } else { self.soonest_change(inside, now) };
-        if due != inside.line_due {
-            inside.line_due = due;
-            self.0.line_moved.notify_one();
-        }
-        served
-    }
-
-    fn count_line(&self, inside: &Inside) {
-        self.0.waiting.store(inside.line.len(), Ordering::Release);
-    }
-
-    fn soonest_change(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
-        let limits = self.limits(inside, now);
-        let ends = |slot: &Slot| slot.state(now).until().or_else(|| slot.paced_until(limits.per_minute, now));
-        inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min()
-    }
-
-    /// Until when the pool is slowed down because several accounts are under suspicion (K92); none: it isn't.
-    pub fn brake(&self) -> Option<Timestamp> {
-        let now = self.now();
-        let mut inside = self.inside();
-        self.brake_in(&mut inside, now)
-    }
-
-    /// Says once that the brake went on, and once that it went off.
-    fn brake_in(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
-        let until = inside.brake.until(now);
-        if let Some(until) = until
-            && !inside.brake_told
-        {
-            tracing::warn!("several accounts are under suspicion: requests are slowed down until {until:.0}");
-        } else if until.is_none() && inside.brake_told {
-            tracing::info!("no account turned suspicious lately: requests are not slowed down any more");
-        }
-        inside.brake_told = until.is_some();
-        until
-    }
-
-    fn limits(&self, inside: &mut Inside, now: Timestamp) -> Limits {
-        let Settings { max_in_flight, per_minute, .. } = self.0.settings;
-        let least = |limit, other| if limit == 0 { other } else { u32::min(limit, other) };
-        match self.brake_in(inside, now) {
-            None => Limits { in_flight: max_in_flight, per_minute },
-            Some(_) => Limits {
-                in_flight: least(max_in_flight, brake::IN_FLIGHT),
-                per_minute: least(per_minute, brake::PER_MINUTE),
-            },
-        }
     }
 
     /// What happened to an account, judged and kept under one lock: who selects next sees the mark, and so does a snapshot
@@ -1451,251 +1010,9 @@ impl Pool {
     }
 }
 
-impl NoAccount {
-    /// Whether it will not pass by trying again soon (M85).
-    pub fn is_lasting(&self) -> bool {
-        matches!(self.why, Why::OutOfService(_))
-    }
-
-    /// How the client is answered (contract/messages.md).
-    pub fn code(&self) -> Code {
-        match &self.why {
-            Why::NotLoaded => Code::StoreUnavailable,
-            Why::Empty { .. }
-            | Why::Unavailable
-            | Why::OutOfService(_)
-            | Why::NoProfile
-            | Why::Exhausted
-            | Why::Busy => Code::NoAccount,
-            // A pinned request's account (N5, N8).
-            Why::Unusable => Code::AccountUnauthorized,
-            Why::Model | Why::Unknown => Code::NotFound,
-            Why::Paced | Why::Limited => Code::RateLimited,
-        }
-    }
-}
-
-impl fmt::Display for NoAccount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.why {
-            Why::NotLoaded => "The account store has not been reached yet",
-            Why::Empty { place } => {
-                return write!(f, "There are no accounts in {place}: add one with `kiro-server accounts add`");
-            }
-            Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
-            Why::OutOfService(outlook) => return outlook.fmt(f),
-            Why::NoProfile => "No account has a Kiro profile; see `kiro-server accounts check`",
-            Why::Model => "No account serves this model",
-            Why::Paced => "All accounts have had their requests of this minute",
-            Why::Unknown => "Unknown account",
-            Why::Limited => "The account is rate limited",
-            Why::Unusable => "The account has no usable credential",
-        })
-    }
-}
-
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Pool").field(&self.counts()).finish()
-    }
-}
-
-/// An account taken for one attempt. Dropping it gives the place back and says nothing about the account (K50).
-#[derive(Debug)]
-pub struct Lease {
-    pool: Pool,
-    view: Arc<AccountView>,
-    load: Arc<Load>,
-    started: Timestamp,
-    half_open: bool,
-    passing: bool,
-    purpose: Purpose,
-    /// The bearer token that was handed out last: the one that upstream rejects.
-    bearer: Mutex<Option<Secret>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Request,
-    /// Records no outcome (N5).
-    Pinned,
-    /// Heals, but is no use of the account (R17).
-    Probe,
-}
-
-impl Lease {
-    /// Nothing but a limit kept the request from its conversation's home: the conversation stays there (R101).
-    pub fn is_passing(&self) -> bool {
-        self.passing
-    }
-
-    /// The account.
-    pub fn account(&self) -> &Arc<AccountView> {
-        &self.view
-    }
-
-    /// When the attempt was started (R28).
-    pub fn started(&self) -> Timestamp {
-        self.started
-    }
-
-    /// Whether the request was sent to this account by name (N5).
-    pub fn is_pinned(&self) -> bool {
-        self.purpose == Purpose::Pinned
-    }
-
-    /// The token that this attempt goes out with.
-    pub(crate) fn hand_out(&self, bearer: &Secret) {
-        *self.bearer.lock().unwrap_or_else(PoisonError::into_inner) = Some(bearer.clone());
-    }
-
-    /// The token that was handed out last.
-    pub(crate) fn handed_out(&self) -> Option<Secret> {
-        self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes in what a call taught (R72).
-    pub fn learn(&self, lesson: Lesson) {
-        self.pool.learn(&self.view.id, lesson);
-    }
-
-    /// Reads what is known of the account; nothing, if it has left the pool.
-    pub fn learned<T>(&self, read: impl Fn(&Learned, Timestamp) -> T) -> T {
-        let now = self.pool.now();
-        let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.learned, now));
-        known.unwrap_or_else(|| read(&Learned::default(), now))
-    }
-
-    /// The same conversation goes out once more on this account: it counts in its minute (K92).
-    pub fn sends_again(&self) {
-        let now = self.pool.now();
-        self.pool.with_slot(&self.view.id, |slot, _| slot.sends(&self.pool.0.settings, now));
-    }
-
-    /// Sees the account as it is now: after its profile was looked up.
-    pub(crate) fn renew_view(&mut self) {
-        if let Some(view) = self.pool.account(&self.view.id) {
-            self.view = view;
-        }
-    }
-
-    /// The attempt went well, at its end; a ghost exception (K36) is a success too. The answer is what was recorded.
-    pub fn succeeded(&self) -> Option<Outcome> {
-        if self.is_pinned() {
-            return None;
-        }
-        let probe = self.purpose == Purpose::Probe;
-        let outcome = self.pool.settle(&self.view.id, |slot, _, now| {
-            if probe && slot.health.is_suspected() {
-                return None;
-            }
-            slot.arn_rejected = None;
-            let mut outcome = slot.health.success(self.started, now);
-            if let Event::Success { probe: told, .. } = &mut outcome.event {
-                *told = probe;
-            }
-            Some(outcome)
-        });
-        if outcome.is_none() && !probe {
-            // The account left the snapshot while its stream ran; if its record is there all the same, the use counts.
-            let at = self.pool.now();
-            self.pool.0.writer.record(&self.view.id, OutcomePatch::Success { at, started_at: self.started });
-        }
-        outcome
-    }
-
-    /// The attempt ended in a fault, and nothing is to be recorded: what binds this process all the same is remembered, a
-    /// `Retry-After` (N5) and a rejected profile ARN.
-    pub fn noted(&self, fault: &Fault) {
-        let now = self.pool.now();
-        self.pool.with_slot(&self.view.id, |slot, _| self.note(slot, fault, now));
-    }
-
-    fn note(&self, slot: &mut Slot, fault: &Fault, now: Timestamp) {
-        if fault.kind == FaultKind::ProfileArn {
-            slot.arn_rejected = Some(self.view.profile_arn().unwrap_or_default().to_owned());
-        }
-        slot.health.hold(fault, now);
-    }
-
-    /// A question that a person asked was answered with `Suspended`: the one mark that such a question leaves (K62).
-    pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
-        let rules = self.pool.0.settings.rules;
-        self.pool.settle(&self.view.id, |slot, _, now| {
-            let attempt =
-                Attempt { started: self.started, refreshed: false, committed: false, alike: false, spread: 0 };
-            slot.health.fault(fault, attempt, rules, now)
-        })
-    }
-
-    /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
-    pub fn failed(&self, fault: &Fault, stood: Stood) -> Option<Outcome> {
-        let rules = self.pool.0.settings.rules;
-        if self.is_pinned() {
-            self.noted(fault);
-            return None;
-        }
-        if stood.committed && self.pool.account(&self.view.id).is_none() {
-            self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
-        }
-        let alike = self.pool.is_alike(&self.view.id, fault);
-        self.pool.settle(&self.view.id, |slot, rng, now| {
-            self.note(slot, fault, now);
-            let attempt = Attempt {
-                started: self.started,
-                refreshed: stood.refreshed,
-                committed: stood.committed,
-                alike,
-                spread: rng.i16(-100..=100),
-            };
-            slot.health.fault(fault, attempt, rules, now)
-        })
-    }
-}
-
-fn hand_over(served: Vec<(Waiter, Lease)>) {
-    for (waiter, lease) in served {
-        // Who has gone meanwhile passes it on.
-        drop(waiter.place.send(lease));
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.load.in_flight.fetch_sub(1, Ordering::AcqRel);
-        if self.half_open {
-            self.load.probing.store(false, Ordering::Release);
-        }
-        self.pool.serve_line();
-    }
-}
-
-impl Inside {
-    /// Why no account that serves these models will do so within [`SOON`]; none: one will, or does (M85).
-    fn outlook(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<Outlook> {
-        let mut outlook = Outlook::default();
-        for slot in self.slots.values().filter(|slot| slot.serves(wanted.model_names, wanted.kiro_id, now)) {
-            let state = slot.state(now);
-            match (state, state.until()) {
-                (State::Healthy | State::HalfOpen | State::Stale, _) => return None,
-                // The next request will ask it.
-                (State::Cooling { .. }, _) if slot.health.rests_softly(now).is_some() => return None,
-                (_, Some(until)) if until <= later(now, SOON) => return None,
-                (_, until) => outlook.until = [outlook.until, until].into_iter().flatten().min(),
-            }
-            *outlook.states.entry(state.as_str()).or_default() += 1;
-        }
-        Some(outlook)
-    }
-
-    /// Until the soonest account that serves these models is back; a second when one is there already.
-    fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
-        let back = |slot: &Slot| match slot.state(now) {
-            State::Cooling { until } | State::NoProfile { until } => Some(between(now, until)),
-            State::Healthy | State::HalfOpen | State::Stale => Some(Duration::from_secs(1)),
-            State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected => None,
-        };
-        self.slots.values().filter(|slot| slot.serves(model_names, kiro_id, now)).filter_map(back).min()
     }
 }
 
@@ -1738,19 +1055,6 @@ impl Slot {
 
     fn problem(&self) -> Option<&str> {
         self.problems.iter().flatten().next().map(String::as_str)
-    }
-
-    fn supports(&self, model_names: &[&str]) -> bool {
-        self.account.as_ref().is_none_or(|account| account.supports(model_names))
-    }
-
-    /// Whether it has said no to the model lately (K88).
-    fn has_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
-        !kiro_id.is_empty() && self.learned.refuses_model(kiro_id, now)
-    }
-
-    fn serves(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> bool {
-        self.supports(model_names) && !self.has_refused(kiro_id, now)
     }
 
     /// Takes in what a snapshot holds of this account; the answer is a token that must be written back (R46, R48).
@@ -1847,58 +1151,10 @@ impl Slot {
         self.health.set_fingerprint(self.held.fingerprint(), now);
     }
 
-    /// A conversation is sent to it: it counts in its minute (K92). Only so many are kept as a limit can ask for.
-    fn sends(&mut self, settings: &Settings, now: Timestamp) {
-        let most = if settings.brake { settings.per_minute.max(brake::PER_MINUTE) } else { settings.per_minute };
-        self.sent.push_back(now);
-        while self.sent.len() > usize::try_from(most).unwrap_or(usize::MAX) {
-            self.sent.pop_front();
-        }
-    }
-
-    /// When its first place in the minute is free again; none: one is.
-    fn paced_until(&self, per_minute: u32, now: Timestamp) -> Option<Timestamp> {
-        let limit = usize::try_from(per_minute).ok().filter(|limit| *limit > 0)?;
-        let oldest = *self.sent.get(self.sent.len().checked_sub(limit)?)?;
-        Some(later(oldest, MINUTE)).filter(|free| oldest <= now && *free > now)
-    }
-
     /// When the account turned suspicious, here or in another process; each time once.
     fn turned_suspicious(&mut self) -> Option<Timestamp> {
         let (until, at) = self.health.suspected()?;
         (self.suspected.replace(until) != Some(until)).then_some(at)
-    }
-
-    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
-        Candidate {
-            id: &self.view.id,
-            state: self.state(now),
-            live_token: self.held.live(now).is_some(),
-            arn_rejected: self.arn_rejected.is_some(),
-            model_unsupported: !self.supports(wanted.model_names),
-            model_refused: self.has_refused(wanted.kiro_id, now),
-            fit: wanted.fit.map_or(0, |fit| fit.0(&self.view, &self.learned, now)),
-            priority: self.account.as_ref().map_or(0, |account| account.priority),
-            excluded: wanted.exclude.contains(&self.view.id),
-            in_flight: self.load.in_flight.load(Ordering::Acquire),
-            probing: self.load.probing.load(Ordering::Acquire),
-            paced_until: self.paced_until(limits.per_minute, now),
-            refused_lately: self.health.refused_lately(rules, now),
-            rests_softly: self.health.rests_softly(now),
-        }
-    }
-}
-
-impl Wanted<'_> {
-    fn needs(&self) -> Needs {
-        let mut exclude = self.exclude.to_vec();
-        exclude.sort_unstable();
-        Needs {
-            model_names: self.model_names.iter().map(|&name| name.to_owned()).collect(),
-            kiro_id: self.kiro_id.to_owned(),
-            exclude,
-            only: self.only.map(str::to_owned),
-        }
     }
 }
 
@@ -1913,34 +1169,6 @@ async fn background(pool: Weak<Inner>) {
     tokio::select! {
         () = read_store(pool.clone(), status) => {}
         () = reserve_tickets(pool, refill, first) => {}
-    }
-}
-
-/// Serves those in line when an account may come for them without anybody's doing.
-async fn keep_time(pool: Weak<Inner>, line_moved: Arc<Notify>) {
-    loop {
-        let due = {
-            let Some(pool) = pool.upgrade().map(Pool) else { return };
-            let now = pool.now();
-            let mut inside = pool.inside();
-            if inside.line.is_empty() {
-                inside.line_due = None;
-            }
-            inside.line_due.map(|due| between(now, due).max(SHORTEST_SLEEP))
-        };
-        let sleep = async {
-            match due {
-                Some(due) => tokio::time::sleep(due).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = line_moved.notified() => continue,
-            () = sleep => {}
-        }
-        if let Some(pool) = pool.upgrade() {
-            Pool(pool).serve_line();
-        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicI64;
 
 use super::*;
 use crate::config::{Face, RawConfig};
-use crate::proto::kiro::fault::RetryAfter;
+use crate::error::Code;
+use crate::proto::kiro::fault::{FaultKind, RetryAfter};
 use crate::store::StoreConfig;
 
 const T0: &str = "2026-11-23T10:00:00.000Z";
