@@ -34,8 +34,9 @@ use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind
 use crate::credentials::held::{Held, later};
 use crate::policy::alike::Alike;
 use crate::policy::brake::Brake;
-use crate::policy::health::{Event, Health, Outcome, Rules, SUSPICION, Standing, State, is_soft};
+use crate::policy::health::{Health, Rules, SUSPICION, Standing, State, is_soft};
 use crate::policy::learned::{Learned, Lesson, Variant};
+use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::Strategy;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
@@ -44,7 +45,7 @@ use crate::proto::record::{Account, Method, Note, Token};
 use crate::secret::Secret;
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
-use crate::store::{Clock, OutcomePatch, Store, StoreError, TokenKey, Writer};
+use crate::store::{Clock, Store, StoreError, TokenKey, Writer};
 
 pub use crate::proto::record::short;
 pub use lease::{Fit, Lease, NoAccount, Outlook, Wanted, Why};
@@ -640,9 +641,7 @@ impl Pool {
     }
 
     fn write_whole(&self, id: &AccountId, outcome: &Outcome) {
-        for patch in patches(outcome) {
-            self.0.writer.record(id, patch);
-        }
+        self.0.writer.record(id, outcome);
     }
 
     /// Writes what is pending now, for at most `within`; what could not be written is the answer.
@@ -789,7 +788,7 @@ impl Pool {
         if let Some(record) = host {
             if record(&id, &outcome) {
                 if let Event::Fault { used: true, .. } = outcome.event {
-                    self.0.writer.record(&id, OutcomePatch::Used { at: outcome.at });
+                    self.0.writer.record(&id, &Outcome::used(outcome.at));
                 }
             } else {
                 self.write_whole(&id, &outcome);
@@ -940,27 +939,6 @@ impl Slot {
     fn turned_suspicious(&mut self) -> Option<Timestamp> {
         let (until, at) = self.health.suspected()?;
         (self.suspected.replace(until) != Some(until)).then_some(at)
-    }
-}
-
-/// How the writer is told about an outcome.
-fn patches(outcome: &Outcome) -> Vec<OutcomePatch> {
-    let (at, started_at) = (outcome.at, outcome.started);
-    match &outcome.event {
-        Event::Success { probe: true, .. } => vec![OutcomePatch::Healed { started_at }],
-        Event::Success { heals: true, .. } => vec![OutcomePatch::Success { at, started_at }],
-        Event::Success { heals: false, .. } => vec![OutcomePatch::Used { at }],
-        Event::Refreshed => vec![OutcomePatch::Refreshed { at }],
-        Event::Fault { mark, used } => {
-            let used = used.then_some(OutcomePatch::Used { at });
-            let mark = mark.as_ref().map(|mark| match mark.clone() {
-                Note::Plain(cause) => OutcomePatch::Counted { at, started_at, cause },
-                Note::CoolDown { until, cause } => OutcomePatch::CoolDown { at, started_at, until, cause },
-                Note::Quota { until, cause } => OutcomePatch::Quota { at, started_at, until, cause },
-                Note::Ejected { cause } => OutcomePatch::Ejected { at, started_at, cause },
-            });
-            used.into_iter().chain(mark).collect()
-        }
     }
 }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Method, Token};
+use kiro_messages::policy::outcome::Outcome;
+use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Method, Note, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
-    Added, Cas, NewAccount, OutcomePatch, Saved, Status, Store, StoreConfig, StoreErrorKind, TokenKey, UnsavedToken,
-    Writer, import,
+    Added, Cas, NewAccount, Saved, Status, Store, StoreConfig, StoreErrorKind, TokenKey, UnsavedToken, Writer, import,
 };
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -118,8 +118,7 @@ async fn case_13_case_15_heal_and_quota() {
         )
     );
     let until = "2026-12-01T00:00:00Z".parse().unwrap();
-    record(&store, [OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() }])
-        .await;
+    record(&store, [Outcome::marked(t0(), t0(), Note::Quota { until, cause: "MONTHLY_REQUEST_COUNT".into() })]).await;
     assert!(read(&path).contains(r#""isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z""#));
 }
 
@@ -149,7 +148,7 @@ async fn case_22_case_26_case_27_case_28_tokens_are_compared_and_set() {
 
     write(&path, r#"{"accounts":{},"tokens":{}}"#);
     assert_eq!(store.save_token(&refreshed(&key, &base)).await.unwrap(), Saved::Absent);
-    record(&store, [OutcomePatch::Refreshed { at: t0() }]).await;
+    record(&store, [Outcome::refreshed(t0())]).await;
     assert_eq!(read(&path), r#"{"accounts":{},"tokens":{}}"#, "case 28");
 }
 
@@ -241,13 +240,13 @@ async fn r65_changes_from_outside_are_seen_and_kept() {
     let (_folder, path) = file("pool.json", r#"{"accounts":{"a1":{}}}"#);
     let (server, line) = (open(&path).await, open(&path).await);
     let writer = Writer::spawn(server.clone(), clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     assert_eq!(line.add_account(&nameless("a2", r#"{"refreshToken":"r"}"#)).await.unwrap(), Added::New);
     assert!(line.patch_account("a1", &[Entry::IsDisabled(true)]).await.unwrap());
     // The writer's guess of the record is stale now.
-    writer.record("a1", success());
-    writer.record("a2", success());
+    writer.record("a1", &success());
+    writer.record("a2", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     let all = server.load().await.unwrap();
     let read: Vec<_> = all.iter().map(|raw| Account::parse(&raw.account, &raw.id).unwrap()).collect();
@@ -267,7 +266,7 @@ async fn r65_a_broken_file_is_never_overwritten_and_told_by_its_place() {
     assert!(!format!("{error:?}").contains("hush"));
     assert!(!store.status().is_connected());
     let writer = Writer::spawn(store.clone(), clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(!writer.flush(Duration::from_millis(300)).await.is_empty());
     assert_eq!(
         store.compare_and_set_token(&TokenKey::of("a1"), TOKEN.as_bytes(), b"{}").await.unwrap_err().kind(),
@@ -331,7 +330,7 @@ async fn r66_a_folder_that_cannot_be_written_is_an_outage() {
     let error = store.save_token(&unsaved).await.unwrap_err();
     assert!(error.is_away() && !error.is_perhaps_done(), "{error}");
     writer.keep_token("a1", unsaved);
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(matches!(store.status(), Status::Away(_)));
     assert_eq!(store.load().await.unwrap().len(), 1, "reads go on");
     assert!(matches!(store.status(), Status::Away(_)), "and don't make it whole");
@@ -375,9 +374,9 @@ async fn r66_marks_are_written_at_once_and_counters_with_others() {
     let store = open(&path).await;
     let writer = Writer::spawn(store, clock());
     let started = Instant::now();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     let until = time("10:01:00");
-    writer.record("a2", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a2", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     while writer.pending().accounts.contains(&"a2".to_owned()) {
         assert!(started.elapsed() < Duration::from_secs(1));
         sleep(Duration::from_millis(2)).await;

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Token};
+use kiro_messages::policy::outcome::Outcome;
+use kiro_messages::proto::record::{self, Account, Entry, Fingerprint, Note, Token};
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{
-    Added, Cas, ClientKey, OutcomePatch, RedisAddress as Server, RedisConfig, Saved, Status, Store, StoreConfig,
-    StoreError, StoreErrorKind, TokenKey, Writer,
+    Added, Cas, ClientKey, RedisAddress as Server, RedisConfig, Saved, Status, Store, StoreConfig, StoreError,
+    StoreErrorKind, TokenKey, Writer,
 };
 use redis::Commands as _;
 use tokio::time::{Instant, sleep};
@@ -89,9 +90,9 @@ async fn case_07_records_that_are_none_stay_untouched() {
 
     let writer = Writer::spawn(store.clone(), clock());
     for (id, _) in bad {
-        writer.record(id, success());
+        writer.record(id, &success());
     }
-    writer.record("good", success());
+    writer.record("good", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     for (id, record) in bad {
         assert_eq!(redis.hget::<_, _, String>(POOL, id).unwrap(), record);
@@ -104,11 +105,11 @@ async fn case_07_records_that_are_none_stay_untouched() {
 async fn case_08_a_deleted_account_is_not_created_again() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     redis.hdel::<_, _, ()>(POOL, "a1").unwrap();
     let ended = Instant::now();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     sleep(Duration::from_secs(5)).await;
     assert_eq!(writer.pending().accounts, ["a1"], "kept for 10 s: the pool may be in the middle of a rewrite (R23)");
     while !writer.pending().is_empty() && ended.elapsed() < Duration::from_secs(15) {
@@ -123,7 +124,7 @@ async fn r23_an_account_that_is_back_within_10_s_gets_its_counts() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     redis.del::<_, ()>(POOL).unwrap();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     sleep(Duration::from_millis(1500)).await;
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"usageCount":3}"#).unwrap();
     sleep(Duration::from_millis(1000)).await;
@@ -137,7 +138,7 @@ async fn r23_r33_a_pool_that_is_rewritten_during_the_last_flush_gets_its_counts(
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     redis.del::<_, ()>(POOL).unwrap();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     let flushing = tokio::spawn(async move { writer.flush(Duration::from_secs(10)).await });
     sleep(Duration::from_millis(300)).await;
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"usageCount":3}"#).unwrap();
@@ -156,10 +157,10 @@ async fn case_09_a_node_update_between_read_and_write_is_kept() {
 
     // The writer's own guess of the record is as stale: it wrote it itself, then somebody changed it.
     let writer = Writer::spawn(store, clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     node_update(&mut redis, "a1", "customName", "\"newer\"");
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     let account = Account::parse(redis.hget::<_, _, String>(POOL, "a1").unwrap().as_bytes(), "a1").unwrap();
     assert_eq!((account.usage_count, account.custom_name.as_deref()), (3, Some("newer")));
@@ -178,11 +179,11 @@ async fn case_10_four_processes_count_exactly() {
 async fn r60_the_same_bytes_from_two_writers_are_two_counts() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     // Another process counted at the same millisecond and so wrote just what this one is about to write.
     redis.hset::<_, _, _, ()>(POOL, "a1", format!("{{\"usageCount\":2,{USED}}}")).unwrap();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), format!("{{\"usageCount\":3,{USED}}}"));
 }
@@ -195,11 +196,11 @@ async fn case_11_a_lost_reply_is_counted_once() {
     let store = connect(&proxy.url()).await;
     let writer = Writer::spawn(store.clone(), clock());
     redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     for round in 1..=5 {
         proxy.lose_next_script_reply();
-        writer.record("a1", success());
+        writer.record("a1", &success());
         // Counted after the write in doubt, and not together with it.
         let doubtful = tokio::spawn({
             let writer = writer.clone();
@@ -208,7 +209,7 @@ async fn case_11_a_lost_reply_is_counted_once() {
         while proxy.lost() < round {
             sleep(Duration::from_millis(1)).await;
         }
-        writer.record("a1", success());
+        writer.record("a1", &success());
         assert!(doubtful.await.unwrap().is_empty());
         assert!(writer.flush(Duration::from_secs(10)).await.is_empty());
         let account = Account::parse(redis.hget::<_, _, String>(POOL, "a1").unwrap().as_bytes(), "a1").unwrap();
@@ -225,11 +226,11 @@ async fn r22_a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark() {
     let writer = Writer::spawn(store.clone(), clock());
     redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
     // So that the writer knows the script and the record, and the next script is the write itself.
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     proxy.lose_next_script_reply();
     let until = time("10:01:00");
-    writer.record("a1", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a1", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     while proxy.lost() < 1 {
         sleep(Duration::from_millis(1)).await;
     }
@@ -255,7 +256,7 @@ async fn case_13_case_15_heal_and_quota_in_the_record() {
 
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#).unwrap();
     let until = "2026-12-01T00:00:00Z".parse().unwrap();
-    let quota = OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() };
+    let quota = Outcome::marked(t0(), t0(), Note::Quota { until, cause: "MONTHLY_REQUEST_COUNT".into() });
     record(&store, [quota]).await;
     assert_eq!(
         redis.hget::<_, _, String>(POOL, "a1").unwrap(),
@@ -409,7 +410,7 @@ async fn case_28_a_removed_account_stays_removed() {
     redis.hdel::<_, _, ()>(POOL, "a1").unwrap();
     redis.del::<_, ()>(token_key("a1")).unwrap();
     assert_eq!(store.save_token(&refreshed(&TokenKey::of("a1"), TOKEN.as_bytes())).await.unwrap(), Saved::Absent);
-    record(&store, [OutcomePatch::Refreshed { at: t0() }]).await;
+    record(&store, [Outcome::refreshed(t0())]).await;
     assert!(!redis.exists::<_, bool>(token_key("a1")).unwrap());
     assert!(!redis.hexists::<_, _, bool>(POOL, "a1").unwrap());
 }
@@ -543,7 +544,7 @@ async fn case_36_r53_a_restart_loses_nothing_and_is_over_within_a_second() {
     let store = connect(&server.url()).await;
     let writer = Writer::spawn(store.clone(), clock());
     for index in 0..1000 {
-        writer.record(&format!("a{index:04}"), success());
+        writer.record(&format!("a{index:04}"), &success());
     }
     server.shutdown_save();
     wait_for(&store, |status| matches!(status, Status::Away(_)), Duration::from_secs(2)).await;
@@ -554,7 +555,7 @@ async fn case_36_r53_a_restart_loses_nothing_and_is_over_within_a_second() {
     assert!(store.save_token(&unsaved).await.unwrap_err().is_away());
     writer.keep_token("a0007", unsaved);
     for index in 0..1000 {
-        writer.record(&format!("a{index:04}"), success());
+        writer.record(&format!("a{index:04}"), &success());
     }
     sleep(Duration::from_secs(3)).await;
     let left = writer.pending();
@@ -594,8 +595,8 @@ async fn case_37_a_frozen_server_is_away_and_comes_back() {
     let started = Instant::now();
     assert!(store.load().await.unwrap_err().is_away());
     assert!(started.elapsed() < Duration::from_millis(50), "known to be away: told at once");
-    writer.record("a1", success());
-    writer.record("a1", success());
+    writer.record("a1", &success());
+    writer.record("a1", &success());
     sleep(Duration::from_secs(3)).await;
     server.thaw();
     wait_for(&store, Status::is_connected, Duration::from_secs(1)).await;
@@ -616,7 +617,7 @@ async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
     let writers = stores.each_ref().map(|store| Writer::spawn(store.clone(), clock()));
     for id in ids {
         for writer in &writers {
-            writer.record(id, success());
+            writer.record(id, &success());
         }
     }
     for writer in &writers {
@@ -626,7 +627,7 @@ async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
     for (writer, count) in writers.iter().zip([3, 5]) {
         for id in ids {
             for _ in 0..count {
-                writer.record(id, success());
+                writer.record(id, &success());
             }
         }
     }
@@ -634,7 +635,7 @@ async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
     // On top of what is in doubt.
     for writer in &writers {
         for id in ids {
-            writer.record(id, success());
+            writer.record(id, &success());
         }
     }
     assert!(stores.iter().all(|store| !store.status().is_connected()));
@@ -654,7 +655,7 @@ async fn case_39_refused_writes_wait_and_reads_go_on() {
     let writer = Writer::spawn(store.clone(), clock());
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).query::<()>(&mut redis).unwrap();
     let until = time("10:01:00");
-    writer.record("a1", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a1", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     wait_for(&store, |status| matches!(status, Status::WritesRefused(_)), Duration::from_secs(2)).await;
     assert!(store.status().is_connected());
     assert_eq!(store.load().await.unwrap().len(), 1);
@@ -871,9 +872,9 @@ async fn r31_marks_leave_at_once_and_counters_within_a_second() {
     redis.hset_multiple::<_, _, _, ()>(POOL, &[("a1", "{}"), ("a2", "{}")]).unwrap();
     let store = connect(&server.url()).await;
     let writer = Writer::spawn(store, clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     let until = time("10:01:00");
-    writer.record("a2", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a2", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     let started = Instant::now();
     while writer.pending().accounts.contains(&"a2".to_owned()) {
         assert!(started.elapsed() < Duration::from_millis(500));
@@ -901,7 +902,7 @@ async fn r32_a_slow_server_makes_nobody_wait() {
     proxy.slow_down(Duration::from_millis(250));
     let started = Instant::now();
     for index in 0..100 {
-        writer.record(&format!("a{index}"), success());
+        writer.record(&format!("a{index}"), &success());
     }
     let took = started.elapsed();
     assert!(took < Duration::from_millis(20), "{took:?}");
@@ -920,7 +921,7 @@ async fn r18_a_snapshot_is_seen_with_what_it_lacks() {
     let read = || Account::parse(&snapshot[0].account, "a1").unwrap();
     assert!(writer.overlaid(&read(), since).is_none());
     let until = time("10:01:00");
-    writer.record("a1", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a1", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     for written in [false, true] {
         assert!(!writer.overlaid(&read(), since).unwrap().is_healthy, "written: {written}");
         assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
@@ -929,14 +930,14 @@ async fn r18_a_snapshot_is_seen_with_what_it_lacks() {
     assert!(writer.overlaid(&read(), later).is_none(), "a later snapshot knows better");
 
     let marked = store.load().await.unwrap();
-    writer.record("a1", success());
+    writer.record("a1", &success());
     let marked = Account::parse(&marked[0].account, "a1").unwrap();
     assert!(!marked.is_healthy);
     assert!(writer.overlaid(&marked, later).unwrap().is_healthy, "our heal is not written yet");
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     // A busy healthy account always has something waiting, which says nothing about its health: somebody else's mark counts.
     let now = Instant::now();
-    writer.record("a1", OutcomePatch::Used { at: t0() });
+    writer.record("a1", &Outcome::used(t0()));
     assert!(!writer.overlaid(&marked, now).unwrap().is_healthy);
 }
 
@@ -948,7 +949,7 @@ async fn r33_what_cannot_be_written_by_the_deadline_is_told() {
     let writer = Writer::spawn(store.clone(), clock());
     server.kill();
     wait_for(&store, |status| !status.is_connected(), Duration::from_secs(2)).await;
-    writer.record("a1", success());
+    writer.record("a1", &success());
     writer.keep_token("a1", refreshed(&TokenKey::of("a1"), TOKEN.as_bytes()));
     let started = Instant::now();
     let left = writer.flush(Duration::from_millis(300)).await;

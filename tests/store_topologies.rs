@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kiro_messages::proto::record::{Account, Fingerprint};
-use kiro_messages::store::{Cas, OutcomePatch, Saved, Status, Store, StoreErrorKind, TokenKey, Writer};
+use kiro_messages::policy::outcome::Outcome;
+use kiro_messages::proto::record::{Account, Fingerprint, Note};
+use kiro_messages::store::{Cas, Saved, Status, Store, StoreErrorKind, TokenKey, Writer};
 use redis::Commands as _;
 use tokio::time::{Instant, sleep};
 
@@ -95,7 +96,7 @@ async fn a_cluster_that_lost_a_node_is_away_and_comes_back() {
     let error = store.load().await.unwrap_err();
     assert!(error.is_away(), "{error}");
     wait_for(&store, |status| !status.is_connected(), Duration::from_secs(5)).await;
-    writer.record("a1", success());
+    writer.record("a1", &success());
     for _ in 0..100 {
         assert!(!store.status().is_connected(), "two of three nodes are no return");
         sleep(Duration::from_millis(20)).await;
@@ -165,7 +166,7 @@ async fn r61_sentinels_lead_to_the_primary_also_after_a_failover() {
     let nobody = free_port();
     let store = connect(&format!("redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{}/kiro", sentinel.port())).await;
     let writer = Writer::spawn(store.clone(), clock());
-    writer.record("a1", success());
+    writer.record("a1", &success());
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     let started = Instant::now();
     let is_known = || {
@@ -184,7 +185,7 @@ async fn r61_sentinels_lead_to_the_primary_also_after_a_failover() {
     let lost = Instant::now();
     wait_for(&store, |status| !status.is_connected(), Duration::from_secs(5)).await;
     let until = time("10:01:00");
-    writer.record("a1", OutcomePatch::CoolDown { at: t0(), started_at: t0(), until, cause: "429".into() });
+    writer.record("a1", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     wait_for(&store, Status::is_connected, Duration::from_secs(30)).await;
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     println!("sentinel: written to the new primary {:?} after the loss", lost.elapsed());

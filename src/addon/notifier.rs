@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::bell::{Kind, OpenCall};
 use super::message;
-use crate::policy::health::{Event, Outcome};
+use crate::policy::outcome::{Event, Outcome};
 use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
 use crate::proto::record::{Note, rfc3339};
 

@@ -19,58 +19,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use super::outcome::{EJECTED_ERROR_COUNT, Event, Outcome};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Account, Note};
-
-/// `errorCount` of an ejected account (R29).
-pub const EJECTED_ERROR_COUNT: u64 = 10;
-
-/// What one event changes in an account's record (R29). Made here, written by the store's writer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// When it happened; becomes `lastUsed`, `lastErrorTime`, `lastHealthCheckTime`.
-    pub at: Timestamp,
-    /// When the attempt was started that it ended; `at` for what is no attempt.
-    pub started: Timestamp,
-    /// What happened.
-    pub event: Event,
-}
-
-impl Outcome {
-    /// Whether a host program that records outcomes itself has a call for it (R35).
-    pub fn is_shown(&self) -> bool {
-        match &self.event {
-            Event::Success { heals, probe, .. } => *heals || !probe,
-            Event::Fault { mark, .. } => mark.is_some(),
-            Event::Refreshed => false,
-        }
-    }
-}
-
-/// The rows of R29 that touch an account's record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// `usageCount` += 1, `lastUsed`; heals a record whose `lastErrorTime` is not later than `started` (R28).
-    Success {
-        /// It may heal whatever the record shows. False: its attempt started before the account's last failure, so it
-        /// is a use and nothing else (R28).
-        heals: bool,
-        /// It brought an account back that was out of rotation.
-        half_open: bool,
-        /// It was a probe (R17), which is no use of the account: it only heals.
-        probe: bool,
-    },
-    /// A fault that marks the account, a fault after the commit, or both.
-    Fault {
-        /// The `lastErrorMessage` it leaves, which says what it means: [`Note::Plain`] is a counted failure (×1), the
-        /// others are marks. None when the fault's class is no fault of the account.
-        mark: Option<Note>,
-        /// After the commit: `usageCount` += 1 and `lastUsed` too.
-        used: bool,
-    },
-    /// The access token was refreshed: `needsRefresh:false, refreshCount:0, lastHealthCheckTime`.
-    Refreshed,
-}
 
 /// The health fields of an account record (R70), as read.
 #[derive(Clone, Debug, PartialEq, Eq)]

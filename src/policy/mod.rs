@@ -8,6 +8,7 @@ pub mod health;
 pub mod learned;
 pub mod marks;
 pub mod names;
+pub mod outcome;
 pub mod reach;
 pub mod retry;
 pub mod select;

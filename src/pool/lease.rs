@@ -15,12 +15,12 @@ use super::{AccountId, AccountView, Inner, Inside, Load, Pool, Settings, Slot, S
 use crate::credentials::held::later;
 use crate::error::Code;
 use crate::policy::brake;
-use crate::policy::health::{Attempt, Event, Outcome, Rules, State};
+use crate::policy::health::{Attempt, Rules, State};
 use crate::policy::learned::{Learned, Lesson};
+use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::secret::Secret;
-use crate::store::OutcomePatch;
 
 /// What passes within this time is worth a retry (M85).
 const SOON: Duration = Duration::from_secs(120);
@@ -609,7 +609,7 @@ impl Lease {
         if outcome.is_none() && !probe {
             // The account left the snapshot while its stream ran; if its record is there all the same, the use counts.
             let at = self.pool.now();
-            self.pool.0.writer.record(&self.view.id, OutcomePatch::Success { at, started_at: self.started });
+            self.pool.0.writer.record(&self.view.id, &Outcome::success(at, self.started));
         }
         outcome
     }
@@ -646,7 +646,7 @@ impl Lease {
             return None;
         }
         if stood.committed && self.pool.account(&self.view.id).is_none() {
-            self.pool.0.writer.record(&self.view.id, OutcomePatch::Used { at: self.pool.now() });
+            self.pool.0.writer.record(&self.view.id, &Outcome::used(self.pool.now()));
         }
         let alike = self.pool.is_alike(&self.view.id, fault);
         self.pool.settle(&self.view.id, |slot, rng, now| {

@@ -23,14 +23,13 @@ use crate::secret::Secret;
 
 pub mod file;
 pub(crate) mod journal;
-mod outcome;
 pub mod redis;
 pub(crate) mod waiting;
 pub mod writer;
 
 pub use crate::config::RedisAddress;
 pub use file::{Imported, import};
-pub use writer::{OutcomePatch, Pending, Writer};
+pub use writer::{Pending, Writer};
 
 /// Reads the wall clock. Passed in, so that tests own the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -22,10 +22,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::journal::Journal;
-use super::outcome::Merged;
-pub use super::outcome::OutcomePatch;
 use super::waiting::{Generation, Waiting};
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
+use crate::policy::outcome::{Outcome, Outcomes};
 use crate::proto::record::{self, Account, short};
 
 /// How long marks wait for others to leave with them; 50 ms are allowed (R31).
@@ -102,7 +101,7 @@ struct State {
 
 #[derive(Default)]
 struct Entry {
-    pending: Merged,
+    pending: Outcomes,
     /// What left and was not settled: only while its reply is in doubt or a batch holds it.
     in_flight: Option<InFlight>,
     /// When `pending` or `in_flight` must leave; `None` when there is nothing to write.
@@ -113,7 +112,7 @@ struct Entry {
     known: Option<Bytes>,
     absent_since: Option<Instant>,
     /// Marks, heals and refreshes that were written lately.
-    recent: Vec<(Instant, Merged)>,
+    recent: Vec<(Instant, Outcomes)>,
     touched: Option<Instant>,
     /// When a write of it ended last, well or not.
     settled: Option<Instant>,
@@ -121,7 +120,7 @@ struct Entry {
 
 #[derive(Clone)]
 struct InFlight {
-    change: Merged,
+    change: Outcomes,
     /// The reply to this compare-and-set was lost.
     doubt: Option<Doubt>,
 }
@@ -167,9 +166,12 @@ impl Writer {
     }
 
     /// Takes in an outcome; never waits (R32).
-    pub fn record(&self, account_id: &str, outcome: OutcomePatch) {
+    pub fn record(&self, account_id: &str, outcome: &Outcome) {
+        let change = Outcomes::from(outcome);
+        if change.is_empty() {
+            return;
+        }
         let now = Instant::now();
-        let change = Merged::from(outcome);
         let mut state = self.shared.state();
         let due = match change.is_urgent() {
             _ if state.flushing => now,
@@ -364,18 +366,18 @@ impl Entry {
     }
 
     /// Everything that a snapshot whose read began at `since` may lack, in order.
-    fn newer_than(&self, since: Instant) -> Option<Merged> {
+    fn newer_than(&self, since: Instant) -> Option<Outcomes> {
         let written = self.recent.iter().filter(|(written, _)| *written >= since).map(|(_, change)| change.clone());
         let waiting = self.in_flight.iter().map(|in_flight| in_flight.change.clone());
         let changes = written.chain(waiting).chain((!self.pending.is_empty()).then(|| self.pending.clone()));
-        changes.reduce(Merged::then)
+        changes.reduce(Outcomes::then)
     }
 }
 
 /// One account in a batch.
 struct Job {
     id: String,
-    change: Merged,
+    change: Outcomes,
     base: Option<Bytes>,
     doubt: Option<Doubt>,
 }
@@ -676,7 +678,7 @@ impl Shared {
                 if now.duration_since(since) >= patience {
                     tracing::debug!(account = short(&job.id), "the account is gone: its outcomes are dropped");
                     self.dropped.fetch_add(1, Ordering::Relaxed);
-                    entry.pending = Merged::default();
+                    entry.pending = Outcomes::default();
                     entry.due = None;
                     entry.absent_since = None;
                 } else {
@@ -685,7 +687,7 @@ impl Shared {
             }
             End::Unusable => {
                 entry.known = None;
-                entry.pending = Merged::default();
+                entry.pending = Outcomes::default();
                 entry.due = None;
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
@@ -733,7 +735,7 @@ impl Shared {
 
 impl Entry {
     /// Back in front of what came meanwhile, to leave at `due` or when the store is back.
-    fn give_back(&mut self, change: Merged, doubt: Option<Doubt>, due: Instant) {
+    fn give_back(&mut self, change: Outcomes, doubt: Option<Doubt>, due: Instant) {
         match doubt {
             Some(doubt) => self.in_flight = Some(InFlight { change, doubt: Some(doubt) }),
             None => self.pending = change.then(std::mem::take(&mut self.pending)),

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kiro_messages::policy::health::{Event, Outcome, State};
+use kiro_messages::policy::health::State;
+use kiro_messages::policy::outcome::{Event, Outcome};
 use kiro_messages::pool::{PoolEvent, Stood, Wanted, Why};
 use kiro_messages::proto::kiro::fault::FaultKind;
 use redis::Commands as _;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kiro_messages::policy::outcome::Outcome;
 use kiro_messages::proto::record::{Entry, Fingerprint};
 use kiro_messages::secret::Secret;
-use kiro_messages::store::{Clock, NewAccount, OutcomePatch, Status, Store, TokenKey, UnsavedToken, Writer};
+use kiro_messages::store::{Clock, NewAccount, Status, Store, TokenKey, UnsavedToken, Writer};
 use tokio::time::timeout;
 
 #[path = "clock.rs"]
@@ -35,20 +36,20 @@ pub async fn wait_for(store: &Store, wanted: impl Fn(&Status) -> bool, within: D
 }
 
 /// At [`t0`].
-pub fn success() -> OutcomePatch {
-    OutcomePatch::Success { at: t0(), started_at: t0() }
+pub fn success() -> Outcome {
+    Outcome::success(t0(), t0())
 }
 
 /// Records a few outcomes of account a1 and waits until they are written.
-pub async fn record(store: &Store, outcomes: impl IntoIterator<Item = OutcomePatch>) {
+pub async fn record(store: &Store, outcomes: impl IntoIterator<Item = Outcome>) {
     record_of("a1", store, outcomes).await;
 }
 
 /// The same for another account.
-pub async fn record_of(id: &str, store: &Store, outcomes: impl IntoIterator<Item = OutcomePatch>) {
+pub async fn record_of(id: &str, store: &Store, outcomes: impl IntoIterator<Item = Outcome>) {
     let writer = Writer::spawn(store.clone(), clock());
     for outcome in outcomes {
-        writer.record(id, outcome);
+        writer.record(id, &outcome);
     }
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
 }

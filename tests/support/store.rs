@@ -88,7 +88,7 @@ fn case_10_process() {
         let store = connect(&url).await;
         let writer = Writer::spawn(store, clock());
         for count in 0..250 {
-            writer.record("a1", success());
+            writer.record("a1", &success());
             // Some writes on their own, some merged.
             if count % 10 == 0 {
                 assert!(writer.flush(Duration::from_secs(60)).await.is_empty());

@@ -1,90 +1,86 @@
-//! What attempts do to their account's record, merged while it waits to be written (R28–R30). Pure.
+//! What an attempt does to its account's record (R29), and what many of them do together while they wait to be written
+//! (R28, R30).
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::policy::health::{SUSPICION, carry_suspicion, suspicion_of};
+use super::health::{SUSPICION, carry_suspicion, suspicion_of};
 use crate::proto::record::{Account, Entry, Note};
 
-/// What one attempt did to its account: the rows of R29. Times are wall clock.
-///
-/// `started_at` is when the attempt started. A success heals only a failure that is not younger than that (R28), and a
-/// late failure of an attempt that started before a heavier mark (ejected, then quota, then cool-down) was set counts,
-/// but doesn't replace that mark.
+/// What one event changes in an account's record (R29). Made here, written by the store's writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutcomePatch {
-    /// `usageCount` += 1, `lastUsed`; heals (R28).
+pub struct Outcome {
+    /// When it happened; becomes `lastUsed`, `lastErrorTime`, `lastHealthCheckTime`.
+    pub at: Timestamp,
+    /// When the attempt was started that it ended; `at` for what is no attempt.
+    pub started: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Outcome {
+    /// An attempt that ended well, of an account that was in service.
+    pub fn success(at: Timestamp, started: Timestamp) -> Self {
+        Self { at, started, event: Event::Success { heals: true, half_open: false, probe: false } }
+    }
+
+    /// A use that heals nothing: its attempt started before the account's last failure.
+    pub fn used(at: Timestamp) -> Self {
+        Self { at, started: at, event: Event::Success { heals: false, half_open: false, probe: false } }
+    }
+
+    /// A failure before the commit that leaves this mark.
+    pub fn marked(at: Timestamp, started: Timestamp, mark: Note) -> Self {
+        Self { at, started, event: Event::Fault { mark: Some(mark), used: false } }
+    }
+
+    /// A new access token.
+    pub fn refreshed(at: Timestamp) -> Self {
+        Self { at, started: at, event: Event::Refreshed }
+    }
+
+    /// Whether a host program that records outcomes itself has a call for it (R35).
+    pub fn is_shown(&self) -> bool {
+        match &self.event {
+            Event::Success { heals, probe, .. } => *heals || !probe,
+            Event::Fault { mark, .. } => mark.is_some(),
+            Event::Refreshed => false,
+        }
+    }
+}
+
+/// The rows of R29 that touch an account's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// `usageCount` += 1, `lastUsed`; heals a record whose `lastErrorTime` is not later than `started` (R28).
     Success {
-        /// When it ended.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
+        /// It may heal whatever the record shows. False: its attempt started before the account's last failure, so it
+        /// is a use and nothing else (R28).
+        heals: bool,
+        /// It brought an account back that was out of rotation.
+        half_open: bool,
+        /// It was a probe (R17), which is no use of the account: it only heals.
+        probe: bool,
     },
-    /// `usageCount` += 1, `lastUsed`, nothing else: a fault after the commit. Its own row is reported beside it.
-    Used {
-        /// When it ended.
-        at: Timestamp,
+    /// A fault that marks the account, a fault after the commit, or both.
+    Fault {
+        /// The `lastErrorMessage` it leaves, which says what it means: [`Note::Plain`] is a counted failure (×1), the
+        /// others are marks. None when the fault's class is no fault of the account.
+        mark: Option<Note>,
+        /// After the commit: `usageCount` += 1 and `lastUsed` too.
+        used: bool,
     },
-    /// Heals without counting a use: a good answer to a probe that is no request (R17). Not an account under suspicion
-    /// (K91).
-    Healed {
-        /// When the probe started.
-        started_at: Timestamp,
-    },
-    /// `errorCount` += 1, `lastErrorTime`, `lastErrorMessage`, `lastUsed`. A mark that stands keeps its message.
-    Counted {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `isHealthy:false` until a time (R16).
-    CoolDown {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// End of the rest.
-        until: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `isHealthy:false` until the quota resets.
-    Quota {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// `scheduledRecoveryTime`.
-        until: Timestamp,
-        /// The quota's name.
-        cause: String,
-    },
-    /// `isHealthy:false`, `errorCount:10`, until a person acts. The prefix `ejected: ` is added here.
-    Ejected {
-        /// When it failed.
-        at: Timestamp,
-        /// When the attempt started.
-        started_at: Timestamp,
-        /// One line without secrets.
-        cause: String,
-    },
-    /// `needsRefresh:false`, `refreshCount:0`, `lastHealthCheckTime`.
-    Refreshed {
-        /// When the new token came.
-        at: Timestamp,
-    },
+    /// The access token was refreshed: `needsRefresh:false, refreshCount:0, lastHealthCheckTime`.
+    Refreshed,
 }
 
 /// `errorCount` of an ejected account (R29).
-const EJECTED_ERROR_COUNT: u64 = 10;
+pub(super) const EJECTED_ERROR_COUNT: u64 = 10;
 /// A `lastErrorTime` further ahead was written by a wrong clock and holds no heal back; as R16 caps a cool-down.
 const WRONG_CLOCK: SignedDuration = SignedDuration::from_mins(65);
 
 /// Any number of outcomes of one account, as one change: first the heal, then the failure behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Merged {
+pub struct Outcomes {
     uses: u64,
     last_used: Option<Timestamp>,
     /// Start of the latest successful attempt.
@@ -114,9 +110,9 @@ struct Mark {
     started_at: Timestamp,
 }
 
-impl Merged {
+impl Outcomes {
     /// This change, then `newer` (R30): counts add up, the latest mark stays, a heal cancels the older failures.
-    pub(super) fn then(self, newer: Self) -> Self {
+    pub fn then(self, newer: Self) -> Self {
         let mut failure = self.failure;
         // Else the attempt started before that failure and proves nothing about what came after it (R28).
         let cures = |started_at: &Timestamp| failure.as_ref().is_none_or(|failure| failure.at <= *started_at);
@@ -139,7 +135,7 @@ impl Merged {
     }
 
     /// The fields of `record` that this change gives another value (R24, R28).
-    pub(super) fn entries(&self, record: &Account, now: Timestamp) -> Vec<Entry> {
+    pub fn entries(&self, record: &Account, now: Timestamp) -> Vec<Entry> {
         let mut after = record.clone();
         self.apply(&mut after, now);
         let mut entries = Vec::new();
@@ -174,7 +170,7 @@ impl Merged {
     }
 
     /// Makes `account` what its record will be once this change is written at `now`.
-    pub(super) fn apply(&self, account: &mut Account, now: Timestamp) {
+    pub fn apply(&self, account: &mut Account, now: Timestamp) {
         if let Some(started_at) = self.heal {
             heal(account, started_at, now);
         }
@@ -194,12 +190,12 @@ impl Merged {
     }
 
     /// How much it adds to `usageCount`.
-    pub(super) fn uses(&self) -> u64 {
+    pub fn uses(&self) -> u64 {
         self.uses
     }
 
     /// Without what adds up: for a write that perhaps happened (R22), where a count may be lost but never doubled.
-    pub(super) fn without_counts(mut self) -> Self {
+    pub fn without_counts(mut self) -> Self {
         self.uses = 0;
         if let Some(failure) = &mut self.failure {
             failure.count = 0;
@@ -208,52 +204,40 @@ impl Merged {
     }
 
     /// Whether it sets or clears something that other instances wait for: leaves at once, not with the counters (R31).
-    pub(super) fn is_urgent(&self) -> bool {
+    pub fn is_urgent(&self) -> bool {
         self.is_mark() || self.refreshed.is_some()
     }
 
     /// Whether it takes the account out of rotation.
-    pub(super) fn is_mark(&self) -> bool {
+    pub fn is_mark(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.mark.is_some())
     }
 
     /// Whether it heals a record that shows a failure.
-    pub(super) fn heals(&self, record: &Account, now: Timestamp) -> bool {
+    pub fn heals(&self, record: &Account, now: Timestamp) -> bool {
         let probed = self.probed.filter(|_| !is_suspected(record));
         self.heal.max(probed).is_some_and(|started_at| is_curable(record, started_at, now))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-impl From<OutcomePatch> for Merged {
-    fn from(outcome: OutcomePatch) -> Self {
-        let marked = |at, started_at, note| Self {
-            last_used: Some(at),
-            failure: Some(Failure { count: 1, at, cause: None, mark: Some(Mark { note, at, started_at }) }),
-            ..Self::default()
-        };
-        match outcome {
-            OutcomePatch::Success { at, started_at } => {
-                Self { uses: 1, last_used: Some(at), heal: Some(started_at), ..Self::default() }
+impl From<&Outcome> for Outcomes {
+    fn from(outcome: &Outcome) -> Self {
+        let Outcome { at, started: started_at, ref event } = *outcome;
+        let used = Self { uses: 1, last_used: Some(at), ..Self::default() };
+        match event {
+            Event::Success { probe: true, .. } => Self { probed: Some(started_at), ..Self::default() },
+            Event::Success { heals, .. } => Self { heal: heals.then_some(started_at), ..used },
+            Event::Refreshed => Self { refreshed: Some(at), ..Self::default() },
+            Event::Fault { mark, used: true } => Self { failure: Failure::of(mark.as_ref(), at, started_at), ..used },
+            Event::Fault { mark, used: false } => {
+                let failure = Failure::of(mark.as_ref(), at, started_at);
+                Self { last_used: failure.as_ref().map(|_| at), failure, ..Self::default() }
             }
-            OutcomePatch::Used { at } => Self { uses: 1, last_used: Some(at), ..Self::default() },
-            OutcomePatch::Healed { started_at } => Self { probed: Some(started_at), ..Self::default() },
-            OutcomePatch::Counted { at, cause, .. } => Self {
-                last_used: Some(at),
-                failure: Some(Failure { count: 1, at, cause: Some(cause), mark: None }),
-                ..Self::default()
-            },
-            OutcomePatch::CoolDown { at, started_at, until, cause } => {
-                marked(at, started_at, Note::CoolDown { until, cause })
-            }
-            OutcomePatch::Quota { at, started_at, until, cause } => {
-                marked(at, started_at, Note::Quota { until, cause })
-            }
-            OutcomePatch::Ejected { at, started_at, cause } => marked(at, started_at, Note::Ejected { cause }),
-            OutcomePatch::Refreshed { at } => Self { refreshed: Some(at), ..Self::default() },
         }
     }
 }
@@ -279,6 +263,14 @@ fn is_curable(account: &Account, started_at: Timestamp, now: Timestamp) -> bool 
 }
 
 impl Failure {
+    fn of(mark: Option<&Note>, at: Timestamp, started_at: Timestamp) -> Option<Self> {
+        let (cause, mark) = match mark? {
+            Note::Plain(cause) => (Some(cause.clone()), None),
+            note => (None, Some(Mark { note: note.clone(), at, started_at })),
+        };
+        Some(Self { count: 1, at, cause, mark })
+    }
+
     fn then(self, newer: Self) -> Self {
         let mark = match (self.mark, newer.mark) {
             (Some(older), Some(newer)) => Some(if newer.replaces(&older.note, Some(self.at)) { newer } else { older }),
@@ -383,38 +375,54 @@ mod tests {
         time("10:00:00")
     }
 
-    fn merged(outcomes: impl IntoIterator<Item = OutcomePatch>) -> Merged {
-        outcomes.into_iter().fold(Merged::default(), |before, outcome| before.then(outcome.into()))
+    fn merged(outcomes: impl IntoIterator<Item = Outcome>) -> Outcomes {
+        outcomes.into_iter().fold(Outcomes::default(), |before, outcome| before.then((&outcome).into()))
     }
 
-    fn written_at(record: &str, outcomes: impl IntoIterator<Item = OutcomePatch>, now: Timestamp) -> String {
+    fn written_at(record: &str, outcomes: impl IntoIterator<Item = Outcome>, now: Timestamp) -> String {
         let account = Account::parse(record.as_bytes(), "a1").unwrap();
         let entries = merged(outcomes).entries(&account, now);
         let patched = patch(record.as_bytes(), &entries).unwrap();
         patched.map_or_else(|| record.to_owned(), |patched| String::from_utf8(patched).unwrap())
     }
 
-    fn written(record: &str, outcomes: impl IntoIterator<Item = OutcomePatch>) -> String {
+    fn written(record: &str, outcomes: impl IntoIterator<Item = Outcome>) -> String {
         written_at(record, outcomes, t0())
     }
 
-    fn success() -> OutcomePatch {
-        OutcomePatch::Success { at: t0(), started_at: t0() }
+    fn success() -> Outcome {
+        Outcome::success(t0(), t0())
     }
 
-    fn counted(at: Timestamp, started_at: Timestamp) -> OutcomePatch {
-        OutcomePatch::Counted { at, started_at, cause: "503 busy".into() }
+    fn counted(at: Timestamp, started_at: Timestamp) -> Outcome {
+        Outcome::marked(at, started_at, Note::Plain("503 busy".into()))
     }
 
-    fn cool_down(at: Timestamp, started_at: Timestamp, until: Timestamp) -> OutcomePatch {
-        OutcomePatch::CoolDown { at, started_at, until, cause: "429 rate limited".into() }
+    fn cool_down(at: Timestamp, started_at: Timestamp, until: Timestamp) -> Outcome {
+        Outcome::marked(at, started_at, Note::CoolDown { until, cause: "429 rate limited".into() })
     }
 
-    fn ejected(at: Timestamp) -> OutcomePatch {
-        OutcomePatch::Ejected { at, started_at: at, cause: "suspended".into() }
+    fn ejected(at: Timestamp) -> Outcome {
+        Outcome::marked(at, at, Note::Ejected { cause: "suspended".into() })
     }
 
     const USED: &str = r#""lastUsed":"2026-11-23T10:00:00.000Z""#;
+
+    fn probe(started: Timestamp) -> Outcome {
+        Outcome { at: t0(), started, event: Event::Success { heals: true, half_open: true, probe: true } }
+    }
+
+    #[test]
+    fn n18_a_fault_after_the_commit_counts_its_use_too() {
+        let after = |mark| Outcome { at: t0(), started: t0(), event: Event::Fault { mark, used: true } };
+        let used = format!(r#"{{"usageCount":1,{USED}}}"#);
+        assert_eq!(written("{}", [after(None)]), used);
+        assert_eq!(written("{}", [Outcome::used(t0())]), used);
+        let failed = written("{}", [after(Some(Note::Plain("500 server error".into())))]);
+        assert!(failed.contains(r#""usageCount":1"#) && failed.contains(r#""errorCount":1"#), "{failed}");
+        let nothing = Outcome { at: t0(), started: t0(), event: Event::Fault { mark: None, used: false } };
+        assert!(Outcomes::from(&nothing).is_empty());
+    }
 
     #[test]
     fn case_01_successes_add_up() {
@@ -442,14 +450,14 @@ mod tests {
             written(record, [success()]),
             r#"{"uuid":"a1","isHealthy":true,"errorCount":0,"lastErrorTime":null,"lastErrorMessage":null,"scheduledRecoveryTime":null,"usageCount":42,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
         );
-        let probe = OutcomePatch::Healed { started_at: t0() };
+        let probe = probe(t0());
         assert!(written(record, [probe.clone()]).contains(r#""isHealthy":true"#));
         assert!(written(record, [probe]).contains(r#""usageCount":41"#));
     }
 
     #[test]
     fn k91_a_probe_does_not_heal_an_account_under_suspicion() {
-        let probe = OutcomePatch::Healed { started_at: t0() };
+        let probe = probe(t0());
         for cause in ["suspicious activity (2)", "500 server error, after suspicious activity (2)"] {
             let record = format!(
                 r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:30:00.000Z: {cause}"}}"#
@@ -471,12 +479,8 @@ mod tests {
             )
         };
         let message = |record: &str| Account::parse(record.as_bytes(), "a1").unwrap().last_error_message.unwrap();
-        let first = |until| OutcomePatch::CoolDown {
-            at: t0(),
-            started_at: t0(),
-            until,
-            cause: "suspicious activity (1)".into(),
-        };
+        let first =
+            |until| Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "suspicious activity (1)".into() });
         let (runs, over) = (suspected("15:00:00"), suspected("09:59:00"));
         for mark in [cool_down(t0(), t0(), time("10:01:00")), first(time("10:30:00"))] {
             assert_eq!(
@@ -503,7 +507,7 @@ mod tests {
     #[test]
     fn case_14_a_stream_that_began_before_the_failure_does_not_heal() {
         let failed = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
-        let ended = OutcomePatch::Success { at: time("10:00:10"), started_at: time("10:00:00") };
+        let ended = Outcome::success(time("10:00:10"), time("10:00:00"));
         let in_order = written_at("{}", [failed.clone(), ended.clone()], time("10:00:10"));
         assert!(in_order.contains(r#""isHealthy":false"#) && in_order.contains(r#""usageCount":1"#), "{in_order}");
         let first = written_at("{}", [failed], time("10:00:05"));
@@ -515,7 +519,7 @@ mod tests {
     #[test]
     fn case_15_a_quota_mark() {
         let until = "2026-12-01T00:00:00Z".parse().unwrap();
-        let quota = OutcomePatch::Quota { at: t0(), started_at: t0(), until, cause: "MONTHLY_REQUEST_COUNT".into() };
+        let quota = Outcome::marked(t0(), t0(), Note::Quota { until, cause: "MONTHLY_REQUEST_COUNT".into() });
         assert_eq!(
             written(r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, [quota]),
             r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z","lastUsed":"2026-11-23T10:00:00.000Z"}"#
@@ -531,7 +535,7 @@ mod tests {
 
     #[test]
     fn r28_r30_a_heal_cancels_older_failures_and_no_younger_ones() {
-        let healed = OutcomePatch::Success { at: time("10:00:20"), started_at: time("10:00:10") };
+        let healed = Outcome::success(time("10:00:20"), time("10:00:10"));
         let older = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
         let younger = counted(time("10:00:30"), time("10:00:29"));
         let result = written_at(r#"{"errorCount":7}"#, [older, healed, younger], time("10:00:30"));
@@ -605,7 +609,7 @@ mod tests {
     fn a_refresh_clears_what_asked_for_it() {
         let record = r#"{"needsRefresh":true,"refreshCount":2}"#;
         assert_eq!(
-            written(record, [OutcomePatch::Refreshed { at: t0() }]),
+            written(record, [Outcome::refreshed(t0())]),
             r#"{"needsRefresh":false,"refreshCount":0,"lastHealthCheckTime":"2026-11-23T10:00:00.000Z"}"#
         );
     }
@@ -614,7 +618,7 @@ mod tests {
     fn a_message_that_is_not_ours_to_change_stays_as_it_is() {
         let record = r#"{"lastErrorMessage":"cool-down until 2026-11-23T09:00:00Z: x","errorCount":0}"#;
         assert_eq!(
-            written(record, [OutcomePatch::Used { at: t0() }]),
+            written(record, [Outcome::used(t0())]),
             format!("{},\"usageCount\":1,{USED}}}", record.trim_end_matches('}'))
         );
     }
@@ -633,10 +637,10 @@ mod tests {
                     match random.u8(0..7) {
                         0 => ejected(at),
                         1 => cool_down(at, started_at, until),
-                        2 => OutcomePatch::Quota { at, started_at, until, cause: "q".into() },
+                        2 => Outcome::marked(at, started_at, Note::Quota { until, cause: "q".into() }),
                         3 => counted(at, started_at),
-                        4 => OutcomePatch::Used { at },
-                        _ => OutcomePatch::Success { at, started_at },
+                        4 => Outcome::used(at),
+                        _ => Outcome::success(at, started_at),
                     }
                 })
                 .collect();
