@@ -651,3 +651,49 @@ async fn r65_what_waits_is_written_in_one_go() {
     let text = read(&path);
     assert!((0..200).all(|n| text.matches(&format!(r#""s{n}""#)).count() == 2) && !text.contains(r#":"r"#), "{text}");
 }
+
+/// A refreshed token waits a moment for those that are about to come, and for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn r66_tokens_of_refreshes_under_way_are_written_together() {
+    let records: Vec<String> = (0..3).map(|n| format!(r#""a{n}":{TOKEN}"#)).collect();
+    let (_folder, path) = file("pool.json", &format!(r#"{{"accounts":{{}},"tokens":{{{}}}}}"#, records.join(",")));
+    let store = open(&path).await;
+    let keys: Vec<TokenKey> = (0..3).map(|n| TokenKey::of(&format!("a{n}"))).collect();
+    let save = |n: usize| {
+        let (store, unsaved) = (store.clone(), refreshed(&keys[n], TOKEN.as_bytes()));
+        tokio::spawn(async move { store.save_token(&unsaved).await.unwrap() })
+    };
+    let saved = || read(&path).matches("refresh-2").count();
+
+    let mut locks = Vec::new();
+    for key in &keys {
+        locks.push(store.lock(key, t0()).await.unwrap().unwrap());
+    }
+    let first = save(0);
+    sleep(Duration::from_millis(10)).await;
+    let second = save(1);
+    sleep(Duration::from_millis(10)).await;
+    drop(locks.pop());
+    for save in [first, second] {
+        assert!(matches!(save.await.unwrap(), Saved::Written(_)));
+        assert_eq!(saved(), 2, "one file holds both: the third refresh brought nothing");
+    }
+
+    // Nothing else is under way: at once. The quickest of some, on a machine that may be busy.
+    drop(locks);
+    let mut quickest = Duration::MAX;
+    for _ in 0..10 {
+        write(&path, &pool(TOKEN).replace("a1", "a2"));
+        let _lock = store.lock(&keys[2], t0()).await.unwrap().unwrap();
+        let began = Instant::now();
+        assert!(matches!(save(2).await.unwrap(), Saved::Written(_)));
+        quickest = quickest.min(began.elapsed());
+    }
+    assert!(quickest < Duration::from_millis(90), "{quickest:?}");
+
+    // A refresh that hangs holds nobody up for long.
+    write(&path, &pool(TOKEN).replace("a1", "a2"));
+    let _hangs = store.lock(&keys[0], t0()).await.unwrap().unwrap();
+    let saved = tokio::time::timeout(Duration::from_secs(10), save(2)).await;
+    assert!(matches!(saved.unwrap().unwrap(), Saved::Written(_)));
+}

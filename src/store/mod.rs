@@ -122,7 +122,8 @@ pub struct Lock {
 #[derive(Debug)]
 enum Held {
     Redis(String),
-    File(#[expect(dead_code, reason = "the lock is free when it is closed")] std::fs::File),
+    #[expect(dead_code, reason = "the lock is free, and the refresh over, when they are dropped")]
+    File(std::fs::File, file::UnderWay),
 }
 
 impl Lock {

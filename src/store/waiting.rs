@@ -16,6 +16,9 @@ use super::{Saved, StoreError, UnsavedToken};
 /// A token whose write takes longer goes into the journal meanwhile.
 const JOURNAL_AFTER: Duration = Duration::from_millis(250);
 
+/// Tokens that go into the journal in one go: each is synced, and the store may take the others meanwhile.
+const JOURNALED: usize = 8;
+
 /// Which of an account's tokens is meant: a newer one has another.
 pub(crate) type Generation = u64;
 
@@ -108,7 +111,7 @@ impl Waiting {
         let (mut keep, mut next) = (Vec::new(), None);
         for (account, entry) in &mut self.tokens {
             match entry.journal_at {
-                Some(at) if at <= now => {
+                Some(at) if at <= now && keep.len() < JOURNALED => {
                     entry.journal_at = None;
                     keep.push((account.clone(), entry.token.clone()));
                 }

@@ -10,7 +10,7 @@
 //! ```
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ struct Shared {
     clock: Clock,
     /// Where tokens wait that must outlive the process.
     journal: Option<Arc<Journal>>,
+    /// The journal is being written: what comes meanwhile may be saved, and need not go there, by the time it has ended.
+    journaling: AtomicBool,
     state: Mutex<State>,
     /// Something became due.
     wake: Notify,
@@ -148,6 +150,7 @@ impl Writer {
             store,
             clock,
             journal: journal.map(Arc::new),
+            journaling: AtomicBool::new(false),
             state: Mutex::new(State { tokens, ..State::default() }),
             wake: Notify::new(),
             settled: Notify::new(),
@@ -713,13 +716,17 @@ impl Shared {
     }
 
     /// What the journal has to do now, and when next.
-    fn journal_work(&self, now: Instant) -> (Option<impl Future<Output = ()> + use<>>, Option<Instant>) {
+    fn journal_work(self: &Arc<Self>, now: Instant) -> (Option<impl Future<Output = ()> + use<>>, Option<Instant>) {
         let Some(journal) = &self.journal else { return (None, None) };
+        if self.journaling.load(Ordering::Relaxed) {
+            return (None, None);
+        }
         let (keep, done, next) = self.state().tokens.journal_work(now);
         if keep.is_empty() && done.is_empty() {
             return (None, next);
         }
-        let journal = Arc::clone(journal);
+        self.journaling.store(true, Ordering::Relaxed);
+        let (journal, shared) = (Arc::clone(journal), Arc::clone(self));
         let work = tokio::task::spawn_blocking(move || {
             keep.iter().for_each(|(id, token)| journal.keep(id, token));
             done.iter().for_each(|(id, token)| journal.forget(id, token));
@@ -728,6 +735,7 @@ impl Shared {
             if work.await.is_err() {
                 tracing::error!("the work on KIRO_STATE_DIR was given up");
             }
+            shared.journaling.store(false, Ordering::Relaxed);
         };
         (Some(ends), next)
     }

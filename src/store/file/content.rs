@@ -66,6 +66,15 @@ impl Content {
         Ok(Self::Pool(Pool { accounts, tokens, config, text: text.clone() }))
     }
 
+    /// Whether it was read from this text.
+    pub(super) fn is(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Pool(pool) => pool.text == text,
+            Self::Token(token) => token == text,
+        }
+    }
+
     /// The text as it was read; `None` without a file.
     pub(super) fn text(&self) -> Option<Vec<u8>> {
         match self {

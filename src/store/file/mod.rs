@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -33,6 +33,10 @@ use content::{Content, Pool};
 
 /// While the store is away it is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A change waits so long for the tokens of refreshes that are under way, to be written with them (R66); where writing
+/// takes longer, as long as that took, up to [`GATHER_MOST`].
+const GATHER: Duration = Duration::from_millis(100);
+const GATHER_MOST: Duration = Duration::from_secs(1);
 
 /// Accounts and tokens in one JSON file. Cheap to clone.
 #[derive(Clone)]
@@ -52,9 +56,51 @@ struct Inner {
     changing: Arc<tokio::sync::Mutex<()>>,
     /// Changes of records that wait for their turn: whoever is next writes them all, the file being written once.
     waiting: Mutex<Vec<Waiting>>,
+    /// Refreshes of this process that hold their lock, by token: their tokens are about to come.
+    refreshing: Refreshing,
     memory: Mutex<Memory>,
+    /// Only one reads a changed file anew; the others wait for what it found, and for a change that is being made.
+    renewing: Mutex<()>,
+    /// How long the last write took, in milliseconds.
+    wrote_in: AtomicU64,
     /// The last write failed: reads alone don't make the store whole again (R66).
     cannot_write: AtomicBool,
+}
+
+/// The tokens that are being refreshed.
+#[derive(Clone, Debug, Default)]
+struct Refreshing(Arc<Expected>);
+
+#[derive(Debug, Default)]
+struct Expected {
+    ids: Mutex<HashSet<String>>,
+    /// A change came, or a refresh ended. Whoever has the turn hears it.
+    arrived: Notify,
+}
+
+/// A refresh is under way until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    id: String,
+    refreshing: Refreshing,
+}
+
+impl Refreshing {
+    fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, id: &str) -> UnderWay {
+        self.ids().insert(id.to_owned());
+        UnderWay { id: id.to_owned(), refreshing: self.clone() }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.refreshing.ids().remove(&self.id);
+        self.refreshing.0.arrived.notify_one();
+    }
 }
 
 /// Compare-and-sets of one caller.
@@ -103,7 +149,10 @@ impl FileStore {
             tickets: AtomicU64::new(0),
             changing: Arc::default(),
             waiting: Mutex::default(),
+            refreshing: Refreshing::default(),
             memory: Mutex::default(),
+            renewing: Mutex::default(),
+            wrote_in: AtomicU64::new(0),
             cannot_write: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
@@ -162,13 +211,20 @@ impl FileStore {
         let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); cells.len()];
         let (done, mut answer) = oneshot::channel();
         self.inner.waiting().push(Waiting { cells: cells.clone(), done });
+        self.inner.refreshing.0.arrived.notify_one();
+        let until = Instant::now() + self.inner.gather();
         let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
         if let Ok(results) = answer.try_recv() {
             return results;
         }
+        while self.inner.is_more_to_come()
+            && timeout_at(until, self.inner.refreshing.0.arrived.notified()).await.is_ok()
+        {}
         let written = self.run(move |inner| {
             let _one_at_a_time = one_at_a_time;
+            let began = Instant::now();
             inner.write_waiting();
+            inner.wrote_in.store(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
             Ok(())
         });
         match written.await {
@@ -224,7 +280,10 @@ impl FileStore {
             let file = disk::try_lock_of(&target, key.id())?;
             // The lock file may be there where nothing can be written any more: no refresh that can't be saved.
             disk::can_replace(&target)?;
-            Ok(file.map(|file| Lock { key, held: Held::File(file) }))
+            Ok(file.map(|file| {
+                let under_way = inner.refreshing.begin(key.id());
+                Lock { key, held: Held::File(file, under_way) }
+            }))
         })
         .await
     }
@@ -304,16 +363,37 @@ impl Inner {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn renewing(&self) -> MutexGuard<'_, ()> {
+        self.renewing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was read of the file, if it is still this one.
+    fn seen(&self, found: Option<&disk::Found>) -> Option<Content> {
+        let memory = self.memory();
+        let (stamp, content) = memory.seen.as_ref()?;
+        (*stamp == found?.stamp).then(|| content.clone())
+    }
+
+    /// The content of a file's bytes, which may be known. Compared, since times are coarse and a writer must be sure.
+    fn parsed(&self, text: Option<Vec<u8>>) -> Result<Content, StoreError> {
+        let known = self.memory().seen.as_ref().map(|(_, content)| content.clone());
+        match (known, &text) {
+            (Some(content), Some(text)) if content.is(text) => Ok(content),
+            _ => Content::parse(text).map_err(|error| self.named(error)),
+        }
+    }
+
     /// The file as it is now; parsed again only when it changed (R65).
     fn content(&self) -> Result<Content, StoreError> {
         let looked = (|| {
             let target = disk::target(&self.path)?;
+            if let Some(content) = self.seen(disk::look(&target)?.as_ref()) {
+                return Ok(content);
+            }
+            let _renewing = self.renewing();
             let found = disk::look(&target)?;
-            if let Some(found) = &found
-                && let Some((stamp, content)) = &self.memory().seen
-                && *stamp == found.stamp
-            {
-                return Ok(content.clone());
+            if let Some(content) = self.seen(found.as_ref()) {
+                return Ok(content);
             }
             if found.as_ref().is_some_and(|found| found.is_open_to_others) {
                 self.warn_once(&format!("{} can be read by others: chmod 600", target.display()));
@@ -354,6 +434,19 @@ impl Inner {
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gather(&self) -> Duration {
+        Duration::from_millis(self.wrote_in.load(Ordering::Relaxed)).clamp(GATHER, GATHER_MOST)
+    }
+
+    /// Whether a refresh is under way whose token doesn't wait yet.
+    fn is_more_to_come(&self) -> bool {
+        let waiting = self.waiting();
+        let cells = waiting.iter().flat_map(|waiting| &waiting.cells);
+        let tokens: HashSet<&str> =
+            cells.filter(|cell| cell.kind == Kind::Token).map(|cell| cell.id.as_str()).collect();
+        self.refreshing.ids().iter().any(|id| !tokens.contains(id.as_str()))
     }
 
     /// Writes all changes that wait and whose callers are still there. The caller holds `changing`.
@@ -445,11 +538,12 @@ impl Inner {
         let changed = (|| -> Result<T, StoreError> {
             let target = disk::target(&self.path)?;
             let _lock = disk::lock(&target)?;
-            let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
+            let content = self.parsed(disk::read(&target)?)?;
             let (result, text) = change(&content)?;
             if let Some(text) = text {
                 // Before it is written: a file that can't be read again, for its length, must not take the place of this.
                 let content = Content::parse(Some(text.clone())).map_err(|error| self.named(error))?;
+                let _renewing = self.renewing();
                 disk::replace(&target, &text)?;
                 written = true;
                 // Still under the lock, so this is the file just written.
