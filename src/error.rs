@@ -384,6 +384,7 @@ impl Error {
             500 if self.0.lasting => headers.push(("x-should-retry", "false".to_owned())),
             _ if self.0.code == Code::ClientRefused => headers.push(("x-should-retry", "false".to_owned())),
             400 | 401 | 402 | 403 | 404 | 405 | 413 => headers.push(("x-should-retry", "false".to_owned())),
+            529 if self.0.retry_after.is_some() => headers.push(("retry-after", self.wait_seconds().to_string())),
             429 | 503 => {
                 let seconds = self.wait_seconds();
                 headers.push(("retry-after", seconds.to_string()));

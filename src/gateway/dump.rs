@@ -19,6 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::budget::{Budget, Share};
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::{Known, without_tokens};
@@ -42,7 +43,7 @@ pub(super) struct Dumps {
     folder: PathBuf,
     /// Secrets that are known from the start.
     keys: Vec<Secret>,
-    held: Arc<AtomicUsize>,
+    held: Budget,
     writing: Arc<AtomicUsize>,
     /// One after the other: room is made for one.
     desk: Arc<Mutex<()>>,
@@ -52,7 +53,7 @@ pub(super) struct Dumps {
 /// What one request said, kept until it is known whether it fails.
 pub(super) struct Recording {
     /// For the two requests.
-    held: Held,
+    held: Share,
     request: Option<Bytes>,
     kiro_request: Option<Vec<Bytes>>,
     frames: Tape,
@@ -72,39 +73,10 @@ struct ToldFault {
 
 /// The beginning and the end of a stream of bytes.
 pub(super) struct Tape {
-    held: Held,
+    held: Share,
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
-}
-
-/// Bytes of the budget; they go back with it.
-struct Held {
-    all: Arc<AtomicUsize>,
-    mine: usize,
-}
-
-impl Held {
-    fn take(&mut self, bytes: usize) -> bool {
-        let fits = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= BUDGET);
-        let taken = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
-        if taken {
-            self.mine += bytes;
-        }
-        taken
-    }
-}
-
-impl Held {
-    fn give_back(&mut self) {
-        self.all.fetch_sub(std::mem::take(&mut self.mine), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.give_back();
-    }
 }
 
 impl Dumps {
@@ -125,7 +97,7 @@ impl Dumps {
         Ok(Self {
             folder: folder.to_owned(),
             keys,
-            held: Arc::default(),
+            held: Budget::new(BUDGET),
             writing: Arc::default(),
             desk: Arc::default(),
             number: AtomicU64::new(0),
@@ -134,7 +106,7 @@ impl Dumps {
 
     /// Begins with the client's request. The bytes are shared, not copied.
     pub(super) fn record(&self, request: &Bytes) -> Box<Recording> {
-        let mut held = self.held();
+        let mut held = self.held.share();
         let request = held.take(request.len()).then(|| request.clone());
         let (frames, secrets) = (self.tape(), self.keys.clone());
         Box::new(Recording { held, request, kiro_request: None, frames, faults: Vec::new(), secrets })
@@ -142,11 +114,7 @@ impl Dumps {
 
     /// For what goes downstream.
     pub(super) fn tape(&self) -> Tape {
-        Tape { held: self.held(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
-    }
-
-    fn held(&self) -> Held {
-        Held { all: self.held.clone(), mine: 0 }
+        Tape { held: self.held.share(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
     }
 
     /// Writes a failed request on a thread for such work. `summary` is its log line.
@@ -385,14 +353,13 @@ fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn tape(all: &Arc<AtomicUsize>) -> Tape {
-        let held = Held { all: all.clone(), mine: 0 };
-        Tape { held, head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
+    fn tape(all: &Budget) -> Tape {
+        Tape { held: all.share(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
     }
 
     #[test]
     fn a_tape_keeps_both_ends() {
-        let all = Arc::default();
+        let all = Budget::new(BUDGET);
         let (mut pieces, mut whole) = (tape(&all), tape(&all));
         let bytes: Vec<u8> = (0..3 * HALF_TAPE).map(|n| (n % 251) as u8).collect();
         for piece in bytes.chunks(1000) {
@@ -403,10 +370,10 @@ mod tests {
         assert!(kept[..HALF_TAPE] == bytes[..HALF_TAPE] && kept[HALF_TAPE..] == bytes[2 * HALF_TAPE..]);
         whole.add(&bytes);
         assert!(whole.bytes() == kept);
-        assert_eq!(all.load(Ordering::Relaxed), 4 * HALF_TAPE);
+        assert_eq!(all.taken(), 4 * HALF_TAPE);
         pieces.clear();
         drop(whole);
-        assert_eq!(all.load(Ordering::Relaxed), 0, "the budget comes back");
+        assert_eq!(all.taken(), 0, "the budget comes back");
     }
 
     #[test]
@@ -469,7 +436,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_over_the_budget() {
-        let mut tape = tape(&Arc::new(AtomicUsize::new(BUDGET - 10)));
+        let mut tape = tape(&Budget::new(10));
         tape.add(&[1; 8]);
         tape.add(&[2; 8]);
         assert_eq!((tape.bytes(), tape.left_out), (vec![1; 8], 8));

@@ -9,6 +9,7 @@
 
 mod account;
 mod attempt;
+mod budget;
 mod catalogue;
 mod conversations;
 mod dump;
@@ -40,6 +41,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use attempt::{Facts, Job, Trail};
+use budget::Budget;
 use catalogue::Discovery;
 use conversations::{Conversations, learn_secret};
 use dump::Dumps;
@@ -48,8 +50,8 @@ pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
 pub use status::{AccountStatus, Status as GatewayStatus};
-use stream::Slot;
 pub use stream::{Cutter, MessageStream, OpenRequest};
+use stream::{MAX_HELD, Slot};
 use summary::Refused;
 pub use summary::{Outcome, Summary, SummaryCell};
 
@@ -130,6 +132,8 @@ pub(crate) struct Shared {
     ends: Ends,
     /// `KIRO_DEBUG_DUMP_DIR`.
     dumps: Option<Dumps>,
+    /// What is held of answers, all together (TS25).
+    answers: Budget,
     in_flight: Arc<AtomicUsize>,
     streams: Streams,
     closing: AtomicBool,
@@ -324,6 +328,7 @@ impl Gateway {
             metrics: Metrics::new(),
             ends: Ends::default(),
             dumps,
+            answers: Budget::new(MAX_HELD),
             in_flight: Arc::default(),
             streams: Streams::default(),
             closing: AtomicBool::new(false),
@@ -444,7 +449,7 @@ impl Gateway {
             return Ok(Answer::Stream(stream));
         }
         let body = stream.fold().await?;
-        Ok(Answer::Message(Message { body: body.into(), summary: stream.summary() }))
+        Ok(Answer::Message(Message { body, summary: stream.summary() }))
     }
 
     /// Everything that can be said about a request before an account is asked.

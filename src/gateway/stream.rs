@@ -23,6 +23,7 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
 use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
+use super::budget::Share;
 use super::dump::Tape;
 use super::summary::{Outcome, Summary, SummaryCell};
 use super::trace::Trace;
@@ -38,6 +39,13 @@ use crate::upstream::{Body, Cut};
 const REST: Duration = Duration::from_secs(5);
 /// Beside what a chunk of frames becomes, about as many bytes of SSE, there is room for `message_start` or the end.
 const OUT_SPARE: usize = 512;
+/// What all answers together may make us hold, in bytes (TS25): messages that are put together until the client has them,
+/// what waits behind a tool, frames that aren't whole.
+pub(super) const MAX_HELD: usize = 512 << 20;
+/// An answer that holds no more is not counted: `KIRO_MAX_CONNS` bounds these.
+const HELD_STEP: usize = 256 << 10;
+/// When an answer that found no room may be asked for again.
+const ROOM_AFTER: Duration = Duration::from_secs(5);
 
 /// The SSE bytes of one answer: each item holds whole events, at least one.
 ///
@@ -67,6 +75,8 @@ pub struct MessageStream {
     failure: Option<Error>,
     /// The whole message, when it isn't streamed.
     folded: Option<Vec<u8>>,
+    /// Its part of what may be held ([`MAX_HELD`]).
+    held: Share,
     /// Last, so that closing waits until everything above is gone.
     _permit: Permit,
 }
@@ -213,6 +223,7 @@ impl MessageStream {
         let facts = job.facts;
         let tape = shared.dumps.as_ref().map(|dumps| Box::new(dumps.tape()));
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
+        let held = shared.answers.share();
         let mut stream = Box::new(Self {
             phase: Phase::Opening(Box::pin(open(job.clone(), trail, Next::Select { after: Duration::ZERO }))),
             shared,
@@ -228,6 +239,7 @@ impl MessageStream {
             slot,
             slot_key,
             summary,
+            held,
             tape,
             trace: Some(trace),
             failure: None,
@@ -284,12 +296,17 @@ impl MessageStream {
     }
 
     /// Drives a folding pipeline to its end.
-    pub(super) async fn fold(&mut self) -> Result<Vec<u8>, Error> {
+    pub(super) async fn fold(&mut self) -> Result<Bytes, Error> {
         std::future::poll_fn(|cx| self.advance(cx)).await;
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
-        self.folded.take().ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))
+        let whole = self.folded.take();
+        let whole = whole.ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))?;
+        if self.held.is_empty() {
+            return Ok(whole.into());
+        }
+        Ok(Bytes::from_owner(Whole { message: whole, _held: self.held.hand_over() }))
     }
 
     /// Works until there are bytes to hand out, or the end.
@@ -401,7 +418,26 @@ impl MessageStream {
             None => self.pipeline.finish(&mut self.out),
             Some(Err(_)) => self.pipeline.abort(Fault::network("the answer was cut"), &mut self.out),
         };
+        let fits = self.held.fit(self.pipeline.held(), HELD_STEP);
+        if !fits && matches!(step, Step::Continue) {
+            return self.on_no_room();
+        }
         self.on_step(step);
+    }
+
+    /// Nobody's fault: the account stays as it is, and the connection is closed with the body.
+    fn on_no_room(&mut self) {
+        let message = if self.facts.streaming {
+            "The answers that are under way take all the memory there is for them: try again."
+        } else {
+            "The answers that are being put together take all the memory there is for them: try again, or ask with \
+             \"stream\": true."
+        };
+        let error = Error::new(Code::Overloaded, message).with_retry_after(Some(ROOM_AFTER));
+        let mut trail = self.take_trail();
+        self.pipeline.give_up(&error.api_error(), &mut self.out);
+        self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
+        self.failure = Some(error);
     }
 
     fn on_step(&mut self, step: Step) {
@@ -651,6 +687,18 @@ impl MessageStream {
             tape.add(&self.out);
             dumps.write(recording, *tape, self.summary.line(&self.shared), super::wall_clock());
         }
+    }
+}
+
+/// A folded answer that counts until the client has it.
+struct Whole {
+    message: Vec<u8>,
+    _held: Share,
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
     }
 }
 

@@ -265,6 +265,16 @@ impl Pipeline {
         }
     }
 
+    /// Bytes that are held of the answer: the message that is put together, what waits behind a tool, a frame that isn't
+    /// whole.
+    pub fn held(&self) -> usize {
+        let folded = match &self.output {
+            Output::Sse => 0,
+            Output::Fold(fold) => fold.held(),
+        };
+        folded + self.response.held() + self.decoder.buffered()
+    }
+
     /// The folded message as JSON, once, after [`Step::Done`]; [`Mode::Stream`]: none.
     pub fn message(&mut self) -> Option<Vec<u8>> {
         match &mut self.output {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::json;
 
 use crate::upstream::{Act, Upstream, answer, event, stream_head, text};
@@ -34,6 +35,46 @@ async fn ts24_ts25_a_message_that_is_put_together_has_a_bound() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(world.accounts()[0]["isHealthy"] == true && world.gateway.health().accounts.healthy == 1);
+}
+
+/// Each within its own bound: together they have one, too. Frames that aren't whole are the quickest way there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ts25_what_answers_hold_has_a_bound_in_sum() {
+    const FRAME: usize = 15 << 20;
+    let mut half = text(&"x".repeat(FRAME));
+    half.truncate(FRAME);
+    let upstream = Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Say(half.clone()), Act::Stay]).await;
+    let world = before(&upstream).await;
+    let (message, stream) = (base(), with(STREAM()));
+    for (body, said) in
+        [(&message, "The answers that are being put together"), (&stream, "The answers that are under way")]
+    {
+        let mut under_way: FuturesUnordered<_> = (0..40).map(|_| world.messages(body)).collect();
+        let reply = under_way.next().await.unwrap();
+        reply.is_error("no room", 529, "overloaded_error", said);
+        assert_eq!(reply.headers["retry-after"], "5");
+        drop(under_way);
+        gone(&upstream).await;
+    }
+    assert!(world.accounts()[0]["isHealthy"] == true && world.gateway.health().accounts.healthy == 1);
+
+    // All of it came back: there is room for as many as fit.
+    let before = upstream.taken.load(Ordering::SeqCst);
+    let mut under_way: FuturesUnordered<_> = (0..30).map(|_| world.messages(&message)).collect();
+    let began = Instant::now();
+    while upstream.taken.load(Ordering::SeqCst) - before < 30 * FRAME as u64 {
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody takes what upstream says");
+        let reply = tokio::time::timeout(Duration::from_millis(50), under_way.next()).await;
+        assert!(reply.is_err(), "{:?}", reply.map(|reply| reply.map(|reply| reply.text)));
+    }
+}
+
+async fn gone(upstream: &Upstream) {
+    let began = Instant::now();
+    while upstream.open.load(Ordering::SeqCst) > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "connections stay open");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

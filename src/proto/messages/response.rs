@@ -56,6 +56,16 @@ impl Fold {
         self.message.len() + open > MAX_FOLDED
     }
 
+    /// Bytes of memory that it has taken.
+    pub fn held(&self) -> usize {
+        let open = match &self.open {
+            Open::Thinking { signature } => signature.capacity(),
+            Open::Tool { input, .. } => input.capacity(),
+            Open::None | Open::Text | Open::Redacted => 0,
+        };
+        self.message.capacity() + open
+    }
+
     fn open(&mut self, block: Block<'_>) {
         let from = self.message.len();
         if self.blocks > 0 {

@@ -398,6 +398,11 @@ impl Response {
         !matches!(self.state, State::Idle | State::Faulted { started: false } | State::Failed { started: false })
     }
 
+    /// Bytes that wait behind an open tool.
+    pub fn held(&self) -> usize {
+        self.queue.bytes
+    }
+
     /// A content block was opened.
     pub fn is_committed(&self) -> bool {
         match &self.state {

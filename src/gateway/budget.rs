@@ -1,0 +1,115 @@
+//! Bytes that may be held together: each holder has a share, which goes back when it is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What all shares together may come to, in bytes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+/// What one holder has of a [`Budget`].
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Budget,
+    mine: usize,
+}
+
+impl Budget {
+    pub(super) fn new(most: usize) -> Self {
+        Self(Arc::new(Inner { most, taken: AtomicUsize::new(0) }))
+    }
+
+    /// Nothing yet.
+    pub(super) fn share(&self) -> Share {
+        Share { budget: self.clone(), mine: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Share {
+    /// So many bytes more; false: they aren't there, and nothing has changed.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let Inner { most, taken } = &*self.budget.0;
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| sum <= most);
+        let fits = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        if fits {
+            self.mine += bytes;
+        }
+        fits
+    }
+
+    /// Makes it so large that `bytes` fit, in steps of `step`, of which the first is everybody's: a holder of little
+    /// touches nothing that is shared. False: they aren't there, and nothing has changed.
+    pub(super) fn fit(&mut self, bytes: usize, step: usize) -> bool {
+        let wanted = if bytes <= step { 0 } else { bytes.div_ceil(step).saturating_mul(step) };
+        if wanted > self.mine {
+            return self.take(wanted - self.mine);
+        }
+        if wanted < self.mine {
+            self.budget.0.taken.fetch_sub(self.mine - wanted, Ordering::Relaxed);
+            self.mine = wanted;
+        }
+        true
+    }
+
+    /// Whether it holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.mine == 0
+    }
+
+    /// All of it, to whoever holds the bytes from now on.
+    pub(super) fn hand_over(&mut self) -> Self {
+        Self { budget: self.budget.clone(), mine: std::mem::take(&mut self.mine) }
+    }
+
+    /// All of it goes back.
+    pub(super) fn give_back(&mut self) {
+        self.budget.0.taken.fetch_sub(std::mem::take(&mut self.mine), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_come_back_and_never_exceed_the_whole() {
+        let budget = Budget::new(100);
+        let (mut one, mut other) = (budget.share(), budget.share());
+        assert!(one.take(60) && !other.take(41) && !other.take(usize::MAX) && other.take(40));
+        assert_eq!(budget.taken(), 100);
+        let handed = one.hand_over();
+        drop(one);
+        assert_eq!(budget.taken(), 100, "whoever holds the bytes has the share");
+        drop(handed);
+        other.give_back();
+        assert_eq!((budget.taken(), other.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn ts25_a_holder_of_little_takes_nothing_of_the_whole() {
+        let budget = Budget::new(100);
+        let mut share = budget.share();
+        for (bytes, taken) in [(10, 0), (11, 20), (20, 20), (95, 100), (31, 40), (10, 0)] {
+            assert!(share.fit(bytes, 10));
+            assert_eq!(budget.taken(), taken, "{bytes}");
+        }
+        assert!(!share.fit(101, 10) && share.is_empty());
+    }
+}
