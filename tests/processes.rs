@@ -394,6 +394,90 @@ async fn r50_an_outage_is_two_lines_of_log() {
 
 /// The cure of a missing profile, from the look-up to the token record; at most once in 10 minutes. The records are the
 /// existing Node.js service's, which say `builder-id` of enterprise accounts too.
+/// Root may write everywhere: as root the server runs as somebody else.
+fn unprivileged(command: &mut Command) {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::process::CommandExt as _;
+    if std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+        command.uid(65_534).gid(65_534);
+    }
+}
+
+/// A refresh that can't be saved would log the account's owner out.
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_r66_no_refresh_is_begun_where_the_file_may_not_be_written() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut place = Place::new();
+    let mut runs = place.command(&["--version"], &[]);
+    unprivileged(&mut runs);
+    if !runs.stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: the binary can't be run by another user here");
+        return;
+    }
+    let simulator = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    place.upstream = simulator.world(json!(["one-time-tokens-600"])).unwrap().spawn().unwrap();
+    let count = |what: &str| place.upstream.control().accounts()["old0"][what].as_u64().unwrap_or(0);
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let around = tempfile::tempdir().unwrap();
+    set_mode(around.path(), 0o755);
+    let (folder, state) = (around.path().join("pool"), around.path().join("state"));
+    let file = folder.join("pool.json");
+    for folder in [&folder, &state] {
+        std::fs::create_dir(folder).unwrap();
+        set_mode(folder, 0o777);
+    }
+    let token = json!({
+        "accessToken": "sim-ok.0", "refreshToken": "old0", "authMethod": "social", "expiresAt": PAST, "profileArn": PROFILE_ARN,
+    });
+    let pool = json!({ "accounts": { "a1": {} }, "tokens": { "a1": token } }).to_string();
+    std::fs::write(&file, &pool).unwrap();
+    set_mode(&file, 0o644);
+    let store = format!("file:{}", file.display());
+    let serve = |state: Option<&Path>| {
+        let mut said =
+            vec![("KIRO_PORT", "0"), ("KIRO_LOG_FORMAT", "json"), ("KIRO_API_KEY", KEY), ("KIRO_STORE", &*store)];
+        said.extend(state.map(|state| ("KIRO_STATE_DIR", state.to_str().unwrap())));
+        let mut command = place.command(&[], &said);
+        command.env_remove("REDIS_URL");
+        unprivileged(&mut command);
+        Server::start(command)
+    };
+
+    set_mode(&folder, 0o555);
+    let server = serve(None);
+    for _ in 0..3 {
+        let (_, text) = place.ask(&server, &message()).await;
+        assert!(text.contains("the store is read-only"), "{text}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!((count("refreshes"), count("dead_refreshes")), (0, 0), "{}", server.log());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), pool);
+    drop(server);
+
+    // Where a folder keeps the token, it is refreshed; and it is in the file as soon as that may be written.
+    let server = serve(Some(&state));
+    assert_eq!(place.ask(&server, &message()).await.0, 200, "{}", server.log());
+    let kept = || {
+        std::fs::read_dir(&state)
+            .unwrap()
+            .flatten()
+            .filter(|file| file.path().extension().is_some_and(|end| end == "json"))
+            .count()
+    };
+    eventually("the token is kept", Duration::from_secs(20), async || kept() == 1).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), pool);
+    set_mode(&folder, 0o777);
+    let saved = || std::fs::read_to_string(&file).unwrap().contains("\"old0~1\"");
+    let end = Instant::now() + Duration::from_secs(20);
+    while !(saved() && kept() == 0) {
+        assert!(Instant::now() < end, "the token isn't saved: {}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((count("refreshes"), count("dead_refreshes")), (1, 0), "{}", server.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn k64_k78_k79_a_missing_profile_is_looked_up_and_kept() {
     let place = Place::new();
