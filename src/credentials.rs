@@ -41,9 +41,8 @@ pub use profiles::LookUp;
 
 /// How often accounts are looked at for a background refresh or a probe.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Background refreshes at a time, and of a large pool's so many each second; blocking ones are not bounded. A file store
-/// writes them together (R66).
-const AT_A_TIME: usize = 128;
+/// Background refreshes at a time; blocking ones are not bounded.
+const AT_A_TIME: usize = 32;
 /// One refresh call, all in all (K68): half the lock's life.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// A refresh that is refused is asked for in other regions too, all in all so long and so often (K76).

@@ -831,7 +831,7 @@ impl Pool {
             Event::Success { half_open: true, .. } => {
                 tracing::info!(account = short(id), "account healed");
             }
-            Event::Success { .. } | Event::Fault { .. } | Event::Refreshed => {}
+            Event::Success { .. } | Event::Fault { .. } | Event::Refreshed { .. } => {}
         }
     }
 

@@ -143,7 +143,7 @@ fn outcome_json(id: &AccountId, outcome: &Outcome) -> Option<Value> {
             }
             Note::Ejected { .. } => json!({ "kind": "ejected", "message": mark.to_string() }),
         },
-        Event::Fault { mark: None, .. } | Event::Refreshed => return None,
+        Event::Fault { mark: None, .. } | Event::Refreshed { .. } => return None,
     };
     notice["accountId"] = json!(&**id);
     notice["at"] = json!(outcome.at.as_millisecond());

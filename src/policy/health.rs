@@ -474,8 +474,8 @@ impl Health {
 
     /// A refresh succeeded.
     pub fn refreshed(&mut self, now: Timestamp) -> Outcome {
-        self.standing.stale = false;
-        Outcome { at: now, started: now, event: Event::Refreshed }
+        let asked = std::mem::replace(&mut self.standing.stale, false);
+        Outcome { at: now, started: now, event: Event::Refreshed { asked } }
     }
 
     /// `Retry-After` of a pinned request: it binds this process, and nothing is written (N5).
@@ -790,7 +790,7 @@ mod tests {
     fn mark(outcome: Option<Outcome>) -> Option<Note> {
         match outcome?.event {
             Event::Fault { mark, .. } => mark,
-            Event::Success { .. } | Event::Refreshed => None,
+            Event::Success { .. } | Event::Refreshed { .. } => None,
         }
     }
 

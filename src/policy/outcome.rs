@@ -33,9 +33,9 @@ impl Outcome {
         Self { at, started, event: Event::Fault { mark: Some(mark), used: false } }
     }
 
-    /// A new access token.
+    /// A new access token of an account whose record asked for one.
     pub fn refreshed(at: Timestamp) -> Self {
-        Self { at, started: at, event: Event::Refreshed }
+        Self { at, started: at, event: Event::Refreshed { asked: true } }
     }
 
     /// Whether a host program that records outcomes itself has a call for it (R35).
@@ -43,7 +43,7 @@ impl Outcome {
         match &self.event {
             Event::Success { heals, probe, .. } => *heals || !probe,
             Event::Fault { mark, .. } => mark.is_some(),
-            Event::Refreshed => false,
+            Event::Refreshed { .. } => false,
         }
     }
 }
@@ -70,7 +70,10 @@ pub enum Event {
         used: bool,
     },
     /// The access token was refreshed: `needsRefresh:false, refreshCount:0, lastHealthCheckTime`.
-    Refreshed,
+    Refreshed {
+        /// The record asked for it (`needsRefresh`), and other instances look at that.
+        asked: bool,
+    },
 }
 
 /// `errorCount` of an ejected account (R29).
@@ -89,6 +92,8 @@ pub struct Outcomes {
     probed: Option<Timestamp>,
     failure: Option<Failure>,
     refreshed: Option<Timestamp>,
+    /// One of the refreshes was asked for.
+    asked: bool,
 }
 
 /// Failures that no later success has healed.
@@ -131,6 +136,7 @@ impl Outcomes {
             probed: self.probed.max(probed),
             failure,
             refreshed: self.refreshed.max(newer.refreshed),
+            asked: self.asked || newer.asked,
         }
     }
 
@@ -205,7 +211,7 @@ impl Outcomes {
 
     /// Whether it sets or clears something that other instances wait for: leaves at once, not with the counters (R31).
     pub fn is_urgent(&self) -> bool {
-        self.is_mark() || self.refreshed.is_some()
+        self.is_mark() || self.asked
     }
 
     /// Whether it takes the account out of rotation.
@@ -232,7 +238,7 @@ impl From<&Outcome> for Outcomes {
         match event {
             Event::Success { probe: true, .. } => Self { probed: Some(started_at), ..Self::default() },
             Event::Success { heals, .. } => Self { heal: heals.then_some(started_at), ..used },
-            Event::Refreshed => Self { refreshed: Some(at), ..Self::default() },
+            Event::Refreshed { asked } => Self { refreshed: Some(at), asked: *asked, ..Self::default() },
             Event::Fault { mark, used: true } => Self { failure: Failure::of(mark.as_ref(), at, started_at), ..used },
             Event::Fault { mark, used: false } => {
                 let failure = Failure::of(mark.as_ref(), at, started_at);
