@@ -12,35 +12,135 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:
  * refused with a {@link KiroError} `KIRO_CONFIG` that names it.
  */
 export interface GatewayOptions {
+  // What most people set
+
   /**
-   * Listen address.
+   * Address to listen on.
    * Environment: `KIRO_HOST`.
    * @default 127.0.0.1
    */
   host?: string
   /**
-   * Listen port; 0 takes a free one and logs it.
+   * Port to listen on; 0 takes a free one and logs it.
    * Environment: `KIRO_PORT`.
    * @default 8081
    */
   port?: number
   /**
-   * Client key. Empty: read from the store's config (REQUIRED_API_KEY, then apiKey), again every 5 s.
+   * Key that clients must send. Empty: the store's config has it (REQUIRED_API_KEY, else apiKey), read again every 5 s.
    * Environment: `KIRO_API_KEY`.
    */
   apiKey?: string
   /**
-   * Serve without any client key on an address other than loopback.
-   * Environment: `KIRO_ALLOW_ANONYMOUS`.
-   * @default false
+   * PEM file with the certificate and its chain: the server speaks TLS only. Read again on SIGHUP.
+   * Environment: `KIRO_TLS_CERT`.
    */
-  allowAnonymous?: boolean
+  tlsCert?: string
+  /**
+   * PEM file with the certificate's private key.
+   * Environment: `KIRO_TLS_KEY`.
+   */
+  tlsKey?: string
+  /**
+   * Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis.
+   * Environment: `KIRO_STORE`.
+   * @default redis
+   */
+  store?: 'redis' | `file:${string}`
   /**
    * Redis: redis://, rediss://, redis+unix://, Sentinel and Cluster URLs.
    * Environment: `REDIS_URL`.
    * @default redis://127.0.0.1:6379
    */
   redisUrl?: string
+  /**
+   * Folder for refreshed tokens that the store can't take at the moment, so that a restart loses no login. Mode 0600, deleted once they are saved. Without it they wait in memory only.
+   * Environment: `KIRO_STATE_DIR`.
+   */
+  stateDir?: string
+  /**
+   * kiro, or simulator: the built-in simulated upstream, to try everything without an account.
+   * Environment: `KIRO_UPSTREAM`.
+   * @default kiro
+   */
+  upstream?: 'kiro' | 'simulator'
+  /**
+   * Proxy towards Kiro.
+   * Must be a URL that begins with http://, https://, socks5://, socks5h://.
+   * Environment: `KIRO_PROXY_URL`.
+   */
+  proxyUrl?: string
+  /**
+   * Model for a claude-* name that can't pass, or that upstream has refused. Empty: 404.
+   * Environment: `KIRO_MODEL_FALLBACK`.
+   */
+  modelFallback?: string
+  /**
+   * Least level that is logged.
+   * Environment: `KIRO_LOG_LEVEL`.
+   * @default info
+   */
+  logLevel?: 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'off'
+
+  // Accounts
+
+  /**
+   * How an account is chosen; sticky: by conversation.
+   * Environment: `KIRO_STRATEGY`.
+   * @default round-robin
+   */
+  strategy?: 'round-robin' | 'least-busy' | 'sticky'
+  /**
+   * Requests that may run at once on one account in this process; 0: no limit.
+   * Environment: `KIRO_MAX_INFLIGHT_PER_ACCOUNT`.
+   * @default 0
+   */
+  maxInflightPerAccount?: number
+  /**
+   * Conversations that may begin in a minute on one account in this process; 0: no limit.
+   * Environment: `KIRO_ACCOUNT_RPM`.
+   * @default 0
+   */
+  accountRpm?: number
+  /**
+   * How long a request may wait for an account. 0s: it fails at once.
+   * Environment: `KIRO_ACCOUNT_WAIT`.
+   * @default 0
+   */
+  accountWaitMs?: number
+  /**
+   * How many accounts may fail for upstream's reasons before the first content. An account that refuses for a reason of its own doesn't count.
+   * Environment: `KIRO_MAX_ATTEMPTS`.
+   * @default 3
+   */
+  maxAttempts?: number
+  /**
+   * How long after its first attempt a request may move to another account.
+   * Environment: `KIRO_FAILOVER_TIME`.
+   * @default 15000
+   */
+  failoverTimeMs?: number
+  /**
+   * How long a cooled-down account rests when upstream gives no Retry-After.
+   * Environment: `KIRO_HEALTH_COOLDOWN`.
+   * @default 60000
+   */
+  healthCooldownMs?: number
+  /**
+   * An access token that expires within this time is refreshed in the background.
+   * Environment: `KIRO_REFRESH_THRESHOLD`.
+   * @default 300000
+   */
+  refreshThresholdMs?: number
+  /**
+   * Age at which the snapshot of accounts is read again in the background; at least 50ms.
+   * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
+   * @default 5000
+   */
+  accountCacheTtlMs?: number
+
+  // Store
+
   /**
    * Redis host; read only when REDIS_URL is unset.
    * Environment: `REDIS_HOST`.
@@ -65,7 +165,7 @@ export interface GatewayOptions {
    */
   redisDb?: number
   /**
-   * Put in front of every key.
+   * Prefix of every key in Redis.
    * Environment: `REDIS_KEY_PREFIX`.
    * @default aiclient:
    */
@@ -77,245 +177,29 @@ export interface GatewayOptions {
    */
   redisPoolSize?: number
   /**
-   * Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis.
-   * Environment: `KIRO_STORE`.
-   * @default redis
-   */
-  store?: 'redis' | `file:${string}`
-  /**
-   * How long start-up waits for the first snapshot; 0s: serve 503 until it is there. Default 5s in the addon, 0s in the server.
+   * How long the start waits for the first snapshot of accounts. 0s: it doesn't, and requests get 503 until it is there. Default 5s in the addon, 0s in the server.
    * Environment: `KIRO_STORE_WAIT`.
    */
   storeWaitMs?: number
   /**
-   * kiro, or simulator: the built-in simulated upstream, for a first try without an account.
-   * Environment: `KIRO_UPSTREAM`.
-   * @default kiro
+   * Secret of derived ids, at least 16 characters. Empty: all processes of the store share one.
+   * Environment: `KIRO_ID_SECRET`.
    */
-  upstream?: 'kiro' | 'simulator'
+  idSecret?: string
+
+  // Models
+
   /**
-   * Where answers come from in shape q; {region} is filled per account. Changed alone, everything goes to this one host.
-   * Must be an https:// URL without a user name (http:// only to a loopback address).
-   * Environment: `KIRO_UPSTREAM_URL`.
-   * @default https://q.{region}.amazonaws.com/generateAssistantResponse
-   */
-  upstreamUrl?: string
-  /**
-   * Which of Kiro's two wire shapes are used, the preferred one first; auto is q,runtime.
-   * Environment: `KIRO_UPSTREAM_API`.
-   * @default auto
-   */
-  upstreamApi?: 'auto' | 'q' | 'runtime' | 'q,runtime' | 'runtime,q'
-  /**
-   * Where answers come from in shape runtime.
-   * Must be an https:// URL without a user name (http:// only to a loopback address).
-   * Environment: `KIRO_RUNTIME_URL`.
-   * @default https://runtime.{region}.kiro.dev/
-   */
-  runtimeUrl?: string
-  /**
-   * Where usage, models and profiles are asked for in shape runtime.
-   * Must be an https:// URL without a user name (http:// only to a loopback address).
-   * Environment: `KIRO_MANAGEMENT_URL`.
-   * @default https://management.{region}.kiro.dev
-   */
-  managementUrl?: string
-  /**
-   * Regions in which Kiro answers; another region in an account's records says only where it signs in.
-   * Must be a comma list of regions such as us-east-1,eu-central-1.
-   * Environment: `KIRO_API_REGIONS`.
-   * @default us-east-1,eu-central-1,us-gov-west-1,us-gov-east-1
-   */
-  apiRegions?: string
-  /**
-   * Kiro's fixed profile for AWS Builder IDs; empty: none is sent.
-   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
-   * Environment: `KIRO_BUILDER_ID_PROFILE_ARN`.
-   * @default arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX
-   */
-  builderIdProfileArn?: string
-  /**
-   * Kiro's fixed profile for Google and GitHub accounts; empty: none is sent.
-   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
-   * Environment: `KIRO_SOCIAL_PROFILE_ARN`.
-   * @default arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK
-   */
-  socialProfileArn?: string
-  /**
-   * Where social accounts refresh their token.
-   * Must be an https:// URL without a user name (http:// only to a loopback address).
-   * Environment: `KIRO_SOCIAL_REFRESH_URL`.
-   * @default https://prod.{region}.auth.desktop.kiro.dev/refreshToken
-   */
-  socialRefreshUrl?: string
-  /**
-   * Where IdC accounts refresh their token.
-   * Must be an https:// URL without a user name (http:// only to a loopback address).
-   * Environment: `KIRO_IDC_REFRESH_URL`.
-   * @default https://oidc.{region}.amazonaws.com/token
-   */
-  idcRefreshUrl?: string
-  /**
-   * Version of Kiro's IDE in the user-agent headers. Kiro refuses old ones.
-   * Must be a version such as 1.1.70.
-   * Environment: `KIRO_CLIENT_VERSION`.
-   * @default 1.1.70
-   */
-  clientVersion?: string
-  /**
-   * Version of the IDE's agent in the user-agent headers of runtime.{region}.kiro.dev.
-   * Must be a version such as 1.1.70.
-   * Environment: `KIRO_CLIENT_AGENT_VERSION`.
-   * @default 0.66.7
-   */
-  clientAgentVersion?: string
-  /**
-   * Proxy towards upstream.
-   * Must be a URL that begins with http://, https://, socks5://, socks5h://.
-   * Environment: `KIRO_PROXY_URL`.
-   */
-  proxyUrl?: string
-  /**
-   * PEM file of certificate authorities that upstream may also be signed by.
-   * Environment: `NODE_EXTRA_CA_CERTS`.
-   */
-  extraCaCerts?: string
-  /**
-   * Upstream requests in flight in this process; over it: 529 at once.
-   * Environment: `KIRO_MAX_CONNS`.
-   * @default 4096
-   */
-  maxConns?: number
-  /**
-   * Requests in flight on one account in this process; 0: no limit.
-   * Environment: `KIRO_MAX_INFLIGHT_PER_ACCOUNT`.
-   * @default 0
-   */
-  maxInflightPerAccount?: number
-  /**
-   * Conversations a minute on one account in this process; 0: no limit.
-   * Environment: `KIRO_ACCOUNT_RPM`.
-   * @default 0
-   */
-  accountRpm?: number
-  /**
-   * Slow the whole pool down when several accounts come under suspicion.
-   * Environment: `KIRO_SUSPICION_BRAKE`.
-   * @default on
-   */
-  suspicionBrake?: 'on' | 'off'
-  /**
-   * How an account is chosen; sticky: by conversation.
-   * Environment: `KIRO_STRATEGY`.
-   * @default round-robin
-   */
-  strategy?: 'round-robin' | 'least-busy' | 'sticky'
-  /**
-   * Accounts that may fail for upstream's reasons before the first content. One that says no for itself uses none up.
-   * Environment: `KIRO_MAX_ATTEMPTS`.
-   * @default 3
-   */
-  maxAttempts?: number
-  /**
-   * How long after its first attempt a request may begin with another account.
-   * Environment: `KIRO_FAILOVER_TIME`.
-   * @default 15000
-   */
-  failoverTimeMs?: number
-  /**
-   * How long a cooled-down account rests when upstream gives no Retry-After.
-   * Environment: `KIRO_HEALTH_COOLDOWN`.
-   * @default 60000
-   */
-  healthCooldownMs?: number
-  /**
-   * How long a request may wait for an account instead of failing at once.
-   * Environment: `KIRO_ACCOUNT_WAIT`.
-   * @default 0
-   */
-  accountWaitMs?: number
-  /**
-   * Age at which the account snapshot is refreshed in the background; less than 50ms counts as that.
-   * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
-   * @default 5000
-   */
-  accountCacheTtlMs?: number
-  /**
-   * Refresh in the background when the access token expires sooner.
-   * Environment: `KIRO_REFRESH_THRESHOLD`.
-   * @default 300000
-   */
-  refreshThresholdMs?: number
-  /**
-   * TCP and TLS towards upstream.
-   * Environment: `KIRO_CONNECT_TIMEOUT`.
-   * @default 10000
-   */
-  connectTimeoutMs?: number
-  /**
-   * From the request sent to the first upstream event.
-   * Environment: `KIRO_FIRST_EVENT_TIMEOUT`.
-   * @default 120000
-   */
-  firstEventTimeoutMs?: number
-  /**
-   * Between upstream chunks; there is no total limit.
-   * Environment: `KIRO_IDLE_TIMEOUT`.
-   * @default 300000
-   */
-  idleTimeoutMs?: number
-  /**
-   * When no event came for so long: 200, message_start, then pings.
-   * Environment: `KIRO_EARLY_HEADERS`.
-   * @default 15000
-   */
-  earlyHeadersMs?: number
-  /**
-   * An SSE ping when nothing else was sent for so long.
-   * Environment: `KIRO_PING_INTERVAL`.
-   * @default 15000
-   */
-  pingIntervalMs?: number
-  /**
-   * Larger request bodies: 413.
-   * Environment: `KIRO_MAX_REQUEST_BODY`.
-   * @default 32MiB
-   */
-  maxRequestBody?: number | string
-  /**
-   * How an estimated input count is shown: ratio apportions it 1:2:25 to input, cache creation and cache read (not a measurement); none doesn't.
-   * Environment: `KIRO_USAGE_SPLIT`.
-   * @default ratio
-   */
-  usageSplit?: 'ratio' | 'none'
-  /**
-   * JSON model table in place of the embedded one; reloaded on change.
+   * JSON model table in place of the embedded one; read again when it changes.
    * Environment: `KIRO_MODELS_FILE`.
    */
   modelsFile?: string
   /**
-   * Model used for a claude-* name that can't pass, or that upstream has refused; none: 404.
-   * Environment: `KIRO_MODEL_FALLBACK`.
-   */
-  modelFallback?: string
-  /**
-   * A Claude name that the table doesn't hold: pass sends it upstream in the form of Kiro's ids, refuse answers 404.
-   * Environment: `KIRO_MODEL_UNKNOWN`.
-   * @default pass
-   */
-  modelUnknown?: 'pass' | 'refuse'
-  /**
-   * What the model name auto means: auto is Kiro's own choice, or a name of the table.
+   * What the model name auto means: auto is Kiro's own choice, else a name of the table.
    * Environment: `KIRO_MODEL_AUTO`.
    * @default auto
    */
   modelAuto?: string
-  /**
-   * Ask Kiro which models an account has, in the background, after its first answer and then hourly.
-   * Environment: `KIRO_MODEL_DISCOVERY`.
-   * @default on
-   */
-  modelDiscovery?: 'on' | 'off'
   /**
    * What /v1/models shows: Claude models, or other vendors' too.
    * Environment: `KIRO_MODELS_LIST`.
@@ -323,74 +207,58 @@ export interface GatewayOptions {
    */
   modelsList?: 'claude' | 'all'
   /**
-   * forward: keep a request's max_tokens, upstream where the model has a place for it.
-   * Environment: `KIRO_MAX_TOKENS`.
-   * @default forward
+   * How an estimated input count is shown: ratio splits it 1:2:25 into input, cache creation and cache read (not a measurement); none doesn't.
+   * Environment: `KIRO_USAGE_SPLIT`.
+   * @default ratio
    */
-  maxTokens?: 'forward' | 'ignore'
+  usageSplit?: 'ratio' | 'none'
+
+  // Upstream
+
   /**
-   * Cache points upstream: client (on is its old name): where the client set cache_control; auto: behind the system text and the last answer.
-   * Environment: `KIRO_CACHE_POINTS`.
-   * @default off
+   * PEM file of further certificate authorities that may sign upstream's certificate.
+   * Environment: `NODE_EXTRA_CA_CERTS`.
    */
-  cachePoints?: 'off' | 'client' | 'on' | 'auto'
+  extraCaCerts?: string
   /**
-   * conversation: a conversation stays with its account while that one can serve; off: each request takes the next one.
-   * Environment: `KIRO_AFFINITY`.
-   * @default conversation
+   * Limit for TCP and TLS towards upstream.
+   * Environment: `KIRO_CONNECT_TIMEOUT`.
+   * @default 10000
    */
-  affinity?: 'conversation' | 'off'
+  connectTimeoutMs?: number
   /**
-   * Where a client names no conversation: derive, the same id for each of its turns; random, a new one each time.
-   * Environment: `KIRO_CONVERSATION_ID`.
-   * @default derive
+   * Limit from the end of the request to upstream's first event.
+   * Environment: `KIRO_FIRST_EVENT_TIMEOUT`.
+   * @default 120000
    */
-  conversationId?: 'derive' | 'random'
+  firstEventTimeoutMs?: number
   /**
-   * Secret of derived ids, at least 16 characters. Empty: one that all processes of the store share.
-   * Environment: `KIRO_ID_SECRET`.
+   * Limit between two chunks of upstream's answer. There is no limit for the whole answer.
+   * Environment: `KIRO_IDLE_TIMEOUT`.
+   * @default 300000
    */
-  idSecret?: string
+  idleTimeoutMs?: number
+
+  // Server
+
   /**
-   * Where the system text goes: pair, a message of its own in front of everything; fold, into the first user message.
-   * Environment: `KIRO_SYSTEM_TEXT`.
-   * @default pair
+   * Serve without a client key, on an address other than loopback too.
+   * Environment: `KIRO_ALLOW_ANONYMOUS`.
+   * @default false
    */
-  systemText?: 'pair' | 'fold'
+  allowAnonymous?: boolean
   /**
-   * Client connections open at once; one more gets 503 and is closed.
-   * Environment: `KIRO_MAX_CLIENT_CONNS`.
-   * @default 16384
+   * After this time without an event, a stream begins with 200 and message_start, then pings.
+   * Environment: `KIRO_EARLY_HEADERS`.
+   * @default 15000
    */
-  maxClientConns?: number
+  earlyHeadersMs?: number
   /**
-   * A client connection on which no complete request head came for so long is closed, an idle one too. Longer than proxies keep idle connections (60 s), so that they close first. 0: never.
-   * Environment: `KIRO_HEADER_TIMEOUT`.
-   * @default 75000
+   * After this time without other bytes, a stream gets an SSE ping.
+   * Environment: `KIRO_PING_INTERVAL`.
+   * @default 15000
    */
-  headerTimeoutMs?: number
-  /**
-   * A request body may pause for so long, and after that time must have come at 1 KiB/s or faster; else 408. 0: never.
-   * Environment: `KIRO_BODY_TIMEOUT`.
-   * @default 30000
-   */
-  bodyTimeoutMs?: number
-  /**
-   * A client that takes no byte of its answer for so long is let go, and the call of upstream with it. 0: never.
-   * Environment: `KIRO_WRITE_TIMEOUT`.
-   * @default 60000
-   */
-  writeTimeoutMs?: number
-  /**
-   * PEM file with the certificate and its chain: the server speaks TLS only. Read again on SIGHUP.
-   * Environment: `KIRO_TLS_CERT`.
-   */
-  tlsCert?: string
-  /**
-   * PEM file with the certificate's private key.
-   * Environment: `KIRO_TLS_KEY`.
-   */
-  tlsKey?: string
+  pingIntervalMs?: number
   /**
    * Several servers may listen on the port (SO_REUSEPORT), so that a new one can start before the old one stops.
    * Environment: `KIRO_REUSE_PORT`.
@@ -398,38 +266,218 @@ export interface GatewayOptions {
    */
   reusePort?: boolean
   /**
-   * On shutdown open streams may finish for so long; then each ends with an SSE error event.
+   * On shutdown, open streams may finish within this time; then each ends with an SSE error event.
    * Environment: `KIRO_GRACEFUL_TIMEOUT`.
    * @default 30000
    */
   gracefulTimeoutMs?: number
+
+  // Limits
+
   /**
-   * What is logged.
-   * Environment: `KIRO_LOG_LEVEL`.
-   * @default info
+   * Upstream requests that may run at once in this process; one more gets 529 at once.
+   * Environment: `KIRO_MAX_CONNS`.
+   * @default 4096
    */
-  logLevel?: 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'off'
+  maxConns?: number
   /**
-   * json, or pretty. Default: pretty on a terminal, else json.
+   * Client connections that may be open at once; one more gets 503 and is closed.
+   * Environment: `KIRO_MAX_CLIENT_CONNS`.
+   * @default 16384
+   */
+  maxClientConns?: number
+  /**
+   * Size of a request body; a larger one gets 413.
+   * Environment: `KIRO_MAX_REQUEST_BODY`.
+   * @default 32MiB
+   */
+  maxRequestBody?: number | string
+  /**
+   * A client connection without a complete request head for this time is closed, an idle one too. Longer than proxies keep idle connections (60 s), so that they close first. 0: never.
+   * Environment: `KIRO_HEADER_TIMEOUT`.
+   * @default 75000
+   */
+  headerTimeoutMs?: number
+  /**
+   * A request body may pause this long, and must come at 1 KiB/s or faster after it; else 408. 0: never.
+   * Environment: `KIRO_BODY_TIMEOUT`.
+   * @default 30000
+   */
+  bodyTimeoutMs?: number
+  /**
+   * A client that takes no byte of its answer for this time is disconnected, and its upstream request ends. 0: never.
+   * Environment: `KIRO_WRITE_TIMEOUT`.
+   * @default 60000
+   */
+  writeTimeoutMs?: number
+
+  // Logs and profiles
+
+  /**
+   * json or pretty. Default: pretty on a terminal, else json.
    * Environment: `KIRO_LOG_FORMAT`.
    */
   logFormat?: 'json' | 'pretty'
   /**
-   * Serve /debug/pprof/profile?seconds=N and /debug/tasks there; from other machines they need the client key. kiro-server only; the flag alone means 127.0.0.1:8082.
+   * Serve /debug/pprof/profile?seconds=N and /debug/tasks there; other machines need the client key. kiro-server only; the flag alone means 127.0.0.1:8082.
    * Must be an address such as 127.0.0.1:8082.
    * Environment: `KIRO_PROFILE_ADDR`.
    */
   profileAddr?: string
   /**
-   * Folder for refreshed tokens that the store does not take just now, so that a restart loses no login; mode 0600, gone once they are saved. Without it they wait in memory only.
-   * Environment: `KIRO_STATE_DIR`.
-   */
-  stateDir?: string
-  /**
-   * Folder for failed requests as files, prompts included, tokens taken out; the newest 100 are kept, 256 MiB in all.
+   * Folder for failed requests as files: prompts included, tokens taken out. The newest 100 are kept, at most 256 MiB.
    * Environment: `KIRO_DEBUG_DUMP_DIR`.
    */
   debugDumpDir?: string
+
+  // Escape hatches
+
+  /**
+   * Version of Kiro's IDE in the user-agent headers. Kiro refuses old ones.
+   * Must be a version such as 1.1.70.
+   * Overrides (docs/kiro.md): Clients older than IDE 0.11.133 are refused, on every call.
+   * Environment: `KIRO_CLIENT_VERSION`.
+   * @default 1.1.70
+   */
+  clientVersion?: string
+  /**
+   * Version of the IDE's agent in the user-agent headers of runtime.{region}.kiro.dev.
+   * Must be a version such as 1.1.70.
+   * Overrides (docs/kiro.md): Each call has user agents of its own, with Kiro's name and version in them.
+   * Environment: `KIRO_CLIENT_AGENT_VERSION`.
+   * @default 0.66.7
+   */
+  clientAgentVersion?: string
+  /**
+   * Which of Kiro's two wire shapes are used, the preferred one first; auto is q,runtime.
+   * Overrides (docs/kiro.md): Shape q: paths on q.{region}.amazonaws.com.
+   * Environment: `KIRO_UPSTREAM_API`.
+   * @default auto
+   */
+  upstreamApi?: 'auto' | 'q' | 'runtime' | 'q,runtime' | 'runtime,q'
+  /**
+   * Where shape q sends requests; {region} is filled in for each account. Changed alone, everything goes to this one host.
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): Shape q: paths on q.{region}.amazonaws.com.
+   * Environment: `KIRO_UPSTREAM_URL`.
+   * @default https://q.{region}.amazonaws.com/generateAssistantResponse
+   */
+  upstreamUrl?: string
+  /**
+   * Where shape runtime sends requests.
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): Shape runtime: the root path and a target on runtime.{region}.kiro.dev and management.{region}.kiro.dev.
+   * Environment: `KIRO_RUNTIME_URL`.
+   * @default https://runtime.{region}.kiro.dev/
+   */
+  runtimeUrl?: string
+  /**
+   * Where shape runtime asks for usage, models and profiles.
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): Shape runtime: the root path and a target on runtime.{region}.kiro.dev and management.{region}.kiro.dev.
+   * Environment: `KIRO_MANAGEMENT_URL`.
+   * @default https://management.{region}.kiro.dev
+   */
+  managementUrl?: string
+  /**
+   * Regions in which Kiro answers. Any other region in an account's records only says where it signs in.
+   * Must be a comma list of regions such as us-east-1,eu-central-1.
+   * Overrides (docs/kiro.md): Kiro answers in us-east-1, eu-central-1 and the two GovCloud regions.
+   * Environment: `KIRO_API_REGIONS`.
+   * @default us-east-1,eu-central-1,us-gov-west-1,us-gov-east-1
+   */
+  apiRegions?: string
+  /**
+   * Where social accounts refresh their token.
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): Tokens are renewed at prod.{region}.auth.desktop.kiro.dev (social) and oidc.{region}.amazonaws.com (IdC).
+   * Environment: `KIRO_SOCIAL_REFRESH_URL`.
+   * @default https://prod.{region}.auth.desktop.kiro.dev/refreshToken
+   */
+  socialRefreshUrl?: string
+  /**
+   * Where IdC accounts refresh their token.
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): Tokens are renewed at prod.{region}.auth.desktop.kiro.dev (social) and oidc.{region}.amazonaws.com (IdC).
+   * Environment: `KIRO_IDC_REFRESH_URL`.
+   * @default https://oidc.{region}.amazonaws.com/token
+   */
+  idcRefreshUrl?: string
+  /**
+   * Kiro's fixed profile for AWS Builder IDs. Empty: send none.
+   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
+   * Overrides (docs/kiro.md): Most accounts need a profileArn; which one depends on the kind of login.
+   * Environment: `KIRO_BUILDER_ID_PROFILE_ARN`.
+   * @default arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX
+   */
+  builderIdProfileArn?: string
+  /**
+   * Kiro's fixed profile for Google and GitHub accounts. Empty: send none.
+   * Must be a profile's ARN (arn:…:codewhisperer:…), or empty.
+   * Overrides (docs/kiro.md): Most accounts need a profileArn; which one depends on the kind of login.
+   * Environment: `KIRO_SOCIAL_PROFILE_ARN`.
+   * @default arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK
+   */
+  socialProfileArn?: string
+  /**
+   * Ask Kiro which models an account has, in the background, after its first answer and then hourly.
+   * Overrides (docs/kiro.md): The list of models is the account's own, with windows and schemas of fields.
+   * Environment: `KIRO_MODEL_DISCOVERY`.
+   * @default on
+   */
+  modelDiscovery?: 'on' | 'off'
+  /**
+   * A Claude name that the table doesn't have: pass sends it upstream in the form of Kiro's ids, refuse answers 404.
+   * Overrides (docs/kiro.md): Ids are written claude-opus-5.5.
+   * Environment: `KIRO_MODEL_UNKNOWN`.
+   * @default pass
+   */
+  modelUnknown?: 'pass' | 'refuse'
+  /**
+   * forward: keep a request's max_tokens, and send it upstream where the model has a place for it.
+   * Overrides (docs/kiro.md): max_tokens is taken by 5.5.
+   * Environment: `KIRO_MAX_TOKENS`.
+   * @default forward
+   */
+  maxTokens?: 'forward' | 'ignore'
+  /**
+   * Cache points upstream. client (on is its old name): where the client set cache_control; auto: behind the system text and the last answer.
+   * Overrides (docs/kiro.md): A picture may stand beside a tool's result; documents and cache points are taken on messages.
+   * Environment: `KIRO_CACHE_POINTS`.
+   * @default off
+   */
+  cachePoints?: 'off' | 'client' | 'on' | 'auto'
+  /**
+   * conversation: a conversation stays with its account while that one can serve; off: each request takes the next one.
+   * Overrides (docs/kiro.md): The same beginning on the same account costs fewer credits, on another account it doesn't.
+   * Environment: `KIRO_AFFINITY`.
+   * @default conversation
+   */
+  affinity?: 'conversation' | 'off'
+  /**
+   * For a client that names no conversation. derive: the same id for each of its turns; random: a new one each time.
+   * Overrides (docs/kiro.md): The same beginning on the same account costs fewer credits, on another account it doesn't.
+   * Environment: `KIRO_CONVERSATION_ID`.
+   * @default derive
+   */
+  conversationId?: 'derive' | 'random'
+  /**
+   * Where the system text goes. pair: a message of its own in front of everything; fold: into the first user message.
+   * Overrides (docs/kiro.md): The system text belongs into the first pair of the history.
+   * Environment: `KIRO_SYSTEM_TEXT`.
+   * @default pair
+   */
+  systemText?: 'pair' | 'fold'
+  /**
+   * Slow the whole pool down when several accounts come under suspicion.
+   * Overrides (docs/kiro.md): suspicious activity holds for a day and more, and reaches other accounts behind one address.
+   * Environment: `KIRO_SUSPICION_BRAKE`.
+   * @default on
+   */
+  suspicionBrake?: 'on' | 'off'
+
+  // What only JavaScript has
+
   /** The environment to read. Pass `{}` to ignore it. @default process.env */
   env?: Record<string, string | undefined>
   /**
@@ -830,7 +878,7 @@ export interface GatewayEvents {
   tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
   /** The store can't be reached any more; the last snapshot serves on. */
   storeLost: { cause: string }
-  /** The store is back after so many milliseconds; so many records that had waited were written. */
+  /** The store is back: how long it was away, and how many waiting records were written. */
   storeBack: { awayMs: number; written: number }
 }
 
@@ -931,12 +979,12 @@ export declare class KiroGateway {
    */
   static connect(options?: GatewayOptions): Promise<KiroGateway>
   /**
-   * Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`. Until
-   * then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the request is
-   * taken as true.
+   * Streams an answer. Resolves when the status is known: at the first upstream event, or after `earlyHeadersMs`.
+   * Until then it fails over silently to other accounts, and at the end rejects with a `KiroError`. `stream` in the
+   * request is taken as true.
    *
-   * From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the Messages
-   * API has it.
+   * From then on nothing throws: a failure of upstream is one `event: error`, and then the stream ends, as the
+   * Messages API has it.
    */
   streamMessages(request: MessagesInput, options?: CallOptions): Promise<MessageStream>
   /** The whole answer as one message. Any failure rejects. `stream` in the request is taken as false. */
@@ -953,18 +1001,22 @@ export declare class KiroGateway {
   metrics(): string
   /** The accounts as this process sees them, sorted by id. From memory, without secrets. */
   accounts(): AccountInfo[]
-  /** The tokens of an account, from memory; null when there is no such account. The only call that hands out a secret. */
+  /**
+   * The tokens of an account, from memory; null when there is no such account. The only call that hands out a
+   * secret.
+   */
   credential(accountId: string): Credential | null
   /**
-   * Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that one's.
+   * Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that
+   * one's.
    *
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
    * `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
    */
   refresh(accountId: string): Promise<{ expiresAt: string | null }>
   /**
-   * What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the account,
-   * unless upstream says that it is suspended.
+   * What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the
+   * account, unless upstream says that it is suspended.
    *
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
    */
