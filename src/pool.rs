@@ -6,7 +6,8 @@
 //!
 //! # Cancellation
 //! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
-//! [`Pool::acquire`] leaves the line; an account that it was given in this moment goes to the next. Dropping the last [`Pool`] ends its background task; [`Pool::close`] waits for it.
+//! [`Pool::acquire`] leaves the line; an account that it was given in this moment goes to the next. Dropping the last
+//! [`Pool`] ends its background task; [`Pool::close`] waits for it.
 
 mod lease;
 mod line;
