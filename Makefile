@@ -1,6 +1,6 @@
 # What people do most, under the names they expect. The scripts do the work: package.json, scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build debug server test deploy clients package pack lint ci demo bench fuzz docs image
+.PHONY: help build debug server test coverage deploy clients package pack lint ci demo bench fuzz docs image
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ server: ## target/release/kiro-server
 
 test: ## every test, with a redis-server of its own
 	npm test
+
+coverage: ## every test once more, instrumented: which lines of src/ and lib/ it reaches
+	npm run coverage
 
 deploy: ## deploy/ and the status page with the real nginx, Prometheus and Chromium
 	npm run test:deploy

@@ -24,8 +24,13 @@ export function find(program) {
   return [...named, ...commands, ...(process.platform === 'darwin' ? macos : [])].find(has)
 }
 
-/** Resolves to true when all of them are there, or could be installed. */
-export async function need(...programs) {
+/** Resolves to true when all of them are there, or could be installed: names, or rows as those above with a `name`. */
+export async function need(...wanted) {
+  const programs = wanted.map((one) => {
+    if (typeof one === 'string') return one
+    PROGRAMS[one.name] = one
+    return one.name
+  })
   const missing = programs.filter((program) => find(program) === undefined)
   if (missing.length === 0) return true
   console.log(`missing: ${missing.join(', ')}`)

@@ -4,10 +4,12 @@
 //   npm test -- --lint        with the gates of `npm run lint`, as CI does
 //   npm test -- --node-only   only the JavaScript tests, on a fresh debug build
 //   npm test -- stream        only the JavaScript test files whose name has `stream` in it
+//   npm run coverage          all of it, instrumented, and which lines it reached (scripts/coverage.mjs)
 import { readdirSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { build } from './build.mjs'
+import { instrumented, nodeReport, prepare, report } from './coverage.mjs'
 import { lint } from './lint.mjs'
 import { need } from './needs.mjs'
 import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
@@ -18,6 +20,9 @@ const words = process.argv.slice(2).filter((arg) => !arg.startsWith('--'))
 const nodeOnly = flags.includes('--node-only') || words.length > 0
 
 needRust()
+const coverage = flags.includes('--coverage') && (await prepare())
+// Whatever is started from here on is measured.
+if (coverage) Object.assign(process.env, instrumented())
 const built = (await installPackages()) && (await need('redis-server')) && (await build(false))
 let ok = built
 // A part that fails doesn't hold the others up: one run shows everything that is wrong.
@@ -30,8 +35,21 @@ if (built) {
   const files = readdirSync(path.join(root, '__test__'))
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('__test__', name))
-  ok = (await run(process.execPath, ['--expose-gc', '--test', '--test-reporter=spec', ...files])) && ok
+  const measured = ['--experimental-test-coverage', '--test-reporter=lcov', `--test-reporter-destination=${nodeReport}`]
+  const shown = ['--test-reporter=spec', '--test-reporter-destination=stdout']
+  const node = (files, ...more) => run(process.execPath, ['--expose-gc', '--test', ...shown, ...more, ...files])
+  if (coverage) {
+    // Bars for memory hold without V8's counters beside each thread.
+    const isBar = (file) => file.endsWith('life.test.mjs')
+    ok = (await node(files.filter((file) => !isBar(file)), ...measured)) && ok
+    ok = (await node(files.filter(isBar))) && ok
+    for (const name of Object.keys(instrumented())) delete process.env[name]
+    await report()
+  } else {
+    ok = (await node(files)) && ok
+  }
   if (flags.includes('--lint')) await lint()
 }
+if (flags.includes('--coverage') && !coverage) ok = false
 if (ok && totals.passed === 0) ok = false
 conclude(ok, started)
