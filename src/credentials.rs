@@ -758,7 +758,7 @@ mod tests {
 
     /// Nothing was sent to Kiro, so Kiro refused nothing and wasn't late.
     #[test]
-    fn r45_who_has_no_token_hears_why() {
+    fn who_has_no_token_hears_why_r45() {
         let errors = [
             RefreshError::Gone,
             RefreshError::NoCredential,

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn ts25_what_clients_are_told_is_bounded() {
+    fn what_clients_are_told_is_bounded_ts25() {
         // The list of a large model table, say (M20).
         let known = vec!["claude-x"; 1_000].join(", ");
         let kind = ErrorType::NotFound;
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn m61_retry_after_is_whole_seconds_rounded_up_and_bounded() {
+    fn retry_after_is_whole_seconds_rounded_up_and_bounded_m61() {
         let after = |d: Option<Duration>| Error::new(Code::NoAccount, "x").with_retry_after(d).headers();
         assert_eq!(after(Some(Duration::from_millis(6_001))), [("retry-after", "7".to_owned())]);
         assert_eq!(after(Some(Duration::ZERO)), [("retry-after", "1".to_owned())]);

@@ -958,7 +958,7 @@ mod tests {
 
     /// A81: each row of K103 and K113 exactly.
     #[test]
-    fn a81_k4_k14_k103_k111_k113_trap_22_headers_of_every_call() {
+    fn headers_of_every_call_a81_k4_k14_k103_k111_k113_trap_22() {
         let identity = Identity { version: "V".into(), agent_version: "G".into(), os: "linux#6.1".into() };
         let token = Secret::new("t");
         let caller = Caller { token: &token, token_type: None, machine_id: "M", profile_arn: Some("arn") };
@@ -1083,7 +1083,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn k20_k121_all_parts_go_out_with_content_length() {
+    async fn all_parts_go_out_with_content_length_k20_k121() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target { url: format!("http://{}/", listener.local_addr().unwrap()), ..target(false) };
         let upstream = upstream();
@@ -1106,7 +1106,7 @@ mod tests {
     /// K68: the first event is waited for from the request's last byte on. A long request that is slow to go out is
     /// none that isn't answered; one that gets stuck on its way is.
     #[tokio::test]
-    async fn k68_the_wait_for_the_first_event_begins_with_the_last_byte() {
+    async fn the_wait_for_the_first_event_begins_with_the_last_byte_k68() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         const LIMIT: Duration = Duration::from_millis(800);
         const LENGTH: usize = 24 << 20;
@@ -1170,7 +1170,7 @@ mod tests {
     }
 
     #[test]
-    fn k16_trap_26_the_operating_system_is_the_same_at_every_reading() {
+    fn the_operating_system_is_the_same_at_every_reading_k16_trap_26() {
         assert_eq!(operating_system(), operating_system());
         assert!(operating_system().contains('#'));
     }

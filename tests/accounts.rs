@@ -179,7 +179,7 @@ const EAST: &str = "us-east-1";
 const EUROPE: &str = "eu-central-1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_k77_a_builder_id_goes_out_with_kiros_own_profile() {
+async fn a_builder_id_goes_out_with_kiros_own_profile_p1_k77() {
     let world = World::new(&[builder("sim-acct-builder")], &[]).await;
     let before = world.token(0);
     world.asks().await.unwrap();
@@ -189,7 +189,7 @@ async fn p1_k77_a_builder_id_goes_out_with_kiros_own_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p2_k78_a_refused_variant_costs_one_more_call_once() {
+async fn a_refused_variant_costs_one_more_call_once_p2_k78() {
     let world = World::new(&[builder("sim-acct-builder-strict")], &[]).await;
     world.asks().await.unwrap();
     world.asks().await.unwrap();
@@ -200,7 +200,7 @@ async fn p2_k78_a_refused_variant_costs_one_more_call_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p3_k78_nothing_left_to_send_is_no_profile_and_no_failure() {
+async fn nothing_left_to_send_is_no_profile_and_no_failure_p3_k78() {
     let options = [("KIRO_BUILDER_ID_PROFILE_ARN", "")];
     let world =
         World::new(&[builder("sim-acct-builder"), json!({ "accessToken": "x", "authMethod": "social" })], &options)
@@ -236,7 +236,7 @@ async fn p3_k78_nothing_left_to_send_is_no_profile_and_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p4_p5_k77_a_social_account_has_its_own_and_kiros_profile() {
+async fn a_social_account_has_its_own_and_kiros_profile_p4_p5_k77() {
     let world = World::new(&[json!({ "accessToken": "sim-acct-social", "authMethod": "social" })], &[]).await;
     world.asks().await.unwrap();
     world.saw(&[("chat", EAST, "S")]);
@@ -248,7 +248,7 @@ async fn p4_p5_k77_a_social_account_has_its_own_and_kiros_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p6_k79_an_enterprise_profile_in_another_region_is_found_before_the_first_attempt() {
+async fn an_enterprise_profile_in_another_region_is_found_before_the_first_attempt_p6_k79() {
     let world = World::new(&[enterprise("sim-acct-enterprise-eu-central-1", json!({}))], &[]).await;
     world.asks().await.unwrap();
     world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EUROPE, "EEEE2")]);
@@ -258,7 +258,7 @@ async fn p6_k79_an_enterprise_profile_in_another_region_is_found_before_the_firs
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p7_p8_k73_what_the_node_service_calls_builder_id() {
+async fn what_the_node_service_calls_builder_id_p7_p8_k73() {
     let world = World::new(&[idc("sim-acct-enterprise", json!({ "authMethod": "builder-id" }))], &[]).await;
     world.asks().await.unwrap();
     world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EAST, "EEEE1")]);
@@ -273,7 +273,7 @@ async fn p7_p8_k73_what_the_node_service_calls_builder_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p9_k77_a_fixed_profile_in_an_enterprise_record_never_goes_out() {
+async fn a_fixed_profile_in_an_enterprise_record_never_goes_out_p9_k77() {
     let world =
         World::new(&[enterprise("sim-acct-enterprise", json!({ "profileArn": BUILDER_ID_PROFILE }))], &[]).await;
     world.asks().await.unwrap();
@@ -282,7 +282,7 @@ async fn p9_k77_a_fixed_profile_in_an_enterprise_record_never_goes_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_p12_k74_the_arn_says_where() {
+async fn the_arn_says_where_p10_p12_k74() {
     let record = json!({ "region": "ap-southeast-2", "profileArn": E1, "expiresAt": "2020-01-01T00:00:00.000Z" });
     let world = World::new(&[enterprise("sim-acct-enterprise", record)], &[]).await;
     world.asks().await.unwrap();
@@ -297,7 +297,7 @@ async fn p10_p12_k74_the_arn_says_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p13_k78_of_two_profiles_the_proven_one_is_kept() {
+async fn of_two_profiles_the_proven_one_is_kept_p13_k78() {
     let world = World::new(&[enterprise("sim-acct-enterprise2", json!({}))], &[]).await;
     world.asks().await.unwrap();
     world.asks().await.unwrap();
@@ -313,7 +313,7 @@ async fn p13_k78_of_two_profiles_the_proven_one_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k77_k79_an_account_that_lists_nothing_is_asked_without_a_profile() {
+async fn an_account_that_lists_nothing_is_asked_without_a_profile_k77_k79() {
     let nobody = enterprise("sim-acct-noprofile", json!({ "region": "ap-southeast-2" }));
     let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
     for _ in 0..3 {
@@ -326,7 +326,7 @@ async fn k77_k79_an_account_that_lists_nothing_is_asked_without_a_profile() {
 
 /// ListAvailableProfiles gives no answer: the account is asked without a profile, and for a minute no more.
 #[tokio::test]
-async fn p11_k74_k78_k79_nobody_can_say_which_profile_it_has() {
+async fn nobody_can_say_which_profile_it_has_p11_k74_k78_k79() {
     let log = Log::listen();
     let nobody = enterprise("sim-acct-enterprise", json!({ "region": "ap-southeast-2" }));
     let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
@@ -355,7 +355,7 @@ async fn p11_k74_k78_k79_nobody_can_say_which_profile_it_has() {
 }
 
 #[tokio::test]
-async fn p17_k78_every_variant_refused_by_a_403_is_a_failure() {
+async fn every_variant_refused_by_a_403_is_a_failure_p17_k78() {
     let log = Log::listen();
     let world = World::new(&[builder("refused"), json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
     let no = json!({ "http": { "status": 403, "message": "User is not authorized to make this call." } });
@@ -414,7 +414,7 @@ async fn fips_only(upstream: std::net::SocketAddr, folder: &std::path::Path) -> 
 
 /// K81 from end to end: Kiro's own host names, TLS, and a name that isn't found.
 #[tokio::test(flavor = "multi_thread")]
-async fn p26_k81_govclouds_other_host_is_tried_and_remembered() {
+async fn govclouds_other_host_is_tried_and_remembered_p26_k81() {
     let folder = tempfile::tempdir().unwrap();
     let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
     let (proxy, asked) = fips_only(upstream.addr(), folder.path()).await;
@@ -442,7 +442,7 @@ async fn p26_k81_govclouds_other_host_is_tried_and_remembered() {
 
 /// The world `no-service-arn`: Kiro's own ARN is refused, and the account goes without one.
 #[tokio::test(flavor = "multi_thread")]
-async fn k77_k78_a_world_that_refuses_kiros_own_profile() {
+async fn a_world_that_refuses_kiros_own_profile_k77_k78() {
     let pool = [builder("one"), json!({ "accessToken": "two", "authMethod": "social" })];
     let world = World::new(&pool, &[]).await;
     world.upstream.control().world(json!("no-service-arn")).unwrap();
@@ -459,7 +459,7 @@ async fn k77_k78_a_world_that_refuses_kiros_own_profile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p18_k78_a_rejected_token_is_refreshed_once_and_then_the_variant_is_another() {
+async fn a_rejected_token_is_refreshed_once_and_then_the_variant_is_another_p18_k78() {
     let world = World::new(&[builder("sim-acct-builder-strict-token")], &[]).await;
     world.asks().await.unwrap();
     let seen = world.seen();
@@ -471,14 +471,14 @@ async fn p18_k78_a_rejected_token_is_refreshed_once_and_then_the_variant_is_anot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p19_k77_an_api_key_has_no_profile() {
+async fn an_api_key_has_no_profile_p19_k77() {
     let world = World::new(&[json!({ "kiroApiKey": "sim-acct-key", "profileArn": E1 })], &[]).await;
     world.asks().await.unwrap();
     world.saw(&[("chat", EAST, "-")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p20_k79_a_hundred_requests_look_up_once() {
+async fn a_hundred_requests_look_up_once_p20_k79() {
     let world = World::new(&[enterprise("sim-acct-enterprise", json!({}))], &[]).await;
     let asked = futures_util::future::join_all((0..40).map(|_| world.asks())).await;
     assert!(asked.iter().all(Result::is_ok), "{asked:?}");
@@ -489,7 +489,7 @@ async fn p20_k79_a_hundred_requests_look_up_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p16_k78_a_proven_profile_that_is_refused_is_a_failure() {
+async fn a_proven_profile_that_is_refused_is_a_failure_p16_k78() {
     let world = World::new(
         &[
             enterprise("sim-acct-enterprise.one", json!({ "profileArn": E1 })),
@@ -513,7 +513,7 @@ async fn p16_k78_a_proven_profile_that_is_refused_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p21_r72_a_profile_that_a_person_writes_counts_at_once() {
+async fn a_profile_that_a_person_writes_counts_at_once_p21_r72() {
     let world = World::new(
         &[enterprise("sim-acct-enterprise-eu-central-1", json!({ "profileArn": E2 }))],
         &[("KIRO_ACCOUNT_CACHE_TTL", "100ms")],
@@ -535,7 +535,7 @@ async fn p21_r72_a_profile_that_a_person_writes_counts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p28_k77_an_arn_that_is_none_counts_as_absent() {
+async fn an_arn_that_is_none_counts_as_absent_p28_k77() {
     for none in [json!(""), Value::Null, json!(5)] {
         let world = World::new(&[json!({ "accessToken": "x", "authMethod": "social", "profileArn": none })], &[]).await;
         world.asks().await.unwrap();
@@ -545,7 +545,7 @@ async fn p28_k77_an_arn_that_is_none_counts_as_absent() {
 
 /// A fresh pool in the existing Node.js service's formats: every kind answers its first request, and none is marked.
 #[tokio::test(flavor = "multi_thread")]
-async fn k73_k77_k79_a_fresh_pool_of_every_kind_serves_without_a_hands_turn() {
+async fn a_fresh_pool_of_every_kind_serves_without_a_hands_turn_k73_k77_k79() {
     let node = |access: &str| json!({ "accessToken": access, "refreshToken": "r", "authMethod": "builder-id", "clientId": "c", "clientSecret": "s" });
     let pool = [
         json!({ "accessToken": "sim-acct-social", "refreshToken": "r", "authMethod": "social" }),

@@ -78,7 +78,7 @@ fn counts(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a119_r101_r36_accounts_get_conversations_evenly_and_each_stays() {
+async fn accounts_get_conversations_evenly_and_each_stays_a119_r101_r36() {
     let place = Place::with(&TOKENS, &[]).await;
     let mut of_account = BTreeMap::<String, usize>::new();
     for conversation in 0..30 {
@@ -98,7 +98,7 @@ async fn a119_r101_r36_accounts_get_conversations_evenly_and_each_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a120_r101_a_conversation_moves_with_its_account_out() {
+async fn a_conversation_moves_with_its_account_out_a120_r101() {
     let place = Place::with(&TOKENS, &[]).await;
     let home = account_of(&place, turn("a", 1)).await;
     assert_eq!(account_of(&place, turn("a", 2)).await, home);
@@ -120,7 +120,7 @@ async fn a120_r101_a_conversation_moves_with_its_account_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r101_where_only_a_limit_is_in_the_way_the_conversation_stays() {
+async fn where_only_a_limit_is_in_the_way_the_conversation_stays_r101() {
     let place = Place::with(&TOKENS[..2], &[("KIRO_MAX_INFLIGHT_PER_ACCOUNT", "1")]).await;
     let home = account_of(&place, turn("a", 1)).await;
     script(&place, &home, json!([{ "text": "slow", "first_ms": 400 }]));
@@ -136,7 +136,7 @@ async fn r101_where_only_a_limit_is_in_the_way_the_conversation_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a121_r102_two_instances_share_a_conversation_through_redis() {
+async fn two_instances_share_a_conversation_through_redis_a121_r102() {
     let place = Place::with(&TOKENS, &[]).await;
     let other = || Gateway::start(config(&place.redis, &place.upstream, &[]));
     let ask = |gateway: Gateway, body: Value| async move {
@@ -189,7 +189,7 @@ async fn a121_r102_two_instances_share_a_conversation_through_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r103_r102_one_secret_for_all_instances_of_a_redis_and_the_settings_own() {
+async fn one_secret_for_all_instances_of_a_redis_and_the_settings_own_r103_r102() {
     let place = Place::new(&[]).await;
     let other = Gateway::start(config(&place.redis, &place.upstream, &[])).await.unwrap();
     let secret = || -> Option<String> {
@@ -219,7 +219,7 @@ async fn r103_r102_one_secret_for_all_instances_of_a_redis_and_the_settings_own(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a122_r101_off_is_strictly_by_ticket() {
+async fn off_is_strictly_by_ticket_a122_r101() {
     let place = Place::with(&TOKENS, &[("KIRO_AFFINITY", "off")]).await;
     let mut accounts = Vec::new();
     for n in 1..=6 {
@@ -240,7 +240,7 @@ fn ids(place: &Place) -> [String; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a124_tr48_tr49_ids_of_a_conversation_that_has_none() {
+async fn ids_of_a_conversation_that_has_none_a124_tr48_tr49() {
     let place = Place::new(&[]).await;
     let ask = |body: Value, key: Option<&str>| {
         let call = Call { client_key: key.map(client_key_hash), ..Call::default() };
@@ -265,7 +265,7 @@ async fn a124_tr48_tr49_ids_of_a_conversation_that_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a125_tr48_tr49_random_ids_differ_each_time() {
+async fn random_ids_differ_each_time_a125_tr48_tr49() {
     let place = Place::new(&[("KIRO_CONVERSATION_ID", "random")]).await;
     let mut seen: Vec<[String; 2]> = Vec::new();
     for _ in 0..3 {
@@ -277,7 +277,7 @@ async fn a125_tr48_tr49_random_ids_differ_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a126_a127_tr46_tr47_the_beginning_stays_byte_for_byte() {
+async fn the_beginning_stays_byte_for_byte_a126_a127_tr46_tr47() {
     let place = Place::new(&[]).await;
     let body = |n: usize, changes: Value| {
         let mut body = turn("a", n);
@@ -314,7 +314,7 @@ async fn a126_a127_tr46_tr47_the_beginning_stays_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a183_tr48_a_session_header_of_a_gateway_in_front() {
+async fn a_session_header_of_a_gateway_in_front_a183_tr48() {
     let place = Place::with(&TOKENS, &[]).await;
     let ask = |first: &'static str, session: &'static str| {
         let call = Call { gateway_session: Some(session.to_owned()), ..Call::default() };
@@ -372,7 +372,7 @@ fn reasonings(gateway: &Gateway) -> [u64; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a128_tr44_tr45_thinking_goes_back_to_the_account_that_made_it() {
+async fn thinking_goes_back_to_the_account_that_made_it_a128_tr44_tr45() {
     let place = Place::with(&TOKENS[..2], &[]).await;
     for token in &TOKENS[..2] {
         script(&place, token, json!([{ "thinking": "hm", "signature": format!("sig-{token}"), "text": "b" }]));
@@ -402,7 +402,7 @@ async fn a128_tr44_tr45_thinking_goes_back_to_the_account_that_made_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tr44_another_model_or_an_unknown_maker() {
+async fn another_model_or_an_unknown_maker_tr44() {
     let place = Place::with(&TOKENS[..1], &[]).await;
     script(&place, TOKENS[0], json!([{ "thinking": "hm", "signature": "sig-1", "text": "b" }]));
     place.ask(thinking("a")).await.unwrap();
@@ -417,7 +417,7 @@ async fn tr44_another_model_or_an_unknown_maker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a130_k130_a_refused_signature_is_left_out_and_stays_out() {
+async fn a_refused_signature_is_left_out_and_stays_out_a130_k130() {
     let place = Place::with(&TOKENS[..1], &[]).await;
     place.ask(thinking("a")).await.unwrap();
     script(&place, TOKENS[0], json!(["thinking-signature"]));
@@ -440,7 +440,7 @@ async fn a130_k130_a_refused_signature_is_left_out_and_stays_out() {
 
 /// A home that only the other instance knows gets its thoughts back too (R102, TR45).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r102_tr44_a_home_known_elsewhere_gets_unknown_signatures() {
+async fn a_home_known_elsewhere_gets_unknown_signatures_r102_tr44() {
     let place = Place::with(&TOKENS, &[]).await;
     let home = account_of(&place, thinking("a")).await;
     let notes = || -> Vec<String> {
@@ -455,7 +455,7 @@ async fn r102_tr44_a_home_known_elsewhere_gets_unknown_signatures() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a131_tr50_cache_points_stand_on_messages() {
+async fn cache_points_stand_on_messages_a131_tr50() {
     let place = Place::new(&[("KIRO_CACHE_POINTS", "client")]).await;
     let mark = json!({ "type": "ephemeral" });
     place
@@ -475,7 +475,7 @@ async fn a131_tr50_cache_points_stand_on_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a132_k131_refused_cache_points_are_left_out_and_stay_out() {
+async fn refused_cache_points_are_left_out_and_stay_out_a132_k131() {
     let place = Place::new(&[("KIRO_CACHE_POINTS", "auto")]).await;
     script(&place, "access-1", json!(["400"]));
     for _ in 0..2 {
@@ -486,7 +486,7 @@ async fn a132_k131_refused_cache_points_are_left_out_and_stay_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a188_tr44_a_refused_thought_without_text_is_left_out_and_stays_out() {
+async fn a_refused_thought_without_text_is_left_out_and_stays_out_a188_tr44() {
     let place = Place::with(&TOKENS[..1], &[]).await;
     place.ask(thinking("a")).await.unwrap();
     let mut omitted = thought("a", "sig-1");
@@ -504,7 +504,7 @@ async fn a188_tr44_a_refused_thought_without_text_is_left_out_and_stays_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a133_k131_an_improper_request_without_cache_points_is_sent_once() {
+async fn an_improper_request_without_cache_points_is_sent_once_a133_k131() {
     for points in ["off", "client"] {
         let place = Place::new(&[("KIRO_CACHE_POINTS", points)]).await;
         script(&place, "access-1", json!(["400", "400", "400"]));

@@ -65,7 +65,7 @@ const WARM: Duration = Duration::from_secs(2);
 /// makes that certain. Without it R60 holds:
 /// even within 64 × instances.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r36_r60_counts_are_exact_and_shares_even_beside_the_node_service() {
+async fn counts_are_exact_and_shares_even_beside_the_node_service_r36_r60() {
     const ACCOUNTS: usize = 20;
     const EACH: usize = 1_000;
     let _turn = together().await;
@@ -156,7 +156,7 @@ fn strange_record(n: usize) -> String {
 
 /// 300 clients on two processes; the only account's token expires under them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r38_r59_a_token_that_expires_under_load_is_refreshed_once() {
+async fn a_token_that_expires_under_load_is_refreshed_once_r38_r59() {
     const CLIENTS: u64 = 300;
     let _turn = together().await;
     let stage = Stage::with_accounts(1);
@@ -219,7 +219,7 @@ async fn r38_r59_a_token_that_expires_under_load_is_refreshed_once() {
 
 /// Of eight accounts one answers 429 with a `Retry-After` of 4 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r18_a_rate_limited_account_rests_at_once_and_alone() {
+async fn a_rate_limited_account_rests_at_once_and_alone_r18() {
     const REST: i64 = 4_000;
     const ONE: usize = 3;
     let _turn = alone().await;
@@ -316,18 +316,18 @@ struct Outage {
 
 /// Redis is killed for 10 s under 200 requests a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r50_r53_redis_is_killed_under_load() {
+async fn redis_is_killed_under_load_r50_r53() {
     Outage { loss: Loss::Kill, lasts: Duration::from_secs(10), streams: 0, per_second: 200.0 }.happens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_36_redis_is_restarted_under_streams() {
+async fn redis_is_restarted_under_streams_case_36() {
     let (lasts, streams) = if full_size() { (30, 200) } else { (3, 60) };
     Outage { loss: Loss::Shutdown, lasts: Duration::from_secs(lasts), streams, per_second: 50.0 }.happens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_37_redis_is_frozen_under_streams() {
+async fn redis_is_frozen_under_streams_case_37() {
     let (lasts, streams) = if full_size() { (10, 200) } else { (4, 60) };
     Outage { loss: Loss::Freeze, lasts: Duration::from_secs(lasts), streams, per_second: 50.0 }.happens().await;
 }
@@ -435,7 +435,7 @@ fn disable(stage: &Stage, n: usize) {
 
 /// Two servers take turns; one of them has its Redis 250 ms away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r5_r32_a_slow_redis_does_not_delay_the_first_event() {
+async fn a_slow_redis_does_not_delay_the_first_event_r5_r32() {
     let _turn = alone().await;
     let stage = Stage::with_accounts(8);
     let proxy = Proxy::start(stage.redis.port()).await;

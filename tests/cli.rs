@@ -151,7 +151,7 @@ const BUILDER_ID_PROFILE: &str = "arn:aws:codewhisperer:us-east-1:638616132270:p
 const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
 
 #[test]
-fn r75_list_shows_kind_region_and_profile() {
+fn list_shows_kind_region_and_profile_r75() {
     let place = Place::with_file();
     let start = "https://view.awsapps.com/start";
     let rows = [
@@ -212,7 +212,7 @@ impl Place {
 }
 
 #[test]
-fn k119_k125_check_shows_shape_search_models_and_what_was_learned() {
+fn check_shows_shape_search_models_and_what_was_learned_k119_k125() {
     let place = Place::with_file();
     let id = place.add(&place.social("t.json", "a", "r", FAR));
     let check = |arguments: &[&str]| place.run_open(&[&["accounts", "check"], arguments].concat()).with_code(0);
@@ -262,7 +262,7 @@ fn k119_k125_check_shows_shape_search_models_and_what_was_learned() {
 
 /// Who is suspended isn't told to be without a profile.
 #[test]
-fn k79_a_suspended_accounts_profiles_are_not_none() {
+fn a_suspended_accounts_profiles_are_not_none_k79() {
     let place = Place::with_file();
     fill(&place, &[("enterpri1", json!({}), idc(json!({ "accessToken": "sim-suspended", "provider": "Enterprise" })))]);
     let said = place.run_with(&["accounts", "check"], &[("KIRO_LOG_LEVEL", "warn")]).with_code(1);
@@ -273,7 +273,7 @@ fn k79_a_suspended_accounts_profiles_are_not_none() {
 
 /// An account without a profile of its own can't mend one in its record.
 #[test]
-fn k80_the_cure_of_a_missing_profile_is_the_accounts() {
+fn the_cure_of_a_missing_profile_is_the_accounts_k80() {
     let place = Place::with_file();
     fill(
         &place,
@@ -292,7 +292,7 @@ fn k80_the_cure_of_a_missing_profile_is_the_accounts() {
 
 /// What upstream answered is kept for the next call, and told.
 #[test]
-fn k125_r72_check_says_what_the_answers_taught() {
+fn check_says_what_the_answers_taught_k125_r72() {
     let place = Place::with_file();
     fill(
         &place,
@@ -329,7 +329,7 @@ fn soon(minutes: i64) -> String {
 }
 
 #[test]
-fn k108_k120_k125_doctor_says_how_accounts_are_served() {
+fn doctor_says_how_accounts_are_served_k108_k120_k125() {
     let place = Place::with_file();
     place.add(&place.social("t.json", "a", "r", FAR));
     let fine = place.run_open(&["doctor"]).with_code(0).out;
@@ -376,7 +376,7 @@ fn doctor_tells_what_kiro_says_of_an_account() {
 
 /// A host that nobody misses is no fault; the last one is.
 #[test]
-fn k120_doctor_asks_every_host() {
+fn doctor_asks_every_host_k120() {
     let place = Place::with_file();
     place.add(&place.social("t.json", "a", "r", FAR));
     let dead = format!("http://q.us-east-1.localhost:{}", redis_server::free_port());
@@ -393,7 +393,7 @@ fn k120_doctor_asks_every_host() {
 
 /// What `doctor` learns of a profile on its way isn't written: it changes nothing.
 #[test]
-fn k80_k138_doctor_writes_no_profile() {
+fn doctor_writes_no_profile_k80_k138() {
     let place = Place::with_file();
     fill(&place, &[("enterpri1", json!({}), idc(json!({ "accessToken": "sim-acct-enterprise.x" })))]);
     place.upstream.control().world("usage-needs-arn").unwrap();
@@ -406,7 +406,7 @@ fn k80_k138_doctor_writes_no_profile() {
 
 /// R76: each line, with its cure.
 #[test]
-fn r76_doctor_names_region_profile_registration_and_suspicion() {
+fn doctor_names_region_profile_registration_and_suspicion_r76() {
     let place = Place::with_file();
     let start = "https://d-1.awsapps.com/start";
     let enterprise = |more: Value| {
@@ -496,7 +496,7 @@ fn r76_doctor_names_region_profile_registration_and_suspicion() {
 
 /// R71, R76: only in a pool that a Node.js service can share.
 #[test]
-fn r76_doctor_names_what_the_node_js_service_cant_serve() {
+fn doctor_names_what_the_node_js_service_cant_serve_r76() {
     let server = RedisServer::start();
     let place = Place::with_redis(&server);
     let mut redis = server.connection();
@@ -532,7 +532,7 @@ fn pool_of(path: &Path) -> Value {
 }
 
 #[test]
-fn r69_add_takes_a_token_file_with_its_registration() {
+fn add_takes_a_token_file_with_its_registration_r69() {
     let place = Place::with_file();
     place.write("sso/hash1.json", &json!({ "clientId": "cid", "clientSecret": "cs", "expiresAt": FAR }));
     let token = json!({
@@ -557,7 +557,7 @@ fn r69_add_takes_a_token_file_with_its_registration() {
 }
 
 #[test]
-fn r69_the_default_file_lies_in_the_home_folder() {
+fn the_default_file_lies_in_the_home_folder_r69() {
     let place = Place::with_file();
     let said = place.run(&["accounts", "add"]).with_code(1);
     assert!(said.err.contains(".aws/sso/cache/kiro-auth-token.json: not found"), "{}", said.err);
@@ -567,7 +567,7 @@ fn r69_the_default_file_lies_in_the_home_folder() {
 }
 
 #[test]
-fn r62_an_account_is_not_added_twice() {
+fn an_account_is_not_added_twice_r62() {
     let server = RedisServer::start();
     for place in [Place::with_file(), Place::with_redis(&server)] {
         let id = place.add(&place.social("t.json", "a", "r", FAR));
@@ -579,7 +579,7 @@ fn r62_an_account_is_not_added_twice() {
 }
 
 #[test]
-fn r69_a_sqlite_file_and_other_files_are_refused_with_a_reason() {
+fn a_sqlite_file_and_other_files_are_refused_with_a_reason_r69() {
     let place = Place::with_file();
     let file = place.folder.path().join("data.sqlite3");
     std::fs::write(&file, b"SQLite format 3\0\x10\0").unwrap();
@@ -605,7 +605,7 @@ fn r69_a_sqlite_file_and_other_files_are_refused_with_a_reason() {
 }
 
 #[test]
-fn k62_check_renews_an_expired_token_and_shows_a_bar() {
+fn check_renews_an_expired_token_and_shows_a_bar_k62() {
     let server = RedisServer::start();
     for place in [Place::with_file(), Place::with_redis(&server)] {
         let id = place.add(&place.social("t.json", "old", "r", PAST));
@@ -623,7 +623,7 @@ fn k62_check_renews_an_expired_token_and_shows_a_bar() {
 }
 
 #[test]
-fn k62_check_ejects_only_what_is_suspended_or_rejected() {
+fn check_ejects_only_what_is_suspended_or_rejected_k62() {
     let place = Place::with_file();
     for (name, access, refresh, expires_at) in [
         ("suspended", "sim-suspended", "r1", FAR),
@@ -683,7 +683,7 @@ fn an_ambiguous_prefix_changes_nothing() {
 }
 
 #[test]
-fn r15_enable_lifts_a_mark() {
+fn enable_lifts_a_mark_r15() {
     let server = RedisServer::start();
     let place = Place::with_redis(&server);
     let id = place.add(&place.social("t.json", "a", "r", FAR));
@@ -717,7 +717,7 @@ fn e4_remove_says_when_the_account_came_back() {
 }
 
 #[test]
-fn r67_a_token_file_as_store_is_listed_and_checked_but_not_changed() {
+fn a_token_file_as_store_is_listed_and_checked_but_not_changed_r67() {
     let mut place = Place::with_file();
     let file = place.social("kiro.json", "a", "r", FAR);
     let before = std::fs::read(&file).unwrap();
@@ -759,7 +759,7 @@ fn doctor_is_content_with_a_good_store() {
 
 /// The default is below no floor and taken; an old one fails twice, by its number and by Kiro's answer, each with the cure.
 #[test]
-fn a185_k108_doctor_asks_whether_the_client_version_is_taken() {
+fn doctor_asks_whether_the_client_version_is_taken_a185_k108() {
     let place = Place::with_file();
     place.add(&place.social("t.json", "a", "r", FAR));
     let fine = place.run(&["doctor"]).with_code(0).out;
@@ -885,7 +885,7 @@ fn doctor_looks_at_the_key_the_models_and_the_files_mode() {
 
 /// Case 48: what commands print.
 #[test]
-fn case_48_no_token_and_no_whole_id_is_printed() {
+fn no_token_and_no_whole_id_is_printed_case_48() {
     let place = Place::with_file();
     let secrets = ["hush-access", "hush-refresh"];
     let file = place.social("t.json", secrets[0], secrets[1], FAR);

@@ -119,7 +119,7 @@ fn successes(access_token: &str, stats: &Value) -> i64 {
 /// E1 to E6, E12: its successes lift our marks, its restart zeroes counts, its rewrites undo everything, a person edits
 /// and deletes. Accounts 8 and 9 are suspended and out of quota.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r18_r23_r34_its_updates_and_rewrites_lose_nothing_of_ours() {
+async fn its_updates_and_rewrites_lose_nothing_of_ours_r18_r23_r34() {
     let mut tokens: Vec<String> = (0..8).map(access).collect();
     tokens.extend(["sim-suspended.8".to_owned(), "sim-402.9".to_owned()]);
     let mut house = House::new(&tokens).await;
@@ -172,7 +172,7 @@ async fn r18_r23_r34_its_updates_and_rewrites_lose_nothing_of_ours() {
 /// E7 to E10: it refreshes with the tokens of its memory and without the lock, replays writes after an outage, gives
 /// accounts new ids. Whoever refreshes last, the newest refresh token is in the record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r41_r45_r48_its_refreshes_replays_and_new_ids_lose_no_token() {
+async fn its_refreshes_replays_and_new_ids_lose_no_token_r41_r45_r48() {
     let tokens: Vec<String> = (0..6).map(access).collect();
     let mut house = House::new(&tokens).await;
     for n in 0..6 {

@@ -211,7 +211,7 @@ fn list(holders: &BTreeSet<String>) -> String {
         .join(" ")
 }
 
-/// The Rust tests whose names begin with rules, cases or traps: `k68_timeouts`, `a3_to_a48_…`, `trap_28_…`, `case_09_…`.
+/// The Rust tests whose names end with rules, cases or traps: `timeouts_k68`, `…_a3_to_a48`, `…_trap_28`, `…_case_09`.
 fn rust_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     let mut found = Vec::new();
     for file in files(root, &["src", "tests"], "rs") {
@@ -220,13 +220,43 @@ fn rust_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
         for test in text.split("#[test]").flat_map(|part| part.split("#[tokio::test")).skip(1) {
             let Some((_, from_name)) = test.split_once("fn ") else { continue };
             let name = from_name.split('(').next().unwrap_or_default();
-            let rules = rules_of(name, from_name);
+            let words: Vec<&str> = name.split('_').collect();
+            if let Some(last) = words_last(&words) {
+                panic!(
+                    "{file}: {name} begins with its rule. Words come first, so that a failure explains itself: {last}"
+                );
+            }
+            let rules = rules_behind(&words, from_name);
             if !rules.is_empty() {
                 found.push((format!("{}::{name}", file.trim_end_matches(".rs")), rules));
             }
         }
     }
     found
+}
+
+/// A name whose rules stand before its words, as it should be.
+fn words_last(words: &[&str]) -> Option<String> {
+    let (_, count) = rules_before(words, "");
+    let (rules, rest) = words.split_at(count);
+    (!rules.is_empty() && !rest.is_empty()).then(|| [rest, rules].concat().join("_"))
+}
+
+/// The rules at the end of a name.
+fn rules_behind(words: &[&str], body: &str) -> Vec<Rule> {
+    (0..words.len())
+        .map(|start| (rules_before(&words[start..], body), words.len() - start))
+        .find_map(|((rules, count), wanted)| (count == wanted).then_some(rules))
+        .unwrap_or_default()
+}
+
+#[test]
+fn rules_come_last() {
+    let of = |name: &str| rules_behind(&name.split('_').collect::<Vec<_>>(), "").len();
+    assert_eq!((of("it_rests_r16"), of("a_rewrite_case_34_r55"), of("all_k4_to_k6"), of("r16_it_rests")), (1, 2, 3, 0));
+    let last = |name: &str| words_last(&name.split('_').collect::<Vec<_>>());
+    assert_eq!(last("case_34_r55_a_rewrite").as_deref(), Some("a_rewrite_case_34_r55"));
+    assert_eq!((last("a_rewrite_case_34_r55"), last("r55")), (None, None));
 }
 
 /// The tests of the Node.js package, by the rules and cases in their titles, and those of the clients.
@@ -248,7 +278,7 @@ fn client_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     for file in files(root, &["tests/clients"], "py") {
         let text = std::fs::read_to_string(root.join(&file)).unwrap();
         for name in text.split("def test_").skip(1).filter_map(|rest| rest.split('(').next()) {
-            let rules = rules_of(name, "");
+            let (rules, _) = rules_before(&name.split('_').collect::<Vec<_>>(), "");
             if !rules.is_empty() {
                 found.push((format!("{}::test_{name}", file.trim_end_matches(".py")), rules));
             }
@@ -282,11 +312,10 @@ fn files(root: &Path, folders: &[&str], extension: &str) -> Vec<String> {
     found
 }
 
-/// The rules that a test's name begins with. A span of acceptance cases (`a3_to_a48`) stands for those that the test's
+/// The rules that a name begins with, and how many words they take. A span of acceptance cases (`a3_to_a48`) stands for those that the test's
 /// body names in quotes.
-fn rules_of(name: &str, body: &str) -> Vec<Rule> {
+fn rules_before(words: &[&str], body: &str) -> (Vec<Rule>, usize) {
     let mut rules: Vec<Rule> = Vec::new();
-    let words: Vec<&str> = name.split('_').collect();
     let mut n = 0;
     while n < words.len() {
         let word = words[n];
@@ -317,7 +346,7 @@ fn rules_of(name: &str, body: &str) -> Vec<Rule> {
         }
         n += 1;
     }
-    rules
+    (rules, n)
 }
 
 fn same(name: &str, text: &str) {

@@ -123,7 +123,7 @@ fn found(report: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn d22_k139_todays_world_is_as_expected() {
+fn todays_world_is_as_expected_d22_k139() {
     let place = Place::new(&Value::Null, TOKEN, Some(SIMULATED));
     let before = std::fs::read(place.file("pool.json")).unwrap();
     let (code, report) = place.json(&[]);
@@ -144,7 +144,7 @@ fn d22_k139_todays_world_is_as_expected() {
 
 /// Each preset world, and the one check that finds it.
 #[test]
-fn d22_k141_each_world_that_differs_is_found() {
+fn each_world_that_differs_is_found_d22_k141() {
     let worlds: Vec<(Value, &str, &str)> = [
         ("old-version", "version", "wrong"),
         ("old-version-q", "version", "differs"),
@@ -215,7 +215,7 @@ fn d22_k141_each_world_that_differs_is_found() {
 
 /// The limits run only when they are named.
 #[test]
-fn d22_k139_small_limits_are_found() {
+fn small_limits_are_found_d22_k139() {
     for (world, words) in [("small-bodies", "body of 135"), ("small-pictures", "picture of 250000 passes")] {
         let (code, report) = Place::new(&json!(world), TOKEN, Some(SIMULATED)).json(&["--only", "limits"]);
         assert_eq!(found(&report), [("limits".to_owned(), "differs".to_owned())], "{report:#}");
@@ -227,7 +227,7 @@ fn d22_k139_small_limits_are_found() {
 
 /// What was reported to be refused is told; nothing rests on it.
 #[test]
-fn d22_k139_the_reported_limit_of_bodies_is_asked_on_both_sides() {
+fn the_reported_limit_of_bodies_is_asked_on_both_sides_d22_k139() {
     for (world, words) in
         [(Value::Null, "body of 1086459 passes too"), (json!("body-limit"), "body of 1086459 is refused")]
     {
@@ -240,7 +240,7 @@ fn d22_k139_the_reported_limit_of_bodies_is_asked_on_both_sides() {
 
 /// Counts that fit the table's window are as expected.
 #[test]
-fn d22_k139_counts_that_fit_are_as_expected() {
+fn counts_that_fit_are_as_expected_d22_k139() {
     let (code, report) = Place::new(&json!("token-usage"), TOKEN, Some(SIMULATED)).json(&["--only", "percentage"]);
     assert_eq!((code, found(&report)), (0, Vec::new()));
     assert!(report["checks"][0]["seen"].as_str().unwrap().contains("the table has 200000"), "{report:#}");
@@ -248,7 +248,7 @@ fn d22_k139_counts_that_fit_are_as_expected() {
 
 /// What is said of one account alone takes a second one to be found: its thoughts, and what its cache is worth.
 #[test]
-fn d22_k141_a_second_account_finds_what_is_bound_to_the_first() {
+fn a_second_account_finds_what_is_bound_to_the_first_d22_k141() {
     let two = |world: Value, tokens, only: &[&str]| {
         let place = Place::of_two(&world, tokens);
         let before = std::fs::read(place.file("pool.json")).unwrap();
@@ -291,7 +291,7 @@ fn d22_k141_a_second_account_finds_what_is_bound_to_the_first() {
 
 /// A record of the Node.js service says neither its kind nor its profile: it is looked up as for a request, and not written.
 #[test]
-fn d22_k77_accounts_without_a_profile_in_their_record_are_as_expected() {
+fn accounts_without_a_profile_in_their_record_are_as_expected_d22_k77() {
     for token in
         ["sim-acct-builder.x", "sim-acct-enterprise.x", "sim-acct-enterprise-eu-central-1.x", "sim-acct-enterprise2.x"]
     {
@@ -316,7 +316,7 @@ fn d22_k77_accounts_without_a_profile_in_their_record_are_as_expected() {
 
 /// What no account needs to have isn't taken for a difference of something else: the next model of the style is asked.
 #[test]
-fn k139_an_account_without_the_plain_model_is_asked_for_another_one() {
+fn an_account_without_the_plain_model_is_asked_for_another_one_k139() {
     let world = json!({ "models": ["claude-sonnet-4.5", "claude-opus-5.5"] });
     let (code, report) = Place::new(&world, TOKEN, Some(SIMULATED)).json(&[]);
     assert_eq!((code, found(&report)), (0, vec![("catalogue".to_owned(), "differs".to_owned())]), "{report:#}");
@@ -325,7 +325,7 @@ fn k139_an_account_without_the_plain_model_is_asked_for_another_one() {
 
 /// A refusal says nothing of the version, and its cure is the account's.
 #[test]
-fn k139_a_refused_account_is_not_taken_for_another_kiro() {
+fn a_refused_account_is_not_taken_for_another_kiro_k139() {
     let (code, report) = Place::new(&Value::Null, "sim-403-invalid-token", Some(SIMULATED)).json(&[]);
     let line = |check: &str| report["checks"].as_array().unwrap().iter().find(|line| line["check"] == check).unwrap();
     assert_eq!(
@@ -340,7 +340,7 @@ fn k139_a_refused_account_is_not_taken_for_another_kiro() {
 
 /// The first variant is refused, and the one behind it taken; or none is.
 #[test]
-fn d22_k139_variants_of_the_profile_that_are_refused_are_found() {
+fn variants_of_the_profile_that_are_refused_are_found_d22_k139() {
     let none = [("KIRO_SOCIAL_PROFILE_ARN", "")];
     for (world, environment, verdict, code) in [
         ("no-service-arn", &[][..], "differs", 0),
@@ -359,7 +359,7 @@ fn d22_k139_variants_of_the_profile_that_are_refused_are_found() {
 
 /// What is said of the account ends it: nothing more is asked.
 #[test]
-fn d22_k138_it_stops_at_a_word_about_the_account() {
+fn it_stops_at_a_word_about_the_account_d22_k138() {
     for (preset, words) in [
         ("429", "rate limited"),
         ("402", "quota"),
@@ -383,7 +383,7 @@ fn d22_k138_it_stops_at_a_word_about_the_account() {
 
 /// D23: nothing that went in, or that upstream says of the account, stands in the report or in the table.
 #[test]
-fn d23_k140_the_report_holds_nothing_secret() {
+fn the_report_holds_nothing_secret_d23_k140() {
     let told = "User d-9067aa11bb.4455 of arn:aws:codewhisperer:us-east-1:111122223333:profile/SECRETPROFILE, \
                 someone@example.org, account 111122223333, isn't allowed";
     let refused =
@@ -420,7 +420,7 @@ fn d23_k140_the_report_holds_nothing_secret() {
 
 /// An account that rests or is out isn't bothered while another one serves.
 #[test]
-fn k138_the_first_account_in_service_is_asked() {
+fn the_first_account_in_service_is_asked_k138() {
     let place = Place::of_two(&Value::Null, [TOKEN, "another"]);
     let path = place.file("pool.json");
     let mut pool: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -434,7 +434,7 @@ fn k138_the_first_account_in_service_is_asked() {
 
 /// Without --yes and without anybody to ask, nothing is sent; unknown checks and flags without --live are mistakes.
 #[test]
-fn k138_it_asks_first() {
+fn it_asks_first_k138() {
     let place = Place::new(&Value::Null, TOKEN, Some(ARN));
     let said = place.run(&[]);
     assert_eq!(said.code, 2, "{}{}", said.out, said.err);

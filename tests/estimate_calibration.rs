@@ -65,7 +65,7 @@ impl Counts {
 }
 
 #[test]
-fn tu6_classes_are_counted_within_15_per_cent() {
+fn classes_are_counted_within_15_per_cent_tu6() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
     let reference: Value = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
     let o200k = tiktoken_rs::o200k_base().unwrap();

@@ -14,7 +14,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn k2_both_encoders_and_both_decoders_agree(messages in prop::collection::vec(message(), 0..5), size in 1usize..300) {
+    fn both_encoders_and_both_decoders_agree_k2(messages in prop::collection::vec(message(), 0..5), size in 1usize..300) {
         let wire: Vec<u8> = messages.iter().flat_map(frames::both_encoders).collect();
         let frames::Reading { frames: read, end } = frames::check(&wire, size);
         prop_assert_eq!(end, Ok(()));
@@ -22,7 +22,7 @@ proptest! {
     }
 
     #[test]
-    fn k2_mutated_frames_are_judged_alike(
+    fn mutated_frames_are_judged_alike_k2(
         messages in prop::collection::vec(message(), 1..4),
         mutations in prop::collection::vec(mutation(), 1..6),
         repaired in any::<bool>(),

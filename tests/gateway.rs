@@ -19,7 +19,7 @@ use world::{KEY, Reply, STREAM, World, base, events, kinds, with};
 
 /// K45, the column *client*, and the verdict: with a good second account, does the client notice?
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_account() {
+async fn every_fault_alone_and_beside_a_good_account_k45_m60_trap_29_trap_30_trap_32() {
     let table = [
         // preset, status, type, next account helps
         ("prompt-too-long", 400, "invalid_request_error", false),
@@ -97,7 +97,7 @@ async fn k45_m60_trap_29_trap_30_trap_32_every_fault_alone_and_beside_a_good_acc
 /// Six of ten accounts are out in whatever way, in whatever order: nobody notices, and no bad account is asked again and
 /// again (R105: exactly as often as it was in flight is held in `src/pool/tests.rs`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d19_k137_r105_six_of_ten_accounts_out_and_nobody_notices() {
+async fn six_of_ten_accounts_out_and_nobody_notices_d19_k137_r105() {
     const ROUNDS: u64 = 20;
     let mut rng = fastrand::Rng::with_seed(19);
     for round in 0..ROUNDS {
@@ -129,7 +129,7 @@ fn calls_by_token(world: &World) -> Vec<(String, u64)> {
 
 /// Slow refusals: the request ends in time, with what the last account said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d20_k137_failover_time_ends_a_request() {
+async fn failover_time_ends_a_request_d20_k137() {
     let tokens: Vec<String> = (0..10).map(|n| format!("access-{n}")).collect();
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let world = World::with_tokens(&tokens, &[("KIRO_FAILOVER_TIME", "1s")]).await;
@@ -146,7 +146,7 @@ async fn d20_k137_failover_time_ends_a_request() {
 
 /// What upstream is to blame for is tried on `KIRO_MAX_ATTEMPTS` accounts, not on all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn d21_k137_a_wave_of_5xx_from_all_is_three_attempts() {
+async fn a_wave_of_5xx_from_all_is_three_attempts_d21_k137() {
     let tokens: Vec<String> = (0..16).map(|n| format!("access-{n}")).collect();
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let world = World::with_tokens(&tokens, &[]).await;
@@ -161,7 +161,7 @@ async fn d21_k137_a_wave_of_5xx_from_all_is_three_attempts() {
 
 /// Acceptance case P55: two accounts are under suspicion, a third is throttled, and the fourth is not asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k90_k92_p55_under_the_brake_a_throttled_request_goes_nowhere_else() {
+async fn under_the_brake_a_throttled_request_goes_nowhere_else_k90_k92_p55() {
     let world = World::with_tokens(&["access-1", "access-2", "sim-429", "sim-429.2"], &[]).await;
     let now = jiff::Timestamp::now();
     for n in 0..2 {
@@ -194,7 +194,7 @@ async fn k90_k92_p55_under_the_brake_a_throttled_request_goes_nowhere_else() {
 
 /// Acceptance case P56: a limit is no failure and leaves no mark.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k92_p56_conversations_a_minute_over_http() {
+async fn conversations_a_minute_over_http_k92_p56() {
     let world = World::with_tokens(&["access-1", "access-2"], &[("KIRO_ACCOUNT_RPM", "2")]).await;
     let (asked, body) = (&world, &base());
     let replies: Vec<Reply> =
@@ -213,7 +213,7 @@ async fn k92_p56_conversations_a_minute_over_http() {
 
 /// Trap 28: a 400 goes upstream once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_28_a_400_is_one_upstream_call() {
+async fn a_400_is_one_upstream_call_trap_28() {
     let world = World::with_tokens(&["sim-400", "sim-400", "sim-400"], &[]).await;
     assert_eq!(world.messages(&base()).await.status, 400);
     assert_eq!(world.upstream_calls(), 1);
@@ -221,7 +221,7 @@ async fn trap_28_a_400_is_one_upstream_call() {
 
 /// K71, M56: the first delta leaves before the second frame exists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k71_nothing_waits_for_a_later_chunk() {
+async fn nothing_waits_for_a_later_chunk_k71() {
     let world = World::new(&[]).await;
     let mut body = with(STREAM());
     body["messages"] = json!([{ "role": "user", "content": "[[sim {\"steps\":[{\"text\":\"first\"},{\"wait_ms\":600},{\"text\":\"second\"}]}]]" }]);
@@ -248,7 +248,7 @@ async fn k71_nothing_waits_for_a_later_chunk() {
 
 /// K70, K72, trap 19: finished streams give their connection back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k70_k72_trap_19_connections_are_used_again() {
+async fn connections_are_used_again_k70_k72_trap_19() {
     let world = World::new(&[]).await;
     let scene = json!({ "text": "x" });
     for n in 0..1000 {
@@ -261,7 +261,7 @@ async fn k70_k72_trap_19_connections_are_used_again() {
 
 /// K68: headers alone don't stop the wait for the first event; silence later ends in `timeout_error`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k68_trap_20_timeouts_by_name() {
+async fn timeouts_by_name_k68_trap_20() {
     let world = World::with_tokens(&["sim-silent"], &[("KIRO_FIRST_EVENT_TIMEOUT", "300ms")]).await;
     let began = Instant::now();
     world.messages(&with(STREAM())).await.is_error("first event", 504, "timeout_error", "");
@@ -359,7 +359,7 @@ async fn uses_are_shared_out_and_counted() {
 
 /// Issue of the predecessor: an expired token is refreshed once, whoever asks (trap 33), and the answer is served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trap_33_ten_requests_on_an_expired_token_are_one_refresh() {
+async fn ten_requests_on_an_expired_token_are_one_refresh_trap_33() {
     let world = World::with_expired(&["old-access"]).await;
     let scene = json!({ "text": "x" });
     let asked = (0..10).map(|_| world.scene(&scene, STREAM()));
@@ -373,7 +373,7 @@ async fn trap_33_ten_requests_on_an_expired_token_are_one_refresh() {
 
 /// A models file replaces the table, and a change of it is seen without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tr6_the_models_file_is_reloaded_and_a_bad_one_changes_nothing() {
+async fn the_models_file_is_reloaded_and_a_bad_one_changes_nothing_tr6() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("models.json");
     let table = |name: &str| {
@@ -403,7 +403,7 @@ async fn tr6_the_models_file_is_reloaded_and_a_bad_one_changes_nothing() {
 
 /// Case 42's other half and M2: a key in the store's config is needed, and a change of it takes effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r57_the_key_in_the_store_is_needed() {
+async fn the_key_in_the_store_is_needed_r57() {
     let world = World::new(&[("KIRO_API_KEY", "")]).await;
     world.set_config(r#"{"REQUIRED_API_KEY":"k1","apiKey":"k2"}"#);
     let ask = async |key: &str| {

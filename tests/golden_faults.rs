@@ -14,14 +14,14 @@ const TABLE: &str = include_str!("golden/faults.txt");
 const PROMPT: PromptSize = PromptSize { estimate: 150_000, window: 172_500 };
 
 #[test]
-fn k38_k42_k43_k44_k45_every_row_is_classified_as_the_table_says() {
+fn every_row_is_classified_as_the_table_says_k38_k42_k43_k44_k45() {
     for (input, expected) in rows() {
         assert_eq!(projections(&fault(input)), expected, "{input}");
     }
 }
 
 #[test]
-fn k45_every_kind_and_every_reason_has_a_row() {
+fn every_kind_and_every_reason_has_a_row_k45() {
     let kinds: BTreeSet<FaultKind> = rows().iter().map(|(input, _)| fault(input).kind).collect();
     assert_eq!(kinds, FaultKind::ALL.into_iter().collect());
     let reasons: BTreeSet<String> =
@@ -46,7 +46,7 @@ fn k45_every_kind_and_every_reason_has_a_row() {
 
 /// K45: total. Every status has a class, and none panics, whatever the body.
 #[test]
-fn k45_every_status_is_classified() {
+fn every_status_is_classified_k45() {
     let bodies: [&[u8]; 8] = [b"", b"{", b"[]", b"null", b"\"x\"", b"\xff\xfe", br#"{"message":5,"reason":[]}"#, b"{}"];
     for status in 0..=1_000 {
         for body in bodies {
@@ -64,7 +64,7 @@ fn k45_every_status_is_classified() {
 }
 
 #[test]
-fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
+fn retry_after_is_seconds_or_a_date_or_ignored_k46() {
     let read = |header| Fault::from_http(429, None, header, b"{}", false, &Default::default()).retry_after;
     assert_eq!(read(Some("7")), Some(RetryAfter::Seconds(7)));
     assert_eq!(read(Some(" 0 ")), Some(RetryAfter::Seconds(0)));
@@ -92,7 +92,7 @@ fn k46_retry_after_is_seconds_or_a_date_or_ignored() {
 /// K48, trap 41: upstream's text reaches the client for three kinds only, and `Display` never shows it. The text of
 /// `Unreachable` is ours: nobody answered.
 #[test]
-fn k48_m63_trap41_upstream_text_is_not_for_clients() {
+fn upstream_text_is_not_for_clients_k48_m63_trap41() {
     let secret = "user d-9067.a1b2 arn:aws:codewhisperer:us-east-1:123:profile/X";
     for kind in FaultKind::ALL {
         let fault = Fault { kind, status: Some(400), reason: None, message: secret.into(), retry_after: None };
@@ -112,7 +112,7 @@ fn k48_m63_trap41_upstream_text_is_not_for_clients() {
 
 /// TS25: upstream's text is cut at 1,000 characters.
 #[test]
-fn ts25_error_text_is_bounded() {
+fn error_text_is_bounded_ts25() {
     let body = format!(r#"{{"message":"{}","reason":"{}"}}"#, "é".repeat(5_000), "R".repeat(5_000));
     let fault = Fault::from_http(400, None, None, body.as_bytes(), false, &Default::default());
     assert_eq!(fault.message.chars().count(), 1_000);
@@ -122,7 +122,7 @@ fn ts25_error_text_is_bounded() {
 
 /// M62, TV58: n is the larger of our estimate and the window + 1.
 #[test]
-fn m62_tv58_prompt_is_too_long() {
+fn prompt_is_too_long_m62_tv58() {
     let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false, &Default::default());
     let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 200_000 }).message;
     assert_eq!(sentence(150_000), "prompt is too long: 200001 tokens > 200000 maximum");
@@ -131,7 +131,7 @@ fn m62_tv58_prompt_is_too_long() {
 
 /// K37, TS16: no fault, wherever the name stands.
 #[test]
-fn k37_the_output_limit_is_no_fault() {
+fn the_output_limit_is_no_fault_k37() {
     for name in ["ContentLengthExceededException", "com.amazon#ContentLengthExceededException:x"] {
         assert_eq!(Exception::from_frame(Some(name), b"{}"), Exception::OutputLimit);
         assert_eq!(Exception::from_error_frame(Some(name), Some("m")), Exception::OutputLimit);

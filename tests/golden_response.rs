@@ -43,7 +43,7 @@ fn vectors_give_what_they_say() {
 }
 
 #[test]
-fn k28_m53_ts26_vectors_at_every_split_give_the_same_bytes() {
+fn vectors_at_every_split_give_the_same_bytes_k28_m53_ts26() {
     for case in Case::all() {
         let whole = drive(&mut case.pipeline(), &case.inputs, Chunks::Whole);
         for chunks in [Chunks::PerFrame, Chunks::PerByte].into_iter().chain((1..longest_run(&case)).map(Chunks::Split))
@@ -55,7 +55,7 @@ fn k28_m53_ts26_vectors_at_every_split_give_the_same_bytes() {
 
 /// TS26, K39: the inputs up to any byte, then a cut, or an end of the body that leaves bytes over.
 #[test]
-fn k39_m53_ts26_vectors_cut_at_every_byte_end_as_failures() {
+fn vectors_cut_at_every_byte_end_as_failures_k39_m53_ts26() {
     for case in Case::all() {
         let mut checked = BTreeMap::new();
         let mut ending =
@@ -93,7 +93,7 @@ fn k39_m53_ts26_vectors_cut_at_every_byte_end_as_failures() {
 
 /// The text of every event one or two UTF-16 units at a time: after joining a block's deltas the same stream.
 #[test]
-fn ts11_ts26_vectors_in_single_characters_give_the_same_stream() {
+fn vectors_in_single_characters_give_the_same_stream_ts11_ts26() {
     for case in Case::all() {
         let whole = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
         for size in [1, 2] {
@@ -107,7 +107,7 @@ fn ts11_ts26_vectors_in_single_characters_give_the_same_stream() {
 
 /// TS24, M51: the non-streaming answer is the fold of the stream, or nothing at all.
 #[test]
-fn ts24_m51_m52_vectors_fold_to_what_the_stream_says() {
+fn vectors_fold_to_what_the_stream_says_ts24_m51_m52() {
     for case in Case::all() {
         let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
         let events = parse_sse(&bytes_of(&outs));
@@ -128,7 +128,7 @@ fn ts24_m51_m52_vectors_fold_to_what_the_stream_says() {
 
 /// TS23: the same JSON values without the raw copy.
 #[test]
-fn ts23_ts26_vectors_without_the_raw_copy_give_the_same_values() {
+fn vectors_without_the_raw_copy_give_the_same_values_ts23_ts26() {
     for case in Case::all() {
         let fast = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
         let slow = drive(&mut case.pipeline().without_raw_copy(), &case.inputs, Chunks::PerFrame);
@@ -209,7 +209,7 @@ fn seeds_are_the_vectors() {
 
 /// TV1 to the last byte.
 #[test]
-fn ts21_m54_tv1_whole_stream() {
+fn whole_stream_ts21_m54_tv1() {
     let case = Case::all().into_iter().find(|case| case.name == "TV1").unwrap();
     let expected = concat!(
         "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",",
@@ -232,7 +232,7 @@ fn ts21_m54_tv1_whole_stream() {
 
 /// TV114, K71: the first delta leaves before the second frame has arrived.
 #[test]
-fn m56_k71_tv114_the_first_delta_does_not_wait() {
+fn the_first_delta_does_not_wait_m56_k71_tv114() {
     let case = Case::all().into_iter().find(|case| case.name == "TV114").unwrap();
     let Input::Frame(first) = &case.inputs[0] else { panic!("a frame comes first") };
     let outs = drive(&mut case.pipeline(), &[Input::Frame(first.clone())], Chunks::PerByte);

@@ -112,7 +112,7 @@ fn every_end(mut check: impl FnMut(&str, &Case, &[u8], bool, End)) {
 }
 
 #[test]
-fn ts42_d24_d25_d26_d27_no_half_tool_at_any_cut() {
+fn no_half_tool_at_any_cut_ts42_d24_d25_d26_d27() {
     let mut seen = [0_u32; 4];
     every_end(|answer, case, wire, whole, end| {
         let mut pipeline = case.pipeline();
@@ -152,7 +152,7 @@ fn ts42_d24_d25_d26_d27_no_half_tool_at_any_cut() {
 
 /// Folded: an error at a fault; at a clean end only calls that are whole, and `max_tokens` where one is missing.
 #[test]
-fn ts42_d24_d25_d26_d27_folded_holds_whole_tools_only() {
+fn folded_holds_whole_tools_only_ts42_d24_d25_d26_d27() {
     let (mut whole_ones, mut cut_ones) = (0, 0);
     every_end(|answer, case, wire, whole, end| {
         let mut pipeline = Pipeline::new(case.settings(Mode::Fold));
@@ -182,7 +182,7 @@ fn ts42_d24_d25_d26_d27_folded_holds_whole_tools_only() {
 
 /// M53 as TS42 has it: each closed block of text stays closed before an error, so that clients can go on from it.
 #[test]
-fn m53_ts42_text_and_thoughts_are_closed_before_the_error() {
+fn text_and_thoughts_are_closed_before_the_error_m53_ts42() {
     for answer in [r#"A"x" K"#, r#"think R["t","s"] K"#, r#"think R["t"] A"x" K"#] {
         let case = case(answer);
         let (wire, _) = wire(&case);

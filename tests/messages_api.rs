@@ -17,7 +17,7 @@ use world::{KEY, Reply, STREAM, World, base, content, events, kinds, with, witho
 const IRE: &str = "invalid_request_error";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a3_to_a48_refused_requests_name_the_place() {
+async fn refused_requests_name_the_place_a3_to_a48() {
     let world = World::new(&[]).await;
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     let raw: &[(&str, Vec<u8>, &str)] = &[
@@ -160,7 +160,7 @@ async fn a3_to_a48_refused_requests_name_the_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a1_a9_to_a49_accepted_requests() {
+async fn accepted_requests_a1_a9_to_a49() {
     let world = World::new(&[]).await;
     let tool_round = |input: Value| {
         json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": [{ "type": "tool_use", "id": "t", "name": "f", "input": input }] },
@@ -231,7 +231,7 @@ async fn a1_a9_to_a49_accepted_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a2_a53_m3_m6_streams_have_the_grammar_under_both_prefixes() {
+async fn streams_have_the_grammar_under_both_prefixes_a2_a53_m3_m6() {
     let world = World::new(&[]).await;
     for (path, headers) in [
         ("/v1/messages", &[][..]),
@@ -262,7 +262,7 @@ async fn a2_a53_m3_m6_streams_have_the_grammar_under_both_prefixes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a50_m11_over_the_limit_with_and_without_a_length() {
+async fn over_the_limit_with_and_without_a_length_a50_m11() {
     let world = World::new(&[("KIRO_MAX_REQUEST_BODY", "1000")]).await;
     let mut body = base();
     body["messages"][0]["content"] = json!("x".repeat(2000));
@@ -282,7 +282,7 @@ async fn a50_m11_over_the_limit_with_and_without_a_length() {
 type Dress = fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a51_m2_keys() {
+async fn keys_a51_m2() {
     let world = World::new(&[]).await;
     let url = world.url("/v1/messages");
     let ask = |set: Dress, query: &str| set(world.http.post(format!("{url}{query}"))).body(base().to_string()).send();
@@ -309,7 +309,7 @@ async fn a51_m2_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a52_m4_m7_m8_paths_methods_and_encodings() {
+async fn paths_methods_and_encodings_a52_m4_m7_m8() {
     let world = World::new(&[]).await;
     let get = Reply::read(world.http.get(world.url("/v1/messages")).send().await.unwrap()).await;
     get.is_error("A52", 405, IRE, "");
@@ -349,7 +349,7 @@ async fn a52_m4_m7_m8_paths_methods_and_encodings() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a69_m65_count_tokens_equals_the_estimate_of_message_start() {
+async fn count_tokens_equals_the_estimate_of_message_start_a69_m65() {
     let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
     let mut body = without("max_tokens");
     let counted = world.post("/v1/messages/count_tokens", body.to_string()).await;
@@ -372,7 +372,7 @@ async fn a69_m65_count_tokens_equals_the_estimate_of_message_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a70_m66_m67_models_page_by_page() {
+async fn models_page_by_page_a70_m66_m67() {
     let world = World::new(&[]).await;
     let get = async |path: &str| {
         Reply::read(world.http.get(world.url(path)).header("x-api-key", KEY).send().await.unwrap()).await
@@ -406,7 +406,7 @@ async fn a70_m66_m67_models_page_by_page() {
 
 /// M1: each request has one fault more than the one before it; the answer is that of the first check that fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m1_the_order_of_checks() {
+async fn the_order_of_checks_m1() {
     let world = World::with_tokens(&[], &[("KIRO_MAX_REQUEST_BODY", "300"), ("KIRO_STORE_WAIT", "0s")]).await;
     let ask = async |method: &str, path: &str, key: &str, body: String| {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
@@ -431,7 +431,7 @@ async fn m1_the_order_of_checks() {
 
 /// The other tests look at the id of every answer they read; here, that it is another one each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a71_m5_every_answer_has_an_id_of_its_own() {
+async fn every_answer_has_an_id_of_its_own_a71_m5() {
     let world = World::new(&[]).await;
     let mut ids = std::collections::HashSet::new();
     for stream in [false, true] {
@@ -448,7 +448,7 @@ async fn a71_m5_every_answer_has_an_id_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a54_a55_k49_m62_refused_by_upstream_once_without_hurting_the_account() {
+async fn refused_by_upstream_once_without_hurting_the_account_a54_a55_k49_m62() {
     let world = World::with_tokens(&["sim-400", "sim-400"], &[]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A54", 400, IRE, "Improperly formed request.");
@@ -463,7 +463,7 @@ async fn a54_a55_k49_m62_refused_by_upstream_once_without_hurting_the_account() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a56_a57_trap_31_rate_limits() {
+async fn rate_limits_a56_a57_trap_31() {
     let world = World::with_tokens(&["sim-429-retry-after-7", "sim-429-retry-after-7"], &[]).await;
     for stream in [false, true] {
         // The second round finds both accounts at rest.
@@ -498,7 +498,7 @@ async fn a56_a57_trap_31_rate_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a58_m61_no_account() {
+async fn no_account_a58_m61() {
     // (what the only account says at the first request, the answer to the second, its retry-after, whether a retry is
     // worth it)
     let table = [
@@ -525,7 +525,7 @@ async fn a58_m61_no_account() {
 
 /// The request that uses up the last account is answered as the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m85_who_uses_up_the_last_account_hears_what_the_next_one_hears() {
+async fn who_uses_up_the_last_account_hears_what_the_next_one_hears_m85() {
     for tokens in [&["sim-402"][..], &["sim-suspended"], &["sim-402", "sim-suspended", "sim-402"]] {
         let world = World::with_tokens(tokens, &[]).await;
         let mut told = Vec::new();
@@ -551,7 +551,7 @@ async fn m85_who_uses_up_the_last_account_hears_what_the_next_one_hears() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a59_a60_m9_an_exception_before_content() {
+async fn an_exception_before_content_a59_a60_m9() {
     let world = World::new(&[("KIRO_MAX_ATTEMPTS", "1")]).await;
     let first = json!({ "steps": [{ "exception": "InternalServerException" }] });
     world.scene(&first, STREAM()).await.is_error("A59", 500, "api_error", "");
@@ -572,7 +572,7 @@ async fn a59_a60_m9_an_exception_before_content() {
 
 /// An event that gives the client nothing is no event to it: the ping comes when it was due (A60's stream goes on).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m54_ts22_a_note_behind_early_headers_puts_no_ping_off() {
+async fn a_note_behind_early_headers_puts_no_ping_off_m54_ts22() {
     let world = World::new(&[("KIRO_EARLY_HEADERS", "100ms"), ("KIRO_PING_INTERVAL", "2s")]).await;
     // message_start after 0.1 s, so a ping after 2.1 s; the note in between made it 3.5 s.
     let note = json!({ "event": "messageMetadataEvent", "payload": {} });
@@ -583,7 +583,7 @@ async fn m54_ts22_a_note_behind_early_headers_puts_no_ping_off() {
 
 /// However early it is due, `message_start` waits for its figures.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m58_tu8_early_headers_do_not_overtake_the_estimate() {
+async fn early_headers_do_not_overtake_the_estimate_m58_tu8() {
     let world = World::new(&[("KIRO_EARLY_HEADERS", "1ms"), ("KIRO_USAGE_SPLIT", "none")]).await;
     // Reading it takes longer than that.
     let mut body = with(STREAM());
@@ -595,7 +595,7 @@ async fn m58_tu8_early_headers_do_not_overtake_the_estimate() {
 
 /// Counts that no sum holds harm nobody but themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m59_tu2_absurd_counts_of_upstream() {
+async fn absurd_counts_of_upstream_m59_tu2() {
     let world = World::new(&[]).await;
     let tokens = json!({ "uncachedInputTokens": u64::MAX, "outputTokens": u64::MAX, "cacheReadInputTokens": u64::MAX });
     let scene = json!({ "text": "x", "usage": { "tokens": tokens } });
@@ -607,7 +607,7 @@ async fn m59_tu2_absurd_counts_of_upstream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a61_to_a65_content_and_then() {
+async fn content_and_then_a61_to_a65() {
     let world = World::new(&[]).await;
     let mid = json!({ "steps": [{ "text": "Hel" }, { "exception": "ThrottlingException" }] });
     let reply = world.scene(&mid, STREAM()).await;
@@ -653,7 +653,7 @@ async fn a61_to_a65_content_and_then() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a66_thinking_with_signature_redacted_text() {
+async fn thinking_with_signature_redacted_text_a66() {
     let world = World::new(&[]).await;
     let scene = json!({ "steps": [{ "thinking": "I see.", "signature": "abcd", "signature_pieces": 2 }, { "redacted": "AAEC" }, { "text": "Yes" }] });
     let folded = world.scene(&scene, json!({ "thinking": { "type": "adaptive" } })).await.json();
@@ -666,7 +666,7 @@ async fn a66_thinking_with_signature_redacted_text() {
 
 /// A110, A118, stream half: a signature alone is a thinking block with empty text; signed segments aren't joined.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a110_a118_ts27_ts29_signatures_alone_and_segments() {
+async fn signatures_alone_and_segments_a110_a118_ts27_ts29() {
     let world = World::new(&[]).await;
     let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": 2000 } });
     let alone = json!({ "steps": [{ "signature": "c2lnbmF0dXJl", "signature_pieces": 3 }, { "text": "Yes" }] });
@@ -686,7 +686,7 @@ async fn a110_a118_ts27_ts29_signatures_alone_and_segments() {
 
 /// A111: `omitted` where upstream doesn't know it: the gateway drops the text, and keeps the signature if one came.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a111_ts28_omitted_text_is_dropped_here() {
+async fn omitted_text_is_dropped_here_a111_ts28() {
     let world = World::new(&[]).await;
     let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": 2000, "display": "omitted" } });
     let signed = json!({ "steps": [{ "thinking": "I see.", "signature": "abcd" }, { "text": "Yes" }] });
@@ -703,7 +703,7 @@ async fn a111_ts28_omitted_text_is_dropped_here() {
 
 /// A187: 20 answers with counts and a percentage say what the percentage of the next one refers to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a187_the_window_of_percentages_is_learnt() {
+async fn the_window_of_percentages_is_learnt_a187() {
     let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
     let percent_only = json!({ "steps": [{ "text": "x" }, { "usage": { "percent": 10 } }] });
     let before = world.scene(&percent_only, json!({})).await.json()["usage"]["input_tokens"].as_u64().unwrap();
@@ -724,7 +724,7 @@ async fn a187_the_window_of_percentages_is_learnt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a67_pings_while_upstream_is_silent() {
+async fn pings_while_upstream_is_silent_a67() {
     let world = World::new(&[("KIRO_PING_INTERVAL", "200ms")]).await;
     let scene = json!({ "steps": [{ "text": "a" }, { "wait_ms": 700 }, { "text": "b" }] });
     let reply = world.scene(&scene, STREAM()).await;
@@ -734,7 +734,7 @@ async fn a67_pings_while_upstream_is_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a68_m10_k70_a_client_that_goes_away_frees_upstream_within_100_ms() {
+async fn a_client_that_goes_away_frees_upstream_within_100_ms_a68_m10_k70() {
     let world = World::new(&[]).await;
     // In mid-answer, before the first event, and with a folded answer.
     let hanging = json!({ "text": "a", "end": "hang" });
@@ -852,7 +852,7 @@ async fn what_tells_about_the_server_needs_the_key_from_elsewhere() {
 
 /// C40: how the newest Claude Code greets, and what it sends beside what everybody sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c39_c40_what_the_newest_claude_code_sends() {
+async fn what_the_newest_claude_code_sends_c39_c40() {
     let world = World::new(&[]).await;
     let hello = world.http.head(world.url("/api/hello")).send().await.unwrap();
     assert_eq!(hello.status(), 200);

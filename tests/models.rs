@@ -33,7 +33,7 @@ fn listed(world: &World, id: &str) -> Option<ModelInfo> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a99_k124_k125_k126_m86_a_catalogue_of_three_pages() {
+async fn a_catalogue_of_three_pages_a99_k124_k125_k126_m86() {
     let world = World::new(&[]).await;
     let more = json!({ "more_models": [{ "id": "claude-opus-9.9", "window": 2_000_000 }], "models_page": 9 });
     world.simulated.control().world(more).unwrap();
@@ -59,7 +59,7 @@ async fn a99_k124_k125_k126_m86_a_catalogue_of_three_pages() {
 
 /// The account's window, and no other, is what the percentage refers to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a99_k126_tu2_the_window_of_the_catalogue_makes_the_usage() {
+async fn the_window_of_the_catalogue_makes_the_usage_a99_k126_tu2() {
     let world = World::new(&[("KIRO_USAGE_SPLIT", "none")]).await;
     world.simulated.control().world(json!({ "windows": { "claude-sonnet-4.5": 400_000 } })).unwrap();
     let total = async || {
@@ -74,7 +74,7 @@ async fn a99_k126_tu2_the_window_of_the_catalogue_makes_the_usage() {
 
 /// A free plan beside a paid one: the model's requests go to the account that has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a101_k127_who_has_the_model_is_asked_first() {
+async fn who_has_the_model_is_asked_first_a101_k127() {
     let world = World::with_tokens(&["access-1", "access-2"], &[]).await;
     let control = world.simulated.control();
     control.script(json!({ "token": "access-1", "world": "free-tier" })).unwrap();
@@ -97,7 +97,7 @@ async fn a101_k127_who_has_the_model_is_asked_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k124_by_get_where_the_post_is_unknown() {
+async fn by_get_where_the_post_is_unknown_k124() {
     let world = World::new(&[]).await;
     let unknown = json!({ "on": "models", "token": "access-1", "scenarios": [{ "http": { "status": 404, "type": "UnknownOperationException" } }] });
     world.simulated.control().script(unknown).unwrap();
@@ -114,7 +114,7 @@ async fn k124_by_get_where_the_post_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a100_k125_a_catalogue_that_fails_or_hangs_is_on_no_requests_path() {
+async fn a_catalogue_that_fails_or_hangs_is_on_no_requests_path_a100_k125() {
     let world = World::new(&[("KIRO_MAX_INFLIGHT_PER_ACCOUNT", "1")]).await;
     let hang =
         json!({ "on": "models", "token": "access-1", "scenarios": [{ "head_ms": 60_000, "http": { "status": 500 } }] });
@@ -137,7 +137,7 @@ fn calls(world: &World, token: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p44_k87_k88_a_model_belongs_to_the_account() {
+async fn a_model_belongs_to_the_account_p44_k87_k88() {
     let world = World::with_tokens(&["free", "paid"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
     world.simulated.control().script(json!({ "token": "free", "world": "free-tier" })).unwrap();
     for n in 0..6 {
@@ -152,7 +152,7 @@ async fn p44_k87_k88_a_model_belongs_to_the_account() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p45_p46_k88_who_alone_says_no_and_who_only_rests() {
+async fn who_alone_says_no_and_who_only_rests_p45_p46_k88() {
     let world = World::with_tokens(&["free"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
     world.simulated.control().world(json!("free-tier")).unwrap();
     for n in 0..2 {
@@ -174,7 +174,7 @@ async fn p45_p46_k88_who_alone_says_no_and_who_only_rests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p47_k88_eight_accounts_a_request_are_asked() {
+async fn eight_accounts_a_request_are_asked_p47_k88() {
     let tokens: Vec<String> = (0..20).map(|n| format!("free-{n:02}")).collect();
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let world = World::with_tokens(&tokens, &[("KIRO_MODEL_DISCOVERY", "off")]).await;
@@ -189,7 +189,7 @@ async fn p47_k88_eight_accounts_a_request_are_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a95_p48_k89_tr36_made_up_names_knock_at_two_accounts_at_most() {
+async fn made_up_names_knock_at_two_accounts_at_most_a95_p48_k89_tr36() {
     let world = World::with_tokens(&["one", "two", "three"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
     for name in ["claude-opus-6", "claude-poet-7-1-20270101", "claude-hymn-3-2"] {
         let before = world.upstream_calls();
@@ -206,7 +206,7 @@ async fn a95_p48_k89_tr36_made_up_names_knock_at_two_accounts_at_most() {
 
 /// TR50: of four markers as many go out as the account's catalogue allows for the model, or its row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tr50_k126_cache_points_keep_to_the_catalogue_and_the_row() {
+async fn cache_points_keep_to_the_catalogue_and_the_row_tr50_k126() {
     let marked = |text: &str| json!([{ "type": "text", "text": text, "cache_control": { "type": "ephemeral" } }]);
     let body = with(json!({ "system": marked("S"), "messages": [
         { "role": "user", "content": marked("a") },
@@ -252,7 +252,7 @@ async fn tr50_k126_cache_points_keep_to_the_catalogue_and_the_row() {
 
 /// TR36: a name that upstream refuses is served by the model of `KIRO_MODEL_FALLBACK`, in the request that was refused too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tr36_the_fallback_serves_the_request_that_was_refused() {
+async fn the_fallback_serves_the_request_that_was_refused_tr36() {
     let settings = [("KIRO_MODEL_DISCOVERY", "off"), ("KIRO_MODEL_FALLBACK", "claude-sonnet-4-5")];
     for streamed in [false, true] {
         let world = World::with_tokens(&["one", "two", "three"], &settings).await;
@@ -291,7 +291,7 @@ async fn tr36_the_fallback_serves_the_request_that_was_refused() {
 /// TR36: the edges of the fallback: one account, a pinned request, a model that resting accounts have, a fallback that is
 /// none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tr36_k88_when_the_fallback_takes_over() {
+async fn when_the_fallback_takes_over_tr36_k88() {
     let settings = [("KIRO_MODEL_DISCOVERY", "off"), ("KIRO_MODEL_FALLBACK", "claude-sonnet-4-5")];
     let world = World::with_tokens(&["one"], &settings).await;
     assert_eq!(world.messages(&asks("claude-opus-6", 1)).await.status, 200);

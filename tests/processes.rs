@@ -212,7 +212,7 @@ async fn eventually(what: &str, within: Duration, mut check: impl AsyncFnMut() -
 
 /// R54, R56: a server that starts before its Redis.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_40_r54_a_start_without_redis_listens_and_serves_when_redis_comes() {
+async fn a_start_without_redis_listens_and_serves_when_redis_comes_case_40_r54() {
     let mut place = Place::new();
     place.account("a1", &json!({ "uuid": "a1" }), &social("access-1", "r1"));
     place.redis.connection().set::<_, _, ()>("aiclient:config", json!({ "apiKey": KEY }).to_string()).unwrap();
@@ -240,7 +240,7 @@ async fn case_40_r54_a_start_without_redis_listens_and_serves_when_redis_comes()
 
 /// R57: an open address needs a key, or somebody who says that it doesn't.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_42_r57_without_a_client_key_an_open_address_is_refused() {
+async fn without_a_client_key_an_open_address_is_refused_case_42_r57() {
     let mut place = Place::new();
     place.account("a1", &json!({ "uuid": "a1" }), &social("access-1", "r1"));
     place.redis.connection().set::<_, _, ()>("aiclient:config", "{}").unwrap();
@@ -268,7 +268,7 @@ async fn case_42_r57_without_a_client_key_an_open_address_is_refused() {
 
 /// R49: a refusal at start-up is told with its word; R56, R1: an empty pool is told with its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn r49_r1_r56_what_a_start_says_of_its_store() {
+async fn what_a_start_says_of_its_store_r49_r1_r56() {
     let (place, mut admin, with_password) = Place::with_password("hush-redis");
     let port = place.redis.port();
     for (password, word) in [("", "NOAUTH"), (":wrong@", "WRONGPASS")] {
@@ -330,7 +330,7 @@ impl Forwarder {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_47_an_accounts_own_proxy_and_addresses() {
+async fn an_accounts_own_proxy_and_addresses_case_47() {
     let place = Place::new();
     let upstream = place.upstream.addr().port();
     let proxy = Forwarder::to(upstream);
@@ -362,7 +362,7 @@ async fn case_47_an_accounts_own_proxy_and_addresses() {
 
 /// One line when Redis is lost, one when it is back, and none in between (R50).
 #[tokio::test(flavor = "multi_thread")]
-async fn r50_an_outage_is_two_lines_of_log() {
+async fn an_outage_is_two_lines_of_log_r50() {
     let mut place = Place::new();
     for n in 0..3 {
         place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
@@ -405,7 +405,7 @@ fn unprivileged(command: &mut Command) {
 
 /// A refresh that can't be saved would log the account's owner out.
 #[tokio::test(flavor = "multi_thread")]
-async fn r52_r66_no_refresh_is_begun_where_the_file_may_not_be_written() {
+async fn no_refresh_is_begun_where_the_file_may_not_be_written_r52_r66() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut place = Place::new();
     let mut runs = place.command(&["--version"], &[]);
@@ -479,7 +479,7 @@ async fn r52_r66_no_refresh_is_begun_where_the_file_may_not_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k64_k78_k79_a_missing_profile_is_looked_up_and_kept() {
+async fn a_missing_profile_is_looked_up_and_kept_k64_k78_k79() {
     let place = Place::new();
     let without = |access: &str| {
         json!({ "accessToken": access, "refreshToken": "r", "expiresAt": FAR, "authMethod": "builder-id",
@@ -519,7 +519,7 @@ async fn k64_k78_k79_a_missing_profile_is_looked_up_and_kept() {
 
 /// 3 processes on a Cluster: one refresh under 300 requests, turns, and counts that add up.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_44_case_20_case_24_three_processes_on_a_cluster() {
+async fn three_processes_on_a_cluster_case_44_case_20_case_24() {
     let (place, cluster) = (Place::new(), Cluster::start());
     let mut redis = cluster.connection();
     let mut add = |n: u32, token: &Value| {
@@ -582,7 +582,7 @@ async fn case_44_case_20_case_24_three_processes_on_a_cluster() {
 
 /// R57 at the door: which key is taken, when a change takes effect, and that an evicted one stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_41_r57_the_client_key_follows_config() {
+async fn the_client_key_follows_config_case_41_r57() {
     let place = Place::new();
     place.account("a1", &json!({}), &social("access-1", "r1"));
     let mut redis = place.redis.connection();
@@ -604,7 +604,7 @@ async fn case_41_r57_the_client_key_follows_config() {
 
 /// The Node.js service rewrites the pool under load: nobody fails, and nothing is said of an empty pool.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_34_r55_a_rewrite_of_the_pool_is_not_noticed() {
+async fn a_rewrite_of_the_pool_is_not_noticed_case_34_r55() {
     let place = Place::new();
     for n in 0..3 {
         place.account(&format!("a{n}"), &json!({}), &social(&format!("access-{n}"), &format!("r{n}")));
@@ -636,7 +636,7 @@ async fn case_34_r55_a_rewrite_of_the_pool_is_not_noticed() {
 /// SIGKILL: of what was counted only the last second may be missing, in Redis and in a file. Three times each, since the
 /// writer's phase is drawn.
 #[tokio::test(flavor = "multi_thread")]
-async fn r31_a_killed_process_loses_at_most_a_second_of_counts() {
+async fn a_killed_process_loses_at_most_a_second_of_counts_r31() {
     /// What writing itself may take on a busy machine.
     const WRITING: Duration = Duration::from_millis(300);
     let folder = tempfile::tempdir().unwrap();
@@ -685,7 +685,7 @@ async fn r31_a_killed_process_loses_at_most_a_second_of_counts() {
 
 /// Redis refuses writes: served, `degraded`, and written when it takes them again.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_39_r49_refused_writes_are_a_degraded_service() {
+async fn refused_writes_are_a_degraded_service_case_39_r49() {
     let place = Place::new();
     place.account("a1", &json!({}), &social("access-1", "r1"));
     let server = place.serve(&[("KIRO_API_KEY", KEY)]);
@@ -743,7 +743,7 @@ async fn account_wait_and_caps() {
 
 /// Of many requests one goes to a half-open account, and its success brings the account back.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_18_one_request_probes_a_half_open_account() {
+async fn one_request_probes_a_half_open_account_case_18() {
     let place = Place::new();
     place.account("a1", &json!({ "isHealthy": false }), &social("access-1", "r1"));
     place.account("a2", &json!({}), &social("access-2", "r2"));
@@ -789,7 +789,7 @@ async fn a_sticky_conversation_stays_on_its_account() {
 
 /// Each attempt carries the profile of its own account, also after failover.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_23_each_attempt_carries_its_own_profile() {
+async fn each_attempt_carries_its_own_profile_trap_23() {
     let place = Place::new();
     for (id, access, arn) in
         [("a1", "sim-429.one", "arn:one"), ("a2", "sim-500.two", "arn:two"), ("a3", "three", "arn:three")]
@@ -826,7 +826,7 @@ async fn trap_23_each_attempt_carries_its_own_profile() {
 
 /// No cap of connections below the goal.
 #[tokio::test(flavor = "multi_thread")]
-async fn trap_21_five_hundred_streams_run_at_once() {
+async fn five_hundred_streams_run_at_once_trap_21() {
     let place = Place::new();
     place.account("a1", &json!({}), &social("access-1", "r1"));
     let server = place.serve(&[("KIRO_API_KEY", KEY)]);
@@ -860,7 +860,7 @@ async fn trap_21_five_hundred_streams_run_at_once() {
 
 /// Every fault, refresh and question with marked secrets, everything logged, and then everything that was said anywhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_48_r6_trap_42_no_secret_anywhere() {
+async fn no_secret_anywhere_case_48_r6_trap_42() {
     let (place, mut redis, url) = Place::with_password("hush-redis");
     let mut add = |id: &str, record: Value, token: Value| {
         redis.set::<_, _, ()>(format!("aiclient:tokens:claude-kiro-oauth:{id}"), token.to_string()).unwrap();

@@ -134,7 +134,7 @@ async fn plug_in(port: u16, to: SocketAddr) {
 /// The bar: two servers on one store, one without a network. The other answers everything, no account is marked, the one
 /// without says at once what is the matter, and serves within a second when its network is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k119_m60_a_server_without_a_network_marks_no_account_and_serves_within_a_second_of_its_return() {
+async fn a_server_without_a_network_marks_no_account_and_serves_within_a_second_of_its_return_k119_m60() {
     for expires_at in [LIVE, EXPIRED] {
         let place = Place::new(&plain(10), expires_at, &[]).await;
         let port = free_port();
@@ -195,7 +195,7 @@ async fn k119_m60_a_server_without_a_network_marks_no_account_and_serves_within_
 
 /// A server that gets no requests, since its `/health` is 503, finds out all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k119_health_comes_back_without_a_request() {
+async fn health_comes_back_without_a_request_k119() {
     let place = Place::new(&plain(2), LIVE, &[]).await;
     let port = free_port();
     let gateway = place.gateway_at(port).await;
@@ -215,7 +215,7 @@ async fn k119_health_comes_back_without_a_request() {
 
 /// Accounts whose own proxy is down come after the others, unmarked, and the sentence names the proxy without its secrets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k119_a_dead_proxy_of_an_account_rests_that_way_only() {
+async fn a_dead_proxy_of_an_account_rests_that_way_only_k119() {
     let port = free_port();
     let dead = json!({ "PROXY_URL": format!("http://me:hush-proxy@127.0.0.1:{port}") });
     let place = Place::new(&[dead.clone(), dead, json!({}), json!({})], LIVE, &[]).await;
@@ -235,7 +235,7 @@ async fn k119_a_dead_proxy_of_an_account_rests_that_way_only() {
 
 /// Dead refreshes: no token can be had, so nothing would be served, whatever the records say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m60_health_is_503_while_no_account_gets_a_token() {
+async fn health_is_503_while_no_account_gets_a_token_m60() {
     let mut place = Place::new(&plain(4), EXPIRED, &[]).await;
     place.config.social_refresh_url = format!("http://127.0.0.1:{}/refreshToken", free_port());
     let gateway = place.gateway().await;
@@ -251,7 +251,7 @@ async fn m60_health_is_503_while_no_account_gets_a_token() {
 /// The bar, for some seconds: 5 % of upstream's answers break off in the middle at 100 requests a second. Nobody rests, and
 /// no more requests fail than were broken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k119_five_per_cent_broken_answers_are_five_per_cent_failures() {
+async fn five_per_cent_broken_answers_are_five_per_cent_failures_k119() {
     let place = Place::new(&plain(10), LIVE, &[]).await;
     let gateway = place.gateway().await;
     let (broken, refused) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

@@ -63,7 +63,7 @@ fn the_limits_hold() {
 /// Texts put together from what the grammar is made of, so that many are nearly JSON and some are: the scan and serde_json
 /// must agree on each.
 #[test]
-fn r9_what_is_json_is_what_serde_json_takes_for_it() {
+fn what_is_json_is_what_serde_json_takes_for_it_r9() {
     use kiro_messages::proto::record::{Limits, Object, Unusable};
     const PARTS: [&str; 33] = [
         "{",

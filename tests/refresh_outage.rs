@@ -150,7 +150,7 @@ fn cycles() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r48_r51_a_store_that_takes_no_writes_loses_no_login() {
+async fn a_store_that_takes_no_writes_loses_no_login_r48_r51() {
     let world = World::new(1, 1, &[]).await;
     world.redis("CONFIG SET maxmemory 1");
     let failed = world.lives(Duration::from_secs(cycles())).await;
@@ -164,7 +164,7 @@ async fn r48_r51_a_store_that_takes_no_writes_loses_no_login() {
 
 /// The server answers nothing for six seconds: calls end in doubt, and the writes land when it goes on.
 #[tokio::test(flavor = "multi_thread")]
-async fn r22_r48_writes_that_land_late_are_known_as_ours() {
+async fn writes_that_land_late_are_known_as_ours_r22_r48() {
     let world = World::new(8, 1, &[]).await;
     for round in 0..3 {
         world.redis("CLIENT PAUSE 6000 ALL");
@@ -192,7 +192,7 @@ fn kept_tokens(folder: &std::path::Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r51_a_restart_while_the_store_takes_no_writes_loses_no_login() {
+async fn a_restart_while_the_store_takes_no_writes_loses_no_login_r51() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let mut world = World::new(3, 1, &[("KIRO_STATE_DIR", state.to_str().unwrap())]).await;
@@ -228,7 +228,7 @@ async fn r51_a_restart_while_the_store_takes_no_writes_loses_no_login() {
 
 /// Health says what waits to be saved and whether it is kept meanwhile, and that it serves all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn r51_health_tells_what_waits_and_whether_it_is_kept() {
+async fn health_tells_what_waits_and_whether_it_is_kept_r51() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let world = World::new(2, 1, &[("KIRO_STATE_DIR", state.to_str().unwrap())]).await;
@@ -274,7 +274,7 @@ async fn r51_health_tells_what_waits_and_whether_it_is_kept() {
 
 /// Somebody logged in again while the server was down: what was kept is dropped.
 #[tokio::test(flavor = "multi_thread")]
-async fn r51_a_kept_token_gives_way_to_a_new_login() {
+async fn a_kept_token_gives_way_to_a_new_login_r51() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::new(1, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
     world.redis("CONFIG SET maxmemory 1");
@@ -293,7 +293,7 @@ async fn r51_a_kept_token_gives_way_to_a_new_login() {
 
 /// A refresh that can't be saved would log the account's owner out.
 #[tokio::test(flavor = "multi_thread")]
-async fn r52_no_refresh_is_begun_on_a_read_only_store() {
+async fn no_refresh_is_begun_on_a_read_only_store_r52() {
     let world = World::new(1, 2, &[]).await;
     world.asks("hello").await.unwrap();
     world.redis("REPLICAOF 127.0.0.1 1");
@@ -313,7 +313,7 @@ async fn r52_no_refresh_is_begun_on_a_read_only_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r52_what_a_journal_keeps_is_refreshed_all_the_same() {
+async fn what_a_journal_keeps_is_refreshed_all_the_same_r52() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new(1, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
     world.asks("hello").await.unwrap();

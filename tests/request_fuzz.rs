@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn tr1_seeds_and_golden_requests_keep_the_promises() {
+fn seeds_and_golden_requests_keep_the_promises_tr1() {
     for seed in files("fuzz/seeds/request") {
         request::run(&seed);
     }
@@ -26,7 +26,7 @@ fn tr1_seeds_and_golden_requests_keep_the_promises() {
 }
 
 #[test]
-fn m18_mutated_requests_are_refused_or_translated() {
+fn mutated_requests_are_refused_or_translated_m18() {
     let golden = golden_requests();
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..4_000 {
@@ -53,14 +53,14 @@ fn m18_mutated_requests_are_refused_or_translated() {
 }
 
 #[test]
-fn m12_cut_requests_are_refused() {
+fn cut_requests_are_refused_m12() {
     for body in golden_requests() {
         (0..body.len()).step_by(11).for_each(|end| request::run(&body[..end]));
     }
 }
 
 #[test]
-fn tr18_recipes_arrive_whole() {
+fn recipes_arrive_whole_tr18() {
     let mut random = fastrand::Rng::with_seed(11);
     for length in (0..400).cycle().take(1_500) {
         let data: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();

@@ -56,7 +56,7 @@ fn with(members: &str, content: &str) -> String {
 }
 
 #[test]
-fn a5_m18_invalid_utf8_anywhere() {
+fn invalid_utf8_anywhere_a5_m18() {
     let body = with("", r#""x""#).into_bytes();
     let text = body.iter().position(|&byte| byte == b'x').unwrap();
     for (place, column) in [(text, text + 1), (0, 1), (body.len() - 1, body.len())] {
@@ -68,7 +68,7 @@ fn a5_m18_invalid_utf8_anywhere() {
 }
 
 #[test]
-fn a6_m12_nesting() {
+fn nesting_a6_m12() {
     let nested = |levels: usize| with(&format!(",\"x\":{}{}", "[".repeat(levels), "]".repeat(levels)), r#""x""#);
     // The body itself is the first level.
     assert!(run(nested(127).as_bytes()).is_ok());
@@ -79,7 +79,7 @@ fn a6_m12_nesting() {
 }
 
 #[test]
-fn m13_number_of_messages() {
+fn number_of_messages_m13() {
     let messages = |count: usize| {
         let message = r#"{"role":"user","content":"x"}"#;
         let messages = vec![message; count].join(",");
@@ -91,7 +91,7 @@ fn m13_number_of_messages() {
 }
 
 #[test]
-fn m14_m17_no_limit_of_our_own_on_images_and_tools() {
+fn no_limit_of_our_own_on_images_and_tools_m14_m17() {
     let image = r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo="}}"#;
     let mut tools = String::new();
     (0..500).for_each(|n| write!(tools, r#"{}{{"name":"t{n}"}}"#, if n > 0 { "," } else { "" }).unwrap());
@@ -103,7 +103,7 @@ fn m14_m17_no_limit_of_our_own_on_images_and_tools() {
 }
 
 #[test]
-fn m16_tr20_long_tool_names() {
+fn long_tool_names_m16_tr20() {
     let tool = |name: &str| with(&format!(r#","tools":[{{"name":"{name}"}}]"#), r#""x""#);
     let longest = "é".repeat(256);
     let translated = run(tool(&longest).as_bytes()).unwrap();
@@ -118,7 +118,7 @@ fn m16_tr20_long_tool_names() {
 }
 
 #[test]
-fn tv56_tr21_descriptions_are_cut_at_10240_characters() {
+fn descriptions_are_cut_at_10240_characters_tv56_tr21() {
     let sent = |description: &str| {
         let body = with(&format!(r#","tools":[{{"name":"f","description":"{description}"}}]"#), r#""x""#);
         let body = body_of(&Request::parse(body.as_bytes(), Purpose::Messages).unwrap());
@@ -135,7 +135,7 @@ fn tv56_tr21_descriptions_are_cut_at_10240_characters() {
 }
 
 #[test]
-fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
+fn too_long_a_prompt_is_upstreams_to_refuse_tv58_tr34() {
     let fault = Fault::from_http(
         400,
         None,
@@ -155,7 +155,7 @@ fn tv58_tr34_too_long_a_prompt_is_upstreams_to_refuse() {
 }
 
 #[test]
-fn tr5_ids_and_settings_go_through() {
+fn ids_and_settings_go_through_tr5() {
     let body = with("", r#""x""#);
     let translated = run(body.as_bytes()).unwrap();
     assert_eq!(translated.model.kiro_id, "claude-sonnet-4.5");
@@ -168,13 +168,13 @@ fn tr5_ids_and_settings_go_through() {
 }
 
 #[test]
-fn tr19_m49_dropped_server_tools_are_told() {
+fn dropped_server_tools_are_told_tr19_m49() {
     let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20250305"},{"type":"bash_20250124"}]"#, r#""x""#);
     assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["web_search_20250305", "bash_20250124"]);
 }
 
 #[test]
-fn tr31_tells_whether_reasoning_was_sent() {
+fn tells_whether_reasoning_was_sent_tr31() {
     let body = |signature: &str| {
         format!(
             r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"thinking":{{"type":"adaptive"}},"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":[{{"type":"thinking","thinking":"T"{signature}}}]}},{{"role":"user","content":"b"}}]}}"#
@@ -192,7 +192,7 @@ fn tr31_tells_whether_reasoning_was_sent() {
 }
 
 #[test]
-fn n13_the_operators_system_text() {
+fn the_operators_system_text_n13() {
     for (system, mode, expected) in [
         ("", SystemMode::Append, "OP"),
         (r#","system":"""#, SystemMode::Append, "OP"),
@@ -216,7 +216,7 @@ fn n13_the_operators_system_text() {
 }
 
 #[test]
-fn m18_errors_carry_line_and_column_of_pretty_bodies() {
+fn errors_carry_line_and_column_of_pretty_bodies_m18() {
     assert_eq!(
         refusal(b"{\n  \"model\": \"x\",\n  \"max_tokens\": 1,,\n}"),
         "body: not valid JSON (line 3, column 19)"
@@ -230,7 +230,7 @@ fn m18_errors_carry_line_and_column_of_pretty_bodies() {
 
 /// Would take minutes if any step looked at every pair.
 #[test]
-fn tr18_m18_large_and_awkward_requests_take_linear_time() {
+fn large_and_awkward_requests_take_linear_time_tr18_m18() {
     let many = 20_000;
     let list = |item: &dyn Fn(usize) -> String| (0..many).map(item).collect::<Vec<_>>().join(",");
     let uses = list(&|n| format!(r#"{{"type":"tool_use","id":"t{n}","name":"n{}","input":{{}}}}"#, n % 5_000));
@@ -252,7 +252,7 @@ fn tr18_m18_large_and_awkward_requests_take_linear_time() {
 
 /// Each of many system messages' blocks names one of many tools that only Anthropic could run.
 #[test]
-fn m69_m18_offers_of_server_tools_take_linear_time() {
+fn offers_of_server_tools_take_linear_time_m69_m18() {
     let list = |item: &dyn Fn(usize) -> String| (0..80_000).map(item).collect::<Vec<_>>().join(",");
     let tools = list(&|n| format!(r#"{{"type":"x_1","name":"tool number {n}"}}"#));
     let offers =

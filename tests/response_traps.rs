@@ -20,7 +20,7 @@ fn run(input: &str) -> String {
 }
 
 #[test]
-fn trap02_a_bad_prelude_fails_at_byte_12() {
+fn a_bad_prelude_fails_at_byte_12_trap02() {
     for checksum in [crc32fast::hash(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]), 0] {
         let mut wire = vec![0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
         wire.extend(checksum.to_be_bytes());
@@ -35,12 +35,12 @@ fn trap02_a_bad_prelude_fails_at_byte_12() {
 }
 
 #[test]
-fn trap03_nothing_is_decoded_after_a_bad_frame() {
+fn nothing_is_decoded_after_a_bad_frame_trap03() {
     assert_eq!(run(r#"A"x" B A"y" C1 Z"#), r#"start · +0 text · 0"x" · -0 · !api_error"#);
 }
 
 #[test]
-fn trap04_frames_before_a_bad_one_in_the_same_chunk_count() {
+fn frames_before_a_bad_one_in_the_same_chunk_count_trap04() {
     let case = case(r#"A"x" A"y" B"#);
     let mut pipeline = case.pipeline();
     let outs = drive(&mut pipeline, &case.inputs, Chunks::Whole);
@@ -49,7 +49,7 @@ fn trap04_frames_before_a_bad_one_in_the_same_chunk_count() {
 }
 
 #[test]
-fn trap05_a_character_cut_in_two_stays_whole() {
+fn a_character_cut_in_two_stays_whole_trap05() {
     let case = case(r#"A"é" Z"#);
     assert_eq!(
         notation(&drive(&mut case.pipeline(), &case.inputs, Chunks::PerByte)),
@@ -58,7 +58,7 @@ fn trap05_a_character_cut_in_two_stays_whole() {
 }
 
 #[test]
-fn trap06_json_inside_of_strings_changes_nothing() {
+fn json_inside_of_strings_changes_nothing_trap06() {
     assert_eq!(
         run(r#"A"}{\"content\":\"no\"}" T["a","f","{\"content\":\"{\\\"content\\\":\\\"no\\\"}\"}",true] Z"#),
         r#"start · +0 text · 0"}{\"content\":\"no\"}" · -0 · +1 tool a f · 1"{\"content\":\"{\\\"content\\\":\\\"no\\\"}\"}" · -1 · =tool_use · stop"#
@@ -66,12 +66,12 @@ fn trap06_json_inside_of_strings_changes_nothing() {
 }
 
 #[test]
-fn trap07_equal_deltas_are_kept() {
+fn equal_deltas_are_kept_trap07() {
     assert_eq!(run(r#"A"ha" A"ha" Z"#), r#"start · +0 text · 0"ha" · 0"ha" · -0 · =end_turn · stop"#);
 }
 
 #[test]
-fn trap08_the_frame_that_comes_with_the_end_counts() {
+fn the_frame_that_comes_with_the_end_counts_trap08() {
     let mut pipeline = case("Z").pipeline();
     let mut out = BytesMut::new();
     pipeline.push(Bytes::from(Frame::text("last").wire()), &mut out);
@@ -81,7 +81,7 @@ fn trap08_the_frame_that_comes_with_the_end_counts() {
 }
 
 #[test]
-fn trap09_a_tool_input_of_2_mib_passes() {
+fn a_tool_input_of_2_mib_passes_trap09() {
     let input = format!("{{\"text\":\"{}\"}}", "x".repeat(2 << 20));
     let payload = serde_json::json!({ "toolUseId": "a", "name": "f", "input": input, "stop": true }).to_string();
     let wire = Frame::event("toolUseEvent", payload).wire();
@@ -105,7 +105,7 @@ fn trap09_a_tool_input_of_2_mib_passes() {
 }
 
 #[test]
-fn trap10_an_exception_in_mid_text_is_an_error() {
+fn an_exception_in_mid_text_is_an_error_trap10() {
     assert_eq!(
         run(r#"A"Hel" X:InternalServerException{"message":"m"} A"lo" Z"#),
         r#"start · +0 text · 0"Hel" · -0 · !api_error"#
@@ -113,12 +113,12 @@ fn trap10_an_exception_in_mid_text_is_an_error() {
 }
 
 #[test]
-fn trap11_an_error_frame_in_mid_text_is_an_error() {
+fn an_error_frame_in_mid_text_is_an_error_trap11() {
     assert_eq!(run(r#"A"Hel" E:ThrottlingException"m" Z"#), r#"start · +0 text · 0"Hel" · -0 · !rate_limit_error"#);
 }
 
 #[test]
-fn trap12_a_ghost_exception_is_no_fault() {
+fn a_ghost_exception_is_no_fault_trap12() {
     let case = case(r#"A"done" C2 X:InternalServerException{"message":"user d-1"} Z"#);
     let mut pipeline = case.pipeline();
     let outs = drive(&mut pipeline, &case.inputs, Chunks::PerFrame);
@@ -129,7 +129,7 @@ fn trap12_a_ghost_exception_is_no_fault() {
 }
 
 #[test]
-fn trap13_an_empty_body_is_a_fault() {
+fn an_empty_body_is_a_fault_trap13() {
     for input in ["Z", "@start Z"] {
         let case = case(input);
         let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::Whole);
@@ -141,7 +141,7 @@ fn trap13_an_empty_body_is_a_fault() {
 }
 
 #[test]
-fn trap14_stop_on_the_first_piece_keeps_its_input() {
+fn stop_on_the_first_piece_keeps_its_input_trap14() {
     assert_eq!(
         run(r#"T["a","f","{\"x\":1}",true] Z"#),
         r#"start · +0 tool a f · 0"{\"x\":1}" · -0 · =tool_use · stop"#
@@ -149,7 +149,7 @@ fn trap14_stop_on_the_first_piece_keeps_its_input() {
 }
 
 #[test]
-fn trap15_two_tools_are_two_blocks() {
+fn two_tools_are_two_blocks_trap15() {
     assert_eq!(
         run(r#"T["a","f","{\"x\":1}"] T["a","f",null,true] T["b","g","{\"y\":2}"] T["b","g",null,true] Z"#),
         r#"start · +0 tool a f · 0"{\"x\":1}" · -0 · +1 tool b g · 1"{\"y\":2}" · -1 · =tool_use · stop"#
@@ -157,7 +157,7 @@ fn trap15_two_tools_are_two_blocks() {
 }
 
 #[test]
-fn trap16_the_last_piece_without_input_opens_nothing() {
+fn the_last_piece_without_input_opens_nothing_trap16() {
     assert_eq!(
         run(r#"T["a","f","{}"] T["a","f",null,true] Z"#),
         r#"start · +0 tool a f · 0"{}" · -0 · =tool_use · stop"#
@@ -165,12 +165,12 @@ fn trap16_the_last_piece_without_input_opens_nothing() {
 }
 
 #[test]
-fn trap17_an_object_is_an_input() {
+fn an_object_is_an_input_trap17() {
     assert_eq!(run(r#"T["a","f",{"x":1},true] Z"#), r#"start · +0 tool a f · 0"{\"x\":1}" · -0 · =tool_use · stop"#);
 }
 
 #[test]
-fn trap18_half_json_is_not_finished() {
+fn half_json_is_not_finished_trap18() {
     for input in [r#"T["a","f","{\"x\":"] Z"#, r#"T["a","f","{\"x\":",true] Z"#] {
         assert_eq!(run(input), r#"start · +0 tool a f · 0"{\"x\":" · -0 · =max_tokens · stop"#);
     }
@@ -178,7 +178,7 @@ fn trap18_half_json_is_not_finished() {
 
 /// The number of the trap is its place in the list; its other half, classification, is in tests/golden_faults.rs.
 #[test]
-fn trap41_upstream_text_stays_out_of_the_stream() {
+fn upstream_text_stays_out_of_the_stream_trap41() {
     for frame in [
         r#"X:ThrottlingException{"message":"user d-9067 arn:aws:x"}"#,
         r#"X:error{"message":"user d-9067 arn:aws:x","reason":"MONTHLY_REQUEST_COUNT"}"#,

@@ -66,7 +66,7 @@ async fn today(options: &[(&str, &str)]) -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a73_k111_k113_k115_the_q_shape_by_default() {
+async fn the_q_shape_by_default_a73_k111_k113_k115() {
     let world = today(&[]).await;
     assert_eq!(world.asks(&base()).await, 200);
     assert_eq!(world.both(), (1, 0));
@@ -81,7 +81,7 @@ async fn a73_k111_k113_k115_the_q_shape_by_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a74_k112_k115_the_runtime_shape() {
+async fn the_runtime_shape_a74_k112_k115() {
     let world = today(&[("KIRO_UPSTREAM_API", "runtime")]).await;
     let reply = world.messages(&with(json!({ "stream": true }))).await;
     assert_eq!(reply.status, 200);
@@ -100,7 +100,7 @@ async fn a74_k112_k115_the_runtime_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a75_k104_k105_k106_k107_an_old_version_is_told_and_blames_nobody() {
+async fn an_old_version_is_told_and_blames_nobody_a75_k104_k105_k106_k107() {
     let world = today(&[("KIRO_CLIENT_VERSION", "0.8.140")]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A75", 500, "api_error", "the upstream refuses this gateway's client version");
@@ -131,7 +131,7 @@ async fn a75_k104_k105_k106_k107_an_old_version_is_told_and_blames_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a76_a77_k109_one_host_refuses_the_version_and_the_other_serves() {
+async fn one_host_refuses_the_version_and_the_other_serves_a76_a77_k109() {
     let world = today(&[]).await;
     world.becomes(json!("old-version-runtime"));
     assert_eq!(world.asks(&base()).await, 200);
@@ -147,7 +147,7 @@ async fn a76_a77_k109_one_host_refuses_the_version_and_the_other_serves() {
 
 /// A78: the gate may be rolled out by region. What is known of it ranks the accounts of the next request.
 #[tokio::test(flavor = "multi_thread")]
-async fn a78_k105_k109_one_account_of_another_region_is_tried() {
+async fn one_account_of_another_region_is_tried_a78_k105_k109() {
     let world = World::with_tokens(&["access-1"], &[("KIRO_AFFINITY", "off")]).await;
     let far = json!({
         "accessToken": "access-eu", "refreshToken": "r-eu", "authMethod": "social", "region": "eu-central-1",
@@ -170,7 +170,7 @@ async fn a78_k105_k109_one_account_of_another_region_is_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a82_k118_k119_k120_a_host_that_is_gone_is_left_alone() {
+async fn a_host_that_is_gone_is_left_alone_a82_k118_k119_k120() {
     for gone in ["gone-q", "deprecated-q"] {
         let world = today(&[]).await;
         world.becomes(json!(gone));
@@ -185,7 +185,7 @@ async fn a82_k118_k119_k120_a_host_that_is_gone_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a83_k119_both_hosts_gone_count_on_no_account() {
+async fn both_hosts_gone_count_on_no_account_a83_k119() {
     let world = today(&[]).await;
     world.becomes(json!(["gone-q", "gone-runtime"]));
     world.messages(&base()).await.is_error("A83", 500, "api_error", "");
@@ -194,7 +194,7 @@ async fn a83_k119_both_hosts_gone_count_on_no_account() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a84_a85_k119_a_rate_limit_is_the_accounts_and_never_asks_the_other_shape() {
+async fn a_rate_limit_is_the_accounts_and_never_asks_the_other_shape_a84_a85_k119() {
     let world = World::with_tokens(&["sim-429-retry-after-7.1", "access-2"], &[("KIRO_STRATEGY", "round-robin")]).await;
     for _ in 0..2 {
         assert_eq!(world.asks(&base()).await, 200);
@@ -205,7 +205,7 @@ async fn a84_a85_k119_a_rate_limit_is_the_accounts_and_never_asks_the_other_shap
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a86_k91_suspicion_never_asks_the_other_shape() {
+async fn suspicion_never_asks_the_other_shape_a86_k91() {
     let world = World::with_tokens(&["sim-suspicious.1", "access-2"], &[]).await;
     for _ in 0..2 {
         assert_eq!(world.asks(&base()).await, 200);
@@ -214,7 +214,7 @@ async fn a86_k91_suspicion_never_asks_the_other_shape() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a87_k116_the_small_form_is_learned() {
+async fn the_small_form_is_learned_a87_k116() {
     let world = today(&[("KIRO_UPSTREAM_API", "runtime")]).await;
     world.becomes(json!("no-continuation"));
     assert_eq!(world.asks(&base()).await, 200);
@@ -234,7 +234,7 @@ async fn a87_k116_the_small_form_is_learned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a88_k119_an_account_without_an_arn_is_served_by_the_other_shape() {
+async fn an_account_without_an_arn_is_served_by_the_other_shape_a88_k119() {
     let world = World::with_tokens(&[], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
     let builder = json!({
         "accessToken": "sim-acct-builder-strict", "refreshToken": "r", "authMethod": "IdC", "provider": "BuilderId",
@@ -253,7 +253,7 @@ async fn a88_k119_an_account_without_an_arn_is_served_by_the_other_shape() {
 
 /// P50–P52: texts that mean something else than their status.
 #[tokio::test(flavor = "multi_thread")]
-async fn p50_p51_p52_k90_texts_that_mean_something_else_than_their_status() {
+async fn texts_that_mean_something_else_than_their_status_p50_p51_p52_k90() {
     let world = today(&[]).await;
     let http = |status: u16, message: &str| json!({ "http": { "status": status, "message": message } });
     let pairs = http(503, "Expected toolResult blocks at messages.2.content for the following Ids: t1");
@@ -270,7 +270,7 @@ async fn p50_p51_p52_k90_texts_that_mean_something_else_than_their_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a89_k119_a_sign_in_that_a_host_does_not_serve_is_remembered_for_a_day() {
+async fn a_sign_in_that_a_host_does_not_serve_is_remembered_for_a_day_a89_k119() {
     let world = today(&[]).await;
     world.becomes(json!("wrong-app"));
     for n in 1..=3 {
@@ -281,7 +281,7 @@ async fn a89_k119_a_sign_in_that_a_host_does_not_serve_is_remembered_for_a_day()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a91_k118_every_repair_at_once_makes_at_most_eight_calls() {
+async fn every_repair_at_once_makes_at_most_eight_calls_a91_k118() {
     let world = World::with_tokens(&["access-1", "access-2", "access-3"], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
     world.becomes(json!(["no-continuation", "fields-strict", "no-silent-fields", "wrong-app", "no-cache-points"]));
     let body = with(json!({
@@ -294,7 +294,7 @@ async fn a91_k118_every_repair_at_once_makes_at_most_eight_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a102_k123_the_older_id_of_a_model_is_learned() {
+async fn the_older_id_of_a_model_is_learned_a102_k123() {
     let world = today(&[]).await;
     world.becomes(json!({ "models": ["CLAUDE_SONNET_4_20250514_V1_0"] }));
     let body = with(json!({ "model": "claude-sonnet-4" }));
@@ -313,7 +313,7 @@ async fn a102_k123_the_older_id_of_a_model_is_learned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a113_k128_k129_fields_that_a_model_refuses_are_left_out() {
+async fn fields_that_a_model_refuses_are_left_out_a113_k128_k129() {
     let world = today(&[]).await;
     world.becomes(json!("no-fields"));
     let body = with(json!({ "model": "claude-opus-5", "thinking": { "type": "adaptive" } }));
@@ -327,7 +327,7 @@ async fn a113_k128_k129_fields_that_a_model_refuses_are_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a114_k129_the_next_lower_effort() {
+async fn the_next_lower_effort_a114_k129() {
     let world = today(&[]).await;
     world.becomes(json!("no-xhigh"));
     let body = with(json!({
@@ -341,7 +341,7 @@ async fn a114_k129_the_next_lower_effort() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a92_k114_an_error_without_its_header_is_classified() {
+async fn an_error_without_its_header_is_classified_a92_k114() {
     let world = World::with_tokens(&["a", "b"], &[("KIRO_UPSTREAM_API", "runtime")]).await;
     let slow = json!({ "http": { "status": 400, "body": { "__type": "x#ThrottlingException", "Message": "slow" } } });
     for token in ["a", "b"] {
@@ -351,7 +351,7 @@ async fn a92_k114_an_error_without_its_header_is_classified() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a132_a133_k131_cache_points_that_are_refused_are_left_out() {
+async fn cache_points_that_are_refused_are_left_out_a132_a133_k131() {
     let world = today(&[("KIRO_CACHE_POINTS", "client")]).await;
     world.becomes(json!("no-cache-points"));
     let marked = with(json!({
@@ -371,7 +371,7 @@ async fn a132_a133_k131_cache_points_that_are_refused_are_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a184_k105_a_refresh_that_the_gate_refuses_ejects_nobody() {
+async fn a_refresh_that_the_gate_refuses_ejects_nobody_a184_k105() {
     let world = World::with_expired_and(&["access-1"], &[("KIRO_CLIENT_VERSION", "0.8.140")]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A184", 500, "api_error", "the upstream refuses this gateway's client version");
@@ -384,7 +384,7 @@ async fn a184_k105_a_refresh_that_the_gate_refuses_ejects_nobody() {
 
 /// Nothing that works in last winter's Kiro breaks.
 #[tokio::test(flavor = "multi_thread")]
-async fn k141_the_old_world_is_served_as_ever() {
+async fn the_old_world_is_served_as_ever_k141() {
     let world = today(&[]).await;
     world.becomes(json!("2025-12"));
     let tool = json!([{ "name": "f", "description": "d", "input_schema": { "type": "object" } }]);
@@ -411,7 +411,7 @@ async fn k141_the_old_world_is_served_as_ever() {
 
 /// Upstream's metering shows that the turns of a conversation pay for what is new (a tenth for what was there).
 #[tokio::test(flavor = "multi_thread")]
-async fn a126_tr46_tr48_tr49_later_turns_pay_for_what_is_new() {
+async fn later_turns_pay_for_what_is_new_a126_tr46_tr48_tr49() {
     let world = World::with_tokens(&["access-1", "access-2", "access-3"], &[]).await;
     let credits = || {
         let text = world.gateway.metrics();
@@ -441,7 +441,7 @@ async fn a126_tr46_tr48_tr49_later_turns_pay_for_what_is_new() {
 
 /// Each host gone, refusing or failing under load: nothing is lost while another way is open.
 #[tokio::test(flavor = "multi_thread")]
-async fn k119_k120_no_request_fails_while_another_way_is_open() {
+async fn no_request_fails_while_another_way_is_open_k119_k120() {
     for state in ["gone-q", "gone-runtime", "deprecated-q", "wrong-app", "old-version-q", "old-version-runtime"] {
         let tokens: Vec<String> = (0..4).map(|n| format!("access-{n}")).collect();
         let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
@@ -466,7 +466,7 @@ async fn k119_k120_no_request_fails_while_another_way_is_open() {
 /// The worlds `dns-q` and `dns-runtime`: a shape whose host's name isn't found is left for the other one (K119, K120), and
 /// one alone is an answer that blames no account.
 #[tokio::test(flavor = "multi_thread")]
-async fn a82_a83_k119_k120_a_host_whose_name_is_not_found() {
+async fn a_host_whose_name_is_not_found_a82_a83_k119_k120() {
     for (gone, api, seen) in [
         (json!("dns-q"), "auto", Some((0, 3))),
         (json!("dns-runtime"), "runtime,q", Some((3, 0))),
@@ -492,7 +492,7 @@ async fn a82_a83_k119_k120_a_host_whose_name_is_not_found() {
 
 /// The world `throttled-runtime`: whom the preferred shape throttles is never asked by the other one (K119, A84).
 #[tokio::test(flavor = "multi_thread")]
-async fn a84_a85_k119_a_throttled_runtime_rests_the_account() {
+async fn a_throttled_runtime_rests_the_account_a84_a85_k119() {
     let world = World::with_tokens(&["access-1", "access-2"], &[("KIRO_UPSTREAM_API", "runtime,q")]).await;
     world.simulated.control().script(json!({ "token": "access-1", "world": "throttled-runtime" })).unwrap();
     for n in 0..4 {

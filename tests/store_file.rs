@@ -70,7 +70,7 @@ async fn open(path: &Path) -> Store {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_01_case_02_case_03_case_04_case_05_r19_records_are_patched_inside_the_file() {
+async fn records_are_patched_inside_the_file_case_01_case_02_case_03_case_04_case_05_r19() {
     for (case, before, count, after) in PATCHED {
         let around = |record: &str| {
             format!(
@@ -86,7 +86,7 @@ async fn case_01_case_02_case_03_case_04_case_05_r19_records_are_patched_inside_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_07_records_that_are_none_stay_untouched() {
+async fn records_that_are_none_stay_untouched_case_07() {
     let text = r#"{"accounts":{"b1":[],"b2":null,"b3":"x","good":{}},"tokens":{"good":{"accessToken":"a"}}}"#;
     let (_folder, path) = file("pool.json", text);
     let store = open(&path).await;
@@ -104,7 +104,7 @@ async fn case_07_records_that_are_none_stay_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_case_15_heal_and_quota() {
+async fn heal_and_quota_case_13_case_15() {
     let (_folder, path) = file(
         "pool.json",
         r#"{"accounts":{"a1":{"isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z"}}}"#,
@@ -127,7 +127,7 @@ fn pool(token: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_22_case_26_case_27_case_28_tokens_are_compared_and_set() {
+async fn tokens_are_compared_and_set_case_22_case_26_case_27_case_28() {
     let (_folder, path) = file("pool.json", &pool(TOKEN));
     let store = open(&path).await;
     let key = TokenKey::of("a1");
@@ -153,7 +153,7 @@ async fn case_22_case_26_case_27_case_28_tokens_are_compared_and_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_33_a_renamed_account_keeps_its_token() {
+async fn a_renamed_account_keeps_its_token_case_33() {
     let text = r#"{"accounts":{"new-id":{"KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:old-id"}},"tokens":{"old-id":{"accessToken":"a"}}}"#;
     let (_folder, path) = file("pool.json", text);
     let store = open(&path).await;
@@ -163,7 +163,7 @@ async fn case_33_a_renamed_account_keeps_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_41_the_client_key_in_the_file() {
+async fn the_client_key_in_the_file_case_41() {
     let (_folder, path) = file("pool.json", r#"{"config":{"REQUIRED_API_KEY":"k1","apiKey":"k2"}}"#);
     let store = open(&path).await;
     assert_eq!(store.client_key().await.unwrap(), Some(Secret::new("k1")));
@@ -174,7 +174,7 @@ async fn case_41_the_client_key_in_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r63_a_missing_file_is_an_empty_pool_and_add_creates_it() {
+async fn a_missing_file_is_an_empty_pool_and_add_creates_it_r63() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep").join("pool.json");
     let store = open(&path).await;
@@ -203,7 +203,7 @@ async fn r63_a_missing_file_is_an_empty_pool_and_add_creates_it() {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn r64_a_symbolic_link_is_followed_and_stays() {
+async fn a_symbolic_link_is_followed_and_stays_r64() {
     let (folder, path) = file("pool.json", &pool("{}"));
     set_mode(&path, 0o644);
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
@@ -219,7 +219,7 @@ async fn r64_a_symbolic_link_is_followed_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r64_left_over_temporary_files_are_removed_after_an_hour() {
+async fn left_over_temporary_files_are_removed_after_an_hour_r64() {
     let (folder, path) = file("pool.json", "{}");
     let old = folder.path().join(".pool.json.0000000000000001.kiro-tmp");
     let young = folder.path().join(".pool.json.0000000000000002.kiro-tmp");
@@ -236,7 +236,7 @@ async fn r64_left_over_temporary_files_are_removed_after_an_hour() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r65_changes_from_outside_are_seen_and_kept() {
+async fn changes_from_outside_are_seen_and_kept_r65() {
     let (_folder, path) = file("pool.json", r#"{"accounts":{"a1":{}}}"#);
     let (server, line) = (open(&path).await, open(&path).await);
     let writer = Writer::spawn(server.clone(), clock());
@@ -254,7 +254,7 @@ async fn r65_changes_from_outside_are_seen_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r65_a_broken_file_is_never_overwritten_and_told_by_its_place() {
+async fn a_broken_file_is_never_overwritten_and_told_by_its_place_r65() {
     let (_folder, path) = file("pool.json", &pool(TOKEN));
     let store = open(&path).await;
     assert_eq!(store.load().await.unwrap().len(), 1);
@@ -283,7 +283,7 @@ async fn r65_a_broken_file_is_never_overwritten_and_told_by_its_place() {
 /// Whoever opens a pipe waits for somebody to write into it, and a device never ends: neither may hold the start.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn r54_r65_what_is_no_file_is_an_outage_until_there_is_one() {
+async fn what_is_no_file_is_an_outage_until_there_is_one_r54_r65() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pool.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -301,7 +301,7 @@ async fn r54_r65_what_is_no_file_is_an_outage_until_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r65_the_refresh_lock_is_one_per_account_and_frees_itself() {
+async fn the_refresh_lock_is_one_per_account_and_frees_itself_r65() {
     let (_folder, path) = file("pool.json", "{}");
     let (ours, theirs) = (open(&path).await, open(&path).await);
     let key = TokenKey::of("a1");
@@ -318,7 +318,7 @@ async fn r65_the_refresh_lock_is_one_per_account_and_frees_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r66_a_folder_that_cannot_be_written_is_an_outage() {
+async fn a_folder_that_cannot_be_written_is_an_outage_r66() {
     let (folder, path) = file("pool.json", &pool(TOKEN));
     let store = open(&path).await;
     let writer = Writer::spawn(store.clone(), clock());
@@ -345,7 +345,7 @@ async fn r66_a_folder_that_cannot_be_written_is_an_outage() {
 /// A process that was stopped in the middle of a write sits on the lock: what waits to be written must not take the
 /// threads that reads need, and all others in the process, down to looking up a host's name.
 #[test]
-fn r66_writes_that_wait_for_the_lock_hold_no_read_up() {
+fn writes_that_wait_for_the_lock_hold_no_read_up_r66() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(4).build().unwrap();
     let (folder, path) = file("pool.json", &pool(TOKEN));
     let lock = std::fs::File::create(folder.path().join("pool.json.lock")).unwrap();
@@ -369,7 +369,7 @@ fn r66_writes_that_wait_for_the_lock_hold_no_read_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r66_marks_are_written_at_once_and_counters_with_others() {
+async fn marks_are_written_at_once_and_counters_with_others_r66() {
     let (_folder, path) = file("pool.json", r#"{"accounts":{"a1":{},"a2":{}}}"#);
     let store = open(&path).await;
     let writer = Writer::spawn(store, clock());
@@ -395,7 +395,7 @@ const WRITERS: usize = 50;
 /// 50 writers, each the only one to refresh its account; says what it saved, until somebody kills it.
 #[test]
 #[ignore = "a process of case_45"]
-fn case_45_process() {
+fn a_process_case_45() {
     let Ok(path) = std::env::var(CASE_45_FILE) else { return };
     let number = std::env::var(CASE_45_NUMBER).unwrap();
     let path = PathBuf::from(path);
@@ -450,7 +450,7 @@ fn said(folder: &Path) -> HashMap<String, u64> {
 }
 
 #[test]
-fn case_45_writers_that_die_lose_nothing() {
+fn writers_that_die_lose_nothing_case_45() {
     let accounts: Vec<String> =
         (0..PROCESSES).flat_map(|process| (0..WRITERS).map(move |writer| format!("a{process}-{writer}"))).collect();
     let tokens: Vec<String> =
@@ -477,7 +477,7 @@ fn case_45_writers_that_die_lose_nothing() {
     let exe = std::env::current_exe().unwrap();
     let start = |number: usize| -> Child {
         Command::new(&exe)
-            .args(["--exact", "case_45_process", "--ignored", "--quiet"])
+            .args(["--exact", "a_process_case_45", "--ignored", "--quiet"])
             .env(CASE_45_FILE, &path)
             .env(CASE_45_NUMBER, number.to_string())
             .stdout(Stdio::null())
@@ -531,7 +531,7 @@ const IDE_FILE: &str = r#"{
 const SIBLING: &str = r#"{"clientId":"c","clientSecret":"s","expiresAt":"2027-01-01T00:00:00Z"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_46_an_ide_file_is_refreshed_in_place() {
+async fn an_ide_file_is_refreshed_in_place_case_46() {
     let (folder, path) = file("kiro-auth-token.json", IDE_FILE);
     let sibling = folder.path().join("0a1b.json");
     write(&sibling, SIBLING);
@@ -567,7 +567,7 @@ async fn case_46_an_ide_file_is_refreshed_in_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_46_a_registration_that_is_refused_missing_or_over_is_named() {
+async fn a_registration_that_is_refused_missing_or_over_is_named_case_46() {
     let (folder, path) = file("kiro-auth-token.json", &IDE_FILE.replace("0a1b", "../x"));
     write(&folder.path().join("x.json"), SIBLING);
     let store = open(&path).await;
@@ -593,7 +593,7 @@ async fn case_46_a_registration_that_is_refused_missing_or_over_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r68_a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_place_for_it() {
+async fn a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_place_for_it_r68() {
     let text = r#"{"accessToken":"old","refreshToken":"refresh-1","authMethod":"social"}"#;
     let (_folder, path) = file("kiro-auth-token.json", text);
     let store = open(&path).await;
@@ -606,7 +606,7 @@ async fn r68_a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_pla
 }
 
 #[test]
-fn r69_import_copies_the_registration_in() {
+fn import_copies_the_registration_in_r69() {
     let (folder, path) = file("kiro-auth-token.json", IDE_FILE);
     let error = import(&path, t0()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Registration);
@@ -626,7 +626,7 @@ fn r69_import_copies_the_registration_in() {
 
 /// Changes that wait for their turn are written together.
 #[tokio::test(flavor = "multi_thread")]
-async fn r65_what_waits_is_written_in_one_go() {
+async fn what_waits_is_written_in_one_go_r65() {
     let records: Vec<String> = (0..200).map(|n| format!(r#""a{n}":{{"refreshToken":"r{n}"}}"#)).collect();
     let all = records.join(",");
     let (_folder, path) = file("pool.json", &format!(r#"{{"accounts":{{{all}}},"tokens":{{{all}}}}}"#));
@@ -654,7 +654,7 @@ async fn r65_what_waits_is_written_in_one_go() {
 
 /// A refreshed token waits a moment for those that are about to come, and for nothing else.
 #[tokio::test(flavor = "multi_thread")]
-async fn r66_tokens_of_refreshes_under_way_are_written_together() {
+async fn tokens_of_refreshes_under_way_are_written_together_r66() {
     let records: Vec<String> = (0..3).map(|n| format!(r#""a{n}":{TOKEN}"#)).collect();
     let (_folder, path) = file("pool.json", &format!(r#"{{"accounts":{{}},"tokens":{{{}}}}}"#, records.join(",")));
     let store = open(&path).await;

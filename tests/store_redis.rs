@@ -45,7 +45,7 @@ async fn with_account(record: &str) -> (RedisServer, redis::Connection, Store) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_01_case_02_case_03_case_04_case_05_r19_successes_are_patched_into_the_text() {
+async fn successes_are_patched_into_the_text_case_01_case_02_case_03_case_04_case_05_r19() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -59,7 +59,7 @@ async fn case_01_case_02_case_03_case_04_case_05_r19_successes_are_patched_into_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_06_after_a_node_update_the_rest_stays_as_lua_left_it() {
+async fn after_a_node_update_the_rest_stays_as_lua_left_it_case_06() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -76,7 +76,7 @@ async fn case_06_after_a_node_update_the_rest_stays_as_lua_left_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_07_records_that_are_none_stay_untouched() {
+async fn records_that_are_none_stay_untouched_case_07() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -102,7 +102,7 @@ async fn case_07_records_that_are_none_stay_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_08_a_deleted_account_is_not_created_again() {
+async fn a_deleted_account_is_not_created_again_case_08() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     writer.record("a1", &success());
@@ -120,7 +120,7 @@ async fn case_08_a_deleted_account_is_not_created_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r23_an_account_that_is_back_within_10_s_gets_its_counts() {
+async fn an_account_that_is_back_within_10_s_gets_its_counts_r23() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     redis.del::<_, ()>(POOL).unwrap();
@@ -134,7 +134,7 @@ async fn r23_an_account_that_is_back_within_10_s_gets_its_counts() {
 
 /// A stop in the middle of the Node.js service's rewrite (E4), when the pool is gone for a moment.
 #[tokio::test(flavor = "multi_thread")]
-async fn r23_r33_a_pool_that_is_rewritten_during_the_last_flush_gets_its_counts() {
+async fn a_pool_that_is_rewritten_during_the_last_flush_gets_its_counts_r23_r33() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     redis.del::<_, ()>(POOL).unwrap();
@@ -147,7 +147,7 @@ async fn r23_r33_a_pool_that_is_rewritten_during_the_last_flush_gets_its_counts(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_09_a_node_update_between_read_and_write_is_kept() {
+async fn a_node_update_between_read_and_write_is_kept_case_09() {
     let (_server, mut redis, store) = with_account(r#"{"usageCount":1}"#).await;
     let read = store.read_account("a1").await.unwrap().unwrap();
     node_update(&mut redis, "a1", "customName", "\"new\"");
@@ -167,7 +167,7 @@ async fn case_09_a_node_update_between_read_and_write_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_10_four_processes_count_exactly() {
+async fn four_processes_count_exactly_case_10() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"n":[],"usageCount":7}"#).unwrap();
@@ -176,7 +176,7 @@ async fn case_10_four_processes_count_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r60_the_same_bytes_from_two_writers_are_two_counts() {
+async fn the_same_bytes_from_two_writers_are_two_counts_r60() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store, clock());
     writer.record("a1", &success());
@@ -189,7 +189,7 @@ async fn r60_the_same_bytes_from_two_writers_are_two_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_11_a_lost_reply_is_counted_once() {
+async fn a_lost_reply_is_counted_once_case_11() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let proxy = Proxy::start(server.port()).await;
@@ -218,7 +218,7 @@ async fn case_11_a_lost_reply_is_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r22_a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark() {
+async fn a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark_r22() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let proxy = Proxy::start(server.port()).await;
@@ -242,7 +242,7 @@ async fn r22_a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_case_15_heal_and_quota_in_the_record() {
+async fn heal_and_quota_in_the_record_case_13_case_15() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -265,7 +265,7 @@ async fn case_13_case_15_heal_and_quota_in_the_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_20_tickets_come_in_blocks() {
+async fn tickets_come_in_blocks_case_20() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -275,7 +275,7 @@ async fn case_20_tickets_come_in_blocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_21_a_counter_that_is_none_is_left_alone() {
+async fn a_counter_that_is_none_is_left_alone_case_21() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -290,7 +290,7 @@ async fn case_21_a_counter_that_is_none_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_22_a_refreshed_token_keeps_its_form() {
+async fn a_refreshed_token_keeps_its_form_case_22() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -306,7 +306,7 @@ async fn case_22_a_refreshed_token_keeps_its_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_26_a_region_changed_meanwhile_is_kept() {
+async fn a_region_changed_meanwhile_is_kept_case_26() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -321,7 +321,7 @@ async fn case_26_a_region_changed_meanwhile_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_27_somebody_elses_refresh_wins() {
+async fn somebody_elses_refresh_wins_case_27() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -335,7 +335,7 @@ async fn case_27_somebody_elses_refresh_wins() {
 /// A lock that Redis gave without our hearing it, and one that was given back without Redis' hearing it, are nobody's: who
 /// asked takes it at once, others as always when it is free.
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_a_lock_whose_answer_was_lost_is_its_askers() {
+async fn a_lock_whose_answer_was_lost_is_its_askers_r40() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let (store, other) = (connect(&server.url()).await, connect(&server.url()).await);
@@ -379,7 +379,7 @@ async fn r40_a_lock_whose_answer_was_lost_is_its_askers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_r46_a_record_that_lost_its_refresh_token_meanwhile_gets_ours() {
+async fn a_record_that_lost_its_refresh_token_meanwhile_gets_ours_r40_r46() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -401,7 +401,7 @@ async fn r40_r46_a_record_that_lost_its_refresh_token_meanwhile_gets_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_28_a_removed_account_stays_removed() {
+async fn a_removed_account_stays_removed_case_28() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     redis.hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
@@ -416,7 +416,7 @@ async fn case_28_a_removed_account_stays_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_30_the_record_read_again_shows_the_other_refresh_token() {
+async fn the_record_read_again_shows_the_other_refresh_token_case_30() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -434,7 +434,7 @@ async fn case_30_the_record_read_again_shows_the_other_refresh_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_31_case_32_an_older_record_is_replaced_by_compare_and_set() {
+async fn an_older_record_is_replaced_by_compare_and_set_case_31_case_32() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -459,7 +459,7 @@ async fn case_31_case_32_an_older_record_is_replaced_by_compare_and_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_33_a_renamed_account_refreshes_into_its_old_key() {
+async fn a_renamed_account_refreshes_into_its_old_key_case_33() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -497,7 +497,7 @@ async fn case_33_a_renamed_account_refreshes_into_its_old_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_the_lock_is_taken_once_and_given_back_by_its_holder_only() {
+async fn the_lock_is_taken_once_and_given_back_by_its_holder_only_r40() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let (ours, theirs) = (connect(&server.url()).await, connect(&server.url()).await);
@@ -518,7 +518,7 @@ async fn r40_the_lock_is_taken_once_and_given_back_by_its_holder_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r21_forgotten_scripts_are_loaded_again() {
+async fn forgotten_scripts_are_loaded_again_r21() {
     let (_server, mut redis, store) = with_account("{}").await;
     for round in 1..=3 {
         redis::cmd("SCRIPT").arg("FLUSH").query::<()>(&mut redis).unwrap();
@@ -538,7 +538,7 @@ async fn pool_of_1000(redis: &mut redis::Connection) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_36_r53_a_restart_loses_nothing_and_is_over_within_a_second() {
+async fn a_restart_loses_nothing_and_is_over_within_a_second_case_36_r53() {
     let mut server = RedisServer::start();
     pool_of_1000(&mut server.connection()).await;
     let store = connect(&server.url()).await;
@@ -578,7 +578,7 @@ async fn case_36_r53_a_restart_loses_nothing_and_is_over_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_37_a_frozen_server_is_away_and_comes_back() {
+async fn a_frozen_server_is_away_and_comes_back_case_37() {
     let server = RedisServer::start();
     server.connection().hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
     let store = connect(&server.url()).await;
@@ -607,7 +607,7 @@ async fn case_37_a_frozen_server_is_away_and_comes_back() {
 /// Both writers' scripts lie in front of the frozen server. It runs them when it goes on: the first is written, the
 /// second conflicts, and each must learn which one was its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
+async fn two_writers_caught_by_a_freeze_count_exactly_case_37_r22() {
     let server = RedisServer::start();
     let ids = ["a1", "a2", "a3"];
     for id in ids {
@@ -650,7 +650,7 @@ async fn case_37_r22_two_writers_caught_by_a_freeze_count_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_39_refused_writes_wait_and_reads_go_on() {
+async fn refused_writes_wait_and_reads_go_on_case_39() {
     let (_server, mut redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store.clone(), clock());
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).query::<()>(&mut redis).unwrap();
@@ -671,7 +671,7 @@ async fn case_39_refused_writes_wait_and_reads_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r49_a_read_only_replica_counts_as_away() {
+async fn a_read_only_replica_counts_as_away_r49() {
     let (_server, mut redis, store) = with_account("{}").await;
     let nowhere = free_port().to_string();
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&nowhere).query::<()>(&mut redis).unwrap();
@@ -692,7 +692,7 @@ async fn r49_a_read_only_replica_counts_as_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r49_a_wrong_password_is_told_with_its_word() {
+async fn a_wrong_password_is_told_with_its_word_r49() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("hush-right").query::<()>(&mut redis).unwrap();
@@ -722,7 +722,7 @@ async fn r49_a_wrong_password_is_told_with_its_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r54_a_store_connects_when_redis_comes() {
+async fn a_store_connects_when_redis_comes_r54() {
     let mut server = RedisServer::start();
     server.kill();
     let store = Store::connect(&config(&server.url())).await.unwrap();
@@ -733,7 +733,7 @@ async fn r54_a_store_connects_when_redis_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_41_the_client_key_follows_config_and_is_never_forgotten() {
+async fn the_client_key_follows_config_and_is_never_forgotten_case_41() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -756,7 +756,7 @@ async fn case_41_the_client_key_follows_config_and_is_never_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_43_r3_a_user_with_only_these_rights() {
+async fn a_user_with_only_these_rights_case_43_r3() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let gateway =
@@ -820,7 +820,7 @@ async fn add_and_remove(store: &Store, redis: &mut redis::Connection) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r62_accounts_are_added_and_removed() {
+async fn accounts_are_added_and_removed_r62() {
     let server = RedisServer::start();
     let store = connect(&server.url()).await;
     add_and_remove(&store, &mut server.connection()).await;
@@ -837,7 +837,7 @@ async fn r62_accounts_are_added_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_pool_under_the_default_prefix_is_noticed() {
+async fn a_pool_under_the_default_prefix_is_noticed_r1() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = Store::connect(&prefixed(&server.url(), "mine:")).await.unwrap();
@@ -851,7 +851,7 @@ async fn r1_a_pool_under_the_default_prefix_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r13_fields_that_are_no_ids_are_left_out_and_the_rest_is_sorted() {
+async fn fields_that_are_no_ids_are_left_out_and_the_rest_is_sorted_r13() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -866,7 +866,7 @@ async fn r13_fields_that_are_no_ids_are_left_out_and_the_rest_is_sorted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r31_marks_leave_at_once_and_counters_within_a_second() {
+async fn marks_leave_at_once_and_counters_within_a_second_r31() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     redis.hset_multiple::<_, _, _, ()>(POOL, &[("a1", "{}"), ("a2", "{}")]).unwrap();
@@ -890,7 +890,7 @@ async fn r31_marks_leave_at_once_and_counters_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r32_a_slow_server_makes_nobody_wait() {
+async fn a_slow_server_makes_nobody_wait_r32() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     for index in 0..100 {
@@ -913,7 +913,7 @@ async fn r32_a_slow_server_makes_nobody_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r18_a_snapshot_is_seen_with_what_it_lacks() {
+async fn a_snapshot_is_seen_with_what_it_lacks_r18() {
     let (_server, _redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store.clone(), clock());
     let since = Instant::now();
@@ -942,7 +942,7 @@ async fn r18_a_snapshot_is_seen_with_what_it_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r33_what_cannot_be_written_by_the_deadline_is_told() {
+async fn what_cannot_be_written_by_the_deadline_is_told_r33() {
     let mut server = RedisServer::start();
     server.connection().hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
     let store = connect(&server.url()).await;
@@ -958,7 +958,7 @@ async fn r33_what_cannot_be_written_by_the_deadline_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r2_a_killed_connection_is_replaced_at_once() {
+async fn a_killed_connection_is_replaced_at_once_r2() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -977,7 +977,7 @@ async fn r2_a_killed_connection_is_replaced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r2_unix_socket_and_resp2() {
+async fn unix_socket_and_resp2_r2() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let socket = connect(&format!("redis+unix://{}", server.socket().display())).await;
@@ -1056,7 +1056,7 @@ fn command_in(seen: &[u8]) -> Option<(String, usize)> {
 /// A proxy in front of Redis whose backend is gone answers each command with an error of its own. It must not read as "no
 /// token", which would put every account out of service, nor as "no client key", which would open the door.
 #[tokio::test(flavor = "multi_thread")]
-async fn r14_r57_an_answer_that_is_none_is_no_absent_key() {
+async fn an_answer_that_is_none_is_no_absent_key_r14_r57() {
     for odd in ["-ERR backend is gone\r\n", ":5\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n"] {
         let store = connect(&odd_server(odd).await).await;
         assert_eq!(store.load().await.map(|all| all.len()).map_err(|error| error.kind()), Err(StoreErrorKind::Broken));

@@ -26,7 +26,7 @@ use redis_server::{RedisServer, free_port};
 use support::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_44_r4_a_cluster_of_three_primaries() {
+async fn a_cluster_of_three_primaries_case_44_r4() {
     let cluster = Cluster::start();
     let mut redis = cluster.connection();
     let store = connect(&cluster.url()).await;
@@ -157,7 +157,7 @@ fn sentinel(primary: u16) -> (RedisServer, tempfile::TempDir) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r61_sentinels_lead_to_the_primary_also_after_a_failover() {
+async fn sentinels_lead_to_the_primary_also_after_a_failover_r61() {
     let mut primary = RedisServer::start();
     let port = primary.port().to_string();
     let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);

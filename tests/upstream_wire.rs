@@ -187,7 +187,7 @@ async fn answers_of_every_framing_are_understood_and_what_follows_one_is_never_t
 
 /// K69: whose connection it was is what counts, not what others opened meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k69_a_reused_connection_that_dies_is_replaced_whatever_others_connect_meanwhile() {
+async fn a_reused_connection_that_dies_is_replaced_whatever_others_connect_meanwhile_k69() {
     for through_proxy in [false, true] {
         let (held, dies, reused) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::<AtomicBool>::default());
         let (here, now, first) = (held.clone(), dies.clone(), reused.clone());
@@ -228,7 +228,7 @@ async fn k69_a_reused_connection_that_dies_is_replaced_whatever_others_connect_m
 
 /// K69: on a fresh connection, although another old one is at hand; and what a fresh one does counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k69_the_replacement_is_fresh_and_only_one() {
+async fn the_replacement_is_fresh_and_only_one_k69() {
     for (through_proxy, recovers) in [(false, true), (true, true), (false, false), (true, false)] {
         let both = Arc::new(Barrier::new(2));
         let counted = Arc::<AtomicUsize>::default();
@@ -266,7 +266,7 @@ async fn k69_the_replacement_is_fresh_and_only_one() {
 
 /// K69: an informational answer is a byte of an answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k69_a_connection_that_dies_after_an_informational_answer_has_answered() {
+async fn a_connection_that_dies_after_an_informational_answer_has_answered_k69() {
     let url = serve(|connection, mut socket| async move {
         for request in 0.. {
             if !read_request(&mut socket).await {
@@ -287,7 +287,7 @@ async fn k69_a_connection_that_dies_after_an_informational_answer_has_answered()
 
 /// `KIRO_CONNECT_TIMEOUT=0` is no limit, through proxies too: it was none at all, so that whatever took a moment failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k68_no_time_for_connecting_is_no_limit() {
+async fn no_time_for_connecting_is_no_limit_k68() {
     let proxy = serve(|_, mut socket| async move {
         // SOCKS5 without a password.
         let mut greeting = [0; 3];
@@ -333,7 +333,7 @@ async fn an_upstream_by_ipv6_address_is_reached() {
 
 /// Proxies that refuse, dribble or say nothing when they are asked for a tunnel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k68_proxies_that_make_no_tunnel_are_faults_in_time() {
+async fn proxies_that_make_no_tunnel_are_faults_in_time_k68() {
     for (answer, ends) in [
         ("HTTP/1.1 407 Proxy Authentication Required\r\nproxy-authenticate: Basic\r\n\r\n", false),
         ("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nno!", true),

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn n30_one_ring_for_all_streams_and_one_batch_for_all_they_hold() {
+    fn one_ring_for_all_streams_and_one_batch_for_all_they_hold_n30() {
         let (bell, rings) = bell();
         let (a, b) = (bell.open(7), bell.open(8));
         a.post(Kind::Head, Bytes::from_static(b"{}"));
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn n31_a_full_queue_has_no_room_until_it_is_below_the_low_mark() {
+    fn a_full_queue_has_no_room_until_it_is_below_the_low_mark_n31() {
         let (bell, _) = bell();
         let slot = bell.open(1);
         assert_eq!(slot.room().now_or_never(), Some(()));
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn n33_a_cancelled_call_drops_its_bytes_and_still_ends() {
+    fn a_cancelled_call_drops_its_bytes_and_still_ends_n33() {
         let (bell, _) = bell();
         let slot = bell.open(1);
         slot.post(Kind::Data, Bytes::from_static(b"a"));
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn n50_a_silent_bell_cancels_what_is_open_and_rings_no_more() {
+    fn a_silent_bell_cancels_what_is_open_and_rings_no_more_n50() {
         let (bell, rings) = bell();
         let slot = bell.open(1);
         bell.silence();
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn n50_n54_a_silent_bell_is_freed_with_the_calls_that_outlived_it() {
+    fn a_silent_bell_is_freed_with_the_calls_that_outlived_it_n50_n54() {
         let (bell, rings) = bell();
         let slot = bell.open(1);
         bell.silence();

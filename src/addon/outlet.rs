@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn n16_a_full_socket_is_waited_for_and_nothing_is_lost() {
+    async fn a_full_socket_is_waited_for_and_nothing_is_lost_n16() {
         let (server, mut client) = connection();
         let mut writer = Outlet::new(server.as_raw_fd(), false).unwrap().open(Duration::ZERO).unwrap();
         let all: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn n17_a_client_that_left_is_an_error() {
+    async fn a_client_that_left_is_an_error_n17() {
         let (server, client) = connection();
         let mut writer = Outlet::new(server.as_raw_fd(), true).unwrap().open(Duration::ZERO).unwrap();
         drop(client);

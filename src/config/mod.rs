@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a79_k101_k102_the_client_version_has_a_form_and_the_default_is_new_enough() {
+    fn the_client_version_has_a_form_and_the_default_is_new_enough_a79_k101_k102() {
         for (text, fits) in [
             ("1.1.70", true),
             ("0.11.133", true),
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn k12_a_setting_no_token_may_go_to_is_refused() {
+    fn a_setting_no_token_may_go_to_is_refused_k12() {
         for setting in ["UPSTREAM_URL", "RUNTIME_URL", "MANAGEMENT_URL", "SOCIAL_REFRESH_URL", "IDC_REFRESH_URL"] {
             let setting = format!("KIRO_{setting}");
             for url in

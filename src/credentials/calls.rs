@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k62_the_arn_is_percent_encoded() {
+    fn the_arn_is_percent_encoded_k62() {
         assert_eq!(percent_encoded("arn:aws:x/Ä b"), "arn%3Aaws%3Ax%2F%C3%84%20b");
     }
 }

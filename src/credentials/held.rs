@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn r38_r43_trap_37_live_means_for_more_than_ten_seconds() {
+    fn live_means_for_more_than_ten_seconds_r38_r43_trap_37() {
         let held = holding(&record("a", "r", 100));
         assert!(held.live(at(89)).is_some());
         assert!(held.live(at(90)).is_none());
@@ -701,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn r45_a_lost_record_serves_to_the_end_of_its_access_token() {
+    fn a_lost_record_serves_to_the_end_of_its_access_token_r45() {
         let mut held = holding(&record("a", "r", 100));
         let lost = held.observe(None, at(1), &mut rng()).unwrap();
         assert!(lost.lost && held.is_usable(at(80)) && !held.is_usable(at(90)));
@@ -713,7 +713,7 @@ mod tests {
 
     /// Acceptance case 31.
     #[test]
-    fn r48_a_late_replay_of_a_used_up_token_is_overwritten() {
+    fn a_late_replay_of_a_used_up_token_is_overwritten_r48() {
         let old = record("old", "refresh-1", 0);
         let mut held = holding(&old);
         refresh(&mut held, "new", Some("refresh-2"), 0, false);
@@ -728,7 +728,7 @@ mod tests {
     }
 
     #[test]
-    fn r48_thirty_two_spent_tokens_are_remembered_and_others_are_adopted() {
+    fn thirty_two_spent_tokens_are_remembered_and_others_are_adopted_r48() {
         let mut held = holding(&record("t0", "refresh-0", 0));
         for n in 1..=33 {
             refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, false);
@@ -744,7 +744,7 @@ mod tests {
 
     /// While nothing can be written, what lies in the store is older than ours, however many refreshes ago.
     #[test]
-    fn r48_r51_the_record_that_ours_grew_out_of_stays_older() {
+    fn the_record_that_ours_grew_out_of_stays_older_r48_r51() {
         let mut held = holding(&record("t0", "refresh-0", 0));
         for n in 1..=2_000 {
             refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
@@ -765,7 +765,7 @@ mod tests {
     }
 
     #[test]
-    fn r38_a_token_that_lives_for_seconds_is_used_for_most_of_them() {
+    fn a_token_that_lives_for_seconds_is_used_for_most_of_them_r38() {
         let mut held = holding(&record("old", "r", 0));
         let bytes = held.seen().unwrap().clone();
         let base = (bytes.clone(), Token::parse(&bytes).unwrap());
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn r37_r38_k60_a_clock_that_was_set_back_holds_no_refresh_up() {
+    fn a_clock_that_was_set_back_holds_no_refresh_up_r37_r38_k60() {
         let mut held = holding(&record("old", "r", 0));
         refresh(&mut held, "new", None, 0, false);
         assert!(held.succeeded_lately(at(29)) && held.succeeded_lately(at(-1)) && !held.succeeded_lately(at(30)));
@@ -787,7 +787,7 @@ mod tests {
     }
 
     #[test]
-    fn r48_the_same_refresh_token_with_an_earlier_end_is_older() {
+    fn the_same_refresh_token_with_an_earlier_end_is_older_r48() {
         let mut held = holding(&record("old", "r", 0));
         refresh(&mut held, "new", None, 0, true);
         assert_eq!((access(&held), refresh_token(&held)), ("new", "r"), "K54: no refresh token erases nothing");
@@ -799,7 +799,7 @@ mod tests {
 
     /// A forced refresh may bring a token that ends before the one that upstream rejected.
     #[test]
-    fn r48_what_others_brought_is_never_written_over_what_others_brought() {
+    fn what_others_brought_is_never_written_over_what_others_brought_r48() {
         let mut held = holding(&record("long", "r", 86_400));
         assert!(seen(&mut held, &record("short", "r", 3_600), 1).write_back.is_none());
         assert_eq!(access(&held), "short");
@@ -814,7 +814,7 @@ mod tests {
 
     /// Acceptance case 32.
     #[test]
-    fn r46_a_dropped_refresh_token_is_put_back_at_most_once_a_minute() {
+    fn a_dropped_refresh_token_is_put_back_at_most_once_a_minute_r46() {
         let mut held = holding(&record("a", "refresh-1", 100));
         let dropped = format!(r#"{{"accessToken":"b","expiresAt":"{}"}}"#, at(9_000));
         let unsaved = seen(&mut held, &dropped, 0).write_back.unwrap();
@@ -826,7 +826,7 @@ mod tests {
 
     /// A profile that could not be saved before the next refresh is saved with it; once it was, it is the record's.
     #[test]
-    fn k64_r51_a_profile_that_was_found_outlives_a_refresh() {
+    fn a_profile_that_was_found_outlives_a_refresh_k64_r51() {
         let mut held = holding(&record("a", "r", 0));
         assert!(held.learned_profile("arn:found".to_owned(), None, "us-east-1").is_some());
         let unsaved = refresh(&mut held, "b", None, 0, true);
@@ -840,7 +840,7 @@ mod tests {
 
     /// The regions go with it where the record has none, and stay in hand until the record has them.
     #[test]
-    fn k79_p6_p9_a_found_profile_takes_its_regions_along_and_replaces_a_fixed_one() {
+    fn a_found_profile_takes_its_regions_along_and_replaces_a_fixed_one_k79_p6_p9() {
         let mut held = holding(&record("a", "r", 100));
         let unsaved = held.learned_profile("arn:E2".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
         let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
@@ -865,7 +865,7 @@ mod tests {
     }
 
     #[test]
-    fn k76_p24_the_region_of_a_grant_is_written_where_the_record_has_none() {
+    fn the_region_of_a_grant_is_written_where_the_record_has_none_k76_p24() {
         let told = |record: &str| {
             let mut held = holding(record);
             let bytes = held.seen().unwrap().clone();
@@ -881,7 +881,7 @@ mod tests {
     }
 
     #[test]
-    fn r37_k55_when_a_background_refresh_is_due() {
+    fn when_a_background_refresh_is_due_r37_k55() {
         let threshold = Duration::from_secs(300);
         let due = |held: &Held, state, away, now| held.is_due(state, state == State::Stale, away, threshold, at(now));
         let mut held = holding(&record("a", "r", 3600));
@@ -904,7 +904,7 @@ mod tests {
     }
 
     #[test]
-    fn r37_thresholds_of_instances_differ_by_up_to_a_fifth() {
+    fn thresholds_of_instances_differ_by_up_to_a_fifth_r37() {
         let mut rng = fastrand::Rng::with_seed(1);
         let spreads: Vec<f64> = (0..200)
             .map(|n| {
@@ -918,7 +918,7 @@ mod tests {
     }
 
     #[test]
-    fn k60_pauses_double_to_a_minute_and_end_with_a_success() {
+    fn pauses_double_to_a_minute_and_end_with_a_success_k60() {
         let mut held = holding(&record("a", "r", 0));
         let mut rng = rng();
         for whole in [1, 2, 4, 8, 16, 32, 60, 60] {
@@ -932,7 +932,7 @@ mod tests {
     }
 
     #[test]
-    fn k57_to_k61_which_refusals_are_believed() {
+    fn which_refusals_are_believed_k57_to_k61() {
         let mut held = holding(&record("a", "r", 0));
         assert!(held.refused(Refusal::Rejected, at(0)) && held.refused(Refusal::RegistrationExpired, at(0)));
         assert!((0..9).all(|n| !held.refused(Refusal::Passing, at(n))));

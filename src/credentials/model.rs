@@ -570,7 +570,7 @@ fn tries(world: &mut World) -> Option<u64> {
 }
 
 #[test]
-fn r48_r51_the_last_token_is_never_lost_while_one_process_lives() {
+fn the_last_token_is_never_lost_while_one_process_lives_r48_r51() {
     if let Some(seed) = env::var("KIRO_SEED").ok().and_then(|seed| seed.parse().ok()) {
         let mut world = World::new(seed, true);
         let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tries(&mut world)));

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn ts25_a_holder_of_little_takes_nothing_of_the_whole() {
+    fn a_holder_of_little_takes_nothing_of_the_whole_ts25() {
         let budget = Budget::new(100);
         let mut share = budget.share();
         for (bytes, taken) in [(10, 0), (11, 20), (20, 20), (95, 100), (31, 40), (10, 0)] {

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn m86_the_list_is_what_the_accounts_have() {
+    fn the_list_is_what_the_accounts_have_m86() {
         let some = catalogue(&[("claude-opus-5", 500_000), ("gpt-5.6-sol", 1_000_000), ("claude-opus-9.9", 2_000_000)]);
         let more = catalogue(&[("claude-opus-5", 700_000), ("CLAUDE_SONNET_4_20250514_V1_0", 1)]);
         let found = |id, window| Found { kiro_id: id, display_name: None, window: Some(window), max_output: None };
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a100_k125_failures_are_repeated_after_60_s_and_120_s() {
+    fn failures_are_repeated_after_60_s_and_120_s_a100_k125() {
         let third = |calls| if calls < 4 { Answer::Failed } else { Answer::Read };
         assert_eq!(seconds(&asked(&[(10, "a")], third, 50_000)), [10, 70, 190, 430], "whether it is used or not");
         let used = [(10, "a"), (440, "a"), (4_000, "a")];
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn k125_who_never_answers_is_left_alone_until_it_is_used() {
+    fn who_never_answers_is_left_alone_until_it_is_used_k125() {
         let never = asked(&[(0, "a")], |_| Answer::Failed, 50_000);
         assert_eq!(seconds(&never), [0, 60, 180, 420, 900, 1_860, 3_780]);
         assert_eq!(asked(&[(0, "a"), (3_781, "a")], |_| Answer::Failed, 50_000).len(), 8);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn k125_never_more_than_two_at_once() {
+    fn never_more_than_two_at_once_k125() {
         let (mut turns, began) = (Turns::default(), now());
         for id in ["a", "b", "c"] {
             assert!(turns.used(&id.into(), began) && !turns.used(&id.into(), began));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn k125_accounts_that_come_and_go_are_forgotten() {
+    fn accounts_that_come_and_go_are_forgotten_k125() {
         let (mut turns, began) = (Turns::default(), now());
         for n in 0..3 * MOST_TURNS {
             let id = AccountId::from(format!("{n}"));
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn k125_failures_double_up_to_an_hour() {
+    fn failures_double_up_to_an_hour_k125() {
         let pauses: Vec<_> = (1..=8).map(|failures| pause(failures).as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
         assert_eq!(pause(u32::MAX), EVERY);

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn tr6_a_changed_file_is_read_again_and_a_bad_one_is_told_once() {
+    fn a_changed_file_is_read_again_and_a_bad_one_is_told_once_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("models.json");
         std::fs::write(&path, table("claude-a")).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     /// `cp -p`, `rsync -t` and images keep times; a table of the same length is another one all the same.
     #[test]
     #[cfg(unix)]
-    fn tr6_a_file_in_its_place_is_noticed_whatever_its_time() {
+    fn a_file_in_its_place_is_noticed_whatever_its_time_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let write = |name: &str, model: &str| {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn tr6_what_would_never_end_is_no_table() {
+    fn what_would_never_end_is_no_table_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |path: &Path| ModelsFile::open(path).err().unwrap().to_string();
         assert!(
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn tr6_a_bad_file_at_start_is_an_error_that_names_it() {
+    fn a_bad_file_at_start_is_an_error_that_names_it_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let missing = ModelsFile::open(&folder.path().join("none.json")).err().unwrap();
         assert!(missing.to_string().contains("none.json"), "{missing}");

@@ -375,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn m49_the_warning_names_few_short_types() {
+    fn the_warning_names_few_short_types_m49() {
         let told = |kinds: &[&str]| loggable_kinds(&kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>());
         assert_eq!(
             told(&["web_search_20250305", "bash_20250124", "bash_20250124"]),

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn r101_home_and_at_most_three_older_ones() {
+    fn home_and_at_most_three_older_ones_r101() {
         let mut affinity = Affinity::default();
         assert!(affinity.accounts(&KEY, at(0)).is_empty());
         let turns: Vec<_> = ["a", "a", "b", "c", "d", "e", "c"]
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn r101_where_only_a_limit_is_in_the_way_the_conversation_does_not_move() {
+    fn where_only_a_limit_is_in_the_way_the_conversation_does_not_move_r101() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         affinity.turn(KEY, &id("b"), false, at(0));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn r102_kept_an_hour_after_the_last_turn() {
+    fn kept_an_hour_after_the_last_turn_r102() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         assert_eq!(affinity.turn(KEY, &id("a"), false, at(3_600)).0, Turn::Home);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn r102_shared_at_the_first_answer_at_a_move_and_then_every_ten_minutes() {
+    fn shared_at_the_first_answer_at_a_move_and_then_every_ten_minutes_r102() {
         let mut affinity = Affinity::default();
         let shared: Vec<_> = [(0, "a"), (1, "a"), (2, "b"), (600, "b"), (603, "b"), (604, "b")]
             .iter()
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn r102_tr44_k130_bounds() {
+    fn bounds_r102_tr44_k130() {
         let mut affinity = Affinity::default();
         let key = |n: usize| (n as u128).to_be_bytes();
         for n in 0..=CONVERSATIONS {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn tr44_a_signature_goes_to_its_maker_only() {
+    fn a_signature_goes_to_its_maker_only_tr44() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         affinity.made(&[7], &id("a"), &"m".into(), at(0));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn k130_what_was_made_before_a_refusal_is_not_sent_again() {
+    fn what_was_made_before_a_refusal_is_not_sent_again_k130() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         affinity.made(&[7], &id("a"), &"m".into(), at(0));

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn k119_the_same_fault_on_three_accounts_within_ten_seconds() {
+    fn the_same_fault_on_three_accounts_within_ten_seconds_k119() {
         use FaultKind::{Network, ServerError};
         for (seen, expected) in [
             (&[(Network, "a", 0), (Network, "a", 1), (Network, "b", 2)][..], false),

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn k92_two_accounts_within_ten_minutes() {
+    fn two_accounts_within_ten_minutes_k92() {
         for (turned, until) in [
             (&[][..], None),
             (&[("a", 0)][..], None),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn k92_a_wrong_clock_counts_as_now() {
+    fn a_wrong_clock_counts_as_now_k92() {
         let mut brake = brake(&[("a", 0)]);
         brake.turned("b", minute(1_000_000), minute(1));
         assert_eq!(brake.until(minute(1)), Some(minute(31)));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn k92_what_is_long_past_is_forgotten() {
+    fn what_is_long_past_is_forgotten_k92() {
         let mut brake = Brake::default();
         for n in 0..100 {
             let at = minute(n * 300);

@@ -796,7 +796,7 @@ mod tests {
 
     /// The column "account" of K45, row by row.
     #[test]
-    fn k43_r29_what_every_fault_does_to_its_account() {
+    fn what_every_fault_does_to_its_account_k43_r29() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
             let attempt = Attempt { started: t0(), refreshed, committed: false, alike: false, spread: 0 };
@@ -860,7 +860,7 @@ mod tests {
 
     /// R15: first match wins.
     #[test]
-    fn r16_states_in_order() {
+    fn states_in_order_r16() {
         let quota = Standing {
             recovery: Some(secs(5)),
             ..bad(Some(t0()), "quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT")
@@ -893,7 +893,7 @@ mod tests {
     }
 
     #[test]
-    fn r16_a_wrong_clock_elsewhere_locks_nobody() {
+    fn a_wrong_clock_elsewhere_locks_nobody_r16() {
         for standing in
             [bad(Some(at("2030-01-01T00:00:00Z")), ""), bad(Some(t0()), "cool-down until 2030-01-01T00:00:00.000Z: x")]
         {
@@ -965,7 +965,7 @@ mod tests {
     }
 
     #[test]
-    fn r18_redis_wins_but_for_retry_after_and_unwritten_marks() {
+    fn redis_wins_but_for_retry_after_and_unwritten_marks_r18() {
         let mut plain = health(good());
         plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         plain.observe(good(), true, RULES, secs(1));
@@ -986,7 +986,7 @@ mod tests {
 
     /// Acceptance case 14: a long stream that ends well doesn't lift a rest that began while it ran.
     #[test]
-    fn r28_a_success_heals_only_what_was_there_when_it_started() {
+    fn a_success_heals_only_what_was_there_when_it_started_r28() {
         let mut health = health(good());
         health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         let outcome = health.success(secs(-1), secs(10));
@@ -1003,7 +1003,7 @@ mod tests {
     }
 
     #[test]
-    fn n8_what_a_pinned_request_would_mark() {
+    fn what_a_pinned_request_would_mark_n8() {
         let mark = |kind| lasting_mark(&fault(kind), t0()).map(|note| note.to_string());
         assert!(mark(FaultKind::Suspended).unwrap().starts_with("ejected: "));
         assert!(mark(FaultKind::QuotaMonth).unwrap().starts_with("quota exhausted until "));
@@ -1075,7 +1075,7 @@ mod tests {
 
     /// Acceptance cases 16, 17: what the UI's reset writes brings an account back from quota and ejection.
     #[test]
-    fn r15_a_reset_in_the_ui_counts() {
+    fn a_reset_in_the_ui_counts_r15() {
         for kind in [FaultKind::QuotaMonth, FaultKind::Suspended] {
             let mut health = health(good());
             health.fault(&fault(kind), attempt(t0()), RULES, t0());
@@ -1088,7 +1088,7 @@ mod tests {
 
     /// Acceptance case 29.
     #[test]
-    fn r47_a_new_refresh_token_makes_an_ejected_account_half_open() {
+    fn a_new_refresh_token_makes_an_ejected_account_half_open_r47() {
         for cause in [
             "refresh token rejected (bd473e5d) in us-east-1; log in again",
             "client registration expired (bd473e5d); log in again",
@@ -1107,7 +1107,7 @@ mod tests {
     }
 
     #[test]
-    fn r17_a_marked_account_without_traffic_is_probed_a_minute_after_its_rest() {
+    fn a_marked_account_without_traffic_is_probed_a_minute_after_its_rest_r17() {
         let mut health = health(good());
         health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         assert!(!health.probe_due(secs(119)));
@@ -1126,7 +1126,7 @@ mod tests {
 
     /// Acceptance case P53, and what writes the step: a restart, another process, another fault in between.
     #[test]
-    fn k91_p53_suspicious_rests_grow_from_restart_to_restart() {
+    fn suspicious_rests_grow_from_restart_to_restart_k91_p53() {
         let mut health = health(good());
         let mut now = t0();
         for (step, minutes) in [(1, 30), (2, 120), (3, 360), (4, 720), (5, 1440), (6, 1440)] {
@@ -1162,7 +1162,7 @@ mod tests {
     }
 
     #[test]
-    fn k91_a_tenth_more_or_less_and_retry_after_only_lengthens() {
+    fn a_tenth_more_or_less_and_retry_after_only_lengthens_k91() {
         for (spread, said, seconds) in [
             (-100, None, 1620),
             (0, None, 1800),
@@ -1180,7 +1180,7 @@ mod tests {
 
     /// Requests that were on the way when the mark was made, here or elsewhere, belong to it.
     #[test]
-    fn k91_a_wave_is_one_step() {
+    fn a_wave_is_one_step_k91() {
         let mut here = health(good());
         let mark = mark(here.fault(&suspicious(), attempt(secs(-5)), RULES, t0())).unwrap();
         let mut there = health(good());
@@ -1203,7 +1203,7 @@ mod tests {
     }
 
     #[test]
-    fn k91_what_a_record_tells_and_what_lifts_it() {
+    fn what_a_record_tells_and_what_lifts_it_k91() {
         for (message, step) in [
             ("cool-down until 2026-11-23T12:00:00.000Z: suspicious activity (3)", 3),
             ("cool-down until 2026-11-23T12:00:00.000Z: 429 suspicious activity", 1),
@@ -1226,7 +1226,7 @@ mod tests {
     }
 
     #[test]
-    fn n5_a_pinned_request_leaves_only_retry_after() {
+    fn a_pinned_request_leaves_only_retry_after_n5() {
         let mut health = health(good());
         health.hold(&fault(FaultKind::RateLimited), t0());
         assert_eq!(health.held_until(t0()), None);
@@ -1236,7 +1236,7 @@ mod tests {
     }
 
     #[test]
-    fn r27_messages_hold_none_of_upstreams_words() {
+    fn messages_hold_none_of_upstreams_words_r27() {
         let mut with_reason = fault(FaultKind::Forbidden);
         with_reason.status = Some(403);
         with_reason.reason = Some("FEATURE_NOT_SUPPORTED".into());

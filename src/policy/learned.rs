@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn k78_a_proven_variant_comes_first_and_a_refused_one_rests_ten_minutes() {
+    fn a_proven_variant_comes_first_and_a_refused_one_rests_ten_minutes_k78() {
         let service = Variant::Service("arn:s".into());
         let variants = [Variant::Own("arn:o".into()), service.clone(), Variant::None];
         let mut learned = Learned::default();
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn k88_p48_p49_models_are_remembered_for_an_hour_and_bounded() {
+    fn models_are_remembered_for_an_hour_and_bounded_k88_p48_p49() {
         let mut learned = Learned::default();
         learned.learn(Lesson::ModelRefused("m".into()), at(0));
         assert!(learned.refuses_model("m", at(3599)) && !learned.refuses_model("m", at(3600)));
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn k129_refused_fields_are_of_a_shape_and_an_hour() {
+    fn refused_fields_are_of_a_shape_and_an_hour_k129() {
         let mut learned = Learned::default();
         let fields = RefusedFields { display: true, ..RefusedFields::default() };
         let refused = |fields| Lesson::FieldsRefused { kiro_id: "m".into(), shape: Shape::Q, refused: fields };
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn k127_an_account_whose_fresh_catalogue_lacks_the_model() {
+    fn an_account_whose_fresh_catalogue_lacks_the_model_k127() {
         let mut learned = Learned::default();
         assert!(!learned.lacks_model("claude-opus-5", None, at(0)), "nothing is known");
         let mut catalogue = Catalogue::default();
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn k116_k119_k131_what_was_refused_runs_out() {
+    fn what_was_refused_runs_out_k116_k119_k131() {
         let mut learned = Learned::default();
         learned.learn(Lesson::ShapeRefused { shape: Shape::Q, for_a_day: true }, at(0));
         learned.learn(Lesson::ShapeRefused { shape: Shape::Runtime, for_a_day: false }, at(0));
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn k79_r72_what_the_look_up_said_and_when_it_may_be_asked_again() {
+    fn what_the_look_up_said_and_when_it_may_be_asked_again_k79_r72() {
         let mut learned = Learned::default();
         assert!(learned.may_ask_profiles(at(0)));
         learned.learn(Lesson::ProfilesUnanswered(None), at(0));
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn k78_no_profile_ends_with_time_or_a_proof() {
+    fn no_profile_ends_with_time_or_a_proof_k78() {
         let mut learned = Learned::default();
         learned.learn(Lesson::NoProfile { asked: false }, at(0));
         assert_eq!(learned.no_profile_until(at(59)), Some(at(60)));

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn k118_k120_a_host_that_is_gone_is_left_alone_and_tried_again() {
+    fn a_host_that_is_gone_is_left_alone_and_tried_again_k118_k120() {
         let mut marks = Marks::default();
         let gone = Some(FaultKind::Endpoint);
         assert_eq!(chosen(&mut marks, 0), Shape::Q);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn k120_five_failures_in_a_row_of_two_accounts() {
+    fn five_failures_in_a_row_of_two_accounts_k120() {
         let mut marks = Marks::default();
         let failed = Some(FaultKind::ServerError);
         for n in 0..20 {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn k109_a_gate_marks_a_shape_in_a_region_for_ten_minutes() {
+    fn a_gate_marks_a_shape_in_a_region_for_ten_minutes_k109() {
         let mut marks = Marks::default();
         marks.heard(&Q, "a", Some(FaultKind::ClientVersion), at(0));
         assert_eq!(chosen(&mut marks, 0), Shape::Runtime);

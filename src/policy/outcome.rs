@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn n18_a_fault_after_the_commit_counts_its_use_too() {
+    fn a_fault_after_the_commit_counts_its_use_too_n18() {
         let after = |mark| Outcome { at: t0(), started: t0(), event: Event::Fault { mark, used: true } };
         let used = format!(r#"{{"usageCount":1,{USED}}}"#);
         assert_eq!(written("{}", [after(None)]), used);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn case_01_successes_add_up() {
+    fn successes_add_up_case_01() {
         assert_eq!(
             written(r#"{"usageCount":5,"n":[]}"#, [success(), success(), success()]),
             format!(r#"{{"usageCount":8,"n":[],{USED}}}"#)
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn case_12_a_cool_down_marks() {
+    fn a_cool_down_marks_case_12() {
         let until = time("10:01:00");
         assert_eq!(
             written("{}", [cool_down(t0(), t0(), until)]),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn case_13_a_success_heals() {
+    fn a_success_heals_case_13() {
         let record = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
         assert_eq!(
             written(record, [success()]),
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn k91_a_probe_does_not_heal_an_account_under_suspicion() {
+    fn a_probe_does_not_heal_an_account_under_suspicion_k91() {
         let probe = probe(t0());
         for cause in ["suspicious activity (2)", "500 server error, after suspicious activity (2)"] {
             let record = format!(
@@ -478,7 +478,7 @@ mod tests {
 
     /// Another process, which hasn't seen the mark, neither shortens the rest nor loses the step.
     #[test]
-    fn k91_no_mark_of_a_process_that_looked_away_makes_a_suspicion_smaller() {
+    fn no_mark_of_a_process_that_looked_away_makes_a_suspicion_smaller_k91() {
         let suspected = |until: &str| {
             format!(
                 r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T{until}.000Z: suspicious activity (3)"}}"#
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn case_14_a_stream_that_began_before_the_failure_does_not_heal() {
+    fn a_stream_that_began_before_the_failure_does_not_heal_case_14() {
         let failed = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
         let ended = Outcome::success(time("10:00:10"), time("10:00:00"));
         let in_order = written_at("{}", [failed.clone(), ended.clone()], time("10:00:10"));
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn case_15_a_quota_mark() {
+    fn a_quota_mark_case_15() {
         let until = "2026-12-01T00:00:00Z".parse().unwrap();
         let quota = Outcome::marked(t0(), t0(), Note::Quota { until, cause: "MONTHLY_REQUEST_COUNT".into() });
         assert_eq!(
@@ -533,14 +533,14 @@ mod tests {
     }
 
     #[test]
-    fn case_17_an_ejection_has_ten_errors() {
+    fn an_ejection_has_ten_errors_case_17() {
         let ejected = written(r#"{"errorCount":3}"#, [ejected(t0())]);
         assert!(ejected.starts_with(r#"{"errorCount":10,"isHealthy":false"#), "{ejected}");
         assert!(ejected.contains(r#""lastErrorMessage":"ejected: suspended""#));
     }
 
     #[test]
-    fn r28_r30_a_heal_cancels_older_failures_and_no_younger_ones() {
+    fn a_heal_cancels_older_failures_and_no_younger_ones_r28_r30() {
         let healed = Outcome::success(time("10:00:20"), time("10:00:10"));
         let older = cool_down(time("10:00:05"), time("10:00:04"), time("10:01:05"));
         let younger = counted(time("10:00:30"), time("10:00:29"));
@@ -552,14 +552,14 @@ mod tests {
     }
 
     #[test]
-    fn r15_a_stale_recovery_time_goes_with_a_cool_down() {
+    fn a_stale_recovery_time_goes_with_a_cool_down_r15() {
         let record = r#"{"isHealthy":true,"scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
         let result = written(record, [cool_down(t0(), t0(), time("10:01:00"))]);
         assert!(result.contains(r#""scheduledRecoveryTime":null"#), "{result}");
     }
 
     #[test]
-    fn r24_times_never_go_backwards() {
+    fn times_never_go_backwards_r24() {
         let record = r#"{"lastUsed":"2026-11-23T11:00:00Z","lastErrorTime":"2026-11-23T11:00:00Z","errorCount":1}"#;
         let result = written(record, [counted(t0(), t0())]);
         assert_eq!(
@@ -588,14 +588,14 @@ mod tests {
     }
 
     #[test]
-    fn r51_a_cool_down_that_ended_meanwhile_is_only_counted() {
+    fn a_cool_down_that_ended_meanwhile_is_only_counted_r51() {
         let late = written_at("{}", [cool_down(t0(), t0(), time("10:01:00"))], time("10:02:00"));
         assert_eq!(late, format!(r#"{{"errorCount":1,{USED}}}"#));
         assert!(written_at("{}", [ejected(t0())], time("12:00:00")).contains("ejected: "));
     }
 
     #[test]
-    fn r22_a_write_in_doubt_marks_again_and_counts_no_more() {
+    fn a_write_in_doubt_marks_again_and_counts_no_more_r22() {
         let account = Account::parse(b"{}", "a1").unwrap();
         let change = merged([success(), cool_down(t0(), t0(), time("10:01:00"))]).without_counts();
         let entries = change.entries(&account, t0());

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn k119_a_way_rests_after_three_failures_and_is_tried_four_times_a_second() {
+    fn a_way_rests_after_three_failures_and_is_tried_four_times_a_second_k119() {
         let mut reach = Reach::default();
         down(&mut reach, 1_000);
         assert_eq!(reach.rests("q"), Some("refused"));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn k119_a_success_between_failures_keeps_the_way_open() {
+    fn a_success_between_failures_keeps_the_way_open_k119() {
         let mut reach = Reach::default();
         for n in 0..100 {
             reach.failed("q", "refused", at(10 * n), at(10 * n));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn k119_trials_that_hang_keep_nobody_away_and_tell_nothing_late() {
+    fn trials_that_hang_keep_nobody_away_and_tell_nothing_late_k119() {
         let mut reach = Reach::default();
         down(&mut reach, 0);
         let hanging: Vec<u64> = (0..10_000).step_by(50).filter(|n| reach.may_try("q", at(*n)).is_ok()).collect();

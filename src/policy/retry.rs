@@ -415,7 +415,7 @@ mod tests {
     /// The column "verdict" of K45, row by row: with everything that a
     /// remedy needs, and without.
     #[test]
-    fn k45_k49_k90_k119_trap_27_verdict_of_every_fault() {
+    fn verdict_of_every_fault_k45_k49_k90_k119_trap_27() {
         use Remedy::{NextVariant, OtherFields, OtherModelId, OtherShape, RefreshToken, WithoutReasoning};
         let same = Verdict::SameAccount;
         let table = [
@@ -468,7 +468,7 @@ mod tests {
 
     /// K116, K131, TR44, K119: a body that is refused without a reason, in their order.
     #[test]
-    fn k116_k119_k131_repairs_of_a_body_that_is_refused() {
+    fn repairs_of_a_body_that_is_refused_k116_k119_k131() {
         let refused = said(FaultKind::BadRequest, Some("REQUEST_BODY_INVALID"), "Improperly formed request.");
         let mut sent = Sent {
             shape: Shape::Runtime,
@@ -507,7 +507,7 @@ mod tests {
 
     /// K78: what a 403 means depends on whether the variant was proven.
     #[test]
-    fn k78_a_403_asks_for_another_variant_only_while_none_is_proven() {
+    fn a_403_asks_for_another_variant_only_while_none_is_proven_k78() {
         let unproven = Sent { variant_proven: false, variant_left: true, ..Sent::PLAIN };
         let not_authorized = said(FaultKind::Forbidden, None, "User is not authorized to make this call.");
         let next_variant = Verdict::SameAccount(Remedy::NextVariant);
@@ -531,7 +531,7 @@ mod tests {
 
     /// K137: an account's own no uses up no attempt; eight accounts and a time bound it.
     #[test]
-    fn k137_d20_d21_what_uses_up_an_attempt() {
+    fn what_uses_up_an_attempt_k137_d20_d21() {
         let run = |kind: FaultKind, limits: Limits, each: Duration| {
             let mut budget = Budget::new(limits);
             let mut asked = 0;
@@ -607,7 +607,7 @@ mod tests {
 
     /// K81: before the other shape.
     #[test]
-    fn p26_k81_govclouds_other_host_comes_before_the_other_shape() {
+    fn govclouds_other_host_comes_before_the_other_shape_p26_k81() {
         let sent = Sent { host_left: true, shape_left: true, ..Sent::PLAIN };
         let gone = fault(FaultKind::Unreachable);
         assert_eq!(judged(&gone, &progress(), &sent), Verdict::SameAccount(Remedy::OtherHost));
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn k105_one_account_of_another_region_and_no_more() {
+    fn one_account_of_another_region_and_no_more_k105() {
         let mut budget = Budget::new(LIMITS);
         let gate = |budget: &mut Budget, shape_left| {
             let sent = Sent { shape_left, ..Sent::PLAIN };
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn k47_which_fault_is_the_answer() {
+    fn which_fault_is_the_answer_k47() {
         use FaultKind::{ModelCapacity, RateLimited, ServerError, Suspicious, Timeout};
         for (ended, answer) in [
             (vec![ServerError, Timeout], Timeout),

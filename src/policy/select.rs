@@ -364,7 +364,7 @@ mod tests {
 
     /// K96: the lowest tier in which somebody is selectable, the strategy inside it.
     #[test]
-    fn k96_the_lowest_priority_goes_first() {
+    fn the_lowest_priority_goes_first_k96() {
         let all = [
             Candidate { priority: 5, ..account("a1") },
             Candidate { priority: -1, live_token: false, ..account("a2") },
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn k109_k127_r105_what_comes_after_the_others_is_not_excluded() {
+    fn what_comes_after_the_others_is_not_excluded_k109_k127_r105() {
         let cooling = State::Cooling { until: Timestamp::UNIX_EPOCH };
         let worse = Candidate { state: cooling, rests_softly: Some(3), ..account("a0") };
         let resting = Candidate { rests_softly: Some(1), priority: 9, fit: 3, ..worse };
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn r101_a_conversation_stays_while_its_account_may_be_taken() {
+    fn a_conversation_stays_while_its_account_may_be_taken_r101() {
         let ranked = |all: &[Candidate<'static>]| -> Vec<_> {
             all.iter().filter_map(|one| rank(one, 3).ok().map(|tier| (tier, *one))).collect()
         };

@@ -113,7 +113,7 @@ fn why(result: Result<Lease, NoAccount>) -> (Why, Option<u64>) {
 
 /// Acceptance case 20, without the shared counter.
 #[tokio::test]
-async fn r36_round_robin_in_the_order_of_the_ids() {
+async fn round_robin_in_the_order_of_the_ids_r36() {
     let fixture = Fixture::new(&[], &[("a3", "{}"), ("a1", "{}"), ("a2", "{}")]).await;
     let first = fixture.selected();
     let turns: Vec<_> = (0..6).map(|_| fixture.selected()).collect();
@@ -123,7 +123,7 @@ async fn r36_round_robin_in_the_order_of_the_ids() {
 }
 
 #[tokio::test]
-async fn r7_models_exclusion_and_pinning() {
+async fn models_exclusion_and_pinning_r7() {
     let fixture = Fixture::new(
         &[],
         &[("a1", r#"{"notSupportedModels":["claude-x"]}"#), ("a2", r#"{"isDisabled":true}"#), ("a3", "{}")],
@@ -146,7 +146,7 @@ async fn r7_models_exclusion_and_pinning() {
 }
 
 #[tokio::test]
-async fn n5_a_pinned_request_records_nothing_but_keeps_to_retry_after() {
+async fn a_pinned_request_records_nothing_but_keeps_to_retry_after_n5() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
     let lease = fixture.pool.select(&pinned).unwrap();
@@ -162,7 +162,7 @@ async fn n5_a_pinned_request_records_nothing_but_keeps_to_retry_after() {
 
 /// Acceptance case 12, in memory: rests, is left out, comes back half-open.
 #[tokio::test]
-async fn case_12_trap_27_an_account_that_answers_429_rests_and_comes_back() {
+async fn an_account_that_answers_429_rests_and_comes_back_case_12_trap_27() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
     let outcome = lease.failed(&fault(FaultKind::RateLimited), Stood::default()).unwrap();
@@ -185,7 +185,7 @@ async fn case_12_trap_27_an_account_that_answers_429_rests_and_comes_back() {
 
 /// Acceptance case 18.
 #[tokio::test]
-async fn case_18_of_twenty_requests_one_probes_a_half_open_account() {
+async fn of_twenty_requests_one_probes_a_half_open_account_case_18() {
     let fixture = Fixture::new(&[], &[("a1", r#"{"isHealthy":false}"#)]).await;
     let leases: Vec<_> = (0..20).map(|_| fixture.select()).collect();
     assert_eq!(leases.iter().filter(|lease| lease.is_ok()).count(), 1);
@@ -198,7 +198,7 @@ async fn case_18_of_twenty_requests_one_probes_a_half_open_account() {
 /// Fifty requests at once over ten accounts, four of them bad: each is met by those who had it when it was seen to refuse,
 /// and by nobody after; whatever it says no with.
 #[tokio::test]
-async fn r105_a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight() {
+async fn a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight_r105() {
     let ids: Vec<String> = (0..10).map(|n| format!("a{n}")).collect();
     let accounts: Vec<_> = ids.iter().map(|id| (id.as_str(), "{}")).collect();
     let fixture = Fixture::new(&[], &accounts).await;
@@ -247,7 +247,7 @@ async fn r105_a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight() {
 
 /// A snapshot that was read before a mark and is taken in while the host program is told of it doesn't lift it.
 #[tokio::test]
-async fn r105_no_snapshot_comes_between_the_mark_and_its_writing() {
+async fn no_snapshot_comes_between_the_mark_and_its_writing_r105() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     let since = Instant::now();
     let pool = fixture.pool.clone();
@@ -267,7 +267,7 @@ async fn r105_no_snapshot_comes_between_the_mark_and_its_writing() {
 
 /// Alone in the pool it is asked all the same, and without any answer it has its turn again after a while.
 #[tokio::test]
-async fn r105_an_account_that_refused_is_passed_over_not_excluded() {
+async fn an_account_that_refused_is_passed_over_not_excluded_r105() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isDisabled":true}"#)]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::Forbidden), Stood::default());
     assert_eq!(fixture.selected(), "a1");
@@ -297,7 +297,7 @@ async fn a_long_stream_from_before_the_rest_is_no_probe() {
 
 /// Acceptance case 14.
 #[tokio::test]
-async fn r28_a_stream_from_before_a_rest_does_not_lift_it() {
+async fn a_stream_from_before_a_rest_does_not_lift_it_r28() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let stream = fixture.select().unwrap();
     fixture.later(1);
@@ -310,7 +310,7 @@ async fn r28_a_stream_from_before_a_rest_does_not_lift_it() {
 
 /// Acceptance cases 16 and 17: the reset of the UI, which leaves time and message behind.
 #[tokio::test]
-async fn r15_quota_and_ejection_end_with_a_reset() {
+async fn quota_and_ejection_end_with_a_reset_r15() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     for kind in [FaultKind::QuotaMonth, FaultKind::Suspended] {
         fixture.select().unwrap().failed(&fault(kind), Stood::default());
@@ -325,7 +325,7 @@ async fn r15_quota_and_ejection_end_with_a_reset() {
 }
 
 #[tokio::test]
-async fn r9_r45_a_bad_record_makes_one_account_unusable() {
+async fn a_bad_record_makes_one_account_unusable_r9_r45() {
     let fixture = Fixture::new(&[], &[]).await;
     let region = r#"{"accessToken":"t","expiresAt":"2027-01-01T00:00:00Z","region":"x"}"#;
     fixture.snapshot_of(&[
@@ -351,7 +351,7 @@ async fn r9_r45_a_bad_record_makes_one_account_unusable() {
 
 /// Acceptance cases 34 and 35.
 #[tokio::test]
-async fn r55_an_empty_pool_is_believed_after_a_minute() {
+async fn an_empty_pool_is_believed_after_a_minute_r55() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.snapshot(&[]);
     assert!(fixture.select().is_ok() && fixture.pool.is_doubtful());
@@ -601,7 +601,7 @@ async fn a_rejected_profile_is_the_last_choice_until_the_record_has_another() {
 }
 
 #[tokio::test]
-async fn r35_what_the_host_writes_is_handed_to_it_and_stands_for_a_while() {
+async fn what_the_host_writes_is_handed_to_it_and_stands_for_a_while_r35() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
     let recorded = fixture.outcomes.lock().unwrap().clone();
@@ -618,7 +618,7 @@ async fn r35_what_the_host_writes_is_handed_to_it_and_stands_for_a_while() {
 }
 
 #[tokio::test]
-async fn k50_a_dropped_lease_changes_nothing() {
+async fn a_dropped_lease_changes_nothing_k50() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     drop(fixture.select().unwrap());
     assert!(fixture.outcomes.lock().unwrap().is_empty());
@@ -626,7 +626,7 @@ async fn k50_a_dropped_lease_changes_nothing() {
 }
 
 #[tokio::test]
-async fn r17_accounts_without_traffic_are_offered_for_a_probe_once() {
+async fn accounts_without_traffic_are_offered_for_a_probe_once_r17() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isHealthy":false,"lastErrorMessage":"401"}"#)]).await;
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
     lease.failed(&fault(FaultKind::RateLimited), Stood::default());
@@ -644,7 +644,7 @@ async fn r17_accounts_without_traffic_are_offered_for_a_probe_once() {
 
 /// Acceptance case P54: getUsageLimits answers 200 to a suspended account all the same.
 #[tokio::test]
-async fn k91_p54_no_probe_heals_a_suspicious_account_but_one_real_request() {
+async fn no_probe_heals_a_suspicious_account_but_one_real_request_k91_p54() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
     fixture.later(200);
@@ -669,7 +669,7 @@ async fn k91_p54_no_probe_heals_a_suspicious_account_but_one_real_request() {
 
 /// Acceptance case P55, the pool's half: whatever address an account has, all are slowed down.
 #[tokio::test]
-async fn k92_p55_two_suspicious_accounts_slow_the_whole_pool_down() {
+async fn two_suspicious_accounts_slow_the_whole_pool_down_k92_p55() {
     let proxied = r#"{"KIRO_PROXY_URL":"http://127.0.0.1:1"}"#;
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", proxied)]).await;
     let wanted = |only: &[&str]| -> Vec<AccountId> {
@@ -711,7 +711,7 @@ async fn k92_p55_two_suspicious_accounts_slow_the_whole_pool_down() {
 }
 
 #[tokio::test]
-async fn k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off() {
+async fn the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off_k92() {
     let suspected = |at: &str| {
         format!(
             r#"{{"isHealthy":false,"lastErrorTime":"2026-11-23T{at}:00.000Z",
@@ -730,7 +730,7 @@ async fn k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off() {
 
 /// Acceptance case P56.
 #[tokio::test]
-async fn k92_p56_conversations_a_minute() {
+async fn conversations_a_minute_k92_p56() {
     let fixture = Fixture::new(&[("accountRpm", "2")], &[("a1", "{}"), ("a2", "{}")]).await;
     let mut taken = std::collections::BTreeMap::<String, u32>::new();
     for _ in 0..4 {
@@ -756,7 +756,7 @@ async fn k92_p56_conversations_a_minute() {
 }
 
 #[tokio::test]
-async fn k92_a_place_in_the_minute_is_waited_for_within_account_wait() {
+async fn a_place_in_the_minute_is_waited_for_within_account_wait_k92() {
     let fixture = Fixture::new(&[("accountRpm", "1"), ("accountWaitMs", "2000")], &[("a1", "{}")]).await;
     drop(fixture.select().unwrap());
     let begun = Instant::now();
@@ -774,7 +774,7 @@ async fn k92_a_place_in_the_minute_is_waited_for_within_account_wait() {
 }
 
 #[tokio::test]
-async fn k88_k109_k127_what_fits_goes_first_and_a_no_is_left_out() {
+async fn what_fits_goes_first_and_a_no_is_left_out_k88_k109_k127() {
     let fixture = Fixture::new(&[("accountWaitMs", "5000")], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}")]).await;
     let no = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a2").unwrap();
     no.learn(Lesson::ModelRefused("kiro-x".into()));
@@ -794,7 +794,7 @@ async fn k88_k109_k127_what_fits_goes_first_and_a_no_is_left_out() {
 
 /// What passes within two minutes is worth a retry; what doesn't is told with its end and what to do.
 #[tokio::test]
-async fn m85_p3_nobody_serves_for_more_than_two_minutes() {
+async fn nobody_serves_for_more_than_two_minutes_m85_p3() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
     let told = |result: Result<Lease, NoAccount>| {
         let none = result.unwrap_err();
@@ -835,7 +835,7 @@ async fn m85_p3_nobody_serves_for_more_than_two_minutes() {
 
 /// K78: an account without a profile isn't selected, and that is its state, in this process alone.
 #[tokio::test]
-async fn k78_p3_an_account_without_a_profile_is_not_selected() {
+async fn an_account_without_a_profile_is_not_selected_k78_p3() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     let lease = fixture.select().unwrap();
     lease.learn(Lesson::NoProfile { asked: true });
@@ -863,7 +863,7 @@ async fn k78_p3_an_account_without_a_profile_is_not_selected() {
 
 /// The table of K88: what is left when accounts have said no to a model.
 #[tokio::test]
-async fn k88_no_account_serves_the_model_or_one_will_be_back() {
+async fn no_account_serves_the_model_or_one_will_be_back_k88() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
     let wanted = Wanted { kiro_id: "kiro-x", ..Wanted::default() };
     fixture.pool.select(&wanted).unwrap().learn(Lesson::ModelRefused("kiro-x".into()));
@@ -881,7 +881,7 @@ async fn k88_no_account_serves_the_model_or_one_will_be_back() {
 
 /// K96: the shared counter goes on inside the lowest tier in which somebody is selectable.
 #[tokio::test]
-async fn k96_priority_tiers() {
+async fn priority_tiers_k96() {
     let fixture = Fixture::new(
         &[],
         &[
@@ -908,7 +908,7 @@ async fn k96_priority_tiers() {
 
 /// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
 #[tokio::test]
-async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {
+async fn pinned_requests_do_not_put_a_probe_off_r17_n5() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
     for _ in 0..12 {
@@ -922,7 +922,7 @@ async fn r17_n5_pinned_requests_do_not_put_a_probe_off() {
 
 /// A pinned request passes by those who wait for any account.
 #[tokio::test]
-async fn n5_a_pinned_request_waits_for_nobody() {
+async fn a_pinned_request_waits_for_nobody_n5() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "5000"), ("maxConns", "1")];
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let holder = fixture.select().unwrap();
@@ -942,7 +942,7 @@ async fn n5_a_pinned_request_waits_for_nobody() {
 
 /// `needsRefresh` counts in every state that is refreshed at all, not only in the one that it makes of a healthy account.
 #[tokio::test]
-async fn r37_an_account_that_rests_is_refreshed_when_its_record_asks_for_it() {
+async fn an_account_that_rests_is_refreshed_when_its_record_asks_for_it_r37() {
     let rests = r#""isHealthy":false,"lastErrorTime":"2026-11-23T09:59:30.000Z""#;
     let asks = format!(r#"{{{rests},"needsRefresh":true}}"#);
     let fixture = Fixture::new(&[], &[("a1", &asks), ("a2", &format!("{{{rests}}}"))]).await;
@@ -998,7 +998,7 @@ async fn a_second_wait_of_a_request_gets_what_is_left() {
 
 /// A stream of a pool under load outlives the next failure of its account: what ends well parts the failures all the same.
 #[tokio::test]
-async fn k43_failures_in_a_row_are_parted_by_whatever_ends_well() {
+async fn failures_in_a_row_are_parted_by_whatever_ends_well_k43() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let streams: Vec<Lease> = (0..20).map(|_| fixture.select().unwrap()).collect();
     for (n, stream) in streams.into_iter().enumerate() {
@@ -1013,7 +1013,7 @@ async fn k43_failures_in_a_row_are_parted_by_whatever_ends_well() {
 }
 
 #[tokio::test]
-async fn k119_what_hits_three_accounts_alike_is_upstreams_and_rests_nobody() {
+async fn what_hits_three_accounts_alike_is_upstreams_and_rests_nobody_k119() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", "{}")]).await;
     for _ in 0..100 {
         let lease = fixture.select().unwrap();
@@ -1027,7 +1027,7 @@ async fn k119_what_hits_three_accounts_alike_is_upstreams_and_rests_nobody() {
 }
 
 #[tokio::test]
-async fn k119_a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too() {
+async fn a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too_k119() {
     let ids = ["a1", "a2", "a3", "a4"];
     let fixture = Fixture::new(&[], &ids.map(|id| (id, "{}"))).await;
     for id in ids {
@@ -1041,7 +1041,7 @@ async fn k119_a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too() {
 }
 
 #[tokio::test]
-async fn k119_while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked() {
+async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
     let fail = |id: &str, times: usize| {
         for _ in 0..times {
@@ -1079,7 +1079,7 @@ async fn k119_while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked() {
 /// The bar in virtual time: ten minutes at 100 requests a second (at 20 on two accounts, which can't tell upstream's
 /// fault from their own), 5 % of the answers break off in the middle. Nobody is refused.
 #[tokio::test]
-async fn k119_ten_minutes_of_five_per_cent_broken_streams_refuse_nobody() {
+async fn ten_minutes_of_five_per_cent_broken_streams_refuse_nobody_k119() {
     for (accounts, step, most) in [(10_usize, 10, 0), (2, 50, 12_000)] {
         let ids: Vec<String> = (0..accounts).map(|n| format!("a{n}")).collect();
         let records: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), "{}")).collect();

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn r36_blocks_follow_each_other_and_are_asked_for_in_time() {
+    fn blocks_follow_each_other_and_are_asked_for_in_time_r36() {
         let mut book = Book::new();
         book.fetched(Some(0..64));
         for expected in 0..48 {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn r36_without_a_block_tickets_go_on_locally() {
+    fn without_a_block_tickets_go_on_locally_r36() {
         let mut book = Book::new();
         assert_eq!((book.take(), book.take()), ((0, true), (1, false)));
         book.fetched(None);

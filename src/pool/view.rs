@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn k12_k74_k75_regions_and_default_addresses() {
+    fn regions_and_default_addresses_k12_k74_k75() {
         let social = viewed("{}", r#"{"authMethod":"social"}"#).view;
         assert_eq!(social.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         let refresh = social.refresh_url(social.refresh_region());
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn k77_variants_by_kind_p1_p4_p9_p19_p28() {
+    fn variants_by_kind_p1_p4_p9_p19_p28_k77() {
         let builder = r#""authMethod":"builder-id","provider":"BuilderId""#;
         let enterprise = r#""authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start""#;
         let table = [
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn k73_k77_what_the_look_up_said_changes_kind_and_variants() {
+    fn what_the_look_up_said_changes_kind_and_variants_k73_k77() {
         let mut learned = Learned::default();
         let now = jiff::Timestamp::UNIX_EPOCH;
         let of = |learned: &Learned, token: &str| summary(&viewed_with("{}", token, learned, &urls()));
@@ -654,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn k74_p10_p11_p12_p27_where_an_account_is_asked() {
+    fn where_an_account_is_asked_k74_p10_p11_p12_p27() {
         let token = |more: &str| format!(r#"{{"authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start"{more}}}"#);
         let p10 = viewed("{}", &token(&format!(r#","region":"ap-southeast-2","profileArn":"{E1}""#)));
         let found = summary(&p10);
@@ -678,13 +678,13 @@ mod tests {
 
     /// P43: the sentence about the method is what stops it, not its region.
     #[test]
-    fn p43_the_region_of_an_external_record_is_a_warning() {
+    fn the_region_of_an_external_record_is_a_warning_p43() {
         let external = viewed("{}", r#"{"authMethod":"azuread","region":"westeurope"}"#);
         assert_eq!((external.view.region(), external.problem.as_deref()), ("us-east-1", Some(NO_EXTERNAL)));
     }
 
     #[test]
-    fn k79_where_profiles_are_looked_for_and_in_which_order() {
+    fn where_profiles_are_looked_for_and_in_which_order_k79() {
         let regions = |token: &str| viewed("{}", token).view.profile_regions().join(" ");
         assert_eq!(regions(r#"{"authMethod":"idc"}"#), "us-east-1 eu-central-1");
         assert_eq!(regions(r#"{"authMethod":"idc","idcRegion":"eu-west-2"}"#), "eu-central-1 us-east-1");
@@ -698,7 +698,7 @@ mod tests {
 
     /// The other host name comes into the address, and only in GovCloud's default one (P26).
     #[test]
-    fn k81_govclouds_other_host() {
+    fn govclouds_other_host_k81() {
         let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/G";
         let token = format!(r#"{{"authMethod":"idc","profileArn":"{gov}"}}"#);
         let first = viewed("{}", &token).view;
@@ -721,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn k80_the_order_of_forms_for_usage() {
+    fn the_order_of_forms_for_usage_k80() {
         let forms = |token: &str| viewed("{}", token).view.forms().iter().map(Variant::as_str).collect::<Vec<_>>();
         assert_eq!(forms(&format!(r#"{{"authMethod":"social","profileArn":"{E1}"}}"#)), ["own", "none", "service"]);
         assert_eq!(forms(r#"{"authMethod":"social"}"#), ["none", "service"]);
@@ -729,7 +729,7 @@ mod tests {
     }
 
     #[test]
-    fn k111_k117_k118_where_each_call_goes() {
+    fn where_each_call_goes_k111_k117_k118() {
         let view = viewed("{}", r#"{"authMethod":"social"}"#).view;
         let q = "https://q.us-east-1.amazonaws.com";
         let management = "https://management.us-east-1.kiro.dev";
@@ -754,7 +754,7 @@ mod tests {
 
     /// A90: the path says the shape, and nothing goes to another host.
     #[test]
-    fn a90_k12_k118_an_address_of_its_own_pins_host_and_shape() {
+    fn an_address_of_its_own_pins_host_and_shape_a90_k12_k118() {
         for (url, shape) in [
             ("http://127.0.0.1:9/", Shape::Runtime),
             ("http://127.0.0.1:9", Shape::Runtime),
@@ -780,7 +780,7 @@ mod tests {
     }
 
     #[test]
-    fn k11_a_bad_region_makes_the_account_unusable() {
+    fn a_bad_region_makes_the_account_unusable_k11() {
         for bad in ["evil.example.org/", "us-east", "us-east-", "us-east-123", "US-east-1", "us--1", "us-1", "u-east-1"]
         {
             let problem = viewed("{}", &format!(r#"{{"region":"{bad}"}}"#)).problem;
@@ -794,7 +794,7 @@ mod tests {
     }
 
     #[test]
-    fn r71_k84_an_external_account_is_recognised_and_unusable() {
+    fn an_external_account_is_recognised_and_unusable_r71_k84() {
         for record in [
             r#"{"authMethod":"external_idp","refreshToken":"r","region":"westeurope"}"#,
             r#"{"authMethod":"AzureAD","accessToken":"a","clientId":"c","clientSecret":"s","refreshToken":"r"}"#,
@@ -808,7 +808,7 @@ mod tests {
     }
 
     #[test]
-    fn r70_r77_an_own_machine_id_and_fields_that_are_ignored() {
+    fn an_own_machine_id_and_fields_that_are_ignored_r70_r77() {
         let id = "ab".repeat(32);
         let own = viewed(&format!(r#"{{"machineId":"{id}"}}"#), "{}").view.machine_id;
         assert_eq!(*own, id);
@@ -820,7 +820,7 @@ mod tests {
 
     /// Acceptance case 47.
     #[test]
-    fn k12_an_accounts_own_addresses() {
+    fn an_accounts_own_addresses_k12() {
         let own = viewed(
             r#"{"PROXY_URL":"http://127.0.0.1:3128","KIRO_BASE_URL":"https://q.{{region}}.example.org/x",
                 "KIRO_REFRESH_URL":"http://localhost:9/{region}"}"#,
@@ -838,7 +838,7 @@ mod tests {
 
     /// Only an address of an operator's own can bring it about: `{region}` and Kiro's own hosts follow the ARN.
     #[test]
-    fn k78_an_arn_and_a_host_of_different_regions_are_warned_about_once() {
+    fn an_arn_and_a_host_of_different_regions_are_warned_about_once_k78() {
         let social = |account: &str, arn: &str| {
             viewed(account, &format!(r#"{{"authMethod":"social","region":"us-east-1","profileArn":"{arn}"}}"#))
         };
@@ -870,7 +870,7 @@ mod tests {
     }
 
     #[test]
-    fn n4_a_lent_address_counts_where_the_record_has_none() {
+    fn a_lent_address_counts_where_the_record_has_none_n4() {
         let lent = Addresses {
             generate: "https://lent.example.org/{region}".into(),
             social_refresh: "http://example.org".into(),
@@ -895,7 +895,7 @@ mod tests {
     }
 
     #[test]
-    fn k16_trap_25_the_machine_id_depends_on_the_id_alone() {
+    fn the_machine_id_depends_on_the_id_alone_k16_trap_25() {
         let one = viewed("{}", "{}").view.machine_id;
         let two = viewed(r#"{"profileArn":"arn:a","customName":"x"}"#, r#"{"clientId":"c"}"#).view.machine_id;
         assert_eq!(&*one, "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882");
@@ -903,7 +903,7 @@ mod tests {
     }
 
     #[test]
-    fn trap_24_the_profile_of_the_token_record_comes_first() {
+    fn the_profile_of_the_token_record_comes_first_trap_24() {
         let account = r#"{"profileArn":"arn:old"}"#;
         assert_eq!(viewed(account, r#"{"profileArn":"arn:new"}"#).view.profile_arn(), Some("arn:new"));
         assert_eq!(viewed(account, r#"{"profileArn":""}"#).view.profile_arn(), Some("arn:old"));

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k12_case_47_where_a_token_may_go() {
+    fn where_a_token_may_go_k12_case_47() {
         for (template, url) in [
             ("https://q.{{region}}.amazonaws.com/x", "https://q.eu-west-1.amazonaws.com/x"),
             ("https://q.{region}.amazonaws.com:8443", "https://q.eu-west-1.amazonaws.com:8443"),

@@ -805,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn trap_01_k22_vectors() {
+    fn vectors_trap_01_k22() {
         assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
         assert_eq!(encoded(&[], b""), unhex(EMPTY));
         assert_eq!(decode([unhex(EMPTY)]), (vec![(vec![], vec![])], Ok(())));
@@ -825,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn k23_k24_all_ten_types_in_order_and_the_first_of_a_name() {
+    fn all_ten_types_in_order_and_the_first_of_a_name_k23_k24() {
         let mut decoder = Decoder::new();
         decoder.push(Bytes::from(encoded(&ALL_TYPES, b"")));
         let frame = decoder.next().unwrap().unwrap();
@@ -838,7 +838,7 @@ mod tests {
     }
 
     #[test]
-    fn k24_reads_what_the_lengths_allow() {
+    fn reads_what_the_lengths_allow_k24() {
         let mut section = vec![255];
         section.extend([b'n'; 255]);
         section.extend([TEXT, 255, 255]);
@@ -850,7 +850,7 @@ mod tests {
     }
 
     #[test]
-    fn k24_invalid_headers() {
+    fn invalid_headers_k24() {
         assert_eq!(flaw(with_section(&[1, b'a', 10])), Flaw::HeaderType(10));
         assert_eq!(flaw(with_section(&[1, b'a', 255, 0])), Flaw::HeaderType(255));
         assert_eq!(flaw(with_section(&[0])), Flaw::Lengths { total: 17, headers: 1 });
@@ -871,7 +871,7 @@ mod tests {
     }
 
     #[test]
-    fn k26_lengths() {
+    fn lengths_k26() {
         for total in [0, 1, 12, 15] {
             assert_eq!(flaw(forged(total, 0, &[])), Flaw::Lengths { total, headers: 0 });
         }
@@ -892,7 +892,7 @@ mod tests {
 
     /// Trap 2: the length 0xFFFFFFFF, with a right and a wrong checksum.
     #[test]
-    fn k25_a_corrupt_length_fails_at_byte_12() {
+    fn a_corrupt_length_fails_at_byte_12_k25() {
         let good = forged(u32::MAX, 0, &[]);
         let mut bad = good.clone();
         bad[11] ^= 1;
@@ -928,7 +928,7 @@ mod tests {
     }
 
     #[test]
-    fn k28_every_split_gives_the_same_frames() {
+    fn every_split_gives_the_same_frames_k28() {
         let wire = sample();
         let whole = decode([wire.clone()]);
         assert_eq!((whole.0.len(), &whole.1), (3, &Ok(())));
@@ -946,7 +946,7 @@ mod tests {
     }
 
     #[test]
-    fn k28_chunks_may_be_pushed_ahead() {
+    fn chunks_may_be_pushed_ahead_k28() {
         let wire = sample();
         for size in 1..=wire.len() {
             let mut decoder = Decoder::new();
@@ -961,7 +961,7 @@ mod tests {
     }
 
     #[test]
-    fn k27_every_truncation_is_incomplete_and_keeps_the_frames_before() {
+    fn every_truncation_is_incomplete_and_keeps_the_frames_before_k27() {
         let wire = sample();
         let whole = decode([wire.clone()]).0;
         let second = encoded(&EVENT_HEADERS, "{\"content\":\"é😀\"}".as_bytes()).len();
@@ -980,7 +980,7 @@ mod tests {
 
     /// Traps 3 and 4: no resynchronising, and the frames before a bad one count.
     #[test]
-    fn k27_frames_before_an_invalid_one_count_and_none_after_it() {
+    fn frames_before_an_invalid_one_count_and_none_after_it_k27() {
         let good = unhex(EVENT);
         let mut bad = good.clone();
         bad[100] ^= 1;

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn ts25_a_text_is_cut_when_its_secrets_are_gone() {
+    fn a_text_is_cut_when_its_secrets_are_gone_ts25() {
         let token = "aoaAAAAAG".to_owned() + &"x".repeat(2_000);
         let text = format!("{} {token} {}", "é".repeat(900), "é".repeat(900));
         let said = Said::from(text.as_str());

@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn m7_preflight_echoes_valid_names_only() {
+    fn preflight_echoes_valid_names_only_m7() {
         let ask = |list: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("access-control-request-headers", HeaderValue::from_str(list).unwrap());

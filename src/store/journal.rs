@@ -183,7 +183,7 @@ mod tests {
 
     /// Two processes on one store, which takes no writes: the one that came later looks again and again.
     #[test]
-    fn r51_of_two_processes_none_puts_an_older_token_over_a_newer_one() {
+    fn of_two_processes_none_puts_an_older_token_over_a_newer_one_r51() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (Journal::new(folder.path(), "s"), Journal::new(folder.path(), "s"));
         let (older, newer) = (unsaved(&["r0"], "r1"), unsaved(&["r0", "r1"], "r2"));

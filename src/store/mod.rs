@@ -757,7 +757,7 @@ mod tests {
 
     /// Acceptance case 48: whatever is printed by accident.
     #[test]
-    fn case_48_records_print_as_their_size() {
+    fn records_print_as_their_size_case_48() {
         let record = Bytes::from_static(br#"{"accessToken":"hush"}"#);
         let key = TokenKey::of("a1");
         let raw = RawAccount { id: "a1".into(), account: record.clone(), token: Some((key.clone(), record.clone())) };

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn k12_names_below_localhost_are_this_machine() {
+    async fn names_below_localhost_are_this_machine_k12() {
         let resolved = |name: &'static str| async move { Resolver::default().resolve(name).await };
         for name in ["eu-central-1.localhost", "A.B.LOCALHOST", "x.localhost."] {
             assert_eq!(resolved(name).await.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], "{name}");
@@ -330,7 +330,7 @@ mod tests {
 
     /// K68: the time for connecting is for all addresses of a host.
     #[tokio::test]
-    async fn k68_an_address_that_is_silent_leaves_time_for_the_next() {
+    async fn an_address_that_is_silent_leaves_time_for_the_next_k68() {
         let Some((dead, _waiting)) = silent((Ipv4Addr::LOCALHOST, 0).into()).await else { return };
         let first = dead.local_addr().unwrap();
         let second = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), first.port()));

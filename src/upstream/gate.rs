@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn k107_degraded_until_a_success_on_that_host_and_shut_after_twenty() {
+    fn degraded_until_a_success_on_that_host_and_shut_after_twenty_k107() {
         let gate = Gate::new("0.8.140");
         let mut now = Instant::now();
         let other = Fault::network("cut");

@@ -21,7 +21,7 @@ fn notes() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ts24_ts25_a_message_that_is_put_together_has_a_bound() {
+async fn a_message_that_is_put_together_has_a_bound_ts24_ts25() {
     let piece = text(&"x".repeat(60_000));
     let upstream = Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Repeat(piece.clone(), 5_000)]).await;
     let world = before(&upstream).await;
@@ -39,7 +39,7 @@ async fn ts24_ts25_a_message_that_is_put_together_has_a_bound() {
 
 /// Each within its own bound: together they have one, too. Frames that aren't whole are the quickest way there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ts25_what_answers_hold_has_a_bound_in_sum() {
+async fn what_answers_hold_has_a_bound_in_sum_ts25() {
     const FRAME: usize = 15 << 20;
     let mut half = text(&"x".repeat(FRAME));
     half.truncate(FRAME);
@@ -78,7 +78,7 @@ async fn gone(upstream: &Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k41_an_answer_of_which_nothing_is_missing_ends_without_the_end_of_its_body() {
+async fn an_answer_of_which_nothing_is_missing_ends_without_the_end_of_its_body_k41() {
     let upstream =
         Upstream::start(|_| vec![Act::Say(stream_head()), Act::Say(text("all")), Act::Say(notes()), Act::Stay]).await;
     let world = before(&upstream).await;
@@ -94,7 +94,7 @@ async fn k41_an_answer_of_which_nothing_is_missing_ends_without_the_end_of_its_b
 
 /// Notes in the middle, a tool that is open, notes of one kind only: the answer may go on, and is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k41_an_answer_that_may_go_on_is_not_cut() {
+async fn an_answer_that_may_go_on_is_not_cut_k41() {
     let tool = |stop: bool| {
         event("toolUseEvent", &json!({ "toolUseId": "t", "name": "f", "input": "{}", "stop": stop }).to_string())
     };
@@ -112,7 +112,7 @@ async fn k41_an_answer_that_may_go_on_is_not_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k42_an_error_body_that_nobody_reads_is_left_out() {
+async fn an_error_body_that_nobody_reads_is_left_out_k42() {
     let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xabV\xcaM-.NLOU\xb2RP\xf2".to_vec();
     let bodies =
         [gzip, vec![0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3], "plain \u{1} text".into(), "[".repeat(60_000).into_bytes()];
@@ -125,7 +125,7 @@ async fn k42_an_error_body_that_nobody_reads_is_left_out() {
 
 /// What came before a reset, and in the read that brought the end, is delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k39_the_last_bytes_are_delivered() {
+async fn the_last_bytes_are_delivered_k39() {
     for (end, kind) in [(None, "message_stop"), (Some(Act::Reset), "error")] {
         let upstream = Upstream::start(move |_| {
             let all = [stream_head(), text("first"), text("last")].concat();
@@ -142,7 +142,7 @@ async fn k39_the_last_bytes_are_delivered() {
 
 /// The ids of finished tools are remembered: a long one breaks the payload.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ts25_a_tool_has_an_id_of_bounded_length() {
+async fn a_tool_has_an_id_of_bounded_length_ts25() {
     let tool = json!({ "toolUseId": "t".repeat(1_025), "name": "f", "input": "{}", "stop": true }).to_string();
     let upstream =
         Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Say(event("toolUseEvent", &tool))]).await;

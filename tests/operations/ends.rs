@@ -35,7 +35,7 @@ fn an_address_for_profiles_that_is_taken_ends_the_start_before_it_listens() {
 
 /// R49: NOPERM ends the start with that word, for the client key too: without it every request would be answered 503.
 #[test]
-fn r49_a_client_key_that_may_not_be_read_ends_the_start() {
+fn a_client_key_that_may_not_be_read_ends_the_start_r49() {
     let redis = RedisServer::start();
     add_account(&mut redis.connection(), "aiclient:", 0, &social("access-1", FAR));
     let mut acl = redis::cmd("ACL");

@@ -128,7 +128,7 @@ async fn what_happens_is_one_line() {
 
 /// No prompt text, no token, no key, whatever the level (R6, case 48).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_48_nothing_secret_is_logged_at_any_level() {
+async fn nothing_secret_is_logged_at_any_level_case_48() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let secrets = ["tkn-4711-a", "sim-403-invalid-token.tkn-4711-b", "sim-suspended.tkn-4711-c"];

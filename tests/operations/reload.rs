@@ -23,7 +23,7 @@ async fn within(seconds: u64, what: &str, server: &Server, key: &str, body: &Val
 
 /// R57: the key of the store's `config` is read again every 5 s; a broken or empty `config` never opens the door.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r57_a_new_key_counts_within_5_s() {
+async fn a_new_key_counts_within_5_s_r57() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     add_account(&mut connection, "aiclient:", 0, &social("access-1", FAR));
@@ -48,7 +48,7 @@ async fn r57_a_new_key_counts_within_5_s() {
 
 /// R54, R57: a store that can't be read tells no key: nobody is served until it does, and then only with the key in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r57_a_file_that_is_mended_after_the_start_is_never_open() {
+async fn a_file_that_is_mended_after_the_start_is_never_open_r57() {
     let folder = tempfile::tempdir().unwrap();
     let pool = folder.path().join("pool.json");
     std::fs::write(&pool, "{\"accounts\":{").unwrap();

@@ -35,12 +35,12 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "who_reads_nothing_is_let_go"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
-    ("KIRO_STATE_DIR", "tests/refresh_outage.rs", "r51_a_restart_while_the_store_takes_no_writes_loses_no_login"),
-    ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "k92_p56_conversations_a_minute_over_http"),
+    ("KIRO_STATE_DIR", "tests/refresh_outage.rs", "a_restart_while_the_store_takes_no_writes_loses_no_login_r51"),
+    ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "conversations_a_minute_over_http_k92_p56"),
     (
         "KIRO_SUSPICION_BRAKE",
         "src/pool/tests.rs",
-        "k92_the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off",
+        "the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off_k92",
     ),
     ("KIRO_REUSE_PORT", "tests/serving/life.rs", "two_servers_share_a_port"),
 ];

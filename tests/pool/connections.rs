@@ -76,7 +76,7 @@ const EMPTY_STREAM: &str =
 
 /// K69: a connection that upstream has given up is no attempt; one that dies when it is new is.
 #[tokio::test(flavor = "multi_thread")]
-async fn k69_a_reused_connection_that_dies_unanswered_is_replaced() {
+async fn a_reused_connection_that_dies_unanswered_is_replaced_k69() {
     let upstream = Upstream::new(&config(&[])).unwrap();
     let old =
         Wire::start(|connection, request| (connection > 0 || request == 0).then(|| EMPTY_STREAM.to_owned())).await;
@@ -95,7 +95,7 @@ async fn k69_a_reused_connection_that_dies_unanswered_is_replaced() {
 
 /// K13: whoever answers with another address doesn't get the token there.
 #[tokio::test(flavor = "multi_thread")]
-async fn k13_redirects_are_never_followed() {
+async fn redirects_are_never_followed_k13() {
     let elsewhere = Wire::start(|_, _| Some(EMPTY_STREAM.to_owned())).await;
     let upstream = Upstream::new(&config(&[])).unwrap();
     for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {

@@ -65,7 +65,7 @@ async fn looked_up(one: &Instance) -> (LookUp, Arc<kiro_messages::pool::AccountV
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k6_k64_k79_p6_a_profile_in_another_region_is_found_kept_and_used() {
+async fn a_profile_in_another_region_is_found_kept_and_used_k6_k64_k79_p6() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -99,7 +99,7 @@ async fn k6_k64_k79_p6_a_profile_in_another_region_is_found_kept_and_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k73_k79_p7_p8_p9_what_a_record_of_the_node_service_turns_out_to_be() {
+async fn what_a_record_of_the_node_service_turns_out_to_be_k73_k79_p7_p8_p9() {
     let fixed = ENTERPRISE.replacen('{', &format!(r#"{{"profileArn":"{BUILDER_ID_PROFILE}","#), 1);
     let table = [
         (UNSURE.to_owned(), profiles(&[E1]), LookUp::Found, Kind::Enterprise, Some(E1), true),
@@ -135,7 +135,7 @@ async fn k73_k79_p7_p8_p9_what_a_record_of_the_node_service_turns_out_to_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k79_p11_p20_who_gives_no_answer_is_asked_again_after_a_minute_and_once_for_all() {
+async fn who_gives_no_answer_is_asked_again_after_a_minute_and_once_for_all_k79_p11_p20() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async {
@@ -161,7 +161,7 @@ async fn k79_p11_p20_who_gives_no_answer_is_asked_again_after_a_minute_and_once_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k79_p13_p14_p15_pages_states_and_the_profile_that_is_proven() {
+async fn pages_states_and_the_profile_that_is_proven_k79_p13_p14_p15() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -207,7 +207,7 @@ async fn k79_p13_p14_p15_pages_states_and_the_profile_that_is_proven() {
 
 /// The background asks for accounts without an ARN by itself, one a second.
 #[tokio::test(flavor = "multi_thread")]
-async fn k79_profiles_are_looked_up_in_the_background() {
+async fn profiles_are_looked_up_in_the_background_k79() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { profiles(&[E1]) }).await;
@@ -225,7 +225,7 @@ async fn k79_profiles_are_looked_up_in_the_background() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k80_p22_usage_goes_on_without_the_profile_and_remembers_it() {
+async fn usage_goes_on_without_the_profile_and_remembers_it_k80_p22() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -244,7 +244,7 @@ async fn k80_p22_usage_goes_on_without_the_profile_and_remembers_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k80_usage_without_a_profile_is_asked_in_another_region_and_with_the_fixed_one() {
+async fn usage_without_a_profile_is_asked_in_another_region_and_with_the_fixed_one_k80() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {

@@ -20,7 +20,7 @@ use super::instance::{Instance, LIVE, expired, lock_key};
 use super::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_24_r59_k56_three_instances_refresh_once_under_three_hundred_requests() {
+async fn three_instances_refresh_once_under_three_hundred_requests_case_24_r59_k56() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async {
@@ -49,7 +49,7 @@ async fn case_24_r59_k56_three_instances_refresh_once_under_three_hundred_reques
 
 /// While a request waits for the lock, a snapshot brings the token of the one who held it: there is nothing left to do.
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_r59_a_token_that_a_snapshot_brought_meanwhile_is_not_refreshed_again() {
+async fn a_token_that_a_snapshot_brought_meanwhile_is_not_refreshed_again_r40_r59() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -71,7 +71,7 @@ async fn r40_r59_a_token_that_a_snapshot_brought_meanwhile_is_not_refreshed_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_25_r59_a_dead_holder_of_the_lock_stops_nobody_with_a_live_token() {
+async fn a_dead_holder_of_the_lock_stops_nobody_with_a_live_token_case_25_r59() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -111,7 +111,7 @@ async fn meddling(server: &RedisServer, meddle: impl Fn(&mut redis::Connection) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_26_somebody_changes_the_region_during_the_call() {
+async fn somebody_changes_the_region_during_the_call_case_26() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = meddling(&server, |redis| {
@@ -132,7 +132,7 @@ async fn case_26_somebody_changes_the_region_during_the_call() {
 
 /// R40 step 5: the answer names no profile, so the one that somebody has just put into the record is left alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_somebody_changes_the_profile_during_the_call() {
+async fn somebody_changes_the_profile_during_the_call_r40() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = meddling(&server, |redis| {
@@ -153,7 +153,7 @@ async fn r40_somebody_changes_the_profile_during_the_call() {
 
 /// R40 step 4: what the record says under the lock decides where the refresh goes, not what the last snapshot said.
 #[tokio::test(flavor = "multi_thread")]
-async fn r40_k10_a_refresh_goes_where_the_record_says_by_then() {
+async fn a_refresh_goes_where_the_record_says_by_then_r40_k10() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -175,7 +175,7 @@ async fn r40_k10_a_refresh_goes_where_the_record_says_by_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_27_somebody_rotates_the_token_during_the_call() {
+async fn somebody_rotates_the_token_during_the_call_case_27() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let theirs = r#"{"accessToken":"theirs","refreshToken":"refresh-9","expiresAt":"2026-11-23T12:00:00.000Z","authMethod":"social"}"#;
@@ -189,7 +189,7 @@ async fn case_27_somebody_rotates_the_token_during_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_28_the_account_is_deleted_during_the_call() {
+async fn the_account_is_deleted_during_the_call_case_28() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = meddling(&server, |redis| {
@@ -208,7 +208,7 @@ async fn case_28_the_account_is_deleted_during_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_29_r41_a_rejected_refresh_token_ejects_until_there_is_another() {
+async fn a_rejected_refresh_token_ejects_until_there_is_another_case_29_r41() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { refused() }).await;
@@ -234,7 +234,7 @@ async fn case_29_r41_a_rejected_refresh_token_ejects_until_there_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_30_r41_rejected_but_the_record_holds_another_token_by_now() {
+async fn rejected_but_the_record_holds_another_token_by_now_case_30_r41() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let other = Mutex::new(server.connection());
@@ -260,7 +260,7 @@ async fn case_30_r41_rejected_but_the_record_holds_another_token_by_now() {
 
 /// Each refresh goes well, and still there is no token that lives: its record is there all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn r45_a_token_that_ends_at_once_is_not_called_missing() {
+async fn a_token_that_ends_at_once_is_not_called_missing_r45() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let turn = AtomicUsize::new(0);
@@ -305,7 +305,7 @@ async fn r45_a_token_that_ends_at_once_is_not_called_missing() {
 
 /// R41: one look at the record after a refusal tells whether there is another token, and is what goes out next.
 #[tokio::test(flavor = "multi_thread")]
-async fn r41_a_refusal_reads_the_record_once() {
+async fn a_refusal_reads_the_record_once_r41() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let (other, seen) = (Mutex::new(server.connection()), Arc::<Mutex<Vec<String>>>::default());
@@ -334,7 +334,7 @@ async fn r41_a_refusal_reads_the_record_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_31_a_late_replay_is_overwritten_within_one_snapshot() {
+async fn a_late_replay_is_overwritten_within_one_snapshot_case_31() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -352,7 +352,7 @@ async fn case_31_a_late_replay_is_overwritten_within_one_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_32_a_dropped_refresh_token_is_patched_back_once() {
+async fn a_dropped_refresh_token_is_patched_back_once_case_32() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", "{}", &LIVE.replace("\"r\"", "\"refresh-1\""));
@@ -369,7 +369,7 @@ async fn case_32_a_dropped_refresh_token_is_patched_back_once() {
 
 /// R45: the account has a new id, its token lies under the old one.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_33_a_renamed_account_refreshes_into_its_old_token_key() {
+async fn a_renamed_account_refreshes_into_its_old_token_key_case_33() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -384,7 +384,7 @@ async fn case_33_a_renamed_account_refreshes_into_its_old_token_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_38_a_token_that_expires_while_redis_is_down() {
+async fn a_token_that_expires_while_redis_is_down_case_38() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -420,7 +420,7 @@ async fn case_38_a_token_that_expires_while_redis_is_down() {
 
 /// R41 while the store is away: somebody may have rotated the token without our seeing it.
 #[tokio::test(flavor = "multi_thread")]
-async fn r52_a_refusal_is_not_believed_while_redis_is_down() {
+async fn a_refusal_is_not_believed_while_redis_is_down_r52() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { refused() }).await;
@@ -436,7 +436,7 @@ async fn r52_a_refusal_is_not_believed_while_redis_is_down() {
 
 /// A blocking refresh is bounded where another process holds the lock and doesn't come to an end (R40 step 2).
 #[tokio::test(flavor = "multi_thread")]
-async fn r44_a_blocking_refresh_waits_20_s_for_another_process() {
+async fn a_blocking_refresh_waits_20_s_for_another_process_r44() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -455,7 +455,7 @@ async fn r44_a_blocking_refresh_waits_20_s_for_another_process() {
 
 /// A profile that is found while a rotated token waits to be saved doesn't push it out (K64, R51).
 #[tokio::test(flavor = "multi_thread")]
-async fn r51_k64_a_profile_joins_the_token_that_waits() {
+async fn a_profile_joins_the_token_that_waits_r51_k64() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {

@@ -24,7 +24,7 @@ use super::instance::{Instance, LIVE, expired, lock_key, usage};
 use super::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_22_k9_k100_a_builder_id_refresh_keeps_the_record() {
+async fn a_builder_id_refresh_keeps_the_record_case_22_k9_k100() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::granting().await;
@@ -71,7 +71,7 @@ async fn case_22_k9_k100_a_builder_id_refresh_keeps_the_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_23_k8_trap_35_a_social_refresh_learns_the_profile_and_keeps_the_refresh_token() {
+async fn a_social_refresh_learns_the_profile_and_keeps_the_refresh_token_case_23_k8_trap_35() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let answer = r#"{"accessToken":"new","expiresIn":3600,"profileArn":"arn:x"}"#;
@@ -98,7 +98,7 @@ async fn case_23_k8_trap_35_a_social_refresh_learns_the_profile_and_keeps_the_re
 
 /// What refusals leave on the account, and from which one on they are believed.
 #[tokio::test(flavor = "multi_thread")]
-async fn k57_k58_k59_k61_r41_what_a_refused_refresh_leaves() {
+async fn what_a_refused_refresh_leaves_k57_k58_k59_k61_r41() {
     let table = [
         // method, status, body, how many it takes, message
         ("social", 400, r#"{"message":"Invalid refresh token"}"#, 1, "refresh token rejected ({}) in us-east-1"),
@@ -137,7 +137,7 @@ async fn k57_k58_k59_k61_r41_what_a_refused_refresh_leaves() {
 
 /// Trap 34: a slow refresh of one account doesn't delay another.
 #[tokio::test(flavor = "multi_thread")]
-async fn r39_trap_34_credentials_refresh_side_by_side_and_outlive_their_callers() {
+async fn credentials_refresh_side_by_side_and_outlive_their_callers_r39_trap_34() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -163,7 +163,7 @@ async fn r39_trap_34_credentials_refresh_side_by_side_and_outlive_their_callers(
 
 /// R38, K56: upstream rejected a token that was live by its expiry.
 #[tokio::test(flavor = "multi_thread")]
-async fn r38_k56_trap_36_a_forced_refresh_is_made_once_and_adopts_what_others_did() {
+async fn a_forced_refresh_is_made_once_and_adopts_what_others_did_r38_k56_trap_36() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let count = Arc::new(AtomicUsize::new(0));
@@ -200,7 +200,7 @@ async fn r38_k56_trap_36_a_forced_refresh_is_made_once_and_adopts_what_others_di
 
 /// K60, R42: a passing failure is a fault of the attempt; the next one doesn't hammer the address.
 #[tokio::test(flavor = "multi_thread")]
-async fn k60_r42_a_passing_failure_pauses() {
+async fn a_passing_failure_pauses_k60_r42() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { (503, "busy".to_owned()) }).await;
@@ -222,7 +222,7 @@ async fn k60_r42_a_passing_failure_pauses() {
 
 /// K51: an API key is the bearer, and nothing is refreshed.
 #[tokio::test(flavor = "multi_thread")]
-async fn k51_an_api_key_account_needs_no_refresh() {
+async fn an_api_key_account_needs_no_refresh_k51() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"needsRefresh":true}"#, r#"{"kiroApiKey":"ksk_1","refreshToken":"r"}"#);
@@ -236,7 +236,7 @@ async fn k51_an_api_key_account_needs_no_refresh() {
 
 /// R71, K84: the refresh token of an external account belongs to a third party, and is posted to nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn r71_k84_nothing_of_an_external_account_is_sent() {
+async fn nothing_of_an_external_account_is_sent_r71_k84() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { (200, r#"{"accessToken":"new"}"#.to_owned()) }).await;
@@ -260,7 +260,7 @@ async fn r71_k84_nothing_of_an_external_account_is_sent() {
 
 /// The codes of contract/node.md for questions about one account; only `Suspended` leaves a mark (K62).
 #[tokio::test(flavor = "multi_thread")]
-async fn k62_questions_about_one_account_have_pinned_codes() {
+async fn questions_about_one_account_have_pinned_codes_k62() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {
@@ -359,7 +359,7 @@ async fn k62_questions_about_one_account_have_pinned_codes() {
 
 /// Acceptance case 48, for these rooms: no secret in anything that can be printed.
 #[tokio::test(flavor = "multi_thread")]
-async fn case_48_nothing_that_can_be_printed_holds_a_secret() {
+async fn nothing_that_can_be_printed_holds_a_secret_case_48() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let token = r#"{"accessToken":"S3CRET-a","refreshToken":"S3CRET-r","expiresAt":"2026-11-24T10:00:00.000Z","clientSecret":"S3CRET-c"}"#;

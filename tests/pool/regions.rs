@@ -11,7 +11,7 @@ use super::profiles::{E2, ENTERPRISE, regional};
 use super::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k76_p23_p24_a_refresh_is_granted_in_another_region() {
+async fn a_refresh_is_granted_in_another_region_k76_p23_p24() {
     let table = [
         (
             format!(r#""idcRegion":"us-east-1","profileArn":"{E2}""#),
@@ -53,7 +53,7 @@ async fn k76_p23_p24_a_refresh_is_granted_in_another_region() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k76_p25_a_dead_token_is_tried_in_four_regions_and_ejected() {
+async fn a_dead_token_is_tried_in_four_regions_and_ejected_k76_p25() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address =
@@ -73,7 +73,7 @@ async fn k76_p25_a_dead_token_is_tried_in_four_regions_and_ejected() {
 
 /// K60 stands above K76: whoever could still say yes keeps the account from being ejected.
 #[tokio::test(flavor = "multi_thread")]
-async fn k76_a_region_that_is_busy_is_no_refusal() {
+async fn a_region_that_is_busy_is_no_refusal_k76() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| {

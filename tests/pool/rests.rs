@@ -20,7 +20,7 @@ use super::instance::{Instance, LIVE, fault, ui_reset, usage};
 use super::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_12_r58_a_rest_is_seen_by_the_other_instance_which_probes_after_it() {
+async fn a_rest_is_seen_by_the_other_instance_which_probes_after_it_case_12_r58() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1"}"#, LIVE);
@@ -49,7 +49,7 @@ async fn case_12_r58_a_rest_is_seen_by_the_other_instance_which_probes_after_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_a_good_request_heals() {
+async fn a_good_request_heals_case_13() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let before = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
@@ -64,7 +64,7 @@ async fn case_13_a_good_request_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_14_a_stream_from_before_the_rest_only_counts() {
+async fn a_stream_from_before_the_rest_only_counts_case_14() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"usageCount":7}"#, LIVE);
@@ -83,7 +83,7 @@ async fn case_14_a_stream_from_before_the_rest_only_counts() {
 
 /// K91: the step stands in the record, so that a process that starts anew goes on from it.
 #[tokio::test(flavor = "multi_thread")]
-async fn k91_p53_a_new_process_goes_on_from_the_step_of_the_last_one() {
+async fn a_new_process_goes_on_from_the_step_of_the_last_one_k91_p53() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1"}"#, LIVE.replace("2026-11-24", "2027-11-24").as_str());
@@ -133,7 +133,7 @@ fn rests_softly(process: &Instance) -> bool {
 /// a process that saw a refusal offers the account to nobody until its rest is over or somebody healed it (R105); a rest's
 /// wave is one step, no step is lost but by a conversation that ended well, and no probe is one (K91).
 #[tokio::test(flavor = "multi_thread")]
-async fn k91_r105_any_order_of_outcomes_snapshots_and_processes() {
+async fn any_order_of_outcomes_snapshots_and_processes_k91_r105() {
     const RESTS: [i64; 5] = [30, 120, 360, 720, 1440];
     let server = RedisServer::start();
     let mut redis = server.connection();
@@ -235,7 +235,7 @@ async fn k91_r105_any_order_of_outcomes_snapshots_and_processes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
+async fn quota_lasts_to_the_turn_of_the_month_or_a_reset_case_15_case_16() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, LIVE);
@@ -262,7 +262,7 @@ async fn case_15_case_16_quota_lasts_to_the_turn_of_the_month_or_a_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_17_a_suspended_account_is_out_until_a_person_acts() {
+async fn a_suspended_account_is_out_until_a_person_acts_case_17() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", "{}", &LIVE.replace("2026-11-24", "2036-11-24"));
@@ -284,7 +284,7 @@ async fn case_17_a_suspended_account_is_out_until_a_person_acts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_18_one_of_twenty_probes() {
+async fn one_of_twenty_probes_case_18() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"isHealthy":false}"#, LIVE);
@@ -301,7 +301,7 @@ async fn case_18_one_of_twenty_probes() {
 
 /// K62, R17: an account that nobody asks is asked for its usage, and a good answer heals it.
 #[tokio::test(flavor = "multi_thread")]
-async fn r17_k5_a_marked_account_without_traffic_is_probed_and_healed() {
+async fn a_marked_account_without_traffic_is_probed_and_healed_r17_k5() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async { (200, r#"{"usageBreakdownList":[]}"#.to_owned()) }).await;
@@ -377,7 +377,7 @@ async fn a_rest_concerns_one_account_only() {
 
 /// A mark that Redis has not taken yet is on top of every snapshot (R18), and what others write is seen beneath it.
 #[tokio::test(flavor = "multi_thread")]
-async fn r18_a_mark_that_is_not_written_yet_stands() {
+async fn a_mark_that_is_not_written_yet_stands_r18() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1","errorCount":2}"#, LIVE);
@@ -410,7 +410,7 @@ async fn r18_a_mark_that_is_not_written_yet_stands() {
 
 /// What a host program records itself is not written by us, and what it gives back is written once (R35, N18).
 #[tokio::test(flavor = "multi_thread")]
-async fn r35_n18_outcomes_are_handed_over_and_taken_back() {
+async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1","usageCount":1}"#, LIVE);
@@ -478,7 +478,7 @@ async fn r35_n18_outcomes_are_handed_over_and_taken_back() {
 
 /// A probe whose bearer token is rejected is cured like any attempt: one forced refresh, and once more.
 #[tokio::test(flavor = "multi_thread")]
-async fn r17_a_probe_refreshes_a_rejected_token() {
+async fn a_probe_refreshes_a_rejected_token_r17() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {

@@ -16,7 +16,7 @@ use super::instance::{COUNTER, Instance, LIVE, fault, usage};
 use super::redis_server::RedisServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_20_round_robin_by_the_shared_counter() {
+async fn round_robin_by_the_shared_counter_case_20() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for id in ["a2", "a3", "a1"] {
@@ -38,7 +38,7 @@ async fn case_20_round_robin_by_the_shared_counter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_21_an_unusable_counter_is_left_alone() {
+async fn an_unusable_counter_is_left_alone_case_21() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for id in ["a1", "a2", "a3"] {
@@ -52,7 +52,7 @@ async fn case_21_an_unusable_counter_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_34_a_rewrite_of_the_pool_under_load_is_not_noticed() {
+async fn a_rewrite_of_the_pool_under_load_is_not_noticed_case_34() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for id in ["a1", "a2"] {
@@ -92,7 +92,7 @@ async fn case_34_a_rewrite_of_the_pool_under_load_is_not_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_35_r56_a_pool_deleted_for_good_is_served_for_a_minute() {
+async fn a_pool_deleted_for_good_is_served_for_a_minute_case_35_r56() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", "{}", LIVE);
@@ -111,7 +111,7 @@ async fn case_35_r56_a_pool_deleted_for_good_is_served_for_a_minute() {
 /// Redis came up without its data, was stopped again, and gets it back from elsewhere: two empty reads with an outage
 /// between them are no minute of empty reads.
 #[tokio::test(flavor = "multi_thread")]
-async fn r55_an_outage_between_empty_reads_does_not_count() {
+async fn an_outage_between_empty_reads_does_not_count_r55() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", "{}", LIVE);
@@ -130,7 +130,7 @@ async fn r55_an_outage_between_empty_reads_does_not_count() {
 
 /// Each outage is told once at its beginning and once at its end, when what waited for it is written.
 #[tokio::test(flavor = "multi_thread")]
-async fn r50_store_lost_and_store_back_are_told_once_each() {
+async fn store_lost_and_store_back_are_told_once_each_r50() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for id in ["a1", "a2"] {
@@ -165,7 +165,7 @@ async fn r50_store_lost_and_store_back_are_told_once_each() {
 
 /// Selection, the token, the end of a stream: nothing of a request reaches for the store.
 #[tokio::test(flavor = "multi_thread")]
-async fn r5_no_call_of_a_request_waits_for_the_store() {
+async fn no_call_of_a_request_waits_for_the_store_r5() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for n in 0..20 {
@@ -194,7 +194,7 @@ async fn r5_no_call_of_a_request_waits_for_the_store() {
 
 /// A snapshot is taken whole or not at all, and a changed token record is adopted.
 #[tokio::test(flavor = "multi_thread")]
-async fn r14_a_failed_read_keeps_the_snapshot() {
+async fn a_failed_read_keeps_the_snapshot_r14() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", "{}", LIVE);
@@ -213,7 +213,7 @@ async fn r14_a_failed_read_keeps_the_snapshot() {
 
 /// The Node.js service sets counts back at its start (E2, E3): ours come on top of what is there, and nothing is repaired.
 #[tokio::test(flavor = "multi_thread")]
-async fn r34_counts_that_were_set_back_are_not_repaired() {
+async fn counts_that_were_set_back_are_not_repaired_r34() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"usageCount":50}"#, LIVE);

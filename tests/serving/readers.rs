@@ -146,7 +146,7 @@ async fn who_closes_its_half_gets_the_whole_answer() {
 
 /// M10: who is gone altogether is told from who has closed a half, at once: before the answer and in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m10_who_is_gone_is_noticed_at_once() {
+async fn who_is_gone_is_noticed_at_once_m10() {
     let world = World::new(&[]).await;
     let silent = json!({ "steps": [{ "wait_ms": 60_000 }, { "text": "x" }] });
     for (version, stream) in [("1.1", true), ("1.1", false), ("1.0", false)] {

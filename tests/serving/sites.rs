@@ -105,7 +105,7 @@ async fn who_allows_everybody_allows_every_name_and_no_foreign_page() {
 
 /// M7: with a key the contract stands, for every origin; only what needs no key on this machine looks at names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m7_with_a_key_every_site_may_ask() {
+async fn with_a_key_every_site_may_ask_m7() {
     let world = World::new(&[]).await;
     let foreign = "host: rebound.example\r\norigin: https://example.com\r\nsec-fetch-site: cross-site\r\n";
     let with_key = format!("{foreign}x-api-key: {KEY}\r\n");

@@ -153,7 +153,7 @@ impl Terminator {
 /// Upstream's certificate is always checked: a self-signed one is refused before a byte of the token is sent, and taken
 /// when the operator vouches for it. K72: 200 requests don't make 200 handshakes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k72_upstream_certificates_are_checked_and_handshakes_are_few() {
+async fn upstream_certificates_are_checked_and_handshakes_are_few_k72() {
     let certificate = Certificate::new();
     let simulator = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
     let terminator = Terminator::start(&certificate, simulator.addr()).await;

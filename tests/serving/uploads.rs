@@ -83,7 +83,7 @@ async fn a_small_upload_keeps_its_connection() {
 
 /// Who waits for a word before it sends hears it when its request is wanted, else the answer at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m3_expect_continue_is_told_yes_or_no() {
+async fn expect_continue_is_told_yes_or_no_m3() {
     let world = World::new(&[]).await;
     let ask = |key: &str, length: usize| {
         format!(

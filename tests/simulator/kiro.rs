@@ -71,7 +71,7 @@ const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
 const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
 
 #[tokio::test]
-async fn k141_two_shapes_and_what_each_refuses() {
+async fn two_shapes_and_what_each_refuses_k141() {
     let simulator = simulator();
     let body = body("Hi");
     assert_eq!(q(&simulator, "POST", "/generateAssistantResponse", &[], &body).await.status, 200);
@@ -123,7 +123,7 @@ async fn k141_two_shapes_and_what_each_refuses() {
 }
 
 #[tokio::test]
-async fn k141_old_clients_and_strangers_are_refused_by_call_host_and_account() {
+async fn old_clients_and_strangers_are_refused_by_call_host_and_account_k141() {
     let simulator = simulator();
     let text = "This version of Kiro is no longer supported. Please update to the latest version of Kiro to continue.";
     let ask = async |target: &str, version: &str, token: &str| {
@@ -167,7 +167,7 @@ async fn k141_old_clients_and_strangers_are_refused_by_call_host_and_account() {
 }
 
 #[tokio::test]
-async fn k141_models_by_page_by_account_and_their_fields() {
+async fn models_by_page_by_account_and_their_fields_k141() {
     let simulator = simulator();
     let control = simulator.control();
     let on = |model: &str| {
@@ -234,7 +234,7 @@ async fn k141_models_by_page_by_account_and_their_fields() {
 
 /// What Kiro's accounts, calls and texts are (contract/accounts.md).
 #[tokio::test]
-async fn k141_each_kind_of_account_has_its_profile() {
+async fn each_kind_of_account_has_its_profile_k141() {
     let simulator = simulator();
     let ask = async |token: &str, arn: Option<&str>, token_type: &str, host: &str| {
         let bearer = format!("Bearer {token}");
@@ -333,7 +333,7 @@ async fn k141_each_kind_of_account_has_its_profile() {
 }
 
 #[tokio::test]
-async fn k141_a_refresh_in_the_wrong_region_looks_like_a_dead_token() {
+async fn a_refresh_in_the_wrong_region_looks_like_a_dead_token_k141() {
     let simulator = simulator();
     let refresh = async |token: &str, region: &str| {
         let body = json!({ "refreshToken": token, "clientId": "c", "clientSecret": "s", "grantType": "refresh_token" });
@@ -361,7 +361,7 @@ async fn k141_a_refresh_in_the_wrong_region_looks_like_a_dead_token() {
 }
 
 #[tokio::test]
-async fn k141_thoughts_as_each_model_has_them() {
+async fn thoughts_as_each_model_has_them_k141() {
     let simulator = simulator();
     let ask = async |token: &str, model: &str, prompt: &str, fields: Value| {
         let mut body = body(prompt);
@@ -409,7 +409,7 @@ async fn k141_thoughts_as_each_model_has_them() {
 }
 
 #[tokio::test]
-async fn k141_signatures_are_bound_as_the_world_says() {
+async fn signatures_are_bound_as_the_world_says_k141() {
     let simulator = simulator();
     let turn = |conversation: &str, thoughts: &[&str]| {
         let mut body = body("next");
@@ -456,7 +456,7 @@ async fn k141_signatures_are_bound_as_the_world_says() {
 }
 
 #[tokio::test]
-async fn k141_what_was_sent_before_costs_a_tenth() {
+async fn what_was_sent_before_costs_a_tenth_k141() {
     let simulator = simulator();
     let x = "x".repeat(1000);
     let turn = |turns: usize| {
@@ -488,7 +488,7 @@ async fn k141_what_was_sent_before_costs_a_tenth() {
 /// Every preset in which the world differs, as a world and as one account's token: the request that it is about gets
 /// what it says, and the plain one doesn't.
 #[tokio::test]
-async fn k141_each_world_differs_in_one_thing() {
+async fn each_world_differs_in_one_thing_k141() {
     let plain = body("Hi");
     let change = |pointer: &str, member: &str, value: Value| {
         let mut body = plain.clone();
@@ -583,7 +583,7 @@ async fn k141_each_world_differs_in_one_thing() {
 }
 
 #[tokio::test]
-async fn k141_last_winters_kiro() {
+async fn last_winters_kiro_k141() {
     let bound = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let simulator = bound.world("2025-12").unwrap().spawn().unwrap();
     let mut old = body("Hi");
@@ -607,7 +607,7 @@ async fn k141_last_winters_kiro() {
 }
 
 #[tokio::test]
-async fn k141_web_search_on_both_shapes() {
+async fn web_search_on_both_shapes_k141() {
     let simulator = simulator();
     let call = |method: &str, query: Value| {
         let params = json!({ "name": "web_search", "arguments": { "query": query } });
@@ -656,7 +656,7 @@ async fn k141_web_search_on_both_shapes() {
 }
 
 #[tokio::test]
-async fn k141_statistics_by_shape_and_call() {
+async fn statistics_by_shape_and_call_k141() {
     let simulator = simulator();
     let mut request = body("Hi");
     request["profileArn"] = PROFILE_ARN.into();

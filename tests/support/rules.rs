@@ -16,7 +16,7 @@ pub struct Half {
     pub rules: Vec<String>,
     /// Its vectors, each with its rules.
     pub vectors: Vec<(String, Vec<String>)>,
-    /// What a test's name may begin with before a number: `ts` in `ts7_…`.
+    /// What may stand before the numbers at the end of a test's name: `ts` in `…_ts7`.
     pub letters: &'static [&'static str],
     /// Whether a file is one of its own: the path without `.rs`.
     pub owns: fn(&str) -> bool,
@@ -34,7 +34,7 @@ impl Half {
             }
         }
         for (file, test) in self.named_tests() {
-            for rule in test.split('_').map_while(|word| self.rule_name(word)) {
+            for rule in test.rsplit('_').map_while(|word| self.rule_name(word)) {
                 if let Some(held) = rules.get_mut(&sort_key(&rule)) {
                     held.insert(format!("{file}::{test}"));
                 }
@@ -57,7 +57,7 @@ impl Half {
         assert!(unheld.is_empty(), "nothing holds {unheld:?}");
     }
 
-    /// Every test of its files whose name begins with a rule: (file without extension, name).
+    /// Every test of its files whose name ends with a rule: (file without extension, name).
     fn named_tests(&self) -> Vec<(String, String)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut tests = Vec::new();
@@ -71,7 +71,7 @@ impl Half {
             while lines.any(|line| line == "#[test]") {
                 let name = lines.by_ref().find_map(|line| line.strip_prefix("fn ")?.split('(').next());
                 let Some(name) = name else { break };
-                if name.split('_').next().is_some_and(|word| self.rule_name(word).is_some()) {
+                if name.rsplit('_').next().is_some_and(|word| self.rule_name(word).is_some()) {
                     tests.push((path.clone(), name.to_owned()));
                 }
             }

@@ -65,7 +65,7 @@ pub fn run_case_10(url: &str) {
     let exe = std::env::current_exe().unwrap();
     let start = || {
         Command::new(&exe)
-            .args(["--exact", "support::case_10_process", "--ignored", "--quiet"])
+            .args(["--exact", "support::a_process_case_10", "--ignored", "--quiet"])
             .env(CASE_10_URL, url)
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -81,7 +81,7 @@ const CASE_10_URL: &str = "KIRO_TEST_CASE_10_URL";
 
 #[test]
 #[ignore = "a process of case_10"]
-fn case_10_process() {
+fn a_process_case_10() {
     let Ok(url) = std::env::var(CASE_10_URL) else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

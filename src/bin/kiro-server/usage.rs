@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn k63_trial_and_active_bonuses_count() {
+    fn trial_and_active_bonuses_count_k63() {
         let usage = read(
             r#"{"nextDateReset":1798761600.5,"subscriptionInfo":{"subscriptionTitle":"KIRO PRO"},"usageBreakdownList":[
                 {"resourceType":"CREDIT","currentUsage":1,"usageLimit":2},
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn k63_credit_before_the_first_and_an_ended_trial_counts_nothing() {
+    fn credit_before_the_first_and_an_ended_trial_counts_nothing_k63() {
         let usage = read(
             r#"{"usageBreakdownList":[{"resourceType":"VIBE","currentUsage":9,"usageLimit":9},
                 {"resourceType":"CREDIT","currentUsage":3,"usageLimit":4,"nextDateReset":10,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn k63_everything_is_optional() {
+    fn everything_is_optional_k63() {
         let usage = read("{}");
         assert_eq!((usage.used, usage.limit, usage.share()), (0.0, None, None));
         assert_eq!(Usage::parse(b"[]"), None);

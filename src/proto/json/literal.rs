@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn ts23_literals_that_may_be_copied() {
+    fn literals_that_may_be_copied_ts23() {
         for good in [
             "",
             "Hi",
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn ts23_literals_that_may_not() {
+    fn literals_that_may_not_ts23() {
         let bad: [&[u8]; 14] = [
             br"\ud83d",
             br"\ude00",
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn ts2_halves_are_joined_across_texts_or_replaced() {
+    fn halves_are_joined_across_texts_or_replaced_ts2() {
         assert_eq!(decoded(&[r"a\ud83d", r"\ude00b"]), (vec!["a".into(), "😀b".into()], None));
         assert_eq!(decoded(&[r"a\ud83d", "b"]), (vec!["a".into(), "\u{fffd}b".into()], None));
         assert_eq!(decoded(&[r"a\ud83d", r"\nb"]), (vec!["a".into(), "\u{fffd}\nb".into()], None));

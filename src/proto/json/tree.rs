@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn tr4_writes_compactly_in_the_least_spelling() {
+    fn writes_compactly_in_the_least_spelling_tr4() {
         for (json, expected) in [
             (" { } ", "{}"),
             ("[ ]", "[]"),
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn m18_refuses_what_is_no_json() {
+    fn refuses_what_is_no_json_m18() {
         for json in [
             "",
             " ",
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn m12_depth_is_counted_in_containers() {
+    fn depth_is_counted_in_containers_m12() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(Json::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
         assert_eq!(Json::parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err(), JsonError::TooDeep);
@@ -674,14 +674,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tr4_writes_what_serde_writes(value in any_json(), pretty in any::<bool>()) {
+        fn writes_what_serde_writes_tr4(value in any_json(), pretty in any::<bool>()) {
             let compact = serde_json::to_string(&value).unwrap();
             let given = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { compact.clone() };
             prop_assert_eq!(written(&given), compact);
         }
 
         #[test]
-        fn m18_accepts_what_serde_accepts(value in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        fn accepts_what_serde_accepts_m18(value in any_json(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
             let mut bytes = serde_json::to_vec(&value).unwrap();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn k124_reads_an_answer() {
+    fn reads_an_answer_k124() {
         let (read, next) = catalogue(&[r#"{"models":[{"modelId":"claude-opus-5.5","modelName":"Claude Opus 5.5",
             "rateMultiplier":2.2,"rateUnit":"credit","supportedInputTypes":["TEXT","IMAGE"],
             "tokenLimits":{"maxInputTokens":1000000,"maxOutputTokens":128000.0},
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn k124_a_schema_may_be_text_and_everything_may_be_absent() {
+    fn a_schema_may_be_text_and_everything_may_be_absent_k124() {
         let schema = r#"{\"properties\":{\"reasoning\":{\"properties\":{\"effort\":{\"enum\":[\"none\",\"max\"]}}}}}"#;
         let page = format!(
             r#"{{"models":[{{"modelId":"gpt-5.6-sol","additionalModelRequestFieldsSchema":"{schema}"}},{{"modelId":"bare"}},
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn k124_pages_add_up_and_have_a_bound() {
+    fn pages_add_up_and_have_a_bound_k124() {
         let page = |from: usize, to: usize| {
             let models: Vec<_> = (from..to).map(|n| format!(r#"{{"modelId":"m{n}"}}"#)).collect();
             format!(r#"{{"models":[{}],"nextToken":"n"}}"#, models.join(","))
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn k126_a_schema_that_names_no_members_says_nothing_and_an_empty_one_that_nothing_goes() {
+    fn a_schema_that_names_no_members_says_nothing_and_an_empty_one_that_nothing_goes_k126() {
         let of = |text: &str| FieldsSchema::of(&serde_json::from_str(text).unwrap());
         assert_eq!(of(r#"{"type":"object"}"#), None);
         assert_eq!(of(r#"{"properties":{}}"#), Some(FieldsSchema::default()));

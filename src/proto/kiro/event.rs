@@ -650,7 +650,7 @@ mod tests {
 
     /// TV113: which payloads are copied.
     #[test]
-    fn tv113_raw_copy() {
+    fn raw_copy_tv113() {
         let fast: [&[u8]; 7] = [
             br#"{"content":"a\u003cb\n\u00e9\/"}"#,
             "{\"content\":\"😀 é\"}".as_bytes(),
@@ -695,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn ts2_invalid_utf8_is_replaced_and_counted() {
+    fn invalid_utf8_is_replaced_and_counted_ts2() {
         let mut invalid = 0;
         let event = Event::from_payload(read_text, b"{\"content\":\"\xc3(\"}", &mut invalid);
         assert_eq!(event, Event::Content(Content::Text(Text::Raw("\u{fffd}(".into()))));
@@ -708,7 +708,7 @@ mod tests {
 
     /// What is read without a parser is what the parser reads.
     #[test]
-    fn ts2_flat_payloads_are_read_as_the_parser_reads_them() {
+    fn flat_payloads_are_read_as_the_parser_reads_them_ts2() {
         let payloads = [
             r#"{"content":"x"}"#,
             r#"{"content":"a\u003cb\n\ud83d\ude00","modelId":"m"}"#,

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn k73_kind_by_the_first_match() {
+    fn kind_by_the_first_match_k73() {
         let table = [
             (r#"{"kiroApiKey":"k"}"#, Kind::ApiKey),
             (r#"{"authMethod":"okta"}"#, Kind::External),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn k11_p27_the_region_of_an_arn_is_checked() {
+    fn the_region_of_an_arn_is_checked_k11_p27() {
         assert_eq!(region_of("arn:aws:codewhisperer:eu-central-1:1:profile/X"), Some("eu-central-1"));
         assert_eq!(region_of("arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/X"), Some("us-gov-west-1"));
         for bad in ["arn:aws:codewhisperer:x/../y:1:profile/X", "arn:x", "", "a:aws:c:us-east-1:1", "arn:aws:c::1"] {

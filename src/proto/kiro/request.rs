@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn tr2_members_and_their_order() {
+    fn members_and_their_order_tr2() {
         let text = || Content::from(Text::new("t"));
         let body = body(
             UserMessage {
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn tr3_what_is_empty_is_left_out() {
+    fn what_is_empty_is_left_out_tr3() {
         let body = body(UserMessage { content: Text::new("t").into(), ..UserMessage::default() }, vec![], vec![]);
         let expected = concat!(
             r#"{"conversationState":{"agentContinuationId":"A","agentTaskType":"vibe","chatTriggerType":"MANUAL","#,
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn k115_k116_k121_tr2_what_an_attempt_chooses() {
+    fn what_an_attempt_chooses_k115_k116_k121_tr2() {
         let current = || UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
         let body = body(current(), vec![], vec![Message::User(current())]);
         let continuation = r#""agentContinuationId":"A","agentTaskType":"vibe","#;

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn k52_k53_trap_38_bodies_are_camel_case_json() {
+    fn bodies_are_camel_case_json_k52_k53_trap_38() {
         assert_eq!(body(r#"{"authMethod":"social","refreshToken":"r\"1"}"#).unwrap(), r#"{"refreshToken":"r\"1"}"#);
         assert_eq!(
             body(r#"{"authMethod":"IdC","refreshToken":"r","clientId":"c","clientSecret":"s"}"#).unwrap(),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn k54_what_a_grant_holds() {
+    fn what_a_grant_holds_k54() {
         let read = |body: &str| read_answer(Method::Social, 200, None, body.as_bytes());
         let grant =
             read(r#"{"accessToken":"a","refreshToken":"","expiresIn":0,"profileArn":"","idToken":"i"}"#).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn k76_p24_a_refusal_may_name_the_right_region() {
+    fn a_refusal_may_name_the_right_region_k76_p24() {
         assert_eq!(told_region(br#"{"region":"eu-west-1"}"#).as_deref(), Some("eu-west-1"));
         for body in [&br#"{"region":"evil.org/x"}"#[..], b"{}", b"x", br#"{"region":5}"#] {
             assert_eq!(told_region(body), None);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn k57_to_k61_every_refusal() {
+    fn every_refusal_k57_to_k61() {
         use Refusal::{Doubtful, Passing, RegistrationExpired, Rejected, Unknown};
         let (social, idc) = (Method::Social, Method::Idc);
         let table = [

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn m68_body_names_its_cause() {
+    fn body_names_its_cause_m68() {
         let mut error = ApiError::new(ErrorType::InvalidRequest, "thread: not here");
         error.cause = Some(Cause::ThreadUnsupported);
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn ts25_error_text_is_cut_at_a_character() {
+    fn error_text_is_cut_at_a_character_ts25() {
         let error = ApiError::new(ErrorType::Api, "é".repeat(MAX_MESSAGE_CHARS + 1));
         assert_eq!(error.message, "é".repeat(MAX_MESSAGE_CHARS));
         assert_eq!(ApiError::new(ErrorType::Api, "x".repeat(1_000)).message.len(), 1_000);

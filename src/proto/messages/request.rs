@@ -442,7 +442,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn m34_only_a_uuid_is_a_conversation_id() {
+    fn only_a_uuid_is_a_conversation_id_m34() {
         assert!(is_uuid("13e2a96f-2434-496b-8db1-e2c1f1306470"));
         assert!(is_uuid("0B5E7C1A-1111-4222-8333-444455556666"));
         assert!(!is_uuid("13e2a96f-2434-496b-8db1-e2c1f130647"));
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn m19_quotes_short_printable_names_only() {
+    fn quotes_short_printable_names_only_m19() {
         assert_eq!(quotable("x"), Some("'x'".into()));
         assert_eq!(quotable(&"é".repeat(64)).map(|text| text.chars().count()), Some(66));
         assert_eq!(quotable(&"é".repeat(65)), None);

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn ts24_input_that_is_an_object_keeps_order_and_numbers() {
+    fn input_that_is_an_object_keeps_order_and_numbers_ts24() {
         assert_eq!(input(" { \"b\" : 1.0 , \"a\" : 1e3 } "), r#"{"b":1.0,"a":1e3}"#);
         assert_eq!(input(r#"{"s":"\ud83d"}"#), r#"{"s":"\ufffd"}"#);
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn ts24_anything_else_is_kept_as_text() {
+    fn anything_else_is_kept_as_text_ts24() {
         assert_eq!(input("{\"k\":}"), r#"{"raw_arguments":"{\"k\":}"}"#);
         assert_eq!(input("[1]"), r#"{"raw_arguments":"[1]"}"#);
     }

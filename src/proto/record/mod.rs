@@ -659,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn case_01_unknown_fields_and_big_numbers_stay() {
+    fn unknown_fields_and_big_numbers_stay_case_01() {
         assert_eq!(
             after_successes(
                 r#"{"uuid":"a1","notSupportedModels":[],"big":12345678901234567890,"usageCount":5,"note":"x\/y","z":{"keep":[1,2.5,[]]}}"#,
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn case_02_r20_strings_are_read_as_values_and_spaces_stay() {
+    fn strings_are_read_as_values_and_spaces_stay_case_02_r20() {
         assert_eq!(
             after_successes(r#"{ "usageCount" : "5" , "isHealthy" : "true" }"#, 1),
             r#"{ "usageCount" : 6 , "isHealthy" : "true","lastUsed":"2026-11-23T10:00:00.000Z" }"#
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn case_03_of_a_doubled_key_the_last_counts() {
+    fn of_a_doubled_key_the_last_counts_case_03() {
         assert_eq!(
             after_successes(r#"{"usageCount":1,"usageCount":7}"#, 1),
             r#"{"usageCount":1,"usageCount":8,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
@@ -688,7 +688,7 @@ mod tests {
     }
 
     #[test]
-    fn case_04_names_are_compared_unescaped() {
+    fn names_are_compared_unescaped_case_04() {
         assert_eq!(
             after_successes(r#"{"usage\u0043ount":1}"#, 1),
             r#"{"usage\u0043ount":2,"lastUsed":"2026-11-23T10:00:00.000Z"}"#
@@ -696,13 +696,13 @@ mod tests {
     }
 
     #[test]
-    fn case_05_an_empty_record_is_a_healthy_account() {
+    fn an_empty_record_is_a_healthy_account_case_05() {
         assert!(Account::parse(b"{}", "a1").unwrap().is_healthy);
         assert_eq!(after_successes("{}", 1), r#"{"usageCount":1,"lastUsed":"2026-11-23T10:00:00.000Z"}"#);
     }
 
     #[test]
-    fn case_06_what_another_programs_json_made_of_it_still_serves_every_model() {
+    fn what_another_programs_json_made_of_it_still_serves_every_model_case_06() {
         let record = r#"{"big":1.2345678901235e+19,"notSupportedModels":{},"usageCount":6,"note":"x/y","uuid":"a1"}"#;
         assert!(Account::parse(record.as_bytes(), "a1").unwrap().supports(&["claude-sonnet-4-5"]));
         assert_eq!(
@@ -712,7 +712,7 @@ mod tests {
     }
 
     #[test]
-    fn case_07_a_record_that_is_none_is_never_written() {
+    fn a_record_that_is_none_is_never_written_case_07() {
         for record in ["[]", "null", "not json", ""] {
             assert!(Account::parse(record.as_bytes(), "a1").is_err(), "{record}");
             assert!(Token::parse(record.as_bytes()).is_err(), "{record}");
@@ -726,7 +726,7 @@ mod tests {
     }
 
     #[test]
-    fn case_13_healing_replaces_what_was_set() {
+    fn healing_replaces_what_was_set_case_13() {
         let record = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
         let entries = [
             Entry::UsageCount(42),
@@ -744,7 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn case_15_r26_a_quota_mark_appends_in_the_fixed_order() {
+    fn a_quota_mark_appends_in_the_fixed_order_case_15_r26() {
         let record = br#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#;
         let until = time("2026-12-01T00:00:00Z");
         let entries = [
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn case_19_last_error_time_in_every_spelling() {
+    fn last_error_time_in_every_spelling_case_19() {
         let read = |value: &str| {
             Account::parse(format!(r#"{{"lastErrorTime":{value}}}"#).as_bytes(), "a1").unwrap().last_error_time
         };
@@ -773,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn case_22_expiry_stays_a_number_where_it_was_one() {
+    fn expiry_stays_a_number_where_it_was_one_case_22() {
         let record = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#;
         assert_eq!(Token::parse(record.as_bytes()).unwrap().method(), Method::Idc);
         let entries = [
@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[test]
-    fn case_23_expiry_as_text_gets_milliseconds_and_an_empty_profile_a_value() {
+    fn expiry_as_text_gets_milliseconds_and_an_empty_profile_a_value_case_23() {
         let record = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":"2026-11-23T10:00:00Z","authMethod":"social","profileArn":""}"#;
         let token = Token::parse(record.as_bytes()).unwrap();
         assert_eq!((token.method(), token.profile_arn, token.expires_at), (Method::Social, None, Some(t0())));
@@ -805,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn case_32_a_missing_refresh_token_is_appended() {
+    fn a_missing_refresh_token_is_appended_case_32() {
         let entries = [Entry::RefreshToken("refresh-1".to_owned().into())];
         assert_eq!(
             patch(br#"{"accessToken":"a","n":1}"#, &entries),
@@ -814,7 +814,7 @@ mod tests {
     }
 
     #[test]
-    fn r8_r71_method_by_word_then_by_presence() {
+    fn method_by_word_then_by_presence_r8_r71() {
         let method = |text: &str| Token::parse(text.as_bytes()).unwrap().method();
         let registered = r#""clientId":"c","clientSecret":"s""#;
         for word in ["idc", "IdC", "builder-id", "Builder-ID", "IAM"] {
@@ -840,7 +840,7 @@ mod tests {
     }
 
     #[test]
-    fn r10_null_and_empty_are_absent_and_null_is_not_written_twice() {
+    fn null_and_empty_are_absent_and_null_is_not_written_twice_r10() {
         let token = Token::parse(br#"{"accessToken":null,"refreshToken":"","clientId":"c","clientId":null}"#).unwrap();
         assert_eq!(token, Token::default());
         let record = br#"{"lastErrorTime":null,"isHealthy":null,"errorCount":null}"#;
@@ -855,7 +855,7 @@ mod tests {
     }
 
     #[test]
-    fn r71_p41_the_words_of_auth_method_and_the_guess_without_one() {
+    fn the_words_of_auth_method_and_the_guess_without_one_r71_p41() {
         let method = |record: &str| Token::parse(record.as_bytes()).unwrap().method();
         let words = [
             (Method::Social, &["social", "Social"][..]),
@@ -895,7 +895,7 @@ mod tests {
     }
 
     #[test]
-    fn r70_r77_further_fields_and_their_lengths() {
+    fn further_fields_and_their_lengths_r70_r77() {
         let url = |length: usize| format!("https://x/{}", "a".repeat(length - 10));
         let record = format!(
             r#"{{"tokenEndpoint":"{}","issuerUrl":"{}","startUrl":"https://\u00e9","scopes":["a","b"],"provider":"Enterprise",
@@ -927,7 +927,7 @@ mod tests {
     }
 
     #[test]
-    fn r74_what_a_method_needs_for_a_refresh() {
+    fn what_a_method_needs_for_a_refresh_r74() {
         let can = |record: &str| Token::parse(record.as_bytes()).unwrap().can_refresh();
         assert!(can(r#"{"authMethod":"social","refreshToken":"r"}"#));
         assert!(can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c","clientSecret":"s"}"#));
@@ -937,7 +937,7 @@ mod tests {
     }
 
     #[test]
-    fn r81_an_external_file_keeps_its_method_and_its_addresses() {
+    fn an_external_file_keeps_its_method_and_its_addresses_r81() {
         let text = r#"{"accessToken":"a","refreshToken":"r","clientIdHash":"0a1b","client_id":"c","tokenEndpoint":"https://x/t","scopes":["s","t"],"issuerUrl":"https://x"}"#;
         let file = token_file(text);
         assert_eq!(file.registration_file(), Ok(None), "no registration of AWS");
@@ -950,7 +950,7 @@ mod tests {
     }
 
     #[test]
-    fn r15_a_note_counts_only_while_unhealthy() {
+    fn a_note_counts_only_while_unhealthy_r15() {
         let read = |healthy: bool| {
             let text = format!(r#"{{"isHealthy":{healthy},"lastErrorMessage":"ejected: suspended"}}"#);
             Account::parse(text.as_bytes(), "a1").unwrap().note()
@@ -960,7 +960,7 @@ mod tests {
     }
 
     #[test]
-    fn r24_r25_times_have_milliseconds_and_integers_14_digits() {
+    fn times_have_milliseconds_and_integers_14_digits_r24_r25() {
         assert_eq!(rfc3339(t0()), "2026-11-23T10:00:00.000Z");
         assert_eq!(rfc3339(time("2026-11-23T10:00:00.9999Z")), "2026-11-23T10:00:00.999Z");
         assert_eq!(patch(b"{}", &[Entry::UsageCount(u64::MAX)]).unwrap().unwrap(), br#"{"usageCount":99999999999999}"#);
@@ -976,7 +976,7 @@ mod tests {
     }
 
     #[test]
-    fn case_41_the_client_key_is_found_in_config() {
+    fn the_client_key_is_found_in_config_case_41() {
         let key = |config: &str| client_key(config.as_bytes()).map(|key| key.expose().to_owned());
         assert_eq!(key(r#"{"REQUIRED_API_KEY":"k1","apiKey":"k2"}"#).as_deref(), Some("k1"));
         assert_eq!(key(r#"{"REQUIRED_API_KEY":"","apiKey":"k2"}"#).as_deref(), Some("k2"));
@@ -1002,7 +1002,7 @@ mod tests {
     }
 
     #[test]
-    fn r62_a_new_account_reads_as_healthy_and_points_to_its_token() {
+    fn a_new_account_reads_as_healthy_and_points_to_its_token_r62() {
         let record = new_account("a1", "a1", t0(), Some("my \"one\""));
         assert_eq!(
             String::from_utf8(record.clone()).unwrap(),
@@ -1024,7 +1024,7 @@ mod tests {
     }
 
     #[test]
-    fn case_46_an_ide_file_reads_as_a_record_and_is_written_in_place() {
+    fn an_ide_file_reads_as_a_record_and_is_written_in_place_case_46() {
         let text = r#"{
   "accessToken": "old", "refreshToken": "refresh-1", "expiresAt": "2026-11-23T10:00:00.000Z",
   "clientIdHash": "0a1b", "authMethod": "IdC", "provider": "Enterprise", "region": "eu-west-1", "n": []
@@ -1054,7 +1054,7 @@ mod tests {
     }
 
     #[test]
-    fn case_46_a_hash_that_leaves_the_folder_is_refused() {
+    fn a_hash_that_leaves_the_folder_is_refused_case_46() {
         for hash in ["../x", "a/b", "a.b", "a b", &"x".repeat(129)] {
             let text = format!(r#"{{"accessToken":"a","authMethod":"IdC","clientIdHash":"{hash}"}}"#);
             assert_eq!(token_file(&text).registration_file(), Err(RefusedHash), "{hash}");
@@ -1062,7 +1062,7 @@ mod tests {
     }
 
     #[test]
-    fn r67_snake_case_files_keep_their_spelling() {
+    fn snake_case_files_keep_their_spelling_r67() {
         let text = r#"{"access_token":"old","expires_at":1795428000000,"client_id":"c","client_secret":"s","region":"eu-west-1"}"#;
         let file = token_file(text);
         assert_eq!(file.registration_file(), Ok(None));
@@ -1083,7 +1083,7 @@ mod tests {
     }
 
     #[test]
-    fn r67_social_and_api_key_files() {
+    fn social_and_api_key_files_r67() {
         let social = token_file(
             r#"{"accessToken":"a","refreshToken":"r","authMethod":"social","provider":"Google","region":"eu-west-1","profileArn":"arn:x"}"#,
         );
@@ -1162,7 +1162,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn r19_a_patch_changes_its_values_and_no_other_byte(
+        fn a_patch_changes_its_values_and_no_other_byte_r19(
             members in proptest::collection::vec(member(), 0..12),
             glue in "[ \n\t]{0,3}",
             usage in 0..=MAX_INTEGER,

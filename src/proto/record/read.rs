@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn r11_booleans_are_read_in_every_spelling() {
+    fn booleans_are_read_in_every_spelling_r11() {
         for text in ["true", "\"true\"", "\"TRUE\"", "1", "\"1\"", "1.0"] {
             assert_eq!(boolean(json(text)), Some(true), "{text}");
         }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn case_19_r12_times_in_every_spelling() {
+    fn times_in_every_spelling_case_19_r12() {
         let t0 = "2026-11-23T10:00:00Z".parse::<Timestamp>().unwrap();
         for text in [
             "\"2026-11-23T18:00:00+08:00\"",

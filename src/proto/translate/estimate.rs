@@ -379,7 +379,7 @@ mod tests {
     ];
 
     #[test]
-    fn tu5_tv115_exact_sums() {
+    fn exact_sums_tu5_tv115() {
         for (text, hundredths, tokens) in TV115 {
             let mut estimator = Estimator::default();
             estimator.text(text);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn tu5_tv115_the_same_at_every_cut_and_as_a_literal() {
+    fn the_same_at_every_cut_and_as_a_literal_tu5_tv115() {
         for (text, hundredths, _) in TV115 {
             let mut in_chars = Estimator::default();
             text.chars().for_each(|char| in_chars.text(char.encode_utf8(&mut [0; 4])));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn tu5_every_row_of_the_table() {
+    fn every_row_of_the_table_tu5() {
         for (text, hundredths) in [
             ("aB", 94 + 105),
             ("AB", 94 + 3),
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn tu5_escapes_count_as_their_characters() {
+    fn escapes_count_as_their_characters_tu5() {
         for (literal, text) in [
             (r#"a\nb\t\"\\\/\b\f\r"#, "a\nb\t\"\\/\u{8}\u{c}\r"),
             (r"\ud83d\ude00x", "😀x"),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn tu7_tv116_requests() {
+    fn requests_tu7_tv116() {
         let body = |rest: &str, more: &str| {
             format!(
                 r#"{{"model":"m"{rest},"messages":[{{"role":"user","content":[{{"type":"text","text":"Hello, world!"}}{more}]}}]}}"#
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn tu7_m65_every_kind_of_block() {
+    fn every_kind_of_block_tu7_m65() {
         let hundredths = |role: &str, blocks: &str| {
             let lead = if role == "user" { "" } else { r#"{"role":"user","content":"a"},"# };
             let body = format!(r#"{{"model":"m","messages":[{lead}{{"role":"{role}","content":[{blocks}]}}]}}"#);

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a103_tr40_thinking_by_fields() {
+    fn thinking_by_fields_a103_tr40() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         let fields = r#"{"thinking":{"type":"adaptive","display":"summarized"},"output_config":{"effort":"xhigh"}}"#;
         assert_eq!(sent("claude-opus-5", asked), fields);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a104_tr40_both_ways() {
+    fn both_ways_a104_tr40() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         assert_eq!(
             sent("claude-opus-4-6", asked),
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a105_tv121_tr40_prefix_rows_know_the_enabled_form() {
+    fn prefix_rows_know_the_enabled_form_a105_tv121_tr40() {
         let length = |asked| {
             let prefix = prefix("claude-sonnet-4-5", asked);
             let length = prefix.strip_prefix("<thinking_mode>enabled</thinking_mode><max_thinking_length>")?;
@@ -489,13 +489,13 @@ mod tests {
     }
 
     #[test]
-    fn a106_tr40_a_row_without_thinking() {
+    fn a_row_without_thinking_a106_tr40() {
         assert_eq!(sent("claude-haiku-5-5", Asked { effort: Some(Effort::High), ..ADAPTIVE }), "");
         assert_eq!(prefix("claude-haiku-5-5", ADAPTIVE), "");
     }
 
     #[test]
-    fn a107_tv124_tr40_effort_without_thinking() {
+    fn effort_without_thinking_a107_tv124_tr40() {
         let asked = Asked { effort: Some(Effort::Low), ..PLAIN };
         assert_eq!(sent("claude-opus-5", asked), r#"{"output_config":{"effort":"low"}}"#);
         assert_eq!(sent("claude-opus-5", PLAIN), "");
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a108_tr41_thinking_that_is_off() {
+    fn thinking_that_is_off_a108_tr41() {
         let off = Asked { thinking: Thinking::Disabled, ..PLAIN };
         assert_eq!(sent("claude-opus-5", off), r#"{"thinking":{"type":"disabled"}}"#);
         for always in ["claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5", "claude-fable-5-1"] {
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a109_tr39_the_effort_of_a_budget() {
+    fn the_effort_of_a_budget_a109_tr39() {
         for (tokens, effort) in [
             (2048, "low"),
             (4095, "low"),
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a110_a111_tr42_display() {
+    fn display_a110_a111_tr42() {
         let omitted = Asked { display: Some(Display::Omitted), ..ADAPTIVE };
         assert!(sent("claude-opus-5", omitted).contains(r#""display":"omitted""#));
         assert!(!sent("claude-opus-4-6", omitted).contains("display"));
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn a115_a116_tr43_max_tokens() {
+    fn max_tokens_a115_a116_tr43() {
         let tokens = |model, tokens| sent(model, Asked { max_tokens: Some(tokens), ..PLAIN });
         assert_eq!(tokens("claude-opus-5-5", 512), r#"{"max_tokens":1024}"#);
         assert_eq!(tokens("claude-opus-5-5", 64_000), r#"{"max_tokens":64000}"#);
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn a117_tr40_effort_as_reasoning() {
+    fn effort_as_reasoning_a117_tr40() {
         let max = Asked { effort: Some(Effort::Max), ..PLAIN };
         assert_eq!(sent("gpt-5.6-sol", max), r#"{"reasoning":{"effort":"max"}}"#);
         let off = Asked { thinking: Thinking::Disabled, ..PLAIN };
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn k126_the_catalogue_comes_before_the_row() {
+    fn the_catalogue_comes_before_the_row_k126() {
         let thinking = r#""thinking":{"properties":{"type":{"enum":["adaptive","between_tools"]}}}"#;
         let effort = r#""output_config":{"properties":{"effort":{"enum":["low","medium"],"default":"low"}}}"#;
         let both = format!(r#"{{"properties":{{{thinking},{effort},"max_tokens":{{"minimum":10,"maximum":20}}}}}}"#);
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn tr40_between_tools_has_no_more_than_high() {
+    fn between_tools_has_no_more_than_high_tr40() {
         let schema = r#"{"properties":{"thinking":{"properties":{"type":{"enum":["between_tools"]}}},"output_config":{"properties":{"effort":{"enum":["low","high","max"]}}}}}"#;
         let asked = Asked { thinking: Thinking::BetweenTools, effort: Some(Effort::Max), ..PLAIN };
         assert_eq!(
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn k126_a_pinned_row_is_not_overridden() {
+    fn a_pinned_row_is_not_overridden_k126() {
         let file = r#"[{"kiro_id":"k","names":["claude-k"],"display_name":"d","created":"2025-01-01T00:00:00Z","window":9,"max_output":1,"thinking":"fields","pin":true}]"#;
         let row = Models::from_json(file.as_bytes()).unwrap().resolve("claude-k", None).unwrap().row;
         let mut catalogue = Catalogue::default();
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn a113_k129_a_refusal_of_everything() {
+    fn a_refusal_of_everything_a113_k129() {
         let fields = sent("claude-opus-5", ADAPTIVE);
         for message in [
             "additionalModelRequestFields is not supported for this model",
@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn a114_k129_the_next_lower_effort() {
+    fn the_next_lower_effort_a114_k129() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         let mut refused = RefusedFields::default();
         for (from, to) in [("xhigh", "high"), ("high", "medium"), ("medium", "low"), ("low", "")] {
@@ -666,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn k129_a_named_property_a_limit_and_the_second_refusal() {
+    fn a_named_property_a_limit_and_the_second_refusal_k129() {
         let asked = Asked { max_tokens: Some(64_000), ..ADAPTIVE };
         let fields = sent("claude-opus-5-5", asked);
         let after = |message: &str| {

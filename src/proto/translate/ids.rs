@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn tr48_tr49_equal_beginnings_give_equal_ids() {
+    fn equal_beginnings_give_equal_ids_tr48_tr49() {
         let none = Caller::default();
         let first = of(&with(r#""S""#, A, ""), none, None);
         // Blocks or a string, other spellings, whatever follows.
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn tr48_only_the_beginning_of_the_system_text_counts() {
+    fn only_the_beginning_of_the_system_text_counts_tr48() {
         let none = Caller::default();
         let long = |tail: &str, length: usize| with(&format!("\"{}{tail}\"", "é".repeat(length)), A, "");
         assert_eq!(of(&long("x", 1_024), none, None), of(&long("y", 1_024), none, None));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a183_tr48_sources_in_their_order() {
+    fn sources_in_their_order_a183_tr48() {
         let id = "13e2a96f-2434-496b-8db1-e2c1f1306470";
         let other = "0b5e7c1a-1111-4222-8333-444455556666";
         let body = with(r#""S""#, A, "");
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a125_tr49_random_ones_are_the_callers() {
+    fn random_ones_are_the_callers_a125_tr49() {
         let body = with(r#""S""#, A, "");
         let random = of(&body, Caller::default(), Some(RANDOM));
         assert_eq!([&*random.conversation, &*random.continuation], RANDOM);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn r103_the_secret_is_never_shown() {
+    fn the_secret_is_never_shown_r103() {
         assert_eq!(format!("{:?}", IdSecret::new([7; 32])), "IdSecret");
     }
 }

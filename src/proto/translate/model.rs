@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn k123_the_embedded_table_is_whole() {
+    fn the_embedded_table_is_whole_k123() {
         let table = Models::from_json(include_bytes!("models.json")).unwrap();
         assert_eq!(&table, Models::embedded());
         assert_eq!(table.rows.len(), 26);
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn k123_old_files_stay_valid() {
+    fn old_files_stay_valid_k123() {
         let old = r#"[{"kiro_id":"k","names":["claude-k"],"display_name":"d","created":"2025-01-01T00:00:00Z","window":9,"max_output":1},
             {"kiro_id":"f","names":["claude-f"],"display_name":"d","created":"2025-01-01T00:00:00Z","window":9,"max_output":1,"thinking":"fields"}]"#;
         let table = Models::from_json(old.as_bytes()).unwrap();
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn m66_lists_newest_first_and_only_claude() {
+    fn lists_newest_first_and_only_claude_m66() {
         let row = |name: &str, created: &str| {
             format!(
                 r#"{{"kiro_id":"k","names":["{name}"],"display_name":"d","created":"{created}","window":1,"max_output":1}}"#
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn tr6_k123_a_broken_table_names_its_row() {
+    fn a_broken_table_names_its_row_tr6_k123() {
         let good = r#"{"kiro_id":"k","names":["a"],"display_name":"d","created":"2025-01-01T00:00:00Z","window":1,"max_output":1}"#;
         assert!(Models::from_json(format!("[{good}]").as_bytes()).is_ok());
         let with = |more: &str| format!("[{}]", good.replace('}', &format!(",{more}}}")));
@@ -661,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn tr6_tr35_names_are_compared_whole() {
+    fn names_are_compared_whole_tr6_tr35() {
         let table = Models::embedded();
         for unknown in [
             "",
@@ -690,7 +690,7 @@ mod tests {
 
     /// The names of the vectors, and what they come to (TV55, TV123).
     #[test]
-    fn tv123_tv55_a93_names_of_today() {
+    fn names_of_today_tv123_tv55_a93() {
         let table = Models::embedded();
         for (name, kiro_id) in [
             ("claude-opus-4-1-20250805", Some("claude-opus-4.1")),
@@ -716,7 +716,7 @@ mod tests {
     }
 
     #[test]
-    fn a94_tr35_a_name_may_ask_for_thinking() {
+    fn a_name_may_ask_for_thinking_a94_tr35() {
         let table = Models::embedded();
         for (name, thinks) in [
             ("claude-sonnet-5", false),
@@ -738,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn a95_tr36_unknown_claude_names_pass_with_the_properties_of_the_nearest_older_one() {
+    fn unknown_claude_names_pass_with_the_properties_of_the_nearest_older_one_a95_tr36() {
         let table = Models::embedded();
         let passed = |name: &str| table.resolve(name, None).unwrap().row;
         let six = passed("claude-opus-6");
@@ -759,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn a96_tr36_unknown_names_may_be_refused() {
+    fn unknown_names_may_be_refused_a96_tr36() {
         let table = Models::embedded().clone().with_naming(Naming { refuse_unknown: true, auto: None });
         assert_eq!(id(&table, "claude-opus-6"), None);
         assert_eq!(id(&table, "claude-poet-7-1-20270101"), None);
@@ -777,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn a97_tr37_other_models_by_their_id() {
+    fn other_models_by_their_id_a97_tr37() {
         let table = Models::embedded();
         assert_eq!(id(table, "gpt-5.6-sol").as_deref(), Some("gpt-5.6-sol"));
         assert_eq!(id(table, "GPT-5.6-Sol").as_deref(), Some("gpt-5.6-sol"));
@@ -795,7 +795,7 @@ mod tests {
     }
 
     #[test]
-    fn a98_tr38_what_auto_means() {
+    fn what_auto_means_a98_tr38() {
         let with = |auto: &str| {
             Models::embedded().clone().with_naming(Naming { refuse_unknown: false, auto: Some(auto.to_owned()) })
         };
@@ -813,7 +813,7 @@ mod tests {
     }
 
     #[test]
-    fn m86_a_model_of_a_catalogue_gets_a_row() {
+    fn a_model_of_a_catalogue_gets_a_row_m86() {
         let found = |id, window| Found { kiro_id: id, display_name: None, window, max_output: None };
         let table = Models::embedded()
             .with_found([found("claude-opus-9.9", Some(2_000_000)), found("claude-opus-5.5", Some(1))]);

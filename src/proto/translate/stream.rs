@@ -1180,7 +1180,7 @@ mod tests {
 
     /// TS14, TS25, TS42: over 1 MiB behind an unfinished tool the answer fails, and the tool isn't closed.
     #[test]
-    fn ts25_ts42_the_queue_is_bounded() {
+    fn the_queue_is_bounded_ts25_ts42() {
         let mut response = response(false);
         let mut log = Log::default();
         response.event(tool("a", "{", false), &mut log);
@@ -1198,7 +1198,7 @@ mod tests {
 
     /// TS42: a tool of which no input came commits nothing; another account may still answer.
     #[test]
-    fn ts42_a_held_head_commits_nothing() {
+    fn a_held_head_commits_nothing_ts42() {
         for blanks in ["", " \n"] {
             let mut response = response(false);
             let mut log = Log::default();
@@ -1215,7 +1215,7 @@ mod tests {
 
     /// TS25: a signature over 256 KiB isn't sent.
     #[test]
-    fn ts25_the_signature_is_bounded() {
+    fn the_signature_is_bounded_ts25() {
         for (length, sent) in [(MAX_SIGNATURE, true), (MAX_SIGNATURE + 1, false)] {
             let mut response = response(true);
             let mut log = Log::default();
@@ -1231,7 +1231,7 @@ mod tests {
 
     /// TS25, TS27: one that is alone and too long leaves nothing behind.
     #[test]
-    fn ts27_a_signature_alone_that_is_too_long_opens_nothing() {
+    fn a_signature_alone_that_is_too_long_opens_nothing_ts27() {
         let mut response = response(true);
         let mut log = Log::default();
         response.event(reasoning(None, Some(&"s".repeat(MAX_SIGNATURE + 1))), &mut log);
@@ -1242,7 +1242,7 @@ mod tests {
 
     /// TR44: what was delivered is remembered, in order; `Report::signatures`.
     #[test]
-    fn tr44_the_keys_of_signatures_are_told() {
+    fn the_keys_of_signatures_are_told_tr44() {
         let mut response = response(true);
         let mut log = Log::default();
         response.event(reasoning(Some("t"), Some("abc")), &mut log);
@@ -1260,7 +1260,7 @@ mod tests {
 
     /// TU9: what an answer that may have been cut looks like.
     #[test]
-    fn tu9_an_answer_without_any_usage_is_told() {
+    fn an_answer_without_any_usage_is_told_tu9() {
         let ended = |events: &[Event<'_>]| {
             let mut response = response(false);
             let mut log = Log::default();
@@ -1280,7 +1280,7 @@ mod tests {
 
     /// TS25: the last 1,024 finished tools are remembered.
     #[test]
-    fn ts25_finished_ids_are_bounded() {
+    fn finished_ids_are_bounded_ts25() {
         let mut response = response(false);
         let mut log = Log::default();
         for id in 0..=MAX_FINISHED {
@@ -1314,7 +1314,7 @@ mod tests {
     /// TS14, TS25: neither finished tools nor waiting ones are looked through for each event.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test measures")]
-    fn ts14_ts25_many_tools_cost_no_more_each_than_few() {
+    fn many_tools_cost_no_more_each_than_few_ts14_ts25() {
         let mut response = response(false);
         let mut log = Log::default();
         let began = std::time::Instant::now();
@@ -1335,7 +1335,7 @@ mod tests {
 
     /// TS6, `Done` and `Failed` swallow all: no input changes anything, nor tells anything twice.
     #[test]
-    fn ts3_the_end_swallows_everything() {
+    fn the_end_swallows_everything_ts3() {
         let events = [
             text("x"),
             tool("a", "{}", true),
@@ -1374,7 +1374,7 @@ mod tests {
 
     /// TS19, TS20: a fault before the commit waits for a restart, and takes nothing in the meantime.
     #[test]
-    fn ts19_a_fault_waits_for_a_restart() {
+    fn a_fault_waits_for_a_restart_ts19() {
         let mut response = response(false);
         let mut log = Log::default();
         let fault = Fault::protocol("broken");
@@ -1390,7 +1390,7 @@ mod tests {
 
     /// Giving up in Idle writes nothing: the caller answers with a status (TS19).
     #[test]
-    fn ts19_giving_up_unstarted_writes_nothing() {
+    fn giving_up_unstarted_writes_nothing_ts19() {
         let mut response = response(false);
         let mut log = Log::default();
         response.give_up(&ApiError::new(ErrorType::Api, "m"), &mut log);

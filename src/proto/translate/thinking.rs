@@ -212,7 +212,7 @@ mod tests {
 
     /// TS12's table, first four rows.
     #[test]
-    fn ts12_table_one_character_at_a_time() {
+    fn table_one_character_at_a_time_ts12() {
         let mut steps = characters("a<thinking>b</thinking>\n\nc").into_iter();
         let mut expect = |stream: &str, expected: &dyn Fn(char) -> Vec<(Span, String)>| {
             for character in stream.chars() {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn ts12_table_relatives() {
+    fn table_relatives_ts12() {
         assert_eq!(characters("a<b")[2], text("<b"));
         assert_eq!(characters("a<<")[2], text("<"));
         assert_eq!(characters("a<<")[3], text("<"));
@@ -241,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn ts10_the_quote_behind_a_quoted_tag_is_before_the_next_one() {
+    fn the_quote_behind_a_quoted_tag_is_before_the_next_one_ts10() {
         assert_eq!(scan(&["`<thinking>`<thinking>`"]), [text("`<thinking>`<thinking>`"), vec![]]);
         assert_eq!(scan(&["`<thinking>`<thinking>x"])[0], [text("`<thinking>`"), thinking("x")].concat());
     }
 
     #[test]
-    fn ts10_no_character_before_at_the_start_and_after_a_boundary() {
+    fn no_character_before_at_the_start_and_after_a_boundary_ts10() {
         let mut scanner = Scanner::default();
         let mut spans = Spans::default();
         scanner.text("`", &mut spans);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn ts11_blanks_wait_for_the_run_or_vanish() {
+    fn blanks_wait_for_the_run_or_vanish_ts11() {
         assert_eq!(scan(&[" \n", "\tx", " "]), [vec![], text(" \n\tx"), text(" "), vec![]]);
         assert_eq!(scan(&["\n\n<thinking>\n\nb"])[0], thinking("\nb"));
         assert_eq!(scan(&["<thinking>b</thinking> \n\nc"])[0][2], text(" \n\nc")[0]);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn ts25_more_than_64_waiting_blanks_start_the_run() {
+    fn more_than_64_waiting_blanks_start_the_run_ts25() {
         let blanks = " ".repeat(64);
         assert_eq!(scan(&[&blanks, "<thinking>x"]), [vec![], thinking("x"), vec![]]);
         assert_eq!(scan(&[&blanks, " ", "<thinking>x"])[1], text(&" ".repeat(65)));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn ts9_the_other_tag_and_other_cases_are_text() {
+    fn the_other_tag_and_other_cases_are_text_ts9() {
         assert_eq!(scan(&["a</thinking>b"])[0], text("a</thinking>b"));
         assert_eq!(scan(&["<Thinking>b"])[0], text("<Thinking>b"));
         assert_eq!(scan(&["<thinking>a<thinking>b"])[0], thinking("a<thinking>b"));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn ts12_a_boundary_lets_go_of_everything() {
+    fn a_boundary_lets_go_of_everything_ts12() {
         assert_eq!(scan(&["see \"<thinking>"]), [text("see \""), vec![]]);
         assert_eq!(scan(&["<thinking>no\"</thinking>"]), [thinking("no\""), end()]);
         assert_eq!(scan(&["<thinking>a</thin"]), [thinking("a"), thinking("</thin")]);
@@ -290,7 +290,7 @@ mod tests {
 
     /// TS11: the result is the same at every split.
     #[test]
-    fn ts11_split_independence() {
+    fn split_independence_ts11() {
         let streams = [
             "Hm.<thinking>\nb `</thinking>` \"no\"</thinking>\n\n\nSo `<thinking>` <thin <thinking></thinking>\nx",
             "\n\n<thinking><<</thinking>>></thinking>\"Hi\"<thinking>'</thinking>' \t",

@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tr20_short_names_of_the_alphabet_pass() {
+    fn short_names_of_the_alphabet_pass_tr20() {
         let longest = "a".repeat(64);
         for name in ["f", "WebSearch", "mcp__a-b_9", &longest] {
             assert_eq!(upstream_name(name), name);
@@ -295,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn tr20_the_way_back() {
+    fn the_way_back_tr20() {
         let names: ToolNames = [("get_weather_f65d4328", "get.weather")].into_iter().collect();
         assert_eq!(names.client_name("get_weather_f65d4328"), "get.weather");
         assert_eq!(names.client_name("other"), "other");
     }
 
     #[test]
-    fn tr22_schemas() {
+    fn schemas_tr22() {
         for (client, upstream) in [
             // Not an object, not there.
             ("3", EMPTY_SCHEMA),

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn tu3_tv117_split() {
+    fn split_tu3_tv117() {
         let ratio = |total| parts(UsageSplit::Ratio.split(total));
         assert_eq!(ratio(99), [99, 0, 0]);
         assert_eq!(ratio(100), [3, 7, 90]);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a187_the_window_of_percentages_is_learnt() {
+    fn the_window_of_percentages_is_learnt_a187() {
         let mut quotient = WindowQuotient::default();
         let measured = |tokens, percentage| Measured { tokens, percentage };
         for _ in 0..19 {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn tu2_counts_before_percentage_before_estimate() {
+    fn counts_before_percentage_before_estimate_tu2() {
         let counts = Usage {
             input_tokens: 200,
             cache_creation_input_tokens: 93,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn tu2_a_percentage_that_gives_nothing_falls_back_to_the_estimate() {
+    fn a_percentage_that_gives_nothing_falls_back_to_the_estimate_tu2() {
         for percentage in [0.0, -5.0, f64::NAN, f64::NEG_INFINITY, 0.000_5] {
             let reported = Reported { counts: None, percentage: Some(percentage) };
             assert_eq!(reported.settle(172_500, 10, 1, UsageSplit::None).input_tokens, 10, "{percentage}");
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn m59_counts_are_numbers_that_every_json_reader_holds() {
+    fn counts_are_numbers_that_every_json_reader_holds_m59() {
         let all = |tokens| Usage {
             input_tokens: tokens,
             cache_creation_input_tokens: tokens,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn tu2_rounds_half_up() {
+    fn rounds_half_up_tu2() {
         // 0.001 % of 50,000 is 0.5, of 49,000 0.49.
         assert_eq!(input_total(0.001, 50_000, 0), Some(1));
         assert_eq!(input_total(0.001, 49_000, 0), None);

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn r9_a_record_that_is_too_deep_leaves_the_others_alone() {
+    fn a_record_that_is_too_deep_leaves_the_others_alone_r9() {
         for depth in [65, 70, 1_000_000] {
             let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
             let pool = pool(&format!("{{\"accounts\":{{\"a\":{{\"x\":{deep}}},\"b\":{{}}}},\"note\":{deep}}}"));

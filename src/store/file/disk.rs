@@ -265,7 +265,7 @@ mod tests {
     /// A command that root runs beside a service of another user.
     #[cfg(unix)]
     #[test]
-    fn r64_what_root_writes_belongs_to_whom_the_file_belongs() {
+    fn what_root_writes_belongs_to_whom_the_file_belongs_r64() {
         use std::os::unix::fs::{MetadataExt as _, chown};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn r64_a_folder_that_cannot_be_synced_is_told_from_a_file_that_was_not_replaced() {
+    fn a_folder_that_cannot_be_synced_is_told_from_a_file_that_was_not_replaced_r64() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
         for kind in [PermissionDenied, InvalidInput, Unsupported] {

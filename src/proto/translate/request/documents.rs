@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tr27_names() {
+    fn names_tr27() {
         for (title, expected) in [
             ("Q3 (final).pdf", "Q3 (final)"),
             ("报告.pdf", "document"),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn tr27_repeated_names_are_numbered() {
+    fn repeated_names_are_numbered_tr27() {
         let mut names = Names::default();
         let given: Vec<_> = ["r.pdf", "r-2.pdf", "r.csv", "r"].into_iter().map(|title| names.unique(title)).collect();
         assert_eq!(given, ["r", "r-2", "r-3", "r-4"]);
