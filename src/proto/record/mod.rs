@@ -54,7 +54,8 @@ pub struct Account {
     pub not_supported_models: Vec<String>,
     /// Where the token record lies, as found: `redis:tokens:claude-kiro-oauth:{uuid}` (R45).
     pub token_file_path: Option<String>,
-    /// Kiro's address for this account, with `{{region}}` or `{region}` in it; see [`endpoint`].
+    /// Kiro's address for this account, with `{{region}}` or `{region}` in it; see
+    /// [`endpoint`](crate::proto::address::endpoint).
     pub base_url: Option<String>,
     /// Address of social refresh, likewise.
     pub refresh_url: Option<String>,
