@@ -422,9 +422,7 @@ impl Health {
 
     /// A conversation went well; a ghost exception (K36) is a success too, and so is a probe, where it may heal.
     pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
-        // A `lastErrorTime` further ahead was written by a wrong clock and holds nothing back (R16).
-        let wrong = after(now, LONGEST_FOREIGN_REST);
-        let heals = self.standing.last_error.is_none_or(|at| started >= at || at > wrong);
+        let heals = may_heal(started, self.standing.last_error, now);
         let half_open = heals && !self.standing.healthy;
         // Whenever it was started: what ends well between two failures parts them. Of streams that last longer than it
         // is from one failure to the next none would heal.
@@ -735,6 +733,12 @@ fn next_month(now: Timestamp) -> Timestamp {
     Date::new(year, month, 1)
         .and_then(|first| first.to_zoned(TimeZone::UTC))
         .map_or(Timestamp::MAX, |midnight| midnight.timestamp())
+}
+
+/// Whether a success whose attempt began at `started` proves something about the account after its last failure (R28). A
+/// `lastErrorTime` further ahead than R16 believes was written by a wrong clock and holds nothing back.
+pub(super) fn may_heal(started: Timestamp, last_error: Option<Timestamp>, now: Timestamp) -> bool {
+    last_error.is_none_or(|failed| failed <= started || failed > after(now, LONGEST_FOREIGN_REST))
 }
 
 fn after(start: Timestamp, rest: Duration) -> Timestamp {

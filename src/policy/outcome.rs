@@ -1,9 +1,9 @@
 //! What an attempt does to its account's record (R29), and what many of them do together while they wait to be written
 //! (R28, R30).
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::health::{SUSPICION, carry_suspicion, suspicion_of};
+use super::health::{SUSPICION, carry_suspicion, may_heal, suspicion_of};
 use crate::proto::record::{Account, Entry, Note};
 
 /// What one event changes in an account's record (R29). Made here, written by the store's writer.
@@ -78,8 +78,6 @@ pub enum Event {
 
 /// `errorCount` of an ejected account (R29).
 pub(super) const EJECTED_ERROR_COUNT: u64 = 10;
-/// A `lastErrorTime` further ahead was written by a wrong clock and holds no heal back; as R16 caps a cool-down.
-const WRONG_CLOCK: SignedDuration = SignedDuration::from_mins(65);
 
 /// Any number of outcomes of one account, as one change: first the heal, then the failure behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -265,7 +263,7 @@ fn is_suspected(account: &Account) -> bool {
 
 fn is_curable(account: &Account, started_at: Timestamp, now: Timestamp) -> bool {
     let is_ill = !account.is_healthy || account.error_count != 0 || account.last_error_time.is_some();
-    is_ill && account.last_error_time.is_none_or(|failed| failed <= started_at || failed > now + WRONG_CLOCK)
+    is_ill && may_heal(started_at, account.last_error_time, now)
 }
 
 impl Failure {
@@ -370,6 +368,8 @@ fn is_over(note: &Note, at: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::proto::record::patch;
 
