@@ -656,9 +656,9 @@ impl Identity {
 
     fn sdk_agent(&self, sdk: &str, api: &str, mode: &str, ide: &str) -> String {
         let Self { os, .. } = self;
-        // Made for every call: pieces put together cost a quarter of `format!`.
-        let (sdk_name, node) = ("aws-sdk-js/", client::NODE);
-        [sdk_name, sdk, " ua/2.1 os/", os, " lang/js md/nodejs#", node, " api/", api, "#", sdk, " m/", mode, " ", ide]
+        let (name, node) = ("aws-sdk-js/", client::NODE);
+        // Made for every call, and cheaper than `format!`.
+        [name, sdk, " ua/2.1 os/", os, " lang/js md/nodejs#", node, " api/", api, "#", sdk, " m/", mode, " ", ide]
             .concat()
     }
 

@@ -398,7 +398,7 @@ impl MessageStream {
             }
             Opened::Failed { error, mut trail } => {
                 self.times.waited += trail.take_waited();
-                self.fail(error, &mut trail);
+                self.fail(error, Some(&mut trail));
             }
         }
     }
@@ -435,9 +435,7 @@ impl MessageStream {
         };
         let error = Error::new(Code::Overloaded, message).with_retry_after(Some(ROOM_AFTER));
         let mut trail = self.take_trail();
-        self.pipeline.give_up(&error.api_error(), &mut self.out);
-        self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
-        self.failure = Some(error);
+        self.fail(error, trail.as_deref_mut());
     }
 
     fn on_step(&mut self, step: Step) {
@@ -522,7 +520,7 @@ impl MessageStream {
                 self.shared.metrics.count_attempt(None, Some(fault.kind));
                 let Some(job) = self.job.clone() else {
                     return self
-                        .fail(Error::new(Code::Internal, "a fault before the commit came after it"), &mut trail);
+                        .fail(Error::new(Code::Internal, "a fault before the commit came after it"), Some(&mut trail));
                 };
                 match trail.judge(&job, lease, fault) {
                     Ok(next) => match self.pipeline.restart() {
@@ -530,19 +528,19 @@ impl MessageStream {
                             self.slot.opens();
                             self.phase = Phase::Opening(Box::pin(open(job, trail, next)));
                         }
-                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), &mut trail),
+                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), Some(&mut trail)),
                     },
-                    Err(error) => self.fail(error, &mut trail),
+                    Err(error) => self.fail(error, Some(&mut trail)),
                 }
             }
         }
     }
 
     /// The end without success: a status while nothing was sent, else the SSE `error` event.
-    fn fail(&mut self, error: Error, trail: &mut Trail) {
+    fn fail(&mut self, error: Error, trail: Option<&mut Trail>) {
         self.phase = Phase::Ended;
         self.pipeline.give_up(&error.api_error(), &mut self.out);
-        self.conclude(Outcome::Error, Some(trail), Some(error.clone()));
+        self.conclude(Outcome::Error, trail, Some(error.clone()));
         self.failure = Some(error);
     }
 

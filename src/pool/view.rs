@@ -119,13 +119,10 @@ impl AccountView {
 
     /// Region of the Kiro host for a call with this variant of the profile (K74): the ARN's, else the account's.
     pub fn api_region<'a>(&'a self, variant: &'a Variant) -> &'a str {
-        match self.variants.first() {
-            Some(first) if std::ptr::eq(first, variant) => &self.region,
-            _ => self.region_for(variant),
-        }
+        if self.variants.first() == Some(variant) { &self.region } else { self.region_in(variant) }
     }
 
-    fn region_for<'a>(&'a self, variant: &'a Variant) -> &'a str {
+    fn region_in<'a>(&'a self, variant: &'a Variant) -> &'a str {
         variant.arn().and_then(region_of).unwrap_or(&self.api_region)
     }
 
@@ -251,8 +248,8 @@ impl AccountView {
     }
 
     /// With what is made once and not for each attempt.
-    fn with_chats(mut self) -> Self {
-        let first = self.variants.first().map_or(self.api_region.as_str(), |variant| self.region_for(variant));
+    fn prepared(mut self) -> Self {
+        let first = self.variants.first().map_or(self.api_region.as_str(), |variant| self.region_in(variant));
         self.region = first.to_owned();
         self.chats = Shape::ALL.map(|shape| self.url(shape, Call::Chat, self.region()).into());
         self
@@ -471,7 +468,7 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         refresh,
         proxy_url: account.and_then(|account| account.proxy_url.clone()),
     }
-    .with_chats();
+    .prepared();
     if let Some((region, host)) = view.region_clash().filter(|_| problem.is_none()) {
         let setting = match has_own_address {
             true => "KIRO_BASE_URL",
