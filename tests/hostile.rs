@@ -9,6 +9,8 @@ mod bounds;
 mod redis_server;
 #[path = "hostile/secrets.rs"]
 mod secrets;
+#[path = "hostile/table.rs"]
+mod table;
 #[path = "hostile/upstream.rs"]
 mod upstream;
 #[path = "support/world.rs"]

@@ -329,7 +329,7 @@ impl Reading {
         let (mut used, mut filled) = (0, 0);
         while used < input.len() && !self.has_ended() {
             let left = &input[used..];
-            let (took, gave) = match self.extended_size(left) {
+            let read = match self.extended_size(left) {
                 Some((size, line)) => {
                     let plain = [&left[..size], b"\r\n"].concat();
                     self.call
@@ -337,8 +337,13 @@ impl Reading {
                         .map(|(took, _)| if took == plain.len() { (line, 0) } else { (0, 0) })
                 }
                 None => self.call.read(left, &mut out[filled..]),
-            }
-            .map_err(|_| End::Broken)?;
+            };
+            let (took, gave) = match read {
+                Ok(read) => read,
+                // What came right before it is handed on first: it is met again at the next look.
+                Err(_) if filled > 0 => break,
+                Err(_) => return Err(End::Broken),
+            };
             if took == 0 {
                 break;
             }
