@@ -12,7 +12,8 @@ import { build } from './build.mjs'
 import { instrumented, nodeReport, prepare, report } from './coverage.mjs'
 import { lint } from './lint.mjs'
 import { need } from './needs.mjs'
-import { conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
+import { conclude, installPackages, needRust, root, run, serverBinary, totals } from './steps.mjs'
+import { faults } from './test-faults.mjs'
 
 const started = Date.now()
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith('--'))
@@ -43,10 +44,13 @@ if (built) {
     const isBar = (file) => file.endsWith('life.test.mjs')
     ok = (await node(files.filter((file) => !isBar(file)), ...measured)) && ok
     ok = (await node(files.filter(isBar))) && ok
-    for (const name of Object.keys(instrumented())) delete process.env[name]
-    await report()
   } else {
     ok = (await node(files)) && ok
+  }
+  if (!nodeOnly) await faults({ size: 'short', binary: serverBinary() })
+  if (coverage) {
+    for (const name of Object.keys(instrumented())) delete process.env[name]
+    await report()
   }
   if (flags.includes('--lint')) await lint()
 }
