@@ -31,7 +31,7 @@ use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, AccountView, Lease, Pool, Stood, short};
 use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
 use crate::proto::kiro::profile::region_of;
-use crate::proto::kiro::token::{self, Grant, Refusal};
+use crate::proto::kiro::token::{Grant, Refusal};
 use crate::proto::record::{DEFAULT_REGION, Fingerprint, Method, Token, is_region};
 use crate::secret::Secret;
 use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
@@ -424,10 +424,12 @@ impl Inner {
             let view = self.pool.view_with(id, &credential).ok_or(RefreshError::Gone)?;
             let view = view.map_err(|_| RefreshError::NotRefreshable)?;
             let Some(used) = credential.refresh_token.clone() else { return Err(RefreshError::NotRefreshable) };
-            let Some(body) = token::request_body(&credential) else { return Err(RefreshError::NotRefreshable) };
+            if !credential.can_refresh() {
+                return Err(RefreshError::NotRefreshable);
+            }
             let region = view.refresh_region().to_owned();
             let since = Instant::now();
-            match self.call(&view, &credential, body.clone(), &region).await {
+            match self.call(&view, &credential, &region).await {
                 Ok(grant) => {
                     self.save(id, &used, (bytes, record), grant).await;
                     return Ok(());
@@ -445,11 +447,17 @@ impl Inner {
                         ((bytes, record), known) = (base, still_known);
                         continue;
                     }
+                    if credential.method() == Method::External {
+                        let provider = view.refresh_url(&region).unwrap_or_default();
+                        let by =
+                            std::iter::once(host_of(&provider)).chain(told.as_deref()).collect::<Vec<_>>().join(", ");
+                        return Err(self.refused(id, &format!("by {by}"), &used, refusal, known));
+                    }
                     let mut tried = vec![region];
                     if credential.method() == Method::Idc
                         && matches!(refusal, Refusal::Rejected | Refusal::RegistrationExpired)
                     {
-                        match self.call_elsewhere(&view, &credential, &body, told, &mut tried, since).await {
+                        match self.call_elsewhere(&view, &credential, told, &mut tried, since).await {
                             Ok(grant) => {
                                 self.granted_elsewhere(id, &credential, tried.last(), grant, &used, (bytes, record))
                                     .await;
@@ -464,7 +472,7 @@ impl Inner {
                             Err(false) => {}
                         }
                     }
-                    return Err(self.refused(id, &tried, &used, refusal, known));
+                    return Err(self.refused(id, &format!("in {}", tried.join(", ")), &used, refusal, known));
                 }
                 Err(error) => {
                     let now = self.pool.now();
@@ -489,7 +497,6 @@ impl Inner {
         &self,
         view: &AccountView,
         credential: &Token,
-        body: &[u8],
         mut told: Option<String>,
         tried: &mut Vec<String>,
         since: Instant,
@@ -506,7 +513,7 @@ impl Inner {
             };
             let Some(region) = candidates.into_iter().find(is_new).map(str::to_owned) else { break };
             let left = CALLS_WITHIN.saturating_sub(since.elapsed());
-            let answer = tokio::time::timeout(left, self.call(view, credential, body.to_vec(), &region)).await;
+            let answer = tokio::time::timeout(left, self.call(view, credential, &region)).await;
             tried.push(region);
             match answer {
                 Ok(Ok(grant)) => return Ok(grant),
@@ -618,7 +625,8 @@ impl Inner {
         self.pool.refreshed(id);
     }
 
-    fn refused(&self, id: &AccountId, tried: &[String], used: &Secret, refusal: Refusal, known: bool) -> RefreshError {
+    /// `whence` says who refused: `in us-east-1`, `by login.example.org`.
+    fn refused(&self, id: &AccountId, whence: &str, used: &Secret, refusal: Refusal, known: bool) -> RefreshError {
         let now = self.pool.now();
         let believed = self.pool.with_slot(id, |slot, rng| {
             // While the store is away somebody may have rotated the token without our seeing it: not for good.
@@ -635,14 +643,12 @@ impl Inner {
             id,
             match refusal {
                 Refusal::RegistrationExpired => format!("client registration expired ({fingerprint}); log in again"),
+                Refusal::ClientRefused => format!("client refused ({fingerprint}) {whence}; log in again"),
                 Refusal::Rejected
                 | Refusal::Doubtful
                 | Refusal::ClientVersion
                 | Refusal::Passing
-                | Refusal::Unknown => {
-                    let regions = tried.join(", ");
-                    format!("refresh token rejected ({fingerprint}) in {regions}; log in again")
-                }
+                | Refusal::Unknown => format!("refresh token rejected ({fingerprint}) {whence}; log in again"),
             },
         );
         RefreshError::Rejected
@@ -664,7 +670,7 @@ enum Taken {
 
 /// Why a refresh call brought nothing.
 enum CallError {
-    /// With the region that the refusal named (K76).
+    /// With what the refusal named: the right region (K76), an external provider's number (K82).
     Refused(Refusal, Option<String>),
     /// Nothing was sent.
     Unreachable,

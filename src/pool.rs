@@ -97,6 +97,7 @@ impl From<&Config> for Settings {
                 generate: config.upstream_url.clone(),
                 social_refresh: config.social_refresh_url.clone(),
                 idc_refresh: config.idc_refresh_url.clone(),
+                external_hosts: config.external_idp_hosts.clone(),
                 api_regions: config.api_regions.clone(),
                 builder_id_profile: Some(config.builder_id_profile_arn.as_str())
                     .filter(|arn| !arn.is_empty())

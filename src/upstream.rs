@@ -654,6 +654,11 @@ impl Identity {
         format!("KiroIDE-{}-{machine_id}", self.version)
     }
 
+    /// `user-agent` of a refresh at an organisation's own provider (K82): no machine id.
+    pub fn provider_user_agent(&self) -> String {
+        format!("KiroIDE-{}", self.version)
+    }
+
     fn sdk_agent(&self, sdk: &str, api: &str, mode: &str, ide: &str) -> String {
         let Self { os, .. } = self;
         let (name, node) = ("aws-sdk-js/", client::NODE);

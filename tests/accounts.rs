@@ -6,6 +6,8 @@
 #[path = "support/accounts.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod accounts;
+#[path = "accounts/external.rs"]
+mod external;
 #[path = "support/log.rs"]
 mod log;
 #[path = "support/redis_server.rs"]
@@ -44,14 +46,15 @@ struct World {
 type Seen = (&'static str, String, String);
 
 impl World {
-    /// An account for each token record, with the members of all added.
+    /// An account for each token record, with the members of all added. `{port}` in them and in options is upstream's.
     async fn new(tokens: &[Value], options: &[(&str, &str)]) -> Self {
         let redis = RedisServer::start();
         let upstream = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap().spawn().unwrap();
         for (n, token) in tokens.iter().enumerate() {
             let id = id(n);
             let mut all = json!({ "expiresAt": "2099-01-01T00:00:00.000Z" });
-            all.as_object_mut().unwrap().extend(token.as_object().unwrap().clone());
+            let token = token.to_string().replace("{port}", &upstream.addr().port().to_string());
+            all.as_object_mut().unwrap().extend(serde_json::from_str::<serde_json::Map<_, _>>(&token).unwrap());
             add_account(&mut redis.connection(), &id, &json!({}), &all);
         }
         let port = upstream.addr().port();
@@ -63,7 +66,7 @@ impl World {
             ("KIRO_SOCIAL_REFRESH_URL", format!("http://auth.{{region}}.localhost:{port}/refreshToken")),
             ("KIRO_IDC_REFRESH_URL", format!("http://oidc.{{region}}.localhost:{port}/token")),
         ];
-        said.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        said.extend(options.iter().map(|(name, value)| (*name, value.replace("{port}", &port.to_string()))));
         let raw = RawConfig::from_env(said.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let ahead = Arc::<AtomicI64>::default();
         let (real, by) = (Gateway::wall_clock(), ahead.clone());

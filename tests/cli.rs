@@ -445,10 +445,10 @@ fn doctor_names_region_profile_registration_and_suspicion_r76() {
         (
             none(),
             token(
-                json!({ "authMethod": "external_idp", "tokenEndpoint": "https://login.okta.com/t", "clientId": "c" }),
+                json!({ "authMethod": "external_idp", "tokenEndpoint": "https://sso.example.org/t", "clientId": "c" }),
             ),
             "wrong",
-            "external identity provider: not supported yet",
+            "tokenEndpoint: host sso.example.org is not allowed; add it to KIRO_EXTERNAL_IDP_HOSTS",
         ),
         (
             json!({ "KIRO_BASE_URL": "http://relay.localhost:9/hush?key=hush", "KIRO_REFRESH_URL": "http://127.0.0.1:9/hush" }),
@@ -502,7 +502,10 @@ fn doctor_names_what_the_node_js_service_cant_serve_r76() {
     let mut redis = server.connection();
     for (record, wanted) in [
         (json!({ "kiroApiKey": "ksk_x" }), Some("REDIS_KEY_PREFIX")),
-        (token(json!({ "authMethod": "okta" })), Some("REDIS_KEY_PREFIX")),
+        (
+            token(json!({ "authMethod": "okta", "clientId": "c", "tokenEndpoint": "https://org.okta.com/t" })),
+            Some("REDIS_KEY_PREFIX"),
+        ),
         (token(json!({ "authMethod": null })), Some("write authMethod `social`")),
         (token(json!({ "authMethod": "Social" })), Some("write authMethod `social`")),
         (token(json!({})), None),

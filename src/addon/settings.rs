@@ -45,6 +45,7 @@ fn type_of(form: Form) -> String {
         | Form::UpstreamUrl
         | Form::Regions
         | Form::ProfileArn
+        | Form::ProviderHosts
         | Form::Url(_)
         | Form::Address => "string".to_owned(),
         Form::Integer(..) | Form::Duration => "number".to_owned(),

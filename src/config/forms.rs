@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::proto::address;
-use crate::proto::kiro::{client_identity, profile};
+use crate::proto::kiro::{client_identity, external, profile};
 use crate::proto::record::{DEFAULT_REGION, is_region};
 
 /// The form a setting's value must have.
@@ -27,6 +27,8 @@ pub enum Form {
     UpstreamUrl,
     /// A comma list of AWS regions.
     Regions,
+    /// A comma list of hosts of identity providers (K84); empty is a value too.
+    ProviderHosts,
     /// The ARN of a profile; empty is a value too: none.
     ProfileArn,
     /// An absolute URL with one of these schemes.
@@ -46,6 +48,7 @@ impl Form {
             Form::Word(words) => words.contains(&text),
             Form::UpstreamUrl => address::endpoint(text, DEFAULT_REGION).is_some(),
             Form::Regions => text.split(',').all(|region| is_region(region.trim())),
+            Form::ProviderHosts => external::Hosts::parse(text).is_some(),
             Form::ProfileArn => {
                 text.is_empty() || text.split(':').nth(2) == Some("codewhisperer") && profile::region_of(text).is_some()
             }
@@ -69,6 +72,11 @@ impl Form {
             Form::Store => "redis or file:PATH".into(),
             Form::UpstreamUrl => address::ALLOWED.into(),
             Form::Regions => "a comma list of regions such as us-east-1,eu-central-1".into(),
+            Form::ProviderHosts => {
+                "a comma list of host names such as sso.example.org, or suffixes such as .auth.example.org; `only:` in \
+                 front replaces the built-in ones"
+                    .into()
+            }
             Form::ProfileArn => "a profile's ARN (arn:…:codewhisperer:…), or empty".into(),
             Form::Url(schemes) => {
                 format!(

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::policy::select::Strategy;
 use crate::proto::kiro::client_identity;
+use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::route::Shape;
 use crate::proto::translate::request::{CachePoints, SystemPlace};
 use crate::proto::translate::usage::UsageSplit;
@@ -137,6 +138,8 @@ pub struct Config {
     pub runtime_url: String,
     /// `KIRO_MANAGEMENT_URL`.
     pub management_url: String,
+    /// `KIRO_EXTERNAL_IDP_HOSTS`.
+    pub external_idp_hosts: Hosts,
     /// `KIRO_API_REGIONS`; never empty.
     pub api_regions: Vec<String>,
     /// `KIRO_BUILDER_ID_PROFILE_ARN`; empty: none.
@@ -313,6 +316,8 @@ impl RawConfig {
             },
             runtime_url: self.text(key!("KIRO_RUNTIME_URL"))?,
             management_url: self.text(key!("KIRO_MANAGEMENT_URL"))?,
+            // Its form was checked where it was read.
+            external_idp_hosts: Hosts::parse(&self.text(key!("KIRO_EXTERNAL_IDP_HOSTS"))?).unwrap_or_default(),
             api_regions: self
                 .text(key!("KIRO_API_REGIONS"))?
                 .split(',')

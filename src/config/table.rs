@@ -221,6 +221,10 @@ pub const SETTINGS: &[Setting] = &[
         .means("How long a cooled-down account rests when upstream gives no Retry-After."),
     row(Group::Accounts, "KIRO_REFRESH_THRESHOLD", Form::Duration, "5m")
         .means("An access token that expires within this time is refreshed in the background."),
+    row(Group::Accounts, "KIRO_EXTERNAL_IDP_HOSTS", Form::ProviderHosts, "").means(
+        "Further hosts of identity providers that may be sent the refresh token of an organisation's account: names or \
+         suffixes, beside those of Microsoft Entra ID and Okta. Neither the store nor a record can add one.",
+    ),
     row(Group::Accounts, "KIRO_ACCOUNT_CACHE_TTL", Form::Duration, "5s")
         .means("Age at which the snapshot of accounts is read again in the background; at least 50ms."),
     row(Group::Store, "REDIS_HOST", Form::Text, "127.0.0.1").means("Redis host; read only when REDIS_URL is unset."),

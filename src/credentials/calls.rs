@@ -12,9 +12,10 @@ use crate::policy::learned::{Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::pool::AccountView;
 use crate::proto::kiro::catalogue::Catalogue;
+use crate::proto::kiro::external;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
-use crate::proto::kiro::token::{self, Grant};
+use crate::proto::kiro::token::{self, Grant, Refusal};
 use crate::proto::record::{Method, Token};
 use crate::proto::said::Known;
 use crate::secret::Secret;
@@ -26,6 +27,8 @@ use super::{CALL_WITHIN, CallError, Inner};
 pub(super) const ASK_WITHIN: Duration = Duration::from_secs(20);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 256 * 1024;
+/// That of a refresh (K82).
+const MAX_REFRESH_ANSWER: usize = 64 * 1024;
 /// A page of the models is read to this size, and so many pages (K124).
 const MAX_PAGE: usize = 1024 * 1024;
 const MAX_PAGES: usize = 10;
@@ -34,15 +37,43 @@ const MAX_PAGES: usize = 10;
 pub(super) type Make<'a> = dyn Fn(&reqwest::Client, Shape, &str) -> reqwest::RequestBuilder + Sync + 'a;
 
 impl Inner {
-    /// One refresh call (K52–K61).
-    pub(super) async fn call(
-        &self,
-        view: &AccountView,
-        token: &Token,
-        body: Vec<u8>,
-        region: &str,
-    ) -> Result<Grant, CallError> {
+    /// One refresh call (K52–K61), or that of an external account (K82).
+    pub(super) async fn call(&self, view: &AccountView, token: &Token, region: &str) -> Result<Grant, CallError> {
+        if token.method() == Method::External {
+            self.call_provider(view, token).await
+        } else {
+            self.call_kiro(view, token, region).await
+        }
+    }
+
+    /// A refresh at an organisation's own provider, once more without the scope that it refuses.
+    async fn call_provider(&self, view: &AccountView, token: &Token) -> Result<Grant, CallError> {
+        let url = view.refresh_url(view.refresh_region()).ok_or(CallError::Network)?;
+        let mut headers = HeaderMap::with_capacity(3);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let agent = self.upstream.identity().provider_user_agent();
+        headers.insert(USER_AGENT, HeaderValue::from_str(&agent).map_err(|_| CallError::Network)?);
+        let client = self.upstream.client(view.proxy_url().map(Secret::expose)).map_err(|_| CallError::Network)?;
+        let mut with_scope = token.scopes.is_some();
+        loop {
+            let form = external::refresh_form(token, with_scope).ok_or(CallError::Network)?;
+            let answer = answer_of(client.post(&url).headers(headers.clone()).body(form)).await?;
+            let refused = match external::read_answer(answer.status, &answer.body, self.pool.now()) {
+                Ok(grant) => return Ok(grant),
+                Err(refused) => refused,
+            };
+            if refused.without_scope && std::mem::take(&mut with_scope) {
+                continue;
+            }
+            refresh_refused(view, answer.status, refused.refusal);
+            return Err(CallError::Refused(refused.refusal, refused.code));
+        }
+    }
+
+    async fn call_kiro(&self, view: &AccountView, token: &Token, region: &str) -> Result<Grant, CallError> {
         let url = view.refresh_url(region).ok_or(CallError::Network)?;
+        let body = token::request_body(token).ok_or(CallError::Network)?;
         let identity = self.upstream.identity();
         let method = token.method();
         let mut headers = HeaderMap::with_capacity(5);
@@ -66,14 +97,7 @@ impl Inner {
             headers.insert(name, HeaderValue::from_str(&agent).map_err(|_| CallError::Network)?);
         }
         let client = self.upstream.client(view.proxy_url().map(Secret::expose)).map_err(|_| CallError::Network)?;
-        let request = client.post(&url).headers(headers).body(body);
-        let answer = match tokio::time::timeout(CALL_WITHIN, read(request)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.is_connect() => return Err(CallError::Unreachable),
-            Ok(Err(error)) if error.is_timeout() => return Err(CallError::Timeout),
-            Ok(Err(_)) => return Err(CallError::Network),
-            Err(_) => return Err(CallError::Timeout),
-        };
+        let answer = answer_of(client.post(&url).headers(headers).body(body)).await?;
         let error_type = answer.header("x-amzn-errortype");
         let read = token::read_answer(method, answer.status, error_type, &answer.body);
         let gate = match &read {
@@ -82,12 +106,7 @@ impl Inner {
         };
         self.upstream.gate().heard("refresh", host_of(&url), gate);
         if let Err(refusal) = read {
-            tracing::debug!(
-                account = view.short_id(),
-                status = answer.status,
-                kind = refusal.as_str(),
-                "refresh refused"
-            );
+            refresh_refused(view, answer.status, refusal);
         }
         read.map_err(|refusal| CallError::Refused(refusal, token::told_region(&answer.body)))
     }
@@ -263,6 +282,21 @@ impl Answer {
 
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+fn refresh_refused(view: &AccountView, status: u16, refusal: Refusal) {
+    tracing::debug!(account = view.short_id(), status, kind = refusal.as_str(), "refresh refused");
+}
+
+/// The answer to a refresh.
+async fn answer_of(request: reqwest::RequestBuilder) -> Result<Answer, CallError> {
+    match tokio::time::timeout(CALL_WITHIN, read_up_to(request, MAX_REFRESH_ANSWER)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.is_connect() => Err(CallError::Unreachable),
+        Ok(Err(error)) if error.is_timeout() => Err(CallError::Timeout),
+        Ok(Err(_)) => Err(CallError::Network),
+        Err(_) => Err(CallError::Timeout),
     }
 }
 

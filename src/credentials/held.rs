@@ -371,8 +371,7 @@ impl Held {
         threshold: Duration,
         now: Timestamp,
     ) -> bool {
-        let refreshed = !matches!(self.token.method(), Method::ApiKey | Method::External);
-        let refreshable = refreshed && self.token.refresh_token.is_some();
+        let refreshable = self.token.method() != Method::ApiKey && self.token.refresh_token.is_some();
         if !refreshable || self.seen.is_none() || self.is_in_flight() || self.is_pausing(now) {
             return false;
         }
@@ -494,7 +493,7 @@ impl Held {
     /// The refresh was refused. True: believed, the account is to be ejected (K57–K59, K61).
     pub(super) fn refused(&mut self, kind: Refusal, now: Timestamp) -> bool {
         match kind {
-            Refusal::Rejected | Refusal::RegistrationExpired => true,
+            Refusal::Rejected | Refusal::RegistrationExpired | Refusal::ClientRefused => true,
             Refusal::Passing | Refusal::ClientVersion => false,
             Refusal::Doubtful | Refusal::Unknown => {
                 let count = match self.trouble.refusals {

@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
 use crate::policy::learned::{Learned, MOST_LISTED, Variant};
-use crate::proto::address::{endpoint, origin};
+use crate::proto::address::{ALLOWED, endpoint, origin};
+use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{
     BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
@@ -76,9 +77,13 @@ impl AccountView {
         self.method == Method::ApiKey
     }
 
-    /// The header `tokentype`; none for accounts that send no such header (K14).
+    /// The header `tokentype`; none for accounts that send no such header (K14, K83).
     pub fn token_type(&self) -> Option<&'static str> {
-        self.is_api_key().then_some("API_KEY")
+        match self.method {
+            Method::ApiKey => Some("API_KEY"),
+            Method::External => Some("EXTERNAL_IDP"),
+            Method::Social | Method::Idc => None,
+        }
     }
 
     /// What may go out as its profile, in the order of K77; never empty, the last one is [`Variant::None`].
@@ -311,6 +316,8 @@ pub(super) struct Urls {
     pub(super) social_refresh: String,
     /// `KIRO_IDC_REFRESH_URL`.
     pub(super) idc_refresh: String,
+    /// `KIRO_EXTERNAL_IDP_HOSTS`.
+    pub(super) external_hosts: Hosts,
     /// `KIRO_API_REGIONS`.
     pub(super) api_regions: Vec<String>,
     /// `KIRO_BUILDER_ID_PROFILE_ARN`; none: not sent.
@@ -347,10 +354,6 @@ pub struct Addresses {
     pub idc_refresh: String,
 }
 
-/// Why an external account doesn't serve (R71).
-const NO_EXTERNAL: &str = "external identity provider: not supported yet; sign in to Kiro with a Builder ID, Google, \
-                           GitHub or IAM Identity Center instead";
-
 /// A view, and what was ignored on the way to it.
 #[derive(Debug)]
 pub(super) struct Viewed {
@@ -379,8 +382,7 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let named_region = token.region.as_deref().or(own(|account| &account.region));
     let is_region_none = named_region.is_some_and(|region| !is_region(region));
     let problem = if method == Method::External {
-        // Its refresh token belongs to a third party: no other method's address may ever see it.
-        Some(NO_EXTERNAL.to_owned())
+        external_problem(token, urls)
     } else if method == Method::ApiKey && token.kiro_api_key.is_none() {
         Some("kiroApiKey: missing".to_owned())
     } else if is_region_none {
@@ -428,7 +430,7 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
             return Some(own.to_owned());
         }
         if problem.is_none() {
-            warnings.push(format!("{field}: ignored, must be https, or http on loopback"));
+            warnings.push(format!("{field}: ignored, must be {ALLOWED}"));
         }
         None
     };
@@ -437,6 +439,8 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let idc =
         address("KIRO_REFRESH_IDC_URL", own(|account| &account.refresh_idc_url), &lent.idc_refresh, refresh_region);
     let refresh = match method {
+        // Its refresh token belongs to a third party: no other method's address may ever see it (K84).
+        Method::External => token.token_endpoint.clone().filter(|_| problem.is_none()).unwrap_or_default(),
         Method::Idc => idc.unwrap_or_else(|| urls.idc_refresh.clone()),
         _ => social.unwrap_or_else(|| urls.social_refresh.clone()),
     };
@@ -486,6 +490,17 @@ pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     Viewed { view, problem, warnings }
 }
 
+/// What an external account lacks (K85), or why nothing may be sent to its provider (K84).
+fn external_problem(token: &Token, urls: &Urls) -> Option<String> {
+    if token.client_id.is_none() {
+        return Some("clientId: missing".to_owned());
+    }
+    match &token.token_endpoint {
+        None => Some("tokenEndpoint: missing".to_owned()),
+        Some(endpoint) => urls.external_hosts.check("tokenEndpoint", endpoint).err(),
+    }
+}
+
 /// K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those are sent as such, or not at all.
 fn variants(kind: Kind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Vec<Variant> {
     let mut variants = Vec::new();
@@ -520,6 +535,7 @@ mod tests {
             pinned: false,
             social_refresh: "https://prod.{region}.auth.desktop.kiro.dev/refreshToken".into(),
             idc_refresh: "https://oidc.{region}.amazonaws.com/token".into(),
+            external_hosts: Hosts::default(),
             api_regions: ["us-east-1", "eu-central-1", "us-gov-west-1", "us-gov-east-1"].map(str::to_owned).to_vec(),
             builder_id_profile: Some(BUILDER_ID_PROFILE.into()),
             social_profile: Some(SOCIAL_PROFILE.into()),
@@ -673,11 +689,13 @@ mod tests {
         assert_eq!(evil.problem.as_deref(), Some("region: not a region's name"));
     }
 
-    /// P43: the sentence about the method is what stops it, not its region.
+    const ENTRA: &str = r#""clientId":"c","tokenEndpoint":"https://login.microsoftonline.com/t/oauth2/v2.0/token""#;
+
     #[test]
     fn the_region_of_an_external_record_is_a_warning_p43() {
-        let external = viewed("{}", r#"{"authMethod":"azuread","region":"westeurope"}"#);
-        assert_eq!((external.view.region(), external.problem.as_deref()), ("us-east-1", Some(NO_EXTERNAL)));
+        let external = viewed("{}", &format!(r#"{{"authMethod":"azuread","region":"westeurope",{ENTRA}}}"#));
+        assert_eq!((external.view.region(), external.problem), ("us-east-1", None));
+        assert_eq!(external.warnings, ["region: Kiro doesn't answer in this; us-east-1 is asked (KIRO_API_REGIONS)"]);
     }
 
     #[test]
@@ -791,15 +809,26 @@ mod tests {
     }
 
     #[test]
-    fn an_external_account_is_recognised_and_unusable_r71_k84() {
-        for record in [
-            r#"{"authMethod":"external_idp","refreshToken":"r","region":"westeurope"}"#,
-            r#"{"authMethod":"AzureAD","accessToken":"a","clientId":"c","clientSecret":"s","refreshToken":"r"}"#,
-            r#"{"tokenEndpoint":"https://login.microsoftonline.com/t","clientId":"c","refreshToken":"r"}"#,
+    fn an_external_account_needs_a_client_and_an_allowed_provider_r71_k84_k85_p35_p41_p42() {
+        let not_https = "tokenEndpoint: must be https://HOST/… without port, user name and fragment";
+        let host = |host: &str| format!("tokenEndpoint: host {host} is not allowed; add it to KIRO_EXTERNAL_IDP_HOSTS");
+        let endpoint = |url: &str| format!(r#"{{"authMethod":"okta","clientId":"c","tokenEndpoint":"{url}"}}"#);
+        for (record, problem) in [
+            (r#"{"authMethod":"external_idp","refreshToken":"r"}"#.to_owned(), Some("clientId: missing".to_owned())),
+            (
+                r#"{"authMethod":"AzureAD","clientId":"c","clientSecret":"s"}"#.into(),
+                Some("tokenEndpoint: missing".into()),
+            ),
+            (format!(r#"{{{ENTRA},"refreshToken":"r"}}"#), None),
+            (endpoint("https://org.okta.com/oauth2/v1/token"), None),
+            (endpoint("http://org.okta.com/t"), Some(not_https.into())),
+            (endpoint("https://10.0.0.1/t"), Some(not_https.into())),
+            (endpoint("https://evil-okta.com/t"), Some(host("evil-okta.com"))),
+            (endpoint(&format!("https://org.okta.com/{}", "x".repeat(3_000))), Some("tokenEndpoint: missing".into())),
         ] {
-            let viewed = viewed("{}", record);
+            let viewed = viewed("{}", &record);
             assert_eq!(viewed.view.method(), Method::External);
-            assert_eq!(viewed.problem.as_deref(), Some(NO_EXTERNAL), "{record}");
+            assert_eq!(viewed.problem, problem, "{record}");
         }
         assert_eq!(viewed("{}", r#"{"authMethod":"api_key"}"#).problem.as_deref(), Some("kiroApiKey: missing"));
     }
@@ -830,7 +859,7 @@ mod tests {
         assert_eq!(own.warnings, [elsewhere]);
         let bad = viewed(r#"{"KIRO_BASE_URL":"http://example.org"}"#, "{}");
         assert_eq!(bad.view.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
-        assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be https, or http on loopback"]);
+        assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be {ALLOWED}"]);
     }
 
     /// Only an address of an operator's own can bring it about: `{region}` and Kiro's own hosts follow the ARN.
@@ -886,7 +915,7 @@ mod tests {
             bare.view.refresh_url("us-east-1").unwrap(),
             "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken"
         );
-        assert_eq!(bare.warnings, ["KIRO_REFRESH_URL: ignored, must be https, or http on loopback"]);
+        assert_eq!(bare.warnings, ["KIRO_REFRESH_URL: ignored, must be {ALLOWED}"]);
         let own = with(r#"{"KIRO_BASE_URL":"https://own.example.org/x"}"#);
         assert_eq!(own.view.generate_url(), "https://own.example.org/x");
     }

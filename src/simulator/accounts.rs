@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::scenario::{Fields, HttpReply};
@@ -209,11 +210,13 @@ pub(super) fn identity(token: &str) -> &str {
     }
 }
 
-/// The two kinds of refresh.
+/// The three kinds of refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Social,
     Idc,
+    /// At an organisation's own provider (K82).
+    External,
 }
 
 impl Method {
@@ -221,6 +224,7 @@ impl Method {
         match self {
             Self::Social => "social",
             Self::Idc => "idc",
+            Self::External => "external",
         }
     }
 }
@@ -327,20 +331,31 @@ impl RefreshAnswer {
                 .profile_arn
                 .clone()
                 .unwrap_or_else(|| Some(if account.is_some() { SOCIAL_ARN } else { PROFILE_ARN }.to_owned())),
-            Method::Idc => self.profile_arn.clone().flatten(),
+            Method::Idc | Method::External => self.profile_arn.clone().flatten(),
         };
         let life = state.world.token_life.map(Duration::from_secs);
         state.refreshed(used, refresh_token.as_deref(), access_token.as_deref(), life);
+        let [access, refresh, expires] = match method {
+            Method::Social | Method::Idc => ["accessToken", "refreshToken", "expiresIn"],
+            Method::External => ["access_token", "refresh_token", "expires_in"],
+        };
         let mut body = Map::new();
-        body.extend(access_token.map(|token| ("accessToken".to_owned(), token.into())));
-        body.extend(refresh_token.map(|token| ("refreshToken".to_owned(), token.into())));
+        body.extend(access_token.map(|token| (access.to_owned(), token.into())));
+        body.extend(refresh_token.map(|token| (refresh.to_owned(), token.into())));
         if !expires_in.is_null() {
-            body.insert("expiresIn".to_owned(), expires_in);
+            body.insert(expires.to_owned(), expires_in);
         }
         body.extend(profile_arn.map(|arn| ("profileArn".to_owned(), arn.into())));
-        if method == Method::Idc {
-            body.insert("tokenType".to_owned(), "Bearer".into());
-            body.insert("idToken".to_owned(), "not-an-access-token".into());
+        match method {
+            Method::Social => {}
+            Method::Idc => {
+                body.insert("tokenType".to_owned(), "Bearer".into());
+                body.insert("idToken".to_owned(), "not-an-access-token".into());
+            }
+            Method::External => {
+                body.insert("token_type".to_owned(), "Bearer".into());
+                body.insert("id_token".to_owned(), "not-an-access-token".into());
+            }
         }
         HttpReply::json(200, &Value::Object(body))
     }
@@ -353,25 +368,37 @@ pub(super) struct RefreshRequest {
     pub answer: RefreshAnswer,
 }
 
-/// Reads the body of a refresh: JSON in camelCase (K52, K53), never a form.
+/// Reads the body of a refresh: JSON in camelCase (K52, K53), and a form at a provider (K82).
 pub(super) fn refresh_request(
     method: Method,
+    headers: &HeaderMap,
     body: &[u8],
     region: Option<&str>,
     state: &mut SimState,
 ) -> Result<RefreshRequest, HttpReply> {
-    let fields: Value = serde_json::from_slice(body).map_err(|error| malformed(&format!("not JSON: {error}")))?;
+    let fields: Value = match method {
+        Method::Social | Method::Idc => {
+            serde_json::from_slice(body).map_err(|error| malformed(&format!("not JSON: {error}")))?
+        }
+        Method::External => provider_form(headers, body)?,
+    };
     let need = |key: &str| match fields.get(key).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(malformed(&format!("`{key}` is missing"))),
     };
-    let refresh_token = need("refreshToken")?;
-    if method == Method::Idc {
-        need("clientId")?;
-        need("clientSecret")?;
-        if need("grantType")? != "refresh_token" {
-            return Err(malformed("`grantType` is not refresh_token"));
+    let [token, client, grant] = match method {
+        Method::Social | Method::Idc => ["refreshToken", "clientId", "grantType"],
+        Method::External => ["refresh_token", "client_id", "grant_type"],
+    };
+    let refresh_token = need(token)?;
+    if method != Method::Social {
+        need(client)?;
+        if need(grant)? != "refresh_token" {
+            return Err(malformed(&format!("`{grant}` is not refresh_token")));
         }
+    }
+    if method == Method::Idc {
+        need("clientSecret")?;
     }
     state.refresh_called(&refresh_token);
     if let Some(identity) = refresh_token.split_once('@').and_then(|(_, rest)| rest.split(['.', '~']).next())
@@ -434,6 +461,28 @@ fn refresh_preset(name: &str) -> Option<Result<RefreshAnswer, String>> {
     Some(value.and_then(RefreshAnswer::from_value))
 }
 
+/// The form that a provider takes (K82): these members in this order, and no header that is none of its business.
+fn provider_form(headers: &HeaderMap, body: &[u8]) -> Result<Value, HttpReply> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if text("content-type") != "application/x-www-form-urlencoded" || text("accept") != "application/json" {
+        return Err(malformed("content-type or accept"));
+    }
+    let version = text("user-agent").strip_prefix("KiroIDE-").unwrap_or_default();
+    if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(malformed("user-agent"));
+    }
+    let known = ["content-type", "accept", "user-agent", "host", "content-length", "accept-encoding"];
+    if let Some(name) = headers.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(malformed(&format!("header {name}")));
+    }
+    let members: Vec<_> = form_urlencoded::parse(body).collect();
+    let names: Vec<_> = members.iter().map(|(name, _)| &**name).collect();
+    if !["grant_type", "refresh_token", "client_id", "scope"].starts_with(&names) || names.len() < 3 {
+        return Err(malformed("the members of the form"));
+    }
+    Ok(members.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect::<Map<_, _>>().into())
+}
+
 fn malformed(why: &str) -> HttpReply {
     let body =
         json!({ "error": "invalid_request", "error_description": format!("Invalid request (simulator: {why})") });
@@ -462,6 +511,10 @@ fn dead(method: Method) -> HttpReply {
         Method::Idc => {
             let body = json!({ "error": "invalid_grant", "error_description": "Invalid refresh token provided" });
             HttpReply::json(400, &body).with("x-amzn-errortype", "InvalidGrantException")
+        }
+        Method::External => {
+            let said = "AADSTS700082: The refresh token of someone@example.org has expired.";
+            HttpReply::json(400, &json!({ "error": "invalid_grant", "error_description": said }))
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /generateAssistantResponse` (or `POST /` with that `x-amz-target`) | an event stream, or what the scenario says |
-//! | `POST /refreshToken`, `POST /token` | a social or IdC refresh; refresh tokens rotate |
+//! | `POST /refreshToken`, `POST /token`, `POST /idp/token` | a social, IdC or external refresh; refresh tokens rotate |
 //! | `GET /getUsageLimits` | usage |
 //! | `POST /` with `x-amz-target`, `GET /ListAvailableModels` | profiles, models |
 //! | `GET /_sim/stats`, with `?bodies=1` the last requests | what happened so far |

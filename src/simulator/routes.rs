@@ -85,6 +85,7 @@ async fn judge(
     let refreshes = match (&head.method, path.as_str()) {
         (&HttpMethod::POST, "/refreshToken") => Some(Method::Social),
         (&HttpMethod::POST, "/token") => Some(Method::Idc),
+        (&HttpMethod::POST, "/idp/token") => Some(Method::External),
         _ => None,
     };
     let flight =
@@ -117,6 +118,7 @@ async fn judge(
     let caller = match (refreshes, wire.call) {
         (Some(Method::Social), _) => Some(Caller::SocialRefresh),
         (Some(Method::Idc), _) => Some(Caller::IdcRefresh),
+        (Some(Method::External), _) => None,
         (None, call) => call.map(|call| Caller::Service(wire.shape(), call)),
     };
     let call = refreshes.map_or(wire.call.map_or("", Call::as_str), |_| "refresh");
@@ -126,7 +128,7 @@ async fn judge(
         Err(refused) => return Ok(answered(flight, refused)),
     };
     if let Some(method) = refreshes {
-        return refresh(method, &body, &wire, &shared, &connection).await;
+        return refresh(method, (&head.headers, &body), &wire, &shared, &connection).await;
     }
     if world.is_today
         && let Some(refused) = wire.refusal(&head.method, &path, &head.headers)
@@ -398,12 +400,12 @@ fn mistake(message: &str) -> HttpReply {
 
 async fn refresh(
     method: Method,
-    body: &[u8],
+    (headers, body): (&HeaderMap, &[u8]),
     wire: &Wire,
     shared: &Arc<SimShared>,
     connection: &SimConnection,
 ) -> io::Result<Judged> {
-    let request = accounts::refresh_request(method, body, wire.region.as_deref(), &mut shared.state());
+    let request = accounts::refresh_request(method, headers, body, wire.region.as_deref(), &mut shared.state());
     let request = match request {
         Ok(request) => request,
         Err(refused) => return Ok(Judged::Reply(refused)),

@@ -227,6 +227,19 @@ effects! {
             assert!(refused.lines().join("\n").contains("KIRO_API_REGIONS"), "{wrong}");
         }
     }
+    // P38, P39; what it allows: tests/accounts/external.rs.
+    KIRO_EXTERNAL_IDP_HOSTS: external_idp_hosts => {
+        let place = Place::new(&[("KIRO_EXTERNAL_IDP_HOSTS", "only:sso.example.org")]).await;
+        let check = |url| place.gateway.config().external_idp_hosts.check("tokenEndpoint", url);
+        assert_eq!(check("https://sso.example.org/t"), Ok(()));
+        check("https://login.microsoftonline.com/t").unwrap_err();
+        for wrong in ["*", ".com", "10.0.0.1", "http://example.org"] {
+            let mut refused = Server::spawn(&[], &[("KIRO_EXTERNAL_IDP_HOSTS", wrong)]);
+            assert_eq!(refused.ended(), 2, "{wrong}");
+            let said = refused.lines().join("\n");
+            assert!(said.contains("KIRO_EXTERNAL_IDP_HOSTS") && said.contains("host names"), "{wrong}: {said}");
+        }
+    }
     KIRO_BUILDER_ID_PROFILE_ARN: builder_id_profile_arn => {
         let place = Place::new(&[("KIRO_BUILDER_ID_PROFILE_ARN", "")]).await;
         assert_eq!(place.gateway.config().builder_id_profile_arn, "", "empty is a value: none is sent");

@@ -249,7 +249,7 @@ async fn nothing_of_an_external_account_is_sent_r71_k84() {
     put_account(&mut redis, "a1", &own, external);
     let one = Instance::start(&server, &time, &[]).await;
     assert_eq!(one.state("a1"), State::Unusable);
-    assert!(one.pool.accounts()[0].problem.as_deref().unwrap().starts_with("external identity provider"));
+    assert_eq!(one.pool.accounts()[0].problem.as_deref(), Some("tokenEndpoint: missing"));
     assert_eq!(one.pool.accounts()[0].method.as_str(), "external");
     assert_eq!(one.credentials.refresh("a1").await, Err(RefreshError::NotRefreshable));
     one.pool.visit("a1").unwrap_err();

@@ -587,9 +587,7 @@ async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findin
     match (&entry.token, &entry.raw.token) {
         (Some(token), _) => {
             if let Some(problem) = &info.problem {
-                let cure = if token.method() == Method::External {
-                    "`kiro-server accounts disable`, or remove it, until external providers are supported"
-                } else if problem.contains("egion") {
+                let cure = if problem.contains("egion") {
                     "correct it in the token record: a name such as us-east-1"
                 } else {
                     "correct it in the record or the configuration"
@@ -706,11 +704,7 @@ fn node_findings(desk: &Desk, entry: &DeskAccount, token: &Token, findings: &mut
     };
     let message =
         "a Node.js service that shares this pool can't serve it: it takes its login for IdC and fails at its refresh";
-    match token.method() {
-        // Nobody serves it.
-        Method::External => findings.wrong(message, cure),
-        _ => findings.notes.push(format!("{message}; {cure}")),
-    }
+    findings.notes.push(format!("{message}; {cure}"));
 }
 
 fn is_token_store(desk: &Desk) -> bool {
@@ -735,7 +729,10 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
         // A region that can't be filled in has a line of its own.
         let Some(url) = url else { continue };
         match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
-            None => findings.wrong(format!("{field} is ignored"), "it must be https, or http to a loopback address"),
+            None => findings.wrong(
+                format!("{field} is ignored"),
+                "it must be an https:// URL without a user name (http:// only to a loopback address)",
+            ),
             // Whoever writes records may have put it there: its token goes to that host (K12).
             Some(url) => findings.notes.push(format!("{field} of its own: {}", without_secrets(origin(&url)))),
         }

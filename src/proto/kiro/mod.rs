@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod client_identity;
 pub mod event;
+pub mod external;
 pub mod fault;
 pub mod profile;
 pub mod request;

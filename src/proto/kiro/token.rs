@@ -40,6 +40,8 @@ pub enum Refusal {
     Rejected,
     /// The client registration has expired: sign in again (K58).
     RegistrationExpired,
+    /// An external provider refuses the client (K82).
+    ClientRefused,
     /// 401 or 403 of the social address: most likely dead; believed at the third in a row (K59).
     Doubtful,
     /// Upstream refuses this program's client version (K104): says nothing of the account.
@@ -56,6 +58,7 @@ impl Refusal {
         match self {
             Self::Rejected => "rejected",
             Self::RegistrationExpired => "registration expired",
+            Self::ClientRefused => "client refused",
             Self::Doubtful => "doubtful",
             Self::ClientVersion => "client version refused",
             Self::Passing => "passing",
@@ -133,18 +136,20 @@ struct IdcRequest<'a> {
 
 fn read_grant(answer: &Value) -> Option<Grant> {
     let text = |name: &str| answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let seconds = answer.get("expiresIn").and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()));
-    let lifetime = seconds
-        .filter(|seconds| *seconds > 0.0)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds.min(LONGEST_LIFETIME.as_secs_f64())).ok())
-        .unwrap_or(DEFAULT_LIFETIME);
     Some(Grant {
         access_token: Secret::new(text("accessToken")?),
         refresh_token: text("refreshToken").map(Secret::new),
-        lifetime,
+        lifetime: lifetime_of(answer.get("expiresIn")).unwrap_or(DEFAULT_LIFETIME),
         profile_arn: text("profileArn").map(str::to_owned),
         idc_region: None,
     })
+}
+
+/// Seconds as a number or as digits (K54); none where they say nothing.
+pub(super) fn lifetime_of(seconds: Option<&Value>) -> Option<Duration> {
+    let seconds = seconds.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()))?;
+    let is_said = seconds > 0.0;
+    is_said.then(|| Duration::try_from_secs_f64(seconds.min(LONGEST_LIFETIME.as_secs_f64())).ok()).flatten()
 }
 
 struct ErrorAnswer<'a> {

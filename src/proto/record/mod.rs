@@ -262,13 +262,14 @@ impl Token {
         self.kiro_api_key.is_none() && self.auth_method.as_deref().is_some_and(|text| method_of(text).is_none())
     }
 
-    /// Whether the record has what its method needs for a refresh (R74). An external account's token is not renewed.
+    /// Whether the record has what its method needs for a refresh (R74).
     pub fn can_refresh(&self) -> bool {
         self.refresh_token.is_some()
             && match self.method() {
                 Method::Social => true,
                 Method::Idc => self.client_id.is_some() && self.client_secret.is_some(),
-                Method::External | Method::ApiKey => false,
+                Method::External => self.client_id.is_some() && self.token_endpoint.is_some(),
+                Method::ApiKey => false,
             }
     }
 
@@ -341,7 +342,7 @@ pub enum Method {
     Social,
     /// The OIDC address with a client registration (K53).
     Idc,
-    /// An organisation's own identity provider, such as Entra ID or Okta (K84). Recognised; not served yet.
+    /// An organisation's own identity provider, such as Entra ID or Okta (K82).
     External,
     /// An API key: no refresh, no expiry.
     ApiKey,

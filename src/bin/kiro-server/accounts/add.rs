@@ -41,10 +41,6 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     } else if imported.method != Method::ApiKey {
         warnings.push("it has no refresh token: it serves until its access token ends".to_owned());
     }
-    if imported.method == Method::External {
-        warnings
-            .push("it comes from an external identity provider, which is not supported yet: it can't serve".to_owned());
-    }
 
     let desk = Desk::open(config).await?;
     let new = NewAccount {
