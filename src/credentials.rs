@@ -3,13 +3,12 @@
 //! A request gets its token from memory. It waits only when the token in hand has expired (R38), or after upstream
 //! rejected it. A refresh runs on a task of its own, one per credential (R39), under the lock that all processes share,
 //! and ends in a compare-and-set on the record that it read under that lock (R40). What a snapshot finds in the store is
-//! judged in `held`.
+//! judged in [`crate::policy::credential`].
 //!
 //! # Cancellation
 //! A caller that goes away leaves its refresh running: upstream may have rotated the token already.
 
 mod calls;
-pub(crate) mod held;
 #[cfg(test)]
 mod model;
 mod profiles;
@@ -244,14 +243,17 @@ impl Credentials {
     async fn bearer(&self, id: &AccountId) -> Result<Secret, Fault> {
         for _ in 0..ROUNDS {
             let now = self.0.pool.now();
-            let live = self.0.pool.with_slot(id, |slot, _| slot.held.live(now).cloned());
+            let live = self.0.pool.with_slot(id, |slot, _| slot.account.credential.live(now).cloned());
             if let Some(bearer) = live.ok_or_else(|| RefreshError::Gone.fault())? {
                 return Ok(bearer);
             }
             self.renew(id, Cause::Blocking).await.map_err(|error| self.fault_of(id, error))?;
         }
-        let ours =
-            self.0.pool.with_slot(id, |slot, _| slot.held.is_ours()).ok_or_else(|| RefreshError::Gone.fault())?;
+        let ours = self
+            .0
+            .pool
+            .with_slot(id, |slot, _| slot.account.credential.is_ours())
+            .ok_or_else(|| RefreshError::Gone.fault())?;
         Err(no_token(
             FaultKind::TokenRejected,
             if ours {
@@ -283,12 +285,12 @@ impl Credentials {
     pub async fn refresh(&self, id: &str) -> Result<Option<Timestamp>, RefreshError> {
         let id = AccountId::from(id);
         self.renew(&id, Cause::Person).await?;
-        self.0.pool.with_slot(&id, |slot, _| slot.held.token().expires_at).ok_or(RefreshError::Gone)
+        self.0.pool.with_slot(&id, |slot, _| slot.account.credential.token().expires_at).ok_or(RefreshError::Gone)
     }
 
     /// The token in hand: the only call that shows secrets (N19).
     pub fn credential(&self, id: &str) -> Option<Token> {
-        self.0.pool.with_slot(id, |slot, _| slot.held.token().clone())
+        self.0.pool.with_slot(id, |slot, _| slot.account.credential.token().clone())
     }
 
     /// Refreshes by outcome.
@@ -311,33 +313,33 @@ impl Credentials {
         loop {
             let now = self.0.pool.now();
             let joined = self.0.pool.with_slot(id, |slot, _| {
-                let held = &mut slot.held;
+                let (credential, is_refreshing) = (&slot.account.credential, slot.is_refreshing());
                 let settled = match &cause {
                     Cause::Background => false,
-                    Cause::Blocking => held.live(now).is_some(),
+                    Cause::Blocking => credential.live(now).is_some(),
                     Cause::Rejected(rejected) => {
-                        let another = held.live(now).is_some_and(|live| live != rejected);
-                        another || (held.succeeded_lately(now) && !held.is_in_flight())
+                        let another = credential.live(now).is_some_and(|live| live != rejected);
+                        another || (credential.succeeded_lately(now) && !is_refreshing)
                     }
-                    Cause::Person => held.succeeded_lately(now),
+                    Cause::Person => credential.succeeded_lately(now),
                 };
                 if settled {
                     return Ok(None);
                 }
-                if !held.is_in_flight() {
-                    if held.is_pausing(now) && cause != Cause::Person {
+                if !is_refreshing {
+                    if credential.is_pausing(now) && cause != Cause::Person {
                         return Err(RefreshError::Pausing);
                     }
                     let (done, flight) = watch::channel(None);
-                    held.flight = Some(flight);
-                    let order = Order { cause: cause.clone(), held: held.token().access_token.clone() };
+                    let order = Order { cause: cause.clone(), held: credential.token().access_token.clone() };
                     let (inner, id) = (self.0.clone(), id.clone());
+                    slot.refresh = Some(flight);
                     self.0.tasks.spawn(async move {
                         let ended = inner.run(&id, &order).await;
                         done.send_replace(Some(ended));
                     });
                 }
-                Ok(held.flight.clone())
+                Ok(slot.refresh.clone())
             });
             let Some(mut flight) = joined.ok_or(RefreshError::Gone)?? else { return Ok(()) };
             let ended = match flight.wait_for(Option::is_some).await {
@@ -356,7 +358,7 @@ impl Credentials {
 impl Inner {
     /// One refresh from lock to unlock (R40).
     async fn run(&self, id: &AccountId, order: &Order) -> Ended {
-        let key = self.pool.with_slot(id, |slot, _| slot.held.key().clone()).ok_or(RefreshError::Gone)?;
+        let key = self.pool.with_slot(id, |slot, _| slot.account.credential.key().clone()).ok_or(RefreshError::Gone)?;
         let ended = match self.take_lock(id, &key, order).await {
             Ok(Taken::Settled) => Ok(()),
             Ok(Taken::Lock(lock)) => {
@@ -418,7 +420,7 @@ impl Inner {
             return Ok(());
         }
         loop {
-            let credential = self.pool.with_slot(id, |slot, _| slot.held.credential(&record, &refused));
+            let credential = self.pool.with_slot(id, |slot, _| slot.account.credential.to_spend(&record, &refused));
             let credential = credential.ok_or(RefreshError::Gone)?.ok_or(RefreshError::NotRefreshable)?;
             // Method and region of this very record: a snapshot's could send its secrets to another address.
             let view = self.pool.view_with(id, &credential).ok_or(RefreshError::Gone)?;
@@ -441,7 +443,9 @@ impl Inner {
                     // R41: the record may hold another refresh token by now, or we held one before.
                     if refused.len() < MOST_TOKENS
                         && let Ok((base, still_known)) = self.base(id, key).await
-                        && self.pool.with_slot(id, |slot, _| slot.held.credential(&base.1, &refused).is_some())
+                        && self
+                            .pool
+                            .with_slot(id, |slot, _| slot.account.credential.to_spend(&base.1, &refused).is_some())
                             == Some(true)
                     {
                         ((bytes, record), known) = (base, still_known);
@@ -466,7 +470,7 @@ impl Inner {
                             // Somebody who could have said yes said nothing: not for good.
                             Err(true) => {
                                 let now = self.pool.now();
-                                self.pool.with_slot(id, |slot, rng| slot.held.failed(now, rng));
+                                self.pool.with_slot(id, |slot, rng| slot.account.credential.failed(now, rng));
                                 return Err(RefreshError::Refused(Refusal::Passing));
                             }
                             Err(false) => {}
@@ -477,8 +481,8 @@ impl Inner {
                 Err(error) => {
                     let now = self.pool.now();
                     self.pool.with_slot(id, |slot, rng| match error {
-                        CallError::Unreachable => slot.held.unreached(now),
-                        _ => slot.held.failed(now, rng),
+                        CallError::Unreachable => slot.account.credential.unreached(now),
+                        _ => slot.account.credential.failed(now, rng),
                     });
                     return Err(match error {
                         CallError::Refused(refusal, _) => RefreshError::Refused(refusal),
@@ -566,7 +570,7 @@ impl Inner {
                 Err(RefreshError::Registration)
             }
             Err(_) => {
-                let seen = self.pool.with_slot(id, |slot, _| slot.held.seen().cloned()).flatten();
+                let seen = self.pool.with_slot(id, |slot, _| slot.account.credential.seen().cloned()).flatten();
                 let bytes = seen.ok_or(RefreshError::NoCredential)?;
                 let record = Token::parse(&bytes).map_err(|_| RefreshError::NoCredential)?;
                 Ok(((bytes, record), false))
@@ -579,7 +583,7 @@ impl Inner {
     fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, order: &Order) -> bool {
         let now = self.pool.now();
         let adopted = self.pool.with_slot(id, |slot, rng| {
-            slot.held.adopt_refreshed(bytes, record, |theirs| order.is_met_by(theirs), now, rng)
+            slot.account.credential.adopt_refreshed(bytes, record, |theirs| order.is_met_by(theirs), now, rng)
         });
         let adopted = adopted.unwrap_or(false);
         if adopted {
@@ -594,14 +598,14 @@ impl Inner {
         let now = self.pool.now();
         count(&self.counters.refreshed);
         let unsaved = self.pool.with_slot(id, |slot, rng| {
-            let unsaved = slot.held.granted(used, base, grant, now, rng);
-            slot.goes_on();
+            let unsaved = slot.account.credential.granted(used, base, grant, now, rng);
+            slot.account.goes_on();
             unsaved
         });
         let Some(unsaved) = unsaved else { return };
         match self.pool.writer().save_token(id, unsaved).await {
             Ok(Saved::Written(bytes)) => {
-                self.pool.with_slot(id, |slot, _| slot.held.saved(bytes));
+                self.pool.with_slot(id, |slot, _| slot.account.credential.saved(bytes));
             }
             Ok(Saved::Rotated(bytes)) => {
                 count(&self.counters.conflicts);
@@ -609,7 +613,7 @@ impl Inner {
                     account = short(id),
                     "somebody else rotated the refresh token meanwhile: theirs is used"
                 );
-                self.pool.with_slot(id, |slot, rng| slot.held.replaced_by(bytes, rng));
+                self.pool.with_slot(id, |slot, rng| slot.account.credential.replaced_by(bytes, rng));
                 self.pool.adopted(id);
                 return;
             }
@@ -630,9 +634,9 @@ impl Inner {
         let now = self.pool.now();
         let believed = self.pool.with_slot(id, |slot, rng| {
             // While the store is away somebody may have rotated the token without our seeing it: not for good.
-            let believed = known && slot.held.refused(refusal, now);
+            let believed = known && slot.account.credential.refused(refusal, now);
             // Believed or not: the next call with this token waits.
-            slot.held.failed(now, rng);
+            slot.account.credential.failed(now, rng);
             believed
         });
         if believed != Some(true) {

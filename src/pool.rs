@@ -15,16 +15,13 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tickets;
-mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -32,29 +29,30 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, StoreKind};
-use crate::credentials::held::{Held, later};
+use crate::credentials::{Ended, LookUp};
+use crate::policy::account::PoolAccount;
 use crate::policy::alike::Alike;
-use crate::policy::brake::Brake;
-use crate::policy::health::{Health, Rules, SUSPICION, Standing, State, is_soft};
-use crate::policy::learned::{Learned, Lesson, Variant};
+use crate::policy::brake::{Brake, PER_MINUTE};
+use crate::policy::health::{Rules, SUSPICION, State, is_soft};
+use crate::policy::later;
+use crate::policy::learned::{Lesson, Variant};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::Strategy;
+use crate::policy::view::Urls;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{Kind, region_of};
-use crate::proto::record::{Account, Method, Note, Token};
-use crate::secret::Secret;
+use crate::proto::record::{Method, Note, Token};
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
-use crate::store::{Clock, Store, StoreError, TokenKey, Writer};
+use crate::store::{Clock, Store, StoreError, Writer};
 
+pub use crate::policy::view::{AccountId, AccountView, Addresses};
 pub use crate::proto::record::short;
 pub use lease::{Fit, Lease, NoAccount, Outlook, Wanted, Why};
 use lease::{Purpose, Waiter, keep_time};
 use line::Line;
 use snapshot::{background, watch_store};
-pub use view::{AccountId, AccountView, Addresses};
-use view::{Sources, Urls, Viewed};
 
 /// The store is not asked for all accounts more often, however fresh they are wanted.
 const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(50);
@@ -67,6 +65,8 @@ struct Settings {
     per_minute: u32,
     /// `KIRO_SUSPICION_BRAKE`.
     brake: bool,
+    /// How many conversations of an account a limit may ask for (K92).
+    remembered: u32,
     account_wait: Duration,
     /// How many requests may wait for an account: as many as may be in flight.
     max_waiting: usize,
@@ -85,6 +85,7 @@ impl From<&Config> for Settings {
             max_in_flight: u32::try_from(cap).unwrap_or(u32::MAX),
             per_minute: config.account_rpm,
             brake: config.suspicion_brake,
+            remembered: config.account_rpm.max(if config.suspicion_brake { PER_MINUTE } else { 0 }),
             account_wait: config.account_wait,
             max_waiting: config.max_conns,
             cache_ttl: config.account_cache_ttl.max(SHORTEST_CACHE_TTL),
@@ -318,29 +319,15 @@ struct Inside {
     rng: fastrand::Rng,
 }
 
-/// One account in memory.
+/// One account of the pool, and what this process does with it now.
 pub(crate) struct Slot {
-    record: Bytes,
-    account: Option<Account>,
-    token_record: Option<(TokenKey, Bytes)>,
-    view: Arc<AccountView>,
-    /// See [`Pool::lend_addresses`].
-    lent: Addresses,
-    /// Why the account is unusable, naming the record or the field: of the account record, the token record, the view.
-    problems: [Option<String>; 3],
-    warnings: Vec<String>,
-    health: Health,
-    pub(crate) held: Held,
+    pub(crate) account: PoolAccount,
     load: Arc<Load>,
-    /// When its last conversations were sent, for the limits of K92.
-    sent: VecDeque<Timestamp>,
-    /// The end of the suspicious rest that the brake was told of.
-    suspected: Option<Timestamp>,
-    /// The ARN that upstream rejected; an empty one when none was sent.
-    arn_rejected: Option<String>,
     host_marked: Option<Instant>,
-    /// What its answers have taught (R72).
-    learned: Learned,
+    /// The refresh that runs for it (R39).
+    pub(crate) refresh: Option<watch::Receiver<Option<Ended>>>,
+    /// The look-up of its profiles that runs (K79).
+    pub(crate) look_up: Option<watch::Receiver<Option<LookUp>>>,
 }
 
 /// Shared by an account and its leases.
@@ -408,11 +395,11 @@ impl Pool {
         let now = self.now();
         let inside = self.inside();
         let slot = inside.slots.get(id)?;
-        let rest = match slot.state(now) {
+        let rest = match slot.account.state(now) {
             State::Cooling { until } => Some(until),
             _ => None,
         };
-        slot.health.held_until(now).max(rest).map(|until| between(now, until))
+        slot.account.health.held_until(now).max(rest).map(|until| between(now, until))
     }
 
     /// Time until the soonest account that serves these models is back; none: there is none to wait for (K47, M61).
@@ -423,13 +410,15 @@ impl Pool {
 
     /// The mark of an account that is out until a person acts.
     pub fn ejection(&self, id: &str) -> Option<Note> {
-        self.with_slot(id, |slot, _| slot.health.ejection().cloned()).flatten()
+        self.with_slot(id, |slot, _| slot.account.health.ejection().cloned()).flatten()
     }
 
     /// Whether the account's access token expires within `threshold`; no where that isn't known.
     pub fn expires_within(&self, id: &str, threshold: Duration) -> bool {
         let soon = later(self.now(), threshold);
-        let expires = |slot: &mut Slot| slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey);
+        let expires = |slot: &mut Slot| {
+            slot.account.credential.token().expires_at.filter(|_| slot.account.view.method != Method::ApiKey)
+        };
         self.with_slot(id, |slot, _| expires(slot)).flatten().is_some_and(|at| at <= soon)
     }
 
@@ -438,8 +427,8 @@ impl Pool {
     pub fn lend_addresses(&self, id: &str, addresses: &Addresses) {
         let now = self.now();
         self.with_slot(id, |slot, _| {
-            if slot.lent != *addresses {
-                slot.lent = addresses.clone();
+            if slot.account.lent != *addresses {
+                slot.account.lent = addresses.clone();
                 slot.review(&self.0.settings.urls, now);
             }
         });
@@ -447,14 +436,14 @@ impl Pool {
 
     /// The account's view, if the account is in the pool.
     pub fn account(&self, id: &str) -> Option<Arc<AccountView>> {
-        self.inside().slots.get(id).map(|slot| slot.view.clone())
+        self.inside().slots.get(id).map(|slot| slot.account.view.clone())
     }
 
     /// The accounts whose calls go to this API region.
     pub fn accounts_in_region(&self, region: &str) -> Vec<AccountId> {
         let inside = self.inside();
-        let there = |slot: &&Slot| slot.view.region() == region;
-        inside.slots.values().filter(there).map(|slot| slot.view.id.clone()).collect()
+        let there = |slot: &&Slot| slot.account.view.region() == region;
+        inside.slots.values().filter(there).map(|slot| slot.account.view.id.clone()).collect()
     }
 
     /// All accounts, sorted by id, from memory.
@@ -463,18 +452,23 @@ impl Pool {
         let inside = self.inside();
         let served = |state| matches!(state, State::Healthy | State::HalfOpen | State::Stale);
         let info = |slot: &Slot| AccountInfo {
-            id: slot.view.id.clone(),
-            name: slot.view.name.clone(),
-            method: slot.view.method,
-            kind: slot.view.kind(),
-            region: slot.view.region().to_owned(),
-            profile: slot.view.profile(),
-            state: slot.state(now),
-            expires_at: slot.held.token().expires_at.filter(|_| slot.view.method != Method::ApiKey),
+            id: slot.account.view.id.clone(),
+            name: slot.account.view.name.clone(),
+            method: slot.account.view.method,
+            kind: slot.account.view.kind(),
+            region: slot.account.view.region().to_owned(),
+            profile: slot.account.view.profile(),
+            state: slot.account.state(now),
+            expires_at: slot
+                .account
+                .credential
+                .token()
+                .expires_at
+                .filter(|_| slot.account.view.method != Method::ApiKey),
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
-            problem: slot.problem().map(str::to_owned),
-            cause: slot.health.cause().filter(|_| !served(slot.state(now))).map(str::to_owned),
-            learned: slot.learned.words(now),
+            problem: slot.account.problem().map(str::to_owned),
+            cause: slot.account.health.cause().filter(|_| !served(slot.account.state(now))).map(str::to_owned),
+            learned: slot.account.learned.words(now),
         };
         inside.slots.values().map(info).collect()
     }
@@ -485,7 +479,7 @@ impl Pool {
         let inside = self.inside();
         let mut summary = Counts { total: inside.slots.len(), waiting: inside.line.len(), ..Counts::default() };
         for slot in inside.slots.values() {
-            let (count, selectable) = match slot.state(now) {
+            let (count, selectable) = match slot.account.state(now) {
                 State::Healthy => (&mut summary.healthy, true),
                 State::HalfOpen => (&mut summary.half_open, true),
                 State::Stale => (&mut summary.stale, true),
@@ -510,10 +504,12 @@ impl Pool {
         let now = self.now();
         let inside = self.inside();
         let mut able = Able::default();
-        for slot in inside.slots.values().filter(|slot| slot.held.can_serve(now) && reachable(&slot.view)) {
-            match slot.state(now) {
+        for slot in
+            inside.slots.values().filter(|slot| slot.account.credential.can_serve(now) && reachable(&slot.account.view))
+        {
+            match slot.account.state(now) {
                 State::Healthy | State::HalfOpen | State::Stale => able.serving += 1,
-                State::Cooling { .. } if slot.health.rests_softly(now).is_some() => able.last_resort += 1,
+                State::Cooling { .. } if slot.account.health.rests_softly(now).is_some() => able.last_resort += 1,
                 _ => {}
             }
         }
@@ -557,8 +553,8 @@ impl Pool {
         let now = self.now();
         let mut inside = self.inside();
         let due = |slot: &Slot| {
-            let free = !slot.load.probing.load(Ordering::Acquire) && slot.held.live(now).is_some();
-            free && slot.state(now) == State::HalfOpen && slot.health.probe_due(now)
+            let free = !slot.load.probing.load(Ordering::Acquire) && slot.account.credential.live(now).is_some();
+            free && slot.account.state(now) == State::HalfOpen && slot.account.health.probe_due(now)
         };
         let due: Vec<&mut Slot> = inside.slots.values_mut().filter(|slot| due(slot)).collect();
         due.into_iter().map(|slot| self.lease(slot, now, Purpose::Probe)).collect()
@@ -570,10 +566,13 @@ impl Pool {
         let now = self.now();
         let inside = self.inside();
         let due = |slot: &&Slot| {
-            let served = matches!(slot.state(now), State::Healthy | State::HalfOpen | State::Stale);
-            served && slot.view.wants_profiles() && slot.learned.may_ask_profiles(now) && slot.held.live(now).is_some()
+            let served = matches!(slot.account.state(now), State::Healthy | State::HalfOpen | State::Stale);
+            served
+                && slot.account.view.wants_profiles()
+                && slot.account.learned.may_ask_profiles(now)
+                && slot.account.credential.live(now).is_some()
         };
-        inside.slots.values().find(due).map(|slot| slot.view.id.clone())
+        inside.slots.values().find(due).map(|slot| slot.account.view.id.clone())
     }
 
     /// Takes in what a call taught of an account (R72), outside any lease.
@@ -588,7 +587,7 @@ impl Pool {
                 lesson,
                 Lesson::Profiles(_) | Lesson::IsBuilderId | Lesson::RefreshRegion(_) | Lesson::FipsHost
             );
-            slot.learned.learn(lesson, now);
+            slot.account.learned.learn(lesson, now);
             if changes_view {
                 slot.review(&self.0.settings.urls, now);
             }
@@ -615,13 +614,13 @@ impl Pool {
         }
         let now = self.now();
         let unsaved = self.with_slot(id, |slot, _| {
-            if slot.view.has_own_profile() || self.0.settings.urls.is_service(&arn) {
+            if slot.account.view.has_own_profile() || self.0.settings.urls.is_service(&arn) {
                 return None;
             }
             let region = region_of(&arn).map(str::to_owned);
-            let idc_region = slot.view.refresh_region().to_owned();
-            let unsaved = slot.held.learned_profile(arn, region, &idc_region)?;
-            slot.goes_on();
+            let idc_region = slot.account.view.refresh_region().to_owned();
+            let unsaved = slot.account.credential.learned_profile(arn, region, &idc_region)?;
+            slot.account.goes_on();
             slot.review(&self.0.settings.urls, now);
             Some(unsaved)
         });
@@ -684,16 +683,16 @@ impl Pool {
     pub fn model_votes(&self, kiro_id: &str) -> (usize, bool) {
         let now = self.now();
         let inside = self.inside();
-        let refuses = inside.slots.values().filter(|slot| slot.learned.refuses_model(kiro_id, now)).count();
-        (refuses, inside.slots.values().any(|slot| slot.learned.served_model(kiro_id).is_some()))
+        let refuses = inside.slots.values().filter(|slot| slot.account.learned.refuses_model(kiro_id, now)).count();
+        (refuses, inside.slots.values().any(|slot| slot.account.learned.served_model(kiro_id).is_some()))
     }
 
     /// Each account's catalogue, as long as it counts (K125), and whether the account is healthy.
     pub(crate) fn catalogues(&self) -> Vec<(bool, Option<Arc<Catalogue>>)> {
         let now = self.now();
         let of = |slot: &Slot| {
-            let catalogue = slot.learned.catalogue(now).map(|(catalogue, _)| catalogue.clone());
-            (matches!(slot.state(now), State::Healthy), catalogue)
+            let catalogue = slot.account.learned.catalogue(now).map(|(catalogue, _)| catalogue.clone());
+            (matches!(slot.account.state(now), State::Healthy), catalogue)
         };
         self.inside().slots.values().map(of).collect()
     }
@@ -701,7 +700,7 @@ impl Pool {
     /// The account's view as this token record makes it, which the snapshot may not have seen yet. The error says why
     /// the account can't be used with it (K11).
     pub(crate) fn view_with(&self, id: &str, token: &Token) -> Option<Result<AccountView, String>> {
-        let viewed = self.with_slot(id, |slot, _| slot.viewed(token, &self.0.settings.urls))?;
+        let viewed = self.with_slot(id, |slot, _| slot.account.viewed(token, &self.0.settings.urls))?;
         Some(viewed.problem.map_or(Ok(viewed.view), Err))
     }
 
@@ -710,10 +709,11 @@ impl Pool {
         let now = self.now();
         let inside = self.inside();
         let due = |slot: &&Slot| {
-            let asked_for = slot.health.standing().stale;
-            slot.held.is_due(slot.state(now), asked_for, store_away, threshold, now)
+            let asked_for = slot.account.health.standing().stale;
+            !slot.is_refreshing()
+                && slot.account.credential.is_due(slot.account.state(now), asked_for, store_away, threshold, now)
         };
-        inside.slots.values().filter(due).map(|slot| slot.view.id.clone()).collect()
+        inside.slots.values().filter(due).map(|slot| slot.account.view.id.clone()).collect()
     }
 
     /// Wakes when a selection met an account whose token should be refreshed at once.
@@ -727,11 +727,11 @@ impl Pool {
         let told = self.with_slot(id, |slot, _| {
             slot.review(&self.0.settings.urls, now);
             let event = PoolEvent::TokenRefreshed {
-                id: slot.view.id.clone(),
-                expires_at: slot.held.token().expires_at,
-                method: slot.view.method,
+                id: slot.account.view.id.clone(),
+                expires_at: slot.account.credential.token().expires_at,
+                method: slot.account.view.method,
             };
-            (slot.view.id.clone(), slot.health.refreshed(now), event)
+            (slot.account.view.id.clone(), slot.account.health.refreshed(now), event)
         });
         if let Some((id, outcome, event)) = told {
             self.write(&id, &outcome);
@@ -749,7 +749,7 @@ impl Pool {
 
     /// A refresh was refused for good (R41).
     pub(crate) fn eject(&self, id: &str, cause: String) {
-        self.settle(id, |slot, _, now| Some(slot.health.eject(cause, now)));
+        self.settle(id, |slot, _, now| Some(slot.account.health.eject(cause, now)));
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -776,15 +776,15 @@ impl Pool {
         let (id, outcome, host) = self
             .with_inside(id, |slot, rng, brake| {
                 let outcome = judge(slot, rng, now)?;
-                if let Some(at) = slot.turned_suspicious().filter(|_| self.0.settings.brake) {
-                    brake.turned(&slot.view.id, at, now);
+                if let Some(at) = slot.account.turned_suspicious().filter(|_| self.0.settings.brake) {
+                    brake.turned(&slot.account.view.id, at, now);
                 }
                 let host = self.0.hooks.record.as_ref().filter(|_| outcome.is_shown());
                 match host {
-                    None => self.write_whole(&slot.view.id, &outcome),
+                    None => self.write_whole(&slot.account.view.id, &outcome),
                     Some(_) => slot.host_marked = Some(shown),
                 }
-                Some((slot.view.id.clone(), outcome, host))
+                Some((slot.account.view.id.clone(), outcome, host))
             })
             .flatten()?;
         if let Some(record) = host {
@@ -852,95 +852,24 @@ impl fmt::Debug for Pool {
 
 impl Slot {
     fn new(id: &AccountId, settings: &Settings, now: Timestamp) -> Self {
-        let (lent, token, learned) = (&Addresses::default(), &Token::default(), &Learned::default());
-        let sources = Sources { account: None, lent, token, learned, urls: &settings.urls };
-        let view = view::view(id, &sources).view;
         Self {
-            record: Bytes::new(),
-            account: None,
-            token_record: None,
-            view: Arc::new(view),
-            lent: Addresses::default(),
-            problems: [None, None, None],
-            warnings: Vec::new(),
-            health: Health::new(Standing::default(), settings.rules, now),
-            held: Held::new(TokenKey::of(id)),
+            account: PoolAccount::new(id, &settings.urls, settings.rules, now),
             load: Arc::default(),
-            sent: VecDeque::new(),
-            suspected: None,
-            arn_rejected: None,
             host_marked: None,
-            learned: Learned::default(),
+            refresh: None,
+            look_up: None,
         }
     }
 
-    pub(crate) fn state(&self, now: Timestamp) -> State {
-        match self.health.state(self.is_usable(now), now) {
-            served @ (State::Healthy | State::HalfOpen | State::Stale) => {
-                self.learned.no_profile_until(now).map_or(served, |until| State::NoProfile { until })
-            }
-            other => other,
-        }
-    }
-
-    fn is_usable(&self, now: Timestamp) -> bool {
-        self.problem().is_none() && self.held.is_usable(now)
-    }
-
-    fn problem(&self) -> Option<&str> {
-        self.problems.iter().flatten().next().map(String::as_str)
-    }
-
-    fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
-        let (account, lent, learned) = (self.account.as_ref(), &self.lent, &self.learned);
-        view::view(&self.view.id, &Sources { account, lent, token, learned, urls })
-    }
-
-    /// Stands for the fields on which what was learned depends (R72).
-    fn identity(&self) -> u64 {
-        let (token, account) = (self.held.token(), self.account.as_ref());
-        let secret = |field: &Option<Secret>| field.as_ref().map(|secret| secret.expose().to_owned());
-        let mut hasher = DefaultHasher::new();
-        let named = [&token.auth_method, &token.provider, &token.start_url, &token.profile_arn, &token.region];
-        (named, &token.idc_region, &token.api_region).hash(&mut hasher);
-        (secret(&token.client_id), secret(&token.kiro_api_key)).hash(&mut hasher);
-        account.map(|account| (&account.profile_arn, &account.region)).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// Whether its profiles may be looked up (K79).
-    pub(crate) fn may_look_up(&self, now: Timestamp) -> bool {
-        self.view.kind().has_profiles() && self.learned.may_ask_profiles(now)
-    }
-
-    /// The record was changed by us: what was learned goes on (R72).
-    pub(crate) fn goes_on(&mut self) {
-        self.learned.goes_on_with(self.identity());
-    }
-
-    /// Makes the view again after a change of record or token.
+    /// Makes the view again after a change of record or token, and tells what is ignored in them.
     fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) {
-        self.learned.belongs_to(self.identity());
-        let viewed = self.viewed(self.held.token(), urls);
-        self.problems[2] = viewed.problem;
-        for warning in viewed.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
-            tracing::warn!(account = viewed.view.short_id(), "{warning}");
+        for warning in self.account.review(urls, now) {
+            tracing::warn!(account = self.account.view.short_id(), "{warning}");
         }
-        self.warnings = viewed.warnings;
-        let arn = viewed.view.profile_arn().filter(|arn| !arn.is_empty());
-        if arn.is_some() && arn != self.arn_rejected.as_deref() {
-            self.arn_rejected = None;
-        }
-        if viewed.view != *self.view {
-            self.view = Arc::new(viewed.view);
-        }
-        self.health.set_fingerprint(self.held.fingerprint(), now);
     }
 
-    /// When the account turned suspicious, here or in another process; each time once.
-    fn turned_suspicious(&mut self) -> Option<Timestamp> {
-        let (until, at) = self.health.suspected()?;
-        (self.suspected.replace(until) != Some(until)).then_some(at)
+    pub(crate) fn is_refreshing(&self) -> bool {
+        self.refresh.as_ref().is_some_and(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
     }
 }
 

@@ -28,9 +28,10 @@ macro_rules! key {
     };
 }
 
+pub use crate::proto::kiro::route::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
 pub use forms::{Form, is_below_floor, parse_version};
 pub use raw::{RawConfig, Source};
-pub use table::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Group, SETTINGS, Setting};
+pub use table::{Group, SETTINGS, Setting};
 
 /// A mistake in the configuration: names the key, the value and the allowed form.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The table of settings: `--help`, `docs/configuration.md` and `GatewayOptions` show its rows in this order.
 
 use super::Form;
+use crate::proto::kiro::route::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
 use crate::proto::kiro::{client_identity, profile};
 
 /// The groups in which settings are shown, in their order.
@@ -151,13 +152,6 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     }
     at == a.len() && at == b.len()
 }
-
-/// Default of `KIRO_UPSTREAM_URL`.
-pub const DEFAULT_UPSTREAM_URL: &str = "https://q.{region}.amazonaws.com/generateAssistantResponse";
-/// Default of `KIRO_RUNTIME_URL`.
-pub const DEFAULT_RUNTIME_URL: &str = "https://runtime.{region}.kiro.dev/";
-/// Default of `KIRO_MANAGEMENT_URL`.
-pub const DEFAULT_MANAGEMENT_URL: &str = "https://management.{region}.kiro.dev";
 
 /// Every setting, group by group: the ones that most people need first, escape hatches last.
 pub const SETTINGS: &[Setting] = &[

@@ -1,6 +1,6 @@
 //! The decisions about tokens in all orders: refreshes, writes, outages, adoptions, restarts, a second process.
 //!
-//! A small world around the production code ([`Held`], [`Waiting`], [`UnsavedToken`], the journal's text): an upstream
+//! A small world around the production code ([`Credential`], [`Waiting`], [`UnsavedToken`], the journal's text): an upstream
 //! whose refresh tokens work once, a store that may take no writes or be away, whose replies are lost and whose writes
 //! land late, two processes of which each may die and come back, and other programs that edit the record, refresh, or log
 //! in again. Each seed is one order of events. At every moment somebody must know the account's last token, and when the
@@ -17,13 +17,13 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::held::Held;
 use super::{Cause, MOST_TOKENS, Order};
+use crate::policy::credential::Credential;
 use crate::proto::kiro::token::{Grant, Refusal};
 use crate::proto::record::{self, Entry, Token};
 use crate::secret::Secret;
 use crate::store::waiting::{Generation, Waiting};
-use crate::store::{Cas, Fit, Saved, StoreError, TokenKey, UnsavedToken, journal};
+use crate::store::{Cas, OnRecord, Saved, StoreError, TokenKey, UnsavedToken, journal};
 
 /// Orders of events in a run of the test.
 const ORDERS: u64 = 100_000;
@@ -73,7 +73,7 @@ struct Process {
     journals: bool,
     /// What its journal holds while it is dead.
     disk: Vec<String>,
-    held: Option<Held>,
+    held: Option<Credential>,
     waiting: Waiting,
     snapshot: Option<Bytes>,
     flight: Option<Flight>,
@@ -198,7 +198,7 @@ impl World {
         let left_over = disk.iter().filter_map(|text| journal::read("s", text.as_bytes()).unwrap());
         process.waiting =
             if process.journals { Waiting::with_journal(left_over.collect()) } else { Waiting::default() };
-        let held = Held::new(TokenKey::of(ACCOUNT));
+        let held = Credential::new(TokenKey::of(ACCOUNT));
         process.held = Some(held);
         process.alive = true;
         self.tell(|| format!("{p} starts"));
@@ -295,7 +295,7 @@ impl World {
                 self.tell(|| format!("{p} adopts"));
                 return self.unlock(p);
             }
-            let credential = held.credential(&record, &flight.refused);
+            let credential = held.to_spend(&record, &flight.refused);
             let Some(used) = credential.and_then(|credential| credential.refresh_token) else { return self.unlock(p) };
             flight.call = Some(Calling { base: (bytes, record), used, known });
             self.processes[p].flight = Some(flight);
@@ -330,7 +330,7 @@ impl World {
         let bytes = again.ok().or(held.seen().cloned());
         let record = bytes.and_then(|bytes| Token::parse(&bytes).ok());
         if flight.refused.len() < MOST_TOKENS
-            && record.is_some_and(|record| held.credential(&record, &flight.refused).is_some())
+            && record.is_some_and(|record| held.to_spend(&record, &flight.refused).is_some())
         {
             self.processes[p].flight = Some(flight);
             return;
@@ -349,8 +349,8 @@ impl World {
     /// One try at a save, as [`crate::store::Store::save_token`] makes them. Ok: it goes on.
     fn saves(&mut self, mut saving: Saving) -> Result<Saving, (Generation, Result<Saved, StoreError>)> {
         let new = match saving.unsaved.on(saving.base.clone()) {
-            Fit::Write(new) => new,
-            Fit::Settled(saved) => return Err((saving.generation, Ok(saved))),
+            OnRecord::Write(new) => new,
+            OnRecord::Settled(saved) => return Err((saving.generation, Ok(saved))),
         };
         match self.cas(&saving.base.clone(), &new) {
             Ok(Cas::Written) => Err((saving.generation, Ok(Saved::Written(new)))),

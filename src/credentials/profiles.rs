@@ -63,14 +63,14 @@ impl Credentials {
         let joined = self.0.pool.with_slot(id, |slot, _| {
             let running =
                 |flight: &watch::Receiver<Option<LookUp>>| flight.borrow().is_none() && flight.has_changed().is_ok();
-            if let Some(flight) = slot.held.look_up.clone().filter(running) {
+            if let Some(flight) = slot.look_up.clone().filter(running) {
                 return Some(flight);
             }
-            if !anyway && !slot.may_look_up(now) {
+            if !anyway && !slot.account.may_look_up(now) {
                 return None;
             }
             let (done, flight) = watch::channel(None);
-            slot.held.look_up = Some(flight.clone());
+            slot.look_up = Some(flight.clone());
             let (credentials, id) = (self.clone(), id.clone());
             self.0.tasks.spawn(async move {
                 let ended = credentials.ask_everywhere(&id).await;

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::line::{Needs, Number};
 use super::{AccountId, AccountView, Inner, Inside, Load, Pool, Settings, Slot, Stood, between};
-use crate::credentials::held::later;
 use crate::error::Code;
 use crate::policy::brake;
 use crate::policy::health::{Attempt, Rules, State};
+use crate::policy::later;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
@@ -26,8 +26,6 @@ use crate::secret::Secret;
 const SOON: Duration = Duration::from_secs(120);
 /// The clock is not looked at more often for those in line.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-/// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a request looks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -314,7 +312,7 @@ impl Pool {
         }
         match inside.slots.get_mut(id) {
             None => Err(NoAccount { why: Why::Unknown, retry_after: None }),
-            Some(slot) if !slot.is_usable(now) => Err(NoAccount { why: Why::Unusable, retry_after: None }),
+            Some(slot) if !slot.account.is_usable(now) => Err(NoAccount { why: Why::Unusable, retry_after: None }),
             Some(slot) => Ok(self.lease(slot, now, Purpose::Pinned)),
         }
     }
@@ -353,7 +351,7 @@ impl Pool {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
             let rank = select::rank(&candidate, limits.in_flight);
             let at_limit = rank.is_err_and(Refusal::is_limit);
-            passing |= wanted.homes.first() == Some(&slot.view.id) && at_limit;
+            passing |= wanted.homes.first() == Some(&slot.account.view.id) && at_limit;
             limited |= at_limit && matches!(candidate.state, State::Healthy | State::Stale);
             match rank {
                 Ok(tier) => ranked.push((tier, candidate)),
@@ -415,7 +413,7 @@ impl Pool {
         }
         match inside.slots.get_mut(&id) {
             Some(slot) => {
-                slot.sends(&self.0.settings, now);
+                slot.account.sends(self.0.settings.remembered, now);
                 let mut lease = self.lease(slot, now, Purpose::Request);
                 lease.passing = passing;
                 Ok(lease)
@@ -428,28 +426,28 @@ impl Pool {
         let Some(slot) = inside.slots.get_mut(id) else {
             return Err(NoAccount { why: Why::Unknown, retry_after: None });
         };
-        if !slot.is_usable(now) {
+        if !slot.account.is_usable(now) {
             return Err(NoAccount { why: Why::Unusable, retry_after: None });
         }
-        if let Some(until) = slot.health.held_until(now) {
+        if let Some(until) = slot.account.health.held_until(now) {
             return Err(NoAccount { why: Why::Limited, retry_after: Some(between(now, until)) });
         }
-        slot.sends(&self.0.settings, now);
+        slot.account.sends(self.0.settings.remembered, now);
         Ok(self.lease(slot, now, Purpose::Pinned))
     }
 
     pub(super) fn lease(&self, slot: &mut Slot, now: Timestamp, purpose: Purpose) -> Lease {
-        let half_open = purpose != Purpose::Pinned && slot.state(now) == State::HalfOpen;
+        let half_open = purpose != Purpose::Pinned && slot.account.state(now) == State::HalfOpen;
         slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
         // The one request of a half-open account; others come where nobody else is left, and the flag isn't theirs.
         let half_open = half_open && !slot.load.probing.swap(true, Ordering::AcqRel);
         // Only what may heal counts: a host program that tests an account by name must not keep the probe away (R17, N5).
         if purpose != Purpose::Pinned {
-            slot.health.asked(now);
+            slot.account.health.asked(now);
         }
         Lease {
             pool: self.clone(),
-            view: slot.view.clone(),
+            view: slot.account.view.clone(),
             load: slot.load.clone(),
             started: now,
             half_open,
@@ -502,7 +500,8 @@ impl Pool {
 
     fn soonest_change(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
         let limits = self.limits(inside, now);
-        let ends = |slot: &Slot| slot.state(now).until().or_else(|| slot.paced_until(limits.per_minute, now));
+        let ends =
+            |slot: &Slot| slot.account.state(now).until().or_else(|| slot.account.paced_until(limits.per_minute, now));
         inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min()
     }
 
@@ -572,14 +571,14 @@ impl Lease {
     /// Reads what is known of the account; nothing, if it has left the pool.
     pub fn learned<T>(&self, read: impl Fn(&Learned, Timestamp) -> T) -> T {
         let now = self.pool.now();
-        let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.learned, now));
+        let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.account.learned, now));
         known.unwrap_or_else(|| read(&Learned::default(), now))
     }
 
     /// The same conversation goes out once more on this account: it counts in its minute (K92).
     pub fn sends_again(&self) {
         let now = self.pool.now();
-        self.pool.with_slot(&self.view.id, |slot, _| slot.sends(&self.pool.0.settings, now));
+        self.pool.with_slot(&self.view.id, |slot, _| slot.account.sends(self.pool.0.settings.remembered, now));
     }
 
     /// Sees the account as it is now: after its profile was looked up.
@@ -596,11 +595,11 @@ impl Lease {
         }
         let probe = self.purpose == Purpose::Probe;
         let outcome = self.pool.settle(&self.view.id, |slot, _, now| {
-            if probe && slot.health.is_suspected() {
+            if probe && slot.account.health.is_suspected() {
                 return None;
             }
-            slot.arn_rejected = None;
-            let mut outcome = slot.health.success(self.started, now);
+            slot.account.arn_rejected = None;
+            let mut outcome = slot.account.health.success(self.started, now);
             if let Event::Success { probe: told, .. } = &mut outcome.event {
                 *told = probe;
             }
@@ -623,9 +622,9 @@ impl Lease {
 
     fn note(&self, slot: &mut Slot, fault: &Fault, now: Timestamp) {
         if fault.kind == FaultKind::ProfileArn {
-            slot.arn_rejected = Some(self.view.profile_arn().unwrap_or_default().to_owned());
+            slot.account.arn_rejected = Some(self.view.profile_arn().unwrap_or_default().to_owned());
         }
-        slot.health.hold(fault, now);
+        slot.account.health.hold(fault, now);
     }
 
     /// A question that a person asked was answered with `Suspended`: the one mark that such a question leaves (K62).
@@ -634,7 +633,7 @@ impl Lease {
         self.pool.settle(&self.view.id, |slot, _, now| {
             let attempt =
                 Attempt { started: self.started, refreshed: false, committed: false, alike: false, spread: 0 };
-            slot.health.fault(fault, attempt, rules, now)
+            slot.account.health.fault(fault, attempt, rules, now)
         })
     }
 
@@ -658,7 +657,7 @@ impl Lease {
                 alike,
                 spread: rng.i16(-100..=100),
             };
-            slot.health.fault(fault, attempt, rules, now)
+            slot.account.health.fault(fault, attempt, rules, now)
         })
     }
 }
@@ -677,12 +676,12 @@ impl Inside {
     /// Why no account that serves these models will do so within [`SOON`]; none: one will, or does (M85).
     fn outlook(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<Outlook> {
         let mut outlook = Outlook::default();
-        for slot in self.slots.values().filter(|slot| slot.serves(wanted.model_names, wanted.kiro_id, now)) {
-            let state = slot.state(now);
+        for slot in self.slots.values().filter(|slot| slot.account.serves(wanted.model_names, wanted.kiro_id, now)) {
+            let state = slot.account.state(now);
             match (state, state.until()) {
                 (State::Healthy | State::HalfOpen | State::Stale, _) => return None,
                 // The next request will ask it.
-                (State::Cooling { .. }, _) if slot.health.rests_softly(now).is_some() => return None,
+                (State::Cooling { .. }, _) if slot.account.health.rests_softly(now).is_some() => return None,
                 (_, Some(until)) if until <= later(now, SOON) => return None,
                 (_, until) => outlook.until = [outlook.until, until].into_iter().flatten().min(),
             }
@@ -693,61 +692,33 @@ impl Inside {
 
     /// Until the soonest account that serves these models is back; a second when one is there already.
     pub(super) fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
-        let back = |slot: &Slot| match slot.state(now) {
+        let back = |slot: &Slot| match slot.account.state(now) {
             State::Cooling { until } | State::NoProfile { until } => Some(between(now, until)),
             State::Healthy | State::HalfOpen | State::Stale => Some(Duration::from_secs(1)),
             State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected => None,
         };
-        self.slots.values().filter(|slot| slot.serves(model_names, kiro_id, now)).filter_map(back).min()
+        self.slots.values().filter(|slot| slot.account.serves(model_names, kiro_id, now)).filter_map(back).min()
     }
 }
 
 impl Slot {
-    fn supports(&self, model_names: &[&str]) -> bool {
-        self.account.as_ref().is_none_or(|account| account.supports(model_names))
-    }
-
-    /// Whether it has said no to the model lately (K88).
-    fn has_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
-        !kiro_id.is_empty() && self.learned.refuses_model(kiro_id, now)
-    }
-
-    fn serves(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> bool {
-        self.supports(model_names) && !self.has_refused(kiro_id, now)
-    }
-
-    /// A conversation is sent to it: it counts in its minute (K92). Only so many are kept as a limit can ask for.
-    fn sends(&mut self, settings: &Settings, now: Timestamp) {
-        let most = if settings.brake { settings.per_minute.max(brake::PER_MINUTE) } else { settings.per_minute };
-        self.sent.push_back(now);
-        while self.sent.len() > usize::try_from(most).unwrap_or(usize::MAX) {
-            self.sent.pop_front();
-        }
-    }
-
-    /// When its first place in the minute is free again; none: one is.
-    fn paced_until(&self, per_minute: u32, now: Timestamp) -> Option<Timestamp> {
-        let limit = usize::try_from(per_minute).ok().filter(|limit| *limit > 0)?;
-        let oldest = *self.sent.get(self.sent.len().checked_sub(limit)?)?;
-        Some(later(oldest, MINUTE)).filter(|free| oldest <= now && *free > now)
-    }
-
     fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
+        let account = &self.account;
         Candidate {
-            id: &self.view.id,
-            state: self.state(now),
-            live_token: self.held.live(now).is_some(),
-            arn_rejected: self.arn_rejected.is_some(),
-            model_unsupported: !self.supports(wanted.model_names),
-            model_refused: self.has_refused(wanted.kiro_id, now),
-            fit: wanted.fit.map_or(0, |fit| fit.0(&self.view, &self.learned, now)),
-            priority: self.account.as_ref().map_or(0, |account| account.priority),
-            excluded: wanted.exclude.contains(&self.view.id),
+            id: &account.view.id,
+            state: account.state(now),
+            live_token: account.credential.live(now).is_some(),
+            arn_rejected: account.arn_rejected.is_some(),
+            model_unsupported: !account.supports(wanted.model_names),
+            model_refused: account.has_refused(wanted.kiro_id, now),
+            fit: wanted.fit.map_or(0, |fit| fit.0(&account.view, &account.learned, now)),
+            priority: account.account.as_ref().map_or(0, |record| record.priority),
+            excluded: wanted.exclude.contains(&account.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
             probing: self.load.probing.load(Ordering::Acquire),
-            paced_until: self.paced_until(limits.per_minute, now),
-            refused_lately: self.health.refused_lately(rules, now),
-            rests_softly: self.health.rests_softly(now),
+            paced_until: account.paced_until(limits.per_minute, now),
+            refused_lately: account.health.refused_lately(rules, now),
+            rests_softly: account.health.rests_softly(now),
         }
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::{AccountId, Inner, Inside, Pool, PoolEvent, Slot, short, tickets};
-use crate::credentials::held::later;
 use crate::policy::health::Standing;
+use crate::policy::later;
 use crate::proto::record::{Account, Unusable};
 use crate::store::{RawAccount, Status, StoreError, StoreErrorKind, UnsavedToken, Writer};
 
@@ -117,7 +117,7 @@ impl Pool {
     pub(super) fn take_in(&self, accounts: Vec<RawAccount>, since: Instant) {
         let now = self.now();
         let known: HashMap<AccountId, Bytes> =
-            self.inside().slots.iter().map(|(id, slot)| (id.clone(), slot.record.clone())).collect();
+            self.inside().slots.iter().map(|(id, slot)| (id.clone(), slot.account.record.clone())).collect();
         let parse = |raw: &RawAccount| match known.get(raw.id.as_str()) {
             Some(record) if *record == raw.account => None,
             _ => Some(Account::parse(&raw.account, &raw.id)),
@@ -154,12 +154,14 @@ impl Pool {
             let Inside { slots, rng, .. } = &mut *inside;
             let Some(slot) = slots.get_mut(raw.id.as_str()) else { continue };
             if let Some(unsaved) = slot.take_in(raw, parsed, since, &self.0, now, rng) {
-                tokens.push((slot.view.id.clone(), unsaved));
+                tokens.push((slot.account.view.id.clone(), unsaved));
             }
         }
         if self.0.settings.brake {
             let Inside { slots, brake, .. } = &mut *inside;
-            let turned = slots.values_mut().filter_map(|slot| Some((slot.turned_suspicious()?, slot.view.id.clone())));
+            let turned = slots
+                .values_mut()
+                .filter_map(|slot| Some((slot.account.turned_suspicious()?, slot.account.view.id.clone())));
             let mut turned: Vec<_> = turned.collect();
             turned.sort();
             turned.iter().for_each(|(at, id)| brake.turned(id, *at, now));
@@ -198,37 +200,33 @@ impl Slot {
         now: Timestamp,
         rng: &mut fastrand::Rng,
     ) -> Option<UnsavedToken> {
-        let changed = parsed.is_some() || raw.token != self.token_record;
+        let account = &mut self.account;
+        let changed = parsed.is_some() || !account.has_token_record(raw.token.as_ref());
         if let Some(parsed) = parsed {
-            self.problems[0] = parsed.as_ref().err().map(|error| format!("account record: {error}"));
-            self.account = parsed.ok().or(self.account.take());
-            self.record = raw.account;
+            account.take_record(raw.account, parsed);
         }
-        if let (Some(account), None) = (&self.account, &self.problems[0]) {
+        if let Some(record) = account.readable() {
             // What we have not written yet, or wrote after this was read, is on top of it (R18). What a host program writes
             // in our place we can't see coming.
             let by_host = self.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
-            let ours = pool.writer.overlaid(account, since);
-            let standing = Standing::from(ours.as_ref().unwrap_or(account));
-            self.health.observe(standing, by_host, pool.settings.rules, now);
+            let ours = pool.writer.overlaid(record, since);
+            let standing = Standing::from(ours.as_ref().unwrap_or(record));
+            account.health.observe(standing, by_host, pool.settings.rules, now);
         }
-        self.token_record.clone_from(&raw.token);
-        let observed = self.held.observe(raw.token, now, rng);
-        self.problems[1] = observed.as_ref().err().map(|error| format!("token record: {error}"));
-        let mut observed = observed.unwrap_or_default();
-        if let Some(left_over) = pool.writer.left_over(&self.view.id) {
-            match self.held.take_left_over(&left_over, rng) {
+        let mut observed = account.take_token(raw.token, now, rng);
+        if let Some(left_over) = pool.writer.left_over(&account.view.id) {
+            match account.credential.take_left_over(&left_over, rng) {
                 Some(unsaved) => observed.write_back = Some(unsaved),
-                None => pool.writer.forget(&self.view.id, left_over),
+                None => pool.writer.forget(&account.view.id, left_over),
             }
         }
         if observed.lost {
-            tracing::warn!(account = self.view.short_id(), "no token record: its access token serves to its end");
+            tracing::warn!(account = account.view.short_id(), "no token record: its access token serves to its end");
         }
         if changed {
             self.review(&pool.settings.urls, now);
-            if let Some(problem) = self.problem() {
-                tracing::warn!(account = self.view.short_id(), problem, "account unusable");
+            if let Some(problem) = self.account.problem() {
+                tracing::warn!(account = self.account.view.short_id(), problem, "account unusable");
                 pool.counters.unusable_records.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -3,11 +3,16 @@
 use std::sync::atomic::AtomicI64;
 
 use super::snapshot::{EMPTY_LOOK_EVERY, HOST_WRITES_WITHIN};
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
 use super::*;
 use crate::config::{Face, RawConfig};
 use crate::error::Code;
 use crate::policy::outcome::Outcomes;
 use crate::proto::kiro::fault::{FaultKind, RetryAfter};
+use crate::store::TokenKey;
 use crate::store::{RawAccount, StoreConfig};
 
 const T0: &str = "2026-11-23T10:00:00.000Z";

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::metrics::{Histogram, Observed};
-use crate::proto::record::{self, Entry, Fingerprint, Token};
+use crate::proto::record::{self, ByteCount, Entry, Token};
 use crate::secret::Secret;
 
 pub mod file;
@@ -28,6 +28,8 @@ pub(crate) mod waiting;
 pub mod writer;
 
 pub use crate::config::RedisAddress;
+pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
+pub use crate::proto::record::TokenKey;
 pub use file::{Imported, import};
 pub use writer::{Pending, Writer};
 
@@ -69,24 +71,6 @@ pub struct RawAccount {
     pub account: Bytes,
     /// Where the token record lies and what it holds; `None` without one (R45).
     pub token: Option<(TokenKey, Bytes)>,
-}
-
-/// Names a token record and its lock: the id in `tokens:claude-kiro-oauth:{id}`.
-///
-/// Mostly the account's own id; another one after the Node.js service gave the account a new id (R45).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TokenKey(Arc<str>);
-
-impl TokenKey {
-    /// The key of an account's own id.
-    pub fn of(account_id: &str) -> Self {
-        Self(account_id.into())
-    }
-
-    /// The id in the key.
-    pub fn id(&self) -> &str {
-        &self.0
-    }
 }
 
 /// What became of a compare-and-set (R21).
@@ -131,19 +115,6 @@ impl Lock {
     pub fn key(&self) -> &TokenKey {
         &self.key
     }
-}
-
-/// What became of a refreshed token (R40 step 6).
-#[derive(Clone, PartialEq, Eq)]
-pub enum Saved {
-    /// Saved; the record is this now.
-    Written(Bytes),
-    /// Somebody else rotated the refresh token: ours is dropped, this record is to be used.
-    Rotated(Bytes),
-    /// The account was removed; nothing was written.
-    Absent,
-    /// The record is no JSON object any more; nothing was written (R9).
-    Unusable,
 }
 
 /// An account to add (R62).
@@ -384,8 +355,8 @@ impl Store {
                 tokio::time::sleep(conflict_pause()).await;
             }
             let patched = match unsaved.on(base.clone()) {
-                Fit::Write(patched) => patched,
-                Fit::Settled(saved) => return Ok(saved),
+                OnRecord::Write(patched) => patched,
+                OnRecord::Settled(saved) => return Ok(saved),
             };
             match self.compare_and_set_token(&unsaved.key, &base, &patched).await? {
                 Cas::Written => return Ok(Saved::Written(patched)),
@@ -589,92 +560,12 @@ pub(crate) fn conflict_pause() -> Duration {
     Duration::from_micros(fastrand::u64(1_000..=20_000))
 }
 
-/// A refreshed token that must reach the store (R40 step 6).
-#[derive(Clone)]
-pub struct UnsavedToken {
-    /// Where it belongs.
-    pub key: TokenKey,
-    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies
-    /// there by then.
-    pub base: Bytes,
-    /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
-    pub replaces: Vec<Fingerprint>,
-    /// What the refresh brought: access token, refresh token, expiry, profile.
-    pub entries: Vec<Entry>,
-}
-
-impl UnsavedToken {
-    /// Whether there is more in it than a profile and its regions.
-    pub(crate) fn brings_a_token(&self) -> bool {
-        let is_found = |entry: &Entry| matches!(entry, Entry::ProfileArn(_) | Entry::Region(_) | Entry::IdcRegion(_));
-        !self.entries.iter().all(is_found)
-    }
-
-    /// These entries too; of a doubled one the last is written.
-    fn with(mut self, entries: Vec<Entry>) -> Self {
-        self.entries.extend(entries);
-        self
-    }
-
-    /// What it makes of the record that lies in the store.
-    pub(crate) fn on(&self, record: Bytes) -> Fit {
-        let Ok(token) = Token::parse(&record) else { return Fit::Settled(Saved::Unusable) };
-        if !self.goes_on(&token) {
-            return Fit::Settled(Saved::Rotated(record));
-        }
-        match record::patch(&record, &self.entries) {
-            Ok(Some(patched)) => Fit::Write(patched.into()),
-            // An earlier try, whose reply was lost, had succeeded.
-            Ok(None) => Fit::Settled(Saved::Written(record)),
-            Err(_) => Fit::Settled(Saved::Unusable),
-        }
-    }
-
-    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One
-    /// that is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose
-    /// the only token that can be refreshed.
-    pub(crate) fn goes_on(&self, record: &Token) -> bool {
-        let ours = self.refresh_token();
-        match &record.refresh_token {
-            Some(theirs) => Some(theirs) == ours || self.replaces.contains(&Fingerprint::of(theirs)),
-            None => {
-                let dropped = record.access_token.is_some() && record.kiro_api_key.is_none();
-                self.replaces.is_empty() || dropped && ours.is_some()
-            }
-        }
-    }
-
-    pub(crate) fn refresh_token(&self) -> Option<&Secret> {
-        self.entries.iter().find_map(|entry| match entry {
-            Entry::RefreshToken(token) => Some(token),
-            _ => None,
-        })
-    }
-}
-
-/// What is to be done with an unsaved token where a record lies.
-pub(crate) enum Fit {
-    /// The record that shall lie there instead, by compare-and-set.
-    Write(Bytes),
-    /// Nothing is to be written.
-    Settled(Saved),
-}
-
-/// How long a record is, and nothing of what is in it (R6).
-struct Veiled<'a>(&'a [u8]);
-
-impl fmt::Debug for Veiled<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
 impl fmt::Debug for RawAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let token = self.token.as_ref().map(|(key, record)| (key, Veiled(record)));
+        let token = self.token.as_ref().map(|(key, record)| (key, ByteCount(record)));
         f.debug_struct("RawAccount")
             .field("id", &self.id)
-            .field("account", &Veiled(&self.account))
+            .field("account", &ByteCount(&self.account))
             .field("token", &token)
             .finish()
     }
@@ -684,7 +575,7 @@ impl fmt::Debug for Cas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Written => f.write_str("Written"),
-            Self::Conflict(record) => f.debug_tuple("Conflict").field(&Veiled(record)).finish(),
+            Self::Conflict(record) => f.debug_tuple("Conflict").field(&ByteCount(record)).finish(),
             Self::Absent => f.write_str("Absent"),
         }
     }
@@ -692,34 +583,16 @@ impl fmt::Debug for Cas {
 
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (old, new) = (Veiled(&self.old), Veiled(&self.new));
+        let (old, new) = (ByteCount(&self.old), ByteCount(&self.new));
         f.debug_struct("Change").field("id", &self.id).field("old", &old).field("new", &new).finish()
-    }
-}
-
-impl fmt::Debug for Saved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Written(record) => f.debug_tuple("Written").field(&Veiled(record)).finish(),
-            Self::Rotated(record) => f.debug_tuple("Rotated").field(&Veiled(record)).finish(),
-            Self::Absent => f.write_str("Absent"),
-            Self::Unusable => f.write_str("Unusable"),
-        }
     }
 }
 
 impl fmt::Debug for NewAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewAccount").field("id", &self.id).field("token", &Veiled(&self.token)).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for UnsavedToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnsavedToken")
-            .field("key", &self.key)
-            .field("base", &Veiled(&self.base))
-            .field("entries", &self.entries)
+        f.debug_struct("NewAccount")
+            .field("id", &self.id)
+            .field("token", &ByteCount(&self.token))
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,11 @@ import http from 'node:http'
 
 /** 20 events in 200 ms. */
 export const STREAM = { count: 20, gap_ms: 10 }
+/**
+ * Connections are kept for less than the 75 s after which the server closes an idle one: who uses one in that very moment is
+ * reset, by any server.
+ */
+const KEPT = { keepAlive: true, maxSockets: Infinity, timeout: 30_000 }
 export const MODEL = 'claude-sonnet-4-5'
 
 /** What a scenario with `count` says. */
@@ -51,7 +56,7 @@ export class Load {
   /** One request beside the rate; not counted. */
   async ask(server, scenario, more = {}) {
     const expects = this.expects?.(scenario) ?? (scenario.count === undefined ? undefined : textOf(scenario))
-    if (!this.#agents.has(server)) this.#agents.set(server, new http.Agent({ keepAlive: true, maxSockets: Infinity }))
+    if (!this.#agents.has(server)) this.#agents.set(server, new http.Agent(KEPT))
     const { agent = this.#agents.get(server), timeoutMs = this.timeoutMs, ...rest } = more
     return ask(server, { agent, expects, timeoutMs, sent: body(scenario), ...rest })
   }

@@ -44,6 +44,8 @@ function generator(seed) {
 class House {
   wrong = []
   happened = new Map()
+  /** The faults, each with its begin. */
+  story = []
   /** Restarts of server 1: from when to when. */
   restarts = []
   uncertain = 0
@@ -237,6 +239,7 @@ class House {
     while (left() > 0) {
       const name = this.any(names)
       this.happened.set(name, (this.happened.get(name) ?? 0) + 1)
+      this.story.push([performance.now(), name])
       // One that hangs is a fault of this program or of the server: either is to be seen.
       const done = await Promise.race([this.faults[name]().then(() => true), sleep(120_000)])
       if (!done) this.wrong.push(`"${name}" did not end`)
@@ -276,6 +279,11 @@ class House {
       const expected = told(outcome) || (outcome.lost && RESTARTS.test(outcome.lost) && inRestart(outcome))
       const entry = failures.get(kind) ?? { times: 0, expected }
       failures.set(kind, { times: entry.times + 1, expected: entry.expected && expected })
+      if (!expected) {
+        const { began, at, server } = outcome
+        const during = this.story.filter(([from]) => from <= at).slice(-2).map(([from, name]) => `"${name}" ${Math.round(at - from)} ms before`)
+        this.say(`  ${kind} after ${Math.round(at - began)} ms, server ${this.servers.indexOf(server)}: ${during.join(', ')}`)
+      }
     }
     for (const [kind, { times, expected }] of failures) {
       this.say(`  ${expected ? 'by design' : 'WRONG'}: ${times} × ${kind}`)

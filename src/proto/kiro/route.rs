@@ -1,5 +1,12 @@
 //! The two shapes of Kiro's endpoint and the calls that each has (K111).
 
+/// Default of `KIRO_UPSTREAM_URL`.
+pub const DEFAULT_UPSTREAM_URL: &str = "https://q.{region}.amazonaws.com/generateAssistantResponse";
+/// Default of `KIRO_RUNTIME_URL`.
+pub const DEFAULT_RUNTIME_URL: &str = "https://runtime.{region}.kiro.dev/";
+/// Default of `KIRO_MANAGEMENT_URL`.
+pub const DEFAULT_MANAGEMENT_URL: &str = "https://management.{region}.kiro.dev";
+
 /// One of the two wire shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Shape {

@@ -5,6 +5,7 @@
 //! bytes of single values and leaves every other byte unchanged.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -313,6 +314,33 @@ impl Token {
         let sound = found.clone().filter(is_sound);
         ignore(&mut self.ignored, name, found.is_some() && sound.is_none());
         sound
+    }
+}
+
+/// Names a token record and its lock: the id in `tokens:claude-kiro-oauth:{id}`.
+///
+/// Mostly the account's own id; another one after the Node.js service gave the account a new id (R45).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenKey(Arc<str>);
+
+impl TokenKey {
+    /// The key of an account's own id.
+    pub fn of(account_id: &str) -> Self {
+        Self(account_id.into())
+    }
+
+    /// The id in the key.
+    pub fn id(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How long a record is, and nothing of what is in it (R6).
+pub(crate) struct ByteCount<'a>(pub &'a [u8]);
+
+impl fmt::Debug for ByteCount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
     }
 }
 
@@ -934,7 +962,8 @@ mod tests {
         assert!(can(r#"{"authMethod":"social","refreshToken":"r"}"#));
         assert!(can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c","clientSecret":"s"}"#));
         assert!(!can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c"}"#));
-        assert!(!can(r#"{"authMethod":"okta","refreshToken":"r","clientId":"c","tokenEndpoint":"https://x/t"}"#));
+        assert!(can(r#"{"authMethod":"okta","refreshToken":"r","clientId":"c","tokenEndpoint":"https://x/t"}"#));
+        assert!(!can(r#"{"authMethod":"okta","refreshToken":"r","clientId":"c"}"#));
         assert!(!can(r#"{"kiroApiKey":"k","refreshToken":"r"}"#) && !can("{}"));
     }
 

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
 use crate::policy::learned::{Learned, MOST_LISTED, Variant};
 use crate::proto::address::{ALLOWED, endpoint, origin};
 use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{
     BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Call, DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Shape};
 use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region, short};
 use crate::secret::Secret;
 
@@ -21,10 +20,10 @@ pub type AccountId = Arc<str>;
 /// One account as an attempt sees it. No secret in it but the proxy's password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountView {
-    pub(super) id: AccountId,
-    pub(super) name: Option<String>,
-    pub(super) method: Method,
-    pub(super) machine_id: Arc<str>,
+    pub(crate) id: AccountId,
+    pub(crate) name: Option<String>,
+    pub(crate) method: Method,
+    pub(crate) machine_id: Arc<str>,
     kind: Kind,
     /// Never empty; the last one is [`Variant::None`].
     variants: Vec<Variant>,
@@ -301,29 +300,29 @@ impl Ways {
 
 /// Addresses of the configuration, with `{region}` in them (K12), and what else of it makes a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Urls {
+pub(crate) struct Urls {
     /// `KIRO_UPSTREAM_URL`.
-    pub(super) generate: String,
+    pub(crate) generate: String,
     /// `KIRO_RUNTIME_URL`.
-    pub(super) runtime: String,
+    pub(crate) runtime: String,
     /// `KIRO_MANAGEMENT_URL`.
-    pub(super) management: String,
+    pub(crate) management: String,
     /// `KIRO_UPSTREAM_API`; twice the same: only that one.
-    pub(super) shapes: [Shape; 2],
+    pub(crate) shapes: [Shape; 2],
     /// `KIRO_UPSTREAM_URL` was changed and `KIRO_RUNTIME_URL` wasn't: the one address is all there is.
-    pub(super) pinned: bool,
+    pub(crate) pinned: bool,
     /// `KIRO_SOCIAL_REFRESH_URL`.
-    pub(super) social_refresh: String,
+    pub(crate) social_refresh: String,
     /// `KIRO_IDC_REFRESH_URL`.
-    pub(super) idc_refresh: String,
+    pub(crate) idc_refresh: String,
     /// `KIRO_EXTERNAL_IDP_HOSTS`.
-    pub(super) external_hosts: Hosts,
+    pub(crate) external_hosts: Hosts,
     /// `KIRO_API_REGIONS`.
-    pub(super) api_regions: Vec<String>,
+    pub(crate) api_regions: Vec<String>,
     /// `KIRO_BUILDER_ID_PROFILE_ARN`; none: not sent.
-    pub(super) builder_id_profile: Option<Arc<str>>,
+    pub(crate) builder_id_profile: Option<Arc<str>>,
     /// `KIRO_SOCIAL_PROFILE_ARN`; none: not sent.
-    pub(super) social_profile: Option<Arc<str>>,
+    pub(crate) social_profile: Option<Arc<str>>,
 }
 
 impl Urls {
@@ -337,7 +336,7 @@ impl Urls {
     }
 
     /// Whether it is one of Kiro's fixed ARNs: other programs write the Builder ID one into every record.
-    pub(super) fn is_service(&self, arn: &str) -> bool {
+    pub(crate) fn is_service(&self, arn: &str) -> bool {
         let configured = [&self.builder_id_profile, &self.social_profile].into_iter().flatten();
         arn == BUILDER_ID_PROFILE || arn == SOCIAL_PROFILE || configured.into_iter().any(|known| **known == *arn)
     }
@@ -356,25 +355,25 @@ pub struct Addresses {
 
 /// A view, and what was ignored on the way to it.
 #[derive(Debug)]
-pub(super) struct Viewed {
-    pub(super) view: AccountView,
+pub(crate) struct Viewed {
+    pub(crate) view: AccountView,
     /// Why the account can't be used, naming the field (K11).
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
     /// Fields that are ignored, one sentence each (R70).
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a view is made of.
-pub(super) struct Sources<'a> {
-    pub(super) account: Option<&'a Account>,
-    pub(super) lent: &'a Addresses,
-    pub(super) token: &'a Token,
-    pub(super) learned: &'a Learned,
-    pub(super) urls: &'a Arc<Urls>,
+pub(crate) struct Sources<'a> {
+    pub(crate) account: Option<&'a Account>,
+    pub(crate) lent: &'a Addresses,
+    pub(crate) token: &'a Token,
+    pub(crate) learned: &'a Learned,
+    pub(crate) urls: &'a Arc<Urls>,
 }
 
 /// Resolves kind, profile, regions and addresses of an account (K12, K16, K73–K77).
-pub(super) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
+pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let Sources { account, lent, token, learned, urls } = *sources;
     let mut warnings = Vec::new();
     let own = |field: fn(&Account) -> &Option<String>| account.and_then(|account| field(account).as_deref());
@@ -528,9 +527,9 @@ mod tests {
 
     fn urls() -> Arc<Urls> {
         Arc::new(Urls {
-            generate: crate::config::DEFAULT_UPSTREAM_URL.into(),
-            runtime: crate::config::DEFAULT_RUNTIME_URL.into(),
-            management: crate::config::DEFAULT_MANAGEMENT_URL.into(),
+            generate: DEFAULT_UPSTREAM_URL.into(),
+            runtime: DEFAULT_RUNTIME_URL.into(),
+            management: DEFAULT_MANAGEMENT_URL.into(),
             shapes: [Shape::Q, Shape::Runtime],
             pinned: false,
             social_refresh: "https://prod.{region}.auth.desktop.kiro.dev/refreshToken".into(),
@@ -859,7 +858,7 @@ mod tests {
         assert_eq!(own.warnings, [elsewhere]);
         let bad = viewed(r#"{"KIRO_BASE_URL":"http://example.org"}"#, "{}");
         assert_eq!(bad.view.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
-        assert_eq!(bad.warnings, ["KIRO_BASE_URL: ignored, must be {ALLOWED}"]);
+        assert_eq!(bad.warnings, [format!("KIRO_BASE_URL: ignored, must be {ALLOWED}")]);
     }
 
     /// Only an address of an operator's own can bring it about: `{region}` and Kiro's own hosts follow the ARN.
@@ -915,7 +914,7 @@ mod tests {
             bare.view.refresh_url("us-east-1").unwrap(),
             "https://prod.us-east-1.auth.desktop.kiro.dev/refreshToken"
         );
-        assert_eq!(bare.warnings, ["KIRO_REFRESH_URL: ignored, must be {ALLOWED}"]);
+        assert_eq!(bare.warnings, [format!("KIRO_REFRESH_URL: ignored, must be {ALLOWED}")]);
         let own = with(r#"{"KIRO_BASE_URL":"https://own.example.org/x"}"#);
         assert_eq!(own.view.generate_url(), "https://own.example.org/x");
     }

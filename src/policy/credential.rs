@@ -1,9 +1,8 @@
 //! What this process holds of one account's credential, and what it makes of what lies in the store.
 //!
-//! No IO and no clock in here: records come in, decisions go out. [`super::Credentials`] does the rest, and `model` tries
-//! these decisions in all orders.
+//! Records come in, decisions go out. [`crate::credentials`] makes the calls, and its `model` tries these decisions in all orders.
 //!
-//! The token in hand is [`Standing::Theirs`] or [`Standing::Ours`]:
+//! The token in hand is [`Origin::Theirs`] or [`Origin::Ours`]:
 //!
 //! ```text
 //!             granted: what was spent is older from now on
@@ -22,15 +21,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::watch;
 
-use crate::policy::health::State;
 use crate::proto::kiro::token::{Grant, Refusal};
-use crate::proto::record::{Entry, Fingerprint, Method, Token, Unusable};
+use crate::proto::record::{Entry, Fingerprint, Method, Token, TokenKey, Unusable};
 use crate::secret::Secret;
-use crate::store::{TokenKey, UnsavedToken};
 
-use super::{Ended, LookUp};
+use super::health::State;
+use super::later;
+use super::unsaved::UnsavedToken;
 
 /// An access token that lives no longer than this is refreshed before the request goes out (R38).
 pub(crate) const BLOCKING_MARGIN: Duration = Duration::from_secs(10);
@@ -62,13 +60,13 @@ const UNREACHED_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// One account's credential in this process. No `Debug`: it holds whole token records.
-pub(crate) struct Held {
+pub(crate) struct Credential {
     key: TokenKey,
     /// What the store had last; none: no record (R45).
     seen: Option<(Bytes, Token)>,
     /// What is used: the store's, or newer.
     token: Token,
-    standing: Standing,
+    origin: Origin,
     /// Fingerprints of the refresh tokens that this process spent, the last at the end (R48).
     spent: VecDeque<Fingerprint>,
     /// The refresh tokens that were in hand before the store's were adopted in their place, the last at the end, until a
@@ -81,15 +79,11 @@ pub(crate) struct Held {
     last_success: Option<Timestamp>,
     put_back: Option<Timestamp>,
     trouble: Trouble,
-    /// The refresh that runs for this credential (R39).
-    pub(super) flight: Option<watch::Receiver<Option<Ended>>>,
-    /// The look-up of profiles that runs for this account (K79).
-    pub(super) look_up: Option<watch::Receiver<Option<LookUp>>>,
 }
 
 /// Where the token in hand comes from, and so what another one in the store means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Origin {
     /// From the store: what lies there counts.
     Theirs,
     /// From a refresh of this process: what it grew out of is older.
@@ -147,14 +141,14 @@ pub(crate) struct Observed {
     pub(crate) lost: bool,
 }
 
-impl Held {
+impl Credential {
     /// Nothing is known yet.
     pub(crate) fn new(key: TokenKey) -> Self {
         Self {
             key,
             seen: None,
             token: Token::default(),
-            standing: Standing::Theirs,
+            origin: Origin::Theirs,
             spent: VecDeque::new(),
             before: VecDeque::new(),
             learned: None,
@@ -162,8 +156,6 @@ impl Held {
             last_success: None,
             put_back: None,
             trouble: Trouble::default(),
-            flight: None,
-            look_up: None,
         }
     }
 
@@ -173,7 +165,7 @@ impl Held {
 
     /// What was in hand before the store's token.
     #[cfg(test)]
-    pub(super) fn before(&self) -> &VecDeque<Secret> {
+    pub(crate) fn before(&self) -> &VecDeque<Secret> {
         &self.before
     }
 
@@ -236,7 +228,7 @@ impl Held {
         }
         let patched = crate::proto::record::patch(&bytes, &left_over.entries).ok()??;
         self.take(Token::parse(&patched).ok()?, rng);
-        self.standing = Standing::Ours { margin: BLOCKING_MARGIN };
+        self.origin = Origin::Ours { margin: BLOCKING_MARGIN };
         self.spent = left_over.replaces.iter().cloned().collect();
         Some(self.ours_on(&record, bytes))
     }
@@ -277,8 +269,8 @@ impl Held {
     }
 
     /// Whether the token in hand comes from a refresh of this process.
-    pub(super) fn is_ours(&self) -> bool {
-        self.standing != Standing::Theirs
+    pub(crate) fn is_ours(&self) -> bool {
+        self.origin != Origin::Theirs
     }
 
     /// Whether our token has grown out of this one: it was spent here, or lay in the store when ours came and lies there
@@ -296,7 +288,7 @@ impl Held {
 
     /// Uses the record's token when somebody else refreshed: it is live, and another one than that which is to be replaced,
     /// as `is_met_by` says.
-    pub(super) fn adopt_refreshed(
+    pub(crate) fn adopt_refreshed(
         &mut self,
         bytes: Bytes,
         record: Token,
@@ -320,7 +312,7 @@ impl Held {
     /// What to refresh with where this record lies: the record, with our refresh token when its own is older or missing
     /// (R46, R48). Of those that were refused a moment ago none is taken again: what was in hand before is the last
     /// resort. None: nothing is left.
-    pub(super) fn credential(&self, record: &Token, refused: &[Secret]) -> Option<Token> {
+    pub(crate) fn to_spend(&self, record: &Token, refused: &[Secret]) -> Option<Token> {
         let ours = matches!(self.compare(record), Age::Older | Age::WithoutRefreshToken);
         let ours = self.token.refresh_token.clone().filter(|_| ours);
         let first = ours.or(record.refresh_token.clone());
@@ -338,9 +330,9 @@ impl Held {
         if let Some(key) = &self.token.kiro_api_key {
             return Some(key);
         }
-        let margin = match self.standing {
-            Standing::Ours { margin } => margin,
-            Standing::Theirs => BLOCKING_MARGIN,
+        let margin = match self.origin {
+            Origin::Ours { margin } => margin,
+            Origin::Theirs => BLOCKING_MARGIN,
         };
         let lives = match self.token.expires_at {
             Some(end) => end > later(now, margin),
@@ -372,7 +364,7 @@ impl Held {
         now: Timestamp,
     ) -> bool {
         let refreshable = self.token.method() != Method::ApiKey && self.token.refresh_token.is_some();
-        if !refreshable || self.seen.is_none() || self.is_in_flight() || self.is_pausing(now) {
+        if !refreshable || self.seen.is_none() || self.is_pausing(now) {
             return false;
         }
         let quiet = |since: Option<Timestamp>, pause| since.is_none_or(|since| later(since, pause) <= now);
@@ -390,23 +382,19 @@ impl Held {
         }
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.borrow().is_none() && flight.has_changed().is_ok())
-    }
-
     /// Whether a refresh must wait after failures (K60).
-    pub(super) fn is_pausing(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_pausing(&self, now: Timestamp) -> bool {
         self.trouble.not_before.is_some_and(|at| at > now && at <= later(now, LONGEST_PAUSE))
     }
 
     /// A forced refresh so soon after a success adopts it (R38).
-    pub(super) fn succeeded_lately(&self, now: Timestamp) -> bool {
+    pub(crate) fn succeeded_lately(&self, now: Timestamp) -> bool {
         self.last_success.is_some_and(|at| is_near(at, now, FORCED_ADOPTS))
     }
 
     /// A refresh with `used` was granted: the new values serve from here on, saved or not (R40 step 5). `base` is the
     /// record read under the lock; the answer is what must be saved on it.
-    pub(super) fn granted(
+    pub(crate) fn granted(
         &mut self,
         used: &Secret,
         base: (Bytes, Token),
@@ -432,7 +420,7 @@ impl Held {
         let region = grant.idc_region.filter(|_| token.idc_region.is_none());
         token.idc_region = region.clone().or(token.idc_region);
         self.take(token, rng);
-        self.standing = Standing::Ours { margin: BLOCKING_MARGIN.min(grant.lifetime.mul_f64(SHORT_LIFE_MARGIN)) };
+        self.origin = Origin::Ours { margin: BLOCKING_MARGIN.min(grant.lifetime.mul_f64(SHORT_LIFE_MARGIN)) };
         self.before.clear();
         self.seen = Some((bytes.clone(), record));
         self.last_success = Some(now);
@@ -451,7 +439,7 @@ impl Held {
     }
 
     /// The record in the store is now this.
-    pub(super) fn saved(&mut self, bytes: Bytes) {
+    pub(crate) fn saved(&mut self, bytes: Bytes) {
         if let Ok(token) = Token::parse(&bytes) {
             // The fields that somebody else changed meanwhile, such as the region.
             self.keep_ours(&token);
@@ -459,9 +447,9 @@ impl Held {
         }
     }
 
-    /// The store held this when ours was to be written, and it is none that ours has grown out of. It is used, unless a
+    /// The store credential this when ours was to be written, and it is none that ours has grown out of. It is used, unless a
     /// snapshot has brought something newer meanwhile.
-    pub(super) fn replaced_by(&mut self, bytes: Bytes, rng: &mut fastrand::Rng) {
+    pub(crate) fn replaced_by(&mut self, bytes: Bytes, rng: &mut fastrand::Rng) {
         if let Ok(record) = Token::parse(&bytes)
             && self.compare(&record) == Age::Newer
         {
@@ -470,7 +458,7 @@ impl Held {
     }
 
     /// The refresh failed in passing: the next one after `1 s · 2ⁿ`, at most 60 s, of which a random half is left out.
-    pub(super) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
+    pub(crate) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
         let trouble = &mut self.trouble;
         let factor = 2_u32.checked_pow(trouble.failures).unwrap_or(u32::MAX);
         let whole = FIRST_PAUSE.checked_mul(factor).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE));
@@ -480,7 +468,7 @@ impl Held {
 
     /// The refresh could not connect: nothing was sent and nothing spent, so that the next one comes soon. When the network
     /// is back the account serves within a second.
-    pub(super) fn unreached(&mut self, now: Timestamp) {
+    pub(crate) fn unreached(&mut self, now: Timestamp) {
         self.trouble.failures = self.trouble.failures.max(1);
         self.trouble.not_before = Some(later(now, UNREACHED_PAUSE));
     }
@@ -491,7 +479,7 @@ impl Held {
     }
 
     /// The refresh was refused. True: believed, the account is to be ejected (K57–K59, K61).
-    pub(super) fn refused(&mut self, kind: Refusal, now: Timestamp) -> bool {
+    pub(crate) fn refused(&mut self, kind: Refusal, now: Timestamp) -> bool {
         match kind {
             Refusal::Rejected | Refusal::RegistrationExpired | Refusal::ClientRefused => true,
             Refusal::Passing | Refusal::ClientVersion => false,
@@ -594,7 +582,7 @@ impl Held {
             self.spread = 1.0 - 0.2 * rng.f64();
             // A new login or another process's success: our pauses and doubts were about the old one.
             self.trouble = Trouble::default();
-            self.standing = Standing::Theirs;
+            self.origin = Origin::Theirs;
         }
         let in_record = token.profile_arn.clone();
         self.token = token;
@@ -613,10 +601,6 @@ enum Age {
     WithoutRefreshToken,
     /// A late replay of what we have used up: write ours again (R48).
     Older,
-}
-
-pub(crate) fn later(start: Timestamp, pause: Duration) -> Timestamp {
-    start.checked_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether it was less than `within` ago. The wall clock may have been set back since: what lies ahead of it by more than
@@ -641,15 +625,15 @@ mod tests {
         format!(r#"{{"accessToken":"{access}","refreshToken":"{refresh}","expiresAt":"{}"}}"#, at(expires))
     }
 
-    fn seen(held: &mut Held, record: &str, now: i64) -> Observed {
+    fn seen(credential: &mut Credential, record: &str, now: i64) -> Observed {
         let bytes = Bytes::copy_from_slice(record.as_bytes());
-        held.observe(Some((TokenKey::of("a1"), bytes)), at(now), &mut rng()).unwrap()
+        credential.observe(Some((TokenKey::of("a1"), bytes)), at(now), &mut rng()).unwrap()
     }
 
-    fn holding(record: &str) -> Held {
-        let mut held = Held::new(TokenKey::of("a1"));
-        assert!(seen(&mut held, record, 0).write_back.is_none());
-        held
+    fn holding(record: &str) -> Credential {
+        let mut credential = Credential::new(TokenKey::of("a1"));
+        assert!(seen(&mut credential, record, 0).write_back.is_none());
+        credential
     }
 
     fn grant(access: &str, refresh: Option<&str>) -> Grant {
@@ -664,31 +648,31 @@ mod tests {
     }
 
     /// A refresh with the token in hand, saved unless `lost`.
-    fn refresh(held: &mut Held, access: &str, rotated: Option<&str>, now: i64, lost: bool) -> UnsavedToken {
-        let bytes = held.seen().unwrap().clone();
+    fn refresh(credential: &mut Credential, access: &str, rotated: Option<&str>, now: i64, lost: bool) -> UnsavedToken {
+        let bytes = credential.seen().unwrap().clone();
         let token = Token::parse(&bytes).unwrap();
-        let used = held.token().refresh_token.clone().unwrap();
-        let unsaved = held.granted(&used, (bytes, token), grant(access, rotated), at(now), &mut rng());
+        let used = credential.token().refresh_token.clone().unwrap();
+        let unsaved = credential.granted(&used, (bytes, token), grant(access, rotated), at(now), &mut rng());
         if !lost {
             let saved = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
-            held.saved(saved.into());
+            credential.saved(saved.into());
         }
         unsaved
     }
 
-    fn access(held: &Held) -> &str {
-        held.token().access_token.as_ref().unwrap().expose()
+    fn access(credential: &Credential) -> &str {
+        credential.token().access_token.as_ref().unwrap().expose()
     }
 
-    fn refresh_token(held: &Held) -> &str {
-        held.token().refresh_token.as_ref().unwrap().expose()
+    fn refresh_token(credential: &Credential) -> &str {
+        credential.token().refresh_token.as_ref().unwrap().expose()
     }
 
     #[test]
     fn live_means_for_more_than_ten_seconds_r38_r43_trap_37() {
-        let held = holding(&record("a", "r", 100));
-        assert!(held.live(at(89)).is_some());
-        assert!(held.live(at(90)).is_none());
+        let credential = holding(&record("a", "r", 100));
+        assert!(credential.live(at(89)).is_some());
+        assert!(credential.live(at(90)).is_none());
         let without_end = holding(r#"{"accessToken":"a","refreshToken":"r"}"#);
         assert!(without_end.live(at(0)).is_none(), "R43: absent counts as expired");
         let unrefreshable = holding(r#"{"accessToken":"a"}"#);
@@ -701,178 +685,201 @@ mod tests {
 
     #[test]
     fn a_lost_record_serves_to_the_end_of_its_access_token_r45() {
-        let mut held = holding(&record("a", "r", 100));
-        let lost = held.observe(None, at(1), &mut rng()).unwrap();
-        assert!(lost.lost && held.is_usable(at(80)) && !held.is_usable(at(90)));
-        assert!(!held.observe(None, at(2), &mut rng()).unwrap().lost, "told once");
-        assert!(!held.is_due(State::Healthy, false, false, Duration::from_secs(300), at(50)), "nothing to refresh in");
-        seen(&mut held, &record("b", "r2", 100), 3);
-        assert_eq!(access(&held), "b");
+        let mut credential = holding(&record("a", "r", 100));
+        let lost = credential.observe(None, at(1), &mut rng()).unwrap();
+        assert!(lost.lost && credential.is_usable(at(80)) && !credential.is_usable(at(90)));
+        assert!(!credential.observe(None, at(2), &mut rng()).unwrap().lost, "told once");
+        assert!(
+            !credential.is_due(State::Healthy, false, false, Duration::from_secs(300), at(50)),
+            "nothing to refresh in"
+        );
+        seen(&mut credential, &record("b", "r2", 100), 3);
+        assert_eq!(access(&credential), "b");
     }
 
     /// Acceptance case 31.
     #[test]
     fn a_late_replay_of_a_used_up_token_is_overwritten_r48() {
         let old = record("old", "refresh-1", 0);
-        let mut held = holding(&old);
-        refresh(&mut held, "new", Some("refresh-2"), 0, false);
+        let mut credential = holding(&old);
+        refresh(&mut credential, "new", Some("refresh-2"), 0, false);
         let with_region = old.replace('{', r#"{"region":"eu-west-1","#);
-        let unsaved = seen(&mut held, &with_region, 5).write_back.expect("ours is written again");
-        assert_eq!((access(&held), refresh_token(&held)), ("new", "refresh-2"));
-        assert_eq!(held.token().region.as_deref(), Some("eu-west-1"), "other fields are the record's");
+        let unsaved = seen(&mut credential, &with_region, 5).write_back.expect("ours is written again");
+        assert_eq!((access(&credential), refresh_token(&credential)), ("new", "refresh-2"));
+        assert_eq!(credential.token().region.as_deref(), Some("eu-west-1"), "other fields are the record's");
         assert_eq!(unsaved.base.as_ref(), with_region.as_bytes());
         assert!(unsaved.replaces.contains(&Fingerprint::of(&Secret::new("refresh-1"))));
         let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
-        assert!(seen(&mut held, &String::from_utf8(written).unwrap(), 6).write_back.is_none(), "then there is peace");
+        assert!(
+            seen(&mut credential, &String::from_utf8(written).unwrap(), 6).write_back.is_none(),
+            "then there is peace"
+        );
     }
 
     #[test]
     fn thirty_two_spent_tokens_are_remembered_and_others_are_adopted_r48() {
-        let mut held = holding(&record("t0", "refresh-0", 0));
+        let mut credential = holding(&record("t0", "refresh-0", 0));
         for n in 1..=33 {
-            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, false);
+            refresh(&mut credential, &format!("t{n}"), Some(&format!("refresh-{n}")), n, false);
         }
         for n in 1..=32 {
-            assert!(seen(&mut held, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
+            assert!(seen(&mut credential, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
         }
-        assert_eq!(refresh_token(&held), "refresh-33");
-        refresh(&mut held, "t34", Some("refresh-34"), 34, false);
-        assert!(seen(&mut held, &record("x", "refresh-0", 9_999), 9).write_back.is_none());
-        assert_eq!(refresh_token(&held), "refresh-0");
+        assert_eq!(refresh_token(&credential), "refresh-33");
+        refresh(&mut credential, "t34", Some("refresh-34"), 34, false);
+        assert!(seen(&mut credential, &record("x", "refresh-0", 9_999), 9).write_back.is_none());
+        assert_eq!(refresh_token(&credential), "refresh-0");
     }
 
     /// While nothing can be written, what lies in the store is older than ours, however many refreshes ago.
     #[test]
     fn the_record_that_ours_grew_out_of_stays_older_r48_r51() {
-        let mut held = holding(&record("t0", "refresh-0", 0));
+        let mut credential = holding(&record("t0", "refresh-0", 0));
         for n in 1..=2_000 {
-            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
+            refresh(&mut credential, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
         }
-        assert!(held.spent.len() <= REMEMBERED_UNSAVED);
+        assert!(credential.spent.len() <= REMEMBERED_UNSAVED);
         for n in [1_500, 1_999] {
-            assert!(seen(&mut held, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
+            assert!(seen(&mut credential, &record("x", &format!("refresh-{n}"), 9), 9).write_back.is_some(), "{n}");
         }
-        let mut held = holding(&record("t0", "refresh-0", 0));
+        let mut credential = holding(&record("t0", "refresh-0", 0));
         for n in 1..=2_000 {
-            refresh(&mut held, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
-            assert!(seen(&mut held, &record("t0", "refresh-0", 0), n).write_back.is_some(), "{n}");
+            refresh(&mut credential, &format!("t{n}"), Some(&format!("refresh-{n}")), n, true);
+            assert!(seen(&mut credential, &record("t0", "refresh-0", 0), n).write_back.is_some(), "{n}");
         }
-        assert_eq!(refresh_token(&held), "refresh-2000");
-        refresh(&mut held, "t2001", Some("refresh-2001"), 2_001, false);
-        seen(&mut held, &record("t2001", "refresh-2001", 5_601), 2_002);
-        assert_eq!(held.spent.len(), REMEMBERED, "saved: the rest is forgotten");
+        assert_eq!(refresh_token(&credential), "refresh-2000");
+        refresh(&mut credential, "t2001", Some("refresh-2001"), 2_001, false);
+        seen(&mut credential, &record("t2001", "refresh-2001", 5_601), 2_002);
+        assert_eq!(credential.spent.len(), REMEMBERED, "saved: the rest is forgotten");
     }
 
     #[test]
     fn a_token_that_lives_for_seconds_is_used_for_most_of_them_r38() {
-        let mut held = holding(&record("old", "r", 0));
-        let bytes = held.seen().unwrap().clone();
+        let mut credential = holding(&record("old", "r", 0));
+        let bytes = credential.seen().unwrap().clone();
         let base = (bytes.clone(), Token::parse(&bytes).unwrap());
         let grant = Grant { lifetime: Duration::from_secs(4), ..grant("short", None) };
-        held.granted(&Secret::new("r"), base, grant, at(0), &mut rng());
-        assert!(held.live(at(2)).is_some() && held.live(at(3)).is_none());
+        credential.granted(&Secret::new("r"), base, grant, at(0), &mut rng());
+        assert!(credential.live(at(2)).is_some() && credential.live(at(3)).is_none());
     }
 
     #[test]
     fn a_clock_that_was_set_back_holds_no_refresh_up_r37_r38_k60() {
-        let mut held = holding(&record("old", "r", 0));
-        refresh(&mut held, "new", None, 0, false);
-        assert!(held.succeeded_lately(at(29)) && held.succeeded_lately(at(-1)) && !held.succeeded_lately(at(30)));
-        assert!(!held.succeeded_lately(at(-7_200)), "a success in two hours is none");
-        let is_due = |held: &Held, now| held.is_due(State::Stale, true, false, Duration::from_secs(300), at(now));
-        assert!(!is_due(&held, 59) && is_due(&held, 60) && is_due(&held, -7_200));
-        held.failed(at(0), &mut rng());
-        assert!(held.is_pausing(at(0)) && !held.is_pausing(at(-7_200)) && is_due(&held, -7_200));
+        let mut credential = holding(&record("old", "r", 0));
+        refresh(&mut credential, "new", None, 0, false);
+        assert!(
+            credential.succeeded_lately(at(29))
+                && credential.succeeded_lately(at(-1))
+                && !credential.succeeded_lately(at(30))
+        );
+        assert!(!credential.succeeded_lately(at(-7_200)), "a success in two hours is none");
+        let is_due = |credential: &Credential, now| {
+            credential.is_due(State::Stale, true, false, Duration::from_secs(300), at(now))
+        };
+        assert!(!is_due(&credential, 59) && is_due(&credential, 60) && is_due(&credential, -7_200));
+        credential.failed(at(0), &mut rng());
+        assert!(credential.is_pausing(at(0)) && !credential.is_pausing(at(-7_200)) && is_due(&credential, -7_200));
     }
 
     #[test]
     fn the_same_refresh_token_with_an_earlier_end_is_older_r48() {
-        let mut held = holding(&record("old", "r", 0));
-        refresh(&mut held, "new", None, 0, true);
-        assert_eq!((access(&held), refresh_token(&held)), ("new", "r"), "K54: no refresh token erases nothing");
-        assert!(seen(&mut held, &record("old", "r", 0), 5).write_back.is_some(), "an unsaved token is saved");
-        assert_eq!(access(&held), "new");
-        assert!(seen(&mut held, &record("newer", "r", 9_000), 6).write_back.is_none());
-        assert_eq!(access(&held), "newer", "somebody else's later one is adopted");
+        let mut credential = holding(&record("old", "r", 0));
+        refresh(&mut credential, "new", None, 0, true);
+        assert_eq!(
+            (access(&credential), refresh_token(&credential)),
+            ("new", "r"),
+            "K54: no refresh token erases nothing"
+        );
+        assert!(seen(&mut credential, &record("old", "r", 0), 5).write_back.is_some(), "an unsaved token is saved");
+        assert_eq!(access(&credential), "new");
+        assert!(seen(&mut credential, &record("newer", "r", 9_000), 6).write_back.is_none());
+        assert_eq!(access(&credential), "newer", "somebody else's later one is adopted");
     }
 
     /// A forced refresh may bring a token that ends before the one that upstream rejected.
     #[test]
     fn what_others_brought_is_never_written_over_what_others_brought_r48() {
-        let mut held = holding(&record("long", "r", 86_400));
-        assert!(seen(&mut held, &record("short", "r", 3_600), 1).write_back.is_none());
-        assert_eq!(access(&held), "short");
+        let mut credential = holding(&record("long", "r", 86_400));
+        assert!(seen(&mut credential, &record("short", "r", 3_600), 1).write_back.is_none());
+        assert_eq!(access(&credential), "short");
     }
 
     #[test]
     fn a_token_that_does_not_rotate_is_not_used_up() {
-        let mut held = holding(&record("old", "r", 0));
-        refresh(&mut held, "new", Some("r"), 0, false);
-        assert!(held.spent.is_empty());
+        let mut credential = holding(&record("old", "r", 0));
+        refresh(&mut credential, "new", Some("r"), 0, false);
+        assert!(credential.spent.is_empty());
     }
 
     /// Acceptance case 32.
     #[test]
     fn a_dropped_refresh_token_is_put_back_at_most_once_a_minute_r46() {
-        let mut held = holding(&record("a", "refresh-1", 100));
+        let mut credential = holding(&record("a", "refresh-1", 100));
         let dropped = format!(r#"{{"accessToken":"b","expiresAt":"{}"}}"#, at(9_000));
-        let unsaved = seen(&mut held, &dropped, 0).write_back.unwrap();
+        let unsaved = seen(&mut credential, &dropped, 0).write_back.unwrap();
         assert_eq!(unsaved.entries, [Entry::RefreshToken(Secret::new("refresh-1"))]);
-        assert_eq!((access(&held), refresh_token(&held)), ("b", "refresh-1"), "its access token is the newer one");
-        assert!(seen(&mut held, &dropped, 59).write_back.is_none());
-        assert!(seen(&mut held, &dropped, 60).write_back.is_some());
+        assert_eq!(
+            (access(&credential), refresh_token(&credential)),
+            ("b", "refresh-1"),
+            "its access token is the newer one"
+        );
+        assert!(seen(&mut credential, &dropped, 59).write_back.is_none());
+        assert!(seen(&mut credential, &dropped, 60).write_back.is_some());
     }
 
     /// A profile that could not be saved before the next refresh is saved with it; once it was, it is the record's.
     #[test]
     fn a_profile_that_was_found_outlives_a_refresh_k64_r51() {
-        let mut held = holding(&record("a", "r", 0));
-        assert!(held.learned_profile("arn:found".to_owned(), None, "us-east-1").is_some());
-        let unsaved = refresh(&mut held, "b", None, 0, true);
+        let mut credential = holding(&record("a", "r", 0));
+        assert!(credential.learned_profile("arn:found".to_owned(), None, "us-east-1").is_some());
+        let unsaved = refresh(&mut credential, "b", None, 0, true);
         assert!(unsaved.entries.contains(&Entry::ProfileArn("arn:found".to_owned())));
-        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:found"));
-        refresh(&mut held, "c", None, 100, false);
-        seen(&mut held, &record("c", "r", 3700), 110);
-        let unsaved = refresh(&mut held, "d", None, 200, true);
+        assert_eq!(credential.token().profile_arn.as_deref(), Some("arn:found"));
+        refresh(&mut credential, "c", None, 100, false);
+        seen(&mut credential, &record("c", "r", 3700), 110);
+        let unsaved = refresh(&mut credential, "d", None, 200, true);
         assert!(!unsaved.entries.iter().any(|entry| matches!(entry, Entry::ProfileArn(_))), "somebody took it out");
     }
 
     /// The regions go with it where the record has none, and stay in hand until the record has them.
     #[test]
     fn a_found_profile_takes_its_regions_along_and_replaces_a_fixed_one_k79_p6_p9() {
-        let mut held = holding(&record("a", "r", 100));
-        let unsaved = held.learned_profile("arn:E2".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
+        let mut credential = holding(&record("a", "r", 100));
+        let unsaved =
+            credential.learned_profile("arn:E2".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
         let written = crate::proto::record::patch(&unsaved.base, &unsaved.entries).unwrap().unwrap();
         let expected = record("a", "r", 100)
             .replace('}', r#","profileArn":"arn:E2","region":"eu-central-1","idcRegion":"us-east-1"}"#);
         assert_eq!(String::from_utf8(written.clone()).unwrap(), expected);
-        seen(&mut held, &record("a", "r", 100), 1);
-        let regions = |held: &Held| (held.token().region.clone(), held.token().idc_region.clone());
+        seen(&mut credential, &record("a", "r", 100), 1);
+        let regions =
+            |credential: &Credential| (credential.token().region.clone(), credential.token().idc_region.clone());
         let ours = (Some("eu-central-1".to_owned()), Some("us-east-1".to_owned()));
-        assert_eq!((held.token().profile_arn.as_deref(), regions(&held)), (Some("arn:E2"), ours.clone()));
-        seen(&mut held, &String::from_utf8(written).unwrap(), 2);
-        assert_eq!((held.learned.clone(), regions(&held)), (None, ours));
+        assert_eq!((credential.token().profile_arn.as_deref(), regions(&credential)), (Some("arn:E2"), ours.clone()));
+        seen(&mut credential, &String::from_utf8(written).unwrap(), 2);
+        assert_eq!((credential.learned.clone(), regions(&credential)), (None, ours));
 
         let fixed = record("a", "r", 100).replace('}', r#","profileArn":"arn:B","region":"us-east-1"}"#);
-        let mut held = holding(&fixed);
-        let unsaved = held.learned_profile("arn:E1".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
+        let mut credential = holding(&fixed);
+        let unsaved =
+            credential.learned_profile("arn:E1".to_owned(), Some("eu-central-1".to_owned()), "us-east-1").unwrap();
         assert_eq!(unsaved.entries, [Entry::ProfileArn("arn:E1".to_owned())], "its region is the record's own");
-        seen(&mut held, &fixed, 1);
-        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:E1"));
-        seen(&mut held, &fixed.replace("arn:B", "arn:by-hand"), 2);
-        assert_eq!(held.token().profile_arn.as_deref(), Some("arn:by-hand"), "somebody else's");
+        seen(&mut credential, &fixed, 1);
+        assert_eq!(credential.token().profile_arn.as_deref(), Some("arn:E1"));
+        seen(&mut credential, &fixed.replace("arn:B", "arn:by-hand"), 2);
+        assert_eq!(credential.token().profile_arn.as_deref(), Some("arn:by-hand"), "somebody else's");
     }
 
     #[test]
     fn the_region_of_a_grant_is_written_where_the_record_has_none_k76_p24() {
         let told = |record: &str| {
-            let mut held = holding(record);
-            let bytes = held.seen().unwrap().clone();
+            let mut credential = holding(record);
+            let bytes = credential.seen().unwrap().clone();
             let token = Token::parse(&bytes).unwrap();
-            let used = held.token().refresh_token.clone().unwrap();
+            let used = credential.token().refresh_token.clone().unwrap();
             let grant = Grant { idc_region: Some("eu-west-1".to_owned()), ..grant("b", None) };
-            let unsaved = held.granted(&used, (bytes, token), grant, at(0), &mut rng());
-            (unsaved.entries.contains(&Entry::IdcRegion("eu-west-1".to_owned())), held.token().idc_region.clone())
+            let unsaved = credential.granted(&used, (bytes, token), grant, at(0), &mut rng());
+            (unsaved.entries.contains(&Entry::IdcRegion("eu-west-1".to_owned())), credential.token().idc_region.clone())
         };
         assert_eq!(told(&record("a", "r", 0)), (true, Some("eu-west-1".to_owned())));
         let has = record("a", "r", 0).replace('}', r#","idcRegion":"us-east-1"}"#);
@@ -882,24 +889,29 @@ mod tests {
     #[test]
     fn when_a_background_refresh_is_due_r37_k55() {
         let threshold = Duration::from_secs(300);
-        let due = |held: &Held, state, away, now| held.is_due(state, state == State::Stale, away, threshold, at(now));
-        let mut held = holding(&record("a", "r", 3600));
-        assert!(!due(&held, State::Healthy, false, 3299) && due(&held, State::Healthy, false, 3361));
-        held.spread = 1.0;
-        assert!(due(&held, State::Healthy, false, 3300));
-        held.spread = 0.8;
-        assert!(!due(&held, State::Healthy, false, 3300) && due(&held, State::Healthy, false, 3360));
-        assert!(due(&held, State::Stale, false, 0), "needsRefresh");
+        let due = |credential: &Credential, state, away, now| {
+            credential.is_due(state, state == State::Stale, away, threshold, at(now))
+        };
+        let mut credential = holding(&record("a", "r", 3600));
+        assert!(!due(&credential, State::Healthy, false, 3299) && due(&credential, State::Healthy, false, 3361));
+        credential.spread = 1.0;
+        assert!(due(&credential, State::Healthy, false, 3300));
+        credential.spread = 0.8;
+        assert!(!due(&credential, State::Healthy, false, 3300) && due(&credential, State::Healthy, false, 3360));
+        assert!(due(&credential, State::Stale, false, 0), "needsRefresh");
         let until = at(1_000_000);
         for never in [State::Disabled, State::Unusable, State::Ejected] {
-            assert!(!due(&held, never, false, 5_000), "{never:?}");
+            assert!(!due(&credential, never, false, 5_000), "{never:?}");
         }
-        assert!(!due(&held, State::Quota { until }, false, 3600 + 86_399), "once a day");
-        assert!(due(&held, State::Quota { until }, false, 3600 + 86_400));
-        assert!(!due(&held, State::Healthy, true, 3539) && due(&held, State::Healthy, true, 3540), "R52");
-        assert!(!due(&held, State::Stale, true, 0));
-        refresh(&mut held, "b", None, 3400, false);
-        assert!(!due(&held, State::Stale, false, 3459) && due(&held, State::Stale, false, 3460), "quiet for a minute");
+        assert!(!due(&credential, State::Quota { until }, false, 3600 + 86_399), "once a day");
+        assert!(due(&credential, State::Quota { until }, false, 3600 + 86_400));
+        assert!(!due(&credential, State::Healthy, true, 3539) && due(&credential, State::Healthy, true, 3540), "R52");
+        assert!(!due(&credential, State::Stale, true, 0));
+        refresh(&mut credential, "b", None, 3400, false);
+        assert!(
+            !due(&credential, State::Stale, false, 3459) && due(&credential, State::Stale, false, 3460),
+            "quiet for a minute"
+        );
     }
 
     #[test]
@@ -907,9 +919,9 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         let spreads: Vec<f64> = (0..200)
             .map(|n| {
-                let mut held = Held::new(TokenKey::of("a"));
-                held.take(Token::parse(record(&n.to_string(), "r", 1).as_bytes()).unwrap(), &mut rng);
-                held.spread
+                let mut credential = Credential::new(TokenKey::of("a"));
+                credential.take(Token::parse(record(&n.to_string(), "r", 1).as_bytes()).unwrap(), &mut rng);
+                credential.spread
             })
             .collect();
         assert!(spreads.iter().all(|spread| (0.8..=1.0).contains(spread)));
@@ -918,38 +930,42 @@ mod tests {
 
     #[test]
     fn pauses_double_to_a_minute_and_end_with_a_success_k60() {
-        let mut held = holding(&record("a", "r", 0));
+        let mut credential = holding(&record("a", "r", 0));
         let mut rng = rng();
         for whole in [1, 2, 4, 8, 16, 32, 60, 60] {
-            held.failed(at(0), &mut rng);
-            let pause = held.trouble.not_before.unwrap().duration_since(at(0)).as_secs_f64();
+            credential.failed(at(0), &mut rng);
+            let pause = credential.trouble.not_before.unwrap().duration_since(at(0)).as_secs_f64();
             assert!((f64::from(whole) / 2.0..=f64::from(whole)).contains(&pause), "{whole}: {pause}");
         }
-        assert!(held.is_pausing(at(0)) && !held.is_due(State::Healthy, false, false, Duration::ZERO, at(0)));
-        refresh(&mut held, "b", None, 0, false);
-        assert!(!held.is_pausing(at(0)) && held.trouble.failures == 0);
+        assert!(
+            credential.is_pausing(at(0)) && !credential.is_due(State::Healthy, false, false, Duration::ZERO, at(0))
+        );
+        refresh(&mut credential, "b", None, 0, false);
+        assert!(!credential.is_pausing(at(0)) && credential.trouble.failures == 0);
     }
 
     #[test]
     fn which_refusals_are_believed_k57_to_k61() {
-        let mut held = holding(&record("a", "r", 0));
-        assert!(held.refused(Refusal::Rejected, at(0)) && held.refused(Refusal::RegistrationExpired, at(0)));
-        assert!((0..9).all(|n| !held.refused(Refusal::Passing, at(n))));
-        let doubts = [0, 30, 60, 100, 120].map(|now| held.refused(Refusal::Doubtful, at(now)));
+        let mut credential = holding(&record("a", "r", 0));
+        assert!(
+            credential.refused(Refusal::Rejected, at(0)) && credential.refused(Refusal::RegistrationExpired, at(0))
+        );
+        assert!((0..9).all(|n| !credential.refused(Refusal::Passing, at(n))));
+        let doubts = [0, 30, 60, 100, 120].map(|now| credential.refused(Refusal::Doubtful, at(now)));
         assert_eq!(doubts, [false, false, false, false, true], "the third, 60 s apart or more");
-        let unknown = [200, 201, 202].map(|now| held.refused(Refusal::Unknown, at(now)));
+        let unknown = [200, 201, 202].map(|now| credential.refused(Refusal::Unknown, at(now)));
         assert_eq!(unknown, [false, false, true]);
-        held.refused(Refusal::Doubtful, at(300));
-        assert!(!held.refused(Refusal::Unknown, at(301)), "in a row");
-        refresh(&mut held, "b", None, 302, false);
-        assert!(held.trouble.refusals.is_none());
+        credential.refused(Refusal::Doubtful, at(300));
+        assert!(!credential.refused(Refusal::Unknown, at(301)), "in a row");
+        refresh(&mut credential, "b", None, 302, false);
+        assert!(credential.trouble.refusals.is_none());
     }
 
     #[test]
     fn a_broken_record_changes_nothing_in_hand() {
-        let mut held = holding(&record("a", "r", 100));
+        let mut credential = holding(&record("a", "r", 100));
         let broken = Some((TokenKey::of("a1"), Bytes::from_static(b"[]")));
-        assert!(held.observe(broken, at(0), &mut rng()).is_err());
-        assert_eq!(access(&held), "a");
+        assert!(credential.observe(broken, at(0), &mut rng()).is_err());
+        assert_eq!(access(&credential), "a");
     }
 }

@@ -1,0 +1,192 @@
+//! An account in memory: its record, how it is seen, its health, its credential, what its answers have taught.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::credential::{Credential, Observed};
+use super::health::{Health, Rules, Standing, State};
+use super::later;
+use super::learned::Learned;
+use super::view::{self, AccountId, AccountView, Addresses, Sources, Urls, Viewed};
+use crate::proto::record::{Account, Token, TokenKey, Unusable};
+use crate::secret::Secret;
+
+/// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One account as this process knows it.
+pub(crate) struct PoolAccount {
+    /// The account record as the store has it.
+    pub(crate) record: Bytes,
+    /// The same, read; of a record that can't be read the last one that could.
+    pub(crate) account: Option<Account>,
+    token_record: Option<(TokenKey, Bytes)>,
+    pub(crate) view: Arc<AccountView>,
+    /// Addresses that a host program's configuration names (N4).
+    pub(crate) lent: Addresses,
+    /// Why the account is unusable, naming the record or the field: of the account record, the token record, the view.
+    problems: [Option<String>; 3],
+    warnings: Vec<String>,
+    pub(crate) health: Health,
+    pub(crate) credential: Credential,
+    /// When its last conversations were sent, for the limits of K92.
+    sent: VecDeque<Timestamp>,
+    /// The end of the suspicious rest that the brake was told of.
+    suspected: Option<Timestamp>,
+    /// The ARN that upstream rejected; an empty one when none was sent.
+    pub(crate) arn_rejected: Option<String>,
+    /// What its answers have taught (R72).
+    pub(crate) learned: Learned,
+}
+
+impl PoolAccount {
+    /// An account of which no record was read yet.
+    pub(crate) fn new(id: &AccountId, urls: &Arc<Urls>, rules: Rules, now: Timestamp) -> Self {
+        let (lent, token, learned) = (&Addresses::default(), &Token::default(), &Learned::default());
+        let view = view::view(id, &Sources { account: None, lent, token, learned, urls }).view;
+        Self {
+            record: Bytes::new(),
+            account: None,
+            token_record: None,
+            view: Arc::new(view),
+            lent: Addresses::default(),
+            problems: [None, None, None],
+            warnings: Vec::new(),
+            health: Health::new(Standing::default(), rules, now),
+            credential: Credential::new(TokenKey::of(id)),
+            sent: VecDeque::new(),
+            suspected: None,
+            arn_rejected: None,
+            learned: Learned::default(),
+        }
+    }
+
+    /// The store has this account record. One that can't be read makes the account unusable (R9).
+    pub(crate) fn take_record(&mut self, record: Bytes, parsed: Result<Account, Unusable>) {
+        self.problems[0] = parsed.as_ref().err().map(|error| format!("account record: {error}"));
+        self.account = parsed.ok().or(self.account.take());
+        self.record = record;
+    }
+
+    /// The account record, where the store's can be read.
+    pub(crate) fn readable(&self) -> Option<&Account> {
+        self.account.as_ref().filter(|_| self.problems[0].is_none())
+    }
+
+    pub(crate) fn has_token_record(&self, record: Option<&(TokenKey, Bytes)>) -> bool {
+        self.token_record.as_ref() == record
+    }
+
+    /// The store has this token record (R46, R48).
+    pub(crate) fn take_token(
+        &mut self,
+        record: Option<(TokenKey, Bytes)>,
+        now: Timestamp,
+        rng: &mut fastrand::Rng,
+    ) -> Observed {
+        self.token_record.clone_from(&record);
+        let observed = self.credential.observe(record, now, rng);
+        self.problems[1] = observed.as_ref().err().map(|error| format!("token record: {error}"));
+        observed.unwrap_or_default()
+    }
+
+    pub(crate) fn state(&self, now: Timestamp) -> State {
+        match self.health.state(self.is_usable(now), now) {
+            served @ (State::Healthy | State::HalfOpen | State::Stale) => {
+                self.learned.no_profile_until(now).map_or(served, |until| State::NoProfile { until })
+            }
+            other => other,
+        }
+    }
+
+    pub(crate) fn is_usable(&self, now: Timestamp) -> bool {
+        self.problem().is_none() && self.credential.is_usable(now)
+    }
+
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problems.iter().flatten().next().map(String::as_str)
+    }
+
+    pub(crate) fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
+        let (account, lent, learned) = (self.account.as_ref(), &self.lent, &self.learned);
+        view::view(&self.view.id, &Sources { account, lent, token, learned, urls })
+    }
+
+    /// Stands for the fields on which what was learned depends (R72).
+    pub(crate) fn identity(&self) -> u64 {
+        let (token, account) = (self.credential.token(), self.account.as_ref());
+        let secret = |field: &Option<Secret>| field.as_ref().map(|secret| secret.expose().to_owned());
+        let mut hasher = DefaultHasher::new();
+        let named = [&token.auth_method, &token.provider, &token.start_url, &token.profile_arn, &token.region];
+        (named, &token.idc_region, &token.api_region).hash(&mut hasher);
+        (secret(&token.client_id), secret(&token.kiro_api_key)).hash(&mut hasher);
+        account.map(|account| (&account.profile_arn, &account.region)).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether its profiles may be looked up (K79).
+    pub(crate) fn may_look_up(&self, now: Timestamp) -> bool {
+        self.view.kind().has_profiles() && self.learned.may_ask_profiles(now)
+    }
+
+    /// The record was changed by us: what was learned goes on (R72).
+    pub(crate) fn goes_on(&mut self) {
+        self.learned.goes_on_with(self.identity());
+    }
+
+    /// Makes the view again after a change of record or token; the answer is what is ignored in them and wasn't before.
+    pub(crate) fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) -> Vec<String> {
+        self.learned.belongs_to(self.identity());
+        let viewed = self.viewed(self.credential.token(), urls);
+        self.problems[2] = viewed.problem;
+        let before = std::mem::replace(&mut self.warnings, viewed.warnings);
+        let arn = viewed.view.profile_arn().filter(|arn| !arn.is_empty());
+        if arn.is_some() && arn != self.arn_rejected.as_deref() {
+            self.arn_rejected = None;
+        }
+        if viewed.view != *self.view {
+            self.view = Arc::new(viewed.view);
+        }
+        self.health.set_fingerprint(self.credential.fingerprint(), now);
+        self.warnings.iter().filter(|warning| !before.contains(warning)).cloned().collect()
+    }
+
+    /// When the account turned suspicious, here or in another process; each time once.
+    pub(crate) fn turned_suspicious(&mut self) -> Option<Timestamp> {
+        let (until, at) = self.health.suspected()?;
+        (self.suspected.replace(until) != Some(until)).then_some(at)
+    }
+
+    pub(crate) fn supports(&self, model_names: &[&str]) -> bool {
+        self.account.as_ref().is_none_or(|account| account.supports(model_names))
+    }
+
+    /// Whether it has said no to the model lately (K88).
+    pub(crate) fn has_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
+        !kiro_id.is_empty() && self.learned.refuses_model(kiro_id, now)
+    }
+
+    pub(crate) fn serves(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> bool {
+        self.supports(model_names) && !self.has_refused(kiro_id, now)
+    }
+
+    /// A conversation is sent to it: it counts in its minute (K92). The last `most` are kept.
+    pub(crate) fn sends(&mut self, most: u32, now: Timestamp) {
+        self.sent.push_back(now);
+        while self.sent.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            self.sent.pop_front();
+        }
+    }
+
+    /// When its first place in the minute is free again; none: one is.
+    pub(crate) fn paced_until(&self, per_minute: u32, now: Timestamp) -> Option<Timestamp> {
+        let limit = usize::try_from(per_minute).ok().filter(|limit| *limit > 0)?;
+        let oldest = *self.sent.get(self.sent.len().checked_sub(limit)?)?;
+        Some(later(oldest, MINUTE)).filter(|free| oldest <= now && *free > now)
+    }
+}

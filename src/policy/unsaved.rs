@@ -1,0 +1,113 @@
+//! A token that upstream has given and the store doesn't hold yet, and what it may be written on.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::proto::record::{self, ByteCount, Entry, Fingerprint, Token, TokenKey};
+use crate::secret::Secret;
+
+/// A refreshed token that must reach the store (R40 step 6).
+#[derive(Clone)]
+pub struct UnsavedToken {
+    /// Where it belongs.
+    pub key: TokenKey,
+    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies
+    /// there by then.
+    pub base: Bytes,
+    /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
+    pub replaces: Vec<Fingerprint>,
+    /// What the refresh brought: access token, refresh token, expiry, profile.
+    pub entries: Vec<Entry>,
+}
+
+impl UnsavedToken {
+    /// Whether there is more in it than a profile and its regions.
+    pub(crate) fn brings_a_token(&self) -> bool {
+        let is_found = |entry: &Entry| matches!(entry, Entry::ProfileArn(_) | Entry::Region(_) | Entry::IdcRegion(_));
+        !self.entries.iter().all(is_found)
+    }
+
+    /// These entries too; of a doubled one the last is written.
+    pub(crate) fn with(mut self, entries: Vec<Entry>) -> Self {
+        self.entries.extend(entries);
+        self
+    }
+
+    /// What it makes of the record that lies in the store.
+    pub(crate) fn on(&self, record: Bytes) -> OnRecord {
+        let Ok(token) = Token::parse(&record) else { return OnRecord::Settled(Saved::Unusable) };
+        if !self.goes_on(&token) {
+            return OnRecord::Settled(Saved::Rotated(record));
+        }
+        match record::patch(&record, &self.entries) {
+            Ok(Some(patched)) => OnRecord::Write(patched.into()),
+            // An earlier try, whose reply was lost, had succeeded.
+            Ok(None) => OnRecord::Settled(Saved::Written(record)),
+            Err(_) => OnRecord::Settled(Saved::Unusable),
+        }
+    }
+
+    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One
+    /// that is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose
+    /// the only token that can be refreshed.
+    pub(crate) fn goes_on(&self, record: &Token) -> bool {
+        let ours = self.refresh_token();
+        match &record.refresh_token {
+            Some(theirs) => Some(theirs) == ours || self.replaces.contains(&Fingerprint::of(theirs)),
+            None => {
+                let dropped = record.access_token.is_some() && record.kiro_api_key.is_none();
+                self.replaces.is_empty() || dropped && ours.is_some()
+            }
+        }
+    }
+
+    pub(crate) fn refresh_token(&self) -> Option<&Secret> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::RefreshToken(token) => Some(token),
+            _ => None,
+        })
+    }
+}
+
+/// What is to be done with an unsaved token where a record lies.
+pub enum OnRecord {
+    /// The record that shall lie there instead, by compare-and-set.
+    Write(Bytes),
+    /// Nothing is to be written.
+    Settled(Saved),
+}
+
+/// What became of a refreshed token (R40 step 6).
+#[derive(Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// Saved; the record is this now.
+    Written(Bytes),
+    /// Somebody else rotated the refresh token: ours is dropped, this record is to be used.
+    Rotated(Bytes),
+    /// The account was removed; nothing was written.
+    Absent,
+    /// The record is no JSON object any more; nothing was written (R9).
+    Unusable,
+}
+
+impl fmt::Debug for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(record) => f.debug_tuple("Written").field(&ByteCount(record)).finish(),
+            Self::Rotated(record) => f.debug_tuple("Rotated").field(&ByteCount(record)).finish(),
+            Self::Absent => f.write_str("Absent"),
+            Self::Unusable => f.write_str("Unusable"),
+        }
+    }
+}
+
+impl fmt::Debug for UnsavedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnsavedToken")
+            .field("key", &self.key)
+            .field("base", &ByteCount(&self.base))
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
