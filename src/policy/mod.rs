@@ -1,10 +1,12 @@
 //! Pure decisions: `now` and randomness are arguments.
 #![forbid(unsafe_code)]
 
-pub mod account;
+#[cfg(feature = "gateway")]
+pub(crate) mod account;
 pub mod affinity;
 pub mod alike;
 pub mod brake;
+#[cfg(feature = "gateway")]
 pub(crate) mod credential;
 pub mod health;
 pub mod learned;
@@ -14,13 +16,12 @@ pub mod outcome;
 pub mod reach;
 pub mod retry;
 pub mod select;
+#[cfg(feature = "gateway")]
 pub mod unsaved;
+#[cfg(feature = "gateway")]
 pub mod view;
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-
-pub(crate) fn later(start: Timestamp, pause: Duration) -> Timestamp {
-    start.checked_add(pause).unwrap_or(Timestamp::MAX)
+#[cfg(feature = "gateway")]
+pub(crate) fn later(start: jiff::Timestamp, pause: std::time::Duration) -> jiff::Timestamp {
+    start.checked_add(pause).unwrap_or(jiff::Timestamp::MAX)
 }

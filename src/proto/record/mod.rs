@@ -336,7 +336,7 @@ impl TokenKey {
 }
 
 /// How long a record is, and nothing of what is in it (R6).
-pub(crate) struct ByteCount<'a>(pub &'a [u8]);
+pub struct ByteCount<'a>(pub &'a [u8]);
 
 impl fmt::Debug for ByteCount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
