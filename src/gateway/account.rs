@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::Gateway;
-use super::attempt::no_account;
+use super::open::no_account;
 use crate::credentials::RefreshError;
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;

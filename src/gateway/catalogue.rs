@@ -5,12 +5,13 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ModelInfo, Shared, now};
+use super::{Gateway, Shared, now};
 use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, short};
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
@@ -23,6 +24,25 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Accounts asked at once.
 const AT_ONCE: usize = 2;
+
+/// A model as `/v1/models` lists it (M66).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelInfo {
+    /// Always `model`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The name to ask for.
+    pub id: String,
+    /// For people.
+    pub display_name: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Context window in tokens.
+    pub max_input_tokens: u64,
+    /// Most output tokens.
+    pub max_tokens: u64,
+}
+
 /// Which accounts are used, for the task that asks them.
 #[derive(Default)]
 pub(super) struct Discovery {
@@ -209,6 +229,20 @@ impl Shared {
     pub(super) fn set_table(&self, table: Models) {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
         self.merge_catalogues();
+    }
+}
+
+impl Gateway {
+    /// The models of `/v1/models`, newest first; only names that begin with `claude`, unless `KIRO_MODELS_LIST=all`.
+    pub fn list_models(&self) -> Vec<ModelInfo> {
+        let all = self.shared.config.models_list_all;
+        shown(&self.shared.models.load(), &self.shared.pool.catalogues(), all)
+    }
+
+    /// One model, under the name that was asked for: aliases resolve to themselves (M67).
+    pub fn model(&self, name: &str) -> Option<ModelInfo> {
+        let found = self.shared.models.load().resolve(name, None).filter(|found| !found.row.passed)?;
+        Some(shown_as(name, &found.row, &self.shared.pool.catalogues()))
     }
 }
 

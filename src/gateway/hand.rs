@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::attempt::{Job, Written};
+use super::job::{Job, Written};
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::policy::retry::{Remedy, Sent};

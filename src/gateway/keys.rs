@@ -2,13 +2,18 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::{Gateway, Shared};
 use crate::secret::Secret;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// While the store hasn't been reached, it is asked for the key this often.
+pub(super) const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What came of comparing a client's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,57 @@ impl Keys {
         // Every offered key is compared, whichever is right.
         let right = offered.fold(false, |right, key| bool::from(Digested::of(key).0.ct_eq(&wanted.0)) | right);
         if right { KeyCheck::Right } else { KeyCheck::Wrong }
+    }
+}
+
+impl Gateway {
+    /// Whether one of the offered client keys is right (M2).
+    pub fn check_key<'a>(&self, offered: impl Iterator<Item = &'a str>) -> KeyCheck {
+        self.shared.keys.check(offered)
+    }
+
+    /// Whether the store was reached and no client key is configured anywhere.
+    pub fn is_open(&self) -> bool {
+        self.shared.keys.is_open()
+    }
+
+    /// Resolves when it is known whether there is a client key.
+    pub async fn key_known(&self) {
+        while !self.shared.keys.is_known() {
+            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
+        }
+    }
+
+    /// Resolves when the store refuses to tell the client key before it was known once: the start has failed then
+    /// (R49).
+    pub async fn key_refused(&self) -> StoreError {
+        while !self.shared.keys.is_known() {
+            if let Some(error) = self.shared.keys.refusal() {
+                return error.clone();
+            }
+            tokio::time::sleep(FIRST_KEY_INTERVAL).await;
+        }
+        std::future::pending().await
+    }
+}
+
+impl Shared {
+    pub(super) async fn look_for_key(&self) {
+        if !self.keys.asks_store() {
+            return;
+        }
+        match self.store.client_key().await {
+            Ok(key) => {
+                if self.keys.heard(key.as_ref()) {
+                    tracing::info!("the client key was changed");
+                }
+            }
+            Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
+                tracing::error!(%error, "the client key could not be read");
+            }
+            // A store that can't be read, a broken file too, doesn't mean that no key is set (R54, R57).
+            Err(error) => tracing::debug!(%error, "the client key could not be read"),
+        }
     }
 }
 

@@ -6,9 +6,12 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{AccountCounts, Gateway, wall_clock};
-use crate::metrics::Observed;
+use super::{Gateway, Shared, wall_clock};
+use crate::metrics::{Observed, Scrape};
+use crate::policy::marks::Circuit;
 use crate::pool::short;
+use crate::proto::record::rfc3339;
+use crate::store::Status as StoreStatus;
 
 /// What the gateway is doing now and what it did since the start. Without secrets: ids are cut to 8 characters.
 #[derive(Debug, Clone, Serialize)]
@@ -47,6 +50,61 @@ pub struct Status {
     pub queued_writes: (usize, usize),
     /// As in `/health`: `off`, `ok` or `broken`.
     pub journal: &'static str,
+}
+
+/// The body of `GET /health`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// `healthy`, or `degraded`: it serves, but something is wrong.
+    pub status: &'static str,
+    /// `connected` or `disconnected`; for the embedded file store too.
+    pub redis: &'static str,
+    /// What the snapshot holds.
+    pub accounts: AccountCounts,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// Version of this program.
+    pub version: &'static str,
+    /// `simulator` while answers are simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'static str>,
+    /// Every upstream host that was called: `closed`, `half-open` or `open` (K120).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, &'static str>,
+    /// What upstream says of our client version.
+    #[serde(rename = "clientVersion")]
+    pub client_version: ClientVersion,
+    /// Refreshed tokens that wait to be saved: ended now, without `KIRO_STATE_DIR`, the process would take these logins
+    /// with it.
+    #[serde(rename = "unsavedTokens")]
+    pub unsaved_tokens: usize,
+    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` where there is none, `ok`, or `broken` when the last one
+    /// could not be kept.
+    pub journal: &'static str,
+    /// Whether a request would be served now, as far as can be known without sending one: status 200, else 503.
+    #[serde(skip)]
+    pub can_serve: bool,
+}
+
+/// Whether upstream takes this program's client version (K107).
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientVersion {
+    /// `KIRO_CLIENT_VERSION`.
+    pub value: String,
+    /// Some host refuses it.
+    pub refused: bool,
+    /// Since when, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// How many accounts there are.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AccountCounts {
+    /// In the snapshot.
+    pub total: usize,
+    /// That would be asked now: in a state to serve, with a token or one refresh away from it, and reachable from here.
+    pub healthy: usize,
 }
 
 /// One account of [`Status`].
@@ -118,6 +176,88 @@ impl Gateway {
             queued_writes: shared.pool.queued_writes(),
             journal: health.journal,
         }
+    }
+}
+
+impl Gateway {
+    /// From memory.
+    pub fn health(&self) -> Health {
+        let shared = &self.shared;
+        let connected = shared.store.status().is_connected();
+        let counts = shared.pool.counts();
+        let gate = shared.upstream.gate().status();
+        let able = shared.pool.able(|view| !shared.is_cut_off(view));
+        let serves = able.serving + able.last_resort > 0;
+        let can_serve = shared.pool.is_ready() && serves && shared.keys.is_known() && !gate.shut;
+        let fine = matches!(shared.store.status(), StoreStatus::Connected)
+            && able.serving > 0
+            && !shared.pool.is_doubtful()
+            && gate.refused_for.is_none();
+        Health {
+            status: if can_serve && fine { "healthy" } else { "degraded" },
+            redis: if connected { "connected" } else { "disconnected" },
+            accounts: AccountCounts { total: counts.total, healthy: able.serving },
+            uptime: shared.began.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION"),
+            upstream: shared.upstream_word(),
+            hosts: shared.hosts().map(|(host, circuit)| (host, circuit.as_str())).collect(),
+            client_version: ClientVersion {
+                value: shared.config.client_version.clone(),
+                refused: gate.refused_for.is_some(),
+                since: gate
+                    .refused_for
+                    .map(|ago| rfc3339(wall_clock() - jiff::SignedDuration::try_from(ago).unwrap_or_default())),
+            },
+            unsaved_tokens: shared.pool.queued_writes().1,
+            journal: match shared.pool.journal_works() {
+                None => "off",
+                Some(true) => "ok",
+                Some(false) => "broken",
+            },
+            can_serve,
+        }
+    }
+
+    /// Every metric as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        let shared = &self.shared;
+        let counters = shared.pool.counters();
+        let latency = shared.store.latency();
+        shared.metrics.text(Scrape {
+            in_flight: self.in_flight(),
+            waiting: shared.pool.counts().waiting,
+            waits: counters.waits.load(Ordering::Relaxed),
+            connects: shared.upstream.connects(),
+            states: shared.pool.states().to_vec(),
+            braked: shared.pool.brake().is_some(),
+            account_in_flight: shared.account_in_flight(),
+            refreshes: shared.credentials.counters().outcomes().to_vec(),
+            snapshots: (counters.snapshots.load(Ordering::Relaxed), counters.snapshot_failures.load(Ordering::Relaxed)),
+            redis: Some(latency.observed()),
+            redis_errors: latency.errors(),
+            redis_connected: shared.store.status().is_connected(),
+            queued: shared.pool.queued_writes(),
+            tasks: tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.metrics().num_alive_tasks()),
+            simulated: self.is_simulated(),
+            client_version: shared.config.client_version.clone(),
+            hosts: shared.hosts().map(|(host, circuit)| (host, circuit.gauge())).collect(),
+            version_refusals: shared.upstream.gate().status().counts,
+        })
+    }
+}
+
+impl Shared {
+    fn hosts(&self) -> impl Iterator<Item = (String, Circuit)> {
+        self.upstream.hosts(self.pool.now()).into_iter()
+    }
+
+    /// Requests in flight by short id; accounts that share one are taken together.
+    fn account_in_flight(&self) -> Vec<(String, u32)> {
+        let mut all = BTreeMap::<String, u32>::new();
+        for account in self.pool.accounts() {
+            *all.entry(short(&account.id).to_owned()).or_default() += account.in_flight;
+        }
+        all.into_iter().collect()
     }
 }
 

@@ -11,25 +11,26 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
-use futures_util::task::AtomicWaker;
-use serde::Serialize;
 use tokio::time::{Instant, Sleep};
 
-use super::attempt::{Facts, Job, Next, Opened, Trail, error_of, open};
+use super::attempt::{Trail, error_of};
 use super::budget::Share;
 use super::dump::Tape;
+use super::job::{Facts, Job};
+use super::open::{Next, Opened, open};
+use super::open_streams::{Cutter, Permit, Slot};
 use super::summary::{Outcome, Summary, SummaryCell};
 use super::trace::Trace;
-use super::{Permit, Shared, now};
+use super::{Shared, now};
 use crate::error::{Code, Error};
-use crate::pool::{AccountId, Lease, short};
+use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::{Pipeline, Step};
@@ -132,75 +133,6 @@ impl Times {
         if let Some(since) = self.waiting_since.take() {
             self.waited += now - since;
         }
-    }
-}
-
-/// How the gateway reaches a stream from outside: to end it at shutdown, and to show that it is there.
-pub(super) struct Slot {
-    cut: AtomicBool,
-    waker: AtomicWaker,
-    summary: Arc<SummaryCell>,
-    began: Instant,
-    /// The account whose answer is being read; none while an attempt is opened.
-    reading: Mutex<Option<AccountId>>,
-}
-
-/// One request for an answer that runs now.
-#[derive(Debug, Clone, Serialize)]
-pub struct OpenRequest {
-    /// The id of the request.
-    pub request_id: String,
-    /// The model as upstream names it.
-    pub kiro_model: String,
-    /// Whether it is streamed.
-    pub stream: bool,
-    /// `opening`: an account is selected or asked; `reading`: the answer comes.
-    pub phase: &'static str,
-    /// The first 8 characters of the account that answers.
-    pub account: Option<String>,
-    /// Milliseconds since it arrived.
-    pub age_ms: u64,
-}
-
-/// Ends one stream from outside with an `error` event, as shutdown does. It keeps nothing alive.
-pub struct Cutter(Arc<Slot>);
-
-impl Cutter {
-    /// Ends it at its next poll; a stream that is over stays as it is.
-    pub fn cut(&self) {
-        self.0.cut();
-    }
-}
-
-impl Slot {
-    pub(super) fn new(summary: Arc<SummaryCell>, began: Instant) -> Self {
-        Self { cut: AtomicBool::new(false), waker: AtomicWaker::new(), summary, began, reading: Mutex::default() }
-    }
-
-    fn opens(&self) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn reads(&self, account: &AccountId) {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.clone());
-    }
-
-    pub(super) fn seen(&self) -> OpenRequest {
-        let account = self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        OpenRequest {
-            request_id: self.summary.request_id().to_owned(),
-            kiro_model: self.summary.kiro_model().to_owned(),
-            stream: self.summary.is_streamed(),
-            phase: if account.is_some() { "reading" } else { "opening" },
-            account: account.map(|id| short(&id).to_owned()),
-            age_ms: self.began.elapsed().as_millis() as u64,
-        }
-    }
-
-    /// Ends the stream with an `error` event at its next poll.
-    pub(super) fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
-        self.waker.wake();
     }
 }
 

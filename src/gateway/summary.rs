@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::attempt::Job;
+use super::job::Job;
 use super::{Shared, wall_clock};
 use crate::error::{Code, Error};
 use crate::policy::affinity::Turn;

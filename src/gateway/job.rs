@@ -1,0 +1,330 @@
+//! One request before it is sent: checked, read, translated, and what stays the same over all its attempts.
+
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::Instant;
+
+use super::attempt::Trail;
+use super::hand::Variation;
+use super::open_streams::Permit;
+use super::stream::MessageStream;
+use super::summary::{self, Refused};
+use super::trace::Trace;
+use super::{Call, Gateway, Shared, random_id};
+use crate::error::{Code, Error};
+use crate::pool::AccountId;
+use crate::proto::kiro::request::Body as KiroBody;
+use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
+use crate::proto::pipeline::{Mode, Pipeline, Settings};
+use crate::proto::translate::estimate::request_tokens;
+use crate::proto::translate::fault::PromptSize;
+use crate::proto::translate::fields::Asked;
+use crate::proto::translate::ids::Ids;
+use crate::proto::translate::model::Model;
+use crate::proto::translate::request::{Context, Replay, Translated, translate};
+
+/// From this many bytes on, work on a request takes a millisecond or more.
+const LONG: usize = 512 * 1024;
+
+/// What stays the same over all attempts of one request.
+pub(super) struct Job {
+    pub(super) shared: Arc<Shared>,
+    /// The client's bytes, for the one case in which they are translated again (TR31).
+    pub(super) client_body: Bytes,
+    pub(super) system: Option<(SystemMode, String)>,
+    /// The request with the thoughts of `meant`.
+    pub(super) written: Written,
+    /// The account that the reasoning is written for (TR45).
+    pub(super) meant: Option<AccountId>,
+    pub(super) ids: Ids,
+    /// The request has an assistant message: its conversation may be known elsewhere (R102).
+    pub(super) has_history: bool,
+    /// For the fields of each attempt (TR40).
+    pub(super) asked: Asked,
+    pub(super) model: Arc<Model>,
+    /// The model as the client named it.
+    pub(super) client_model: String,
+    pub(super) request_id: String,
+    pub(super) client_request_id: Option<String>,
+    /// A pinned account (N5): no selection, no failover.
+    pub(super) account_id: Option<String>,
+    /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
+    pub(super) is_fallback: bool,
+    pub(super) facts: Facts,
+    /// The request's span, once its stream is there.
+    pub(super) trace: OnceLock<Trace>,
+    pub(super) trace_parent: Option<String>,
+    /// The estimate of the request in tokens, once it is known (TU7).
+    pub(super) estimate: OnceLock<u64>,
+}
+
+/// One translation of the request.
+pub(super) struct Written {
+    pub(super) body: KiroBody,
+    /// It holds `reasoningContent`.
+    pub(super) reasoning: bool,
+    /// It holds reasoning without text.
+    pub(super) empty_thoughts: bool,
+    /// Reasoning was kept back that isn't the account's (TR44).
+    pub(super) withheld: bool,
+    /// So many cache points are in it.
+    pub(super) cache_points: usize,
+}
+
+impl Written {
+    pub(super) fn of(translated: &Translated) -> Self {
+        Self {
+            body: translated.body.clone(),
+            reasoning: translated.sent_reasoning,
+            empty_thoughts: translated.sent_empty_thoughts,
+            withheld: translated.withheld_reasoning,
+            cache_points: translated.sent_cache_points,
+        }
+    }
+
+    /// Whether the request reads otherwise in this variation.
+    pub(super) fn differs(&self, job: &Job, variation: Variation) -> bool {
+        (variation.leave_out.reasoning && self.reasoning)
+            || (variation.leave_out.empty_thoughts && self.empty_thoughts)
+            || variation.cache_points < self.cache_points
+            || (variation.other_model_id && job.model.alt.is_some())
+    }
+}
+
+/// What is left of a request after the commit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    pub(super) streaming: bool,
+    pub(super) pinned: bool,
+    pub(super) record: bool,
+    pub(super) window: u64,
+}
+
+impl Facts {
+    pub(super) fn prompt_size(self, estimate: u64) -> PromptSize {
+        PromptSize { estimate, window: self.window }
+    }
+}
+
+impl Job {
+    /// The error of a pinned request names its account.
+    pub(super) fn named(&self, error: Error) -> Error {
+        match &self.account_id {
+            Some(id) => error.with_account(id),
+            None => error,
+        }
+    }
+
+    /// The same request for the model of `KIRO_MODEL_FALLBACK`, once upstream has refused a name that passed (TR36).
+    /// None without one.
+    pub(super) fn fallback(&self) -> Option<Arc<Self>> {
+        if !self.model.passed || self.shared.config.model_fallback.is_none() {
+            return None;
+        }
+        let translated = over(self.client_body.len(), || {
+            let request = read_request(&self.client_body, self.system.as_ref()).ok()?;
+            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
+        })?;
+        Some(Arc::new(Self {
+            shared: self.shared.clone(),
+            client_body: self.client_body.clone(),
+            system: self.system.clone(),
+            written: Written::of(&translated),
+            meant: self.meant.clone(),
+            ids: self.ids.clone(),
+            has_history: self.has_history,
+            asked: translated.asked,
+            client_model: self.client_model.clone(),
+            request_id: self.request_id.clone(),
+            client_request_id: self.client_request_id.clone(),
+            account_id: self.account_id.clone(),
+            is_fallback: true,
+            facts: Facts { window: translated.model.window, ..self.facts },
+            model: translated.model,
+            trace: self.trace.clone(),
+            trace_parent: self.trace_parent.clone(),
+            estimate: self.estimate.clone(),
+        }))
+    }
+
+    /// A name that was passed on by a rule, and that nobody serves, is answered at once for a while (K89, TR36).
+    pub(super) fn refuse_name(&self) {
+        if self.model.passed && !self.facts.pinned {
+            let mut names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.refuse(&self.model.kiro_id, self.shared.pool.now());
+        }
+    }
+
+    /// What an account may be unable to serve (R7).
+    pub(super) fn model_names(&self) -> [&str; 2] {
+        [self.client_model.as_str(), self.model.names.first().map_or("", String::as_str)]
+    }
+
+    /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made
+    /// here.
+    pub(super) fn tokens(&self) -> u64 {
+        *self.estimate.get_or_init(|| {
+            over(self.client_body.len(), || {
+                let Ok(request) = read_request(&self.client_body, self.system.as_ref()) else { return 0 };
+                request_tokens(&request)
+            })
+        })
+    }
+
+    /// The Kiro request in a variation, with the thoughts of this account.
+    pub(super) fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Written, Error> {
+        over(self.client_body.len(), || {
+            let request = read_request(&self.client_body, self.system.as_ref())?;
+            let translated = self.shared.translate(&request, &self.ids, account, variation, self.is_fallback)?;
+            Ok(Written::of(&translated))
+        })
+    }
+}
+
+impl Gateway {
+    /// Everything that can be said about a request before an account is asked.
+    pub(super) fn begin<'b>(
+        &self,
+        body: &'b Bytes,
+        call: Call,
+        streaming: Option<bool>,
+        request_id: String,
+        arrived: Instant,
+    ) -> Result<(Box<MessageStream>, Arc<Job>, Request<'b>), Refused> {
+        self.open()?;
+        let shared = &self.shared;
+        self.fits(body)?;
+        let request = read_request(body, call.system.as_ref())?;
+        let client_model = request.model().to_owned();
+        let refuse = |error: Error, model: Option<&Model>| Refused {
+            error,
+            client_model: Some(client_model.clone()),
+            known_model: model.map(|model| model.label().to_owned()),
+        };
+        let streaming = streaming.unwrap_or_else(|| request.stream());
+        let ids = shared.ids(&request, &call);
+        let meant = shared.meant(&request, &ids, call.account_id.as_deref());
+        let translated = shared
+            .translate(&request, &ids, meant.as_ref(), Variation::default(), false)
+            .map_err(|error| refuse(error, None))?;
+        if !translated.dropped_server_tools.is_empty() {
+            tracing::warn!(
+                tools = summary::loggable_kinds(&translated.dropped_server_tools),
+                "tools that run on Anthropic's side were dropped (M49)"
+            );
+        }
+        shared.tell_passing(&translated.model);
+        let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
+            let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
+            return Err(refuse(error, Some(&translated.model)));
+        };
+        let written = Written::of(&translated);
+        let pipeline = Pipeline::new(Settings {
+            message_id: random_id("msg_"),
+            request_id: request_id.clone(),
+            model: client_model.clone(),
+            thinking: translated.thinking,
+            drop_thinking_text: request.display == Some(Display::Omitted),
+            tool_names: translated.tool_names,
+            window: translated.model.window,
+            usage_window: shared.ends.usage_window(&translated.model.kiro_id, translated.model.usage_window()),
+            usage_split: shared.config.usage_split,
+            input_estimate: 0,
+            mode: if streaming { Mode::Stream } else { Mode::Fold },
+        });
+        let pinned = call.account_id.is_some();
+        let job = Arc::new(Job {
+            shared: shared.clone(),
+            client_body: body.clone(),
+            system: call.system.clone(),
+            written,
+            meant,
+            ids,
+            has_history: request.has_history(),
+            asked: translated.asked,
+            client_model,
+            request_id,
+            client_request_id: call.client_request_id,
+            facts: Facts {
+                streaming,
+                pinned: call.account_id.is_some(),
+                record: call.record,
+                window: translated.model.window,
+            },
+            model: translated.model,
+            account_id: call.account_id,
+            is_fallback: false,
+            estimate: OnceLock::new(),
+            trace: OnceLock::new(),
+            trace_parent: call.trace_parent,
+        });
+        let recording = shared.dumps.as_ref().map(|dumps| dumps.record(body));
+        let trail = Trail::new(&shared.config, pinned, fastrand::Rng::new(), recording);
+        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
+        Ok((stream, job, request))
+    }
+
+    /// M11, for callers that hold the whole body.
+    pub(super) fn fits(&self, body: &[u8]) -> Result<(), Error> {
+        let limit = self.max_request_body();
+        if body.len() <= limit {
+            return Ok(());
+        }
+        Err(Error::new(Code::RequestTooLarge, format!("request body is over {limit} bytes")))
+    }
+}
+
+impl Shared {
+    /// Translates with the settings and the model table of now; `as_fallback`: upstream has refused the name (TR36).
+    pub(super) fn translate(
+        &self,
+        request: &Request<'_>,
+        ids: &Ids,
+        account: Option<&AccountId>,
+        variation: Variation,
+        as_fallback: bool,
+    ) -> Result<Translated, Error> {
+        let mut models = self.models.load_full();
+        if as_fallback || self.is_refused_name(&models, request.model()) {
+            models = Arc::new(models.refusing_unknown());
+        }
+        let context = Context {
+            models: &models,
+            fallback: self.config.model_fallback.as_deref(),
+            system_text: self.config.system_text,
+            cache_points: self.config.cache_points,
+            cache_limit: variation.cache_points,
+            ids,
+            replay: Replay::Nothing,
+            leave_out: variation.leave_out,
+            other_model_id: variation.other_model_id,
+        };
+        let mut translated =
+            self.with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
+        if !self.config.forward_max_tokens {
+            translated.asked.max_tokens = None;
+        }
+        Ok(translated)
+    }
+}
+
+/// Does work over `bytes` of a request. The streams that share the thread don't wait for long work: the runtime moves
+/// them to another thread.
+pub(super) fn over<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// A client's request, with the operator's system text in it (N13).
+pub(super) fn read_request<'a>(
+    body: &'a [u8],
+    system: Option<&(SystemMode, String)>,
+) -> Result<Request<'a>, RequestError> {
+    let mut request = Request::parse(body, Purpose::Messages)?;
+    if let Some((mode, text)) = system {
+        request.apply_system(*mode, text);
+    }
+    Ok(request)
+}

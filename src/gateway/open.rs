@@ -1,0 +1,321 @@
+//! Opening an answer: select an account, send, and again until an event stream begins or it is time to give up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::Trail;
+use super::hand::{Hand, NoProfile, Variation};
+use super::job::Job;
+use super::{Shared, now};
+use crate::error::{Code, Error, Plight};
+use crate::policy::learned::Lesson;
+use crate::policy::retry::Remedy;
+use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
+use crate::proto::kiro::fault::{Fault, FaultKind};
+use crate::proto::kiro::route::Call;
+use crate::proto::said::Known;
+use crate::secret::Secret;
+use crate::upstream::{Body, Target};
+
+/// How the next attempt begins.
+pub(super) enum Next {
+    /// Select an account, after a pause.
+    Select { after: Duration },
+    /// The same account, after the remedy.
+    Again { lease: Lease, remedy: Remedy, fault: Fault },
+    /// Any account, for another model than the one that was asked for (TR36).
+    Instead(Arc<Job>),
+}
+
+/// What [`open`] came to.
+pub(super) enum Opened {
+    /// An event stream begins. The job is the one that it answers (TR36).
+    Body { body: Body, known: Known, lease: Lease, trail: Box<Trail>, job: Arc<Job> },
+    /// It is over before it began.
+    Failed { error: Error, trail: Box<Trail> },
+}
+
+/// Tries accounts until an event stream begins.
+pub(super) async fn open(mut job: Arc<Job>, mut trail: Box<Trail>, mut next: Next) -> Opened {
+    loop {
+        if let Next::Instead(other) = next {
+            job = other;
+            trail.begin_anew();
+            next = Next::Select { after: Duration::ZERO };
+        }
+        let (lease, token) = match prepare(&job, &mut trail, next).await {
+            Ok(ready) => ready,
+            Err(Stumble::Over(error)) => return Opened::Failed { error, trail },
+            Err(Stumble::Next(again)) => {
+                next = again;
+                continue;
+            }
+        };
+        let leave_out = trail.leave_out(&job, lease.account().id());
+        let chosen = match trail.hand.choose(&job, &lease, leave_out) {
+            Ok(chosen) => chosen,
+            Err(NoProfile) => {
+                lease.learn(Lesson::NoProfile { asked: true });
+                match trail.unusable(&job, lease, no_profile()) {
+                    Ok(again) => next = again,
+                    Err(error) => return Opened::Failed { error, trail },
+                }
+                continue;
+            }
+        };
+        if let Err(error) = trail.write(&job, chosen.variation) {
+            return Opened::Failed { error, trail };
+        }
+        trail.count_reasoning(&job);
+        let account = lease.account();
+        let body = trail.written(&job).body.parts(&chosen.form());
+        if let Some(recording) = &mut trail.recording {
+            recording.sent(&body, &token);
+        }
+        let target = Target {
+            url: chosen.url.to_string(),
+            token,
+            machine_id: account.machine_id().to_owned(),
+            token_type: account.token_type(),
+            shape: chosen.shape,
+            proxy: account.proxy_url().map(|url| url.expose().to_owned()),
+            account: account.id().clone(),
+        };
+        let asked = now();
+        trail.began.get_or_insert(asked);
+        trail.budget.called();
+        let span = job.trace.get().map(|trace| trace.attempt(account.short_id()));
+        let answer = job.shared.upstream.generate(&target, body).await;
+        if let Some(span) = span {
+            span.end(&answer);
+        }
+        trail.waited += asked.elapsed();
+        job.shared.metrics.count_attempt(Some(chosen.shape), answer.as_ref().err().map(|fault| fault.kind));
+        let heard = answer.as_ref().map(|_| ());
+        // What keeps an account's own proxy from being reached is no host's matter.
+        if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
+            job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+        }
+        if answer.is_ok() {
+            trail.hand.passed(&job, &lease);
+        }
+        match answer {
+            Ok(body) => return Opened::Body { body, known: target.known(), lease, trail, job },
+            Err(fault) => match trail.judge(&job, lease, fault) {
+                Ok(again) => next = again,
+                Err(error) => return Opened::Failed { error, trail },
+            },
+        }
+    }
+}
+
+/// The account has nothing that could be sent as its profile.
+fn no_profile() -> Fault {
+    let message = "the account has no Kiro profile".into();
+    Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
+}
+
+enum Stumble {
+    Next(Next),
+    Over(Error),
+}
+
+impl From<Result<Next, Error>> for Stumble {
+    fn from(judged: Result<Next, Error>) -> Self {
+        match judged {
+            Ok(next) => Stumble::Next(next),
+            Err(error) => Stumble::Over(error),
+        }
+    }
+}
+
+/// An account with a token that can be sent.
+async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, Secret), Stumble> {
+    let shared = &job.shared;
+    if let Next::Again { lease, .. } = &next {
+        lease.sends_again();
+    }
+    match next {
+        Next::Select { after } => {
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            let mut lease = select(job, trail).await?;
+            trail.tried.push(lease.account().id().clone());
+            trail.account = Some(lease.account().id().to_string());
+            trail.budget.next_account();
+            trail.hand = Hand::default();
+            if lease.account().wants_profiles() {
+                trail.look_up_profiles(job, &mut lease).await;
+            }
+            with_token(job, trail, lease).await
+        }
+        Next::Instead(_) => Err(Stumble::Next(next)),
+        Next::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
+            lease.renew_view();
+            with_token(job, trail, lease).await
+        }
+        Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
+            job.shared.signatures_refused(&job.ids.key);
+            job.shared.metrics.count_reasoning("refused");
+            trail.leave_out.reasoning = true;
+            with_token(job, trail, lease).await
+        }
+        Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
+            let asked = now();
+            let token = shared.credentials.force_refresh(&lease).await;
+            trail.waited += asked.elapsed();
+            match token {
+                Ok(token) => Ok((lease, token)),
+                // The refresh's own fault: the account is out for this request.
+                Err(mut fault) => {
+                    if job.facts.pinned {
+                        // N8: the caller chose the account, so it hears that the token was rejected, however the
+                        // refresh failed.
+                        fault.kind = FaultKind::TokenRejected;
+                    }
+                    Err(trail.unusable(job, lease, fault).into())
+                }
+            }
+        }
+        Next::Again { mut lease, remedy: Remedy::NextVariant, fault } => {
+            if trail.hand.may_ask_profiles(&lease) {
+                trail.look_up_profiles(job, &mut lease).await;
+            }
+            if trail.hand.has_way(&lease) {
+                with_token(job, trail, lease).await
+            } else {
+                // No variant is left: the fault stands (K78).
+                Err(trail.judge(job, lease, fault).into())
+            }
+        }
+        Next::Again {
+            lease,
+            remedy:
+                Remedy::OtherShape
+                | Remedy::OtherFields
+                | Remedy::OtherModelId
+                | Remedy::SmallForm
+                | Remedy::WithoutFields
+                | Remedy::WithoutCachePoints
+                | Remedy::WithoutEmptyThoughts,
+            ..
+        } => with_token(job, trail, lease).await,
+    }
+}
+
+/// The account's token, from memory; one that has expired is refreshed first, which is waiting for upstream too.
+async fn with_token(job: &Arc<Job>, trail: &mut Trail, lease: Lease) -> Result<(Lease, Secret), Stumble> {
+    let asked = now();
+    let token = job.shared.credentials.access_token(&lease).await;
+    trail.waited += asked.elapsed();
+    match token {
+        Ok(token) => Ok((lease, token)),
+        Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+    }
+}
+
+/// The accounts of the request's conversation (R101). Where only another process knows its home (R102), the request is
+/// written anew if thoughts were kept back that may be that account's.
+async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
+    let mut homes = job.shared.homes(&job.ids.key);
+    if homes.is_empty()
+        && job.has_history
+        && !job.facts.pinned
+        && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
+    {
+        if job.written.withheld && job.meant.as_ref() != Some(&home) {
+            trail.home = Some(Box::new((home.clone(), job.write(Variation::default(), Some(&home))?)));
+        }
+        homes.push(home);
+    }
+    trail.homes = Some(homes);
+    Ok(())
+}
+
+async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
+    let shared = &job.shared;
+    if trail.homes.is_none() {
+        look_for_homes(job, trail).await.map_err(Stumble::Over)?;
+    }
+    let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
+    let exclude = elsewhere.map(|mut there| {
+        there.extend_from_slice(&trail.tried);
+        there
+    });
+    let fit = fit(job);
+    let wanted = Wanted {
+        model_names: &job.model_names(),
+        exclude: exclude.as_deref().unwrap_or(&trail.tried),
+        kiro_id: &job.model.kiro_id,
+        conversation_id: &job.ids.conversation,
+        homes: trail.homes.as_deref().unwrap_or_default(),
+        fit: Some(&fit),
+        only: job.account_id.as_deref(),
+    };
+    let since = *trail.looked.get_or_insert_with(now);
+    let none = match shared.pool.acquire(&wanted, since).await {
+        Ok(lease) => return Ok(lease),
+        Err(none) => none,
+    };
+    // Other accounts were tried and failed: that is the answer, not that no account is left. But the request that used
+    // up the last one hears what the next request will hear (M85), unless it was a rate limit (K47).
+    let nobody_has_it = matches!(none.why, Why::Model | Why::Exhausted);
+    match trail.budget.answer().map(|fault| fault.kind) {
+        // Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
+        Some(FaultKind::UnknownModel) if nobody_has_it => {
+            job.refuse_name();
+            Err(trail.over(job).into())
+        }
+        // All of them have said so to earlier requests.
+        None if nobody_has_it => Err(match job.fallback() {
+            Some(instead) => Stumble::Next(Next::Instead(instead)),
+            None => Stumble::Over(job.named(no_account(&none))),
+        }),
+        Some(kind)
+            if kind != FaultKind::UnknownModel && (Code::of_fault(kind) == Code::RateLimited || !none.is_lasting()) =>
+        {
+            Err(Stumble::Over(trail.answer(job)))
+        }
+        _ => Err(Stumble::Over(job.named(no_account(&none)))),
+    }
+}
+
+impl Shared {
+    /// Whether no connection can be made from here on any way of the account.
+    pub(super) fn is_cut_off(&self, view: &AccountView) -> bool {
+        let proxy = view.proxy_url().map(|url| url.expose());
+        let region = view.region();
+        let mut shapes = view.shapes(region).iter();
+        self.upstream.is_any_cut_off()
+            && shapes.all(|shape| self.upstream.is_cut_off(&view.chat_url(*shape, region), proxy))
+    }
+}
+
+/// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused
+/// our client version lately after both (K109), and those that can't be reached from here after all.
+fn fit(job: &Job) -> Fit {
+    let gates = job.shared.upstream.gates(job.shared.pool.now());
+    let model = job.model.clone();
+    let shared = Arc::downgrade(&job.shared);
+    let cut_off = job.shared.upstream.is_any_cut_off();
+    Fit::new(move |view, learned, now| {
+        let refused = || {
+            let region = view.region();
+            view.shapes(region).iter().all(|shape| gates.iter().any(|(of, there)| of == shape && there == region))
+        };
+        let lacks = learned.lacks_model(&model.kiro_id, model.alt.as_deref(), now);
+        let gone = cut_off && shared.upgrade().is_some_and(|shared| shared.is_cut_off(view));
+        u8::from(lacks) + 2 * u8::from(!gates.is_empty() && refused()) + 4 * u8::from(gone)
+    })
+}
+
+pub(super) fn no_account(none: &NoAccount) -> Error {
+    let plight = match none.why {
+        Why::Unknown => Some(Plight::Unknown),
+        Why::Unusable => Some(Plight::NoToken),
+        _ => None,
+    };
+    let error = Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after).with_plight(plight);
+    if none.is_lasting() { error.lasting() } else { error }
+}

@@ -1,0 +1,155 @@
+//! The answers that run now: how many there may be, how they are shown, and how they are ended from outside.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::summary::SummaryCell;
+use super::{Gateway, Shared, now};
+use crate::pool::{AccountId, short};
+
+/// How the gateway reaches a stream from outside: to end it at shutdown, and to show that it is there.
+pub(super) struct Slot {
+    pub(super) cut: AtomicBool,
+    pub(super) waker: AtomicWaker,
+    summary: Arc<SummaryCell>,
+    began: Instant,
+    /// The account whose answer is being read; none while an attempt is opened.
+    reading: Mutex<Option<AccountId>>,
+}
+
+impl Slot {
+    pub(super) fn new(summary: Arc<SummaryCell>, began: Instant) -> Self {
+        Self { cut: AtomicBool::new(false), waker: AtomicWaker::new(), summary, began, reading: Mutex::default() }
+    }
+
+    pub(super) fn opens(&self) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn reads(&self, account: &AccountId) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.clone());
+    }
+
+    pub(super) fn seen(&self) -> OpenRequest {
+        let account = self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        OpenRequest {
+            request_id: self.summary.request_id().to_owned(),
+            kiro_model: self.summary.kiro_model().to_owned(),
+            stream: self.summary.is_streamed(),
+            phase: if account.is_some() { "reading" } else { "opening" },
+            account: account.map(|id| short(&id).to_owned()),
+            age_ms: self.began.elapsed().as_millis() as u64,
+        }
+    }
+
+    /// Ends the stream with an `error` event at its next poll.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// One request for an answer that runs now.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenRequest {
+    /// The id of the request.
+    pub request_id: String,
+    /// The model as upstream names it.
+    pub kiro_model: String,
+    /// Whether it is streamed.
+    pub stream: bool,
+    /// `opening`: an account is selected or asked; `reading`: the answer comes.
+    pub phase: &'static str,
+    /// The first 8 characters of the account that answers.
+    pub account: Option<String>,
+    /// Milliseconds since it arrived.
+    pub age_ms: u64,
+}
+
+/// Ends one stream from outside with an `error` event, as shutdown does. It keeps nothing alive.
+pub struct Cutter(pub(super) Arc<Slot>);
+
+impl Cutter {
+    /// Ends it at its next poll; a stream that is over stays as it is.
+    pub fn cut(&self) {
+        self.0.cut();
+    }
+}
+
+/// The streams that are open, so that shutdown can reach them. Touched at their beginning and end only.
+#[derive(Default)]
+pub(super) struct Streams {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Slot>>>,
+}
+
+impl Streams {
+    pub(super) fn add(&self, summary: Arc<SummaryCell>, began: Instant) -> (u64, Arc<Slot>) {
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let slot = Arc::new(Slot::new(summary, began));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, slot.clone());
+        (key, slot)
+    }
+
+    pub(super) fn remove(&self, key: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    pub(super) fn cut_all(&self) {
+        for slot in self.all() {
+            slot.cut();
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// A place among the requests in flight (`KIRO_MAX_CONNS`).
+pub(super) struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    pub(super) fn take(in_flight: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let taken = in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
+        taken.ok().map(|_| Self(in_flight.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Gateway {
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The requests for an answer that run now, the oldest first.
+    pub fn open_requests(&self) -> Vec<OpenRequest> {
+        let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|slot| slot.seen()).collect();
+        open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
+        open
+    }
+}
+
+impl Shared {
+    pub(super) async fn idle_by(&self, deadline: Instant) -> bool {
+        while self.in_flight.load(Ordering::Acquire) > 0 {
+            if now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+}
