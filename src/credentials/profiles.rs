@@ -152,6 +152,12 @@ impl Credentials {
             tracing::warn!(account = short(id), "the account's profiles can't be looked up");
             return unanswered(after);
         }
+        self.found(id, &view, found)
+    }
+
+    /// Remembers the profiles that were found; one alone is kept in the token record.
+    fn found(&self, id: &AccountId, view: &AccountView, mut found: Vec<Arc<str>>) -> LookUp {
+        let pool = &self.0.pool;
         let mut seen = Vec::new();
         found.retain(|arn| {
             !seen.contains(arn) && {

@@ -375,27 +375,11 @@ pub(crate) struct Sources<'a> {
 /// Resolves kind, profile, regions and addresses of an account (K12, K16, K73–K77).
 pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let Sources { account, lent, token, learned, urls } = *sources;
-    let mut warnings = Vec::new();
     let own = |field: fn(&Account) -> &Option<String>| account.and_then(|account| field(account).as_deref());
     let method = token.method();
     let named_region = token.region.as_deref().or(own(|account| &account.region));
-    let is_region_none = named_region.is_some_and(|region| !is_region(region));
-    let problem = if method == Method::External {
-        external_problem(token, urls)
-    } else if method == Method::ApiKey && token.kiro_api_key.is_none() {
-        Some("kiroApiKey: missing".to_owned())
-    } else if is_region_none {
-        Some("region: not a region's name".to_owned())
-    } else if method == Method::Idc && token.idc_region.as_deref().is_some_and(|region| !is_region(region)) {
-        Some("idcRegion: not a region's name".to_owned())
-    } else {
-        None
-    };
-    let ignored = token.ignored.iter().chain(account.iter().flat_map(|account| &account.ignored));
-    warnings.extend(ignored.map(|field| format!("{field}: ignored, too long or not of its form")));
-    if token.has_unknown_method() {
-        warnings.push(format!("authMethod: unknown, taken for {}", method.as_str()));
-    }
+    let problem = problem_of(token, named_region, urls);
+    let mut warnings = ignored_in(account, token);
 
     let arn = token.profile_arn.as_deref().or(own(|account| &account.profile_arn));
     let own_arn = arn.filter(|arn| !urls.is_service(arn));
@@ -406,13 +390,11 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let own_region = own(|account| &account.region);
     let api = [token.api_region.as_deref(), token.region.as_deref(), own_region].into_iter().flatten().find(answers);
     let decided = variants.first().and_then(Variant::arn).and_then(region_of).is_some() && own_arn.is_some();
+    let api_region = api.unwrap_or(DEFAULT_REGION);
     let elsewhere = [("apiRegion", token.api_region.as_deref()), ("region", named_region)];
     for (field, region) in elsewhere.into_iter().filter(|_| !decided && problem.is_none()) {
         if let Some(region) = region.filter(|region| !answers(region)) {
-            // What is no name isn't repeated: it may be anything.
-            let region = if is_region(region) { region } else { "this" };
-            let api = api.unwrap_or(DEFAULT_REGION);
-            warnings.push(format!("{field}: Kiro doesn't answer in {region}; {api} is asked (KIRO_API_REGIONS)"));
+            warnings.push(not_there(field, region, api_region));
         }
     }
     let identity = match method {
@@ -421,7 +403,6 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     };
     let identity = identity.filter(|region| is_region(region)).unwrap_or(DEFAULT_REGION);
     let refresh_region = learned.refresh_region().unwrap_or(identity);
-    let api_region = api.unwrap_or(DEFAULT_REGION);
 
     let mut address = |field: &str, own: Option<&str>, lent: &str, region: &str| {
         let own = own.or(Some(lent).filter(|lent| !lent.is_empty()))?;
@@ -449,8 +430,8 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         None if urls.pinned => Ways::pinned(&urls.generate, urls),
         None => Ways::Open(urls.clone()),
     };
-    let in_gov = |region: Option<&str>| region.is_some_and(is_gov);
-    let is_gov = [token.api_region.as_deref(), named_region, token.idc_region.as_deref()].into_iter().any(in_gov);
+    let named = [token.api_region.as_deref(), named_region, token.idc_region.as_deref()];
+    let is_gov = named.into_iter().flatten().any(is_gov);
     let view = AccountView {
         id: id.clone(),
         name: own(|account| &account.custom_name).filter(|name| !name.is_empty()).map(str::to_owned),
@@ -472,21 +453,49 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
         proxy_url: account.and_then(|account| account.proxy_url.clone()),
     }
     .prepared();
-    if let Some((region, host)) = view.region_clash().filter(|_| problem.is_none()) {
-        let setting = match has_own_address {
-            true => "KIRO_BASE_URL",
-            false => "KIRO_UPSTREAM_URL or KIRO_RUNTIME_URL",
-        };
-        warnings.push(format!(
-            "profileArn: its region is {region}, but {setting} goes to {host}: Kiro answers that with `Improperly formed request`"
-        ));
-    }
-    let is_nowhere = || view.generate_url().is_empty() || view.refresh_url(refresh_region).is_none();
-    let problem = problem.or_else(|| {
-        let nowhere = "no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback";
-        is_nowhere().then(|| nowhere.to_owned())
-    });
+    warnings.extend(clash_of(&view, has_own_address).filter(|_| problem.is_none()));
+    let is_nowhere = view.generate_url().is_empty() || view.refresh_url(refresh_region).is_none();
+    let nowhere = "no usable address: KIRO_UPSTREAM_URL or a refresh URL is neither https nor loopback";
+    let problem = problem.or_else(|| is_nowhere.then(|| nowhere.to_owned()));
     Viewed { view, problem, warnings }
+}
+
+/// Why an account can't be used with this token record, naming the field (K11).
+fn problem_of(token: &Token, named_region: Option<&str>, urls: &Urls) -> Option<String> {
+    let is_none = |region: Option<&str>| region.is_some_and(|region| !is_region(region));
+    let problem = match token.method() {
+        Method::External => return external_problem(token, urls),
+        Method::ApiKey if token.kiro_api_key.is_none() => "kiroApiKey: missing",
+        _ if is_none(named_region) => "region: not a region's name",
+        Method::Idc if is_none(token.idc_region.as_deref()) => "idcRegion: not a region's name",
+        _ => return None,
+    };
+    Some(problem.to_owned())
+}
+
+/// Fields of the records that count as absent.
+fn ignored_in(account: Option<&Account>, token: &Token) -> Vec<String> {
+    let ignored = token.ignored.iter().chain(account.iter().flat_map(|account| &account.ignored));
+    let mut warnings: Vec<_> = ignored.map(|field| format!("{field}: ignored, too long or not of its form")).collect();
+    if token.has_unknown_method() {
+        warnings.push(format!("authMethod: unknown, taken for {}", token.method().as_str()));
+    }
+    warnings
+}
+
+fn not_there(field: &str, region: &str, asked: &str) -> String {
+    // What is no name isn't repeated: it may be anything.
+    let region = if is_region(region) { region } else { "this" };
+    format!("{field}: Kiro doesn't answer in {region}; {asked} is asked (KIRO_API_REGIONS)")
+}
+
+/// An address that goes to another region than that of the ARN (K78).
+fn clash_of(view: &AccountView, has_own_address: bool) -> Option<String> {
+    let (region, host) = view.region_clash()?;
+    let setting = if has_own_address { "KIRO_BASE_URL" } else { "KIRO_UPSTREAM_URL or KIRO_RUNTIME_URL" };
+    Some(format!(
+        "profileArn: its region is {region}, but {setting} goes to {host}: Kiro answers that with `Improperly formed request`"
+    ))
 }
 
 /// What an external account lacks (K85), or why nothing may be sent to its provider (K84).

@@ -343,9 +343,7 @@ impl Pool {
         }
         let limits = self.limits(inside, now);
         let mut ranked = Vec::with_capacity(inside.slots.len());
-        let (mut busy, mut excluded, mut paced) = (false, false, None::<Timestamp>);
-        // Those that said no to the model, and those that may serve it when they are back (K88).
-        let (mut said_no, mut resting, mut without_profile) = (false, false, false);
+        let mut refused = Refused::default();
         let (mut passing, mut limited) = (false, false);
         for slot in inside.slots.values() {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
@@ -355,13 +353,7 @@ impl Pool {
             limited |= at_limit && matches!(candidate.state, State::Healthy | State::Stale);
             match rank {
                 Ok(tier) => ranked.push((tier, candidate)),
-                Err(Refusal::Busy | Refusal::Probing) => busy = true,
-                Err(Refusal::Paced(until)) => paced = Some(paced.map_or(until, |soonest| soonest.min(until))),
-                Err(Refusal::Excluded) => excluded = true,
-                Err(Refusal::SaidNo) => said_no = true,
-                Err(Refusal::State(State::NoProfile { .. })) => without_profile = true,
-                Err(Refusal::State(State::Cooling { .. } | State::Quota { .. })) => resting = true,
-                Err(Refusal::Model | Refusal::State(_)) => {}
+                Err(refusal) => refused.add(refusal),
             }
         }
         // Who rests is asked when nobody else could serve, not while somebody merely has enough to do.
@@ -384,29 +376,10 @@ impl Pool {
             .and_then(|index| ranked.get(index))
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
-            let why = if inside.slots.is_empty() {
-                Why::Empty { place: self.0.settings.place.clone() }
-            } else if busy {
-                Why::Busy
-            } else if paced.is_some() {
-                Why::Paced
-            } else if said_no && !resting && !without_profile && !excluded {
-                Why::Model
-            } else if let Some(outlook) = inside.outlook(wanted, now) {
-                Why::OutOfService(outlook)
-            } else if excluded {
-                Why::Exhausted
-            } else if without_profile && !resting {
-                Why::NoProfile
-            } else {
-                Why::Unavailable
-            };
-            let retry_after = match (&why, paced) {
-                (Why::Busy, _) => Some(Duration::from_secs(1)),
-                (Why::Paced, Some(until)) => Some(between(now, until)),
-                _ => inside.soonest(wanted.model_names, wanted.kiro_id, now),
-            };
-            return Err(NoAccount { why, retry_after });
+            if inside.slots.is_empty() {
+                return Err(NoAccount { why: Why::Empty { place: self.0.settings.place.clone() }, retry_after: None });
+            }
+            return Err(refused.no_account(inside, wanted, now));
         };
         if matches!(tier, Tier::Stale | Tier::Blocking | Tier::StaleBlocking) {
             self.0.refresh.notify_one();
@@ -669,6 +642,58 @@ impl Drop for Lease {
             self.load.probing.store(false, Ordering::Release);
         }
         self.pool.serve_line();
+    }
+}
+
+/// What kept accounts from a request.
+#[derive(Default)]
+struct Refused {
+    busy: bool,
+    excluded: bool,
+    /// When the first of those whose minute is full may go on.
+    paced: Option<Timestamp>,
+    /// Some said no to the model; others may serve it when they are back (K88).
+    said_no: bool,
+    resting: bool,
+    without_profile: bool,
+}
+
+impl Refused {
+    fn add(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Busy | Refusal::Probing => self.busy = true,
+            Refusal::Paced(until) => self.paced = Some(self.paced.map_or(until, |soonest| soonest.min(until))),
+            Refusal::Excluded => self.excluded = true,
+            Refusal::SaidNo => self.said_no = true,
+            Refusal::State(State::NoProfile { .. }) => self.without_profile = true,
+            Refusal::State(State::Cooling { .. } | State::Quota { .. }) => self.resting = true,
+            Refusal::Model | Refusal::State(_) => {}
+        }
+    }
+
+    fn no_account(&self, inside: &Inside, wanted: &Wanted<'_>, now: Timestamp) -> NoAccount {
+        let Self { busy, excluded, paced, said_no, resting, without_profile } = *self;
+        let why = if busy {
+            Why::Busy
+        } else if paced.is_some() {
+            Why::Paced
+        } else if said_no && !resting && !without_profile && !excluded {
+            Why::Model
+        } else if let Some(outlook) = inside.outlook(wanted, now) {
+            Why::OutOfService(outlook)
+        } else if excluded {
+            Why::Exhausted
+        } else if without_profile && !resting {
+            Why::NoProfile
+        } else {
+            Why::Unavailable
+        };
+        let retry_after = match (&why, paced) {
+            (Why::Busy, _) => Some(Duration::from_secs(1)),
+            (Why::Paced, Some(until)) => Some(between(now, until)),
+            _ => inside.soonest(wanted.model_names, wanted.kiro_id, now),
+        };
+        NoAccount { why, retry_after }
     }
 }
 

@@ -132,18 +132,15 @@ fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, BodyRefusal> {
     let rounds = rounds.take_while(|message| {
         user_part(message).is_some_and(|user| user.get("userInputMessageContext").is_some_and(has_results))
     });
-    let object_members = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+    let members = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+    let opening = messages.first().and_then(|first| user_part(first)?["content"].as_str());
     Ok(Prompt {
         model: current_part.and_then(|user| user["modelId"].as_str()).map(str::to_owned),
         conversation_id,
         profile_arn,
-        members: object_members(body).into_iter().flatten().chain(state.keys().cloned()).collect(),
+        members: members(body).into_iter().flatten().chain(state.keys().cloned()).collect(),
         fields,
-        opening: messages
-            .first()
-            .and_then(|first| user_part(first)?["content"].as_str())
-            .unwrap_or_default()
-            .to_owned(),
+        opening: opening.unwrap_or_default().to_owned(),
         thoughts,
         cache_points: messages.iter().filter(|message| has_cache_point(message)).count(),
         has_documents: blobs("documents").next().is_some(),

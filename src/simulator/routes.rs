@@ -57,11 +57,7 @@ async fn judge(
 ) -> io::Result<Judged> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
-    let name = match target {
-        Some(operation) if path == "/" => format!("{} / {operation}", head.method),
-        _ => format!("{} {path}", head.method),
-    };
+    let name = name_of(&head.method, &path, &head.headers);
     if path.starts_with("/_sim/") {
         let body = read(body).await?;
         let query = head.uri.query().unwrap_or_default();
@@ -69,40 +65,19 @@ async fn judge(
     }
     // Counted from the head on: a client that goes away while it sends is counted too.
     let token = bearer(&head.headers).map(str::to_owned);
-    let mut world = match &token {
-        Some(token) => shared.state().world_of(token),
-        None => Arc::clone(&shared.state().world),
+    let mut world = match world_of(token.as_deref(), &shared) {
+        Ok(world) => world,
+        Err(message) => return Ok(Judged::Reply(mistake(&message))),
     };
-    if let Some(Ok(Scenario { world: Some(change), .. })) = token.as_deref().and_then(by_token)
-        && let Err(message) = Arc::make_mut(&mut world).change(change.clone())
-    {
-        return Ok(Judged::Reply(mistake(&message)));
-    }
     let mut wire = Wire::read(&head.method, &path, &head.headers);
     if !world.is_today {
         wire = wire.old(&head.method, &path);
     }
-    let refreshes = match (&head.method, path.as_str()) {
-        (&HttpMethod::POST, "/refreshToken") => Some(Method::Social),
-        (&HttpMethod::POST, "/token") => Some(Method::Idc),
-        (&HttpMethod::POST, "/idp/token") => Some(Method::External),
-        _ => None,
-    };
+    let refreshes = refresh_of(&head.method, &path);
     let flight =
         (wire.call == Some(Call::Chat)).then(|| ChatFlight::start(&shared, token.as_deref().unwrap_or_default()));
     let headers = text_headers(&head.headers);
-    {
-        let counts = &mut shared.state().counts;
-        *counts.requests.entry(name).or_default() += 1;
-        let counted = match (refreshes, wire.call) {
-            (Some(method), _) => Some(("refresh", method.as_str())),
-            (None, call) => call.map(|call| (wire.shape().as_str(), call.as_str())),
-        };
-        if let Some((shape, call)) = counted {
-            let count = counts.shapes.entry(shape).or_default().entry(call).or_default();
-            count.head(&wire.name, wire.target().unwrap_or(&path), &headers);
-        }
-    }
+    count_head(&shared, name, refreshes, &wire, wire.target().unwrap_or(&path), &headers);
     let body = match read(body).await? {
         Ok(body) => body,
         Err(refused) => return Ok(Judged::Reply(refused)),
@@ -115,12 +90,7 @@ async fn judge(
         body: body.clone(),
     });
 
-    let caller = match (refreshes, wire.call) {
-        (Some(Method::Social), _) => Some(Caller::SocialRefresh),
-        (Some(Method::Idc), _) => Some(Caller::IdcRefresh),
-        (Some(Method::External), _) => None,
-        (None, call) => call.map(|call| Caller::Service(wire.shape(), call)),
-    };
+    let caller = caller_of(refreshes, &wire);
     let call = refreshes.map_or(wire.call.map_or("", Call::as_str), |_| "refresh");
     let names = [wire.host.as_str(), wire.region.as_deref().unwrap_or_default(), call];
     let version = match caller.map(|caller| world.client(caller, &names, &head.headers)).transpose() {
@@ -161,6 +131,65 @@ async fn judge(
     match flight {
         Some(flight) => stream(&request, world, flight, &shared, connection).await,
         None => service(&request, &mut world, &shared, &connection).await,
+    }
+}
+
+/// As the counters know a request: its target, where the path says nothing.
+fn name_of(method: &HttpMethod, path: &str, headers: &HeaderMap) -> String {
+    let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
+    match target {
+        Some(operation) if path == "/" => format!("{method} / {operation}"),
+        _ => format!("{method} {path}"),
+    }
+}
+
+fn refresh_of(method: &HttpMethod, path: &str) -> Option<Method> {
+    match path {
+        "/refreshToken" => Some(Method::Social),
+        "/token" => Some(Method::Idc),
+        "/idp/token" => Some(Method::External),
+        _ => None,
+    }
+    .filter(|_| method == HttpMethod::POST)
+}
+
+/// Whose version is looked at: an organisation's provider asks for none.
+fn caller_of(refreshes: Option<Method>, wire: &Wire) -> Option<Caller> {
+    match (refreshes, wire.call) {
+        (Some(Method::Social), _) => Some(Caller::SocialRefresh),
+        (Some(Method::Idc), _) => Some(Caller::IdcRefresh),
+        (Some(Method::External), _) => None,
+        (None, call) => call.map(|call| Caller::Service(wire.shape(), call)),
+    }
+}
+
+/// The world of an access token: a preset that it names may change it.
+fn world_of(token: Option<&str>, shared: &SimShared) -> Result<Arc<SimWorld>, String> {
+    let Some(token) = token else { return Ok(Arc::clone(&shared.state().world)) };
+    let mut world = shared.state().world_of(token);
+    if let Some(Ok(Scenario { world: Some(change), .. })) = by_token(token) {
+        Arc::make_mut(&mut world).change(change)?;
+    }
+    Ok(world)
+}
+
+fn count_head(
+    shared: &SimShared,
+    name: String,
+    refreshes: Option<Method>,
+    wire: &Wire,
+    target: &str,
+    headers: &[(String, String)],
+) {
+    let counts = &mut shared.state().counts;
+    *counts.requests.entry(name).or_default() += 1;
+    let counted = match (refreshes, wire.call) {
+        (Some(method), _) => Some(("refresh", method.as_str())),
+        (None, call) => call.map(|call| (wire.shape().as_str(), call.as_str())),
+    };
+    if let Some((shape, call)) = counted {
+        let count = counts.shapes.entry(shape).or_default().entry(call).or_default();
+        count.head(&wire.name, target, headers);
     }
 }
 

@@ -219,17 +219,8 @@ impl SimWorld {
         for model in fields.take::<Vec<Value>>("more_models")?.into_iter().flatten() {
             self.models.push(Model::read(model)?);
         }
-        match fields.take::<Value>("windows")? {
-            None => {}
-            Some(Value::Object(windows)) => {
-                for (id, window) in windows {
-                    self.model_mut(&id)?.window = whole("windows", &window)?;
-                }
-            }
-            Some(window) => {
-                let window = whole("windows", &window)?;
-                self.models.iter_mut().for_each(|model| model.window = window);
-            }
+        if let Some(windows) = fields.take("windows")? {
+            self.set_windows(windows)?;
         }
         match fields.take::<Option<Map<String, Value>>>("schemas")? {
             None => {}
@@ -254,13 +245,7 @@ impl SimWorld {
         word(&mut fields, "thinking", &words, &mut self.thinking)?;
         self.discount = fields.take("discount")?.unwrap_or(self.discount);
         if let Some(end) = fields.take::<Vec<String>>("end")? {
-            let note = |name: String| match name.as_str() {
-                "metadata" => Ok(EndNote::Metadata),
-                "context" => Ok(EndNote::Context),
-                "metering" => Ok(EndNote::Metering),
-                _ => Err(format!("`world.end` holds metadata, context and metering, not `{name}`")),
-            };
-            self.end = end.into_iter().map(note).collect::<Result<_, _>>()?;
+            self.end = end.iter().map(|name| EndNote::read(name)).collect::<Result<_, _>>()?;
         }
         self.tokens = fields.take("tokens")?.unwrap_or(self.tokens);
         self.usage_window = fields.take("usage_window")?.or(self.usage_window);
@@ -278,20 +263,7 @@ impl SimWorld {
         }
         self.refresh_takes = fields.millis("refresh_ms")?.unwrap_or(self.refresh_takes);
         if let Some(search) = fields.take::<String>("search")? {
-            self.search = match search.as_str() {
-                "found" => Search::Found,
-                "rate" => Search::Rate,
-                "forbidden" => Search::Forbidden,
-                "error" => Search::Error,
-                "empty" => Search::Empty,
-                "badjson" => Search::BadJson,
-                "invalid" => Search::Invalid,
-                "null" => Search::Null,
-                other => match other.strip_prefix("slow:").and_then(|ms| ms.parse().ok()) {
-                    Some(ms) => Search::Slow(ms),
-                    None => return Err(format!("`world.search` is no way to search: `{other}`")),
-                },
-            };
+            self.search = Search::read(&search)?;
         }
         self.results = fields.take("results")?.unwrap_or(self.results);
         self.max_body = fields.positive("max_body")?.or(self.max_body);
@@ -305,6 +277,22 @@ impl SimWorld {
             self.add(Scenario::from_value(rule)?)?;
         }
         fields.finish()
+    }
+
+    /// A window for all models, or for each by its id.
+    fn set_windows(&mut self, windows: Value) -> Result<(), String> {
+        match windows {
+            Value::Object(windows) => {
+                for (id, window) in windows {
+                    self.model_mut(&id)?.window = whole("windows", &window)?;
+                }
+            }
+            window => {
+                let window = whole("windows", &window)?;
+                self.models.iter_mut().for_each(|model| model.window = window);
+            }
+        }
+        Ok(())
     }
 
     fn model_mut(&mut self, id: &str) -> Result<&mut Model, String> {
@@ -338,6 +326,36 @@ impl SimWorld {
                 Err(HttpReply::error(400, "ValidationException", None, TOO_OLD))
             }
             _ => Ok(version),
+        }
+    }
+}
+
+impl Search {
+    fn read(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "found" => Self::Found,
+            "rate" => Self::Rate,
+            "forbidden" => Self::Forbidden,
+            "error" => Self::Error,
+            "empty" => Self::Empty,
+            "badjson" => Self::BadJson,
+            "invalid" => Self::Invalid,
+            "null" => Self::Null,
+            other => {
+                let slow = other.strip_prefix("slow:").and_then(|ms| ms.parse().ok()).map(Self::Slow);
+                slow.ok_or_else(|| format!("`world.search` is no way to search: `{other}`"))?
+            }
+        })
+    }
+}
+
+impl EndNote {
+    fn read(name: &str) -> Result<Self, String> {
+        match name {
+            "metadata" => Ok(Self::Metadata),
+            "context" => Ok(Self::Context),
+            "metering" => Ok(Self::Metering),
+            _ => Err(format!("`world.end` holds metadata, context and metering, not `{name}`")),
         }
     }
 }

@@ -65,12 +65,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     if let Some(top_k) = top_k {
         integer_from(0, top_k, Path::top("top_k"))?;
     }
-    if let Some(sequences) = stop_sequences {
-        let at = Path::top("stop_sequences");
-        for (index, sequence) in array(sequences, at)?.elements().enumerate() {
-            not_empty_string(sequence, at.index(index))?;
-        }
-    }
+    stop_sequences.map_or(Ok(()), check_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
 
@@ -107,6 +102,14 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
 }
 
 // The top level (M20–M32)
+
+fn check_stop_sequences(sequences: Value<'_, '_>) -> Result<()> {
+    let at = Path::top("stop_sequences");
+    for (index, sequence) in array(sequences, at)?.elements().enumerate() {
+        not_empty_string(sequence, at.index(index))?;
+    }
+    Ok(())
+}
 
 fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
     let at = Path::top("system");
