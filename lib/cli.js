@@ -57,7 +57,7 @@ function run(file, args) {
   child.on('exit', (code, signal) => {
     for (const [name, handler] of handlers) process.removeListener(name, handler)
     if (signal === null) process.exitCode = code
-    // The same end as the server's, for whoever looks how we ended.
+    // The same end as the server's, for a parent that looks at ours.
     else if (signal in constants.signals && !windows) process.kill(process.pid, signal)
     else process.exitCode = 1
   })

@@ -9,7 +9,7 @@ const { Sink } = require('./response.js')
 const ROUTE =
   /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|status(?:\/events)?|api\/event_logging\/batch)?$/
 
-/** A path that is none of them. */
+/** Any other path. */
 const NOWHERE = '/-'
 
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
@@ -179,7 +179,7 @@ class Exchange {
     this.#sink.write(Buffer.from(body))
   }
 
-  /** An answer to half a request, 413 say: whoever still sends would get a reset in place of it. */
+  /** An answer to half a request, 413 say: a client that still sends would get a reset in its place. */
   #linger() {
     const req = this.#req
     if (this.#read || req.readableEnded || req.destroyed || lingering >= MAX_LINGERING) return this.#sink.end()

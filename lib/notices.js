@@ -7,7 +7,7 @@ const { NOTICE, enter } = require('./bell.js')
 const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeBack'])
 
 /**
- * Whoever wants to hear from a gateway: its listeners and its `recordOutcome`. The gateway holds this, the bell only
+ * Who hears from a gateway: its listeners and its `recordOutcome`. The gateway holds this, the bell only
  * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
  */
 class Ears {
@@ -34,7 +34,7 @@ class Ears {
     for (const notice of this.#early.splice(0)) this.hear(notice)
   }
 
-  /** Whoever comes first records: a recorder that is there stays. */
+  /** The first one records: a recorder that is there stays. */
   recordBy(record) {
     if (this.#record !== undefined) return
     this.#record = record
@@ -67,7 +67,7 @@ class Ears {
     try {
       return this.#record(outcome) === true
     } catch (error) {
-      // The gateway writes it then; that the recorder is broken is told once.
+      // The gateway writes it then; it says once that the recorder is broken.
       if (!this.#warned) process.emitWarning(`recordOutcome threw: ${error?.message}`, { code: 'KIRO_RECORD_OUTCOME' })
       this.#warned = true
       return false

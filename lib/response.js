@@ -60,7 +60,7 @@ class Sink {
     if (res.destroyed || res.closed || this.#connection?.destroyed) queueMicrotask(this.#onClose)
   }
 
-  /** Whoever takes no byte for so many milliseconds is let go. */
+  /** After how many milliseconds a client that takes no byte is let go. */
   within(limit) {
     this.#limit = limit
   }

@@ -44,14 +44,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 32;
 /// One refresh call, all in all (K68): half the lock's life.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
-/// A refresh that is refused is asked for in other regions too, all in all so long and so often (K76).
+/// How long, and how often, a refused refresh is asked for in other regions, all in all (K76).
 const CALLS_WITHIN: Duration = Duration::from_secs(20);
 const MOST_REGIONS: usize = 4;
 /// Refresh tokens that one refresh tries: the record's, another one that lies there by then, those in hand before (R41).
 const MOST_TOKENS: usize = 5;
 /// How long a blocking or forced refresh waits for another process (R40 step 2).
 const LOCK_WITHIN: Duration = Duration::from_secs(20);
-/// A token that was adopted or refreshed and still isn't live is looked at so often before giving up.
+/// How often a token that was adopted or refreshed and still isn't live is looked at before giving up.
 const ROUNDS: usize = 3;
 
 /// Access tokens of the pool's accounts. Cheap to clone.
@@ -185,8 +185,8 @@ enum Cause {
 #[derive(Debug)]
 struct Order {
     cause: Cause,
-    /// The access token that was held then. Whoever holds another one by the time the lock is taken got it from somebody
-    /// else's refresh, be it by a snapshot.
+    /// The access token that was held then. If another one is held by the time the lock is taken, it came from somebody
+    /// else's refresh, perhaps by a snapshot.
     held: Option<Secret>,
 }
 
@@ -220,7 +220,7 @@ impl Credentials {
     /// The bearer token for an attempt. From memory; only a token that has expired is refreshed first (R38).
     ///
     /// # Errors
-    /// No token is to be had. The fault is to be reported like an attempt's ([`RefreshError::fault`]).
+    /// There is no token. The fault is to be reported like an attempt's ([`RefreshError::fault`]).
     pub async fn access_token(&self, lease: &Lease) -> Result<Secret, Fault> {
         let bearer = self.bearer(lease.account().id()).await?;
         lease.hand_out(&bearer);
@@ -347,7 +347,7 @@ impl Credentials {
                 Err(_) => Err(RefreshError::Closed),
             };
             match ended {
-                // A background refresh gave up because of the lock; whoever waits doesn't.
+                // A background refresh gave up because of the lock; a request that waits doesn't.
                 Err(RefreshError::Locked) if cause != Cause::Background => {}
                 ended => return ended,
             }

@@ -15,7 +15,7 @@ const { TYPE, gatewayNow, gatewayOf, see } = require('./shared.js')
 const SOME_MODEL = 'claude-sonnet-4-5'
 /** For a model that no table has: upstream's word on the model decides. */
 const SOME_MAXIMUM = 32_000
-/** An account that the snapshot doesn't have yet may have been added a moment ago; the store is read again at most so often. */
+/** An account that the snapshot doesn't have yet may have been added a moment ago; this is how often the store is read again at most. */
 const READ_AGAIN_MS = 1000
 
 /**

@@ -16,7 +16,7 @@ use crate::secret::Secret;
 
 use super::{Cause, Credentials};
 
-/// A request waits so long for a look-up.
+/// How long a request waits for a look-up.
 const WAITED_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES: usize = 10;
 /// An ARN that is longer is none.

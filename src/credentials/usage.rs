@@ -46,7 +46,7 @@ impl Credentials {
             };
             match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
                 Ok(answer) => {
-                    // Whoever hands it on takes it for JSON, and would quote it in the error that it is none (N41).
+                    // The caller takes it for JSON. If it isn't, his error would quote it (N41).
                     serde_json::from_slice::<serde::de::IgnoredAny>(&answer)
                         .map_err(|_| Fault::protocol("usage: not JSON"))?;
                     lease.learn(Lesson::FormWorked(Call::Usage, form));

@@ -162,14 +162,14 @@ fn is_past(at: Timestamp, after: Duration, now: Timestamp) -> bool {
 struct Recent<K, V> {
     most: usize,
     kept: Duration,
-    entries: HashMap<K, Entry<V>>,
+    entries: HashMap<K, Remembered<V>>,
     /// By the turn in which they were put.
     order: BTreeMap<u64, K>,
     turn: u64,
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct Remembered<V> {
     turn: u64,
     at: Timestamp,
     value: V,
@@ -188,7 +188,7 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
 
     fn put(&mut self, key: K, value: V, now: Timestamp) {
         self.turn += 1;
-        if let Some(before) = self.entries.insert(key, Entry { turn: self.turn, at: now, value }) {
+        if let Some(before) = self.entries.insert(key, Remembered { turn: self.turn, at: now, value }) {
             self.order.remove(&before.turn);
         }
         self.order.insert(self.turn, key);

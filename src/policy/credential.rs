@@ -32,15 +32,15 @@ use super::unsaved::UnsavedToken;
 
 /// An access token that lives no longer than this is refreshed before the request goes out (R38).
 pub(crate) const BLOCKING_MARGIN: Duration = Duration::from_secs(10);
-/// After a success, no background refresh for so long (R37).
+/// How long after a success there is no background refresh (R37).
 const QUIET_AFTER_SUCCESS: Duration = Duration::from_secs(60);
 /// A forced refresh adopts a success that is not older than this (R38).
 const FORCED_ADOPTS: Duration = Duration::from_secs(30);
-/// A refresh token that another program dropped is put back at most so often (R46).
+/// How often a refresh token that another program dropped is put back at most (R46).
 const PUT_BACK_EVERY: Duration = Duration::from_secs(60);
 /// While the store is away a rotated token can't be saved: background refresh waits until so little is left (R52).
 const LAST_MINUTE: Duration = Duration::from_secs(60);
-/// An account that waits for its quota is refreshed so often, so that its refresh token doesn't age out (R37).
+/// How often an account that waits for its quota is refreshed, so that its refresh token doesn't age out (R37).
 const QUOTA_REFRESH_EVERY: Duration = Duration::from_secs(86_400);
 /// How many spent refresh tokens are remembered once the store has ours (R48), and while it hasn't: all, within reason.
 const REMEMBERED: usize = 32;
@@ -499,7 +499,7 @@ impl Credential {
     }
 
     /// The profile that the look-up found (K79), to be saved. With the profile goes its region, where the record has none,
-    /// and then the identity region in use too, since whoever reads the record falls back to `region`.
+    /// and then the identity region in use too, since readers of the record fall back to `region`.
     pub(crate) fn learned_profile(
         &mut self,
         arn: String,

@@ -245,7 +245,7 @@ pub struct Health {
     /// End of the rest that the standing asks for, capped when first seen (R16).
     rest_ends: Option<Timestamp>,
     /// Until when a `Retry-After` holds that upstream gave to this process (R18), and since when.
-    held: Option<Held>,
+    held: Option<Hold>,
     /// Counted failures in a row.
     streak: u32,
     /// When it last said no for itself without a mark, since the last success (R105).
@@ -262,7 +262,7 @@ pub struct Health {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct Hold {
     since: Timestamp,
     until: Timestamp,
 }
@@ -481,7 +481,7 @@ impl Health {
         let limited = matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious);
         if let Some(rest) = retry_after(fault, now).filter(|_| limited) {
             let until = after(now, rest).max(self.held.map_or(now, |held| held.until));
-            self.held = Some(Held { since: now, until });
+            self.held = Some(Hold { since: now, until });
         }
     }
 

@@ -197,7 +197,7 @@ impl AccountView {
             Ways::Open(urls) => {
                 let chat = fill(&urls.runtime);
                 let is_moved = urls.runtime != DEFAULT_RUNTIME_URL && urls.management == DEFAULT_MANAGEMENT_URL;
-                // Whoever moves the runtime host moves what belongs to it: nothing goes to Kiro's own.
+                // A moved runtime host takes along what belongs to it: nothing goes to Kiro's own.
                 let management = if is_moved { origin(&chat).to_owned() } else { fill(&urls.management) };
                 (chat, management)
             }

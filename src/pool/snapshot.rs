@@ -16,18 +16,18 @@ use crate::policy::later;
 use crate::proto::record::{Account, Unusable};
 use crate::store::{RawAccount, Status, StoreError, StoreErrorKind, UnsavedToken, Writer};
 
-/// An empty pool is looked at again so often, for [`EMPTY_LOOK_FOR`] (R55).
+/// How often an empty pool is polled, for [`EMPTY_LOOK_FOR`] (R55).
 pub(super) const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
 const EMPTY_LOOK_FOR: Duration = Duration::from_secs(2);
-/// After so long an empty pool is believed (R55).
+/// When an empty pool is believed (R55).
 const EMPTY_BELIEVED: Duration = Duration::from_secs(60);
-/// After a failed read the next one is tried so soon; a store that is back is read at once (R53).
+/// How soon a failed read is tried again; a store that is back is read at once (R53).
 const RETRY_READ: Duration = Duration::from_secs(1);
-/// A mark that the host program writes in our place stands for so long against a snapshot (R18, R35).
+/// How long a mark that the host program writes in our place stands against a snapshot (R18, R35).
 pub(super) const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
-/// After an unusable counter no block is asked for, for so long (R36).
+/// How long no block is asked for after an unusable counter (R36).
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
-/// The end of an outage is told when what waited for it is written, or after so long (R53).
+/// How long the end of an outage waits to be told, until what waited for it is written (R53).
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
 
 impl Pool {
@@ -267,7 +267,7 @@ pub(super) async fn watch_store(pool: Weak<Inner>, mut status: watch::Receiver<S
             }
             (Status::Connected | Status::WritesRefused(_), Some((since, before))) => {
                 let away = since.elapsed();
-                // What waited goes first; a store that is lost again in the middle of it is told as such.
+                // What waited goes first. A store that is lost again in the middle of it is told as lost.
                 let mut again = status.clone();
                 tokio::select! {
                     () = writer.caught_up(CAUGHT_UP_WITHIN) => {}
@@ -315,7 +315,7 @@ async fn read_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>) {
                 started + pool.pace()
             }
             Err(error) => {
-                // That the store is away is told where its state is watched.
+                // The watcher of the store's state says that it is away.
                 if !error.is_away() && !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the accounts can't be read; the last snapshot serves on");
                 }

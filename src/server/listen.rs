@@ -414,8 +414,8 @@ async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &ServerSt
     }
 }
 
-/// What a client that has its answer still sends is read for a while, so that the answer isn't lost in a reset. Whoever
-/// has a place here has none among the connections, and with all of them taken one more is closed at once.
+/// What a client that has its answer still sends is read for a while, so that the answer isn't lost in a reset. A client
+/// that has a place here has none among the connections. With all places taken one more client is closed at once.
 async fn late(socket: ClientSocket, state: &ServerState, within: Duration) {
     let Ok(_place) = state.late.try_acquire() else { return };
     let leaving = async {

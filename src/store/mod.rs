@@ -100,11 +100,11 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Lock {
     key: TokenKey,
-    held: Held,
+    held: LockHandle,
 }
 
 #[derive(Debug)]
-enum Held {
+enum LockHandle {
     Redis(String),
     #[expect(dead_code, reason = "the lock is free, and the refresh over, when they are dropped")]
     File(std::fs::File, file::UnderWay),
@@ -395,7 +395,7 @@ impl Store {
     /// Gives the refresh lock back, if it is still ours (R40 step 7).
     pub async fn unlock(&self, lock: Lock) -> Result<(), StoreError> {
         match (self, lock.held) {
-            (Self::Redis(store), Held::Redis(value)) => store.unlock(&lock.key, &value).await,
+            (Self::Redis(store), LockHandle::Redis(value)) => store.unlock(&lock.key, &value).await,
             _ => Ok(()),
         }
     }

@@ -25,7 +25,7 @@ pub(crate) type Generation = u64;
 /// The tokens that wait, by account.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    tokens: HashMap<String, Entry>,
+    tokens: HashMap<String, WaitingToken>,
     generations: Generation,
     /// There is a journal.
     journals: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Waiting {
     done: Vec<(String, UnsavedToken)>,
 }
 
-struct Entry {
+struct WaitingToken {
     token: UnsavedToken,
     due: Instant,
     /// So many writers have a token of this account on its way.
@@ -56,13 +56,13 @@ impl Waiting {
     pub(crate) fn keep(&mut self, account: &str, token: UnsavedToken, now: Instant) {
         self.generations += 1;
         let generation = self.generations;
-        let joins = |entry: &Entry| entry.token.key == token.key && !token.brings_a_token();
+        let joins = |entry: &WaitingToken| entry.token.key == token.key && !token.brings_a_token();
         let (token, busy) = match self.tokens.remove(account) {
             Some(entry) if joins(&entry) => (entry.token.with(token.entries), entry.busy),
             before => (token, before.map_or(0, |entry| entry.busy)),
         };
         let journal_at = (self.journals && token.brings_a_token()).then(|| now + JOURNAL_AFTER);
-        self.tokens.insert(account.to_owned(), Entry { token, due: now, busy, generation, journal_at });
+        self.tokens.insert(account.to_owned(), WaitingToken { token, due: now, busy, generation, journal_at });
     }
 
     /// The account's token, to be written now by the caller, who says with [`Waiting::settle`] how it went.

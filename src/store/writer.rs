@@ -82,7 +82,7 @@ struct Shared {
     journal: Option<Arc<Journal>>,
     /// The journal is being written: what comes meanwhile may be saved, and need not go there, by the time it has ended.
     journaling: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<Queue>,
     /// Something became due.
     wake: Notify,
     /// Something was settled.
@@ -94,15 +94,15 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
-    entries: HashMap<String, Entry>,
+struct Queue {
+    entries: HashMap<String, AccountWrites>,
     tokens: Waiting,
     /// Somebody waits: everything leaves now, and what has no record is given up sooner.
     flushing: bool,
 }
 
 #[derive(Default)]
-struct Entry {
+struct AccountWrites {
     pending: Outcomes,
     /// What left and was not settled: only while its reply is in doubt or a batch holds it.
     in_flight: Option<InFlight>,
@@ -151,7 +151,7 @@ impl Writer {
             clock,
             journal: journal.map(Arc::new),
             journaling: AtomicBool::new(false),
-            state: Mutex::new(State { tokens, ..State::default() }),
+            state: Mutex::new(Queue { tokens, ..Queue::default() }),
             wake: Notify::new(),
             settled: Notify::new(),
             phase: Instant::now() + COUNTERS_WAIT.mul_f64(fastrand::f64()),
@@ -261,7 +261,7 @@ impl Writer {
     pub async fn caught_up(&self, within: Duration) {
         let since = Instant::now();
         let backlog = self.pending();
-        let is_done = |state: &State| {
+        let is_done = |state: &Queue| {
             let account = |id: &String| {
                 let entry = state.entries.get(id);
                 entry.is_none_or(|entry| !entry.has_work() || entry.settled.is_some_and(|settled| settled >= since))
@@ -328,10 +328,10 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-impl State {
-    fn entry(&mut self, account_id: &str) -> &mut Entry {
+impl Queue {
+    fn entry(&mut self, account_id: &str) -> &mut AccountWrites {
         if !self.entries.contains_key(account_id) {
-            self.entries.insert(account_id.to_owned(), Entry::default());
+            self.entries.insert(account_id.to_owned(), AccountWrites::default());
         }
         self.entries.entry(account_id.to_owned()).or_default()
     }
@@ -363,7 +363,7 @@ impl State {
     }
 }
 
-impl Entry {
+impl AccountWrites {
     fn has_work(&self) -> bool {
         self.in_flight.is_some() || !self.pending.is_empty()
     }
@@ -415,7 +415,7 @@ enum End {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Queue> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -741,7 +741,7 @@ impl Shared {
     }
 }
 
-impl Entry {
+impl AccountWrites {
     /// Back in front of what came meanwhile, to leave at `due` or when the store is back.
     fn give_back(&mut self, change: Outcomes, doubt: Option<Doubt>, due: Instant) {
         match doubt {

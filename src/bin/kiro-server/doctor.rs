@@ -733,7 +733,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
                 format!("{field} is ignored"),
                 "it must be an https:// URL without a user name (http:// only to a loopback address)",
             ),
-            // Whoever writes records may have put it there: its token goes to that host (K12).
+            // Anybody who writes records may have put it there: the account's token goes to that host (K12).
             Some(url) => findings.notes.push(format!("{field} of its own: {}", without_secrets(origin(&url)))),
         }
     }

@@ -1,4 +1,4 @@
-//! The grammar of JSON (RFC 8259), once: what a text consists of is told to a visitor as it is met.
+//! The grammar of JSON (RFC 8259), once: a visitor hears of each part of a text as it is met.
 
 use std::ops::Range;
 

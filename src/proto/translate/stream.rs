@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::estimate::Estimator;
 use super::fault::{PromptSize, api_error};
-use super::thinking::{Scanner, Span, Spans};
+use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
 use crate::proto::json::Completeness;
@@ -124,7 +124,7 @@ pub struct Response {
     settings: Settings,
     state: State,
     /// Scans text for thinking tags while tag mode is on (TS9).
-    tags: Option<Scanner>,
+    tags: Option<TagScanner>,
     spans: Spans,
     /// The surrogate half that the last text of a kind ended with (TS2).
     half: Option<(Kind, u16)>,
@@ -223,7 +223,7 @@ impl Response {
     pub fn new(settings: Settings) -> Self {
         Self {
             state: State::Idle,
-            tags: settings.thinking.then(Scanner::default),
+            tags: settings.thinking.then(TagScanner::default),
             settings,
             spans: Spans::default(),
             half: None,

@@ -53,7 +53,7 @@ impl Spans {
 /// Looks for `<thinking>` outside and for `</thinking>` inside of tags, over any cut of the text, and holds back no more
 /// than what may still become a tag, and blanks in front of a run (TS11).
 #[derive(Debug, Default)]
-pub struct Scanner {
+pub struct TagScanner {
     /// Between the tags: `</thinking>` is looked for.
     inside: bool,
     /// Bytes of that tag which the held tail matches. All of them: a quote stands before the tag and what stands behind
@@ -71,7 +71,7 @@ pub struct Scanner {
     blanks: String,
 }
 
-impl Scanner {
+impl TagScanner {
     /// Takes the next piece of the stream.
     pub fn text(&mut self, text: &str, spans: &mut Spans) {
         let bytes = text.as_bytes();
@@ -178,7 +178,7 @@ mod tests {
 
     /// Each piece with the spans it lets through, then those of a boundary.
     fn scan(pieces: &[&str]) -> Vec<Vec<(Span, String)>> {
-        let mut scanner = Scanner::default();
+        let mut scanner = TagScanner::default();
         let mut spans = Spans::default();
         let mut out = Vec::new();
         for piece in pieces.iter().map(Some).chain([None]) {
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn no_character_before_at_the_start_and_after_a_boundary_ts10() {
-        let mut scanner = Scanner::default();
+        let mut scanner = TagScanner::default();
         let mut spans = Spans::default();
         scanner.text("`", &mut spans);
         scanner.boundary(&mut spans);
@@ -297,7 +297,7 @@ mod tests {
         ];
         let joined = |pieces: &[&str]| {
             let mut spans = Spans::default();
-            let mut scanner = Scanner::default();
+            let mut scanner = TagScanner::default();
             pieces.iter().for_each(|piece| scanner.text(piece, &mut spans));
             scanner.boundary(&mut spans);
             spans.iter().map(|(span, text)| (span, text.to_owned())).collect::<Vec<_>>()

@@ -65,7 +65,7 @@ pub(in crate::store) fn read_at_most(path: &Path, most: u64) -> Result<Option<Ve
     }
 }
 
-/// Replaces the file as a whole: whoever reads it sees the old or the new one, and a crash leaves one of them (R64).
+/// Replaces the file as a whole: a reader sees the old or the new one, and a crash leaves one of them (R64).
 ///
 /// Behind an error the new one may be there all the same: when it was renamed and its folder could not be synced.
 pub(in crate::store) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, Held, Latency, Lock, NewAccount, RawAccount, Status, StoreError, StoreErrorKind, Tickets,
+    Added, Cas, Change, Latency, Lock, LockHandle, NewAccount, RawAccount, Status, StoreError, StoreErrorKind, Tickets,
     TokenKey, duplicate_of,
 };
 use crate::files::Stamp;
@@ -31,9 +31,9 @@ mod id_secret;
 
 use content::{Content, Pool};
 
-/// While the store is away it is looked at so often.
+/// How often the store is looked at while it is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A change waits so long for the tokens of refreshes that are under way, to be written with them (R66); where writing
+/// How long a change waits for the tokens of refreshes that are under way, to be written with them (R66); where writing
 /// takes longer, as long as that took, up to [`GATHER_MOST`].
 const GATHER: Duration = Duration::from_millis(100);
 const GATHER_MOST: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ struct Inner {
     /// Only one change at a time in this process; among processes the lock file decides. Waited for without a thread:
     /// while another process sits on the lock file, the threads for blocking work (reads, host names) must not run out.
     changing: Arc<tokio::sync::Mutex<()>>,
-    /// Changes of records that wait for their turn: whoever is next writes them all, the file being written once.
+    /// Changes of records that wait for their turn: the next writer writes them all, in one write of the file.
     waiting: Mutex<Vec<Waiting>>,
     /// Refreshes of this process that hold their lock, by token: their tokens are about to come.
     refreshing: Refreshing,
@@ -74,7 +74,7 @@ struct Refreshing(Arc<Expected>);
 #[derive(Debug, Default)]
 struct Expected {
     ids: Mutex<HashSet<String>>,
-    /// A change came, or a refresh ended. Whoever has the turn hears it.
+    /// A change came, or a refresh ended. The writer whose turn it is hears it.
     arrived: Notify,
 }
 
@@ -206,7 +206,7 @@ impl FileStore {
         self.compare_and_set(cells.collect()).await
     }
 
-    /// Joins the changes that wait for the file; whoever gets it writes them all at once.
+    /// Joins the changes that wait for the file; the one that gets the file writes them all at once.
     async fn compare_and_set(&self, cells: Vec<Cell>) -> Vec<Result<Cas, StoreError>> {
         let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); cells.len()];
         let (done, mut answer) = oneshot::channel();
@@ -282,7 +282,7 @@ impl FileStore {
             disk::can_replace(&target)?;
             Ok(file.map(|file| {
                 let under_way = inner.refreshing.begin(key.id());
-                Lock { key, held: Held::File(file, under_way) }
+                Lock { key, held: LockHandle::File(file, under_way) }
             }))
         })
         .await

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, DEFAULT_KEY_PREFIX, Held, Inspection, Latency, Lock, NewAccount, RawAccount, RedisConfig,
+    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, Latency, Lock, LockHandle, NewAccount, RawAccount, RedisConfig,
     Status, StoreError, StoreErrorKind, Tickets, TokenKey, duplicate_of,
 };
 use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
@@ -212,7 +212,7 @@ impl RedisStore {
         if taken.as_ref().is_err_and(StoreError::is_perhaps_done) {
             self.unheard().insert(key.clone(), value.clone());
         }
-        Ok((taken? == Value::Okay).then(|| Lock { key: key.clone(), held: Held::Redis(value) }))
+        Ok((taken? == Value::Okay).then(|| Lock { key: key.clone(), held: LockHandle::Redis(value) }))
     }
 
     pub(super) async fn unlock(&self, key: &TokenKey, value: &str) -> Result<(), StoreError> {
