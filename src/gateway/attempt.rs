@@ -1,15 +1,16 @@
 //! What a request remembers of its attempts, and what follows a failed one: another attempt, or the error that the client
 //! gets.
 
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dump::Recording;
 use super::hand::{Hand, Variation};
 use super::job::{Job, Written};
 use super::open::Next;
+use super::witness::{AttemptLog, Attempted};
 use super::{Shared, now};
 use crate::config::Config;
 use crate::error::{Code, Error, Plight};
@@ -17,7 +18,6 @@ use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Verdict};
 use crate::pool::{AccountId, Lease, Stood};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::route::Shape;
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::request::LeaveOut;
 
@@ -42,24 +42,13 @@ pub(super) struct Trail {
     pub(super) home: Option<Box<(AccountId, Written)>>,
     /// See [`Wanted::homes`]; none before the first selection.
     pub(super) homes: Option<Vec<AccountId>>,
-    /// What became of earlier thinking is counted once a request.
-    reasoning_counted: bool,
-    pub(super) account: Option<String>,
     /// The last account had no token to send.
     tokenless: bool,
-    /// Time in which upstream was waited for.
-    pub(super) waited: Duration,
-    /// For `KIRO_DEBUG_DUMP_DIR`; none without it.
-    pub(super) recording: Option<Box<Recording>>,
+    pub(super) log: AttemptLog,
 }
 
 impl Trail {
-    pub(super) fn new(
-        config: &Config,
-        pinned: bool,
-        rng: fastrand::Rng,
-        recording: Option<Box<Recording>>,
-    ) -> Box<Self> {
+    pub(super) fn new(config: &Config, pinned: bool, rng: fastrand::Rng, log: AttemptLog) -> Box<Self> {
         let limits = Limits {
             attempts: config.max_attempts,
             accounts: if pinned { 1 } else { MOST_ACCOUNTS },
@@ -77,29 +66,22 @@ impl Trail {
             other: None,
             home: None,
             homes: None,
-            reasoning_counted: false,
-            account: None,
             tokenless: false,
-            waited: Duration::ZERO,
-            recording,
+            log,
         })
     }
 
-    /// The account of the last attempt (its first 8 characters are all that leaves the store) and the accounts tried.
-    pub(super) fn account_and_attempts(&self) -> (Option<&str>, u32) {
-        (self.account.as_deref(), self.budget.accounts())
-    }
-
-    /// Time in which upstream was waited for since this was last asked: answers, tokens, profiles.
-    pub(super) fn take_waited(&mut self) -> Duration {
-        std::mem::take(&mut self.waited)
+    /// What they came to.
+    pub(super) fn attempted(&mut self) -> Attempted<'_> {
+        let shape = self.hand.chosen().map(|chosen| chosen.shape);
+        Attempted { accounts: self.budget.accounts(), shape, log: &mut self.log }
     }
 
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
     pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         let written = self.written(job);
         let sent = self.hand.sent(job, &lease, written);
-        self.note(&lease, &fault);
+        self.log.failed(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
         // K92: a request that was throttled isn't repeated from elsewhere.
@@ -139,18 +121,11 @@ impl Trail {
     /// refresh's to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
     pub(super) fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
         self.tokenless = true;
-        self.note(&lease, &fault);
+        self.log.failed(&lease, &fault);
         job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
         let elapsed = self.elapsed();
         let verdict = self.budget.account_failed(fault, elapsed);
         self.follow(job, verdict)
-    }
-
-    /// Tells the recording, if there is one.
-    pub(super) fn note(&mut self, lease: &Lease, fault: &Fault) {
-        if let Some(recording) = &mut self.recording {
-            recording.failed(lease.account().short_id(), fault);
-        }
     }
 
     fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
@@ -216,9 +191,7 @@ impl Trail {
     /// Asks which profiles the account in hand has (K79), which is waiting for upstream too.
     pub(super) async fn look_up_profiles(&mut self, job: &Job, lease: &mut Lease) {
         self.hand.profiles_asked = true;
-        let asked = now();
-        job.shared.credentials.look_up_profiles(lease).await;
-        self.waited += asked.elapsed();
+        self.log.wait(pin!(job.shared.credentials.look_up_profiles(lease))).await;
     }
 
     /// What a fault is reported with.
@@ -232,11 +205,6 @@ impl Trail {
         self.home = None;
         self.homes = None;
         self.tried = Vec::new();
-    }
-
-    /// The shape of the last attempt.
-    pub(super) fn shape(&self) -> Option<Shape> {
-        self.hand.chosen().map(|chosen| chosen.shape)
     }
 
     /// What the percentage of context refers to on the account of the last attempt (K126).
@@ -276,9 +244,7 @@ impl Trail {
             false if first.reasoning || first.withheld => "left_out",
             false => return,
         };
-        if !std::mem::replace(&mut self.reasoning_counted, true) {
-            job.shared.metrics.count_reasoning(result);
-        }
+        self.log.reasoning(&job.shared.metrics, result);
     }
 
     /// Has the translation of the next attempt ready. The request is translated again only for one that isn't there.

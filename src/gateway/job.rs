@@ -12,6 +12,7 @@ use super::open_streams::Permit;
 use super::stream::MessageStream;
 use super::summary::{self, Refused};
 use super::trace::Trace;
+use super::witness::AttemptLog;
 use super::{Call, Gateway, Shared, random_id};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
@@ -260,8 +261,8 @@ impl Gateway {
             trace: OnceLock::new(),
             trace_parent: call.trace_parent,
         });
-        let recording = shared.dumps.as_ref().map(|dumps| dumps.record(body));
-        let trail = Trail::new(&shared.config, pinned, fastrand::Rng::new(), recording);
+        let log = AttemptLog::new(shared.dumps.as_ref().map(|dumps| dumps.record(body)));
+        let trail = Trail::new(&shared.config, pinned, fastrand::Rng::new(), log);
         let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
         Ok((stream, job, request))
     }

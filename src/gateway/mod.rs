@@ -28,6 +28,7 @@ mod status;
 mod stream;
 mod summary;
 mod trace;
+mod witness;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

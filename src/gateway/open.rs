@@ -1,5 +1,6 @@
 //! Opening an answer: select an account, send, and again until an event stream begins or it is time to give up.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,69 +44,54 @@ pub(super) async fn open(mut job: Arc<Job>, mut trail: Box<Trail>, mut next: Nex
             trail.begin_anew();
             next = Next::Select { after: Duration::ZERO };
         }
-        let (lease, token) = match prepare(&job, &mut trail, next).await {
-            Ok(ready) => ready,
-            Err(Stumble::Over(error)) => return Opened::Failed { error, trail },
-            Err(Stumble::Next(again)) => {
-                next = again;
-                continue;
-            }
-        };
-        let leave_out = trail.leave_out(&job, lease.account().id());
-        let chosen = match trail.hand.choose(&job, &lease, leave_out) {
-            Ok(chosen) => chosen,
-            Err(NoProfile) => {
-                lease.learn(Lesson::NoProfile { asked: true });
-                match trail.unusable(&job, lease, no_profile()) {
-                    Ok(again) => next = again,
-                    Err(error) => return Opened::Failed { error, trail },
-                }
-                continue;
-            }
-        };
-        if let Err(error) = trail.write(&job, chosen.variation) {
-            return Opened::Failed { error, trail };
+        match attempt(&job, &mut trail, next).await {
+            Ok((body, known, lease)) => return Opened::Body { body, known, lease, trail, job },
+            Err(NoAnswer::Again(again)) => next = again,
+            Err(NoAnswer::Failed(error)) => return Opened::Failed { error, trail },
         }
-        trail.count_reasoning(&job);
-        let account = lease.account();
-        let body = trail.written(&job).body.parts(&chosen.form());
-        if let Some(recording) = &mut trail.recording {
-            recording.sent(&body, &token);
+    }
+}
+
+/// One attempt: chooses account and form, sends, and judges what came back.
+async fn attempt(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Body, Known, Lease), NoAnswer> {
+    let (lease, token) = prepare(job, trail, next).await?;
+    let leave_out = trail.leave_out(job, lease.account().id());
+    let chosen = match trail.hand.choose(job, &lease, leave_out) {
+        Ok(chosen) => chosen,
+        Err(NoProfile) => {
+            lease.learn(Lesson::NoProfile { asked: true });
+            return Err(trail.unusable(job, lease, no_profile()).into());
         }
-        let target = Target {
-            url: chosen.url.to_string(),
-            token,
-            machine_id: account.machine_id().to_owned(),
-            token_type: account.token_type(),
-            shape: chosen.shape,
-            proxy: account.proxy_url().map(|url| url.expose().to_owned()),
-            account: account.id().clone(),
-        };
-        let asked = now();
-        trail.began.get_or_insert(asked);
-        trail.budget.called();
-        let span = job.trace.get().map(|trace| trace.attempt(account.short_id()));
-        let answer = job.shared.upstream.generate(&target, body).await;
-        if let Some(span) = span {
-            span.end(&answer);
+    };
+    trail.write(job, chosen.variation)?;
+    trail.count_reasoning(job);
+    let account = lease.account();
+    let body = trail.written(job).body.parts(&chosen.form());
+    trail.log.sends(&body, &token);
+    let target = Target {
+        url: chosen.url.to_string(),
+        token,
+        machine_id: account.machine_id().to_owned(),
+        token_type: account.token_type(),
+        shape: chosen.shape,
+        proxy: account.proxy_url().map(|url| url.expose().to_owned()),
+        account: account.id().clone(),
+    };
+    trail.began.get_or_insert_with(now);
+    trail.budget.called();
+    let call = pin!(job.shared.upstream.generate(&target, body));
+    let answer = trail.log.call(job, account.short_id(), chosen.shape, call).await;
+    let heard = answer.as_ref().map(|_| ());
+    // What keeps an account's own proxy from being reached is no host's matter.
+    if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
+        job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+    }
+    match answer {
+        Ok(body) => {
+            trail.hand.passed(job, &lease);
+            Ok((body, target.known(), lease))
         }
-        trail.waited += asked.elapsed();
-        job.shared.metrics.count_attempt(Some(chosen.shape), answer.as_ref().err().map(|fault| fault.kind));
-        let heard = answer.as_ref().map(|_| ());
-        // What keeps an account's own proxy from being reached is no host's matter.
-        if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
-            job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
-        }
-        if answer.is_ok() {
-            trail.hand.passed(&job, &lease);
-        }
-        match answer {
-            Ok(body) => return Opened::Body { body, known: target.known(), lease, trail, job },
-            Err(fault) => match trail.judge(&job, lease, fault) {
-                Ok(again) => next = again,
-                Err(error) => return Opened::Failed { error, trail },
-            },
-        }
+        Err(fault) => Err(trail.judge(job, lease, fault).into()),
     }
 }
 
@@ -115,22 +101,28 @@ fn no_profile() -> Fault {
     Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
 }
 
-enum Stumble {
-    Next(Next),
-    Over(Error),
+/// What follows when there is no answer.
+enum NoAnswer {
+    /// Another attempt.
+    Again(Next),
+    /// The error that the client gets.
+    Failed(Error),
 }
 
-impl From<Result<Next, Error>> for Stumble {
+impl From<Result<Next, Error>> for NoAnswer {
     fn from(judged: Result<Next, Error>) -> Self {
-        match judged {
-            Ok(next) => Stumble::Next(next),
-            Err(error) => Stumble::Over(error),
-        }
+        judged.map_or_else(Self::Failed, Self::Again)
+    }
+}
+
+impl From<Error> for NoAnswer {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 
 /// An account with a token that can be sent.
-async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, Secret), Stumble> {
+async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, Secret), NoAnswer> {
     let shared = &job.shared;
     if let Next::Again { lease, .. } = &next {
         lease.sends_again();
@@ -142,7 +134,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             }
             let mut lease = select(job, trail).await?;
             trail.tried.push(lease.account().id().clone());
-            trail.account = Some(lease.account().id().to_string());
+            trail.log.tries(lease.account().id());
             trail.budget.next_account();
             trail.hand = Hand::default();
             if lease.account().wants_profiles() {
@@ -150,7 +142,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             }
             with_token(job, trail, lease).await
         }
-        Next::Instead(_) => Err(Stumble::Next(next)),
+        Next::Instead(_) => Err(NoAnswer::Again(next)),
         Next::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
             lease.renew_view();
             with_token(job, trail, lease).await
@@ -162,9 +154,7 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
             with_token(job, trail, lease).await
         }
         Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
-            let asked = now();
-            let token = shared.credentials.force_refresh(&lease).await;
-            trail.waited += asked.elapsed();
+            let token = trail.log.wait(pin!(shared.credentials.force_refresh(&lease))).await;
             match token {
                 Ok(token) => Ok((lease, token)),
                 // The refresh's own fault: the account is out for this request.
@@ -205,10 +195,8 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
 }
 
 /// The account's token, from memory; one that has expired is refreshed first, which is waiting for upstream too.
-async fn with_token(job: &Arc<Job>, trail: &mut Trail, lease: Lease) -> Result<(Lease, Secret), Stumble> {
-    let asked = now();
-    let token = job.shared.credentials.access_token(&lease).await;
-    trail.waited += asked.elapsed();
+async fn with_token(job: &Arc<Job>, trail: &mut Trail, lease: Lease) -> Result<(Lease, Secret), NoAnswer> {
+    let token = trail.log.wait(pin!(job.shared.credentials.access_token(&lease))).await;
     match token {
         Ok(token) => Ok((lease, token)),
         Err(fault) => Err(trail.unusable(job, lease, fault).into()),
@@ -233,10 +221,10 @@ async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
     Ok(())
 }
 
-async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
+async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, NoAnswer> {
     let shared = &job.shared;
     if trail.homes.is_none() {
-        look_for_homes(job, trail).await.map_err(Stumble::Over)?;
+        look_for_homes(job, trail).await?;
     }
     let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
     let exclude = elsewhere.map(|mut there| {
@@ -269,15 +257,15 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, Stumble> {
         }
         // All of them have said so to earlier requests.
         None if nobody_has_it => Err(match job.fallback() {
-            Some(instead) => Stumble::Next(Next::Instead(instead)),
-            None => Stumble::Over(job.named(no_account(&none))),
+            Some(instead) => NoAnswer::Again(Next::Instead(instead)),
+            None => NoAnswer::Failed(job.named(no_account(&none))),
         }),
         Some(kind)
             if kind != FaultKind::UnknownModel && (Code::of_fault(kind) == Code::RateLimited || !none.is_lasting()) =>
         {
-            Err(Stumble::Over(trail.answer(job)))
+            Err(NoAnswer::Failed(trail.answer(job)))
         }
-        _ => Err(Stumble::Over(job.named(no_account(&none)))),
+        _ => Err(NoAnswer::Failed(job.named(no_account(&none)))),
     }
 }
 

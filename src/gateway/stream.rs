@@ -22,17 +22,15 @@ use tokio::time::{Instant, Sleep};
 
 use super::attempt::{Trail, error_of};
 use super::budget::Share;
-use super::dump::Tape;
 use super::job::{Facts, Job};
 use super::open::{Next, Opened, open};
 use super::open_streams::{Cutter, Permit, Slot};
-use super::summary::{Outcome, Summary, SummaryCell};
-use super::trace::Trace;
+use super::summary::{Outcome, SummaryCell};
+use super::witness::{End, Witness};
 use super::{Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
-use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::{Pipeline, Step};
 use crate::upstream::{Body, Cut};
 
@@ -58,21 +56,20 @@ pub struct MessageStream {
     phase: Phase,
     out: BytesMut,
     timer: Pin<Box<Sleep>>,
-    times: Times,
+    began: Instant,
+    /// When bytes last went downstream.
+    wrote: Instant,
+    /// When a chunk last came from upstream.
+    heard: Instant,
     /// What further attempts need; gone with the commit, and with it the request's bytes.
     job: Option<Arc<Job>>,
     facts: Facts,
     estimate: u64,
     /// The estimate is there, and with it what `message_start` says.
     counted: bool,
-    bytes: u64,
     slot: Arc<Slot>,
     slot_key: u64,
-    summary: Arc<SummaryCell>,
-    /// What went downstream, for `KIRO_DEBUG_DUMP_DIR`; none without it.
-    tape: Option<Box<Tape>>,
-    /// Its span; gone with the end, which sends it.
-    trace: Option<Trace>,
+    witness: Witness,
     failure: Option<Error>,
     /// The whole message, when it isn't streamed.
     folded: Option<Vec<u8>>,
@@ -100,42 +97,6 @@ struct Reading {
     heard_event: bool,
 }
 
-struct Times {
-    began: Instant,
-    /// When bytes last went downstream.
-    wrote: Instant,
-    /// When a chunk last came from upstream.
-    heard: Instant,
-    first_event: Option<Duration>,
-    first_content: Option<Duration>,
-    /// Time in which somebody else was waited for, upstream or the caller.
-    waited: Duration,
-    /// Since when, between two chunks.
-    waiting_since: Option<Instant>,
-}
-
-impl Times {
-    fn begin(began: Instant) -> Self {
-        Self {
-            began,
-            wrote: began,
-            heard: began,
-            first_event: None,
-            first_content: None,
-            waited: Duration::ZERO,
-            waiting_since: None,
-        }
-    }
-
-    /// A chunk has come, or the end.
-    fn hear(&mut self, now: Instant) {
-        self.heard = now;
-        if let Some(since) = self.waiting_since.take() {
-            self.waited += now - since;
-        }
-    }
-}
-
 impl MessageStream {
     /// `began`: when the request arrived. On the heap, since it is handed on from future to future.
     pub(super) fn new(
@@ -146,14 +107,9 @@ impl MessageStream {
         permit: Permit,
         began: Instant,
     ) -> Box<Self> {
-        let summary = Arc::new(SummaryCell::of(&job));
-        let trace = job.trace.get_or_init(|| Trace::begin(&summary, job.trace_parent.as_deref())).clone();
-        let (slot_key, slot) = shared.streams.add(summary.clone(), began);
-        if job.facts.streaming {
-            shared.metrics.streams_open.inc();
-        }
+        let witness = Witness::begin(&job, began);
+        let (slot_key, slot) = shared.streams.add(witness.summary().clone(), began);
         let facts = job.facts;
-        let tape = shared.dumps.as_ref().map(|dumps| Box::new(dumps.tape()));
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
         let held = shared.answers.share();
         let mut stream = Box::new(Self {
@@ -162,18 +118,17 @@ impl MessageStream {
             pipeline,
             out: BytesMut::new(),
             timer,
-            times: Times::begin(began),
+            began,
+            wrote: began,
+            heard: began,
             job: Some(job),
             facts,
             estimate: 0,
             counted: false,
-            bytes: 0,
             slot,
             slot_key,
-            summary,
+            witness,
             held,
-            tape,
-            trace: Some(trace),
             failure: None,
             folded: None,
             _permit: permit,
@@ -184,12 +139,12 @@ impl MessageStream {
 
     /// The id of the request, which stands in `request-id` and in error bodies.
     pub fn request_id(&self) -> &str {
-        self.summary.request_id()
+        self.witness.summary().request_id()
     }
 
     /// What is known of the stream, complete when it has ended.
     pub fn summary(&self) -> Arc<SummaryCell> {
-        self.summary.clone()
+        self.witness.summary().clone()
     }
 
     /// What ends it from outside.
@@ -244,10 +199,9 @@ impl MessageStream {
     /// Works until there are bytes to hand out, or the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let done = self.work(cx);
-        // From here to the next chunk upstream is waited for, or the caller, who may be slow to take what it got. What
-        // is waited for while an attempt is opened, the attempt knows itself. Polls that find nothing ask no clock.
-        if self.times.waiting_since.is_none() && matches!(self.phase, Phase::Reading(_)) {
-            self.times.waiting_since = Some(now());
+        // While an attempt is opened, its log knows what is waited for.
+        if matches!(self.phase, Phase::Reading(_)) {
+            self.witness.waits();
         }
         done
     }
@@ -306,17 +260,18 @@ impl MessageStream {
         match opened {
             Opened::Body { body, known, lease, mut trail, job } => {
                 self.pipeline.set_known(known);
-                self.times.waited += trail.take_waited();
-                self.times.heard = now();
+                self.witness.attempted(&mut trail.log);
+                self.heard = now();
+                let summary = self.witness.summary();
                 if job.is_fallback {
-                    self.summary.answers_as(&job.model);
+                    summary.answers_as(&job.model);
                     self.facts = job.facts;
                     self.job = Some(job);
                 }
                 self.slot.reads(lease.account().id());
-                if let Some(window) = trail.usage_window().filter(|window| *window != self.summary.usage_window()) {
-                    self.summary.set_usage_window(window);
-                    let learnt = self.shared.ends.usage_window(self.summary.kiro_model(), window);
+                if let Some(window) = trail.usage_window().filter(|window| *window != summary.usage_window()) {
+                    summary.set_usage_window(window);
+                    let learnt = self.shared.ends.usage_window(summary.kiro_model(), window);
                     self.pipeline.set_usage_window(learnt);
                 }
                 self.phase = Phase::Reading(Box::new(Reading {
@@ -326,23 +281,22 @@ impl MessageStream {
                     frames_before: self.pipeline.frames(),
                     heard_event: false,
                 }));
-                self.arm(self.times.heard);
+                self.arm(self.heard);
             }
             Opened::Failed { error, mut trail } => {
-                self.times.waited += trail.take_waited();
+                self.witness.attempted(&mut trail.log);
                 self.fail(error, Some(&mut trail));
             }
         }
     }
 
     fn on_chunk(&mut self, chunk: Option<Result<Bytes, Cut>>) {
-        self.times.hear(now());
+        self.heard = now();
+        self.witness.heard(self.heard);
         let step = match chunk {
             Some(Ok(chunk)) => {
-                if let Phase::Reading(reading) = &mut self.phase
-                    && let Some(recording) = &mut reading.trail.recording
-                {
-                    recording.heard(&chunk);
+                if let Phase::Reading(reading) = &mut self.phase {
+                    reading.trail.log.chunk(&chunk);
                 }
                 self.out.reserve(chunk.len() + chunk.len() / 4 + OUT_SPARE);
                 self.pipeline.push(chunk, &mut self.out)
@@ -352,123 +306,122 @@ impl MessageStream {
         };
         let fits = self.held.fit(self.pipeline.held(), HELD_STEP);
         if !fits && matches!(step, Step::Continue) {
-            return self.on_no_room();
+            let message = if self.facts.streaming {
+                "The answers that are under way take all the memory there is for them: try again."
+            } else {
+                "The answers that are being put together take all the memory there is for them: try again, or ask with \
+                 \"stream\": true."
+            };
+            return self.stop(Error::new(Code::Overloaded, message).with_retry_after(Some(ROOM_AFTER)));
         }
         self.on_step(step);
-    }
-
-    /// Nobody's fault: the account stays as it is, and the connection is closed with the body.
-    fn on_no_room(&mut self) {
-        let message = if self.facts.streaming {
-            "The answers that are under way take all the memory there is for them: try again."
-        } else {
-            "The answers that are being put together take all the memory there is for them: try again, or ask with \
-             \"stream\": true."
-        };
-        let error = Error::new(Code::Overloaded, message).with_retry_after(Some(ROOM_AFTER));
-        let mut trail = self.take_trail();
-        self.fail(error, trail.as_deref_mut());
     }
 
     fn on_step(&mut self, step: Step) {
         let Phase::Reading(reading) = &mut self.phase else { return };
         if !reading.heard_event && self.pipeline.frames() > reading.frames_before {
             reading.heard_event = true;
-            if self.times.first_event.is_none() {
-                self.times.first_event = Some(self.times.heard - self.times.began);
-            }
+            self.witness.event(self.heard);
             // From here on pings count instead of the wait for the first event. An event that gave nothing, with
             // message_start out since long, is no reason to wait longer for the next one (TS22).
             if !self.out.is_empty() {
-                self.times.wrote = self.times.heard;
+                self.wrote = self.heard;
             }
-            self.arm(self.times.heard);
+            self.arm(self.heard);
         }
-        if self.times.first_content.is_none() && self.pipeline.is_committed() {
-            if let (Phase::Reading(reading), Some(job)) = (&self.phase, &self.job)
-                && !job.facts.pinned
-            {
-                let account = reading.lease.account().id();
-                self.summary.turned(self.shared.took_turn(&job.ids.key, account, reading.lease.is_passing()));
-            }
-            self.times.first_content = Some(self.times.heard - self.times.began);
+        if self.job.is_some() && self.pipeline.is_committed() {
+            self.on_commit();
         }
         match step {
             Step::Continue => {
                 if self.pipeline.is_at_rest() {
-                    self.arm(self.times.heard);
-                }
-                if self.job.is_some() && self.pipeline.is_committed() {
-                    self.job = None;
-                    if let Phase::Reading(reading) = &mut self.phase {
-                        reading.trail.commit();
-                    }
+                    self.arm(self.heard);
                 }
             }
-            Step::Done => {
-                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-                let Reading { body, lease, mut trail, .. } = *reading;
-                if !self.facts.streaming {
-                    self.folded = self.pipeline.message();
-                }
-                let signatures = &self.pipeline.report().signatures;
-                self.shared.made(signatures, lease.account().id(), self.summary.kiro_model());
-                self.shared.report_success(lease, self.facts.record);
-                self.conclude(Outcome::Complete, Some(&mut trail), None);
-                if !body.is_ended() {
-                    self.phase = Phase::Draining(body);
-                }
-            }
-            // Nobody's fault: the account stays as it is, and the connection is closed with the body.
+            Step::Done => self.on_done(),
             Step::TooLong => {
-                let mut trail = self.take_trail();
                 let message = "The answer is longer than 64 MiB, the most that is put together without `stream`: ask with \
                                \"stream\": true.";
-                let error = Error::new(Code::Upstream, message).lasting();
-                self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
-                self.failure = Some(error);
+                self.stop(Error::new(Code::Upstream, message).lasting());
             }
-            Step::Failed(fault) => {
-                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-                let Reading { lease, mut trail, .. } = *reading;
-                let fault = of_account(&lease, fault);
-                trail.note(&lease, &fault);
-                self.shared.metrics.count_attempt(None, Some(fault.kind));
-                let pinned = self.facts.pinned.then(|| lease.account().id().clone());
-                self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
-                let names = [self.summary.model(), self.summary.known_model()];
-                let prompt = self.facts.prompt_size(self.estimate);
-                let mut error = error_of(&self.shared, &fault, prompt, pinned.as_deref(), &names);
-                if let Some(account) = &pinned {
-                    error = error.with_account(account);
-                }
-                self.conclude(Outcome::Error, Some(&mut trail), Some(error.clone()));
-                self.failure = Some(error);
-            }
-            Step::Fault(fault) => {
-                let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-                let Reading { lease, mut trail, .. } = *reading;
-                let fault = of_account(&lease, fault);
-                self.shared.metrics.count_attempt(None, Some(fault.kind));
-                let Some(job) = self.job.clone() else {
-                    return self
-                        .fail(Error::new(Code::Internal, "a fault before the commit came after it"), Some(&mut trail));
-                };
-                match trail.judge(&job, lease, fault) {
-                    Ok(next) => match self.pipeline.restart() {
-                        Ok(()) => {
-                            self.slot.opens();
-                            self.phase = Phase::Opening(Box::pin(open(job, trail, next)));
-                        }
-                        Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), Some(&mut trail)),
-                    },
-                    Err(error) => self.fail(error, Some(&mut trail)),
-                }
-            }
+            Step::Failed(fault) => self.on_failed(fault),
+            Step::Fault(fault) => self.on_fault(fault),
         }
     }
 
-    /// The end without success: a status while nothing was sent, else the SSE `error` event.
+    /// The first content came: the answer stays this account's, and what further attempts would have needed goes.
+    fn on_commit(&mut self) {
+        let (Phase::Reading(reading), Some(job)) = (&mut self.phase, self.job.take()) else { return };
+        let lease = &reading.lease;
+        let turn = match job.facts.pinned {
+            true => None,
+            false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
+        };
+        self.witness.content(self.heard, turn);
+        reading.trail.commit();
+    }
+
+    fn on_done(&mut self) {
+        let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+        let Reading { body, lease, mut trail, .. } = *reading;
+        if !self.facts.streaming {
+            self.folded = self.pipeline.message();
+        }
+        let signatures = &self.pipeline.report().signatures;
+        self.shared.made(signatures, lease.account().id(), self.witness.summary().kiro_model());
+        self.shared.report_success(lease, self.facts.record);
+        self.conclude(Outcome::Complete, Some(&mut trail), None);
+        if !body.is_ended() {
+            self.phase = Phase::Draining(body);
+        }
+    }
+
+    /// The answer broke off after the commit.
+    fn on_failed(&mut self, fault: Fault) {
+        let Some((lease, mut trail, fault)) = self.broken_off(fault) else { return };
+        trail.log.failed(&lease, &fault);
+        let pinned = self.facts.pinned.then(|| lease.account().id().clone());
+        self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
+        let summary = self.witness.summary();
+        let names = [summary.model(), summary.known_model()];
+        let prompt = self.facts.prompt_size(self.estimate);
+        let mut error = error_of(&self.shared, &fault, prompt, pinned.as_deref(), &names);
+        if let Some(account) = &pinned {
+            error = error.with_account(account);
+        }
+        self.fail(error, Some(&mut trail));
+    }
+
+    /// The answer broke off before the commit: perhaps another attempt is left.
+    fn on_fault(&mut self, fault: Fault) {
+        let Some((lease, mut trail, fault)) = self.broken_off(fault) else { return };
+        let Some(job) = self.job.clone() else {
+            return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), Some(&mut trail));
+        };
+        match trail.judge(&job, lease, fault) {
+            Ok(next) => match self.pipeline.restart() {
+                Ok(()) => {
+                    self.slot.opens();
+                    self.phase = Phase::Opening(Box::pin(open(job, trail, next)));
+                }
+                Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), Some(&mut trail)),
+            },
+            Err(error) => self.fail(error, Some(&mut trail)),
+        }
+    }
+
+    /// Takes the answer apart that broke off. The pipeline doesn't know whose stream it reads: an API key that is rejected
+    /// in the stream is `Forbidden`, since there is nothing to refresh (K45).
+    fn broken_off(&mut self, fault: Fault) -> Option<(Lease, Box<Trail>, Fault)> {
+        let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return None };
+        let Reading { lease, trail, .. } = *reading;
+        let fault = if lease.account().is_api_key() { fault.for_api_key_account() } else { fault };
+        self.shared.metrics.count_attempt(None, Some(fault.kind));
+        Some((lease, trail, fault))
+    }
+
+    /// The end without success: a status while nothing was sent, else the SSE `error` event, unless the pipeline has
+    /// written one.
     fn fail(&mut self, error: Error, trail: Option<&mut Trail>) {
         self.phase = Phase::Ended;
         self.pipeline.give_up(&error.api_error(), &mut self.out);
@@ -476,13 +429,15 @@ impl MessageStream {
         self.failure = Some(error);
     }
 
-    fn on_shutdown(&mut self) {
-        // Not the account's fault: nothing is reported on it.
-        self.pipeline.shutdown(&mut self.out);
+    /// Ends it by our own decision: the account stays as it is, and the connection is closed with the body.
+    fn stop(&mut self, error: Error) {
         let mut trail = self.take_trail();
-        let error = Error::new(Code::Closed, "the server is shutting down");
-        self.conclude(Outcome::Error, trail.as_deref_mut(), Some(error.clone()));
-        self.failure = Some(error);
+        self.fail(error, trail.as_deref_mut());
+    }
+
+    fn on_shutdown(&mut self) {
+        self.pipeline.shutdown(&mut self.out);
+        self.stop(Error::new(Code::Closed, "the server is shutting down"));
     }
 
     /// Ends the phase; what is known of the attempts is in its hands, unless one is just being opened.
@@ -515,7 +470,7 @@ impl MessageStream {
                 let idle = config.idle_timeout;
                 if !reading.heard_event && !first.is_zero() && now >= reading.body.sent() + first {
                     Some("no event within KIRO_FIRST_EVENT_TIMEOUT")
-                } else if !idle.is_zero() && now >= self.times.heard + idle {
+                } else if !idle.is_zero() && now >= self.heard + idle {
                     Some("silence beyond KIRO_IDLE_TIMEOUT")
                 } else {
                     None
@@ -523,10 +478,7 @@ impl MessageStream {
             }
             _ => None,
         };
-        if matches!(self.phase, Phase::Reading(_))
-            && self.pipeline.is_at_rest()
-            && now >= self.times.heard + self.rest()
-        {
+        if matches!(self.phase, Phase::Reading(_)) && self.pipeline.is_at_rest() && now >= self.heard + self.rest() {
             let step = self.pipeline.finish(&mut self.out);
             return self.on_step(step);
         }
@@ -538,13 +490,13 @@ impl MessageStream {
             return;
         }
         if !self.pipeline.is_started() {
-            if !config.early_headers.is_zero() && now >= self.times.began + config.early_headers {
+            if !config.early_headers.is_zero() && now >= self.began + config.early_headers {
                 self.pipeline.early_start(&mut self.out);
-                self.times.wrote = now;
+                self.wrote = now;
             }
-        } else if !config.ping_interval.is_zero() && now >= self.times.wrote + config.ping_interval {
+        } else if !config.ping_interval.is_zero() && now >= self.wrote + config.ping_interval {
             self.pipeline.ping(&mut self.out);
-            self.times.wrote = now;
+            self.wrote = now;
         }
     }
 
@@ -564,59 +516,35 @@ impl MessageStream {
         };
         if self.facts.streaming {
             if self.pipeline.is_started() {
-                until(config.ping_interval, self.times.wrote);
+                until(config.ping_interval, self.wrote);
             } else {
-                until(config.early_headers, self.times.began);
+                until(config.early_headers, self.began);
             }
         }
         if let Phase::Reading(reading) = &self.phase {
-            until(config.idle_timeout, self.times.heard);
+            until(config.idle_timeout, self.heard);
             if !reading.heard_event {
                 until(config.first_event_timeout, reading.body.sent());
             }
             if self.pipeline.is_at_rest() {
-                until(self.rest(), self.times.heard);
+                until(self.rest(), self.heard);
             }
         }
         self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
     }
 
     fn conclude(&mut self, outcome: Outcome, trail: Option<&mut Trail>, error: Option<Error>) {
-        if self.facts.streaming {
-            self.shared.metrics.streams_open.dec();
-        }
         self.shared.streams.remove(self.slot_key);
         self.job = None;
-        let report = self.pipeline.report();
-        let (account, attempts) = trail.as_deref().map_or((None, 0), Trail::account_and_attempts);
-        let shape = trail.as_deref().and_then(Trail::shape).unwrap_or(Shape::Q);
-        let complete = outcome == Outcome::Complete;
-        let duration = self.times.began.elapsed();
-        let summary = Summary {
+        let end = End {
             outcome,
-            stop_reason: report.stop_reason.map(|reason| reason.as_str()),
-            usage: complete.then_some(report.usage),
-            credits: report.credits.filter(|_| complete),
-            account_id: account.map(str::to_owned),
-            attempts,
-            bytes: self.bytes + self.out.len() as u64 + self.folded.as_ref().map_or(0, |message| message.len() as u64),
-            first_event: self.times.first_event,
-            first_content: self.times.first_content,
-            duration,
-            overhead: duration.saturating_sub(self.times.waited),
             error,
+            report: &self.pipeline.report(),
+            attempts: trail.map(Trail::attempted),
+            events: &self.out,
+            message: self.folded.as_deref(),
         };
-        if let Some(trace) = self.trace.take() {
-            trace.end(&summary);
-        }
-        self.summary.conclude(&self.shared, &report, shape, summary);
-        let recording = trail.and_then(|trail| trail.recording.take());
-        if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
-            && let Some(dumps) = &self.shared.dumps
-        {
-            tape.add(&self.out);
-            dumps.write(recording, *tape, self.summary.line(&self.shared), super::wall_clock());
-        }
+        self.witness.conclude(&self.shared, end);
     }
 }
 
@@ -632,12 +560,6 @@ impl AsRef<[u8]> for Whole {
     }
 }
 
-/// The pipeline doesn't know whose stream it reads: an API key that is rejected in the stream is `Forbidden`, since
-/// there is nothing to refresh (K45).
-fn of_account(lease: &Lease, fault: Fault) -> Fault {
-    if lease.account().is_api_key() { fault.for_api_key_account() } else { fault }
-}
-
 impl Stream for MessageStream {
     type Item = Bytes;
 
@@ -649,12 +571,9 @@ impl Stream for MessageStream {
         }
         if let Phase::Reading(_) = this.phase {
             // Later, if it is what was due and no chunk's.
-            this.times.wrote = this.times.wrote.max(this.times.heard);
+            this.wrote = this.wrote.max(this.heard);
         }
-        this.bytes += this.out.len() as u64;
-        if let Some(tape) = &mut this.tape {
-            tape.add(&this.out);
-        }
+        this.witness.sent(&this.out);
         // The whole buffer goes: between two chunks a stream holds none.
         Poll::Ready(Some(std::mem::take(&mut this.out).freeze()))
     }
@@ -662,7 +581,7 @@ impl Stream for MessageStream {
 
 impl Drop for MessageStream {
     fn drop(&mut self) {
-        if self.summary.ended().is_none() {
+        if !self.witness.has_concluded() {
             let mut trail = self.take_trail();
             self.conclude(Outcome::Cancelled, trail.as_deref_mut(), None);
         }
