@@ -41,7 +41,12 @@ pub fn is_loopback(host: &str) -> bool {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return address.to_canonical().is_loopback();
     }
-    let name = host.strip_suffix('.').unwrap_or(host);
+    is_localhost(host)
+}
+
+/// Whether a name is `localhost` or below it (RFC 6761).
+pub fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
     name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 

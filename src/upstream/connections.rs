@@ -21,6 +21,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
+use crate::proto::address::is_localhost;
+
 /// Idle connections are given up before upstream does so at about 60 s (K67).
 pub(super) const POOL_IDLE: Duration = Duration::from_secs(15);
 /// What a burst of streams leaves behind is given up sooner, but for a few.
@@ -183,16 +185,13 @@ impl Default for Resolver {
 
 impl Resolver {
     pub(super) async fn resolve(mut self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        if is_below_localhost(name) {
+        // `localhost` itself may have other addresses.
+        if is_localhost(name) && name.trim_end_matches('.').contains('.') {
             return Ok(vec![(Ipv4Addr::LOCALHOST, 0).into()]);
         }
         let name = name.parse::<Name>().map_err(io::Error::other)?;
         Ok(self.0.call(name).await?.collect())
     }
-}
-
-fn is_below_localhost(name: &str) -> bool {
-    name.trim_end_matches('.').to_ascii_lowercase().ends_with(".localhost")
 }
 
 impl Service<Name> for Resolver {
@@ -325,7 +324,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let uri = format!("http://q.us-gov-west-1.localhost:{port}/").parse::<Uri>().unwrap();
         assert_eq!(connector.call(uri).await.unwrap().inner().peer_addr().unwrap(), listener.local_addr().unwrap());
-        assert!(!is_below_localhost("localhost.example.org") && !is_below_localhost("xlocalhost"));
+        assert!(!is_localhost("localhost.example.org") && !is_localhost("xlocalhost"));
     }
 
     /// K68: the time for connecting is for all addresses of a host.

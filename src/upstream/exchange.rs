@@ -14,8 +14,8 @@ use ureq_proto::BodyMode;
 use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
-use super::Progress;
 use super::connections::{Connections, Io, Origin};
+use super::{Cut, Progress};
 
 /// What one read may bring.
 const READ: usize = 16 * 1024;
@@ -224,10 +224,6 @@ struct Reading {
     /// Read, but not yet to be understood: empty nearly always.
     rest: Vec<u8>,
 }
-
-/// The body ended before its end.
-#[derive(Debug)]
-pub(super) struct Cut;
 
 impl Body {
     pub(super) fn is_ended(&self) -> bool {
