@@ -22,8 +22,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use connections::{Connections, Origin};
-use exchange::{Wire, exchange};
+use connections::{Connections, ServerOrigin};
+use exchange::{WireRequest, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, Uri};
@@ -32,11 +32,11 @@ pub(crate) use identity::add_invocation_id;
 use identity::operating_system;
 pub use identity::{Caller, Identity};
 use jiff::Timestamp;
-use proxied::{Client, Proxied};
+use proxied::{Client, ProxyClients};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use tokio::time::Instant;
-use ways::{Probe, Reached, proxy_of, way_of};
+use ways::{Probe, RestingWays, proxy_of, way_of};
 
 use crate::config::Config;
 use crate::error::{Code, Error};
@@ -57,7 +57,7 @@ pub struct Body {
 }
 
 enum BodyKind {
-    Direct(exchange::Body),
+    Direct(exchange::AnswerBody),
     Proxied(reqwest::Body),
 }
 
@@ -110,21 +110,21 @@ pub struct Upstream {
     /// `KIRO_PROXY_URL` is set: everything goes through `plain`.
     through_proxy: bool,
     plain: Client,
-    proxied: Mutex<Proxied>,
+    proxied: Mutex<ProxyClients>,
     tls: rustls::ClientConfig,
     connect_timeout: Duration,
     first_event_timeout: Duration,
     identity: Identity,
     gate: Gate,
     marks: Mutex<Marks>,
-    reached: Arc<Reached>,
+    reached: Arc<RestingWays>,
     /// `KIRO_PROXY_URL` without its credentials.
     proxy: Option<String>,
 }
 
 /// Where and as whom one attempt goes.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct ChatTarget {
     /// The resolved URL of the chat call.
     pub url: String,
     /// Which wire shape the URL speaks.
@@ -141,8 +141,8 @@ pub struct Target {
     pub account: Arc<str>,
 }
 
-impl Target {
-    /// What upstream may repeat, and nobody else may hear.
+impl ChatTarget {
+    /// Secrets of the call: an error text that repeats one is cleaned.
     pub fn known(&self) -> Known {
         Known::of_call(&self.token, &self.machine_id, &self.account)
     }
@@ -173,7 +173,7 @@ impl Upstream {
             },
             gate: Gate::new(&config.client_version),
             marks: Mutex::default(),
-            reached: Arc::new(Reached::new()),
+            reached: Arc::new(RestingWays::new()),
             proxy: proxy.as_deref().map(proxy_of),
         })
     }
@@ -186,12 +186,12 @@ impl Upstream {
         self.connections.opened() + through + proxied.connects
     }
 
-    /// Whether our client version is taken. It hears the end of each call.
+    /// Whether upstream takes our client version.
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
 
-    /// Which of these ways to go: the first that nothing is said against (K118); none only for no way at all.
+    /// The place of the way to use: the first without a mark against it (K118). None only when `ways` is empty.
     pub fn choose(&self, ways: &[Way<'_>], refused: impl Fn(Shape) -> bool, now: Timestamp) -> Option<usize> {
         self.marks().choose(ways, refused, now)
     }
@@ -201,7 +201,8 @@ impl Upstream {
         self.marks().gates(now)
     }
 
-    /// A call ended: what it tells of its host and of our client version. `account`: the first characters of its id.
+    /// A call ended: notes what that says of the host and of our client version. `account`: the first characters of its
+    /// id.
     pub fn heard(&self, call: Call, way: &Way<'_>, account: &str, outcome: Result<(), &Fault>, now: Timestamp) {
         self.gate.heard(call.as_str(), way.host, outcome);
         let change = self.marks().heard(way, account, outcome.err().map(|fault| fault.kind), now);
@@ -244,7 +245,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
-    pub async fn generate(&self, target: &Target, body: Vec<Bytes>) -> Result<Body, Fault> {
+    pub async fn generate(&self, target: &ChatTarget, body: Vec<Bytes>) -> Result<Body, Fault> {
         let caller = Caller {
             token: &target.token,
             token_type: target.token_type,
@@ -252,17 +253,17 @@ impl Upstream {
             profile_arn: None,
         };
         let length = body.iter().map(Bytes::len).sum::<usize>();
-        // Of one sending: a second one has an id of its own.
+        // Each time the request is sent, it has another id.
         let headers = || {
             let mut headers = self.identity.headers(target.shape, Call::Chat, &caller)?;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             add_invocation_id(&mut headers);
             Ok(headers)
         };
-        let progress = Arc::<Progress>::default();
+        let progress = Arc::<SendProgress>::default();
         let sent = async {
             if target.proxy.is_some() || self.through_proxy {
-                // On the heap: the way that most calls take needs a third of its room.
+                // On the heap: a direct call needs a third of this future's room.
                 Box::pin(self.generate_proxied(target, headers, body, &progress)).await
             } else {
                 self.generate_directly(target, headers, body, &progress).await
@@ -288,11 +289,11 @@ impl Upstream {
         ))
     }
 
-    /// Making the connection has a time of its own; without that one, this one counts.
+    /// Waits for the head of the answer (K68). Connecting has a limit of its own; without that one, this one counts.
     async fn in_time<T>(
         &self,
         sending: impl Future<Output = Result<T, Fault>>,
-        progress: &Progress,
+        progress: &SendProgress,
     ) -> Result<T, Fault> {
         let limit = self.first_event_timeout;
         if limit.is_zero() {
@@ -308,7 +309,7 @@ impl Upstream {
             let now = Instant::now();
             deadline = match progress.last() {
                 Some(last) if last + limit > now => last + limit,
-                // The first byte isn't out before now, so that this comes too soon rather than too late.
+                // Nothing is sent yet, so that the limit begins now at the earliest.
                 None if connecting => now + limit,
                 _ => return Err(Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT")),
             };
@@ -317,20 +318,20 @@ impl Upstream {
 
     async fn generate_directly(
         &self,
-        target: &Target,
+        target: &ChatTarget,
         headers: impl Fn() -> Result<HeaderMap, Fault>,
         body: Vec<Bytes>,
-        progress: &Progress,
+        progress: &SendProgress,
     ) -> Result<Response<BodyKind>, Fault> {
         let unusable = |_| Fault::network("the upstream URL can't be used");
         let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
-        let origin = Origin::of(&uri).ok_or_else(|| unusable(()))?;
+        let origin = ServerOrigin::of(&uri).ok_or_else(|| unusable(()))?;
         let wire = || {
             let mut request = Request::new(());
             *request.method_mut() = Method::POST;
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers()?;
-            Wire::new(request, body.clone()).map_err(|_| Fault::network("the request can't be put on the wire"))
+            WireRequest::new(request, body.clone()).map_err(|_| Fault::network("the request can't be put on the wire"))
         };
         let broken = || Fault::network("the connection broke before the answer began");
         if let Some(io) = self.connections.idle(&origin) {
@@ -362,9 +363,9 @@ pub fn host_of(url: &str) -> &str {
 
 /// When a byte of the request last went out; none while there is no connection.
 #[derive(Default)]
-struct Progress(Mutex<Option<Instant>>);
+struct SendProgress(Mutex<Option<Instant>>);
 
-impl Progress {
+impl SendProgress {
     fn moved(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -425,8 +426,8 @@ mod tests {
         Upstream::new(&RawConfig::default().resolve(Face::Server).unwrap()).unwrap()
     }
 
-    fn target(api_key: bool) -> Target {
-        Target {
+    fn target(api_key: bool) -> ChatTarget {
+        ChatTarget {
             account: "account-1".into(),
             url: "https://q.us-east-1.amazonaws.com/generateAssistantResponse".into(),
             token: Secret::new("t"),
@@ -463,7 +464,7 @@ mod tests {
     #[tokio::test]
     async fn all_parts_go_out_with_content_length_k20_k121() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target { url: format!("http://{}/", listener.local_addr().unwrap()), ..target(false) };
+        let target = ChatTarget { url: format!("http://{}/", listener.local_addr().unwrap()), ..target(false) };
         let upstream = upstream();
         // Small enough for one write, and larger than what the HTTP client gathers.
         for head in [Bytes::from_static(b"{\"a\":1"), Bytes::from(vec![b'x'; 3 << 20])] {
@@ -493,7 +494,7 @@ mod tests {
         let body = [Bytes::from(vec![b'x'; LENGTH]), Bytes::new()];
         let through = [None, Some(url.clone())];
         for (proxy, stuck) in through.into_iter().flat_map(|proxy| [(proxy.clone(), false), (proxy, true)]) {
-            let target = Target { url: url.clone(), proxy, ..target(false) };
+            let target = ChatTarget { url: url.clone(), proxy, ..target(false) };
             let upstream = Upstream { first_event_timeout: LIMIT, ..upstream() };
             let began = Instant::now();
             let (over, is_over) = tokio::sync::oneshot::channel();

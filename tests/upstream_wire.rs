@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kiro_messages::config::{Face, RawConfig};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::secret::Secret;
-use kiro_messages::upstream::{Target, Upstream};
+use kiro_messages::upstream::{ChatTarget, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
@@ -31,7 +31,7 @@ fn upstream(options: &[(&str, &str)]) -> Upstream {
 
 /// The whole body of one answer.
 async fn ask(upstream: &Upstream, url: &str, proxy: Option<&str>, body: Bytes) -> Result<Vec<u8>, Fault> {
-    let target = Target {
+    let target = ChatTarget {
         account: "account-1".into(),
         url: url.to_owned(),
         token: Secret::new("bearer"),

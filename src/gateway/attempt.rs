@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hand::{Hand, Variation};
-use super::job::{Job, Written};
-use super::open::Next;
+use super::account_attempts::{AccountAttempts, Variation};
+use super::job::{RequestJob, Translation};
+use super::open::NextAttempt;
 use super::witness::{AttemptLog, Attempted};
 use super::{Shared, now};
 use crate::config::Config;
@@ -22,13 +22,13 @@ use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::request::LeaveOut;
 
 /// What a request remembers of its attempts. On the heap: it is handed on from state to state.
-pub(super) struct Trail {
+pub(super) struct Attempts {
     pub(super) budget: Budget,
     /// When the first attempt went out (K137).
     pub(super) began: Option<Instant>,
     pub(super) tried: Vec<AccountId>,
-    /// The account in hand.
-    pub(super) hand: Hand,
+    /// On the present account.
+    pub(super) current: AccountAttempts,
     /// Accounts of these API regions are passed over (K105).
     pub(super) other_than_region: Option<String>,
     /// When the first attempt looked for an account: all waits of a request together are bounded.
@@ -37,9 +37,9 @@ pub(super) struct Trail {
     /// What every account's body leaves out (TR31).
     pub(super) leave_out: LeaveOut,
     /// The body to send when it isn't the job's.
-    other: Option<Box<(Variation, Written)>>,
-    /// In place of [`Job::written`] and [`Job::meant`], when another process knows the conversation's home (R102).
-    pub(super) home: Option<Box<(AccountId, Written)>>,
+    other: Option<Box<(Variation, Translation)>>,
+    /// In place of [`RequestJob::written`] and [`RequestJob::meant`], when another process knows the conversation's home (R102).
+    pub(super) home: Option<Box<(AccountId, Translation)>>,
     /// See [`Wanted::homes`]; none before the first selection.
     pub(super) homes: Option<Vec<AccountId>>,
     /// The last account had no token to send.
@@ -47,7 +47,7 @@ pub(super) struct Trail {
     pub(super) log: AttemptLog,
 }
 
-impl Trail {
+impl Attempts {
     pub(super) fn new(config: &Config, pinned: bool, rng: fastrand::Rng, log: AttemptLog) -> Box<Self> {
         let limits = Limits {
             attempts: config.max_attempts,
@@ -58,7 +58,7 @@ impl Trail {
             budget: Budget::new(limits),
             began: None,
             tried: Vec::new(),
-            hand: Hand::default(),
+            current: AccountAttempts::default(),
             other_than_region: None,
             looked: None,
             rng,
@@ -73,14 +73,14 @@ impl Trail {
 
     /// What they came to.
     pub(super) fn attempted(&mut self) -> Attempted<'_> {
-        let shape = self.hand.chosen().map(|chosen| chosen.shape);
+        let shape = self.current.chosen().map(|chosen| chosen.shape);
         Attempted { accounts: self.budget.accounts(), shape, log: &mut self.log }
     }
 
     /// What follows a fault before the commit: another attempt, or the error that the client gets.
-    pub(super) fn judge(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
+    pub(super) fn judge(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         let written = self.written(job);
-        let sent = self.hand.sent(job, &lease, written);
+        let sent = self.current.sent(job, &lease, written);
         self.log.failed(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
@@ -89,12 +89,12 @@ impl Trail {
             matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious) && job.shared.pool.brake().is_some();
         match self.budget.fault(fault.clone(), &sent, elapsed, braked, &mut self.rng) {
             Verdict::SameAccount(remedy) => {
-                self.hand.remedy(job, &lease, remedy, &fault);
-                Ok(Next::Again { lease, remedy, fault })
+                self.current.remedy(job, &lease, remedy, &fault);
+                Ok(NextAttempt::Again { lease, remedy, fault })
             }
             verdict => {
-                let fault = self.hand.given_up(job, &lease, fault);
-                // K89: two have said no and none ever yes, so that nobody else is asked.
+                let fault = self.current.given_up(job, &lease, fault);
+                // K89: two accounts have refused the model and none has served it: no further one is asked.
                 let mut verdict = verdict;
                 if fault.kind == FaultKind::UnknownModel && job.model.passed && !job.facts.pinned {
                     let (refusals, served) = job.shared.pool.model_votes(&job.model.kiro_id);
@@ -104,7 +104,7 @@ impl Trail {
                     }
                 }
                 if verdict == Verdict::OtherRegion {
-                    let region = self.hand.chosen().map(|chosen| chosen.region.clone());
+                    let region = self.current.chosen().map(|chosen| chosen.region.clone());
                     self.other_than_region = region.filter(|_| job.shared.may_try_other_region());
                     if self.other_than_region.is_none() {
                         job.shared.report_fault(lease, &fault, job.facts.record, stood);
@@ -117,9 +117,9 @@ impl Trail {
         }
     }
 
-    /// The account couldn't be asked at all: its token could not be had. What that leaves on the account is the
-    /// refresh's to say (R41, R45), so a rejected token doesn't count here, whatever was refreshed before.
-    pub(super) fn unusable(&mut self, job: &Arc<Job>, lease: Lease, fault: Fault) -> Result<Next, Error> {
+    /// The account couldn't be asked: it has no token or no profile to send. The refresh itself has marked the account
+    /// (R41, R45), so that a rejected token doesn't count again here.
+    pub(super) fn unusable(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         self.tokenless = true;
         self.log.failed(&lease, &fault);
         job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
@@ -128,21 +128,21 @@ impl Trail {
         self.follow(job, verdict)
     }
 
-    fn follow(&mut self, job: &Arc<Job>, verdict: Verdict) -> Result<Next, Error> {
+    fn follow(&mut self, job: &Arc<RequestJob>, verdict: Verdict) -> Result<NextAttempt, Error> {
         match verdict {
-            Verdict::NextAccount { after } => Ok(Next::Select { after }),
-            Verdict::OtherRegion => Ok(Next::Select { after: Duration::ZERO }),
-            Verdict::Stop | Verdict::SameAccount(_) => self.over(job),
+            Verdict::NextAccount { after } => Ok(NextAttempt::Select { after }),
+            Verdict::OtherRegion => Ok(NextAttempt::Select { after: Duration::ZERO }),
+            Verdict::Stop | Verdict::SameAccount(_) => self.give_up(job),
         }
     }
 
-    /// Nobody else is asked: the error that the attempts add up to. A name that upstream has refused goes on as the
+    /// No further account is asked: the error that the attempts add up to. A name that upstream has refused goes on as the
     /// model of `KIRO_MODEL_FALLBACK` (TR36).
-    pub(super) fn over(&mut self, job: &Job) -> Result<Next, Error> {
+    pub(super) fn give_up(&mut self, job: &RequestJob) -> Result<NextAttempt, Error> {
         let refused = self.budget.answer().is_some_and(|fault| fault.kind == FaultKind::UnknownModel);
         let is_served = || !job.facts.pinned && job.shared.pool.model_votes(&job.model.kiro_id).1;
         let instead = (refused && self.budget.may_call() && !is_served()).then(|| job.fallback()).flatten();
-        instead.map(Next::Instead).ok_or_else(|| self.answer(job))
+        instead.map(NextAttempt::Instead).ok_or_else(|| self.answer(job))
     }
 
     /// Another model is asked for: what was found out about the first one says nothing of it.
@@ -159,7 +159,7 @@ impl Trail {
     }
 
     /// The error that the attempts so far add up to (K47).
-    pub(super) fn answer(&self, job: &Job) -> Error {
+    pub(super) fn answer(&self, job: &RequestJob) -> Error {
         match self.budget.answer() {
             // K88: eight have said no, others weren't asked, and the model has been served.
             Some(fault)
@@ -188,9 +188,9 @@ impl Trail {
         lasting_mark(fault, shared.pool.now()).map(Plight::Marked)
     }
 
-    /// Asks which profiles the account in hand has (K79), which is waiting for upstream too.
-    pub(super) async fn look_up_profiles(&mut self, job: &Job, lease: &mut Lease) {
-        self.hand.profiles_asked = true;
+    /// Asks upstream which profiles the present account has (K79).
+    pub(super) async fn look_up_profiles(&mut self, job: &RequestJob, lease: &mut Lease) {
+        self.current.profiles_asked = true;
         self.log.wait(pin!(job.shared.credentials.look_up_profiles(lease))).await;
     }
 
@@ -209,12 +209,12 @@ impl Trail {
 
     /// What the percentage of context refers to on the account of the last attempt (K126).
     pub(super) fn usage_window(&self) -> Option<u64> {
-        self.hand.chosen().map(|chosen| chosen.usage_window)
+        self.current.chosen().map(|chosen| chosen.usage_window)
     }
 
     /// The translation that went out last.
-    pub(super) fn written<'t>(&'t self, job: &'t Job) -> &'t Written {
-        let variation = self.hand.chosen().map(|chosen| chosen.variation).unwrap_or_default();
+    pub(super) fn written<'t>(&'t self, job: &'t RequestJob) -> &'t Translation {
+        let variation = self.current.chosen().map(|chosen| chosen.variation).unwrap_or_default();
         match &self.other {
             Some(other) if other.0 == variation => &other.1,
             _ => self.first_written(job),
@@ -222,22 +222,22 @@ impl Trail {
     }
 
     /// The translation that leaves nothing out.
-    fn first_written<'t>(&'t self, job: &'t Job) -> &'t Written {
+    fn first_written<'t>(&'t self, job: &'t RequestJob) -> &'t Translation {
         self.home.as_ref().map_or(&job.written, |home| &home.1)
     }
 
     /// The account whose thoughts are in it.
-    pub(super) fn meant<'t>(&'t self, job: &'t Job) -> Option<&'t AccountId> {
+    pub(super) fn meant<'t>(&'t self, job: &'t RequestJob) -> Option<&'t AccountId> {
         self.home.as_ref().map(|home| &home.0).or(job.meant.as_ref())
     }
 
     /// What the body for this account leaves out: thoughts that another one made stay here (TR45).
-    pub(super) fn leave_out(&self, job: &Job, account: &AccountId) -> LeaveOut {
+    pub(super) fn leave_out(&self, job: &RequestJob, account: &AccountId) -> LeaveOut {
         let reasoning = self.leave_out.reasoning || self.meant(job) != Some(account);
         LeaveOut { reasoning, ..self.leave_out }
     }
 
-    pub(super) fn count_reasoning(&mut self, job: &Job) {
+    pub(super) fn count_reasoning(&mut self, job: &RequestJob) {
         let first = self.first_written(job);
         let result = match self.written(job).reasoning {
             true => "sent",
@@ -248,7 +248,7 @@ impl Trail {
     }
 
     /// Has the translation of the next attempt ready. The request is translated again only for one that isn't there.
-    pub(super) fn write(&mut self, job: &Job, variation: Variation) -> Result<(), Error> {
+    pub(super) fn write(&mut self, job: &RequestJob, variation: Variation) -> Result<(), Error> {
         let there = variation == Variation::default() || self.other.as_ref().is_some_and(|other| other.0 == variation);
         // What isn't in the body can't be left out of it.
         if !there && self.first_written(job).differs(job, variation) {

@@ -12,12 +12,12 @@ use crate::config::Config;
 use crate::proto::translate::model::Naming;
 use crate::upstream::Upstream;
 
-/// How often the client key and the models file are looked at again (R57).
+/// How often the client key and the models file are read again (R57).
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
-/// How often idle upstream connections are looked at.
+/// How often idle upstream connections and resting ways are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Closes upstream connections that were idle for too long, and looks whether ways that rest are open again.
+/// Closes upstream connections that were idle for too long, and probes the ways that rest.
 pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
     loop {
         tokio::select! {
@@ -26,12 +26,16 @@ pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
         }
         let Some(upstream) = upstream.upgrade() else { return };
         upstream.sweep();
-        upstream.look_at_ways().await;
+        upstream.probe_ways().await;
     }
 }
 
-/// Looks at what may change while we run: the client key and the models file.
-pub(super) async fn look_around(shared: Weak<Shared>, mut models_file: Option<ModelsFile>, stop: CancellationToken) {
+/// Follows changes of the client key and of the models file.
+pub(super) async fn watch_key_and_models(
+    shared: Weak<Shared>,
+    mut models_file: Option<ModelsFile>,
+    stop: CancellationToken,
+) {
     loop {
         let pause = {
             let Some(shared) = shared.upgrade() else { return };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What all shares together may come to, in bytes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Inner>);
+pub(super) struct ByteBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -13,21 +13,21 @@ struct Inner {
     taken: AtomicUsize,
 }
 
-/// What one holder has of a [`Budget`].
+/// What one holder has of a [`ByteBudget`].
 #[derive(Debug)]
-pub(super) struct Share {
-    budget: Budget,
+pub(super) struct ByteShare {
+    budget: ByteBudget,
     mine: usize,
 }
 
-impl Budget {
+impl ByteBudget {
     pub(super) fn new(most: usize) -> Self {
         Self(Arc::new(Inner { most, taken: AtomicUsize::new(0) }))
     }
 
     /// Nothing yet.
-    pub(super) fn share(&self) -> Share {
-        Share { budget: self.clone(), mine: 0 }
+    pub(super) fn share(&self) -> ByteShare {
+        ByteShare { budget: self.clone(), mine: 0 }
     }
 
     #[cfg(test)]
@@ -36,8 +36,8 @@ impl Budget {
     }
 }
 
-impl Share {
-    /// So many bytes more; false: they aren't there, and nothing has changed.
+impl ByteShare {
+    /// Takes more bytes. False: there aren't enough, and nothing has changed.
     pub(super) fn take(&mut self, bytes: usize) -> bool {
         let Inner { most, taken } = &*self.budget.0;
         let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| sum <= most);
@@ -48,8 +48,8 @@ impl Share {
         fits
     }
 
-    /// Makes it so large that `bytes` fit, in steps of `step`, of which the first is everybody's: a holder of little
-    /// touches nothing that is shared. False: they aren't there, and nothing has changed.
+    /// Grows or shrinks so that `bytes` fit, in steps of `step`. Up to one step costs nothing, so that a holder of little
+    /// touches no shared counter. False: there isn't enough, and nothing has changed.
     pub(super) fn fit(&mut self, bytes: usize, step: usize) -> bool {
         let wanted = if bytes <= step { 0 } else { bytes.div_ceil(step).saturating_mul(step) };
         if wanted > self.mine {
@@ -67,7 +67,7 @@ impl Share {
         self.mine == 0
     }
 
-    /// All of it, to whoever holds the bytes from now on.
+    /// Moves all of it to a new holder.
     pub(super) fn hand_over(&mut self) -> Self {
         Self { budget: self.budget.clone(), mine: std::mem::take(&mut self.mine) }
     }
@@ -78,7 +78,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for ByteShare {
     fn drop(&mut self) {
         self.give_back();
     }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn shares_come_back_and_never_exceed_the_whole() {
-        let budget = Budget::new(100);
+        let budget = ByteBudget::new(100);
         let (mut one, mut other) = (budget.share(), budget.share());
         assert!(one.take(60) && !other.take(41) && !other.take(usize::MAX) && other.take(40));
         assert_eq!(budget.taken(), 100);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_holder_of_little_takes_nothing_of_the_whole_ts25() {
-        let budget = Budget::new(100);
+        let budget = ByteBudget::new(100);
         let mut share = budget.share();
         for (bytes, taken) in [(10, 0), (11, 20), (20, 20), (95, 100), (31, 40), (10, 0)] {
             assert!(share.fit(bytes, 10));

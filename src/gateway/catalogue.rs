@@ -46,7 +46,7 @@ pub struct ModelInfo {
 /// Which accounts are used, for the task that asks them.
 #[derive(Default)]
 pub(super) struct Discovery {
-    turns: Mutex<Turns>,
+    turns: Mutex<Schedule>,
     /// An account is used that wasn't.
     changed: Notify,
 }
@@ -59,19 +59,19 @@ impl Discovery {
         }
     }
 
-    fn turns(&self) -> MutexGuard<'_, Turns> {
+    fn turns(&self) -> MutexGuard<'_, Schedule> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Turns that are kept of accounts that nobody uses any more: those of removed ones go with them.
+/// Most accounts in the schedule: beyond it, those that are unused are dropped.
 const MOST_TURNS: usize = 16_384;
 
 /// Which account is asked when.
 #[derive(Default)]
-struct Turns(HashMap<AccountId, Turn>);
+struct Schedule(HashMap<AccountId, ScheduledAccount>);
 
-struct Turn {
+struct ScheduledAccount {
     due: Instant,
     /// It has answered since it was asked last.
     used: bool,
@@ -79,7 +79,7 @@ struct Turn {
     failures: u32,
 }
 
-impl Turns {
+impl Schedule {
     /// Whether it wasn't used before.
     fn used(&mut self, id: &AccountId, now: Instant) -> bool {
         if let Some(turn) = self.0.get_mut(id) {
@@ -88,7 +88,7 @@ impl Turns {
         if self.0.len() >= MOST_TURNS {
             self.0.retain(|_, turn| turn.used || turn.asking);
         }
-        self.0.insert(id.clone(), Turn { due: now, used: true, asking: false, failures: 0 });
+        self.0.insert(id.clone(), ScheduledAccount { due: now, used: true, asking: false, failures: 0 });
         true
     }
 
@@ -98,7 +98,7 @@ impl Turns {
         if self.0.values().filter(|turn| turn.asking).count() >= AT_ONCE {
             return None;
         }
-        let repeats = |turn: &Turn| turn.failures > 0 && pause(turn.failures) < EVERY;
+        let repeats = |turn: &ScheduledAccount| turn.failures > 0 && pause(turn.failures) < EVERY;
         let waiting = self.0.iter().filter(|(_, turn)| !turn.asking && (turn.used || repeats(turn)));
         waiting.map(|(id, turn)| (turn.due, id.clone())).min()
     }
@@ -109,12 +109,12 @@ impl Turns {
         }
     }
 
-    fn done(&mut self, id: &AccountId, answer: Answer, now: Instant) {
-        if answer == Answer::Gone {
+    fn done(&mut self, id: &AccountId, answer: CatalogueAnswer, now: Instant) {
+        if answer == CatalogueAnswer::Gone {
             self.0.remove(id);
         }
         if let Some(turn) = self.0.get_mut(id) {
-            turn.failures = if answer == Answer::Read { 0 } else { turn.failures.saturating_add(1) };
+            turn.failures = if answer == CatalogueAnswer::Read { 0 } else { turn.failures.saturating_add(1) };
             turn.due = now + if turn.failures == 0 { EVERY } else { pause(turn.failures) };
             turn.asking = false;
         }
@@ -129,7 +129,7 @@ fn pause(failures: u32) -> Duration {
 /// Asks each account that is used for its models, never on a request's path.
 pub(super) async fn discover(shared: Weak<Shared>, discovery: Arc<Discovery>, stop: CancellationToken) {
     // Dropped with this task, and with it what is asked just now.
-    let mut asking = JoinSet::<(AccountId, Answer)>::new();
+    let mut asking = JoinSet::<(AccountId, CatalogueAnswer)>::new();
     loop {
         let next = discovery.turns().next();
         tokio::select! {
@@ -157,18 +157,18 @@ async fn sleep_until(due: Option<Instant>) {
 
 /// What came of asking an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum CatalogueAnswer {
     Read,
     Failed,
     /// The account has left the pool, or the gateway is closed.
     Gone,
 }
 
-async fn ask(shared: Weak<Shared>, id: AccountId) -> Answer {
-    let Some(shared) = shared.upgrade() else { return Answer::Gone };
-    let Some(lease) = shared.pool.look_in(&id) else { return Answer::Gone };
+async fn ask(shared: Weak<Shared>, id: AccountId) -> CatalogueAnswer {
+    let Some(shared) = shared.upgrade() else { return CatalogueAnswer::Gone };
+    let Some(lease) = shared.pool.look_in(&id) else { return CatalogueAnswer::Gone };
     let read = tokio::select! {
-        () = shared.closed.cancelled() => return Answer::Gone,
+        () = shared.closed.cancelled() => return CatalogueAnswer::Gone,
         read = shared.credentials.list_models(&lease) => read,
     };
     match read {
@@ -176,14 +176,14 @@ async fn ask(shared: Weak<Shared>, id: AccountId) -> Answer {
             tracing::debug!(account = short(&id), models = catalogue.models().len(), "the account's models are known");
             lease.learn(Lesson::Catalogue(Arc::new(catalogue)));
             shared.merge_catalogues();
-            Answer::Read
+            CatalogueAnswer::Read
         }
         Err(fault) => {
             tracing::debug!(account = short(&id), fault = ?fault.kind, status = fault.status, "the account's models are not known");
             if fault.kind == FaultKind::Suspended {
                 lease.suspended(&fault);
             }
-            Answer::Failed
+            CatalogueAnswer::Failed
         }
     }
 }
@@ -318,10 +318,10 @@ mod tests {
     }
 
     /// Who is asked when, in seconds, up to `end`: a question is answered at once.
-    fn asked(uses: &[(u64, &str)], answer: impl Fn(usize) -> Answer, end: u64) -> Vec<(u64, String)> {
+    fn asked(uses: &[(u64, &str)], answer: impl Fn(usize) -> CatalogueAnswer, end: u64) -> Vec<(u64, String)> {
         let began = now();
         let at = |second| began + Duration::from_secs(second);
-        let (mut turns, mut uses, mut asked) = (Turns::default(), uses.iter().peekable(), Vec::new());
+        let (mut turns, mut uses, mut asked) = (Schedule::default(), uses.iter().peekable(), Vec::new());
         loop {
             let next = turns.next();
             let due = next.as_ref().map(|(due, _)| *due);
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn failures_are_repeated_after_60_s_and_120_s_a100_k125() {
-        let third = |calls| if calls < 4 { Answer::Failed } else { Answer::Read };
+        let third = |calls| if calls < 4 { CatalogueAnswer::Failed } else { CatalogueAnswer::Read };
         assert_eq!(seconds(&asked(&[(10, "a")], third, 50_000)), [10, 70, 190, 430], "whether it is used or not");
         let used = [(10, "a"), (440, "a"), (4_000, "a")];
         assert_eq!(
@@ -364,15 +364,15 @@ mod tests {
 
     #[test]
     fn who_never_answers_is_left_alone_until_it_is_used_k125() {
-        let never = asked(&[(0, "a")], |_| Answer::Failed, 50_000);
+        let never = asked(&[(0, "a")], |_| CatalogueAnswer::Failed, 50_000);
         assert_eq!(seconds(&never), [0, 60, 180, 420, 900, 1_860, 3_780]);
-        assert_eq!(asked(&[(0, "a"), (3_781, "a")], |_| Answer::Failed, 50_000).len(), 8);
-        assert_eq!(asked(&[(0, "a")], |_| Answer::Gone, 50_000).len(), 1);
+        assert_eq!(asked(&[(0, "a"), (3_781, "a")], |_| CatalogueAnswer::Failed, 50_000).len(), 8);
+        assert_eq!(asked(&[(0, "a")], |_| CatalogueAnswer::Gone, 50_000).len(), 1);
     }
 
     #[test]
     fn never_more_than_two_at_once_k125() {
-        let (mut turns, began) = (Turns::default(), now());
+        let (mut turns, began) = (Schedule::default(), now());
         for id in ["a", "b", "c"] {
             assert!(turns.used(&id.into(), began) && !turns.used(&id.into(), began));
         }
@@ -381,18 +381,18 @@ mod tests {
             turns.begin(&id.into());
         }
         assert_eq!(turns.next(), None);
-        turns.done(&"b".into(), Answer::Read, began);
+        turns.done(&"b".into(), CatalogueAnswer::Read, began);
         assert_eq!(turns.next(), Some((began, "c".into())));
     }
 
     #[test]
     fn accounts_that_come_and_go_are_forgotten_k125() {
-        let (mut turns, began) = (Turns::default(), now());
+        let (mut turns, began) = (Schedule::default(), now());
         for n in 0..3 * MOST_TURNS {
             let id = AccountId::from(format!("{n}"));
             turns.used(&id, began);
             turns.begin(&id);
-            turns.done(&id, Answer::Read, began);
+            turns.done(&id, CatalogueAnswer::Read, began);
         }
         assert!(turns.0.len() <= MOST_TURNS);
     }

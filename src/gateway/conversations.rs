@@ -55,7 +55,7 @@ impl Conversations {
     pub(super) async fn settled(&self) {
         if !*self.settled.borrow() {
             let mut settled = self.settled.subscribe();
-            // Who is late gets ids that change once.
+            // A request that is too early for the secret gets ids that change once.
             let _late = tokio::time::timeout(SECRET_WAIT, settled.wait_for(|settled| *settled)).await;
         }
     }
@@ -134,7 +134,7 @@ impl Shared {
         }
         let asked = tokio::time::timeout(STORE_WAIT, self.store.home(&key.to_string())).await;
         let home = AccountId::from(asked.ok()?.ok()??);
-        // Who was removed since is nobody's home.
+        // An account that was removed since is no home.
         self.pool.account(&home)?;
         self.conversations.memory().learned(key.0, home.clone(), self.pool.now());
         Some(home)
@@ -147,7 +147,7 @@ impl Shared {
         }
         let (turn, share) = self.conversations.memory().turn(key.0, account, passing, self.pool.now());
         self.metrics.count_affinity(turn);
-        // A file store is this process's own: nobody else asks it.
+        // A file store belongs to this process alone.
         if share && matches!(self.config.store, StoreKind::Redis) {
             let (store, key, account) = (self.store.clone(), key.to_string(), account.clone());
             spawn(async move {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::budget::{Budget, Share};
+use super::budget::{ByteBudget, ByteShare};
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::{Known, without_tokens};
@@ -43,7 +43,7 @@ pub(super) struct Dumps {
     folder: PathBuf,
     /// Secrets that are known from the start.
     keys: Vec<Secret>,
-    held: Budget,
+    held: ByteBudget,
     writing: Arc<AtomicUsize>,
     /// One after the other: room is made for one.
     desk: Arc<Mutex<()>>,
@@ -53,17 +53,17 @@ pub(super) struct Dumps {
 /// What one request said, kept until it is known whether it fails.
 pub(super) struct Recording {
     /// For the two requests.
-    held: Share,
+    held: ByteShare,
     request: Option<Bytes>,
     kiro_request: Option<Vec<Bytes>>,
     frames: Tape,
-    faults: Vec<ToldFault>,
+    faults: Vec<RecordedFault>,
     secrets: Vec<Secret>,
 }
 
 /// A failed attempt.
 #[derive(Debug, Serialize)]
-struct ToldFault {
+struct RecordedFault {
     account: String,
     kind: &'static str,
     status: Option<u16>,
@@ -73,7 +73,7 @@ struct ToldFault {
 
 /// The beginning and the end of a stream of bytes.
 pub(super) struct Tape {
-    held: Share,
+    held: ByteShare,
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
@@ -97,7 +97,7 @@ impl Dumps {
         Ok(Self {
             folder: folder.to_owned(),
             keys,
-            held: Budget::new(BUDGET),
+            held: ByteBudget::new(BUDGET),
             writing: Arc::default(),
             desk: Arc::default(),
             number: AtomicU64::new(0),
@@ -167,7 +167,7 @@ impl Recording {
     /// An attempt failed.
     pub(super) fn failed(&mut self, account: &str, fault: &Fault) {
         if self.faults.len() < FAULTS {
-            self.faults.push(ToldFault {
+            self.faults.push(RecordedFault {
                 account: account.to_owned(),
                 kind: fault.kind.as_str(),
                 status: fault.status,
@@ -353,13 +353,13 @@ fn make_file(path: &Path, content: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn tape(all: &Budget) -> Tape {
+    fn tape(all: &ByteBudget) -> Tape {
         Tape { held: all.share(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
     }
 
     #[test]
     fn a_tape_keeps_both_ends() {
-        let all = Budget::new(BUDGET);
+        let all = ByteBudget::new(BUDGET);
         let (mut pieces, mut whole) = (tape(&all), tape(&all));
         let bytes: Vec<u8> = (0..3 * HALF_TAPE).map(|n| (n % 251) as u8).collect();
         for piece in bytes.chunks(1000) {
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_over_the_budget() {
-        let mut tape = tape(&Budget::new(10));
+        let mut tape = tape(&ByteBudget::new(10));
         tape.add(&[1; 8]);
         tape.add(&[2; 8]);
         assert_eq!((tape.bytes(), tape.left_out), (vec![1; 8], 8));

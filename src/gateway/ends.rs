@@ -10,7 +10,7 @@ use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::Measured;
 use crate::proto::translate::usage::WindowQuotient;
 
-/// So many answers of a shape in a row had usage: one without may be a cut.
+/// After this many answers in a row with usage, by shape, one without may be a cut.
 const USUAL: u32 = 20;
 /// From one warning to the next.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -19,17 +19,17 @@ const MODELS: usize = 64;
 
 /// What is known of the ends of answers.
 #[derive(Debug, Default)]
-pub(super) struct Ends(Mutex<Known>);
+pub(super) struct AnswerEnds(Mutex<EndStats>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct EndStats {
     /// How many answers in a row had usage, by shape.
     usual: [u32; Shape::ALL.len()],
     warned: Option<Instant>,
     quotients: Vec<(String, WindowQuotient)>,
 }
 
-impl Ends {
+impl AnswerEnds {
     /// A whole answer has ended; whether it is worth a warning that it ended without any usage.
     pub(super) fn ended(&self, shape: Shape, without_usage: bool, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn an_end_without_usage_is_warned_about_where_it_is_unusual_tu9() {
-        let ends = Ends::default();
+        let ends = AnswerEnds::default();
         let begin = Instant::now();
         let usual = |shape| (0..USUAL).for_each(|_| assert!(!ends.ended(shape, false, begin)));
         assert!(!ends.ended(Shape::Q, true, begin), "nothing is known of it yet");
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn models_learn_apart_and_are_few_a187() {
-        let ends = Ends::default();
+        let ends = AnswerEnds::default();
         for _ in 0..20 {
             ends.learn("a", Measured { tokens: 300, percentage: 1.0 }, 20_000);
         }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
-use super::attempt::Trail;
-use super::hand::Variation;
+use super::account_attempts::Variation;
+use super::attempt::Attempts;
 use super::open_streams::Permit;
 use super::stream::MessageStream;
-use super::summary::{self, Refused};
+use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
 use super::witness::AttemptLog;
 use super::{Call, Gateway, Shared, random_id};
@@ -30,13 +30,13 @@ use crate::proto::translate::request::{Context, Replay, Translated, translate};
 const LONG: usize = 512 * 1024;
 
 /// What stays the same over all attempts of one request.
-pub(super) struct Job {
+pub(super) struct RequestJob {
     pub(super) shared: Arc<Shared>,
     /// The client's bytes, for the one case in which they are translated again (TR31).
     pub(super) client_body: Bytes,
     pub(super) system: Option<(SystemMode, String)>,
     /// The request with the thoughts of `meant`.
-    pub(super) written: Written,
+    pub(super) written: Translation,
     /// The account that the reasoning is written for (TR45).
     pub(super) meant: Option<AccountId>,
     pub(super) ids: Ids,
@@ -62,7 +62,7 @@ pub(super) struct Job {
 }
 
 /// One translation of the request.
-pub(super) struct Written {
+pub(super) struct Translation {
     pub(super) body: KiroBody,
     /// It holds `reasoningContent`.
     pub(super) reasoning: bool,
@@ -70,11 +70,11 @@ pub(super) struct Written {
     pub(super) empty_thoughts: bool,
     /// Reasoning was kept back that isn't the account's (TR44).
     pub(super) withheld: bool,
-    /// So many cache points are in it.
+    /// Cache points in it.
     pub(super) cache_points: usize,
 }
 
-impl Written {
+impl Translation {
     pub(super) fn of(translated: &Translated) -> Self {
         Self {
             body: translated.body.clone(),
@@ -85,8 +85,8 @@ impl Written {
         }
     }
 
-    /// Whether the request reads otherwise in this variation.
-    pub(super) fn differs(&self, job: &Job, variation: Variation) -> bool {
+    /// Whether this variation of the request has another text.
+    pub(super) fn differs(&self, job: &RequestJob, variation: Variation) -> bool {
         (variation.leave_out.reasoning && self.reasoning)
             || (variation.leave_out.empty_thoughts && self.empty_thoughts)
             || variation.cache_points < self.cache_points
@@ -109,7 +109,7 @@ impl Facts {
     }
 }
 
-impl Job {
+impl RequestJob {
     /// The error of a pinned request names its account.
     pub(super) fn named(&self, error: Error) -> Error {
         match &self.account_id {
@@ -124,7 +124,7 @@ impl Job {
         if !self.model.passed || self.shared.config.model_fallback.is_none() {
             return None;
         }
-        let translated = over(self.client_body.len(), || {
+        let translated = run_heavy(self.client_body.len(), || {
             let request = read_request(&self.client_body, self.system.as_ref()).ok()?;
             self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
         })?;
@@ -132,7 +132,7 @@ impl Job {
             shared: self.shared.clone(),
             client_body: self.client_body.clone(),
             system: self.system.clone(),
-            written: Written::of(&translated),
+            written: Translation::of(&translated),
             meant: self.meant.clone(),
             ids: self.ids.clone(),
             has_history: self.has_history,
@@ -150,7 +150,7 @@ impl Job {
         }))
     }
 
-    /// A name that was passed on by a rule, and that nobody serves, is answered at once for a while (K89, TR36).
+    /// No account serves this name, which the table doesn't have: for a while it is refused at once (K89, TR36).
     pub(super) fn refuse_name(&self) {
         if self.model.passed && !self.facts.pinned {
             let mut names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,16 +158,15 @@ impl Job {
         }
     }
 
-    /// What an account may be unable to serve (R7).
+    /// The names under which an account may lack the model (R7).
     pub(super) fn model_names(&self) -> [&str; 2] {
         [self.client_model.as_str(), self.model.names.first().map_or("", String::as_str)]
     }
 
-    /// The estimate of the request in tokens. It is made while upstream thinks; an answer that was faster has it made
-    /// here.
+    /// The estimate of the request in tokens. It is made while upstream thinks, or here when an answer was faster.
     pub(super) fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
-            over(self.client_body.len(), || {
+            run_heavy(self.client_body.len(), || {
                 let Ok(request) = read_request(&self.client_body, self.system.as_ref()) else { return 0 };
                 request_tokens(&request)
             })
@@ -175,17 +174,17 @@ impl Job {
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
-    pub(super) fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Written, Error> {
-        over(self.client_body.len(), || {
+    pub(super) fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Translation, Error> {
+        run_heavy(self.client_body.len(), || {
             let request = read_request(&self.client_body, self.system.as_ref())?;
             let translated = self.shared.translate(&request, &self.ids, account, variation, self.is_fallback)?;
-            Ok(Written::of(&translated))
+            Ok(Translation::of(&translated))
         })
     }
 }
 
 impl Gateway {
-    /// Everything that can be said about a request before an account is asked.
+    /// Checks and translates a request, and makes its stream; no account is asked yet.
     pub(super) fn begin<'b>(
         &self,
         body: &'b Bytes,
@@ -193,13 +192,13 @@ impl Gateway {
         streaming: Option<bool>,
         request_id: String,
         arrived: Instant,
-    ) -> Result<(Box<MessageStream>, Arc<Job>, Request<'b>), Refused> {
+    ) -> Result<(Box<MessageStream>, Arc<RequestJob>, Request<'b>), RefusedRequest> {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;
         let request = read_request(body, call.system.as_ref())?;
         let client_model = request.model().to_owned();
-        let refuse = |error: Error, model: Option<&Model>| Refused {
+        let refuse = |error: Error, model: Option<&Model>| RefusedRequest {
             error,
             client_model: Some(client_model.clone()),
             known_model: model.map(|model| model.label().to_owned()),
@@ -221,7 +220,7 @@ impl Gateway {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
             return Err(refuse(error, Some(&translated.model)));
         };
-        let written = Written::of(&translated);
+        let written = Translation::of(&translated);
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),
             request_id: request_id.clone(),
@@ -236,7 +235,7 @@ impl Gateway {
             mode: if streaming { Mode::Stream } else { Mode::Fold },
         });
         let pinned = call.account_id.is_some();
-        let job = Arc::new(Job {
+        let job = Arc::new(RequestJob {
             shared: shared.clone(),
             client_body: body.clone(),
             system: call.system.clone(),
@@ -262,8 +261,8 @@ impl Gateway {
             trace_parent: call.trace_parent,
         });
         let log = AttemptLog::new(shared.dumps.as_ref().map(|dumps| dumps.record(body)));
-        let trail = Trail::new(&shared.config, pinned, fastrand::Rng::new(), log);
-        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), trail, permit, arrived);
+        let attempts = Attempts::new(&shared.config, pinned, fastrand::Rng::new(), log);
+        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), attempts, permit, arrived);
         Ok((stream, job, request))
     }
 
@@ -311,9 +310,9 @@ impl Shared {
     }
 }
 
-/// Does work over `bytes` of a request. The streams that share the thread don't wait for long work: the runtime moves
-/// them to another thread.
-pub(super) fn over<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+/// Does work over `bytes` of a request. For long work the runtime first moves the thread's other streams to another
+/// thread.
+pub(super) fn run_heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
 }

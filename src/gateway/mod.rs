@@ -8,6 +8,7 @@
 //! the connection is closed, the in-flight places are free, the account's health is untouched (K50, K70).
 
 mod account;
+mod account_attempts;
 mod attempt;
 mod background;
 mod budget;
@@ -15,7 +16,6 @@ mod catalogue;
 mod conversations;
 mod dump;
 mod ends;
-mod hand;
 mod job;
 mod keys;
 #[cfg(test)]
@@ -35,28 +35,28 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use account_attempts::Variation;
 use arc_swap::ArcSwap;
-use background::{look_around, naming, sweep};
-use budget::Budget;
+use background::{naming, sweep, watch_key_and_models};
+use budget::ByteBudget;
 use bytes::Bytes;
 pub use catalogue::ModelInfo;
 use catalogue::{Discovery, discover};
 use conversations::{Conversations, learn_secret};
 use dump::Dumps;
-use ends::Ends;
-use hand::Variation;
+use ends::AnswerEnds;
 use jiff::Timestamp;
-use job::over;
+use job::run_heavy;
 pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
-use open_streams::Streams;
+use open_streams::OpenStreams;
 pub use open_streams::{Cutter, OpenRequest};
 use sha2::{Digest as _, Sha256};
-pub use status::{AccountCounts, AccountStatus, ClientVersion, Health, Status as GatewayStatus};
+pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
 use stream::MAX_HELD;
 pub use stream::MessageStream;
-pub use summary::{Outcome, Summary, SummaryCell};
+pub use summary::{RequestOutcome, Summary, SummaryCell};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -105,13 +105,13 @@ pub(crate) struct Shared {
     keys: Keys,
     conversations: Arc<Conversations>,
     metrics: Metrics,
-    ends: Ends,
+    ends: AnswerEnds,
     /// `KIRO_DEBUG_DUMP_DIR`.
     dumps: Option<Dumps>,
     /// What is held of answers, all together (TS25).
-    answers: Budget,
+    answers: ByteBudget,
     in_flight: Arc<AtomicUsize>,
-    streams: Streams,
+    streams: OpenStreams,
     closing: AtomicBool,
     closed: CancellationToken,
     began: Instant,
@@ -197,8 +197,7 @@ impl Gateway {
         Self::start_with(config, Self::wall_clock(), Hooks::default()).await
     }
 
-    /// As [`Gateway::start`], with a clock of the caller's (tests that own the time) and with ears for what happens to
-    /// accounts.
+    /// As [`Gateway::start`], with the caller's clock (tests own the time) and hooks for what happens to accounts.
     ///
     /// # Errors
     /// As [`Gateway::start`].
@@ -229,11 +228,11 @@ impl Gateway {
             keys,
             conversations: Arc::new(Conversations::new(&config)),
             metrics: Metrics::new(),
-            ends: Ends::default(),
+            ends: AnswerEnds::default(),
             dumps,
-            answers: Budget::new(MAX_HELD),
+            answers: ByteBudget::new(MAX_HELD),
             in_flight: Arc::default(),
-            streams: Streams::default(),
+            streams: OpenStreams::default(),
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
             began: now(),
@@ -241,7 +240,7 @@ impl Gateway {
             config,
         });
         let stop = CancellationToken::new();
-        spawn(look_around(Arc::downgrade(&shared), models_file, stop.clone()));
+        spawn(watch_key_and_models(Arc::downgrade(&shared), models_file, stop.clone()));
         if let Some(discovery) = discovery {
             spawn(discover(Arc::downgrade(&shared), discovery, stop.clone()));
         }
@@ -333,13 +332,13 @@ impl Gateway {
         let request_id = self.request_id(call.request_id.clone());
         let client_request_id = call.client_request_id.clone();
         self.shared.conversations.settled().await;
-        let begun = over(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
+        let begun = run_heavy(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
             refused.conclude(&self.shared, &body, &request_id, client_request_id.as_deref(), arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
-        let estimate = over(body.len(), || {
+        let estimate = run_heavy(body.len(), || {
             let estimate = *job.estimate.get_or_init(|| request_tokens(&request));
             drop(request);
             estimate
@@ -362,7 +361,7 @@ impl Gateway {
     pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
         self.open()?;
         self.fits(body)?;
-        over(body.len(), || {
+        run_heavy(body.len(), || {
             let request = Request::parse(body, Purpose::CountTokens)?;
             // Everything that a request can be refused for is found by translating it.
             self.shared.translate(&request, &Ids::default(), None, Variation::default(), false)?;
@@ -425,7 +424,7 @@ impl Gateway {
         summary::turned_away(route, request_id, client_request_id, status);
     }
 
-    /// Resolves when [`Gateway::close`] is called: what would go on for ever ends then.
+    /// Resolves when [`Gateway::close`] is called, for tasks that would go on for ever.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
         self.shared.closed.clone().cancelled_owned()
     }

@@ -4,9 +4,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::Trail;
-use super::hand::{Hand, NoProfile, Variation};
-use super::job::Job;
+use super::account_attempts::{AccountAttempts, NoProfile, Variation};
+use super::attempt::Attempts;
+use super::job::RequestJob;
 use super::{Shared, now};
 use crate::error::{Code, Error, Plight};
 use crate::policy::learned::Lesson;
@@ -16,59 +16,63 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::Call;
 use crate::proto::said::Known;
 use crate::secret::Secret;
-use crate::upstream::{Body, Target};
+use crate::upstream::{Body, ChatTarget};
 
 /// How the next attempt begins.
-pub(super) enum Next {
+pub(super) enum NextAttempt {
     /// Select an account, after a pause.
     Select { after: Duration },
     /// The same account, after the remedy.
     Again { lease: Lease, remedy: Remedy, fault: Fault },
     /// Any account, for another model than the one that was asked for (TR36).
-    Instead(Arc<Job>),
+    Instead(Arc<RequestJob>),
 }
 
 /// What [`open`] came to.
 pub(super) enum Opened {
     /// An event stream begins. The job is the one that it answers (TR36).
-    Body { body: Body, known: Known, lease: Lease, trail: Box<Trail>, job: Arc<Job> },
-    /// It is over before it began.
-    Failed { error: Error, trail: Box<Trail> },
+    Body { body: Body, known: Known, lease: Lease, attempts: Box<Attempts>, job: Arc<RequestJob> },
+    /// No attempt is left.
+    Failed { error: Error, attempts: Box<Attempts> },
 }
 
 /// Tries accounts until an event stream begins.
-pub(super) async fn open(mut job: Arc<Job>, mut trail: Box<Trail>, mut next: Next) -> Opened {
+pub(super) async fn open(mut job: Arc<RequestJob>, mut attempts: Box<Attempts>, mut next: NextAttempt) -> Opened {
     loop {
-        if let Next::Instead(other) = next {
+        if let NextAttempt::Instead(other) = next {
             job = other;
-            trail.begin_anew();
-            next = Next::Select { after: Duration::ZERO };
+            attempts.begin_anew();
+            next = NextAttempt::Select { after: Duration::ZERO };
         }
-        match attempt(&job, &mut trail, next).await {
-            Ok((body, known, lease)) => return Opened::Body { body, known, lease, trail, job },
+        match attempt(&job, &mut attempts, next).await {
+            Ok((body, known, lease)) => return Opened::Body { body, known, lease, attempts, job },
             Err(NoAnswer::Again(again)) => next = again,
-            Err(NoAnswer::Failed(error)) => return Opened::Failed { error, trail },
+            Err(NoAnswer::Failed(error)) => return Opened::Failed { error, attempts },
         }
     }
 }
 
 /// One attempt: chooses account and form, sends, and judges what came back.
-async fn attempt(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Body, Known, Lease), NoAnswer> {
-    let (lease, token) = prepare(job, trail, next).await?;
-    let leave_out = trail.leave_out(job, lease.account().id());
-    let chosen = match trail.hand.choose(job, &lease, leave_out) {
+async fn attempt(
+    job: &Arc<RequestJob>,
+    attempts: &mut Attempts,
+    next: NextAttempt,
+) -> Result<(Body, Known, Lease), NoAnswer> {
+    let (lease, token) = prepare(job, attempts, next).await?;
+    let leave_out = attempts.leave_out(job, lease.account().id());
+    let chosen = match attempts.current.choose(job, &lease, leave_out) {
         Ok(chosen) => chosen,
         Err(NoProfile) => {
             lease.learn(Lesson::NoProfile { asked: true });
-            return Err(trail.unusable(job, lease, no_profile()).into());
+            return Err(attempts.unusable(job, lease, no_profile()).into());
         }
     };
-    trail.write(job, chosen.variation)?;
-    trail.count_reasoning(job);
+    attempts.write(job, chosen.variation)?;
+    attempts.count_reasoning(job);
     let account = lease.account();
-    let body = trail.written(job).body.parts(&chosen.form());
-    trail.log.sends(&body, &token);
-    let target = Target {
+    let body = attempts.written(job).body.parts(&chosen.form());
+    attempts.log.sends(&body, &token);
+    let target = ChatTarget {
         url: chosen.url.to_string(),
         token,
         machine_id: account.machine_id().to_owned(),
@@ -77,25 +81,25 @@ async fn attempt(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Body,
         proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         account: account.id().clone(),
     };
-    trail.began.get_or_insert_with(now);
-    trail.budget.called();
+    attempts.began.get_or_insert_with(now);
+    attempts.budget.called();
     let call = pin!(job.shared.upstream.generate(&target, body));
-    let answer = trail.log.call(job, account.short_id(), chosen.shape, call).await;
+    let answer = attempts.log.call(job, account.short_id(), chosen.shape, call).await;
     let heard = answer.as_ref().map(|_| ());
-    // What keeps an account's own proxy from being reached is no host's matter.
+    // An account's own proxy that can't be reached says nothing about the host.
     if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
         job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
     }
     match answer {
         Ok(body) => {
-            trail.hand.passed(job, &lease);
+            attempts.current.passed(job, &lease);
             Ok((body, target.known(), lease))
         }
-        Err(fault) => Err(trail.judge(job, lease, fault).into()),
+        Err(fault) => Err(attempts.judge(job, lease, fault).into()),
     }
 }
 
-/// The account has nothing that could be sent as its profile.
+/// The account has no profile to send.
 fn no_profile() -> Fault {
     let message = "the account has no Kiro profile".into();
     Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
@@ -104,13 +108,13 @@ fn no_profile() -> Fault {
 /// What follows when there is no answer.
 enum NoAnswer {
     /// Another attempt.
-    Again(Next),
+    Again(NextAttempt),
     /// The error that the client gets.
     Failed(Error),
 }
 
-impl From<Result<Next, Error>> for NoAnswer {
-    fn from(judged: Result<Next, Error>) -> Self {
+impl From<Result<NextAttempt, Error>> for NoAnswer {
+    fn from(judged: Result<NextAttempt, Error>) -> Self {
         judged.map_or_else(Self::Failed, Self::Again)
     }
 }
@@ -122,64 +126,68 @@ impl From<Error> for NoAnswer {
 }
 
 /// An account with a token that can be sent.
-async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease, Secret), NoAnswer> {
+async fn prepare(
+    job: &Arc<RequestJob>,
+    attempts: &mut Attempts,
+    next: NextAttempt,
+) -> Result<(Lease, Secret), NoAnswer> {
     let shared = &job.shared;
-    if let Next::Again { lease, .. } = &next {
+    if let NextAttempt::Again { lease, .. } = &next {
         lease.sends_again();
     }
     match next {
-        Next::Select { after } => {
+        NextAttempt::Select { after } => {
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
             }
-            let mut lease = select(job, trail).await?;
-            trail.tried.push(lease.account().id().clone());
-            trail.log.tries(lease.account().id());
-            trail.budget.next_account();
-            trail.hand = Hand::default();
+            let mut lease = select(job, attempts).await?;
+            attempts.tried.push(lease.account().id().clone());
+            attempts.log.tries(lease.account().id());
+            attempts.budget.next_account();
+            attempts.current = AccountAttempts::default();
             if lease.account().wants_profiles() {
-                trail.look_up_profiles(job, &mut lease).await;
+                attempts.look_up_profiles(job, &mut lease).await;
             }
-            with_token(job, trail, lease).await
+            with_token(job, attempts, lease).await
         }
-        Next::Instead(_) => Err(NoAnswer::Again(next)),
-        Next::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
+        NextAttempt::Instead(_) => Err(NoAnswer::Again(next)),
+        NextAttempt::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
             lease.renew_view();
-            with_token(job, trail, lease).await
+            with_token(job, attempts, lease).await
         }
-        Next::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
+        NextAttempt::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
             job.shared.signatures_refused(&job.ids.key);
             job.shared.metrics.count_reasoning("refused");
-            trail.leave_out.reasoning = true;
-            with_token(job, trail, lease).await
+            attempts.leave_out.reasoning = true;
+            with_token(job, attempts, lease).await
         }
-        Next::Again { lease, remedy: Remedy::RefreshToken, .. } => {
-            let token = trail.log.wait(pin!(shared.credentials.force_refresh(&lease))).await;
+        NextAttempt::Again { lease, remedy: Remedy::RefreshToken, .. } => {
+            let token = attempts.log.wait(pin!(shared.credentials.force_refresh(&lease))).await;
             match token {
                 Ok(token) => Ok((lease, token)),
-                // The refresh's own fault: the account is out for this request.
+                // Without a token the account is out for this request.
                 Err(mut fault) => {
                     if job.facts.pinned {
                         // N8: the caller chose the account, so it hears that the token was rejected, however the
                         // refresh failed.
                         fault.kind = FaultKind::TokenRejected;
                     }
-                    Err(trail.unusable(job, lease, fault).into())
+                    Err(attempts.unusable(job, lease, fault).into())
                 }
             }
         }
-        Next::Again { mut lease, remedy: Remedy::NextVariant, fault } => {
-            if trail.hand.may_ask_profiles(&lease) {
-                trail.look_up_profiles(job, &mut lease).await;
+        NextAttempt::Again { mut lease, remedy: Remedy::NextVariant, fault } => {
+            if attempts.current.may_ask_profiles(&lease) {
+                attempts.look_up_profiles(job, &mut lease).await;
             }
-            if trail.hand.has_way(&lease) {
-                with_token(job, trail, lease).await
+            if attempts.current.has_way(&lease) {
+                with_token(job, attempts, lease).await
             } else {
                 // No variant is left: the fault stands (K78).
-                Err(trail.judge(job, lease, fault).into())
+                Err(attempts.judge(job, lease, fault).into())
             }
         }
-        Next::Again {
+        NextAttempt::Again {
             lease,
             remedy:
                 Remedy::OtherShape
@@ -190,22 +198,22 @@ async fn prepare(job: &Arc<Job>, trail: &mut Trail, next: Next) -> Result<(Lease
                 | Remedy::WithoutCachePoints
                 | Remedy::WithoutEmptyThoughts,
             ..
-        } => with_token(job, trail, lease).await,
+        } => with_token(job, attempts, lease).await,
     }
 }
 
-/// The account's token, from memory; one that has expired is refreshed first, which is waiting for upstream too.
-async fn with_token(job: &Arc<Job>, trail: &mut Trail, lease: Lease) -> Result<(Lease, Secret), NoAnswer> {
-    let token = trail.log.wait(pin!(job.shared.credentials.access_token(&lease))).await;
+/// The account's token, from memory; one that has expired is refreshed first.
+async fn with_token(job: &Arc<RequestJob>, attempts: &mut Attempts, lease: Lease) -> Result<(Lease, Secret), NoAnswer> {
+    let token = attempts.log.wait(pin!(job.shared.credentials.access_token(&lease))).await;
     match token {
         Ok(token) => Ok((lease, token)),
-        Err(fault) => Err(trail.unusable(job, lease, fault).into()),
+        Err(fault) => Err(attempts.unusable(job, lease, fault).into()),
     }
 }
 
 /// The accounts of the request's conversation (R101). Where only another process knows its home (R102), the request is
-/// written anew if thoughts were kept back that may be that account's.
-async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
+/// translated again if thoughts were left out that may be that account's.
+async fn look_for_homes(job: &RequestJob, attempts: &mut Attempts) -> Result<(), Error> {
     let mut homes = job.shared.homes(&job.ids.key);
     if homes.is_empty()
         && job.has_history
@@ -213,35 +221,35 @@ async fn look_for_homes(job: &Job, trail: &mut Trail) -> Result<(), Error> {
         && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
     {
         if job.written.withheld && job.meant.as_ref() != Some(&home) {
-            trail.home = Some(Box::new((home.clone(), job.write(Variation::default(), Some(&home))?)));
+            attempts.home = Some(Box::new((home.clone(), job.write(Variation::default(), Some(&home))?)));
         }
         homes.push(home);
     }
-    trail.homes = Some(homes);
+    attempts.homes = Some(homes);
     Ok(())
 }
 
-async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, NoAnswer> {
+async fn select(job: &RequestJob, attempts: &mut Attempts) -> Result<Lease, NoAnswer> {
     let shared = &job.shared;
-    if trail.homes.is_none() {
-        look_for_homes(job, trail).await?;
+    if attempts.homes.is_none() {
+        look_for_homes(job, attempts).await?;
     }
-    let elsewhere = trail.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
+    let elsewhere = attempts.other_than_region.as_deref().map(|region| shared.pool.accounts_in_region(region));
     let exclude = elsewhere.map(|mut there| {
-        there.extend_from_slice(&trail.tried);
+        there.extend_from_slice(&attempts.tried);
         there
     });
     let fit = fit(job);
     let wanted = Wanted {
         model_names: &job.model_names(),
-        exclude: exclude.as_deref().unwrap_or(&trail.tried),
+        exclude: exclude.as_deref().unwrap_or(&attempts.tried),
         kiro_id: &job.model.kiro_id,
         conversation_id: &job.ids.conversation,
-        homes: trail.homes.as_deref().unwrap_or_default(),
+        homes: attempts.homes.as_deref().unwrap_or_default(),
         fit: Some(&fit),
         only: job.account_id.as_deref(),
     };
-    let since = *trail.looked.get_or_insert_with(now);
+    let since = *attempts.looked.get_or_insert_with(now);
     let none = match shared.pool.acquire(&wanted, since).await {
         Ok(lease) => return Ok(lease),
         Err(none) => none,
@@ -249,21 +257,21 @@ async fn select(job: &Job, trail: &mut Trail) -> Result<Lease, NoAnswer> {
     // Other accounts were tried and failed: that is the answer, not that no account is left. But the request that used
     // up the last one hears what the next request will hear (M85), unless it was a rate limit (K47).
     let nobody_has_it = matches!(none.why, Why::Model | Why::Exhausted);
-    match trail.budget.answer().map(|fault| fault.kind) {
-        // Whoever was asked has said no to the model: 404, unless somebody who might serve it only rests (K88).
+    match attempts.budget.answer().map(|fault| fault.kind) {
+        // Every account that was asked has refused the model: 404, unless one that may serve it only rests (K88).
         Some(FaultKind::UnknownModel) if nobody_has_it => {
             job.refuse_name();
-            Err(trail.over(job).into())
+            Err(attempts.give_up(job).into())
         }
-        // All of them have said so to earlier requests.
+        // All accounts have refused it to earlier requests.
         None if nobody_has_it => Err(match job.fallback() {
-            Some(instead) => NoAnswer::Again(Next::Instead(instead)),
+            Some(instead) => NoAnswer::Again(NextAttempt::Instead(instead)),
             None => NoAnswer::Failed(job.named(no_account(&none))),
         }),
         Some(kind)
             if kind != FaultKind::UnknownModel && (Code::of_fault(kind) == Code::RateLimited || !none.is_lasting()) =>
         {
-            Err(NoAnswer::Failed(trail.answer(job)))
+            Err(NoAnswer::Failed(attempts.answer(job)))
         }
         _ => Err(NoAnswer::Failed(job.named(no_account(&none)))),
     }
@@ -282,7 +290,7 @@ impl Shared {
 
 /// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused
 /// our client version lately after both (K109), and those that can't be reached from here after all.
-fn fit(job: &Job) -> Fit {
+fn fit(job: &RequestJob) -> Fit {
     let gates = job.shared.upstream.gates(job.shared.pool.now());
     let model = job.model.clone();
     let shared = Arc::downgrade(&job.shared);

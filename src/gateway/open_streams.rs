@@ -14,7 +14,7 @@ use super::{Gateway, Shared, now};
 use crate::pool::{AccountId, short};
 
 /// How the gateway reaches a stream from outside: to end it at shutdown, and to show that it is there.
-pub(super) struct Slot {
+pub(super) struct StreamHandle {
     pub(super) cut: AtomicBool,
     pub(super) waker: AtomicWaker,
     summary: Arc<SummaryCell>,
@@ -23,7 +23,7 @@ pub(super) struct Slot {
     reading: Mutex<Option<AccountId>>,
 }
 
-impl Slot {
+impl StreamHandle {
     pub(super) fn new(summary: Arc<SummaryCell>, began: Instant) -> Self {
         Self { cut: AtomicBool::new(false), waker: AtomicWaker::new(), summary, began, reading: Mutex::default() }
     }
@@ -73,7 +73,7 @@ pub struct OpenRequest {
 }
 
 /// Ends one stream from outside with an `error` event, as shutdown does. It keeps nothing alive.
-pub struct Cutter(pub(super) Arc<Slot>);
+pub struct Cutter(pub(super) Arc<StreamHandle>);
 
 impl Cutter {
     /// Ends it at its next poll; a stream that is over stays as it is.
@@ -84,17 +84,17 @@ impl Cutter {
 
 /// The streams that are open, so that shutdown can reach them. Touched at their beginning and end only.
 #[derive(Default)]
-pub(super) struct Streams {
+pub(super) struct OpenStreams {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Slot>>>,
+    open: Mutex<HashMap<u64, Arc<StreamHandle>>>,
 }
 
-impl Streams {
-    pub(super) fn add(&self, summary: Arc<SummaryCell>, began: Instant) -> (u64, Arc<Slot>) {
+impl OpenStreams {
+    pub(super) fn add(&self, summary: Arc<SummaryCell>, began: Instant) -> (u64, Arc<StreamHandle>) {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(Slot::new(summary, began));
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, slot.clone());
-        (key, slot)
+        let handle = Arc::new(StreamHandle::new(summary, began));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(key, handle.clone());
+        (key, handle)
     }
 
     pub(super) fn remove(&self, key: u64) {
@@ -102,12 +102,12 @@ impl Streams {
     }
 
     pub(super) fn cut_all(&self) {
-        for slot in self.all() {
-            slot.cut();
+        for handle in self.all() {
+            handle.cut();
         }
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Slot>> {
+    pub(super) fn all(&self) -> Vec<Arc<StreamHandle>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
@@ -136,7 +136,7 @@ impl Gateway {
 
     /// The requests for an answer that run now, the oldest first.
     pub fn open_requests(&self) -> Vec<OpenRequest> {
-        let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|slot| slot.seen()).collect();
+        let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|handle| handle.seen()).collect();
         open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));
         open
     }

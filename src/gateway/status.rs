@@ -15,7 +15,7 @@ use crate::store::Status as StoreStatus;
 
 /// What the gateway is doing now and what it did since the start. Without secrets: ids are cut to 8 characters.
 #[derive(Debug, Clone, Serialize)]
-pub struct Status {
+pub struct GatewayStatus {
     /// Version of this program.
     pub version: &'static str,
     /// `kiro` or `simulator`.
@@ -107,7 +107,7 @@ pub struct AccountCounts {
     pub healthy: usize,
 }
 
-/// One account of [`Status`].
+/// One account of [`GatewayStatus`].
 #[derive(Debug, Clone, Serialize)]
 pub struct AccountStatus {
     /// The first 8 characters of its id.
@@ -136,7 +136,7 @@ pub struct AccountStatus {
 impl Gateway {
     /// Everything an operator wants to see, from memory: no store is asked and nothing is locked for longer than a
     /// request's selection locks it.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> GatewayStatus {
         let shared = &self.shared;
         let health = self.health();
         let now = wall_clock();
@@ -157,7 +157,7 @@ impl Gateway {
                 problem: account.problem.or(suspicious).or(account.cause),
             }
         };
-        Status {
+        GatewayStatus {
             version: health.version,
             upstream: shared.upstream_word().unwrap_or("kiro"),
             status: health.status,

@@ -20,13 +20,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 
-use super::attempt::{Trail, error_of};
-use super::budget::Share;
-use super::job::{Facts, Job};
-use super::open::{Next, Opened, open};
-use super::open_streams::{Cutter, Permit, Slot};
-use super::summary::{Outcome, SummaryCell};
-use super::witness::{End, Witness};
+use super::attempt::{Attempts, error_of};
+use super::budget::ByteShare;
+use super::job::{Facts, RequestJob};
+use super::open::{NextAttempt, Opened, open};
+use super::open_streams::{Cutter, Permit, StreamHandle};
+use super::summary::{RequestOutcome, SummaryCell};
+use super::witness::{RequestEnd, Witness};
 use super::{Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::Lease;
@@ -36,7 +36,7 @@ use crate::upstream::{Body, Cut};
 
 /// When only the end of an answer's body is missing, we end the answer after this silence.
 const REST: Duration = Duration::from_secs(5);
-/// Beside what a chunk of frames becomes, about as many bytes of SSE, there is room for `message_start` or the end.
+/// Room for `message_start` or the end, beside the SSE of a chunk, which is about as long as its frames.
 const OUT_SPARE: usize = 512;
 /// What all answers together may make us hold, in bytes (TS25): messages that are put together until the client has them,
 /// what waits behind a tool, frames that aren't whole.
@@ -62,19 +62,19 @@ pub struct MessageStream {
     /// When a chunk last came from upstream.
     heard: Instant,
     /// What further attempts need; gone with the commit, and with it the request's bytes.
-    job: Option<Arc<Job>>,
+    job: Option<Arc<RequestJob>>,
     facts: Facts,
     estimate: u64,
     /// The estimate is there, and with it what `message_start` says.
     counted: bool,
-    slot: Arc<Slot>,
-    slot_key: u64,
+    handle: Arc<StreamHandle>,
+    handle_key: u64,
     witness: Witness,
     failure: Option<Error>,
     /// The whole message, when it isn't streamed.
     folded: Option<Vec<u8>>,
-    /// Its part of what may be held ([`MAX_HELD`]).
-    held: Share,
+    /// Its share of [`MAX_HELD`].
+    held: ByteShare,
     /// Last, so that closing waits until everything above is gone.
     _permit: Permit,
 }
@@ -92,7 +92,7 @@ enum Phase {
 struct Reading {
     body: Body,
     lease: Lease,
-    trail: Box<Trail>,
+    attempts: Box<Attempts>,
     frames_before: u64,
     heard_event: bool,
 }
@@ -102,18 +102,18 @@ impl MessageStream {
     pub(super) fn new(
         shared: Arc<Shared>,
         pipeline: Pipeline,
-        job: Arc<Job>,
-        trail: Box<Trail>,
+        job: Arc<RequestJob>,
+        attempts: Box<Attempts>,
         permit: Permit,
         began: Instant,
     ) -> Box<Self> {
         let witness = Witness::begin(&job, began);
-        let (slot_key, slot) = shared.streams.add(witness.summary().clone(), began);
+        let (handle_key, handle) = shared.streams.add(witness.summary().clone(), began);
         let facts = job.facts;
         let timer = Box::pin(tokio::time::sleep_until(began + Duration::from_secs(3600)));
         let held = shared.answers.share();
         let mut stream = Box::new(Self {
-            phase: Phase::Opening(Box::pin(open(job.clone(), trail, Next::Select { after: Duration::ZERO }))),
+            phase: Phase::Opening(Box::pin(open(job.clone(), attempts, NextAttempt::Select { after: Duration::ZERO }))),
             shared,
             pipeline,
             out: BytesMut::new(),
@@ -125,8 +125,8 @@ impl MessageStream {
             facts,
             estimate: 0,
             counted: false,
-            slot,
-            slot_key,
+            handle,
+            handle_key,
             witness,
             held,
             failure: None,
@@ -149,7 +149,7 @@ impl MessageStream {
 
     /// What ends it from outside.
     pub fn cutter(&self) -> Cutter {
-        Cutter(self.slot.clone())
+        Cutter(self.handle.clone())
     }
 
     /// Whether nothing more will come.
@@ -161,7 +161,7 @@ impl MessageStream {
     /// before [`MessageStream::set_input_estimate`], however soon it is there.
     pub(super) fn kick(&mut self) -> impl Future<Output = ()> + '_ {
         std::future::poll_fn(|cx| {
-            // Whatever comes of it is kept for the next poll.
+            // The next poll finds its result.
             let _ready: Poll<()> = self.advance(cx);
             Poll::Ready(())
         })
@@ -193,7 +193,7 @@ impl MessageStream {
         if self.held.is_empty() {
             return Ok(whole.into());
         }
-        Ok(Bytes::from_owner(Whole { message: whole, _held: self.held.hand_over() }))
+        Ok(Bytes::from_owner(HeldMessage { message: whole, _held: self.held.hand_over() }))
     }
 
     /// Works until there are bytes to hand out, or the end.
@@ -212,7 +212,7 @@ impl MessageStream {
                 return Poll::Ready(());
             }
             // Before upstream is asked, so that one that always has bytes ready can't outlive the grace time.
-            if self.slot.cut.load(Ordering::Acquire) && !matches!(self.phase, Phase::Draining(_)) {
+            if self.handle.cut.load(Ordering::Acquire) && !matches!(self.phase, Phase::Draining(_)) {
                 self.on_shutdown();
                 continue;
             }
@@ -233,7 +233,7 @@ impl MessageStream {
                     Poll::Pending => false,
                 },
                 Phase::Draining(body) => {
-                    // What is already there is read; nobody waits for more.
+                    // Reads what is there already, and doesn't wait for more.
                     if !matches!(body.poll_chunk(cx), Poll::Ready(Some(Ok(_)))) {
                         self.phase = Phase::Ended;
                     }
@@ -244,12 +244,12 @@ impl MessageStream {
             if ready {
                 continue;
             }
-            // Nor does the clock run: message_start says what was counted (TU8), however early it is due.
+            // Timers wait too: message_start needs the count (TU8), however early it is due.
             if !self.counted {
                 return Poll::Pending;
             }
-            self.slot.waker.register(cx.waker());
-            if self.slot.cut.load(Ordering::Acquire) {
+            self.handle.waker.register(cx.waker());
+            if self.handle.cut.load(Ordering::Acquire) {
                 continue;
             }
             ready!(self.poll_timer(cx));
@@ -258,9 +258,9 @@ impl MessageStream {
 
     fn on_opened(&mut self, opened: Opened) {
         match opened {
-            Opened::Body { body, known, lease, mut trail, job } => {
+            Opened::Body { body, known, lease, mut attempts, job } => {
                 self.pipeline.set_known(known);
-                self.witness.attempted(&mut trail.log);
+                self.witness.attempted(&mut attempts.log);
                 self.heard = now();
                 let summary = self.witness.summary();
                 if job.is_fallback {
@@ -268,8 +268,8 @@ impl MessageStream {
                     self.facts = job.facts;
                     self.job = Some(job);
                 }
-                self.slot.reads(lease.account().id());
-                if let Some(window) = trail.usage_window().filter(|window| *window != summary.usage_window()) {
+                self.handle.reads(lease.account().id());
+                if let Some(window) = attempts.usage_window().filter(|window| *window != summary.usage_window()) {
                     summary.set_usage_window(window);
                     let learnt = self.shared.ends.usage_window(summary.kiro_model(), window);
                     self.pipeline.set_usage_window(learnt);
@@ -277,15 +277,15 @@ impl MessageStream {
                 self.phase = Phase::Reading(Box::new(Reading {
                     body,
                     lease,
-                    trail,
+                    attempts,
                     frames_before: self.pipeline.frames(),
                     heard_event: false,
                 }));
                 self.arm(self.heard);
             }
-            Opened::Failed { error, mut trail } => {
-                self.witness.attempted(&mut trail.log);
-                self.fail(error, Some(&mut trail));
+            Opened::Failed { error, mut attempts } => {
+                self.witness.attempted(&mut attempts.log);
+                self.fail(error, Some(&mut attempts));
             }
         }
     }
@@ -296,7 +296,7 @@ impl MessageStream {
         let step = match chunk {
             Some(Ok(chunk)) => {
                 if let Phase::Reading(reading) = &mut self.phase {
-                    reading.trail.log.chunk(&chunk);
+                    reading.attempts.log.chunk(&chunk);
                 }
                 self.out.reserve(chunk.len() + chunk.len() / 4 + OUT_SPARE);
                 self.pipeline.push(chunk, &mut self.out)
@@ -322,8 +322,8 @@ impl MessageStream {
         if !reading.heard_event && self.pipeline.frames() > reading.frames_before {
             reading.heard_event = true;
             self.witness.event(self.heard);
-            // From here on pings count instead of the wait for the first event. An event that gave nothing, with
-            // message_start out since long, is no reason to wait longer for the next one (TS22).
+            // From here on pings are due instead of the first event. An event that gave no bytes doesn't put the next
+            // ping off (TS22).
             if !self.out.is_empty() {
                 self.wrote = self.heard;
             }
@@ -358,19 +358,19 @@ impl MessageStream {
             false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
         };
         self.witness.content(self.heard, turn);
-        reading.trail.commit();
+        reading.attempts.commit();
     }
 
     fn on_done(&mut self) {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-        let Reading { body, lease, mut trail, .. } = *reading;
+        let Reading { body, lease, mut attempts, .. } = *reading;
         if !self.facts.streaming {
             self.folded = self.pipeline.message();
         }
         let signatures = &self.pipeline.report().signatures;
         self.shared.made(signatures, lease.account().id(), self.witness.summary().kiro_model());
         self.shared.report_success(lease, self.facts.record);
-        self.conclude(Outcome::Complete, Some(&mut trail), None);
+        self.conclude(RequestOutcome::Complete, Some(&mut attempts), None);
         if !body.is_ended() {
             self.phase = Phase::Draining(body);
         }
@@ -378,10 +378,10 @@ impl MessageStream {
 
     /// The answer broke off after the commit.
     fn on_failed(&mut self, fault: Fault) {
-        let Some((lease, mut trail, fault)) = self.broken_off(fault) else { return };
-        trail.log.failed(&lease, &fault);
+        let Some((lease, mut attempts, fault)) = self.broken_off(fault) else { return };
+        attempts.log.failed(&lease, &fault);
         let pinned = self.facts.pinned.then(|| lease.account().id().clone());
-        self.shared.report_fault(lease, &fault, self.facts.record, trail.stood(true));
+        self.shared.report_fault(lease, &fault, self.facts.record, attempts.stood(true));
         let summary = self.witness.summary();
         let names = [summary.model(), summary.known_model()];
         let prompt = self.facts.prompt_size(self.estimate);
@@ -389,50 +389,51 @@ impl MessageStream {
         if let Some(account) = &pinned {
             error = error.with_account(account);
         }
-        self.fail(error, Some(&mut trail));
+        self.fail(error, Some(&mut attempts));
     }
 
-    /// The answer broke off before the commit: perhaps another attempt is left.
+    /// The answer broke off before the commit: another attempt may be left.
     fn on_fault(&mut self, fault: Fault) {
-        let Some((lease, mut trail, fault)) = self.broken_off(fault) else { return };
+        let Some((lease, mut attempts, fault)) = self.broken_off(fault) else { return };
         let Some(job) = self.job.clone() else {
-            return self.fail(Error::new(Code::Internal, "a fault before the commit came after it"), Some(&mut trail));
+            return self
+                .fail(Error::new(Code::Internal, "a fault before the commit came after it"), Some(&mut attempts));
         };
-        match trail.judge(&job, lease, fault) {
+        match attempts.judge(&job, lease, fault) {
             Ok(next) => match self.pipeline.restart() {
                 Ok(()) => {
-                    self.slot.opens();
-                    self.phase = Phase::Opening(Box::pin(open(job, trail, next)));
+                    self.handle.opens();
+                    self.phase = Phase::Opening(Box::pin(open(job, attempts, next)));
                 }
-                Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), Some(&mut trail)),
+                Err(_) => self.fail(Error::new(Code::Internal, "restart after the commit"), Some(&mut attempts)),
             },
-            Err(error) => self.fail(error, Some(&mut trail)),
+            Err(error) => self.fail(error, Some(&mut attempts)),
         }
     }
 
     /// Takes the answer apart that broke off. The pipeline doesn't know whose stream it reads: an API key that is rejected
     /// in the stream is `Forbidden`, since there is nothing to refresh (K45).
-    fn broken_off(&mut self, fault: Fault) -> Option<(Lease, Box<Trail>, Fault)> {
+    fn broken_off(&mut self, fault: Fault) -> Option<(Lease, Box<Attempts>, Fault)> {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return None };
-        let Reading { lease, trail, .. } = *reading;
+        let Reading { lease, attempts, .. } = *reading;
         let fault = if lease.account().is_api_key() { fault.for_api_key_account() } else { fault };
         self.shared.metrics.count_attempt(None, Some(fault.kind));
-        Some((lease, trail, fault))
+        Some((lease, attempts, fault))
     }
 
     /// The end without success: a status while nothing was sent, else the SSE `error` event, unless the pipeline has
     /// written one.
-    fn fail(&mut self, error: Error, trail: Option<&mut Trail>) {
+    fn fail(&mut self, error: Error, attempts: Option<&mut Attempts>) {
         self.phase = Phase::Ended;
         self.pipeline.give_up(&error.api_error(), &mut self.out);
-        self.conclude(Outcome::Error, trail, Some(error.clone()));
+        self.conclude(RequestOutcome::Error, attempts, Some(error.clone()));
         self.failure = Some(error);
     }
 
     /// Ends it by our own decision: the account stays as it is, and the connection is closed with the body.
     fn stop(&mut self, error: Error) {
-        let mut trail = self.take_trail();
-        self.fail(error, trail.as_deref_mut());
+        let mut attempts = self.take_trail();
+        self.fail(error, attempts.as_deref_mut());
     }
 
     fn on_shutdown(&mut self) {
@@ -440,10 +441,10 @@ impl MessageStream {
         self.stop(Error::new(Code::Closed, "the server is shutting down"));
     }
 
-    /// Ends the phase; what is known of the attempts is in its hands, unless one is just being opened.
-    fn take_trail(&mut self) -> Option<Box<Trail>> {
+    /// Ends the phase, and takes the attempts out of it; none while one is being opened.
+    fn take_trail(&mut self) -> Option<Box<Attempts>> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Reading(reading) => Some(reading.trail),
+            Phase::Reading(reading) => Some(reading.attempts),
             Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
         }
     }
@@ -500,7 +501,7 @@ impl MessageStream {
         }
     }
 
-    /// No later than silence is a fault.
+    /// [`REST`], or sooner where silence is a fault sooner.
     fn rest(&self) -> Duration {
         let idle = self.shared.config.idle_timeout;
         if idle.is_zero() { REST } else { REST.min(idle) }
@@ -533,14 +534,14 @@ impl MessageStream {
         self.timer.as_mut().reset(next.max(now + Duration::from_millis(1)));
     }
 
-    fn conclude(&mut self, outcome: Outcome, trail: Option<&mut Trail>, error: Option<Error>) {
-        self.shared.streams.remove(self.slot_key);
+    fn conclude(&mut self, outcome: RequestOutcome, attempts: Option<&mut Attempts>, error: Option<Error>) {
+        self.shared.streams.remove(self.handle_key);
         self.job = None;
-        let end = End {
+        let end = RequestEnd {
             outcome,
             error,
             report: &self.pipeline.report(),
-            attempts: trail.map(Trail::attempted),
+            attempts: attempts.map(Attempts::attempted),
             events: &self.out,
             message: self.folded.as_deref(),
         };
@@ -549,12 +550,12 @@ impl MessageStream {
 }
 
 /// A folded answer that counts until the client has it.
-struct Whole {
+struct HeldMessage {
     message: Vec<u8>,
-    _held: Share,
+    _held: ByteShare,
 }
 
-impl AsRef<[u8]> for Whole {
+impl AsRef<[u8]> for HeldMessage {
     fn as_ref(&self) -> &[u8] {
         &self.message
     }
@@ -570,7 +571,7 @@ impl Stream for MessageStream {
             return Poll::Ready(None);
         }
         if let Phase::Reading(_) = this.phase {
-            // Later, if it is what was due and no chunk's.
+            // When it was a timer's and no chunk's, `wrote` is later already.
             this.wrote = this.wrote.max(this.heard);
         }
         this.witness.sent(&this.out);
@@ -582,8 +583,8 @@ impl Stream for MessageStream {
 impl Drop for MessageStream {
     fn drop(&mut self) {
         if !self.witness.has_concluded() {
-            let mut trail = self.take_trail();
-            self.conclude(Outcome::Cancelled, trail.as_deref_mut(), None);
+            let mut attempts = self.take_trail();
+            self.conclude(RequestOutcome::Cancelled, attempts.as_deref_mut(), None);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::job::Job;
+use super::job::RequestJob;
 use super::{Shared, wall_clock};
 use crate::error::{Code, Error};
 use crate::policy::affinity::Turn;
@@ -19,7 +19,7 @@ use crate::proto::translate::model::Model;
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The answer is whole.
     Complete,
     /// It failed, before or after the first byte.
@@ -28,7 +28,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// The word in logs, metrics and JavaScript.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ pub struct SummaryCell {
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
     /// `end_turn`, `tool_use`, `max_tokens`; none when it failed.
     pub stop_reason: Option<&'static str>,
     /// Token counts as the client got them; none when it failed.
@@ -86,7 +86,7 @@ pub struct Summary {
 }
 
 impl SummaryCell {
-    pub(super) fn of(job: &Job) -> Self {
+    pub(super) fn of(job: &RequestJob) -> Self {
         Self {
             request_id: job.request_id.clone(),
             client_request_id: job.client_request_id.clone(),
@@ -175,7 +175,7 @@ impl SummaryCell {
         if let Some(first) = summary.first_content {
             metrics.first_content.observe(first);
         }
-        if summary.outcome != Outcome::Cancelled && summary.attempts > 0 {
+        if summary.outcome != RequestOutcome::Cancelled && summary.attempts > 0 {
             metrics.overhead.observe(summary.overhead);
         }
         let (input, output) = summary.tokens();
@@ -188,7 +188,7 @@ impl SummaryCell {
         if let Some(measured) = report.measured {
             shared.ends.learn(self.kiro_model(), measured, self.usage_window());
         }
-        if summary.outcome == Outcome::Complete {
+        if summary.outcome == RequestOutcome::Complete {
             if report.without_end {
                 metrics.count_without_end(shape);
             }
@@ -271,10 +271,10 @@ impl Summary {
     /// The status that the answer had, or would have had when it was too late for one; 499: the caller went away.
     pub fn status(&self) -> u16 {
         match (self.outcome, &self.error) {
-            (Outcome::Complete, _) => 200,
-            (Outcome::Cancelled, _) => 499,
-            (Outcome::Error, Some(error)) => error.status(),
-            (Outcome::Error, None) => 500,
+            (RequestOutcome::Complete, _) => 200,
+            (RequestOutcome::Cancelled, _) => 499,
+            (RequestOutcome::Error, Some(error)) => error.status(),
+            (RequestOutcome::Error, None) => 500,
         }
     }
 
@@ -307,7 +307,7 @@ pub(super) fn loggable_kinds(kinds: &[String]) -> String {
 }
 
 /// A request for an answer that never got as far as an account.
-pub(super) struct Refused {
+pub(super) struct RefusedRequest {
     pub(super) error: Error,
     /// The model as the client named it, once that could be read.
     pub(super) client_model: Option<String>,
@@ -315,13 +315,13 @@ pub(super) struct Refused {
     pub(super) known_model: Option<String>,
 }
 
-impl<E: Into<Error>> From<E> for Refused {
+impl<E: Into<Error>> From<E> for RefusedRequest {
     fn from(error: E) -> Self {
         Self { error: error.into(), client_model: None, known_model: None }
     }
 }
 
-impl Refused {
+impl RefusedRequest {
     /// Counts it and writes its log line, and its dump where the request itself is to blame.
     pub(super) fn conclude(
         self,

@@ -34,7 +34,7 @@ mod on {
     pub(in crate::gateway) struct Trace(Span);
 
     /// The span of one call of upstream.
-    pub(in crate::gateway) struct Attempt(Span);
+    pub(in crate::gateway) struct AttemptSpan(Span);
 
     impl Trace {
         /// `parent`: the client's `traceparent` (W3C), as it came.
@@ -65,14 +65,14 @@ mod on {
             );
             if let Some(parent) = parent {
                 let carrier = HashMap::from([("traceparent".to_owned(), parent.to_owned())]);
-                // A span that nobody listens to has no context; that is no failure.
+                // A span without a subscriber has no context; that is no failure.
                 let _set = span.set_parent(TraceContextPropagator::new().extract(&carrier));
             }
             Self(span)
         }
 
-        pub(in crate::gateway) fn attempt(&self, account: &str) -> Attempt {
-            Attempt(info_span!(
+        pub(in crate::gateway) fn attempt(&self, account: &str) -> AttemptSpan {
+            AttemptSpan(info_span!(
                 target: TARGET,
                 parent: &self.0,
                 "generateAssistantResponse",
@@ -112,7 +112,7 @@ mod on {
         }
     }
 
-    impl Attempt {
+    impl AttemptSpan {
         /// The head of an answer came, or a fault.
         pub(in crate::gateway) fn end<T>(self, answer: &Result<T, Fault>) {
             match answer {
@@ -138,21 +138,21 @@ mod off {
 
     #[derive(Clone)]
     pub(in crate::gateway) struct Trace;
-    pub(in crate::gateway) struct Attempt;
+    pub(in crate::gateway) struct AttemptSpan;
 
     impl Trace {
         pub(in crate::gateway) fn begin(_cell: &SummaryCell, _parent: Option<&str>) -> Self {
             Self
         }
 
-        pub(in crate::gateway) fn attempt(&self, _account: &str) -> Attempt {
-            Attempt
+        pub(in crate::gateway) fn attempt(&self, _account: &str) -> AttemptSpan {
+            AttemptSpan
         }
 
         pub(in crate::gateway) fn end(&self, _summary: &Summary) {}
     }
 
-    impl Attempt {
+    impl AttemptSpan {
         pub(in crate::gateway) fn end<T>(self, _answer: &Result<T, Fault>) {}
     }
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dump::{Recording, Tape};
-use super::job::Job;
-use super::summary::{Outcome, Summary, SummaryCell};
+use super::job::RequestJob;
+use super::summary::{RequestOutcome, Summary, SummaryCell};
 use super::trace::Trace;
 use super::{Shared, now, wall_clock};
 use crate::error::Error;
@@ -36,7 +36,7 @@ pub(super) struct Witness {
     began: Instant,
     first_event: Option<Duration>,
     first_content: Option<Duration>,
-    /// Time in which somebody else was waited for, upstream or the caller.
+    /// Time spent waiting for upstream or the caller.
     waited: Duration,
     /// Since when, between two chunks.
     waiting_since: Option<Instant>,
@@ -57,8 +57,8 @@ pub(super) struct AttemptLog {
 }
 
 /// How a request ended.
-pub(super) struct End<'e> {
-    pub(super) outcome: Outcome,
+pub(super) struct RequestEnd<'e> {
+    pub(super) outcome: RequestOutcome,
     pub(super) error: Option<Error>,
     pub(super) report: &'e Report,
     /// None when it ended while an attempt was being opened.
@@ -79,7 +79,7 @@ pub(super) struct Attempted<'e> {
 
 impl Witness {
     /// `began`: when the request arrived.
-    pub(super) fn begin(job: &Job, began: Instant) -> Self {
+    pub(super) fn begin(job: &RequestJob, began: Instant) -> Self {
         let summary = Arc::new(SummaryCell::of(job));
         let trace = job.trace.get_or_init(|| Trace::begin(&summary, job.trace_parent.as_deref())).clone();
         if job.facts.streaming {
@@ -102,8 +102,8 @@ impl Witness {
         &self.summary
     }
 
-    /// From here to the next chunk upstream is waited for, or the caller, who may be slow to take what it got. Polls that
-    /// find nothing ask no clock.
+    /// Until the next chunk the request waits for upstream, or for a caller that is slow to read. Reads no clock while it
+    /// waits already.
     pub(super) fn waits(&mut self) {
         if self.waiting_since.is_none() {
             self.waiting_since = Some(now());
@@ -146,12 +146,12 @@ impl Witness {
     }
 
     /// The request has ended: once only.
-    pub(super) fn conclude(&mut self, shared: &Shared, end: End<'_>) {
-        let End { outcome, error, report, attempts, events, message } = end;
+    pub(super) fn conclude(&mut self, shared: &Shared, end: RequestEnd<'_>) {
+        let RequestEnd { outcome, error, report, attempts, events, message } = end;
         if self.summary.is_streamed() {
             shared.metrics.streams_open.dec();
         }
-        let complete = outcome == Outcome::Complete;
+        let complete = outcome == RequestOutcome::Complete;
         let duration = self.began.elapsed();
         let account = attempts.as_ref().and_then(|attempts| attempts.log.account.as_ref());
         let summary = Summary {
@@ -174,7 +174,7 @@ impl Witness {
         let shape = attempts.as_ref().and_then(|attempts| attempts.shape).unwrap_or(Shape::Q);
         self.summary.conclude(shared, report, shape, summary);
         let recording = attempts.and_then(|attempts| attempts.log.recording.take());
-        if let (Outcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
+        if let (RequestOutcome::Error, Some(recording), Some(mut tape)) = (outcome, recording, self.tape.take())
             && let Some(dumps) = &shared.dumps
         {
             tape.add(events);
@@ -204,7 +204,7 @@ impl AttemptLog {
     /// The request is sent to an account, until the head of the answer is there.
     pub(super) async fn call<T>(
         &mut self,
-        job: &Job,
+        job: &RequestJob,
         account: &str,
         shape: Shape,
         call: Pin<&mut impl Future<Output = Result<T, Fault>>>,

@@ -30,14 +30,14 @@ const SURPLUS_IDLE: Duration = Duration::from_secs(5);
 const KEPT_IDLE: usize = 2;
 pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Who is at the other end of a connection.
+/// The server at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Origin {
+pub(super) struct ServerOrigin {
     secure: bool,
     authority: Authority,
 }
 
-impl Origin {
+impl ServerOrigin {
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         let secure = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
@@ -56,11 +56,11 @@ pub(super) struct Connections {
     timeout: Duration,
     opened: AtomicU64,
     /// The one used last is at the end and is used next, so that the others may grow old.
-    idle: Mutex<HashMap<Origin, Vec<Idle>>>,
+    idle: Mutex<HashMap<ServerOrigin, Vec<Idle>>>,
 }
 
 struct Idle {
-    io: Io,
+    io: Socket,
     since: Instant,
 }
 
@@ -93,7 +93,7 @@ impl Connections {
     }
 
     /// An idle connection that is still open as far as one can know.
-    pub(super) fn idle(&self, origin: &Origin) -> Option<Io> {
+    pub(super) fn idle(&self, origin: &ServerOrigin) -> Option<Socket> {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(origin)?;
@@ -106,7 +106,7 @@ impl Connections {
     }
 
     /// Takes a connection back on which nothing is under way.
-    pub(super) fn keep(&self, origin: &Origin, io: Io) {
+    pub(super) fn keep(&self, origin: &ServerOrigin, io: Socket) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Idle { io, since: Instant::now() };
         match idle.get_mut(origin) {
@@ -136,13 +136,13 @@ impl Connections {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody takes connections there, for a way that rests: what is said is nothing. Without TLS: a proxy.
+    /// Whether a connection can be made, to probe a proxy: no TLS, and nothing is sent.
     pub(super) async fn answers(&self, uri: &Uri) -> bool {
         let mut connector = self.connector.clone();
         std::future::poll_fn(|cx| connector.poll_ready(cx)).await.is_ok() && connector.call(uri.clone()).await.is_ok()
     }
 
-    pub(super) async fn connect(&self, origin: &Origin, uri: &Uri) -> Result<Io, ConnectError> {
+    pub(super) async fn connect(&self, origin: &ServerOrigin, uri: &Uri) -> Result<Socket, ConnectError> {
         let connecting = async {
             let mut connector = self.connector.clone();
             let refused = |error: &dyn std::error::Error| ConnectError::Refused(root_cause(error));
@@ -150,12 +150,12 @@ impl Connections {
             let tcp = connector.call(uri.clone()).await.map_err(|e| refused(&e))?.into_inner();
             self.opened.fetch_add(1, Ordering::Relaxed);
             if !origin.secure {
-                return Ok(Io::Plain(tcp));
+                return Ok(Socket::Plain(tcp));
             }
             let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
             let name = ServerName::try_from(host.to_owned()).map_err(|e| refused(&e))?;
             let secured = self.tls.connect(name, tcp).await.map_err(|e| refused(&e))?;
-            Ok(Io::Tls(Box::new(secured)))
+            Ok(Socket::Tls(Box::new(secured)))
         };
         if self.timeout.is_zero() {
             return connecting.await;
@@ -233,12 +233,12 @@ pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
 const MOST_WORDS: usize = 200;
 
 /// A connection, with or without TLS.
-pub(super) enum Io {
+pub(super) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Io {
+impl Socket {
     /// Nothing came and nothing was closed, as far as the runtime has heard: no system call unless it has heard something.
     fn is_quiet(&mut self) -> bool {
         let mut byte = [0];

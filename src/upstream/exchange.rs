@@ -14,8 +14,8 @@ use ureq_proto::BodyMode;
 use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
-use super::connections::{Connections, Io, Origin};
-use super::{Cut, Progress};
+use super::connections::{Connections, ServerOrigin, Socket};
+use super::{Cut, SendProgress};
 
 /// What one read may bring.
 const READ: usize = 16 * 1024;
@@ -29,12 +29,12 @@ thread_local! {
 }
 
 /// A request as it goes over the wire.
-pub(super) struct Wire {
+pub(super) struct WireRequest {
     head: Vec<u8>,
     body: Vec<Bytes>,
 }
 
-impl Wire {
+impl WireRequest {
     /// `request` says its `content-length`.
     pub(super) fn new(request: Request<()>, body: Vec<Bytes>) -> Result<Self, ureq_proto::Error> {
         let mut call = Call::new(request)?.proceed();
@@ -78,12 +78,12 @@ pub(super) struct Broken {
 /// size, say, is an answer too: no more is sent then, and the connection isn't used again. A success means that
 /// upstream reads on, so that the request is finished first.
 pub(super) async fn exchange(
-    mut io: Io,
-    wire: &Wire,
+    mut io: Socket,
+    wire: &WireRequest,
     home: Arc<Connections>,
-    origin: Origin,
-    progress: &Progress,
-) -> Result<Response<Body>, Broken> {
+    origin: ServerOrigin,
+    progress: &SendProgress,
+) -> Result<Response<AnswerBody>, Broken> {
     progress.moved();
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
     let mut sent = 0;
@@ -136,18 +136,18 @@ pub(super) async fn exchange(
     let state = match call.proceed() {
         Some(RecvResponseResult::RecvBody(mut call)) => {
             call.stop_on_chunk_boundary(true);
-            State::Reading(Box::new(Reading { call, io, rest: seen }))
+            BodyState::Reading(Box::new(BodyReader { call, io, rest: seen }))
         }
         Some(RecvResponseResult::Cleanup(call)) => {
             if all && seen.is_empty() && !call.must_close_connection() {
                 home.keep(&origin, io);
             }
-            State::Ended
+            BodyState::Ended
         }
-        Some(RecvResponseResult::Redirect(_)) => State::Ended,
+        Some(RecvResponseResult::Redirect(_)) => BodyState::Ended,
         None => return Err(unreadable(())),
     };
-    let body = Body { state, reusable: all, home: Home { connections: home, origin } };
+    let body = AnswerBody { state, reusable: all, home: Home { connections: home, origin } };
     Ok(response.map(|()| body))
 }
 
@@ -165,7 +165,7 @@ fn receiving() -> Result<Call<RecvResponse>, ureq_proto::Error> {
 
 /// The head of the answer, and how many bytes of `seen` it took.
 fn poll_head(
-    io: &mut Io,
+    io: &mut Socket,
     call: &mut Call<RecvResponse>,
     seen: &mut Vec<u8>,
     heard: &mut bool,
@@ -202,37 +202,37 @@ fn poll_head(
 }
 
 /// The body of an answer. Dropping it before its end closes the connection (K70); at its end the connection goes back.
-pub(super) struct Body {
-    state: State,
+pub(super) struct AnswerBody {
+    state: BodyState,
     reusable: bool,
     home: Home,
 }
 
 struct Home {
     connections: Arc<Connections>,
-    origin: Origin,
+    origin: ServerOrigin,
 }
 
-enum State {
-    Reading(Box<Reading>),
+enum BodyState {
+    Reading(Box<BodyReader>),
     Ended,
 }
 
-struct Reading {
+struct BodyReader {
     call: Call<RecvBody>,
-    io: Io,
+    io: Socket,
     /// Read, but not yet to be understood: empty nearly always.
     rest: Vec<u8>,
 }
 
-impl Body {
+impl AnswerBody {
     pub(super) fn is_ended(&self) -> bool {
-        matches!(self.state, State::Ended)
+        matches!(self.state, BodyState::Ended)
     }
 
     /// The next bytes, none at the end.
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        let State::Reading(reading) = &mut self.state else { return Poll::Ready(None) };
+        let BodyState::Reading(reading) = &mut self.state else { return Poll::Ready(None) };
         let polled = BUFFER.with_borrow_mut(|buffer| reading.poll(cx, buffer));
         match polled {
             Poll::Pending => Poll::Pending,
@@ -242,20 +242,20 @@ impl Body {
                 }
                 Poll::Ready((!chunk.is_empty()).then_some(Ok(chunk)))
             }
-            Poll::Ready(Err(End::Closed)) if reading.is_close_delimited() => {
-                self.state = State::Ended;
+            Poll::Ready(Err(BodyEnd::Closed)) if reading.is_close_delimited() => {
+                self.state = BodyState::Ended;
                 Poll::Ready(None)
             }
             Poll::Ready(Err(_)) => {
-                self.state = State::Ended;
+                self.state = BodyState::Ended;
                 Poll::Ready(Some(Err(Cut)))
             }
         }
     }
 
     fn end(&mut self) {
-        let State::Reading(reading) = std::mem::replace(&mut self.state, State::Ended) else { return };
-        let Reading { call, io, rest } = *reading;
+        let BodyState::Reading(reading) = std::mem::replace(&mut self.state, BodyState::Ended) else { return };
+        let BodyReader { call, io, rest } = *reading;
         let clean = matches!(call.proceed(), Some(RecvBodyResult::Cleanup(call)) if !call.must_close_connection());
         if clean && self.reusable && rest.is_empty() {
             self.home.connections.keep(&self.home.origin, io);
@@ -263,18 +263,18 @@ impl Body {
     }
 }
 
-enum End {
+enum BodyEnd {
     Closed,
     Broken,
 }
 
-impl Reading {
+impl BodyReader {
     fn is_close_delimited(&self) -> bool {
         self.call.body_mode() == BodyMode::CloseDelimited
     }
 
     /// Bytes of the body; none only at its end.
-    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<Bytes, End>> {
+    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<Bytes, BodyEnd>> {
         if !self.rest.is_empty() {
             // What came together with the head, or what lay before a pause.
             let rest = std::mem::take(&mut self.rest);
@@ -287,8 +287,8 @@ impl Reading {
             let mut read = ReadBuf::new(buffer);
             match self.io.poll_read(cx, &mut read) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Broken)),
-                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Err(End::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyEnd::Broken)),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Err(BodyEnd::Closed)),
                 Poll::Ready(Ok(())) => {}
             }
             let chunk = if self.rest.is_empty() {
@@ -319,8 +319,8 @@ impl Reading {
         input[..end].ends_with(b"\r").then_some((size, end + 1))
     }
 
-    /// Cuts the body's bytes out of `input`; what can't be understood yet is kept.
-    fn decode(&mut self, input: &[u8]) -> Result<Bytes, End> {
+    /// Cuts the body's bytes out of `input`, and keeps an incomplete piece for the next read.
+    fn decode(&mut self, input: &[u8]) -> Result<Bytes, BodyEnd> {
         let mut out = vec![0; input.len()];
         let (mut used, mut filled) = (0, 0);
         while used < input.len() && !self.has_ended() {
@@ -338,7 +338,7 @@ impl Reading {
                 Ok(read) => read,
                 // What came right before it is handed on first: it is met again at the next look.
                 Err(_) if filled > 0 => break,
-                Err(_) => return Err(End::Broken),
+                Err(_) => return Err(BodyEnd::Broken),
             };
             if took == 0 {
                 break;
@@ -347,7 +347,7 @@ impl Reading {
             filled += gave;
         }
         if input.len() - used > MAX_HEAD {
-            return Err(End::Broken);
+            return Err(BodyEnd::Broken);
         }
         self.rest.extend_from_slice(&input[used..]);
         out.truncate(filled);

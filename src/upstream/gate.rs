@@ -23,11 +23,11 @@ const OTHER: &str = "other";
 /// What is known of refusals.
 pub struct Gate {
     version: String,
-    inside: Mutex<Inside>,
+    inside: Mutex<GateState>,
 }
 
 #[derive(Default)]
-struct Inside {
+struct GateState {
     /// Since when a host refuses; gone with its next success. At its bound, further ones change nothing.
     refusing: BTreeMap<String, Instant>,
     /// Refusals by host and call, since the start.

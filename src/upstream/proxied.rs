@@ -15,11 +15,11 @@ use http::header::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::connections::{LATE, POOL_IDLE, Resolver, TCP_KEEPALIVE, root_cause};
-use super::ways::{Probe, Reached, probe_uri};
-use super::{BodyKind, Progress, Target, Upstream, host_of};
+use super::ways::{Probe, RestingWays, probe_uri};
+use super::{BodyKind, ChatTarget, SendProgress, Upstream, host_of};
 use crate::proto::kiro::fault::Fault;
 
-/// Proxies of accounts get a client each; of more than this many, the one that was asked for longest ago is given up.
+/// Most clients for accounts' proxies: beyond it, the one that was used longest ago goes.
 const MAX_PROXIES: usize = 1024;
 
 /// A request that goes through a proxy is handed to the HTTP client in pieces, so that it is seen to move.
@@ -27,7 +27,7 @@ const PIECE: usize = 64 * 1024;
 
 /// The clients of accounts' own proxies.
 #[derive(Default)]
-pub(super) struct Proxied {
+pub(super) struct ProxyClients {
     /// By the proxy's URL, each with the turn in which it was last asked for.
     pub(super) clients: HashMap<String, (Client, u64)>,
     turns: u64,
@@ -43,8 +43,8 @@ pub(super) struct Client {
     pub(super) connects: Arc<AtomicU64>,
 }
 
-impl Proxied {
-    /// What goes through it now goes on.
+impl ProxyClients {
+    /// Drops the client that was used longest ago; its open calls go on.
     fn give_one_up(&mut self) {
         let oldest = self.clients.iter().min_by_key(|(_, (_, asked))| *asked).map(|(proxy, _)| proxy.clone());
         if let Some((client, _)) = oldest.and_then(|proxy| self.clients.remove(&proxy)) {
@@ -97,19 +97,20 @@ impl Upstream {
 
     pub(super) async fn generate_proxied(
         &self,
-        target: &Target,
+        target: &ChatTarget,
         headers: impl Fn() -> Result<HeaderMap, Fault>,
         body: Vec<Bytes>,
-        progress: &Arc<Progress>,
+        progress: &Arc<SendProgress>,
     ) -> Result<Response<BodyKind>, Fault> {
         let client = self.client_through(target.proxy.as_deref())?;
         let send = |client: &reqwest::Client| {
-            let body = reqwest::Body::wrap(Parts::new(body.clone(), progress.clone()));
+            let body = reqwest::Body::wrap(ProxiedRequestBody::new(body.clone(), progress.clone()));
             Ok(client.post(&target.url).headers(headers()?).body(body).send())
         };
         let way = self.way(host_of(&target.url), target.proxy.as_deref());
         let began = self.reached.may_try(&way)?;
-        let connected = Arc::new(Connected { made: AtomicBool::new(false), way, reached: self.reached.clone() });
+        let connected =
+            Arc::new(RequestConnection { made: AtomicBool::new(false), way, reached: self.reached.clone() });
         let response = match CONNECTED.scope(connected.clone(), send(&client.client)?).await {
             // This request made no connection, so it went over an old one that upstream had given up.
             Err(error) if died_unanswered(&error) && !connected.made.load(Ordering::Relaxed) => {
@@ -151,18 +152,18 @@ impl Upstream {
 }
 
 /// A request body in parts that follow each other. Its length is known, so it is not sent in chunks.
-struct Parts {
+struct ProxiedRequestBody {
     left: VecDeque<Bytes>,
-    progress: Arc<Progress>,
+    progress: Arc<SendProgress>,
 }
 
-impl Parts {
-    fn new(parts: Vec<Bytes>, progress: Arc<Progress>) -> Self {
+impl ProxiedRequestBody {
+    fn new(parts: Vec<Bytes>, progress: Arc<SendProgress>) -> Self {
         Self { left: parts.into_iter().filter(|part| !part.is_empty()).collect(), progress }
     }
 }
 
-impl http_body::Body for Parts {
+impl http_body::Body for ProxiedRequestBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -207,14 +208,14 @@ fn died_unanswered(error: &reqwest::Error) -> bool {
 
 tokio::task_local! {
     /// Whether the request made a connection: a failure on a reused one means something else (K69).
-    static CONNECTED: Arc<Connected>;
+    static CONNECTED: Arc<RequestConnection>;
 }
 
-/// What a request through a proxy hears of its connection.
-struct Connected {
+/// Whether a request through a proxy made a connection, and on which way.
+struct RequestConnection {
     made: AtomicBool,
     way: String,
-    reached: Arc<Reached>,
+    reached: Arc<RestingWays>,
 }
 
 /// Counts connections, and tells the request that waited for one.
@@ -253,9 +254,9 @@ where
         let connecting = self.inner.call(request);
         Box::pin(async move {
             let connection = connecting.await;
-            // At the end, where the request's own task comes only if no older connection was there before: this one is
-            // finished in the background then. Nobody asks outside of a stream's request.
-            let tell = |connected: &Arc<Connected>| {
+            // Only now: where an older connection became free first, this one is finished in the background, outside of
+            // the request's task, and is not the request's.
+            let tell = |connected: &Arc<RequestConnection>| {
                 connected.made.store(true, Ordering::Relaxed);
                 if connection.is_ok() {
                     connected.reached.made(&connected.way);

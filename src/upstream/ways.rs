@@ -7,29 +7,29 @@ use std::time::Duration;
 use http::Uri;
 use tokio::time::Instant;
 
-use super::connections::Origin;
+use super::connections::ServerOrigin;
 use super::{Upstream, host_of};
 use crate::policy::reach::Reach;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::Said;
 
-/// How long ways that rest are looked at, once a second.
+/// Time for the probes of all resting ways, once a second.
 const LOOK_WITHIN: Duration = Duration::from_millis(900);
 
-/// Which ways no connection can be made on.
-pub(super) struct Reached {
+/// The ways on which no connection can be made.
+pub(super) struct RestingWays {
     began: Instant,
     inside: Mutex<(Reach, HashMap<String, Probe>)>,
 }
 
-/// Where to look whether a way is open again.
+/// What to connect to, to find out whether a way is open again.
 #[derive(Clone)]
 pub(super) enum Probe {
-    Host(Origin, Uri),
+    Host(ServerOrigin, Uri),
     Proxy(Uri),
 }
 
-impl Reached {
+impl RestingWays {
     pub(super) fn new() -> Self {
         Self { began: Instant::now(), inside: Mutex::default() }
     }
@@ -45,7 +45,7 @@ impl Reached {
     }
 
     pub(super) fn failed(&self, way: &str, why: &str, began: Duration, probe: Option<Probe>) -> Fault {
-        // A proxy's words, or a certificate's.
+        // The text may come from a proxy or a certificate.
         let why = Said::from(why);
         let why = why.as_str();
         let mut inside = self.inside();
@@ -90,9 +90,9 @@ impl Upstream {
         way_of(host, own.as_deref().or(self.proxy.as_deref()))
     }
 
-    /// Looks whether ways that rest are open again, so that a server which gets no requests finds out, too; to be
-    /// called once a second. Ends within that.
-    pub async fn look_at_ways(&self) {
+    /// Probes the ways that rest, so that a server without requests notices an open one, too. To be called once a second;
+    /// ends within that.
+    pub async fn probe_ways(&self) {
         let resting: Vec<(String, Probe)> = {
             let inside = self.reached.inside();
             inside.1.iter().map(|(way, probe)| (way.clone(), probe.clone())).collect()

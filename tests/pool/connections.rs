@@ -50,7 +50,7 @@ impl Wire {
     }
 
     async fn ask(&self, upstream: &Upstream) -> Result<(), Fault> {
-        let target = kiro_messages::upstream::Target {
+        let target = kiro_messages::upstream::ChatTarget {
             account: "account-1".into(),
             url: self.url.clone(),
             token: Secret::new("bearer"),

@@ -1,8 +1,9 @@
-//! The account in hand: what goes out to it, and what its refusals and answers teach (K77, K78, K115–K119, K128–K131).
+//! Attempts on one account: which form of the request it gets, and what its refusals and answers teach (K77, K78,
+//! K115–K119, K128–K131).
 
 use std::sync::{Arc, PoisonError};
 
-use super::job::{Job, Written};
+use super::job::{RequestJob, Translation};
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::policy::retry::{Remedy, Sent};
@@ -17,9 +18,9 @@ use crate::upstream::host_of;
 /// Variants of the profile that one request tries on an account (K78).
 const MOST_VARIANTS: u32 = 4;
 
-/// What this request has done with the account in hand.
+/// What this request has done with its present account.
 #[derive(Debug, Default)]
-pub(super) struct Hand {
+pub(super) struct AccountAttempts {
     /// Shapes that were used for it.
     shapes: Vec<Shape>,
     /// Repairs made since the last answer that passed, to be remembered when one does.
@@ -87,7 +88,7 @@ impl Chosen {
 pub(super) struct NoProfile;
 
 /// One shape that could be used.
-struct Candidate<'v> {
+struct UsableShape<'v> {
     shape: Shape,
     region: &'v str,
     url: Arc<str>,
@@ -95,14 +96,19 @@ struct Candidate<'v> {
     refused: bool,
 }
 
-impl Hand {
+impl AccountAttempts {
     /// What went out last; none before the first attempt.
     pub(super) fn chosen(&self) -> Option<&Chosen> {
         self.chosen.as_deref()
     }
 
     /// Chooses for the next attempt. `leave_out` is what the request leaves out for every account.
-    pub(super) fn choose(&mut self, job: &Job, lease: &Lease, leave_out: LeaveOut) -> Result<Arc<Chosen>, NoProfile> {
+    pub(super) fn choose(
+        &mut self,
+        job: &RequestJob,
+        lease: &Lease,
+        leave_out: LeaveOut,
+    ) -> Result<Arc<Chosen>, NoProfile> {
         let options = options(lease);
         let now = job.shared.pool.now();
         // Within one account a shape is kept, until it is the shape that must change.
@@ -118,7 +124,7 @@ impl Hand {
         let refused = |shape| options.iter().any(|option| option.shape == shape && option.refused);
         let place = forced.or_else(|| job.shared.upstream.choose(&ways, refused, now)).ok_or(NoProfile)?;
         let Some(option) = options.into_iter().nth(place) else { return Err(NoProfile) };
-        let Candidate { shape, region, url, variant, .. } = option;
+        let UsableShape { shape, region, url, variant, .. } = option;
         self.repairs.retain(|remedy| *remedy != Remedy::OtherShape);
         if !self.shapes.contains(&shape) {
             self.shapes.push(shape);
@@ -160,13 +166,13 @@ impl Hand {
         Ok(chosen)
     }
 
-    /// Whether there is anything that could be sent.
+    /// Whether a shape is left that could be used.
     pub(super) fn has_way(&self, lease: &Lease) -> bool {
         !options(lease).is_empty()
     }
 
     /// What went out and what else could, for the verdict.
-    pub(super) fn sent(&self, job: &Job, lease: &Lease, written: &Written) -> Sent {
+    pub(super) fn sent(&self, job: &RequestJob, lease: &Lease, written: &Translation) -> Sent {
         let view = lease.account();
         let Some(chosen) = &self.chosen else {
             return Sent { refreshable: !view.is_api_key(), ..Sent::PLAIN };
@@ -198,8 +204,8 @@ impl Hand {
             && lease.learned(|learned, now| learned.may_ask_profiles(now))
     }
 
-    /// A remedy was decided on: what the refusal taught, and what is to be done otherwise.
-    pub(super) fn remedy(&mut self, job: &Job, lease: &Lease, remedy: Remedy, fault: &Fault) {
+    /// The next attempt on this account changes something: notes it, and learns from the refusal.
+    pub(super) fn remedy(&mut self, job: &RequestJob, lease: &Lease, remedy: Remedy, fault: &Fault) {
         let Some(chosen) = &self.chosen else { return };
         let id: Arc<str> = job.model.kiro_id.as_str().into();
         let shape = chosen.shape;
@@ -242,8 +248,8 @@ impl Hand {
         }
     }
 
-    /// An event stream began: what went out is what passes.
-    pub(super) fn passed(&mut self, job: &Job, lease: &Lease) {
+    /// An event stream began: the account takes this form of the request, and that is remembered.
+    pub(super) fn passed(&mut self, job: &RequestJob, lease: &Lease) {
         let Some(chosen) = &self.chosen else { return };
         let id: Arc<str> = job.model.kiro_id.as_str().into();
         if !chosen.variant_proven {
@@ -266,9 +272,9 @@ impl Hand {
         }
     }
 
-    /// The account is given up for this request: what the last refusal says of it. The fault that counts comes back: it
-    /// is another one where a profile is what is missing (K78).
-    pub(super) fn given_up(&self, job: &Job, lease: &Lease, mut fault: Fault) -> Fault {
+    /// The account is given up for this request: learns from the last refusal. Returns the fault that counts: another one
+    /// where the account lacks a profile (K78).
+    pub(super) fn given_up(&self, job: &RequestJob, lease: &Lease, mut fault: Fault) -> Fault {
         let Some(chosen) = &self.chosen else { return fault };
         let refuse = |by_400| Lesson::VariantRefused { shape: chosen.shape, variant: chosen.variant.clone(), by_400 };
         match fault.kind {
@@ -286,7 +292,7 @@ impl Hand {
                 } else if lease.account().kind().has_profiles()
                     && lease.learned(|learned, _| learned.is_profile_unknown())
                 {
-                    // Which profile it has is what nobody could say.
+                    // Its profile is unknown, so that a missing one explains the refusal.
                     fault.kind = FaultKind::ProfileArn;
                     lease.learn(Lesson::NoProfile { asked: false });
                 } else {
@@ -305,7 +311,7 @@ impl Hand {
 }
 
 /// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
-fn options(lease: &Lease) -> Vec<Candidate<'_>> {
+fn options(lease: &Lease) -> Vec<UsableShape<'_>> {
     let view = lease.account();
     let variants = view.variants();
     lease.learned(|learned, now| {
@@ -313,7 +319,7 @@ fn options(lease: &Lease) -> Vec<Candidate<'_>> {
             let variant = learned.next_variant(*shape, variants, now)?;
             let region = view.api_region(variant);
             let served = view.shapes(region).contains(shape);
-            served.then(|| Candidate {
+            served.then(|| UsableShape {
                 shape: *shape,
                 url: view.chat_url(*shape, region),
                 region,
