@@ -136,6 +136,14 @@ impl Attempts {
         }
     }
 
+    /// Another account is tried.
+    pub(super) fn tries(&mut self, account: &AccountId) {
+        self.tried.push(account.clone());
+        self.log.tries(account);
+        self.budget.next_account();
+        self.current = AccountAttempts::default();
+    }
+
     /// No further account is asked: the error that the attempts add up to. A name that upstream has refused goes on as the
     /// model of `KIRO_MODEL_FALLBACK` (TR36).
     pub(super) fn give_up(&mut self, job: &RequestJob) -> Result<NextAttempt, Error> {
@@ -173,7 +181,7 @@ impl Attempts {
                 let (prompt, pinned) = (job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
                 let error = error_of(&job.shared, fault, prompt, pinned, &job.model_names());
                 let plight = job.account_id.as_deref().and_then(|id| self.plight(&job.shared, id, fault));
-                job.named(error).with_plight(plight)
+                error.with_plight(plight)
             }
             None => Error::new(Code::Internal, "no attempt was made"),
         }
@@ -273,7 +281,11 @@ pub(super) fn error_of(
         (Code::RateLimited | Code::NoAccount, _) => shared.pool.soonest_return(model_names),
         _ => None,
     };
-    Error::new(code, api_error(fault, prompt).message).with_retry_after(after).with_fault(fault.kind)
+    let error = Error::new(code, api_error(fault, prompt).message).with_retry_after(after).with_fault(fault.kind);
+    match pinned {
+        Some(account) => error.with_account(account),
+        None => error,
+    }
 }
 
 impl Shared {

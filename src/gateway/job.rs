@@ -30,6 +30,7 @@ use crate::proto::translate::request::{Context, Replay, Translated, translate};
 const LONG: usize = 512 * 1024;
 
 /// What stays the same over all attempts of one request.
+#[derive(Clone)]
 pub(super) struct RequestJob {
     pub(super) shared: Arc<Shared>,
     /// The client's bytes, for the one case in which they are translated again (TR31).
@@ -62,6 +63,7 @@ pub(super) struct RequestJob {
 }
 
 /// One translation of the request.
+#[derive(Clone)]
 pub(super) struct Translation {
     pub(super) body: KiroBody,
     /// It holds `reasoningContent`.
@@ -129,24 +131,12 @@ impl RequestJob {
             self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
         })?;
         Some(Arc::new(Self {
-            shared: self.shared.clone(),
-            client_body: self.client_body.clone(),
-            system: self.system.clone(),
             written: Translation::of(&translated),
-            meant: self.meant.clone(),
-            ids: self.ids.clone(),
-            has_history: self.has_history,
             asked: translated.asked,
-            client_model: self.client_model.clone(),
-            request_id: self.request_id.clone(),
-            client_request_id: self.client_request_id.clone(),
-            account_id: self.account_id.clone(),
             is_fallback: true,
             facts: Facts { window: translated.model.window, ..self.facts },
             model: translated.model,
-            trace: self.trace.clone(),
-            trace_parent: self.trace_parent.clone(),
-            estimate: self.estimate.clone(),
+            ..self.clone()
         }))
     }
 

@@ -291,7 +291,12 @@ impl Gateway {
     /// # Errors
     /// Everything that can be known before the first event, and for a folded answer everything.
     pub async fn messages(&self, body: Bytes, call: Call) -> Result<Answer, Error> {
-        self.run(body, call, None).await
+        let mut stream = self.run(body, call, None).await?;
+        if stream.is_streamed() {
+            stream.status().await?;
+            return Ok(Answer::Stream(stream));
+        }
+        Ok(Answer::Message(stream.message().await?))
     }
 
     /// Streams an answer, whatever `stream` says. Resolves when the status is known: at the first upstream event, or
@@ -306,10 +311,9 @@ impl Gateway {
     ) -> impl Future<Output = Result<Box<MessageStream>, Error>> + Send + 'static {
         let gateway = self.clone();
         async move {
-            match gateway.run(body, call, Some(true)).await? {
-                Answer::Stream(stream) => Ok(stream),
-                Answer::Message(_) => Err(Error::new(Code::Internal, "a stream was asked for")),
-            }
+            let mut stream = gateway.run(body, call, Some(true)).await?;
+            stream.status().await?;
+            Ok(stream)
         }
     }
 
@@ -319,15 +323,11 @@ impl Gateway {
     /// Any failure, also after content has begun.
     pub fn create(&self, body: Bytes, call: Call) -> impl Future<Output = Result<Message, Error>> + Send + 'static {
         let gateway = self.clone();
-        async move {
-            match gateway.run(body, call, Some(false)).await? {
-                Answer::Message(message) => Ok(message),
-                Answer::Stream(_) => Err(Error::new(Code::Internal, "a message was asked for")),
-            }
-        }
+        async move { gateway.run(body, call, Some(false)).await?.message().await }
     }
 
-    async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Answer, Error> {
+    /// Sends a request, and counts its tokens. `streaming`: instead of what the request asks for.
+    async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Box<MessageStream>, Error> {
         let arrived = now();
         let request_id = self.request_id(call.request_id.clone());
         let client_request_id = call.client_request_id.clone();
@@ -344,14 +344,7 @@ impl Gateway {
             estimate
         });
         stream.set_input_estimate(estimate);
-        let streaming = job.facts.streaming;
-        drop(job);
-        if streaming {
-            stream.status().await?;
-            return Ok(Answer::Stream(stream));
-        }
-        let body = stream.fold().await?;
-        Ok(Answer::Message(Message { body, summary: stream.summary() }))
+        Ok(stream)
     }
 
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account_attempts::{AccountAttempts, NoProfile, Variation};
+use super::account_attempts::{NoProfile, Variation};
 use super::attempt::Attempts;
 use super::job::RequestJob;
 use super::{Shared, now};
@@ -131,83 +131,65 @@ async fn prepare(
     attempts: &mut Attempts,
     next: NextAttempt,
 ) -> Result<(Lease, Secret), NoAnswer> {
-    let shared = &job.shared;
-    if let NextAttempt::Again { lease, .. } = &next {
-        lease.sends_again();
-    }
-    match next {
+    let (lease, refresh) = match next {
         NextAttempt::Select { after } => {
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
             }
             let mut lease = select(job, attempts).await?;
-            attempts.tried.push(lease.account().id().clone());
-            attempts.log.tries(lease.account().id());
-            attempts.budget.next_account();
-            attempts.current = AccountAttempts::default();
+            attempts.tries(lease.account().id());
             if lease.account().wants_profiles() {
                 attempts.look_up_profiles(job, &mut lease).await;
             }
-            with_token(job, attempts, lease).await
+            (lease, false)
         }
-        NextAttempt::Instead(_) => Err(NoAnswer::Again(next)),
-        NextAttempt::Again { mut lease, remedy: Remedy::OtherHost, .. } => {
-            lease.renew_view();
-            with_token(job, attempts, lease).await
-        }
-        NextAttempt::Again { lease, remedy: Remedy::WithoutReasoning, .. } => {
-            job.shared.signatures_refused(&job.ids.key);
-            job.shared.metrics.count_reasoning("refused");
-            attempts.leave_out.reasoning = true;
-            with_token(job, attempts, lease).await
-        }
-        NextAttempt::Again { lease, remedy: Remedy::RefreshToken, .. } => {
-            let token = attempts.log.wait(pin!(shared.credentials.force_refresh(&lease))).await;
-            match token {
-                Ok(token) => Ok((lease, token)),
-                // Without a token the account is out for this request.
-                Err(mut fault) => {
-                    if job.facts.pinned {
-                        // N8: the caller chose the account, so it hears that the token was rejected, however the
-                        // refresh failed.
-                        fault.kind = FaultKind::TokenRejected;
-                    }
-                    Err(attempts.unusable(job, lease, fault).into())
+        NextAttempt::Again { mut lease, remedy, fault } => {
+            lease.sends_again();
+            match remedy {
+                Remedy::OtherHost => lease.renew_view(),
+                Remedy::WithoutReasoning => {
+                    job.shared.signatures_refused(&job.ids.key);
+                    job.shared.metrics.count_reasoning("refused");
+                    attempts.leave_out.reasoning = true;
                 }
-            }
-        }
-        NextAttempt::Again { mut lease, remedy: Remedy::NextVariant, fault } => {
-            if attempts.current.may_ask_profiles(&lease) {
-                attempts.look_up_profiles(job, &mut lease).await;
-            }
-            if attempts.current.has_way(&lease) {
-                with_token(job, attempts, lease).await
-            } else {
-                // No variant is left: the fault stands (K78).
-                Err(attempts.judge(job, lease, fault).into())
-            }
-        }
-        NextAttempt::Again {
-            lease,
-            remedy:
-                Remedy::OtherShape
+                Remedy::NextVariant => {
+                    if attempts.current.may_ask_profiles(&lease) {
+                        attempts.look_up_profiles(job, &mut lease).await;
+                    }
+                    if !attempts.current.has_way(&lease) {
+                        // No variant is left: the fault stands (K78).
+                        return Err(attempts.judge(job, lease, fault).into());
+                    }
+                }
+                Remedy::RefreshToken
+                | Remedy::OtherShape
                 | Remedy::OtherFields
                 | Remedy::OtherModelId
                 | Remedy::SmallForm
                 | Remedy::WithoutFields
                 | Remedy::WithoutCachePoints
-                | Remedy::WithoutEmptyThoughts,
-            ..
-        } => with_token(job, attempts, lease).await,
-    }
-}
-
-/// The account's token, from memory; one that has expired is refreshed first.
-async fn with_token(job: &Arc<RequestJob>, attempts: &mut Attempts, lease: Lease) -> Result<(Lease, Secret), NoAnswer> {
-    let token = attempts.log.wait(pin!(job.shared.credentials.access_token(&lease))).await;
+                | Remedy::WithoutEmptyThoughts => {}
+            }
+            (lease, remedy == Remedy::RefreshToken)
+        }
+        NextAttempt::Instead(_) => return Err(NoAnswer::Again(next)),
+    };
+    // From memory, unless it has expired or was refused.
+    let credentials = &job.shared.credentials;
+    let token = match refresh {
+        true => attempts.log.wait(pin!(credentials.force_refresh(&lease))).await,
+        false => attempts.log.wait(pin!(credentials.access_token(&lease))).await,
+    };
     match token {
         Ok(token) => Ok((lease, token)),
-        Err(fault) => Err(attempts.unusable(job, lease, fault).into()),
+        // Without a token the account is out for this request.
+        Err(mut fault) => {
+            if refresh && job.facts.pinned {
+                // N8: the caller chose the account, so it hears that the token was rejected, however the refresh failed.
+                fault.kind = FaultKind::TokenRejected;
+            }
+            Err(attempts.unusable(job, lease, fault).into())
+        }
     }
 }
 

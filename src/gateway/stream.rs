@@ -27,7 +27,7 @@ use super::open::{NextAttempt, Opened, open};
 use super::open_streams::{Cutter, Permit, StreamHandle};
 use super::summary::{RequestOutcome, SummaryCell};
 use super::witness::{RequestEnd, Witness};
-use super::{Shared, now};
+use super::{Message, Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
@@ -182,18 +182,24 @@ impl MessageStream {
         }
     }
 
+    /// Whether the answer goes out as events, or else as one message.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.facts.streaming
+    }
+
     /// Drives a folding pipeline to its end.
-    pub(super) async fn fold(&mut self) -> Result<Bytes, Error> {
+    pub(super) async fn message(mut self: Box<Self>) -> Result<Message, Error> {
         std::future::poll_fn(|cx| self.advance(cx)).await;
         if let Some(error) = self.failure.take() {
             return Err(error);
         }
         let whole = self.folded.take();
         let whole = whole.ok_or_else(|| Error::new(Code::Internal, "the answer could not be put together"))?;
-        if self.held.is_empty() {
-            return Ok(whole.into());
-        }
-        Ok(Bytes::from_owner(HeldMessage { message: whole, _held: self.held.hand_over() }))
+        let body = match self.held.is_empty() {
+            true => whole.into(),
+            false => Bytes::from_owner(HeldMessage { message: whole, _held: self.held.hand_over() }),
+        };
+        Ok(Message { body, summary: self.summary() })
     }
 
     /// Works until there are bytes to hand out, or the end.
@@ -385,10 +391,7 @@ impl MessageStream {
         let summary = self.witness.summary();
         let names = [summary.model(), summary.known_model()];
         let prompt = self.facts.prompt_size(self.estimate);
-        let mut error = error_of(&self.shared, &fault, prompt, pinned.as_deref(), &names);
-        if let Some(account) = &pinned {
-            error = error.with_account(account);
-        }
+        let error = error_of(&self.shared, &fault, prompt, pinned.as_deref(), &names);
         self.fail(error, Some(&mut attempts));
     }
 

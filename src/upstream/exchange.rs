@@ -147,7 +147,7 @@ pub(super) async fn exchange(
         Some(RecvResponseResult::Redirect(_)) => BodyState::Ended,
         None => return Err(unreadable(())),
     };
-    let body = AnswerBody { state, reusable: all, home: Home { connections: home, origin } };
+    let body = AnswerBody { state, reusable: all, home, origin };
     Ok(response.map(|()| body))
 }
 
@@ -205,11 +205,7 @@ fn poll_head(
 pub(super) struct AnswerBody {
     state: BodyState,
     reusable: bool,
-    home: Home,
-}
-
-struct Home {
-    connections: Arc<Connections>,
+    home: Arc<Connections>,
     origin: ServerOrigin,
 }
 
@@ -258,7 +254,7 @@ impl AnswerBody {
         let BodyReader { call, io, rest } = *reading;
         let clean = matches!(call.proceed(), Some(RecvBodyResult::Cleanup(call)) if !call.must_close_connection());
         if clean && self.reusable && rest.is_empty() {
-            self.home.connections.keep(&self.home.origin, io);
+            self.home.keep(&self.origin, io);
         }
     }
 }
