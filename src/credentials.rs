@@ -12,6 +12,7 @@ mod calls;
 #[cfg(test)]
 mod model;
 mod profiles;
+pub mod sign_in;
 mod usage;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -11,6 +11,8 @@ use redis::Commands as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "cli/login.rs"]
+mod login;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/redis_server.rs"]
 mod redis_server;

@@ -122,7 +122,7 @@ pub(super) fn without_password(text: &str) -> String {
 }
 
 /// `500ms`, `5s`, `2m`, `1h`, also in a row; a bare `0` is zero.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

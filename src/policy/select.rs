@@ -362,9 +362,9 @@ mod tests {
         assert!(order.is_sorted_by(|a, b| a < b));
     }
 
-    /// K96: the lowest tier in which somebody is selectable, the strategy inside it.
+    /// R90: the lowest tier in which somebody is selectable, the strategy inside it.
     #[test]
-    fn the_lowest_priority_goes_first_k96() {
+    fn the_lowest_priority_goes_first_r90() {
         let all = [
             Candidate { priority: 5, ..account("a1") },
             Candidate { priority: -1, live_token: false, ..account("a2") },

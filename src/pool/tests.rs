@@ -884,9 +884,9 @@ async fn no_account_serves_the_model_or_one_will_be_back_k88() {
     assert_eq!((none.is_lasting(), none.why), (false, Why::Model), "also where this request heard it");
 }
 
-/// K96: the shared counter goes on inside the lowest tier in which somebody is selectable.
+/// R90: the shared counter goes on inside the lowest tier in which somebody is selectable.
 #[tokio::test]
-async fn priority_tiers_k96() {
+async fn the_shared_counter_goes_on_inside_a_tier_r90() {
     let fixture = Fixture::new(
         &[],
         &[

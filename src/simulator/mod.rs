@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `POST /generateAssistantResponse` (or `POST /` with that `x-amz-target`) | an event stream, or what the scenario says |
 //! | `POST /refreshToken`, `POST /token`, `POST /idp/token` | a social, IdC or external refresh; refresh tokens rotate |
+//! | `POST /client/register`, `/device_authorization`, `/oauth/device/…`, `/token` with the device grant | a sign-in by device code |
 //! | `GET /getUsageLimits` | usage |
 //! | `POST /` with `x-amz-target`, `GET /ListAvailableModels` | profiles, models |
 //! | `GET /_sim/stats`, with `?bodies=1` the last requests | what happened so far |
@@ -71,6 +72,7 @@ mod presets;
 mod reasoning;
 mod routes;
 mod scenario;
+mod sign_in;
 mod state;
 mod wire;
 mod world;

@@ -17,6 +17,7 @@ use super::mcp;
 use super::player::Player;
 use super::reasoning;
 use super::scenario::{HttpReply, Reply, RequestFacts, Scenario, Stage};
+use super::sign_in;
 use super::state::{CallCount, ChatEnd, ChatFlight, Recorded, SimShared};
 use super::wire::{Caller, IdeVersion, Wire, header};
 use super::world::SimWorld;
@@ -97,6 +98,10 @@ async fn judge(
         Ok(version) => version.flatten(),
         Err(refused) => return Ok(answered(flight, refused)),
     };
+    if let Some(call) = sign_in::call_of(&path, &body) {
+        let reply = sign_in::answer(call, &head.headers, &body, wire.region.as_deref(), &mut shared.state());
+        return reply.map(Judged::Reply).ok_or_else(|| hang_up(&connection, false));
+    }
     if let Some(method) = refreshes {
         return refresh(method, (&head.headers, &body), &wire, &shared, &connection).await;
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::accounts::{RefreshAnswer, identity};
 use super::check::{Block, Prompt};
 use super::scenario::{Fields, Scenario};
+use super::sign_in::SimSignIn;
 use super::world::SimWorld;
 use crate::proto::kiro::route::Call;
 
@@ -57,6 +58,8 @@ pub(super) struct SimState {
     logins: BTreeMap<String, Login>,
     /// Access tokens that end, where the world says so.
     alive: HashMap<String, Instant>,
+    /// How a person signs in.
+    pub sign_in: SimSignIn,
     /// Counts refreshed tokens, so that each is another one.
     pub issued: u64,
     connections_open: u64,
@@ -198,6 +201,9 @@ impl SimState {
             let account: Option<String> = fields.take("token")?;
             fields.finish()?;
             self.set_world(account, world)?;
+        } else if let Some(polls) = fields.take::<Vec<String>>("device")? {
+            self.sign_in = SimSignIn::read(polls, &mut fields)?;
+            fields.finish()?;
         } else if let Some(refresh_token) = fields.take::<String>("refresh_token")? {
             let answers: Vec<Value> = fields.need("answers")?;
             fields.finish()?;

@@ -179,6 +179,7 @@ fn accounts() -> Command {
                      afterwards, or keep it closed.",
                 ),
         )
+        .subcommand(login())
         .subcommand(
             Command::new("list")
                 .about("Show the accounts: id, name, method, health, expiry, uses")
@@ -224,6 +225,40 @@ fn accounts() -> Command {
                      Then the exit code is 1.",
                 ),
         )
+}
+
+fn login() -> Command {
+    let value = |name: &'static str, shown: &'static str| Arg::new(name).long(name).value_name(shown);
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    Command::new("login")
+        .about("Sign in with a browser anywhere: AWS Builder ID, Google, GitHub, IAM Identity Center")
+        .arg(
+            Arg::new("method")
+                .value_name("WHO")
+                .value_parser(["builder-id", "google", "github", "idc"])
+                .help("Who signs in [default: a choice on a terminal]"),
+        )
+        .arg(value("start-url", "URL").help("Where the organisation signs in, for idc"))
+        .arg(value("region", "REGION").help("The region of the Identity Center [default: it is looked for]"))
+        .arg(value("name", "NAME").help("A name for lists"))
+        .arg(
+            value("timeout", "TIME")
+                .value_parser(duration)
+                .help("How long to wait for the person [default: as long as the code holds, 10m mostly]"),
+        )
+        .arg(flag("qr").help("Draw the address for a phone's camera"))
+        .arg(flag("no-check").help("Don't ask Kiro for the account's profile and plan afterwards"))
+        .arg(flag("json").help("One JSON object a line (docs/cli.md)"))
+        .after_help(
+            "Nothing is opened by itself, and this machine needs no browser. For a second account use a private window: the \
+             page takes the account that the browser is signed in to. The account is in the store as soon as the person is \
+             done.\n\
+             Exit code: 0 signed in, 1 failed or refused, 2 usage or configuration, 130 stopped with Ctrl-C: nothing is kept.",
+        )
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    kiro_messages::config::parse_duration(text).ok_or_else(|| "a duration such as 90s or 10m".to_owned())
 }
 
 fn id() -> Arg {

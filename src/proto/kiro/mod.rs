@@ -8,4 +8,5 @@ pub mod fault;
 pub mod profile;
 pub mod request;
 pub mod route;
+pub mod sign_in;
 pub mod token;

@@ -143,7 +143,7 @@ fn default_file() -> Result<PathBuf, CommandFailure> {
     Ok(home.join(DEFAULT_FILE))
 }
 
-fn checked_name(name: &str) -> Result<String, CommandFailure> {
+pub fn checked_name(name: &str) -> Result<String, CommandFailure> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(CommandFailure::usage(format!("--name: 1 to {MAX_NAME} printable characters")));

@@ -4,6 +4,7 @@ mod add;
 mod change;
 mod check;
 mod list;
+mod login;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ use super::output::{CommandFailure, plain};
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     match options.subcommand() {
         Some(("add", options)) => add::run(config, options).await,
+        Some(("login", options)) => login::run(config, options).await,
         Some(("list", options)) => list::run(config, options).await,
         Some(("check", options)) => check::run(config, options).await,
         Some(("disable", options)) => change::disable(config, options).await,

@@ -1,0 +1,265 @@
+//! A sign-in by device code: a person opens an address anywhere, and this waits for it (K93–K96).
+//!
+//! # Cancellation
+//! Dropping [`SignInClient::begin`] or [`Begun::finish`] ends the sign-in: the code is left to expire, and nothing was kept.
+
+use std::time::Duration;
+
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::CALL_WITHIN;
+use super::calls::{MAX_REFRESH_ANSWER, read_up_to};
+use crate::config::Config;
+use crate::proto::address::{endpoint, origin};
+use crate::proto::kiro::client_identity::DEVICE_AGENT;
+use crate::proto::kiro::sign_in::{
+    self, BASIC_SCOPES, DeviceCode, HOME_REGION, IDENTITY_CENTER_REGIONS, Poll, Registration, SCOPES, SOCIAL_CLIENTS,
+    SignIn, SignInError, Tokens,
+};
+use crate::upstream::{Identity, Upstream};
+
+/// What `slow_down` adds to the interval, for good (K95).
+const SLOWER: Duration = Duration::from_secs(5);
+/// The longest pause after a host that stumbles (K95).
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Refusals of Kiro's own host in a row that end the sign-in (K96).
+const MOST_REFUSALS: u32 = 3;
+
+/// Makes the calls of a sign-in, through `KIRO_PROXY_URL`.
+pub struct SignInClient {
+    http: reqwest::Client,
+    identity: Identity,
+    /// Where IdC accounts refresh, with `{region}` in it: the host is the same.
+    oidc: String,
+    social: String,
+}
+
+/// A code that waits for a person.
+pub struct Begun {
+    client: SignInClient,
+    who: SignIn,
+    /// What is shown.
+    pub code: DeviceCode,
+    way: Way,
+}
+
+enum Way {
+    Aws { registration: Registration, region: String },
+    Social { client: &'static str },
+}
+
+/// A sign-in that is done.
+pub struct SignedIn {
+    /// The token record (R88).
+    pub record: Vec<u8>,
+    /// The account ends with its access token.
+    pub without_refresh_token: bool,
+}
+
+struct Reply {
+    status: u16,
+    error_type: Option<String>,
+    body: bytes::Bytes,
+}
+
+impl SignInClient {
+    /// # Errors
+    /// The proxy's URL can't be used.
+    pub fn new(upstream: &Upstream, config: &Config) -> Result<Self, SignInError> {
+        let http = upstream.client(None).map_err(|fault| SignInError::new("proxy", fault.message.as_str()))?;
+        let social = endpoint(&config.social_refresh_url, HOME_REGION).unwrap_or_default();
+        Ok(Self {
+            http,
+            identity: upstream.identity().clone(),
+            oidc: config.idc_refresh_url.clone(),
+            social: origin(&social).to_owned(),
+        })
+    }
+
+    /// Asks for a code.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn begin(self, who: SignIn) -> Result<Begun, SignInError> {
+        let (code, way) = match &who {
+            SignIn::BuilderId => self.begin_aws(sign_in::BUILDER_ID_START, &[HOME_REGION]).await?,
+            SignIn::IdentityCenter { start_url, region: Some(region) } => self.begin_aws(start_url, &[region]).await?,
+            SignIn::IdentityCenter { start_url, region: None } => {
+                self.begin_aws(start_url, &IDENTITY_CENTER_REGIONS).await?
+            }
+            SignIn::Google | SignIn::Github => self.begin_social(who.provider().unwrap_or_default()).await?,
+        };
+        Ok(Begun { client: self, who, code, way })
+    }
+
+    /// In the first of these regions that knows the start URL (K94).
+    async fn begin_aws(&self, start_url: &str, regions: &[&str]) -> Result<(DeviceCode, Way), SignInError> {
+        let mut error = SignInError::unreadable();
+        for region in regions {
+            match self.begin_in(start_url, region).await {
+                Ok((code, registration)) => {
+                    return Ok((code, Way::Aws { registration, region: (*region).to_owned() }));
+                }
+                // "Not here": the next region may know it.
+                Err((refused, true)) => error = refused,
+                Err((failed, false)) => return Err(failed),
+            }
+        }
+        Err(match regions {
+            [_] => error,
+            _ => SignInError::new(
+                "not_found",
+                "no region knows this start URL: check it, or name the region with --region",
+            ),
+        })
+    }
+
+    /// The flag of an error: the host is there and says no.
+    async fn begin_in(&self, start_url: &str, region: &str) -> Result<(DeviceCode, Registration), (SignInError, bool)> {
+        let registration = match self.register(region, &SCOPES).await {
+            Err((refused, true)) if refused.word == "invalid_scope" => {
+                self.register(region, &SCOPES[..BASIC_SCOPES]).await?
+            }
+            registered => registered?,
+        };
+        let reply = self.oidc(region, "/device_authorization", &sign_in::device_body(&registration, start_url)).await;
+        let reply = reply.map_err(|error| (error, false))?;
+        let code = sign_in::read_device(reply.status, reply.error_type.as_deref(), &reply.body);
+        code.map(|code| (code, registration)).map_err(|error| (error, (400..500).contains(&reply.status)))
+    }
+
+    async fn register(&self, region: &str, scopes: &[&str]) -> Result<Registration, (SignInError, bool)> {
+        let reply = self.oidc(region, "/client/register", &sign_in::register_body(scopes)).await;
+        let reply = reply.map_err(|error| (error, false))?;
+        let registration = sign_in::read_registration(reply.status, reply.error_type.as_deref(), &reply.body);
+        registration.map_err(|error| (error, (400..500).contains(&reply.status)))
+    }
+
+    async fn begin_social(&self, provider: &str) -> Result<(DeviceCode, Way), SignInError> {
+        let mut error = SignInError::unreadable();
+        for client in SOCIAL_CLIENTS {
+            let body = sign_in::social_device_body(client, provider);
+            let reply = self.social("/oauth/device/authorization", &body).await?;
+            match sign_in::read_social_device(reply.status, &reply.body) {
+                Ok(code) => return Ok((code, Way::Social { client })),
+                Err(refused) if reply.status == 400 => error = refused,
+                Err(failed) => return Err(failed),
+            }
+        }
+        Err(error)
+    }
+
+    /// A call of AWS's OIDC host, with the headers of K100.
+    async fn oidc(&self, region: &str, path: &str, body: &Value) -> Result<Reply, SignInError> {
+        let address = endpoint(&self.oidc, region).unwrap_or_default();
+        let [user_agent, amz_user_agent] = self.identity.oidc_agents();
+        let headers = [
+            (HeaderName::from_static("x-amz-user-agent"), amz_user_agent),
+            (HeaderName::from_static("amz-sdk-invocation-id"), uuid::Uuid::new_v4().to_string()),
+            (HeaderName::from_static("amz-sdk-request"), "attempt=1; max=4".to_owned()),
+            (USER_AGENT, user_agent),
+        ];
+        self.post(&format!("{}{path}", origin(&address)), headers, body).await
+    }
+
+    /// A call of Kiro's own host.
+    async fn social(&self, path: &str, body: &Value) -> Result<Reply, SignInError> {
+        self.post(&format!("{}{path}", self.social), [(USER_AGENT, DEVICE_AGENT.to_owned())], body).await
+    }
+
+    async fn post(
+        &self,
+        url: &str,
+        more: impl IntoIterator<Item = (HeaderName, String)>,
+        body: &Value,
+    ) -> Result<Reply, SignInError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, value) in more {
+            let value = HeaderValue::from_str(&value).map_err(|_| SignInError::unreadable())?;
+            headers.insert(name, value);
+        }
+        let request = self.http.post(url).headers(headers).body(body.to_string());
+        let host = origin(url).split_once("://").map_or(url, |(_, host)| host);
+        let unanswered = |what: &str| SignInError::new("network", format!("{host}: {what}"));
+        match tokio::time::timeout(CALL_WITHIN, read_up_to(request, MAX_REFRESH_ANSWER)).await {
+            Ok(Ok(answer)) => Ok(Reply {
+                status: answer.status,
+                error_type: answer.header("x-amzn-errortype").map(str::to_owned),
+                body: answer.body,
+            }),
+            Ok(Err(error)) if error.is_connect() => Err(unanswered("could not connect")),
+            Ok(Err(_)) => Err(unanswered("the call broke off")),
+            Err(_) => Err(unanswered("no answer within 15 s")),
+        }
+    }
+}
+
+impl Begun {
+    /// Waits until the person is done, or the code has expired. `now` tells the time for the record.
+    ///
+    /// # Errors
+    /// The sign-in was refused or came too late.
+    pub async fn finish(self, now: impl Fn() -> Timestamp) -> Result<SignedIn, SignInError> {
+        let tokens = self.poll().await?;
+        let (registration, region) = match &self.way {
+            Way::Aws { registration, region } => (Some(registration), region.as_str()),
+            Way::Social { .. } => (None, HOME_REGION),
+        };
+        Ok(SignedIn {
+            record: sign_in::record(&self.who, &tokens, registration, region, now()),
+            without_refresh_token: tokens.refresh_token.is_none(),
+        })
+    }
+
+    async fn poll(&self) -> Result<Tokens, SignInError> {
+        let end = Instant::now() + self.code.lifetime;
+        let (mut interval, mut pause, mut refusals) = (self.code.interval, self.code.interval, 0);
+        loop {
+            tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
+            if Instant::now() >= end {
+                return Err(SignInError::new("expired_token", "the code has expired; run the command again"));
+            }
+            let polled = self.ask().await;
+            refusals = if matches!(polled, Poll::Refused(_)) { refusals + 1 } else { 0 };
+            pause = match polled {
+                Poll::Done(tokens) => return Ok(tokens),
+                Poll::Failed(error) => return Err(error),
+                Poll::Refused(status) if refusals == MOST_REFUSALS => {
+                    let word = format!("status_{status}");
+                    return Err(SignInError::new(&word, format!("Kiro's sign-in was refused: {word}")));
+                }
+                Poll::Pending | Poll::Refused(_) => interval,
+                Poll::SlowDown => {
+                    interval += SLOWER;
+                    interval
+                }
+                Poll::Passing => (2 * pause).min(LONGEST_PAUSE).max(interval),
+            };
+        }
+    }
+
+    async fn ask(&self) -> Poll {
+        let (reply, is_social) = match &self.way {
+            Way::Aws { registration, region } => {
+                let body = sign_in::poll_body(registration, &self.code);
+                (self.client.oidc(region, "/token", &body).await, false)
+            }
+            Way::Social { client } => {
+                let body = sign_in::social_poll_body(client, &self.code);
+                (self.client.social("/oauth/device/poll", &body).await, true)
+            }
+        };
+        // Nothing came: as from a host that stumbles.
+        let Ok(Reply { status, error_type, body }) = reply else { return Poll::Passing };
+        if is_social {
+            sign_in::read_social_poll(status, &body)
+        } else {
+            sign_in::read_poll(status, error_type.as_deref(), &body)
+        }
+    }
+}
