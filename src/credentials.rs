@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::policy::learned::Lesson;
-use crate::pool::{AccountId, AccountView, Lease, Pool, Stood, short};
+use crate::pool::{AccountId, AccountView, AttemptEnd, Lease, Pool, short};
 use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
 use crate::proto::kiro::profile::region_of;
 use crate::proto::kiro::token::{Grant, Refusal};
@@ -712,7 +712,7 @@ async fn background(inner: Weak<Inner>) {
         {
             looked_up = Instant::now();
             let credentials = Credentials(inner.clone());
-            inner.tasks.spawn(async move { credentials.look_up(&id, false).await });
+            inner.tasks.spawn(async move { credentials.look_up(&id).await });
         }
         drop(inner);
         tokio::select! {
@@ -727,7 +727,7 @@ impl Credentials {
     async fn probe(&self, lease: Lease) {
         match self.usage_limits_refreshed(&lease).await {
             Ok(_) => drop(lease.succeeded()),
-            Err((fault, refreshed)) => drop(lease.failed(&fault, Stood { refreshed, committed: false })),
+            Err((fault, refreshed)) => drop(lease.failed(&fault, AttemptEnd { refreshed, committed: false })),
         }
     }
 

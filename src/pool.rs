@@ -33,7 +33,7 @@ use crate::credentials::{Ended, LookUp};
 use crate::policy::account::PoolAccount;
 use crate::policy::alike::Alike;
 use crate::policy::brake::{Brake, PER_MINUTE};
-use crate::policy::health::{Rules, SUSPICION, State, is_soft};
+use crate::policy::health::{HealthState, Rules, SUSPICION, is_soft};
 use crate::policy::later;
 use crate::policy::learned::{Lesson, Variant};
 use crate::policy::outcome::{Event, Outcome};
@@ -47,6 +47,7 @@ use crate::store::journal::Journal;
 use crate::store::writer::Pending;
 use crate::store::{Clock, Store, StoreError, Writer};
 
+pub use crate::policy::health::AttemptEnd;
 pub use crate::policy::view::{AccountId, AccountView, Addresses};
 pub use crate::proto::record::short;
 pub use lease::{Fit, Lease, NoAccount, Outlook, Wanted, Why};
@@ -181,7 +182,7 @@ pub struct AccountInfo {
     /// What goes out as its profile: `own`, `listed`, `service`, `none`, or `missing`.
     pub profile: &'static str,
     /// Its state now.
-    pub state: State,
+    pub state: HealthState,
     /// When its access token expires; none for API keys and where it is unknown.
     pub expires_at: Option<Timestamp>,
     /// Requests that it serves for this process.
@@ -198,7 +199,7 @@ impl AccountInfo {
     /// What a person calls its state: its word, or `suspicious` for the rest of an account that upstream suspects (K91).
     pub fn condition(&self) -> &'static str {
         match (self.state, &self.cause) {
-            (State::Cooling { .. }, Some(cause)) if cause.starts_with(SUSPICION) => "suspicious",
+            (HealthState::Cooling { .. }, Some(cause)) if cause.starts_with(SUSPICION) => "suspicious",
             _ => self.state.as_str(),
         }
     }
@@ -261,15 +262,6 @@ pub struct Counters {
     pub tokens_written_back: AtomicU64,
 }
 
-/// How an attempt stood when it ended in a fault.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stood {
-    /// It went out with a token from a forced refresh of this request.
-    pub refreshed: bool,
-    /// Content had been handed downstream.
-    pub committed: bool,
-}
-
 /// The pool. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
@@ -303,7 +295,7 @@ struct Inner {
 struct Inside {
     loaded: bool,
     /// Sorted by the bytes of the id (R13).
-    slots: BTreeMap<AccountId, Slot>,
+    slots: BTreeMap<AccountId, PoolSlot>,
     /// Since when the store's pool reads empty although the last snapshot was not (R55).
     empty_since: Option<Timestamp>,
     /// That it reads empty was said.
@@ -320,7 +312,7 @@ struct Inside {
 }
 
 /// One account of the pool, and what this process does with it now.
-pub(crate) struct Slot {
+pub(crate) struct PoolSlot {
     pub(crate) account: PoolAccount,
     load: Arc<Load>,
     host_marked: Option<Instant>,
@@ -396,7 +388,7 @@ impl Pool {
         let inside = self.inside();
         let slot = inside.slots.get(id)?;
         let rest = match slot.account.state(now) {
-            State::Cooling { until } => Some(until),
+            HealthState::Cooling { until } => Some(until),
             _ => None,
         };
         slot.account.health.held_until(now).max(rest).map(|until| between(now, until))
@@ -416,7 +408,7 @@ impl Pool {
     /// Whether the account's access token expires within `threshold`; no where that isn't known.
     pub fn expires_within(&self, id: &str, threshold: Duration) -> bool {
         let soon = later(self.now(), threshold);
-        let expires = |slot: &mut Slot| {
+        let expires = |slot: &mut PoolSlot| {
             slot.account.credential.token().expires_at.filter(|_| slot.account.view.method != Method::ApiKey)
         };
         self.with_slot(id, |slot, _| expires(slot)).flatten().is_some_and(|at| at <= soon)
@@ -442,7 +434,7 @@ impl Pool {
     /// The accounts whose calls go to this API region.
     pub fn accounts_in_region(&self, region: &str) -> Vec<AccountId> {
         let inside = self.inside();
-        let there = |slot: &&Slot| slot.account.view.region() == region;
+        let there = |slot: &&PoolSlot| slot.account.view.region() == region;
         inside.slots.values().filter(there).map(|slot| slot.account.view.id.clone()).collect()
     }
 
@@ -450,8 +442,8 @@ impl Pool {
     pub fn accounts(&self) -> Vec<AccountInfo> {
         let now = self.now();
         let inside = self.inside();
-        let served = |state| matches!(state, State::Healthy | State::HalfOpen | State::Stale);
-        let info = |slot: &Slot| AccountInfo {
+        let served = |state| matches!(state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale);
+        let info = |slot: &PoolSlot| AccountInfo {
             id: slot.account.view.id.clone(),
             name: slot.account.view.name.clone(),
             method: slot.account.view.method,
@@ -480,15 +472,15 @@ impl Pool {
         let mut summary = Counts { total: inside.slots.len(), waiting: inside.line.len(), ..Counts::default() };
         for slot in inside.slots.values() {
             let (count, selectable) = match slot.account.state(now) {
-                State::Healthy => (&mut summary.healthy, true),
-                State::HalfOpen => (&mut summary.half_open, true),
-                State::Stale => (&mut summary.stale, true),
-                State::Cooling { .. } => (&mut summary.cooling, false),
-                State::NoProfile { .. } => (&mut summary.no_profile, false),
-                State::Quota { .. } => (&mut summary.quota, false),
-                State::Ejected => (&mut summary.ejected, false),
-                State::Disabled => (&mut summary.disabled, false),
-                State::Unusable => (&mut summary.unusable, false),
+                HealthState::Healthy => (&mut summary.healthy, true),
+                HealthState::HalfOpen => (&mut summary.half_open, true),
+                HealthState::Stale => (&mut summary.stale, true),
+                HealthState::Cooling { .. } => (&mut summary.cooling, false),
+                HealthState::NoProfile { .. } => (&mut summary.no_profile, false),
+                HealthState::Quota { .. } => (&mut summary.quota, false),
+                HealthState::Ejected => (&mut summary.ejected, false),
+                HealthState::Disabled => (&mut summary.disabled, false),
+                HealthState::Unusable => (&mut summary.unusable, false),
             };
             *count += 1;
             summary.selectable += usize::from(selectable);
@@ -508,8 +500,8 @@ impl Pool {
             inside.slots.values().filter(|slot| slot.account.credential.can_serve(now) && reachable(&slot.account.view))
         {
             match slot.account.state(now) {
-                State::Healthy | State::HalfOpen | State::Stale => able.serving += 1,
-                State::Cooling { .. } if slot.account.health.rests_softly(now).is_some() => able.last_resort += 1,
+                HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale => able.serving += 1,
+                HealthState::Cooling { .. } if slot.account.health.rests_softly(now).is_some() => able.last_resort += 1,
                 _ => {}
             }
         }
@@ -552,11 +544,11 @@ impl Pool {
     pub fn probes_due(&self) -> Vec<Lease> {
         let now = self.now();
         let mut inside = self.inside();
-        let due = |slot: &Slot| {
+        let due = |slot: &PoolSlot| {
             let free = !slot.load.probing.load(Ordering::Acquire) && slot.account.credential.live(now).is_some();
-            free && slot.account.state(now) == State::HalfOpen && slot.account.health.probe_due(now)
+            free && slot.account.state(now) == HealthState::HalfOpen && slot.account.health.probe_due(now)
         };
-        let due: Vec<&mut Slot> = inside.slots.values_mut().filter(|slot| due(slot)).collect();
+        let due: Vec<&mut PoolSlot> = inside.slots.values_mut().filter(|slot| due(slot)).collect();
         due.into_iter().map(|slot| self.lease(slot, now, Purpose::Probe)).collect()
     }
 
@@ -565,8 +557,9 @@ impl Pool {
     pub(crate) fn look_up_due(&self) -> Option<AccountId> {
         let now = self.now();
         let inside = self.inside();
-        let due = |slot: &&Slot| {
-            let served = matches!(slot.account.state(now), State::Healthy | State::HalfOpen | State::Stale);
+        let due = |slot: &&PoolSlot| {
+            let served =
+                matches!(slot.account.state(now), HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale);
             served
                 && slot.account.view.wants_profiles()
                 && slot.account.learned.may_ask_profiles(now)
@@ -669,11 +662,19 @@ impl Pool {
     }
 
     /// Runs `work` on an account in memory. Must be short and must not block.
-    pub(crate) fn with_slot<T>(&self, id: &str, work: impl FnOnce(&mut Slot, &mut fastrand::Rng) -> T) -> Option<T> {
+    pub(crate) fn with_slot<T>(
+        &self,
+        id: &str,
+        work: impl FnOnce(&mut PoolSlot, &mut fastrand::Rng) -> T,
+    ) -> Option<T> {
         self.with_inside(id, |slot, rng, _| work(slot, rng))
     }
 
-    fn with_inside<T>(&self, id: &str, work: impl FnOnce(&mut Slot, &mut fastrand::Rng, &mut Brake) -> T) -> Option<T> {
+    fn with_inside<T>(
+        &self,
+        id: &str,
+        work: impl FnOnce(&mut PoolSlot, &mut fastrand::Rng, &mut Brake) -> T,
+    ) -> Option<T> {
         let mut inside = self.inside();
         let Inside { slots, rng, brake, .. } = &mut *inside;
         slots.get_mut(id).map(|slot| work(slot, rng, brake))
@@ -690,9 +691,9 @@ impl Pool {
     /// Each account's catalogue, as long as it counts (K125), and whether the account is healthy.
     pub(crate) fn catalogues(&self) -> Vec<(bool, Option<Arc<Catalogue>>)> {
         let now = self.now();
-        let of = |slot: &Slot| {
+        let of = |slot: &PoolSlot| {
             let catalogue = slot.account.learned.catalogue(now).map(|(catalogue, _)| catalogue.clone());
-            (matches!(slot.account.state(now), State::Healthy), catalogue)
+            (matches!(slot.account.state(now), HealthState::Healthy), catalogue)
         };
         self.inside().slots.values().map(of).collect()
     }
@@ -708,7 +709,7 @@ impl Pool {
     pub(crate) fn refreshes_due(&self, store_away: bool, threshold: Duration) -> Vec<AccountId> {
         let now = self.now();
         let inside = self.inside();
-        let due = |slot: &&Slot| {
+        let due = |slot: &&PoolSlot| {
             let asked_for = slot.account.health.standing().stale;
             !slot.is_refreshing()
                 && slot.account.credential.is_due(slot.account.state(now), asked_for, store_away, threshold, now)
@@ -769,7 +770,7 @@ impl Pool {
     fn settle(
         &self,
         id: &str,
-        judge: impl FnOnce(&mut Slot, &mut fastrand::Rng, Timestamp) -> Option<Outcome>,
+        judge: impl FnOnce(&mut PoolSlot, &mut fastrand::Rng, Timestamp) -> Option<Outcome>,
     ) -> Option<Outcome> {
         let now = self.now();
         let shown = Instant::now();
@@ -850,7 +851,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-impl Slot {
+impl PoolSlot {
     fn new(id: &AccountId, settings: &Settings, now: Timestamp) -> Self {
         Self {
             account: PoolAccount::new(id, &settings.urls, settings.rules, now),

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kiro_messages::config::{Config, Face, RawConfig};
-use kiro_messages::policy::health::State;
-use kiro_messages::pool::{AccountId, Hooks, Pool, Stood, Wanted};
+use kiro_messages::policy::health::HealthState;
+use kiro_messages::pool::{AccountId, AttemptEnd, Hooks, Pool, Wanted};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind, RetryAfter};
 use kiro_messages::store::{Clock, Store, StoreConfig};
 use serde_json::{Value, json};
@@ -212,7 +212,7 @@ async fn request(pool: Pool, server: usize, world: Shared, time: Time, mut rng: 
         if let Some(kind) = verdict {
             let seconds = rng.u64(1..30);
             let retry_after = (kind == FaultKind::RateLimited && rng.bool()).then_some(RetryAfter::Seconds(seconds));
-            lease.failed(&Fault { retry_after, ..fault(kind) }, Stood::default());
+            lease.failed(&Fault { retry_after, ..fault(kind) }, AttemptEnd::default());
             continue;
         }
         time.sleep(rng.u64(50..2_000)).await;
@@ -227,13 +227,13 @@ async fn request(pool: Pool, server: usize, world: Shared, time: Time, mut rng: 
         let begun = rng.u32(..4) > 0;
         match fails {
             Some(kind) if !begun => {
-                lease.failed(&fault(kind), Stood::default());
+                lease.failed(&fault(kind), AttemptEnd::default());
                 continue;
             }
             Some(kind) => {
                 time.sleep(rng.u64(..8_000)).await;
                 world.borrow_mut().uses[n] += 1;
-                lease.failed(&fault(kind), Stood { refreshed: false, committed: true });
+                lease.failed(&fault(kind), AttemptEnd { refreshed: false, committed: true });
             }
             // The client goes away: nothing is said about the account.
             None if rng.u32(..20) == 0 => {}
@@ -375,9 +375,9 @@ async fn life(seed: u64, folder: &Path) -> World {
             let n = number(&account.id);
             let (truth, hard) = (world.borrow().truths[n], world.borrow().hard[n]);
             let fits = match (truth, account.state) {
-                (Truth::Suspended(_), State::Ejected) | (Truth::QuotaUsed(_), State::Quota { .. }) => hard,
+                (Truth::Suspended(_), HealthState::Ejected) | (Truth::QuotaUsed(_), HealthState::Quota { .. }) => hard,
                 // Its state is seen by whoever asks it; sticky conversations may leave it alone.
-                (_, State::Healthy | State::HalfOpen) => true,
+                (_, HealthState::Healthy | HealthState::HalfOpen) => true,
                 _ => false,
             };
             if !fits {

@@ -42,23 +42,12 @@ impl Credentials {
     /// lease sees the account as it is afterwards.
     pub async fn look_up_profiles(&self, lease: &mut Lease) -> LookUp {
         let id = lease.account().id().clone();
-        let ended = self.look_up(&id, false).await;
+        let ended = self.look_up(&id).await;
         lease.renew_view();
         ended
     }
 
-    /// The same asked by a person, of whatever account but one with an API key, and however lately it was asked.
-    pub async fn look_up_for_person(&self, lease: &mut Lease) -> LookUp {
-        if lease.account().is_api_key() {
-            return LookUp::NotAsked;
-        }
-        let id = lease.account().id().clone();
-        let ended = self.look_up(&id, true).await;
-        lease.renew_view();
-        ended
-    }
-
-    pub(super) async fn look_up(&self, id: &AccountId, anyway: bool) -> LookUp {
+    pub(super) async fn look_up(&self, id: &AccountId) -> LookUp {
         let now = self.0.pool.now();
         let joined = self.0.pool.with_slot(id, |slot, _| {
             let running =
@@ -66,7 +55,7 @@ impl Credentials {
             if let Some(flight) = slot.look_up.clone().filter(running) {
                 return Some(flight);
             }
-            if !anyway && !slot.account.may_look_up(now) {
+            if !slot.account.may_look_up(now) {
                 return None;
             }
             let (done, flight) = watch::channel(None);

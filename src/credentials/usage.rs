@@ -59,7 +59,7 @@ impl Credentials {
                 continue;
             }
             if view.kind().has_profiles() && !std::mem::replace(&mut looked_up, true) {
-                let found = self.look_up(id, false).await == LookUp::Found;
+                let found = self.look_up(id).await == LookUp::Found;
                 view = self.0.pool.account(id).unwrap_or(view);
                 if found {
                     forms.extend(view.forms().into_iter().filter(|form| *form != Variant::None));

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Plight};
 use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Verdict};
-use crate::pool::{AccountId, Lease, Stood};
+use crate::pool::{AccountId, AttemptEnd, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::request::LeaveOut;
@@ -122,7 +122,7 @@ impl Attempts {
     pub(super) fn unusable(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         self.tokenless = true;
         self.log.failed(&lease, &fault);
-        job.shared.report_fault(lease, &fault, job.facts.record, Stood::default());
+        job.shared.report_fault(lease, &fault, job.facts.record, AttemptEnd::default());
         let elapsed = self.elapsed();
         let verdict = self.budget.account_failed(fault, elapsed);
         self.follow(job, verdict)
@@ -203,8 +203,8 @@ impl Attempts {
     }
 
     /// What a fault is reported with.
-    pub(super) fn stood(&self, committed: bool) -> Stood {
-        Stood { refreshed: self.budget.token_refreshed(), committed }
+    pub(super) fn stood(&self, committed: bool) -> AttemptEnd {
+        AttemptEnd { refreshed: self.budget.token_refreshed(), committed }
     }
 
     /// No further attempt will be made: what it would have needed goes.
@@ -309,7 +309,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn report_fault(&self, lease: Lease, fault: &Fault, record: bool, stood: Stood) {
+    pub(super) fn report_fault(&self, lease: Lease, fault: &Fault, record: bool, stood: AttemptEnd) {
         let outcome = if record {
             lease.failed(fault, stood)
         } else {

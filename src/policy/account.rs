@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::credential::{Credential, Observed};
-use super::health::{Health, Rules, Standing, State};
+use super::credential::{Credential, TokenChange};
+use super::health::{Health, HealthState, Rules, Standing};
 use super::later;
 use super::learned::Learned;
 use super::view::{self, AccountId, AccountView, Addresses, Sources, Urls, Viewed};
@@ -88,17 +88,17 @@ impl PoolAccount {
         record: Option<(TokenKey, Bytes)>,
         now: Timestamp,
         rng: &mut fastrand::Rng,
-    ) -> Observed {
+    ) -> TokenChange {
         self.token_record.clone_from(&record);
         let observed = self.credential.observe(record, now, rng);
         self.problems[1] = observed.as_ref().err().map(|error| format!("token record: {error}"));
         observed.unwrap_or_default()
     }
 
-    pub(crate) fn state(&self, now: Timestamp) -> State {
+    pub(crate) fn state(&self, now: Timestamp) -> HealthState {
         match self.health.state(self.is_usable(now), now) {
-            served @ (State::Healthy | State::HalfOpen | State::Stale) => {
-                self.learned.no_profile_until(now).map_or(served, |until| State::NoProfile { until })
+            served @ (HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale) => {
+                self.learned.no_profile_until(now).map_or(served, |until| HealthState::NoProfile { until })
             }
             other => other,
         }

@@ -26,7 +26,7 @@ use crate::proto::kiro::token::{Grant, Refusal};
 use crate::proto::record::{Entry, Fingerprint, Method, Token, TokenKey, Unusable};
 use crate::secret::Secret;
 
-use super::health::State;
+use super::health::HealthState;
 use super::later;
 use super::unsaved::UnsavedToken;
 
@@ -134,7 +134,7 @@ impl Found {
 
 /// What a snapshot's token record led to.
 #[derive(Default)]
-pub(crate) struct Observed {
+pub(crate) struct TokenChange {
     /// The store holds an older token than we do: this is to be written (R46, R48).
     pub(crate) write_back: Option<UnsavedToken>,
     /// The record has just disappeared; the access token in hand serves to its end (R45).
@@ -189,10 +189,10 @@ impl Credential {
         record: Option<(TokenKey, Bytes)>,
         now: Timestamp,
         rng: &mut fastrand::Rng,
-    ) -> Result<Observed, Unusable> {
+    ) -> Result<TokenChange, Unusable> {
         let Some((key, bytes)) = record else {
             let lost = self.seen.take().is_some();
-            return Ok(Observed { write_back: None, lost });
+            return Ok(TokenChange { write_back: None, lost });
         };
         let token = match &self.seen {
             Some((seen, token)) if *seen == bytes => token.clone(),
@@ -216,7 +216,7 @@ impl Credential {
             }
         };
         self.lies_in_store(bytes, token);
-        Ok(Observed { write_back, lost: false })
+        Ok(TokenChange { write_back, lost: false })
     }
 
     /// An earlier process got this token and could not save it. It is used and written, if the store has nothing newer; the
@@ -357,7 +357,7 @@ impl Credential {
     /// keeps the account from being stale.
     pub(crate) fn is_due(
         &self,
-        state: State,
+        state: HealthState,
         asked_for: bool,
         store_away: bool,
         threshold: Duration,
@@ -373,12 +373,14 @@ impl Credential {
         }
         let expires_within = |margin| self.token.expires_at.is_none_or(|end| end <= later(now, margin));
         match state {
-            State::Disabled | State::Unusable | State::Ejected => false,
+            HealthState::Disabled | HealthState::Unusable | HealthState::Ejected => false,
             _ if store_away => expires_within(LAST_MINUTE),
-            State::Quota { .. } => quiet(self.last_success.max(self.token.expires_at), QUOTA_REFRESH_EVERY),
-            State::NoProfile { .. } | State::Cooling { .. } | State::HalfOpen | State::Stale | State::Healthy => {
-                asked_for || expires_within(threshold.mul_f64(self.spread))
-            }
+            HealthState::Quota { .. } => quiet(self.last_success.max(self.token.expires_at), QUOTA_REFRESH_EVERY),
+            HealthState::NoProfile { .. }
+            | HealthState::Cooling { .. }
+            | HealthState::HalfOpen
+            | HealthState::Stale
+            | HealthState::Healthy => asked_for || expires_within(threshold.mul_f64(self.spread)),
         }
     }
 
@@ -625,7 +627,7 @@ mod tests {
         format!(r#"{{"accessToken":"{access}","refreshToken":"{refresh}","expiresAt":"{}"}}"#, at(expires))
     }
 
-    fn seen(credential: &mut Credential, record: &str, now: i64) -> Observed {
+    fn seen(credential: &mut Credential, record: &str, now: i64) -> TokenChange {
         let bytes = Bytes::copy_from_slice(record.as_bytes());
         credential.observe(Some((TokenKey::of("a1"), bytes)), at(now), &mut rng()).unwrap()
     }
@@ -679,7 +681,7 @@ mod tests {
         assert_eq!(unrefreshable.live(at(1_000_000)).unwrap().expose(), "a", "R43: used until upstream rejects it");
         let key = holding(r#"{"kiroApiKey":"ksk_1","accessToken":"a","refreshToken":"r"}"#);
         assert_eq!(key.live(at(0)).unwrap().expose(), "ksk_1");
-        assert!(!key.is_due(State::Healthy, false, false, Duration::from_secs(300), at(0)));
+        assert!(!key.is_due(HealthState::Healthy, false, false, Duration::from_secs(300), at(0)));
         assert!(!holding("{}").is_usable(at(0)));
     }
 
@@ -690,7 +692,7 @@ mod tests {
         assert!(lost.lost && credential.is_usable(at(80)) && !credential.is_usable(at(90)));
         assert!(!credential.observe(None, at(2), &mut rng()).unwrap().lost, "told once");
         assert!(
-            !credential.is_due(State::Healthy, false, false, Duration::from_secs(300), at(50)),
+            !credential.is_due(HealthState::Healthy, false, false, Duration::from_secs(300), at(50)),
             "nothing to refresh in"
         );
         seen(&mut credential, &record("b", "r2", 100), 3);
@@ -774,7 +776,7 @@ mod tests {
         );
         assert!(!credential.succeeded_lately(at(-7_200)), "a success in two hours is none");
         let is_due = |credential: &Credential, now| {
-            credential.is_due(State::Stale, true, false, Duration::from_secs(300), at(now))
+            credential.is_due(HealthState::Stale, true, false, Duration::from_secs(300), at(now))
         };
         assert!(!is_due(&credential, 59) && is_due(&credential, 60) && is_due(&credential, -7_200));
         credential.failed(at(0), &mut rng());
@@ -890,26 +892,33 @@ mod tests {
     fn when_a_background_refresh_is_due_r37_k55() {
         let threshold = Duration::from_secs(300);
         let due = |credential: &Credential, state, away, now| {
-            credential.is_due(state, state == State::Stale, away, threshold, at(now))
+            credential.is_due(state, state == HealthState::Stale, away, threshold, at(now))
         };
         let mut credential = holding(&record("a", "r", 3600));
-        assert!(!due(&credential, State::Healthy, false, 3299) && due(&credential, State::Healthy, false, 3361));
+        assert!(
+            !due(&credential, HealthState::Healthy, false, 3299) && due(&credential, HealthState::Healthy, false, 3361)
+        );
         credential.spread = 1.0;
-        assert!(due(&credential, State::Healthy, false, 3300));
+        assert!(due(&credential, HealthState::Healthy, false, 3300));
         credential.spread = 0.8;
-        assert!(!due(&credential, State::Healthy, false, 3300) && due(&credential, State::Healthy, false, 3360));
-        assert!(due(&credential, State::Stale, false, 0), "needsRefresh");
+        assert!(
+            !due(&credential, HealthState::Healthy, false, 3300) && due(&credential, HealthState::Healthy, false, 3360)
+        );
+        assert!(due(&credential, HealthState::Stale, false, 0), "needsRefresh");
         let until = at(1_000_000);
-        for never in [State::Disabled, State::Unusable, State::Ejected] {
+        for never in [HealthState::Disabled, HealthState::Unusable, HealthState::Ejected] {
             assert!(!due(&credential, never, false, 5_000), "{never:?}");
         }
-        assert!(!due(&credential, State::Quota { until }, false, 3600 + 86_399), "once a day");
-        assert!(due(&credential, State::Quota { until }, false, 3600 + 86_400));
-        assert!(!due(&credential, State::Healthy, true, 3539) && due(&credential, State::Healthy, true, 3540), "R52");
-        assert!(!due(&credential, State::Stale, true, 0));
+        assert!(!due(&credential, HealthState::Quota { until }, false, 3600 + 86_399), "once a day");
+        assert!(due(&credential, HealthState::Quota { until }, false, 3600 + 86_400));
+        assert!(
+            !due(&credential, HealthState::Healthy, true, 3539) && due(&credential, HealthState::Healthy, true, 3540),
+            "R52"
+        );
+        assert!(!due(&credential, HealthState::Stale, true, 0));
         refresh(&mut credential, "b", None, 3400, false);
         assert!(
-            !due(&credential, State::Stale, false, 3459) && due(&credential, State::Stale, false, 3460),
+            !due(&credential, HealthState::Stale, false, 3459) && due(&credential, HealthState::Stale, false, 3460),
             "quiet for a minute"
         );
     }
@@ -938,7 +947,8 @@ mod tests {
             assert!((f64::from(whole) / 2.0..=f64::from(whole)).contains(&pause), "{whole}: {pause}");
         }
         assert!(
-            credential.is_pausing(at(0)) && !credential.is_due(State::Healthy, false, false, Duration::ZERO, at(0))
+            credential.is_pausing(at(0))
+                && !credential.is_due(HealthState::Healthy, false, false, Duration::ZERO, at(0))
         );
         refresh(&mut credential, "b", None, 0, false);
         assert!(!credential.is_pausing(at(0)) && credential.trouble.failures == 0);

@@ -59,7 +59,7 @@ impl Default for Standing {
 
 /// What an account is good for now (R15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum HealthState {
     /// Switched off by a person.
     Disabled,
     /// Its record can't be read or it has no credential.
@@ -103,7 +103,7 @@ impl From<&Account> for Standing {
     }
 }
 
-impl State {
+impl HealthState {
     /// The end of a rest, of a used-up quota or of the time without a profile, for people and for `Retry-After`.
     pub fn until(self) -> Option<Timestamp> {
         match self {
@@ -223,15 +223,22 @@ pub fn lasting_mark(fault: &Fault, now: Timestamp) -> Option<Note> {
     }
 }
 
-/// How an attempt stood when it ended.
+/// How far an attempt had come when it ended in a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttemptEnd {
+    /// It went out with a token from a forced refresh of this request.
+    pub refreshed: bool,
+    /// Content had been handed downstream.
+    pub committed: bool,
+}
+
+/// What a fault is judged by, besides itself and the account's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// When it was started.
     pub started: Timestamp,
-    /// It went out with a token from a forced refresh.
-    pub refreshed: bool,
-    /// Content had been handed downstream.
-    pub committed: bool,
+    /// How far it had come.
+    pub end: AttemptEnd,
     /// Several accounts have the same fault now: it is upstream's, and counts on nobody.
     pub alike: bool,
     /// By how many thousandths a suspicious rest differs from its length, −100 to 100 (K91).
@@ -338,27 +345,27 @@ impl Health {
 
     /// The account's state: the first row of R15 that matches. `usable`: its records are readable and
     /// hold a credential.
-    pub fn state(&self, usable: bool, now: Timestamp) -> State {
+    pub fn state(&self, usable: bool, now: Timestamp) -> HealthState {
         let Standing { healthy, disabled, stale, recovery, .. } = self.standing;
         if disabled {
-            return State::Disabled;
+            return HealthState::Disabled;
         }
         if !usable {
-            return State::Unusable;
+            return HealthState::Unusable;
         }
         if let Some(until) = recovery.filter(|until| !healthy && *until > now) {
-            return State::Quota { until };
+            return HealthState::Quota { until };
         }
         if !healthy && self.is_ejected() {
-            return State::Ejected;
+            return HealthState::Ejected;
         }
         let rest = self.rest_ends.filter(|_| !healthy);
         let hold = self.held.map(|held| held.until);
         match rest.max(hold).filter(|until| *until > now) {
-            Some(until) => State::Cooling { until },
-            None if !healthy => State::HalfOpen,
-            None if stale => State::Stale,
-            None => State::Healthy,
+            Some(until) => HealthState::Cooling { until },
+            None if !healthy => HealthState::HalfOpen,
+            None if stale => HealthState::Stale,
+            None => HealthState::Healthy,
         }
     }
 
@@ -429,11 +436,8 @@ impl Health {
         self.streak = 0;
         if heals {
             (self.rests, self.suspicion, self.refused) = (0, 0, None);
-            self.standing.healthy = true;
-            self.standing.error_count = 0;
-            self.standing.last_error = None;
-            self.standing.note = None;
-            self.standing.recovery = None;
+            let Standing { disabled, stale, .. } = self.standing;
+            self.standing = Standing { disabled, stale, ..Standing::default() };
         }
         if self.held.is_some_and(|held| started >= held.since) {
             self.held = None;
@@ -448,7 +452,7 @@ impl Health {
     /// when the account was marked tells nothing new: it never makes a mark weaker, and a rest only longer when
     /// upstream said so.
     pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
-        let effect = match effect(fault.kind, attempt.refreshed, rules) {
+        let effect = match effect(fault.kind, attempt.end.refreshed, rules) {
             Effect::Counted if attempt.alike && is_soft(fault.kind) => Effect::Nothing,
             other => other,
         };
@@ -456,10 +460,10 @@ impl Health {
         if let Some(mark) = &mark {
             self.apply(mark, now);
         }
-        (mark.is_some() || attempt.committed).then_some(Outcome {
+        (mark.is_some() || attempt.end.committed).then_some(Outcome {
             at: now,
             started: attempt.started,
-            event: Event::Fault { mark, used: attempt.committed },
+            event: Event::Fault { mark, used: attempt.end.committed },
         })
     }
 
@@ -788,7 +792,7 @@ mod tests {
     }
 
     fn attempt(started: Timestamp) -> Attempt {
-        Attempt { started, refreshed: false, committed: false, alike: false, spread: 0 }
+        Attempt { started, end: AttemptEnd::default(), alike: false, spread: 0 }
     }
 
     fn mark(outcome: Option<Outcome>) -> Option<Note> {
@@ -803,7 +807,7 @@ mod tests {
     fn what_every_fault_does_to_its_account_k43_r29() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
-            let attempt = Attempt { started: t0(), refreshed, committed: false, alike: false, spread: 0 };
+            let attempt = Attempt { end: AttemptEnd { refreshed, committed: false }, ..attempt(t0()) };
             let outcome = health.fault(&fault(kind), attempt, RULES, t0());
             (
                 mark(outcome).map(|mark| mark.to_string()),
@@ -870,30 +874,36 @@ mod tests {
             ..bad(Some(t0()), "quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT")
         };
         let table = [
-            (Standing { disabled: true, ..quota.clone() }, State::Disabled),
-            (quota.clone(), State::Quota { until: secs(5) }),
+            (Standing { disabled: true, ..quota.clone() }, HealthState::Disabled),
+            (quota.clone(), HealthState::Quota { until: secs(5) }),
             (
                 Standing { recovery: Some(secs(5)), ..bad(Some(t0()), "ejected: suspended") },
-                State::Quota { until: secs(5) },
+                HealthState::Quota { until: secs(5) },
             ),
-            (bad(Some(t0()), "ejected: suspended"), State::Ejected),
-            (bad(Some(secs(-60)), "cool-down until 2026-11-23T10:00:30.000Z: x"), State::Cooling { until: secs(30) }),
-            (bad(Some(secs(-30)), "cool-down until 2026-11-23T09:00:00.000Z: x"), State::Cooling { until: secs(30) }),
-            (bad(Some(secs(-30)), "cool-down until soon"), State::Cooling { until: secs(30) }),
-            (bad(Some(secs(-30)), "Refresh failed: 401"), State::Cooling { until: secs(30) }),
-            (bad(Some(secs(-60)), ""), State::HalfOpen),
-            (bad(None, ""), State::HalfOpen),
-            (bad(None, "cool-down until 2026-11-23T10:00:30.000Z: x"), State::HalfOpen),
-            (Standing { stale: true, ..bad(Some(secs(-60)), "") }, State::HalfOpen),
-            (Standing { stale: true, ..good() }, State::Stale),
-            (good(), State::Healthy),
-            (Standing { healthy: true, ..quota }, State::Healthy),
-            (Standing { healthy: true, ..bad(Some(t0()), "ejected: suspended") }, State::Healthy),
+            (bad(Some(t0()), "ejected: suspended"), HealthState::Ejected),
+            (
+                bad(Some(secs(-60)), "cool-down until 2026-11-23T10:00:30.000Z: x"),
+                HealthState::Cooling { until: secs(30) },
+            ),
+            (
+                bad(Some(secs(-30)), "cool-down until 2026-11-23T09:00:00.000Z: x"),
+                HealthState::Cooling { until: secs(30) },
+            ),
+            (bad(Some(secs(-30)), "cool-down until soon"), HealthState::Cooling { until: secs(30) }),
+            (bad(Some(secs(-30)), "Refresh failed: 401"), HealthState::Cooling { until: secs(30) }),
+            (bad(Some(secs(-60)), ""), HealthState::HalfOpen),
+            (bad(None, ""), HealthState::HalfOpen),
+            (bad(None, "cool-down until 2026-11-23T10:00:30.000Z: x"), HealthState::HalfOpen),
+            (Standing { stale: true, ..bad(Some(secs(-60)), "") }, HealthState::HalfOpen),
+            (Standing { stale: true, ..good() }, HealthState::Stale),
+            (good(), HealthState::Healthy),
+            (Standing { healthy: true, ..quota }, HealthState::Healthy),
+            (Standing { healthy: true, ..bad(Some(t0()), "ejected: suspended") }, HealthState::Healthy),
         ];
         for (standing, state) in table {
             assert_eq!(health(standing.clone()).state(true, t0()), state, "{standing:?}");
         }
-        assert_eq!(health(good()).state(false, t0()), State::Unusable);
+        assert_eq!(health(good()).state(false, t0()), HealthState::Unusable);
     }
 
     #[test]
@@ -902,11 +912,11 @@ mod tests {
             [bad(Some(at("2030-01-01T00:00:00Z")), ""), bad(Some(t0()), "cool-down until 2030-01-01T00:00:00.000Z: x")]
         {
             let mut health = health(standing.clone());
-            let end = State::Cooling { until: secs(65 * 60) };
+            let end = HealthState::Cooling { until: secs(65 * 60) };
             assert_eq!(health.state(true, t0()), end);
             health.observe(standing, false, RULES, secs(60 * 60));
             assert_eq!(health.state(true, secs(60 * 60)), end, "the cap counts from when the mark was first seen");
-            assert_eq!(health.state(true, secs(65 * 60)), State::HalfOpen);
+            assert_eq!(health.state(true, secs(65 * 60)), HealthState::HalfOpen);
         }
     }
 
@@ -934,8 +944,8 @@ mod tests {
             let length = rest(mark, now);
             seconds.push(length);
             let end = after(now, Duration::from_secs(length.unsigned_abs()));
-            assert_eq!(health.state(true, end - Duration::from_millis(1)), State::Cooling { until: end });
-            assert_eq!(health.state(true, end), State::HalfOpen);
+            assert_eq!(health.state(true, end - Duration::from_millis(1)), HealthState::Cooling { until: end });
+            assert_eq!(health.state(true, end), HealthState::HalfOpen);
             now = end;
         }
         assert_eq!(seconds, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
@@ -964,7 +974,7 @@ mod tests {
         ] {
             let mut health = health(good());
             health.fault(&limited(said), attempt(t0()), RULES, t0());
-            assert_eq!(health.state(true, t0()), State::Cooling { until: secs(seconds) }, "{said:?}");
+            assert_eq!(health.state(true, t0()), HealthState::Cooling { until: secs(seconds) }, "{said:?}");
         }
     }
 
@@ -973,19 +983,19 @@ mod tests {
         let mut plain = health(good());
         plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         plain.observe(good(), true, RULES, secs(1));
-        assert_eq!(plain.state(true, secs(1)), State::Cooling { until: secs(60) }, "not written yet: stands");
+        assert_eq!(plain.state(true, secs(1)), HealthState::Cooling { until: secs(60) }, "not written yet: stands");
         plain.observe(Standing { disabled: true, ..good() }, true, RULES, secs(1));
-        assert_eq!(plain.state(true, secs(1)), State::Disabled);
+        assert_eq!(plain.state(true, secs(1)), HealthState::Disabled);
         plain.observe(good(), false, RULES, secs(2));
-        assert_eq!(plain.state(true, secs(2)), State::Healthy, "healed by somebody");
+        assert_eq!(plain.state(true, secs(2)), HealthState::Healthy, "healed by somebody");
         assert_eq!((plain.streak, plain.rests), (0, 0));
 
         let mut held = health(good());
         held.fault(&limited(RetryAfter::Seconds(30)), attempt(t0()), RULES, t0());
         held.observe(good(), false, RULES, secs(2));
-        assert_eq!(held.state(true, secs(2)), State::Cooling { until: secs(30) });
+        assert_eq!(held.state(true, secs(2)), HealthState::Cooling { until: secs(30) });
         assert_eq!(held.held_until(secs(2)), Some(secs(30)));
-        assert_eq!(held.state(true, secs(30)), State::Healthy);
+        assert_eq!(held.state(true, secs(30)), HealthState::Healthy);
     }
 
     /// Acceptance case 14: a long stream that ends well doesn't lift a rest that began while it ran.
@@ -995,10 +1005,10 @@ mod tests {
         health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         let outcome = health.success(secs(-1), secs(10));
         assert_eq!(outcome.event, Event::Success { heals: false, half_open: false, probe: false });
-        assert_eq!(health.state(true, secs(10)), State::Cooling { until: secs(60) });
+        assert_eq!(health.state(true, secs(10)), HealthState::Cooling { until: secs(60) });
         let outcome = health.success(t0(), secs(70));
         assert_eq!(outcome.event, Event::Success { heals: true, half_open: true, probe: false });
-        assert_eq!(health.state(true, secs(70)), State::Healthy);
+        assert_eq!(health.state(true, secs(70)), HealthState::Healthy);
         assert_eq!(
             health.success(secs(70), secs(71)).event,
             Event::Success { heals: true, half_open: false, probe: false },
@@ -1029,12 +1039,12 @@ mod tests {
             let kind = if n % 2 == 0 { FaultKind::RateLimited } else { FaultKind::Network };
             assert_eq!(health.fault(&fault(kind), attempt(secs(-5)), RULES, secs(n)), None);
         }
-        assert_eq!(health.state(true, secs(10)), State::Cooling { until: secs(60) });
+        assert_eq!(health.state(true, secs(10)), HealthState::Cooling { until: secs(60) });
         let longer = health.fault(&limited(RetryAfter::Seconds(120)), attempt(secs(-5)), RULES, secs(10));
         assert!(matches!(mark(longer), Some(Note::CoolDown { until, .. }) if until == secs(130)));
         let suspected = health.fault(&fault(FaultKind::Suspicious), attempt(secs(-5)), RULES, secs(11));
         assert!(matches!(mark(suspected), Some(Note::CoolDown { until, .. }) if until == secs(11 + 1800)));
-        let committed = Attempt { committed: true, ..attempt(secs(-5)) };
+        let committed = Attempt { end: AttemptEnd { refreshed: false, committed: true }, ..attempt(secs(-5)) };
         assert_eq!(
             health.fault(&fault(FaultKind::Network), committed, RULES, secs(12)).unwrap().event,
             Event::Fault { mark: None, used: true },
@@ -1072,9 +1082,9 @@ mod tests {
         health.fault(&fault(FaultKind::QuotaMonth), attempt(t0()), RULES, t0());
         assert_eq!(
             health.state(true, at("2026-11-30T23:59:59.999Z")),
-            State::Quota { until: at("2026-12-01T00:00:00Z") }
+            HealthState::Quota { until: at("2026-12-01T00:00:00Z") }
         );
-        assert_eq!(health.state(true, at("2026-12-01T00:00:00Z")), State::HalfOpen);
+        assert_eq!(health.state(true, at("2026-12-01T00:00:00Z")), HealthState::HalfOpen);
     }
 
     /// Acceptance cases 16, 17: what the UI's reset writes brings an account back from quota and ejection.
@@ -1084,9 +1094,9 @@ mod tests {
             let mut health = health(good());
             health.fault(&fault(kind), attempt(t0()), RULES, t0());
             let left_behind = Standing { healthy: true, error_count: 0, last_error: None, ..health.standing().clone() };
-            assert_ne!(health.state(true, secs(1)), State::Healthy);
+            assert_ne!(health.state(true, secs(1)), HealthState::Healthy);
             health.observe(left_behind, false, RULES, secs(1));
-            assert_eq!(health.state(true, secs(1)), State::Healthy, "{kind}");
+            assert_eq!(health.state(true, secs(1)), HealthState::Healthy, "{kind}");
         }
     }
 
@@ -1099,15 +1109,15 @@ mod tests {
         ] {
             let mut health = health(good());
             health.eject(cause.into(), t0());
-            assert_eq!(health.state(true, secs(1_000_000)), State::Ejected);
+            assert_eq!(health.state(true, secs(1_000_000)), HealthState::Ejected);
             health.set_fingerprint(Some("00000000".into()), t0());
-            assert_eq!(health.state(true, secs(1)), State::HalfOpen);
+            assert_eq!(health.state(true, secs(1)), HealthState::HalfOpen);
             let failed = mark(health.fault(&fault(FaultKind::Forbidden), attempt(secs(1)), RULES, secs(1)));
             assert!(matches!(failed, Some(Note::CoolDown { .. })), "{failed:?}");
         }
         let mut suspended = health(bad(Some(t0()), "ejected: suspended"));
         suspended.set_fingerprint(Some("00000000".into()), t0());
-        assert_eq!(suspended.state(true, secs(1)), State::Ejected);
+        assert_eq!(suspended.state(true, secs(1)), HealthState::Ejected);
     }
 
     #[test]
@@ -1142,8 +1152,12 @@ mod tests {
             // Another process sees the record, or this one after a restart.
             let standing = Standing { note: Some(written), ..health.standing().clone() };
             health = Health::new(standing, RULES, now);
-            assert_eq!(health.state(true, until - Duration::from_millis(1)), State::Cooling { until }, "R16: 27 h");
-            assert_eq!(health.state(true, until), State::HalfOpen);
+            assert_eq!(
+                health.state(true, until - Duration::from_millis(1)),
+                HealthState::Cooling { until },
+                "R16: 27 h"
+            );
+            assert_eq!(health.state(true, until), HealthState::HalfOpen);
             now = until;
             // Its one real request fails for another reason: no step, and none lost.
             let failed = mark_of(health.fault(&fault(FaultKind::ServerError), attempt(now), RULES, now));
@@ -1178,7 +1192,7 @@ mod tests {
             let mut health = health(good());
             let suspected = Fault { retry_after: said.map(RetryAfter::Seconds), ..suspicious() };
             health.fault(&suspected, Attempt { spread, ..attempt(t0()) }, RULES, t0());
-            assert_eq!(health.state(true, t0()), State::Cooling { until: secs(seconds) }, "{spread}, {said:?}");
+            assert_eq!(health.state(true, t0()), HealthState::Cooling { until: secs(seconds) }, "{spread}, {said:?}");
         }
     }
 
@@ -1196,7 +1210,7 @@ mod tests {
             let longer = Fault { retry_after: Some(RetryAfter::Seconds(3600)), ..suspicious() };
             let longer = health.fault(&longer, attempt(secs(1)), RULES, secs(3));
             assert_eq!(mark_of(longer), "suspicious activity (1)");
-            assert_eq!(health.state(true, secs(3)), State::Cooling { until: secs(3603) });
+            assert_eq!(health.state(true, secs(3)), HealthState::Cooling { until: secs(3603) });
         }
         // A longer rest of another kind isn't made shorter, but the suspicion is written.
         let mut limited = health(good());
@@ -1224,9 +1238,9 @@ mod tests {
         }
         let far = "cool-down until 2026-11-25T10:00:00.000Z: suspicious activity (5)";
         let end = secs(27 * 3600);
-        assert_eq!(health(bad(Some(t0()), far)).state(true, t0()), State::Cooling { until: end }, "R16");
+        assert_eq!(health(bad(Some(t0()), far)).state(true, t0()), HealthState::Cooling { until: end }, "R16");
         let other = "cool-down until 2026-11-25T10:00:00.000Z: timeout, after suspicious activity (5)";
-        assert_eq!(health(bad(Some(t0()), other)).state(true, t0()), State::Cooling { until: secs(65 * 60) });
+        assert_eq!(health(bad(Some(t0()), other)).state(true, t0()), HealthState::Cooling { until: secs(65 * 60) });
     }
 
     #[test]

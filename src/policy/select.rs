@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use super::health::State;
+use super::health::HealthState;
 
 /// How one account is taken out of several equally good ones (`KIRO_STRATEGY`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -51,7 +51,7 @@ pub struct Candidate<'a> {
     /// The account's id.
     pub id: &'a str,
     /// Its health (R15).
-    pub state: State,
+    pub state: HealthState,
     /// It has an access token that lives for more than 10 s, or needs none: no blocking refresh (R38).
     pub live_token: bool,
     /// Upstream has rejected its profile ARN and the record holds no other one since (`ProfileArn`, K45).
@@ -109,7 +109,7 @@ pub enum Refusal {
     /// It has said no to the model lately.
     SaidNo,
     /// Its state forbids it; a rest that ends says when.
-    State(State),
+    State(HealthState),
     /// It is half-open with its one request on the way.
     Probing,
     /// It is at its limit of requests in flight.
@@ -148,21 +148,21 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     }
     let mut resting = None;
     let stale = match (candidate.state, candidate.rests_softly) {
-        (State::Healthy, _) => false,
-        (State::Stale, _) => true,
-        (State::HalfOpen, _) if !candidate.probing => false,
-        (State::HalfOpen | State::Cooling { .. }, Some(rests)) => {
+        (HealthState::Healthy, _) => false,
+        (HealthState::Stale, _) => true,
+        (HealthState::HalfOpen, _) if !candidate.probing => false,
+        (HealthState::HalfOpen | HealthState::Cooling { .. }, Some(rests)) => {
             resting = Some(Tier::Resting(rests));
             false
         }
-        (State::HalfOpen, None) => return Err(Refusal::Probing),
+        (HealthState::HalfOpen, None) => return Err(Refusal::Probing),
         (
-            State::Disabled
-            | State::Unusable
-            | State::Quota { .. }
-            | State::Ejected
-            | State::NoProfile { .. }
-            | State::Cooling { .. },
+            HealthState::Disabled
+            | HealthState::Unusable
+            | HealthState::Quota { .. }
+            | HealthState::Ejected
+            | HealthState::NoProfile { .. }
+            | HealthState::Cooling { .. },
             _,
         ) => {
             return Err(Refusal::State(candidate.state));
@@ -263,7 +263,7 @@ mod tests {
     fn account(id: &str) -> Candidate<'_> {
         Candidate {
             id,
-            state: State::Healthy,
+            state: HealthState::Healthy,
             live_token: true,
             arn_rejected: false,
             model_unsupported: false,
@@ -288,7 +288,7 @@ mod tests {
     fn round_robin_counts_only_the_best_tier() {
         let all = [
             account("a1"),
-            Candidate { state: State::Stale, ..account("a2") },
+            Candidate { state: HealthState::Stale, ..account("a2") },
             Candidate { live_token: false, ..account("a3") },
             account("a4"),
         ];
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn a_stale_account_comes_after_every_healthy_one_that_must_refresh_too() {
         let expired = |id| Candidate { live_token: false, ..account(id) };
-        let all = [Candidate { state: State::Stale, ..expired("a1") }, expired("a2")];
+        let all = [Candidate { state: HealthState::Stale, ..expired("a1") }, expired("a2")];
         assert!((0..4).all(|ticket| chosen(&all, Strategy::RoundRobin, ticket, "").unwrap() == "a2"));
         assert_eq!(chosen(&all[..1], Strategy::RoundRobin, 0, "").unwrap(), "a1");
     }
@@ -313,38 +313,50 @@ mod tests {
         let one = account("a");
         let table = [
             (one, Ok(Tier::Ready)),
-            (Candidate { state: State::HalfOpen, ..one }, Ok(Tier::Ready)),
+            (Candidate { state: HealthState::HalfOpen, ..one }, Ok(Tier::Ready)),
             (Candidate { arn_rejected: true, ..one }, Ok(Tier::WithoutProfile)),
-            (Candidate { state: State::Stale, ..one }, Ok(Tier::Stale)),
+            (Candidate { state: HealthState::Stale, ..one }, Ok(Tier::Stale)),
             (Candidate { live_token: false, ..one }, Ok(Tier::Blocking)),
-            (Candidate { state: State::Stale, live_token: false, ..one }, Ok(Tier::StaleBlocking)),
+            (Candidate { state: HealthState::Stale, live_token: false, ..one }, Ok(Tier::StaleBlocking)),
             (Candidate { refused_lately: true, ..one }, Ok(Tier::Refused)),
-            (Candidate { state: State::Cooling { until }, rests_softly: Some(2), ..one }, Ok(Tier::Resting(2))),
+            (Candidate { state: HealthState::Cooling { until }, rests_softly: Some(2), ..one }, Ok(Tier::Resting(2))),
             (
-                Candidate { state: State::Cooling { until }, rests_softly: Some(2), in_flight: 3, ..one },
+                Candidate { state: HealthState::Cooling { until }, rests_softly: Some(2), in_flight: 3, ..one },
                 Err(Refusal::Busy),
             ),
-            (Candidate { state: State::HalfOpen, rests_softly: Some(2), ..one }, Ok(Tier::Ready)),
-            (Candidate { state: State::HalfOpen, rests_softly: Some(2), probing: true, ..one }, Ok(Tier::Resting(2))),
+            (Candidate { state: HealthState::HalfOpen, rests_softly: Some(2), ..one }, Ok(Tier::Ready)),
             (
-                Candidate { state: State::Quota { until }, rests_softly: Some(2), ..one },
-                Err(Refusal::State(State::Quota { until })),
+                Candidate { state: HealthState::HalfOpen, rests_softly: Some(2), probing: true, ..one },
+                Ok(Tier::Resting(2)),
+            ),
+            (
+                Candidate { state: HealthState::Quota { until }, rests_softly: Some(2), ..one },
+                Err(Refusal::State(HealthState::Quota { until })),
             ),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
             (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
-            (Candidate { state: State::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
-            (Candidate { state: State::HalfOpen, probing: true, ..one }, Err(Refusal::Probing)),
+            (Candidate { state: HealthState::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
+            (Candidate { state: HealthState::HalfOpen, probing: true, ..one }, Err(Refusal::Probing)),
             (Candidate { paced_until: Some(until), ..one }, Err(Refusal::Paced(until))),
             (Candidate { paced_until: Some(until), in_flight: 3, ..one }, Err(Refusal::Busy)),
             (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
             (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
             (Candidate { model_refused: true, ..one }, Err(Refusal::SaidNo)),
-            (Candidate { state: State::Disabled, ..one }, Err(Refusal::State(State::Disabled))),
-            (Candidate { state: State::Unusable, ..one }, Err(Refusal::State(State::Unusable))),
-            (Candidate { state: State::Ejected, ..one }, Err(Refusal::State(State::Ejected))),
-            (Candidate { state: State::Quota { until }, ..one }, Err(Refusal::State(State::Quota { until }))),
-            (Candidate { state: State::NoProfile { until }, ..one }, Err(Refusal::State(State::NoProfile { until }))),
-            (Candidate { state: State::Cooling { until }, ..one }, Err(Refusal::State(State::Cooling { until }))),
+            (Candidate { state: HealthState::Disabled, ..one }, Err(Refusal::State(HealthState::Disabled))),
+            (Candidate { state: HealthState::Unusable, ..one }, Err(Refusal::State(HealthState::Unusable))),
+            (Candidate { state: HealthState::Ejected, ..one }, Err(Refusal::State(HealthState::Ejected))),
+            (
+                Candidate { state: HealthState::Quota { until }, ..one },
+                Err(Refusal::State(HealthState::Quota { until })),
+            ),
+            (
+                Candidate { state: HealthState::NoProfile { until }, ..one },
+                Err(Refusal::State(HealthState::NoProfile { until })),
+            ),
+            (
+                Candidate { state: HealthState::Cooling { until }, ..one },
+                Err(Refusal::State(HealthState::Cooling { until })),
+            ),
         ];
         for (candidate, expected) in table {
             assert_eq!(rank(&candidate, 3), expected, "{candidate:?}");
@@ -391,7 +403,7 @@ mod tests {
 
     #[test]
     fn what_comes_after_the_others_is_not_excluded_k109_k127_r105() {
-        let cooling = State::Cooling { until: Timestamp::UNIX_EPOCH };
+        let cooling = HealthState::Cooling { until: Timestamp::UNIX_EPOCH };
         let worse = Candidate { state: cooling, rests_softly: Some(3), ..account("a0") };
         let resting = Candidate { rests_softly: Some(1), priority: 9, fit: 3, ..worse };
         assert!((0..4).all(|ticket| chosen(&[worse, resting], Strategy::RoundRobin, ticket, "").is_some_and(|_| {
@@ -423,7 +435,7 @@ mod tests {
         assert_eq!(kept(&all, &["gone", "a3"]), Some("a3"));
         assert_eq!(kept(&all, &[]), None);
         for away in [
-            Candidate { state: State::Cooling { until: Timestamp::UNIX_EPOCH }, ..account("a2") },
+            Candidate { state: HealthState::Cooling { until: Timestamp::UNIX_EPOCH }, ..account("a2") },
             Candidate { model_unsupported: true, ..account("a2") },
             Candidate { excluded: true, ..account("a2") },
             Candidate { in_flight: 3, ..account("a2") },

@@ -335,6 +335,10 @@ impl Urls {
         }
     }
 
+    fn answers_in(&self, region: &str) -> bool {
+        self.api_regions.iter().any(|known| known == region)
+    }
+
     /// Whether it is one of Kiro's fixed ARNs: other programs write the Builder ID one into every record.
     pub(crate) fn is_service(&self, arn: &str) -> bool {
         let configured = [&self.builder_id_profile, &self.social_profile].into_iter().flatten();
@@ -372,6 +376,15 @@ pub(crate) struct Sources<'a> {
     pub(crate) urls: &'a Arc<Urls>,
 }
 
+/// The region that the records name for the refresh of the token (K16).
+fn identity_region<'a>(token: &'a Token, named: Option<&'a str>, urls: &Urls) -> &'a str {
+    let region = match token.method() {
+        Method::Idc => token.idc_region.as_deref().or(named),
+        _ => token.region.as_deref().filter(|region| urls.answers_in(region)),
+    };
+    region.filter(|region| is_region(region)).unwrap_or(DEFAULT_REGION)
+}
+
 /// Resolves kind, profile, regions and addresses of an account (K12, K16, K73–K77).
 pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let Sources { account, lent, token, learned, urls } = *sources;
@@ -386,7 +399,7 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let kind = kind_of(token, own_arn.is_some(), learned.said());
     let variants = variants(kind, own_arn, learned, urls);
 
-    let answers = |region: &&str| urls.api_regions.iter().any(|known| known == region);
+    let answers = |region: &&str| urls.answers_in(region);
     let own_region = own(|account| &account.region);
     let api = [token.api_region.as_deref(), token.region.as_deref(), own_region].into_iter().flatten().find(answers);
     let decided = variants.first().and_then(Variant::arn).and_then(region_of).is_some() && own_arn.is_some();
@@ -397,12 +410,7 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
             warnings.push(not_there(field, region, api_region));
         }
     }
-    let identity = match method {
-        Method::Idc => token.idc_region.as_deref().or(named_region),
-        _ => token.region.as_deref().filter(answers),
-    };
-    let identity = identity.filter(|region| is_region(region)).unwrap_or(DEFAULT_REGION);
-    let refresh_region = learned.refresh_region().unwrap_or(identity);
+    let refresh_region = learned.refresh_region().unwrap_or_else(|| identity_region(token, named_region, urls));
 
     let mut address = |field: &str, own: Option<&str>, lent: &str, region: &str| {
         let own = own.or(Some(lent).filter(|lent| !lent.is_empty()))?;

@@ -11,10 +11,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::line::{Needs, Number};
-use super::{AccountId, AccountView, Inner, Inside, Load, Pool, Settings, Slot, Stood, between};
+use super::{AccountId, AccountView, AttemptEnd, Inner, Inside, Load, Pool, PoolSlot, Settings, between};
 use crate::error::Code;
 use crate::policy::brake;
-use crate::policy::health::{Attempt, Rules, State};
+use crate::policy::health::{Attempt, HealthState, Rules};
 use crate::policy::later;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::outcome::{Event, Outcome};
@@ -350,7 +350,7 @@ impl Pool {
             let rank = select::rank(&candidate, limits.in_flight);
             let at_limit = rank.is_err_and(Refusal::is_limit);
             passing |= wanted.homes.first() == Some(&slot.account.view.id) && at_limit;
-            limited |= at_limit && matches!(candidate.state, State::Healthy | State::Stale);
+            limited |= at_limit && matches!(candidate.state, HealthState::Healthy | HealthState::Stale);
             match rank {
                 Ok(tier) => ranked.push((tier, candidate)),
                 Err(refusal) => refused.add(refusal),
@@ -409,8 +409,8 @@ impl Pool {
         Ok(self.lease(slot, now, Purpose::Pinned))
     }
 
-    pub(super) fn lease(&self, slot: &mut Slot, now: Timestamp, purpose: Purpose) -> Lease {
-        let half_open = purpose != Purpose::Pinned && slot.account.state(now) == State::HalfOpen;
+    pub(super) fn lease(&self, slot: &mut PoolSlot, now: Timestamp, purpose: Purpose) -> Lease {
+        let half_open = purpose != Purpose::Pinned && slot.account.state(now) == HealthState::HalfOpen;
         slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
         // The one request of a half-open account; others come where nobody else is left, and the flag isn't theirs.
         let half_open = half_open && !slot.load.probing.swap(true, Ordering::AcqRel);
@@ -473,8 +473,9 @@ impl Pool {
 
     fn soonest_change(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
         let limits = self.limits(inside, now);
-        let ends =
-            |slot: &Slot| slot.account.state(now).until().or_else(|| slot.account.paced_until(limits.per_minute, now));
+        let ends = |slot: &PoolSlot| {
+            slot.account.state(now).until().or_else(|| slot.account.paced_until(limits.per_minute, now))
+        };
         inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min()
     }
 
@@ -593,7 +594,7 @@ impl Lease {
         self.pool.with_slot(&self.view.id, |slot, _| self.note(slot, fault, now));
     }
 
-    fn note(&self, slot: &mut Slot, fault: &Fault, now: Timestamp) {
+    fn note(&self, slot: &mut PoolSlot, fault: &Fault, now: Timestamp) {
         if fault.kind == FaultKind::ProfileArn {
             slot.account.arn_rejected = Some(self.view.profile_arn().unwrap_or_default().to_owned());
         }
@@ -604,32 +605,26 @@ impl Lease {
     pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         self.pool.settle(&self.view.id, |slot, _, now| {
-            let attempt =
-                Attempt { started: self.started, refreshed: false, committed: false, alike: false, spread: 0 };
+            let end = AttemptEnd::default();
+            let attempt = Attempt { started: self.started, end, alike: false, spread: 0 };
             slot.account.health.fault(fault, attempt, rules, now)
         })
     }
 
     /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
-    pub fn failed(&self, fault: &Fault, stood: Stood) -> Option<Outcome> {
+    pub fn failed(&self, fault: &Fault, end: AttemptEnd) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         if self.is_pinned() {
             self.noted(fault);
             return None;
         }
-        if stood.committed && self.pool.account(&self.view.id).is_none() {
+        if end.committed && self.pool.account(&self.view.id).is_none() {
             self.pool.0.writer.record(&self.view.id, &Outcome::used(self.pool.now()));
         }
         let alike = self.pool.is_alike(&self.view.id, fault);
         self.pool.settle(&self.view.id, |slot, rng, now| {
             self.note(slot, fault, now);
-            let attempt = Attempt {
-                started: self.started,
-                refreshed: stood.refreshed,
-                committed: stood.committed,
-                alike,
-                spread: rng.i16(-100..=100),
-            };
+            let attempt = Attempt { started: self.started, end, alike, spread: rng.i16(-100..=100) };
             slot.account.health.fault(fault, attempt, rules, now)
         })
     }
@@ -665,8 +660,8 @@ impl Refused {
             Refusal::Paced(until) => self.paced = Some(self.paced.map_or(until, |soonest| soonest.min(until))),
             Refusal::Excluded => self.excluded = true,
             Refusal::SaidNo => self.said_no = true,
-            Refusal::State(State::NoProfile { .. }) => self.without_profile = true,
-            Refusal::State(State::Cooling { .. } | State::Quota { .. }) => self.resting = true,
+            Refusal::State(HealthState::NoProfile { .. }) => self.without_profile = true,
+            Refusal::State(HealthState::Cooling { .. } | HealthState::Quota { .. }) => self.resting = true,
             Refusal::Model | Refusal::State(_) => {}
         }
     }
@@ -704,9 +699,9 @@ impl Inside {
         for slot in self.slots.values().filter(|slot| slot.account.serves(wanted.model_names, wanted.kiro_id, now)) {
             let state = slot.account.state(now);
             match (state, state.until()) {
-                (State::Healthy | State::HalfOpen | State::Stale, _) => return None,
+                (HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale, _) => return None,
                 // The next request will ask it.
-                (State::Cooling { .. }, _) if slot.account.health.rests_softly(now).is_some() => return None,
+                (HealthState::Cooling { .. }, _) if slot.account.health.rests_softly(now).is_some() => return None,
                 (_, Some(until)) if until <= later(now, SOON) => return None,
                 (_, until) => outlook.until = [outlook.until, until].into_iter().flatten().min(),
             }
@@ -717,16 +712,16 @@ impl Inside {
 
     /// Until the soonest account that serves these models is back; a second when one is there already.
     pub(super) fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
-        let back = |slot: &Slot| match slot.account.state(now) {
-            State::Cooling { until } | State::NoProfile { until } => Some(between(now, until)),
-            State::Healthy | State::HalfOpen | State::Stale => Some(Duration::from_secs(1)),
-            State::Disabled | State::Unusable | State::Quota { .. } | State::Ejected => None,
+        let back = |slot: &PoolSlot| match slot.account.state(now) {
+            HealthState::Cooling { until } | HealthState::NoProfile { until } => Some(between(now, until)),
+            HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale => Some(Duration::from_secs(1)),
+            HealthState::Disabled | HealthState::Unusable | HealthState::Quota { .. } | HealthState::Ejected => None,
         };
         self.slots.values().filter(|slot| slot.account.serves(model_names, kiro_id, now)).filter_map(back).min()
     }
 }
 
-impl Slot {
+impl PoolSlot {
     fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
         let account = &self.account;
         Candidate {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{AccountId, Inner, Inside, Pool, PoolEvent, Slot, short, tickets};
+use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, short, tickets};
 use crate::policy::health::Standing;
 use crate::policy::later;
 use crate::proto::record::{Account, Unusable};
@@ -146,7 +146,7 @@ impl Pool {
                 Some((id, slot)) => (id, slot),
                 None => {
                     let id = AccountId::from(raw.id.as_str());
-                    let slot = Slot::new(&id, &self.0.settings, now);
+                    let slot = PoolSlot::new(&id, &self.0.settings, now);
                     (id, slot)
                 }
             };
@@ -188,7 +188,7 @@ impl Pool {
     }
 }
 
-impl Slot {
+impl PoolSlot {
     /// Takes in what a snapshot holds of this account; the answer is a token that must be written back (R46, R48).
     /// A record that can't be read makes this account unusable and no other (R9).
     fn take_in(

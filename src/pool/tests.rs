@@ -98,7 +98,7 @@ impl Fixture {
         self.select().unwrap().account().id().to_string()
     }
 
-    fn state(&self, id: &str) -> State {
+    fn state(&self, id: &str) -> HealthState {
         self.pool.accounts().into_iter().find(|info| &*info.id == id).unwrap().state
     }
 }
@@ -156,9 +156,9 @@ async fn a_pinned_request_records_nothing_but_keeps_to_retry_after_n5() {
     let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
     let lease = fixture.pool.select(&pinned).unwrap();
     assert_eq!(lease.succeeded(), None);
-    assert_eq!(lease.failed(&fault(FaultKind::Suspended), Stood::default()), None);
-    assert_eq!(fixture.state("a1"), State::Healthy);
-    assert_eq!(lease.failed(&limited(30), Stood::default()), None);
+    assert_eq!(lease.failed(&fault(FaultKind::Suspended), AttemptEnd::default()), None);
+    assert_eq!(fixture.state("a1"), HealthState::Healthy);
+    assert_eq!(lease.failed(&limited(30), AttemptEnd::default()), None);
     assert_eq!(why(fixture.pool.select(&pinned)), (Why::Limited, Some(30)));
     fixture.later(30);
     assert!(fixture.pool.select(&pinned).is_ok());
@@ -170,7 +170,7 @@ async fn a_pinned_request_records_nothing_but_keeps_to_retry_after_n5() {
 async fn an_account_that_answers_429_rests_and_comes_back_case_12_trap_27() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
-    let outcome = lease.failed(&fault(FaultKind::RateLimited), Stood::default()).unwrap();
+    let outcome = lease.failed(&fault(FaultKind::RateLimited), AttemptEnd::default()).unwrap();
     let Event::Fault { mark: Some(mark), used: false } = outcome.event else { panic!("{outcome:?}") };
     assert_eq!(mark.to_string(), "cool-down until 2026-11-23T10:01:00.000Z: rate limited");
     drop(lease);
@@ -179,13 +179,13 @@ async fn an_account_that_answers_429_rests_and_comes_back_case_12_trap_27() {
     let wanted = Wanted { exclude: &only_a1, ..Wanted::default() };
     assert_eq!(why(fixture.pool.select(&wanted)), (Why::Exhausted, Some(1)), "another account is back already");
     fixture.later(60);
-    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert_eq!(fixture.state("a1"), HealthState::HalfOpen);
     let probe = fixture.pool.select(&wanted).unwrap();
     assert_eq!(why(fixture.pool.select(&wanted)).0, Why::Busy);
     assert!((0..4).all(|_| fixture.selected() == "a2"), "one request at a time");
     let healed = probe.succeeded().unwrap();
     assert_eq!(healed.event, Event::Success { heals: true, half_open: true, probe: false });
-    assert_eq!(fixture.state("a1"), State::Healthy);
+    assert_eq!(fixture.state("a1"), HealthState::Healthy);
 }
 
 /// Acceptance case 18.
@@ -197,7 +197,7 @@ async fn of_twenty_requests_one_probes_a_half_open_account_case_18() {
     assert!(leases[0].is_ok() && leases[1..].iter().all(|lease| lease.as_ref().unwrap_err().why == Why::Busy));
     drop(leases);
     assert!(fixture.select().is_ok(), "a cancelled probe is followed by the next (K50)");
-    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert_eq!(fixture.state("a1"), HealthState::HalfOpen);
 }
 
 /// Fifty requests at once over ten accounts, four of them bad: each is met by those who had it when it was seen to refuse,
@@ -240,7 +240,7 @@ async fn a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight_r105() {
         };
         let in_flight = fixture.pool.accounts().iter().find(|info| info.id == id).unwrap().in_flight;
         first.entry(id.to_string()).or_insert(in_flight);
-        lease.failed(&fault, Stood { refreshed: true, committed: false });
+        lease.failed(&fault, AttemptEnd { refreshed: true, committed: false });
         tried.push(id);
         let next = select(tried, &mut met);
         running.push_back(next);
@@ -264,9 +264,9 @@ async fn no_snapshot_comes_between_the_mark_and_its_writing_r105() {
     *fixture.shown.lock().unwrap() = Some(Box::new(move || pool.take_in(vec![raw("a1"), raw("a2")], since)));
     let lease = fixture.select().unwrap();
     let id = lease.account().id().clone();
-    lease.failed(&fault(FaultKind::QuotaMonth), Stood::default());
+    lease.failed(&fault(FaultKind::QuotaMonth), AttemptEnd::default());
     drop(lease);
-    assert!(matches!(fixture.state(&id), State::Quota { .. }));
+    assert!(matches!(fixture.state(&id), HealthState::Quota { .. }));
     assert!((0..4).all(|_| fixture.selected() != *id));
 }
 
@@ -274,13 +274,13 @@ async fn no_snapshot_comes_between_the_mark_and_its_writing_r105() {
 #[tokio::test]
 async fn an_account_that_refused_is_passed_over_not_excluded_r105() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isDisabled":true}"#)]).await;
-    fixture.select().unwrap().failed(&fault(FaultKind::Forbidden), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::Forbidden), AttemptEnd::default());
     assert_eq!(fixture.selected(), "a1");
     fixture.snapshot(&[("a1", "{}"), ("a2", "{}")]);
     assert!((0..4).all(|_| fixture.selected() == "a2"));
     fixture.later(60);
     assert!((0..4).any(|_| fixture.selected() == "a1"));
-    fixture.select().unwrap().failed(&fault(FaultKind::ServerError), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::ServerError), AttemptEnd::default());
     let turns: std::collections::BTreeSet<_> = (0..4).map(|_| fixture.selected()).collect();
     assert_eq!(turns.len(), 2, "what upstream is to blame for is no refusal of the account");
 }
@@ -290,7 +290,7 @@ async fn an_account_that_refused_is_passed_over_not_excluded_r105() {
 async fn a_long_stream_from_before_the_rest_is_no_probe() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let old = fixture.select().unwrap();
-    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     fixture.later(61);
     let probe = fixture.select().unwrap();
     assert!(fixture.select().is_err());
@@ -306,7 +306,7 @@ async fn a_stream_from_before_a_rest_does_not_lift_it_r28() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let stream = fixture.select().unwrap();
     fixture.later(1);
-    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     fixture.later(1);
     let outcome = stream.succeeded().unwrap();
     assert_eq!(outcome.event, Event::Success { heals: false, half_open: false, probe: false });
@@ -318,7 +318,7 @@ async fn a_stream_from_before_a_rest_does_not_lift_it_r28() {
 async fn quota_and_ejection_end_with_a_reset_r15() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
     for kind in [FaultKind::QuotaMonth, FaultKind::Suspended] {
-        fixture.select().unwrap().failed(&fault(kind), Stood::default());
+        fixture.select().unwrap().failed(&fault(kind), AttemptEnd::default());
     }
     fixture.later(1_000);
     let none = fixture.select().unwrap_err();
@@ -326,7 +326,7 @@ async fn quota_and_ejection_end_with_a_reset_r15() {
     let left = r#"{"isHealthy":true,"errorCount":0,"needsRefresh":false,"lastErrorTime":null,
         "lastErrorMessage":"ejected: suspended","scheduledRecoveryTime":"2026-12-01T00:00:00.000Z"}"#;
     fixture.snapshot(&[("a1", left), ("a2", left)]);
-    assert_eq!((fixture.state("a1"), fixture.state("a2")), (State::Healthy, State::Healthy));
+    assert_eq!((fixture.state("a1"), fixture.state("a2")), (HealthState::Healthy, HealthState::Healthy));
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_bad_record_makes_one_account_unusable_r9_r45() {
     ]);
     assert!((0..6).all(|_| fixture.selected() == "a6"));
     let problems: Vec<_> = fixture.pool.accounts().into_iter().map(|info| (info.state, info.problem)).collect();
-    assert!(problems[..5].iter().all(|(state, _)| *state == State::Unusable));
+    assert!(problems[..5].iter().all(|(state, _)| *state == HealthState::Unusable));
     assert!(problems[0].1.as_ref().unwrap().starts_with("account record: "));
     assert!(problems[1].1.as_ref().unwrap().starts_with("token record: "));
     assert_eq!(problems[3].1.as_deref(), Some("region: not a region's name"));
@@ -556,7 +556,7 @@ async fn those_in_line_see_an_account_that_comes_by_itself() {
         tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap()
     };
     for _ in 0..2 {
-        fixture.select().unwrap().failed(&limited(1), Stood::default());
+        fixture.select().unwrap().failed(&limited(1), AttemptEnd::default());
         let mut cancelled = Box::pin(fixture.pool.acquire(&wanted, Instant::now()));
         assert!(futures_util::poll!(cancelled.as_mut()).is_pending());
         drop(cancelled);
@@ -565,7 +565,7 @@ async fn those_in_line_see_an_account_that_comes_by_itself() {
     }
     fixture.select().unwrap().learn(Lesson::NoProfile { asked: true });
     fixture.later(590);
-    assert!(matches!(fixture.state("a1"), State::NoProfile { .. }));
+    assert!(matches!(fixture.state("a1"), HealthState::NoProfile { .. }));
     let found = Lesson::Profiles(vec!["arn:aws:codewhisperer:us-east-1:1:profile/P".into()]);
     drop(get(&|| fixture.pool.learn("a1", found.clone())).await);
 }
@@ -574,7 +574,7 @@ async fn those_in_line_see_an_account_that_comes_by_itself() {
 #[tokio::test]
 async fn waiting_for_the_end_of_a_rest() {
     let fixture = Fixture::new(&[("accountWaitMs", "2000")], &[("a1", "{}")]).await;
-    fixture.select().unwrap().failed(&limited(5), Stood::default());
+    fixture.select().unwrap().failed(&limited(5), AttemptEnd::default());
     let begun = Instant::now();
     assert_eq!(why(fixture.pool.acquire(&Wanted::default(), Instant::now()).await), (Why::Unavailable, Some(5)));
     assert!(begun.elapsed() < Duration::from_millis(500), "fails at once");
@@ -596,7 +596,7 @@ async fn a_rejected_profile_is_the_last_choice_until_the_record_has_another() {
     let fixture = Fixture::new(&[], &[]).await;
     fixture.snapshot_of(&[("a1", "{}", Some(&one)), ("a2", "{}", Some(&one))]);
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
-    assert_eq!(lease.failed(&fault(FaultKind::ProfileArn), Stood::default()), None, "none written");
+    assert_eq!(lease.failed(&fault(FaultKind::ProfileArn), AttemptEnd::default()), None, "none written");
     drop(lease);
     assert!((0..4).all(|_| fixture.selected() == "a2"));
     fixture.snapshot_of(&[("a1", "{}", Some(&one)), ("a2", "{}", Some(&one))]);
@@ -608,7 +608,7 @@ async fn a_rejected_profile_is_the_last_choice_until_the_record_has_another() {
 #[tokio::test]
 async fn what_the_host_writes_is_handed_to_it_and_stands_for_a_while_r35() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
-    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     let recorded = fixture.outcomes.lock().unwrap().clone();
     assert!(matches!(&recorded[..], [(id, Outcome { event: Event::Fault { .. }, .. })] if id == "a1"));
     let raw = RawAccount {
@@ -617,9 +617,9 @@ async fn what_the_host_writes_is_handed_to_it_and_stands_for_a_while_r35() {
         token: Some((TokenKey::of("a1"), Bytes::from_static(LIVE.as_bytes()))),
     };
     fixture.pool.take_in(vec![raw], Instant::now());
-    assert!(matches!(fixture.state("a1"), State::Cooling { .. }), "the host may not have written yet");
+    assert!(matches!(fixture.state("a1"), HealthState::Cooling { .. }), "the host may not have written yet");
     fixture.snapshot(&[("a1", "{}")]);
-    assert_eq!(fixture.state("a1"), State::Healthy, "R18: Redis wins");
+    assert_eq!(fixture.state("a1"), HealthState::Healthy, "R18: Redis wins");
 }
 
 #[tokio::test]
@@ -634,7 +634,7 @@ async fn a_dropped_lease_changes_nothing_k50() {
 async fn accounts_without_traffic_are_offered_for_a_probe_once_r17() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isHealthy":false,"lastErrorMessage":"401"}"#)]).await;
     let lease = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a1").unwrap();
-    lease.failed(&fault(FaultKind::RateLimited), Stood::default());
+    lease.failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     drop(lease);
     fixture.later(119);
     assert!(fixture.pool.probes_due().is_empty());
@@ -651,7 +651,7 @@ async fn accounts_without_traffic_are_offered_for_a_probe_once_r17() {
 #[tokio::test]
 async fn no_probe_heals_a_suspicious_account_but_one_real_request_k91_p54() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
-    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     fixture.later(200);
     let mut probes = fixture.pool.probes_due();
     let probe = probes.pop().unwrap();
@@ -660,16 +660,16 @@ async fn no_probe_heals_a_suspicious_account_but_one_real_request_k91_p54() {
     fixture.snapshot(&[("a1", suspected)]);
     assert_eq!(probe.succeeded(), None, "marked elsewhere while the probe ran");
     drop(probe);
-    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    assert!(matches!(fixture.state("a1"), HealthState::Cooling { .. }));
     let info = fixture.pool.accounts().remove(0);
     assert_eq!((info.condition(), info.cause.as_deref()), ("suspicious", Some("suspicious activity (3)")));
     fixture.later(7 * 3600);
-    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert_eq!(fixture.state("a1"), HealthState::HalfOpen);
     assert!(fixture.pool.probes_due().is_empty());
     let one = fixture.select().unwrap();
     assert_eq!(why(fixture.select()).0, Why::Busy, "one real request");
     one.succeeded();
-    assert_eq!(fixture.state("a1"), State::Healthy);
+    assert_eq!(fixture.state("a1"), HealthState::Healthy);
 }
 
 /// Acceptance case P55, the pool's half: whatever address an account has, all are slowed down.
@@ -684,10 +684,10 @@ async fn two_suspicious_accounts_slow_the_whole_pool_down_k92_p55() {
         let exclude = wanted(&[only]);
         fixture.pool.select(&Wanted { exclude: &exclude, ..Wanted::default() })
     };
-    take("a1").unwrap().failed(&fault(FaultKind::Suspicious), Stood::default());
+    take("a1").unwrap().failed(&fault(FaultKind::Suspicious), AttemptEnd::default());
     assert_eq!(fixture.pool.brake(), None);
     fixture.later(60);
-    take("a2").unwrap().failed(&fault(FaultKind::Suspicious), Stood::default());
+    take("a2").unwrap().failed(&fault(FaultKind::Suspicious), AttemptEnd::default());
     let until: Timestamp = "2026-11-23T10:31:00Z".parse().unwrap();
     assert_eq!(fixture.pool.brake(), Some(until));
     for id in ["a3", "a4"] {
@@ -806,13 +806,13 @@ async fn nobody_serves_for_more_than_two_minutes_m85_p3() {
         (none.is_lasting(), none.to_string(), none.retry_after.map(|after| after.as_secs()))
     };
     let one = fixture.select().unwrap();
-    one.failed(&fault(FaultKind::QuotaMonth), Stood::default());
+    one.failed(&fault(FaultKind::QuotaMonth), AttemptEnd::default());
     let tried = [one.account().id().clone()];
     drop(one);
     let other = Wanted { exclude: &tried, ..Wanted::default() };
     let lease = fixture.pool.select(&other).unwrap();
     assert!(!told(fixture.pool.select(&Wanted { exclude: &["a1".into(), "a2".into()], ..other })).0);
-    lease.failed(&limited(1800), Stood::default());
+    lease.failed(&limited(1800), AttemptEnd::default());
     drop(lease);
     let text = "No account can serve before 2026-11-23T10:30:00Z (1 resting, 1 disabled, 1 out of quota): see \
                 `kiro-server accounts list`, or add an account";
@@ -822,13 +822,13 @@ async fn nobody_serves_for_more_than_two_minutes_m85_p3() {
     assert_eq!(told(fixture.select()), (false, "No healthy accounts available".to_owned(), Some(120)));
     fixture.later(120);
     let lease = fixture.select().unwrap();
-    lease.failed(&fault(FaultKind::Suspended), Stood::default());
+    lease.failed(&fault(FaultKind::Suspended), AttemptEnd::default());
     let text = "No account can serve before 2026-12-01T00:00:00Z (1 disabled, 1 ejected, 1 out of quota): see \
                 `kiro-server accounts list`, or add an account";
     assert_eq!(told(fixture.select()), (true, text.to_owned(), None));
     fixture.later(8 * 86_400);
     let lease = fixture.select().unwrap();
-    lease.failed(&fault(FaultKind::Suspended), Stood::default());
+    lease.failed(&fault(FaultKind::Suspended), AttemptEnd::default());
     let text = "No account can serve until a person acts (1 disabled, 2 ejected): see `kiro-server accounts list`, or \
                 add an account";
     assert_eq!(told(fixture.select()), (true, text.to_owned(), None));
@@ -847,7 +847,7 @@ async fn an_account_without_a_profile_is_not_selected_k78_p3() {
     let id = lease.account().id().clone();
     drop(lease);
     let until = "2026-11-23T10:10:00Z".parse().unwrap();
-    assert_eq!(fixture.state(&id), State::NoProfile { until });
+    assert_eq!(fixture.state(&id), HealthState::NoProfile { until });
     assert_eq!((fixture.pool.counts().selectable, fixture.pool.counts().no_profile), (1, 1));
     let other = fixture.selected();
     assert!(other != *id && (0..4).all(|_| fixture.selected() == other));
@@ -873,7 +873,7 @@ async fn no_account_serves_the_model_or_one_will_be_back_k88() {
     let wanted = Wanted { kiro_id: "kiro-x", ..Wanted::default() };
     fixture.pool.select(&wanted).unwrap().learn(Lesson::ModelRefused("kiro-x".into()));
     let other = fixture.pool.select(&wanted).unwrap();
-    other.failed(&limited(30), Stood::default());
+    other.failed(&limited(30), AttemptEnd::default());
     assert_eq!(why(fixture.pool.select(&wanted)), (Why::Unavailable, Some(30)), "it may serve the model");
     other.learn(Lesson::ModelRefused("kiro-x".into()));
     let none = fixture.pool.select(&wanted).unwrap_err();
@@ -902,7 +902,7 @@ async fn the_shared_counter_goes_on_inside_a_tier_r90() {
     for _ in 0..2 {
         let lease = fixture.select().unwrap();
         assert_ne!(&**lease.account().id(), "a1");
-        lease.failed(&limited(30), Stood::default());
+        lease.failed(&limited(30), AttemptEnd::default());
     }
     assert!((0..4).all(|_| fixture.selected() == "a1"), "the next tier");
     fixture.later(30);
@@ -915,7 +915,7 @@ async fn the_shared_counter_goes_on_inside_a_tier_r90() {
 #[tokio::test]
 async fn pinned_requests_do_not_put_a_probe_off_r17_n5() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
-    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), Stood::default());
+    fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     for _ in 0..12 {
         fixture.later(10);
         let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
@@ -954,10 +954,10 @@ async fn an_account_that_rests_is_refreshed_when_its_record_asks_for_it_r37() {
     let due = |away| -> Vec<String> {
         fixture.pool.refreshes_due(away, Duration::from_secs(300)).iter().map(|id| id.to_string()).collect()
     };
-    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    assert!(matches!(fixture.state("a1"), HealthState::Cooling { .. }));
     assert_eq!(due(false), ["a1"]);
     fixture.later(31);
-    assert_eq!(fixture.state("a1"), State::HalfOpen);
+    assert_eq!(fixture.state("a1"), HealthState::HalfOpen);
     assert_eq!(due(false), ["a1"]);
     assert!(due(true).is_empty(), "R52");
 }
@@ -1011,10 +1011,10 @@ async fn failures_in_a_row_are_parted_by_whatever_ends_well_k43() {
         if n % 3 == 2 {
             stream.succeeded();
         } else {
-            stream.failed(&fault(FaultKind::Network), Stood { refreshed: false, committed: true });
+            stream.failed(&fault(FaultKind::Network), AttemptEnd { refreshed: false, committed: true });
         }
     }
-    assert_eq!(fixture.state("a1"), State::Healthy);
+    assert_eq!(fixture.state("a1"), HealthState::Healthy);
 }
 
 #[tokio::test]
@@ -1022,7 +1022,7 @@ async fn what_hits_three_accounts_alike_is_upstreams_and_rests_nobody_k119() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", "{}")]).await;
     for _ in 0..100 {
         let lease = fixture.select().unwrap();
-        lease.failed(&fault(FaultKind::ServerError), Stood { refreshed: false, committed: true });
+        lease.failed(&fault(FaultKind::ServerError), AttemptEnd { refreshed: false, committed: true });
     }
     assert_eq!(fixture.pool.counts().healthy, 4);
     let shown = fixture.outcomes.lock().unwrap();
@@ -1038,9 +1038,9 @@ async fn a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too_k119() {
     for id in ids {
         let lease = fixture.pool.select(&Wanted { homes: &[id.into()], ..Wanted::default() }).unwrap();
         let kind = if id == "a1" { FaultKind::Suspended } else { FaultKind::RateLimited };
-        lease.failed(&fault(kind), Stood::default());
+        lease.failed(&fault(kind), AttemptEnd::default());
     }
-    assert_eq!(fixture.state("a1"), State::Ejected);
+    assert_eq!(fixture.state("a1"), HealthState::Ejected);
     assert_eq!(fixture.pool.counts().cooling, 3);
     assert!(fixture.select().is_err(), "what upstream said of an account itself is kept to");
 }
@@ -1053,13 +1053,13 @@ async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
             let lease = fixture.pool.select(&Wanted { homes: &[id.into()], ..Wanted::default() });
             let lease = lease.unwrap();
             assert_eq!(&**lease.account().id(), id);
-            lease.failed(&fault(FaultKind::Network), Stood::default());
+            lease.failed(&fault(FaultKind::Network), AttemptEnd::default());
             // Apart from each other: nobody else's.
             fixture.later(20);
         }
     };
     fail("a1", 3);
-    assert!(matches!(fixture.state("a1"), State::Cooling { .. }));
+    assert!(matches!(fixture.state("a1"), HealthState::Cooling { .. }));
     assert_eq!(fixture.selected(), "a2", "not while somebody else may serve");
     fail("a2", 3);
     assert_eq!(fixture.pool.counts().cooling + fixture.pool.counts().half_open, 2);
@@ -1077,7 +1077,7 @@ async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
     let healed = lease.account().id().to_string();
     lease.succeeded();
     drop(lease);
-    assert_eq!(fixture.state(&healed), State::Healthy);
+    assert_eq!(fixture.state(&healed), HealthState::Healthy);
     assert!((0..4).all(|_| fixture.selected() == healed));
 }
 
@@ -1097,7 +1097,7 @@ async fn ten_minutes_of_five_per_cent_broken_streams_refuse_nobody_k119() {
             while running.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
                 let Some((_, lease)) = running.pop_first() else { break };
                 if rng.u32(..100) < 5 {
-                    lease.failed(&fault(FaultKind::Network), Stood { refreshed: false, committed: true });
+                    lease.failed(&fault(FaultKind::Network), AttemptEnd { refreshed: false, committed: true });
                 } else {
                     lease.succeeded();
                 }

@@ -378,14 +378,14 @@ impl AccountWrites {
 }
 
 /// One account in a batch.
-struct Job {
+struct WriteJob {
     id: String,
     change: Outcomes,
     base: Option<Bytes>,
     doubt: Option<Doubt>,
 }
 
-impl Job {
+impl WriteJob {
     /// The reply was lost and somebody else has written since: the record can't tell whether our counts are in it. One
     /// may be lost, none doubled (R22).
     fn take_for_written(&mut self) {
@@ -403,7 +403,7 @@ impl Job {
 }
 
 /// How a job ended.
-enum End {
+enum WriteEnd {
     /// The record has these bytes and holds the change.
     Written(Bytes),
     /// No record there.
@@ -517,7 +517,7 @@ impl Shared {
         }
     }
 
-    fn take(&self, accounts: Vec<String>) -> Vec<Job> {
+    fn take(&self, accounts: Vec<String>) -> Vec<WriteJob> {
         let mut state = self.state();
         let mut jobs = Vec::with_capacity(accounts.len());
         for id in accounts {
@@ -530,14 +530,14 @@ impl Shared {
                 None => InFlight { change: std::mem::take(&mut entry.pending), doubt: None },
             };
             let base = if in_flight.doubt.is_some() { None } else { entry.known.clone() };
-            jobs.push(Job { id, change: in_flight.change.clone(), base, doubt: in_flight.doubt.clone() });
+            jobs.push(WriteJob { id, change: in_flight.change.clone(), base, doubt: in_flight.doubt.clone() });
             entry.in_flight = Some(in_flight);
         }
         jobs
     }
 
     /// Compare-and-set of each job, again on a conflict, up to 8 times (R22).
-    async fn write(&self, mut jobs: Vec<Job>) {
+    async fn write(&self, mut jobs: Vec<WriteJob>) {
         for attempt in 0..MAX_TRIES {
             if attempt > 0 {
                 sleep(conflict_pause()).await;
@@ -553,12 +553,12 @@ impl Shared {
                 match result {
                     Ok(Cas::Written) => {
                         self.written.fetch_add(1, Ordering::Relaxed);
-                        self.settle(job, End::Written(change.new));
+                        self.settle(job, WriteEnd::Written(change.new));
                     }
                     // An earlier try, whose reply was lost, had succeeded. Without such a try another process has
                     // written the same bytes: it counted its own, ours comes on top (R22, R60).
                     Ok(Cas::Conflict(current)) if job.doubt.is_some() && current == change.new => {
-                        self.settle(job, End::Written(current));
+                        self.settle(job, WriteEnd::Written(current));
                     }
                     Ok(Cas::Conflict(current)) => {
                         if job.doubt.is_some() {
@@ -567,7 +567,7 @@ impl Shared {
                         job.base = Some(current);
                         jobs.push(job);
                     }
-                    Ok(Cas::Absent) => self.settle(job, End::Absent),
+                    Ok(Cas::Absent) => self.settle(job, WriteEnd::Absent),
                     Err(error) => {
                         let doubt = Doubt { old: change.old, new: change.new };
                         let doubt = if error.is_perhaps_done() { Some(doubt) } else { job.doubt.take() };
@@ -580,13 +580,13 @@ impl Shared {
             }
         }
         for job in jobs {
-            self.settle(job, End::Failed(None));
+            self.settle(job, WriteEnd::Failed(None));
         }
     }
 
     /// Reads the records of which there is no guess.
-    async fn read(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let (mut ready, unread): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.base.is_some());
+    async fn read(&self, jobs: Vec<WriteJob>) -> Vec<WriteJob> {
+        let (mut ready, unread): (Vec<WriteJob>, Vec<WriteJob>) = jobs.into_iter().partition(|job| job.base.is_some());
         if unread.is_empty() {
             return ready;
         }
@@ -603,8 +603,8 @@ impl Shared {
         };
         for (mut job, found) in unread.into_iter().zip(found) {
             match (found, &job.doubt) {
-                (None, _) => self.settle(job, End::Absent),
-                (Some(found), Some(doubt)) if found == doubt.new => self.settle(job, End::Written(found)),
+                (None, _) => self.settle(job, WriteEnd::Absent),
+                (Some(found), Some(doubt)) if found == doubt.new => self.settle(job, WriteEnd::Written(found)),
                 (Some(found), doubt) => {
                     if doubt.as_ref().is_some_and(|doubt| found != doubt.old) {
                         job.take_for_written();
@@ -618,7 +618,7 @@ impl Shared {
     }
 
     /// The compare-and-sets of these jobs; those with nothing to change are settled.
-    fn patch(&self, jobs: Vec<Job>) -> (Vec<Change>, Vec<Job>) {
+    fn patch(&self, jobs: Vec<WriteJob>) -> (Vec<Change>, Vec<WriteJob>) {
         let now = (self.clock)();
         let mut changes = Vec::with_capacity(jobs.len());
         let mut waiting = Vec::with_capacity(jobs.len());
@@ -637,21 +637,21 @@ impl Shared {
                     changes.push(Change { id: job.id.clone(), old, new });
                     waiting.push(job);
                 }
-                Ok(None) => self.settle(job, End::Written(old)),
-                Err(_) => self.settle(job, End::Unusable),
+                Ok(None) => self.settle(job, WriteEnd::Written(old)),
+                Err(_) => self.settle(job, WriteEnd::Unusable),
             }
         }
         (changes, waiting)
     }
 
-    fn fail(&self, job: Job, doubt: Option<Doubt>, error: &StoreError) {
+    fn fail(&self, job: WriteJob, doubt: Option<Doubt>, error: &StoreError) {
         if error.kind() == StoreErrorKind::Broken {
             tracing::debug!(account = short(&job.id), %error, "an outcome could not be written");
         }
-        self.settle(job, End::Failed(doubt));
+        self.settle(job, WriteEnd::Failed(doubt));
     }
 
-    fn settle(&self, job: Job, end: End) {
+    fn settle(&self, job: WriteJob, end: WriteEnd) {
         let now = Instant::now();
         let mut state = self.state();
         let flushing = state.flushing;
@@ -662,11 +662,11 @@ impl Shared {
         entry.touched = Some(now);
         entry.settled = Some(now);
         entry.in_flight = None;
-        if !matches!(end, End::Absent) {
+        if !matches!(end, WriteEnd::Absent) {
             entry.absent_since = None;
         }
         match end {
-            End::Written(record) => {
+            WriteEnd::Written(record) => {
                 entry.recent.retain(|(written, _)| now.duration_since(*written) < REMEMBER);
                 entry.known = Some(record);
                 let before = job.base.as_ref().and_then(|before| Account::parse(before, &job.id).ok());
@@ -675,7 +675,7 @@ impl Shared {
                 }
                 entry.due = entry.due.or((!entry.pending.is_empty()).then_some(now));
             }
-            End::Absent => {
+            WriteEnd::Absent => {
                 entry.known = None;
                 let since = *entry.absent_since.get_or_insert(now);
                 if now.duration_since(since) >= patience {
@@ -688,7 +688,7 @@ impl Shared {
                     entry.give_back(job.change, None, now + ABSENT_RETRY);
                 }
             }
-            End::Unusable => {
+            WriteEnd::Unusable => {
                 entry.known = None;
                 entry.pending = Outcomes::default();
                 entry.due = None;
@@ -698,7 +698,7 @@ impl Shared {
                     "the account record can't be written: its outcomes are dropped"
                 );
             }
-            End::Failed(doubt) => entry.give_back(job.change, doubt, now + retry),
+            WriteEnd::Failed(doubt) => entry.give_back(job.change, doubt, now + retry),
         }
         drop(state);
         self.settled.notify_waiters();

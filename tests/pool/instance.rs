@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::credentials::Credentials;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::{Hooks, Pool, PoolEvent, Wanted};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::secret::Secret;
@@ -65,7 +65,7 @@ impl Instance {
         Self { pool, credentials, events }
     }
 
-    pub fn state(&self, id: &str) -> State {
+    pub fn state(&self, id: &str) -> HealthState {
         self.pool.accounts().into_iter().find(|info| &*info.id == id).expect("the account").state
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiro_messages::credentials::LookUp;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::policy::learned::{Lesson, Variant};
 use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, Kind};
 use kiro_messages::proto::kiro::route::Shape;
@@ -95,7 +95,7 @@ async fn a_profile_in_another_region_is_found_kept_and_used_k6_k64_k79_p6() {
     assert_eq!(one.pool.account("a1").unwrap().kind(), Kind::Enterprise);
     one.credentials.refresh("a1").await.unwrap();
     assert_eq!(address.regions("/token"), ["oidc-us-east-1"]);
-    assert!(one.pool.accounts()[0].cause.is_none() && one.state("a1") == State::Healthy);
+    assert!(one.pool.accounts()[0].cause.is_none() && one.state("a1") == HealthState::Healthy);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +239,7 @@ async fn usage_goes_on_without_the_profile_and_remembers_it_k80_p22() {
     assert_eq!(address.calls(), 2, "with and without");
     one.credentials.usage_limits(&lease).await.unwrap();
     assert_eq!(address.calls(), 3, "at once without");
-    assert_eq!(one.state("a1"), State::Healthy);
+    assert_eq!(one.state("a1"), HealthState::Healthy);
     assert_eq!(one.pool.account("a1").unwrap().profile_arn(), Some(E1), "it says nothing of conversations");
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kiro_messages::credentials::RefreshError;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::Wanted;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::secret::Secret;
@@ -222,15 +222,15 @@ async fn a_rejected_refresh_token_ejects_until_there_is_another_case_29_r41() {
     let ejected = "ejected: refresh token rejected (bd473e5d) in us-east-1; log in again";
     let marked = record(&mut redis, "a1");
     assert!(marked.contains(ejected) && marked.contains(r#""errorCount":10"#), "{marked}");
-    assert_eq!(one.state("a1"), State::Ejected);
+    assert_eq!(one.state("a1"), HealthState::Ejected);
     time.pass(1_000_000);
     sleep(Duration::from_millis(1_500)).await;
     assert_eq!(address.calls(), 1, "ejected accounts are not refreshed");
     let new = LIVE.replace("\"r\"", "\"refresh-2\"").replace("2026-11-24", "2027-11-24");
     redis.set::<_, _, ()>(token_key("a1"), new).unwrap();
-    eventually("half-open", Duration::from_secs(6), || one.state("a1") == State::HalfOpen).await;
+    eventually("half-open", Duration::from_secs(6), || one.state("a1") == HealthState::HalfOpen).await;
     one.pool.select(&Wanted::default()).unwrap().succeeded();
-    assert_eq!(one.state("a1"), State::Healthy);
+    assert_eq!(one.state("a1"), HealthState::Healthy);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,7 +431,7 @@ async fn a_refusal_is_not_believed_while_redis_is_down_r52() {
     time.set("2026-11-23T10:11:00Z");
     one.token_of("a1").await.unwrap_err();
     assert!(address.calls() >= 1);
-    assert_eq!(one.state("a1"), State::Healthy, "not ejected");
+    assert_eq!(one.state("a1"), HealthState::Healthy, "not ejected");
 }
 
 /// A blocking refresh is bounded where another process holds the lock and doesn't come to an end (R40 step 2).

@@ -9,7 +9,7 @@ use kiro_messages::config::{Face, RawConfig};
 use kiro_messages::credentials::RefreshError;
 use kiro_messages::error::Code;
 use kiro_messages::gateway::Gateway;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::{Hooks, PoolEvent, Wanted};
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::token::Refusal;
@@ -50,7 +50,7 @@ async fn a_builder_id_refresh_keeps_the_record_case_22_k9_k100() {
     let healthy = r#""lastHealthCheckTime":"2026-11-23T10:00:00.000Z"}"#;
     assert!(after.starts_with(r#"{"needsRefresh":false,"refreshCount":0,"#) && after.ends_with(healthy), "{after}");
     assert_eq!(one.token_of("a1").await.unwrap(), "new");
-    assert_eq!((address.calls(), one.state("a1")), (1, State::Healthy));
+    assert_eq!((address.calls(), one.state("a1")), (1, HealthState::Healthy));
     let call = address.calls.lock().unwrap()[0].clone();
     assert_eq!(call.path, "/token?r=us-east-1");
     assert_eq!(
@@ -120,13 +120,13 @@ async fn what_a_refused_refresh_leaves_k57_k58_k59_k61_r41() {
         for refusal in 1..=believed_at {
             // An unknown answer (K61) counts however soon it comes, that of the background refresh too.
             if status != 404 {
-                assert_ne!(one.state("a1"), State::Ejected, "{n}: before refusal {refusal}");
+                assert_ne!(one.state("a1"), HealthState::Ejected, "{n}: before refusal {refusal}");
             }
             one.credentials.refresh("a1").await.unwrap_err();
             one.credentials.refresh("a1").await.unwrap_err();
             time.pass(61);
         }
-        assert_eq!(one.state("a1"), State::Ejected, "{n}");
+        assert_eq!(one.state("a1"), HealthState::Ejected, "{n}");
         assert!(address.calls() >= believed_at, "{n}");
         one.written().await;
         let marked = record(&mut redis, "a1");
@@ -214,7 +214,7 @@ async fn a_passing_failure_pauses_k60_r42() {
     let second = one.token_of("a1").await.unwrap_err();
     // Nothing was asked, so that nothing comes of it.
     assert_eq!((second.kind, address.calls()), (FaultKind::Unreachable, calls));
-    assert_eq!(one.state("a1"), State::Healthy, "the attempt's report decides");
+    assert_eq!(one.state("a1"), HealthState::Healthy, "the attempt's report decides");
     time.pass(60);
     one.token_of("a1").await.unwrap_err();
     assert!(address.calls() > calls);
@@ -248,7 +248,7 @@ async fn nothing_of_an_external_account_is_sent_r71_k84() {
         r#"{"authMethod":"AzureAD","accessToken":"a","refreshToken":"secret","clientId":"c","clientSecret":"s"}"#;
     put_account(&mut redis, "a1", &own, external);
     let one = Instance::start(&server, &time, &[]).await;
-    assert_eq!(one.state("a1"), State::Unusable);
+    assert_eq!(one.state("a1"), HealthState::Unusable);
     assert_eq!(one.pool.accounts()[0].problem.as_deref(), Some("tokenEndpoint: missing"));
     assert_eq!(one.pool.accounts()[0].method.as_str(), "external");
     assert_eq!(one.credentials.refresh("a1").await, Err(RefreshError::NotRefreshable));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 
 use super::accounts::{put_account, record, token};
 use super::address::{Address, grant};
@@ -65,7 +65,7 @@ async fn a_dead_token_is_tried_in_four_regions_and_ejected_k76_p25() {
     one.token_of("a1").await.unwrap_err();
     let tried = ["oidc-eu-west-1", "oidc-eu-north-1", "oidc-ap-southeast-1", "oidc-eu-central-1"];
     assert_eq!(address.regions("/token"), tried);
-    assert_eq!(one.state("a1"), State::Ejected);
+    assert_eq!(one.state("a1"), HealthState::Ejected);
     one.written().await;
     let marked = self::record(&mut redis, "a1");
     assert!(marked.contains("in eu-west-1, eu-north-1, ap-southeast-1, eu-central-1; log in again"), "{marked}");
@@ -85,5 +85,5 @@ async fn a_region_that_is_busy_is_no_refusal_k76() {
     put_account(&mut redis, "a1", "{}", &record);
     let one = regional(&server, &time, &address).await;
     one.token_of("a1").await.unwrap_err();
-    assert_ne!(one.state("a1"), State::Ejected);
+    assert_ne!(one.state("a1"), HealthState::Ejected);
 }

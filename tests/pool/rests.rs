@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::policy::outcome::{Event, Outcome};
-use kiro_messages::pool::{PoolEvent, Stood, Wanted, Why};
+use kiro_messages::pool::{AttemptEnd, PoolEvent, Wanted, Why};
 use kiro_messages::proto::kiro::fault::FaultKind;
 use redis::Commands as _;
 use tokio::task::JoinSet;
@@ -27,7 +27,7 @@ async fn a_rest_is_seen_by_the_other_instance_which_probes_after_it_case_12_r58(
     let one = Instance::start(&server, &time, &[]).await;
     let two = Instance::start(&server, &time, &[]).await;
     let lease = one.pool.select(&Wanted::default()).unwrap();
-    lease.failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    lease.failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());
     drop(lease);
     let marked = Instant::now();
     let gone = || two.pool.select(&Wanted::default()).is_err_and(|none| none.why == Why::Unavailable);
@@ -38,14 +38,14 @@ async fn a_rest_is_seen_by_the_other_instance_which_probes_after_it_case_12_r58(
         r#"{"uuid":"a1","isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T10:00:00.000Z","lastErrorMessage":"cool-down until 2026-11-23T10:01:00.000Z: 429 rate limited","lastUsed":"2026-11-23T10:00:00.000Z"}"#
     );
     time.pass(60);
-    assert_eq!(two.state("a1"), State::HalfOpen);
+    assert_eq!(two.state("a1"), HealthState::HalfOpen);
     let probe = two.pool.select(&Wanted::default()).unwrap();
     assert!(two.pool.select(&Wanted::default()).is_err());
     probe.succeeded();
-    assert_eq!(two.state("a1"), State::Healthy);
+    assert_eq!(two.state("a1"), HealthState::Healthy);
     two.written().await;
     one.pool.reload().await.unwrap();
-    assert_eq!(one.state("a1"), State::Healthy);
+    assert_eq!(one.state("a1"), HealthState::Healthy);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,14 +71,14 @@ async fn a_stream_from_before_the_rest_only_counts_case_14() {
     let one = Instance::start(&server, &time, &[]).await;
     let stream = one.pool.select(&Wanted::default()).unwrap();
     time.pass(1);
-    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());
     time.pass(1);
     stream.succeeded();
     one.written().await;
     let after = record(&mut redis, "a1");
     assert!(after.contains(r#""isHealthy":false"#) && after.contains(r#""usageCount":8"#), "{after}");
     one.pool.reload().await.unwrap();
-    assert!(matches!(one.state("a1"), State::Cooling { .. }));
+    assert!(matches!(one.state("a1"), HealthState::Cooling { .. }));
 }
 
 /// K91: the step stands in the record, so that a process that starts anew goes on from it.
@@ -91,18 +91,18 @@ async fn a_new_process_goes_on_from_the_step_of_the_last_one_k91_p53() {
         let process = Instance::start(&server, &time, &[]).await;
         let began = Timestamp::from_millisecond(time.0.load(Ordering::Relaxed)).unwrap();
         let lease = process.pool.select(&Wanted::default()).unwrap();
-        lease.failed(&fault(FaultKind::Suspicious, 429), Stood::default());
+        lease.failed(&fault(FaultKind::Suspicious, 429), AttemptEnd::default());
         drop(lease);
         process.written().await;
         process.pool.reload().await.unwrap();
         let message: serde_json::Value = serde_json::from_str(&record(&mut redis, "a1")).unwrap();
         let message = message["lastErrorMessage"].as_str().unwrap().to_owned();
-        let State::Cooling { until } = process.state("a1") else { panic!("{message}") };
+        let HealthState::Cooling { until } = process.state("a1") else { panic!("{message}") };
         assert_eq!(message, format!("cool-down until {until:.3}: suspicious activity ({step})"));
         let rest = until.duration_since(began).as_secs();
         assert!((minutes * 54..=minutes * 66).contains(&rest), "step {step}: {rest} s");
         time.pass(rest + 1);
-        assert_eq!(process.state("a1"), State::HalfOpen, "R16");
+        assert_eq!(process.state("a1"), HealthState::HalfOpen, "R16");
         assert!(process.pool.probes_due().is_empty());
         process.close().await;
     }
@@ -178,8 +178,8 @@ async fn any_order_of_outcomes_snapshots_and_processes_k91_r105() {
                                 continue;
                             }
                         };
-                        let outcome = lease.failed(&fault(kind, 429), Stood::default());
-                        let rests = matches!(processes[p].state("a1"), State::Cooling { .. });
+                        let outcome = lease.failed(&fault(kind, 429), AttemptEnd::default());
+                        let rests = matches!(processes[p].state("a1"), HealthState::Cooling { .. });
                         suspected |= kind == FaultKind::Suspicious && outcome.is_some();
                         refused[p] |= outcome.is_some() && rests && !rests_softly(&processes[p]);
                     }
@@ -187,7 +187,8 @@ async fn any_order_of_outcomes_snapshots_and_processes_k91_r105() {
                     8 => {
                         process.pool.reload().await.unwrap();
                         // Another process may have healed it.
-                        refused[p] &= matches!(process.state("a1"), State::Cooling { .. }) && !rests_softly(process);
+                        refused[p] &=
+                            matches!(process.state("a1"), HealthState::Cooling { .. }) && !rests_softly(process);
                         assert!(healed || !refused[p] || process.pool.select(&Wanted::default()).is_err(), "{place}");
                     }
                     _ => {
@@ -217,7 +218,7 @@ async fn any_order_of_outcomes_snapshots_and_processes_k91_r105() {
             let now = Timestamp::from_millisecond(time.0.load(Ordering::Relaxed)).unwrap();
             let states = processes.each_ref().map(|process| process.state("a1"));
             assert_eq!(states[0].as_str(), states[1].as_str(), "{place}: {told}");
-            if let State::Cooling { until } = states[0] {
+            if let HealthState::Cooling { until } = states[0] {
                 let longest = RESTS[usize::try_from(step.clamp(1, 5)).unwrap() - 1] * 66;
                 let rest = until.duration_since(now).as_secs();
                 assert!(rest <= longest.max(3600), "{place}: {rest} s in step {step}");
@@ -240,7 +241,7 @@ async fn quota_lasts_to_the_turn_of_the_month_or_a_reset_case_15_case_16() {
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"uuid":"a1","isHealthy":true,"errorCount":0}"#, LIVE);
     let one = Instance::start(&server, &time, &[]).await;
-    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), Stood::default());
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), AttemptEnd::default());
     one.written().await;
     assert_eq!(
         record(&mut redis, "a1"),
@@ -251,11 +252,11 @@ async fn quota_lasts_to_the_turn_of_the_month_or_a_reset_case_15_case_16() {
     assert_eq!((none.is_lasting(), none.retry_after), (true, None), "M85");
     ui_reset(&mut redis, "a1");
     one.pool.reload().await.unwrap();
-    assert_eq!(one.state("a1"), State::Healthy, "case 16");
+    assert_eq!(one.state("a1"), HealthState::Healthy, "case 16");
     time.set("2026-12-07T08:00:00Z");
     redis.set::<_, _, ()>(token_key("a1"), LIVE.replace("2026-11-24", "2027-11-24")).unwrap();
     one.pool.reload().await.unwrap();
-    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), Stood::default());
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::QuotaMonth, 402), AttemptEnd::default());
     one.written().await;
     let december = record(&mut redis, "a1");
     assert!(december.contains(r#""scheduledRecoveryTime":"2027-01-01T00:00:00.000Z""#), "{december}");
@@ -269,7 +270,7 @@ async fn a_suspended_account_is_out_until_a_person_acts_case_17() {
     let one = Instance::start(&server, &time, &[]).await;
     let mut suspended = fault(FaultKind::Suspended, 403);
     suspended.reason = Some("TEMPORARILY_SUSPENDED".into());
-    one.pool.select(&Wanted::default()).unwrap().failed(&suspended, Stood::default());
+    one.pool.select(&Wanted::default()).unwrap().failed(&suspended, AttemptEnd::default());
     one.written().await;
     let marked = record(&mut redis, "a1");
     let message = r#""lastErrorMessage":"ejected: 403 suspended (TEMPORARILY_SUSPENDED)""#;
@@ -277,7 +278,7 @@ async fn a_suspended_account_is_out_until_a_person_acts_case_17() {
     assert!(matches!(&one.events.lock().unwrap()[..], [PoolEvent::Ejected { id, .. }] if &**id == "a1"));
     time.set("2028-01-01T00:00:00Z");
     one.pool.reload().await.unwrap();
-    assert_eq!(one.state("a1"), State::Ejected);
+    assert_eq!(one.state("a1"), HealthState::Ejected);
     ui_reset(&mut redis, "a1");
     one.pool.reload().await.unwrap();
     assert_eq!(one.selected(), "a1");
@@ -308,14 +309,14 @@ async fn a_marked_account_without_traffic_is_probed_and_healed_r17_k5() {
     let own = format!(r#"{{"KIRO_BASE_URL":"{}/generateAssistantResponse","usageCount":5}}"#, address.url);
     put_account(&mut redis, "a1", &own, &LIVE.replacen('{', r#"{"profileArn":"arn:aws:x/y","#, 1));
     let one = Instance::start(&server, &time, &[]).await;
-    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());
     one.written().await;
     assert!(record(&mut redis, "a1").contains(r#""isHealthy":false"#));
     time.pass(119);
     sleep(Duration::from_millis(1_300)).await;
     assert_eq!(address.calls(), 0);
     time.pass(1);
-    eventually("healed", Duration::from_secs(4), || one.state("a1") == State::Healthy).await;
+    eventually("healed", Duration::from_secs(4), || one.state("a1") == HealthState::Healthy).await;
     one.written().await;
     let after = record(&mut redis, "a1");
     assert!(after.contains(r#""usageCount":5"#) && after.contains(r#""isHealthy":true"#), "{after}");
@@ -355,7 +356,7 @@ async fn a_rest_concerns_one_account_only() {
         if &**lease.account().id() == "a07" {
             match rested {
                 None => {
-                    lease.failed(&limited, Stood::default());
+                    lease.failed(&limited, AttemptEnd::default());
                     rested = Some(time.0.load(Ordering::Relaxed));
                 }
                 Some(since) if time.0.load(Ordering::Relaxed) - since < 2_000 => met += 1,
@@ -385,12 +386,12 @@ async fn a_mark_that_is_not_written_yet_stands_r18() {
     let one = Instance::start(&server, &time, &[]).await;
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").query::<()>(&mut redis).unwrap();
     for _ in 0..2 {
-        one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+        one.pool.select(&Wanted::default()).unwrap().failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());
     }
     sleep(Duration::from_millis(200)).await;
     for _ in 0..3 {
         one.pool.reload().await.unwrap();
-        assert!(matches!(one.state("a1"), State::Cooling { .. }), "{:?}", one.state("a1"));
+        assert!(matches!(one.state("a1"), HealthState::Cooling { .. }), "{:?}", one.state("a1"));
     }
     assert!(!record(&mut redis, "a1").contains("cool-down"), "Redis has not got it");
     // Somebody else does something heavier, and switches the other one off.
@@ -399,13 +400,13 @@ async fn a_mark_that_is_not_written_yet_stands_r18() {
     redis.hset::<_, _, _, ()>(POOL, "a1", quota).unwrap();
     redis.hset::<_, _, _, ()>(POOL, "a2", r#"{"uuid":"a2","isDisabled":true}"#).unwrap();
     one.pool.reload().await.unwrap();
-    assert!(matches!(one.state("a1"), State::Quota { .. }), "{:?}", one.state("a1"));
-    assert_eq!(one.state("a2"), State::Disabled);
+    assert!(matches!(one.state("a1"), HealthState::Quota { .. }), "{:?}", one.state("a1"));
+    assert_eq!(one.state("a2"), HealthState::Disabled);
     one.written().await;
     let after = record(&mut redis, "a1");
     assert!(after.contains("quota exhausted"), "{after}");
     one.pool.reload().await.unwrap();
-    assert!(matches!(one.state("a1"), State::Quota { .. }), "a lighter mark doesn't replace a heavier one");
+    assert!(matches!(one.state("a1"), HealthState::Quota { .. }), "a lighter mark doesn't replace a heavier one");
 }
 
 /// What a host program records itself is not written by us, and what it gives back is written once (R35, N18).
@@ -438,7 +439,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     assert_eq!(usage(&record(&mut redis, "a1")), 2, "the host declined");
 
     // After the commit: the mark is the host's, the use is ours, whoever writes the mark.
-    select().failed(&fault(FaultKind::ServerError, 500), Stood { refreshed: false, committed: true });
+    select().failed(&fault(FaultKind::ServerError, 500), AttemptEnd { refreshed: false, committed: true });
     one.written().await;
     assert_eq!(usage(&record(&mut redis, "a1")), 3);
     assert!(!record(&mut redis, "a1").contains("server error"));
@@ -447,7 +448,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     let marked = record(&mut redis, "a1");
     assert!(usage(&marked) == 3 && marked.contains(r#""lastErrorMessage":"500 server error""#), "{marked}");
     let outcomes = seen.lock().unwrap().len();
-    select().failed(&fault(FaultKind::ModelCapacity, 429), Stood { refreshed: false, committed: true });
+    select().failed(&fault(FaultKind::ModelCapacity, 429), AttemptEnd { refreshed: false, committed: true });
     assert_eq!(seen.lock().unwrap().len(), outcomes, "there is nothing for a host to call");
     one.written().await;
     assert_eq!(usage(&record(&mut redis, "a1")), 4);
@@ -455,7 +456,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     // A success that must not heal is told as such, and declined it is a bare count.
     let stream = select();
     time.pass(1);
-    select().failed(&fault(FaultKind::RateLimited, 429), Stood::default());
+    select().failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());
     let Event::Fault { mark: Some(mark), used: false } = last().event else { panic!("{:?}", last()) };
     assert_eq!(mark.to_string(), "cool-down until 2026-11-23T10:01:01.000Z: 429 rate limited");
     one.pool.write(&id, &last());
@@ -472,7 +473,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     let outcomes = seen.lock().unwrap().len();
     let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
     one.pool.select(&pinned).unwrap().succeeded();
-    one.pool.select(&pinned).unwrap().failed(&fault(FaultKind::Suspended, 403), Stood::default());
+    one.pool.select(&pinned).unwrap().failed(&fault(FaultKind::Suspended, 403), AttemptEnd::default());
     assert_eq!(seen.lock().unwrap().len(), outcomes);
 }
 
@@ -498,7 +499,7 @@ async fn a_probe_refreshes_a_rejected_token_r17() {
     put_account(&mut redis, "a1", &own, LIVE);
     let one = Instance::start(&server, &time, &[]).await;
     time.pass(61);
-    eventually("healed", Duration::from_secs(5), || one.state("a1") == State::Healthy).await;
+    eventually("healed", Duration::from_secs(5), || one.state("a1") == HealthState::Healthy).await;
     assert_eq!(address.used(), ["r"]);
     one.written().await;
     assert!(record(&mut redis, "a1").contains(r#""isHealthy":true"#));

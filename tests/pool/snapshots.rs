@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kiro_messages::pool::{PoolEvent, Stood, Wanted};
+use kiro_messages::pool::{AttemptEnd, PoolEvent, Wanted};
 use kiro_messages::proto::kiro::fault::FaultKind;
 use redis::Commands as _;
 use tokio::time::{Instant, sleep};
@@ -180,7 +180,7 @@ async fn no_call_of_a_request_waits_for_the_store_r5() {
         let lease = one.pool.select(&Wanted::default()).unwrap();
         assert_eq!(one.credentials.access_token(&lease).await.unwrap().expose(), "live");
         if n % 50 == 0 {
-            lease.failed(&fault(FaultKind::ServerError, 500), Stood::default());
+            lease.failed(&fault(FaultKind::ServerError, 500), AttemptEnd::default());
         } else {
             lease.succeeded();
         }

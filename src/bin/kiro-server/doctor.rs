@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kiro_messages::config::{
     Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
 };
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::Lease;
 use kiro_messages::proto::address::{endpoint, origin};
 use kiro_messages::proto::kiro::client_identity;
@@ -258,8 +258,9 @@ async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut Doct
         token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some())
     };
     let mut asked = BTreeMap::new();
-    let rests =
-        |entry: &&DeskAccount| matches!(entry.info.state, State::Cooling { .. } | State::Disabled | State::Ejected);
+    let rests = |entry: &&DeskAccount| {
+        matches!(entry.info.state, HealthState::Cooling { .. } | HealthState::Disabled | HealthState::Ejected)
+    };
     for entry in accounts.iter().filter(live).filter(|entry| !rests(entry)) {
         let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
         asked.entry(lease.account().region().to_owned()).or_insert(lease);
@@ -509,7 +510,9 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
         }
         return;
     }
-    let served = |entry: &&DeskAccount| matches!(entry.info.state, State::Healthy | State::HalfOpen | State::Stale);
+    let served = |entry: &&DeskAccount| {
+        matches!(entry.info.state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale)
+    };
     let served = accounts.iter().filter(served).count();
     let text = format!("{name}: {} accounts, {served} in service", accounts.len());
     if served == 0 {
@@ -580,7 +583,7 @@ async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findin
         let problem = info.problem.clone().unwrap_or_else(|| "its record can't be read".to_owned());
         return findings.wrong(problem, "correct the record where it was written, or `kiro-server accounts remove` it");
     };
-    if info.state == State::Disabled {
+    if info.state == HealthState::Disabled {
         return findings.notes.push("`kiro-server accounts enable` puts it back".to_owned());
     }
     own_addresses(account, entry.token.as_ref(), findings);
@@ -742,7 +745,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
 fn standing(entry: &DeskAccount, account: &Account, now: Timestamp, findings: &mut Findings) {
     let back = |until| format!("back {}", relative(until, now));
     match entry.info.state {
-        State::Ejected => {
+        HealthState::Ejected => {
             let cause = match account.note() {
                 Some(Note::Ejected { cause }) => plain(&cause, 100),
                 _ => "no cause given".to_owned(),
@@ -754,12 +757,12 @@ fn standing(entry: &DeskAccount, account: &Account, now: Timestamp, findings: &m
             };
             findings.wrong(format!("ejected: {cause}"), cure);
         }
-        State::Quota { until } => findings.notes.push(format!("quota used up, {}", back(until))),
-        State::Cooling { until } | State::NoProfile { until } => findings.notes.push(back(until)),
-        State::HalfOpen => findings.notes.push("the next request decides".to_owned()),
-        State::Stale => findings.notes.push("its token is to be renewed".to_owned()),
-        State::Unusable if findings.wrong.is_empty() => findings.wrong("it has no credential", LOG_IN_AGAIN),
-        State::Disabled | State::Unusable | State::Healthy => {}
+        HealthState::Quota { until } => findings.notes.push(format!("quota used up, {}", back(until))),
+        HealthState::Cooling { until } | HealthState::NoProfile { until } => findings.notes.push(back(until)),
+        HealthState::HalfOpen => findings.notes.push("the next request decides".to_owned()),
+        HealthState::Stale => findings.notes.push("its token is to be renewed".to_owned()),
+        HealthState::Unusable if findings.wrong.is_empty() => findings.wrong("it has no credential", LOG_IN_AGAIN),
+        HealthState::Disabled | HealthState::Unusable | HealthState::Healthy => {}
     }
 }
 

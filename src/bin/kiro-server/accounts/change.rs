@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use kiro_messages::config::{Config, StoreKind};
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::proto::record::Entry as Field;
 use serde_json::json;
 
@@ -69,7 +69,7 @@ async fn patch(
             format!("{}, was {}", now.as_str(), was.as_str())
         };
         let hint = match now {
-            State::Unusable => "; `kiro-server doctor` says why",
+            HealthState::Unusable => "; `kiro-server doctor` says why",
             _ => "",
         };
         let (id, name) = (short(&entry.raw.id), name(entry.info.name.as_deref()));

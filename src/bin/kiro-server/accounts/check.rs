@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use kiro_messages::config::Config;
 use kiro_messages::credentials::RefreshError;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::policy::outcome::{Event, Outcome};
 use kiro_messages::pool::{Lease, Wanted, Why};
 use kiro_messages::proto::kiro::catalogue::Listed;
@@ -78,7 +78,7 @@ async fn check(desk: &Desk, entry: &DeskAccount, force: bool) -> Checked {
     let (mut refreshed, mut profile) = (false, false);
     let usage = ask(desk, entry, force, &mut refreshed, &mut profile).await;
     // An account that rests is left alone: this goes to the hosts of conversations.
-    let rests = matches!(entry.info.state, State::Cooling { .. });
+    let rests = matches!(entry.info.state, HealthState::Cooling { .. });
     let survey = match take(desk, entry) {
         Ok(lease) if usage.is_ok() && !rests => Some(Survey::of(desk, &lease).await),
         _ => None,
@@ -123,7 +123,7 @@ async fn ask(
             cure: "try again; behind a proxy, look at what it answers",
         }),
         Err(fault) => {
-            if fault.kind == FaultKind::Suspended && entry.info.state != State::Ejected {
+            if fault.kind == FaultKind::Suspended && entry.info.state != HealthState::Ejected {
                 eject_suspended(desk, entry);
             }
             let mut problem = of_fault(&fault);

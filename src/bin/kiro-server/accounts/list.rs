@@ -88,7 +88,7 @@ fn why(entry: &DeskAccount) -> Option<String> {
     if let Some(problem) = &entry.info.problem {
         return Some(problem.clone());
     }
-    if entry.info.state == kiro_messages::policy::health::State::Unusable {
+    if entry.info.state == kiro_messages::policy::health::HealthState::Unusable {
         return Some("no credential".to_owned());
     }
     match entry.account.as_ref()?.note()? {

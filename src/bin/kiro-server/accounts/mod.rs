@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use kiro_messages::config::Config;
-use kiro_messages::policy::health::State;
+use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::AccountInfo;
 use kiro_messages::proto::kiro::profile::Kind;
 
@@ -44,6 +44,6 @@ pub fn method(info: &AccountInfo) -> String {
 }
 
 /// Whether an account in this state gets requests.
-pub fn is_served(state: State) -> bool {
-    matches!(state, State::Healthy | State::HalfOpen | State::Stale)
+pub fn is_served(state: HealthState) -> bool {
+    matches!(state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale)
 }
