@@ -68,6 +68,7 @@
 //! its places are free, and the account's health stays as it is. A token refresh that has begun goes on without the
 //! caller, because its answer replaces the old token. A [`Gateway`] that is dropped goes when its streams have ended,
 //! without what still waits to be written: call [`Gateway::close`] first.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 #![cfg_attr(
     not(feature = "gateway"),
     allow(rustdoc::broken_intra_doc_links, reason = "the page names what is not there without the feature")

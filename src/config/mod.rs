@@ -259,6 +259,7 @@ impl RawConfig {
     ///
     /// # Errors
     /// The first value that doesn't have its allowed form, with the name under which it was said.
+    #[expect(clippy::too_many_lines, reason = "a line for each setting")]
     pub fn resolve(&self, face: Face) -> Result<Config, ConfigError> {
         let redis = if self.is_said(key!("REDIS_URL")) || !self.is_said_any_redis_part() {
             RedisAddress::Url(Secret::new(self.text(key!("REDIS_URL"))?))

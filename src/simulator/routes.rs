@@ -110,10 +110,7 @@ async fn judge(
     {
         return Ok(answered(flight, refused));
     }
-    let Some(call) = wire.call else {
-        let message = format!("the simulator has no {} {path}", head.method);
-        return Ok(answered(flight, HttpReply::error(404, "UnknownOperationException", None, &message)));
-    };
+    let Some(call) = wire.call else { return Ok(answered(flight, unknown(&head.method, &path))) };
     let Some(token) = token else { return Ok(answered(flight, accounts::no_bearer())) };
     if shared.state().has_expired(&token, &world) {
         return Ok(answered(flight, accounts::expired()));
@@ -146,6 +143,11 @@ fn name_of(method: &HttpMethod, path: &str, headers: &HeaderMap) -> String {
         Some(operation) if path == "/" => format!("{method} / {operation}"),
         _ => format!("{method} {path}"),
     }
+}
+
+fn unknown(method: &HttpMethod, path: &str) -> HttpReply {
+    let message = format!("the simulator has no {method} {path}");
+    HttpReply::error(404, "UnknownOperationException", None, &message)
 }
 
 fn refresh_of(method: &HttpMethod, path: &str) -> Option<Method> {

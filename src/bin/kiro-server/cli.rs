@@ -7,6 +7,7 @@ use kiro_messages::config::{ConfigError, Form, Group, RawConfig, SETTINGS, Setti
 const WIDTH: usize = 80;
 
 /// `kiro-server` with a flag for each setting that has one.
+#[expect(clippy::too_many_lines, reason = "the tree of commands, in the order of --help")]
 pub fn command() -> Command {
     let mut command = Command::new("kiro-server")
         .version(env!("CARGO_PKG_VERSION"))

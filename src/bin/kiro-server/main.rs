@@ -1,4 +1,5 @@
 //! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, health, simulate.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod accounts;
 mod cli;
