@@ -133,6 +133,12 @@ export interface GatewayOptions {
    */
   refreshThresholdMs?: number
   /**
+   * Further hosts of identity providers that may be sent the refresh token of an organisation's account: names or suffixes, beside those of Microsoft Entra ID and Okta. Neither the store nor a record can add one.
+   * Must be a comma list of host names such as sso.example.org, or suffixes such as .auth.example.org; `only:` in front replaces the built-in ones.
+   * Environment: `KIRO_EXTERNAL_IDP_HOSTS`.
+   */
+  externalIdpHosts?: string
+  /**
    * Age at which the snapshot of accounts is read again in the background; at least 50ms.
    * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
    * @default 5000
