@@ -537,7 +537,7 @@ fn pool_of(path: &Path) -> Value {
 }
 
 #[test]
-fn add_takes_a_token_file_with_its_registration_r69() {
+fn add_takes_a_token_file_with_its_registration_r80() {
     let place = Place::with_file();
     place.write("sso/hash1.json", &json!({ "clientId": "cid", "clientSecret": "cs", "expiresAt": FAR }));
     let token = json!({
@@ -562,7 +562,7 @@ fn add_takes_a_token_file_with_its_registration_r69() {
 }
 
 #[test]
-fn the_default_file_lies_in_the_home_folder_r69() {
+fn the_default_file_lies_in_the_home_folder_r79() {
     let place = Place::with_file();
     let said = place.run(&["accounts", "add"]).with_code(1);
     assert!(said.err.contains(".aws/sso/cache/kiro-auth-token.json: not found"), "{}", said.err);
@@ -584,12 +584,12 @@ fn an_account_is_not_added_twice_r62() {
 }
 
 #[test]
-fn a_sqlite_file_and_other_files_are_refused_with_a_reason_r69() {
+fn a_sqlite_file_and_other_files_are_refused_with_a_reason_r86() {
     let place = Place::with_file();
     let file = place.folder.path().join("data.sqlite3");
     std::fs::write(&file, b"SQLite format 3\0\x10\0").unwrap();
     let said = place.run(&["accounts", "add", "--from", file.to_str().unwrap()]).with_code(1);
-    assert!(said.err.contains("is a SQLite database: only JSON token files can be read"), "{}", said.err);
+    assert!(said.err.contains("can't be read as SQLite"), "{}", said.err);
     let missing =
         place.write("m.json", &json!({ "refreshToken": long("r"), "authMethod": "IdC", "clientIdHash": "no" }));
     let said = place.run(&["accounts", "add", "--from", &missing]).with_code(1);

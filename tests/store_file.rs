@@ -1,4 +1,4 @@
-//! The embedded file store: cases of the store by number, R63–R69.
+//! The embedded file store: cases of the store by number, R63–R68.
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
@@ -606,7 +606,7 @@ async fn a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_place_f
 }
 
 #[test]
-fn import_copies_the_registration_in_r69() {
+fn import_copies_the_registration_in_r80() {
     let (folder, path) = file("kiro-auth-token.json", IDE_FILE);
     let error = import(&path, t0()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Registration);

@@ -127,6 +127,8 @@ pub struct NewAccount {
     pub added_at: Timestamp,
     /// The whole token record.
     pub token: Vec<u8>,
+    /// Further members of the account record and their raw JSON: what an import takes over (R78).
+    pub members: Vec<(&'static str, String)>,
 }
 
 /// What `accounts add` did.
@@ -635,8 +637,13 @@ mod tests {
         let key = TokenKey::of("a1");
         let raw = RawAccount { id: "a1".into(), account: record.clone(), token: Some((key.clone(), record.clone())) };
         let change = Change { id: "a1".into(), old: record.clone(), new: record.clone() };
-        let new =
-            NewAccount { id: "a1".into(), custom_name: None, added_at: Timestamp::UNIX_EPOCH, token: record.to_vec() };
+        let new = NewAccount {
+            id: "a1".into(),
+            custom_name: None,
+            added_at: Timestamp::UNIX_EPOCH,
+            token: record.to_vec(),
+            members: Vec::new(),
+        };
         let entries = vec![Entry::AccessToken(Secret::new("hush"))];
         let unsaved = UnsavedToken { key, base: record.clone(), replaces: Vec::new(), entries };
         let replies = (Cas::Conflict(record.clone()), Saved::Written(record.clone()), Saved::Rotated(record));

@@ -204,7 +204,7 @@ fn of_words<'t>(file: &str, line: &'t str) -> &'t str {
     }
 }
 
-/// The numbers that a line names; `R63–R69` names all of them.
+/// The numbers that a line names; `R63–R68` names all of them.
 fn cited(line: &str) -> Vec<Rule> {
     let mut found: Vec<Rule> = Vec::new();
     let mut rest = line;

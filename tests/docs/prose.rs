@@ -14,6 +14,8 @@ const NOT_OURS: &[&str] = &[
     "KIRO_REFRESH_URL",
     "KIRO_REFRESH_IDC_URL",
     "KIRO_TOKEN_FILE_PATH",
+    "KIRO_OAUTH_CREDS_FILE_PATH",
+    "KIRO_OAUTH_CREDS_BASE64",
     // Thrown by lib/ when there is no native side to ask; switches of tests and scripts; an example of the reader's own.
     "KIRO_BINDING_NOT_FOUND",
     "KIRO_BLESS",

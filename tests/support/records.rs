@@ -97,5 +97,11 @@ pub fn refreshed(key: &TokenKey, base: &[u8]) -> UnsavedToken {
 
 /// An account to add.
 pub fn new_account(id: &str, token: &str) -> NewAccount {
-    NewAccount { id: id.into(), custom_name: Some("mine".into()), added_at: t0(), token: token.into() }
+    NewAccount {
+        id: id.into(),
+        custom_name: Some("mine".into()),
+        added_at: t0(),
+        token: token.into(),
+        members: Vec::new(),
+    }
 }

@@ -147,7 +147,7 @@ fn deepest<'a>(matches: &'a ArgMatches, flag: &str) -> Option<&'a String> {
 
 fn accounts() -> Command {
     Command::new("accounts")
-        .about("The pool of accounts: add, list, check, disable, enable, remove")
+        .about("The pool of accounts: add, list, check, disable, enable, restore, remove")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .after_help(
@@ -157,25 +157,55 @@ fn accounts() -> Command {
         )
         .subcommand(
             Command::new("add")
-                .about("Take the account of a Kiro IDE or CLI token file into the store")
+                .about("Take sessions of other programs into the store: Kiro's IDE, kiro-cli, the Node.js service, lists, API keys")
                 .arg(
                     Arg::new("from")
                         .long("from")
-                        .value_name("FILE")
+                        .value_name("PATH")
                         .value_parser(clap::value_parser!(std::path::PathBuf))
-                        .help("The token file [default: ~/.aws/sso/cache/kiro-auth-token.json]"),
+                        .help(
+                            "A token file, kiro-cli's database, a pool file, a list of credentials or of API keys, or a folder \
+                             [default: ~/.aws/sso/cache/kiro-auth-token.json, else kiro-cli's database]",
+                        ),
+                )
+                .arg(
+                    Arg::new("dry-run")
+                        .long("dry-run")
+                        .action(ArgAction::SetTrue)
+                        .help("Show what would happen; write nothing"),
+                )
+                .arg(
+                    Arg::new("base")
+                        .long("base")
+                        .value_name("DIR")
+                        .value_parser(clap::value_parser!(std::path::PathBuf))
+                        .help("Where a pool file's relative paths begin [default: the folder above its configs]"),
+                )
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(usize))
+                        .help("Only the source's Nth account"),
+                )
+                .arg(
+                    Arg::new("key")
+                        .long("key")
+                        .value_name("NAME")
+                        .help("Only the account of this name, id or database key in the source"),
                 )
                 .arg(Arg::new("name").long("name").value_name("NAME").help("A name for lists"))
                 .arg(
                     Arg::new("offline")
                         .long("offline")
                         .action(ArgAction::SetTrue)
-                        .help("Don't ask upstream for the account's profile when the file names none"),
+                        .help("Don't ask upstream for a missing profile, and don't look again whether the account stays"),
                 )
                 .arg(json())
                 .after_help(
-                    "It also takes the client registration of an IdC login, {clientIdHash}.json in the same folder. It adds no \
-                     account whose refresh token the store already has. From then on Kiro and the store \
+                    "What PATH is, its content says. Nothing of it changes. It adds no account whose refresh token or API key the \
+                     store already has. With Redis it looks again after 2 s and 10 s: a Node.js service that has the pool in \
+                     memory may write it back without the account. Exit code 1: none was added, or one failed. From then on Kiro and the store \
                      hold the same refresh token, and the first to renew it logs the other out: log Kiro in again \
                      afterwards, or keep it closed.",
                 ),
@@ -214,6 +244,12 @@ fn accounts() -> Command {
             Command::new("enable")
                 .about("Put an account back into service: enable it and lift its marks")
                 .arg(id())
+                .arg(json()),
+        )
+        .subcommand(
+            Command::new("restore")
+                .about("Bring back an account that another program wrote out of the pool, while its tokens are there")
+                .arg(Arg::new("id").value_name("ID").required(true).help("The account's whole id"))
                 .arg(json()),
         )
         .subcommand(

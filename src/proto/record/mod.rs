@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::secret::Secret;
 
+pub mod import;
 mod note;
 mod read;
 mod token_file;
@@ -621,8 +622,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
-/// A new account's record (R62): healthy, unused, its token under `token_id`.
-pub fn new_account(id: &str, token_id: &str, added_at: Timestamp, custom_name: Option<&str>) -> Vec<u8> {
+/// A new account's record (R62): healthy, unused, its token under `token_id`, with `more` members of an import (R78), their
+/// values raw JSON.
+pub fn new_account(
+    id: &str,
+    token_id: &str,
+    added_at: Timestamp,
+    custom_name: Option<&str>,
+    more: &[(&str, String)],
+) -> Vec<u8> {
     let mut record = format!(
         r#"{{"uuid":{},"KIRO_TOKEN_FILE_PATH":{},"checkModel":"kiro","isHealthy":true,"usageCount":0,"errorCount":0,"addedAt":"{}""#,
         quote(id),
@@ -632,6 +640,9 @@ pub fn new_account(id: &str, token_id: &str, added_at: Timestamp, custom_name: O
     if let Some(name) = custom_name {
         record.push_str(",\"customName\":");
         record.push_str(&quote(name));
+    }
+    for (name, value) in more {
+        record.push_str(&format!(",{}:{value}", quote(name)));
     }
     record.push('}');
     record.into_bytes()
@@ -1034,7 +1045,7 @@ mod tests {
 
     #[test]
     fn a_new_account_reads_as_healthy_and_points_to_its_token_r62() {
-        let record = new_account("a1", "a1", t0(), Some("my \"one\""));
+        let record = new_account("a1", "a1", t0(), Some("my \"one\""), &[]);
         assert_eq!(
             String::from_utf8(record.clone()).unwrap(),
             r#"{"uuid":"a1","KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:a1","checkModel":"kiro","isHealthy":true,"usageCount":0,"errorCount":0,"addedAt":"2026-11-23T10:00:00.000Z","customName":"my \"one\""}"#

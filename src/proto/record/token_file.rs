@@ -1,4 +1,4 @@
-//! Token files of the Kiro IDE and CLI, read as a token record and written back in their own form (R67–R69).
+//! Token files of the Kiro IDE and CLI, read as a token record and written back in their own form (R67–R68).
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -19,6 +19,9 @@ const REFRESH_TOKEN: Names = ("refreshToken", "refresh_token");
 const EXPIRES_AT: Names = ("expiresAt", "expires_at");
 const PROFILE_ARN: Names = ("profileArn", "profile_arn");
 const AUTH_METHOD: Names = ("authMethod", "auth_method");
+/// What some programs call the end of a token (R80).
+const EXPIRED: Names = ("expired", "expired");
+const PROVIDER: Names = ("provider", "socialProvider");
 const CLIENT_ID_HASH: Names = ("clientIdHash", "client_id_hash");
 const CLIENT_ID: Names = ("clientId", "client_id");
 const CLIENT_SECRET: Names = ("clientSecret", "client_secret");
@@ -81,9 +84,9 @@ impl<'a> TokenFile<'a> {
         let fields = [
             ("accessToken", text(ACCESS_TOKEN)),
             ("refreshToken", text(REFRESH_TOKEN)),
-            ("expiresAt", self.find(EXPIRES_AT).map(|value| value.raw().to_owned())),
+            ("expiresAt", self.find(EXPIRES_AT).or_else(|| self.find(EXPIRED)).map(|value| value.raw().to_owned())),
             ("authMethod", auth_method.map(|method| quote(&method))),
-            ("provider", text(("provider", "provider"))),
+            ("provider", text(PROVIDER)),
             ("profileArn", text(PROFILE_ARN).or_else(|| profile_arn.map(quote))),
             ("region", region),
             ("idcRegion", idc_region),
@@ -199,10 +202,18 @@ impl Registration {
         Some(Self {
             client_id: file.text(CLIENT_ID).map(Secret::new)?,
             client_secret: file.text(CLIENT_SECRET).map(Secret::new)?,
-            expires_at: expires_at.and_then(read::time),
-            expires_at_raw: expires_at.map(|value| value.raw().to_owned()),
+            expires_at: expires_at.and_then(read::time).or_else(|| read::timestamp(&zoned(expires_at)?)),
+            expires_at_raw: expires_at.map(|value| match zoned(Some(value)) {
+                Some(utc) if read::time(value).is_none() && read::timestamp(&utc).is_some() => quote(&utc),
+                _ => value.raw().to_owned(),
+            }),
         })
     }
+}
+
+/// A time without a zone, as UTC (R80).
+fn zoned(value: Option<Json<'_>>) -> Option<String> {
+    Some(format!("{}Z", value?.string()?.trim()))
 }
 
 /// The id of the one account in a token file: SHA-256 of its absolute path, 32 hex digits in uuid form (R67).

@@ -42,7 +42,7 @@ impl fmt::Debug for Content {
 }
 
 impl Content {
-    /// Reads a file. An error names the place where it is no JSON, or what it is instead (R65, R69).
+    /// Reads a file. An error names the place where it is no JSON, or what it is instead (R65, R79).
     pub(super) fn parse(text: Option<Vec<u8>>) -> Result<Self, StoreError> {
         let Some(text) = text.map(Bytes::from) else { return Ok(Self::Absent) };
         if text.starts_with(b"SQLite format 3\0") {

@@ -1,4 +1,4 @@
-//! The embedded file store (R63–R69): one JSON file with the records of R70, or a token file of the Kiro IDE or
+//! The embedded file store (R63–R68): one JSON file with the records of R70, or a token file of the Kiro IDE or
 //! CLI that stands for one account. Shared by processes of one machine through an advisory lock beside the file.
 //!
 //! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end, or, if it was a change
@@ -290,7 +290,7 @@ impl FileStore {
 
     pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
         let (id, token) = (new.id.clone(), new.token.clone());
-        let account = record::new_account(&id, &id, new.added_at, new.custom_name.as_deref());
+        let account = record::new_account(&id, &id, new.added_at, new.custom_name.as_deref(), &new.members);
         self.run_change(move |inner| {
             let held = Token::parse(&token).map_err(|error| broken(format!("new token record {error}")))?;
             disk::make_folder(&disk::target(&inner.path)?)?;
@@ -669,7 +669,7 @@ impl fmt::Debug for FileStore {
     }
 }
 
-/// What `accounts add --from FILE` takes out of a token file (R69).
+/// What `accounts add --from FILE` takes out of a token file (R80).
 pub struct Imported {
     /// The token record, client registration copied in.
     pub token: Vec<u8>,
@@ -683,7 +683,7 @@ impl fmt::Debug for Imported {
     }
 }
 
-/// Reads a token file of the Kiro IDE or CLI, with its client registration, as a token record (R69). Blocks.
+/// Reads a token file of the Kiro IDE or CLI, with its client registration, as a token record (R80). Blocks.
 ///
 /// [`StoreErrorKind::Broken`] when it is no such file or gives no account that can serve, [`StoreErrorKind::Registration`] when the registration beside it
 /// is missing, expired or refused, [`StoreErrorKind::Away`] when it can't be read.

@@ -150,7 +150,7 @@ async fn keep(
     told: &Told,
 ) -> Result<ExitCode, CommandFailure> {
     let id = uuid::Uuid::new_v4().to_string();
-    let new = NewAccount { id: id.clone(), custom_name: name, added_at: Timestamp::now(), token };
+    let new = NewAccount { id: id.clone(), custom_name: name, added_at: Timestamp::now(), token, members: Vec::new() };
     let id = match desk.store.add_account(&new).await? {
         Added::Duplicate { id } => {
             warnings.push("it was there already: nothing was added".to_owned());

@@ -3,8 +3,11 @@
 mod add;
 mod change;
 mod check;
+mod database;
 mod list;
 mod login;
+mod restore;
+mod source;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         Some(("disable", options)) => change::disable(config, options).await,
         Some(("enable", options)) => change::enable(config, options).await,
         Some(("remove", options)) => change::remove(config, options).await,
+        Some(("restore", options)) => restore::run(config, options).await,
         _ => Err(CommandFailure::usage("accounts: name what to do; see --help")),
     }
 }

@@ -1,0 +1,248 @@
+//! Finds and reads what `accounts add` takes over (R78–R83).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use kiro_messages::files;
+use kiro_messages::proto::record::import::{
+    Found, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, Taken, inline, recognise,
+};
+use kiro_messages::proto::record::{Json, Method, Object, RECORD, Registration, Token, quote, short};
+use kiro_messages::store::{StoreError, import};
+
+use super::super::output::CommandFailure;
+use super::database;
+
+/// Where the Kiro IDE keeps its token, below the home folder.
+pub const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
+/// What is looked for in a folder, in this order (R79).
+const IN_FOLDER: [&str; 5] =
+    ["configs/provider_pools.json", "provider_pools.json", "kiro-auth-token.json", "data.sqlite3", "credentials.json"];
+
+/// What a path holds.
+#[derive(Default)]
+pub struct Gathered {
+    /// Its accounts, as far as they could be read.
+    pub found: Vec<Found>,
+    /// The path names one token file: messages need no names.
+    pub is_single: bool,
+    /// Another program goes on using these sessions (R85).
+    pub is_shared: bool,
+    /// What was seen and left alone.
+    pub notes: Vec<String>,
+}
+
+/// Reads what `--from` names, or what Kiro left in the home folder.
+pub fn gather(from: Option<&Path>, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+    let Some(from) = from else { return gather_default(base, now) };
+    let Ok(metadata) = fs::metadata(from) else {
+        return Err(of(from, "not found; name a file with --from"));
+    };
+    if metadata.is_dir() { folder(from, base, now) } else { file(from, base, now) }
+}
+
+fn gather_default(base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    let home = home
+        .ok_or_else(|| CommandFailure::usage("there is no home folder to look in: name the token file with --from"))?;
+    let token = home.join(DEFAULT_FILE);
+    if token.exists() {
+        let mut gathered = file(&token, base, now)?;
+        if gathered.is_single
+            && let Some(Found { taken: Ok(taken), .. }) = gathered.found.first_mut()
+        {
+            add_profile(taken, &home);
+        }
+        return Ok(gathered);
+    }
+    let databases = databases(&home);
+    match databases.iter().find(|path| path.exists()) {
+        Some(path) => file(path, base, now),
+        None => {
+            let also: Vec<_> = databases.iter().map(|path| path.display().to_string()).collect();
+            Err(of(&token, &format!("not found, nor {}; name a file or folder with --from", also.join(", "))))
+        }
+    }
+}
+
+/// Where kiro-cli and Amazon Q keep their databases.
+fn databases(home: &Path) -> Vec<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = if cfg!(target_os = "macos") {
+        Some(home.join("Library/Application Support"))
+    } else if cfg!(windows) {
+        from("LOCALAPPDATA")
+    } else {
+        Some(from("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share")))
+    };
+    let named: [&str; 2] = if cfg!(windows) { ["Kiro-Cli", "amazon-q"] } else { ["kiro-cli", "amazon-q"] };
+    let mut paths: Vec<_> =
+        data.iter().flat_map(|data| named.map(|name| data.join(name).join("data.sqlite3"))).collect();
+    if cfg!(windows) {
+        paths.extend(from("APPDATA").map(|data| data.join("kiro-cli").join("data.sqlite3")));
+    }
+    paths
+}
+
+/// The IDE keeps the profile of an organisation's user beside its settings (R80).
+fn add_profile(taken: &mut Taken, home: &Path) {
+    let storage = if cfg!(target_os = "macos") {
+        home.join("Library/Application Support")
+    } else if cfg!(windows) {
+        std::env::var_os("APPDATA").map_or_else(|| home.join("AppData/Roaming"), PathBuf::from)
+    } else {
+        home.join(".config")
+    };
+    let Ok(token) = Token::parse(&taken.token) else { return };
+    if token.profile_arn.is_some() || !matches!(token.method(), Method::Idc | Method::External) {
+        return;
+    }
+    let path = storage.join("Kiro/User/globalStorage/kiro.kiroagent/profile.json");
+    let Ok(text) = files::read(&path, RECORD.bytes as u64) else { return };
+    let arn = Object::parse(&text, RECORD).ok().and_then(|profile| profile.last("arn").and_then(Json::string));
+    if let (Some(arn), Ok(record)) = (arn.filter(|arn| !arn.is_empty()), Object::parse(&taken.token, RECORD)) {
+        taken.token = record.with([("profileArn", quote(&arn))]);
+    }
+}
+
+fn folder(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+    if let Some(found) = IN_FOLDER.iter().map(|name| path.join(name)).find(|path| path.is_file()) {
+        return file(&found, base, now);
+    }
+    let listed = fs::read_dir(path).map_err(|error| of(path, &error.to_string()))?;
+    let mut files: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "json") && path.is_file());
+    files.sort();
+    let mut gathered = Gathered { is_shared: true, ..Gathered::default() };
+    for file in files {
+        // A registration or a file of another program is no token file: it is passed over.
+        let is_token = read(&file).is_ok_and(|text| matches!(recognise(&text), Ok(Source::TokenFile)));
+        if is_token {
+            let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            gathered.found.push(Found { label, taken: token_file(&file, now) });
+        }
+    }
+    if gathered.found.is_empty() {
+        return Err(of(path, "holds nothing that can be taken over"));
+    }
+    Ok(gathered)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CommandFailure> {
+    let metadata = fs::metadata(path).map_err(|error| of(path, &error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(of(path, "is no file"));
+    }
+    // A database may be longer; it is read elsewhere.
+    let text = files::read(path, MAX_SOURCE as u64 + 1).map_err(|error| of(path, &error.to_string()))?;
+    if text.len() > MAX_SOURCE && !text.starts_with(SQLITE) {
+        return Err(of(path, "is longer than 64 MiB"));
+    }
+    Ok(text)
+}
+
+fn file(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+    match recognise(&read(path)?).map_err(|error| of(path, &error))? {
+        Source::Pool => Err(of(path, &format!("is a pool file: use it with --store file:{}", path.display()))),
+        Source::Sqlite => {
+            let found = database::read(path).map_err(|error| of(path, &error))?;
+            if found.is_empty() {
+                return Err(of(path, "holds no token: sign in again"));
+            }
+            Ok(Gathered { found, is_shared: true, ..Gathered::default() })
+        }
+        Source::TokenFile => {
+            let taken = token_file(path, now).map_err(CommandFailure::new)?;
+            let found = vec![Found { label: path.display().to_string(), taken: Ok(taken) }];
+            Ok(Gathered { found, is_single: true, is_shared: true, ..Gathered::default() })
+        }
+        Source::Service { accounts, others } => {
+            let notes = (others > 0).then(|| format!("{others} accounts of other providers were left alone"));
+            let root = root_of(path, base);
+            let found = accounts.into_iter().map(|account| service(account, &root, now)).collect();
+            Ok(Gathered { found, is_shared: true, notes: notes.into_iter().collect(), ..Gathered::default() })
+        }
+        Source::Credentials { found, left } => {
+            let notes = (!left.is_empty()).then(|| format!("not taken over: {}", left.join(", ")));
+            Ok(Gathered { found, notes: notes.into_iter().collect(), ..Gathered::default() })
+        }
+    }
+}
+
+/// Relative paths of the Node.js service begin in the folder above `configs` (R83).
+fn root_of(path: &Path, base: Option<&Path>) -> PathBuf {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let above = || folder.file_name().is_some_and(|name| name == "configs").then(|| folder.parent()).flatten();
+    base.or_else(above).unwrap_or(folder).to_owned()
+}
+
+fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> Found {
+    let token = match &account.place {
+        Place::Nowhere(why) => Err(why.clone()),
+        Place::Inline(json) => inline(json),
+        Place::File(name) => {
+            let path = root.join(name.strip_prefix("./").unwrap_or(name));
+            if path.is_file() {
+                token_file(&path, now).and_then(|taken| with_registration(taken.token, &path))
+            } else {
+                Err(format!("{} not found; is --base right?", path.display()))
+            }
+        }
+    };
+    let ServiceAccount { label, id, name, members, .. } = account;
+    Found { label, taken: token.map(|token| Taken { id, name, members, token }) }
+}
+
+/// An IdC login without a client gets that of the one other file of its folder that has one (R83).
+fn with_registration(record: Vec<u8>, path: &Path) -> Result<Vec<u8>, String> {
+    let token = Token::parse(&record).map_err(|error| error.to_string())?;
+    if token.method() != Method::Idc || token.client_id.is_some() {
+        return Ok(record);
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let listed = fs::read_dir(folder).map_err(|error| error.to_string())?;
+    let others = listed.filter_map(|entry| Some(entry.ok()?.path()));
+    let others = others.filter(|other| other != path && other.extension().is_some_and(|end| end == "json"));
+    let mut found: Vec<_> = others
+        .filter_map(|other| Registration::parse(&files::read(&other, RECORD.bytes as u64).ok()?))
+        .take(2)
+        .collect();
+    let missing =
+        || format!("client registration missing (a file with clientId and clientSecret in {})", folder.display());
+    match (found.pop(), found.pop()) {
+        (Some(_), Some(_)) => Err(format!("more than one client registration in {}", folder.display())),
+        (Some(only), None) => {
+            let object = Object::parse(&record, RECORD).map_err(|error| error.to_string())?;
+            let client = [("clientId", &only.client_id), ("clientSecret", &only.client_secret)];
+            Ok(object.with(client.map(|(name, value)| (name, quote(value.expose())))))
+        }
+        (None, _) => Err(missing()),
+    }
+}
+
+fn token_file(path: &Path, now: Timestamp) -> Result<Taken, String> {
+    let imported = import(path, now).map_err(|error| of_file(&error))?;
+    Ok(Taken { id: None, name: None, members: Vec::new(), token: imported.token })
+}
+
+/// The error of a file that is no store: without the word that says so.
+fn of_file(error: &StoreError) -> String {
+    let text = error.to_string();
+    text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned())
+}
+
+fn of(path: &Path, problem: &str) -> CommandFailure {
+    CommandFailure::new(format!("{}: {problem}", path.display()))
+}
+
+/// How a source's own name of an account is shown: never an address, of an id its first characters.
+pub fn shown(label: &str, at: usize) -> String {
+    if label.contains('@') {
+        format!("account {}", at + 1)
+    } else if uuid::Uuid::try_parse(label).is_ok() {
+        short(label).to_owned()
+    } else {
+        label.to_owned()
+    }
+}

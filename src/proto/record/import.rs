@@ -1,0 +1,469 @@
+//! What other programs keep of their users' sessions, read as accounts (R78–R86). Bytes in, records out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{Method, Object, RECORD, Token, TokenFile, is_region, quote, token_id_of_path};
+use crate::proto::kiro::external::Hosts;
+use crate::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
+
+/// Longest source that is no database (R86).
+pub const MAX_SOURCE: usize = 64 << 20;
+/// Accounts that one source may hold (R86).
+pub const MAX_ACCOUNTS: usize = 10_000;
+/// How a SQLite database begins.
+pub const SQLITE: &[u8] = b"SQLite format 3\0";
+/// Longest name that is taken over.
+const MAX_NAME: usize = 100;
+/// The existing Node.js service's list of Kiro accounts (R83).
+const SERVICE_LIST: &str = "claude-kiro-oauth";
+
+/// What a source is, by its content and never by its name (R79).
+pub enum Source {
+    /// A database, to be read as [`kiro_cli`] says.
+    Sqlite,
+    /// A pool of this program: it is used with `--store`.
+    Pool,
+    /// A token file of the Kiro IDE, or its like (R80).
+    TokenFile,
+    /// The existing Node.js service's pool file (R83).
+    Service {
+        /// Its accounts of Kiro.
+        accounts: Vec<ServiceAccount>,
+        /// Accounts of other providers, which are left alone.
+        others: usize,
+    },
+    /// Credentials, one or many (R84), or API keys one a line.
+    Credentials {
+        /// Each as it was read.
+        found: Vec<Found>,
+        /// Members that are set and not taken over.
+        left: Vec<String>,
+    },
+}
+
+/// One account of a source.
+pub struct Found {
+    /// The account's name, key or number in its source.
+    pub label: String,
+    /// What can be taken over; else why nothing can.
+    pub taken: Result<Taken, String>,
+}
+
+/// What is taken over of an account.
+pub struct Taken {
+    /// Its id in the source, when it may be one here (R13).
+    pub id: Option<String>,
+    /// For display.
+    pub name: Option<String>,
+    /// Further members of the account record, raw JSON.
+    pub members: Vec<(&'static str, String)>,
+    /// The token record.
+    pub token: Vec<u8>,
+}
+
+/// An account of the Node.js service's pool file, and where its credential is.
+pub struct ServiceAccount {
+    /// Name, uuid or number.
+    pub label: String,
+    /// Its `uuid`.
+    pub id: Option<String>,
+    /// Its `customName`.
+    pub name: Option<String>,
+    /// Further members of the account record, raw JSON.
+    pub members: Vec<(&'static str, String)>,
+    /// Where its token is.
+    pub place: Place,
+}
+
+/// Where the Node.js service keeps an account's token (R83).
+pub enum Place {
+    /// A token file, as the record spells its path with `/` in it.
+    File(String),
+    /// The token file's content itself.
+    Inline(Vec<u8>),
+    /// Nowhere that can be read: why.
+    Nowhere(String),
+}
+
+/// Says what a source is (R79).
+///
+/// # Errors
+/// Why it can't be one: JSON that breaks off, or nothing that is known.
+pub fn recognise(bytes: &[u8]) -> Result<Source, String> {
+    const UNKNOWN: &str = "no token file, kiro-cli database, pool file or credential list";
+    if bytes.starts_with(SQLITE) {
+        return Ok(Source::Sqlite);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| UNKNOWN.to_owned())?;
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.starts_with("ksk_") {
+        return api_keys(text);
+    }
+    if !text.starts_with(['{', '[']) {
+        return Err(UNKNOWN.to_owned());
+    }
+    // The error's own words may quote a piece of the text: only the place is told.
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| format!("line {}, column {}: no JSON from here on", error.line(), error.column()))?;
+    match &value {
+        Value::Object(object) => match (object.get("accounts"), object.get(SERVICE_LIST)) {
+            (Some(Value::Object(_)), _) => Ok(Source::Pool),
+            (Some(Value::Array(list)), _) => credentials(list),
+            (_, Some(Value::Array(list))) => service(object, list),
+            _ if is_credential(object) => {
+                const OF_GATEWAYS: [&str; 6] =
+                    ["authRegion", "apiRegion", "machineId", "priority", "disabled", "proxyUrl"];
+                if OF_GATEWAYS.iter().any(|name| object.contains_key(*name)) {
+                    credentials(std::slice::from_ref(&value))
+                } else {
+                    Ok(Source::TokenFile)
+                }
+            }
+            _ => Err(UNKNOWN.to_owned()),
+        },
+        Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_object) => credentials(list),
+        _ => Err(UNKNOWN.to_owned()),
+    }
+}
+
+fn is_credential(object: &Map<String, Value>) -> bool {
+    let names = ["accessToken", "refreshToken", "kiroApiKey", "access_token", "refresh_token", "kiro_api_key"];
+    names.iter().any(|name| object.get(*name).is_some_and(|value| !value.is_null()))
+}
+
+fn api_keys(text: &str) -> Result<Source, String> {
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let found = lines.map(|(at, key)| {
+        let is_key = key.starts_with("ksk_") && key.bytes().all(|byte| byte.is_ascii_graphic());
+        let taken = if is_key {
+            let token = format!("{{\"authMethod\":\"api_key\",\"kiroApiKey\":{}}}", quote(key)).into_bytes();
+            Ok(Taken { id: None, name: None, members: Vec::new(), token })
+        } else {
+            Err("no API key".to_owned())
+        };
+        Found { label: format!("line {}", at + 1), taken }
+    });
+    let found: Vec<_> = found.collect();
+    within_limit(found.len())?;
+    Ok(Source::Credentials { found, left: Vec::new() })
+}
+
+fn within_limit(accounts: usize) -> Result<(), String> {
+    if accounts > MAX_ACCOUNTS { Err(format!("holds more than {MAX_ACCOUNTS} accounts")) } else { Ok(()) }
+}
+
+/// A member's text in the first of several spellings; empty is absent.
+fn text<'v>(object: &'v Map<String, Value>, names: &[&str]) -> Option<&'v str> {
+    names.iter().find_map(|name| object.get(*name)?.as_str().filter(|text| !text.is_empty()))
+}
+
+fn label_of(object: &Map<String, Value>, names: &[&str], at: usize) -> String {
+    let named = text(object, names).map(display_name).filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| format!("account {}", at + 1))
+}
+
+/// A name without control characters, cut to a length that lists can show.
+fn display_name(name: &str) -> String {
+    name.trim().chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
+}
+
+fn credentials(list: &[Value]) -> Result<Source, String> {
+    within_limit(list.len())?;
+    let mut left = Vec::new();
+    let found = list.iter().enumerate().map(|(at, value)| {
+        // An e-mail address is a name for the account's owner, but no word for an error.
+        let label = value
+            .as_object()
+            .map_or_else(|| format!("account {}", at + 1), |object| label_of(object, &["nickname", "label"], at));
+        Found { label, taken: credential(value, &mut left) }
+    });
+    let found = found.collect();
+    Ok(Source::Credentials { found, left })
+}
+
+/// R84: one credential as several Rust gateways keep it.
+fn credential(value: &Value, left: &mut Vec<String>) -> Result<Taken, String> {
+    const LEFT: [&str; 4] = ["id", "groups", "endpoint", "subscriptionTitle"];
+    let object = value.as_object().ok_or("no JSON object")?;
+    for name in LEFT {
+        if object.get(name).is_some_and(|value| !value.is_null()) && !left.iter().any(|known| known == name) {
+            left.push(name.to_owned());
+        }
+    }
+    // An account manager's export keeps the credential one level further down.
+    let mut merged = object.clone();
+    if let Some(Value::Object(inner)) = merged.remove("credentials") {
+        merged.extend(inner);
+    }
+    if let Some(region) = text(&merged, &["authRegion", "auth_region"]).map(str::to_owned) {
+        merged.insert("region".to_owned(), region.into());
+    }
+    let token = record_of(merged.clone())?;
+    let mut members = Vec::new();
+    if let Some(proxy) = proxy_of(&merged)? {
+        members.push(("PROXY_URL", quote(&proxy)));
+    }
+    if merged.get("disabled").and_then(Value::as_bool) == Some(true) {
+        members.push(("isDisabled", "true".to_owned()));
+    }
+    if let Some(machine_id) = text(&merged, &["machineId", "machine_id"]) {
+        members.push(("machineId", quote(&machine_id.to_ascii_lowercase())));
+    }
+    if let Some(priority) = merged.get("priority").and_then(Value::as_i64) {
+        members.push(("priority", priority.to_string()));
+    }
+    let name = text(&merged, &["nickname", "label", "email"]).map(display_name).filter(|name| !name.is_empty());
+    Ok(Taken { id: None, name, members, token })
+}
+
+/// The token record of a credential: what the IDE's token file would give (R67).
+fn record_of(members: Map<String, Value>) -> Result<Vec<u8>, String> {
+    let text = Value::Object(members).to_string();
+    let file = TokenFile::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(file.ok_or("holds no token: sign in again")?.record(None, None))
+}
+
+/// `proxyUrl` with user and password in it.
+fn proxy_of(object: &Map<String, Value>) -> Result<Option<String>, String> {
+    let Some(url) = text(object, &["proxyUrl", "proxy_url"]) else { return Ok(None) };
+    let Some(user) = text(object, &["proxyUsername", "proxy_username"]) else { return Ok(Some(url.to_owned())) };
+    let (scheme, rest) = url.split_once("://").ok_or("proxyUrl: no URL")?;
+    if rest.contains('@') {
+        return Err("proxyUrl: has a user of its own beside proxyUsername".to_owned());
+    }
+    let password = text(object, &["proxyPassword", "proxy_password"]).unwrap_or_default();
+    Ok(Some(format!("{scheme}://{}:{}@{rest}", percent_encoded(user), percent_encoded(password))))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+/// R83: what the pool file says of Kiro's accounts.
+fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> {
+    within_limit(list.len())?;
+    let others = file.iter().filter(|(name, _)| *name != SERVICE_LIST);
+    let others = others.filter_map(|(_, value)| value.as_array()).map(Vec::len).sum();
+    let empty = Map::new();
+    let account = |(at, value): (usize, &Value)| {
+        let object = value.as_object().unwrap_or(&empty);
+        let mut members = Vec::new();
+        if matches!(object.get("isDisabled"), Some(Value::Bool(true))) {
+            members.push(("isDisabled", "true".to_owned()));
+        }
+        for name in ["PROXY_URL", "KIRO_BASE_URL", "KIRO_REFRESH_URL", "KIRO_REFRESH_IDC_URL"] {
+            if let Some(value) = text(object, &[name]) {
+                members.push((name, quote(value)));
+            }
+        }
+        if let Some(Value::Array(models)) = object.get("notSupportedModels")
+            && models.iter().all(Value::is_string)
+            && !models.is_empty()
+        {
+            members.push(("notSupportedModels", Value::Array(models.clone()).to_string()));
+        }
+        ServiceAccount {
+            label: label_of(object, &["customName", "uuid"], at),
+            id: text(object, &["uuid"]).map(str::to_owned),
+            name: text(object, &["customName"]).map(display_name),
+            members,
+            place: place_of(object),
+        }
+    };
+    Ok(Source::Service { accounts: list.iter().enumerate().map(account).collect(), others })
+}
+
+fn place_of(object: &Map<String, Value>) -> Place {
+    if let Some(path) = text(object, &["KIRO_OAUTH_CREDS_FILE_PATH"]) {
+        return Place::File(path.replace('\\', "/"));
+    }
+    if let Some(encoded) = text(object, &["KIRO_OAUTH_CREDS_BASE64"]) {
+        let encoded: String = encoded.split_ascii_whitespace().collect();
+        let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD_NO_PAD.decode(&encoded));
+        return decoded.map_or_else(|_| Place::Nowhere("KIRO_OAUTH_CREDS_BASE64: no base64".to_owned()), Place::Inline);
+    }
+    match text(object, &["KIRO_TOKEN_FILE_PATH"]).and_then(token_id_of_path) {
+        Some(_) => Place::Nowhere("this record's token is in Redis: use the pool there".to_owned()),
+        None => Place::Nowhere("names no credential: KIRO_OAUTH_CREDS_FILE_PATH or KIRO_OAUTH_CREDS_BASE64".to_owned()),
+    }
+}
+
+/// The token record in a token file's JSON that stands in another file (R83).
+///
+/// # Errors
+/// Why it is none.
+pub fn inline(json: &[u8]) -> Result<Vec<u8>, String> {
+    let file = TokenFile::parse(json).map_err(|error| error.to_string())?;
+    Ok(file.ok_or("holds no token: sign in again")?.record(None, None))
+}
+
+/// Accounts of kiro-cli's or Amazon Q's database: the rows of `auth_kv` and of `state`, key and value (R82).
+pub fn kiro_cli(auth: &[(String, Vec<u8>)], state: &[(String, Vec<u8>)]) -> Vec<Found> {
+    const KINDS: [(&str, &[&str]); 3] = [
+        ("odic", &["kirocli:odic", "kirocli:oidc", "codewhisperer:odic", "codewhisperer:oidc"]),
+        ("social", &["kirocli:social", "codewhisperer:social"]),
+        ("external-idp", &["kirocli:external-idp", "codewhisperer:external-idp"]),
+    ];
+    let mut found = Vec::new();
+    for (kind, prefixes) in KINDS {
+        // A row of `codewhisperer:` beside one of `kirocli:` is a stale copy.
+        let row = prefixes.iter().find_map(|prefix| Some((*prefix, value_of(auth, &format!("{prefix}:token"))?)));
+        let Some((prefix, value)) = row else { continue };
+        let label = format!("{prefix}:token");
+        let taken = session(kind, prefix, value, auth, state).map(|token| Taken {
+            id: None,
+            name: None,
+            members: Vec::new(),
+            token,
+        });
+        found.push(Found { label, taken });
+    }
+    found
+}
+
+fn value_of<'v>(rows: &'v [(String, Vec<u8>)], key: &str) -> Option<&'v [u8]> {
+    rows.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_slice())
+}
+
+fn object_of(key: &str, value: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_slice(value) {
+        Ok(Value::Object(object)) => Ok(object),
+        _ => Err(format!("{key}: no JSON")),
+    }
+}
+
+fn session(
+    kind: &str,
+    prefix: &str,
+    value: &[u8],
+    auth: &[(String, Vec<u8>)],
+    state: &[(String, Vec<u8>)],
+) -> Result<Vec<u8>, String> {
+    let mut members = object_of(&format!("{prefix}:token"), value)?;
+    // The state's values are JSON; older versions wrote plain texts.
+    let stated = |key: &str| {
+        let raw = value_of(state, key)?;
+        let plain = || std::str::from_utf8(raw).ok().filter(|text| !text.contains(['"', '{'])).map(str::to_owned);
+        serde_json::from_slice::<String>(raw).ok().or_else(plain).filter(|text| !text.is_empty())
+    };
+    let start_url = text(&members, &["startUrl", "start_url"]).map(str::to_owned);
+    match kind {
+        "odic" => {
+            members.insert("authMethod".to_owned(), "IdC".into());
+            if text(&members, &["region"]).is_none()
+                && let Some(region) = stated("auth.idc.region")
+            {
+                members.insert("region".to_owned(), region.into());
+            }
+            if start_url.is_none()
+                && let Some(url) = stated("auth.idc.start-url")
+            {
+                members.insert("startUrl".to_owned(), url.into());
+            }
+            let key = format!("{prefix}:device-registration");
+            let registration = value_of(auth, &key).map(|value| object_of(&key, value)).transpose()?;
+            let both = registration.as_ref().and_then(|found| {
+                Some((text(found, &["clientId", "client_id"])?, text(found, &["clientSecret", "client_secret"])?))
+            });
+            let Some((id, secret)) = both else {
+                return Err(format!("client registration missing ({key}): sign in again with kiro-cli"));
+            };
+            members.insert("clientId".to_owned(), id.into());
+            members.insert("clientSecret".to_owned(), secret.into());
+        }
+        "social" => {
+            members.insert("authMethod".to_owned(), "social".into());
+        }
+        _ => {
+            members.insert("authMethod".to_owned(), "external_idp".into());
+        }
+    }
+    if kind != "social"
+        && text(&members, &["profileArn", "profile_arn"]).is_none()
+        && let Some(profile) = value_of(state, "api.codewhisperer.profile")
+        && let Ok(Value::Object(profile)) = serde_json::from_slice(profile)
+        && let Some(arn) = text(&profile, &["arn"]).filter(|arn| ![BUILDER_ID_PROFILE, SOCIAL_PROFILE].contains(arn))
+    {
+        members.insert("profileArn".to_owned(), arn.into());
+    }
+    let record = record_of(members)?;
+    let key = format!("{prefix}:device-registration");
+    let ends = value_of(auth, &key).filter(|_| kind == "odic").and_then(|value| object_of(&key, value).ok());
+    let ends = ends.and_then(|found| {
+        ["clientSecretExpiresAt", "client_secret_expires_at"].iter().find_map(|name| found.get(*name).cloned())
+    });
+    match ends.filter(|end| !end.is_null()) {
+        Some(end) => {
+            let object = Object::parse(&record, RECORD).map_err(|error| error.to_string())?;
+            Ok(object.with([("registrationExpiresAt", end.to_string())]))
+        }
+        None => Ok(record),
+    }
+}
+
+/// A token record that may be written, and what is to be said of it (R86).
+pub struct Checked {
+    /// The record.
+    pub record: Vec<u8>,
+    /// Its reading.
+    pub token: Token,
+    /// Sentences for whoever adds it.
+    pub warnings: Vec<String>,
+}
+
+/// What every imported record passes before anything is written: R71, R74, R77, K11 and K84 (R86).
+///
+/// # Errors
+/// Why its account could never serve.
+pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, String> {
+    let mut record = record;
+    let mut warnings = Vec::new();
+    let mut token = Token::parse(&record).map_err(|error| error.to_string())?;
+    if let Some(arn) = &token.profile_arn
+        && !(arn.starts_with("arn:") && arn.split(':').nth(2) == Some("codewhisperer"))
+    {
+        warnings.push("its profileArn is none of Kiro's and was not taken over".to_owned());
+        record = Object::parse(&record, RECORD).map_err(|error| error.to_string())?.without("profileArn");
+        token = Token::parse(&record).map_err(|error| error.to_string())?;
+    }
+    let method = token.method();
+    for (field, region) in [("region", &token.region), ("region", &token.idc_region), ("apiRegion", &token.api_region)]
+    {
+        // Other fields of a region are K74's business: a provider's own may stand there.
+        if method != Method::External && region.as_deref().is_some_and(|region| !is_region(region)) {
+            return Err(format!("{field}: not a region's name"));
+        }
+    }
+    let live = token.access_token.is_some() && token.expires_at.is_some_and(|end| end > now);
+    match method {
+        Method::ApiKey if token.kiro_api_key.is_none() => return Err("kiroApiKey: missing".to_owned()),
+        Method::ApiKey => {}
+        _ if token.refresh_token.is_none() && !live => return Err("holds no token: sign in again".to_owned()),
+        Method::Idc if token.client_id.is_none() || token.client_secret.is_none() => {
+            return Err("client registration missing".to_owned());
+        }
+        Method::External => {
+            if token.client_id.is_none() {
+                return Err("clientId: missing".to_owned());
+            }
+            let endpoint = token.token_endpoint.as_deref().ok_or("tokenEndpoint: missing")?;
+            hosts.check("tokenEndpoint", endpoint)?;
+        }
+        Method::Idc | Method::Social => {}
+    }
+    if token.has_unknown_method() {
+        warnings.push(format!("its authMethod is not known: taken for {}", method.as_str()));
+    }
+    if token.registration_expires_at.is_some_and(|end| end <= now) {
+        warnings.push("its client registration has expired: the next refresh may be refused".to_owned());
+    }
+    warnings.extend(token.ignored.iter().map(|field| format!("its {field} is ignored: too long, or not printable")));
+    Ok(Checked { record, token, warnings })
+}
