@@ -155,61 +155,7 @@ fn accounts() -> Command {
              KIRO_ACCOUNT_CACHE_TTL.\n\
              Exit code: 0 done, 1 it could not be done or a check failed, 2 usage or configuration.",
         )
-        .subcommand(
-            Command::new("add")
-                .about("Take sessions of other programs into the store: Kiro's IDE, kiro-cli, the Node.js service, lists, API keys")
-                .arg(
-                    Arg::new("from")
-                        .long("from")
-                        .value_name("PATH")
-                        .value_parser(clap::value_parser!(std::path::PathBuf))
-                        .help(
-                            "A token file, kiro-cli's database, a pool file, a list of credentials or of API keys, or a folder \
-                             [default: ~/.aws/sso/cache/kiro-auth-token.json, else kiro-cli's database]",
-                        ),
-                )
-                .arg(
-                    Arg::new("dry-run")
-                        .long("dry-run")
-                        .action(ArgAction::SetTrue)
-                        .help("Show what would happen; write nothing"),
-                )
-                .arg(
-                    Arg::new("base")
-                        .long("base")
-                        .value_name("DIR")
-                        .value_parser(clap::value_parser!(std::path::PathBuf))
-                        .help("Where a pool file's relative paths begin [default: the folder above its configs]"),
-                )
-                .arg(
-                    Arg::new("only")
-                        .long("only")
-                        .value_name("N")
-                        .value_parser(clap::value_parser!(usize))
-                        .help("Only the source's Nth account"),
-                )
-                .arg(
-                    Arg::new("key")
-                        .long("key")
-                        .value_name("NAME")
-                        .help("Only the account of this name, id or database key in the source"),
-                )
-                .arg(Arg::new("name").long("name").value_name("NAME").help("A name for lists"))
-                .arg(
-                    Arg::new("offline")
-                        .long("offline")
-                        .action(ArgAction::SetTrue)
-                        .help("Don't ask upstream for a missing profile, and don't look again whether the account stays"),
-                )
-                .arg(json())
-                .after_help(
-                    "What PATH is, its content says. Nothing of it changes. It adds no account whose refresh token or API key the \
-                     store already has. With Redis it looks again after 2 s and 10 s: a Node.js service that has the pool in \
-                     memory may write it back without the account. Exit code 1: none was added, or one failed. From then on Kiro and the store \
-                     hold the same refresh token, and the first to renew it logs the other out: log Kiro in again \
-                     afterwards, or keep it closed.",
-                ),
-        )
+        .subcommand(add())
         .subcommand(login())
         .subcommand(
             Command::new("list")
@@ -262,6 +208,62 @@ fn accounts() -> Command {
                      Then the exit code is 1.",
                 ),
         )
+}
+
+fn add() -> Command {
+    Command::new("add")
+                .about("Take sessions of other programs into the store: Kiro's IDE, kiro-cli, the Node.js service, lists, API keys")
+                .arg(
+                    Arg::new("from")
+                        .long("from")
+                        .value_name("PATH")
+                        .value_parser(clap::value_parser!(std::path::PathBuf))
+                        .help(
+                            "A token file, kiro-cli's database, a pool file, a list of credentials or of API keys, or a folder \
+                             [default: ~/.aws/sso/cache/kiro-auth-token.json, else kiro-cli's database]",
+                        ),
+                )
+                .arg(
+                    Arg::new("dry-run")
+                        .long("dry-run")
+                        .action(ArgAction::SetTrue)
+                        .help("Show what would happen; write nothing"),
+                )
+                .arg(
+                    Arg::new("base")
+                        .long("base")
+                        .value_name("DIR")
+                        .value_parser(clap::value_parser!(std::path::PathBuf))
+                        .help("Where a pool file's relative paths begin [default: the folder above its configs]"),
+                )
+                .arg(
+                    Arg::new("only")
+                        .long("only")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(usize))
+                        .help("Only the source's Nth account"),
+                )
+                .arg(
+                    Arg::new("key")
+                        .long("key")
+                        .value_name("NAME")
+                        .help("Only the account of this name, id or database key in the source"),
+                )
+                .arg(Arg::new("name").long("name").value_name("NAME").help("A name for lists"))
+                .arg(
+                    Arg::new("offline")
+                        .long("offline")
+                        .action(ArgAction::SetTrue)
+                        .help("Don't ask upstream for a missing profile, and don't look again whether the account stays"),
+                )
+                .arg(json())
+                .after_help(
+                    "What PATH is, its content says. Nothing of it changes. It adds no account whose refresh token or API key the \
+                     store already has. With Redis it looks again after 2 s and 10 s: a Node.js service that has the pool in \
+                     memory may write it back without the account. Exit code 1: none was added, or one failed. From then on Kiro and the store \
+                     hold the same refresh token, and the first to renew it logs the other out: log Kiro in again \
+                     afterwards, or keep it closed.",
+                )
 }
 
 fn login() -> Command {
