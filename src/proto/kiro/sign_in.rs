@@ -379,7 +379,10 @@ fn code(
         plain.then(|| shown.to_owned()).ok_or_else(SignInError::unreadable)
     };
     let uri = shown("verificationUri")?;
-    let uri_complete = shown("verificationUriComplete").unwrap_or_else(|_| uri.clone());
+    let uri_complete = match text(answer, "verificationUriComplete") {
+        Some(_) => shown("verificationUriComplete")?,
+        None => uri.clone(),
+    };
     for shown in [&uri, &uri_complete] {
         let host = origin(shown).strip_prefix("https://").map(str::to_ascii_lowercase).unwrap_or_default();
         let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
