@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("secret", 0),
     ("files", 4),
     ("proto::address", 1),
+    ("proto::effort", 1),
     ("proto::json", 1),
     ("proto::said", 1),
     ("proto::eventstream", 1),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod effort;
 pub mod eventstream;
 pub mod json;
 pub mod kiro;

@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::proto::effort::Effort;
 use crate::proto::messages::request::Display;
 
 /// Most models of one account that are kept.
@@ -87,9 +88,9 @@ pub struct EffortSchema {
     /// The member that holds it.
     pub field: EffortField,
     /// `enum`; `None`: not told.
-    pub levels: Option<Vec<Level>>,
+    pub levels: Option<Vec<Effort>>,
     /// `default`.
-    pub default: Option<Level>,
+    pub default: Option<Effort>,
 }
 
 /// The member of `additionalModelRequestFields` that carries the effort.
@@ -101,46 +102,6 @@ pub enum EffortField {
     OutputConfig,
     /// `reasoning`, in place of both.
     Reasoning,
-}
-
-/// An effort as upstream's models know it, least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// No reasoning at all.
-    None,
-    /// `low`.
-    Low,
-    /// `medium`.
-    Medium,
-    /// `high`.
-    High,
-    /// `xhigh`.
-    XHigh,
-    /// `max`.
-    Max,
-}
-
-impl Level {
-    /// All of them, least first.
-    pub const ALL: [Self; 6] = [Self::None, Self::Low, Self::Medium, Self::High, Self::XHigh, Self::Max];
-
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::XHigh => "xhigh",
-            Self::Max => "max",
-        }
-    }
-
-    /// The level of a word on the wire.
-    pub fn of(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|level| level.as_str() == word)
-    }
 }
 
 /// A value of `thinking.type`.
@@ -250,8 +211,8 @@ impl FieldsSchema {
         let properties = schema.get("properties")?.as_object()?;
         let effort = |name: &str, field: EffortField| {
             let effort = properties.get(name)?.get("properties")?.get("effort")?;
-            let default = effort.get("default").and_then(Value::as_str).and_then(Level::of);
-            Some(EffortSchema { field, levels: words(effort, Level::of), default })
+            let default = effort.get("default").and_then(Value::as_str).and_then(Effort::of);
+            Some(EffortSchema { field, levels: words(effort, Effort::of), default })
         };
         Some(Self {
             thinking: properties.get("thinking").map(ThinkingSchema::of),
@@ -339,8 +300,8 @@ mod tests {
         assert_eq!(thinking.types.as_deref(), Some(&[ThinkingType::Adaptive][..]));
         assert_eq!(thinking.display.as_deref(), Some(&Display::ALL[..]));
         let effort = fields.effort.as_ref().unwrap();
-        assert_eq!((effort.field, effort.default), (EffortField::OutputConfig, Some(Level::Medium)));
-        assert_eq!(effort.levels.as_deref(), Some(&Level::ALL[1..]));
+        assert_eq!((effort.field, effort.default), (EffortField::OutputConfig, Some(Effort::Medium)));
+        assert_eq!(effort.levels.as_deref(), Some(&Effort::ASKED[..]));
         assert_eq!(fields.max_tokens, Some((Some(1024), Some(128_000))));
     }
 
@@ -364,7 +325,7 @@ mod tests {
         assert_eq!(fields.thinking, None);
         let effort = fields.effort.as_ref().unwrap();
         assert_eq!((effort.field, effort.default), (EffortField::Reasoning, None));
-        assert_eq!(effort.levels.as_deref(), Some(&[Level::None, Level::Max][..]));
+        assert_eq!(effort.levels.as_deref(), Some(&[Effort::None, Effort::Max][..]));
         let odd = read.get("odd").unwrap();
         assert_eq!((odd.window, odd.caching, odd.images, &odd.fields), (None, None, None, &None));
         for none in ["", "[]", "7", "null", "{"] {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 use super::error::{ApiError, Cause, ErrorType};
+use crate::proto::effort::Effort;
 use crate::proto::json::tree::{Json, Kind, Text, ValueId};
 
 /// Most messages of a request (M13).
@@ -324,37 +325,6 @@ impl Display {
         match self {
             Self::Summarized => "summarized",
             Self::Omitted => "omitted",
-        }
-    }
-}
-
-/// `output_config.effort` (M27), least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effort {
-    /// `low`.
-    Low,
-    /// `medium`.
-    Medium,
-    /// `high`.
-    High,
-    /// `xhigh`.
-    XHigh,
-    /// `max`.
-    Max,
-}
-
-impl Effort {
-    /// All of them, least first.
-    pub const ALL: [Self; 5] = [Self::Low, Self::Medium, Self::High, Self::XHigh, Self::Max];
-
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-            Self::XHigh => "xhigh",
-            Self::Max => "max",
         }
     }
 }

@@ -5,9 +5,10 @@
 
 use serde_json::Value;
 
-use super::model::{EffortField, Level, Model, ThinkingStyle, ThinkingType};
+use super::model::{EffortField, Model, ThinkingStyle, ThinkingType};
+use crate::proto::effort::Effort;
 use crate::proto::kiro::catalogue::Listed;
-use crate::proto::messages::request::{Display, Effort, Request, Thinking};
+use crate::proto::messages::request::{Display, Request, Thinking};
 
 /// Most tokens of thinking that the tags ask for (TR40).
 const MAX_THINKING: u64 = 24_576;
@@ -50,13 +51,13 @@ impl Asked {
     }
 
     /// TR39: the effort that was asked for, in words or by the budget.
-    fn level(&self) -> Option<Level> {
+    fn level(&self) -> Option<Effort> {
         match (self.effort, self.thinking) {
-            (Some(effort), _) => Some(effort.into()),
-            (None, Thinking::Enabled { budget: ..4_096 }) => Some(Level::Low),
-            (None, Thinking::Enabled { budget: ..16_384 }) => Some(Level::Medium),
-            (None, Thinking::Enabled { budget: ..64_000 }) => Some(Level::High),
-            (None, Thinking::Enabled { .. }) => Some(Level::XHigh),
+            (Some(effort), _) => Some(effort),
+            (None, Thinking::Enabled { budget: ..4_096 }) => Some(Effort::Low),
+            (None, Thinking::Enabled { budget: ..16_384 }) => Some(Effort::Medium),
+            (None, Thinking::Enabled { budget: ..64_000 }) => Some(Effort::High),
+            (None, Thinking::Enabled { .. }) => Some(Effort::XHigh),
             (None, _) => None,
         }
     }
@@ -76,8 +77,8 @@ pub struct Abilities<'a> {
     pub cache_points: usize,
     style: ThinkingStyle,
     field: EffortField,
-    efforts: &'a [Level],
-    default_effort: Option<Level>,
+    efforts: &'a [Effort],
+    default_effort: Option<Effort>,
     types: &'a [ThinkingType],
     display: &'a [Display],
     /// Least and most, where `max_tokens` has a place.
@@ -133,12 +134,12 @@ impl<'a> Abilities<'a> {
 
     /// TR39: the highest level that is taken and not above, else the lowest. `none` is no depth: it is asked for by
     /// `disabled` alone.
-    fn clamped(&self, level: Level) -> Option<Level> {
-        let taken = || self.taken().filter(|taken| *taken != Level::None);
+    fn clamped(&self, level: Effort) -> Option<Effort> {
+        let taken = || self.taken().filter(|taken| *taken != Effort::None);
         taken().filter(|taken| *taken <= level).max().or_else(|| taken().min())
     }
 
-    fn taken(&self) -> impl Iterator<Item = Level> {
+    fn taken(&self) -> impl Iterator<Item = Effort> {
         let below = self.refused.efforts_from;
         self.efforts.iter().copied().filter(move |level| below.is_none_or(|below| *level < below))
     }
@@ -168,23 +169,23 @@ impl<'a> Abilities<'a> {
     }
 
     /// The effort to send: what was asked for, the default when only thinking was.
-    fn effort(&self, asked: &Asked, kind: Option<ThinkingType>) -> Option<Level> {
+    fn effort(&self, asked: &Asked, kind: Option<ThinkingType>) -> Option<Effort> {
         if self.refused.effort {
             return None;
         }
         let by_fields = self.style.by_fields() && asked.thinks();
         let level = if by_fields {
-            asked.level().or(self.default_effort).unwrap_or(Level::High)
+            asked.level().or(self.default_effort).unwrap_or(Effort::High)
         } else {
             // A budget is no effort where thinking is asked for by tags.
-            asked.effort?.into()
+            asked.effort?
         };
-        self.clamped(if kind == Some(ThinkingType::BetweenTools) { level.min(Level::High) } else { level })
+        self.clamped(if kind == Some(ThinkingType::BetweenTools) { level.min(Effort::High) } else { level })
     }
 
-    fn reasoning(&self, asked: &Asked) -> Option<Level> {
-        let off = asked.thinking == Thinking::Disabled && self.taken().any(|level| level == Level::None);
-        if off && !self.refused.effort { Some(Level::None) } else { self.effort(asked, None) }
+    fn reasoning(&self, asked: &Asked) -> Option<Effort> {
+        let off = asked.thinking == Thinking::Disabled && self.taken().any(|level| level == Effort::None);
+        if off && !self.refused.effort { Some(Effort::None) } else { self.effort(asked, None) }
     }
 
     fn max_tokens(&self, asked: Option<u64>) -> Option<u64> {
@@ -236,13 +237,13 @@ pub fn thinking_prefix(asked: &Asked, row: &Model) -> Option<String> {
         (Thinking::Absent | Thinking::Disabled, _) => return None,
         (Thinking::Enabled { budget }, _) => budget.min(MAX_THINKING),
         (Thinking::Adaptive | Thinking::BetweenTools, ThinkingStyle::Both) => {
-            let level = asked.level().or(row.default_effort).unwrap_or(Level::High);
+            let level = asked.level().or(row.default_effort).unwrap_or(Effort::High);
             let effort = Abilities::of(row, None, RefusedFields::default()).clamped(level).unwrap_or(level).as_str();
             return Some(format!("<thinking_mode>adaptive</thinking_mode><thinking_effort>{effort}</thinking_effort>"));
         }
         // These models know the other form only.
         (Thinking::Adaptive | Thinking::BetweenTools, _) => match asked.effort {
-            Some(Effort::Low) => 4_000,
+            Some(Effort::None | Effort::Low) => 4_000,
             Some(Effort::Medium) => 10_000,
             Some(Effort::High) | None => 16_000,
             Some(Effort::XHigh | Effort::Max) => MAX_THINKING,
@@ -266,7 +267,7 @@ pub struct RefusedFields {
     /// `max_tokens`.
     pub max_tokens: bool,
     /// This effort and those above it.
-    pub efforts_from: Option<Level>,
+    pub efforts_from: Option<Effort>,
     /// Fewer `max_tokens` than these.
     pub least_tokens: Option<u64>,
     /// More `max_tokens` than these.
@@ -327,7 +328,7 @@ impl RefusedFields {
         let tokens = sent.get("max_tokens").and_then(Value::as_u64);
         let named = named(message, &sent);
 
-        if let Some(level) = level.and_then(Level::of)
+        if let Some(level) = level.and_then(Effort::of)
             && (lower.contains("enum") || lower.contains("must be one of"))
             && (lower.contains("effort") || matches!(named, None | Some(RefusedMember::Effort)))
         {
@@ -662,7 +663,7 @@ mod tests {
         }
         let message = "Invalid additionalModelRequestFields: effort must be one of low, medium";
         let (refused, _) = RefusedFields::default().learn(message, r#"{"reasoning":{"effort":"max"}}"#, false);
-        assert_eq!(refused.efforts_from, Some(Level::Max));
+        assert_eq!(refused.efforts_from, Some(Effort::Max));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
-pub use crate::proto::kiro::catalogue::{EffortField, Level, ThinkingType};
-use crate::proto::messages::request::{Display, Effort};
+use crate::proto::effort::Effort;
+pub use crate::proto::kiro::catalogue::{EffortField, ThinkingType};
+use crate::proto::messages::request::Display;
 
 /// The models that can be asked for: a data table, embedded and replaceable (`KIRO_MODELS_FILE`), and beside it the
 /// models that accounts were found to have ([`Models::with_found`]).
@@ -66,9 +67,9 @@ pub struct Model {
     /// The member that carries the effort.
     pub field: EffortField,
     /// The efforts that upstream takes; none: it is never sent.
-    pub efforts: Vec<Level>,
+    pub efforts: Vec<Effort>,
     /// The effort of a request that thinks and names none.
-    pub default_effort: Option<Level>,
+    pub default_effort: Option<Effort>,
     /// The values of `thinking.type` that upstream takes; none: the member is never sent.
     pub types: Vec<ThinkingType>,
     /// The values of `thinking.display` that upstream takes; none: the member is never sent.
@@ -105,8 +106,8 @@ struct Row {
     thinking: ThinkingStyle,
     #[serde(default)]
     field: EffortField,
-    efforts: Option<Vec<Level>>,
-    default_effort: Option<Level>,
+    efforts: Option<Vec<Effort>>,
+    default_effort: Option<Effort>,
     types: Option<Vec<ThinkingType>>,
     display: Option<Vec<Display>>,
     usage_window: Option<u64>,
@@ -145,18 +146,6 @@ impl ThinkingStyle {
     }
 }
 
-impl From<Effort> for Level {
-    fn from(effort: Effort) -> Self {
-        match effort {
-            Effort::Low => Self::Low,
-            Effort::Medium => Self::Medium,
-            Effort::High => Self::High,
-            Effort::XHigh => Self::XHigh,
-            Effort::Max => Self::Max,
-        }
-    }
-}
-
 /// What a model's prompt cache takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,9 +174,9 @@ impl From<Row> for Model {
     fn from(row: Row) -> Self {
         let by_fields = row.thinking.by_fields();
         let claude = by_fields && row.field == EffortField::OutputConfig;
-        let efforts = row.efforts.unwrap_or_else(|| if by_fields { Level::ALL[1..].to_vec() } else { Vec::new() });
+        let efforts = row.efforts.unwrap_or_else(|| if by_fields { Effort::ASKED.to_vec() } else { Vec::new() });
         Self {
-            default_effort: row.default_effort.or_else(|| efforts.contains(&Level::High).then_some(Level::High)),
+            default_effort: row.default_effort.or_else(|| efforts.contains(&Effort::High).then_some(Effort::High)),
             efforts,
             types: row.types.unwrap_or_else(|| if claude { vec![ThinkingType::Adaptive] } else { Vec::new() }),
             display: row.display.unwrap_or_else(|| match row.thinking {
@@ -558,25 +547,25 @@ mod tests {
         assert_eq!(&table, Models::embedded());
         assert_eq!(table.rows.len(), 26);
         let row = |id: &str| table.rows.iter().find(|row| row.kiro_id == id).unwrap();
-        let all = &Level::ALL[1..];
+        let all = &Effort::ASKED[..];
         for (id, style, window, output, efforts, default, types, display) in [
-            ("claude-opus-5.5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Level::Medium), 1, 2),
-            ("claude-sonnet-5.5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Level::High), 1, 2),
+            ("claude-opus-5.5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Effort::Medium), 1, 2),
+            ("claude-sonnet-5.5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Effort::High), 1, 2),
             ("claude-haiku-5.5", ThinkingStyle::None, 1_000_000, 128_000, &[][..], None, 0, 0),
-            ("claude-fable-5.1", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Level::High), 1, 2),
-            ("claude-opus-5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Level::High), 2, 2),
+            ("claude-fable-5.1", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Effort::High), 1, 2),
+            ("claude-opus-5", ThinkingStyle::Fields, 1_000_000, 128_000, all, Some(Effort::High), 2, 2),
             (
                 "claude-opus-4.6",
                 ThinkingStyle::Both,
                 1_000_000,
                 64_000,
                 &[all[0], all[1], all[2], all[4]][..],
-                Some(Level::High),
+                Some(Effort::High),
                 2,
                 0,
             ),
             ("claude-haiku-4.5", ThinkingStyle::Prefix, 200_000, 64_000, &[][..], None, 0, 0),
-            ("gpt-5.6-sol", ThinkingStyle::Fields, 272_000, 128_000, &Level::ALL[..], Some(Level::High), 0, 0),
+            ("gpt-5.6-sol", ThinkingStyle::Fields, 272_000, 128_000, &Effort::ALL[..], Some(Effort::High), 0, 0),
         ] {
             let row = row(id);
             assert_eq!((row.thinking, row.window, row.max_output), (style, window, output), "{id}");
@@ -605,7 +594,7 @@ mod tests {
         assert!(prefix.listed && prefix.images && !prefix.pin && !prefix.passed && prefix.max_tokens.is_none());
         // What such a row sent before it had columns.
         let fields = table.resolve("claude-f", None).unwrap().row;
-        assert_eq!((fields.efforts.len(), fields.default_effort), (5, Some(Level::High)));
+        assert_eq!((fields.efforts.len(), fields.default_effort), (5, Some(Effort::High)));
         assert_eq!((&*fields.types, fields.display.len()), (&[ThinkingType::Adaptive][..], 2));
     }
 
@@ -743,7 +732,7 @@ mod tests {
         let passed = |name: &str| table.resolve(name, None).unwrap().row;
         let six = passed("claude-opus-6");
         assert_eq!((&*six.kiro_id, six.passed, six.listed_name()), ("claude-opus-6", true, "claude-opus-6"));
-        assert_eq!((six.default_effort, six.max_tokens), (Some(Level::Medium), Some([1024, 128_000])), "as Opus 5.5");
+        assert_eq!((six.default_effort, six.max_tokens), (Some(Effort::Medium), Some([1024, 128_000])), "as Opus 5.5");
         assert_eq!((six.label(), passed("claude-opus-5").label()), ("other", "claude-opus-5"));
         let between = passed("claude-opus-5-3");
         assert_eq!(
@@ -822,7 +811,7 @@ mod tests {
             (row.listed_name(), &*row.kiro_id, row.window, row.passed),
             ("claude-opus-9-9", "claude-opus-9.9", 2_000_000, false)
         );
-        assert_eq!((&*row.created, row.default_effort), ("1970-01-01T00:00:00Z", Some(Level::Medium)));
+        assert_eq!((&*row.created, row.default_effort), ("1970-01-01T00:00:00Z", Some(Effort::Medium)));
         assert_eq!(table.list().last().map(|row| row.listed_name()), Some("claude-opus-9-9"));
         assert_eq!(table.list().count(), 16);
         let many: Vec<_> = (0..2000).map(|n| format!("claude-x{n}")).collect();

@@ -6,10 +6,11 @@ use std::fmt;
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
 use super::{
-    Block, Content, Display, Document, DocumentFormat, DocumentSource, Effort, Image, ImageFormat, MAX_DOCUMENTS,
-    MAX_MESSAGES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking,
-    Tool, ToolChoice, ToolResult, ToolUse, quotable, without_dropped_prefill,
+    Block, Content, Display, Document, DocumentFormat, DocumentSource, Image, ImageFormat, MAX_DOCUMENTS, MAX_MESSAGES,
+    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
+    ToolResult, ToolUse, quotable, without_dropped_prefill,
 };
+use crate::proto::effort::Effort;
 use crate::proto::json::tree::{Json, JsonError, Kind, Text, Value};
 use crate::proto::messages::error::{Cause, ErrorType};
 
@@ -188,9 +189,9 @@ fn output_effort(config: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>> 
     let Some(effort) = effort else { return Ok(None) };
     let at = at.field("effort");
     let name = string(effort, at)?;
-    match Effort::ALL.into_iter().find(|effort| name.is(effort.as_str())) {
+    match Effort::ASKED.into_iter().find(|effort| name.is(effort.as_str())) {
         Some(effort) => Ok(Some(effort)),
-        None => Err(at.error(one_of(Effort::ALL.map(Effort::as_str)))),
+        None => Err(at.error(one_of(Effort::ASKED.map(Effort::as_str)))),
     }
 }
 
