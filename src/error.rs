@@ -240,7 +240,7 @@ impl Code {
 
 /// What the failure of a pinned call tells of its account, for a program that keeps the accounts' books itself (N8).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plight {
+pub enum AccountFailure {
     /// There is no such account.
     Unknown,
     /// There is no access token: no credential, or its refresh failed in passing.
@@ -261,7 +261,7 @@ struct Inner {
     lasting: bool,
     fault: Option<FaultKind>,
     account: Option<String>,
-    plight: Option<Plight>,
+    account_failure: Option<AccountFailure>,
     cause: Option<Cause>,
 }
 
@@ -275,7 +275,7 @@ impl Error {
             lasting: false,
             fault: None,
             account: None,
-            plight: None,
+            account_failure: None,
             cause: None,
         }))
     }
@@ -311,8 +311,8 @@ impl Error {
 
     /// Adds what it tells of that account.
     #[must_use]
-    pub fn with_plight(mut self, plight: Option<Plight>) -> Self {
-        self.0.plight = plight;
+    pub fn with_account_failure(mut self, account_failure: Option<AccountFailure>) -> Self {
+        self.0.account_failure = account_failure;
         self
     }
 
@@ -362,8 +362,8 @@ impl Error {
     }
 
     /// What it tells of that account.
-    pub fn plight(&self) -> Option<&Plight> {
-        self.0.plight.as_ref()
+    pub fn account_failure(&self) -> Option<&AccountFailure> {
+        self.0.account_failure.as_ref()
     }
 
     /// As the Messages API says it.

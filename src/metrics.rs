@@ -22,7 +22,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub use histogram::{Histogram, Observed};
-pub use table::{Description, Kind, Label, METRICS};
+pub use table::{Description, Label, METRICS, MetricKind};
 
 use crate::error::Code;
 use crate::policy::affinity::Turn;
@@ -398,9 +398,9 @@ impl Out<'_, '_> {
             _ => &Unit::Bytes,
         });
         let kind = match description.kind {
-            Kind::Counter => MetricType::Counter,
-            Kind::Gauge => MetricType::Gauge,
-            Kind::Histogram => MetricType::Histogram,
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
+            MetricKind::Histogram => MetricType::Histogram,
         };
         // `register` puts a full stop behind the help; here it is ours to do.
         let help = format!("{}.", description.help);
@@ -470,8 +470,8 @@ mod tests {
             assert!(text.contains(&format!("# HELP {family} {}.\n", metric.help)), "{family} has no help in {text}");
             assert!(text.contains(&format!("# TYPE {family} {}\n", metric.kind.as_str())), "{family} has no type");
             let series = match metric.kind {
-                Kind::Histogram => format!("{}_bucket", metric.name),
-                Kind::Counter | Kind::Gauge => metric.name.to_owned(),
+                MetricKind::Histogram => format!("{}_bucket", metric.name),
+                MetricKind::Counter | MetricKind::Gauge => metric.name.to_owned(),
             };
             let line = text
                 .lines()
@@ -483,7 +483,7 @@ mod tests {
                 .map(|(labels, _)| labels.split(',').filter_map(|pair| pair.split('=').next()).collect())
                 .unwrap_or_default();
             let mut described: Vec<&str> = metric.labels.iter().map(|label| label.name).collect();
-            described.extend((metric.kind == Kind::Histogram).then_some("le"));
+            described.extend((metric.kind == MetricKind::Histogram).then_some("le"));
             assert_eq!(labels, described, "{line}");
             families.retain(|name| *name != family);
         }

@@ -42,7 +42,7 @@ const BATCH_SLOTS: usize = 32;
 /// What a message tells JavaScript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub(crate) enum MessageKind {
     /// Bytes of the answer, in order.
     Data = 0,
     /// JSON: the answer begins; what is known before its first byte.
@@ -55,7 +55,7 @@ pub(crate) enum Kind {
     Notice = 4,
 }
 
-impl Kind {
+impl MessageKind {
     fn is_last(self) -> bool {
         matches!(self, Self::End | Self::Fail)
     }
@@ -228,8 +228,8 @@ pub(crate) struct OpenCall {
 
 #[derive(Default)]
 struct MessageQueue {
-    messages: VecDeque<(Kind, Bytes)>,
-    /// Bytes of [`Kind::Data`] that were posted and not yet reported as taken.
+    messages: VecDeque<(MessageKind, Bytes)>,
+    /// Bytes of [`MessageKind::Data`] that were posted and not yet reported as taken.
     held: usize,
     /// In the line of ready calls.
     ready: bool,
@@ -239,9 +239,9 @@ struct MessageQueue {
 
 impl OpenCall {
     /// Puts a message into the queue. Bytes for a cancelled call are dropped.
-    pub(crate) fn post(self: &Arc<Self>, kind: Kind, payload: Bytes) {
+    pub(crate) fn post(self: &Arc<Self>, kind: MessageKind, payload: Bytes) {
         let mut queue = lock(&self.queue);
-        if kind == Kind::Data {
+        if kind == MessageKind::Data {
             if self.cancelled.is_cancelled() {
                 return;
             }
@@ -307,7 +307,7 @@ impl OpenCall {
     pub(crate) async fn way(self: &Arc<Self>, head: Bytes) -> Option<Outlet> {
         let (way, answer) = oneshot::channel();
         *lock(&self.way) = Some(way);
-        self.post(Kind::Head, head);
+        self.post(MessageKind::Head, head);
         answer.await.ok().flatten()
     }
 
@@ -317,7 +317,7 @@ impl OpenCall {
 
     fn cancel(&self) {
         self.cancelled.cancel();
-        lock(&self.queue).messages.retain(|(kind, _)| *kind != Kind::Data);
+        lock(&self.queue).messages.retain(|(kind, _)| *kind != MessageKind::Data);
     }
 
     fn taken(&self, bytes: usize) {
@@ -340,7 +340,7 @@ impl OpenCall {
         let mut data_at = None;
         for (kind, payload) in messages {
             last |= kind.is_last();
-            match data_at.filter(|_| kind == Kind::Data) {
+            match data_at.filter(|_| kind == MessageKind::Data) {
                 Some(at) => {
                     out.extend_from_slice(&payload);
                     write_length(out, at);
@@ -352,7 +352,7 @@ impl OpenCall {
                     }
                     out.extend_from_slice(&payload);
                     write_length(out, at);
-                    data_at = (kind == Kind::Data).then_some(at);
+                    data_at = (kind == MessageKind::Data).then_some(at);
                 }
             }
         }
@@ -410,16 +410,16 @@ mod tests {
     fn one_ring_for_all_streams_and_one_batch_for_all_they_hold_n30() {
         let (bell, rings) = bell();
         let (a, b) = (bell.open(7), bell.open(8));
-        a.post(Kind::Head, Bytes::from_static(b"{}"));
-        a.post(Kind::Data, Bytes::from_static(b"one"));
-        b.post(Kind::Data, Bytes::from_static(b"x"));
-        a.post(Kind::Data, Bytes::from_static(b"two"));
+        a.post(MessageKind::Head, Bytes::from_static(b"{}"));
+        a.post(MessageKind::Data, Bytes::from_static(b"one"));
+        b.post(MessageKind::Data, Bytes::from_static(b"x"));
+        a.post(MessageKind::Data, Bytes::from_static(b"two"));
         assert_eq!(rings.load(Ordering::SeqCst), 1);
         let (more, messages) = batch(&bell, false);
         assert!(!more);
         assert_eq!(messages, [(7, 1, b"{}".to_vec()), (7, 0, b"onetwo".to_vec()), (8, 0, b"x".to_vec())]);
         assert_eq!(batch(&bell, false), (false, vec![]));
-        b.post(Kind::Data, Bytes::from_static(b"y"));
+        b.post(MessageKind::Data, Bytes::from_static(b"y"));
         assert_eq!(rings.load(Ordering::SeqCst), 2);
     }
 
@@ -427,13 +427,13 @@ mod tests {
     fn while_javascript_comes_by_itself_nothing_rings_and_nothing_is_lost() {
         let (bell, rings) = bell();
         let slot = bell.open(1);
-        slot.post(Kind::Data, Bytes::from_static(b"a"));
+        slot.post(MessageKind::Data, Bytes::from_static(b"a"));
         assert_eq!(batch(&bell, true).1.len(), 1);
-        slot.post(Kind::Data, Bytes::from_static(b"b"));
+        slot.post(MessageKind::Data, Bytes::from_static(b"b"));
         assert_eq!(rings.load(Ordering::SeqCst), 1);
         assert_eq!(batch(&bell, true).1, [(1, 0, b"b".to_vec())]);
         assert_eq!(batch(&bell, true).1, []);
-        slot.post(Kind::Data, Bytes::from_static(b"c"));
+        slot.post(MessageKind::Data, Bytes::from_static(b"c"));
         assert_eq!(rings.load(Ordering::SeqCst), 2);
     }
 
@@ -442,7 +442,7 @@ mod tests {
         let (bell, rings) = bell();
         let slots: Vec<_> = (0..BATCH_SLOTS as u32 + 1).map(|id| bell.open(id)).collect();
         for slot in &slots {
-            slot.post(Kind::Data, Bytes::from_static(b"x"));
+            slot.post(MessageKind::Data, Bytes::from_static(b"x"));
         }
         let (more, messages) = batch(&bell, false);
         assert!(more);
@@ -458,7 +458,7 @@ mod tests {
         let (bell, _) = bell();
         let slot = bell.open(1);
         assert_eq!(slot.room().now_or_never(), Some(()));
-        slot.post(Kind::Data, Bytes::from(vec![0; HIGH]));
+        slot.post(MessageKind::Data, Bytes::from(vec![0; HIGH]));
         assert_eq!(slot.room().now_or_never(), None);
         batch(&bell, false);
         let mut room = Box::pin(slot.room());
@@ -473,11 +473,11 @@ mod tests {
     fn a_cancelled_call_drops_its_bytes_and_still_ends_n33() {
         let (bell, _) = bell();
         let slot = bell.open(1);
-        slot.post(Kind::Data, Bytes::from_static(b"a"));
+        slot.post(MessageKind::Data, Bytes::from_static(b"a"));
         bell.cancel(1);
         assert_eq!(slot.cancelled().now_or_never(), Some(()));
-        slot.post(Kind::Data, Bytes::from_static(b"b"));
-        slot.post(Kind::End, Bytes::from_static(b"{}"));
+        slot.post(MessageKind::Data, Bytes::from_static(b"b"));
+        slot.post(MessageKind::End, Bytes::from_static(b"{}"));
         assert_eq!(batch(&bell, false).1, [(1, 2, b"{}".to_vec())]);
         assert!(bell.find(1).is_none());
     }
@@ -488,7 +488,7 @@ mod tests {
         let slot = bell.open(1);
         bell.silence();
         assert!(slot.cancelled.is_cancelled());
-        slot.post(Kind::End, Bytes::from_static(b"{}"));
+        slot.post(MessageKind::End, Bytes::from_static(b"{}"));
         assert!(bell.open(2).cancelled.is_cancelled());
         assert_eq!(rings.load(Ordering::SeqCst), 0);
     }
@@ -498,8 +498,8 @@ mod tests {
         let (bell, rings) = bell();
         let slot = bell.open(1);
         bell.silence();
-        slot.post(Kind::End, Bytes::from_static(b"{}"));
-        bell.open(2).post(Kind::End, Bytes::from_static(b"{}"));
+        slot.post(MessageKind::End, Bytes::from_static(b"{}"));
+        bell.open(2).post(MessageKind::End, Bytes::from_static(b"{}"));
         drop((bell, slot));
         assert_eq!(Arc::strong_count(&rings), 1, "the ring, with what it calls in JavaScript, is gone");
     }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::bell::{Kind, OpenCall};
+use super::bell::{MessageKind, OpenCall};
 use super::gateway::LiveGateway;
 use super::message;
 use super::outlet::Outlet;
@@ -43,7 +43,7 @@ pub(crate) async fn once(
     work: impl Future<Output = Result<Bytes, Error>>,
 ) {
     match unless_cancelled(&slot, work).await {
-        Some(Ok(text)) => slot.post(Kind::End, text),
+        Some(Ok(text)) => slot.post(MessageKind::End, text),
         Some(Err(error)) => fail(&slot, &error, request_id.as_deref()),
         None => fail(&slot, &cancelled(), request_id.as_deref()),
     }
@@ -67,10 +67,10 @@ pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Byte
             "request-id": stream.request_id(),
         },
     });
-    slot.post(Kind::Head, message::text(&head));
+    slot.post(MessageKind::Head, message::text(&head));
     let summary = stream.summary();
     pump(&slot, stream, &cut).await;
-    slot.post(Kind::End, message::text(&message::summary(&summary)));
+    slot.post(MessageKind::End, message::text(&message::summary(&summary)));
 }
 
 /// An HTTP request of node:http: what the standalone server would answer (N15).
@@ -83,7 +83,7 @@ pub(crate) async fn handle(
 ) {
     let headless = request.method() == Method::HEAD;
     let Some(response) = unless_cancelled(&slot, server::handle(&gateway, request, peer)).await else {
-        return slot.post(Kind::End, Bytes::new());
+        return slot.post(MessageKind::End, Bytes::new());
     };
     let (parts, body) = response.into_parts();
     let mut headers: Vec<_> = parts
@@ -113,13 +113,13 @@ pub(crate) async fn handle(
             None => pump(&slot, stream, &cut).await,
         },
         Err(bytes) => {
-            slot.post(Kind::Head, head);
+            slot.post(MessageKind::Head, head);
             if !bytes.is_empty() {
-                slot.post(Kind::Data, bytes);
+                slot.post(MessageKind::Data, bytes);
             }
         }
     }
-    slot.post(Kind::End, Bytes::new());
+    slot.post(MessageKind::End, Bytes::new());
 }
 
 /// Tells JavaScript what a request says, for the host program's prompt log (N14). One that can't be read says nothing.
@@ -127,14 +127,14 @@ pub(crate) fn hear(slot: Arc<OpenCall>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
     Arc::new(move |body| {
         if let Ok(request) = request::Request::parse(body, Purpose::Messages) {
             let said = json!({ "system": request.system_text(), "prompt": request.prompt_text() });
-            slot.post(Kind::Notice, message::text(&said));
+            slot.post(MessageKind::Notice, message::text(&said));
         }
     })
 }
 
 /// Posts a failure as the call's last message.
 pub(crate) fn fail(slot: &Arc<OpenCall>, error: &Error, request_id: Option<&str>) {
-    slot.post(Kind::Fail, message::text(&message::fault(error, request_id)));
+    slot.post(MessageKind::Fail, message::text(&message::fault(error, request_id)));
 }
 
 /// A request body that JavaScript feeds, and the end to feed it by.
@@ -165,7 +165,7 @@ async fn pump(slot: &Arc<OpenCall>, mut stream: impl Stream<Item = Bytes> + Unpi
     // Cancelling is looked at before each chunk: an upstream that always has bytes ready never makes this wait, so a look
     // around the whole would come megabytes later.
     while let Some(Some(bytes)) = unless_cancelled(slot, stream.next()).await {
-        slot.post(Kind::Data, bytes);
+        slot.post(MessageKind::Data, bytes);
         tokio::select! {
             () = slot.room() => {}
             () = cut.cancelled() => {}

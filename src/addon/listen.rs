@@ -12,7 +12,7 @@ use napi_derive::napi;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::bell::{Kind, OpenCall};
+use super::bell::{MessageKind, OpenCall};
 use super::gateway::{LiveGateway, millis};
 use super::{call, message};
 use crate::error::{Code, Error};
@@ -60,7 +60,7 @@ pub(crate) async fn serve(
     };
     let address = listening.address();
     let head = json!({ "host": address.ip().to_string(), "port": address.port() });
-    slot.post(Kind::Head, message::text(&head));
+    slot.post(MessageKind::Head, message::text(&head));
     let [server, with_gateway] = &mut ends;
     let work = async {
         let grace = tokio::select! {
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         // Its JavaScript thread goes away (N50).
         () = slot.cancelled() => listening.abort(),
     }
-    slot.post(Kind::End, Bytes::new());
+    slot.post(MessageKind::End, Bytes::new());
 }
 
 async fn bind(gateway: &LiveGateway, (host, port): (Option<String>, Option<u16>)) -> Result<Listening, Error> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Origin, Plight};
+use crate::error::{AccountFailure, Error, Origin};
 use crate::gateway::SummaryCell;
 use crate::pool::AccountInfo;
 use crate::proto::messages::error::Cause;
@@ -37,10 +37,10 @@ pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
 
 /// What kiro-messages/aiclient must know of a failure, and nobody else may rely on.
 fn detail(error: &Error) -> Value {
-    let (account, mark) = match error.plight() {
-        Some(Plight::Unknown) => (Some("unknown"), None),
-        Some(Plight::NoToken) => (Some("no-token"), None),
-        Some(Plight::Marked(mark)) => (Some("marked"), Some(mark)),
+    let (account, mark) = match error.account_failure() {
+        Some(AccountFailure::Unknown) => (Some("unknown"), None),
+        Some(AccountFailure::NoToken) => (Some("no-token"), None),
+        Some(AccountFailure::Marked(mark)) => (Some("marked"), Some(mark)),
         None => (None, None),
     };
     let mark = mark.map(|mark| {

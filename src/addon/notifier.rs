@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::bell::{Kind, OpenCall};
+use super::bell::{MessageKind, OpenCall};
 use super::message;
 use crate::policy::outcome::{Event, Outcome};
 use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
@@ -101,7 +101,7 @@ impl Notifier {
         asked.waiting.insert(number, (id.clone(), outcome.clone()));
         drop(asked);
         notice["number"] = json!(number);
-        self.slot.post(Kind::Notice, message::text(&notice));
+        self.slot.post(MessageKind::Notice, message::text(&notice));
         true
     }
 
@@ -113,7 +113,7 @@ impl Notifier {
             tracing::warn!("an event is dropped: the JavaScript thread is busy");
             return;
         }
-        self.slot.post(Kind::Notice, message::text(&event_json(event)));
+        self.slot.post(MessageKind::Notice, message::text(&event_json(event)));
     }
 
     fn asked(&self) -> MutexGuard<'_, OpenQuestions> {
@@ -123,7 +123,7 @@ impl Notifier {
 
 impl Drop for Notifier {
     fn drop(&mut self) {
-        self.slot.post(Kind::End, bytes::Bytes::new());
+        self.slot.post(MessageKind::End, bytes::Bytes::new());
     }
 }
 

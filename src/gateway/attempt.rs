@@ -13,7 +13,7 @@ use super::open::NextAttempt;
 use super::witness::{AttemptLog, Attempted};
 use super::{Shared, now};
 use crate::config::Config;
-use crate::error::{Code, Error, Plight};
+use crate::error::{AccountFailure, Code, Error};
 use crate::policy::health::lasting_mark;
 use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Verdict};
 use crate::pool::{AccountId, AttemptEnd, Lease};
@@ -180,20 +180,21 @@ impl Attempts {
             Some(fault) => {
                 let (prompt, pinned) = (job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
                 let error = error_of(&job.shared, fault, prompt, pinned, &job.model_names());
-                let plight = job.account_id.as_deref().and_then(|id| self.plight(&job.shared, id, fault));
-                error.with_plight(plight)
+                let account_failure =
+                    job.account_id.as_deref().and_then(|id| self.account_failure(&job.shared, id, fault));
+                error.with_account_failure(account_failure)
             }
             None => Error::new(Code::Internal, "no attempt was made"),
         }
     }
 
     /// What a pinned request learned of its account.
-    fn plight(&self, shared: &Shared, id: &str, fault: &Fault) -> Option<Plight> {
+    fn account_failure(&self, shared: &Shared, id: &str, fault: &Fault) -> Option<AccountFailure> {
         if self.tokenless || fault.kind == FaultKind::TokenRejected {
             // A refresh that was refused for good has ejected the account.
-            return Some(shared.pool.ejection(id).map_or(Plight::NoToken, Plight::Marked));
+            return Some(shared.pool.ejection(id).map_or(AccountFailure::NoToken, AccountFailure::Marked));
         }
-        lasting_mark(fault, shared.pool.now()).map(Plight::Marked)
+        lasting_mark(fault, shared.pool.now()).map(AccountFailure::Marked)
     }
 
     /// Asks upstream which profiles the present account has (K79).

@@ -8,7 +8,7 @@ use super::account_attempts::{NoProfile, Variation};
 use super::attempt::Attempts;
 use super::job::RequestJob;
 use super::{Shared, now};
-use crate::error::{Code, Error, Plight};
+use crate::error::{AccountFailure, Code, Error};
 use crate::policy::learned::Lesson;
 use crate::policy::retry::Remedy;
 use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
@@ -289,11 +289,13 @@ fn fit(job: &RequestJob) -> Fit {
 }
 
 pub(super) fn no_account(none: &NoAccount) -> Error {
-    let plight = match none.why {
-        Why::Unknown => Some(Plight::Unknown),
-        Why::Unusable => Some(Plight::NoToken),
+    let account_failure = match none.why {
+        Why::Unknown => Some(AccountFailure::Unknown),
+        Why::Unusable => Some(AccountFailure::NoToken),
         _ => None,
     };
-    let error = Error::new(none.code(), none.to_string()).with_retry_after(none.retry_after).with_plight(plight);
+    let error = Error::new(none.code(), none.to_string())
+        .with_retry_after(none.retry_after)
+        .with_account_failure(account_failure);
     if none.is_lasting() { error.lasting() } else { error }
 }

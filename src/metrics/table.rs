@@ -2,7 +2,7 @@
 
 /// What kind of series a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only goes up; `rate()` it.
     Counter,
     /// Goes up and down.
@@ -11,7 +11,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// The word after `# TYPE`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ pub struct Description {
     /// The full name.
     pub name: &'static str,
     /// What kind it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its labels; a histogram's `le` is understood.
     pub labels: &'static [Label],
     /// What it counts, in a sentence without a stop: the `# HELP` line.
@@ -48,8 +48,8 @@ impl Description {
     /// The name and the unit as OpenMetrics has them apart.
     pub(super) fn parts(&self) -> (&'static str, Option<&'static str>) {
         let base = match self.kind {
-            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
-            Kind::Gauge | Kind::Histogram => self.name,
+            MetricKind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            MetricKind::Gauge | MetricKind::Histogram => self.name,
         };
         for unit in ["seconds", "bytes"] {
             if let Some(stem) = base.strip_suffix(unit).and_then(|stem| stem.strip_suffix('_')) {
@@ -64,7 +64,7 @@ macro_rules! metrics {
     ($( $(#[doc = $section:literal])? $ident:ident $name:literal $kind:ident [$($label:literal: $values:literal),*] $help:literal; )*) => {
         $( pub(super) const $ident: Description = Description {
             name: $name,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             labels: &[$(Label { name: $label, values: $values }),*],
             help: $help,
         }; )*

@@ -18,14 +18,14 @@ const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\
 
 /// The body of an answer.
 pub struct Body {
-    kind: Kind,
+    kind: BodyKind,
     /// Tells the connection when this ends.
     answering: Option<Answering>,
     /// The stream's first bytes are out, `message_start` among them.
     begun: bool,
 }
 
-enum Kind {
+enum BodyKind {
     Full(Bytes),
     Stream(Box<MessageStream>),
     Status(Box<Events>),
@@ -40,42 +40,42 @@ pub enum Sse {
 }
 
 impl Body {
-    fn of(kind: Kind) -> Self {
+    fn of(kind: BodyKind) -> Self {
         Self { kind, answering: None, begun: false }
     }
 
     /// No bytes.
     pub fn empty() -> Self {
-        Self::of(Kind::Full(Bytes::new()))
+        Self::of(BodyKind::Full(Bytes::new()))
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self::of(Kind::Full(bytes.into()))
+        Self::of(BodyKind::Full(bytes.into()))
     }
 
     /// The SSE bytes of a stream, as they come.
     pub fn stream(stream: Box<MessageStream>) -> Self {
-        Self::of(Kind::Stream(stream))
+        Self::of(BodyKind::Stream(stream))
     }
 
     /// What ends the stream inside from outside.
     pub fn cutter(&self) -> Option<Cutter> {
         match &self.kind {
             // The numbers of the status page end with the gateway by themselves.
-            Kind::Full(_) | Kind::Status(_) => None,
-            Kind::Stream(stream) => Some(stream.cutter()),
+            BodyKind::Full(_) | BodyKind::Status(_) => None,
+            BodyKind::Stream(stream) => Some(stream.cutter()),
         }
     }
 
     /// The numbers of the status page, as they come.
     pub(super) fn status(events: Events) -> Self {
-        Self::of(Kind::Status(Box::new(events)))
+        Self::of(BodyKind::Status(Box::new(events)))
     }
 
     /// Ends what would go on for ever when `stop` is cancelled; answers aren't touched.
     pub(super) fn until(&mut self, stop: &CancellationToken) {
-        if let Kind::Status(events) = &mut self.kind {
+        if let BodyKind::Status(events) = &mut self.kind {
             events.until(stop);
         }
     }
@@ -88,9 +88,9 @@ impl Body {
     /// The stream inside, or the bytes.
     pub fn into_stream(self) -> Result<Sse, Bytes> {
         match self.kind {
-            Kind::Full(bytes) => Err(bytes),
-            Kind::Stream(stream) => Ok(Sse::Message(stream)),
-            Kind::Status(events) => Ok(Sse::Status(events)),
+            BodyKind::Full(bytes) => Err(bytes),
+            BodyKind::Stream(stream) => Ok(Sse::Message(stream)),
+            BodyKind::Status(events) => Ok(Sse::Status(events)),
         }
     }
 }
@@ -113,9 +113,9 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         match &mut this.kind {
-            Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Stream(stream) => {
+            BodyKind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            BodyKind::Stream(stream) => {
                 let mut polled = Pin::new(stream.as_mut()).poll_next(cx);
                 if polled.is_ready() {
                     this.begun = true;
@@ -124,7 +124,7 @@ impl http_body::Body for Body {
                 }
                 polled.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Kind::Status(events) => {
+            BodyKind::Status(events) => {
                 Pin::new(events.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
@@ -132,16 +132,16 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Full(bytes) => bytes.is_empty(),
-            Kind::Stream(stream) => stream.is_ended(),
-            Kind::Status(_) => false,
+            BodyKind::Full(bytes) => bytes.is_empty(),
+            BodyKind::Stream(stream) => stream.is_ended(),
+            BodyKind::Status(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream(_) | Kind::Status(_) => SizeHint::default(),
+            BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Stream(_) | BodyKind::Status(_) => SizeHint::default(),
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn is_service_arn(arn: &str) -> bool {
 
 /// What an access token names as `sim-acct-KIND[-REGION][.x]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum SimKind {
     Builder,
     /// A service ARN is refused as "not authorized".
     BuilderStrict,
@@ -46,22 +46,22 @@ enum Kind {
 }
 
 /// The longer names first, where one begins another.
-const KINDS: &[(&str, Kind)] = &[
-    ("builder-strict-token", Kind::BuilderStrictToken),
-    ("builder-strict", Kind::BuilderStrict),
-    ("builder", Kind::Builder),
-    ("social", Kind::Social),
-    ("enterprise2", Kind::Enterprise2),
-    ("enterprise", Kind::Enterprise),
-    ("external", Kind::External),
-    ("noprofile", Kind::NoProfile),
-    ("key", Kind::Key),
+const KINDS: &[(&str, SimKind)] = &[
+    ("builder-strict-token", SimKind::BuilderStrictToken),
+    ("builder-strict", SimKind::BuilderStrict),
+    ("builder", SimKind::Builder),
+    ("social", SimKind::Social),
+    ("enterprise2", SimKind::Enterprise2),
+    ("enterprise", SimKind::Enterprise),
+    ("external", SimKind::External),
+    ("noprofile", SimKind::NoProfile),
+    ("key", SimKind::Key),
 ];
 
 /// An account of a kind, in a region.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SimAccount<'a> {
-    kind: Kind,
+    kind: SimKind,
     region: &'a str,
 }
 
@@ -92,8 +92,8 @@ impl<'a> SimAccount<'a> {
             return profiles.iter().map(|profile| (arn(profile), is_active(profile))).collect();
         }
         match self.kind {
-            Kind::Enterprise | Kind::External => vec![(enterprise_arn(self.region), true)],
-            Kind::Enterprise2 => {
+            SimKind::Enterprise | SimKind::External => vec![(enterprise_arn(self.region), true)],
+            SimKind::Enterprise2 => {
                 vec![(numbered_arn(self.region, "AAAA1"), false), (numbered_arn(self.region, "CCCC3"), true)]
             }
             _ => Vec::new(),
@@ -115,12 +115,12 @@ impl<'a> SimAccount<'a> {
         let forbidden = |message: &str| Err(HttpReply::error(403, "AccessDeniedException", None, message));
         let invalid = |message: &str| Err(HttpReply::error(400, "ValidationException", None, message));
         let wanted = match self.kind {
-            Kind::External => Some("EXTERNAL_IDP"),
-            Kind::Key => Some("API_KEY"),
+            SimKind::External => Some("EXTERNAL_IDP"),
+            SimKind::Key => Some("API_KEY"),
             _ => None,
         };
         if token_type != wanted {
-            return forbidden(if self.kind == Kind::External { "Invalid token" } else { INVALID_TOKEN });
+            return forbidden(if self.kind == SimKind::External { "Invalid token" } else { INVALID_TOKEN });
         }
         if let Some(region) = region.filter(|region| *region != self.region) {
             let is_elsewhere = arn.and_then(|arn| arn.split(':').nth(3)).is_some_and(|own| own != region);
@@ -128,20 +128,20 @@ impl<'a> SimAccount<'a> {
         }
         let talks = matches!(call, Call::Chat | Call::Mcp);
         match (self.kind, arn) {
-            (Kind::Builder, Some(BUILDER_ID_ARN)) | (Kind::Social, Some(SOCIAL_ARN)) => Ok(()),
-            (Kind::Builder | Kind::Social, None) if talks && world.is_today => {
+            (SimKind::Builder, Some(BUILDER_ID_ARN)) | (SimKind::Social, Some(SOCIAL_ARN)) => Ok(()),
+            (SimKind::Builder | SimKind::Social, None) if talks && world.is_today => {
                 invalid("profileArn is required for this request.")
             }
-            (Kind::BuilderStrict, Some(BUILDER_ID_ARN)) => forbidden(NOT_AUTHORIZED),
-            (Kind::BuilderStrictToken, Some(BUILDER_ID_ARN)) => forbidden(INVALID_TOKEN),
-            (Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken | Kind::Social, None) => Ok(()),
-            (Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken | Kind::Social, Some(_)) => {
+            (SimKind::BuilderStrict, Some(BUILDER_ID_ARN)) => forbidden(NOT_AUTHORIZED),
+            (SimKind::BuilderStrictToken, Some(BUILDER_ID_ARN)) => forbidden(INVALID_TOKEN),
+            (SimKind::Builder | SimKind::BuilderStrict | SimKind::BuilderStrictToken | SimKind::Social, None) => Ok(()),
+            (SimKind::Builder | SimKind::BuilderStrict | SimKind::BuilderStrictToken | SimKind::Social, Some(_)) => {
                 invalid("Invalid profileArn.")
             }
-            (Kind::Key, None) => Ok(()),
-            (Kind::Key, Some(_)) => forbidden(NOT_AUTHORIZED),
+            (SimKind::Key, None) => Ok(()),
+            (SimKind::Key, Some(_)) => forbidden(NOT_AUTHORIZED),
             (_, Some(arn)) if is_service_arn(arn) => forbidden(INVALID_TOKEN),
-            (Kind::NoProfile, _) => forbidden(NOT_AUTHORIZED),
+            (SimKind::NoProfile, _) => forbidden(NOT_AUTHORIZED),
             (_, Some(arn)) if self.profiles(world).iter().any(|(own, lets_in)| own == arn && *lets_in) => Ok(()),
             (_, None) if !talks => Ok(()),
             _ => forbidden(NOT_AUTHORIZED),
@@ -157,13 +157,15 @@ impl<'a> SimAccount<'a> {
         world: &SimWorld,
     ) -> HttpReply {
         match self.kind {
-            Kind::Builder | Kind::BuilderStrict | Kind::BuilderStrictToken => {
+            SimKind::Builder | SimKind::BuilderStrict | SimKind::BuilderStrictToken => {
                 return HttpReply::error(403, "AccessDeniedException", None, BUILDER_ID);
             }
-            Kind::Social | Kind::Key => return HttpReply::error(403, "AccessDeniedException", None, NOT_AUTHORIZED),
+            SimKind::Social | SimKind::Key => {
+                return HttpReply::error(403, "AccessDeniedException", None, NOT_AUTHORIZED);
+            }
             _ => {}
         }
-        let is_blind = self.kind == Kind::External && token_type != Some("EXTERNAL_IDP");
+        let is_blind = self.kind == SimKind::External && token_type != Some("EXTERNAL_IDP");
         if is_blind || region.is_some_and(|region| region != self.region) {
             return HttpReply::json(200, &json!({ "profiles": [] }));
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kiro_messages::config::SETTINGS;
 use kiro_messages::error::Code;
-use kiro_messages::metrics::{Kind, METRICS};
+use kiro_messages::metrics::{METRICS, MetricKind};
 
 /// Names of others that documents have to mention.
 const NOT_OURS: &[&str] = &[
@@ -130,7 +130,7 @@ fn metrics_that_are_named_are_there_and_each_is_on_the_dashboard() {
     let mut known = BTreeSet::new();
     for metric in METRICS {
         known.insert(metric.name.to_owned());
-        if metric.kind == Kind::Histogram {
+        if metric.kind == MetricKind::Histogram {
             known.extend(["bucket", "sum", "count"].map(|part| format!("{}_{part}", metric.name)));
         }
     }
@@ -156,7 +156,7 @@ fn metrics_that_are_named_are_there_and_each_is_on_the_dashboard() {
     assert!(wrong.is_empty(), "no such metric:\n{}", wrong.join("\n"));
     for metric in METRICS {
         let is_shown = shown.iter().any(|name| {
-            name.strip_prefix(metric.name).is_some_and(|rest| rest.is_empty() || metric.kind == Kind::Histogram)
+            name.strip_prefix(metric.name).is_some_and(|rest| rest.is_empty() || metric.kind == MetricKind::Histogram)
         });
         assert!(is_shown, "{} isn't on the dashboard", metric.name);
     }

@@ -140,7 +140,9 @@ async fn what_upstream_repeats_of_a_call_goes_nowhere_k48() {
             };
             if let Some(error) = &failed {
                 heard.extend_from_slice(&error.api_error().body("req_1"));
-                heard.extend_from_slice(format!("{error} {:?} {:?}", error.headers(), error.plight()).as_bytes());
+                heard.extend_from_slice(
+                    format!("{error} {:?} {:?}", error.headers(), error.account_failure()).as_bytes(),
+                );
             }
             outputs.push((format!("{name}: the client"), String::from_utf8(heard).unwrap()));
         }

@@ -123,7 +123,7 @@ async fn every_metric_moves() {
         assert!(text.contains(&format!("# HELP {family} ")), "{family}");
         assert!(text.contains(&format!("# TYPE {family} {}\n", metric.kind.as_str())), "{family}");
         let name = match metric.kind {
-            kiro_messages::metrics::Kind::Histogram => format!("{}_count", metric.name),
+            kiro_messages::metrics::MetricKind::Histogram => format!("{}_count", metric.name),
             _ => metric.name.to_owned(),
         };
         let (then, now) = (sum(&before, &name), sum(&after, &name));

@@ -123,23 +123,13 @@ struct DoctorReport {
 
 impl DoctorReport {
     fn ok(&mut self, check: &'static str, message: impl Into<String>) {
-        self.lines.push(ReportLine {
-            check,
-            account: None,
-            status: LineStatus::Ok,
-            message: message.into(),
-            cure: None,
-        });
+        let message = message.into();
+        self.lines.push(ReportLine { check, account: None, status: LineStatus::Ok, message, cure: None });
     }
 
     fn note(&mut self, check: &'static str, message: impl Into<String>) {
-        self.lines.push(ReportLine {
-            check,
-            account: None,
-            status: LineStatus::Note,
-            message: message.into(),
-            cure: None,
-        });
+        let message = message.into();
+        self.lines.push(ReportLine { check, account: None, status: LineStatus::Note, message, cure: None });
     }
 
     fn wrong(&mut self, check: &'static str, message: impl Into<String>, cure: impl Into<String>) {

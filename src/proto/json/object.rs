@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::literal::{decode_whole, escape_with};
-use super::scan::{Kind, Spelling, Stop, Visit, scan};
+use super::scan::{Spelling, Stop, ValueKind, Visit, scan};
 
 /// What may stand around a value.
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
@@ -258,7 +258,7 @@ impl Parts {
 }
 
 impl Visit for Parts {
-    fn leaf(&mut self, _: Kind, span: Range<usize>, _: Spelling) {
+    fn leaf(&mut self, _: ValueKind, span: Range<usize>, _: Spelling) {
         self.value(span);
     }
 
@@ -268,7 +268,7 @@ impl Visit for Parts {
         }
     }
 
-    fn open(&mut self, _: Kind, at: usize) {
+    fn open(&mut self, _: ValueKind, at: usize) {
         if self.depth == 1 {
             self.start = at;
         }

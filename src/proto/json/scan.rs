@@ -8,7 +8,7 @@ use super::literal::{Literal, escaped_unit, plain_run};
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// `null`
     Null,
     /// `true`, `false`
@@ -45,11 +45,11 @@ pub(super) enum Stop {
 /// Hears of the parts of a text in their order. Spans are bytes, quotes and brackets included.
 pub(super) trait Visit {
     /// A value that isn't a container.
-    fn leaf(&mut self, kind: Kind, span: Range<usize>, spelling: Spelling);
+    fn leaf(&mut self, kind: ValueKind, span: Range<usize>, spelling: Spelling);
     /// A member's name; its value is next.
     fn key(&mut self, span: Range<usize>, spelling: Spelling);
     /// A container begins.
-    fn open(&mut self, kind: Kind, at: usize);
+    fn open(&mut self, kind: ValueKind, at: usize);
     /// The innermost open container has ended.
     fn close(&mut self, end: usize);
     /// There was white space.
@@ -68,8 +68,8 @@ struct Scanner<'a, V> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
-    /// What is open, from outside: [`Kind::Object`] or [`Kind::Array`].
-    open: Vec<Kind>,
+    /// What is open, from outside: [`ValueKind::Object`] or [`ValueKind::Array`].
+    open: Vec<ValueKind>,
     visit: &'a mut V,
 }
 
@@ -82,15 +82,15 @@ impl<V: Visit> Scanner<'_, V> {
                 Some(b'"') => {
                     let start = self.at;
                     let spelling = self.string()?;
-                    self.visit.leaf(Kind::String, start..self.at, spelling);
+                    self.visit.leaf(ValueKind::String, start..self.at, spelling);
                     false
                 }
-                Some(b'{') => self.open(Kind::Object)?,
-                Some(b'[') => self.open(Kind::Array)?,
+                Some(b'{') => self.open(ValueKind::Object)?,
+                Some(b'[') => self.open(ValueKind::Array)?,
                 Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word(b"true", Kind::Bool)?,
-                Some(b'f') => self.word(b"false", Kind::Bool)?,
-                Some(b'n') => self.word(b"null", Kind::Null)?,
+                Some(b't') => self.word(b"true", ValueKind::Bool)?,
+                Some(b'f') => self.word(b"false", ValueKind::Bool)?,
+                Some(b'n') => self.word(b"null", ValueKind::Null)?,
                 _ => return Err(Stop::Syntax),
             };
             if opened {
@@ -106,12 +106,12 @@ impl<V: Visit> Scanner<'_, V> {
                     (Some(b','), kind) => {
                         self.at += 1;
                         self.blanks();
-                        if kind == Kind::Object {
+                        if kind == ValueKind::Object {
                             self.key()?;
                         }
                         break;
                     }
-                    (Some(b'}'), Kind::Object) | (Some(b']'), Kind::Array) => self.close(),
+                    (Some(b'}'), ValueKind::Object) | (Some(b']'), ValueKind::Array) => self.close(),
                     _ => return Err(Stop::Syntax),
                 }
             }
@@ -119,7 +119,7 @@ impl<V: Visit> Scanner<'_, V> {
     }
 
     /// Opens a container; whether a value must follow (it isn't empty).
-    fn open(&mut self, kind: Kind) -> Result<bool, Stop> {
+    fn open(&mut self, kind: ValueKind) -> Result<bool, Stop> {
         if self.open.len() >= self.depth {
             return Err(Stop::TooDeep);
         }
@@ -128,11 +128,11 @@ impl<V: Visit> Scanner<'_, V> {
         self.at += 1;
         self.blanks();
         match (self.peek(), kind) {
-            (Some(b'}'), Kind::Object) | (Some(b']'), Kind::Array) => {
+            (Some(b'}'), ValueKind::Object) | (Some(b']'), ValueKind::Array) => {
                 self.close();
                 Ok(false)
             }
-            (_, Kind::Object) => self.key().map(|()| true),
+            (_, ValueKind::Object) => self.key().map(|()| true),
             _ => Ok(true),
         }
     }
@@ -222,7 +222,7 @@ impl<V: Visit> Scanner<'_, V> {
             }
             self.digits()?;
         }
-        self.visit.leaf(Kind::Number, start..self.at, Spelling::Plain);
+        self.visit.leaf(ValueKind::Number, start..self.at, Spelling::Plain);
         Ok(false)
     }
 
@@ -236,7 +236,7 @@ impl<V: Visit> Scanner<'_, V> {
     }
 
     /// Takes a word; never opens anything.
-    fn word(&mut self, word: &[u8], kind: Kind) -> Result<bool, Stop> {
+    fn word(&mut self, word: &[u8], kind: ValueKind) -> Result<bool, Stop> {
         let start = self.at;
         for byte in word {
             if self.peek() != Some(*byte) {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::literal::{decode_whole, escape_with, plain_run, unescape};
-pub use super::scan::Kind;
+pub use super::scan::ValueKind;
 use super::scan::{Spelling, Stop, Visit, scan};
 
 /// Containers nest at most this deep (M12).
@@ -37,19 +37,19 @@ pub enum JsonError {
 
 /// A checked JSON text and the places of its values.
 #[derive(Debug)]
-pub struct Json<'a> {
+pub struct JsonTree<'a> {
     text: &'a str,
     nodes: Vec<Node>,
 }
 
-/// The name of a value inside its [`Json`]; stays valid as long as that does.
+/// The name of a value inside its [`JsonTree`]; stays valid as long as that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ValueId(u32);
 
-/// A value inside a [`Json`].
+/// A value inside a [`JsonTree`].
 #[derive(Debug, Clone, Copy)]
 pub struct Value<'j, 'a> {
-    json: &'j Json<'a>,
+    json: &'j JsonTree<'a>,
     index: u32,
 }
 
@@ -78,7 +78,7 @@ struct Node {
     end: u32,
     /// Index of the first node that isn't inside this value.
     next: u32,
-    kind: Kind,
+    kind: ValueKind,
     /// Of a string.
     spelling: Spelling,
     /// Of a container: its bytes are exactly what `write` would give.
@@ -95,7 +95,7 @@ impl Node {
     }
 }
 
-impl<'a> Json<'a> {
+impl<'a> JsonTree<'a> {
     /// Checks a whole text.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl<'j, 'a> Value<'j, 'a> {
     }
 
     /// What it is.
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> ValueKind {
         self.node().kind
     }
 
@@ -153,18 +153,18 @@ impl<'j, 'a> Value<'j, 'a> {
     /// The text, if it is a string.
     pub fn text(self) -> Option<Text<'a>> {
         let node = self.node();
-        (node.kind == Kind::String).then(|| node.text(self.json.text))
+        (node.kind == ValueKind::String).then(|| node.text(self.json.text))
     }
 
     /// The truth value, if it is one.
     pub fn bool(self) -> Option<bool> {
-        (self.kind() == Kind::Bool).then(|| self.raw() == "true")
+        (self.kind() == ValueKind::Bool).then(|| self.raw() == "true")
     }
 
     /// The elements of an array; nothing for any other kind.
     pub fn elements(self) -> impl Iterator<Item = Value<'j, 'a>> + Clone {
         let node = self.node();
-        let (mut at, end) = if node.kind == Kind::Array { (self.index + 1, node.next) } else { (0, 0) };
+        let (mut at, end) = if node.kind == ValueKind::Array { (self.index + 1, node.next) } else { (0, 0) };
         std::iter::from_fn(move || {
             (at < end).then(|| {
                 let value = Value { json: self.json, index: at };
@@ -178,7 +178,7 @@ impl<'j, 'a> Value<'j, 'a> {
     /// one's place with the last one's value.
     pub fn members(self) -> Members<'j, 'a> {
         let node = self.node();
-        let (at, end) = if node.kind == Kind::Object { (self.index + 1, node.next) } else { (0, 0) };
+        let (at, end) = if node.kind == ValueKind::Object { (self.index + 1, node.next) } else { (0, 0) };
         let straight = Members(MembersForm::AsWritten { json: self.json, at, end });
         if !node.doubled {
             return straight;
@@ -202,7 +202,7 @@ impl<'j, 'a> Value<'j, 'a> {
     pub fn write(self, out: &mut impl Sink) {
         let node = self.node();
         match node.kind {
-            Kind::Array if !node.exact => {
+            ValueKind::Array if !node.exact => {
                 out.put("[");
                 for (place, element) in self.elements().enumerate() {
                     if place > 0 {
@@ -212,7 +212,7 @@ impl<'j, 'a> Value<'j, 'a> {
                 }
                 out.put("]");
             }
-            Kind::Object if !node.exact => {
+            ValueKind::Object if !node.exact => {
                 out.put("{");
                 for (place, (key, value)) in self.members().enumerate() {
                     if place > 0 {
@@ -224,7 +224,7 @@ impl<'j, 'a> Value<'j, 'a> {
                 }
                 out.put("}");
             }
-            Kind::String => {
+            ValueKind::String => {
                 if let Some(text) = self.text() {
                     text.write_quoted(out);
                 }
@@ -245,7 +245,7 @@ pub struct Members<'j, 'a>(MembersForm<'j, 'a>);
 
 #[derive(Debug, Clone)]
 enum MembersForm<'j, 'a> {
-    AsWritten { json: &'j Json<'a>, at: u32, end: u32 },
+    AsWritten { json: &'j JsonTree<'a>, at: u32, end: u32 },
     Distinct(std::vec::IntoIter<(Text<'a>, Value<'j, 'a>)>),
 }
 
@@ -447,7 +447,7 @@ struct Open {
 }
 
 impl Visit for Builder<'_> {
-    fn leaf(&mut self, kind: Kind, span: Range<usize>, spelling: Spelling) {
+    fn leaf(&mut self, kind: ValueKind, span: Range<usize>, spelling: Spelling) {
         self.blemishes += u32::from(spelling == Spelling::Odd);
         self.push(kind, span, spelling);
     }
@@ -464,10 +464,10 @@ impl Visit for Builder<'_> {
             open.maybe_doubled |= spelling == Spelling::Odd || open.keys & bit != 0;
             open.keys |= bit;
         }
-        self.leaf(Kind::String, span, spelling);
+        self.leaf(ValueKind::String, span, spelling);
     }
 
-    fn open(&mut self, kind: Kind, at: usize) {
+    fn open(&mut self, kind: ValueKind, at: usize) {
         let node = self.push(kind, at..at + 1, Spelling::Plain);
         self.open.push(Open { node, blemishes: self.blemishes, keys: 0, maybe_doubled: false });
     }
@@ -505,7 +505,7 @@ impl Builder<'_> {
         keys.windows(2).any(|pair| pair[0] == pair[1])
     }
 
-    fn push(&mut self, kind: Kind, span: Range<usize>, spelling: Spelling) -> u32 {
+    fn push(&mut self, kind: ValueKind, span: Range<usize>, spelling: Spelling) -> u32 {
         // Offsets fit: `parse` has looked at the length, and a value takes at least one byte.
         let index = self.nodes.len() as u32;
         let (start, end) = (span.start as u32, span.end as u32);
@@ -522,7 +522,7 @@ mod tests {
     use super::*;
 
     fn written(json: &str) -> String {
-        let tree = Json::parse(json.as_bytes()).unwrap();
+        let tree = JsonTree::parse(json.as_bytes()).unwrap();
         let mut out = String::new();
         tree.root().write(&mut out);
         out
@@ -590,7 +590,7 @@ mod tests {
             "\u{feff}1",
             "1\u{c}",
         ] {
-            assert!(Json::parse(json.as_bytes()).is_err(), "{json:?}");
+            assert!(JsonTree::parse(json.as_bytes()).is_err(), "{json:?}");
             assert!(serde_json::from_str::<Serde>(json).is_err(), "{json:?}");
         }
     }
@@ -598,10 +598,10 @@ mod tests {
     #[test]
     fn depth_is_counted_in_containers_m12() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(Json::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
-        assert_eq!(Json::parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err(), JsonError::TooDeep);
+        assert!(JsonTree::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert_eq!(JsonTree::parse(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err(), JsonError::TooDeep);
         // Side by side isn't deep.
-        assert!(Json::parse(format!("[{}1]", "[[]],".repeat(1000)).as_bytes()).is_ok());
+        assert!(JsonTree::parse(format!("[{}1]", "[[]],".repeat(1000)).as_bytes()).is_ok());
     }
 
     #[test]
@@ -611,13 +611,13 @@ mod tests {
                 let text =
                     format!("{}{special}{}", "é".repeat(length / 2) + &"x".repeat(length % 2), "y".repeat(length));
                 let json = serde_json::to_string(&text).unwrap();
-                let tree = Json::parse(json.as_bytes()).unwrap();
+                let tree = JsonTree::parse(json.as_bytes()).unwrap();
                 assert_eq!(tree.root().text().unwrap().decode(), text);
                 assert_eq!(written(&json), json);
             }
             for raw in 0..0x20_u8 {
                 let json = format!("\"{}{}{}\"", "x".repeat(length), char::from(raw), "y".repeat(length));
-                assert!(Json::parse(json.as_bytes()).is_err(), "{json:?}");
+                assert!(JsonTree::parse(json.as_bytes()).is_err(), "{json:?}");
             }
         }
     }
@@ -632,7 +632,7 @@ mod tests {
         assert_eq!(written(&distinct), distinct);
         let doubled = format!("{},\"k7\":\"last\"}}", distinct.strip_suffix('}').unwrap());
         assert_eq!(written(&doubled), distinct.replace("\"k7\":7,", "\"k7\":\"last\","));
-        let tree = Json::parse(doubled.as_bytes()).unwrap();
+        let tree = JsonTree::parse(doubled.as_bytes()).unwrap();
         assert_eq!(tree.root().members().count(), 5_000);
         assert_eq!(tree.root().member("k7").unwrap().raw(), "\"last\"");
     }
@@ -640,7 +640,7 @@ mod tests {
     #[test]
     fn text_is_cut_and_searched_by_characters() {
         let json = r#""a\u00e9\ud83d\ude00\n<thinking_mode>""#;
-        let tree = Json::parse(json.as_bytes()).unwrap();
+        let tree = JsonTree::parse(json.as_bytes()).unwrap();
         let text = tree.root().text().unwrap();
         assert_eq!(text.chars().collect::<String>(), "aé😀\n<thinking_mode>");
         for (most, expected) in [(0, ""), (2, "aé"), (3, "aé😀"), (4, "aé😀\n"), (19, "aé😀\n<thinking_mode>")]
@@ -685,7 +685,7 @@ mod tests {
             let mut bytes = serde_json::to_vec(&value).unwrap();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
-            let ours = Json::parse(&bytes);
+            let ours = JsonTree::parse(&bytes);
             match serde_json::from_slice::<Serde>(&bytes) {
                 Ok(theirs) => {
                     let mut out = String::new();

@@ -22,7 +22,7 @@ pub enum Event<'a> {
     /// Something of the answer, or an event that could have carried some.
     Content(Content<'a>),
     /// Everything that is no content: usage, and whatever is only counted.
-    Note(Note),
+    Telemetry(Telemetry),
     /// An exception or error frame (K38). After a complete answer it may be a ghost (K36).
     Exception(Fault),
     /// `ContentLengthExceededException`: the output limit, no fault (K37).
@@ -88,7 +88,7 @@ pub enum Input<'a> {
 
 /// What only usage, the log and the metrics want to know.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Note {
+pub enum Telemetry {
     /// contextUsageEvent: total tokens ÷ window × 100, if it said so.
     ContextUsage {
         /// `contextUsagePercentage`.
@@ -236,10 +236,10 @@ impl Reader {
             | "intentsEvent"
             | "interactionComponentsEvent"
             | "toolResultEvent"
-            | "dryRunSucceedEvent" => return Event::Note(Note::Known),
+            | "dryRunSucceedEvent" => return Event::Telemetry(Telemetry::Known),
             _ => {
                 let end = name.floor_char_boundary(MAX_NAME);
-                return Event::Note(Note::Unknown(Said::new(&name[..end], &self.known)));
+                return Event::Telemetry(Telemetry::Unknown(Said::new(&name[..end], &self.known)));
             }
         };
         Event::from_payload(read, payload, &mut self.invalid_utf8)
@@ -276,7 +276,7 @@ impl<'a> Event<'a> {
     fn into_owned<'b>(self) -> Event<'b> {
         match self {
             Self::Content(content) => Event::Content(content.into_owned()),
-            Self::Note(note) => Event::Note(note),
+            Self::Telemetry(note) => Event::Telemetry(note),
             Self::Exception(fault) => Event::Exception(fault),
             Self::OutputLimit => Event::OutputLimit,
             Self::Fault(fault) => Event::Fault(fault),
@@ -450,7 +450,7 @@ fn read_tool(payload: Payload<'_>) -> Option<Event<'_>> {
 
 fn read_context_usage(payload: Payload<'_>) -> Option<Event<'_>> {
     let [percentage] = payload.members(["contextUsagePercentage"])?;
-    Some(Event::Note(Note::ContextUsage { percentage: number(percentage) }))
+    Some(Event::Telemetry(Telemetry::ContextUsage { percentage: number(percentage) }))
 }
 
 fn read_metadata(payload: Payload<'_>) -> Option<Event<'_>> {
@@ -474,12 +474,12 @@ fn read_metadata(payload: Payload<'_>) -> Option<Event<'_>> {
     });
     let max_tokens =
         stop_reason.and_then(Member::string).is_some_and(|reason| reason.eq_ignore_ascii_case("MAX_TOKENS"));
-    Some(Event::Note(Note::Metadata { counts, percentage: number(percentage), max_tokens }))
+    Some(Event::Telemetry(Telemetry::Metadata { counts, percentage: number(percentage), max_tokens }))
 }
 
 fn read_metering(payload: Payload<'_>) -> Option<Event<'_>> {
     let [usage] = payload.members(["usage"])?;
-    Some(Event::Note(Note::Metering { usage: number(usage) }))
+    Some(Event::Telemetry(Telemetry::Metering { usage: number(usage) }))
 }
 
 fn read_invalid_state(payload: Payload<'_>) -> Option<Event<'_>> {
@@ -770,16 +770,16 @@ mod tests {
         .join(" ")
         .split(' ')
         {
-            assert_eq!(Reader::default().other_event(name, b""), Event::Note(Note::Known), "{name}");
+            assert_eq!(Reader::default().other_event(name, b""), Event::Telemetry(Telemetry::Known), "{name}");
         }
-        assert_eq!(event("metricsEvent", b"{}"), Event::Note(Note::Unknown("metricsEvent".into())));
+        assert_eq!(event("metricsEvent", b"{}"), Event::Telemetry(Telemetry::Unknown("metricsEvent".into())));
     }
 
     #[test]
     fn section6_usage_events() {
         assert_eq!(
             event("contextUsageEvent", br#"{"contextUsagePercentage":12.5}"#),
-            Event::Note(Note::ContextUsage { percentage: Some(12.5) })
+            Event::Telemetry(Telemetry::ContextUsage { percentage: Some(12.5) })
         );
         let counts = TokenCounts { uncached_input: 1, output: 2, cache_read: 3, cache_write: 4 };
         assert_eq!(
@@ -788,11 +788,11 @@ mod tests {
                 br#"{"tokenUsage":{"uncachedInputTokens":1,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3,
                     "cacheWriteInputTokens":4,"contextUsagePercentage":5,"normalizedTokenUsage":0.1}}"#
             ),
-            Event::Note(Note::Metadata { counts: Some(counts), percentage: Some(5.0), max_tokens: false })
+            Event::Telemetry(Telemetry::Metadata { counts: Some(counts), percentage: Some(5.0), max_tokens: false })
         );
         assert_eq!(
             event("meteringEvent", br#"{"usage":0.25,"unit":"credit","unitPlural":"credits"}"#),
-            Event::Note(Note::Metering { usage: Some(0.25) })
+            Event::Telemetry(Telemetry::Metering { usage: Some(0.25) })
         );
     }
 

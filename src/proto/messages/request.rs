@@ -12,7 +12,7 @@ use serde::Deserialize;
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::effort::Effort;
-use crate::proto::json::tree::{Json, Kind, Text, ValueId};
+use crate::proto::json::tree::{JsonTree, Text, ValueId, ValueKind};
 
 /// Most messages of a request (M13).
 pub const MAX_MESSAGES: usize = 100_000;
@@ -74,7 +74,7 @@ impl std::error::Error for RequestError {}
 #[derive(Debug)]
 pub struct Request<'a> {
     /// Client-owned JSON (tool inputs, schemas) is kept here.
-    pub(crate) json: Json<'a>,
+    pub(crate) json: JsonTree<'a>,
     pub(crate) model: Cow<'a, str>,
     pub(crate) stream: bool,
     pub(crate) system: Vec<SystemText<'a>>,
@@ -385,8 +385,8 @@ fn session_member(user_id: &str) -> Option<String> {
     if !user_id.trim_start().starts_with('{') {
         return None;
     }
-    let json = Json::parse(user_id.as_bytes()).ok()?;
-    let session = json.root().member("session_id").filter(|value| value.kind() == Kind::String)?;
+    let json = JsonTree::parse(user_id.as_bytes()).ok()?;
+    let session = json.root().member("session_id").filter(|value| value.kind() == ValueKind::String)?;
     Some(session.text()?.into_decoded().into_owned()).filter(|id| is_uuid(id))
 }
 

@@ -12,7 +12,7 @@ use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
 use crate::proto::json::Completeness;
-use crate::proto::kiro::event::{Content, Event, Input, Note, Reasoning, Text, Tool};
+use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Text, Tool};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
@@ -127,7 +127,7 @@ pub struct Response {
     tags: Option<TagScanner>,
     spans: Spans,
     /// The surrogate half that the last text of a kind ended with (TS2).
-    half: Option<(Kind, u16)>,
+    half: Option<(HalfIn, u16)>,
     queue: Queue,
     finished: Finished,
     /// The index of the open block, else of the next one (TS4).
@@ -212,7 +212,7 @@ pub fn signature_key(signature: &str) -> u64 {
 
 /// Texts that halves of surrogate pairs may belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum HalfIn {
     Text,
     Thought,
     Input,
@@ -277,7 +277,7 @@ impl Response {
                 self.hear(sink);
                 self.content(content, sink)
             }
-            Event::Note(note) => {
+            Event::Telemetry(note) => {
                 self.hear(sink);
                 self.note(note);
                 Step::Continue
@@ -521,14 +521,14 @@ impl Response {
         Step::Continue
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: Telemetry) {
         match note {
-            Note::ContextUsage { percentage } => {
+            Telemetry::ContextUsage { percentage } => {
                 self.usage_seen = true;
                 self.rests(percentage.is_some(), false);
                 self.reported.percentage = percentage.or(self.reported.percentage);
             }
-            Note::Metadata { counts, percentage, max_tokens } => {
+            Telemetry::Metadata { counts, percentage, max_tokens } => {
                 self.usage_seen = true;
                 self.truncated |= max_tokens;
                 self.rests(percentage.is_some() || counts.is_some(), false);
@@ -541,14 +541,14 @@ impl Response {
                 });
                 self.reported.counts = counts.or(self.reported.counts);
             }
-            Note::Metering { usage } => {
+            Telemetry::Metering { usage } => {
                 self.usage_seen = true;
                 self.rests(false, true);
                 let credits = usage.filter(|usage| usage.is_finite() && *usage >= 0.0);
                 self.tally.credits = credits.or(self.tally.credits);
             }
-            Note::Known => {}
-            Note::Unknown(name) => self.tally.count_unknown(&name),
+            Telemetry::Known => {}
+            Telemetry::Unknown(name) => self.tally.count_unknown(&name),
         }
     }
 
@@ -677,7 +677,7 @@ impl Response {
     }
 
     fn text(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
-        self.flush_half_but(Kind::Text, sink);
+        self.flush_half_but(HalfIn::Text, sink);
         if let Text::Literal(literal) = *text
             && self.copies_text()
         {
@@ -685,7 +685,7 @@ impl Response {
         }
         let mut half = self.half.take().map(|(_, half)| half);
         let decoded = text.decode(&mut half);
-        self.half = half.map(|half| (Kind::Text, half));
+        self.half = half.map(|half| (HalfIn::Text, half));
         self.plain_text(&decoded, sink);
     }
 
@@ -750,7 +750,7 @@ impl Response {
             if matches!(&self.state, State::Think { signature, .. } if !signature.is_empty()) {
                 self.close_block(sink);
             }
-            self.flush_half_but(Kind::Thought, sink);
+            self.flush_half_but(HalfIn::Thought, sink);
             self.thought(&text, sink);
         }
         if let Some(piece) = reasoning.signature {
@@ -793,7 +793,7 @@ impl Response {
             self.thinking_delta(Piece::Plain(&decoded), sink);
         }
         // Only now: the block before, which may have been closed for this thought, would have taken it for its own.
-        self.half = half.map(|half| (Kind::Thought, half));
+        self.half = half.map(|half| (HalfIn::Thought, half));
     }
 
     /// TS12: before a tool block, native reasoning, the end or a fault.
@@ -810,7 +810,7 @@ impl Response {
 
     /// A waiting half of another kind has lost its partner.
     #[inline]
-    fn flush_half_but(&mut self, kind: Kind, sink: &mut impl Sink) {
+    fn flush_half_but(&mut self, kind: HalfIn, sink: &mut impl Sink) {
         if self.half.is_some_and(|(of, _)| of != kind) {
             self.flush_half(sink);
         }
@@ -819,9 +819,9 @@ impl Response {
     fn flush_half(&mut self, sink: &mut impl Sink) {
         match self.half.take() {
             None => {}
-            Some((Kind::Text, _)) => self.plain_text(REPLACEMENT, sink),
-            Some((Kind::Thought, _)) => self.thinking_delta(Piece::Plain(REPLACEMENT), sink),
-            Some((Kind::Input, _)) => self.input_delta(Piece::Plain(REPLACEMENT), sink),
+            Some((HalfIn::Text, _)) => self.plain_text(REPLACEMENT, sink),
+            Some((HalfIn::Thought, _)) => self.thinking_delta(Piece::Plain(REPLACEMENT), sink),
+            Some((HalfIn::Input, _)) => self.input_delta(Piece::Plain(REPLACEMENT), sink),
         }
     }
 }
@@ -868,7 +868,7 @@ impl Response {
         }
         let mut half = self.half.take().map(|(_, half)| half);
         let decoded = text.decode(&mut half);
-        self.half = half.map(|half| (Kind::Input, half));
+        self.half = half.map(|half| (HalfIn::Input, half));
         if !decoded.is_empty() {
             self.input_delta(Piece::Plain(&decoded), sink);
         }
@@ -939,7 +939,7 @@ impl Response {
         if !matches!(self.state, State::Text | State::Think { .. } | State::Tool(_)) {
             return;
         }
-        if self.half.is_some_and(|(kind, _)| kind != Kind::Text) {
+        if self.half.is_some_and(|(kind, _)| kind != HalfIn::Text) {
             self.flush_half(sink);
         }
         match std::mem::replace(&mut self.state, State::Gap) {
@@ -1271,9 +1271,9 @@ mod tests {
             (response.is_without_end(), response.tally().credits)
         };
         assert_eq!(ended(&[text("x")]), (true, None));
-        assert_eq!(ended(&[text("x"), Event::Note(Note::Metering { usage: Some(0.5) })]), (false, Some(0.5)));
-        assert_eq!(ended(&[text("x"), Event::Note(Note::Metering { usage: Some(f64::NAN) })]), (false, None));
-        assert_eq!(ended(&[text("x"), Event::Note(Note::ContextUsage { percentage: None })]), (false, None));
+        assert_eq!(ended(&[text("x"), Event::Telemetry(Telemetry::Metering { usage: Some(0.5) })]), (false, Some(0.5)));
+        assert_eq!(ended(&[text("x"), Event::Telemetry(Telemetry::Metering { usage: Some(f64::NAN) })]), (false, None));
+        assert_eq!(ended(&[text("x"), Event::Telemetry(Telemetry::ContextUsage { percentage: None })]), (false, None));
         assert_eq!(ended(&[text("x"), Event::OutputLimit]), (false, None), "it says itself why it ends");
         assert_eq!(ended(&[tool("a", "{}", true), Event::Exception(Fault::network("x"))]), (false, None));
     }
@@ -1303,7 +1303,7 @@ mod tests {
         for number in 0..20 {
             let name = format!("{number:02}{}", "é".repeat(100));
             for _ in 0..2 {
-                response.event(Event::Note(Note::Unknown(name.as_str().into())), &mut log);
+                response.event(Event::Telemetry(Telemetry::Unknown(name.as_str().into())), &mut log);
             }
         }
         let unknown = &response.tally().unknown_events;
@@ -1340,7 +1340,7 @@ mod tests {
             text("x"),
             tool("a", "{}", true),
             reasoning(Some("t"), Some("s")),
-            Event::Note(Note::Known),
+            Event::Telemetry(Telemetry::Known),
             Event::OutputLimit,
             Event::Exception(Fault::network("x")),
             Event::Fault(Fault::protocol("x")),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::proto::json::tree::{Json, Kind, Sink, Text, Value};
+use crate::proto::json::tree::{JsonTree, Sink, Text, Value, ValueKind};
 use crate::proto::kiro::request::Tool as KiroTool;
 use crate::proto::messages::request::{Request, Tool, ToolChoice};
 
@@ -60,7 +60,7 @@ pub(crate) fn upstream_name(name: &str) -> Cow<'_, str> {
 
 /// The tools that the client declared, each name once (TR19).
 pub(crate) struct Declared<'r> {
-    json: &'r Json<'r>,
+    json: &'r JsonTree<'r>,
     /// In the client's order.
     tools: Vec<DeclaredTool<'r>>,
     by_name: HashMap<&'r str, usize>,
@@ -167,7 +167,7 @@ fn description<'r>(tool: &'r Tool<'r>, name: &str) -> Text<'r> {
 /// The schema that goes out (TR22), compact.
 fn sanitised(schema: Option<Value<'_, '_>>) -> String {
     match schema {
-        Some(schema) if schema.kind() == Kind::Object => {
+        Some(schema) if schema.kind() == ValueKind::Object => {
             let mut out = String::with_capacity(schema.raw().len() + 32);
             write_schema(schema, true, &mut out);
             out
@@ -177,7 +177,7 @@ fn sanitised(schema: Option<Value<'_, '_>>) -> String {
 }
 
 fn write_schema(schema: Value<'_, '_>, top: bool, out: &mut String) {
-    if schema.kind() != Kind::Object {
+    if schema.kind() != ValueKind::Object {
         // `true` and `false` are schemas too.
         return schema.write(out);
     }
@@ -202,10 +202,10 @@ fn write_schema(schema: Value<'_, '_>, top: bool, out: &mut String) {
             "type" if top => out.put(r#""object""#),
             "required" => write_list(required_names(value), out, |name, out| name.write_quoted(out)),
             "properties" => write_schema_map(value, |name| !name.starts_with('$'), out),
-            "patternProperties" | "$defs" | "definitions" | "dependentSchemas" if value.kind() == Kind::Object => {
+            "patternProperties" | "$defs" | "definitions" | "dependentSchemas" if value.kind() == ValueKind::Object => {
                 write_schema_map(value, |_| true, out);
             }
-            "items" | "prefixItems" | "anyOf" | "allOf" | "oneOf" if value.kind() == Kind::Array => {
+            "items" | "prefixItems" | "anyOf" | "allOf" | "oneOf" if value.kind() == ValueKind::Array => {
                 let members = value.elements().filter(|member| !is_null(*member));
                 write_list(members, out, |member, out| write_schema(member, false, out));
             }
@@ -253,7 +253,7 @@ fn required_names<'j, 'a>(required: Value<'j, 'a>) -> impl Iterator<Item = Text<
 }
 
 fn is_null(value: Value<'_, '_>) -> bool {
-    value.kind() == Kind::Null
+    value.kind() == ValueKind::Null
 }
 
 /// Commas between the items of a list.
@@ -350,7 +350,7 @@ mod tests {
                 r#"{"type":"object","properties":{"b":{}}}"#,
             ),
         ] {
-            let json = Json::parse(client.as_bytes()).unwrap();
+            let json = JsonTree::parse(client.as_bytes()).unwrap();
             assert_eq!(sanitised(Some(json.root())), upstream, "{client}");
         }
         assert_eq!(sanitised(None), EMPTY_SCHEMA);

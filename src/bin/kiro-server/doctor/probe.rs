@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use kiro_messages::policy::learned::Variant;
 use kiro_messages::pool::AccountView;
 use kiro_messages::proto::eventstream::Decoder;
-use kiro_messages::proto::kiro::event::{Content, Event, Note, Reader, Text, TokenCounts};
+use kiro_messages::proto::kiro::event::{Content, Event, Reader, Telemetry, Text, TokenCounts};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
 use kiro_messages::proto::said::Known;
@@ -391,20 +391,20 @@ fn read_chat(answer: &Bytes) -> Result<Chat, Fault> {
                 chat.redacted |= reasoning.redacted.is_some();
             }
             Event::Content(Content::Tool(_)) => {}
-            Event::Note(Note::ContextUsage { percentage }) => {
+            Event::Telemetry(Telemetry::ContextUsage { percentage }) => {
                 chat.ends.push("context");
                 chat.percentage = percentage.or(chat.percentage);
             }
-            Event::Note(Note::Metadata { counts, percentage, .. }) => {
+            Event::Telemetry(Telemetry::Metadata { counts, percentage, .. }) => {
                 chat.ends.push("metadata");
                 chat.counts = counts.or(chat.counts);
                 chat.percentage = percentage.or(chat.percentage);
             }
-            Event::Note(Note::Metering { usage }) => {
+            Event::Telemetry(Telemetry::Metering { usage }) => {
                 chat.ends.push("metering");
                 chat.credits = usage.or(chat.credits);
             }
-            Event::Note(Note::Known | Note::Unknown(_)) => {}
+            Event::Telemetry(Telemetry::Known | Telemetry::Unknown(_)) => {}
             Event::OutputLimit => break,
             Event::Exception(fault) | Event::Fault(fault) => return Err(fault),
         }

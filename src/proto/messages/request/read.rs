@@ -11,7 +11,7 @@ use super::{
     ToolResult, ToolUse, quotable, without_dropped_prefill,
 };
 use crate::proto::effort::Effort;
-use crate::proto::json::tree::{Json, JsonError, Kind, Text, Value};
+use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
 use crate::proto::messages::error::{Cause, ErrorType};
 
 type Result<T> = std::result::Result<T, RequestError>;
@@ -19,14 +19,14 @@ type Result<T> = std::result::Result<T, RequestError>;
 /// The whole body: JSON, then the top level (M20–M32), then the insides of `messages` (M35–M47) and of `tools`
 /// (M48–M50), and last what `tool_choice` says about the tools.
 pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
-    let json = Json::parse(body).map_err(|error| {
+    let json = JsonTree::parse(body).map_err(|error| {
         Path::top("body").error(match error {
             JsonError::Syntax { line, column } => format!("not valid JSON (line {line}, column {column})"),
             JsonError::TooDeep => "nested too deeply".to_owned(),
             JsonError::TooLong => "too long".to_owned(),
         })
     })?;
-    if json.root().kind() != Kind::Object {
+    if json.root().kind() != ValueKind::Object {
         return Err(Path::top("body").error("must be a JSON object"));
     }
     // Before everything else: the rest of such a request is only a piece of a conversation (M68). Counting is harmless.
@@ -116,7 +116,7 @@ fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
     let at = Path::top("system");
     match (system.text(), system.kind()) {
         (Some(text), _) => Ok(vec![SystemText { text, cached: false }]),
-        (None, Kind::Array) => (system.elements().enumerate())
+        (None, ValueKind::Array) => (system.elements().enumerate())
             .map(|(index, block)| {
                 let (text, cached) = text_block(block, at.index(index))?;
                 Ok(SystemText { text, cached })
@@ -197,7 +197,7 @@ fn output_effort(config: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>> 
 
 fn between_0_and_1(value: Option<Value<'_, '_>>, at: Path<'_>) -> Result<()> {
     let Some(value) = value else { return Ok(()) };
-    if value.kind() != Kind::Number {
+    if value.kind() != ValueKind::Number {
         return Err(at.error("must be a number"));
     }
     match value.raw().parse::<f64>() {
@@ -257,8 +257,8 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
                 content => system_blocks(required(content, content_at)?, index, &mut read, content_at)?,
             };
             // Claude Code sends `[]` (C40).
-            let is_empty_list =
-                content.is_some_and(|content| content.kind() == Kind::Array && content.elements().next().is_none());
+            let is_empty_list = content
+                .is_some_and(|content| content.kind() == ValueKind::Array && content.elements().next().is_none());
             may_be_empty = effort.is_some() || read.changes.len() > changes || is_empty_list;
             blocks
         } else {
@@ -309,7 +309,7 @@ fn system_blocks<'a>(
     at: Path<'_>,
 ) -> Result<Vec<Block<'a>>> {
     let holder = Holder::Message(Role::System);
-    if content.kind() != Kind::Array {
+    if content.kind() != ValueKind::Array {
         return string_or_blocks(content, holder, at);
     }
     let mut blocks = Vec::new();
@@ -394,7 +394,7 @@ impl fmt::Display for Holder {
 fn string_or_blocks<'a>(content: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<Vec<Block<'a>>> {
     match (content.text(), content.kind()) {
         (Some(text), _) => Ok(vec![Block { content: Content::Text(text), cached: false }]),
-        (None, Kind::Array) => {
+        (None, ValueKind::Array) => {
             (content.elements().enumerate()).map(|(index, block)| read_block(block, holder, at.index(index))).collect()
         }
         _ => Err(at.error("must be a string or an array")),
@@ -680,7 +680,7 @@ fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [O
     for (key, value) in object.members() {
         for (slot, name) in found.iter_mut().zip(names) {
             if key.is(name) {
-                *slot = Some(value).filter(|value| value.kind() != Kind::Null);
+                *slot = Some(value).filter(|value| value.kind() != ValueKind::Null);
             }
         }
     }
@@ -692,11 +692,11 @@ fn required<T>(field: Option<T>, at: Path<'_>) -> Result<T> {
 }
 
 fn object<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
-    if value.kind() == Kind::Object { Ok(value) } else { Err(at.error("must be an object")) }
+    if value.kind() == ValueKind::Object { Ok(value) } else { Err(at.error("must be an object")) }
 }
 
 fn array<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
-    if value.kind() == Kind::Array { Ok(value) } else { Err(at.error("must be an array")) }
+    if value.kind() == ValueKind::Array { Ok(value) } else { Err(at.error("must be an array")) }
 }
 
 fn string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
@@ -719,7 +719,7 @@ fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Result<u64> {
         Some(magnitude) => (true, magnitude),
         None => (false, digits),
     };
-    if value.kind() != Kind::Number || !magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
+    if value.kind() != ValueKind::Number || !magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(at.error("must be an integer"));
     }
     let integer = if negative { 0 } else { magnitude.parse().unwrap_or(u64::MAX) };

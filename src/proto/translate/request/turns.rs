@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::CONTINUE;
 use super::documents::{Documents, Fate};
-use crate::proto::json::tree::{Json, Kind, Text};
+use crate::proto::json::tree::{JsonTree, Text, ValueKind};
 use crate::proto::kiro::request::{
     AssistantMessage, Content, Image as KiroImage, Input, Reasoning, ToolResult as KiroResult, ToolUse as KiroUse,
     UserMessage,
@@ -92,7 +92,7 @@ pub(super) struct Seen {
 }
 
 /// Groups, repairs and pairs the messages; the first one is a user's (M35).
-pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r Json<'r>, declared: &Declared<'r>) -> Vec<Turn<'r>> {
+pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, declared: &Declared<'r>) -> Vec<Turn<'r>> {
     let is_assistant = |message: &Message<'_>| message.role == Role::Assistant;
     let mut turns = Vec::with_capacity(messages.len());
     for group in messages.chunk_by(|a, b| is_assistant(a) == is_assistant(b)) {
@@ -271,7 +271,7 @@ fn search_result_texts<'r>(result: &'r SearchResult<'r>) -> impl Iterator<Item =
 }
 
 impl<'r> AssistantTurn<'r> {
-    fn new(messages: &'r [Message<'r>], json: &'r Json<'r>, declared: &Declared<'r>) -> Self {
+    fn new(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, declared: &Declared<'r>) -> Self {
         let mut turn = Self { messages, uses: Vec::new(), places: Places::default() };
         // Fragments by place in `uses` (TR15).
         let mut fragments: HashMap<usize, String> = HashMap::new();
@@ -372,7 +372,7 @@ impl<'r> AssistantTurn<'r> {
 }
 
 /// The text of an input that is `{"raw_arguments": string}` and nothing else.
-fn fragment<'r>(tool_use: &ToolUse<'_>, json: &'r Json<'r>) -> Option<Text<'r>> {
+fn fragment<'r>(tool_use: &ToolUse<'_>, json: &'r JsonTree<'r>) -> Option<Text<'r>> {
     let mut members = json.value(tool_use.input?).members();
     match (members.next(), members.next()) {
         (Some((key, value)), None) if key.is(RAW_ARGUMENTS) => value.text(),
@@ -382,8 +382,8 @@ fn fragment<'r>(tool_use: &ToolUse<'_>, json: &'r Json<'r>) -> Option<Text<'r>> 
 
 /// What fragments give together: an object, or nothing usable.
 fn joined_input(joined: &str) -> Input<'static> {
-    match Json::parse(joined.as_bytes()) {
-        Ok(json) if json.root().kind() == Kind::Object => {
+    match JsonTree::parse(joined.as_bytes()) {
+        Ok(json) if json.root().kind() == ValueKind::Object => {
             let mut compact = String::with_capacity(joined.len());
             json.root().write(&mut compact);
             Input::Joined(compact)
