@@ -15,8 +15,8 @@ const NOWHERE = '/-'
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /**
- * An answer that came before the end of the request waits for that end, so that it isn't lost in a reset: so long, for so
- * long a pause, for so many bytes, and so many answers at once. As the standalone server does (src/server/listen.rs).
+ * After an early answer the rest of the request is read, so that a reset doesn't destroy the answer. Bounds: the whole
+ * time, a pause, the bytes, and the requests at once. As the standalone server does (src/server/listen.rs).
  */
 const LINGER_MS = 30_000
 const LINGER_PAUSE_MS = 3000
@@ -275,7 +275,7 @@ function headersOf({ rawHeaders, httpVersionMajor }, read) {
   const kept = []
   for (let n = 0; n < rawHeaders.length; n += 2) {
     const name = rawHeaders[n]
-    // Whom the client calls decides who is served without a key.
+    // The host that the client names decides whether it is served without a key.
     if (name === ':authority') kept.push('host', rawHeaders[n + 1])
     if (name[0] === ':' || (read && /^content-(?:encoding|length)$/i.test(name))) continue
     kept.push(name, rawHeaders[n + 1])

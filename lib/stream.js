@@ -194,7 +194,7 @@ class MessageStream {
     this.#read = true
     unreachable.unregister(this)
     const call = this.#call
-    // Who has had its last message is released by nobody.
+    // An ended call gets no further message, so nothing would release it.
     if (!call.ended) hold(call)
     await pipe(call, res, { status: 200, headers: Object.entries(this.headers) })
     return this.summary

@@ -153,7 +153,7 @@ impl Code {
         }
     }
 
-    /// Whose turn it is.
+    /// Who has to act.
     pub fn origin(self) -> Origin {
         match self {
             Code::InvalidRequest
@@ -238,12 +238,12 @@ impl Code {
     }
 }
 
-/// What the failure of a pinned call tells of its account, for a program that keeps the accounts' books itself (N8).
+/// What a failed pinned call says about its account, for a program that keeps the accounts' state itself (N8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountFailure {
     /// There is no such account.
     Unknown,
-    /// There is no access token: no credential, or its refresh failed in passing.
+    /// There is no access token: no credential, or its refresh failed for now.
     NoToken,
     /// It is out until a person acts or its quota is renewed: the mark that says so.
     Marked(Note),
@@ -280,15 +280,15 @@ impl Error {
         }))
     }
 
-    /// Adds when it is worth to come back.
+    /// Adds when a retry is worthwhile.
     #[must_use]
     pub fn with_retry_after(mut self, after: Option<Duration>) -> Self {
         self.0.retry_after = after;
         self
     }
 
-    /// It will not pass by trying again soon: `500 api_error` in place of the code's own 503, which clients repeat
-    /// whatever the headers say (M85).
+    /// A retry soon is pointless: `500 api_error` in place of the code's own 503, which clients retry whatever the
+    /// headers say (M85).
     #[must_use]
     pub fn lasting(mut self) -> Self {
         self.0.lasting = true;
@@ -309,7 +309,7 @@ impl Error {
         self
     }
 
-    /// Adds what it tells of that account.
+    /// Adds what the failure says about that account.
     #[must_use]
     pub fn with_account_failure(mut self, account_failure: Option<AccountFailure>) -> Self {
         self.0.account_failure = account_failure;
@@ -331,7 +331,7 @@ impl Error {
         if self.0.lasting { ErrorType::Api } else { self.0.code.error_type() }
     }
 
-    /// Whose turn it is.
+    /// Who has to act.
     pub fn origin(&self) -> Origin {
         self.0.code.origin()
     }
@@ -341,7 +341,7 @@ impl Error {
         !self.0.lasting && self.0.code.retryable()
     }
 
-    /// When it is worth to come back, if that is known.
+    /// When a retry is worthwhile, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -361,7 +361,7 @@ impl Error {
         self.0.account.as_deref()
     }
 
-    /// What it tells of that account.
+    /// What the failure says about that account.
     pub fn account_failure(&self) -> Option<&AccountFailure> {
         self.0.account_failure.as_ref()
     }

@@ -32,10 +32,10 @@ use crate::proto::kiro::route::Shape;
 type Count = Counter<u64, AtomicU64>;
 type LevelGauge = Gauge<i64, AtomicI64>;
 
-/// Seconds of what a person waits for.
+/// Buckets in seconds for durations that a person waits for.
 const WAITING: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// Seconds of what a machine does.
+/// Buckets in seconds for durations of a machine's steps.
 const WORKING: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Names of unknown events that get a series of their own (contract/kiro.md, "Events").
@@ -104,7 +104,7 @@ pub struct Metrics {
     pub first_content: Histogram,
     /// From a request's arrival to the end of its answer.
     pub duration: Histogram,
-    /// What the gateway itself took of a request.
+    /// The gateway's own share of a request's time.
     pub overhead: Histogram,
     /// Event-stream frames decoded.
     pub frames: Count,
@@ -116,7 +116,7 @@ pub struct Metrics {
     pub crc_failures: Count,
 }
 
-/// What others count, at the moment of a scrape.
+/// Counters of the other modules at the moment of a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Scrape {
     /// Requests for an answer that run now.
@@ -137,7 +137,7 @@ pub struct Scrape {
     pub refreshes: Vec<(&'static str, u64)>,
     /// Snapshots read, and reads that failed.
     pub snapshots: (u64, u64),
-    /// What the store's commands took.
+    /// Durations of the store's commands.
     pub redis: Option<Observed>,
     /// Commands that failed.
     pub redis_errors: u64,

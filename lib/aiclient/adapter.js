@@ -78,7 +78,7 @@ class KiroAdapter {
   }
 
   async refreshToken() {
-    // Unknown is not near; but what can't be known without a gateway is asked of one first.
+    // An unknown expiry doesn't count as soon. Only a gateway knows it, so a gateway is asked first.
     const gateway = await gatewayOf(this.#host).catch((error) => Promise.reject(plain(error)))
     if (nativeOf(gateway).expiresSoon(this.#uuid)) await this.forceRefreshToken()
   }

@@ -48,7 +48,7 @@ class Books {
     this.#resets.set(uuid, this.resets(uuid) + 1)
   }
 
-  /** Whether the host was told of this very ejection; once, so that the next one is told again. */
+  /** Whether this very ejection was reported to the host. True once, so that the next one is reported again. */
   wasTold(uuid, message) {
     return this.#ejections.get(uuid) === message && this.#ejections.delete(uuid)
   }

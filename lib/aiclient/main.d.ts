@@ -57,7 +57,7 @@ export interface KiroConfig {
 export interface Host {
   /** The gateway to use in place of the process's own. */
   gateway?: KiroGateway | Promise<KiroGateway>
-  /** The pool manager: it is told of outcomes, so that the service's memory and UI stay right. */
+  /** The pool manager: outcomes are reported to it, so that the service's memory and UI stay right. */
   getPoolManager?(): object | null | undefined
   /** The service's adapters by provider and account: an old client among them gets the tokens that we refresh. */
   getServiceInstances?(): Record<string, unknown>

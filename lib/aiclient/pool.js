@@ -21,8 +21,8 @@ function knows(manager, uuid) {
 }
 
 /**
- * Calls a method of the pool manager. False when it isn't there or throws; what it promises is waited for by nobody, as
- * the host itself does, but a rejection is told.
+ * Calls a method of the pool manager. False when it isn't there or throws. Nobody awaits its promise, as in the host
+ * itself, but a rejection is reported.
  */
 function call(manager, method, ...args) {
   if (typeof manager?.[method] !== 'function') return false

@@ -1,4 +1,4 @@
-//! One call: a task that does the work and posts what comes of it, until it is done or cancelled.
+//! One call: a task that does the work and posts its results until it is done or cancelled.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Configuration: what was said ([`RawConfig`]) and what it resolves to ([`Config`]).
+//! Configuration: the settings as given ([`RawConfig`]) and resolved ([`Config`]).
 //!
 //! Every setting is one row of [`SETTINGS`]: its environment name, its flag, its name in JavaScript, its default in the
 //! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are

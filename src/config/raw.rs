@@ -1,4 +1,4 @@
-//! What was said, where, and under which name.
+//! Settings as given: where, under which name, as text.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -42,7 +42,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What was said, as text, with where it was said. Nothing is parsed before [`RawConfig::resolve`].
+/// The settings that were given, as text, each with its source. [`RawConfig::resolve`] parses them.
 #[derive(Clone, Default)]
 pub struct RawConfig {
     said: BTreeMap<&'static str, (Source, String, String)>,
@@ -57,7 +57,7 @@ impl fmt::Debug for RawConfig {
 }
 
 impl RawConfig {
-    /// Takes what the process's own environment says, where names and values need not be text.
+    /// Takes the process's own environment, in which names and values need not be text.
     ///
     /// # Errors
     /// The value of one of our settings is not text. Other programs' values may be anything.
@@ -110,8 +110,8 @@ impl RawConfig {
         raw
     }
 
-    /// A sentence for each name in the environment that is no setting and looks like one. It may be another program's:
-    /// it is no mistake, and its value is nowhere.
+    /// A sentence for each name in the environment that looks like a setting but isn't one. It may be another
+    /// program's, so it is no error, and its value isn't repeated.
     pub fn doubts(&self) -> &[String] {
         &self.doubts
     }

@@ -19,7 +19,7 @@ pub enum Group {
     Upstream,
     /// The HTTP server.
     Server,
-    /// What is refused because it is too much or too slow.
+    /// Limits: requests and clients that are too large or too slow are refused.
     Limits,
     /// Logs, profiles, dumps.
     Logs,

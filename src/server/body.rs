@@ -13,7 +13,7 @@ use super::exchange::Answering;
 use super::status::Events;
 use crate::gateway::{Cutter, MessageStream};
 
-/// What is sent in a stream to learn whether somebody is there.
+/// Sent in a stream to learn whether the client is still there.
 const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n");
 
 /// The body of an answer.

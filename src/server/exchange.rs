@@ -19,13 +19,13 @@ use crate::gateway::Cutter;
 const SMALL: usize = 256 * 1024;
 const SOON: Duration = Duration::from_secs(1);
 
-/// What a connection and the answer on it know of each other. There is one answer at a time, and all of it happens on
-/// the connection's task, but for [`Current::cut`].
+/// State that a connection shares with its current answer. There is one answer at a time. Only [`Current::cut`] is
+/// called from another task than the connection's.
 #[derive(Default)]
 pub(super) struct Current {
     /// Ends the stream that runs.
     cutter: Mutex<Option<Cutter>>,
-    /// What an answer left of its request.
+    /// The part of the request that the answer left unread.
     rest: Mutex<Option<Incoming>>,
     /// A request has come and its answer hasn't ended.
     answering: AtomicBool,
@@ -37,12 +37,12 @@ pub(super) struct Current {
     begun: AtomicBool,
     /// A `ping` is due in the answer.
     ping: AtomicBool,
-    /// A request wasn't read to its end; nor is there another after it.
+    /// A request wasn't read to its end, so no other can follow it.
     unread: AtomicBool,
 }
 
 impl Current {
-    /// A request has come: its body, which tells here how it gets on.
+    /// A request has come. Its new body reports its progress here.
     pub(super) fn begin(self: &Arc<Self>, request: Request<Incoming>) -> Request<Upload> {
         self.modern.store(request.version() == Version::HTTP_11, Ordering::Relaxed);
         self.received.store(request.body().is_end_stream(), Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Current {
         request.map(|body| Upload { body: Some(body), current: self.clone() })
     }
 
-    /// The head of the answer goes out, and what follows ends with what is returned.
+    /// The head of the answer goes out. The answer has ended when the returned guard is dropped.
     pub(super) fn answer(self: &Arc<Self>, cutter: Option<Cutter>) -> Answering {
         *lock(&self.cutter) = cutter;
         self.begun.store(true, Ordering::Relaxed);
@@ -79,8 +79,8 @@ impl Current {
         begun
     }
 
-    /// Reads what an answer left of its request, if that is little and comes soon. Otherwise the connection ends with
-    /// the answer: false.
+    /// Reads the unread part of the request, if it is small and comes soon. False: the connection must end with the
+    /// answer.
     pub(super) async fn read_rest(&self, headers: Rest) -> bool {
         let Some(mut body) = lock(&self.rest).take() else { return true };
         // A client that waits for `100 Continue` must not get it.

@@ -41,11 +41,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// each direction.
 const MAX_HEADERS: usize = 100;
 const MAX_BUFFER: usize = 64 * 1024;
-/// Connections that may wait to be accepted; the system's own 128 drops some of a few hundred that come at once, and
-/// each of those tries again a second later.
+/// Connections that may wait to be accepted. With the system's own 128, some of a few hundred that come at once are
+/// dropped and try again a second later.
 const BACKLOG: i32 = 4096;
-/// With `KIRO_REUSE_PORT`, how long a server that goes still takes connections whose handshake had begun: a turn over
-/// the network. A handshake that begins meanwhile gets no answer, and the client's system tries again a second later.
+/// With `KIRO_REUSE_PORT`, how long a server that stops still takes connections whose handshake has begun: one round
+/// trip. A handshake that begins meanwhile gets no answer; the client's system tries again a second later.
 const HANDSHAKES: Duration = Duration::from_millis(100);
 /// A client may have its answer before it has sent its request. The rest is read for this long, until a pause, from
 /// this many clients at once. A request of 32 MiB in that time is 9 Mbit/s.
@@ -74,33 +74,33 @@ struct ServerState {
     max_connections: usize,
     header_timeout: Duration,
     write_timeout: Duration,
-    /// Bytes of a request that are read after its answer: as many as there may be, twice.
+    /// Bytes of a request that are read after its answer: twice the largest body.
     unread_bytes: u64,
-    /// Places for connections that have had their answer and still send.
+    /// Places for connections that have their answer and still send.
     late: Semaphore,
     /// Read for each delta, without a lock: the tokens have one that all connections share.
     stopping: AtomicBool,
     linger: OnceLock<Duration>,
-    doors: Shutdown,
+    shutdown: Shutdown,
     tasks: TaskTracker,
 }
 
 impl ServerState {
-    /// After new connections are refused: how long a connection on which nothing runs is still kept.
+    /// Waits as long as an idle connection is kept once new ones are refused.
     async fn lingered(&self) {
         tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
     }
 
     async fn leaving(&self) {
-        self.doors.stop.cancelled().await;
+        self.shutdown.stop.cancelled().await;
         self.lingered().await;
     }
 }
 
-/// The steps in which a server ends.
+/// The steps in which a server stops.
 #[derive(Default)]
 struct Shutdown {
-    /// Nothing new; what runs may finish.
+    /// No new connections; running requests may finish.
     stop: CancellationToken,
     /// Streams end with an `error` event, requests that have no answer yet with 503.
     cut: CancellationToken,
@@ -161,7 +161,7 @@ pub fn serve(gateway: Gateway, listeners: Vec<StdListener>) -> io::Result<Listen
         late: Semaphore::new(MAX_LATE),
         stopping: AtomicBool::new(false),
         linger: OnceLock::new(),
-        doors: Shutdown::default(),
+        shutdown: Shutdown::default(),
         tasks: TaskTracker::new(),
         gateway,
     });
@@ -195,10 +195,10 @@ impl Listening {
     /// Refuses new connections at once. Those that are there get `connection: close` with their next answer; idle ones
     /// are closed after `linger`, since a request may be on its way on them.
     pub fn refuse(&self, linger: Duration) {
-        // Only the first word counts.
+        // Only the first call counts.
         let _linger = self.state.linger.get_or_init(|| linger);
         self.state.stopping.store(true, Ordering::Release);
-        self.state.doors.stop.cancel();
+        self.state.shutdown.stop.cancel();
     }
 
     /// Refuses new connections at once, lets requests that run come to their end, and resolves when the last connection
@@ -215,7 +215,7 @@ impl Listening {
         if tokio::time::timeout(grace, self.drain()).await.is_ok() {
             return;
         }
-        self.state.doors.cut.cancel();
+        self.state.shutdown.cut.cancel();
         if tokio::time::timeout(LAST_WORDS, self.drain()).await.is_ok() {
             return;
         }
@@ -226,8 +226,8 @@ impl Listening {
     /// Drops every connection now.
     pub fn abort(&self) {
         self.refuse(Duration::ZERO);
-        self.state.doors.cut.cancel();
-        self.state.doors.abort.cancel();
+        self.state.shutdown.cut.cancel();
+        self.state.shutdown.abort.cancel();
     }
 }
 
@@ -237,7 +237,7 @@ impl Drop for Listening {
     }
 }
 
-/// Not handed down by systemd, say: such a socket listens already, and is another process's too.
+/// Whether this process opened the socket. One from systemd listens already and belongs to other processes too.
 #[cfg(target_os = "linux")]
 fn is_own(listener: &StdListener) -> io::Result<bool> {
     SockRef::from(listener).is_listener().map(|listens| !listens)
@@ -280,7 +280,7 @@ impl<'a> Accepting<'a> {
 /// `siblings`: other sockets may listen on the address, and the system spreads connections over all.
 async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<ServerState>) {
     let last = async {
-        state.doors.stop.cancelled().await;
+        state.shutdown.stop.cancelled().await;
         if siblings && turn_away(&listener) {
             tokio::time::sleep(HANDSHAKES).await;
         }
@@ -345,7 +345,7 @@ struct ConnectionPermit(Arc<ServerState>);
 impl ConnectionPermit {
     fn take(state: &Arc<ServerState>) -> Option<Self> {
         let place = Self(state.clone());
-        // Dropped at once when it is one too many.
+        // Dropped at once when there is one too many.
         (state.connections.fetch_add(1, Ordering::Relaxed) < state.max_connections).then_some(place)
     }
 }
@@ -414,8 +414,8 @@ async fn speak_tls(tls: &Tls, socket: ClientSocket, peer: Peer, state: &ServerSt
     }
 }
 
-/// What a client that has its answer still sends is read for a while, so that the answer isn't lost in a reset. A client
-/// that has a place here has none among the connections. With all places taken one more client is closed at once.
+/// Reads on for a while after an early answer, so that a reset doesn't destroy the answer. The client takes a place
+/// here instead of one among the connections. When all places are taken, the connection is closed at once.
 async fn late(socket: ClientSocket, state: &ServerState, within: Duration) {
     let Ok(_place) = state.late.try_acquire() else { return };
     let leaving = async {
@@ -426,12 +426,12 @@ async fn late(socket: ClientSocket, state: &ServerState, within: Duration) {
         () = socket::discard(socket.into_inner(), LATE_PAUSE, state.unread_bytes) => {}
         () = tokio::time::sleep(within) => {}
         () = leaving => {}
-        () = state.doors.abort.cancelled() => {}
+        () = state.shutdown.abort.cancelled() => {}
     }
 }
 
-/// Answers what comes on a connection, until it ends. True: the client has an answer, and may still be sending what it
-/// was the answer to.
+/// Answers the requests of a connection until it ends. True: the client has its answer and may still be sending that
+/// request.
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send,
     peer: Peer,
@@ -444,7 +444,7 @@ async fn speak(
     builder.timer(TokioTimer::new());
     builder.header_read_timeout((!state.header_timeout.is_zero()).then_some(state.header_timeout));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let mut stop = pin!(state.doors.stop.cancelled());
+    let mut stop = pin!(state.shutdown.stop.cancelled());
     let mut asked = false;
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
@@ -460,20 +460,20 @@ async fn speak(
         None => {
             // On the heap: few connections live to see it.
             let ending = Box::pin(async {
-                let doors = &state.doors;
+                let shutdown = &state.shutdown;
                 tokio::select! {
                     ended = connection.as_mut() => return ended,
                     () = state.lingered() => {}
-                    () = doors.cut.cancelled() => {}
+                    () = shutdown.cut.cancelled() => {}
                 }
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection.as_mut() => return ended,
-                    () = doors.cut.cancelled() => current.cut(),
+                    () = shutdown.cut.cancelled() => current.cut(),
                 }
                 tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = doors.abort.cancelled() => Ok(()),
+                    () = shutdown.abort.cancelled() => Ok(()),
                 }
             });
             ending.await
@@ -482,7 +482,7 @@ async fn speak(
     match ended {
         Ok(()) => current.is_unread(),
         Err(error) => {
-            // Clients go away in many ways, and no way is news.
+            // Clients disconnect in many ways; none is worth a log line.
             tracing::debug!(%error, "connection ended");
             // hyper has answered what it couldn't read.
             error.is_parse()
@@ -499,10 +499,10 @@ fn answer<'a>(
     current: &'a Arc<Current>,
 ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'a>> {
     Box::pin(async move {
-        // A request with a content-length beside it is taken by its chunks alone, and then the connection must end (RFC
-        // 9112, 6.1): who stands in front may have read it the other way. hyper doesn't say whether it had one.
+        // Of a chunked request hyper ignores the content-length and doesn't say whether there was one. A proxy in front
+        // may have used it, so the connection ends after the answer (RFC 9112, 6.1).
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
-        let cut = &state.doors.cut;
+        let cut = &state.shutdown.cut;
         let ambiguous = request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1;
         let rest = Rest::of(request.headers());
         let request = current.begin(request);
@@ -512,7 +512,7 @@ fn answer<'a>(
             () = std::future::ready(()), if ambiguous => without_one_host(&state.gateway),
             response = handle(&state.gateway, request, peer) => response,
         };
-        response.body_mut().until(&state.doors.stop);
+        response.body_mut().until(&state.shutdown.stop);
         let is_read = current.read_rest(rest).await;
         let answering = current.answer(Body::cutter(response.body()));
         response.body_mut().attend(answering);
@@ -539,8 +539,7 @@ mod tests {
         assert_eq!(error["error"]["type"], "overloaded_error");
     }
 
-    /// What a server that goes does on a port that it shares: who has come is there to be served, and nobody who comes
-    /// now is lost with its socket.
+    /// A server that stops on a shared port serves the clients that have connected, and loses none that connect now.
     #[test]
     #[cfg(target_os = "linux")]
     fn who_is_turned_away_gets_to_the_sibling() {

@@ -53,12 +53,12 @@ pub struct Peer {
     pub loopback: bool,
     /// Where no client key is configured, it is served all the same: the server listens on a loopback address.
     pub keyless: bool,
-    /// The caller has checked the key already, or wants none (`handler({auth:'none'})`).
+    /// The caller has checked the key, or needs none (`handler({auth:'none'})`).
     pub trusted: bool,
 }
 
 impl Peer {
-    /// Nothing says whose request it is: there is no key to have.
+    /// No key is configured, so nothing says whose request it is.
     fn is_nobody(self, gateway: &Gateway) -> bool {
         gateway.is_open() && !self.trusted
     }
@@ -120,18 +120,18 @@ fn client_request_id<B>(request: &Request<B>) -> Option<String> {
     request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// The answer to a request that has none yet when its server ends.
+/// The answer to a request that is unanswered when its server ends.
 fn shutting_down(gateway: &Gateway) -> Response<Body> {
     unread(gateway, Error::new(Code::Closed, "the server is shutting down").into())
 }
 
-/// RFC 9112, 3.2: without a host, or with two, readers in front and behind may take a request for different ones.
+/// RFC 9112, 3.2: with no host, or with two, a proxy and this server may read different requests.
 fn without_one_host(gateway: &Gateway) -> Response<Body> {
     let message = "host: a request must have this header exactly once";
     unread(gateway, Refusal::new(400, ErrorType::InvalidRequest, message))
 }
 
-/// The answer to a request that nobody looks at.
+/// The answer to a request that is refused unread.
 fn unread(gateway: &Gateway, refusal: Refusal) -> Response<Body> {
     let request_id = gateway.new_request_id();
     let mut response = refusal.response(&request_id);
@@ -139,7 +139,7 @@ fn unread(gateway: &Gateway, refusal: Refusal) -> Response<Body> {
     response
 }
 
-/// An answer that isn't the one asked for.
+/// An error answer.
 struct Refusal {
     error: ApiError,
     /// The gateway has written its log line.
@@ -228,7 +228,7 @@ where
             let health = gateway.health();
             Ok(json(if health.can_serve { 200 } else { 503 }, to_json(&health)?))
         }
-        // That it answers is the answer: what a process supervisor may restart for.
+        // Liveness: a process supervisor may restart a process that doesn't answer here.
         Route::Live => Ok(json(200, br#"{"status":"alive"}"#.to_vec())),
         Route::Metrics => {
             let mut response = Response::new(Body::full(gateway.metrics().into_bytes()));
@@ -332,8 +332,8 @@ where
     Ok(first.unwrap_or_else(|| whole.freeze()))
 }
 
-/// How long a body may take (`KIRO_BODY_TIMEOUT`): no pause may be longer, and after that time it must have come at
-/// [`BodyPace::SLOWEST`] or faster, or a client that sends a byte a second would hold a connection for a year.
+/// How long a body may take (`KIRO_BODY_TIMEOUT`). No pause may be longer. After that time its average must be at least
+/// [`BodyPace::SLOWEST`]: else a client that sends a byte a second would hold a connection for a year.
 struct BodyPace {
     /// Zero: for ever.
     limit: Duration,
@@ -368,9 +368,8 @@ impl BodyPace {
     }
 }
 
-/// Without a client key this machine's programs are served, and no web pages of others, whatever they ask for.
-/// `--allow-anonymous` serves who calls it by any name, since it is reached by more than this machine's; pages of other
-/// sites it doesn't either.
+/// Without a client key only programs of this machine are served, and no web page of another site. `--allow-anonymous`
+/// accepts every name in `Host`, since other machines call it too; pages of other sites stay refused.
 fn refuse_strangers<B>(gateway: &Gateway, request: &Request<B>) -> Result<(), Refusal> {
     let message = if site::is_of_another_site(request.headers()) {
         "no client key is configured here, so no other site's pages are served (set KIRO_API_KEY)"
@@ -516,15 +515,15 @@ fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
     }))
 }
 
-/// The first value of a query parameter, percent-decoded. What can't be decoded stands as it is, so that it is wrong
-/// and not absent.
+/// The first value of a query parameter, percent-decoded. A broken escape stays as it is: the value is then wrong, not
+/// absent.
 pub(crate) fn query_value(query: &str, name: &str) -> Option<String> {
     let pair = query.split('&').find(|pair| pair.split('=').next() == Some(name))?;
     let raw = pair.split_once('=').map_or("", |(_, value)| value);
     Some(percent_decoded(&raw.replace('+', " ")).unwrap_or_else(|| raw.to_owned()))
 }
 
-/// What a part of a URL stands for; `None` for a broken escape, and for bytes that are no UTF-8.
+/// Percent-decodes a part of a URL; `None` for a broken escape and for bytes that aren't UTF-8.
 fn percent_decoded(raw: &str) -> Option<String> {
     let mut out = Vec::with_capacity(raw.len());
     let mut bytes = raw.bytes();

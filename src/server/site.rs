@@ -1,11 +1,10 @@
-//! Whose request it is, where no key says so: a program's on this machine, or a page's of a site somewhere.
+//! Who sends a request when no client key says so: a program on this machine, or a web page of another site.
 //!
-//! Without a client key everybody who reaches the port is served, and every web page reaches the loopback port of the
-//! browser that shows it: by a form or a `fetch` of `text/plain`, which ask nobody, and by a name of its own that is
-//! given the address 127.0.0.1 (DNS rebinding), which makes the answers its own to read. What gives it away is what a
-//! browser says and no page can change: `Origin`, `Sec-Fetch-Site`, and the name in `Host`. A proxy on the machine that
-//! passes requests on and adds nothing to them looks like a program here: there a key is needed, and the log says so at
-//! the start.
+//! Without a client key, every client that reaches the port would be served. Every web page reaches the loopback port
+//! of its browser: with a form or a `fetch` of `text/plain`, which need no permission, or with DNS rebinding, a name of
+//! its own with the address 127.0.0.1, which lets it read the answers too. Three headers give it away, since the
+//! browser sets them and no page can change them: `Origin`, `Sec-Fetch-Site` and `Host`. A proxy on this machine that
+//! adds no header looks like a program: it needs a key, and the log says so at the start.
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;

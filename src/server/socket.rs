@@ -1,5 +1,5 @@
-//! A client's socket: how long we wait for a client that doesn't read, how we know one that closed its half from one
-//! that is gone, and what we read after an answer that came before the end of its request.
+//! A client's socket: how long we wait for a client that doesn't read, how we tell a half-closed connection from a dead
+//! one, and how much we read after an early answer.
 
 use std::io;
 #[cfg(target_os = "linux")]
@@ -26,18 +26,17 @@ const DISCARDED: usize = 16 * 1024;
 /// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: when the client takes no byte for longer,
 /// the write fails with [`io::ErrorKind::TimedOut`].
 ///
-/// A full socket takes more only when a third of some megabytes is free again, and one who reads 10 KB a second needs
-/// minutes for that. So what counts is what the system still has to send ([`unsent`]), where it says so.
+/// A full socket takes more only when a third of some megabytes is free again; a client that reads 10 KB a second needs
+/// minutes for that. So the system's own count of unsent bytes ([`unsent`]) decides, where there is one.
 ///
-/// Nothing is armed while the system takes what it gets: the timer begins to run when it is full, and one that fires is
-/// set anew when bytes were taken since.
+/// The timer starts only when the socket is full. When it fires, it is set again if bytes were taken meanwhile.
 pub(crate) struct ClientSocket {
     stream: TcpStream,
     /// Zero: for ever.
     limit: Duration,
-    /// Since when nothing is taken.
+    /// Since when the client has taken nothing.
     since: Option<Instant>,
-    /// What there was to send then.
+    /// The unsent bytes at that time.
     unsent: Option<u32>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -138,16 +137,16 @@ impl AsyncWrite for ClientSocket {
 /// A connection without TLS, on which a client that has sent its request may close its half (`nc -N`): it gets its
 /// answer.
 ///
-/// That looks like a client that is gone altogether, whose upstream call is to end at once (M10). What tells them apart
-/// is the reset that bytes to the latter come back with, so when a half is closed something is sent: a `ping` within a
-/// stream, before the head of an answer `100 Continue`. HTTP/1.0 has neither, nor is TLS closed by halves: there it is
+/// A client that is gone looks the same, and its upstream call must end at once (M10). Only bytes sent to it tell the
+/// two apart: a dead client's system resets the connection. So after a half-close we send something: a `ping` within a
+/// stream, `100 Continue` before the head of an answer. HTTP/1.0 has neither, and TLS has no half-close: there it is
 /// the end.
 pub(super) struct Halves<'a> {
     socket: &'a mut ClientSocket,
     current: &'a Arc<Current>,
     /// The other half is closed.
     closed: bool,
-    /// It was asked whether somebody is there.
+    /// A probe was sent to learn whether the client is there.
     probed: bool,
     /// hyper has more to write than the system took.
     unwritten: bool,

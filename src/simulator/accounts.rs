@@ -463,7 +463,7 @@ fn refresh_preset(name: &str) -> Option<Result<RefreshAnswer, String>> {
     Some(value.and_then(RefreshAnswer::from_value))
 }
 
-/// The form that a provider takes (K82): these members in this order, and no header that is none of its business.
+/// The form that a provider takes (K82): these members in this order, and none of Kiro's own headers.
 fn provider_form(headers: &HeaderMap, body: &[u8]) -> Result<Value, HttpReply> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if text("content-type") != "application/x-www-form-urlencoded" || text("accept") != "application/json" {

@@ -258,7 +258,7 @@ impl Control {
         self.script(serde_json::json!({ "world": change.into() }))
     }
 
-    /// Forgets scripts, tokens, counters, and in which the world was changed. What is open stays counted as open.
+    /// Forgets scripts, tokens, counters and changes of the world. Open connections and answers stay counted.
     pub fn reset(&self) {
         self.shared.state().reset();
     }

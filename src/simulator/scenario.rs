@@ -831,7 +831,7 @@ impl Builder {
     fn numbered(&mut self, text: &str, count: u64, model: Option<&str>) -> Result<(), String> {
         let payload = text_payload(text, model).to_string();
         let numbered = Numbered { count, parts: payload.split("{n}").map(str::to_owned).collect() };
-        // What is too long fails here and not in mid-answer: no number is longer than this one.
+        // A text that is too long fails here and not in mid-answer: no number is longer than this one.
         numbered.write(u64::MAX, &mut Vec::new())?;
         self.steps.push(ScriptStep::Numbered(numbered));
         Ok(())

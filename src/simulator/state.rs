@@ -521,8 +521,8 @@ impl ChatFlight {
         Self { events: 0, token: token.to_owned(), since: Instant::now(), landed: false, shared: Arc::clone(shared) }
     }
 
-    /// Counts the end, once. Called before the last bytes go out: who has read them sees the counters as they shall
-    /// be.
+    /// Counts the end, once. Called before the last bytes go out, so that a client that has read them sees final
+    /// counters.
     pub fn land(&mut self, outcome: ChatEnd) {
         if std::mem::replace(&mut self.landed, true) {
             return;

@@ -59,7 +59,7 @@ pub(super) struct SimWorld {
     pub max_body: Option<usize>,
     /// Shapes whose hosts have no name that can be found, in-process only.
     pub dns: Vec<String>,
-    /// What is refused to whom, before an account or a prompt is looked at.
+    /// Refusals that come before account and prompt are checked.
     pub rules: Vec<Scenario>,
 }
 

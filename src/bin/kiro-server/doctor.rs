@@ -297,7 +297,7 @@ async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut Doct
     }
 }
 
-/// Said of the account, not of what was asked: no further question.
+/// Whether the fault is the account's and not the request's: asking on is pointless.
 fn is_of_the_account(kind: FaultKind) -> bool {
     matches!(
         kind,

@@ -55,7 +55,7 @@ fn run() -> Result<ExitCode, ConfigError> {
     }
     let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
     if let Some((name @ ("accounts" | "doctor" | "health"), options)) = matches.subcommand() {
-        // A command's own output tells; what the library logs is of interest only when it was asked for.
+        // A command prints its own output; the library's log is shown only on request.
         let is_said = |(setting, _, source): &(&Setting, String, Source)| {
             setting.env == "KIRO_LOG_LEVEL" && *source != Source::Default
         };
@@ -89,7 +89,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         }
     };
     let code = runtime.block_on(serve::serve(config, reload, finish));
-    // What was to be waited for has been. A file or a name server that hangs mustn't keep the process.
+    // Everything worth waiting for is done. A file or a name server that hangs mustn't keep the process.
     runtime.shutdown_timeout(LAST_FILES);
     Ok(code)
 }
@@ -102,7 +102,7 @@ fn end(done: Result<ExitCode, CommandFailure>) -> ExitCode {
     })
 }
 
-/// What flags, environment and config file say, and what it comes to.
+/// The settings from flags, environment and config file: as given, and resolved.
 fn read(matches: &ArgMatches) -> Result<(RawConfig, Config), ConfigError> {
     let mut raw = RawConfig::from_os_env(std::env::vars_os())?;
     if let Some(file) = matches.get_one::<String>("config") {

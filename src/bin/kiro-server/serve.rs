@@ -89,8 +89,8 @@ async fn run(
         }
     }
     if shared {
-        // Another server may be there to answer; who comes to us before we can gets no 503: with SO_REUSEPORT nobody
-        // comes before we listen, on a socket that listens already he waits in its queue.
+        // Another server may answer meanwhile, so a client that comes early must get no 503. With SO_REUSEPORT none
+        // comes before we listen; on a socket that listens already it waits in the queue.
         let known = async { tokio::join!(gateway.pool().first_snapshot(), gateway.key_known()) };
         if tokio::time::timeout(SNAPSHOT_WAIT, known).await.is_err() {
             tracing::warn!("serving without the store: it could not be reached within {SNAPSHOT_WAIT:?}");
@@ -297,8 +297,8 @@ fn refuse(message: &str) -> ExitCode {
 /// SIGTERM and SIGINT, kept from the moment it is made. That is before the server says that it listens, so a signal
 /// right after the start is a clean end too.
 ///
-/// A thread of their own takes them, since one that ends us must be heard when all others hang. What the second one, or
-/// an end that takes longer than `patience`, doesn't bring about in a second, this thread does.
+/// A thread of its own receives them, since a signal must end the process even when all other threads hang. One second
+/// after the second signal, or after an end that took longer than `patience`, this thread ends the process.
 struct StopSignals {
     /// How many came. None: without handlers the signals have their default action, which ends the process as well.
     heard: Option<watch::Receiver<u32>>,

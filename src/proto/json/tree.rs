@@ -1,4 +1,4 @@
-//! JSON as it lies in a request body: one checking pass that notes where every value is and decodes nothing.
+//! A request body's JSON: one pass checks it and notes where every value is; nothing is decoded.
 //!
 //! A body is mostly text that goes out as it came in. So strings stay literals, client-owned JSON stays bytes, and
 //! both are copied; only a literal whose spelling TR4 wouldn't give (`\u003c`, `\/`) is decoded and spelled anew.

@@ -21,7 +21,7 @@ const MAX_TOOL_NAME: usize = 1_024;
 pub enum Event<'a> {
     /// Something of the answer, or an event that could have carried some.
     Content(Content<'a>),
-    /// Everything that is no content: usage, and whatever is only counted.
+    /// Everything but content: usage, and events that are only counted.
     Telemetry(Telemetry),
     /// An exception or error frame (K38). After a complete answer it may be a ghost (K36).
     Exception(Fault),
@@ -86,7 +86,7 @@ pub enum Input<'a> {
     Whole(String),
 }
 
-/// What only usage, the log and the metrics want to know.
+/// Events for usage, the log and the metrics only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Telemetry {
     /// contextUsageEvent: total tokens ÷ window × 100, if it said so.

@@ -315,8 +315,8 @@ impl Response {
         }
     }
 
-    /// The answer to every further input when none has an effect: after the end, and between a fault and what follows
-    /// it.
+    /// The step for every further input while inputs have no effect: after the end, and between a fault and its retry
+    /// or error.
     #[inline]
     pub fn swallows(&self) -> Option<Step> {
         match self.state {
@@ -448,13 +448,13 @@ impl Response {
         })
     }
 
-    /// Upstream's counts, all of them together, and its percentage, where the answer had both: they say what the
+    /// Upstream's total token count and its percentage, where the answer had both: together they give the window that the
     /// percentage refers to.
     pub fn measured(&self) -> Option<Measured> {
         self.reported.measured()
     }
 
-    /// What the log and the metrics want to know.
+    /// Counts for the log and the metrics.
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -617,8 +617,8 @@ impl Response {
 
 /// The queue behind an open tool (TS14).
 impl Response {
-    /// Goes on with what waits until an unfinished tool is open again or nothing waits. What waits of a tool is
-    /// together, so that nothing of an open one is ever among it.
+    /// Works off the queue until it is empty or an unfinished tool is open. All waiting events of a tool are one entry
+    /// of the queue, so none of the open tool's is left in it.
     fn drain(&mut self, sink: &mut impl Sink) {
         while !self.queue.is_empty() {
             match &self.state {

@@ -81,11 +81,11 @@ impl Reported {
     }
 }
 
-/// Answers that have both counts and a percentage, before what they say of the window is believed.
+/// How many answers with both counts and a percentage are needed before their quotient is used.
 const SAMPLES: u32 = 20;
-/// Older answers count half, so that a change of upstream's is followed.
+/// At this many, the older answers count half, so that a change upstream shows.
 const MOST_SAMPLES: u32 = 200;
-/// A quotient outside of it is an error of somebody's.
+/// A quotient outside this range is somebody's error.
 const PLAUSIBLE: std::ops::RangeInclusive<f64> = 0.5..=3.0;
 
 /// What a model's percentages really refer to, learnt from answers that have counts too (A187): the quotient of what was

@@ -1040,8 +1040,8 @@ impl LiveRun {
         })
     }
 
-    /// A turn with something that may be refused; `means` is said then. The verdict is `Wrong` where nothing is done
-    /// about it.
+    /// A turn with something that may be refused: `verdict` and `means` then say what follows. `Wrong`: the gateway has
+    /// no remedy.
     async fn taken(&mut self, ask: Ask, verdict: LiveVerdict, means: &str) -> Result<Finding, Stopped> {
         Ok(match self.ask(&ask).await? {
             Some(Ok(_)) => (LiveVerdict::Same, "taken".to_owned(), String::new()),
@@ -1339,7 +1339,7 @@ fn second_stopped(second: &ProbeAccount) -> String {
     format!("as the second account: {}", second.stopped.as_deref().unwrap_or("no answer"))
 }
 
-/// The trouble of an address, not of what was asked there.
+/// Whether the fault is the address's and not the request's.
 pub fn is_of_the_host(fault: &Fault) -> bool {
     matches!(
         fault.kind,

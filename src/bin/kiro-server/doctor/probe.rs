@@ -48,7 +48,7 @@ pub struct ProbeAccount {
     pub stopped: Option<String>,
     /// Client versions that were refused: the call and the shape.
     pub version_refused: Vec<(Call, Shape)>,
-    /// Calls that were answered, or refused for what they said: so somebody had let the client in.
+    /// Calls that were answered or refused for their content: the host accepted the client.
     pub answered: Vec<(Call, Shape)>,
 }
 
@@ -221,7 +221,7 @@ impl ProbeAccount {
         self.call(shape, Call::Mcp, arn, String::new(), Some(body.to_string()), read).await
     }
 
-    /// The same from another client: `agent` makes its user agents of ours. What it meets is no news of our own
+    /// The same from another client: `agent` makes its user agents of ours. The result says nothing about our own
     /// version.
     pub async fn usage_as(
         &mut self,
@@ -258,7 +258,7 @@ impl ProbeAccount {
         Ok(())
     }
 
-    /// `read` makes of the answer's bytes what was asked for: a stream may hold a fault, too.
+    /// `read` parses the answer; a stream may hold a fault, too.
     async fn call<T>(
         &mut self,
         shape: Shape,
@@ -278,7 +278,7 @@ impl ProbeAccount {
             Err(fault) if !is_of_the_request(fault) => {}
             _ => self.answered.push((call, shape)),
         }
-        // K138: what is said of the account and not of the request ends it.
+        // K138: a fault of the account, not of the request, ends the run.
         if let Err(fault) = answer {
             let why = match fault.kind {
                 FaultKind::Suspicious => "Kiro finds the account's activity suspicious",
@@ -359,7 +359,7 @@ fn is_of_the_request(fault: &Fault) -> bool {
     )
 }
 
-/// What an event stream says, without what it says.
+/// Counts what an event stream holds; its text isn't kept.
 fn read_chat(answer: &Bytes) -> Result<Chat, Fault> {
     let mut decoder = Decoder::new();
     decoder.push(answer.clone());
