@@ -3,7 +3,7 @@
 //! A request gets its token from memory. It waits only when the token in hand has expired (R38), or after upstream
 //! rejected it. A refresh runs on a task of its own, one per credential (R39), under the lock that all processes share,
 //! and ends in a compare-and-set on the record that it read under that lock (R40). What a snapshot finds in the store is
-//! judged in [`crate::policy::credential`].
+//! judged in `crate::policy::credential`.
 //!
 //! # Cancellation
 //! A caller that goes away leaves its refresh running: upstream may have rotated the token already.
