@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use serde_json::Value;
 
 use crate::policy::learned::{Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::pool::AccountView;
+use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::external;
 use crate::proto::kiro::fault::{Fault, FaultKind};
@@ -80,15 +81,7 @@ impl Inner {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let agents = match method {
-            Method::Idc => {
-                let [user_agent, amz_user_agent] = identity.oidc_agents();
-                vec![
-                    (HeaderName::from_static("amz-sdk-invocation-id"), uuid::Uuid::new_v4().to_string()),
-                    (HeaderName::from_static("amz-sdk-request"), "attempt=1; max=4".to_owned()),
-                    (HeaderName::from_static("x-amz-user-agent"), amz_user_agent),
-                    (USER_AGENT, user_agent),
-                ]
-            }
+            Method::Idc => identity.oidc_headers().to_vec(),
             Method::Social | Method::External | Method::ApiKey => {
                 vec![(USER_AGENT, identity.social_user_agent(view.machine_id()))]
             }
@@ -315,27 +308,4 @@ pub(super) async fn read_up_to(request: reqwest::RequestBuilder, limit: usize) -
         }
     }
     Ok(Answer { status, headers, body: body.freeze() })
-}
-
-/// For a query: everything but unreserved characters.
-pub(super) fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() + 16);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_arn_is_percent_encoded_k62() {
-        assert_eq!(percent_encoded("arn:aws:x/Ä b"), "arn%3Aaws%3Ax%2F%C3%84%20b");
-    }
 }

@@ -155,13 +155,7 @@ impl SignInClient {
     /// A call of AWS's OIDC host, with the headers of K100.
     async fn oidc(&self, region: &str, path: &str, body: &Value) -> Result<Reply, SignInError> {
         let address = endpoint(&self.oidc, region).unwrap_or_default();
-        let [user_agent, amz_user_agent] = self.identity.oidc_agents();
-        let headers = [
-            (HeaderName::from_static("x-amz-user-agent"), amz_user_agent),
-            (HeaderName::from_static("amz-sdk-invocation-id"), uuid::Uuid::new_v4().to_string()),
-            (HeaderName::from_static("amz-sdk-request"), "attempt=1; max=4".to_owned()),
-            (USER_AGENT, user_agent),
-        ];
+        let headers = self.identity.oidc_headers();
         self.post(&format!("{}{path}", origin(&address)), headers, body).await
     }
 
@@ -222,7 +216,7 @@ impl Begun {
         loop {
             tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
             if Instant::now() >= end {
-                return Err(SignInError::new("expired_token", "the code has expired; run the command again"));
+                return Err(SignInError::expired());
             }
             let polled = self.ask().await;
             refusals = if matches!(polled, Poll::Refused(_)) { refusals + 1 } else { 0 };
@@ -230,8 +224,7 @@ impl Begun {
                 Poll::Done(tokens) => return Ok(tokens),
                 Poll::Failed(error) => return Err(error),
                 Poll::Refused(status) if refusals == MOST_REFUSALS => {
-                    let word = format!("status_{status}");
-                    return Err(SignInError::new(&word, format!("Kiro's sign-in was refused: {word}")));
+                    return Err(SignInError::refused(format!("status_{status}")));
                 }
                 Poll::Pending | Poll::Refused(_) => interval,
                 Poll::SlowDown => {

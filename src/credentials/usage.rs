@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use crate::policy::learned::{Lesson, Variant};
 use crate::pool::{AccountView, Lease};
+use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
 
 use super::Credentials;
-use super::calls::{ASK_WITHIN, is_of_the_shape, percent_encoded};
+use super::calls::{ASK_WITHIN, is_of_the_shape};
 use super::profiles::LookUp;
 
 /// Calls for one answer.

@@ -472,7 +472,7 @@ pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
 fn problem_of(token: &Token, named_region: Option<&str>, urls: &Urls) -> Option<String> {
     let is_none = |region: Option<&str>| region.is_some_and(|region| !is_region(region));
     let problem = match token.method() {
-        Method::External => return external_problem(token, urls),
+        Method::External => return urls.external_hosts.admit(token).err(),
         Method::ApiKey if token.kiro_api_key.is_none() => "kiroApiKey: missing",
         _ if is_none(named_region) => "region: not a region's name",
         Method::Idc if is_none(token.idc_region.as_deref()) => "idcRegion: not a region's name",
@@ -504,17 +504,6 @@ fn clash_of(view: &AccountView, has_own_address: bool) -> Option<String> {
     Some(format!(
         "profileArn: its region is {region}, but {setting} goes to {host}: Kiro answers that with `Improperly formed request`"
     ))
-}
-
-/// What an external account lacks (K85), or why nothing may be sent to its provider (K84).
-fn external_problem(token: &Token, urls: &Urls) -> Option<String> {
-    if token.client_id.is_none() {
-        return Some("clientId: missing".to_owned());
-    }
-    match &token.token_endpoint {
-        None => Some("tokenEndpoint: missing".to_owned()),
-        Some(endpoint) => urls.external_hosts.check("tokenEndpoint", endpoint).err(),
-    }
 }
 
 /// K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those are sent as such, or not at all.

@@ -50,6 +50,19 @@ pub fn is_localhost(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
+/// For a query, or a user and password: everything but unreserved characters is encoded (RFC 3986).
+pub fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +116,10 @@ mod tests {
     fn origins_end_before_the_path() {
         assert_eq!((origin("https://a:1/b?c"), origin("https://a?b")), ("https://a:1", "https://a"));
         assert_eq!((origin("https:///a"), origin("a/b")), ("", ""));
+    }
+
+    #[test]
+    fn the_arn_is_percent_encoded_k62() {
+        assert_eq!(percent_encoded("arn:aws:x/Ä b"), "arn%3Aaws%3Ax%2F%C3%84%20b");
     }
 }

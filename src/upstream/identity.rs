@@ -54,6 +54,17 @@ impl Identity {
         [self.sdk_agent(sdk, "sso-oidc", "E", "KiroIDE"), format!("aws-sdk-js/{sdk} KiroIDE")]
     }
 
+    /// What a call of the OIDC host says beside its content type (K100).
+    pub fn oidc_headers(&self) -> [(HeaderName, String); 4] {
+        let [user_agent, amz_user_agent] = self.oidc_agents();
+        [
+            (HeaderName::from_static("amz-sdk-invocation-id"), uuid::Uuid::new_v4().to_string()),
+            (HeaderName::from_static("amz-sdk-request"), "attempt=1; max=4".to_owned()),
+            (HeaderName::from_static("x-amz-user-agent"), amz_user_agent),
+            (USER_AGENT, user_agent),
+        ]
+    }
+
     /// `user-agent` of social refresh (K103).
     pub fn social_user_agent(&self, machine_id: &str) -> String {
         format!("KiroIDE-{}-{machine_id}", self.version)

@@ -19,7 +19,7 @@ use kiro_messages::config::{
 };
 use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::Lease;
-use kiro_messages::proto::address::{endpoint, origin};
+use kiro_messages::proto::address::{ALLOWED, endpoint, origin};
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::Kind;
@@ -722,10 +722,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
         // A region that can't be filled in has a line of its own.
         let Some(url) = url else { continue };
         match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
-            None => findings.wrong(
-                format!("{field} is ignored"),
-                "it must be an https:// URL without a user name (http:// only to a loopback address)",
-            ),
+            None => findings.wrong(format!("{field} is ignored"), format!("it must be {ALLOWED}")),
             // Anybody who writes records may have put it there: the account's token goes to that host (K12).
             Some(url) => findings.notes.push(format!("{field} of its own: {}", without_secrets(origin(&url)))),
         }

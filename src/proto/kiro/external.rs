@@ -54,6 +54,18 @@ impl Hosts {
         Some(Self { more, only })
     }
 
+    /// Whether an external account has what it needs (K85), and its refresh token may be sent where its record says.
+    ///
+    /// # Errors
+    /// The sentence that names the field.
+    pub fn admit(&self, token: &Token) -> Result<(), String> {
+        if token.client_id.is_none() {
+            return Err("clientId: missing".to_owned());
+        }
+        let endpoint = token.token_endpoint.as_deref().ok_or("tokenEndpoint: missing")?;
+        self.check("tokenEndpoint", endpoint)
+    }
+
     /// Whether a refresh token may be sent to this address, which is `field` of a record.
     ///
     /// # Errors

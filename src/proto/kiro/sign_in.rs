@@ -124,7 +124,13 @@ impl SignInError {
         Self::new("unreadable", "Kiro's sign-in sent an answer that can't be read")
     }
 
-    fn expired() -> Self {
+    /// The host said no, with this word.
+    pub fn refused(word: String) -> Self {
+        Self { message: format!("Kiro's sign-in was refused: {word}"), word }
+    }
+
+    /// The code's time is over.
+    pub fn expired() -> Self {
         Self::new("expired_token", "the code has expired; run the command again")
     }
 }
@@ -428,7 +434,7 @@ fn word(error_type: Option<&str>, answer: &Value) -> String {
 fn refusal(status: u16, error_type: Option<&str>, answer: &Value) -> SignInError {
     let word = word(error_type, answer);
     let word = if word.is_empty() { format!("status_{status}") } else { word };
-    SignInError { message: format!("Kiro's sign-in was refused: {word}"), word }
+    SignInError::refused(word)
 }
 
 /// An error's word as it may be shown: letters, digits and `_`.

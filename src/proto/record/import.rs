@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{Method, Object, RECORD, Token, TokenFile, is_region, quote, token_id_of_path};
+use crate::proto::address::percent_encoded;
 use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
 
@@ -221,9 +222,7 @@ fn credential(value: &Value, left: &mut Vec<String>) -> Result<Taken, String> {
 
 /// The token record of a credential: what the IDE's token file would give (R67).
 fn record_of(members: Map<String, Value>) -> Result<Vec<u8>, String> {
-    let text = Value::Object(members).to_string();
-    let file = TokenFile::parse(text.as_bytes()).map_err(|error| error.to_string())?;
-    Ok(file.ok_or("holds no token: sign in again")?.record(None, None))
+    inline(Value::Object(members).to_string().as_bytes())
 }
 
 /// `proxyUrl` with user and password in it.
@@ -236,14 +235,6 @@ fn proxy_of(object: &Map<String, Value>) -> Result<Option<String>, String> {
     }
     let password = text(object, &["proxyPassword", "proxy_password"]).unwrap_or_default();
     Ok(Some(format!("{scheme}://{}:{}@{rest}", percent_encoded(user), percent_encoded(password))))
-}
-
-fn percent_encoded(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 /// R83: what the pool file says of Kiro's accounts.
@@ -449,13 +440,7 @@ pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, 
         Method::Idc if token.client_id.is_none() || token.client_secret.is_none() => {
             return Err("client registration missing".to_owned());
         }
-        Method::External => {
-            if token.client_id.is_none() {
-                return Err("clientId: missing".to_owned());
-            }
-            let endpoint = token.token_endpoint.as_deref().ok_or("tokenEndpoint: missing")?;
-            hosts.check("tokenEndpoint", endpoint)?;
-        }
+        Method::External => hosts.admit(&token)?,
         Method::Idc | Method::Social => {}
     }
     if token.has_unknown_method() {
