@@ -361,15 +361,15 @@ impl Inner {
     async fn run(&self, id: &AccountId, order: &Order) -> Ended {
         let key = self.pool.with_slot(id, |slot, _| slot.account.credential.key().clone()).ok_or(RefreshError::Gone)?;
         let ended = match self.take_lock(id, &key, order).await {
-            Ok(Taken::Settled) => Ok(()),
-            Ok(Taken::Lock(lock)) => {
+            Ok(LockAttempt::Settled) => Ok(()),
+            Ok(LockAttempt::Lock(lock)) => {
                 let ended = self.refresh(id, &key, order).await;
                 if let Err(error) = self.store().unlock(lock).await {
                     tracing::debug!(account = short(id), %error, "the refresh lock frees itself");
                 }
                 ended
             }
-            Ok(Taken::WithoutLock) => self.refresh(id, &key, order).await,
+            Ok(LockAttempt::WithoutLock) => self.refresh(id, &key, order).await,
             Err(error) => Err(error),
         };
         match ended {
@@ -385,11 +385,11 @@ impl Inner {
     }
 
     /// R40 steps 1 and 2.
-    async fn take_lock(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Result<Taken, RefreshError> {
+    async fn take_lock(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Result<LockAttempt, RefreshError> {
         let deadline = Instant::now() + LOCK_WITHIN;
         loop {
             match self.store().lock(key, self.pool.now()).await {
-                Ok(Some(lock)) => return Ok(Taken::Lock(lock)),
+                Ok(Some(lock)) => return Ok(LockAttempt::Lock(lock)),
                 Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
                 // No pause: nothing was asked of anybody, and it goes on as soon as the store takes writes.
@@ -397,14 +397,14 @@ impl Inner {
                     return Err(RefreshError::ReadOnly);
                 }
                 // R52: the store is away, or it refuses to write.
-                Err(_) => return Ok(Taken::WithoutLock),
+                Err(_) => return Ok(LockAttempt::WithoutLock),
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(150..=250))).await;
             if let Ok(Some(bytes)) = self.store().read_token(key, self.pool.now()).await
                 && let Ok(record) = Token::parse(&bytes)
                 && self.adopt(id, bytes, record, order)
             {
-                return Ok(Taken::Settled);
+                return Ok(LockAttempt::Settled);
             }
             if Instant::now() >= deadline {
                 return Err(RefreshError::StillLocked);
@@ -665,7 +665,7 @@ impl Inner {
 }
 
 /// What taking the lock came to.
-enum Taken {
+enum LockAttempt {
     Lock(Lock),
     /// The store is away (R52).
     WithoutLock,

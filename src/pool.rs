@@ -41,7 +41,7 @@ use crate::policy::select::Strategy;
 use crate::policy::view::Urls;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
-use crate::proto::kiro::profile::{Kind, region_of};
+use crate::proto::kiro::profile::{AccountKind, region_of};
 use crate::proto::record::{Method, Note, Token};
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
@@ -176,7 +176,7 @@ pub struct AccountInfo {
     /// How its credential is renewed.
     pub method: Method,
     /// Whose account it is (K73).
-    pub kind: Kind,
+    pub kind: AccountKind,
     /// The region in which Kiro is asked for it (K74).
     pub region: String,
     /// What goes out as its profile: `own`, `listed`, `service`, `none`, or `missing`.

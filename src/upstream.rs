@@ -30,7 +30,7 @@ use http::{Method, Request, Response, Uri};
 use http_body::Body as _;
 pub(crate) use identity::add_invocation_id;
 use identity::operating_system;
-pub use identity::{Caller, Identity};
+pub use identity::{CallAuth, Identity};
 use jiff::Timestamp;
 use proxied::{Client, ProxyClients};
 use rustls::pki_types::pem::PemObject;
@@ -43,7 +43,7 @@ use crate::error::{Code, Error};
 use crate::policy::marks::{Circuit, Marks, Way};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::{Call, Shape};
-use crate::proto::said::Known;
+use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
 
 /// Error bodies are read to this size and for this long (K42).
@@ -51,12 +51,12 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The body of an upstream answer. Dropping it before its end closes the connection (K70).
-pub struct Body {
-    kind: BodyKind,
+pub struct UpstreamBody {
+    kind: UpstreamBodyKind,
     sent: Instant,
 }
 
-enum BodyKind {
+enum UpstreamBodyKind {
     Direct(exchange::AnswerBody),
     Proxied(reqwest::Body),
 }
@@ -65,7 +65,7 @@ enum BodyKind {
 #[derive(Debug)]
 pub struct Cut;
 
-impl Body {
+impl UpstreamBody {
     /// When the request's last byte went out: from then on the first event is waited for (K68).
     pub fn sent(&self) -> Instant {
         self.sent
@@ -74,8 +74,8 @@ impl Body {
     /// The next bytes, none at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         match &mut self.kind {
-            BodyKind::Direct(body) => body.poll_chunk(cx),
-            BodyKind::Proxied(body) => loop {
+            UpstreamBodyKind::Direct(body) => body.poll_chunk(cx),
+            UpstreamBodyKind::Proxied(body) => loop {
                 return match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(chunk) => Poll::Ready(Some(Ok(chunk))),
@@ -92,8 +92,8 @@ impl Body {
     /// Whether it is known that nothing more comes.
     pub fn is_ended(&self) -> bool {
         match &self.kind {
-            BodyKind::Direct(body) => body.is_ended(),
-            BodyKind::Proxied(body) => body.is_end_stream(),
+            UpstreamBodyKind::Direct(body) => body.is_ended(),
+            UpstreamBodyKind::Proxied(body) => body.is_end_stream(),
         }
     }
 
@@ -143,8 +143,8 @@ pub struct ChatTarget {
 
 impl ChatTarget {
     /// Secrets of the call: an error text that repeats one is cleaned.
-    pub fn known(&self) -> Known {
-        Known::of_call(&self.token, &self.machine_id, &self.account)
+    pub fn known(&self) -> KnownSecrets {
+        KnownSecrets::of_call(&self.token, &self.machine_id, &self.account)
     }
 }
 
@@ -245,8 +245,8 @@ impl Upstream {
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
-    pub async fn generate(&self, target: &ChatTarget, body: Vec<Bytes>) -> Result<Body, Fault> {
-        let caller = Caller {
+    pub async fn generate(&self, target: &ChatTarget, body: Vec<Bytes>) -> Result<UpstreamBody, Fault> {
+        let caller = CallAuth {
             token: &target.token,
             token_type: target.token_type,
             machine_id: &target.machine_id,
@@ -272,7 +272,7 @@ impl Upstream {
         let response = self.in_time(sent, &progress).await?;
         let (parts, body) = response.into_parts();
         let kind = header(&parts.headers, "content-type").and_then(|kind| kind.split(';').next());
-        let body = Body { kind: body, sent: progress.last().unwrap_or_else(Instant::now) };
+        let body = UpstreamBody { kind: body, sent: progress.last().unwrap_or_else(Instant::now) };
         if parts.status == 200
             && kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/vnd.amazon.eventstream"))
         {
@@ -322,7 +322,7 @@ impl Upstream {
         headers: impl Fn() -> Result<HeaderMap, Fault>,
         body: Vec<Bytes>,
         progress: &SendProgress,
-    ) -> Result<Response<BodyKind>, Fault> {
+    ) -> Result<Response<UpstreamBodyKind>, Fault> {
         let unusable = |_| Fault::network("the upstream URL can't be used");
         let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
         let origin = ServerOrigin::of(&uri).ok_or_else(|| unusable(()))?;
@@ -336,7 +336,7 @@ impl Upstream {
         let broken = || Fault::network("the connection broke before the answer began");
         if let Some(io) = self.connections.idle(&origin) {
             match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
-                Ok(response) => return Ok(response.map(BodyKind::Direct)),
+                Ok(response) => return Ok(response.map(UpstreamBodyKind::Direct)),
                 // An old connection that upstream had given up.
                 Err(broke) if broke.unanswered => {}
                 Err(_) => return Err(broken()),
@@ -349,7 +349,7 @@ impl Upstream {
         })?;
         self.reached.made(&way);
         match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
-            Ok(response) => Ok(response.map(BodyKind::Direct)),
+            Ok(response) => Ok(response.map(UpstreamBodyKind::Direct)),
             Err(_) => Err(broken()),
         }
     }
@@ -376,7 +376,7 @@ impl SendProgress {
 }
 
 /// Reads what an error answer says, bounded in size and time; what was read before a limit counts (K42).
-async fn read_error_body(mut body: Body) -> BytesMut {
+async fn read_error_body(mut body: UpstreamBody) -> BytesMut {
     let mut text = BytesMut::new();
     let read = async {
         while let Some(chunk) = body.chunk().await

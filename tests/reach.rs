@@ -20,7 +20,7 @@ use accounts::{POOL, add_account};
 use bytes::Bytes;
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::error::{Code, Error};
-use kiro_messages::gateway::{Call, Gateway, Message};
+use kiro_messages::gateway::{Call, FoldedMessage, Gateway};
 use kiro_messages::server::listen;
 use kiro_messages::simulator::{self, Attached};
 use redis_server::{RedisServer, free_port};
@@ -107,11 +107,11 @@ fn plain(count: usize) -> Vec<Value> {
     (0..count).map(|_| json!({})).collect()
 }
 
-async fn ask(gateway: &Gateway, text: &str) -> Result<Message, Error> {
+async fn ask(gateway: &Gateway, text: &str) -> Result<FoldedMessage, Error> {
     ask_as(gateway, text, Call::default()).await
 }
 
-async fn ask_as(gateway: &Gateway, text: &str, call: Call) -> Result<Message, Error> {
+async fn ask_as(gateway: &Gateway, text: &str, call: Call) -> Result<FoldedMessage, Error> {
     let body = json!({
         "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": text }]
     });

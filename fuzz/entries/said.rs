@@ -1,6 +1,6 @@
 //! What upstream said is passed on without secrets (K48): the entry of the fuzz target `said` and of `tests/said.rs`.
 
-use kiro_messages::proto::said::{GONE, Known, Said, without_tokens};
+use kiro_messages::proto::said::{GONE, KnownSecrets, Said, without_tokens};
 use kiro_messages::secret::Secret;
 
 /// Characters that are passed on (TS25).
@@ -28,7 +28,7 @@ const BETWEEN: [&str; 10] = [" ", " is wrong, ", "\"", "{\"a\":\"", "<b>", "\n",
 
 /// Any bytes: as a text, and as the recipe of one.
 pub fn run(data: &[u8]) {
-    let known = Known::new([Secret::new(KNOWN)]);
+    let known = KnownSecrets::new([Secret::new(KNOWN)]);
     any_text(&String::from_utf8_lossy(data), &known);
     let (text, told) = recipe(data);
     let said = any_text(&text, &known);
@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// A bound, and no part of the known secret.
-fn any_text(text: &str, known: &Known) -> String {
+fn any_text(text: &str, known: &KnownSecrets) -> String {
     let said = Said::new(text, known).as_str().to_owned();
     assert!(said.chars().count() <= MAX_CHARS);
     holds_nothing_known(said.as_bytes());
@@ -51,7 +51,7 @@ fn any_text(text: &str, known: &Known) -> String {
 }
 
 /// Tokens go, every other byte stays.
-fn any_bytes(data: &[u8], known: &Known) {
+fn any_bytes(data: &[u8], known: &KnownSecrets) {
     let middle = data.len() / 2;
     let bytes = [&data[..middle], b" ", KNOWN.as_bytes(), b" ", &data[middle..]].concat();
     let left = without_tokens(bytes.clone(), known);

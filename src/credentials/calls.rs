@@ -18,9 +18,9 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::kiro::token::{self, Grant, Refusal};
 use crate::proto::record::{Method, Token};
-use crate::proto::said::Known;
+use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
-use crate::upstream::{Caller, add_invocation_id, host_of};
+use crate::upstream::{CallAuth, add_invocation_id, host_of};
 
 use super::{CALL_WITHIN, CallError, Inner};
 
@@ -95,7 +95,9 @@ impl Inner {
         let read = token::read_answer(method, answer.status, error_type, &answer.body);
         let gate = match &read {
             Ok(_) => Ok(()),
-            Err(_) => Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false, &Known::default())),
+            Err(_) => {
+                Err(&Fault::from_http(answer.status, error_type, None, &answer.body, false, &KnownSecrets::default()))
+            }
         };
         self.upstream.gate().heard("refresh", host_of(&url), gate);
         if let Err(refusal) = read {
@@ -120,7 +122,7 @@ impl Inner {
         };
 
         let caller =
-            Caller { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
+            CallAuth { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
         let headers = self.upstream.identity().headers(shape, Call::Models, &caller)?;
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
         let arn = variant.arn().filter(|arn| !arn.is_empty());
@@ -220,7 +222,7 @@ impl Inner {
         request: &Make<'_>,
     ) -> Result<Bytes, Fault> {
         let caller =
-            Caller { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
+            CallAuth { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
         let mut headers = self.upstream.identity().headers(shape, call, &caller)?;
         add_invocation_id(&mut headers);
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
@@ -269,7 +271,7 @@ pub(super) struct Answer {
 impl Answer {
     fn fault(&self, view: &AccountView, bearer: &Secret) -> Fault {
         let (kind, retry_after) = (self.header("x-amzn-errortype"), self.header("retry-after"));
-        let known = Known::of_call(bearer, view.machine_id(), view.id());
+        let known = KnownSecrets::of_call(bearer, view.machine_id(), view.id());
         Fault::from_http(self.status, kind, retry_after, &self.body, view.is_api_key(), &known)
     }
 

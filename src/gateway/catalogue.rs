@@ -16,7 +16,7 @@ use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, short};
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::fault::FaultKind;
-use crate::proto::translate::model::{Found, Model, Models};
+use crate::proto::translate::model::{FoundModel, Model, Models};
 
 /// How often an account that is used is asked.
 const EVERY: Duration = Duration::from_secs(60 * 60);
@@ -195,7 +195,7 @@ impl Shared {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let catalogues = self.pool.catalogues();
         let found = catalogues.iter().filter_map(|(_, catalogue)| catalogue.as_ref()).flat_map(|known| known.models());
-        let merged = table.with_found(found.map(|model| Found {
+        let merged = table.with_found(found.map(|model| FoundModel {
             kiro_id: &model.kiro_id,
             display_name: model.name.as_deref(),
             window: model.window,
@@ -296,7 +296,7 @@ mod tests {
     fn the_list_is_what_the_accounts_have_m86() {
         let some = catalogue(&[("claude-opus-5", 500_000), ("gpt-5.6-sol", 1_000_000), ("claude-opus-9.9", 2_000_000)]);
         let more = catalogue(&[("claude-opus-5", 700_000), ("CLAUDE_SONNET_4_20250514_V1_0", 1)]);
-        let found = |id, window| Found { kiro_id: id, display_name: None, window: Some(window), max_output: None };
+        let found = |id, window| FoundModel { kiro_id: id, display_name: None, window: Some(window), max_output: None };
         let models = Models::embedded().with_found([found("claude-opus-9.9", 2_000_000)]);
         let shown = |catalogues: &[_], all| {
             let shown = super::shown(&models, catalogues, all);

@@ -12,7 +12,7 @@ use crate::policy::affinity::{Affinity, Turn};
 use crate::policy::select::Strategy;
 use crate::pool::AccountId;
 use crate::proto::messages::request::Request;
-use crate::proto::translate::ids::{Caller, ConversationKey, IdContext, IdSecret, Ids, ids, signatures};
+use crate::proto::translate::ids::{ClientContext, ConversationKey, IdContext, IdSecret, Ids, ids, signatures};
 use crate::proto::translate::request::Replay;
 
 /// How long a request waits for another process' memory (R102).
@@ -100,7 +100,7 @@ impl Shared {
     /// The ids of a request (TR48, TR49, R101).
     pub(super) fn ids(&self, request: &Request<'_>, call: &Call) -> Ids {
         let random = (!self.conversations.derive).then(|| [random_uuid(), random_uuid()]);
-        let caller = Caller {
+        let caller = ClientContext {
             session: call.session.as_deref(),
             gateway_session: call.gateway_session.as_deref(),
             key: call.client_key,

@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::budget::{ByteBudget, ByteShare};
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
-use crate::proto::said::{Known, without_tokens};
+use crate::proto::said::{KnownSecrets, without_tokens};
 use crate::secret::Secret;
 
 /// Folders that stay.
@@ -232,7 +232,7 @@ impl Recording {
     }
 
     fn redact(&self, bytes: Vec<u8>) -> Vec<u8> {
-        without_tokens(bytes, &Known::new(self.secrets.iter().cloned()))
+        without_tokens(bytes, &KnownSecrets::new(self.secrets.iter().cloned()))
     }
 }
 

@@ -16,7 +16,7 @@ use super::witness::AttemptLog;
 use super::{Call, Gateway, Shared, random_id};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
-use crate::proto::kiro::request::Body as KiroBody;
+use crate::proto::kiro::request::KiroBody;
 use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Mode, Pipeline, Settings};
 use crate::proto::translate::estimate::request_tokens;

@@ -172,12 +172,12 @@ pub enum Answer {
     /// `stream: true`.
     Stream(Box<MessageStream>),
     /// `stream` absent or false.
-    Message(Message),
+    Message(FoldedMessage),
 }
 
 /// A folded answer.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub struct FoldedMessage {
     /// The message as JSON (M51, M52).
     pub body: Bytes,
     /// What is known of the request.
@@ -321,7 +321,11 @@ impl Gateway {
     ///
     /// # Errors
     /// Any failure, also after content has begun.
-    pub fn create(&self, body: Bytes, call: Call) -> impl Future<Output = Result<Message, Error>> + Send + 'static {
+    pub fn create(
+        &self,
+        body: Bytes,
+        call: Call,
+    ) -> impl Future<Output = Result<FoldedMessage, Error>> + Send + 'static {
         let gateway = self.clone();
         async move { gateway.run(body, call, Some(false)).await?.message().await }
     }

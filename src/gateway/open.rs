@@ -14,9 +14,9 @@ use crate::policy::retry::Remedy;
 use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::Call;
-use crate::proto::said::Known;
+use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
-use crate::upstream::{Body, ChatTarget};
+use crate::upstream::{ChatTarget, UpstreamBody};
 
 /// How the next attempt begins.
 pub(super) enum NextAttempt {
@@ -31,7 +31,7 @@ pub(super) enum NextAttempt {
 /// What [`open`] came to.
 pub(super) enum Opened {
     /// An event stream begins. The job is the one that it answers (TR36).
-    Body { body: Body, known: Known, lease: Lease, attempts: Box<Attempts>, job: Arc<RequestJob> },
+    Body { body: UpstreamBody, known: KnownSecrets, lease: Lease, attempts: Box<Attempts>, job: Arc<RequestJob> },
     /// No attempt is left.
     Failed { error: Error, attempts: Box<Attempts> },
 }
@@ -57,7 +57,7 @@ async fn attempt(
     job: &Arc<RequestJob>,
     attempts: &mut Attempts,
     next: NextAttempt,
-) -> Result<(Body, Known, Lease), NoAnswer> {
+) -> Result<(UpstreamBody, KnownSecrets, Lease), NoAnswer> {
     let (lease, token) = prepare(job, attempts, next).await?;
     let leave_out = attempts.leave_out(job, lease.account().id());
     let chosen = match attempts.current.choose(job, &lease, leave_out) {

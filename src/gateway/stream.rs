@@ -27,12 +27,12 @@ use super::open::{NextAttempt, Opened, open};
 use super::open_streams::{Cutter, Permit, StreamHandle};
 use super::summary::{RequestOutcome, SummaryCell};
 use super::witness::{RequestEnd, Witness};
-use super::{Message, Shared, now};
+use super::{FoldedMessage, Shared, now};
 use crate::error::{Code, Error};
 use crate::pool::Lease;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::pipeline::{Pipeline, Step};
-use crate::upstream::{Body, Cut};
+use crate::upstream::{Cut, UpstreamBody};
 
 /// When only the end of an answer's body is missing, we end the answer after this silence.
 const REST: Duration = Duration::from_secs(5);
@@ -85,12 +85,12 @@ enum Phase {
     /// Reading the body of an event stream.
     Reading(Box<Reading>),
     /// The answer is complete; the rest of the body is read so that the connection can be used again (K70).
-    Draining(Body),
+    Draining(UpstreamBody),
     Ended,
 }
 
 struct Reading {
-    body: Body,
+    body: UpstreamBody,
     lease: Lease,
     attempts: Box<Attempts>,
     frames_before: u64,
@@ -188,7 +188,7 @@ impl MessageStream {
     }
 
     /// Drives a folding pipeline to its end.
-    pub(super) async fn message(mut self: Box<Self>) -> Result<Message, Error> {
+    pub(super) async fn message(mut self: Box<Self>) -> Result<FoldedMessage, Error> {
         std::future::poll_fn(|cx| self.advance(cx)).await;
         if let Some(error) = self.failure.take() {
             return Err(error);
@@ -199,7 +199,7 @@ impl MessageStream {
             true => whole.into(),
             false => Bytes::from_owner(HeldMessage { message: whole, _held: self.held.hand_over() }),
         };
-        Ok(Message { body, summary: self.summary() })
+        Ok(FoldedMessage { body, summary: self.summary() })
     }
 
     /// Works until there are bytes to hand out, or the end.

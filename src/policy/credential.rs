@@ -73,7 +73,7 @@ pub(crate) struct Credential {
     /// refresh succeeds.
     before: VecDeque<Secret>,
     /// A profile that was looked up and that no record of the store has shown yet (K79).
-    learned: Option<Found>,
+    learned: Option<FoundProfile>,
     /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
     spread: f64,
     last_success: Option<Timestamp>,
@@ -110,7 +110,7 @@ struct Refusals {
 
 /// A profile that was found, and the regions to write with it where the record has none (K79).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundProfile {
     pub(crate) arn: String,
     pub(crate) region: Option<String>,
     pub(crate) idc_region: Option<String>,
@@ -118,7 +118,7 @@ pub(crate) struct Found {
     replaces: Option<String>,
 }
 
-impl Found {
+impl FoundProfile {
     fn put_on(&self, token: &mut Token) {
         token.profile_arn = Some(self.arn.clone());
         token.region = token.region.take().or_else(|| self.region.clone());
@@ -511,7 +511,7 @@ impl Credential {
         let base = self.seen()?.clone();
         let region = region.filter(|_| self.token.region.is_none());
         let idc_region = region.as_ref().filter(|_| self.token.idc_region.is_none()).map(|_| idc_region.to_owned());
-        let found = Found { arn, region, idc_region, replaces: self.token.profile_arn.clone() };
+        let found = FoundProfile { arn, region, idc_region, replaces: self.token.profile_arn.clone() };
         found.put_on(&mut self.token);
         let entries = found.entries().collect();
         self.learned = Some(found);
@@ -525,7 +525,7 @@ impl Credential {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        self.token.granted().chain(self.learned.iter().flat_map(Found::entries)).collect()
+        self.token.granted().chain(self.learned.iter().flat_map(FoundProfile::entries)).collect()
     }
 
     /// R46: the record lost its refresh token. Its access token is newer than ours; ours goes back in.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
-use crate::proto::kiro::profile::Said;
+use crate::proto::kiro::profile::KindEvidence;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::translate::fields::RefusedFields;
 
@@ -169,7 +169,7 @@ pub struct Learned {
     key: u64,
     variants: Vec<VariantMark>,
     no_profile_until: Option<Timestamp>,
-    said: Said,
+    said: KindEvidence,
     listed: Vec<Arc<str>>,
     profiles_again: Option<Timestamp>,
     profile_unknown: bool,
@@ -218,14 +218,14 @@ impl Learned {
             Lesson::Profiles(mut arns) => {
                 arns.truncate(MOST_LISTED);
                 if !arns.is_empty() {
-                    (self.said, self.no_profile_until) = (Said::Profiles, None);
+                    (self.said, self.no_profile_until) = (KindEvidence::Profiles, None);
                 }
                 self.listed = arns;
                 self.profile_unknown = false;
                 self.profiles_again = Some(now + PROFILES_ANSWERED);
             }
             Lesson::IsBuilderId => {
-                (self.said, self.no_profile_until) = (Said::BuilderId, None);
+                (self.said, self.no_profile_until) = (KindEvidence::BuilderId, None);
                 self.listed.clear();
                 self.profile_unknown = false;
                 self.profiles_again = Some(now + PROFILES_ANSWERED);
@@ -280,7 +280,7 @@ impl Learned {
     }
 
     /// What ListAvailableProfiles said of the account's kind (K73).
-    pub fn said(&self) -> Said {
+    pub fn said(&self) -> KindEvidence {
         self.said
     }
 
@@ -389,7 +389,7 @@ impl Learned {
     pub fn words(&self, now: Timestamp) -> Vec<String> {
         let mut words = Vec::new();
         match (self.said, self.listed.len()) {
-            (Said::BuilderId, _) => words.push("an AWS Builder ID".to_owned()),
+            (KindEvidence::BuilderId, _) => words.push("an AWS Builder ID".to_owned()),
             (_, 0) => {}
             (_, 1) => words.push("1 profile is listed".to_owned()),
             (_, more) => words.push(format!("{more} profiles are listed")),
@@ -601,14 +601,14 @@ mod tests {
         learned.learn(Lesson::Profiles((0..6).map(|n| format!("arn:{n}").into()).collect()), at(0));
         assert_eq!(
             (learned.listed().len(), learned.said(), learned.no_profile_until(at(1))),
-            (4, Said::Profiles, None)
+            (4, KindEvidence::Profiles, None)
         );
         assert!(!learned.may_ask_profiles(at(599)) && learned.may_ask_profiles(at(600)));
         learned.learn(Lesson::Profiles(Vec::new()), at(0));
-        assert_eq!((learned.listed().len(), learned.said()), (0, Said::Profiles));
+        assert_eq!((learned.listed().len(), learned.said()), (0, KindEvidence::Profiles));
         assert!(!learned.is_profile_unknown(), "none is an answer");
         learned.learn(Lesson::IsBuilderId, at(0));
-        assert_eq!(learned.said(), Said::BuilderId);
+        assert_eq!(learned.said(), KindEvidence::BuilderId);
         learned.learn(Lesson::FormWorked(Call::Usage, Variant::None), at(0));
         assert_eq!((learned.form(Call::Usage), learned.form(Call::Models)), (Some(&Variant::None), None));
         learned.learn(Lesson::RefreshRegion("eu-west-1".into()), at(0));
@@ -621,7 +621,9 @@ mod tests {
         learned.belongs_to(7);
         assert!(learned.uses_fips_host() && learned.refresh_region() == Some("eu-west-1"), "our own writes");
         learned.belongs_to(8);
-        assert!(!learned.uses_fips_host() && learned.refresh_region().is_none() && learned.said() == Said::Nothing);
+        assert!(
+            !learned.uses_fips_host() && learned.refresh_region().is_none() && learned.said() == KindEvidence::Nothing
+        );
     }
 
     #[test]

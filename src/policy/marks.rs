@@ -76,7 +76,7 @@ impl Circuit {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Mark {
+struct HostMark {
     until: Option<Timestamp>,
     /// How often in a row it was opened.
     step: u32,
@@ -98,14 +98,14 @@ struct Mark {
 /// The table.
 #[derive(Debug, Default)]
 pub struct Marks {
-    hosts: HashMap<String, Mark>,
+    hosts: HashMap<String, HostMark>,
     /// Wire shapes and API regions that refused our client version, each until when. Almost always empty.
     gates: Vec<(Shape, String, Timestamp)>,
 }
 
 /// What one call came to, as the table sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum HostOutcome {
     Served,
     GivenUp,
     Failed,
@@ -114,7 +114,7 @@ enum Told {
     Answered,
 }
 
-impl Told {
+impl HostOutcome {
     fn of(outcome: Option<FaultKind>) -> Self {
         match outcome {
             None => Self::Served,
@@ -164,11 +164,11 @@ impl Marks {
         outcome: Option<FaultKind>,
         now: Timestamp,
     ) -> Option<Circuit> {
-        let told = Told::of(outcome);
-        if matches!(told, Told::Gate | Told::Served) {
+        let outcome = HostOutcome::of(outcome);
+        if matches!(outcome, HostOutcome::Gate | HostOutcome::Served) {
             self.gates.retain(|(shape, region, _)| *shape != way.shape || region != way.region);
         }
-        if told == Told::Gate {
+        if outcome == HostOutcome::Gate {
             if self.gates.len() == MOST_GATES {
                 self.gates.remove(0);
             }
@@ -177,13 +177,13 @@ impl Marks {
         let before = self.circuit(way.host, now);
         let host = self.host(way.host, now)?;
         host.trial = None;
-        match told {
-            Told::Served | Told::Answered | Told::Gate => {
+        match outcome {
+            HostOutcome::Served | HostOutcome::Answered | HostOutcome::Gate => {
                 // An answer proves that the host is there, whatever it says.
-                let served = if told == Told::Served { Some(now) } else { host.served };
-                *host = Mark { served, seen: Some(now), ..Mark::default() };
+                let served = if outcome == HostOutcome::Served { Some(now) } else { host.served };
+                *host = HostMark { served, seen: Some(now), ..HostMark::default() };
             }
-            Told::GivenUp => {
+            HostOutcome::GivenUp => {
                 let young = |at: Option<Timestamp>| at.is_some_and(|at| now.duration_since(at) < WINDOW);
                 if !young(host.window) {
                     (host.window, host.given_up) = (Some(now), 0);
@@ -195,7 +195,7 @@ impl Marks {
                     host.open(now);
                 }
             }
-            Told::Failed => {
+            HostOutcome::Failed => {
                 if host.in_a_row == 0 {
                     account.clone_into(&mut host.first);
                     host.others = false;
@@ -240,7 +240,7 @@ impl Marks {
         self.gates.iter().any(marked)
     }
 
-    fn host(&mut self, host: &str, now: Timestamp) -> Option<&mut Mark> {
+    fn host(&mut self, host: &str, now: Timestamp) -> Option<&mut HostMark> {
         if !self.hosts.contains_key(host) {
             if self.hosts.len() >= MOST {
                 let oldest = self.hosts.iter().min_by_key(|(_, mark)| mark.seen).map(|(host, _)| host.clone());
@@ -248,7 +248,7 @@ impl Marks {
                     self.hosts.remove(&oldest);
                 }
             }
-            self.hosts.insert(host.to_owned(), Mark::default());
+            self.hosts.insert(host.to_owned(), HostMark::default());
         }
         let mark = self.hosts.get_mut(host)?;
         mark.seen = Some(now);
@@ -256,7 +256,7 @@ impl Marks {
     }
 }
 
-impl Mark {
+impl HostMark {
     fn open(&mut self, now: Timestamp) {
         let rest =
             OPEN.checked_mul(2_i32.saturating_pow(self.step)).map_or(OPEN_LONGEST, |rest| rest.min(OPEN_LONGEST));

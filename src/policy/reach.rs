@@ -25,11 +25,11 @@ const MOST: usize = 1024;
 /// What is known of the ways that were gone.
 #[derive(Debug, Default)]
 pub struct Reach {
-    ways: HashMap<String, Way>,
+    ways: HashMap<String, WayState>,
 }
 
 #[derive(Debug, Default)]
-struct Way {
+struct WayState {
     /// Since the last connection.
     failures: u32,
     why: String,
@@ -41,7 +41,7 @@ struct Way {
     made: Option<Duration>,
 }
 
-impl Way {
+impl WayState {
     fn rests(&self) -> bool {
         self.failures >= FAILURES
     }

@@ -8,7 +8,7 @@ use crate::policy::learned::{Learned, MOST_LISTED, Variant};
 use crate::proto::address::{ALLOWED, endpoint, origin};
 use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{
-    BUILDER_ID_PROFILE, Kind, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
+    AccountKind, BUILDER_ID_PROFILE, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
 use crate::proto::kiro::route::{Call, DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Shape};
 use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region, short};
@@ -24,7 +24,7 @@ pub struct AccountView {
     pub(crate) name: Option<String>,
     pub(crate) method: Method,
     pub(crate) machine_id: Arc<str>,
-    kind: Kind,
+    kind: AccountKind,
     /// Never empty; the last one is [`Variant::None`].
     variants: Vec<Variant>,
     /// Where no ARN decides (K74).
@@ -67,7 +67,7 @@ impl AccountView {
     }
 
     /// Whose account it is (K73).
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> AccountKind {
         self.kind
     }
 
@@ -327,11 +327,11 @@ pub(crate) struct Urls {
 
 impl Urls {
     /// Kiro's fixed ARN of a kind, where it has one (K77).
-    fn service(&self, kind: Kind) -> Option<&Arc<str>> {
+    fn service(&self, kind: AccountKind) -> Option<&Arc<str>> {
         match kind {
-            Kind::BuilderId => self.builder_id_profile.as_ref(),
-            Kind::Social => self.social_profile.as_ref(),
-            Kind::ApiKey | Kind::External | Kind::Enterprise | Kind::Unsure => None,
+            AccountKind::BuilderId => self.builder_id_profile.as_ref(),
+            AccountKind::Social => self.social_profile.as_ref(),
+            AccountKind::ApiKey | AccountKind::External | AccountKind::Enterprise | AccountKind::Unsure => None,
         }
     }
 
@@ -507,9 +507,9 @@ fn clash_of(view: &AccountView, has_own_address: bool) -> Option<String> {
 }
 
 /// K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those are sent as such, or not at all.
-fn variants(kind: Kind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Vec<Variant> {
+fn variants(kind: AccountKind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Vec<Variant> {
     let mut variants = Vec::new();
-    if kind != Kind::ApiKey {
+    if kind != AccountKind::ApiKey {
         variants.extend(own.map(|arn| Variant::Own(arn.into())));
     }
     if kind.has_profiles() {

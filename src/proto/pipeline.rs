@@ -46,7 +46,7 @@ use super::messages::error::ApiError;
 use super::messages::event::Sink;
 use super::messages::response::Fold;
 use super::messages::sse::Sse;
-use super::said::Known;
+use super::said::KnownSecrets;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
@@ -141,7 +141,7 @@ impl Pipeline {
     }
 
     /// The next answer is to a call that was made with this: none of it is in a fault or in the report.
-    pub fn set_known(&mut self, known: Known) {
+    pub fn set_known(&mut self, known: KnownSecrets) {
         self.reader.set_known(known);
     }
 

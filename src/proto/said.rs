@@ -34,9 +34,9 @@ const LONG: usize = 32;
 /// What is known not to be for others on a call: the token it was made with, the whole id of its account. Cheap to
 /// clone.
 #[derive(Clone, Debug, Default)]
-pub struct Known(Arc<[Secret]>);
+pub struct KnownSecrets(Arc<[Secret]>);
 
-impl Known {
+impl KnownSecrets {
     /// Of a call with this token, this machine id, for the account of this id.
     pub fn of_call(token: &Secret, machine_id: &str, account: &Arc<str>) -> Self {
         let account = (account.len() > TOLD_OF_ID).then(|| account.clone().into());
@@ -55,7 +55,7 @@ pub struct Said(String);
 
 impl Said {
     /// Takes out what is known and what looks as if it were one, then cuts to 1,000 characters.
-    pub fn new<'t>(text: impl Into<Cow<'t, str>>, known: &Known) -> Self {
+    pub fn new<'t>(text: impl Into<Cow<'t, str>>, known: &KnownSecrets) -> Self {
         let mut text = text.into();
         if text.len() > MAX_READ {
             let end = text.floor_char_boundary(MAX_READ);
@@ -83,13 +83,13 @@ impl Said {
 
 impl From<&str> for Said {
     fn from(text: &str) -> Self {
-        Self::new(text, &Known::default())
+        Self::new(text, &KnownSecrets::default())
     }
 }
 
 impl From<String> for Said {
     fn from(text: String) -> Self {
-        Self::new(text, &Known::default())
+        Self::new(text, &KnownSecrets::default())
     }
 }
 
@@ -121,13 +121,13 @@ impl PartialEq<&str> for Said {
 
 /// Bytes of any kind without tokens, known ones and those that look like one: for what a person keeps of a request,
 /// where addresses and numbers are the prompt's own.
-pub fn without_tokens(bytes: Vec<u8>, known: &Known) -> Vec<u8> {
+pub fn without_tokens(bytes: Vec<u8>, known: &KnownSecrets) -> Vec<u8> {
     let hidden = secrets_in(&bytes, known, false);
     if hidden.is_empty() { bytes } else { without(&bytes, hidden) }
 }
 
 /// The places of what must not pass; `people`: names of people and accounts too.
-fn secrets_in(bytes: &[u8], known: &Known, people: bool) -> Vec<Range<usize>> {
+fn secrets_in(bytes: &[u8], known: &KnownSecrets, people: bool) -> Vec<Range<usize>> {
     let mut hidden = Vec::new();
     find_known(bytes, known, &mut hidden);
     find_named(bytes, &mut hidden);
@@ -157,7 +157,7 @@ fn without(bytes: &[u8], mut hidden: Vec<Range<usize>>) -> Vec<u8> {
     out
 }
 
-fn find_known(bytes: &[u8], known: &Known, hidden: &mut Vec<Range<usize>>) {
+fn find_known(bytes: &[u8], known: &KnownSecrets, hidden: &mut Vec<Range<usize>>) {
     let mut windows = HashSet::new();
     for secret in known.0.iter() {
         let secret = secret.expose().as_bytes();
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn what_is_known_is_taken_out_wherever_it_was_cut() {
         let known =
-            Known::new([Secret::new("ordinary words are a token"), Secret::new("t0ken-yy"), Secret::new("abc")]);
+            KnownSecrets::new([Secret::new("ordinary words are a token"), Secret::new("t0ken-yy"), Secret::new("abc")]);
         let said = |text: &str| Said::new(text, &known).to_string();
         assert_eq!(said("xordinary words are a tokenx"), "x[redacted]x");
         assert_eq!(said("words are a tok and t0ken-yy."), "[redacted] and [redacted].");
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn bytes_lose_tokens_only() {
-        let known = Known::new([Secret::new("t0ken-yyyy")]);
+        let known = KnownSecrets::new([Secret::new("t0ken-yyyy")]);
         let bytes = b"\xff\x00t0ken-yyyy\xfe a@b.org arn:x Bearer abcdefgh1".to_vec();
         assert_eq!(without_tokens(bytes, &known), b"\xff\x00[redacted]\xfe a@b.org arn:x Bearer [redacted]");
     }

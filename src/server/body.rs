@@ -17,15 +17,15 @@ use crate::gateway::{Cutter, MessageStream};
 const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n");
 
 /// The body of an answer.
-pub struct Body {
-    kind: BodyKind,
+pub struct ResponseBody {
+    kind: ResponseBodyKind,
     /// Tells the connection when this ends.
     answering: Option<Answering>,
     /// The stream's first bytes are out, `message_start` among them.
     begun: bool,
 }
 
-enum BodyKind {
+enum ResponseBodyKind {
     Full(Bytes),
     Stream(Box<MessageStream>),
     Status(Box<Events>),
@@ -39,43 +39,43 @@ pub enum Sse {
     Status(Box<Events>),
 }
 
-impl Body {
-    fn of(kind: BodyKind) -> Self {
+impl ResponseBody {
+    fn of(kind: ResponseBodyKind) -> Self {
         Self { kind, answering: None, begun: false }
     }
 
     /// No bytes.
     pub fn empty() -> Self {
-        Self::of(BodyKind::Full(Bytes::new()))
+        Self::of(ResponseBodyKind::Full(Bytes::new()))
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self::of(BodyKind::Full(bytes.into()))
+        Self::of(ResponseBodyKind::Full(bytes.into()))
     }
 
     /// The SSE bytes of a stream, as they come.
     pub fn stream(stream: Box<MessageStream>) -> Self {
-        Self::of(BodyKind::Stream(stream))
+        Self::of(ResponseBodyKind::Stream(stream))
     }
 
     /// What ends the stream inside from outside.
     pub fn cutter(&self) -> Option<Cutter> {
         match &self.kind {
             // The numbers of the status page end with the gateway by themselves.
-            BodyKind::Full(_) | BodyKind::Status(_) => None,
-            BodyKind::Stream(stream) => Some(stream.cutter()),
+            ResponseBodyKind::Full(_) | ResponseBodyKind::Status(_) => None,
+            ResponseBodyKind::Stream(stream) => Some(stream.cutter()),
         }
     }
 
     /// The numbers of the status page, as they come.
     pub(super) fn status(events: Events) -> Self {
-        Self::of(BodyKind::Status(Box::new(events)))
+        Self::of(ResponseBodyKind::Status(Box::new(events)))
     }
 
     /// Ends what would go on for ever when `stop` is cancelled; answers aren't touched.
     pub(super) fn until(&mut self, stop: &CancellationToken) {
-        if let BodyKind::Status(events) = &mut self.kind {
+        if let ResponseBodyKind::Status(events) = &mut self.kind {
             events.until(stop);
         }
     }
@@ -88,9 +88,9 @@ impl Body {
     /// The stream inside, or the bytes.
     pub fn into_stream(self) -> Result<Sse, Bytes> {
         match self.kind {
-            BodyKind::Full(bytes) => Err(bytes),
-            BodyKind::Stream(stream) => Ok(Sse::Message(stream)),
-            BodyKind::Status(events) => Ok(Sse::Status(events)),
+            ResponseBodyKind::Full(bytes) => Err(bytes),
+            ResponseBodyKind::Stream(stream) => Ok(Sse::Message(stream)),
+            ResponseBodyKind::Status(events) => Ok(Sse::Status(events)),
         }
     }
 }
@@ -106,16 +106,16 @@ impl Stream for Sse {
     }
 }
 
-impl http_body::Body for Body {
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         match &mut this.kind {
-            BodyKind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            BodyKind::Stream(stream) => {
+            ResponseBodyKind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            ResponseBodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            ResponseBodyKind::Stream(stream) => {
                 let mut polled = Pin::new(stream.as_mut()).poll_next(cx);
                 if polled.is_ready() {
                     this.begun = true;
@@ -124,7 +124,7 @@ impl http_body::Body for Body {
                 }
                 polled.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
-            BodyKind::Status(events) => {
+            ResponseBodyKind::Status(events) => {
                 Pin::new(events.as_mut()).poll_next(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
             }
         }
@@ -132,16 +132,16 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            BodyKind::Full(bytes) => bytes.is_empty(),
-            BodyKind::Stream(stream) => stream.is_ended(),
-            BodyKind::Status(_) => false,
+            ResponseBodyKind::Full(bytes) => bytes.is_empty(),
+            ResponseBodyKind::Stream(stream) => stream.is_ended(),
+            ResponseBodyKind::Status(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            BodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            BodyKind::Stream(_) | BodyKind::Status(_) => SizeHint::default(),
+            ResponseBodyKind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            ResponseBodyKind::Stream(_) | ResponseBodyKind::Status(_) => SizeHint::default(),
         }
     }
 }

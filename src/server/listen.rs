@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::exchange::{Current, Rest};
 use super::socket::{self, ClientSocket, Halves};
-use super::{Body, Peer, Tls, handle, shutting_down, without_one_host};
+use super::{Peer, ResponseBody, Tls, handle, shutting_down, without_one_host};
 use crate::gateway::{Gateway, LAST_WORDS};
 
 /// Pause after a failed accept, for example when there are no file descriptors left.
@@ -497,7 +497,7 @@ fn answer<'a>(
     peer: Peer,
     state: &'a ServerState,
     current: &'a Arc<Current>,
-) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send + 'a>> {
+) -> Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + 'a>> {
     Box::pin(async move {
         // Of a chunked request hyper ignores the content-length and doesn't say whether there was one. A proxy in front
         // may have used it, so the connection ends after the answer (RFC 9112, 6.1).
@@ -514,7 +514,7 @@ fn answer<'a>(
         };
         response.body_mut().until(&state.shutdown.stop);
         let is_read = current.read_rest(rest).await;
-        let answering = current.answer(Body::cutter(response.body()));
+        let answering = current.answer(ResponseBody::cutter(response.body()));
         response.body_mut().attend(answering);
         if cut.is_cancelled() {
             current.cut();

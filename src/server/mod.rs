@@ -27,7 +27,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-pub use body::{Body, Sse};
+pub use body::{ResponseBody, Sse};
 pub use debug::{Debugging, debug};
 pub use listen::{Listening, bind, listen, serve};
 use route::Route;
@@ -77,7 +77,7 @@ pub struct Terms {
 pub type Hear = Arc<dyn Fn(&Bytes) + Send + Sync>;
 
 /// Answers one request. Dropping the returned future or the response's body cancels everything it started (M10).
-pub async fn handle<B>(gateway: &Gateway, request: Request<B>, peer: Peer) -> Response<Body>
+pub async fn handle<B>(gateway: &Gateway, request: Request<B>, peer: Peer) -> Response<ResponseBody>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -105,7 +105,7 @@ where
     }
     if head_only {
         // M8: like GET, without the body.
-        *response.body_mut() = Body::empty();
+        *response.body_mut() = ResponseBody::empty();
     }
     response
 }
@@ -121,18 +121,18 @@ fn client_request_id<B>(request: &Request<B>) -> Option<String> {
 }
 
 /// The answer to a request that is unanswered when its server ends.
-fn shutting_down(gateway: &Gateway) -> Response<Body> {
+fn shutting_down(gateway: &Gateway) -> Response<ResponseBody> {
     unread(gateway, Error::new(Code::Closed, "the server is shutting down").into())
 }
 
 /// RFC 9112, 3.2: with no host, or with two, a proxy and this server may read different requests.
-fn without_one_host(gateway: &Gateway) -> Response<Body> {
+fn without_one_host(gateway: &Gateway) -> Response<ResponseBody> {
     let message = "host: a request must have this header exactly once";
     unread(gateway, Refusal::new(400, ErrorType::InvalidRequest, message))
 }
 
 /// The answer to a request that is refused unread.
-fn unread(gateway: &Gateway, refusal: Refusal) -> Response<Body> {
+fn unread(gateway: &Gateway, refusal: Refusal) -> Response<ResponseBody> {
     let request_id = gateway.new_request_id();
     let mut response = refusal.response(&request_id);
     finish_headers(&mut response, &request_id, !gateway.is_open());
@@ -162,7 +162,7 @@ impl Refusal {
         self
     }
 
-    fn response(self, request_id: &str) -> Response<Body> {
+    fn response(self, request_id: &str) -> Response<ResponseBody> {
         let mut response = json(self.error.status, self.error.body(request_id));
         response.headers_mut().extend(self.headers);
         response
@@ -186,7 +186,7 @@ async fn answer<B>(
     route: Option<Route>,
     peer: Peer,
     request_id: &str,
-) -> Result<Response<Body>, Refusal>
+) -> Result<Response<ResponseBody>, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -231,7 +231,7 @@ where
         // Liveness: a process supervisor may restart a process that doesn't answer here.
         Route::Live => Ok(json(200, br#"{"status":"alive"}"#.to_vec())),
         Route::Metrics => {
-            let mut response = Response::new(Body::full(gateway.metrics().into_bytes()));
+            let mut response = Response::new(ResponseBody::full(gateway.metrics().into_bytes()));
             response.headers_mut().insert(CONTENT_TYPE, METRICS_TEXT);
             Ok(response)
         }
@@ -246,7 +246,11 @@ where
     }
 }
 
-async fn messages<B>(gateway: &Gateway, mut request: Request<B>, request_id: &str) -> Result<Response<Body>, Refusal>
+async fn messages<B>(
+    gateway: &Gateway,
+    mut request: Request<B>,
+    request_id: &str,
+) -> Result<Response<ResponseBody>, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -270,7 +274,7 @@ where
     let answer = gateway.messages(body, call).await;
     match answer.map_err(|error| Refusal { is_told: true, ..error.into() })? {
         crate::gateway::Answer::Stream(stream) => {
-            let mut response = Response::new(Body::stream(stream));
+            let mut response = Response::new(ResponseBody::stream(stream));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, EVENT_STREAM);
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -278,7 +282,7 @@ where
             Ok(response)
         }
         crate::gateway::Answer::Message(message) => {
-            let mut response = Response::new(Body::full(message.body));
+            let mut response = Response::new(ResponseBody::full(message.body));
             response.headers_mut().insert(CONTENT_TYPE, JSON);
             Ok(response)
         }
@@ -426,7 +430,7 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless:
 }
 
 /// M7. A fixed list alone breaks SDKs in browsers, which send headers of their own.
-fn preflight(headers: &HeaderMap) -> Response<Body> {
+fn preflight(headers: &HeaderMap) -> Response<ResponseBody> {
     const FIXED: HeaderValue =
         HeaderValue::from_static("x-api-key, authorization, anthropic-version, anthropic-beta, content-type");
     let asked = headers.get("access-control-request-headers").filter(|value| {
@@ -439,7 +443,7 @@ fn preflight(headers: &HeaderMap) -> Response<Body> {
                     })
             })
     });
-    let mut response = Response::new(Body::empty());
+    let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let out = response.headers_mut();
     out.insert("access-control-allow-headers", asked.cloned().unwrap_or(FIXED));
@@ -449,7 +453,7 @@ fn preflight(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// `shared`: M7, any web page that has the key may use it. Without a key none may.
-fn finish_headers(response: &mut Response<Body>, request_id: &str, shared: bool) {
+fn finish_headers(response: &mut Response<ResponseBody>, request_id: &str, shared: bool) {
     const EXPOSED: HeaderValue = HeaderValue::from_static("request-id, retry-after, x-should-retry");
     let headers = response.headers_mut();
     if shared {
@@ -465,8 +469,8 @@ fn finish_headers(response: &mut Response<Body>, request_id: &str, shared: bool)
     }
 }
 
-fn json(status: u16, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
+fn json(status: u16, body: Vec<u8>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response

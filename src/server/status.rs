@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{Body, EVENT_STREAM};
+use super::{EVENT_STREAM, ResponseBody};
 use crate::gateway::{AccountStatus, Gateway, GatewayStatus};
 
 const PAGE: &str = include_str!("status.html");
@@ -36,9 +36,9 @@ const MOST_ACCOUNTS: usize = 200;
 pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"kiro-server\", charset=\"UTF-8\"");
 
 /// `GET /status`.
-pub(super) fn page() -> Response<Body> {
+pub(super) fn page() -> Response<ResponseBody> {
     static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| HeaderValue::from_str(&policy(PAGE)).ok());
-    let mut response = Response::new(Body::full(Bytes::from_static(PAGE.as_bytes())));
+    let mut response = Response::new(ResponseBody::full(Bytes::from_static(PAGE.as_bytes())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -50,8 +50,8 @@ pub(super) fn page() -> Response<Body> {
 }
 
 /// `GET /status/events`.
-pub(super) fn events(gateway: &Gateway) -> Response<Body> {
-    let mut response = Response::new(Body::status(Events::new(gateway.clone())));
+pub(super) fn events(gateway: &Gateway) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::status(Events::new(gateway.clone())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, EVENT_STREAM);
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));

@@ -214,14 +214,14 @@ pub(super) fn identity(token: &str) -> &str {
 
 /// The three kinds of refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
+pub(super) enum RefreshMethod {
     Social,
     Idc,
     /// At an organisation's own provider (K82).
     External,
 }
 
-impl Method {
+impl RefreshMethod {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Social => "social",
@@ -306,7 +306,7 @@ impl RefreshAnswer {
     }
 
     /// What goes back; new tokens are counted and the old refresh token retires.
-    pub fn reply(&self, method: Method, used: &str, state: &mut SimState) -> HttpReply {
+    pub fn reply(&self, method: RefreshMethod, used: &str, state: &mut SimState) -> HttpReply {
         if let Some(refusal) = &self.refusal {
             return refusal.clone();
         }
@@ -329,17 +329,17 @@ impl RefreshAnswer {
         let refresh_token = self.refresh_token.clone().unwrap_or_else(|| Some(format!("{root}~{n}")));
         let expires_in = self.expires_in.clone().unwrap_or_else(|| state.world.token_life.unwrap_or(3600).into());
         let profile_arn = match method {
-            Method::Social => self
+            RefreshMethod::Social => self
                 .profile_arn
                 .clone()
                 .unwrap_or_else(|| Some(if account.is_some() { SOCIAL_ARN } else { PROFILE_ARN }.to_owned())),
-            Method::Idc | Method::External => self.profile_arn.clone().flatten(),
+            RefreshMethod::Idc | RefreshMethod::External => self.profile_arn.clone().flatten(),
         };
         let life = state.world.token_life.map(Duration::from_secs);
         state.refreshed(used, refresh_token.as_deref(), access_token.as_deref(), life);
         let [access, refresh, expires] = match method {
-            Method::Social | Method::Idc => ["accessToken", "refreshToken", "expiresIn"],
-            Method::External => ["access_token", "refresh_token", "expires_in"],
+            RefreshMethod::Social | RefreshMethod::Idc => ["accessToken", "refreshToken", "expiresIn"],
+            RefreshMethod::External => ["access_token", "refresh_token", "expires_in"],
         };
         let mut body = Map::new();
         body.extend(access_token.map(|token| (access.to_owned(), token.into())));
@@ -349,12 +349,12 @@ impl RefreshAnswer {
         }
         body.extend(profile_arn.map(|arn| ("profileArn".to_owned(), arn.into())));
         match method {
-            Method::Social => {}
-            Method::Idc => {
+            RefreshMethod::Social => {}
+            RefreshMethod::Idc => {
                 body.insert("tokenType".to_owned(), "Bearer".into());
                 body.insert("idToken".to_owned(), "not-an-access-token".into());
             }
-            Method::External => {
+            RefreshMethod::External => {
                 body.insert("token_type".to_owned(), "Bearer".into());
                 body.insert("id_token".to_owned(), "not-an-access-token".into());
             }
@@ -372,34 +372,34 @@ pub(super) struct RefreshRequest {
 
 /// Reads the body of a refresh: JSON in camelCase (K52, K53), and a form at a provider (K82).
 pub(super) fn refresh_request(
-    method: Method,
+    method: RefreshMethod,
     headers: &HeaderMap,
     body: &[u8],
     region: Option<&str>,
     state: &mut SimState,
 ) -> Result<RefreshRequest, HttpReply> {
     let fields: Value = match method {
-        Method::Social | Method::Idc => {
+        RefreshMethod::Social | RefreshMethod::Idc => {
             serde_json::from_slice(body).map_err(|error| malformed(&format!("not JSON: {error}")))?
         }
-        Method::External => provider_form(headers, body)?,
+        RefreshMethod::External => provider_form(headers, body)?,
     };
     let need = |key: &str| match fields.get(key).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(malformed(&format!("`{key}` is missing"))),
     };
     let [token, client, grant] = match method {
-        Method::Social | Method::Idc => ["refreshToken", "clientId", "grantType"],
-        Method::External => ["refresh_token", "client_id", "grant_type"],
+        RefreshMethod::Social | RefreshMethod::Idc => ["refreshToken", "clientId", "grantType"],
+        RefreshMethod::External => ["refresh_token", "client_id", "grant_type"],
     };
     let refresh_token = need(token)?;
-    if method != Method::Social {
+    if method != RefreshMethod::Social {
         need(client)?;
         if need(grant)? != "refresh_token" {
             return Err(malformed(&format!("`{grant}` is not refresh_token")));
         }
     }
-    if method == Method::Idc {
+    if method == RefreshMethod::Idc {
         need("clientSecret")?;
     }
     state.refresh_called(&refresh_token);
@@ -507,14 +507,14 @@ fn elsewhere(how: WrongRegion, region: &str) -> HttpReply {
     HttpReply::json(status, &body).with("x-amzn-errortype", kind)
 }
 
-fn dead(method: Method) -> HttpReply {
+fn dead(method: RefreshMethod) -> HttpReply {
     match method {
-        Method::Social => HttpReply::json(400, &json!({ "message": "Invalid refresh token" })),
-        Method::Idc => {
+        RefreshMethod::Social => HttpReply::json(400, &json!({ "message": "Invalid refresh token" })),
+        RefreshMethod::Idc => {
             let body = json!({ "error": "invalid_grant", "error_description": "Invalid refresh token provided" });
             HttpReply::json(400, &body).with("x-amzn-errortype", "InvalidGrantException")
         }
-        Method::External => {
+        RefreshMethod::External => {
             let said = "AADSTS700082: The refresh token of someone@example.org has expired.";
             HttpReply::json(400, &json!({ "error": "invalid_grant", "error_description": said }))
         }

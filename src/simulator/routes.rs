@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::accounts::{self, Method, SimAccount};
+use super::accounts::{self, RefreshMethod, SimAccount};
 use super::check::{self, Prompt};
 use super::connection::SimConnection;
 use super::mcp;
@@ -19,7 +19,7 @@ use super::reasoning;
 use super::scenario::{HttpReply, Reply, RequestFacts, Scenario, Stage};
 use super::sign_in;
 use super::state::{CallCount, ChatEnd, ChatFlight, Recorded, SimShared};
-use super::wire::{Caller, IdeVersion, Wire, header};
+use super::wire::{ClientCall, IdeVersion, Wire, header};
 use super::world::SimWorld;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::server::query_value;
@@ -137,7 +137,7 @@ async fn judge(
 }
 
 /// As the counters know a request: its target, where the path says nothing.
-fn name_of(method: &HttpMethod, path: &str, headers: &HeaderMap) -> String {
+fn name_of(method: &Method, path: &str, headers: &HeaderMap) -> String {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
     match target {
         Some(operation) if path == "/" => format!("{method} / {operation}"),
@@ -145,28 +145,28 @@ fn name_of(method: &HttpMethod, path: &str, headers: &HeaderMap) -> String {
     }
 }
 
-fn unknown(method: &HttpMethod, path: &str) -> HttpReply {
+fn unknown(method: &Method, path: &str) -> HttpReply {
     let message = format!("the simulator has no {method} {path}");
     HttpReply::error(404, "UnknownOperationException", None, &message)
 }
 
-fn refresh_of(method: &HttpMethod, path: &str) -> Option<Method> {
+fn refresh_of(method: &Method, path: &str) -> Option<RefreshMethod> {
     match path {
-        "/refreshToken" => Some(Method::Social),
-        "/token" => Some(Method::Idc),
-        "/idp/token" => Some(Method::External),
+        "/refreshToken" => Some(RefreshMethod::Social),
+        "/token" => Some(RefreshMethod::Idc),
+        "/idp/token" => Some(RefreshMethod::External),
         _ => None,
     }
-    .filter(|_| method == HttpMethod::POST)
+    .filter(|_| method == Method::POST)
 }
 
 /// Whose version is looked at: an organisation's provider asks for none.
-fn caller_of(refreshes: Option<Method>, wire: &Wire) -> Option<Caller> {
+fn caller_of(refreshes: Option<RefreshMethod>, wire: &Wire) -> Option<ClientCall> {
     match (refreshes, wire.call) {
-        (Some(Method::Social), _) => Some(Caller::SocialRefresh),
-        (Some(Method::Idc), _) => Some(Caller::IdcRefresh),
-        (Some(Method::External), _) => None,
-        (None, call) => call.map(|call| Caller::Service(wire.shape(), call)),
+        (Some(RefreshMethod::Social), _) => Some(ClientCall::SocialRefresh),
+        (Some(RefreshMethod::Idc), _) => Some(ClientCall::IdcRefresh),
+        (Some(RefreshMethod::External), _) => None,
+        (None, call) => call.map(|call| ClientCall::Service(wire.shape(), call)),
     }
 }
 
@@ -183,7 +183,7 @@ fn world_of(token: Option<&str>, shared: &SimShared) -> Result<Arc<SimWorld>, St
 fn count_head(
     shared: &SimShared,
     name: String,
-    refreshes: Option<Method>,
+    refreshes: Option<RefreshMethod>,
     wire: &Wire,
     target: &str,
     headers: &[(String, String)],
@@ -435,7 +435,7 @@ fn mistake(message: &str) -> HttpReply {
 }
 
 async fn refresh(
-    method: Method,
+    method: RefreshMethod,
     (headers, body): (&HeaderMap, &[u8]),
     wire: &Wire,
     shared: &Arc<SimShared>,

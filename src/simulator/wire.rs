@@ -200,7 +200,7 @@ const IDC: Agents =
 
 /// Who calls, for the sake of [`client_version`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Caller {
+pub(super) enum ClientCall {
     Service(Shape, Call),
     SocialRefresh,
     IdcRefresh,
@@ -210,14 +210,14 @@ pub(super) enum Caller {
 ///
 /// # Errors
 /// The header that doesn't have the form of K103, with what it should look like.
-pub(super) fn client_version(caller: Caller, headers: &HeaderMap) -> Result<Option<IdeVersion>, String> {
+pub(super) fn client_version(caller: ClientCall, headers: &HeaderMap) -> Result<Option<IdeVersion>, String> {
     let (agent, amz) = match caller {
-        Caller::Service(Shape::Q, Call::Chat | Call::Mcp) => CHAT_Q,
-        Caller::Service(Shape::Runtime, Call::Chat | Call::Mcp) => CHAT_RUNTIME,
-        Caller::Service(_, Call::Usage) | Caller::Service(Shape::Q, _) => SERVICE_Q,
-        Caller::Service(Shape::Runtime, _) => SERVICE_RUNTIME,
-        Caller::SocialRefresh => SOCIAL,
-        Caller::IdcRefresh => IDC,
+        ClientCall::Service(Shape::Q, Call::Chat | Call::Mcp) => CHAT_Q,
+        ClientCall::Service(Shape::Runtime, Call::Chat | Call::Mcp) => CHAT_RUNTIME,
+        ClientCall::Service(_, Call::Usage) | ClientCall::Service(Shape::Q, _) => SERVICE_Q,
+        ClientCall::Service(Shape::Runtime, _) => SERVICE_RUNTIME,
+        ClientCall::SocialRefresh => SOCIAL,
+        ClientCall::IdcRefresh => IDC,
     };
     let mut version = None;
     for (name, form) in [("user-agent", agent), ("x-amz-user-agent", amz)] {
@@ -322,7 +322,7 @@ mod tests {
                 && IdeVersion::read("1.2").is_none()
                 && IdeVersion::read("1.2.x").is_none()
         );
-        let chat = Caller::Service(Shape::Q, Call::Chat);
+        let chat = ClientCall::Service(Shape::Q, Call::Chat);
         let pair = |agent: String, amz: String| headers(&[("user-agent", agent), ("x-amz-user-agent", amz)]);
         let good = agent("codewhispererstreaming", "m/E", &format!("1.1.70-{m}"));
         let amz = format!("aws-sdk-js/1.0.34 KiroIDE-1.1.70-{m}");
@@ -342,12 +342,12 @@ mod tests {
         }
         let runtime = agent("kiroruntime", "m/N", &format!("1.1.70-{m}-KAS/0.66.7"));
         let amz = format!("aws-sdk-js/1.0.0 KiroIDE-1.1.70-{m}-KAS/0.66.7");
-        let caller = Caller::Service(Shape::Runtime, Call::Mcp);
+        let caller = ClientCall::Service(Shape::Runtime, Call::Mcp);
         assert_eq!(client_version(caller, &pair(runtime, amz)), Ok(v));
         let social = headers(&[("user-agent", format!("KiroIDE-1.1.70-{m}"))]);
-        assert_eq!(client_version(Caller::SocialRefresh, &social), Ok(v));
+        assert_eq!(client_version(ClientCall::SocialRefresh, &social), Ok(v));
         let idc = "aws-sdk-js/3.980.0 ua/2.1 os/win32#10.0 lang/js md/nodejs#24.18.0 api/sso-oidc#3.980.0 m/E KiroIDE";
         let idc = pair(idc.to_owned(), "aws-sdk-js/3.980.0 KiroIDE".to_owned());
-        assert_eq!(client_version(Caller::IdcRefresh, &idc), Ok(None));
+        assert_eq!(client_version(ClientCall::IdcRefresh, &idc), Ok(None));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::models::{self, Model};
 use super::presets;
 use super::scenario::{Fields, HttpReply, Scenario};
-use super::wire::{Caller, IdeVersion, any_version, client_version};
+use super::wire::{ClientCall, IdeVersion, any_version, client_version};
 use crate::proto::kiro::client_identity::VERSION_FLOOR;
 
 /// What Kiro says to a client that is too old (K104).
@@ -310,7 +310,12 @@ impl SimWorld {
     ///
     /// # Errors
     /// The answer to a client that is too old, or to one that Kiro doesn't have.
-    pub fn client(&self, caller: Caller, names: &[&str], headers: &HeaderMap) -> Result<Option<IdeVersion>, HttpReply> {
+    pub fn client(
+        &self,
+        caller: ClientCall,
+        names: &[&str],
+        headers: &HeaderMap,
+    ) -> Result<Option<IdeVersion>, HttpReply> {
         let version = match client_version(caller, headers) {
             Ok(version) => version,
             Err(wrong) if self.agents => {

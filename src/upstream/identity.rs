@@ -17,7 +17,7 @@ pub struct Identity {
 
 /// As whom a call is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
+pub struct CallAuth<'a> {
     /// The bearer token.
     pub token: &'a Secret,
     /// The header `tokentype`; none for social and IdC accounts.
@@ -87,7 +87,7 @@ impl Identity {
     ///
     /// # Errors
     /// A value of the account can't stand in a header: fault `Network`.
-    pub fn headers(&self, shape: Shape, call: Call, caller: &Caller<'_>) -> Result<HeaderMap, Fault> {
+    pub fn headers(&self, shape: Shape, call: Call, caller: &CallAuth<'_>) -> Result<HeaderMap, Fault> {
         const JSON: HeaderValue = HeaderValue::from_static("application/json");
         const AWS_JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
         let text = |value: &str| {
@@ -182,7 +182,7 @@ mod tests {
     fn headers_of_every_call_a81_k4_k14_k103_k111_k113_trap_22() {
         let identity = Identity { version: "V".into(), agent_version: "G".into(), os: "linux#6.1".into() };
         let token = Secret::new("t");
-        let caller = Caller { token: &token, token_type: None, machine_id: "M", profile_arn: Some("arn") };
+        let caller = CallAuth { token: &token, token_type: None, machine_id: "M", profile_arn: Some("arn") };
         let node = client::NODE;
         let agent = |sdk: &str, api: &str, mode: &str, ide: &str| {
             format!("aws-sdk-js/{sdk} ua/2.1 os/linux#6.1 lang/js md/nodejs#{node} api/{api}#{sdk} m/{mode} {ide}")
@@ -273,7 +273,7 @@ mod tests {
             let common = 4 + usize::from(content_type.is_some()) + usize::from(accept.is_some());
             assert_eq!(headers.len(), common + more.len(), "{what}: {headers:?}");
         }
-        let keyed = Caller { token_type: Some("API_KEY"), ..caller };
+        let keyed = CallAuth { token_type: Some("API_KEY"), ..caller };
         assert_eq!(identity.headers(Shape::Q, Call::Chat, &keyed).unwrap()["tokentype"], "API_KEY");
         let oidc = agent("3.980.0", "sso-oidc", "E", "KiroIDE");
         assert_eq!(identity.oidc_agents(), [oidc, "aws-sdk-js/3.980.0 KiroIDE".to_owned()]);

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 
 use super::connections::{LATE, POOL_IDLE, Resolver, TCP_KEEPALIVE, root_cause};
 use super::ways::{Probe, RestingWays, probe_uri};
-use super::{BodyKind, ChatTarget, SendProgress, Upstream, host_of};
+use super::{ChatTarget, SendProgress, Upstream, UpstreamBodyKind, host_of};
 use crate::proto::kiro::fault::Fault;
 
 /// Most clients for accounts' proxies: beyond it, the one that was used longest ago goes.
@@ -101,7 +101,7 @@ impl Upstream {
         headers: impl Fn() -> Result<HeaderMap, Fault>,
         body: Vec<Bytes>,
         progress: &Arc<SendProgress>,
-    ) -> Result<Response<BodyKind>, Fault> {
+    ) -> Result<Response<UpstreamBodyKind>, Fault> {
         let client = self.client_through(target.proxy.as_deref())?;
         let send = |client: &reqwest::Client| {
             let body = reqwest::Body::wrap(ProxiedRequestBody::new(body.clone(), progress.clone()));
@@ -129,7 +129,7 @@ impl Upstream {
             self.reached.failed(way, &why, began, proxy.map(Probe::Proxy))
         })?;
         self.reached.made(way);
-        Ok(Response::<reqwest::Body>::from(response).map(BodyKind::Proxied))
+        Ok(Response::<reqwest::Body>::from(response).map(UpstreamBodyKind::Proxied))
     }
 
     fn client_through(&self, proxy: Option<&str>) -> Result<Client, Fault> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiro_messages::credentials::LookUp;
 use kiro_messages::policy::health::HealthState;
 use kiro_messages::policy::learned::{Lesson, Variant};
-use kiro_messages::proto::kiro::profile::{BUILDER_ID_PROFILE, Kind};
+use kiro_messages::proto::kiro::profile::{AccountKind, BUILDER_ID_PROFILE};
 use kiro_messages::proto::kiro::route::Shape;
 use redis::Commands as _;
 use tokio::task::JoinSet;
@@ -92,7 +92,7 @@ async fn a_profile_in_another_region_is_found_kept_and_used_k6_k64_k79_p6() {
     let expected = format!(r#"{expected},"profileArn":"{E2}","region":"eu-central-1","idcRegion":"us-east-1"}}"#);
     assert_eq!(token(&mut redis, "a1"), expected);
     one.pool.reload().await.unwrap();
-    assert_eq!(one.pool.account("a1").unwrap().kind(), Kind::Enterprise);
+    assert_eq!(one.pool.account("a1").unwrap().kind(), AccountKind::Enterprise);
     one.credentials.refresh("a1").await.unwrap();
     assert_eq!(address.regions("/token"), ["oidc-us-east-1"]);
     assert!(one.pool.accounts()[0].cause.is_none() && one.state("a1") == HealthState::Healthy);
@@ -102,16 +102,16 @@ async fn a_profile_in_another_region_is_found_kept_and_used_k6_k64_k79_p6() {
 async fn what_a_record_of_the_node_service_turns_out_to_be_k73_k79_p7_p8_p9() {
     let fixed = ENTERPRISE.replacen('{', &format!(r#"{{"profileArn":"{BUILDER_ID_PROFILE}","#), 1);
     let table = [
-        (UNSURE.to_owned(), profiles(&[E1]), LookUp::Found, Kind::Enterprise, Some(E1), true),
+        (UNSURE.to_owned(), profiles(&[E1]), LookUp::Found, AccountKind::Enterprise, Some(E1), true),
         (
             UNSURE.to_owned(),
             (403, NOT_BUILDER_ID.to_owned()),
             LookUp::BuilderId,
-            Kind::BuilderId,
+            AccountKind::BuilderId,
             Some(BUILDER_ID_PROFILE),
             false,
         ),
-        (fixed, profiles(&[E1]), LookUp::Found, Kind::Enterprise, Some(E1), true),
+        (fixed, profiles(&[E1]), LookUp::Found, AccountKind::Enterprise, Some(E1), true),
     ];
     for (n, (record, answer, expected, kind, arn, kept)) in table.into_iter().enumerate() {
         let server = RedisServer::start();

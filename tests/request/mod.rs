@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
-use kiro_messages::proto::translate::ids::{Caller, IdContext, IdSecret, ids};
+use kiro_messages::proto::translate::ids::{ClientContext, IdContext, IdSecret, ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
     CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, Translated, translate,
@@ -136,7 +136,7 @@ impl Case {
                     &request,
                     &IdContext {
                         secret: &IdSecret::of_text("the secret of the vectors"),
-                        caller: Caller {
+                        caller: ClientContext {
                             session: self.value_of("header"),
                             gateway_session: self.value_of("session"),
                             key: self.value_of("key").map(|key| [key.as_bytes()[0]; 32]),

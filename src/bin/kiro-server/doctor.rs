@@ -22,7 +22,7 @@ use kiro_messages::pool::Lease;
 use kiro_messages::proto::address::{ALLOWED, endpoint, origin};
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
-use kiro_messages::proto::kiro::profile::Kind;
+use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::proto::kiro::route::{Call, Shape};
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region, time};
 use kiro_messages::proto::translate::model::Models;
@@ -672,7 +672,8 @@ fn profile_findings(desk: &Desk, entry: &DeskAccount, account: &Account, token: 
         ));
     }
     let recorded = token.profile_arn.as_ref().or(account.profile_arn.as_ref());
-    if view.kind().has_profiles() && view.kind() != Kind::Unsure && !view.has_own_profile() && recorded.is_some() {
+    if view.kind().has_profiles() && view.kind() != AccountKind::Unsure && !view.has_own_profile() && recorded.is_some()
+    {
         findings.wrong(
             "its record holds Kiro's fixed profile of other accounts, which is never sent for it",
             "`kiro-server accounts check` looks for its own and puts that in its place",

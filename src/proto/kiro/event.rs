@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::fault::{Exception, Fault};
 use crate::proto::eventstream::Frame;
 use crate::proto::json::{self, Literal};
-use crate::proto::said::{Known, Said};
+use crate::proto::said::{KnownSecrets, Said};
 
 /// Of a name that isn't in the model no more is looked at, in bytes.
 const MAX_NAME: usize = 1_024;
@@ -136,7 +136,7 @@ pub struct Reader {
     content: ContentType,
     invalid_utf8: u64,
     /// What the stream was asked for with.
-    known: Known,
+    known: KnownSecrets,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -165,7 +165,7 @@ impl Reader {
     }
 
     /// From here on the events belong to a call that was made with `known`: no fault and no name shows any of it.
-    pub fn set_known(&mut self, known: Known) {
+    pub fn set_known(&mut self, known: KnownSecrets) {
         self.known = known;
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::proto::said::{Known, Said};
+use crate::proto::said::{KnownSecrets, Said};
 
 /// An upstream failure: its class, and what health, retry and the log need to know about it.
 ///
@@ -183,7 +183,7 @@ impl Fault {
         retry_after: Option<&str>,
         body: &[u8],
         api_key_account: bool,
-        known: &Known,
+        known: &KnownSecrets,
     ) -> Self {
         let report = Report::read(error_type_header, body, known);
         let kind = report.classify(status);
@@ -241,7 +241,7 @@ impl Fault {
     /// The same fault without what is known of the call. For what came in the stream, which is read before anybody asks
     /// whose it is.
     #[must_use]
-    pub(crate) fn knowing(mut self, known: &Known) -> Self {
+    pub(crate) fn knowing(mut self, known: &KnownSecrets) -> Self {
         self.message = Said::new(self.message.as_str(), known);
         self.reason = self.reason.map(|reason| Said::new(reason.as_str(), known));
         self
@@ -256,12 +256,12 @@ impl Exception {
     /// An exception frame: `name` is `:exception-type`, `payload` its JSON. Its status is the modelled one of the name,
     /// else 500 (K43).
     pub fn from_frame(name: Option<&str>, payload: &[u8]) -> Self {
-        Self::classify(Report::read(name, payload, &Known::default()))
+        Self::classify(Report::read(name, payload, &KnownSecrets::default()))
     }
 
     /// An error frame: `:error-code` and `:error-message`, no payload.
     pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
-        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes(), &Known::default()))
+        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes(), &KnownSecrets::default()))
     }
 
     fn classify(report: Report<'_>) -> Self {
@@ -322,7 +322,7 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn read(name: Option<&'a str>, body: &[u8], known: &Known) -> Self {
+    fn read(name: Option<&'a str>, body: &[u8], known: &KnownSecrets) -> Self {
         let mut names: Vec<Cow<'a, str>> = name.map(Cow::Borrowed).into_iter().collect();
         let text = String::from_utf8_lossy(body.get(..MAX_BODY).unwrap_or(body));
         let Ok(Value::Object(top)) = serde_json::from_str::<Value>(&text) else {

@@ -11,7 +11,7 @@ pub const RUNTIME_REGIONS: [&str; 4] = ["us-east-1", "eu-central-1", "us-gov-eas
 
 /// Kind of an account (K73): what may go out as its profile follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum AccountKind {
     /// Signs with an API key.
     ApiKey,
     /// Of an organisation's own identity provider.
@@ -26,7 +26,7 @@ pub enum Kind {
     Unsure,
 }
 
-impl Kind {
+impl AccountKind {
     /// The word in lists, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Kind {
 
 /// What ListAvailableProfiles said of an account's kind; it outweighs the records (K73).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Said {
+pub enum KindEvidence {
     /// Nothing yet.
     #[default]
     Nothing,
@@ -59,22 +59,22 @@ pub enum Said {
 
 /// The kind by the token record and by what was `said`. `has_own`: the records have an ARN that isn't one of Kiro's fixed
 /// ones.
-pub fn kind_of(token: &Token, has_own: bool, said: Said) -> Kind {
+pub fn kind_of(token: &Token, has_own: bool, said: KindEvidence) -> AccountKind {
     match token.method() {
-        Method::ApiKey => return Kind::ApiKey,
-        Method::External => return Kind::External,
-        Method::Social => return Kind::Social,
+        Method::ApiKey => return AccountKind::ApiKey,
+        Method::External => return AccountKind::External,
+        Method::Social => return AccountKind::Social,
         Method::Idc => {}
     }
     let provider = |word: &str| token.provider.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(word));
     match (said, token.start_url.as_deref()) {
-        (Said::BuilderId, _) => Kind::BuilderId,
-        (Said::Profiles, _) => Kind::Enterprise,
-        (Said::Nothing, Some(url)) if is_builder_id_start(url) => Kind::BuilderId,
-        (Said::Nothing, Some(_)) => Kind::Enterprise,
-        (Said::Nothing, None) if provider("BuilderId") => Kind::BuilderId,
-        (Said::Nothing, None) if provider("Enterprise") || has_own => Kind::Enterprise,
-        (Said::Nothing, None) => Kind::Unsure,
+        (KindEvidence::BuilderId, _) => AccountKind::BuilderId,
+        (KindEvidence::Profiles, _) => AccountKind::Enterprise,
+        (KindEvidence::Nothing, Some(url)) if is_builder_id_start(url) => AccountKind::BuilderId,
+        (KindEvidence::Nothing, Some(_)) => AccountKind::Enterprise,
+        (KindEvidence::Nothing, None) if provider("BuilderId") => AccountKind::BuilderId,
+        (KindEvidence::Nothing, None) if provider("Enterprise") || has_own => AccountKind::Enterprise,
+        (KindEvidence::Nothing, None) => AccountKind::Unsure,
     }
 }
 
@@ -98,7 +98,7 @@ pub fn is_gov(region: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn kind(record: &str, said: Said) -> Kind {
+    fn kind(record: &str, said: KindEvidence) -> AccountKind {
         let token = Token::parse(record.as_bytes()).unwrap();
         kind_of(&token, token.profile_arn.is_some(), said)
     }
@@ -106,32 +106,39 @@ mod tests {
     #[test]
     fn kind_by_the_first_match_k73() {
         let table = [
-            (r#"{"kiroApiKey":"k"}"#, Kind::ApiKey),
-            (r#"{"authMethod":"okta"}"#, Kind::External),
-            (r#"{"authMethod":"social","startUrl":"https://x"}"#, Kind::Social),
-            (r#"{"authMethod":"idc","startUrl":"https://view.awsapps.com/start"}"#, Kind::BuilderId),
-            (r#"{"authMethod":"idc","startUrl":"HTTPS://View.awsapps.com/start/#/"}"#, Kind::BuilderId),
+            (r#"{"kiroApiKey":"k"}"#, AccountKind::ApiKey),
+            (r#"{"authMethod":"okta"}"#, AccountKind::External),
+            (r#"{"authMethod":"social","startUrl":"https://x"}"#, AccountKind::Social),
+            (r#"{"authMethod":"idc","startUrl":"https://view.awsapps.com/start"}"#, AccountKind::BuilderId),
+            (r#"{"authMethod":"idc","startUrl":"HTTPS://View.awsapps.com/start/#/"}"#, AccountKind::BuilderId),
             (
                 r#"{"authMethod":"idc","startUrl":"https://view.awsapps.com/start#","provider":"Enterprise"}"#,
-                Kind::BuilderId,
+                AccountKind::BuilderId,
             ),
-            (r#"{"authMethod":"idc","provider":"builderid","profileArn":"arn:x"}"#, Kind::BuilderId),
+            (r#"{"authMethod":"idc","provider":"builderid","profileArn":"arn:x"}"#, AccountKind::BuilderId),
             (
                 r#"{"authMethod":"idc","startUrl":"https://d-1.awsapps.com/start","provider":"BuilderId"}"#,
-                Kind::Enterprise,
+                AccountKind::Enterprise,
             ),
-            (r#"{"authMethod":"idc","provider":"ENTERPRISE"}"#, Kind::Enterprise),
-            (r#"{"authMethod":"builder-id","profileArn":"arn:x"}"#, Kind::Enterprise),
-            (r#"{"authMethod":"builder-id"}"#, Kind::Unsure),
-            (r#"{"authMethod":"idc","provider":"Google"}"#, Kind::Unsure),
+            (r#"{"authMethod":"idc","provider":"ENTERPRISE"}"#, AccountKind::Enterprise),
+            (r#"{"authMethod":"builder-id","profileArn":"arn:x"}"#, AccountKind::Enterprise),
+            (r#"{"authMethod":"builder-id"}"#, AccountKind::Unsure),
+            (r#"{"authMethod":"idc","provider":"Google"}"#, AccountKind::Unsure),
         ];
         for (record, expected) in table {
-            assert_eq!(kind(record, Said::Nothing), expected, "{record}");
+            assert_eq!(kind(record, KindEvidence::Nothing), expected, "{record}");
         }
         let enterprise = r#"{"authMethod":"idc","startUrl":"https://x.awsapps.com/start"}"#;
-        assert_eq!(kind(enterprise, Said::BuilderId), Kind::BuilderId, "what K79 says outweighs the record");
-        assert_eq!(kind(r#"{"authMethod":"idc","provider":"BuilderId"}"#, Said::Profiles), Kind::Enterprise);
-        assert_eq!(kind(r#"{"authMethod":"social"}"#, Said::Profiles), Kind::Social);
+        assert_eq!(
+            kind(enterprise, KindEvidence::BuilderId),
+            AccountKind::BuilderId,
+            "what K79 says outweighs the record"
+        );
+        assert_eq!(
+            kind(r#"{"authMethod":"idc","provider":"BuilderId"}"#, KindEvidence::Profiles),
+            AccountKind::Enterprise
+        );
+        assert_eq!(kind(r#"{"authMethod":"social"}"#, KindEvidence::Profiles), AccountKind::Social);
     }
 
     #[test]

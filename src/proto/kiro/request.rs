@@ -12,7 +12,7 @@ use crate::proto::kiro::route::Shape;
 
 /// A Kiro request as bytes, serialised once, in segments: an attempt only chooses which of them go out (K121).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Body {
+pub struct KiroBody {
     /// From the beginning to the members that the small form leaves out, those included.
     front: Bytes,
     /// The members of `conversationState` that every form has.
@@ -41,7 +41,7 @@ impl Form<'_> {
     }
 }
 
-impl Body {
+impl KiroBody {
     /// The JSON to send, in parts that follow each other. What all attempts share is not copied; the last part is made
     /// here.
     pub fn parts(&self, form: &Form<'_>) -> Vec<Bytes> {
@@ -82,14 +82,14 @@ pub(crate) struct Conversation<'r> {
     pub continuation_id: &'r str,
     pub conversation_id: &'r str,
     pub model_id: &'r str,
-    pub history: Vec<Message<'r>>,
+    pub history: Vec<HistoryMessage<'r>>,
     pub current: UserMessage<'r>,
     /// Of the current message.
     pub tools: Vec<Tool<'r>>,
 }
 
 #[derive(Debug)]
-pub(crate) enum Message<'r> {
+pub(crate) enum HistoryMessage<'r> {
     User(UserMessage<'r>),
     Assistant(AssistantMessage<'r>),
 }
@@ -237,8 +237,8 @@ impl<'r> Conversation<'r> {
     /// Every place that can hold a cache point, in the order in which upstream reads them. The tools hold none (TR50).
     pub fn cache_points(&mut self) -> impl DoubleEndedIterator<Item = &mut bool> {
         let messages = self.history.iter_mut().map(|message| match message {
-            Message::User(message) => &mut message.cache_point,
-            Message::Assistant(message) => &mut message.cache_point,
+            HistoryMessage::User(message) => &mut message.cache_point,
+            HistoryMessage::Assistant(message) => &mut message.cache_point,
         });
         messages.chain(std::iter::once(&mut self.current.cache_point))
     }
@@ -246,13 +246,13 @@ impl<'r> Conversation<'r> {
     /// The first user message, wherever it stands; history begins with one.
     pub fn first_user(&mut self) -> &mut UserMessage<'r> {
         match self.history.first_mut() {
-            Some(Message::User(message)) => message,
+            Some(HistoryMessage::User(message)) => message,
             _ => &mut self.current,
         }
     }
 
     /// Serialises it; `size` is a guess at the body's length in bytes.
-    pub fn body(&self, size: usize) -> Body {
+    pub fn body(&self, size: usize) -> KiroBody {
         let mut front = Vec::with_capacity(128);
         front.put(START);
         front.put(r#""agentContinuationId":"#);
@@ -271,11 +271,11 @@ impl<'r> Conversation<'r> {
         if !self.history.is_empty() {
             out.put(r#","history":"#);
             array(&self.history, &mut out, |message, out| match message {
-                Message::User(message) => message.write(&model, &[], out),
-                Message::Assistant(message) => message.write(out),
+                HistoryMessage::User(message) => message.write(&model, &[], out),
+                HistoryMessage::Assistant(message) => message.write(out),
             });
         }
-        Body { front: front.into(), state: out.into(), conversation_id: conversation_id.into() }
+        KiroBody { front: front.into(), state: out.into(), conversation_id: conversation_id.into() }
     }
 }
 
@@ -418,7 +418,7 @@ mod tests {
 
     const Q: Form<'_> = Form::full(Shape::Q);
 
-    fn body(current: UserMessage<'_>, tools: Vec<Tool<'_>>, history: Vec<Message<'_>>) -> Body {
+    fn body(current: UserMessage<'_>, tools: Vec<Tool<'_>>, history: Vec<HistoryMessage<'_>>) -> KiroBody {
         let (continuation_id, conversation_id, model_id) = ("A", "B", "M");
         Conversation { continuation_id, conversation_id, model_id, history, current, tools }.body(0)
     }
@@ -436,8 +436,8 @@ mod tests {
             },
             vec![Tool { name: "f".into(), description: Text::new("d"), schema: "{}".into() }],
             vec![
-                Message::User(UserMessage { content: text(), ..UserMessage::default() }),
-                Message::Assistant(AssistantMessage {
+                HistoryMessage::User(UserMessage { content: text(), ..UserMessage::default() }),
+                HistoryMessage::Assistant(AssistantMessage {
                     content: text(),
                     tool_uses: vec![ToolUse { id: "t1", name: "f".into(), input: Input::Empty }],
                     reasoning: Some(Reasoning::Redacted(Text::new("AA=="))),
@@ -479,7 +479,7 @@ mod tests {
     #[test]
     fn what_an_attempt_chooses_k115_k116_k121_tr2() {
         let current = || UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
-        let body = body(current(), vec![], vec![Message::User(current())]);
+        let body = body(current(), vec![], vec![HistoryMessage::User(current())]);
         let continuation = r#""agentContinuationId":"A","agentTaskType":"vibe","#;
         let state = concat!(
             r#""chatTriggerType":"MANUAL","conversationId":"B","currentMessage":{"userInputMessage":{"content":"t","#,

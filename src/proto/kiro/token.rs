@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::fault::{Fault, FaultKind};
 use crate::proto::record::{Method, Token, is_region};
-use crate::proto::said::Known;
+use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
 
 /// Lifetime of an access token whose answer doesn't say (K54).
@@ -93,7 +93,9 @@ pub fn read_answer(method: Method, status: u16, error_type: Option<&str>, body: 
     }
     let error = ErrorAnswer { answer: &answer, error_type };
     // K104: before everything else.
-    if Fault::from_http(status, error_type, None, body, false, &Known::default()).kind == FaultKind::ClientVersion {
+    if Fault::from_http(status, error_type, None, body, false, &KnownSecrets::default()).kind
+        == FaultKind::ClientVersion
+    {
         return Err(Refusal::ClientVersion);
     }
     Err(match status {

@@ -39,22 +39,22 @@ pub enum Source {
     /// Credentials, one or many (R84), or API keys one a line.
     Credentials {
         /// Each as it was read.
-        found: Vec<Found>,
+        found: Vec<FoundAccount>,
         /// Members that are set and not taken over.
         left: Vec<String>,
     },
 }
 
 /// One account of a source.
-pub struct Found {
+pub struct FoundAccount {
     /// The account's name, key or number in its source.
     pub label: String,
     /// What can be taken over; else why nothing can.
-    pub taken: Result<Taken, String>,
+    pub taken: Result<ImportedAccount, String>,
 }
 
 /// What is taken over of an account.
-pub struct Taken {
+pub struct ImportedAccount {
     /// Its id in the source, when it may be one here (R13).
     pub id: Option<String>,
     /// For display.
@@ -141,11 +141,11 @@ fn api_keys(text: &str) -> Result<Source, String> {
         let is_key = key.starts_with("ksk_") && key.bytes().all(|byte| byte.is_ascii_graphic());
         let taken = if is_key {
             let token = format!("{{\"authMethod\":\"api_key\",\"kiroApiKey\":{}}}", quote(key)).into_bytes();
-            Ok(Taken { id: None, name: None, members: Vec::new(), token })
+            Ok(ImportedAccount { id: None, name: None, members: Vec::new(), token })
         } else {
             Err("no API key".to_owned())
         };
-        Found { label: format!("line {}", at + 1), taken }
+        FoundAccount { label: format!("line {}", at + 1), taken }
     });
     let found: Vec<_> = found.collect();
     within_limit(found.len())?;
@@ -179,14 +179,14 @@ fn credentials(list: &[Value]) -> Result<Source, String> {
         let label = value
             .as_object()
             .map_or_else(|| format!("account {}", at + 1), |object| label_of(object, &["nickname", "label"], at));
-        Found { label, taken: credential(value, &mut left) }
+        FoundAccount { label, taken: credential(value, &mut left) }
     });
     let found = found.collect();
     Ok(Source::Credentials { found, left })
 }
 
 /// R84: one credential as several Rust gateways keep it.
-fn credential(value: &Value, left: &mut Vec<String>) -> Result<Taken, String> {
+fn credential(value: &Value, left: &mut Vec<String>) -> Result<ImportedAccount, String> {
     const LEFT: [&str; 4] = ["id", "groups", "endpoint", "subscriptionTitle"];
     let object = value.as_object().ok_or("no JSON object")?;
     for name in LEFT {
@@ -217,7 +217,7 @@ fn credential(value: &Value, left: &mut Vec<String>) -> Result<Taken, String> {
         members.push(("priority", priority.to_string()));
     }
     let name = text(&merged, &["nickname", "label", "email"]).map(display_name).filter(|name| !name.is_empty());
-    Ok(Taken { id: None, name, members, token })
+    Ok(ImportedAccount { id: None, name, members, token })
 }
 
 /// The token record of a credential: what the IDE's token file would give (R67).
@@ -296,7 +296,7 @@ pub fn inline(json: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Accounts of kiro-cli's or Amazon Q's database: the rows of `auth_kv` and of `state`, key and value (R82).
-pub fn kiro_cli(auth: &[(String, Vec<u8>)], state: &[(String, Vec<u8>)]) -> Vec<Found> {
+pub fn kiro_cli(auth: &[(String, Vec<u8>)], state: &[(String, Vec<u8>)]) -> Vec<FoundAccount> {
     const KINDS: [(&str, &[&str]); 3] = [
         ("odic", &["kirocli:odic", "kirocli:oidc", "codewhisperer:odic", "codewhisperer:oidc"]),
         ("social", &["kirocli:social", "codewhisperer:social"]),
@@ -308,13 +308,13 @@ pub fn kiro_cli(auth: &[(String, Vec<u8>)], state: &[(String, Vec<u8>)]) -> Vec<
         let row = prefixes.iter().find_map(|prefix| Some((*prefix, value_of(auth, &format!("{prefix}:token"))?)));
         let Some((prefix, value)) = row else { continue };
         let label = format!("{prefix}:token");
-        let taken = session(kind, prefix, value, auth, state).map(|token| Taken {
+        let taken = session(kind, prefix, value, auth, state).map(|token| ImportedAccount {
             id: None,
             name: None,
             members: Vec::new(),
             token,
         });
-        found.push(Found { label, taken });
+        found.push(FoundAccount { label, taken });
     }
     found
 }

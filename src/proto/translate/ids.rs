@@ -52,7 +52,7 @@ impl fmt::Display for ConversationKey {
 
 /// Who asks, beside the body.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Caller<'a> {
+pub struct ClientContext<'a> {
     /// The header `x-claude-code-session-id` (M34).
     pub session: Option<&'a str>,
     /// The header `x-session-id`, which gateways in front of this one set: 8 to 128 printable ASCII characters, anything
@@ -68,7 +68,7 @@ pub struct IdContext<'a> {
     /// R103's.
     pub secret: &'a IdSecret,
     /// Who asks.
-    pub caller: Caller<'a>,
+    pub caller: ClientContext<'a>,
     /// `KIRO_CONVERSATION_ID=random`: two random v4 UUIDs of this client request, the conversation's and the
     /// continuation's, the same on every attempt. `None`: derived.
     pub random: Option<[&'a str; 2]>,
@@ -219,7 +219,7 @@ mod tests {
 
     const RANDOM: [&str; 2] = ["00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"];
 
-    fn of(body: &str, caller: Caller<'_>, random: Option<[&str; 2]>) -> Ids {
+    fn of(body: &str, caller: ClientContext<'_>, random: Option<[&str; 2]>) -> Ids {
         let secret = IdSecret::of_text("a secret of the tests");
         let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
         ids(&request, &IdContext { secret: &secret, caller, random })
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn equal_beginnings_give_equal_ids_tr48_tr49() {
-        let none = Caller::default();
+        let none = ClientContext::default();
         let first = of(&with(r#""S""#, A, ""), none, None);
         // Blocks or a string, other spellings, whatever follows.
         for same in [
@@ -260,7 +260,7 @@ mod tests {
             assert!(is_uuid(uuid) && &uuid[14..15] == "4" && "89ab".contains(&uuid[19..20]), "{uuid}");
         }
         assert_ne!(first.conversation, first.continuation);
-        let keyed = Caller { key: Some([1; 32]), ..none };
+        let keyed = ClientContext { key: Some([1; 32]), ..none };
         let image = |data| {
             format!(
                 r#"{{"role":"user","content":[{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{data}"}}}}]}}"#
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn only_the_beginning_of_the_system_text_counts_tr48() {
-        let none = Caller::default();
+        let none = ClientContext::default();
         let long = |tail: &str, length: usize| with(&format!("\"{}{tail}\"", "é".repeat(length)), A, "");
         assert_eq!(of(&long("x", 1_024), none, None), of(&long("y", 1_024), none, None));
         assert_ne!(of(&long("x", 1_023), none, None).key, of(&long("y", 1_023), none, None).key);
@@ -309,7 +309,7 @@ mod tests {
         let id = "13e2a96f-2434-496b-8db1-e2c1f1306470";
         let other = "0b5e7c1a-1111-4222-8333-444455556666";
         let body = with(r#""S""#, A, "");
-        let caller = |session, gateway_session| Caller { session, gateway_session, key: None };
+        let caller = |session, gateway_session| ClientContext { session, gateway_session, key: None };
         assert_eq!(of(&body, caller(Some(id), Some(other)), None).conversation, id);
         assert_eq!(of(&body, caller(Some("nope"), Some(other)), None).conversation, other);
         // No UUID: in place of the two texts, and never the text itself.
@@ -321,7 +321,7 @@ mod tests {
         assert_ne!(named.key, elsewhere.key);
         assert_ne!(of(&body, caller(None, Some("abc-12346")), None).conversation, named.conversation);
         // What isn't a session id.
-        let derived = of(&body, Caller::default(), None);
+        let derived = of(&body, ClientContext::default(), None);
         let long = "x".repeat(129);
         for none in ["abc-123", "", "abc-é2345", "abc\n12345", &long] {
             assert_eq!(of(&body, caller(None, Some(none)), None), derived, "{none:?}");
@@ -332,15 +332,15 @@ mod tests {
         });
         assert_eq!(tasks[0].conversation, tasks[1].conversation);
         assert_ne!(tasks[0].key, tasks[1].key);
-        assert_ne!(tasks[0].key, of(&with(r#""S""#, A, ""), Caller::default(), None).key);
+        assert_ne!(tasks[0].key, of(&with(r#""S""#, A, ""), ClientContext::default(), None).key);
     }
 
     #[test]
     fn random_ones_are_the_callers_a125_tr49() {
         let body = with(r#""S""#, A, "");
-        let random = of(&body, Caller::default(), Some(RANDOM));
+        let random = of(&body, ClientContext::default(), Some(RANDOM));
         assert_eq!([&*random.conversation, &*random.continuation], RANDOM);
-        assert_eq!(random.key, of(&body, Caller::default(), None).key);
+        assert_eq!(random.key, of(&body, ClientContext::default(), None).key);
     }
 
     #[test]

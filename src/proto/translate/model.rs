@@ -159,7 +159,7 @@ pub struct CacheLimits {
 
 /// A model that an account's catalogue has, reduced to what makes a row of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found<'a> {
+pub struct FoundModel<'a> {
     /// Upstream's `modelId`.
     pub kiro_id: &'a str,
     /// For people.
@@ -250,7 +250,7 @@ impl Models {
     /// The same table with a row more for each model that has none (TR37, M86); of several of one id the first is
     /// taken. At most 1,024 are.
     #[must_use]
-    pub fn with_found<'a>(&self, found: impl IntoIterator<Item = Found<'a>>) -> Self {
+    pub fn with_found<'a>(&self, found: impl IntoIterator<Item = FoundModel<'a>>) -> Self {
         let mut rows = self.rows.clone();
         let mut seen = HashSet::new();
         for model in found {
@@ -345,7 +345,7 @@ impl Models {
     }
 
     /// The row for a model of a catalogue.
-    fn row_of(&self, model: &Found<'_>, hyphens: String) -> Model {
+    fn row_of(&self, model: &FoundModel<'_>, hyphens: String) -> Model {
         let is_claude = starts_with_claude(model.kiro_id);
         let version = Version::of(&hyphens);
         let like = match version {
@@ -771,7 +771,8 @@ mod tests {
         assert_eq!(id(table, "gpt-5.6-sol").as_deref(), Some("gpt-5.6-sol"));
         assert_eq!(id(table, "GPT-5.6-Sol").as_deref(), Some("gpt-5.6-sol"));
         assert_eq!(id(table, "gpt-5.7-sol"), None);
-        let found = |id| Found { kiro_id: id, display_name: Some("GPT-5.7"), window: Some(400_000), max_output: None };
+        let found =
+            |id| FoundModel { kiro_id: id, display_name: Some("GPT-5.7"), window: Some(400_000), max_output: None };
         let table = table.with_found([found("gpt-5.7-Sol"), found("gpt-5.7-sol"), found("GPT-5.6-sol")]);
         let row = table.resolve("GPT-5.7-sol", None).unwrap().row;
         assert_eq!((&*row.kiro_id, row.window, row.max_output), ("gpt-5.7-Sol", 400_000, 64_000));
@@ -803,7 +804,7 @@ mod tests {
 
     #[test]
     fn a_model_of_a_catalogue_gets_a_row_m86() {
-        let found = |id, window| Found { kiro_id: id, display_name: None, window, max_output: None };
+        let found = |id, window| FoundModel { kiro_id: id, display_name: None, window, max_output: None };
         let table = Models::embedded()
             .with_found([found("claude-opus-9.9", Some(2_000_000)), found("claude-opus-5.5", Some(1))]);
         let row = table.resolve("claude-opus-9-9", None).unwrap().row;

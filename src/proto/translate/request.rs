@@ -17,7 +17,7 @@ use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
-use crate::proto::kiro::request::{AssistantMessage, Body, Content, Conversation, Message as KiroMessage, UserMessage};
+use crate::proto::kiro::request::{AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, UserMessage};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
     Content as BlockContent, Display, Message, Request, RequestError, Role, ToolChoice, quotable,
@@ -119,7 +119,7 @@ pub struct LeaveOut {
 #[derive(Debug, Clone)]
 pub struct Translated {
     /// The Kiro request.
-    pub body: Body,
+    pub body: KiroBody,
     /// The row of the model table.
     pub model: Arc<Model>,
     /// Upstream's tool names back to the client's (TR20).
@@ -180,13 +180,13 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         .map(|(place, turn)| match turn {
             Turn::User(turn) => {
                 let keeps_images = place + MESSAGES_WITH_IMAGES >= history_len;
-                KiroMessage::User(turn.message(keeps_images, &mut documents))
+                HistoryMessage::User(turn.message(keeps_images, &mut documents))
             }
-            Turn::Assistant(turn) => KiroMessage::Assistant(turn.message(&mut past_thinking)),
+            Turn::Assistant(turn) => HistoryMessage::Assistant(turn.message(&mut past_thinking)),
         })
         .collect();
     let current = match messages.pop() {
-        Some(KiroMessage::User(message)) => message,
+        Some(HistoryMessage::User(message)) => message,
         prefill => {
             messages.extend(prefill);
             UserMessage { content: CONTINUE.into(), ..UserMessage::default() }
@@ -317,7 +317,7 @@ fn place_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>, pla
         SystemPlace::Pair => {
             let user = UserMessage { content: system.text, cache_point: system.cached, ..UserMessage::default() };
             let assistant = AssistantMessage { content: SYSTEM_REPLY.into(), ..AssistantMessage::default() };
-            let pair = [KiroMessage::User(user), KiroMessage::Assistant(assistant)];
+            let pair = [HistoryMessage::User(user), HistoryMessage::Assistant(assistant)];
             conversation.history.splice(0..0, pair);
         }
         SystemPlace::Fold => {
@@ -339,8 +339,8 @@ fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, lim
     conversation.cache_points().rev().filter(|point| **point).skip(most).for_each(|point| *point = false);
     if which == CachePoints::Auto {
         let last_reply = conversation.history.iter_mut().rev().find_map(|message| match message {
-            KiroMessage::Assistant(message) => Some(message),
-            KiroMessage::User(_) => None,
+            HistoryMessage::Assistant(message) => Some(message),
+            HistoryMessage::User(_) => None,
         });
         if let Some(message) = last_reply.filter(|_| limit > 0) {
             message.cache_point = true;

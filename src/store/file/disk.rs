@@ -21,7 +21,7 @@ pub(super) const MOST: usize = 256 << 20;
 const MAX_LINKS: usize = 40;
 
 /// A file as it was found.
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) stamp: Stamp,
     /// Others than its owner can read it (R64).
     pub(super) is_open_to_others: bool,
@@ -41,10 +41,10 @@ pub(super) fn target(path: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// The state of a file; `None` when it is not there.
-pub(super) fn look(path: &Path) -> Result<Option<Found>, StoreError> {
+pub(super) fn look(path: &Path) -> Result<Option<FoundFile>, StoreError> {
     match fs::metadata(path) {
         Ok(metadata) => {
-            Ok(Some(Found { stamp: Stamp::of(&metadata), is_open_to_others: is_open_to_others(&metadata) }))
+            Ok(Some(FoundFile { stamp: Stamp::of(&metadata), is_open_to_others: is_open_to_others(&metadata) }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(path, &error)),

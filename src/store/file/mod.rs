@@ -112,14 +112,14 @@ struct Waiting {
 /// One compare-and-set of a record.
 #[derive(Clone)]
 struct Cell {
-    kind: Kind,
+    kind: RecordKind,
     id: String,
     old: Bytes,
     new: Bytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+enum RecordKind {
     Account,
     Token,
 }
@@ -198,7 +198,7 @@ impl FileStore {
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
         let cells = changes.iter().map(|change| Cell {
-            kind: Kind::Account,
+            kind: RecordKind::Account,
             id: change.id.clone(),
             old: change.old.clone(),
             new: change.new.clone(),
@@ -254,7 +254,7 @@ impl FileStore {
         new: &[u8],
     ) -> Result<Cas, StoreError> {
         let (old, new) = (Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
-        let cell = Cell { kind: Kind::Token, id: key.id().to_owned(), old, new };
+        let cell = Cell { kind: RecordKind::Token, id: key.id().to_owned(), old, new };
         let mut results = self.compare_and_set(vec![cell]).await;
         results.pop().unwrap_or_else(|| Err(broken("no answer")))
     }
@@ -368,7 +368,7 @@ impl Inner {
     }
 
     /// What was read of the file, if it is still this one.
-    fn seen(&self, found: Option<&disk::Found>) -> Option<Content> {
+    fn seen(&self, found: Option<&disk::FoundFile>) -> Option<Content> {
         let memory = self.memory();
         let (stamp, content) = memory.seen.as_ref()?;
         (*stamp == found?.stamp).then(|| content.clone())
@@ -445,7 +445,7 @@ impl Inner {
         let waiting = self.waiting();
         let cells = waiting.iter().flat_map(|waiting| &waiting.cells);
         let tokens: HashSet<&str> =
-            cells.filter(|cell| cell.kind == Kind::Token).map(|cell| cell.id.as_str()).collect();
+            cells.filter(|cell| cell.kind == RecordKind::Token).map(|cell| cell.id.as_str()).collect();
         self.refreshing.ids().iter().any(|id| !tokens.contains(id.as_str()))
     }
 
@@ -465,16 +465,16 @@ impl Inner {
         let written = match self.content() {
             Ok(Content::Token(_)) => {
                 let one = |cell: &&Cell| match cell.kind {
-                    Kind::Account => Ok(self.compare_and_set_in_memory(cell)),
-                    Kind::Token => self.compare_and_set_token_file(cell),
+                    RecordKind::Account => Ok(self.compare_and_set_in_memory(cell)),
+                    RecordKind::Token => self.compare_and_set_token_file(cell),
                 };
                 return cells.iter().map(one).collect();
             }
             Ok(_) => self.change(|content| {
                 let Content::Pool(pool) = content else { return Ok((vec![Cas::Absent; cells.len()], None)) };
-                let mut replaced: HashMap<(Kind, &str), (Bytes, Bytes)> = HashMap::new();
+                let mut replaced: HashMap<(RecordKind, &str), (Bytes, Bytes)> = HashMap::new();
                 let results = cells.iter().map(|cell| {
-                    let records = if cell.kind == Kind::Token { &pool.tokens } else { &pool.accounts };
+                    let records = if cell.kind == RecordKind::Token { &pool.tokens } else { &pool.accounts };
                     let Some(before) = records.get(&cell.id) else { return Cas::Absent };
                     let place = (cell.kind, cell.id.as_str());
                     let current = replaced.get(&place).map_or(before, |(_, new)| new);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kiro_messages::config::{Config, StoreKind};
 use kiro_messages::credentials::LookUp;
 use kiro_messages::pool::Wanted;
-use kiro_messages::proto::record::import::{Checked, Found, Taken, check};
+use kiro_messages::proto::record::import::{Checked, FoundAccount, ImportedAccount, check};
 use kiro_messages::proto::record::{Method, Token, TokenKey, is_account_id, rfc3339};
 use kiro_messages::store::{Added, NewAccount};
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         json: options.get_flag("json"),
         now,
     };
-    let mut known = Known::of(&desk).await?;
+    let mut known = StoredAccounts::of(&desk).await?;
     let mut reports = Vec::new();
     for (label, checked) in ready {
         let report = match checked {
@@ -85,7 +85,7 @@ struct Options {
 }
 
 /// The accounts that `--only` and `--key` leave, each with what it is called.
-fn chosen(found: Vec<Found>, options: &ArgMatches) -> Result<Vec<(String, Found)>, CommandFailure> {
+fn chosen(found: Vec<FoundAccount>, options: &ArgMatches) -> Result<Vec<(String, FoundAccount)>, CommandFailure> {
     let only = options.get_one::<usize>("only").copied();
     let key = options.get_one::<String>("key");
     let all = found.len();
@@ -100,7 +100,7 @@ fn chosen(found: Vec<Found>, options: &ArgMatches) -> Result<Vec<(String, Found)
     Ok(named)
 }
 
-fn prepare(taken: Taken, config: &Config, now: Timestamp) -> Result<(Taken, Checked), String> {
+fn prepare(taken: ImportedAccount, config: &Config, now: Timestamp) -> Result<(ImportedAccount, Checked), String> {
     let mut checked = check(taken.token.clone(), &config.external_idp_hosts, now)?;
     if let Some(refresh_token) = &checked.token.refresh_token {
         // A provider's own tokens may be short (R86).
@@ -113,12 +113,12 @@ fn prepare(taken: Taken, config: &Config, now: Timestamp) -> Result<(Taken, Chec
 }
 
 /// What the store had before, and what came in since.
-struct Known {
+struct StoredAccounts {
     ids: HashSet<String>,
     credentials: HashMap<String, String>,
 }
 
-impl Known {
+impl StoredAccounts {
     async fn of(desk: &Desk) -> Result<Self, CommandFailure> {
         let mut known = Self { ids: HashSet::new(), credentials: HashMap::new() };
         for account in desk.store.load().await? {
@@ -161,8 +161,8 @@ struct AddedAccount {
 
 async fn add(
     desk: &Desk,
-    known: &mut Known,
-    taken: Taken,
+    known: &mut StoredAccounts,
+    taken: ImportedAccount,
     checked: Checked,
     name: Option<String>,
     options: &Options,

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kiro_messages::files::Stamp;
-use kiro_messages::proto::record::import::{Found, kiro_cli};
+use kiro_messages::proto::record::import::{FoundAccount, kiro_cli};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -23,7 +23,7 @@ const LOGS: [&str; 2] = ["-wal", "-journal"];
 ///
 /// # Errors
 /// Why it can't be read, without its path.
-pub fn read(path: &Path) -> Result<Vec<Found>, String> {
+pub fn read(path: &Path) -> Result<Vec<FoundAccount>, String> {
     let mut problem = String::new();
     for _ in 0..COPIES {
         let before = stamps(path);
@@ -103,7 +103,7 @@ fn copy_file(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
-fn accounts(copy: &Path) -> Result<Vec<Found>, String> {
+fn accounts(copy: &Path) -> Result<Vec<FoundAccount>, String> {
     // The copy's log is worked in when it is opened, which is writing.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(copy, flags).map_err(|error| said(&error))?;

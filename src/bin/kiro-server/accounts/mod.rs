@@ -15,7 +15,7 @@ use clap::ArgMatches;
 use kiro_messages::config::Config;
 use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::AccountInfo;
-use kiro_messages::proto::kiro::profile::Kind;
+use kiro_messages::proto::kiro::profile::AccountKind;
 
 use super::output::{CommandFailure, plain};
 
@@ -42,8 +42,12 @@ fn name(name: Option<&str>) -> String {
 /// `idc (enterprise)`, `idc (builder-id)`, or the method alone where it says everything (R75).
 pub fn method(info: &AccountInfo) -> String {
     match info.kind {
-        Kind::BuilderId | Kind::Enterprise => format!("{} ({})", info.method.as_str(), info.kind.as_str()),
-        Kind::ApiKey | Kind::External | Kind::Social | Kind::Unsure => info.method.as_str().to_owned(),
+        AccountKind::BuilderId | AccountKind::Enterprise => {
+            format!("{} ({})", info.method.as_str(), info.kind.as_str())
+        }
+        AccountKind::ApiKey | AccountKind::External | AccountKind::Social | AccountKind::Unsure => {
+            info.method.as_str().to_owned()
+        }
     }
 }
 

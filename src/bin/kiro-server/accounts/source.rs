@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use kiro_messages::files;
 use kiro_messages::proto::record::import::{
-    Found, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, Taken, inline, recognise,
+    FoundAccount, ImportedAccount, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, inline, recognise,
 };
 use kiro_messages::proto::record::{Json, Method, Object, RECORD, Registration, Token, quote, short};
 use kiro_messages::store::{StoreError, import};
@@ -24,7 +24,7 @@ const IN_FOLDER: [&str; 5] =
 #[derive(Default)]
 pub struct Gathered {
     /// Its accounts, as far as they could be read.
-    pub found: Vec<Found>,
+    pub found: Vec<FoundAccount>,
     /// The path names one token file: messages need no names.
     pub is_single: bool,
     /// Another program goes on using these sessions (R85).
@@ -50,7 +50,7 @@ fn gather_default(base: Option<&Path>, now: Timestamp) -> Result<Gathered, Comma
     if token.exists() {
         let mut gathered = file(&token, base, now)?;
         if gathered.is_single
-            && let Some(Found { taken: Ok(taken), .. }) = gathered.found.first_mut()
+            && let Some(FoundAccount { taken: Ok(taken), .. }) = gathered.found.first_mut()
         {
             add_profile(taken, &home);
         }
@@ -86,7 +86,7 @@ fn databases(home: &Path) -> Vec<PathBuf> {
 }
 
 /// The IDE keeps the profile of an organisation's user beside its settings (R80).
-fn add_profile(taken: &mut Taken, home: &Path) {
+fn add_profile(taken: &mut ImportedAccount, home: &Path) {
     let storage = if cfg!(target_os = "macos") {
         home.join("Library/Application Support")
     } else if cfg!(windows) {
@@ -120,7 +120,7 @@ fn folder(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, 
         let is_token = read(&file).is_ok_and(|text| matches!(recognise(&text), Ok(Source::TokenFile)));
         if is_token {
             let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            gathered.found.push(Found { label, taken: token_file(&file, now) });
+            gathered.found.push(FoundAccount { label, taken: token_file(&file, now) });
         }
     }
     if gathered.found.is_empty() {
@@ -154,7 +154,7 @@ fn file(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, Co
         }
         Source::TokenFile => {
             let taken = token_file(path, now).map_err(CommandFailure::new)?;
-            let found = vec![Found { label: path.display().to_string(), taken: Ok(taken) }];
+            let found = vec![FoundAccount { label: path.display().to_string(), taken: Ok(taken) }];
             Ok(Gathered { found, is_single: true, is_shared: true, ..Gathered::default() })
         }
         Source::Service { accounts, others } => {
@@ -177,7 +177,7 @@ fn root_of(path: &Path, base: Option<&Path>) -> PathBuf {
     base.or_else(above).unwrap_or(folder).to_owned()
 }
 
-fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> Found {
+fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> FoundAccount {
     let token = match &account.place {
         Place::Nowhere(why) => Err(why.clone()),
         Place::Inline(json) => inline(json),
@@ -191,7 +191,7 @@ fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> Found {
         }
     };
     let ServiceAccount { label, id, name, members, .. } = account;
-    Found { label, taken: token.map(|token| Taken { id, name, members, token }) }
+    FoundAccount { label, taken: token.map(|token| ImportedAccount { id, name, members, token }) }
 }
 
 /// An IdC login without a client gets that of the one other file of its folder that has one (R83).
@@ -221,9 +221,9 @@ fn with_registration(record: Vec<u8>, path: &Path) -> Result<Vec<u8>, String> {
     }
 }
 
-fn token_file(path: &Path, now: Timestamp) -> Result<Taken, String> {
+fn token_file(path: &Path, now: Timestamp) -> Result<ImportedAccount, String> {
     let imported = import(path, now).map_err(|error| of_file(&error))?;
-    Ok(Taken { id: None, name: None, members: Vec::new(), token: imported.token })
+    Ok(ImportedAccount { id: None, name: None, members: Vec::new(), token: imported.token })
 }
 
 /// The error of a file that is no store: without the word that says so.

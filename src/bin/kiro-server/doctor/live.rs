@@ -10,10 +10,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use http::Uri;
 use jiff::Timestamp;
 use kiro_messages::config::{Config, UpstreamKind};
 use kiro_messages::policy::learned::Variant;
 use kiro_messages::pool::Wanted;
+use kiro_messages::proto::address::is_loopback;
 use kiro_messages::proto::kiro::catalogue::{Catalogue, Listed};
 use kiro_messages::proto::kiro::client_identity::VERSION_FLOOR;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
@@ -254,16 +256,10 @@ async fn prepare(desk: &Desk, entry: &DeskAccount) -> Result<ProbeAccount, Comma
     let bearer = desk.credentials.access_token(&lease).await;
     let bearer = bearer.map_err(|fault| CommandFailure::new(format!("no access token: {}", fault.kind.as_str())))?;
     let view = (**lease.account()).clone();
-    let near = is_near(&view.generate_url());
+    let on_this_machine = view.generate_url().parse::<Uri>().is_ok_and(|url| url.host().is_some_and(is_loopback));
     // Kiro's own hosts are spared; a simulator on this machine needn't be.
-    let pause = if near { Duration::ZERO } else { PAUSE };
+    let pause = if on_this_machine { Duration::ZERO } else { PAUSE };
     ProbeAccount::new(&desk.upstream, view, &bearer, pause).map_err(|fault| CommandFailure::new(fault.message.as_str()))
-}
-
-/// Whether an address leads to this machine (K12).
-fn is_near(url: &str) -> bool {
-    let host = url.split_once("://").map_or("", |(_, rest)| rest).split(['/', ':']).next().unwrap_or_default();
-    matches!(host, "127.0.0.1" | "localhost") || host.ends_with(".localhost")
 }
 
 fn write_report(file: &Path, report: &Value) -> Result<(), CommandFailure> {

@@ -13,9 +13,9 @@ use kiro_messages::proto::eventstream::Decoder;
 use kiro_messages::proto::kiro::event::{Content, Event, Reader, Telemetry, Text, TokenCounts};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
-use kiro_messages::proto::said::Known;
+use kiro_messages::proto::said::KnownSecrets;
 use kiro_messages::secret::Secret;
-use kiro_messages::upstream::{Caller, Upstream};
+use kiro_messages::upstream::{CallAuth, Upstream};
 use serde_json::{Map, Value, json};
 
 /// Most requests of one run (K138).
@@ -40,7 +40,7 @@ pub struct ProbeAccount {
     client: reqwest::Client,
     headers: Vec<((Shape, Call), HeaderMap)>,
     view: AccountView,
-    known: Known,
+    known: KnownSecrets,
     pause: Duration,
     /// Requests made.
     pub sent: usize,
@@ -156,7 +156,7 @@ impl ProbeAccount {
         let mut headers = Vec::new();
         for shape in Shape::ALL {
             for call in [Call::Chat, Call::Mcp, Call::Usage, Call::Models] {
-                let caller = Caller {
+                let caller = CallAuth {
                     token,
                     token_type: view.token_type(),
                     machine_id: view.machine_id(),
@@ -169,7 +169,7 @@ impl ProbeAccount {
         Ok(Self {
             client,
             headers,
-            known: Known::of_call(token, view.machine_id(), view.id()),
+            known: KnownSecrets::of_call(token, view.machine_id(), view.id()),
             view,
             pause,
             sent: 0,
