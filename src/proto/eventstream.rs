@@ -30,7 +30,7 @@ pub const MAX_VALUE: usize = i16::MAX as usize;
 
 /// A buffer for cut frames is kept for the next one up to this size and given back above it.
 const KEEP_CUT_BUFFER: usize = 4 << 10;
-/// Larger header sections than any that Kiro sends aren't remembered.
+/// Header sections up to this size, in bytes, are remembered. Kiro's are smaller.
 const KNOWN_HEADERS: usize = 256;
 /// A cut frame up to this size gets its buffer at once; a larger one grows with what really arrives, so that a
 /// length alone costs no memory.
@@ -515,13 +515,13 @@ enum Place {
 struct Prelude {
     total: usize,
     headers: usize,
-    /// The checksum of the first eight bytes, where the message's one goes on.
+    /// The checksum of the first eight bytes; the message checksum continues from it.
     checksum: u32,
 }
 
 impl Prelude {
-    /// Reads and checks the first 12 bytes, as soon as they are there: a corrupt length must not make us buffer
-    /// (K25, K26). `None` while they are not.
+    /// Reads and checks the first 12 bytes as soon as they have arrived: a corrupt length must not make us buffer (K25,
+    /// K26). `None` before that.
     #[inline]
     fn read(bytes: &[u8], max_frame: usize) -> Result<Option<Self>, Flaw> {
         let Some(prelude) = bytes.first_chunk::<PRELUDE>() else { return Ok(None) };
@@ -546,7 +546,7 @@ impl Prelude {
     }
 }
 
-/// Checks what the prelude doesn't cover of a whole frame: message checksum (K22), then every header (K24).
+/// Checks the rest of a whole frame: message checksum (K22), then every header (K24).
 #[inline]
 fn check(frame: &[u8], prelude: &Prelude, known_headers: &mut Vec<u8>) -> Result<(), Flaw> {
     let (covered, stated) = frame.split_at(prelude.total - 4);
@@ -866,7 +866,7 @@ mod tests {
             section.extend(vec![0; len - 1]);
             assert_eq!(flaw(with_section(&section)), Flaw::HeaderPastEnd, "type {kind}");
         }
-        // Past the section's end there is payload to read on in: still invalid.
+        // The bytes behind the section are payload, but a header that runs into them is still invalid.
         assert_eq!(flaw(forged(24, 2, &[3, b'a', b'b', b'c', TRUE, 0, 0, 0])), Flaw::HeaderPastEnd);
     }
 

@@ -1,7 +1,7 @@
-//! JSON as text. Nothing is decoded that is only copied, and nothing changes but what must.
+//! JSON as text: bytes that are only copied are never decoded, and bytes that needn't change stay.
 //!
-//! - [`Literal`] and its neighbours: the inside of a string, checked, decoded, written.
-//! - [`Completeness`], [`compact`]: a text that is looked through.
+//! - [`Literal`] and its neighbours check, decode and write the inside of a string.
+//! - [`Completeness`] and [`compact`] scan a whole text.
 //! - [`tree`]: a request body, and where each of its values lies.
 //! - [`object`]: a record, and how to change one member of it.
 

@@ -56,9 +56,9 @@ pub use super::translate::usage::{Measured, UsageSplit};
 /// What a response was like, for the log and the metrics. Counts go over all attempts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// Why the answer ended; none while it runs and when it failed.
+    /// Why the answer ended; none while it runs and after a failure.
     pub stop_reason: Option<StopReason>,
-    /// As in `message_delta`; before that, what it would be now.
+    /// As in `message_delta`; before that, the figures as of now.
     pub usage: Usage,
     /// Frames decoded.
     pub frames: u64,
@@ -80,14 +80,14 @@ pub struct Report {
     pub credits: Option<f64>,
     /// The answer ended with the body alone, without counts, percentage and credits (TU9): it may be a cut.
     pub without_end: bool,
-    /// What upstream counted and its percentage, where the answer had both (A187).
+    /// Upstream's count and its percentage, when the answer had both (A187).
     pub measured: Option<Measured>,
-    /// A key of each signed and of each redacted thought that was delivered, in order, at most 64 (TR44); see
-    /// [`signature_key`].
+    /// The [`signature_key`] of each signed or redacted thought that was delivered, in order, at most 64 (TR44).
     pub signatures: Vec<u64>,
 }
 
-/// Feeds decoder, translator and output with upstream's bytes; pure. All that a driver, a test or a fuzz target needs.
+/// Feeds decoder, translator and output with upstream's bytes; pure. A driver, a test or a fuzz target needs nothing
+/// else.
 ///
 /// After a [`Step::Fault`] it takes nothing more until [`restart`](Self::restart) or [`give_up`](Self::give_up); after
 /// the end it swallows everything, so that the driver may read the body to its end (K70).
@@ -134,19 +134,19 @@ impl Pipeline {
         self.response.set_input_estimate(tokens);
     }
 
-    /// Replaces what the percentage of context refers to, in tokens: the account that answers may have another window
-    /// (K126).
+    /// Replaces the window that the percentage of context refers to, in tokens: the answering account may have another
+    /// one (K126).
     pub fn set_usage_window(&mut self, tokens: u64) {
         self.response.set_usage_window(tokens);
     }
 
-    /// The next answer is to a call that was made with this: none of it is in a fault or in the report.
+    /// The secrets of the call that comes next: no fault and no report shows any of them.
     pub fn set_known(&mut self, known: KnownSecrets) {
         self.reader.set_known(known);
     }
 
     /// Takes one upstream chunk and appends all SSE that it gives to `out`. [`Step::Fault`] and [`Step::Failed`] are
-    /// told once; what the frames before the broken one gave is kept (K27).
+    /// returned once. The output of the frames before a broken one stays (K27).
     pub fn push(&mut self, chunk: Bytes, out: &mut BytesMut) -> Step {
         self.counts.bytes_in += chunk.len() as u64;
         let Self { decoder, reader, response, output, counts } = self;
@@ -181,8 +181,8 @@ impl Pipeline {
         self.with_sink(out, |response, mut sink| response.cut(fault, &mut sink))
     }
 
-    /// We are about to stop: ends a started stream with an `overloaded_error` (TS18, M64). No fault of upstream's, so
-    /// there is nothing to report.
+    /// The server stops: a started stream ends with an `overloaded_error` (TS18, M64). Upstream made no fault, so no
+    /// step is returned.
     pub fn shutdown(&mut self, out: &mut BytesMut) {
         self.with_sink(out, |response, mut sink| response.shutdown(&mut sink));
     }
@@ -201,7 +201,7 @@ impl Pipeline {
         }
     }
 
-    /// Makes ready for another account's answer (TS20).
+    /// Prepares for another account's answer (TS20).
     ///
     /// # Errors
     /// When a content block was opened, and after the end.
@@ -221,8 +221,8 @@ impl Pipeline {
         self.response.is_started()
     }
 
-    /// Nothing is missing of the answer but the end of the body: it has content, no tool is open, and the usage and the
-    /// credits came behind it.
+    /// Only the end of the body is missing: the answer has content, no tool is open, and usage and credits came behind
+    /// it.
     #[inline]
     pub fn is_at_rest(&self) -> bool {
         self.response.is_at_rest() && self.decoder.finish().is_ok()
@@ -233,7 +233,7 @@ impl Pipeline {
         self.response.is_committed()
     }
 
-    /// Nothing more will come out.
+    /// No more output follows.
     pub fn is_ended(&self) -> bool {
         self.response.is_ended()
     }
@@ -243,7 +243,7 @@ impl Pipeline {
         self.counts.frames
     }
 
-    /// What the response was like so far.
+    /// The report so far.
     pub fn report(&self) -> Report {
         let tally = self.response.tally();
         let stop_reason = self.response.stop_reason();
@@ -265,8 +265,7 @@ impl Pipeline {
         }
     }
 
-    /// Bytes that are held of the answer: the message that is put together, what waits behind a tool, a frame that isn't
-    /// whole.
+    /// Bytes of the answer that are held: the folded message, events that wait behind a tool, an incomplete frame.
     pub fn held(&self) -> usize {
         let folded = match &self.output {
             Output::Sse => 0,
@@ -283,7 +282,7 @@ impl Pipeline {
         }
     }
 
-    /// Decodes and escapes what the raw copy would copy (TS23). The same events come out; benchmarks and property tests
+    /// Decodes and escapes instead of the raw copy (TS23). The events are the same; benchmarks and property tests
     /// compare the two.
     #[doc(hidden)]
     #[must_use]
@@ -301,7 +300,7 @@ impl Pipeline {
     }
 }
 
-/// Lets every whole frame take effect.
+/// Processes every whole frame.
 fn drive(
     decoder: &mut Decoder,
     reader: &mut Reader,
@@ -333,7 +332,7 @@ fn drive(
     }
 }
 
-/// The output of the inputs that aren't worth a copy of the code each.
+/// The sink of the rarer inputs, which share one compiled copy of the code.
 enum AnySink<'a> {
     Sse(Sse<'a>),
     Fold(&'a mut Fold),

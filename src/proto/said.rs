@@ -1,9 +1,8 @@
-//! What upstream said in its own words, fit to be passed on.
+//! Upstream's own words, made fit to be passed on.
 //!
 //! Upstream's texts may hold what it was sent: the access token, the profile's ARN, ids and addresses of people.
-//! [`Said`] is the only form in which they are kept, and it has lost them by the time it is made: a log line, an answer
-//! to a client, a mark, a metric label or an error of the addon can't forget to. The model's own answer is no such
-//! text: deltas never pass here.
+//! [`Said`] is the only form in which they are kept, and it removes the secrets when it is made. So no log line, answer to
+//! a client, mark, metric label or error of the addon can forget to. The model's own answer doesn't pass here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,48 +12,47 @@ use std::sync::Arc;
 
 use crate::secret::Secret;
 
-/// What stands in the place of what was taken out.
+/// Replaces each secret.
 pub const GONE: &str = "[redacted]";
 
 /// Characters that are kept of a text (TS25).
 const MAX_CHARS: usize = 1_000;
-/// Of a longer text no more is looked at, in bytes.
+/// Bytes of a text that are read; the rest is dropped.
 const MAX_READ: usize = 64 * 1024;
-/// So many characters in a row of a known secret don't pass, wherever it was cut.
+/// A run of this many characters of a known secret is removed, wherever the secret was cut.
 const WINDOW: usize = 12;
-/// A shorter known secret isn't looked for: it would be found in words.
+/// Shorter known secrets aren't searched for: ordinary words would match them.
 const SHORTEST: usize = 4;
 /// Least length of a value behind a name: a shorter one may be a word.
 const VALUE: usize = 8;
 /// Characters of an account's id that may be shown.
 const TOLD_OF_ID: usize = 8;
-/// Least length of a token that we don't know of.
+/// Least length of an unknown token.
 const LONG: usize = 32;
 
-/// What is known not to be for others on a call: the token it was made with, the whole id of its account. Cheap to
-/// clone.
+/// The secrets of a call: its token, its machine id, the whole id of its account. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct KnownSecrets(Arc<[Secret]>);
 
 impl KnownSecrets {
-    /// Of a call with this token, this machine id, for the account of this id.
+    /// The secrets of a call with this token and this machine id, for the account of this id.
     pub fn of_call(token: &Secret, machine_id: &str, account: &Arc<str>) -> Self {
         let account = (account.len() > TOLD_OF_ID).then(|| account.clone().into());
         Self::new([token.clone(), Secret::new(machine_id)].into_iter().chain(account))
     }
 
-    /// Of these secrets; those under 4 bytes are left out.
+    /// These secrets; those under 4 bytes are left out.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
         Self(secrets.into_iter().filter(|secret| secret.expose().len() >= SHORTEST).collect())
     }
 }
 
-/// A text of upstream's without tokens, ARNs, account numbers, ids and e-mail addresses, at most 1,000 characters long.
+/// Upstream's text without tokens, ARNs, account numbers, ids and e-mail addresses, at most 1,000 characters long.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said(String);
 
 impl Said {
-    /// Takes out what is known and what looks as if it were one, then cuts to 1,000 characters.
+    /// Removes known secrets and everything that looks like one, then cuts to 1,000 characters.
     pub fn new<'t>(text: impl Into<Cow<'t, str>>, known: &KnownSecrets) -> Self {
         let mut text = text.into();
         if text.len() > MAX_READ {
@@ -119,14 +117,14 @@ impl PartialEq<&str> for Said {
     }
 }
 
-/// Bytes of any kind without tokens, known ones and those that look like one: for what a person keeps of a request,
-/// where addresses and numbers are the prompt's own.
+/// Any bytes without known secrets and without anything that looks like a token: for dumps of requests, where addresses
+/// and numbers belong to the prompt.
 pub fn without_tokens(bytes: Vec<u8>, known: &KnownSecrets) -> Vec<u8> {
     let hidden = secrets_in(&bytes, known, false);
     if hidden.is_empty() { bytes } else { without(&bytes, hidden) }
 }
 
-/// The places of what must not pass; `people`: names of people and accounts too.
+/// The places that must not pass; `people`: names of people and accounts too.
 fn secrets_in(bytes: &[u8], known: &KnownSecrets, people: bool) -> Vec<Range<usize>> {
     let mut hidden = Vec::new();
     find_known(bytes, known, &mut hidden);
@@ -146,7 +144,7 @@ fn without(bytes: &[u8], mut hidden: Vec<Range<usize>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut from = 0;
     for range in hidden {
-        // What touches is one.
+        // Ranges that touch are one.
         if range.start > from || (range.start == 0 && from == 0) {
             out.extend_from_slice(&bytes[from..range.start]);
             out.extend_from_slice(GONE.as_bytes());
@@ -230,7 +228,7 @@ fn find_named(bytes: &[u8], hidden: &mut Vec<Range<usize>>) {
     }
 }
 
-/// A run of characters without a blank or a bracket, which begins at `at`.
+/// Examines a run of characters without a blank or a bracket, which begins at `at`.
 fn look_at(word: &[u8], at: usize, people: bool, hidden: &mut Vec<Range<usize>>) {
     let mut hide = |range: Range<usize>| hidden.push(at + range.start..at + range.end);
     let end = word.len() - word.iter().rev().take_while(|byte| matches!(byte, b'.' | b':' | b'=' | b'@')).count();
@@ -253,7 +251,7 @@ fn look_at(word: &[u8], at: usize, people: bool, hidden: &mut Vec<Range<usize>>)
     for sign in memchr::memchr_iter(b'@', word) {
         let before = word[..sign].iter().rev().take_while(|byte| is_of_an_address(**byte)).count();
         let behind = word[sign + 1..].iter().take_while(|byte| is_of_an_address(**byte)).count();
-        // `user:password@host` has no dot to look for.
+        // The host of `user:password@host` may have no dot.
         let password = memchr::memmem::find(&word[..sign], b"://").map(|scheme| scheme + 3);
         match password {
             Some(from) if from < sign => hide(from..sign),

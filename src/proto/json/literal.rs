@@ -110,8 +110,7 @@ pub fn decode<'a>(raw: &'a str, half: &mut Option<u16>) -> Cow<'a, str> {
     Cow::Owned(text)
 }
 
-/// Decodes the content of a string literal that stands for itself: there is no text before or behind it whose half of a
-/// surrogate pair could fit.
+/// Decodes the content of a string literal on its own: no neighbouring text can complete half a surrogate pair.
 pub fn decode_whole(raw: &str) -> Cow<'_, str> {
     let mut half = None;
     let text = decode(raw, &mut half);
@@ -148,7 +147,7 @@ pub(super) fn escape_with(text: &str, mut put: impl FnMut(&str)) {
     }
 }
 
-/// A valid JSON text in which every escape of an unpaired surrogate half is `\ufffd`: what no reader refuses.
+/// A valid JSON text in which every escape of an unpaired surrogate half is `\ufffd`, so that every reader accepts it.
 pub fn without_lone_halves(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut out = String::new();
@@ -177,8 +176,8 @@ const HEX_ESCAPE: usize = 6;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// How many bytes from the start need no escape in a string (not `"`, not `\`, not under 0x20), and, not zero, if bytes
-/// above 0x7F are among them.
+/// How many bytes from the start need no escape in a string (not `"`, not `\`, not under 0x20). The second number isn't
+/// zero when bytes above 0x7F are among them.
 #[inline(always)]
 pub(super) fn plain_run(bytes: &[u8]) -> (usize, u64) {
     let mut run = 0;
@@ -239,7 +238,7 @@ pub(crate) fn unescape(escape: &[u8]) -> (char, usize) {
     (char_of(unit), length)
 }
 
-/// The UTF-16 unit of the escape that `bytes` begin with, and its length. What is no escape counts as U+FFFD.
+/// The UTF-16 unit of the escape that `bytes` begin with, and its length. Anything else counts as U+FFFD.
 pub(super) fn escaped_unit(bytes: &[u8]) -> (u16, usize) {
     let unit = match bytes.get(1) {
         Some(b'u') => return (hex_unit(bytes).unwrap_or(0xFFFD), HEX_ESCAPE),

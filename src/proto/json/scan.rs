@@ -1,4 +1,4 @@
-//! The grammar of JSON (RFC 8259), once: a visitor hears of each part of a text as it is met.
+//! The one grammar of JSON (RFC 8259): a scan gives each part of a text to a visitor.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ pub(super) enum Spelling {
     Plain,
     /// With escapes, exactly as TR4 would write it.
     Escaped,
-    /// With `\u` or `\/`: not, or perhaps not, as TR4 would write it.
+    /// With `\u` or `\/`: TR4 may write it in another way.
     Odd,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum Stop {
     TooDeep,
 }
 
-/// Hears of the parts of a text in their order. Spans are bytes, quotes and brackets included.
+/// Gets the parts of a text in their order. Spans are in bytes, quotes and brackets included.
 pub(super) trait Visit {
     /// A value that isn't a container.
     fn leaf(&mut self, kind: ValueKind, span: Range<usize>, spelling: Spelling);
@@ -118,7 +118,7 @@ impl<V: Visit> Scanner<'_, V> {
         }
     }
 
-    /// Opens a container; whether a value must follow (it isn't empty).
+    /// Opens a container; true when it isn't empty, so that a value must follow.
     fn open(&mut self, kind: ValueKind) -> Result<bool, Stop> {
         if self.open.len() >= self.depth {
             return Err(Stop::TooDeep);
@@ -328,7 +328,7 @@ impl Completeness {
             && *self != Self::Never
         {
             if let Self::Open { string: Some(false), .. } = self {
-                // What matters inside of a string is escaped in the literal.
+                // Quotes and backslashes of the text are escapes in the literal.
                 let run = memchr(b'\\', rest).unwrap_or(rest.len());
                 if run > 0 {
                     rest = &rest[run..];

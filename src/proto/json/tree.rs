@@ -19,7 +19,7 @@ use super::scan::{Spelling, Stop, Visit, scan};
 /// Containers nest at most this deep (M12).
 pub const MAX_DEPTH: usize = 128;
 
-/// Why a text is no JSON that we take.
+/// Why a text isn't accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonError {
     /// Not JSON, or not UTF-8.
@@ -428,12 +428,12 @@ fn syntax_error(bytes: &[u8], at: usize) -> JsonError {
     }
 }
 
-/// Makes the nodes of what a scan meets.
+/// Builds the nodes while a scan runs.
 struct Builder<'a> {
     text: &'a str,
     nodes: Vec<Node>,
     open: Vec<Open>,
-    /// Grows with everything that `write` would write differently: blanks, odd literals, doubled keys.
+    /// Counts what `write` would write differently: blanks, odd literals, doubled keys.
     blemishes: u32,
 }
 
@@ -506,7 +506,7 @@ impl Builder<'_> {
     }
 
     fn push(&mut self, kind: ValueKind, span: Range<usize>, spelling: Spelling) -> u32 {
-        // Offsets fit: `parse` has looked at the length, and a value takes at least one byte.
+        // Offsets fit: `parse` has checked the length, and a value takes at least one byte.
         let index = self.nodes.len() as u32;
         let (start, end) = (span.start as u32, span.end as u32);
         self.nodes.push(Node { start, end, next: index + 1, kind, spelling, exact: true, doubled: false });
@@ -693,7 +693,7 @@ mod tests {
                     // As values: serde_json spells exponents anew.
                     prop_assert_eq!(serde_json::from_str::<Serde>(&out).unwrap(), theirs);
                 }
-                // A surrogate half alone is no error here (TR4).
+                // Half a surrogate pair isn't an error here (TR4).
                 Err(error) if error.to_string().contains("surrogate") || error.to_string().contains("hex escape") => {}
                 Err(_) => prop_assert!(ours.is_err()),
             }

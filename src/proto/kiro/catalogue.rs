@@ -1,6 +1,6 @@
 //! An account's catalogue: what ListAvailableModels says of the models it may use (K124).
 //!
-//! Everything in an answer is optional; what can't be read counts as absent, and a model without an id is left out.
+//! Everything in an answer is optional. An unreadable value counts as absent; a model without an id is left out.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub struct Caching {
 }
 
 impl Caching {
-    /// Most cache points of a request (TR50): none where caching isn't supported, no limit where nothing is said.
+    /// Most cache points of a request (TR50): 0 when caching isn't supported, no limit when the catalogue names none.
     pub fn points(&self) -> usize {
         match (self.supported, self.most_points) {
             (Some(false), _) => 0,
@@ -73,7 +73,7 @@ pub struct FieldsSchema {
     pub max_tokens: Option<(Option<u64>, Option<u64>)>,
 }
 
-/// `properties.thinking`; a list that is `None` was not told.
+/// `properties.thinking`; the catalogue doesn't say which values a `None` list has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThinkingSchema {
     /// `type`.
@@ -87,7 +87,7 @@ pub struct ThinkingSchema {
 pub struct EffortSchema {
     /// The member that holds it.
     pub field: EffortField,
-    /// `enum`; `None`: not told.
+    /// `enum`; `None`: the catalogue doesn't say.
     pub levels: Option<Vec<Effort>>,
     /// `default`.
     pub default: Option<Effort>,
@@ -137,7 +137,7 @@ impl Catalogue {
     /// Takes the models of one page, and gives the token of the next one.
     ///
     /// # Errors
-    /// The answer is no JSON object; what was taken before stays.
+    /// The answer isn't a JSON object. Models taken before stay.
     pub fn add_page(&mut self, answer: &[u8]) -> Result<Option<String>, NotACatalogue> {
         let page: Value = serde_json::from_slice(answer).map_err(|_| NotACatalogue)?;
         let page = page.as_object().ok_or(NotACatalogue)?;
@@ -171,7 +171,7 @@ impl Catalogue {
     }
 }
 
-/// The answer is no catalogue.
+/// The answer isn't a catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotACatalogue;
 

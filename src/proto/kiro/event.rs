@@ -11,15 +11,15 @@ use crate::proto::eventstream::Frame;
 use crate::proto::json::{self, Literal};
 use crate::proto::said::{KnownSecrets, Said};
 
-/// Of a name that isn't in the model no more is looked at, in bytes.
+/// Bytes that are read of an unknown event's name.
 const MAX_NAME: usize = 1_024;
-/// A tool's id or name that is longer breaks the payload: ids are remembered, as long as they are.
+/// A longer tool id or name breaks the payload, because finished ids are remembered whole. In bytes.
 const MAX_TOOL_NAME: usize = 1_024;
 
 /// The meaning of one frame (TS1).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// Something of the answer, or an event that could have carried some.
+    /// A piece of the answer, or an event that could have carried one.
     Content(Content<'a>),
     /// Everything but content: usage, and events that are only counted.
     Telemetry(Telemetry),
@@ -51,7 +51,7 @@ pub enum Text<'a> {
     Raw(Cow<'a, str>),
 }
 
-/// reasoningContentEvent: whichever of the three came and isn't empty.
+/// reasoningContentEvent: those of its three members that came and aren't empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reasoning<'a> {
     /// A piece of the thought.
@@ -89,9 +89,9 @@ pub enum Input<'a> {
 /// Events for usage, the log and the metrics only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Telemetry {
-    /// contextUsageEvent: total tokens ÷ window × 100, if it said so.
+    /// contextUsageEvent.
     ContextUsage {
-        /// `contextUsagePercentage`.
+        /// `contextUsagePercentage`: total tokens ÷ window × 100.
         percentage: Option<f64>,
     },
     /// metadataEvent.
@@ -108,7 +108,7 @@ pub enum Telemetry {
         /// `usage`, in the unit it names (credits).
         usage: Option<f64>,
     },
-    /// An event of the model, or a protocol frame, that says nothing to us.
+    /// An event of the model, or a protocol frame, that we don't use.
     Known,
     /// An event that isn't in the model, by its type.
     Unknown(Said),
@@ -130,12 +130,12 @@ pub struct TokenCounts {
 /// Reads the frames of a stream.
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// The header section of the last content event: the next frame most likely has the same one, and then is one too.
+    /// The header section of the last content event. A frame with the same section is the same kind of event.
     headers: Vec<u8>,
     /// Its type.
     content: ContentType,
     invalid_utf8: u64,
-    /// What the stream was asked for with.
+    /// The secrets of the call that asked for the stream.
     known: KnownSecrets,
 }
 
@@ -148,11 +148,11 @@ enum ContentType {
 }
 
 impl Reader {
-    /// The meaning of a frame. Total: what can't be read is a [`Fault`].
+    /// The meaning of a frame. Total: an unreadable one is a [`Fault`].
     #[inline]
     pub fn event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
         let headers = frame.raw_headers();
-        // An empty section is no content event's.
+        // No content event has an empty section.
         if headers == &self.headers[..] && !headers.is_empty() {
             return self.content(self.content, frame.payload());
         }
@@ -164,7 +164,8 @@ impl Reader {
         self.invalid_utf8
     }
 
-    /// From here on the events belong to a call that was made with `known`: no fault and no name shows any of it.
+    /// From here on the events belong to a call that was made with these secrets: no fault and no name shows any of
+    /// them.
     pub fn set_known(&mut self, known: KnownSecrets) {
         self.known = known;
     }
@@ -252,7 +253,7 @@ impl<'a> Event<'a> {
         if let Some(event) = read(Payload::Flat(payload)) {
             return event;
         }
-        // A structure without members may be written as nothing at all.
+        // A structure without members may come as an empty payload.
         let payload = if payload.is_empty() { b"{}" } else { payload };
         let event = match std::str::from_utf8(payload) {
             Ok(payload) => read(Payload::Any(payload)),
@@ -294,7 +295,7 @@ impl From<Exception> for Event<'_> {
 }
 
 impl Content<'_> {
-    /// The same content, free of the frame it came in: what waits in the queue (TS14).
+    /// The same content, free of the frame it came in, so that it can wait in the queue (TS14).
     pub fn into_owned<'b>(self) -> Content<'b> {
         match self {
             Self::Text(text) => Content::Text(text.into_owned()),
@@ -336,7 +337,7 @@ impl Content<'_> {
         }
     }
 
-    /// Whether there is nothing in it: such an event is a note (TS7). A tool's piece never is.
+    /// Whether it is empty: such an event is a note (TS7). A tool's piece never is one.
     pub fn is_empty(&self) -> bool {
         !matches!(self, Self::Tool(_)) && self.len() == 0
     }
@@ -493,7 +494,7 @@ fn present(member: Option<Member<'_>>) -> Option<Member<'_>> {
     member.filter(|member| !matches!(member, Member::Json("null")))
 }
 
-/// What is there and of another type breaks the payload.
+/// A member of another type breaks the payload.
 fn optional<'a, T>(member: Option<Member<'a>>, read: fn(Member<'a>) -> Option<T>) -> Option<Option<T>> {
     match present(member) {
         None => Some(None),
@@ -542,13 +543,13 @@ impl<'a> Payload<'a> {
 }
 
 /// The named members of an object without blanks whose keys are plain ASCII and whose values are strings that may be
-/// copied, `true`, `false` or `null`: what [`members`] gives, without a parser. None for every other text.
+/// copied, `true`, `false` or `null`: as [`members`] gives them, without a parser. None for every other text.
 fn flat_members<'a, const N: usize>(payload: &'a [u8], names: [&str; N]) -> Option<[Option<Member<'a>>; N]> {
     let mut values = [None; N];
     let mut rest = payload.strip_prefix(b"{")?;
     loop {
         let (key, after) = Literal::split(rest.strip_prefix(b"\"")?)?;
-        // A key that is written with an escape is the parser's.
+        // The parser takes keys with escapes.
         if key.as_bytes().contains(&b'\\') {
             return None;
         }
@@ -706,7 +707,7 @@ mod tests {
         assert_eq!(reader.invalid_utf8(), 0);
     }
 
-    /// What is read without a parser is what the parser reads.
+    /// The reading without a parser equals the parser's.
     #[test]
     fn flat_payloads_are_read_as_the_parser_reads_them_ts2() {
         let payloads = [

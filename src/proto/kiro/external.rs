@@ -1,8 +1,8 @@
-//! Accounts of an external identity provider, Entra ID, Okta and others (K82–K86): which hosts may be sent a refresh token,
+//! Accounts of an external identity provider, Entra ID, Okta and others (K82–K86): which hosts may get a refresh token,
 //! and the shapes of that refresh.
 //!
-//! The address of the provider comes with the account's record, from whoever wrote it. So [`Hosts::check`] stands before
-//! every sending, on the very address that is about to be used.
+//! The provider's address comes from the account's record, which others write. So [`Hosts::check`] runs before every
+//! request, on exactly the address that the request goes to.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::proto::address::{is_loopback, origin};
 use crate::proto::record::Token;
 use crate::secret::Secret;
 
-/// Hosts of providers that everybody may be sent to (K84). What begins with a dot is a suffix.
+/// The built-in providers' hosts (K84). A leading dot makes a suffix.
 const PROVIDERS: [&str; 7] = [
     "login.microsoftonline.com",
     "login.microsoftonline.us",
@@ -24,7 +24,7 @@ const PROVIDERS: [&str; 7] = [
     ".oktapreview.com",
     ".okta-gov.com",
 ];
-/// A longer address is none (K84).
+/// A longer address is refused (K84). In bytes.
 const MAX_ADDRESS: usize = 2_048;
 
 /// The hosts that an external account's refresh token may be sent to: the built-in providers, and those of
@@ -154,16 +154,16 @@ pub fn form<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String
 pub struct Refused {
     /// What it means for the account.
     pub refusal: Refusal,
-    /// The scope is what it refuses: ask once more without one.
+    /// It refuses the scope: ask once more without one.
     pub without_scope: bool,
-    /// `AADSTS` and digits: all that is kept of a text which names tenants and users.
+    /// `AADSTS` and digits. Nothing else of the text is kept: it names tenants and users.
     pub code: Option<String>,
 }
 
 /// Classifies the answer to a refresh or to the exchange of a code (K82).
 ///
 /// # Errors
-/// What the refusal means for the account.
+/// The refusal, and what it means for the account.
 pub fn read_answer(status: u16, body: &[u8], now: Timestamp) -> Result<Grant, Refused> {
     let answer: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = |name: &str| answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());

@@ -1,4 +1,4 @@
-//! What upstream told us went wrong, classified by a total function (K42–K45).
+//! Upstream's failures, classified by a total function (K42–K45).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::proto::said::{KnownSecrets, Said};
 
 /// An upstream failure: its class, and what health, retry and the log need to know about it.
 ///
-/// `message` is upstream's own text, without what it may have repeated ([`Said`]). It names support links and what else is
-/// not for clients, so [`Display`](std::fmt::Display) leaves it out and a client only ever sees it by way of
+/// `message` is upstream's own text without secrets ([`Said`]). It may hold support links and the like, which aren't for
+/// clients. So [`Display`](std::fmt::Display) leaves it out, and a client sees it only by way of
 /// [`api_error`](crate::proto::translate::fault::api_error) (K48).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -21,7 +21,8 @@ pub struct Fault {
     pub status: Option<u16>,
     /// Upstream's `reason`, or the reason token found in a body that isn't JSON (K42); at most 1,000 characters.
     pub reason: Option<Said>,
-    /// Upstream's message, at most 1,000 characters; for our own findings a sentence of ours. Not for clients but by K48.
+    /// Upstream's message, at most 1,000 characters; for our own findings a sentence of ours. K48 says when clients see
+    /// it.
     pub message: Said,
     /// `retry-after` as it came (K46).
     pub retry_after: Option<RetryAfter>,
@@ -49,7 +50,7 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// From now on; a date that has passed is no time at all.
+    /// How long to wait from `now`; zero for a date that has passed.
     pub fn wait(self, now: Timestamp) -> Duration {
         match self {
             Self::Seconds(seconds) => Duration::from_secs(seconds),
@@ -172,7 +173,7 @@ impl std::fmt::Display for FaultKind {
 }
 
 impl Fault {
-    /// Classifies an answer that is no event stream: any status, also 200 with another content type (K44).
+    /// Classifies an answer that isn't an event stream: any status, also 200 with another content type (K44).
     ///
     /// `error_type_header` is `x-amzn-errortype`, `retry_after` the header of that name, `body` at most the 64 KiB that
     /// the driver reads (K42), `known` what the call was made with. An account that signs with an API key has no token to
@@ -202,8 +203,8 @@ impl Fault {
         Self::ours(FaultKind::Network, message)
     }
 
-    /// Name, connection, TLS or proxy: the request never went out. The message is ours, names the way and holds no secret:
-    /// clients see it.
+    /// Name, connection, TLS or proxy: the request never went out. The message is our own and holds no secret; it names
+    /// the way, and clients see it.
     pub fn unreachable(message: impl Into<Said>) -> Self {
         Self::ours(FaultKind::Unreachable, message)
     }
@@ -223,13 +224,13 @@ impl Fault {
         Self { reason: reason.map(Said::from), ..Self::ours(FaultKind::ServerError, message) }
     }
 
-    /// Whether upstream's message holds these words, in any case: for what its class alone doesn't tell.
+    /// Whether upstream's message holds these words, in any case: for finer distinctions than the class.
     pub fn says(&self, words: &str) -> bool {
         self.message.to_ascii_lowercase().contains(words)
     }
 
     /// The same fault of an account that signs with an API key: there is no token to refresh, so a rejected one is
-    /// `Forbidden`. For in-band exceptions, which are classified before anybody asks whose account it is.
+    /// `Forbidden`. For in-band exceptions, which are classified before the account is known.
     #[must_use]
     pub fn for_api_key_account(mut self) -> Self {
         if self.kind == FaultKind::TokenRejected {
@@ -238,8 +239,7 @@ impl Fault {
         self
     }
 
-    /// The same fault without what is known of the call. For what came in the stream, which is read before anybody asks
-    /// whose it is.
+    /// The same fault without the call's secrets. For faults of the stream, which are read before the account is known.
     #[must_use]
     pub(crate) fn knowing(mut self, known: &KnownSecrets) -> Self {
         self.message = Said::new(self.message.as_str(), known);
@@ -302,22 +302,22 @@ pub fn parse_retry_after(header: &str) -> Option<RetryAfter> {
     date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| RetryAfter::At(zoned.timestamp()))
 }
 
-/// Of an error body, or the payload of an exception frame, no more is looked at (K42).
+/// Bytes that are read of an error body, or of the payload of an exception frame (K42).
 const MAX_BODY: usize = 64 * 1024;
 
-/// What no person reads: a compressed body, or one in another encoding.
+/// A character that no readable text has: the body is compressed, or in another encoding.
 fn is_unreadable(c: char) -> bool {
     c == char::REPLACEMENT_CHARACTER || (c.is_control() && !matches!(c, '\t' | '\r' | '\n'))
 }
 
-/// What an error body says, before it is classified.
+/// The contents of an error body, before it is classified.
 struct Report<'a> {
     /// Exception names, the first source first.
     names: Vec<Cow<'a, str>>,
     reason: Option<Said>,
     /// Upstream's message; empty where the body has none that a person could read.
     message: Said,
-    /// What message patterns are looked for in: the message, else the whole body.
+    /// The text that the message patterns search: the message, else the whole body.
     text: String,
 }
 
@@ -344,8 +344,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// K43: the patterns that stand before everything, reason, the other patterns in the rows of the effective status and
-    /// of "any status", then that status.
+    /// In the order of K43: first patterns, reason, the other patterns in the rows of the effective status and of "any
+    /// status", the status alone.
     fn classify(&self, status: u16) -> FaultKind {
         let status = self.names.iter().find_map(|name| modelled_status(name)).unwrap_or(status);
         let text = self.searched();
@@ -360,7 +360,7 @@ impl<'a> Report<'a> {
             .unwrap_or_else(|| kind_of_status(status))
     }
 
-    /// The names are searched as well: `ExpiredToken` is one.
+    /// The exception names are searched as well: `ExpiredToken` is one.
     fn searched(&self) -> String {
         let mut text = self.text.to_ascii_lowercase();
         for name in &self.names {
@@ -371,7 +371,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The status that the model gives an exception, by its name in any of its spellings: `ns#NameException:http://…`.
+/// The status that the model gives an exception, by its name in any spelling: `ns#NameException:http://…`.
 fn modelled_status(name: &str) -> Option<u16> {
     Some(match short_name(name) {
         "ValidationException" => 400,
@@ -445,9 +445,9 @@ fn reason_token(text: &str) -> Option<&str> {
 enum At {
     Any,
     One(u16),
-    /// Where a client's version is refused (K104).
+    /// At the statuses with which a client's version is refused (K104).
     Gate,
-    /// Where a host says that it is given up (K119).
+    /// At the statuses with which a host says that it is given up (K119).
     GivenUp,
 }
 
@@ -519,7 +519,7 @@ const fn kind_of_status(status: u16) -> FaultKind {
         // A redirect is never followed (K13): the address is wrong.
         300..=499 => FaultKind::Endpoint,
         500..=599 => FaultKind::ServerError,
-        // K44: a 200 that is no event stream and says nothing we know.
+        // K44: a 200 that isn't an event stream and says nothing we know.
         _ => FaultKind::Protocol,
     }
 }

@@ -57,8 +57,8 @@ pub enum KindEvidence {
     Profiles,
 }
 
-/// The kind by the token record and by what was `said`. `has_own`: the records have an ARN that isn't one of Kiro's fixed
-/// ones.
+/// The kind by the token record and by the evidence of ListAvailableProfiles. `has_own`: the records have an ARN that
+/// isn't one of Kiro's fixed ones.
 pub fn kind_of(token: &Token, has_own: bool, said: KindEvidence) -> AccountKind {
     match token.method() {
         Method::ApiKey => return AccountKind::ApiKey,
@@ -82,7 +82,7 @@ fn is_builder_id_start(url: &str) -> bool {
     url.trim_end_matches(['/', '#']).eq_ignore_ascii_case("https://view.awsapps.com/start")
 }
 
-/// The region in an ARN, its fourth field; none where that is no region's name (K11).
+/// The region in an ARN, its fourth field; none when that isn't a region's name (K11).
 pub fn region_of(arn: &str) -> Option<&str> {
     let mut fields = arn.split(':');
     let is_arn = fields.next() == Some("arn");

@@ -13,7 +13,7 @@ use crate::proto::kiro::route::Shape;
 /// A Kiro request as bytes, serialised once, in segments: an attempt only chooses which of them go out (K121).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KiroBody {
-    /// From the beginning to the members that the small form leaves out, those included.
+    /// The beginning, up to and including the members that the small form leaves out.
     front: Bytes,
     /// The members of `conversationState` that every form has.
     state: Bytes,
@@ -183,17 +183,17 @@ impl<'r> Content<'r> {
         self.pieces.iter().all(Text::is_blank)
     }
 
-    /// Goes on where the text ends.
+    /// Continues the text directly.
     pub fn append(&mut self, piece: Text<'r>) {
         self.pieces.push(piece);
     }
 
-    /// Goes on in a new line, if there is one before.
+    /// Continues on a new line, if there is text before.
     pub fn line(&mut self, piece: Text<'r>) {
         self.separated_by(Text::LINE_BREAK, piece);
     }
 
-    /// Goes on behind a separator, if there is anything before it.
+    /// Continues behind a separator, if there is text before.
     pub fn separated_by(&mut self, separator: Text<'r>, piece: Text<'r>) {
         if !self.pieces.is_empty() {
             self.pieces.push(separator);
@@ -201,7 +201,7 @@ impl<'r> Content<'r> {
         self.pieces.push(piece);
     }
 
-    /// Goes on with another text.
+    /// Continues with another text.
     pub fn extend(&mut self, other: Content<'r>) {
         self.pieces.extend(other.pieces);
     }

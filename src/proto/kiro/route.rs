@@ -1,4 +1,4 @@
-//! The two shapes of Kiro's endpoint and the calls that each has (K111).
+//! The two shapes of Kiro's endpoint, and the calls of each (K111).
 
 /// Default of `KIRO_UPSTREAM_URL`.
 pub const DEFAULT_UPSTREAM_URL: &str = "https://q.{region}.amazonaws.com/generateAssistantResponse";

@@ -1,4 +1,4 @@
-//! Shapes of the device sign-in (K93–K96): what is asked, what the answers mean, and the record that comes of it (R88).
+//! Shapes of the device sign-in (K93–K96): the requests, the meaning of the answers, and the record they make (R88).
 //!
 //! Two dialects: AWS's OIDC host for Builder ID and IAM Identity Center, with seconds and OAuth error words, and Kiro's own
 //! host for Google and GitHub, with milliseconds and a `status`.
@@ -65,7 +65,7 @@ pub enum SignIn {
     IdentityCenter {
         /// `https://d-….awsapps.com/start` and the like.
         start_url: String,
-        /// Where it is; none: it is looked for.
+        /// Its region; none: it is looked for.
         region: Option<String>,
     },
     /// Google.
@@ -119,7 +119,7 @@ impl SignInError {
         Self { word: word.to_owned(), message: message.into() }
     }
 
-    /// What was asked can't be a host's answer.
+    /// The answer can't be read.
     pub fn unreadable() -> Self {
         Self::new("unreadable", "Kiro's sign-in sent an answer that can't be read")
     }
@@ -146,7 +146,7 @@ pub struct Registration {
     pub expires_at: Option<Timestamp>,
 }
 
-/// What a person must open, and how long it holds.
+/// The page that a person must open, and how long it is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceCode {
     /// What is polled with.
@@ -163,7 +163,7 @@ pub struct DeviceCode {
     pub interval: Duration,
 }
 
-/// What a poll came to.
+/// The result of a poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Poll {
     /// Signed in.
@@ -172,7 +172,7 @@ pub enum Poll {
     Pending,
     /// Not yet, and ask 5 s later from now on.
     SlowDown,
-    /// The host stumbles: ask again later.
+    /// The host failed in passing: ask again later.
     Passing,
     /// Another status than 200 of Kiro's own host, below 500: three in a row end the sign-in.
     Refused(u16),
@@ -180,7 +180,7 @@ pub enum Poll {
     Failed(SignInError),
 }
 
-/// What a sign-in brings.
+/// The tokens of a sign-in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// Never empty.
@@ -191,7 +191,7 @@ pub struct Tokens {
     pub lifetime: Duration,
     /// Of a social account.
     pub profile_arn: Option<String>,
-    /// Who really signed in a social account.
+    /// The provider that a social account really used.
     pub provider: Option<String>,
 }
 

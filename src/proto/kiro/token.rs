@@ -1,7 +1,7 @@
 //! Shapes of token refresh, for social and IdC accounts (K51–K61).
 //!
-//! [`request_body`] makes what is sent (K52, K53), [`read_answer`] classifies what comes back: a [`Grant`], or a
-//! [`Refusal`] of which every row K57–K61 is a variant.
+//! [`request_body`] makes the request (K52, K53). [`read_answer`] classifies the answer: a [`Grant`], or a [`Refusal`] with
+//! a variant for each row of K57–K61.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::proto::record::{Method, Token, is_region};
 use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
 
-/// Lifetime of an access token whose answer doesn't say (K54).
+/// Lifetime of an access token whose answer names none (K54).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
-/// A longer lifetime than this is cut: nobody issues one, and a wrong number must not live for ever.
+/// A longer lifetime is cut to this: nobody issues one, and a wrong number must not last for ever.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(366 * 86_400);
 
 /// A fresh access token and what came with it.
@@ -29,7 +29,7 @@ pub struct Grant {
     pub lifetime: Duration,
     /// Absent: nothing is erased (K54).
     pub profile_arn: Option<String>,
-    /// Where it was granted, when the record doesn't say where (K76): to be written there. No answer has it.
+    /// The region that granted it, when the record names none (K76); it is written there. No answer has it.
     pub idc_region: Option<String>,
 }
 
@@ -79,7 +79,7 @@ pub fn request_body(token: &Token) -> Option<Vec<u8>> {
             client_secret: token.client_secret.as_ref()?.expose(),
             grant_type: "refresh_token",
         }),
-        // What an external provider is sent, and where, is another matter (K84): never what Kiro's hosts get.
+        // An external provider gets its own form at its own address (K84).
         Method::External | Method::ApiKey => return None,
     };
     body.ok()
@@ -147,7 +147,7 @@ fn read_grant(answer: &Value) -> Option<Grant> {
     })
 }
 
-/// Seconds as a number or as digits (K54); none where they say nothing.
+/// Seconds as a number or as digits (K54); none when they can't be used.
 pub(super) fn lifetime_of(seconds: Option<&Value>) -> Option<Duration> {
     let seconds = seconds.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok()))?;
     let is_said = seconds > 0.0;

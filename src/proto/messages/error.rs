@@ -82,7 +82,7 @@ impl std::fmt::Display for ErrorType {
     }
 }
 
-/// A cause that a client's program has to tell from others of the same type: `error.details.error_code`.
+/// A cause that a client's program must distinguish within its type: `error.details.error_code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The request wants its conversation held on the server (`thread`), which nothing here does (M68). Clients that
@@ -99,7 +99,7 @@ impl Cause {
     }
 }
 
-/// An error as a client sees it: the status while it is still free to choose, type and sentence in any case.
+/// An error as a client sees it. Before the headers are out it has a status; type and sentence it always has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     /// HTTP status of the answer; without meaning in an SSE `error` event.

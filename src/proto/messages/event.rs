@@ -19,7 +19,7 @@ pub enum StreamEvent<'a> {
     BlockStart {
         /// Counts from 0, without gaps (TS4).
         index: u32,
-        /// What the block begins as.
+        /// Its first form.
         block: Block<'a>,
     },
     /// `content_block_delta`.
@@ -47,7 +47,7 @@ pub enum StreamEvent<'a> {
     Ping,
     /// `error`: the last event of a failed answer.
     Error {
-        /// What the client gets to read.
+        /// The error as the client reads it.
         error: &'a ApiError,
         /// `req_…`.
         request_id: &'a str,
@@ -60,7 +60,7 @@ pub trait Sink {
     fn event(&mut self, event: StreamEvent<'_>);
 }
 
-/// What a content block begins as.
+/// The first form of a content block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Block<'a> {
     /// `text`.

@@ -21,19 +21,19 @@ pub const MAX_DOCUMENTS: usize = 5;
 /// Longest tool name in characters (M16).
 pub const MAX_TOOL_NAME: usize = 256;
 
-/// What the request is for: decides whether `max_tokens` is required (M21, M65).
+/// The purpose of a request: decides whether `max_tokens` is required (M21, M65).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// `POST /v1/messages`.
     Messages,
-    /// `POST /v1/messages/count_tokens`: `max_tokens` is neither required nor looked at.
+    /// `POST /v1/messages/count_tokens`: `max_tokens` is optional and ignored.
     CountTokens,
 }
 
 /// How the operator's text joins the client's system prompt (N13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SystemMode {
-    /// After the client's text, on a line of its own; in its place when the client's is empty.
+    /// After the client's text, on a line of its own. An empty client text is replaced.
     Append,
     /// In place of the client's text.
     Overwrite,
@@ -48,7 +48,7 @@ pub struct RequestError {
     pub path: String,
     /// What is wrong at that place, without a full stop.
     pub sentence: String,
-    /// What a client's program has to know beside the type.
+    /// The cause, where a client's program needs more than the type.
     pub cause: Option<Cause>,
 }
 
@@ -70,7 +70,7 @@ impl std::error::Error for RequestError {}
 /// A valid request of the Messages API, borrowed from the bytes of its body.
 ///
 /// Valid means: every rule of contract/messages.md holds, except "model known" (M20), which needs the model
-/// table. Text stays in the body's own JSON literals until someone asks for its characters.
+/// table. Text stays in the body's own JSON literals until its characters are needed.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// Client-owned JSON (tool inputs, schemas) is kept here.
@@ -376,7 +376,7 @@ pub(crate) fn without_dropped_prefill<'r, 'a>(messages: &'r [Message<'a>]) -> &'
 /// A client's value in quotes, if it is a short name (M19).
 pub(crate) fn quotable(value: &str) -> Option<String> {
     let is_short = value.chars().nth(64).is_none();
-    // What has no shape of its own or turns others around would make the sentence say something else.
+    // Invisible characters, and those that change the direction of others, could make the sentence say something else.
     let is_printable = |char: char| !char.is_control() && !char.escape_debug().eq(char.escape_unicode());
     (is_short && value.chars().all(is_printable)).then(|| format!("'{value}'"))
 }

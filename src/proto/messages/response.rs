@@ -7,11 +7,11 @@ use super::event::{Block, Delta, Piece, Sink, StreamEvent};
 use super::sse::{write_piece, write_usage};
 use crate::proto::json::{self, Completeness};
 
-/// The longest message that is put together, in bytes; a longer one has to be streamed.
+/// The longest folded message, in bytes. A longer answer must be streamed.
 pub const MAX_FOLDED: usize = 64 << 20;
 
-/// Makes the non-streaming answer of the same events that a stream would send (TS24, M51): blocks in order, deltas
-/// concatenated. Text stays JSON from the payload to the message; only a tool's input is looked into.
+/// Folds the events of a stream into the non-streaming answer (TS24, M51): blocks in order, deltas concatenated. Text
+/// stays JSON from the payload to the message; only a tool's input is parsed.
 #[derive(Debug, Default)]
 pub struct Fold {
     /// The message as JSON, as far as it came.
@@ -46,7 +46,7 @@ impl Fold {
         std::mem::take(&mut self.complete).then(|| std::mem::take(&mut self.message))
     }
 
-    /// What is held is longer than [`MAX_FOLDED`].
+    /// It holds more than [`MAX_FOLDED`].
     pub fn is_too_long(&self) -> bool {
         let open = match &self.open {
             Open::Thinking { signature } => signature.len(),
@@ -56,7 +56,7 @@ impl Fold {
         self.message.len() + open > MAX_FOLDED
     }
 
-    /// Bytes of memory that it has taken.
+    /// Bytes of memory that it holds.
     pub fn held(&self) -> usize {
         let open = match &self.open {
             Open::Thinking { signature } => signature.capacity(),

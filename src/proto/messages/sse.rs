@@ -8,7 +8,7 @@ use crate::proto::json;
 
 /// Appends each event to a buffer: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
 ///
-/// Whatever needs no decision is a constant; a text delta is a few copies.
+/// Fixed parts are constants; a text delta is a few copies.
 #[derive(Debug)]
 pub struct Sse<'o>(pub &'o mut BytesMut);
 

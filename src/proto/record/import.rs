@@ -1,4 +1,4 @@
-//! What other programs keep of their users' sessions, read as accounts (R78–R86). Bytes in, records out.
+//! Sessions that other programs keep, read as accounts (R78–R86). Bytes in, records out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -10,7 +10,7 @@ use crate::proto::address::percent_encoded;
 use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
 
-/// Longest source that is no database (R86).
+/// Longest source in bytes, databases excepted (R86).
 pub const MAX_SOURCE: usize = 64 << 20;
 /// Accounts that one source may hold (R86).
 pub const MAX_ACCOUNTS: usize = 10_000;
@@ -21,11 +21,11 @@ const MAX_NAME: usize = 100;
 /// The existing Node.js service's list of Kiro accounts (R83).
 const SERVICE_LIST: &str = "claude-kiro-oauth";
 
-/// What a source is, by its content and never by its name (R79).
+/// The kind of a source, by its content and never by its name (R79).
 pub enum Source {
     /// A database, to be read as [`kiro_cli`] says.
     Sqlite,
-    /// A pool of this program: it is used with `--store`.
+    /// A pool of this program, which `--store` uses.
     Pool,
     /// A token file of the Kiro IDE, or its like (R80).
     TokenFile,
@@ -49,11 +49,11 @@ pub enum Source {
 pub struct FoundAccount {
     /// The account's name, key or number in its source.
     pub label: String,
-    /// What can be taken over; else why nothing can.
+    /// The account as it is imported; else why it can't be.
     pub taken: Result<ImportedAccount, String>,
 }
 
-/// What is taken over of an account.
+/// The imported parts of an account.
 pub struct ImportedAccount {
     /// Its id in the source, when it may be one here (R13).
     pub id: Option<String>,
@@ -85,14 +85,14 @@ pub enum Place {
     File(String),
     /// The token file's content itself.
     Inline(Vec<u8>),
-    /// Nowhere that can be read: why.
+    /// Why it can't be read.
     Nowhere(String),
 }
 
-/// Says what a source is (R79).
+/// Recognises a source (R79).
 ///
 /// # Errors
-/// Why it can't be one: JSON that breaks off, or nothing that is known.
+/// Why it isn't one: the JSON breaks off, or the content is unknown.
 pub fn recognise(bytes: &[u8]) -> Result<Source, String> {
     const UNKNOWN: &str = "no token file, kiro-cli database, pool file or credential list";
     if bytes.starts_with(SQLITE) {
@@ -106,7 +106,7 @@ pub fn recognise(bytes: &[u8]) -> Result<Source, String> {
     if !text.starts_with(['{', '[']) {
         return Err(UNKNOWN.to_owned());
     }
-    // The error's own words may quote a piece of the text: only the place is told.
+    // serde's message may quote a piece of the text, so ours gives only the place.
     let value: Value = serde_json::from_str(text)
         .map_err(|error| format!("line {}, column {}: no JSON from here on", error.line(), error.column()))?;
     match &value {
@@ -175,7 +175,7 @@ fn credentials(list: &[Value]) -> Result<Source, String> {
     within_limit(list.len())?;
     let mut left = Vec::new();
     let found = list.iter().enumerate().map(|(at, value)| {
-        // An e-mail address is a name for the account's owner, but no word for an error.
+        // An e-mail address may name an account, but it may not stand in an error.
         let label = value
             .as_object()
             .map_or_else(|| format!("account {}", at + 1), |object| label_of(object, &["nickname", "label"], at));
@@ -185,7 +185,7 @@ fn credentials(list: &[Value]) -> Result<Source, String> {
     Ok(Source::Credentials { found, left })
 }
 
-/// R84: one credential as several Rust gateways keep it.
+/// One credential, in the form that several Rust gateways keep (R84).
 fn credential(value: &Value, left: &mut Vec<String>) -> Result<ImportedAccount, String> {
     const LEFT: [&str; 4] = ["id", "groups", "endpoint", "subscriptionTitle"];
     let object = value.as_object().ok_or("no JSON object")?;
@@ -237,7 +237,7 @@ fn proxy_of(object: &Map<String, Value>) -> Result<Option<String>, String> {
     Ok(Some(format!("{scheme}://{}:{}@{rest}", percent_encoded(user), percent_encoded(password))))
 }
 
-/// R83: what the pool file says of Kiro's accounts.
+/// The Kiro accounts of the Node.js service's pool file (R83).
 fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> {
     within_limit(list.len())?;
     let others = file.iter().filter(|(name, _)| *name != SERVICE_LIST);
@@ -289,7 +289,7 @@ fn place_of(object: &Map<String, Value>) -> Place {
 /// The token record in a token file's JSON that stands in another file (R83).
 ///
 /// # Errors
-/// Why it is none.
+/// Why it isn't one.
 pub fn inline(json: &[u8]) -> Result<Vec<u8>, String> {
     let file = TokenFile::parse(json).map_err(|error| error.to_string())?;
     Ok(file.ok_or("holds no token: sign in again")?.record(None, None))
@@ -338,7 +338,7 @@ fn session(
     state: &[(String, Vec<u8>)],
 ) -> Result<Vec<u8>, String> {
     let mut members = object_of(&format!("{prefix}:token"), value)?;
-    // The state's values are JSON; older versions wrote plain texts.
+    // The values of `state` are JSON; older versions wrote plain text.
     let stated = |key: &str| {
         let raw = value_of(state, key)?;
         let plain = || std::str::from_utf8(raw).ok().filter(|text| !text.contains(['"', '{'])).map(str::to_owned);
@@ -399,17 +399,17 @@ fn session(
     }
 }
 
-/// A token record that may be written, and what is to be said of it (R86).
+/// A token record that may be written, and the warnings about it (R86).
 pub struct Checked {
     /// The record.
     pub record: Vec<u8>,
     /// Its reading.
     pub token: Token,
-    /// Sentences for whoever adds it.
+    /// Sentences for the person who adds it.
     pub warnings: Vec<String>,
 }
 
-/// What every imported record passes before anything is written: R71, R74, R77, K11 and K84 (R86).
+/// Checks an imported record before anything is written: R71, R74, R77, K11 and K84 (R86).
 ///
 /// # Errors
 /// Why its account could never serve.
@@ -427,7 +427,7 @@ pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, 
     let method = token.method();
     for (field, region) in [("region", &token.region), ("region", &token.idc_region), ("apiRegion", &token.api_region)]
     {
-        // Other fields of a region are K74's business: a provider's own may stand there.
+        // K74 judges the other region fields: they may hold a provider's own region.
         if method != Method::External && region.as_deref().is_some_and(|region| !is_region(region)) {
             return Err(format!("{field}: not a region's name"));
         }

@@ -42,13 +42,13 @@ pub struct Account {
     pub last_used: Option<Timestamp>,
     /// When the last failure happened.
     pub last_error_time: Option<Timestamp>,
-    /// What the last failure was; see [`Account::note`]. Counts only while the account is not healthy (R15).
+    /// The last failure; see [`Account::note`]. Counts only while the account is not healthy (R15).
     pub last_error_message: Option<String>,
     /// When a quota resets. Counts only while the account is not healthy (R15).
     pub scheduled_recovery_time: Option<Timestamp>,
     /// Default false. Its access token should be renewed.
     pub needs_refresh: bool,
-    /// Refreshes tried in vain, as another program counts them.
+    /// Failed refreshes, as another program counts them.
     pub refresh_count: u64,
     /// When the last refresh or check ended well.
     pub last_health_check_time: Option<Timestamp>,
@@ -93,7 +93,7 @@ impl Account {
         Ok(account)
     }
 
-    /// What `lastErrorMessage` says while it counts, which is while the account is not healthy (R15).
+    /// The meaning of `lastErrorMessage`. It counts only while the account is not healthy (R15).
     pub fn note(&self) -> Option<Note> {
         if self.is_healthy { None } else { self.last_error_message.as_deref().map(Note::parse) }
     }
@@ -230,7 +230,7 @@ impl Token {
         Ok(token)
     }
 
-    /// What a refresh brings: tokens, end and profile, as far as they are there.
+    /// The fields that a refresh brings: tokens, end and profile, those that are present.
     pub fn granted(&self) -> impl Iterator<Item = Entry> {
         [
             self.access_token.clone().map(Entry::AccessToken),
@@ -259,7 +259,7 @@ impl Token {
         })
     }
 
-    /// Whether `authMethod` holds a word that is not known, so that [`Token::method`] is a guess worth a warning (K51).
+    /// Whether `authMethod` holds an unknown word, so that [`Token::method`] is a guess worth a warning (K51).
     pub fn has_unknown_method(&self) -> bool {
         self.kiro_api_key.is_none() && self.auth_method.as_deref().is_some_and(|text| method_of(text).is_none())
     }
@@ -336,7 +336,7 @@ impl TokenKey {
     }
 }
 
-/// How long a record is, and nothing of what is in it (R6).
+/// A record's length for `Debug`, without its content (R6).
 pub struct ByteCount<'a>(pub &'a [u8]);
 
 impl fmt::Debug for ByteCount<'_> {
@@ -389,7 +389,7 @@ impl Method {
     }
 }
 
-/// One field of a patch and the value it shall have. The order of the variants is the order of R26.
+/// One field of a patch and its new value. The order of the variants is the order of R26.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// `isHealthy`
@@ -503,7 +503,7 @@ impl Entry {
         }
     }
 
-    /// Whether the tolerant reading of what was found is already this value (R20).
+    /// Whether the tolerant reading of the found value already equals this one (R20).
     fn equals(&self, found: Option<Json<'_>>) -> bool {
         let boolean = |default| found.and_then(read::boolean).unwrap_or(default);
         let count = || found.map_or(0, read::count);
@@ -551,7 +551,7 @@ impl Entry {
     }
 }
 
-/// A time is written with milliseconds, so a finer one equals what would be written for it.
+/// Times are written with milliseconds, so two times are the same when their milliseconds are.
 fn same_time(found: Option<Timestamp>, wanted: Option<Timestamp>) -> bool {
     found == wanted
         || found.is_some() && found == wanted.and_then(|time| Timestamp::from_millisecond(time.as_millisecond()).ok())
@@ -648,7 +648,7 @@ pub fn new_account(
     record.into_bytes()
 }
 
-/// What `KIRO_TOKEN_FILE_PATH` begins with when it names a token key of the shared store.
+/// The beginning of a `KIRO_TOKEN_FILE_PATH` that names a token key of the shared store.
 const TOKEN_PATH: &str = "redis:tokens:claude-kiro-oauth:";
 
 /// The id in `KIRO_TOKEN_FILE_PATH` when that names a token key (R45).
@@ -692,7 +692,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What a success writes into a record that needs no healing (R29).
+    /// The record after `count` successes that needed no healing (R29).
     fn after_successes(record: &str, count: u64) -> String {
         let account = Account::parse(record.as_bytes(), "a1").unwrap();
         let entries = [Entry::LastUsed(t0()), Entry::UsageCount(account.usage_count + count)];

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{read, rfc3339};
 
-/// What `lastErrorMessage` says. Displayed as it is written: one line of at most 200 characters.
+/// A parsed `lastErrorMessage`. It displays as it is written: one line of at most 200 characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// `cool-down until <time>: <cause>`
@@ -76,7 +76,7 @@ impl fmt::Display for Note {
         };
         let line = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
         let cause: String = cause.chars().map(line).collect();
-        // Whatever a plain cause says, it must not be read back as a mark.
+        // A plain cause must not be read back as a mark.
         if head.is_empty() && [COOL_DOWN, QUOTA, EJECTED].iter().any(|prefix| cause.starts_with(prefix)) {
             head.push_str("failure: ");
         }

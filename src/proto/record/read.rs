@@ -25,7 +25,8 @@ pub(super) fn boolean(value: Json<'_>) -> Option<bool> {
     }
 }
 
-/// A number or the digits of one, its fraction cut off; 0 for anything negative or else (R70). Capped as R25 writes it.
+/// A number or the digits of one, its fraction cut off; 0 for negative numbers and for anything else (R70). Capped as
+/// R25 writes it.
 pub(super) fn count(value: Json<'_>) -> u64 {
     decimal(value).map_or(0, |number| if number < MAX_INTEGER as f64 { number as u64 } else { MAX_INTEGER })
 }
@@ -97,7 +98,7 @@ fn decimal(value: Json<'_>) -> Option<f64> {
         Some(text) => text.trim(),
         None => value.number()?,
     };
-    // Of a string only what JSON would call a number: no `inf`, no `0x`.
+    // A string counts only when JSON would call it a number: no `inf`, no `0x`.
     let plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+' | b'e' | b'E');
     if !text.starts_with(|c: char| c.is_ascii_digit()) || !text.bytes().all(plain) {
         return None;

@@ -19,7 +19,7 @@ const REFRESH_TOKEN: Names = ("refreshToken", "refresh_token");
 const EXPIRES_AT: Names = ("expiresAt", "expires_at");
 const PROFILE_ARN: Names = ("profileArn", "profile_arn");
 const AUTH_METHOD: Names = ("authMethod", "auth_method");
-/// What some programs call the end of a token (R80).
+/// Another name for the end of a token (R80).
 const EXPIRED: Names = ("expired", "expired");
 const PROVIDER: Names = ("provider", "socialProvider");
 const CLIENT_ID_HASH: Names = ("clientIdHash", "client_id_hash");
@@ -39,7 +39,8 @@ impl<'a> TokenFile<'a> {
         Ok(Self::is_one(&file.object).then_some(file))
     }
 
-    /// Whether this is such a file, however long and deep: what [`TokenFile::parse`] refuses is no pool for that.
+    /// Whether this is a token file, whatever its length and depth: one that [`TokenFile::parse`] refuses isn't a pool
+    /// either.
     pub fn is_one(file: &Object<'_>) -> bool {
         let present = |name: &str| file.last(name).is_some_and(|value| !value.is_null());
         let holds_token = |names: &Names| present(names.0) || present(names.1);
@@ -151,8 +152,8 @@ impl<'a> TokenFile<'a> {
         [PROFILE_ARN.0, PROFILE_ARN.1].iter().any(|name| self.object.last(name).is_some())
     }
 
-    /// As R71, where a `clientIdHash` counts as having a client registration, but not beside a `tokenEndpoint`: an
-    /// external login has none.
+    /// As R71. A `clientIdHash` counts as a client registration, but not beside a `tokenEndpoint`: an external login
+    /// has none.
     fn method(&self) -> Method {
         if self.text(KIRO_API_KEY).is_some() {
             return Method::ApiKey;
@@ -177,7 +178,7 @@ impl<'a> TokenFile<'a> {
     }
 }
 
-/// `clientIdHash` is no file name of the same folder (R67).
+/// `clientIdHash` isn't a file name of the same folder (R67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusedHash;
 

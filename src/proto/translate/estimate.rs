@@ -6,16 +6,15 @@ use crate::proto::messages::request::{Block, Content, Document, DocumentSource, 
 
 /// Counts tokens of text without a tokenizer: a weight per character by its class and the class before it (TU5).
 ///
-/// One pass, no allocation; sums are exact, in hundredths of a token. Text comes in pieces: inside a piece it may be
-/// cut between any two characters without a difference, and nothing before the first character of a piece counts as
-/// blank.
+/// One pass, no allocation; sums are exact, in hundredths of a token. Text comes in pieces. Cutting a piece between any
+/// two characters makes no difference; the first character of a piece counts as if a blank stood before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Estimator {
     hundredths: u64,
     before: Class,
 }
 
-/// Classes of characters, as far as the next character's weight depends on them.
+/// Classes of characters: the next character's weight depends on them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 enum Class {
@@ -157,7 +156,7 @@ impl Estimator {
     /// an escape counts as the character it stands for (TS23), an unpaired surrogate as U+FFFD.
     ///
     /// Calls may cut a literal between characters, but not inside an escape, inside UTF-8, or between the two
-    /// escapes of a pair. Bytes that are no valid literal give some count, never a failure.
+    /// escapes of a pair. Other bytes give some count, never a failure.
     pub fn literal(&mut self, literal: &[u8]) {
         let mut rest = literal;
         while let Some(at) = memchr::memchr(b'\\', rest) {
@@ -178,7 +177,7 @@ impl Estimator {
         self.run(rest);
     }
 
-    /// Counts the escape at the beginning; what follows it.
+    /// Counts the escape at the beginning, and returns the rest.
     fn escape<'e>(&mut self, escape: &'e [u8]) -> &'e [u8] {
         let (char, length) = unescape(escape);
         self.one_by_one(char.encode_utf8(&mut [0; 4]).as_bytes(), 1);

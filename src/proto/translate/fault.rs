@@ -12,13 +12,13 @@ pub struct PromptSize {
     pub window: u64,
 }
 
-/// The answer when a fault is final: the column *client* of K45.
+/// The answer to the client when a fault is final: the column *client* of K45.
 ///
 /// Upstream's text gets through for `BadRequest` (a `ModelFields` that no repair cured is one), `UnknownModel` and
 /// `TooLarge` only (K48). The headers (`retry-after`, `x-should-retry`) are the
 /// caller's, who knows when the soonest account is back (K47, M61).
 pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
-    // Nothing was sent: Kiro refused nothing, and answered neither late nor wrong.
+    // Nothing was sent, so Kiro neither refused nor failed.
     if let Some(why) = fault.message.strip_prefix(NO_TOKEN)
         && fault.kind != FaultKind::ClientVersion
     {
@@ -26,14 +26,14 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
         return ApiError::new(kind, format!("The Kiro account has no access token: {why}."));
     }
     match fault.kind {
-        // K106: the client's request is fine, and none of upstream's text helps its author.
+        // The client's request is fine, and upstream's text wouldn't help its author (K106).
         FaultKind::ClientVersion => ApiError::new(
             ErrorType::Api,
             "the upstream refuses this gateway's client version; its operator must update the gateway or set \
              KIRO_CLIENT_VERSION",
         ),
         FaultKind::PromptTooLong => {
-            // M62, TR34: clients compact on exactly this sentence, and need n > max.
+            // Clients compact on exactly this sentence, and need n > max (M62, TR34).
             let tokens = prompt.estimate.max(prompt.window.saturating_add(1));
             let window = prompt.window;
             ApiError::new(ErrorType::InvalidRequest, format!("prompt is too long: {tokens} tokens > {window} maximum"))
@@ -72,7 +72,7 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
             ApiError::new(ErrorType::Overloaded, "Kiro has no capacity for this model at the moment.")
         }
         FaultKind::ServerError => ApiError::new(ErrorType::Api, "Kiro failed while it served the request."),
-        // Our own words, which name the way.
+        // Our own sentence, which names the way.
         FaultKind::Unreachable if !fault.message.is_empty() => {
             ApiError::new(ErrorType::Api, format!("The connection to Kiro failed: {}.", fault.message))
         }

@@ -1,7 +1,7 @@
-//! Thinking, effort and `max_tokens` on their way upstream (TR39–TR43), and what upstream's refusals teach (K129).
+//! Thinking, effort and `max_tokens` on their way upstream (TR39–TR43), and the lessons of upstream's refusals (K129).
 //!
-//! What a client [`Asked`] is known with the request. What a model takes, its [`Abilities`], is known with the account, so
-//! that the fields are made for each attempt; the prefix of the system text is made once, by the table's row.
+//! The request says what the client [`Asked`]; the account says what the model takes, its [`Abilities`]. So the fields
+//! are made for each attempt; the prefix of the system text is made once, by the table's row.
 
 use serde_json::Value;
 
@@ -22,12 +22,12 @@ pub struct Asked {
     pub display: Option<Display>,
     /// `output_config.effort`.
     pub effort: Option<Effort>,
-    /// `max_tokens`; none where it isn't to be kept (`KIRO_MAX_TOKENS=ignore`).
+    /// `max_tokens`; none with `KIRO_MAX_TOKENS=ignore`.
     pub max_tokens: Option<u64>,
 }
 
 impl Asked {
-    /// What a request asks for; `name_thinks`: its model's name ends in `-thinking`.
+    /// Reads it from a request; `name_thinks`: its model's name ends in `-thinking`.
     pub fn of(request: &Request<'_>, name_thinks: bool) -> Self {
         Self {
             thinking: match request.thinking {
@@ -45,12 +45,12 @@ impl Asked {
         self.thinking.is_on()
     }
 
-    /// Whether the gateway sends no text of thoughts, whatever upstream delivers (TS28, TR42).
+    /// Whether the gateway drops the text of thoughts that upstream delivers (TS28, TR42).
     pub fn omits_thinking_text(&self) -> bool {
         self.thinks() && self.display == Some(Display::Omitted)
     }
 
-    /// TR39: the effort that was asked for, in words or by the budget.
+    /// The effort that was asked for, in words or by the budget (TR39).
     fn level(&self) -> Option<Effort> {
         match (self.effort, self.thinking) {
             (Some(effort), _) => Some(effort),
@@ -69,7 +69,7 @@ impl Asked {
 pub struct Abilities<'a> {
     /// Context window in tokens: the limit.
     pub window: u64,
-    /// What upstream's percentage refers to (TU2).
+    /// The window that upstream's percentage refers to, in tokens (TU2).
     pub usage_window: u64,
     /// Most output tokens.
     pub max_output: u64,
@@ -87,7 +87,7 @@ pub struct Abilities<'a> {
 }
 
 impl<'a> Abilities<'a> {
-    /// The merge; `listed` is the model's entry in the account's catalogue, which a pinned row doesn't heed.
+    /// Merges the sources; `listed` is the model's entry in the account's catalogue. A pinned row ignores it.
     pub fn of(row: &'a Model, listed: Option<&'a Listed>, refused: RefusedFields) -> Self {
         let listed = listed.filter(|_| !row.pin);
         let mut abilities = Self {
@@ -132,8 +132,8 @@ impl<'a> Abilities<'a> {
         abilities
     }
 
-    /// TR39: the highest level that is taken and not above, else the lowest. `none` is no depth: it is asked for by
-    /// `disabled` alone.
+    /// The highest accepted level that isn't above this one, else the lowest (TR39). `none` isn't a level here: only
+    /// `disabled` asks for it.
     fn clamped(&self, level: Effort) -> Option<Effort> {
         let taken = || self.taken().filter(|taken| *taken != Effort::None);
         taken().filter(|taken| *taken <= level).max().or_else(|| taken().min())
@@ -144,7 +144,7 @@ impl<'a> Abilities<'a> {
         self.efforts.iter().copied().filter(move |level| below.is_none_or(|below| *level < below))
     }
 
-    /// What `thinking.type` says.
+    /// The value of `thinking.type`.
     fn thinking_type(&self, thinking: Thinking) -> Option<ThinkingType> {
         let wanted: &[ThinkingType] = match thinking {
             Thinking::Absent => &[],
@@ -156,7 +156,7 @@ impl<'a> Abilities<'a> {
         wanted.iter().copied().find(|kind| takes && self.types.contains(kind))
     }
 
-    /// TR42: what `thinking.display` says. Who wants no text is served by the gateway where upstream can't.
+    /// The value of `thinking.display` (TR42). Where upstream can't omit the text, the gateway does.
     fn display(&self, asked: Option<Display>) -> Option<Display> {
         if self.refused.display {
             return None;
@@ -168,7 +168,7 @@ impl<'a> Abilities<'a> {
         }
     }
 
-    /// The effort to send: what was asked for, the default when only thinking was.
+    /// The effort to send: the one asked for, or the default when only thinking was asked for.
     fn effort(&self, asked: &Asked, kind: Option<ThinkingType>) -> Option<Effort> {
         if self.refused.effort {
             return None;
@@ -177,7 +177,7 @@ impl<'a> Abilities<'a> {
         let level = if by_fields {
             asked.level().or(self.default_effort).unwrap_or(Effort::High)
         } else {
-            // A budget is no effort where thinking is asked for by tags.
+            // Where tags ask for thinking, a budget isn't an effort.
             asked.effort?
         };
         self.clamped(if kind == Some(ThinkingType::BetweenTools) { level.min(Effort::High) } else { level })
@@ -241,7 +241,7 @@ pub fn thinking_prefix(asked: &Asked, row: &Model) -> Option<String> {
             let effort = Abilities::of(row, None, RefusedFields::default()).clamped(level).unwrap_or(level).as_str();
             return Some(format!("<thinking_mode>adaptive</thinking_mode><thinking_effort>{effort}</thinking_effort>"));
         }
-        // These models know the other form only.
+        // These models know only the other form.
         (Thinking::Adaptive | Thinking::BetweenTools, _) => match asked.effort {
             Some(Effort::None | Effort::Low) => 4_000,
             Some(Effort::Medium) => 10_000,
@@ -252,8 +252,8 @@ pub fn thinking_prefix(asked: &Asked, row: &Model) -> Option<String> {
     Some(format!("<thinking_mode>enabled</thinking_mode><max_thinking_length>{length}</max_thinking_length>"))
 }
 
-/// What upstream has refused of `additionalModelRequestFields`, for one model of an account on one shape (K129). It lives
-/// for an hour with what else is learned of the account.
+/// The parts of `additionalModelRequestFields` that upstream has refused, for one model of an account on one shape
+/// (K129). It lasts an hour, as everything learned of the account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RefusedFields {
     /// The whole of it.
@@ -274,7 +274,7 @@ pub struct RefusedFields {
     pub most_tokens: Option<u64>,
 }
 
-/// What a refusal was about, for the log and the metric (`member`).
+/// The subject of a refusal, for the log and the metric (`member`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedMember {
     /// The whole of it.
@@ -303,7 +303,7 @@ impl RefusedMember {
 }
 
 impl RefusedFields {
-    /// Nothing of it is taken.
+    /// Upstream takes no part of it.
     pub const ALL: Self = Self {
         all: true,
         thinking: false,
@@ -315,8 +315,8 @@ impl RefusedFields {
         most_tokens: None,
     };
 
-    /// What is known after a refusal (fault `ModelFields`) of a call that sent `sent`, the JSON that [`model_fields`] gave;
-    /// `again`: it is the request's second. The next fields differ from `sent` in any case.
+    /// Learns from a refusal (fault `ModelFields`) of a call that sent `sent`, the JSON of [`model_fields`]; `again`:
+    /// it is the request's second. The next fields always differ from `sent`.
     pub fn learn(&self, message: &str, sent: &str, again: bool) -> (Self, RefusedMember) {
         let everything = (Self { all: true, ..*self }, RefusedMember::All);
         let Ok(sent) = serde_json::from_str::<Value>(sent) else { return everything };
@@ -352,7 +352,7 @@ impl RefusedFields {
     }
 }
 
-/// The first member of ours that a message names in quotes, else as the last name of a `$.a.b` path, and that was sent.
+/// The first sent member that a message names, in quotes or else as the last name of a `$.a.b` path.
 fn named(message: &str, sent: &Value) -> Option<RefusedMember> {
     let has = |path: &str| sent.pointer(path).is_some();
     let effort = has("/output_config") || has("/reasoning");

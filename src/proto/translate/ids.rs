@@ -1,6 +1,6 @@
-//! Ids of a conversation that a client gave none for (TR48, TR49), and the key by which it keeps its account (R101).
+//! Ids for a conversation without client ids (TR48, TR49), and the key by which it keeps its account (R101).
 //!
-//! All are HMAC-SHA-256 under one secret (R103): without it none can be tested against a guessed text.
+//! All are HMAC-SHA-256 under one secret (R103): without it nobody can test an id against a guessed text.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::proto::json::tree::Text;
 use crate::proto::messages::request::{Content, DocumentSource, Request, Role, is_uuid};
 use crate::proto::record::hex;
 
-/// So much of the system text counts (TR48).
+/// Characters of the system text that count (TR48).
 const SYSTEM_CHARACTERS: usize = 1_024;
 
 /// The secret of all derived ids (R103). Never shown.
@@ -27,7 +27,7 @@ impl IdSecret {
         Self(Hmac::new(&block.into()))
     }
 
-    /// Of a text of any length, such as `KIRO_ID_SECRET`: its SHA-256.
+    /// The SHA-256 of a text of any length, such as `KIRO_ID_SECRET`.
     pub fn of_text(text: &str) -> Self {
         Self::new(Sha256::digest(text).into())
     }
@@ -50,7 +50,7 @@ impl fmt::Display for ConversationKey {
     }
 }
 
-/// Who asks, beside the body.
+/// The client and its session, as the headers name them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClientContext<'a> {
     /// The header `x-claude-code-session-id` (M34).
@@ -62,12 +62,12 @@ pub struct ClientContext<'a> {
     pub key: Option<[u8; 32]>,
 }
 
-/// What the ids of a request are made from.
+/// The inputs of a request's ids, beside its body.
 #[derive(Debug, Clone, Copy)]
 pub struct IdContext<'a> {
-    /// R103's.
+    /// The secret of R103.
     pub secret: &'a IdSecret,
-    /// Who asks.
+    /// The client.
     pub caller: ClientContext<'a>,
     /// `KIRO_CONVERSATION_ID=random`: two random v4 UUIDs of this client request, the conversation's and the
     /// continuation's, the same on every attempt. `None`: derived.
@@ -81,11 +81,11 @@ pub struct Ids {
     pub conversation: String,
     /// `agentContinuationId`.
     pub continuation: String,
-    /// Under which the conversation's account is remembered.
+    /// The key under which the conversation's account is remembered.
     pub key: ConversationKey,
 }
 
-/// The ids of a request: what the client says, else derived from how the conversation begins (TR48, TR49, R101).
+/// The ids of a request: the client's, else derived from the beginning of the conversation (TR48, TR49, R101).
 pub fn ids(request: &Request<'_>, context: &IdContext<'_>) -> Ids {
     let IdContext { secret, caller, random } = context;
     let gateway_session = caller.gateway_session.filter(|id| is_session(id));
@@ -118,7 +118,7 @@ pub fn ids(request: &Request<'_>, context: &IdContext<'_>) -> Ids {
     Ids { conversation, continuation, key: ConversationKey(key) }
 }
 
-/// The first 64 bits of SHA-256 of a signature, or of the data of a redacted thought: how it is remembered (TR44).
+/// The first 64 bits of SHA-256 of a signature, or of the data of a redacted thought (TR44).
 pub fn signature_id(signature: &str) -> u64 {
     let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(signature).into();
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
@@ -154,7 +154,7 @@ fn beginning<'t, 'a: 't>(system: impl Iterator<Item = &'t Text<'a>>) -> String {
     text
 }
 
-/// SHA-256 of the first user message: its texts, whatever its blocks are, and what is no text by its data.
+/// SHA-256 of the first user message: its texts, however they are cut into blocks, and the data of everything else.
 fn first_message(request: &Request<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
     let mut part = |kind: u8, bytes: &[u8]| {
@@ -246,7 +246,7 @@ mod tests {
     fn equal_beginnings_give_equal_ids_tr48_tr49() {
         let none = ClientContext::default();
         let first = of(&with(r#""S""#, A, ""), none, None);
-        // Blocks or a string, other spellings, whatever follows.
+        // Blocks or a string, other spellings, other messages behind it: the same.
         for same in [
             with(r#""\u0053""#, A, ""),
             with(r#"[{"type":"text","text":"S"},{"type":"text","text":""}]"#, A, ""),
@@ -274,7 +274,7 @@ mod tests {
             of(&with(r#""S""#, A, r#","metadata":{"user_id":"u"}"#), keyed, None),
             of(&with(r#""S""#, &image("iVBORw0KGgo="), ""), none, None),
             of(&with(r#""S""#, &image("iVBORw0KGgoA"), ""), none, None),
-            // What the lengths in front are for.
+            // The lengths in front keep these apart.
             of(&with(r#""Sa""#, r#"{"role":"user","content":" "}"#, ""), none, None),
         ];
         let mut seen = vec![first];
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!((&named.conversation, &named.continuation), (&elsewhere.conversation, &elsewhere.continuation));
         assert_ne!(named.key, elsewhere.key);
         assert_ne!(of(&body, caller(None, Some("abc-12346")), None).conversation, named.conversation);
-        // What isn't a session id.
+        // Not session ids.
         let derived = of(&body, ClientContext::default(), None);
         let long = "x".repeat(129);
         for none in ["abc-123", "", "abc-é2345", "abc\n12345", &long] {

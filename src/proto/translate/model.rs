@@ -35,7 +35,7 @@ pub struct Naming {
     pub auto: Option<String>,
 }
 
-/// What a client's name came to.
+/// The row that a client's name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// The row; made up for this request when the name was passed through ([`Model::passed`]).
@@ -50,7 +50,7 @@ pub struct Resolved {
 pub struct Model {
     /// Upstream's `modelId`.
     pub kiro_id: String,
-    /// Upstream's older id of the same model, for accounts that don't know `kiro_id`.
+    /// Upstream's older id of the same model, for accounts without `kiro_id`.
     pub alt: Option<String>,
     /// The names it answers to, in any case. The first is the one that `/v1/models` lists.
     pub names: Vec<String>,
@@ -74,24 +74,24 @@ pub struct Model {
     pub types: Vec<ThinkingType>,
     /// The values of `thinking.display` that upstream takes; none: the member is never sent.
     pub display: Vec<Display>,
-    /// What upstream's percentage refers to (TU2), when it isn't the window.
+    /// The window that upstream's percentage refers to (TU2), when it is another one. In tokens.
     pub usage_window: Option<u64>,
     /// Least and most `max_tokens`, where upstream has a place for it (TR43).
     pub max_tokens: Option<[u64; 2]>,
     /// Whether it takes images.
     pub images: bool,
-    /// What its prompt cache takes.
+    /// The limits of its prompt cache.
     pub cache: Option<CacheLimits>,
     /// Whether `/v1/models` may show it.
     pub listed: bool,
     /// No account's catalogue overrides the row (K126).
     pub pin: bool,
-    /// Made up for a name that the table doesn't hold (TR36): upstream is the judge of it.
+    /// Made up for a name that the table doesn't hold (TR36): upstream decides.
     pub passed: bool,
 }
 
-/// A row as the file has it. What is missing is as rows without native thinking have it; a row that asks by fields and
-/// doesn't say which has those that rows meant before there were columns for it.
+/// A row of the file. Missing columns have the values of a row without native thinking. A row that asks by fields and
+/// names none has the fields that such rows sent before there were columns for them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -146,7 +146,7 @@ impl ThinkingStyle {
     }
 }
 
-/// What a model's prompt cache takes.
+/// The limits of a model's prompt cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheLimits {
@@ -157,7 +157,7 @@ pub struct CacheLimits {
     pub min_tokens: u64,
 }
 
-/// A model that an account's catalogue has, reduced to what makes a row of it.
+/// A model of an account's catalogue, reduced to the columns of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundModel<'a> {
     /// Upstream's `modelId`.
@@ -203,11 +203,11 @@ impl From<Row> for Model {
     }
 }
 
-/// Most rows that are made of accounts' catalogues, in all.
+/// Most rows that accounts' catalogues add, in all.
 const MOST_FOUND: usize = 1024;
-/// `created` where nothing is known.
+/// `created` of a model without a date.
 const UNKNOWN_DATE: &str = "1970-01-01T00:00:00Z";
-/// Longest family of a name that passes: what is remembered of such names stays small.
+/// Longest family in a name that passes, so that remembered names stay short.
 const MOST_LETTERS: usize = 32;
 /// The name of Kiro's own choice (TR38).
 const AUTO: &str = "auto";
@@ -215,7 +215,7 @@ const AUTO: &str = "auto";
 impl Models {
     /// The table that is built in.
     pub fn embedded() -> &'static Self {
-        // A broken table would be empty: the test below keeps it whole.
+        // A broken table would be empty; a test below keeps it whole.
         static EMBEDDED: LazyLock<Models> =
             LazyLock::new(|| Models::from_json(include_bytes!("models.json")).unwrap_or_default());
         &EMBEDDED
@@ -224,7 +224,7 @@ impl Models {
     /// A table from its JSON file.
     ///
     /// # Errors
-    /// What is wrong, and in which row.
+    /// The mistake, and its row.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let rows: Vec<Arc<Model>> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         if rows.is_empty() {
@@ -247,8 +247,8 @@ impl Models {
         self
     }
 
-    /// The same table with a row more for each model that has none (TR37, M86); of several of one id the first is
-    /// taken. At most 1,024 are.
+    /// The same table with one more row for each model that has none (TR37, M86), at most 1,024. Of several models with
+    /// one id the first counts.
     #[must_use]
     pub fn with_found<'a>(&self, found: impl IntoIterator<Item = FoundModel<'a>>) -> Self {
         let mut rows = self.rows.clone();
@@ -271,8 +271,8 @@ impl Models {
         Self { rows, naming }
     }
 
-    /// The row of a client's model name (TR35–TR38). `fallback` names the row for `claude…` names that neither the
-    /// table holds nor may pass (TR36).
+    /// The row of a client's model name (TR35–TR38). `fallback` names the row for `claude…` names that the table
+    /// doesn't hold and that may not pass (TR36).
     ///
     /// Names are compared whole, never in part: `opus-5` isn't `opus-4-5`.
     pub fn resolve(&self, client_name: &str, fallback: Option<&str>) -> Option<Resolved> {
@@ -301,7 +301,7 @@ impl Models {
         self.rows.iter().filter(|row| row.listed)
     }
 
-    /// TR35, and TR36 for what isn't found; `auto` is what that name stands for.
+    /// TR35, and TR36 for unknown names; `auto` is the name that `auto` stands for.
     fn look_up(&self, client_name: &str, auto: Option<&str>) -> Option<Resolved> {
         let whole = client_name.trim().to_ascii_lowercase();
         let (mut name, mut thinks) = (whole.as_str(), false);
@@ -333,7 +333,7 @@ impl Models {
             .or_else(|| self.rows.iter().find(|row| row.alt.as_ref().is_some_and(equal)))
     }
 
-    /// The row for a name that upstream has to judge (TR36): as the nearest older model of the family.
+    /// The row for a name that passes (TR36): as the nearest older model of the family.
     fn passed(&self, name: &str, version: Version<'_>) -> Model {
         Model {
             kiro_id: version.kiro_id(),
@@ -371,7 +371,7 @@ impl Models {
         }
     }
 
-    /// The properties of the highest version of the family that isn't above, else those of a model of today.
+    /// The properties of the family's highest version up to this one, else those of a current model.
     fn properties_for(&self, version: Option<Version<'_>>) -> Model {
         let nearest = version.and_then(|wanted| {
             let of = |row: &Arc<Model>| {
@@ -424,12 +424,12 @@ impl Model {
         self.names.first().map_or("", String::as_str)
     }
 
-    /// The name in metrics: the listed one, and `other` for names that clients made up.
+    /// The name in metrics: the listed one; `other` for unknown names.
     pub fn label(&self) -> &str {
         if self.passed { "other" } else { self.listed_name() }
     }
 
-    /// What upstream's percentage refers to (TU2).
+    /// The window that upstream's percentage refers to (TU2), in tokens.
     pub fn usage_window(&self) -> u64 {
         self.usage_window.unwrap_or(self.window)
     }
@@ -481,7 +481,7 @@ enum Ending {
     Other,
 }
 
-/// The name without one of the endings that say nothing of the model, if it has one (TR35).
+/// The name without its ending, if it has one of those that don't name a model (TR35).
 fn cut(name: &str) -> Option<(&str, Ending)> {
     if let Some(name) = name.strip_suffix("-thinking") {
         return Some((name, Ending::Thinking));
@@ -592,7 +592,7 @@ mod tests {
         );
         assert!(prefix.efforts.is_empty() && prefix.types.is_empty() && prefix.display.is_empty());
         assert!(prefix.listed && prefix.images && !prefix.pin && !prefix.passed && prefix.max_tokens.is_none());
-        // What such a row sent before it had columns.
+        // What such a row sent before there were columns.
         let fields = table.resolve("claude-f", None).unwrap().row;
         assert_eq!((fields.efforts.len(), fields.default_effort), (5, Some(Effort::High)));
         assert_eq!((&*fields.types, fields.display.len()), (&[ThinkingType::Adaptive][..], 2));
@@ -677,7 +677,7 @@ mod tests {
         assert_eq!(table.resolve("claude-x", Some("nonsense")), None);
     }
 
-    /// The names of the vectors, and what they come to (TV55, TV123).
+    /// The names of the vectors, and their rows (TV55, TV123).
     #[test]
     fn names_of_today_tv123_tv55_a93() {
         let table = Models::embedded();
@@ -720,7 +720,7 @@ mod tests {
                 "{name}"
             );
         }
-        // What is found whole is not taken apart.
+        // A name that the table holds whole keeps its ending.
         let own = r#"[{"kiro_id":"k","names":["x-thinking"],"display_name":"d","created":"2025-01-01T00:00:00Z","window":1,"max_output":1}]"#;
         assert!(!Models::from_json(own.as_bytes()).unwrap().resolve("x-thinking", None).unwrap().thinks);
         assert!(table.resolve("claude-opus-7-thinking", None).unwrap().thinks);
@@ -753,7 +753,7 @@ mod tests {
         assert_eq!(id(&table, "claude-opus-6"), None);
         assert_eq!(id(&table, "claude-poet-7-1-20270101"), None);
         assert_eq!(id(&table, "claude-opus-5-5").as_deref(), Some("claude-opus-5.5"));
-        // The fallback takes over for what may not pass, and for what upstream has refused.
+        // The fallback serves names that may not pass, and names that upstream has refused.
         let fallback = |table: &Models, name: &str| {
             table.resolve(name, Some("claude-opus-4-5")).map(|found| found.row.kiro_id.clone())
         };

@@ -1,7 +1,7 @@
 //! Messages request to Kiro request (TR).
 //!
-//! The order of work is TR1's. The client's messages are grouped into turns that alternate (TR8); what repairs them
-//! (TR15–TR18) only marks and empties, so that they keep alternating.
+//! TR1 gives the order of work. The client's messages are grouped into alternating turns (TR8). Repairs (TR15–TR18)
+//! only mark and empty turns, so they keep alternating.
 
 mod documents;
 mod turns;
@@ -32,10 +32,10 @@ const TAGS: [&str; 2] = ["<thinking_mode>", "<max_thinking_length>"];
 const MESSAGES_WITH_IMAGES: usize = 5;
 /// The assistant's half of the system pair (TR46).
 const SYSTEM_REPLY: Text<'static> = Text::constant("I will follow these instructions.");
-/// The current message after a prefill (TR9), and a user message of which nothing is left (TR13).
+/// The current message after a prefill (TR9), and the text of an emptied user message (TR13).
 const CONTINUE: Text<'static> = Text::constant("Continue");
 
-/// What the translator needs beside the request: settings, and what a pure function can't make up itself.
+/// The translator's inputs beside the request: settings, and everything that a pure function can't make itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// The model table (TR6).
@@ -80,8 +80,7 @@ pub enum CachePoints {
     Auto,
 }
 
-/// Which signed or redacted thinking of history may go out: what the account made that is asked, with this model
-/// (TR44).
+/// Which signed or redacted thinking of history may go out: that which the same account made with this model (TR44).
 #[derive(Clone, Copy, Default)]
 pub enum Replay<'a> {
     /// None.
@@ -89,8 +88,8 @@ pub enum Replay<'a> {
     Nothing,
     /// All of it.
     Everything,
-    /// What this says yes to: it is given the model's `kiro_id` and the [`signature_id`] of the signature, or of a
-    /// redacted thought's data.
+    /// Thinking for which this returns true. Its arguments are the model's `kiro_id` and the [`signature_id`] of the
+    /// signature or of a redacted thought's data.
     ///
     /// [`signature_id`]: super::ids::signature_id
     Those(&'a dyn Fn(&str, u64) -> bool),
@@ -106,7 +105,7 @@ impl fmt::Debug for Replay<'_> {
     }
 }
 
-/// What a repair leaves out of the body.
+/// The parts of the body that a repair leaves out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeaveOut {
     /// Every `reasoningContent` (TR31).
@@ -115,7 +114,7 @@ pub struct LeaveOut {
     pub empty_thoughts: bool,
 }
 
-/// A translated request, and what the answer's translation needs to know about it.
+/// A translated request, with the inputs of the answer's translation.
 #[derive(Debug, Clone)]
 pub struct Translated {
     /// The Kiro request.
@@ -143,7 +142,7 @@ pub struct Translated {
 /// Translates a valid request.
 ///
 /// # Errors
-/// Only one: 404 `not_found_error` at `model` for a name that the table doesn't hold (M20, TR6).
+/// Only 404 `not_found_error` at `model`, for a name that the table doesn't hold (M20, TR6).
 pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated, RequestError> {
     let Resolved { row: model, thinks } = resolve_model(request, ctx.models, ctx.fallback)?;
     let asked = Asked::of(request, thinks);
@@ -264,8 +263,8 @@ struct System<'r> {
     cached: bool,
 }
 
-/// TR46: thinking prefix and the client's system: nothing that changes from turn to turn. A marker on a tool counts as
-/// one on it (TR50).
+/// The thinking prefix and the client's system text (TR46); nothing in it changes from turn to turn. A cache marker on
+/// a tool counts as one on it (TR50).
 fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: &Asked, model: &Model) -> System<'r> {
     let leading_blocks = leading.iter().flat_map(|message| &message.blocks);
     let client: Vec<_> = (request.system.iter().map(|system| (&system.text, system.cached)))
@@ -287,7 +286,7 @@ fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: 
     System { text, cached }
 }
 
-/// TR24: upstream has no member for `tool_choice`.
+/// The sentence that stands for `tool_choice` (TR24): upstream has no member for it.
 fn tool_choice_sentence(choice: &ToolChoice<'_>, has_tools: bool) -> Option<String> {
     match choice {
         ToolChoice::Auto => None,
@@ -299,7 +298,7 @@ fn tool_choice_sentence(choice: &ToolChoice<'_>, has_tools: bool) -> Option<Stri
     }
 }
 
-/// TR47: what is about this turn only stands at the end of the current message.
+/// Adds the sentences about this turn at the end of the current message (TR47).
 fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>) {
     let has_tools = !conversation.tools.is_empty();
     if let Some(sentence) = tool_choice_sentence(&request.tool_choice, has_tools) {
@@ -333,7 +332,7 @@ fn place_system<'r>(conversation: &mut Conversation<'r>, system: System<'r>, pla
     !is_blank
 }
 
-/// TR50: of the markers only the last ones stay, or two of ours take their place. How many there are then.
+/// Keeps the last cache points, or sets two of our own instead (TR50). Returns their number.
 fn set_cache_points(conversation: &mut Conversation<'_>, which: CachePoints, limit: usize, has_system: bool) -> usize {
     let most = if which == CachePoints::Client { limit.min(MAX_CACHE_POINTS) } else { 0 };
     conversation.cache_points().rev().filter(|point| **point).skip(most).for_each(|point| *point = false);

@@ -17,10 +17,10 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 
-/// What may wait behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. Over it
-/// the answer fails (TS42).
+/// The limit of the queue behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. A
+/// longer queue fails the answer (TS42).
 pub const MAX_QUEUE: usize = 1 << 20;
-/// What a waiting event costs beside its strings.
+/// Bytes that a waiting event counts beside its strings.
 const QUEUED_OVERHEAD: usize = 128;
 /// The longest signature that is sent (TS25), in bytes.
 const MAX_SIGNATURE: usize = 256 << 10;
@@ -33,7 +33,7 @@ const MAX_UNKNOWN: usize = 16;
 const MAX_UNKNOWN_CHARS: usize = 64;
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// What one response needs to know about its request.
+/// The facts of a request that its response needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `msg_…`, the `id` of the message.
@@ -44,44 +44,42 @@ pub struct Settings {
     pub model: String,
     /// Thinking is on (TR12): native reasoning becomes blocks, tags are looked for.
     pub thinking: bool,
-    /// The client said `display: omitted` and upstream sends the text of thoughts all the same: it isn't delivered
-    /// (TS28).
+    /// The client said `display: omitted`: text of thoughts that upstream sends all the same isn't delivered (TS28).
     pub drop_thinking_text: bool,
     /// Upstream's tool names back to the client's (TR20).
     pub tool_names: ToolNames,
     /// The model's window in tokens, in errors (M62).
     pub window: u64,
-    /// What upstream's percentage refers to, in tokens (TU2, K123).
+    /// The window that upstream's percentage refers to, in tokens (TU2, K123).
     pub usage_window: u64,
     /// How an input total is shown (TU3).
     pub usage_split: UsageSplit,
     /// Our estimate of the request in tokens (TU7).
     pub input_estimate: u64,
-    /// What comes out.
+    /// The form of the output.
     pub mode: Mode,
 }
 
-/// What comes out of a response.
+/// The form of a response's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// SSE bytes, as they come (`stream: true`).
     Stream,
-    /// One message at the end (`stream: false`, TS24); nothing is ever written before.
+    /// One message at the end (`stream: false`, TS24); nothing is written before it.
     Fold,
 }
 
-/// What the driver has to do after it fed the response.
+/// The driver's next step after an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: feed on. Also the answer to input behind a fault or a failure, which is swallowed: each is reported
-    /// once.
+    /// Feed on. Input behind a fault or a failure is swallowed with this step too: each fault is reported once.
     Continue,
-    /// Upstream failed before the commit; the client has heard nothing. Only a restart or giving up follows (TS19).
+    /// Upstream failed before the commit: nothing was sent to the client. Only a restart or giving up may follow
+    /// (TS19).
     Fault(Fault),
-    /// The answer is complete; further input is swallowed, with the same answer.
+    /// The answer is complete; further input is swallowed, with the same step.
     Done,
-    /// The folded message became longer than may be held ([`MAX_FOLDED`]): nothing of it is kept. No fault of
-    /// upstream's.
+    /// The folded message became longer than [`MAX_FOLDED`] and was dropped. It isn't a fault of upstream's.
     ///
     /// [`MAX_FOLDED`]: crate::proto::messages::response::MAX_FOLDED
     TooLong,
@@ -89,7 +87,7 @@ pub enum Step {
     Failed(Fault),
 }
 
-/// A content block was handed downstream: no second account (TS20, M9).
+/// A content block was sent: no second account may answer (TS20, M9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed;
 
@@ -101,7 +99,7 @@ impl std::fmt::Display for Committed {
 
 impl std::error::Error for Committed {}
 
-/// What the translation met, for the log and the metrics. Counts go over all attempts.
+/// Counts of the translation, for the log and the metrics, over all attempts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
     /// Events that aren't in the model, by name: at most 16 names of at most 64 characters.
@@ -111,8 +109,7 @@ pub struct Tally {
     /// `usage` of the last meteringEvent, in its own unit (credits), if it is a finite number that isn't negative
     /// (TU9).
     pub credits: Option<f64>,
-    /// A key of each thought that was delivered with a signature, and of each redacted one, in order; see
-    /// [`signature_key`]. At most `MAX_SIGNATURES`.
+    /// The [`signature_key`] of each delivered thought that is signed or redacted, in order, at most `MAX_SIGNATURES`.
     pub signatures: Vec<u64>,
     /// The exception that came after a complete answer and was taken for its end (TS17).
     pub ghost: Option<Fault>,
@@ -134,13 +131,13 @@ pub struct Response {
     index: u32,
     tool_blocks: u64,
     reported: Reported,
-    /// An event came in this attempt that is no fault (K41).
+    /// An event that isn't a fault came in this attempt (K41).
     heard: bool,
     /// A usage event came (K36).
     usage_seen: bool,
     /// The last content event was a tool's `stop:true` (K36).
     stopped: bool,
-    /// What came behind the last content: see [`Response::is_at_rest`].
+    /// The notes behind the last content: see [`Response::is_at_rest`].
     rest: Option<Rest>,
     /// A tool's input ended in its middle, or upstream's output limit was reached (TS15, TS42).
     truncated: bool,
@@ -149,11 +146,11 @@ pub struct Response {
     output: Estimator,
     ended: Option<(StopReason, Usage)>,
     tally: Tally,
-    /// TS23 may be used. Off only to measure what it gains.
+    /// The raw copy of TS23 is on. Off only to measure its gain.
     raw_copy: bool,
 }
 
-/// What has gone out so far (TS3).
+/// How far the output has come (TS3).
 #[derive(Debug)]
 enum State {
     /// Nothing sent.
@@ -164,14 +161,14 @@ enum State {
     Think {
         /// Goes out before the block closes (TS8).
         signature: Signature,
-        /// Its block was opened downstream. One of a signature alone (TS27) is opened and closed at once, when the
+        /// Its block was opened downstream. A block of a signature alone (TS27) is opened and closed at once when the
         /// signature is whole.
         sent: bool,
     },
     Tool(OpenTool),
     /// No block open, at least one was.
     Gap,
-    /// A fault before the commit was reported: a restart or giving up comes next (TS19).
+    /// A fault before the commit was reported: only a restart or giving up may follow (TS19).
     Faulted {
         started: bool,
     },
@@ -188,8 +185,8 @@ enum Signature {
     TooLong,
 }
 
-/// A tool that upstream has begun. Its block opens with the first input that isn't blank, or with its `stop` (TS42): a
-/// client can run nothing of a call that was cut before.
+/// A tool that upstream has begun. Its block opens with the first input that isn't blank, or with its `stop` (TS42), so
+/// that a client can't run a call that was cut before.
 #[derive(Debug)]
 struct OpenTool {
     id: Arc<str>,
@@ -200,11 +197,12 @@ struct OpenTool {
     any_input: bool,
     /// Its block was opened downstream.
     sent: bool,
-    /// Its `stop` came in the middle of its input: nothing more of it comes, and nothing may follow it (TS42).
+    /// Its `stop` came in the middle of its input: it gets no more input, and nothing may follow it (TS42).
     torn: bool,
 }
 
-/// By what a signature, or the data of a redacted thought, is remembered (TR44): the first 64 bits of its SHA-256.
+/// The key under which a signature, or the data of a redacted thought, is remembered (TR44): the first 64 bits of its
+/// SHA-256.
 pub fn signature_key(signature: &str) -> u64 {
     let digest = Sha256::digest(signature.as_bytes());
     digest.iter().take(8).fold(0, |key, &byte| key << 8 | u64::from(byte))
@@ -245,13 +243,13 @@ impl Response {
         }
     }
 
-    /// Decodes and escapes what TS23 would copy: only to measure the difference.
+    /// Decodes and escapes instead of copying (TS23): only to measure the difference.
     pub fn without_raw_copy(mut self) -> Self {
         self.raw_copy = false;
         self
     }
 
-    /// What the response was made for.
+    /// The settings that it was made with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -283,7 +281,7 @@ impl Response {
                 Step::Continue
             }
             Event::OutputLimit => {
-                // TS16, in Idle too.
+                // In Idle too (TS16).
                 self.hear(sink);
                 self.truncated = true;
                 self.limited = true;
@@ -301,13 +299,13 @@ impl Response {
     pub fn end(&mut self, sink: &mut impl Sink) -> Step {
         match self.swallows() {
             Some(step) => step,
-            // K41. Early headers (TS22) are no event.
+            // An early start (TS22) isn't an event (K41).
             None if !self.heard => self.fail(Fault::network("the stream ended without any event"), sink),
             None => self.complete(sink),
         }
     }
 
-    /// Anything else that ends it (TS1 `Cut`).
+    /// Upstream's body ended in any other way (TS1 `Cut`).
     pub fn cut(&mut self, fault: Fault, sink: &mut impl Sink) -> Step {
         match self.swallows() {
             Some(step) => step,
@@ -345,7 +343,7 @@ impl Response {
         }
     }
 
-    /// Makes ready for another attempt (TS20): forgets all but whether message_start is out, and the tally.
+    /// Prepares for another attempt (TS20). It keeps only whether message_start is out, and the tally.
     ///
     /// # Errors
     /// After the commit, and after the end.
@@ -364,7 +362,7 @@ impl Response {
     }
 
     /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before
-    /// it, since clients go on from them; a tool is not, since clients run what is closed (TS42).
+    /// it, because clients continue from them. A tool stays open, because clients run closed tools (TS42).
     pub fn give_up(&mut self, error: &ApiError, sink: &mut impl Sink) {
         if self.is_ended() {
             return;
@@ -381,14 +379,14 @@ impl Response {
         self.state = State::Failed { started: self.is_started() };
     }
 
-    /// Ends it without a word: the caller says why.
+    /// Ends it without an event: the caller says why.
     pub fn drop_answer(&mut self) {
         self.queue.clear();
         self.state = State::Failed { started: self.is_started() };
         self.ended = None;
     }
 
-    /// We stop (TS18, M64): gives up with an `overloaded_error`.
+    /// The server stops (TS18, M64): gives up with an `overloaded_error`.
     pub fn shutdown(&mut self, sink: &mut impl Sink) {
         self.give_up(&ApiError::new(ErrorType::Overloaded, "The server is shutting down."), sink);
     }
@@ -413,30 +411,28 @@ impl Response {
         }
     }
 
-    /// Nothing more comes out.
+    /// No more output follows.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, State::Done | State::Failed { .. })
     }
 
-    /// Why the answer ended; none while it runs and when it failed.
+    /// Why the answer ended; none while it runs and after a failure.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.ended.map(|(reason, _)| reason)
     }
 
-    /// The figures of `message_delta`; before it, what they would be now.
+    /// The figures of `message_delta`; before it, those as of now.
     pub fn usage(&self) -> Usage {
         self.ended.map_or_else(|| self.settled_usage(), |(_, usage)| usage)
     }
 
-    /// The answer ended with the end of the body, and neither counts nor credits nor a percentage had come: it may have
-    /// been cut (TU9).
+    /// The body ended the answer, and neither counts nor credits nor a percentage had come: it may have been cut (TU9).
     pub fn is_without_end(&self) -> bool {
         self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited
     }
 
-    /// Nothing is missing of the answer: it has content, no tool of it is open, and behind the last of its content the
-    /// usage and the credits came, with which upstream's answers end. Only the end of the body is to come, or, against
-    /// all that was seen, more of it.
+    /// The answer looks complete: it has content, no tool is open, and usage and credits came behind the last content,
+    /// as at the end of every answer seen so far. Usually only the end of the body follows.
     #[inline]
     pub fn is_at_rest(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| {
@@ -448,8 +444,8 @@ impl Response {
         })
     }
 
-    /// Upstream's total token count and its percentage, where the answer had both: together they give the window that the
-    /// percentage refers to.
+    /// Upstream's total token count and its percentage, when the answer had both: together they give the window that
+    /// the percentage refers to.
     pub fn measured(&self) -> Option<Measured> {
         self.reported.measured()
     }
@@ -462,7 +458,7 @@ impl Response {
 
 /// Inputs.
 impl Response {
-    /// The first event that is no fault sends message_start (TS5).
+    /// The first event that isn't a fault sends message_start (TS5).
     #[inline]
     fn hear(&mut self, sink: &mut impl Sink) {
         self.heard = true;
@@ -480,7 +476,7 @@ impl Response {
     /// A content event: takes effect, or waits behind an open tool (TS14).
     #[inline]
     fn content(&mut self, content: Content<'_>, sink: &mut impl Sink) -> Step {
-        // The common case: nothing has to be looked at.
+        // The common case: a plain copy.
         if let Content::Text(Text::Literal(literal)) = content
             && matches!(self.state, State::Text)
             && self.copies_text()
@@ -493,7 +489,7 @@ impl Response {
     }
 
     fn any_content(&mut self, content: Content<'_>, sink: &mut impl Sink) -> Step {
-        // TS7, TS8: notes.
+        // Notes (TS7, TS8).
         if content.is_empty() || (matches!(content, Content::Reasoning(_)) && !self.settings.thinking) {
             return Step::Continue;
         }
@@ -552,7 +548,7 @@ impl Response {
         }
     }
 
-    /// TS17: an exception now comes after a complete answer. A queue is only ever filled while a tool is open.
+    /// Whether an exception now comes after a complete answer (TS17). Events queue only while a tool is open.
     fn is_complete_answer(&self) -> bool {
         match &self.state {
             State::Text | State::Think { .. } | State::Gap => self.usage_seen || self.stopped,
@@ -561,14 +557,14 @@ impl Response {
         }
     }
 
-    /// A note that stands at the end of answers came.
+    /// A note came that stands at the end of answers.
     fn rests(&mut self, used: bool, metered: bool) {
         let rest = self.rest.take().filter(|rest| rest.output == self.output);
         let rest = rest.unwrap_or_else(|| Rest { used: false, metered: false, output: self.output.clone() });
         self.rest = Some(Rest { used: rest.used | used, metered: rest.metered | metered, ..rest });
     }
 
-    /// Upstream failed: told to the retry policy before the commit, to the client after it (TS18, TS19).
+    /// Upstream failed: before the commit the retry policy decides, after it the client gets the error (TS18, TS19).
     fn fail(&mut self, fault: Fault, sink: &mut impl Sink) -> Step {
         if !self.is_committed() {
             self.state = State::Faulted { started: self.is_started() };
@@ -606,7 +602,7 @@ impl Response {
     }
 
     fn settled_usage(&self) -> Usage {
-        // M59: content is never worth nothing, not even a redacted thought.
+        // Any content counts at least one token, even a redacted thought (M59).
         let least = u64::from(self.is_committed());
         let Settings { usage_window: window, input_estimate, usage_split, .. } = self.settings;
         let output = self.output.tokens().max(least);
@@ -617,8 +613,8 @@ impl Response {
 
 /// The queue behind an open tool (TS14).
 impl Response {
-    /// Works off the queue until it is empty or an unfinished tool is open. All waiting events of a tool are one entry
-    /// of the queue, so none of the open tool's is left in it.
+    /// Empties the queue until an unfinished tool is open. All waiting events of a tool are one entry, so the queue
+    /// holds none of the open tool's.
     fn drain(&mut self, sink: &mut impl Sink) {
         while !self.queue.is_empty() {
             match &self.state {
@@ -644,7 +640,7 @@ impl Response {
         }
     }
 
-    /// Lets one content event take effect. None but its own reaches an open tool.
+    /// Applies one content event. An open tool only ever gets its own.
     fn apply(&mut self, content: Content<'_>, sink: &mut impl Sink) {
         match content {
             Content::Text(text) => {
@@ -670,7 +666,8 @@ impl Response {
         !matches!(&self.state, State::Tool(open) if *open.id == *id) && self.finished.contains(id)
     }
 
-    /// TS23: tag mode is off, and no half of a surrogate pair waits. (Nothing is queued outside of a tool.)
+    /// Whether the raw copy may be used (TS23): tag mode is off, and no half of a surrogate pair waits. (Events queue
+    /// only behind a tool.)
     #[inline]
     fn copies_text(&self) -> bool {
         self.raw_copy && self.tags.is_none() && self.half.is_none()
@@ -701,7 +698,7 @@ impl Response {
         }
     }
 
-    /// What the scanner let through.
+    /// Passes on the scanner's output.
     fn pass_spans(&mut self, sink: &mut impl Sink) {
         let mut spans = std::mem::take(&mut self.spans);
         for (span, text) in spans.iter() {
@@ -740,7 +737,7 @@ impl Response {
         sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Thinking(piece) });
     }
 
-    /// TS8: text, signature, redacted thought, in this order.
+    /// Text, signature, redacted thought, in this order (TS8).
     fn reasoning(&mut self, reasoning: Reasoning<'_>, sink: &mut impl Sink) {
         if self.tags.is_some() {
             self.boundary(sink);
@@ -792,11 +789,12 @@ impl Response {
         if !decoded.is_empty() {
             self.thinking_delta(Piece::Plain(&decoded), sink);
         }
-        // Only now: the block before, which may have been closed for this thought, would have taken it for its own.
+        // Only now: closing the block before, which may have happened for this thought, would have taken the half for
+        // its own.
         self.half = half.map(|half| (HalfIn::Thought, half));
     }
 
-    /// TS12: before a tool block, native reasoning, the end or a fault.
+    /// Ends the scanner's run before a tool block, native reasoning, the end or a fault (TS12).
     fn boundary(&mut self, sink: &mut impl Sink) {
         self.flush_half(sink);
         let Some(scanner) = &mut self.tags else { return };
@@ -808,7 +806,7 @@ impl Response {
         }
     }
 
-    /// A waiting half of another kind has lost its partner.
+    /// Drops a waiting surrogate half of another kind of text: its partner can't come any more.
     #[inline]
     fn flush_half_but(&mut self, kind: HalfIn, sink: &mut impl Sink) {
         if self.half.is_some_and(|(of, _)| of != kind) {
@@ -829,7 +827,7 @@ impl Response {
 /// Tools (TS13).
 impl Response {
     fn tool(&mut self, tool: Tool<'_>, sink: &mut impl Sink) {
-        // An open tool is this one: others wait.
+        // An open tool is always this one: the events of others wait.
         if !matches!(self.state, State::Tool(_)) {
             self.boundary(sink);
             self.close_block(sink);
@@ -857,7 +855,7 @@ impl Response {
 
     fn input(&mut self, text: &Text<'_>, sink: &mut impl Sink) {
         if let State::Tool(open) = &mut self.state {
-            // Also half a surrogate pair that still waits.
+            // Half a surrogate pair that still waits counts too.
             open.any_input = true;
         }
         if let Text::Literal(literal) = *text
@@ -882,7 +880,7 @@ impl Response {
             Piece::Literal(literal) => open.input.literal(literal),
         }
         if !open.sent {
-            // Blanks alone would open a block whose input some clients take for `{}`.
+            // A block with only blanks would be `{}` to some clients.
             if open.input.is_blank() {
                 return;
             }
@@ -904,7 +902,7 @@ impl Response {
             self.input_delta(Piece::Plain("{}"), sink);
         }
         match &mut self.state {
-            // It stays open, so that a fault can still keep clients from it.
+            // It stays open, so that a fault can still keep clients from running it.
             State::Tool(open) if !open.input.is_complete() => {
                 open.torn = true;
                 self.tally.ignored_events += self.queue.clear();
@@ -913,9 +911,9 @@ impl Response {
         }
     }
 
-    /// TS42: the answer ends in the middle of the open tool's input. The block is closed, so that clients see
-    /// `max_tokens` and go on in smaller steps; what waits behind it is dropped, since some clients run a call when the
-    /// next block begins. One that wasn't opened is left out.
+    /// The answer ends in the middle of the open tool's input (TS42). The block is closed, so that clients see
+    /// `max_tokens` and continue in smaller steps. The queue behind it is dropped, because some clients run a call when
+    /// the next block begins. A block that wasn't opened is left out.
     fn end_torn(&mut self, sink: &mut impl Sink) {
         self.flush_half(sink);
         self.truncated = true;
@@ -934,7 +932,7 @@ impl Response {
         self.state = state;
     }
 
-    /// Closes the open block, if one is; after it nothing of it is held.
+    /// Closes the open block, if there is one, and drops everything held for it.
     fn close_block(&mut self, sink: &mut impl Sink) {
         if !matches!(self.state, State::Text | State::Think { .. } | State::Tool(_)) {
             return;
@@ -950,7 +948,7 @@ impl Response {
                 sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Signature(&signature) });
                 self.tally.keep_signature(&signature);
             }
-            // A signature that is too long, and nothing else.
+            // Only a signature, and it is too long.
             State::Think { sent: false, .. } => return self.nothing_sent(),
             State::Tool(open) => {
                 self.finished.add(open.id);
@@ -960,7 +958,7 @@ impl Response {
         self.stop_block(sink);
     }
 
-    /// What was begun had nothing to show.
+    /// The block that was begun had no content.
     fn nothing_sent(&mut self) {
         self.state = if self.index > 0 { State::Gap } else { State::Open };
     }
@@ -971,7 +969,7 @@ impl Response {
         self.output.end_piece();
     }
 
-    /// TU6: what is delivered, once.
+    /// Counts a delivered piece, once (TU6).
     fn count(&mut self, piece: Piece<'_>) {
         match piece {
             Piece::Plain(text) => self.output.text(text),
@@ -999,14 +997,14 @@ impl Signature {
     }
 }
 
-/// What stands at the end of an answer, when it came.
+/// The notes at the end of an answer.
 #[derive(Debug)]
 struct Rest {
     /// Counts, or a percentage.
     used: bool,
     /// Credits.
     metered: bool,
-    /// All output by then: when more came, this is not the end.
+    /// The output count at that time: when it has grown, this isn't the end.
     output: Estimator,
 }
 
@@ -1037,7 +1035,7 @@ impl Finished {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<(Waiting, usize)>,
-    /// Where the tool of an id waits, counted from the first entry that ever was.
+    /// The entry of each waiting tool by its id, counted from the very first entry.
     places: BTreeMap<Arc<str>, usize>,
     /// Entries that have left.
     left: usize,
@@ -1082,7 +1080,7 @@ impl Queue {
         Some(first)
     }
 
-    /// Drops everything; how many events it was.
+    /// Drops everything, and returns how many events it held.
     fn clear(&mut self) -> u64 {
         let events = |(waiting, _): &(Waiting, usize)| match waiting {
             Waiting::Content(_) => 1,
@@ -1240,7 +1238,7 @@ mod tests {
         assert_eq!(log.0, ["start", "+0", "x", "-0", "end_turn", "stop"]);
     }
 
-    /// TR44: what was delivered is remembered, in order; `Report::signatures`.
+    /// TR44: delivered signatures are remembered in order (`Report::signatures`).
     #[test]
     fn the_keys_of_signatures_are_told_tr44() {
         let mut response = response(true);
@@ -1258,7 +1256,7 @@ mod tests {
         assert_eq!(response.tally().signatures.len(), MAX_SIGNATURES);
     }
 
-    /// TU9: what an answer that may have been cut looks like.
+    /// TU9: an answer that may have been cut is recognised.
     #[test]
     fn an_answer_without_any_usage_is_told_tu9() {
         let ended = |events: &[Event<'_>]| {
@@ -1311,7 +1309,7 @@ mod tests {
         assert!(unknown.iter().all(|(name, count)| name.chars().count() == MAX_UNKNOWN_CHARS && *count == 2));
     }
 
-    /// TS14, TS25: neither finished tools nor waiting ones are looked through for each event.
+    /// TS14, TS25: an event searches neither the finished tools nor the waiting ones one by one.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the test measures")]
     fn many_tools_cost_no_more_each_than_few_ts14_ts25() {
@@ -1333,7 +1331,7 @@ mod tests {
         assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
-    /// TS6, `Done` and `Failed` swallow all: no input changes anything, nor tells anything twice.
+    /// TS6, `Done` and `Failed` swallow all: no input changes anything or is reported twice.
     #[test]
     fn the_end_swallows_everything_ts3() {
         let events = [

@@ -7,18 +7,18 @@ const END: &str = "</thinking>";
 /// More waiting blanks than this start the run (TS11, TS25), in bytes.
 const MAX_BLANKS: usize = 64;
 
-/// What a stretch of text is.
+/// The kind of a stretch of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// Text outside of the tags.
     Text,
     /// Text between the tags.
     Thinking,
-    /// An end tag; nothing of it is text.
+    /// An end tag; it is never text.
     End,
 }
 
-/// What the scanner let through, in order; a buffer that is used again and again.
+/// The scanner's output in order; a reused buffer.
 #[derive(Debug, Default)]
 pub struct Spans {
     text: String,
@@ -50,14 +50,14 @@ impl Spans {
     }
 }
 
-/// Looks for `<thinking>` outside and for `</thinking>` inside of tags, over any cut of the text, and holds back no more
-/// than what may still become a tag, and blanks in front of a run (TS11).
+/// Looks for `<thinking>` outside and for `</thinking>` inside of tags, wherever the text is cut. It holds back only
+/// text that may still become a tag, and blanks in front of a run (TS11).
 #[derive(Debug, Default)]
 pub struct TagScanner {
     /// Between the tags: `</thinking>` is looked for.
     inside: bool,
-    /// Bytes of that tag which the held tail matches. All of them: a quote stands before the tag and what stands behind
-    /// it hasn't come (TS10).
+    /// Bytes of that tag which the held tail matches. All of them: a quote stands before the tag, and the character
+    /// behind it hasn't come (TS10).
     matched: usize,
     /// The quote right before the held tail.
     quote: Option<u8>,
@@ -139,14 +139,14 @@ impl TagScanner {
         self.blanks.clear();
     }
 
-    /// The held tail was no tag.
+    /// The held tail isn't a tag.
     fn release(&mut self, spans: &mut Spans) {
         let held = &self.tag()[..self.matched];
         self.matched = 0;
         self.plain(held, spans);
     }
 
-    /// Text that is no tag.
+    /// Text outside of tags.
     fn plain(&mut self, text: &str, spans: &mut Spans) {
         let Some(&last) = text.as_bytes().last() else { return };
         self.last = Some(last);

@@ -11,7 +11,7 @@ use crate::proto::messages::request::{Request, Tool, ToolChoice};
 
 /// Longest tool name upstream takes (K21).
 const MAX_NAME: usize = 64;
-/// What is kept of a name that must be changed, in characters; `_` and 8 hex digits follow.
+/// Characters that are kept of a name that must be changed; `_` and 8 hex digits follow.
 const KEPT_NAME: usize = 55;
 /// Longest description upstream takes, in characters (K21).
 const MAX_DESCRIPTION: usize = 10_240;
@@ -20,7 +20,7 @@ const MAX_DESCRIPTION: usize = 10_240;
 const STRIPPED_KEYWORDS: &[&str] = &[];
 /// The description of a tool that only the history knows (TR23).
 const STUB_DESCRIPTION: &str = "Tool used earlier in this conversation.";
-/// The schema of such a tool, and of a schema that is no object (TR22).
+/// The schema of such a tool, and in place of a schema that isn't an object (TR22).
 const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
 
 /// Upstream tool names back to the client's (TR20): holds only the names that had to be changed.
@@ -84,7 +84,7 @@ impl<'r> Declared<'r> {
         let mut upstream_names = HashSet::new();
         for tool in &request.tools {
             let upstream_name = upstream_name(&tool.name);
-            // Upstream refuses a name twice (TOOL_DUPLICATE), also when our own shortening made the two equal.
+            // Upstream refuses equal names (TOOL_DUPLICATE), also when only our shortening made them equal.
             if !upstream_names.insert(upstream_name.clone()) {
                 continue;
             }
@@ -113,8 +113,8 @@ impl<'r> Declared<'r> {
         self.find(name).is_some_and(|declared| declared.takes_fragments_as_they_are)
     }
 
-    /// The tools that go out, and their names' way back: the client's, then stubs for the other names `used` in
-    /// history (TR23). With `tool_choice` `none` of the client's only those that are used.
+    /// The tools that go out, and the map back to the client's names: the client's tools, then stubs for the other
+    /// names `used` in history (TR23). With `tool_choice` `none` only those of the client's tools that are used.
     pub fn for_request(self, choice: &ToolChoice<'_>, used: &[&'r str]) -> (Vec<KiroTool<'r>>, ToolNames) {
         let none = *choice == ToolChoice::None;
         let is_used: HashSet<_> = used.iter().copied().collect();
@@ -226,7 +226,7 @@ fn write_schema(schema: Value<'_, '_>, top: bool, out: &mut String) {
     out.put("}");
 }
 
-/// Named schemas; what is no object counts as none.
+/// Named schemas; anything but an object counts as none.
 fn write_schema_map(map: Value<'_, '_>, is_kept: impl Fn(&str) -> bool, out: &mut String) {
     let mut list = List::open("{", out);
     for (key, schema) in map.members().filter(|(key, schema)| !is_null(*schema) && is_kept(&key.decode())) {
@@ -247,7 +247,7 @@ fn write_list<T>(items: impl Iterator<Item = T>, out: &mut String, write: impl F
     out.put("]");
 }
 
-/// What is left of `required`: strings, and none with `$` in front, since no such property is left (TR22).
+/// The strings of `required`, without those that begin with `$`: such properties are dropped (TR22).
 fn required_names<'j, 'a>(required: Value<'j, 'a>) -> impl Iterator<Item = Text<'a>> {
     required.elements().filter_map(Value::text).filter(|name| name.chars().next() != Some('$'))
 }

@@ -2,7 +2,7 @@
 
 use crate::proto::messages::event::Usage;
 
-/// The largest figure given out: what every JSON reader holds exactly.
+/// The largest figure given out: every JSON reader holds it exactly.
 const MAX_TOKENS: u64 = (1 << 53) - 1;
 /// Totals under this are not split (TU3).
 const SPLIT_FROM: u64 = 100;
@@ -35,7 +35,7 @@ impl UsageSplit {
     }
 }
 
-/// What upstream said about usage so far; the last event of a kind counts (TU2).
+/// Upstream's usage events so far; the last one of a kind counts (TU2).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reported {
     /// Counts of a metadataEvent that had them.
@@ -44,7 +44,7 @@ pub struct Reported {
     pub percentage: Option<f64>,
 }
 
-/// What upstream counted in one answer, beside its percentage.
+/// Upstream's count for one answer, and its percentage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     /// Input of all kinds and output.
@@ -64,11 +64,11 @@ impl Reported {
         Some(Measured { tokens, percentage })
     }
 
-    /// The figures of `message_delta` (TU2): what upstream counted, else its percentage of the `window` (TU4), else our
-    /// estimate of the request (TU7). `output` is our count of what was delivered, used unless upstream counted.
+    /// The figures of `message_delta` (TU2): upstream's count, else its percentage of the `window` (TU4), else our
+    /// estimate of the request (TU7). `output` is our count of the delivered text, used unless upstream counted.
     pub fn settle(&self, window: u64, estimate: u64, output: u64, split: UsageSplit) -> Usage {
         if let Some(counts) = self.counts {
-            // Nothing but an error of upstream's is larger; the sum of several must not run over either.
+            // Only an upstream error is larger, and the sum of several must not overflow either.
             return Usage {
                 input_tokens: counts.input_tokens.min(MAX_TOKENS),
                 cache_creation_input_tokens: counts.cache_creation_input_tokens.min(MAX_TOKENS),
@@ -83,13 +83,13 @@ impl Reported {
 
 /// How many answers with both counts and a percentage are needed before their quotient is used.
 const SAMPLES: u32 = 20;
-/// At this many, the older answers count half, so that a change upstream shows.
+/// At this many the older answers count half, so that a change upstream shows.
 const MOST_SAMPLES: u32 = 200;
-/// A quotient outside this range is somebody's error.
+/// A quotient outside this range is an error.
 const PLAUSIBLE: std::ops::RangeInclusive<f64> = 0.5..=3.0;
 
-/// What a model's percentages really refer to, learnt from answers that have counts too (A187): the quotient of what was
-/// counted and what the percentage says of the window in the table.
+/// The window that a model's percentages really refer to, learnt from answers that have counts too (A187). It is kept
+/// as the count divided by the percentage of the table's window.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct WindowQuotient {
     counted: f64,
@@ -98,7 +98,7 @@ pub struct WindowQuotient {
 }
 
 impl WindowQuotient {
-    /// Takes what one answer measured; `window` is the one of the table. One out of 0.5–3 is not used.
+    /// Learns from one answer; `window` is the table's. A quotient outside 0.5–3 is not used.
     pub fn learn(&mut self, measured: Measured, window: u64) {
         let (counted, said) = (measured.tokens as f64, window as f64 * measured.percentage / 100.0);
         if !PLAUSIBLE.contains(&(counted / said)) {
@@ -124,7 +124,7 @@ impl WindowQuotient {
 /// round_half_up(window · percentage ÷ 100) − output, if that is more than nothing.
 fn input_total(percentage: f64, window: u64, output: u64) -> Option<u64> {
     let total = (window as f64 * percentage / 100.0 + 0.5).floor();
-    // A float-to-integer cast saturates, and gives 0 for what is no number.
+    // A float-to-integer cast saturates, and gives 0 for NaN.
     (total as u64).min(MAX_TOKENS).checked_sub(output).filter(|&input| input > 0)
 }
 

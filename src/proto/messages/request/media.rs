@@ -1,4 +1,4 @@
-//! What images and documents are made of: formats and base64.
+//! Images and documents: formats and base64.
 
 /// The image formats that both sides know (M40, TR25).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl ImageFormat {
         }
     }
 
-    /// What the first bytes of a file say.
+    /// The format that a file's first bytes show.
     pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
@@ -122,7 +122,7 @@ pub(crate) fn first_bytes(data: &str) -> Vec<u8> {
     bytes
 }
 
-/// Marks the bytes that are no base64 digit.
+/// Marks the bytes that aren't base64 digits.
 const NO_DIGIT: u8 = 0x80;
 
 /// The value of each base64 digit.

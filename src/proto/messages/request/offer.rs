@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::Tool;
 
-/// What a `tool_addition` or `tool_removal` block changes, from its place in the conversation on.
+/// The change that a `tool_addition` or `tool_removal` block makes, from its place in the conversation on.
 #[derive(Debug)]
 pub(super) enum Change<'a> {
-    /// A tool defined by value, new or in the place of the one of its name.
+    /// A tool defined by value. It replaces one of the same name.
     Define(Tool<'a>),
     /// A tool that was declared before, by its name; `message` and `block` are the indices of the block that names it.
     Offer { name: Cow<'a, str>, message: usize, block: usize },
@@ -28,7 +28,7 @@ pub(super) struct Unknown<'a> {
 /// may be offered and withdrawn, without effect.
 ///
 /// # Errors
-/// A name is offered that nothing before declared. Withdrawing such a one does no harm.
+/// A name is offered that nothing before declared. Such a name may be withdrawn.
 pub(super) fn offered<'a>(
     mut tools: Vec<Tool<'a>>,
     changes: Vec<Change<'a>>,
@@ -38,7 +38,7 @@ pub(super) fn offered<'a>(
         return Ok(tools);
     }
     let server_names: HashSet<&str> = server_names.iter().map(|name| &**name).collect();
-    // By name, the first tool of it, which is the one that counts (M50), and whether it is offered.
+    // By name: the first tool of that name, which counts (M50), and whether it is offered.
     let mut places: HashMap<Cow<'a, str>, (usize, bool)> = HashMap::new();
     for (place, tool) in tools.iter().enumerate() {
         places.entry(tool.name.clone()).or_insert((place, true));

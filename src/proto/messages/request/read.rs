@@ -232,7 +232,7 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
     }
     let mut read = Conversation { messages: Vec::with_capacity(count), ..Conversation::default() };
     let mut user_came = false;
-    // System messages whose text lasts until the next user message, since the last one of those.
+    // The system messages since the last user message whose text lasts until the next one.
     let mut passing = Vec::new();
     for (index, message) in messages.elements().enumerate() {
         let at = at.index(index);
@@ -276,7 +276,7 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
         read.messages.push(message);
     }
     if !user_came {
-        // Only `system` messages: there is no index to blame.
+        // Only `system` messages: the fault has no index.
         return Err(at.error("must hold a 'user' message"));
     }
     check_documents_of_last_turn(&read.messages, at)?;
@@ -370,7 +370,7 @@ fn read_role(role: Option<Value<'_, '_>>, at: Path<'_>) -> Result<Role> {
     }
 }
 
-/// What a list of blocks belongs to: decides which types it may hold.
+/// The owner of a list of blocks: decides which types it may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
     Message(Role),
@@ -454,7 +454,7 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
     Ok(Block { content, cached })
 }
 
-/// Blocks of other services' server tools (M46), and what else only Anthropic's own answers leave in a history.
+/// Blocks of other services' server tools (M46), and other blocks that only Anthropic's own answers leave in a history.
 fn is_foreign(kind: &str) -> bool {
     matches!(
         kind,
@@ -537,7 +537,7 @@ fn read_document_source<'a>(source: Value<'_, 'a>, at: Path<'_>) -> Result<Docum
     }
 }
 
-/// What to say about a source that lies elsewhere (M40).
+/// The refusal of a source that lies elsewhere (M40).
 fn unfetched(kind: &str) -> Option<String> {
     matches!(kind, "url" | "file").then(|| format!("{kind} sources are not fetched, send base64"))
 }
@@ -631,8 +631,8 @@ struct ServerTools<'a> {
     names: Vec<Cow<'a, str>>,
 }
 
-/// The client's tools; those that only Anthropic could run are added to `server`. Without any of the client's there is
-/// nothing that Kiro could call, unless a system message `defines_one` (M69).
+/// The client's tools; those that only Anthropic could run are added to `server`. Without a tool of the client's Kiro
+/// could call nothing, unless a system message `defines_one` (M69).
 fn read_tools<'a>(
     tools: Value<'_, 'a>,
     defines_one: bool,

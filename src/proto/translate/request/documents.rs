@@ -13,13 +13,13 @@ pub(super) struct Documents<'r> {
     sent: Vec<Document<'r>>,
 }
 
-/// What becomes of a document.
+/// Where a document goes.
 pub(super) enum Fate {
     /// It belongs to the current message.
     Current,
-    /// It is of an earlier message and moves to the current one.
+    /// It stood in an earlier message and moves to the current one.
     Moved { name: String },
-    /// It is of an earlier message and finds no room.
+    /// It stood in an earlier message, and there is no room.
     Omitted,
 }
 
@@ -102,8 +102,7 @@ fn name(title: &str) -> String {
     if name.is_empty() { "document".to_owned() } else { name.to_owned() }
 }
 
-/// A title without what looks like a file's extension: a dot and up to five letters and digits, not digits alone
-/// (`v1.2` has none).
+/// A title without its file extension: a dot and up to five letters and digits, not digits alone (`v1.2` has none).
 fn without_extension(title: &str) -> &str {
     match title.rsplit_once('.') {
         Some((stem, extension))

@@ -23,17 +23,17 @@ pub(super) enum Turn<'r> {
     Assistant(AssistantTurn<'r>),
 }
 
-/// A user's turn, laid flat.
+/// A user's turn, flattened.
 pub(super) struct UserTurn<'r> {
     pub parts: Vec<Part<'r>>,
     cached: bool,
 }
 
-/// What a user's turn is made of, in the client's order.
+/// A part of a user's turn, in the client's order.
 pub(super) enum Part<'r> {
     /// Text on a line of its own.
     Line(Text<'r>),
-    /// Text that goes on where the last one ended.
+    /// Text that continues the last one directly.
     Append(Text<'r>),
     Image(&'r Image<'r>),
     Document(Base64Document<'r>),
@@ -68,7 +68,7 @@ pub(super) struct Use<'r> {
     left_out: bool,
 }
 
-/// What becomes of earlier thinking.
+/// How earlier thinking goes out.
 pub(super) struct PastThinking<'c> {
     /// Thinking is on now; else nothing of it goes out (TR29).
     pub is_on: bool,
@@ -76,12 +76,12 @@ pub(super) struct PastThinking<'c> {
     pub tags: bool,
     /// Signed thinking without text goes out (TR44).
     pub empty: bool,
-    /// Whether what has this signature may go out (TR44, TR31).
+    /// Whether the thought with this signature may go out (TR44, TR31).
     pub may: &'c dyn Fn(u64) -> bool,
     pub seen: Seen,
 }
 
-/// What became of signed thinking.
+/// How signed thinking went out.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen {
     pub sent: bool,
@@ -110,7 +110,7 @@ pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, dec
 }
 
 impl<'r> UserTurn<'r> {
-    /// Lays the messages flat and pairs their results with the tool uses of the turn before (TR18).
+    /// Flattens the messages and pairs their results with the tool uses of the turn before (TR18).
     fn new(messages: &'r [Message<'r>], asking: Option<&mut AssistantTurn<'r>>) -> Self {
         let mut turn = Self { parts: Vec::new(), cached: false };
         let mut asking = asking;
@@ -170,7 +170,7 @@ impl<'r> UserTurn<'r> {
         }
     }
 
-    /// A result, its text apart from what is lifted out of it (TR17), if it has a partner; else its text (TR18).
+    /// A result: with a partner, its text and the parts lifted out of it (TR17); without one, its text (TR18).
     fn result(&mut self, result: &'r ToolResult<'r>, asking: Option<&mut AssistantTurn<'r>>) {
         let asked = asking.and_then(|turn| {
             let place = turn.places.find(&result.id)?;
@@ -316,7 +316,7 @@ impl<'r> AssistantTurn<'r> {
                 }
             }
         }
-        // TR13: a whole sentence in front of every tool use would teach the model to write it.
+        // A whole sentence in front of every tool use would teach the model to write it (TR13).
         if content.is_empty() {
             let has_parts = !self.uses.is_empty() || reasoning.is_some();
             content = Text::constant(if has_parts { " " } else { "OK" }).into();
@@ -332,7 +332,7 @@ impl<'r> AssistantTurn<'r> {
     }
 
     /// Native reasoning, or the text that stands for thinking (TR29–TR31, TR44). Only the first signed block can be
-    /// replayed: a later one is valid only after it. Where it may not, neither it nor its neighbours go out as text.
+    /// replayed: a later one is valid only after it. If it may not go out, neither it nor its neighbours become text.
     fn thinking(&self, past: &mut PastThinking<'_>) -> (Option<Reasoning<'r>>, Content<'r>) {
         if !past.is_on {
             return (None, Content::default());
@@ -380,7 +380,7 @@ fn fragment<'r>(tool_use: &ToolUse<'_>, json: &'r JsonTree<'r>) -> Option<Text<'
     }
 }
 
-/// What fragments give together: an object, or nothing usable.
+/// Fragments joined: an object, or nothing usable.
 fn joined_input(joined: &str) -> Input<'static> {
     match JsonTree::parse(joined.as_bytes()) {
         Ok(json) if json.root().kind() == ValueKind::Object => {
@@ -392,7 +392,7 @@ fn joined_input(joined: &str) -> Input<'static> {
     }
 }
 
-/// Places of ids in a list: looked through while there are few, indexed when there are many.
+/// Places of ids in a list: a linear search while there are few, an index when there are many.
 #[derive(Default)]
 struct Places<'r> {
     ids: Vec<&'r str>,
@@ -409,7 +409,7 @@ impl<'r> Places<'r> {
         self.index.get(id).copied()
     }
 
-    /// Adds an id that isn't there; its place.
+    /// Adds a new id, and returns its place.
     fn add(&mut self, id: &'r str) -> usize {
         let place = self.ids.len();
         self.ids.push(id);
