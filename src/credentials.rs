@@ -12,7 +12,6 @@ mod calls;
 #[cfg(test)]
 mod model;
 mod profiles;
-pub mod sign_in;
 mod usage;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +36,7 @@ use crate::secret::Secret;
 use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
 use crate::upstream::{Upstream, host_of};
 
+pub(crate) use calls::{MAX_REFRESH_ANSWER, read_up_to};
 pub use profiles::LookUp;
 
 /// How often accounts are looked at for a background refresh or a probe.
@@ -44,7 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Background refreshes at a time; blocking ones are not bounded.
 const AT_A_TIME: usize = 32;
 /// One refresh call, all in all (K68): half the lock's life.
-const CALL_WITHIN: Duration = Duration::from_secs(15);
+pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// How long, and how often, a refused refresh is asked for in other regions, all in all (K76).
 const CALLS_WITHIN: Duration = Duration::from_secs(20);
 const MOST_REGIONS: usize = 4;

@@ -78,6 +78,8 @@ pub mod policy;
 pub mod proto;
 pub mod secret;
 
+#[cfg(feature = "gateway")]
+pub mod accounts;
 #[cfg(feature = "addon")]
 mod addon;
 #[cfg(feature = "gateway")]

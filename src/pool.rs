@@ -38,7 +38,7 @@ use crate::policy::later;
 use crate::policy::learned::{Lesson, Variant};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::Strategy;
-use crate::policy::view::Urls;
+use crate::policy::view::{self, Urls};
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{AccountKind, region_of};
@@ -429,6 +429,11 @@ impl Pool {
     /// The account's view, if the account is in the pool.
     pub fn account(&self, id: &str) -> Option<Arc<AccountView>> {
         self.inside().slots.get(id).map(|slot| slot.account.view.clone())
+    }
+
+    /// How an account with this token record would be seen, without being one.
+    pub(crate) fn preview(&self, token: &Token) -> Arc<AccountView> {
+        Arc::new(view::of_token(&AccountId::from("new"), token, &self.0.settings.urls))
     }
 
     /// The accounts whose calls go to this API region.

@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("credentials", 5),
     ("pool", 5),
     ("metrics", 5),
+    ("accounts", 6),
     ("gateway", 6),
     ("addon", 7),
     ("server", 7),

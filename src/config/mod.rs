@@ -147,6 +147,8 @@ pub struct Config {
     pub builder_id_profile_arn: String,
     /// `KIRO_SOCIAL_PROFILE_ARN`; empty: none.
     pub social_profile_arn: String,
+    /// `KIRO_PORTAL_URL`.
+    pub portal_url: String,
     /// `KIRO_SOCIAL_REFRESH_URL`.
     pub social_refresh_url: String,
     /// `KIRO_IDC_REFRESH_URL`.
@@ -327,6 +329,7 @@ impl RawConfig {
                 .collect(),
             builder_id_profile_arn: self.text(key!("KIRO_BUILDER_ID_PROFILE_ARN"))?,
             social_profile_arn: self.text(key!("KIRO_SOCIAL_PROFILE_ARN"))?,
+            portal_url: self.text(key!("KIRO_PORTAL_URL"))?,
             social_refresh_url: self.text(key!("KIRO_SOCIAL_REFRESH_URL"))?,
             idc_refresh_url: self.text(key!("KIRO_IDC_REFRESH_URL"))?,
             client_version: self.text(key!("KIRO_CLIENT_VERSION"))?,

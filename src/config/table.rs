@@ -2,7 +2,7 @@
 
 use super::Form;
 use crate::proto::kiro::route::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL};
-use crate::proto::kiro::{client_identity, profile};
+use crate::proto::kiro::{client_identity, portal, profile};
 
 /// The groups in which settings are shown, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,6 +340,9 @@ pub const SETTINGS: &[Setting] = &[
              in.",
         )
         .overrides("Kiro answers in us-east-1, eu-central-1 and the two GovCloud regions"),
+    row(Group::Hatches, "KIRO_PORTAL_URL", Form::UpstreamUrl, portal::DEFAULT_PORTAL_URL)
+        .means("Kiro's page for a sign-in with a browser (`accounts login --browser`).")
+        .overrides("A browser signs in at app.kiro.dev/signin, which returns to one of ten ports of localhost"),
     row(
         Group::Hatches,
         "KIRO_SOCIAL_REFRESH_URL",

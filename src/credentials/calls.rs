@@ -29,7 +29,7 @@ pub(super) const ASK_WITHIN: Duration = Duration::from_secs(20);
 /// Answers are read to this size.
 const MAX_ANSWER: usize = 256 * 1024;
 /// That of a refresh (K82).
-pub(super) const MAX_REFRESH_ANSWER: usize = 64 * 1024;
+pub(crate) const MAX_REFRESH_ANSWER: usize = 64 * 1024;
 /// A page of the models is read to this size, and so many pages (K124).
 const MAX_PAGE: usize = 1024 * 1024;
 const MAX_PAGES: usize = 10;
@@ -262,10 +262,10 @@ pub(super) fn is_of_the_shape(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Unreachable | FaultKind::Endpoint | FaultKind::ClientVersion)
 }
 
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: HeaderMap,
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
@@ -275,7 +275,7 @@ impl Answer {
         Fault::from_http(self.status, kind, retry_after, &self.body, view.is_api_key(), &known)
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
@@ -299,7 +299,7 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error
     read_up_to(request, MAX_ANSWER).await
 }
 
-pub(super) async fn read_up_to(request: reqwest::RequestBuilder, limit: usize) -> Result<Answer, reqwest::Error> {
+pub(crate) async fn read_up_to(request: reqwest::RequestBuilder, limit: usize) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let mut body = BytesMut::new();

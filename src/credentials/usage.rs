@@ -10,6 +10,7 @@ use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::record::Token;
 
 use super::Credentials;
 use super::calls::{ASK_WITHIN, is_of_the_shape};
@@ -39,12 +40,8 @@ impl Credentials {
         {
             calls += 1;
             let region = elsewhere.take().unwrap_or_else(|| view.api_region(&form).to_owned());
-            let arn = form.arn().map(percent_encoded);
-            let request = |client: &reqwest::Client, _: Shape, url: &str| {
-                let query = "isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST";
-                let profile = arn.as_ref().map(|arn| format!("&profileArn={arn}")).unwrap_or_default();
-                client.get(format!("{url}?{query}{profile}"))
-            };
+            let arn = form.arn();
+            let request = |client: &reqwest::Client, _: Shape, url: &str| usage_request(client, url, arn);
             match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
                 Ok(answer) => {
                     // The caller takes it for JSON. If it isn't, his error would quote it (N41).
@@ -85,6 +82,23 @@ impl Credentials {
 }
 
 impl Credentials {
+    /// The usage of a login that is in no store yet; none where Kiro gives no answer. Nothing is remembered of it.
+    pub async fn usage_of(&self, token: &Token) -> Option<Bytes> {
+        let mut view = self.0.pool.preview(token);
+        let bearer = token.access_token.clone()?;
+        for form in view.forms() {
+            let region = view.api_region(&form).to_owned();
+            let arn = form.arn().map(str::to_owned);
+            let request = |client: &reqwest::Client, _: Shape, url: &str| usage_request(client, url, arn.as_deref());
+            match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
+                Ok(answer) => return Some(answer),
+                Err(fault) if is_about_the_form(&fault) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// Every model that the account may use, as far as upstream lists them (K124): at most 10 pages within 20 s, asked with
     /// the profile that worked last, else as usage is (K80).
     ///
@@ -116,6 +130,12 @@ impl Credentials {
         };
         tokio::time::timeout(ASK_WITHIN, all).await.unwrap_or_else(|_| Err(Fault::timeout("no answer within 20 s")))
     }
+}
+
+fn usage_request(client: &reqwest::Client, url: &str, arn: Option<&str>) -> reqwest::RequestBuilder {
+    let query = "isEmailRequired=true&origin=AI_EDITOR&resourceType=AGENTIC_REQUEST";
+    let profile = arn.map(|arn| format!("&profileArn={}", percent_encoded(arn))).unwrap_or_default();
+    client.get(format!("{url}?{query}{profile}"))
 }
 
 /// The account's forms (K80), the one that worked last in front.

@@ -47,8 +47,7 @@ pub(crate) struct PoolAccount {
 impl PoolAccount {
     /// An account of which no record was read yet.
     pub(crate) fn new(id: &AccountId, urls: &Arc<Urls>, rules: Rules, now: Timestamp) -> Self {
-        let (lent, token, learned) = (&Addresses::default(), &Token::default(), &Learned::default());
-        let view = view::view(id, &Sources { account: None, lent, token, learned, urls }).view;
+        let view = view::of_token(id, &Token::default(), urls);
         Self {
             record: Bytes::new(),
             account: None,

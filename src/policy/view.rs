@@ -385,6 +385,12 @@ fn identity_region<'a>(token: &'a Token, named: Option<&'a str>, urls: &Urls) ->
     region.filter(|region| is_region(region)).unwrap_or(DEFAULT_REGION)
 }
 
+/// The view of a token record alone: of a login that is no account yet, or an account that isn't read yet.
+pub(crate) fn of_token(id: &AccountId, token: &Token, urls: &Arc<Urls>) -> AccountView {
+    let (lent, learned) = (&Addresses::default(), &Learned::default());
+    view(id, &Sources { account: None, lent, token, learned, urls }).view
+}
+
 /// Resolves kind, profile, regions and addresses of an account (K12, K16, K73–K77).
 pub(crate) fn view(id: &AccountId, sources: &Sources<'_>) -> Viewed {
     let Sources { account, lent, token, learned, urls } = *sources;

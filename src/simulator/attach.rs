@@ -73,6 +73,8 @@ pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Resu
     config.management_url = host("management", "runtime");
     config.social_refresh_url = format!("{origin}/refreshToken");
     config.idc_refresh_url = format!("{origin}/token");
+    config.portal_url = format!("{origin}/signin");
+    config.external_idp_hosts.add_loopback(&origin);
     let mut brought = None;
     if !config.store_said {
         let path = std::env::temp_dir().join(format!("kiro-simulated-{}.json", uuid::Uuid::new_v4()));

@@ -68,6 +68,7 @@ mod connection;
 mod mcp;
 mod models;
 mod player;
+mod portal;
 mod presets;
 mod reasoning;
 mod routes;

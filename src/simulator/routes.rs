@@ -15,6 +15,7 @@ use super::check::{self, Prompt};
 use super::connection::SimConnection;
 use super::mcp;
 use super::player::Player;
+use super::portal;
 use super::reasoning;
 use super::scenario::{HttpReply, Reply, RequestFacts, Scenario, Stage};
 use super::sign_in;
@@ -98,6 +99,9 @@ async fn judge(
         Ok(version) => version.flatten(),
         Err(refused) => return Ok(answered(flight, refused)),
     };
+    if let Some(reply) = portal::answer((&head.method, &head.uri), &head.headers, &body, &mut shared.state()) {
+        return Ok(Judged::Reply(reply));
+    }
     if let Some(call) = sign_in::call_of(&path, &body) {
         let reply = sign_in::answer(call, &head.headers, &body, wire.region.as_deref(), &mut shared.state());
         return reply.map(Judged::Reply).ok_or_else(|| hang_up(&connection, false));

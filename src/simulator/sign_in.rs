@@ -67,6 +67,22 @@ impl SimSignIn {
         })
     }
 
+    /// Where the Identity Center is.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Whose tokens come out, unless a script says so.
+    pub fn is_usually(&mut self, account: &str) {
+        self.account.get_or_insert_with(|| account.to_owned());
+    }
+
+    /// At the portal, with this provider.
+    pub fn signs_in(&mut self, provider: &str) {
+        self.is_usually("sim-acct-social");
+        self.provider.get_or_insert_with(|| provider.to_owned());
+    }
+
     fn next(&mut self) -> String {
         self.polled += 1;
         let usual = || if self.polled < 2 { "pending".to_owned() } else { "ok".to_owned() };
@@ -136,9 +152,9 @@ fn start(sign_in: &mut SimSignIn, body: &Value, region: Option<&str>) -> HttpRep
     if !is_registered || !start_url.starts_with("https://") || region.is_some_and(|region| region != home) {
         return refused("invalid_request");
     }
-    sign_in.account.get_or_insert_with(|| match start_url {
-        "https://view.awsapps.com/start" => "sim-acct-builder".to_owned(),
-        _ => "sim-acct-enterprise".to_owned(),
+    sign_in.is_usually(match start_url {
+        "https://view.awsapps.com/start" => "sim-acct-builder",
+        _ => "sim-acct-enterprise",
     });
     let uri = sign_in.uri.clone().unwrap_or_else(|| format!("{start_url}/#/device?user_code=ABCD-EFGH"));
     HttpReply::json(
@@ -195,7 +211,7 @@ fn poll(state: &mut SimState, body: &Value, social: bool) -> Option<HttpReply> {
 }
 
 /// Of the account that signs in; refresh tokens are as long as real ones.
-fn tokens(state: &mut SimState, social: bool) -> Value {
+pub(super) fn tokens(state: &mut SimState, social: bool) -> Value {
     state.issued += 1;
     let SimSignIn { account, provider, .. } = &state.sign_in;
     let account = account.clone().unwrap_or_else(|| "sim-acct-social".to_owned());
@@ -213,7 +229,7 @@ fn tokens(state: &mut SimState, social: bool) -> Value {
     tokens
 }
 
-fn refused(error: &str) -> HttpReply {
+pub(super) fn refused(error: &str) -> HttpReply {
     let said = format!("Refused for someone@example.org (simulator: {error})");
     let status = if error == "invalid_client" { 401 } else { 400 };
     HttpReply::json(status, &json!({ "error": error, "error_description": said }))

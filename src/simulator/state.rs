@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::accounts::{RefreshAnswer, identity};
 use super::check::{Block, Prompt};
+use super::portal::SimPortal;
 use super::scenario::{Fields, Scenario};
 use super::sign_in::SimSignIn;
 use super::world::SimWorld;
@@ -60,6 +61,7 @@ pub(super) struct SimState {
     alive: HashMap<String, Instant>,
     /// How a person signs in.
     pub sign_in: SimSignIn,
+    pub portal: SimPortal,
     /// Counts refreshed tokens, so that each is another one.
     pub issued: u64,
     connections_open: u64,
@@ -203,6 +205,10 @@ impl SimState {
             self.set_world(account, world)?;
         } else if let Some(polls) = fields.take::<Vec<String>>("device")? {
             self.sign_in = SimSignIn::read(polls, &mut fields)?;
+            fields.finish()?;
+        } else if let Some(way) = fields.take::<String>("portal")? {
+            self.portal = SimPortal::read(way, &mut fields)?;
+            self.sign_in = SimSignIn::read(Vec::new(), &mut fields)?;
             fields.finish()?;
         } else if let Some(refresh_token) = fields.take::<String>("refresh_token")? {
             let answers: Vec<Value> = fields.need("answers")?;

@@ -270,16 +270,27 @@ fn login() -> Command {
     let value = |name: &'static str, shown: &'static str| Arg::new(name).long(name).value_name(shown);
     let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     Command::new("login")
-        .about("Sign in with a browser anywhere: AWS Builder ID, Google, GitHub, IAM Identity Center")
+        .about("Sign in with a browser: AWS Builder ID, Google, GitHub, IAM Identity Center, an organisation's own provider")
         .arg(
             Arg::new("method")
                 .value_name("WHO")
-                .value_parser(["builder-id", "google", "github", "idc"])
-                .help("Who signs in [default: a choice on a terminal]"),
+                .value_parser(["builder-id", "google", "github", "idc", "external"])
+                .help("Who signs in [default: a choice on a terminal]; external: Microsoft Entra ID, Okta and others"),
         )
         .arg(value("start-url", "URL").help("Where the organisation signs in, for idc"))
         .arg(value("region", "REGION").help("The region of the Identity Center [default: it is looked for]"))
-        .arg(value("name", "NAME").help("A name for lists"))
+        .arg(
+            flag("browser")
+                .conflicts_with("paste")
+                .help("Open Kiro's page in this machine's browser; the way to sign in is chosen there"),
+        )
+        .arg(
+            flag("paste")
+                .help("Kiro's page is opened on another machine, and the address at which it ends is pasted here"),
+        )
+        .arg(value("name", "NAME").conflicts_with("replace").help("A name for lists"))
+        .arg(value("replace", "ID").help("Sign in to this account anew: it keeps its id and name, its mark is lifted"))
+        .arg(flag("force").requires("replace").help("With --replace: another user may take the account over"))
         .arg(
             value("timeout", "TIME")
                 .value_parser(duration)
@@ -289,9 +300,10 @@ fn login() -> Command {
         .arg(flag("no-check").help("Don't ask Kiro for the account's profile and plan afterwards"))
         .arg(flag("json").help("One JSON object a line (docs/cli.md)"))
         .after_help(
-            "Nothing is opened by itself, and this machine needs no browser. For a second account use a private window: the \
-             page takes the account that the browser is signed in to. The account is in the store as soon as the person is \
-             done.\n\
+            "Without --browser nothing is opened by itself, and this machine needs no browser: the address can be opened \
+             anywhere. `external` needs a browser on this machine, or --paste. For a second account use a private window: \
+             the page takes the account that the browser is signed in to. The account is in the store as soon as the person \
+             is done.\n\
              Exit code: 0 signed in, 1 failed or refused, 2 usage or configuration, 130 stopped with Ctrl-C: nothing is kept.",
         )
 }

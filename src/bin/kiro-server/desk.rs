@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kiro_messages::accounts::Intake;
 use kiro_messages::config::{Config, StoreKind, UpstreamKind};
 use kiro_messages::credentials::Credentials;
 use kiro_messages::files;
@@ -101,6 +102,12 @@ impl Desk {
         let desk = Self::prepare(config).await?;
         desk.reach().await?;
         Ok(desk)
+    }
+
+    /// What accounts are brought in with.
+    pub fn intake(&self) -> Intake<'_> {
+        let Self { config, store, pool, credentials, upstream, .. } = self;
+        Intake { config, store, pool, credentials, upstream }
     }
 
     /// Reads the accounts, sorted by id.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
+use kiro_messages::accounts::import::truncated;
 use kiro_messages::config::{
     Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
 };
@@ -41,8 +42,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
 /// A client identity that nobody has looked at for longer may be an old one (K108).
 const STALE_DAYS: i32 = 60;
-/// Real refresh tokens are longer (contract/accounts.md, "Tokens").
-const SHORTEST_REFRESH_TOKEN: usize = 100;
 const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
 /// What the command line needs beyond the gateway (R3).
@@ -71,19 +70,6 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
         show(&report.text())?;
     }
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Says so when a refresh token is a truncated paste (contract/accounts.md, "Tokens"). The simulator's are short.
-pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
-    let length = refresh_token.expose().chars().count();
-    if config.upstream == UpstreamKind::Simulator {
-        None
-    } else if refresh_token.expose().contains("...") {
-        Some("its refresh token holds `...`: a truncated paste".to_owned())
-    } else {
-        (length < SHORTEST_REFRESH_TOKEN)
-            .then(|| format!("its refresh token has only {length} characters: a truncated paste"))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

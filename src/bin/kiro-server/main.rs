@@ -12,7 +12,6 @@ mod reload;
 mod serve;
 mod survey;
 mod traces;
-mod usage;
 
 use std::process::ExitCode;
 

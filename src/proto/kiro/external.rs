@@ -54,6 +54,11 @@ impl Hosts {
         Some(Self { more, only })
     }
 
+    /// Adds an origin on this machine, for a simulated provider; any other is left out.
+    pub fn add_loopback(&mut self, origin: &str) {
+        self.more.extend(Some(origin.to_ascii_lowercase()).filter(|origin| is_entry(origin)));
+    }
+
     /// Whether an external account has what it needs (K85), and its refresh token may be sent where its record says.
     ///
     /// # Errors

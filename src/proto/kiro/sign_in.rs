@@ -8,9 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::token::{DEFAULT_LIFETIME, lifetime_of};
+use super::portal::Organisation;
+use super::token::{DEFAULT_LIFETIME, Grant, lifetime_of};
 use crate::proto::address::origin;
-use crate::proto::record::rfc3339;
+use crate::proto::record::{Object, RECORD, Unusable, rfc3339};
 use crate::secret::Secret;
 
 /// Where a Builder ID signs in, and in which region.
@@ -127,6 +128,11 @@ impl SignInError {
     /// The host said no, with this word.
     pub fn refused(word: String) -> Self {
         Self { message: format!("Kiro's sign-in was refused: {word}"), word }
+    }
+
+    /// The person said no.
+    pub fn denied() -> Self {
+        Self::new("access_denied", "the sign-in was refused in the browser")
     }
 
     /// The code's time is over.
@@ -259,9 +265,7 @@ pub fn read_poll(status: u16, error_type: Option<&str>, body: &[u8]) -> Poll {
             "authorization_pending" => Poll::Pending,
             "slow_down" => Poll::SlowDown,
             "expired_token" => Poll::Failed(SignInError::expired()),
-            "access_denied" => {
-                Poll::Failed(SignInError::new("access_denied", "the sign-in was refused in the browser"))
-            }
+            "access_denied" => Poll::Failed(SignInError::denied()),
             _ => Poll::Failed(refusal(status, error_type, &answer)),
         },
     }
@@ -309,6 +313,31 @@ pub fn read_social_poll(status: u16, body: &[u8]) -> Poll {
     }
 }
 
+/// The answer to the exchange of the portal's code (K97); other programs saw it in snake_case.
+///
+/// # Errors
+/// The word of the refusal.
+pub fn read_social_exchange(status: u16, body: &[u8]) -> Result<Tokens, SignInError> {
+    let mut answer = object(body);
+    if status != 200 {
+        return Err(refusal(status, None, &answer));
+    }
+    if let Some(members) = answer.as_object_mut() {
+        const SNAKE: [(&str, &str); 4] = [
+            ("access_token", "accessToken"),
+            ("refresh_token", "refreshToken"),
+            ("expires_in", "expiresIn"),
+            ("profile_arn", "profileArn"),
+        ];
+        for (snake, camel) in SNAKE {
+            if let Some(value) = members.remove(snake) {
+                members.entry(camel).or_insert(value);
+            }
+        }
+    }
+    tokens(&answer).ok_or_else(no_token)
+}
+
 /// The token record of a sign-in, members in the order of R88, absent ones left out.
 pub fn record(
     who: &SignIn,
@@ -317,8 +346,6 @@ pub fn record(
     region: &str,
     now: Timestamp,
 ) -> Vec<u8> {
-    let mut record = Map::new();
-    let end = now.checked_add(tokens.lifetime).unwrap_or(Timestamp::MAX);
     let (method, provider) = match who {
         SignIn::BuilderId => ("builder-id", "BuilderId"),
         SignIn::IdentityCenter { .. } => ("IdC", "Enterprise"),
@@ -326,28 +353,86 @@ pub fn record(
             ("social", tokens.provider.as_deref().or(who.provider()).unwrap_or_default())
         }
     };
-    let mut put = |name: &str, value: Option<String>| {
-        record.extend(value.map(|value| (name.to_owned(), Value::String(value))));
+    let further = match (who.start_url(), registration) {
+        (Some(start_url), Some(registration)) => vec![
+            ("startUrl", Some(start_url.to_owned())),
+            ("idcRegion", Some(region.to_owned())),
+            ("clientId", Some(registration.client_id.expose().to_owned())),
+            ("clientSecret", Some(registration.client_secret.expose().to_owned())),
+            ("registrationExpiresAt", registration.expires_at.map(rfc3339)),
+        ],
+        _ => vec![("profileArn", tokens.profile_arn.clone()), ("region", Some(HOME_REGION.to_owned()))],
     };
-    put("accessToken", Some(tokens.access_token.expose().to_owned()));
-    put("refreshToken", tokens.refresh_token.as_ref().map(|token| token.expose().to_owned()));
-    put("expiresAt", Some(rfc3339(end)));
-    put("authMethod", Some(method.to_owned()));
-    put("provider", Some(provider.to_owned()));
-    match (who.start_url(), registration) {
-        (Some(start_url), Some(registration)) => {
-            put("startUrl", Some(start_url.to_owned()));
-            put("idcRegion", Some(region.to_owned()));
-            put("clientId", Some(registration.client_id.expose().to_owned()));
-            put("clientSecret", Some(registration.client_secret.expose().to_owned()));
-            put("registrationExpiresAt", registration.expires_at.map(rfc3339));
-        }
-        _ => {
-            put("profileArn", tokens.profile_arn.clone());
-            put("region", Some(HOME_REGION.to_owned()));
-        }
+    record_of(tokens, (method, provider), further, now)
+}
+
+/// The same of an organisation's own provider.
+pub fn organisation_record(organisation: &Organisation, token_endpoint: &str, grant: Grant, now: Timestamp) -> Vec<u8> {
+    let Grant { access_token, refresh_token, lifetime, .. } = grant;
+    let tokens = Tokens { access_token, refresh_token, lifetime, profile_arn: None, provider: None };
+    let further = vec![
+        ("clientId", Some(organisation.client_id.expose().to_owned())),
+        ("tokenEndpoint", Some(token_endpoint.to_owned())),
+        ("issuerUrl", Some(organisation.issuer_url.clone())),
+        ("scopes", Some(organisation.scopes.clone()).filter(|scopes| !scopes.is_empty())),
+    ];
+    record_of(&tokens, ("external_idp", "ExternalIdp"), further, now)
+}
+
+fn record_of(
+    tokens: &Tokens,
+    (method, provider): (&str, &str),
+    further: Vec<(&str, Option<String>)>,
+    now: Timestamp,
+) -> Vec<u8> {
+    let end = now.checked_add(tokens.lifetime).unwrap_or(Timestamp::MAX);
+    let mut members = vec![
+        ("accessToken", Some(tokens.access_token.expose().to_owned())),
+        ("refreshToken", tokens.refresh_token.as_ref().map(|token| token.expose().to_owned())),
+        ("expiresAt", Some(rfc3339(end))),
+        ("authMethod", Some(method.to_owned())),
+        ("provider", Some(provider.to_owned())),
+    ];
+    members.extend(further);
+    let members = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?))));
+    Value::Object(members.collect::<Map<_, _>>()).to_string().into_bytes()
+}
+
+/// Members of a token record that belong to a credential: of another login they are removed (R87).
+const CREDENTIAL_MEMBERS: [&str; 18] = [
+    "accessToken",
+    "refreshToken",
+    "expiresAt",
+    "authMethod",
+    "provider",
+    "startUrl",
+    "idcRegion",
+    "clientId",
+    "clientSecret",
+    "clientIdHash",
+    "registrationExpiresAt",
+    "tokenEndpoint",
+    "issuerUrl",
+    "scopes",
+    "kiroApiKey",
+    "profileArn",
+    "region",
+    "apiRegion",
+];
+
+/// A token record with the credential of a new login in the place of its own; unknown members stay (R73, R87).
+///
+/// # Errors
+/// One of the records isn't a JSON object within the limits.
+pub fn with_credential(old: &[u8], new: &[u8]) -> Result<Vec<u8>, Unusable> {
+    let login = Object::parse(new, RECORD)?;
+    let mut record = old.to_vec();
+    for name in CREDENTIAL_MEMBERS.iter().filter(|name| login.last(name).is_none()) {
+        record = Object::parse(&record, RECORD)?.without(name);
     }
-    Value::Object(record).to_string().into_bytes()
+    let object = Object::parse(&record, RECORD)?;
+    let edits: Vec<_> = login.members().map(|(name, value)| (name.into_owned(), value.raw().to_owned())).collect();
+    Ok(object.with(edits.iter().map(|(name, value)| (name.as_str(), value.clone()))))
 }
 
 fn object(body: &[u8]) -> Value {
@@ -438,7 +523,7 @@ fn refusal(status: u16, error_type: Option<&str>, answer: &Value) -> SignInError
 }
 
 /// An error's word as it may be shown: letters, digits and `_`.
-fn shown_word(word: &str) -> String {
+pub(super) fn shown_word(word: &str) -> String {
     if is_word(word) { word.to_owned() } else { String::new() }
 }
 
@@ -551,6 +636,35 @@ mod tests {
     }
 
     #[test]
+    fn a_login_replaces_the_credential_and_leaves_the_rest_r73_r87_p69() {
+        let replaced =
+            |old: &str, new: &str| String::from_utf8(with_credential(old.as_bytes(), new.as_bytes()).unwrap()).unwrap();
+        assert_eq!(
+            replaced(
+                r#"{"clientId":"c", "note": 1.50,"accessToken":"old","clientId":"d","clientSecret":"s"}"#,
+                r#"{"accessToken":"new","authMethod":"social"}"#
+            ),
+            r#"{"note": 1.50,"accessToken":"new","authMethod":"social"}"#
+        );
+        assert_eq!(replaced("{}", r#"{"accessToken":"new"}"#), r#"{"accessToken":"new"}"#);
+        assert!(with_credential(b"broken", b"{}").is_err());
+    }
+
+    #[test]
+    fn the_exchange_is_read_in_both_spellings_k97() {
+        for body in [
+            r#"{"accessToken":"a","refreshToken":"r","expiresIn":60,"profileArn":"p"}"#,
+            r#"{"access_token":"a","refresh_token":"r","expires_in":60,"profile_arn":"p"}"#,
+        ] {
+            let tokens = read_social_exchange(200, body.as_bytes()).unwrap();
+            assert_eq!((tokens.access_token.expose(), tokens.lifetime.as_secs()), ("a", 60));
+            assert_eq!((tokens.refresh_token, tokens.profile_arn), (Some(Secret::new("r")), Some("p".into())));
+        }
+        assert_eq!(read_social_exchange(200, b"{}").unwrap_err().word, "no_token");
+        assert_eq!(read_social_exchange(400, br#"{"error":"invalid_grant"}"#).unwrap_err().word, "invalid_grant");
+    }
+
+    #[test]
     fn the_records_of_a_sign_in_r88() {
         let now: Timestamp = "2026-11-29T00:00:00Z".parse().unwrap();
         let tokens = Tokens {
@@ -573,6 +687,18 @@ mod tests {
         assert_eq!(
             made(&SignIn::Github, None, HOME_REGION),
             r#"{"accessToken":"a","refreshToken":"r","expiresAt":"2026-11-29T01:00:00.000Z","authMethod":"social","provider":"Github","profileArn":"arn:x","region":"us-east-1"}"#
+        );
+        let organisation = Organisation::for_tests("https://org.okta.com", "k", "openid");
+        let grant = Grant {
+            access_token: Secret::new("a"),
+            refresh_token: None,
+            lifetime: Duration::from_secs(60),
+            profile_arn: None,
+            idc_region: None,
+        };
+        assert_eq!(
+            String::from_utf8(organisation_record(&organisation, "https://org.okta.com/t", grant, now)).unwrap(),
+            r#"{"accessToken":"a","expiresAt":"2026-11-29T00:01:00.000Z","authMethod":"external_idp","provider":"ExternalIdp","clientId":"k","tokenEndpoint":"https://org.okta.com/t","issuerUrl":"https://org.okta.com","scopes":"openid"}"#
         );
     }
 }

@@ -458,6 +458,15 @@ pub fn patch(record: &[u8], entries: &[Entry]) -> Result<Option<Vec<u8>>, Unusab
 }
 
 impl Entry {
+    /// What lifts a mark (cool-down, quota, ejection), as the Node.js service's UI does (R15).
+    pub const NO_MARK: [Self; 5] = [
+        Self::IsHealthy(true),
+        Self::ErrorCount(0),
+        Self::LastErrorTime(None),
+        Self::LastErrorMessage(None),
+        Self::ScheduledRecoveryTime(None),
+    ];
+
     /// The name of the field in the record.
     pub fn name(&self) -> &'static str {
         match self {

@@ -27,13 +27,7 @@ pub async fn enable(config: Config, options: &ArgMatches) -> Result<ExitCode, Co
     patch(config, options, "enabled", |is_marked| {
         let mut fields = vec![Field::IsDisabled(false)];
         if is_marked {
-            fields.extend([
-                Field::IsHealthy(true),
-                Field::ErrorCount(0),
-                Field::LastErrorTime(None),
-                Field::LastErrorMessage(None),
-                Field::ScheduledRecoveryTime(None),
-            ]);
+            fields.extend(Field::NO_MARK);
         }
         fields
     })

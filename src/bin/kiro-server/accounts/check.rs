@@ -12,13 +12,13 @@ use kiro_messages::policy::outcome::{Event, Outcome};
 use kiro_messages::pool::{Lease, Wanted, Why};
 use kiro_messages::proto::kiro::catalogue::Listed;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
+use kiro_messages::proto::kiro::usage::Usage;
 use kiro_messages::proto::record::{Method, Note, rfc3339};
 use serde_json::{Value, json};
 
 use super::super::desk::{Desk, DeskAccount, find};
 use super::super::output::{CommandFailure, bar, number, plain, relative, short, show, show_json, table};
 use super::super::survey::{Search, Survey};
-use super::super::usage::Usage;
 use super::name;
 
 /// Accounts asked at a time.

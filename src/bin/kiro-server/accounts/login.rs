@@ -1,4 +1,4 @@
-//! `accounts login`: a person signs in with a browser anywhere, and the account is in the store (K93–K96, R88, R89).
+//! `accounts login`: a person signs in with a browser, and the account is in the store (K93–K98, R87–R90).
 
 use std::future::Future;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -8,34 +8,53 @@ use std::time::Duration;
 use clap::ArgMatches;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use kiro_messages::accounts::import::{checked_name, of_vanished, vanished};
+use kiro_messages::accounts::keep::{KeepError, Kept, Login, keep};
+use kiro_messages::accounts::portal::{Browser, Led, Listener, Shown, WayBack, sign_in as sign_in_at_portal};
+use kiro_messages::accounts::sign_in::{Begun, SignInClient, SignedIn};
 use kiro_messages::config::Config;
-use kiro_messages::credentials::LookUp;
-use kiro_messages::credentials::sign_in::{Begun, SignInClient};
-use kiro_messages::pool::Wanted;
+use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::proto::kiro::sign_in::{DeviceCode, SignIn, SignInError};
 use kiro_messages::proto::record::{is_region, rfc3339};
-use kiro_messages::store::{Added, NewAccount};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::desk::{Desk, refuse_token_file};
+use super::super::desk::{Desk, find, refuse_token_file};
+use super::super::log::say;
 use super::super::output::{CommandFailure, number, plain, short, show};
-use super::super::usage::Usage;
-use super::add::checked_name;
 
 /// What Ctrl-C ends a command with.
 const STOPPED: u8 = 130;
-/// Without a terminal, how often it says that it still waits.
+/// How often it says that it still waits where there is no terminal.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// How long the calls behind a sign-in may take (R89).
-const AFTER: Duration = Duration::from_secs(30);
+/// How long the portal is waited for (K97).
+const PORTAL_WITHIN: Duration = Duration::from_secs(600);
 /// A picture wider than that doesn't fit most terminals.
 const WIDEST: usize = 78;
 
-/// What is told of a sign-in, as it goes.
-enum Told {
+/// How a person signs in.
+enum Method {
+    /// With a code, on any machine.
+    Device(SignIn),
+    /// At Kiro's portal.
+    Portal(PortalWay),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortalWay {
+    /// In this machine's browser, which we open.
+    Opened,
+    /// The same; the person opens it.
+    Shown,
+    /// On another machine.
+    Pasted,
+}
+
+/// Who reads what is said of a sign-in.
+enum Audience {
     People {
         qr: bool,
     },
@@ -44,27 +63,53 @@ enum Told {
 }
 
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
-    let json = options.get_flag("json");
-    let who = who(options)?;
-    let name = options.get_one::<String>("name").map(|name| checked_name(name)).transpose()?;
+    let mut method = method(options)?;
+    let text = |name: &str| options.get_one::<String>(name).map(String::as_str);
+    let name = text("name").map(checked_name).transpose();
+    let name = name.map_err(|error| CommandFailure::usage(format!("--name: {error}")))?;
     let within = options.get_one::<Duration>("timeout").copied();
     refuse_token_file(&config, "signed in")?;
-    let told = if json { Told::Programs } else { Told::People { qr: options.get_flag("qr") } };
+    let audience =
+        if options.get_flag("json") { Audience::Programs } else { Audience::People { qr: options.get_flag("qr") } };
     // Before anybody signs in: a store that can't be used would lose the login.
     let desk = Desk::open(config).await?;
-    let done = unless_stopped(sign_in(&desk, who, &told, within)).await;
+    let replace = match text("replace") {
+        Some(id) => Some(find(&desk.accounts().await?, id)?.raw.id.clone()),
+        None => None,
+    };
+    let mut warnings = Vec::new();
+    if replace.is_none() {
+        warnings.extend(mind_second_social(&desk, &mut method, &audience).await?);
+    }
+    let done = unless_stopped(sign_in(&desk, method, &audience, within)).await;
     let exit_code = match done {
         None => ExitCode::from(STOPPED),
-        Some(Err(error)) => told.failed(&error)?,
-        Some(Ok(token)) => keep(&desk, token, name, options.get_flag("no-check"), &told).await?,
+        Some(Err(error)) => audience.failed(&error)?,
+        Some(Ok(SignedIn { record, without_refresh_token })) => {
+            if without_refresh_token {
+                warnings.push("no refresh token came: the account ends with its access token".to_owned());
+            }
+            let (force, no_check) = (options.get_flag("force"), options.get_flag("no-check"));
+            let login = Login { record, name, replace: replace.as_deref(), force, no_check, warnings };
+            match keep(desk.intake(), login, Timestamp::now()).await {
+                Ok(kept) => audience.done(&desk, kept).await?,
+                Err(KeepError::Store(error)) => return Err(error.into()),
+                Err(KeepError::Refused(error)) => audience.failed(&SignInError::new("refused", error))?,
+            }
+        }
     };
     desk.close().await?;
     Ok(exit_code)
 }
 
-/// Who signs in: by the command line, else by choice.
-fn who(options: &ArgMatches) -> Result<SignIn, CommandFailure> {
+/// How to sign in: by the command line, else by choice.
+fn method(options: &ArgMatches) -> Result<Method, CommandFailure> {
     let usage = CommandFailure::usage;
+    let way = match (options.get_flag("browser"), options.get_flag("paste")) {
+        (true, _) => Some(PortalWay::Opened),
+        (_, true) => Some(PortalWay::Pasted),
+        _ => None,
+    };
     let region = options.get_one::<String>("region").cloned();
     if let Some(region) = region.as_ref().filter(|region| !is_region(region)) {
         return Err(usage(format!("--region: '{}' is no region's name, such as eu-west-1", plain(region, 40))));
@@ -75,16 +120,25 @@ fn who(options: &ArgMatches) -> Result<SignIn, CommandFailure> {
             "--start-url: an https:// address, such as https://d-1234567890.awsapps.com/start".to_owned(),
         ));
     }
+    if let Some(way) = way {
+        return match start_url.or(region) {
+            None => Ok(Method::Portal(way)),
+            Some(_) => {
+                Err(usage("--start-url and --region are asked for by Kiro's page: leave them out here".to_owned()))
+            }
+        };
+    }
     let word = match options.get_one::<String>("method") {
         Some(word) => word.clone(),
         None if start_url.is_some() => "idc".to_owned(),
         None => choice()?,
     };
     match (word.as_str(), start_url) {
-        ("builder-id", None) => Ok(SignIn::BuilderId),
-        ("google", None) => Ok(SignIn::Google),
-        ("github", None) => Ok(SignIn::Github),
-        ("idc", Some(start_url)) => Ok(SignIn::IdentityCenter { start_url, region }),
+        ("builder-id", None) => Ok(Method::Device(SignIn::BuilderId)),
+        ("google", None) => Ok(Method::Device(SignIn::Google)),
+        ("github", None) => Ok(Method::Device(SignIn::Github)),
+        ("external", None) => Ok(Method::Portal(PortalWay::Shown)),
+        ("idc", Some(start_url)) => Ok(Method::Device(SignIn::IdentityCenter { start_url, region })),
         ("idc", None) => {
             Err(usage("idc needs --start-url, the address at which your organisation signs in".to_owned()))
         }
@@ -93,27 +147,60 @@ fn who(options: &ArgMatches) -> Result<SignIn, CommandFailure> {
 }
 
 fn choice() -> Result<String, CommandFailure> {
-    const METHODS: [(&str, &str); 4] = [
+    const METHODS: [(&str, &str); 5] = [
         ("builder-id", "AWS Builder ID"),
         ("google", "Google"),
         ("github", "GitHub"),
         ("idc", "IAM Identity Center of an organisation (with --start-url)"),
+        ("external", "an organisation's own provider: Microsoft Entra ID, Okta and others"),
     ];
     if !std::io::stdin().is_terminal() {
-        return Err(CommandFailure::usage("name who signs in: builder-id, google, github, or idc with --start-url"));
+        return Err(CommandFailure::usage(
+            "name who signs in: builder-id, google, github, idc with --start-url, or external",
+        ));
     }
     let mut text = String::from("Who signs in?\n");
     for (number, (_, title)) in METHODS.iter().enumerate() {
         text.push_str(&format!("  {}  {title}\n", number + 1));
     }
-    show(&text)?;
-    let mut out = std::io::stdout().lock();
-    let _nobody_listens = out.write_all(b"1 to 4: ").and_then(|()| out.flush());
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    let chosen = read.ok().and_then(|_| answer.trim().parse::<usize>().ok()).and_then(|number| number.checked_sub(1));
+    let answer = ask(&format!("{text}1 to {}: ", METHODS.len()))?;
+    let chosen = answer.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
     let method = chosen.and_then(|index| METHODS.get(index)).map(|(word, _)| (*word).to_owned());
     method.ok_or_else(|| CommandFailure::usage("nothing was chosen"))
+}
+
+/// A line of the terminal.
+fn ask(question: &str) -> Result<String, CommandFailure> {
+    let failed = |error: std::io::Error| CommandFailure::new(format!("the terminal: {error}"));
+    let mut out = std::io::stdout().lock();
+    out.write_all(question.as_bytes()).and_then(|()| out.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim().to_owned())
+}
+
+/// A device code for a second Google or GitHub user may sign the first one out [report]: the portal is offered, or a
+/// warning given.
+async fn mind_second_social(
+    desk: &Desk,
+    method: &mut Method,
+    audience: &Audience,
+) -> Result<Option<String>, CommandFailure> {
+    let is_social = matches!(method, Method::Device(SignIn::Google | SignIn::Github));
+    if !is_social || !desk.accounts().await?.iter().any(|entry| entry.info.kind == AccountKind::Social) {
+        return Ok(None);
+    }
+    let warning = "a Google or GitHub account is there already: a second one by device code may sign the first one out. \
+                   --browser goes another way";
+    if matches!(audience, Audience::Programs) || !std::io::stdin().is_terminal() {
+        return Ok(Some(warning.to_owned()));
+    }
+    let question = "A Google or GitHub account is there already, and a second one by device code may sign it out.\n\
+                    Sign in with this machine's browser instead? [Y/n] ";
+    if !matches!(ask(question)?.to_ascii_lowercase().as_str(), "n" | "no") {
+        *method = Method::Portal(PortalWay::Opened);
+    }
+    Ok(None)
 }
 
 /// None: Ctrl-C. The code is left to expire, and nothing was kept.
@@ -124,103 +211,58 @@ async fn unless_stopped<T>(work: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// The token record of the person who has signed in.
 async fn sign_in(
     desk: &Desk,
-    who: SignIn,
-    told: &Told,
+    method: Method,
+    audience: &Audience,
     within: Option<Duration>,
-) -> Result<(Vec<u8>, Vec<String>), SignInError> {
-    let title = who.title();
-    let begun = SignInClient::new(&desk.upstream, &desk.config)?.begin(who).await?;
+) -> Result<SignedIn, SignInError> {
+    let client = SignInClient::new(&desk.upstream, &desk.config)?;
+    let way = match method {
+        Method::Device(who) => return with_code(client.begin(who).await?, audience, within).await,
+        Method::Portal(way) => way,
+    };
+    let lifetime = within.map_or(PORTAL_WITHIN, |within| within.min(PORTAL_WITHIN));
+    let mut show = |shown: Shown<'_>| audience.shown(&shown, way, lifetime);
+    let back = match way {
+        PortalWay::Pasted => WayBack::Pasted(lines()),
+        PortalWay::Opened | PortalWay::Shown => WayBack::Listening(Listener::bind().await?, None),
+    };
+    let browser = Browser { show: &mut show, way: back };
+    let led = sign_in_at_portal(client, &desk.config, browser);
+    match audience.waits(lifetime, way != PortalWay::Pasted, led).await? {
+        Led::Done(signed_in) => Ok(signed_in),
+        Led::Device(begun) => with_code(begun, audience, within).await,
+    }
+}
+
+async fn with_code(begun: Begun, audience: &Audience, within: Option<Duration>) -> Result<SignedIn, SignInError> {
     let lifetime = within.map_or(begun.code.lifetime, |within| within.min(begun.code.lifetime));
-    told.code(title, &begun.code, lifetime);
-    let done = told.waits(lifetime, begun).await?;
-    let warnings =
-        done.without_refresh_token.then(|| "no refresh token came: the account ends with its access token".into());
-    Ok((done.record, warnings.into_iter().collect()))
+    audience.code(begun.title(), &begun.code, lifetime)?;
+    audience.waits(lifetime, true, begun.finish()).await
 }
 
-/// The account is in the store before anything else is asked: a token is never lost (R89).
-async fn keep(
-    desk: &Desk,
-    (token, mut warnings): (Vec<u8>, Vec<String>),
-    name: Option<String>,
-    no_check: bool,
-    told: &Told,
-) -> Result<ExitCode, CommandFailure> {
-    let id = uuid::Uuid::new_v4().to_string();
-    let new = NewAccount { id: id.clone(), custom_name: name, added_at: Timestamp::now(), token, members: Vec::new() };
-    let id = match desk.store.add_account(&new).await? {
-        Added::Duplicate { id } => {
-            warnings.push("it was there already: nothing was added".to_owned());
-            id
-        }
-        _ => id,
-    };
-    let mut usage = None;
-    if !no_check {
-        usage = tokio::time::timeout(AFTER, look(desk, &id, &mut warnings)).await.unwrap_or_default();
-    }
-    desk.pool.reload().await?;
-    let accounts = desk.pool.accounts();
-    let Some(info) = accounts.iter().find(|info| *info.id == *id) else {
-        return Err(CommandFailure::new("the account was removed meanwhile"));
-    };
-    match told {
-        Told::Programs => line(&json!({
-            "event": "done", "id": id, "method": info.method.as_str(), "kind": info.kind.as_str(), "profile": info.profile,
-            "plan": usage.as_ref().and_then(|usage| usage.plan.clone()), "warnings": warnings,
-        }))?,
-        Told::People { .. } => {
-            let plan = usage.map(|usage| {
-                let plan = usage.plan.as_deref().map_or_else(String::new, |plan| format!(", {}", plain(plan, 40)));
-                let limit = usage.limit.map_or_else(String::new, |limit| format!(" of {}", number(limit)));
-                format!("{plan}, {}{limit} credits", number(usage.used))
-            });
-            let plan = plan.unwrap_or_default();
-            show(&format!("✓ signed in: account {} ({}){plan}\n", short(&id), info.kind.as_str()))?;
-            for warning in &warnings {
-                show(&format!("warning: {warning}\n"))?;
+/// Lines that are pasted. Their thread ends with the process: nothing can end a read of the terminal.
+fn lines() -> mpsc::Receiver<String> {
+    let (send, lines) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if !line.trim().is_empty() && send.blocking_send(line).is_err() {
+                return;
             }
         }
-    }
-    Ok(ExitCode::SUCCESS)
+    });
+    lines
 }
 
-/// Profile and plan of the new account; what isn't found is a warning.
-async fn look(desk: &Desk, id: &str, warnings: &mut Vec<String>) -> Option<Usage> {
-    desk.pool.reload().await.ok()?;
-    let mut lease = desk.pool.select(&Wanted { only: Some(id), ..Wanted::default() }).ok()?;
-    if lease.account().wants_profiles() {
-        match desk.credentials.look_up_profiles(&mut lease).await {
-            LookUp::Nothing => {
-                let cure = "the organisation's administrator must add this user to one";
-                warnings.push(format!("no profile was found: {cure}"));
-            }
-            LookUp::Unanswered => {
-                warnings.push("its profile could not be looked up; `kiro-server accounts check` does it".to_owned());
-            }
-            LookUp::Found | LookUp::BuilderId | LookUp::NotAsked => {}
-        }
-    }
-    match desk.credentials.usage_limits(&lease).await {
-        Ok(answer) => Usage::parse(&answer),
-        Err(fault) => {
-            warnings.push(format!("its usage could not be asked for: {}", fault.kind.as_str()));
-            None
-        }
-    }
-}
-
-impl Told {
+impl Audience {
     /// The address and the code, each on a line of its own.
-    fn code(&self, title: &str, code: &DeviceCode, lifetime: Duration) {
+    fn code(&self, title: &str, code: &DeviceCode, lifetime: Duration) -> Result<(), SignInError> {
         let shown = match self {
             Self::Programs => line(&json!({
                 "event": "code", "verification_uri": code.uri, "verification_uri_complete": code.uri_complete,
-                "user_code": code.user_code,
-                "expires_at": rfc3339(Timestamp::now().checked_add(lifetime).unwrap_or(Timestamp::MAX)),
+                "user_code": code.user_code, "expires_at": end_of(lifetime),
             })),
             Self::People { qr } => {
                 let picture = if *qr { picture(&code.uri_complete) } else { String::new() };
@@ -230,22 +272,42 @@ impl Told {
                 ))
             }
         };
-        // Who can't be shown the code can't sign in: the wait ends by its time.
-        drop(shown);
+        // Nobody can sign in with a code that nobody sees.
+        shown.map_err(|error| SignInError::new("output", error.to_string()))
     }
 
-    async fn waits(
+    /// A page of the portal, or what is wrong with a pasted address.
+    fn shown(&self, shown: &Shown<'_>, way: PortalWay, lifetime: Duration) {
+        let page = match shown {
+            Shown::NotThat(problem) => return drop(say(&format!("{problem}; paste it again\n"))),
+            Shown::Page(page) => *page,
+        };
+        if way == PortalWay::Opened {
+            open(page.to_owned());
+        }
+        let said = match (self, way) {
+            (Self::Programs, _) => line(&json!({ "event": "page", "url": page, "expires_at": end_of(lifetime) })),
+            (Self::People { .. }, PortalWay::Pasted) => show(&format!(
+                "Open this on any machine and sign in:\n\n  {page}\n\nThe browser ends at an address that can't be reached, \
+                 http://localhost:3128/…\nPaste that whole address here: "
+            )),
+            (Self::People { .. }, _) => show(&format!("Sign in with this machine's browser\n\n  Open   {page}\n\n")),
+        };
+        // A page that nobody sees is never answered: the wait ends by its time.
+        drop(said);
+    }
+
+    /// Waits, and says for how long.
+    async fn waits<T>(
         &self,
         lifetime: Duration,
-        begun: Begun,
-    ) -> Result<kiro_messages::credentials::sign_in::SignedIn, SignInError> {
+        spins: bool,
+        work: impl Future<Output = Result<T, SignInError>>,
+    ) -> Result<T, SignInError> {
         let end = Instant::now() + lifetime;
-        let finish = tokio::time::timeout_at(end, begun.finish(Timestamp::now));
-        let mut finish = std::pin::pin!(finish);
-        let spinner = match self {
-            Self::People { .. } if std::io::stderr().is_terminal() => Some(ProgressBar::new_spinner()),
-            _ => None,
-        };
+        let mut work = std::pin::pin!(tokio::time::timeout_at(end, work));
+        let is_for_people = matches!(self, Self::People { .. });
+        let spinner = (is_for_people && spins && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         if let Some(spinner) = &spinner {
             let style = ProgressStyle::with_template("{spinner} waiting, {msg} left – Ctrl-C stops it");
             spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -259,7 +321,7 @@ impl Told {
                 spinner.set_message(left.clone());
             }
             tokio::select! {
-                done = &mut finish => {
+                done = &mut work => {
                     if let Some(spinner) = &spinner {
                         spinner.finish_and_clear();
                     }
@@ -267,12 +329,48 @@ impl Told {
                     return done.unwrap_or_else(|_| Err(late()));
                 }
                 () = tokio::time::sleep(every) => {
-                    if spinner.is_none() && matches!(self, Self::People { .. }) {
-                        super::super::log::say(&format!("waiting, {left} left\n")).unwrap_or_default();
+                    if spinner.is_none() && is_for_people {
+                        say(&format!("waiting, {left} left\n")).unwrap_or_default();
                     }
                 }
             }
         }
+    }
+
+    /// The account is in the store: says so at once, and looks again whether it stays there (R90).
+    async fn done(&self, desk: &Desk, kept: Kept) -> Result<ExitCode, CommandFailure> {
+        let Kept { info, usage, replaced, mut warnings } = kept;
+        let id = info.id.to_string();
+        let is_new = !replaced;
+        if let Self::People { .. } = self {
+            let plan = usage.as_ref().map(|usage| {
+                let plan = usage.plan.as_deref().map_or_else(String::new, |plan| format!(", {}", plain(plan, 40)));
+                let limit = usage.limit.map_or_else(String::new, |limit| format!(" of {}", number(limit)));
+                format!("{plan}, {}{limit} credits", number(usage.used))
+            });
+            let done = if replaced { "signed in anew" } else { "signed in" };
+            show(&format!("✓ {done}: account {} ({}){}\n", short(&id), info.kind.as_str(), plan.unwrap_or_default()))?;
+        }
+        let said = warnings.len();
+        if let Self::People { .. } = self {
+            for warning in &warnings {
+                show(&format!("warning: {warning}\n"))?;
+            }
+        }
+        let gone = if is_new { vanished(desk.intake(), std::slice::from_ref(&id)).await? } else { Vec::new() };
+        warnings.extend(gone.iter().map(|id| of_vanished(id)));
+        match self {
+            Self::Programs => line(&json!({
+                "event": "done", "id": id, "method": info.method.as_str(), "kind": info.kind.as_str(),
+                "profile": info.profile, "plan": usage.and_then(|usage| usage.plan), "warnings": warnings,
+            }))?,
+            Self::People { .. } => {
+                for warning in &warnings[said..] {
+                    show(&format!("warning: {warning}\n"))?;
+                }
+            }
+        }
+        Ok(if gone.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn failed(&self, error: &SignInError) -> Result<ExitCode, CommandFailure> {
@@ -286,8 +384,21 @@ impl Told {
     }
 }
 
+fn end_of(lifetime: Duration) -> String {
+    rfc3339(Timestamp::now().checked_add(lifetime).unwrap_or(Timestamp::MAX))
+}
+
 fn line(value: &Value) -> Result<(), CommandFailure> {
     show(&format!("{value}\n"))
+}
+
+/// Opens this machine's browser. Some wait until it ends, so on a thread of its own.
+fn open(page: String) {
+    std::thread::spawn(move || {
+        if webbrowser::open(&page).is_err() {
+            say("no browser could be opened: open the address yourself\n").unwrap_or_default();
+        }
+    });
 }
 
 /// The address as a picture that a phone reads; nothing when it is too wide.

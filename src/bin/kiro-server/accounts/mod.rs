@@ -7,7 +7,6 @@ mod database;
 mod list;
 mod login;
 mod restore;
-mod source;
 
 use std::process::ExitCode;
 

@@ -3,22 +3,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-use kiro_messages::files;
-use kiro_messages::proto::record::import::{
+use crate::files;
+use crate::proto::record::import::{
     FoundAccount, ImportedAccount, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, inline, recognise,
 };
-use kiro_messages::proto::record::{Json, Method, Object, RECORD, Registration, Token, quote, short};
-use kiro_messages::store::{StoreError, import};
-
-use super::super::output::CommandFailure;
-use super::database;
+use crate::proto::record::{Json, Method, Object, RECORD, Registration, Token, quote, short};
+use crate::store::{StoreError, import};
+use jiff::Timestamp;
 
 /// Where the Kiro IDE keeps its token, below the home folder.
-pub const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
+const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
 /// What is looked for in a folder, in this order (R79).
 const IN_FOLDER: [&str; 5] =
     ["configs/provider_pools.json", "provider_pools.json", "kiro-auth-token.json", "data.sqlite3", "credentials.json"];
+
+/// What is said of a database where the library for it isn't built in.
+const NO_DATABASES: &str = "is a SQLite database: only `kiro-server accounts add --from` reads one";
 
 /// What a path holds.
 #[derive(Default)]
@@ -33,22 +33,38 @@ pub struct Gathered {
     pub notes: Vec<String>,
 }
 
-/// Reads what `--from` names, or what Kiro left in the home folder.
-pub fn gather(from: Option<&Path>, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
-    let Some(from) = from else { return gather_default(base, now) };
+/// Reads the accounts of a SQLite database, or says why it can't, without its path.
+pub type ReadDatabase = fn(&Path) -> Result<Vec<FoundAccount>, String>;
+
+/// How a source is read.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// What relative paths of a pool file begin with; absent: the folder above its `configs` (R83).
+    pub base: Option<&'a Path>,
+    /// Now.
+    pub now: Timestamp,
+    /// Absent: a database is refused, since the library for it isn't here.
+    pub database: Option<ReadDatabase>,
+}
+
+/// Reads what `from` names, or what Kiro left in the home folder.
+///
+/// # Errors
+/// A sentence that begins with the path: it isn't there, or nothing of it can be taken over.
+pub fn gather(from: Option<&Path>, how: Reading<'_>) -> Result<Gathered, String> {
+    let Some(from) = from else { return gather_default(how) };
     let Ok(metadata) = fs::metadata(from) else {
         return Err(of(from, "not found; name a file with --from"));
     };
-    if metadata.is_dir() { folder(from, base, now) } else { file(from, base, now) }
+    if metadata.is_dir() { folder(from, how) } else { file(from, how) }
 }
 
-fn gather_default(base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+fn gather_default(how: Reading<'_>) -> Result<Gathered, String> {
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-    let home = home
-        .ok_or_else(|| CommandFailure::usage("there is no home folder to look in: name the token file with --from"))?;
+    let home = home.ok_or("there is no home folder to look in: name the token file with --from")?;
     let token = home.join(DEFAULT_FILE);
     if token.exists() {
-        let mut gathered = file(&token, base, now)?;
+        let mut gathered = file(&token, how)?;
         if gathered.is_single
             && let Some(FoundAccount { taken: Ok(taken), .. }) = gathered.found.first_mut()
         {
@@ -58,7 +74,7 @@ fn gather_default(base: Option<&Path>, now: Timestamp) -> Result<Gathered, Comma
     }
     let databases = databases(&home);
     match databases.iter().find(|path| path.exists()) {
-        Some(path) => file(path, base, now),
+        Some(path) => file(path, how),
         None => {
             let also: Vec<_> = databases.iter().map(|path| path.display().to_string()).collect();
             Err(of(&token, &format!("not found, nor {}; name a file or folder with --from", also.join(", "))))
@@ -106,9 +122,9 @@ fn add_profile(taken: &mut ImportedAccount, home: &Path) {
     }
 }
 
-fn folder(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+fn folder(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
     if let Some(found) = IN_FOLDER.iter().map(|name| path.join(name)).find(|path| path.is_file()) {
-        return file(&found, base, now);
+        return file(&found, how);
     }
     let listed = fs::read_dir(path).map_err(|error| of(path, &error.to_string()))?;
     let mut files: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -120,7 +136,7 @@ fn folder(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, 
         let is_token = read(&file).is_ok_and(|text| matches!(recognise(&text), Ok(Source::TokenFile)));
         if is_token {
             let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            gathered.found.push(FoundAccount { label, taken: token_file(&file, now) });
+            gathered.found.push(FoundAccount { label, taken: token_file(&file, how.now) });
         }
     }
     if gathered.found.is_empty() {
@@ -129,7 +145,7 @@ fn folder(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, 
     Ok(gathered)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CommandFailure> {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let metadata = fs::metadata(path).map_err(|error| of(path, &error.to_string()))?;
     if !metadata.is_file() {
         return Err(of(path, "is no file"));
@@ -142,25 +158,26 @@ fn read(path: &Path) -> Result<Vec<u8>, CommandFailure> {
     Ok(text)
 }
 
-fn file(path: &Path, base: Option<&Path>, now: Timestamp) -> Result<Gathered, CommandFailure> {
+fn file(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
     match recognise(&read(path)?).map_err(|error| of(path, &error))? {
         Source::Pool => Err(of(path, &format!("is a pool file: use it with --store file:{}", path.display()))),
         Source::Sqlite => {
-            let found = database::read(path).map_err(|error| of(path, &error))?;
+            let read = how.database.ok_or_else(|| of(path, NO_DATABASES))?;
+            let found = read(path).map_err(|error| of(path, &error))?;
             if found.is_empty() {
                 return Err(of(path, "holds no token: sign in again"));
             }
             Ok(Gathered { found, is_shared: true, ..Gathered::default() })
         }
         Source::TokenFile => {
-            let taken = token_file(path, now).map_err(CommandFailure::new)?;
+            let taken = token_file(path, how.now)?;
             let found = vec![FoundAccount { label: path.display().to_string(), taken: Ok(taken) }];
             Ok(Gathered { found, is_single: true, is_shared: true, ..Gathered::default() })
         }
         Source::Service { accounts, others } => {
             let notes = (others > 0).then(|| format!("{others} accounts of other providers were left alone"));
-            let root = root_of(path, base);
-            let found = accounts.into_iter().map(|account| service(account, &root, now)).collect();
+            let root = root_of(path, how.base);
+            let found = accounts.into_iter().map(|account| service(account, &root, how.now)).collect();
             Ok(Gathered { found, is_shared: true, notes: notes.into_iter().collect(), ..Gathered::default() })
         }
         Source::Credentials { found, left } => {
@@ -232,8 +249,8 @@ fn of_file(error: &StoreError) -> String {
     text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned())
 }
 
-fn of(path: &Path, problem: &str) -> CommandFailure {
-    CommandFailure::new(format!("{}: {problem}", path.display()))
+fn of(path: &Path, problem: &str) -> String {
+    format!("{}: {problem}", path.display())
 }
 
 /// How a source's own name of an account is shown: never an address, of an id its first characters.

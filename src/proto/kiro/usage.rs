@@ -6,6 +6,7 @@ use serde_json::Value;
 /// Used and limit, in the units of the plan, free trial and active bonuses included.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Usage {
+    /// So far.
     pub used: f64,
     /// None: the answer names none.
     pub limit: Option<f64>,

@@ -1,4 +1,5 @@
-//! A sign-in by device code: a person opens an address anywhere, and this waits for it (K93–K96).
+//! The calls of a sign-in. By device code a person opens an address anywhere, and this waits for it (K93–K96); what
+//! [`portal`](super::portal) comes back with is exchanged here too (K97, K98).
 //!
 //! # Cancellation
 //! Dropping [`SignInClient::begin`] or [`Begun::finish`] ends the sign-in: the code is left to expire, and nothing was kept.
@@ -10,11 +11,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::CALL_WITHIN;
-use super::calls::{MAX_REFRESH_ANSWER, read_up_to};
 use crate::config::Config;
+use crate::credentials::{CALL_WITHIN, MAX_REFRESH_ANSWER, read_up_to};
 use crate::proto::address::{endpoint, origin};
 use crate::proto::kiro::client_identity::DEVICE_AGENT;
+use crate::proto::kiro::external::Hosts;
+use crate::proto::kiro::portal::{self, Endpoints, Organisation};
 use crate::proto::kiro::sign_in::{
     self, BASIC_SCOPES, DeviceCode, HOME_REGION, IDENTITY_CENTER_REGIONS, Poll, Registration, SCOPES, SOCIAL_CLIENTS,
     SignIn, SignInError, Tokens,
@@ -152,6 +154,41 @@ impl SignInClient {
         Err(error)
     }
 
+    /// The portal's code of a Google or GitHub user becomes a login (K97).
+    pub(super) async fn social_exchange(self, who: &SignIn, body: &Value) -> Result<SignedIn, SignInError> {
+        let reply = self.social("/oauth/token", body).await?;
+        let tokens = sign_in::read_social_exchange(reply.status, &reply.body)?;
+        Ok(SignedIn {
+            record: sign_in::record(who, &tokens, None, HOME_REGION, Timestamp::now()),
+            without_refresh_token: tokens.refresh_token.is_none(),
+        })
+    }
+
+    /// What an organisation's provider offers (K98).
+    pub(super) async fn discover(&self, url: &str, hosts: &Hosts) -> Result<Endpoints, SignInError> {
+        let request = self.http.get(url).header(ACCEPT, "application/json");
+        let reply = send(request.header(USER_AGENT, self.identity.provider_user_agent()), url).await?;
+        portal::read_discovery(reply.status, &reply.body, hosts)
+    }
+
+    /// The code of an organisation's provider becomes a login (K98).
+    pub(super) async fn organisation_exchange(
+        self,
+        organisation: &Organisation,
+        endpoints: &Endpoints,
+        form: String,
+    ) -> Result<SignedIn, SignInError> {
+        let request = self.http.post(&endpoints.token).header(ACCEPT, "application/json").body(form);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let reply = send(request.header(USER_AGENT, self.identity.provider_user_agent()), &endpoints.token).await?;
+        let now = Timestamp::now();
+        let grant = portal::read_exchange(reply.status, &reply.body, now)?;
+        Ok(SignedIn {
+            without_refresh_token: grant.refresh_token.is_none(),
+            record: sign_in::organisation_record(organisation, &endpoints.token, grant, now),
+        })
+    }
+
     /// A call of AWS's OIDC host, with the headers of K100.
     async fn oidc(&self, region: &str, path: &str, body: &Value) -> Result<Reply, SignInError> {
         let address = endpoint(&self.oidc, region).unwrap_or_default();
@@ -177,35 +214,43 @@ impl SignInClient {
             let value = HeaderValue::from_str(&value).map_err(|_| SignInError::unreadable())?;
             headers.insert(name, value);
         }
-        let request = self.http.post(url).headers(headers).body(body.to_string());
-        let host = origin(url).split_once("://").map_or(url, |(_, host)| host);
-        let unanswered = |what: &str| SignInError::new("network", format!("{host}: {what}"));
-        match tokio::time::timeout(CALL_WITHIN, read_up_to(request, MAX_REFRESH_ANSWER)).await {
-            Ok(Ok(answer)) => Ok(Reply {
-                status: answer.status,
-                error_type: answer.header("x-amzn-errortype").map(str::to_owned),
-                body: answer.body,
-            }),
-            Ok(Err(error)) if error.is_connect() => Err(unanswered("could not connect")),
-            Ok(Err(_)) => Err(unanswered("the call broke off")),
-            Err(_) => Err(unanswered("no answer within 15 s")),
-        }
+        send(self.http.post(url).headers(headers).body(body.to_string()), url).await
+    }
+}
+
+async fn send(request: reqwest::RequestBuilder, url: &str) -> Result<Reply, SignInError> {
+    let host = origin(url).split_once("://").map_or(url, |(_, host)| host);
+    let unanswered = |what: &str| SignInError::new("network", format!("{host}: {what}"));
+    match tokio::time::timeout(CALL_WITHIN, read_up_to(request, MAX_REFRESH_ANSWER)).await {
+        Ok(Ok(answer)) => Ok(Reply {
+            status: answer.status,
+            error_type: answer.header("x-amzn-errortype").map(str::to_owned),
+            body: answer.body,
+        }),
+        Ok(Err(error)) if error.is_connect() => Err(unanswered("could not connect")),
+        Ok(Err(_)) => Err(unanswered("the call broke off")),
+        Err(_) => Err(unanswered("no answer within 15 s")),
     }
 }
 
 impl Begun {
-    /// Waits until the person is done, or the code has expired. `now` tells the time for the record.
+    /// Who signs in, for people.
+    pub fn title(&self) -> &'static str {
+        self.who.title()
+    }
+
+    /// Waits until the person is done, or the code has expired.
     ///
     /// # Errors
     /// The sign-in was refused or came too late.
-    pub async fn finish(self, now: impl Fn() -> Timestamp) -> Result<SignedIn, SignInError> {
+    pub async fn finish(self) -> Result<SignedIn, SignInError> {
         let tokens = self.poll().await?;
         let (registration, region) = match &self.way {
             Way::Aws { registration, region } => (Some(registration), region.as_str()),
             Way::Social { .. } => (None, HOME_REGION),
         };
         Ok(SignedIn {
-            record: sign_in::record(&self.who, &tokens, registration, region, now()),
+            record: sign_in::record(&self.who, &tokens, registration, region, Timestamp::now()),
             without_refresh_token: tokens.refresh_token.is_none(),
         })
     }

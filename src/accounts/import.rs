@@ -1,0 +1,387 @@
+//! What [`source`](super::source) has found goes into the store (R62, R78, R86).
+//!
+//! # Cancellation
+//! Dropping [`Import::add`] leaves the accounts that were added so far.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::source::{self, Gathered};
+use super::{Intake, ProfileSource};
+use crate::config::{Config, StoreKind, UpstreamKind};
+use crate::proto::record::import::{Checked, FoundAccount, ImportedAccount, check};
+use crate::proto::record::{Method, Token, TokenKey, is_account_id, rfc3339};
+use crate::secret::Secret;
+use crate::store::{Added, NewAccount, StoreError};
+
+const MAX_NAME: usize = 100;
+/// Kiro's refresh tokens are longer (contract/accounts.md, "Tokens").
+const SHORTEST_REFRESH_TOKEN: usize = 100;
+/// When a program that keeps the pool in memory may have written it back without what was added (R90).
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
+
+/// Which accounts of a source, and how.
+#[derive(Default)]
+pub struct Choice<'a> {
+    /// The n-th alone, counted from 1.
+    pub only: Option<usize>,
+    /// The one with this name or key alone.
+    pub key: Option<&'a str>,
+    /// The name of the account, in place of its source's.
+    pub name: Option<String>,
+    /// Nothing is written.
+    pub dry: bool,
+    /// Kiro isn't asked for the profile.
+    pub offline: bool,
+}
+
+/// Accounts that are ready to be added.
+pub struct Import {
+    ready: Vec<(String, Result<(ImportedAccount, Checked), String>)>,
+    is_single: bool,
+    is_shared: bool,
+    notes: Vec<String>,
+    name: Option<String>,
+    dry: bool,
+    asks: bool,
+    now: Timestamp,
+}
+
+/// What came of one account.
+pub enum Report {
+    /// It is in the store, or would be.
+    Added(AddedAccount),
+    /// It was there already, as this account.
+    Duplicate(String),
+    /// Why it wasn't added.
+    Failed(String),
+}
+
+/// An account of a [`Report`].
+pub struct AddedAccount {
+    /// None: it would be added.
+    pub id: Option<String>,
+    /// As in the store.
+    pub name: Option<String>,
+    /// Its token record.
+    pub token: Token,
+    /// What is known of its profile.
+    pub profile: ProfileSource,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What came of an import.
+pub struct Imported {
+    /// Each account, with the name or number that it has in its source.
+    pub reports: Vec<(String, Report)>,
+    /// The source was one token file: messages need no names.
+    pub is_single: bool,
+    /// What is said of all of them.
+    pub notes: Vec<String>,
+    /// Nothing was written.
+    pub dry: bool,
+}
+
+impl Import {
+    /// Checks what was gathered (R86). Nothing is written yet.
+    ///
+    /// # Errors
+    /// `choice` picks none, or gives several accounts one name; the source's only account can't be taken over.
+    pub fn prepare(
+        gathered: Gathered,
+        choice: Choice<'_>,
+        config: &Config,
+        now: Timestamp,
+    ) -> Result<Self, ImportError> {
+        let Gathered { found, is_single, is_shared, notes } = gathered;
+        let found = chosen(found, &choice)?;
+        if choice.name.is_some() && found.len() > 1 {
+            return Err(ImportError::Usage("there is more than one account to name: pick one of them".to_owned()));
+        }
+        // Many at once would be many questions at once: the server asks one a second (K79).
+        let asks = found.len() == 1 && !choice.offline;
+        let mut ready = Vec::new();
+        for (label, found) in found {
+            let checked = found.taken.and_then(|taken| checked(taken, config, now));
+            match checked {
+                Err(why) if is_single => return Err(ImportError::Failed(format!("{label}: {why}"))),
+                checked => ready.push((label, checked)),
+            }
+        }
+        Ok(Self { ready, is_single, is_shared, notes, name: choice.name, dry: choice.dry, asks, now })
+    }
+
+    /// Whether the source is one token file: messages need no names.
+    pub fn is_single(&self) -> bool {
+        self.is_single
+    }
+
+    /// Adds them one by one; `seen` hears of each.
+    ///
+    /// # Errors
+    /// The store can't be used, or `seen` fails. What was added so far stays.
+    pub async fn add<E: From<StoreError>>(
+        mut self,
+        intake: Intake<'_>,
+        mut seen: impl FnMut(&str, &Report) -> Result<(), E>,
+    ) -> Result<Imported, E> {
+        let mut known = Known::of(intake).await?;
+        let mut reports = Vec::new();
+        for (label, checked) in std::mem::take(&mut self.ready) {
+            let report = match checked {
+                Ok((taken, checked)) => self.add_one(intake, &mut known, taken, checked).await?,
+                Err(why) => Report::Failed(why),
+            };
+            seen(&label, &report)?;
+            reports.push((label, report));
+        }
+        let mut notes = self.notes;
+        let is_any = reports.iter().any(|(_, report)| matches!(report, Report::Added(_)));
+        if self.is_shared && is_any && !self.is_single {
+            notes.push(
+                "these sessions are shared with the program that made them: whoever renews a refresh token first may log \
+                 the other out"
+                    .to_owned(),
+            );
+        }
+        Ok(Imported { reports, is_single: self.is_single, notes, dry: self.dry })
+    }
+
+    async fn add_one(
+        &self,
+        intake: Intake<'_>,
+        known: &mut Known,
+        taken: ImportedAccount,
+        checked: Checked,
+    ) -> Result<Report, StoreError> {
+        let Checked { record, token, warnings } = checked;
+        let name = self.name.clone().or(taken.name);
+        if let Some(id) = known.duplicate_of(&token) {
+            return Ok(Report::Duplicate(id));
+        }
+        let id = match taken.id.filter(|id| is_account_id(id.as_bytes()) && !known.ids.contains(id)) {
+            // A token record without an account may be a newer one of this login: it is left alone.
+            Some(id) if intake.store.read_token(&TokenKey::of(&id), self.now).await?.is_none() => id,
+            _ => uuid::Uuid::new_v4().to_string(),
+        };
+        if self.dry {
+            known.keep(&id, &token);
+            let profile = ProfileSource::of(&token);
+            return Ok(Report::Added(AddedAccount { id: None, name, token, profile, warnings }));
+        }
+        let new = NewAccount {
+            id: id.clone(),
+            custom_name: name.clone(),
+            added_at: self.now,
+            token: record,
+            members: taken.members,
+        };
+        if let Added::Duplicate { id } = intake.store.add_account(&new).await? {
+            return Ok(Report::Duplicate(id));
+        }
+        known.keep(&id, &token);
+        let profile = match self.asks {
+            true => intake.look_up_profile(&id, &token, self.now).await,
+            false => ProfileSource::of(&token),
+        };
+        Ok(Report::Added(AddedAccount { id: Some(id), name, token, profile, warnings }))
+    }
+}
+
+/// Why nothing is imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportError {
+    /// The choice can't be met.
+    Usage(String),
+    /// The source's only account can't be taken over.
+    Failed(String),
+}
+
+/// The accounts that `only` and `key` leave, each with what it is called.
+fn chosen(found: Vec<FoundAccount>, choice: &Choice<'_>) -> Result<Vec<(String, FoundAccount)>, ImportError> {
+    let all = found.len();
+    let named = found.into_iter().enumerate().filter(|(at, found)| {
+        choice.only.is_none_or(|only| only == at + 1) && choice.key.is_none_or(|key| key == found.label)
+    });
+    let named: Vec<_> = named.map(|(at, found)| (source::shown(&found.label, at), found)).collect();
+    if named.is_empty() {
+        return Err(ImportError::Failed(format!("none of the {all} accounts is that one")));
+    }
+    Ok(named)
+}
+
+fn checked(taken: ImportedAccount, config: &Config, now: Timestamp) -> Result<(ImportedAccount, Checked), String> {
+    let mut checked = check(taken.token.clone(), &config.external_idp_hosts, now)?;
+    if let Some(refresh_token) = &checked.token.refresh_token {
+        // A provider's own tokens may be short (R86).
+        let short_one = truncated(refresh_token, config).filter(|_| checked.token.method() != Method::External);
+        checked.warnings.extend(short_one);
+    } else if checked.token.method() != Method::ApiKey {
+        checked.warnings.push("it has no refresh token: it serves until its access token ends".to_owned());
+    }
+    Ok((taken, checked))
+}
+
+/// Says so when a refresh token is a truncated paste (contract/accounts.md, "Tokens"). The simulator's are short.
+pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
+    let length = refresh_token.expose().chars().count();
+    if config.upstream == UpstreamKind::Simulator {
+        None
+    } else if refresh_token.expose().contains("...") {
+        Some("its refresh token holds `...`: a truncated paste".to_owned())
+    } else {
+        (length < SHORTEST_REFRESH_TOKEN)
+            .then(|| format!("its refresh token has only {length} characters: a truncated paste"))
+    }
+}
+
+/// A name for an account, trimmed.
+///
+/// # Errors
+/// What a name may be.
+pub fn checked_name(name: &str) -> Result<String, String> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
+        return Err(format!("1 to {MAX_NAME} printable characters"));
+    }
+    Ok(name.to_owned())
+}
+
+/// What the store had before, and what came in since.
+struct Known {
+    ids: HashSet<String>,
+    credentials: HashMap<String, String>,
+}
+
+impl Known {
+    async fn of(intake: Intake<'_>) -> Result<Self, StoreError> {
+        let mut known = Self { ids: HashSet::new(), credentials: HashMap::new() };
+        for account in intake.store.load().await? {
+            if let Some(token) = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok()) {
+                known.keep(&account.id, &token);
+            }
+            known.ids.insert(account.id);
+        }
+        Ok(known)
+    }
+
+    fn keep(&mut self, id: &str, token: &Token) {
+        for secret in [&token.refresh_token, &token.kiro_api_key].into_iter().flatten() {
+            self.credentials.insert(secret.expose().to_owned(), id.to_owned());
+        }
+        self.ids.insert(id.to_owned());
+    }
+
+    fn duplicate_of(&self, token: &Token) -> Option<String> {
+        let secrets = [&token.refresh_token, &token.kiro_api_key];
+        secrets.into_iter().flatten().find_map(|secret| self.credentials.get(secret.expose()).cloned())
+    }
+}
+
+impl Imported {
+    /// The whole ids of the accounts that were added.
+    pub fn ids(&self) -> Vec<String> {
+        let ids = self.reports.iter().filter_map(|(_, report)| match report {
+            Report::Added(account) => account.id.clone(),
+            Report::Duplicate(_) | Report::Failed(_) => None,
+        });
+        ids.collect()
+    }
+
+    /// How many were added, were there already, and failed.
+    pub fn counts(&self) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for (_, report) in &self.reports {
+            counts[match report {
+                Report::Added(_) => 0,
+                Report::Duplicate(_) => 1,
+                Report::Failed(_) => 2,
+            }] += 1;
+        }
+        counts
+    }
+
+    /// One object for programs: that of the only account, or a list with totals. No secret is in it, and no mail address.
+    pub fn json(&self) -> Value {
+        if let ([(_, report)], true) = (self.reports.as_slice(), self.is_single) {
+            return report.json(&self.notes);
+        }
+        let [added, duplicates, failed] = self.counts();
+        let accounts = self.reports.iter().map(|(label, report)| {
+            let mut account = report.json(&[]);
+            account["source"] = json!(label);
+            account
+        });
+        json!({
+            "accounts": accounts.collect::<Vec<_>>(), "added": if self.dry { 0 } else { added },
+            "duplicates": duplicates, "failed": failed, "warnings": self.notes,
+        })
+    }
+}
+
+impl Report {
+    fn json(&self, notes: &[String]) -> Value {
+        match self {
+            Self::Failed(why) => json!({ "added": false, "error": why }),
+            Self::Duplicate(id) => json!({ "added": false, "id": id, "duplicate": true }),
+            Self::Added(account) => {
+                let method = account.token.method();
+                let mut value = json!({
+                    "added": account.id.is_some(),
+                    "id": account.id,
+                    "name": account.shown_name(),
+                    "method": method.as_str(),
+                    "expires_at": account.token.expires_at.filter(|_| method != Method::ApiKey).map(rfc3339),
+                    "profile": account.profile,
+                    "warnings": account.warnings.iter().chain(notes).collect::<Vec<_>>(),
+                });
+                if account.id.is_none() {
+                    value["would_add"] = json!(true);
+                }
+                value
+            }
+        }
+    }
+}
+
+impl AddedAccount {
+    /// A mail address is a name for lists, where its owner looks; here it could end in a log.
+    pub fn shown_name(&self) -> Option<&str> {
+        self.name.as_deref().filter(|name| !name.contains('@'))
+    }
+}
+
+/// Which of these accounts another program has written out of the pool meanwhile: looks after 2 s and 10 s (R90). The file
+/// store has no such neighbour.
+///
+/// # Errors
+/// The store can't be read.
+pub async fn vanished(intake: Intake<'_>, ids: &[String]) -> Result<Vec<String>, StoreError> {
+    if ids.is_empty() || matches!(intake.config.store, StoreKind::File(_)) {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+    for wait in LOOK_AGAIN {
+        tokio::time::sleep(wait).await;
+        let there = intake.store.read_accounts(&names).await?;
+        let gone: Vec<_> =
+            ids.iter().zip(&there).filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
+        if !gone.is_empty() {
+            return Ok(gone);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// What is said of an account that vanished.
+pub fn of_vanished(id: &str) -> String {
+    let short = crate::proto::record::short(id);
+    format!(
+        "account {short} is gone again: a Node.js service that has the pool in memory wrote it back without it. Let that \
+         service reload its pool, or restart it, then `kiro-server accounts restore {id}`"
+    )
+}
