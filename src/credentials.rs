@@ -2,8 +2,8 @@
 //!
 //! A request gets its token from memory. It waits only when the token in hand has expired (R38), or after upstream
 //! rejected it. A refresh runs on a task of its own, one per credential (R39), under the lock that all processes share,
-//! and ends in a compare-and-set on the record that it read under that lock (R40). What a snapshot finds in the store is
-//! judged in `crate::policy::credential`.
+//! and ends in a compare-and-set on the record that it read under that lock (R40). `crate::policy::credential` judges
+//! the tokens that snapshots find in the store.
 //!
 //! # Cancellation
 //! A caller that goes away leaves its refresh running: upstream may have rotated the token already.
@@ -39,20 +39,20 @@ use crate::upstream::{Upstream, host_of};
 pub(crate) use calls::{MAX_REFRESH_ANSWER, read_up_to};
 pub use profiles::LookUp;
 
-/// How often accounts are looked at for a background refresh or a probe.
+/// How often accounts are checked for a background refresh or a probe.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Background refreshes at a time; blocking ones are not bounded.
 const AT_A_TIME: usize = 32;
-/// One refresh call, all in all (K68): half the lock's life.
+/// The whole time of one refresh call (K68): half the lock's life.
 pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(15);
-/// How long, and how often, a refused refresh is asked for in other regions, all in all (K76).
+/// The whole time, and the most calls, of a refused refresh in other regions (K76).
 const CALLS_WITHIN: Duration = Duration::from_secs(20);
 const MOST_REGIONS: usize = 4;
-/// Refresh tokens that one refresh tries: the record's, another one that lies there by then, those in hand before (R41).
+/// Refresh tokens that one refresh tries: the record's, one that has replaced it meanwhile, those held before (R41).
 const MOST_TOKENS: usize = 5;
 /// How long a blocking or forced refresh waits for another process (R40 step 2).
 const LOCK_WITHIN: Duration = Duration::from_secs(20);
-/// How often a token that was adopted or refreshed and still isn't live is looked at before giving up.
+/// Most refreshes of one request: an adopted or new token that isn't live either is refreshed again.
 const ROUNDS: usize = 3;
 
 /// Access tokens of the pool's accounts. Cheap to clone.
@@ -79,7 +79,7 @@ pub struct Counters {
     pub adopted: AtomicU64,
     /// Refused for good: the account was ejected.
     pub rejected: AtomicU64,
-    /// Failed in passing: refused in doubt, 429, 5xx, network, timeout.
+    /// Failed for now: refused in doubt, 429, 5xx, network, timeout.
     pub failed: AtomicU64,
     /// Somebody else rotated the refresh token during our call: ours was dropped (R40 step 6).
     pub conflicts: AtomicU64,
@@ -107,16 +107,16 @@ impl Counters {
 pub enum RefreshError {
     /// The account is not in the pool.
     Gone,
-    /// There is no token record, or none that can be read (R45).
+    /// There is no readable token record (R45).
     NoCredential,
-    /// The record has nothing to refresh with: an API key, no refresh token, an IdC one without client registration, or a
-    /// region that is none (K11).
+    /// The record can't be refreshed: an API key, no refresh token, IdC without a client registration, or an invalid
+    /// region (K11).
     NotRefreshable,
     /// Refused for good; the account is ejected (R41).
     Rejected,
-    /// Refused, but not believed yet, or in passing (K59–K61).
+    /// Refused, but not believed yet, or only for now (K59–K61).
     Refused(Refusal),
-    /// The address can't be reached from here: nothing was sent.
+    /// The address can't be reached from this machine: nothing was sent.
     Unreachable,
     /// The connection broke off.
     Network,
@@ -137,8 +137,8 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// What it means for the attempt that needed the token. Reported to the account it counts once (R42), but not where
-    /// the account is ejected already or has no credential (R45).
+    /// The fault of the attempt that needed the token. Reported to the account it counts once (R42), but not when the
+    /// account is ejected already or has no credential (R45).
     pub fn fault(self) -> Fault {
         let (kind, what) = match self {
             Self::Gone => (FaultKind::TokenRejected, "it left the pool"),
@@ -151,7 +151,7 @@ impl RefreshError {
             Self::Registration => (FaultKind::ServerError, "its client registration is missing or expired"),
             Self::Refused(Refusal::ClientVersion) => (FaultKind::ClientVersion, "the client version was refused"),
             Self::Refused(_) => (FaultKind::ServerError, "the token refresh was refused"),
-            // Nothing was sent, or nothing now: no mark comes of it.
+            // Nothing was sent, so the account gets no mark.
             Self::Unreachable | Self::Closed => (FaultKind::Unreachable, "the token refresh could not connect"),
             Self::Pausing => (FaultKind::Unreachable, "the token refresh failed a moment ago"),
             Self::Network => (FaultKind::Network, "the token refresh broke off"),
@@ -166,7 +166,7 @@ fn no_token(kind: FaultKind, what: &str) -> Fault {
     Fault { kind, status: None, reason: None, message: format!("{NO_TOKEN}{what}").into(), retry_after: None }
 }
 
-/// How a refresh ended, for all who wait for it. Success means: look at the token in hand.
+/// How a refresh ended, for all who wait for it. After a success the token is in memory.
 pub(crate) type Ended = Result<(), RefreshError>;
 
 /// Why a refresh is made.
@@ -182,17 +182,17 @@ enum Cause {
     Person,
 }
 
-/// A refresh that was decided on.
+/// The order for a refresh.
 #[derive(Debug)]
 struct Order {
     cause: Cause,
-    /// The access token that was held then. If another one is held by the time the lock is taken, it came from somebody
-    /// else's refresh, perhaps by a snapshot.
+    /// The access token held at that time. A different one under the lock came from somebody else's refresh, perhaps by
+    /// a snapshot.
     held: Option<Secret>,
 }
 
 impl Order {
-    /// Whether this access token is another one than that which is to be replaced.
+    /// Whether this access token differs from the one to be replaced.
     fn is_met_by(&self, token: &Secret) -> bool {
         let rejected = matches!(&self.cause, Cause::Rejected(rejected) if rejected == token);
         !rejected && self.held.as_ref() != Some(token)
@@ -221,14 +221,14 @@ impl Credentials {
     /// The bearer token for an attempt. From memory; only a token that has expired is refreshed first (R38).
     ///
     /// # Errors
-    /// There is no token. The fault is to be reported like an attempt's ([`RefreshError::fault`]).
+    /// There is no token. Report the fault like an attempt's ([`RefreshError::fault`]).
     pub async fn access_token(&self, lease: &Lease) -> Result<Secret, Fault> {
         let bearer = self.bearer(lease.account().id()).await?;
         lease.hand_out(&bearer);
         Ok(bearer)
     }
 
-    /// The fault, with the name of the way where that is what failed.
+    /// The fault; when the way failed, with the name of the way.
     fn fault_of(&self, id: &AccountId, error: RefreshError) -> Fault {
         let mut fault = error.fault();
         if fault.kind == FaultKind::Unreachable
@@ -278,7 +278,7 @@ impl Credentials {
         self.access_token(lease).await
     }
 
-    /// A refresh that a person asked for: `refresh()` and `accounts check`. The answer is when the token expires. Within
+    /// A refresh that a person asked for: `refresh()` and `accounts check`. Returns when the token expires. Within
     /// 30 s after a success it adopts that one (R38).
     ///
     /// # Errors
@@ -384,7 +384,7 @@ impl Inner {
         ended
     }
 
-    /// R40 steps 1 and 2.
+    /// Takes the lock, or waits for its holder: R40, steps 1 and 2.
     async fn take_lock(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Result<LockAttempt, RefreshError> {
         let deadline = Instant::now() + LOCK_WITHIN;
         loop {
@@ -392,11 +392,11 @@ impl Inner {
                 Ok(Some(lock)) => return Ok(LockAttempt::Lock(lock)),
                 Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
-                // No pause: nothing was asked of anybody, and it goes on as soon as the store takes writes.
+                // Without a pause: upstream wasn't asked, and it continues as soon as the store takes writes.
                 Err(error) if error.is_read_only() && !self.pool.writer().has_journal() => {
                     return Err(RefreshError::ReadOnly);
                 }
-                // R52: the store is away, or it refuses to write.
+                // The store is away, or it refuses to write (R52).
                 Err(_) => return Ok(LockAttempt::WithoutLock),
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(150..=250))).await;
@@ -412,7 +412,7 @@ impl Inner {
         }
     }
 
-    /// R40 steps 3 to 7.
+    /// Reads the record, calls upstream and saves: R40, steps 3 to 7.
     async fn refresh(&self, id: &AccountId, key: &TokenKey, order: &Order) -> Ended {
         // The refresh tokens that upstream refused just now.
         let mut refused: Vec<Secret> = Vec::new();
@@ -423,7 +423,7 @@ impl Inner {
         loop {
             let credential = self.pool.with_slot(id, |slot, _| slot.account.credential.to_spend(&record, &refused));
             let credential = credential.ok_or(RefreshError::Gone)?.ok_or(RefreshError::NotRefreshable)?;
-            // Method and region of this very record: a snapshot's could send its secrets to another address.
+            // Method and region come from the record itself: a snapshot's could send its secrets to another address.
             let view = self.pool.view_with(id, &credential).ok_or(RefreshError::Gone)?;
             let view = view.map_err(|_| RefreshError::NotRefreshable)?;
             let Some(used) = credential.refresh_token.clone() else { return Err(RefreshError::NotRefreshable) };
@@ -441,7 +441,7 @@ impl Inner {
                     if !matches!(refusal, Refusal::Passing | Refusal::ClientVersion) =>
                 {
                     refused.push(used.clone());
-                    // R41: the record may hold another refresh token by now, or we held one before.
+                    // The record may hold another refresh token by now, or we held one before (R41).
                     if refused.len() < MOST_TOKENS
                         && let Ok((base, still_known)) = self.base(id, key).await
                         && self
@@ -468,7 +468,7 @@ impl Inner {
                                     .await;
                                 return Ok(());
                             }
-                            // Somebody who could have said yes said nothing: not for good.
+                            // A region that might have said yes didn't answer: the refusal isn't final.
                             Err(true) => {
                                 let now = self.pool.now();
                                 self.pool.with_slot(id, |slot, rng| slot.account.credential.failed(now, rng));
@@ -496,7 +496,7 @@ impl Inner {
         }
     }
 
-    /// The same request in the other regions that may be meant (K76). `tried` grows. The error: whether one of them might
+    /// The same request in the other possible regions (K76). `tried` grows. The error says whether one of them might
     /// still say yes.
     async fn call_elsewhere(
         &self,
@@ -531,7 +531,7 @@ impl Inner {
         Err(is_silent)
     }
 
-    /// Another region than the first one granted: remembered, and written where the record names none.
+    /// Another region than the first one granted the token: remembers it, and writes it when the record names none.
     async fn granted_elsewhere(
         &self,
         id: &AccountId,
@@ -556,13 +556,13 @@ impl Inner {
         self.save(id, used, base, grant).await;
     }
 
-    /// The record to work on, and whether it is known to be the store's own: R40 step 3; while the store is away what
-    /// was seen last (R52).
+    /// The record to refresh (R40, step 3), and whether it is surely the store's current one. While the store is away
+    /// it is the last one seen (R52).
     async fn base(&self, id: &AccountId, key: &TokenKey) -> Result<((Bytes, Token), bool), RefreshError> {
         match self.store().read_token(key, self.pool.now()).await {
             Ok(Some(bytes)) => {
                 let record = Token::parse(&bytes).map_err(|_| RefreshError::NoCredential)?;
-                // A store that takes no writes doesn't show what others have got.
+                // A store that takes no writes doesn't show other processes' new tokens.
                 Ok(((bytes, record), self.store().status() == Status::Connected))
             }
             Ok(None) => Err(RefreshError::NoCredential),
@@ -579,8 +579,7 @@ impl Inner {
         }
     }
 
-    /// Uses the record's token when somebody else refreshed: it is another one than that which is to be replaced, and
-    /// is live.
+    /// Uses the record's token when somebody else refreshed: it differs from the one to be replaced, and is live.
     fn adopt(&self, id: &AccountId, bytes: Bytes, record: Token, order: &Order) -> bool {
         let now = self.pool.now();
         let adopted = self.pool.with_slot(id, |slot, rng| {
@@ -594,7 +593,7 @@ impl Inner {
         adopted
     }
 
-    /// R40 steps 5 to 7.
+    /// Saves the new token: R40, steps 5 to 7.
     async fn save(&self, id: &AccountId, used: &Secret, base: (Bytes, Token), grant: Grant) {
         let now = self.pool.now();
         count(&self.counters.refreshed);
@@ -630,13 +629,13 @@ impl Inner {
         self.pool.refreshed(id);
     }
 
-    /// `whence` says who refused: `in us-east-1`, `by login.example.org`.
+    /// Handles a refusal; `whence` says who refused: `in us-east-1`, `by login.example.org`.
     fn refused(&self, id: &AccountId, whence: &str, used: &Secret, refusal: Refusal, known: bool) -> RefreshError {
         let now = self.pool.now();
         let believed = self.pool.with_slot(id, |slot, rng| {
-            // While the store is away somebody may have rotated the token without our seeing it: not for good.
+            // While the store is away another process may have rotated the token unseen: the refusal isn't final.
             let believed = known && slot.account.credential.refused(refusal, now);
-            // Believed or not: the next call with this token waits.
+            // The next call with this token waits, whether the refusal is believed or not.
             slot.account.credential.failed(now, rng);
             believed
         });
@@ -664,18 +663,18 @@ impl Inner {
     }
 }
 
-/// What taking the lock came to.
+/// The result of taking the lock.
 enum LockAttempt {
     Lock(Lock),
     /// The store is away (R52).
     WithoutLock,
-    /// Meanwhile somebody else refreshed.
+    /// Somebody else has refreshed meanwhile.
     Settled,
 }
 
-/// Why a refresh call brought nothing.
+/// Why a refresh call brought no token.
 enum CallError {
-    /// With what the refusal named: the right region (K76), an external provider's number (K82).
+    /// With the detail that the refusal named: the right region (K76), or an external provider's number (K82).
     Refused(Refusal, Option<String>),
     /// Nothing was sent.
     Unreachable,
@@ -683,8 +682,7 @@ enum CallError {
     Timeout,
 }
 
-/// Renews tokens before they expire (R37) and probes accounts that nobody asks (R17), for as long as the credentials
-/// live.
+/// Renews tokens before they expire (R37) and probes unused half-open accounts (R17), while the credentials live.
 async fn background(inner: Weak<Inner>) {
     let Some(wanted) = inner.upgrade().map(|inner| inner.pool.refresh_wanted()) else { return };
     let mut looked_up = Instant::now();
@@ -746,7 +744,7 @@ impl Credentials {
         answer
     }
 
-    /// A rejected bearer token is cured as for a conversation: once, by a forced refresh. The flag: it was rejected again.
+    /// As for a conversation, a rejected bearer token is refreshed once. The flag: it was rejected again.
     async fn usage_limits_refreshed(&self, lease: &Lease) -> Result<Bytes, (Fault, bool)> {
         match self.usage_limits(lease).await {
             Err(fault) if fault.kind == FaultKind::TokenRejected && !lease.account().is_api_key() => {
@@ -767,7 +765,7 @@ mod tests {
     use super::*;
     use crate::proto::translate::fault::{PromptSize, api_error};
 
-    /// Nothing was sent to Kiro, so Kiro refused nothing and wasn't late.
+    /// A request that was never sent is neither a refusal nor a timeout.
     #[test]
     fn who_has_no_token_hears_why_r45() {
         let errors = [

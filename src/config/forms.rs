@@ -1,4 +1,4 @@
-//! The forms that values have, and how a text in each of them is read.
+//! The forms of values, and their parsers.
 
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ pub enum Form {
     Word(&'static [&'static str]),
     /// `redis`, or `file:PATH`.
     Store,
-    /// `https://…`, or `http://…` to a loopback address; `{region}` may stand in it.
+    /// `https://…`, or `http://…` to a loopback address; it may hold `{region}`.
     UpstreamUrl,
     /// A comma list of AWS regions.
     Regions,
-    /// A comma list of hosts of identity providers (K84); empty is a value too.
+    /// A comma list of hosts of identity providers (K84); it may be empty.
     ProviderHosts,
-    /// The ARN of a profile; empty is a value too: none.
+    /// The ARN of a profile; empty means none.
     ProfileArn,
     /// An absolute URL with one of these schemes.
     Url(&'static [&'static str]),
@@ -42,7 +42,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Whether a text has this form. Numbers, times, sizes, switches and addresses are parsed in place of being asked.
+    /// Whether a text has this form. Numbers, times, sizes, switches and addresses are parsed instead.
     pub(super) fn fits(self, text: &str) -> bool {
         match self {
             Form::Word(words) => words.contains(&text),
@@ -91,7 +91,7 @@ impl Form {
     }
 }
 
-/// The numbers of a version (K102): at most four, four and five digits. They compare as versions do.
+/// The numbers of a version (K102): at most four, four and five digits. Their order is the versions' order.
 pub fn parse_version(text: &str) -> Option<[u32; 3]> {
     let mut parts = text.split('.');
     let mut number = |most: usize| {
@@ -108,8 +108,7 @@ pub fn is_below_floor(version: &str) -> bool {
     parse_version(version) < parse_version(client_identity::VERSION_FLOOR)
 }
 
-/// The text, with what stands before an `@` taken out. Passwords are written unescaped too: whatever stands before the last
-/// one may be of it.
+/// The text without everything before its last `@`: a password may be written unescaped and hold an `@` itself.
 pub(super) fn without_password(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),

@@ -1,8 +1,8 @@
 //! Configuration: the settings as given ([`RawConfig`]) and resolved ([`Config`]).
 //!
 //! Every setting is one row of [`SETTINGS`]: its environment name, its flag, its name in JavaScript, its default in the
-//! form a person would write, what it means. `--help`, `--print-config`, `docs/configuration.md` and every error are
-//! made from that table, so no default is born anywhere else.
+//! form that a person would write, its meaning. `--help`, `--print-config`, `docs/configuration.md` and every error are
+//! made from that table; no default stands anywhere else.
 
 mod forms;
 mod raw;
@@ -125,7 +125,7 @@ pub struct Config {
     pub redis_pool_size: usize,
     /// `KIRO_STORE`.
     pub store: StoreKind,
-    /// Whether anything named a store. The simulator brings an account of its own when nothing did.
+    /// Whether a store was named. Without one the simulator brings an account of its own.
     pub store_said: bool,
     /// `KIRO_STORE_WAIT`.
     pub store_wait: Duration,
@@ -260,7 +260,7 @@ impl RawConfig {
     /// Parses every value.
     ///
     /// # Errors
-    /// The first value that doesn't have its allowed form, with the name under which it was said.
+    /// The first value in a wrong form, with the name that it was given under.
     #[expect(clippy::too_many_lines, reason = "a line for each setting")]
     pub fn resolve(&self, face: Face) -> Result<Config, ConfigError> {
         let redis = if self.is_said(key!("REDIS_URL")) || !self.is_said_any_redis_part() {
@@ -320,7 +320,7 @@ impl RawConfig {
             },
             runtime_url: self.text(key!("KIRO_RUNTIME_URL"))?,
             management_url: self.text(key!("KIRO_MANAGEMENT_URL"))?,
-            // Its form was checked where it was read.
+            // Its form was checked when it was read.
             external_idp_hosts: Hosts::parse(&self.text(key!("KIRO_EXTERNAL_IDP_HOSTS"))?).unwrap_or_default(),
             api_regions: self
                 .text(key!("KIRO_API_REGIONS"))?
@@ -405,7 +405,7 @@ impl RawConfig {
             .any(|part| self.is_said(part))
     }
 
-    /// What is shorter could be guessed (R103).
+    /// A shorter secret could be guessed (R103).
     fn id_secret(&self) -> Result<Option<Secret>, ConfigError> {
         match self.text(key!("KIRO_ID_SECRET"))? {
             text if text.is_empty() => Ok(None),

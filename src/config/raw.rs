@@ -1,4 +1,4 @@
-//! Settings as given: where, under which name, as text.
+//! Settings as given: their texts and sources.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -51,7 +51,7 @@ pub struct RawConfig {
 
 impl fmt::Debug for RawConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values may be secrets that nobody has classified yet: only the names.
+        // Only the names: values may be secrets.
         f.debug_list().entries(self.said.keys()).finish()
     }
 }
@@ -60,7 +60,7 @@ impl RawConfig {
     /// Takes the process's own environment, in which names and values need not be text.
     ///
     /// # Errors
-    /// The value of one of our settings is not text. Other programs' values may be anything.
+    /// The value of one of our settings isn't text. Other variables may hold anything.
     pub fn from_os_env(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut texts = Vec::new();
         for (name, value) in vars {
@@ -76,8 +76,8 @@ impl RawConfig {
         Ok(Self::from_env(texts))
     }
 
-    /// Takes what the environment says. Empty values count as unset, unknown names are other programs' business: one
-    /// that looks like a slip of the pen is among the [`doubts`](Self::doubts).
+    /// Takes the environment. Empty values count as unset. Unknown names belong to other programs, but a name that
+    /// looks like a mistyped setting is among the [`doubts`](Self::doubts).
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut raw = Self::default();
         for (name, value) in vars {
@@ -92,12 +92,12 @@ impl RawConfig {
                     Form::Integer(_, most) if name == "GO_KIRO_REDIS_POOL_SIZE" => most,
                     _ => u64::MAX,
                 };
-                // The predecessor's connections carry one command at a time, ours many: where it had a hundred, the
-                // most that is of use here will do.
+                // The predecessor's connections carry one command at a time, ours many: larger numbers become our
+                // maximum.
                 let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
                 raw.say(setting, Source::Alias, &name, value);
             } else if name == "GO_KIRO_LOG_JSON" {
-                // The predecessor had a switch where we have two formats.
+                // The predecessor's setting is a switch, ours names a format.
                 let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
                 raw.say(const { setting("KIRO_LOG_FORMAT") }, Source::Alias, &name, format.into());
             } else if name.starts_with("KIRO_") || name.starts_with("GO_KIRO_") || name.starts_with("REDIS_") {
@@ -111,7 +111,7 @@ impl RawConfig {
     }
 
     /// A sentence for each name in the environment that looks like a setting but isn't one. It may be another
-    /// program's, so it is no error, and its value isn't repeated.
+    /// program's, so it isn't an error, and its value isn't repeated.
     pub fn doubts(&self) -> &[String] {
         &self.doubts
     }
@@ -192,7 +192,7 @@ impl RawConfig {
         self.said.get(setting.env).is_some_and(|(_, _, value)| !value.is_empty())
     }
 
-    /// Each setting with its text and where it came from, secrets redacted: `--print-config`.
+    /// Each setting with its text and source, secrets redacted: `--print-config`.
     pub fn shown(&self) -> Vec<(&'static Setting, String, Source)> {
         SETTINGS
             .iter()
@@ -211,7 +211,7 @@ impl RawConfig {
             .collect()
     }
 
-    /// The names of settings that say another value than in `other`; secrets among them.
+    /// The names of settings whose values differ from those of `other`, secrets too.
     pub fn differing(&self, other: &Self) -> Vec<&'static str> {
         let said = |raw: &Self, setting: &Setting| {
             raw.said.get(setting.env).map_or_else(|| setting.default.to_owned(), |(_, _, text)| text.clone())
@@ -296,13 +296,14 @@ impl RawConfig {
         if matches!(setting.form, Form::Secret | Form::Url(_)) {
             return ConfigError::new(format!("{name}: must be {allowed}"));
         }
-        // A URL may have been said in a wrong place.
+        // A URL may have been given for another setting.
         let value = without_password(value);
         ConfigError::new(format!("{name}: {value:?} is not allowed; must be {allowed}"))
     }
 }
 
-/// Where a document isn't TOML. The library would repeat the line, which may hold a key or a password.
+/// The place where a document isn't TOML. The library's message would repeat the line, which may hold a key or a
+/// password.
 fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError {
     let before = error.span().and_then(|span| text.get(..span.start));
     let place = before.map_or_else(String::new, |before| {

@@ -7,7 +7,7 @@ use crate::proto::kiro::{client_identity, portal, profile};
 /// The groups in which settings are shown, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// The dozen that most people need.
+    /// The dozen settings that most people need.
     First,
     /// Which account answers, and when it rests.
     Accounts,
@@ -73,7 +73,7 @@ pub struct Setting {
     pub flag: Option<&'static str>,
     /// The default as text; `""` means none.
     pub default: &'static str,
-    /// The value of a flag that stands alone; none: it needs one.
+    /// The value of a flag without one; none: the flag needs a value.
     pub bare: Option<&'static str>,
     /// The form of a value.
     pub form: Form,
@@ -86,7 +86,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The name in JavaScript: the environment's in camelCase. Durations end in `Ms`.
+    /// The name in JavaScript: the environment name in camelCase. Durations end in `Ms`.
     pub fn js(&self) -> String {
         let name = self.env.trim_start_matches("KIRO_").trim_start_matches("NODE_").to_ascii_lowercase();
         let mut words = name.split('_');
@@ -97,7 +97,7 @@ impl Setting {
         if self.form == Form::Duration { js + "Ms" } else { js }
     }
 
-    /// The key in the TOML file: the flag's name, or what it would be.
+    /// The key in the TOML file: the flag's name, also for a setting without a flag.
     pub fn file_key(&self) -> String {
         if let Some(flag) = self.flag {
             return flag.to_owned();
@@ -136,7 +136,7 @@ const fn row(group: Group, env: &'static str, form: Form, default: &'static str)
     Setting { env, alias: None, flag: None, default, bare, form, meaning: "", group, overrides: None }
 }
 
-/// The row of a name. In a `const` a name that has none doesn't compile.
+/// The row of a name. In a `const` an unknown name doesn't compile.
 pub(super) const fn setting(env: &str) -> &'static Setting {
     let mut at = 0;
     while !same(SETTINGS[at].env.as_bytes(), env.as_bytes()) {

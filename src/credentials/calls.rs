@@ -1,4 +1,4 @@
-//! How calls are made that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K79),
+//! The calls that concern an account and not a conversation: token refresh (K8, K9), usage (K62), profiles (K79),
 //! models (K124).
 
 use std::sync::Arc;
@@ -24,17 +24,17 @@ use crate::upstream::{CallAuth, add_invocation_id, host_of};
 
 use super::{CALL_WITHIN, CallError, Inner};
 
-/// Usage and profile calls, all in all (K68).
+/// The whole time of a usage or profile call (K68).
 pub(super) const ASK_WITHIN: Duration = Duration::from_secs(20);
-/// Answers are read to this size.
+/// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 256 * 1024;
-/// That of a refresh (K82).
+/// The same for a refresh (K82).
 pub(crate) const MAX_REFRESH_ANSWER: usize = 64 * 1024;
-/// A page of the models is read to this size, and so many pages (K124).
+/// Most bytes of a page of models, and most pages (K124).
 const MAX_PAGE: usize = 1024 * 1024;
 const MAX_PAGES: usize = 10;
 
-/// How a call's request is made from its shape and address.
+/// Makes a call's request from its shape and address.
 pub(super) type Make<'a> = dyn Fn(&reqwest::Client, Shape, &str) -> reqwest::RequestBuilder + Sync + 'a;
 
 impl Inner {
@@ -47,7 +47,7 @@ impl Inner {
         }
     }
 
-    /// A refresh at an organisation's own provider, once more without the scope that it refuses.
+    /// A refresh at an organisation's own provider. When the provider refuses the scope, once more without it.
     async fn call_provider(&self, view: &AccountView, token: &Token) -> Result<Grant, CallError> {
         let url = view.refresh_url(view.refresh_region()).ok_or(CallError::Network)?;
         let mut headers = HeaderMap::with_capacity(3);
@@ -106,7 +106,7 @@ impl Inner {
         read.map_err(|refusal| CallError::Refused(refusal, token::told_region(&answer.body)))
     }
 
-    /// By POST, and from the first page that is refused as an unknown call on, by GET.
+    /// One page of models. POST first; when a page is refused as an unknown call, GET from then on.
     pub(super) async fn ask_models(
         &self,
         view: &AccountView,
@@ -183,8 +183,8 @@ impl Inner {
         Ok(catalogue)
     }
 
-    /// A call in the preferred shape; in the next one when that has no host here, or one that doesn't know the call or our
-    /// version.
+    /// A call in the preferred shape. In the next one when the first has no host here, or its host refuses the call or
+    /// our client version.
     pub(super) async fn ask_somehow(
         &self,
         view: &mut Arc<AccountView>,
@@ -237,7 +237,7 @@ impl Inner {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_connect() => {
                 let fault = Fault::unreachable(format!("{}: could not connect", way.host));
-                // A proxy of the account's own is no host's matter.
+                // A failure of the account's own proxy says nothing about the host.
                 if !own_proxy {
                     heard(Err(&fault));
                 }
@@ -257,7 +257,7 @@ impl Inner {
     }
 }
 
-/// Whether the other shape may answer: it has another host, and a gate may be rolled out by host (K105, K119).
+/// Whether the other shape may answer: it has another host, and a version gate may be open there (K105, K119).
 pub(super) fn is_of_the_shape(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Unreachable | FaultKind::Endpoint | FaultKind::ClientVersion)
 }

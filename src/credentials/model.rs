@@ -1,14 +1,14 @@
-//! The decisions about tokens in all orders: refreshes, writes, outages, adoptions, restarts, a second process.
+//! The decisions about tokens, in random orders: refreshes, writes, outages, adoptions, restarts, a second process.
 //!
 //! A small world around the production code ([`Credential`], [`Waiting`], [`UnsavedToken`], the journal's text): an upstream
 //! whose refresh tokens work once, a store that may take no writes or be away, whose replies are lost and whose writes
-//! land late, two processes of which each may die and come back, and other programs that edit the record, refresh, or log
-//! in again. Each seed is one order of events. At every moment somebody must know the account's last token, and when the
-//! trouble is over it must lie in the store and in every process.
+//! land late, two processes of which each may die and come back, and other programs that edit the record, refresh, or
+//! log in again. Each seed is one order of events. At every moment some process, its journal or the store must know the
+//! account's last token. When the trouble is over, the token must lie in the store and in every process.
 //!
-//! That it can fail: with four spent tokens remembered and nothing known of the record that ours grew out of, seed 2721
-//! shows a refresh with a dead token; with only the last spent token known to what is saved, seed 1488 a process left
-//! behind; with nothing kept of what was adopted over, seed 0 a lost login.
+//! The model can fail. Remember only four spent tokens and not the record that ours grew out of: seed 2721 refreshes
+//! with a dead token. Keep only the last spent token beside an unsaved one: seed 1488 leaves a process behind. Forget
+//! the token that an adoption replaced: seed 0 loses the login.
 
 use std::env;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,13 +39,13 @@ enum Mode {
     Away,
 }
 
-/// Somebody knew the last token, and is gone: a process that was killed and had no journal.
+/// The last token is lost without a fault: the process that knew it was killed and had no journal.
 struct Excused;
 
 struct World {
     rng: fastrand::Rng,
     now: Timestamp,
-    /// The one refresh token that works, and how many there were.
+    /// The number of the one refresh token that works.
     live: u64,
     calls: u64,
     dead: u64,
@@ -60,7 +60,8 @@ struct World {
     processes: [Process; 2],
     /// There is one process.
     alone: bool,
-    /// Whether a dead refresh is nobody's fault: a second process may be behind, or somebody else has refreshed.
+    /// Whether a refresh with a dead token is excused: a second process may be behind, or another program has
+    /// refreshed.
     blurred: bool,
     rolled_back: bool,
     story: Vec<String>,
@@ -71,7 +72,7 @@ struct World {
 struct Process {
     alive: bool,
     journals: bool,
-    /// What its journal holds while it is dead.
+    /// Its journal's content while it is dead.
     disk: Vec<String>,
     held: Option<Credential>,
     waiting: Waiting,
@@ -87,7 +88,7 @@ struct Flight {
     saving: Option<Saving>,
 }
 
-/// What the next call spends, on which record, and whether that was the store's own.
+/// The token that the next call spends, its record, and whether that was the store's own.
 struct Calling {
     base: (Bytes, Token),
     used: Secret,
@@ -219,7 +220,7 @@ impl World {
         let read = self.read();
         let now = self.now;
         let process = &mut self.processes[p];
-        // What was read a while ago is taken in after what happened since.
+        // An old read is taken in after newer events.
         let Some(bytes) = process.snapshot.take() else {
             process.snapshot = read.ok();
             return;
@@ -388,7 +389,7 @@ impl World {
         self.lies.clone()
     }
 
-    /// What other programs and people do to the record.
+    /// Changes of the record by other programs and people.
     fn meddles(&mut self) {
         if self.mode != Mode::Well {
             return;
@@ -423,7 +424,7 @@ impl World {
                 self.blurred = true;
                 self.tell(|| "another program drops the refresh token".to_owned());
             }
-            // A person logs in again: what was is dead.
+            // A person logs in again: the old tokens are dead.
             3 if self.rng.u8(..4) == 0 => {
                 self.calls += 1;
                 self.live = self.calls;
@@ -476,7 +477,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether somebody knows the token that works.
+    /// Whether a process, a journal or the store knows the token that works.
     fn is_known(&self) -> bool {
         let live = name(self.live);
         let is_live = |unsaved: &UnsavedToken| unsaved.refresh_token() == Some(&live);
@@ -486,7 +487,8 @@ impl World {
             process.held.as_ref().is_some_and(|held| {
                 held.token().refresh_token.as_ref() == Some(&live) || held.before().contains(&live)
             }) || process.waiting.iter().any(|(_, unsaved)| is_live(unsaved))
-                // What is older than the token is known by what it grew out of: a store that fell back further has another.
+                // A journal entry finds its record by the token that ours grew out of. A store that fell back further
+                // has another.
                 || !self.rolled_back && process.disk.iter().any(on_disk)
         };
         self.lies.as_ref() == Some(&live) || self.processes.iter().any(knows)
@@ -509,7 +511,7 @@ impl World {
         self.finishes(p);
     }
 
-    /// The trouble is over; what must be true then.
+    /// The trouble is over: checks what must hold then.
     fn ends(&mut self) {
         self.tell(|| "the trouble is over".to_owned());
         self.mode = Mode::Well;
@@ -556,7 +558,7 @@ fn instant() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
-/// One order of events. None: excused. Panics where a login is lost.
+/// One order of events. None: excused. Panics when a login is lost.
 fn tries(world: &mut World) -> Option<u64> {
     for _ in 0..EVENTS {
         if world.goes_on().is_err() {

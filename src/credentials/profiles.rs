@@ -1,4 +1,4 @@
-//! Which profiles an account has (K79): asked in every region of its partition, page by page, by one task an account.
+//! Which profiles an account has (K79). One task for each account asks every region of its partition, page by page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::{Cause, Credentials};
 /// How long a request waits for a look-up.
 const WAITED_FOR: Duration = Duration::from_secs(10);
 const MAX_PAGES: usize = 10;
-/// An ARN that is longer is none.
+/// A longer ARN is ignored. In bytes.
 const MAX_ARN: usize = 2048;
 
 /// How a look-up of profiles ended.
@@ -31,7 +31,7 @@ pub enum LookUp {
     Nothing,
     /// The account is an AWS Builder ID: it has other variants now.
     BuilderId,
-    /// Nobody said anything that could be believed, or not within 10 s.
+    /// There was no answer that can be believed, or none within 10 s.
     Unanswered,
     /// It was not asked: the account's kind has no profiles, or it was asked a moment ago.
     NotAsked,
@@ -116,7 +116,7 @@ impl Credentials {
                     continue;
                 }
                 if fault.kind == FaultKind::Suspended {
-                    // Said of the account: nobody looked for its profiles.
+                    // The refusal concerns the account, not its profiles.
                     is_silent = true;
                     break 'regions;
                 }
@@ -154,7 +154,7 @@ impl Credentials {
                 true
             }
         });
-        // The sort is stable: the order of the answers, but for the region that the records name.
+        // The region that the records name comes first; the others stay in the order of the answers.
         found.sort_by_key(|arn| region_of(arn) != view.named_region());
         let only = match found.as_slice() {
             [only] => Some(only.to_string()),
@@ -170,7 +170,7 @@ impl Credentials {
             return LookUp::Nothing;
         }
         tracing::info!(account = short(id), profiles, "the account's profiles were found");
-        // Of several the right one is kept when it is proven.
+        // Of several profiles one is written once it has proven right.
         if let Some(arn) = only {
             pool.keep_profile(id, arn);
         }

@@ -1,4 +1,4 @@
-//! What an account has used of its quota (K62) and its models (K124), asked with the profile that upstream takes (K80).
+//! An account's usage (K62) and models (K124), asked for with the profile that upstream takes (K80).
 
 use std::collections::VecDeque;
 
@@ -20,10 +20,10 @@ use super::profiles::LookUp;
 const MOST_CALLS: usize = 4;
 
 impl Credentials {
-    /// What the account has used of its quota (K62): the JSON of getUsageLimits, as it came.
+    /// The account's usage (K62): the JSON of getUsageLimits, as it came.
     ///
-    /// Asked with the profile that worked last; else with the account's own, without one, with Kiro's fixed one; and in
-    /// another region where the account has no profile. Profiles are looked up before it is given up (K80).
+    /// It asks with the profile that worked last; else with the account's own, without one, with Kiro's fixed one; and
+    /// in another region when the account has no profile. Before it gives up it looks up the profiles (K80).
     ///
     /// # Errors
     /// Upstream's fault, classified (K45); the caller decides whether it counts on the account.
@@ -44,7 +44,7 @@ impl Credentials {
             let request = |client: &reqwest::Client, _: Shape, url: &str| usage_request(client, url, arn);
             match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
                 Ok(answer) => {
-                    // The caller takes it for JSON. If it isn't, his error would quote it (N41).
+                    // The caller parses it. The error of a broken text would quote it (N41).
                     serde_json::from_slice::<serde::de::IgnoredAny>(&answer)
                         .map_err(|_| Fault::protocol("usage: not JSON"))?;
                     lease.learn(Lesson::FormWorked(Call::Usage, form));
@@ -82,7 +82,7 @@ impl Credentials {
 }
 
 impl Credentials {
-    /// The usage of a login that is in no store yet; none where Kiro gives no answer. Nothing is remembered of it.
+    /// The usage of a login that is in no store yet; none when Kiro gives no answer. Nothing of it is kept.
     pub async fn usage_of(&self, token: &Token) -> Option<Bytes> {
         let mut view = self.0.pool.preview(token);
         let bearer = token.access_token.clone()?;
@@ -99,8 +99,8 @@ impl Credentials {
         None
     }
 
-    /// Every model that the account may use, as far as upstream lists them (K124): at most 10 pages within 20 s, asked with
-    /// the profile that worked last, else as usage is (K80).
+    /// Every model of the account that upstream lists (K124): at most 10 pages within 20 s, asked for with the profile
+    /// that worked last, else as for the usage (K80).
     ///
     /// # Errors
     /// Upstream's fault, classified (K45). It says nothing about the account's health, unless it is `Suspended`.
@@ -150,7 +150,7 @@ fn forms(lease: &Lease, view: &AccountView, call: Call) -> VecDeque<Variant> {
     forms
 }
 
-/// Whether another form may be answered (K80): a text about the ARN, the one that says nothing, or a 403 that may mean it.
+/// Whether another form may get an answer (K80): the text is about the ARN or says nothing, or a 403 may mean the ARN.
 fn is_about_the_form(fault: &Fault) -> bool {
     match fault.kind {
         FaultKind::ProfileArn | FaultKind::Forbidden => true,

@@ -1,4 +1,4 @@
-//! What a person asks of one account by name: its tokens, a refresh, its quota.
+//! A person's questions about one account: its tokens, a refresh, its quota.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -19,12 +19,12 @@ impl Gateway {
         (token.access_token.is_some() || token.refresh_token.is_some() || token.kiro_api_key.is_some()).then_some(token)
     }
 
-    /// A forced refresh (R38); the answer is when the new access token expires; none for an API key, which has nothing to
-    /// refresh. Within 30 s after a success it adopts that one.
+    /// A forced refresh (R38). Returns when the new access token expires; none for an API key, which has nothing to
+    /// refresh. Within 30 s after a success it adopts that token.
     ///
     /// # Errors
     /// [`Code::NotFound`] for an unknown account, [`Code::AccountUnauthorized`] when there is nothing to refresh with or it
-    /// was refused, [`Code::Upstream`] and [`Code::UpstreamTimeout`] when it couldn't be asked for or failed in passing.
+    /// was refused, [`Code::Upstream`] and [`Code::UpstreamTimeout`] when it couldn't be asked for or failed for now.
     pub async fn refresh(&self, account_id: &str) -> Result<Option<Timestamp>, Error> {
         self.open()?;
         let shared = &self.shared;
@@ -49,7 +49,7 @@ impl Gateway {
         answer.map_err(|fault| of_question(&fault, shared.pool.now()).with_account(account_id))
     }
 
-    /// Whether an account's access token expires within `KIRO_REFRESH_THRESHOLD`; no where that isn't known.
+    /// Whether an account's access token expires within `KIRO_REFRESH_THRESHOLD`; false when that isn't known.
     pub fn expires_soon(&self, account_id: &str) -> bool {
         self.shared.pool.expires_within(account_id, self.shared.config.refresh_threshold)
     }

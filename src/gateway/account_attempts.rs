@@ -1,5 +1,5 @@
-//! Attempts on one account: which form of the request it gets, and what its refusals and answers teach (K77, K78,
-//! K115–K119, K128–K131).
+//! Attempts on one account: the form of the request that it gets, and the lessons of its refusals and answers (K77,
+//! K78, K115–K119, K128–K131).
 
 use std::sync::{Arc, PoisonError};
 
@@ -18,18 +18,18 @@ use crate::upstream::host_of;
 /// Variants of the profile that one request tries on an account (K78).
 const MOST_VARIANTS: u32 = 4;
 
-/// What this request has done with its present account.
+/// The state of this request on its present account.
 #[derive(Debug, Default)]
 pub(super) struct AccountAttempts {
     /// Shapes that were used for it.
     shapes: Vec<Shape>,
-    /// Repairs made since the last answer that passed, to be remembered when one does.
+    /// Repairs made since the last accepted attempt; the next accepted one makes them permanent.
     repairs: Vec<Remedy>,
-    /// ListAvailableProfiles was asked on its behalf.
+    /// ListAvailableProfiles was asked for this request.
     pub(super) profiles_asked: bool,
     /// Variants of the profile that were refused.
     variants_refused: u32,
-    /// What went out last.
+    /// The last attempt's choice.
     chosen: Option<Arc<Chosen>>,
 }
 
@@ -50,7 +50,7 @@ impl Default for Variation {
     }
 }
 
-/// Everything that an attempt chooses.
+/// The choices of one attempt.
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) shape: Shape,
@@ -62,7 +62,7 @@ pub(super) struct Chosen {
     small: bool,
     fields: Option<String>,
     refused_fields: RefusedFields,
-    /// What the percentage of context refers to on this account (K126).
+    /// The window that the percentage of context refers to on this account, in tokens (K126).
     pub(super) usage_window: u64,
 }
 
@@ -77,17 +77,17 @@ impl Chosen {
         }
     }
 
-    /// Where it goes, as the marks know it.
+    /// Its way, as the marks know it.
     pub(super) fn way(&self) -> Way<'_> {
         Way { shape: self.shape, host: host_of(&self.url), region: &self.region }
     }
 }
 
-/// The account has no variant of the profile that could be sent.
+/// The account has no variant of the profile left to send.
 #[derive(Debug)]
 pub(super) struct NoProfile;
 
-/// One shape that could be used.
+/// A usable shape.
 struct UsableShape<'v> {
     shape: Shape,
     region: &'v str,
@@ -97,7 +97,7 @@ struct UsableShape<'v> {
 }
 
 impl AccountAttempts {
-    /// What went out last; none before the first attempt.
+    /// The last attempt's choice; none before the first attempt.
     pub(super) fn chosen(&self) -> Option<&Chosen> {
         self.chosen.as_deref()
     }
@@ -111,7 +111,7 @@ impl AccountAttempts {
     ) -> Result<Arc<Chosen>, NoProfile> {
         let options = options(lease);
         let now = job.shared.pool.now();
-        // Within one account a shape is kept, until it is the shape that must change.
+        // An account keeps its shape until the remedy is another shape.
         let forced = match (self.repairs.contains(&Remedy::OtherShape), self.shapes.last()) {
             (true, _) => options.iter().position(|option| !self.shapes.contains(&option.shape)),
             (false, Some(last)) => options.iter().position(|option| option.shape == *last),
@@ -143,7 +143,7 @@ impl AccountAttempts {
                 url: url.clone(),
                 variation: Variation {
                     leave_out: LeaveOut {
-                        // A thought without text was refused: this once without any (TR31).
+                        // A thought without text was refused: this attempt goes without any thoughts (TR31).
                         reasoning: leave_out.reasoning || repaired(Remedy::WithoutEmptyThoughts),
                         empty_thoughts: leave_out.empty_thoughts || learned.no_empty_thoughts(id, now),
                     },
@@ -166,12 +166,12 @@ impl AccountAttempts {
         Ok(chosen)
     }
 
-    /// Whether a shape is left that could be used.
+    /// Whether a usable shape is left.
     pub(super) fn has_way(&self, lease: &Lease) -> bool {
         !options(lease).is_empty()
     }
 
-    /// What went out and what else could, for the verdict.
+    /// The facts of the last attempt, and the alternatives to it, for the verdict.
     pub(super) fn sent(&self, job: &RequestJob, lease: &Lease, written: &Translation) -> Sent {
         let view = lease.account();
         let Some(chosen) = &self.chosen else {
@@ -211,7 +211,7 @@ impl AccountAttempts {
         let shape = chosen.shape;
         match remedy {
             Remedy::OtherShape => {
-                // K119: the call itself marks the host.
+                // The call itself marks the host (K119).
                 let for_a_day = fault.kind == FaultKind::Forbidden;
                 if for_a_day || matches!(fault.kind, FaultKind::ProfileArn | FaultKind::BadRequest) {
                     lease.learn(Lesson::ShapeRefused { shape, for_a_day });
@@ -248,7 +248,7 @@ impl AccountAttempts {
         }
     }
 
-    /// An event stream began: the account takes this form of the request, and that is remembered.
+    /// An event stream began: remembers that the account takes this form of the request.
     pub(super) fn passed(&mut self, job: &RequestJob, lease: &Lease) {
         let Some(chosen) = &self.chosen else { return };
         let id: Arc<str> = job.model.kiro_id.as_str().into();
@@ -272,8 +272,8 @@ impl AccountAttempts {
         }
     }
 
-    /// The account is given up for this request: learns from the last refusal. Returns the fault that counts: another one
-    /// where the account lacks a profile (K78).
+    /// This request gives the account up: learns from the last refusal. Returns the fault that counts, a different one
+    /// when the account lacks a profile (K78).
     pub(super) fn given_up(&self, job: &RequestJob, lease: &Lease, mut fault: Fault) -> Fault {
         let Some(chosen) = &self.chosen else { return fault };
         let refuse = |by_400| Lesson::VariantRefused { shape: chosen.shape, variant: chosen.variant.clone(), by_400 };
@@ -292,7 +292,7 @@ impl AccountAttempts {
                 } else if lease.account().kind().has_profiles()
                     && lease.learned(|learned, _| learned.is_profile_unknown())
                 {
-                    // Its profile is unknown, so that a missing one explains the refusal.
+                    // Its profile is unknown, so a missing profile explains the refusal.
                     fault.kind = FaultKind::ProfileArn;
                     lease.learn(Lesson::NoProfile { asked: false });
                 } else {

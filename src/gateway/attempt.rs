@@ -1,5 +1,4 @@
-//! What a request remembers of its attempts, and what follows a failed one: another attempt, or the error that the client
-//! gets.
+//! The memory of a request's attempts, and the step after a failed one: another attempt, or the client's error.
 
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -21,20 +20,20 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::translate::fault::{PromptSize, api_error};
 use crate::proto::translate::request::LeaveOut;
 
-/// What a request remembers of its attempts. On the heap: it is handed on from state to state.
+/// The memory of a request's attempts. On the heap, because it moves from state to state.
 pub(super) struct Attempts {
     pub(super) budget: Budget,
     /// When the first attempt went out (K137).
     pub(super) began: Option<Instant>,
     pub(super) tried: Vec<AccountId>,
-    /// On the present account.
+    /// The attempts on the present account.
     pub(super) current: AccountAttempts,
-    /// Accounts of these API regions are passed over (K105).
+    /// Accounts of this API region are passed over (K105).
     pub(super) other_than_region: Option<String>,
-    /// When the first attempt looked for an account: all waits of a request together are bounded.
+    /// When the first attempt looked for an account: the bound of all waits starts there.
     pub(super) looked: Option<Instant>,
     rng: fastrand::Rng,
-    /// What every account's body leaves out (TR31).
+    /// The parts that every account's body leaves out (TR31).
     pub(super) leave_out: LeaveOut,
     /// The body to send when it isn't the job's.
     other: Option<Box<(Variation, Translation)>>,
@@ -71,20 +70,20 @@ impl Attempts {
         })
     }
 
-    /// What they came to.
+    /// Their result.
     pub(super) fn attempted(&mut self) -> Attempted<'_> {
         let shape = self.current.chosen().map(|chosen| chosen.shape);
         Attempted { accounts: self.budget.accounts(), shape, log: &mut self.log }
     }
 
-    /// What follows a fault before the commit: another attempt, or the error that the client gets.
+    /// The step after a fault before the commit: another attempt, or the client's error.
     pub(super) fn judge(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         let written = self.written(job);
         let sent = self.current.sent(job, &lease, written);
         self.log.failed(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
-        // K92: a request that was throttled isn't repeated from elsewhere.
+        // A throttled request isn't repeated on another account (K92).
         let braked =
             matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious) && job.shared.pool.brake().is_some();
         match self.budget.fault(fault.clone(), &sent, elapsed, braked, &mut self.rng) {
@@ -94,7 +93,7 @@ impl Attempts {
             }
             verdict => {
                 let fault = self.current.given_up(job, &lease, fault);
-                // K89: two accounts have refused the model and none has served it: no further one is asked.
+                // Two accounts have refused the model and none has served it: no further account is asked (K89).
                 let mut verdict = verdict;
                 if fault.kind == FaultKind::UnknownModel && job.model.passed && !job.facts.pinned {
                     let (refusals, served) = job.shared.pool.model_votes(&job.model.kiro_id);
@@ -117,8 +116,8 @@ impl Attempts {
         }
     }
 
-    /// The account couldn't be asked: it has no token or no profile to send. The refresh itself has marked the account
-    /// (R41, R45), so that a rejected token doesn't count again here.
+    /// The account couldn't be asked: it has no token or no profile to send. The refresh has marked the account already
+    /// (R41, R45), so a rejected token doesn't count again here.
     pub(super) fn unusable(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         self.tokenless = true;
         self.log.failed(&lease, &fault);
@@ -144,8 +143,8 @@ impl Attempts {
         self.current = AccountAttempts::default();
     }
 
-    /// No further account is asked: the error that the attempts add up to. A name that upstream has refused goes on as the
-    /// model of `KIRO_MODEL_FALLBACK` (TR36).
+    /// Ends the attempts with their error. A name that upstream has refused continues as the model of
+    /// `KIRO_MODEL_FALLBACK` (TR36).
     pub(super) fn give_up(&mut self, job: &RequestJob) -> Result<NextAttempt, Error> {
         let refused = self.budget.answer().is_some_and(|fault| fault.kind == FaultKind::UnknownModel);
         let is_served = || !job.facts.pinned && job.shared.pool.model_votes(&job.model.kiro_id).1;
@@ -153,7 +152,7 @@ impl Attempts {
         instead.map(NextAttempt::Instead).ok_or_else(|| self.answer(job))
     }
 
-    /// Another model is asked for: what was found out about the first one says nothing of it.
+    /// Forgets the attempts with the first model: they say nothing about the next one.
     pub(super) fn begin_anew(&mut self) {
         self.budget.begin_anew();
         self.tried.clear();
@@ -161,15 +160,15 @@ impl Attempts {
         (self.other, self.home, self.homes) = (None, None, None);
     }
 
-    /// Since the first attempt.
+    /// The time since the first attempt.
     fn elapsed(&self) -> Duration {
         self.began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
-    /// The error that the attempts so far add up to (K47).
+    /// The error that sums up the attempts so far (K47).
     pub(super) fn answer(&self, job: &RequestJob) -> Error {
         match self.budget.answer() {
-            // K88: eight have said no, others weren't asked, and the model has been served.
+            // Eight accounts have refused, others weren't asked, and the model has been served before (K88).
             Some(fault)
                 if fault.kind == FaultKind::UnknownModel
                     && !job.facts.pinned
@@ -188,7 +187,7 @@ impl Attempts {
         }
     }
 
-    /// What a pinned request learned of its account.
+    /// The failure of a pinned request's account.
     fn account_failure(&self, shared: &Shared, id: &str, fault: &Fault) -> Option<AccountFailure> {
         if self.tokenless || fault.kind == FaultKind::TokenRejected {
             // A refresh that was refused for good has ejected the account.
@@ -203,12 +202,12 @@ impl Attempts {
         self.log.wait(pin!(job.shared.credentials.look_up_profiles(lease))).await;
     }
 
-    /// What a fault is reported with.
+    /// The circumstances that a fault is reported with.
     pub(super) fn stood(&self, committed: bool) -> AttemptEnd {
         AttemptEnd { refreshed: self.budget.token_refreshed(), committed }
     }
 
-    /// No further attempt will be made: what it would have needed goes.
+    /// No further attempt follows: drops everything that only one would need.
     pub(super) fn commit(&mut self) {
         self.other = None;
         self.home = None;
@@ -216,7 +215,7 @@ impl Attempts {
         self.tried = Vec::new();
     }
 
-    /// What the percentage of context refers to on the account of the last attempt (K126).
+    /// The window that the percentage of context refers to on the last attempt's account, in tokens (K126).
     pub(super) fn usage_window(&self) -> Option<u64> {
         self.current.chosen().map(|chosen| chosen.usage_window)
     }
@@ -240,7 +239,7 @@ impl Attempts {
         self.home.as_ref().map(|home| &home.0).or(job.meant.as_ref())
     }
 
-    /// What the body for this account leaves out: thoughts that another one made stay here (TR45).
+    /// The parts that the body for this account leaves out. Thoughts of another account never go out (TR45).
     pub(super) fn leave_out(&self, job: &RequestJob, account: &AccountId) -> LeaveOut {
         let reasoning = self.leave_out.reasoning || self.meant(job) != Some(account);
         LeaveOut { reasoning, ..self.leave_out }
@@ -256,10 +255,11 @@ impl Attempts {
         self.log.reasoning(&job.shared.metrics, result);
     }
 
-    /// Has the translation of the next attempt ready. The request is translated again only for one that isn't there.
+    /// Prepares the translation of the next attempt. The request is translated again only when no kept translation
+    /// fits.
     pub(super) fn write(&mut self, job: &RequestJob, variation: Variation) -> Result<(), Error> {
         let there = variation == Variation::default() || self.other.as_ref().is_some_and(|other| other.0 == variation);
-        // What isn't in the body can't be left out of it.
+        // Parts that aren't in the body needn't be left out.
         if !there && self.first_written(job).differs(job, variation) {
             self.other = Some(Box::new((variation, job.write(variation, self.meant(job))?)));
         }
@@ -267,8 +267,8 @@ impl Attempts {
     }
 }
 
-/// A fault as an error of ours; a rate limit says when the soonest account that serves the model is back (K47), that of
-/// a pinned request when its own is.
+/// A fault as the client's error. A rate limit names the time when the soonest account that serves the model is back
+/// (K47); that of a pinned request, when its own account is.
 pub(super) fn error_of(
     shared: &Shared,
     fault: &Fault,

@@ -1,4 +1,4 @@
-//! What a gateway does beside its requests, until it is closed.
+//! A gateway's background tasks. They end when it is closed.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(super) async fn watch_key_and_models(
     }
 }
 
-/// What names mean by the settings (TR36, TR38).
+/// The meaning of names under these settings (TR36, TR38).
 pub(super) fn naming(config: &Config) -> Naming {
     Naming { refuse_unknown: !config.model_unknown_passes, auto: config.model_auto.clone() }
 }

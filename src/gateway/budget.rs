@@ -1,9 +1,9 @@
-//! Bytes that may be held together: each holder has a share, which goes back when it is dropped.
+//! A shared budget of bytes. Each holder has a share, which returns to the budget when it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all shares together may come to, in bytes. Cheap to clone.
+/// The limit of all shares together, in bytes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ByteBudget(Arc<Inner>);
 
@@ -13,7 +13,7 @@ struct Inner {
     taken: AtomicUsize,
 }
 
-/// What one holder has of a [`ByteBudget`].
+/// One holder's part of a [`ByteBudget`].
 #[derive(Debug)]
 pub(super) struct ByteShare {
     budget: ByteBudget,
@@ -25,7 +25,7 @@ impl ByteBudget {
         Self(Arc::new(Inner { most, taken: AtomicUsize::new(0) }))
     }
 
-    /// Nothing yet.
+    /// An empty share.
     pub(super) fn share(&self) -> ByteShare {
         ByteShare { budget: self.clone(), mine: 0 }
     }
@@ -37,7 +37,7 @@ impl ByteBudget {
 }
 
 impl ByteShare {
-    /// Takes more bytes. False: there aren't enough, and nothing has changed.
+    /// Takes more bytes. False: the budget is used up, and nothing has changed.
     pub(super) fn take(&mut self, bytes: usize) -> bool {
         let Inner { most, taken } = &*self.budget.0;
         let fits = |taken: usize| taken.checked_add(bytes).filter(|sum| sum <= most);
@@ -48,8 +48,8 @@ impl ByteShare {
         fits
     }
 
-    /// Grows or shrinks so that `bytes` fit, in steps of `step`. Up to one step costs nothing, so that a holder of little
-    /// touches no shared counter. False: there isn't enough, and nothing has changed.
+    /// Grows or shrinks so that `bytes` fit, in steps of `step`. Up to one step costs nothing, so that a small holder
+    /// touches no shared counter. False: the budget is used up, and nothing has changed.
     pub(super) fn fit(&mut self, bytes: usize, step: usize) -> bool {
         let wanted = if bytes <= step { 0 } else { bytes.div_ceil(step).saturating_mul(step) };
         if wanted > self.mine {
@@ -72,7 +72,7 @@ impl ByteShare {
         Self { budget: self.budget.clone(), mine: std::mem::take(&mut self.mine) }
     }
 
-    /// All of it goes back.
+    /// Returns all of it.
     pub(super) fn give_back(&mut self) {
         self.budget.0.taken.fetch_sub(std::mem::take(&mut self.mine), Ordering::Relaxed);
     }
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(budget.taken(), 100);
         let handed = one.hand_over();
         drop(one);
-        assert_eq!(budget.taken(), 100, "whoever holds the bytes has the share");
+        assert_eq!(budget.taken(), 100, "the share moves with the bytes");
         drop(handed);
         other.give_back();
         assert_eq!((budget.taken(), other.is_empty()), (0, true));

@@ -1,4 +1,4 @@
-//! Which models the accounts have (K125): asked in the background, and what `/v1/models` makes of it (M86).
+//! Which models the accounts have (K125), asked in the background, and the list of `/v1/models` (M86).
 
 use std::collections::HashMap;
 use std::mem;
@@ -18,9 +18,9 @@ use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::translate::model::{FoundModel, Model, Models};
 
-/// How often an account that is used is asked.
+/// How often a used account is asked.
 const EVERY: Duration = Duration::from_secs(60 * 60);
-/// After a failure, and twice as long after each further one, up to [`EVERY`].
+/// The pause after a failure. It doubles with each further one, up to [`EVERY`].
 const AGAIN: Duration = Duration::from_secs(60);
 /// Accounts asked at once.
 const AT_ONCE: usize = 2;
@@ -43,11 +43,11 @@ pub struct ModelInfo {
     pub max_tokens: u64,
 }
 
-/// Which accounts are used, for the task that asks them.
+/// The used accounts, for the task that asks them.
 #[derive(Default)]
 pub(super) struct Discovery {
     turns: Mutex<Schedule>,
-    /// An account is used that wasn't.
+    /// A new account is used.
     changed: Notify,
 }
 
@@ -64,7 +64,7 @@ impl Discovery {
     }
 }
 
-/// Most accounts in the schedule: beyond it, those that are unused are dropped.
+/// Most accounts in the schedule. Beyond that, unused ones are dropped.
 const MOST_TURNS: usize = 16_384;
 
 /// Which account is asked when.
@@ -80,7 +80,7 @@ struct ScheduledAccount {
 }
 
 impl Schedule {
-    /// Whether it wasn't used before.
+    /// Marks it as used; whether it wasn't before.
     fn used(&mut self, id: &AccountId, now: Instant) -> bool {
         if let Some(turn) = self.0.get_mut(id) {
             return !mem::replace(&mut turn.used, true);
@@ -92,8 +92,8 @@ impl Schedule {
         true
     }
 
-    /// The account to be asked next, and when: none while as many are asked as may be. One that isn't used any more is
-    /// left alone, but for the repeats of a failure that come soon.
+    /// The account to be asked next, and when. None while the most are being asked. Unused accounts aren't asked,
+    /// except for the early repeats after a failure.
     fn next(&self) -> Option<(Instant, AccountId)> {
         if self.0.values().filter(|turn| turn.asking).count() >= AT_ONCE {
             return None;
@@ -128,7 +128,7 @@ fn pause(failures: u32) -> Duration {
 
 /// Asks each account that is used for its models, never on a request's path.
 pub(super) async fn discover(shared: Weak<Shared>, discovery: Arc<Discovery>, stop: CancellationToken) {
-    // Dropped with this task, and with it what is asked just now.
+    // Dropping it with this task cancels the running calls.
     let mut asking = JoinSet::<(AccountId, CatalogueAnswer)>::new();
     loop {
         let next = discovery.turns().next();
@@ -155,7 +155,7 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// What came of asking an account.
+/// The result of asking an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CatalogueAnswer {
     Read,
@@ -189,8 +189,8 @@ async fn ask(shared: Weak<Shared>, id: AccountId) -> CatalogueAnswer {
 }
 
 impl Shared {
-    /// Makes the table that requests are resolved by: the file's or the embedded one, and a row for each model that
-    /// only a catalogue has.
+    /// Makes the table that resolves names: the file's or the embedded one, and a row for each model that only a
+    /// catalogue has.
     pub(super) fn merge_catalogues(&self) {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let catalogues = self.pool.catalogues();
@@ -204,14 +204,14 @@ impl Shared {
         self.models.store(Arc::new(merged));
     }
 
-    /// Whether the name passes to upstream by a rule alone and was refused there lately (K89, TR36).
+    /// Whether the name passes to upstream only by rule, and was refused there lately (K89, TR36).
     pub(super) fn is_refused_name(&self, models: &Models, name: &str) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |row: &Model| row.passed && names.is_refused(&row.kiro_id, self.pool.now());
         !names.is_none_refused() && models.resolve(name, None).is_some_and(|found| refused(&found.row))
     }
 
-    /// A name that the table doesn't hold goes upstream: one warning a name and day (TR36).
+    /// Warns that an unknown name goes upstream, once a day for each name (TR36).
     pub(super) fn tell_passing(&self, row: &Model) {
         let is_new = || {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +225,7 @@ impl Shared {
         }
     }
 
-    /// Another table takes the place of the one that was read before.
+    /// Replaces the table.
     pub(super) fn set_table(&self, table: Models) {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
         self.merge_catalogues();
@@ -246,8 +246,8 @@ impl Gateway {
     }
 }
 
-/// The models that are shown (M86): with the largest figures of all accounts, and without those that no account has,
-/// once every healthy account's catalogue is known.
+/// The listed models (M86), with the largest figures of all accounts. Once every healthy account's catalogue is known,
+/// models that no account has are left out.
 pub(super) fn shown(models: &Models, catalogues: &[(bool, Option<Arc<Catalogue>>)], all: bool) -> Vec<ModelInfo> {
     let known: Vec<&Catalogue> = catalogues.iter().filter_map(|(_, catalogue)| catalogue.as_deref()).collect();
     let complete = !known.is_empty() && catalogues.iter().all(|(healthy, known)| !healthy || known.is_some());
@@ -303,13 +303,13 @@ mod tests {
             shown.into_iter().map(|model| (model.id, model.max_input_tokens)).collect::<Vec<_>>()
         };
         let name = |id: &str, window| (id.to_owned(), window);
-        // An account of which nothing is known may have all of them.
+        // An account without a known catalogue may have all of them.
         let partly = shown(&[(true, some.clone()), (true, None)], false);
         assert_eq!(partly.len(), 16);
         assert!(
             partly.contains(&name("claude-opus-5", 500_000)) && partly.contains(&name("claude-sonnet-5", 1_000_000))
         );
-        // One that rests doesn't count.
+        // A resting account doesn't count.
         let whole = [(true, some), (true, more), (false, None)];
         let claude = [name("claude-opus-5", 700_000), name("claude-sonnet-4", 1), name("claude-opus-9-9", 2_000_000)];
         assert_eq!(shown(&whole, false), claude);
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(shown(&[], false).len(), 16);
     }
 
-    /// Who is asked when, in seconds, up to `end`: a question is answered at once.
+    /// Which account is asked when, in seconds, up to `end`; answers come at once.
     fn asked(uses: &[(u64, &str)], answer: impl Fn(usize) -> CatalogueAnswer, end: u64) -> Vec<(u64, String)> {
         let began = now();
         let at = |second| began + Duration::from_secs(second);

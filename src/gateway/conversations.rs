@@ -1,4 +1,4 @@
-//! Conversations: their ids, the accounts they stay with, and who made which thought (R101–R103, TR44, TR48, K130).
+//! Conversations: their ids, their accounts, and the makers of their thoughts (R101–R103, TR44, TR48, K130).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,22 +15,23 @@ use crate::proto::messages::request::Request;
 use crate::proto::translate::ids::{ClientContext, ConversationKey, IdContext, IdSecret, Ids, ids, signatures};
 use crate::proto::translate::request::Replay;
 
-/// How long a request waits for another process' memory (R102).
+/// How long a request waits for another process's note of a home (R102).
 const STORE_WAIT: Duration = Duration::from_millis(20);
 /// How long requests right after the start wait for the secret of the ids.
 const SECRET_WAIT: Duration = Duration::from_millis(100);
-/// When the store is asked again for the secret of the ids: sooner right after the start, when it isn't connected yet.
+/// Pauses before the store is asked again for the secret of the ids: short ones right after the start, while it
+/// connects.
 const SECRET_SOON: Duration = Duration::from_millis(20);
 const SECRET_AGAIN: Duration = Duration::from_secs(1);
 
-/// What this process knows of conversations.
+/// This process's memory of conversations.
 pub(super) struct Conversations {
     memory: Mutex<Affinity>,
-    /// R103's; a random one until the store has told its own.
+    /// The secret of R103; a random one until the store's is read.
     secret: ArcSwap<IdSecret>,
-    /// Whether that is settled: the store was asked once, or needn't be.
+    /// Whether the secret is settled: the store was asked once, or needn't be.
     settled: watch::Sender<bool>,
-    /// `KIRO_AFFINITY=conversation`, which `sticky` makes moot.
+    /// `KIRO_AFFINITY=conversation`; off under the strategy `sticky`, which keeps accounts by itself.
     stay: bool,
     /// `KIRO_CONVERSATION_ID=derive`.
     derive: bool,
@@ -51,11 +52,11 @@ impl Conversations {
         }
     }
 
-    /// Waits until the secret of the ids is settled: at most [`SECRET_WAIT`], and after the start only.
+    /// Waits until the secret of the ids is settled: only right after the start, and at most [`SECRET_WAIT`].
     pub(super) async fn settled(&self) {
         if !*self.settled.borrow() {
             let mut settled = self.settled.subscribe();
-            // A request that is too early for the secret gets ids that change once.
+            // The ids of a request that comes too early change once.
             let _late = tokio::time::timeout(SECRET_WAIT, settled.wait_for(|settled| *settled)).await;
         }
     }
@@ -70,7 +71,7 @@ fn random_secret() -> String {
     [random_uuid(), random_uuid()].concat().replace('-', "")
 }
 
-/// Asks the store for the secret of the ids until it has told it (R103).
+/// Asks the store for the secret of the ids until it answers (R103).
 pub(super) async fn learn_secret(shared: std::sync::Weak<Shared>) {
     let fresh = random_secret();
     for asked in 0_u32.. {
@@ -110,7 +111,7 @@ impl Shared {
     }
 
     /// The account for which the reasoning of a request is written (TR45): a pinned one, the conversation's home, else
-    /// who made its last thought.
+    /// the maker of its last thought.
     pub(super) fn meant(&self, request: &Request<'_>, ids: &Ids, pinned: Option<&str>) -> Option<AccountId> {
         let now = self.pool.now();
         let memory = self.conversations.memory();
@@ -126,21 +127,21 @@ impl Shared {
         self.conversations.memory().accounts(&key.0, self.pool.now()).to_vec()
     }
 
-    /// The home of a conversation that this process doesn't know, as another one has noted it (R102). Takes 20 ms at
-    /// most.
+    /// The home of a conversation that this process doesn't know, as another process has noted it (R102). Takes 20 ms
+    /// at most.
     pub(super) async fn home_elsewhere(&self, key: &ConversationKey) -> Option<AccountId> {
         if !self.conversations.stay {
             return None;
         }
         let asked = tokio::time::timeout(STORE_WAIT, self.store.home(&key.to_string())).await;
         let home = AccountId::from(asked.ok()?.ok()??);
-        // An account that was removed since is no home.
+        // An account that was removed meanwhile isn't a home.
         self.pool.account(&home)?;
         self.conversations.memory().learned(key.0, home.clone(), self.pool.now());
         Some(home)
     }
 
-    /// A turn came to its first content on an account. `passing`: only a limit kept it from its home.
+    /// A turn got its first content from an account. `passing`: only a limit kept it from its home.
     pub(super) fn took_turn(&self, key: &ConversationKey, account: &AccountId, passing: bool) -> Option<Turn> {
         if !self.conversations.stay {
             return None;
@@ -159,7 +160,7 @@ impl Shared {
         Some(turn)
     }
 
-    /// An account's good answer had these signatures (TR44).
+    /// Remembers the signatures of an account's good answer (TR44).
     pub(super) fn made(&self, signatures: &[u64], account: &AccountId, kiro_id: &str) {
         if !signatures.is_empty() {
             self.conversations.memory().made(signatures, account, &kiro_id.into(), self.pool.now());
@@ -171,7 +172,7 @@ impl Shared {
         self.conversations.memory().refused(key.0, self.pool.now());
     }
 
-    /// Runs `work` with what may be replayed to this account (TR44).
+    /// Runs `work` with the rule for replays to this account (TR44).
     pub(super) fn with_replay<T>(
         &self,
         key: &ConversationKey,

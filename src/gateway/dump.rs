@@ -1,12 +1,12 @@
-//! `KIRO_DEBUG_DUMP_DIR`: what went over the wire of a failed request, as files for a person with an editor.
+//! `KIRO_DEBUG_DUMP_DIR`: the bytes of a failed request on the wire, as files for a person with an editor.
 //!
 //! One folder a failure, named by time and a running number and never by anything a client said: `request.json`,
 //! `kiro-request.json`, `frames.bin`, `stream.sse`, `summary.json`. The newest [`KEPT`] stay, [`KEPT_BYTES`] in all:
-//! the oldest go before one is written. Prompts are in them, so folders are 0700 and files 0600; access tokens, refresh
-//! tokens and keys are taken out.
+//! the oldest are removed before a new one is written. They hold prompts, so folders are 0700 and files 0600; access
+//! tokens, refresh tokens and keys are removed.
 //!
-//! Without a folder nothing is recorded: each place asks one `Option`. With one, all recordings together hold at most
-//! [`BUDGET`] bytes, and a recording whose bytes don't fit says what it left out.
+//! Without the setting nothing is recorded: each place checks one `Option`. With it all recordings together hold at
+//! most [`BUDGET`] bytes, and a recording whose bytes don't fit says what it left out.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ const KEPT_BYTES: u64 = 256 * 1024 * 1024;
 const BUDGET: usize = 64 * 1024 * 1024;
 /// Bytes of a stream that are kept from its beginning, and as many from its end.
 const HALF_TAPE: usize = 256 * 1024;
-/// Failures that wait to be written; more at a time are not.
+/// Failures that wait to be written; further ones are dropped.
 const WRITING: usize = 8;
 /// How many faults of one request are written.
 const FAULTS: usize = 32;
@@ -45,12 +45,12 @@ pub(super) struct Dumps {
     keys: Vec<Secret>,
     held: ByteBudget,
     writing: Arc<AtomicUsize>,
-    /// One after the other: room is made for one.
+    /// Dumps are written one after the other, because room is made for one at a time.
     desk: Arc<Mutex<()>>,
     number: AtomicU64,
 }
 
-/// What one request said, kept until it is known whether it fails.
+/// The bytes of one request, kept until its end is known.
 pub(super) struct Recording {
     /// For the two requests.
     held: ByteShare,
@@ -90,7 +90,7 @@ impl Dumps {
         if !folder.is_dir() {
             make_folder(folder, true).map_err(refuse)?;
         }
-        // Asked now, and not at three in the morning.
+        // A folder that can't be written to fails the start, not the first dump.
         let probe = folder.join(".probe");
         make_file(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refuse)?;
         tracing::warn!(folder = %folder.display(), "failed requests are written to files, prompts included (KIRO_DEBUG_DUMP_DIR)");
@@ -112,12 +112,12 @@ impl Dumps {
         Box::new(Recording { held, request, kiro_request: None, frames, faults: Vec::new(), secrets })
     }
 
-    /// For what goes downstream.
+    /// A tape for the downstream bytes.
     pub(super) fn tape(&self) -> Tape {
         Tape { held: self.held.share(), head: Vec::new(), tail: VecDeque::new(), left_out: 0 }
     }
 
-    /// Writes a failed request on a thread for such work. `summary` is its log line.
+    /// Writes a failed request on a blocking thread. `summary` is its log line.
     pub(super) fn write(&self, recording: Box<Recording>, sse: Tape, mut summary: serde_json::Value, now: Timestamp) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let begun = self.writing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < WRITING).then_some(n + 1));
@@ -192,7 +192,7 @@ impl Recording {
         summary["left_out"] = left_out.into();
     }
 
-    /// About what it takes on the disk.
+    /// About its size on the disk.
     fn size(&self, sse: &Tape) -> u64 {
         let requests = self.request.iter().chain(self.kiro_request.iter().flatten()).map(Bytes::len);
         let tapes = [&self.frames, sse].map(|tape| tape.head.len() + tape.tail.len());
@@ -200,13 +200,12 @@ impl Recording {
     }
 
     fn save(&self, folder: &Path, name: &str, sse: Tape, summary: &serde_json::Value) -> io::Result<()> {
-        // Seen whole or not at all.
+        // The rename shows the folder only when it is whole.
         let making = folder.join(format!(".{name}"));
         make_folder(&making, false)?;
         let saved = self.fill(&making, sse, summary).and_then(|()| std::fs::rename(&making, folder.join(name)));
         if saved.is_err() {
-            // On a full disk the half of it would stay, one for each failure: the hundred that may are counted without
-            // it.
+            // On a full disk each failure would leave half a folder in place of an older, whole one.
             std::fs::remove_dir_all(&making).unwrap_or_default();
         }
         saved
@@ -281,8 +280,8 @@ impl Tape {
     }
 }
 
-/// Removes the oldest of our folders until at most `most` are left, with at most `most_bytes`. Other files stay. A
-/// folder that a process left half-made is one of ours.
+/// Removes the oldest of our folders until at most `most` are left, with at most `most_bytes`. Other files stay.
+/// Half-made folders of dead processes are ours too.
 fn trim(folder: &Path, most: usize, most_bytes: u64) -> io::Result<()> {
     let mut ours = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -306,7 +305,7 @@ fn trim(folder: &Path, most: usize, most_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of a folder of ours, by which it has its place in time.
+/// The time stamp in the name of one of our folders.
 fn stamp(name: &OsString) -> Option<String> {
     let name = name.to_str()?;
     let stamp = name.strip_prefix('.').unwrap_or(name);
@@ -325,7 +324,7 @@ fn size(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Another server that shares the folder may have been faster.
+/// Ignores that another server, which shares the folder, has removed it first.
 fn removed<T>(done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -380,14 +379,14 @@ mod tests {
     fn what_can_not_be_saved_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
-        // Its place is taken, which is as good as a full disk.
+        // The name is taken: it fails as on a full disk.
         std::fs::create_dir_all(folder.path().join("name/taken")).unwrap();
         let recording = dumps.record(&Bytes::from_static(b"{}"));
         assert!(recording.save(folder.path(), "name", dumps.tape(), &serde_json::Value::Null).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
-    /// A bound in bytes on disk; the oldest go first, what a killed process left half-made among them.
+    /// The bytes on disk are bounded; the oldest folders go first, half-made ones of killed processes among them.
     #[test]
     fn the_oldest_go_until_number_and_bytes_fit() {
         let folder = tempfile::tempdir().unwrap();

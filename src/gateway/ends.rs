@@ -1,5 +1,5 @@
-//! What the ends of answers say over time: whether one without any usage is unusual (TU9), and what the percentages of a
-//! model refer to (A187). Touched once an answer.
+//! Statistics of the ends of answers: whether an end without any usage is unusual (TU9), and which window the
+//! percentages of a model refer to (A187). Touched once an answer.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::Measured;
 use crate::proto::translate::usage::WindowQuotient;
 
-/// After this many answers in a row with usage, by shape, one without may be a cut.
+/// After this many answers in a row with usage, counted by shape, one without may be a cut.
 const USUAL: u32 = 20;
-/// From one warning to the next.
+/// The least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Models whose quotient is kept; beyond them the table's window holds.
 const MODELS: usize = 64;
 
-/// What is known of the ends of answers.
+/// Statistics of the ends of answers.
 #[derive(Debug, Default)]
 pub(super) struct AnswerEnds(Mutex<EndStats>);
 
@@ -30,7 +30,7 @@ struct EndStats {
 }
 
 impl AnswerEnds {
-    /// A whole answer has ended; whether it is worth a warning that it ended without any usage.
+    /// Counts the end of a whole answer. True: it had no usage, which is worth a warning.
     pub(super) fn ended(&self, shape: Shape, without_usage: bool, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = Shape::ALL.iter().position(|one| *one == shape) else { return false };
@@ -64,7 +64,7 @@ impl AnswerEnds {
         }
     }
 
-    /// What the model's percentages refer to, in tokens.
+    /// The window that the model's percentages refer to, in tokens.
     pub(super) fn usage_window(&self, kiro_model: &str, window: u64) -> u64 {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let quotient = known.quotients.iter().find(|(model, _)| model == kiro_model);

@@ -1,4 +1,4 @@
-//! One request before it is sent: checked, read, translated, and what stays the same over all its attempts.
+//! One request before it is sent: checked, read, translated. A job stays the same over all attempts.
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
@@ -29,7 +29,7 @@ use crate::proto::translate::request::{Context, Replay, Translated, translate};
 /// From this many bytes on, work on a request takes a millisecond or more.
 const LONG: usize = 512 * 1024;
 
-/// What stays the same over all attempts of one request.
+/// The parts of a request that stay the same over all attempts.
 #[derive(Clone)]
 pub(super) struct RequestJob {
     pub(super) shared: Arc<Shared>,
@@ -96,7 +96,7 @@ impl Translation {
     }
 }
 
-/// What is left of a request after the commit.
+/// The facts of a request that are kept after the commit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
     pub(super) streaming: bool,
@@ -140,7 +140,7 @@ impl RequestJob {
         }))
     }
 
-    /// No account serves this name, which the table doesn't have: for a while it is refused at once (K89, TR36).
+    /// No account serves this name that the table doesn't hold: it is refused at once for a while (K89, TR36).
     pub(super) fn refuse_name(&self) {
         if self.model.passed && !self.facts.pinned {
             let mut names = self.shared.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +153,7 @@ impl RequestJob {
         [self.client_model.as_str(), self.model.names.first().map_or("", String::as_str)]
     }
 
-    /// The estimate of the request in tokens. It is made while upstream thinks, or here when an answer was faster.
+    /// The estimate of the request in tokens. It is made while upstream thinks, or here when the answer comes first.
     pub(super) fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
             run_heavy(self.client_body.len(), || {
@@ -256,7 +256,7 @@ impl Gateway {
         Ok((stream, job, request))
     }
 
-    /// M11, for callers that hold the whole body.
+    /// Checks the size of a whole body (M11).
     pub(super) fn fits(&self, body: &[u8]) -> Result<(), Error> {
         let limit = self.max_request_body();
         if body.len() <= limit {
@@ -267,7 +267,7 @@ impl Gateway {
 }
 
 impl Shared {
-    /// Translates with the settings and the model table of now; `as_fallback`: upstream has refused the name (TR36).
+    /// Translates with the current settings and model table; `as_fallback`: upstream has refused the name (TR36).
     pub(super) fn translate(
         &self,
         request: &Request<'_>,

@@ -12,15 +12,15 @@ use super::{Gateway, Shared};
 use crate::secret::Secret;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// While the store hasn't been reached, it is asked for the key this often.
+/// How often the store is asked for the key while it hasn't been reached.
 pub(super) const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What came of comparing a client's key.
+/// The result of comparing a client's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCheck {
     /// One of the offered keys is right.
     Right,
-    /// No key is configured anywhere: whether that is good enough depends on who can reach the server.
+    /// No key is configured anywhere. Who can reach the server decides whether that is allowed.
     Open,
     /// None of them is.
     Wrong,
@@ -57,8 +57,8 @@ impl Keys {
         self.fixed.is_none()
     }
 
-    /// What the store holds now. A key once known is replaced only by another one: an evicted or broken `config` never
-    /// opens the door. True when it was.
+    /// Takes the store's key. A known key is replaced only by another key, so an evicted or broken `config` never opens
+    /// the server. True when the key has changed.
     pub(super) fn heard(&self, key: Option<&Secret>) -> bool {
         let mut changed = false;
         if let Some(key) = key.filter(|key| !key.is_empty()) {
@@ -70,12 +70,12 @@ impl Keys {
         changed
     }
 
-    /// The store doesn't let us read it. True when that is news and nothing is known to go on with (R49).
+    /// The store refuses to show it. True when that is new and no key is known yet (R49).
     pub(super) fn refused(&self, error: &StoreError) -> bool {
         !self.is_known() && self.refused.set(error.clone()).is_ok()
     }
 
-    /// Why the store doesn't tell, while nothing is known.
+    /// Why the store refuses, while no key is known.
     pub(super) fn refusal(&self) -> Option<&StoreError> {
         if self.is_known() { None } else { self.refused.get() }
     }
@@ -85,7 +85,7 @@ impl Keys {
         self.fixed.is_none() && self.reached.load(Ordering::Acquire) && self.found.load().is_none()
     }
 
-    /// Whether it is known what to compare with.
+    /// Whether the key is known.
     pub(super) fn is_known(&self) -> bool {
         self.fixed.is_some() || self.reached.load(Ordering::Acquire)
     }
@@ -95,7 +95,7 @@ impl Keys {
         let Some(wanted) = self.fixed.as_ref().or(found.as_deref()) else {
             return if self.is_known() { KeyCheck::Open } else { KeyCheck::Unknown };
         };
-        // Every offered key is compared, whichever is right.
+        // Every offered key is compared, also after a match.
         let right = offered.fold(false, |right, key| bool::from(Digested::of(key).0.ct_eq(&wanted.0)) | right);
         if right { KeyCheck::Right } else { KeyCheck::Wrong }
     }
@@ -119,8 +119,7 @@ impl Gateway {
         }
     }
 
-    /// Resolves when the store refuses to tell the client key before it was known once: the start has failed then
-    /// (R49).
+    /// Resolves when the store refuses to show the client key and none is known yet: the start has failed then (R49).
     pub async fn key_refused(&self) -> StoreError {
         while !self.shared.keys.is_known() {
             if let Some(error) = self.shared.keys.refusal() {

@@ -1,6 +1,6 @@
 //! One request from start to end: parse → select → send → retry until the commit → drive the pipeline → report.
 //!
-//! A [`Gateway`] is what both faces share. Its life: [`Gateway::start`], any number of [`Gateway::stream`] and
+//! Both faces share a [`Gateway`]. Its life: [`Gateway::start`], any number of [`Gateway::stream`] and
 //! [`Gateway::create`], [`Gateway::close`]. Two gateways in one process share nothing.
 //!
 //! # Cancel safety
@@ -74,7 +74,7 @@ use crate::proto::translate::model::Models;
 use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig};
 use crate::upstream::Upstream;
 
-/// What streams get to write their `error` event after the grace time, here and in the faces.
+/// The time in which streams write their `error` event after the grace time, here and in the faces.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
@@ -96,7 +96,7 @@ pub(crate) struct Shared {
     upstream: Arc<Upstream>,
     /// The file's table, or the embedded one.
     table: Mutex<Models>,
-    /// What names are resolved by: the table, and what only accounts' catalogues have.
+    /// The table that resolves names: `table`, and models that only accounts' catalogues have.
     models: ArcSwap<Models>,
     /// `None`: `KIRO_MODEL_DISCOVERY=off`.
     discovery: Option<Arc<Discovery>>,
@@ -108,7 +108,7 @@ pub(crate) struct Shared {
     ends: AnswerEnds,
     /// `KIRO_DEBUG_DUMP_DIR`.
     dumps: Option<Dumps>,
-    /// What is held of answers, all together (TS25).
+    /// The bytes that all answers together hold (TS25).
     answers: ByteBudget,
     in_flight: Arc<AtomicUsize>,
     streams: OpenStreams,
@@ -119,12 +119,12 @@ pub(crate) struct Shared {
     other_region: Mutex<Option<Instant>>,
 }
 
-/// What a call says beyond its body.
+/// The options of a call, beside its body.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The id of the request; `[A-Za-z0-9._-]{1,128}`, else a new one is made.
     pub request_id: Option<String>,
-    /// The client's own id, which is logged and nothing more.
+    /// The client's own id, which is only logged.
     pub client_request_id: Option<String>,
     /// The header `x-claude-code-session-id` (TR48).
     pub session: Option<String>,
@@ -180,7 +180,7 @@ pub enum Answer {
 pub struct FoldedMessage {
     /// The message as JSON (M51, M52).
     pub body: Bytes,
-    /// What is known of the request.
+    /// The facts of the request.
     pub summary: Arc<SummaryCell>,
 }
 
@@ -191,8 +191,8 @@ impl Gateway {
     /// is there (R54).
     ///
     /// # Errors
-    /// [`Code::Config`] for what can't work, a store that refuses us (R49) among it; [`Code::StoreUnavailable`] when
-    /// there is no snapshot in time.
+    /// [`Code::Config`] when the configuration can't work, also when the store refuses us (R49);
+    /// [`Code::StoreUnavailable`] when there is no snapshot in time.
     pub async fn start(config: Config) -> Result<Self, Error> {
         Self::start_with(config, Self::wall_clock(), Hooks::default()).await
     }
@@ -261,7 +261,7 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// The clock on the wall, for [`Gateway::start_with`].
+    /// The system's clock, for [`Gateway::start_with`].
     pub fn wall_clock() -> Clock {
         Arc::new(wall_clock)
     }
@@ -360,7 +360,7 @@ impl Gateway {
         self.fits(body)?;
         run_heavy(body.len(), || {
             let request = Request::parse(body, Purpose::CountTokens)?;
-            // Everything that a request can be refused for is found by translating it.
+            // Translating finds every reason to refuse the request.
             self.shared.translate(&request, &Ids::default(), None, Variation::default(), false)?;
             Ok(request_tokens(&request))
         })
@@ -421,7 +421,7 @@ impl Gateway {
         summary::turned_away(route, request_id, client_request_id, status);
     }
 
-    /// Resolves when [`Gateway::close`] is called, for tasks that would go on for ever.
+    /// Resolves when [`Gateway::close`] is called, for tasks that never end by themselves.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
         self.shared.closed.clone().cancelled_owned()
     }

@@ -6,13 +6,13 @@ use crate::error::{Code, Error};
 use crate::files::{self, Stamp};
 use crate::proto::translate::model::Models;
 
-/// A table's file and the state of it that was read last.
+/// A table's file, and the stamp of its last read.
 pub(super) struct ModelsFile {
     path: PathBuf,
     seen: Option<Stamp>,
 }
 
-/// Far more than the largest table there could be.
+/// Most bytes of the file: far more than any table needs.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
 
 impl ModelsFile {
@@ -88,7 +88,7 @@ mod tests {
 
         let log = Log::listen();
         assert!(file.look().is_none(), "nothing has changed");
-        // As soon after the start as can be, and of another length each time.
+        // Right after the start, and with another length each time.
         std::fs::write(&path, table("claude-bb")).unwrap();
         assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-bb"));
         assert_eq!(log.lines("the model table was reloaded").len(), 1);
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(file.look().as_ref().map(first_name).as_deref(), Some("claude-ccc"));
     }
 
-    /// `cp -p`, `rsync -t` and images keep times; a table of the same length is another one all the same.
+    /// `cp -p`, `rsync -t` and images keep times: a change of the same length and time is noticed too.
     #[test]
     #[cfg(unix)]
     fn a_file_in_its_place_is_noticed_whatever_its_time_tr6() {

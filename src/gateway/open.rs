@@ -1,4 +1,4 @@
-//! Opening an answer: select an account, send, and again until an event stream begins or it is time to give up.
+//! Opens an answer: selects an account, sends, and repeats until an event stream begins or the attempts end.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ pub(super) enum NextAttempt {
     Select { after: Duration },
     /// The same account, after the remedy.
     Again { lease: Lease, remedy: Remedy, fault: Fault },
-    /// Any account, for another model than the one that was asked for (TR36).
+    /// Any account, for the fallback's model (TR36).
     Instead(Arc<RequestJob>),
 }
 
-/// What [`open`] came to.
+/// The result of [`open`].
 pub(super) enum Opened {
-    /// An event stream begins. The job is the one that it answers (TR36).
+    /// An event stream begins. `job` is the one that it answers (TR36).
     Body { body: UpstreamBody, known: KnownSecrets, lease: Lease, attempts: Box<Attempts>, job: Arc<RequestJob> },
     /// No attempt is left.
     Failed { error: Error, attempts: Box<Attempts> },
@@ -105,7 +105,7 @@ fn no_profile() -> Fault {
     Fault { kind: FaultKind::ProfileArn, status: None, reason: None, message, retry_after: None }
 }
 
-/// What follows when there is no answer.
+/// The step after an attempt without an answer.
 enum NoAnswer {
     /// Another attempt.
     Again(NextAttempt),
@@ -185,7 +185,8 @@ async fn prepare(
         // Without a token the account is out for this request.
         Err(mut fault) => {
             if refresh && job.facts.pinned {
-                // N8: the caller chose the account, so it hears that the token was rejected, however the refresh failed.
+                // The caller chose the account, so the error says that the token was rejected, however the refresh
+                // failed (N8).
                 fault.kind = FaultKind::TokenRejected;
             }
             Err(attempts.unusable(job, lease, fault).into())
@@ -236,16 +237,16 @@ async fn select(job: &RequestJob, attempts: &mut Attempts) -> Result<Lease, NoAn
         Ok(lease) => return Ok(lease),
         Err(none) => none,
     };
-    // Other accounts were tried and failed: that is the answer, not that no account is left. But the request that used
-    // up the last one hears what the next request will hear (M85), unless it was a rate limit (K47).
+    // Other accounts were tried and failed: their fault is the answer, not that no account is left. But a request that
+    // used up the last account gets the next request's error (M85), unless it was a rate limit (K47).
     let nobody_has_it = matches!(none.why, Why::Model | Why::Exhausted);
     match attempts.budget.answer().map(|fault| fault.kind) {
-        // Every account that was asked has refused the model: 404, unless one that may serve it only rests (K88).
+        // Every asked account has refused the model: 404, unless an account that may serve it only rests (K88).
         Some(FaultKind::UnknownModel) if nobody_has_it => {
             job.refuse_name();
             Err(attempts.give_up(job).into())
         }
-        // All accounts have refused it to earlier requests.
+        // All accounts have refused the model in earlier requests.
         None if nobody_has_it => Err(match job.fallback() {
             Some(instead) => NoAnswer::Again(NextAttempt::Instead(instead)),
             None => NoAnswer::Failed(job.named(no_account(&none))),
@@ -260,7 +261,7 @@ async fn select(job: &RequestJob, attempts: &mut Attempts) -> Result<Lease, NoAn
 }
 
 impl Shared {
-    /// Whether no connection can be made from here on any way of the account.
+    /// Whether this machine can't connect on any way of the account.
     pub(super) fn is_cut_off(&self, view: &AccountView) -> bool {
         let proxy = view.proxy_url().map(|url| url.expose());
         let region = view.region();
@@ -270,8 +271,8 @@ impl Shared {
     }
 }
 
-/// Accounts whose fresh catalogue lacks the model come after those that have it (K127), those whose every shape refused
-/// our client version lately after both (K109), and those that can't be reached from here after all.
+/// Ranks accounts: those whose fresh catalogue lacks the model come after the others (K127). Then come those whose
+/// every shape refused our client version lately (K109), and last those that this machine can't reach.
 fn fit(job: &RequestJob) -> Fit {
     let gates = job.shared.upstream.gates(job.shared.pool.now());
     let model = job.model.clone();

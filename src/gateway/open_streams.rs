@@ -1,4 +1,4 @@
-//! The answers that run now: how many there may be, how they are shown, and how they are ended from outside.
+//! The running answers: their limit, their list, and how they are ended from outside.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,13 +13,13 @@ use super::summary::SummaryCell;
 use super::{Gateway, Shared, now};
 use crate::pool::{AccountId, short};
 
-/// How the gateway reaches a stream from outside: to end it at shutdown, and to show that it is there.
+/// The gateway's handle of a stream: to end it at shutdown, and to list it.
 pub(super) struct StreamHandle {
     pub(super) cut: AtomicBool,
     pub(super) waker: AtomicWaker,
     summary: Arc<SummaryCell>,
     began: Instant,
-    /// The account whose answer is being read; none while an attempt is opened.
+    /// The account whose answer is being read; none while an attempt is being opened.
     reading: Mutex<Option<AccountId>>,
 }
 
@@ -55,7 +55,7 @@ impl StreamHandle {
     }
 }
 
-/// One request for an answer that runs now.
+/// A running request for an answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct OpenRequest {
     /// The id of the request.
@@ -64,7 +64,7 @@ pub struct OpenRequest {
     pub kiro_model: String,
     /// Whether it is streamed.
     pub stream: bool,
-    /// `opening`: an account is selected or asked; `reading`: the answer comes.
+    /// `opening`: an account is selected or asked; `reading`: the answer is being read.
     pub phase: &'static str,
     /// The first 8 characters of the account that answers.
     pub account: Option<String>,
@@ -82,7 +82,7 @@ impl Cutter {
     }
 }
 
-/// The streams that are open, so that shutdown can reach them. Touched at their beginning and end only.
+/// The open streams, so that shutdown can reach them. Touched only at their beginning and end.
 #[derive(Default)]
 pub(super) struct OpenStreams {
     next: AtomicU64,
@@ -134,7 +134,7 @@ impl Gateway {
         self.shared.in_flight.load(Ordering::Acquire)
     }
 
-    /// The requests for an answer that run now, the oldest first.
+    /// The running requests for an answer, the oldest first.
     pub fn open_requests(&self) -> Vec<OpenRequest> {
         let mut open: Vec<OpenRequest> = self.shared.streams.all().iter().map(|handle| handle.seen()).collect();
         open.sort_by_key(|request| std::cmp::Reverse(request.age_ms));

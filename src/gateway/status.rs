@@ -1,4 +1,4 @@
-//! Everything an operator wants to see at a glance, from memory: what the status page shows.
+//! The gateway's state at a glance, from memory: the content of the status page.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::pool::short;
 use crate::proto::record::rfc3339;
 use crate::store::Status as StoreStatus;
 
-/// What the gateway is doing now and what it did since the start. Without secrets: ids are cut to 8 characters.
+/// What the gateway does now, and what it has done since the start. Without secrets: ids are cut to 8 characters.
 #[derive(Debug, Clone, Serialize)]
 pub struct GatewayStatus {
     /// Version of this program.
@@ -28,9 +28,9 @@ pub struct GatewayStatus {
     pub now: String,
     /// Seconds since the start.
     pub uptime_seconds: u64,
-    /// Requests for an answer that run now, streamed or not.
+    /// Running requests for an answer, streamed or not.
     pub in_flight: usize,
-    /// Answers that are being streamed now.
+    /// Running streams.
     pub streams_open: u64,
     /// Requests that wait for an account.
     pub waiting: usize,
@@ -44,7 +44,7 @@ pub struct GatewayStatus {
     pub requests: BTreeMap<&'static str, u64>,
     /// From arrival to the first upstream event.
     pub first_event_seconds: Observed,
-    /// What the gateway itself took of each request.
+    /// The gateway's own time of each request.
     pub overhead_seconds: Observed,
     /// Records that wait to be written to the store: accounts, tokens.
     pub queued_writes: (usize, usize),
@@ -59,7 +59,7 @@ pub struct Health {
     pub status: &'static str,
     /// `connected` or `disconnected`; for the embedded file store too.
     pub redis: &'static str,
-    /// What the snapshot holds.
+    /// The accounts of the snapshot.
     pub accounts: AccountCounts,
     /// Seconds since the start.
     pub uptime: u64,
@@ -71,17 +71,16 @@ pub struct Health {
     /// Every upstream host that was called: `closed`, `half-open` or `open` (K120).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub hosts: BTreeMap<String, &'static str>,
-    /// What upstream says of our client version.
+    /// Upstream's verdict on our client version.
     #[serde(rename = "clientVersion")]
     pub client_version: ClientVersion,
-    /// Refreshed tokens that wait to be saved: ended now, without `KIRO_STATE_DIR`, the process would take these logins
-    /// with it.
+    /// Refreshed tokens that wait to be saved. Without `KIRO_STATE_DIR` these logins are lost if the process ends now.
     #[serde(rename = "unsavedTokens")]
     pub unsaved_tokens: usize,
-    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` where there is none, `ok`, or `broken` when the last one
-    /// could not be kept.
+    /// `KIRO_STATE_DIR`, where they are kept meanwhile: `off` without one, `ok`, or `broken` when the last one could
+    /// not be kept.
     pub journal: &'static str,
-    /// Whether a request would be served now, as far as can be known without sending one: status 200, else 503.
+    /// Whether a request would probably be served now: status 200, else 503.
     #[serde(skip)]
     pub can_serve: bool,
 }
@@ -103,7 +102,7 @@ pub struct ClientVersion {
 pub struct AccountCounts {
     /// In the snapshot.
     pub total: usize,
-    /// That would be asked now: in a state to serve, with a token or one refresh away from it, and reachable from here.
+    /// Those that would be asked now: able to serve, with a token or one refresh away from it, and reachable from here.
     pub healthy: usize,
 }
 
@@ -122,20 +121,19 @@ pub struct AccountStatus {
     pub until: Option<String>,
     /// Seconds until then.
     pub rests_seconds: Option<u64>,
-    /// Requests that it serves for this process.
+    /// This process's requests on it.
     pub in_flight: u32,
     /// When its access token expires, RFC 3339.
     pub expires_at: Option<String>,
     /// Why it is unusable, naming the field; or why it rests or is ejected. `suspicious, back in 6 h` (K91).
     pub problem: Option<String>,
-    /// What its answers have taught this process, in words: a refused profile, a model that isn't for it.
+    /// This process's lessons from its answers, in words: a refused profile, a model that it doesn't have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<String>,
 }
 
 impl Gateway {
-    /// Everything an operator wants to see, from memory: no store is asked and nothing is locked for longer than a
-    /// request's selection locks it.
+    /// The gateway's state, from memory: no store is asked, and no lock is held longer than by a request's selection.
     pub fn status(&self) -> GatewayStatus {
         let shared = &self.shared;
         let health = self.health();
@@ -251,7 +249,7 @@ impl Shared {
         self.upstream.hosts(self.pool.now()).into_iter()
     }
 
-    /// Requests in flight by short id; accounts that share one are taken together.
+    /// Requests in flight by short id; accounts that share one are added up.
     fn account_in_flight(&self) -> Vec<(String, u32)> {
         let mut all = BTreeMap::<String, u32>::new();
         for account in self.pool.accounts() {

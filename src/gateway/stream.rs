@@ -1,7 +1,7 @@
 //! One answer on its way: a sans-IO pipeline. Polling the stream feeds it from the upstream body.
 //!
-//! There is no task and no channel a stream: the caller's body *is* the upstream body with the transcoder inside. One
-//! poll reads at most one upstream chunk and hands out everything that the chunk gave as one `Bytes` (M56).
+//! A stream has no task and no channel: the caller's body *is* the upstream body with the transcoder inside. One poll
+//! reads at most one upstream chunk, and returns all of its output as one `Bytes` (M56).
 //!
 //! ```text
 //!   Opening ──200──▶ Reading ──end of body──▶ Ended
@@ -36,14 +36,14 @@ use crate::upstream::{Cut, UpstreamBody};
 
 /// When only the end of an answer's body is missing, we end the answer after this silence.
 const REST: Duration = Duration::from_secs(5);
-/// Room for `message_start` or the end, beside the SSE of a chunk, which is about as long as its frames.
+/// Room for `message_start` or the end. The SSE of a chunk itself is about as long as its frames.
 const OUT_SPARE: usize = 512;
-/// What all answers together may make us hold, in bytes (TS25): messages that are put together until the client has them,
-/// what waits behind a tool, frames that aren't whole.
+/// Most bytes that all answers together hold (TS25): folded messages until the client has them, events that wait behind
+/// a tool, incomplete frames.
 pub(super) const MAX_HELD: usize = 512 << 20;
-/// An answer that holds no more is not counted: `KIRO_MAX_CONNS` bounds these.
+/// An answer that holds no more isn't counted: `KIRO_MAX_CONNS` bounds those.
 const HELD_STEP: usize = 256 << 10;
-/// When an answer that found no room may be asked for again.
+/// The `retry-after` of an answer that found no room.
 const ROOM_AFTER: Duration = Duration::from_secs(5);
 
 /// The SSE bytes of one answer: each item holds whole events, at least one.
@@ -61,11 +61,11 @@ pub struct MessageStream {
     wrote: Instant,
     /// When a chunk last came from upstream.
     heard: Instant,
-    /// What further attempts need; gone with the commit, and with it the request's bytes.
+    /// The inputs of further attempts, the request's bytes among them; dropped at the commit.
     job: Option<Arc<RequestJob>>,
     facts: Facts,
     estimate: u64,
-    /// The estimate is there, and with it what `message_start` says.
+    /// The estimate is known, and with it the counts of `message_start`.
     counted: bool,
     handle: Arc<StreamHandle>,
     handle_key: u64,
@@ -142,23 +142,23 @@ impl MessageStream {
         self.witness.summary().request_id()
     }
 
-    /// What is known of the stream, complete when it has ended.
+    /// The facts of the stream; complete when it has ended.
     pub fn summary(&self) -> Arc<SummaryCell> {
         self.witness.summary().clone()
     }
 
-    /// What ends it from outside.
+    /// Ends it from outside.
     pub fn cutter(&self) -> Cutter {
         Cutter(self.handle.clone())
     }
 
-    /// Whether nothing more will come.
+    /// Whether it has ended.
     pub fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended) && self.out.is_empty()
     }
 
-    /// Begins the work, so that upstream can think while the caller does something else. Nothing of the answer is read
-    /// before [`MessageStream::set_input_estimate`], however soon it is there.
+    /// Begins the work, so that upstream can think while the caller does something else. The answer isn't read before
+    /// [`MessageStream::set_input_estimate`].
     pub(super) fn kick(&mut self) -> impl Future<Output = ()> + '_ {
         std::future::poll_fn(|cx| {
             // The next poll finds its result.
@@ -182,7 +182,7 @@ impl MessageStream {
         }
     }
 
-    /// Whether the answer goes out as events, or else as one message.
+    /// Whether the answer goes out as events; else it is one message.
     pub(super) fn is_streamed(&self) -> bool {
         self.facts.streaming
     }
@@ -205,7 +205,7 @@ impl MessageStream {
     /// Works until there are bytes to hand out, or the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let done = self.work(cx);
-        // While an attempt is opened, its log knows what is waited for.
+        // While an attempt is being opened, its own log measures the wait.
         if matches!(self.phase, Phase::Reading(_)) {
             self.witness.waits();
         }
@@ -217,7 +217,7 @@ impl MessageStream {
             if !self.out.is_empty() || matches!(self.phase, Phase::Ended) {
                 return Poll::Ready(());
             }
-            // Before upstream is asked, so that one that always has bytes ready can't outlive the grace time.
+            // Before upstream is polled: an upstream that always has bytes ready must not outlive the grace time.
             if self.handle.cut.load(Ordering::Acquire) && !matches!(self.phase, Phase::Draining(_)) {
                 self.on_shutdown();
                 continue;
@@ -239,7 +239,7 @@ impl MessageStream {
                     Poll::Pending => false,
                 },
                 Phase::Draining(body) => {
-                    // Reads what is there already, and doesn't wait for more.
+                    // Reads the bytes that have already arrived.
                     if !matches!(body.poll_chunk(cx), Poll::Ready(Some(Ok(_)))) {
                         self.phase = Phase::Ended;
                     }
@@ -250,7 +250,7 @@ impl MessageStream {
             if ready {
                 continue;
             }
-            // Timers wait too: message_start needs the count (TU8), however early it is due.
+            // Timers wait too: message_start needs the count (TU8).
             if !self.counted {
                 return Poll::Pending;
             }
@@ -328,8 +328,8 @@ impl MessageStream {
         if !reading.heard_event && self.pipeline.frames() > reading.frames_before {
             reading.heard_event = true;
             self.witness.event(self.heard);
-            // From here on pings are due instead of the first event. An event that gave no bytes doesn't put the next
-            // ping off (TS22).
+            // From here on the timer is for pings, no longer for the first event. An event without output doesn't delay
+            // the next ping (TS22).
             if !self.out.is_empty() {
                 self.wrote = self.heard;
             }
@@ -355,7 +355,7 @@ impl MessageStream {
         }
     }
 
-    /// The first content came: the answer stays this account's, and what further attempts would have needed goes.
+    /// The first content came: the answer belongs to this account, and the inputs of further attempts are dropped.
     fn on_commit(&mut self) {
         let (Phase::Reading(reading), Some(job)) = (&mut self.phase, self.job.take()) else { return };
         let lease = &reading.lease;
@@ -414,8 +414,9 @@ impl MessageStream {
         }
     }
 
-    /// Takes the answer apart that broke off. The pipeline doesn't know whose stream it reads: an API key that is rejected
-    /// in the stream is `Forbidden`, since there is nothing to refresh (K45).
+    /// Takes apart the answer that broke off. The pipeline doesn't know the account: a rejected API key in the stream
+    /// becomes
+    /// `Forbidden` here, because there is nothing to refresh (K45).
     fn broken_off(&mut self, fault: Fault) -> Option<(Lease, Box<Attempts>, Fault)> {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return None };
         let Reading { lease, attempts, .. } = *reading;
@@ -444,7 +445,7 @@ impl MessageStream {
         self.stop(Error::new(Code::Closed, "the server is shutting down"));
     }
 
-    /// Ends the phase, and takes the attempts out of it; none while one is being opened.
+    /// Ends the phase and returns its attempts; none while one is being opened.
     fn take_trail(&mut self) -> Option<Box<Attempts>> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Reading(reading) => Some(reading.attempts),
@@ -452,7 +453,7 @@ impl MessageStream {
         }
     }
 
-    /// One timer for everything. Chunks only move deadlines away, so it is armed when it fires and not per chunk.
+    /// One timer for everything. Chunks only delay deadlines, so it is armed again when it fires and not per chunk.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
@@ -460,7 +461,7 @@ impl MessageStream {
             self.on_time(now);
             self.arm(now);
             if !self.out.is_empty() || !matches!(self.phase, Phase::Reading(_)) {
-                // A restarted attempt has to be polled too.
+                // A restarted attempt must be polled too.
                 return Poll::Ready(());
             }
         }
@@ -504,7 +505,7 @@ impl MessageStream {
         }
     }
 
-    /// [`REST`], or sooner where silence is a fault sooner.
+    /// [`REST`], or less when the idle limit is shorter.
     fn rest(&self) -> Duration {
         let idle = self.shared.config.idle_timeout;
         if idle.is_zero() { REST } else { REST.min(idle) }
@@ -574,7 +575,7 @@ impl Stream for MessageStream {
             return Poll::Ready(None);
         }
         if let Phase::Reading(_) = this.phase {
-            // When it was a timer's and no chunk's, `wrote` is later already.
+            // After a timer's output `wrote` is later already.
             this.wrote = this.wrote.max(this.heard);
         }
         this.witness.sent(&this.out);

@@ -39,7 +39,7 @@ impl RequestOutcome {
     }
 }
 
-/// What is known of one request from its beginning, and what came of it, once it has ended.
+/// The facts of one request from its beginning, and its summary once it has ended.
 #[derive(Debug)]
 pub struct SummaryCell {
     request_id: String,
@@ -48,15 +48,15 @@ pub struct SummaryCell {
     row: Arc<Model>,
     /// The model that answers in its place (TR36).
     instead: OnceLock<Arc<Model>>,
-    /// What upstream's percentage refers to by the table (K123), or by the account's catalogue.
+    /// The window that upstream's percentage refers to, by the table (K123) or by the account's catalogue, in tokens.
     usage_window: AtomicU64,
     streaming: bool,
-    /// What the account was to the conversation, once it answered (R101).
+    /// The account's relation to the conversation, once it answered (R101).
     turn: OnceLock<Turn>,
     ended: OnceLock<Summary>,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// How it ended.
@@ -65,7 +65,7 @@ pub struct Summary {
     pub stop_reason: Option<&'static str>,
     /// Token counts as the client got them; none when it failed.
     pub usage: Option<Usage>,
-    /// What Kiro metered, in its own unit; none when it failed, or when Kiro gave no figure (TU9).
+    /// Credits that Kiro metered; none when the request failed, or when Kiro gave no figure (TU9).
     pub credits: Option<f64>,
     /// The account of the last attempt.
     pub account_id: Option<String>,
@@ -79,7 +79,7 @@ pub struct Summary {
     pub first_content: Option<Duration>,
     /// From arrival to the end.
     pub duration: Duration,
-    /// What of [`Summary::duration`] was spent here: neither upstream nor the caller was waited for.
+    /// The part of [`Summary::duration`] that was spent here, waiting for neither upstream nor the caller.
     pub overhead: Duration,
     /// Why it failed.
     pub error: Option<Error>,
@@ -100,7 +100,7 @@ impl SummaryCell {
         }
     }
 
-    /// What the account that answers was to the conversation; none without affinity.
+    /// The answering account's relation to the conversation; none without affinity.
     pub(super) fn turned(&self, turn: Option<Turn>) {
         if let Some(turn) = turn {
             self.turn.get_or_init(|| turn);
@@ -140,7 +140,7 @@ impl SummaryCell {
         self.instead.get_or_init(|| row.clone());
     }
 
-    /// What upstream's percentage refers to, but for what answers have taught.
+    /// The window that upstream's percentage refers to, in tokens, before the lessons of earlier answers.
     pub(super) fn usage_window(&self) -> u64 {
         self.usage_window.load(Ordering::Relaxed)
     }
@@ -155,12 +155,13 @@ impl SummaryCell {
         self.streaming
     }
 
-    /// What came of it; none while it runs.
+    /// Its result; none while it runs.
     pub fn ended(&self) -> Option<&Summary> {
         self.ended.get()
     }
 
-    /// Keeps the end, counts it and writes the one log line. Only the first end counts. `shape`: of the last attempt.
+    /// Keeps the result, counts it and writes the one log line. Only the first end counts. `shape`: of the last
+    /// attempt.
     pub(super) fn conclude(&self, shared: &Shared, report: &Report, shape: Shape, summary: Summary) {
         if self.ended.set(summary).is_err() {
             return;
@@ -291,7 +292,7 @@ fn loggable(text: &str) -> Option<&str> {
     (text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
-/// Types of tools in a log line: each once, and no more than anybody reads. They are the client's own text too.
+/// Types of tools in a log line: each once, and only a few. They are the client's own text too.
 pub(super) fn loggable_kinds(kinds: &[String]) -> String {
     const MOST: usize = 8;
     let mut told: Vec<&str> = Vec::with_capacity(MOST);
@@ -306,7 +307,7 @@ pub(super) fn loggable_kinds(kinds: &[String]) -> String {
     told.join(",")
 }
 
-/// A request for an answer that never got as far as an account.
+/// A request for an answer that was refused before an account was selected.
 pub(super) struct RefusedRequest {
     pub(super) error: Error,
     /// The model as the client named it, once that could be read.
@@ -322,7 +323,7 @@ impl<E: Into<Error>> From<E> for RefusedRequest {
 }
 
 impl RefusedRequest {
-    /// Counts it and writes its log line, and its dump where the request itself is to blame.
+    /// Counts it and writes its log line, and its dump when the request itself is wrong.
     pub(super) fn conclude(
         self,
         shared: &Shared,

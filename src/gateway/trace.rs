@@ -1,5 +1,5 @@
-//! OpenTelemetry spans (feature `otel`), with the attributes of the GenAI semantic conventions: one span a request, in it one
-//! for each call of upstream. No prompt, no answer, no whole account id. Without the feature nothing of it is there.
+//! OpenTelemetry spans (feature `otel`), with the attributes of the GenAI semantic conventions: one span for each
+//! request, and inside it one for each call of upstream. No prompt, no answer, no whole account id.
 
 #[cfg(feature = "otel")]
 pub(super) use on::Trace;
@@ -7,7 +7,7 @@ pub(super) use on::Trace;
 #[cfg(not(feature = "otel"))]
 pub(super) use off::Trace;
 
-/// The target of the spans: what sends them takes these and nothing else.
+/// The target of the spans; the exporter takes only these.
 #[cfg(feature = "otel")]
 pub const TARGET: &str = "kiro_messages::gateway::trace";
 
@@ -26,7 +26,7 @@ mod on {
     use crate::pool::short;
     use crate::proto::kiro::fault::Fault;
 
-    /// A provider that the conventions don't know is named as it likes.
+    /// The conventions leave the name of an unknown provider free.
     const PROVIDER: &str = "aws.kiro";
 
     /// The span of one request.
@@ -48,7 +48,7 @@ mod on {
                 error.r#type = Empty,
                 gen_ai.operation.name = "chat",
                 gen_ai.provider.name = PROVIDER,
-                // The older name of the same, which many viewers still go by.
+                // The older name of the same attribute, which many viewers still use.
                 gen_ai.system = PROVIDER,
                 gen_ai.request.model = cell.known_model(),
                 gen_ai.response.model = cell.kiro_model(),

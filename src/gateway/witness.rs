@@ -1,5 +1,5 @@
-//! What is noted of one request: times, metrics, its span, its summary with the log line, and what its dump needs. The flow
-//! says what happens; what becomes of it stands here.
+//! The record of one request: times, metrics, its span, its summary with the log line, and the bytes for its dump. The
+//! flow reports events; this module decides what is recorded of them.
 //!
 //! It has two parts: an [`AttemptLog`] travels with the attempts, a [`Witness`] stays with the stream. They meet when the
 //! request ends.
@@ -31,14 +31,14 @@ pub(super) struct Witness {
     summary: Arc<SummaryCell>,
     /// Its span; gone with the end, which sends it.
     trace: Option<Trace>,
-    /// What went downstream, for `KIRO_DEBUG_DUMP_DIR`; none without it.
+    /// The downstream bytes, for `KIRO_DEBUG_DUMP_DIR`; none without it.
     tape: Option<Box<Tape>>,
     began: Instant,
     first_event: Option<Duration>,
     first_content: Option<Duration>,
     /// Time spent waiting for upstream or the caller.
     waited: Duration,
-    /// Since when, between two chunks.
+    /// The beginning of the present wait.
     waiting_since: Option<Instant>,
     /// Bytes that went downstream.
     bytes: u64,
@@ -48,9 +48,9 @@ pub(super) struct Witness {
 pub(super) struct AttemptLog {
     /// The account of the last attempt.
     account: Option<AccountId>,
-    /// Time in which upstream was waited for, and that no [`Witness`] has yet.
+    /// Time spent waiting for upstream that no [`Witness`] has taken over yet.
     waited: Duration,
-    /// What became of earlier thinking is counted once a request.
+    /// The result of earlier thinking is counted: once a request.
     reasoning_counted: bool,
     /// For `KIRO_DEBUG_DUMP_DIR`; none without it.
     recording: Option<Box<Recording>>,
@@ -68,7 +68,7 @@ pub(super) struct RequestEnd<'e> {
     pub(super) message: Option<&'e [u8]>,
 }
 
-/// What the attempts of a request came to.
+/// The result of a request's attempts.
 pub(super) struct Attempted<'e> {
     pub(super) log: &'e mut AttemptLog,
     /// Accounts tried.
@@ -102,8 +102,7 @@ impl Witness {
         &self.summary
     }
 
-    /// Until the next chunk the request waits for upstream, or for a caller that is slow to read. Reads no clock while it
-    /// waits already.
+    /// The request waits for upstream, or for a caller that is slow to read. Reads no clock when it waits already.
     pub(super) fn waits(&mut self) {
         if self.waiting_since.is_none() {
             self.waiting_since = Some(now());
@@ -117,7 +116,7 @@ impl Witness {
         }
     }
 
-    /// Attempts have come to an answer, or to nothing.
+    /// The attempts have brought an answer, or failed.
     pub(super) fn attempted(&mut self, log: &mut AttemptLog) {
         self.waited += std::mem::take(&mut log.waited);
     }
@@ -127,7 +126,7 @@ impl Witness {
         self.first_event.get_or_insert(at - self.began);
     }
 
-    /// The first content came. `turn`: what the account was to the conversation; none without affinity.
+    /// The first content came. `turn`: the account's relation to the conversation; none without affinity.
     pub(super) fn content(&mut self, at: Instant, turn: Option<Turn>) {
         self.first_content = Some(at - self.began);
         self.summary.turned(turn);
@@ -193,7 +192,8 @@ impl AttemptLog {
         self.account = Some(account.clone());
     }
 
-    /// Waits for upstream: an answer, a token, profiles. Pinned by the caller, so that it lies in memory once.
+    /// Measures a wait for upstream: an answer, a token, profiles. Pinned by the caller, so that it lies in memory
+    /// once.
     pub(super) async fn wait<T>(&mut self, upstream: Pin<&mut impl Future<Output = T>>) -> T {
         let asked = now();
         let answer = upstream.await;
@@ -218,7 +218,7 @@ impl AttemptLog {
         answer
     }
 
-    /// What goes out to the account.
+    /// Records the request to the account.
     pub(super) fn sends(&mut self, body: &[Bytes], token: &Secret) {
         if let Some(recording) = &mut self.recording {
             recording.sent(body, token);
@@ -239,7 +239,7 @@ impl AttemptLog {
         }
     }
 
-    /// What became of earlier thinking: `sent`, `left_out`.
+    /// Counts the result of earlier thinking: `sent`, `left_out`.
     pub(super) fn reasoning(&mut self, metrics: &Metrics, result: &'static str) {
         if !std::mem::replace(&mut self.reasoning_counted, true) {
             metrics.count_reasoning(result);
