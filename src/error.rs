@@ -1,7 +1,7 @@
 //! One error with blame, verdict and a stable code.
 //!
-//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so that
-//! a new code can't forget one of them; `tests` hold the table of contract/node.md.
+//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so a
+//! new code must say all of them; `tests` hold the table of contract/node.md.
 
 use std::fmt;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum Code {
     Config,
 }
 
-/// Who has to do something about it.
+/// Who must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The caller.
@@ -238,14 +238,14 @@ impl Code {
     }
 }
 
-/// What a failed pinned call says about its account, for a program that keeps the accounts' state itself (N8).
+/// A failed pinned call's verdict on its account, for a program that keeps the accounts' state itself (N8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountFailure {
     /// There is no such account.
     Unknown,
     /// There is no access token: no credential, or its refresh failed for now.
     NoToken,
-    /// It is out until a person acts or its quota is renewed: the mark that says so.
+    /// It is out until a person acts or its quota is renewed; with the mark that says so.
     Marked(Note),
 }
 
@@ -287,8 +287,8 @@ impl Error {
         self
     }
 
-    /// A retry soon is pointless: `500 api_error` in place of the code's own 503, which clients retry whatever the
-    /// headers say (M85).
+    /// Marks an early retry as pointless: `500 api_error` instead of the code's own 503, which clients retry whatever
+    /// the headers say (M85).
     #[must_use]
     pub fn lasting(mut self) -> Self {
         self.0.lasting = true;
@@ -309,7 +309,7 @@ impl Error {
         self
     }
 
-    /// Adds what the failure says about that account.
+    /// Adds the failure's verdict on that account.
     #[must_use]
     pub fn with_account_failure(mut self, account_failure: Option<AccountFailure>) -> Self {
         self.0.account_failure = account_failure;
@@ -361,7 +361,7 @@ impl Error {
         self.0.account.as_deref()
     }
 
-    /// What the failure says about that account.
+    /// The failure's verdict on that account.
     pub fn account_failure(&self) -> Option<&AccountFailure> {
         self.0.account_failure.as_ref()
     }

@@ -2,7 +2,7 @@
 //!
 //! Names follow Prometheus' conventions, units are base units. A gateway has a registry of its own, so that two gateways in
 //! one process share nothing. Counters of a stream add up in the stream and are published at its end: nothing here is
-//! touched per delta. What pool, store and credentials count themselves is read when the text is asked for ([`Scrape`]).
+//! touched per delta. A scrape reads the counters of pool, store and credentials ([`Scrape`]).
 
 mod histogram;
 mod process;
@@ -43,7 +43,7 @@ const UNKNOWN_NAMES: usize = 16;
 /// Models that get a series of their own for refused fields.
 const REFUSED_MODELS: usize = 64;
 
-/// Log lines that the process's writer dropped. The log is the process's, like its memory: all gateways in it show it.
+/// Log lines that the process's writer dropped. A process has one log, so all its gateways show the same number.
 pub static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// How a request ended, for `kiro_requests_total`.
@@ -74,7 +74,7 @@ pub struct RefusedLabels {
 }
 
 type OneLabel = Vec<(&'static str, String)>;
-/// Labels of which every value is a word of ours.
+/// Labels whose values are all words of ours.
 type Words<const N: usize> = [(&'static str, &'static str); N];
 
 /// The metrics of one gateway.
@@ -96,7 +96,7 @@ pub struct Metrics {
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
     outcomes: [(&'static str, AtomicU64); 4],
-    /// Answers that are streamed now.
+    /// Running streams.
     pub streams_open: LevelGauge,
     /// From a request's arrival to its first upstream event.
     pub first_event: Histogram,
@@ -119,7 +119,7 @@ pub struct Metrics {
 /// Counters of the other modules at the moment of a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Scrape {
-    /// Requests for an answer that run now.
+    /// Running requests for an answer.
     pub in_flight: usize,
     /// Requests that wait for an account.
     pub waiting: usize,
@@ -188,7 +188,7 @@ impl Metrics {
             outcomes: ["complete", "error", "cancelled", "refused"].map(|word| (word, AtomicU64::new(0))),
             registry,
         };
-        // What an alert asks for must exist before it happens: a series that begins at 1 has no rate.
+        // Series of alerts must exist before the event: a series that begins at 1 has no rate.
         for code in Code::ALL {
             drop(metrics.request_errors.get_or_create(&[("code", code.as_str())]));
         }
@@ -221,14 +221,14 @@ impl Metrics {
         }
     }
 
-    /// Counts what a complete answer cost.
+    /// Counts the tokens of a complete answer.
     pub fn count_tokens(&self, model: &str, input: u64, output: u64) {
         for (direction, tokens) in [("input", input), ("output", output)] {
             self.tokens.get_or_create(&TokenLabels { model: model.to_owned(), direction }).inc_by(tokens);
         }
     }
 
-    /// Counts what Kiro metered for a complete answer (TU9).
+    /// Counts the credits of a complete answer (TU9).
     pub fn count_credits(&self, model: &str, credits: f64) {
         self.credits.get_or_create(&vec![("model", model.to_owned())]).inc_by(credits);
     }
@@ -263,7 +263,7 @@ impl Metrics {
         self.fields_refused.get_or_create(&vec![("model", model.to_owned()), ("member", member.to_owned())]).inc();
     }
 
-    /// Counts an answer by what its account was to the conversation (R101).
+    /// Counts an answer by its account's relation to the conversation (R101).
     pub fn count_affinity(&self, turn: Turn) {
         self.affinity.get_or_create(&[("result", turn.as_str())]).inc();
     }
@@ -281,7 +281,7 @@ impl Metrics {
         }
     }
 
-    /// The name itself while there are few of them: upstream must not be able to fill our memory or a Prometheus.
+    /// The name itself while there are few names: upstream must not fill our memory or a Prometheus.
     fn known_unknown(&self, name: &str) -> String {
         let fits = name.len() <= 64 && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let mut names = self.unknown_names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -306,7 +306,7 @@ impl Metrics {
         rest.register_collector(Box::new(scrape));
         match encode_registry(&mut text, &self.registry).and_then(|()| encode(&mut text, &rest)) {
             Ok(()) => text,
-            // Writing into a String can't fail; if the library thinks otherwise, say so where it is read.
+            // Writing into a String can't fail; an error of the library shows in the text.
             Err(error) => format!("# {error}\n"),
         }
     }
@@ -387,7 +387,7 @@ impl Collector for Scrape {
     }
 }
 
-/// Writes values that are known at this moment only.
+/// Writes values that are read at the scrape.
 struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 impl Out<'_, '_> {

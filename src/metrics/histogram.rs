@@ -15,12 +15,12 @@ pub struct Histogram(Arc<Buckets>);
 #[derive(Debug)]
 struct Buckets {
     bounds: &'static [f64],
-    /// One more than there are bounds: what took longer.
+    /// One more than there are bounds: the last one counts everything longer.
     counts: Box<[AtomicU64]>,
     nanos: AtomicU64,
 }
 
-/// What a [`Histogram`] holds at one moment.
+/// The content of a [`Histogram`] at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Observed {
     /// Upper bounds in seconds, ascending.
@@ -48,7 +48,7 @@ impl Histogram {
         self.0.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// What was observed so far.
+    /// The observations so far.
     pub fn observed(&self) -> Observed {
         Observed {
             bounds: self.0.bounds.to_vec(),

@@ -1,4 +1,4 @@
-//! What the operating system knows of this process. Linux only: elsewhere the metrics are left out.
+//! The operating system's figures of this process. Linux only: elsewhere the metrics are left out.
 
 /// Numbers of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

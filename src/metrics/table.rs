@@ -1,6 +1,6 @@
-//! The names: what `/metrics` may show, `docs/metrics.md` says and dashboards rest on.
+//! The metrics' names: the contract of `/metrics`, `docs/metrics.md` and dashboards.
 
-/// What kind of series a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
     /// Only goes up; `rate()` it.
@@ -27,7 +27,7 @@ impl MetricKind {
 pub struct Label {
     /// Its name.
     pub name: &'static str,
-    /// What it may be.
+    /// Its possible values.
     pub values: &'static str,
 }
 
@@ -36,16 +36,16 @@ pub struct Label {
 pub struct Description {
     /// The full name.
     pub name: &'static str,
-    /// What kind it is.
+    /// Its kind.
     pub kind: MetricKind,
     /// Its labels; a histogram's `le` is understood.
     pub labels: &'static [Label],
-    /// What it counts, in a sentence without a stop: the `# HELP` line.
+    /// Its meaning, in a sentence without a full stop: the `# HELP` line.
     pub help: &'static str,
 }
 
 impl Description {
-    /// The name and the unit as OpenMetrics has them apart.
+    /// Name and unit, separate as in OpenMetrics.
     pub(super) fn parts(&self) -> (&'static str, Option<&'static str>) {
         let base = match self.kind {
             MetricKind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),

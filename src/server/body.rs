@@ -19,7 +19,7 @@ const PING: Bytes = Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\
 /// The body of an answer.
 pub struct ResponseBody {
     kind: ResponseBodyKind,
-    /// Tells the connection when this ends.
+    /// Tells the connection when the body ends.
     answering: Option<Answering>,
     /// The stream's first bytes are out, `message_start` among them.
     begun: bool,
@@ -59,7 +59,7 @@ impl ResponseBody {
         Self::of(ResponseBodyKind::Stream(stream))
     }
 
-    /// What ends the stream inside from outside.
+    /// Ends the stream inside from outside.
     pub fn cutter(&self) -> Option<Cutter> {
         match &self.kind {
             // The numbers of the status page end with the gateway by themselves.
@@ -73,14 +73,14 @@ impl ResponseBody {
         Self::of(ResponseBodyKind::Status(Box::new(events)))
     }
 
-    /// Ends what would go on for ever when `stop` is cancelled; answers aren't touched.
+    /// Ends the status page's numbers when `stop` is cancelled; they never end by themselves. Answers aren't touched.
     pub(super) fn until(&mut self, stop: &CancellationToken) {
         if let ResponseBodyKind::Status(events) = &mut self.kind {
             events.until(stop);
         }
     }
 
-    /// The answer to what its connection has under way.
+    /// Makes this the answer to the connection's request.
     pub(super) fn attend(&mut self, answering: Answering) {
         self.answering = Some(answering);
     }

@@ -1,4 +1,4 @@
-//! The one request that runs on a connection, and what each side of hyper knows of it.
+//! The one request that runs on a connection: the state that both sides of hyper share.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::gateway::Cutter;
 
-/// How much of an unwanted request is read, and for how long, to keep the connection.
+/// Most bytes, and the longest time, of an unwanted request that is read to keep the connection.
 const SMALL: usize = 256 * 1024;
 const SOON: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// called from another task than the connection's.
 #[derive(Default)]
 pub(super) struct Current {
-    /// Ends the stream that runs.
+    /// Ends the running stream.
     cutter: Mutex<Option<Cutter>>,
     /// The part of the request that the answer left unread.
     rest: Mutex<Option<Incoming>>,
@@ -66,7 +66,7 @@ impl Current {
         }
     }
 
-    /// A whole request waits for its answer or the end of it.
+    /// A request has come whole, and its answer hasn't ended.
     pub(super) fn is_answering(&self) -> bool {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         is(&self.answering) && is(&self.received) && is(&self.modern)
@@ -109,7 +109,7 @@ impl Current {
     }
 }
 
-/// What decides how the rest of a request is read.
+/// The headers that decide how the rest of a request is read.
 pub(super) struct Rest {
     expects: bool,
 }

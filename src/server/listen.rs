@@ -33,7 +33,7 @@ use crate::gateway::{Gateway, LAST_WORDS};
 
 /// Pause after a failed accept, for example when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Pause between log lines about it: each failure of a night would fill a disk.
+/// Pause between log lines about failed accepts: a line for each would fill a disk in a night.
 const ACCEPT_TOLD: Duration = Duration::from_secs(10);
 /// A TLS handshake takes two turns. A client that needs longer than this is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ const HANDSHAKES: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(30);
 const LATE_PAUSE: Duration = Duration::from_secs(3);
 const MAX_LATE: usize = 512;
-/// The same for a client that comes when every place is taken: it has sent a head, or is about to.
+/// The same for a client that is turned away because every place is taken.
 const TURNED_AWAY: Duration = Duration::from_millis(500);
 /// The answer to a client that comes when every place is taken (`KIRO_MAX_CLIENT_CONNS`).
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
@@ -66,7 +66,7 @@ pub struct Listening {
     state: Arc<ServerState>,
 }
 
-/// What all connections share. Only `stopping` is read while one runs.
+/// The state that all connections share. Only `stopping` is read while one runs.
 struct ServerState {
     gateway: Gateway,
     tls: Option<Arc<Tls>>,
@@ -86,7 +86,7 @@ struct ServerState {
 }
 
 impl ServerState {
-    /// Waits as long as an idle connection is kept once new ones are refused.
+    /// Waits for the time that idle connections are kept once new ones are refused.
     async fn lingered(&self) {
         tokio::time::sleep(self.linger.get().copied().unwrap_or_default()).await;
     }
@@ -117,14 +117,14 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
     serve(gateway, vec![bind(address, reuse_port)?])
 }
 
-/// A socket at the address, which doesn't listen before it is served. With `reuse_port` several processes may listen on
-/// the address at the same time.
+/// Binds a socket. It doesn't listen before it is served. With `reuse_port` several processes may listen on the address
+/// at the same time.
 ///
 /// # Errors
 /// What the system says, for example that the address is in use.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows it would mean something
+    // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows the option means something
     // else.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
@@ -192,8 +192,9 @@ impl Listening {
         self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// Refuses new connections at once. Those that are there get `connection: close` with their next answer; idle ones
-    /// are closed after `linger`, since a request may be on its way on them.
+    /// Refuses new connections at once. Open ones get `connection: close` with their next answer; idle ones are closed
+    /// after
+    /// `linger`, because a request may be on its way on them.
     pub fn refuse(&self, linger: Duration) {
         // Only the first call counts.
         let _linger = self.state.linger.get_or_init(|| linger);
@@ -201,16 +202,17 @@ impl Listening {
         self.state.shutdown.stop.cancel();
     }
 
-    /// Refuses new connections at once, lets requests that run come to their end, and resolves when the last connection
-    /// is closed. The gateway bounds how long streams may take ([`Gateway::close`]): call both side by side.
+    /// Refuses new connections at once, lets running requests end, and resolves when the last connection is closed. The
+    /// gateway bounds the time of streams ([`Gateway::close`]): call both side by side.
     pub async fn drain(&self) {
         self.refuse(Duration::ZERO);
         self.state.tasks.close();
         self.state.tasks.wait().await;
     }
 
-    /// The same for a server whose gateway lives on: requests that run may finish within `grace`, then streams end with
-    /// an `error` event, others with 503, and connections that are still there a second later are dropped.
+    /// The same for a server whose gateway lives on: running requests may finish within `grace`. Then streams end with
+    /// an
+    /// `error` event and others with 503. A second later the remaining connections are dropped.
     pub async fn close(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.drain()).await.is_ok() {
             return;
@@ -248,7 +250,8 @@ fn is_own(_: &StdListener) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes the connections of a listener. A failure, for example when there are no file descriptors left, is waited out.
+/// Accepts the connections of a listener. After a failure, for example without free file descriptors, it waits and
+/// retries.
 pub(super) struct Accepting<'a> {
     listener: &'a TcpListener,
     what: &'static str,
@@ -256,7 +259,7 @@ pub(super) struct Accepting<'a> {
 }
 
 impl<'a> Accepting<'a> {
-    /// `what` it takes, for the log.
+    /// `what` names the connections in the log.
     pub(super) fn new(listener: &'a TcpListener, what: &'static str) -> Self {
         Self { listener, what, told: None }
     }
@@ -277,7 +280,8 @@ impl<'a> Accepting<'a> {
     }
 }
 
-/// `siblings`: other sockets may listen on the address, and the system spreads connections over all.
+/// Accepts until the server stops. `siblings`: other sockets may listen on the address, and the system spreads
+/// connections over all.
 async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc<ServerState>) {
     let last = async {
         state.shutdown.stop.cancelled().await;
@@ -297,7 +301,7 @@ async fn accept(listener: TcpListener, keyless: bool, siblings: bool, state: Arc
         () = last => {}
         () = all => {}
     }
-    // Connections that have come are served: the system would reset those that still wait here.
+    // Serve the connections that have come: the system would reset those that still wait here.
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, from)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok()
@@ -357,7 +361,7 @@ impl Drop for ConnectionPermit {
 }
 
 async fn connection(stream: TcpStream, peer: Peer, state: Arc<ServerState>) {
-    // Without it a small event waits for the acknowledgement of the one before: 44 ms on loopback.
+    // Nagle's algorithm would hold a small event back until the one before is acknowledged: 44 ms on loopback.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
@@ -450,7 +454,7 @@ async fn speak(
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
-        // Asked once, which is enough to be woken by it.
+        // Polled once: that registers the wake-up.
         let stopping = if asked { state.stopping.load(Ordering::Acquire) } else { stop.as_mut().poll(cx).is_ready() };
         asked = true;
         if stopping { Poll::Ready(None) } else { Poll::Pending }
@@ -458,7 +462,7 @@ async fn speak(
     let ended = match ended.await {
         Some(ended) => ended,
         None => {
-            // On the heap: few connections live to see it.
+            // On the heap: few connections get this far.
             let ending = Box::pin(async {
                 let shutdown = &state.shutdown;
                 tokio::select! {
@@ -499,7 +503,7 @@ fn answer<'a>(
     current: &'a Arc<Current>,
 ) -> Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send + 'a>> {
     Box::pin(async move {
-        // Of a chunked request hyper ignores the content-length and doesn't say whether there was one. A proxy in front
+        // hyper ignores the content-length of a chunked request and doesn't say whether there was one. A proxy in front
         // may have used it, so the connection ends after the answer (RFC 9112, 6.1).
         let chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let cut = &state.shutdown.cut;

@@ -46,34 +46,34 @@ const METRICS_TEXT: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// What the face knows about a request beyond its bytes.
+/// The face's knowledge about a request beyond its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Peer {
     /// The connection comes from a loopback address: `/metrics` and `/status` need no key then.
     pub loopback: bool,
-    /// Where no client key is configured, it is served all the same: the server listens on a loopback address.
+    /// Served even without a configured client key, because the server listens on a loopback address.
     pub keyless: bool,
     /// The caller has checked the key, or needs none (`handler({auth:'none'})`).
     pub trusted: bool,
 }
 
 impl Peer {
-    /// No key is configured, so nothing says whose request it is.
+    /// Whether nothing says whose request it is, because no key is configured.
     fn is_nobody(self, gateway: &Gateway) -> bool {
         gateway.is_open() && !self.trusted
     }
 }
 
-/// What the program around a handler adds to a request: put into the request's extensions.
+/// Additions of the program around a handler; they travel in the request's extensions.
 #[derive(Clone, Default)]
 pub struct Terms {
-    /// Operator's system text (N13). For messages only: an estimate is of what the client sent.
+    /// Operator's system text (N13). For messages only: an estimate counts what the client sent.
     pub system: Option<(SystemMode, String)>,
     /// Sees the body of a messages request before it is answered.
     pub hear: Option<Hear>,
 }
 
-/// What [`Terms::hear`] is.
+/// The type of [`Terms::hear`].
 pub type Hear = Arc<dyn Fn(&Bytes) + Send + Sync>;
 
 /// Answers one request. Dropping the returned future or the response's body cancels everything it started (M10).
@@ -100,17 +100,17 @@ where
     };
     finish_headers(&mut response, &request_id, !peer.is_nobody(gateway));
     if gateway.is_simulated() {
-        // KIRO_UPSTREAM=simulator: every answer says so.
+        // With KIRO_UPSTREAM=simulator every answer says so.
         response.headers_mut().insert("x-kiro-upstream", HeaderValue::from_static("simulator"));
     }
     if head_only {
-        // M8: like GET, without the body.
+        // Like GET, without the body (M8).
         *response.body_mut() = ResponseBody::empty();
     }
     response
 }
 
-/// What a log line says of a request that was turned away.
+/// The log line's facts of a request that was turned away.
 struct TurnedAway {
     route: &'static str,
     client_request_id: Option<String>,
@@ -125,7 +125,8 @@ fn shutting_down(gateway: &Gateway) -> Response<ResponseBody> {
     unread(gateway, Error::new(Code::Closed, "the server is shutting down").into())
 }
 
-/// RFC 9112, 3.2: with no host, or with two, a proxy and this server may read different requests.
+/// The answer to a request without a host, or with two: a proxy and this server may read different requests (RFC 9112,
+/// 3.2).
 fn without_one_host(gateway: &Gateway) -> Response<ResponseBody> {
     let message = "host: a request must have this header exactly once";
     unread(gateway, Refusal::new(400, ErrorType::InvalidRequest, message))
@@ -198,7 +199,7 @@ where
     if request.method() == Method::OPTIONS {
         return Ok(preflight(request.headers()));
     }
-    // M1: path, method, key, size, JSON, fields, model, capacity, upstream.
+    // Checks in the order of M1: path, method, key, size, JSON, fields, model, capacity, upstream.
     let Some(route) = route else {
         return Err(Refusal::new(404, ErrorType::NotFound, "unknown path"));
     };
@@ -289,8 +290,8 @@ where
     }
 }
 
-/// M11: by `content-length` before reading, else while reading. What is over the limit isn't read to its end, so the
-/// connection can't be used again.
+/// Reads a body up to the limit (M11), which is checked by `content-length` first, else while reading. A larger body
+/// isn't read to its end, so the connection can't be used again.
 async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Bytes, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
@@ -305,7 +306,7 @@ where
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());
     }
-    // M4: for compressed bytes the parser would only say that they are no JSON.
+    // For compressed bytes the parser would only say that they aren't JSON (M4).
     let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
@@ -339,7 +340,7 @@ where
 /// How long a body may take (`KIRO_BODY_TIMEOUT`). No pause may be longer. After that time its average must be at least
 /// [`BodyPace::SLOWEST`]: else a client that sends a byte a second would hold a connection for a year.
 struct BodyPace {
-    /// Zero: for ever.
+    /// Zero: no limit.
     limit: Duration,
     began: Instant,
     heard: Instant,
@@ -401,7 +402,7 @@ fn offered_keys<B>(request: &Request<B>) -> [Option<Cow<'_, str>>; 4] {
     ]
 }
 
-/// M2: any one of the four places that is right is enough.
+/// Checks the client key: one right key in any of the four places is enough (M2).
 fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless: bool) -> Result<(), Refusal> {
     let offered = offered_keys(request);
     // A person at a browser can send no header but this one.
@@ -429,7 +430,8 @@ fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless:
     }
 }
 
-/// M7. A fixed list alone breaks SDKs in browsers, which send headers of their own.
+/// The answer to a preflight (M7). A fixed list of headers would break SDKs in browsers, which send headers of their
+/// own.
 fn preflight(headers: &HeaderMap) -> Response<ResponseBody> {
     const FIXED: HeaderValue =
         HeaderValue::from_static("x-api-key, authorization, anthropic-version, anthropic-beta, content-type");
@@ -452,7 +454,7 @@ fn preflight(headers: &HeaderMap) -> Response<ResponseBody> {
     response
 }
 
-/// `shared`: M7, any web page that has the key may use it. Without a key none may.
+/// `shared`: any web page that has the key may use the answer (M7). Without a key none may.
 fn finish_headers(response: &mut Response<ResponseBody>, request_id: &str, shared: bool) {
     const EXPOSED: HeaderValue = HeaderValue::from_static("request-id, retry-after, x-should-retry");
     let headers = response.headers_mut();
@@ -480,7 +482,7 @@ fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
     serde_json::to_vec(value).map_err(|_| Error::new(Code::Internal, "the answer could not be written").into())
 }
 
-/// M66: newest first, cursors are ids of the list.
+/// A page of the models, newest first; cursors are ids of the list (M66).
 fn models_page(gateway: &Gateway, query: &str) -> Result<Vec<u8>, Refusal> {
     let bad = |message: &str| Refusal::new(400, ErrorType::InvalidRequest, message);
     let limit = match query_value(query, "limit") {

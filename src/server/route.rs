@@ -40,7 +40,7 @@ impl Route {
             "/status" => Self::Status,
             "/status/events" => Self::StatusEvents,
             "/api/event_logging/batch" => Self::EventLogging,
-            // How the newest Claude Code greets (C40).
+            // The newest Claude Code asks for these first (C40).
             "/" | "/api/hello" => Self::Root,
             _ => {
                 let id = path.strip_prefix("/v1/models/")?;
@@ -83,12 +83,12 @@ impl Route {
         }
     }
 
-    /// M2: preflight, `HEAD /`, `/health`, `/health/live` and event logging need none.
+    /// Whether it needs a client key (M2): preflight, `HEAD /`, `/health`, `/health/live` and event logging don't.
     pub(super) fn needs_key(&self) -> bool {
         !matches!(self, Self::Health | Self::Live | Self::EventLogging | Self::Root)
     }
 
-    /// What tells about this server: no key on its own machine (M2).
+    /// Whether it shows this server to its operator: on the same machine it needs no key (M2).
     pub(super) fn is_for_the_operator(&self) -> bool {
         matches!(self, Self::Metrics | Self::Status | Self::StatusEvents)
     }

@@ -1,10 +1,11 @@
-//! Who sends a request when no client key says so: a program on this machine, or a web page of another site.
+//! The sender of a request without a client key: a program on this machine, or a web page of another site.
 //!
-//! Without a client key, every client that reaches the port would be served. Every web page reaches the loopback port
-//! of its browser: with a form or a `fetch` of `text/plain`, which need no permission, or with DNS rebinding, a name of
-//! its own with the address 127.0.0.1, which lets it read the answers too. Three headers give it away, since the
-//! browser sets them and no page can change them: `Origin`, `Sec-Fetch-Site` and `Host`. A proxy on this machine that
-//! adds no header looks like a program: it needs a key, and the log says so at the start.
+//! Without a client key every client that reaches the port would be served. Any web page can reach a loopback port
+//! through its reader's browser: with a form or a `fetch` of `text/plain`, which need no permission, or with DNS
+//! rebinding (a name of its own with the address 127.0.0.1), which lets it read the answers too. Three headers give
+//! such a page away, because the browser sets them and no page can change them: `Origin`, `Sec-Fetch-Site` and `Host`.
+//! A proxy on this machine that adds no header looks like a program: behind one a key is needed, and the log says so at
+//! the start.
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
@@ -12,16 +13,16 @@ use http::{HeaderMap, Request};
 
 use crate::proto::address::is_loopback;
 
-/// The name by which the server was called is this machine's for itself: 127.0.0.0/8, `[::1]`, `localhost` and names
-/// below it. HTTP/1.0 has none; nor does any browser speak it.
+/// Whether the request's host is a name of this machine for itself: 127.0.0.0/8, `[::1]`, `localhost` and names below
+/// it. HTTP/1.0 has no host, but no browser speaks it.
 pub(super) fn is_called_by_loopback_name<B>(request: &Request<B>) -> bool {
     let said = request.headers().get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
     let mut all = said.chain(request.uri().authority().cloned().map(Some));
     all.all(|name| name.is_some_and(|name| is_loopback(name.host())))
 }
 
-/// A page of another site made a browser send it: another scheme, host or port than what was called, another program's
-/// on this machine, too.
+/// Whether a page of another site made a browser send it. Another scheme, host or port is another site, also on this
+/// machine.
 pub(super) fn is_of_another_site(headers: &HeaderMap) -> bool {
     let is_ours = |origin: &[u8]| {
         let mut hosts = headers.get_all(HOST).iter();
@@ -33,8 +34,8 @@ pub(super) fn is_of_another_site(headers: &HeaderMap) -> bool {
     site || !headers.get_all(ORIGIN).iter().all(|origin| is_ours(origin.as_bytes()))
 }
 
-/// A request that a proxy on this machine passed on, or that a page of another site made a browser here send. It comes
-/// from a loopback address, and anybody may stand behind it.
+/// Whether a proxy on this machine passed the request on, or a page of another site made a browser here send it. It
+/// comes from a loopback address, but anybody may stand behind it.
 pub(super) fn is_from_elsewhere<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))

@@ -15,12 +15,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::exchange::Current;
 
-/// An interim answer that every client has to be able to skip (RFC 9110, 15.2), and that asks nothing of it.
+/// An interim answer that every client must skip (RFC 9110, 15.2).
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Between two looks whether a client that closed its half is still there: first, and at most.
+/// The first and the longest pause between two checks whether a client that closed its half is still there.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(10);
-/// Bytes that are read at a time to be thrown away.
+/// Bytes that are read and discarded at a time.
 const DISCARDED: usize = 16 * 1024;
 
 /// A TCP connection whose writes may stand still for `KIRO_WRITE_TIMEOUT`: when the client takes no byte for longer,
@@ -32,7 +32,7 @@ const DISCARDED: usize = 16 * 1024;
 /// The timer starts only when the socket is full. When it fires, it is set again if bytes were taken meanwhile.
 pub(crate) struct ClientSocket {
     stream: TcpStream,
-    /// Zero: for ever.
+    /// Zero: no limit.
     limit: Duration,
     /// Since when the client has taken nothing.
     since: Option<Instant>,
@@ -85,7 +85,7 @@ impl ClientSocket {
     }
 }
 
-/// Bytes that the system has still to send, or that the other side hasn't acknowledged. Linux says so.
+/// Bytes that the system has yet to send, or that the other side hasn't acknowledged. Only Linux tells.
 #[cfg(target_os = "linux")]
 pub(crate) fn unsent(socket: &impl AsFd) -> Option<u32> {
     const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
@@ -158,12 +158,12 @@ impl<'a> Halves<'a> {
         Self { socket, current, closed: false, probed: false, unwritten: false, look: None }
     }
 
-    /// hyper would end the connection, and the answer with it.
+    /// Whether the end must be kept from hyper, which would end the connection and the answer with it.
     fn must_go_on(&self) -> bool {
         self.unwritten || self.current.is_answering()
     }
 
-    /// Sends something, so that it comes back if nobody is there.
+    /// Sends something: a dead client's system answers with a reset.
     fn probe(&mut self) -> io::Result<()> {
         if self.current.ping() || self.unwritten {
             return Ok(());
@@ -176,7 +176,7 @@ impl<'a> Halves<'a> {
         }
     }
 
-    /// Pending until the client is gone altogether. Looked at again and again: the end of the input, once there, hides
+    /// Pending until the client is gone altogether. It polls with a timer: the end of the input, once there, hides
     /// every later event of the socket.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -211,8 +211,8 @@ impl AsyncRead for Halves<'_> {
                 return Poll::Ready(Ok(()));
             }
             self.closed = true;
-            // The last bytes of a request are on their way to who answers it: it isn't known yet whether they are the
-            // last. One turn later it is.
+            // hyper hands on the last bytes of a request, but doesn't know yet that they are the last. One turn later
+            // it does.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -29,10 +29,10 @@ use crate::gateway::{AccountStatus, Gateway, GatewayStatus};
 const PAGE: &str = include_str!("status.html");
 /// How often the numbers are sent.
 const EVERY: Duration = Duration::from_secs(1);
-/// With more accounts the page shows those that need a look.
+/// Most accounts on the page. With more it shows those with problems first.
 const MOST_ACCOUNTS: usize = 200;
 
-/// What a browser shows when it has no key: its own form for a name, which doesn't matter, and a password, which is the key.
+/// Makes a browser ask for a name and a password. The password is the key; the name doesn't matter.
 pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"kiro-server\", charset=\"UTF-8\"");
 
 /// `GET /status`.
@@ -69,7 +69,7 @@ pub(super) fn password(headers: &HeaderMap) -> Option<String> {
     pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-/// Nothing of it is kept, and no other site may put it into its own pages.
+/// No cache may keep it, and no other site may embed it.
 fn private(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -106,13 +106,13 @@ pub struct Events {
 impl Events {
     fn new(gateway: Gateway) -> Self {
         let mut ticks = tokio::time::interval(EVERY);
-        // A reader that was slow gets the numbers of now, not all that it missed.
+        // A slow reader gets the current numbers, not those it missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let closed = Box::pin(gateway.closed());
         Self { gateway, ticks, closed, stopped: None, begun: false }
     }
 
-    /// A server that stops would wait for it for ever.
+    /// Ends it with the server, which would otherwise wait for ever.
     pub(super) fn until(&mut self, stop: &CancellationToken) {
         self.stopped = Some(Box::pin(stop.clone().cancelled_owned()));
     }
@@ -148,7 +148,7 @@ impl Stream for Events {
     }
 }
 
-/// What the page gets.
+/// The data of the page.
 #[derive(Serialize)]
 struct StatusPage {
     #[serde(flatten)]
@@ -166,7 +166,8 @@ impl StatusPage {
     }
 }
 
-/// What a person has to do something about comes first, then what mends itself, then what works, then what was put aside.
+/// The order of accounts: first those that need a person, then those that recover by themselves, then working ones,
+/// then disabled ones.
 fn trouble(account: &AccountStatus) -> u8 {
     match account.state {
         "ejected" | "unusable" => 0,

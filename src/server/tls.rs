@@ -30,10 +30,10 @@ impl Tls {
         Ok(Self { files: files.clone(), config: ArcSwap::from(read(files)?) })
     }
 
-    /// Reads both files again. Connections that are open keep what they began with.
+    /// Reads both files again. Open connections keep their certificate.
     ///
     /// # Errors
-    /// As [`Tls::load`]; what was there stays in use.
+    /// As [`Tls::load`]; the old certificate stays in use.
     pub fn reload(&self) -> Result<(), Error> {
         self.config.store(read(&self.files)?);
         Ok(())

@@ -9,12 +9,12 @@ use prost::Message;
 use super::flame;
 use super::profile::{Function, Label, Line, Location, Profile, Sample, ValueType};
 
-/// Samples a second and CPU. Not a round number, so that it doesn't beat in time with what it watches.
+/// Samples per second and CPU. Not a round number, so that it doesn't fall into step with periodic work.
 const FREQUENCY: i32 = 99;
-/// Unwinding inside these can wait for a lock that the interrupted thread holds.
+/// Libraries in which no sample is taken: unwinding there can wait for a lock that the interrupted thread holds.
 const NOT_INSIDE: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
 
-/// Samples for `length`; the process goes on meanwhile.
+/// Takes samples for `length`; the process runs on meanwhile.
 pub(super) async fn take(length: Duration, svg: bool) -> Result<Vec<u8>, String> {
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY)
@@ -31,7 +31,7 @@ pub(super) async fn take(length: Duration, svg: bool) -> Result<Vec<u8>, String>
     made.await.map_err(|error| error.to_string())?
 }
 
-/// Each stack from the outermost function inwards, beginning with the thread's name, and how often it was met.
+/// Each stack from the outermost function inwards, the thread's name first, with its number of samples.
 fn stacks(report: &Report) -> Vec<(Vec<String>, u64)> {
     let stack = |(frames, count): (&pprof::Frames, &isize)| {
         let names = frames.frames.iter().rev().flat_map(|frame| frame.iter().rev().map(pprof::Symbol::name));

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 1600.0;
 const ROW: f64 = 17.0;
 const TOP: f64 = 28.0;
-/// What is narrower than this isn't drawn.
+/// Narrower boxes aren't drawn. In pixels.
 const NARROW: f64 = 0.3;
 /// Rows at most, so that a deep recursion doesn't make a picture of megabytes.
 const ROWS: usize = 200;
@@ -24,7 +24,7 @@ impl Node {
     }
 }
 
-/// Draws stacks, each from the outermost function inwards, with how often it was met.
+/// Draws stacks, each from the outermost function inwards, with its number of samples.
 pub(super) fn svg(stacks: &[(Vec<String>, u64)]) -> String {
     let mut root = Node::default();
     for (stack, count) in stacks {

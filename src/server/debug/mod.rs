@@ -1,10 +1,10 @@
-//! `KIRO_PROFILE_ADDR`: what the process is doing, for somebody who looks into it. On an address of its own, so that it is
-//! reached when the service's isn't, and so that nothing of it is on the service's.
+//! `KIRO_PROFILE_ADDR`: the inside of the process, for debugging. It has an address of its own, so that it can be
+//! reached when the service's can't, and so that the service's address never shows it.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/debug/pprof/profile?seconds=N` | CPU profile for `go tool pprof`; `&format=svg`: as a flame graph |
-//! | `/debug/tasks` | live tasks, workers, the requests that run, as JSON |
+//! | `/debug/tasks` | live tasks, workers and running requests, as JSON |
 //!
 //! From a loopback address no key is needed, else the client key.
 
@@ -41,7 +41,7 @@ use crate::gateway::Gateway;
 /// Connections at a time; one more waits.
 const CONNECTIONS: usize = 32;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without `seconds`.
+/// The length of a profile without `seconds`.
 const SECONDS: u64 = 10;
 const MAX_SECONDS: u64 = 300;
 
