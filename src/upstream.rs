@@ -4,39 +4,43 @@
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
 //!
 //! A stream drives its own connection: one task reads from upstream and writes downstream, and nothing is woken in
-//! between (docs/performance.md has the figures). Accounts with a proxy go through `reqwest`, as do token refresh and
-//! everything else that isn't a stream.
+//! between (docs/performance.md has the figures), through a proxy too. `reqwest` makes the other calls: token refresh, usage
+//! and the sign-in.
 
+mod clients;
 mod connections;
+mod connector;
 mod exchange;
 mod gate;
 mod identity;
-mod proxied;
+mod route;
 mod ways;
 
 use std::future::Future;
-use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use connections::{Connections, ServerOrigin};
-use exchange::{WireRequest, exchange};
+use clients::{Clients, unusable_proxy};
+use connections::Connections;
+use connector::Connector;
+use exchange::{AnswerBody, WireRequest, exchange};
 pub use gate::{Gate, GateStatus};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, Uri};
-use http_body::Body as _;
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, Response, Uri};
 pub(crate) use identity::add_invocation_id;
 use identity::operating_system;
 pub use identity::{CallAuth, Identity};
 use jiff::Timestamp;
-use proxied::{Client, ProxyClients};
+use route::{Proxy, Route};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use tokio::time::Instant;
-use ways::{Probe, RestingWays, proxy_of, way_of};
+use ways::RestingWays;
 
 use crate::config::Config;
 use crate::error::{Code, Error};
@@ -52,13 +56,8 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The body of an upstream answer. Dropping it before its end closes the connection (K70).
 pub struct UpstreamBody {
-    kind: UpstreamBodyKind,
+    answer: AnswerBody,
     sent: Instant,
-}
-
-enum UpstreamBodyKind {
-    Direct(exchange::AnswerBody),
-    Proxied(reqwest::Body),
 }
 
 /// The body ended before its end.
@@ -73,28 +72,12 @@ impl UpstreamBody {
 
     /// The next bytes, none at the end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        match &mut self.kind {
-            UpstreamBodyKind::Direct(body) => body.poll_chunk(cx),
-            UpstreamBodyKind::Proxied(body) => loop {
-                return match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(chunk) => Poll::Ready(Some(Ok(chunk))),
-                        // Trailers.
-                        Err(_) => continue,
-                    },
-                    Some(Err(_)) => Poll::Ready(Some(Err(Cut))),
-                    None => Poll::Ready(None),
-                };
-            },
-        }
+        self.answer.poll_chunk(cx)
     }
 
     /// Whether it is known that nothing more comes.
     pub fn is_ended(&self) -> bool {
-        match &self.kind {
-            UpstreamBodyKind::Direct(body) => body.is_ended(),
-            UpstreamBodyKind::Proxied(body) => body.is_end_stream(),
-        }
+        self.answer.is_ended()
     }
 
     /// The next bytes, none at the end and none after a cut.
@@ -103,23 +86,21 @@ impl UpstreamBody {
     }
 }
 
-/// Clients towards Kiro, one per proxy, all with the same limits.
+/// What goes to Kiro, with the same limits whatever proxy is between.
 pub struct Upstream {
-    /// Where no proxy stands between.
+    connector: Connector,
     connections: Arc<Connections>,
-    /// `KIRO_PROXY_URL` is set: everything goes through `plain`.
-    through_proxy: bool,
-    plain: Client,
-    proxied: Mutex<ProxyClients>,
-    tls: rustls::ClientConfig,
+    clients: Clients,
+    /// Connections since the start.
+    opened: Arc<AtomicU64>,
+    /// `KIRO_PROXY_URL`.
+    proxy: Option<Arc<Proxy>>,
     connect_timeout: Duration,
     first_event_timeout: Duration,
     identity: Identity,
     gate: Gate,
     marks: Mutex<Marks>,
-    reached: Arc<RestingWays>,
-    /// `KIRO_PROXY_URL` without its credentials.
-    proxy: Option<String>,
+    reached: RestingWays,
 }
 
 /// Where and as whom one attempt goes.
@@ -155,16 +136,21 @@ impl Upstream {
     /// [`Code::Config`] when the proxy's URL or the file of certificate authorities can't be used.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let tls = tls_config(config)?;
-        let proxy = config.proxy_url.as_ref().map(|secret| secret.expose().to_owned());
-        let plain = Client::new(&tls, config.connect_timeout, proxy.as_deref())
-            .map_err(|e| Error::new(Code::Config, format!("KIRO_PROXY_URL: {e}")))?;
+        let opened = Arc::<AtomicU64>::default();
+        let timeout = config.connect_timeout;
+        let url = config.proxy_url.as_ref().map(Secret::expose);
+        let refuse = |what: &str| Error::new(Code::Config, format!("KIRO_PROXY_URL: {what}"));
         Ok(Self {
-            connections: Arc::new(Connections::new(tls.clone(), config.connect_timeout)),
-            through_proxy: proxy.is_some(),
-            plain,
-            proxied: Mutex::default(),
-            tls,
-            connect_timeout: config.connect_timeout,
+            connector: Connector::new(tls.clone(), timeout, opened.clone()),
+            connections: Arc::default(),
+            clients: Clients::new(tls, timeout, url, opened.clone()).map_err(|e| refuse(&e.to_string()))?,
+            opened,
+            proxy: match url.map(Proxy::parse) {
+                None => None,
+                Some(Some(proxy)) => Some(Arc::new(proxy)),
+                Some(None) => return Err(refuse("can't be used")),
+            },
+            connect_timeout: timeout,
             first_event_timeout: config.first_event_timeout,
             identity: Identity {
                 version: config.client_version.clone(),
@@ -173,17 +159,21 @@ impl Upstream {
             },
             gate: Gate::new(&config.client_version),
             marks: Mutex::default(),
-            reached: Arc::new(RestingWays::new()),
-            proxy: proxy.as_deref().map(proxy_of),
+            reached: RestingWays::new(),
         })
     }
 
     /// Connections opened since the start, over all proxies.
     pub fn connects(&self) -> u64 {
-        let proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        let clients = proxied.clients.values().map(|(client, _)| client).chain([&self.plain]);
-        let through = clients.map(|client| client.connects.load(Ordering::Relaxed)).sum::<u64>();
-        self.connections.opened() + through + proxied.connects
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// The client of an account's token refresh and usage calls.
+    ///
+    /// # Errors
+    /// The account's proxy URL can't be used: fault `Network`, which names the field.
+    pub fn client(&self, proxy: Option<&str>) -> Result<reqwest::Client, Fault> {
+        self.clients.through(proxy)
     }
 
     /// Whether upstream takes our client version.
@@ -260,19 +250,12 @@ impl Upstream {
             add_invocation_id(&mut headers);
             Ok(headers)
         };
-        let progress = Arc::<SendProgress>::default();
-        let sent = async {
-            if target.proxy.is_some() || self.through_proxy {
-                // On the heap: a direct call needs a third of this future's room.
-                Box::pin(self.generate_proxied(target, headers, body, &progress)).await
-            } else {
-                self.generate_directly(target, headers, body, &progress).await
-            }
-        };
+        let progress = SendProgress::default();
+        let sent = self.send(target, headers, body, &progress);
         let response = self.in_time(sent, &progress).await?;
         let (parts, body) = response.into_parts();
         let kind = header(&parts.headers, "content-type").and_then(|kind| kind.split(';').next());
-        let body = UpstreamBody { kind: body, sent: progress.last().unwrap_or_else(Instant::now) };
+        let body = UpstreamBody { answer: body, sent: progress.last().unwrap_or_else(Instant::now) };
         if parts.status == 200
             && kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/vnd.amazon.eventstream"))
         {
@@ -316,42 +299,48 @@ impl Upstream {
         }
     }
 
-    async fn generate_directly(
+    async fn send(
         &self,
         target: &ChatTarget,
         headers: impl Fn() -> Result<HeaderMap, Fault>,
         body: Vec<Bytes>,
         progress: &SendProgress,
-    ) -> Result<Response<UpstreamBodyKind>, Fault> {
+    ) -> Result<Response<AnswerBody>, Fault> {
         let unusable = |_| Fault::network("the upstream URL can't be used");
         let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
-        let origin = ServerOrigin::of(&uri).ok_or_else(|| unusable(()))?;
-        let wire = || {
-            let mut request = Request::new(());
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = uri.clone();
-            *request.headers_mut() = headers()?;
-            WireRequest::new(request, body.clone()).map_err(|_| Fault::network("the request can't be put on the wire"))
+        let proxy = match &target.proxy {
+            None => self.proxy.clone(),
+            Some(url) => Some(Arc::new(Proxy::parse(url).ok_or_else(unusable_proxy)?)),
+        };
+        let route = Route::new(&uri, proxy).ok_or_else(|| unusable(()))?;
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let wire = || -> Result<WireRequest, Fault> {
+            let mut headers = headers()?;
+            let target = match route.forwarder() {
+                Some(proxy) => {
+                    proxy.sign(&mut headers);
+                    uri.to_string()
+                }
+                None => uri.path_and_query().map_or_else(|| "/".to_owned(), PathAndQuery::to_string),
+            };
+            Ok(WireRequest::new(&Method::POST, &target, authority, &headers, body.clone()))
         };
         let broken = || Fault::network("the connection broke before the answer began");
-        if let Some(io) = self.connections.idle(&origin) {
-            match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
-                Ok(response) => return Ok(response.map(UpstreamBodyKind::Direct)),
+        if let Some(io) = self.connections.idle(&route) {
+            match exchange(io, &wire()?, self.connections.clone(), route.clone(), progress).await {
+                Ok(response) => return Ok(response),
                 // An old connection that upstream had given up.
                 Err(broke) if broke.unanswered => {}
                 Err(_) => return Err(broken()),
             }
         }
-        let way = way_of(host_of(&target.url), None);
-        let began = self.reached.may_try(&way)?;
-        let io = Box::pin(self.connections.connect(&origin, &uri)).await.map_err(|error| {
-            self.reached.failed(&way, error.why(), began, Some(Probe::Host(origin.clone(), uri.clone())))
-        })?;
-        self.reached.made(&way);
-        match exchange(io, &wire()?, self.connections.clone(), origin.clone(), progress).await {
-            Ok(response) => Ok(response.map(UpstreamBodyKind::Direct)),
-            Err(_) => Err(broken()),
-        }
+        let began = self.reached.may_try(&route)?;
+        let io = Box::pin(self.connector.connect(&route))
+            .await
+            .map_err(|error| self.reached.failed(&route, &error, began))?;
+        self.reached.made(&route);
+        let wire = wire()?;
+        exchange(io, &wire, self.connections.clone(), route, progress).await.map_err(|_| broken())
     }
 }
 

@@ -2,6 +2,9 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "upstream_wire/proxies.rs"]
+mod proxies;
+
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +15,7 @@ use kiro_messages::config::{Face, RawConfig};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::secret::Secret;
 use kiro_messages::upstream::{ChatTarget, Upstream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
 use tokio::time::timeout;
@@ -48,15 +51,19 @@ async fn ask(upstream: &Upstream, url: &str, proxy: Option<&str>, body: Bytes) -
     Ok(read)
 }
 
-/// Reads one request, which ends with `{}`; false at the end of the connection.
-async fn read_request(socket: &mut TcpStream) -> bool {
+/// Reads one request, which ends with `{}`; none at the end of the connection.
+async fn request_text(socket: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n{}") {
         if !matches!(socket.read_buf(&mut text).await, Ok(1..)) {
-            return false;
+            return None;
         }
     }
-    true
+    String::from_utf8(text).ok()
+}
+
+async fn read_request(socket: &mut (impl AsyncRead + Unpin)) -> bool {
+    request_text(socket).await.is_some()
 }
 
 /// A server whose connections are handed to `serve`, with their number.

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -19,6 +20,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Closes upstream connections that were idle for too long, and probes the ways that rest.
 pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
+    let mut probes = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -26,7 +28,10 @@ pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
         }
         let Some(upstream) = upstream.upgrade() else { return };
         upstream.sweep();
-        upstream.probe_ways().await;
+        while probes.try_join_next().is_some() {}
+        for probe in upstream.probes() {
+            probes.spawn(probe);
+        }
     }
 }
 

@@ -1,20 +1,23 @@
 //! One request and its answer on a connection. The caller that waits for it drives it: no task, no channel, no buffer
-//! of its own while it waits. HTTP itself is `ureq-proto`'s, which does no IO; what is read lies in a buffer that all
+//! of its own while it waits. Answers are read by `ureq-proto`, which does no IO; what comes lies in a buffer that all
 //! streams of a thread share, until the body's bytes are cut out of it.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use tokio::io::ReadBuf;
+use http::header::HeaderMap;
+use http::{Method, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ureq_proto::BodyMode;
 use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
-use super::connections::{Connections, ServerOrigin, Socket};
+use super::connections::{Connections, Socket};
+use super::route::Route;
 use super::{Cut, SendProgress};
 
 /// What one read may bring.
@@ -35,20 +38,16 @@ pub(super) struct WireRequest {
 }
 
 impl WireRequest {
-    /// `request` says its `content-length`.
-    pub(super) fn new(request: Request<()>, body: Vec<Bytes>) -> Result<Self, ureq_proto::Error> {
-        let mut call = Call::new(request)?.proceed();
-        let mut head = vec![0; 2048];
-        let mut length = 0;
-        while !call.can_proceed() {
-            match call.write(&mut head[length..]) {
-                Ok(written) => length += written,
-                Err(ureq_proto::Error::OutputOverflow) if head.len() < MAX_HEAD => head.resize(2 * head.len(), 0),
-                Err(error) => return Err(error),
+    /// `target`: what is asked for, in the form of RFC 9112, 3.2. `headers` say the body's length.
+    pub(super) fn new(method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Vec<Bytes>) -> Self {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
+        for (name, value) in headers {
+            for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(piece);
             }
         }
-        head.truncate(length);
-        Ok(Self { head, body })
+        head.extend_from_slice(b"\r\n");
+        Self { head, body }
     }
 
     /// What is left to send, as much of it as one write takes.
@@ -74,16 +73,20 @@ pub(super) struct Broken {
     pub(super) unanswered: bool,
 }
 
+/// The head of an answer, and where that leaves its connection.
+pub(super) struct Answered {
+    pub(super) response: Response<()>,
+    call: Call<RecvResponse>,
+    /// What came together with the head.
+    rest: Vec<u8>,
+    /// The whole request went out.
+    all: bool,
+}
+
 /// Sends a request and resolves with the head of the answer. One that comes before the request is out, a refusal by
 /// size, say, is an answer too: no more is sent then, and the connection isn't used again. A success means that
 /// upstream reads on, so that the request is finished first.
-pub(super) async fn exchange(
-    mut io: Socket,
-    wire: &WireRequest,
-    home: Arc<Connections>,
-    origin: ServerOrigin,
-    progress: &SendProgress,
-) -> Result<Response<AnswerBody>, Broken> {
+pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProgress) -> Result<Answered, Broken> {
     progress.moved();
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
     let mut sent = 0;
@@ -96,11 +99,11 @@ pub(super) async fn exchange(
         while writes && !flushed {
             let (left, count) = wire.left(sent);
             let wrote = match count {
-                0 => io.poll_flush(cx).map_ok(|()| {
+                0 => Pin::new(&mut *io).poll_flush(cx).map_ok(|()| {
                     flushed = true;
                     progress.moved();
                 }),
-                _ => io.poll_write(cx, &left[..count]).map(|wrote| match wrote {
+                _ => Pin::new(&mut *io).poll_write_vectored(cx, &left[..count]).map(|wrote| match wrote {
                     Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     Ok(n) => {
                         sent += n;
@@ -120,7 +123,7 @@ pub(super) async fn exchange(
         }
         let head = match early.take() {
             Some(head) => head,
-            None => ready!(poll_head(&mut io, &mut call, &mut seen, &mut heard, cx))?,
+            None => ready!(poll_head(io, &mut call, &mut seen, &mut heard, cx))?,
         };
         if head.0.status().is_success() && writes && !flushed {
             early = Some(head);
@@ -130,24 +133,34 @@ pub(super) async fn exchange(
     })
     .await;
     let (response, read_on) = response.map_err(|()| Broken { unanswered: !heard })?;
-    let all = flushed;
     seen.drain(..read_on);
-    let unreadable = |_| Broken { unanswered: false };
+    Ok(Answered { response, call, rest: seen, all: flushed })
+}
+
+/// One request and its answer, whose body drives the connection on.
+pub(super) async fn exchange(
+    mut io: Socket,
+    wire: &WireRequest,
+    home: Arc<Connections>,
+    route: Route,
+    progress: &SendProgress,
+) -> Result<Response<AnswerBody>, Broken> {
+    let Answered { response, call, rest, all } = ask(&mut io, wire, progress).await?;
     let state = match call.proceed() {
         Some(RecvResponseResult::RecvBody(mut call)) => {
             call.stop_on_chunk_boundary(true);
-            BodyState::Reading(Box::new(BodyReader { call, io, rest: seen }))
+            BodyState::Reading(Box::new(BodyReader { call, io, rest }))
         }
         Some(RecvResponseResult::Cleanup(call)) => {
-            if all && seen.is_empty() && !call.must_close_connection() {
-                home.keep(&origin, io);
+            if all && rest.is_empty() && !call.must_close_connection() {
+                home.keep(&route, io);
             }
             BodyState::Ended
         }
         Some(RecvResponseResult::Redirect(_)) => BodyState::Ended,
-        None => return Err(unreadable(())),
+        None => return Err(Broken { unanswered: false }),
     };
-    let body = AnswerBody { state, reusable: all, home, origin };
+    let body = AnswerBody { state, reusable: all, home, route };
     Ok(response.map(|()| body))
 }
 
@@ -174,7 +187,7 @@ fn poll_head(
     BUFFER.with_borrow_mut(|buffer| {
         loop {
             let mut read = ReadBuf::new(buffer);
-            match io.poll_read(cx, &mut read) {
+            match Pin::new(&mut *io).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => seen.extend_from_slice(read.filled()),
                 Poll::Ready(_) => return Poll::Ready(Err(())),
                 Poll::Pending => return Poll::Pending,
@@ -206,7 +219,7 @@ pub(super) struct AnswerBody {
     state: BodyState,
     reusable: bool,
     home: Arc<Connections>,
-    origin: ServerOrigin,
+    route: Route,
 }
 
 enum BodyState {
@@ -254,7 +267,7 @@ impl AnswerBody {
         let BodyReader { call, io, rest } = *reading;
         let clean = matches!(call.proceed(), Some(RecvBodyResult::Cleanup(call)) if !call.must_close_connection());
         if clean && self.reusable && rest.is_empty() {
-            self.home.keep(&self.origin, io);
+            self.home.keep(&self.route, io);
         }
     }
 }
@@ -281,7 +294,7 @@ impl BodyReader {
         }
         loop {
             let mut read = ReadBuf::new(buffer);
-            match self.io.poll_read(cx, &mut read) {
+            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyEnd::Broken)),
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Err(BodyEnd::Closed)),

@@ -1,32 +1,57 @@
 //! Ways on which no connection can be made: they rest, and are probed until one can.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::iter::once;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
 use tokio::time::Instant;
 
-use super::connections::ServerOrigin;
+use super::connector::ConnectError;
+use super::route::Route;
 use super::{Upstream, host_of};
 use crate::policy::reach::Reach;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::Said;
 
-/// Time for the probes of all resting ways, once a second.
-const LOOK_WITHIN: Duration = Duration::from_millis(900);
+/// Time for one probe. One is begun each second, so that what is lost on the way of one holds up none after it.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The ways on which no connection can be made.
 pub(super) struct RestingWays {
     began: Instant,
-    inside: Mutex<(Reach, HashMap<String, Probe>)>,
+    /// The routes by which ways that rest are probed stand beside them.
+    inside: Mutex<(Reach, HashMap<String, Route>)>,
 }
 
-/// What to connect to, to find out whether a way is open again.
-#[derive(Clone)]
-pub(super) enum Probe {
-    Host(ServerOrigin, Uri),
-    Proxy(Uri),
+/// What a way is known by.
+pub(super) struct WayNames {
+    /// The host, and host and port of the proxy before it.
+    shown: String,
+    /// The same with the proxy's user and password: a proxy that refuses one user may serve another.
+    login: Option<String>,
+}
+
+impl WayNames {
+    fn new(host: &str, proxy: Option<&str>) -> Self {
+        match proxy {
+            None => Self { shown: host.to_owned(), login: None },
+            Some(url) => Self {
+                shown: format!("{host} through the proxy {}", proxy_of(url)),
+                login: Some(format!("{host} {url}")),
+            },
+        }
+    }
+
+    fn of(route: &Route) -> Self {
+        let host = route.server.authority().map_or("", |authority| authority.as_str());
+        Self::new(host, route.proxy.as_ref().map(|proxy| proxy.url.as_str()))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        once(&self.shown).chain(&self.login).map(String::as_str)
+    }
 }
 
 impl RestingWays {
@@ -34,37 +59,60 @@ impl RestingWays {
         Self { began: Instant::now(), inside: Mutex::default() }
     }
 
-    pub(super) fn inside(&self) -> MutexGuard<'_, (Reach, HashMap<String, Probe>)> {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn inside(&self) -> MutexGuard<'_, (Reach, HashMap<String, Route>)> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a connection may be tried, and since when.
-    pub(super) fn may_try(&self, way: &str) -> Result<Duration, Fault> {
-        let now = self.began.elapsed();
-        self.inside().0.may_try(way, now).map(|()| now).map_err(|why| no_way(way, &why))
+    pub(super) fn may_try(&self, route: &Route) -> Result<Duration, Fault> {
+        let (way, now) = (WayNames::of(route), self.now());
+        let mut inside = self.inside();
+        let tried = way.all().try_for_each(|name| inside.0.may_try(name, now));
+        tried.map(|()| now).map_err(|why| no_way(&way.shown, &why))
     }
 
-    pub(super) fn failed(&self, way: &str, why: &str, began: Duration, probe: Option<Probe>) -> Fault {
+    pub(super) fn failed(&self, route: &Route, error: &ConnectError, began: Duration) -> Fault {
+        let way = WayNames::of(route);
         // The text may come from a proxy or a certificate.
-        let why = Said::from(why);
+        let why = Said::from(error.why.as_str());
         let why = why.as_str();
+        let mut name = &way.shown;
+        if error.refused
+            && let Some(login) = &way.login
+        {
+            // The proxy itself can be reached.
+            self.opened(name, &way.shown);
+            name = login;
+        }
         let mut inside = self.inside();
         let (reach, probes) = &mut *inside;
-        if reach.failed(way, why, began, self.began.elapsed()) {
+        if reach.failed(name, why, began, self.now()) {
             // Ways are forgotten when there are too many.
-            probes.retain(|way, _| reach.rests(way).is_some());
-            probes.extend(probe.map(|probe| (way.to_owned(), probe)));
+            probes.retain(|name, _| reach.rests(name).is_some());
+            probes.insert(name.clone(), route.clone());
             drop(inside);
+            let way = &way.shown;
             tracing::warn!(way, why, "no connection can be made: requests that need one fail at once until it can");
         }
-        no_way(way, why)
+        no_way(&way.shown, why)
     }
 
-    pub(super) fn made(&self, way: &str) {
+    pub(super) fn made(&self, route: &Route) {
+        let way = WayNames::of(route);
+        for name in way.all() {
+            self.opened(name, &way.shown);
+        }
+    }
+
+    fn opened(&self, name: &str, way: &str) {
         let mut inside = self.inside();
-        let away = inside.0.made(way, self.began.elapsed());
+        let away = inside.0.made(name, self.now());
         if let Some(away) = away {
-            inside.1.remove(way);
+            inside.1.remove(name);
             drop(inside);
             let away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(way, away_ms, "connections can be made again");
@@ -76,7 +124,9 @@ impl Upstream {
     /// Whether no connection can be made to this URL from here, by this proxy of an account or the one of the
     /// configuration: a request that needs one fails at once.
     pub fn is_cut_off(&self, url: &str, proxy: Option<&str>) -> bool {
-        self.reached.inside().0.rests(&self.way(host_of(url), proxy)).is_some()
+        let way = self.way_names(host_of(url), proxy);
+        let inside = self.reached.inside();
+        way.all().any(|name| inside.0.rests(name).is_some())
     }
 
     /// Whether any way rests; nearly always none does.
@@ -86,33 +136,32 @@ impl Upstream {
 
     /// The name of a way: the host, and the proxy before it, an account's own or that of the configuration.
     pub(crate) fn way(&self, host: &str, proxy: Option<&str>) -> String {
-        let own = proxy.map(proxy_of);
-        way_of(host, own.as_deref().or(self.proxy.as_deref()))
+        self.way_names(host, proxy).shown
     }
 
-    /// Probes the ways that rest, so that a server without requests notices an open one, too. To be called once a second;
-    /// ends within that.
-    pub async fn probe_ways(&self) {
-        let resting: Vec<(String, Probe)> = {
-            let inside = self.reached.inside();
-            inside.1.iter().map(|(way, probe)| (way.clone(), probe.clone())).collect()
-        };
-        let looks = resting.into_iter().map(|(way, probe)| async move {
-            match probe {
-                Probe::Host(origin, uri) => {
-                    let Ok(io) = self.connections.connect(&origin, &uri).await else { return };
-                    self.connections.keep(&origin, io);
-                }
-                Probe::Proxy(uri) => {
-                    if !self.connections.answers(&uri).await {
-                        return;
-                    }
-                }
+    fn way_names(&self, host: &str, proxy: Option<&str>) -> WayNames {
+        WayNames::new(host, proxy.or(self.proxy.as_ref().map(|proxy| proxy.url.as_str())))
+    }
+
+    /// Probes of the ways that rest, so that a server without requests notices an open one, too. To be run once a
+    /// second; each ends within five.
+    pub fn probes(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+        let routes: Vec<Route> = self.reached.inside().1.values().cloned().collect();
+        let upstream = self.clone();
+        routes.into_iter().map(move |route| upstream.clone().probe(route))
+    }
+
+    async fn probe(self: Arc<Self>, route: Route) {
+        let began = self.reached.now();
+        let connecting = self.connector.connect(&route);
+        match tokio::time::timeout(PROBE_WITHIN, connecting).await {
+            Ok(Ok(io)) => {
+                self.connections.keep(&route, io);
+                self.reached.made(&route);
             }
-            self.reached.made(&way);
-        });
-        let all = futures_util::future::join_all(looks);
-        tokio::time::timeout(LOOK_WITHIN, all).await.map(drop).unwrap_or_default();
+            Ok(Err(error)) => drop(self.reached.failed(&route, &error, began)),
+            Err(_) => {}
+        }
     }
 }
 
@@ -121,16 +170,8 @@ fn no_way(way: &str, why: &str) -> Fault {
     Fault::unreachable(format!("{way}: {why}"))
 }
 
-/// The name of a way: its host, and the proxy before it without credentials.
-pub(super) fn way_of(host: &str, proxy: Option<&str>) -> String {
-    match proxy {
-        None => host.to_owned(),
-        Some(proxy) => format!("{host} through the proxy {proxy}"),
-    }
-}
-
 /// Host and port of a proxy's URL, and nothing else of it.
-pub(super) fn proxy_of(url: &str) -> String {
+fn proxy_of(url: &str) -> String {
     let authority = url.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
     authority.map_or_else(
         || "of the account".to_owned(),
@@ -139,9 +180,4 @@ pub(super) fn proxy_of(url: &str) -> String {
             None => authority.host().to_owned(),
         },
     )
-}
-
-/// Where a proxy's host takes connections.
-pub(super) fn probe_uri(proxy: &str) -> Option<Uri> {
-    format!("http://{}", proxy_of(proxy)).parse().ok()
 }
