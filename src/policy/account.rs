@@ -1,4 +1,4 @@
-//! An account in memory: its record, how it is seen, its health, its credential, what its answers have taught.
+//! An account in memory: its record, its view, its health, its credential, the lessons of its answers.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,7 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) struct PoolAccount {
     /// The account record as the store has it.
     pub(crate) record: Bytes,
-    /// The same, read; of a record that can't be read the last one that could.
+    /// The parsed record; while the record is unreadable, the last readable one.
     pub(crate) account: Option<Account>,
     token_record: Option<(TokenKey, Bytes)>,
     pub(crate) view: Arc<AccountView>,
@@ -36,16 +36,16 @@ pub(crate) struct PoolAccount {
     pub(crate) credential: Credential,
     /// When its last conversations were sent, for the limits of K92.
     sent: VecDeque<Timestamp>,
-    /// The end of the suspicious rest that the brake was told of.
+    /// The end of the suspicious rest that the brake has counted.
     suspected: Option<Timestamp>,
     /// The ARN that upstream rejected; an empty one when none was sent.
     pub(crate) arn_rejected: Option<String>,
-    /// What its answers have taught (R72).
+    /// The lessons of its answers (R72).
     pub(crate) learned: Learned,
 }
 
 impl PoolAccount {
-    /// An account of which no record was read yet.
+    /// An account without a record yet.
     pub(crate) fn new(id: &AccountId, urls: &Arc<Urls>, rules: Rules, now: Timestamp) -> Self {
         let view = view::of_token(id, &Token::default(), urls);
         Self {
@@ -65,14 +65,14 @@ impl PoolAccount {
         }
     }
 
-    /// The store has this account record. One that can't be read makes the account unusable (R9).
+    /// Takes the store's account record. An unreadable one makes the account unusable (R9).
     pub(crate) fn take_record(&mut self, record: Bytes, parsed: Result<Account, Unusable>) {
         self.problems[0] = parsed.as_ref().err().map(|error| format!("account record: {error}"));
         self.account = parsed.ok().or(self.account.take());
         self.record = record;
     }
 
-    /// The account record, where the store's can be read.
+    /// The account record, if the store's is readable.
     pub(crate) fn readable(&self) -> Option<&Account> {
         self.account.as_ref().filter(|_| self.problems[0].is_none())
     }
@@ -81,7 +81,7 @@ impl PoolAccount {
         self.token_record.as_ref() == record
     }
 
-    /// The store has this token record (R46, R48).
+    /// Takes the store's token record (R46, R48).
     pub(crate) fn take_token(
         &mut self,
         record: Option<(TokenKey, Bytes)>,
@@ -116,7 +116,7 @@ impl PoolAccount {
         view::view(&self.view.id, &Sources { account, lent, token, learned, urls })
     }
 
-    /// Stands for the fields on which what was learned depends (R72).
+    /// A hash of the fields on which the lessons depend (R72).
     pub(crate) fn identity(&self) -> u64 {
         let (token, account) = (self.credential.token(), self.account.as_ref());
         let secret = |field: &Option<Secret>| field.as_ref().map(|secret| secret.expose().to_owned());
@@ -133,12 +133,12 @@ impl PoolAccount {
         self.view.kind().has_profiles() && self.learned.may_ask_profiles(now)
     }
 
-    /// The record was changed by us: what was learned goes on (R72).
+    /// We changed the record ourselves: the lessons stay (R72).
     pub(crate) fn goes_on(&mut self) {
         self.learned.goes_on_with(self.identity());
     }
 
-    /// Makes the view again after a change of record or token; the answer is what is ignored in them and wasn't before.
+    /// Makes the view again after a change of record or token. Returns the newly ignored fields.
     pub(crate) fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) -> Vec<String> {
         self.learned.belongs_to(self.identity());
         let viewed = self.viewed(self.credential.token(), urls);
@@ -165,7 +165,7 @@ impl PoolAccount {
         self.account.as_ref().is_none_or(|account| account.supports(model_names))
     }
 
-    /// Whether it has said no to the model lately (K88).
+    /// Whether it has refused the model lately (K88).
     pub(crate) fn has_refused(&self, kiro_id: &str, now: Timestamp) -> bool {
         !kiro_id.is_empty() && self.learned.refuses_model(kiro_id, now)
     }
@@ -182,7 +182,7 @@ impl PoolAccount {
         }
     }
 
-    /// When its first place in the minute is free again; none: one is.
+    /// When its first place in the minute is free again; none: there is a free one.
     pub(crate) fn paced_until(&self, per_minute: u32, now: Timestamp) -> Option<Timestamp> {
         let limit = usize::try_from(per_minute).ok().filter(|limit| *limit > 0)?;
         let oldest = *self.sent.get(self.sent.len().checked_sub(limit)?)?;

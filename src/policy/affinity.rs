@@ -1,6 +1,6 @@
 //! Which account a conversation stays with, and which account made which thought (R101, R102, TR44, K130).
 //!
-//! Only memory and rules: `now` is an argument, the shared half lies in the store and is the gateway's.
+//! Only memory and rules: `now` is an argument. The gateway keeps the shared half in the store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -19,7 +19,7 @@ const CONVERSATIONS: usize = 65_536;
 const KEPT: Duration = Duration::from_secs(3_600);
 /// Accounts of a conversation beside its home (R101).
 const OLDER: usize = 3;
-/// The shared note of a conversation's home is written again when it is so old (R102).
+/// Age at which the shared note of a conversation's home is written again (R102).
 const SHARED_AGAIN: Duration = Duration::from_secs(600);
 /// Signatures that are remembered, and for how long (TR44).
 const SIGNATURES: usize = 16_384;
@@ -27,14 +27,14 @@ const SIGNATURES_KEPT: Duration = Duration::from_secs(4 * 3_600);
 /// Conversations whose signatures were refused, and for how long that is remembered (K130).
 const REFUSALS: usize = 4_096;
 
-/// What a turn's account was to its conversation: the label of `kiro_affinity_total`.
+/// A turn's account in relation to its conversation: the label of `kiro_affinity_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Its home.
     Home,
-    /// One that had been its home.
+    /// A former home.
     Older,
-    /// Another one, although it has a home.
+    /// Another account, although the conversation has a home.
     Moved,
     /// The conversation wasn't known.
     New,
@@ -85,7 +85,7 @@ impl Default for Affinity {
 }
 
 impl Affinity {
-    /// The accounts of a conversation: its home, then former ones, the newest first. Empty: it isn't known.
+    /// The accounts of a conversation: its home, then former ones, the newest first. Empty: it is unknown.
     pub fn accounts(&self, key: &Key, now: Timestamp) -> &[AccountId] {
         self.conversations.get(key, now).map_or(&[], |(_, conversation)| &conversation.accounts)
     }
@@ -97,8 +97,8 @@ impl Affinity {
         }
     }
 
-    /// A turn came to its first content on this account. It is the home from now on, unless only a limit kept the turn
-    /// from the home (`passing`). True: the home is to be written to the store.
+    /// A turn got its first content from this account, which is the home from now on. With `passing`, when only a limit
+    /// kept the turn from its home, the home stays. True: the home must be written to the store.
     pub fn turn(&mut self, key: Key, account: &AccountId, passing: bool, now: Timestamp) -> (Turn, bool) {
         let known = self.conversations.get(&key, now).map(|(_, conversation)| conversation.clone());
         let turn = match known.as_ref().map(|known| known.accounts.iter().position(|one| one == account)) {
@@ -129,14 +129,14 @@ impl Affinity {
         }
     }
 
-    /// Who made the last of these signatures that is known.
+    /// The maker of the last known signature among these.
     pub fn maker(&self, signatures: impl DoubleEndedIterator<Item = u64>, now: Timestamp) -> Option<&AccountId> {
         signatures.rev().find_map(|signature| self.signatures.get(&signature, now)).map(|(_, made)| &made.account)
     }
 
-    /// Whether a signature may go upstream in a turn of this conversation that this account gets (TR44): it made it
-    /// with this model, or nobody knows who made it and the account is the conversation's home. What upstream refused
-    /// is held against all that was made before and all that isn't known (K130).
+    /// Whether a signature may go upstream in a turn of this conversation on this account (TR44): the account made it
+    /// with this model, or its maker is unknown and the account is the conversation's home. After a refusal, earlier
+    /// and unknown signatures of the conversation stay here (K130).
     pub fn may_replay(&self, key: &Key, account: &str, kiro_id: &str, signature: u64, now: Timestamp) -> bool {
         let refused = self.refusals.get(key, now).map(|(at, ())| at);
         match self.signatures.get(&signature, now) {
@@ -157,7 +157,7 @@ fn is_past(at: Timestamp, after: Duration, now: Timestamp) -> bool {
     now.duration_since(at) > jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX)
 }
 
-/// The last entries that were put: bounded in number, each for a time.
+/// The newest entries, bounded in number, each for a time.
 #[derive(Debug)]
 struct Recent<K, V> {
     most: usize,
@@ -192,7 +192,7 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
             self.order.remove(&before.turn);
         }
         self.order.insert(self.turn, key);
-        // What is too old goes a little at a time, what is too much at once.
+        // Expired entries go a few at a time, surplus ones at once.
         for _ in 0..2 {
             let Some((_, oldest)) = self.order.first_key_value() else { break };
             let is_old = self.entries.get(oldest).is_none_or(|entry| is_past(entry.at, self.kept, now));
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(affinity.turn(KEY, &id("c"), true, at(1)), (Turn::Moved, false));
         assert_eq!(affinity.turn(KEY, &id("a"), true, at(1)), (Turn::Older, false));
         assert_eq!(names(&affinity, at(1)), ["b", "a"]);
-        // A new conversation has no home that could be in anybody's way.
+        // A new conversation has no home yet: `passing` changes nothing.
         assert_eq!(affinity.turn(OTHER, &id("c"), true, at(1)), (Turn::New, true));
     }
 
@@ -269,7 +269,7 @@ mod tests {
             .map(|(second, one)| affinity.turn(KEY, &id(one), false, at(*second)).1)
             .collect();
         assert_eq!(shared, [true, false, true, false, true, false]);
-        // What another process told needs no telling, and never beats what is known here.
+        // A home from the store isn't written back, and never replaces a known one.
         affinity.learned(OTHER, id("c"), at(0));
         assert_eq!(affinity.turn(OTHER, &id("c"), false, at(1)), (Turn::Home, false));
         affinity.learned(KEY, id("c"), at(604));
@@ -296,7 +296,7 @@ mod tests {
             affinity.refused(key(n), at(0));
         }
         assert_eq!((affinity.refusals.entries.len(), affinity.refusals.order.len()), (4_096, 4_096));
-        // What is too old goes by and by.
+        // Expired entries go by and by.
         for n in 0..2_048 {
             affinity.refused(key(10_000 + n), at(3_601));
         }
@@ -315,7 +315,7 @@ mod tests {
         assert!(may("a", "m", 7, 1) && may("b", "m", 8, 1));
         assert!(!may("b", "m", 7, 1) && !may("a", "m", 8, 1), "another account");
         assert!(!may("a", "n", 7, 1), "another model");
-        // Nobody knows who made it: the home may have it.
+        // Its maker is unknown: the home may get it.
         assert!(may("a", "m", 9, 1) && !may("b", "m", 9, 1));
         assert!(!affinity.may_replay(&OTHER, "a", "m", 9, at(1)), "affinity doesn't know the conversation");
         assert_eq!(affinity.maker([8, 7, 9].into_iter(), at(1)), Some(&id("a")));

@@ -1,10 +1,10 @@
-//! Faults that hit several accounts alike are upstream's and nobody's own.
+//! Faults that hit several accounts alike are upstream's, not the accounts'.
 //!
-//! The same kind on three accounts of the pool within ten seconds: from then on, and for as long as it goes on so, it
+//! Once three accounts of the pool had the same kind of fault within ten seconds, and while that goes on, such a fault
 //! says nothing about an account. A pool of fewer accounts can't tell.
 //!
-//! The brake on suspicion looks for the same pattern and concludes the opposite: suspicion of several accounts is a
-//! reason to spare all of them.
+//! The brake on suspicion looks for the same pattern and concludes the opposite: when several accounts are suspected,
+//! all are spared.
 //!
 //! Pure: times are arguments.
 
@@ -15,11 +15,11 @@ use jiff::Timestamp;
 
 use crate::proto::kiro::fault::FaultKind;
 
-/// How near to each other faults are that have one cause.
+/// Faults within this time may have one cause.
 pub const TOGETHER: Duration = Duration::from_secs(10);
 /// How many accounts must have it.
 pub const ACCOUNTS: usize = 3;
-/// Faults remembered; more of them within the time tell nothing new.
+/// Faults remembered; further ones within the time add nothing.
 const MOST: usize = 64;
 
 /// The last faults that may have one cause.
@@ -30,7 +30,7 @@ pub struct Alike {
 }
 
 impl Alike {
-    /// An account had a fault of this kind; whether it is upstream's.
+    /// Notes an account's fault of this kind. True: it is upstream's.
     pub fn seen(&mut self, kind: FaultKind, id: &str, now: Timestamp) -> bool {
         let recent = |at: Timestamp| at <= now && at.checked_add(TOGETHER).is_ok_and(|until| until > now);
         self.seen.retain(|(at, ..)| recent(*at));
@@ -43,7 +43,7 @@ impl Alike {
         self.seen.iter().filter(|(_, of, _)| *of == kind).count() >= ACCOUNTS
     }
 
-    /// Whether the log should say it: once, until it has been quiet for the same time again.
+    /// Whether to log it: once, until there was none for the same time.
     pub fn is_news(&mut self, now: Timestamp) -> bool {
         let last = self.told.replace(now);
         last.is_none_or(|last| last.checked_add(TOGETHER).is_ok_and(|until| until <= now))

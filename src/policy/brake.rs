@@ -1,8 +1,8 @@
 //! The pool-wide brake on suspicion (K92).
 //!
-//! Two accounts of the pool that turn `Suspicious` within ten minutes put it on for half an hour, each further one makes it
-//! half an hour longer, up to four hours. Where they were seen to turn doesn't matter: marks of another process count by the
-//! time that their record names, so that all instances slow down together.
+//! Two accounts of the pool that turn `Suspicious` within ten minutes put it on for half an hour. Each further account
+//! adds half an hour, up to four hours. Marks of other processes count by the time in their record, so that all
+//! instances slow down together.
 //!
 //! Pure: times are arguments.
 
@@ -21,7 +21,7 @@ pub const PER_MINUTE: u32 = 4;
 /// Requests in flight per account while it is on.
 pub const IN_FLIGHT: u32 = 1;
 
-/// Which accounts turned suspicious lately, and what that means.
+/// The accounts that turned suspicious lately, and the state of the brake.
 #[derive(Clone, Debug, Default)]
 pub struct Brake {
     turned: Vec<(String, Timestamp)>,
@@ -30,7 +30,7 @@ pub struct Brake {
 }
 
 impl Brake {
-    /// An account turned `Suspicious` at `at`; one that is ahead of `now` was written by a wrong clock and counts as now.
+    /// An account turned `Suspicious` at `at`. A time ahead of `now` comes from a wrong clock and counts as now.
     pub fn turned(&mut self, id: &str, at: Timestamp, now: Timestamp) {
         let at = at.min(now);
         let on = self.on.filter(|(_, until)| *until > at);

@@ -1,4 +1,4 @@
-//! What this process holds of one account's credential, and what it makes of what lies in the store.
+//! One account's credential in this process, and the decisions about the records in the store.
 //!
 //! Records come in, decisions go out. [`crate::credentials`] makes the calls, and its `model` tries these decisions in all orders.
 //!
@@ -13,8 +13,8 @@
 //!     └──── adopted: of two of theirs the store's counts
 //! ```
 //!
-//! What was in hand before an adoption is tried once more before the account is given up: a store that lost its last
-//! second, or a late write of an old record, looks like somebody else's doing.
+//! Before an account is given up, the token that an adoption replaced is tried once more: a store that lost its last
+//! second, or a late write of an old record, looks like another program's refresh.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,20 +38,20 @@ const QUIET_AFTER_SUCCESS: Duration = Duration::from_secs(60);
 const FORCED_ADOPTS: Duration = Duration::from_secs(30);
 /// How often a refresh token that another program dropped is put back at most (R46).
 const PUT_BACK_EVERY: Duration = Duration::from_secs(60);
-/// While the store is away a rotated token can't be saved: background refresh waits until so little is left (R52).
+/// The time left at which background refresh starts while the store is away, when a rotated token can't be saved (R52).
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 /// How often an account that waits for its quota is refreshed, so that its refresh token doesn't age out (R37).
 const QUOTA_REFRESH_EVERY: Duration = Duration::from_secs(86_400);
-/// How many spent refresh tokens are remembered once the store has ours (R48), and while it hasn't: all, within reason.
+/// How many spent refresh tokens are remembered once the store has ours (R48), and the bound until then.
 const REMEMBERED: usize = 32;
 const REMEMBERED_UNSAVED: usize = 1_024;
-/// How many refresh tokens that were adopted over are kept as a last resort.
+/// How many refresh tokens that an adoption replaced are kept as a last resort.
 const MOST_BEFORE: usize = 3;
 /// A token of ours that lives no longer than four times [`BLOCKING_MARGIN`] serves for three quarters of its life.
 const SHORT_LIFE_MARGIN: f64 = 0.25;
 /// A doubtful or unknown refusal is believed at this one in a row (K59, K61).
 const BELIEVED_AT: u32 = 3;
-/// Doubtful refusals count when they are so far apart (K59).
+/// Doubtful refusals count when they are at least this far apart (K59).
 const DOUBTS_APART: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a failed refresh (K60).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,31 +62,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// One account's credential in this process. No `Debug`: it holds whole token records.
 pub(crate) struct Credential {
     key: TokenKey,
-    /// What the store had last; none: no record (R45).
+    /// The store's record as last seen; none: no record (R45).
     seen: Option<(Bytes, Token)>,
-    /// What is used: the store's, or newer.
+    /// The token in use: the store's, or a newer one.
     token: Token,
     origin: Origin,
     /// Fingerprints of the refresh tokens that this process spent, the last at the end (R48).
     spent: VecDeque<Fingerprint>,
-    /// The refresh tokens that were in hand before the store's were adopted in their place, the last at the end, until a
-    /// refresh succeeds.
+    /// The refresh tokens that the store's have replaced, the last at the end. Kept until a refresh succeeds.
     before: VecDeque<Secret>,
     /// A profile that was looked up and that no record of the store has shown yet (K79).
     learned: Option<FoundProfile>,
-    /// 0.8 to 1.0, drawn for each token: instances don't meet at the threshold (R37).
+    /// 0.8 to 1.0, drawn for each token, so that instances don't refresh at the same time (R37).
     spread: f64,
     last_success: Option<Timestamp>,
     put_back: Option<Timestamp>,
     trouble: Trouble,
 }
 
-/// Where the token in hand comes from, and so what another one in the store means.
+/// Where the token in hand comes from. That decides what a different one in the store means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// From the store: what lies there counts.
+    /// From the store: the store's current token counts.
     Theirs,
-    /// From a refresh of this process: what it grew out of is older.
+    /// From a refresh of this process: the tokens that it grew out of are older.
     Ours {
         /// It is refreshed when it lives no longer than this: [`BLOCKING_MARGIN`], less for a short-lived one.
         margin: Duration,
@@ -108,13 +107,13 @@ struct Refusals {
     last: Timestamp,
 }
 
-/// A profile that was found, and the regions to write with it where the record has none (K79).
+/// A profile that was found, and the regions to write with it when the record has none (K79).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoundProfile {
     pub(crate) arn: String,
     pub(crate) region: Option<String>,
     pub(crate) idc_region: Option<String>,
-    /// What the record had in its place: none, or one of Kiro's fixed ones.
+    /// The record's ARN before: none, or one of Kiro's fixed ones.
     replaces: Option<String>,
 }
 
@@ -132,17 +131,17 @@ impl FoundProfile {
     }
 }
 
-/// What a snapshot's token record led to.
+/// The result of a snapshot's token record.
 #[derive(Default)]
 pub(crate) struct TokenChange {
-    /// The store holds an older token than we do: this is to be written (R46, R48).
+    /// The store holds an older token than we do: write this (R46, R48).
     pub(crate) write_back: Option<UnsavedToken>,
     /// The record has just disappeared; the access token in hand serves to its end (R45).
     pub(crate) lost: bool,
 }
 
 impl Credential {
-    /// Nothing is known yet.
+    /// An empty credential.
     pub(crate) fn new(key: TokenKey) -> Self {
         Self {
             key,
@@ -163,13 +162,13 @@ impl Credential {
         &self.key
     }
 
-    /// What was in hand before the store's token.
+    /// The tokens that the store's have replaced.
     #[cfg(test)]
     pub(crate) fn before(&self) -> &VecDeque<Secret> {
         &self.before
     }
 
-    /// What is used now.
+    /// The token in use.
     pub(crate) fn token(&self) -> &Token {
         &self.token
     }
@@ -219,8 +218,8 @@ impl Credential {
         Ok(TokenChange { write_back, lost: false })
     }
 
-    /// An earlier process got this token and could not save it. It is used and written, if the store has nothing newer; the
-    /// answer says what to write.
+    /// An earlier process got this token and could not save it. If the store has nothing newer, it is used; the return
+    /// value must be written.
     pub(crate) fn take_left_over(&mut self, left_over: &UnsavedToken, rng: &mut fastrand::Rng) -> Option<UnsavedToken> {
         let (bytes, record) = self.seen.clone()?;
         if self.is_ours() || record.refresh_token == left_over.refresh_token().cloned() || !left_over.goes_on(&record) {
@@ -233,7 +232,7 @@ impl Credential {
         Some(self.ours_on(&record, bytes))
     }
 
-    /// The store has this. Once that is our own refresh token, the oldest spent ones are forgotten.
+    /// Notes the store's record. Once it has our own refresh token, the oldest spent ones are forgotten.
     fn lies_in_store(&mut self, bytes: Bytes, record: Token) {
         if record.refresh_token == self.token.refresh_token {
             self.forget_spent(REMEMBERED);
@@ -257,7 +256,7 @@ impl Credential {
         };
         if theirs == ours {
             return match (record.expires_at, self.token.expires_at) {
-                // Of two tokens that others brought the one in the store counts, whichever lives longer.
+                // Of two tokens from others the store's counts, even when it expires sooner.
                 (Some(theirs), Some(ours)) if theirs < ours && self.is_ours() => Age::Older,
                 _ if record.access_token == self.token.access_token && record.expires_at == self.token.expires_at => {
                     Age::Same
@@ -273,21 +272,21 @@ impl Credential {
         self.origin != Origin::Theirs
     }
 
-    /// Whether our token has grown out of this one: it was spent here, or lay in the store when ours came and lies there
-    /// still, however many refreshes ago.
+    /// Whether our token has grown out of this one: it was spent here, or it lay in the store when ours came, however
+    /// many refreshes ago, and still does.
     fn is_behind_ours(&self, theirs: &Secret) -> bool {
         let lay_there = |(_, seen): &(Bytes, Token)| seen.refresh_token.as_ref() == Some(theirs);
         self.is_ours() && self.seen.as_ref().is_some_and(lay_there) || self.spent.contains(&Fingerprint::of(theirs))
     }
 
-    /// Somebody else's token is used from here on.
+    /// Uses somebody else's token from here on.
     fn adopt(&mut self, bytes: Bytes, token: Token, rng: &mut fastrand::Rng) {
         self.take_theirs(token.clone(), rng);
         self.lies_in_store(bytes, token);
     }
 
-    /// Uses the record's token when somebody else refreshed: it is live, and another one than that which is to be replaced,
-    /// as `is_met_by` says.
+    /// Uses the record's token when somebody else refreshed: it is live, and `is_met_by` says that it differs from the
+    /// one to be replaced.
     pub(crate) fn adopt_refreshed(
         &mut self,
         bytes: Bytes,
@@ -302,16 +301,16 @@ impl Credential {
         }
         match self.compare(&record) {
             Age::Newer => self.adopt(bytes, record, rng),
-            // A snapshot was faster.
+            // A snapshot has adopted it already.
             Age::Same => {}
             Age::Older | Age::WithoutRefreshToken => return false,
         }
         true
     }
 
-    /// What to refresh with where this record lies: the record, with our refresh token when its own is older or missing
-    /// (R46, R48). Of those that were refused a moment ago none is taken again: what was in hand before is the last
-    /// resort. None: nothing is left.
+    /// The token to refresh with on this record: the record's, with our refresh token when its own is older or missing
+    /// (R46, R48). Tokens `refused` a moment ago aren't tried again; replaced ones are the last resort. None: nothing
+    /// is left.
     pub(crate) fn to_spend(&self, record: &Token, refused: &[Secret]) -> Option<Token> {
         let ours = matches!(self.compare(record), Age::Older | Age::WithoutRefreshToken);
         let ours = self.token.refresh_token.clone().filter(|_| ours);
@@ -395,7 +394,7 @@ impl Credential {
     }
 
     /// A refresh with `used` was granted: the new values serve from here on, saved or not (R40 step 5). `base` is the
-    /// record read under the lock; the answer is what must be saved on it.
+    /// record read under the lock; the return value must be saved on it.
     pub(crate) fn granted(
         &mut self,
         used: &Secret,
@@ -408,7 +407,7 @@ impl Credential {
         let in_record = record.refresh_token.clone();
         let mut token = record.clone();
         token.access_token = Some(grant.access_token);
-        // As it will be read back: a finer time would look newer than its own record.
+        // Rounded as it will be read back: a finer time would look newer than its own record.
         let end = later(now, grant.lifetime);
         token.expires_at = Some(Timestamp::from_millisecond(end.as_millisecond()).unwrap_or(end));
         let rotated = grant.refresh_token.filter(|new| new != used);
@@ -427,14 +426,14 @@ impl Credential {
         self.seen = Some((bytes.clone(), record));
         self.last_success = Some(now);
         self.trouble = Trouble::default();
-        // Any other profile is the record's own: by the time of the write somebody may have set another.
+        // Any other profile is the record's own, and somebody may have changed it by the time of the write.
         let ours = |entry: &Entry| told.is_some() || self.learned.is_some() || !matches!(entry, Entry::ProfileArn(_));
         let mut entries: Vec<Entry> = self.entries().into_iter().filter(ours).collect();
         entries.extend(region.map(Entry::IdcRegion));
         self.unsaved(bytes, in_record.as_ref(), entries)
     }
 
-    /// What is to be written on `base`, in which `in_record` is the refresh token, or on what lies there by then.
+    /// The token to be written on `base`, whose refresh token is `in_record`, or on the store's record at that time.
     fn unsaved(&self, base: Bytes, in_record: Option<&Secret>, entries: Vec<Entry>) -> UnsavedToken {
         let replaces = self.spent.iter().cloned().chain(in_record.map(Fingerprint::of)).collect();
         UnsavedToken { key: self.key.clone(), base, replaces, entries }
@@ -449,8 +448,8 @@ impl Credential {
         }
     }
 
-    /// The store credential this when ours was to be written, and it is none that ours has grown out of. It is used, unless a
-    /// snapshot has brought something newer meanwhile.
+    /// The store holds this instead of our token, and ours hasn't grown out of it. It is used, unless a snapshot has
+    /// brought a newer one meanwhile.
     pub(crate) fn replaced_by(&mut self, bytes: Bytes, rng: &mut fastrand::Rng) {
         if let Ok(record) = Token::parse(&bytes)
             && self.compare(&record) == Age::Newer
@@ -459,7 +458,7 @@ impl Credential {
         }
     }
 
-    /// The refresh failed in passing: the next one after `1 s · 2ⁿ`, at most 60 s, of which a random half is left out.
+    /// The refresh failed for now: the next one comes after `1 s · 2ⁿ`, at most 60 s, less a random part of up to half.
     pub(crate) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
         let trouble = &mut self.trouble;
         let factor = 2_u32.checked_pow(trouble.failures).unwrap_or(u32::MAX);
@@ -468,14 +467,14 @@ impl Credential {
         trouble.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
     }
 
-    /// The refresh could not connect: nothing was sent and nothing spent, so that the next one comes soon. When the network
+    /// The refresh could not connect: nothing was sent and nothing spent, so the next one comes soon. When the network
     /// is back the account serves within a second.
     pub(crate) fn unreached(&mut self, now: Timestamp) {
         self.trouble.failures = self.trouble.failures.max(1);
         self.trouble.not_before = Some(later(now, UNREACHED_PAUSE));
     }
 
-    /// Whether a request could be sent now: with a live token, or after a refresh that nothing speaks against.
+    /// Whether a request could be sent now: with a live token, or after a refresh that may start now.
     pub(crate) fn can_serve(&self, now: Timestamp) -> bool {
         self.live(now).is_some() || (self.trouble.failures == 0 && self.token.can_refresh())
     }
@@ -500,8 +499,8 @@ impl Credential {
         }
     }
 
-    /// The profile that the look-up found (K79), to be saved. With the profile goes its region, where the record has none,
-    /// and then the identity region in use too, since readers of the record fall back to `region`.
+    /// The profile that the look-up found (K79), to be saved. When the record has no region, the profile's is written
+    /// with it, and then the identity region in use too, because readers of the record fall back to `region`.
     pub(crate) fn learned_profile(
         &mut self,
         arn: String,
@@ -519,7 +518,7 @@ impl Credential {
         Some(self.unsaved(base, in_record.as_ref(), entries))
     }
 
-    /// Our token on a record of the store.
+    /// Our token, to be written on a record of the store.
     fn ours_on(&self, record: &Token, base: Bytes) -> UnsavedToken {
         self.unsaved(base, record.refresh_token.as_ref(), self.entries())
     }
@@ -528,7 +527,7 @@ impl Credential {
         self.token.granted().chain(self.learned.iter().flat_map(FoundProfile::entries)).collect()
     }
 
-    /// R46: the record lost its refresh token. Its access token is newer than ours; ours goes back in.
+    /// The record lost its refresh token (R46). Its access token is newer than ours; our refresh token goes back in.
     fn put_back(
         &mut self,
         record: &Token,
@@ -547,7 +546,7 @@ impl Credential {
         Some(self.unsaved(base.clone(), Some(&ours), vec![Entry::RefreshToken(ours.clone())]))
     }
 
-    /// All fields of the record but those that a refresh brings.
+    /// Takes all fields of the record except those that a refresh brings.
     fn keep_ours(&mut self, record: &Token) {
         let ours = std::mem::take(&mut self.token);
         self.token = Token {
@@ -560,7 +559,7 @@ impl Credential {
         self.overlay(record.profile_arn.as_ref());
     }
 
-    /// What was found counts until the record in the store has it, or anything else than it had then.
+    /// The found profile counts until the store's record has it, or has changed its ARN otherwise.
     fn overlay(&mut self, in_record: Option<&String>) {
         self.learned = self.learned.take().filter(|found| found.replaces.as_ref() == in_record);
         if let Some(found) = &self.learned {
@@ -582,7 +581,7 @@ impl Credential {
     fn take(&mut self, token: Token, rng: &mut fastrand::Rng) {
         if token.access_token != self.token.access_token || token.refresh_token != self.token.refresh_token {
             self.spread = 1.0 - 0.2 * rng.f64();
-            // A new login or another process's success: our pauses and doubts were about the old one.
+            // A new login or another process's success: our pauses and doubts concerned the old token.
             self.trouble = Trouble::default();
             self.origin = Origin::Theirs;
         }
@@ -597,16 +596,16 @@ impl Credential {
 enum Age {
     /// The same tokens.
     Same,
-    /// Somebody else's doing: adopt it.
+    /// From somebody else: adopt it.
     Newer,
     /// Adopt it, but put our refresh token back in (R46).
     WithoutRefreshToken,
-    /// A late replay of what we have used up: write ours again (R48).
+    /// A late write of a token that we have used up: write ours again (R48).
     Older,
 }
 
-/// Whether it was less than `within` ago. The wall clock may have been set back since: what lies ahead of it by more than
-/// that holds nothing up.
+/// Whether it was less than `within` ago. The wall clock may have been set back since: a time ahead of it by more than
+/// `within` doesn't count.
 fn is_near(at: Timestamp, now: Timestamp, within: Duration) -> bool {
     now.duration_since(at).unsigned_abs() < within
 }
@@ -733,7 +732,7 @@ mod tests {
         assert_eq!(refresh_token(&credential), "refresh-0");
     }
 
-    /// While nothing can be written, what lies in the store is older than ours, however many refreshes ago.
+    /// While nothing can be written, the store's token is older than ours, however many refreshes ago.
     #[test]
     fn the_record_that_ours_grew_out_of_stays_older_r48_r51() {
         let mut credential = holding(&record("t0", "refresh-0", 0));

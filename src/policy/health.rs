@@ -9,9 +9,9 @@
 //!      └────────────────────────── success (R28) ◀────────────────────────┘
 //! ```
 //!
-//! Pure: `now` is an argument. A [`Health`] is what this process believes of one account: the record as the last
-//! snapshot had it ([`Standing`]), what we did to it since, and what only this process knows (R58): failures in a row,
-//! the length of the next rest, a running `Retry-After`.
+//! Pure: `now` is an argument. A [`Health`] is this process's belief about one account: the record of the last snapshot
+//! ([`Standing`]) with our changes since, and facts that only this process knows (R58): failures in a row, the length
+//! of the next rest, a running `Retry-After`.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub struct Standing {
 }
 
 impl Default for Standing {
-    /// An account of which nothing bad is known.
+    /// An account without failures.
     fn default() -> Self {
         Self {
             healthy: true,
@@ -57,7 +57,7 @@ impl Default for Standing {
     }
 }
 
-/// What an account is good for now (R15).
+/// The state of an account (R15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthState {
     /// Switched off by a person.
@@ -136,12 +136,12 @@ pub struct Rules {
     pub cool_down: Duration,
 }
 
-/// The longest rest we give but for [`SUSPICIOUS_RESTS`], and the longest `Retry-After` we keep to (R18).
+/// The longest rest we give, except for [`SUSPICIOUS_RESTS`], and the longest `Retry-After` we obey (R18).
 pub const LONGEST_REST: Duration = Duration::from_secs(3600);
-/// The shortest `Retry-After` we keep to (`RateLimited`, K45).
+/// The shortest `Retry-After` we obey (`RateLimited`, K45).
 pub const SHORTEST_REST: Duration = Duration::from_secs(1);
-/// Longest time that a rest found in a record counts after this process saw it: a wrong clock elsewhere can't lock an
-/// account (R16). Five minutes more than the longest rest that any of us writes.
+/// Longest time that a rest in a record counts after this process saw it: a wrong clock elsewhere can't lock an account
+/// (R16). Five minutes more than the longest rest that any instance writes.
 pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
 /// The rests of an account that upstream suspects, by step; the last one for every step after it (K91). Each ±10 %.
 pub const SUSPICIOUS_RESTS: [Duration; 5] = [
@@ -151,15 +151,15 @@ pub const SUSPICIOUS_RESTS: [Duration; 5] = [
     Duration::from_secs(12 * 3600),
     Duration::from_secs(24 * 3600),
 ];
-/// [`LONGEST_FOREIGN_REST`] of a suspected account: the longest of [`SUSPICIOUS_RESTS`], its tenth, and a bit (R16).
+/// [`LONGEST_FOREIGN_REST`] of a suspected account: the longest of [`SUSPICIOUS_RESTS`], 10 %, and a margin (R16).
 pub const LONGEST_SUSPICIOUS_REST: Duration = Duration::from_secs(27 * 3600);
 /// Failures in a row that start a cool-down (K45).
 pub const FAILURES_IN_A_ROW: u32 = 3;
 /// How long after the end of its rest a marked account waits for a request before it is probed (R17).
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether a counted fault of this kind may as well be upstream's or the network's: it says little about the account,
-/// so that its rest gives way where nobody else is left.
+/// Whether a counted fault of this kind may as well be upstream's or the network's. It says little about the account,
+/// so its rest gives way when no other account is left.
 pub const fn is_soft(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::ServerError | FaultKind::Network | FaultKind::Timeout | FaultKind::Protocol)
 }
@@ -194,7 +194,7 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
         | FaultKind::ProfileArn
         | FaultKind::BadRequest
         | FaultKind::ModelCapacity
-        // Counted on the host (K119) and on the way: a dead network or proxy of this machine is no account's fault.
+        // Counted on the host (K119) and on the way: a dead network or proxy of this machine isn't the account's fault.
         | FaultKind::Unreachable
         | FaultKind::Endpoint => Effect::Nothing,
         FaultKind::TokenRejected if !refreshed => Effect::Nothing,
@@ -212,8 +212,8 @@ pub fn effect(kind: FaultKind, refreshed: bool, rules: Rules) -> Effect {
     }
 }
 
-/// The mark that takes an account out for longer than a rest, as a fault of a pinned request would leave it on an
-/// account of which nothing bad is known. Such a request leaves no mark itself; its caller does (N8).
+/// The mark, longer than a rest, that a pinned request's fault would leave on an account without failures. A pinned
+/// request leaves no mark itself; its caller does (N8).
 pub fn lasting_mark(fault: &Fault, now: Timestamp) -> Option<Note> {
     match effect(fault.kind, false, Rules { cool_down: Duration::ZERO }) {
         Effect::Eject => Some(Note::Ejected { cause: cause(fault) }),
@@ -232,14 +232,14 @@ pub struct AttemptEnd {
     pub committed: bool,
 }
 
-/// What a fault is judged by, besides itself and the account's health.
+/// The attempt that a fault ended: with the fault and the account's health it decides the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// When it was started.
     pub started: Timestamp,
     /// How far it had come.
     pub end: AttemptEnd,
-    /// Several accounts have the same fault now: it is upstream's, and counts on nobody.
+    /// Several accounts have the same fault now: it is upstream's, and counts on no account.
     pub alike: bool,
     /// By how many thousandths a suspicious rest differs from its length, −100 to 100 (K91).
     pub spread: i16,
@@ -251,11 +251,11 @@ pub struct Health {
     standing: Standing,
     /// End of the rest that the standing asks for, capped when first seen (R16).
     rest_ends: Option<Timestamp>,
-    /// Until when a `Retry-After` holds that upstream gave to this process (R18), and since when.
+    /// A `Retry-After` that upstream gave to this process (R18): until when it holds, and since when.
     held: Option<Hold>,
     /// Counted failures in a row.
     streak: u32,
-    /// When it last said no for itself without a mark, since the last success (R105).
+    /// When it last refused for its own reasons without getting a mark, since the last success (R105).
     refused: Option<Timestamp>,
     /// Rests since the last success: the exponent of the next one.
     rests: u32,
@@ -264,7 +264,7 @@ pub struct Health {
     suspicion: u32,
     /// When the account was last asked for anything (R17).
     asked: Option<Timestamp>,
-    /// That of the refresh token in the record (R47).
+    /// The fingerprint of the refresh token in the record (R47).
     fingerprint: Option<String>,
 }
 
@@ -309,9 +309,9 @@ impl Health {
         }
     }
 
-    /// A new snapshot has this record, with what we have not written yet on top. `ours_stands`: somebody else writes
-    /// our mark and may not have done so yet (R35); then only what is never marked is taken over. Otherwise Redis wins
-    /// (R18).
+    /// A new snapshot has this record, with our unwritten changes on top. `ours_stands`: the host program writes our
+    /// mark and may not have done so yet (R35); then only fields that no mark touches are taken over. Otherwise Redis
+    /// wins (R18).
     pub fn observe(&mut self, record: Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
         if ours_stands {
             self.standing.disabled = record.disabled;
@@ -324,7 +324,7 @@ impl Health {
         if record.healthy && !self.standing.healthy {
             (self.streak, self.rests, self.suspicion) = (0, 0, 0);
         }
-        // Our rests always say the step (K91): one that says a lower one was made after somebody's success.
+        // Our rests always name the step (K91): a lower step was written after another process's success.
         if let Some(note @ Note::CoolDown { .. }) = record.note.as_ref().filter(|_| !record.healthy) {
             self.suspicion = suspicion_of(note);
         }
@@ -338,7 +338,7 @@ impl Health {
         self.standing = record;
     }
 
-    /// The record as this process believes it to be.
+    /// This process's belief about the record.
     pub fn standing(&self) -> &Standing {
         &self.standing
     }
@@ -369,7 +369,7 @@ impl Health {
         }
     }
 
-    /// Until when a `Retry-After` holds that upstream gave to this process; pinned requests keep to it too (N5).
+    /// Until when a `Retry-After` holds that upstream gave to this process; pinned requests obey it too (N5).
     pub fn held_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.held.map(|held| held.until).filter(|until| *until > now)
     }
@@ -384,8 +384,7 @@ impl Health {
         self.suspicion > 0
     }
 
-    /// The suspicious rest that its record asks for, by its end, and since when: what turned it `Suspicious`, here or
-    /// in another process (K92).
+    /// The end and the beginning of the suspicious rest in its record, which this or another process has made (K92).
     pub fn suspected(&self) -> Option<(Timestamp, Timestamp)> {
         match &self.standing.note {
             Some(Note::CoolDown { until, cause }) if !self.standing.healthy && cause.starts_with(SUSPICION) => {
@@ -395,9 +394,9 @@ impl Health {
         }
     }
 
-    /// How often it has rested in a row, where a soft fault of ours is why it rests now (or is half-open): it is tried
-    /// all the same when nobody else is left, the one with the fewest rests first. None: it rests for a better reason,
-    /// among them a running `Retry-After` and a suspicion, or not at all.
+    /// How often it has rested in a row, if it rests (or is half-open) because of a soft fault of ours. When no other
+    /// account is left it is tried all the same, the one with the fewest rests first. None: it doesn't rest, or for a
+    /// better reason, such as a running `Retry-After` or a suspicion.
     pub fn rests_softly(&self, now: Timestamp) -> Option<u32> {
         let Some(Note::CoolDown { cause, .. }) = &self.standing.note else { return None };
         let soft =
@@ -405,13 +404,13 @@ impl Health {
         soft.then_some(self.rests)
     }
 
-    /// The account is being asked: the wait for a probe begins again (R17).
+    /// A request goes to the account: the wait for a probe begins again (R17).
     pub fn asked(&mut self, now: Timestamp) {
         self.asked = self.asked.max(Some(now));
     }
 
-    /// Whether a half-open account that one of us marked has waited long enough for a request (R17). A suspected one
-    /// waits for a real one (K91).
+    /// Whether a half-open account that an instance of ours marked has waited long enough for a request (R17). A
+    /// suspected account waits for a conversation (K91).
     pub fn probe_due(&self, now: Timestamp) -> bool {
         let marked = self.standing.note.as_ref().is_some_and(|note| !matches!(note, Note::Plain(_)));
         let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
@@ -421,18 +420,18 @@ impl Health {
             && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
     }
 
-    /// Whether it was seen to say no for itself and no success came since: it is offered to nobody who can have
-    /// another, for as long as the shortest rest of ours (R105).
+    /// Whether it refused for its own reasons lately, without a success since. As long as our shortest rest it is
+    /// offered only to requests that can't have another account (R105).
     pub fn refused_lately(&self, rules: Rules, now: Timestamp) -> bool {
         self.refused.is_some_and(|refused| after(refused, rules.cool_down) > now)
     }
 
-    /// A conversation went well; a ghost exception (K36) is a success too, and so is a probe, where it may heal.
+    /// A conversation went well. A ghost exception (K36) is a success too, and so is a probe, if it may heal.
     pub fn success(&mut self, started: Timestamp, now: Timestamp) -> Outcome {
         let heals = may_heal(started, self.standing.last_error, now);
         let half_open = heals && !self.standing.healthy;
-        // Whenever it was started: what ends well between two failures parts them. Of streams that last longer than it
-        // is from one failure to the next none would heal.
+        // Whenever it was started: a good end between two failures separates them. Otherwise no stream that lasts
+        // longer than the time between two failures would ever heal.
         self.streak = 0;
         if heals {
             (self.rests, self.suspicion, self.refused) = (0, 0, None);
@@ -448,9 +447,8 @@ impl Health {
     /// The attempt ended in a fault. None: nothing is to be written (K49).
     ///
     /// The rest is `Retry-After` (1 s to 1 h) when upstream gave one, else `cool_down · 2ⁿ` up to 1 h with n = rests
-    /// since the last success. A half-open account rests again at its first failure. An attempt that was under way
-    /// when the account was marked tells nothing new: it never makes a mark weaker, and a rest only longer when
-    /// upstream said so.
+    /// since the last success. A half-open account rests again at its first failure. An attempt that was under way when
+    /// the account was marked adds nothing: it never weakens a mark, and prolongs a rest only when upstream said so.
     pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
         let effect = match effect(fault.kind, attempt.end.refreshed, rules) {
             Effect::Counted if attempt.alike && is_soft(fault.kind) => Effect::Nothing,
@@ -547,9 +545,8 @@ impl Health {
         }
     }
 
-    /// A suspicious rest (K91). An attempt that was under way before the rest of the suspicion that stands was over
-    /// belongs to it, whichever process made the mark: it never makes a step, and the rest longer only when upstream
-    /// says so.
+    /// A suspicious rest (K91). An attempt that started before the end of the present suspicious rest belongs to it,
+    /// whichever process made the mark: it never makes a step, and prolongs the rest only when upstream says so.
     fn suspect(
         &mut self,
         said: Option<Duration>,
@@ -574,7 +571,7 @@ impl Health {
         Some(Note::CoolDown { until, cause: format!("{SUSPICION} ({})", self.suspicion) })
     }
 
-    /// [`cause`] of another rest, with the step that a suspicion has reached: a restart must not lose it (K91).
+    /// [`cause`] of another rest, with the step of the suspicion, so that a restart doesn't lose it (K91).
     fn cause_of(&self, fault: &Fault) -> String {
         match self.suspicion {
             0 => cause(fault),
@@ -582,7 +579,7 @@ impl Health {
         }
     }
 
-    /// `least · 2ⁿ`, at most an hour. A half-open account whose earlier rests this process doesn't know has had one.
+    /// `least · 2ⁿ`, at most an hour. A half-open account without known rests counts as having had one.
     fn next_rest(&self, least: Duration, marked: bool, late: bool) -> Duration {
         let n = match (marked, late) {
             (true, true) => self.rests.saturating_sub(1),
@@ -592,7 +589,7 @@ impl Health {
         2_u32.checked_pow(n).and_then(|factor| least.checked_mul(factor)).map_or(LONGEST_REST, |r| r.min(LONGEST_REST))
     }
 
-    /// What the mark will make of the record, believed at once in this process.
+    /// Applies the mark to this process's belief at once, as it will change the record.
     fn apply(&mut self, mark: &Note, now: Timestamp) {
         let standing = &mut self.standing;
         standing.error_count = standing.error_count.saturating_add(1);
@@ -627,7 +624,7 @@ impl Health {
     }
 }
 
-/// The rest that a record asks for, as seen now (R16).
+/// The end of the rest in a record, as seen now (R16).
 fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timestamp> {
     let since = standing.last_error.filter(|_| !standing.healthy)?;
     let end = match standing.note {
@@ -641,15 +638,15 @@ fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timest
     Some(end.min(after(now, longest)))
 }
 
-/// How the cause of a suspicious rest begins; the step follows in brackets.
+/// The beginning of a suspicious rest's cause; the step follows in brackets.
 pub const SUSPICION: &str = "suspicious activity";
 
 fn suspicion(standing: &Standing) -> u32 {
     standing.note.as_ref().filter(|_| !standing.healthy).map_or(0, suspicion_of)
 }
 
-/// A rest as it is written over another mark of the record that nobody has healed. Its writer may not have seen the
-/// step that the suspicion has reached (K91).
+/// A rest as it is written over an unhealed mark of the record. It takes over the step of the suspicion, which its
+/// writer may not have seen (K91).
 pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
     let step = suspicion_of(old);
     match (new, old) {
@@ -664,7 +661,7 @@ pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
     }
 }
 
-/// The step of the suspicion in a mark; without a number it is the first (K91). 0: the mark is about something else.
+/// The step of the suspicion in a mark; the first when it has no number (K91). 0: a mark for another reason.
 pub fn suspicion_of(note: &Note) -> u32 {
     let Note::CoolDown { cause, .. } = note else { return 0 };
     let Some((_, rest)) = cause.split_once(SUSPICION) else { return 0 };
@@ -672,7 +669,7 @@ pub fn suspicion_of(note: &Note) -> u32 {
     step.unwrap_or(1).max(1)
 }
 
-/// What `lastErrorMessage` says of a fault: status and class, and upstream's reason where it is a plain token. Never
+/// A fault's cause in `lastErrorMessage`: status and class, and upstream's reason if it is a plain token. Never
 /// upstream's message, which holds user ids and ARNs (R27, K48).
 fn cause(fault: &Fault) -> String {
     let reason = fault.reason.as_deref().filter(|reason| {
@@ -715,7 +712,7 @@ const fn soft_words(kind: FaultKind) -> &'static str {
     }
 }
 
-/// Whether [`cause`] says so of a soft fault.
+/// Whether this is the [`cause`] of a soft fault.
 fn is_soft_cause(cause: &str) -> bool {
     let words = cause.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
     FaultKind::ALL.into_iter().any(|kind| is_soft(kind) && words.starts_with(soft_words(kind)))
@@ -739,8 +736,8 @@ fn next_month(now: Timestamp) -> Timestamp {
         .map_or(Timestamp::MAX, |midnight| midnight.timestamp())
 }
 
-/// Whether a success whose attempt began at `started` proves something about the account after its last failure (R28). A
-/// `lastErrorTime` further ahead than R16 believes was written by a wrong clock and holds nothing back.
+/// Whether a success whose attempt began at `started` proves anything about the account after its last failure (R28). A
+/// `lastErrorTime` further ahead than R16 believes comes from a wrong clock and doesn't count.
 pub(super) fn may_heal(started: Timestamp, last_error: Option<Timestamp>, now: Timestamp) -> bool {
     last_error.is_none_or(|failed| failed <= started || failed > after(now, LONGEST_FOREIGN_REST))
 }
@@ -1138,7 +1135,7 @@ mod tests {
         Fault { status: Some(429), ..fault(FaultKind::Suspicious) }
     }
 
-    /// Acceptance case P53, and what writes the step: a restart, another process, another fault in between.
+    /// Acceptance case P53. The step survives a restart, another process, and another fault in between.
     #[test]
     fn suspicious_rests_grow_from_restart_to_restart_k91_p53() {
         let mut health = health(good());
@@ -1159,7 +1156,7 @@ mod tests {
             );
             assert_eq!(health.state(true, until), HealthState::HalfOpen);
             now = until;
-            // Its one real request fails for another reason: no step, and none lost.
+            // Its one real request fails for another reason: the step stays.
             let failed = mark_of(health.fault(&fault(FaultKind::ServerError), attempt(now), RULES, now));
             assert_eq!(failed, format!("server error, after suspicious activity ({step})"));
             health = Health::new(health.standing().clone(), RULES, now);
@@ -1212,7 +1209,7 @@ mod tests {
             assert_eq!(mark_of(longer), "suspicious activity (1)");
             assert_eq!(health.state(true, secs(3)), HealthState::Cooling { until: secs(3603) });
         }
-        // A longer rest of another kind isn't made shorter, but the suspicion is written.
+        // A longer rest of another kind isn't shortened, but the suspicion is written.
         let mut limited = health(good());
         limited.fault(&self::limited(RetryAfter::Seconds(3600)), attempt(t0()), RULES, t0());
         let suspected = limited.fault(&suspicious(), attempt(t0()), RULES, secs(1));

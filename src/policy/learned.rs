@@ -1,8 +1,8 @@
-//! What the answers to one account have taught this process (R72): one bounded structure, written by [`Learned::learn`]
+//! The lessons of one account's answers, in this process (R72): one bounded structure, written by [`Learned::learn`]
 //! after a call and read before the next one. It is never written to a record.
 //!
-//! It is forgotten when what the account *is* changes in its records ([`Learned::belongs_to`]), and kept over token
-//! refreshes and snapshots.
+//! It is forgotten when the identity of the account changes in its records ([`Learned::belongs_to`]), and kept over
+//! token refreshes and snapshots.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::proto::translate::fields::RefusedFields;
 const VARIANT_REFUSED: SignedDuration = SignedDuration::from_secs(600);
 /// How long an account without a profile is left out (K78).
 const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
-/// The same when nobody could say (K78).
+/// The same when the look-up gave no answer (K78).
 const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
-/// "Does not support this application", and what passed in the small form (K116, K119).
+/// A refusal "Does not support this application", and the need of the small form (K116, K119).
 const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// Everything else that is remembered of a shape or a model (K88, K119, K129, K131, TR44).
+/// Every other lesson about a shape or a model (K88, K119, K129, K131, TR44).
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// When ListAvailableProfiles is asked again: after an answer, and after none (K79).
 const PROFILES_ANSWERED: SignedDuration = SignedDuration::from_secs(600);
@@ -30,10 +30,10 @@ const PROFILES_UNANSWERED: SignedDuration = SignedDuration::from_secs(60);
 pub const MOST_LISTED: usize = 4;
 /// Most variants of the profile: own, service, none and four listed ones, in two shapes.
 const MOST_VARIANTS: usize = 14;
-/// Most models that are remembered; the one heard of longest ago goes (K88).
+/// Most models that are remembered; the one with the oldest news goes (K88).
 const MOST_MODELS: usize = 64;
 
-/// What goes out as `profileArn` (K77).
+/// The value of `profileArn` (K77).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Variant {
     /// The ARN of the account's records.
@@ -66,7 +66,7 @@ impl Variant {
     }
 }
 
-/// What one call taught.
+/// The lesson of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lesson {
     /// Upstream began an event stream with this variant.
@@ -82,9 +82,9 @@ pub enum Lesson {
     },
     /// Every variant was refused by a 403: cool-downs take over (K78).
     VariantsForgotten,
-    /// The account has no profile; `asked`: that is what ListAvailableProfiles said, and not that it gave no answer.
+    /// The account has no profile.
     NoProfile {
-        /// Somebody knows.
+        /// ListAvailableProfiles said so; else it gave no answer.
         asked: bool,
     },
     /// Upstream doesn't serve this account in this shape, for a day (its kind of sign-in) or an hour (its body, its
@@ -105,7 +105,7 @@ pub enum Lesson {
     IsBuilderId,
     /// ListAvailableProfiles gave no answer; upstream's `retry-after`, where it named one.
     ProfilesUnanswered(Option<SignedDuration>),
-    /// Usage or models were answered with this variant (K80); it says nothing of a conversation.
+    /// Usage or models were answered with this variant (K80). It says nothing about conversations.
     FormWorked(Call, Variant),
     /// A refresh was granted in this region, which isn't the one of the records (K76).
     RefreshRegion(Arc<str>),
@@ -139,7 +139,7 @@ pub enum Lesson {
     NoEmptyThoughts(Arc<str>),
 }
 
-/// What is known of a model on an account.
+/// The lessons about a model on an account.
 #[derive(Debug, Clone)]
 struct ModelMarks {
     kiro_id: Arc<str>,
@@ -162,10 +162,10 @@ struct VariantMark {
     by_400: bool,
 }
 
-/// What is known of one account.
+/// The lessons about one account.
 #[derive(Debug, Clone, Default)]
 pub struct Learned {
-    /// Of the records that it was learned with.
+    /// Identifies the records that it was learned with.
     key: u64,
     variants: Vec<VariantMark>,
     no_profile_until: Option<Timestamp>,
@@ -191,12 +191,12 @@ impl Learned {
         }
     }
 
-    /// The records changed by our own doing: what is known stays.
+    /// We changed the records ourselves: the lessons stay.
     pub fn goes_on_with(&mut self, key: u64) {
         self.key = key;
     }
 
-    /// Takes in what a call taught. The only way in.
+    /// Takes in a lesson. The only way in.
     pub fn learn(&mut self, lesson: Lesson, now: Timestamp) {
         match lesson {
             Lesson::VariantProven(shape, variant) => {
@@ -279,7 +279,7 @@ impl Learned {
         self.no_profile_until.filter(|until| *until > now)
     }
 
-    /// What ListAvailableProfiles said of the account's kind (K73).
+    /// The evidence of ListAvailableProfiles for the account's kind (K73).
     pub fn said(&self) -> KindEvidence {
         self.said
     }
@@ -324,7 +324,7 @@ impl Learned {
         self.small_form_until.is_some_and(|until| until > now)
     }
 
-    /// Whether the account said no to the model (K88).
+    /// Whether the account has refused the model (K88).
     pub fn refuses_model(&self, kiro_id: &str, now: Timestamp) -> bool {
         self.find(kiro_id).and_then(|model| model.refused_until).is_some_and(|until| until > now)
     }
@@ -339,7 +339,7 @@ impl Learned {
         self.find(kiro_id).is_some_and(|model| model.other_id)
     }
 
-    /// What upstream refuses of `additionalModelRequestFields`.
+    /// The parts of `additionalModelRequestFields` that upstream refuses.
     pub fn refused_fields(&self, shape: Shape, kiro_id: &str, now: Timestamp) -> RefusedFields {
         let known = self.find(kiro_id).and_then(|model| model.fields_refused.iter().find(|(of, ..)| *of == shape));
         known.filter(|(.., until)| *until > now).map(|(_, refused, _)| *refused).unwrap_or_default()
@@ -366,9 +366,9 @@ impl Learned {
         catalogue.get(kiro_id).or_else(|| catalogue.get(alt?))
     }
 
-    /// Whether the account has a catalogue that counts and the model isn't in it (K127): the account comes after those
-    /// that have it. One that has answered with the model within the day is not behind: lists are incomplete for some
-    /// models.
+    /// Whether the account has a fresh catalogue without the model (K127): it comes after accounts that have the model.
+    /// An account that has answered with the model within the day isn't put behind, because some catalogues are
+    /// incomplete.
     pub fn lacks_model(&self, kiro_id: &str, alt: Option<&str>, now: Timestamp) -> bool {
         let known = self.catalogue(now).is_some_and(|(catalogue, _)| !catalogue.models().is_empty());
         let served = || self.served_model(kiro_id).is_some_and(|at| at + DAY > now);
@@ -385,7 +385,7 @@ impl Learned {
         self.find(kiro_id).and_then(|model| model.no_empty_thoughts_until).is_some_and(|until| until > now)
     }
 
-    /// What is known, in words for an operator; nothing for an account that is as everybody expects.
+    /// The lessons in words for an operator; empty for an ordinary account.
     pub fn words(&self, now: Timestamp) -> Vec<String> {
         let mut words = Vec::new();
         match (self.said, self.listed.len()) {

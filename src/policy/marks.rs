@@ -1,7 +1,7 @@
-//! Hosts and regions that are better left alone for now: one bounded table (K109, K119, K120).
+//! Hosts and regions to avoid for now: one bounded table (K109, K119, K120).
 //!
 //! A *host* has a circuit: closed, open, half-open. A *gate* is a wire shape in an API region that refused this
-//! program's client version. Both are preferences: what is marked is used last, and never refused.
+//! program's client version. Both are preferences: a marked way is used last, but never refused.
 //!
 //! ```text
 //!  closed ──3 in 60 s, 1 without a success in 60 s, 5 failures in a row of 2 accounts──▶ open (30 s, ×2, at most 10 min)
@@ -22,11 +22,12 @@ const OPEN: SignedDuration = SignedDuration::from_secs(30);
 const OPEN_LONGEST: SignedDuration = SignedDuration::from_secs(600);
 /// How long a gate is marked (K109).
 const GATE: SignedDuration = SignedDuration::from_secs(600);
-/// A host that served somebody within this time is not given up at the first failure. Failures count for the same time.
+/// A host that served any account within this time isn't given up at the first failure. Failures count for the same
+/// time.
 const WINDOW: SignedDuration = SignedDuration::from_secs(60);
 const GIVEN_UP_IN_WINDOW: u32 = 3;
 const FAILED_IN_A_ROW: u32 = 5;
-/// A half-open host's one call that never came back.
+/// A half-open host's one call counts as lost after this time.
 const TRIAL_LOST: SignedDuration = SignedDuration::from_secs(60);
 /// Hosts; a pool whose records name more than this has its oldest forgotten.
 const MOST: usize = 1024;
@@ -103,14 +104,14 @@ pub struct Marks {
     gates: Vec<(Shape, String, Timestamp)>,
 }
 
-/// What one call came to, as the table sees it.
+/// The outcome of one call for its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HostOutcome {
     Served,
     GivenUp,
     Failed,
     Gate,
-    /// The host answered; what it said concerns somebody else.
+    /// The host answered; the answer says nothing about the host.
     Answered,
 }
 
@@ -127,9 +128,8 @@ impl HostOutcome {
 }
 
 impl Marks {
-    /// The first way that nothing is said against, as its place in the list; all are marked: the first of those whose
-    /// circuit isn't open, else the first. `refused` says what the account's own memory holds against a shape. None for
-    /// no way at all.
+    /// The first unmarked way, as its place in the list. When all are marked, the first whose circuit isn't open, else
+    /// the first. `refused`: whether the account's own lessons speak against a shape. None only when there is no way.
     pub fn choose(&mut self, ways: &[Way<'_>], refused: impl Fn(Shape) -> bool, now: Timestamp) -> Option<usize> {
         let free = |marks: &Self, way: &Way<'_>| {
             marks.circuit(way.host, now) != Circuit::Open && !marks.trial_runs(way.host, now)
@@ -189,7 +189,7 @@ impl Marks {
                     (host.window, host.given_up) = (Some(now), 0);
                 }
                 host.given_up += 1;
-                // Calls that are made because every host is open prolong nothing.
+                // A call that goes out because every host is open doesn't prolong the rest.
                 let opens = before == Circuit::HalfOpen || !young(host.served) || host.given_up >= GIVEN_UP_IN_WINDOW;
                 if opens && before != Circuit::Open {
                     host.open(now);

@@ -1,5 +1,5 @@
-//! Names that pass to upstream by a rule and not by the table (TR36): which of them went in vain (K89), and which
-//! of them the log has named.
+//! Names that pass to upstream by rule and not by the table (TR36): which of them were refused (K89), and which of them
+//! the log has named.
 
 use std::collections::VecDeque;
 
@@ -7,12 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 
 /// How long a name that was refused is answered without a call.
 const REFUSED: SignedDuration = SignedDuration::from_mins(10);
-/// From one warning about a name to the next.
+/// Time between two warnings about a name.
 const TOLD: SignedDuration = SignedDuration::from_hours(24);
 /// Most names of either kind.
 const MOST_NAMES: usize = 256;
 
-/// What is known of names that passed.
+/// The memory of names that passed.
 #[derive(Debug, Clone, Default)]
 pub struct PassedNames {
     refused: Names,
@@ -20,7 +20,7 @@ pub struct PassedNames {
 }
 
 impl PassedNames {
-    /// Every account that could be asked has said no, or two have and none ever yes.
+    /// Every askable account has refused it, or two have and none has ever served it.
     pub fn refuse(&mut self, kiro_id: &str, now: Timestamp) {
         self.refused.note(kiro_id, now + REFUSED);
     }
@@ -35,12 +35,12 @@ impl PassedNames {
         self.refused.has(kiro_id, now)
     }
 
-    /// Whether no name is.
+    /// Whether no name is refused.
     pub fn is_none_refused(&self) -> bool {
         self.refused.0.is_empty()
     }
 
-    /// The name goes upstream. Whether that is worth a warning: once a name and day.
+    /// The name goes upstream. True: worth a warning, once a day for each name.
     pub fn passes(&mut self, kiro_id: &str, now: Timestamp) -> bool {
         let is_new = !self.told.has(kiro_id, now);
         if is_new {

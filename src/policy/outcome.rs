@@ -1,5 +1,5 @@
-//! What an attempt does to its account's record (R29), and what many of them do together while they wait to be written
-//! (R28, R30).
+//! What an attempt does to its account's record (R29), and how several are merged while they wait to be written (R28,
+//! R30).
 
 use jiff::Timestamp;
 
@@ -11,7 +11,7 @@ use crate::proto::record::{Account, Entry, Note};
 pub struct Outcome {
     /// When it happened; becomes `lastUsed`, `lastErrorTime`, `lastHealthCheckTime`.
     pub at: Timestamp,
-    /// When the attempt was started that it ended; `at` for what is no attempt.
+    /// When its attempt was started; `at` for an event without one.
     pub started: Timestamp,
     /// What happened.
     pub event: Event,
@@ -38,7 +38,7 @@ impl Outcome {
         Self { at, started: at, event: Event::Refreshed { asked: true } }
     }
 
-    /// Whether a host program that records outcomes itself has a call for it (R35).
+    /// Whether a host program that records outcomes itself is shown it (R35).
     pub fn is_shown(&self) -> bool {
         match &self.event {
             Event::Success { heals, probe, .. } => *heals || !probe,
@@ -58,13 +58,13 @@ pub enum Event {
         heals: bool,
         /// It brought an account back that was out of rotation.
         half_open: bool,
-        /// It was a probe (R17), which is no use of the account: it only heals.
+        /// It was a probe (R17): it heals, but isn't a use of the account.
         probe: bool,
     },
     /// A fault that marks the account, a fault after the commit, or both.
     Fault {
-        /// The `lastErrorMessage` it leaves, which says what it means: [`Note::Plain`] is a counted failure (×1), the
-        /// others are marks. None when the fault's class is no fault of the account.
+        /// Its `lastErrorMessage`: [`Note::Plain`] is a counted failure (×1), the others are marks. None when the
+        /// account isn't to blame.
         mark: Option<Note>,
         /// After the commit: `usageCount` += 1 and `lastUsed` too.
         used: bool,
@@ -198,7 +198,7 @@ impl Outcomes {
         self.uses
     }
 
-    /// Without what adds up: for a write that perhaps happened (R22), where a count may be lost but never doubled.
+    /// Without the counts: for a write that perhaps happened (R22), where a count may be lost but never doubled.
     pub fn without_counts(mut self) -> Self {
         self.uses = 0;
         if let Some(failure) = &mut self.failure {
@@ -207,7 +207,7 @@ impl Outcomes {
         self
     }
 
-    /// Whether it sets or clears something that other instances wait for: leaves at once, not with the counters (R31).
+    /// Whether other instances wait for it: it leaves at once, not with the counters (R31).
     pub fn is_urgent(&self) -> bool {
         self.is_mark() || self.asked
     }
@@ -292,7 +292,7 @@ impl Failure {
         account.error_count = account.error_count.saturating_add(self.count);
         let standing = standing_mark(account, self.at);
         match &self.mark {
-            // It ended while it waited to be written: only its count is left (R51).
+            // The rest ended while it waited to be written: only its count is left (R51).
             Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => return,
             Some(mark) if standing.as_ref().is_none_or(|standing| mark.replaces(standing, account.last_error_time)) => {
                 let note = account.note().map_or_else(|| mark.note.clone(), |old| carry_suspicion(&mark.note, &old));
@@ -317,10 +317,10 @@ impl Failure {
 }
 
 impl Mark {
-    /// Whether this mark takes the place of another in a record whose last failure was at `since`: a heavier or equal one
-    /// does, and so does one whose attempt started after that failure, or that was set when the other was over.
+    /// Whether this mark replaces another in a record whose last failure was at `since`: when it is heavier or equal,
+    /// when its attempt started after that failure, or when it was set after the other's end.
     fn replaces(&self, standing: &Note, since: Option<Timestamp>) -> bool {
-        // Nothing makes a suspicious rest that runs shorter (K91), but what is heavier than a rest.
+        // Only a heavier mark may replace a running suspicious rest with an earlier end (K91).
         if let (Note::CoolDown { until: ours, .. }, Note::CoolDown { until, cause }) = (&self.note, standing)
             && cause.starts_with(SUSPICION)
             && *until > self.at
@@ -476,7 +476,7 @@ mod tests {
         }
     }
 
-    /// Another process, which hasn't seen the mark, neither shortens the rest nor loses the step.
+    /// Another process that hasn't seen the mark neither shortens the rest nor loses the step.
     #[test]
     fn no_mark_of_a_process_that_looked_away_makes_a_suspicion_smaller_k91() {
         let suspected = |until: &str| {
@@ -629,7 +629,7 @@ mod tests {
         );
     }
 
-    /// Merging is only there to save writes: one merged write leaves what single writes in order leave.
+    /// Merging only saves writes: one merged write leaves the same record as single writes in order.
     #[test]
     fn merged_or_one_by_one_is_the_same() {
         let mut random = fastrand::Rng::with_seed(7);

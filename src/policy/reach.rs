@@ -1,28 +1,28 @@
-//! Ways on which no connection can be made: a host, or a host through a proxy.
+//! Ways that can't be connected: a host, or a host through a proxy.
 //!
-//! What keeps a connection from being made (no DNS, a refusal, a certificate, no file descriptors) is this machine's
-//! trouble or the way's, and never an account's: nothing of an account was sent. So it is remembered here, in this
-//! process, and not on the account, which other machines may reach.
+//! A failure to connect (no DNS, a refusal, a certificate, no file descriptors) is the fault of this machine or the
+//! way, and never of an account: nothing of an account was sent. So this process remembers it here, and not on the
+//! account, which other machines may reach.
 //!
 //! ```text
 //!  open ──3 failures in a row──▶ rests: fails at once, but for one trial each 250 ms ──a connection is made──▶ open
 //! ```
 //!
-//! Trials don't wait for each other: one that hangs keeps nobody from finding out that the network is back.
+//! Trials don't wait for each other, so one that hangs can't hide that the network is back.
 //!
-//! Pure: times are arguments, each since one and the same moment.
+//! Pure: times are arguments, all since the same moment.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Between two trials of a way that rests.
+/// The time between two trials of a resting way.
 pub const TRY_EVERY: Duration = Duration::from_millis(250);
 /// Failures in a row, without a connection between them, after which a way rests. One alone may be one dead address of many.
 pub const FAILURES: u32 = 3;
 /// Ways remembered.
 const MOST: usize = 1024;
 
-/// What is known of the ways that were gone.
+/// The ways that have failed, with their state.
 #[derive(Debug, Default)]
 pub struct Reach {
     ways: HashMap<String, WayState>,
@@ -63,11 +63,11 @@ impl Reach {
         }
     }
 
-    /// A connection that was begun at `began` could not be made. True: the way rests from now on. A failure says nothing
-    /// when another one that was begun later was made.
+    /// A connection begun at `began` failed. True: the way rests from now on. The failure doesn't count when a later
+    /// one succeeded.
     pub fn failed(&mut self, way: &str, why: &str, began: Duration, now: Duration) -> bool {
         if self.ways.len() >= MOST && !self.ways.contains_key(way) {
-            // The one whose memory is worth least.
+            // The least useful one.
             let least =
                 self.ways.iter().min_by_key(|(_, way)| (way.rests(), way.tried.max(way.made.unwrap_or_default())));
             if let Some(least) = least.map(|(name, _)| name.clone()) {
@@ -92,7 +92,7 @@ impl Reach {
         false
     }
 
-    /// A connection was made. The answer is for how long none could be, if the way rested.
+    /// A connection was made. Returns how long none could be, if the way rested.
     pub fn made(&mut self, way: &str, now: Duration) -> Option<Duration> {
         let way = self.ways.get_mut(way)?;
         let rested = way.rests().then(|| now.saturating_sub(way.since));

@@ -1,12 +1,12 @@
 //! The verdict after a fault: stop, the same account once more, the next account.
 //!
 //! A request has a [`Budget`]. Attempts that failed for upstream's reasons are counted against `KIRO_MAX_ATTEMPTS`; an
-//! account that says no for itself uses none up (K137). All accounts and repairs together make at most [`MOST_CALLS`]
-//! chat calls, and no account is begun after `KIRO_FAILOVER_TIME`. The budget remembers with which fault each account
-//! ended; [`Budget::answer`] picks the one that the client hears of (K47).
+//! account's own refusal isn't (K137). All accounts and repairs together make at most [`MOST_CALLS`] chat calls, and no
+//! account is begun after `KIRO_FAILOVER_TIME`. The budget remembers the fault with which each account ended;
+//! [`Budget::answer`] picks the client's (K47).
 //!
-//! The order of judgement is that of K137: what a fault means first, then repairs that leave
-//! something out of the body, then the other wire shape, then the next account.
+//! The order of judgement is that of K137: first the meaning of the fault, then repairs that leave something out of the
+//! body, then the other wire shape, then the next account.
 //!
 //! Wait before the next account: none, but after `ModelCapacity`, where every account asks the same model:
 //! `d = min(200 ms · 2ⁿ, 2 s)` with n = earlier `ModelCapacity` faults of this request, and of that a random part
@@ -42,7 +42,7 @@ pub enum Verdict {
     OtherRegion,
 }
 
-/// What must be done before the same account is asked again.
+/// The change with which the same account is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remedy {
     /// One forced, single-flight refresh of the access token.
@@ -57,7 +57,7 @@ pub enum Remedy {
     NextVariant,
     /// Without the members that some accounts refuse (K116).
     SmallForm,
-    /// Without `additionalModelRequestFields`, though nothing was said of them (K116).
+    /// Without `additionalModelRequestFields`, although the refusal didn't name them (K116).
     WithoutFields,
     /// Without cache points (K131).
     WithoutCachePoints,
@@ -69,7 +69,7 @@ pub enum Remedy {
     OtherShape,
 }
 
-/// What was sent in the attempt that ended in a fault, and what else could be.
+/// The facts of the attempt that ended in a fault, and the alternatives to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The wire shape that was used.
@@ -101,7 +101,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// A plain request of an account that has nothing else to offer.
+    /// A plain request of an account without alternatives.
     pub const PLAIN: Self = Self {
         shape: Shape::Q,
         refreshable: true,
@@ -119,7 +119,7 @@ impl Sent {
     };
 }
 
-/// What a request may use up.
+/// The limits of a request's attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `KIRO_MAX_ATTEMPTS`: accounts that failed for upstream's reasons.
@@ -130,10 +130,10 @@ pub struct Limits {
     pub time: Duration,
 }
 
-/// Where a request stands among its attempts.
+/// A request's progress through its attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What it may use up.
+    /// Its limits.
     pub limits: Limits,
     /// Chat calls made.
     pub calls: u32,
@@ -141,7 +141,7 @@ pub struct Progress {
     pub accounts: u32,
     /// Accounts that failed for upstream's reasons, this one not included.
     pub failed: u32,
-    /// Since the first attempt.
+    /// The time since the first attempt.
     pub elapsed: Duration,
     /// This account's token was refreshed for this request.
     pub token_refreshed: bool,
@@ -157,7 +157,7 @@ pub struct Progress {
     pub other_region_tried: bool,
 }
 
-/// Whether a fault is an account's own no, which uses up no attempt (K137).
+/// Whether a fault is an account's own refusal, which uses up no attempt (K137).
 pub const fn is_accounts_own(kind: FaultKind) -> bool {
     matches!(
         kind,
@@ -173,7 +173,7 @@ pub const fn is_accounts_own(kind: FaultKind) -> bool {
     )
 }
 
-/// The verdict on one fault: a total function of it and of what went before.
+/// The verdict on one fault: a total function of it and of the request's progress.
 pub fn verdict(fault: &Fault, progress: &Progress, sent: &Sent, rng: &mut fastrand::Rng) -> Verdict {
     if sent.committed || progress.calls >= MOST_CALLS {
         return Verdict::Stop;
@@ -191,7 +191,7 @@ pub fn verdict(fault: &Fault, progress: &Progress, sent: &Sent, rng: &mut fastra
         | FaultKind::ThinkingSignature
         | FaultKind::ModelFields
         | FaultKind::BadRequest => Verdict::Stop,
-        // K92: a throttled request that is repeated from elsewhere has led to locks.
+        // Repeating a throttled request on another account has led to locked accounts (K92).
         FaultKind::RateLimited | FaultKind::Suspicious if progress.brake => Verdict::Stop,
         FaultKind::Suspicious if progress.suspicious => Verdict::Stop,
         FaultKind::ModelCapacity => next(fault.kind, progress, capacity_wait(progress.capacity_faults, rng)),
@@ -213,7 +213,7 @@ pub fn verdict(fault: &Fault, progress: &Progress, sent: &Sent, rng: &mut fastra
     }
 }
 
-/// What cures the fault on the same account, if anything does.
+/// The remedy for the fault on the same account, if there is one.
 fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
     let other_shape = || sent.shape_left.then_some(Remedy::OtherShape);
     let next_variant = || sent.variant_left.then_some(Remedy::NextVariant);
@@ -304,7 +304,8 @@ impl Budget {
         self.progress.calls < MOST_CALLS
     }
 
-    /// Another model is asked for (TR36): the faults until now are no answer any more. What was used up stays so.
+    /// Another model is asked for (TR36): the faults so far don't count for the answer any more. The used-up budget
+    /// does.
     pub fn begin_anew(&mut self) {
         self.ended.clear();
     }
@@ -320,7 +321,7 @@ impl Budget {
     }
 
     /// The attempt ended in a fault, `elapsed` after the first one began; `brake`: the pool's is on (K92). When its
-    /// remedy can't be applied, hand the fault in once more, with what can still be done.
+    /// remedy can't be applied, call this again with the remaining alternatives.
     pub fn fault(
         &mut self,
         fault: Fault,
@@ -347,7 +348,7 @@ impl Budget {
     /// The account can't be asked at all: it has no access token (R42) or no profile (K78). The next one, or stop.
     pub fn account_failed(&mut self, fault: Fault, elapsed: Duration) -> Verdict {
         self.progress.elapsed = elapsed;
-        // A missing token is the account's own trouble, whatever the cause (K137).
+        // A missing token counts as the account's own refusal, whatever the cause (K137).
         let verdict = next(FaultKind::TokenRejected, &self.progress, Duration::ZERO);
         self.ended.push(fault);
         verdict
@@ -365,9 +366,9 @@ impl Budget {
         self.ended.push(fault);
     }
 
-    /// The fault that the client hears of when accounts or attempts have run out (K47): the last one, and among
-    /// mixed causes the last that was no rate limit. When it is a rate limit, every account ended in one, and the
-    /// `Retry-After` is the time until the soonest account is back. None when no account was asked.
+    /// The client's fault when accounts or attempts have run out (K47): the last one; among mixed causes the last that
+    /// isn't a rate limit. If it is a rate limit, every account ended in one, and the `Retry-After` is the time until
+    /// the soonest account is back. None when no account was asked.
     pub fn answer(&self) -> Option<&Fault> {
         let limited = |fault: &&Fault| matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious);
         self.ended.iter().rfind(|fault| !limited(fault)).or(self.ended.last())
@@ -412,8 +413,7 @@ mod tests {
         verdict(fault, progress, sent, &mut rng())
     }
 
-    /// The column "verdict" of K45, row by row: with everything that a
-    /// remedy needs, and without.
+    /// The column "verdict" of K45, row by row: with everything that a remedy needs, and without.
     #[test]
     fn verdict_of_every_fault_k45_k49_k90_k119_trap_27() {
         use Remedy::{NextVariant, OtherFields, OtherModelId, OtherShape, RefreshToken, WithoutReasoning};
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!(judged(&required, &progress(), &runtime), Verdict::SameAccount(Remedy::OtherShape));
     }
 
-    /// K137: an account's own no uses up no attempt; eight accounts and a time bound it.
+    /// K137: an account's own refusal uses up no attempt; eight accounts and a time bound it.
     #[test]
     fn what_uses_up_an_attempt_k137_d20_d21() {
         let run = |kind: FaultKind, limits: Limits, each: Duration| {

@@ -1,7 +1,7 @@
 //! Ranking of accounts for one request.
 //!
-//! [`rank`] says whether an account may take the request and how gladly; [`choose`] takes one of the best by the
-//! strategy. Both look at every account of the pool, in the order of the bytes of their ids (R13), so that instances
+//! [`rank`] says whether an account may take the request, and in which tier; [`choose`] takes one of the best by the
+//! strategy. Both go over every account of the pool, in the order of the bytes of their ids (R13), so that instances
 //! with the same snapshot and the same ticket choose the same account.
 
 use std::str::FromStr;
@@ -45,7 +45,7 @@ impl FromStr for Strategy {
     }
 }
 
-/// What is known of one account when a request looks for one.
+/// One account as a request for an account sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
     /// The account's id.
@@ -58,10 +58,10 @@ pub struct Candidate<'a> {
     pub arn_rejected: bool,
     /// `notSupportedModels` names the model (R7).
     pub model_unsupported: bool,
-    /// It has said no to the model lately (K88).
+    /// It has refused the model lately (K88).
     pub model_refused: bool,
-    /// How well it fits the request beside that, 0 the best: its catalogue has the model (K127), a shape of it is open
-    /// (K109). Excludes nothing.
+    /// How well it fits the request, 0 the best: its catalogue has the model (K127), one of its shapes is open (K109).
+    /// It never excludes an account.
     pub fit: u8,
     /// `priority` of its record, the lowest first.
     pub priority: i64,
@@ -73,20 +73,20 @@ pub struct Candidate<'a> {
     pub probing: bool,
     /// It has had its requests of this minute, and the first place is free then (K92).
     pub paced_until: Option<Timestamp>,
-    /// It was just seen to say no for itself, and nothing was marked yet (R105).
+    /// It has just refused for its own reasons, and isn't marked yet (R105).
     pub refused_lately: bool,
-    /// How often in a row it has rested, where it rests or is half-open for a soft fault.
+    /// How often in a row it has rested, if it rests or is half-open because of a soft fault.
     pub rests_softly: Option<u32>,
 }
 
-/// How gladly an account is taken; the first is the best.
+/// The order of preference of accounts; the first is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// Healthy, or half-open and free, with a live access token.
     Ready,
     /// The same, but upstream rejected its profile ARN.
     WithoutProfile,
-    /// Needs a refresh soon; its token lives still.
+    /// Needs a refresh soon; its token is still live.
     Stale,
     /// Needs a refresh before the request can go out: "selection takes such accounts last" (R38).
     Blocking,
@@ -106,7 +106,7 @@ pub enum Refusal {
     Excluded,
     /// `notSupportedModels` names the model.
     Model,
-    /// It has said no to the model lately.
+    /// It has refused the model lately.
     SaidNo,
     /// Its state forbids it; a rest that ends says when.
     State(HealthState),
@@ -119,7 +119,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether nothing but a limit stands in the way: the account is good, and has enough to do (R101).
+    /// Whether only a limit stands in the way: the account is good, but busy (R101).
     pub fn is_limit(self) -> bool {
         match self {
             Self::Busy | Self::Paced(_) => true,
@@ -129,7 +129,7 @@ impl Refusal {
 }
 
 impl Tier {
-    /// Whether it is offered to nobody who can have another.
+    /// Whether it is offered only to requests that can't have another account.
     pub fn is_last_resort(self) -> bool {
         matches!(self, Self::Refused | Self::Resting(_))
     }
@@ -189,18 +189,18 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
     })
 }
 
-/// What comes before what: who doesn't rest, or else has rested least; who was not just seen to refuse (R105), who fits best
-/// (K109, K127), the lowest `priority` in which somebody is left, the best tier.
+/// The order of accounts: not resting, else fewest rests; not just seen to refuse (R105); best fit (K109, K127); lowest
+/// `priority`; best tier.
 fn place(candidate: &(Tier, Candidate<'_>)) -> (Tier, u8, i64, Tier) {
     let (tier, candidate) = candidate;
     (if tier.is_last_resort() { *tier } else { Tier::Ready }, candidate.fit, candidate.priority, *tier)
 }
 
 /// One of the accounts of the best place, by the strategy. `candidates` are those that [`rank`] let pass, in the order
-/// of the bytes of their ids. The answer is an index into it; none when it is empty.
+/// of the bytes of their ids. Returns an index into it; none when it is empty.
 ///
 /// Round-robin: `ticket mod number of accounts in the best place` (R36). Least-busy: the same among those with the
-/// fewest requests in flight. Sticky: the greatest hash of (conversation, id); the ticket isn't looked at.
+/// fewest requests in flight. Sticky: the greatest hash of (conversation, id); the ticket is ignored.
 pub fn choose(
     candidates: &[(Tier, Candidate<'_>)],
     strategy: Strategy,
@@ -229,8 +229,9 @@ pub fn choose(
     }
 }
 
-/// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass, that wasn't just seen
-/// to refuse (R105) and doesn't rest. An index into `candidates`; it comes before the strategy, and no ticket is drawn.
+/// The account with which a conversation stays (R101): the first of `homes` that [`rank`] let pass, that hasn't just
+/// refused (R105) and doesn't rest. Returns an index into `candidates`. It comes before the strategy, and no ticket is
+/// drawn.
 pub fn keep(candidates: &[(Tier, Candidate<'_>)], homes: &[impl AsRef<str>]) -> Option<usize> {
     homes.iter().find_map(|home| {
         candidates.iter().position(|(tier, candidate)| !tier.is_last_resort() && candidate.id == home.as_ref())

@@ -1,4 +1,4 @@
-//! A token that upstream has given and the store doesn't hold yet, and what it may be written on.
+//! A token from upstream that the store doesn't hold yet, and the records that it may be written on.
 
 use std::fmt;
 
@@ -10,31 +10,31 @@ use crate::secret::Secret;
 /// A refreshed token that must reach the store (R40 step 6).
 #[derive(Clone)]
 pub struct UnsavedToken {
-    /// Where it belongs.
+    /// The token record's key.
     pub key: TokenKey,
-    /// The record that was read under the lock; empty in what a journal has kept, which goes on the record that lies
-    /// there by then.
+    /// The record that was read under the lock. Empty for a token from the journal, which goes on the store's current
+    /// record.
     pub base: Bytes,
     /// The refresh tokens that this one replaces: that of `base`, and all that were spent since.
     pub replaces: Vec<Fingerprint>,
-    /// What the refresh brought: access token, refresh token, expiry, profile.
+    /// The fields of the refresh: access token, refresh token, expiry, profile.
     pub entries: Vec<Entry>,
 }
 
 impl UnsavedToken {
-    /// Whether there is more in it than a profile and its regions.
+    /// Whether it holds more than a profile and its regions.
     pub(crate) fn brings_a_token(&self) -> bool {
         let is_found = |entry: &Entry| matches!(entry, Entry::ProfileArn(_) | Entry::Region(_) | Entry::IdcRegion(_));
         !self.entries.iter().all(is_found)
     }
 
-    /// These entries too; of a doubled one the last is written.
+    /// Adds entries; of a doubled one the last is written.
     pub(crate) fn with(mut self, entries: Vec<Entry>) -> Self {
         self.entries.extend(entries);
         self
     }
 
-    /// What it makes of the record that lies in the store.
+    /// What to do with it on this record of the store.
     pub(crate) fn on(&self, record: Bytes) -> OnRecord {
         let Ok(token) = Token::parse(&record) else { return OnRecord::Settled(Saved::Unusable) };
         if !self.goes_on(&token) {
@@ -48,9 +48,9 @@ impl UnsavedToken {
         }
     }
 
-    /// Whether it is to be written on a record that lies there by now: nobody else has rotated the refresh token. One
-    /// that is gone was dropped by the Node.js service, whose own refresh brought none (R46): to adopt that would lose
-    /// the only token that can be refreshed.
+    /// Whether it may be written on the store's current record: nobody else has rotated the refresh token. A missing
+    /// refresh token was dropped by the Node.js service, whose own refresh brought none (R46). Adopting that record
+    /// would lose the only token that can be refreshed.
     pub(crate) fn goes_on(&self, record: &Token) -> bool {
         let ours = self.refresh_token();
         match &record.refresh_token {
@@ -70,24 +70,24 @@ impl UnsavedToken {
     }
 }
 
-/// What is to be done with an unsaved token where a record lies.
+/// What to do with an unsaved token on a record.
 pub enum OnRecord {
-    /// The record that shall lie there instead, by compare-and-set.
+    /// Replace the record by this one, by compare-and-set.
     Write(Bytes),
-    /// Nothing is to be written.
+    /// Write nothing.
     Settled(Saved),
 }
 
-/// What became of a refreshed token (R40 step 6).
+/// The result of saving a refreshed token (R40 step 6).
 #[derive(Clone, PartialEq, Eq)]
 pub enum Saved {
-    /// Saved; the record is this now.
+    /// Saved; this is the record now.
     Written(Bytes),
-    /// Somebody else rotated the refresh token: ours is dropped, this record is to be used.
+    /// Somebody else rotated the refresh token: ours is dropped; use this record.
     Rotated(Bytes),
     /// The account was removed; nothing was written.
     Absent,
-    /// The record is no JSON object any more; nothing was written (R9).
+    /// The record isn't a JSON object any more; nothing was written (R9).
     Unusable,
 }
 

@@ -1,4 +1,4 @@
-//! What an attempt must know of its account: addresses, region, profile, fingerprint of the machine.
+//! An attempt's view of its account: addresses, region, profile, machine id.
 
 use std::sync::Arc;
 
@@ -29,23 +29,23 @@ pub struct AccountView {
     variants: Vec<Variant>,
     /// Where no ARN decides (K74).
     api_region: String,
-    /// The records name it.
+    /// The records name that region.
     api_region_is_named: bool,
     /// `idcRegion`, for the order of K79.
     idc_region: Option<String>,
-    /// Where its token is refreshed first.
+    /// The region in which its token is refreshed first.
     refresh_region: String,
     is_gov: bool,
     /// The other host name of GovCloud works (K81).
     fips: bool,
     urls: Arc<Urls>,
-    /// Where calls of Kiro's services go.
+    /// The addresses of Kiro's services.
     ways: Ways,
-    /// Of the variant that goes out first.
+    /// The region of the variant that goes out first.
     region: String,
     /// The chat calls of [`AccountView::region`], by [`Shape`]'s order: made once and not for each attempt.
     chats: [Arc<str>; Shape::ALL.len()],
-    /// Where it refreshes, with `{region}` in it: its own or the configured one.
+    /// The refresh address, with `{region}` in it: its own or the configured one.
     refresh: String,
     proxy_url: Option<Secret>,
 }
@@ -85,7 +85,7 @@ impl AccountView {
         }
     }
 
-    /// What may go out as its profile, in the order of K77; never empty, the last one is [`Variant::None`].
+    /// The variants of its profile, in the order of K77; never empty, the last one is [`Variant::None`].
     pub fn variants(&self) -> &[Variant] {
         &self.variants
     }
@@ -140,7 +140,7 @@ impl AccountView {
         self.api_region_is_named.then_some(self.api_region.as_str())
     }
 
-    /// Where its profiles are looked for, in order (K79): the API regions of its partition.
+    /// The regions in which its profiles are looked for, in order (K79): the API regions of its partition.
     pub fn profile_regions(&self) -> Vec<&str> {
         let european = self.idc_region.as_deref().is_some_and(|region| region.starts_with("eu-"));
         let named = self.named_region();
@@ -197,7 +197,7 @@ impl AccountView {
             Ways::Open(urls) => {
                 let chat = fill(&urls.runtime);
                 let is_moved = urls.runtime != DEFAULT_RUNTIME_URL && urls.management == DEFAULT_MANAGEMENT_URL;
-                // A moved runtime host takes along what belongs to it: nothing goes to Kiro's own.
+                // Management calls move with the runtime host: none goes to Kiro's own.
                 let management = if is_moved { origin(&chat).to_owned() } else { fill(&urls.management) };
                 (chat, management)
             }
@@ -226,8 +226,8 @@ impl AccountView {
         !self.fips && self.may_be_fips(shape, region)
     }
 
-    /// The region of the ARN that goes out first and the other one that the host is in, which Kiro answers with `Improperly
-    /// formed request` (K78). Only an address of an operator's own brings that about.
+    /// The region of the ARN that goes out first, and the host's, when they differ: Kiro answers `Improperly formed
+    /// request` (K78). Only an operator's own address can cause that.
     pub fn region_clash(&self) -> Option<(&str, String)> {
         let region = region_of(self.profile_arn()?)?;
         let hosts = self.shapes(region).iter().map(|shape| self.url(*shape, Call::Chat, region));
@@ -244,14 +244,14 @@ impl AccountView {
         is_default && shape == Shape::Q && is_gov(region)
     }
 
-    /// The chat call of the variant and shape that are tried first; empty where an address is none.
+    /// The chat call of the variant and shape that are tried first; empty when the address is invalid.
     pub fn generate_url(&self) -> String {
         let region = self.region();
         let shape = self.shapes(region).first().copied().unwrap_or(Shape::Q);
         self.url(shape, Call::Chat, region)
     }
 
-    /// With what is made once and not for each attempt.
+    /// Fills in the parts that are made once and not for each attempt.
     fn prepared(mut self) -> Self {
         let first = self.variants.first().map_or(self.api_region.as_str(), |variant| self.region_in(variant));
         self.region = first.to_owned();
@@ -259,7 +259,7 @@ impl AccountView {
         self
     }
 
-    /// Where its token is refreshed in this region (K8, K9, K12); none where that is no region.
+    /// The address of its refresh in this region (K8, K9, K12); none for an invalid region.
     pub fn refresh_url(&self, region: &str) -> Option<String> {
         endpoint(&self.refresh, region)
     }
@@ -278,11 +278,11 @@ impl AccountView {
 /// Where calls of Kiro's services go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ways {
-    /// To one address, and the shape is what its path says (K118).
+    /// To one address; its path says the shape (K118).
     Pinned {
         shape: Shape,
         url: String,
-        /// `KIRO_MANAGEMENT_URL`, when it was said.
+        /// `KIRO_MANAGEMENT_URL`, when it was given.
         management: Option<String>,
     },
     /// To the hosts of the configuration.
@@ -298,7 +298,7 @@ impl Ways {
     }
 }
 
-/// Addresses of the configuration, with `{region}` in them (K12), and what else of it makes a view.
+/// Addresses of the configuration, with `{region}` in them (K12), and the other settings of a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Urls {
     /// `KIRO_UPSTREAM_URL`.
@@ -309,7 +309,7 @@ pub(crate) struct Urls {
     pub(crate) management: String,
     /// `KIRO_UPSTREAM_API`; twice the same: only that one.
     pub(crate) shapes: [Shape; 2],
-    /// `KIRO_UPSTREAM_URL` was changed and `KIRO_RUNTIME_URL` wasn't: the one address is all there is.
+    /// `KIRO_UPSTREAM_URL` was changed and `KIRO_RUNTIME_URL` wasn't: only that one address is used.
     pub(crate) pinned: bool,
     /// `KIRO_SOCIAL_REFRESH_URL`.
     pub(crate) social_refresh: String,
@@ -346,7 +346,7 @@ impl Urls {
     }
 }
 
-/// Addresses of one account that come from outside its record. An empty one is none.
+/// Addresses of one account from outside its record. An empty one counts as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// `KIRO_BASE_URL`.
@@ -357,7 +357,7 @@ pub struct Addresses {
     pub idc_refresh: String,
 }
 
-/// A view, and what was ignored on the way to it.
+/// A view, with its problem and the ignored fields.
 #[derive(Debug)]
 pub(crate) struct Viewed {
     pub(crate) view: AccountView,
@@ -367,7 +367,7 @@ pub(crate) struct Viewed {
     pub(crate) warnings: Vec<String>,
 }
 
-/// What a view is made of.
+/// The inputs of a view.
 pub(crate) struct Sources<'a> {
     pub(crate) account: Option<&'a Account>,
     pub(crate) lent: &'a Addresses,
@@ -498,12 +498,12 @@ fn ignored_in(account: Option<&Account>, token: &Token) -> Vec<String> {
 }
 
 fn not_there(field: &str, region: &str, asked: &str) -> String {
-    // What is no name isn't repeated: it may be anything.
+    // An invalid name isn't repeated: it may be anything.
     let region = if is_region(region) { region } else { "this" };
     format!("{field}: Kiro doesn't answer in {region}; {asked} is asked (KIRO_API_REGIONS)")
 }
 
-/// An address that goes to another region than that of the ARN (K78).
+/// The warning that the address is in another region than the ARN (K78).
 fn clash_of(view: &AccountView, has_own_address: bool) -> Option<String> {
     let (region, host) = view.region_clash()?;
     let setting = if has_own_address { "KIRO_BASE_URL" } else { "KIRO_UPSTREAM_URL or KIRO_RUNTIME_URL" };
@@ -512,7 +512,8 @@ fn clash_of(view: &AccountView, has_own_address: bool) -> Option<String> {
     ))
 }
 
-/// K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those are sent as such, or not at all.
+/// The variants of K77. `own` is the records' ARN, unless it is one of Kiro's fixed ones: those go out as such, or not
+/// at all.
 fn variants(kind: AccountKind, own: Option<&str>, learned: &Learned, urls: &Urls) -> Vec<Variant> {
     let mut variants = Vec::new();
     if kind != AccountKind::ApiKey {
@@ -527,7 +528,7 @@ fn variants(kind: AccountKind, own: Option<&str>, learned: &Learned, urls: &Urls
     variants
 }
 
-/// The SHA-256 of the id, which no refresh, restart or failover changes (K16).
+/// The SHA-256 of the id: no refresh, restart or failover changes it (K16).
 fn machine_id(id: &str) -> Arc<str> {
     hex(&Sha256::digest(id.as_bytes())).into()
 }
@@ -567,7 +568,7 @@ mod tests {
     const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
     const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
 
-    /// Kind, API region, identity region and what goes out as the profile.
+    /// Kind, API region, identity region and the variants of the profile.
     fn summary(viewed: &Viewed) -> (&'static str, String, String, Vec<String>) {
         let view = &viewed.view;
         let variants = view.variants.iter().map(|variant| {
@@ -873,7 +874,7 @@ mod tests {
         assert_eq!(bad.warnings, [format!("KIRO_BASE_URL: ignored, must be {ALLOWED}")]);
     }
 
-    /// Only an address of an operator's own can bring it about: `{region}` and Kiro's own hosts follow the ARN.
+    /// Only an operator's own address can cause it: `{region}` and Kiro's own hosts follow the ARN.
     #[test]
     fn an_arn_and_a_host_of_different_regions_are_warned_about_once_k78() {
         let social = |account: &str, arn: &str| {
