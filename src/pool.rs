@@ -1,8 +1,8 @@
 //! The live snapshot of accounts: selection, in-flight counts, health. Fed by the store, asked by the gateway.
 //!
 //! One lock guards everything; it is held for microseconds and never across an await. No call of a request reaches the
-//! store (R5): selection, [`Lease`]s and reports work on memory, a background task reads the store every
-//! `KIRO_ACCOUNT_CACHE_TTL` (R14) and reserves tickets (R36), and what happened leaves through the store's [`Writer`].
+//! store (R5): selection, [`Lease`]s and reports work on memory. A background task reads the store every
+//! `KIRO_ACCOUNT_CACHE_TTL` (R14) and reserves tickets (R36). Outcomes leave through the store's [`Writer`].
 //!
 //! # Cancellation
 //! A dropped [`Lease`] gives its place back at once and changes nothing on the account (K50). A dropped
@@ -55,9 +55,9 @@ use lease::{Purpose, Waiter, keep_time};
 use line::Line;
 use snapshot::{background, watch_store};
 
-/// The store is not asked for all accounts more often, however fresh they are wanted.
+/// The least time between two reads of all accounts.
 const SHORTEST_CACHE_TTL: Duration = Duration::from_millis(50);
-/// What the pool must know of the configuration.
+/// The pool's settings.
 struct Settings {
     strategy: Strategy,
     /// `KIRO_MAX_INFLIGHT_PER_ACCOUNT`; 0: no limit.
@@ -66,7 +66,7 @@ struct Settings {
     per_minute: u32,
     /// `KIRO_SUSPICION_BRAKE`.
     brake: bool,
-    /// How many conversations of an account a limit may ask for (K92).
+    /// The largest limit of conversations a minute and account (K92).
     remembered: u32,
     account_wait: Duration,
     /// How many requests may wait for an account: as many as may be in flight.
@@ -114,16 +114,16 @@ impl From<&Config> for Settings {
     }
 }
 
-/// Sees an outcome that would be written to an account's record: a success, a fault with a mark, a probe that heals; never
-/// anything of a pinned request (N5). True: the host program writes it (R35), so that we don't; it can still be handed
-/// back with [`Pool::write`], also later. Not shown, because a host has no call for it, and always written by us: the use
-/// that a fault after the commit is, and what a refresh leaves in the record.
+/// Sees an outcome before it is written to an account's record: a success, a fault with a mark, a probe that heals;
+/// never one of a pinned request (N5). True: the host program writes it (R35), so we don't; the host can still hand it
+/// back with [`Pool::write`], also later. A host has no call for two others, which aren't shown and which we always
+/// write: the use of a fault after the commit, and the fields of a refresh.
 pub type Recorder = Arc<dyn Fn(&AccountId, &Outcome) -> bool + Send + Sync>;
 
-/// Sees what an operator or a host program wants to know.
+/// Sees events for an operator or a host program.
 pub type Listener = Arc<dyn Fn(PoolEvent) + Send + Sync>;
 
-/// What the pool tells its surroundings. Each is called outside the pool's lock, must not block and must not panic.
+/// The pool's callbacks. Each is called outside the pool's lock, must not block and must not panic.
 #[derive(Clone, Default)]
 pub struct Hooks {
     /// See [`Recorder`].
@@ -132,7 +132,7 @@ pub struct Hooks {
     pub event: Option<Listener>,
 }
 
-/// What [`Hooks::event`] sees.
+/// An event for [`Hooks::event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolEvent {
     /// The account is out until a person acts.
@@ -151,13 +151,13 @@ pub enum PoolEvent {
         /// How it was renewed.
         method: Method,
     },
-    /// The store is away: accounts and tokens come from memory from here on (R50). Once an outage; not for a store that
-    /// was never reached.
+    /// The store is away: accounts and tokens come from memory from here on (R50). Once for each outage; not for a
+    /// store that was never reached.
     StoreLost {
         /// Error words and addresses, never a value (R6).
         cause: String,
     },
-    /// The store is back, and what had to wait for it is written. Once for each [`PoolEvent::StoreLost`], before the next.
+    /// The store is back, and the waiting records are written. Once for each [`PoolEvent::StoreLost`], before the next.
     StoreBack {
         /// How long it was away.
         away: Duration,
@@ -179,24 +179,24 @@ pub struct AccountInfo {
     pub kind: AccountKind,
     /// The region in which Kiro is asked for it (K74).
     pub region: String,
-    /// What goes out as its profile: `own`, `listed`, `service`, `none`, or `missing`.
+    /// Its profile: `own`, `listed`, `service`, `none`, or `missing`.
     pub profile: &'static str,
     /// Its state now.
     pub state: HealthState,
-    /// When its access token expires; none for API keys and where it is unknown.
+    /// When its access token expires; none for API keys and when it is unknown.
     pub expires_at: Option<Timestamp>,
-    /// Requests that it serves for this process.
+    /// This process's requests on it.
     pub in_flight: u32,
     /// Why it is unusable, naming the field.
     pub problem: Option<String>,
     /// Why it rests or is ejected.
     pub cause: Option<String>,
-    /// What its answers have taught this process, in words (R72).
+    /// This process's lessons from its answers, in words (R72).
     pub learned: Vec<String>,
 }
 
 impl AccountInfo {
-    /// What a person calls its state: its word, or `suspicious` for the rest of an account that upstream suspects (K91).
+    /// Its state for people: the state's word, or `suspicious` for a suspicious rest (K91).
     pub fn condition(&self) -> &'static str {
         match (self.state, &self.cause) {
             (HealthState::Cooling { .. }, Some(cause)) if cause.starts_with(SUSPICION) => "suspicious",
@@ -239,9 +239,9 @@ pub struct Counts {
 /// How many accounts a request could be sent to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Able {
-    /// As they come.
+    /// In the ordinary order.
     pub serving: usize,
-    /// Only because nobody else is left.
+    /// Only because no other account is left.
     pub last_resort: usize,
 }
 
@@ -273,17 +273,17 @@ struct Inner {
     settings: Settings,
     hooks: Hooks,
     state: Mutex<Inside>,
-    /// Requests in the line, so that a lease that ends looks at the lock only when somebody waits.
+    /// Requests in the line, so that the end of a lease takes the lock only when a request waits.
     waiting: AtomicUsize,
     /// [`Inside::line_due`] has changed.
     line_moved: Arc<Notify>,
     reading: tokio::sync::Mutex<()>,
     loaded: watch::Sender<bool>,
-    /// The last read that the store refused for want of rights.
+    /// The last read that the store refused (NOAUTH, NOPERM).
     refused: watch::Sender<Option<StoreError>>,
     refill: Arc<Notify>,
     counter_told: AtomicBool,
-    /// Profiles that are found are not written.
+    /// Found profiles are not written.
     only_looks: AtomicBool,
     refresh: Arc<Notify>,
     counters: Counters,
@@ -298,27 +298,27 @@ struct Inside {
     slots: BTreeMap<AccountId, PoolSlot>,
     /// Since when the store's pool reads empty although the last snapshot was not (R55).
     empty_since: Option<Timestamp>,
-    /// That it reads empty was said.
+    /// The log has said that it reads empty.
     empty_told: bool,
     tickets: tickets::Book,
     alike: Alike,
     brake: Brake,
-    /// That the brake is on was said.
+    /// The log has said that the brake is on.
     brake_told: bool,
     line: Line<Waiter>,
-    /// When an account may come for those in line without anybody's doing: a rest, a minute or the brake ends.
+    /// When an account may become free for the line by time alone: a rest, a minute or the brake ends.
     line_due: Option<Timestamp>,
     rng: fastrand::Rng,
 }
 
-/// One account of the pool, and what this process does with it now.
+/// One account of the pool, with its running tasks in this process.
 pub(crate) struct PoolSlot {
     pub(crate) account: PoolAccount,
     load: Arc<Load>,
     host_marked: Option<Instant>,
-    /// The refresh that runs for it (R39).
+    /// Its running refresh (R39).
     pub(crate) refresh: Option<watch::Receiver<Option<Ended>>>,
-    /// The look-up of its profiles that runs (K79).
+    /// Its running look-up of profiles (K79).
     pub(crate) look_up: Option<watch::Receiver<Option<LookUp>>>,
 }
 
@@ -331,7 +331,7 @@ struct Load {
 
 impl Pool {
     /// Starts the pool: a background task reads the store at once and then every `KIRO_ACCOUNT_CACHE_TTL`. Needs a
-    /// tokio runtime. [`Pool::first_snapshot`] waits for the first read that went well.
+    /// tokio runtime. [`Pool::first_snapshot`] waits for the first successful read.
     pub fn start(store: Store, config: &Config, clock: Clock, hooks: Hooks) -> Self {
         let stop = CancellationToken::new();
         let pool = Self(Arc::new(Inner {
@@ -394,7 +394,7 @@ impl Pool {
         slot.account.health.held_until(now).max(rest).map(|until| between(now, until))
     }
 
-    /// Time until the soonest account that serves these models is back; none: there is none to wait for (K47, M61).
+    /// Time until the soonest account that serves these models is back; none: no account will come back (K47, M61).
     pub fn soonest_return(&self, model_names: &[&str]) -> Option<Duration> {
         let now = self.now();
         self.inside().soonest(model_names, "", now)
@@ -405,7 +405,7 @@ impl Pool {
         self.with_slot(id, |slot, _| slot.account.health.ejection().cloned()).flatten()
     }
 
-    /// Whether the account's access token expires within `threshold`; no where that isn't known.
+    /// Whether the account's access token expires within `threshold`; false when that isn't known.
     pub fn expires_within(&self, id: &str, threshold: Duration) -> bool {
         let soon = later(self.now(), threshold);
         let expires = |slot: &mut PoolSlot| {
@@ -494,9 +494,9 @@ impl Pool {
         summary
     }
 
-    /// The accounts that a request would be sent to now: their state lets them be selected, or they rest softly; a token is
-    /// there or one refresh away; and they are `reachable`, which is called under the pool's lock. A limit is no reason: an
-    /// account that has enough to do is a good one.
+    /// The accounts that a request could be sent to now: their state lets them be selected, or they rest softly; they
+    /// have a token or are one refresh away from it; and they are `reachable`, which is called under the pool's lock.
+    /// Busy accounts count too.
     pub fn able(&self, reachable: impl Fn(&AccountView) -> bool) -> Able {
         let now = self.now();
         let inside = self.inside();
@@ -534,7 +534,7 @@ impl Pool {
         self.0.writer.queued()
     }
 
-    /// Whether tokens that wait can be kept in `KIRO_STATE_DIR`; none: there is no such folder.
+    /// Whether waiting tokens can be kept in `KIRO_STATE_DIR`; none without that setting.
     pub fn journal_works(&self) -> Option<bool> {
         self.0.writer.journal_works()
     }
@@ -544,8 +544,8 @@ impl Pool {
         &self.0.counters
     }
 
-    /// Half-open accounts that one of us marked and that got no request within 60 s after their rest, each with a
-    /// lease. They are to be asked with getUsageLimits (K62), and the answer reported like any attempt's (R17).
+    /// Half-open accounts that an instance of ours marked and that got no request within 60 s after their rest, each
+    /// with a lease. The caller asks them with getUsageLimits (K62) and reports the answer like an attempt's (R17).
     pub fn probes_due(&self) -> Vec<Lease> {
         let now = self.now();
         let mut inside = self.inside();
@@ -573,7 +573,7 @@ impl Pool {
         inside.slots.values().find(due).map(|slot| slot.account.view.id.clone())
     }
 
-    /// Takes in what a call taught of an account (R72), outside any lease.
+    /// Takes in a lesson about an account (R72), outside any lease.
     pub(crate) fn learn(&self, id: &str, lesson: Lesson) {
         let now = self.now();
         let proven = match &lesson {
@@ -592,7 +592,7 @@ impl Pool {
             changes_view
         });
         if changed == Some(true) {
-            // One that had no profile may serve now.
+            // An account that had no profile may serve now.
             self.serve_line();
         }
         if let Some(arn) = proven {
@@ -600,12 +600,12 @@ impl Pool {
         }
     }
 
-    /// From now on profiles that are found serve this process and aren't written: for a command that only looks (K138).
+    /// From now on found profiles serve this process and aren't written: for a command that changes nothing (K138).
     pub fn only_look(&self) {
         self.0.only_looks.store(true, Ordering::Relaxed);
     }
 
-    /// Writes a profile that was found into the token record, unless that has one of the account's own (K79).
+    /// Writes a found profile into the token record, unless the record has an own one (K79).
     pub(crate) fn keep_profile(&self, id: &str, arn: String) {
         if self.0.only_looks.load(Ordering::Relaxed) {
             return;
@@ -623,13 +623,13 @@ impl Pool {
             Some(unsaved)
         });
         if let Some(unsaved) = unsaved.flatten() {
-            // The background writer saves it; requests go on with it.
+            // The background writer saves it; requests use it already.
             self.writer().keep_token(id, unsaved);
         }
     }
 
     /// Writes an outcome that [`Hooks::record`] had taken over, when the host program could not record it after all. A
-    /// success that must not heal (R28) is written as a bare count (N18); the use in a fault after the commit is not
+    /// success that must not heal (R28) is written as a bare count (N18). The use of a fault after the commit isn't
     /// counted again.
     pub fn write(&self, id: &AccountId, outcome: &Outcome) {
         let mut outcome = outcome.clone();
@@ -643,13 +643,13 @@ impl Pool {
         self.0.writer.record(id, outcome);
     }
 
-    /// Writes what is pending now, for at most `within`; what could not be written is the answer.
+    /// Writes everything pending, for at most `within`. Returns what could not be written.
     pub async fn flush(&self, within: Duration) -> Pending {
         self.0.writer.flush(within).await
     }
 
-    /// Ends the background task and writes what is pending, for at most `within` (R33). What could not be written is
-    /// the answer. Leases stay valid, but nothing writes their reports any more.
+    /// Ends the background task and writes everything pending, for at most `within` (R33). Returns what could not be
+    /// written. Leases stay valid, but nothing writes their reports any more.
     pub async fn close(&self, within: Duration) -> Pending {
         self.0.stop.cancel();
         self.0.tasks.close();
@@ -685,7 +685,7 @@ impl Pool {
         slots.get_mut(id).map(|slot| work(slot, rng, brake))
     }
 
-    /// How many accounts have said no to the model lately, and whether one has ever answered with it (K88, K89).
+    /// How many accounts have refused the model lately, and whether one has ever answered with it (K88, K89).
     pub fn model_votes(&self, kiro_id: &str) -> (usize, bool) {
         let now = self.now();
         let inside = self.inside();
@@ -693,7 +693,7 @@ impl Pool {
         (refuses, inside.slots.values().any(|slot| slot.account.learned.served_model(kiro_id).is_some()))
     }
 
-    /// Each account's catalogue, as long as it counts (K125), and whether the account is healthy.
+    /// Each account's catalogue, while it is fresh (K125), and whether the account is healthy.
     pub(crate) fn catalogues(&self) -> Vec<(bool, Option<Arc<Catalogue>>)> {
         let now = self.now();
         let of = |slot: &PoolSlot| {
@@ -703,8 +703,8 @@ impl Pool {
         self.inside().slots.values().map(of).collect()
     }
 
-    /// The account's view as this token record makes it, which the snapshot may not have seen yet. The error says why
-    /// the account can't be used with it (K11).
+    /// The account's view with this token record, which the snapshot may not have seen yet. The error says why the
+    /// account can't be used with it (K11).
     pub(crate) fn view_with(&self, id: &str, token: &Token) -> Option<Result<AccountView, String>> {
         let viewed = self.with_slot(id, |slot, _| slot.account.viewed(token, &self.0.settings.urls))?;
         Some(viewed.problem.map_or(Ok(viewed.view), Err))
@@ -727,7 +727,7 @@ impl Pool {
         self.0.refresh.clone()
     }
 
-    /// An account that a refresh concerns: marks and writes what became of it, and tells.
+    /// Reports the result of a refresh: marks the account, writes the outcome, and sends the event.
     pub(crate) fn refreshed(&self, id: &str) {
         let now = self.now();
         let told = self.with_slot(id, |slot, _| {
@@ -770,7 +770,7 @@ impl Pool {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What happened to an account, judged and kept under one lock: who selects next sees the mark, and so does a snapshot
+    /// Judges and keeps an event of an account under one lock: the next selection sees the mark, and so does a snapshot
     /// that is taken in before the mark is written (R105).
     fn settle(
         &self,
@@ -808,7 +808,7 @@ impl Pool {
         Some(outcome)
     }
 
-    /// Whether a fault hits several accounts alike, so that it is upstream's and none of theirs.
+    /// Whether a fault hits several accounts alike, so that it is upstream's.
     fn is_alike(&self, id: &str, fault: &Fault) -> bool {
         if !is_soft(fault.kind) {
             return false;
@@ -867,7 +867,7 @@ impl PoolSlot {
         }
     }
 
-    /// Makes the view again after a change of record or token, and tells what is ignored in them.
+    /// Makes the view again after a change of record or token, and logs the ignored fields.
     fn review(&mut self, urls: &Arc<Urls>, now: Timestamp) {
         for warning in self.account.review(urls, now) {
             tracing::warn!(account = self.account.view.short_id(), "{warning}");

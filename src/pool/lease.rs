@@ -1,4 +1,4 @@
-//! Accounts on loan: which one a request gets, how it waits for one in line, and what its [`Lease`] says of it.
+//! Leases: which account a request gets, how it waits in line, and what it reports through its [`Lease`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,41 +22,41 @@ use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::secret::Secret;
 
-/// What passes within this time is worth a retry (M85).
+/// A retry is worthwhile when an account comes back within this time (M85).
 const SOON: Duration = Duration::from_secs(120);
-/// The clock is not looked at more often for those in line.
+/// The least time between two timed checks of the line.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
-/// What a request looks for.
+/// The account that a request wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted<'a> {
     /// The client's model name and the known name it resolves to (R7).
     pub model_names: &'a [&'a str],
     /// Accounts that this request has tried.
     pub exclude: &'a [AccountId],
-    /// What [`Strategy::Sticky`] goes by.
+    /// The key of [`Strategy::Sticky`].
     pub conversation_id: &'a str,
-    /// The accounts that the conversation stays with, the first that may be taken: its home, then former ones (R101).
+    /// The accounts that the conversation prefers, in order: its home, then former ones (R101).
     pub homes: &'a [AccountId],
-    /// The model as Kiro calls it: accounts that lately said no to it are left out (K88). Empty: none is.
+    /// The model's `kiro_id`: accounts that refused it lately are left out (K88). Empty: none is.
     pub kiro_id: &'a str,
-    /// How well an account fits beside its health; none: all the same.
+    /// How well an account fits, beside its health; none: all fit alike.
     pub fit: Option<&'a Fit>,
-    /// This account and no other, whatever its state but a running `Retry-After` (N5). Its lease records no outcome.
+    /// Only this account, in any state except during a `Retry-After` (N5). Its lease records no outcome.
     pub only: Option<&'a str>,
 }
 
-/// How well an account fits a request, 0 the best, the same for all that are as good: an account whose catalogue lacks the
-/// model comes after those which have it (K127), one whose every shape is marked after both (K109). It excludes nobody.
-/// Called under the pool's lock, for every account, with what is learned of it: it must be quick and must not call the
-/// pool.
+/// How well an account fits a request, 0 the best, equal for equally good ones: an account whose catalogue lacks the
+/// model comes after those that have it (K127), one whose every shape is marked after both (K109). It excludes no
+/// account. It runs under the pool's lock, for every account, with the account's lessons: it must be quick and must not
+/// call the pool.
 #[derive(Clone)]
 pub struct Fit(Arc<FitOf>);
 
 type FitOf = dyn Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync;
 
 impl Fit {
-    /// Of this function.
+    /// The function.
     pub fn new(fit: impl Fn(&AccountView, &Learned, Timestamp) -> u8 + Send + Sync + 'static) -> Self {
         Self(Arc::new(fit))
     }
@@ -73,7 +73,7 @@ impl fmt::Debug for Fit {
 pub struct NoAccount {
     /// Why.
     pub why: Why,
-    /// Until the soonest account is back; none: there is none to wait for, M61 says 60 s.
+    /// Until the soonest account is back; none: no account will come back, and M61 says 60 s.
     pub retry_after: Option<Duration>,
 }
 
@@ -82,24 +82,24 @@ pub struct NoAccount {
 pub enum Why {
     /// There is no first snapshot yet (R54).
     NotLoaded,
-    /// The pool is empty or missing, and that is believed (R56).
+    /// The pool is empty or missing, and that is certain (R56).
     Empty {
         /// Where accounts are expected: the full key, or the file.
         place: Arc<str>,
     },
-    /// None is in a state to serve, or none serves the model.
+    /// No account can serve now, or none serves the model.
     Unavailable,
-    /// The same, and none will be for two minutes or more (M85).
+    /// The same, for two minutes or more (M85).
     OutOfService(Outlook),
-    /// Those that are left are without a profile, for now (K78).
+    /// The remaining accounts have no profile for now (K78).
     NoProfile,
-    /// All that could be asked have said no to the model (K88).
+    /// All askable accounts have refused the model (K88).
     Model,
-    /// There are some, but this request has tried them all.
+    /// This request has tried all accounts.
     Exhausted,
-    /// All that could serve are at their cap, or half-open with their one request on the way.
+    /// All usable accounts are at their limit, or half-open with their one request on the way.
     Busy,
-    /// All that could serve have had their requests of this minute (K92).
+    /// All usable accounts have had their requests of this minute (K92).
     Paced,
     /// The pinned account is not in the pool.
     Unknown,
@@ -109,12 +109,12 @@ pub enum Why {
     Unusable,
 }
 
-/// Why nobody serves for a while, and until when.
+/// Why no account serves for a while, and until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outlook {
     /// When the soonest account is back; none: when a person acts.
     pub until: Option<Timestamp>,
-    /// How many accounts are in which state, by its word, those that serve the model.
+    /// Of the accounts that serve the model: how many are in each state, by its word.
     pub states: BTreeMap<&'static str, usize>,
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for Outlook {
     }
 }
 
-/// What one account gets at most now, 0: no limit.
+/// The current limits of one account; 0: no limit.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     in_flight: u32,
@@ -158,8 +158,8 @@ pub(super) struct Waiter {
     place: oneshot::Sender<Lease>,
 }
 
-/// A request in line. Dropped, it leaves; a lease that it was given in this moment goes to the next one, since `place` is
-/// dropped after that.
+/// A request in line. When it is dropped, it leaves; a lease that it was given in this moment goes to the next request,
+/// because `place` is dropped after that.
 struct Waiting<'a> {
     pool: &'a Pool,
     number: Number,
@@ -175,12 +175,12 @@ impl Drop for Waiting<'_> {
 }
 
 impl NoAccount {
-    /// Whether it will not pass by trying again soon (M85).
+    /// Whether trying again soon is useless (M85).
     pub fn is_lasting(&self) -> bool {
         matches!(self.why, Why::OutOfService(_))
     }
 
-    /// How the client is answered (contract/messages.md).
+    /// The client's error (contract/messages.md).
     pub fn code(&self) -> Code {
         match &self.why {
             Why::NotLoaded => Code::StoreUnavailable,
@@ -217,7 +217,7 @@ impl fmt::Display for NoAccount {
     }
 }
 
-/// An account taken for one attempt. Dropping it gives the place back and says nothing about the account (K50).
+/// An account taken for one attempt. Dropping it gives the place back without a report on the account (K50).
 #[derive(Debug)]
 pub struct Lease {
     pool: Pool,
@@ -234,29 +234,28 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Request,
-    /// Records no outcome (N5).
+    /// A pinned request: records no outcome (N5).
     Pinned,
     /// Heals, but is no use of the account (R17).
     Probe,
 }
 
 impl Pool {
-    /// Takes an account for one attempt, now or not at all.
+    /// Takes an account for one attempt without waiting.
     pub fn select(&self, wanted: &Wanted<'_>) -> Result<Lease, NoAccount> {
         let now = self.now();
         let mut inside = self.inside();
         self.select_in(&mut inside, wanted, now)
     }
 
-    /// Takes an account for an attempt, waiting for one where one may come: at its cap, half-open with its request on the
-    /// way, or resting or at its requests of this minute not longer than that. A request waits at most `KIRO_ACCOUNT_WAIT`
-    /// from its first attempt, which began to look for an account at `since`. First come, first served; with a full line,
-    /// or where none will come in time, it fails at once.
+    /// Takes an account for an attempt. It waits while one may become free in time: one at its limit, one that is
+    /// half-open with its request on the way, or one whose rest or full minute ends in time. A request waits at most
+    /// `KIRO_ACCOUNT_WAIT` from its first attempt, which began to look for an account at `since`. First come, first
+    /// served. With a full line, or when no account can come in time, it fails at once.
     pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
         let deadline = since + self.0.settings.account_wait;
         let wait = deadline.saturating_duration_since(Instant::now());
-        // Those in line choose first; what they can't have is nobody's. A pinned request stands in nobody's way and
-        // waits for nobody (N5).
+        // Those in line choose first. A pinned request neither waits for the line nor blocks it (N5).
         if wanted.only.is_none() {
             self.serve_line();
         }
@@ -286,7 +285,7 @@ impl Pool {
             };
             let number = inside.line.join(wanted.needs(), waiter);
             self.count_line(&inside);
-            // A place that came back before anybody was seen in line was offered to nobody.
+            // A place that came back before this request joined the line was offered to nobody.
             fence(Ordering::SeqCst);
             (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now))
         };
@@ -294,13 +293,13 @@ impl Pool {
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
         match tokio::time::timeout_at(deadline, &mut waiting.place).await {
             Ok(lease) => lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None }),
-            // A lease that came in this very moment is still taken.
+            // A lease that came at the same moment is still taken.
             Err(_) => waiting.place.try_recv().or_else(|_| self.select(wanted)),
         }
     }
 
-    /// Takes this account for a question that a person asks (K62), whatever its state; a running `Retry-After` is no
-    /// obstacle, since it is another call. The lease records nothing.
+    /// Takes this account for a person's question (K62), in any state. A running `Retry-After` doesn't hold it back,
+    /// because it is another call. The lease records nothing.
     ///
     /// # Errors
     /// [`Why::NotLoaded`], [`Why::Unknown`], [`Why::Unusable`].
@@ -317,8 +316,8 @@ impl Pool {
         }
     }
 
-    /// An account for a call that is no request of anybody's (K125): it takes no place and records nothing. None: the account
-    /// is gone or can't be used.
+    /// An account for a background call (K125): it takes no place and records nothing. None: the account is gone or
+    /// can't be used.
     pub(crate) fn look_in(&self, id: &str) -> Option<Lease> {
         let mut lease = self.visit(id).ok()?;
         // Its place goes back at once.
@@ -356,7 +355,7 @@ impl Pool {
                 Err(refusal) => refused.add(refusal),
             }
         }
-        // Who rests is asked when nobody else could serve, not while somebody merely has enough to do.
+        // Resting accounts are taken only when no other could serve, not while others are merely busy.
         if limited {
             ranked.retain(|(tier, _)| !matches!(tier, Tier::Resting(_)));
         }
@@ -412,9 +411,10 @@ impl Pool {
     pub(super) fn lease(&self, slot: &mut PoolSlot, now: Timestamp, purpose: Purpose) -> Lease {
         let half_open = purpose != Purpose::Pinned && slot.account.state(now) == HealthState::HalfOpen;
         slot.load.in_flight.fetch_add(1, Ordering::AcqRel);
-        // The one request of a half-open account; others come where nobody else is left, and the flag isn't theirs.
+        // The one request of a half-open account. Others come only as a last resort, and don't get the flag.
         let half_open = half_open && !slot.load.probing.swap(true, Ordering::AcqRel);
-        // Only what may heal counts: a host program that tests an account by name must not keep the probe away (R17, N5).
+        // Only a request that may heal counts: a host program that tests an account by name must not keep the probe
+        // away (R17, N5).
         if purpose != Purpose::Pinned {
             slot.account.health.asked(now);
         }
@@ -430,7 +430,7 @@ impl Pool {
         }
     }
 
-    /// Gives those who wait their accounts, first come, first served.
+    /// Serves the line, first come, first served.
     pub(super) fn serve_line(&self) {
         fence(Ordering::SeqCst);
         if self.0.waiting.load(Ordering::Acquire) == 0 {
@@ -441,7 +441,7 @@ impl Pool {
         hand_over(served);
     }
 
-    /// The answer is to be handed over after the lock.
+    /// The caller hands over the result after the lock.
     fn serve_in(&self, inside: &mut Inside, now: Timestamp) -> Vec<(Waiter, Lease)> {
         let mut line = std::mem::take(&mut inside.line);
         let served = line.serve(|needs, waiter| {
@@ -479,7 +479,7 @@ impl Pool {
         inside.slots.values().filter_map(ends).chain(inside.brake.until(now)).min()
     }
 
-    /// Says once that the brake went on, and once that it went off.
+    /// Logs once that the brake is on, and once that it is off.
     pub(super) fn brake_in(&self, inside: &mut Inside, now: Timestamp) -> Option<Timestamp> {
         let until = inside.brake.until(now);
         if let Some(until) = until
@@ -507,7 +507,7 @@ impl Pool {
 }
 
 impl Lease {
-    /// Nothing but a limit kept the request from its conversation's home: the conversation stays there (R101).
+    /// Whether only a limit kept the request from its conversation's home: the conversation stays there (R101).
     pub fn is_passing(&self) -> bool {
         self.passing
     }
@@ -537,12 +537,12 @@ impl Lease {
         self.bearer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes in what a call taught (R72).
+    /// Takes in a lesson (R72).
     pub fn learn(&self, lesson: Lesson) {
         self.pool.learn(&self.view.id, lesson);
     }
 
-    /// Reads what is known of the account; nothing, if it has left the pool.
+    /// Reads the account's lessons; empty ones if it has left the pool.
     pub fn learned<T>(&self, read: impl Fn(&Learned, Timestamp) -> T) -> T {
         let now = self.pool.now();
         let known = self.pool.with_slot(&self.view.id, |slot, _| read(&slot.account.learned, now));
@@ -562,7 +562,7 @@ impl Lease {
         }
     }
 
-    /// The attempt went well, at its end; a ghost exception (K36) is a success too. The answer is what was recorded.
+    /// The attempt has ended well; a ghost exception (K36) is a success too. Returns the recorded outcome.
     pub fn succeeded(&self) -> Option<Outcome> {
         if self.is_pinned() {
             return None;
@@ -580,15 +580,15 @@ impl Lease {
             Some(outcome)
         });
         if outcome.is_none() && !probe {
-            // The account left the snapshot while its stream ran; if its record is there all the same, the use counts.
+            // The account left the snapshot while its stream ran; if its record still exists, the use counts.
             let at = self.pool.now();
             self.pool.0.writer.record(&self.view.id, &Outcome::success(at, self.started));
         }
         outcome
     }
 
-    /// The attempt ended in a fault, and nothing is to be recorded: what binds this process all the same is remembered, a
-    /// `Retry-After` (N5) and a rejected profile ARN.
+    /// The attempt ended in a fault that isn't recorded. A `Retry-After` (N5) and a rejected profile ARN bind this
+    /// process all the same.
     pub fn noted(&self, fault: &Fault) {
         let now = self.pool.now();
         self.pool.with_slot(&self.view.id, |slot, _| self.note(slot, fault, now));
@@ -601,7 +601,7 @@ impl Lease {
         slot.account.health.hold(fault, now);
     }
 
-    /// A question that a person asked was answered with `Suspended`: the one mark that such a question leaves (K62).
+    /// A person's question was answered with `Suspended`: the one mark that such a question leaves (K62).
     pub fn suspended(&self, fault: &Fault) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         self.pool.settle(&self.view.id, |slot, _, now| {
@@ -611,7 +611,7 @@ impl Lease {
         })
     }
 
-    /// The attempt ended in a fault; the answer is what was recorded, none for a fault that is no account's (K49).
+    /// The attempt ended in a fault. Returns the recorded outcome; none when the account isn't to blame (K49).
     pub fn failed(&self, fault: &Fault, end: AttemptEnd) -> Option<Outcome> {
         let rules = self.pool.0.settings.rules;
         if self.is_pinned() {
@@ -640,14 +640,14 @@ impl Drop for Lease {
     }
 }
 
-/// What kept accounts from a request.
+/// The reasons that kept accounts from a request.
 #[derive(Default)]
 struct Refused {
     busy: bool,
     excluded: bool,
-    /// When the first of those whose minute is full may go on.
+    /// When the first account with a full minute is free again.
     paced: Option<Timestamp>,
-    /// Some said no to the model; others may serve it when they are back (K88).
+    /// Some refused the model; others may serve it when they are back (K88).
     said_no: bool,
     resting: bool,
     without_profile: bool,
@@ -693,7 +693,7 @@ impl Refused {
 }
 
 impl Inside {
-    /// Why no account that serves these models will do so within [`SOON`]; none: one will, or does (M85).
+    /// Why no account that serves these models is back within [`SOON`]; none: one is (M85).
     fn outlook(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<Outlook> {
         let mut outlook = Outlook::default();
         for slot in self.slots.values().filter(|slot| slot.account.serves(wanted.model_names, wanted.kiro_id, now)) {
@@ -710,7 +710,7 @@ impl Inside {
         Some(outlook)
     }
 
-    /// Until the soonest account that serves these models is back; a second when one is there already.
+    /// Until the soonest account that serves these models is back; a second when one is back already.
     pub(super) fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
         let back = |slot: &PoolSlot| match slot.account.state(now) {
             HealthState::Cooling { until } | HealthState::NoProfile { until } => Some(between(now, until)),
@@ -758,12 +758,12 @@ impl Wanted<'_> {
 
 fn hand_over(served: Vec<(Waiter, Lease)>) {
     for (waiter, lease) in served {
-        // Who has gone meanwhile passes it on.
+        // A request that has gone meanwhile passes it on.
         drop(waiter.place.send(lease));
     }
 }
 
-/// Serves those in line when an account may come for them without anybody's doing.
+/// Serves the line when an account may have become free by time alone.
 pub(super) async fn keep_time(pool: Weak<Inner>, line_moved: Arc<Notify>) {
     loop {
         let due = {

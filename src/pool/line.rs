@@ -1,14 +1,14 @@
-//! Who waits for an account, first come, first served.
+//! The waiting line for accounts, first come, first served.
 //!
-//! Whether there is an account for a request depends on nothing but its [`Needs`]. Those who need the same stand in one
-//! row, and who is refused an account speaks for the whole row: a place that comes back is offered to the first of each row
-//! in the order in which they came, so that nobody holds up those who need another account, and what it costs doesn't grow
-//! with the number of those who wait.
+//! Whether a request can have an account depends only on its [`Needs`]. Requests with equal needs stand in one row, and
+//! a refusal of one counts for the whole row. A free place is offered to the first of each row, in the order of their
+//! arrival: no request holds up those that need another account, and the cost doesn't grow with the number of waiting
+//! requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What decides whether a request can have an account.
+/// The facts that decide whether a request can have an account.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Needs {
     pub model_names: Vec<String>,
@@ -18,16 +18,16 @@ pub(super) struct Needs {
     pub only: Option<String>,
 }
 
-/// `W` is what is kept of one who waits.
+/// `W` is kept for each waiting request.
 #[derive(Debug)]
 pub(super) struct Line<W> {
-    /// No row is empty.
+    /// Rows; none is empty.
     rows: BTreeMap<Arc<Needs>, BTreeMap<u64, W>>,
     len: usize,
     next: u64,
 }
 
-/// Whose place in the line it is.
+/// A place in the line.
 #[derive(Clone, Debug)]
 pub(super) struct Number {
     needs: Arc<Needs>,
@@ -58,7 +58,7 @@ impl<W> Line<W> {
         Number { needs, nth }
     }
 
-    /// Leaves, unless it was served.
+    /// Leaves the line; nothing happens if it was served.
     pub(super) fn leave(&mut self, number: &Number) -> Option<W> {
         let row = self.rows.get_mut(&number.needs)?;
         let waiter = row.remove(&number.nth)?;
@@ -69,8 +69,8 @@ impl<W> Line<W> {
         Some(waiter)
     }
 
-    /// Offers what there is: `ask` is called with the first of each row, and again with the next of a row whose first was
-    /// served. Served ones have left.
+    /// Offers free places: `ask` is called with the first of each row, and again with the next one of a row whose first
+    /// was served. Served requests have left.
     pub(super) fn serve<T>(&mut self, mut ask: impl FnMut(&Needs, &W) -> Option<T>) -> Vec<(W, T)> {
         let first = |(needs, row): (&Arc<Needs>, &BTreeMap<u64, W>)| Some((*row.first_key_value()?.0, needs.clone()));
         let mut heads: BTreeMap<u64, Arc<Needs>> = self.rows.iter().filter_map(first).collect();
@@ -95,7 +95,7 @@ mod tests {
         Needs { model_names: Vec::new(), kiro_id: kiro_id.to_owned(), exclude: Vec::new(), only: None }
     }
 
-    /// Serves at most `places`, each to one of `fits`; who was asked, and who was served.
+    /// Serves at most `places`, each to one of `fits`. Returns who was asked and who was served.
     fn serve(line: &mut Line<u32>, mut places: usize, fits: &[&str]) -> (Vec<u32>, Vec<u32>) {
         let mut asked = Vec::new();
         let served = line.serve(|needs, waiter| {

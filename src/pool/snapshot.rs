@@ -1,4 +1,4 @@
-//! What the store holds, read in the background and taken in as a whole (R14), and when an empty pool is believed (R55).
+//! The store's content, read in the background and taken in as a whole (R14), and when an empty pool is believed (R55).
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -21,13 +21,13 @@ pub(super) const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
 const EMPTY_LOOK_FOR: Duration = Duration::from_secs(2);
 /// When an empty pool is believed (R55).
 const EMPTY_BELIEVED: Duration = Duration::from_secs(60);
-/// How soon a failed read is tried again; a store that is back is read at once (R53).
+/// The pause after a failed read; a store that is back is read at once (R53).
 const RETRY_READ: Duration = Duration::from_secs(1);
-/// How long a mark that the host program writes in our place stands against a snapshot (R18, R35).
+/// How long a mark that the host program writes for us outweighs a snapshot (R18, R35).
 pub(super) const HOST_WRITES_WITHIN: Duration = Duration::from_secs(2);
-/// How long no block is asked for after an unusable counter (R36).
+/// The pause before the next block after an unusable counter (R36).
 const COUNTER_PAUSE: Duration = Duration::from_secs(60);
-/// How long the end of an outage waits to be told, until what waited for it is written (R53).
+/// How long the event for the end of an outage waits for the pending writes (R53).
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(2);
 
 impl Pool {
@@ -40,17 +40,17 @@ impl Pool {
         }
     }
 
-    /// Whether there was a first snapshot.
+    /// Whether the first snapshot has come.
     pub fn is_ready(&self) -> bool {
         *self.0.loaded.borrow()
     }
 
-    /// The store's pool reads empty, and that is not believed yet (R55): `degraded`.
+    /// Whether the store's pool reads empty and that isn't believed yet (R55): `degraded`.
     pub fn is_doubtful(&self) -> bool {
         self.inside().empty_since.is_some()
     }
 
-    /// Reads the store now; the background task does so by itself. One read at a time.
+    /// Reads the store now, beside the background task's reads. One read at a time.
     ///
     /// # Errors
     /// The store is away or broken; the old snapshot stays.
@@ -73,7 +73,7 @@ impl Pool {
                     self.0.refused.send_replace(Some(error.clone()));
                 }
                 if error.is_away() {
-                    // Whatever read empty before it is another story: a minute of empty reads is one without this (R55).
+                    // A failed read interrupts the minute of empty reads (R55).
                     self.inside().empty_since = None;
                 }
                 Err(error)
@@ -81,8 +81,8 @@ impl Pool {
         }
     }
 
-    /// Resolves when the store refuses us (NOAUTH, WRONGPASS, NOPERM) before there was a first snapshot: the start has
-    /// failed (R49). Pending for ever once there was one.
+    /// Resolves when the store refuses us (NOAUTH, WRONGPASS, NOPERM) before the first snapshot: the start has failed
+    /// (R49). Pending for ever after the first snapshot.
     pub async fn refused(&self) -> StoreError {
         let (mut status, mut reads) = (self.0.store.watch(), self.0.refused.subscribe());
         loop {
@@ -107,13 +107,13 @@ impl Pool {
     async fn tell_of_an_empty_start(&self) {
         let place = &*self.0.settings.place;
         tracing::warn!(place, "there are no accounts; `kiro-server accounts add` adds one");
-        // The Node.js service takes its prefix from its own configuration only (R1).
+        // The Node.js service takes its prefix only from its own configuration (R1).
         if let Ok(Some(elsewhere)) = self.0.store.pool_under_default_prefix().await {
             tracing::warn!(elsewhere, "there are accounts under the default prefix: look at REDIS_KEY_PREFIX");
         }
     }
 
-    /// Takes in what the store holds, as a whole (R14). Changed records are parsed before the lock is taken.
+    /// Takes in the store's content as a whole (R14). Changed records are parsed before the lock is taken.
     pub(super) fn take_in(&self, accounts: Vec<RawAccount>, since: Instant) {
         let now = self.now();
         let known: HashMap<AccountId, Bytes> =
@@ -127,7 +127,7 @@ impl Pool {
         let mut inside = self.inside();
         if accounts.is_empty() && !inside.slots.is_empty() {
             let empty_since = *inside.empty_since.get_or_insert(now);
-            // A rewrite of the pool is over by then, and nothing to tell.
+            // A mere rewrite of the pool is over by then and needs no log line.
             if later(empty_since, EMPTY_LOOK_FOR) <= now && !std::mem::replace(&mut inside.empty_told, true) {
                 tracing::warn!("the pool reads empty; the last snapshot serves on until that is certain");
             }
@@ -189,8 +189,8 @@ impl Pool {
 }
 
 impl PoolSlot {
-    /// Takes in what a snapshot holds of this account; the answer is a token that must be written back (R46, R48).
-    /// A record that can't be read makes this account unusable and no other (R9).
+    /// Takes in a snapshot's records of this account. Returns a token that must be written back (R46, R48). An
+    /// unreadable record makes only this account unusable (R9).
     fn take_in(
         &mut self,
         raw: RawAccount,
@@ -206,8 +206,8 @@ impl PoolSlot {
             account.take_record(raw.account, parsed);
         }
         if let Some(record) = account.readable() {
-            // What we have not written yet, or wrote after this was read, is on top of it (R18). What a host program writes
-            // in our place we can't see coming.
+            // Our changes that aren't written yet, or were written after this read, go on top (R18). A host program's
+            // writes in our place aren't known here.
             let by_host = self.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
             let ours = pool.writer.overlaid(record, since);
             let standing = Standing::from(ours.as_ref().unwrap_or(record));
@@ -239,7 +239,7 @@ pub(super) async fn background(pool: Weak<Inner>) {
     let Some((mut status, refill)) = pool.upgrade().map(|inner| (inner.store.watch(), inner.refill.clone())) else {
         return;
     };
-    // The first block is in hand before the first request can ask for a ticket, where the store is there at all.
+    // If the store is reachable, the first block is there before the first request asks for a ticket.
     let connected = tokio::time::timeout(RETRY_READ, status.wait_for(Status::is_connected)).await.is_ok();
     let first = if connected { reserve_block(&pool).await } else { Some(RETRY_READ) };
     tokio::select! {
@@ -248,7 +248,7 @@ pub(super) async fn background(pool: Weak<Inner>) {
     }
 }
 
-/// Says once that the store is lost and once that it is back (R50), and what else an operator must know of it.
+/// Reports once that the store is lost and once that it is back (R50), and its other states for the operator.
 pub(super) async fn watch_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>, writer: Writer) {
     let mut lost: Option<(Instant, u64)> = None;
     let (mut waited, mut refused) = (false, false);
@@ -267,7 +267,7 @@ pub(super) async fn watch_store(pool: Weak<Inner>, mut status: watch::Receiver<S
             }
             (Status::Connected | Status::WritesRefused(_), Some((since, before))) => {
                 let away = since.elapsed();
-                // What waited goes first. A store that is lost again in the middle of it is told as lost.
+                // The waiting records first. A store that is lost again meanwhile is reported as lost.
                 let mut again = status.clone();
                 tokio::select! {
                     () = writer.caught_up(CAUGHT_UP_WITHIN) => {}
@@ -315,7 +315,7 @@ async fn read_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>) {
                 started + pool.pace()
             }
             Err(error) => {
-                // The watcher of the store's state says that it is away.
+                // The watcher of the store's state logs that it is away.
                 if !error.is_away() && !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the accounts can't be read; the last snapshot serves on");
                 }
@@ -330,7 +330,7 @@ async fn read_store(pool: Weak<Inner>, mut status: watch::Receiver<Status>) {
                     if changed.is_err() {
                         return;
                     }
-                    // Back again: the snapshot must be fresh at once (R53).
+                    // The store is back: the snapshot must be fresh at once (R53).
                     if status.borrow_and_update().is_connected() {
                         break;
                     }
@@ -357,7 +357,7 @@ async fn reserve_tickets(pool: Weak<Inner>, refill: Arc<Notify>, mut pause: Opti
     }
 }
 
-/// One block; the answer is how long not to ask again after a failure.
+/// Fetches one block. Returns the pause before the next try after a failure.
 async fn reserve_block(pool: &Weak<Inner>) -> Option<Duration> {
     let pool = pool.upgrade()?;
     match pool.store.reserve_tickets(tickets::BLOCK).await {
@@ -372,7 +372,7 @@ async fn reserve_block(pool: &Weak<Inner>) -> Option<Duration> {
             }
             Some(COUNTER_PAUSE)
         }
-        // The store itself tells that it is away.
+        // The store's own line says that it is away.
         Err(_) => Some(RETRY_READ),
     }
 }

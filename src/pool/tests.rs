@@ -200,8 +200,8 @@ async fn of_twenty_requests_one_probes_a_half_open_account_case_18() {
     assert_eq!(fixture.state("a1"), HealthState::HalfOpen);
 }
 
-/// Fifty requests at once over ten accounts, four of them bad: each is met by those who had it when it was seen to refuse,
-/// and by nobody after; whatever it says no with.
+/// Fifty requests at once over ten accounts, four of them bad: a bad one fails the requests that it had when its first
+/// refusal was seen, and no later ones, whatever its fault.
 #[tokio::test]
 async fn a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight_r105() {
     let ids: Vec<String> = (0..10).map(|n| format!("a{n}")).collect();
@@ -229,7 +229,7 @@ async fn a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight_r105() {
             let next = select(Vec::new(), &mut met);
             running.push_back(next);
         }
-        // The bad ones answer at once, so that they are asked as often as they can be.
+        // The bad ones answer at once, so that they are asked as often as possible.
         let at = running.iter().position(|(lease, _)| bad(lease.account().id()).is_some()).unwrap_or(0);
         let (lease, mut tried) = running.remove(at).unwrap();
         let id = lease.account().id().clone();
@@ -250,7 +250,7 @@ async fn a_wave_meets_a_bad_account_no_more_often_than_it_was_in_flight_r105() {
     }
 }
 
-/// A snapshot that was read before a mark and is taken in while the host program is told of it doesn't lift it.
+/// A snapshot from before a mark doesn't lift it, even when it is taken in while the host program's callback runs.
 #[tokio::test]
 async fn no_snapshot_comes_between_the_mark_and_its_writing_r105() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}")]).await;
@@ -270,7 +270,7 @@ async fn no_snapshot_comes_between_the_mark_and_its_writing_r105() {
     assert!((0..4).all(|_| fixture.selected() != *id));
 }
 
-/// Alone in the pool it is asked all the same, and without any answer it has its turn again after a while.
+/// Alone in the pool it is asked all the same; when no answer comes, it gets its turn again after a while.
 #[tokio::test]
 async fn an_account_that_refused_is_passed_over_not_excluded_r105() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", r#"{"isDisabled":true}"#)]).await;
@@ -285,7 +285,7 @@ async fn an_account_that_refused_is_passed_over_not_excluded_r105() {
     assert_eq!(turns.len(), 2, "what upstream is to blame for is no refusal of the account");
 }
 
-/// An old stream that runs on doesn't stand in the way of the probe.
+/// An old stream that is still running doesn't block the probe.
 #[tokio::test]
 async fn a_long_stream_from_before_the_rest_is_no_probe() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
@@ -431,15 +431,14 @@ async fn waiting_is_first_come_first_served_and_bounded() {
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
 }
 
-/// Counts how many accounts are looked at, one a selection where the pool has one account.
+/// Counts the accounts that selections examine: one per selection in a pool of one account.
 fn counting() -> (Fit, Arc<AtomicUsize>) {
     let looks = Arc::<AtomicUsize>::default();
     let counted = looks.clone();
     (Fit::new(move |_, _, _| usize::from(counted.fetch_add(1, Ordering::Relaxed) == usize::MAX) as u8), looks)
 }
 
-/// A place that comes back asks the first in line, whoever stands behind; so does who joins the line, and nobody is woken by
-/// the clock alone.
+/// A free place asks only the first in line; so does a request that joins. The clock alone wakes nobody.
 #[tokio::test]
 async fn a_place_goes_to_one_of_those_who_wait_not_past_all_of_them() {
     const WAITING: usize = 300;
@@ -470,7 +469,7 @@ async fn a_place_goes_to_one_of_those_who_wait_not_past_all_of_them() {
     assert!(served <= 4 * WAITING, "{served} selections for {WAITING} places");
 }
 
-/// More come than are served: whoever waited in vain hears so when his time is up, however many they are.
+/// More come than are served: each that waits in vain fails when its time is up, however many there are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overrun_line_ends_in_time() {
     const WAIT: Duration = Duration::from_secs(2);
@@ -495,9 +494,9 @@ async fn an_overrun_line_ends_in_time() {
     let longest = ended.iter().map(|(_, waited)| *waited).max().unwrap();
     let served = ended.iter().filter(|(served, _)| *served).count();
     println!("{served} served, the last one heard after {longest:?}");
-    // Woken one by one, for everybody, the last one heard after a minute.
+    // Woken one by one, for everybody, the last one would fail after a minute.
     assert!(longest < WAIT + Duration::from_secs(4), "the last one heard after {longest:?}; {served} served");
-    // Twelve every 50 ms: 480, were there nothing else to do.
+    // Twelve every 50 ms: 480 at most.
     assert!((100..=600).contains(&served), "{served} served");
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
 }
@@ -523,7 +522,7 @@ async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
 }
 
-/// Who leaves in the moment in which he is given an account passes it on.
+/// A request that leaves in the moment in which it gets an account passes the account on.
 #[tokio::test]
 async fn an_account_given_to_one_who_leaves_goes_to_the_next() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "60000")];
@@ -544,8 +543,8 @@ async fn an_account_given_to_one_who_leaves_goes_to_the_next() {
     assert_eq!(fixture.pool.counts().in_flight, 0);
 }
 
-/// What ends a wait without anybody's place coming back: a rest that is over, also when an earlier end met nobody in line;
-/// a profile that was found.
+/// A wait ends without a freed place, too: when a rest is over, also after an earlier end with an empty line, and when
+/// a profile is found.
 #[tokio::test]
 async fn those_in_line_see_an_account_that_comes_by_itself() {
     let fixture = Fixture::new(&[("accountWaitMs", "60000")], &[("a1", "{}")]).await;
@@ -673,7 +672,7 @@ async fn no_probe_heals_a_suspicious_account_but_one_real_request_k91_p54() {
     assert_eq!(fixture.state("a1"), HealthState::Healthy);
 }
 
-/// Acceptance case P55, the pool's half: whatever address an account has, all are slowed down.
+/// Acceptance case P55, the pool's half: all accounts are slowed down, whatever their addresses.
 #[tokio::test]
 async fn two_suspicious_accounts_slow_the_whole_pool_down_k92_p55() {
     let proxied = r#"{"KIRO_PROXY_URL":"http://127.0.0.1:1"}"#;
@@ -798,7 +797,7 @@ async fn what_fits_goes_first_and_a_no_is_left_out_k88_k109_k127() {
     assert!(fixture.pool.select(&last).is_ok(), "after an hour it is asked again");
 }
 
-/// What passes within two minutes is worth a retry; what doesn't is told with its end and what to do.
+/// When an account is back within two minutes, a retry is worthwhile; else the error names the end and the cure.
 #[tokio::test]
 async fn nobody_serves_for_more_than_two_minutes_m85_p3() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
@@ -867,7 +866,7 @@ async fn an_account_without_a_profile_is_not_selected_k78_p3() {
     assert!(fixture.outcomes.lock().unwrap().is_empty(), "never written");
 }
 
-/// The table of K88: what is left when accounts have said no to a model.
+/// The table of K88: the error when accounts have refused a model.
 #[tokio::test]
 async fn no_account_serves_the_model_or_one_will_be_back_k88() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
@@ -885,7 +884,7 @@ async fn no_account_serves_the_model_or_one_will_be_back_k88() {
     assert_eq!((none.is_lasting(), none.why), (false, Why::Model), "also where this request heard it");
 }
 
-/// R90: the shared counter goes on inside the lowest tier in which somebody is selectable.
+/// R90: the shared counter goes on inside the lowest tier with a selectable account.
 #[tokio::test]
 async fn the_shared_counter_goes_on_inside_a_tier_r90() {
     let fixture = Fixture::new(
@@ -912,7 +911,7 @@ async fn the_shared_counter_goes_on_inside_a_tier_r90() {
     assert!((0..4).all(|_| fixture.selected() == "a1"));
 }
 
-/// A host that asks an account by name again and again heals nothing, and must not keep the probe away.
+/// A host that asks an account by name again and again heals nothing, and doesn't keep the probe away.
 #[tokio::test]
 async fn pinned_requests_do_not_put_a_probe_off_r17_n5() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
@@ -926,7 +925,7 @@ async fn pinned_requests_do_not_put_a_probe_off_r17_n5() {
     assert_eq!(fixture.pool.probes_due().len(), 1);
 }
 
-/// A pinned request passes by those who wait for any account.
+/// A pinned request passes the line.
 #[tokio::test]
 async fn a_pinned_request_waits_for_nobody_n5() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "5000"), ("maxConns", "1")];
@@ -946,7 +945,7 @@ async fn a_pinned_request_waits_for_nobody_n5() {
     assert!(waiting.join_next().await.unwrap().unwrap());
 }
 
-/// `needsRefresh` counts in every state that is refreshed at all, not only in the one that it makes of a healthy account.
+/// `needsRefresh` counts in every state that is refreshed, not only for healthy accounts.
 #[tokio::test]
 async fn an_account_that_rests_is_refreshed_when_its_record_asks_for_it_r37() {
     let rests = r#""isHealthy":false,"lastErrorTime":"2026-11-23T09:59:30.000Z""#;
@@ -963,7 +962,8 @@ async fn an_account_that_rests_is_refreshed_when_its_record_asks_for_it_r37() {
     assert!(due(true).is_empty(), "R52");
 }
 
-/// Who waits for one account is in nobody's way who can have another, and who can have none doesn't stand in line.
+/// A request that waits for one account doesn't hold up others that can have another; one that can have none doesn't
+/// wait.
 #[tokio::test]
 async fn a_queue_holds_up_only_those_who_wait_for_the_same() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "20000"), ("maxConns", "1")];
@@ -1002,7 +1002,8 @@ async fn a_second_wait_of_a_request_gets_what_is_left() {
     assert!((Duration::from_millis(150)..Duration::from_millis(1_500)).contains(&waited), "{waited:?}");
 }
 
-/// A stream of a pool under load outlives the next failure of its account: what ends well parts the failures all the same.
+/// A stream of a pool under load outlives the next failure of its account: its good end separates the failures all the
+/// same.
 #[tokio::test]
 async fn failures_in_a_row_are_parted_by_whatever_ends_well_k43() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
@@ -1055,7 +1056,7 @@ async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
             let lease = lease.unwrap();
             assert_eq!(&**lease.account().id(), id);
             lease.failed(&fault(FaultKind::Network), AttemptEnd::default());
-            // Apart from each other: nobody else's.
+            // Apart from each other: not upstream's.
             fixture.later(20);
         }
     };
@@ -1073,7 +1074,7 @@ async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
     );
     drop(both);
     assert!(fixture.pool.counts().in_flight == 0);
-    // It does well: it is healthy again, and alone in being asked.
+    // It answers well: it is healthy again, and only it is asked.
     let lease = fixture.select().unwrap();
     let healed = lease.account().id().to_string();
     lease.succeeded();
@@ -1082,8 +1083,8 @@ async fn while_all_rest_for_a_soft_fault_the_least_bad_one_is_asked_k119() {
     assert!((0..4).all(|_| fixture.selected() == healed));
 }
 
-/// The bar in virtual time: ten minutes at 100 requests a second (at 20 on two accounts, which can't tell upstream's
-/// fault from their own), 5 % of the answers break off in the middle. Nobody is refused.
+/// The bar in virtual time: ten minutes at 100 requests a second (20 with two accounts, which can't tell upstream's
+/// fault from their own), 5 % of the answers break off in the middle. No request is refused.
 #[tokio::test]
 async fn ten_minutes_of_five_per_cent_broken_streams_refuse_nobody_k119() {
     for (accounts, step, most) in [(10_usize, 10, 0), (2, 50, 12_000)] {

@@ -4,10 +4,10 @@ use crate::store::Tickets;
 
 /// Tickets reserved at a time.
 pub(super) const BLOCK: u64 = 64;
-/// The next block is fetched when so many are left.
+/// Tickets left at which the next block is fetched.
 const LOW: u64 = 16;
 
-/// Tickets of the shared counter, and local ones when there is none in hand.
+/// Tickets of the shared counter; local ones when the block is used up.
 #[derive(Debug)]
 pub(super) struct Book {
     hand: Tickets,
@@ -34,7 +34,7 @@ impl Book {
         (self.last, fetch)
     }
 
-    /// A block came, or none could be had; the next low hand asks again.
+    /// A block came, or the fetch failed; the next low number fetches again.
     pub(super) fn fetched(&mut self, block: Option<Tickets>) {
         self.fetching = false;
         self.following = block.or(self.following.take());
