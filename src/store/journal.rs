@@ -1,8 +1,8 @@
 //! Tokens that wait for the store, as files in `KIRO_STATE_DIR`: a restart during an outage loses no login.
 //!
-//! One file for each account, mode 0600, replaced as a whole, gone as soon as the store has the token. A file counts
-//! only for the record that its token grew out of, so that processes which share the folder don't hurt each other: a
-//! late one finds somebody else's record and drops the file.
+//! One file for each account, mode 0600, replaced as a whole, removed as soon as the store has the token. A file counts
+//! only for the record that its token grew out of, so that processes with a common folder don't harm each other: a late
+//! process finds another record and drops the file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ const LONGEST: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Journal {
     folder: PathBuf,
-    /// Which store: several may share the folder.
+    /// The store's name: several stores may share the folder.
     store: String,
-    /// The folder can't be written, and that was said.
+    /// The folder can't be written, and the log has said so.
     is_broken: AtomicBool,
 }
 
 impl Journal {
-    /// Nothing is touched yet; the folder is made with the first file.
+    /// Touches nothing yet; the folder is made with the first file.
     pub(crate) fn new(folder: &Path, store: &str) -> Self {
         Self { folder: folder.to_owned(), store: store.to_owned(), is_broken: AtomicBool::new(false) }
     }
@@ -39,7 +39,7 @@ impl Journal {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// What an earlier process left, by account id. A file that can't be read is named in the log and stays.
+    /// The tokens that an earlier process left, by account id. An unreadable file is named in the log and stays.
     pub(super) fn left_over(&self) -> HashMap<String, UnsavedToken> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return HashMap::new() };
         let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX));
@@ -53,8 +53,8 @@ impl Journal {
         left.collect()
     }
 
-    /// Keeps a token, in place of what was kept for the account: but not of what another process has kept meanwhile and
-    /// that has grown out of this one.
+    /// Keeps a token in place of the account's older one. A token that another process has kept meanwhile, and that has
+    /// grown out of this one, stays.
     pub(super) fn keep(&self, account: &str, unsaved: &UnsavedToken) {
         let Some(text) = text(&self.store, account, unsaved) else { return };
         let path = self.path(account);
@@ -76,7 +76,8 @@ impl Journal {
         }
     }
 
-    /// The store has the token, or somebody else's newer one. What another process has kept meanwhile stays.
+    /// Removes the file: the store has the token, or somebody else's newer one. A token that another process has kept
+    /// meanwhile stays.
     pub(super) fn forget(&self, account: &str, unsaved: &UnsavedToken) {
         let path = self.path(account);
         if !path.exists() {
@@ -111,7 +112,7 @@ impl Journal {
     }
 }
 
-/// The text of a file; none for what brings no token.
+/// The text of a file; none for a profile without a token.
 pub(crate) fn text(store: &str, account: &str, unsaved: &UnsavedToken) -> Option<String> {
     let token = record::patch(b"{}", &unsaved.entries).ok().flatten()?;
     let token: Value = serde_json::from_slice(&token).ok()?;
@@ -122,7 +123,7 @@ pub(crate) fn text(store: &str, account: &str, unsaved: &UnsavedToken) -> Option
     Some(text.to_string())
 }
 
-/// What [`text`] wrote: the account and its token. None: another store's.
+/// Parses the text of [`text`]: the account and its token. None: another store's.
 pub(crate) fn read(store: &str, text: &[u8]) -> Result<Option<(String, UnsavedToken)>, &'static str> {
     let members: Map<String, Value> = serde_json::from_slice(text).map_err(|_| "no JSON object")?;
     let word = |name: &str| members.get(name).and_then(Value::as_str).ok_or("a member is missing");
@@ -181,7 +182,7 @@ mod tests {
         assert!(read("a store", b"[]").is_err() && read("a store", b"{\"store\":\"a store\"}").is_err());
     }
 
-    /// Two processes on one store, which takes no writes: the one that came later looks again and again.
+    /// Two processes on one store that takes no writes: the later one reads the folder again and again.
     #[test]
     fn of_two_processes_none_puts_an_older_token_over_a_newer_one_r51() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! Accounts and tokens, where several processes share them: Redis, or one file (contract/redis.md).
 //!
-//! [`Store`] moves bytes and compares bytes. What a record means is [`crate::proto::record`]; what is written when is
-//! [`writer::Writer`]. No call here stands on a request's path (R5), except in a blocking refresh (R44).
+//! [`Store`] moves and compares bytes. [`crate::proto::record`] reads records; [`writer::Writer`] decides what is
+//! written and when. No call here stands on a request's path (R5), except in a blocking refresh (R44).
 //!
 //! Every call is cancel-safe in this sense: dropping its future leaves the store as if the call had or had not run,
 //! never half done.
@@ -62,18 +62,18 @@ pub struct RedisConfig {
 /// Default of `REDIS_KEY_PREFIX`.
 pub const DEFAULT_KEY_PREFIX: &str = "aiclient:";
 
-/// One account as it lies in the store, not yet read. `Debug` shows sizes only, here and in what else holds records.
+/// One account's records, unparsed. `Debug` shows only sizes, here and in every type that holds records.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawAccount {
     /// The hash field: 1–128 bytes of printable ASCII (R13).
     pub id: String,
     /// The account record (R70).
     pub account: Bytes,
-    /// Where the token record lies and what it holds; `None` without one (R45).
+    /// The token record's key and bytes; `None` without one (R45).
     pub token: Option<(TokenKey, Bytes)>,
 }
 
-/// What became of a compare-and-set (R21).
+/// The result of a compare-and-set (R21).
 #[derive(Clone, PartialEq, Eq)]
 pub enum Cas {
     /// The new bytes are there.
@@ -89,14 +89,14 @@ pub enum Cas {
 pub struct Change {
     /// Which account.
     pub id: String,
-    /// The bytes it must have.
+    /// The expected bytes.
     pub old: Bytes,
-    /// The bytes it shall get.
+    /// The new bytes.
     pub new: Bytes,
 }
 
-/// A held refresh lock (R40). Give it back with [`Store::unlock`]; a dropped one frees itself: in Redis after 30 s, in
-/// the file store at once.
+/// A held refresh lock (R40). Give it back with [`Store::unlock`]; a dropped one ends by itself: in Redis after 30 s,
+/// in the file store at once.
 #[derive(Debug)]
 pub struct Lock {
     key: TokenKey,
@@ -127,11 +127,11 @@ pub struct NewAccount {
     pub added_at: Timestamp,
     /// The whole token record.
     pub token: Vec<u8>,
-    /// Further members of the account record and their raw JSON: what an import takes over (R78).
+    /// Further members of the account record from an import, as raw JSON (R78).
     pub members: Vec<(&'static str, String)>,
 }
 
-/// What `accounts add` did.
+/// The result of `accounts add`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Added {
     /// The account is there.
@@ -143,17 +143,17 @@ pub enum Added {
     },
 }
 
-/// What a Redis server says about itself and about our rights, as far as a script can tell (R3).
+/// A Redis server's own description and our rights on it, as far as a script can tell (R3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
     /// Name and version, such as `redis 7.2.4`; none before Redis 7.
     pub server: Option<String>,
-    /// Commands on our keys that this user may not run, such as `INCRBY`; none where the server can't say (before
-    /// Redis 7).
+    /// Commands on our keys that this user may not run, such as `INCRBY`; none when the server can't say (before Redis
+    /// 7).
     pub missing_rights: Option<Vec<String>>,
 }
 
-/// Whether the store can be used (R49). Changes are seen through [`Store::watch`].
+/// Whether the store can be used (R49). [`Store::watch`] shows changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Never reached since the start; the last failure, if there was one.
@@ -162,7 +162,7 @@ pub enum Status {
     Connected,
     /// Reads work, writes are refused (OOM, MISCONF): `degraded`.
     WritesRefused(StoreError),
-    /// Lost; why.
+    /// Lost, with the reason.
     Away(StoreError),
 }
 
@@ -180,11 +180,11 @@ pub struct StoreError {
     detail: String,
     /// Whether the command may have been executed all the same.
     perhaps_done: bool,
-    /// Not away but read-only.
+    /// The store isn't away but read-only.
     read_only: bool,
 }
 
-/// What a [`StoreError`] means for its caller.
+/// The meaning of a [`StoreError`] for its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreErrorKind {
     /// The configuration can't work: bad URL, unreadable certificate. Start-up fails.
@@ -195,9 +195,9 @@ pub enum StoreErrorKind {
     Refused,
     /// OOM, MISCONF: reads go on, writes stay pending (R49).
     WritesRefused,
-    /// The shared counter is no integer or would overflow: local tickets (R36).
+    /// The shared counter isn't an integer or would overflow: local tickets (R36).
     Counter,
-    /// The store holds something else than expected: WRONGTYPE, a file that is not JSON (R65).
+    /// The store holds something unexpected: WRONGTYPE, a file that is not JSON (R65).
     Broken,
     /// The client registration beside a token file is missing, expired or refused (R67).
     Registration,
@@ -212,7 +212,7 @@ impl StoreError {
         Self::new(StoreErrorKind::Away, detail)
     }
 
-    /// What it means.
+    /// Its meaning.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
@@ -222,8 +222,8 @@ impl StoreError {
         matches!(self.kind, StoreErrorKind::Away | StoreErrorKind::Refused)
     }
 
-    /// Whether this store is there to be read alone: a replica, a file that may not be written. It may stay so, so
-    /// nothing is begun that must be saved.
+    /// Whether this store can only be read: a replica, a file that may not be written. That may last, so nothing is
+    /// begun that must be saved.
     pub fn is_read_only(&self) -> bool {
         self.read_only
     }
@@ -267,7 +267,7 @@ pub enum Store {
 }
 
 impl Store {
-    /// Opens the store and returns at once, reached or not: [`Store::watch`] tells (R54). Reconnects for ever until the
+    /// Opens the store and returns at once, reached or not: [`Store::watch`] shows which (R54). Reconnects until the
     /// last clone is dropped. Needs a tokio runtime. Fails only with [`StoreErrorKind::Config`].
     pub async fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
         match config {
@@ -281,7 +281,7 @@ impl Store {
         self.watch().borrow().clone()
     }
 
-    /// Tells every change of [`Store::status`].
+    /// Shows every change of [`Store::status`].
     pub fn watch(&self) -> watch::Receiver<Status> {
         match self {
             Self::Redis(store) => store.watch(),
@@ -292,7 +292,7 @@ impl Store {
     /// All accounts with their token records, sorted by the bytes of the id (R13, R14). A key without a proper id is
     /// left out.
     ///
-    /// Empty means that the pool is empty or missing: what to believe is R55's and the caller's.
+    /// Empty means that the pool is empty or missing: the caller decides whether to believe it (R55).
     pub async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
         match self {
             Self::Redis(store) => store.load().await,
@@ -346,8 +346,8 @@ impl Store {
         }
     }
 
-    /// Saves what a refresh brought (R40 step 6, R22): `entries` on `base`, on the record as somebody else
-    /// changed it meanwhile, or not at all when somebody else rotated the refresh token.
+    /// Saves a refreshed token (R40 step 6, R22): `entries` on `base`, or on the record as somebody else changed it
+    /// meanwhile, or not at all when somebody else rotated the refresh token.
     ///
     /// On an error the token is unsaved: [`Writer::save_token`] keeps it.
     pub async fn save_token(&self, unsaved: &UnsavedToken) -> Result<Saved, StoreError> {
@@ -402,8 +402,8 @@ impl Store {
         }
     }
 
-    /// The account that another process noted for a conversation (R102), under its key of 32 hex digits. The file store
-    /// notes none.
+    /// The account that another process noted for a conversation (R102), under its key of 32 hex digits. Always none in
+    /// the file store.
     pub async fn home(&self, conversation: &str) -> Result<Option<String>, StoreError> {
         match self {
             Self::Redis(store) => store.home(conversation).await,
@@ -487,7 +487,7 @@ impl Store {
         }
     }
 
-    /// What the server is and what it lets us do, for `doctor`; none for the file store.
+    /// The server's description and our rights, for `doctor`; none for the file store.
     pub async fn inspect(&self) -> Result<Option<Inspection>, StoreError> {
         match self {
             Self::Redis(store) => store.inspect().await.map(Some),
@@ -529,7 +529,7 @@ impl Latency {
         self.errors.load(Ordering::Relaxed)
     }
 
-    /// A command that could not even be sent: no connection.
+    /// Counts a command that could not be sent, for want of a connection.
     pub(crate) fn unsent(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -554,7 +554,7 @@ pub(crate) fn duplicate_of(token: &Token, accounts: &[RawAccount]) -> Option<Str
     accounts.iter().find(is_same).map(|account| account.id.clone())
 }
 
-/// Tries at a compare-and-set before it is left for later (R22).
+/// Tries of a compare-and-set before it is postponed (R22).
 pub(crate) const MAX_TRIES: usize = 8;
 
 /// 1–20 ms (R22).
@@ -607,13 +607,13 @@ pub enum ClientKey {
     Unknown,
     /// The store was reached and holds none.
     None,
-    /// This one.
+    /// The store's key.
     Known(Secret),
 }
 
 impl ClientKey {
-    /// Takes in what a read found. A known key is replaced only by another one: an evicted or broken `config` never
-    /// opens the door. True when it changed.
+    /// Takes in the key of a read. A known key is replaced only by another key, so an evicted or broken `config` never
+    /// opens the server. True when it changed.
     pub fn observe(&mut self, found: Option<Secret>) -> bool {
         let next = match (&self, found) {
             (_, Some(key)) => Self::Known(key),
@@ -630,7 +630,7 @@ impl ClientKey {
 mod tests {
     use super::*;
 
-    /// Acceptance case 48: whatever is printed by accident.
+    /// Acceptance case 48: no accidental output shows a secret.
     #[test]
     fn records_print_as_their_size_case_48() {
         let record = Bytes::from_static(br#"{"accessToken":"hush"}"#);

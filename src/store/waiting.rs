@@ -1,4 +1,4 @@
-//! Tokens that upstream has given and the store doesn't hold yet: one per account, the newest (R51). Pure.
+//! Tokens from upstream that the store doesn't hold yet: the newest for each account (R51). Pure.
 //!
 //! ```text
 //!   keep() ──▶ waiting ──(due)──▶ on its way ──▶ saved, or overtaken by somebody else's: gone
@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use super::{Saved, StoreError, UnsavedToken};
 
-/// A token whose write takes longer goes into the journal meanwhile.
+/// A token whose write takes longer than this goes into the journal meanwhile.
 const JOURNAL_AFTER: Duration = Duration::from_millis(250);
 
-/// Tokens that go into the journal in one go: each is synced, and the store may take the others meanwhile.
+/// Tokens that go into the journal at once: each is synced, and the store may take the others meanwhile.
 const JOURNALED: usize = 8;
 
-/// Which of an account's tokens is meant: a newer one has another.
+/// Identifies one of an account's tokens; each newer token gets another.
 pub(crate) type Generation = u64;
 
 /// The tokens that wait, by account.
@@ -29,30 +29,30 @@ pub(crate) struct Waiting {
     generations: Generation,
     /// There is a journal.
     journals: bool,
-    /// What an earlier process left in the journal, until the account's record is seen.
+    /// Tokens that an earlier process left in the journal, until the account's record is seen.
     left_over: HashMap<String, UnsavedToken>,
-    /// What the journal needs no more.
+    /// Entries to be removed from the journal.
     done: Vec<(String, UnsavedToken)>,
 }
 
 struct WaitingToken {
     token: UnsavedToken,
     due: Instant,
-    /// So many writers have a token of this account on its way.
+    /// Number of writers with a token of this account on its way.
     busy: u32,
     generation: Generation,
-    /// When it goes into the journal; none: it is there, or need not.
+    /// When it goes into the journal; none: it is there, or needn't be.
     journal_at: Option<Instant>,
 }
 
 impl Waiting {
-    /// With a journal, in which an earlier process has left these.
+    /// With a journal that holds these tokens of an earlier process.
     pub(crate) fn with_journal(left_over: HashMap<String, UnsavedToken>) -> Self {
         Self { journals: true, left_over, ..Self::default() }
     }
 
-    /// A token that waits. A newer one replaces an older one; a profile alone joins what waits: it must not push a rotated
-    /// token out.
+    /// Keeps a token. A newer one replaces an older one; a profile alone is merged, so that it can't push out a rotated
+    /// token.
     pub(crate) fn keep(&mut self, account: &str, token: UnsavedToken, now: Instant) {
         self.generations += 1;
         let generation = self.generations;
@@ -65,14 +65,14 @@ impl Waiting {
         self.tokens.insert(account.to_owned(), WaitingToken { token, due: now, busy, generation, journal_at });
     }
 
-    /// The account's token, to be written now by the caller, who says with [`Waiting::settle`] how it went.
+    /// The account's token, for the caller to write now and to report with [`Waiting::settle`].
     pub(crate) fn take(&mut self, account: &str) -> Option<(UnsavedToken, Generation)> {
         let entry = self.tokens.get_mut(account)?;
         entry.busy += 1;
         Some((entry.token.clone(), entry.generation))
     }
 
-    /// How a write ended. What was not written leaves again after `retry`, what came meanwhile at once.
+    /// The result of a write. An unwritten token leaves again after `retry`, a newer one at once.
     pub(crate) fn settle(
         &mut self,
         account: &str,
@@ -96,17 +96,17 @@ impl Waiting {
         }
     }
 
-    /// What an earlier process left for this account. Told once.
+    /// The token that an earlier process left for this account. Returned once.
     pub(crate) fn left_over(&mut self, account: &str) -> Option<UnsavedToken> {
         if self.left_over.is_empty() { None } else { self.left_over.remove(account) }
     }
 
-    /// The store has something newer than what was left over.
+    /// The store has a newer token than the one left over.
     pub(crate) fn forget(&mut self, account: &str, left_over: UnsavedToken) {
         self.done.push((account.to_owned(), left_over));
     }
 
-    /// What goes into the journal now, what comes out of it, and when there is more to do.
+    /// The tokens that go into the journal now, those to be removed from it, and when more is due.
     pub(super) fn journal_work(&mut self, now: Instant) -> (Kept, Kept, Option<Instant>) {
         let (mut keep, mut next) = (Vec::new(), None);
         for (account, entry) in &mut self.tokens {
@@ -122,13 +122,13 @@ impl Waiting {
         (keep, std::mem::take(&mut self.done), next)
     }
 
-    /// All that waits.
+    /// All waiting tokens.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &UnsavedToken)> {
         let waits = self.tokens.iter().map(|(account, entry)| (account, &entry.token));
         waits.chain(&self.left_over)
     }
 
-    /// Whose tokens wait.
+    /// The accounts whose tokens wait.
     pub(super) fn accounts(&self) -> impl Iterator<Item = &String> {
         self.tokens.keys()
     }
@@ -137,17 +137,17 @@ impl Waiting {
         self.tokens.len()
     }
 
-    /// When each that nobody writes now must leave.
+    /// The due times of the tokens that aren't being written.
     pub(crate) fn dues(&self) -> impl Iterator<Item = (Instant, &String)> {
         self.tokens.iter().filter(|(_, entry)| entry.busy == 0).map(|(account, entry)| (entry.due, account))
     }
 
-    /// Whether the account's token was tried since then, or is gone.
+    /// Whether the account's token has been tried since then, or is gone.
     pub(super) fn was_tried(&self, account: &str, since: Instant) -> bool {
         self.tokens.get(account).is_none_or(|entry| entry.busy == 0 && entry.due > since)
     }
 
-    /// Whatever waits leaves now.
+    /// All waiting tokens leave now.
     pub(super) fn all_due(&mut self, now: Instant) {
         for entry in self.tokens.values_mut() {
             entry.due = entry.due.min(now);

@@ -1,5 +1,4 @@
-//! The background writer: what happened to the accounts reaches the store, merged, late if need be, once (R30–R33,
-//! R51).
+//! The background writer: outcomes reach the store merged, if need be late, and once (R30–R33, R51).
 //!
 //! Per account there is one entry:
 //!
@@ -27,39 +26,39 @@ use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorK
 use crate::policy::outcome::{Outcome, Outcomes};
 use crate::proto::record::{self, Account, short};
 
-/// How long marks wait for others to leave with them; 50 ms are allowed (R31).
+/// How long marks wait for others, to leave together; R31 allows 50 ms.
 const MARKS_WAIT: Duration = Duration::from_millis(5);
 /// Counters leave at most this long after their event: a killed process loses those of 1 s (R31, R66).
 const COUNTERS_WAIT: Duration = Duration::from_millis(800);
 /// When a failed write is tried again, unless the store comes back sooner.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long changes of an account that is not there are kept: the pool may be in the middle of a rewrite (R23).
+/// How long changes of a missing account are kept: the pool may be in the middle of a rewrite (R23).
 const ABSENT: Duration = Duration::from_secs(10);
 const ABSENT_RETRY: Duration = Duration::from_millis(250);
-/// [`ABSENT`] while somebody waits for [`Writer::flush`]: a rewrite of the pool is over by then (R55).
+/// [`ABSENT`] while a caller waits for [`Writer::flush`]: a rewrite of the pool is over by then (R55).
 const FLUSH_ABSENT: Duration = Duration::from_secs(2);
-/// [`RETRY`] while somebody waits for [`Writer::flush`].
+/// [`RETRY`] while a caller waits for [`Writer::flush`].
 const FLUSH_RETRY: Duration = Duration::from_millis(100);
-/// Batches on their way at once. An account is in one of them at most.
+/// Batches in flight at once. An account is in at most one of them.
 const BATCHES: usize = 8;
 /// Accounts in one batch: its pipelines leave together, each with up to 64 scripts (R31).
 const BATCH: usize = 256;
-/// How long it is remembered what was written, for snapshots whose read began before (R18).
+/// How long written changes are remembered, for snapshots whose read began before (R18).
 const REMEMBER: Duration = Duration::from_secs(60);
 /// How long an account's entry is kept without a change.
 const FORGET: Duration = Duration::from_secs(600);
 
 /// Collects outcomes and unsaved tokens and writes them in the background. Cheap to clone; one per gateway (R30).
 ///
-/// Holds one entry per account, whatever the outage. The task ends when the last clone is dropped; what is pending then
-/// is lost, so call [`Writer::flush`] first.
+/// Holds one entry per account, however long an outage lasts. The task ends when the last clone is dropped. Pending
+/// changes are lost then, so call [`Writer::flush`] first.
 #[derive(Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
     _stop: Arc<DropGuard>,
 }
 
-/// What is waiting to be written, by account id.
+/// Pending writes, by account id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Accounts with outcomes.
@@ -78,16 +77,17 @@ impl Pending {
 struct Shared {
     store: Store,
     clock: Clock,
-    /// Where tokens wait that must outlive the process.
+    /// Keeps waiting tokens for the next process.
     journal: Option<Arc<Journal>>,
-    /// The journal is being written: what comes meanwhile may be saved, and need not go there, by the time it has ended.
+    /// The journal is being written. A token that comes meanwhile may be saved in the store before its turn.
     journaling: AtomicBool,
     state: Mutex<Queue>,
     /// Something became due.
     wake: Notify,
     /// Something was settled.
     settled: Notify,
-    /// Ticks of the counters are this plus a multiple of their interval: instances don't meet (R31).
+    /// Ticks of the counters are this plus a multiple of their interval, so that instances don't write at the same time
+    /// (R31).
     phase: Instant,
     written: AtomicU64,
     dropped: AtomicU64,
@@ -97,26 +97,26 @@ struct Shared {
 struct Queue {
     entries: HashMap<String, AccountWrites>,
     tokens: Waiting,
-    /// Somebody waits: everything leaves now, and what has no record is given up sooner.
+    /// A caller waits: everything leaves now, and changes without a record are given up sooner.
     flushing: bool,
 }
 
 #[derive(Default)]
 struct AccountWrites {
     pending: Outcomes,
-    /// What left and was not settled: only while its reply is in doubt or a batch holds it.
+    /// The unsettled change: only while a batch holds it or its reply is in doubt.
     in_flight: Option<InFlight>,
     /// When `pending` or `in_flight` must leave; `None` when there is nothing to write.
     due: Option<Instant>,
     /// A batch holds it.
     busy: bool,
-    /// The record when it was last seen: the base of the next patch. Only a guess: the compare-and-set decides.
+    /// The record as last seen, as the base of the next patch. Only a guess: the compare-and-set decides.
     known: Option<Bytes>,
     absent_since: Option<Instant>,
     /// Marks, heals and refreshes that were written lately.
     recent: Vec<(Instant, Outcomes)>,
     touched: Option<Instant>,
-    /// When a write of it ended last, well or not.
+    /// When its last write ended, well or not.
     settled: Option<Instant>,
 }
 
@@ -139,7 +139,7 @@ impl Writer {
         Self::with_journal(store, clock, None)
     }
 
-    /// Starts the background task. What an earlier process has left in the journal is read here.
+    /// Starts the background task. Reads the tokens that an earlier process has left in the journal.
     pub(crate) fn with_journal(store: Store, clock: Clock, journal: Option<Journal>) -> Self {
         let tokens = journal.as_ref().map(|journal| Waiting::with_journal(journal.left_over())).unwrap_or_default();
         let left_over = tokens.iter().count();
@@ -197,8 +197,8 @@ impl Writer {
         self.shared.wake.notify_one();
     }
 
-    /// Saves a refreshed token now. It waits from here on, whatever becomes of this call: on an error it is tried again
-    /// until it is saved.
+    /// Saves a refreshed token now. It is kept even when this call is dropped or fails, and tried again until it is
+    /// saved.
     ///
     /// # Errors
     /// The store's.
@@ -215,33 +215,33 @@ impl Writer {
         saved
     }
 
-    /// Whether what waits outlives the process.
+    /// Whether there is a journal, so that waiting tokens outlive the process.
     pub(crate) fn has_journal(&self) -> bool {
         self.shared.journal.is_some()
     }
 
-    /// Whether that works; none: there is no journal.
+    /// Whether the journal can be written; none without one.
     pub(crate) fn journal_works(&self) -> Option<bool> {
         self.shared.journal.as_ref().map(|journal| !journal.is_broken())
     }
 
-    /// What an earlier process has kept for this account and could not save. Told once.
+    /// The token that an earlier process kept for this account and could not save. Returned once.
     pub(crate) fn left_over(&self, account_id: &str) -> Option<UnsavedToken> {
         self.shared.state().tokens.left_over(account_id)
     }
 
-    /// The store has something newer than what was left over.
+    /// The store has a newer token than the one left over.
     pub(crate) fn forget(&self, account_id: &str, left_over: UnsavedToken) {
         self.shared.state().tokens.forget(account_id, left_over);
         self.shared.wake.notify_one();
     }
 
-    /// What is waiting.
+    /// The pending writes.
     pub fn pending(&self) -> Pending {
         self.shared.pending()
     }
 
-    /// How many accounts and tokens are waiting: the metrics' queued writes.
+    /// The numbers of waiting accounts and tokens: the metrics' queued writes.
     pub fn queued(&self) -> (usize, usize) {
         let state = self.shared.state();
         (state.entries.values().filter(|entry| entry.has_work()).count(), state.tokens.len())
@@ -257,7 +257,8 @@ impl Writer {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Resolves when everything that waits now was tried once more, or after `within`: the backlog of an outage (R53).
+    /// Resolves when everything that waits now has been tried once more, or after `within`: the backlog of an outage
+    /// (R53).
     pub async fn caught_up(&self, within: Duration) {
         let since = Instant::now();
         let backlog = self.pending();
@@ -277,8 +278,8 @@ impl Writer {
         }
     }
 
-    /// What the record of `account`, read by a snapshot that began at `since`, is with everything in it that was not
-    /// written when it was read (R18); none: nothing is missing in it. Counts may come out too high; health is right.
+    /// The record of `account`, read by a snapshot that began at `since`, with all changes that it may lack (R18);
+    /// none: it lacks none. Counts may come out too high; health is right.
     pub fn overlaid(&self, account: &Account, since: Instant) -> Option<Account> {
         let state = self.shared.state();
         let change = state.entries.get(&account.id)?.newer_than(since)?;
@@ -287,7 +288,7 @@ impl Writer {
         Some(account)
     }
 
-    /// Writes everything that is pending, for at most `deadline`; returns and logs what could not be written (R33).
+    /// Writes everything pending, for at most `deadline`; returns and logs what could not be written (R33).
     pub async fn flush(&self, deadline: Duration) -> Pending {
         let deadline = Instant::now() + deadline;
         {
@@ -336,7 +337,7 @@ impl Queue {
         self.entries.entry(account_id.to_owned()).or_default()
     }
 
-    /// When the next thing is due, and which accounts and tokens are due now.
+    /// When the next write is due, and which accounts and tokens are due now.
     fn due(&self, now: Instant) -> (Option<Instant>, Vec<String>, Vec<String>) {
         let accounts = self.entries.iter().filter(|(_, entry)| !entry.busy);
         let accounts: Vec<_> = accounts.filter_map(|(id, entry)| Some((entry.due?, id))).collect();
@@ -348,7 +349,7 @@ impl Queue {
         (next, ripe(accounts), ripe(tokens))
     }
 
-    /// Whatever waits leaves now.
+    /// Everything that waits leaves now.
     fn all_due(&mut self, now: Instant) {
         for entry in self.entries.values_mut() {
             entry.due = entry.due.map(|due| due.min(now));
@@ -386,8 +387,8 @@ struct WriteJob {
 }
 
 impl WriteJob {
-    /// The reply was lost and somebody else has written since: the record can't tell whether our counts are in it. One
-    /// may be lost, none doubled (R22).
+    /// The reply was lost and somebody else has written since: the record doesn't show whether it holds our counts. A
+    /// count may be lost, but never doubled (R22).
     fn take_for_written(&mut self) {
         let change = std::mem::take(&mut self.change);
         if change.uses() > 0 {
@@ -410,7 +411,7 @@ enum WriteEnd {
     Absent,
     /// The record can't be written (R9).
     Unusable,
-    /// Tried too often, or the store is away; perhaps with a reply in doubt.
+    /// Tried too often, or the store is away; its last reply may be in doubt.
     Failed(Option<Doubt>),
 }
 
@@ -455,7 +456,7 @@ impl Shared {
             let (mut next, accounts, tokens) = self.state().due(now);
             let (to_keep, keep_next) = self.journal_work(now);
             batches.extend(to_keep.map(Either::Right));
-            // A file store finds out that it can write again only by trying.
+            // Only trying shows whether a file can be written again.
             let may_try = is_connected || matches!(self.store, Store::File(_));
             if may_try && batches.len() < BATCHES && (!accounts.is_empty() || !tokens.is_empty()) {
                 let mut chunks = accounts.chunks(BATCH).map(<[String]>::to_vec);
@@ -465,7 +466,7 @@ impl Shared {
                     batches.push(Either::Left(Arc::clone(&self).batch(chunk, Vec::new())));
                 }
             } else if !may_try {
-                // The status tells when somebody is there again.
+                // The status changes when the store is back.
                 next = None;
             }
             let next = next.into_iter().chain(keep_next).min();
@@ -486,7 +487,7 @@ impl Shared {
 
     /// Writes some accounts and some tokens and settles them all.
     fn batch(self: Arc<Self>, accounts: Vec<String>, tokens: Vec<String>) -> impl Future<Output = ()> {
-        // Taken here, not at the first poll, so that the loop doesn't see them as due again.
+        // Taken here and not at the first poll, so that the loop doesn't find them due again.
         let jobs = self.take(accounts);
         let tokens: Vec<(String, UnsavedToken, u64)> = {
             let mut state = self.state();
@@ -525,7 +526,7 @@ impl Shared {
             entry.busy = true;
             entry.due = None;
             let in_flight = match entry.in_flight.take() {
-                // A change in doubt leaves alone: nobody could separate it from newer counts again (R22).
+                // A change in doubt leaves alone: it could not be separated from newer counts again (R22).
                 Some(doubtful) => doubtful,
                 None => InFlight { change: std::mem::take(&mut entry.pending), doubt: None },
             };
@@ -555,8 +556,8 @@ impl Shared {
                         self.written.fetch_add(1, Ordering::Relaxed);
                         self.settle(job, WriteEnd::Written(change.new));
                     }
-                    // An earlier try, whose reply was lost, had succeeded. Without such a try another process has
-                    // written the same bytes: it counted its own, ours comes on top (R22, R60).
+                    // An earlier try whose reply was lost had succeeded. Without such a try another process has written
+                    // the same bytes: it counted its own use, and ours is added (R22, R60).
                     Ok(Cas::Conflict(current)) if job.doubt.is_some() && current == change.new => {
                         self.settle(job, WriteEnd::Written(current));
                     }
@@ -584,7 +585,7 @@ impl Shared {
         }
     }
 
-    /// Reads the records of which there is no guess.
+    /// Reads the records without a guess.
     async fn read(&self, jobs: Vec<WriteJob>) -> Vec<WriteJob> {
         let (mut ready, unread): (Vec<WriteJob>, Vec<WriteJob>) = jobs.into_iter().partition(|job| job.base.is_some());
         if unread.is_empty() {
@@ -617,14 +618,14 @@ impl Shared {
         ready
     }
 
-    /// The compare-and-sets of these jobs; those with nothing to change are settled.
+    /// The compare-and-sets of these jobs. Jobs without a change are settled here.
     fn patch(&self, jobs: Vec<WriteJob>) -> (Vec<Change>, Vec<WriteJob>) {
         let now = (self.clock)();
         let mut changes = Vec::with_capacity(jobs.len());
         let mut waiting = Vec::with_capacity(jobs.len());
         for job in jobs {
             let Some(old) = job.base.clone() else { continue };
-            // In doubt and the old bytes still there: the very same write again, so that it can't happen twice.
+            // In doubt, and the old bytes are still there: the same write again, so that it can't happen twice.
             let patched = match &job.doubt {
                 Some(doubt) => Ok(Some(doubt.new.clone())),
                 None => Account::parse(&old, &job.id).and_then(|account| {
@@ -715,7 +716,7 @@ impl Shared {
         self.settled.notify_waiters();
     }
 
-    /// What the journal has to do now, and when next.
+    /// The journal's work now, and when it is due next.
     fn journal_work(self: &Arc<Self>, now: Instant) -> (Option<impl Future<Output = ()> + use<>>, Option<Instant>) {
         let Some(journal) = &self.journal else { return (None, None) };
         if self.journaling.load(Ordering::Relaxed) {
@@ -742,7 +743,7 @@ impl Shared {
 }
 
 impl AccountWrites {
-    /// Back in front of what came meanwhile, to leave at `due` or when the store is back.
+    /// Puts the change back in front of newer ones, to leave at `due` or when the store is back.
     fn give_back(&mut self, change: Outcomes, doubt: Option<Doubt>, due: Instant) {
         match doubt {
             Some(doubt) => self.in_flight = Some(InFlight { change, doubt: Some(doubt) }),

@@ -1,4 +1,4 @@
-//! What the file holds: the records and their places in the text (R63), or one token (R67).
+//! The content of the file: the records and their places in the text (R63), or one token (R67).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,7 +42,7 @@ impl fmt::Debug for Content {
 }
 
 impl Content {
-    /// Reads a file. An error names the place where it is no JSON, or what it is instead (R65, R79).
+    /// Reads a file. An error names the place where it isn't JSON, or the kind of file that it is instead (R65, R79).
     pub(super) fn parse(text: Option<Vec<u8>>) -> Result<Self, StoreError> {
         let Some(text) = text.map(Bytes::from) else { return Ok(Self::Absent) };
         if text.starts_with(b"SQLite format 3\0") {
@@ -233,7 +233,7 @@ mod tests {
         assert!(matches!(kind("{\"refresh_token\":\"r\"}"), Content::Token(_)));
         assert!(matches!(kind("{\"accounts\":{},\"accessToken\":\"a\"}"), Content::Pool(_)));
         assert!(matches!(kind("{}"), Content::Pool(_)));
-        // What can't be a token record is no empty pool for that: accounts would be added to it (R9, R67).
+        // A broken token file isn't an empty pool: accounts would be added to it (R9, R67).
         let deep = format!("{{\"accessToken\":\"a\",\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
         let long = format!("{{\"accessToken\":\"a\",\"x\":\"{}\"}}", "x".repeat(1 << 20));
         for text in [deep, long] {

@@ -15,9 +15,9 @@ use crate::files::{self, Stamp};
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Temporary files older than this were left by a process that died.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
-/// What a file of ours may have at most, in bytes.
+/// Most bytes of a file of ours.
 pub(super) const MOST: usize = 256 << 20;
-/// Symbolic links followed before it is taken for a loop.
+/// Symbolic links that are followed; more count as a loop.
 const MAX_LINKS: usize = 40;
 
 /// A file as it was found.
@@ -33,7 +33,7 @@ pub(super) fn target(path: &Path) -> Result<PathBuf, StoreError> {
     for _ in 0..MAX_LINKS {
         match fs::read_link(&target) {
             Ok(link) => target = folder(&target).join(link),
-            // No link, or not there: this is it.
+            // Not a link, or missing: this is the target.
             Err(_) => return Ok(target),
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn look(path: &Path) -> Result<Option<FoundFile>, StoreError> {
     }
 }
 
-/// The whole file; `None` when it is not there. One that is longer than [`MOST`] is cut behind it.
+/// The whole file; `None` when it is not there. A file longer than [`MOST`] is cut one byte behind it.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     read_at_most(path, MOST as u64 + 1)
 }
@@ -67,7 +67,7 @@ pub(in crate::store) fn read_at_most(path: &Path, most: u64) -> Result<Option<Ve
 
 /// Replaces the file as a whole: a reader sees the old or the new one, and a crash leaves one of them (R64).
 ///
-/// Behind an error the new one may be there all the same: when it was renamed and its folder could not be synced.
+/// After an error the new one may be in place all the same: when it was renamed and its folder could not be synced.
 pub(in crate::store) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     replace_and(path, content, sync_folder)
 }
@@ -83,13 +83,13 @@ fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<(
         fs::rename(&temporary, path)
     })();
     if let Err(error) = written {
-        // It may not be there at all; the first error is the one to tell.
+        // It may not exist; the first error is the one to report.
         let _gone = fs::remove_file(&temporary);
         return Err(failed(path, &error));
     }
     match sync(&folder) {
         Ok(()) => Ok(()),
-        // A folder that may be written and not read, a file system that syncs no folders: that won't change, and the file
+        // The folder can be written but not read, or the file system syncs no folders. That won't change, and the file
         // is replaced.
         Err(error) if matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported) => {
             tracing::debug!(folder = %folder.display(), error = %error.kind(), "the folder can't be synced");
@@ -168,7 +168,7 @@ pub(in crate::store) fn try_lock(name: &Path, path: &Path) -> Result<Option<File
     }
 }
 
-/// Names the file and the operating system's complaint, or ours.
+/// An error with the file's name and the operating system's message, or ours.
 pub(in crate::store) fn failed(path: &Path, error: &io::Error) -> StoreError {
     let complaint = error.get_ref().map_or_else(|| error.kind().to_string(), ToString::to_string);
     let read_only = matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem);
@@ -190,7 +190,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// The lock file `name` of the file at `path`.
 fn open_lock(name: &Path, path: &Path) -> Result<File, StoreError> {
-    // What is handed over is what was made here, and nothing that a link leads to.
+    // Only a file made here changes its owner, never the target of a link.
     let opened = match private(OpenOptions::new().write(true).create_new(true)).open(name) {
         Ok(file) => {
             hand_over(&file, path);
@@ -204,8 +204,8 @@ fn open_lock(name: &Path, path: &Path) -> Result<File, StoreError> {
     opened.map_err(|error| failed(name, &error))
 }
 
-/// What root makes for the file at `path` belongs to the owner of that file, or of its folder while it isn't there: a
-/// command that was run by root must not lock the server out. Nobody else can, and need not.
+/// A file that root makes for the file at `path` gets that file's owner, or its folder's while it doesn't exist: a
+/// command run by root must not lock the server out. Other users can't change owners, and needn't.
 #[cfg(unix)]
 pub(super) fn hand_over(made: &File, path: &Path) {
     use std::os::unix::fs::{MetadataExt as _, fchown};
@@ -282,7 +282,7 @@ mod tests {
         for entry in fs::read_dir(folder.path()).unwrap() {
             assert_eq!(owner(&entry.unwrap().path()), (4713, 4714));
         }
-        // Another's file that a link in the place of a lock leads to stays his.
+        // A link in the place of a lock doesn't change the owner of its target.
         let other = folder.path().join("other");
         fs::write(&other, "").unwrap();
         fs::remove_file(beside(&path, "lock")).unwrap();

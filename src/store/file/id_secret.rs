@@ -17,7 +17,7 @@ impl FileStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 read => return read.map_err(failed),
             }
-            // Whole, or not there: who comes second finds what the first one wrote.
+            // The file appears whole or not at all: a second process finds what the first one wrote.
             let draft = disk::beside(&path, &uuid::Uuid::new_v4().simple().to_string());
             let written =
                 disk::private(OpenOptions::new().write(true).create_new(true)).open(&draft).and_then(|mut file| {

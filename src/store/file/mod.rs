@@ -1,8 +1,8 @@
 //! The embedded file store (R63–R68): one JSON file with the records of R70, or a token file of the Kiro IDE or
 //! CLI that stands for one account. Shared by processes of one machine through an advisory lock beside the file.
 //!
-//! Every call runs on a thread for blocking work. A call whose future is dropped runs to its end, or, if it was a change
-//! that waits for another one, not at all.
+//! Every call runs on a thread for blocking work. A call whose future is dropped still runs to its end; a change that
+//! is waiting for another one doesn't run at all then.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -31,10 +31,10 @@ mod id_secret;
 
 use content::{Content, Pool};
 
-/// How often the store is looked at while it is away.
+/// How often the file is checked while the store is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a change waits for the tokens of refreshes that are under way, to be written with them (R66); where writing
-/// takes longer, as long as that took, up to [`GATHER_MOST`].
+/// How long a change waits for the tokens of running refreshes, to be written with them (R66). When a write takes
+/// longer, as long as the write, up to [`GATHER_MOST`].
 const GATHER: Duration = Duration::from_millis(100);
 const GATHER_MOST: Duration = Duration::from_secs(1);
 
@@ -46,20 +46,20 @@ pub struct FileStore {
 }
 
 struct Inner {
-    /// Absolute, as it was named.
+    /// The path as it was named, made absolute.
     path: PathBuf,
     status: watch::Sender<Status>,
     latency: Latency,
     tickets: AtomicU64,
-    /// Only one change at a time in this process; among processes the lock file decides. Waited for without a thread:
-    /// while another process sits on the lock file, the threads for blocking work (reads, host names) must not run out.
+    /// One change at a time in this process; among processes the lock file decides. Waiting takes no thread: while
+    /// another process holds the lock file, the threads for blocking work (reads, host names) must not run out.
     changing: Arc<tokio::sync::Mutex<()>>,
     /// Changes of records that wait for their turn: the next writer writes them all, in one write of the file.
     waiting: Mutex<Vec<Waiting>>,
-    /// Refreshes of this process that hold their lock, by token: their tokens are about to come.
+    /// This process's refreshes that hold their lock, by token: their tokens will come soon.
     refreshing: Refreshing,
     memory: Mutex<Memory>,
-    /// Only one reads a changed file anew; the others wait for what it found, and for a change that is being made.
+    /// Only one call reads a changed file; the others wait for its result, and for a running change.
     renewing: Mutex<()>,
     /// How long the last write took, in milliseconds.
     wrote_in: AtomicU64,
@@ -74,11 +74,11 @@ struct Refreshing(Arc<Expected>);
 #[derive(Debug, Default)]
 struct Expected {
     ids: Mutex<HashSet<String>>,
-    /// A change came, or a refresh ended. The writer whose turn it is hears it.
+    /// A change came, or a refresh ended. Wakes the next writer.
     arrived: Notify,
 }
 
-/// A refresh is under way until this is dropped.
+/// A running refresh, until it is dropped.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     id: String,
@@ -124,20 +124,20 @@ enum RecordKind {
     Token,
 }
 
-/// What is remembered between two looks at the file.
+/// The memory between two reads of the file.
 #[derive(Default)]
 struct Memory {
     seen: Option<(Stamp, Content)>,
     /// The account record behind a token file: its counters and marks live here only (R68).
     account: Option<Bytes>,
-    /// A profile that was learnt and that the token file has no member for (R68).
+    /// A learned profile that the token file has no member for (R68).
     profile_arn: Option<String>,
-    /// What was complained about, to say it once.
+    /// Warnings that were logged, so that each is logged once.
     warned: HashSet<String>,
 }
 
 impl FileStore {
-    /// Looks at the file once, so that the status is known when this returns.
+    /// Reads the file once, so that the status is known when this returns.
     pub(super) async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = std::path::absolute(path).map_err(|error| {
             StoreError::new(StoreErrorKind::Config, format!("{}: {}", path.display(), error.kind()))
@@ -164,7 +164,7 @@ impl FileStore {
             }
             inner.content().map(|_| ())
         });
-        // An error is in the status; the file may come or be mended (R54).
+        // The status holds an error; the file may come or be repaired (R54).
         let _status = first.await;
         #[expect(clippy::disallowed_methods, reason = "the store's background task; it ends with the last clone")]
         tokio::spawn(watching);
@@ -206,7 +206,7 @@ impl FileStore {
         self.compare_and_set(cells.collect()).await
     }
 
-    /// Joins the changes that wait for the file; the one that gets the file writes them all at once.
+    /// Joins the changes that wait for the file. The first one that gets the file writes all of them.
     async fn compare_and_set(&self, cells: Vec<Cell>) -> Vec<Result<Cas, StoreError>> {
         let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); cells.len()];
         let (done, mut answer) = oneshot::channel();
@@ -278,7 +278,8 @@ impl FileStore {
         self.run(move |inner| {
             let target = disk::target(&inner.path)?;
             let file = disk::try_lock_of(&target, key.id())?;
-            // The lock file may be there where nothing can be written any more: no refresh that can't be saved.
+            // The lock file may exist although nothing can be written any more: then no refresh, since it couldn't be
+            // saved.
             disk::can_replace(&target)?;
             Ok(file.map(|file| {
                 let under_way = inner.refreshing.begin(key.id());
@@ -331,7 +332,7 @@ impl FileStore {
         .await
     }
 
-    /// Runs blocking work on its own thread and takes in how it ended.
+    /// Runs blocking work on a thread for it, and notes its result in the status.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
@@ -367,14 +368,15 @@ impl Inner {
         self.renewing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was read of the file, if it is still this one.
+    /// The content that was read before, if the file is still the same.
     fn seen(&self, found: Option<&disk::FoundFile>) -> Option<Content> {
         let memory = self.memory();
         let (stamp, content) = memory.seen.as_ref()?;
         (*stamp == found?.stamp).then(|| content.clone())
     }
 
-    /// The content of a file's bytes, which may be known. Compared, since times are coarse and a writer must be sure.
+    /// The content of a file's bytes. Known content is used only after a comparison: times are coarse, and a writer
+    /// must be sure.
     fn parsed(&self, text: Option<Vec<u8>>) -> Result<Content, StoreError> {
         let known = self.memory().seen.as_ref().map(|(_, content)| content.clone());
         match (known, &text) {
@@ -399,7 +401,7 @@ impl Inner {
                 self.warn_once(&format!("{} can be read by others: chmod 600", target.display()));
             }
             let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
-            // The stamp was taken before the read: a change in between shows at the next look.
+            // The stamp was taken before the read: a change in between shows at the next read.
             self.memory().seen = found.map(|found| (found.stamp, content.clone()));
             Ok(content)
         })();
@@ -440,7 +442,7 @@ impl Inner {
         Duration::from_millis(self.wrote_in.load(Ordering::Relaxed)).clamp(GATHER, GATHER_MOST)
     }
 
-    /// Whether a refresh is under way whose token doesn't wait yet.
+    /// Whether a refresh is running whose token isn't among the waiting changes yet.
     fn is_more_to_come(&self) -> bool {
         let waiting = self.waiting();
         let cells = waiting.iter().flat_map(|waiting| &waiting.cells);
@@ -449,14 +451,14 @@ impl Inner {
         self.refreshing.ids().iter().any(|id| !tokens.contains(id.as_str()))
     }
 
-    /// Writes all changes that wait and whose callers are still there. The caller holds `changing`.
+    /// Writes all waiting changes whose callers are still there. The caller holds `changing`.
     fn write_waiting(&self) {
         let mut waiting = std::mem::take(&mut *self.waiting());
         waiting.retain(|waiting| !waiting.done.is_closed());
         let cells: Vec<&Cell> = waiting.iter().flat_map(|waiting| &waiting.cells).collect();
         let mut results = self.compare_and_set(&cells).into_iter();
         for Waiting { cells, done } in waiting {
-            // Nobody hears it: dropped just now.
+            // Its caller was dropped meanwhile.
             let _gone = done.send(results.by_ref().take(cells.len()).collect());
         }
     }
@@ -529,7 +531,7 @@ impl Inner {
         })
     }
 
-    /// Read, change and replace the file under the lock, on the file as it is then (R65). The caller holds `changing`.
+    /// Reads, changes and replaces the file under the lock (R65). The caller holds `changing`.
     fn change<T>(
         &self,
         change: impl FnOnce(&Content) -> Result<(T, Option<Vec<u8>>), StoreError>,
@@ -541,7 +543,7 @@ impl Inner {
             let content = self.parsed(disk::read(&target)?)?;
             let (result, text) = change(&content)?;
             if let Some(text) = text {
-                // Before it is written: a file that can't be read again, for its length, must not take the place of this.
+                // Before writing: a file that is too long to be read again must not replace this one.
                 let content = Content::parse(Some(text.clone())).map_err(|error| self.named(error))?;
                 let _renewing = self.renewing();
                 disk::replace(&target, &text)?;
@@ -580,7 +582,7 @@ impl Inner {
         Ok(token_file(file)?.record(registration, profile_arn.as_deref()).into())
     }
 
-    /// The client registration beside a token file, if it has one there; checked against its end when `now` is given.
+    /// The client registration beside a token file, if there is one; checked for its expiry when `now` is given.
     fn registration(&self, file: &[u8], now: Option<Timestamp>) -> Result<Option<Registration>, StoreError> {
         registration_of(&token_file(file)?, &disk::target(&self.path)?, now)
     }
@@ -596,7 +598,7 @@ impl Inner {
         StoreError { detail: format!("{} {}", self.path.display(), error.detail), ..error }
     }
 
-    /// Takes in how a look at the file ended.
+    /// Notes the result of a read of the file.
     fn looked(&self, error: Option<&StoreError>) {
         match error {
             None if self.cannot_write.load(Ordering::SeqCst) => {}
@@ -626,7 +628,7 @@ impl Inner {
         }
     }
 
-    /// Replaces the file by itself: the only way to know that it can be done again.
+    /// Replaces the file by itself: the only way to know whether it can be written again.
     fn try_to_write(&self) -> Result<(), StoreError> {
         let is_there = self.change(|content| Ok((content.text().is_some(), content.text())))?;
         if !is_there {
@@ -637,7 +639,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Nobody tells when a file comes back; so look, but only then.
+    /// Polls for the file, but only while it is away: there is no event for its return.
     async fn look_while_away(self: Arc<Self>) {
         let mut status = self.status.subscribe();
         loop {
@@ -649,7 +651,7 @@ impl Inner {
             let one_at_a_time = Arc::clone(&self.changing).lock_owned().await;
             let looked = tokio::task::spawn_blocking(move || {
                 let _one_at_a_time = one_at_a_time;
-                // An error is in the status.
+                // The status holds an error.
                 let _still_away = if inner.cannot_write.load(Ordering::SeqCst) {
                     inner.try_to_write()
                 } else {
@@ -669,7 +671,7 @@ impl fmt::Debug for FileStore {
     }
 }
 
-/// What `accounts add --from FILE` takes out of a token file (R80).
+/// The parts of a token file that `accounts add --from FILE` imports (R80).
 pub struct Imported {
     /// The token record, client registration copied in.
     pub token: Vec<u8>,

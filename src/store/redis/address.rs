@@ -1,4 +1,4 @@
-//! Where Redis is: the forms of `REDIS_URL`, and how to get a connection out of each.
+//! Redis's address: the forms of `REDIS_URL`, and how to connect with each.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::config::RedisAddress;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One command or pipeline (R2).
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
-/// A reply that is waited for past [`COMMAND_TIMEOUT`] comes by then or never.
+/// The last time for a reply that is awaited past [`COMMAND_TIMEOUT`].
 const LATE_REPLY: Duration = Duration::from_secs(3600);
-/// Asking one Sentinel, so that a dead one doesn't use up the time for the others.
+/// The time for asking one Sentinel, so that a dead one doesn't use up the time for the others.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a command in a Cluster asks again for its node, 10 to 160 ms apart.
 const REDIRECTS: u32 = 5;
@@ -61,7 +61,7 @@ impl Connection {
         matches!(self, Self::Cluster(_))
     }
 
-    /// The same connection, for commands whose replies the caller waits for as long as it likes.
+    /// The same connection without its time limit, for commands whose callers set their own.
     pub(super) fn patient(&self) -> Self {
         let mut patient = self.clone();
         if let Self::Single(connection) = &mut patient {
@@ -99,7 +99,7 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// A command in a Cluster, which goes to another node when the first one says so. The library asks for the new map of
+/// A command in a Cluster: it goes to another node when the first one redirects it. The library fetches the new map of
 /// slots meanwhile.
 async fn in_cluster(connection: &mut ClusterConnection, cmd: &Cmd) -> RedisResult<Value> {
     let mut pause = REDIRECT_PAUSE;
@@ -184,8 +184,8 @@ impl Address {
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(COMMAND_TIMEOUT)
             .tcp_settings(TcpSettings::default().set_nodelay(true))
-            // The library would replay a command whose reply was lost, and so count twice (R22). Redirections, which
-            // say that nothing was done, are followed by `in_cluster`.
+            // The library would replay a command whose reply was lost, and so count twice (R22). `in_cluster` follows
+            // redirections, after which nothing was done.
             .retries(0);
         if let Some(tls) = tls {
             builder = builder.certs(tls);
@@ -211,7 +211,7 @@ impl Address {
     }
 
     /// Connects, authenticates, selects the database. `lost` is called when the connection breaks later on, if the
-    /// server speaks RESP3 and is no cluster; else a failing command tells.
+    /// server speaks RESP3 and isn't a cluster; otherwise a failing command shows it.
     pub(super) async fn connect(&self, lost: impl Fn() + Send + Sync + 'static) -> Result<Connection, StoreError> {
         match self {
             Self::Single(client) => connect(client, lost).await.map(Connection::Single),
@@ -226,7 +226,7 @@ impl Address {
 }
 
 impl Sentinel {
-    /// Asks one Sentinel after the other for the primary. Whether it really is one shows at the first write.
+    /// Asks one Sentinel after the other for the primary. The first write shows whether it really is one.
     async fn primary(&self) -> Result<Client, StoreError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(SENTINEL_TIMEOUT))
@@ -282,7 +282,7 @@ impl Node {
         let info = url.into_connection_info().map_err(|_| bad_url())?;
         let mut settings = info.redis_settings().clone();
         if !has_protocol {
-            // RESP3 is what makes the library tell at once that a connection broke.
+            // Only with RESP3 does the library report at once that a connection broke.
             settings = settings.set_protocol(ProtocolVersion::RESP3);
         }
         let info = with_settings(info.addr().clone(), settings)?;

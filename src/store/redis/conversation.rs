@@ -1,4 +1,4 @@
-//! What instances share about conversations (R102, R103): one key a command, as everywhere.
+//! The instances' shared knowledge about conversations (R102, R103): one key for each command, as everywhere.
 
 use redis::Value;
 

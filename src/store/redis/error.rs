@@ -1,4 +1,4 @@
-//! What a failure of Redis means (R49), told without its values (R6).
+//! The meaning of Redis's failures (R49), without values in the text (R6).
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -6,9 +6,9 @@ use super::super::{StoreError, StoreErrorKind};
 
 /// A server that answers with one of these is away; MOVED and ASK come only when the library could not follow them.
 const AWAY: [&str; 8] = ["LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK"];
-/// Refuses us.
+/// The server refuses us.
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", NO_PERMISSION];
-/// Refuses to write.
+/// The server refuses writes.
 const WRITES_REFUSED: [&str; 3] = ["OOM", "MISCONF", "NOREPLICAS"];
 
 /// Sorts an error of the client library. Only error words and the operating system's messages are taken over.
@@ -23,7 +23,7 @@ pub(super) fn classify(error: &RedisError) -> StoreError {
         ErrorKind::RESP3NotSupported => {
             StoreError::new(StoreErrorKind::Refused, "HELLO is unknown: Redis 6.0 or later is needed")
         }
-        // The library gives it to commands on their way, too, when it can't read the map of slots.
+        // The library also gives it to running commands when it can't read the map of slots.
         ErrorKind::ClusterConnectionNotFound => perhaps_done("no node of the cluster answers"),
         ErrorKind::Server(ServerErrorKind::NoScript) => StoreError::new(StoreErrorKind::Broken, NO_SCRIPT),
         ErrorKind::Server(kind) => answer(word_of(kind), error.detail()),
@@ -55,8 +55,8 @@ pub(super) fn is_permission(error: &StoreError) -> bool {
 
 const NO_PERMISSION: &str = "NOPERM";
 
-/// Whether the key holds another type than was asked for, which says that what was asked for isn't there. A proxy's
-/// `-ERR backend is gone` says nothing of the kind.
+/// Whether the key holds another type than expected, so that the expected value doesn't exist. A proxy's `-ERR backend
+/// is gone` doesn't mean that.
 pub(super) fn is_wrong_type(error: &StoreError) -> bool {
     error.detail == WRONG_TYPE
 }

@@ -1,4 +1,4 @@
-//! A few connections that are kept up for ever, and what is known about the server behind them (R2, R49).
+//! A few permanent connections, and the state of the server behind them (R2, R49).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -31,7 +31,7 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Link {
     live: ArcSwapOption<Live>,
-    /// Highest generation known to be broken: the loss may be heard of before the connection is in its place.
+    /// Highest generation known to be broken: the loss may be reported before the connection is in its place.
     broken: AtomicU64,
     lost: Notify,
 }
@@ -75,7 +75,7 @@ impl Links {
         self.status.subscribe()
     }
 
-    /// A live connection, each in its turn. Without one: why not.
+    /// The next live connection, in turn. The error says why there is none.
     pub(super) fn pick(&self) -> Result<Arc<Live>, StoreError> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let live = (0..self.links.len())
@@ -89,13 +89,13 @@ impl Links {
         })
     }
 
-    /// Takes in that a command failed: whether the connection, or all of them, must be replaced.
+    /// A command failed: decides whether the connection, or all of them, must be replaced.
     pub(super) fn failed(&self, live: &Live, error: &StoreError) {
         match error.kind() {
             StoreErrorKind::Away if error.is_perhaps_done() && !is_timeout(error) && !live.connection.is_cluster() => {
                 self.lose(live.index, live.generation, error);
             }
-            // The server itself, or a node of the cluster, is away: the other connections lead to the same one.
+            // The server itself, or a node of the cluster, is away: the other connections lead to the same server.
             StoreErrorKind::Away => {
                 for (index, link) in self.links.iter().enumerate() {
                     let generation = link.live.load().as_ref().map(|live| live.generation);
@@ -104,13 +104,13 @@ impl Links {
                     }
                 }
             }
-            // A new connection tries the password again. NOPERM would be the same on any connection.
+            // A new connection tries the password again. NOPERM would repeat on any connection.
             StoreErrorKind::Refused if !is_permission(error) => self.lose(live.index, live.generation, error),
             _ => {}
         }
     }
 
-    /// Takes in how a write ended: whether the server takes writes at all (R49).
+    /// The result of a write shows whether the server takes writes at all (R49).
     pub(super) fn wrote(&self, result: Result<(), &StoreError>) {
         self.status.send_if_modified(|status| {
             let next = match (&status, result) {
@@ -149,7 +149,7 @@ impl Links {
         }
     }
 
-    /// A connection that was seen to take a write, or that refuses writes for now.
+    /// A new connection, and whether it takes writes.
     async fn connect(
         self: &Arc<Self>,
         index: usize,
@@ -192,7 +192,7 @@ impl Links {
 
     fn up(&self, refused: Option<StoreError>) {
         self.status.send_if_modified(|status| {
-            // The new connection may be lost already; then `down` has had its say.
+            // The new connection may be lost already; then `down` has set the status.
             if status.is_connected() || self.links.iter().all(|link| link.live.load().is_none()) {
                 return false;
             }

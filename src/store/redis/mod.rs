@@ -50,9 +50,9 @@ use link::{Links, Live};
 const LOCK_SECONDS: u64 = 30;
 /// Scripts in one pipeline (R31).
 const SCRIPTS_A_PIPELINE: usize = 64;
-/// Commands in flight at once where a pipeline can't be: in a Cluster each key has its own node.
+/// Commands in flight at once without a pipeline: in a Cluster each key has its own node.
 const CLUSTER_CONCURRENCY: usize = 64;
-/// A reply that was late still counts when it comes within this time after the server is there again.
+/// A late reply still counts when it comes within this time after the server is back.
 const LATE_REPLY_GRACE: Duration = Duration::from_millis(250);
 const PROVIDER: &str = "claude-kiro-oauth";
 
@@ -69,10 +69,10 @@ struct Inner {
     token: Script,
     unlock: Script,
     latency: Latency,
-    /// Values with which a lock was asked for or given back and no answer was heard, the last of each key: such a lock
-    /// lies there for nobody.
+    /// The last value of each key with which a lock was asked for or given back without a reply: such a lock belongs to
+    /// nobody.
     unheard: Mutex<HashMap<TokenKey, String>>,
-    /// Hash fields that are no ids, as of the last snapshot: a warning each time their number changes (R13).
+    /// Number of hash fields that aren't ids, in the last snapshot: a warning each time it changes (R13).
     strange_ids: AtomicUsize,
     _stop: DropGuard,
 }
@@ -199,7 +199,7 @@ impl RedisStore {
 
     pub(super) async fn lock(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Lock>, StoreError> {
         let left = self.unheard().get(key).cloned();
-        // Its SET may come through later still, so it is remembered until it was found.
+        // Its SET may still come through later, so it is remembered until it is found.
         if let Some(left) = left
             && self.delete_lock(key, &left).await?
         {
@@ -223,7 +223,7 @@ impl RedisStore {
         deleted.map(drop)
     }
 
-    /// Whether it was there.
+    /// True if it existed.
     async fn delete_lock(&self, key: &TokenKey, value: &str) -> Result<bool, StoreError> {
         let name = self.lock_key(key);
         let reply = self
@@ -309,7 +309,7 @@ impl RedisStore {
         Ok(Inspection { server: (!version.is_empty()).then(|| format!("{name} {version}")), missing_rights: missing })
     }
 
-    /// Whether a key that is no string exists. EXISTS is not among our rights (R3): GET tells by its complaint.
+    /// Whether a key of another type than string exists. EXISTS is not among our rights (R3), but GET's error shows it.
     async fn exists(&self, name: &str) -> Result<bool, StoreError> {
         match self.one(command("GET", &[name.as_bytes()])).await {
             Ok(value) => Ok(value != Value::Nil),
@@ -344,7 +344,7 @@ impl RedisStore {
             .into_iter()
             .map(|value| match value {
                 Ok(value) => bytes(value),
-                // A key of another type is no token record; the other accounts are not affected (R9).
+                // A key of another type isn't a token record; the other accounts are not affected (R9).
                 Err(error) if is_wrong_type(&error) => Ok(None),
                 Err(error) => Err(error),
             })
@@ -390,7 +390,8 @@ impl RedisStore {
         self.key(&format!("kiro:refresh-index:{}", fingerprint.index()))
     }
 
-    /// Several calls of one script, as EVALSHA; those that the server doesn't know again as EVAL, which loads it (R21).
+    /// Several calls of one script as EVALSHA. When the server doesn't know the script, they are repeated as EVAL,
+    /// which loads it (R21).
     async fn call<'a, const N: usize>(
         &self,
         script: &Script,
@@ -468,9 +469,9 @@ impl RedisStore {
         }
     }
 
-    /// The replies of a pipeline, however late, as long as its connection stands. A server that is silent for a while
-    /// (frozen, swapped out) answers when it goes on, and only its answer tells whether a count was taken: the record
-    /// doesn't, once another process has written to it (R22). None: the server is there again and still owes them.
+    /// The replies of a pipeline, however late, while its connection stands. A silent server (frozen, swapped out)
+    /// answers when it goes on, and only its answer shows whether a count was taken: the record doesn't, once another
+    /// process has written to it (R22). None: the server is back and hasn't sent them.
     async fn late_replies(&self, live: &Live, pipe: &redis::Pipeline) -> Option<redis::RedisResult<Vec<Value>>> {
         let mut connection = live.connection.patient();
         let mut replies = pin!(pipe.query_async::<Vec<Value>>(&mut connection));
@@ -481,7 +482,7 @@ impl RedisStore {
         self.inner.links.failed(live, &no_answer());
         let mut status = self.watch();
         let back = async {
-            // The store holds the sender: this is no error.
+            // The store holds the sender: this can't fail.
             drop(status.wait_for(Status::is_connected).await);
             tokio::time::sleep(LATE_REPLY_GRACE).await;
         };
@@ -531,10 +532,10 @@ impl RedisStore {
     }
 }
 
-/// How long a reply is waited for.
+/// How long a caller waits for a reply.
 #[derive(Clone, Copy)]
 enum Patience {
-    /// As long as any command may take (R2).
+    /// The time of any command (R2).
     Command,
     /// See [`RedisStore::late_replies`].
     Reply,
@@ -554,7 +555,7 @@ fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
     cmd
 }
 
-/// What a key holds; `None` when it isn't there. Anything else than a string is no answer to what was asked.
+/// A key's value; `None` when it doesn't exist. Anything but a string is an error.
 fn bytes(value: Value) -> Result<Option<Bytes>, StoreError> {
     match value {
         Value::BulkString(bytes) => Ok(Some(Bytes::from(bytes))),
@@ -564,7 +565,7 @@ fn bytes(value: Value) -> Result<Option<Bytes>, StoreError> {
     }
 }
 
-/// What the scripts reply.
+/// The scripts' replies.
 fn cas(reply: Value) -> Result<Cas, StoreError> {
     match reply {
         Value::Int(0) => Ok(Cas::Absent),
