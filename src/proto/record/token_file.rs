@@ -30,6 +30,8 @@ const TOKEN_ENDPOINT: Names = ("tokenEndpoint", "token_endpoint");
 const ISSUER_URL: Names = ("issuerUrl", "issuer_url");
 const START_URL: Names = ("startUrl", "start_url");
 const API_REGION: Names = ("apiRegion", "api_region");
+const IDC_REGION: Names = ("idcRegion", "idc_region");
+const REGISTRATION_EXPIRES_AT: Names = ("registrationExpiresAt", "registration_expires_at");
 
 impl<'a> TokenFile<'a> {
     /// Reads a file. `None` for a JSON object of another kind; an error for anything else, and for one that is too
@@ -79,8 +81,14 @@ impl<'a> TokenFile<'a> {
             (None, Method::External) => Some("external_idp".to_owned()),
             (None, Method::ApiKey) => None,
         };
-        let region = text(("region", "region"));
-        let (region, idc_region) = if method == Method::Idc { (None, region) } else { (region, None) };
+        let (region, own) = (text(("region", "region")), text(IDC_REGION));
+        // A record of ours, or of a gateway that tells them apart, names both.
+        let (region, idc_region) = match own {
+            Some(own) => (region, Some(own)),
+            None if method == Method::Idc => (None, region),
+            None => (region, None),
+        };
+        let ends = || self.find(REGISTRATION_EXPIRES_AT).map(|end| end.raw().to_owned());
         let registered = |own: Names, value: Option<&Secret>| text(own).or_else(|| value.map(|id| quote(id.expose())));
         let fields = [
             ("accessToken", text(ACCESS_TOKEN)),
@@ -93,7 +101,7 @@ impl<'a> TokenFile<'a> {
             ("idcRegion", idc_region),
             ("clientId", registered(CLIENT_ID, registration.map(|found| &found.client_id))),
             ("clientSecret", registered(CLIENT_SECRET, registration.map(|found| &found.client_secret))),
-            ("registrationExpiresAt", registration.and_then(|found| found.expires_at_raw.clone())),
+            ("registrationExpiresAt", registration.and_then(|found| found.expires_at_raw.clone()).or_else(ends)),
             ("kiroApiKey", text(KIRO_API_KEY)),
             ("tokenEndpoint", text(TOKEN_ENDPOINT)),
             ("issuerUrl", text(ISSUER_URL)),
