@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 #[path = "cli/login.rs"]
 mod login;
+#[path = "cli/login_faults.rs"]
+mod login_faults;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/redis_server.rs"]
 mod redis_server;

@@ -1,15 +1,18 @@
 //! A login goes into the store: as an account of its own, or in the place of another one's credential (R87–R89).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{Intake, ProfileSource};
+use crate::files;
 use crate::pool::AccountInfo;
 use crate::proto::kiro::sign_in::with_credential;
 use crate::proto::kiro::usage::Usage;
-use crate::proto::record::{Account, Entry, Token, short};
-use crate::store::{Added, Cas, NewAccount, StoreError};
+use crate::proto::record::{Account, Entry, Token, TokenKey, short};
+use crate::store::{Added, Cas, NewAccount, Store, StoreError};
 
 /// How long the calls behind a sign-in may take (R89).
 const AFTER: Duration = Duration::from_secs(30);
@@ -17,6 +20,9 @@ const AFTER: Duration = Duration::from_secs(30);
 const WHO_WITHIN: Duration = Duration::from_secs(15);
 /// A record that somebody else changes at the same moment is read and written again, this often.
 const MAX_TRIES: usize = 5;
+/// How long a store that went away while the person signed in is waited for, and how often it is tried.
+const STORE_WITHIN: Duration = Duration::from_secs(10);
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is kept, and where.
 pub struct Login<'a> {
@@ -67,43 +73,94 @@ impl KeepError {
     }
 }
 
+/// Whether the store takes writes now: asked before a person signs in, since what it doesn't take would be lost.
+///
+/// # Errors
+/// Why it doesn't.
+pub async fn takes_writes(store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    // The lock of no account: every refresh begins with such a write (R40).
+    match store.lock(&TokenKey::of("login"), now).await? {
+        Some(lock) => store.unlock(lock).await,
+        None => Ok(()),
+    }
+}
+
 /// The account is in the store before anything else is asked of Kiro, so that no token is lost (R89); only whether another
-/// user signs in is asked before his predecessor's credential goes.
+/// user signs in is asked before his predecessor's credential goes. A login that the store doesn't take is left in a file.
 ///
 /// # Errors
 /// The store can't be used; the account to replace isn't there, or another user's.
 pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Result<Kept, KeepError> {
     let Login { record, name, replace, force, no_check, mut warnings } = login;
     let token = Token::parse(&record).map_err(|error| KeepError::Refused(format!("the login's record: {error}")))?;
-    let id = match replace {
-        Some(id) => {
-            if !force {
-                same_user(intake, id, &token).await?;
-            }
-            put_in_place(intake, id, &record).await?;
-            id.to_owned()
-        }
-        None => {
-            let id = uuid::Uuid::new_v4().to_string();
-            let new =
-                NewAccount { id: id.clone(), custom_name: name, added_at: now, token: record, members: Vec::new() };
-            match intake.store.add_account(&new).await? {
-                Added::Duplicate { id } => {
-                    warnings.push("it was there already: nothing was added".to_owned());
-                    id
-                }
-                Added::New => id,
-            }
-        }
+    if let Some(id) = replace.filter(|_| !force) {
+        same_user(intake, id, &token).await?;
+    }
+    let stored = match replace {
+        Some(id) => put_in_place(intake, id, &record).await.map(|()| id.to_owned()),
+        None => add(intake, name, &record, now, &mut warnings).await,
     };
+    let id = stored.map_err(|error| leave(intake, &record, &error))?;
     let mut usage = None;
     if !no_check {
         let looked = tokio::time::timeout(AFTER, look(intake, &id, &token, now, &mut warnings)).await;
         usage = looked.unwrap_or_default();
     }
-    intake.pool.reload().await?;
+    let unread =
+        |error| KeepError::Refused(format!("account {} is in the store, which went away then: {error}", short(&id)));
+    patiently(|| intake.pool.reload()).await.map_err(unread)?;
     let info = intake.pool.accounts().into_iter().find(|info| *info.id == *id).ok_or_else(KeepError::gone)?;
     Ok(Kept { info, usage, replaced: replace.is_some(), warnings })
+}
+
+/// As long as the store is away, again.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> F) -> Result<T, StoreError> {
+    let end = Instant::now() + STORE_WITHIN;
+    loop {
+        match work().await {
+            Err(error) if error.is_away() && Instant::now() < end => tokio::time::sleep(TRY_AGAIN).await,
+            done => return done,
+        }
+    }
+}
+
+async fn add(
+    intake: Intake<'_>,
+    name: Option<String>,
+    record: &[u8],
+    now: Timestamp,
+    warnings: &mut Vec<String>,
+) -> Result<String, KeepError> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let (token, members) = (record.to_vec(), Vec::new());
+    let new = NewAccount { id: id.clone(), custom_name: name, added_at: now, token, members };
+    match patiently(|| intake.store.add_account(&new)).await? {
+        // An earlier try came through, and its answer didn't.
+        Added::Duplicate { id: other } if other != id => {
+            warnings.push("it was there already: nothing was added".to_owned());
+            Ok(other)
+        }
+        Added::New | Added::Duplicate { .. } => Ok(id),
+    }
+}
+
+/// A login that can't be kept where it belongs is left in a token file, for its owner alone: it can't be had again.
+fn leave(intake: Intake<'_>, record: &[u8], error: &KeepError) -> KeepError {
+    let why = match error {
+        KeepError::Store(error) => error.to_string(),
+        KeepError::Refused(why) => why.clone(),
+    };
+    let name = format!("kiro-login-{}.json", uuid::Uuid::new_v4().simple());
+    let folders = [intake.config.state_dir.clone(), std::env::home_dir(), Some(std::env::temp_dir())];
+    let paths = folders.into_iter().flatten().filter(|folder| folder.is_absolute()).map(|folder| folder.join(&name));
+    let left = paths.into_iter().find(|path: &PathBuf| files::create_private(path, record).is_ok());
+    KeepError::Refused(match left {
+        Some(path) => format!(
+            "{why}. The login is in {path}: `kiro-server accounts add --from {path}` takes it over; then delete that file",
+            path = path.display()
+        ),
+        None => format!("{why}. The login could not be left in a file either, and is lost: sign in again"),
+    })
 }
 
 /// Profile and plan of the new account; what isn't found is a warning.

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::sign_in::{Begun, SignInClient, SignedIn};
@@ -41,6 +42,8 @@ pub struct Browser<'a> {
     pub show: &'a mut (dyn FnMut(Shown<'_>) + Send),
     /// What comes back.
     pub way: WayBack,
+    /// Until when the person is waited for. A code that has come back is exchanged all the same: it counts once.
+    pub until: Instant,
 }
 
 /// What a person sees of it.
@@ -84,7 +87,7 @@ impl Browser<'_> {
                     None => (self.show)(Shown::Page(page)),
                 }
                 loop {
-                    let call = listener.next().await;
+                    let call = timeout_at(self.until, listener.next()).await.map_err(|_| SignInError::late())?;
                     match read(&call.target) {
                         Ok(answer) => {
                             *open = Some(call);
@@ -98,7 +101,8 @@ impl Browser<'_> {
                 (self.show)(Shown::Page(page));
                 for _ in 0..MOST_PASTES {
                     let nothing = || SignInError::new("nothing_pasted", "no address was pasted");
-                    let line = lines.recv().await.ok_or_else(nothing)?;
+                    let line = timeout_at(self.until, lines.recv()).await.map_err(|_| SignInError::late())?;
+                    let line = line.ok_or_else(nothing)?;
                     match read(target_of(line.trim())) {
                         Ok(answer) => return Ok(answer),
                         Err(Miss::Elsewhere) => (self.show)(Shown::NotThat(

@@ -239,12 +239,16 @@ impl Begun {
         self.who.title()
     }
 
-    /// Waits until the person is done, or the code has expired.
+    /// Waits until the person is done, but not longer than `within` or than the code holds. A poll under way is always
+    /// heard to its end: its answer may be the only one that has the tokens.
     ///
     /// # Errors
     /// The sign-in was refused or came too late.
-    pub async fn finish(self) -> Result<SignedIn, SignInError> {
-        let tokens = self.poll().await?;
+    pub async fn finish(self, within: Duration) -> Result<SignedIn, SignInError> {
+        let tokens = self.poll(within.min(self.code.lifetime)).await.map_err(|error| {
+            let is_early = within < self.code.lifetime && error == SignInError::expired();
+            if is_early { SignInError::late() } else { error }
+        })?;
         let (registration, region) = match &self.way {
             Way::Aws { registration, region } => (Some(registration), region.as_str()),
             Way::Social { .. } => (None, HOME_REGION),
@@ -255,8 +259,8 @@ impl Begun {
         })
     }
 
-    async fn poll(&self) -> Result<Tokens, SignInError> {
-        let end = Instant::now() + self.code.lifetime;
+    async fn poll(&self, within: Duration) -> Result<Tokens, SignInError> {
+        let end = Instant::now() + within;
         let (mut interval, mut pause, mut refusals) = (self.code.interval, self.code.interval, 0);
         loop {
             tokio::time::sleep_until((Instant::now() + pause).min(end)).await;

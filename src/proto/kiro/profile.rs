@@ -89,6 +89,12 @@ pub fn region_of(arn: &str) -> Option<&str> {
     fields.nth(2).filter(|region| is_arn && is_region(region))
 }
 
+/// Whether a text can be the ARN of a profile of Kiro's.
+pub fn is_arn(text: &str) -> bool {
+    let is_kiros = text.starts_with("arn:") && text.split(':').nth(2) == Some("codewhisperer");
+    is_kiros && text.len() <= 2_048 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Whether a region belongs to AWS GovCloud (K79, K81).
 pub fn is_gov(region: &str) -> bool {
     region.starts_with("us-gov-")

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::portal::Organisation;
+use super::profile::is_arn;
 use super::token::{DEFAULT_LIFETIME, Grant, lifetime_of};
 use crate::proto::address::origin;
 use crate::proto::record::{Object, RECORD, Unusable, rfc3339};
@@ -138,6 +139,11 @@ impl SignInError {
     /// The code's time is over.
     pub fn expired() -> Self {
         Self::new("expired_token", "the code has expired; run the command again")
+    }
+
+    /// Nobody came within the time that was given.
+    pub fn late() -> Self {
+        Self::new("expired_token", "nobody signed in within the time; run the command again")
     }
 }
 
@@ -444,11 +450,13 @@ fn text<'v>(answer: &'v Value, name: &str) -> Option<&'v str> {
 }
 
 fn tokens(answer: &Value) -> Option<Tokens> {
+    // It must fit a header: what doesn't could never serve.
+    let token = |name| text(answer, name).filter(|token| token.bytes().all(|byte| byte.is_ascii_graphic()));
     Some(Tokens {
-        access_token: Secret::new(text(answer, "accessToken")?),
+        access_token: Secret::new(token("accessToken")?),
         refresh_token: text(answer, "refreshToken").map(Secret::new),
         lifetime: lifetime_of(answer.get("expiresIn")).unwrap_or(DEFAULT_LIFETIME),
-        profile_arn: text(answer, "profileArn").map(str::to_owned),
+        profile_arn: text(answer, "profileArn").filter(|arn| is_arn(arn)).map(str::to_owned),
         provider: text(answer, "identityProvider").filter(|name| is_word(name)).map(str::to_owned),
     })
 }
@@ -653,12 +661,15 @@ mod tests {
     #[test]
     fn the_exchange_is_read_in_both_spellings_k97() {
         for body in [
-            r#"{"accessToken":"a","refreshToken":"r","expiresIn":60,"profileArn":"p"}"#,
-            r#"{"access_token":"a","refresh_token":"r","expires_in":60,"profile_arn":"p"}"#,
+            r#"{"accessToken":"a","refreshToken":"r","expiresIn":60,"profileArn":"arn:aws:codewhisperer:x"}"#,
+            r#"{"access_token":"a","refresh_token":"r","expires_in":60,"profile_arn":"arn:aws:codewhisperer:x"}"#,
         ] {
             let tokens = read_social_exchange(200, body.as_bytes()).unwrap();
             assert_eq!((tokens.access_token.expose(), tokens.lifetime.as_secs()), ("a", 60));
-            assert_eq!((tokens.refresh_token, tokens.profile_arn), (Some(Secret::new("r")), Some("p".into())));
+            assert_eq!(
+                (tokens.refresh_token, tokens.profile_arn),
+                (Some(Secret::new("r")), Some("arn:aws:codewhisperer:x".into()))
+            );
         }
         assert_eq!(read_social_exchange(200, b"{}").unwrap_err().word, "no_token");
         assert_eq!(read_social_exchange(400, br#"{"error":"invalid_grant"}"#).unwrap_err().word, "invalid_grant");

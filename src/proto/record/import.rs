@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{Method, Object, RECORD, Token, TokenFile, is_region, quote, token_id_of_path};
 use crate::proto::address::percent_encoded;
 use crate::proto::kiro::external::Hosts;
-use crate::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE};
+use crate::proto::kiro::profile::{BUILDER_ID_PROFILE, SOCIAL_PROFILE, is_arn};
 
 /// Longest source in bytes, databases excepted (R86).
 pub const MAX_SOURCE: usize = 64 << 20;
@@ -418,7 +418,7 @@ pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, 
     let mut warnings = Vec::new();
     let mut token = Token::parse(&record).map_err(|error| error.to_string())?;
     if let Some(arn) = &token.profile_arn
-        && !(arn.starts_with("arn:") && arn.split(':').nth(2) == Some("codewhisperer"))
+        && !is_arn(arn)
     {
         warnings.push("its profileArn is none of Kiro's and was not taken over".to_owned());
         record = Object::parse(&record, RECORD).map_err(|error| error.to_string())?.without("profileArn");

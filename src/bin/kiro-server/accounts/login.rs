@@ -9,7 +9,7 @@ use clap::ArgMatches;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use kiro_messages::accounts::import::{checked_name, of_vanished, vanished};
-use kiro_messages::accounts::keep::{KeepError, Kept, Login, keep};
+use kiro_messages::accounts::keep::{KeepError, Kept, Login, keep, takes_writes};
 use kiro_messages::accounts::portal::{Browser, Led, Listener, Shown, WayBack, sign_in as sign_in_at_portal};
 use kiro_messages::accounts::sign_in::{Begun, SignInClient, SignedIn};
 use kiro_messages::config::Config;
@@ -19,7 +19,7 @@ use kiro_messages::proto::record::{is_region, rfc3339};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::super::desk::{Desk, find, refuse_token_file};
@@ -73,6 +73,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         if options.get_flag("json") { Audience::Programs } else { Audience::People { qr: options.get_flag("qr") } };
     // Before anybody signs in: a store that can't be used would lose the login.
     let desk = Desk::open(config).await?;
+    takes_writes(&desk.store, Timestamp::now()).await?;
     let replace = match text("replace") {
         Some(id) => Some(find(&desk.accounts().await?, id)?.raw.id.clone()),
         None => None,
@@ -81,10 +82,11 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     if replace.is_none() {
         warnings.extend(mind_second_social(&desk, &mut method, &audience).await?);
     }
-    let done = unless_stopped(sign_in(&desk, method, &audience, within)).await;
-    let exit_code = match done {
-        None => ExitCode::from(STOPPED),
-        Some(Err(error)) => audience.failed(&error)?,
+    let mut stops = Stops::catch().map_err(|error| CommandFailure::new(format!("signals: {error}")))?;
+    let done = stops.unless(sign_in(&desk, method, &audience, within)).await;
+    let ended = match done {
+        None => Ok(ExitCode::from(STOPPED)),
+        Some(Err(error)) => audience.failed(&error),
         Some(Ok(SignedIn { record, without_refresh_token })) => {
             if without_refresh_token {
                 warnings.push("no refresh token came: the account ends with its access token".to_owned());
@@ -92,14 +94,15 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
             let (force, no_check) = (options.get_flag("force"), options.get_flag("no-check"));
             let login = Login { record, name, replace: replace.as_deref(), force, no_check, warnings };
             match keep(desk.intake(), login, Timestamp::now()).await {
-                Ok(kept) => audience.done(&desk, kept).await?,
-                Err(KeepError::Store(error)) => return Err(error.into()),
-                Err(KeepError::Refused(error)) => audience.failed(&SignInError::new("refused", error))?,
+                Ok(kept) => audience.done(&desk, kept, &mut stops).await,
+                Err(KeepError::Store(error)) => audience.failed(&SignInError::new("store", error.to_string())),
+                Err(KeepError::Refused(error)) => audience.failed(&SignInError::new("refused", error)),
             }
         }
     };
+    // Also where nobody reads what is said: what was learned is written.
     desk.close().await?;
-    Ok(exit_code)
+    ended
 }
 
 /// How to sign in: by the command line, else by choice.
@@ -203,11 +206,39 @@ async fn mind_second_social(
     Ok(None)
 }
 
-/// None: Ctrl-C. The code is left to expire, and nothing was kept.
-async fn unless_stopped<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        _ = tokio::signal::ctrl_c() => None,
+/// Ctrl-C, and on Unix SIGTERM and a terminal that is closed. From here on they end what [`Stops::unless`] waits for and
+/// nothing else: a login that has come is kept whatever they say.
+#[cfg(unix)]
+struct Stops([tokio::signal::unix::Signal; 3]);
+#[cfg(not(unix))]
+struct Stops;
+
+impl Stops {
+    #[cfg(unix)]
+    fn catch() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
+    }
+
+    #[cfg(not(unix))]
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// None: stopped. What is done at the same moment counts.
+    async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        #[cfg(unix)]
+        let stopped = async {
+            let [interrupt, terminate, hang_up] = &mut self.0;
+            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} _ = hang_up.recv() => {} }
+        };
+        #[cfg(not(unix))]
+        let stopped = tokio::signal::ctrl_c();
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            _ = stopped => None,
+        }
     }
 }
 
@@ -223,14 +254,24 @@ async fn sign_in(
         Method::Portal(way) => way,
     };
     let lifetime = within.map_or(PORTAL_WITHIN, |within| within.min(PORTAL_WITHIN));
-    let mut show = |shown: Shown<'_>| audience.shown(&shown, way, lifetime);
+    let unseen = Notify::new();
+    let mut show = |shown: Shown<'_>| {
+        // Nobody opens a page that nobody sees.
+        if audience.shown(&shown, way, lifetime).is_err() && way != PortalWay::Opened {
+            unseen.notify_one();
+        }
+    };
     let back = match way {
         PortalWay::Pasted => WayBack::Pasted(lines()),
         PortalWay::Opened | PortalWay::Shown => WayBack::Listening(Listener::bind().await?, None),
     };
-    let browser = Browser { show: &mut show, way: back };
+    let browser = Browser { show: &mut show, way: back, until: Instant::now() + lifetime };
     let led = sign_in_at_portal(client, &desk.config, browser);
-    match audience.waits(lifetime, way != PortalWay::Pasted, led).await? {
+    let led = tokio::select! {
+        led = audience.waits(lifetime, way != PortalWay::Pasted, led) => led?,
+        () = unseen.notified() => return Err(SignInError::new("output", "standard output takes no page's address")),
+    };
+    match led {
         Led::Done(signed_in) => Ok(signed_in),
         Led::Device(begun) => with_code(begun, audience, within).await,
     }
@@ -239,7 +280,7 @@ async fn sign_in(
 async fn with_code(begun: Begun, audience: &Audience, within: Option<Duration>) -> Result<SignedIn, SignInError> {
     let lifetime = within.map_or(begun.code.lifetime, |within| within.min(begun.code.lifetime));
     audience.code(begun.title(), &begun.code, lifetime)?;
-    audience.waits(lifetime, true, begun.finish()).await
+    audience.waits(lifetime, true, begun.finish(lifetime)).await
 }
 
 /// Lines that are pasted. Their thread ends with the process: nothing can end a read of the terminal.
@@ -277,27 +318,28 @@ impl Audience {
     }
 
     /// A page of the portal, or what is wrong with a pasted address.
-    fn shown(&self, shown: &Shown<'_>, way: PortalWay, lifetime: Duration) {
+    fn shown(&self, shown: &Shown<'_>, way: PortalWay, lifetime: Duration) -> Result<(), CommandFailure> {
         let page = match shown {
-            Shown::NotThat(problem) => return drop(say(&format!("{problem}; paste it again\n"))),
+            Shown::NotThat(problem) => {
+                say(&format!("{problem}; paste it again\n")).unwrap_or_default();
+                return Ok(());
+            }
             Shown::Page(page) => *page,
         };
         if way == PortalWay::Opened {
             open(page.to_owned());
         }
-        let said = match (self, way) {
+        match (self, way) {
             (Self::Programs, _) => line(&json!({ "event": "page", "url": page, "expires_at": end_of(lifetime) })),
             (Self::People { .. }, PortalWay::Pasted) => show(&format!(
                 "Open this on any machine and sign in:\n\n  {page}\n\nThe browser ends at an address that can't be reached, \
                  http://localhost:3128/…\nPaste that whole address here: "
             )),
             (Self::People { .. }, _) => show(&format!("Sign in with this machine's browser\n\n  Open   {page}\n\n")),
-        };
-        // A page that nobody sees is never answered: the wait ends by its time.
-        drop(said);
+        }
     }
 
-    /// Waits, and says for how long.
+    /// Waits for work that ends by itself after `lifetime`, and says how long that still is.
     async fn waits<T>(
         &self,
         lifetime: Duration,
@@ -305,7 +347,7 @@ impl Audience {
         work: impl Future<Output = Result<T, SignInError>>,
     ) -> Result<T, SignInError> {
         let end = Instant::now() + lifetime;
-        let mut work = std::pin::pin!(tokio::time::timeout_at(end, work));
+        let mut work = std::pin::pin!(work);
         let is_for_people = matches!(self, Self::People { .. });
         let spinner = (is_for_people && spins && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         if let Some(spinner) = &spinner {
@@ -325,8 +367,7 @@ impl Audience {
                     if let Some(spinner) = &spinner {
                         spinner.finish_and_clear();
                     }
-                    let late = || SignInError::new("expired_token", "nobody signed in within the time; run the command again");
-                    return done.unwrap_or_else(|_| Err(late()));
+                    return done;
                 }
                 () = tokio::time::sleep(every) => {
                     if spinner.is_none() && is_for_people {
@@ -338,7 +379,7 @@ impl Audience {
     }
 
     /// The account is in the store: says so at once, and looks again whether it stays there (R90).
-    async fn done(&self, desk: &Desk, kept: Kept) -> Result<ExitCode, CommandFailure> {
+    async fn done(&self, desk: &Desk, kept: Kept, stops: &mut Stops) -> Result<ExitCode, CommandFailure> {
         let Kept { info, usage, replaced, mut warnings } = kept;
         let id = info.id.to_string();
         let is_new = !replaced;
@@ -357,7 +398,16 @@ impl Audience {
                 show(&format!("warning: {warning}\n"))?;
             }
         }
-        let gone = if is_new { vanished(desk.intake(), std::slice::from_ref(&id)).await? } else { Vec::new() };
+        let looked = match is_new {
+            true => {
+                stops.unless(vanished(desk.intake(), std::slice::from_ref(&id))).await.unwrap_or_else(|| Ok(Vec::new()))
+            }
+            false => Ok(Vec::new()),
+        };
+        let gone = looked.unwrap_or_else(|error| {
+            warnings.push(format!("whether it stays there could not be seen: {error}"));
+            Vec::new()
+        });
         warnings.extend(gone.iter().map(|id| of_vanished(id)));
         match self {
             Self::Programs => line(&json!({
