@@ -1,7 +1,7 @@
 //! The decisions about tokens, in random orders: refreshes, writes, outages, adoptions, restarts, a second process.
 //!
-//! A small world around the production code ([`Credential`], [`Waiting`], [`UnsavedToken`], the journal's text): an upstream
-//! whose refresh tokens work once, a store that may take no writes or be away, whose replies are lost and whose writes
+//! A small world around the production code ([`Credential`], [`WaitingTokens`], [`UnsavedToken`], the journal's text): an
+//! upstream whose refresh tokens work once, a store that may take no writes or be away, whose replies are lost and whose writes
 //! land late, two processes of which each may die and come back, and other programs that edit the record, refresh, or
 //! log in again. Each seed is one order of events. At every moment some process, its journal or the store must know the
 //! account's last token. When the trouble is over, the token must lie in the store and in every process.
@@ -12,17 +12,17 @@
 
 use std::env;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
 
 use super::{Cause, MOST_TOKENS, Order};
 use crate::policy::credential::Credential;
+use crate::policy::waiting::{Generation, WaitingTokens};
 use crate::proto::kiro::token::{Grant, Refusal};
 use crate::proto::record::{self, Entry, Token};
 use crate::secret::Secret;
-use crate::store::waiting::{Generation, Waiting};
 use crate::store::{Cas, OnRecord, Saved, StoreError, TokenKey, UnsavedToken, journal};
 
 /// Orders of events in a run of the test.
@@ -75,7 +75,7 @@ struct Process {
     /// Its journal's content while it is dead.
     disk: Vec<String>,
     held: Option<Credential>,
-    waiting: Waiting,
+    waiting: WaitingTokens,
     snapshot: Option<Bytes>,
     flight: Option<Flight>,
     writing: Option<Saving>,
@@ -198,7 +198,7 @@ impl World {
         let disk = std::mem::take(&mut process.disk);
         let left_over = disk.iter().filter_map(|text| journal::read("s", text.as_bytes()).unwrap());
         process.waiting =
-            if process.journals { Waiting::with_journal(left_over.collect()) } else { Waiting::default() };
+            if process.journals { WaitingTokens::with_journal(left_over.collect()) } else { WaitingTokens::default() };
         let held = Credential::new(TokenKey::of(ACCOUNT));
         process.held = Some(held);
         process.alive = true;
@@ -266,7 +266,7 @@ impl World {
                 }
                 Err((generation, saved)) => {
                     let process = &mut self.processes[p];
-                    process.waiting.settle(ACCOUNT, generation, &saved, instant(), std::time::Duration::ZERO);
+                    process.waiting.settle(ACCOUNT, generation, saved.is_ok(), instant(), std::time::Duration::ZERO);
                     if let Some(held) = &mut process.held {
                         match saved {
                             Ok(Saved::Written(bytes)) => held.saved(bytes),
@@ -378,7 +378,7 @@ impl World {
             Ok(saving) => self.processes[p].writing = Some(saving),
             Err((generation, saved)) => {
                 let waiting = &mut self.processes[p].waiting;
-                waiting.settle(ACCOUNT, generation, &saved, instant(), std::time::Duration::ZERO);
+                waiting.settle(ACCOUNT, generation, saved.is_ok(), instant(), std::time::Duration::ZERO);
                 let lies = self.lies();
                 self.tell(|| format!("{p}'s writer: {saved:?}, the store has {}", shown(&lies)));
             }
@@ -555,7 +555,7 @@ fn hand(process: &Process) -> Option<Secret> {
 /// Any moment: nothing here depends on it.
 fn instant() -> Instant {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *START.get_or_init(Instant::now)
+    *START.get_or_init(|| tokio::time::Instant::now().into_std())
 }
 
 /// One order of events. None: excused. Panics when a login is lost.

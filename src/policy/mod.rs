@@ -13,6 +13,8 @@ pub mod learned;
 pub mod marks;
 pub mod names;
 pub mod outcome;
+#[cfg(feature = "gateway")]
+pub(crate) mod pending;
 pub mod reach;
 pub mod retry;
 pub mod select;
@@ -20,6 +22,8 @@ pub mod select;
 pub mod unsaved;
 #[cfg(feature = "gateway")]
 pub mod view;
+#[cfg(feature = "gateway")]
+pub(crate) mod waiting;
 
 #[cfg(feature = "gateway")]
 pub(crate) fn later(start: jiff::Timestamp, pause: std::time::Duration) -> jiff::Timestamp {

@@ -138,48 +138,13 @@ impl Outcomes {
         }
     }
 
-    /// The fields of `record` that this change gives another value (R24, R28).
-    pub fn entries(&self, record: &Account, now: Timestamp) -> Vec<Entry> {
-        let mut after = record.clone();
-        self.apply(&mut after, now);
-        let mut entries = Vec::new();
-        let mut differs = |differs: bool, entry: Entry| {
-            if differs {
-                entries.push(entry);
-            }
-        };
-        differs(after.is_healthy != record.is_healthy, Entry::IsHealthy(after.is_healthy));
-        differs(after.error_count != record.error_count, Entry::ErrorCount(after.error_count));
-        differs(after.last_error_time != record.last_error_time, Entry::LastErrorTime(after.last_error_time));
-        differs(
-            after.last_error_message != record.last_error_message,
-            Entry::LastErrorMessage(after.last_error_message.as_deref().map(Note::parse)),
-        );
-        differs(
-            after.scheduled_recovery_time != record.scheduled_recovery_time,
-            Entry::ScheduledRecoveryTime(after.scheduled_recovery_time),
-        );
-        differs(after.usage_count != record.usage_count, Entry::UsageCount(after.usage_count));
-        differs(after.needs_refresh != record.needs_refresh, Entry::NeedsRefresh(after.needs_refresh));
-        differs(after.refresh_count != record.refresh_count, Entry::RefreshCount(after.refresh_count));
-        if let Some(used) = after.last_used.filter(|_| after.last_used != record.last_used) {
-            entries.push(Entry::LastUsed(used));
-        }
-        if let Some(checked) =
-            after.last_health_check_time.filter(|_| after.last_health_check_time != record.last_health_check_time)
-        {
-            entries.push(Entry::LastHealthCheckTime(checked));
-        }
-        entries
-    }
-
-    /// Makes `account` what its record will be once this change is written at `now`.
-    pub fn apply(&self, account: &mut Account, now: Timestamp) {
-        if let Some(started_at) = self.heal {
-            heal(account, started_at, now);
-        }
-        if let Some(started_at) = self.probed.filter(|_| !is_suspected(account)) {
-            heal(account, started_at, now);
+    /// Makes `account` what its record will be once this change is written at `now`. True: it heals a failure that the
+    /// record shows.
+    pub fn apply(&self, account: &mut Account, now: Timestamp) -> bool {
+        let probed = self.probed.filter(|_| !is_suspected(account));
+        let heals = self.heal.max(probed).is_some_and(|started_at| is_curable(account, started_at, now));
+        if heals {
+            heal(account);
         }
         if let Some(failure) = &self.failure {
             failure.apply(account, now);
@@ -191,6 +156,7 @@ impl Outcomes {
             account.refresh_count = 0;
             account.last_health_check_time = account.last_health_check_time.max(Some(at));
         }
+        heals
     }
 
     /// How much it adds to `usageCount`.
@@ -217,12 +183,6 @@ impl Outcomes {
         self.failure.as_ref().is_some_and(|failure| failure.mark.is_some())
     }
 
-    /// Whether it heals a record that shows a failure.
-    pub fn heals(&self, record: &Account, now: Timestamp) -> bool {
-        let probed = self.probed.filter(|_| !is_suspected(record));
-        self.heal.max(probed).is_some_and(|started_at| is_curable(record, started_at, now))
-    }
-
     /// Whether nothing would change.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -246,15 +206,46 @@ impl From<&Outcome> for Outcomes {
     }
 }
 
-/// R29, "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
-fn heal(account: &mut Account, started_at: Timestamp, now: Timestamp) {
-    if is_curable(account, started_at, now) {
-        account.is_healthy = true;
-        account.error_count = 0;
-        account.last_error_time = None;
-        account.last_error_message = None;
-        account.scheduled_recovery_time = None;
+/// The fields that have another value in `after` than in `record` (R24, R28).
+pub fn entries(record: &Account, after: &Account) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut differs = |differs: bool, entry: Entry| {
+        if differs {
+            entries.push(entry);
+        }
+    };
+    differs(after.is_healthy != record.is_healthy, Entry::IsHealthy(after.is_healthy));
+    differs(after.error_count != record.error_count, Entry::ErrorCount(after.error_count));
+    differs(after.last_error_time != record.last_error_time, Entry::LastErrorTime(after.last_error_time));
+    differs(
+        after.last_error_message != record.last_error_message,
+        Entry::LastErrorMessage(after.last_error_message.as_deref().map(Note::parse)),
+    );
+    differs(
+        after.scheduled_recovery_time != record.scheduled_recovery_time,
+        Entry::ScheduledRecoveryTime(after.scheduled_recovery_time),
+    );
+    differs(after.usage_count != record.usage_count, Entry::UsageCount(after.usage_count));
+    differs(after.needs_refresh != record.needs_refresh, Entry::NeedsRefresh(after.needs_refresh));
+    differs(after.refresh_count != record.refresh_count, Entry::RefreshCount(after.refresh_count));
+    if let Some(used) = after.last_used.filter(|_| after.last_used != record.last_used) {
+        entries.push(Entry::LastUsed(used));
     }
+    if let Some(checked) =
+        after.last_health_check_time.filter(|_| after.last_health_check_time != record.last_health_check_time)
+    {
+        entries.push(Entry::LastHealthCheckTime(checked));
+    }
+    entries
+}
+
+/// R29, "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
+fn heal(account: &mut Account) {
+    account.is_healthy = true;
+    account.error_count = 0;
+    account.last_error_time = None;
+    account.last_error_message = None;
+    account.scheduled_recovery_time = None;
 }
 
 fn is_suspected(account: &Account) -> bool {
@@ -387,8 +378,9 @@ mod tests {
 
     fn written_at(record: &str, outcomes: impl IntoIterator<Item = Outcome>, now: Timestamp) -> String {
         let account = Account::parse(record.as_bytes(), "a1").unwrap();
-        let entries = merged(outcomes).entries(&account, now);
-        let patched = patch(record.as_bytes(), &entries).unwrap();
+        let mut after = account.clone();
+        merged(outcomes).apply(&mut after, now);
+        let patched = patch(record.as_bytes(), &entries(&account, &after)).unwrap();
         patched.map_or_else(|| record.to_owned(), |patched| String::from_utf8(patched).unwrap())
     }
 
@@ -598,7 +590,9 @@ mod tests {
     fn a_write_in_doubt_marks_again_and_counts_no_more_r22() {
         let account = Account::parse(b"{}", "a1").unwrap();
         let change = merged([success(), cool_down(t0(), t0(), time("10:01:00"))]).without_counts();
-        let entries = change.entries(&account, t0());
+        let mut after = account.clone();
+        change.apply(&mut after, t0());
+        let entries = entries(&account, &after);
         assert!(entries.contains(&Entry::IsHealthy(false)));
         assert!(!entries.iter().any(|entry| matches!(entry, Entry::UsageCount(_) | Entry::ErrorCount(_))));
     }

@@ -24,7 +24,6 @@ use crate::secret::Secret;
 pub mod file;
 pub(crate) mod journal;
 pub mod redis;
-pub(crate) mod waiting;
 pub mod writer;
 
 pub use crate::config::RedisAddress;

@@ -1,4 +1,4 @@
-//! Tokens from upstream that the store doesn't hold yet: the newest for each account (R51). Pure.
+//! Tokens from upstream that the store doesn't hold yet: the newest for each account (R51).
 //!
 //! ```text
 //!   keep() ──▶ waiting ──(due)──▶ on its way ──▶ saved, or overtaken by somebody else's: gone
@@ -7,11 +7,9 @@
 //! ```
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use super::{Saved, StoreError, UnsavedToken};
+use super::unsaved::UnsavedToken;
 
 /// A token whose write takes longer than this goes into the journal meanwhile.
 const JOURNAL_AFTER: Duration = Duration::from_millis(250);
@@ -24,7 +22,7 @@ pub(crate) type Generation = u64;
 
 /// The tokens that wait, by account.
 #[derive(Default)]
-pub(crate) struct Waiting {
+pub(crate) struct WaitingTokens {
     tokens: HashMap<String, WaitingToken>,
     generations: Generation,
     /// There is a journal.
@@ -45,7 +43,7 @@ struct WaitingToken {
     journal_at: Option<Instant>,
 }
 
-impl Waiting {
+impl WaitingTokens {
     /// With a journal that holds these tokens of an earlier process.
     pub(crate) fn with_journal(left_over: HashMap<String, UnsavedToken>) -> Self {
         Self { journals: true, left_over, ..Self::default() }
@@ -65,19 +63,19 @@ impl Waiting {
         self.tokens.insert(account.to_owned(), WaitingToken { token, due: now, busy, generation, journal_at });
     }
 
-    /// The account's token, for the caller to write now and to report with [`Waiting::settle`].
+    /// The account's token, for the caller to write now and to report with [`WaitingTokens::settle`].
     pub(crate) fn take(&mut self, account: &str) -> Option<(UnsavedToken, Generation)> {
         let entry = self.tokens.get_mut(account)?;
         entry.busy += 1;
         Some((entry.token.clone(), entry.generation))
     }
 
-    /// The result of a write. An unwritten token leaves again after `retry`, a newer one at once.
+    /// The result of a write. A token that got no answer leaves again after `retry`, a newer one at once.
     pub(crate) fn settle(
         &mut self,
         account: &str,
         generation: Generation,
-        saved: &Result<Saved, StoreError>,
+        answered: bool,
         now: Instant,
         retry: Duration,
     ) {
@@ -85,7 +83,7 @@ impl Waiting {
         entry.busy = entry.busy.saturating_sub(1);
         if entry.generation != generation {
             entry.due = now;
-        } else if saved.is_err() {
+        } else if !answered {
             entry.due = now + retry;
             entry.journal_at = entry.journal_at.map(|_| now);
         } else if let Some(entry) = self.tokens.remove(account)
@@ -107,7 +105,7 @@ impl Waiting {
     }
 
     /// The tokens that go into the journal now, those to be removed from it, and when more is due.
-    pub(super) fn journal_work(&mut self, now: Instant) -> (Kept, Kept, Option<Instant>) {
+    pub(crate) fn journal_work(&mut self, now: Instant) -> (Kept, Kept, Option<Instant>) {
         let (mut keep, mut next) = (Vec::new(), None);
         for (account, entry) in &mut self.tokens {
             match entry.journal_at {
@@ -129,7 +127,7 @@ impl Waiting {
     }
 
     /// The accounts whose tokens wait.
-    pub(super) fn accounts(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &String> {
         self.tokens.keys()
     }
 
@@ -143,12 +141,12 @@ impl Waiting {
     }
 
     /// Whether the account's token has been tried since then, or is gone.
-    pub(super) fn was_tried(&self, account: &str, since: Instant) -> bool {
+    pub(crate) fn was_tried(&self, account: &str, since: Instant) -> bool {
         self.tokens.get(account).is_none_or(|entry| entry.busy == 0 && entry.due > since)
     }
 
     /// All waiting tokens leave now.
-    pub(super) fn all_due(&mut self, now: Instant) {
+    pub(crate) fn all_due(&mut self, now: Instant) {
         for entry in self.tokens.values_mut() {
             entry.due = entry.due.min(now);
             entry.journal_at = entry.journal_at.map(|at| at.min(now));
@@ -157,4 +155,4 @@ impl Waiting {
 }
 
 /// Tokens by account.
-pub(super) type Kept = Vec<(String, UnsavedToken)>;
+pub(crate) type Kept = Vec<(String, UnsavedToken)>;
