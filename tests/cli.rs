@@ -15,6 +15,8 @@ use tempfile::TempDir;
 mod login;
 #[path = "cli/login_faults.rs"]
 mod login_faults;
+#[path = "cli/portal.rs"]
+mod portal;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "support/redis_server.rs"]
 mod redis_server;
