@@ -37,7 +37,7 @@ use crate::store::{Lock, Saved, Status, Store, StoreErrorKind, TokenKey};
 use crate::upstream::{Upstream, host_of};
 
 pub(crate) use calls::{MAX_REFRESH_ANSWER, read_up_to};
-pub use profiles::LookUp;
+pub use profiles::{ListedProfile, LookUp};
 
 /// How often accounts are checked for a background refresh or a probe.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

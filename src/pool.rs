@@ -42,7 +42,7 @@ use crate::policy::view::{self, Urls};
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{AccountKind, region_of};
-use crate::proto::record::{Method, Note, Token};
+use crate::proto::record::{Method, Note, Token, TokenKey};
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
 use crate::store::{Clock, Store, StoreError, Writer};
@@ -300,6 +300,8 @@ struct Inside {
     empty_since: Option<Timestamp>,
     /// The log has said that it reads empty.
     empty_told: bool,
+    /// Accounts that the last snapshot missed, with the places of their tokens.
+    gone: Vec<(AccountId, TokenKey)>,
     tickets: tickets::Book,
     alike: Alike,
     brake: Brake,
@@ -340,6 +342,7 @@ impl Pool {
                 slots: BTreeMap::new(),
                 empty_since: None,
                 empty_told: false,
+                gone: Vec::new(),
                 tickets: tickets::Book::new(),
                 alike: Alike::default(),
                 brake: Brake::default(),

@@ -37,7 +37,43 @@ pub enum LookUp {
     NotAsked,
 }
 
+/// A profile that an account may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedProfile {
+    /// At most 2,048 printable characters.
+    pub arn: Arc<str>,
+    /// What its organisation calls it.
+    pub name: Option<String>,
+}
+
 impl Credentials {
+    /// The account's profiles in every region that may know one, for a person who asks. Nothing is remembered of them.
+    ///
+    /// # Errors
+    /// No region listed one, and one of them gave no answer: its fault.
+    pub async fn profiles(&self, lease: &Lease) -> Result<Vec<ListedProfile>, Fault> {
+        let bearer = self.access_token(lease).await?;
+        let mut view = lease.account().clone();
+        let regions: Vec<String> = view.profile_regions().into_iter().map(str::to_owned).collect();
+        let mut found = Vec::<ListedProfile>::new();
+        let mut silent = None;
+        for region in regions {
+            match self.list(&mut view, &bearer, &region).await {
+                Ok(profiles) => {
+                    let known = |profile: &ListedProfile| found.iter().any(|known| known.arn == profile.arn);
+                    let new: Vec<_> = profiles.into_iter().filter(|profile| !known(profile)).collect();
+                    found.extend(new);
+                }
+                Err(fault) if matches!(fault.status, Some(403 | 404)) => {}
+                Err(fault) => silent = Some(fault),
+            }
+        }
+        match silent.filter(|_| found.is_empty()) {
+            Some(fault) => Err(fault),
+            None => Ok(found),
+        }
+    }
+
     /// Asks for the account's profiles, unless that was done lately; waits at most 10 s and joins a look-up under way. The
     /// lease sees the account as it is afterwards.
     pub async fn look_up_profiles(&self, lease: &mut Lease) -> LookUp {
@@ -95,8 +131,8 @@ impl Credentials {
             asked.push(url);
             loop {
                 let fault = match self.list(&mut view, &bearer, &region).await {
-                    Ok(arns) => {
-                        found.extend(arns);
+                    Ok(profiles) => {
+                        found.extend(profiles.into_iter().map(|profile| profile.arn));
                         break;
                     }
                     Err(fault) => fault,
@@ -178,8 +214,13 @@ impl Credentials {
     }
 
     /// The active profiles of one region.
-    async fn list(&self, view: &mut Arc<AccountView>, bearer: &Secret, region: &str) -> Result<Vec<Arc<str>>, Fault> {
-        let mut arns = Vec::new();
+    async fn list(
+        &self,
+        view: &mut Arc<AccountView>,
+        bearer: &Secret,
+        region: &str,
+    ) -> Result<Vec<ListedProfile>, Fault> {
+        let mut profiles = Vec::new();
         let mut next: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let body = |shape: Shape| {
@@ -200,14 +241,16 @@ impl Credentials {
                 let active = text(profile, "status").is_none_or(|status| status.eq_ignore_ascii_case("ACTIVE"));
                 let sound =
                     |arn: &String| (1..=MAX_ARN).contains(&arn.len()) && arn.bytes().all(|b| b.is_ascii_graphic());
-                arns.extend(text(profile, "arn").filter(|_| active).filter(sound).map(Arc::from));
+                let arn = text(profile, "arn").filter(|_| active).filter(sound);
+                let name = text(profile, "profileName");
+                profiles.extend(arn.map(|arn| ListedProfile { arn: arn.into(), name }));
             }
             next = text(&answer, "nextToken").filter(|next| !next.is_empty());
             if next.is_none() {
                 break;
             }
         }
-        Ok(arns)
+        Ok(profiles)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, short, tickets};
 use crate::policy::health::Standing;
 use crate::policy::later;
-use crate::proto::record::{Account, Unusable};
+use crate::proto::record::{Account, TokenKey, Unusable};
 use crate::store::{RawAccount, Status, StoreError, StoreErrorKind, UnsavedToken, Writer};
 
 /// How often an empty pool is polled, for [`EMPTY_LOOK_FOR`] (R55).
@@ -21,6 +21,8 @@ pub(super) const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(250);
 const EMPTY_LOOK_FOR: Duration = Duration::from_secs(2);
 /// When an empty pool is believed (R55).
 const EMPTY_BELIEVED: Duration = Duration::from_secs(60);
+/// Removed accounts of one snapshot whose token records are read.
+const MOST_GONE: usize = 100;
 /// The pause after a failed read; a store that is back is read at once (R53).
 const RETRY_READ: Duration = Duration::from_secs(1);
 /// How long a mark that the host program writes for us outweighs a snapshot (R18, R35).
@@ -61,7 +63,9 @@ impl Pool {
             Ok(accounts) => {
                 self.0.counters.snapshots.fetch_add(1, Ordering::Relaxed);
                 let starts_empty = accounts.is_empty() && !self.is_ready();
+                let gone = std::mem::take(&mut self.inside().gone);
                 self.take_in(accounts, since);
+                self.tell_of_orphans(gone).await;
                 if starts_empty {
                     self.tell_of_an_empty_start().await;
                 }
@@ -101,6 +105,25 @@ impl Pool {
                 Ok(()) = reads.changed() => {}
                 () = self.first_snapshot() => {}
             }
+        }
+    }
+
+    /// Accounts that the last snapshot missed, and whose token records are still there: whoever removes an account on purpose
+    /// removes both (R90). A snapshot later, so that a removal that is under way is over.
+    async fn tell_of_orphans(&self, gone: Vec<(AccountId, TokenKey)>) {
+        let mut orphans = Vec::new();
+        for (id, key) in gone {
+            let is_there = self.0.store.read_token(&key, self.now()).await.is_ok_and(|token| token.is_some());
+            if is_there && !self.inside().slots.contains_key(&id) {
+                orphans.push(short(&id).to_owned());
+            }
+        }
+        if !orphans.is_empty() {
+            tracing::warn!(
+                accounts = orphans.join(" "),
+                "removed from the pool, but their token records are still there: a program that keeps the pool in memory may \
+                 have written it back without them. Let it reload its pool, then `kiro-server accounts restore`"
+            );
         }
     }
 
@@ -157,6 +180,8 @@ impl Pool {
                 tokens.push((slot.account.view.id.clone(), unsaved));
             }
         }
+        inside.gone =
+            before.into_iter().map(|(id, slot)| (id, slot.account.credential.key().clone())).take(MOST_GONE).collect();
         if self.0.settings.brake {
             let Inside { slots, brake, .. } = &mut *inside;
             let turned = slots

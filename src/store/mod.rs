@@ -6,6 +6,7 @@
 //! Every call is cancel-safe in this sense: dropping its future leaves the store as if the call had or had not run,
 //! never half done.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -475,6 +476,23 @@ impl Store {
             Self::Redis(store) => store.pool_under_default_prefix().await,
             Self::File(_) => Ok(None),
         }
+    }
+
+    /// Whole ids of the token records that no account uses, sorted: somebody wrote their accounts out of the pool (R90).
+    pub async fn orphans(&self) -> Result<Vec<String>, StoreError> {
+        let ids = match self {
+            Self::Redis(store) => store.token_ids().await?,
+            Self::File(store) => store.token_ids().await?,
+        };
+        // Read afterwards: an account that is added meanwhile has its token first.
+        let mut used = HashSet::new();
+        for account in self.load().await? {
+            used.extend(account.token.map(|(key, _)| key.id().to_owned()));
+            used.insert(account.id);
+        }
+        let mut orphans: Vec<_> = ids.into_iter().filter(|id| !used.contains(id)).collect();
+        orphans.sort();
+        Ok(orphans)
     }
 
     /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service. For

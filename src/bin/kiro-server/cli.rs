@@ -181,6 +181,13 @@ fn accounts() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("profiles")
+                .about("List the profiles of an organisation's user, and choose one")
+                .arg(id())
+                .arg(Arg::new("set").long("set").value_name("ARN").help("Write this one into the account's record"))
+                .arg(json()),
+        )
+        .subcommand(
             Command::new("disable")
                 .about("Take an account out of service until it is enabled")
                 .arg(id())

@@ -30,7 +30,7 @@ const REACH_WITHIN: Duration = Duration::from_secs(10);
 /// How long refreshes under way and writes may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(20);
 /// Least length of a prefix of an id.
-const MIN_PREFIX: usize = 4;
+pub const MIN_PREFIX: usize = 4;
 
 /// A store with its accounts.
 pub struct Desk {

@@ -46,6 +46,8 @@ const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
 /// What the command line needs beyond the gateway (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
+/// Token records without an account that are named.
+const MOST_ORPHANS: usize = 10;
 
 pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     if options.get_flag("live") {
@@ -512,6 +514,24 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
             format!("redis-cli SADD {}pool-types claude-kiro-oauth", desk.config.redis_key_prefix),
         ),
         Err(error) => report.note("pool", format!("pool-types can't be read: {error}")),
+    }
+    match desk.store.orphans().await {
+        Ok(orphans) if orphans.is_empty() => {}
+        Ok(orphans) => {
+            let ids: Vec<_> = orphans.iter().take(MOST_ORPHANS).map(|id| short(id)).collect();
+            let more = if orphans.len() > ids.len() { ", …" } else { "" };
+            report.note(
+                "pool",
+                format!(
+                    "{} token records have no account ({}{more}). Were the accounts removed by a program that keeps the pool in \
+                     memory and wrote it back? `kiro-server accounts restore ID` brings one back, once that program has \
+                     reloaded its pool",
+                    orphans.len(),
+                    ids.join(", ")
+                ),
+            );
+        }
+        Err(error) => report.note("pool", format!("token records without an account can't be looked for: {error}")),
     }
 }
 

@@ -259,6 +259,15 @@ impl FileStore {
         results.pop().unwrap_or_else(|| Err(broken("no answer")))
     }
 
+    /// Ids of all token records.
+    pub(super) async fn token_ids(&self) -> Result<Vec<String>, StoreError> {
+        self.run(|inner| match inner.content()? {
+            Content::Pool(pool) => Ok(pool.tokens.keys().cloned().collect()),
+            Content::Absent | Content::Token(_) => Ok(Vec::new()),
+        })
+        .await
+    }
+
     /// One machine needs no shared counter.
     pub(super) fn reserve_tickets(&self, count: u64) -> Tickets {
         let first = self.inner.tickets.fetch_add(count, Ordering::Relaxed);

@@ -12,9 +12,9 @@
 //! # Rights
 //! The gateway needs HGETALL, HGET, HSET, GET, SET, DEL, INCRBY, EVALSHA, EVAL and SCRIPT LOAD on its prefix, beside
 //! AUTH, HELLO, SELECT, PING and CLIENT (R3); with Cluster also CLUSTER SLOTS, with Sentinel `SENTINEL
-//! get-master-addr-by-name` there. The command line adds HSETNX, HDEL, SADD, SISMEMBER.
+//! get-master-addr-by-name` there. The command line adds HSETNX, HDEL, SADD, SISMEMBER, SCAN.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +50,8 @@ use link::{Links, Live};
 const LOCK_SECONDS: u64 = 30;
 /// Scripts in one pipeline (R31).
 const SCRIPTS_A_PIPELINE: usize = 64;
+/// Token records that are listed; a pool has a tenth of it at most.
+const MOST_TOKEN_IDS: usize = 100_000;
 /// Commands in flight at once without a pipeline: in a Cluster each key has its own node.
 const CLUSTER_CONCURRENCY: usize = 64;
 /// A late reply still counts when it comes within this time after the server is back.
@@ -292,6 +294,33 @@ impl RedisStore {
             return Ok(None);
         }
         Ok(self.exists(&default).await?.then_some(default))
+    }
+
+    /// Ids of all token records. Only `doctor` and `accounts restore` ask for them.
+    pub(super) async fn token_ids(&self) -> Result<Vec<String>, StoreError> {
+        if self.pick()?.connection.is_cluster() {
+            return Err(StoreError::new(StoreErrorKind::Broken, "a cluster's keys can't be listed"));
+        }
+        let start = self.key(&format!("tokens:{PROVIDER}:"));
+        let escaped: String = start
+            .chars()
+            .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c]))
+            .collect();
+        let pattern = format!("{escaped}*");
+        let mut ids = HashSet::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let reply = self.one(command("SCAN", &[&cursor, b"MATCH", pattern.as_bytes(), b"COUNT", b"1000"])).await?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) =
+                redis::from_redis_value(reply).map_err(|_| broken("SCAN gives no keys"))?;
+            let names =
+                keys.into_iter().filter_map(|key| String::from_utf8(key).ok()?.strip_prefix(&start).map(str::to_owned));
+            ids.extend(names.filter(|id| is_account_id(id.as_bytes())));
+            cursor = next;
+            if cursor == b"0" || ids.len() >= MOST_TOKEN_IDS {
+                return Ok(ids.into_iter().collect());
+            }
+        }
     }
 
     pub(super) async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {

@@ -6,6 +6,7 @@ mod check;
 mod database;
 mod list;
 mod login;
+mod profiles;
 mod restore;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     match options.subcommand() {
         Some(("add", options)) => add::run(config, options).await,
         Some(("login", options)) => login::run(config, options).await,
+        Some(("profiles", options)) => profiles::run(config, options).await,
         Some(("list", options)) => list::run(config, options).await,
         Some(("check", options)) => check::run(config, options).await,
         Some(("disable", options)) => change::disable(config, options).await,
