@@ -166,6 +166,9 @@ pub enum PoolEvent {
     },
 }
 
+/// From when on the end of a client registration is shown, seconds (K99).
+const REGISTRATION_SOON: i64 = 14 * 86_400;
+
 /// One account in lists, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountInfo {
@@ -185,6 +188,8 @@ pub struct AccountInfo {
     pub state: HealthState,
     /// When its access token expires; none for API keys and when it is unknown.
     pub expires_at: Option<Timestamp>,
+    /// When the client registration of an IdC account ends: until then its token can be renewed (K99).
+    pub registration_expires_at: Option<Timestamp>,
     /// This process's requests on it.
     pub in_flight: u32,
     /// Why it is unusable, naming the field.
@@ -196,6 +201,11 @@ pub struct AccountInfo {
 }
 
 impl AccountInfo {
+    /// The end of its client registration, from 14 days before (K99).
+    pub fn registration_soon(&self, now: Timestamp) -> Option<Timestamp> {
+        self.registration_expires_at.filter(|end| end.as_second() <= now.as_second() + REGISTRATION_SOON)
+    }
+
     /// Its state for people: the state's word, or `suspicious` for a suspicious rest (K91).
     pub fn condition(&self) -> &'static str {
         match (self.state, &self.cause) {
@@ -465,6 +475,12 @@ impl Pool {
                 .token()
                 .expires_at
                 .filter(|_| slot.account.view.method != Method::ApiKey),
+            registration_expires_at: slot
+                .account
+                .credential
+                .token()
+                .registration_expires_at
+                .filter(|_| slot.account.view.method == Method::Idc),
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
             problem: slot.account.problem().map(str::to_owned),
             cause: slot.account.health.cause().filter(|_| !served(slot.account.state(now))).map(str::to_owned),

@@ -374,6 +374,26 @@ async fn every_variant_refused_by_a_403_is_a_failure_p17_k78() {
     assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("account=\"00000000\""), "{told:?}");
 }
 
+/// A Node.js service that rewrites the whole pool: the account goes, its token record stays. A removal by `accounts remove`
+/// takes both, and nothing is said.
+#[tokio::test]
+async fn an_account_that_goes_without_its_token_record_is_warned_about_once_r106() {
+    let log = Log::listen();
+    let three = ["a", "b", "c"].map(|token| json!({ "accessToken": token, "authMethod": "social" }));
+    let world = World::new(&three, &[("KIRO_ACCOUNT_CACHE_TTL", "50ms")]).await;
+    let mut redis = world.redis.connection();
+    let pool = "aiclient:pools:claude-kiro-oauth";
+    let ids: Vec<String> = redis::cmd("HKEYS").arg(pool).query(&mut redis).unwrap();
+    let gone = ids.iter().find(|id| id.starts_with("00000001")).unwrap();
+    let removed = ids.iter().find(|id| id.starts_with("00000002")).unwrap();
+    redis::cmd("HDEL").arg(pool).arg(&[gone, removed]).exec(&mut redis).unwrap();
+    redis::cmd("DEL").arg(format!("aiclient:tokens:claude-kiro-oauth:{removed}")).exec(&mut redis).unwrap();
+    world.eventually("told", |_| !log.lines("their token records are still there").is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let told = log.lines("their token records are still there");
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("accounts=\"00000001\""), "{told:?}");
+}
+
 /// In front of the simulator as Kiro's own hosts are: a proxy that finds no host `q.`, and TLS.
 async fn fips_only(upstream: std::net::SocketAddr, folder: &std::path::Path) -> (String, Arc<Mutex<Vec<String>>>) {
     let fips = "q-fips.us-gov-west-1.amazonaws.com".to_owned();

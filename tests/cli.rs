@@ -15,6 +15,8 @@ use tempfile::TempDir;
 mod login;
 #[path = "cli/login_faults.rs"]
 mod login_faults;
+#[path = "cli/orphans.rs"]
+mod orphans;
 #[path = "cli/portal.rs"]
 mod portal;
 #[allow(dead_code, reason = "each test file uses its part")]

@@ -20,7 +20,7 @@ use crate::store::{Added, NewAccount, StoreError};
 const MAX_NAME: usize = 100;
 /// Kiro's refresh tokens are longer (contract/accounts.md, "Tokens").
 const SHORTEST_REFRESH_TOKEN: usize = 100;
-/// When a program that keeps the pool in memory may have written it back without what was added (R90).
+/// When a program that keeps the pool in memory may have written it back without what was added (R106).
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
 
 /// Which accounts of a source, and how.
@@ -355,7 +355,7 @@ impl AddedAccount {
     }
 }
 
-/// Which of these accounts another program has written out of the pool meanwhile: looks after 2 s and 10 s (R90). The file
+/// Which of these accounts another program has written out of the pool meanwhile: looks after 2 s and 10 s (R106). The file
 /// store has no such neighbour.
 ///
 /// # Errors

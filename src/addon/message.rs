@@ -102,6 +102,7 @@ pub(crate) fn account(info: &AccountInfo) -> Value {
         "state": info.state.as_str(),
         "until": info.state.until().map(rfc3339),
         "expiresAt": info.expires_at.map(rfc3339),
+        "registrationExpiresAt": info.registration_expires_at.map(rfc3339),
         "inFlight": info.in_flight,
     });
     if let Some(problem) = &info.problem {

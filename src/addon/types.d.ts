@@ -350,6 +350,8 @@ export interface AccountInfo {
   until: string | null
   /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */
   expiresAt: string | null
+  /** RFC 3339: when the client registration of an `idc` account ends. Its token can't be renewed afterwards. */
+  registrationExpiresAt: string | null
   /** Requests that it serves for this process. */
   inFlight: number
   /** Why it is unusable. */

@@ -115,6 +115,12 @@ pub struct AccountStatus {
     pub name: Option<String>,
     /// `social`, `idc`, `external`, `api-key`.
     pub method: &'static str,
+    /// Whose account it is (K73): `social`, `builder-id`, `enterprise`, `external`, `api-key`, `unsure`.
+    pub kind: &'static str,
+    /// The region in which Kiro is asked for it.
+    pub region: String,
+    /// What goes out as its profile: `own`, `listed`, `service`, `none`, or `missing`.
+    pub profile: &'static str,
     /// `healthy`, `half-open`, `stale`, `cooling`, `no-profile`, `quota`, `ejected`, `disabled`, `unusable`.
     pub state: &'static str,
     /// The end of a rest, of a used-up quota or of the time without a profile, RFC 3339.
@@ -125,6 +131,8 @@ pub struct AccountStatus {
     pub in_flight: u32,
     /// When its access token expires, RFC 3339.
     pub expires_at: Option<String>,
+    /// When the client registration of an IdC account ends, RFC 3339 (K99).
+    pub registration_expires_at: Option<String>,
     /// Why it is unusable, naming the field; or why it rests or is ejected. `suspicious, back in 6 h` (K91).
     pub problem: Option<String>,
     /// This process's lessons from its answers, in words: a refused profile, a model that it doesn't have.
@@ -146,11 +154,15 @@ impl Gateway {
                 id: short(&account.id).to_owned(),
                 name: account.name,
                 method: account.method.as_str(),
+                kind: account.kind.as_str(),
+                region: account.region,
+                profile: account.profile,
                 state: account.state.as_str(),
                 until: until.map(text),
                 rests_seconds,
                 in_flight: account.in_flight,
                 expires_at: account.expires_at.map(text),
+                registration_expires_at: account.registration_expires_at.map(text),
                 learned: account.learned,
                 problem: account.problem.or(suspicious).or(account.cause),
             }

@@ -478,7 +478,7 @@ impl Store {
         }
     }
 
-    /// Whole ids of the token records that no account uses, sorted: somebody wrote their accounts out of the pool (R90).
+    /// Whole ids of the token records that no account uses, sorted: somebody wrote their accounts out of the pool (R106).
     pub async fn orphans(&self) -> Result<Vec<String>, StoreError> {
         let ids = match self {
             Self::Redis(store) => store.token_ids().await?,

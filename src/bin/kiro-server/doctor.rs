@@ -25,7 +25,7 @@ use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::proto::kiro::route::{Call, Shape};
-use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region, time};
+use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind};
@@ -556,9 +556,6 @@ async fn account(desk: &Desk, entry: &DeskAccount, report: &mut DoctorReport) {
     }
 }
 
-/// How long before its end, in seconds, doctor warns about a client registration.
-const REGISTRATION_SOON: i64 = 14 * 86_400;
-
 #[derive(Default)]
 struct Findings {
     wrong: Vec<(String, String)>,
@@ -571,7 +568,7 @@ impl Findings {
     }
 }
 
-const LOG_IN_AGAIN: &str = "log in again in Kiro, `kiro-server accounts add`, and `accounts remove` this one";
+const LOG_IN_AGAIN: &str = "sign in anew: `kiro-server accounts login --replace ID`";
 
 async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findings: &mut Findings) {
     let info = &entry.info;
@@ -643,12 +640,14 @@ fn token_findings(desk: &Desk, entry: &DeskAccount, token: &Token, now: Timestam
             LOG_IN_AGAIN,
         );
     }
-    if let Some(end) = registration_end(entry).filter(|end| token.method() == Method::Idc && *end <= now) {
-        findings.wrong(format!("its client registration expired {}", relative(end, now)), LOG_IN_AGAIN);
-    }
-    let soon = now.as_second() + REGISTRATION_SOON;
-    if let Some(end) = registration_end(entry).filter(|end| *end > now && end.as_second() <= soon) {
-        findings.notes.push(format!("its client registration ends {}: sign in again before", relative(end, now)));
+    match entry.info.registration_soon(now) {
+        Some(end) if end <= now => {
+            findings.wrong(format!("its client registration expired {}", relative(end, now)), LOG_IN_AGAIN);
+        }
+        Some(end) => {
+            findings.notes.push(format!("its client registration ends {}: sign in again before", relative(end, now)));
+        }
+        None => {}
     }
     match token.expires_at {
         Some(end) if end > now => {}
@@ -709,12 +708,6 @@ fn node_findings(desk: &Desk, entry: &DeskAccount, token: &Token, findings: &mut
 
 fn is_token_store(desk: &Desk) -> bool {
     matches!(&desk.config.store, StoreKind::File(path) if is_token_file(path))
-}
-
-/// `registrationExpiresAt`, which only people and this look at (R70).
-fn registration_end(entry: &DeskAccount) -> Option<Timestamp> {
-    let (_, record) = entry.raw.token.as_ref()?;
-    time(Object::parse(record, RECORD).ok()?.last("registrationExpiresAt")?)
 }
 
 /// Addresses of its own, the ignored ones too (K12).

@@ -156,7 +156,7 @@ fn take(desk: &Desk, entry: &DeskAccount) -> Result<Lease, Problem> {
     })
 }
 
-const LOG_IN_AGAIN: &str = "log in again in Kiro, `kiro-server accounts add`, then remove this one";
+const LOG_IN_AGAIN: &str = "sign in anew: `kiro-server accounts login --replace ID`";
 const TRY_LATER: &str = "try again in a minute";
 const LOOK_AT_NETWORK: &str = "`kiro-server doctor` looks at the network";
 

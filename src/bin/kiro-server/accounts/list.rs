@@ -60,7 +60,7 @@ fn row(entry: &DeskAccount, now: Timestamp) -> Vec<String> {
         token,
         account.map_or_else(|| "-".to_owned(), |account| account.usage_count.to_string()),
         used.map_or_else(|| "never".to_owned(), |used| relative(used, now)),
-        why(entry).unwrap_or_default(),
+        why(entry).or_else(|| registration(entry, now)).unwrap_or_default(),
     ]
 }
 
@@ -77,10 +77,18 @@ fn json_of(entry: &DeskAccount) -> Value {
         "until": info.state.until().map(rfc3339),
         "reason": why(entry),
         "expires_at": info.expires_at.map(rfc3339),
+        "registration_expires_at": info.registration_expires_at.map(rfc3339),
         "uses": account.map(|account| account.usage_count),
         "errors": account.map(|account| account.error_count),
         "last_used": account.and_then(|account| account.last_used).map(rfc3339),
     })
+}
+
+/// That a client registration ends (K99).
+fn registration(entry: &DeskAccount, now: Timestamp) -> Option<String> {
+    let end = entry.info.registration_soon(now)?;
+    let verb = if end <= now { "ended" } else { "ends" };
+    Some(format!("client registration {verb} {}: sign in again", relative(end, now)))
 }
 
 /// Why an account is not in service. What another program wrote is not repeated (R6).

@@ -1,4 +1,4 @@
-//! `accounts login`: a person signs in with a browser, and the account is in the store (K93–K98, R87–R90).
+//! `accounts login`: a person signs in with a browser, and the account is in the store (K93–K98, R87–R89, R106).
 
 use std::future::Future;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -378,7 +378,7 @@ impl Audience {
         }
     }
 
-    /// The account is in the store: says so at once, and looks again whether it stays there (R90).
+    /// The account is in the store: says so at once, and looks again whether it stays there (R106).
     async fn done(&self, desk: &Desk, kept: Kept, stops: &mut Stops) -> Result<ExitCode, CommandFailure> {
         let Kept { info, usage, replaced, mut warnings } = kept;
         let id = info.id.to_string();
