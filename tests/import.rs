@@ -3,6 +3,9 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[cfg(unix)]
+#[path = "import/hostile.rs"]
+mod hostile;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;

@@ -1,7 +1,7 @@
 //! Finds and reads what `accounts add` takes over (R78–R83).
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::files;
 use crate::proto::record::import::{
@@ -53,9 +53,10 @@ pub struct Reading<'a> {
 /// A sentence that begins with the path: it isn't there, or nothing of it can be taken over.
 pub fn gather(from: Option<&Path>, how: Reading<'_>) -> Result<Gathered, String> {
     let Some(from) = from else { return gather_default(how) };
-    let Ok(metadata) = fs::metadata(from) else {
-        return Err(of(from, "not found; name a file with --from"));
-    };
+    let metadata = fs::metadata(from).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => of(from, "not found; name a file with --from"),
+        _ => of(from, &error.to_string()),
+    })?;
     if metadata.is_dir() { folder(from, how) } else { file(from, how) }
 }
 
@@ -136,7 +137,8 @@ fn folder(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
         let is_token = read(&file).is_ok_and(|text| matches!(recognise(&text), Ok(Source::TokenFile)));
         if is_token {
             let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            gathered.found.push(FoundAccount { label, taken: token_file(&file, how.now) });
+            let taken = token_file(&file, how.now).map_err(|why| without_address(&why, &file));
+            gathered.found.push(FoundAccount { label, taken });
         }
     }
     if gathered.found.is_empty() {
@@ -200,11 +202,12 @@ fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> FoundAccount
         Place::Inline(json) => inline(json),
         Place::File(name) => {
             let path = root.join(name.strip_prefix("./").unwrap_or(name));
-            if path.is_file() {
+            let taken = if path.is_file() {
                 token_file(&path, now).and_then(|taken| with_registration(taken.token, &path))
             } else {
                 Err(format!("{} not found; is --base right?", path.display()))
-            }
+            };
+            taken.map_err(|why| without_address(&why, &path))
         }
     };
     let ServiceAccount { label, id, name, members, .. } = account;
@@ -241,6 +244,12 @@ fn with_registration(record: Vec<u8>, path: &Path) -> Result<Vec<u8>, String> {
 fn token_file(path: &Path, now: Timestamp) -> Result<ImportedAccount, String> {
     let imported = import(path, now).map_err(|error| of_file(&error))?;
     Ok(ImportedAccount { id: None, name: None, members: Vec::new(), token: imported.token })
+}
+
+/// A path that a source names may hold a mail address: then the sentence goes without it.
+fn without_address(why: &str, path: &Path) -> String {
+    let shown = path.display().to_string();
+    if shown.contains('@') { why.replace(&shown, "its file") } else { why.to_owned() }
 }
 
 /// The error of a file that is no store: without the word that says so.

@@ -10,6 +10,7 @@ mod log;
 mod output;
 mod reload;
 mod serve;
+mod stops;
 mod survey;
 mod traces;
 

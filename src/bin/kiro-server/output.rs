@@ -58,7 +58,9 @@ pub fn show(text: &str) -> Result<(), CommandFailure> {
 
 /// Says what is wrong, in a line on standard error. Where that can't be written the exit code has to do.
 pub fn complain(message: impl fmt::Display) {
-    let _nobody_listens = super::log::say(&format!("kiro-server: {message}\n"));
+    // A file's name in it could steer the terminal. Lines stay lines.
+    let lines: Vec<_> = message.to_string().lines().map(without_controls).collect();
+    let _nobody_listens = super::log::say(&format!("kiro-server: {}\n", lines.join("\n")));
 }
 
 /// Prints JSON, indented.
@@ -97,13 +99,16 @@ pub fn bar(share: f64) -> String {
 
 /// A text from the store as it may appear on a terminal: one line, no control characters, at most `max` characters.
 pub fn plain(text: &str, max: usize) -> String {
-    let line = text.chars().map(|c| if c.is_control() || is_invisible(c) { ' ' } else { c });
-    let line: String = line.collect();
+    let line = without_controls(text);
     let line = line.trim();
     if line.chars().count() <= max {
         return line.to_owned();
     }
     line.chars().take(max.saturating_sub(1)).chain(['…']).collect()
+}
+
+fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || is_invisible(c) { ' ' } else { c }).collect()
 }
 
 pub use kiro_messages::pool::short;

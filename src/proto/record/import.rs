@@ -98,9 +98,13 @@ pub fn recognise(bytes: &[u8]) -> Result<Source, String> {
     if bytes.starts_with(SQLITE) {
         return Ok(Source::Sqlite);
     }
+    if [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| bytes.starts_with(mark)) {
+        return Err("is UTF-16: save it as UTF-8".to_owned());
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| UNKNOWN.to_owned())?;
     let text = text.trim_start_matches('\u{feff}').trim();
-    if text.starts_with("ksk_") {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    if first.is_some_and(|line| line.starts_with("ksk_")) {
         return api_keys(text);
     }
     if !text.starts_with(['{', '[']) {
@@ -185,6 +189,16 @@ fn credentials(list: &[Value]) -> Result<Source, String> {
     Ok(Source::Credentials { found, left })
 }
 
+/// As R11 reads it: the Node.js service's UI saves every field as text.
+fn is_true(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Bool(is)) => *is,
+        Some(Value::String(text)) => text == "1" || text.eq_ignore_ascii_case("true"),
+        Some(Value::Number(number)) => number.as_f64() == Some(1.0),
+        _ => false,
+    }
+}
+
 /// One credential, in the form that several Rust gateways keep (R84).
 fn credential(value: &Value, left: &mut Vec<String>) -> Result<ImportedAccount, String> {
     const LEFT: [&str; 4] = ["id", "groups", "endpoint", "subscriptionTitle"];
@@ -207,7 +221,7 @@ fn credential(value: &Value, left: &mut Vec<String>) -> Result<ImportedAccount, 
     if let Some(proxy) = proxy_of(&merged)? {
         members.push(("PROXY_URL", quote(&proxy)));
     }
-    if merged.get("disabled").and_then(Value::as_bool) == Some(true) {
+    if is_true(merged.get("disabled")) {
         members.push(("isDisabled", "true".to_owned()));
     }
     if let Some(machine_id) = text(&merged, &["machineId", "machine_id"]) {
@@ -246,7 +260,7 @@ fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> 
     let account = |(at, value): (usize, &Value)| {
         let object = value.as_object().unwrap_or(&empty);
         let mut members = Vec::new();
-        if matches!(object.get("isDisabled"), Some(Value::Bool(true))) {
+        if is_true(object.get("isDisabled")) {
             members.push(("isDisabled", "true".to_owned()));
         }
         for name in ["PROXY_URL", "KIRO_BASE_URL", "KIRO_REFRESH_URL", "KIRO_REFRESH_IDC_URL"] {
@@ -295,15 +309,25 @@ pub fn inline(json: &[u8]) -> Result<Vec<u8>, String> {
     Ok(file.ok_or("holds no token: sign in again")?.record(None, None))
 }
 
+/// Where kiro-cli and Amazon Q keep each kind of session, the newer key first (R82).
+const KIRO_CLI_KINDS: [(&str, &[&str]); 3] = [
+    ("odic", &["kirocli:odic", "kirocli:oidc", "codewhisperer:odic", "codewhisperer:oidc"]),
+    ("social", &["kirocli:social", "codewhisperer:social"]),
+    ("external-idp", &["kirocli:external-idp", "codewhisperer:external-idp"]),
+];
+const KIRO_CLI_STATE: [&str; 3] = ["api.codewhisperer.profile", "auth.idc.region", "auth.idc.start-url"];
+
+/// Every key that [`kiro_cli`] looks at.
+pub fn kiro_cli_keys() -> impl Iterator<Item = String> {
+    let prefixes = KIRO_CLI_KINDS.iter().flat_map(|(_, prefixes)| prefixes.iter());
+    let of_sessions = prefixes.flat_map(|prefix| ["token", "device-registration"].map(|end| format!("{prefix}:{end}")));
+    of_sessions.chain(KIRO_CLI_STATE.map(str::to_owned))
+}
+
 /// Accounts of kiro-cli's or Amazon Q's database: the rows of `auth_kv` and of `state`, key and value (R82).
 pub fn kiro_cli(auth: &[(String, Vec<u8>)], state: &[(String, Vec<u8>)]) -> Vec<FoundAccount> {
-    const KINDS: [(&str, &[&str]); 3] = [
-        ("odic", &["kirocli:odic", "kirocli:oidc", "codewhisperer:odic", "codewhisperer:oidc"]),
-        ("social", &["kirocli:social", "codewhisperer:social"]),
-        ("external-idp", &["kirocli:external-idp", "codewhisperer:external-idp"]),
-    ];
     let mut found = Vec::new();
-    for (kind, prefixes) in KINDS {
+    for (kind, prefixes) in KIRO_CLI_KINDS {
         // A row of `codewhisperer:` beside one of `kirocli:` is a stale copy.
         let row = prefixes.iter().find_map(|prefix| Some((*prefix, value_of(auth, &format!("{prefix}:token"))?)));
         let Some((prefix, value)) = row else { continue };
@@ -430,6 +454,11 @@ pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, 
         // K74 judges the other region fields: they may hold a provider's own region.
         if method != Method::External && region.as_deref().is_some_and(|region| !is_region(region)) {
             return Err(format!("{field}: not a region's name"));
+        }
+    }
+    for (field, secret) in [("accessToken", &token.access_token), ("kiroApiKey", &token.kiro_api_key)] {
+        if secret.as_ref().is_some_and(|secret| !secret.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(format!("{field}: fits no header"));
         }
     }
     let live = token.access_token.is_some() && token.expires_at.is_some_and(|end| end > now);

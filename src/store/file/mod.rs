@@ -701,7 +701,11 @@ impl fmt::Debug for Imported {
 pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
     let named = |error: StoreError| StoreError { detail: format!("{} {}", path.display(), error.detail), ..error };
     let target = disk::target(path)?;
-    let text = disk::read_at_most(&target, record::RECORD.bytes as u64 + 1)?;
+    let mut text = disk::read_at_most(&target, record::RECORD.bytes as u64 + 1)?;
+    // Some editors begin a file with a mark of its encoding.
+    if let Some(rest) = text.as_ref().and_then(|text| text.strip_prefix(b"\xef\xbb\xbf")) {
+        text = Some(rest.to_vec());
+    }
     match text.as_ref().map(Vec::len) {
         None => return Err(StoreError::away(format!("{}: not found; log in in Kiro first", path.display()))),
         Some(length) if length > record::RECORD.bytes => {

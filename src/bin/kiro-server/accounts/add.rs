@@ -14,8 +14,13 @@ use kiro_messages::config::Config;
 use kiro_messages::proto::record::Method;
 
 use super::super::desk::Desk;
-use super::super::output::{CommandFailure, relative, short, show, show_json};
+use super::super::output::{CommandFailure, plain, relative, short, show, show_json};
+use super::super::stops::{STOPPED, Stops};
 use super::{database, name};
+
+/// Longest name of an account in its source, and longest reason, that are shown.
+const LONGEST_LABEL: usize = 100;
+const LONGEST_REASON: usize = 1_000;
 
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let path = |name: &str| options.get_one::<PathBuf>(name).map(PathBuf::as_path);
@@ -30,23 +35,36 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         dry: flag("dry-run"),
         offline: flag("offline"),
     };
+    // A signal doesn't end it within: the private copy of a database would be left behind.
+    let mut stops = Stops::catch().map_err(|error| CommandFailure::new(format!("signals: {error}")))?;
     let gathered = gather(path("from"), reading).map_err(CommandFailure::new)?;
     let import = Import::prepare(gathered, choice, &config, now).map_err(|error| match error {
         ImportError::Usage(error) => CommandFailure::usage(format!("--name: {error}, with --only or --key")),
         ImportError::Failed(error) => CommandFailure::new(error),
     })?;
+    let (dry, offline, json) = (flag("dry-run"), flag("offline"), flag("json"));
+    let done = stops.unless(add(config, import, now, (dry || offline, json))).await;
+    done.unwrap_or(Ok(ExitCode::from(STOPPED)))
+}
+
+/// What was gathered goes into the store. `is_last`: nothing is looked at again afterwards.
+async fn add(
+    config: Config,
+    import: Import,
+    now: Timestamp,
+    (is_last, json): (bool, bool),
+) -> Result<ExitCode, CommandFailure> {
     let is_single = import.is_single();
     let desk = Desk::open(config).await?;
     let mut imported = import
-        .add(desk.intake(), |label, report| match flag("json") {
+        .add(desk.intake(), |label, report| match json {
             true => Ok(()),
             false => show(&line(label, report, is_single, now)),
         })
         .await?;
-    let is_last = flag("dry-run") || flag("offline");
     let vanished = if is_last { Vec::new() } else { vanished(desk.intake(), &imported.ids()).await? };
     imported.notes.extend(vanished.iter().map(|id| of_vanished(id)));
-    tell(&imported, flag("json"))?;
+    tell(&imported, json)?;
     desk.close().await?;
     let [added, _, failed] = imported.counts();
     let is_done = added > 0 && failed == 0 && vanished.is_empty();
@@ -55,12 +73,13 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
 
 /// An account's line, and its warnings below it.
 fn line(label: &str, report: &Report, is_single: bool, now: Timestamp) -> String {
+    let label = plain(label, LONGEST_LABEL);
     let account = match report {
         Report::Duplicate(id) if is_single => {
             return format!("already there as account {}: nothing was added\n", short(id));
         }
         Report::Duplicate(id) => return format!("{label}: already there as account {}\n", short(id)),
-        Report::Failed(why) => return format!("{label}: not added: {why}\n"),
+        Report::Failed(why) => return format!("{label}: not added: {}\n", plain(why, LONGEST_REASON)),
         Report::Added(account) => account,
     };
     let method = account.token.method();

@@ -3,9 +3,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kiro_messages::files::Stamp;
-use kiro_messages::proto::record::import::{FoundAccount, kiro_cli};
+use kiro_messages::proto::record::import::{FoundAccount, kiro_cli, kiro_cli_keys};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -15,6 +16,10 @@ const MAX_DATABASE: u64 = 512 << 20;
 const MAX_VALUE: usize = 1 << 20;
 /// A copy that was made while a writer was at work is made again.
 const COPIES: usize = 3;
+/// How the folder of a copy is called.
+const COPY: &str = "kiro-database-";
+/// A copy that is older than this was left by a command that was killed.
+const LEFT_OVER: Duration = Duration::from_secs(600);
 /// What lies beside a database and belongs to what it holds. Its `-shm` is made anew for the copy.
 const LOGS: [&str; 2] = ["-wal", "-journal"];
 
@@ -62,7 +67,8 @@ struct Copy {
 
 impl Copy {
     fn of(path: &Path) -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("kiro-{}", uuid::Uuid::new_v4()));
+        sweep(&std::env::temp_dir());
+        let folder = std::env::temp_dir().join(format!("{COPY}{}", uuid::Uuid::new_v4()));
         let mut builder = DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -91,8 +97,24 @@ impl Drop for Copy {
     }
 }
 
+/// Removes copies that were left behind.
+fn sweep(temporary: &Path) {
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let is_copy = entry.file_name().to_string_lossy().starts_with(COPY);
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+        if is_copy && age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT_OVER)) {
+            // Another user's stays.
+            let _left_behind = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn copy_file(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
     use std::io::Read as _;
+    // Opening a pipe that lies in its place would block.
+    if !fs::metadata(from)?.is_file() {
+        return Err(io::Error::other("what belongs to it is no file"));
+    }
     let mut source = File::open(from)?;
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -116,7 +138,8 @@ fn accounts(copy: &Path) -> Result<Vec<FoundAccount>, String> {
 }
 
 fn has_table(database: &Connection, name: &str) -> Result<bool, String> {
-    let sql = "SELECT count(*) FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?1";
+    // A view may be a query without an end.
+    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
     let count: i64 = database.query_row(sql, [name], |row| row.get(0)).map_err(|error| said(&error))?;
     Ok(count > 0)
 }
@@ -127,10 +150,10 @@ fn rows(database: &Connection, table: &str) -> Result<Vec<(String, Vec<u8>)>, St
     if columns < 2 {
         return Err(format!("table {table} has no columns key and value: is this kiro-cli's database?"));
     }
-    let sql = format!(
-        "SELECT key, value FROM {table} WHERE (key LIKE 'kirocli:%' OR key LIKE 'codewhisperer:%' OR key LIKE 'auth.idc.%' \
-         OR key = 'api.codewhisperer.profile') AND length(value) <= {MAX_VALUE} LIMIT 1000"
-    );
+    let keys: Vec<String> = kiro_cli_keys().map(|key| format!("'{key}'")).collect();
+    let keys = keys.join(", ");
+    let sql =
+        format!("SELECT key, value FROM {table} WHERE key IN ({keys}) AND length(value) <= {MAX_VALUE} LIMIT 100");
     let mut query = database.prepare(&sql).map_err(|error| said(&error))?;
     let row = |row: &rusqlite::Row<'_>| {
         let value = match row.get_ref(1)? {

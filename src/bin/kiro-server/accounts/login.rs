@@ -25,9 +25,8 @@ use tokio::time::Instant;
 use super::super::desk::{Desk, find, refuse_token_file};
 use super::super::log::say;
 use super::super::output::{CommandFailure, number, plain, short, show};
+use super::super::stops::{STOPPED, Stops};
 
-/// What Ctrl-C ends a command with.
-const STOPPED: u8 = 130;
 /// How often it says that it still waits where there is no terminal.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How long the portal is waited for (K97).
@@ -204,42 +203,6 @@ async fn mind_second_social(
         *method = Method::Portal(PortalWay::Opened);
     }
     Ok(None)
-}
-
-/// Ctrl-C, and on Unix SIGTERM and a terminal that is closed. From here on they end what [`Stops::unless`] waits for and
-/// nothing else: a login that has come is kept whatever they say.
-#[cfg(unix)]
-struct Stops([tokio::signal::unix::Signal; 3]);
-#[cfg(not(unix))]
-struct Stops;
-
-impl Stops {
-    #[cfg(unix)]
-    fn catch() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
-    }
-
-    #[cfg(not(unix))]
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self)
-    }
-
-    /// None: stopped. What is done at the same moment counts.
-    async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        #[cfg(unix)]
-        let stopped = async {
-            let [interrupt, terminate, hang_up] = &mut self.0;
-            tokio::select! { _ = interrupt.recv() => {} _ = terminate.recv() => {} _ = hang_up.recv() => {} }
-        };
-        #[cfg(not(unix))]
-        let stopped = tokio::signal::ctrl_c();
-        tokio::select! {
-            biased;
-            done = work => Some(done),
-            _ = stopped => None,
-        }
-    }
 }
 
 async fn sign_in(
