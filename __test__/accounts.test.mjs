@@ -12,7 +12,7 @@ const require = createRequire(import.meta.url)
 const failure = (promise) => promise.then(() => assert.fail('did not reject'), (error) => error)
 const run = async (gate, request = ask({ text: 'x' }), options) => collect(await gate.streamMessages(request, options))
 
-test('accounts(), credential(), refresh() and usageLimits()', async (t) => {
+test('accounts(), credential(), refresh() and usageLimits() answer', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t, 'sim-ok', 'sim-402')
   const gate = await gateway(t, sim, pool)
@@ -50,7 +50,7 @@ test('accounts(), credential(), refresh() and usageLimits()', async (t) => {
   assert.equal(aborted.name, 'AbortError')
 })
 
-test('N21: arguments of the wrong type are TypeErrors that name them', async (t) => {
+test('arguments of the wrong type are TypeErrors that name them (N21)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const thrown = [
@@ -86,14 +86,14 @@ test('N21: arguments of the wrong type are TypeErrors that name them', async (t)
   }
 })
 
-test('KiroError.is says no to whatever is none, and never throws', () => {
+test('KiroError.is is false for anything but a KiroError, and never throws', () => {
   for (const value of [undefined, null, 'KIRO_CONFIG', {}, new Error('x'), { code: Symbol('x') }, { code: 'KIRO_CONFIG' }]) {
     assert.equal(KiroError.is(value), false)
   }
   assert.equal(KiroError.is({ code: 'KIRO_CONFIG', status: 500 }), true)
 })
 
-test('N41, N42: usage that is no JSON is upstream’s failure, and nobody quotes it', async (t) => {
+test('usage that isn’t JSON is upstream’s failure, and no error quotes it (N41, N42)', async (t) => {
   const answers = ['<html>not for you</html>', '', '{"daysUntilReset":3']
   const upstream = createServer((req, res) => {
     req.resume()
@@ -111,7 +111,7 @@ test('N41, N42: usage that is no JSON is upstream’s failure, and nobody quotes
   }
 })
 
-test('N53: what the native side throws is KIRO_INTERNAL, and says nothing of what it was about (N42)', async (t) => {
+test('an exception of the native side is KIRO_INTERNAL and shows no content (N53, N42)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const native = require('../lib/native.js')
@@ -192,7 +192,7 @@ test('recordOutcome sees every outcome; what it records the gateway does not wri
   assert.deepEqual(warned.map(({ code }) => code), ['KIRO_RECORD_OUTCOME'], 'told once')
 })
 
-test('R35: an outcome from before the gateway is connected waits for it', () => {
+test('an outcome from before the gateway is connected waits for it (R35)', () => {
   const { Ears } = require('../lib/notices.js')
   const order = []
   const ears = new Ears(({ kind }) => order.push(kind) > 0)
@@ -204,7 +204,7 @@ test('R35: an outcome from before the gateway is connected waits for it', () => 
   assert.deepEqual(order, ['ejected', [1, true], 'failure', [2, true], 'success', [3, true]])
 })
 
-test('ejected accounts are told, and usageLimits ejects a suspended one (N22, K62)', async (t) => {
+test('ejected accounts are reported, and usageLimits ejects a suspended one (N22, K62)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t, 'sim-suspended', 'sim-ok')
   const gate = await gateway(t, sim, pool)
@@ -220,7 +220,7 @@ test('ejected accounts are told, and usageLimits ejects a suspended one (N22, K6
   assert.equal(gate.accounts().find(({ id }) => id === pool.ids[0]).state, 'ejected')
 })
 
-test('case 36: Redis stopped and started: storeLost, storeBack once each, requests are served throughout', async (t) => {
+test('Redis stopped and started: storeLost, storeBack once each, requests are served throughout (case 36)', async (t) => {
   const sim = await simulator(t)
   const server = await redis(t)
   const pool = await redisAccounts(t, server)

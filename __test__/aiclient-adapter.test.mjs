@@ -34,7 +34,7 @@ const MODEL = 'claude-sonnet-4-6'
 const post = (url, path, body) => fetch(url + path, { method: 'POST', body: JSON.stringify(body) })
 const callsOf = async (token) => (await sim.stats()).calls_by_token[token] ?? 0
 
-test('case 16: an unknown model: the call does not throw, the first next() rejects with 400, the service does nothing', async (t) => {
+test('an unknown model: the call does not throw, the first next() rejects with 400, the service does nothing (case 16)', async (t) => {
   const { adapter, manager } = await stage(t, ['sim-ok', 'sim-ok'])
   const body = ask({ text: 'x' })
   const stream = adapter().generateContentStream('claude-nope', body)
@@ -59,7 +59,7 @@ test('case 16: an unknown model: the call does not throw, the first next() rejec
   assert.deepEqual(manager.take(), [])
 })
 
-test('case 17: upstream failures switch accounts silently: one message_start, no mark', async (t) => {
+test('upstream failures switch accounts silently: one message_start, no mark (case 17)', async (t) => {
   for (const [preset, status] of [
     ['429', 429],
     ['500', 500],
@@ -88,7 +88,7 @@ test('case 17: upstream failures switch accounts silently: one message_start, no
   }
 })
 
-test('N5: a running Retry-After fails at once with 429, and no outcome is recorded', async (t) => {
+test('a running Retry-After fails at once with 429, and no outcome is recorded (N5)', async (t) => {
   const token = unique('429-retry-after-30')
   const { adapter, pool } = await stage(t, [token])
   const first = await rejection(adapter().generateContent(MODEL, ask({ text: 'x' })))
@@ -104,7 +104,7 @@ test('N5: a running Retry-After fails at once with 429, and no outcome is record
   assert.deepEqual({ usageCount, errorCount, isHealthy }, { usageCount: 0, errorCount: 0, isHealthy: true })
 })
 
-test('N5: a pinned request ignores marks, and a rejected token is refreshed once', async (t) => {
+test('a pinned request ignores marks, and a rejected token is refreshed once (N5)', async (t) => {
   const { adapter, pool } = await stage(t, [unique('401')], { accountCacheTtlMs: 100 })
   const [id] = pool.ids
   await pool.write(id, { ...(await pool.account(id)), isHealthy: false, errorCount: 10, lastErrorTime: new Date().toISOString(), lastErrorMessage: 'ejected: by hand' })
@@ -114,7 +114,7 @@ test('N5: a pinned request ignores marks, and a rejected token is refreshed once
   assert.equal((await sim.stats()).refresh_calls[`refresh-${id}`], 1)
 })
 
-test('case 18: 402 and a suspension are told to the pool manager first; without one the flag stays false (N10)', async (t) => {
+test('the pool manager is told first of a 402 and a suspension; without one the flag stays false (case 18, N10)', async (t) => {
   const { adapter, manager, pool, gate } = await stage(t, [unique('402'), unique('suspended'), unique('403')])
   const [quota, suspended, forbidden] = pool.ids
   const paid = await rejection(adapter(quota).generateContent(MODEL, ask({ text: 'x' })))
@@ -150,7 +150,7 @@ test('case 18: 402 and a suspension are told to the pool manager first; without 
   }
 })
 
-test('N8: rejected tokens: refused for good, failed in passing, no credential, no such account', async (t) => {
+test('rejected tokens: refused for good, failed in passing, no credential, no such account (N8)', async (t) => {
   const { adapter, manager, pool, gate } = await stage(t, [[unique('401'), 'sim-refresh-dead'], unique('401'), unique('ok'), unique('ok')], { accountCacheTtlMs: 100 })
   const [dead, passing, empty, stale] = pool.ids
   await pool.writeToken(passing, { ...(await pool.token(passing)), refreshToken: 'sim-refresh-500' })
@@ -167,7 +167,7 @@ test('N8: rejected tokens: refused for good, failed in passing, no credential, n
   }
 })
 
-test('N8: what no other account would do better does not switch: our own limit, a wrong address, the store', async (t) => {
+test('a failure that every account would have does not switch: our own limit, a wrong address, the store (N8)', async (t) => {
   const { adapter, gate, pool, manager } = await stage(t, ['sim-ok', unique('404')], { maxConns: 1 })
   const [good, wrong] = pool.ids
   const flags = ({ status, skipErrorCount, shouldSwitchCredential, credentialMarkedUnhealthy }) => [status, skipErrorCount, shouldSwitchCredential, credentialMarkedUnhealthy]
@@ -184,7 +184,7 @@ test('N8: what no other account would do better does not switch: our own limit, 
   assert.deepEqual(flags(await rejection(closed.adapter().generateContent(MODEL, ask({ text: 'x' })))), [503, true, false, false])
 })
 
-test('case 19: an error after thoughts only: one event: error, no second account, no second message_start (N9)', async (t) => {
+test('an error after thoughts only: one event: error, no second account, no second message_start (case 19, N9)', async (t) => {
   const tokens = [unique('ok'), unique('ok')]
   const { adapter, manager } = await stage(t, tokens)
   const broken = ask({ thinking: 'hm, let me think', pieces: 3, end: 'cut', usage: false }, { thinking: { type: 'enabled', budget_tokens: 2048 }, max_tokens: 4096 })
@@ -203,7 +203,7 @@ test('case 19: an error after thoughts only: one event: error, no second account
   assert.deepEqual(manager.take(), [])
 })
 
-test('N6: nothing comes out before the commit, not even after earlyHeadersMs, and then no second message_start', async (t) => {
+test('nothing comes out before the commit, not even after earlyHeadersMs, and then no second message_start (N6)', async (t) => {
   const { adapter } = await stage(t, [unique('ok')], { earlyHeadersMs: 50, pingIntervalMs: 50 })
   const late = adapter().generateContentStream(MODEL, ask({ steps: [{ wait_ms: 400 }, { text: 'late' }], usage: true }))
   const began = performance.now()
@@ -223,7 +223,7 @@ test('N6: nothing comes out before the commit, not even after earlyHeadersMs, an
   if (empty.length > 0) assert.equal(empty[0].type, 'message_start')
 })
 
-test('case 20: countTokens answers at once, listModels and isExpiryDateNear have their shapes', async (t) => {
+test('countTokens answers at once, listModels and isExpiryDateNear have their shapes (case 20)', async (t) => {
   const { adapter, pool, gate } = await stage(t, ['sim-ok', 'sim-ok'], { accountCacheTtlMs: 100 })
   const count = adapter().countTokens({ messages: [{ role: 'user', content: 'Hello there' }] })
   assert.equal(typeof count.then, 'undefined')
@@ -249,7 +249,7 @@ test('getUsageLimits is what upstream answered; its errors read as the usage pag
   assert.match(error.message, /^API call failed: 403 - \S/)
 })
 
-test('case 21: a thousand adapters cost next to nothing, share one gateway, and know it from any configuration (N3)', async (t) => {
+test('a thousand adapters cost next to nothing, share one gateway, and know it from any configuration (case 21, N3)', async (t) => {
   const pool = await redisAccounts(t, server, 'sim-ok')
   const { redisUrl, redisKeyPrefix } = pool.options
   const program = (body) => `
@@ -302,7 +302,7 @@ test('case 21: a thousand adapters cost next to nothing, share one gateway, and 
   assert.match(configured, /configured/)
 })
 
-test('N4: a connect that failed is tried again, after a second', async (t) => {
+test('a connect that failed is tried again, after a second (N4)', async (t) => {
   const port = server.port
   const program = `
     import assert from 'node:assert/strict'
@@ -325,7 +325,7 @@ test('N4: a connect that failed is tried again, after a second', async (t) => {
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
 })
 
-test('N33, N34: who leaves while the gateway connects waits no longer, nor who left before', { timeout: 20_000 }, async () => {
+test('a caller that leaves while the gateway connects waits no longer, nor does one that left before (N33, N34)', { timeout: 20_000 }, async () => {
   // Never there, as with a store that doesn't answer.
   const away = () => {
     const host = { asked: 0 }
@@ -353,7 +353,7 @@ test('N33, N34: who leaves while the gateway connects waits no longer, nor who l
   assert.deepEqual(await Promise.all(pending), Array(2).fill({ value: undefined, done: true }))
 })
 
-test('N4: addresses of the configuration apply to this account, and to no other', async (t) => {
+test('addresses of the configuration apply to this account, and to no other (N4)', async (t) => {
   const { pool, host, adapter } = await stage(t, ['sim-ok', 'sim-ok'])
   const other = await simulator(t)
   const [mine, its] = pool.ids
@@ -368,7 +368,7 @@ test('N4: addresses of the configuration apply to this account, and to no other'
   assert.deepEqual(requests, { 'POST /generateAssistantResponse': 1, 'POST /refreshToken': 1 })
 })
 
-test('case 22: max_tokens of the converters, none at all, a signal, a frozen body', async (t) => {
+test('max_tokens of the converters, none at all, a signal, a frozen body (case 22)', async (t) => {
   const { adapter, gate } = await stage(t, [unique('ok')])
   const text = async (body) => textOf((await drain(adapter().generateContentStream(MODEL, body))).list)
   const body = ask({ text: 'fine' })
@@ -398,7 +398,7 @@ test('case 22: max_tokens of the converters, none at all, a signal, a frozen bod
   for (const wrong of [null, undefined, 'x']) assert.equal((await rejection(adapter().generateContent(MODEL, wrong))).status, 400)
 })
 
-test('case 23: a client of OpenAI gets the same text and tool arguments through the converters; pings do not disturb (N7)', async (t) => {
+test('a client of OpenAI gets the same text and tool arguments through the converters; pings do not disturb (case 23, N7)', async (t) => {
   const { adapter, manager, gate } = await stage(t, [unique('ok')], { pingIntervalMs: 30 })
   const host = await service(t, { manager: () => manager, adapterOf: ({ uuid }) => adapter(uuid) })
   const input = { city: 'Zürich — 漢字 😀', days: [1, 2, 3], nested: { deep: true } }
@@ -436,7 +436,7 @@ test('case 23: a client of OpenAI gets the same text and tool arguments through 
   assert.deepEqual(host.log, [])
 })
 
-test('case 24: ten forced refreshes at once and one from another process: upstream sees one; each process tells its host (N11)', async (t) => {
+test('ten forced refreshes at once and one from another process: upstream sees one; each process tells its host (case 24, N11)', async (t) => {
   const { adapter, manager, pool } = await stage(t, [unique('ok')])
   const [id] = pool.ids
   const second = start(

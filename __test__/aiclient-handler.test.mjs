@@ -49,7 +49,7 @@ const post = (host, body, path = PATH, headers = {}) =>
 const read = async (answer) => events(Buffer.from(await answer.arrayBuffer()))
 const stream = (scenario, more) => ask(scenario, { stream: true, ...more })
 
-test('N12: the two routes, with the provider in the path or without, and no other', async (t) => {
+test('the two routes, with the provider in the path or without, and no other (N12)', async (t) => {
   const { host, generated } = await stage(t, ['sim-ok'])
   for (const path of [PATH, '/v1/messages', `${PATH}?beta=true`, '/v1/messages?a=/b&c=%2F']) {
     assert.equal(textOf(await read(await post(host, stream({ text: path }), path))), path)
@@ -73,7 +73,7 @@ function busySoFar() {
   return performance.eventLoopUtilization().active
 }
 
-test('case 25: 3 MB in 270 messages cost the main thread next to nothing and are parsed by nobody there', async (t) => {
+test('3 MB in 270 messages cost the main thread next to nothing and are parsed by nobody there (case 25)', async (t) => {
   const { host, generated } = await stage(t, [unique('ok')])
   const messages = Array.from({ length: 269 }, (_, n) => ({ role: n % 2 ? 'assistant' : 'user', content: `${n} ${'wörd '.repeat(2000)}` }))
   messages.push({ role: 'assistant', content: 'and?' }, { role: 'user', content: '[[sim {"text":"read it all"}]]' })
@@ -134,7 +134,7 @@ test('case 25: 3 MB in 270 messages cost the main thread next to nothing and are
   t.diagnostic(`3 MB: ${least.toFixed(1)} ms of the main thread, of which node:http needs ${base.toFixed(1)}`)
 })
 
-test('case 25: 33 MB are refused with an answer, and that is no request of the gateway', async (t) => {
+test('33 MB are refused with an answer, and that is no request of the gateway (case 25)', async (t) => {
   const { host, generated } = await stage(t, ['sim-ok'])
   const answer = await post(host, 'x'.repeat(33 * 1024 * 1024 + 1))
   assert.equal(answer.status, 413)
@@ -147,7 +147,7 @@ test('case 25: 33 MB are refused with an answer, and that is no request of the g
   assert.equal(generated.length, 1)
 })
 
-test('case 26: a client that leaves: upstream is dropped within 100 ms, the hook is called once, no listener stays', async (t) => {
+test('a client that leaves: upstream is dropped within 100 ms, the hook is called once, no listener stays (case 26)', async (t) => {
   const { host, generated, manager, gate } = await stage(t, [unique('ok')])
   await leave(sim, { port: host.port, path: PATH }, async (count) => {
     await until(() => generated.length === count, 'the hook')
@@ -165,7 +165,7 @@ test('case 26: a client that leaves: upstream is dropped within 100 ms, the hook
   assert.deepEqual(gate.accounts().map(({ state, inFlight }) => [state, inFlight]), [['healthy', 0]])
 })
 
-test('case 27: the system-prompt file, appended and in place of what was there, is applied as if the client had sent it', async (t) => {
+test('the system-prompt file, appended and in place of what was there, is applied as if the client had sent it (case 27)', async (t) => {
   // What the simulator keeps of earlier requests is large.
   await fetch(`${sim.url}/_sim/reset`, { method: 'POST' })
   const { host } = await stage(t, [unique('ok')])
@@ -197,7 +197,7 @@ test('case 27: the system-prompt file, appended and in place of what was there, 
   }
 })
 
-test('case 28: a success is one call, and Redis counts it once', async (t) => {
+test('a success is one call, and Redis counts it once (case 28)', async (t) => {
   const { host, pool, manager } = await stage(t, [unique('ok')])
   const [id] = pool.ids
   assert.equal(textOf(await read(await post(host, stream({ text: 'a' })))), 'a')
@@ -208,7 +208,7 @@ test('case 28: a success is one call, and Redis counts it once', async (t) => {
   assert.equal((await pool.account(id)).usageCount, 1, 'by one, not by two')
 })
 
-test('case 28: after a reload the new pool manager is told, the old one no more', async (t) => {
+test('after a reload the new pool manager is told, the old one no more (case 28)', async (t) => {
   const held = await stage(t, [unique('ok')])
   const [id] = held.pool.ids
   await (await post(held.host, stream({ text: 'a' }))).text()
@@ -224,7 +224,7 @@ test('case 28: after a reload the new pool manager is told, the old one no more'
   assert.equal((await held.pool.account(id)).usageCount, 2)
 })
 
-test('case 28: cool-down, quota and ejection with their words; a counted failure is the gateway’s to write', async (t) => {
+test('cool-down, quota and ejection with their words; a counted failure is the gateway’s to write (case 28)', async (t) => {
   for (const [preset, method, message] of [
     ['429', 'markProviderUnhealthyImmediately', /^cool-down until \d{4}-\d\d-\d\dT[\d:.]+Z: .*rate limited/],
     ['402', 'markProviderUnhealthyWithRecoveryTime', /^quota exhausted until \d{4}-\d\d-01T00:00:00\.000Z: /],
@@ -251,7 +251,7 @@ test('case 28: cool-down, quota and ejection with their words; a counted failure
   assert.deepEqual(manager.take(), [])
 })
 
-test('case 28: an account that the pool manager does not know, a pool manager that throws, and none: the gateway writes', async (t) => {
+test('an account that the pool manager does not know, a pool manager that throws, and none: the gateway writes (case 28)', async (t) => {
   const used = (pool) => until(async () => (await pool.account(pool.ids[0])).usageCount === 1, 'the gateway to write', 6000)
   const unknown = await stage(t, [unique('ok')])
   unknown.manager.providerPools[TYPE] = []
@@ -272,7 +272,7 @@ test('case 28: an account that the pool manager does not know, a pool manager th
   await used(throwing.pool)
 })
 
-test('case 28, R28: a stream from before a mark does not heal it: the gateway writes the bare count', async (t) => {
+test('a stream from before a mark does not heal it: the gateway writes the bare count (case 28, R28)', async (t) => {
   const token = unique('ok')
   const { host, manager, pool, gate } = await stage(t, [token])
   const [id] = pool.ids
@@ -289,7 +289,7 @@ test('case 28, R28: a stream from before a mark does not heal it: the gateway wr
   assert.equal(gate.accounts()[0].state, 'cooling')
 })
 
-test('case 28: a half-open account that answers is given back to the service', async (t) => {
+test('a half-open account that answers is given back to the service (case 28)', async (t) => {
   const { host, manager, pool, gate } = await stage(t, [unique('ok')], { options: { healthCooldownMs: 100 } })
   const [id] = pool.ids
   const mark = { isHealthy: false, errorCount: 3, lastErrorTime: new Date(Date.now() - 5000).toISOString(), lastErrorMessage: 'Refresh failed: once' }
@@ -302,7 +302,7 @@ test('case 28: a half-open account that answers is given back to the service', a
   assert.equal((await pool.account(id)).isHealthy, true)
 })
 
-test('case 24: a refused refresh: the service writes Refresh failed; a good request through B heals the record', async (t) => {
+test('a refused refresh: the service writes Refresh failed; a good request through B heals the record (case 24)', async (t) => {
   const { host, manager, pool, gate } = await stage(t, [[unique('ok'), 'sim-refresh-dead']], { options: { healthCooldownMs: 200 } })
   const [id] = pool.ids
   // What is booked before is of no interest here: the handler has to have been used once to keep the books.
@@ -319,7 +319,7 @@ test('case 24: a refused refresh: the service writes Refresh failed; a good requ
   await until(async () => (await pool.account(id)).isHealthy === true, 'the record to heal')
 })
 
-test('case 24: a refresh that is refused under a call of the adapter is told once, by both points together', async (t) => {
+test('a refused refresh under a call of the adapter is reported once, by both points together (case 24)', async (t) => {
   const { host, manager, pool, lent } = await stage(t, [[unique('ok'), 'sim-refresh-dead']])
   const [id] = pool.ids
   await (await post(host, stream({ text: 'x' }))).text()
@@ -333,7 +333,7 @@ test('case 24: a refresh that is refused under a call of the adapter is told onc
   assert.deepEqual(manager.take().map(([method, uuid]) => [method, uuid]), [['markProviderUnhealthyImmediately', id]])
 })
 
-test('case 29: without an account the service goes its own way where it has one, and the body is still there to read', async (t) => {
+test('without an account the service goes its own way where it has one, and the body is still there to read (case 29)', async (t) => {
   const config = { providerFallbackChain: { [TYPE]: ['openai-custom'] } }
   const { host, pool, gate, manager } = await stage(t, ['sim-ok'], { config })
   const body = stream({ text: 'x' })
@@ -359,7 +359,7 @@ test('case 29: without an account the service goes its own way where it has one,
   }
 })
 
-test('case 29: a gateway that cannot be reached answers 503, or leaves the request to the service', async (t) => {
+test('a gateway that cannot be reached answers 503, or leaves the request to the service (case 29)', async (t) => {
   const { KiroGateway } = await import('kiro-messages')
   const connecting = KiroGateway.connect({ env: {}, redisUrl: 'redis://127.0.0.1:1', storeWaitMs: 50 })
   connecting.catch(() => {})
@@ -372,7 +372,7 @@ test('case 29: a gateway that cannot be reached answers 503, or leaves the reque
   assert.equal((await (await post(host, ask({ text: 'x' }))).json()).error.message, 'no account')
 })
 
-test('case 30: the service’s CORS headers appear once, and ours as N15 has them', async (t) => {
+test('the service’s CORS headers appear once, and ours as N15 has them (case 30)', async (t) => {
   const { host } = await stage(t, ['sim-ok'])
   const raw = async (body, path = `${PATH}?beta=true`) => {
     const req = httpRequest({ port: host.port, path, method: 'POST' })
@@ -400,7 +400,7 @@ test('case 30: the service’s CORS headers appear once, and ours as N15 has the
   assert.match(refused.headers['request-id'], /^req_\w{24}$/)
 })
 
-test('case 31: after a refresh the old client holds the new values; an adapter of ours is left alone (N19)', async (t) => {
+test('after a refresh the old client holds the new values; an adapter of ours is left alone (case 31, N19)', async (t) => {
   const { host, pool, gate, manager, instances, lent } = await stage(t, [unique('401'), unique('401')], { options: { affinity: 'off' } })
   const [old, ours] = pool.ids
   const client = { accessToken: 'a', refreshToken: 'b', expiresAt: 'c', profileArn: 'd', other: 'e' }
@@ -418,7 +418,7 @@ test('case 31: after a refresh the old client holds the new values; an adapter o
   await until(() => manager.calls.filter(([method]) => method === 'resetProviderRefreshStatus').length === 2, 'N11 for both')
 })
 
-test('N14: the prompt log and the system text, only where they are wanted; a hook that fails harms nobody', async (t) => {
+test('the prompt log and the system text, only where they are wanted; a hook that fails harms nobody (N14)', async (t) => {
   const heard = []
   const lends = {
     onSystemPrompt: (text) => heard.push(['system', text]),

@@ -23,7 +23,7 @@ const refused = (options) =>
     (error) => error,
   )
 
-test('case 2: a mistake in the options is KIRO_CONFIG and named', async () => {
+test('a mistake in the options is KIRO_CONFIG and named (case 2)', async () => {
   const mistakes = [
     [{ redisUlr: 'redis://x' }, /^redisUlr: .*redisUrl/],
     [{ strategy: 'random' }, /strategy.*random.*round-robin/],
@@ -50,7 +50,7 @@ test('case 2: a mistake in the options is KIRO_CONFIG and named', async () => {
   assert.throws(() => new KiroGateway(), TypeError)
 })
 
-test('case 2: Redis down: KIRO_STORE_UNAVAILABLE after storeWaitMs, 5 s unless said', async () => {
+test('Redis down: KIRO_STORE_UNAVAILABLE after storeWaitMs, 5 s unless said (case 2)', async () => {
   const redisUrl = `redis://127.0.0.1:${await freePort()}`
   const slow = (async () => {
     const began = performance.now()
@@ -67,7 +67,7 @@ test('case 2: Redis down: KIRO_STORE_UNAVAILABLE after storeWaitMs, 5 s unless s
   assert.ok(Math.abs(took - 5000) < 500, `${took} ms`)
 })
 
-test('case 2: storeWaitMs 0 resolves at once and serves within 1 s of Redis being there', async (t) => {
+test('storeWaitMs 0 resolves at once and serves within 1 s of Redis being there (case 2)', async (t) => {
   const sim = await simulator(t)
   const port = await freePort()
   const began = performance.now()
@@ -101,7 +101,7 @@ test("upstream: 'simulator' needs no account and no store", async () => {
   await gate.close({ graceMs: 0 })
 })
 
-test('case 34: close lets streams end, cuts the others, writes the counters, and is idempotent', async (t) => {
+test('close lets streams end, cuts the others, writes the counters, and is idempotent (case 34)', async (t) => {
   const sim = await simulator(t)
   const server = await redis(t)
   const pool = await redisAccounts(t, server)

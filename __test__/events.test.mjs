@@ -36,7 +36,7 @@ function blocks(list) {
 
 const parsed = (list) => JSON.parse(withoutIds(JSON.stringify(list)))
 
-test('case 10: the events are those of the bytes; put together they say the same', async (t) => {
+test('the events are those of the bytes; put together they say the same (case 10)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const bytes = events(await collect(await gate.streamMessages(EVERYTHING)))
@@ -51,7 +51,7 @@ test('case 10: the events are those of the bytes; put together they say the same
   assert.deepEqual(others(joined.list), others(bytes))
 })
 
-test('case 10: a reader that keeps up gets each delta by itself; a slow one gets them together (N32)', async (t) => {
+test('a reader that keeps up gets each delta by itself; a slow one gets them together (case 10, N32)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const slow = ask({ text: '{n} ', count: 40, gap_ms: 20 })
@@ -69,7 +69,7 @@ test('case 10: a reader that keeps up gets each delta by itself; a slow one gets
   assert.equal(text, Array.from({ length: 40 }, (_, n) => `${n} `).join(''))
 })
 
-test('case 9: streamEvents throws where the bytes carry event: error', async (t) => {
+test('streamEvents throws where the bytes carry event: error (case 9)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { list, error } = await drain(gate.streamEvents(ask({ text: 'half of it', pieces: 4, end: 'cut' }), { coalesce: false }))
@@ -109,7 +109,7 @@ test('streamEvents starts at the first next(), and a failure before the head is 
   }
 })
 
-test('case 6: aborting events: before the call, before the first, between two, after the end', async (t) => {
+test('aborting events: before the call, before the first, between two, after the end (case 6)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const reason = new Error('mine')

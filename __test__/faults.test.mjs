@@ -14,7 +14,7 @@ test('docs/reliability.md has every row of npm run test:faults', () => {
   assert.equal(rows.length, ROWS.length)
 })
 
-test('no two rows of the fault suite are one', () => {
+test('no two rows of the fault suite are equal', () => {
   const names = ROWS.map(({ kind, name }) => `${kind}: ${name}`)
   assert.equal(new Set(names).size, names.length)
   for (const { load, run } of ROWS) assert.ok(load.length > 0 && typeof run === 'function')

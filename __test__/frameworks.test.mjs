@@ -55,7 +55,7 @@ async function express(t, gate, framework) {
 }
 
 for (const [name, program] of Object.entries(PROGRAMS)) {
-  test(`case 12: ${name}: the same statuses, headers and bytes as kiro-server`, async (t) => {
+  test(`${name}: the same statuses, headers and bytes as kiro-server (case 12)`, async (t) => {
     const sim = await simulator(t)
     const pool = accounts(t)
     const gate = await gateway(t, sim, pool, { apiKey: KEY })
@@ -88,7 +88,7 @@ for (const [name, program] of Object.entries(PROGRAMS)) {
   })
 }
 
-describe('case 13: behind compression() the first delta is there before the second is sent', () => {
+describe('behind compression() the first delta is there before the second is sent (case 13)', () => {
   for (const [name, framework] of Object.entries({ 'Express 4': express4, 'Express 5': express5 })) {
     test(name, async (t) => {
       const sim = await simulator(t)

@@ -35,7 +35,7 @@ function onCpu() {
 const post = (url, body, headers = {}) =>
   fetch(`${url}/v1/messages`, { method: 'POST', headers, body: typeof body === 'string' ? body : JSON.stringify(body) })
 
-test('case 12: the same statuses, headers and bytes as kiro-server', async (t) => {
+test('the same statuses, headers and bytes as kiro-server (case 12)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const key = { apiKey: 'right-key' }
@@ -74,7 +74,7 @@ test('case 12: the same statuses, headers and bytes as kiro-server', async (t) =
   }
 })
 
-test('case 12: unknown routes go to next(), or are answered', async (t) => {
+test('unknown routes go to next(), or are answered (case 12)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const next = (req, res) => () => res.writeHead(418).end(`next ${req.url}`)
@@ -125,7 +125,7 @@ test("auth 'none' asks for no key", async (t) => {
   assert.equal((await post(url, ask({ text: 'x' }))).status, 200)
 })
 
-test('N15: headers that are set already are kept and not doubled', async (t) => {
+test('headers that are set already are kept and not doubled (N15)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const around = (_, res) => {
@@ -172,7 +172,7 @@ async function behind(t, gate, before) {
   })
 }
 
-test('a body that only looks as if it had been read is read: Express 4 leaves {} beside it, somebody set its encoding', async (t) => {
+test('a body that only looks read is read: Express 4 leaves {} beside it, or its encoding was set', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const waitForIt = async (req) => {
@@ -188,7 +188,7 @@ test('a body that only looks as if it had been read is read: Express 4 leaves {}
   }
 })
 
-test('a body that was read and left nowhere, or as something that is no JSON, is answered with 400', { timeout: 30_000 }, async (t) => {
+test('a body that was read and left nowhere, or not as JSON, is answered with 400', { timeout: 30_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   for (const left of [undefined, { model: 'm', max_tokens: 1n }, Symbol('x')]) {
@@ -202,7 +202,7 @@ test('a body that was read and left nowhere, or as something that is no JSON, is
   assert.equal(gate.accounts()[0].inFlight, 0)
 })
 
-test('case 25: a body over the limit is answered with 413, not with a reset', async (t) => {
+test('a body over the limit is answered with 413, not with a reset (case 25)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxRequestBody: 100_000 })
   const { url, port } = await serve(t, gate)
@@ -219,7 +219,7 @@ test('case 25: a body over the limit is answered with 413, not with a reset', as
   assert.equal((await sim.stats()).requests['POST /generateAssistantResponse'], undefined)
 })
 
-test('case 25: a body of 3 MB is not parsed in JavaScript', async (t) => {
+test('a body of 3 MB is not parsed in JavaScript (case 25)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { url } = await serve(t, gate)
@@ -258,7 +258,7 @@ test('case 25: a body of 3 MB is not parsed in JavaScript', async (t) => {
   assert.ok(busy < 100, `${busy} ms`)
 })
 
-test('case 26: a client that leaves frees upstream within 100 ms: before the first event, in mid-stream, with a full socket', async (t) => {
+test('a client that leaves frees upstream within 100 ms: before the first event, in mid-stream, with a full socket (case 26)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { port, seen } = await serve(t, gate)
@@ -271,7 +271,7 @@ test('case 26: a client that leaves frees upstream within 100 ms: before the fir
   assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
 })
 
-test('N16: a slow reader gets everything, and memory stays bounded', async (t) => {
+test('a slow reader gets everything, and memory stays bounded (N16)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { port } = await serve(t, gate)
@@ -310,7 +310,7 @@ test('pipeTo sends a stream to a response and resolves with its summary', async 
   assert.equal(summaries[0].requestId, answer.headers.get('request-id'))
 })
 
-test('N33: a stream that was cancelled before pipeTo leaves no answer that looks whole', async (t) => {
+test('a stream that was cancelled before pipeTo leaves no answer that looks whole (N33)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const summaries = []

@@ -22,12 +22,12 @@ test('there are golden requests to check', () => {
   assert.ok(goldens.size > 100, `only ${goldens.size}`)
 })
 
-test('K1b: every golden request is of the published type', { timeout: 300_000 }, () => {
+test('every golden request is of the published type (K1b)', { timeout: 300_000 }, () => {
   const literals = new Map([...goldens].map(([name, json]) => [name, literal(JSON.parse(json))]))
   assert.deepEqual(typeErrors(literals), [])
 })
 
-test('K1b: the type check fails on what it is there for', { timeout: 300_000 }, () => {
+test('the type check fails on wrong requests (K1b)', { timeout: 300_000 }, () => {
   const good = () => JSON.parse(goldens.get('tv14-tool-round-trip'))
   const state = (request) => request.conversationState
   const current = (request) => state(request).currentMessage.userInputMessage
@@ -52,7 +52,7 @@ test('K1b: the type check fails on what it is there for', { timeout: 300_000 }, 
   assert.deepEqual([...wrong].sort(), Object.keys(mistakes).sort())
 })
 
-test('K1b: the client serialises every golden request to the same JSON values', async (t) => {
+test('the client serialises every golden request to the same JSON values (K1b)', async (t) => {
   for (const [name, json] of goldens) {
     await t.test(name, async () => {
       const sent = await serialised(withBlobs(JSON.parse(json), (base64) => new Uint8Array(Buffer.from(base64, 'base64'))))

@@ -29,7 +29,7 @@ async function resident() {
 
 const noStream = (sim, what, ms = 5000) => until(async () => (await sim.stats()).streams.open === 0, what, ms)
 
-test('case 32: 100 threads that stream are terminated; the main thread streams on', { timeout: 120_000 }, async (t) => {
+test('100 threads that stream are terminated; the main thread streams on (case 32)', { timeout: 120_000 }, async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const gate = await gateway(t, sim, pool)
@@ -66,7 +66,7 @@ test('case 32: 100 threads that stream are terminated; the main thread streams o
   await until(async () => (await sim.stats()).connections.open <= 4, 'their connections to close', 3000)
 })
 
-test(`case 35: ${STREAMS} streams, ended and dropped in every way: memory and handles stay flat`, { timeout: 3_600_000 }, async (t) => {
+test(`${STREAMS} streams, ended and dropped in every way: memory and handles stay flat (case 35)`, { timeout: 3_600_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const short = JSON.stringify(ask({ text: 'short' }))
@@ -141,7 +141,7 @@ test(`case 35: ${STREAMS} streams, ended and dropped in every way: memory and ha
   assert.equal(gate.accounts()[0].inFlight, 0)
 })
 
-test('case 35: 1,000 streams dropped unread are closed by garbage collection', { timeout: 120_000 }, async (t) => {
+test('1,000 streams dropped unread are closed by garbage collection (case 35)', { timeout: 120_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   await (async () => {
@@ -158,7 +158,7 @@ test('case 35: 1,000 streams dropped unread are closed by garbage collection', {
 
 const UNREAD = SOAK ? 1000 : 300
 
-test(`N31: ${UNREAD} streams that nobody reads hold 64 KiB each, and no more`, { timeout: 120_000 }, async (t) => {
+test(`${UNREAD} streams that nobody reads hold 64 KiB each, and no more (N31)`, { timeout: 120_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   // 160 KB a stream: what isn't taken waits in the sockets between.
@@ -193,7 +193,7 @@ test(`N31: ${UNREAD} streams that nobody reads hold 64 KiB each, and no more`, {
   await noStream(sim, 'all to be dropped', 20_000)
 })
 
-test('N54: a gateway that nobody holds closes, whatever listens on it; its streams end first', async (t) => {
+test('a gateway that nobody holds closes, whatever listens on it; its streams end first (N54)', async (t) => {
   const sim = await simulator(t)
   const server = await redis(t)
   const pool = await redisAccounts(t, server)
@@ -216,7 +216,7 @@ test('N54: a gateway that nobody holds closes, whatever listens on it; its strea
   }, 'its connections to Redis to close')
 })
 
-test('N54: Buffers are copies that outlive stream and gateway, and no external memory of ours', async (t) => {
+test('Buffers are copies that outlive stream and gateway, and no external memory of ours (N54)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const buffers = []
@@ -233,7 +233,7 @@ test('N54: Buffers are copies that outlive stream and gateway, and no external m
   }
 })
 
-test('N54: who transfers a Buffer to another thread takes nobody else’s along', async (t) => {
+test('transferring a Buffer to another thread takes no other Buffer along (N54)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { port1, port2 } = new MessageChannel()
@@ -255,7 +255,7 @@ test('N54: who transfers a Buffer to another thread takes nobody else’s along'
   assert.equal(textOf(events(await collect(keeper))), Array.from({ length: 30 }, (_, n) => `${n} `).join(''))
 })
 
-test('N55: child_process.fork: each process has its own gateway', async (t) => {
+test('child_process.fork: each process has its own gateway (N55)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const gate = await gateway(t, sim, pool)
@@ -269,7 +269,7 @@ test('N55: child_process.fork: each process has its own gateway', async (t) => {
   assert.equal(events(await collect(stream)).at(-1).type, 'message_stop')
 })
 
-test('N55: cluster: workers share a port, each with its own gateway', async (t) => {
+test('cluster: workers share a port, each with its own gateway (N55)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const options = { env: {}, ...pool.options, ...sim.options }

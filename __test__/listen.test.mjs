@@ -14,7 +14,7 @@ const post = (url, request, headers = {}) =>
   fetch(`${url}/v1/messages`, { method: 'POST', headers, body: JSON.stringify({ ...request, stream: true }) })
 const eventsOf = async (answer) => events(Buffer.from(await answer.arrayBuffer()))
 
-test('case 14: listen() serves the routes with the key, on a free port', async (t) => {
+test('listen() serves the routes with the key, on a free port (case 14)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { apiKey: 'right' })
   const server = await gate.listen({ port: 0 })
@@ -31,7 +31,7 @@ test('case 14: listen() serves the routes with the key, on a free port', async (
   assert.equal(gate.health().status, 'healthy', 'the gateway lives on')
 })
 
-test('case 14: 500 streams at once leave the event loop alone', async (t) => {
+test('500 streams at once leave the event loop alone (case 14)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const server = await gate.listen({ port: 0 })
@@ -71,7 +71,7 @@ test('case 14: 500 streams at once leave the event loop alone', async (t) => {
   await client.terminate()
 })
 
-test('case 34: close(graceMs) of a server: what ends in time is whole, the rest ends with event: error', async (t) => {
+test('close(graceMs) of a server: what ends in time is whole, the rest ends with event: error (case 34)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const server = await gate.listen({ port: 0 })
@@ -105,7 +105,7 @@ test('case 34: close(graceMs) of a server: what ends in time is whole, the rest 
   assert.equal((await failure(gate.listen({ port: 0 }))).code, 'KIRO_CLOSED')
 })
 
-test('who looks at the status page does not hold up the end', async (t) => {
+test('an open status page does not delay the end', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const server = await gate.listen({ port: 0 })
@@ -141,7 +141,7 @@ test('listen() refuses what it can not do, and an open address without a key', a
   await (await allowed.listen({ host: '0.0.0.0', port: 0 })).close(0)
 })
 
-test('N51: a listening server keeps the process alive, a closed one does not', async (t) => {
+test('a listening server keeps the process alive, a closed one does not (N51)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const { start } = await import('./support/stack.mjs')
@@ -168,7 +168,7 @@ test('N51: a listening server keeps the process alive, a closed one does not', a
   assert.equal(code, 0, child.output)
 })
 
-test('N50: a thread that ends takes its server along', async (t) => {
+test('a thread that ends takes its server along (N50)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const worker = new Worker(

@@ -67,7 +67,7 @@ test('an answer goes straight to the socket, through res.write where that is wra
   if (direct) await until(() => plain.seen[0].written > 0 && plain.seen[0].written < 1000, 'only the head to be node’s')
 })
 
-test('whoever would be passed by gets all of it: TLS, HTTP/2, a time-out of the socket, a flush', { timeout: 30_000 }, async (t) => {
+test('TLS, HTTP/2, a time-out of the socket and a flush get the whole answer', { timeout: 30_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   // A shared key does without a certificate.
@@ -131,7 +131,7 @@ test('one connection: answer after answer, also asked for together, and an HTTP/
   assert.equal(textOf(events(Buffer.from(body))), longText)
 })
 
-test('N15: an answer that ends its connection says nothing of that over HTTP/2', async (t) => {
+test('an answer that ends its connection says nothing of that over HTTP/2 (N15)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxRequestBody: 1000 })
   const warnings = []
@@ -149,7 +149,7 @@ test('N15: an answer that ends its connection says nothing of that over HTTP/2',
   assert.deepEqual(warnings, [])
 })
 
-test('N17: a connection that closes takes along the answers that wait behind another one', { timeout: 30_000 }, async (t) => {
+test('a connection that closes takes along the answers that wait behind another one (N17)', { timeout: 30_000 }, async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { maxInflightPerAccount: 100 })
   const warnings = []
@@ -172,7 +172,7 @@ test('N17: a connection that closes takes along the answers that wait behind ano
   assert.deepEqual(warnings, [])
 })
 
-test('N50: a thread that ends takes its answers along: none looks whole', async (t) => {
+test('a thread that ends takes its answers along: none looks whole (N50)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const worker = new Worker(
@@ -203,13 +203,13 @@ for (const [way, around] of [
   ['the socket', undefined],
   ['res.write', wrapped],
 ]) {
-  test(`N16, N17: by ${way}, upstream stands still for a client that doesn't read, and is dropped with it`, async (t) => {
+  test(`by ${way}, upstream stands still for a client that doesn't read, and is dropped with it (N16, N17)`, async (t) => {
     const { sim, port, seen, gate } = await stack(t, { around })
     await leave(sim, { port }, (count) => until(() => seen[count - 1].handled))
     assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
   })
 
-  test(`N16: by ${way}, a client that pauses gets everything`, async (t) => {
+  test(`by ${way}, a client that pauses gets everything (N16)`, async (t) => {
     const { port } = await stack(t, { around })
     const piece = `${'y'.repeat(4000)}{n}`
     const req = httpRequest({ port, path: MESSAGES, method: 'POST' })

@@ -11,7 +11,7 @@ import { folder } from './support/stack.mjs'
 const require = createRequire(import.meta.url)
 const required = require('kiro-messages')
 
-test('case 1: import and require give the same objects', () => {
+test('import and require give the same objects (case 1)', () => {
   assert.deepEqual(Object.keys(imported).filter((name) => name !== 'default').sort(), Object.keys(required).sort())
   for (const name of Object.keys(required)) assert.equal(imported[name], required[name], name)
 })
@@ -22,7 +22,7 @@ test('index.d.ts declares every class that is exported, and nothing else that ex
   assert.deepEqual([...new Set(declared)].sort(), Object.keys(required).sort())
 })
 
-test('N20: the main entry knows nothing of the existing service', () => {
+test('the main entry knows nothing of the existing service (N20)', () => {
   const lib = new URL('../lib/', import.meta.url)
   for (const name of readdirSync(lib).filter((name) => /\.m?js$/.test(name))) {
     const text = readFileSync(new URL(name, lib), 'utf8')
@@ -102,7 +102,7 @@ test('JavaScript in the documents is JavaScript, also on the oldest Node.js that
   assert.ok(examples > 8, `${examples}`)
 })
 
-test('case 37: without its binary the package says what is missing and what to do', (t) => {
+test('without its binary the package says what is missing and what to do (case 37)', (t) => {
   const copy = folder(t)
   for (const part of ['package.json', 'index.js', 'lib']) {
     cpSync(new URL(`../${part}`, import.meta.url), `${copy}/${part}`, { recursive: true })

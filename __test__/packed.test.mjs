@@ -116,7 +116,7 @@ function inside(tarball) {
   return stdout.trim().split('\n').map((name) => name.replace(/^package\//, '')).sort()
 }
 
-test('N60, N61: npm installs it and its binaries for this platform, and nothing else; npm ci --offline --ignore-scripts too', () => {
+test('npm installs it and its binaries for this platform, and nothing else; npm ci --offline --ignore-scripts too (N60, N61)', () => {
   const installed = readdirSync(path.join(folder, 'node_modules')).filter((name) => !name.startsWith('.'))
   assert.deepEqual(installed.sort(), ['kiro-messages', `kiro-messages-${ours.folder}`].sort())
   const manifest = JSON.parse(readFileSync(path.join(folder, 'node_modules/kiro-messages/package.json'), 'utf8'))
@@ -140,7 +140,7 @@ test('the tarballs hold only the listed files, the licences and what was built',
   }
 })
 
-test('N60: it works under require and import, and both give the same classes', () => {
+test('it works under require and import, and both give the same classes (N60)', () => {
   cpSync(path.join(root, '__test__/support/smoke.cjs'), path.join(folder, 'smoke.cjs'))
   const { status, stdout, stderr } = node('smoke.cjs')
   assert.equal(status, 0, stderr)
@@ -162,7 +162,7 @@ import { createRequire } from 'node:module'
   assert.equal(both.stdout, `true true\n${version}\nERR_PACKAGE_PATH_NOT_EXPORTED\n`, both.stderr)
 })
 
-test('N60: its types compile strictly under node16, nodenext and bundler', () => {
+test('its types compile strictly under node16, nodenext and bundler (N60)', () => {
   const program = `
     import { KiroGateway, KiroError, type MessageStream } from 'kiro-messages'
     import { createKiroAdapter, createKiroHandler, configure } from 'kiro-messages/aiclient'
@@ -246,7 +246,7 @@ test('npx kiro-messages is kiro-server: its flags, its exit codes, its signals',
   assert.deepEqual(await ended, { code: null, signal: 'SIGQUIT' })
 })
 
-test('case 37: without the platform package, with another version of it, and on musl (N62)', () => {
+test('without the platform package, with another version of it, and on musl (case 37, N62)', () => {
   const at = path.join(folder, 'node_modules', `kiro-messages-${ours.folder}`)
   const aside = path.join(work, 'aside')
   const load = "try { require('kiro-messages') } catch (error) { console.log(JSON.stringify([error.code, error.message])) }"

@@ -19,7 +19,7 @@ async function run(t, sim, body) {
   }
 }
 
-test('case 33: a script that connects and ends exits by itself within 1 s', async (t) => {
+test('a script that connects and ends exits by itself within 1 s (case 33)', async (t) => {
   const sim = await simulator(t)
   const { child, ended } = await run(t, sim, 'console.log("connected")')
   await until(() => child.output.includes('connected'), 'the program to connect')
@@ -30,7 +30,7 @@ test('case 33: a script that connects and ends exits by itself within 1 s', asyn
   assert.equal(output, 'connected\n')
 })
 
-test('case 33: after a whole stream it exits by itself too', async (t) => {
+test('after a whole stream it exits by itself too (case 33)', async (t) => {
   const sim = await simulator(t)
   const { ended } = await run(
     t,
@@ -45,7 +45,7 @@ test('case 33: after a whole stream it exits by itself too', async (t) => {
   assert.equal(output, 'done\n')
 })
 
-test('case 33: an open stream that nobody waits for does not keep the process, a waiting next() does', async (t) => {
+test('an open stream that nobody waits for does not keep the process, a waiting next() does (case 33)', async (t) => {
   const sim = await simulator(t)
   const { ended } = await run(t, sim, 'const stream = await gateway.streamMessages(silent); console.log("open")')
   assert.equal((await ended).code, 0)
@@ -62,7 +62,7 @@ test('case 33: an open stream that nobody waits for does not keep the process, a
   assert.equal(output, 'true\n')
 })
 
-test('N51: a summary that somebody waits for keeps the process too', async (t) => {
+test('a summary that somebody waits for keeps the process too (N51)', async (t) => {
   const sim = await simulator(t)
   const { ended } = await run(
     t,
@@ -76,7 +76,7 @@ test('N51: a summary that somebody waits for keeps the process too', async (t) =
   assert.equal(output, 'complete\n')
 })
 
-test('case 33: process.exit() with 100 open streams: the code is kept, quick and quiet', async (t) => {
+test('process.exit() with 100 open streams: the code is kept, quick and quiet (case 33)', async (t) => {
   const sim = await simulator(t)
   const { child, ended } = await run(
     t,
@@ -94,7 +94,7 @@ test('case 33: process.exit() with 100 open streams: the code is kept, quick and
   await until(async () => (await sim.stats()).streams.open === 0, 'upstream to be closed', 1000)
 })
 
-test('N52: an uncaught exception and SIGTERM end the process as always', async (t) => {
+test('an uncaught exception and SIGTERM end the process as always (N52)', async (t) => {
   const sim = await simulator(t)
   const opened = `const stream = await gateway.streamMessages(silent); await stream.next(); stream.next();`
   const thrown = await (await run(t, sim, `${opened} setTimeout(() => { throw new Error('mine') })`)).ended

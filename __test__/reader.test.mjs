@@ -164,19 +164,19 @@ const scenarios = [
 ]
 
 for (const [name, scenario, expected] of scenarios) {
-  test(`K1a: the client reads ${name}`, { timeout: 60_000 }, async () => {
+  test(`the client reads ${name} (K1a)`, { timeout: 60_000 }, async () => {
     assert.deepEqual(await read(scenario), expected)
   })
 }
 
-test('K1a: the demo answer, which says that it is simulated', async () => {
+test('the demo answer, which says that it is simulated (K1a)', async () => {
   const events = await read()
   assert.equal(events.length, 23)
   assert.match(events.slice(0, 20).map(([, { content }]) => content).join(''), /simulated/)
   assert.deepEqual(events.slice(20), usage)
 })
 
-test('K1a: a thought in signed segments, asked for by fields', async () => {
+test('a thought in signed segments, asked for by fields (K1a)', async () => {
   const fields = { thinking: { type: 'adaptive', display: 'summarized' }, output_config: { effort: 'xhigh' } }
   const events = await read({ think: 'Hmm.', segments: 2, text: 'Yes', usage: false }, 'token', { model: 'claude-opus-5', fields })
   const [first, second] = [events[1][1].signature, events[3][1].signature]
@@ -185,17 +185,17 @@ test('K1a: a thought in signed segments, asked for by fields', async () => {
   assert.deepEqual(events, [thought({ text: 'Hm' }), thought({ signature: first }), thought({ text: 'm.' }), thought({ signature: second }), text('Yes')])
 })
 
-test('K1a: a thought that nobody can read', async () => {
+test('a thought that nobody can read (K1a)', async () => {
   const events = await read({ think: true, text: 'x', usage: false }, 'token', { model: 'gpt-5.6-sol', fields: { reasoning: { effort: 'max' } } })
   assert.ok(events[0][1].redactedContent instanceof Uint8Array)
 })
 
-test('K1a: figures in tokens', async () => {
+test('figures in tokens (K1a)', async () => {
   const events = await read({ text: 'some' }, 'sim-token-usage')
   assert.deepEqual(events[1], ['metadataEvent', { tokenUsage: { uncachedInputTokens: 2436, outputTokens: 64, totalTokens: 2500 } }])
 })
 
-test('K1a: the client searches the web, and reads what is wrong with a search', async () => {
+test('the client searches the web, and reads what is wrong with a search (K1a)', async () => {
   const client = connect('token')
   const search = (name) => {
     const params = { name, arguments: { query: 'rust' } }
@@ -211,7 +211,7 @@ test('K1a: the client searches the web, and reads what is wrong with a search', 
   client.destroy()
 })
 
-test('K33: an input that is an object', async () => {
+test('an input that is an object is read (K33)', async () => {
   const events = await read({ tool: { id: 't', name: 'f', input: { x: 1 }, object: true, open: false, stop: 'last' } })
   assert.deepEqual(events[0], tool('t', 'f', { input: { x: 1 }, stop: true }))
 })
@@ -229,7 +229,7 @@ const failures = [
 ]
 
 for (const [name, scenario, expected, eventsBefore] of failures) {
-  test(`K3: the client refuses ${name}, after the events before it`, { timeout: 60_000 }, async () => {
+  test(`the client refuses ${name}, after the events before it (K3)`, { timeout: 60_000 }, async () => {
     await assert.rejects(read(scenario), (error) => {
       for (const [key, value] of Object.entries(expected)) {
         if (value instanceof RegExp) assert.match(error[key], value)
@@ -260,7 +260,7 @@ const refusals = [
 ]
 
 for (const [what, more, message, reason] of refusals) {
-  test(`K1a: the client reads the refusal of ${what}`, async () => {
+  test(`the client reads the refusal of ${what} (K1a)`, async () => {
     await assert.rejects(read(undefined, 'token', more), (error) => {
       assert.equal(error.name, 'ValidationException')
       assert.equal(error.$metadata.httpStatusCode, 400)
@@ -272,7 +272,7 @@ for (const [what, more, message, reason] of refusals) {
 }
 
 for (const [preset, status, name, more] of answers) {
-  test(`K1a: the client reads the answer sim-${preset} as ${name}`, async () => {
+  test(`the client reads the answer sim-${preset} as ${name} (K1a)`, async () => {
     await assert.rejects(read(undefined, `sim-${preset}`), (error) => {
       assert.equal(error.name, name)
       assert.equal(error.$metadata.httpStatusCode, status)

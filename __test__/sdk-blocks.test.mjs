@@ -20,7 +20,7 @@ function kinds(union) {
   return checker.getTypeAtLocation(found).types.map((member) => checker.getTypeOfSymbol(member.getProperty('type')).value)
 }
 
-test('M46: no block of the SDK is unknown, in messages and in tool results', { timeout: 120_000 }, async (t) => {
+test('no block of the SDK is unknown, in messages and in tool results (M46)', { timeout: 120_000 }, async (t) => {
   const gate = await gateway(t, await simulator(t), accounts(t))
   const refusal = (messages) =>
     gate.countTokens({ model: 'claude-sonnet-4-6', messages }).then(

@@ -42,7 +42,7 @@ const FACES = {
 }
 
 for (const [name, face] of Object.entries(FACES)) {
-  describe(`case 15: the SDK on ${name}`, () => {
+  describe(`the SDK on ${name} (case 15)`, () => {
     const open = async (t, ...tokens) => {
       const sim = await simulator(t)
       const baseURL = await face(t, sim, accounts(t, ...tokens))
@@ -69,7 +69,7 @@ for (const [name, face] of Object.entries(FACES)) {
       assert.match(whole._request_id, /^req_/)
     })
 
-    test('two parallel tools', async (t) => {
+    test('two parallel tools arrive whole', async (t) => {
       const { client } = await open(t)
       const message = await client.messages.stream(TWO_TOOLS).finalMessage()
       assert.deepEqual(message.content, [
@@ -81,7 +81,7 @@ for (const [name, face] of Object.entries(FACES)) {
       assert.deepEqual((await client.messages.create(TWO_TOOLS)).content, message.content)
     })
 
-    test('thinking with its signature', async (t) => {
+    test('thinking comes with its signature', async (t) => {
       const { client } = await open(t)
       const message = await client.messages.stream(THINKING).finalMessage()
       assert.deepEqual(message.content, [
@@ -150,7 +150,7 @@ for (const [name, face] of Object.entries(FACES)) {
       await until(async () => (await sim.stats()).streams.open === 0, 'upstream to be dropped', 1000)
     })
 
-    test('models and count_tokens', async (t) => {
+    test('models and count_tokens answer', async (t) => {
       const { client } = await open(t)
       const ids = []
       for await (const model of client.models.list({ limit: 2 })) ids.push(model.id)

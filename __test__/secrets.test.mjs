@@ -16,7 +16,7 @@ const FORBIDDEN = [KEY, ...TOKENS, 'refresh-', 'swordfish', 'treasure', 'Bearer 
 /** Everything that a person could see of a value. */
 const seen = (value) => `${inspect(value, { depth: 10, showHidden: true, getters: true })}\n${JSON.stringify(value)}\n${value?.stack ?? ''}`
 
-test('case 38: errors, events, outcomes, summaries, accounts, health, metrics and logs hold no secret (N41)', async (t) => {
+test('errors, events, outcomes, summaries, accounts, health, metrics and logs hold no secret (case 38, N41)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t, ...TOKENS)
   const said = []

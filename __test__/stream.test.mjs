@@ -80,7 +80,7 @@ test('createMessage folds; countTokens agrees with message_start', async (t) => 
   assert.equal(usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens, count.input_tokens)
 })
 
-test('case 3: 10,000 deltas cut at every border arrive as kiro-server sends them, whole events a Buffer', async (t) => {
+test('10,000 deltas cut at every border arrive as kiro-server sends them, whole events a Buffer (case 3)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const gate = await gateway(t, sim, pool)
@@ -102,7 +102,7 @@ test('case 3: 10,000 deltas cut at every border arrive as kiro-server sends them
   assert.equal(textOf(list), text)
 })
 
-test('case 4: a reader that sleeps holds 64 KiB and a chunk, upstream stands still, the rest comes whole', async (t) => {
+test('a reader that sleeps holds 64 KiB and a chunk, upstream stands still, the rest comes whole (case 4)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const piece = `${'x'.repeat(4000)}{n}`
@@ -130,7 +130,7 @@ test('case 4: a reader that sleeps holds 64 KiB and a chunk, upstream stands sti
   assert.equal(text, Array.from({ length: 2500 }, (_, n) => piece.replace('{n}', n)).join(''))
 })
 
-test('case 5: break frees the upstream connection within 100 ms, also while upstream is silent', async (t) => {
+test('break frees the upstream connection within 100 ms, also while upstream is silent (case 5)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t)
   const gate = await gateway(t, sim, pool)
@@ -156,7 +156,7 @@ test('case 5: break frees the upstream connection within 100 ms, also while upst
   assert.deepEqual(gate.health().accounts, { total: 1, healthy: 1 })
 })
 
-describe('case 6: abort (N34)', () => {
+describe('abort (case 6, N34)', () => {
   test('before the call: no upstream call', async (t) => {
     const sim = await simulator(t)
     const gate = await gateway(t, sim, accounts(t))
@@ -264,7 +264,7 @@ describe('case 6: abort (N34)', () => {
   }
 })
 
-test('case 7: the first account is limited, the second good: nothing of it is seen', async (t) => {
+test('the first account is limited, the second good: nothing of it is seen (case 7)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t, 'sim-429.a', 'sim-ok.b'))
   const attempts = []
@@ -278,7 +278,7 @@ test('case 7: the first account is limited, the second good: nothing of it is se
   assert.deepEqual(attempts, [2, 1], 'the conversation stays where it was answered')
 })
 
-test('case 8: every account is limited', async (t) => {
+test('every account is limited (case 8)', async (t) => {
   const sim = await simulator(t)
   const pool = accounts(t, 'a', 'b')
   const limited = { http: { status: 429, type: 'ThrottlingException', message: 'slow down', headers: { 'retry-after': '7' } } }
@@ -305,7 +305,7 @@ test('case 8: every account is limited', async (t) => {
   assert.ok(!/slow down|simulated/i.test(error.stack), "none of upstream's words")
 })
 
-test('case 9: cut in mid-content: one event: error, nothing thrown (N36)', async (t) => {
+test('cut in mid-content: one event: error, nothing thrown (case 9, N36)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const cut = ask({ text: 'half of it', pieces: 4, end: 'cut' })
@@ -323,7 +323,7 @@ test('case 9: cut in mid-content: one event: error, nothing thrown (N36)', async
   assert.equal(error.status, 500)
 })
 
-test('case 11: 500 streams at once, 20 ms a delta: all whole, the event loop stays free', async (t) => {
+test('500 streams at once, 20 ms a delta: all whole, the event loop stays free (case 11)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
   const { monitorEventLoopDelay } = await import('node:perf_hooks')
@@ -373,7 +373,7 @@ test('the other kinds of stream keep cancelling prompt (N30, N33)', async (t) =>
   await until(async () => (await sim.stats()).streams.open === 0, 'upstream to be dropped', 200)
 })
 
-test('case 35, smaller: streams dropped unread are cancelled at garbage collection (N54)', async (t) => {
+test('streams dropped unread are cancelled at garbage collection (case 35 in small, N54)', async (t) => {
   assert.equal(typeof gc, 'function', 'run with --expose-gc')
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))

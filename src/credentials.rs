@@ -767,7 +767,7 @@ mod tests {
 
     /// A request that was never sent is neither a refusal nor a timeout.
     #[test]
-    fn who_has_no_token_hears_why_r45() {
+    fn a_missing_token_is_explained_r45() {
         let errors = [
             RefreshError::Gone,
             RefreshError::NoCredential,

@@ -436,7 +436,7 @@ mod tests {
 
     /// The table of contract/node.md.
     #[test]
-    fn the_table_of_codes() {
+    fn codes_follow_the_table_of_the_contract() {
         let table = [
             ("KIRO_INVALID_REQUEST", 400, "invalid_request_error", false),
             ("KIRO_PROMPT_TOO_LONG", 400, "invalid_request_error", false),
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_are_told_is_bounded_ts25() {
+    fn messages_to_clients_are_bounded_ts25() {
         // The list of a large model table, say (M20).
         let known = vec!["claude-x"; 1_000].join(", ");
         let kind = ErrorType::NotFound;

@@ -452,7 +452,7 @@ mod tests {
 
     /// Every metric is there with its help and type, its labels are those of the table, and nothing else is there.
     #[test]
-    fn the_text_is_what_the_table_says() {
+    fn the_text_shows_every_metric_of_the_table_and_no_other() {
         let metrics = Metrics::new();
         metrics.count_request("complete", "m", None);
         metrics.count_request("refused", "unknown", Some(Code::NotFound));
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn units_and_suffixes_are_parted() {
+    fn units_and_suffixes_are_split_off() {
         assert_eq!(table::CPU.parts(), ("process_cpu", Some("seconds")));
         assert_eq!(table::RESIDENT.parts(), ("process_resident_memory", Some("bytes")));
         assert_eq!(table::ACCOUNTS.parts(), ("kiro_accounts", None));

@@ -203,7 +203,7 @@ async fn a_refused_variant_costs_one_more_call_once_p2_k78() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_left_to_send_is_no_profile_and_no_failure_p3_k78() {
+async fn without_a_variant_left_the_state_is_no_profile_not_a_failure_p3_k78() {
     let options = [("KIRO_BUILDER_ID_PROFILE_ARN", "")];
     let world =
         World::new(&[builder("sim-acct-builder"), json!({ "accessToken": "x", "authMethod": "social" })], &options)
@@ -261,7 +261,7 @@ async fn an_enterprise_profile_in_another_region_is_found_before_the_first_attem
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_node_service_calls_builder_id_p7_p8_k73() {
+async fn a_look_up_tells_builder_ids_of_the_node_service_from_enterprises_p7_p8_k73() {
     let world = World::new(&[idc("sim-acct-enterprise", json!({ "authMethod": "builder-id" }))], &[]).await;
     world.asks().await.unwrap();
     world.saw(&[("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EAST, "EEEE1")]);
@@ -285,7 +285,7 @@ async fn a_fixed_profile_in_an_enterprise_record_never_goes_out_p9_k77() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_arn_says_where_p10_p12_k74() {
+async fn the_arn_names_the_region_p10_p12_k74() {
     let record = json!({ "region": "ap-southeast-2", "profileArn": E1, "expiresAt": "2020-01-01T00:00:00.000Z" });
     let world = World::new(&[enterprise("sim-acct-enterprise", record)], &[]).await;
     world.asks().await.unwrap();
@@ -329,7 +329,7 @@ async fn an_account_that_lists_nothing_is_asked_without_a_profile_k77_k79() {
 
 /// ListAvailableProfiles gives no answer: the account is asked without a profile, and for a minute no more.
 #[tokio::test]
-async fn nobody_can_say_which_profile_it_has_p11_k74_k78_k79() {
+async fn with_an_unknown_profile_it_is_asked_once_a_minute_without_one_p11_k74_k78_k79() {
     let log = Log::listen();
     let nobody = enterprise("sim-acct-enterprise", json!({ "region": "ap-southeast-2" }));
     let world = World::new(&[nobody, json!({ "accessToken": "x", "authMethod": "social" })], &[]).await;
@@ -558,7 +558,7 @@ async fn a_profile_that_a_person_writes_counts_at_once_p21_r72() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_arn_that_is_none_counts_as_absent_p28_k77() {
+async fn an_invalid_arn_counts_as_absent_p28_k77() {
     for none in [json!(""), Value::Null, json!(5)] {
         let world = World::new(&[json!({ "accessToken": "x", "authMethod": "social", "profileArn": none })], &[]).await;
         world.asks().await.unwrap();
@@ -568,7 +568,7 @@ async fn an_arn_that_is_none_counts_as_absent_p28_k77() {
 
 /// A fresh pool in the existing Node.js service's formats: every kind answers its first request, and none is marked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fresh_pool_of_every_kind_serves_without_a_hands_turn_k73_k77_k79() {
+async fn a_fresh_pool_of_every_kind_serves_without_any_help_k73_k77_k79() {
     let node = |access: &str| json!({ "accessToken": access, "refreshToken": "r", "authMethod": "builder-id", "clientId": "c", "clientSecret": "s" });
     let pool = [
         json!({ "accessToken": "sim-acct-social", "refreshToken": "r", "authMethod": "social" }),

@@ -120,7 +120,7 @@ async fn a_conversation_moves_with_its_account_out_a120_r101() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_only_a_limit_is_in_the_way_the_conversation_stays_r101() {
+async fn a_conversation_stays_when_only_a_limit_is_in_the_way_r101() {
     let place = Place::with(&TOKENS[..2], &[("KIRO_MAX_INFLIGHT_PER_ACCOUNT", "1")]).await;
     let home = account_of(&place, turn("a", 1)).await;
     script(&place, &home, json!([{ "text": "slow", "first_ms": 400 }]));
@@ -240,7 +240,7 @@ fn ids(place: &Place) -> [String; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ids_of_a_conversation_that_has_none_a124_tr48_tr49() {
+async fn a_conversation_without_ids_gets_derived_ones_a124_tr48_tr49() {
     let place = Place::new(&[]).await;
     let ask = |body: Value, key: Option<&str>| {
         let call = Call { client_key: key.map(client_key_hash), ..Call::default() };
@@ -314,7 +314,7 @@ async fn the_beginning_stays_byte_for_byte_a126_a127_tr46_tr47() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_header_of_a_gateway_in_front_a183_tr48() {
+async fn the_session_header_of_a_gateway_in_front_counts_a183_tr48() {
     let place = Place::with(&TOKENS, &[]).await;
     let ask = |first: &'static str, session: &'static str| {
         let call = Call { gateway_session: Some(session.to_owned()), ..Call::default() };
@@ -402,7 +402,7 @@ async fn thinking_goes_back_to_the_account_that_made_it_a128_tr44_tr45() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_model_or_an_unknown_maker_tr44() {
+async fn thinking_of_another_model_or_an_unknown_maker_stays_here_tr44() {
     let place = Place::with(&TOKENS[..1], &[]).await;
     script(&place, TOKENS[0], json!([{ "thinking": "hm", "signature": "sig-1", "text": "b" }]));
     place.ask(thinking("a")).await.unwrap();

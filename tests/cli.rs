@@ -220,7 +220,7 @@ impl Place {
 }
 
 #[test]
-fn check_shows_shape_search_models_and_what_was_learned_k119_k125() {
+fn check_shows_shape_search_models_and_lessons_k119_k125() {
     let place = Place::with_file();
     let id = place.add(&place.social("t.json", "a", "r", FAR));
     let check = |arguments: &[&str]| place.run_open(&[&["accounts", "check"], arguments].concat()).with_code(0);
@@ -270,7 +270,7 @@ fn check_shows_shape_search_models_and_what_was_learned_k119_k125() {
 
 /// Who is suspended isn't told to be without a profile.
 #[test]
-fn a_suspended_accounts_profiles_are_not_none_k79() {
+fn a_suspended_account_does_not_count_as_without_profiles_k79() {
     let place = Place::with_file();
     fill(&place, &[("enterpri1", json!({}), idc(json!({ "accessToken": "sim-suspended", "provider": "Enterprise" })))]);
     let said = place.run_with(&["accounts", "check"], &[("KIRO_LOG_LEVEL", "warn")]).with_code(1);
@@ -300,7 +300,7 @@ fn the_cure_of_a_missing_profile_is_the_accounts_k80() {
 
 /// What upstream answered is kept for the next call, and told.
 #[test]
-fn check_says_what_the_answers_taught_k125_r72() {
+fn check_shows_the_lessons_of_the_answers_k125_r72() {
     let place = Place::with_file();
     fill(
         &place,
@@ -369,7 +369,7 @@ fn doctor_says_how_accounts_are_served_k108_k120_k125() {
 
 /// What Kiro says of the account that it asks as isn't passed over, and nothing more is asked then.
 #[test]
-fn doctor_tells_what_kiro_says_of_an_account() {
+fn doctor_shows_kiros_words_about_an_account() {
     let place = Place::with_file();
     for (token_name, words) in [("sim-suspended", "Suspended, status 403"), ("sim-401", "TokenRejected, status 401")] {
         fill(&place, &[("account-1", json!({}), token(json!({ "accessToken": token_name })))]);
@@ -709,7 +709,7 @@ fn enable_lifts_a_mark_r15() {
 }
 
 #[test]
-fn e4_remove_says_when_the_account_came_back() {
+fn remove_says_when_the_account_came_back() {
     let server = RedisServer::start();
     let place = Place::with_redis(&server);
     let id = place.add(&place.social("t.json", "a", "r", FAR));
@@ -770,7 +770,7 @@ fn doctor_is_content_with_a_good_store() {
 
 /// The default is below no floor and taken; an old one fails twice, by its number and by Kiro's answer, each with the cure.
 #[test]
-fn doctor_asks_whether_the_client_version_is_taken_a185_k108() {
+fn doctor_asks_whether_kiro_takes_the_client_version_a185_k108() {
     let place = Place::with_file();
     place.add(&place.social("t.json", "a", "r", FAR));
     let fine = place.run(&["doctor"]).with_code(0).out;
@@ -830,7 +830,7 @@ fn doctor_names_what_is_wrong_with_each_account() {
 }
 
 #[test]
-fn doctor_r1_names_the_pool_under_the_default_prefix_and_pool_types() {
+fn doctor_names_the_pool_under_the_default_prefix_and_pool_types_r1() {
     let server = RedisServer::start();
     let place = Place::with_redis(&server);
     place.add(&place.social("t.json", "a", "r", FAR));
@@ -844,7 +844,7 @@ fn doctor_r1_names_the_pool_under_the_default_prefix_and_pool_types() {
 }
 
 #[test]
-fn doctor_r3_names_missing_rights() {
+fn doctor_names_missing_rights_r3() {
     let server = RedisServer::start();
     let mut place = Place::with_redis(&server);
     place.add(&place.social("t.json", "a", "r", FAR));
@@ -864,7 +864,7 @@ fn doctor_r3_names_missing_rights() {
 }
 
 #[test]
-fn doctor_without_store_or_upstream() {
+fn doctor_names_a_missing_store_or_upstream() {
     let mut place = Place::with_file();
     place.store = ("REDIS_URL", format!("redis://user:hush@127.0.0.1:{}", redis_server::free_port()));
     let dead = format!("http://127.0.0.1:{}/", redis_server::free_port());

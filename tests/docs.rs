@@ -278,7 +278,7 @@ fn client_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     for file in files(root, &["tests/clients"], "py") {
         let text = std::fs::read_to_string(root.join(&file)).unwrap();
         for name in text.split("def test_").skip(1).filter_map(|rest| rest.split('(').next()) {
-            let (rules, _) = rules_before(&name.split('_').collect::<Vec<_>>(), "");
+            let rules = rules_behind(&name.split('_').collect::<Vec<_>>(), "");
             if !rules.is_empty() {
                 found.push((format!("{}::test_{name}", file.trim_end_matches(".py")), rules));
             }

@@ -359,7 +359,7 @@ fn variants_of_the_profile_that_are_refused_are_found_d22_k139() {
 
 /// What is said of the account ends it: nothing more is asked.
 #[test]
-fn it_stops_at_a_word_about_the_account_d22_k138() {
+fn it_stops_at_a_refusal_of_the_account_d22_k138() {
     for (preset, words) in [
         ("429", "rate limited"),
         ("402", "quota"),
@@ -434,7 +434,7 @@ fn the_first_account_in_service_is_asked_k138() {
 
 /// Without --yes and without anybody to ask, nothing is sent; unknown checks and flags without --live are mistakes.
 #[test]
-fn it_asks_first_k138() {
+fn it_asks_for_consent_first_k138() {
     let place = Place::new(&Value::Null, TOKEN, Some(ARN));
     let said = place.run(&[]);
     assert_eq!(said.code, 2, "{}{}", said.out, said.err);

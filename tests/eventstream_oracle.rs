@@ -70,7 +70,7 @@ fn the_fuzz_entry_holds_for_every_seed_file() {
 
 /// The shapes of the vectors that smithy publishes with its source.
 #[test]
-fn published_shapes() {
+fn published_frame_shapes_agree() {
     let all = Message::new_from_parts(
         vec![
             Header::new("true", HeaderValue::Bool(true)),
@@ -125,7 +125,7 @@ fn published_shapes() {
 }
 
 #[test]
-fn encoders_refuse_alike() {
+fn both_encoders_refuse_the_same() {
     let message = |name: usize, value: usize| {
         Message::new(Bytes::new())
             .add_header(Header::new("n".repeat(name), HeaderValue::String("v".repeat(value).into())))

@@ -97,7 +97,7 @@ async fn every_fault_alone_and_beside_a_good_account_k45_m60_trap_29_trap_30_tra
 /// Six of ten accounts are out in whatever way, in whatever order: nobody notices, and no bad account is asked again and
 /// again (R105: exactly as often as it was in flight is held in `src/pool/tests.rs`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn six_of_ten_accounts_out_and_nobody_notices_d19_k137_r105() {
+async fn with_six_of_ten_accounts_out_no_request_fails_d19_k137_r105() {
     const ROUNDS: u64 = 20;
     let mut rng = fastrand::Rng::with_seed(19);
     for round in 0..ROUNDS {
@@ -261,7 +261,7 @@ async fn connections_are_used_again_k70_k72_trap_19() {
 
 /// K68: headers alone don't stop the wait for the first event; silence later ends in `timeout_error`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timeouts_by_name_k68_trap_20() {
+async fn each_timeout_ends_its_own_wait_k68_trap_20() {
     let world = World::with_tokens(&["sim-silent"], &[("KIRO_FIRST_EVENT_TIMEOUT", "300ms")]).await;
     let began = Instant::now();
     world.messages(&with(STREAM())).await.is_error("first event", 504, "timeout_error", "");
@@ -286,7 +286,7 @@ async fn timeouts_by_name_k68_trap_20() {
 
 /// A long request is no reason for the streams of its thread to wait, here for the one there is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_long_request_holds_nobody_up() {
+async fn a_long_request_delays_nobody() {
     let world = World::new(&[]).await;
     let tool = |n: usize| json!({ "name": format!("t{n}"), "input_schema": { "type": "object" } });
     let tools: Vec<_> = (0..40_000).map(tool).collect();
@@ -346,7 +346,7 @@ async fn close_lets_streams_finish_and_cuts_the_rest() {
 
 /// Round-robin by the shared counter: each account its share, and uses are counted in Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uses_are_shared_out_and_counted() {
+async fn uses_are_spread_evenly_and_counted() {
     let world = World::with_tokens(&["a-1", "a-2", "a-3"], &[]).await;
     for n in 0..30 {
         assert_eq!(world.scene(&json!({ "text": format!("x{n}") }), json!({})).await.status, 200);

@@ -122,7 +122,7 @@ fn error_text_is_bounded_ts25() {
 
 /// M62, TV58: n is the larger of our estimate and the window + 1.
 #[test]
-fn prompt_is_too_long_m62_tv58() {
+fn a_long_prompt_gets_the_sentence_that_clients_know_m62_tv58() {
     let fault = Fault::from_http(400, None, None, br#"{"message":"Input is too long"}"#, false, &Default::default());
     let sentence = |estimate| api_error(&fault, PromptSize { estimate, window: 200_000 }).message;
     assert_eq!(sentence(150_000), "prompt is too long: 200001 tokens > 200000 maximum");

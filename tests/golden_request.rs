@@ -23,7 +23,7 @@ use request::{Case, RANDOM_ID, folder, vectors};
 use rules::{Half, blessing, sort_key};
 
 #[test]
-fn vectors_hold() {
+fn every_request_vector_holds() {
     let mut failures = Vec::new();
     let mut by_rule: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut cases = 0;
@@ -53,7 +53,7 @@ fn vectors_hold() {
 /// `tests/golden/request/bodies.txt`: what each case becomes, to the byte. An error of which the vector says
 /// all isn't there once more.
 #[test]
-fn bodies_are_as_they_were() {
+fn bodies_equal_the_golden_ones() {
     let mut expected = String::from(
         "# What each vector becomes, to the byte. Written by KIRO_BLESS=1 cargo test --test golden_request.\n",
     );

@@ -24,7 +24,7 @@ use rules::{Half, blessing};
 use serde_json::Value;
 
 #[test]
-fn vectors_give_what_they_say() {
+fn every_response_vector_holds() {
     for case in Case::all() {
         let outs = drive(&mut case.pipeline(), &case.inputs, Chunks::PerFrame);
         check_grammar(&parse_sse(&bytes_of(&outs)));
@@ -138,7 +138,7 @@ fn vectors_without_the_raw_copy_give_the_same_values_ts23_ts26() {
 
 /// `tests/golden/response/streams.txt`: what each vector gives to the byte, and what the driver is told.
 #[test]
-fn streams_are_as_they_were() {
+fn streams_equal_the_golden_ones() {
     let mut expected = String::from(
         "# What each vector gives: the data of each event, and `=>` what the driver is told after which input. Written by KIRO_BLESS=1 cargo test\n\
          # --test golden_response.\n",
@@ -185,7 +185,7 @@ fn stream_lines(out: &Out, input: usize) -> String {
 /// The first case of each vector is a seed of the fuzzer: what fuzz/entries/pipeline.rs reads as bytes, in pieces of 17.
 /// `KIRO_BLESS=1` writes them.
 #[test]
-fn seeds_are_the_vectors() {
+fn the_seeds_equal_the_vectors() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/pipeline");
     let mut expected = BTreeMap::new();
     for case in Case::all().into_iter().filter(|case| !case.name.contains('.')) {
@@ -209,7 +209,7 @@ fn seeds_are_the_vectors() {
 
 /// TV1 to the last byte.
 #[test]
-fn whole_stream_ts21_m54_tv1() {
+fn a_whole_stream_has_these_bytes_ts21_m54_tv1() {
     let case = Case::all().into_iter().find(|case| case.name == "TV1").unwrap();
     let expected = concat!(
         "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",",

@@ -358,7 +358,7 @@ fn api_keys_one_a_line_and_folders_of_token_files_are_many_accounts_r79() {
 }
 
 #[test]
-fn what_is_no_source_says_what_is_wrong_r79_r86() {
+fn a_broken_source_is_refused_with_its_mistake_r79_r86() {
     let place = Place::new();
     for (text, why) in [
         ("{\"accounts\":{}}", "is a pool file: use it with --store file:"),
@@ -391,7 +391,7 @@ fn the_database_is_the_second_default_and_the_ides_profile_is_found_r79_r80() {
 }
 
 #[test]
-fn an_account_that_another_program_writes_out_of_the_pool_is_told_and_restored_r62() {
+fn an_account_that_another_program_drops_is_reported_and_restored_r62() {
     let server = RedisServer::start();
     let mut place = Place::new();
     place.redis = Some(server.url());

@@ -282,7 +282,7 @@ async fn over_the_limit_with_and_without_a_length_a50_m11() {
 type Dress = fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_a51_m2() {
+async fn one_right_key_in_any_place_is_enough_a51_m2() {
     let world = World::new(&[]).await;
     let url = world.url("/v1/messages");
     let ask = |set: Dress, query: &str| set(world.http.post(format!("{url}{query}"))).body(base().to_string()).send();
@@ -406,7 +406,7 @@ async fn models_page_by_page_a70_m66_m67() {
 
 /// M1: each request has one fault more than the one before it; the answer is that of the first check that fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_order_of_checks_m1() {
+async fn checks_run_in_their_order_m1() {
     let world = World::with_tokens(&[], &[("KIRO_MAX_REQUEST_BODY", "300"), ("KIRO_STORE_WAIT", "0s")]).await;
     let ask = async |method: &str, path: &str, key: &str, body: String| {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
@@ -463,7 +463,7 @@ async fn refused_by_upstream_once_without_hurting_the_account_a54_a55_k49_m62() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rate_limits_a56_a57_trap_31() {
+async fn a_rate_limit_of_all_accounts_reaches_the_client_a56_a57_trap_31() {
     let world = World::with_tokens(&["sim-429-retry-after-7", "sim-429-retry-after-7"], &[]).await;
     for stream in [false, true] {
         // The second round finds both accounts at rest.
@@ -498,7 +498,7 @@ async fn rate_limits_a56_a57_trap_31() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_account_a58_m61() {
+async fn without_an_account_the_error_says_when_to_retry_a58_m61() {
     // (what the only account says at the first request, the answer to the second, its retry-after, whether a retry is
     // worth it)
     let table = [
@@ -525,7 +525,7 @@ async fn no_account_a58_m61() {
 
 /// The request that uses up the last account is answered as the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_uses_up_the_last_account_hears_what_the_next_one_hears_m85() {
+async fn the_request_that_uses_up_the_last_account_gets_the_next_ones_error_m85() {
     for tokens in [&["sim-402"][..], &["sim-suspended"], &["sim-402", "sim-suspended", "sim-402"]] {
         let world = World::with_tokens(tokens, &[]).await;
         let mut told = Vec::new();
@@ -551,7 +551,7 @@ async fn who_uses_up_the_last_account_hears_what_the_next_one_hears_m85() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exception_before_content_a59_a60_m9() {
+async fn an_exception_before_content_is_an_error_not_an_answer_a59_a60_m9() {
     let world = World::new(&[("KIRO_MAX_ATTEMPTS", "1")]).await;
     let first = json!({ "steps": [{ "exception": "InternalServerException" }] });
     world.scene(&first, STREAM()).await.is_error("A59", 500, "api_error", "");
@@ -572,7 +572,7 @@ async fn an_exception_before_content_a59_a60_m9() {
 
 /// An event that gives the client nothing is no event to it: the ping comes when it was due (A60's stream goes on).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_note_behind_early_headers_puts_no_ping_off_m54_ts22() {
+async fn a_note_behind_early_headers_delays_no_ping_m54_ts22() {
     let world = World::new(&[("KIRO_EARLY_HEADERS", "100ms"), ("KIRO_PING_INTERVAL", "2s")]).await;
     // message_start after 0.1 s, so a ping after 2.1 s; the note in between made it 3.5 s.
     let note = json!({ "event": "messageMetadataEvent", "payload": {} });
@@ -595,7 +595,7 @@ async fn early_headers_do_not_overtake_the_estimate_m58_tu8() {
 
 /// Counts that no sum holds harm nobody but themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn absurd_counts_of_upstream_m59_tu2() {
+async fn absurd_counts_of_upstream_are_bounded_m59_tu2() {
     let world = World::new(&[]).await;
     let tokens = json!({ "uncachedInputTokens": u64::MAX, "outputTokens": u64::MAX, "cacheReadInputTokens": u64::MAX });
     let scene = json!({ "text": "x", "usage": { "tokens": tokens } });
@@ -653,7 +653,7 @@ async fn content_and_then_a61_to_a65() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thinking_with_signature_redacted_text_a66() {
+async fn thinking_comes_with_signature_redacted_data_and_text_a66() {
     let world = World::new(&[]).await;
     let scene = json!({ "steps": [{ "thinking": "I see.", "signature": "abcd", "signature_pieces": 2 }, { "redacted": "AAEC" }, { "text": "Yes" }] });
     let folded = world.scene(&scene, json!({ "thinking": { "type": "adaptive" } })).await.json();
@@ -724,7 +724,7 @@ async fn the_window_of_percentages_is_learnt_a187() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pings_while_upstream_is_silent_a67() {
+async fn pings_are_sent_while_upstream_is_silent_a67() {
     let world = World::new(&[("KIRO_PING_INTERVAL", "200ms")]).await;
     let scene = json!({ "steps": [{ "text": "a" }, { "wait_ms": 700 }, { "text": "b" }] });
     let reply = world.scene(&scene, STREAM()).await;
@@ -814,7 +814,7 @@ async fn the_status_page_is_strict_and_its_numbers_are_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_tells_about_the_server_needs_the_key_from_elsewhere() {
+async fn metrics_and_status_need_the_key_from_elsewhere() {
     let world = World::new(&[]).await;
     for path in ["/metrics", "/status", "/status/events", "/claude-kiro-oauth/metrics"] {
         let ask = |headers: &[(&'static str, String)]| {
@@ -852,7 +852,7 @@ async fn what_tells_about_the_server_needs_the_key_from_elsewhere() {
 
 /// C40: how the newest Claude Code greets, and what it sends beside what everybody sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_newest_claude_code_sends_c39_c40() {
+async fn requests_of_the_newest_claude_code_are_served_c39_c40() {
     let world = World::new(&[]).await;
     let hello = world.http.head(world.url("/api/hello")).send().await.unwrap();
     assert_eq!(hello.status(), 200);

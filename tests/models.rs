@@ -33,7 +33,7 @@ fn listed(world: &World, id: &str) -> Option<ModelInfo> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_catalogue_of_three_pages_a99_k124_k125_k126_m86() {
+async fn a_catalogue_of_three_pages_is_read_a99_k124_k125_k126_m86() {
     let world = World::new(&[]).await;
     let more = json!({ "more_models": [{ "id": "claude-opus-9.9", "window": 2_000_000 }], "models_page": 9 });
     world.simulated.control().world(more).unwrap();
@@ -74,7 +74,7 @@ async fn the_window_of_the_catalogue_makes_the_usage_a99_k126_tu2() {
 
 /// A free plan beside a paid one: the model's requests go to the account that has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_the_model_is_asked_first_a101_k127() {
+async fn accounts_with_the_model_are_asked_first_a101_k127() {
     let world = World::with_tokens(&["access-1", "access-2"], &[]).await;
     let control = world.simulated.control();
     control.script(json!({ "token": "access-1", "world": "free-tier" })).unwrap();
@@ -97,7 +97,7 @@ async fn who_has_the_model_is_asked_first_a101_k127() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_get_where_the_post_is_unknown_k124() {
+async fn models_are_asked_for_by_get_where_post_is_unknown_k124() {
     let world = World::new(&[]).await;
     let unknown = json!({ "on": "models", "token": "access-1", "scenarios": [{ "http": { "status": 404, "type": "UnknownOperationException" } }] });
     world.simulated.control().script(unknown).unwrap();
@@ -152,7 +152,7 @@ async fn a_model_belongs_to_the_account_p44_k87_k88() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_alone_says_no_and_who_only_rests_p45_p46_k88() {
+async fn a_model_is_404_only_when_no_resting_account_may_serve_it_p45_p46_k88() {
     let world = World::with_tokens(&["free"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
     world.simulated.control().world(json!("free-tier")).unwrap();
     for n in 0..2 {
@@ -174,7 +174,7 @@ async fn who_alone_says_no_and_who_only_rests_p45_p46_k88() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_accounts_a_request_are_asked_p47_k88() {
+async fn a_request_asks_eight_accounts_at_most_p47_k88() {
     let tokens: Vec<String> = (0..20).map(|n| format!("free-{n:02}")).collect();
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
     let world = World::with_tokens(&tokens, &[("KIRO_MODEL_DISCOVERY", "off")]).await;
@@ -189,7 +189,7 @@ async fn eight_accounts_a_request_are_asked_p47_k88() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn made_up_names_knock_at_two_accounts_at_most_a95_p48_k89_tr36() {
+async fn unknown_names_are_tried_on_two_accounts_at_most_a95_p48_k89_tr36() {
     let world = World::with_tokens(&["one", "two", "three"], &[("KIRO_MODEL_DISCOVERY", "off")]).await;
     for name in ["claude-opus-6", "claude-poet-7-1-20270101", "claude-hymn-3-2"] {
         let before = world.upstream_calls();
@@ -291,7 +291,7 @@ async fn the_fallback_serves_the_request_that_was_refused_tr36() {
 /// TR36: the edges of the fallback: one account, a pinned request, a model that resting accounts have, a fallback that is
 /// none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_fallback_takes_over_tr36_k88() {
+async fn the_fallback_takes_over_when_no_account_serves_the_name_tr36_k88() {
     let settings = [("KIRO_MODEL_DISCOVERY", "off"), ("KIRO_MODEL_FALLBACK", "claude-sonnet-4-5")];
     let world = World::with_tokens(&["one"], &settings).await;
     assert_eq!(world.messages(&asks("claude-opus-6", 1)).await.status, 200);

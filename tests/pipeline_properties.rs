@@ -12,18 +12,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_inputs_ts26(recipe in prop::collection::vec(any::<u8>(), 0..160), thinking: bool, size in 1_usize..600) {
+    fn any_inputs_give_a_valid_stream_ts26(recipe in prop::collection::vec(any::<u8>(), 0..160), thinking: bool, size in 1_usize..600) {
         pipeline::any_inputs(&pipeline::Recipe(&recipe).inputs(), thinking, size);
     }
 
     #[test]
-    fn any_bytes_ts26(wire in prop::collection::vec(any::<u8>(), 0..400), thinking: bool, size in 1_usize..50) {
+    fn any_bytes_give_a_valid_stream_ts26(wire in prop::collection::vec(any::<u8>(), 0..400), thinking: bool, size in 1_usize..50) {
         pipeline::any_bytes(&wire, thinking, size);
     }
 
     /// Frames that were right once: cut, doubled, one byte changed.
     #[test]
-    fn damaged_frames_ts26(
+    fn damaged_frames_end_as_failures_ts26(
         recipe in prop::collection::vec(any::<u8>(), 8..80), at: prop::sample::Index, byte: u8, thinking: bool,
     ) {
         let inputs = pipeline::Recipe(&recipe).inputs();

@@ -268,7 +268,7 @@ async fn without_a_client_key_an_open_address_is_refused_case_42_r57() {
 
 /// R49: a refusal at start-up is told with its word; R56, R1: an empty pool is told with its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_start_says_of_its_store_r49_r1_r56() {
+async fn a_start_names_the_fault_of_its_store_r49_r1_r56() {
     let (place, mut admin, with_password) = Place::with_password("hush-redis");
     let port = place.redis.port();
     for (password, word) in [("", "NOAUTH"), (":wrong@", "WRONGPASS")] {
@@ -405,7 +405,7 @@ fn unprivileged(command: &mut Command) {
 
 /// A refresh that can't be saved would log the account's owner out.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_refresh_is_begun_where_the_file_may_not_be_written_r52_r66() {
+async fn no_refresh_is_begun_on_a_read_only_file_r52_r66() {
     use std::os::unix::fs::PermissionsExt as _;
     let mut place = Place::new();
     let mut runs = place.command(&["--version"], &[]);
@@ -716,7 +716,7 @@ async fn refused_writes_are_a_degraded_service_case_39_r49() {
 
 /// Caps and waiting: who finds every account at its cap waits its turn, and without a wait hears when to come back.
 #[tokio::test(flavor = "multi_thread")]
-async fn account_wait_and_caps() {
+async fn at_their_limit_requests_wait_or_hear_when_to_come_back() {
     let place = Place::new();
     place.account("a1", &json!({}), &social("access-1", "r1"));
     let mut body = message();

@@ -15,14 +15,14 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn seeds_hold() {
+fn record_seeds_keep_the_promises() {
     for seed in seeds() {
         entry::run(&seed);
     }
 }
 
 #[test]
-fn seeds_cut_and_changed_hold() {
+fn cut_and_changed_seeds_keep_the_promises() {
     let mut random = fastrand::Rng::with_seed(19);
     for seed in seeds() {
         for end in 0..seed.len() {
@@ -63,7 +63,7 @@ fn the_limits_hold() {
 /// Texts put together from what the grammar is made of, so that many are nearly JSON and some are: the scan and serde_json
 /// must agree on each.
 #[test]
-fn what_is_json_is_what_serde_json_takes_for_it_r9() {
+fn serde_json_agrees_on_valid_json_r9() {
     use kiro_messages::proto::record::{Limits, Object, Unusable};
     const PARTS: [&str; 33] = [
         "{",

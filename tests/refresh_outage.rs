@@ -228,7 +228,7 @@ async fn a_restart_while_the_store_takes_no_writes_loses_no_login_r51() {
 
 /// Health says what waits to be saved and whether it is kept meanwhile, and that it serves all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn health_tells_what_waits_and_whether_it_is_kept_r51() {
+async fn health_shows_unsaved_tokens_and_the_journal_r51() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let world = World::new(2, 1, &[("KIRO_STATE_DIR", state.to_str().unwrap())]).await;
@@ -313,7 +313,7 @@ async fn no_refresh_is_begun_on_a_read_only_store_r52() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_journal_keeps_is_refreshed_all_the_same_r52() {
+async fn tokens_in_a_journal_are_refreshed_all_the_same_r52() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::new(1, 1, &[("KIRO_STATE_DIR", folder.path().to_str().unwrap())]).await;
     world.asks("hello").await.unwrap();

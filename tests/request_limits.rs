@@ -56,7 +56,7 @@ fn with(members: &str, content: &str) -> String {
 }
 
 #[test]
-fn invalid_utf8_anywhere_a5_m18() {
+fn invalid_utf8_is_refused_anywhere_a5_m18() {
     let body = with("", r#""x""#).into_bytes();
     let text = body.iter().position(|&byte| byte == b'x').unwrap();
     for (place, column) in [(text, text + 1), (0, 1), (body.len() - 1, body.len())] {
@@ -68,7 +68,7 @@ fn invalid_utf8_anywhere_a5_m18() {
 }
 
 #[test]
-fn nesting_a6_m12() {
+fn nesting_is_bounded_a6_m12() {
     let nested = |levels: usize| with(&format!(",\"x\":{}{}", "[".repeat(levels), "]".repeat(levels)), r#""x""#);
     // The body itself is the first level.
     assert!(run(nested(127).as_bytes()).is_ok());
@@ -79,7 +79,7 @@ fn nesting_a6_m12() {
 }
 
 #[test]
-fn number_of_messages_m13() {
+fn the_number_of_messages_is_bounded_m13() {
     let messages = |count: usize| {
         let message = r#"{"role":"user","content":"x"}"#;
         let messages = vec![message; count].join(",");
@@ -103,7 +103,7 @@ fn no_limit_of_our_own_on_images_and_tools_m14_m17() {
 }
 
 #[test]
-fn long_tool_names_m16_tr20() {
+fn long_tool_names_are_shortened_up_to_a_limit_m16_tr20() {
     let tool = |name: &str| with(&format!(r#","tools":[{{"name":"{name}"}}]"#), r#""x""#);
     let longest = "é".repeat(256);
     let translated = run(tool(&longest).as_bytes()).unwrap();
@@ -135,7 +135,7 @@ fn descriptions_are_cut_at_10240_characters_tv56_tr21() {
 }
 
 #[test]
-fn too_long_a_prompt_is_upstreams_to_refuse_tv58_tr34() {
+fn too_long_a_prompt_is_left_to_upstream_tv58_tr34() {
     let fault = Fault::from_http(
         400,
         None,
@@ -155,7 +155,7 @@ fn too_long_a_prompt_is_upstreams_to_refuse_tv58_tr34() {
 }
 
 #[test]
-fn ids_and_settings_go_through_tr5() {
+fn ids_and_settings_reach_the_request_tr5() {
     let body = with("", r#""x""#);
     let translated = run(body.as_bytes()).unwrap();
     assert_eq!(translated.model.kiro_id, "claude-sonnet-4.5");
@@ -168,13 +168,13 @@ fn ids_and_settings_go_through_tr5() {
 }
 
 #[test]
-fn dropped_server_tools_are_told_tr19_m49() {
+fn dropped_server_tools_are_reported_tr19_m49() {
     let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20250305"},{"type":"bash_20250124"}]"#, r#""x""#);
     assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["web_search_20250305", "bash_20250124"]);
 }
 
 #[test]
-fn tells_whether_reasoning_was_sent_tr31() {
+fn the_translation_says_whether_reasoning_was_sent_tr31() {
     let body = |signature: &str| {
         format!(
             r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"thinking":{{"type":"adaptive"}},"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":[{{"type":"thinking","thinking":"T"{signature}}}]}},{{"role":"user","content":"b"}}]}}"#
@@ -192,7 +192,7 @@ fn tells_whether_reasoning_was_sent_tr31() {
 }
 
 #[test]
-fn the_operators_system_text_n13() {
+fn the_operators_system_text_joins_the_clients_n13() {
     for (system, mode, expected) in [
         ("", SystemMode::Append, "OP"),
         (r#","system":"""#, SystemMode::Append, "OP"),

@@ -100,7 +100,7 @@ async fn the_runtime_shape_a74_k112_k115() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_version_is_told_and_blames_nobody_a75_k104_k105_k106_k107() {
+async fn an_old_version_is_reported_and_marks_no_account_a75_k104_k105_k106_k107() {
     let world = today(&[("KIRO_CLIENT_VERSION", "0.8.140")]).await;
     let reply = world.messages(&base()).await;
     reply.is_error("A75", 500, "api_error", "the upstream refuses this gateway's client version");
@@ -327,7 +327,7 @@ async fn fields_that_a_model_refuses_are_left_out_a113_k128_k129() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_lower_effort_a114_k129() {
+async fn the_next_lower_effort_is_tried_a114_k129() {
     let world = today(&[]).await;
     world.becomes(json!("no-xhigh"));
     let body = with(json!({

@@ -406,7 +406,7 @@ fn play(seed: u64, folder: &Path) -> World {
 }
 
 #[test]
-fn whatever_happens_the_pool_serves_and_counts_k119_r28_r105() {
+fn the_pool_serves_and_counts_in_any_order_of_events_k119_r28_r105() {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let seeds = match std::env::var("SIMULATION_SEED") {

@@ -145,7 +145,7 @@ fn messages(scenario: &str) -> String {
 /// Whoever is to read the log and doesn't holds up nothing but the log. Lines that don't fit are counted,
 /// and told once somebody reads again; SIGTERM drains all the same.
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn an_unread_log_stops_nothing() {
     let mut server = Muted::start();
     server.fill();
     for _ in 0..3 {

@@ -86,7 +86,7 @@ async fn records_are_patched_inside_the_file_case_01_case_02_case_03_case_04_cas
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_are_none_stay_untouched_case_07() {
+async fn broken_records_stay_untouched_case_07() {
     let text = r#"{"accounts":{"b1":[],"b2":null,"b3":"x","good":{}},"tokens":{"good":{"accessToken":"a"}}}"#;
     let (_folder, path) = file("pool.json", text);
     let store = open(&path).await;
@@ -104,7 +104,7 @@ async fn records_that_are_none_stay_untouched_case_07() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heal_and_quota_case_13_case_15() {
+async fn a_heal_and_a_quota_are_written_case_13_case_15() {
     let (_folder, path) = file(
         "pool.json",
         r#"{"accounts":{"a1":{"isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z"}}}"#,
@@ -254,7 +254,7 @@ async fn changes_from_outside_are_seen_and_kept_r65() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_is_never_overwritten_and_told_by_its_place_r65() {
+async fn a_broken_file_is_named_by_its_mistake_and_never_overwritten_r65() {
     let (_folder, path) = file("pool.json", &pool(TOKEN));
     let store = open(&path).await;
     assert_eq!(store.load().await.unwrap().len(), 1);
@@ -283,7 +283,7 @@ async fn a_broken_file_is_never_overwritten_and_told_by_its_place_r65() {
 /// Whoever opens a pipe waits for somebody to write into it, and a device never ends: neither may hold the start.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_file_is_an_outage_until_there_is_one_r54_r65() {
+async fn a_pipe_or_device_is_an_outage_until_it_is_a_file_r54_r65() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pool.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -345,7 +345,7 @@ async fn a_folder_that_cannot_be_written_is_an_outage_r66() {
 /// A process that was stopped in the middle of a write sits on the lock: what waits to be written must not take the
 /// threads that reads need, and all others in the process, down to looking up a host's name.
 #[test]
-fn writes_that_wait_for_the_lock_hold_no_read_up_r66() {
+fn writes_that_wait_for_the_lock_do_not_delay_reads_r66() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(4).build().unwrap();
     let (folder, path) = file("pool.json", &pool(TOKEN));
     let lock = std::fs::File::create(folder.path().join("pool.json.lock")).unwrap();
@@ -593,7 +593,7 @@ async fn a_registration_that_is_refused_missing_or_over_is_named_case_46() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_place_for_it_r68() {
+async fn a_learned_profile_stays_in_memory_when_the_file_has_no_member_for_it_r68() {
     let text = r#"{"accessToken":"old","refreshToken":"refresh-1","authMethod":"social"}"#;
     let (_folder, path) = file("kiro-auth-token.json", text);
     let store = open(&path).await;
@@ -606,7 +606,7 @@ async fn a_profile_that_was_learnt_stays_in_memory_where_the_file_has_no_place_f
 }
 
 #[test]
-fn import_copies_the_registration_in_r80() {
+fn an_import_copies_the_registration_r80() {
     let (folder, path) = file("kiro-auth-token.json", IDE_FILE);
     let error = import(&path, t0()).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Registration);
@@ -626,7 +626,7 @@ fn import_copies_the_registration_in_r80() {
 
 /// Changes that wait for their turn are written together.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_written_in_one_go_r65() {
+async fn waiting_changes_are_written_in_one_go_r65() {
     let records: Vec<String> = (0..200).map(|n| format!(r#""a{n}":{{"refreshToken":"r{n}"}}"#)).collect();
     let all = records.join(",");
     let (_folder, path) = file("pool.json", &format!(r#"{{"accounts":{{{all}}},"tokens":{{{all}}}}}"#));

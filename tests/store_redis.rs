@@ -76,7 +76,7 @@ async fn after_a_node_update_the_rest_stays_as_lua_left_it_case_06() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_are_none_stay_untouched_case_07() {
+async fn broken_records_stay_untouched_case_07() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -242,7 +242,7 @@ async fn a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark_r22() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heal_and_quota_in_the_record_case_13_case_15() {
+async fn a_heal_and_a_quota_are_written_into_the_record_case_13_case_15() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -275,7 +275,7 @@ async fn tickets_come_in_blocks_case_20() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_counter_that_is_none_is_left_alone_case_21() {
+async fn an_unusable_counter_stays_as_it_is_case_21() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -335,7 +335,7 @@ async fn somebody_elses_refresh_wins_case_27() {
 /// A lock that Redis gave without our hearing it, and one that was given back without Redis' hearing it, are nobody's: who
 /// asked takes it at once, others as always when it is free.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_whose_answer_was_lost_is_its_askers_r40() {
+async fn a_lock_whose_answer_was_lost_belongs_to_its_asker_r40() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let (store, other) = (connect(&server.url()).await, connect(&server.url()).await);
@@ -497,7 +497,7 @@ async fn a_renamed_account_refreshes_into_its_old_key_case_33() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lock_is_taken_once_and_given_back_by_its_holder_only_r40() {
+async fn only_its_holder_gives_the_lock_back_r40() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let (ours, theirs) = (connect(&server.url()).await, connect(&server.url()).await);
@@ -692,7 +692,7 @@ async fn a_read_only_replica_counts_as_away_r49() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_with_its_word_r49() {
+async fn a_wrong_password_is_reported_with_its_word_r49() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("hush-right").query::<()>(&mut redis).unwrap();
@@ -756,7 +756,7 @@ async fn the_client_key_follows_config_and_is_never_forgotten_case_41() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_only_these_rights_case_43_r3() {
+async fn a_user_with_only_the_listed_rights_is_enough_case_43_r3() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let gateway =
@@ -851,7 +851,7 @@ async fn a_pool_under_the_default_prefix_is_noticed_r1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fields_that_are_no_ids_are_left_out_and_the_rest_is_sorted_r13() {
+async fn fields_that_are_not_ids_are_left_out_and_the_rest_is_sorted_r13() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let store = connect(&server.url()).await;
@@ -890,7 +890,7 @@ async fn marks_leave_at_once_and_counters_within_a_second_r31() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_server_makes_nobody_wait_r32() {
+async fn a_slow_server_delays_nobody_r32() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     for index in 0..100 {
@@ -913,7 +913,7 @@ async fn a_slow_server_makes_nobody_wait_r32() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_seen_with_what_it_lacks_r18() {
+async fn a_snapshot_is_completed_by_unwritten_changes_r18() {
     let (_server, _redis, store) = with_account("{}").await;
     let writer = Writer::spawn(store.clone(), clock());
     let since = Instant::now();
@@ -942,7 +942,7 @@ async fn a_snapshot_is_seen_with_what_it_lacks_r18() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_written_by_the_deadline_is_told_r33() {
+async fn unwritten_changes_are_reported_at_the_deadline_r33() {
     let mut server = RedisServer::start();
     server.connection().hset::<_, _, _, ()>(POOL, "a1", "{}").unwrap();
     let store = connect(&server.url()).await;
@@ -977,7 +977,7 @@ async fn a_killed_connection_is_replaced_at_once_r2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unix_socket_and_resp2_r2() {
+async fn unix_sockets_and_resp2_work_r2() {
     let server = RedisServer::start();
     let mut redis = server.connection();
     let socket = connect(&format!("redis+unix://{}", server.socket().display())).await;
@@ -1056,7 +1056,7 @@ fn command_in(seen: &[u8]) -> Option<(String, usize)> {
 /// A proxy in front of Redis whose backend is gone answers each command with an error of its own. It must not read as "no
 /// token", which would put every account out of service, nor as "no client key", which would open the door.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_none_is_no_absent_key_r14_r57() {
+async fn a_broken_answer_is_not_an_absent_key_r14_r57() {
     for odd in ["-ERR backend is gone\r\n", ":5\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n"] {
         let store = connect(&odd_server(odd).await).await;
         assert_eq!(store.load().await.map(|all| all.len()).map_err(|error| error.kind()), Err(StoreErrorKind::Broken));

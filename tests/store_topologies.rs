@@ -26,7 +26,7 @@ use redis_server::{RedisServer, free_port};
 use support::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_of_three_primaries_case_44_r4() {
+async fn a_cluster_of_three_primaries_serves_case_44_r4() {
     let cluster = Cluster::start();
     let mut redis = cluster.connection();
     let store = connect(&cluster.url()).await;
@@ -195,7 +195,7 @@ async fn sentinels_lead_to_the_primary_also_after_a_failover_r61() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_the_sentinels_do_not_know_is_told() {
+async fn a_service_unknown_to_the_sentinels_is_reported() {
     let primary = RedisServer::start();
     let (sentinel, _folder) = sentinel(primary.port());
     let store =
@@ -234,7 +234,7 @@ fn certificates(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_with_a_private_authority_and_a_client_certificate() {
+async fn tls_works_with_a_private_authority_and_a_client_certificate() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let place = |name: &str| folder.path().join(name).display().to_string();

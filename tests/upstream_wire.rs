@@ -85,7 +85,7 @@ where
 /// A refusal that comes while the request is still on its way, from a server that then closes: with bytes unread that is
 /// a reset, which reaches a writer first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_before_the_request_is_out_is_heard_although_the_connection_is_reset() {
+async fn an_early_answer_is_read_although_the_connection_is_reset() {
     let url = serve(|_, mut socket| async move {
         let mut some = [0; 1024];
         socket.read_exact(&mut some).await.unwrap();
@@ -107,7 +107,7 @@ async fn an_answer_that_comes_before_the_request_is_out_is_heard_although_the_co
 
 /// One that says 200 at once and reads on gets all of the request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_begins_before_the_request_is_out_does_not_stop_it() {
+async fn an_early_success_does_not_stop_the_request() {
     const LENGTH: usize = 8 << 20;
     let url = serve(|_, mut socket| async move {
         let mut piece = vec![0; 1024];
@@ -294,7 +294,7 @@ async fn a_connection_that_dies_after_an_informational_answer_has_answered_k69()
 
 /// `KIRO_CONNECT_TIMEOUT=0` is no limit, through proxies too: it was none at all, so that whatever took a moment failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_time_for_connecting_is_no_limit_k68() {
+async fn a_zero_connect_timeout_is_no_limit_k68() {
     let proxy = serve(|_, mut socket| async move {
         // SOCKS5 without a password.
         let mut greeting = [0; 3];

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_connection_is_refused() {
+    fn anything_but_a_connected_socket_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(Outlet::new(-1, true).is_err());
         assert!(Outlet::new(listener.as_raw_fd(), true).is_err());

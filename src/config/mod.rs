@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_size_of_the_predecessor_is_taken_whatever_it_is() {
+    fn any_pool_size_of_the_predecessor_is_accepted() {
         let size = |name, value| env(&[(name, value)]).resolve(Face::Server).map(|config| config.redis_pool_size);
         assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "200").unwrap(), 64);
         assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "20").unwrap(), 20);
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_no_token_may_go_to_is_refused_k12() {
+    fn an_address_that_no_token_may_go_to_is_refused_k12() {
         for setting in ["UPSTREAM_URL", "RUNTIME_URL", "MANAGEMENT_URL", "SOCIAL_REFRESH_URL", "IDC_REFRESH_URL"] {
             let setting = format!("KIRO_{setting}");
             for url in
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn another_secret_is_a_difference() {
+    fn a_changed_secret_counts_as_a_difference() {
         let (old, new) = (env(&[("KIRO_API_KEY", "a"), ("KIRO_PORT", "8081")]), env(&[("KIRO_API_KEY", "b")]));
         assert_eq!(new.differing(&old), ["KIRO_API_KEY"]);
     }

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_a_time_to_wait_too_k46() {
+    fn a_retry_after_date_is_a_time_to_wait_too_k46() {
         let now = Timestamp::UNIX_EPOCH;
         let wait = |header| {
             of_question(&Fault::from_http(429, None, Some(header), b"{}", false, &Default::default()), now)

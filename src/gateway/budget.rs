@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_come_back_and_never_exceed_the_whole() {
+    fn shares_return_and_never_exceed_the_budget() {
         let budget = ByteBudget::new(100);
         let (mut one, mut other) = (budget.share(), budget.share());
         assert!(one.take(60) && !other.take(41) && !other.take(usize::MAX) && other.take(40));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_of_little_takes_nothing_of_the_whole_ts25() {
+    fn a_small_holder_takes_nothing_from_the_budget_ts25() {
         let budget = ByteBudget::new(100);
         let mut share = budget.share();
         for (bytes, taken) in [(10, 0), (11, 20), (20, 20), (95, 100), (31, 40), (10, 0)] {

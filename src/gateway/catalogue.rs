@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_what_the_accounts_have_m86() {
+    fn the_list_holds_the_models_of_the_accounts_m86() {
         let some = catalogue(&[("claude-opus-5", 500_000), ("gpt-5.6-sol", 1_000_000), ("claude-opus-9.9", 2_000_000)]);
         let more = catalogue(&[("claude-opus-5", 700_000), ("CLAUDE_SONNET_4_20250514_V1_0", 1)]);
         let found = |id, window| FoundModel { kiro_id: id, display_name: None, window: Some(window), max_output: None };
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn who_never_answers_is_left_alone_until_it_is_used_k125() {
+    fn an_account_that_never_answers_is_left_alone_until_it_is_used_k125() {
         let never = asked(&[(0, "a")], |_| CatalogueAnswer::Failed, 50_000);
         assert_eq!(seconds(&never), [0, 60, 180, 420, 900, 1_860, 3_780]);
         assert_eq!(asked(&[(0, "a"), (3_781, "a")], |_| CatalogueAnswer::Failed, 50_000).len(), 8);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_two_at_once_k125() {
+    fn never_more_than_two_accounts_are_asked_at_once_k125() {
         let (mut turns, began) = (Schedule::default(), now());
         for id in ["a", "b", "c"] {
             assert!(turns.used(&id.into(), began) && !turns.used(&id.into(), began));

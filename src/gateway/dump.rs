@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_saved_leaves_nothing_behind() {
+    fn a_failed_dump_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
         // The name is taken: it fails as on a full disk.
@@ -388,7 +388,7 @@ mod tests {
 
     /// The bytes on disk are bounded; the oldest folders go first, half-made ones of killed processes among them.
     #[test]
-    fn the_oldest_go_until_number_and_bytes_fit() {
+    fn the_oldest_dumps_go_until_number_and_bytes_fit() {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str, bytes: usize| {
             make_folder(&folder.path().join(name), true).unwrap();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_made_for_what_comes() {
+    fn room_is_made_for_the_next_dump() {
         let folder = tempfile::tempdir().unwrap();
         let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
         let mut recording = dumps.record(&Bytes::from_static(b"1234"));

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_without_usage_is_warned_about_where_it_is_unusual_tu9() {
+    fn an_end_without_usage_is_warned_about_when_it_is_unusual_tu9() {
         let ends = AnswerEnds::default();
         let begin = Instant::now();
         let usual = |shape| (0..USUAL).for_each(|_| assert!(!ends.ended(shape, false, begin)));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn models_learn_apart_and_are_few_a187() {
+    fn each_model_learns_by_itself_and_their_number_is_bounded_a187() {
         let ends = AnswerEnds::default();
         for _ in 0..20 {
             ends.learn("a", Measured { tokens: 300, percentage: 1.0 }, 20_000);

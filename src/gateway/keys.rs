@@ -171,7 +171,7 @@ mod tests {
 
     /// R57, case 41.
     #[test]
-    fn a_key_once_known_is_replaced_only_by_another() {
+    fn a_known_key_is_replaced_only_by_another_key() {
         let keys = Keys::new(None);
         assert_eq!(check(&keys, &["k1"]), KeyCheck::Unknown);
         keys.heard(Some(&Secret::new("k1")));

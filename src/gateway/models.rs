@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_read_again_and_a_bad_one_is_told_once_tr6() {
+    fn a_changed_file_is_read_again_and_a_bad_one_is_logged_once_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("models.json");
         std::fs::write(&path, table("claude-a")).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     /// `cp -p`, `rsync -t` and images keep times: a change of the same length and time is noticed too.
     #[test]
     #[cfg(unix)]
-    fn a_file_in_its_place_is_noticed_whatever_its_time_tr6() {
+    fn a_replaced_file_is_noticed_whatever_its_time_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let write = |name: &str, model: &str| {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn what_would_never_end_is_no_table_tr6() {
+    fn a_pipe_or_device_is_refused_as_a_table_tr6() {
         let folder = tempfile::tempdir().unwrap();
         let refused = |path: &Path| ModelsFile::open(path).err().unwrap().to_string();
         assert!(

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn home_and_at_most_three_older_ones_r101() {
+    fn a_conversation_keeps_its_home_and_three_older_accounts_r101() {
         let mut affinity = Affinity::default();
         assert!(affinity.accounts(&KEY, at(0)).is_empty());
         let turns: Vec<_> = ["a", "a", "b", "c", "d", "e", "c"]
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn where_only_a_limit_is_in_the_way_the_conversation_does_not_move_r101() {
+    fn a_limit_does_not_move_a_conversation_r101() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         affinity.turn(KEY, &id("b"), false, at(0));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_an_hour_after_the_last_turn_r102() {
+    fn a_home_is_kept_an_hour_after_the_last_turn_r102() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         assert_eq!(affinity.turn(KEY, &id("a"), false, at(3_600)).0, Turn::Home);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_at_the_first_answer_at_a_move_and_then_every_ten_minutes_r102() {
+    fn a_home_is_shared_at_the_first_answer_at_a_move_and_every_ten_minutes_r102() {
         let mut affinity = Affinity::default();
         let shared: Vec<_> = [(0, "a"), (1, "a"), (2, "b"), (600, "b"), (603, "b"), (604, "b")]
             .iter()
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_r102_tr44_k130() {
+    fn conversations_signatures_and_refusals_are_bounded_r102_tr44_k130() {
         let mut affinity = Affinity::default();
         let key = |n: usize| (n as u128).to_be_bytes();
         for n in 0..=CONVERSATIONS {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_before_a_refusal_is_not_sent_again_k130() {
+    fn signatures_from_before_a_refusal_are_not_sent_again_k130() {
         let mut affinity = Affinity::default();
         affinity.turn(KEY, &id("a"), false, at(0));
         affinity.made(&[7], &id("a"), &"m".into(), at(0));

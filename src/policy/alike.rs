@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_fault_on_three_accounts_within_ten_seconds_k119() {
+    fn the_same_fault_on_three_accounts_within_ten_seconds_is_upstreams_k119() {
         use FaultKind::{Network, ServerError};
         for (seen, expected) in [
             (&[(Network, "a", 0), (Network, "a", 1), (Network, "b", 2)][..], false),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_once_and_bounded() {
+    fn a_common_fault_is_logged_once_and_the_memory_is_bounded() {
         let mut alike = Alike::default();
         let told = (0..100).filter(|n| alike.is_news(at(*n))).count();
         assert_eq!(told, 1);

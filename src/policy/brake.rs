@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn two_accounts_within_ten_minutes_k92() {
+    fn two_accounts_within_ten_minutes_put_the_brake_on_k92() {
         for (turned, until) in [
             (&[][..], None),
             (&[("a", 0)][..], None),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_past_is_forgotten_k92() {
+    fn old_suspicions_are_forgotten_k92() {
         let mut brake = Brake::default();
         for n in 0..100 {
             let at = minute(n * 300);

@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn live_means_for_more_than_ten_seconds_r38_r43_trap_37() {
+    fn a_token_is_live_only_for_more_than_ten_seconds_r38_r43_trap_37() {
         let credential = holding(&record("a", "r", 100));
         assert!(credential.live(at(89)).is_some());
         assert!(credential.live(at(90)).is_none());
@@ -799,7 +799,7 @@ mod tests {
 
     /// A forced refresh may bring a token that ends before the one that upstream rejected.
     #[test]
-    fn what_others_brought_is_never_written_over_what_others_brought_r48() {
+    fn a_token_of_others_never_overwrites_a_token_of_others_r48() {
         let mut credential = holding(&record("long", "r", 86_400));
         assert!(seen(&mut credential, &record("short", "r", 3_600), 1).write_back.is_none());
         assert_eq!(access(&credential), "short");
@@ -872,7 +872,7 @@ mod tests {
     }
 
     #[test]
-    fn the_region_of_a_grant_is_written_where_the_record_has_none_k76_p24() {
+    fn the_region_of_a_grant_is_written_when_the_record_has_none_k76_p24() {
         let told = |record: &str| {
             let mut credential = holding(record);
             let bytes = credential.seen().unwrap().clone();
@@ -888,7 +888,7 @@ mod tests {
     }
 
     #[test]
-    fn when_a_background_refresh_is_due_r37_k55() {
+    fn a_background_refresh_is_due_before_the_token_ends_r37_k55() {
         let threshold = Duration::from_secs(300);
         let due = |credential: &Credential, state, away, now| {
             credential.is_due(state, state == HealthState::Stale, away, threshold, at(now))
@@ -954,7 +954,7 @@ mod tests {
     }
 
     #[test]
-    fn which_refusals_are_believed_k57_to_k61() {
+    fn clear_refusals_are_believed_at_once_and_doubtful_ones_at_the_third_k57_to_k61() {
         let mut credential = holding(&record("a", "r", 0));
         assert!(
             credential.refused(Refusal::Rejected, at(0)) && credential.refused(Refusal::RegistrationExpired, at(0))

@@ -801,7 +801,7 @@ mod tests {
 
     /// The column "account" of K45, row by row.
     #[test]
-    fn what_every_fault_does_to_its_account_k43_r29() {
+    fn every_fault_has_its_effect_on_the_account_k43_r29() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
             let attempt = Attempt { end: AttemptEnd { refreshed, committed: false }, ..attempt(t0()) };
@@ -865,7 +865,7 @@ mod tests {
 
     /// R15: first match wins.
     #[test]
-    fn states_in_order_r16() {
+    fn the_first_matching_state_counts_r16() {
         let quota = Standing {
             recovery: Some(secs(5)),
             ..bad(Some(t0()), "quota exhausted until 2026-12-01T00:00:00.000Z: MONTHLY_REQUEST_COUNT")
@@ -961,7 +961,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_kept_to_between_a_second_and_an_hour() {
+    fn retry_after_is_obeyed_between_a_second_and_an_hour() {
         for (said, seconds) in [
             (RetryAfter::Seconds(0), 1),
             (RetryAfter::Seconds(7), 7),
@@ -976,7 +976,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_wins_but_for_retry_after_and_unwritten_marks_r18() {
+    fn redis_wins_except_over_retry_after_and_unwritten_marks_r18() {
         let mut plain = health(good());
         plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         plain.observe(good(), true, RULES, secs(1));
@@ -997,7 +997,7 @@ mod tests {
 
     /// Acceptance case 14: a long stream that ends well doesn't lift a rest that began while it ran.
     #[test]
-    fn a_success_heals_only_what_was_there_when_it_started_r28() {
+    fn a_success_heals_only_failures_from_before_its_start_r28() {
         let mut health = health(good());
         health.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
         let outcome = health.success(secs(-1), secs(10));
@@ -1014,7 +1014,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pinned_request_would_mark_n8() {
+    fn a_pinned_requests_fault_names_the_lasting_mark_n8() {
         let mark = |kind| lasting_mark(&fault(kind), t0()).map(|note| note.to_string());
         assert!(mark(FaultKind::Suspended).unwrap().starts_with("ejected: "));
         assert!(mark(FaultKind::QuotaMonth).unwrap().starts_with("quota exhausted until "));
@@ -1177,7 +1177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_more_or_less_and_retry_after_only_lengthens_k91() {
+    fn suspicious_rests_vary_by_a_tenth_and_retry_after_only_lengthens_them_k91() {
         for (spread, said, seconds) in [
             (-100, None, 1620),
             (0, None, 1800),
@@ -1195,7 +1195,7 @@ mod tests {
 
     /// Requests that were on the way when the mark was made, here or elsewhere, belong to it.
     #[test]
-    fn a_wave_is_one_step_k91() {
+    fn a_wave_of_suspicion_is_one_step_k91() {
         let mut here = health(good());
         let mark = mark(here.fault(&suspicious(), attempt(secs(-5)), RULES, t0())).unwrap();
         let mut there = health(good());
@@ -1218,7 +1218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_record_tells_and_what_lifts_it_k91() {
+    fn a_record_names_the_step_of_a_suspicion_and_a_reset_lifts_it_k91() {
         for (message, step) in [
             ("cool-down until 2026-11-23T12:00:00.000Z: suspicious activity (3)", 3),
             ("cool-down until 2026-11-23T12:00:00.000Z: 429 suspicious activity", 1),

@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_fields_are_of_a_shape_and_an_hour_k129() {
+    fn refused_fields_count_for_one_shape_and_one_hour_k129() {
         let mut learned = Learned::default();
         let fields = RefusedFields { display: true, ..RefusedFields::default() };
         let refused = |fields| Lesson::FieldsRefused { kiro_id: "m".into(), shape: Shape::Q, refused: fields };
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_whose_fresh_catalogue_lacks_the_model_k127() {
+    fn an_account_lacks_the_models_that_its_fresh_catalogue_does_not_name_k127() {
         let mut learned = Learned::default();
         assert!(!learned.lacks_model("claude-opus-5", None, at(0)), "nothing is known");
         let mut catalogue = Catalogue::default();
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_runs_out_k116_k119_k131() {
+    fn refusals_are_forgotten_after_their_time_k116_k119_k131() {
         let mut learned = Learned::default();
         learned.learn(Lesson::ShapeRefused { shape: Shape::Q, for_a_day: true }, at(0));
         learned.learn(Lesson::ShapeRefused { shape: Shape::Runtime, for_a_day: false }, at(0));
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_look_up_said_and_when_it_may_be_asked_again_k79_r72() {
+    fn a_look_up_is_remembered_and_repeated_after_its_time_k79_r72() {
         let mut learned = Learned::default();
         assert!(learned.may_ask_profiles(at(0)));
         learned.learn(Lesson::ProfilesUnanswered(None), at(0));
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn no_profile_ends_with_time_or_a_proof_k78() {
+    fn the_state_no_profile_ends_with_time_or_a_proof_k78() {
         let mut learned = Learned::default();
         learned.learn(Lesson::NoProfile { asked: false }, at(0));
         assert_eq!(learned.no_profile_until(at(59)), Some(at(60)));

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_in_a_row_of_two_accounts_k120() {
+    fn five_failures_in_a_row_of_two_accounts_open_the_circuit_k120() {
         let mut marks = Marks::default();
         let failed = Some(FaultKind::ServerError);
         for n in 0..20 {

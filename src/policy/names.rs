@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_names_have_a_bound_and_a_time_k89_p48() {
+    fn refused_names_are_bounded_and_expire_k89_p48() {
         let mut names = PassedNames::default();
         for n in 0..1000 {
             names.refuse(&format!("claude-a-{n}"), at(0));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn one_warning_a_name_and_day_tr36() {
+    fn a_name_is_warned_about_once_a_day_tr36() {
         let mut names = PassedNames::default();
         let day = 24 * 60;
         assert!(names.passes("claude-opus-6", at(0)) && names.passes("claude-opus-7", at(0)));

@@ -470,7 +470,7 @@ mod tests {
 
     /// Another process that hasn't seen the mark neither shortens the rest nor loses the step.
     #[test]
-    fn no_mark_of_a_process_that_looked_away_makes_a_suspicion_smaller_k91() {
+    fn a_process_that_has_not_seen_a_suspicion_never_weakens_it_k91() {
         let suspected = |until: &str| {
             format!(
                 r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T{until}.000Z: suspicious activity (3)"}}"#
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_elsewhere_holds_no_heal_back() {
+    fn a_wrong_clock_elsewhere_does_not_stop_a_heal() {
         let ahead = r#"{"isHealthy":false,"lastErrorTime":"2027-11-23T10:00:00Z"}"#;
         assert!(written(ahead, [success()]).contains(r#""isHealthy":true"#));
         let near = r#"{"isHealthy":false,"lastErrorTime":"2026-11-23T10:00:01Z"}"#;
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_clears_what_asked_for_it() {
+    fn a_refresh_clears_the_request_for_it() {
         let record = r#"{"needsRefresh":true,"refreshCount":2}"#;
         assert_eq!(
             written(record, [Outcome::refreshed(t0())]),
@@ -615,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_ours_to_change_stays_as_it_is() {
+    fn a_use_leaves_the_message_of_the_record_unchanged() {
         let record = r#"{"lastErrorMessage":"cool-down until 2026-11-23T09:00:00Z: x","errorCount":0}"#;
         assert_eq!(
             written(record, [Outcome::used(t0())]),
@@ -625,7 +625,7 @@ mod tests {
 
     /// Merging only saves writes: one merged write leaves the same record as single writes in order.
     #[test]
-    fn merged_or_one_by_one_is_the_same() {
+    fn merged_and_single_writes_leave_the_same_record() {
         let mut random = fastrand::Rng::with_seed(7);
         for round in 0..2000 {
             let mut at = t0();

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn trials_that_hang_keep_nobody_away_and_tell_nothing_late_k119() {
+    fn hanging_trials_block_nobody_and_do_not_count_late_k119() {
         let mut reach = Reach::default();
         down(&mut reach, 0);
         let hanging: Vec<u64> = (0..10_000).step_by(50).filter(|n| reach.may_try("q", at(*n)).is_ok()).collect();

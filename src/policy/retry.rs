@@ -415,7 +415,7 @@ mod tests {
 
     /// The column "verdict" of K45, row by row: with everything that a remedy needs, and without.
     #[test]
-    fn verdict_of_every_fault_k45_k49_k90_k119_trap_27() {
+    fn every_fault_has_its_verdict_k45_k49_k90_k119_trap_27() {
         use Remedy::{NextVariant, OtherFields, OtherModelId, OtherShape, RefreshToken, WithoutReasoning};
         let same = Verdict::SameAccount;
         let table = [
@@ -468,7 +468,7 @@ mod tests {
 
     /// K116, K131, TR44, K119: a body that is refused without a reason, in their order.
     #[test]
-    fn repairs_of_a_body_that_is_refused_k116_k119_k131() {
+    fn a_refused_body_is_repaired_in_a_fixed_order_k116_k119_k131() {
         let refused = said(FaultKind::BadRequest, Some("REQUEST_BODY_INVALID"), "Improperly formed request.");
         let mut sent = Sent {
             shape: Shape::Runtime,
@@ -531,7 +531,7 @@ mod tests {
 
     /// K137: an account's own refusal uses up no attempt; eight accounts and a time bound it.
     #[test]
-    fn what_uses_up_an_attempt_k137_d20_d21() {
+    fn an_accounts_own_refusal_uses_up_no_attempt_k137_d20_d21() {
         let run = |kind: FaultKind, limits: Limits, each: Duration| {
             let mut budget = Budget::new(limits);
             let mut asked = 0;
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn one_account_of_another_region_and_no_more_k105() {
+    fn only_one_account_of_another_region_is_tried_k105() {
         let mut budget = Budget::new(LIMITS);
         let gate = |budget: &mut Budget, shape_left| {
             let sent = Sent { shape_left, ..Sent::PLAIN };
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn which_fault_is_the_answer_k47() {
+    fn the_last_fault_that_is_no_rate_limit_is_the_answer_k47() {
         use FaultKind::{ModelCapacity, RateLimited, ServerError, Suspicious, Timeout};
         for (ended, answer) in [
             (vec![ServerError, Timeout], Timeout),

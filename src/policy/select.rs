@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tiers_in_order() {
+    fn accounts_are_taken_tier_by_tier() {
         let until = Timestamp::UNIX_EPOCH;
         let one = account("a");
         let table = [
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_the_others_is_not_excluded_k109_k127_r105() {
+    fn an_account_behind_the_others_is_not_excluded_k109_k127_r105() {
         let cooling = HealthState::Cooling { until: Timestamp::UNIX_EPOCH };
         let worse = Candidate { state: cooling, rests_softly: Some(3), ..account("a0") };
         let resting = Candidate { rests_softly: Some(1), priority: 9, fit: 3, ..worse };
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_configuration() {
+    fn strategies_are_read_from_their_words() {
         assert_eq!("least-busy".parse(), Ok(Strategy::LeastBusy));
         assert!("Sticky".parse::<Strategy>().is_err());
     }

@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_and_default_addresses_k12_k74_k75() {
+    fn default_addresses_follow_the_region_k12_k74_k75() {
         let social = viewed("{}", r#"{"authMethod":"social"}"#).view;
         assert_eq!(social.generate_url(), "https://q.us-east-1.amazonaws.com/generateAssistantResponse");
         let refresh = social.refresh_url(social.refresh_region());
@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn variants_by_kind_p1_p4_p9_p19_p28_k77() {
+    fn each_kind_of_account_has_its_variants_p1_p4_p9_p19_p28_k77() {
         let builder = r#""authMethod":"builder-id","provider":"BuilderId""#;
         let enterprise = r#""authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start""#;
         let table = [
@@ -660,7 +660,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_look_up_said_changes_kind_and_variants_k73_k77() {
+    fn a_look_up_changes_kind_and_variants_k73_k77() {
         let mut learned = Learned::default();
         let now = jiff::Timestamp::UNIX_EPOCH;
         let of = |learned: &Learned, token: &str| summary(&viewed_with("{}", token, learned, &urls()));
@@ -679,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn where_an_account_is_asked_k74_p10_p11_p12_p27() {
+    fn the_arn_then_the_records_name_the_region_k74_p10_p11_p12_p27() {
         let token = |more: &str| format!(r#"{{"authMethod":"IdC","startUrl":"https://d-1.awsapps.com/start"{more}}}"#);
         let p10 = viewed("{}", &token(&format!(r#","region":"ap-southeast-2","profileArn":"{E1}""#)));
         let found = summary(&p10);
@@ -711,7 +711,7 @@ mod tests {
     }
 
     #[test]
-    fn where_profiles_are_looked_for_and_in_which_order_k79() {
+    fn profiles_are_looked_for_in_all_regions_of_the_partition_in_order_k79() {
         let regions = |token: &str| viewed("{}", token).view.profile_regions().join(" ");
         assert_eq!(regions(r#"{"authMethod":"idc"}"#), "us-east-1 eu-central-1");
         assert_eq!(regions(r#"{"authMethod":"idc","idcRegion":"eu-west-2"}"#), "eu-central-1 us-east-1");
@@ -725,7 +725,7 @@ mod tests {
 
     /// The other host name comes into the address, and only in GovCloud's default one (P26).
     #[test]
-    fn govclouds_other_host_k81() {
+    fn govcloud_has_another_host_to_try_k81() {
         let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:1:profile/G";
         let token = format!(r#"{{"authMethod":"idc","profileArn":"{gov}"}}"#);
         let first = viewed("{}", &token).view;
@@ -748,7 +748,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_forms_for_usage_k80() {
+    fn forms_for_usage_have_a_fixed_order_k80() {
         let forms = |token: &str| viewed("{}", token).view.forms().iter().map(Variant::as_str).collect::<Vec<_>>();
         assert_eq!(forms(&format!(r#"{{"authMethod":"social","profileArn":"{E1}"}}"#)), ["own", "none", "service"]);
         assert_eq!(forms(r#"{"authMethod":"social"}"#), ["none", "service"]);
@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn where_each_call_goes_k111_k117_k118() {
+    fn each_call_goes_to_the_address_of_its_shape_k111_k117_k118() {
         let view = viewed("{}", r#"{"authMethod":"social"}"#).view;
         let q = "https://q.us-east-1.amazonaws.com";
         let management = "https://management.us-east-1.kiro.dev";
@@ -846,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_machine_id_and_fields_that_are_ignored_r70_r77() {
+    fn an_own_machine_id_counts_and_bad_fields_are_ignored_r70_r77() {
         let id = "ab".repeat(32);
         let own = viewed(&format!(r#"{{"machineId":"{id}"}}"#), "{}").view.machine_id;
         assert_eq!(*own, id);
@@ -858,7 +858,7 @@ mod tests {
 
     /// Acceptance case 47.
     #[test]
-    fn an_accounts_own_addresses_k12() {
+    fn an_accounts_own_addresses_come_first_k12() {
         let own = viewed(
             r#"{"PROXY_URL":"http://127.0.0.1:3128","KIRO_BASE_URL":"https://q.{{region}}.example.org/x",
                 "KIRO_REFRESH_URL":"http://localhost:9/{region}"}"#,
@@ -908,7 +908,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lent_address_counts_where_the_record_has_none_n4() {
+    fn a_lent_address_counts_when_the_record_has_none_n4() {
         let lent = Addresses {
             generate: "https://lent.example.org/{region}".into(),
             social_refresh: "http://example.org".into(),

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_not_asked_any_more() {
+    fn a_request_that_left_is_not_asked_any_more() {
         let mut line = Line::default();
         let numbers: Vec<_> = (1..=3).map(|waiter| line.join(needs("a"), waiter)).collect();
         assert_eq!(line.leave(&numbers[0]), Some(1));

@@ -128,7 +128,7 @@ async fn round_robin_in_the_order_of_the_ids_r36() {
 }
 
 #[tokio::test]
-async fn models_exclusion_and_pinning_r7() {
+async fn unsupported_models_and_tried_accounts_are_left_out_r7() {
     let fixture = Fixture::new(
         &[],
         &[("a1", r#"{"notSupportedModels":["claude-x"]}"#), ("a2", r#"{"isDisabled":true}"#), ("a3", "{}")],
@@ -151,7 +151,7 @@ async fn models_exclusion_and_pinning_r7() {
 }
 
 #[tokio::test]
-async fn a_pinned_request_records_nothing_but_keeps_to_retry_after_n5() {
+async fn a_pinned_request_records_nothing_but_obeys_retry_after_n5() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let pinned = Wanted { only: Some("a1"), ..Wanted::default() };
     let lease = fixture.pool.select(&pinned).unwrap();
@@ -440,7 +440,7 @@ fn counting() -> (Fit, Arc<AtomicUsize>) {
 
 /// A free place asks only the first in line; so does a request that joins. The clock alone wakes nobody.
 #[tokio::test]
-async fn a_place_goes_to_one_of_those_who_wait_not_past_all_of_them() {
+async fn a_free_place_goes_to_the_line_before_others() {
     const WAITING: usize = 300;
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "60000")];
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
@@ -524,7 +524,7 @@ async fn a_wait_ends_in_time_and_a_cancelled_one_leaves_no_trace() {
 
 /// A request that leaves in the moment in which it gets an account passes the account on.
 #[tokio::test]
-async fn an_account_given_to_one_who_leaves_goes_to_the_next() {
+async fn an_account_given_to_a_leaving_request_goes_to_the_next() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "60000")];
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let holder = fixture.select().unwrap();
@@ -546,7 +546,7 @@ async fn an_account_given_to_one_who_leaves_goes_to_the_next() {
 /// A wait ends without a freed place, too: when a rest is over, also after an earlier end with an empty line, and when
 /// a profile is found.
 #[tokio::test]
-async fn those_in_line_see_an_account_that_comes_by_itself() {
+async fn the_line_is_served_when_an_account_is_free_by_time_alone() {
     let fixture = Fixture::new(&[("accountWaitMs", "60000")], &[("a1", "{}")]).await;
     let wanted = Wanted::default();
     let get = async |done: &dyn Fn()| {
@@ -572,7 +572,7 @@ async fn those_in_line_see_an_account_that_comes_by_itself() {
 
 /// A rest that ends within the wait is waited for; a longer one is not.
 #[tokio::test]
-async fn waiting_for_the_end_of_a_rest() {
+async fn a_rest_that_ends_in_time_is_waited_for() {
     let fixture = Fixture::new(&[("accountWaitMs", "2000")], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&limited(5), AttemptEnd::default());
     let begun = Instant::now();
@@ -606,7 +606,7 @@ async fn a_rejected_profile_is_the_last_choice_until_the_record_has_another() {
 }
 
 #[tokio::test]
-async fn what_the_host_writes_is_handed_to_it_and_stands_for_a_while_r35() {
+async fn the_host_gets_its_outcomes_and_its_marks_stand_for_a_while_r35() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     let recorded = fixture.outcomes.lock().unwrap().clone();
@@ -649,7 +649,7 @@ async fn accounts_without_traffic_are_offered_for_a_probe_once_r17() {
 
 /// Acceptance case P54: getUsageLimits answers 200 to a suspended account all the same.
 #[tokio::test]
-async fn no_probe_heals_a_suspicious_account_but_one_real_request_k91_p54() {
+async fn only_a_real_request_heals_a_suspicious_account_k91_p54() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     fixture.select().unwrap().failed(&fault(FaultKind::RateLimited), AttemptEnd::default());
     fixture.later(200);
@@ -735,7 +735,7 @@ async fn the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off_k92() {
 
 /// Acceptance case P56.
 #[tokio::test]
-async fn conversations_a_minute_k92_p56() {
+async fn conversations_a_minute_are_limited_k92_p56() {
     let fixture = Fixture::new(&[("accountRpm", "2")], &[("a1", "{}"), ("a2", "{}")]).await;
     let mut taken = std::collections::BTreeMap::<String, u32>::new();
     for _ in 0..4 {
@@ -779,7 +779,7 @@ async fn a_place_in_the_minute_is_waited_for_within_account_wait_k92() {
 }
 
 #[tokio::test]
-async fn what_fits_goes_first_and_a_no_is_left_out_k88_k109_k127() {
+async fn fitting_accounts_come_first_and_refusing_ones_are_left_out_k88_k109_k127() {
     let fixture = Fixture::new(&[("accountWaitMs", "5000")], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}")]).await;
     let no = std::iter::repeat_with(|| fixture.select().unwrap()).find(|l| &**l.account().id() == "a2").unwrap();
     no.learn(Lesson::ModelRefused("kiro-x".into()));
@@ -799,7 +799,7 @@ async fn what_fits_goes_first_and_a_no_is_left_out_k88_k109_k127() {
 
 /// When an account is back within two minutes, a retry is worthwhile; else the error names the end and the cure.
 #[tokio::test]
-async fn nobody_serves_for_more_than_two_minutes_m85_p3() {
+async fn a_retry_is_advised_only_for_outages_up_to_two_minutes_m85_p3() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
     let told = |result: Result<Lease, NoAccount>| {
         let none = result.unwrap_err();
@@ -868,7 +868,7 @@ async fn an_account_without_a_profile_is_not_selected_k78_p3() {
 
 /// The table of K88: the error when accounts have refused a model.
 #[tokio::test]
-async fn no_account_serves_the_model_or_one_will_be_back_k88() {
+async fn a_refused_model_is_distinguished_from_a_resting_account_k88() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", r#"{"isDisabled":true}"#)]).await;
     let wanted = Wanted { kiro_id: "kiro-x", ..Wanted::default() };
     fixture.pool.select(&wanted).unwrap().learn(Lesson::ModelRefused("kiro-x".into()));
@@ -927,7 +927,7 @@ async fn pinned_requests_do_not_put_a_probe_off_r17_n5() {
 
 /// A pinned request passes the line.
 #[tokio::test]
-async fn a_pinned_request_waits_for_nobody_n5() {
+async fn a_pinned_request_passes_the_line_n5() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "5000"), ("maxConns", "1")];
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let holder = fixture.select().unwrap();
@@ -965,7 +965,7 @@ async fn an_account_that_rests_is_refreshed_when_its_record_asks_for_it_r37() {
 /// A request that waits for one account doesn't hold up others that can have another; one that can have none doesn't
 /// wait.
 #[tokio::test]
-async fn a_queue_holds_up_only_those_who_wait_for_the_same() {
+async fn a_busy_account_holds_up_only_requests_for_it() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "20000"), ("maxConns", "1")];
     let fixture = Fixture::new(&options, &[("a1", "{}"), ("a2", r#"{"notSupportedModels":["m"]}"#)]).await;
     let names = ["m"];
@@ -991,7 +991,7 @@ async fn a_queue_holds_up_only_those_who_wait_for_the_same() {
 
 /// All waits of one request together last `KIRO_ACCOUNT_WAIT`.
 #[tokio::test]
-async fn a_second_wait_of_a_request_gets_what_is_left() {
+async fn all_waits_of_a_request_share_one_time() {
     let options = [("maxInflightPerAccount", "1"), ("accountWaitMs", "2000")];
     let fixture = Fixture::new(&options, &[("a1", "{}")]).await;
     let _holder = fixture.select().unwrap();
@@ -1005,7 +1005,7 @@ async fn a_second_wait_of_a_request_gets_what_is_left() {
 /// A stream of a pool under load outlives the next failure of its account: its good end separates the failures all the
 /// same.
 #[tokio::test]
-async fn failures_in_a_row_are_parted_by_whatever_ends_well_k43() {
+async fn any_good_end_separates_failures_in_a_row_k43() {
     let fixture = Fixture::new(&[], &[("a1", "{}")]).await;
     let streams: Vec<Lease> = (0..20).map(|_| fixture.select().unwrap()).collect();
     for (n, stream) in streams.into_iter().enumerate() {
@@ -1020,7 +1020,7 @@ async fn failures_in_a_row_are_parted_by_whatever_ends_well_k43() {
 }
 
 #[tokio::test]
-async fn what_hits_three_accounts_alike_is_upstreams_and_rests_nobody_k119() {
+async fn a_fault_on_three_accounts_alike_is_upstreams_and_rests_none_k119() {
     let fixture = Fixture::new(&[], &[("a1", "{}"), ("a2", "{}"), ("a3", "{}"), ("a4", "{}")]).await;
     for _ in 0..100 {
         let lease = fixture.select().unwrap();
@@ -1034,7 +1034,7 @@ async fn what_hits_three_accounts_alike_is_upstreams_and_rests_nobody_k119() {
 }
 
 #[tokio::test]
-async fn a_hard_fault_ejects_and_rests_its_account_whoever_has_it_too_k119() {
+async fn a_hard_fault_counts_on_its_account_even_when_others_have_it_too_k119() {
     let ids = ["a1", "a2", "a3", "a4"];
     let fixture = Fixture::new(&[], &ids.map(|id| (id, "{}"))).await;
     for id in ids {

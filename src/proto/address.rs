@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_token_may_go_k12_case_47() {
+    fn a_token_goes_only_to_https_or_loopback_k12_case_47() {
         for (template, url) in [
             ("https://q.{{region}}.amazonaws.com/x", "https://q.eu-west-1.amazonaws.com/x"),
             ("https://q.{region}.amazonaws.com:8443", "https://q.eu-west-1.amazonaws.com:8443"),

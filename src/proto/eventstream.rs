@@ -805,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_trap_01_k22() {
+    fn frames_of_the_vectors_are_read_and_written_trap_01_k22() {
         assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
         assert_eq!(encoded(&[], b""), unhex(EMPTY));
         assert_eq!(decode([unhex(EMPTY)]), (vec![(vec![], vec![])], Ok(())));
@@ -850,7 +850,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_headers_k24() {
+    fn invalid_headers_are_refused_k24() {
         assert_eq!(flaw(with_section(&[1, b'a', 10])), Flaw::HeaderType(10));
         assert_eq!(flaw(with_section(&[1, b'a', 255, 0])), Flaw::HeaderType(255));
         assert_eq!(flaw(with_section(&[0])), Flaw::Lengths { total: 17, headers: 1 });
@@ -871,7 +871,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_k26() {
+    fn impossible_and_excessive_lengths_are_refused_k26() {
         for total in [0, 1, 12, 15] {
             assert_eq!(flaw(forged(total, 0, &[])), Flaw::Lengths { total, headers: 0 });
         }
@@ -1043,7 +1043,7 @@ mod tests {
     }
 
     #[test]
-    fn encoder_limits() {
+    fn the_encoder_refuses_what_is_too_long() {
         let mut out = b"before".to_vec();
         let long = "n".repeat(256);
         let name = encode(&[(&long, HeaderValue::Bool(true))], b"", &mut out);

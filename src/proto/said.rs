@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_secret_or_a_person_is_taken_out() {
+    fn anything_that_looks_like_a_secret_or_a_person_is_removed() {
         for (text, wanted) in [
             ("", ""),
             ("Improperly formed request.", "Improperly formed request."),
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_taken_out_wherever_it_was_cut() {
+    fn known_secrets_are_removed_wherever_they_were_cut() {
         let known =
             KnownSecrets::new([Secret::new("ordinary words are a token"), Secret::new("t0ken-yy"), Secret::new("abc")]);
         let said = |text: &str| Said::new(text, &known).to_string();
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_lose_tokens_only() {
+    fn from_bytes_only_tokens_are_removed() {
         let known = KnownSecrets::new([Secret::new("t0ken-yyyy")]);
         let bytes = b"\xff\x00t0ken-yyyy\xfe a@b.org arn:x Bearer abcdefgh1".to_vec();
         assert_eq!(without_tokens(bytes, &known), b"\xff\x00[redacted]\xfe a@b.org arn:x Bearer [redacted]");

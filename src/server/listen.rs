@@ -546,7 +546,7 @@ mod tests {
     /// A server that stops on a shared port serves the clients that have connected, and loses none that connect now.
     #[test]
     #[cfg(target_os = "linux")]
-    fn who_is_turned_away_gets_to_the_sibling() {
+    fn a_client_that_is_turned_away_reaches_the_sibling() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _entered = runtime.enter();
         let ours = bind("127.0.0.1:0".parse().unwrap(), true).unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_this_machine_for_itself() {
+    fn the_names_of_this_machine_for_itself_are_known() {
         let ours = [
             "localhost",
             "LocalHost:8081",
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_sites() {
+    fn pages_of_other_sites_are_recognised() {
         let is = |name: &'static str, value: &str| {
             let request = Request::get("/").header(HOST, "localhost:8081").header(name, value).body(()).unwrap();
             is_of_another_site(request.headers())

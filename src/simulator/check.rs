@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn what_upstream_refuses_is_refused_with_its_reason_and_the_place() {
+    fn a_bad_request_is_refused_with_upstreams_reason_and_the_place() {
         let current = "/conversationState/currentMessage/userInputMessage";
         let answer = "/conversationState/history/1/assistantResponseMessage";
         let context = format!("{current}/userInputMessageContext");

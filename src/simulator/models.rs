@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_against_the_schema_with_upstreams_texts() {
+    fn fields_are_checked_against_the_schema_with_upstreams_texts() {
         let model = |id: &str| Model::known(id);
         let judge = |id: &str, fields: Value| model(id).judge(&fields, &[]).err();
         let good = json!({ "thinking": { "type": "adaptive", "display": "summarized" }, "output_config": { "effort": "xhigh" } });

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn host_shape_and_call_by_name_or_by_request() {
+    fn host_shape_and_call_are_read_from_name_or_request() {
         use {Call::*, Host::*};
         let runtime = "KiroRuntimeService.GenerateAssistantResponse";
         let bearer = "KiroControlPlaneBearerService.ListAvailableModels";
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn user_agents_and_the_version_in_them() {
+    fn user_agents_are_checked_and_their_version_is_read() {
         let m = "0123456789abcdef".repeat(4);
         let agent = |api: &str, m_: &str, tail: &str| {
             format!(

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_read_back_as_it_was_but_for_its_base() {
+    fn a_kept_token_is_read_back_without_its_base() {
         let one = unsaved(&["r0", "r1"], "r2");
         let kept = text("a store", "a1", &one).unwrap();
         let (account, found) = read("a store", kept.as_bytes()).unwrap().unwrap();

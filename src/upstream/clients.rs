@@ -116,7 +116,7 @@ mod tests {
 
     /// `PROXY_URL` may change as often as it likes: a pool of proxies with a name for each session in it does.
     #[test]
-    fn a_new_proxy_takes_the_place_of_the_one_used_longest_ago() {
+    fn a_new_proxy_replaces_the_least_recently_used_one() {
         let upstream = upstream();
         let url = |n: usize| format!("http://session-{n}:p@127.0.0.1:3128");
         let known = |n: usize| upstream.clients.own.lock().unwrap().by_proxy.contains_key(&url(n));

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_below_localhost_are_this_machine_k12() {
+    async fn names_below_localhost_lead_to_this_machine_k12() {
         let resolved = |name: &'static str| async move { Resolver::default().resolve(name).await };
         for name in ["eu-central-1.localhost", "A.B.LOCALHOST", "x.localhost."] {
             assert_eq!(resolved(name).await.unwrap(), [SocketAddr::from((Ipv4Addr::LOCALHOST, 0))], "{name}");

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn degraded_until_a_success_on_that_host_and_shut_after_twenty_k107() {
+    fn a_refusing_host_degrades_and_twenty_refusals_shut_k107() {
         let gate = Gate::new("0.8.140");
         let mut now = Instant::now();
         let other = Fault::network("cut");

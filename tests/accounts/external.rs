@@ -43,7 +43,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_call_says_what_kind_of_token_it_is_p29_k83() {
+async fn every_call_names_the_kind_of_its_token_p29_k83() {
     let world = World::external(json!({})).await;
     world.asks().await.unwrap();
     world.saw(&[("profiles", EAST, "-"), ("profiles", "eu-central-1", "-"), ("chat", EAST, "EEEE1")]);
@@ -56,7 +56,7 @@ async fn every_call_says_what_kind_of_token_it_is_p29_k83() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_provider_hears_the_form_and_nothing_else_p30_k82() {
+async fn the_provider_gets_only_the_form_p30_k82() {
     let world = World::external(json!({ "expiresAt": ENDED })).await;
     world.answers(json!([{ "expires_in": "3599" }]));
     world.asks().await.unwrap();
@@ -92,7 +92,7 @@ async fn a_refused_scope_is_left_out_once_p32_k82() {
 }
 
 #[tokio::test]
-async fn of_a_providers_words_only_the_number_is_kept_p33_k82() {
+async fn only_the_number_of_a_providers_text_is_kept_p33_k82() {
     let log = Log::listen();
     let world = World::external(json!({ "expiresAt": ENDED })).await;
     let said = "AADSTS700082: The refresh token of user@example.org of Contoso has expired.";
@@ -110,7 +110,7 @@ async fn of_a_providers_words_only_the_number_is_kept_p33_k82() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_stumbles_is_asked_again_p34_p37_k82() {
+async fn a_failing_provider_is_asked_again_p34_p37_k82() {
     // Near its end, but live: it serves while the provider can't be had.
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(120)).to_string();
     for answer in [json!({ "status": 503, "message": "later" }), json!({ "status": 302, "message": "elsewhere" })] {

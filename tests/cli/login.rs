@@ -121,7 +121,7 @@ fn a_refused_sign_in_keeps_nothing_p59_p64_k95_k96() {
 }
 
 #[test]
-fn a_host_that_stumbles_is_asked_again_p60_k95() {
+fn a_failing_host_is_asked_again_p60_k95() {
     let place = Place::with_file();
     place.signs_in(json!({ "device": ["500", "drop", "ok"] }));
     place.login(&["builder-id", "--no-check"]).with_code(0);
@@ -151,7 +151,7 @@ fn an_identity_center_is_found_by_itself_p61_k94_r89() {
 }
 
 #[test]
-fn what_was_asked_wrongly_sends_nothing_p62_p70() {
+fn a_wrong_command_sends_nothing_p62_p70() {
     let place = Place::with_file();
     for (arguments, words) in [
         (&["idc", "--start-url", "https://x.awsapps.com/start", "--region", "nowhere"][..], "--region"),

@@ -15,7 +15,7 @@ const NAMES =
   'Agent AskUserQuestion Bash CronCreate CronDelete CronList Edit EnterPlanMode EnterWorktree ExitPlanMode ExitWorktree ' +
   'Glob Grep KillShell LSP NotebookEdit Read Skill TaskCreate TaskList TaskOutput TaskUpdate WebFetch WebSearch Write'
 
-test('C30: HEAD / without a key, then the real request of 124 KB passes (C32)', async (t) => {
+test('HEAD / without a key, then the real request of 124 KB passes (C30, C32)', async (t) => {
   const house = await serve(t)
   const greeting = await fetch(`${house.url}/`, { method: 'HEAD' })
   assert.equal(greeting.status, 200)
@@ -54,7 +54,7 @@ test('C30: HEAD / without a key, then the real request of 124 KB passes (C32)', 
   assert.equal(current.content.match(/Say hello\./g).length, 1)
 })
 
-test('C32: adaptive thinking with an effort; a later turn with tools, thinking and a reminder', async (t) => {
+test('adaptive thinking with an effort passes, and a later turn with tools, thinking and a reminder (C32)', async (t) => {
   const house = await serve(t)
   await house.script({ text: 'Two files.' })
   const body = request({
@@ -108,7 +108,7 @@ test('C32: adaptive thinking with an effort; a later turn with tools, thinking a
   )
 })
 
-test('the small requests around it: a probe of one token, a title as JSON, count_tokens', async (t) => {
+test('the small requests around it are answered: a probe of one token, a title as JSON, count_tokens', async (t) => {
   const house = await serve(t)
   const probe = {
     model: 'claude-haiku-4-5-20251001',
@@ -140,7 +140,7 @@ test('the small requests around it: a probe of one token, a title as JSON, count
   assert.ok((await counts.json()).input_tokens > 20_000)
 })
 
-test('M68: a message thread is refused, at its start and later, and the same turn passes whole', async (t) => {
+test('a message thread is refused, at its start and later, and the same turn passes whole (M68)', async (t) => {
   const house = await serve(t)
   for (const thread of [{ type: 'create' }, { type: 'continue', previous_message_id: 'msg_01' }]) {
     const {
@@ -160,7 +160,7 @@ test('M68: a message thread is refused, at its start and later, and the same tur
   assert.equal((await post(house, request({ stream: false }))).status, 200)
 })
 
-test('C31: too long a prompt is said in the words that make it compact', async (t) => {
+test('too long a prompt is said in the words that make it compact (C31)', async (t) => {
   const house = await serve(t, { accounts: ['sim-prompt-too-long'] })
   for (const stream of [true, false]) {
     const answer = await post(house, request({ stream }))
@@ -173,7 +173,7 @@ test('C31: too long a prompt is said in the words that make it compact', async (
   }
 })
 
-test('C33: after an error in mid-stream it sends the whole request again without stream', async (t) => {
+test('after an error in mid-stream it sends the whole request again without stream (C33)', async (t) => {
   const house = await serve(t)
   // The reset waits: it would take along what the server has not read yet, and then nothing was seen of the answer.
   const cut = { steps: [{ text: 'Half an ' }, { wait_ms: 200 }], end: 'cut' }
@@ -193,7 +193,7 @@ test('C33: after an error in mid-stream it sends the whole request again without
   assert.equal(bodies[0], bodies[1], 'the same conversation')
 })
 
-test('C34, C35: no 401, 402, 403 or 413 for an account’s trouble; what may be retried says so', async (t) => {
+test('no 401, 402, 403 or 413 for an account’s trouble; what may be retried says so (C34, C35)', async (t) => {
   for (const [account, status, retry = null] of [
     ['sim-403', 500],
     // Until a person acts, or for longer than two minutes (M85).
@@ -209,7 +209,7 @@ test('C34, C35: no 401, 402, 403 or 413 for an account’s trouble; what may be 
   }
 })
 
-test('C37, C38: model discovery and telemetry', async (t) => {
+test('model discovery and telemetry are answered (C37, C38)', async (t) => {
   const house = await serve(t)
   const began = performance.now()
   const models = await fetch(`${house.url}/v1/models?limit=1000`, { headers: headers(), redirect: 'error' })
@@ -226,7 +226,7 @@ test('C37, C38: model discovery and telemetry', async (t) => {
   assert.deepEqual(await telemetry.json(), { success: true })
 })
 
-test('C36: it gives up after 300 s without an event; the server is not more patient by default', () => {
+test('it gives up after 300 s without an event; the server is not more patient by default (C36)', () => {
   const shown = spawnSync(process.env.CLIENTS_KIRO_SERVER, ['--print-config'], { encoding: 'utf8', env: {} })
   assert.equal(shown.status, 0, shown.stderr)
   assert.match(shown.stdout, /idle_timeout\W+(300s|5m)\b/i, shown.stdout)
@@ -235,7 +235,7 @@ test('C36: it gives up after 300 s without an event; the server is not more pati
 const program = process.env.CLIENTS_CLAUDE_CODE
 const skip = program ? false : 'CLIENTS_CLAUDE_CODE names no program'
 
-test('A72: Claude Code itself: an answer in print mode, whole (C30, C32)', { skip, timeout: 120_000 }, async (t) => {
+test('Claude Code itself: an answer in print mode, whole (A72, C30, C32)', { skip, timeout: 120_000 }, async (t) => {
   const house = await serve(t)
   await house.script(...Array(6).fill({ text: 'It is all there: é, 😀, <tag>.', pieces: 5 }))
   const { code, said } = await claude(t, house, ['-p', 'Say hello.'])
@@ -248,7 +248,7 @@ test('A72: Claude Code itself: an answer in print mode, whole (C30, C32)', { ski
   )
 })
 
-test('A72: Claude Code itself: it reads a file with its own tool', { skip, timeout: 120_000 }, async (t) => {
+test('Claude Code itself: it reads a file with its own tool (A72)', { skip, timeout: 120_000 }, async (t) => {
   const house = await serve(t)
   const folder = mkdtempSync(path.join(tmpdir(), 'kiro-claude-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -267,14 +267,14 @@ test('A72: Claude Code itself: it reads a file with its own tool', { skip, timeo
   assert.match(result.content[0].text, /the word is heron/)
 })
 
-test('A72: Claude Code itself: too long a prompt is explained (C31)', { skip, timeout: 120_000 }, async (t) => {
+test('Claude Code itself: too long a prompt is explained (A72, C31)', { skip, timeout: 120_000 }, async (t) => {
   const house = await serve(t, { accounts: ['sim-prompt-too-long'] })
   const { said } = await claude(t, house, ['-p', 'Say hello.'])
   assert.match(said, /prompt is too long/i)
 })
 
 // C33 says that it asks again without stream. In print mode 2.1.197 rather ends with the error; both are sound.
-test('A72: Claude Code itself: half an answer is never taken for a whole one (C33)', { skip, timeout: 120_000 }, async (t) => {
+test('Claude Code itself: half an answer is never taken for a whole one (A72, C33)', { skip, timeout: 120_000 }, async (t) => {
   const house = await serve(t)
   await house.script(
     { steps: [{ text: 'Half an ' }, { exception: 'InternalServerException' }] },

@@ -51,7 +51,7 @@ for (const mode of ['create', 'stream']) {
   }
 }
 
-test('529 when KIRO_MAX_CONNS requests are on their way', async (t) => {
+test('one request more than KIRO_MAX_CONNS gets 529', async (t) => {
   const house = await serve(t, { env: { KIRO_MAX_CONNS: '1' } })
   const client = house.client()
   await house.script({ text: '{n} ', count: 100_000, gap_ms: 10 })

@@ -10,12 +10,12 @@ const TEXT = { text: 'Hello there.', pieces: 3 }
 const TOOL = { tools: [{ id: 'tooluse_1', name: 'f', input: { path: 'a', text: 'lo' }, pieces: 4 }] }
 const THOUGHT = { thinking: 'Hm.', signature: 'sig', text: 'Yes.' }
 
-test('C1: a block without an event line is dropped', async (t) => {
+test('a block without an event line is dropped (C1)', async (t) => {
   const send = await spoiled(t, TEXT, (events) => events.map(({ data }) => ({ data })))
   await assert.rejects(send(), /request ended without sending any chunks/)
 })
 
-test('C2: message_start without content or without usage', async (t) => {
+test('a message_start without content or without usage fails (C2)', async (t) => {
   for (const member of ['content', 'usage']) {
     const send = await spoiled(t, TEXT, (events) =>
       change(events, 'message_start', ({ message }) => delete message[member]),
@@ -24,27 +24,27 @@ test('C2: message_start without content or without usage', async (t) => {
   }
 })
 
-test('C3: a second message_start', async (t) => {
+test('a second message_start fails (C3)', async (t) => {
   const send = await spoiled(t, TEXT, ([start, ...rest]) => [start, start, ...rest])
   await assert.rejects(send(), /Unexpected event order, got message_start/)
 })
 
-test('C4: message_delta without usage', async (t) => {
+test('a message_delta without usage fails (C4)', async (t) => {
   const send = await spoiled(t, TEXT, (events) => change(events, 'message_delta', (event) => delete event.usage))
   await assert.rejects(send(), broken)
 })
 
-test('C5: no message_stop', async (t) => {
+test('without message_stop the stream fails (C5)', async (t) => {
   const send = await spoiled(t, TEXT, (events) => without(events, 'message_stop'))
   await assert.rejects(send(), /stream ended without producing a Message/)
 })
 
-test('C6: no message_delta: a message without a stop reason', async (t) => {
+test('without message_delta the message has no stop reason (C6)', async (t) => {
   const send = await spoiled(t, TEXT, (events) => without(events, 'message_delta'))
   assert.equal((await send()).stop_reason, null)
 })
 
-test('C7: a gap in the indices loses the text; a delta before its start', async (t) => {
+test('a gap in the indices loses the text, and a delta before its start fails (C7)', async (t) => {
   const gap = await spoiled(t, TEXT, (events) =>
     events.map((event) =>
       'index' in event.data ? { ...event, data: { ...event.data, index: event.data.index + 1 } } : event,
@@ -55,14 +55,14 @@ test('C7: a gap in the indices loses the text; a delta before its start', async 
   await assert.rejects(early(), broken)
 })
 
-test('C8: a thinking block that starts without thinking', async (t) => {
+test('a thinking block that starts without thinking shows `undefined` (C8)', async (t) => {
   const send = await spoiled(t, THOUGHT, (events) =>
     change(events, 'content_block_start', ({ content_block: block }) => delete block.thinking),
   )
   assert.equal((await send()).content[0].thinking, 'undefinedHm.')
 })
 
-test('C9: a tool_use that starts without input and gets none has no input', async (t) => {
+test('a tool_use that starts without input and gets none has no input (C9)', async (t) => {
   const send = await spoiled(t, { tools: [{ id: 'tooluse_1', name: 'f' }] }, (events) =>
     without(
       change(events, 'content_block_start', ({ content_block: block }) => delete block.input),
@@ -72,7 +72,7 @@ test('C9: a tool_use that starts without input and gets none has no input', asyn
   assert.ok(!('input' in (await send()).content[0]))
 })
 
-test('C10: wrong tool JSON throws, cut tool JSON is silently a part', async (t) => {
+test('wrong tool JSON throws, cut tool JSON is silently a part (C10)', async (t) => {
   const wrong = await spoiled(t, TOOL, (events) => deltas(events, ['{"path":', 'nonsense']))
   const error = await rejection(wrong().then((message) => message.content[0].input))
   assert.match(error.message, /JSON/i)
@@ -81,7 +81,7 @@ test('C10: wrong tool JSON throws, cut tool JSON is silently a part', async (t) 
   assert.ok(JSON.stringify(input) === '{"path":"a"}' || JSON.stringify(input) === '{}', JSON.stringify(input))
 })
 
-test('C11: pings, unknown events and unknown deltas are ignored', async (t) => {
+test('pings, unknown events and unknown deltas are ignored (C11)', async (t) => {
   const ping = { event: 'ping', data: { type: 'ping' } }
   const odd = { event: 'telemetry', data: { type: 'telemetry', n: 1 } }
   const send = await spoiled(t, TEXT, (events) =>
@@ -97,7 +97,7 @@ test('C11: pings, unknown events and unknown deltas are ignored', async (t) => {
   assert.equal((await send()).content[0].text, TEXT.text)
 })
 
-test('C12: an error event is an APIError with a type and without a status', async (t) => {
+test('an error event is an APIError with a type and without a status (C12)', async (t) => {
   const send = await spoiled(t, TEXT, ([start]) => [
     start,
     {
@@ -111,7 +111,7 @@ test('C12: an error event is an APIError with a type and without a status', asyn
   assert.equal(error.type, 'overloaded_error')
 })
 
-test('C13: counts in message_delta replace those of the start, null and missing ones don’t', async (t) => {
+test('counts in message_delta replace those of the start, null and missing ones don’t (C13)', async (t) => {
   const send = await spoiled(t, TEXT, (events) =>
     change(
       change(events, 'message_start', ({ message }) =>
@@ -128,7 +128,7 @@ test('C13: counts in message_delta replace those of the start, null and missing 
   )
 })
 
-test('C14: a signature_delta replaces the signature', async (t) => {
+test('a signature_delta replaces the signature (C14)', async (t) => {
   const send = await spoiled(t, THOUGHT, (events) =>
     events.flatMap((event) => {
       if (event.data.delta?.type !== 'signature_delta') return [event]
@@ -141,7 +141,7 @@ test('C14: a signature_delta replaces the signature', async (t) => {
   assert.equal((await send()).content[0].signature, 'g')
 })
 
-test('C15: 200 with an error body is taken for a message; JSON under another type is a string', async (t) => {
+test('200 with an error body is taken for a message; JSON under another type is a string (C15)', async (t) => {
   const house = await serve(t)
   const answer = (body, type) => async () => new Response(body, { status: 200, headers: { 'content-type': type } })
   const error = '{"type":"error","error":{"type":"api_error","message":"x"}}'
@@ -151,7 +151,7 @@ test('C15: 200 with an error body is taken for a message; JSON under another typ
   assert.equal(typeof text, 'string')
 })
 
-test('C16: request-id and the class by status, of the server’s own answers', async (t) => {
+test('the server’s own errors have their request-id and the class of their status (C16)', async (t) => {
   const house = await serve(t, { accounts: ['sim-529'] })
   const error = await rejection(house.client().messages.create(ask('Hi')))
   assert.equal(error.constructor, Anthropic.OverloadedError)
@@ -163,7 +163,7 @@ test('C16: request-id and the class by status, of the server’s own answers', a
   )
 })
 
-test('C17: x-should-retry wins over the status, and a positive retry-after is obeyed', async (t) => {
+test('x-should-retry wins over the status, and a positive retry-after is obeyed (C17)', async (t) => {
   const house = await serve(t)
   const counted = (headers) => {
     let calls = 0
@@ -186,7 +186,7 @@ test('C17: x-should-retry wins over the status, and a positive retry-after is ob
   assert.ok(performance.now() - began >= 990, 'waited')
 })
 
-test('C17: above a minute of rest the server says that a retry won’t help (M61)', async (t) => {
+test('above a minute of rest the server says that a retry won’t help (C17, M61)', async (t) => {
   const house = await serve(t, { accounts: ['sim-429-retry-after-1800'] })
   const client = house.client({ maxRetries: 2 })
   const began = performance.now()
@@ -199,7 +199,7 @@ test('C17: above a minute of rest the server says that a retry won’t help (M61
   assert.ok(performance.now() - began < 5000, 'it didn’t sleep')
 })
 
-test('C18: without stream the SDK itself refuses a large max_tokens', async (t) => {
+test('without stream the SDK itself refuses a large max_tokens (C18)', async (t) => {
   const house = await serve(t)
   const client = house.client()
   await assert.rejects(
@@ -214,7 +214,7 @@ test('C18: without stream the SDK itself refuses a large max_tokens', async (t) 
   )
 })
 
-test('C19: line separators inside the JSON split no line', async (t) => {
+test('line separators inside the JSON split no line (C19)', async (t) => {
   const house = await serve(t)
   const text = 'a\u2028b\u2029c\u0085d\u000be\u000cf'
   await house.script({ text })

@@ -53,7 +53,7 @@ test('equal neighbours stay, and an answer without content is an empty message',
   assert.deepEqual((await client.messages.create(ask('Hush.'))).content, [])
 })
 
-test('usage: four counts, final ones over the estimate of the start (C13)', async (t) => {
+test('usage has four counts, and the final ones replace the estimate of the start (C13)', async (t) => {
   const house = await serve(t)
   const client = house.client()
   const usage = {
@@ -80,7 +80,7 @@ test('usage: four counts, final ones over the estimate of the start (C13)', asyn
   )
 })
 
-test('two parallel tools, one after the other and interleaved', async (t) => {
+test('two parallel tools arrive whole, one after the other and interleaved', async (t) => {
   const house = await serve(t)
   const client = house.client()
   const paris = {
@@ -397,7 +397,7 @@ test('thinking in tags becomes thinking blocks; without thinking nobody gets any
   assert.deepEqual((await client.messages.create(ask('Go.'))).content, [{ type: 'text', text: 'Plain.' }])
 })
 
-test('images: in a message and inside a tool result', async (t) => {
+test('images arrive in a message and inside a tool result', async (t) => {
   const house = await serve(t)
   const client = house.client()
   const image = { type: 'image', source: { type: 'base64', media_type: 'image/png', data: PNG } }
@@ -421,7 +421,7 @@ test('images: in a message and inside a tool result', async (t) => {
   assert.deepEqual(sent[1].userInputMessageContext.toolResults[0].content, [{ text: 'Image provided.' }])
 })
 
-test('documents: a PDF goes as document, text goes into the prompt', async (t) => {
+test('a PDF goes as document, and text goes into the prompt', async (t) => {
   const house = await serve(t)
   await house.script({ text: 'One empty page.' })
   const message = await house.client().messages.create(
@@ -474,7 +474,7 @@ test('count_tokens equals the input of message_start and calls no upstream (M65)
   }
 })
 
-test('models: auto-paging gives every id once, newest first; one model; an alias; an unknown one', async (t) => {
+test('auto-paging gives every model once, newest first; an alias is found, an unknown one is not', async (t) => {
   const house = await serve(t)
   const client = house.client()
   const paged = []
@@ -534,7 +534,7 @@ test('structured output: what upstream writes is parsed', async (t) => {
   assert.deepEqual(message.parsed_output, { name: 'Ada', age: 36 })
 })
 
-test('the key as x-api-key and as bearer; the other base path; the request id (C16)', async (t) => {
+test('the key is right as x-api-key and as bearer, also under the other base path, and the request id is shown (C16)', async (t) => {
   const house = await serve(t)
   for (const options of [
     { apiKey: KEY },
@@ -549,7 +549,7 @@ test('the key as x-api-key and as bearer; the other base path; the request id (C
   }
 })
 
-test('the built-in simulator: no other upstream is asked, and every answer says so', async (t) => {
+test('with the built-in simulator no other upstream is asked, and every answer says so', async (t) => {
   const house = await serve(t, { env: { KIRO_UPSTREAM: 'simulator' } })
   const asked = house.client().messages.create(ask('[[sim {"text":"Not from a model."}]]'))
   const { data, response } = await asked.withResponse()

@@ -48,7 +48,7 @@ def check(error, case):
 
 @pytest.mark.parametrize("mode", ["create", "stream"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['status']} {case['name']}")
-def test_typed_error(serve, case, mode):
+def test_each_error_is_typed(serve, case, mode):
     house = serve(case.get("accounts", ["account-0"]), **case.get("env", {}))
     if "refresh" in case:
         house.script_refresh(case["accounts"][0], case["refresh"])
@@ -65,7 +65,7 @@ def test_typed_error(serve, case, mode):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", sorted(CLASSES))
-async def test_typed_error_async(serve, status):
+async def test_each_error_is_typed_async(serve, status):
     case = next(case for case in CASES if case["status"] == status)
     house = serve(case.get("accounts", ["account-0"]), **case.get("env", {}))
     async with house.async_client(api_key=case.get("key", KEY)) as client:
@@ -85,7 +85,7 @@ async def test_typed_error_async(serve, status):
         ("late-exception-ThrottlingException", "rate_limit_error", 429),
     ],
 )
-def test_failure_in_mid_text(serve, scenario, type, status):
+def test_a_failure_in_mid_text_raises(serve, scenario, type, status):
     house = serve(["a", "b"])
     client = house.client()
     for token in house.accounts:
@@ -104,7 +104,7 @@ def test_failure_in_mid_text(serve, scenario, type, status):
     assert house.calls() == 2, "no second account after content (M9)"
 
 
-def test_failure_in_mid_tool_gives_no_torso(serve):
+def test_a_failure_in_mid_tool_gives_no_torso(serve):
     house = serve()
     cut = {"tools": [{"name": "write", "input": '{"path":"a","te', "stop": "never"}], "end": "cut"}
     house.script(cut, cut)
@@ -117,7 +117,7 @@ def test_failure_in_mid_tool_gives_no_torso(serve):
         house.client().messages.create(**request)
 
 
-def test_failover_is_not_seen(serve):
+def test_a_failover_is_not_seen(serve):
     house = serve(["sim-500", "sim-ok"])
     # Two conversations: an equal request would stay with the account that served it (TR46).
     for turn in ("First", "Second"):
@@ -126,7 +126,7 @@ def test_failover_is_not_seen(serve):
     assert set(house.stats()["calls_by_token"]) == {"sim-500", "sim-ok"}
 
 
-def test_pings_and_early_headers(serve):
+def test_pings_and_early_headers_disturb_nobody(serve):
     house = serve(KIRO_PING_INTERVAL="100ms", KIRO_EARLY_HEADERS="100ms")
     waits = {"steps": [{"text": "Wait"}, {"wait_ms": 370}, {"text": " for it."}, {"usage": True}]}
     house.script(
@@ -141,7 +141,7 @@ def test_pings_and_early_headers(serve):
     assert (caught.value.status_code, caught.value.type) == (200, "api_error")
 
 
-def test_own_retries(serve):
+def test_the_sdks_own_retries_get_the_answer(serve):
     house = serve()
     client = house.client(max_retries=2)
     house.script("529", "capacity", {"text": "Third time."}, "400")

@@ -32,7 +32,7 @@ CUTS = {
 @pytest.mark.parametrize("end", ["cut", "clean"])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("settings", [{"stream": True}, {"stream": True, "run_tools_eagerly": True}, {"stream": False}])
-def test_ts42_no_half_tool_is_run(serve, settings, cut, end):
+def test_no_half_tool_is_run_ts42(serve, settings, cut, end):
     tools, whole, at_fault = CUTS[cut]
     house = serve()
     house.script(

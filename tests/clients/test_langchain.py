@@ -73,7 +73,7 @@ def test_text_invoked_and_streamed(chat):
 
 
 @pytest.mark.anyio
-async def test_async_stream(chat):
+async def test_an_async_stream_gives_the_text(chat):
     _, model = chat({"text": "One, two, three.", "pieces": 5}, {"text": "Whole."})
     pieces = [chunk.text async for chunk in model.astream("Count.")]
     assert "".join(pieces) == "One, two, three."
@@ -82,7 +82,7 @@ async def test_async_stream(chat):
 
 
 @pytest.mark.parametrize("mode", ["invoke", "stream"])
-def test_agent_loop_of_three_turns_with_parallel_tools(chat, mode):
+def test_an_agent_loop_of_three_turns_with_parallel_tools_ends(chat, mode):
     house, model = chat(
         {"text": "First.", "tools": [{"id": "tooluse_1", "name": "weather", "input": {"city": "Oslo"}, "pieces": 3}]},
         {
@@ -151,7 +151,7 @@ def test_thinking_with_signature_comes_back(chat, mode):
     ]
 
 
-def test_image_and_pdf_in_langchains_own_form(chat):
+def test_image_and_pdf_arrive_in_langchains_own_form(chat):
     house, model = chat({"text": "A dot and a page."})
     message = HumanMessage(
         [
@@ -167,7 +167,7 @@ def test_image_and_pdf_in_langchains_own_form(chat):
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
-def test_structured_output(chat, method):
+def test_structured_output_is_parsed(chat, method):
     class Person(BaseModel):
         """A person."""
 
@@ -186,7 +186,7 @@ def test_structured_output(chat, method):
         assert content.endswith('\n\nYou must call the tool "Person" in your next reply.')
 
 
-def test_counts_tokens(chat):
+def test_tokens_are_counted(chat):
     house, model = chat()
     counted = model.get_num_tokens_from_messages([SystemMessage("Count."), HumanMessage("How many?")], tools=[weather])
     assert counted > 10
@@ -213,7 +213,7 @@ def test_errors_are_langchains_own(chat, accounts, options, wanted):
 
 
 @pytest.mark.parametrize("scenario", ["cut", "late-exception-InternalServerException"])
-def test_failure_in_mid_stream_raises(chat, scenario):
+def test_a_failure_in_mid_stream_raises(chat, scenario):
     _, model = chat(scenario)
     text = ""
     with pytest.raises(Exception) as caught:

@@ -87,31 +87,31 @@ def tool_pieces(*pieces):
     return change
 
 
-def test_c1_block_without_event_line(spoiled):
+def test_a_block_without_an_event_line_fails_c1(spoiled):
     with pytest.raises(AssertionError):
         spoiled(TEXT, lambda events: [(None, data) for _, data in events])
 
 
 @pytest.mark.parametrize("member", ["content", "usage"])
-def test_c2_message_start_without(spoiled, member):
+def test_message_start_without_content_or_usage_fails_c2(spoiled, member):
     with pytest.raises((AttributeError, TypeError)):
         spoiled(TEXT, edited("message_start", lambda data: data["message"].pop(member)))
 
 
-def test_c4_message_delta_without_usage(spoiled):
+def test_message_delta_without_usage_fails_c4(spoiled):
     with pytest.raises(AttributeError):
         spoiled(TEXT, edited("message_delta", lambda data: data.pop("usage")))
 
 
-def test_c5_no_message_stop_gives_the_torso(spoiled):
+def test_without_message_stop_it_returns_the_torso_c5(spoiled):
     assert spoiled(TEXT, without("message_stop", "message_delta")).content[0].text == TEXT["text"]
 
 
-def test_c6_no_message_delta(spoiled):
+def test_without_message_delta_there_is_no_stop_reason_c6(spoiled):
     assert spoiled(TEXT, without("message_delta")).stop_reason is None
 
 
-def test_c7_gap_in_the_indices(spoiled):
+def test_a_gap_in_the_indices_fails_c7(spoiled):
     def shift(events):
         for _, data in events:
             if "index" in data:
@@ -125,12 +125,12 @@ def test_c7_gap_in_the_indices(spoiled):
 
 
 @pytest.mark.parametrize(("scenario", "member"), [(TEXT, "text"), (THOUGHT, "thinking")])
-def test_c8_block_start_without_its_text(spoiled, scenario, member):
+def test_a_block_start_without_its_text_fails_c8(spoiled, scenario, member):
     with pytest.raises(TypeError):
         spoiled(scenario, edited("content_block_start", lambda data: data["content_block"].pop(member)))
 
 
-def test_c9_tool_start_without_input(spoiled):
+def test_a_tool_start_without_input_gives_none_c9(spoiled):
     def change(events):
         edited("content_block_start", lambda data: data["content_block"].pop("input"))(events)
         return without("content_block_delta")(events)
@@ -139,13 +139,13 @@ def test_c9_tool_start_without_input(spoiled):
     assert "input" not in message.content[0].to_dict()
 
 
-def test_c10_wrong_and_cut_tool_json(spoiled):
+def test_wrong_tool_json_raises_and_cut_json_is_a_part_c10(spoiled):
     with pytest.raises(ValueError, match="Unable to parse tool parameter JSON"):
         spoiled(TOOL, tool_pieces('{"path":', "nonsense"))
     assert spoiled(TOOL, tool_pieces('{"path":"a","te')).content[0].input in ({}, {"path": "a"})
 
 
-def test_c11_pings_and_unknown_events_and_deltas(spoiled):
+def test_pings_and_unknown_events_and_deltas_are_ignored_c11(spoiled):
     def sprinkle(events):
         out = []
         for name, data in events:
@@ -157,14 +157,14 @@ def test_c11_pings_and_unknown_events_and_deltas(spoiled):
     assert spoiled(TEXT, sprinkle).content[0].text == TEXT["text"]
 
 
-def test_c12_error_event(spoiled):
+def test_an_error_event_raises_with_its_type_c12(spoiled):
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "Busy."}, "request_id": "req_x"}
     with pytest.raises(anthropic.APIStatusError) as caught:
         spoiled(TEXT, lambda events: [events[0], ("error", error)])
     assert (caught.value.status_code, caught.value.type) == (200, "overloaded_error")
 
 
-def test_c13_counts_of_message_delta(spoiled):
+def test_counts_of_message_delta_replace_those_of_the_start_c13(spoiled):
     def change(events):
         edited(
             "message_start", lambda data: data["message"]["usage"].update(input_tokens=1, cache_read_input_tokens=2)
@@ -178,7 +178,7 @@ def test_c13_counts_of_message_delta(spoiled):
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (11, 2, 5)
 
 
-def test_c14_signature_delta_replaces(spoiled):
+def test_a_signature_delta_replaces_the_signature_c14(spoiled):
     def change(events):
         out = []
         for name, data in events:
@@ -193,7 +193,7 @@ def test_c14_signature_delta_replaces(spoiled):
     assert spoiled(THOUGHT, change).content[0].signature == "g"
 
 
-def test_c15_error_body_with_200_and_another_type(serve):
+def test_an_error_body_with_200_is_taken_for_a_message_c15(serve):
     def answering(body, kind):
         transport = httpx2.MockTransport(
             lambda request: httpx2.Response(200, headers={"content-type": kind}, content=body)
@@ -207,14 +207,14 @@ def test_c15_error_body_with_200_and_another_type(serve):
     assert answering(b"<html>", "text/html") == "<html>"
 
 
-def test_c16_request_id_and_class(serve):
+def test_an_error_has_its_class_and_request_id_c16(serve):
     for accounts, wanted in (["sim-529"], anthropic.OverloadedError), ([], anthropic.ServiceUnavailableError):
         with pytest.raises(wanted) as caught:
             serve(accounts).client().messages.create(**ask("Hi"))
         assert caught.value.request_id == caught.value.response.headers["request-id"]
 
 
-def test_c17_x_should_retry_wins_and_retry_after_is_obeyed(serve):
+def test_x_should_retry_wins_and_retry_after_is_obeyed_c17(serve):
     def counted(**headers):
         calls = []
 
@@ -233,7 +233,7 @@ def test_c17_x_should_retry_wins_and_retry_after_is_obeyed(serve):
     assert second - first >= 0.99
 
 
-def test_c17_long_rests_are_not_slept_through(serve):
+def test_long_rests_are_not_slept_through_c17(serve):
     client = serve(["sim-429-retry-after-1800"]).client(max_retries=2)
     began = time.monotonic()
     for wanted in (anthropic.RateLimitError, anthropic.InternalServerError):
@@ -244,7 +244,7 @@ def test_c17_long_rests_are_not_slept_through(serve):
     assert time.monotonic() - began < 5
 
 
-def test_c18_large_max_tokens(serve):
+def test_a_large_max_tokens_needs_a_stream_or_a_timeout_c18(serve):
     client = serve().client()
     with pytest.raises(ValueError, match="Streaming is required"):
         client.messages.create(**ask("Hi", max_tokens=21_334))
@@ -253,7 +253,7 @@ def test_c18_large_max_tokens(serve):
     client.messages.create(**ask("Hi", max_tokens=1_000_000), timeout=10)
 
 
-def test_c19_line_separators_inside_json(serve):
+def test_line_separators_inside_json_split_no_line_c19(serve):
     house = serve()
     text = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg"
     house.script({"text": text})

@@ -64,7 +64,7 @@ def test_text_equals_what_upstream_sent(serve, way):
 
 
 @pytest.mark.anyio
-async def test_async_text_and_tools(serve):
+async def test_async_text_and_tools_arrive_whole(serve):
     house = serve()
     house.script(
         {"text": AWKWARD, "pieces": 20, "tools": [{"id": "t1", "name": "get_time", "input": {"zone": "東京"}}]}
@@ -77,7 +77,7 @@ async def test_async_text_and_tools(serve):
     assert message.content[1].input == {"zone": "東京"}
 
 
-def test_usage(serve):
+def test_usage_has_the_four_final_counts(serve):
     house = serve()
     usage = {
         "uncachedInputTokens": 200,
@@ -100,7 +100,7 @@ def test_usage(serve):
 
 @MODES
 @pytest.mark.parametrize("interleave", [False, True])
-def test_two_parallel_tools(serve, mode, interleave):
+def test_two_parallel_tools_arrive_whole(serve, mode, interleave):
     house = serve()
     paris = {
         "id": "tooluse_A",
@@ -121,7 +121,7 @@ def test_two_parallel_tools(serve, mode, interleave):
     ]
 
 
-def test_tool_without_input_and_cut_tool(serve):
+def test_a_tool_without_input_is_empty_and_a_cut_one_is_a_part(serve):
     house = serve()
     request = ask("Go.", tools=[tool("list")])
     bare = {"tools": [{"id": "tooluse_A", "name": "list"}]}
@@ -139,7 +139,7 @@ def test_tool_without_input_and_cut_tool(serve):
 
 
 @MODES
-def test_loop_of_three_turns(serve, mode):
+def test_a_loop_of_three_turns_reaches_upstream_whole(serve, mode):
     house = serve()
     house.script(
         {
@@ -177,7 +177,7 @@ def test_loop_of_three_turns(serve, mode):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tool_runner_through_three_turns(serve, stream):
+def test_the_tool_runner_goes_through_three_turns(serve, stream):
     """The runner asks for a message thread first (M68)."""
     house = serve()
     house.script(
@@ -205,7 +205,7 @@ def test_tool_runner_through_three_turns(serve, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_m69_runner_adds_and_removes_tools_on_its_way(serve, stream):
+def test_the_runner_adds_and_removes_tools_on_its_way_m69(serve, stream):
     """It tells of them in system messages."""
     house = serve()
     house.script(
@@ -253,7 +253,7 @@ def test_m69_runner_adds_and_removes_tools_on_its_way(serve, stream):
     ]
 
 
-def test_message_thread_is_refused_by_its_code(serve):
+def test_a_message_thread_is_refused_by_its_code(serve):
     house = serve()
     thread = house.client().beta.messages.thread(model=MODEL, max_tokens=100)
     with pytest.raises(anthropic.BadRequestError) as caught:
@@ -300,7 +300,7 @@ def test_thinking_with_signature_comes_back(serve, mode):
     ]
 
 
-def test_images_and_documents(serve):
+def test_images_and_documents_arrive(serve):
     house = serve()
     house.script({"text": "A dot and a page."}, {"text": "A dot."})
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
@@ -348,7 +348,7 @@ def test_count_tokens_equals_message_start(serve):
 
 
 @pytest.mark.anyio
-async def test_models_page_by_themselves(serve):
+async def test_models_are_paged_by_the_sdk(serve):
     house = serve()
     client = house.client()
     paged = list(client.models.list(limit=2))
@@ -363,7 +363,7 @@ async def test_models_page_by_themselves(serve):
         client.models.list(after_id="x")
 
 
-def test_structured_output(serve):
+def test_structured_output_is_parsed(serve):
     house = serve()
     house.script({"text": '{"name":"Ada","age":36}', "pieces": 5})
 
@@ -375,7 +375,7 @@ def test_structured_output(serve):
     assert message.parsed_output == Person(name="Ada", age=36)
 
 
-def test_key_as_bearer_and_request_id(serve):
+def test_a_key_as_bearer_is_right_and_the_request_id_is_shown(serve):
     house = serve()
     for options in (
         {"api_key": KEY},
@@ -399,7 +399,7 @@ def test_breaking_off_cancels_upstream(serve):
     house.closes(2, within=1)
 
 
-def test_json_of_the_request_goes_as_it_is(serve):
+def test_the_json_of_the_request_stays_as_it_is(serve):
     """The SDK writes non-ASCII raw, key order is kept, `<` stays `<`."""
     house = serve()
     house.script({"text": "ok"})

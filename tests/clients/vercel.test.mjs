@@ -42,7 +42,7 @@ test('text: generated and streamed equal what upstream sent, with usage', async 
   assert.equal((await stream.response).modelId, MODEL)
 })
 
-test('an agent of three steps with two parallel tools', async (t) => {
+test('an agent of three steps with two parallel tools gets through', async (t) => {
   const { house, model } = await provide(t)
   await house.script(
     { text: 'First.', tools: [{ id: 'tooluse_1', name: 'weather', input: { city: 'Oslo' }, pieces: 3 }] },
@@ -130,7 +130,7 @@ test('thinking with its signature returns in the next step, redacted thinking to
   ])
 })
 
-test('an image and a PDF', async (t) => {
+test('an image and a PDF arrive', async (t) => {
   const { house, model } = await provide(t)
   await house.script({ text: 'A dot and a page.' })
   const content = [
@@ -144,7 +144,7 @@ test('an image and a PDF', async (t) => {
   assert.deepEqual(sent.documents, [{ name: 'page', format: 'pdf', source: { bytes: PDF } }])
 })
 
-test('an object by a schema', async (t) => {
+test('an object follows its schema', async (t) => {
   const { house, model } = await provide(t)
   const ada = { name: 'Ada', age: 36 }
   // The provider asks with output_config.format for models that it knows to take it, else with a forced tool `json`.
@@ -209,7 +209,7 @@ test('a failure in mid-stream is an error and never a finished answer', async (t
   }
 })
 
-test('its own retries: overload, then the answer', async (t) => {
+test('its own retries pass an overload and get the answer', async (t) => {
   const { house, model } = await provide(t)
   await house.script('529', { text: 'Second time.' })
   assert.equal((await generateText({ model, prompt: 'Hi', maxRetries: 1 })).text, 'Second time.')

@@ -94,7 +94,7 @@ fn each_rule_has_one_place_one_mark_and_a_way_to_its_tests() {
 }
 
 #[test]
-fn whatever_is_cited_has_its_text() {
+fn every_cited_rule_has_its_text() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (places, _) = places(root);
     let mut dead = Vec::new();
@@ -115,7 +115,7 @@ fn whatever_is_cited_has_its_text() {
 
 /// A document or a file that code or a document names is there, and a place in it has a name: no paragraph sign.
 #[test]
-fn whatever_is_named_is_there() {
+fn every_named_file_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut lost = Vec::new();
     let mut count = 0;
@@ -154,7 +154,7 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
 
 /// The trails of CONTRIBUTING.md lead through files, and to names that stand in them.
 #[test]
-fn trails_lead_through_what_is_there() {
+fn trails_lead_through_existing_places() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap();
     let (_, trails) = text.split_once("## Trails").unwrap();

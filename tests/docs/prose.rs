@@ -83,7 +83,7 @@ fn each_document_is_in_the_index() {
 }
 
 #[test]
-fn settings_and_codes_that_are_named_are_there() {
+fn named_settings_and_codes_exist() {
     let mut known: BTreeSet<&str> = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten().collect();
     known.extend(Code::ALL.iter().map(|code| code.as_str()));
     known.extend(NOT_OURS);
@@ -126,7 +126,7 @@ fn settings_and_codes_that_are_named_are_there() {
 }
 
 #[test]
-fn metrics_that_are_named_are_there_and_each_is_on_the_dashboard() {
+fn named_metrics_exist_and_each_is_on_the_dashboard() {
     let mut known = BTreeSet::new();
     for metric in METRICS {
         known.insert(metric.name.to_owned());
@@ -167,7 +167,7 @@ fn metrics_that_are_named_are_there_and_each_is_on_the_dashboard() {
 /// Flags of `kiro-server` that a document names, in the text of its own `--help`.
 #[cfg(feature = "server")]
 #[test]
-fn flags_and_commands_that_are_named_are_there() {
+fn named_flags_and_commands_exist() {
     let help = |arguments: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_kiro-server"))
             .args(arguments)

@@ -21,7 +21,7 @@ fn notes() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_is_put_together_has_a_bound_ts24_ts25() {
+async fn a_folded_message_is_bounded_ts24_ts25() {
     let piece = text(&"x".repeat(60_000));
     let upstream = Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Repeat(piece.clone(), 5_000)]).await;
     let world = before(&upstream).await;
@@ -39,7 +39,7 @@ async fn a_message_that_is_put_together_has_a_bound_ts24_ts25() {
 
 /// Each within its own bound: together they have one, too. Frames that aren't whole are the quickest way there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_answers_hold_has_a_bound_in_sum_ts25() {
+async fn all_answers_together_hold_bounded_bytes_ts25() {
     const FRAME: usize = 15 << 20;
     let mut half = text(&"x".repeat(FRAME));
     half.truncate(FRAME);
@@ -78,7 +78,7 @@ async fn gone(upstream: &Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_of_which_nothing_is_missing_ends_without_the_end_of_its_body_k41() {
+async fn a_complete_answer_ends_without_the_end_of_its_body_k41() {
     let upstream =
         Upstream::start(|_| vec![Act::Say(stream_head()), Act::Say(text("all")), Act::Say(notes()), Act::Stay]).await;
     let world = before(&upstream).await;

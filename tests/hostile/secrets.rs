@@ -43,7 +43,7 @@ fn said() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_upstream_repeats_of_a_call_goes_nowhere_k48() {
+async fn secrets_that_upstream_repeats_go_nowhere_k48() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -136,7 +136,7 @@ fn of_events() -> Vec<Row> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_upstream_does_the_client_hears_the_truth_k28_k30_k39_k42_ts22() {
+async fn a_client_gets_the_true_end_of_every_upstream_fault_k28_k30_k39_k42_ts22() {
     let told: Vec<_> =
         stream::iter(of_http().into_iter().chain(of_events())).map(tried).buffer_unordered(6).collect().await;
     let wrong: Vec<_> = told.into_iter().flatten().collect();

@@ -113,7 +113,7 @@ fn the_environment_of_others_is_no_mistake() {
 /// Who reads only the first line of an output closes the rest: no panic.
 #[cfg(unix)]
 #[test]
-fn an_output_that_nobody_reads_is_an_error() {
+fn an_unread_output_is_an_error() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));

@@ -68,7 +68,7 @@ async fn a_cpu_profile_shows_what_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tasks_and_open_requests() {
+async fn tasks_and_open_requests_are_listed() {
     let server = Server::start(&["--profile=127.0.0.1:0"], &[]);
     let at = debug_address(&server);
     let mut held = server.ask("", &with_stream(&json!({ "text": "a", "end": "hang" }))).await;
@@ -94,7 +94,7 @@ async fn tasks_and_open_requests() {
 
 /// Who doesn't come from this machine needs the client key; a proxy on it doesn't count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn from_elsewhere_the_key_is_needed() {
+async fn other_machines_need_the_key() {
     let place = Place::new(&[]).await;
     let debugging = kiro_messages::server::debug(place.gateway.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let get = async |key: &str| {

@@ -90,7 +90,7 @@ async fn a_failed_request_is_five_files() {
 
 /// Each attempt is told, the last one's bytes are kept; a refused request has no Kiro request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attempts_and_refusals() {
+async fn every_attempt_is_listed_and_the_last_ones_bytes_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let options = [("KIRO_DEBUG_DUMP_DIR", folder.path().to_str().unwrap())];
     let place = Place::with(&["sim-500.1", "sim-429.2"], &options).await;
@@ -144,7 +144,7 @@ async fn the_newest_hundred_are_kept() {
 
 /// A folder that can't be is a mistake in the configuration, said at the start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_that_cannot_be_is_refused_at_the_start() {
+async fn an_impossible_folder_is_refused_at_the_start() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let below = file.path().join("x").display().to_string();
     let redis = RedisServer::start();

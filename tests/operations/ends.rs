@@ -50,7 +50,7 @@ fn a_client_key_that_may_not_be_read_ends_the_start_r49() {
 
 /// A file that hangs when it is read again, on another machine say, keeps nobody from ending the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_config_file_that_hangs_does_not_hold_the_end_up() {
+async fn a_hanging_config_file_does_not_delay_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kiro.toml");
     std::fs::write(&file, "").unwrap();
@@ -99,7 +99,7 @@ fn a_start_that_fails_saves_the_token_that_is_being_renewed() {
 
 /// For want of file descriptors a server can be for a night: that is a line now and then, not twenty a second.
 #[test]
-fn connections_that_can_not_be_taken_do_not_fill_the_log() {
+fn failed_accepts_do_not_fill_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let mut command = Command::new("sh");

@@ -86,7 +86,7 @@ async fn a_request_is_one_line_with_these_members() {
 
 /// Start-up, refresh, ejection, Redis lost and found: one line each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happens_is_one_line() {
+async fn each_event_is_one_line() {
     let mut redis = RedisServer::start();
     let mut connection = redis.connection();
     add_account(&mut connection, "aiclient:", 0, &social("old", "2020-01-01T00:00:00.000Z"));

@@ -177,7 +177,7 @@ async fn a_lost_redis_shows() {
 
 /// A slow upstream and a slow caller are not the gateway's overhead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overhead_is_what_nobody_else_took() {
+async fn overhead_leaves_out_upstream_and_caller() {
     let place = Place::new(&[]).await;
     // Half a second before the head, before the first event and between the events: 3 s in all.
     let slow = json!({ "head_ms": 500, "first_ms": 500, "count": 5, "gap_ms": 500, "text": "a" });

@@ -48,7 +48,7 @@ async fn a_new_key_counts_within_5_s_r57() {
 
 /// R54, R57: a store that can't be read tells no key: nobody is served until it does, and then only with the key in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_mended_after_the_start_is_never_open_r57() {
+async fn a_file_repaired_after_the_start_is_never_open_r57() {
     let folder = tempfile::tempdir().unwrap();
     let pool = folder.path().join("pool.json");
     std::fs::write(&pool, "{\"accounts\":{").unwrap();
@@ -74,7 +74,7 @@ async fn a_file_that_is_mended_after_the_start_is_never_open_r57() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_models_file_and_the_log_level() {
+async fn a_reload_reads_the_models_file_and_the_log_level() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(place("models.json"), models("claude-one")).unwrap();
@@ -117,7 +117,7 @@ async fn the_models_file_and_the_log_level() {
 /// What a reload says: a changed secret waits for a restart like everything else, what was said at the start is what it is
 /// compared with, and a broken file's line isn't repeated.
 #[test]
-fn a_reload_names_what_waits_and_tells_no_secret() {
+fn a_reload_names_settings_that_wait_for_a_restart_and_shows_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kiro.toml").display().to_string();
     let write =

@@ -30,9 +30,9 @@ macro_rules! effects {
 /// Rows whose effect another file's test sees.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_MAX_CLIENT_CONNS", "tests/serving/limits.rs", "connections_are_capped"),
-    ("KIRO_HEADER_TIMEOUT", "tests/serving/limits.rs", "slow_heads_are_let_go"),
-    ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "slow_bodies_are_let_go"),
-    ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "who_reads_nothing_is_let_go"),
+    ("KIRO_HEADER_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_heads_are_dropped"),
+    ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_bodies_are_dropped"),
+    ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "a_client_that_reads_nothing_is_dropped"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_STATE_DIR", "tests/refresh_outage.rs", "a_restart_while_the_store_takes_no_writes_loses_no_login_r51"),

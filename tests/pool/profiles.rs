@@ -99,7 +99,7 @@ async fn a_profile_in_another_region_is_found_kept_and_used_k6_k64_k79_p6() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_record_of_the_node_service_turns_out_to_be_k73_k79_p7_p8_p9() {
+async fn a_look_up_shows_the_kind_of_a_record_of_the_node_service_k73_k79_p7_p8_p9() {
     let fixed = ENTERPRISE.replacen('{', &format!(r#"{{"profileArn":"{BUILDER_ID_PROFILE}","#), 1);
     let table = [
         (UNSURE.to_owned(), profiles(&[E1]), LookUp::Found, AccountKind::Enterprise, Some(E1), true),
@@ -135,7 +135,7 @@ async fn what_a_record_of_the_node_service_turns_out_to_be_k73_k79_p7_p8_p9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gives_no_answer_is_asked_again_after_a_minute_and_once_for_all_k79_p11_p20() {
+async fn a_look_up_without_an_answer_is_repeated_after_a_minute_once_for_all_k79_p11_p20() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|_| async {
@@ -161,7 +161,7 @@ async fn who_gives_no_answer_is_asked_again_after_a_minute_and_once_for_all_k79_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_states_and_the_profile_that_is_proven_k79_p13_p14_p15() {
+async fn all_pages_are_read_and_the_proven_profile_is_kept_k79_p13_p14_p15() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| async move {

@@ -98,7 +98,7 @@ async fn a_social_refresh_learns_the_profile_and_keeps_the_refresh_token_case_23
 
 /// What refusals leave on the account, and from which one on they are believed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_refused_refresh_leaves_k57_k58_k59_k61_r41() {
+async fn a_refused_refresh_leaves_its_mark_k57_k58_k59_k61_r41() {
     let table = [
         // method, status, body, how many it takes, message
         ("social", 400, r#"{"message":"Invalid refresh token"}"#, 1, "refresh token rejected ({}) in us-east-1"),
@@ -163,7 +163,7 @@ async fn credentials_refresh_side_by_side_and_outlive_their_callers_r39_trap_34(
 
 /// R38, K56: upstream rejected a token that was live by its expiry.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forced_refresh_is_made_once_and_adopts_what_others_did_r38_k56_trap_36() {
+async fn a_forced_refresh_is_made_once_and_adopts_those_of_others_r38_k56_trap_36() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let count = Arc::new(AtomicUsize::new(0));

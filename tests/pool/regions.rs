@@ -73,7 +73,7 @@ async fn a_dead_token_is_tried_in_four_regions_and_ejected_k76_p25() {
 
 /// K60 stands above K76: whoever could still say yes keeps the account from being ejected.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_region_that_is_busy_is_no_refusal_k76() {
+async fn a_busy_region_is_not_a_refusal_k76() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     let address = Address::start(|call| {

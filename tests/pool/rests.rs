@@ -285,7 +285,7 @@ async fn a_suspended_account_is_out_until_a_person_acts_case_17() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_twenty_probes_case_18() {
+async fn only_one_of_twenty_requests_probes_case_18() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"isHealthy":false}"#, LIVE);

@@ -130,7 +130,7 @@ async fn an_outage_between_empty_reads_does_not_count_r55() {
 
 /// Each outage is told once at its beginning and once at its end, when what waited for it is written.
 #[tokio::test(flavor = "multi_thread")]
-async fn store_lost_and_store_back_are_told_once_each_r50() {
+async fn store_lost_and_store_back_are_reported_once_each_r50() {
     let mut server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     for id in ["a1", "a2"] {
@@ -213,7 +213,7 @@ async fn a_failed_read_keeps_the_snapshot_r14() {
 
 /// The Node.js service sets counts back at its start (E2, E3): ours come on top of what is there, and nothing is repaired.
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_that_were_set_back_are_not_repaired_r34() {
+async fn counts_that_others_set_back_stay_set_back_r34() {
     let server = RedisServer::start();
     let (mut redis, time) = (server.connection(), Time::new());
     put_account(&mut redis, "a1", r#"{"usageCount":50}"#, LIVE);

@@ -215,7 +215,7 @@ async fn readiness_is_503_before_the_first_snapshot() {
 
 /// 200 open streams: all end whole within the grace time, and from the first moment nobody new is let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drain_under_200_open_streams() {
+async fn a_drain_lets_200_streams_end_and_nobody_new_in() {
     allow_open_files();
     let world = World::new(&[]).await;
     let held =
@@ -261,7 +261,7 @@ fn a_second_signal_ends_at_once() {
 
 /// systemd hears when it is ready and when it stops (`Type=notify`).
 #[test]
-fn systemd_is_told() {
+fn systemd_is_notified() {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("notify.sock");
     let socket = UnixDatagram::bind(&path).unwrap();

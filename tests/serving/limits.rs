@@ -11,7 +11,7 @@ use super::world::{KEY, World, events, kinds, with};
 use super::{allow_open_files, raw};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_are_bounded() {
+async fn request_heads_are_bounded() {
     let world = World::new(&[]).await;
     let patience = Duration::from_secs(10);
     let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
@@ -29,7 +29,7 @@ async fn heads_are_bounded() {
 
 /// `KIRO_HEADER_TIMEOUT`: for a head that trickles, for one that never begins, and for a connection that idles.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_heads_are_let_go() {
+async fn clients_with_slow_heads_are_dropped() {
     let world = World::new(&[("KIRO_HEADER_TIMEOUT", "400ms")]).await;
     let address = world.listening.address();
     let began = Instant::now();
@@ -56,7 +56,7 @@ async fn slow_heads_are_let_go() {
 
 /// `KIRO_BODY_TIMEOUT`: a pause, and a byte now and then; a body that comes on is waited for beyond that time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_bodies_are_let_go() {
+async fn clients_with_slow_bodies_are_dropped() {
     let world = World::new(&[("KIRO_BODY_TIMEOUT", "600ms")]).await;
     let address = world.listening.address();
     let head = |length: usize| {
@@ -123,7 +123,7 @@ async fn connections_are_capped() {
 /// late their first event and their end come: in the middle and at the slow end of 200, alone and beside, one right after
 /// the other. The machine is shared, so one round of several decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slowloris_beside_200_streams() {
+async fn slow_clients_do_not_disturb_200_streams() {
     const ROUNDS: usize = 5;
     allow_open_files();
     let world = World::new(&[]).await;

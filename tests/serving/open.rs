@@ -19,7 +19,7 @@ const WARM: usize = 2;
 
 #[test]
 #[cfg(target_os = "linux")]
-fn memory_and_files_of_open_streams() {
+fn open_streams_take_bounded_memory_and_files() {
     // In a process of its own, so that its memory isn't counted.
     let port = free_port().to_string();
     let upstream = Server::simulate(&format!("127.0.0.1:{port}"));

@@ -54,7 +54,7 @@ fn unharmed(world: &World) {
 /// `KIRO_WRITE_TIMEOUT`: a place and a call of upstream aren't held by who takes no byte. It is the
 /// client that is gone (499), not the account that failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_reads_nothing_is_let_go() {
+async fn a_client_that_reads_nothing_is_dropped() {
     let world = World::new(&[("KIRO_WRITE_TIMEOUT", "700ms")]).await;
     let address = world.listening.address();
     let mut held = Vec::new();
@@ -99,7 +99,7 @@ async fn a_slow_reader_is_never_cut() {
 
 /// `nc -N` closes its half when it has sent its request, and reads on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_closes_its_half_gets_the_whole_answer() {
+async fn a_client_that_closes_its_half_gets_the_whole_answer() {
     let world = World::new(&[]).await;
     let scenario =
         json!({ "steps": [{ "wait_ms": 300 }, { "text": "first" }, { "wait_ms": 300 }, { "text": "last" }] });
@@ -146,7 +146,7 @@ async fn who_closes_its_half_gets_the_whole_answer() {
 
 /// M10: who is gone altogether is told from who has closed a half, at once: before the answer and in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_gone_is_noticed_at_once_m10() {
+async fn a_client_that_is_gone_is_noticed_at_once_m10() {
     let world = World::new(&[]).await;
     let silent = json!({ "steps": [{ "wait_ms": 60_000 }, { "text": "x" }] });
     for (version, stream) in [("1.1", true), ("1.1", false), ("1.0", false)] {

@@ -87,7 +87,7 @@ async fn without_a_key_no_other_site_is_served() {
 
 /// `--allow-anonymous` is for a server that has a name; other sites' pages aren't served there either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_allows_everybody_allows_every_name_and_no_foreign_page() {
+async fn allow_anonymous_allows_every_host_name_and_no_foreign_page() {
     let world = World::new(&[("KIRO_API_KEY", ""), ("KIRO_ALLOW_ANONYMOUS", "true")]).await;
     world.gateway.key_known().await;
     for headers in ["host: kiro:8081\r\n", "host: kiro:8081\r\norigin: http://kiro:8081\r\n"] {
@@ -105,7 +105,7 @@ async fn who_allows_everybody_allows_every_name_and_no_foreign_page() {
 
 /// M7: with a key the contract stands, for every origin; only what needs no key on this machine looks at names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_key_every_site_may_ask_m7() {
+async fn with_a_key_any_site_may_ask_m7() {
     let world = World::new(&[]).await;
     let foreign = "host: rebound.example\r\norigin: https://example.com\r\nsec-fetch-site: cross-site\r\n";
     let with_key = format!("{foreign}x-api-key: {KEY}\r\n");

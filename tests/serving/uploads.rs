@@ -83,7 +83,7 @@ async fn a_small_upload_keeps_its_connection() {
 
 /// Who waits for a word before it sends hears it when its request is wanted, else the answer at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expect_continue_is_told_yes_or_no_m3() {
+async fn expect_continue_is_answered_yes_or_no_m3() {
     let world = World::new(&[]).await;
     let ask = |key: &str, length: usize| {
         format!(
@@ -112,7 +112,7 @@ async fn expect_continue_is_told_yes_or_no_m3() {
 
 /// Whoever has its answer and still sends, or doesn't, has no place among the connections and is let go soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_holds_a_place_by_an_upload_that_was_answered() {
+async fn an_answered_upload_holds_no_place() {
     allow_open_files();
     let world = World::new(&[("KIRO_MAX_CLIENT_CONNS", "20")]).await;
     let address = world.listening.address();

@@ -71,7 +71,7 @@ const E1: &str = "arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1";
 const E2: &str = "arn:aws:codewhisperer:eu-central-1:111122223333:profile/EEEE2";
 
 #[tokio::test]
-async fn two_shapes_and_what_each_refuses_k141() {
+async fn each_shape_refuses_the_others_requests_k141() {
     let simulator = simulator();
     let body = body("Hi");
     assert_eq!(q(&simulator, "POST", "/generateAssistantResponse", &[], &body).await.status, 200);
@@ -167,7 +167,7 @@ async fn old_clients_and_strangers_are_refused_by_call_host_and_account_k141() {
 }
 
 #[tokio::test]
-async fn models_by_page_by_account_and_their_fields_k141() {
+async fn models_come_by_page_and_account_and_check_their_fields_k141() {
     let simulator = simulator();
     let control = simulator.control();
     let on = |model: &str| {
@@ -361,7 +361,7 @@ async fn a_refresh_in_the_wrong_region_looks_like_a_dead_token_k141() {
 }
 
 #[tokio::test]
-async fn thoughts_as_each_model_has_them_k141() {
+async fn each_model_thinks_in_its_style_k141() {
     let simulator = simulator();
     let ask = async |token: &str, model: &str, prompt: &str, fields: Value| {
         let mut body = body(prompt);
@@ -409,7 +409,7 @@ async fn thoughts_as_each_model_has_them_k141() {
 }
 
 #[tokio::test]
-async fn signatures_are_bound_as_the_world_says_k141() {
+async fn signatures_are_bound_as_the_world_demands_k141() {
     let simulator = simulator();
     let turn = |conversation: &str, thoughts: &[&str]| {
         let mut body = body("next");
@@ -456,7 +456,7 @@ async fn signatures_are_bound_as_the_world_says_k141() {
 }
 
 #[tokio::test]
-async fn what_was_sent_before_costs_a_tenth_k141() {
+async fn a_repeated_prompt_costs_a_tenth_k141() {
     let simulator = simulator();
     let x = "x".repeat(1000);
     let turn = |turns: usize| {
@@ -583,7 +583,7 @@ async fn each_world_differs_in_one_thing_k141() {
 }
 
 #[tokio::test]
-async fn last_winters_kiro_k141() {
+async fn last_winters_kiro_is_played_k141() {
     let bound = Simulator::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let simulator = bound.world("2025-12").unwrap().spawn().unwrap();
     let mut old = body("Hi");
@@ -607,7 +607,7 @@ async fn last_winters_kiro_k141() {
 }
 
 #[tokio::test]
-async fn web_search_on_both_shapes_k141() {
+async fn web_search_works_on_both_shapes_k141() {
     let simulator = simulator();
     let call = |method: &str, query: Value| {
         let params = json!({ "name": "web_search", "arguments": { "query": query } });
@@ -656,7 +656,7 @@ async fn web_search_on_both_shapes_k141() {
 }
 
 #[tokio::test]
-async fn statistics_by_shape_and_call_k141() {
+async fn statistics_count_by_shape_and_call_k141() {
     let simulator = simulator();
     let mut request = body("Hi");
     request["profileArn"] = PROFILE_ARN.into();

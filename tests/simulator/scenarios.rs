@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::{End, body, chat, events, header, payload, play, simulator, text_of};
 
 #[tokio::test]
-async fn the_demo_answer_says_that_it_is_simulated_and_ends_with_usage() {
+async fn the_demo_answer_names_itself_simulated_and_ends_with_usage() {
     let simulator = simulator();
     let answer = chat(&simulator, "token", &body("Hi")).await;
     assert_eq!(answer.headers["content-type"], "application/vnd.amazon.eventstream");

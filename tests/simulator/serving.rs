@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::client::{Client, End, body, chat, marked, play, simulator, text_of};
 
 #[tokio::test]
-async fn script_before_token_before_prompt_before_default() {
+async fn a_script_beats_the_token_the_prompt_and_the_default() {
     let simulator = simulator();
     let control = simulator.control();
     control.script(json!({ "token": "sim-429", "scenarios": ["500", null], "times": 2 })).unwrap();
@@ -74,7 +74,7 @@ async fn mistakes_in_a_scenario_are_answered_with_400_that_names_them() {
 }
 
 #[tokio::test]
-async fn what_kiro_refuses_is_refused() {
+async fn the_simulator_refuses_what_kiro_refuses() {
     let simulator = simulator();
     let answer = chat(&simulator, "token", &body("")).await;
     assert_eq!((answer.status, &answer.json()["reason"]), (400, &json!("REQUEST_BODY_INVALID")));
@@ -268,7 +268,7 @@ async fn a_refresh_token_works_once_and_an_access_token_ends() {
 }
 
 #[tokio::test]
-async fn usage_profiles_and_models() {
+async fn usage_profiles_and_models_are_answered() {
     let simulator = simulator();
     let mut client = Client::connect(&simulator).await;
     let mut ask = async |method: &str, target: &str, operation: &str, token: &str| {
@@ -325,7 +325,7 @@ async fn shutdown_lets_an_answer_end_and_drop_does_not() {
 }
 
 #[tokio::test]
-async fn many_streams_at_once() {
+async fn many_streams_run_at_once() {
     let simulator = simulator();
     let request = marked(&json!({ "count": 20, "first_ms": 1500, "gap_ms": 10, "usage": false }));
     let expected: String = (0..20).map(|n| format!("{n} ")).collect();

@@ -102,7 +102,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_an_operator_can_mend_is_said_in_words_k107_k120() {
+    fn problems_that_an_operator_can_solve_are_named_k107_k120() {
         let mut health = json!({
             "status": "degraded", "redis": "connected", "accounts": { "total": 4, "healthy": 4 },
             "hosts": { "q.us-east-1.amazonaws.com": "closed" },

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn times_in_words() {
+    fn times_are_shown_in_words() {
         let now: Timestamp = "2026-11-23T10:00:00Z".parse().unwrap();
         let at = |seconds: i64| Timestamp::from_second(now.as_second() + seconds).unwrap();
         for (seconds, text) in
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_as_short_as_they_can_be() {
+    fn numbers_are_shown_as_short_as_possible() {
         assert_eq!([number(1000.0), number(140.75), number(0.5), number(0.0)], ["1000", "140.75", "0.5", "0"]);
     }
 }

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn web_search_is_told_from_other_tools() {
+    fn web_search_is_distinguished_from_other_tools() {
         let tool = |name: &str, schema: Value| json!([{ "name": "other" }, { "name": name, "inputSchema": schema }]);
         let ours = json!({ "type": "object", "properties": { "query": { "type": "string" } }, "required": ["query"] });
         assert_eq!(offered(&tool("web_search", ours.clone())), Search::Offered(true));

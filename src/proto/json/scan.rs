@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn completeness_ts13() {
+    fn a_text_is_complete_when_its_first_bracket_is_closed_ts13() {
         let complete = |text: &str| {
             let mut state = Completeness::default();
             state.text(text);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn completeness_reads_escapes_of_the_literal_ts13() {
+    fn completeness_reads_the_escapes_of_a_literal_ts13() {
         let mut state = Completeness::default();
         state.literal(Literal::new(br#"\u007b\"s\":\"\u0022\u007D"#).unwrap());
         assert!(state.is_complete());

@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_json_m18() {
+    fn refuses_anything_but_json_m18() {
         for json in [
             "",
             " ",

@@ -651,7 +651,7 @@ mod tests {
 
     /// TV113: which payloads are copied.
     #[test]
-    fn raw_copy_tv113() {
+    fn only_plain_payloads_are_copied_tv113() {
         let fast: [&[u8]; 7] = [
             br#"{"content":"a\u003cb\n\u00e9\/"}"#,
             "{\"content\":\"😀 é\"}".as_bytes(),
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn section6_every_event_of_the_model_is_known() {
+    fn every_event_of_the_model_is_known() {
         for name in [
             "messageMetadataEvent initial-response followupPromptEvent codeReferenceEvent supplementaryWebLinksEvent",
             "citationEvent documentCitationEvent codeEvent intentsEvent interactionComponentsEvent toolResultEvent",
@@ -777,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn section6_usage_events() {
+    fn usage_events_are_read() {
         assert_eq!(
             event("contextUsageEvent", br#"{"contextUsagePercentage":12.5}"#),
             Event::Telemetry(Telemetry::ContextUsage { percentage: Some(12.5) })
@@ -799,7 +799,7 @@ mod tests {
 
     /// An `error` that comes as an event is the exception it is in the model.
     #[test]
-    fn section6_error_as_an_event_is_an_exception() {
+    fn an_error_that_comes_as_an_event_is_an_exception() {
         let Event::Exception(fault) = event("error", br#"{"message":"m"}"#) else { panic!("an exception") };
         assert_eq!(fault.kind, crate::proto::kiro::fault::FaultKind::ServerError);
     }

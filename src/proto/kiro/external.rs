@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_refresh_token_may_go_k84_p35_p38() {
+    fn a_refresh_token_goes_only_to_allowed_hosts_k84_p35_p38() {
         for url in [
             "https://login.microsoftonline.com/tenant/oauth2/v2.0/token",
             "https://LOGIN.microsoftonline.com/t",
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn further_hosts_k84_p38_p39() {
+    fn further_hosts_can_be_allowed_k84_p38_p39() {
         let more = "sso.example.org, .auth.example.org,http://127.0.0.1:99,http://idp.localhost:98";
         for url in [
             "https://sso.example.org/t",
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_grants_k82_p30_p31() {
+    fn a_providers_grant_is_read_k82_p30_p31() {
         let now: Timestamp = "2026-11-29T00:00:00Z".parse().unwrap();
         let read = |body: &str| read_answer(200, body.as_bytes(), now);
         let grant = read(r#"{"access_token":"a","refresh_token":"r","expires_in":"3599","id_token":"i"}"#).unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_of_a_provider_k82_p33() {
+    fn each_refusal_of_a_provider_has_its_meaning_k82_p33() {
         use Refusal::{ClientRefused, Passing, Rejected, Unknown};
         let now = Timestamp::UNIX_EPOCH;
         let expired = r#"{"error":"invalid_grant","error_description":"AADSTS700082: … user@example.org …"}"#;

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_by_the_first_match_k73() {
+    fn the_first_match_decides_the_kind_k73() {
         let table = [
             (r#"{"kiroApiKey":"k"}"#, AccountKind::ApiKey),
             (r#"{"authMethod":"okta"}"#, AccountKind::External),

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn members_and_their_order_tr2() {
+    fn members_have_a_fixed_order_tr2() {
         let text = || Content::from(Text::new("t"));
         let body = body(
             UserMessage {
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_is_left_out_tr3() {
+    fn empty_members_are_left_out_tr3() {
         let body = body(UserMessage { content: Text::new("t").into(), ..UserMessage::default() }, vec![], vec![]);
         let expected = concat!(
             r#"{"conversationState":{"agentContinuationId":"A","agentTaskType":"vibe","chatTriggerType":"MANUAL","#,
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_attempt_chooses_k115_k116_k121_tr2() {
+    fn an_attempt_chooses_among_forms_of_one_body_k115_k116_k121_tr2() {
         let current = || UserMessage { content: Text::new("t").into(), ..UserMessage::default() };
         let body = body(current(), vec![], vec![HistoryMessage::User(current())]);
         let continuation = r#""agentContinuationId":"A","agentTaskType":"vibe","#;

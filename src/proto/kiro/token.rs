@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_grant_holds_k54() {
+    fn empty_members_of_a_grant_count_as_absent_k54() {
         let read = |body: &str| read_answer(Method::Social, 200, None, body.as_bytes());
         let grant =
             read(r#"{"accessToken":"a","refreshToken":"","expiresIn":0,"profileArn":"","idToken":"i"}"#).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_k57_to_k61() {
+    fn each_refusal_has_its_meaning_k57_to_k61() {
         use Refusal::{Doubtful, Passing, RegistrationExpired, Rejected, Unknown};
         let (social, idc) = (Method::Social, Method::Idc);
         let table = [

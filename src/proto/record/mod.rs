@@ -752,7 +752,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_programs_json_made_of_it_still_serves_every_model_case_06() {
+    fn a_record_changed_by_another_programs_json_serves_every_model_case_06() {
         let record = r#"{"big":1.2345678901235e+19,"notSupportedModels":{},"usageCount":6,"note":"x/y","uuid":"a1"}"#;
         assert!(Account::parse(record.as_bytes(), "a1").unwrap().supports(&["claude-sonnet-4-5"]));
         assert_eq!(
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_none_is_never_written_case_07() {
+    fn a_broken_record_is_never_written_case_07() {
         for record in ["[]", "null", "not json", ""] {
             assert!(Account::parse(record.as_bytes(), "a1").is_err(), "{record}");
             assert!(Token::parse(record.as_bytes()).is_err(), "{record}");
@@ -776,7 +776,7 @@ mod tests {
     }
 
     #[test]
-    fn healing_replaces_what_was_set_case_13() {
+    fn healing_resets_the_fields_of_a_failure_case_13() {
         let record = r#"{"uuid":"a1","isHealthy":false,"errorCount":3,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T09:01:00.000Z: 429 rate limited","scheduledRecoveryTime":null,"usageCount":41}"#;
         let entries = [
             Entry::UsageCount(42),
@@ -812,7 +812,7 @@ mod tests {
     }
 
     #[test]
-    fn last_error_time_in_every_spelling_case_19() {
+    fn last_error_time_is_read_in_every_spelling_case_19() {
         let read = |value: &str| {
             Account::parse(format!(r#"{{"lastErrorTime":{value}}}"#).as_bytes(), "a1").unwrap().last_error_time
         };
@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_stays_a_number_where_it_was_one_case_22() {
+    fn a_numeric_expiry_stays_a_number_case_22() {
         let record = r#"{"accessToken":"old","refreshToken":"refresh-1","expiresAt":1767225600000,"authMethod":"builder-id","clientId":"c","clientSecret":"s","startUrl":"https://x.awsapps.com/start","n":[]}"#;
         assert_eq!(Token::parse(record.as_bytes()).unwrap().method(), Method::Idc);
         let entries = [
@@ -864,7 +864,7 @@ mod tests {
     }
 
     #[test]
-    fn method_by_word_then_by_presence_r8_r71() {
+    fn the_method_follows_its_word_then_the_fields_present_r8_r71() {
         let method = |text: &str| Token::parse(text.as_bytes()).unwrap().method();
         let registered = r#""clientId":"c","clientSecret":"s""#;
         for word in ["idc", "IdC", "builder-id", "Builder-ID", "IAM"] {
@@ -905,7 +905,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_auth_method_and_the_guess_without_one_r71_p41() {
+    fn every_word_of_auth_method_is_read_and_a_missing_one_is_guessed_r71_p41() {
         let method = |record: &str| Token::parse(record.as_bytes()).unwrap().method();
         let words = [
             (Method::Social, &["social", "Social"][..]),
@@ -945,7 +945,7 @@ mod tests {
     }
 
     #[test]
-    fn further_fields_and_their_lengths_r70_r77() {
+    fn further_fields_are_read_up_to_their_lengths_r70_r77() {
         let url = |length: usize| format!("https://x/{}", "a".repeat(length - 10));
         let record = format!(
             r#"{{"tokenEndpoint":"{}","issuerUrl":"{}","startUrl":"https://\u00e9","scopes":["a","b"],"provider":"Enterprise",
@@ -977,7 +977,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_method_needs_for_a_refresh_r74() {
+    fn a_refresh_needs_the_fields_of_its_method_r74() {
         let can = |record: &str| Token::parse(record.as_bytes()).unwrap().can_refresh();
         assert!(can(r#"{"authMethod":"social","refreshToken":"r"}"#));
         assert!(can(r#"{"authMethod":"idc","refreshToken":"r","clientId":"c","clientSecret":"s"}"#));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn times_in_every_spelling_case_19_r12() {
+    fn times_are_read_in_every_spelling_case_19_r12() {
         let t0 = "2026-11-23T10:00:00Z".parse::<Timestamp>().unwrap();
         for text in [
             "\"2026-11-23T18:00:00+08:00\"",

@@ -378,7 +378,7 @@ mod tests {
     ];
 
     #[test]
-    fn exact_sums_tu5_tv115() {
+    fn sums_are_exact_tu5_tv115() {
         for (text, hundredths, tokens) in TV115 {
             let mut estimator = Estimator::default();
             estimator.text(text);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_are_as_one_by_one() {
+    fn many_characters_at_once_count_as_one_by_one() {
         for before in 0..128_u8 {
             for byte in 0..128_u8 {
                 let weight = ASCII[CLASS[usize::from(before)] as usize][usize::from(byte)];
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_the_table_tu5() {
+    fn every_row_of_the_table_of_weights_counts_tu5() {
         for (text, hundredths) in [
             ("aB", 94 + 105),
             ("AB", 94 + 3),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_tu7_tv116() {
+    fn whole_requests_are_counted_tu7_tv116() {
         let body = |rest: &str, more: &str| {
             format!(
                 r#"{{"model":"m"{rest},"messages":[{{"role":"user","content":[{{"type":"text","text":"Hello, world!"}}{more}]}}]}}"#
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_block_tu7_m65() {
+    fn every_kind_of_block_is_counted_tu7_m65() {
         let hundredths = |role: &str, blocks: &str| {
             let lead = if role == "user" { "" } else { r#"{"role":"user","content":"a"},"# };
             let body = format!(r#"{{"model":"m","messages":[{lead}{{"role":"{role}","content":[{blocks}]}}]}}"#);

@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn thinking_by_fields_a103_tr40() {
+    fn thinking_is_asked_for_by_fields_a103_tr40() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         let fields = r#"{"thinking":{"type":"adaptive","display":"summarized"},"output_config":{"effort":"xhigh"}}"#;
         assert_eq!(sent("claude-opus-5", asked), fields);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_a104_tr40() {
+    fn a_row_may_ask_for_thinking_both_ways_a104_tr40() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         assert_eq!(
             sent("claude-opus-4-6", asked),
@@ -490,13 +490,13 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_thinking_a106_tr40() {
+    fn a_row_without_thinking_asks_for_none_a106_tr40() {
         assert_eq!(sent("claude-haiku-5-5", Asked { effort: Some(Effort::High), ..ADAPTIVE }), "");
         assert_eq!(prefix("claude-haiku-5-5", ADAPTIVE), "");
     }
 
     #[test]
-    fn effort_without_thinking_a107_tv124_tr40() {
+    fn an_effort_goes_out_without_thinking_a107_tv124_tr40() {
         let asked = Asked { effort: Some(Effort::Low), ..PLAIN };
         assert_eq!(sent("claude-opus-5", asked), r#"{"output_config":{"effort":"low"}}"#);
         assert_eq!(sent("claude-opus-5", PLAIN), "");
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn thinking_that_is_off_a108_tr41() {
+    fn thinking_is_switched_off_only_where_the_model_takes_it_a108_tr41() {
         let off = Asked { thinking: Thinking::Disabled, ..PLAIN };
         assert_eq!(sent("claude-opus-5", off), r#"{"thinking":{"type":"disabled"}}"#);
         for always in ["claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5", "claude-fable-5-1"] {
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn the_effort_of_a_budget_a109_tr39() {
+    fn a_budget_becomes_an_effort_a109_tr39() {
         for (tokens, effort) in [
             (2048, "low"),
             (4095, "low"),
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn display_a110_a111_tr42() {
+    fn display_goes_out_only_where_the_model_takes_it_a110_a111_tr42() {
         let omitted = Asked { display: Some(Display::Omitted), ..ADAPTIVE };
         assert!(sent("claude-opus-5", omitted).contains(r#""display":"omitted""#));
         assert!(!sent("claude-opus-4-6", omitted).contains("display"));
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn max_tokens_a115_a116_tr43() {
+    fn max_tokens_go_out_within_the_models_limits_a115_a116_tr43() {
         let tokens = |model, tokens| sent(model, Asked { max_tokens: Some(tokens), ..PLAIN });
         assert_eq!(tokens("claude-opus-5-5", 512), r#"{"max_tokens":1024}"#);
         assert_eq!(tokens("claude-opus-5-5", 64_000), r#"{"max_tokens":64000}"#);
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn effort_as_reasoning_a117_tr40() {
+    fn the_effort_goes_out_as_reasoning_where_the_row_says_so_a117_tr40() {
         let max = Asked { effort: Some(Effort::Max), ..PLAIN };
         assert_eq!(sent("gpt-5.6-sol", max), r#"{"reasoning":{"effort":"max"}}"#);
         let off = Asked { thinking: Thinking::Disabled, ..PLAIN };
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_everything_a113_k129() {
+    fn after_a_refusal_of_everything_no_fields_go_out_a113_k129() {
         let fields = sent("claude-opus-5", ADAPTIVE);
         for message in [
             "additionalModelRequestFields is not supported for this model",
@@ -647,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_lower_effort_a114_k129() {
+    fn the_next_lower_effort_is_tried_a114_k129() {
         let asked = Asked { effort: Some(Effort::XHigh), ..ADAPTIVE };
         let mut refused = RefusedFields::default();
         for (from, to) in [("xhigh", "high"), ("high", "medium"), ("medium", "low"), ("low", "")] {
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_property_a_limit_and_the_second_refusal_k129() {
+    fn refusals_teach_a_property_a_limit_or_everything_k129() {
         let asked = Asked { max_tokens: Some(64_000), ..ADAPTIVE };
         let fields = sent("claude-opus-5-5", asked);
         let after = |message: &str| {

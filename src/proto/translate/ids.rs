@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_in_their_order_a183_tr48() {
+    fn ids_come_from_the_first_source_in_order_a183_tr48() {
         let id = "13e2a96f-2434-496b-8db1-e2c1f1306470";
         let other = "0b5e7c1a-1111-4222-8333-444455556666";
         let body = with(r#""S""#, A, "");
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn random_ones_are_the_callers_a125_tr49() {
+    fn random_ids_are_the_callers_a125_tr49() {
         let body = with(r#""S""#, A, "");
         let random = of(&body, ClientContext::default(), Some(RANDOM));
         assert_eq!([&*random.conversation, &*random.continuation], RANDOM);

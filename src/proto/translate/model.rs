@@ -679,7 +679,7 @@ mod tests {
 
     /// The names of the vectors, and their rows (TV55, TV123).
     #[test]
-    fn names_of_today_tv123_tv55_a93() {
+    fn todays_names_find_their_rows_tv123_tv55_a93() {
         let table = Models::embedded();
         for (name, kiro_id) in [
             ("claude-opus-4-1-20250805", Some("claude-opus-4.1")),
@@ -766,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn other_models_by_their_id_a97_tr37() {
+    fn other_models_are_found_by_their_id_a97_tr37() {
         let table = Models::embedded();
         assert_eq!(id(table, "gpt-5.6-sol").as_deref(), Some("gpt-5.6-sol"));
         assert_eq!(id(table, "GPT-5.6-Sol").as_deref(), Some("gpt-5.6-sol"));
@@ -785,7 +785,7 @@ mod tests {
     }
 
     #[test]
-    fn what_auto_means_a98_tr38() {
+    fn auto_stands_for_the_configured_name_a98_tr38() {
         let with = |auto: &str| {
             Models::embedded().clone().with_naming(Naming { refuse_unknown: false, auto: Some(auto.to_owned()) })
         };

@@ -1178,7 +1178,7 @@ mod tests {
 
     /// TS14, TS25, TS42: over 1 MiB behind an unfinished tool the answer fails, and the tool isn't closed.
     #[test]
-    fn the_queue_is_bounded_ts25_ts42() {
+    fn a_queue_over_its_limit_fails_the_answer_ts25_ts42() {
         let mut response = response(false);
         let mut log = Log::default();
         response.event(tool("a", "{", false), &mut log);
@@ -1240,7 +1240,7 @@ mod tests {
 
     /// TR44: delivered signatures are remembered in order (`Report::signatures`).
     #[test]
-    fn the_keys_of_signatures_are_told_tr44() {
+    fn the_report_holds_the_keys_of_signatures_tr44() {
         let mut response = response(true);
         let mut log = Log::default();
         response.event(reasoning(Some("t"), Some("abc")), &mut log);
@@ -1258,7 +1258,7 @@ mod tests {
 
     /// TU9: an answer that may have been cut is recognised.
     #[test]
-    fn an_answer_without_any_usage_is_told_tu9() {
+    fn an_answer_without_any_usage_is_reported_tu9() {
         let ended = |events: &[Event<'_>]| {
             let mut response = response(false);
             let mut log = Log::default();
@@ -1295,7 +1295,7 @@ mod tests {
     /// TS25: at most 64 bytes of blanks and one surrogate half wait; and at most 16 unknown names of 64
     /// characters.
     #[test]
-    fn section6_unknown_names_are_bounded() {
+    fn unknown_event_names_are_bounded() {
         let mut response = response(false);
         let mut log = Log::default();
         for number in 0..20 {

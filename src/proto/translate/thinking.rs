@@ -212,7 +212,7 @@ mod tests {
 
     /// TS12's table, first four rows.
     #[test]
-    fn table_one_character_at_a_time_ts12() {
+    fn the_table_holds_one_character_at_a_time_ts12() {
         let mut steps = characters("a<thinking>b</thinking>\n\nc").into_iter();
         let mut expect = |stream: &str, expected: &dyn Fn(char) -> Vec<(Span, String)>| {
             for character in stream.chars() {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn table_relatives_ts12() {
+    fn relatives_of_the_table_hold_ts12() {
         assert_eq!(characters("a<b")[2], text("<b"));
         assert_eq!(characters("a<<")[2], text("<"));
         assert_eq!(characters("a<<")[3], text("<"));
@@ -290,7 +290,7 @@ mod tests {
 
     /// TS11: the result is the same at every split.
     #[test]
-    fn split_independence_ts11() {
+    fn any_split_gives_the_same_spans_ts11() {
         let streams = [
             "Hm.<thinking>\nb `</thinking>` \"no\"</thinking>\n\n\nSo `<thinking>` <thin <thinking></thinking>\nx",
             "\n\n<thinking><<</thinking>>></thinking>\"Hi\"<thinking>'</thinking>' \t",

@@ -295,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_tr20() {
+    fn upstream_names_lead_back_to_the_clients_tr20() {
         let names: ToolNames = [("get_weather_f65d4328", "get.weather")].into_iter().collect();
         assert_eq!(names.client_name("get_weather_f65d4328"), "get.weather");
         assert_eq!(names.client_name("other"), "other");
     }
 
     #[test]
-    fn schemas_tr22() {
+    fn schemas_are_sanitised_tr22() {
         for (client, upstream) in [
             // Not an object, not there.
             ("3", EMPTY_SCHEMA),

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn split_tu3_tv117() {
+    fn a_total_is_split_without_a_remainder_tu3_tv117() {
         let ratio = |total| parts(UsageSplit::Ratio.split(total));
         assert_eq!(ratio(99), [99, 0, 0]);
         assert_eq!(ratio(100), [3, 7, 90]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_before_percentage_before_estimate_tu2() {
+    fn counts_beat_the_percentage_and_both_beat_the_estimate_tu2() {
         let counts = Usage {
             input_tokens: 200,
             cache_creation_input_tokens: 93,

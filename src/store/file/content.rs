@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_place_and_without_its_text() {
+    fn a_mistake_is_named_by_its_place_and_without_its_text() {
         let error = |text: &[u8]| Content::parse(Some(text.to_vec())).unwrap_err().to_string();
         assert_eq!(
             error(b"{\n  \"accounts\": {\n    \"hush\" 1\n  }\n}"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_apart() {
+    fn kinds_of_files_are_distinguished() {
         let kind = |text: &str| Content::parse(Some(text.as_bytes().to_vec())).unwrap();
         assert!(matches!(Content::parse(None).unwrap(), Content::Absent));
         assert!(matches!(kind("{\"refresh_token\":\"r\"}"), Content::Token(_)));

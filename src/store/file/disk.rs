@@ -265,7 +265,7 @@ mod tests {
     /// A command that root runs beside a service of another user.
     #[cfg(unix)]
     #[test]
-    fn what_root_writes_belongs_to_whom_the_file_belongs_r64() {
+    fn files_that_root_makes_get_the_owner_of_the_store_r64() {
         use std::os::unix::fs::{MetadataExt as _, chown};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_synced_is_told_from_a_file_that_was_not_replaced_r64() {
+    fn an_unsynced_folder_is_distinguished_from_an_unreplaced_file_r64() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
         for kind in [PermissionDenied, InvalidInput, Unsupported] {

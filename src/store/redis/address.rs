@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_url_is_told_without_its_password() {
+    fn a_bad_url_is_named_without_its_password() {
         for url in [
             "",
             "localhost:6379",

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_become_kinds() {
+    fn error_words_become_kinds_of_errors() {
         for (word, detail, kind) in [
             ("LOADING", None, StoreErrorKind::Away),
             ("READONLY", Some("You can't write against a read only replica."), StoreErrorKind::Away),

@@ -1398,7 +1398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstreams_words_are_told_without_ids_k140() {
+    fn upstreams_words_are_shown_without_ids_k140() {
         for (text, wanted) in [
             ("User d-9067012345.abc is not authorized", "User … is not authorized"),
             ("arn:aws:codewhisperer:us-east-1:111122223333:profile/EEEE1 (a)", "… (a)"),

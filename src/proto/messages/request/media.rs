@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_refuses_what_upstream_would() {
+    fn base64_that_upstream_would_refuse_is_refused() {
         for data in ["", "@@@@", "YQ", "YQ=", "YQ===", "Y===", "====", "YQ==YQ==", "YW-_", "YWJj\nYWJj", "YQ= ="] {
             assert!(!is_base64(data), "{data}");
         }

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tr27() {
+    fn document_names_follow_upstreams_alphabet_tr27() {
         for (title, expected) in [
             ("Q3 (final).pdf", "Q3 (final)"),
             ("报告.pdf", "document"),
