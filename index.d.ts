@@ -394,6 +394,14 @@ export interface GatewayOptions {
    */
   apiRegions?: string
   /**
+   * Kiro's page for a sign-in with a browser (`accounts login --browser`).
+   * Must be an https:// URL without a user name (http:// only to a loopback address).
+   * Overrides (docs/kiro.md): A browser signs in at app.kiro.dev/signin, which returns to one of ten ports of localhost.
+   * Environment: `KIRO_PORTAL_URL`.
+   * @default https://app.kiro.dev/signin
+   */
+  portalUrl?: string
+  /**
    * Where social accounts refresh their token.
    * Must be an https:// URL without a user name (http:// only to a loopback address).
    * Overrides (docs/kiro.md): Tokens are renewed at prod.{region}.auth.desktop.kiro.dev (social) and oidc.{region}.amazonaws.com (IdC).
@@ -821,11 +829,94 @@ export interface AccountInfo {
   until: string | null
   /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */
   expiresAt: string | null
+  /** RFC 3339: when the client registration of an `idc` account ends. Its token can't be renewed afterwards. */
+  registrationExpiresAt: string | null
   /** Requests that it serves for this process. */
   inFlight: number
   /** Why it is unusable. */
   problem?: string
 }
+
+/** Who signs in, and who is told where. */
+export interface LoginOptions {
+  method: 'builder-id' | 'google' | 'github' | 'idc'
+  /** Where the organisation signs in; for `idc`. */
+  startUrl?: string
+  /** Region of the Identity Center; without it, it is looked for. */
+  region?: string
+  /** A name for lists. */
+  name?: string
+  /** The id of the account whose credential is replaced: it keeps id and name, its mark is lifted. */
+  replace?: string
+  /** With `replace`: another user may take the account over. @default false */
+  force?: boolean
+  /** Ask Kiro for the account's profile and plan afterwards. @default true */
+  check?: boolean
+  /** Gets the code, once. What it throws rejects the login, and the wait ends. */
+  onCode: (code: LoginCode) => void
+  /** Ends the wait for the person. */
+  signal?: AbortSignal
+}
+
+/** What a person must open. */
+export interface LoginCode {
+  userCode: string
+  verificationUri: string
+  /** The same with the code in it. Always https, on a host of AWS or Kiro. */
+  verificationUriComplete: string
+  /** RFC 3339. */
+  expiresAt: string
+}
+
+export interface LoginResult {
+  account: AccountInfo
+  /** The subscription's title; null where Kiro wasn't asked, gave no answer, or named none. */
+  plan: string | null
+  /** Credits. */
+  used: number | null
+  limit: number | null
+  /** Sentences for the person. */
+  warnings: string[]
+}
+
+export interface ImportOptions {
+  /** What relative paths of a `provider_pools.json` begin with. @default the folder above its `configs` */
+  base?: string
+  /** The n-th account alone, from 1. */
+  only?: number
+  /** The account with this name or key alone. */
+  key?: string
+  /** A name for the only account. */
+  name?: string
+  /** Writes nothing. @default false */
+  dryRun?: boolean
+  /** Doesn't ask Kiro for the profile of a single account. @default false */
+  offline?: boolean
+  /** Ends it; accounts that were added so far stay. */
+  signal?: AbortSignal
+}
+
+export interface ImportResult {
+  accounts: ImportedAccount[]
+  /** Sentences for the person, of all of them. */
+  warnings: string[]
+}
+
+export type ImportedAccount =
+  | {
+      /** Its name or number in the source. */
+      source: string
+      outcome: 'added' | 'would-add'
+      /** null: it would be added. */
+      id: string | null
+      name: string | null
+      method: AccountInfo['method']
+      /** RFC 3339. */
+      expiresAt: string | null
+      warnings: string[]
+    }
+  | { source: string; outcome: 'duplicate'; id: string }
+  | { source: string; outcome: 'failed'; error: string }
 
 /** The tokens of an account: secrets. */
 export interface Credential {
@@ -1027,6 +1118,36 @@ export declare class KiroGateway {
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
    */
   usageLimits(accountId: string, options?: { signal?: AbortSignal }): Promise<UsageLimits>
+  /**
+   * Signs a person in by device code (AWS Builder ID, Google, GitHub, IAM Identity Center): `onCode` gets what he must
+   * open, on any machine, and the promise resolves when he is done and the account is in the store, serving. Looks up
+   * its profile and plan, unless `check` is false.
+   *
+   * Aborting `signal` ends the wait for the person; nothing is kept then. A login that has come already is kept all the
+   * same, so that it isn't lost. Rejects with `KIRO_ACCOUNT_UNAUTHORIZED` when it was refused, came too late, or is
+   * another user's than `replace`'s; `KIRO_UPSTREAM` when the sign-in's host can't be reached;
+   * `KIRO_STORE_UNAVAILABLE` when the store takes no writes; `KIRO_NOT_FOUND` for an unknown `replace`.
+   *
+   * Browser and other providers: `kiro-server accounts login --browser`.
+   *
+   * ```js
+   * const { account } = await gateway.login({
+   *   method: 'builder-id',
+   *   onCode: ({ verificationUriComplete, userCode }) => console.log(verificationUriComplete, userCode),
+   * })
+   * ```
+   */
+  login(options: LoginOptions): Promise<LoginResult>
+  /**
+   * Takes over the sessions of other programs from a file or a folder, as `kiro-server accounts add --from` does:
+   * Kiro's token files, the Node.js service's `provider_pools.json`, `credentials.json` of other gateways, API keys
+   * one a line. The source is only read. They serve at once.
+   *
+   * A bad account doesn't stop the others: look at each `outcome`. Rejects with `KIRO_INVALID_REQUEST` when the path
+   * holds nothing that can be taken over, or is kiro-cli's database, which only the command line reads;
+   * `KIRO_STORE_UNAVAILABLE` when the store can't be used.
+   */
+  importAccounts(path: string, options?: ImportOptions): Promise<ImportResult>
   /**
    * Serves on an address, from threads of its own: no JavaScript runs for a request. The routes are those of
    * {@link KiroGateway.handler}. Keeps the process alive until it is closed.

@@ -21,7 +21,7 @@ test('accounts(), credential(), refresh() and usageLimits() answer', async (t) =
   assert.deepEqual(list.map(({ id }) => id), [...pool.ids].sort())
   const { expiresAt, ...rest } = list.find(({ id }) => id === good)
   const kind = { method: 'social', kind: 'social', region: 'us-east-1', profile: 'own' }
-  assert.deepEqual(rest, { id: good, name: null, ...kind, state: 'healthy', until: null, inFlight: 0 })
+  assert.deepEqual(rest, { id: good, name: null, ...kind, state: 'healthy', until: null, registrationExpiresAt: null, inFlight: 0 })
   const held = gate.credential(good)
   assert.equal(held.accessToken, 'sim-ok')
   assert.equal(held.refreshToken, `refresh-${good}`)

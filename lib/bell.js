@@ -128,14 +128,15 @@ function release(call) {
   }
 }
 
-/** A call with one result and no body in pieces. */
-function once(start) {
+/** A call with one result and no body in pieces; `head` gets what comes before it. */
+function once(start, head) {
   return new Promise((resolve, reject) => {
     const call = {
       id: 0,
       held: false,
       receive(kind, bytes) {
         if (kind === END) resolve(bytes)
+        else if (kind === HEAD) head(bytes, call.id)
         else reject(JSON.parse(bytes))
       },
     }

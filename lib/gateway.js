@@ -133,6 +133,56 @@ class KiroGateway {
     return JSON.parse(await result((call) => this.#native.usageLimits(bell, call, id), signal))
   }
 
+  async login(options) {
+    const { method, startUrl, region, name, replace, force, check, onCode, ...rest } = objectOf(options)
+    const { signal } = callOf(rest)
+    if (typeof onCode !== 'function') throw new TypeError('options.onCode must be a function')
+    const how = {
+      method: text(method, 'options.method', true),
+      startUrl: text(startUrl, 'options.startUrl'),
+      region: text(region, 'options.region'),
+      name: text(name, 'options.name'),
+      replace: text(replace, 'options.replace'),
+      force: flag(force, 'options.force', false),
+      check: flag(check, 'options.check', true),
+    }
+    if (signal?.aborted) throw cancelled(signal.reason)
+    // What onCode throws is the caller's own error, and nobody will sign in.
+    let thrown
+    const head = (code, cancel) => {
+      try {
+        onCode(JSON.parse(code))
+      } catch (error) {
+        thrown = { error }
+        cancel()
+      }
+    }
+    try {
+      return JSON.parse(await result((call) => this.#native.login(bell, call, how), signal, head))
+    } catch (error) {
+      throw thrown === undefined ? error : thrown.error
+    }
+  }
+
+  async importAccounts(path, options = {}) {
+    const { base, only, key, name, dryRun, offline, ...rest } = objectOf(options)
+    const { signal } = callOf(rest)
+    const from = text(path, 'path', true)
+    if (only !== undefined && !(Number.isInteger(only) && only >= 1 && only <= 0xffffffff)) {
+      throw new TypeError('options.only must be an integer from 1')
+    }
+    const how = {
+      base: text(base, 'options.base'),
+      only,
+      key: text(key, 'options.key'),
+      name: text(name, 'options.name'),
+      dryRun: flag(dryRun, 'options.dryRun', false),
+      offline: flag(offline, 'options.offline', false),
+    }
+    if (signal?.aborted) throw cancelled(signal.reason)
+    return JSON.parse(await result((call) => this.#native.importAccounts(bell, call, from, how), signal))
+  }
+
   health() {
     return read(() => this.#native.health())
   }
@@ -196,16 +246,22 @@ class KiroGateway {
   }
 }
 
-/** The one result of a call, its failure as an error with the caller's stack (N42). */
-async function result(start, signal) {
+/**
+ * The one result of a call, its failure as an error with the caller's stack (N42). `head` gets what is known before, and
+ * a function that ends the call.
+ */
+async function result(start, signal, head) {
   let cancel
   try {
-    return await once((id) => {
-      start(id)
-      if (signal === undefined) return
-      cancel = () => bell.cancel(id)
-      onAbort(signal, cancel)
-    })
+    return await once(
+      (id) => {
+        start(id)
+        if (signal === undefined) return
+        cancel = () => bell.cancel(id)
+        onAbort(signal, cancel)
+      },
+      (bytes, id) => head(bytes, () => bell.cancel(id)),
+    )
   } catch (fault) {
     if (fault.code === 'KIRO_CANCELLED' && signal?.aborted) throw cancelled(signal.reason, fault.requestId)
     throw errorOf(fault)
@@ -270,6 +326,17 @@ function systemOf(system = {}) {
     text(words, 'options.system.text', true)
   }
   return system
+}
+
+function objectOf(options) {
+  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
+  return options
+}
+
+function flag(value, name, usual) {
+  if (value === undefined) return usual
+  if (typeof value !== 'boolean') throw new TypeError(`${name} must be a boolean`)
+  return value
 }
 
 function text(value, name, required = false) {

@@ -71,6 +71,11 @@ export async function pool(signal: AbortSignal): Promise<Credential | null> {
   if (account === undefined) return null
   const limits = await gateway.usageLimits(account.id, { signal })
   console.log(limits.usageBreakdownList?.[0]?.currentUsage, (await gateway.refresh(account.id)).expiresAt)
+  const { account: mine, warnings } = await gateway.login({ method: 'google', onCode: ({ userCode }) => console.log(userCode), signal })
+  const taken = await gateway.importAccounts('credentials.json', { dryRun: true })
+  for (const one of taken.accounts) if (one.outcome === 'failed') console.log(one.error, mine.kind, warnings)
+  // @ts-expect-error: no such way to sign in
+  await gateway.login({ method: 'okta', onCode: () => {} })
   for (const outcome of seen) {
     if (outcome.kind === 'quota') console.log(outcome.until.getTime(), outcome.message)
     if (outcome.kind === 'failure') console.log(outcome.cause)

@@ -203,7 +203,7 @@ async fn write(
     !slot.is_cancelled()
 }
 
-async fn unless_cancelled<T>(slot: &OpenCall, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn unless_cancelled<T>(slot: &OpenCall, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         () = slot.cancelled() => None,
@@ -211,6 +211,6 @@ async fn unless_cancelled<T>(slot: &OpenCall, work: impl Future<Output = T>) -> 
     }
 }
 
-fn cancelled() -> Error {
+pub(crate) fn cancelled() -> Error {
     Error::new(Code::Cancelled, "the call was aborted")
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::bell::OpenCall;
+use super::intake::{self, NativeImport, NativeLogin};
 use super::listen::{self, GraceSender, NativeServer};
 use super::notifier::Notifier;
 use super::{Bell, call, message};
@@ -250,6 +251,48 @@ impl KiroGateway {
         let (gateway, slot) = self.begin(bell, call)?;
         let limits = async move { gateway.usage_limits(&account_id).await };
         call::run(slot.clone(), call::once(slot, None, limits));
+        Ok(())
+    }
+
+    /// Signs a person in by device code (AWS Builder ID, Google, GitHub, IAM Identity Center): `onCode` gets what he must
+    /// open, on any machine, and the promise resolves when he is done and the account is in the store, serving. Looks up
+    /// its profile and plan, unless `check` is false.
+    ///
+    /// Aborting `signal` ends the wait for the person; nothing is kept then. A login that has come already is kept all the
+    /// same, so that it isn't lost. Rejects with `KIRO_ACCOUNT_UNAUTHORIZED` when it was refused, came too late, or is
+    /// another user's than `replace`'s; `KIRO_UPSTREAM` when the sign-in's host can't be reached;
+    /// `KIRO_STORE_UNAVAILABLE` when the store takes no writes; `KIRO_NOT_FOUND` for an unknown `replace`.
+    ///
+    /// Browser and other providers: `kiro-server accounts login --browser`.
+    ///
+    /// ```js
+    /// const { account } = await gateway.login({
+    ///   method: 'builder-id',
+    ///   onCode: ({ verificationUriComplete, userCode }) => console.log(verificationUriComplete, userCode),
+    /// })
+    /// ```
+    #[napi(catch_unwind, ts_args_type = "options: LoginOptions", ts_return_type = "Promise<LoginResult>")]
+    pub fn login(&self, bell: &Bell, call: u32, options: NativeLogin) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        call::run(slot.clone(), intake::login(slot, gateway, options));
+        Ok(())
+    }
+
+    /// Takes over the sessions of other programs from a file or a folder, as `kiro-server accounts add --from` does:
+    /// Kiro's token files, the Node.js service's `provider_pools.json`, `credentials.json` of other gateways, API keys
+    /// one a line. The source is only read. They serve at once.
+    ///
+    /// A bad account doesn't stop the others: look at each `outcome`. Rejects with `KIRO_INVALID_REQUEST` when the path
+    /// holds nothing that can be taken over, or is kiro-cli's database, which only the command line reads;
+    /// `KIRO_STORE_UNAVAILABLE` when the store can't be used.
+    #[napi(
+        catch_unwind,
+        ts_args_type = "path: string, options?: ImportOptions",
+        ts_return_type = "Promise<ImportResult>"
+    )]
+    pub fn import_accounts(&self, bell: &Bell, call: u32, path: String, options: NativeImport) -> Result<()> {
+        let (gateway, slot) = self.begin(bell, call)?;
+        call::run(slot.clone(), call::once(slot, None, intake::import(gateway, path, options)));
         Ok(())
     }
 

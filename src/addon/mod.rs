@@ -10,6 +10,7 @@
 mod bell;
 mod call;
 mod gateway;
+mod intake;
 mod listen;
 mod message;
 mod notifier;

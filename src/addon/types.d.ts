@@ -358,6 +358,87 @@ export interface AccountInfo {
   problem?: string
 }
 
+/** Who signs in, and who is told where. */
+export interface LoginOptions {
+  method: 'builder-id' | 'google' | 'github' | 'idc'
+  /** Where the organisation signs in; for `idc`. */
+  startUrl?: string
+  /** Region of the Identity Center; without it, it is looked for. */
+  region?: string
+  /** A name for lists. */
+  name?: string
+  /** The id of the account whose credential is replaced: it keeps id and name, its mark is lifted. */
+  replace?: string
+  /** With `replace`: another user may take the account over. @default false */
+  force?: boolean
+  /** Ask Kiro for the account's profile and plan afterwards. @default true */
+  check?: boolean
+  /** Gets the code, once. What it throws rejects the login, and the wait ends. */
+  onCode: (code: LoginCode) => void
+  /** Ends the wait for the person. */
+  signal?: AbortSignal
+}
+
+/** What a person must open. */
+export interface LoginCode {
+  userCode: string
+  verificationUri: string
+  /** The same with the code in it. Always https, on a host of AWS or Kiro. */
+  verificationUriComplete: string
+  /** RFC 3339. */
+  expiresAt: string
+}
+
+export interface LoginResult {
+  account: AccountInfo
+  /** The subscription's title; null where Kiro wasn't asked, gave no answer, or named none. */
+  plan: string | null
+  /** Credits. */
+  used: number | null
+  limit: number | null
+  /** Sentences for the person. */
+  warnings: string[]
+}
+
+export interface ImportOptions {
+  /** What relative paths of a `provider_pools.json` begin with. @default the folder above its `configs` */
+  base?: string
+  /** The n-th account alone, from 1. */
+  only?: number
+  /** The account with this name or key alone. */
+  key?: string
+  /** A name for the only account. */
+  name?: string
+  /** Writes nothing. @default false */
+  dryRun?: boolean
+  /** Doesn't ask Kiro for the profile of a single account. @default false */
+  offline?: boolean
+  /** Ends it; accounts that were added so far stay. */
+  signal?: AbortSignal
+}
+
+export interface ImportResult {
+  accounts: ImportedAccount[]
+  /** Sentences for the person, of all of them. */
+  warnings: string[]
+}
+
+export type ImportedAccount =
+  | {
+      /** Its name or number in the source. */
+      source: string
+      outcome: 'added' | 'would-add'
+      /** null: it would be added. */
+      id: string | null
+      name: string | null
+      method: AccountInfo['method']
+      /** RFC 3339. */
+      expiresAt: string | null
+      warnings: string[]
+    }
+  | { source: string; outcome: 'duplicate'; id: string }
+  | { source: string; outcome: 'failed'; error: string }
+
 /** The tokens of an account: secrets. */
 export interface Credential {
   /** The bearer token; the API key where the account has one. */

@@ -60,6 +60,7 @@ pub use summary::{RequestOutcome, Summary, SummaryCell};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::accounts::Intake;
 use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
@@ -389,6 +390,16 @@ impl Gateway {
     /// The pool, for callers that need more than [`Gateway::accounts`].
     pub fn pool(&self) -> &Pool {
         &self.shared.pool
+    }
+
+    /// What accounts are brought in with while the gateway runs. They serve with the next snapshot.
+    ///
+    /// # Errors
+    /// The gateway is closed.
+    pub fn intake(&self) -> Result<Intake<'_>, Error> {
+        self.open()?;
+        let Shared { config, store, pool, credentials, upstream, .. } = &*self.shared;
+        Ok(Intake { config, store, pool, credentials, upstream })
     }
 
     /// The store, for the command line.

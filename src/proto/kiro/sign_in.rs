@@ -12,7 +12,7 @@ use super::portal::Organisation;
 use super::profile::is_arn;
 use super::token::{DEFAULT_LIFETIME, Grant, lifetime_of};
 use crate::proto::address::origin;
-use crate::proto::record::{Object, RECORD, Unusable, rfc3339};
+use crate::proto::record::{Object, RECORD, Unusable, is_region, rfc3339};
 use crate::secret::Secret;
 
 /// Where a Builder ID signs in, and in which region.
@@ -55,6 +55,8 @@ const DEFAULT_CODE_LIFETIME: Duration = Duration::from_secs(600);
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_CODE_LIFETIME: Duration = Duration::from_secs(3600);
+/// Longest start URL (R77).
+const MAX_START_URL: usize = 2_048;
 /// Longest text that is shown to a person.
 const MAX_SHOWN: usize = 512;
 
@@ -76,7 +78,38 @@ pub enum SignIn {
     Github,
 }
 
+/// What is wrong with a choice of [`SignIn::named`]: the field, and a sentence.
+pub type WrongChoice = (&'static str, String);
+
 impl SignIn {
+    /// Who signs in with a device code, by the words of people and programs: `builder-id`, `google`, `github`, `idc` with a
+    /// start URL and, if it isn't to be looked for, its region.
+    ///
+    /// # Errors
+    /// The field that is wrong, `method`, `start-url` or `region`, and why.
+    pub fn named(method: &str, start_url: Option<String>, region: Option<String>) -> Result<Self, WrongChoice> {
+        if region.as_ref().is_some_and(|region| !is_region(region)) {
+            return Err(("region", "no region's name, such as eu-west-1".to_owned()));
+        }
+        if start_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.len() > MAX_START_URL) {
+            let example = "an https:// address, such as https://d-1234567890.awsapps.com/start";
+            return Err(("start-url", example.to_owned()));
+        }
+        match (method, start_url) {
+            ("builder-id", None) => Ok(Self::BuilderId),
+            ("google", None) => Ok(Self::Google),
+            ("github", None) => Ok(Self::Github),
+            ("idc", Some(start_url)) => Ok(Self::IdentityCenter { start_url, region }),
+            ("idc", None) => {
+                Err(("start-url", "idc needs it, the address at which the organisation signs in".to_owned()))
+            }
+            ("builder-id" | "google" | "github", Some(_)) => {
+                Err(("start-url", format!("it belongs to idc, not to {method}")))
+            }
+            _ => Err(("method", "builder-id, google, github or idc".to_owned())),
+        }
+    }
+
     /// The name for people.
     pub fn title(&self) -> &'static str {
         match self {

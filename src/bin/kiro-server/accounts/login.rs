@@ -15,7 +15,7 @@ use kiro_messages::accounts::sign_in::{Begun, SignInClient, SignedIn};
 use kiro_messages::config::Config;
 use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::proto::kiro::sign_in::{DeviceCode, SignIn, SignInError};
-use kiro_messages::proto::record::{is_region, rfc3339};
+use kiro_messages::proto::record::rfc3339;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use serde_json::{Value, json};
@@ -113,15 +113,7 @@ fn method(options: &ArgMatches) -> Result<Method, CommandFailure> {
         _ => None,
     };
     let region = options.get_one::<String>("region").cloned();
-    if let Some(region) = region.as_ref().filter(|region| !is_region(region)) {
-        return Err(usage(format!("--region: '{}' is no region's name, such as eu-west-1", plain(region, 40))));
-    }
     let start_url = options.get_one::<String>("start-url").cloned();
-    if start_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.len() > 2_048) {
-        return Err(usage(
-            "--start-url: an https:// address, such as https://d-1234567890.awsapps.com/start".to_owned(),
-        ));
-    }
     if let Some(way) = way {
         return match start_url.or(region) {
             None => Ok(Method::Portal(way)),
@@ -135,17 +127,12 @@ fn method(options: &ArgMatches) -> Result<Method, CommandFailure> {
         None if start_url.is_some() => "idc".to_owned(),
         None => choice()?,
     };
-    match (word.as_str(), start_url) {
-        ("builder-id", None) => Ok(Method::Device(SignIn::BuilderId)),
-        ("google", None) => Ok(Method::Device(SignIn::Google)),
-        ("github", None) => Ok(Method::Device(SignIn::Github)),
-        ("external", None) => Ok(Method::Portal(PortalWay::Shown)),
-        ("idc", Some(start_url)) => Ok(Method::Device(SignIn::IdentityCenter { start_url, region })),
-        ("idc", None) => {
-            Err(usage("idc needs --start-url, the address at which your organisation signs in".to_owned()))
-        }
-        (other, _) => Err(usage(format!("--start-url belongs to idc, not to {other}"))),
+    if word == "external" && start_url.is_none() && region.is_none() {
+        return Ok(Method::Portal(PortalWay::Shown));
     }
+    SignIn::named(&word, start_url, region)
+        .map(Method::Device)
+        .map_err(|(field, problem)| usage(format!("--{field}: {problem}")))
 }
 
 fn choice() -> Result<String, CommandFailure> {
