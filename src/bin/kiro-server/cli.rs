@@ -128,7 +128,7 @@ pub fn command() -> Command {
     command
 }
 
-/// Hands the flags that were given to the configuration.
+/// Gives the configuration the flags of the command line.
 pub fn take_flags(matches: &ArgMatches, raw: &mut RawConfig) -> Result<(), ConfigError> {
     for setting in SETTINGS {
         let Some(flag) = setting.flag else { continue };
@@ -139,7 +139,7 @@ pub fn take_flags(matches: &ArgMatches, raw: &mut RawConfig) -> Result<(), Confi
     Ok(())
 }
 
-/// A global flag's value where it was given: the innermost subcommand's counts.
+/// A global flag's value; the innermost subcommand's counts.
 fn deepest<'a>(matches: &'a ArgMatches, flag: &str) -> Option<&'a String> {
     let inner = matches.subcommand().and_then(|(_, options)| deepest(options, flag));
     inner.or_else(|| matches.try_get_one::<String>(flag).ok().flatten())
@@ -330,7 +330,7 @@ fn json() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("JSON for machines instead of a table (docs/cli.md)")
 }
 
-/// `-h`: what most people need.
+/// `-h`: the settings that most people need.
 fn short_help() -> String {
     format!("{}\n--help has all settings.", settings(&[Group::First]))
 }
@@ -381,8 +381,8 @@ fn entry(text: &mut String, setting: &Setting) {
     }
 }
 
-/// One paragraph; what doesn't fit its first line is indented by `rest`. Lines are short enough for any terminal: clap
-/// doesn't indent what it breaks.
+/// Appends a paragraph; lines after the first are indented by `rest`. Lines are short enough for any terminal, because
+/// clap doesn't indent the lines that it breaks.
 fn wrap(text: &mut String, first: usize, rest: usize, paragraph: &str) {
     let mut line = " ".repeat(first);
     for (at, word) in paragraph.split(' ').enumerate() {

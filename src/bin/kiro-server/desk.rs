@@ -1,9 +1,8 @@
-//! What a command works with: the store, with pool and credentials like a server's, but at rest.
+//! The tools of a command: the store, with pool and credentials like a server's, but at rest.
 //!
-//! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do
-//! nothing that it wasn't asked for, so pool and credentials are closed before the store is reached and before anything
-//! of theirs has run: what then happens is what the command calls. That this order holds needs the runtime with one
-//! thread.
+//! A server's pool reads the store, takes tickets, renews tokens and probes accounts by itself. A command must do only
+//! what it was asked for. So pool and credentials are closed before the store is reached and before their tasks have
+//! run; from then on only the command's own calls happen. That order needs the runtime with one thread.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,9 +24,9 @@ use tokio::time::Instant;
 
 use super::output::{CommandFailure, short};
 
-/// How long a store may take to answer at all. The connect timeout is shorter (R2).
+/// How long a store may take to answer. The connect timeout is shorter (R2).
 const REACH_WITHIN: Duration = Duration::from_secs(10);
-/// How long refreshes under way and writes may take at the end.
+/// How long running refreshes and writes may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(20);
 /// Least length of a prefix of an id.
 pub const MIN_PREFIX: usize = 4;
@@ -42,7 +41,7 @@ pub struct Desk {
     _simulated: Option<Attached>,
 }
 
-/// An account as the store has it and as the pool sees it.
+/// An account in the store and in the pool.
 pub struct DeskAccount {
     pub raw: RawAccount,
     pub info: AccountInfo,
@@ -53,7 +52,7 @@ pub struct DeskAccount {
 }
 
 impl Desk {
-    /// Makes everything ready without reaching for the store.
+    /// Prepares everything without connecting to the store.
     pub async fn prepare(mut config: Config) -> Result<Self, CommandFailure> {
         let simulated = match config.upstream {
             UpstreamKind::Kiro => None,
@@ -117,7 +116,7 @@ impl Desk {
         let infos = self.pool.accounts();
         let mut infos: HashMap<_, _> = infos.into_iter().map(|info| (info.id.clone(), info)).collect();
         let entry = |raw: RawAccount| {
-            // Removed between the two reads: then it isn't there.
+            // It was removed between the two reads.
             let info = infos.remove(&*raw.id)?;
             let account = Account::parse(&raw.account, &raw.id).ok();
             let token = raw.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
@@ -126,7 +125,7 @@ impl Desk {
         Ok(raw.into_iter().filter_map(entry).collect())
     }
 
-    /// Waits for refreshes and writes that are under way.
+    /// Waits for running refreshes and writes.
     pub async fn close(self) -> Result<(), CommandFailure> {
         self.credentials.close(CLOSE_WITHIN).await;
         let pending = self.pool.flush(Duration::from_secs(5)).await;
@@ -160,7 +159,7 @@ pub fn find<'a>(accounts: &'a [DeskAccount], text: &str) -> Result<&'a DeskAccou
     }
 }
 
-/// Refuses what can't be kept where the store is a Kiro token file (R67).
+/// Refuses changes that a Kiro token file as store can't keep (R67).
 pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), CommandFailure> {
     match &config.store {
         StoreKind::File(path) if is_token_file(path) => Err(CommandFailure::new(format!(

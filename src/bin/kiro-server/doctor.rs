@@ -37,14 +37,14 @@ use super::desk::{Desk, DeskAccount, is_token_file};
 use super::output::{CommandFailure, plain, relative, short, show, show_json, table};
 use super::survey::{Search, Silence, Survey};
 
-/// An address that takes longer to answer anything at all is out of reach.
+/// An address that takes longer to answer is out of reach.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
-/// A client identity that nobody has looked at for longer may be an old one (K108).
+/// A client identity that was last checked longer ago may be out of date (K108).
 const STALE_DAYS: i32 = 60;
 const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
-/// What the command line needs beyond the gateway (R3).
+/// Rights that the command line needs beside the gateway's (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
 /// Token records without an account that are named.
 const MOST_ORPHANS: usize = 10;
@@ -227,8 +227,8 @@ async fn examine(desk: &Desk, report: &mut DoctorReport) {
     client_version(desk, &accounts, report).await;
 }
 
-/// K108: one usage call with one account of each API region, in each shape's order, and how it is served. An account
-/// whose token would have to be renewed first, or that rests, is not asked.
+/// One usage call with one account of each API region, in each shape's order, and how the account is served (K108). An
+/// account that rests, or whose token would have to be renewed first, is not asked.
 async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let now = Timestamp::now();
     let live = |entry: &&DeskAccount| {
@@ -285,7 +285,7 @@ async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut Doct
     }
 }
 
-/// Whether the fault is the account's and not the request's: asking on is pointless.
+/// Whether the fault is the account's and not the request's: further questions are pointless.
 fn is_of_the_account(kind: FaultKind) -> bool {
     matches!(
         kind,
@@ -658,7 +658,7 @@ fn token_findings(desk: &Desk, entry: &DeskAccount, token: &Token, now: Timestam
     }
 }
 
-/// What is wrong with its profile or region, and with whom it was signed in (R76).
+/// Problems of its profile, region or sign-in (R76).
 fn profile_findings(desk: &Desk, entry: &DeskAccount, account: &Account, token: &Token, findings: &mut Findings) {
     let Some(view) = desk.pool.account(&entry.info.id) else { return };
     if let Some((region, host)) = view.region_clash() {
@@ -723,7 +723,7 @@ fn own_addresses(account: &Account, token: Option<&Token>, findings: &mut Findin
         let Some(url) = url else { continue };
         match endpoint(url, region).or_else(|| endpoint(url, DEFAULT_REGION)) {
             None => findings.wrong(format!("{field} is ignored"), format!("it must be {ALLOWED}")),
-            // Anybody who writes records may have put it there: the account's token goes to that host (K12).
+            // Any program that writes records may have put it there: the account's token goes to that host (K12).
             Some(url) => findings.notes.push(format!("{field} of its own: {}", without_secrets(origin(&url)))),
         }
     }
@@ -753,7 +753,7 @@ fn standing(entry: &DeskAccount, account: &Account, now: Timestamp, findings: &m
     }
 }
 
-/// Whether each address that the accounts use answers anything, through the proxy that is used for it.
+/// Whether each address that the accounts use answers, through its proxy.
 async fn upstream(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let views = accounts.iter().filter_map(|entry| desk.pool.account(&entry.info.id));
     let mut origins: BTreeMap<(String, String), KnownHost> = BTreeMap::new();
@@ -805,7 +805,7 @@ async fn upstream(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorRepo
 #[derive(Default)]
 struct KnownHost {
     proxy: Option<Secret>,
-    /// Where the other shape goes: when one of them answers, this one is missed by nobody.
+    /// The other shape's addresses: when one of them answers, nobody needs this one.
     others: Vec<String>,
 }
 
@@ -813,7 +813,7 @@ async fn reach(desk: &Desk, origin: &str, proxy: Option<&Secret>) -> Result<Dura
     let client = desk.upstream.client(proxy.map(Secret::expose)).map_err(|fault| plain(&fault.message, 100))?;
     let started = Instant::now();
     match tokio::time::timeout(ANSWER_WITHIN, client.get(origin).send()).await {
-        // Whatever it says: it is there.
+        // Any answer shows that it is there.
         Ok(Ok(_)) => Ok(started.elapsed()),
         Ok(Err(error)) if error.is_timeout() => Err("no connection in time".to_owned()),
         Ok(Err(error)) => Err(innermost(&error)),

@@ -18,11 +18,12 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Comm
         Some(url) => format!("{}/health", url.trim_end_matches('/')),
         None => own_url(config)?,
     };
-    // Nothing of ours has a TLS provider yet, and this asks for one even when the address is plain http.
+    // reqwest needs a TLS provider even for a plain http address, and none is installed yet.
     let _there_already = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .no_proxy()
-        // Its own server under an address that no certificate has; nothing secret is sent, and nothing is believed but this.
+        // Our own server, under an address that no certificate names. Nothing secret is sent, and only its health is
+        // read.
         .danger_accept_invalid_certs(options.get_one::<String>("url").is_none())
         .timeout(ANSWER_WITHIN)
         .build()
@@ -48,7 +49,7 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Comm
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// One line, and one more for what an operator can mend (K107).
+/// One line, and one more for each problem that an operator can solve (K107).
 fn in_words(health: &Value, can_serve: bool) -> String {
     let word = |pointer: &str| health.pointer(pointer).map_or_else(|| "?".to_owned(), plain);
     let [state, store, healthy, total] = ["/status", "/redis", "/accounts/healthy", "/accounts/total"].map(word);

@@ -1,8 +1,8 @@
 //! Log lines on standard error. A reader that stalls can't stop the server.
 //!
-//! A line goes into a buffer ([`Lines`]) and a thread of its own writes it: a pipe that nobody reads, a terminal that
-//! is held or a disk that is full holds up that thread alone. What doesn't fit is dropped, counted
-//! (`kiro_log_lines_dropped_total`), and told in a line of its own once the reader is back.
+//! A line goes into a buffer ([`Lines`]), and a thread of its own writes it: an unread pipe, a held terminal or a full
+//! disk blocks only that thread. Lines that don't fit are dropped, counted (`kiro_log_lines_dropped_total`), and
+//! reported in a line of their own once the reader is back.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
@@ -16,13 +16,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// Bytes of lines that may wait to be written: some thousand lines, and as many may be under way.
+/// Bytes of lines that may wait to be written: some thousand lines. As many may be in the write itself.
 const ROOM: usize = 1024 * 1024;
 /// How long the last lines may take at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How long the thread gathers lines after a write: under load it wakes a hundred times a second, not at every line.
 const GATHER: Duration = Duration::from_millis(10);
-/// Pause when somebody has made standard error non-blocking and it is full.
+/// Pause when standard error is non-blocking and full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 static LINES: Lines = Lines::new();
@@ -45,8 +45,8 @@ impl Log {
             LogFormat::Pretty => lines.with_ansi(terminal).compact().boxed(),
         };
         tracing_subscriber::registry().with(traces).with(lines.with_filter(filter)).init();
-        // The default one writes to standard error itself, on the thread that panicked. What was formatted into the
-        // message may be a client's text: the place has to do.
+        // The default hook writes to standard error itself, on the thread that panicked. The message may hold a
+        // client's text, so only the place is logged.
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             let said = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();
@@ -61,12 +61,13 @@ impl Log {
     }
 }
 
-/// Waits until all lines are written, but not for a reader that doesn't read. For the end of the process.
+/// Waits until all lines are written, at most for the last-lines time when the reader stalls. For the end of the
+/// process.
 pub fn finish() {
     LINES.finish(LAST_LINES);
 }
 
-/// Writes a line that is no log line, the way [`Lines`] are written.
+/// Writes a line outside of the log, through [`Lines`] too.
 pub fn say(line: &str) -> io::Result<()> {
     (&LINES).write_all(line.as_bytes())
 }
@@ -136,7 +137,7 @@ impl Lines {
     fn finish(&self, within: Duration) {
         if self.threaded.load(Ordering::Acquire) {
             let left = |w: &mut UnwrittenLines| w.writing || !w.bytes.is_empty();
-            // A reader that still doesn't read has had its time.
+            // A reader that still stalls has had its time.
             drop(self.done.wait_timeout_while(self.lock(), within, left));
         }
     }
@@ -172,7 +173,7 @@ impl Write for &Lines {
     }
 }
 
-/// A standard error that is gone or broken has no place left to say so.
+/// Writes to standard error. When that is broken, there is no place to report it.
 fn write(mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match io::stderr().write(bytes) {

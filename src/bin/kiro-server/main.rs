@@ -26,9 +26,9 @@ use traces::Traces;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Configuration mistakes end with this code.
+/// The exit code of a mistake in the configuration.
 const EXIT_CONFIG: u8 = 2;
-/// How long a failed request that is being written to files (`KIRO_DEBUG_DUMP_DIR`) may take at the end.
+/// How long the dump of a failed request (`KIRO_DEBUG_DUMP_DIR`) may still take at the end.
 const LAST_FILES: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -89,7 +89,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         }
     };
     let code = runtime.block_on(serve::serve(config, reload, finish));
-    // Everything worth waiting for is done. A file or a name server that hangs mustn't keep the process.
+    // Everything worth waiting for is done. A hanging file or name server must not keep the process.
     runtime.shutdown_timeout(LAST_FILES);
     Ok(code)
 }

@@ -21,7 +21,7 @@ impl CommandFailure {
         Self { message: message.into(), exit_code: 1 }
     }
 
-    /// It was asked for wrongly: exit code 2.
+    /// The command was used wrongly: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), exit_code: super::EXIT_CONFIG }
     }
@@ -56,9 +56,9 @@ pub fn show(text: &str) -> Result<(), CommandFailure> {
     written.map_err(|error| CommandFailure::new(format!("standard output: {error}")))
 }
 
-/// Says what is wrong, in a line on standard error. Where that can't be written the exit code has to do.
+/// Writes a problem to standard error, in one line. If that can't be written, only the exit code shows it.
 pub fn complain(message: impl fmt::Display) {
-    // A file's name in it could steer the terminal. Lines stay lines.
+    // A file's name could hold control characters for the terminal. Line breaks stay.
     let lines: Vec<_> = message.to_string().lines().map(without_controls).collect();
     let _nobody_listens = super::log::say(&format!("kiro-server: {}\n", lines.join("\n")));
 }
@@ -68,8 +68,8 @@ pub fn show_json(value: &Value) -> Result<(), CommandFailure> {
     show(&format!("{value:#}\n"))
 }
 
-/// Lines of cells as aligned columns, two spaces apart. The first line is the head. The last cell of a line with fewer
-/// cells than the head, a sentence say, runs over the columns to its right and widens none.
+/// Lines of cells as aligned columns, two spaces apart. The first line is the head. In a line with fewer cells than the
+/// head, the last cell (a sentence, say) runs over the columns to its right and widens none.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let bound = |row: &Vec<String>| if row.len() < columns { row.len().saturating_sub(1) } else { columns };
@@ -151,7 +151,7 @@ fn is_wide(c: char) -> bool {
         | 0xFFE0..=0xFFE6 | 0x1F300..=0x1FAFF | 0x20000..=0x3FFFD)
 }
 
-/// Changes the direction of text, or has no width: a name could pretend to be another.
+/// A character that changes the direction of text or has no width: with it a name could pretend to be another.
 fn is_invisible(c: char) -> bool {
     matches!(u32::from(c), 0x200B..=0x200F | 0x2028..=0x202E | 0x2066..=0x2069 | 0xFEFF)
 }

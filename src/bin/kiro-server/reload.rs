@@ -1,5 +1,5 @@
-//! What SIGHUP changes of the configuration: the log level. Flags and the environment stay what they were at the start,
-//! so what counts is the config file.
+//! The part of the configuration that SIGHUP changes: the log level. Flags and the environment stay as at the start, so
+//! only the config file matters.
 
 use kiro_messages::config::{Config, ConfigError, RawConfig};
 
@@ -9,13 +9,13 @@ use super::log::Log;
 pub struct Reload {
     log: Log,
     read: Box<dyn Fn() -> Result<(RawConfig, Config), ConfigError> + Send + Sync>,
-    /// What was said at the start: all but the level counts until the end.
+    /// The settings of the start. All but the level stay in force until the end.
     raw: RawConfig,
     level: String,
 }
 
 impl Reload {
-    /// With what counts now, and how to read it again.
+    /// Takes the settings in force, and a way to read them again.
     pub fn new(
         log: Log,
         raw: RawConfig,
@@ -25,8 +25,7 @@ impl Reload {
         Self { log, read: Box::new(read), raw, level: config.log_level.clone() }
     }
 
-    /// Takes in what may change while it runs, and says what may not. A configuration that can't be used changes
-    /// nothing.
+    /// Applies the settings that may change at run time, and names the others. A broken configuration changes nothing.
     pub fn again(&mut self) {
         let (raw, config) = match (self.read)() {
             Ok(read) => read,

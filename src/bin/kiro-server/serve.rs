@@ -37,7 +37,7 @@ const END_WITHIN: Duration = Duration::from_secs(1);
 /// How long a start that fails waits for a token that is just being renewed.
 const RENEWAL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Serves until SIGTERM or SIGINT, then drains, and does what is left to do `at_last`; a second signal ends at once.
+/// Serves until SIGTERM or SIGINT, then drains, and runs `at_last`; a second signal ends at once.
 pub async fn serve(mut config: Config, again: Reload, at_last: impl FnOnce() + Send + 'static) -> ExitCode {
     allow_open_files();
     let (sockets, shared) = match sockets(&config) {
@@ -76,12 +76,12 @@ async fn run(
 ) -> Result<ExitCode, String> {
     let config = gateway.config();
     let grace = config.graceful_timeout;
-    // Nobody is served on an open address unless the store holds a client key.
+    // On an open address nobody is served without a client key in the store.
     let open = !config.listen.ip().to_canonical().is_loopback() && !config.allow_anonymous;
     let needs_key = open && config.api_key.is_none();
     if needs_key {
-        // A store that is there says at once whether there is a key. One that isn't is waited for with the port open,
-        // answering 503 (R54).
+        // A reachable store says at once whether there is a key. For another one we wait with the port open, answering
+        // 503 (R54).
         tokio::select! {
             biased;
             why = start_failed(gateway, needs_key) => return Err(why),
@@ -148,8 +148,8 @@ async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// New connections are refused at once. What clients were just sending on connections that they have is answered; then
-/// the gateway takes nothing new, and what streams may have left ends with the grace time.
+/// Refuses new connections at once. Requests that were just on their way on open connections are answered; then the
+/// gateway takes no more, and streams end with the grace time.
 async fn drain(listening: &Listening, gateway: &Gateway, grace: Duration) {
     let linger = LINGER.min(grace);
     listening.refuse(linger);
@@ -191,14 +191,14 @@ fn allow_open_files() {
     }
 }
 
-/// What SIGHUP does: reads the configuration and the certificate again. Never ends.
+/// Handles SIGHUP: reads the configuration and the certificate again. Never ends.
 async fn reload(mut hangup: Hangup, listening: &Listening, again: Reload) {
     let again = Arc::new(Mutex::new(again));
     let tls = listening.tls();
     loop {
         hangup.signal().await;
         let (again, tls) = (again.clone(), tls.clone());
-        // On another thread: a file system that hangs must not hold up the signals that end us.
+        // On another thread: a hanging file system must not block the signals that end us.
         let read = tokio::task::spawn_blocking(move || {
             again.lock().unwrap_or_else(PoisonError::into_inner).again();
             match tls.map(|tls| tls.reload()) {
@@ -243,8 +243,8 @@ async fn simulated_upstream(config: &mut Config) -> std::io::Result<Option<kiro_
     }
 }
 
-/// Resolves when the start fails although it didn't wait for the store: it refuses us, or the client key (R49), or it
-/// holds no client key and one is needed (R57). The answer is what to tell the operator.
+/// Resolves when the start fails although it didn't wait for the store: the store refuses us, or the client key (R49),
+/// or it holds no client key and one is needed (R57). Returns the sentence for the operator.
 async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     let no_key = async {
         gateway.key_known().await;
@@ -261,7 +261,7 @@ async fn start_failed(gateway: &Gateway, needs_key: bool) -> String {
     }
 }
 
-/// Resolves when the store was asked for the client key or can't be reached; in any case soon.
+/// Resolves soon: when the store was asked for the client key, can't be reached, or takes too long.
 async fn store_answers(gateway: &Gateway) {
     let away = async {
         let mut status = gateway.store().watch();
@@ -411,7 +411,7 @@ impl Hangup {
     }
 }
 
-/// What we tell systemd, and what it hands down. Without systemd nothing of it happens.
+/// The protocol with systemd: notifications, and the sockets that it hands down. Without systemd it does nothing.
 mod systemd {
     use std::io;
     use std::net::TcpListener;

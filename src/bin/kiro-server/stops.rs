@@ -1,4 +1,4 @@
-//! What stops a command: Ctrl-C, and on Unix SIGTERM and a terminal that is closed.
+//! The signals that stop a command: Ctrl-C, and on Unix SIGTERM and a closed terminal.
 
 use std::future::Future;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 /// The exit code of a command that was stopped.
 pub const STOPPED: u8 = 130;
 
-/// From here on they end what [`Stops::unless`] waits for and nothing else.
+/// From here on the signals only end the work of [`Stops::unless`].
 #[cfg(unix)]
 pub struct Stops([tokio::signal::unix::Signal; 3]);
 #[cfg(not(unix))]
@@ -24,7 +24,7 @@ impl Stops {
         Ok(Self)
     }
 
-    /// None: stopped. What is done at the same moment counts.
+    /// Runs `work` until a signal. None: stopped. A result at the same moment counts.
     pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         #[cfg(unix)]
         let stopped = async {

@@ -1,7 +1,7 @@
-//! How an account is served, asked by a person: its wire shapes, its models, and whether it may search the web (K125).
+//! How an account is served, for a person: its wire shapes, its models, and whether it may search the web (K125).
 //!
-//! Nothing of it costs credits or touches health. Shapes and search are one question, `tools/list`: it goes to the hosts that
-//! conversations go to, and says which tools the account has.
+//! It costs no credits and doesn't touch health. Shapes and search need one question, `tools/list`: it goes to the
+//! hosts of conversations and names the account's tools.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use super::desk::Desk;
 use super::doctor::live::{is_of_the_host, is_of_the_profile, said};
 use super::doctor::probe::ProbeAccount;
 
-/// One question, all in all.
+/// The whole time of one question.
 const WITHIN: Duration = Duration::from_secs(20);
 /// The schema with which web search is declared to a model.
 const SEARCH_PROPERTIES: [&str; 1] = ["query"];
 
-/// What came of asking.
+/// The answers.
 pub struct Survey {
-    /// The shapes that may be used, the preferred one first, and why one doesn't answer.
+    /// The usable shapes, the preferred one first, and why one doesn't answer.
     pub shapes: Vec<(Shape, Result<(), Silence>)>,
     /// Whether web search is offered.
     pub search: Search,
     /// The account's catalogue (K124), or why it can't be read.
     pub models: Result<Arc<Catalogue>, String>,
-    /// What the account's answers have taught, in words (R72).
+    /// The lessons of the account's answers, in words (R72).
     pub learned: Vec<String>,
 }
 
 /// Why a shape doesn't answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It takes no client of our version (K104).
+    /// It refuses our client version (K104).
     ClientVersion,
     /// In words.
     Because(String),
@@ -60,7 +60,7 @@ pub enum Search {
     Offered(bool),
     /// It isn't, and why.
     Not(String),
-    /// Nobody answered.
+    /// There was no answer.
     Unknown,
 }
 
@@ -103,7 +103,7 @@ async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(),
         let mut answer = Err(Fault::protocol("there is no profile to ask with"));
         let mut known = false;
         for variant in view.variants() {
-            // One for each question: none ends the others.
+            // A probe for each question, so that none ends the others.
             let mut probe = ProbeAccount::new(&desk.upstream, (*view).clone(), &bearer, Duration::ZERO)?;
             let asked = tokio::time::timeout(WITHIN, probe.mcp(shape, variant.arn(), "tools/list", json!({})));
             answer = match asked.await {
@@ -111,7 +111,7 @@ async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(),
                 Ok(Err(stopped)) => Err(stopped.fault),
                 Err(_) => Err(Fault::timeout("no answer within 20 s")),
             };
-            // Where the tools aren't known the shape may be.
+            // A host that doesn't know `tools/list` may still serve the shape.
             if answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Endpoint) {
                 let asked = tokio::time::timeout(WITHIN, probe.usage(shape, variant.arn()));
                 known = matches!(asked.await, Ok(Ok(usage)) if !usage.as_ref().is_err_and(is_of_the_shape));
@@ -136,7 +136,7 @@ async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(),
     Ok((shapes, search))
 }
 
-/// What keeps an account from a shape, and not from its tools (K119).
+/// Whether the fault keeps the account from the shape, and not only from its tools (K119).
 fn is_of_the_shape(fault: &Fault) -> bool {
     is_of_the_host(fault)
         || fault.kind == FaultKind::ClientVersion

@@ -7,7 +7,7 @@ use tracing_subscriber::{Layer, Registry};
 
 type Sender = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Spans on their way; what is left goes out with [`Traces::finish`].
+/// The exporter; [`Traces::finish`] sends the remaining spans.
 pub struct Traces {
     #[cfg(feature = "otel")]
     provider: opentelemetry_sdk::trace::SdkTracerProvider,
@@ -21,7 +21,7 @@ fn is_wanted() -> bool {
 
 #[cfg(feature = "otel")]
 impl Traces {
-    /// None when nobody asked for traces. Outside of any runtime: the sender has a thread of its own.
+    /// None without a setting for traces. It must be called outside of any runtime: the sender has a thread of its own.
     pub fn start() -> Result<Option<(Self, Sender)>, String> {
         use opentelemetry::trace::TracerProvider;
         use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
@@ -67,7 +67,7 @@ impl Traces {
         Ok(Some((Self { provider }, layer.boxed())))
     }
 
-    /// Sends what is left.
+    /// Sends the remaining spans.
     pub fn finish(self) {
         if let Err(error) = self.provider.shutdown() {
             tracing::warn!(%error, "the last traces could not be sent");

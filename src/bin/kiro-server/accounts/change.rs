@@ -13,7 +13,7 @@ use super::super::desk::{Desk, find, refuse_token_file};
 use super::super::output::{CommandFailure, short, show, show_json};
 use super::name;
 
-/// A Node.js service that writes its memory back has done so by then (E4).
+/// A Node.js service writes its memory back within this time (E4).
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// `isDisabled: true`.
@@ -21,8 +21,8 @@ pub async fn disable(config: Config, options: &ArgMatches) -> Result<ExitCode, C
     patch(config, options, "disabled", |_| vec![Field::IsDisabled(true)]).await
 }
 
-/// Not disabled any more; a mark (cool-down, quota, ejection) is lifted, as the Node.js service's UI lifts one (R15):
-/// a person who enables an account wants it tried.
+/// Enables an account and lifts its mark (cool-down, quota, ejection), as the Node.js service's UI does (R15): a person
+/// who enables an account wants it tried.
 pub async fn enable(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     patch(config, options, "enabled", |is_marked| {
         let mut fields = vec![Field::IsDisabled(false)];
@@ -73,7 +73,7 @@ async fn patch(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes account, token and index; with Redis it looks again (E4).
+/// Removes account, token and index; with Redis it checks again afterwards (E4).
 pub async fn remove(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     refuse_token_file(&config, "removed")?;
     let desk = Desk::open(config).await?;

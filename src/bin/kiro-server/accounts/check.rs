@@ -1,4 +1,4 @@
-//! `accounts check`: what accounts have used of their quota (K62–K64), how they are served and which models they have (K125).
+//! `accounts check`: the usage of accounts (K62–K64), how they are served, and their models (K125).
 
 use std::process::ExitCode;
 
@@ -68,7 +68,7 @@ struct Checked {
     survey: Option<Survey>,
 }
 
-/// What is wrong, and what helps.
+/// A problem, and its cure.
 struct Problem {
     message: String,
     cure: &'static str,
@@ -77,7 +77,7 @@ struct Problem {
 async fn check(desk: &Desk, entry: &DeskAccount, force: bool) -> Checked {
     let (mut refreshed, mut profile) = (false, false);
     let usage = ask(desk, entry, force, &mut refreshed, &mut profile).await;
-    // An account that rests is left alone: this goes to the hosts of conversations.
+    // A resting account is left alone, because this goes to the hosts of conversations.
     let rests = matches!(entry.info.state, HealthState::Cooling { .. });
     let survey = match take(desk, entry) {
         Ok(lease) if usage.is_ok() && !rests => Some(Survey::of(desk, &lease).await),
@@ -135,14 +135,14 @@ async fn ask(
     }
 }
 
-/// The one mark that asking by hand leaves (K62).
+/// The one mark that a person's question leaves (K62).
 fn eject_suspended(desk: &Desk, entry: &DeskAccount) {
     let now = Timestamp::now();
     let mark = Some(Note::Ejected { cause: FaultKind::Suspended.as_str().to_owned() });
     desk.pool.write(&entry.info.id, &Outcome { at: now, started: now, event: Event::Fault { mark, used: false } });
 }
 
-/// A place on this account, whatever its state; it records nothing.
+/// A lease of this account in any state; it records nothing.
 fn take(desk: &Desk, entry: &DeskAccount) -> Result<Lease, Problem> {
     let wanted = Wanted { only: Some(&entry.info.id), ..Wanted::default() };
     desk.pool.select(&wanted).map_err(|none| match none.why {
@@ -188,7 +188,7 @@ fn of_refresh(error: RefreshError) -> Problem {
     Problem { message: message.to_owned(), cure }
 }
 
-/// Upstream's own text stays where it is: it holds user ids and links (K48).
+/// Upstream's own text isn't shown: it holds user ids and links (K48).
 fn of_fault(fault: &Fault) -> Problem {
     let cure = match fault.kind {
         FaultKind::TokenRejected | FaultKind::Forbidden => LOG_IN_AGAIN,
@@ -240,7 +240,7 @@ fn search(search: &Search) -> &'static str {
     }
 }
 
-/// What stands below the table when one account was named.
+/// The lines below the table when one account was named.
 fn details(survey: &Survey) -> String {
     let mut text = format!("\nShapes: {}\n", survey.words());
     if let Search::Not(why) = &survey.search {

@@ -14,13 +14,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const MAX_DATABASE: u64 = 512 << 20;
 /// Longest value that is read of a row.
 const MAX_VALUE: usize = 1 << 20;
-/// A copy that was made while a writer was at work is made again.
+/// Tries of a copy: one that was made during a write is made again.
 const COPIES: usize = 3;
-/// How the folder of a copy is called.
+/// The beginning of a copy's folder name.
 const COPY: &str = "kiro-database-";
 /// A copy that is older than this was left by a command that was killed.
 const LEFT_OVER: Duration = Duration::from_secs(600);
-/// What lies beside a database and belongs to what it holds. Its `-shm` is made anew for the copy.
+/// Files beside a database that belong to its content. Its `-shm` is made anew for the copy.
 const LOGS: [&str; 2] = ["-wal", "-journal"];
 
 /// The accounts in a database. It is copied with its log into a private folder and read there, so that no byte, time or
@@ -92,7 +92,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // What is left lies in a folder that nobody else can open.
+        // A folder that stays can't be opened by others.
         let _left_behind = fs::remove_dir_all(&self.folder);
     }
 }
@@ -103,7 +103,7 @@ fn sweep(temporary: &Path) {
         let is_copy = entry.file_name().to_string_lossy().starts_with(COPY);
         let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
         if is_copy && age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT_OVER)) {
-            // Another user's stays.
+            // Another user's folder stays.
             let _left_behind = fs::remove_dir_all(entry.path());
         }
     }
@@ -126,7 +126,7 @@ fn copy_file(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
 }
 
 fn accounts(copy: &Path) -> Result<Vec<FoundAccount>, String> {
-    // The copy's log is worked in when it is opened, which is writing.
+    // Opening the copy merges its log, which is a write.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(copy, flags).map_err(|error| said(&error))?;
     if !has_table(&database, "auth_kv")? {
@@ -166,7 +166,7 @@ fn rows(database: &Connection, table: &str) -> Result<Vec<(String, Vec<u8>)>, St
     rows.collect::<Result<_, _>>().map_err(|error| said(&error))
 }
 
-/// The library's own words may quote what the database holds.
+/// An error without the library's own text, which may quote the database.
 fn said(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "is locked by another program",

@@ -12,7 +12,7 @@ use super::super::desk::{Desk, DeskAccount};
 use super::super::output::{CommandFailure, plain, relative, short, show, show_json, table};
 use super::{is_served, method, name};
 
-/// A table or JSON of all accounts. An empty pool is no failure.
+/// A table or JSON of all accounts. An empty pool isn't a failure.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
@@ -84,14 +84,14 @@ fn json_of(entry: &DeskAccount) -> Value {
     })
 }
 
-/// That a client registration ends (K99).
+/// The note that a client registration ends (K99).
 fn registration(entry: &DeskAccount, now: Timestamp) -> Option<String> {
     let end = entry.info.registration_soon(now)?;
     let verb = if end <= now { "ended" } else { "ends" };
     Some(format!("client registration {verb} {}: sign in again", relative(end, now)))
 }
 
-/// Why an account is not in service. What another program wrote is not repeated (R6).
+/// Why an account is not in service. Another program's text is not repeated (R6).
 fn why(entry: &DeskAccount) -> Option<String> {
     if let Some(problem) = &entry.info.problem {
         return Some(problem.clone());

@@ -19,7 +19,7 @@ use kiro_messages::proto::kiro::profile::AccountKind;
 
 use super::output::{CommandFailure, plain};
 
-/// Runs the subcommand that was named.
+/// Runs the named subcommand.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     match options.subcommand() {
         Some(("add", options)) => add::run(config, options).await,
@@ -40,7 +40,7 @@ fn name(name: Option<&str>) -> String {
     name.map(|name| plain(name, 24)).filter(|name| !name.is_empty()).unwrap_or_else(|| "-".to_owned())
 }
 
-/// `idc (enterprise)`, `idc (builder-id)`, or the method alone where it says everything (R75).
+/// `idc (enterprise)`, `idc (builder-id)`, or the method alone when that says everything (R75).
 pub fn method(info: &AccountInfo) -> String {
     match info.kind {
         AccountKind::BuilderId | AccountKind::Enterprise => {

@@ -1,4 +1,4 @@
-//! `accounts restore`: an account that another program wrote out of the pool comes back with its token record.
+//! `accounts restore`: an account that another program dropped from the pool comes back with its token record.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! `doctor --live` (K138–K141): what this program takes Kiro for, held against the real one with one account.
+//! `doctor --live` (K138–K141): checks this program's assumptions about Kiro against the real one, with one account.
 //!
-//! It sends requests of its own, one at a time, and ends at the first word that is said of the account and not of the
-//! request. Health, counters and records stay as they are; a token that had to be renewed is saved, or the login would
-//! be lost. Neither output nor report holds a token, an ARN, an account's id, a prompt or an answer.
+//! It sends requests of its own, one at a time, and stops at the first fault of the account, as opposed to the request.
+//! Health, counters and records stay as they are; only a renewed token is saved, or the login would be lost. Neither
+//! output nor report holds a token, an ARN, an account's id, a prompt or an answer.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
@@ -30,17 +30,17 @@ use super::super::output::{CommandFailure, plain, short, show, show_json};
 use super::super::survey::is_declared_as_ours;
 use super::probe::{Ask, Chat, MOST_REQUESTS, ProbeAccount, ProbeResult, Stopped, picture};
 
-/// The contract that *expected* speaks of.
+/// The contract behind the column *expected*.
 const CONTRACT: &str = "2026-11";
-/// Between two requests.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A token that ends sooner is renewed first: the checks take a minute or two.
 const MARGIN_SECONDS: i64 = 300;
-/// Models of the older style, of which every plan has one: the one that costs least in front.
+/// Models of the older style, the cheapest first; every plan has one of them.
 const PLAIN_MODELS: [&str; 3] = ["claude-haiku-4.5", "claude-sonnet-4.5", "claude-sonnet-4"];
-/// A model that takes the wish to think both ways.
+/// A model that may be asked to think both ways.
 const BOTH_MODEL: &str = "claude-sonnet-4.6";
-/// Behind the floor of [`VERSION_FLOOR`].
+/// A version below [`VERSION_FLOOR`].
 const OLD_VERSION: &str = "0.11.132";
 /// Models that think by `additionalModelRequestFields`, the cheaper ones first.
 const FIELDS_MODELS: [&str; 5] =
@@ -82,7 +82,7 @@ const LIMITS: (&str, &str) = ("limits", "the largest body and the largest pictur
 enum LiveVerdict {
     /// As expected.
     Same,
-    /// Otherwise, and the gateway gets along by itself.
+    /// Different, and the gateway copes by itself.
     Differs,
     /// An assumption is wrong.
     Wrong,
@@ -319,7 +319,7 @@ impl LiveReport<'_> {
         text
     }
 
-    /// K140: nothing in it says who asked or what was said.
+    /// The report; nothing in it shows who asked or what was said (K140).
     fn json(&self) -> Value {
         let config = &self.desk.config;
         let view = self.live.probe.view();
@@ -349,7 +349,7 @@ impl LiveReport<'_> {
     }
 }
 
-/// How chat is asked: shape, whether in the small form (K116), and the ARN.
+/// The form of a chat call: shape, whether in the small form (K116), and the ARN.
 #[derive(Debug, Clone, PartialEq)]
 struct ChatForm {
     shape: Shape,
@@ -357,10 +357,10 @@ struct ChatForm {
     arn: Option<String>,
 }
 
-/// What is known so far. What one check has seen the next ones don't ask again.
+/// The results so far, so that no check asks again.
 struct LiveRun {
     probe: ProbeAccount,
-    /// Another account, for what holds of one account alone.
+    /// A second account, for facts that are bound to one account.
     second: Option<ProbeAccount>,
     /// The model of the older style that the account has.
     plain: &'static str,
@@ -371,7 +371,7 @@ struct LiveRun {
     /// The catalogue by shape.
     catalogues: Vec<(Shape, Result<Catalogue, Fault>)>,
     usages: Vec<(Shape, bool, Result<(), Fault>)>,
-    /// The thinking turn, where it was asked and what came of it.
+    /// The thinking turn and its answer, once asked.
     thought: Option<(Ask, Result<Chat, Fault>)>,
 }
 
@@ -379,7 +379,7 @@ impl LiveRun {
     fn new(probe: ProbeAccount, second: Option<ProbeAccount>) -> Self {
         let view = probe.view();
         let pinned = view.shapes("us-east-1").len() == 1;
-        // Also the shape that the configuration leaves out, unless an address of its own leads nowhere else.
+        // Also the shape that the configuration leaves out, unless the account has one address of its own.
         let shapes = if pinned { view.shapes("us-east-1").to_vec() } else { Shape::ALL.to_vec() };
         let variants = view.variants().to_vec();
         Self {
@@ -488,7 +488,7 @@ impl LiveRun {
         }))
     }
 
-    /// The way in which the other checks ask: the first shape that answers.
+    /// The form in which the other checks ask: the first shape that answers.
     async fn way(&mut self) -> Result<Option<ChatForm>, Stopped> {
         for shape in self.shapes.clone() {
             let (way, answer) = self.of_shape(shape).await?;
@@ -505,7 +505,7 @@ impl LiveRun {
         Ok(Some(self.probe.chat(way.shape, way.small, way.arn.as_deref(), ask).await?))
     }
 
-    /// The ARN that the account's calls go out with: of several the one that conversations take.
+    /// The ARN of the account's calls: of several the one for conversations.
     async fn arn(&mut self) -> Result<Option<String>, Stopped> {
         let named = self.variants.iter().filter(|variant| variant.arn().is_some()).count();
         let way = if named > 1 { self.way().await? } else { None };
@@ -621,7 +621,7 @@ impl LiveRun {
         Ok((LiveVerdict::Wrong, seen, format!("nothing is served: {cure}")))
     }
 
-    /// By a call that costs nothing: an old version, and only where that is taken a client without Kiro's name.
+    /// Asks with an old version, by a call that costs nothing; if that is accepted, as a client without Kiro's name.
     async fn gate(&mut self) -> Result<Finding, Stopped> {
         let has_arn = self.probe.view().profile_arn().is_some();
         let mut asked = None;
@@ -665,7 +665,7 @@ impl LiveRun {
         let mut fails = Vec::new();
         for shape in self.shapes.clone() {
             let (_, answer) = self.of_shape(shape).await?;
-            // What is said of the version, the profile or the body has checks of its own.
+            // Version, profile and body have checks of their own.
             let reached = |fault: &Fault| {
                 matches!(fault.kind, FaultKind::ClientVersion | FaultKind::ProfileArn | FaultKind::BadRequest)
             };
@@ -725,7 +725,7 @@ impl LiveRun {
                 let seen = format!("additionalModelRequestFields: {}", said(&fault));
                 Ok(differs(&seen, "the gateway leaves it out there by itself; effort and thinking need shape q"))
             }
-            // What is said of a field has a check of its own.
+            // Fields have checks of their own.
             Ok(_) => Ok((LiveVerdict::Same, "all are taken".to_owned(), String::new())),
             Err(fault) => Ok((LiveVerdict::Same, format!("all are taken, but {}", said(&fault)), String::new())),
         }
@@ -749,7 +749,7 @@ impl LiveRun {
                     Variant::Service(_) => "Kiro's",
                     Variant::None => "none",
                 };
-                // One that stands behind a taken one isn't needed, unless it was asked before.
+                // A variant behind an accepted one isn't needed, unless it was asked before.
                 let way = ChatForm { shape, small, arn: variant.arn().map(str::to_owned) };
                 match self.small_chat(&way).await? {
                     Ok(_) => {
@@ -1036,8 +1036,8 @@ impl LiveRun {
         })
     }
 
-    /// A turn with something that may be refused: `verdict` and `means` then say what follows. `Wrong`: the gateway has
-    /// no remedy.
+    /// A turn with a member that may be refused: `verdict` and `means` say what a refusal means. `Wrong`: the gateway
+    /// has no remedy.
     async fn taken(&mut self, ask: Ask, verdict: LiveVerdict, means: &str) -> Result<Finding, Stopped> {
         Ok(match self.ask(&ask).await? {
             Some(Ok(_)) => (LiveVerdict::Same, "taken".to_owned(), String::new()),
@@ -1296,7 +1296,7 @@ impl LiveRun {
                 None => format!("{words} of {} is refused", size * 2),
             });
             if passed == Some(LARGEST_BODY) {
-                // Reported to be refused. Nothing here rests on it: a refusal is only explained by it.
+                // A report says that this size is refused. It only helps to explain a refusal.
                 let passes = matches!(self.ask(&self.of_size(words, TOO_LARGE_BODY)).await?, Some(Ok(_)));
                 seen.push(format!("{words} of {TOO_LARGE_BODY} {}", if passes { "passes too" } else { "is refused" }));
             }
@@ -1321,7 +1321,7 @@ fn not_run(why: &str) -> Finding {
     (LiveVerdict::NotRun, why.to_owned(), String::new())
 }
 
-/// What is said of the profile. An application that the account may not use is the shape's trouble (K119).
+/// Whether the fault concerns the profile. An application that the account may not use concerns the shape (K119).
 pub fn is_of_the_profile(fault: &Fault) -> bool {
     match fault.kind {
         // A profile of another kind of login reads as a bad token (K78).
@@ -1335,7 +1335,7 @@ fn second_stopped(second: &ProbeAccount) -> String {
     format!("as the second account: {}", second.stopped.as_deref().unwrap_or("no answer"))
 }
 
-/// Whether the fault is the address's and not the request's.
+/// Whether the fault concerns the address and not the request.
 pub fn is_of_the_host(fault: &Fault) -> bool {
     matches!(
         fault.kind,
@@ -1343,7 +1343,7 @@ pub fn is_of_the_host(fault: &Fault) -> bool {
     )
 }
 
-/// A fault in a few words: kind, status, reason, and upstream's text without what names anybody.
+/// A fault in a few words: kind, status, reason, and upstream's text without names and ids.
 pub fn said(fault: &Fault) -> String {
     let status = fault.status.map(|status| format!(" {status}")).unwrap_or_default();
     let reason = fault.reason.as_deref().map(|reason| format!(" {}", masked(reason))).unwrap_or_default();

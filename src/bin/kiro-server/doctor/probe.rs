@@ -1,5 +1,4 @@
-//! Small requests made by hand, for `doctor` and `accounts check`: one at a time, counted, and none of them felt by the
-//! pool.
+//! Small hand-made requests for `doctor` and `accounts check`: one at a time, counted, and without effect on the pool.
 
 use std::time::Duration;
 
@@ -20,19 +19,19 @@ use serde_json::{Map, Value, json};
 
 /// Most requests of one run (K138).
 pub const MOST_REQUESTS: usize = 40;
-/// One request, all in all.
+/// The whole time of one request.
 const WITHIN: Duration = Duration::from_secs(120);
-/// Answers are read to this size.
+/// Most bytes of an answer that are read.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// No further request may be made; why not stands in [`ProbeAccount::stopped`] too.
+/// No further request may be made; [`ProbeAccount::stopped`] says why, too.
 #[derive(Debug)]
 pub struct Stopped {
-    /// What was said of the account, or that there are no more requests.
+    /// The account's fault, or that the bound of requests is reached.
     pub fault: Fault,
 }
 
-/// What came of a request, unless none may be made any more.
+/// The result of a request, unless no further request may be made.
 pub type ProbeResult<T> = Result<Result<T, Fault>, Stopped>;
 
 /// One account, as whom requests are made.
@@ -48,11 +47,11 @@ pub struct ProbeAccount {
     pub stopped: Option<String>,
     /// Client versions that were refused: the call and the shape.
     pub version_refused: Vec<(Call, Shape)>,
-    /// Calls that were answered or refused for their content: the host accepted the client.
+    /// Calls that were answered, or refused for their content: the host accepted the client.
     pub answered: Vec<(Call, Shape)>,
 }
 
-/// What a chat answer held.
+/// The content of a chat answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chat {
     /// Characters of text; the text itself is never kept.
@@ -70,7 +69,7 @@ pub struct Chat {
     pub credits: Option<f64>,
 }
 
-/// What a chat request says.
+/// The content of a chat request.
 #[derive(Debug, Clone)]
 pub struct Ask {
     pub model: String,
@@ -116,7 +115,7 @@ impl Ask {
         json!({ "userInputMessage": { "content": content, "modelId": self.model, "origin": "AI_EDITOR" } })
     }
 
-    /// K115; `small` leaves out what K116 does.
+    /// The body of K115; `small` leaves out the members of K116.
     fn body(&self, shape: Shape, small: bool, arn: Option<&str>) -> Value {
         let mut user = json!({ "content": self.content, "modelId": self.model, "origin": "AI_EDITOR" });
         if let Value::Object(user) = &mut user {
@@ -160,7 +159,7 @@ impl ProbeAccount {
                     token,
                     token_type: view.token_type(),
                     machine_id: view.machine_id(),
-                    // Each call says by itself with which profile it goes out.
+                    // Each call names its own profile.
                     profile_arn: None,
                 };
                 headers.push(((shape, call), upstream.identity().headers(shape, call, &caller)?));
@@ -278,7 +277,7 @@ impl ProbeAccount {
             Err(fault) if !is_of_the_request(fault) => {}
             _ => self.answered.push((call, shape)),
         }
-        // K138: a fault of the account, not of the request, ends the run.
+        // A fault of the account, as opposed to the request, ends the run (K138).
         if let Err(fault) = answer {
             let why = match fault.kind {
                 FaultKind::Suspicious => "Kiro finds the account's activity suspicious",
@@ -359,7 +358,7 @@ fn is_of_the_request(fault: &Fault) -> bool {
     )
 }
 
-/// Counts what an event stream holds; its text isn't kept.
+/// Counts the content of an event stream; its text isn't kept.
 fn read_chat(answer: &Bytes) -> Result<Chat, Fault> {
     let mut decoder = Decoder::new();
     decoder.push(answer.clone());
@@ -421,7 +420,7 @@ fn decoded(text: &Text<'_>) -> String {
     text.decode(&mut None).into_owned()
 }
 
-/// A picture of noise, so that nothing can make it smaller: a whole PNG of about `base64_length` characters of base64.
+/// A picture of noise, which can't be compressed: a whole PNG of about `base64_length` characters of base64.
 pub fn picture(base64_length: usize) -> String {
     let side = ((base64_length as f64 * 0.75 / 3.0).sqrt() as usize).max(1);
     let mut pixels = Vec::with_capacity(side * (3 * side + 1));
