@@ -289,7 +289,7 @@ async fn a_rate_limited_account_rests_at_once_and_alone_r18() {
     assert!(back.iter().all(|back| (-50..=1_000 + turn).contains(back)), "{back:?}");
     for n in 0..8 {
         let account = stage.account(n);
-        assert_eq!((account.is_healthy, account.error_count), (true, 0), "{n}");
+        assert_eq!((account.standing.healthy, account.standing.error_count), (true, 0), "{n}");
     }
 }
 
@@ -500,7 +500,7 @@ async fn a_killed_process_takes_no_account_with_it_r59() {
     let plans = [first.plan(40, Duration::from_millis(500)), second.plan(3, Duration::from_millis(50))];
     let cut = Load::turns(&plans[..1], 20.0, (0..6).map(|_| 0));
     let served = Load::start(&plans[1..], 10.0);
-    let rests = || async { !stage.account(1).is_healthy };
+    let rests = || async { !stage.account(1).standing.healthy };
     eventually("one account rests", Duration::from_secs(10), rests).await;
     first.process.kill();
     let killed = Instant::now();
@@ -513,7 +513,7 @@ async fn a_killed_process_takes_no_account_with_it_r59() {
     eventually("the other process refreshes", Duration::from_secs(10), refreshed).await;
     let refreshed = killed.elapsed();
     let whole = || async {
-        let all = (0..3).all(|n| stage.account(n).is_healthy);
+        let all = (0..3).all(|n| stage.account(n).standing.healthy);
         all && second.health().await.unwrap()["accounts"]["healthy"] == 3
     };
     eventually("every account serves", Duration::from_secs(10), whole).await;

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use kiro_messages::proto::record::Account;
+use kiro_messages::proto::record::{Account, Note};
 use redis::Commands as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -124,11 +124,11 @@ async fn its_updates_and_rewrites_lose_nothing_of_ours_r18_r23_r34() {
     tokens.extend(["sim-suspended.8".to_owned(), "sim-402.9".to_owned()]);
     let mut house = House::new(&tokens).await;
     let ejected = |account: &Account| {
-        !account.is_healthy
-            && account.error_count == 10
-            && account.last_error_message.as_deref().unwrap_or("").starts_with("ejected: ")
+        !account.standing.healthy
+            && account.standing.error_count == 10
+            && matches!(account.standing.note, Some(Note::Ejected { .. }))
     };
-    let out_of_quota = |account: &Account| !account.is_healthy && account.scheduled_recovery_time.is_some();
+    let out_of_quota = |account: &Account| !account.standing.healthy && account.standing.recovery.is_some();
     house.sees("the suspended account is ejected", 8, ejected).await;
     house.sees("the used-up account waits", 9, out_of_quota).await;
 
@@ -150,7 +150,11 @@ async fn its_updates_and_rewrites_lose_nothing_of_ours_r18_r23_r34() {
 
     // E6: it gives an account up for good; we bring it back (R17), whatever its memory says.
     house.node.order("fail", json!({ "uuid": id(2), "message": "Request failed with status code 500" }));
-    house.sees("the given-up account serves again", 2, |account| account.is_healthy && account.error_count == 0).await;
+    house
+        .sees("the given-up account serves again", 2, |account| {
+            account.standing.healthy && account.standing.error_count == 0
+        })
+        .await;
 
     // A person deletes an account while requests run on it: neither we nor the late write of a success bring it back.
     house.node.order("idle", json!({}));
@@ -192,14 +196,14 @@ async fn its_refreshes_replays_and_new_ids_lose_no_token_r41_r45_r48() {
     house.we_refresh(2).await;
     assert_eq!(house.node.order("refresh", json!({ "uuid": id(2) }))["refreshed"], false);
     house.newest_is_saved("its refresh with a used-up token", 2).await;
-    house.sees("the account serves again", 2, |account| account.is_healthy).await;
+    house.sees("the account serves again", 2, |account| account.standing.healthy).await;
 
     // Both at once, it without the lock: one of the two answers is a refusal.
     let script = json!({ "token": access(3), "scenarios": ["401"] });
     house.upstream.script(script).await;
     house.node.order("refresh", json!({ "uuid": id(3) }));
     house.newest_is_saved("both at once", 3).await;
-    house.sees("the account serves", 3, |account| account.is_healthy).await;
+    house.sees("the account serves", 3, |account| account.standing.healthy).await;
 
     // A new id, the token key stays (E9, R45); then a refresh of ours goes into the old key.
     let renamed = house.node.order("rotate", json!({ "uuid": id(4) }))["uuid"].as_str().unwrap().to_owned();

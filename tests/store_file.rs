@@ -195,7 +195,7 @@ async fn a_missing_file_is_an_empty_pool_and_add_creates_it_r63() {
     let again = store.add_account(&nameless("a2", r#"{"refreshToken":"r"}"#)).await.unwrap();
     assert_eq!(again, Added::Duplicate { id: "a1".into() });
     assert!(store.patch_account("a1", &[Entry::IsDisabled(true)]).await.unwrap());
-    assert!(Account::parse(&store.load().await.unwrap()[0].account, "a1").unwrap().is_disabled);
+    assert!(Account::parse(&store.load().await.unwrap()[0].account, "a1").unwrap().standing.disabled);
     assert!(store.remove_account("a1").await.unwrap());
     assert!(!store.remove_account("a1").await.unwrap());
     assert_eq!(read(&path), r#"{"accounts":{},"tokens":{}}"#);
@@ -250,7 +250,7 @@ async fn changes_from_outside_are_seen_and_kept_r65() {
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     let all = server.load().await.unwrap();
     let read: Vec<_> = all.iter().map(|raw| Account::parse(&raw.account, &raw.id).unwrap()).collect();
-    assert_eq!((read[0].usage_count, read[0].is_disabled, read[1].usage_count), (2, true, 1));
+    assert_eq!((read[0].usage_count, read[0].standing.disabled, read[1].usage_count), (2, true, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

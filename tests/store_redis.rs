@@ -52,7 +52,7 @@ async fn successes_are_patched_into_the_text_case_01_case_02_case_03_case_04_cas
     for (case, before, count, after) in PATCHED {
         redis.hset::<_, _, _, ()>(POOL, "a1", before).unwrap();
         let read = store.load().await.unwrap();
-        assert!(Account::parse(&read[0].account, "a1").unwrap().is_healthy);
+        assert!(Account::parse(&read[0].account, "a1").unwrap().standing.healthy);
         record(&store, std::iter::repeat_n(success(), count)).await;
         assert_eq!(redis.hget::<_, _, String>(POOL, "a1").unwrap(), after, "case {case}");
     }
@@ -237,8 +237,8 @@ async fn a_lost_reply_and_a_foreign_write_lose_a_count_and_no_mark_r22() {
     redis.hset::<_, _, _, ()>(POOL, "a1", r#"{"isHealthy":true,"errorCount":0,"usageCount":9}"#).unwrap();
     assert!(writer.flush(Duration::from_secs(10)).await.is_empty());
     let account = Account::parse(redis.hget::<_, _, String>(POOL, "a1").unwrap().as_bytes(), "a1").unwrap();
-    assert!(!account.is_healthy, "the mark is applied again");
-    assert_eq!((account.error_count, account.usage_count), (0, 9), "what adds up is not");
+    assert!(!account.standing.healthy, "the mark is applied again");
+    assert_eq!((account.standing.error_count, account.usage_count), (0, 9), "what adds up is not");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -923,7 +923,7 @@ async fn a_snapshot_is_completed_by_unwritten_changes_r18() {
     let until = time("10:01:00");
     writer.record("a1", &Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "429".into() }));
     for written in [false, true] {
-        assert!(!writer.overlaid(&read(), since).unwrap().is_healthy, "written: {written}");
+        assert!(!writer.overlaid(&read(), since).unwrap().healthy, "written: {written}");
         assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     }
     let later = Instant::now();
@@ -932,13 +932,13 @@ async fn a_snapshot_is_completed_by_unwritten_changes_r18() {
     let marked = store.load().await.unwrap();
     writer.record("a1", &success());
     let marked = Account::parse(&marked[0].account, "a1").unwrap();
-    assert!(!marked.is_healthy);
-    assert!(writer.overlaid(&marked, later).unwrap().is_healthy, "our heal is not written yet");
+    assert!(!marked.standing.healthy);
+    assert!(writer.overlaid(&marked, later).unwrap().healthy, "our heal is not written yet");
     assert!(writer.flush(Duration::from_secs(5)).await.is_empty());
     // A busy healthy account always has something waiting, which says nothing about its health: somebody else's mark counts.
     let now = Instant::now();
     writer.record("a1", &Outcome::used(t0()));
-    assert!(!writer.overlaid(&marked, now).unwrap().is_healthy);
+    assert!(!writer.overlaid(&marked, now).unwrap().healthy);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,7 +191,7 @@ async fn sentinels_lead_to_the_primary_also_after_a_failover_r61() {
     println!("sentinel: written to the new primary {:?} after the loss", lost.elapsed());
     let record: String = replica.connection().hget(POOL, "a1").unwrap();
     let account = Account::parse(record.as_bytes(), "a1").unwrap();
-    assert_eq!((account.usage_count, account.is_healthy), (1, false));
+    assert_eq!((account.usage_count, account.standing.healthy), (1, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,7 @@ fn agree_with_serde(data: &[u8], error: Option<&Unusable>) {
 /// A patch gives the wanted values, changes no other member, and once is enough.
 fn patched(data: &[u8], account: &Account) {
     let wanted = account.usage_count / 2 + 1;
-    let entries = [Entry::UsageCount(wanted), Entry::IsHealthy(!account.is_healthy)];
+    let entries = [Entry::UsageCount(wanted), Entry::IsHealthy(!account.standing.healthy)];
     let after = match patch(data, &entries) {
         Ok(after) => after.expect("isHealthy changes"),
         Err(error) => {
@@ -63,13 +63,13 @@ fn patched(data: &[u8], account: &Account) {
         }
     };
     let again = Account::parse(&after, "fuzz").expect("a patched record stays usable");
-    assert_eq!((again.usage_count, again.is_healthy), (wanted, !account.is_healthy));
+    assert_eq!((again.usage_count, again.standing.healthy), (wanted, !account.standing.healthy));
     assert_eq!(patch(&after, &entries), Ok(None), "once is enough");
     let (Ok(mut before), Ok(after)) = (serde_json::from_slice::<Value>(data), serde_json::from_slice::<Value>(&after))
     else {
         return;
     };
-    before["isHealthy"] = (!account.is_healthy).into();
+    before["isHealthy"] = (!account.standing.healthy).into();
     // An equal count in another spelling is left as it is (R20).
     before["usageCount"] = if wanted == account.usage_count { before["usageCount"].clone() } else { wanted.into() };
     assert_eq!(before, after, "no other member changes");

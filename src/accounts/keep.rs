@@ -224,7 +224,7 @@ async fn put_in_place(intake: Intake<'_>, id: &str, record: &[u8]) -> Result<(),
         let new = with_credential(&old, record).map_err(|error| refused(&format!("its token record {error}")))?;
         match intake.store.compare_and_set_token(&key, &old, &new).await? {
             Cas::Written => {
-                let marks = if account.is_healthy { &[][..] } else { &Entry::NO_MARK };
+                let marks = if account.standing.healthy { &[][..] } else { &Entry::NO_MARK };
                 let lifted = [&[Entry::IsDisabled(false)], marks].concat();
                 return if intake.store.patch_account(id, &lifted).await? { Ok(()) } else { Err(KeepError::gone()) };
             }

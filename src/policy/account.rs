@@ -9,11 +9,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::credential::{Credential, TokenChange};
-use super::health::{Health, HealthState, Rules, Standing};
+use super::health::{Health, HealthState, Rules};
 use super::later;
 use super::learned::Learned;
 use super::view::{self, AccountId, AccountView, Addresses, Sources, Urls, Viewed};
-use crate::proto::record::{Account, Token, TokenKey, Unusable};
+use crate::proto::record::{Account, Standing, Token, TokenKey, Unusable};
 use crate::secret::Secret;
 
 /// The time that `KIRO_ACCOUNT_RPM` counts in (K92).

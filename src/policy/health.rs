@@ -19,43 +19,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::outcome::{EJECTED_ERROR_COUNT, Event, Outcome};
+use super::outcome::{Event, Outcome};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::record::{Account, Note};
-
-/// The health fields of an account record (R70), as read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// `isHealthy`, absent: true.
-    pub healthy: bool,
-    /// `isDisabled`.
-    pub disabled: bool,
-    /// `needsRefresh`.
-    pub stale: bool,
-    /// `errorCount`.
-    pub error_count: u64,
-    /// `lastErrorTime`.
-    pub last_error: Option<Timestamp>,
-    /// `lastErrorMessage`.
-    pub note: Option<Note>,
-    /// `scheduledRecoveryTime`.
-    pub recovery: Option<Timestamp>,
-}
-
-impl Default for Standing {
-    /// An account without failures.
-    fn default() -> Self {
-        Self {
-            healthy: true,
-            disabled: false,
-            stale: false,
-            error_count: 0,
-            last_error: None,
-            note: None,
-            recovery: None,
-        }
-    }
-}
+use crate::proto::record::{Note, Standing};
 
 /// The state of an account (R15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,20 +53,6 @@ pub enum HealthState {
     Stale,
     /// Selected as it comes.
     Healthy,
-}
-
-impl From<&Account> for Standing {
-    fn from(account: &Account) -> Self {
-        Self {
-            healthy: account.is_healthy,
-            disabled: account.is_disabled,
-            stale: account.needs_refresh,
-            error_count: account.error_count,
-            last_error: account.last_error_time,
-            note: account.last_error_message.as_deref().map(Note::parse),
-            recovery: account.scheduled_recovery_time,
-        }
-    }
 }
 
 impl HealthState {
@@ -312,20 +264,20 @@ impl Health {
     /// A new snapshot has this record, with our unwritten changes on top. `ours_stands`: the host program writes our
     /// mark and may not have done so yet (R35); then only fields that no mark touches are taken over. Otherwise Redis
     /// wins (R18).
-    pub fn observe(&mut self, record: Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
+    pub fn observe(&mut self, record: &Standing, ours_stands: bool, rules: Rules, now: Timestamp) {
         if ours_stands {
             self.standing.disabled = record.disabled;
             self.standing.stale = record.stale;
             return;
         }
-        if record == self.standing {
+        if *record == self.standing {
             return;
         }
         if record.healthy && !self.standing.healthy {
             (self.streak, self.rests, self.suspicion) = (0, 0, 0);
         }
         // Our rests always name the step (K91): a lower step was written after another process's success.
-        if let Some(note @ Note::CoolDown { .. }) = record.note.as_ref().filter(|_| !record.healthy) {
+        if let Some(note @ Note::CoolDown { .. }) = record.mark() {
             self.suspicion = suspicion_of(note);
         }
         let same_mark = !record.healthy
@@ -333,9 +285,9 @@ impl Health {
             && record.last_error == self.standing.last_error
             && record.note == self.standing.note;
         if !same_mark {
-            self.rest_ends = rest_ends(&record, rules, now);
+            self.rest_ends = rest_ends(record, rules, now);
         }
-        self.standing = record;
+        self.standing.clone_from(record);
     }
 
     /// This process's belief about the record.
@@ -376,7 +328,7 @@ impl Health {
 
     /// The mark of an account that is out until a person acts.
     pub fn ejection(&self) -> Option<&Note> {
-        self.standing.note.as_ref().filter(|_| !self.standing.healthy && self.is_ejected())
+        self.standing.mark().filter(|_| self.is_ejected())
     }
 
     /// Whether upstream has called it suspicious since the last conversation that ended well: no probe heals it (K91).
@@ -386,8 +338,8 @@ impl Health {
 
     /// The end and the beginning of the suspicious rest in its record, which this or another process has made (K92).
     pub fn suspected(&self) -> Option<(Timestamp, Timestamp)> {
-        match &self.standing.note {
-            Some(Note::CoolDown { until, cause }) if !self.standing.healthy && cause.starts_with(SUSPICION) => {
+        match self.standing.mark()? {
+            Note::CoolDown { until, cause } if cause.starts_with(SUSPICION) => {
                 Some((*until, self.standing.last_error?))
             }
             _ => None,
@@ -398,9 +350,8 @@ impl Health {
     /// account is left it is tried all the same, the one with the fewest rests first. None: it doesn't rest, or for a
     /// better reason, such as a running `Retry-After` or a suspicion.
     pub fn rests_softly(&self, now: Timestamp) -> Option<u32> {
-        let Some(Note::CoolDown { cause, .. }) = &self.standing.note else { return None };
-        let soft =
-            !self.standing.healthy && is_soft_cause(cause) && self.held_until(now).is_none() && !self.is_suspected();
+        let Some(Note::CoolDown { cause, .. }) = self.standing.mark() else { return None };
+        let soft = is_soft_cause(cause) && self.held_until(now).is_none() && !self.is_suspected();
         soft.then_some(self.rests)
     }
 
@@ -412,12 +363,9 @@ impl Health {
     /// Whether a half-open account that an instance of ours marked has waited long enough for a request (R17). A
     /// suspected account waits for a conversation (K91).
     pub fn probe_due(&self, now: Timestamp) -> bool {
-        let marked = self.standing.note.as_ref().is_some_and(|note| !matches!(note, Note::Plain(_)));
+        let marked = self.standing.mark().is_some_and(|note| !matches!(note, Note::Plain(_)));
         let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
-        !self.standing.healthy
-            && marked
-            && !self.is_suspected()
-            && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
+        marked && !self.is_suspected() && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
     }
 
     /// Whether it refused for its own reasons lately, without a success since. As long as our shortest rest it is
@@ -435,8 +383,7 @@ impl Health {
         self.streak = 0;
         if heals {
             (self.rests, self.suspicion, self.refused) = (0, 0, None);
-            let Standing { disabled, stale, .. } = self.standing;
-            self.standing = Standing { disabled, stale, ..Standing::default() };
+            self.standing.heal();
         }
         if self.held.is_some_and(|held| started >= held.since) {
             self.held = None;
@@ -591,27 +538,12 @@ impl Health {
 
     /// Applies the mark to this process's belief at once, as it will change the record.
     fn apply(&mut self, mark: &Note, now: Timestamp) {
-        let standing = &mut self.standing;
-        standing.error_count = standing.error_count.saturating_add(1);
-        standing.last_error = standing.last_error.max(Some(now));
-        standing.note = Some(mark.clone());
-        match mark {
+        self.standing.fail(1, now, Some(mark.clone()));
+        self.rest_ends = match mark {
             Note::Plain(_) => return,
-            Note::CoolDown { until, .. } => {
-                standing.recovery = None;
-                self.rest_ends = Some(*until);
-            }
-            Note::Quota { until, .. } => {
-                standing.recovery = Some(*until);
-                self.rest_ends = None;
-            }
-            Note::Ejected { .. } => {
-                standing.recovery = None;
-                standing.error_count = EJECTED_ERROR_COUNT;
-                self.rest_ends = None;
-            }
-        }
-        standing.healthy = false;
+            Note::CoolDown { until, .. } => Some(*until),
+            Note::Quota { .. } | Note::Ejected { .. } => None,
+        };
         self.streak = 0;
     }
 
@@ -641,8 +573,9 @@ fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timest
 /// The beginning of a suspicious rest's cause; the step follows in brackets.
 pub const SUSPICION: &str = "suspicious activity";
 
-fn suspicion(standing: &Standing) -> u32 {
-    standing.note.as_ref().filter(|_| !standing.healthy).map_or(0, suspicion_of)
+/// The step of the suspicion that the account is under (K91).
+pub(super) fn suspicion(standing: &Standing) -> u32 {
+    standing.mark().map_or(0, suspicion_of)
 }
 
 /// A rest as it is written over an unhealed mark of the record. It takes over the step of the suspicion, which its
@@ -748,6 +681,7 @@ fn after(start: Timestamp, rest: Duration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::Outcomes;
     use super::*;
     use crate::proto::kiro::fault::RetryAfter;
 
@@ -911,7 +845,7 @@ mod tests {
             let mut health = health(standing.clone());
             let end = HealthState::Cooling { until: secs(65 * 60) };
             assert_eq!(health.state(true, t0()), end);
-            health.observe(standing, false, RULES, secs(60 * 60));
+            health.observe(&standing, false, RULES, secs(60 * 60));
             assert_eq!(health.state(true, secs(60 * 60)), end, "the cap counts from when the mark was first seen");
             assert_eq!(health.state(true, secs(65 * 60)), HealthState::HalfOpen);
         }
@@ -979,17 +913,17 @@ mod tests {
     fn redis_wins_except_over_retry_after_and_unwritten_marks_r18() {
         let mut plain = health(good());
         plain.fault(&fault(FaultKind::RateLimited), attempt(t0()), RULES, t0());
-        plain.observe(good(), true, RULES, secs(1));
+        plain.observe(&good(), true, RULES, secs(1));
         assert_eq!(plain.state(true, secs(1)), HealthState::Cooling { until: secs(60) }, "not written yet: stands");
-        plain.observe(Standing { disabled: true, ..good() }, true, RULES, secs(1));
+        plain.observe(&Standing { disabled: true, ..good() }, true, RULES, secs(1));
         assert_eq!(plain.state(true, secs(1)), HealthState::Disabled);
-        plain.observe(good(), false, RULES, secs(2));
+        plain.observe(&good(), false, RULES, secs(2));
         assert_eq!(plain.state(true, secs(2)), HealthState::Healthy, "healed by somebody");
         assert_eq!((plain.streak, plain.rests), (0, 0));
 
         let mut held = health(good());
         held.fault(&limited(RetryAfter::Seconds(30)), attempt(t0()), RULES, t0());
-        held.observe(good(), false, RULES, secs(2));
+        held.observe(&good(), false, RULES, secs(2));
         assert_eq!(held.state(true, secs(2)), HealthState::Cooling { until: secs(30) });
         assert_eq!(held.held_until(secs(2)), Some(secs(30)));
         assert_eq!(held.state(true, secs(30)), HealthState::Healthy);
@@ -1092,7 +1026,7 @@ mod tests {
             health.fault(&fault(kind), attempt(t0()), RULES, t0());
             let left_behind = Standing { healthy: true, error_count: 0, last_error: None, ..health.standing().clone() };
             assert_ne!(health.state(true, secs(1)), HealthState::Healthy);
-            health.observe(left_behind, false, RULES, secs(1));
+            health.observe(&left_behind, false, RULES, secs(1));
             assert_eq!(health.state(true, secs(1)), HealthState::Healthy, "{kind}");
         }
     }
@@ -1199,7 +1133,7 @@ mod tests {
         let mut here = health(good());
         let mark = mark(here.fault(&suspicious(), attempt(secs(-5)), RULES, t0())).unwrap();
         let mut there = health(good());
-        there.observe(here.standing().clone(), false, RULES, secs(1));
+        there.observe(here.standing(), false, RULES, secs(1));
         for health in [&mut here, &mut there] {
             for started in [secs(-5), secs(1)] {
                 assert_eq!(health.fault(&suspicious(), attempt(started), RULES, secs(2)), None);
@@ -1230,7 +1164,7 @@ mod tests {
             let mut health = health(bad(Some(t0()), message));
             assert_eq!(health.suspicion, step, "{message}");
             assert!(!health.probe_due(secs(100_000)) || step == 0, "no probe: {message}");
-            health.observe(good(), false, RULES, secs(1));
+            health.observe(&good(), false, RULES, secs(1));
             assert!(!health.is_suspected(), "`accounts enable`: {message}");
         }
         let far = "cool-down until 2026-11-25T10:00:00.000Z: suspicious activity (5)";
@@ -1248,6 +1182,28 @@ mod tests {
         health.hold(&limited(RetryAfter::Seconds(5)), t0());
         assert_eq!(health.held_until(t0()), Some(secs(5)));
         assert_eq!(health.standing(), &good());
+    }
+
+    /// Health and record judge an outcome by the same rules, so that the next snapshot brings nothing new.
+    #[test]
+    fn the_standing_in_memory_is_what_the_record_becomes_r18_r29() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for round in 0..2000 {
+            let (mut health, mut record, mut now) = (health(good()), good(), t0());
+            for step in 0..random.usize(1..12) {
+                now = after(now, Duration::from_secs(random.u64(1..5000)));
+                let attempt = attempt(after(now, Duration::from_secs(random.u64(0..40))) - Duration::from_secs(40));
+                let kind = FaultKind::ALL[random.usize(..FaultKind::ALL.len())];
+                let outcome = match random.u8(0..4) {
+                    0 => Some(health.success(attempt.started, now)),
+                    _ => health.fault(&fault(kind), attempt, RULES, now),
+                };
+                if let Some(outcome) = &outcome {
+                    Outcomes::from(outcome).judge(&mut record, now);
+                }
+                assert_eq!(health.standing(), &record, "round {round}, step {step}: {outcome:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 
-use super::health::{SUSPICION, carry_suspicion, may_heal, suspicion_of};
-use crate::proto::record::{Account, Entry, Note};
+use super::health::{SUSPICION, carry_suspicion, may_heal, suspicion};
+use crate::proto::record::{Account, Entry, Note, Standing};
 
 /// What one event changes in an account's record (R29). Made here, written by the store's writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub enum Event {
 }
 
 /// `errorCount` of an ejected account (R29).
-pub(super) const EJECTED_ERROR_COUNT: u64 = 10;
+const EJECTED_ERROR_COUNT: u64 = 10;
 
 /// Any number of outcomes of one account, as one change: first the heal, then the failure behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,21 +141,26 @@ impl Outcomes {
     /// Makes `account` what its record will be once this change is written at `now`. True: it heals a failure that the
     /// record shows.
     pub fn apply(&self, account: &mut Account, now: Timestamp) -> bool {
-        let probed = self.probed.filter(|_| !is_suspected(account));
-        let heals = self.heal.max(probed).is_some_and(|started_at| is_curable(account, started_at, now));
-        if heals {
-            heal(account);
-        }
-        if let Some(failure) = &self.failure {
-            failure.apply(account, now);
-        }
         account.usage_count = account.usage_count.saturating_add(self.uses);
         account.last_used = account.last_used.max(self.last_used);
-        if let Some(at) = self.refreshed {
-            account.needs_refresh = false;
+        account.last_health_check_time = account.last_health_check_time.max(self.refreshed);
+        if self.refreshed.is_some() {
             account.refresh_count = 0;
-            account.last_health_check_time = account.last_health_check_time.max(Some(at));
         }
+        self.judge(&mut account.standing, now)
+    }
+
+    /// [`Outcomes::apply`] to the health fields alone.
+    pub fn judge(&self, standing: &mut Standing, now: Timestamp) -> bool {
+        let probed = self.probed.filter(|_| suspicion(standing) == 0);
+        let heals = self.heal.max(probed).is_some_and(|started_at| is_curable(standing, started_at, now));
+        if heals {
+            standing.heal();
+        }
+        if let Some(failure) = &self.failure {
+            failure.apply(standing, now);
+        }
+        standing.stale &= self.refreshed.is_none();
         heals
     }
 
@@ -208,53 +213,52 @@ impl From<&Outcome> for Outcomes {
 
 /// The fields that have another value in `after` than in `record` (R24, R28).
 pub fn entries(record: &Account, after: &Account) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let mut differs = |differs: bool, entry: Entry| {
-        if differs {
-            entries.push(entry);
+    let (old, new) = (&record.standing, &after.standing);
+    let fields = [
+        (new.healthy != old.healthy).then_some(Entry::IsHealthy(new.healthy)),
+        (new.error_count != old.error_count).then_some(Entry::ErrorCount(new.error_count)),
+        (new.last_error != old.last_error).then_some(Entry::LastErrorTime(new.last_error)),
+        (new.note != old.note).then(|| Entry::LastErrorMessage(new.note.clone())),
+        (new.recovery != old.recovery).then_some(Entry::ScheduledRecoveryTime(new.recovery)),
+        (after.usage_count != record.usage_count).then_some(Entry::UsageCount(after.usage_count)),
+        (new.stale != old.stale).then_some(Entry::NeedsRefresh(new.stale)),
+        (after.refresh_count != record.refresh_count).then_some(Entry::RefreshCount(after.refresh_count)),
+        after.last_used.filter(|_| after.last_used != record.last_used).map(Entry::LastUsed),
+        after
+            .last_health_check_time
+            .filter(|_| after.last_health_check_time != record.last_health_check_time)
+            .map(Entry::LastHealthCheckTime),
+    ];
+    fields.into_iter().flatten().collect()
+}
+
+impl Standing {
+    /// R29, "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
+    pub(super) fn heal(&mut self) {
+        let Self { disabled, stale, .. } = *self;
+        *self = Self { disabled, stale, ..Self::default() };
+    }
+
+    /// `count` failures, the last one at `at`, and what they leave (R29): the cause of a counted one, or a mark.
+    pub(super) fn fail(&mut self, count: u64, at: Timestamp, note: Option<Note>) {
+        self.error_count = self.error_count.saturating_add(count);
+        self.last_error = self.last_error.max(Some(at));
+        if note.as_ref().is_some_and(|note| !matches!(note, Note::Plain(_))) {
+            self.healthy = false;
+            self.recovery = None;
         }
-    };
-    differs(after.is_healthy != record.is_healthy, Entry::IsHealthy(after.is_healthy));
-    differs(after.error_count != record.error_count, Entry::ErrorCount(after.error_count));
-    differs(after.last_error_time != record.last_error_time, Entry::LastErrorTime(after.last_error_time));
-    differs(
-        after.last_error_message != record.last_error_message,
-        Entry::LastErrorMessage(after.last_error_message.as_deref().map(Note::parse)),
-    );
-    differs(
-        after.scheduled_recovery_time != record.scheduled_recovery_time,
-        Entry::ScheduledRecoveryTime(after.scheduled_recovery_time),
-    );
-    differs(after.usage_count != record.usage_count, Entry::UsageCount(after.usage_count));
-    differs(after.needs_refresh != record.needs_refresh, Entry::NeedsRefresh(after.needs_refresh));
-    differs(after.refresh_count != record.refresh_count, Entry::RefreshCount(after.refresh_count));
-    if let Some(used) = after.last_used.filter(|_| after.last_used != record.last_used) {
-        entries.push(Entry::LastUsed(used));
+        match note {
+            Some(Note::Quota { until, .. }) => self.recovery = Some(until),
+            Some(Note::Ejected { .. }) => self.error_count = EJECTED_ERROR_COUNT,
+            _ => {}
+        }
+        self.note = note.or_else(|| self.note.take());
     }
-    if let Some(checked) =
-        after.last_health_check_time.filter(|_| after.last_health_check_time != record.last_health_check_time)
-    {
-        entries.push(Entry::LastHealthCheckTime(checked));
-    }
-    entries
 }
 
-/// R29, "heal": isHealthy, errorCount, lastErrorTime, lastErrorMessage, scheduledRecoveryTime.
-fn heal(account: &mut Account) {
-    account.is_healthy = true;
-    account.error_count = 0;
-    account.last_error_time = None;
-    account.last_error_message = None;
-    account.scheduled_recovery_time = None;
-}
-
-fn is_suspected(account: &Account) -> bool {
-    !account.is_healthy && account.note().is_some_and(|note| suspicion_of(&note) > 0)
-}
-
-fn is_curable(account: &Account, started_at: Timestamp, now: Timestamp) -> bool {
-    let is_ill = !account.is_healthy || account.error_count != 0 || account.last_error_time.is_some();
-    is_ill && may_heal(started_at, account.last_error_time, now)
+fn is_curable(standing: &Standing, started_at: Timestamp, now: Timestamp) -> bool {
+    let is_ill = !standing.healthy || standing.error_count != 0 || standing.last_error.is_some();
+    is_ill && may_heal(started_at, standing.last_error, now)
 }
 
 impl Failure {
@@ -279,31 +283,21 @@ impl Failure {
         }
     }
 
-    fn apply(&self, account: &mut Account, now: Timestamp) {
-        account.error_count = account.error_count.saturating_add(self.count);
-        let standing = standing_mark(account, self.at);
-        match &self.mark {
-            // The rest ended while it waited to be written: only its count is left (R51).
-            Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => return,
-            Some(mark) if standing.as_ref().is_none_or(|standing| mark.replaces(standing, account.last_error_time)) => {
-                let note = account.note().map_or_else(|| mark.note.clone(), |old| carry_suspicion(&mark.note, &old));
-                account.is_healthy = false;
-                account.last_error_message = Some(note.to_string());
-                account.scheduled_recovery_time = None;
-                match mark.note {
-                    Note::Quota { until, .. } => account.scheduled_recovery_time = Some(until),
-                    Note::Ejected { .. } => account.error_count = EJECTED_ERROR_COUNT,
-                    Note::CoolDown { .. } | Note::Plain(_) => {}
-                }
+    fn apply(&self, standing: &mut Standing, now: Timestamp) {
+        let running = running_mark(standing, self.at);
+        let note = match &self.mark {
+            // It ended while it waited to be written: only its count is left (R51).
+            Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => {
+                standing.error_count = standing.error_count.saturating_add(self.count);
+                return;
             }
-            Some(_) => {}
-            None => {
-                if let Some(cause) = self.cause.as_ref().filter(|_| standing.is_none()) {
-                    account.last_error_message = Some(Note::Plain(cause.clone()).to_string());
-                }
+            Some(mark) if running.as_ref().is_none_or(|running| mark.replaces(running, standing.last_error)) => {
+                Some(standing.mark().map_or_else(|| mark.note.clone(), |old| carry_suspicion(&mark.note, old)))
             }
-        }
-        account.last_error_time = account.last_error_time.max(Some(self.at));
+            Some(_) => None,
+            None => self.cause.clone().filter(|_| running.is_none()).map(Note::Plain),
+        };
+        standing.fail(self.count, self.at, note);
     }
 }
 
@@ -326,13 +320,13 @@ impl Mark {
 }
 
 /// The mark in a record that still keeps its account out at `at`.
-fn standing_mark(account: &Account, at: Timestamp) -> Option<Note> {
-    if account.is_healthy {
+fn running_mark(standing: &Standing, at: Timestamp) -> Option<Note> {
+    if standing.healthy {
         return None;
     }
-    let note = account.note().filter(|note| weight(note) > 0 && !is_over(note, at));
+    let note = standing.note.clone().filter(|note| weight(note) > 0 && !is_over(note, at));
     // A quota counts by its field, whatever the message says (R15).
-    let quota = account.scheduled_recovery_time.filter(|until| *until > at);
+    let quota = standing.recovery.filter(|until| *until > at);
     match (note, quota) {
         (Some(note), quota) if quota.is_none() || weight(&note) >= 2 => Some(note),
         (_, Some(until)) => Some(Note::Quota { until, cause: String::new() }),
@@ -476,7 +470,8 @@ mod tests {
                 r#"{{"isHealthy":false,"errorCount":1,"lastErrorTime":"2026-11-23T09:00:00Z","lastErrorMessage":"cool-down until 2026-11-23T{until}.000Z: suspicious activity (3)"}}"#
             )
         };
-        let message = |record: &str| Account::parse(record.as_bytes(), "a1").unwrap().last_error_message.unwrap();
+        let message =
+            |record: &str| Account::parse(record.as_bytes(), "a1").unwrap().standing.note.unwrap().to_string();
         let first =
             |until| Outcome::marked(t0(), t0(), Note::CoolDown { until, cause: "suspicious activity (1)".into() });
         let (runs, over) = (suspected("15:00:00"), suspected("09:59:00"));
@@ -650,7 +645,7 @@ mod tests {
             let read = |record: &str| {
                 let mut account = Account::parse(record.as_bytes(), "a").unwrap();
                 // An ejection sets a count; failures merged before or after it may add to it or not.
-                account.error_count = u64::from(account.error_count > 0);
+                account.standing.error_count = u64::from(account.standing.error_count > 0);
                 account
             };
             assert_eq!(read(&singly), read(&together), "round {round}: {outcomes:#?}");

@@ -11,7 +11,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, short, tickets};
-use crate::policy::health::Standing;
 use crate::policy::later;
 use crate::proto::record::{Account, TokenKey, Unusable};
 use crate::store::{RawAccount, Status, StoreError, StoreErrorKind, UnsavedToken, Writer};
@@ -235,8 +234,8 @@ impl PoolSlot {
             // writes in our place aren't known here.
             let by_host = self.host_marked.is_some_and(|marked| marked + HOST_WRITES_WITHIN > since);
             let ours = pool.writer.overlaid(record, since);
-            let standing = Standing::from(ours.as_ref().unwrap_or(record));
-            account.health.observe(standing, by_host, pool.settings.rules, now);
+            let standing = ours.unwrap_or_else(|| record.standing.clone());
+            account.health.observe(&standing, by_host, pool.settings.rules, now);
         }
         let mut observed = account.take_token(raw.token, now, rng);
         if let Some(left_over) = pool.writer.left_over(&account.view.id) {

@@ -18,7 +18,7 @@ use crate::policy::outcome::{Outcome, Outcomes};
 pub use crate::policy::pending::Pending;
 use crate::policy::pending::{COUNTERS_WAIT, Found, PendingWrites, REMEMBER, WriteEnd, WriteJob};
 use crate::policy::waiting::{Generation, WaitingTokens};
-use crate::proto::record::{Account, short};
+use crate::proto::record::{Account, Standing, short};
 
 /// Batches in flight at once. An account is in at most one of them.
 const BATCHES: usize = 8;
@@ -176,13 +176,13 @@ impl Writer {
         }
     }
 
-    /// The record of `account`, read by a snapshot that began at `since`, with all changes that it may lack (R18);
-    /// none: it lacks none. Counts may come out too high; health is right.
-    pub fn overlaid(&self, account: &Account, since: time::Instant) -> Option<Account> {
+    /// How `account`, read by a snapshot that began at `since`, stands with all changes that it may lack (R18); none: it
+    /// lacks none. The count of errors may come out too high; health is right.
+    pub fn overlaid(&self, account: &Account, since: time::Instant) -> Option<Standing> {
         let change = self.shared.state().newer_than(&account.id, since.into_std())?;
-        let mut account = account.clone();
-        change.apply(&mut account, (self.shared.clock)());
-        Some(account)
+        let mut standing = account.standing.clone();
+        change.judge(&mut standing, (self.shared.clock)());
+        Some(standing)
     }
 
     /// Writes everything pending, for at most `deadline`; returns and logs what could not be written (R33).

@@ -733,8 +733,8 @@ fn standing(entry: &DeskAccount, account: &Account, now: Timestamp, findings: &m
     let back = |until| format!("back {}", relative(until, now));
     match entry.info.state {
         HealthState::Ejected => {
-            let cause = match account.note() {
-                Some(Note::Ejected { cause }) => plain(&cause, 100),
+            let cause = match account.standing.mark() {
+                Some(Note::Ejected { cause }) => plain(cause, 100),
                 _ => "no cause given".to_owned(),
             };
             let cure = if cause.to_ascii_lowercase().contains("suspended") {

@@ -15,39 +15,29 @@ use crate::secret::Secret;
 pub mod import;
 mod note;
 mod read;
+mod standing;
 mod token_file;
 
 pub use super::json::object::{Json, Limits, Object, RECORD, Unusable, quote};
 pub use note::Note;
 pub use read::time;
+pub use standing::Standing;
 pub use token_file::{RefusedHash, Registration, TokenFile, id_of_path};
 
 /// Integers are written below this (R25): another writer's JSON keeps 14 significant digits.
 const MAX_INTEGER: u64 = 99_999_999_999_999;
 
 /// The tolerant reading of an account record (R70). Absent fields have their defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// The hash field; a `uuid` inside the record is ignored.
     pub id: String,
-    /// Default true.
-    pub is_healthy: bool,
-    /// Default false. Set by a person.
-    pub is_disabled: bool,
+    /// `isHealthy`, `isDisabled`, `needsRefresh` and the last failure.
+    pub standing: Standing,
     /// Successful requests; 0 to 10^14 − 1.
     pub usage_count: u64,
-    /// Failures since the last success; 0 to 10^14 − 1.
-    pub error_count: u64,
     /// When the account was last used.
     pub last_used: Option<Timestamp>,
-    /// When the last failure happened.
-    pub last_error_time: Option<Timestamp>,
-    /// The last failure; see [`Account::note`]. Counts only while the account is not healthy (R15).
-    pub last_error_message: Option<String>,
-    /// When a quota resets. Counts only while the account is not healthy (R15).
-    pub scheduled_recovery_time: Option<Timestamp>,
-    /// Default false. Its access token should be renewed.
-    pub needs_refresh: bool,
     /// Failed refreshes, as another program counts them.
     pub refresh_count: u64,
     /// When the last refresh or check ended well.
@@ -85,7 +75,7 @@ impl Account {
     /// Reads a record. An error makes this one account unusable: left out and never written (R9).
     pub fn parse(record: &[u8], id: &str) -> Result<Self, Unusable> {
         let object = Object::parse(record, RECORD)?;
-        let mut account = Self::new(id);
+        let mut account = Self { id: id.to_owned(), ..Self::default() };
         // In the order of the text: of a doubled name the last one counts (R10).
         for (name, value) in object.members() {
             account.read(&name, value);
@@ -93,57 +83,22 @@ impl Account {
         Ok(account)
     }
 
-    /// The meaning of `lastErrorMessage`. It counts only while the account is not healthy (R15).
-    pub fn note(&self) -> Option<Note> {
-        if self.is_healthy { None } else { self.last_error_message.as_deref().map(Note::parse) }
-    }
-
     /// Whether none of `names`, the client's name of a model and the known name behind it, is excluded (R7).
     pub fn supports(&self, names: &[&str]) -> bool {
         !self.not_supported_models.iter().any(|excluded| names.contains(&excluded.as_str()))
     }
 
-    fn new(id: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            is_healthy: true,
-            is_disabled: false,
-            usage_count: 0,
-            error_count: 0,
-            last_used: None,
-            last_error_time: None,
-            last_error_message: None,
-            scheduled_recovery_time: None,
-            needs_refresh: false,
-            refresh_count: 0,
-            last_health_check_time: None,
-            not_supported_models: Vec::new(),
-            token_file_path: None,
-            base_url: None,
-            refresh_url: None,
-            refresh_idc_url: None,
-            proxy_url: None,
-            region: None,
-            profile_arn: None,
-            custom_name: None,
-            has_foreign_credentials: false,
-            machine_id: None,
-            priority: 0,
-            ignored: Vec::new(),
-        }
-    }
-
     fn read(&mut self, name: &str, value: Json<'_>) {
         match name {
-            "isHealthy" => self.is_healthy = read::boolean(value).unwrap_or(true),
-            "isDisabled" => self.is_disabled = read::boolean(value).unwrap_or(false),
+            "isHealthy" => self.standing.healthy = read::boolean(value).unwrap_or(true),
+            "isDisabled" => self.standing.disabled = read::boolean(value).unwrap_or(false),
             "usageCount" => self.usage_count = read::count(value),
-            "errorCount" => self.error_count = read::count(value),
+            "errorCount" => self.standing.error_count = read::count(value),
             "lastUsed" => self.last_used = read::time(value),
-            "lastErrorTime" => self.last_error_time = read::time(value),
-            "lastErrorMessage" => self.last_error_message = read::text(value),
-            "scheduledRecoveryTime" => self.scheduled_recovery_time = read::time(value),
-            "needsRefresh" => self.needs_refresh = read::boolean(value).unwrap_or(false),
+            "lastErrorTime" => self.standing.last_error = read::time(value),
+            "lastErrorMessage" => self.standing.note = read::text(value).as_deref().map(Note::parse),
+            "scheduledRecoveryTime" => self.standing.recovery = read::time(value),
+            "needsRefresh" => self.standing.stale = read::boolean(value).unwrap_or(false),
             "refreshCount" => self.refresh_count = read::count(value),
             "lastHealthCheckTime" => self.last_health_check_time = read::time(value),
             "notSupportedModels" => self.not_supported_models = read::names(value),
@@ -747,7 +702,7 @@ mod tests {
 
     #[test]
     fn an_empty_record_is_a_healthy_account_case_05() {
-        assert!(Account::parse(b"{}", "a1").unwrap().is_healthy);
+        assert!(Account::parse(b"{}", "a1").unwrap().standing.healthy);
         assert_eq!(after_successes("{}", 1), r#"{"usageCount":1,"lastUsed":"2026-11-23T10:00:00.000Z"}"#);
     }
 
@@ -814,7 +769,7 @@ mod tests {
     #[test]
     fn last_error_time_is_read_in_every_spelling_case_19() {
         let read = |value: &str| {
-            Account::parse(format!(r#"{{"lastErrorTime":{value}}}"#).as_bytes(), "a1").unwrap().last_error_time
+            Account::parse(format!(r#"{{"lastErrorTime":{value}}}"#).as_bytes(), "a1").unwrap().standing.last_error
         };
         assert_eq!(read("\"2026-11-23T18:00:00+08:00\""), Some(t0()));
         assert_eq!(read("1795428000000"), Some(t0()));
@@ -1004,7 +959,7 @@ mod tests {
     fn a_note_counts_only_while_unhealthy_r15() {
         let read = |healthy: bool| {
             let text = format!(r#"{{"isHealthy":{healthy},"lastErrorMessage":"ejected: suspended"}}"#);
-            Account::parse(text.as_bytes(), "a1").unwrap().note()
+            Account::parse(text.as_bytes(), "a1").unwrap().standing.mark().cloned()
         };
         assert_eq!(read(true), None);
         assert_eq!(read(false), Some(Note::Ejected { cause: "suspended".into() }));
@@ -1228,11 +1183,11 @@ mod tests {
             match patch(&record, &entries).unwrap() {
                 None => {
                     let account = Account::parse(&record, "p").unwrap();
-                    prop_assert_eq!((account.usage_count, account.is_healthy), (usage, healthy));
+                    prop_assert_eq!((account.usage_count, account.standing.healthy), (usage, healthy));
                 }
                 Some(patched) => {
                     let account = Account::parse(&patched, "p").unwrap();
-                    prop_assert_eq!((account.usage_count, account.is_healthy), (usage, healthy));
+                    prop_assert_eq!((account.usage_count, account.standing.healthy), (usage, healthy));
                     prop_assert_eq!(account.last_used.map(Timestamp::as_millisecond), Some(millis));
                     prop_assert_eq!(untouched(&record, &names), untouched(&patched, &names));
                     prop_assert_eq!(patch(&patched, &entries), Ok(None));

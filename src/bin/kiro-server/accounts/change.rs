@@ -49,7 +49,7 @@ async fn patch(
         return Err(CommandFailure::new(format!("account {}: {problem}", short(&entry.raw.id))));
     };
     let was = entry.info.state;
-    if !desk.store.patch_account(&entry.raw.id, &fields(!account.is_healthy)).await? {
+    if !desk.store.patch_account(&entry.raw.id, &fields(!account.standing.healthy)).await? {
         return Err(gone());
     }
     let after = desk.accounts().await?;

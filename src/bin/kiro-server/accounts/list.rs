@@ -79,7 +79,7 @@ fn json_of(entry: &DeskAccount) -> Value {
         "expires_at": info.expires_at.map(rfc3339),
         "registration_expires_at": info.registration_expires_at.map(rfc3339),
         "uses": account.map(|account| account.usage_count),
-        "errors": account.map(|account| account.error_count),
+        "errors": account.map(|account| account.standing.error_count),
         "last_used": account.and_then(|account| account.last_used).map(rfc3339),
     })
 }
@@ -99,9 +99,9 @@ fn why(entry: &DeskAccount) -> Option<String> {
     if entry.info.state == kiro_messages::policy::health::HealthState::Unusable {
         return Some("no credential".to_owned());
     }
-    match entry.account.as_ref()?.note()? {
+    match entry.account.as_ref()?.standing.mark()? {
         Note::CoolDown { cause, .. } | Note::Quota { cause, .. } | Note::Ejected { cause } => {
-            Some(plain(&cause, 100)).filter(|_| !is_served(entry.info.state))
+            Some(plain(cause, 100)).filter(|_| !is_served(entry.info.state))
         }
         Note::Plain(_) => None,
     }
