@@ -3,7 +3,7 @@
 //! # Cancellation
 //! Dropping [`Import::add`] leaves the accounts that were added so far.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,9 +15,11 @@ use crate::config::{Config, StoreKind, UpstreamKind};
 use crate::proto::record::import::{Checked, FoundAccount, ImportedAccount, check};
 use crate::proto::record::{Method, Token, TokenKey, is_account_id, rfc3339};
 use crate::secret::Secret;
-use crate::store::{Added, NewAccount, StoreError};
+use crate::store::{Added, KnownLogins, NewAccount, StoreError};
 
 const MAX_NAME: usize = 100;
+/// How many accounts are written at a time: a file is written anew each time.
+const AT_A_TIME: usize = 500;
 /// Kiro's refresh tokens are longer (contract/accounts.md, "Tokens").
 const SHORTEST_REFRESH_TOKEN: usize = 100;
 /// When a program that keeps the pool in memory may have written it back without what was added (R106).
@@ -120,10 +122,11 @@ impl Import {
         self.is_single
     }
 
-    /// Adds them one by one; `seen` hears of each.
+    /// Adds them, some hundred at a time; `seen` hears of each, in their order.
     ///
     /// # Errors
-    /// The store can't be used, or `seen` fails. What was added so far stays.
+    /// The store can't be read, or `seen` fails. What was added so far stays. An account that the store doesn't take has
+    /// its own report.
     pub async fn add<E: From<StoreError>>(
         mut self,
         intake: Intake<'_>,
@@ -131,13 +134,16 @@ impl Import {
     ) -> Result<Imported, E> {
         let mut known = Known::of(intake).await?;
         let mut reports = Vec::new();
-        for (label, checked) in std::mem::take(&mut self.ready) {
-            let report = match checked {
-                Ok((taken, checked)) => self.add_one(intake, &mut known, taken, checked).await?,
-                Err(why) => Report::Failed(why),
-            };
-            seen(&label, &report)?;
-            reports.push((label, report));
+        let mut ready = std::mem::take(&mut self.ready).into_iter();
+        loop {
+            let some: Vec<_> = ready.by_ref().take(AT_A_TIME).collect();
+            if some.is_empty() {
+                break;
+            }
+            for (label, report) in self.add_some(intake, &mut known, some).await {
+                seen(&label, &report)?;
+                reports.push((label, report));
+            }
         }
         let mut notes = self.notes;
         let is_any = reports.iter().any(|(_, report)| matches!(report, Report::Added(_)));
@@ -151,45 +157,78 @@ impl Import {
         Ok(Imported { reports, is_single: self.is_single, notes, dry: self.dry })
     }
 
-    async fn add_one(
+    async fn add_some(
+        &self,
+        intake: Intake<'_>,
+        known: &mut Known,
+        some: Vec<(String, Result<(ImportedAccount, Checked), String>)>,
+    ) -> Vec<(String, Report)> {
+        let mut reports = Vec::new();
+        let mut new = Vec::new();
+        for (label, checked) in some {
+            let report = match checked {
+                Ok((taken, checked)) => self.one(intake, known, taken, checked, &mut new).await,
+                Err(why) => Report::Failed(why),
+            };
+            reports.push((label, report));
+        }
+        let mut added = intake.store.add_accounts(&new).await.into_iter();
+        for (_, report) in &mut reports {
+            let Report::Added(account @ AddedAccount { id: Some(_), .. }) = report else { continue };
+            match added.next() {
+                Some(Ok(Added::New)) => account.profile = self.profile_of(intake, account).await,
+                Some(Ok(Added::Duplicate { id })) => *report = Report::Duplicate(id),
+                Some(Err(error)) => *report = Report::Failed(error.to_string()),
+                None => *report = Report::Failed("the store gave no answer".to_owned()),
+            }
+        }
+        reports
+    }
+
+    /// What will come of an account, and what is to be written for it.
+    async fn one(
         &self,
         intake: Intake<'_>,
         known: &mut Known,
         taken: ImportedAccount,
         checked: Checked,
-    ) -> Result<Report, StoreError> {
+        new: &mut Vec<NewAccount>,
+    ) -> Report {
         let Checked { record, token, warnings } = checked;
         let name = self.name.clone().or(taken.name);
-        if let Some(id) = known.duplicate_of(&token) {
-            return Ok(Report::Duplicate(id));
+        if let Some(id) = known.logins.duplicate_of(&token) {
+            return Report::Duplicate(id.to_owned());
         }
         let id = match taken.id.filter(|id| is_account_id(id.as_bytes()) && !known.ids.contains(id)) {
             // A token record without an account may be a newer one of this login: it is left alone.
-            Some(id) if intake.store.read_token(&TokenKey::of(&id), self.now).await?.is_none() => id,
-            _ => uuid::Uuid::new_v4().to_string(),
+            Some(id) => match intake.store.read_token(&TokenKey::of(&id), self.now).await {
+                Ok(None) => id,
+                Ok(Some(_)) => fresh_id(),
+                Err(error) => return Report::Failed(error.to_string()),
+            },
+            None => fresh_id(),
         };
+        known.logins.add(&id, &token);
+        known.ids.insert(id.clone());
+        let profile = ProfileSource::of(&token);
         if self.dry {
-            known.keep(&id, &token);
-            let profile = ProfileSource::of(&token);
-            return Ok(Report::Added(AddedAccount { id: None, name, token, profile, warnings }));
+            return Report::Added(AddedAccount { id: None, name, token, profile, warnings });
         }
-        let new = NewAccount {
-            id: id.clone(),
-            custom_name: name.clone(),
-            added_at: self.now,
-            token: record,
-            members: taken.members,
-        };
-        if let Added::Duplicate { id } = intake.store.add_account(&new).await? {
-            return Ok(Report::Duplicate(id));
-        }
-        known.keep(&id, &token);
-        let profile = match self.asks {
-            true => intake.look_up_profile(&id, &token, self.now).await,
-            false => ProfileSource::of(&token),
-        };
-        Ok(Report::Added(AddedAccount { id: Some(id), name, token, profile, warnings }))
+        let (custom_name, members) = (name.clone(), taken.members);
+        new.push(NewAccount { id: id.clone(), custom_name, added_at: self.now, token: record, members });
+        Report::Added(AddedAccount { id: Some(id), name, token, profile, warnings })
     }
+
+    async fn profile_of(&self, intake: Intake<'_>, account: &AddedAccount) -> ProfileSource {
+        match &account.id {
+            Some(id) if self.asks => intake.look_up_profile(id, &account.token, self.now).await,
+            _ => account.profile,
+        }
+    }
+}
+
+fn fresh_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 /// Why nothing is imported.
@@ -254,31 +293,14 @@ pub fn checked_name(name: &str) -> Result<String, String> {
 /// What the store had before, and what came in since.
 struct Known {
     ids: HashSet<String>,
-    credentials: HashMap<String, String>,
+    logins: KnownLogins,
 }
 
 impl Known {
     async fn of(intake: Intake<'_>) -> Result<Self, StoreError> {
-        let mut known = Self { ids: HashSet::new(), credentials: HashMap::new() };
-        for account in intake.store.load().await? {
-            if let Some(token) = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok()) {
-                known.keep(&account.id, &token);
-            }
-            known.ids.insert(account.id);
-        }
-        Ok(known)
-    }
-
-    fn keep(&mut self, id: &str, token: &Token) {
-        for secret in [&token.refresh_token, &token.kiro_api_key].into_iter().flatten() {
-            self.credentials.insert(secret.expose().to_owned(), id.to_owned());
-        }
-        self.ids.insert(id.to_owned());
-    }
-
-    fn duplicate_of(&self, token: &Token) -> Option<String> {
-        let secrets = [&token.refresh_token, &token.kiro_api_key];
-        secrets.into_iter().flatten().find_map(|secret| self.credentials.get(secret.expose()).cloned())
+        let all = intake.store.load().await?;
+        let logins = KnownLogins::of(&all);
+        Ok(Self { logins, ids: all.into_iter().map(|account| account.id).collect() })
     }
 }
 

@@ -6,7 +6,7 @@
 //! Every call is cancel-safe in this sense: dropping its future leaves the store as if the call had or had not run,
 //! never half done.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -427,12 +427,19 @@ impl Store {
         }
     }
 
-    /// Adds an account, unless one with its refresh token exists (R62).
+    /// Adds an account, unless one with its refresh token or API key exists (R62).
     pub async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
-        match self {
-            Self::Redis(store) => store.add_account(new).await,
-            Self::File(store) => store.add_account(new).await,
-        }
+        let mut added = self.add_accounts(std::slice::from_ref(new)).await;
+        added.pop().unwrap_or_else(|| Err(StoreError::new(StoreErrorKind::Broken, "no answer")))
+    }
+
+    /// Adds many accounts: the store is read once for all of them, and a file is written once. Each has its own outcome.
+    pub async fn add_accounts(&self, new: &[NewAccount]) -> Vec<Result<Added, StoreError>> {
+        let all = match self {
+            Self::Redis(store) => store.add_accounts(new).await,
+            Self::File(store) => store.add_accounts(new).await,
+        };
+        all.unwrap_or_else(|error| new.iter().map(|_| Err(error.clone())).collect())
     }
 
     /// Removes an account, its token record and the index of its refresh token (R62). False when it was not there.
@@ -559,16 +566,34 @@ impl Latency {
     }
 }
 
-/// The account that holds the same refresh token or API key (R62).
-pub(crate) fn duplicate_of(token: &Token, accounts: &[RawAccount]) -> Option<String> {
-    let is_same = |account: &&RawAccount| {
-        let held = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok());
-        held.is_some_and(|held| {
-            token.refresh_token.is_some() && held.refresh_token == token.refresh_token
-                || token.kiro_api_key.is_some() && held.kiro_api_key == token.kiro_api_key
-        })
-    };
-    accounts.iter().find(is_same).map(|account| account.id.clone())
+/// Whose login is whose, by refresh token and API key.
+#[derive(Default)]
+pub struct KnownLogins(HashMap<String, String>);
+
+impl KnownLogins {
+    /// Of the accounts of a store. A record that can't be read knows none.
+    pub fn of<'a>(accounts: impl IntoIterator<Item = &'a RawAccount>) -> Self {
+        let mut known = Self::default();
+        for account in accounts {
+            if let Some(token) = account.token.as_ref().and_then(|(_, record)| Token::parse(record).ok()) {
+                known.add(&account.id, &token);
+            }
+        }
+        known
+    }
+
+    /// This account has that login.
+    pub fn add(&mut self, id: &str, token: &Token) {
+        for secret in [&token.refresh_token, &token.kiro_api_key].into_iter().flatten() {
+            self.0.entry(secret.expose().to_owned()).or_insert_with(|| id.to_owned());
+        }
+    }
+
+    /// The account that has this login.
+    pub fn duplicate_of(&self, token: &Token) -> Option<&str> {
+        let secrets = [&token.refresh_token, &token.kiro_api_key];
+        secrets.into_iter().flatten().find_map(|secret| self.0.get(secret.expose())).map(String::as_str)
+    }
 }
 
 /// Tries of a compare-and-set before it is postponed (R22).

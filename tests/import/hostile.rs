@@ -183,3 +183,30 @@ fn an_entry_that_names_both_regions_keeps_both_r84_k75() {
     assert_eq!((&kept["region"], &kept["idcRegion"]), (&json!("us-east-1"), &json!("ap-southeast-1")));
     assert_eq!(kept["registrationExpiresAt"], FAR);
 }
+
+#[test]
+fn a_thousand_accounts_come_in_within_seconds_r86() {
+    let place = Place::new();
+    let token = |at| json!({ "refreshToken": secret(&format!("{at:04}")), "authMethod": "social" });
+    // The last one is there twice.
+    let list = json!((0..1_000).chain([999]).map(token).collect::<Vec<_>>());
+    let began = Instant::now();
+    let said = place.add(&place.write("list.json", &list), &[], 0).all;
+    assert!(said.ends_with("1000 added, 1 already there, 0 failed\n"), "{}", said.lines().last().unwrap());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(place.pool().len(), 1_000);
+}
+
+#[test]
+fn what_the_store_does_not_take_is_told_for_each_account_r78() {
+    let server = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
+    let mut place = Place::new();
+    place.redis = Some(server.url());
+    let token = |name| json!({ "refreshToken": secret(name), "authMethod": "social" });
+    let path = place.write("list.json", &json!([token("1"), token("2"), { "nickname": "none" }]));
+    let said = place.add(&path, &[], 1);
+    assert!(said.all.contains("0 added, 0 already there, 3 failed"), "{}", said.all);
+    let said: Value = serde_json::from_str(&place.add(&path, &["--json"], 1).out).unwrap();
+    let errors: Vec<_> = said["accounts"].as_array().unwrap().iter().map(|one| one["error"].is_string()).collect();
+    assert_eq!((errors, &said["failed"]), (vec![true; 3], &json!(3)));
+}

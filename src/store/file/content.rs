@@ -110,16 +110,18 @@ impl Pool {
         out
     }
 
-    /// The text with an account and its token added.
-    pub(super) fn with_account(&self, id: &str, account: &[u8], token: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// The text with accounts and their tokens added.
+    pub(super) fn with_accounts(&self, new: &[&(String, Vec<u8>, Vec<u8>)]) -> Result<Vec<u8>, StoreError> {
         let file = self.object()?;
-        let member = |name: &str, record: &[u8]| -> Result<String, StoreError> {
+        let member = |name: &str, records: Vec<(&str, &Vec<u8>)>| -> Result<String, StoreError> {
             let before = file.last(name).filter(|member| !member.is_null()).map_or("{}", |member| member.raw());
             let members =
                 Object::parse(before.as_bytes(), FILE).map_err(|_| broken(format!("\"{name}\" is no object")))?;
-            text_of(members.with([(id, text_of(record.to_vec())?)]))
+            let records = records.into_iter().map(|(id, record)| Ok((id, text_of(record.clone())?)));
+            text_of(members.with(records.collect::<Result<Vec<_>, StoreError>>()?))
         };
-        let (accounts, tokens) = (member("accounts", account)?, member("tokens", token)?);
+        let accounts = member("accounts", new.iter().map(|(id, account, _)| (id.as_str(), account)).collect())?;
+        let tokens = member("tokens", new.iter().map(|(id, _, token)| (id.as_str(), token)).collect())?;
         Ok(file.with([("accounts", accounts), ("tokens", tokens)]))
     }
 
@@ -201,14 +203,15 @@ mod tests {
 
     #[test]
     fn accounts_are_added_and_removed() {
-        let added = pool("{\"config\":{}}").with_account("a", b"{}", b"{\"t\":1}").unwrap();
+        let record = |id: &str, token: &str| (id.to_owned(), b"{}".to_vec(), token.as_bytes().to_vec());
+        let added = pool("{\"config\":{}}").with_accounts(&[&record("a", "{\"t\":1}")]).unwrap();
         assert_eq!(added, b"{\"config\":{},\"accounts\":{\"a\":{}},\"tokens\":{\"a\":{\"t\":1}}}");
-        let both = pool(std::str::from_utf8(&added).unwrap()).with_account("b", b"{}", b"{}").unwrap();
+        let both = pool(std::str::from_utf8(&added).unwrap()).with_accounts(&[&record("b", "{}")]).unwrap();
         let one = pool(std::str::from_utf8(&both).unwrap()).without_account("a", Some("a")).unwrap();
         assert_eq!(one, b"{\"config\":{},\"accounts\":{\"b\":{}},\"tokens\":{\"b\":{}}}");
         assert_eq!(
-            Pool::default().with_account("a", b"{}", b"{}").unwrap(),
-            b"{\"accounts\":{\"a\":{}},\"tokens\":{\"a\":{}}}"
+            Pool::default().with_accounts(&[&record("a", "{}"), &record("b", "{}")]).unwrap(),
+            b"{\"accounts\":{\"a\":{},\"b\":{}},\"tokens\":{\"a\":{},\"b\":{}}}"
         );
     }
 

@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, Latency, Lock, LockHandle, NewAccount, RawAccount, Status, StoreError, StoreErrorKind, Tickets,
-    TokenKey, duplicate_of,
+    Added, Cas, Change, KnownLogins, Latency, Lock, LockHandle, NewAccount, RawAccount, Status, StoreError,
+    StoreErrorKind, Tickets, TokenKey,
 };
 use crate::files::Stamp;
 use crate::proto::record::{self, Account, Registration, Token, TokenFile, id_of_path, token_id_of_path};
@@ -298,11 +298,13 @@ impl FileStore {
         .await
     }
 
-    pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
-        let (id, token) = (new.id.clone(), new.token.clone());
-        let account = record::new_account(&id, &id, new.added_at, new.custom_name.as_deref(), &new.members);
+    pub(super) async fn add_accounts(&self, new: &[NewAccount]) -> Result<Vec<Result<Added, StoreError>>, StoreError> {
+        let record = |new: &NewAccount| {
+            let account = record::new_account(&new.id, &new.id, new.added_at, new.custom_name.as_deref(), &new.members);
+            (new.id.clone(), account, new.token.clone())
+        };
+        let new: Vec<_> = new.iter().map(record).collect();
         self.run_change(move |inner| {
-            let held = Token::parse(&token).map_err(|error| broken(format!("new token record {error}")))?;
             disk::make_folder(&disk::target(&inner.path)?)?;
             inner.change(|content| {
                 let pool = match content {
@@ -310,13 +312,24 @@ impl FileStore {
                     Content::Pool(pool) => pool.clone(),
                     Content::Token(_) => return Err(inner.single_account()),
                 };
-                if let Some(id) = duplicate_of(&held, &raw_accounts(&pool)) {
-                    return Ok((Added::Duplicate { id }, None));
-                }
-                if pool.accounts.contains_key(&id) {
-                    return Err(broken("an account with this id exists already"));
-                }
-                Ok((Added::New, Some(pool.with_account(&id, &account, &token)?)))
+                let mut known = KnownLogins::of(&raw_accounts(&pool));
+                let mut fresh = Vec::new();
+                let added = new.iter().map(|one| {
+                    let (id, _, token) = one;
+                    let token = Token::parse(token).map_err(|error| broken(format!("new token record {error}")))?;
+                    if let Some(id) = known.duplicate_of(&token) {
+                        return Ok(Added::Duplicate { id: id.to_owned() });
+                    }
+                    if pool.accounts.contains_key(id) {
+                        return Err(broken("an account with this id exists already"));
+                    }
+                    known.add(id, &token);
+                    fresh.push(one);
+                    Ok(Added::New)
+                });
+                let added = added.collect();
+                let text = if fresh.is_empty() { None } else { Some(pool.with_accounts(&fresh)?) };
+                Ok((added, text))
             })
         })
         .await

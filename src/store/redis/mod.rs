@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, Latency, Lock, LockHandle, NewAccount, RawAccount, RedisConfig,
-    Status, StoreError, StoreErrorKind, Tickets, TokenKey, duplicate_of,
+    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, KnownLogins, Latency, Lock, LockHandle, NewAccount, RawAccount,
+    RedisConfig, Status, StoreError, StoreErrorKind, Tickets, TokenKey,
 };
 use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
 use crate::secret::Secret;
@@ -239,7 +239,21 @@ impl RedisStore {
         self.inner.unheard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn add_account(&self, new: &NewAccount) -> Result<Added, StoreError> {
+    pub(super) async fn add_accounts(&self, new: &[NewAccount]) -> Result<Vec<Result<Added, StoreError>>, StoreError> {
+        let mut known = KnownLogins::of(&self.load().await?);
+        let mut added: Vec<Result<Added, StoreError>> = Vec::new();
+        for one in new {
+            // Once it is away, nobody waits for it again and again.
+            let away = added.last().and_then(|last| last.as_ref().err().filter(|error| error.is_away()).cloned());
+            added.push(match away {
+                Some(error) => Err(error),
+                None => self.add_one(one, &mut known).await,
+            });
+        }
+        Ok(added)
+    }
+
+    async fn add_one(&self, new: &NewAccount, known: &mut KnownLogins) -> Result<Added, StoreError> {
         let token = Token::parse(&new.token).map_err(|error| broken(format!("new token record {error}")))?;
         let index = token.refresh_token.as_ref().map(|token| self.index_key(&Fingerprint::of(token)));
         if let Some(index) = &index {
@@ -251,8 +265,8 @@ impl RedisStore {
                 return Ok(Added::Duplicate { id });
             }
         }
-        if let Some(id) = duplicate_of(&token, &self.load().await?) {
-            return Ok(Added::Duplicate { id });
+        if let Some(id) = known.duplicate_of(&token) {
+            return Ok(Added::Duplicate { id: id.to_owned() });
         }
         // In this order a crash leaves an orphan token, never an account without one (R62).
         let key = TokenKey::of(&new.id);
@@ -267,6 +281,7 @@ impl RedisStore {
         if let Some(index) = index {
             self.write(command("SET", &[index.as_bytes(), new.id.as_bytes()])).await?;
         }
+        known.add(&new.id, &token);
         Ok(Added::New)
     }
 
