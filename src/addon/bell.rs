@@ -8,12 +8,12 @@
 //! batch = more:u32 { call:u32 kind:u32 length:u32 payload } *       little-endian
 //! ```
 //!
-//! One Buffer, because making JavaScript values is what crossing costs: a Buffer made here is ten times as dear as a
-//! view on one made there.
+//! One Buffer, because making JavaScript values is the cost of crossing: a Buffer made here is ten times as dear as a
+//! view made there.
 //!
-//! The queue is bounded. Its `held` counts the bytes that wait on either side of the border; JavaScript reports what was
-//! taken ([`Bell::taken`]) in steps, so the count is never below the truth. At [`HIGH`] the task stops reading its
-//! upstream, below [`LOW`] it goes on (N31).
+//! The queue is bounded. Its `held` counts the bytes that wait on either side of the border. JavaScript reports taken
+//! bytes ([`Bell::taken`]) in steps, so the count is never too low. At [`HIGH`] the task stops reading its upstream,
+//! below [`LOW`] it goes on (N31).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,24 +34,24 @@ use super::outlet::Outlet;
 pub(crate) const HIGH: usize = 64 * 1024;
 /// Bytes waiting in a stream below which its upstream is read again.
 pub(crate) const LOW: usize = 32 * 1024;
-/// Where a batch ends and leaves the rest to the next turn of the event loop: keeps one turn short (N32, N54).
+/// Bytes at which a batch ends; the rest comes in the next turn of the event loop, so that turns stay short (N32, N54).
 const BATCH_BYTES: usize = 256 * 1024;
 /// The same, counted in calls: each costs JavaScript a promise, a write, or a head (about 50 µs).
 const BATCH_SLOTS: usize = 32;
 
-/// What a message tells JavaScript.
+/// The kind of a message to JavaScript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum MessageKind {
     /// Bytes of the answer, in order.
     Data = 0,
-    /// JSON: the answer begins; what is known before its first byte.
+    /// JSON: the answer begins; the facts before its first byte.
     Head = 1,
     /// JSON: the answer is over; the last message of its call.
     End = 2,
     /// JSON: the call failed before its answer began; the last message of its call.
     Fail = 3,
-    /// JSON: something happened that no call asked for (see [`super::notifier`]).
+    /// JSON: an event outside of any call (see [`super::notifier`]).
     Notice = 4,
 }
 
@@ -123,7 +123,7 @@ impl Bell {
         }
     }
 
-    /// The next bytes of a call's request. Nobody may want them any more: then it has an answer already.
+    /// The next bytes of a call's request. They are dropped when the call has an answer already.
     pub(crate) fn feed(&self, id: u32, bytes: Bytes) {
         if let Some(slot) = self.find(id) {
             let unwanted = lock(&slot.feed).as_ref().is_some_and(|feed| feed.send(bytes).is_err());
@@ -221,7 +221,7 @@ pub(crate) struct OpenCall {
     room: Notify,
     /// Takes the request's body, until it is complete.
     feed: Mutex<Option<UnboundedSender<Bytes>>>,
-    /// Takes what JavaScript says to a streamed head.
+    /// Takes JavaScript's answer to a streamed head.
     way: Mutex<Option<oneshot::Sender<Option<Outlet>>>>,
     cancelled: CancellationToken,
 }
@@ -253,7 +253,7 @@ impl OpenCall {
         }
         drop(queue);
         let mut ready = lock(&self.bell.0.ready);
-        // Nobody comes for it any more, and the line would keep its bell, which keeps the line (N54).
+        // The thread is gone, and the line would keep its bell, which keeps the line (N54).
         if self.bell.0.silent.load(Ordering::Acquire) {
             return;
         }
@@ -303,7 +303,7 @@ impl OpenCall {
         *lock(&self.feed) = Some(feed);
     }
 
-    /// Posts the head of a streamed answer; gives where JavaScript wants its bytes. `None`: in this queue.
+    /// Posts the head of a streamed answer. Returns the socket that its bytes go to; `None`: this queue.
     pub(crate) async fn way(self: &Arc<Self>, head: Bytes) -> Option<Outlet> {
         let (way, answer) = oneshot::channel();
         *lock(&self.way) = Some(way);

@@ -26,7 +26,7 @@ use crate::gateway::{Call, LAST_WORDS};
 use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer};
 
-/// Runs a call to its end on the process's runtime. A panic in it is the call's failure and nobody else's (N53).
+/// Runs a call to its end on the process's runtime. A panic in it fails only this call (N53).
 pub(crate) fn run(slot: Arc<OpenCall>, work: impl Future<Output = ()> + Send + 'static) {
     let guarded = AssertUnwindSafe(work).catch_unwind();
     spawn(async move {
@@ -122,7 +122,7 @@ pub(crate) async fn handle(
     slot.post(MessageKind::End, Bytes::new());
 }
 
-/// Tells JavaScript what a request says, for the host program's prompt log (N14). One that can't be read says nothing.
+/// Gives JavaScript the prompt of a request, for the host program's prompt log (N14). An unreadable request gives none.
 pub(crate) fn hear(slot: Arc<OpenCall>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
     Arc::new(move |body| {
         if let Ok(request) = request::Request::parse(body, Purpose::Messages) {
@@ -159,11 +159,11 @@ impl http_body::Body for Incoming {
 
 /// Posts a stream's bytes until it ends or is cancelled; cancelling drops it, and that is all it takes (K50).
 ///
-/// `cut`: the gateway's grace time is over. A full queue waits no longer then, so that the stream's last words get into
-/// it: a reader that comes late still sees how it ended.
+/// `cut`: the gateway's grace time is over. Then a full queue isn't waited for, so that the stream's last event gets
+/// into it: a late reader still sees how it ended.
 async fn pump(slot: &Arc<OpenCall>, mut stream: impl Stream<Item = Bytes> + Unpin, cut: &CancellationToken) {
-    // Cancelling is looked at before each chunk: an upstream that always has bytes ready never makes this wait, so a look
-    // around the whole would come megabytes later.
+    // Cancelling is checked before each chunk: an upstream that always has bytes ready never makes this wait, so a
+    // check around the whole loop would come megabytes later.
     while let Some(Some(bytes)) = unless_cancelled(slot, stream.next()).await {
         slot.post(MessageKind::Data, bytes);
         tokio::select! {
@@ -174,8 +174,8 @@ async fn pump(slot: &Arc<OpenCall>, mut stream: impl Stream<Item = Bytes> + Unpi
     }
 }
 
-/// Writes a stream's bytes to the client's socket. False when the client didn't get all of them: such an answer must not
-/// be ended as if it had.
+/// Writes a stream's bytes to the client's socket. False: the client didn't get all of them, so the answer must not get
+/// a regular end.
 async fn write(
     slot: &OpenCall,
     outlet: Outlet,

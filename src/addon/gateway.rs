@@ -29,13 +29,13 @@ use crate::simulator::{self, Attached};
 
 /// How long `connect` waits for the client key, once the accounts are there.
 const KEY_WAIT: Duration = Duration::from_secs(1);
-/// How long `close` waits for JavaScript to record outcomes, and for what it didn't record to be written.
+/// How long `close` waits for JavaScript to record outcomes, and for the others to be written.
 const LAST_OUTCOMES: Duration = Duration::from_secs(1);
 
 /// The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
 ///
 /// Everything happens on threads of its own; this thread gets finished bytes. A gateway belongs to the thread that
-/// connected it. It doesn't keep the process alive by itself: a call that somebody waits for does.
+/// connected it. It doesn't keep the process alive by itself: a call that is awaited does.
 ///
 /// ```js
 /// import { KiroGateway } from 'kiro-messages'
@@ -124,7 +124,7 @@ impl KiroGateway {
         let place = handle.connected.clone();
         let start = async move {
             let connected = LiveGateway::start(config, notifier).await?;
-            // Filled once: lib/ makes a handle a connect.
+            // Filled once: lib/ makes a new handle for each connect.
             place.get_or_init(|| connected);
             Ok(Bytes::new())
         };
@@ -179,7 +179,7 @@ impl KiroGateway {
     /// The same on this thread: about 1 ms per 100 KB.
     #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "{ input_tokens: number }")]
     pub fn count_tokens_sync(&self, request: BufferSlice) -> Result<String> {
-        // An object with either: lib/ throws what is a fault.
+        // An object with the count or a fault; lib/ throws the fault.
         let answer = match self.gateway()?.count_tokens(&request) {
             Ok(tokens) => json!({ "input_tokens": tokens }),
             Err(error) => json!({ "fault": message::fault(&error, None) }),
@@ -214,16 +214,15 @@ impl KiroGateway {
         Ok(json!(accounts.iter().map(message::account).collect::<Vec<_>>()).to_string())
     }
 
-    /// The tokens of an account, from memory; null when there is no such account. The only call that hands out a
-    /// secret.
+    /// The tokens of an account, from memory; null when there is no such account. No other call shows a secret.
     #[napi(catch_unwind, ts_args_type = "accountId: string", ts_return_type = "Credential | null")]
     pub fn credential(&self, account_id: String) -> Result<String> {
         let credential = self.gateway()?.credential(&account_id);
         Ok(json!(credential.as_ref().map(message::credential)).to_string())
     }
 
-    /// Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that
-    /// one's.
+    /// Refreshes the access token of an account now, and resolves with its expiry. Within 30 s after a success it
+    /// returns that one's.
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
     /// `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
@@ -238,8 +237,8 @@ impl KiroGateway {
         Ok(())
     }
 
-    /// What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the
-    /// account, unless upstream says that it is suspended.
+    /// An account's usage: upstream's `getUsageLimits`, as it came. It changes nothing on the account, unless upstream
+    /// says that the account is suspended.
     ///
     /// Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
     #[napi(
@@ -299,8 +298,8 @@ impl KiroGateway {
     /// Serves on an address, from threads of its own: no JavaScript runs for a request. The routes are those of
     /// {@link KiroGateway.handler}. Keeps the process alive until it is closed.
     ///
-    /// Rejects with `KIRO_CONFIG` when the address can't be used, or could be reached by others while no client key is
-    /// configured and `allowAnonymous` isn't set.
+    /// Rejects with `KIRO_CONFIG` when the address can't be used, or when other machines could reach it while no client
+    /// key is configured and `allowAnonymous` isn't set.
     #[napi(catch_unwind, ts_args_type = "options?: ListenOptions", ts_return_type = "Promise<GatewayServer>")]
     pub fn listen(&self, bell: &Bell, call: u32, host: Option<String>, port: Option<u16>) -> Result<NativeServer> {
         let (gateway, slot) = self.begin(bell, call)?;
@@ -359,7 +358,7 @@ impl KiroGateway {
         Ok(())
     }
 
-    /// What `recordOutcome` said to an outcome.
+    /// The answer of `recordOutcome` to an outcome.
     #[napi(catch_unwind, skip_typescript)]
     pub fn answered(&self, number: u32, recorded: bool) -> Result<()> {
         let connected = self.gateway()?;
@@ -426,7 +425,7 @@ impl KiroGateway {
 
 impl KiroGateway {
     fn gateway(&self) -> Result<&LiveGateway> {
-        // lib/ hands nobody a gateway that isn't connected.
+        // lib/ shows a gateway only when it is connected.
         self.connected.get().ok_or_else(|| JsError::from_reason("the gateway is not connected"))
     }
 
@@ -439,8 +438,8 @@ fn mode(overwrite: bool) -> SystemMode {
     if overwrite { SystemMode::Overwrite } else { SystemMode::Append }
 }
 
-/// A gateway, and the simulated upstream that it may stand on. Each call holds one, so that both live until the last
-/// call has ended, also when JavaScript has dropped the gateway (N54).
+/// A gateway, and its simulated upstream if it has one. Each call holds it, so that both live until the last call has
+/// ended, also when JavaScript has dropped the gateway (N54).
 #[derive(Clone)]
 pub(crate) struct LiveGateway {
     gateway: Gateway,
@@ -461,8 +460,8 @@ impl LiveGateway {
         };
         let wait = config.store_wait.min(KEY_WAIT);
         let gateway = Gateway::start_with(config, Gateway::wall_clock(), notifier.hooks()).await?;
-        // The accounts are there. The client key comes from the same store: without it a handler would answer its first
-        // requests with 503. When it doesn't come they are right to.
+        // The accounts are known. The client key comes from the same store: without it a handler answers its first
+        // requests with 503, as it must when the key doesn't come.
         let _known = tokio::time::timeout(wait, gateway.key_known()).await;
         Ok(Self { gateway, notifier, _simulated: simulated })
     }
@@ -476,7 +475,7 @@ impl Deref for LiveGateway {
     }
 }
 
-/// The object is gone in JavaScript: nobody answers for outcomes any more (N54).
+/// The object is gone in JavaScript: no outcome is answered any more (N54).
 impl Drop for KiroGateway {
     fn drop(&mut self) {
         if let Some(connected) = self.connected.get() {
@@ -486,7 +485,7 @@ impl Drop for KiroGateway {
 }
 
 impl NativeCallOptions {
-    /// The id is chosen here, so that it is known of a call that fails before it has a stream.
+    /// The id is chosen here, so that it is known when a call fails before it has a stream.
     fn into_call(self, gateway: &Gateway) -> Call {
         Call {
             request_id: Some(gateway.request_id(self.request_id)),

@@ -27,7 +27,7 @@ pub struct NativeServer {
     grace: Duration,
 }
 
-/// The grace time by which a server shall end, once it is said.
+/// The grace time of a server's end, once it is set.
 pub(crate) type GraceSender = watch::Sender<Option<Duration>>;
 
 #[napi]

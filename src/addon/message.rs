@@ -1,4 +1,4 @@
-//! The JSON that crosses to JavaScript beside the bytes of answers: a few short texts a call.
+//! The JSON that crosses to JavaScript beside the bytes of answers: a few short texts for each call.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::proto::messages::error::Cause;
 use crate::proto::record::{Note, Token, rfc3339};
 use crate::secret::Secret;
 
-/// What lib/error.js makes a KiroError of.
+/// The input of lib/error.js for a KiroError.
 pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
     let api = error.api_error();
     let headers: Map<_, _> = error.headers().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
@@ -35,7 +35,7 @@ pub(crate) fn fault(error: &Error, request_id: Option<&str>) -> Value {
     })
 }
 
-/// What kiro-messages/aiclient must know of a failure, and nobody else may rely on.
+/// Facts of a failure for kiro-messages/aiclient only.
 fn detail(error: &Error) -> Value {
     let (account, mark) = match error.account_failure() {
         Some(AccountFailure::Unknown) => (Some("unknown"), None),
@@ -122,7 +122,7 @@ pub(crate) fn credential(token: &Token) -> Value {
     })
 }
 
-/// The text of a value that can't fail to be one.
+/// The JSON of a value; it can't fail for these types.
 pub(crate) fn text(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }

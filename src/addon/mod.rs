@@ -1,11 +1,11 @@
-//! The Node.js face: converts and nothing else.
+//! The Node.js face: it only converts.
 //!
-//! What JavaScript programs use is written in JavaScript (lib/) on top of the two classes here: [`gateway::KiroGateway`]
-//! begins calls, [`Bell`] brings what comes of them. A call is a number that JavaScript chose; its messages come in
-//! batches (see [`bell`]), so that neither a promise nor a callback crosses the border per event.
+//! The API of JavaScript programs is written in JavaScript (lib/), on top of the two classes here:
+//! [`gateway::KiroGateway`] begins calls, [`Bell`] brings their results. A call is a number that JavaScript chose; its
+//! messages come in batches (see [`bell`]), so that neither a promise nor a callback crosses the border per event.
 //!
-//! `///` on what is exported is the documentation in `index.d.ts`. It speaks of the method as JavaScript programs see it;
-//! how lib/ calls it stands in ordinary comments.
+//! The `///` of exported items become the documentation in `index.d.ts`. They describe a method as JavaScript programs
+//! see it; ordinary comments say how lib/ calls it.
 
 mod bell;
 mod call;
@@ -41,10 +41,10 @@ impl Bell {
     /// `ring` is called on this thread when there is something to drain.
     #[napi(constructor, skip_typescript)]
     pub fn new(env: &Env, ring: Function<(), ()>) -> Result<Self> {
-        // Weak: whether the process must live is decided in lib/bell.js (N51).
+        // Weak: lib/bell.js decides whether the process must live (N51).
         let ring = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
         let bell = bell::Bell::new(move || {
-            // Fails only when the thread is going away, and then nobody is left to tell.
+            // It fails only when the thread is going away.
             let _status = ring.call((), ThreadsafeFunctionCallMode::NonBlocking);
         });
         env.add_env_cleanup_hook(bell.clone(), |bell| bell.silence())?;
@@ -58,7 +58,7 @@ impl Bell {
         if self.batch.is_empty() {
             return Ok(None);
         }
-        // A copy, not a view of our memory: some runtimes allow no other, and a view would have to be finalized.
+        // A copy, not a view of our memory: some runtimes allow only that, and a view would need a finalizer.
         BufferSlice::copy_from(env, &self.batch).map(Some)
     }
 
@@ -68,7 +68,7 @@ impl Bell {
         self.bell.cancel(call);
     }
 
-    /// So many bytes of a call's answer were handed on (N31).
+    /// This many bytes of a call's answer were handed on (N31).
     #[napi(catch_unwind, skip_typescript)]
     pub fn taken(&self, call: u32, bytes: u32) {
         self.bell.taken(call, bytes as usize);
@@ -81,7 +81,7 @@ impl Bell {
         self.bell.lead(call, outlet::Outlet::new(descriptor, chunked).ok());
     }
 
-    /// Bytes that the system has still to send on a socket's descriptor, -1 where it doesn't say.
+    /// Bytes that the system has yet to send on a socket's descriptor; -1 when it doesn't say.
     #[napi(catch_unwind, skip_typescript)]
     pub fn unsent(&self, descriptor: i32) -> i64 {
         outlet::unsent(descriptor).map_or(-1, i64::from)

@@ -1,7 +1,7 @@
-//! What the pool tells JavaScript by the doorbell: events for listeners (N22), outcomes for `recordOutcome` (R35).
+//! The pool's notices to JavaScript, by the doorbell: events for listeners (N22), outcomes for `recordOutcome` (R35).
 //!
-//! An outcome is handed to JavaScript and kept here until JavaScript says whether it has recorded it. What it didn't
-//! record, or doesn't answer for, the gateway writes.
+//! An outcome goes to JavaScript and is kept here until JavaScript says whether it has recorded it. The gateway writes
+//! those that JavaScript didn't record or doesn't answer for.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,7 @@ use crate::policy::outcome::{Event, Outcome};
 use crate::pool::{AccountId, Hooks, Pool, PoolEvent};
 use crate::proto::record::{Note, rfc3339};
 
-/// So many notices may wait for a JavaScript thread that is busy. Beyond it outcomes are written by the gateway and
-/// events are dropped.
+/// Notices that may wait for a busy JavaScript thread. Beyond that the gateway writes outcomes itself and drops events.
 const MAX_WAITING: usize = 4096;
 
 /// One gateway's line to its JavaScript thread. Ends with the pool that it serves.
@@ -34,7 +33,7 @@ struct OpenQuestions {
     last: u32,
     /// Outcomes that JavaScript hasn't answered for.
     waiting: HashMap<u32, (AccountId, Outcome)>,
-    /// Nobody is there any more to answer.
+    /// JavaScript can't answer any more.
     deaf: bool,
 }
 
@@ -127,7 +126,7 @@ impl Drop for Notifier {
     }
 }
 
-/// `Outcome` of index.d.ts, times in milliseconds; none for what only we can write: a bare use, a refresh.
+/// `Outcome` of index.d.ts, times in milliseconds; none for outcomes that only we can write: a bare use, a refresh.
 fn outcome_json(id: &AccountId, outcome: &Outcome) -> Option<Value> {
     let mut notice = match &outcome.event {
         Event::Success { heals, half_open, probe } => {
@@ -150,7 +149,7 @@ fn outcome_json(id: &AccountId, outcome: &Outcome) -> Option<Value> {
     Some(notice)
 }
 
-/// The name of an event and what its listeners get.
+/// The name of an event, and its listeners' argument.
 fn event_json(event: &PoolEvent) -> Value {
     match event {
         PoolEvent::Ejected { id, message } => {

@@ -1,11 +1,11 @@
-//! The way around JavaScript: the client's socket of a node:http response, written from here.
+//! The path around JavaScript: it writes to the client's socket of a node:http response from here.
 //!
-//! node:http writes the head of a streamed answer and ends it. What comes between goes to a duplicate of its socket's
-//! descriptor, in HTTP/1.1 chunks when the head says so. An event then costs the JavaScript thread nothing: through
-//! `res.write` it costs a system call on that thread, and that alone is more than everything else together.
+//! node:http writes the head of a streamed answer and ends it. The bytes between go to a duplicate of its socket's
+//! descriptor, in HTTP/1.1 chunks when the head says so. Then an event costs the JavaScript thread nothing. Through
+//! `res.write` it would cost a system call on that thread, which alone is more than everything else together.
 //!
-//! Only where nobody stands between `res.write` and the socket (lib/response.js, `descriptor`): TLS, HTTP/2, a
-//! compression middleware, a wrapped `write`, a socket time-out and every system but Unix take the doorbell.
+//! It needs a bare socket behind `res.write` (lib/response.js, `descriptor`): TLS, HTTP/2, a compression middleware, a
+//! wrapped `write`, a socket time-out and every system but Unix take the doorbell.
 
 use std::io::{self, Write as _};
 use std::net;
@@ -33,12 +33,12 @@ impl Outlet {
         if descriptor < 0 {
             return Err(io::ErrorKind::NotFound.into());
         }
-        // SAFETY: node:http has the descriptor open while the call that brought it here runs on its thread. What is
-        // kept is a duplicate of our own, which nobody else closes.
+        // SAFETY: node:http has the descriptor open while the call that brought it here runs on its thread. We keep a
+        // duplicate of our own, which nobody else closes.
         #[expect(unsafe_code, reason = "Node.js gives its descriptor as a number; there is no other way to borrow one")]
         let theirs = unsafe { BorrowedFd::borrow_raw(descriptor) };
         let socket = net::TcpStream::from(theirs.try_clone_to_owned()?);
-        // Refuses what is no TCP connection, or none any more.
+        // Refuses anything but an open TCP connection.
         socket.peer_addr()?;
         Ok(Self { socket, chunked })
     }
@@ -50,7 +50,7 @@ impl Outlet {
     }
 }
 
-/// Bytes that the system has still to send on a descriptor of node:http; none where it doesn't say.
+/// Bytes that the system has yet to send on a descriptor of node:http; none when it doesn't say.
 pub(crate) fn unsent(descriptor: RawFd) -> Option<u32> {
     if descriptor < 0 {
         return None;

@@ -1,4 +1,4 @@
-//! What belongs to an account: token refresh (K51–K61), usage (K62, K63), profiles (K79) and models (K124).
+//! The calls of an account: token refresh (K51–K61), usage (K62, K63), profiles (K79) and models (K124).
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(super) fn is_service_arn(arn: &str) -> bool {
     [BUILDER_ID_ARN, SOCIAL_ARN].contains(&arn)
 }
 
-/// What an access token names as `sim-acct-KIND[-REGION][.x]`.
+/// The kind that an access token `sim-acct-KIND[-REGION][.x]` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SimKind {
     Builder,
@@ -45,7 +45,7 @@ enum SimKind {
     Key,
 }
 
-/// The longer names first, where one begins another.
+/// Longer names first, because some begin with a shorter one.
 const KINDS: &[(&str, SimKind)] = &[
     ("builder-strict-token", SimKind::BuilderStrictToken),
     ("builder-strict", SimKind::BuilderStrict),
@@ -103,7 +103,7 @@ impl<'a> SimAccount<'a> {
     /// Whether a call is served: the header `tokentype`, the region and the ARN fit the account.
     ///
     /// # Errors
-    /// The answer of upstream, in the words that mean several things (K78).
+    /// Upstream's answer, in its ambiguous words (K78).
     pub fn admits(
         &self,
         call: Call,
@@ -200,7 +200,7 @@ fn numbered_arn(region: &str, name: &str) -> String {
     format!("arn:{partition}:codewhisperer:{region}:111122223333:profile/{name}")
 }
 
-/// Whose token it is, whatever it was refreshed to.
+/// The account of a token, before and after refreshes.
 pub(super) fn identity(token: &str) -> &str {
     if token.starts_with("sim-acct-") {
         return token.split('~').next().unwrap_or(token);
@@ -305,7 +305,7 @@ impl RefreshAnswer {
         }
     }
 
-    /// What goes back; new tokens are counted and the old refresh token retires.
+    /// The answer. New tokens are counted and the old refresh token retires.
     pub fn reply(&self, method: RefreshMethod, used: &str, state: &mut SimState) -> HttpReply {
         if let Some(refusal) = &self.refusal {
             return refusal.clone();
@@ -320,7 +320,7 @@ impl RefreshAnswer {
         let usual = match (account, root.split_once('@')) {
             (None, _) => format!("sim-ok.{n}.{root}"),
             (Some(_), None) => format!("{root}~{n}"),
-            // The identity's region is the refresh token's business.
+            // The refresh token decides the identity's region.
             (Some(_), Some((name, rest))) => {
                 format!("{name}{}~{n}", rest.find('.').map_or("", |dot| &rest[dot..]))
             }
@@ -363,7 +363,7 @@ impl RefreshAnswer {
     }
 }
 
-/// A refresh request that is as it has to be.
+/// A well-formed refresh request.
 #[derive(Debug)]
 pub(super) struct RefreshRequest {
     pub refresh_token: String,
@@ -521,7 +521,7 @@ fn dead(method: RefreshMethod) -> HttpReply {
     }
 }
 
-/// The answer to an access token that has ended.
+/// The answer to an expired access token.
 pub(super) fn expired() -> HttpReply {
     HttpReply::error(403, "ExpiredTokenException", None, EXPIRED_TOKEN)
 }
@@ -531,7 +531,7 @@ pub(super) fn no_bearer() -> HttpReply {
     HttpReply::error(403, "AccessDeniedException", None, INVALID_TOKEN)
 }
 
-/// K62, K63: an account that has used a little; all of it for the tokens `sim-402…` and `sim-overage…`. An ARN other
+/// The usage of an account (K62, K63): a little; all of it for the tokens `sim-402…` and `sim-overage…`. Another ARN
 /// than ours is refused.
 pub(super) fn usage(token: &str, profile_arn: Option<&str>) -> HttpReply {
     let is_known = |arn| arn == PROFILE_ARN || is_service_arn(arn);

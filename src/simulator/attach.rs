@@ -10,8 +10,8 @@ use super::world::TODAY;
 use super::{Control, PROFILE_ARN, Running, Simulator};
 use crate::config::{Config, StoreKind};
 
-/// A simulated upstream that a configuration points to. Dropping it ends the simulation and removes the account that it
-/// brought.
+/// A simulated upstream that a configuration points to. Dropping it ends the simulation and removes its simulated
+/// account.
 #[derive(Debug)]
 pub struct Attached {
     running: Running,
@@ -34,7 +34,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         if let Some(path) = &self.brought {
             for file in [path.clone(), lock_of(path)] {
-                // It may be gone already; a temporary file that stays is no failure.
+                // It may be gone already, and a temporary file may stay.
                 std::fs::remove_file(file).unwrap_or_default();
             }
         }
@@ -62,8 +62,8 @@ pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Resu
     let origin = running.url();
     let port = running.addr().port();
     let gone = running.control().shared.state().world.dns.clone();
-    // Hosts as Kiro has them, one a shape and region, all on this port (RFC 6761); a name that no resolver may know for
-    // one that is gone: by https, since http goes to this machine only.
+    // Kiro's hosts, one for each shape and region, all on this port (RFC 6761). A host that is gone gets an
+    // unresolvable name, by https, because http goes only to this machine.
     let host = |name: &str, shape: &str| match gone.iter().any(|gone| gone == shape) {
         true => format!("https://simulated.invalid:{port}"),
         false => format!("http://{name}.{{region}}.localhost:{port}"),

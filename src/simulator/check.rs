@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::scenario::HttpReply;
 use crate::proto::kiro::route::Shape;
 
-/// What the simulator has to know of a request that is well formed.
+/// The facts of a well-formed request.
 #[derive(Debug, Default)]
 pub(super) struct Prompt {
     /// The text of the current message.
@@ -29,17 +29,17 @@ pub(super) struct Prompt {
     pub has_documents: bool,
     /// The current message holds an image beside tool results.
     pub has_result_images: bool,
-    /// A tool's schema holds a keyword that isn't one of the five which every upstream knows.
+    /// A tool's schema holds a keyword beside the five that every upstream knows.
     pub has_schema_keywords: bool,
     /// Characters of base64.
     pub largest_image: usize,
     /// 1, and 1 more for each message with tool results at the end.
     pub round: usize,
-    /// Tools and messages in their order: what a prompt cache would compare.
+    /// Tools and messages in order, as a prompt cache compares them.
     pub blocks: Vec<Block>,
 }
 
-/// A piece of a prompt: a hash of it and of all before it, and its length in characters.
+/// A piece of a prompt: a hash of it and everything before it, and its length in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
     pub hash: u64,
@@ -158,7 +158,7 @@ fn prompt(body: &Value, today: Option<Shape>) -> Result<Prompt, BodyRefusal> {
     })
 }
 
-/// What today's Kiro refuses in a body, by shape (K115, TR50).
+/// The refusals of today's Kiro for a body, by shape (K115, TR50).
 fn shape_rules(body: &Value, state: &Map<String, Value>, shape: Shape) -> Result<(), BodyRefusal> {
     if body.get("systemPrompt").is_some() || state.contains_key("systemPrompt") {
         return invalid("systemPrompt");
@@ -195,7 +195,7 @@ fn has_cache_point(message: &Value) -> bool {
     message.as_object().is_some_and(|map| map.values().any(|part| part.get("cachePoint").is_some()))
 }
 
-/// Whether a schema holds a keyword that isn't one of those which every upstream knows, at any depth.
+/// Whether a schema holds, at any depth, a keyword that not every upstream knows.
 fn has_keywords(schema: &Value) -> bool {
     let Some(schema) = schema.as_object() else { return false };
     schema.iter().any(|(keyword, value)| match keyword.as_str() {
@@ -241,7 +241,7 @@ fn blocks(context: Option<&Value>, messages: &[&Value]) -> Vec<Block> {
 #[derive(Default)]
 struct SeenMessage {
     content: String,
-    /// Of a user message its results', of an assistant's its uses'.
+    /// The ids of a user message's results, or of an assistant message's uses.
     tool_ids: Vec<String>,
     tools: Vec<String>,
     /// There is reasoning, with a signature or without.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::scenario::HttpReply;
 use super::world::{Search, SimWorld};
 
-/// The answer to a call, and what it searched for.
+/// The answer to a call, and the query of its search.
 pub(super) struct McpAnswer {
     pub reply: HttpReply,
     pub query: Option<String>,

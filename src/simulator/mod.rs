@@ -1,8 +1,8 @@
 //! The simulated upstream: scenarios in, real frames out.
 //!
 //! A real HTTP/1.1 server that answers as Kiro does (contract/kiro.md): the answer stream, token refresh, usage,
-//! profiles and models, every fault of the fault table, and what goes wrong on a wire. It is the upstream of the demo,
-//! of the tests and of the benchmarks. `docs/simulator.md` describes every scenario.
+//! profiles and models, every fault of the fault table, and failures of the wire. It is the upstream of the demo, of
+//! the tests and of the benchmarks. `docs/simulator.md` describes every scenario.
 //!
 //! | request | answer |
 //! |---|---|
@@ -17,7 +17,7 @@
 //! | `POST /_sim/reset` | forgets scripts, tokens and counters |
 //!
 //! # Which scenario
-//! The first of these that there is:
+//! The first of these that exists:
 //! 1. the next one queued for the access token (`/_sim/script`);
 //! 2. the access token, when it is `sim-` and the name of a preset, perhaps with `.anything` behind it: `sim-429`,
 //!    `sim-suspended.alice`; `sim-ok` names no preset;
@@ -25,7 +25,7 @@
 //!    `[[sim "cut"]]`;
 //! 4. the default set by `/_sim/script`, else a demo answer that says that it is simulated.
 //!
-//! A request that Kiro would refuse is refused before all of these but the first two.
+//! A request that Kiro would refuse is refused, unless one of the first two applies.
 //!
 //! # In a test
 //! ```
@@ -97,7 +97,7 @@ impl Simulator {
     /// Listens on `addr`; port 0 takes a free one. Needs no runtime.
     ///
     /// # Errors
-    /// What the system says: the address is in use, say.
+    /// The system's error, for example that the address is in use.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -155,7 +155,7 @@ impl Simulator {
                     Ok((socket, _)) => {
                         connections.spawn(answer(socket, Arc::clone(&self.shared), draining.clone()));
                     }
-                    // Out of file descriptors: those who are served go on, the others wait.
+                    // Out of file descriptors: open connections go on, new ones wait.
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -219,7 +219,7 @@ impl Drop for Running {
     }
 }
 
-/// What `/_sim/…` does, without HTTP.
+/// `/_sim/…` without HTTP.
 #[derive(Clone, Debug)]
 pub struct Control {
     shared: Arc<SimShared>,
@@ -267,13 +267,13 @@ impl Control {
 
 /// One connection, from its first request to its last.
 async fn answer(socket: TcpStream, shared: Arc<SimShared>, draining: CancellationToken) {
-    // Without it the small writes of a stream wait for acknowledgements. A socket that is already gone says so later.
+    // Nagle's algorithm would hold back the small writes of a stream. A dead socket fails later.
     let _best_effort = socket.set_nodelay(true);
     let connection = Arc::new(SimConnection::open(Arc::clone(&shared)));
     let io = TokioIo::new(Io::new(socket, Arc::clone(&connection)));
     let service = service_fn(|request| routes::answer(request, Arc::clone(&shared), Arc::clone(&connection)));
     let mut served = pin!(http1::Builder::new().serve_connection(io, service));
-    // A connection ends as the client or the scenario wants; the counters know what there is to know.
+    // A connection ends as the client or the scenario wants; the counters record how.
     tokio::select! {
         _ended = &mut served => return,
         () = draining.cancelled() => served.as_mut().graceful_shutdown(),

@@ -1,6 +1,6 @@
 //! The models of the simulated Kiro, what each takes in `additionalModelRequestFields`, and how it refuses the rest.
 //!
-//! A table of its own (K123): the gateway's isn't asked, so that it is judged by somebody else.
+//! It has a table of its own (K123), so that it can disagree with the gateway's.
 
 use serde_json::{Map, Value, json};
 
@@ -187,8 +187,8 @@ impl Model {
         entry
     }
 
-    /// What the model says to `additionalModelRequestFields`; `refused` are names of members and values that it
-    /// doesn't know, whatever its schema says.
+    /// The model's verdict on `additionalModelRequestFields`; `refused` are names of members and values that it doesn't
+    /// know, whatever its schema says.
     ///
     /// # Errors
     /// The text of the 400 (K128).
@@ -204,7 +204,7 @@ impl Model {
     }
 }
 
-/// The first thing in `value` that the schema doesn't allow, in the words of upstream's validator.
+/// The first violation of the schema in `value`, in the words of upstream's validator.
 fn mistake(schema: &Value, value: &Value, path: &str, refused: &[String]) -> Option<String> {
     let is_refused = |name: &str| refused.iter().any(|refused| refused == name);
     if let Some(kind) = schema["type"].as_str() {

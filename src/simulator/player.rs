@@ -15,9 +15,9 @@ use super::connection::SimConnection;
 use super::scenario::{End, ScriptStep, StreamScript};
 use super::state::{ChatEnd, ChatFlight};
 
-/// What goes out in one write when the script sets no burst.
+/// Bytes of one write when the script sets no burst.
 const WRITE: usize = 64 << 10;
-/// Before a cut, so that what was written reaches the client.
+/// The pause before a cut, so that written bytes reach the client.
 const BEFORE_CUT: Duration = Duration::from_millis(5);
 
 /// Plays a script once. Dropping it before its end means that the client has gone away.
@@ -28,7 +28,7 @@ pub(super) struct Player {
     /// The step to play next, and the number reached in it.
     step: usize,
     number: u64,
-    /// What is left of the write at hand.
+    /// The rest of the current write.
     write: Bytes,
     sent: u64,
     /// When the next write is due, by the script's pace.
@@ -39,10 +39,10 @@ pub(super) struct Player {
     ended: bool,
 }
 
-/// What comes before the next piece.
+/// The pause before the next piece.
 enum Pause {
     None,
-    /// One turn of the event loop, so that what was handed out is written by itself.
+    /// One turn of the event loop, so that the last piece is written by itself.
     Flush,
     Sleeping,
 }
@@ -72,7 +72,7 @@ impl Player {
         self.pause = Pause::Sleeping;
     }
 
-    /// The next piece of the write at hand, within the limit.
+    /// The next piece of the current write, within the limit.
     fn piece(&mut self) -> Option<Bytes> {
         if let Some(limit) = self.script.limit {
             let left = usize::try_from(limit - self.sent).unwrap_or(usize::MAX);
@@ -111,7 +111,7 @@ impl Player {
         self.started = true;
         let burst = pace.burst.unwrap_or(if pace.gap.is_zero() { usize::MAX } else { 1 });
         let mut events = 0;
-        // Events that lie back to back go out as they lie; only numbered ones are written here.
+        // Consecutive events go out as they lie; only numbered ones are written here.
         let mut range: Option<Range<usize>> = None;
         let mut numbered = Vec::new();
         while events < burst && numbered.len() < WRITE {
@@ -193,7 +193,7 @@ impl Body for Player {
                 } else if pace.burst.is_some() || pace.write_bytes.is_some() {
                     this.pause = Pause::Flush;
                 }
-                // With its last bytes the client gets the end as well; the server doesn't ask again.
+                // The client gets the end with the last bytes; the server doesn't poll again.
                 if this.is_end_stream() {
                     this.flight.land(ChatEnd::Completed);
                 }

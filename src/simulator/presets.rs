@@ -188,8 +188,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
         "output-limit",
         r#"{"text":"An answer that was too lo","exception":{"type":"ContentLengthExceededException","message":"Output limit."}}"#,
     ),
-    // In which the world may differ: of one account as a token preset, of all as a world. What a comment names is a
-    // check of `doctor --live` (K139). Version accepted per call and host
+    // Differences of the world: for one account as a token preset, for all as a world. Each comment names a check of
+    // `doctor --live` (K139). Version accepted per call and host
     ("old-version", r#"{"world":{"min_version":"9999.0.0"}}"#),
     ("old-version-q", r#"{"world":{"min_version":{"q":"9999.0.0"}}}"#),
     ("old-version-runtime", r#"{"world":{"min_version":{"runtime":"9999.0.0"}}}"#),

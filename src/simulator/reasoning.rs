@@ -10,7 +10,7 @@ use super::models::{Model, Style};
 use super::scenario::{HttpReply, Thought};
 use super::world::{Bind, SimWorld};
 
-/// What every signature of the simulator begins with.
+/// The beginning of every simulated signature.
 const MAGIC: &[u8; 8] = b"kiro-sim";
 const TAG: usize = 8;
 
@@ -23,7 +23,7 @@ pub(super) fn sign(token: &str, prompt: &Prompt, before: &str) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-/// The last signature of the history: what the first of this answer follows.
+/// The last signature of the history, which the first one of this answer follows.
 pub(super) fn last(prompt: &Prompt) -> &str {
     prompt.thoughts.iter().rev().flatten().next().map_or("", String::as_str)
 }
@@ -31,7 +31,7 @@ pub(super) fn last(prompt: &Prompt) -> &str {
 /// Whether the signatures of the history may be replayed here.
 ///
 /// # Errors
-/// The answer of upstream: by reason for another account's, by its text for what is bound more narrowly.
+/// Upstream's answer: with a reason for another account's signature, with a text for a narrower binding.
 pub(super) fn judge(token: &str, prompt: &Prompt, bind: Bind) -> Result<(), HttpReply> {
     let mut before = "";
     for signature in prompt.thoughts.iter().flatten() {

@@ -27,7 +27,7 @@ use crate::server::query_value;
 
 /// A larger request body is refused with 413.
 const MAX_BODY: usize = 64 << 20;
-/// Where a prompt holds a scenario.
+/// The beginning of a scenario in a prompt.
 const MARK: &str = "[[sim ";
 
 type SimResponse = Response<Either<Full<Bytes>, Player>>;
@@ -46,7 +46,7 @@ pub(super) async fn answer(
     })
 }
 
-/// What a request gets.
+/// The answer to a request.
 enum Judged {
     Reply(HttpReply),
     Stream(Response<Player>),
@@ -140,7 +140,7 @@ async fn judge(
     }
 }
 
-/// As the counters know a request: its target, where the path says nothing.
+/// A request's name in the counters: its target when the path says nothing.
 fn name_of(method: &Method, path: &str, headers: &HeaderMap) -> String {
     let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).map(operation);
     match target {
@@ -164,7 +164,7 @@ fn refresh_of(method: &Method, path: &str) -> Option<RefreshMethod> {
     .filter(|_| method == Method::POST)
 }
 
-/// Whose version is looked at: an organisation's provider asks for none.
+/// The call whose client version is checked; an organisation's provider checks none.
 fn caller_of(refreshes: Option<RefreshMethod>, wire: &Wire) -> Option<ClientCall> {
     match (refreshes, wire.call) {
         (Some(RefreshMethod::Social), _) => Some(ClientCall::SocialRefresh),
@@ -204,7 +204,7 @@ fn count_head(
     }
 }
 
-/// A request of Kiro's services, as far as it was read.
+/// A request of Kiro's services, as far as it is read.
 struct ServiceCall<'a> {
     token: &'a str,
     call: Call,
@@ -218,14 +218,13 @@ struct ServiceCall<'a> {
 }
 
 impl ServiceCall<'_> {
-    /// What the account's kind, its region and its profile have against the call.
+    /// The refusal for the account's kind, region or profile.
     fn refused(&self, arn: Option<&str>, world: &SimWorld) -> Option<HttpReply> {
         let account = self.account?;
         account.admits(self.call, self.wire.region.as_deref(), arn, self.token_type, world).err()
     }
 
-    /// The answer that a script, the token or the world has for the request. None: as usual; the world may be another
-    /// one then.
+    /// The answer of a script, the token or the world. None: as usual, perhaps in another world.
     fn scenario(
         &self,
         world: &mut Arc<SimWorld>,
@@ -238,7 +237,7 @@ impl ServiceCall<'_> {
         let scripted = shared.state().scripted(self.call, self.token);
         let by_account = match scripted {
             Some(scripted) => scripted,
-            // In which the world differs for the token was heeded before.
+            // The token's differences of the world were applied before.
             None => by_token(self.token)
                 .transpose()?
                 .map(|scenario| Scenario { world: None, ..scenario })
@@ -407,7 +406,7 @@ async fn stream(
     }
 }
 
-/// What Kiro has against a chat request that can be read: size, account, model, fields, signatures.
+/// Kiro's refusal of a readable chat request: size, account, model, fields, signatures.
 fn refused(request: &ServiceCall<'_>, prompt: &Prompt, world: &SimWorld) -> Option<HttpReply> {
     if world.max_body.is_some_and(|max| request.body.len() > max) {
         return Some(HttpReply::error(400, "ValidationException", None, "Improperly formed request."));

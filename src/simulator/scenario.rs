@@ -1,4 +1,4 @@
-//! What one answer of the simulator looks like: a [`Scenario`] is read from JSON and holds the frames ready to send.
+//! One answer of the simulator: a [`Scenario`] is read from JSON and holds the frames ready to send.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::proto::kiro::route::Call;
 
 /// Percentage of the context window that an answer reports unless it says otherwise.
 const DEFAULT_PERCENT: f64 = 1.25;
-/// Output tokens that an answer reports where the world has such figures.
+/// Output tokens that an answer reports, if the world has such figures.
 const DEFAULT_OUTPUT: u64 = 64;
-/// What a simulated model thinks.
+/// The thought of a simulated model.
 const DEFAULT_THOUGHT: &str = "This thought is simulated, as the answer below it is.";
 const DEFAULT_TEXT: &str = "Hello! This answer is simulated: no model wrote it, and no account was used. It comes from \
     the simulator of kiro-messages, in twenty pieces of text, as Kiro would send them. With a real account in the \
@@ -33,7 +33,7 @@ const DEFAULT_GAP: Duration = Duration::from_millis(10);
 pub struct Scenario {
     pub(super) when: When,
     pub(super) everywhere: bool,
-    /// In which the world differs for this request.
+    /// The differences of the world for this request.
     pub(super) world: Option<Value>,
     /// Before the head of the response.
     pub(super) head: Duration,
@@ -72,7 +72,7 @@ impl Scenario {
     /// The answer to a prompt that asks for nothing else.
     pub(super) fn demo() -> Self {
         let mut script = Builder::default();
-        // The text is a constant, so nothing of it can be too long for a frame.
+        // The text is a constant that fits into a frame.
         script.think(None, 1);
         let written = script.texts(DEFAULT_TEXT, DEFAULT_PIECES, None).and_then(|()| script.usage(&Value::Bool(true)));
         let reply = match written {
@@ -136,13 +136,13 @@ impl Scenario {
     }
 }
 
-/// What is known of a request when a scenario is chosen.
+/// The facts of a request when its scenario is chosen.
 pub(super) struct RequestFacts<'a> {
     pub wire: &'a Wire,
     /// The version that its user agent names.
     pub version: Option<IdeVersion>,
     pub profile_arn: Option<&'a str>,
-    /// Of a chat request that can be read.
+    /// The prompt of a readable chat request.
     pub prompt: Option<&'a Prompt>,
     pub body_len: usize,
 }
@@ -268,7 +268,7 @@ impl Condition {
             Self::Shape(shape) => wire.shape().as_str() == shape,
             Self::Region(region) => wire.region.as_ref() == Some(region),
             Self::VersionBelow(version) => facts.version.is_some_and(|sent| sent < *version),
-            // Without a body that can be read nobody knows.
+            // Without a readable body the condition doesn't hold.
             Self::OwnArn(own) => body(&|_| (arn == Some(super::PROFILE_ARN)) == *own),
             Self::AnyArn(any) => arn.is_some() == *any,
             Self::ServiceArn(service) => arn.is_some_and(super::accounts::is_service_arn) == *service,
@@ -293,7 +293,7 @@ impl Condition {
 
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
-    /// What there would be without the scenario.
+    /// The answer without the scenario.
     Usual,
     Stream(StreamScript),
     Http(HttpReply),
@@ -336,7 +336,7 @@ impl HttpReply {
         self
     }
 
-    /// As the hosts of shape `runtime` say it (K114): the error's name stands in the body, and no header has it.
+    /// The error in the form of shape `runtime` (K114): its name stands in the body and not in a header.
     pub fn named_in_body(mut self) -> Self {
         let Some(place) = self.headers.iter().position(|(name, _)| name == "x-amzn-errortype") else { return self };
         let (_, kind) = self.headers.remove(place);
@@ -403,7 +403,7 @@ pub(super) struct StreamScript {
     pub length: Option<u64>,
 }
 
-/// What an answer takes from the request and the world, as [`StreamScript::stage`] wants it.
+/// The parts of the request and the world that [`StreamScript::stage`] needs.
 pub(super) struct Stage<'a> {
     pub world: &'a SimWorld,
     /// The protocol's own first frame comes before the answer's (K114).
@@ -416,7 +416,7 @@ pub(super) struct Stage<'a> {
     pub window: u64,
 }
 
-/// How the request wants to see the model think.
+/// How the request asks the model to show its thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thought {
     None,
@@ -426,7 +426,7 @@ pub(super) enum Thought {
     },
     /// Text between tags.
     Tags,
-    /// One event with what nobody can read.
+    /// One event with an encrypted thought.
     Encrypted,
 }
 
@@ -434,15 +434,15 @@ pub(super) enum Thought {
 pub(super) enum ScriptStep {
     /// Frames that were made for this one request.
     Frames(Bytes),
-    /// What the model thinks, if it is asked to: becomes frames by [`StreamScript::stage`].
+    /// The model's thought, if it is asked for; [`StreamScript::stage`] makes the frames.
     Think {
         text: String,
         /// At least this many, or as many as the world has.
         segments: usize,
     },
-    /// The events at the end: become frames by [`StreamScript::stage`].
+    /// The events at the end; [`StreamScript::stage`] makes the frames.
     Notes(Notes),
-    /// One frame, or bytes that are no frame.
+    /// One frame, or bytes that aren't a frame.
     Event(Range<usize>),
     /// Text events that differ in their running number, written when they are sent.
     Numbered(Numbered),
@@ -459,12 +459,12 @@ pub(super) struct Notes {
     tools: bool,
 }
 
-/// What an event at the end says.
+/// The content of an event at the end.
 #[derive(Clone, Debug, PartialEq)]
 enum Figure {
     /// There is no such event.
     None,
-    /// What the world makes of it.
+    /// The world's usual figures.
     Usual,
     Given(Value),
 }
@@ -574,7 +574,7 @@ impl StreamScript {
     /// Makes the frames that depend on the request and the world.
     ///
     /// # Errors
-    /// A sentence, when no frame can hold what is to be said.
+    /// A sentence, when a text doesn't fit into a frame.
     pub fn stage(&mut self, stage: &Stage<'_>) -> Result<(), String> {
         let mut steps = Vec::with_capacity(self.steps.len() + 3);
         if stage.has_initial_response && !self.steps.is_empty() {
@@ -722,8 +722,8 @@ struct Builder {
 }
 
 impl Builder {
-    /// Everything that `fields` asks to send but usage and failures, in a fixed order: thinking, redacted thinking,
-    /// text, tools, literal events, silence, raw bytes.
+    /// All events of `fields` except usage and failures, in a fixed order: thinking, redacted thinking, text, tools,
+    /// literal events, silence, raw bytes.
     fn verbs(&mut self, fields: &mut Fields) -> Result<(), String> {
         let pieces = fields.positive("pieces")?.unwrap_or(1);
         let tags: bool = fields.take("tags")?.unwrap_or(false);
@@ -831,7 +831,7 @@ impl Builder {
     fn numbered(&mut self, text: &str, count: u64, model: Option<&str>) -> Result<(), String> {
         let payload = text_payload(text, model).to_string();
         let numbered = Numbered { count, parts: payload.split("{n}").map(str::to_owned).collect() };
-        // A text that is too long fails here and not in mid-answer: no number is longer than this one.
+        // A text that is too long fails here and not in mid-answer: this is the longest number.
         numbered.write(u64::MAX, &mut Vec::new())?;
         self.steps.push(ScriptStep::Numbered(numbered));
         Ok(())
@@ -922,7 +922,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Bytes that no reader takes: half a frame, or one with something wrong in it.
+    /// Bytes that every reader refuses: half a frame, or a broken one.
     fn flawed(&mut self, flaw: &str) -> Result<(), String> {
         let mut frame = Vec::new();
         let payload = text_payload("These bytes are broken on purpose.", None).to_string();
@@ -1033,7 +1033,7 @@ fn cut(text: &str, pieces: usize) -> impl Iterator<Item = &str> {
     (0..pieces).map(move |n| &text[starts[n * chars / pieces]..starts[(n + 1) * chars / pieces]])
 }
 
-/// The members of an object, taken one by one; what nobody took is an error that names it.
+/// The members of an object, taken one by one. A member that is left is an error that names it.
 pub(super) struct Fields {
     place: String,
     map: Map<String, Value>,

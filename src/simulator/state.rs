@@ -1,4 +1,4 @@
-//! What the simulator remembers: scripted answers, refreshed tokens, counters, the last requests.
+//! The simulator's memory: scripted answers, refreshed tokens, counters, the last requests.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ const BODIES: usize = 32 << 20;
 /// How many conversations have their prompts remembered, and how many ids are counted for each call.
 const CONVERSATIONS: usize = 4096;
 const IDS: usize = 1024;
-/// So many successful refreshes are kept, and refresh tokens have their calls counted.
+/// How many successful refreshes are kept, and for how many refresh tokens calls are counted.
 const REFRESHES: usize = 16_384;
 /// Number of refreshes after which access tokens that have ended are forgotten.
 const SWEPT_EVERY: u64 = 256;
@@ -42,13 +42,13 @@ impl SimShared {
 
 #[derive(Debug, Default)]
 pub(super) struct SimState {
-    /// The world of everybody whose account has none of its own.
+    /// The world of all accounts without one of their own.
     pub world: Arc<SimWorld>,
     /// The one that a reset goes back to.
     started: Arc<SimWorld>,
-    /// In which the world differs for an account.
+    /// The differences of the world for an account.
     worlds: HashMap<String, Vec<Value>>,
-    /// Answers prompts that ask for nothing else.
+    /// The answer to prompts without a scenario.
     pub default: Option<Scenario>,
     /// By account and conversation: the prompt of the last request.
     prompts: HashMap<(String, String), Vec<Block>>,
@@ -57,7 +57,7 @@ pub(super) struct SimState {
     refresh_scripts: HashMap<String, StagedAnswers<Option<RefreshAnswer>>>,
     /// By the first refresh token of each account, whose successors keep it in front.
     logins: BTreeMap<String, Login>,
-    /// Access tokens that end, where the world says so.
+    /// Access tokens that end, if the world says so.
     alive: HashMap<String, Instant>,
     /// How a person signs in.
     pub sign_in: SimSignIn,
@@ -69,7 +69,7 @@ pub(super) struct SimState {
     pub counts: SimCounts,
 }
 
-/// What happened since the start or the last reset.
+/// Counters since the start or the last reset.
 #[derive(Debug, Default)]
 pub(super) struct SimCounts {
     pub requests: BTreeMap<String, u64>,
@@ -94,7 +94,7 @@ pub(super) struct SimCounts {
     last_bytes: usize,
 }
 
-/// What happened to one call of one shape.
+/// Counters of one call of one shape.
 #[derive(Debug, Default)]
 pub(super) struct CallCount {
     count: u64,
@@ -119,7 +119,7 @@ impl CallCount {
         *self.targets.entry(target.to_owned()).or_default() += 1;
     }
 
-    /// Adds what a chat request holds.
+    /// Counts the content of a chat request.
     pub fn prompt(&mut self, prompt: &Prompt) {
         self.members.clone_from(&prompt.members);
         self.reasoning += prompt.thoughts.len() as u64;
@@ -158,7 +158,7 @@ impl CallCount {
     }
 }
 
-/// One account's refresh tokens, of which the last one works, once.
+/// One account's refresh tokens; only the last one works, and only once.
 #[derive(Debug, Default)]
 struct Login {
     refreshes: u64,
@@ -273,7 +273,7 @@ impl SimState {
         let Some(changes) = self.worlds.get(identity(token)) else { return Arc::clone(&self.world) };
         let mut world = SimWorld::clone(&self.world);
         for change in changes {
-            // Each was tried when it was set; against another world it may not fit, and changes nothing then.
+            // Each was checked when it was set. In another world it may not fit, and then changes nothing.
             world.change(change.clone()).unwrap_or_default();
         }
         Arc::new(world)
@@ -317,7 +317,7 @@ impl SimState {
         is_spent
     }
 
-    /// `used` was granted: from here on only `next` works, where it brought one.
+    /// `used` was granted: from here on only `next` works, if there is one.
     pub fn refreshed(&mut self, used: &str, next: Option<&str>, access_token: Option<&str>, life: Option<Duration>) {
         let login = self.login(used);
         login.refreshes += 1;
@@ -338,7 +338,7 @@ impl SimState {
         refreshes.push_back(json!({ "used": used, "refresh_token": next, "access_token": access_token }));
     }
 
-    /// Whether an access token that a refresh gave has ended, where tokens end; counts it.
+    /// Whether a refreshed access token has ended, in a world where tokens end; counts it.
     pub fn has_expired(&mut self, token: &str, world: &SimWorld) -> bool {
         let root = identity(token);
         if world.token_life.is_none() || root == token || self.alive.get(token).is_some_and(|end| *end > Instant::now())
@@ -357,7 +357,7 @@ impl SimState {
         self.logins.entry(root.to_owned()).or_insert_with(first)
     }
 
-    /// What became of each account's refresh tokens.
+    /// The state of each account's refresh tokens.
     pub fn accounts(&self) -> Value {
         let account = |login: &Login| {
             json!({
@@ -374,7 +374,7 @@ impl SimState {
         self.refresh_scripts.get_mut(refresh_token)?.next()
     }
 
-    /// Forgets everything but what is open.
+    /// Forgets everything except open connections and answers.
     pub fn reset(&mut self) {
         let SimState { connections_open, in_flight, .. } = *self;
         let counts =
@@ -500,9 +500,9 @@ pub(super) enum ChatEnd {
     Completed,
     /// As the scenario wanted.
     Cut,
-    /// With something else than a stream.
+    /// With an answer that isn't a stream.
     Answered,
-    /// The client went away before.
+    /// The client went away before the end.
     ClosedByClient,
 }
 

@@ -1,4 +1,4 @@
-//! Which host, shape and call a request is (K111), and what a host refuses for how it was asked (K112, K113).
+//! The host, shape and call of a request (K111), and a host's refusals of a wrong form (K112, K113).
 
 use http::{HeaderMap, Method};
 
@@ -27,7 +27,7 @@ impl Host {
     }
 }
 
-/// Where a request was sent, and what it asks for.
+/// The address and the call of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
     pub host: Host,
@@ -35,7 +35,7 @@ pub(super) struct Wire {
     pub name: String,
     /// The region in the host's name.
     pub region: Option<String>,
-    /// None: nothing that Kiro knows.
+    /// None: unknown to Kiro.
     pub call: Option<Call>,
     /// The call is named by a target on the root path.
     by_target: bool,
@@ -111,7 +111,7 @@ impl Wire {
         self.target.as_deref()
     }
 
-    /// What the host refuses before it looks at who asks. `path` is the request's.
+    /// The host's refusal before it checks the account. `path` is the request's.
     pub fn refusal(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<HttpReply> {
         if path != "/" && self.target.is_some() {
             return Some(invalid("x-amz-target on a path"));
@@ -198,7 +198,7 @@ const SOCIAL: Agents = ("KiroIDE-{V}-{M}", "");
 const IDC: Agents =
     ("aws-sdk-js/{S} ua/2.1 os/{O} lang/js md/nodejs#{N} api/sso-oidc#{S} m/E KiroIDE", "aws-sdk-js/{S} KiroIDE");
 
-/// Who calls, for the sake of [`client_version`].
+/// The call, for [`client_version`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientCall {
     Service(Shape, Call),
@@ -243,7 +243,7 @@ pub(super) fn any_version(headers: &HeaderMap) -> Option<IdeVersion> {
     IdeVersion::read(rest.split('-').next()?)
 }
 
-/// Whether a text has a form; `version` becomes what stands for `{V}`.
+/// Whether a text has a form; `version` becomes the part at `{V}`.
 fn fits(form: &str, text: &str, version: &mut Option<IdeVersion>) -> bool {
     let Some((literal, rest)) = form.split_once('{') else { return form == text };
     let (Some(text), Some((place, rest))) = (text.strip_prefix(literal), rest.split_once('}')) else { return false };

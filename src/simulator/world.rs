@@ -1,4 +1,4 @@
-//! In which Kiro the simulator plays: today's, last winter's, or one that differs by presets.
+//! The Kiro that the simulator plays: today's, last winter's, or one with differences by presets.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::scenario::{Fields, HttpReply, Scenario};
 use super::wire::{ClientCall, IdeVersion, any_version, client_version};
 use crate::proto::kiro::client_identity::VERSION_FLOOR;
 
-/// What Kiro says to a client that is too old (K104).
+/// Kiro's answer to a client that is too old (K104).
 const TOO_OLD: &str =
     "This version of Kiro is no longer supported. Please update to the latest version of Kiro to continue.";
 /// The name of today's world, which is the default.
@@ -19,10 +19,10 @@ pub(super) const TODAY: &str = "2026-11";
 /// The name of last winter's.
 pub(super) const OF_2025: &str = "2025-12";
 
-/// Everything in which one simulated Kiro may differ from another. `docs/simulator.md` describes each key.
+/// All differences between simulated Kiros. `docs/simulator.md` describes each key.
 #[derive(Clone, Debug)]
 pub(super) struct SimWorld {
-    /// What it was made of.
+    /// The names that it was made of.
     pub names: Vec<String>,
     /// Refuses what Kiro refuses since 2026: shapes mixed up, old clients, unknown models and fields.
     pub is_today: bool,
@@ -38,13 +38,13 @@ pub(super) struct SimWorld {
     pub bind: Bind,
     pub segments: usize,
     pub thinking: Thinking,
-    /// What was seen before costs a tenth.
+    /// A repeated prompt costs a tenth.
     pub discount: bool,
     /// The events at the end of an answer, in their order.
     pub end: Vec<EndNote>,
     /// `metadataEvent` has `tokenUsage`.
     pub tokens: bool,
-    /// What the percentage refers to, in place of the model's window.
+    /// The window that the percentage refers to, in place of the model's, in tokens.
     pub usage_window: Option<u64>,
     pub profiles: Option<Vec<Value>>,
     pub profiles_page: Option<usize>,
@@ -63,7 +63,7 @@ pub(super) struct SimWorld {
     pub rules: Vec<Scenario>,
 }
 
-/// What a replayed signature must fit (K130).
+/// The binding of signatures (K130).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bind {
     Off,
@@ -89,7 +89,7 @@ pub(super) enum EndNote {
     Metering,
 }
 
-/// What a refresh in another region than the account's gets (K76).
+/// The answer to a refresh in a wrong region (K76).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WrongRegion {
     InvalidGrant,
@@ -108,7 +108,7 @@ pub(super) enum Search {
     Error,
     Empty,
     BadJson,
-    /// So many ms later.
+    /// This many ms later.
     Slow(u64),
     Invalid,
     Null,
@@ -164,8 +164,8 @@ impl SimWorld {
         }
     }
 
-    /// Changes the world: `2026-11` and `2025-12` begin anew, the name of a preset or an object of keys adds to what
-    /// there is, a list does one after the other.
+    /// Changes the world: `2026-11` and `2025-12` begin anew, the name of a preset or an object of keys adds to the
+    /// present world, a list applies its items in order.
     ///
     /// # Errors
     /// A sentence that names what is unknown or wrong.
@@ -190,7 +190,7 @@ impl SimWorld {
         }
     }
 
-    /// Takes a scenario in: what it says of the world, and what it answers.
+    /// Takes in a scenario: its differences of the world, and its answer.
     fn add(&mut self, mut scenario: Scenario) -> Result<(), String> {
         if let Some(world) = scenario.world.take() {
             self.change(world)?;
@@ -306,7 +306,7 @@ impl SimWorld {
         self.models.iter().find(|model| model.id == id)
     }
 
-    /// Looks at who says to call (K103, K104). `names` are the host's, the region's and the call's.
+    /// Checks the client's user agents and version (K103, K104). `names` are the host's, the region's and the call's.
     ///
     /// # Errors
     /// The answer to a client that is too old, or to one that Kiro doesn't have.
