@@ -177,13 +177,16 @@ fn named_flags_and_commands_exist() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 14] = [
         &[],
         &["serve"],
         &["doctor"],
         &["health"],
         &["simulate"],
         &["accounts", "add"],
+        &["accounts", "login"],
+        &["accounts", "profiles"],
+        &["accounts", "restore"],
         &["accounts", "list"],
         &["accounts", "check"],
         &["accounts", "disable"],

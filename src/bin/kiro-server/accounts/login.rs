@@ -285,7 +285,9 @@ impl Audience {
                 "Open this on any machine and sign in:\n\n  {page}\n\nThe browser ends at an address that can't be reached, \
                  http://localhost:3128/…\nPaste that whole address here: "
             )),
-            (Self::People { .. }, _) => show(&format!("Sign in with this machine's browser\n\n  Open   {page}\n\n")),
+            (Self::People { .. }, PortalWay::Opened | PortalWay::Shown) => show(&format!(
+                "Sign in with this machine's browser (on another machine: --paste)\n\n  Open   {page}\n\n"
+            )),
         }
     }
 
