@@ -42,7 +42,7 @@ use crate::policy::view::{self, Urls};
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::profile::{AccountKind, region_of};
-use crate::proto::record::{Method, Note, Token, TokenKey};
+use crate::proto::record::{Method, Note, Token, TokenKey, rfc3339};
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
 use crate::store::{Clock, Store, StoreError, Writer};
@@ -201,6 +201,20 @@ pub struct AccountInfo {
 }
 
 impl AccountInfo {
+    /// What every list of accounts says first of each, as a JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": &*self.id,
+            "name": self.name,
+            "method": self.method.as_str(),
+            "kind": self.kind.as_str(),
+            "region": self.region,
+            "profile": self.profile,
+            "state": self.state.as_str(),
+            "until": self.state.until().map(rfc3339),
+        })
+    }
+
     /// The end of its client registration, from 14 days before (K99).
     pub fn registration_soon(&self, now: Timestamp) -> Option<Timestamp> {
         self.registration_expires_at.filter(|end| end.as_second() <= now.as_second() + REGISTRATION_SOON)

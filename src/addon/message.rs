@@ -92,19 +92,10 @@ pub(crate) fn summary(cell: &SummaryCell) -> Value {
 
 /// `AccountInfo`.
 pub(crate) fn account(info: &AccountInfo) -> Value {
-    let mut account = json!({
-        "id": &*info.id,
-        "name": info.name,
-        "method": info.method.as_str(),
-        "kind": info.kind.as_str(),
-        "region": info.region,
-        "profile": info.profile,
-        "state": info.state.as_str(),
-        "until": info.state.until().map(rfc3339),
-        "expiresAt": info.expires_at.map(rfc3339),
-        "registrationExpiresAt": info.registration_expires_at.map(rfc3339),
-        "inFlight": info.in_flight,
-    });
+    let mut account = info.json();
+    account["expiresAt"] = json!(info.expires_at.map(rfc3339));
+    account["registrationExpiresAt"] = json!(info.registration_expires_at.map(rfc3339));
+    account["inFlight"] = json!(info.in_flight);
     if let Some(problem) = &info.problem {
         account["problem"] = json!(problem);
     }

@@ -66,22 +66,14 @@ fn row(entry: &DeskAccount, now: Timestamp) -> Vec<String> {
 
 fn json_of(entry: &DeskAccount) -> Value {
     let (info, account) = (&entry.info, entry.account.as_ref());
-    json!({
-        "id": &*info.id,
-        "name": info.name,
-        "method": info.method.as_str(),
-        "kind": info.kind.as_str(),
-        "region": info.region,
-        "profile": info.profile,
-        "state": info.state.as_str(),
-        "until": info.state.until().map(rfc3339),
-        "reason": why(entry),
-        "expires_at": info.expires_at.map(rfc3339),
-        "registration_expires_at": info.registration_expires_at.map(rfc3339),
-        "uses": account.map(|account| account.usage_count),
-        "errors": account.map(|account| account.standing.error_count),
-        "last_used": account.and_then(|account| account.last_used).map(rfc3339),
-    })
+    let mut json = info.json();
+    json["reason"] = json!(why(entry));
+    json["expires_at"] = json!(info.expires_at.map(rfc3339));
+    json["registration_expires_at"] = json!(info.registration_expires_at.map(rfc3339));
+    json["uses"] = json!(account.map(|account| account.usage_count));
+    json["errors"] = json!(account.map(|account| account.standing.error_count));
+    json["last_used"] = json!(account.and_then(|account| account.last_used).map(rfc3339));
+    json
 }
 
 /// The note that a client registration ends (K99).
