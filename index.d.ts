@@ -7,7 +7,7 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 
 /**
- * What {@link KiroGateway.connect} takes. A name is that of the environment variable in camelCase; milliseconds end in
+ * The options of {@link KiroGateway.connect}. A name is that of the environment variable in camelCase; milliseconds end in
  * `Ms`, sizes are bytes. An option beats the environment, which beats the default. An unknown name or a bad value is
  * refused with a {@link KiroError} `KIRO_CONFIG` that names it.
  */
@@ -495,16 +495,16 @@ export interface GatewayOptions {
   /** The environment to read. Pass `{}` to ignore it. @default process.env */
   env?: Record<string, string | undefined>
   /**
-   * Sees on this thread what would be written to an account's record. Return `true` when you have recorded it yourself:
-   * the gateway then writes nothing for it. Anything else, a promise included, or a throw: the gateway writes it.
+   * Sees each outcome, on this thread, before it is written to an account's record. Return `true` when you have recorded
+   * it yourself: then the gateway doesn't write it. After anything else, a promise or a throw included, it does.
    *
-   * Not asked about what leaves no mark: calls pinned with `accountId`, calls with `record: false`, and uses that ended
-   * in somebody else's fault, which the gateway counts by itself. @default none
+   * Not called for calls pinned with `accountId`, for calls with `record: false`, and for uses that ended in somebody
+   * else's fault: the gateway counts those by itself. @default none
    */
   recordOutcome?: (outcome: Outcome) => boolean | void
 }
 
-/** What a call says beyond its request. */
+/** The options of a call, beside its request. */
 export interface CallOptions {
   /** Aborts at any time. The listener on it is removed when the call ends. */
   signal?: AbortSignal
@@ -520,18 +520,18 @@ export interface CallOptions {
   accountId?: string
   /**
    * The operator's system text. `append`: after the request's own, on a line of its own (another text block where that is
-   * an array); alone where the request has none. `overwrite`: in its place. @default none
+   * an array); alone when the request has none. `overwrite`: in its place. @default none
    */
   system?: { mode: 'append' | 'overwrite'; text: string }
   /** Record the outcome on the account. @default true */
   record?: boolean
 }
 
-/** What {@link KiroGateway.streamEvents} takes. */
+/** The options of {@link KiroGateway.streamEvents}. */
 export interface EventOptions extends CallOptions {
   /**
-   * Deltas of one block that wait together are handed over as one: the same text, fewer objects. `false`: one event for
-   * each that was sent. @default true
+   * Waiting deltas of one block are joined into one: the same text, fewer objects. `false`: one event for each delta
+   * that was sent. @default true
    */
   coalesce?: boolean
 }
@@ -539,12 +539,12 @@ export interface EventOptions extends CallOptions {
 /** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or an object. */
 export type MessagesInput = string | Uint8Array | MessagesRequest
 
-// What JavaScript itself adds to the class below.
+// Methods that lib/ adds to the class below.
 export interface KiroGateway extends AsyncDisposable {
   /**
-   * Streams an answer as parsed events. Starts at the first `next()`, so the call itself never fails for anything but the
-   * types of its arguments. Where the bytes of {@link KiroGateway.streamMessages} carry `event: error`, a `KiroError` is
-   * thrown, and so is one for what that call would reject with.
+   * Streams an answer as parsed events. It starts at the first `next()`, so the call itself throws only for arguments of a
+   * wrong type. It throws a `KiroError` where the bytes of {@link KiroGateway.streamMessages} carry `event: error`, and
+   * where that call would reject.
    *
    * ```js
    * for await (const event of gateway.streamEvents(request)) {
@@ -568,10 +568,10 @@ export interface KiroGateway extends AsyncDisposable {
    * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
    * parser has read the request already.
    *
-   * A streamed answer costs this thread its head and its end only: on Unix, over plain HTTP/1.1, what comes between is
-   * written to the client's socket by a thread of ours, and `socket.bytesWritten` doesn't count it. All of it goes
-   * through `res.write` where somebody would be passed by otherwise: a `write` that is wrapped, a compression middleware,
-   * TLS, HTTP/2, `socket.setTimeout()`.
+   * A streamed answer costs this thread only its head and its end: on Unix, over plain HTTP/1.1, a thread of ours writes
+   * the bytes between to the client's socket, and `socket.bytesWritten` doesn't count them. All of it goes through
+   * `res.write` with a wrapped `write`, a compression middleware, TLS, HTTP/2 or `socket.setTimeout()`, which would
+   * otherwise be bypassed.
    *
    * ```js
    * http.createServer(gateway.handler()).listen(8081)
@@ -586,7 +586,7 @@ export interface HandlerOptions {
   /** The path below which it serves, such as `/kiro`. @default '' */
   basePath?: string
   /**
-   * `key`: as the server, with the client key of the configuration; where none is configured, only this machine is served
+   * `key`: as the server, with the client key of the configuration. Without a configured key only this machine is served,
    * unless `allowAnonymous` is set. `none`: the caller has checked it. @default 'key'
    */
   auth?: 'key' | 'none'
@@ -605,7 +605,7 @@ export interface GatewayServer extends AsyncDisposable {
   readonly host: string
   readonly port: number
   /**
-   * Refuses new connections at once. Requests that run may finish within `graceMs`, then streams end with `event: error`
+   * Refuses new connections at once. Running requests may finish within `graceMs`, then streams end with `event: error`
    * and other requests with 503. Resolves when the last connection is closed. The gateway goes on; its own `close` closes
    * its servers too. @default gracefulTimeoutMs
    */
@@ -653,7 +653,7 @@ export interface EventStream extends AsyncIterableIterator<StreamEvent> {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** An event of the Messages API, in its order; `error` is thrown in place of being handed over. */
+/** An event of the Messages API, in its order; an `error` event is thrown instead. */
 export type StreamEvent =
   /** The first event; `content` is empty, `usage` holds the estimate of the input. */
   | { type: 'message_start'; message: Message }
@@ -674,7 +674,7 @@ export type ContentBlockDelta =
   /** A piece of the JSON of a tool's input. */
   | { type: 'input_json_delta'; partial_json: string }
 
-/** What came of a stream. */
+/** The result of a stream. */
 export interface StreamSummary {
   requestId: string
   /** The account of the last attempt. */
@@ -695,7 +695,7 @@ export interface StreamSummary {
   error?: KiroError
 }
 
-/** Token counts. The three of input together are all of it; how they are split says `usageSplit`. */
+/** Token counts. The three of input add up to the whole input; `usageSplit` says how they are split. */
 export interface Usage {
   input_tokens: number
   cache_creation_input_tokens: number
@@ -705,7 +705,7 @@ export interface Usage {
 
 export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens'
 
-/** What is named, and whatever else the Messages API has there: an object literal may hold it, an interface need not. */
+/** The named members, and any others that the Messages API has there. */
 type Open<T> = T | (T & { [name: string]: unknown })
 
 /** A request of the Messages API. Unknown members are accepted and ignored. */
@@ -744,7 +744,7 @@ export type TextBlockParam = Open<{ type: 'text'; text: string }>
 /** A block of content by its `type`: text, image, document, tool_use, tool_result, thinking and the others. */
 export type ContentBlockParam = TextBlockParam | Open<{ type: string }>
 
-/** A tool of the caller's, or by its `type` one that runs at Anthropic: those are left out, for Kiro can't serve them. */
+/** A tool of the caller's, or by its `type` one that runs at Anthropic: the latter are left out, because Kiro can't serve them. */
 export type ToolParam = Open<ClientTool> | Open<{ type: string; name?: string }>
 
 export interface ClientTool {
@@ -794,7 +794,7 @@ export interface Health {
   /** Seconds since the start. */
   uptime: number
   version: string
-  /** There while answers are simulated. */
+  /** Present while answers are simulated. */
   upstream?: 'simulator'
   /** Every host of Kiro's that was called, with the state of its circuit. */
   hosts?: Record<string, 'closed' | 'half-open' | 'open'>
@@ -817,21 +817,21 @@ export interface AccountInfo {
   kind: 'social' | 'builder-id' | 'enterprise' | 'external' | 'api-key' | 'unsure'
   /** The region in which Kiro is asked for it. */
   region: string
-  /** What goes out as its profile: its own, one that was found, Kiro's fixed one, none; `missing`: it needs one. */
+  /** Its profile: its own, one that was found, Kiro's fixed one, or none; `missing`: it needs one. */
   profile: 'own' | 'listed' | 'service' | 'none' | 'missing'
   /**
    * `healthy` and `half-open` (one request at a time, a success heals) are selected; `stale` (its token needs a refresh)
-   * only where none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
+   * only when none of these is left. `cooling` and `quota` come back at `until`, `ejected` when a person acts;
    * `disabled` is switched off; `unusable` has no readable record or no credential.
    */
   state: 'healthy' | 'stale' | 'half-open' | 'cooling' | 'no-profile' | 'quota' | 'ejected' | 'disabled' | 'unusable'
   /** RFC 3339: the end of a rest or of a used-up quota. */
   until: string | null
-  /** RFC 3339: when the access token expires; null where that is unknown and for API keys. */
+  /** RFC 3339: when the access token expires; null for API keys and when it is unknown. */
   expiresAt: string | null
   /** RFC 3339: when the client registration of an `idc` account ends. Its token can't be renewed afterwards. */
   registrationExpiresAt: string | null
-  /** Requests that it serves for this process. */
+  /** This process's requests on it. */
   inFlight: number
   /** Why it is unusable. */
   problem?: string
@@ -946,18 +946,18 @@ export interface UsageLimits {
   [name: string]: unknown
 }
 
-/** What one attempt, or a refused refresh, means for an account's record. */
+/** The outcome of an attempt, or of a refused refresh, for an account's record. */
 export type Outcome =
   | {
       /** A use that went well. */
       kind: 'success'
       accountId: string
       at: Date
-      /** Whether it lifts what the record holds against the account. A success that doesn't is a bare count. */
+      /** Whether it lifts the marks of the record. A success that doesn't is a bare count. */
       heals: boolean
       /** Whether it was the one request that a half-open account gets. */
       halfOpen: boolean
-      /** The gateway asked on its own whether the account is well again: that is no use of it. */
+      /** A probe by the gateway itself, which isn't a use of the account. */
       probe: boolean
     }
   /** A failure that counts, below the number that makes the account rest. */
@@ -973,7 +973,7 @@ export interface GatewayEvents {
   accountEjected: { accountId: string; message: string }
   /** The account has a new access token; {@link KiroGateway.credential} has it. */
   tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
-  /** The store can't be reached any more; the last snapshot serves on. */
+  /** The store can't be reached any more; the gateway serves on with the last snapshot. */
   storeLost: { cause: string }
   /** The store is back: how long it was away, and how many waiting records were written. */
   storeBack: { awayMs: number; written: number }
@@ -1023,7 +1023,7 @@ export type KiroErrorCode =
   /** No native binary fits this platform. Status 500. */
   | 'KIRO_BINDING_NOT_FOUND'
 
-/** What every failed call ends in. It holds no token, no key and no text of a prompt. */
+/** The error of every failed call. It holds no token, no key and no text of a prompt. */
 export declare class KiroError extends Error {
   private constructor()
   readonly code: KiroErrorCode
@@ -1031,11 +1031,11 @@ export declare class KiroError extends Error {
   readonly status: number
   /** Anthropic's error type, such as `rate_limit_error`. */
   readonly type: string
-  /** Whose turn it is. */
+  /** Who must act. */
   readonly origin: 'client' | 'upstream' | 'internal'
   /** Whether the same call may succeed later. */
   readonly retryable: boolean
-  /** When it is worth to come back, where that is known. */
+  /** When a retry is worthwhile, if that is known. */
   readonly retryAfterMs?: number
   readonly requestId?: string
   readonly accountId?: string
@@ -1051,7 +1051,7 @@ export declare class KiroError extends Error {
  * The way to Kiro: a pool of accounts, failover between them, and the streams that are open.
  *
  * Everything happens on threads of its own; this thread gets finished bytes. A gateway belongs to the thread that
- * connected it. It doesn't keep the process alive by itself: a call that somebody waits for does.
+ * connected it. It doesn't keep the process alive by itself: a call that is awaited does.
  *
  * ```js
  * import { KiroGateway } from 'kiro-messages'
@@ -1099,21 +1099,20 @@ export declare class KiroGateway {
   /** The accounts as this process sees them, sorted by id. From memory, without secrets. */
   accounts(): AccountInfo[]
   /**
-   * The tokens of an account, from memory; null when there is no such account. The only call that hands out a
-   * secret.
+   * The tokens of an account, from memory; null when there is no such account. No other call shows a secret.
    */
   credential(accountId: string): Credential | null
   /**
-   * Refreshes the access token of an account now. Within 30 s after a refresh that succeeded it answers with that
-   * one's.
+   * Refreshes the access token of an account now, and resolves with its expiry. Within 30 s after a success it
+   * returns that one's.
    *
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, `KIRO_ACCOUNT_UNAUTHORIZED` when the refresh was refused,
    * `KIRO_UPSTREAM` or `KIRO_UPSTREAM_TIMEOUT` when it could not be asked for.
    */
   refresh(accountId: string): Promise<{ expiresAt: string | null }>
   /**
-   * What an account has used of its quota: upstream's `getUsageLimits`, as it came. It changes nothing on the
-   * account, unless upstream says that it is suspended.
+   * An account's usage: upstream's `getUsageLimits`, as it came. It changes nothing on the account, unless upstream
+   * says that the account is suspended.
    *
    * Rejects with `KIRO_NOT_FOUND` for an unknown account, else as a call pinned to the account does.
    */
@@ -1152,8 +1151,8 @@ export declare class KiroGateway {
    * Serves on an address, from threads of its own: no JavaScript runs for a request. The routes are those of
    * {@link KiroGateway.handler}. Keeps the process alive until it is closed.
    *
-   * Rejects with `KIRO_CONFIG` when the address can't be used, or could be reached by others while no client key is
-   * configured and `allowAnonymous` isn't set.
+   * Rejects with `KIRO_CONFIG` when the address can't be used, or when other machines could reach it while no client
+   * key is configured and `allowAnonymous` isn't set.
    */
   listen(options?: ListenOptions): Promise<GatewayServer>
   /**

@@ -1,8 +1,8 @@
 'use strict'
 
-/** What an AbortSignal ends: one listener a signal, however many calls wait for it. Node.js warns of the eleventh. */
+/** Calls that an AbortSignal ends: one listener for each signal, however many calls wait for it. Node.js warns of the eleventh. */
 
-/** By signal: its listener, and what that calls. */
+/** By signal: its listener, and the functions that it calls. */
 const heard = new WeakMap()
 
 /** `tell` is called when the signal is aborted, unless {@link forget} was there before. */
@@ -20,7 +20,7 @@ function onAbort(signal, tell) {
   ears.tells.add(tell)
 }
 
-/** With the last one the listener goes. */
+/** With the last call the listener goes, too. */
 function forget(signal, tell) {
   const ears = heard.get(signal)
   if (ears === undefined || !ears.tells.delete(tell) || ears.tells.size > 0) return

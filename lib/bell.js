@@ -1,7 +1,7 @@
 'use strict'
 
 /**
- * This thread's end of the doorbell (src/addon/bell.rs): the open calls by number, and what each batch holds for them.
+ * This thread's end of the doorbell (src/addon/bell.rs): the open calls by number, and the delivery of each batch.
  */
 
 const timers = require('node:timers')
@@ -9,7 +9,7 @@ const { performance } = require('node:perf_hooks')
 const { markAsUntransferable } = require('node:worker_threads')
 const native = require('./native.js')
 
-/** Message kinds; the other end is `Kind` in src/addon/bell.rs. */
+/** Message kinds; the other end is `MessageKind` in src/addon/bell.rs. */
 const DATA = 0
 const HEAD = 1
 const END = 2
@@ -23,7 +23,7 @@ const TURN_MS = 1
 /** A kept view keeps its whole batch in memory: in a larger batch a small Buffer is copied out (N54). */
 const SHARED = 8 * 1024
 
-/** Open calls by number. A call is any object with `receive(kind, bytes)`; nothing here holds what users hold. */
+/** Open calls by number. A call is any object with `receive(kind, bytes)`; nothing here holds a user's object. */
 const calls = new Map()
 const bell = new native.Bell(onRing)
 let last = 0
@@ -37,7 +37,7 @@ function enter(call) {
   return last
 }
 
-/** Enters a call and starts it; the process lives until someone lets it go. */
+/** Enters a call and starts it; it keeps the process alive until it is released. */
 function begin(call, start) {
   const id = enter(call)
   hold(call)
@@ -84,7 +84,7 @@ function dispatch(batch) {
     const kind = batch.readUInt32LE(at + 4)
     const from = at + 12
     at = from + batch.readUInt32LE(at + 8)
-    // Two Buffers share the batch's memory: who transfers his to another thread must not take the other's along (N54).
+    // Two Buffers share the batch's memory: transferring one to another thread must not take the other along (N54).
     if (kind === DATA && ++shares === 2) markAsUntransferable(batch.buffer)
     if (call === undefined) continue
     if (kind === END || kind === FAIL) {
@@ -94,7 +94,7 @@ function dispatch(batch) {
     try {
       call.receive(kind, batch.subarray(from, at), batch.length <= SHARED)
     } catch (error) {
-      // A sink of the user's threw. The other calls of this batch must not suffer for it.
+      // A sink of the user's threw. The other calls of this batch must go on.
       queueMicrotask(() => {
         throw error
       })
@@ -102,8 +102,7 @@ function dispatch(batch) {
   }
 }
 
-// What keeps the process alive (N51): calls that someone waits for. A ref'ed timer does it without a crossing. It is let
-// go a little later, because a consumer that takes one Buffer after the other starts and stops waiting all the time.
+// Awaited calls keep the process alive (N51). A ref'ed timer does it without a crossing. It is released a little later, because a consumer that takes one Buffer after the other starts and stops waiting all the time.
 const keeper = timers.setInterval(() => {}, 0x7fffffff).unref()
 let held = 0
 let letGo = null

@@ -11,7 +11,7 @@ const { accessSync, chmodSync, constants: access } = require('node:fs')
 const { constants } = require('node:os')
 const { describe, missing } = require('./platform.js')
 
-/** What a program gets when nobody started it (sysexits.h, EX_UNAVAILABLE). */
+/** The exit code when the server could not be started (sysexits.h, EX_UNAVAILABLE). */
 const UNAVAILABLE = 69
 /** Handed on. SIGINT too: the server is in a process group of its own, so that Ctrl-C reaches it once and not twice. */
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']
@@ -72,7 +72,7 @@ function makeExecutable(file) {
     try {
       chmodSync(file, 0o755)
     } catch {
-      // Not ours to change: whether it can be run shows in a moment.
+      // We may not change it: the start shows whether it can be run.
     }
   }
 }

@@ -2,14 +2,14 @@
 
 const BRAND = Symbol.for('kiro-messages.KiroError')
 
-/** What the native side knows of a failure beyond what programs may rely on; for kiro-messages/aiclient. */
+/** The native side's further facts of a failure, for kiro-messages/aiclient only. */
 let detailOf
 
 /**
- * What every failed call ends in. Declared in src/addon/types.d.ts.
+ * The error of every failed call. Declared in src/addon/types.d.ts.
  *
- * `fault` is what the native side says about a failure (src/addon/message.rs): it is data until an error is made of it
- * here, in the function that the caller awaits, so that the stack names the caller (N42).
+ * `fault` is the native side's description of a failure (src/addon/message.rs). It stays data until this makes an error of
+  * it, in the function that the caller awaits, so that the stack names the caller (N42).
  */
 class KiroError extends Error {
   #headers
@@ -65,7 +65,7 @@ Object.defineProperties(KiroError.prototype, {
   [BRAND]: { value: true },
 })
 
-/** A panic, or anything else that can't be (N53). What was thrown may quote anything, so it isn't repeated (N41). */
+/** A panic, or another impossible failure (N53). Its text may quote anything, so it isn't repeated (N41). */
 const DEFECT = {
   code: 'KIRO_INTERNAL',
   status: 500,
@@ -75,7 +75,7 @@ const DEFECT = {
   message: 'a defect of kiro-messages ended this call',
 }
 
-/** What a failed call throws: its fault as an error whose stack begins at the method that was called (N42). */
+/** A failed call's fault as an error whose stack begins at the called method (N42). */
 function errorOf(fault) {
   if (fault instanceof KiroError || fault instanceof TypeError) return fault
   const error = new KiroError(fault instanceof Error ? DEFECT : fault)

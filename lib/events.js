@@ -8,17 +8,17 @@ const { StreamCall, own, unreachable } = require('./stream.js')
 const DATA = '\ndata: '
 const END = '\n\n'
 
-/** How a delta that can be put together with its neighbours begins and ends; between is the inside of a JSON string. */
+/** The beginning and the end of a delta that can be joined with its neighbours; between is the inside of a JSON string. */
 const DELTA =
   /^\{"type":"content_block_delta","index":\d+,"delta":\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"/
 const TAIL = '"}}'
 
-/** What an `event: error` means, should its stream end without saying more. */
+/** The meaning of an `event: error` whose stream ends without a summary. */
 const UPSTREAM = { code: 'KIRO_UPSTREAM', status: 500, origin: 'upstream', retryable: true }
 
-/** A stream whose bytes are read as events. A failure is thrown where the bytes carry `event: error`. */
+/** A stream whose bytes are read as events. It throws where the bytes carry `event: error`. */
 class EventCall extends StreamCall {
-  /** Events that were read and not yet taken, and how many bytes they were. */
+  /** Events that were read and not yet taken, and their number of bytes. */
   events = []
   #at = 0
   #size = 0
@@ -32,7 +32,7 @@ class EventCall extends StreamCall {
     this.opened.catch(() => {})
   }
 
-  /** One that was never started and is over. */
+  /** A stream that was never started and is over. */
   static over() {
     const call = new EventCall()
     call.closed = true
@@ -102,7 +102,7 @@ class EventCall extends StreamCall {
       this.#size += bytes.length
       text += bytes.toString('utf8')
     }
-    // Deltas that wait to be put together: how they begin, and the insides of their strings.
+    // Deltas that wait to be joined: their beginning, and the insides of their strings.
     let head = ''
     let inside = ''
     let at = 0
@@ -133,7 +133,7 @@ class EventCall extends StreamCall {
   }
 
   #push(event) {
-    // What it was comes with the summary, in full.
+    // The summary brings the whole error.
     if (event.type === 'error') this.#failed = { ...UPSTREAM, ...event.error }
     else this.events.push(event)
   }
@@ -143,7 +143,7 @@ class EventCall extends StreamCall {
   }
 
   finish(summary) {
-    // Thrown after the events that are still here, in the words of the summary: they say more than the event does.
+    // Thrown after the remaining events, in the words of the summary, which say more than the event.
     const failure = summary.error ?? this.#failed
     if (failure !== null && !this.closed) this.break({ ...failure })
     super.finish(summary)

@@ -9,7 +9,7 @@ const { Ears } = require('./notices.js')
 const { listen } = require('./listen.js')
 const { handler } = require('./handler.js')
 
-/** Nobody but connect() makes one. */
+/** Only connect() makes one. */
 const KEY = Symbol('connect')
 
 /** The native half of a gateway, for the rest of lib/. */
@@ -147,7 +147,7 @@ class KiroGateway {
       check: flag(check, 'options.check', true),
     }
     if (signal?.aborted) throw cancelled(signal.reason)
-    // What onCode throws is the caller's own error, and nobody will sign in.
+    // An exception of onCode is the caller's own error, and nobody will sign in.
     let thrown
     const head = (code, cancel) => {
       try {
@@ -247,8 +247,8 @@ class KiroGateway {
 }
 
 /**
- * The one result of a call, its failure as an error with the caller's stack (N42). `head` gets what is known before, and
- * a function that ends the call.
+ * The one result of a call, its failure as an error with the caller's stack (N42). `head` gets the facts that come before,
+  * and a function that ends the call.
  */
 async function result(start, signal, head) {
   let cancel
@@ -353,10 +353,10 @@ function headerOf(headers, wanted) {
   return undefined
 }
 
-/** What has one text that says it. `null` or an object would be a text too, and then somebody's client key. */
+/** Values with one clear text. `null` or an object would become a text too, and then perhaps a client key. */
 const PLAIN = new Set(['string', 'number', 'bigint', 'boolean'])
 
-/** A flat list of names and values as text; what is undefined was not said. `refused(name, what)` makes an error. */
+/** A flat list of names and values as text; undefined values are left out. `refused(name, what)` makes an error. */
 function pairs(object, refused) {
   const flat = []
   for (const [name, value] of Object.entries(object)) {

@@ -24,12 +24,12 @@ const LINGER_BYTES = 64 * 1024 * 1024
 const MAX_LINGERING = 512
 let lingering = 0
 
-/** What a parser has left on the request can't be said in JSON: a BigInt, say. */
+/** The body that a parser has left on the request isn't JSON: it holds a BigInt, say. */
 const UNREADABLE = { status: 400, type: 'invalid_request_error', message: 'body: was read, and what is left of it is no JSON' }
 
 /**
  * `(req, res, next)` for node:http, Express and Fastify's raw objects. The native side does what the standalone server
- * does (src/server); here is only what node:http wants. Declared in src/addon/types.d.ts.
+ * does (src/server); this adapts it to node:http. Declared in src/addon/types.d.ts.
  */
 function handler(gateway, options = {}) {
   if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
@@ -41,16 +41,16 @@ function handler(gateway, options = {}) {
   return async (req, res, next) => {
     const target = below(basePath, req.url)
     const path = target?.split('?', 1)[0]
-    // '/' belongs to the program around us, as far as it wants it.
+    // '/' belongs to the program around us, if it handles it.
     if (next !== undefined && (target === null || path === '/' || !ROUTE.test(path))) return next()
-    // What isn't below basePath and nobody else's is refused like any unknown path (M5, M7).
+    // A path outside of basePath that nobody else handles is refused like any unknown path (M5, M7).
     await exchange(gateway, req, res, { target: target ?? NOWHERE, trusted: auth === 'none' })
   }
 }
 
 /**
- * Answers one request by the native side. `terms`: `target`, path and query; `trusted`, the key is checked already; and
- * what a surrounding program may add:
+ * Answers one request by the native side. `terms`: `target`, path and query; `trusted`, the key is checked already; and the
+  * additions of a surrounding program:
  *
  * - `system`: `{ mode, text }`, the operator's system text (N13)
  * - `admits(name)`: whether a header of the answer may be sent
@@ -98,12 +98,11 @@ class Exchange {
   }
 
   #begin() {
-    // The client may have left while others had their turn.
+    // The client may have left while other requests began.
     if (this.#over) return
     const req = this.#req
     const { target, trusted, system, hear } = this.#terms
-    // The surrounding program has read the request; otherwise `body` is only a name that is taken: Express 4 has `{}`
-    // there for what its parsers leave alone.
+    // The surrounding program has read the request. Otherwise `body` means nothing: Express 4 sets it to `{}` when its parsers don't read the request.
     const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
     let body = null
     try {
@@ -171,7 +170,7 @@ class Exchange {
     bell.fed(this.id)
   }
 
-  /** Only a defect of ours ends here: every other failure is an answer. */
+  /** A defect of ours: every other failure is an answer. */
   #refuse(fault) {
     if (this.#res.headersSent) return this.#res.destroy()
     const body = JSON.stringify({ type: 'error', error: { type: fault.type, message: fault.message } })
@@ -256,7 +255,7 @@ function nextTurn() {
   while (waiting.length > 0 && !turnIsOver()) waiting.shift()()
 }
 
-/** What is left of `url` below `base`; null when it isn't below. */
+/** The rest of `url` below `base`; null when it isn't below. */
 function below(base, url) {
   if (base === '') return url
   if (!url.startsWith(base)) return null
@@ -267,8 +266,8 @@ function below(base, url) {
 }
 
 /**
- * Names and values in turn. What was said about the bytes before a parser took them isn't true any more; HTTP/2's pseudo
- * headers are no headers.
+ * Names and values in turn. Headers about the bytes are left out when a parser has taken them; so are HTTP/2's pseudo
+  * headers.
  */
 function headersOf({ rawHeaders, httpVersionMajor }, read) {
   if (!read && httpVersionMajor === 1) return rawHeaders

@@ -21,8 +21,8 @@ function load() {
 }
 
 /**
- * A build in this folder, then the platform's package. index.js, which napi generates, would look for the same, but
- * believes /usr/bin/ldd and may start a program to learn the libc (N62): it serves those who name a file of their own.
+ * A build in this folder, then the platform's package. index.js, which napi generates, would look for the same, but it
+  * trusts /usr/bin/ldd and may start a program to learn the libc (N62). It is only for programs that name a file of their own.
  */
 function* candidates({ package: wanted, others }) {
   if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) yield () => require('../index.js')
@@ -30,7 +30,7 @@ function* candidates({ package: wanted, others }) {
   for (const name of [wanted, ...others]) yield () => fromPackage(name)
 }
 
-/** Another version's binary may lack what lib/ calls: better not at all (N61). */
+/** Another version's binary may lack functions that lib/ calls, so it is refused (N61). */
 function fromPackage(name) {
   const binding = require(name)
   const found = require(`${name}/package.json`).version

@@ -7,13 +7,13 @@ const { NOTICE, enter } = require('./bell.js')
 const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeBack'])
 
 /**
- * Who hears from a gateway: its listeners and its `recordOutcome`. The gateway holds this, the bell only
- * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
+ * The receivers of a gateway's notices: its listeners and its `recordOutcome`. The gateway holds this, the bell only
+  * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
  */
 class Ears {
   /** The native gateway, once it is connected. */
   #native = null
-  /** Outcomes from before: what is done at the start can fail while the gateway still connects. */
+  /** Outcomes from before: calls at the start can fail while the gateway still connects. */
   #early = []
   #emitter = new EventEmitter()
   #record
@@ -23,7 +23,7 @@ class Ears {
     this.#record = record
   }
 
-  /** The number by which the native side speaks to us. */
+  /** The number under which the native side addresses this. */
   listen() {
     return enter(new Line(this))
   }
@@ -34,7 +34,7 @@ class Ears {
     for (const notice of this.#early.splice(0)) this.hear(notice)
   }
 
-  /** The first one records: a recorder that is there stays. */
+  /** Sets the recorder, unless there is one. */
   recordBy(record) {
     if (this.#record !== undefined) return
     this.#record = record
@@ -55,7 +55,7 @@ class Ears {
 
   hear(notice) {
     const { event, value, number, ...outcome } = notice
-    // One tick later: what a listener throws is an uncaughtException and harms no stream (N22).
+    // One tick later: an exception of a listener is an uncaughtException and harms no stream (N22).
     if (event !== undefined) process.nextTick(() => this.#emitter.emit(event, value))
     else if (this.#native === null) this.#early.push(notice)
     else this.#native.answered(number, this.#recorded(outcome))
@@ -67,7 +67,7 @@ class Ears {
     try {
       return this.#record(outcome) === true
     } catch (error) {
-      // The gateway writes it then; it says once that the recorder is broken.
+      // Then the gateway writes it. It warns once that the recorder is broken.
       if (!this.#warned) process.emitWarning(`recordOutcome threw: ${error?.message}`, { code: 'KIRO_RECORD_OUTCOME' })
       this.#warned = true
       return false
@@ -75,7 +75,7 @@ class Ears {
   }
 }
 
-/** What the bell holds of it. Ends with the native gateway. */
+/** The bell's part of it. Ends with the native gateway. */
 class Line {
   id = 0
   held = false

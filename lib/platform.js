@@ -1,10 +1,10 @@
 'use strict'
 
-/** What this process runs on, and the package that holds its binaries (N61, N62). Loads none of them. */
+/** This process's platform, and the package with its binaries (N61, N62). Loads none of them. */
 
 /**
- * The libc is asked of Node.js itself and of what is loaded already: no program is started, no file is trusted.
- * `others`: packages that are worth a try where that question has no answer.
+ * The libc is read from Node.js itself and from the loaded libraries: no program is started, no file is trusted.
+  * `others`: packages to try when the libc stays unknown.
  */
 function describe() {
   const { platform, arch } = process
@@ -15,7 +15,7 @@ function describe() {
   return { platform, arch, abi, package: name(abi), others }
 }
 
-/** What to say when nothing fits or is there. */
+/** The error when no package fits or is installed. */
 function missing({ platform, arch, abi, package: wanted }, what, tried) {
   const libc = platform === 'linux' ? `, ${abi === '-musl' ? 'musl' : 'glibc'}` : ''
   return [

@@ -38,12 +38,12 @@ class Sink {
   #stuck = null
   #wrote = false
   #done
-  /** The connection, where another answer is before this one. */
+  /** The connection, if another answer comes before this one. */
   #connection = null
   #onClose = () => this.closed()
   #onDrain = () => this.#drain()
 
-  /** `report(bytes)` is called for what was handed to `res`, `cancel()` when `res` wants no more. */
+  /** `report(bytes)` is called for bytes handed to `res`, `cancel()` when `res` wants no more. */
   constructor(res, report, cancel) {
     this.#res = res
     this.#report = report
@@ -60,7 +60,7 @@ class Sink {
     if (res.destroyed || res.closed || this.#connection?.destroyed) queueMicrotask(this.#onClose)
   }
 
-  /** After how many milliseconds a client that takes no byte is let go. */
+  /** Milliseconds after which a client that takes no byte is dropped. */
   within(limit) {
     this.#limit = limit
   }
@@ -81,9 +81,9 @@ class Sink {
   }
 
   /**
-   * Sends the head, and gives the descriptor of the socket on which the native side may write what follows
-   * (src/addon/outlet.rs). -1 where that would pass somebody by: TLS, HTTP/2, compression, a wrapped `write`, a socket
-   * that counts idle time, an answer that waits for another one on its connection.
+   * Sends the head, and returns the descriptor of the socket to which the native side may write the body
+    * (src/addon/outlet.rs). -1 when that would bypass something: TLS, HTTP/2, compression, a wrapped `write`, a socket that
+    * counts idle time, an answer that waits for another one on its connection.
    */
   descriptor() {
     const res = this.#res
@@ -116,7 +116,7 @@ class Sink {
     if (typeof res.flush === 'function') res.flush()
   }
 
-  /** While Node.js waits for the client. Whatever the system takes counts, also when it is less than all that waits. */
+  /** While Node.js waits for the client. Any bytes that the system takes count, also fewer than all that wait. */
   #watch() {
     if (!(this.#limit > 0)) return
     let before = waitingIn(this.#res)
@@ -160,7 +160,7 @@ class Sink {
     this.#done()
   }
 
-  /** The answer was cancelled from our side: what was sent is all there is. */
+  /** The answer was cancelled from our side: no more bytes follow. */
   cancelled() {
     if (this.#ended) return
     this.#ended = true
@@ -179,8 +179,8 @@ class Sink {
 }
 
 /**
- * What Node.js and the system haven't sent yet, as far as they say. The system's part moves with each byte that the client
- * takes, Node.js's own only when megabytes are gone.
+ * The bytes that Node.js and the system haven't sent yet, if they say so. The system's part changes with each byte that the
+  * client takes, Node.js's own only after megabytes.
  */
 function waitingIn(res) {
   const handle = res.stream === undefined ? res.socket?._handle : res.stream.session?.socket?._handle
@@ -197,7 +197,7 @@ function pipe(call, res, head) {
   )
   sink.done.then(() => call.unlisten())
   if (call.closed) {
-    // Cancelled on its way here, and what waited is gone: nothing, rather than an empty answer that looks whole.
+    // Cancelled on its way here, and its bytes are dropped: no answer, rather than an empty one that looks whole.
     sink.cancelled()
     return sink.done
   }

@@ -5,19 +5,19 @@ const { bell, DATA, HEAD, END, REPORT, hold, release } = require('./bell.js')
 const { KiroError, cancelled } = require('./error.js')
 const { pipe } = require('./response.js')
 
-/** Cancels the upstream of a stream that nobody can read any more (N54). */
+/** Cancels the upstream of a collected stream (N54). */
 const unreachable = new FinalizationRegistry((call) => call.cancel())
 
 /**
- * What happens on a stream. The bell holds this, the user holds the MessageStream, and nothing leads from here to there:
- * otherwise a forgotten stream could never be collected.
+ * The state of a stream. The bell holds this, the user holds the MessageStream, and nothing leads from here to there:
+  * otherwise a forgotten stream could never be collected.
  */
 class StreamCall {
   id = 0
   held = false
-  /** Buffers nobody has asked for yet. */
+  /** Buffers that no next() has taken yet. */
   queue = []
-  /** Calls of next() that nothing has come for yet. */
+  /** Calls of next() that wait for a Buffer. */
   waiting = []
   /** Taken, but not yet reported. */
   taken = 0
@@ -28,7 +28,7 @@ class StreamCall {
   /** Thrown once by the next next(), then the stream is just over. */
   failure = null
   requestId = null
-  /** Held while somebody waits for the summary (N51). */
+  /** Held while the summary is awaited (N51). */
   end = { held: false }
   /** Takes Buffers in place of the queue (pipeTo). */
   sink = null
@@ -83,7 +83,7 @@ class StreamCall {
     if (this.requestId !== null && !this.closed) this.break(new KiroError(fault))
   }
 
-  /** `owner`, whose garbage would cancel us, is kept while it waits. */
+  /** `owner`, whose collection would cancel this, is kept while it waits. */
   next(owner) {
     if (this.queue.length > 0) {
       const bytes = this.queue.shift()
@@ -101,7 +101,7 @@ class StreamCall {
     return new Promise((resolve, reject) => this.waiting.push({ resolve, reject, owner }))
   }
 
-  /** Says how much was handed on, now and then (N31). */
+  /** Reports taken bytes, in steps (N31). */
   report(length) {
     this.taken += length
     if (this.taken >= REPORT && !this.ended) {
@@ -110,7 +110,7 @@ class StreamCall {
     }
   }
 
-  /** The reader wants no more: what waits is discarded, upstream is dropped (N33). */
+  /** The reader wants no more: waiting bytes are discarded, upstream is dropped (N33). */
   cancel() {
     if (this.closed) return
     this.closed = true
@@ -128,7 +128,7 @@ class StreamCall {
     this.cancel()
   }
 
-  /** The next() that waits rejects, or the next one. */
+  /** The waiting next() rejects, or the next one. */
   break(error) {
     const reader = this.waiting.shift()
     if (reader !== undefined) reader.reject(error)

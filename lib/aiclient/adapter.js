@@ -1,6 +1,6 @@
 'use strict'
 
-/** Point A: what the host's adapter factory makes for the provider. Documented in main.d.ts. */
+/** Point A: the provider's adapter, made by the host's adapter factory. Documented in main.d.ts. */
 
 const { forget, onAbort } = require('../abort.js')
 const { native } = require('../bell.js')
@@ -13,7 +13,7 @@ const { TYPE, gatewayNow, gatewayOf, see } = require('./shared.js')
 
 /** A model that is always known: estimates don't depend on it. */
 const SOME_MODEL = 'claude-sonnet-4-5'
-/** For a model that no table has: upstream's word on the model decides. */
+/** For an unknown model: upstream decides whether it exists. */
 const SOME_MAXIMUM = 32_000
 /** An account that the snapshot doesn't have yet may have been added a moment ago; this is how often the store is read again at most. */
 const READ_AGAIN_MS = 1000
@@ -90,7 +90,7 @@ class KiroAdapter {
       const books = booksOf(gateway)
       const before = books.resets(this.#uuid)
       await this.#again(gateway, () => gateway.refresh(this.#uuid))
-      // N11. The books may have heard of this very refresh, and then they have told the host.
+      // The books may have seen this very refresh, and then they have told the host (N11).
       if (books.resets(this.#uuid) === before) {
         books.countReset(this.#uuid)
         call(poolManagerOf(this.#host), 'resetProviderRefreshStatus', TYPE, this.#uuid)
@@ -156,7 +156,7 @@ class AdapterStream {
   #events = null
   /** `message_start`, until something follows it. */
   #start = null
-  /** Comes next, after the `message_start` that was held back. */
+  /** The event after the held-back `message_start`. */
   #next = null
   #committed = false
   #over = false
@@ -196,7 +196,7 @@ class AdapterStream {
     }
   }
 
-  /** The host has enough: what is pending settles at once, upstream is dropped. */
+  /** The host wants no more: pending calls settle at once, upstream is dropped. */
   async return(value) {
     this.#over = true
     this.#next = null
@@ -254,7 +254,7 @@ function requestOf(model, body) {
   return request
 }
 
-/** A gateway may be seconds away. Who has aborted waits no longer, and before the call asks for none (N34). */
+/** Connecting a gateway may take seconds. An aborted call doesn't wait for it; one aborted before asks for none (N34). */
 async function unlessAborted(signal, start) {
   if (signal === undefined) return start()
   if (signal.aborted) throw cancelled(signal.reason)

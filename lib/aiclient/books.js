@@ -28,7 +28,7 @@ class Books {
     this.#gateway = new WeakRef(gateway)
   }
 
-  /** From now on `host` hears. The last host counts: it is made anew on reload. */
+  /** From now on `host` is told. The last host counts: it is made anew on reload. */
   open(host) {
     const first = this.#host === null
     this.#host = host
@@ -61,7 +61,7 @@ class Books {
     const account = { uuid }
     switch (outcome.kind) {
       case 'success':
-        // R28: the pool manager would heal a mark that is newer than the request. The gateway writes the bare count.
+        // The pool manager would heal a mark that is newer than the request. The gateway writes the bare count (R28).
         if (!outcome.heals) return false
         return call(manager, 'markProviderHealthy', TYPE, account)
       case 'ejected':
@@ -73,7 +73,7 @@ class Books {
       case 'quota':
         return call(manager, 'markProviderUnhealthyWithRecoveryTime', TYPE, account, outcome.message, outcome.until)
       default:
-        // A failure that is counted and no more: the pool manager is not told, the gateway counts.
+        // A merely counted failure: the pool manager is not told, the gateway counts.
         return false
     }
   }

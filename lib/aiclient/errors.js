@@ -9,13 +9,13 @@ const { poolManagerOf, call } = require('./pool.js')
 
 /** Always 400: the only status that the host treats as the client's fault. */
 const CLIENT = new Set(['KIRO_INVALID_REQUEST', 'KIRO_PROMPT_TOO_LONG', 'KIRO_REQUEST_TOO_LARGE', 'KIRO_NOT_FOUND'])
-/** No other account would do better. */
+/** Every account would fail alike. */
 const OURS = new Set(['KIRO_STORE_UNAVAILABLE', 'KIRO_CLOSED', 'KIRO_CONFIG', 'KIRO_INTERNAL', 'KIRO_BINDING_NOT_FOUND', 'KIRO_CANCELLED'])
 
 /** An error of an attempt before the commit, told to the pool manager where the table of N8 says so. */
 function beforeCommit(error, uuid, host, gateway) {
   const { status, switches, mark } = judge(error)
-  // A refresh that was refused has ejected the account, and where the books are open the host knows of it.
+  // A refused refresh has ejected the account; if the books are open, the host knows.
   const known = error?.code === 'KIRO_ACCOUNT_UNAUTHORIZED' && gateway !== null && booksOf(gateway).wasTold(uuid, detailOf(error).mark?.message)
   const marked = known || (mark !== undefined && mark(poolManagerOf(host), { uuid }))
   return decorate(error, status, {
@@ -32,7 +32,7 @@ function afterCommit(error) {
   return decorate(error, status, { skipErrorCount: true, shouldSwitchCredential: false, credentialMarkedUnhealthy: false })
 }
 
-/** Without flags: for what is no generation. */
+/** Without flags: for calls that aren't generations. */
 function plain(error) {
   return decorate(error, judge(error).status, {})
 }
@@ -63,7 +63,7 @@ function judge(error) {
     case 'KIRO_UPSTREAM':
       return { status: 500, switches: true }
     default:
-      // Nothing of upstream's, then: a defect.
+      // Without a fault of upstream's it is a defect.
       return { status: 500, switches: false }
   }
 }
@@ -90,7 +90,7 @@ function decorate(error, status, flags) {
   return Object.assign(target, { response: { status, data: bodyOf(target) }, ...flags })
 }
 
-/** What clients are shown. */
+/** The error as clients see it. */
 function bodyOf(error) {
   if (KiroError.is(error) && typeof error.toJSON === 'function') return error.toJSON()
   return { type: 'error', error: { type: 'api_error', message: 'an internal error of kiro-messages' } }

@@ -12,12 +12,12 @@ const { TYPE, gatewayOf, see, whenShared } = require('./shared.js')
 const MESSAGES = '/v1/messages'
 const COUNT_TOKENS = '/v1/messages/count_tokens'
 
-/** Text of an answer that is kept for the prompt log; what is beyond isn't logged. */
+/** Characters of an answer that are kept for the prompt log. */
 const LOGGED = 4 * 1024 * 1024
 
 function createKiroHandler(host) {
   if (typeof host !== 'object' || host === null) throw new TypeError('host must be an object')
-  // From the first moment on, so that no outcome of the gateway passes the host by (N18).
+  // From the first moment on, so that the host misses no outcome of the gateway (N18).
   if (host.gateway == null) whenShared((gateway) => booksOf(gateway).open(host))
   return async (req, res, config) => {
     const route = routeOf(req)
@@ -76,7 +76,7 @@ function systemOf({ SYSTEM_PROMPT_FILE_PATH, SYSTEM_PROMPT_CONTENT, SYSTEM_PROMP
   return { mode: SYSTEM_PROMPT_MODE === 'append' ? 'append' : 'overwrite', text: SYSTEM_PROMPT_CONTENT }
 }
 
-/** What the host wants to hear of; without a wish nothing is read for it (N14). */
+/** The texts that the host wants; without a wish nothing is read for it (N14). */
 function ears(config, host) {
   const logs = typeof host.logPrompt === 'function' && (config.PROMPT_LOG_MODE ?? 'none') !== 'none'
   const asks = typeof host.onSystemPrompt === 'function'
@@ -133,7 +133,7 @@ function textOfEvents(sse) {
   return text
 }
 
-/** A hook of the host's: its failure is its log's affair, now or when its promise rejects. */
+/** A hook of the host's: its failure is only logged, now or when its promise rejects. */
 function tell(name, hook) {
   try {
     const done = hook()

@@ -53,7 +53,7 @@ export interface KiroConfig {
   [name: string]: unknown
 }
 
-/** What the service lends. All optional; each is asked for at use and never kept. */
+/** The service's objects. All are optional; each is asked for at use and never kept. */
 export interface Host {
   /** The gateway to use in place of the process's own. */
   gateway?: KiroGateway | Promise<KiroGateway>
@@ -71,7 +71,7 @@ export interface Host {
 
 /**
  * A call of the service for one account. Nothing is selected and nothing is recorded here: the service chose the account,
- * and marks what it sees. What is thrown is a `KiroError` that is a {@link HostError} too.
+  * and marks the failures that it sees. Errors are `KiroError`s that are {@link HostError}s too.
  */
 export interface KiroAdapter {
   /** The whole answer. */
@@ -88,9 +88,9 @@ export interface KiroAdapter {
   refreshToken(): Promise<void>
   /** Refreshes the access token now; rejects when upstream refuses. */
   forceRefreshToken(): Promise<void>
-  /** Whether the access token expires within `refreshThresholdMs`; false where that is unknown. */
+  /** Whether the access token expires within `refreshThresholdMs`; false when that is unknown. */
   isExpiryDateNear(): boolean
-  /** What upstream's `getUsageLimits` answers. Errors read `API call failed: <status> - <message>`. */
+  /** The answer of upstream's `getUsageLimits`. Errors read `API call failed: <status> - <message>`. */
   getUsageLimits(): Promise<unknown>
 }
 
@@ -104,7 +104,7 @@ export interface KiroBody {
   [name: string]: unknown
 }
 
-/** What the service reads of an error. */
+/** The members of an error that the service reads. */
 export interface HostError extends Error {
   status: number
   response: { status: number; data: { type: 'error'; error: { type: string; message: string; details?: { error_code: string } }; request_id?: string } }

@@ -14,7 +14,7 @@ function poolManagerOf(host) {
   }
 }
 
-/** Whether the pool manager has the account in memory; one that was added elsewhere it has not (N18). */
+/** Whether the pool manager has the account in memory; it lacks accounts that were added elsewhere (N18). */
 function knows(manager, uuid) {
   const list = manager?.providerPools?.[TYPE]
   return Array.isArray(list) && list.some((entry) => (entry?.uuid ?? entry?.config?.uuid) === uuid)
@@ -36,7 +36,7 @@ function call(manager, method, ...args) {
   }
 }
 
-/** A function of the host's failed: its log should say so, and the request should not suffer for it (N14). */
+/** A function of the host's failed: its log says so, and the request goes on (N14). */
 function complain(what, error) {
   console.error(`[kiro-messages] ${what}:`, error)
 }

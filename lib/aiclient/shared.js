@@ -1,6 +1,6 @@
 'use strict'
 
-/** The one gateway of a process that `kiro-messages/aiclient` connects where the host brings none (N4). */
+/** The one gateway of a process that `kiro-messages/aiclient` connects when the host brings none (N4). */
 
 const { configError } = require('../error.js')
 const { KiroGateway } = require('../gateway.js')
@@ -11,9 +11,9 @@ const TYPE = 'claude-kiro-oauth'
 /** After a failed connect the next call tries again, but not sooner. */
 const AGAIN_AFTER_MS = 1000
 
-/** What configure() was given. */
+/** The options of configure(). */
 let configured = null
-/** What the host's configurations said so far of Redis and the proxy. */
+/** Redis and the proxy, as the host's configurations named them so far. */
 let seen = {}
 let connecting = null
 let connected = null
@@ -53,12 +53,12 @@ function given(object) {
 function options() {
   if (configured !== null) return configured
   const { where, prefix, proxy } = seen
-  // Parts count only where no URL is said, and the environment may say one.
+  // Parts count only without a URL, and the environment may name one.
   const env = where !== undefined && where.redisUrl === undefined ? { ...process.env, REDIS_URL: undefined } : process.env
   return { ...where, ...prefix, ...proxy, env }
 }
 
-/** The process's gateway, connected by the first who asks. */
+/** The process's gateway, connected at the first call. */
 async function sharedGateway() {
   if (connecting === null) {
     if (performance.now() - failedAt < AGAIN_AFTER_MS) throw failure
