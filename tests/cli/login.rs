@@ -156,6 +156,9 @@ fn a_wrong_command_sends_nothing_p62_p70() {
     for (arguments, words) in [
         (&["idc", "--start-url", "https://x.awsapps.com/start", "--region", "nowhere"][..], "--region"),
         (&["idc", "--start-url", "http://x.awsapps.com/start"], "--start-url"),
+        (&["idc", "--start-url", "https://x.awsapps.com/start\u{1b}[31m"], "--start-url"),
+        (&["idc", "--start-url", "https:///start"], "--start-url"),
+        (&["google", "--region", "eu-west-1"], "--region"),
         (&["idc"], "--start-url"),
         (&["google", "--start-url", "https://x.awsapps.com/start"], "--start-url"),
         (&["okta"], "builder-id"),

@@ -206,6 +206,27 @@ fn a_code_that_nobody_can_see_is_not_waited_for_k95() {
 
 #[cfg(unix)]
 #[test]
+fn what_is_pasted_is_read_up_to_a_bound_k97() {
+    let place = Place::with_file();
+    let store = format!("file:{}", place.folder.path().join("pool.json").display());
+    for (file, words) in [("/dev/zero", "isn't the address"), ("/dev/null", "no address was pasted")] {
+        let login = Command::new("sh")
+            .args(["-c", "ulimit -v 2000000; exec \"$@\" < $FILE", "sh", env!("CARGO_BIN_EXE_kiro-server")])
+            .args(["accounts", "login", "external", "--paste"])
+            .env_clear()
+            .envs([("FILE", file), ("KIRO_STORE", &store), ("HOME", "/nonexistent"), ("PATH", "/usr/bin:/bin")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (code, said) = Running { child: login, out: None }.ends(SOON);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn whatever_ends_the_command_keeps_nothing_before_the_login_has_come_p68() {
     let place = Place::with_file();
     for signal in ["-INT", "-TERM", "-HUP"] {

@@ -91,14 +91,24 @@ impl SignIn {
         if region.as_ref().is_some_and(|region| !is_region(region)) {
             return Err(("region", "no region's name, such as eu-west-1".to_owned()));
         }
-        if start_url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.len() > MAX_START_URL) {
+        let is_address = |url: &String| {
+            let is_printable = url.bytes().all(|byte| byte.is_ascii_graphic());
+            url.starts_with("https://") && !origin(url).is_empty() && url.len() <= MAX_START_URL && is_printable
+        };
+        if start_url.as_ref().is_some_and(|url| !is_address(url)) {
             let example = "an https:// address, such as https://d-1234567890.awsapps.com/start";
             return Err(("start-url", example.to_owned()));
         }
         match (method, start_url) {
+            ("builder-id" | "google" | "github", None) if region.is_some() => {
+                Err(("region", format!("it belongs to idc, not to {method}")))
+            }
             ("builder-id", None) => Ok(Self::BuilderId),
             ("google", None) => Ok(Self::Google),
             ("github", None) => Ok(Self::Github),
+            ("idc", Some(start_url)) if start_url.trim_end_matches(['/', '#']) == BUILDER_ID_START => {
+                Ok(Self::BuilderId)
+            }
             ("idc", Some(start_url)) => Ok(Self::IdentityCenter { start_url, region }),
             ("idc", None) => {
                 Err(("start-url", "idc needs it, the address at which the organisation signs in".to_owned()))

@@ -1,7 +1,7 @@
 //! `accounts login`: a person signs in with a browser, and the account is in the store (K93–K98, R87–R89, R106).
 
 use std::future::Future;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use super::super::log::say;
 use super::super::output::{CommandFailure, number, plain, short, show};
 use super::super::stops::{STOPPED, Stops};
 
+/// Longest pasted line that is read at once: addresses of a portal are some thousand characters.
+const LONGEST_LINE: u64 = 64 * 1024;
 /// How often it says that it still waits where there is no terminal.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How long the portal is waited for (K97).
@@ -237,8 +239,14 @@ async fn with_code(begun: Begun, audience: &Audience, within: Option<Duration>) 
 fn lines() -> mpsc::Receiver<String> {
     let (send, lines) = mpsc::channel(1);
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
+        let mut input = std::io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            match input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            let line = String::from_utf8_lossy(&line).into_owned();
             if !line.trim().is_empty() && send.blocking_send(line).is_err() {
                 return;
             }
