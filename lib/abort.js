@@ -1,6 +1,9 @@
 'use strict'
 
-/** Calls that an AbortSignal ends: one listener for each signal, however many calls wait for it. Node.js warns of the eleventh. */
+/**
+ * Calls that an AbortSignal ends: one listener for each signal, however many calls wait for it. Node.js warns of the
+ * eleventh.
+ */
 
 /** By signal: its listener, and the functions that it calls. */
 const heard = new WeakMap()

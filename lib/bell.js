@@ -102,7 +102,8 @@ function dispatch(batch) {
   }
 }
 
-// Awaited calls keep the process alive (N51). A ref'ed timer does it without a crossing. It is released a little later, because a consumer that takes one Buffer after the other starts and stops waiting all the time.
+// Awaited calls keep the process alive (N51). A ref'ed timer does it without a crossing. It is released a little later,
+// because a consumer that takes one Buffer after the other starts and stops waiting all the time.
 const keeper = timers.setInterval(() => {}, 0x7fffffff).unref()
 let held = 0
 let letGo = null

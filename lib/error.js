@@ -9,7 +9,7 @@ let detailOf
  * The error of every failed call. Declared in src/addon/types.d.ts.
  *
  * `fault` is the native side's description of a failure (src/addon/message.rs). It stays data until this makes an error of
-  * it, in the function that the caller awaits, so that the stack names the caller (N42).
+ * it, in the function that the caller awaits, so that the stack names the caller (N42).
  */
 class KiroError extends Error {
   #headers

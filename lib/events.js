@@ -8,7 +8,9 @@ const { StreamCall, own, unreachable } = require('./stream.js')
 const DATA = '\ndata: '
 const END = '\n\n'
 
-/** The beginning and the end of a delta that can be joined with its neighbours; between is the inside of a JSON string. */
+/**
+ * The beginning and the end of a delta that can be joined with its neighbours; between is the inside of a JSON string.
+ */
 const DELTA =
   /^\{"type":"content_block_delta","index":\d+,"delta":\{"type":"(?:text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"/
 const TAIL = '"}}'

@@ -247,8 +247,8 @@ class KiroGateway {
 }
 
 /**
- * The one result of a call, its failure as an error with the caller's stack (N42). `head` gets the facts that come before,
-  * and a function that ends the call.
+ * The one result of a call, its failure as an error with the caller's stack (N42). `head` gets the facts that come
+ * before, and a function that ends the call.
  */
 async function result(start, signal, head) {
   let cancel

@@ -49,8 +49,8 @@ function handler(gateway, options = {}) {
 }
 
 /**
- * Answers one request by the native side. `terms`: `target`, path and query; `trusted`, the key is checked already; and the
-  * additions of a surrounding program:
+ * Answers one request by the native side. `terms`: `target`, path and query; `trusted`, the key is checked already; and
+ * the additions of a surrounding program:
  *
  * - `system`: `{ mode, text }`, the operator's system text (N13)
  * - `admits(name)`: whether a header of the answer may be sent
@@ -102,7 +102,8 @@ class Exchange {
     if (this.#over) return
     const req = this.#req
     const { target, trusted, system, hear } = this.#terms
-    // The surrounding program has read the request. Otherwise `body` means nothing: Express 4 sets it to `{}` when its parsers don't read the request.
+    // The surrounding program has read the request. Otherwise `body` means nothing: Express 4 sets it to `{}` when its
+    // parsers don't read the request.
     const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
     let body = null
     try {
@@ -267,7 +268,7 @@ function below(base, url) {
 
 /**
  * Names and values in turn. Headers about the bytes are left out when a parser has taken them; so are HTTP/2's pseudo
-  * headers.
+ * headers.
  */
 function headersOf({ rawHeaders, httpVersionMajor }, read) {
   if (!read && httpVersionMajor === 1) return rawHeaders

@@ -22,7 +22,8 @@ function load() {
 
 /**
  * A build in this folder, then the platform's package. index.js, which napi generates, would look for the same, but it
-  * trusts /usr/bin/ldd and may start a program to learn the libc (N62). It is only for programs that name a file of their own.
+ * trusts /usr/bin/ldd and may start a program to learn the libc (N62). It is only for programs that name a file of
+ * their own.
  */
 function* candidates({ package: wanted, others }) {
   if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) yield () => require('../index.js')

@@ -8,7 +8,7 @@ const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeB
 
 /**
  * The receivers of a gateway's notices: its listeners and its `recordOutcome`. The gateway holds this, the bell only
-  * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
+ * weakly, so that neither a listener nor a recorder keeps a forgotten gateway alive (N54).
  */
 class Ears {
   /** The native gateway, once it is connected. */

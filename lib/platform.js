@@ -4,7 +4,7 @@
 
 /**
  * The libc is read from Node.js itself and from the loaded libraries: no program is started, no file is trusted.
-  * `others`: packages to try when the libc stays unknown.
+ * `others`: packages to try when the libc stays unknown.
  */
 function describe() {
   const { platform, arch } = process

@@ -82,8 +82,8 @@ class Sink {
 
   /**
    * Sends the head, and returns the descriptor of the socket to which the native side may write the body
-    * (src/addon/outlet.rs). -1 when that would bypass something: TLS, HTTP/2, compression, a wrapped `write`, a socket that
-    * counts idle time, an answer that waits for another one on its connection.
+   * (src/addon/outlet.rs). -1 when that would bypass something: TLS, HTTP/2, compression, a wrapped `write`, a socket
+   * that counts idle time, an answer that waits for another one on its connection.
    */
   descriptor() {
     const res = this.#res
@@ -179,8 +179,8 @@ class Sink {
 }
 
 /**
- * The bytes that Node.js and the system haven't sent yet, if they say so. The system's part changes with each byte that the
-  * client takes, Node.js's own only after megabytes.
+ * The bytes that Node.js and the system haven't sent yet, if they say so. The system's part changes with each byte that
+ * the client takes, Node.js's own only after megabytes.
  */
 function waitingIn(res) {
   const handle = res.stream === undefined ? res.socket?._handle : res.stream.session?.socket?._handle

@@ -10,7 +10,7 @@ const unreachable = new FinalizationRegistry((call) => call.cancel())
 
 /**
  * The state of a stream. The bell holds this, the user holds the MessageStream, and nothing leads from here to there:
-  * otherwise a forgotten stream could never be collected.
+ * otherwise a forgotten stream could never be collected.
  */
 class StreamCall {
   id = 0
@@ -212,8 +212,8 @@ class MessageStream {
 }
 
 /**
- * A Buffer that is the user's to keep. Those of a small batch share its memory, as Node's own pool does; from a large one
- * a part is copied out.
+ * A Buffer that is the user's to keep. Those of a small batch share its memory, as Node's own pool does; from a large
+ * one a part is copied out.
  */
 function own(bytes, small) {
   return small || bytes.length * 2 >= bytes.buffer.byteLength ? bytes : Buffer.from(bytes)

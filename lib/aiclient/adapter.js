@@ -15,7 +15,7 @@ const { TYPE, gatewayNow, gatewayOf, see } = require('./shared.js')
 const SOME_MODEL = 'claude-sonnet-4-5'
 /** For an unknown model: upstream decides whether it exists. */
 const SOME_MAXIMUM = 32_000
-/** An account that the snapshot doesn't have yet may have been added a moment ago; this is how often the store is read again at most. */
+/** The least time between two reads of the store for an account that the snapshot lacks: it may just have been added. */
 const READ_AGAIN_MS = 1000
 
 /**
@@ -254,7 +254,9 @@ function requestOf(model, body) {
   return request
 }
 
-/** Connecting a gateway may take seconds. An aborted call doesn't wait for it; one aborted before asks for none (N34). */
+/**
+ * Connecting a gateway may take seconds. An aborted call doesn't wait for it; one aborted before asks for none (N34).
+ */
 async function unlessAborted(signal, start) {
   if (signal === undefined) return start()
   if (signal.aborted) throw cancelled(signal.reason)

@@ -23,8 +23,7 @@ class Books {
   #ejections = new Map()
 
   constructor(gateway) {
-    // The gateway is the key by which we are found: a reference back would be a cycle like any other, and is none of ours
-    // to keep alive.
+    // A weak reference: the gateway is the key under which this is found, and we must not keep it alive.
     this.#gateway = new WeakRef(gateway)
   }
 

@@ -1,10 +1,10 @@
 /**
- * The existing Node.js service's way to Kiro: two functions in place of its own client. What to change there, and how to
- * take it back, is in docs/drop-in.md.
+ * The existing Node.js service's way to Kiro: two functions in place of its own client. What to change there, and how
+ * to take it back, is in docs/drop-in.md.
  *
  * Both share one gateway per process. It is connected at the first call that needs it: with what {@link configure} was
- * given, else with `config.redis` and `PROXY_URL` of any configuration seen so far, else with the environment. A connect
- * that failed is tried again at the next call, after at least a second.
+ * given, else with `config.redis` and `PROXY_URL` of any configuration seen so far, else with the environment. A
+ * connect that failed is tried again at the next call, after at least a second.
  *
  * @packageDocumentation
  */
@@ -12,7 +12,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { GatewayOptions, KiroGateway, Message, StreamEvent } from '../../index.js'
 
-/** Says how the process's gateway is to be connected. Must come before the first call; throws `KIRO_CONFIG` after it. */
+/**
+ * Says how the process's gateway is to be connected. Must come before the first call; throws `KIRO_CONFIG` after it.
+ */
 export declare function configure(options: GatewayOptions): void
 
 /**
@@ -33,8 +35,8 @@ export declare function close(options?: {
 export declare function createKiroAdapter(config: KiroConfig, host?: Host): KiroAdapter
 
 /**
- * The work for `POST /v1/messages` and `POST /v1/messages/count_tokens` of the provider, with or without the provider in
- * the path. To be called where the service would handle the request, after its authentication and CORS:
+ * The work for `POST /v1/messages` and `POST /v1/messages/count_tokens` of the provider, with or without the provider
+ * in the path. To be called where the service would handle the request, after its authentication and CORS:
  *
  * ```js
  * if (config.MODEL_PROVIDER === 'claude-kiro-oauth' && (await kiro(req, res, config))) return
@@ -70,8 +72,8 @@ export interface Host {
 }
 
 /**
- * A call of the service for one account. Nothing is selected and nothing is recorded here: the service chose the account,
-  * and marks the failures that it sees. Errors are `KiroError`s that are {@link HostError}s too.
+ * A call of the service for one account. Nothing is selected and nothing is recorded here: the service chose the
+ * account, and marks the failures that it sees. Errors are `KiroError`s that are {@link HostError}s too.
  */
 export interface KiroAdapter {
   /** The whole answer. */
