@@ -299,6 +299,33 @@ async fn the_arn_names_the_region_p10_p12_k74() {
     world.saw(&[("chat", EUROPE, "EEEE2")]);
 }
 
+/// Reported records: the region of the sign-in and that of the profile differ, and the token has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_and_its_profile_may_be_in_different_regions_k74_k75_k79() {
+    let looked_up = [("profiles", EAST, "-"), ("profiles", EUROPE, "-"), ("chat", EUROPE, "EEEE2")];
+    for (account, more, home, calls) in [
+        (
+            "sim-acct-enterprise",
+            json!({ "region": "ap-southeast-1", "idcRegion": "ap-southeast-1", "profileArn": E1 }),
+            "ap-southeast-1",
+            &[("chat", EAST, "EEEE1")][..],
+        ),
+        (
+            "sim-acct-enterprise-eu-central-1",
+            json!({ "region": EAST, "profileArn": E2 }),
+            EAST,
+            &[("chat", EUROPE, "EEEE2")],
+        ),
+        ("sim-acct-enterprise-eu-central-1", json!({ "region": "eu-north-1" }), "eu-north-1", &looked_up),
+    ] {
+        let mut record = idc(account, more);
+        record["expiresAt"] = json!("2020-01-01T00:00:00.000Z");
+        let world = World::new(&[record], &[]).await;
+        world.asks().await.unwrap();
+        world.saw(&[&[("refresh", home, "-")], calls].concat());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_profiles_the_proven_one_is_kept_p13_k78() {
     let world = World::new(&[enterprise("sim-acct-enterprise2", json!({}))], &[]).await;

@@ -68,6 +68,23 @@ async fn the_provider_gets_only_the_form_p30_k82() {
     assert!(world.token(0).get("clientSecret").is_none() && world.token(0).get("idToken").is_none());
 }
 
+/// A reported record of Entra ID: another gateway posted its refresh token to Kiro's own refresh host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_token_goes_to_nobody_but_the_provider_k82_k83_k84() {
+    let world = World::external(json!({
+        "provider": "AzureAD", "scopes": "openid", "expiresAt": ENDED, "region": EAST, "profileArn": super::E1,
+    }))
+    .await;
+    world.asks().await.unwrap();
+    let form = "grant_type=refresh_token&refresh_token=sim-acct-external&client_id=client-1&scope=openid";
+    assert_eq!(world.forms(), [form]);
+    world.saw(&[("chat", EAST, "EEEE1")]);
+    let calls = world.upstream.control().stats_with_bodies();
+    for call in calls["last"].as_array().unwrap() {
+        assert_eq!(call["headers"]["host"].as_str().unwrap().starts_with("idp."), call["target"] == "/idp/token");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_token_may_stand_in_the_token_p31_k82_k86() {
     use base64::Engine as _;
