@@ -192,6 +192,18 @@ fn a_store_that_takes_no_writes_is_known_before_anybody_signs_in_r89() {
 }
 
 #[test]
+fn a_newcomer_without_redis_is_told_what_to_name_r56() {
+    let mut place = Place::with_file();
+    // Another setting in the place of the store's.
+    place.store = ("KIRO_REDIS_POOL_SIZE", "1".to_owned());
+    if TcpListener::bind("127.0.0.1:6379").is_err() {
+        return; // Somebody's Redis is there.
+    }
+    let said = place.run(&["accounts", "login", "builder-id"]).with_code(1);
+    assert!(said.err.contains("--store file:") && said.err.contains("REDIS_URL"), "{}", said.err);
+}
+
+#[test]
 fn a_code_that_nobody_can_see_is_not_waited_for_k95() {
     let place = Place::with_file();
     for method in ["builder-id", "external"] {

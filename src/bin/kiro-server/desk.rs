@@ -98,9 +98,17 @@ impl Desk {
 
     /// Everything, and the store reached.
     pub async fn open(config: Config) -> Result<Self, CommandFailure> {
+        let is_named = config.store_said;
         let desk = Self::prepare(config).await?;
-        desk.reach().await?;
-        Ok(desk)
+        match desk.reach().await {
+            Ok(()) => Ok(desk),
+            // A newcomer without Redis gets this far first.
+            Err(error) if error.is_away() && !is_named => Err(CommandFailure::new(format!(
+                "{error}: no store is named, so it was Redis on this machine. Name a file, as in --store file:pool.json or \
+                 KIRO_STORE=file:pool.json, or your Redis with REDIS_URL"
+            ))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What accounts are brought in with.
