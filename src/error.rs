@@ -1,7 +1,7 @@
 //! One error with blame, verdict and a stable code.
 //!
-//! Its projections (code, status, API error type, origin, whether to try again) are matches without a wildcard, so a
-//! new code must say all of them; `tests` hold the table of contract/node.md.
+//! Its projections (code, status, API error type, origin, whether to try again) are one row each of a match without a
+//! wildcard, so a new code must say all of them; `tests` hold the table of contract/node.md.
 
 use std::fmt;
 use std::time::Duration;
@@ -95,110 +95,54 @@ impl Code {
 
     /// `KIRO_…`, the code as JavaScript and logs have it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Code::InvalidRequest => "KIRO_INVALID_REQUEST",
-            Code::PromptTooLong => "KIRO_PROMPT_TOO_LONG",
-            Code::Authentication => "KIRO_AUTHENTICATION",
-            Code::NotFound => "KIRO_NOT_FOUND",
-            Code::RequestTooLarge => "KIRO_REQUEST_TOO_LARGE",
-            Code::RateLimited => "KIRO_RATE_LIMITED",
-            Code::Cancelled => "KIRO_CANCELLED",
-            Code::Upstream => "KIRO_UPSTREAM",
-            Code::UpstreamTimeout => "KIRO_UPSTREAM_TIMEOUT",
-            Code::Internal => "KIRO_INTERNAL",
-            Code::ClientRefused => "KIRO_CLIENT_REFUSED",
-            Code::NoAccount => "KIRO_NO_ACCOUNT",
-            Code::StoreUnavailable => "KIRO_STORE_UNAVAILABLE",
-            Code::Overloaded => "KIRO_OVERLOADED",
-            Code::AccountUnauthorized => "KIRO_ACCOUNT_UNAUTHORIZED",
-            Code::AccountForbidden => "KIRO_ACCOUNT_FORBIDDEN",
-            Code::AccountSuspended => "KIRO_ACCOUNT_SUSPENDED",
-            Code::QuotaExhausted => "KIRO_QUOTA_EXHAUSTED",
-            Code::Closed => "KIRO_CLOSED",
-            Code::Config => "KIRO_CONFIG",
-        }
+        self.row().0
     }
 
     /// The HTTP status, always 400–599.
     pub fn status(self) -> u16 {
-        match self {
-            Code::InvalidRequest | Code::PromptTooLong => 400,
-            Code::Authentication | Code::AccountUnauthorized => 401,
-            Code::QuotaExhausted => 402,
-            Code::AccountForbidden | Code::AccountSuspended => 403,
-            Code::NotFound => 404,
-            Code::RequestTooLarge => 413,
-            Code::RateLimited => 429,
-            Code::Cancelled => 499,
-            Code::Upstream | Code::ClientRefused | Code::Internal | Code::Config => 500,
-            Code::NoAccount | Code::StoreUnavailable | Code::Closed => 503,
-            Code::UpstreamTimeout => 504,
-            Code::Overloaded => 529,
-        }
+        self.row().1
     }
 
     /// Anthropic's error type.
     pub fn error_type(self) -> ErrorType {
-        match self {
-            Code::InvalidRequest | Code::PromptTooLong => ErrorType::InvalidRequest,
-            Code::Authentication | Code::AccountUnauthorized => ErrorType::Authentication,
-            Code::NotFound => ErrorType::NotFound,
-            Code::RequestTooLarge => ErrorType::RequestTooLarge,
-            Code::RateLimited => ErrorType::RateLimit,
-            Code::Cancelled | Code::Upstream | Code::ClientRefused | Code::Internal | Code::Config => ErrorType::Api,
-            Code::UpstreamTimeout => ErrorType::Timeout,
-            Code::NoAccount | Code::StoreUnavailable | Code::Overloaded | Code::Closed => ErrorType::Overloaded,
-            Code::AccountForbidden | Code::AccountSuspended => ErrorType::Permission,
-            Code::QuotaExhausted => ErrorType::Billing,
-        }
+        self.row().2
     }
 
     /// Who has to act.
     pub fn origin(self) -> Origin {
-        match self {
-            Code::InvalidRequest
-            | Code::PromptTooLong
-            | Code::Authentication
-            | Code::NotFound
-            | Code::RequestTooLarge
-            | Code::Cancelled
-            | Code::Closed
-            | Code::Config => Origin::Client,
-            Code::RateLimited
-            | Code::Upstream
-            | Code::UpstreamTimeout
-            | Code::Overloaded
-            | Code::AccountUnauthorized
-            | Code::AccountForbidden
-            | Code::AccountSuspended
-            | Code::QuotaExhausted => Origin::Upstream,
-            Code::Internal | Code::ClientRefused | Code::NoAccount | Code::StoreUnavailable => Origin::Internal,
-        }
+        self.row().3
     }
 
     /// Whether the same call may succeed later.
     pub fn retryable(self) -> bool {
+        self.row().4
+    }
+
+    /// Its name, HTTP status, Anthropic's type, who has to act, and whether the same call may succeed later.
+    const fn row(self) -> (&'static str, u16, ErrorType, Origin, bool) {
         match self {
-            Code::RateLimited
-            | Code::Upstream
-            | Code::UpstreamTimeout
-            | Code::NoAccount
-            | Code::StoreUnavailable
-            | Code::Overloaded => true,
-            Code::InvalidRequest
-            | Code::PromptTooLong
-            | Code::Authentication
-            | Code::NotFound
-            | Code::RequestTooLarge
-            | Code::Cancelled
-            | Code::Internal
-            | Code::ClientRefused
-            | Code::AccountUnauthorized
-            | Code::AccountForbidden
-            | Code::AccountSuspended
-            | Code::QuotaExhausted
-            | Code::Closed
-            | Code::Config => false,
+            Code::InvalidRequest => ("KIRO_INVALID_REQUEST", 400, ErrorType::InvalidRequest, Origin::Client, false),
+            Code::PromptTooLong => ("KIRO_PROMPT_TOO_LONG", 400, ErrorType::InvalidRequest, Origin::Client, false),
+            Code::Authentication => ("KIRO_AUTHENTICATION", 401, ErrorType::Authentication, Origin::Client, false),
+            Code::NotFound => ("KIRO_NOT_FOUND", 404, ErrorType::NotFound, Origin::Client, false),
+            Code::RequestTooLarge => ("KIRO_REQUEST_TOO_LARGE", 413, ErrorType::RequestTooLarge, Origin::Client, false),
+            Code::RateLimited => ("KIRO_RATE_LIMITED", 429, ErrorType::RateLimit, Origin::Upstream, true),
+            Code::Cancelled => ("KIRO_CANCELLED", 499, ErrorType::Api, Origin::Client, false),
+            Code::Upstream => ("KIRO_UPSTREAM", 500, ErrorType::Api, Origin::Upstream, true),
+            Code::UpstreamTimeout => ("KIRO_UPSTREAM_TIMEOUT", 504, ErrorType::Timeout, Origin::Upstream, true),
+            Code::Internal => ("KIRO_INTERNAL", 500, ErrorType::Api, Origin::Internal, false),
+            Code::ClientRefused => ("KIRO_CLIENT_REFUSED", 500, ErrorType::Api, Origin::Internal, false),
+            Code::NoAccount => ("KIRO_NO_ACCOUNT", 503, ErrorType::Overloaded, Origin::Internal, true),
+            Code::StoreUnavailable => ("KIRO_STORE_UNAVAILABLE", 503, ErrorType::Overloaded, Origin::Internal, true),
+            Code::Overloaded => ("KIRO_OVERLOADED", 529, ErrorType::Overloaded, Origin::Upstream, true),
+            Code::AccountUnauthorized => {
+                ("KIRO_ACCOUNT_UNAUTHORIZED", 401, ErrorType::Authentication, Origin::Upstream, false)
+            }
+            Code::AccountForbidden => ("KIRO_ACCOUNT_FORBIDDEN", 403, ErrorType::Permission, Origin::Upstream, false),
+            Code::AccountSuspended => ("KIRO_ACCOUNT_SUSPENDED", 403, ErrorType::Permission, Origin::Upstream, false),
+            Code::QuotaExhausted => ("KIRO_QUOTA_EXHAUSTED", 402, ErrorType::Billing, Origin::Upstream, false),
+            Code::Closed => ("KIRO_CLOSED", 503, ErrorType::Overloaded, Origin::Client, false),
+            Code::Config => ("KIRO_CONFIG", 500, ErrorType::Api, Origin::Client, false),
         }
     }
 

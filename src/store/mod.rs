@@ -266,6 +266,16 @@ pub enum Store {
     File(file::FileStore),
 }
 
+/// The same call to either store.
+macro_rules! either {
+    ($store:expr, $either:ident => $call:expr) => {
+        match $store {
+            Self::Redis($either) => $call,
+            Self::File($either) => $call,
+        }
+    };
+}
+
 impl Store {
     /// Opens the store and returns at once, reached or not: [`Store::watch`] shows which (R54). Reconnects until the
     /// last clone is dropped. Needs a tokio runtime. Fails only with [`StoreErrorKind::Config`].
@@ -283,10 +293,7 @@ impl Store {
 
     /// Shows every change of [`Store::status`].
     pub fn watch(&self) -> watch::Receiver<Status> {
-        match self {
-            Self::Redis(store) => store.watch(),
-            Self::File(store) => store.watch(),
-        }
+        either!(self, store => store.watch())
     }
 
     /// All accounts with their token records, sorted by the bytes of the id (R13, R14). A key without a proper id is
@@ -294,10 +301,7 @@ impl Store {
     ///
     /// Empty means that the pool is empty or missing: the caller decides whether to believe it (R55).
     pub async fn load(&self) -> Result<Vec<RawAccount>, StoreError> {
-        match self {
-            Self::Redis(store) => store.load().await,
-            Self::File(store) => store.load().await,
-        }
+        either!(self, store => store.load().await)
     }
 
     /// One account record as it is now.
@@ -308,10 +312,7 @@ impl Store {
 
     /// Several account records as they are now, in the order asked for.
     pub async fn read_accounts(&self, ids: &[&str]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        match self {
-            Self::Redis(store) => store.read_accounts(ids).await,
-            Self::File(store) => store.read_accounts(ids).await,
-        }
+        either!(self, store => store.read_accounts(ids).await)
     }
 
     /// Replaces an account record if it still has the bytes `old` (R21).
@@ -323,10 +324,7 @@ impl Store {
 
     /// Several compare-and-sets at once, each on its own, answered in order. At most 64 scripts a pipeline (R31).
     pub async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
-        match self {
-            Self::Redis(store) => store.compare_and_set_accounts(changes).await,
-            Self::File(store) => store.compare_and_set_accounts(changes).await,
-        }
+        either!(self, store => store.compare_and_set_accounts(changes).await)
     }
 
     /// One token record as it is now (R40 step 3). `now` decides whether the client registration beside a Kiro token
@@ -340,10 +338,7 @@ impl Store {
 
     /// Replaces a token record if it still has the bytes `old` (R21).
     pub async fn compare_and_set_token(&self, key: &TokenKey, old: &[u8], new: &[u8]) -> Result<Cas, StoreError> {
-        match self {
-            Self::Redis(store) => store.compare_and_set_token(key, old, new).await,
-            Self::File(store) => store.compare_and_set_token(key, old, new).await,
-        }
+        either!(self, store => store.compare_and_set_token(key, old, new).await)
     }
 
     /// Saves a refreshed token (R40 step 6, R22): `entries` on `base`, or on the record as somebody else changed it
@@ -380,10 +375,7 @@ impl Store {
     /// The client key in the store's `config` (R57); `None` without one. A key once known is not forgotten
     /// because of a `None`: see [`ClientKey`].
     pub async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
-        match self {
-            Self::Redis(store) => store.client_key().await,
-            Self::File(store) => store.client_key().await,
-        }
+        either!(self, store => store.client_key().await)
     }
 
     /// Takes the refresh lock for 30 s (R40 step 1); `None` when somebody else has it.
@@ -421,10 +413,7 @@ impl Store {
 
     /// The secret of derived ids that all processes of this store share; without one, `fresh` becomes it (R103).
     pub async fn id_secret(&self, fresh: &str) -> Result<Secret, StoreError> {
-        match self {
-            Self::Redis(store) => store.id_secret(fresh).await,
-            Self::File(store) => store.id_secret(fresh).await,
-        }
+        either!(self, store => store.id_secret(fresh).await)
     }
 
     /// Adds an account, unless one with its refresh token or API key exists (R62).
@@ -444,10 +433,7 @@ impl Store {
 
     /// Removes an account, its token record and the index of its refresh token (R62). False when it was not there.
     pub async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
-        match self {
-            Self::Redis(store) => store.remove_account(id).await,
-            Self::File(store) => store.remove_account(id).await,
-        }
+        either!(self, store => store.remove_account(id).await)
     }
 
     /// Patches an account record for a person at the command line: read, patch, compare-and-set (R22).
@@ -521,10 +507,7 @@ impl Store {
 
     /// How long the store's commands took, for the metrics.
     pub fn latency(&self) -> &Latency {
-        match self {
-            Self::Redis(store) => store.latency(),
-            Self::File(store) => store.latency(),
-        }
+        either!(self, store => store.latency())
     }
 }
 

@@ -4,6 +4,8 @@
 //! into an [`Account`] or a [`Token`], which hold only what is understood, and changed by [`patch`], which replaces the
 //! bytes of single values and leaves every other byte unchanged.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -390,26 +392,32 @@ pub enum Entry {
 /// afterwards, is an error and must not be written (R9).
 pub fn patch(record: &[u8], entries: &[Entry]) -> Result<Option<Vec<u8>>, Unusable> {
     let object = Object::parse(record, RECORD)?;
-    // Of a doubled entry the last one counts: the sort is stable and `dedup` keeps the first.
-    let mut wanted: Vec<&Entry> = entries.iter().rev().collect();
-    wanted.sort_by_key(|entry| entry.rank());
-    wanted.dedup_by_key(|entry| entry.rank());
+    // In the order of R26; of a doubled entry the last one counts.
+    let wanted: BTreeMap<u8, _> = entries.iter().map(Entry::row).map(|(at, name, value)| (at, (name, value))).collect();
+    edit(&object, wanted.into_values())
+}
+
+/// The object with these values in it; `None` when it has them already.
+fn edit<'a>(
+    object: &Object<'_>,
+    wanted: impl Iterator<Item = (&'static str, Wanted<'a>)>,
+) -> Result<Option<Vec<u8>>, Unusable> {
     let mut edits = Vec::new();
-    for entry in wanted {
-        // Null is absent (R10), so an entry sees the same reading for both.
-        let found = object.last(entry.name());
-        if !entry.equals(found.filter(|value| !value.is_null())) {
-            edits.push((entry.name(), entry.render(found)));
+    for (name, wanted) in wanted {
+        // Null is absent (R10), so a value sees the same reading for both.
+        let found = object.last(name);
+        if !wanted.equals(found.filter(|value| !value.is_null())) {
+            edits.push((name, wanted.render(found)));
         }
     }
     if edits.is_empty() {
         return Ok(None);
     }
-    let patched = object.with(edits);
-    if patched.len() > RECORD.bytes {
+    let text = object.with(edits);
+    if text.len() > RECORD.bytes {
         return Err(Unusable::TooLong { limit: RECORD.bytes });
     }
-    Ok(Some(patched))
+    Ok(Some(text))
 }
 
 impl Entry {
@@ -424,93 +432,67 @@ impl Entry {
 
     /// The name of the field in the record.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::IsHealthy(_) => "isHealthy",
-            Self::IsDisabled(_) => "isDisabled",
-            Self::ErrorCount(_) => "errorCount",
-            Self::LastErrorTime(_) => "lastErrorTime",
-            Self::LastErrorMessage(_) => "lastErrorMessage",
-            Self::ScheduledRecoveryTime(_) => "scheduledRecoveryTime",
-            Self::UsageCount(_) => "usageCount",
-            Self::LastUsed(_) => "lastUsed",
-            Self::NeedsRefresh(_) => "needsRefresh",
-            Self::RefreshCount(_) => "refreshCount",
-            Self::LastHealthCheckTime(_) => "lastHealthCheckTime",
-            Self::AccessToken(_) => "accessToken",
-            Self::RefreshToken(_) => "refreshToken",
-            Self::ExpiresAt(_) => "expiresAt",
-            Self::ProfileArn(_) => "profileArn",
-            Self::Region(_) => "region",
-            Self::IdcRegion(_) => "idcRegion",
-        }
+        self.row().1
     }
 
-    fn rank(&self) -> u8 {
+    /// Its place in the order of writing, the name of its field, and the value.
+    fn row(&self) -> (u8, &'static str, Wanted<'_>) {
         match self {
-            Self::IsHealthy(_) => 0,
-            Self::IsDisabled(_) => 1,
-            Self::ErrorCount(_) => 2,
-            Self::LastErrorTime(_) => 3,
-            Self::LastErrorMessage(_) => 4,
-            Self::ScheduledRecoveryTime(_) => 5,
-            Self::UsageCount(_) => 6,
-            Self::LastUsed(_) => 7,
-            Self::NeedsRefresh(_) => 8,
-            Self::RefreshCount(_) => 9,
-            Self::LastHealthCheckTime(_) => 10,
-            Self::AccessToken(_) => 11,
-            Self::RefreshToken(_) => 12,
-            Self::ExpiresAt(_) => 13,
-            Self::ProfileArn(_) => 14,
-            Self::Region(_) => 15,
-            Self::IdcRegion(_) => 16,
+            Self::IsHealthy(wanted) => (0, "isHealthy", Wanted::Boolean(*wanted, true)),
+            Self::IsDisabled(wanted) => (1, "isDisabled", Wanted::Boolean(*wanted, false)),
+            Self::ErrorCount(wanted) => (2, "errorCount", Wanted::Count(*wanted)),
+            Self::LastErrorTime(wanted) => (3, "lastErrorTime", Wanted::Time(*wanted)),
+            Self::LastErrorMessage(wanted) => {
+                (4, "lastErrorMessage", Wanted::Text(wanted.as_ref().map(|note| note.to_string().into())))
+            }
+            Self::ScheduledRecoveryTime(wanted) => (5, "scheduledRecoveryTime", Wanted::Time(*wanted)),
+            Self::UsageCount(wanted) => (6, "usageCount", Wanted::Count(*wanted)),
+            Self::LastUsed(wanted) => (7, "lastUsed", Wanted::Time(Some(*wanted))),
+            Self::NeedsRefresh(wanted) => (8, "needsRefresh", Wanted::Boolean(*wanted, false)),
+            Self::RefreshCount(wanted) => (9, "refreshCount", Wanted::Count(*wanted)),
+            Self::LastHealthCheckTime(wanted) => (10, "lastHealthCheckTime", Wanted::Time(Some(*wanted))),
+            Self::AccessToken(wanted) => (11, "accessToken", Wanted::Text(Some(wanted.expose().into()))),
+            Self::RefreshToken(wanted) => (12, "refreshToken", Wanted::Text(Some(wanted.expose().into()))),
+            Self::ExpiresAt(wanted) => (13, "expiresAt", Wanted::Expiry(*wanted)),
+            Self::ProfileArn(wanted) => (14, "profileArn", Wanted::Text(Some(wanted.into()))),
+            Self::Region(wanted) => (15, "region", Wanted::Text(Some(wanted.into()))),
+            Self::IdcRegion(wanted) => (16, "idcRegion", Wanted::Text(Some(wanted.into()))),
         }
     }
+}
 
+/// The value that an entry gives its field. None: null.
+enum Wanted<'a> {
+    /// And what absence means.
+    Boolean(bool, bool),
+    Count(u64),
+    Time(Option<Timestamp>),
+    /// Milliseconds where the record has a number.
+    Expiry(Timestamp),
+    Text(Option<Cow<'a, str>>),
+}
+
+impl Wanted<'_> {
     /// Whether the tolerant reading of the found value already equals this one (R20).
     fn equals(&self, found: Option<Json<'_>>) -> bool {
-        let boolean = |default| found.and_then(read::boolean).unwrap_or(default);
-        let count = || found.map_or(0, read::count);
-        let time = || found.and_then(read::time);
-        let text = || found.and_then(read::text);
+        let is_time = |wanted| same_time(found.and_then(read::time), wanted);
         match self {
-            Self::IsHealthy(wanted) => boolean(true) == *wanted,
-            Self::IsDisabled(wanted) | Self::NeedsRefresh(wanted) => boolean(false) == *wanted,
-            Self::ErrorCount(wanted) | Self::UsageCount(wanted) | Self::RefreshCount(wanted) => {
-                count() == (*wanted).min(MAX_INTEGER)
-            }
-            Self::LastErrorTime(wanted) | Self::ScheduledRecoveryTime(wanted) => same_time(time(), *wanted),
-            Self::LastUsed(wanted) | Self::LastHealthCheckTime(wanted) | Self::ExpiresAt(wanted) => {
-                same_time(time(), Some(*wanted))
-            }
-            Self::LastErrorMessage(wanted) => text() == wanted.as_ref().map(Note::to_string),
-            Self::AccessToken(wanted) | Self::RefreshToken(wanted) => text().as_deref() == Some(wanted.expose()),
-            Self::ProfileArn(wanted) | Self::Region(wanted) | Self::IdcRegion(wanted) => {
-                text().as_deref() == Some(wanted)
-            }
+            Self::Boolean(wanted, absent) => found.and_then(read::boolean).unwrap_or(*absent) == *wanted,
+            Self::Count(wanted) => found.map_or(0, read::count) == (*wanted).min(MAX_INTEGER),
+            Self::Time(wanted) => is_time(*wanted),
+            Self::Expiry(wanted) => is_time(Some(*wanted)),
+            Self::Text(wanted) => found.and_then(read::text).as_deref() == wanted.as_deref(),
         }
     }
 
     fn render(&self, found: Option<Json<'_>>) -> String {
-        let time = |time: &Timestamp| quote(&rfc3339(*time));
         match self {
-            Self::IsHealthy(wanted) | Self::IsDisabled(wanted) | Self::NeedsRefresh(wanted) => wanted.to_string(),
-            Self::ErrorCount(wanted) | Self::UsageCount(wanted) | Self::RefreshCount(wanted) => {
-                (*wanted).min(MAX_INTEGER).to_string()
-            }
-            Self::LastErrorTime(wanted) | Self::ScheduledRecoveryTime(wanted) => {
-                wanted.as_ref().map_or_else(|| "null".to_owned(), time)
-            }
-            Self::LastUsed(wanted) | Self::LastHealthCheckTime(wanted) => time(wanted),
-            Self::ExpiresAt(wanted) => match found.and_then(Json::number) {
-                Some(_) => wanted.as_millisecond().to_string(),
-                None => time(wanted),
-            },
-            Self::LastErrorMessage(wanted) => {
-                wanted.as_ref().map_or_else(|| "null".to_owned(), |note| quote(&note.to_string()))
-            }
-            Self::AccessToken(wanted) | Self::RefreshToken(wanted) => quote(wanted.expose()),
-            Self::ProfileArn(wanted) | Self::Region(wanted) | Self::IdcRegion(wanted) => quote(wanted),
+            Self::Boolean(wanted, _) => wanted.to_string(),
+            Self::Count(wanted) => (*wanted).min(MAX_INTEGER).to_string(),
+            Self::Expiry(wanted) if found.and_then(Json::number).is_some() => wanted.as_millisecond().to_string(),
+            Self::Time(Some(wanted)) | Self::Expiry(wanted) => quote(&rfc3339(*wanted)),
+            Self::Text(Some(wanted)) => quote(wanted),
+            Self::Time(None) | Self::Text(None) => "null".to_owned(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{Entry, Json, Method, Object, RECORD, Token, Unusable, hex, method_of, quote, read};
+use super::{Entry, Json, Method, Object, RECORD, Token, Unusable, edit, hex, method_of, quote, read};
 use crate::secret::Secret;
 
 /// A file whose top level holds a token instead of accounts (R67).
@@ -32,6 +32,8 @@ const START_URL: Names = ("startUrl", "start_url");
 const API_REGION: Names = ("apiRegion", "api_region");
 const IDC_REGION: Names = ("idcRegion", "idc_region");
 const REGISTRATION_EXPIRES_AT: Names = ("registrationExpiresAt", "registration_expires_at");
+/// The members that a refresh brings.
+const GRANTED: [Names; 4] = [ACCESS_TOKEN, REFRESH_TOKEN, EXPIRES_AT, PROFILE_ARN];
 
 impl<'a> TokenFile<'a> {
     /// Reads a file. `None` for a JSON object of another kind; an error for anything else, and for one that is too
@@ -118,41 +120,19 @@ impl<'a> TokenFile<'a> {
     /// `None` when nothing changes. A `profileArn` is written only where the file has that member. An error when the
     /// file could not be read any more (R9).
     pub fn with_token(&self, token: &Token) -> Result<Option<Vec<u8>>, Unusable> {
-        let entries = [
-            (ACCESS_TOKEN, token.access_token.clone().map(Entry::AccessToken)),
-            (REFRESH_TOKEN, token.refresh_token.clone().map(Entry::RefreshToken)),
-            (EXPIRES_AT, token.expires_at.map(Entry::ExpiresAt)),
-            (PROFILE_ARN, token.profile_arn.clone().map(Entry::ProfileArn)),
-        ];
-        let is_snake = self.object.last(ACCESS_TOKEN.1).is_some() || self.object.last(REFRESH_TOKEN.1).is_some();
-        let mut edits = Vec::new();
-        for (names, entry) in entries {
-            let Some(entry) = entry else { continue };
-            let name = match (self.object.last(names.0), self.object.last(names.1)) {
-                (Some(_), _) => names.0,
-                (None, Some(_)) => names.1,
-                (None, None) if names == PROFILE_ARN => continue,
-                (None, None) => {
-                    if is_snake {
-                        names.1
-                    } else {
-                        names.0
-                    }
-                }
-            };
-            let found = self.object.last(name);
-            if !entry.equals(found.filter(|value| !value.is_null())) {
-                edits.push((name, entry.render(found)));
+        let has = |name| self.object.last(name).is_some();
+        let is_snake = has(ACCESS_TOKEN.1) || has(REFRESH_TOKEN.1);
+        let granted: Vec<Entry> = token.granted().collect();
+        let wanted = granted.iter().filter_map(|entry| {
+            let (_, name, wanted) = entry.row();
+            let (camel, snake) = GRANTED.into_iter().find(|names| names.0 == name)?;
+            match (has(camel), has(snake)) {
+                (false, false) if camel == PROFILE_ARN.0 => None,
+                (false, found) if found || is_snake => Some((snake, wanted)),
+                _ => Some((camel, wanted)),
             }
-        }
-        if edits.is_empty() {
-            return Ok(None);
-        }
-        let text = self.object.with(edits);
-        if text.len() > RECORD.bytes {
-            return Err(Unusable::TooLong { limit: RECORD.bytes });
-        }
-        Ok(Some(text))
+        });
+        edit(&self.object, wanted)
     }
 
     /// Whether the file has a member for a profile, so that one that was learnt can be kept in it.
