@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::credentials::{Credentials, LookUp};
 use crate::pool::{Pool, Wanted};
+use crate::proto::kiro::profile::{KindEvidence, kind_of};
 use crate::proto::record::{Method, Token};
 use crate::store::Store;
 use crate::upstream::Upstream;
@@ -57,6 +58,7 @@ impl ProfileSource {
         match (token.method(), &token.profile_arn) {
             (Method::ApiKey, _) => Self::Unneeded,
             (_, Some(_)) => Self::Known,
+            (_, None) if !kind_of(token, false, KindEvidence::Nothing).has_profiles() => Self::Unneeded,
             (_, None) => Self::Skipped,
         }
     }

@@ -203,7 +203,10 @@ impl fmt::Display for NoAccount {
         f.write_str(match &self.why {
             Why::NotLoaded => "The account store has not been reached yet",
             Why::Empty { place } => {
-                return write!(f, "There are no accounts in {place}: add one with `kiro-server accounts add`");
+                return write!(
+                    f,
+                    "There are no accounts in {place}: `kiro-server accounts login` or `accounts add` brings one"
+                );
             }
             Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
             Why::OutOfService(outlook) => return outlook.fmt(f),

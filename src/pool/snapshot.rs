@@ -128,7 +128,7 @@ impl Pool {
 
     async fn tell_of_an_empty_start(&self) {
         let place = &*self.0.settings.place;
-        tracing::warn!(place, "there are no accounts; `kiro-server accounts add` adds one");
+        tracing::warn!(place, "there are no accounts; `kiro-server accounts login` or `accounts add` brings one");
         // The Node.js service takes its prefix only from its own configuration (R1).
         if let Ok(Some(elsewhere)) = self.0.store.pool_under_default_prefix().await {
             tracing::warn!(elsewhere, "there are accounts under the default prefix: look at REDIS_KEY_PREFIX");

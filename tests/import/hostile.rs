@@ -210,3 +210,18 @@ fn what_the_store_does_not_take_is_told_for_each_account_r78() {
     let errors: Vec<_> = said["accounts"].as_array().unwrap().iter().map(|one| one["error"].is_string()).collect();
     assert_eq!((errors, &said["failed"]), (vec![true; 3], &json!(3)));
 }
+
+#[test]
+fn an_account_that_needs_no_profile_is_not_called_without_one_r78_k77() {
+    let place = Place::new();
+    let builder = json!({
+        "refreshToken": secret("1"), "authMethod": "IdC", "provider": "BuilderId", "clientId": "c", "clientSecret": "s",
+    });
+    let enterprise = json!({
+        "refreshToken": secret("2"), "authMethod": "IdC", "startUrl": "https://x.awsapps.com/start", "clientId": "c",
+        "clientSecret": "s",
+    });
+    let list = json!([{ "refreshToken": secret("3"), "authMethod": "social" }, builder, enterprise]);
+    let said = place.add(&place.write("list.json", &list), &[], 0).all;
+    assert_eq!(said.matches("profile not looked up yet").count(), 1, "{said}");
+}

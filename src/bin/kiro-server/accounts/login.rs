@@ -183,8 +183,13 @@ async fn mind_second_social(
     }
     let warning = "a Google or GitHub account is there already: a second one by device code may sign the first one out. \
                    --browser goes another way";
-    if matches!(audience, Audience::Programs) || !std::io::stdin().is_terminal() {
+    if let Audience::Programs = audience {
         return Ok(Some(warning.to_owned()));
+    }
+    if !std::io::stdin().is_terminal() {
+        // While it can still be heeded.
+        show(&format!("warning: {warning}\n\n"))?;
+        return Ok(None);
     }
     let question = "A Google or GitHub account is there already, and a second one by device code may sign it out.\n\
                     Sign in with this machine's browser instead? [Y/n] ";

@@ -161,7 +161,9 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
             .find(|entry| is_served(entry.info.state))
             .or_else(|| accounts.iter().find(|entry| entry.info.problem.is_none()))
             .or_else(|| accounts.first())
-            .ok_or_else(|| CommandFailure::new("there is no account; `kiro-server accounts add` adds one"))?,
+            .ok_or_else(|| {
+                CommandFailure::new("there is no account; `kiro-server accounts login` or `accounts add` brings one")
+            })?,
     };
     let second = match options.get_one::<String>("second") {
         Some(id) => Some(find(&accounts, id)?),
