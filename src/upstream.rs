@@ -3,9 +3,9 @@
 //! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
 //!
-//! A stream drives its own connection: one task reads from upstream and writes downstream, and nothing is woken in
-//! between (docs/performance.md has the figures), through a proxy too. `reqwest` makes the other calls: token refresh, usage
-//! and the sign-in.
+//! A stream drives its own connection, through a proxy too: one task reads from upstream and writes downstream, and
+//! nothing is woken in between (docs/performance.md has the figures). `reqwest` makes the other calls: token refresh,
+//! usage and the sign-in.
 
 mod clients;
 mod connections;
@@ -50,7 +50,7 @@ use crate::proto::kiro::route::{Call, Shape};
 use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
 
-/// Error bodies are read to this size and for this long (K42).
+/// Most bytes of an error body that are read, and the longest time for it (K42).
 const MAX_ERROR_BODY: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -65,7 +65,7 @@ pub struct UpstreamBody {
 pub struct Cut;
 
 impl UpstreamBody {
-    /// When the request's last byte went out: from then on the first event is waited for (K68).
+    /// When the request's last byte went out: the wait for the first event begins there (K68).
     pub fn sent(&self) -> Instant {
         self.sent
     }
@@ -75,7 +75,7 @@ impl UpstreamBody {
         self.answer.poll_chunk(cx)
     }
 
-    /// Whether it is known that nothing more comes.
+    /// Whether its end is already known.
     pub fn is_ended(&self) -> bool {
         self.answer.is_ended()
     }
@@ -86,7 +86,7 @@ impl UpstreamBody {
     }
 }
 
-/// What goes to Kiro, with the same limits whatever proxy is between.
+/// The calls of Kiro, with the same limits through every proxy.
 pub struct Upstream {
     connector: Connector,
     connections: Arc<Connections>,
@@ -103,7 +103,7 @@ pub struct Upstream {
     reached: RestingWays,
 }
 
-/// Where and as whom one attempt goes.
+/// Address and identity of one attempt.
 #[derive(Debug, Clone)]
 pub struct ChatTarget {
     /// The resolved URL of the chat call.
@@ -123,7 +123,7 @@ pub struct ChatTarget {
 }
 
 impl ChatTarget {
-    /// Secrets of the call: an error text that repeats one is cleaned.
+    /// The secrets of the call, which are removed from error texts.
     pub fn known(&self) -> KnownSecrets {
         KnownSecrets::of_call(&self.token, &self.machine_id, &self.account)
     }
@@ -191,7 +191,7 @@ impl Upstream {
         self.marks().gates(now)
     }
 
-    /// A call ended: notes what that says of the host and of our client version. `account`: the first characters of its
+    /// A call ended: notes its lessons about the host and our client version. `account`: the first characters of its
     /// id.
     pub fn heard(&self, call: Call, way: &Way<'_>, account: &str, outcome: Result<(), &Fault>, now: Timestamp) {
         self.gate.heard(call.as_str(), way.host, outcome);
@@ -217,21 +217,22 @@ impl Upstream {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the user-agent headers say.
+    /// The identity in the user-agent headers.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Closes idle connections that are too old (K67); to be called once a second.
+    /// Closes idle connections that are too old (K67). Call it once a second.
     pub fn sweep(&self) {
         self.connections.sweep();
     }
 
-    /// Sends one request and waits for the head of the answer. It comes in time when it comes within
-    /// `KIRO_FIRST_EVENT_TIMEOUT` of the request's last byte; on its way no byte may take longer than that after the
-    /// one before (K68). The request's body comes in parts that follow each other.
+    /// Sends one request and waits for the head of the answer, at most `KIRO_FIRST_EVENT_TIMEOUT` after the request's
+    /// last byte. While the request goes out, no pause between two bytes may be longer than that (K68). The request's
+    /// body comes in consecutive parts.
     ///
-    /// A reused connection that dies before any byte of the answer is no attempt: the request goes out once more (K69).
+    /// A reused connection that dies before any byte of the answer isn't an attempt: the request goes out once more
+    /// (K69).
     ///
     /// # Errors
     /// Anything but a 200 with an event stream, classified (K42–K45).
@@ -243,7 +244,7 @@ impl Upstream {
             profile_arn: None,
         };
         let length = body.iter().map(Bytes::len).sum::<usize>();
-        // Each time the request is sent, it has another id.
+        // Each sending has another id.
         let headers = || {
             let mut headers = self.identity.headers(target.shape, Call::Chat, &caller)?;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -272,7 +273,7 @@ impl Upstream {
         ))
     }
 
-    /// Waits for the head of the answer (K68). Connecting has a limit of its own; without that one, this one counts.
+    /// Waits for the head of the answer (K68). Connecting has its own limit; without that, this one applies.
     async fn in_time<T>(
         &self,
         sending: impl Future<Output = Result<T, Fault>>,
@@ -292,7 +293,7 @@ impl Upstream {
             let now = Instant::now();
             deadline = match progress.last() {
                 Some(last) if last + limit > now => last + limit,
-                // Nothing is sent yet, so that the limit begins now at the earliest.
+                // Nothing is sent yet, so the limit begins now at the earliest.
                 None if connecting => now + limit,
                 _ => return Err(Fault::timeout("no answer within KIRO_FIRST_EVENT_TIMEOUT")),
             };
@@ -364,7 +365,7 @@ impl SendProgress {
     }
 }
 
-/// Reads what an error answer says, bounded in size and time; what was read before a limit counts (K42).
+/// Reads the body of an error answer, bounded in size and time; the part before a limit counts (K42).
 async fn read_error_body(mut body: UpstreamBody) -> BytesMut {
     let mut text = BytesMut::new();
     let read = async {
@@ -375,7 +376,7 @@ async fn read_error_body(mut body: UpstreamBody) -> BytesMut {
             text.extend_from_slice(&chunk[..chunk.len().min(room)]);
         }
     };
-    // Running out of time is no failure: the status alone classifies.
+    // A timeout isn't a failure here: then the status alone classifies.
     tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await.unwrap_or_default();
     text
 }
@@ -471,8 +472,8 @@ mod tests {
         }
     }
 
-    /// K68: the first event is waited for from the request's last byte on. A long request that is slow to go out is
-    /// none that isn't answered; one that gets stuck on its way is.
+    /// K68: the wait for the first event begins with the request's last byte. A long request that goes out slowly isn't
+    /// a timeout; one that gets stuck on its way is.
     #[tokio::test]
     async fn the_wait_for_the_first_event_begins_with_the_last_byte_k68() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -495,7 +496,7 @@ mod tests {
             let reads = async {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let mut piece = vec![0; 2 << 20];
-                // All of it takes longer than the limit, no piece does.
+                // The whole takes longer than the limit, but no piece does.
                 for _ in 0..if stuck { 1 } else { LENGTH / piece.len() } {
                     socket.read_exact(&mut piece).await.unwrap();
                     tokio::time::sleep(LIMIT / 8).await;

@@ -40,17 +40,17 @@ const MOST_PASTES: u32 = 3;
 pub struct Browser<'a> {
     /// Shows a page's address to the person, or opens it.
     pub show: &'a mut (dyn FnMut(Shown<'_>) + Send),
-    /// What comes back.
+    /// The answer that comes back.
     pub way: WayBack,
-    /// Until when the person is waited for. A code that has come back is exchanged all the same: it counts once.
+    /// How long to wait for the person. A code that has come back is exchanged all the same: it counts once.
     pub until: Instant,
 }
 
-/// What a person sees of it.
+/// A message to the person.
 pub enum Shown<'a> {
     /// Open this.
     Page(&'a str),
-    /// What was pasted isn't the address that is waited for.
+    /// The pasted text isn't the expected address.
     NotThat(&'static str),
 }
 
@@ -128,7 +128,7 @@ impl Browser<'_> {
     }
 }
 
-/// Path and query of a pasted address; a line that is none stays.
+/// Path and query of a pasted address; any other line stays unchanged.
 fn target_of(line: &str) -> &str {
     let starts = RETURN_PATHS.iter().filter_map(|path| line.find(path));
     line.get(starts.min().unwrap_or_default()..).unwrap_or(line)
@@ -197,7 +197,7 @@ pub enum Page {
     Failed,
     /// The next page.
     Next(String),
-    /// It isn't the call that is waited for.
+    /// It isn't the expected call.
     Missed(Miss),
 }
 
@@ -248,7 +248,7 @@ impl Listener {
         self.port
     }
 
-    /// The next call. Whoever asks decides whether it is the one.
+    /// The next call. The caller decides whether it is the expected one.
     pub async fn next(&mut self) -> Call {
         loop {
             tokio::select! {

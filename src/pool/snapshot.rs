@@ -107,8 +107,8 @@ impl Pool {
         }
     }
 
-    /// Accounts that the last snapshot missed, and whose token records are still there: whoever removes an account on purpose
-    /// removes both (R106). A snapshot later, so that a removal that is under way is over.
+    /// Accounts that the last snapshot missed, and whose token records are still there: a program that removes an
+    /// account on purpose removes both (R106). A snapshot later, so that a removal that is under way is over.
     async fn tell_of_orphans(&self, gone: Vec<(AccountId, TokenKey)>) {
         let mut orphans = Vec::new();
         for (id, key) in gone {

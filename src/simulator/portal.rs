@@ -50,7 +50,7 @@ impl SimPortal {
         code
     }
 
-    /// A code counts once, and only for whoever has the secret of its page.
+    /// A code counts once, and only with the secret of its page.
     fn close(&mut self, code: &str, verifier: &str, redirect_uri: &str) -> bool {
         let Opened { challenge, redirect_uri: promised, code: issued } = std::mem::take(&mut self.opened);
         !issued.is_empty()

@@ -12,7 +12,7 @@ use super::connector::Resolver;
 use super::route::Proxy;
 use crate::proto::kiro::fault::Fault;
 
-/// Most clients for accounts' proxies: beyond it, the one that was used longest ago goes.
+/// Most clients for accounts' proxies. Beyond that the least recently used one is dropped.
 const MAX_PROXIES: usize = 1024;
 
 /// A client for the calls of accounts without a proxy of their own, and one for each proxy of an account.
@@ -26,13 +26,13 @@ pub(super) struct Clients {
 
 #[derive(Default)]
 struct OwnClients {
-    /// By the proxy's URL, each with the turn in which it was last asked for.
+    /// By the proxy's URL, each with the turn of its last use.
     by_proxy: HashMap<String, (reqwest::Client, u64)>,
     turns: u64,
 }
 
 impl OwnClients {
-    /// Drops the client that was used longest ago; its open calls go on.
+    /// Drops the least recently used client; its open calls go on.
     fn give_one_up(&mut self) {
         let oldest = self.by_proxy.iter().min_by_key(|(_, (_, asked))| *asked).map(|(proxy, _)| proxy.clone());
         oldest.and_then(|proxy| self.by_proxy.remove(&proxy));
@@ -73,7 +73,7 @@ impl Clients {
     }
 }
 
-/// Names the field, not what it holds.
+/// The fault names the field, not its value.
 pub(super) fn unusable_proxy() -> Fault {
     Fault::network("the account's PROXY_URL can't be used")
 }
@@ -114,7 +114,7 @@ mod tests {
     use super::super::tests::upstream;
     use super::*;
 
-    /// `PROXY_URL` may change as often as it likes: a pool of proxies with a name for each session in it does.
+    /// `PROXY_URL` may change often: a pool of proxies can have a user name for each session.
     #[test]
     fn a_new_proxy_replaces_the_least_recently_used_one() {
         let upstream = upstream();

@@ -1,4 +1,4 @@
-//! Connections to upstream, kept while they are idle and given up in time (K67).
+//! Idle connections to upstream, kept for a time (K67).
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::route::Route;
 
-/// Idle connections are given up before upstream does so at about 60 s (K67).
+/// How long an idle connection is kept. Upstream closes it at about 60 s (K67).
 pub(super) const POOL_IDLE: Duration = Duration::from_secs(15);
-/// What a burst of streams leaves behind is given up sooner, but for a few.
+/// The same for surplus connections after a burst of streams.
 const SURPLUS_IDLE: Duration = Duration::from_secs(5);
 const KEPT_IDLE: usize = 2;
 pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Keeps the idle connections.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// The one used last is at the end and is used next, so that the others may grow old.
+    /// The most recently used one is at the end and is used next, so that the others age.
     idle: Mutex<HashMap<Route, Vec<Idle>>>,
 }
 
@@ -31,7 +31,7 @@ struct Idle {
 }
 
 impl Connections {
-    /// An idle connection that is still open as far as one can know.
+    /// An idle connection that still looks open.
     pub(super) fn idle(&self, route: &Route) -> Option<Socket> {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,7 +44,7 @@ impl Connections {
         None
     }
 
-    /// Takes a connection back on which nothing is under way.
+    /// Takes back a connection without a running request.
     pub(super) fn keep(&self, route: &Route, io: Socket) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Idle { io, since: Instant::now() };
@@ -54,7 +54,7 @@ impl Connections {
         }
     }
 
-    /// Closes idle connections that are too old, or that upstream has closed; to be called once a second.
+    /// Closes idle connections that are too old, or that upstream has closed. Call it once a second.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,10 +78,10 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 
-/// Nothing came and nothing was closed, as far as the runtime has heard: no system call unless it has heard something.
+/// Whether neither bytes nor an end have come, as far as the runtime knows. A system call only after a notification.
 fn is_quiet(io: &mut Socket) -> bool {
     let mut byte = [0];
     let mut cx = Context::from_waker(Waker::noop());
-    // With TLS this takes in session tickets, which are no data.
+    // With TLS this reads session tickets, which aren't data.
     Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
 }

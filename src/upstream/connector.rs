@@ -1,4 +1,4 @@
-//! Connections are made here: TCP, a proxy's tunnel, TLS.
+//! Makes connections: TCP, a proxy's tunnel, TLS.
 
 use std::future::ready;
 use std::io;
@@ -39,7 +39,7 @@ pub(super) struct Connector {
 pub(super) struct ConnectError {
     /// For people, in the words of the system, the TLS library or the SOCKS library.
     pub(super) why: String,
-    /// The proxy is there, and makes no connection for us.
+    /// The proxy answers, but makes no connection for us.
     pub(super) refused: bool,
 }
 
@@ -100,8 +100,8 @@ impl Connector {
     }
 }
 
-/// Asks a web proxy for a tunnel. What it sends beyond the head of its answer is dropped: the server waits for the
-/// client, so it is nothing of the server's.
+/// Asks a web proxy for a tunnel. Bytes behind the head of its answer are dropped: they can't be the server's, which
+/// waits for the client.
 async fn tunnel(proxy: &Proxy, io: &mut Socket, server: &Uri) -> Result<(), ConnectError> {
     let to = authority_of(server, host_of(server));
     let mut headers = HeaderMap::new();
@@ -128,7 +128,7 @@ async fn socks(proxy: &Proxy, io: Socket, server: &Uri) -> Result<Socket, Connec
         host = carried.ok_or_else(|| io::Error::other("SOCKS4 carries no address of the host"))?.ip().to_string();
     }
     let server = format!("https://{}", authority_of(server, &host)).parse::<Uri>()?;
-    // The library would make the connection.
+    // Otherwise the library would make the connection itself.
     let mut io = Some(TokioIo::new(io));
     let made = service_fn(move |_: Uri| ready(io.take().ok_or(io::ErrorKind::NotConnected)));
     let through = proxy.uri.clone();
@@ -145,7 +145,7 @@ fn host_of(uri: &Uri) -> &str {
     uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
 }
 
-/// The server's port after this name or address of its host.
+/// The server's port.
 fn authority_of(server: &Uri, host: &str) -> String {
     let port = server.port_u16().unwrap_or(if is_secure(server) { 443 } else { 80 });
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
@@ -155,12 +155,12 @@ fn set_up<R>(mut connector: HttpConnector<R>, timeout: Duration) -> HttpConnecto
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(TCP_KEEPALIVE));
-    // Shared out among the addresses of the host, so that the first one can't use it up.
+    // The time is shared among the host's addresses, so that the first one can't use it up.
     connector.set_connect_timeout((!timeout.is_zero()).then_some(timeout));
     connector
 }
 
-/// The system's resolver, but for `*.localhost`, which is this machine without asking anybody (K12, RFC 6761).
+/// The system's resolver, except for `*.localhost`, which is this machine without a query (K12, RFC 6761).
 #[derive(Clone)]
 pub(super) struct Resolver(GaiResolver);
 
@@ -206,7 +206,7 @@ impl reqwest::dns::Resolve for Resolver {
     }
 }
 
-/// The innermost cause: outer ones say "error trying to connect", which is known. System and TLS words, no URL.
+/// The innermost cause; outer ones only say "error trying to connect". Words of the system or of TLS, no URL.
 pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    /// An address that takes no connection and refuses none, as long as what is given back lives.
+    /// An address that neither accepts nor refuses a connection while the result lives.
     async fn silent(address: SocketAddr) -> Option<(tokio::net::TcpListener, Vec<TcpStream>)> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(address).unwrap();
@@ -277,7 +277,7 @@ mod tests {
         assert!(!is_localhost("localhost.example.org") && !is_localhost("xlocalhost"));
     }
 
-    /// K68: the time for connecting is for all addresses of a host.
+    /// K68: all addresses of a host share the time for connecting.
     #[tokio::test]
     async fn an_address_that_is_silent_leaves_time_for_the_next_k68() {
         let Some((dead, _waiting)) = silent((Ipv4Addr::LOCALHOST, 0).into()).await else { return };

@@ -1,6 +1,6 @@
-//! One request and its answer on a connection. The caller that waits for it drives it: no task, no channel, no buffer
-//! of its own while it waits. Answers are read by `ureq-proto`, which does no IO; what comes lies in a buffer that all
-//! streams of a thread share, until the body's bytes are cut out of it.
+//! One request and its answer on a connection. The waiting caller drives it: no task, no channel, no buffer of its own
+//! while it waits. `ureq-proto`, which does no IO, parses answers. Their bytes lie in a buffer that all streams of a
+//! thread share, until the body's bytes are cut out of it.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -20,11 +20,11 @@ use super::connections::{Connections, Socket};
 use super::route::Route;
 use super::{Cut, SendProgress};
 
-/// What one read may bring.
+/// Most bytes of one read.
 const READ: usize = 16 * 1024;
-/// Head of an answer; also what may stand between two pieces of a body, such as a chunk's size or trailers.
+/// Most bytes of an answer's head, and of the parts between two pieces of a body, such as a chunk's size or trailers.
 const MAX_HEAD: usize = 64 * 1024;
-/// Pieces of one write: a head and a body of three parts.
+/// Most pieces of one write: a head and a body of three parts.
 const PIECES: usize = 4;
 
 thread_local! {
@@ -38,7 +38,7 @@ pub(super) struct WireRequest {
 }
 
 impl WireRequest {
-    /// `target`: what is asked for, in the form of RFC 9112, 3.2. `headers` say the body's length.
+    /// `target`: the request target of RFC 9112, 3.2. `headers` hold the body's length.
     pub(super) fn new(method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Vec<Bytes>) -> Self {
         let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
         for (name, value) in headers {
@@ -50,7 +50,7 @@ impl WireRequest {
         Self { head, body }
     }
 
-    /// What is left to send, as much of it as one write takes.
+    /// The unsent rest, as much of it as one write takes.
     fn left(&self, mut sent: usize) -> ([IoSlice<'_>; PIECES], usize) {
         let mut left = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
@@ -66,26 +66,26 @@ impl WireRequest {
     }
 }
 
-/// Why an exchange didn't come to an answer.
+/// Why an exchange has no answer.
 #[derive(Debug)]
 pub(super) struct Broken {
     /// Not a byte of an answer came (K69).
     pub(super) unanswered: bool,
 }
 
-/// The head of an answer, and where that leaves its connection.
+/// The head of an answer, and the state of its connection.
 pub(super) struct Answered {
     pub(super) response: Response<()>,
     call: Call<RecvResponse>,
-    /// What came together with the head.
+    /// Bytes that came together with the head.
     rest: Vec<u8>,
     /// The whole request went out.
     all: bool,
 }
 
-/// Sends a request and resolves with the head of the answer. One that comes before the request is out, a refusal by
-/// size, say, is an answer too: no more is sent then, and the connection isn't used again. A success means that
-/// upstream reads on, so that the request is finished first.
+/// Sends a request and resolves with the head of the answer. An early refusal (by size, say) that comes before the
+/// request is out is an answer too: then no more is sent, and the connection isn't used again. After an early success
+/// upstream reads on, so the request is finished first.
 pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProgress) -> Result<Answered, Broken> {
     progress.moved();
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
@@ -115,8 +115,8 @@ pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProg
             };
             match wrote {
                 Poll::Ready(Ok(())) => {}
-                // Perhaps it has answered before it closed. A write fails before the runtime has heard that there is
-                // something to read: that, or the end, is still to come.
+                // Perhaps it has answered before it closed. The write fails before the runtime knows of bytes to read:
+                // they, or the end, are still to come.
                 Poll::Ready(Err(_)) => writes = false,
                 Poll::Pending => break,
             }
@@ -137,7 +137,7 @@ pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProg
     Ok(Answered { response, call, rest: seen, all: flushed })
 }
 
-/// One request and its answer, whose body drives the connection on.
+/// One request and its answer; from then on the body drives the connection.
 pub(super) async fn exchange(
     mut io: Socket,
     wire: &WireRequest,
@@ -164,8 +164,8 @@ pub(super) async fn exchange(
     Ok(response.map(|()| body))
 }
 
-/// The receiving half of a call. It knows nothing of the request, whose headers would otherwise lie in memory as long
-/// as the stream; only HEAD and CONNECT have answers of another shape.
+/// The receiving half of a call, made without the request, whose headers would otherwise stay in memory as long as the
+/// stream. Only HEAD and CONNECT have answers of another shape.
 fn receiving() -> Result<Call<RecvResponse>, ureq_proto::Error> {
     let mut call = Call::new(Request::new(()))?.proceed();
     let mut unused = [0; 64];
@@ -199,7 +199,7 @@ fn poll_head(
                     Ok((0, None)) => break,
                     // An informational answer.
                     Ok((used, None)) => drop(seen.drain(..used)),
-                    // So is this one, which the library takes without headers only.
+                    // So is this one, which the library accepts only without headers.
                     Err(ureq_proto::Error::HeadersWith100) => match memchr::memmem::find(seen, b"\r\n\r\n") {
                         Some(end) => drop(seen.drain(..end + 4)),
                         None => return Poll::Ready(Err(())),
@@ -230,7 +230,7 @@ enum BodyState {
 struct BodyReader {
     call: Call<RecvBody>,
     io: Socket,
-    /// Read, but not yet to be understood: empty nearly always.
+    /// Bytes that are read but incomplete; nearly always empty.
     rest: Vec<u8>,
 }
 
@@ -285,7 +285,7 @@ impl BodyReader {
     /// Bytes of the body; none only at its end.
     fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<Bytes, BodyEnd>> {
         if !self.rest.is_empty() {
-            // What came together with the head, or what lay before a pause.
+            // Bytes that came together with the head, or before a pause.
             let rest = std::mem::take(&mut self.rest);
             let chunk = self.decode(&rest)?;
             if !chunk.is_empty() || self.has_ended() {
@@ -345,7 +345,7 @@ impl BodyReader {
             };
             let (took, gave) = match read {
                 Ok(read) => read,
-                // What came right before it is handed on first: it is met again at the next look.
+                // The bytes before it are handed on first; the error comes again at the next read.
                 Err(_) if filled > 0 => break,
                 Err(_) => return Err(BodyEnd::Broken),
             };

@@ -1,4 +1,4 @@
-//! Whether upstream takes our client version (K104–K107): what every call tells, for the log, the metrics and
+//! Whether upstream takes our client version (K104–K107): every call reports here, for the log, the metrics and
 //! `/health`.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,18 +9,18 @@ use tokio::time::Instant;
 
 use crate::proto::kiro::fault::{Fault, FaultKind};
 
-/// Between two log lines about refusals.
+/// The least time between two log lines about refusals.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// How many chat calls in a row, none older than [`RECENT`], must all have been refused before `/health` says that
-/// nothing is served (K107).
+/// After this many refused chat calls in a row, none older than [`RECENT`], `/health` says that nothing is served
+/// (K107).
 const LAST_CALLS: usize = 20;
 const RECENT: Duration = Duration::from_secs(5 * 60);
-/// Hosts told apart; a pool with more of them has odd addresses in its records.
+/// Hosts that are counted by name; a pool with more of them has odd addresses in its records.
 const MOST_HOSTS: usize = 64;
-/// The counter's further hosts.
+/// The label of all further hosts.
 const OTHER: &str = "other";
 
-/// What is known of refusals.
+/// Refusals of our client version.
 pub struct Gate {
     version: String,
     inside: Mutex<GateState>,
@@ -35,7 +35,7 @@ struct GateState {
     /// When the last chat calls ended, and whether they were refused.
     chats: VecDeque<(Instant, bool)>,
     told: Option<Instant>,
-    /// Refusals since then.
+    /// Refusals since the last log line.
     untold: u64,
 }
 
@@ -55,7 +55,7 @@ impl Gate {
         Self { version: version.to_owned(), inside: Mutex::default() }
     }
 
-    /// A call ended: `call` is `chat`, `usage`, `refresh` and the like. Only an answer tells anything.
+    /// A call ended: `call` is `chat`, `usage`, `refresh` and the like. Only an answer counts.
     pub fn heard(&self, call: &'static str, host: &str, outcome: Result<(), &Fault>) {
         self.heard_at(call, host, outcome, Instant::now());
     }
@@ -67,7 +67,7 @@ impl Gate {
             Err(_) => return,
         };
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        // A series is there before it counts: what an alert asks for must not begin at 1.
+        // The series exists before it counts: an alert's series must not begin at 1.
         let is_told_apart = inside.counts.len() < MOST_HOSTS || inside.counts.contains_key(host);
         let counted = if is_told_apart { host } else { OTHER };
         if !inside.counts.contains_key(counted) {
@@ -106,7 +106,7 @@ impl Gate {
         }
     }
 
-    /// What is known now.
+    /// The state now.
     pub fn status(&self) -> GateStatus {
         self.status_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! As whom calls are made: every header of a call, the user agents among them (K103, K111, K113).
+//! The identity of calls: every header of a call, the user agents among them (K103, K111, K113).
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
@@ -7,7 +7,7 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::route::{Call, Shape};
 use crate::secret::Secret;
 
-/// What the headers say about the client (K103): constants of this process.
+/// The client as the headers describe it (K103): constants of this process.
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub(super) version: String,
@@ -15,7 +15,7 @@ pub struct Identity {
     pub(super) os: String,
 }
 
-/// As whom a call is made.
+/// The account's part of a call's headers.
 #[derive(Debug, Clone, Copy)]
 pub struct CallAuth<'a> {
     /// The bearer token.
@@ -54,7 +54,7 @@ impl Identity {
         [self.sdk_agent(sdk, "sso-oidc", "E", "KiroIDE"), format!("aws-sdk-js/{sdk} KiroIDE")]
     }
 
-    /// What a call of the OIDC host says beside its content type (K100).
+    /// The headers of a call of the OIDC host, beside its content type (K100).
     pub fn oidc_headers(&self) -> [(HeaderName, String); 4] {
         let [user_agent, amz_user_agent] = self.oidc_agents();
         [
@@ -149,14 +149,14 @@ fn target(shape: Shape, call: Call) -> Option<&'static str> {
     }
 }
 
-/// One a sending (K113).
+/// A new id for each sending (K113).
 pub(crate) fn add_invocation_id(headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
         headers.insert(HeaderName::from_static("amz-sdk-invocation-id"), id);
     }
 }
 
-/// `linux#6.1.0`, `darwin#…`, `win32#…`: Node.js's names (`{OS}` in K103), read once at start so that it never wanders
+/// `linux#6.1.0`, `darwin#…`, `win32#…`: Node.js's names (`{OS}` in K103), read once at start so that it never changes
 /// (K16).
 pub(super) fn operating_system() -> String {
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Where a connection leads: the server, and the proxy before it.
+//! The route of a connection: the server, and the proxy before it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use http::uri::{PathAndQuery, Scheme};
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
-/// The server at the other end of a connection, and what stands before it.
+/// The server at the other end of a connection, and the proxy before it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Route {
     /// Scheme, host and port.
@@ -25,8 +25,8 @@ impl Route {
         [&Scheme::HTTP, &Scheme::HTTPS].contains(&server.scheme()?).then_some(Self { server, proxy })
     }
 
-    /// The proxy that takes the request itself instead of making a tunnel for it. Plain `http` goes to a web proxy so:
-    /// many of them make tunnels to port 443 alone (K142).
+    /// The proxy that takes the request itself instead of making a tunnel. Plain `http` through a web proxy goes this
+    /// way, because many proxies make tunnels only to port 443 (K142).
     pub(super) fn forwarder(&self) -> Option<&Proxy> {
         self.proxy.as_deref().filter(|proxy| !is_secure(&self.server) && !proxy.is_socks())
     }
@@ -49,7 +49,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// None: the URL can't be used. It is read as `reqwest` reads it, which makes the account's other calls.
+    /// None: the URL can't be used. It is parsed as `reqwest` does, which makes the account's other calls.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut url = match text.contains("://") {
             true => Url::parse(text),

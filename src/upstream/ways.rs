@@ -1,4 +1,4 @@
-//! Ways on which no connection can be made: they rest, and are probed until one can.
+//! Ways that can't be connected: they rest, and are probed until a connection succeeds.
 
 use std::collections::HashMap;
 use std::iter::once;
@@ -15,17 +15,17 @@ use crate::policy::reach::Reach;
 use crate::proto::kiro::fault::Fault;
 use crate::proto::said::Said;
 
-/// Time for one probe. One is begun each second, so that what is lost on the way of one holds up none after it.
+/// Time for one probe. A new one begins each second, so that a lost packet of one delays none of the others.
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
-/// The ways on which no connection can be made.
+/// The ways that can't be connected.
 pub(super) struct RestingWays {
     began: Instant,
-    /// The routes by which ways that rest are probed stand beside them.
+    /// The resting ways, each with the route of its probes.
     inside: Mutex<(Reach, HashMap<String, Route>)>,
 }
 
-/// What a way is known by.
+/// The names of a way.
 pub(super) struct WayNames {
     /// The host, and host and port of the proxy before it.
     shown: String,
@@ -121,8 +121,8 @@ impl RestingWays {
 }
 
 impl Upstream {
-    /// Whether no connection can be made to this URL from here, by this proxy of an account or the one of the
-    /// configuration: a request that needs one fails at once.
+    /// Whether this machine can't connect to this URL through this proxy of an account, or through the configured one:
+    /// then a request on that way fails at once.
     pub fn is_cut_off(&self, url: &str, proxy: Option<&str>) -> bool {
         let way = self.way_names(host_of(url), proxy);
         let inside = self.reached.inside();
@@ -143,8 +143,8 @@ impl Upstream {
         WayNames::new(host, proxy.or(self.proxy.as_ref().map(|proxy| proxy.url.as_str())))
     }
 
-    /// Probes of the ways that rest, so that a server without requests notices an open one, too. To be run once a
-    /// second; each ends within five.
+    /// Probes of the resting ways, so that a server without requests notices an open one, too. Run them once a second;
+    /// each ends within five.
     pub fn probes(self: &Arc<Self>) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
         let routes: Vec<Route> = self.reached.inside().1.values().cloned().collect();
         let upstream = self.clone();
@@ -170,7 +170,7 @@ fn no_way(way: &str, why: &str) -> Fault {
     Fault::unreachable(format!("{way}: {why}"))
 }
 
-/// Host and port of a proxy's URL, and nothing else of it.
+/// Only host and port of a proxy's URL.
 fn proxy_of(url: &str) -> String {
     let authority = url.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
     authority.map_or_else(

@@ -1,8 +1,8 @@
 //! The sign-in through Kiro's portal (K97), and at an organisation's own provider (K98): the addresses that a browser
 //! opens, what it comes back with, and the exchange of a code for tokens.
 //!
-//! A page is opened with the hash of a secret (PKCE) and a `state`; the code that comes back is of use only to whoever has
-//! the secret.
+//! A page is opened with the hash of a secret (PKCE) and a `state`; the code that comes back is of use only to the
+//! program that has the secret.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
