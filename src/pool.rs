@@ -234,26 +234,6 @@ impl AccountInfo {
 pub struct Counts {
     /// Accounts of the snapshot.
     pub total: usize,
-    /// Those that would be selected now: healthy, half-open and stale ones.
-    pub selectable: usize,
-    /// State healthy.
-    pub healthy: usize,
-    /// State half-open.
-    pub half_open: usize,
-    /// State stale.
-    pub stale: usize,
-    /// State cooling.
-    pub cooling: usize,
-    /// State no-profile.
-    pub no_profile: usize,
-    /// State quota.
-    pub quota: usize,
-    /// State ejected.
-    pub ejected: usize,
-    /// State disabled.
-    pub disabled: usize,
-    /// State unusable.
-    pub unusable: usize,
     /// Requests in flight, all accounts.
     pub in_flight: usize,
     /// Requests that wait for an account.
@@ -435,10 +415,7 @@ impl Pool {
     /// Whether the account's access token expires within `threshold`; false when that isn't known.
     pub fn expires_within(&self, id: &str, threshold: Duration) -> bool {
         let soon = later(self.now(), threshold);
-        let expires = |slot: &mut PoolSlot| {
-            slot.account.credential.token().expires_at.filter(|_| slot.account.view.method != Method::ApiKey)
-        };
-        self.with_slot(id, |slot, _| expires(slot)).flatten().is_some_and(|at| at <= soon)
+        self.with_slot(id, |slot, _| slot.account.expires_at()).flatten().is_some_and(|at| at <= soon)
     }
 
     /// Addresses of an account that a host program's configuration names (N4). Those of the account's own record come
@@ -474,7 +451,6 @@ impl Pool {
     pub fn accounts(&self) -> Vec<AccountInfo> {
         let now = self.now();
         let inside = self.inside();
-        let served = |state| matches!(state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale);
         let info = |slot: &PoolSlot| AccountInfo {
             id: slot.account.view.id.clone(),
             name: slot.account.view.name.clone(),
@@ -483,12 +459,7 @@ impl Pool {
             region: slot.account.view.region().to_owned(),
             profile: slot.account.view.profile(),
             state: slot.account.state(now),
-            expires_at: slot
-                .account
-                .credential
-                .token()
-                .expires_at
-                .filter(|_| slot.account.view.method != Method::ApiKey),
+            expires_at: slot.account.expires_at(),
             registration_expires_at: slot
                 .account
                 .credential
@@ -497,7 +468,7 @@ impl Pool {
                 .filter(|_| slot.account.view.method == Method::Idc),
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
             problem: slot.account.problem().map(str::to_owned),
-            cause: slot.account.health.cause().filter(|_| !served(slot.account.state(now))).map(str::to_owned),
+            cause: slot.account.health.cause().filter(|_| !slot.account.state(now).is_served()).map(str::to_owned),
             learned: slot.account.learned.words(now),
         };
         inside.slots.values().map(info).collect()
@@ -505,26 +476,10 @@ impl Pool {
 
     /// The pool in numbers, from memory.
     pub fn counts(&self) -> Counts {
-        let now = self.now();
         let inside = self.inside();
-        let mut summary = Counts { total: inside.slots.len(), waiting: inside.line.len(), ..Counts::default() };
-        for slot in inside.slots.values() {
-            let (count, selectable) = match slot.account.state(now) {
-                HealthState::Healthy => (&mut summary.healthy, true),
-                HealthState::HalfOpen => (&mut summary.half_open, true),
-                HealthState::Stale => (&mut summary.stale, true),
-                HealthState::Cooling { .. } => (&mut summary.cooling, false),
-                HealthState::NoProfile { .. } => (&mut summary.no_profile, false),
-                HealthState::Quota { .. } => (&mut summary.quota, false),
-                HealthState::Ejected => (&mut summary.ejected, false),
-                HealthState::Disabled => (&mut summary.disabled, false),
-                HealthState::Unusable => (&mut summary.unusable, false),
-            };
-            *count += 1;
-            summary.selectable += usize::from(selectable);
-            summary.in_flight += usize::try_from(slot.load.in_flight.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        }
-        summary
+        let in_flight = inside.slots.values().map(|slot| slot.load.in_flight.load(Ordering::Relaxed));
+        let in_flight = in_flight.map(|count| usize::try_from(count).unwrap_or(usize::MAX)).sum();
+        Counts { total: inside.slots.len(), in_flight, waiting: inside.line.len() }
     }
 
     /// The accounts that a request could be sent to now: their state lets them be selected, or they rest softly; they
@@ -538,7 +493,7 @@ impl Pool {
             inside.slots.values().filter(|slot| slot.account.credential.can_serve(now) && reachable(&slot.account.view))
         {
             match slot.account.state(now) {
-                HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale => able.serving += 1,
+                state if state.is_served() => able.serving += 1,
                 HealthState::Cooling { .. } if slot.account.health.rests_softly(now).is_some() => able.last_resort += 1,
                 _ => {}
             }
@@ -548,18 +503,13 @@ impl Pool {
 
     /// Accounts by state, each state once, by its word (for a metric).
     pub fn states(&self) -> [(&'static str, usize); 9] {
-        let counts = self.counts();
-        [
-            ("healthy", counts.healthy),
-            ("half-open", counts.half_open),
-            ("stale", counts.stale),
-            ("cooling", counts.cooling),
-            ("no-profile", counts.no_profile),
-            ("quota", counts.quota),
-            ("ejected", counts.ejected),
-            ("disabled", counts.disabled),
-            ("unusable", counts.unusable),
-        ]
+        let now = self.now();
+        let mut states = HealthState::WORDS.map(|word| (word, 0));
+        for slot in self.inside().slots.values() {
+            let word = slot.account.state(now).as_str();
+            states.iter_mut().filter(|(state, _)| *state == word).for_each(|(_, count)| *count += 1);
+        }
+        states
     }
 
     /// Account records and tokens that wait to be written.
@@ -596,9 +546,7 @@ impl Pool {
         let now = self.now();
         let inside = self.inside();
         let due = |slot: &&PoolSlot| {
-            let served =
-                matches!(slot.account.state(now), HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale);
-            served
+            slot.account.state(now).is_served()
                 && slot.account.view.wants_profiles()
                 && slot.account.learned.may_ask_profiles(now)
                 && slot.account.credential.live(now).is_some()
@@ -669,11 +617,7 @@ impl Pool {
         if let Event::Fault { used, .. } = &mut outcome.event {
             *used = false;
         }
-        self.write_whole(id, &outcome);
-    }
-
-    fn write_whole(&self, id: &AccountId, outcome: &Outcome) {
-        self.0.writer.record(id, outcome);
+        self.0.writer.record(id, &outcome);
     }
 
     /// Writes everything pending, for at most `within`. Returns what could not be written.
@@ -820,7 +764,7 @@ impl Pool {
                 }
                 let host = self.0.hooks.record.as_ref().filter(|_| outcome.is_shown());
                 match host {
-                    None => self.write_whole(&slot.account.view.id, &outcome),
+                    None => self.0.writer.record(&slot.account.view.id, &outcome),
                     Some(_) => slot.host_marked = Some(shown),
                 }
                 Some((slot.account.view.id.clone(), outcome, host))
@@ -832,7 +776,7 @@ impl Pool {
                     self.0.writer.record(&id, &Outcome::used(outcome.at));
                 }
             } else {
-                self.write_whole(&id, &outcome);
+                self.0.writer.record(&id, &outcome);
                 self.with_slot(&id, |slot, _| slot.host_marked = slot.host_marked.filter(|marked| *marked != shown));
             }
         }

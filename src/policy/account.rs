@@ -13,7 +13,7 @@ use super::health::{Health, HealthState, Rules};
 use super::later;
 use super::learned::Learned;
 use super::view::{self, AccountId, AccountView, Addresses, Sources, Urls, Viewed};
-use crate::proto::record::{Account, Standing, Token, TokenKey, Unusable};
+use crate::proto::record::{Account, Method, Standing, Token, TokenKey, Unusable};
 use crate::secret::Secret;
 
 /// The time that `KIRO_ACCOUNT_RPM` counts in (K92).
@@ -96,11 +96,16 @@ impl PoolAccount {
 
     pub(crate) fn state(&self, now: Timestamp) -> HealthState {
         match self.health.state(self.is_usable(now), now) {
-            served @ (HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale) => {
+            served if served.is_served() => {
                 self.learned.no_profile_until(now).map_or(served, |until| HealthState::NoProfile { until })
             }
             other => other,
         }
+    }
+
+    /// When its access token expires; none for API keys.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        self.credential.token().expires_at.filter(|_| self.view.method != Method::ApiKey)
     }
 
     pub(crate) fn is_usable(&self, now: Timestamp) -> bool {

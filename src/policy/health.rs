@@ -64,6 +64,15 @@ impl HealthState {
         }
     }
 
+    /// Whether an account in this state gets requests.
+    pub const fn is_served(self) -> bool {
+        matches!(self, Self::Healthy | Self::HalfOpen | Self::Stale)
+    }
+
+    /// Every word of [`HealthState::as_str`], in the order of the metric.
+    pub const WORDS: [&'static str; 9] =
+        ["healthy", "half-open", "stale", "cooling", "no-profile", "quota", "ejected", "disabled", "unusable"];
+
     /// The word in `AccountInfo.state`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -702,7 +702,7 @@ impl Inside {
         for slot in self.slots.values().filter(|slot| slot.account.serves(wanted.model_names, wanted.kiro_id, now)) {
             let state = slot.account.state(now);
             match (state, state.until()) {
-                (HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale, _) => return None,
+                (state, _) if state.is_served() => return None,
                 // The next request will ask it.
                 (HealthState::Cooling { .. }, _) if slot.account.health.rests_softly(now).is_some() => return None,
                 (_, Some(until)) if until <= later(now, SOON) => return None,
@@ -717,8 +717,7 @@ impl Inside {
     pub(super) fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
         let back = |slot: &PoolSlot| match slot.account.state(now) {
             HealthState::Cooling { until } | HealthState::NoProfile { until } => Some(between(now, until)),
-            HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale => Some(Duration::from_secs(1)),
-            HealthState::Disabled | HealthState::Unusable | HealthState::Quota { .. } | HealthState::Ejected => None,
+            state => state.is_served().then_some(Duration::from_secs(1)),
         };
         self.slots.values().filter(|slot| slot.account.serves(model_names, kiro_id, now)).filter_map(back).min()
     }

@@ -208,7 +208,7 @@ async fn a_failed_read_keeps_the_snapshot_r14() {
     redis.set::<_, _, ()>(token_key("a1"), LIVE.replace("live", "theirs").replace("\"r\"", "\"r2\"")).unwrap();
     one.pool.reload().await.unwrap();
     assert_eq!(one.token_of("a1").await.unwrap(), "theirs");
-    assert_eq!(one.pool.counts().healthy, 2);
+    assert_eq!(one.pool.states()[0], ("healthy", 2));
 }
 
 /// The Node.js service sets counts back at its start (E2, E3): ours come on top of what is there, and nothing is repaired.

@@ -490,10 +490,7 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
         }
         return;
     }
-    let served = |entry: &&DeskAccount| {
-        matches!(entry.info.state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale)
-    };
-    let served = accounts.iter().filter(served).count();
+    let served = accounts.iter().filter(|entry| entry.info.state.is_served()).count();
     let text = format!("{name}: {} accounts, {served} in service", accounts.len());
     if served == 0 {
         report.wrong("pool", text, "see the accounts below");

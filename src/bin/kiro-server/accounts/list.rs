@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::desk::{Desk, DeskAccount};
 use super::super::output::{CommandFailure, plain, relative, short, show, show_json, table};
-use super::{is_served, method, name};
+use super::{method, name};
 
 /// A table or JSON of all accounts. An empty pool isn't a failure.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
@@ -33,7 +33,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         let head = ["ID", "NAME", "METHOD", "HEALTH", "TOKEN", "USES", "LAST USED", ""];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(accounts.iter().map(|entry| row(entry, now)));
-        let served = accounts.iter().filter(|entry| is_served(entry.info.state)).count();
+        let served = accounts.iter().filter(|entry| entry.info.state.is_served()).count();
         let noun = if accounts.len() == 1 { "account" } else { "accounts" };
         show(&format!("{}\n{} {noun}, {served} in service\n", table(&rows), accounts.len()))?;
     }
@@ -96,7 +96,7 @@ fn why(entry: &DeskAccount) -> Option<String> {
     }
     match entry.account.as_ref()?.standing.mark()? {
         Note::CoolDown { cause, .. } | Note::Quota { cause, .. } | Note::Ejected { cause } => {
-            Some(plain(cause, 100)).filter(|_| !is_served(entry.info.state))
+            Some(plain(cause, 100)).filter(|_| !entry.info.state.is_served())
         }
         Note::Plain(_) => None,
     }

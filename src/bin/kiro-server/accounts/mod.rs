@@ -13,7 +13,6 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use kiro_messages::config::Config;
-use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::AccountInfo;
 use kiro_messages::proto::kiro::profile::AccountKind;
 
@@ -50,9 +49,4 @@ pub fn method(info: &AccountInfo) -> String {
             info.method.as_str().to_owned()
         }
     }
-}
-
-/// Whether an account in this state gets requests.
-pub fn is_served(state: HealthState) -> bool {
-    matches!(state, HealthState::Healthy | HealthState::HalfOpen | HealthState::Stale)
 }

@@ -24,7 +24,6 @@ use kiro_messages::proto::record::Method;
 use kiro_messages::proto::translate::model::{Model, Models};
 use serde_json::{Value, json};
 
-use super::super::accounts::is_served;
 use super::super::desk::{Desk, DeskAccount, find};
 use super::super::output::{CommandFailure, plain, short, show, show_json};
 use super::super::survey::is_declared_as_ours;
@@ -158,7 +157,7 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
         Some(id) => find(&accounts, id)?,
         None => accounts
             .iter()
-            .find(|entry| is_served(entry.info.state))
+            .find(|entry| entry.info.state.is_served())
             .or_else(|| accounts.iter().find(|entry| entry.info.problem.is_none()))
             .or_else(|| accounts.first())
             .ok_or_else(|| {
