@@ -295,7 +295,7 @@ impl Pool {
         hand_over(served);
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
         match tokio::time::timeout_at(deadline, &mut waiting.place).await {
-            Ok(lease) => lease.map_err(|_| NoAccount { why: Why::Unavailable, retry_after: None }),
+            Ok(lease) => lease.map_err(|_| Why::Unavailable.into()),
             // A lease that came at the same moment is still taken.
             Err(_) => waiting.place.try_recv().or_else(|_| self.select(wanted)),
         }
@@ -310,13 +310,9 @@ impl Pool {
         let now = self.now();
         let mut inside = self.inside();
         if !inside.loaded {
-            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
+            return Err(Why::NotLoaded.into());
         }
-        match inside.slots.get_mut(id) {
-            None => Err(NoAccount { why: Why::Unknown, retry_after: None }),
-            Some(slot) if !slot.account.is_usable(now) => Err(NoAccount { why: Why::Unusable, retry_after: None }),
-            Some(slot) => Ok(self.lease(slot, now, Purpose::Pinned)),
-        }
+        Ok(self.lease(inside.usable(id, now)?, now, Purpose::Pinned))
     }
 
     /// An account for a background call (K125): it takes no place and records nothing. None: the account is gone or
@@ -338,7 +334,7 @@ impl Pool {
 
     fn select_in(&self, inside: &mut Inside, wanted: &Wanted<'_>, now: Timestamp) -> Result<Lease, NoAccount> {
         if !inside.loaded {
-            return Err(NoAccount { why: Why::NotLoaded, retry_after: None });
+            return Err(Why::NotLoaded.into());
         }
         if let Some(only) = wanted.only {
             return self.pinned(inside, only, now);
@@ -379,7 +375,7 @@ impl Pool {
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
             if inside.slots.is_empty() {
-                return Err(NoAccount { why: Why::Empty { place: self.0.settings.place.clone() }, retry_after: None });
+                return Err(Why::Empty { place: self.0.settings.place.clone() }.into());
             }
             return Err(refused.no_account(inside, wanted, now));
         };
@@ -393,17 +389,12 @@ impl Pool {
                 lease.passing = passing;
                 Ok(lease)
             }
-            None => Err(NoAccount { why: Why::Unavailable, retry_after: None }),
+            None => Err(Why::Unavailable.into()),
         }
     }
 
     fn pinned(&self, inside: &mut Inside, id: &str, now: Timestamp) -> Result<Lease, NoAccount> {
-        let Some(slot) = inside.slots.get_mut(id) else {
-            return Err(NoAccount { why: Why::Unknown, retry_after: None });
-        };
-        if !slot.account.is_usable(now) {
-            return Err(NoAccount { why: Why::Unusable, retry_after: None });
-        }
+        let slot = inside.usable(id, now)?;
         if let Some(until) = slot.account.health.held_until(now) {
             return Err(NoAccount { why: Why::Limited, retry_after: Some(between(now, until)) });
         }
@@ -695,7 +686,19 @@ impl Refused {
     }
 }
 
+impl From<Why> for NoAccount {
+    fn from(why: Why) -> Self {
+        Self { why, retry_after: None }
+    }
+}
+
 impl Inside {
+    /// The account with this id, if a request can go to it by name.
+    fn usable(&mut self, id: &str, now: Timestamp) -> Result<&mut PoolSlot, Why> {
+        let slot = self.slots.get_mut(id).ok_or(Why::Unknown)?;
+        if slot.account.is_usable(now) { Ok(slot) } else { Err(Why::Unusable) }
+    }
+
     /// Why no account that serves these models is back within [`SOON`]; none: one is (M85).
     fn outlook(&self, wanted: &Wanted<'_>, now: Timestamp) -> Option<Outlook> {
         let mut outlook = Outlook::default();

@@ -372,8 +372,8 @@ impl Store {
         }
     }
 
-    /// The client key in the store's `config` (R57); `None` without one. A key once known is not forgotten
-    /// because of a `None`: see [`ClientKey`].
+    /// The client key in the store's `config` (R57); `None` without one. The caller doesn't forget a
+    /// known key because of a `None`.
     pub async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
         either!(self, store => store.client_key().await)
     }
@@ -624,33 +624,6 @@ impl fmt::Debug for NewAccount {
     }
 }
 
-/// The client key as far as it is known (R57).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ClientKey {
-    /// The store was not reached yet: every keyed route answers 503.
-    #[default]
-    Unknown,
-    /// The store was reached and holds none.
-    None,
-    /// The store's key.
-    Known(Secret),
-}
-
-impl ClientKey {
-    /// Takes in the key of a read. A known key is replaced only by another key, so an evicted or broken `config` never
-    /// opens the server. True when it changed.
-    pub fn observe(&mut self, found: Option<Secret>) -> bool {
-        let next = match (&self, found) {
-            (_, Some(key)) => Self::Known(key),
-            (Self::Known(_), None) => return false,
-            (_, None) => Self::None,
-        };
-        let changed = *self != next;
-        *self = next;
-        changed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -672,8 +645,7 @@ mod tests {
         let entries = vec![Entry::AccessToken(Secret::new("hush"))];
         let unsaved = UnsavedToken { key, base: record.clone(), replaces: Vec::new(), entries };
         let replies = (Cas::Conflict(record.clone()), Saved::Written(record.clone()), Saved::Rotated(record));
-        let shown =
-            format!("{raw:?} {change:?} {new:?} {unsaved:?} {replies:?} {:?}", ClientKey::Known(Secret::new("hush")));
+        let shown = format!("{raw:?} {change:?} {new:?} {unsaved:?} {replies:?}");
         assert!(!shown.contains("hush") && shown.contains("22 bytes"), "{shown}");
     }
 }

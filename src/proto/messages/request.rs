@@ -115,11 +115,6 @@ impl<'a> Request<'a> {
         self.stream
     }
 
-    /// Whether thinking is on (TR12): `thinking.type` is `enabled`, `adaptive` or `between_tools`.
-    pub fn thinking_on(&self) -> bool {
-        self.thinking.is_on()
-    }
-
     /// The client's conversation id (M34, TR5): `session_id` when `metadata.user_id` is JSON with one, else the 36
     /// characters after `session_` in it, else the header's value; each only if it is a UUID. `None` asks for a
     /// derived one (TR48).

@@ -45,11 +45,6 @@ impl Asked {
         self.thinking.is_on()
     }
 
-    /// Whether the gateway drops the text of thoughts that upstream delivers (TS28, TR42).
-    pub fn omits_thinking_text(&self) -> bool {
-        self.thinks() && self.display == Some(Display::Omitted)
-    }
-
     /// The effort that was asked for, in words or by the budget (TR39).
     fn level(&self) -> Option<Effort> {
         match (self.effort, self.thinking) {
@@ -539,8 +534,6 @@ mod tests {
         let omitted = Asked { display: Some(Display::Omitted), ..ADAPTIVE };
         assert!(sent("claude-opus-5", omitted).contains(r#""display":"omitted""#));
         assert!(!sent("claude-opus-4-6", omitted).contains("display"));
-        assert!(omitted.omits_thinking_text() && !ADAPTIVE.omits_thinking_text());
-        assert!(!Asked { thinking: Thinking::Disabled, ..omitted }.omits_thinking_text());
         let only = |word: &str| {
             let schema = format!(
                 r#"{{"properties":{{"thinking":{{"properties":{{"type":{{"enum":["adaptive"]}},"display":{{"enum":["{word}"]}}}}}}}}}}"#
