@@ -819,6 +819,11 @@ async fn accounts_are_added_and_removed_r62() {
     let store = connect(&server.url()).await;
     add_and_remove(&store, &mut server.connection()).await;
     let mut redis = server.connection();
+    // A token record that was refreshed while its account was away stays.
+    let refreshed = r#"{"refreshToken":"refresh-9"}"#;
+    redis.set::<_, _, ()>(token_key("b9"), refreshed).unwrap();
+    assert_eq!(store.add_account(&new_account("b9", r#"{"refreshToken":"refresh-8"}"#)).await.unwrap(), Added::New);
+    assert_eq!(redis.get::<_, String>(token_key("b9")).unwrap(), refreshed);
     // An index left behind by somebody else's removal is no duplicate.
     let index = format!("aiclient:kiro:refresh-index:{}", Fingerprint::of(&Secret::new("refresh-7")).index());
     redis.set::<_, _, ()>(&index, "gone").unwrap();

@@ -1,5 +1,6 @@
 //! A login goes into the store: as an account of its own, or in the place of another one's credential (R87–R89).
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +68,15 @@ impl From<StoreError> for KeepError {
     }
 }
 
+impl fmt::Display for KeepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
 impl KeepError {
     fn gone() -> Self {
         Self::Refused("the account was removed meanwhile".to_owned())
@@ -93,11 +103,14 @@ pub async fn takes_writes(store: &Store, now: Timestamp) -> Result<(), StoreErro
 pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Result<Kept, KeepError> {
     let Login { record, name, replace, force, no_check, mut warnings } = login;
     let token = Token::parse(&record).map_err(|error| KeepError::Refused(format!("the login's record: {error}")))?;
-    if let Some(id) = replace.filter(|_| !force) {
-        same_user(intake, id, &token).await?;
-    }
     let stored = match replace {
-        Some(id) => put_in_place(intake, id, &record).await.map(|()| id.to_owned()),
+        Some(id) if !force && is_another_user(intake, id, &token).await => {
+            return Err(KeepError::Refused(
+                "another user signed in than the one whose account this is: nothing was changed. --force replaces him"
+                    .to_owned(),
+            ));
+        }
+        Some(id) => patiently(|| put_in_place(intake, id, &record)).await.map(|()| id.to_owned()),
         None => add(intake, name, &record, now, &mut warnings).await,
     };
     let id = stored.map_err(|error| leave(intake, &record, &error))?;
@@ -106,19 +119,22 @@ pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Resul
         let looked = tokio::time::timeout(AFTER, look(intake, &id, &token, now, &mut warnings)).await;
         usage = looked.unwrap_or_default();
     }
-    let unread =
-        |error| KeepError::Refused(format!("account {} is in the store, which went away then: {error}", short(&id)));
-    patiently(|| intake.pool.reload()).await.map_err(unread)?;
+    let reloaded = patiently(|| async { Ok(intake.pool.reload().await?) }).await;
+    reloaded.map_err(|error| {
+        KeepError::Refused(format!("account {} is in the store, which went away then: {error}", short(&id)))
+    })?;
     let info = intake.pool.accounts().into_iter().find(|info| *info.id == *id).ok_or_else(KeepError::gone)?;
     Ok(Kept { info, usage, replaced: replace.is_some(), warnings })
 }
 
 /// As long as the store is away, again.
-async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(work: impl Fn() -> F) -> Result<T, StoreError> {
+async fn patiently<T, F: Future<Output = Result<T, KeepError>>>(work: impl Fn() -> F) -> Result<T, KeepError> {
     let end = Instant::now() + STORE_WITHIN;
     loop {
         match work().await {
-            Err(error) if error.is_away() && Instant::now() < end => tokio::time::sleep(TRY_AGAIN).await,
+            Err(KeepError::Store(error)) if error.is_away() && Instant::now() < end => {
+                tokio::time::sleep(TRY_AGAIN).await
+            }
             done => return done,
         }
     }
@@ -134,7 +150,7 @@ async fn add(
     let id = uuid::Uuid::new_v4().to_string();
     let (token, members) = (record.to_vec(), Vec::new());
     let new = NewAccount { id: id.clone(), custom_name: name, added_at: now, token, members };
-    match patiently(|| intake.store.add_account(&new)).await? {
+    match patiently(|| async { Ok(intake.store.add_account(&new).await?) }).await? {
         // An earlier try came through, and its answer didn't.
         Added::Duplicate { id: other } if other != id => {
             warnings.push("it was there already: nothing was added".to_owned());
@@ -146,20 +162,16 @@ async fn add(
 
 /// A login that can't be kept where it belongs is left in a token file, for its owner alone: it can't be had again.
 fn leave(intake: Intake<'_>, record: &[u8], error: &KeepError) -> KeepError {
-    let why = match error {
-        KeepError::Store(error) => error.to_string(),
-        KeepError::Refused(why) => why.clone(),
-    };
     let name = format!("kiro-login-{}.json", uuid::Uuid::new_v4().simple());
     let folders = [intake.config.state_dir.clone(), std::env::home_dir(), Some(std::env::temp_dir())];
     let paths = folders.into_iter().flatten().filter(|folder| folder.is_absolute()).map(|folder| folder.join(&name));
     let left = paths.into_iter().find(|path: &PathBuf| files::create_private(path, record).is_ok());
     KeepError::Refused(match left {
         Some(path) => format!(
-            "{why}. The login is in {path}: `kiro-server accounts add --from {path}` takes it over; then delete that file",
+            "{error}. The login is in {path}: `kiro-server accounts add --from {path}` takes it over; then delete that file",
             path = path.display()
         ),
-        None => format!("{why}. The login could not be left in a file either, and is lost: sign in again"),
+        None => format!("{error}. The login could not be left in a file either, and is lost: sign in again"),
     })
 }
 
@@ -187,12 +199,13 @@ async fn look(
     }
 }
 
-/// Refuses another user where both are known (R87): the old one by the account's name or by its own token, the new one by
+/// Whether it is another user, where both are known (R87): the old one by the account's name or by its own token, the new one by
 /// the login's.
-async fn same_user(intake: Intake<'_>, id: &str, token: &Token) -> Result<(), KeepError> {
+async fn is_another_user(intake: Intake<'_>, id: &str, token: &Token) -> bool {
     let email = |usage: bytes::Bytes| Usage::parse(&usage)?.email;
-    let account = intake.store.read_account(id).await?.ok_or_else(KeepError::gone)?;
-    let named = Account::parse(&account, id).ok().and_then(|account| account.custom_name);
+    // A store that went away is the next step's matter.
+    let account = intake.store.read_account(id).await.ok().flatten();
+    let named = account.and_then(|account| Account::parse(&account, id).ok()?.custom_name);
     let old = async {
         match named.filter(|name| name.contains('@')) {
             Some(email) => Some(email),
@@ -201,16 +214,10 @@ async fn same_user(intake: Intake<'_>, id: &str, token: &Token) -> Result<(), Ke
     };
     let new = async { email(intake.credentials.usage_of(token).await?) };
     let both = async { tokio::join!(old, new) };
-    let (Some(old), Some(new)) = tokio::time::timeout(WHO_WITHIN, both).await.unwrap_or_default() else {
-        return Ok(());
-    };
-    if old.trim().eq_ignore_ascii_case(new.trim()) {
-        return Ok(());
+    match tokio::time::timeout(WHO_WITHIN, both).await.unwrap_or_default() {
+        (Some(old), Some(new)) => !old.trim().eq_ignore_ascii_case(new.trim()),
+        _ => false,
     }
-    Err(KeepError::Refused(
-        "another user signed in than the one whose account this is: nothing was changed. --force replaces him"
-            .to_owned(),
-    ))
 }
 
 /// The login's members in the token record, and no mark on the account, which is enabled.

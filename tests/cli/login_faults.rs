@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use redis::Commands as _;
 use serde_json::{Value, json};
 
-use super::{POOL, Place, RedisServer};
+use super::{FAR, POOL, Place, RedisServer};
 
 /// A command that runs, and what it says.
 struct Running {
@@ -29,8 +29,10 @@ impl Place {
     }
 
     fn begins(&self, method: &str, url: &str, environment: &[(&str, &str)]) -> Running {
+        let more = environment.iter().find(|(name, _)| *name == "ARGUMENTS").map_or("", |(_, more)| *more);
         let mut child = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
             .args(["accounts", "login", method, "--no-check"])
+            .args(more.split_whitespace())
             .env_clear()
             .env("HOME", self.folder.path().join("home"))
             .env(self.store.0, &self.store.1)
@@ -181,12 +183,32 @@ fn a_redis_that_goes_away_and_comes_back_takes_the_login_r89() {
 }
 
 #[test]
+fn a_redis_that_comes_back_takes_a_login_in_anothers_place_r87_r89() {
+    let mut server = RedisServer::start();
+    let place = Place::with_redis(&server);
+    let id = place.add(&place.social("old.json", "sim-acct-social", "r", FAR));
+    place.upstream.control().script(json!({ "device": ["pending", "ok"] })).unwrap();
+    let login = place.begins("builder-id", &place.upstream.url(), &[("ARGUMENTS", &format!("--replace {id}"))]);
+    let login = login.shows_its_code();
+    server.shutdown_save();
+    std::thread::sleep(Duration::from_secs(4));
+    server.restart();
+    let (code, said) = login.ends(SOON);
+    assert_eq!(code, Some(0), "{said}");
+    let kept: String = server.connection().get(format!("aiclient:tokens:claude-kiro-oauth:{id}")).unwrap();
+    assert!(kept.contains("sim-acct-builder.login1"), "{kept}");
+}
+
+#[test]
 fn a_store_that_takes_no_writes_is_known_before_anybody_signs_in_r89() {
     let server = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
     let place = Place::with_redis(&server);
     let (code, said) = place.begins_login(&json!(["ok"]), &[]).ends(SOON);
     assert_eq!(code, Some(1));
     assert!(said.contains("store") && !said.contains("Code"), "{said}");
+    // A program reads its one line.
+    let said = place.run(&["accounts", "login", "builder-id", "--json"]).with_code(1).json();
+    assert_eq!((&said["event"], &said["error"]), (&json!("failed"), &json!("store")));
     let calls = place.upstream.control().stats_with_bodies();
     assert!(calls["last"].as_array().unwrap().is_empty(), "{calls}");
 }

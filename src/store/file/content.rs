@@ -121,7 +121,9 @@ impl Pool {
             text_of(members.with(records.collect::<Result<Vec<_>, StoreError>>()?))
         };
         let accounts = member("accounts", new.iter().map(|(id, account, _)| (id.as_str(), account)).collect())?;
-        let tokens = member("tokens", new.iter().map(|(id, _, token)| (id.as_str(), token)).collect())?;
+        // A record that is there may be newer than what its reader brings back (`accounts restore`).
+        let fresh = new.iter().filter(|(id, ..)| !self.tokens.contains_key(id));
+        let tokens = member("tokens", fresh.map(|(id, _, token)| (id.as_str(), token)).collect())?;
         Ok(file.with([("accounts", accounts), ("tokens", tokens)]))
     }
 
@@ -206,6 +208,8 @@ mod tests {
         let record = |id: &str, token: &str| (id.to_owned(), b"{}".to_vec(), token.as_bytes().to_vec());
         let added = pool("{\"config\":{}}").with_accounts(&[&record("a", "{\"t\":1}")]).unwrap();
         assert_eq!(added, b"{\"config\":{},\"accounts\":{\"a\":{}},\"tokens\":{\"a\":{\"t\":1}}}");
+        let restored = pool("{\"tokens\":{\"a\":{\"t\":2}}}").with_accounts(&[&record("a", "{\"t\":1}")]).unwrap();
+        assert_eq!(restored, b"{\"tokens\":{\"a\":{\"t\":2}},\"accounts\":{\"a\":{}}}", "refreshed meanwhile");
         let both = pool(std::str::from_utf8(&added).unwrap()).with_accounts(&[&record("b", "{}")]).unwrap();
         let one = pool(std::str::from_utf8(&both).unwrap()).without_account("a", Some("a")).unwrap();
         assert_eq!(one, b"{\"config\":{},\"accounts\":{\"b\":{}},\"tokens\":{\"b\":{}}}");

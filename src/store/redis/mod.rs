@@ -270,7 +270,8 @@ impl RedisStore {
         }
         // In this order a crash leaves an orphan token, never an account without one (R62).
         let key = TokenKey::of(&new.id);
-        self.write(command("SET", &[self.token_key(&key).as_bytes(), &new.token])).await?;
+        // A record that is there may be newer than what its reader brings back (`accounts restore`).
+        self.write(command("SET", &[self.token_key(&key).as_bytes(), &new.token, b"NX"])).await?;
         let account = record::new_account(&new.id, key.id(), new.added_at, new.custom_name.as_deref(), &new.members);
         let pool = self.pool_key();
         let set = self.write(command("HSETNX", &[pool.as_bytes(), new.id.as_bytes(), &account])).await?;

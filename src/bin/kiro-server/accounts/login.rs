@@ -73,8 +73,18 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     let audience =
         if options.get_flag("json") { Audience::Programs } else { Audience::People { qr: options.get_flag("qr") } };
     // Before anybody signs in: a store that can't be used would lose the login.
-    let desk = Desk::open(config).await?;
-    takes_writes(&desk.store, Timestamp::now()).await?;
+    let opened = async {
+        let desk = Desk::open(config).await?;
+        takes_writes(&desk.store, Timestamp::now()).await?;
+        Ok::<_, CommandFailure>(desk)
+    };
+    let desk = match opened.await {
+        Ok(desk) => desk,
+        Err(error) if matches!(audience, Audience::Programs) => {
+            return audience.failed(&SignInError::new("store", error.to_string()));
+        }
+        Err(error) => return Err(error),
+    };
     let replace = match text("replace") {
         Some(id) => Some(find(&desk.accounts().await?, id)?.raw.id.clone()),
         None => None,

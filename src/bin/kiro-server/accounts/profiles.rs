@@ -77,7 +77,7 @@ fn tell(
     rows.extend(profiles.iter().map(|profile| {
         let mark = if is_chosen(profile) { "*" } else { "" };
         let name = profile.name.as_deref().map_or_else(|| "-".to_owned(), |name| plain(name, 40));
-        vec![mark.to_owned(), name, region(profile), profile.arn.to_string()]
+        vec![mark.to_owned(), name, region(profile), plain(&profile.arn, usize::MAX)]
     }));
     show(&table(&rows))?;
     show(match (profiles.len(), profiles.iter().any(is_chosen)) {
