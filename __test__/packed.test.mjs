@@ -237,7 +237,7 @@ test('npx kiro-messages is kiro-server: its flags, its exit codes, its signals',
       child.kill('SIGKILL')
     }
   }
-  // The server's own death by a signal is seen by whoever waits for us.
+  // When a signal kills the server, the process that waits for us sees it.
   const port = await freePort()
   const child = spawn(command, ['simulate', '--listen', `127.0.0.1:${port}`], { cwd: folder, env: { ...bare(), PATH: process.env.PATH }, stdio: 'ignore' })
   const ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })))

@@ -77,7 +77,7 @@ test('errors, events, outcomes, summaries, accounts, health, metrics and logs ho
     // K48 lets upstream's own words through where they say what is wrong with the request: none of these cases.
     for (const secret of FORBIDDEN) assert.ok(!text.includes(secret), `${secret} in ${text}`)
   }
-  // In messages, account ids are cut; the whole id is a property for whoever named it.
+  // In messages, account ids are cut; the whole id is a property, for the caller that named it.
   for (const text of said.filter((text) => /^(log|metrics|answer)/.test(text))) {
     for (const id of pool.ids) assert.ok(!text.includes(id), `a whole account id in ${text}`)
   }

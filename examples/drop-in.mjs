@@ -15,7 +15,7 @@ const TYPE = 'claude-kiro-oauth'
 const gateway = await KiroGateway.connect()
 const accounts = gateway.accounts().map(({ id }) => ({ uuid: id, usageCount: 0 }))
 
-/** What the service lends: its pool manager is told how requests ended, its plugins hear of each. */
+/** What the service lends: its pool manager hears how requests ended, its plugins hear of each. */
 const kiroHost = {
   gateway,
   getPoolManager: () => poolManager,

@@ -454,7 +454,7 @@ async fn fips_only(upstream: std::net::SocketAddr, folder: &std::path::Path) -> 
             tokio::spawn(async move {
                 let mut secured = acceptor.accept(client).await.unwrap();
                 let mut server = tokio::net::TcpStream::connect(upstream).await.unwrap();
-                // Whoever ends first ends both.
+                // The side that ends first ends both.
                 let _ended = tokio::io::copy_bidirectional(&mut secured, &mut server).await;
             });
         }

@@ -390,7 +390,7 @@ impl Outage {
         none_failed(shots.iter().chain(&held).chain(&beside).map(|shot| &shot.outcome), &servers);
         let successes = (shots.len() + held.len()) as u64;
         // A script that was on its way when Redis died, and whose record another process has changed since: its uses
-        // may be lost, and then they are told (R22).
+        // may be lost, and then they are reported (R22).
         let given_up: u64 = servers.iter().map(|server| server.process.given_up()).sum();
         let counting = Instant::now();
         while stage.usage() != successes && counting.elapsed() < Duration::from_secs(2) {

@@ -174,7 +174,7 @@ async fn its_updates_and_rewrites_lose_nothing_of_ours_r18_r23_r34() {
 }
 
 /// E7 to E10: it refreshes with the tokens of its memory and without the lock, replays writes after an outage, gives
-/// accounts new ids. Whoever refreshes last, the newest refresh token is in the record.
+/// accounts new ids. Whichever side refreshes last, the newest refresh token is in the record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_refreshes_replays_and_new_ids_lose_no_token_r41_r45_r48() {
     let tokens: Vec<String> = (0..6).map(access).collect();

@@ -225,7 +225,7 @@ fn small_limits_are_found_d22_k139() {
     }
 }
 
-/// What was reported to be refused is told; nothing rests on it.
+/// The limit that was reported is shown; nothing rests on it.
 #[test]
 fn the_reported_limit_of_bodies_is_asked_on_both_sides_d22_k139() {
     for (world, words) in

@@ -357,7 +357,8 @@ async fn uses_are_spread_evenly_and_counted() {
     assert!(counts.iter().all(|count| (9..=11).contains(count)), "{counts:?}");
 }
 
-/// Issue of the predecessor: an expired token is refreshed once, whoever asks (trap 33), and the answer is served.
+/// Issue of the predecessor: however many requests meet an expired token, it is refreshed once (trap 33), and all are
+/// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_requests_on_an_expired_token_are_one_refresh_trap_33() {
     let world = World::with_expired(&["old-access"]).await;

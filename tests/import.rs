@@ -1,4 +1,4 @@
-//! `accounts add --from PATH`: sessions of other programs become accounts, and nothing of them changes or is told
+//! `accounts add --from PATH`: sessions of other programs become accounts, and nothing of them changes or is shown
 //! (R78–R86; cases P71 and P72).
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
@@ -60,7 +60,7 @@ impl Place {
         path
     }
 
-    /// Runs `accounts ARGUMENTS` and holds that nothing secret is told.
+    /// Runs `accounts ARGUMENTS` and checks that nothing secret is printed.
     #[track_caller]
     fn run(&self, arguments: &[&str]) -> Said {
         let store = self.redis.clone().unwrap_or_else(|| format!("file:{}", self.path("pool.json").display()));

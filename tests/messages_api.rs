@@ -804,7 +804,7 @@ async fn the_status_page_is_strict_and_its_numbers_are_live() {
     }
     drop(held);
 
-    // Shutting down doesn't wait for whoever looks at it.
+    // A shutdown doesn't wait for a client that watches the live figures.
     let closing = tokio::time::timeout(Duration::from_secs(5), async {
         tokio::join!(world.gateway.close(Duration::from_secs(60)), world.listening.drain(), async {
             while live.chunk().await.unwrap().is_some() {}

@@ -109,7 +109,7 @@ async fn models_are_asked_for_by_get_where_post_is_unknown_k124() {
     assert_eq!(world.messages(&base()).await.status, 200);
     until("no catalogue", || listed(&world, "claude-opus-9-9").is_some()).await;
     let requests = &world.simulated.control().stats()["requests"];
-    assert_eq!(asked(&world), 3, "one that is refused, two pages: {requests}");
+    assert_eq!(asked(&world), 3, "a refused request, then two pages: {requests}");
     assert_eq!(requests["GET /ListAvailableModels"], 2, "{requests}");
 }
 

@@ -266,7 +266,7 @@ async fn without_a_client_key_an_open_address_is_refused_case_42_r57() {
     assert_eq!(late.ended(Duration::from_secs(10)), 2, "{}", late.log());
 }
 
-/// R49: a refusal at start-up is told with its word; R56, R1: an empty pool is told with its place.
+/// R49: a refused start names its reason; R56, R1: an empty pool is reported with its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_names_the_fault_of_its_store_r49_r1_r56() {
     let (place, mut admin, with_password) = Place::with_password("hush-redis");
@@ -495,7 +495,7 @@ async fn a_missing_profile_is_looked_up_and_kept_k64_k78_k79() {
     assert_eq!(place.record("a1")["usageCount"], 1, "one use, and no failure: {}", place.record("a1"));
     assert_eq!(place.record("a1").get("errorCount"), None);
 
-    // None to be had: an error that says so, nothing written, and no second look-up.
+    // No profile is found: an error says so, nothing is written, and no second look-up follows.
     place
         .upstream
         .control()

@@ -253,7 +253,7 @@ async fn health_shows_unsaved_tokens_and_the_journal_r51() {
     world.redis("CONFIG SET maxmemory 1");
     assert!(world.lives(Duration::from_secs(3)).await.is_empty());
     says(("degraded", 2, "ok")).await;
-    // What lies in the place of the folder is none.
+    // A file lies in the folder's place.
     std::fs::remove_dir_all(&state).unwrap();
     std::fs::write(&state, "no folder").unwrap();
     assert!(world.lives(Duration::from_secs(3)).await.is_empty());

@@ -228,7 +228,7 @@ fn errors_carry_line_and_column_of_pretty_bodies_m18() {
     assert_eq!(refusal(b"\xef\xbb\xbf{}"), "body: not valid JSON (line 1, column 1)");
 }
 
-/// Would take minutes if any step looked at every pair.
+/// Would take minutes if any step compared every pair.
 #[test]
 fn large_and_awkward_requests_take_linear_time_tr18_m18() {
     let many = 20_000;

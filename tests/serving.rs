@@ -42,7 +42,7 @@ fn allow_open_files() {
 /// Sends bytes as they are, and reads until the other side closes, or is silent for so long.
 async fn raw(address: SocketAddr, bytes: &[u8], silence: Duration) -> Raw {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // Whoever is refused may be cut off while it still sends.
+    // The server may cut a refused client off while it still sends.
     let _sent = stream.write_all(bytes).await;
     let mut text = Vec::new();
     let mut buffer = [0; 4096];

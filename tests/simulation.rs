@@ -130,7 +130,7 @@ impl Time {
     }
 }
 
-/// Whoever can go on does so.
+/// Lets every task that can go on do so.
 async fn settle() {
     for _ in 0..4 {
         yield_now().await;
@@ -376,7 +376,7 @@ async fn life(seed: u64, folder: &Path) -> World {
             let (truth, hard) = (world.borrow().truths[n], world.borrow().hard[n]);
             let fits = match (truth, account.state) {
                 (Truth::Suspended(_), HealthState::Ejected) | (Truth::QuotaUsed(_), HealthState::Quota { .. }) => hard,
-                // Its state is seen by whoever asks it; sticky conversations may leave it alone.
+                // Only a process that calls the account sees its state; sticky conversations may leave it alone.
                 (_, HealthState::Healthy | HealthState::HalfOpen) => true,
                 _ => false,
             };

@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// SIGTERM the moment it says that it listens: handlers must be there before anybody is told. Whoever starts it under a
-/// supervisor sees a clean end and not a death by signal.
+/// SIGTERM the moment it says that it listens: the handlers must be there before it says so. A supervisor then sees a
+/// clean end and not a death by signal.
 #[test]
 fn a_signal_right_after_the_start_is_a_clean_end() {
     let store = std::env::temp_dir().join(format!("kiro-stop-{}.json", std::process::id()));
@@ -142,8 +142,8 @@ fn messages(scenario: &str) -> String {
     )
 }
 
-/// Whoever is to read the log and doesn't holds up nothing but the log. Lines that don't fit are counted,
-/// and told once somebody reads again; SIGTERM drains all the same.
+/// A reader that doesn't read the log holds up nothing but the log. Lines that don't fit are counted, and reported once
+/// somebody reads again; SIGTERM drains all the same.
 #[test]
 fn an_unread_log_stops_nothing() {
     let mut server = Muted::start();

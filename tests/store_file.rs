@@ -280,7 +280,7 @@ async fn a_broken_file_is_named_by_its_mistake_and_never_overwritten_r65() {
     assert!(read(&path).contains("usageCount"));
 }
 
-/// Whoever opens a pipe waits for somebody to write into it, and a device never ends: neither may hold the start.
+/// Opening a pipe waits for a writer, and a device never ends: neither may hold up the start.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_or_device_is_an_outage_until_it_is_a_file_r54_r65() {

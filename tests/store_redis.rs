@@ -1003,7 +1003,7 @@ async fn the_connections_close_with_the_last_clone() {
     assert_eq!(clients(), 0);
 }
 
-/// Answers HGETALL with one account, GET as it is told, and everything else with OK.
+/// Answers HGETALL with one account, GET with `get`, and everything else with OK.
 async fn odd_server(get: &'static str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

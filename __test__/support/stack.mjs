@@ -40,7 +40,7 @@ export function wholeFile() {
 /** An empty folder. */
 export function folder(t) {
   const dir = mkdtempSync(path.join(tmpdir(), 'kiro-test-'))
-  // Whoever writes there may not have ended yet.
+  // A process that writes there may not have ended yet.
   t.after(() => rmSync(dir, { recursive: true, force: true, maxRetries: 10 }))
   return dir
 }

@@ -144,7 +144,7 @@ async fn run(args: Args) -> usize {
                         if round == 0 {
                             open.set(open.get() + 1);
                             if open.get() == streams {
-                                // For whoever wants to look at the other end now.
+                                // For somebody who wants to look at the other end now.
                                 eprintln!("all open after {} ms", began.elapsed().as_millis());
                             }
                         }

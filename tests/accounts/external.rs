@@ -60,7 +60,7 @@ async fn the_provider_gets_only_the_form_p30_k82() {
     let world = World::external(json!({ "expiresAt": ENDED })).await;
     world.answers(json!([{ "expires_in": "3599" }]));
     world.asks().await.unwrap();
-    // The simulated provider refuses any header and any member that is none of its business.
+    // The simulated provider refuses any header and any member that isn't its business.
     let form = "grant_type=refresh_token&refresh_token=sim-acct-external&client_id=client-1";
     assert_eq!(world.forms(), [form]);
     world.eventually("saved", |world| world.token(0)["refreshToken"] == "sim-acct-external~1").await;
@@ -140,7 +140,7 @@ async fn a_failing_provider_is_asked_again_p34_p37_k82() {
     }
 }
 
-/// The address is looked at again in the very record with which it is refreshed.
+/// The address is checked again in the very record with which the refresh is made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_was_changed_in_the_store_gets_nothing_p36_k84() {
     let world =

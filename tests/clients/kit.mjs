@@ -152,7 +152,7 @@ class House {
       .map((request) => JSON.parse(request.body))
   }
 
-  /** Queued answers are given to any request: sends each again to where it is looked at. */
+  /** Queued answers are given to any request: sends each again to a place that checks it. */
   async refusedByUpstream() {
     const refused = []
     for (const body of await this.upstream()) {

@@ -147,7 +147,7 @@ class House:
         assert refused == [], "Kiro would refuse what was sent"
 
     def _refused_by_upstream(self):
-        """Queued answers are given to any request: sends each again to where it is looked at."""
+        """Queued answers are given to any request: sends each again to a place that checks it."""
         refused = []
         for body in self.requests():
             request = urllib.request.Request(

@@ -1,4 +1,4 @@
-// What can be looked at without Docker and without systemd as process 1: the image's build context, the units.
+// Checks that need neither Docker nor systemd as process 1: the image's build context, the units.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'

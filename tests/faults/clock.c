@@ -14,7 +14,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     static __thread long long step = 0;
     struct timespec steady;
     real(CLOCK_MONOTONIC, &steady);
-    /* Looked at four times a second. */
+    /* The file is read four times a second. */
     time_t quarter = steady.tv_sec * 4 + steady.tv_nsec / 250000000;
     if (quarter != read_at) {
         const char *name = getenv("CLOCK_STEP");

@@ -91,7 +91,7 @@ export class Run {
     this.expect(this.recoveredMs <= most, `it took ${Math.round(this.recoveredMs)} ms to recover, over ${most}`)
   }
 
-  /** No account was marked for what is none of its own. */
+  /** No account was marked for a fault that isn't its own. */
   async unmarked(store) {
     const marked = (await store.accounts()).filter(({ record }) => record.isHealthy !== true || record.lastErrorMessage)
     this.expect(marked.length === 0, `${marked.length} accounts are marked: ${JSON.stringify(marked[0]?.record)}`)

@@ -75,7 +75,7 @@ class House {
 
   server(n, port = 0) {
     const origin = this.upstream.url
-    // Refreshes go straight to upstream: a connection that breaks between its answer and us costs the login, whoever we are.
+    // Refreshes go straight to upstream: a connection that breaks between its answer and us costs any client the login.
     const env = {
       REDIS_URL: `redis://127.0.0.1:${this.toRedis[n].port}`,
       KIRO_SOCIAL_REFRESH_URL: `${origin}/refreshToken`,

@@ -18,7 +18,7 @@ const USER: &str = "d-9067012345.0aa11bb2-3c4d-5e6f-7a8b-9c0d1e2f3a4b";
 const ACCOUNT: &str = "00000000-0000-4000-8000-000000000000";
 const REFRESH: &str = "aorAAAAAGx7ZrefreshrefreshrefreshREFRESH";
 
-/// Everything that is told, at every level.
+/// Everything that is logged, at every level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

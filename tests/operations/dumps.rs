@@ -88,7 +88,7 @@ async fn a_failed_request_is_five_files() {
     assert_eq!(summary["left_out"], json!([]));
 }
 
-/// Each attempt is told, the last one's bytes are kept; a refused request has no Kiro request.
+/// Each attempt is listed, the last one's bytes are kept; a refused request has no Kiro request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_attempt_is_listed_and_the_last_ones_bytes_are_kept() {
     let folder = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ fn a_mistake_that_can_not_be_written_keeps_its_exit_code() {
     }
 }
 
-/// Nobody is told that it listens, nor served, when the start then fails.
+/// A start that fails never says that it listens, and serves nobody.
 #[test]
 fn an_address_for_profiles_that_is_taken_ends_the_start_before_it_listens() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -56,7 +56,7 @@ async fn a_hanging_config_file_does_not_delay_the_end() {
     std::fs::write(&file, "").unwrap();
     let mut server = Server::start(&["--config", file.to_str().unwrap()], &[]);
     std::fs::remove_file(&file).unwrap();
-    // Whoever opens a pipe that nobody writes into waits.
+    // Opening a pipe that nobody writes into waits.
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     server.signal("-HUP");
     assert_eq!(server.ask("", &scene(&json!({ "text": "a" }))).await.status(), 200);

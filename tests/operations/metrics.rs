@@ -37,7 +37,7 @@ async fn every_metric_moves() {
     let text = async || world.http.get(world.url("/metrics")).send().await.unwrap().text().await.unwrap();
     let before = series(&text().await);
 
-    // An answer with an unknown event, one that breaks, one that is refused, one that has no key, an unknown path.
+    // An answer with an unknown event, one that breaks, a refused request, one without a key, an unknown path.
     let unknown = json!({ "steps": [{ "event": "somethingNew", "payload": {} }, { "text": "a" }] });
     assert_eq!(world.scene(&unknown, STREAM()).await.status, 200);
     world.scene(&json!({ "text": "a", "end": "corrupt_crc" }), STREAM()).await;

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::instance::config;
 
-/// A server that reads requests and answers each as it is told; none: it closes without an answer.
+/// A server that reads requests and answers each from its script; with none, it closes without an answer.
 struct Wire {
     url: String,
     heard: Arc<Mutex<Vec<(usize, String)>>>,
@@ -93,7 +93,7 @@ async fn a_reused_connection_that_dies_unanswered_is_replaced_k69() {
     assert_eq!(fresh.connections(), [0]);
 }
 
-/// K13: whoever answers with another address doesn't get the token there.
+/// K13: when an answer names another address, the token isn't sent there.
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_are_never_followed_k13() {
     let elsewhere = Wire::start(|_, _| Some(EMPTY_STREAM.to_owned())).await;

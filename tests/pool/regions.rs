@@ -71,7 +71,7 @@ async fn a_dead_token_is_tried_in_four_regions_and_ejected_k76_p25() {
     assert!(marked.contains("in eu-west-1, eu-north-1, ap-southeast-1, eu-central-1; log in again"), "{marked}");
 }
 
-/// K60 stands above K76: whoever could still say yes keeps the account from being ejected.
+/// K60 stands above K76: a region that could still say yes keeps the account from being ejected.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_region_is_not_a_refusal_k76() {
     let server = RedisServer::start();

@@ -438,7 +438,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     one.written().await;
     assert_eq!(usage(&record(&mut redis, "a1")), 2, "the host declined");
 
-    // After the commit: the mark is the host's, the use is ours, whoever writes the mark.
+    // After the commit: the mark is the host's to write; the use is ours in any case.
     select().failed(&fault(FaultKind::ServerError, 500), AttemptEnd { refreshed: false, committed: true });
     one.written().await;
     assert_eq!(usage(&record(&mut redis, "a1")), 3);
@@ -453,7 +453,7 @@ async fn outcomes_are_handed_over_and_taken_back_r35_n18() {
     one.written().await;
     assert_eq!(usage(&record(&mut redis, "a1")), 4);
 
-    // A success that must not heal is told as such, and declined it is a bare count.
+    // A success that must not heal is reported as such; when the host declines it, it is a bare count.
     let stream = select();
     time.pass(1);
     select().failed(&fault(FaultKind::RateLimited, 429), AttemptEnd::default());

@@ -128,7 +128,7 @@ async fn an_outage_between_empty_reads_does_not_count_r55() {
     eventually("believed", Duration::from_secs(2), || one.pool.select(&Wanted::default()).is_err()).await;
 }
 
-/// Each outage is told once at its beginning and once at its end, when what waited for it is written.
+/// Each outage is reported once at its beginning and once at its end, when the writes that waited are done.
 #[tokio::test(flavor = "multi_thread")]
 async fn store_lost_and_store_back_are_reported_once_each_r50() {
     let mut server = RedisServer::start();

@@ -328,7 +328,7 @@ fn replaced_under_load(first: Server, start: impl Fn() -> Server) {
     };
     let stream = |count: usize, gap: u64| messages(&json!({ "text": "{n}", "count": count, "gap_ms": gap }));
     let short: Vec<_> = (0..16).map(|_| client(stream(5, 10), "message_stop")).collect();
-    // Those that a server has open when it is told to go.
+    // The streams that a server has open when it is asked to stop.
     let long: Vec<_> = (0..16).map(|_| client(stream(10, 100), "message_stop")).collect();
     // As many connections as can be made.
     let quick: Vec<_> = (0..4).map(|_| client(HEALTH.to_owned(), "HTTP/1.1 200 ")).collect();

@@ -96,7 +96,7 @@ async fn clients_with_slow_bodies_are_dropped() {
     assert_eq!(steady, "HTTP/1.1 200");
 }
 
-/// `KIRO_MAX_CLIENT_CONNS`: one too many is told so, and a place that is free again is given.
+/// `KIRO_MAX_CLIENT_CONNS`: one connection too many gets an answer that says so; a place that is free again is used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_capped() {
     let world = World::new(&[("KIRO_MAX_CLIENT_CONNS", "2")]).await;

@@ -144,7 +144,8 @@ async fn a_client_that_closes_its_half_gets_the_whole_answer() {
     is_over(&world, Duration::from_secs(5)).await;
 }
 
-/// M10: who is gone altogether is told from who has closed a half, at once: before the answer and in it.
+/// M10: the server tells a client that is gone from one that closed its sending half, at once: before the answer and in
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_gone_is_noticed_at_once_m10() {
     let world = World::new(&[]).await;

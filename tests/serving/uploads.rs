@@ -110,7 +110,8 @@ async fn expect_continue_is_answered_yes_or_no_m3() {
     assert_eq!(&status, b"HTTP/1.1 200");
 }
 
-/// Whoever has its answer and still sends, or doesn't, has no place among the connections and is let go soon.
+/// A client that has its answer holds no place among the connections, whether or not it still sends, and is closed
+/// soon.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answered_upload_holds_no_place() {
     allow_open_files();

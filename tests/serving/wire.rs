@@ -58,7 +58,7 @@ async fn no_request_is_smuggled() {
     let old = format!("POST /v1/messages HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}");
     let got = raw(world.listening.address(), old.as_bytes(), Duration::from_secs(5)).await;
     assert_eq!((got.status(), got.answers(), got.closed), (Some(400), 1, true), "{}", got.text);
-    // Lines that end with a line feed alone are one request, whoever reads them: the same head either way.
+    // Lines that end with a line feed alone are one request to every reader: the same head either way.
     let bare = "GET /health HTTP/1.1\nhost: a\nconnection: close\n\n";
     let got = raw(world.listening.address(), bare.as_bytes(), Duration::from_secs(5)).await;
     assert!(got.answers() <= 1 && got.closed, "{}", got.text);

@@ -115,7 +115,7 @@ async fn carry(client: TcpStream, server: TcpStream, faults: &Faults) {
             }
         }
     };
-    // Whoever ends first ends the connection.
+    // The side that ends first ends the connection.
     tokio::select! {
         () = deliver => {}
         () = pass => {}

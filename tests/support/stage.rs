@@ -205,7 +205,7 @@ impl Stage {
         Account::parse(self.records()[&id(n)].as_bytes(), &id(n)).unwrap()
     }
 
-    /// All usage counts together. Not by HGETALL: the snapshots of others are told by it.
+    /// All usage counts together. Not by HGETALL, by which tests recognise others' snapshots.
     pub fn usage(&self) -> u64 {
         let all: Vec<String> = self.redis.connection().hvals(POOL).unwrap();
         all.iter().map(|record| Account::parse(record.as_bytes(), "a").unwrap().usage_count).sum()

@@ -351,7 +351,7 @@ fn place_client(place: &Place) -> Upstream {
     place.client(&[("connectTimeoutMs", "5000")])
 }
 
-/// A proxy may say more than the head of its answer, in one packet with it: it is none of the server's.
+/// A proxy may say more than the head of its answer, in one packet with it: those bytes aren't the server's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_proxy_sends_with_its_grant_is_not_taken_for_upstreams_k142() {
     let place = Place::answering().await;
@@ -462,7 +462,7 @@ async fn kept_connections_belong_to_their_proxy_its_user_and_the_host_k142() {
     assert_eq!((one.asked().len(), two.asked().len()), (3, 1));
 }
 
-/// K69 in a tunnel: an old connection that dies is no attempt, whoever closed it.
+/// K69 in a tunnel: an old connection that dies is no attempt, whichever side closed it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kept_tunnel_that_dies_is_replaced_k142_k69() {
     let place = Place::new(|connection, mut socket| async move {

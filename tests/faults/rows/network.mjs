@@ -55,7 +55,7 @@ function oneWithout({ name, short, says, begin, env = {}, by, repair, seconds = 
   }
 }
 
-/** Whoever it is that can't be reached is named. */
+/** The sentence names the peer that can't be reached. */
 const NAMES_THE_WAY = /127\.0\.0\.1|localhost|nowhere\.invalid|proxy/i
 
 /** TLS in front of upstream, with a certificate that nobody signed. */

@@ -214,7 +214,7 @@ export const rows = [
       t.over()
       await sleep(2500)
       t.take(await load.stop())
-      // Neither can know what the other got while nothing can be written: whoever is second asks with what is used up, once.
+      // Without writes, neither learns the other's new token: the second one asks with the used-up token, once.
       await t.whole({ store, upstream, dead: 6 * 12 })
     },
   },
