@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::later;
+
 /// Two accounts that turn suspicious within this time put the brake on.
 pub const TOGETHER: Duration = Duration::from_secs(600);
 /// How long it is on, and how much longer with each further account.
@@ -35,13 +37,13 @@ impl Brake {
         let at = at.min(now);
         let on = self.on.filter(|(_, until)| *until > at);
         let known = on.map_or(at, |(since, _)| since.min(at));
-        self.turned.retain(|(_, other)| plus(*other, TOGETHER) >= known);
+        self.turned.retain(|(_, other)| later(*other, TOGETHER) >= known);
         if let Some((_, known)) = self.turned.iter_mut().find(|(other, _)| other == id) {
             *known = at.max(*known);
         } else {
             self.turned.push((id.to_owned(), at));
             if let Some((since, until)) = on {
-                self.on = Some((since, plus(until, STEP).min(plus(since, LONGEST))));
+                self.on = Some((since, later(until, STEP).min(later(since, LONGEST))));
             }
         }
         if on.is_none() {
@@ -49,7 +51,7 @@ impl Brake {
             let other = self.turned.iter().filter(|(other, at)| other != id && together(*at)).map(|(_, at)| *at).max();
             if let Some(other) = other {
                 let since = other.max(at);
-                self.on = Some((since, plus(since, STEP)));
+                self.on = Some((since, later(since, STEP)));
             }
         }
     }
@@ -58,10 +60,6 @@ impl Brake {
     pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
         self.on.map(|(_, until)| until).filter(|until| *until > now)
     }
-}
-
-fn plus(at: Timestamp, time: Duration) -> Timestamp {
-    at.checked_add(time).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ use crate::proto::record::{Entry, Fingerprint, Method, Token, TokenKey, Unusable
 use crate::secret::Secret;
 
 use super::health::HealthState;
-use super::later;
 use super::unsaved::UnsavedToken;
+use super::{doubled, later};
 
 /// An access token that lives no longer than this is refreshed before the request goes out (R38).
 pub(crate) const BLOCKING_MARGIN: Duration = Duration::from_secs(10);
@@ -461,8 +461,7 @@ impl Credential {
     /// The refresh failed for now: the next one comes after `1 s · 2ⁿ`, at most 60 s, less a random part of up to half.
     pub(crate) fn failed(&mut self, now: Timestamp, rng: &mut fastrand::Rng) {
         let trouble = &mut self.trouble;
-        let factor = 2_u32.checked_pow(trouble.failures).unwrap_or(u32::MAX);
-        let whole = FIRST_PAUSE.checked_mul(factor).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE));
+        let whole = doubled(FIRST_PAUSE, trouble.failures, LONGEST_PAUSE);
         trouble.failures = trouble.failures.saturating_add(1);
         trouble.not_before = Some(later(now, whole.mul_f64(0.5 + rng.f64() / 2.0)));
     }

@@ -20,6 +20,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::outcome::{Event, Outcome};
+use super::{doubled, later};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Note, Standing};
 
@@ -374,13 +375,13 @@ impl Health {
     pub fn probe_due(&self, now: Timestamp) -> bool {
         let marked = self.standing.mark().is_some_and(|note| !matches!(note, Note::Plain(_)));
         let since = self.rest_ends.max(self.standing.recovery).max(self.asked);
-        marked && !self.is_suspected() && since.is_none_or(|since| after(since, PROBE_AFTER) <= now)
+        marked && !self.is_suspected() && since.is_none_or(|since| later(since, PROBE_AFTER) <= now)
     }
 
     /// Whether it refused for its own reasons lately, without a success since. As long as our shortest rest it is
     /// offered only to requests that can't have another account (R105).
     pub fn refused_lately(&self, rules: Rules, now: Timestamp) -> bool {
-        self.refused.is_some_and(|refused| after(refused, rules.cool_down) > now)
+        self.refused.is_some_and(|refused| later(refused, rules.cool_down) > now)
     }
 
     /// A conversation went well. A ghost exception (K36) is a success too, and so is a probe, if it may heal.
@@ -438,7 +439,7 @@ impl Health {
     pub fn hold(&mut self, fault: &Fault, now: Timestamp) {
         let limited = matches!(fault.kind, FaultKind::RateLimited | FaultKind::Suspicious);
         if let Some(rest) = retry_after(fault, now).filter(|_| limited) {
-            let until = after(now, rest).max(self.held.map_or(now, |held| held.until));
+            let until = later(now, rest).max(self.held.map_or(now, |held| held.until));
             self.held = Some(Hold { since: now, until });
         }
     }
@@ -472,8 +473,8 @@ impl Health {
                 if rests_until.is_some() && said.is_none() {
                     return None;
                 }
-                let until = after(now, said.unwrap_or_else(|| self.next_rest(least, marked, late)));
-                if rests_until.is_some_and(|standing| until <= after(standing, SHORTEST_REST)) {
+                let until = later(now, said.unwrap_or_else(|| self.next_rest(least, marked, late)));
+                if rests_until.is_some_and(|standing| until <= later(standing, SHORTEST_REST)) {
                     return None;
                 }
                 if !late {
@@ -496,7 +497,7 @@ impl Health {
                 if !late {
                     self.rests = self.rests.saturating_add(1);
                 }
-                Some(Note::CoolDown { until: after(now, rest), cause: self.cause_of(fault) })
+                Some(Note::CoolDown { until: later(now, rest), cause: self.cause_of(fault) })
             }
         }
     }
@@ -512,8 +513,8 @@ impl Health {
     ) -> Option<Note> {
         let same = self.suspicion > 0 && rests_until.is_some_and(|until| attempt.started < until);
         let until = if same {
-            let until = after(now, said?);
-            if rests_until.is_some_and(|standing| until <= after(standing, SHORTEST_REST)) {
+            let until = later(now, said?);
+            if rests_until.is_some_and(|standing| until <= later(standing, SHORTEST_REST)) {
                 return None;
             }
             until
@@ -522,7 +523,7 @@ impl Health {
             let step = usize::try_from(self.suspicion).unwrap_or(usize::MAX).min(SUSPICIOUS_RESTS.len());
             let rest = SUSPICIOUS_RESTS.get(step.saturating_sub(1)).copied().unwrap_or(LONGEST_REST);
             let spread = u32::try_from(1000 + i32::from(attempt.spread.clamp(-100, 100))).unwrap_or(1000);
-            after(now, said.unwrap_or_default().max(rest * spread / 1000)).max(rests_until.unwrap_or(now))
+            later(now, said.unwrap_or_default().max(rest * spread / 1000)).max(rests_until.unwrap_or(now))
         };
         Some(Note::CoolDown { until, cause: format!("{SUSPICION} ({})", self.suspicion) })
     }
@@ -542,7 +543,7 @@ impl Health {
             (true, false) => self.rests.max(1),
             (false, _) => self.rests,
         };
-        2_u32.checked_pow(n).and_then(|factor| least.checked_mul(factor)).map_or(LONGEST_REST, |r| r.min(LONGEST_REST))
+        doubled(least, n, LONGEST_REST)
     }
 
     /// Applies the mark to this process's belief at once, as it will change the record.
@@ -570,13 +571,13 @@ fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timest
     let since = standing.last_error.filter(|_| !standing.healthy)?;
     let end = match standing.note {
         Some(Note::CoolDown { until, .. }) if until > since => until,
-        _ => after(since, rules.cool_down),
+        _ => later(since, rules.cool_down),
     };
     let longest = match &standing.note {
         Some(Note::CoolDown { cause, .. }) if cause.starts_with(SUSPICION) => LONGEST_SUSPICIOUS_REST,
         _ => LONGEST_FOREIGN_REST,
     };
-    Some(end.min(after(now, longest)))
+    Some(end.min(later(now, longest)))
 }
 
 /// The beginning of a suspicious rest's cause; the step follows in brackets.
@@ -681,11 +682,7 @@ fn next_month(now: Timestamp) -> Timestamp {
 /// Whether a success whose attempt began at `started` proves anything about the account after its last failure (R28). A
 /// `lastErrorTime` further ahead than R16 believes comes from a wrong clock and doesn't count.
 pub(super) fn may_heal(started: Timestamp, last_error: Option<Timestamp>, now: Timestamp) -> bool {
-    last_error.is_none_or(|failed| failed <= started || failed > after(now, LONGEST_FOREIGN_REST))
-}
-
-fn after(start: Timestamp, rest: Duration) -> Timestamp {
-    start.checked_add(rest).unwrap_or(Timestamp::MAX)
+    last_error.is_none_or(|failed| failed <= started || failed > later(now, LONGEST_FOREIGN_REST))
 }
 
 #[cfg(test)]
@@ -865,7 +862,7 @@ mod tests {
         let mut health = health(good());
         let mut now = t0();
         let fail = |health: &mut Health, now: &mut Timestamp| {
-            *now = after(*now, Duration::from_secs(1));
+            *now = later(*now, Duration::from_secs(1));
             mark(health.fault(&fault(FaultKind::ServerError), attempt(*now), RULES, *now)).unwrap()
         };
         let rest = |mark: Note, now: Timestamp| match mark {
@@ -883,7 +880,7 @@ mod tests {
             let mark = fail(&mut health, &mut now);
             let length = rest(mark, now);
             seconds.push(length);
-            let end = after(now, Duration::from_secs(length.unsigned_abs()));
+            let end = later(now, Duration::from_secs(length.unsigned_abs()));
             assert_eq!(health.state(true, end - Duration::from_millis(1)), HealthState::Cooling { until: end });
             assert_eq!(health.state(true, end), HealthState::HalfOpen);
             now = end;
@@ -1085,7 +1082,7 @@ mod tests {
         let mut now = t0();
         for (step, minutes) in [(1, 30), (2, 120), (3, 360), (4, 720), (5, 1440), (6, 1440)] {
             let mark = mark(health.fault(&suspicious(), attempt(now), RULES, now)).unwrap();
-            let until = after(now, Duration::from_secs(minutes * 60));
+            let until = later(now, Duration::from_secs(minutes * 60));
             assert_eq!(mark, Note::CoolDown { until, cause: format!("suspicious activity ({step})") });
             assert_eq!(health.suspected(), Some((until, now)));
             let written = Note::parse(&mark.to_string());
@@ -1104,7 +1101,7 @@ mod tests {
             assert_eq!(failed, format!("server error, after suspicious activity ({step})"));
             health = Health::new(health.standing().clone(), RULES, now);
             assert!(health.is_suspected());
-            now = after(now, Duration::from_secs(3600));
+            now = later(now, Duration::from_secs(3600));
         }
         health.success(now, now);
         assert!(!health.is_suspected());
@@ -1200,8 +1197,8 @@ mod tests {
         for round in 0..2000 {
             let (mut health, mut record, mut now) = (health(good()), good(), t0());
             for step in 0..random.usize(1..12) {
-                now = after(now, Duration::from_secs(random.u64(1..5000)));
-                let attempt = attempt(after(now, Duration::from_secs(random.u64(0..40))) - Duration::from_secs(40));
+                now = later(now, Duration::from_secs(random.u64(1..5000)));
+                let attempt = attempt(later(now, Duration::from_secs(random.u64(0..40))) - Duration::from_secs(40));
                 let kind = FaultKind::ALL[random.usize(..FaultKind::ALL.len())];
                 let outcome = match random.u8(0..4) {
                     0 => Some(health.success(attempt.started, now)),

@@ -11,15 +11,17 @@
 //! ```
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::{doubled, later};
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
 
 /// The first time that a host is left alone; doubled at each failure of its one call.
-const OPEN: SignedDuration = SignedDuration::from_secs(30);
-const OPEN_LONGEST: SignedDuration = SignedDuration::from_secs(600);
+const OPEN: Duration = Duration::from_secs(30);
+const OPEN_LONGEST: Duration = Duration::from_secs(600);
 /// How long a gate is marked (K109).
 const GATE: SignedDuration = SignedDuration::from_secs(600);
 /// A host that served any account within this time isn't given up at the first failure. Failures count for the same
@@ -258,10 +260,9 @@ impl Marks {
 
 impl HostMark {
     fn open(&mut self, now: Timestamp) {
-        let rest =
-            OPEN.checked_mul(2_i32.saturating_pow(self.step)).map_or(OPEN_LONGEST, |rest| rest.min(OPEN_LONGEST));
+        let rest = doubled(OPEN, self.step, OPEN_LONGEST);
         self.step = (self.step + 1).min(16);
-        self.until = Some(now + rest);
+        self.until = Some(later(now, rest));
         (self.given_up, self.in_a_row) = (0, 0);
     }
 }

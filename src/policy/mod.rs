@@ -1,6 +1,8 @@
 //! Pure decisions: `now` and randomness are arguments.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 #[cfg(feature = "gateway")]
 pub(crate) mod account;
 pub mod affinity;
@@ -25,7 +27,11 @@ pub mod view;
 #[cfg(feature = "gateway")]
 pub(crate) mod waiting;
 
-#[cfg(feature = "gateway")]
-pub(crate) fn later(start: jiff::Timestamp, pause: std::time::Duration) -> jiff::Timestamp {
+pub(crate) fn later(start: jiff::Timestamp, pause: Duration) -> jiff::Timestamp {
     start.checked_add(pause).unwrap_or(jiff::Timestamp::MAX)
+}
+
+/// `first · 2ⁿ`, at most `longest`.
+fn doubled(first: Duration, n: u32, longest: Duration) -> Duration {
+    2_u32.checked_pow(n).and_then(|factor| first.checked_mul(factor)).map_or(longest, |time| time.min(longest))
 }

@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use super::doubled;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::Shape;
 
@@ -376,8 +377,7 @@ impl Budget {
 }
 
 fn capacity_wait(earlier: u32, rng: &mut fastrand::Rng) -> Duration {
-    let factor = 2_u32.checked_pow(earlier).unwrap_or(u32::MAX);
-    let whole = CAPACITY_WAIT.checked_mul(factor).map_or(CAPACITY_WAIT_MAX, |wait| wait.min(CAPACITY_WAIT_MAX));
+    let whole = doubled(CAPACITY_WAIT, earlier, CAPACITY_WAIT_MAX);
     whole.mul_f64(0.5 + rng.f64() / 2.0)
 }
 
