@@ -35,6 +35,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "a_client_that_reads_nothing_is_dropped"),
     ("KIRO_TLS_CERT", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
     ("KIRO_TLS_KEY", "tests/serving/tls.rs", "the_server_speaks_tls_and_takes_a_new_certificate"),
+    ("KIRO_PORTAL_URL", "tests/cli/portal.rs", "a_wrong_state_is_waited_past_and_the_right_one_signs_in_p65_k97"),
     ("KIRO_STATE_DIR", "tests/refresh_outage.rs", "a_restart_while_the_store_takes_no_writes_loses_no_login_r51"),
     ("KIRO_ACCOUNT_RPM", "tests/gateway.rs", "conversations_a_minute_over_http_k92_p56"),
     (
