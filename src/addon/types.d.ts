@@ -224,7 +224,7 @@ export interface Usage {
   output_tokens: number
 }
 
-export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens'
+export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens' | 'refusal' | 'model_context_window_exceeded'
 
 /** The named members, and any others that the Messages API has there. */
 type Open<T> = T | (T & { [name: string]: unknown })

@@ -78,6 +78,7 @@ impl Attempts {
 
     /// The step after a fault before the commit: another attempt, or the client's error.
     pub(super) fn judge(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
+        let fault = weighed(job, fault);
         let written = self.written(job);
         let sent = self.current.sent(job, &lease, written);
         self.log.failed(&lease, &fault);
@@ -265,6 +266,19 @@ impl Attempts {
         }
         Ok(())
     }
+}
+
+/// A bare "Improperly formed request." may be a prompt that is too long: then clients must hear that, to compact it (TS41).
+fn weighed(job: &RequestJob, mut fault: Fault) -> Fault {
+    /// The largest body that was seen to pass, in bytes [report].
+    const LARGEST_BODY: usize = 1_060 * 1024;
+    let is_bare = fault.kind == FaultKind::BadRequest
+        && fault.reason.is_none()
+        && fault.message.trim().trim_end_matches('.').eq_ignore_ascii_case("improperly formed request");
+    if is_bare && (job.client_body.len() > LARGEST_BODY || job.tokens() > job.facts.window) {
+        fault.kind = FaultKind::PromptTooLong;
+    }
+    fault
 }
 
 /// A fault as the client's error. A rate limit names the time when the soonest account that serves the model is back

@@ -30,6 +30,8 @@ impl Route {
             Some(rest) if rest.starts_with('/') => rest,
             _ => path,
         };
+        // A base address that ends in `/v1` already is the commonest mistake (M84).
+        let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
         Some(match path {
             "/v1/messages" => Self::Messages,
             "/v1/messages/count_tokens" => Self::CountTokens,
@@ -39,7 +41,7 @@ impl Route {
             "/metrics" => Self::Metrics,
             "/status" => Self::Status,
             "/status/events" => Self::StatusEvents,
-            "/api/event_logging/batch" => Self::EventLogging,
+            _ if path.starts_with("/api/event_logging/") => Self::EventLogging,
             // The newest Claude Code asks for these first (C40).
             "/" | "/api/hello" => Self::Root,
             _ => {
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_prefixes_name_the_same_route() {
+    fn paths_lead_to_their_routes_also_behind_a_prefix_or_a_doubled_v1_m84() {
         assert_eq!(Route::of("/v1/messages"), Some(Route::Messages));
         assert_eq!(Route::of("/claude-kiro-oauth/v1/messages"), Some(Route::Messages));
         assert_eq!(Route::of("/claude-kiro-oauthx/v1/messages"), None);
@@ -107,6 +109,10 @@ mod tests {
         assert_eq!(Route::of("/v1/models/claude-opus-5%5B1m%5D"), Some(Route::Model("claude-opus-5[1m]".into())));
         assert_eq!(Route::of("/v1/models/a%2"), None);
         assert_eq!(Route::of("/nope"), None);
+        assert_eq!(Route::of("/v1/v1/messages"), Some(Route::Messages));
+        assert_eq!(Route::of("/claude-kiro-oauth/v1/v1/messages/count_tokens"), Some(Route::CountTokens));
+        assert_eq!(Route::of("/v1/v1/v1/messages"), None);
+        assert_eq!(Route::of("/api/event_logging/v2/batch"), Some(Route::EventLogging));
         assert!(!Route::Messages.allows(&Method::GET) && Route::Root.allows(&Method::HEAD));
     }
 }

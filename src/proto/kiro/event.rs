@@ -13,6 +13,8 @@ use crate::proto::said::{KnownSecrets, Said};
 
 /// Bytes that are read of an unknown event's name.
 const MAX_NAME: usize = 1_024;
+/// What a broken payload is called (K35).
+const UNREADABLE: &str = "the payload of an event is not as the model says";
 /// A longer tool id or name breaks the payload, because finished ids are remembered whole. In bytes.
 const MAX_TOOL_NAME: usize = 1_024;
 
@@ -100,8 +102,8 @@ pub enum Telemetry {
         counts: Option<TokenCounts>,
         /// `tokenUsage.contextUsagePercentage`.
         percentage: Option<f64>,
-        /// `stopReason` is `MAX_TOKENS`, in any case; every other value is ignored (TS15).
-        max_tokens: bool,
+        /// `stopReason`, where it is one that ends an answer otherwise than usual (TS38); every other value is ignored.
+        stop: Option<UnusualStop>,
     },
     /// meteringEvent.
     Metering {
@@ -112,6 +114,17 @@ pub enum Telemetry {
     Known,
     /// An event that isn't in the model, by its type.
     Unknown(Said),
+}
+
+/// metadataEvent's `stopReason`, in any case (TS15, TS38).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnusualStop {
+    /// `MAX_TOKENS`.
+    MaxTokens,
+    /// `CONTENT_FILTERED`, `GUARDRAIL_INTERVENED`.
+    Filtered,
+    /// `MODEL_CONTEXT_WINDOW_EXCEEDED`.
+    WindowExceeded,
 }
 
 /// metadataEvent's `tokenUsage`.
@@ -135,6 +148,8 @@ pub struct Reader {
     /// Its type.
     content: ContentType,
     invalid_utf8: u64,
+    /// Id and name of the tool whose piece came last; no id once it has ended (TS39).
+    open_tool: (String, String),
     /// The secrets of the call that asked for the stream.
     known: KnownSecrets,
 }
@@ -212,7 +227,7 @@ impl Reader {
                 None => read_text,
             },
             ContentType::Reasoning => read_reasoning,
-            ContentType::Tool => read_tool,
+            ContentType::Tool => return self.tool(payload),
         };
         Event::from_payload(read, payload, &mut self.invalid_utf8)
     }
@@ -221,9 +236,9 @@ impl Reader {
 impl Reader {
     fn other_event<'a>(&mut self, name: &'a str, payload: &'a [u8]) -> Event<'a> {
         let read: fn(Payload<'_>) -> Option<Event<'_>> = match name {
-            "contextUsageEvent" => read_context_usage,
-            "metadataEvent" => read_metadata,
-            "meteringEvent" => read_metering,
+            "contextUsageEvent" => return self.note(read_context_usage, payload),
+            "metadataEvent" => return self.note(read_metadata, payload),
+            "meteringEvent" => return self.note(read_metering, payload),
             "invalidStateEvent" => read_invalid_state,
             "error" => return Event::from_exception(Some(name), payload),
             "initial-response"
@@ -247,6 +262,42 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// A note about an answer; one that can't be read counts as absent (TS40).
+    fn note<'a>(&mut self, read: fn(Payload<'_>) -> Option<Event<'_>>, payload: &'a [u8]) -> Event<'a> {
+        match Event::from_payload(read, payload, &mut self.invalid_utf8) {
+            Event::Fault(_) => Event::Telemetry(Telemetry::Known),
+            note => note,
+        }
+    }
+
+    /// A piece of a tool's input. One without id or name belongs to the tool of the piece before, if that has not ended
+    /// (TS39).
+    fn tool<'a>(&mut self, payload: &'a [u8]) -> Event<'a> {
+        let mut event = Event::from_payload(read_tool, payload, &mut self.invalid_utf8);
+        let Event::Content(Content::Tool(piece)) = &mut event else { return event };
+        let (id, name) = &mut self.open_tool;
+        if piece.id.is_empty() || piece.name.is_empty() {
+            if id.is_empty() {
+                return Event::broken(UNREADABLE);
+            }
+            if piece.id.is_empty() {
+                piece.id = Cow::Owned(id.clone());
+            }
+            if piece.name.is_empty() {
+                piece.name = Cow::Owned(name.clone());
+            }
+        } else if **id != *piece.id {
+            // Most pieces are of the tool of the piece before: nothing is copied.
+            (*id, *name) = (piece.id.to_string(), piece.name.to_string());
+        }
+        if piece.stop {
+            id.clear();
+        }
+        event
+    }
+}
+
 impl<'a> Event<'a> {
     /// An event that we act on, by the reader of its type.
     fn from_payload(read: fn(Payload<'_>) -> Option<Event<'_>>, payload: &'a [u8], invalid_utf8: &mut u64) -> Self {
@@ -262,7 +313,7 @@ impl<'a> Event<'a> {
                 read(Payload::Any(&String::from_utf8_lossy(payload))).map(Event::into_owned)
             }
         };
-        event.unwrap_or_else(|| Self::broken("the payload of an event is not as the model says"))
+        event.unwrap_or_else(|| Self::broken(UNREADABLE))
     }
 
     fn from_exception(name: Option<&str>, payload: &[u8]) -> Self {
@@ -442,7 +493,9 @@ fn read_tool(payload: Payload<'_>) -> Option<Event<'_>> {
         Some(Member::Json("true")) => true,
         Some(_) => return None,
     };
-    let [id, name] = [id?.string()?, name?.string()?];
+    // An absent one is filled in, or the payload is broken (TS39).
+    let [id, name] =
+        [optional(id, Member::string)?.unwrap_or_default(), optional(name, Member::string)?.unwrap_or_default()];
     if id.len() > MAX_TOOL_NAME || name.len() > MAX_TOOL_NAME {
         return None;
     }
@@ -473,9 +526,18 @@ fn read_metadata(payload: Payload<'_>) -> Option<Event<'_>> {
         cache_read: number(cache_read).unwrap_or(0),
         cache_write: number(cache_write).unwrap_or(0),
     });
-    let max_tokens =
-        stop_reason.and_then(Member::string).is_some_and(|reason| reason.eq_ignore_ascii_case("MAX_TOKENS"));
-    Some(Event::Telemetry(Telemetry::Metadata { counts, percentage: number(percentage), max_tokens }))
+    let stop = stop_reason.and_then(Member::string).and_then(|reason| unusual_stop(&reason));
+    Some(Event::Telemetry(Telemetry::Metadata { counts, percentage: number(percentage), stop }))
+}
+
+fn unusual_stop(reason: &str) -> Option<UnusualStop> {
+    const REASONS: [(&str, UnusualStop); 4] = [
+        ("MAX_TOKENS", UnusualStop::MaxTokens),
+        ("CONTENT_FILTERED", UnusualStop::Filtered),
+        ("GUARDRAIL_INTERVENED", UnusualStop::Filtered),
+        ("MODEL_CONTEXT_WINDOW_EXCEEDED", UnusualStop::WindowExceeded),
+    ];
+    REASONS.iter().find(|(known, _)| reason.eq_ignore_ascii_case(known)).map(|(_, stop)| *stop)
 }
 
 fn read_metering(payload: Payload<'_>) -> Option<Event<'_>> {
@@ -789,7 +851,7 @@ mod tests {
                 br#"{"tokenUsage":{"uncachedInputTokens":1,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3,
                     "cacheWriteInputTokens":4,"contextUsagePercentage":5,"normalizedTokenUsage":0.1}}"#
             ),
-            Event::Telemetry(Telemetry::Metadata { counts: Some(counts), percentage: Some(5.0), max_tokens: false })
+            Event::Telemetry(Telemetry::Metadata { counts: Some(counts), percentage: Some(5.0), stop: None })
         );
         assert_eq!(
             event("meteringEvent", br#"{"usage":0.25,"unit":"credit","unitPlural":"credits"}"#),

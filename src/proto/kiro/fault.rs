@@ -480,7 +480,8 @@ const FIRST_PATTERNS: [Pattern; 9] = [
 ];
 
 /// The message patterns of K45 in the table's order, those of two words before those of one (K90).
-const PATTERNS: [Pattern; 22] = [
+const PATTERNS: [Pattern; 23] = [
+    (At::One(400), &["prompt is too long"], FaultKind::PromptTooLong),
     (At::One(400), &["input is too long"], FaultKind::PromptTooLong),
     (At::One(400), &["context limit exceeded"], FaultKind::PromptTooLong),
     (At::Any, &["failed to buffer the request body"], FaultKind::TooLarge),

@@ -134,14 +134,14 @@ pub(crate) struct Document<'r> {
 
 #[derive(Debug)]
 pub(crate) struct ToolResult<'r> {
-    pub id: &'r str,
+    pub id: Cow<'r, str>,
     pub content: Content<'r>,
     pub is_error: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct ToolUse<'r> {
-    pub id: &'r str,
+    pub id: Cow<'r, str>,
     pub name: Cow<'r, str>,
     pub input: Input<'r>,
 }
@@ -360,7 +360,7 @@ impl AssistantMessage<'_> {
 impl ToolUse<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         out.put(r#"{"toolUseId":"#);
-        quoted(self.id, out);
+        quoted(&self.id, out);
         out.put(r#","name":"#);
         quoted(&self.name, out);
         out.put(r#","input":"#);
@@ -376,7 +376,7 @@ impl ToolUse<'_> {
 impl ToolResult<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         out.put(r#"{"toolUseId":"#);
-        quoted(self.id, out);
+        quoted(&self.id, out);
         out.put(r#","content":[{"text":"#);
         self.content.write(out);
         out.put(if self.is_error { r#"}],"status":"error"}"# } else { r#"}],"status":"success"}"# });
@@ -431,7 +431,7 @@ mod tests {
                 content: text(),
                 images: vec![Image { format: "png", data: Text::new("AA==") }],
                 documents: vec![Document { name: "d".into(), format: "pdf", data: Text::new("AA==") }],
-                results: vec![ToolResult { id: "t1", content: text(), is_error: false }],
+                results: vec![ToolResult { id: "t1".into(), content: text(), is_error: false }],
                 cache_point: true,
             },
             vec![Tool { name: "f".into(), description: Text::new("d"), schema: "{}".into() }],
@@ -439,7 +439,7 @@ mod tests {
                 HistoryMessage::User(UserMessage { content: text(), ..UserMessage::default() }),
                 HistoryMessage::Assistant(AssistantMessage {
                     content: text(),
-                    tool_uses: vec![ToolUse { id: "t1", name: "f".into(), input: Input::Empty }],
+                    tool_uses: vec![ToolUse { id: "t1".into(), name: "f".into(), input: Input::Empty }],
                     reasoning: Some(Reasoning::Redacted(Text::new("AA=="))),
                     cache_point: true,
                 }),

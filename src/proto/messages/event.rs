@@ -112,6 +112,10 @@ pub enum StopReason {
     ToolUse,
     /// `max_tokens`: the output limit, or a tool's input that was cut.
     MaxTokens,
+    /// `refusal`: upstream filtered the answer (TS38).
+    Refusal,
+    /// `model_context_window_exceeded` (TS38).
+    WindowExceeded,
 }
 
 impl StopReason {
@@ -121,6 +125,8 @@ impl StopReason {
             Self::EndTurn => "end_turn",
             Self::ToolUse => "tool_use",
             Self::MaxTokens => "max_tokens",
+            Self::Refusal => "refusal",
+            Self::WindowExceeded => "model_context_window_exceeded",
         }
     }
 }

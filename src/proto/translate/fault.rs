@@ -33,7 +33,10 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
              KIRO_CLIENT_VERSION",
         ),
         FaultKind::PromptTooLong => {
-            // Clients compact on exactly this sentence, and need n > max (M62, TR34).
+            // Clients compact on exactly this sentence, and need n > max (M62, TR34, TS41).
+            if let Some(said) = prompt_too_long(&fault.message) {
+                return ApiError::new(ErrorType::InvalidRequest, said);
+            }
             let tokens = prompt.estimate.max(prompt.window.saturating_add(1));
             let window = prompt.window;
             ApiError::new(ErrorType::InvalidRequest, format!("prompt is too long: {tokens} tokens > {window} maximum"))
@@ -81,6 +84,17 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
         FaultKind::Protocol => ApiError::new(ErrorType::Api, "Kiro sent an answer that can't be read."),
         FaultKind::Endpoint => ApiError::new(ErrorType::Api, "The address of Kiro is wrong or no longer served."),
     }
+}
+
+/// `prompt is too long: N tokens > M maximum` of a longer text (TS41).
+fn prompt_too_long(text: &str) -> Option<String> {
+    let place = text.to_ascii_lowercase().find("prompt is too long: ")?;
+    let rest = text.get(place + "prompt is too long: ".len()..)?;
+    let (tokens, rest) = rest.split_once(" tokens > ")?;
+    let maximum = rest.split(' ').next()?;
+    let is_number = |text: &str| (1..=12).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_said = is_number(tokens) && is_number(maximum) && rest[maximum.len()..].starts_with(" maximum");
+    is_said.then(|| format!("prompt is too long: {tokens} tokens > {maximum} maximum"))
 }
 
 /// Upstream's own message and reason (K48), or our sentence where it gave no message.

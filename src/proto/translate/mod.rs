@@ -6,6 +6,7 @@ pub mod fields;
 pub mod ids;
 pub mod model;
 pub mod request;
+mod schema;
 pub mod stream;
 pub mod thinking;
 pub mod tools;

@@ -12,7 +12,7 @@ use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
 use crate::proto::json::Completeness;
-use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Text, Tool};
+use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Text, Tool, UnusualStop};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
@@ -141,6 +141,8 @@ pub struct Response {
     rest: Option<Rest>,
     /// A tool's input ended in its middle, or upstream's output limit was reached (TS15, TS42).
     truncated: bool,
+    /// What upstream said of the end, where that outweighs all else (TS38).
+    unusual: Option<StopReason>,
     /// Upstream's output limit ended it (TS16).
     limited: bool,
     output: Estimator,
@@ -235,6 +237,7 @@ impl Response {
             usage_seen: false,
             stopped: false,
             truncated: false,
+            unusual: None,
             limited: false,
             output: Estimator::default(),
             ended: None,
@@ -524,9 +527,14 @@ impl Response {
                 self.rests(percentage.is_some(), false);
                 self.reported.percentage = percentage.or(self.reported.percentage);
             }
-            Telemetry::Metadata { counts, percentage, max_tokens } => {
+            Telemetry::Metadata { counts, percentage, stop } => {
                 self.usage_seen = true;
-                self.truncated |= max_tokens;
+                match stop {
+                    Some(UnusualStop::MaxTokens) => self.truncated = true,
+                    Some(UnusualStop::Filtered) => self.unusual = Some(StopReason::Refusal),
+                    Some(UnusualStop::WindowExceeded) => self.unusual = Some(StopReason::WindowExceeded),
+                    None => {}
+                }
                 self.rests(percentage.is_some() || counts.is_some(), false);
                 self.reported.percentage = percentage.or(self.reported.percentage);
                 let counts = counts.map(|counts| Usage {
@@ -588,10 +596,11 @@ impl Response {
         }
         self.boundary(sink);
         self.close_block(sink);
-        let stop_reason = match self.truncated {
-            true => StopReason::MaxTokens,
-            false if self.tool_blocks > 0 => StopReason::ToolUse,
-            false => StopReason::EndTurn,
+        let stop_reason = match self.unusual {
+            Some(unusual) => unusual,
+            None if self.truncated => StopReason::MaxTokens,
+            None if self.tool_blocks > 0 => StopReason::ToolUse,
+            None => StopReason::EndTurn,
         };
         let usage = self.settled_usage();
         sink.event(StreamEvent::MessageDelta { stop_reason, usage });

@@ -6,9 +6,9 @@ use std::fmt;
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
 use super::{
-    Block, Content, Display, Document, DocumentFormat, DocumentSource, Image, ImageFormat, MAX_DOCUMENTS, MAX_MESSAGES,
-    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
-    ToolResult, ToolUse, quotable, without_dropped_prefill,
+    Block, Content, Display, Document, DocumentFormat, DocumentSource, Image, ImageFormat, MAX_MESSAGES, MAX_TOOL_NAME,
+    Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice, ToolResult,
+    ToolUse, quotable,
 };
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
@@ -279,7 +279,6 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
         // Only `system` messages: the fault has no index.
         return Err(at.error("must hold a 'user' message"));
     }
-    check_documents_of_last_turn(&read.messages, at)?;
     Ok(read)
 }
 
@@ -591,37 +590,6 @@ fn read_tool_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolResult
     Ok(ToolResult { id, content, is_error })
 }
 
-/// M15, TR27: the documents of the last user turn must all fit, since none of them is older than another.
-fn check_documents_of_last_turn(messages: &[Message<'_>], at: Path<'_>) -> Result<()> {
-    let messages = without_dropped_prefill(messages);
-    let first = messages.iter().rposition(|message| message.role == Role::Assistant).map_or(0, |index| index + 1);
-    let mut count = 0;
-    let mut count_in = |block: &Block<'_>, at: Path<'_>| {
-        if let Content::Document(Document { source: DocumentSource::Base64 { .. }, .. }) = &block.content {
-            count += 1;
-            if count > MAX_DOCUMENTS {
-                return Err(at.error(format!("at most {MAX_DOCUMENTS} documents")));
-            }
-        }
-        Ok(())
-    };
-    for (index, message) in messages.iter().enumerate().skip(first) {
-        let at = at.index(index);
-        let at = at.field("content");
-        for (index, block) in message.blocks.iter().enumerate() {
-            let at = at.index(index);
-            count_in(block, at)?;
-            if let Content::ToolResult(result) = &block.content {
-                let at = at.field("content");
-                for (index, block) in result.content.iter().enumerate() {
-                    count_in(block, at.index(index))?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 // Tools (M48–M50)
 
 /// Tools that only Anthropic could run.
@@ -657,6 +625,10 @@ fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>
     let [kind, name, schema, description, cache_control] =
         fields(object(tool, at)?, ["type", "name", "input_schema", "description", "cache_control"]);
     let kind = kind.map(|kind| string(kind, at.field("type"))).transpose()?;
+    if kind.as_ref().is_some_and(|kind| kind.is("function")) && name.is_none() && schema.is_none() {
+        let wanted = "this is OpenAI's form; the Messages API wants name, description and input_schema";
+        return Err(at.field("type").error(wanted));
+    }
     if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
         server.kinds.push(kind.into_decoded());
         server.names.extend(name.and_then(Value::text).map(Text::into_decoded));

@@ -15,7 +15,7 @@ use crate::proto::messages::request::{
     ToolResult, ToolUse,
 };
 use crate::proto::translate::ids::signature_id;
-use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_name};
+use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_id, upstream_name};
 
 /// The messages of one side between two of the other (TR8).
 pub(super) enum Turn<'r> {
@@ -198,7 +198,12 @@ impl<'r> UserTurn<'r> {
                 if content.is_empty() && (images || documents) {
                     content = placeholder(images).into();
                 }
-                self.parts.push(Part::Result(KiroResult { id: &result.id, content, is_error: result.is_error }));
+                // Upstream takes no empty one (TR65).
+                if content.is_blank() {
+                    content = Text::constant("(no output)").into();
+                }
+                let id = upstream_id(&result.id);
+                self.parts.push(Part::Result(KiroResult { id, content, is_error: result.is_error }));
                 self.parts.extend(inside.parts.into_iter().filter(|part| !is_text(part)));
             }
             None => {
@@ -324,7 +329,7 @@ impl<'r> AssistantTurn<'r> {
         AssistantMessage {
             content,
             tool_uses: (self.uses.into_iter())
-                .map(|Use { id, name, input, .. }| KiroUse { id, name: upstream_name(name), input })
+                .map(|Use { id, name, input, .. }| KiroUse { id: upstream_id(id), name: upstream_name(name), input })
                 .collect(),
             reasoning,
             cache_point: self.messages.iter().flat_map(|message| &message.blocks).any(|block| block.cached),
