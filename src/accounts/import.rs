@@ -40,9 +40,12 @@ pub struct Choice<'a> {
     pub offline: bool,
 }
 
+/// An account with the name that it has in its source, checked; or why it can't be added.
+type Prepared = (String, Result<(ImportedAccount, Checked), String>);
+
 /// Accounts that are ready to be added.
 pub struct Import {
-    ready: Vec<(String, Result<(ImportedAccount, Checked), String>)>,
+    ready: Vec<Prepared>,
     is_single: bool,
     is_shared: bool,
     notes: Vec<String>,
@@ -157,12 +160,7 @@ impl Import {
         Ok(Imported { reports, is_single: self.is_single, notes, dry: self.dry })
     }
 
-    async fn add_some(
-        &self,
-        intake: Intake<'_>,
-        known: &mut Known,
-        some: Vec<(String, Result<(ImportedAccount, Checked), String>)>,
-    ) -> Vec<(String, Report)> {
+    async fn add_some(&self, intake: Intake<'_>, known: &mut Known, some: Vec<Prepared>) -> Vec<(String, Report)> {
         let mut reports = Vec::new();
         let mut new = Vec::new();
         for (label, checked) in some {

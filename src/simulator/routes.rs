@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -99,11 +100,7 @@ async fn judge(
         Ok(version) => version.flatten(),
         Err(refused) => return Ok(answered(flight, refused)),
     };
-    if let Some(reply) = portal::answer((&head.method, &head.uri), &head.headers, &body, &mut shared.state()) {
-        return Ok(Judged::Reply(reply));
-    }
-    if let Some(call) = sign_in::call_of(&path, &body) {
-        let reply = sign_in::answer(call, &head.headers, &body, wire.region.as_deref(), &mut shared.state());
+    if let Some(reply) = signs_in(&head, &body, &wire, &shared) {
         return reply.map(Judged::Reply).ok_or_else(|| hang_up(&connection, false));
     }
     if let Some(method) = refreshes {
@@ -138,6 +135,16 @@ async fn judge(
         Some(flight) => stream(&request, world, flight, &shared, connection).await,
         None => service(&request, &mut world, &shared, &connection).await,
     }
+}
+
+/// The answer to a call of a sign-in; none inside: the connection ends.
+fn signs_in(head: &Parts, body: &[u8], wire: &Wire, shared: &SimShared) -> Option<Option<HttpReply>> {
+    let mut state = shared.state();
+    if let Some(reply) = portal::answer((&head.method, &head.uri), &head.headers, body, &mut state) {
+        return Some(Some(reply));
+    }
+    let call = sign_in::call_of(head.uri.path(), body)?;
+    Some(sign_in::answer(call, &head.headers, body, wire.region.as_deref(), &mut state))
 }
 
 /// A request's name in the counters: its target when the path says nothing.
