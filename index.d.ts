@@ -837,7 +837,7 @@ export interface AccountInfo {
   problem?: string
 }
 
-/** Who signs in, and who is told where. */
+/** Who signs in, and the callbacks that show the person where. */
 export interface LoginOptions {
   method: 'builder-id' | 'google' | 'github' | 'idc'
   /** Where the organisation signs in; for `idc`. */

@@ -79,7 +79,7 @@ export function judgeAddon(cases) {
     const cpu = `${us(of(name, 'addon', (f) => f.cpuMicros))} (undici ${us(of(name, 'undici', (f) => f.cpuMicros))})`
     row(`addon: CPU a delta, ${label}`, '≥ 10 × less than undici', `${times.toFixed(1)} × less, ${cpu}`, times >= 10)
     row(`addon: main thread beside undici, ${label}`, '–', `${ratio(name, (f) => f.mainMicros).toFixed(1)} × less`)
-    // nginx only passes bytes on: a floor for whoever reads and writes each event.
+    // nginx only passes bytes on: a lower bound for a program that reads and writes each event.
     const floor = median((cases[name.replace('addon-', '')]?.nginx ?? []).map((f) => f.cpuMicros))
     if (floor === null) continue
     const [ours, theirs] = ['addon', 'undici'].map((who) => of(name, who, (f) => f.cpuMicros) / floor)

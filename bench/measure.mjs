@@ -16,7 +16,7 @@ export async function single(load, subject, scale) {
   return { failed: answer.failed, firstEventMs: answer.first_event_ms }
 }
 
-/** Memory of streams that stay open. `subject` should be fresh: what it once needed it may keep. */
+/** Memory of streams that stay open. `subject` should be fresh: it may keep memory that it once needed. */
 export async function open(load, subject, scale) {
   const streams = Math.ceil(5000 * scale)
   const before = subject.rss()

@@ -43,7 +43,7 @@ async function openStreams(streams) {
   const upstream = await house.simulator(binary)
   const server = await house.server('kiro-server', binary, upstream)
   const files = () => readdirSync(`/proc/${server.child.pid}/fd`).length
-  // What a first request leaves behind belongs to an idle server: DNS threads, one connection.
+  // A first request leaves DNS threads and one connection: they belong to an idle server.
   const load = { binary: path.join(target, 'release', 'examples', 'load'), face: () => [] }
   await open(load, server, 1 / 5000)
   const before = files() + KEPT_WARM

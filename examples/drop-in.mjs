@@ -10,8 +10,8 @@ import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
 
 const TYPE = 'claude-kiro-oauth'
 
-// The service has its accounts from Redis, and connects nothing: the first call does. Here they are whatever the gateway has,
-// so that the example runs on the simulator too.
+// The service has its accounts from Redis, and connects nothing: the first call does. This example takes the gateway's
+// accounts, so that it runs on the simulator too.
 const gateway = await KiroGateway.connect()
 const accounts = gateway.accounts().map(({ id }) => ({ uuid: id, usageCount: 0 }))
 
@@ -34,7 +34,7 @@ const poolManager = {
   resetProviderRefreshStatus: (type, uuid) => console.log(`account ${uuid.slice(0, 8)} was refreshed`),
 }
 
-// A: the service's adapter factory. Other protocols, health checks, the usage page and the refresh queue come here.
+// A: the service's adapter factory. Other protocols, health checks, the usage page and the refresh queue use it.
 const serviceInstances = {}
 function adapterOf(config) {
   const key = TYPE + config.uuid

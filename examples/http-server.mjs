@@ -20,7 +20,7 @@ server.listen(Number(process.argv[2] ?? 8081), '127.0.0.1', () => {
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, async () => {
     server.close()
-    // Open streams may finish; what is left after four seconds ends with an error event.
+    // Open streams may finish; those left after four seconds end with an error event.
     await gateway.close({ graceMs: 4000 })
     server.closeAllConnections()
   })

@@ -8,8 +8,8 @@
 //   npm run bench -- --micro               the micro-benchmarks too (cargo bench)
 //   npm run bench -- --no-build --no-save
 //
-// Prints figures next to their targets and keeps them in bench/results/. Always ends with 0 when it could measure: what
-// a figure means is for people to say. Linux only: the figures are read from /proc.
+// Prints figures next to their targets and keeps them in bench/results/. Always ends with 0 when it could measure: people
+// judge the figures. Linux only: the figures are read from /proc.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
@@ -90,7 +90,7 @@ async function measure() {
 
   for (const subject of [nginx, ...servers]) await burst(load, subject, 0.05) // warm
   for (let round = 0; round < rounds; round++) {
-    // Whoever comes first has the cooler machine: turns change.
+    // The first subject has the cooler machine, so the order alternates from round to round.
     const inTurn = round % 2 === 0 ? [nginx, ...servers] : [...servers, nginx]
     if (wanted.includes('burst')) {
       for (const subject of inTurn) keep('burst', subject.name, await burst(load, subject, scale))

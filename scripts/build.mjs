@@ -3,8 +3,8 @@
 //   node scripts/build.mjs            debug, and the debug kiro-server beside it: one compilation serves both, and cargo test
 //   node scripts/build.mjs --release  what is published
 //
-// cargo compiles, and what napi's command line does after that is done here, with its own functions: it gives --target to
-// cargo, which then compiles every dependency once more, in another folder.
+// cargo compiles; the steps of napi's command line after that are done here, with napi's own functions. The command line
+// itself gives --target to cargo, which then compiles every dependency once more, in another folder.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
@@ -21,7 +21,7 @@ export async function build(release) {
   const compiled = await compile(release ? ['--release', '--lib'] : UNDER_TEST)
   if (compiled === null) return false
   const addon = path.join(root, platforms.find(({ triple }) => triple === hostTriple()).addon)
-  // A program that runs on the one before keeps it.
+  // A program that runs on the previous file keeps it.
   copyFileSync(compiled.library, `${addon}.new`)
   renameSync(`${addon}.new`, addon)
   const { generateTypeDef, writeJsBinding } = await import('@napi-rs/cli')
@@ -33,9 +33,9 @@ export async function build(release) {
   return true
 }
 
-/** Has cargo build the library: its file, and a folder with what its `#[napi]` items are in TypeScript. */
+/** Has cargo build the library: its file, and a folder with the TypeScript of its `#[napi]` items. */
 async function compile(flags) {
-  // Where libc is musl only this makes a library.
+  // With musl as libc, only this flag makes a library.
   const musl = { RUSTFLAGS: `${process.env.RUSTFLAGS ?? ''} -C target-feature=-crt-static` }
   const env = hostTriple().endsWith('musl') ? musl : {}
   const outs = {}
@@ -48,8 +48,8 @@ async function compile(flags) {
   for (let attempt = 0; attempt < 2; attempt++) {
     if (!(await run('cargo', ['build', ...flags, '--message-format', 'json-render-diagnostics'], { env, hear }))) return null
     const library = artifact.filenames.find((file) => /\.(so|dylib|dll)$/.test(file))
-    // Tests, clippy and editors write their types to the same place as the library does (build.rs). What it was when
-    // the library was made is kept beside it.
+    // Tests, clippy and editors write their types to the same place as the library does (build.rs). A copy from the
+    // library's own compilation is kept beside it.
     const types = path.join(path.dirname(library), 'napi-types')
     const [kept, stamp] = [path.join(types, name), path.join(path.dirname(library), 'napi-types.of')]
     const written = path.join(outs[artifact.package_id], 'types', name)
@@ -62,20 +62,20 @@ async function compile(flags) {
       writeFileSync(stamp, built)
     }
     if (existsSync(stamp) && readFileSync(stamp, 'utf8') === built) return { library, types }
-    // Compiled by another command, and something else wrote since: once more, as if a file had changed.
+    // Another command compiled it, and another one wrote types since: compile again, as if a file had changed.
     utimesSync(path.join(root, 'src', 'lib.rs'), new Date(), new Date())
   }
   throw new Error('cargo takes the library for fresh although src/lib.rs is newer')
 }
 
-/** Whether types were written while the library was compiled that was ready at `built`, and by nothing else beside it. */
+/** Whether the types come from the compilation that was ready at `built`, and from nothing else. */
 function isOf(types, built) {
   if (!existsSync(types) || statSync(types).mtimeMs > built) return false
   const lines = readFileSync(types, 'utf8').trimEnd().split('\n')
   return new Set(lines).size === lines.length
 }
 
-/** napi writes what Rust knows. Here the options are added, from the settings' table, and what only lib/ uses is left out. */
+/** napi writes what Rust knows. This adds the options, from the settings' table, and drops items that only lib/ uses. */
 function finishTypes(types, settings) {
   return types
     .split(/\n\n(?=\S)/)

@@ -20,12 +20,12 @@ export const nodeReport = path.join(folder, 'node.info')
 /** By how many points the share may fall. */
 const SLACK = 0.5
 
-/** Whether there is what a run needs: a place for its figures, and llvm-tools that read what this rustc writes. */
+/** Whether a run has all it needs: a place for its figures, and llvm-tools that can read this rustc's output. */
 export async function prepare() {
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(raw, { recursive: true })
   if (tool('llvm-cov') || (await run('rustup', ['component', 'add', 'llvm-tools']))) return true
-  // A toolchain that came without rustup, or that rustup can't reach: the system's tools of the same LLVM.
+  // A toolchain without rustup, or out of rustup's reach: use the system's tools of the same LLVM.
   const version = llvm()
   return need({
     name: `llvm-cov-${version}`,
@@ -35,7 +35,7 @@ export async function prepare() {
   })
 }
 
-/** The environment of a run: what is compiled in it counts, and where it writes that. */
+/** The environment of a run: programs compiled in it count their lines, and write the figures to its folder. */
 export function instrumented() {
   return {
     RUSTC_WORKSPACE_WRAPPER: path.join(root, 'scripts', 'instrumented.sh'),
@@ -58,15 +58,15 @@ function llvm() {
   return /^LLVM version: (\d+)/m.exec(asked('rustc', '-vV'))?.[1]
 }
 
-/** What a program says; empty when it isn't there. */
+/** A program's output; empty when it isn't installed. */
 function asked(program, ...args) {
   return spawnSync(program, args, { cwd: root, encoding: 'utf8' }).stdout ?? ''
 }
 
-/** Merges what a run left, shows it, and counts as one test whether the share holds. */
+/** Merges the figures of a run, shows them, and counts as one test whether the share holds. */
 export async function report() {
   const merged = path.join(folder, 'merged.profdata')
-  // A process that a test starts with an empty environment writes where it stands.
+  // A process that a test starts with an empty environment writes to its working folder.
   const astray = readdirSync(root).filter((name) => name.endsWith('.profraw'))
   astray.forEach((name) => renameSync(path.join(root, name), path.join(raw, name)))
   const profiles = readdirSync(raw).map((name) => path.join(raw, name))
@@ -163,7 +163,7 @@ function committed() {
   return { share, entries }
 }
 
-/** The lines that an entry speaks of. */
+/** The lines of an entry. */
 function spoken(text, words) {
   if (words === '*') return text.map((_, at) => at + 1)
   return text.flatMap((line, at) => {

@@ -32,7 +32,7 @@ server.on('exit', () => {
   ended = true
 })
 
-// Whoever ends the demonstration ends the server too, and not the terminal alone, which tells both.
+// Ending this script ends the server too, also when the signal doesn't come from the terminal, which reaches both.
 for (const [signal, status] of [['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129]]) {
   process.once(signal, () => {
     server.kill('SIGKILL')

@@ -1,14 +1,14 @@
 // What may come in with a dependency: licences, bans and sources by deny.toml, for every target and feature.
 //
-// With cargo-deny installed it is that which checks. Without it this script reads the same deny.toml and checks the same
-// three things over `cargo metadata`: building cargo-deny takes longer than every other gate together, and a machine that
+// cargo-deny does the check where it is installed. Without it this script reads the same deny.toml and checks the same
+// three things over `cargo metadata`: building cargo-deny takes longer than all other gates together, and a machine that
 // only runs the tests shouldn't need it. The public workflow runs the real one, with advisories.
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { conclude, isProgram, needRust, root, totals } from './steps.mjs'
 
-/** Checks; says what is wrong; true when nothing is. */
+/** Checks, and prints each fault; true when there is none. */
 export function deny() {
   const installed = spawnSync('cargo', ['deny', '--version'], { cwd: root, encoding: 'utf8' })
   const problems = installed.status === 0 ? byCargoDeny() : byMetadata()
@@ -37,7 +37,7 @@ function byMetadata() {
   return problemsOf(JSON.parse(asked.stdout), rules(readFileSync(path.join(root, 'deny.toml'), 'utf8')))
 }
 
-/** What breaks the rules among the packages of `cargo metadata`. */
+/** The packages of `cargo metadata` that break the rules. */
 export function problemsOf({ packages }, { allow, exceptions, banned }) {
   const problems = []
   for (const { name, version, license, source, license_file: file } of packages) {

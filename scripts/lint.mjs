@@ -4,7 +4,7 @@ import { build } from './build.mjs'
 import { deny } from './deny.mjs'
 import { check, conclude, installPackages, isProgram, needRust, root, totals } from './steps.mjs'
 
-/** What the pure core must not pull in (CONTRIBUTING.md: layers 0 to 3). */
+/** Crates that the pure core must not pull in (CONTRIBUTING.md: layers 0 to 3). */
 const IMPURE = /^(tokio|hyper|reqwest|redis|napi)(-|$)/
 
 export async function lint() {
@@ -30,7 +30,7 @@ export async function lint() {
   await check('the core passes its tests alone', 'cargo', ['test', '-q', '--no-default-features'])
 }
 
-/** What the documentation says of the crate compiles, and its links lead somewhere. */
+/** The crate's documentation compiles, and its links resolve. */
 async function documented(name, ...features) {
   const env = { RUSTDOCFLAGS: '-D warnings' }
   await check(`documentation: ${name}`, 'cargo', ['doc', '-q', '--no-deps', '--lib', ...features], { env })

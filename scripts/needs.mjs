@@ -1,4 +1,4 @@
-// Programs that the tests run: there, or installed by the system's own package manager, or told how.
+// Programs that the tests run: installed already, or by the system's own package manager; else this says how.
 import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { run } from './steps.mjs'

@@ -9,7 +9,7 @@
 // hour of life in two seconds (tests/faults/soak.mjs).
 //
 //   npm run soak -- 30m           on a release build of kiro-server; also 90s, 2h
-//   npm run soak -- 30m --seed 7  in that order of the faults; without, one by the clock, which is told
+//   npm run soak -- 30m --seed 7  the faults in that seed's order; without it, a seed from the clock, which is printed
 //   npm run soak -- 5m --dev      on a debug build
 //   npm run soak -- 5m --server FILE
 import { parseArgs } from 'node:util'

@@ -1,5 +1,5 @@
-// What every script here does: run a program, show it, count its tests, stop at the first failure. Node builtins only,
-// because these scripts are what installs everything else.
+// The steps that every script here shares: run a program, show it, count its tests, stop at the first failure. Node
+// builtins only, because these scripts install everything else.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, realpathSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
@@ -121,7 +121,7 @@ function installed() {
   return names.every(same) && Object.keys(there).every((name) => name in wanted)
 }
 
-/** Says what is missing and how to get it, and ends. */
+/** Says what is missing and how to get it, and ends the process. */
 export function needRust() {
   const cargo = spawnSync('cargo', ['--version'], { encoding: 'utf8' })
   if (cargo.status === 0) return

@@ -1,10 +1,10 @@
-// npm run test:package: the packages as they are released, for this machine. Builds, packs, installs and judges what
-// __test__/packed.test.mjs can't judge on a debug build.
+// npm run test:package: the packages as they are released, for this machine. Builds, packs, installs, and checks the
+// points that __test__/packed.test.mjs can't check on a debug build.
 //
 //   npm run test:package                       builds first
 //   npm run test:package -- --built            takes what is in npm/
 //   npm run test:package -- --target TRIPLE    judges that target's binaries; they are run only where they can be
-//   npm run test:package -- --glibc 2.17       fails when a newer symbol is wanted (otherwise it is only said)
+//   npm run test:package -- --glibc 2.17       fails when a newer symbol is needed (otherwise it is only reported)
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { homedir, tmpdir, userInfo } from 'node:os'

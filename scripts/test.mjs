@@ -22,7 +22,7 @@ const nodeOnly = flags.includes('--node-only') || words.length > 0
 
 needRust()
 const coverage = flags.includes('--coverage') && (await prepare())
-// Whatever is started from here on is measured.
+// Every process from here on is measured.
 if (coverage) Object.assign(process.env, instrumented())
 const built = (await installPackages()) && (await need('redis-server')) && (await build(false))
 let ok = built

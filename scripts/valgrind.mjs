@@ -1,7 +1,7 @@
 // npm run valgrind: the addon's life and death under valgrind (case 33): streams whole, broken off,
 // aborted, dropped to the garbage collector, a thread that is terminated, process.exit() with open streams.
 //
-// Fails on an invalid read, write or free in which our library takes part. V8's own uninitialised words are not looked at.
+// Fails on an invalid read, write or free in which our library takes part. V8's own uninitialised words are ignored.
 // Needs valgrind (apt-get install valgrind) and the debug build; takes minutes, so it is no part of npm test.
 import { spawnSync } from 'node:child_process'
 import { readFileSync, rmSync } from 'node:fs'

@@ -246,7 +246,7 @@ fn counts_that_fit_are_as_expected_d22_k139() {
     assert!(report["checks"][0]["seen"].as_str().unwrap().contains("the table has 200000"), "{report:#}");
 }
 
-/// What is said of one account alone takes a second one to be found: its thoughts, and what its cache is worth.
+/// Only a second account shows what is bound to the first one: its signed thoughts, and the discount of its cache.
 #[test]
 fn a_second_account_finds_what_is_bound_to_the_first_d22_k141() {
     let two = |world: Value, tokens, only: &[&str]| {
@@ -357,7 +357,7 @@ fn variants_of_the_profile_that_are_refused_are_found_d22_k139() {
     }
 }
 
-/// What is said of the account ends it: nothing more is asked.
+/// An answer about the account itself ends the run: nothing more is asked.
 #[test]
 fn it_stops_at_a_refusal_of_the_account_d22_k138() {
     for (preset, words) in [

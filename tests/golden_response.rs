@@ -136,7 +136,7 @@ fn vectors_without_the_raw_copy_give_the_same_values_ts23_ts26() {
     }
 }
 
-/// `tests/golden/response/streams.txt`: what each vector gives to the byte, and what the driver is told.
+/// `tests/golden/response/streams.txt`: the exact bytes that each vector gives, and what the driver reports.
 #[test]
 fn streams_equal_the_golden_ones() {
     let mut expected = String::from(

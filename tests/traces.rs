@@ -262,7 +262,7 @@ async fn a_second_signal_does_not_wait_for_the_collector() {
         Server::start(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_BSP_SCHEDULE_DELAY", "600000")]);
     assert_eq!(server.ask("", &scene(&json!({ "text": "a" }))).await.status(), 200);
     server.signal("-TERM");
-    // What is left is on its way.
+    // The rest is still being sent.
     let (_held, _) = silent.accept().unwrap();
     let began = Instant::now();
     server.signal("-TERM");

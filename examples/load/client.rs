@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 /// After the running number in every text event. With it a frame has about 150 bytes, as frames on the wire do.
 const REST: &str = " and a piece of the answer ";
 
-/// What is spoken at the other end.
+/// The protocol of the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Face {
     /// `POST /v1/messages`: SSE comes back.
@@ -28,7 +28,7 @@ pub enum Face {
     Kiro,
 }
 
-/// What every stream asks for.
+/// The request of every stream.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// `host:port`, without TLS.
@@ -50,12 +50,12 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
-/// What came of one stream.
+/// The result of one stream.
 #[derive(Debug)]
 pub struct Outcome {
-    /// From the wish (a connection to be made included) to the first text event.
+    /// From the start (making a connection included) to the first text event.
     pub first_event: Option<Duration>,
-    /// Text events that were there, in order.
+    /// Text events that came, in order.
     pub deltas: u64,
     /// A few words, when it failed.
     pub failure: Option<String>,
@@ -78,7 +78,7 @@ impl Client {
         Self { plan, path, body, sender: None, connection: JoinSet::new() }
     }
 
-    /// Runs one stream; `on_first` is called when its first text event is there.
+    /// Runs one stream; calls `on_first` at its first text event.
     pub async fn stream(&mut self, on_first: impl FnOnce()) -> Outcome {
         let mut outcome = Outcome { first_event: None, deltas: 0, failure: None };
         let limit = self.plan.timeout;
@@ -155,7 +155,7 @@ impl Client {
             let stream = TcpStream::connect(&self.plan.authority).await.map_err(said("connect"))?;
             stream.set_nodelay(true).map_err(said("connect"))?;
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said("connect"))?;
-            // Its failure is the failure of the request that runs on it.
+            // When it fails, the request that runs on it fails.
             self.connection = JoinSet::new();
             self.connection.spawn(connection);
             self.sender = Some(sender);

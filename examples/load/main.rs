@@ -1,4 +1,4 @@
-//! Load on a streaming endpoint, and a judgement of every stream of it. Prints one line of JSON.
+//! Puts load on a streaming endpoint and checks every stream. Prints one line of JSON.
 //!
 //! ```text
 //! kiro-server simulate --listen 127.0.0.1:8090 &

@@ -27,7 +27,7 @@ class Books {
     this.#gateway = new WeakRef(gateway)
   }
 
-  /** From now on `host` is told. The last host counts: it is made anew on reload. */
+  /** From now on `host` hears of outcomes. The last host counts: it is made anew on reload. */
   open(host) {
     const first = this.#host === null
     this.#host = host

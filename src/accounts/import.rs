@@ -1,4 +1,4 @@
-//! What [`source`](super::source) has found goes into the store (R62, R78, R86).
+//! Puts the accounts that [`source`](super::source) found into the store (R62, R78, R86).
 //!
 //! # Cancellation
 //! Dropping [`Import::add`] leaves the accounts that were added so far.
@@ -18,19 +18,19 @@ use crate::secret::Secret;
 use crate::store::{Added, KnownLogins, NewAccount, StoreError};
 
 const MAX_NAME: usize = 100;
-/// How many accounts are written at a time: a file is written anew each time.
+/// How many accounts are written at a time: the file store rewrites its file each time.
 const AT_A_TIME: usize = 500;
 /// Kiro's refresh tokens are longer (contract/accounts.md, "Tokens").
 const SHORTEST_REFRESH_TOKEN: usize = 100;
-/// When a program that keeps the pool in memory may have written it back without what was added (R106).
+/// The times by which a program that keeps the pool in memory may have written it back without the new accounts (R106).
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(8)];
 
-/// Which accounts of a source, and how.
+/// Which accounts of a source to take, and how.
 #[derive(Default)]
 pub struct Choice<'a> {
-    /// The n-th alone, counted from 1.
+    /// Only the n-th, counted from 1.
     pub only: Option<usize>,
-    /// The one with this name or key alone.
+    /// Only the account with this name or key.
     pub key: Option<&'a str>,
     /// The name of the account, in place of its source's.
     pub name: Option<String>,
@@ -55,7 +55,7 @@ pub struct Import {
     now: Timestamp,
 }
 
-/// What came of one account.
+/// The result for one account.
 pub enum Report {
     /// It is in the store, or would be.
     Added(AddedAccount),
@@ -73,26 +73,26 @@ pub struct AddedAccount {
     pub name: Option<String>,
     /// Its token record.
     pub token: Token,
-    /// What is known of its profile.
+    /// The state of its profile.
     pub profile: ProfileSource,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
 
-/// What came of an import.
+/// The result of an import.
 pub struct Imported {
     /// Each account, with the name or number that it has in its source.
     pub reports: Vec<(String, Report)>,
     /// The source was one token file: messages need no names.
     pub is_single: bool,
-    /// What is said of all of them.
+    /// Notes on all of them.
     pub notes: Vec<String>,
     /// Nothing was written.
     pub dry: bool,
 }
 
 impl Import {
-    /// Checks what was gathered (R86). Nothing is written yet.
+    /// Checks the accounts that were found (R86). Nothing is written yet.
     ///
     /// # Errors
     /// `choice` picks none, or gives several accounts one name; the source's only account can't be taken over.
@@ -107,7 +107,7 @@ impl Import {
         if choice.name.is_some() && found.len() > 1 {
             return Err(ImportError::Usage("there is more than one account to name: pick one of them".to_owned()));
         }
-        // Many at once would be many questions at once: the server asks one a second (K79).
+        // Many accounts would be many calls at once: the server asks for one a second (K79).
         let asks = found.len() == 1 && !choice.offline;
         let mut ready = Vec::new();
         for (label, found) in found {
@@ -183,7 +183,7 @@ impl Import {
         reports
     }
 
-    /// What will come of an account, and what is to be written for it.
+    /// The result for an account, and the records to write for it.
     async fn one(
         &self,
         intake: Intake<'_>,
@@ -229,16 +229,16 @@ fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Why nothing is imported.
+/// Nothing is imported, for this reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImportError {
-    /// The choice can't be met.
+    /// The source can't meet the choice.
     Usage(String),
     /// The source's only account can't be taken over.
     Failed(String),
 }
 
-/// The accounts that `only` and `key` leave, each with what it is called.
+/// The accounts that `only` and `key` select, each with its name.
 fn chosen(found: Vec<FoundAccount>, choice: &Choice<'_>) -> Result<Vec<(String, FoundAccount)>, ImportError> {
     let all = found.len();
     let named = found.into_iter().enumerate().filter(|(at, found)| {
@@ -263,7 +263,7 @@ fn checked(taken: ImportedAccount, config: &Config, now: Timestamp) -> Result<(I
     Ok((taken, checked))
 }
 
-/// Says so when a refresh token is a truncated paste (contract/accounts.md, "Tokens"). The simulator's are short.
+/// Warns when a refresh token looks like a truncated paste (contract/accounts.md, "Tokens"). The simulator's are short.
 pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
     let length = refresh_token.expose().chars().count();
     if config.upstream == UpstreamKind::Simulator {
@@ -279,7 +279,7 @@ pub fn truncated(refresh_token: &Secret, config: &Config) -> Option<String> {
 /// A name for an account, trimmed.
 ///
 /// # Errors
-/// What a name may be.
+/// The name isn't allowed; the error says what is.
 pub fn checked_name(name: &str) -> Result<String, String> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
@@ -288,7 +288,7 @@ pub fn checked_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// What the store had before, and what came in since.
+/// The accounts that the store had before, and those added since.
 struct Known {
     ids: HashSet<String>,
     logins: KnownLogins,
@@ -369,14 +369,14 @@ impl Report {
 }
 
 impl AddedAccount {
-    /// A mail address is a name for lists, where its owner looks; here it could end in a log.
+    /// A mail address is a fine name in lists, which its owner reads; here it could end up in a log.
     pub fn shown_name(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| !name.contains('@'))
     }
 }
 
-/// Which of these accounts another program has written out of the pool meanwhile: looks after 2 s and 10 s (R106). The file
-/// store has no such neighbour.
+/// The accounts that another program has removed from the pool meanwhile: reads it after 2 s and 10 s (R106). No other
+/// program rewrites the file store that way.
 ///
 /// # Errors
 /// The store can't be read.
@@ -397,7 +397,7 @@ pub async fn vanished(intake: Intake<'_>, ids: &[String]) -> Result<Vec<String>,
     Ok(Vec::new())
 }
 
-/// What is said of an account that vanished.
+/// The warning about an account that vanished.
 pub fn of_vanished(id: &str) -> String {
     let short = crate::proto::record::short(id);
     format!(

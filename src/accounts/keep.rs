@@ -1,4 +1,4 @@
-//! A login goes into the store: as an account of its own, or in the place of another one's credential (R87–R89).
+//! Puts a login into the store: as a new account, or in the place of another account's credential (R87–R89).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ use crate::store::{Added, Cas, NewAccount, Store, StoreError};
 
 /// How long the calls behind a sign-in may take (R89).
 const AFTER: Duration = Duration::from_secs(30);
-/// How long it may take to learn who signs in, before another account's credential is replaced.
+/// The longest wait to learn which user signs in, before another account's credential is replaced.
 const WHO_WITHIN: Duration = Duration::from_secs(15);
-/// A record that somebody else changes at the same moment is read and written again, this often.
+/// How many times a record is read and written again when another process changes it at the same moment.
 const MAX_TRIES: usize = 5;
-/// How long a store that went away while the person signed in is waited for, and how often it is tried.
+/// The longest wait for a store that went away while the person signed in, and the pause between tries.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// What is kept, and where.
+/// A login, and the place to keep it.
 pub struct Login<'a> {
     /// The token record of the sign-in (R88).
     pub record: Vec<u8>,
@@ -37,23 +37,23 @@ pub struct Login<'a> {
     pub force: bool,
     /// Kiro isn't asked for profile and plan.
     pub no_check: bool,
-    /// What the sign-in itself had to say.
+    /// Notes from the sign-in itself.
     pub warnings: Vec<String>,
 }
 
-/// An account that has signed in.
+/// An account with its new login.
 pub struct Kept {
     /// As the pool sees it.
     pub info: AccountInfo,
-    /// What it has used; none where Kiro wasn't asked or gave no answer.
+    /// Its usage; none where Kiro wasn't asked or gave no answer.
     pub usage: Option<Usage>,
-    /// It took the place of another credential.
+    /// The login replaced another credential.
     pub replaced: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
 
-/// Why a login could not be kept.
+/// Why a login couldn't be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeepError {
     /// The store.
@@ -83,20 +83,22 @@ impl KeepError {
     }
 }
 
-/// Whether the store takes writes now: asked before a person signs in, since what it doesn't take would be lost.
+/// Checks that the store takes writes now. Called before a person signs in, because a login that the store refuses
+/// would be lost.
 ///
 /// # Errors
-/// Why it doesn't.
+/// The store takes no writes; the error says why.
 pub async fn takes_writes(store: &Store, now: Timestamp) -> Result<(), StoreError> {
-    // The lock of no account: every refresh begins with such a write (R40).
+    // A lock that belongs to no account: every refresh begins with such a write (R40).
     match store.lock(&TokenKey::of("login"), now).await? {
         Some(lock) => store.unlock(lock).await,
         None => Ok(()),
     }
 }
 
-/// The account is in the store before anything else is asked of Kiro, so that no token is lost (R89); only whether another
-/// user signs in is asked before his predecessor's credential goes. A login that the store doesn't take is left in a file.
+/// Puts the account into the store before any other call to Kiro, so that no token is lost (R89). One question comes
+/// first: whether the login is another user's than the credential that it replaces. A login that the store refuses is
+/// left in a file.
 ///
 /// # Errors
 /// The store can't be used; the account to replace isn't there, or another user's.
@@ -127,7 +129,7 @@ pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Resul
     Ok(Kept { info, usage, replaced: replace.is_some(), warnings })
 }
 
-/// As long as the store is away, again.
+/// Tries again while the store is away.
 async fn patiently<T, F: Future<Output = Result<T, KeepError>>>(work: impl Fn() -> F) -> Result<T, KeepError> {
     let end = Instant::now() + STORE_WITHIN;
     loop {
@@ -151,7 +153,7 @@ async fn add(
     let (token, members) = (record.to_vec(), Vec::new());
     let new = NewAccount { id: id.clone(), custom_name: name, added_at: now, token, members };
     match patiently(|| async { Ok(intake.store.add_account(&new).await?) }).await? {
-        // An earlier try came through, and its answer didn't.
+        // An earlier try was written, and its answer was lost.
         Added::Duplicate { id: other } if other != id => {
             warnings.push("it was there already: nothing was added".to_owned());
             Ok(other)
@@ -160,7 +162,7 @@ async fn add(
     }
 }
 
-/// A login that can't be kept where it belongs is left in a token file, for its owner alone: it can't be had again.
+/// Leaves a login that the store refuses in a token file that only its owner can read: upstream gives the tokens once.
 fn leave(intake: Intake<'_>, record: &[u8], error: &KeepError) -> KeepError {
     let name = format!("kiro-login-{}.json", uuid::Uuid::new_v4().simple());
     let folders = [intake.config.state_dir.clone(), std::env::home_dir(), Some(std::env::temp_dir())];
@@ -175,7 +177,7 @@ fn leave(intake: Intake<'_>, record: &[u8], error: &KeepError) -> KeepError {
     })
 }
 
-/// Profile and plan of the new account; what isn't found is a warning.
+/// Looks up profile and plan of the new account; a missing one is a warning.
 async fn look(
     intake: Intake<'_>,
     id: &str,
@@ -199,11 +201,11 @@ async fn look(
     }
 }
 
-/// Whether it is another user, where both are known (R87): the old one by the account's name or by its own token, the new one by
-/// the login's.
+/// Whether the login is another user's, where both users are known (R87): the old one by the account's name or its
+/// token, the new one by the login's.
 async fn is_another_user(intake: Intake<'_>, id: &str, token: &Token) -> bool {
     let email = |usage: bytes::Bytes| Usage::parse(&usage)?.email;
-    // A store that went away is the next step's matter.
+    // The next step handles a store that went away.
     let account = intake.store.read_account(id).await.ok().flatten();
     let named = account.and_then(|account| Account::parse(&account, id).ok()?.custom_name);
     let old = async {
@@ -220,7 +222,7 @@ async fn is_another_user(intake: Intake<'_>, id: &str, token: &Token) -> bool {
     }
 }
 
-/// The login's members in the token record, and no mark on the account, which is enabled.
+/// Writes the login's members into the token record, clears the account's marks and enables it.
 async fn put_in_place(intake: Intake<'_>, id: &str, record: &[u8]) -> Result<(), KeepError> {
     let refused = |what: &str| KeepError::Refused(format!("account {}: {what}", short(id)));
     let all = intake.store.load().await?;

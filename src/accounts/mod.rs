@@ -1,7 +1,7 @@
 //! How accounts come into the store: a person signs in ([`sign_in`], [`portal`]), or another program's sessions are taken
 //! over ([`source`], [`import`]).
 //!
-//! The command line and the Node.js addon are faces of it: they show what is found here and decide nothing.
+//! The command line and the Node.js addon are built on it: they show its results and decide nothing.
 
 pub mod import;
 pub mod keep;
@@ -21,12 +21,12 @@ use crate::proto::record::{Method, Token};
 use crate::store::Store;
 use crate::upstream::Upstream;
 
-/// What accounts are brought in with.
+/// The parts that bring accounts in.
 #[derive(Clone, Copy)]
 pub struct Intake<'a> {
     /// The settings.
     pub config: &'a Config,
-    /// Where they go.
+    /// The accounts go here.
     pub store: &'a Store,
     /// Sees them after a reload.
     pub pool: &'a Pool,
@@ -36,24 +36,24 @@ pub struct Intake<'a> {
     pub upstream: &'a Arc<Upstream>,
 }
 
-/// What is known of an account's profile.
+/// The state of an account's profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProfileSource {
     /// The record names it.
     Known,
-    /// An API key goes without; a Builder ID, a Google and a GitHub account use Kiro's fixed one.
+    /// An API key needs none; a Builder ID, a Google and a GitHub account use Kiro's fixed one.
     Unneeded,
     /// Upstream named it, and it is in the token record.
     Found,
     /// Upstream named none.
     None,
-    /// Not asked, because the access token has expired or nobody wanted it; or asked without an answer.
+    /// Not asked, because the access token has expired or the caller didn't want it; or asked without an answer.
     Skipped,
 }
 
 impl ProfileSource {
-    /// What the records alone say.
+    /// The state that the records alone show.
     pub fn of(token: &Token) -> Self {
         match (token.method(), &token.profile_arn) {
             (Method::ApiKey, _) => Self::Unneeded,
@@ -74,8 +74,8 @@ impl ProfileSource {
 }
 
 impl Intake<'_> {
-    /// Asks Kiro once for the profile of an account that needs one (K79). It never refreshes: that would log the program
-    /// out which shares the session.
+    /// Asks Kiro once for the profile of an account that needs one (K79). It never refreshes: a refresh would log out
+    /// the program that shares the session.
     pub async fn look_up_profile(&self, id: &str, token: &Token, now: Timestamp) -> ProfileSource {
         let profile = ProfileSource::of(token);
         let soon = now.as_second() + 60;
@@ -86,7 +86,7 @@ impl Intake<'_> {
         let Ok(mut lease) = self.pool.select(&Wanted { only: Some(id), ..Wanted::default() }) else { return profile };
         match self.credentials.look_up_profiles(&mut lease).await {
             LookUp::Found => ProfileSource::Found,
-            // The background may have asked by now.
+            // The background task may have asked by now.
             LookUp::NotAsked if lease.account().has_own_profile() => ProfileSource::Found,
             LookUp::BuilderId | LookUp::NotAsked => ProfileSource::Unneeded,
             LookUp::Nothing => ProfileSource::None,

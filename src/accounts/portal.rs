@@ -1,5 +1,5 @@
-//! A sign-in with a browser: the pages that it opens, and its way back, by a listener on this machine or an address that a
-//! person pastes (K97, K98).
+//! A sign-in with a browser: the pages that it opens, and how its answer comes back, by a listener on this machine or
+//! an address that a person pastes (K97, K98).
 //!
 //! # Cancellation
 //! Dropping what waits here closes the port and every connection; nothing was kept.
@@ -26,14 +26,14 @@ use crate::config::Config;
 use crate::proto::kiro::portal::{self, Miss, Organisation, PORTS, Proof, RETURN_PATHS, Returned};
 use crate::proto::kiro::sign_in::SignInError;
 
-/// Browsers open some connections in advance; more than these wait.
+/// Browsers open some connections in advance; connections beyond this number wait.
 const MOST_CONNECTIONS: usize = 32;
 /// A connection that says nothing for this long is closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long the last page may take on its way to the browser.
+/// The longest time to send the last page to the browser.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 
-/// Pasted addresses that are read before the sign-in ends.
+/// The sign-in ends after this many pasted lines.
 const MOST_PASTES: u32 = 3;
 
 /// How a page is opened, and how its answer comes back.
@@ -42,7 +42,7 @@ pub struct Browser<'a> {
     pub show: &'a mut (dyn FnMut(Shown<'_>) + Send),
     /// The answer that comes back.
     pub way: WayBack,
-    /// How long to wait for the person. A code that has come back is exchanged all the same: it counts once.
+    /// The longest wait for the person. A code that has come back is exchanged even after that: it works only once.
     pub until: Instant,
 }
 
@@ -56,13 +56,13 @@ pub enum Shown<'a> {
 
 /// How a browser's answer comes back.
 pub enum WayBack {
-    /// The browser calls this machine. Its last call is open until it is known what it gets.
+    /// The browser calls this machine. Its last call stays open until its page is decided.
     Listening(Listener, Option<Call>),
     /// The person pastes the address at which the browser ended.
     Pasted(mpsc::Receiver<String>),
 }
 
-/// How far the portal led.
+/// The portal's result.
 pub enum Led {
     /// The person has signed in.
     Done(SignedIn),
@@ -137,12 +137,12 @@ fn target_of(line: &str) -> &str {
 /// Leads a person through Kiro's portal (K97), to a login or to a device code.
 ///
 /// # Errors
-/// Why there is no login.
+/// There is no login; the error says why.
 pub async fn sign_in(client: SignInClient, config: &Config, mut browser: Browser<'_>) -> Result<Led, SignInError> {
     let led = lead(client, config, &mut browser).await;
     let page = match &led {
         Ok(Led::Done(_)) => Page::Done,
-        // The browser is there already: it goes on to the page for the code.
+        // The browser is open already: it is sent on to the page for the code.
         Ok(Led::Device(begun)) => Page::Next(begun.code.uri_complete.clone()),
         Err(_) => Page::Failed,
     };
@@ -162,7 +162,7 @@ async fn lead(client: SignInClient, config: &Config, browser: &mut Browser<'_>) 
     }
 }
 
-/// At the organisation's own provider (K98).
+/// Signs in at the organisation's own provider (K98).
 async fn organisation_sign_in(
     client: SignInClient,
     config: &Config,
@@ -181,7 +181,7 @@ async fn organisation_sign_in(
 }
 
 fn fresh_proof() -> Proof {
-    // Version 4 ids are 122 random bits of the system's generator each.
+    // A version 4 id has 122 random bits from the system's generator.
     let random = || *uuid::Uuid::new_v4().as_bytes();
     let mut verifier = [0; 32];
     verifier[..16].copy_from_slice(&random());
@@ -189,15 +189,15 @@ fn fresh_proof() -> Proof {
     Proof::new(verifier, random())
 }
 
-/// What the browser shows, or where it goes on to.
+/// The page that the browser shows, or the address that it goes on to.
 pub enum Page {
-    /// It is done here; the terminal has the rest.
+    /// The browser's part is done; the terminal shows the rest.
     Done,
     /// The sign-in failed; the terminal says why.
     Failed,
     /// The next page.
     Next(String),
-    /// It isn't the expected call.
+    /// Not the expected call.
     Missed(Miss),
 }
 
@@ -218,7 +218,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// What the browser gets. One that has gone away gets nothing.
+    /// Sends the browser its page. A browser that has gone away gets nothing.
     pub fn answer(self, page: Page) {
         let _gone = self.page.send(page);
     }
@@ -243,7 +243,7 @@ impl Listener {
         ))
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -263,7 +263,7 @@ impl Listener {
         }
     }
 
-    /// Closes the port; the page that is on its way still arrives.
+    /// Closes the port; a page that is being sent still arrives.
     pub async fn close(self) {
         let Self { listener, mut connections, closing, .. } = self;
         drop(listener);
@@ -283,7 +283,7 @@ async fn serve(stream: TcpStream, calls: mpsc::Sender<Call>, closing: Cancellati
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 * 1024);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    // A connection that breaks is the browser's matter: it calls again.
+    // When a connection breaks, the browser calls again.
     tokio::select! {
         _ended = connection.as_mut() => {}
         () = closing.cancelled() => {
@@ -305,7 +305,7 @@ async fn page_of(request: Request<hyper::body::Incoming>, calls: &mpsc::Sender<C
     }
 }
 
-/// Static text, with nothing of the query in it.
+/// Static text, without anything from the query.
 fn response(page: Page) -> Response<Full<Bytes>> {
     let (status, title, text) = match &page {
         Page::Done => {

@@ -1,8 +1,9 @@
-//! The calls of a sign-in. By device code a person opens an address anywhere, and this waits for it (K93–K96); what
-//! [`portal`](super::portal) comes back with is exchanged here too (K97, K98).
+//! The calls of a sign-in. With a device code, a person opens an address on any machine while this module waits
+//! (K93–K96). It also exchanges the code that [`portal`](super::portal) brings back (K97, K98).
 //!
 //! # Cancellation
-//! Dropping [`SignInClient::begin`] or [`Begun::finish`] ends the sign-in: the code is left to expire, and nothing was kept.
+//! Dropping [`SignInClient::begin`] or [`Begun::finish`] ends the sign-in: the code expires by itself, and nothing was
+//! kept.
 
 use std::time::Duration;
 
@@ -23,9 +24,9 @@ use crate::proto::kiro::sign_in::{
 };
 use crate::upstream::{Identity, Upstream};
 
-/// What `slow_down` adds to the interval, for good (K95).
+/// `slow_down` adds this to the interval, for good (K95).
 const SLOWER: Duration = Duration::from_secs(5);
-/// The longest pause after a host that stumbles (K95).
+/// The longest pause after a host that fails (K95).
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Refusals of Kiro's own host in a row that end the sign-in (K96).
 const MOST_REFUSALS: u32 = 3;
@@ -34,7 +35,7 @@ const MOST_REFUSALS: u32 = 3;
 pub struct SignInClient {
     http: reqwest::Client,
     identity: Identity,
-    /// Where IdC accounts refresh, with `{region}` in it: the host is the same.
+    /// The address at which IdC accounts refresh, with `{region}` in it: sign-in uses the same host.
     oidc: String,
     social: String,
 }
@@ -43,7 +44,7 @@ pub struct SignInClient {
 pub struct Begun {
     client: SignInClient,
     who: SignIn,
-    /// What is shown.
+    /// Shown to the person.
     pub code: DeviceCode,
     way: Way,
 }
@@ -84,7 +85,7 @@ impl SignInClient {
     /// Asks for a code.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The host gave no code; the error says why.
     pub async fn begin(self, who: SignIn) -> Result<Begun, SignInError> {
         let (code, way) = match &who {
             SignIn::BuilderId => self.begin_aws(sign_in::BUILDER_ID_START, &[HOME_REGION]).await?,
@@ -97,7 +98,7 @@ impl SignInClient {
         Ok(Begun { client: self, who, code, way })
     }
 
-    /// In the first of these regions that knows the start URL (K94).
+    /// Asks in the first of these regions that knows the start URL (K94).
     async fn begin_aws(&self, start_url: &str, regions: &[&str]) -> Result<(DeviceCode, Way), SignInError> {
         let mut error = SignInError::unreadable();
         for region in regions {
@@ -119,7 +120,7 @@ impl SignInClient {
         })
     }
 
-    /// The flag of an error: the host is there and says no.
+    /// The flag of an error: the host answered, and refused.
     async fn begin_in(&self, start_url: &str, region: &str) -> Result<(DeviceCode, Registration), (SignInError, bool)> {
         let registration = match self.register(region, &SCOPES).await {
             Err((refused, true)) if refused.word == "invalid_scope" => {
@@ -164,7 +165,7 @@ impl SignInClient {
         })
     }
 
-    /// What an organisation's provider offers (K98).
+    /// Reads the configuration of an organisation's provider (K98).
     pub(super) async fn discover(&self, url: &str, hosts: &Hosts) -> Result<Endpoints, SignInError> {
         let request = self.http.get(url).header(ACCEPT, "application/json");
         let reply = send(request.header(USER_AGENT, self.identity.provider_user_agent()), url).await?;
@@ -239,8 +240,8 @@ impl Begun {
         self.who.title()
     }
 
-    /// Waits until the person is done, but not longer than `within` or than the code holds. A poll under way is always
-    /// heard to its end: its answer may be the only one that has the tokens.
+    /// Waits until the person is done, for at most `within` and the life of the code. A poll under way always runs to
+    /// its end: its answer may be the only one that has the tokens.
     ///
     /// # Errors
     /// The sign-in was refused or came too late.
@@ -296,7 +297,7 @@ impl Begun {
                 (self.client.social("/oauth/device/poll", &body).await, true)
             }
         };
-        // Nothing came: as from a host that stumbles.
+        // Nothing came: treated as a failing host.
         let Ok(Reply { status, error_type, body }) = reply else { return Poll::Passing };
         if is_social {
             sign_in::read_social_poll(status, &body)

@@ -1,4 +1,4 @@
-//! Finds and reads what `accounts add` takes over (R78–R83).
+//! Finds and reads the accounts that `accounts add` takes over (R78–R83).
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -13,23 +13,23 @@ use jiff::Timestamp;
 
 /// Where the Kiro IDE keeps its token, below the home folder.
 const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
-/// What is looked for in a folder, in this order (R79).
+/// The files that are searched for in a folder, in this order (R79).
 const IN_FOLDER: [&str; 5] =
     ["configs/provider_pools.json", "provider_pools.json", "kiro-auth-token.json", "data.sqlite3", "credentials.json"];
 
-/// What is said of a database where the library for it isn't built in.
+/// The error for a database where the library for it isn't built in.
 const NO_DATABASES: &str = "is a SQLite database: only `kiro-server accounts add --from` reads one";
 
-/// What a path holds.
+/// The contents of a path.
 #[derive(Default)]
 pub struct Gathered {
-    /// Its accounts, as far as they could be read.
+    /// Its accounts, each read or with the reason why not.
     pub found: Vec<FoundAccount>,
     /// The path names one token file: messages need no names.
     pub is_single: bool,
     /// Another program goes on using these sessions (R85).
     pub is_shared: bool,
-    /// What was seen and left alone.
+    /// Found, but not taken over.
     pub notes: Vec<String>,
 }
 
@@ -39,15 +39,15 @@ pub type ReadDatabase = fn(&Path) -> Result<Vec<FoundAccount>, String>;
 /// How a source is read.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
-    /// What relative paths of a pool file begin with; absent: the folder above its `configs` (R83).
+    /// The folder that relative paths of a pool file start from; absent: the folder above its `configs` (R83).
     pub base: Option<&'a Path>,
-    /// Now.
+    /// The time now.
     pub now: Timestamp,
     /// Absent: a database is refused, since the library for it isn't here.
     pub database: Option<ReadDatabase>,
 }
 
-/// Reads what `from` names, or what Kiro left in the home folder.
+/// Reads the accounts at `from`, or those that Kiro left in the home folder.
 ///
 /// # Errors
 /// A sentence that begins with the path: it isn't there, or nothing of it can be taken over.
@@ -133,7 +133,7 @@ fn folder(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
     files.sort();
     let mut gathered = Gathered { is_shared: true, ..Gathered::default() };
     for file in files {
-        // A registration or a file of another program is no token file: it is passed over.
+        // A registration or a file of another program isn't a token file: it is skipped.
         let is_token = read(&file).is_ok_and(|text| matches!(recognise(&text), Ok(Source::TokenFile)));
         if is_token {
             let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -152,7 +152,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err(of(path, "is no file"));
     }
-    // A database may be longer; it is read elsewhere.
+    // A database may be larger; other code reads it.
     let text = files::read(path, MAX_SOURCE as u64 + 1).map_err(|error| of(path, &error.to_string()))?;
     if text.len() > MAX_SOURCE && !text.starts_with(SQLITE) {
         return Err(of(path, "is longer than 64 MiB"));
@@ -214,7 +214,7 @@ fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> FoundAccount
     FoundAccount { label, taken: token.map(|token| ImportedAccount { id, name, members, token }) }
 }
 
-/// An IdC login without a client gets that of the one other file of its folder that has one (R83).
+/// Gives an IdC login without a client the client of its folder's only other file that has one (R83).
 fn with_registration(record: Vec<u8>, path: &Path) -> Result<Vec<u8>, String> {
     let token = Token::parse(&record).map_err(|error| error.to_string())?;
     if token.method() != Method::Idc || token.client_id.is_some() {
@@ -246,13 +246,13 @@ fn token_file(path: &Path, now: Timestamp) -> Result<ImportedAccount, String> {
     Ok(ImportedAccount { id: None, name: None, members: Vec::new(), token: imported.token })
 }
 
-/// A path that a source names may hold a mail address: then the sentence goes without it.
+/// A path that a source names may contain a mail address: the sentence then leaves the path out.
 fn without_address(why: &str, path: &Path) -> String {
     let shown = path.display().to_string();
     if shown.contains('@') { why.replace(&shown, "its file") } else { why.to_owned() }
 }
 
-/// The error of a file that is no store: without the word that says so.
+/// The error of an invalid store file, without its leading word.
 fn of_file(error: &StoreError) -> String {
     let text = error.to_string();
     text.split_once(": ").map_or(text.clone(), |(_, detail)| detail.to_owned())
@@ -262,7 +262,7 @@ fn of(path: &Path, problem: &str) -> String {
     format!("{}: {problem}", path.display())
 }
 
-/// How a source's own name of an account is shown: never an address, of an id its first characters.
+/// An account's name in its source, as it is shown: never an address, and only an id's first characters.
 pub fn shown(label: &str, at: usize) -> String {
     if label.contains('@') {
         format!("account {}", at + 1)

@@ -121,7 +121,7 @@ pub async fn listen(gateway: Gateway, address: SocketAddr) -> io::Result<Listeni
 /// at the same time.
 ///
 /// # Errors
-/// What the system says, for example that the address is in use.
+/// The system's error, for example that the address is in use.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // As `TcpListener::bind` does: a restart must not wait for old connections. On Windows the option means something

@@ -155,7 +155,7 @@ fn a_login_that_the_store_does_not_take_is_left_in_a_private_file_r89() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    // What it says is how the login is saved.
+    // The error says how to save the login.
     let saved = place.run(&["accounts", "add", "--from", path, "--offline"]).with_code(0);
     assert!(saved.out.contains("added account"), "{}", saved.out);
     let pool = std::fs::read_to_string(place.folder.path().join("pool.json")).unwrap();

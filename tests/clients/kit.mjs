@@ -130,7 +130,7 @@ class House {
     await this.#control({ token, scenarios })
   }
 
-  /** What the next refresh of an account gives, whose access token is `token` now. */
+  /** Queues the answer to the next refresh of the account whose access token is `token` now. */
   async scriptRefresh(token, answer) {
     await this.#control({ refresh_token: `refresh-${token}`, answers: [answer] })
   }

@@ -148,7 +148,7 @@ class NodeService {
   /** E4: the whole pool from memory, as DEL and then a separate MULTI. */
   async rewrite({ gap_ms: gap = 0 } = {}) {
     await this.#write(async () => {
-      // What was there is read only for the journal, in the same breath.
+      // The old record is read only for the journal, in the same step.
       const deleted = this.#now()
       const [[, old]] = await all(this.redis.multi().hgetall(POOL).del(POOL))
       for (const [uuid, before] of Object.entries(old)) this.journal.push({ at: deleted, uuid, before, after: null })

@@ -61,7 +61,7 @@ class House {
   async open() {
     const { stage } = this
     this.upstream = await stage.upstream({ life: LIFE })
-    // What it has answered to outlives a SIGKILL: the log is written before the answer.
+    // Confirmed writes outlive a SIGKILL: the log is written before the answer.
     this.redis = await stage.redis({ accounts: ACCOUNTS, life: LIFE, args: ['--appendonly', 'yes', '--appendfsync', 'no'] })
     this.seeds = new Map((await this.redis.accounts()).map(({ id, record }) => [id, record]))
     this.toUpstream = [await stage.proxy(this.upstream.port), await stage.proxy(this.upstream.port)]

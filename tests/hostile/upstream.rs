@@ -8,12 +8,12 @@ use kiro_messages::proto::eventstream::{HeaderValue, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What is done with a connection, in order; behind the last one it is closed.
+/// The steps of a connection, in order; after the last one it is closed.
 #[derive(Clone, Debug)]
 pub enum Act {
     Say(Vec<u8>),
     Wait(Duration),
-    /// The same bytes, so often or until nobody takes them.
+    /// The same bytes, this many times or until the client stops reading.
     Repeat(Vec<u8>, usize),
     /// Nothing is said any more, and the connection stays until the other side goes.
     Stay,

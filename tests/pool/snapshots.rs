@@ -1,4 +1,4 @@
-//! What the store holds and a process sees of it: turns, snapshots, a pool that is gone, a store that is away.
+//! The store's contents as a process sees them: turns, snapshots, a pool that is gone, a store that is away.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

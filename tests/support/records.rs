@@ -1,4 +1,4 @@
-//! What is recorded in a store's tests, whichever store it is.
+//! The records of store tests, for every store.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -47,7 +47,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     done.unwrap_or(Ok(ExitCode::from(STOPPED)))
 }
 
-/// What was gathered goes into the store. `is_last`: nothing is looked at again afterwards.
+/// Puts the accounts into the store. `is_last`: nothing is checked again afterwards.
 async fn add(
     config: Config,
     import: Import,
