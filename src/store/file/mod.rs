@@ -105,17 +105,9 @@ impl Drop for UnderWay {
 
 /// Compare-and-sets of one caller.
 struct Waiting {
-    cells: Vec<Cell>,
-    done: oneshot::Sender<Vec<Result<Cas, StoreError>>>,
-}
-
-/// One compare-and-set of a record.
-#[derive(Clone)]
-struct Cell {
     kind: RecordKind,
-    id: String,
-    old: Bytes,
-    new: Bytes,
+    changes: Vec<Change>,
+    done: oneshot::Sender<Vec<Result<Cas, StoreError>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -197,20 +189,15 @@ impl FileStore {
     }
 
     pub(super) async fn compare_and_set_accounts(&self, changes: &[Change]) -> Vec<Result<Cas, StoreError>> {
-        let cells = changes.iter().map(|change| Cell {
-            kind: RecordKind::Account,
-            id: change.id.clone(),
-            old: change.old.clone(),
-            new: change.new.clone(),
-        });
-        self.compare_and_set(cells.collect()).await
+        self.compare_and_set(RecordKind::Account, changes.to_vec()).await
     }
 
     /// Joins the changes that wait for the file. The first one that gets the file writes all of them.
-    async fn compare_and_set(&self, cells: Vec<Cell>) -> Vec<Result<Cas, StoreError>> {
-        let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); cells.len()];
+    async fn compare_and_set(&self, kind: RecordKind, changes: Vec<Change>) -> Vec<Result<Cas, StoreError>> {
+        let count = changes.len();
+        let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); count];
         let (done, mut answer) = oneshot::channel();
-        self.inner.waiting().push(Waiting { cells: cells.clone(), done });
+        self.inner.waiting().push(Waiting { kind, changes, done });
         self.inner.refreshing.0.arrived.notify_one();
         let until = Instant::now() + self.inner.gather();
         let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
@@ -254,8 +241,8 @@ impl FileStore {
         new: &[u8],
     ) -> Result<Cas, StoreError> {
         let (old, new) = (Bytes::copy_from_slice(old), Bytes::copy_from_slice(new));
-        let cell = Cell { kind: RecordKind::Token, id: key.id().to_owned(), old, new };
-        let mut results = self.compare_and_set(vec![cell]).await;
+        let change = Change { id: key.id().to_owned(), old, new };
+        let mut results = self.compare_and_set(RecordKind::Token, vec![change]).await;
         results.pop().unwrap_or_else(|| Err(broken("no answer")))
     }
 
@@ -467,9 +454,9 @@ impl Inner {
     /// Whether a refresh is running whose token isn't among the waiting changes yet.
     fn is_more_to_come(&self) -> bool {
         let waiting = self.waiting();
-        let cells = waiting.iter().flat_map(|waiting| &waiting.cells);
+        let tokens = waiting.iter().filter(|waiting| waiting.kind == RecordKind::Token);
         let tokens: HashSet<&str> =
-            cells.filter(|cell| cell.kind == RecordKind::Token).map(|cell| cell.id.as_str()).collect();
+            tokens.flat_map(|tokens| &tokens.changes).map(|change| change.id.as_str()).collect();
         self.refreshing.ids().iter().any(|id| !tokens.contains(id.as_str()))
     }
 
@@ -477,35 +464,35 @@ impl Inner {
     fn write_waiting(&self) {
         let mut waiting = std::mem::take(&mut *self.waiting());
         waiting.retain(|waiting| !waiting.done.is_closed());
-        let cells: Vec<&Cell> = waiting.iter().flat_map(|waiting| &waiting.cells).collect();
-        let mut results = self.compare_and_set(&cells).into_iter();
-        for Waiting { cells, done } in waiting {
+        let changes = waiting.iter().flat_map(|one| one.changes.iter().map(|change| (one.kind, change)));
+        let mut results = self.compare_and_set(&changes.collect::<Vec<_>>()).into_iter();
+        for Waiting { changes, done, .. } in waiting {
             // Its caller was dropped meanwhile.
-            let _gone = done.send(results.by_ref().take(cells.len()).collect());
+            let _gone = done.send(results.by_ref().take(changes.len()).collect());
         }
     }
 
-    fn compare_and_set(&self, cells: &[&Cell]) -> Vec<Result<Cas, StoreError>> {
+    fn compare_and_set(&self, changes: &[(RecordKind, &Change)]) -> Vec<Result<Cas, StoreError>> {
         let written = match self.content() {
             Ok(Content::Token(_)) => {
-                let one = |cell: &&Cell| match cell.kind {
-                    RecordKind::Account => Ok(self.compare_and_set_in_memory(cell)),
-                    RecordKind::Token => self.compare_and_set_token_file(cell),
+                let one = |(kind, change): &(RecordKind, &Change)| match kind {
+                    RecordKind::Account => Ok(self.compare_and_set_in_memory(change)),
+                    RecordKind::Token => self.compare_and_set_token_file(change),
                 };
-                return cells.iter().map(one).collect();
+                return changes.iter().map(one).collect();
             }
             Ok(_) => self.change(|content| {
-                let Content::Pool(pool) = content else { return Ok((vec![Cas::Absent; cells.len()], None)) };
+                let Content::Pool(pool) = content else { return Ok((vec![Cas::Absent; changes.len()], None)) };
                 let mut replaced: HashMap<(RecordKind, &str), (Bytes, Bytes)> = HashMap::new();
-                let results = cells.iter().map(|cell| {
-                    let records = if cell.kind == RecordKind::Token { &pool.tokens } else { &pool.accounts };
-                    let Some(before) = records.get(&cell.id) else { return Cas::Absent };
-                    let place = (cell.kind, cell.id.as_str());
+                let results = changes.iter().map(|(kind, change)| {
+                    let records = if *kind == RecordKind::Token { &pool.tokens } else { &pool.accounts };
+                    let Some(before) = records.get(&change.id) else { return Cas::Absent };
+                    let place = (*kind, change.id.as_str());
                     let current = replaced.get(&place).map_or(before, |(_, new)| new);
-                    if *current != cell.old {
+                    if *current != change.old {
                         return Cas::Conflict(current.clone());
                     }
-                    replaced.insert(place, (before.clone(), cell.new.clone()));
+                    replaced.insert(place, (before.clone(), change.new.clone()));
                     Cas::Written
                 });
                 let results: Vec<Cas> = results.collect();
@@ -516,34 +503,34 @@ impl Inner {
         };
         match written {
             Ok(results) => results.into_iter().map(Ok).collect(),
-            Err(error) => cells.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => changes.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
-    fn compare_and_set_in_memory(&self, cell: &Cell) -> Cas {
-        if cell.id != self.token_file_id() {
+    fn compare_and_set_in_memory(&self, change: &Change) -> Cas {
+        if change.id != self.token_file_id() {
             return Cas::Absent;
         }
         let current = self.token_file_account();
-        if current != cell.old {
+        if current != change.old {
             return Cas::Conflict(current);
         }
-        self.memory().account = Some(cell.new.clone());
+        self.memory().account = Some(change.new.clone());
         Cas::Written
     }
 
-    fn compare_and_set_token_file(&self, cell: &Cell) -> Result<Cas, StoreError> {
+    fn compare_and_set_token_file(&self, change: &Change) -> Result<Cas, StoreError> {
         self.change(|content| {
             let Content::Token(file) = content else { return Ok((Cas::Absent, None)) };
-            if cell.id != self.token_file_id() {
+            if change.id != self.token_file_id() {
                 return Ok((Cas::Absent, None));
             }
             let registration = self.registration(file, None).unwrap_or_default();
             let current = self.token_record(file, registration.as_ref())?;
-            if current != cell.old {
+            if current != change.old {
                 return Ok((Cas::Conflict(current), None));
             }
-            let token = Token::parse(&cell.new).map_err(|error| broken(format!("new token record {error}")))?;
+            let token = Token::parse(&change.new).map_err(|error| broken(format!("new token record {error}")))?;
             let parsed = token_file(file)?;
             if !parsed.has_profile_member() {
                 self.memory().profile_arn.clone_from(&token.profile_arn);

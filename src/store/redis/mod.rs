@@ -398,11 +398,11 @@ impl RedisStore {
 
     /// The Node.js service gives accounts new ids without renaming their token keys: look where the record says (R45).
     async fn adopt_renamed(&self, accounts: &mut [RawAccount]) -> Result<(), StoreError> {
-        let in_pool: HashMap<&str, ()> = accounts.iter().map(|account| (account.id.as_str(), ())).collect();
+        let in_pool: HashSet<&str> = accounts.iter().map(|account| account.id.as_str()).collect();
         let renamed = |account: &RawAccount| -> Option<TokenKey> {
             let path = Account::parse(&account.account, &account.id).ok()?.token_file_path?;
             let other = token_id_of_path(&path)?;
-            (!in_pool.contains_key(other)).then(|| TokenKey::of(other))
+            (!in_pool.contains(other)).then(|| TokenKey::of(other))
         };
         let (places, keys): (Vec<usize>, Vec<TokenKey>) = accounts
             .iter()
@@ -507,8 +507,7 @@ impl RedisStore {
             Ok(replies) if replies.len() == count => replies.into_iter().map(|reply| self.sort(&live, reply)).collect(),
             Ok(_) => (0..count).map(|_| Err(no_reply())).collect(),
             Err(error) => {
-                let error = classify(&error);
-                self.inner.links.failed(&live, &error);
+                let error = self.failed(&live, &error);
                 (0..count).map(|_| Err(error.clone())).collect()
             }
         }
@@ -557,23 +556,22 @@ impl RedisStore {
         let started = Instant::now();
         let reply = cmd.query_async::<Value>(&mut live.connection.clone()).await;
         self.inner.latency.observe(started.elapsed(), reply.is_ok());
-        reply.map_err(|error| {
-            let error = classify(&error);
-            self.inner.links.failed(live, &error);
-            error
-        })
+        reply.map_err(|error| self.failed(live, &error))
     }
 
     /// One reply of a pipeline.
     fn sort(&self, live: &Live, reply: Value) -> Result<Value, StoreError> {
         match reply {
-            Value::ServerError(error) => {
-                let error = classify(&error.into());
-                self.inner.links.failed(live, &error);
-                Err(error)
-            }
+            Value::ServerError(error) => Err(self.failed(live, &error.into())),
             reply => Ok(reply),
         }
+    }
+
+    /// The error of a command; the connection hears of it.
+    fn failed(&self, live: &Live, error: &redis::RedisError) -> StoreError {
+        let error = classify(error);
+        self.inner.links.failed(live, &error);
+        error
     }
 }
 
