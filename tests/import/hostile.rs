@@ -1,5 +1,5 @@
-//! Sources that are damaged, locked, made by somebody's enemy or by another editor: the command ends, tells nothing that is
-//! secret, steers no terminal and leaves no copy.
+//! Sources that are damaged, locked, hostile, or written by another editor: the command ends, shows no secret, steers no
+//! terminal and leaves no copy.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::*;
 
 impl Place {
-    /// As [`Place::add`], for what could hang.
+    /// As [`Place::add`], for sources that could hang the command.
     #[track_caller]
+    #[expect(clippy::print_stderr, reason = "a scope would wait for the thread that hangs: the process ends instead")]
     fn add_soon(&self, path: &Path, code: i32) -> Said {
         let began = Instant::now();
         let (send, done) = std::sync::mpsc::channel();
