@@ -703,7 +703,7 @@ export interface Usage {
   output_tokens: number
 }
 
-export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens'
+export type StopReason = 'end_turn' | 'tool_use' | 'max_tokens' | 'refusal' | 'model_context_window_exceeded'
 
 /** The named members, and any others that the Messages API has there. */
 type Open<T> = T | (T & { [name: string]: unknown })
@@ -1098,9 +1098,7 @@ export declare class KiroGateway {
   metrics(): string
   /** The accounts as this process sees them, sorted by id. From memory, without secrets. */
   accounts(): AccountInfo[]
-  /**
-   * The tokens of an account, from memory; null when there is no such account. No other call shows a secret.
-   */
+  /** The tokens of an account, from memory; null when there is no such account. No other call shows a secret. */
   credential(accountId: string): Credential | null
   /**
    * Refreshes the access token of an account now, and resolves with its expiry. Within 30 s after a success it
