@@ -39,7 +39,6 @@ async fn refused_requests_name_the_place_a3_to_a48() {
     };
     let png = "iVBORw0KGgo=";
     let image = |media: &str, data: &str| json!([{ "type": "image", "source": { "type": "base64", "media_type": media, "data": data } }]);
-    let pdf = json!({ "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": "JVBERi0=" } });
     let table: Vec<(&str, Value, &str)> = vec![
         ("A7", without("model"), "model: field required"),
         ("A7", with(json!({ "model": "" })), "model: "),
@@ -85,7 +84,6 @@ async fn refused_requests_name_the_place_a3_to_a48() {
             content(image("image/png", "data:image/png;base64,iVBORw0KGgo=")),
             "messages.0.content.0.source.data: ",
         ),
-        ("A25", content(json!([pdf, pdf, pdf, pdf, pdf, pdf])), "messages.0.content.5"),
         (
             "A27",
             content(json!([{ "type": "tool_use", "id": "t", "name": "f", "input": {} }])),
@@ -168,8 +166,10 @@ async fn accepted_requests_a1_a9_to_a49() {
     };
     let image =
         json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo=" } });
+    let pdf = json!({ "type": "document", "source": { "type": "base64", "media_type": "application/pdf", "data": "JVBERi0=" } });
     let table: Vec<(&str, Value)> = vec![
         ("A1", base()),
+        ("A25", content(json!([pdf, pdf, pdf, pdf, pdf, pdf]))),
         ("A9", with(json!({ "model": "claude-haiku-4-5-20251001" }))),
         ("A11", with(json!({ "max_tokens": 1_000_000 }))),
         (
