@@ -226,3 +226,35 @@ fn an_account_that_needs_no_profile_is_not_called_without_one_r78_k77() {
     let said = place.add(&place.write("list.json", &list), &[], 0).all;
     assert_eq!(said.matches("profile not looked up yet").count(), 1, "{said}");
 }
+
+#[test]
+fn a_proxy_that_is_none_is_refused_and_direct_is_told_r84_r86() {
+    let place = Place::new();
+    let token = |name, proxy| json!({ "refreshToken": secret(name), "authMethod": "social", "proxyUrl": proxy });
+    let list =
+        json!([token("1", "direct"), token("2", "ftp//hush\n"), token("3", "socks5h://hush:1"), token("4", "http://")]);
+    let said = place.add(&place.write("list.json", &list), &[], 1).all;
+    assert!(said.contains("account 2: not added: proxyUrl: begins with http://"), "{said}");
+    assert!(
+        said.contains("not taken over: proxyUrl: direct\n") && said.contains("2 added, 0 already there, 2 failed"),
+        "{said}"
+    );
+    let proxies: Vec<_> = place.pool().into_iter().map(|(account, _)| account["PROXY_URL"].clone()).collect();
+    assert_eq!(proxies, [Value::Null, json!("socks5h://hush:1")]);
+    place.write("a.json", &json!({ "refreshToken": secret("5"), "authMethod": "social" }));
+    let pool = json!({ "claude-kiro-oauth": [{ "PROXY_URL": "hush:1", "KIRO_OAUTH_CREDS_FILE_PATH": "a.json" }] });
+    let said = place.add(&place.write("provider_pools.json", &pool), &[], 1).all;
+    assert!(said.contains("PROXY_URL: begins with"), "{said}");
+}
+
+#[test]
+fn an_unknown_method_is_a_guess_that_is_told_and_written_r86_k51() {
+    let place = Place::new();
+    let social = json!({ "refreshToken": secret("1"), "authMethod": "\u{1b}[31mnew" });
+    let idc = json!({ "refreshToken": secret("2"), "authMethod": "new", "clientId": "c", "clientSecret": secret("s") });
+    let said = place.add(&place.write("one.json", &social), &[], 0).all;
+    assert!(said.contains("its authMethod is not known: taken for social") && !said.contains('\u{1b}'), "{said}");
+    place.add(&place.write("list.json", &json!([idc])), &[], 0);
+    let methods: Vec<_> = place.pool().into_iter().map(|(_, token)| token["authMethod"].clone()).collect();
+    assert_eq!(methods, ["social", "IdC"]);
+}

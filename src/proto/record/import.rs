@@ -218,8 +218,11 @@ fn credential(value: &Value, left: &mut Vec<String>) -> Result<ImportedAccount, 
     }
     let token = record_of(merged.clone())?;
     let mut members = Vec::new();
-    if let Some(proxy) = proxy_of(&merged)? {
-        members.push(("PROXY_URL", quote(&proxy)));
+    match proxy_of(&merged)?.as_deref() {
+        // There is no way past KIRO_PROXY_URL for one account.
+        Some("direct") if !left.iter().any(|known| known == DIRECT) => left.push(DIRECT.to_owned()),
+        Some("direct") | None => {}
+        Some(proxy) => members.push(("PROXY_URL", quote(proxy))),
     }
     if is_true(merged.get("disabled")) {
         members.push(("isDisabled", "true".to_owned()));
@@ -239,9 +242,27 @@ fn record_of(members: Map<String, Value>) -> Result<Vec<u8>, String> {
     inline(Value::Object(members).to_string().as_bytes())
 }
 
+/// What an entry says that wants no proxy at all.
+const DIRECT: &str = "proxyUrl: direct";
+const PROXY_WANTED: &str =
+    "begins with http://, https://, socks5://, socks5h://, socks4:// or socks4a://, and a host follows";
+
+/// Whether an account's calls could go through it: with another one they would fail.
+fn is_proxy(url: &str) -> bool {
+    const SCHEMES: [&str; 6] = ["http", "https", "socks5", "socks5h", "socks4", "socks4a"];
+    let host = SCHEMES.iter().find_map(|scheme| url.strip_prefix(scheme)?.strip_prefix("://"));
+    host.is_some_and(|host| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 /// `proxyUrl` with user and password in it.
 fn proxy_of(object: &Map<String, Value>) -> Result<Option<String>, String> {
     let Some(url) = text(object, &["proxyUrl", "proxy_url"]) else { return Ok(None) };
+    if url == "direct" {
+        return Ok(Some(url.to_owned()));
+    }
+    if !is_proxy(url) {
+        return Err(format!("proxyUrl: {PROXY_WANTED}"));
+    }
     let Some(user) = text(object, &["proxyUsername", "proxy_username"]) else { return Ok(Some(url.to_owned())) };
     let (scheme, rest) = url.split_once("://").ok_or("proxyUrl: no URL")?;
     if rest.contains('@') {
@@ -279,7 +300,10 @@ fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> 
             id: text(object, &["uuid"]).map(str::to_owned),
             name: text(object, &["customName"]).map(display_name),
             members,
-            place: place_of(object),
+            place: match text(object, &["PROXY_URL"]) {
+                Some(proxy) if !is_proxy(proxy) => Place::Nowhere(format!("PROXY_URL: {PROXY_WANTED}")),
+                _ => place_of(object),
+            },
         }
     };
     Ok(Source::Service { accounts: list.iter().enumerate().map(account).collect(), others })
@@ -474,6 +498,9 @@ pub fn check(record: Vec<u8>, hosts: &Hosts, now: Timestamp) -> Result<Checked, 
     }
     if token.has_unknown_method() {
         warnings.push(format!("its authMethod is not known: taken for {}", method.as_str()));
+        // Other programs that read the pool guess differently (R8).
+        let word = if method == Method::Idc { "IdC" } else { method.as_str() };
+        record = Object::parse(&record, RECORD).map_err(|error| error.to_string())?.with([("authMethod", quote(word))]);
     }
     if token.registration_expires_at.is_some_and(|end| end <= now) {
         warnings.push("its client registration has expired: the next refresh may be refused".to_owned());

@@ -75,7 +75,8 @@ impl<'a> TokenFile<'a> {
     pub fn record(&self, registration: Option<&Registration>, profile_arn: Option<&str>) -> Vec<u8> {
         let method = self.method();
         let text = |names| self.text(names).map(|text| quote(&text));
-        let auth_method = self.text(AUTH_METHOD).filter(|text| method_of(text).is_some());
+        // A word that isn't known stays, so that it is warned of (K51).
+        let auth_method = self.text(AUTH_METHOD);
         let auth_method = match (auth_method, method) {
             (Some(found), _) => Some(found),
             (None, Method::Idc) => Some("IdC".to_owned()),
