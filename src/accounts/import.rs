@@ -1,4 +1,4 @@
-//! Puts the accounts that [`source`](super::source) found into the store (R62, R78, R86).
+//! Puts the accounts that [`source`] found into the store (R62, R78, R86).
 //!
 //! # Cancellation
 //! Dropping [`Import::add`] leaves the accounts that were added so far.

@@ -1,5 +1,5 @@
 //! The background writer: outcomes reach the store merged, if need be late, and once (R30–R33, R51).
-//! [`crate::policy::pending`] decides what leaves when, and what the store's answer means.
+//! `crate::policy::pending` decides what leaves when, and what the store's answer means.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
