@@ -355,7 +355,7 @@ impl Report {
                     "id": account.id,
                     "name": account.shown_name(),
                     "method": method.as_str(),
-                    "expires_at": account.token.expires_at.filter(|_| method != Method::ApiKey).map(rfc3339),
+                    "expires_at": account.expires_at().map(rfc3339),
                     "profile": account.profile,
                     "warnings": account.warnings.iter().chain(notes).collect::<Vec<_>>(),
                 });
@@ -369,6 +369,11 @@ impl Report {
 }
 
 impl AddedAccount {
+    /// When its access token expires; an API key never does.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.token.expires_at.filter(|_| self.token.method() != Method::ApiKey)
+    }
+
     /// A mail address is a fine name in lists, which its owner reads; here it could end up in a log.
     pub fn shown_name(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| !name.contains('@'))

@@ -7,20 +7,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Intake, ProfileSource};
+use super::Intake;
 use crate::files;
 use crate::pool::AccountInfo;
 use crate::proto::kiro::sign_in::with_credential;
 use crate::proto::kiro::usage::Usage;
 use crate::proto::record::{Account, Entry, Token, TokenKey, short};
-use crate::store::{Added, Cas, NewAccount, Store, StoreError};
+use crate::store::{Added, NewAccount, Store, StoreError};
 
 /// How long the calls behind a sign-in may take (R89).
 const AFTER: Duration = Duration::from_secs(30);
 /// The longest wait to learn which user signs in, before another account's credential is replaced.
 const WHO_WITHIN: Duration = Duration::from_secs(15);
-/// How many times a record is read and written again when another process changes it at the same moment.
-const MAX_TRIES: usize = 5;
 /// The longest wait for a store that went away while the person signed in, and the pause between tries.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -37,7 +35,7 @@ pub struct Login<'a> {
     pub force: bool,
     /// Kiro isn't asked for profile and plan.
     pub no_check: bool,
-    /// Notes from the sign-in itself.
+    /// Notes from before the sign-in.
     pub warnings: Vec<String>,
 }
 
@@ -105,6 +103,9 @@ pub async fn takes_writes(store: &Store, now: Timestamp) -> Result<(), StoreErro
 pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Result<Kept, KeepError> {
     let Login { record, name, replace, force, no_check, mut warnings } = login;
     let token = Token::parse(&record).map_err(|error| KeepError::Refused(format!("the login's record: {error}")))?;
+    if token.refresh_token.is_none() {
+        warnings.push("no refresh token came: the account ends with its access token".to_owned());
+    }
     let stored = match replace {
         Some(id) if !force && is_another_user(intake, id, &token).await => {
             return Err(KeepError::Refused(
@@ -185,10 +186,7 @@ async fn look(
     now: Timestamp,
     warnings: &mut Vec<String>,
 ) -> Option<Usage> {
-    let profile = match ProfileSource::of(token) {
-        ProfileSource::Skipped => intake.look_up_profile(id, token, now).await,
-        known => known,
-    };
+    let profile = intake.look_up_profile(id, token, now).await;
     warnings.extend(profile.advice().map(str::to_owned));
     intake.pool.reload().await.ok()?;
     let lease = intake.pool.visit(id).ok()?;
@@ -228,18 +226,10 @@ async fn put_in_place(intake: Intake<'_>, id: &str, record: &[u8]) -> Result<(),
     let all = intake.store.load().await?;
     let raw = all.into_iter().find(|raw| raw.id == id).ok_or_else(KeepError::gone)?;
     let account = Account::parse(&raw.account, id).map_err(|error| refused(&format!("its record {error}")))?;
-    let (key, mut old) = raw.token.ok_or_else(|| refused("it has no token record: remove it and sign in anew"))?;
-    for _ in 0..MAX_TRIES {
-        let new = with_credential(&old, record).map_err(|error| refused(&format!("its token record {error}")))?;
-        match intake.store.compare_and_set_token(&key, &old, &new).await? {
-            Cas::Written => {
-                let marks = if account.standing.healthy { &[][..] } else { &Entry::NO_MARK };
-                let lifted = [&[Entry::IsDisabled(false)], marks].concat();
-                return if intake.store.patch_account(id, &lifted).await? { Ok(()) } else { Err(KeepError::gone()) };
-            }
-            Cas::Absent => return Err(KeepError::gone()),
-            Cas::Conflict(current) => old = current,
-        }
-    }
-    Err(refused("its token record changes faster than it can be written: try again"))
+    let (key, old) = raw.token.ok_or_else(|| refused("it has no token record: remove it and sign in anew"))?;
+    let marks = if account.standing.healthy { &[][..] } else { &Entry::NO_MARK };
+    let lifted = [&[Entry::IsDisabled(false)], marks].concat();
+    let is_there = intake.store.edit_token(&key, old, |old| with_credential(old, record).map(Some)).await?
+        && intake.store.patch_account(id, &lifted).await?;
+    if is_there { Ok(()) } else { Err(KeepError::gone()) }
 }

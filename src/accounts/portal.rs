@@ -243,11 +243,6 @@ impl Listener {
         ))
     }
 
-    /// The address that it listens on.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// The next call. The caller decides whether it is the expected one.
     pub async fn next(&mut self) -> Call {
         loop {

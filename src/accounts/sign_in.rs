@@ -58,8 +58,6 @@ enum Way {
 pub struct SignedIn {
     /// The token record (R88).
     pub record: Vec<u8>,
-    /// The account ends with its access token.
-    pub without_refresh_token: bool,
 }
 
 struct Reply {
@@ -159,10 +157,7 @@ impl SignInClient {
     pub(super) async fn social_exchange(self, who: &SignIn, body: &Value) -> Result<SignedIn, SignInError> {
         let reply = self.social("/oauth/token", body).await?;
         let tokens = sign_in::read_social_exchange(reply.status, &reply.body)?;
-        Ok(SignedIn {
-            record: sign_in::record(who, &tokens, None, HOME_REGION, Timestamp::now()),
-            without_refresh_token: tokens.refresh_token.is_none(),
-        })
+        Ok(SignedIn { record: sign_in::record(who, &tokens, None, HOME_REGION, Timestamp::now()) })
     }
 
     /// Reads the configuration of an organisation's provider (K98).
@@ -184,10 +179,7 @@ impl SignInClient {
         let reply = send(request.header(USER_AGENT, self.identity.provider_user_agent()), &endpoints.token).await?;
         let now = Timestamp::now();
         let grant = portal::read_exchange(reply.status, &reply.body, now)?;
-        Ok(SignedIn {
-            without_refresh_token: grant.refresh_token.is_none(),
-            record: sign_in::organisation_record(organisation, &endpoints.token, grant, now),
-        })
+        Ok(SignedIn { record: sign_in::organisation_record(organisation, &endpoints.token, grant, now) })
     }
 
     /// A call of AWS's OIDC host, with the headers of K100.
@@ -254,10 +246,7 @@ impl Begun {
             Way::Aws { registration, region } => (Some(registration), region.as_str()),
             Way::Social { .. } => (None, HOME_REGION),
         };
-        Ok(SignedIn {
-            record: sign_in::record(&self.who, &tokens, registration, region, Timestamp::now()),
-            without_refresh_token: tokens.refresh_token.is_none(),
-        })
+        Ok(SignedIn { record: sign_in::record(&self.who, &tokens, registration, region, Timestamp::now()) })
     }
 
     async fn poll(&self, within: Duration) -> Result<Tokens, SignInError> {

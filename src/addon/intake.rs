@@ -18,7 +18,7 @@ use crate::accounts::sign_in::{SignInClient, SignedIn};
 use crate::accounts::source::{Reading, gather};
 use crate::error::{Code, Error};
 use crate::proto::kiro::sign_in::{DeviceCode, SignIn, SignInError};
-use crate::proto::record::{Method, rfc3339};
+use crate::proto::record::rfc3339;
 use crate::store::StoreError;
 
 /// The options of `login` as lib/gateway.js has checked them.
@@ -82,16 +82,13 @@ async fn wait(slot: &Arc<OpenCall>, gateway: &LiveGateway, wanted: &NativeLogin)
 }
 
 async fn kept(gateway: &LiveGateway, signed_in: SignedIn, wanted: NativeLogin) -> Result<Kept, Error> {
-    let SignedIn { record, without_refresh_token } = signed_in;
-    let warnings =
-        without_refresh_token.then(|| "no refresh token came: the account ends with its access token".into());
     let login = Login {
-        record,
+        record: signed_in.record,
         name: wanted.name.and_then(|name| checked_name(&name).ok()),
         replace: wanted.replace.as_deref(),
         force: wanted.force,
         no_check: !wanted.check,
-        warnings: warnings.into_iter().collect(),
+        warnings: Vec::new(),
     };
     keep(gateway.intake()?, login, Timestamp::now()).await.map_err(|error| match error {
         KeepError::Store(error) => of_store(error),
@@ -181,7 +178,7 @@ fn import_result(imported: &Imported) -> Value {
             "id": account.id,
             "name": account.name,
             "method": account.token.method().as_str(),
-            "expiresAt": account.token.expires_at.filter(|_| account.token.method() != Method::ApiKey).map(rfc3339),
+            "expiresAt": account.expires_at().map(rfc3339),
             "warnings": account.warnings.iter().map(String::as_str).chain(account.profile.advice()).collect::<Vec<_>>(),
         }),
     };

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::metrics::{Histogram, Observed};
-use crate::proto::record::{self, ByteCount, Entry, Token};
+use crate::proto::record::{self, ByteCount, Entry, Token, Unusable};
 use crate::secret::Secret;
 
 pub mod file;
@@ -257,6 +257,13 @@ impl From<StoreError> for io::Error {
     }
 }
 
+/// A record that a person edits.
+#[derive(Clone, Copy)]
+enum Edited<'a> {
+    Account(&'a str),
+    Token(&'a TokenKey),
+}
+
 /// Accounts, tokens, locks and the counter, in Redis or in a file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Store {
@@ -439,12 +446,43 @@ impl Store {
     /// Patches an account record for a person at the command line: read, patch, compare-and-set (R22).
     /// False when the account is not there.
     pub async fn patch_account(&self, id: &str, entries: &[Entry]) -> Result<bool, StoreError> {
-        let Some(mut base) = self.read_account(id).await? else { return Ok(false) };
+        let Some(base) = self.read_account(id).await? else { return Ok(false) };
+        self.edit(Edited::Account(id), base, |base| record::patch(base, entries)).await
+    }
+
+    /// Edits a token record for a person, from the bytes that were read: compare-and-set, and again on the record as
+    /// somebody else changed it meanwhile (R21). An edit without a result changes nothing. False when the record is gone.
+    ///
+    /// # Errors
+    /// The store can't be used, or the record can't be edited.
+    pub async fn edit_token(
+        &self,
+        key: &TokenKey,
+        base: Bytes,
+        edit: impl Fn(&[u8]) -> Result<Option<Vec<u8>>, Unusable>,
+    ) -> Result<bool, StoreError> {
+        self.edit(Edited::Token(key), base, edit).await
+    }
+
+    async fn edit(
+        &self,
+        record: Edited<'_>,
+        mut base: Bytes,
+        edit: impl Fn(&[u8]) -> Result<Option<Vec<u8>>, Unusable>,
+    ) -> Result<bool, StoreError> {
+        let what = match record {
+            Edited::Account(_) => "account",
+            Edited::Token(_) => "token",
+        };
         for _ in 0..MAX_TRIES {
-            let patched = record::patch(&base, entries)
-                .map_err(|error| StoreError::new(StoreErrorKind::Broken, format!("account record {error}")))?;
-            let Some(patched) = patched else { return Ok(true) };
-            match self.compare_and_set_account(id, &base, &patched).await? {
+            let edited = edit(&base)
+                .map_err(|error| StoreError::new(StoreErrorKind::Broken, format!("{what} record {error}")))?;
+            let Some(edited) = edited else { return Ok(true) };
+            let written = match record {
+                Edited::Account(id) => self.compare_and_set_account(id, &base, &edited).await?,
+                Edited::Token(key) => self.compare_and_set_token(key, &base, &edited).await?,
+            };
+            match written {
                 Cas::Written => return Ok(true),
                 Cas::Absent => return Ok(false),
                 Cas::Conflict(current) => base = current,
@@ -473,10 +511,7 @@ impl Store {
 
     /// Whole ids of the token records that no account uses, sorted: somebody wrote their accounts out of the pool (R106).
     pub async fn orphans(&self) -> Result<Vec<String>, StoreError> {
-        let ids = match self {
-            Self::Redis(store) => store.token_ids().await?,
-            Self::File(store) => store.token_ids().await?,
-        };
+        let ids = either!(self, store => store.token_ids().await)?;
         // Read afterwards: an account that is added meanwhile has its token first.
         let mut used = HashSet::new();
         for account in self.load().await? {

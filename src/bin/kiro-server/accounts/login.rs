@@ -98,10 +98,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     let ended = match done {
         None => Ok(ExitCode::from(STOPPED)),
         Some(Err(error)) => audience.failed(&error),
-        Some(Ok(SignedIn { record, without_refresh_token })) => {
-            if without_refresh_token {
-                warnings.push("no refresh token came: the account ends with its access token".to_owned());
-            }
+        Some(Ok(SignedIn { record })) => {
             let (force, no_check) = (options.get_flag("force"), options.get_flag("no-check"));
             let login = Login { record, name, replace: replace.as_deref(), force, no_check, warnings };
             match keep(desk.intake(), login, Timestamp::now()).await {

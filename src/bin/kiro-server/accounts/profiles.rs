@@ -7,15 +7,11 @@ use kiro_messages::config::Config;
 use kiro_messages::credentials::ListedProfile;
 use kiro_messages::proto::kiro::profile::region_of;
 use kiro_messages::proto::record::{Entry, patch};
-use kiro_messages::store::Cas;
 use serde_json::json;
 
 use super::super::desk::{Desk, DeskAccount, find};
 use super::super::output::{CommandFailure, plain, short, show, show_json, table};
 use super::method;
-
-/// A record that somebody else changes at the same moment is read and written again, this often.
-const MAX_TRIES: usize = 5;
 
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let desk = Desk::open(config).await?;
@@ -90,16 +86,8 @@ fn tell(
 /// Writes the profile into the token record; every other byte stays.
 async fn set(desk: &Desk, entry: &DeskAccount, arn: &str) -> Result<(), CommandFailure> {
     let gone = || CommandFailure::new("the account was removed meanwhile");
-    let (key, mut old) = entry.raw.token.clone().ok_or_else(gone)?;
-    for _ in 0..MAX_TRIES {
-        let patched = patch(&old, &[Entry::ProfileArn(arn.to_owned())]);
-        let patched = patched.map_err(|error| CommandFailure::new(format!("its token record {error}")))?;
-        let Some(patched) = patched else { return Ok(()) };
-        match desk.store.compare_and_set_token(&key, &old, &patched).await? {
-            Cas::Written => return Ok(()),
-            Cas::Absent => return Err(gone()),
-            Cas::Conflict(current) => old = current,
-        }
-    }
-    Err(CommandFailure::new("its token record changes faster than it can be written: try again"))
+    let (key, old) = entry.raw.token.clone().ok_or_else(gone)?;
+    let chosen = [Entry::ProfileArn(arn.to_owned())];
+    let is_there = desk.store.edit_token(&key, old, |old| patch(old, &chosen)).await?;
+    if is_there { Ok(()) } else { Err(gone()) }
 }
