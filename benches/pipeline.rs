@@ -108,6 +108,7 @@ fn pipeline(thinking: bool, mode: Mode) -> Pipeline {
         usage_split: UsageSplit::Ratio,
         input_estimate: 10,
         mode,
+        extras: Default::default(),
     })
 }
 

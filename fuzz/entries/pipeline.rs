@@ -172,6 +172,7 @@ fn settings(thinking: bool, mode: Mode) -> Settings {
         usage_split: UsageSplit::Ratio,
         input_estimate: 10,
         mode,
+        extras: Default::default(),
     }
 }
 

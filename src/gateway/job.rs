@@ -18,7 +18,7 @@ use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
 use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
-use crate::proto::pipeline::{Mode, Pipeline, Settings};
+use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
@@ -223,6 +223,7 @@ impl Gateway {
             usage_split: shared.config.usage_split,
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
+            extras: Extras::default(),
         });
         let pinned = call.account_id.is_some();
         let job = Arc::new(RequestJob {

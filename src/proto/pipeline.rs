@@ -29,6 +29,7 @@
 //!     usage_split: UsageSplit::Ratio,
 //!     input_estimate: 10,
 //!     mode: Mode::Stream,
+//!     extras: Default::default(),
 //! });
 //! let mut out = BytesMut::new();
 //! assert_eq!(pipeline.push(Bytes::from(upstream), &mut out), Step::Continue);
@@ -50,7 +51,7 @@ use super::said::KnownSecrets;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
-pub use super::translate::stream::{Committed, Mode, Settings, Step, signature_key};
+pub use super::translate::stream::{Committed, Extras, Mode, Settings, Step, signature_key};
 pub use super::translate::usage::{Measured, UsageSplit};
 
 /// What a response was like, for the log and the metrics. Counts go over all attempts.

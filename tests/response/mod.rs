@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::eventstream::{HeaderValue, encode};
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
-use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
+use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, UsageSplit};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -130,6 +130,7 @@ impl Case {
             usage_split: self.split,
             input_estimate: 10,
             mode,
+            extras: Extras::default(),
         }
     }
 

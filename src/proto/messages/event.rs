@@ -1,6 +1,7 @@
 //! The Messages API's stream events.
 
 use super::error::ApiError;
+use super::search::Outcome;
 use crate::proto::json::Literal;
 
 /// One event of a Messages stream (M53, M54), borrowed from the state machine that makes it.
@@ -40,6 +41,8 @@ pub enum StreamEvent<'a> {
         stop_reason: StopReason,
         /// The final figures.
         usage: Usage,
+        /// Searches that upstream answered (TU10); none where the tool isn't declared.
+        searches: Option<u32>,
     },
     /// `message_stop`: the last event of a good answer.
     MessageStop,
@@ -79,6 +82,18 @@ pub enum Block<'a> {
         /// As the client declared it.
         name: &'a str,
     },
+    /// `server_tool_use` of `web_search`, else as a `tool_use` (TS30).
+    SearchUse {
+        /// `srvtoolu_…`.
+        id: &'a str,
+    },
+    /// `web_search_tool_result`, whole: it has no deltas (TS32).
+    SearchResults {
+        /// Of its [`Block::SearchUse`].
+        id: &'a str,
+        /// What was found.
+        outcome: &'a Outcome,
+    },
 }
 
 /// A piece of a content block.
@@ -116,6 +131,8 @@ pub enum StopReason {
     Refusal,
     /// `model_context_window_exceeded` (TS38).
     WindowExceeded,
+    /// `pause_turn`: the model would search on, but a message has only so many rounds (TS35).
+    PauseTurn,
 }
 
 impl StopReason {
@@ -127,6 +144,7 @@ impl StopReason {
             Self::MaxTokens => "max_tokens",
             Self::Refusal => "refusal",
             Self::WindowExceeded => "model_context_window_exceeded",
+            Self::PauseTurn => "pause_turn",
         }
     }
 }

@@ -4,4 +4,5 @@ pub mod error;
 pub mod event;
 pub mod request;
 pub mod response;
+pub mod search;
 pub mod sse;

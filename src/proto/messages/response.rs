@@ -4,7 +4,7 @@ use bytes::BufMut;
 use serde_json::value::RawValue;
 
 use super::event::{Block, Delta, Piece, Sink, StreamEvent};
-use super::sse::{write_piece, write_usage};
+use super::sse::{write_piece, write_search_results, write_search_use, write_usage};
 use crate::proto::json::{self, Completeness};
 
 /// The longest folded message, in bytes. A longer answer must be streamed.
@@ -16,6 +16,8 @@ pub const MAX_FOLDED: usize = 64 << 20;
 pub struct Fold {
     /// The message as JSON, as far as it came.
     message: Vec<u8>,
+    /// Where the blocks begin in it.
+    content_from: usize,
     blocks: usize,
     open: Open,
     complete: bool,
@@ -31,6 +33,7 @@ enum Open {
         signature: String,
     },
     Redacted,
+    Results,
     Tool {
         /// Where the block begins in the message, the comma before it included.
         from: usize,
@@ -46,12 +49,17 @@ impl Fold {
         std::mem::take(&mut self.complete).then(|| std::mem::take(&mut self.message))
     }
 
+    /// The blocks so far, as the elements of a JSON array; the open one is not whole.
+    pub fn content(&self) -> &[u8] {
+        self.message.get(self.content_from..).unwrap_or_default()
+    }
+
     /// It holds more than [`MAX_FOLDED`].
     pub fn is_too_long(&self) -> bool {
         let open = match &self.open {
             Open::Thinking { signature } => signature.len(),
             Open::Tool { input, .. } => input.len(),
-            Open::None | Open::Text | Open::Redacted => 0,
+            Open::None | Open::Text | Open::Redacted | Open::Results => 0,
         };
         self.message.len() + open > MAX_FOLDED
     }
@@ -61,7 +69,7 @@ impl Fold {
         let open = match &self.open {
             Open::Thinking { signature } => signature.capacity(),
             Open::Tool { input, .. } => input.capacity(),
-            Open::None | Open::Text | Open::Redacted => 0,
+            Open::None | Open::Text | Open::Redacted | Open::Results => 0,
         };
         self.message.capacity() + open
     }
@@ -94,6 +102,14 @@ impl Fold {
                 self.message.put_slice(b"\",\"input\":");
                 Open::Tool { from, input: String::new(), completeness: Completeness::default() }
             }
+            Block::SearchUse { id } => {
+                write_search_use(id, &mut self.message);
+                Open::Tool { from, input: String::new(), completeness: Completeness::default() }
+            }
+            Block::SearchResults { id, outcome } => {
+                write_search_results(id, outcome, &mut self.message);
+                Open::Results
+            }
         };
     }
 
@@ -119,6 +135,7 @@ impl Fold {
         match std::mem::take(&mut self.open) {
             Open::None => {}
             Open::Text | Open::Redacted => self.message.put_slice(b"\"}"),
+            Open::Results => self.message.put_u8(b'}'),
             Open::Thinking { signature } => {
                 self.message.put_slice(b"\",\"signature\":\"");
                 json::escape(&signature, &mut self.message);
@@ -146,15 +163,16 @@ impl Sink for Fold {
                 self.message.put_slice(b"\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"");
                 json::escape(model, &mut self.message);
                 self.message.put_slice(b"\",\"content\":[");
+                self.content_from = self.message.len();
             }
             StreamEvent::BlockStart { block, .. } => self.open(block),
             StreamEvent::BlockDelta { delta, .. } => self.delta(delta),
             StreamEvent::BlockStop { .. } => self.close(),
-            StreamEvent::MessageDelta { stop_reason, usage } => {
+            StreamEvent::MessageDelta { stop_reason, usage, searches } => {
                 self.message.put_slice(b"],\"stop_reason\":\"");
                 self.message.put_slice(stop_reason.as_str().as_bytes());
                 self.message.put_slice(b"\",\"stop_sequence\":null,\"usage\":");
-                write_usage(usage, &mut self.message);
+                write_usage(usage, searches, &mut self.message);
                 self.message.put_u8(b'}');
             }
             StreamEvent::MessageStop => self.complete = true,

@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::error::ApiError;
 use super::event::{Block, Delta, Piece, Sink, StreamEvent, Usage};
+use super::search::{Outcome, write_content};
 use crate::proto::json;
 
 /// Appends each event to a buffer: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
@@ -35,14 +36,14 @@ fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
             out.put_slice(b"\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"");
             json::escape(model, out);
             out.put_slice(b"\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":");
-            write_usage(usage, out);
+            write_usage(usage, None, out);
             out.put_slice(b"}}\n\n");
         }
-        StreamEvent::MessageDelta { stop_reason, usage } => {
+        StreamEvent::MessageDelta { stop_reason, usage, searches } => {
             out.put_slice(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"");
             out.put_slice(stop_reason.as_str().as_bytes());
             out.put_slice(b"\",\"stop_sequence\":null},\"usage\":");
-            write_usage(usage, out);
+            write_usage(usage, searches, out);
             out.put_slice(b"}\n\n");
         }
         StreamEvent::MessageStop => out.put_slice(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
@@ -72,8 +73,8 @@ pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl Buf
     out.put_slice(b"\"}");
 }
 
-/// The four counts as an object (TU1).
-pub(super) fn write_usage(usage: Usage, out: &mut impl BufMut) {
+/// The four counts as an object (TU1), and the count of searches (TU10).
+pub(super) fn write_usage(usage: Usage, searches: Option<u32>, out: &mut impl BufMut) {
     out.put_slice(b"{\"input_tokens\":");
     write_number(usage.input_tokens, out);
     out.put_slice(b",\"cache_creation_input_tokens\":");
@@ -82,6 +83,11 @@ pub(super) fn write_usage(usage: Usage, out: &mut impl BufMut) {
     write_number(usage.cache_read_input_tokens, out);
     out.put_slice(b",\"output_tokens\":");
     write_number(usage.output_tokens, out);
+    if let Some(searches) = searches {
+        out.put_slice(b",\"server_tool_use\":{\"web_search_requests\":");
+        write_number(u64::from(searches), out);
+        out.put_slice(b",\"web_fetch_requests\":0}");
+    }
     out.put_slice(b"}");
 }
 
@@ -137,8 +143,31 @@ fn write_block_start(index: u32, block: Block<'_>, out: &mut BytesMut) {
             json::escape(name, out);
             out.put_slice(b"\",\"input\":{}}");
         }
+        Block::SearchUse { id } => {
+            write_search_use(id, out);
+            out.put_slice(b"{}}");
+        }
+        Block::SearchResults { id, outcome } => {
+            write_search_results(id, outcome, out);
+            out.put_slice(b"}");
+        }
     }
     out.put_slice(b"}\n\n");
+}
+
+/// A search's use block up to its input (TS30).
+pub(super) fn write_search_use(id: &str, out: &mut impl BufMut) {
+    out.put_slice(b"{\"type\":\"server_tool_use\",\"id\":\"");
+    json::escape(id, out);
+    out.put_slice(b"\",\"name\":\"web_search\",\"caller\":{\"type\":\"direct\"},\"input\":");
+}
+
+/// A search's result block up to its last brace (TS32).
+pub(super) fn write_search_results(id: &str, outcome: &Outcome, out: &mut impl BufMut) {
+    out.put_slice(b"{\"type\":\"web_search_tool_result\",\"tool_use_id\":\"");
+    json::escape(id, out);
+    out.put_slice(b"\",\"caller\":{\"type\":\"direct\"},\"content\":");
+    write_content(outcome, out);
 }
 
 fn write_number(number: u64, out: &mut impl BufMut) {

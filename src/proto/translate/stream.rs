@@ -58,6 +58,15 @@ pub struct Settings {
     pub input_estimate: u64,
     /// The form of the output.
     pub mode: Mode,
+    /// Features that few requests ask for.
+    pub extras: Extras,
+}
+
+/// Features of an answer that few requests ask for; nothing by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Anthropic's web search is declared (M87): the gateway answers calls of `web_search` (TS30).
+    pub search: bool,
 }
 
 /// The form of a response's output.
@@ -603,7 +612,7 @@ impl Response {
             None => StopReason::EndTurn,
         };
         let usage = self.settled_usage();
-        sink.event(StreamEvent::MessageDelta { stop_reason, usage });
+        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches: None });
         sink.event(StreamEvent::MessageStop);
         self.ended = Some((stop_reason, usage));
         self.state = State::Done;
@@ -1168,6 +1177,7 @@ mod tests {
             usage_split: UsageSplit::Ratio,
             input_estimate: 10,
             mode: Mode::Stream,
+            extras: Extras::default(),
         })
     }
 
