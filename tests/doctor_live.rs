@@ -172,7 +172,7 @@ fn each_world_that_differs_is_found_d22_k141() {
         ("fields-strict", "effort", "differs"),
         ("no-xhigh", "effort", "differs"),
         ("no-max-tokens", "max-tokens", "differs"),
-        ("plain-schemas", "tool-schemas", "wrong"),
+        ("plain-schemas", "tool-schemas", "differs"),
         ("no-result-images", "result-image", "wrong"),
         ("no-documents", "document", "wrong"),
         ("no-cache-points", "cache-point", "differs"),

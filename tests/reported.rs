@@ -57,7 +57,7 @@ fn answer(reply: &Reply) -> (String, String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn ids_of_other_models_are_the_same_in_use_and_result_tr63() {
+async fn ids_of_other_models_are_the_same_in_use_and_result_d1_d2_tr63() {
     let world = World::new(&[]).await;
     for name in ["d01-tool-id-pipe", "d02-tool-id-colon"] {
         assert_eq!(world.sends(name).await.status, 200, "{name}");
@@ -71,10 +71,19 @@ async fn ids_of_other_models_are_the_same_in_use_and_result_tr63() {
 }
 
 #[tokio::test]
-async fn combinations_at_the_top_of_a_schema_leave_the_tool_usable_tr64() {
+async fn combinations_at_the_top_of_a_schema_leave_the_tool_usable_d3_d4_d5_tr64() {
     let world = World::new(&[]).await;
-    for name in ["d03-schema-anyof-at-top", "d04-schema-oneof-at-top"] {
-        assert_eq!(world.sends(name).await.status, 200, "{name}");
+    let side = json!({ "properties": { "a": { "type": "string" } }, "required": ["a"] });
+    let both = json!({ "allOf": [side, { "properties": { "b": { "type": "number" } } }] });
+    let named = json!({ "$ref": "#/$defs/all", "$defs": { "all": both } });
+    let tool = |schema| with(json!({ "tools": [{ "name": "find", "input_schema": schema }] }));
+    for (name, body) in [
+        ("D3", reported("d03-schema-anyof-at-top")),
+        ("D4", reported("d04-schema-oneof-at-top")),
+        ("D5, allOf", tool(both)),
+        ("D5, $ref", tool(named)),
+    ] {
+        assert_eq!(world.messages(&body).await.status, 200, "{name}");
         let seen = world.seen();
         let context = &seen["currentMessage"]["userInputMessage"]["userInputMessageContext"];
         let schema = &context["tools"][0]["toolSpecification"]["inputSchema"]["json"];
@@ -95,7 +104,7 @@ async fn a_result_without_anything_says_so_tr65() {
 }
 
 #[tokio::test]
-async fn of_six_documents_the_newest_five_go_out_tr66() {
+async fn of_six_documents_the_newest_five_go_out_d7_tr66() {
     let world = World::new(&[]).await;
     assert_eq!(world.sends("d07-six-documents").await.status, 200);
     let message = &world.seen()["currentMessage"]["userInputMessage"];
@@ -104,7 +113,7 @@ async fn of_six_documents_the_newest_five_go_out_tr66() {
 }
 
 #[tokio::test]
-async fn openais_form_of_a_tool_is_named_m84() {
+async fn openais_form_of_a_tool_is_named_d11_m84() {
     let world = World::new(&[]).await;
     let refused = world.sends("d11-tools-in-openai-form").await;
     let sentence = "tools.0.type: this is OpenAI's form; the Messages API wants name, description and input_schema";
@@ -113,7 +122,7 @@ async fn openais_form_of_a_tool_is_named_m84() {
 }
 
 #[tokio::test]
-async fn a_doubled_v1_and_every_version_of_event_logging_are_served_m84() {
+async fn a_doubled_v1_and_every_version_of_event_logging_are_served_d12_m84() {
     let world = World::new(&[]).await;
     let doubled = world.post("/v1/v1/messages", base().to_string()).await;
     assert_eq!(doubled.status, 200, "{}", doubled.text);
@@ -121,7 +130,7 @@ async fn a_doubled_v1_and_every_version_of_event_logging_are_served_m84() {
 }
 
 #[tokio::test]
-async fn a_filtered_answer_and_a_full_window_have_reasons_of_their_own_ts38_m57() {
+async fn a_filtered_answer_and_a_full_window_have_reasons_of_their_own_d14_ts38_m57() {
     let world = World::new(&[]).await;
     let (stop, text, _) = answer(&world.sends("d14-stop-reason-filtered").await);
     assert_eq!((stop.as_str(), text.as_str()), ("refusal", "partial answer"));
@@ -137,14 +146,14 @@ async fn a_filtered_answer_and_a_full_window_have_reasons_of_their_own_ts38_m57(
 }
 
 #[tokio::test]
-async fn pieces_of_a_tool_without_its_id_are_one_whole_call_ts39() {
+async fn pieces_of_a_tool_without_its_id_are_one_whole_call_d15_ts39() {
     let world = World::new(&[]).await;
     let (stop, _, inputs) = answer(&world.sends("d15-tool-event-without-id").await);
     assert_eq!((stop.as_str(), inputs), ("tool_use", vec![r#"{"city":"Oslo"}"#.to_owned()]));
 }
 
 #[tokio::test]
-async fn a_note_that_cant_be_read_fails_no_answer_ts40() {
+async fn a_note_that_cant_be_read_fails_no_answer_d16_ts40() {
     let world = World::new(&[]).await;
     let (stop, text, _) = answer(&world.sends("d16-note-that-is-null").await);
     assert_eq!((stop.as_str(), text.as_str()), ("end_turn", "done"));
@@ -160,7 +169,7 @@ async fn a_note_that_cant_be_read_fails_no_answer_ts40() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_is_too_long_is_said_in_the_words_that_clients_know_ts41() {
+async fn a_prompt_that_is_too_long_is_said_in_the_words_that_clients_know_d17_d18_ts41() {
     let world = World::new(&[]).await;
     let wrapped = world.sends("d17-prompt-too-long-wrapped").await;
     let sentence = "prompt is too long: 213432 tokens > 200000 maximum";

@@ -370,6 +370,34 @@ async fn cache_points_that_are_refused_are_left_out_a132_a133_k131() {
     assert_eq!(world.both(), (1, 0));
 }
 
+/// `plain-schemas` refuses each schema with a keyword that not every upstream knows, below the top too.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_that_are_refused_go_out_bare_d6_tr64() {
+    let world = today(&[]).await;
+    world.becomes(json!("plain-schemas"));
+    let with_tool =
+        |schema: Value| with(json!({ "tools": [{ "name": "find", "description": "Finds.", "input_schema": schema }] }));
+    let rich = with_tool(json!({
+        "$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "additionalProperties": false,
+        "properties": { "q": { "anyOf": [{ "type": "string" }, { "type": "null" }] } },
+    }));
+    let merged = with_tool(json!({ "oneOf": [{ "properties": { "q": { "pattern": "^/" } } }] }));
+    let plain = with_tool(json!({ "type": "object", "properties": { "q": { "type": "string" } } }));
+    for (body, calls) in [(&plain, 1), (&rich, 3), (&rich, 4), (&merged, 5), (&plain, 6)] {
+        assert_eq!(world.asks(body).await, 200);
+        assert_eq!(world.chats("q"), calls, "{body}");
+    }
+    world.accounts_are_unmarked();
+    // Still refused: the client's fault, after one repeat.
+    let refused = json!({ "http": {
+        "status": 400, "type": "ValidationException", "reason": "TOOL_SCHEMA_INVALID", "message": "Invalid tool schema.",
+    } });
+    let world = today(&[]).await;
+    let reply = world.scene(&refused, json!({ "tools": rich["tools"] })).await;
+    reply.is_error("TR64", 400, "invalid_request_error", "Invalid tool schema.");
+    assert_eq!(world.both(), (2, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_the_gate_refuses_ejects_nobody_a184_k105() {
     let world = World::with_expired_and(&["access-1"], &[("KIRO_CLIENT_VERSION", "0.8.140")]).await;

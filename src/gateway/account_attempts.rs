@@ -146,6 +146,7 @@ impl AccountAttempts {
                         // A thought without text was refused: this attempt goes without any thoughts (TR31).
                         reasoning: leave_out.reasoning || repaired(Remedy::WithoutEmptyThoughts),
                         empty_thoughts: leave_out.empty_thoughts || learned.no_empty_thoughts(id, now),
+                        schema_keywords: repaired(Remedy::BareSchemas) || learned.bare_schemas(id, now),
                     },
                     cache_points: match repaired(Remedy::WithoutCachePoints) || learned.no_cache_points(id, now) {
                         true => 0,
@@ -187,6 +188,7 @@ impl AccountAttempts {
             empty_thoughts: written.empty_thoughts,
             fields: chosen.fields.is_some(),
             cache_points: written.cache_points > 0,
+            schema_keywords: written.schema_keywords,
             small: chosen.small,
             variant_proven: chosen.variant_proven,
             variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),
@@ -242,6 +244,7 @@ impl AccountAttempts {
             | Remedy::WithoutFields
             | Remedy::WithoutCachePoints
             | Remedy::WithoutEmptyThoughts
+            | Remedy::BareSchemas
             | Remedy::OtherModelId => self.repairs.push(remedy),
             Remedy::OtherHost => lease.learn(Lesson::FipsHost),
             Remedy::RefreshToken | Remedy::WithoutReasoning => {}
@@ -261,6 +264,7 @@ impl AccountAttempts {
                 Remedy::WithoutFields => Lesson::NoFieldsOnRuntime(id.clone()),
                 Remedy::WithoutCachePoints => Lesson::NoCachePoints(id.clone()),
                 Remedy::WithoutEmptyThoughts => Lesson::NoEmptyThoughts(id.clone()),
+                Remedy::BareSchemas => Lesson::BareSchemas(id.clone()),
                 Remedy::OtherModelId => Lesson::ModelId { kiro_id: id.clone(), other: chosen.variation.other_model_id },
                 _ => continue,
             };

@@ -74,6 +74,8 @@ pub(super) struct Translation {
     pub(super) withheld: bool,
     /// Cache points in it.
     pub(super) cache_points: usize,
+    /// A tool's schema in it holds more than TR64's keywords.
+    pub(super) schema_keywords: bool,
 }
 
 impl Translation {
@@ -84,6 +86,7 @@ impl Translation {
             empty_thoughts: translated.sent_empty_thoughts,
             withheld: translated.withheld_reasoning,
             cache_points: translated.sent_cache_points,
+            schema_keywords: translated.sent_schema_keywords,
         }
     }
 
@@ -91,6 +94,7 @@ impl Translation {
     pub(super) fn differs(&self, job: &RequestJob, variation: Variation) -> bool {
         (variation.leave_out.reasoning && self.reasoning)
             || (variation.leave_out.empty_thoughts && self.empty_thoughts)
+            || (variation.leave_out.schema_keywords && self.schema_keywords)
             || variation.cache_points < self.cache_points
             || (variation.other_model_id && job.model.alt.is_some())
     }

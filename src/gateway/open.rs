@@ -168,7 +168,8 @@ async fn prepare(
                 | Remedy::SmallForm
                 | Remedy::WithoutFields
                 | Remedy::WithoutCachePoints
-                | Remedy::WithoutEmptyThoughts => {}
+                | Remedy::WithoutEmptyThoughts
+                | Remedy::BareSchemas => {}
             }
             (lease, remedy == Remedy::RefreshToken)
         }

@@ -21,7 +21,7 @@ const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
 const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
 /// A refusal "Does not support this application", and the need of the small form (K116, K119).
 const DAY: SignedDuration = SignedDuration::from_hours(24);
-/// Every other lesson about a shape or a model (K88, K119, K129, K131, TR44).
+/// Every other lesson about a shape or a model (K88, K119, K129, K131, TR44, TR64).
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// When ListAvailableProfiles is asked again: after an answer, and after none (K79).
 const PROFILES_ANSWERED: SignedDuration = SignedDuration::from_secs(600);
@@ -137,6 +137,8 @@ pub enum Lesson {
     NoCachePoints(Arc<str>),
     /// A body passed without signed thoughts that have no text (TR44).
     NoEmptyThoughts(Arc<str>),
+    /// A body passed with bare schemas of tools (TR64).
+    BareSchemas(Arc<str>),
 }
 
 /// The lessons about a model on an account.
@@ -151,6 +153,7 @@ struct ModelMarks {
     no_fields_until: Option<Timestamp>,
     no_cache_points_until: Option<Timestamp>,
     no_empty_thoughts_until: Option<Timestamp>,
+    bare_schemas_until: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -255,6 +258,7 @@ impl Learned {
             Lesson::Catalogue(catalogue) => self.catalogue = Some((catalogue, now)),
             Lesson::NoCachePoints(id) => self.model(id, now).no_cache_points_until = Some(now + HOUR),
             Lesson::NoEmptyThoughts(id) => self.model(id, now).no_empty_thoughts_until = Some(now + HOUR),
+            Lesson::BareSchemas(id) => self.model(id, now).bare_schemas_until = Some(now + HOUR),
         }
     }
 
@@ -385,6 +389,11 @@ impl Learned {
         self.find(kiro_id).and_then(|model| model.no_empty_thoughts_until).is_some_and(|until| until > now)
     }
 
+    /// Whether schemas of tools go out bare.
+    pub fn bare_schemas(&self, kiro_id: &str, now: Timestamp) -> bool {
+        self.find(kiro_id).and_then(|model| model.bare_schemas_until).is_some_and(|until| until > now)
+    }
+
     /// The lessons in words for an operator; empty for an ordinary account.
     pub fn words(&self, now: Timestamp) -> Vec<String> {
         let mut words = Vec::new();
@@ -427,6 +436,7 @@ impl Learned {
                 (still(model.no_fields_until), "no fields on runtime"),
                 (still(model.no_cache_points_until), "no cache points"),
                 (still(model.no_empty_thoughts_until), "no thoughts without text"),
+                (still(model.bare_schemas_until), "bare schemas"),
             ];
             words.extend(facts.iter().filter(|(holds, _)| *holds).map(|(_, fact)| format!("{id}: {fact}")));
         }
@@ -472,6 +482,7 @@ impl Learned {
                     no_fields_until: None,
                     no_cache_points_until: None,
                     no_empty_thoughts_until: None,
+                    bare_schemas_until: None,
                 });
                 self.models.len() - 1
             }
@@ -561,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_forgotten_after_their_time_k116_k119_k131() {
+    fn refusals_are_forgotten_after_their_time_k116_k119_k131_tr64() {
         let mut learned = Learned::default();
         learned.learn(Lesson::ShapeRefused { shape: Shape::Q, for_a_day: true }, at(0));
         learned.learn(Lesson::ShapeRefused { shape: Shape::Runtime, for_a_day: false }, at(0));
@@ -572,6 +583,9 @@ mod tests {
         learned.learn(Lesson::SmallForm, at(0));
         learned.learn(Lesson::NoCachePoints("m".into()), at(0));
         learned.learn(Lesson::NoFieldsOnRuntime("m".into()), at(0));
+        learned.learn(Lesson::BareSchemas("m".into()), at(0));
+        assert!(learned.bare_schemas("m", at(3_599)) && !learned.bare_schemas("m", at(3_600)));
+        assert!(!learned.bare_schemas("n", at(0)));
         assert!(learned.uses_small_form(at(86_399)) && learned.no_fields_on_runtime("m", at(86_399)));
         assert!(learned.no_cache_points("m", at(3_599)) && !learned.no_cache_points("m", at(3_600)));
         assert!(!learned.no_empty_thoughts("m", at(0)) && !learned.no_cache_points("n", at(0)));
@@ -583,7 +597,8 @@ mod tests {
                 "runtime: not served",
                 "runtime: small form",
                 "m: no fields on runtime",
-                "m: no cache points"
+                "m: no cache points",
+                "m: bare schemas"
             ]
         );
         assert!(learned.words(at(86_400)).is_empty());

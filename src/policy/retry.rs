@@ -64,6 +64,8 @@ pub enum Remedy {
     WithoutCachePoints,
     /// Without signed thinking that has no text (TR44).
     WithoutEmptyThoughts,
+    /// With the keywords of tools' schemas that every upstream knows (TR64).
+    BareSchemas,
     /// GovCloud's other host name (K81).
     OtherHost,
     /// The other wire shape (K118, K119).
@@ -85,6 +87,8 @@ pub struct Sent {
     pub fields: bool,
     /// It held a cache point.
     pub cache_points: bool,
+    /// A tool's schema held keywords that TR64 can leave out.
+    pub schema_keywords: bool,
     /// It was K116's small form.
     pub small: bool,
     /// Upstream has begun a stream with this variant of the profile before (K78).
@@ -110,6 +114,7 @@ impl Sent {
         empty_thoughts: false,
         fields: false,
         cache_points: false,
+        schema_keywords: false,
         small: false,
         variant_proven: true,
         variant_left: false,
@@ -238,11 +243,15 @@ fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
             let body_refused = fault.reason.as_deref() == Some("REQUEST_BODY_INVALID");
             let improper = fault.says("improperly formed request");
             let runtime = sent.shape == Shape::Runtime && body_refused;
+            let schema_refused = fault.reason.as_deref() == Some("TOOL_SCHEMA_INVALID")
+                || fault.says("invalid tool use format")
+                || (fault.says("tool") && fault.says("schema"));
             [
                 (runtime && !sent.small, Remedy::SmallForm),
                 (runtime && sent.fields, Remedy::WithoutFields),
                 (improper && sent.cache_points, Remedy::WithoutCachePoints),
                 ((improper || body_refused) && sent.empty_thoughts, Remedy::WithoutEmptyThoughts),
+                (schema_refused && sent.schema_keywords, Remedy::BareSchemas),
                 (runtime && sent.shape_left, Remedy::OtherShape),
             ]
             .into_iter()
@@ -503,6 +512,24 @@ mod tests {
         assert_eq!(judged(&improper, &progress(), &points), Verdict::SameAccount(Remedy::WithoutCachePoints));
         let other = said(FaultKind::BadRequest, None, "Invalid tool use format.");
         assert_eq!(judged(&other, &progress(), &points), Verdict::Stop);
+    }
+
+    #[test]
+    fn a_refused_schema_goes_out_bare_once_tr64() {
+        let keywords = Sent { schema_keywords: true, shape_left: true, cache_points: true, ..Sent::PLAIN };
+        for (reason, message, again) in [
+            (Some("TOOL_SCHEMA_INVALID"), "", true),
+            (None, "Invalid tool use format.", true),
+            (None, "The Tool f has an invalid input Schema.", true),
+            (Some("TOOL_DUPLICATE"), "Two tools have one name.", false),
+            (None, "The value doesn't match the schema.", false),
+        ] {
+            let refused = said(FaultKind::BadRequest, reason, message);
+            let verdict = if again { Verdict::SameAccount(Remedy::BareSchemas) } else { Verdict::Stop };
+            assert_eq!(judged(&refused, &progress(), &keywords), verdict, "{message}");
+            let bare = Sent { schema_keywords: false, ..keywords };
+            assert_eq!(judged(&refused, &progress(), &bare), Verdict::Stop, "{message}");
+        }
     }
 
     /// K78: what a 403 means depends on whether the variant was proven.

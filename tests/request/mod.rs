@@ -145,7 +145,11 @@ impl Case {
                     },
                 ),
                 replay: if self.has("own") { Replay::Everything } else { Replay::Nothing },
-                leave_out: LeaveOut { reasoning: self.has("plain"), empty_thoughts: self.has("textless") },
+                leave_out: LeaveOut {
+                    reasoning: self.has("plain"),
+                    empty_thoughts: self.has("textless"),
+                    schema_keywords: self.has("bare"),
+                },
             },
         )
     }

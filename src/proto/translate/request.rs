@@ -15,6 +15,7 @@ use self::turns::{PastThinking, Seen, Turn};
 use super::fields::{Asked, thinking_prefix};
 use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
+use super::schema::{bare, is_bare};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, UserMessage};
@@ -112,6 +113,8 @@ pub struct LeaveOut {
     pub reasoning: bool,
     /// Signed thinking without text (TR44).
     pub empty_thoughts: bool,
+    /// Keywords of tools' schemas that not every upstream knows (TR64).
+    pub schema_keywords: bool,
 }
 
 /// A translated request, with the inputs of the answer's translation.
@@ -135,6 +138,8 @@ pub struct Translated {
     pub withheld_reasoning: bool,
     /// How many cache points were sent (TR50, K131).
     pub sent_cache_points: usize,
+    /// Whether a tool's schema was sent with keywords that a repair can leave out (TR64).
+    pub sent_schema_keywords: bool,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
     pub dropped_server_tools: Vec<String>,
 }
@@ -154,7 +159,11 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let turns = turns::turns(messages, &request.json, &declared);
 
     let used = names_in_use(&turns);
-    let (tools, tool_names) = declared.for_request(&request.tool_choice, &used);
+    let (mut tools, tool_names) = declared.for_request(&request.tool_choice, &used);
+    if ctx.leave_out.schema_keywords {
+        tools.iter_mut().for_each(|tool| tool.schema = bare(&tool.schema).into());
+    }
+    let sent_schema_keywords = !ctx.leave_out.schema_keywords && tools.iter().any(|tool| !is_bare(&tool.schema));
     let system = system_text(request, leading, &asked, &model);
 
     let may = |signature: u64| match ctx.replay {
@@ -223,6 +232,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         sent_empty_thoughts: seen.sent_empty,
         withheld_reasoning: seen.withheld,
         sent_cache_points,
+        sent_schema_keywords,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
     })
 }

@@ -1,6 +1,6 @@
 //! Schemas of tools as upstream takes them (TR22), and combinations at their top made one object (TR64).
 
-use crate::proto::json::tree::{Sink, Text, Value, ValueKind};
+use crate::proto::json::tree::{JsonTree, Sink, Text, Value, ValueKind};
 use crate::proto::translate::tools::RAW_ARGUMENTS;
 
 /// Keywords that are stripped from schemas at every depth. None by default: what third parties report as refused
@@ -12,6 +12,8 @@ pub(super) const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
 pub(super) const ANY_OBJECT: &str = r#"{"type":"object"}"#;
 /// What upstream refuses at the top of a schema, for every request of the session (TR64).
 const COMBINING: [&str; 4] = ["$ref", "allOf", "anyOf", "oneOf"];
+/// The keywords beside `properties` and `items` that a refused schema keeps (TR64).
+const BARE_KEYWORDS: [&str; 4] = ["type", "required", "enum", "description"];
 /// Schemas that one combination may lead through, and the length of what comes of it.
 const MOST_STEPS: usize = 256;
 const MOST_MERGED: usize = 256 * 1024;
@@ -318,6 +320,60 @@ fn write_schema_map(map: Value<'_, '_>, is_kept: impl Fn(&str) -> bool, out: &mu
         key.write_quoted(out);
         out.put(":");
         write_schema(schema, false, out);
+    }
+    out.put("}");
+}
+
+/// Whether a schema that goes out holds no keywords but [`bare`]'s.
+pub(super) fn is_bare(schema: &str) -> bool {
+    JsonTree::parse(schema.as_bytes()).is_ok_and(|json| holds_bare_keywords(json.root()))
+}
+
+fn holds_bare_keywords(schema: Value<'_, '_>) -> bool {
+    schema.kind() == ValueKind::Object
+        && schema.members().all(|(key, value)| match &*key.decode() {
+            "properties" => value.members().all(|(_, property)| holds_bare_keywords(property)),
+            "items" => holds_bare_keywords(value),
+            keyword => BARE_KEYWORDS.contains(&keyword),
+        })
+}
+
+/// A schema that goes out, with no keywords but those that every upstream knows (TR64), at every depth.
+pub(super) fn bare(schema: &str) -> String {
+    let mut out = String::with_capacity(schema.len());
+    match JsonTree::parse(schema.as_bytes()) {
+        Ok(json) => write_bare(json.root(), &mut out),
+        Err(_) => out.put(ANY_OBJECT),
+    }
+    out
+}
+
+fn write_bare(schema: Value<'_, '_>, out: &mut String) {
+    let mut list = List::open("{", out);
+    for (key, value) in schema.members() {
+        let keyword = key.decode();
+        // A list of schemas, one for each place, is a keyword of its own in newer drafts.
+        let is_nested = matches!(&*keyword, "properties" | "items") && value.kind() == ValueKind::Object;
+        if !is_nested && !BARE_KEYWORDS.contains(&&*keyword) {
+            continue;
+        }
+        list.next(out);
+        key.write_quoted(out);
+        out.put(":");
+        match &*keyword {
+            "properties" => {
+                let mut properties = List::open("{", out);
+                for (name, property) in value.members() {
+                    properties.next(out);
+                    name.write_quoted(out);
+                    out.put(":");
+                    write_bare(property, out);
+                }
+                out.put("}");
+            }
+            "items" => write_bare(value, out),
+            _ => value.write(out),
+        }
     }
     out.put("}");
 }

@@ -1066,8 +1066,8 @@ impl LiveRun {
         });
         let tools = json!({ "tools": [tool("look", schema)] });
         let ask = Ask::new(self.plain, "Answer with the one word OK.").with("userInputMessageContext", tools);
-        let means = "requests with such tools are refused (400): simplify them at the client; please report";
-        self.taken(ask, LiveVerdict::Wrong, means).await
+        let means = "the gateway leaves the keywords that not every upstream knows out by itself (TR64)";
+        self.taken(ask, LiveVerdict::Differs, means).await
     }
 
     async fn result_image(&mut self) -> Result<Finding, Stopped> {
