@@ -35,6 +35,22 @@ test('a stream has a head, events and a summary', async (t) => {
   assert.deepEqual(await stream.next(), { value: undefined, done: true })
 })
 
+test('what has no effect is named beside the answer, not in it (M80)', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const request = { ...ask({ text: 'x' }), container: 'c', speed: 'fast' }
+  const stream = await gate.streamMessages(request)
+  assert.deepEqual(stream.ignored, ['container', 'speed'])
+  assert.equal(stream.headers['x-kiro-ignored'], 'container, speed')
+  await collect(stream)
+  assert.deepEqual((await stream.summary).ignored, ['container', 'speed'])
+  const message = await gate.createMessage(request)
+  assert.deepEqual(message.ignored, ['container', 'speed'])
+  assert.ok(!JSON.stringify(message).includes('ignored'))
+  const plain = await gate.createMessage(ask({ text: 'x' }))
+  assert.deepEqual(plain.ignored, [])
+})
+
 test('a request may be text, bytes or an object; anything else is a TypeError that names it (N21)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))

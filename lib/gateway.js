@@ -93,7 +93,10 @@ class KiroGateway {
     const how = callOf(options)
     if (how.signal?.aborted) throw cancelled(how.signal.reason)
     const text = await result((id) => this.#native.createMessage(bell, id, body, how.native), how.signal)
-    return JSON.parse(text)
+    const message = JSON.parse(text)
+    // Beside the message, not of it: a copy or its JSON is what the Messages API has.
+    Object.defineProperty(message, 'ignored', { value: message.ignored ?? [], enumerable: false })
+    return message
   }
 
   async countTokens(request) {

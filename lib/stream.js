@@ -166,6 +166,7 @@ class MessageStream {
     this.#call = call
     this.requestId = head.requestId
     this.headers = head.headers
+    this.ignored = head.ignored
     unreachable.register(this, call, this)
   }
 

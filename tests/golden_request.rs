@@ -117,7 +117,7 @@ fn own_rules() -> Vec<String> {
     let mut rules: Vec<_> = range("TR", 1, 43).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
     // Headers and routes, as far as they are about requests, are the server's.
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
-    rules.extend(range("TR", 44, 44).chain(range("TR", 46, 50)).chain(range("TR", 63, 66)));
+    rules.extend(range("TR", 44, 44).chain(range("TR", 46, 50)).chain(range("TR", 63, 66)).chain(range("M", 75, 75)));
     rules.extend(["M65", "K21", "K131", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
 }

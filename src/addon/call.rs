@@ -58,7 +58,9 @@ pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Byte
         Some(Err(error)) => return fail(&slot, &error, request_id.as_deref()),
         None => return fail(&slot, &cancelled(), request_id.as_deref()),
     };
-    let head = json!({
+    let summary = stream.summary();
+    let ignored = summary.ignored();
+    let mut head = json!({
         "requestId": stream.request_id(),
         "headers": {
             "content-type": "text/event-stream; charset=utf-8",
@@ -66,9 +68,12 @@ pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Byte
             "x-accel-buffering": "no",
             "request-id": stream.request_id(),
         },
+        "ignored": ignored.entries(),
     });
+    if let Some(header) = ignored.header() {
+        head["headers"]["x-kiro-ignored"] = json!(header);
+    }
     slot.post(MessageKind::Head, message::text(&head));
-    let summary = stream.summary();
     pump(&slot, stream, &cut).await;
     slot.post(MessageKind::End, message::text(&message::summary(&summary)));
 }

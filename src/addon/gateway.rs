@@ -162,7 +162,10 @@ impl KiroGateway {
         let how = how.into_call(&gateway);
         let request_id = how.request_id.clone();
         let answer = gateway.create(Bytes::copy_from_slice(&request), how);
-        call::run(slot.clone(), call::once(slot, request_id, async move { Ok((answer.await?.body, gateway).0) }));
+        call::run(
+            slot.clone(),
+            call::once(slot, request_id, async move { Ok((message::folded(answer.await?), gateway).0) }),
+        );
         Ok(())
     }
 

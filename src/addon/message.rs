@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::{AccountFailure, Error, Origin};
-use crate::gateway::SummaryCell;
+use crate::gateway::{FoldedMessage, SummaryCell};
 use crate::pool::AccountInfo;
 use crate::proto::messages::error::Cause;
 use crate::proto::record::{Note, Token, rfc3339};
@@ -67,6 +67,7 @@ pub(crate) fn summary(cell: &SummaryCell) -> Value {
         "bytes": 0,
         "firstEventMs": null,
         "durationMs": 0,
+        "ignored": cell.ignored().entries(),
     });
     let Some(end) = cell.ended() else { return summary };
     summary["accountId"] = json!(end.account_id);
@@ -88,6 +89,17 @@ pub(crate) fn summary(cell: &SummaryCell) -> Value {
         summary["error"] = fault(error, Some(cell.request_id()));
     }
     summary
+}
+
+/// A whole answer for lib/, with the member `ignored` behind the others when there is something to say (M80).
+pub(crate) fn folded(answer: FoldedMessage) -> Bytes {
+    let ignored = answer.summary.ignored();
+    match answer.body.strip_suffix(b"}") {
+        Some(open) if !ignored.entries().is_empty() => {
+            [open, b",\"ignored\":", &text(&ignored.entries()), b"}"].concat().into()
+        }
+        _ => answer.body,
+    }
 }
 
 /// `AccountInfo`.

@@ -151,6 +151,8 @@ export interface MessageStream extends AsyncIterableIterator<Buffer> {
   readonly requestId: string
   /** To be sent with status 200. */
   readonly headers: Record<string, string>
+  /** Features of the request that were accepted and have no effect, such as `tools.0.strict`; at most 16. */
+  readonly ignored: readonly string[]
   /** Settles when the stream has ended in any way. Never rejects. */
   readonly summary: Promise<StreamSummary>
   /** Writes head and body to a response, waiting where it must; a response that closes cancels the stream. */
@@ -213,6 +215,8 @@ export interface StreamSummary {
   bytes: number
   firstEventMs: number | null
   durationMs: number
+  /** As in {@link MessageStream.ignored}. */
+  ignored: string[]
   error?: KiroError
 }
 
@@ -291,6 +295,8 @@ export interface Message {
   stop_reason: StopReason | null
   stop_sequence: string | null
   usage: Usage
+  /** As in {@link MessageStream.ignored}; in an answer of `createMessage` only, and not enumerable. */
+  readonly ignored?: readonly string[]
 }
 
 export interface ModelInfo {

@@ -17,7 +17,7 @@ use super::{Call, Gateway, Shared, random_id};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
-use crate::proto::messages::request::{Display, Purpose, Request, RequestError, SystemMode};
+use crate::proto::messages::request::{Display, Ignored, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
@@ -55,6 +55,8 @@ pub(super) struct RequestJob {
     /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
     pub(super) is_fallback: bool,
     pub(super) facts: Facts,
+    /// Features of the request without effect (M80).
+    pub(super) ignored: Ignored,
     /// The request's span, once its stream is there.
     pub(super) trace: OnceLock<Trace>,
     pub(super) trace_parent: Option<String>,
@@ -209,6 +211,9 @@ impl Gateway {
                 "tools that run on Anthropic's side were dropped (M49)"
             );
         }
+        if let Some(ignored) = translated.ignored.header() {
+            tracing::debug!(request_id, ignored, "accepted without effect (M80)");
+        }
         shared.tell_passing(&translated.model);
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
@@ -249,6 +254,7 @@ impl Gateway {
                 window: translated.model.window,
             },
             model: translated.model,
+            ignored: translated.ignored,
             account_id: call.account_id,
             is_fallback: false,
             estimate: OnceLock::new(),

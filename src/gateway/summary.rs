@@ -1,7 +1,7 @@
 //! How one request went: for the log line, the metrics and the caller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::policy::affinity::Turn;
 use crate::pool::short;
 use crate::proto::kiro::route::Shape;
 use crate::proto::messages::event::Usage;
+use crate::proto::messages::request::Ignored;
 use crate::proto::pipeline::Report;
 use crate::proto::translate::model::Model;
 
@@ -53,6 +54,8 @@ pub struct SummaryCell {
     streaming: bool,
     /// The account's relation to the conversation, once it answered (R101).
     turn: OnceLock<Turn>,
+    /// Features of the request without effect, as far as that is known by now (M80).
+    ignored: Mutex<Ignored>,
     ended: OnceLock<Summary>,
 }
 
@@ -96,6 +99,7 @@ impl SummaryCell {
             usage_window: job.model.usage_window().into(),
             streaming: job.facts.streaming,
             turn: OnceLock::new(),
+            ignored: Mutex::new(job.ignored.clone()),
             ended: OnceLock::new(),
         }
     }
@@ -129,6 +133,16 @@ impl SummaryCell {
     /// The model's first known name.
     pub(super) fn known_model(&self) -> &str {
         self.row().label()
+    }
+
+    /// Features of the request without effect (M80); complete once the answer begins.
+    pub fn ignored(&self) -> Ignored {
+        self.ignored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds one that only the attempts have shown.
+    pub fn ignores(&self, path: &str) {
+        self.ignored.lock().unwrap_or_else(PoisonError::into_inner).add(path);
     }
 
     fn row(&self) -> &Model {

@@ -38,7 +38,7 @@ pub use tls::Tls;
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway, KeyCheck, client_key_hash};
 use crate::proto::messages::error::{ApiError, ErrorType};
-use crate::proto::messages::request::SystemMode;
+use crate::proto::messages::request::{Ignored, SystemMode};
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -275,18 +275,29 @@ where
     let answer = gateway.messages(body, call).await;
     match answer.map_err(|error| Refusal { is_told: true, ..error.into() })? {
         crate::gateway::Answer::Stream(stream) => {
+            let ignored = stream.summary().ignored();
             let mut response = Response::new(ResponseBody::stream(stream));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, EVENT_STREAM);
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+            say_ignored(&ignored, headers);
             Ok(response)
         }
         crate::gateway::Answer::Message(message) => {
+            let ignored = message.summary.ignored();
             let mut response = Response::new(ResponseBody::full(message.body));
             response.headers_mut().insert(CONTENT_TYPE, JSON);
+            say_ignored(&ignored, response.headers_mut());
             Ok(response)
         }
+    }
+}
+
+/// Names the features of the request that have no effect (M80).
+fn say_ignored(ignored: &Ignored, headers: &mut HeaderMap) {
+    if let Some(value) = ignored.header().and_then(|value| HeaderValue::try_from(value).ok()) {
+        headers.insert(HeaderName::from_static("x-kiro-ignored"), value);
     }
 }
 
@@ -456,7 +467,7 @@ fn preflight(headers: &HeaderMap) -> Response<ResponseBody> {
 
 /// `shared`: any web page that has the key may use the answer (M7). Without a key none may.
 fn finish_headers(response: &mut Response<ResponseBody>, request_id: &str, shared: bool) {
-    const EXPOSED: HeaderValue = HeaderValue::from_static("request-id, retry-after, x-should-retry");
+    const EXPOSED: HeaderValue = HeaderValue::from_static("request-id, retry-after, x-should-retry, x-kiro-ignored");
     let headers = response.headers_mut();
     if shared {
         headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));

@@ -178,7 +178,7 @@ impl Reply {
         let is_id = |id: &str| id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         assert!(id.strip_prefix("req_").is_some_and(is_id), "{id}");
         assert_eq!(headers["access-control-allow-origin"], "*");
-        assert_eq!(headers["access-control-expose-headers"], "request-id, retry-after, x-should-retry");
+        assert_eq!(headers["access-control-expose-headers"], "request-id, retry-after, x-should-retry, x-kiro-ignored");
         Self { status, headers, text: response.text().await.unwrap_or_default() }
     }
 

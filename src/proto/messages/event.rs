@@ -43,6 +43,8 @@ pub enum StreamEvent<'a> {
         usage: Usage,
         /// Searches that upstream answered (TU10); none where the tool isn't declared.
         searches: Option<u32>,
+        /// What `context_management` has done, a JSON object (M77); none where the request has none.
+        context_management: Option<&'a str>,
     },
     /// `message_stop`: the last event of a good answer.
     MessageStop,

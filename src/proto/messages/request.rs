@@ -1,5 +1,6 @@
 //! The Messages API request: parsed into a value that is valid when it exists.
 
+mod ignored;
 mod media;
 mod offer;
 mod read;
@@ -9,6 +10,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+pub use self::ignored::Ignored;
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::effort::Effort;
@@ -93,6 +95,8 @@ pub struct Request<'a> {
     pub(crate) effort: Option<Effort>,
     /// `metadata.user_id`.
     pub(crate) user_id: Option<Text<'a>>,
+    /// Accepted, and without effect (M80).
+    pub(crate) ignored: Ignored,
 }
 
 impl<'a> Request<'a> {

@@ -39,11 +39,12 @@ fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
             write_usage(usage, None, out);
             out.put_slice(b"}}\n\n");
         }
-        StreamEvent::MessageDelta { stop_reason, usage, searches } => {
+        StreamEvent::MessageDelta { stop_reason, usage, searches, context_management } => {
             out.put_slice(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"");
             out.put_slice(stop_reason.as_str().as_bytes());
             out.put_slice(b"\",\"stop_sequence\":null},\"usage\":");
             write_usage(usage, searches, out);
+            write_context_management(context_management, out);
             out.put_slice(b"}\n\n");
         }
         StreamEvent::MessageStop => out.put_slice(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
@@ -89,6 +90,14 @@ pub(super) fn write_usage(usage: Usage, searches: Option<u32>, out: &mut impl Bu
         out.put_slice(b",\"web_fetch_requests\":0}");
     }
     out.put_slice(b"}");
+}
+
+/// The member of M77.
+pub(super) fn write_context_management(report: Option<&str>, out: &mut impl BufMut) {
+    if let Some(report) = report {
+        out.put_slice(b",\"context_management\":");
+        out.put_slice(report.as_bytes());
+    }
 }
 
 /// The content of a string literal.

@@ -21,7 +21,7 @@ use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, UserMessage};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
-    Content as BlockContent, Display, Message, Request, RequestError, Role, ToolChoice, quotable,
+    Content as BlockContent, Display, Ignored, Message, Request, RequestError, Role, ToolChoice, quotable,
     without_dropped_prefill,
 };
 
@@ -142,6 +142,8 @@ pub struct Translated {
     pub sent_schema_keywords: bool,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
     pub dropped_server_tools: Vec<String>,
+    /// Features of the request without effect (M80).
+    pub ignored: Ignored,
 }
 
 /// Translates a valid request.
@@ -234,6 +236,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         sent_cache_points,
         sent_schema_keywords,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
+        ignored: request.ignored.clone(),
     })
 }
 

@@ -67,6 +67,8 @@ pub struct Settings {
 pub struct Extras {
     /// Anthropic's web search is declared (M87): the gateway answers calls of `web_search` (TS30).
     pub search: bool,
+    /// What `context_management` has done to the request, a JSON object (M77).
+    pub context_management: Option<String>,
 }
 
 /// The form of a response's output.
@@ -612,7 +614,8 @@ impl Response {
             None => StopReason::EndTurn,
         };
         let usage = self.settled_usage();
-        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches: None });
+        let context_management = self.settings.extras.context_management.as_deref();
+        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches: None, context_management });
         sink.event(StreamEvent::MessageStop);
         self.ended = Some((stop_reason, usage));
         self.state = State::Done;

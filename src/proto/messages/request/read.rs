@@ -1,14 +1,15 @@
 //! Reads a request out of checked JSON and refuses it by the first rule it breaks (contract/messages.md).
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
 use super::{
-    Block, Content, Display, Document, DocumentFormat, DocumentSource, Image, ImageFormat, MAX_MESSAGES, MAX_TOOL_NAME,
-    Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice, ToolResult,
-    ToolUse, quotable,
+    Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
+    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
+    ToolResult, ToolUse, quotable,
 };
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
@@ -40,6 +41,11 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     );
     let [temperature, top_p, top_k, stop_sequences, stream, metadata] =
         fields(json.root(), ["temperature", "top_p", "top_k", "stop_sequences", "stream", "metadata"]);
+    let ignored = RefCell::default();
+    let top = |name| Path { ignored: Some(&ignored), ..Path::top(name) };
+    for (name, feature) in WITHOUT_EFFECT.into_iter().zip(fields(json.root(), WITHOUT_EFFECT)) {
+        feature.into_iter().for_each(|_| top(name).ignored());
+    }
 
     let at = Path::top("model");
     let model = not_empty_string(required(model, at)?, at)?;
@@ -50,15 +56,16 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         }
         Purpose::CountTokens => None,
     };
-    let messages_at = Path::top("messages");
+    let messages_at = top("messages");
     let messages = array(required(messages, messages_at)?, messages_at)?;
     if messages.elements().next().is_none() {
         return Err(messages_at.error("must not be empty"));
     }
     let system = system.map_or(Ok(Vec::new()), system_prompt)?;
-    let tools_at = Path::top("tools");
+    let tools_at = top("tools");
     let tools = tools.map(|tools| array(tools, tools_at)).transpose()?;
-    let tool_choice = tool_choice.map_or(Ok(ToolChoice::Auto), tool_choice_shape)?;
+    let tool_choice =
+        tool_choice.map_or(Ok(ToolChoice::Auto), |choice| tool_choice_shape(choice, top("tool_choice")))?;
     let (thinking, display) = thinking.map_or(Ok((Thinking::Absent, None)), thinking_mode)?;
     let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
     between_0_and_1(temperature, Path::top("temperature"))?;
@@ -69,6 +76,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     stop_sequences.map_or(Ok(()), check_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
+    no_mcp_servers(json.root())?;
 
     let Conversation { messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
     let mut declared = Vec::new();
@@ -98,9 +106,13 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         max_tokens,
         effort,
         user_id,
+        ignored: ignored.take(),
         json,
     })
 }
+
+/// Features that Kiro has nothing for (M75).
+const WITHOUT_EFFECT: [&str; 5] = ["container", "service_tier", "speed", "inference_geo", "fallbacks"];
 
 // The top level (M20–M32)
 
@@ -126,9 +138,11 @@ fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
     }
 }
 
-fn tool_choice_shape<'a>(choice: Value<'_, 'a>) -> Result<ToolChoice<'a>> {
-    let at = Path::top("tool_choice");
-    let [kind, name] = fields(object(choice, at)?, ["type", "name"]);
+fn tool_choice_shape<'a>(choice: Value<'_, 'a>, at: Path<'_>) -> Result<ToolChoice<'a>> {
+    let [kind, name, one_at_once] = fields(object(choice, at)?, ["type", "name", "disable_parallel_tool_use"]);
+    if one_at_once.and_then(Value::bool) == Some(true) {
+        at.field("disable_parallel_tool_use").ignored();
+    }
     let kind_at = at.field("type");
     let kind = string(required(kind, kind_at)?, kind_at)?.into_decoded();
     match &*kind {
@@ -210,6 +224,18 @@ fn metadata_user_id<'a>(metadata: Value<'_, 'a>) -> Result<Option<Text<'a>>> {
     let at = Path::top("metadata");
     let [user_id] = fields(object(metadata, at)?, ["user_id"]);
     user_id.map(|user_id| string(user_id, at.field("user_id"))).transpose()
+}
+
+/// A client that names servers expects their tools (M75).
+fn no_mcp_servers(request: Value<'_, '_>) -> Result<()> {
+    let at = Path::top("mcp_servers");
+    let [servers] = fields(request, ["mcp_servers"]);
+    match servers.map(|servers| array(servers, at)).transpose()? {
+        Some(servers) if servers.elements().next().is_some() => {
+            Err(at.error("remote MCP servers can't be served through Kiro"))
+        }
+        _ => Ok(()),
+    }
 }
 
 // Messages (M35–M47, M69, M70)
@@ -448,7 +474,13 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
             let at = at.field("data");
             Content::RedactedThinking { data: string(required(data, at)?, at)? }
         }
-        _ => Content::Foreign,
+        kind => {
+            // What other blocks hold is history; this one gives the model a file.
+            if kind == "container_upload" {
+                at.ignored_as(kind);
+            }
+            Content::Foreign
+        }
     };
     Ok(Block { content, cached })
 }
@@ -502,12 +534,15 @@ fn read_image<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Image<'a>> {
 }
 
 fn read_document<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Document<'a>> {
-    let [source, title, context] = fields(block, ["source", "title", "context"]);
+    let [source, title, context, citations] = fields(block, ["source", "title", "context", "citations"]);
+    read_citations(citations, at);
     let source_at = at.field("source");
     let source = read_document_source(object(required(source, source_at)?, source_at)?, source_at)?;
     let title = title.map(|title| string(title, at.field("title"))).transpose()?;
     if let Some(context) = context {
-        string(context, at.field("context"))?;
+        let at = at.field("context");
+        string(context, at)?;
+        at.ignored();
     }
     Ok(Document { title, source })
 }
@@ -557,7 +592,8 @@ fn base64<'a>(data: Option<Value<'_, 'a>>, at: Path<'_>) -> Result<Text<'a>> {
 }
 
 fn read_search_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<SearchResult<'a>> {
-    let [source, title, content] = fields(block, ["source", "title", "content"]);
+    let [source, title, content, citations] = fields(block, ["source", "title", "content", "citations"]);
+    read_citations(citations, at);
     let (source_at, title_at, content_at) = (at.field("source"), at.field("title"), at.field("content"));
     let source = string(required(source, source_at)?, source_at)?;
     let title = string(required(title, title_at)?, title_at)?;
@@ -569,6 +605,14 @@ fn read_search_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<SearchRe
         cached |= is_cached;
     }
     Ok(SearchResult { title, source, texts, cached })
+}
+
+/// Upstream has no citations.
+fn read_citations(citations: Option<Value<'_, '_>>, at: Path<'_>) {
+    let enabled = citations.and_then(|citations| citations.member("enabled")).and_then(Value::bool);
+    if enabled == Some(true) {
+        at.field("citations").ignored();
+    }
 }
 
 fn read_tool_use<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolUse<'a>> {
@@ -630,7 +674,9 @@ fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>
         return Err(at.field("type").error(wanted));
     }
     if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
-        server.kinds.push(kind.into_decoded());
+        let kind = kind.into_decoded();
+        at.ignored_as(&kind);
+        server.kinds.push(kind);
         server.names.extend(name.and_then(Value::text).map(Text::into_decoded));
         return Ok(None);
     }
@@ -708,6 +754,8 @@ fn one_of<const N: usize>(names: [&str; N]) -> String {
 struct Path<'p> {
     parent: Option<&'p Path<'p>>,
     step: Step,
+    /// Takes the paths of features without effect (M80); none where there are none.
+    ignored: Option<&'p RefCell<Ignored>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -718,15 +766,29 @@ enum Step {
 
 impl Path<'_> {
     const fn top(name: &'static str) -> Path<'static> {
-        Path { parent: None, step: Step::Field(name) }
+        Path { parent: None, step: Step::Field(name), ignored: None }
     }
 
     const fn field(&self, name: &'static str) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Field(name) }
+        Path { parent: Some(self), step: Step::Field(name), ignored: self.ignored }
     }
 
     const fn index(&self, index: usize) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Index(index) }
+        Path { parent: Some(self), step: Step::Index(index), ignored: self.ignored }
+    }
+
+    /// What stands here has no effect (M80).
+    fn ignored(&self) {
+        if let Some(ignored) = self.ignored {
+            ignored.borrow_mut().add(&self.to_string());
+        }
+    }
+
+    /// The same with the client's word for it.
+    fn ignored_as(&self, word: &str) {
+        if let Some(ignored) = self.ignored {
+            ignored.borrow_mut().add_named(&self.to_string(), word);
+        }
     }
 
     fn error(&self, sentence: impl Into<String>) -> RequestError {
