@@ -167,10 +167,25 @@ fn ids_and_settings_reach_the_request_tr5() {
     assert_eq!(body["profileArn"], "arn");
 }
 
+/// From 20260209 on Anthropic filters results by running code; a search that is off is named as a whole.
+#[test]
+fn a_search_without_its_filter_is_named_m87_m80() {
+    let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20260209","name":"web_search"}]"#, r#""x""#);
+    let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    request.without_search().unwrap();
+    let named = |request: &Request<'_>| translate(request, &context()).unwrap().ignored.header();
+    assert_eq!(named(&request).unwrap(), "tools.1.type:web_search_20260209, tools.1:web_search_20260209");
+    let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    assert_eq!(named(&request).unwrap(), "tools.1.type:web_search_20260209");
+    let body = body.replace("20260209", "20250305");
+    let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    assert_eq!(named(&request), None);
+}
+
 #[test]
 fn dropped_server_tools_are_reported_tr19_m49() {
-    let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20250305"},{"type":"bash_20250124"}]"#, r#""x""#);
-    assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["web_search_20250305", "bash_20250124"]);
+    let body = with(r#","tools":[{"name":"f"},{"type":"code_execution_20250825"},{"type":"bash_20250124"}]"#, r#""x""#);
+    assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["code_execution_20250825", "bash_20250124"]);
 }
 
 #[test]

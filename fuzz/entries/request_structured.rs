@@ -101,7 +101,7 @@ impl Recipe<'_> {
             ("user", _) => self.result(),
             (_, 2) => json!({"type": "thinking", "thinking": "t", "signature": self.one_of(&["", "s"])}),
             (_, 3) => json!({"type": "redacted_thinking", "data": "AAEC"}),
-            (_, 4) => json!({"type": "server_tool_use", "id": "s", "name": "n", "input": {}}),
+            (_, 4) => self.search(),
             _ => self.tool_use(),
         };
         if self.choice(8) == 0 {
@@ -113,7 +113,7 @@ impl Recipe<'_> {
     fn tool(&mut self) -> Value {
         let name = self.name();
         match self.choice(16) {
-            0 => json!({"type": "web_search_20250305", "name": name}),
+            0 => json!({"type": "web_search_20250305", "name": "web_search"}),
             1 => json!({"name": name}),
             2 => json!({"name": name, "description": " ", "input_schema": null}),
             3 => {
@@ -135,6 +135,19 @@ impl Recipe<'_> {
             _ => json!({"p": 1.5, "null": null, "list": []}),
         };
         json!({"type": "tool_use", "id": id, "name": self.name(), "input": input})
+    }
+
+    /// A search, or the results of one, perhaps without each other.
+    fn search(&mut self) -> Value {
+        let id = format!("srvtoolu_{}", self.choice(3));
+        let hit = json!({"type": "web_search_result", "url": "https://a.test/", "title": "T", "encrypted_content": "k1.e30", "page_age": null});
+        match self.choice(8) {
+            0 => json!({"type": "server_tool_use", "id": "s", "name": "n", "input": {}}),
+            1 => json!({"type": "server_tool_use", "id": id, "name": "web_search", "input": {}}),
+            2..5 => json!({"type": "server_tool_use", "id": id, "name": "web_search", "input": {"query": "q"}}),
+            5 => json!({"type": "web_search_tool_result", "tool_use_id": id, "content": {"error_code": "unavailable"}}),
+            _ => json!({"type": "web_search_tool_result", "tool_use_id": id, "content": [hit]}),
+        }
     }
 
     /// Ids are few, so that pairs come about. A result that isn't the only one of its id may vanish, so only those

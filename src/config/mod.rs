@@ -205,6 +205,8 @@ pub struct Config {
     pub model_unknown_passes: bool,
     /// `KIRO_MODEL_AUTO`; none: Kiro's own `auto`.
     pub model_auto: Option<String>,
+    /// `KIRO_WEB_SEARCH=on`.
+    pub web_search: bool,
     /// `KIRO_MODEL_DISCOVERY=on`.
     pub model_discovery: bool,
     /// `KIRO_MODELS_LIST=all`.
@@ -366,6 +368,7 @@ impl RawConfig {
             model_fallback: self.optional(key!("KIRO_MODEL_FALLBACK"))?,
             model_unknown_passes: self.text(key!("KIRO_MODEL_UNKNOWN"))? == "pass",
             model_auto: self.optional(key!("KIRO_MODEL_AUTO"))?.filter(|name| name != "auto"),
+            web_search: self.text(key!("KIRO_WEB_SEARCH"))? == "on",
             model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
             models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
             forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",

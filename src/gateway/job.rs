@@ -133,7 +133,7 @@ impl RequestJob {
             return None;
         }
         let translated = run_heavy(self.client_body.len(), || {
-            let request = read_request(&self.client_body, self.system.as_ref()).ok()?;
+            let request = self.shared.read_request(&self.client_body, self.system.as_ref()).ok()?;
             self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
         })?;
         Some(Arc::new(Self {
@@ -163,7 +163,7 @@ impl RequestJob {
     pub(super) fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
             run_heavy(self.client_body.len(), || {
-                let Ok(request) = read_request(&self.client_body, self.system.as_ref()) else { return 0 };
+                let Ok(request) = self.shared.read_request(&self.client_body, self.system.as_ref()) else { return 0 };
                 request_tokens(&request)
             })
         })
@@ -172,7 +172,7 @@ impl RequestJob {
     /// The Kiro request in a variation, with the thoughts of this account.
     pub(super) fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Translation, Error> {
         run_heavy(self.client_body.len(), || {
-            let request = read_request(&self.client_body, self.system.as_ref())?;
+            let request = self.shared.read_request(&self.client_body, self.system.as_ref())?;
             let translated = self.shared.translate(&request, &self.ids, account, variation, self.is_fallback)?;
             Ok(Translation::of(&translated))
         })
@@ -192,7 +192,7 @@ impl Gateway {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;
-        let request = read_request(body, call.system.as_ref())?;
+        let request = shared.read_request(body, call.system.as_ref())?;
         let client_model = request.model().to_owned();
         let refuse = |error: Error, model: Option<&Model>| RefusedRequest {
             error,
@@ -278,6 +278,28 @@ impl Gateway {
 }
 
 impl Shared {
+    /// A client's request, with the operator's system text in it (N13).
+    pub(super) fn read_request<'a>(
+        &self,
+        body: &'a [u8],
+        system: Option<&(SystemMode, String)>,
+    ) -> Result<Request<'a>, RequestError> {
+        let mut request = self.parse(body, Purpose::Messages)?;
+        if let Some((mode, text)) = system {
+            request.apply_system(*mode, text);
+        }
+        Ok(request)
+    }
+
+    /// A client's request, without the features that are off.
+    pub(super) fn parse<'a>(&self, body: &'a [u8], purpose: Purpose) -> Result<Request<'a>, RequestError> {
+        let mut request = Request::parse(body, purpose)?;
+        if !self.config.web_search {
+            request.without_search()?;
+        }
+        Ok(request)
+    }
+
     /// Translates with the current settings and model table; `as_fallback`: upstream has refused the name (TR36).
     pub(super) fn translate(
         &self,
@@ -316,16 +338,4 @@ impl Shared {
 pub(super) fn run_heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let is_shared = || Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LONG && is_shared() { tokio::task::block_in_place(work) } else { work() }
-}
-
-/// A client's request, with the operator's system text in it (N13).
-pub(super) fn read_request<'a>(
-    body: &'a [u8],
-    system: Option<&(SystemMode, String)>,
-) -> Result<Request<'a>, RequestError> {
-    let mut request = Request::parse(body, Purpose::Messages)?;
-    if let Some((mode, text)) = system {
-        request.apply_system(*mode, text);
-    }
-    Ok(request)
 }

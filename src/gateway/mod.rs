@@ -68,7 +68,7 @@ use crate::metrics::Metrics;
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, short};
 use crate::proto::kiro::client_identity;
-use crate::proto::messages::request::{Purpose, Request, SystemMode};
+use crate::proto::messages::request::{Purpose, SystemMode};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Models;
@@ -360,7 +360,7 @@ impl Gateway {
         self.open()?;
         self.fits(body)?;
         run_heavy(body.len(), || {
-            let request = Request::parse(body, Purpose::CountTokens)?;
+            let request = self.shared.parse(body, Purpose::CountTokens)?;
             // Translating finds every reason to refuse the request.
             self.shared.translate(&request, &Ids::default(), None, Variation::default(), false)?;
             Ok(request_tokens(&request))

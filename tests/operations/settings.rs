@@ -453,6 +453,18 @@ effects! {
             assert!(sent.contains(&format!(r#""modelId":"{model}""#)), "{said}: {sent}");
         }
     }
+    KIRO_WEB_SEARCH: web_search => {
+        let tool = json!({ "type": "web_search_20250305", "name": "web_search" });
+        for (word, declared) in [("on", true), ("off", false)] {
+            let place = Place::new(&[("KIRO_WEB_SEARCH", word)]).await;
+            place.ask(with(json!({ "tools": [{ "name": "f" }, tool] }))).await.unwrap();
+            let body = place.last_request()["body"].as_str().unwrap().to_owned();
+            assert_eq!(body.contains(r#""name":"web_search""#), declared, "{word}: {body}");
+            let alone = with(json!({ "tools": [tool] }));
+            assert_eq!(place.ask(alone.clone()).await.is_ok(), declared, "{word}");
+            assert_eq!(place.gateway.count_tokens(alone.to_string().as_bytes()).is_ok(), declared, "{word}");
+        }
+    }
     KIRO_MODEL_DISCOVERY: model_discovery => {
         // What no account has isn't listed, once that is known.
         let file = json!([

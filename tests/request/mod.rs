@@ -110,7 +110,10 @@ impl Case {
     /// What becomes of it.
     pub fn run(&self) -> Result<Translated, RequestError> {
         let purpose = if self.has("count") { Purpose::CountTokens } else { Purpose::Messages };
-        let request = Request::parse(&self.body, purpose)?;
+        let mut request = Request::parse(&self.body, purpose)?;
+        if self.has("off") {
+            request.without_search()?;
+        }
         let fields = Models::from_json(
             br#"[{"kiro_id":"claude-sonnet-4.5","names":["claude-sonnet-4-5"],"display_name":"d","created":"2025-09-29T00:00:00Z","window":172500,"max_output":64000,"thinking":"fields","efforts":["low","medium","high","xhigh","max"],"default_effort":"high","types":["adaptive"],"display":["summarized","omitted"]}]"#,
         )

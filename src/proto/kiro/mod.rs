@@ -9,6 +9,7 @@ pub mod portal;
 pub mod profile;
 pub mod request;
 pub mod route;
+pub mod search;
 pub mod sign_in;
 pub mod token;
 pub mod usage;

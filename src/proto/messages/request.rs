@@ -4,6 +4,7 @@ mod ignored;
 mod media;
 mod offer;
 mod read;
+mod search;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,9 +13,11 @@ use serde::Deserialize;
 
 pub use self::ignored::Ignored;
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
+pub use self::search::{SearchTool, UserLocation};
 use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonTree, Text, ValueId, ValueKind};
+use crate::proto::messages::search::WEB_SEARCH;
 
 /// Most messages of a request (M13).
 pub const MAX_MESSAGES: usize = 100_000;
@@ -22,16 +25,6 @@ pub const MAX_MESSAGES: usize = 100_000;
 pub const MAX_DOCUMENTS: usize = 5;
 /// Longest tool name in characters (M16).
 pub const MAX_TOOL_NAME: usize = 256;
-
-/// The client's request with further messages at its end, for the next upstream answer of the same message (TS33).
-/// `messages`: JSON objects with commas between. None when the body has no array `messages` with a message in it.
-pub fn with_messages(body: &[u8], messages: &[u8]) -> Option<Vec<u8>> {
-    let tree = JsonTree::parse(body).ok()?;
-    let array = tree.root().member("messages")?;
-    array.elements().next()?;
-    let end = array.span().end.checked_sub(1)?;
-    Some([body.get(..end)?, b",", messages, body.get(end..)?].concat())
-}
 
 /// The purpose of a request: decides whether `max_tokens` is required (M21, M65).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +137,32 @@ impl<'a> Request<'a> {
         self.messages.iter().any(|message| message.role == Role::Assistant)
     }
 
+    /// The web search that the model may use: of two tools with its name the first counts (M50, M87).
+    pub fn search(&self) -> Option<&SearchTool> {
+        self.tools.iter().find(|tool| tool.name == WEB_SEARCH)?.search.as_deref()
+    }
+
+    /// Drops Anthropic's web search, as other tools that only Anthropic could run (`KIRO_WEB_SEARCH=off`, M49).
+    ///
+    /// # Errors
+    /// It is the only tool, or `tool_choice` needs it.
+    pub fn without_search(&mut self) -> Result<(), RequestError> {
+        let mut alone = None;
+        self.tools.retain_mut(|tool| match tool.search.take() {
+            None => true,
+            Some(search) => {
+                alone = alone.take().or(search.alone.then(|| search.kind.clone()));
+                self.ignored.add_named(&search.path, &search.kind);
+                self.server_tools.push(search.kind.into());
+                false
+            }
+        });
+        match alone {
+            Some(kind) => Err(read::only_server_tools(&kind)),
+            None => read::check_tool_choice(&self.tool_choice, &self.tools),
+        }
+    }
+
     /// Applies the operator's system text (N13). Appended to a string it stands after a line break, appended to an
     /// array it is one more text block: both give the same prompt, since text blocks are joined by line breaks
     /// (TR11).
@@ -209,6 +228,16 @@ pub(crate) enum Content<'a> {
     SearchResult(SearchResult<'a>),
     ToolUse(ToolUse<'a>),
     ToolResult(ToolResult<'a>),
+    /// `server_tool_use` of `web_search` (TR52). `input` is an object.
+    SearchUse {
+        id: Cow<'a, str>,
+        input: Option<ValueId>,
+    },
+    /// `web_search_tool_result` (TR52).
+    SearchResults {
+        id: Cow<'a, str>,
+        content: ValueId,
+    },
     /// An empty signature means none.
     Thinking {
         text: Text<'a>,
@@ -279,6 +308,8 @@ pub(crate) struct Tool<'a> {
     /// An object; `None` stands for `{}`.
     pub schema: Option<ValueId>,
     pub cached: bool,
+    /// It is Anthropic's web search (M87). Its description and schema are ours.
+    pub search: Option<Box<SearchTool>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -369,6 +400,13 @@ impl Block<'_> {
         self.cached || inside
     }
 
+    /// Whether it is more than an empty text, a block that is dropped, or a part of a search.
+    pub fn says_something(&self) -> bool {
+        let is_dropped =
+            matches!(self.content, Content::Foreign | Content::SearchUse { .. } | Content::SearchResults { .. });
+        !is_dropped && !self.is_empty_text()
+    }
+
     pub fn is_empty_text(&self) -> bool {
         matches!(&self.content, Content::Text(text) if text.is_empty())
     }
@@ -419,17 +457,6 @@ pub(crate) fn is_uuid(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_added_at_the_end_ts33() {
-        let add = |body: &str| with_messages(body.as_bytes(), b"M").map(|new| String::from_utf8(new).unwrap());
-        assert_eq!(add(r#"{"messages":[{"a":[1]} ], "z":[]}"#).unwrap(), r#"{"messages":[{"a":[1]} ,M], "z":[]}"#);
-        // Of equal keys the last one counts, as everywhere.
-        assert_eq!(add(r#"{"messages":[1],"messages":[2]}"#).unwrap(), r#"{"messages":[1],"messages":[2,M]}"#);
-        for other in ["", "{}", r#"{"messages":{}}"#, r#"{"messages":[]}"#, r#"{"messages":"x"}"#] {
-            assert_eq!(add(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn only_a_uuid_is_a_conversation_id_m34() {

@@ -1,7 +1,9 @@
 //! The token estimator (TU5–TU7).
 
+use super::search::{outcome_of, text};
 use crate::proto::json::tree::{Sink, Text, Value};
 use crate::proto::json::unescape;
+use crate::proto::kiro::search::{DESCRIPTION, SCHEMA};
 use crate::proto::messages::request::{Block, Content, Document, DocumentSource, Request, decoded_len};
 
 /// Counts tokens of text without a tokenizer: a weight per character by its class and the class before it (TU5).
@@ -321,7 +323,10 @@ pub fn request_tokens(request: &Request<'_>) -> u64 {
         if let Some(description) = &tool.description {
             sum.piece(description);
         }
-        sum.json_piece(tool.schema.map(|schema| request.json.value(schema)));
+        match tool.search {
+            Some(_) => [DESCRIPTION, SCHEMA].into_iter().for_each(|text| sum.plain_piece(text)),
+            None => sum.json_piece(tool.schema.map(|schema| request.json.value(schema))),
+        }
     }
     sum.tokens().max(1)
 }
@@ -342,6 +347,14 @@ fn count_block(block: &Block<'_>, request: &Request<'_>, sum: &mut Estimator) {
         Content::ToolResult(result) => {
             sum.add(weight::TOOL_PART);
             result.content.iter().for_each(|block| count_block(block, request, sum));
+        }
+        Content::SearchUse { input, .. } => {
+            sum.add(weight::TOOL_PART);
+            sum.json_piece(input.map(|input| request.json.value(input)));
+        }
+        Content::SearchResults { content, .. } => {
+            sum.add(weight::TOOL_PART);
+            sum.plain_piece(&text("", &outcome_of(request.json.value(*content))));
         }
         Content::RedactedThinking { .. } | Content::Foreign => {}
     }

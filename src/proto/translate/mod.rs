@@ -7,6 +7,7 @@ pub mod ids;
 pub mod model;
 pub mod request;
 mod schema;
+pub mod search;
 pub mod stream;
 pub mod thinking;
 pub mod tools;

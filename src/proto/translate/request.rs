@@ -21,9 +21,10 @@ use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, UserMessage};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
-    Content as BlockContent, Display, Ignored, Message, Request, RequestError, Role, ToolChoice, quotable,
-    without_dropped_prefill,
+    Content as BlockContent, Display, Ignored, Message, Request, RequestError, Role, SearchTool, ToolChoice,
+    UserLocation, quotable, without_dropped_prefill,
 };
+use crate::proto::messages::search::WEB_SEARCH;
 
 /// Cache points upstream takes (TR50).
 pub const MAX_CACHE_POINTS: usize = 4;
@@ -140,6 +141,8 @@ pub struct Translated {
     pub sent_cache_points: usize,
     /// Whether a tool's schema was sent with keywords that a repair can leave out (TR64).
     pub sent_schema_keywords: bool,
+    /// The web search that the model may use (M87).
+    pub search: Option<SearchTool>,
     /// Types of the tools that were dropped because they run on Anthropic's side (TR19): one warning.
     pub dropped_server_tools: Vec<String>,
     /// Features of the request without effect (M80).
@@ -160,6 +163,9 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let (leading, messages) = messages.split_at(leading_systems);
     let turns = turns::turns(messages, &request.json, &declared);
 
+    // The message goes on behind its searches: what `tool_choice` asked for is done (TR51).
+    let goes_on = matches!(messages.last(), Some(message) if message.role == Role::Assistant)
+        && matches!(turns.last(), Some(Turn::User(_)));
     let used = names_in_use(&turns);
     let (mut tools, tool_names) = declared.for_request(&request.tool_choice, &used);
     if ctx.leave_out.schema_keywords {
@@ -213,7 +219,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         tools,
     };
     conversation.current.documents = documents.into_sent();
-    add_sentences(&mut conversation, request);
+    add_sentences(&mut conversation, request, goes_on);
     let system_message = place_system(&mut conversation, system, ctx.system_text);
     let row_limit = model
         .cache
@@ -235,6 +241,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         withheld_reasoning: seen.withheld,
         sent_cache_points,
         sent_schema_keywords,
+        search: request.search().cloned(),
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
         ignored: request.ignored.clone(),
     })
@@ -276,6 +283,18 @@ struct System<'r> {
     cached: bool,
 }
 
+/// Where the user is, which upstream's search doesn't take (TR53).
+fn near(location: &UserLocation) -> Option<String> {
+    let UserLocation { city, region, country, timezone } = location;
+    let place: Vec<_> = [city, region, country].into_iter().flatten().map(String::as_str).collect();
+    match (place.join(", "), timezone) {
+        (place, None) if place.is_empty() => None,
+        (place, Some(zone)) if place.is_empty() => Some(format!("The user's time zone is {zone}.")),
+        (place, None) => Some(format!("The user is near {place}.")),
+        (place, Some(zone)) => Some(format!("The user is near {place} ({zone}).")),
+    }
+}
+
 /// The thinking prefix and the client's system text (TR46); nothing in it changes from turn to turn. A cache marker on
 /// a tool counts as one on it (TR50).
 fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: &Asked, model: &Model) -> System<'r> {
@@ -295,6 +314,9 @@ fn system_text<'r>(request: &'r Request<'_>, leading: &'r [Message<'_>], asked: 
     for (piece, _) in client.iter().filter(|(piece, _)| !piece.is_empty()) {
         text.line(piece.by_ref());
     }
+    if let Some(place) = request.search().and_then(|search| search.location.as_ref()).and_then(near) {
+        text.line(Text::new(place));
+    }
     let cached = client.iter().any(|(_, cached)| *cached) || request.tools.iter().any(|tool| tool.cached);
     System { text, cached }
 }
@@ -312,9 +334,15 @@ fn tool_choice_sentence(choice: &ToolChoice<'_>, has_tools: bool) -> Option<Stri
 }
 
 /// Adds the sentences about this turn at the end of the current message (TR47).
-fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>) {
+fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>, goes_on: bool) {
     let has_tools = !conversation.tools.is_empty();
-    if let Some(sentence) = tool_choice_sentence(&request.tool_choice, has_tools) {
+    let is_done = match &request.tool_choice {
+        ToolChoice::Any => goes_on,
+        ToolChoice::Tool(name) => goes_on && name == WEB_SEARCH,
+        ToolChoice::Auto | ToolChoice::None => false,
+    };
+    let sentence = tool_choice_sentence(&request.tool_choice, has_tools);
+    if let Some(sentence) = sentence.filter(|_| !is_done) {
         conversation.current.content.append(Text::BLANK_LINE);
         conversation.current.content.append(Text::new(sentence));
     }

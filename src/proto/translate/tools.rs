@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 use super::schema::{ANY_OBJECT, EMPTY_SCHEMA, Merged, Schema, sanitised};
 use crate::proto::json::tree::{JsonTree, Text};
 use crate::proto::kiro::request::Tool as KiroTool;
+use crate::proto::kiro::search::{DESCRIPTION, SCHEMA};
 use crate::proto::messages::request::{Request, Tool, ToolChoice};
+use crate::proto::messages::search::WEB_SEARCH;
 
 /// Longest tool name upstream takes (K21).
 const MAX_NAME: usize = 64;
@@ -103,11 +105,19 @@ impl<'r> Declared<'r> {
             if !upstream_names.insert(upstream_name.clone()) {
                 continue;
             }
-            let schema = Schema::of(tool.schema.map(|schema| request.json.value(schema)));
+            let schema = match &tool.search {
+                Some(_) => Schema { requires_something: true, ..Schema::default() },
+                None => Schema::of(tool.schema.map(|schema| request.json.value(schema))),
+            };
             declared.by_name.insert(&tool.name, declared.tools.len());
             declared.tools.push(DeclaredTool { tool, upstream_name, schema });
         }
         declared
+    }
+
+    /// Whether Anthropic's web search is among them (M87).
+    pub fn searches(&self) -> bool {
+        self.find(WEB_SEARCH).is_some_and(|declared| declared.tool.search.is_some())
     }
 
     /// Whether a tool needs input (TR16); an undeclared one doesn't.
@@ -135,6 +145,11 @@ impl<'r> Declared<'r> {
             upstream_names.insert(name.clone());
             if name != tool.name {
                 changed.push((name.to_string(), tool.name.to_string()));
+            }
+            if tool.search.is_some() {
+                let description = Text::constant(DESCRIPTION);
+                sent.push(KiroTool { description, schema: Cow::Borrowed(SCHEMA), name });
+                continue;
             }
             let own = description(tool, &name);
             let (schema, description) = match schema.merged {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
+use super::search::{is_search, read_search};
 use super::{
     Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
     MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
@@ -14,8 +15,9 @@ use super::{
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
 use crate::proto::messages::error::{Cause, ErrorType};
+use crate::proto::messages::search::WEB_SEARCH;
 
-type Result<T> = std::result::Result<T, RequestError>;
+pub(super) type Result<T> = std::result::Result<T, RequestError>;
 
 /// The whole body: JSON, then the top level (M20–M32), then the insides of `messages` (M35–M47) and of `tools`
 /// (M48–M50), and last what `tool_choice` says about the tools.
@@ -158,7 +160,7 @@ fn tool_choice_shape<'a>(choice: Value<'_, 'a>, at: Path<'_>) -> Result<ToolChoi
 }
 
 /// The part of M25 that looks at the tools.
-fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> {
+pub(super) fn check_tool_choice(choice: &ToolChoice<'_>, tools: &[Tool<'_>]) -> Result<()> {
     let at = Path::top("tool_choice");
     match choice {
         ToolChoice::Any if tools.is_empty() => Err(at.error("needs tools")),
@@ -474,6 +476,7 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
             let at = at.field("data");
             Content::RedactedThinking { data: string(required(data, at)?, at)? }
         }
+        "server_tool_use" | "web_search_tool_result" if holder == assistant => read_search_block(block),
         kind => {
             // What other blocks hold is history; this one gives the model a file.
             if kind == "container_upload" {
@@ -483,6 +486,22 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
         }
     };
     Ok(Block { content, cached })
+}
+
+/// A use of Anthropic's web search, or its results (TR52). One that can't be read is dropped, as those of other server
+/// tools (M46).
+fn read_search_block<'a>(block: Value<'_, 'a>) -> Content<'a> {
+    let [name, id, input] = fields(block, ["name", "id", "input"]);
+    let [of, content] = fields(block, ["tool_use_id", "content"]);
+    let text = |value: Option<Value<'_, 'a>>| value.and_then(Value::text).map(Text::into_decoded);
+    match (text(id), text(of), content) {
+        (_, Some(id), Some(content)) if !id.is_empty() => Content::SearchResults { id, content: content.id() },
+        (Some(id), None, None) if !id.is_empty() && text(name).is_some_and(|name| name == WEB_SEARCH) => {
+            let input = input.filter(|input| input.kind() == ValueKind::Object).map(Value::id);
+            Content::SearchUse { id, input }
+        }
+        _ => Content::Foreign,
+    }
 }
 
 /// Blocks of other services' server tools (M46), and other blocks that only Anthropic's own answers leave in a history.
@@ -651,17 +670,22 @@ fn read_tools<'a>(
     mut server: ServerTools<'a>,
     at: Path<'_>,
 ) -> Result<(Vec<Tool<'a>>, ServerTools<'a>)> {
-    let (mut client, before) = (Vec::new(), server.kinds.len());
+    let (mut client, before) = (Vec::<Tool<'a>>::new(), server.kinds.len());
     for (index, tool) in tools.elements().enumerate() {
         client.extend(read_tool(tool, &mut server, at.index(index))?);
     }
+    let alone = !defines_one && client.iter().all(|tool| tool.search.is_some());
+    client.iter_mut().filter_map(|tool| tool.search.as_mut()).for_each(|search| search.alone = alone);
     match server.kinds.get(before) {
-        Some(kind) if client.is_empty() && !defines_one => {
-            let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
-            Err(at.error(format!("{kind} runs on Anthropic's servers and Kiro can't serve it")))
-        }
+        Some(kind) if client.is_empty() && !defines_one => Err(only_server_tools(kind)),
         _ => Ok((client, server)),
     }
+}
+
+/// The refusal of a list whose tools only Anthropic could run (M49).
+pub(super) fn only_server_tools(kind: &str) -> RequestError {
+    let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
+    Path::top("tools").error(format!("{kind} runs on Anthropic's servers and Kiro can't serve it"))
 }
 
 /// A tool of the client's (M48); one that only Anthropic could run is added to `server` (M49).
@@ -675,6 +699,11 @@ fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>
     }
     if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
         let kind = kind.into_decoded();
+        if is_search(&kind) {
+            let search = Some(Box::new(read_search(&kind, tool, at)?));
+            let (name, cached) = (WEB_SEARCH.into(), cache_control.is_some());
+            return Ok(Some(Tool { name, description: None, schema: None, cached, search }));
+        }
         at.ignored_as(&kind);
         server.kinds.push(kind);
         server.names.extend(name.and_then(Value::text).map(Text::into_decoded));
@@ -687,13 +716,13 @@ fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>
     }
     let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
     let description = description.map(|text| string(text, at.field("description"))).transpose()?;
-    Ok(Some(Tool { name, description, schema, cached: cache_control.is_some() }))
+    Ok(Some(Tool { name, description, schema, cached: cache_control.is_some(), search: None }))
 }
 
 // Values and their sentences (M18, M19)
 
 /// The members of an object by name; null counts as absent.
-fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [Option<Value<'j, 'a>>; N] {
+pub(super) fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [Option<Value<'j, 'a>>; N] {
     let mut found = [None; N];
     for (key, value) in object.members() {
         for (slot, name) in found.iter_mut().zip(names) {
@@ -705,23 +734,23 @@ fn fields<'j, 'a, const N: usize>(object: Value<'j, 'a>, names: [&str; N]) -> [O
     found
 }
 
-fn required<T>(field: Option<T>, at: Path<'_>) -> Result<T> {
+pub(super) fn required<T>(field: Option<T>, at: Path<'_>) -> Result<T> {
     field.ok_or_else(|| at.error("field required"))
 }
 
-fn object<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
+pub(super) fn object<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
     if value.kind() == ValueKind::Object { Ok(value) } else { Err(at.error("must be an object")) }
 }
 
-fn array<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
+pub(super) fn array<'j, 'a>(value: Value<'j, 'a>, at: Path<'_>) -> Result<Value<'j, 'a>> {
     if value.kind() == ValueKind::Array { Ok(value) } else { Err(at.error("must be an array")) }
 }
 
-fn string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
+pub(super) fn string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Text<'a>> {
     value.text().ok_or_else(|| at.error("must be a string"))
 }
 
-fn not_empty_string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Cow<'a, str>> {
+pub(super) fn not_empty_string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result<Cow<'a, str>> {
     let text = string(value, at)?.into_decoded();
     if text.is_empty() { Err(at.error("must not be empty")) } else { Ok(text) }
 }
@@ -731,7 +760,7 @@ fn boolean(value: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
 }
 
 /// An integer, written as digits alone, that is at least `least`; one that doesn't fit counts as the largest.
-fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Result<u64> {
+pub(super) fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Result<u64> {
     let digits = value.raw();
     let (negative, magnitude) = match digits.strip_prefix('-') {
         Some(magnitude) => (true, magnitude),
@@ -751,7 +780,7 @@ fn one_of<const N: usize>(names: [&str; N]) -> String {
 
 /// A place in the client's JSON, spelled out only when something is wrong there.
 #[derive(Debug, Clone, Copy)]
-struct Path<'p> {
+pub(super) struct Path<'p> {
     parent: Option<&'p Path<'p>>,
     step: Step,
     /// Takes the paths of features without effect (M80); none where there are none.
@@ -769,11 +798,11 @@ impl Path<'_> {
         Path { parent: None, step: Step::Field(name), ignored: None }
     }
 
-    const fn field(&self, name: &'static str) -> Path<'_> {
+    pub(super) const fn field(&self, name: &'static str) -> Path<'_> {
         Path { parent: Some(self), step: Step::Field(name), ignored: self.ignored }
     }
 
-    const fn index(&self, index: usize) -> Path<'_> {
+    pub(super) const fn index(&self, index: usize) -> Path<'_> {
         Path { parent: Some(self), step: Step::Index(index), ignored: self.ignored }
     }
 
@@ -785,13 +814,13 @@ impl Path<'_> {
     }
 
     /// The same with the client's word for it.
-    fn ignored_as(&self, word: &str) {
+    pub(super) fn ignored_as(&self, word: &str) {
         if let Some(ignored) = self.ignored {
             ignored.borrow_mut().add_named(&self.to_string(), word);
         }
     }
 
-    fn error(&self, sentence: impl Into<String>) -> RequestError {
+    pub(super) fn error(&self, sentence: impl Into<String>) -> RequestError {
         RequestError { kind: ErrorType::InvalidRequest, path: self.to_string(), sentence: sentence.into(), cause: None }
     }
 }

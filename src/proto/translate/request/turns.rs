@@ -1,11 +1,12 @@
 //! Turns: the client's messages grouped so that user and assistant alternate, repaired and flattened (TR7–TR18,
 //! TR25–TR30).
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use super::CONTINUE;
 use super::documents::{Documents, Fate};
-use crate::proto::json::tree::{JsonTree, Text, ValueKind};
+use crate::proto::json::tree::{JsonTree, Text, Value, ValueKind};
 use crate::proto::kiro::request::{
     AssistantMessage, Content, Image as KiroImage, Input, Reasoning, ToolResult as KiroResult, ToolUse as KiroUse,
     UserMessage,
@@ -14,7 +15,9 @@ use crate::proto::messages::request::{
     Block, Content as BlockContent, Document, DocumentFormat, DocumentSource, Image, Message, Role, SearchResult,
     ToolResult, ToolUse,
 };
+use crate::proto::messages::search::WEB_SEARCH;
 use crate::proto::translate::ids::signature_id;
+use crate::proto::translate::search::{self, outcome_of};
 use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_id, upstream_name};
 
 /// The messages of one side between two of the other (TR8).
@@ -24,6 +27,7 @@ pub(super) enum Turn<'r> {
 }
 
 /// A user's turn, flattened.
+#[derive(Default)]
 pub(super) struct UserTurn<'r> {
     pub parts: Vec<Part<'r>>,
     cached: bool,
@@ -49,16 +53,19 @@ pub(super) struct Base64Document<'r> {
 }
 
 /// An assistant's turn.
+#[derive(Default)]
 pub(super) struct AssistantTurn<'r> {
-    messages: &'r [Message<'r>],
+    /// The blocks of each message; of one that searched, those up to a search's results (TR52).
+    messages: Vec<&'r [Block<'r>]>,
     /// Those that have a result (TR18), each id once (TR15).
     pub uses: Vec<Use<'r>>,
-    /// Places in `uses` by id.
+    /// Places in `uses` by the client's id.
     places: Places<'r>,
 }
 
 pub(super) struct Use<'r> {
-    pub id: &'r str,
+    /// The one upstream knows.
+    pub id: Cow<'r, str>,
     /// The client's name.
     pub name: &'r str,
     pub input: Input<'r>,
@@ -96,35 +103,160 @@ pub(super) fn turns<'r>(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, dec
     let is_assistant = |message: &Message<'_>| message.role == Role::Assistant;
     let mut turns = Vec::with_capacity(messages.len());
     for group in messages.chunk_by(|a, b| is_assistant(a) == is_assistant(b)) {
-        let turn = match turns.last_mut() {
-            _ if group.first().is_some_and(is_assistant) => Turn::Assistant(AssistantTurn::new(group, json, declared)),
-            Some(Turn::Assistant(asking)) => Turn::User(UserTurn::new(group, Some(asking))),
-            _ => Turn::User(UserTurn::new(group, None)),
+        if group.first().is_some_and(is_assistant) {
+            assistant_turns(group, json, declared, &mut turns);
+            continue;
+        }
+        // Results of searches at the end of the message before come first (TR52).
+        let found = match turns.pop() {
+            Some(Turn::User(found)) => found,
+            other => {
+                turns.extend(other);
+                UserTurn::default()
+            }
         };
-        turns.push(turn);
+        let asking = match turns.last_mut() {
+            Some(Turn::Assistant(asking)) => Some(asking),
+            _ => None,
+        };
+        let turn = found.and(group, asking);
+        turns.push(Turn::User(turn));
     }
-    if let Some(Turn::Assistant(unanswered)) = turns.last_mut() {
-        unanswered.uses.clear();
+    for turn in &mut turns {
+        if let Turn::Assistant(turn) = turn {
+            turn.uses.retain(|tool_use| tool_use.answered);
+        }
     }
     turns
 }
 
-impl<'r> UserTurn<'r> {
-    /// Flattens the messages and pairs their results with the tool uses of the turn before (TR18).
-    fn new(messages: &'r [Message<'r>], asking: Option<&mut AssistantTurn<'r>>) -> Self {
-        let mut turn = Self { parts: Vec::new(), cached: false };
-        let mut asking = asking;
-        for block in messages.iter().flat_map(|message| &message.blocks) {
-            turn.cached |= block.is_cached();
-            match &block.content {
-                BlockContent::ToolResult(result) => turn.result(result, asking.as_deref_mut()),
-                _ => turn.block(block),
+/// An assistant's messages: one turn, or several with the results of its searches between them (TR52). The last turn is
+/// a user's if results stand at the end.
+fn assistant_turns<'r>(
+    messages: &'r [Message<'r>],
+    json: &'r JsonTree<'r>,
+    declared: &Declared<'r>,
+    turns: &mut Vec<Turn<'r>>,
+) {
+    let mut searches = Searches::of(messages);
+    let mut turn = AssistantTurn::default();
+    let mut found: Option<UserTurn<'r>> = None;
+    for message in messages {
+        let mut from = 0;
+        for (place, block) in message.blocks.iter().enumerate() {
+            if let BlockContent::SearchResults { id, content } = &block.content {
+                if let Some(query) = searches.answered(id) {
+                    let outcome = outcome_of(json.value(*content));
+                    let text = Text::new(search::text(&query.unwrap_or_default(), &outcome));
+                    let found = found.get_or_insert_default();
+                    found.cached |= block.cached;
+                    found.parts.push(match declared.searches() {
+                        true => {
+                            let (id, content) = (search_id(id), text.into());
+                            Part::Result(KiroResult { id, content, is_error: outcome.is_err() })
+                        }
+                        false => Part::Line(text),
+                    });
+                }
+                continue;
+            }
+            let is_search = match &block.content {
+                BlockContent::SearchUse { id, .. } => searches.has(id),
+                _ => false,
+            };
+            if (is_search || block.says_something())
+                && let Some(found) = found.take()
+            {
+                turn.messages.push(&message.blocks[from..place]);
+                from = place;
+                turns.push(Turn::Assistant(std::mem::take(&mut turn)));
+                turns.push(Turn::User(found));
+            }
+            if let BlockContent::SearchUse { id, input } = &block.content
+                && is_search
+            {
+                let input = input.map(|input| json.value(input));
+                searches.asked(id, search::query_of(input));
+                if declared.searches() {
+                    turn.uses.push(Use::search(id, input));
+                }
             }
         }
-        if let Some(asking) = asking {
-            asking.uses.retain(|tool_use| tool_use.answered);
+        turn.messages.push(&message.blocks[from..]);
+    }
+    turn.tool_uses(messages, json, declared);
+    turns.push(Turn::Assistant(turn));
+    turns.extend(found.map(Turn::User));
+}
+
+/// The searches of an assistant's turn that have results: the others are left out, and so are results without a search
+/// (TR52).
+#[derive(Default)]
+struct Searches<'r> {
+    answered: HashSet<&'r str>,
+    /// The queries of those whose results are still to come.
+    asked: HashMap<&'r str, Option<String>>,
+}
+
+impl<'r> Searches<'r> {
+    fn of(messages: &'r [Message<'r>]) -> Self {
+        let (mut asked, mut answered) = (HashSet::new(), HashSet::new());
+        for block in messages.iter().flat_map(|message| &message.blocks) {
+            match &block.content {
+                BlockContent::SearchUse { id, .. } => drop(asked.insert(&**id)),
+                BlockContent::SearchResults { id, .. } if asked.contains(&**id) => drop(answered.insert(&**id)),
+                _ => {}
+            }
         }
-        turn
+        Self { answered, asked: HashMap::new() }
+    }
+
+    /// Whether this search, which wasn't asked yet, has results.
+    fn has(&self, id: &str) -> bool {
+        self.answered.contains(id)
+    }
+
+    fn asked(&mut self, id: &'r str, query: Option<String>) {
+        self.answered.remove(id);
+        self.asked.insert(id, query);
+    }
+
+    /// The query of the search with these results, once.
+    fn answered(&mut self, id: &str) -> Option<Option<String>> {
+        self.asked.remove(id)
+    }
+}
+
+/// The id upstream knows a search by (TR52): what TS30 made of it, turned back.
+fn search_id(id: &str) -> Cow<'_, str> {
+    match id.strip_prefix("srvtoolu_") {
+        Some(rest) => upstream_id(&format!("tooluse_{rest}")).into_owned().into(),
+        None => upstream_id(id),
+    }
+}
+
+impl<'r> Use<'r> {
+    /// A web search that has results. It keeps them even without a query (TR16).
+    fn search(id: &'r str, input: Option<Value<'r, 'r>>) -> Self {
+        let input = match input.map_or(Input::Empty, Input::Client) {
+            input if input.is_empty() => Input::Joined(r#"{"query":""}"#.to_owned()),
+            input => input,
+        };
+        Self { id: search_id(id), name: WEB_SEARCH, input, answered: true, left_out: false }
+    }
+}
+
+impl<'r> UserTurn<'r> {
+    /// Adds the messages, flattened, and pairs their results with the tool uses of the turn before (TR18).
+    fn and(mut self, messages: &'r [Message<'r>], mut asking: Option<&mut AssistantTurn<'r>>) -> Self {
+        for block in messages.iter().flat_map(|message| &message.blocks) {
+            self.cached |= block.is_cached();
+            match &block.content {
+                BlockContent::ToolResult(result) => self.result(result, asking.as_deref_mut()),
+                _ => self.block(block),
+            }
+        }
+        self
     }
 
     /// A block that holds no others, or a document of blocks.
@@ -172,11 +304,8 @@ impl<'r> UserTurn<'r> {
 
     /// A result: with a partner, its text and the parts lifted out of it (TR17); without one, its text (TR18).
     fn result(&mut self, result: &'r ToolResult<'r>, asking: Option<&mut AssistantTurn<'r>>) {
-        let asked = asking.and_then(|turn| {
-            let place = turn.places.find(&result.id)?;
-            turn.uses.get_mut(place).filter(|tool_use| !tool_use.left_out)
-        });
-        let mut inside = Self { parts: Vec::new(), cached: false };
+        let asked = asking.and_then(|turn| turn.use_of(&result.id)).filter(|tool_use| !tool_use.left_out);
+        let mut inside = Self::default();
         result.content.iter().for_each(|block| inside.block(block));
         let is_text = |part: &Part<'_>| matches!(part, Part::Line(_) | Part::Append(_));
         match asked {
@@ -276,41 +405,48 @@ fn search_result_texts<'r>(result: &'r SearchResult<'r>) -> impl Iterator<Item =
 }
 
 impl<'r> AssistantTurn<'r> {
-    fn new(messages: &'r [Message<'r>], json: &'r JsonTree<'r>, declared: &Declared<'r>) -> Self {
-        let mut turn = Self { messages, uses: Vec::new(), places: Places::default() };
+    /// Adds the uses of the client's tools in these messages.
+    fn tool_uses(&mut self, messages: &'r [Message<'r>], json: &'r JsonTree<'r>, declared: &Declared<'r>) {
+        let searches = self.uses.len();
         // Fragments by place in `uses` (TR15).
         let mut fragments: HashMap<usize, String> = HashMap::new();
         for block in messages.iter().flat_map(|message| &message.blocks) {
             let BlockContent::ToolUse(tool_use) = &block.content else { continue };
-            let place = match turn.places.find(&tool_use.id) {
-                Some(place) => place,
+            let place = match self.places.find(&tool_use.id) {
+                Some(place) => searches + place,
                 None => {
                     let input = tool_use.input.map_or(Input::Empty, |input| Input::Client(json.value(input)));
-                    let (id, name) = (&*tool_use.id, &*tool_use.name);
-                    turn.uses.push(Use { id, name, input, answered: false, left_out: false });
-                    turn.places.add(id)
+                    let (id, name) = (upstream_id(&tool_use.id), &*tool_use.name);
+                    self.uses.push(Use { id, name, input, answered: false, left_out: false });
+                    searches + self.places.add(&tool_use.id)
                 }
             };
             if let Some(fragment) = fragment(tool_use, json)
-                && !turn.uses.get(place).is_some_and(|first| declared.takes_fragments_as_they_are(first.name))
+                && !self.uses.get(place).is_some_and(|first| declared.takes_fragments_as_they_are(first.name))
             {
                 fragments.entry(place).or_default().push_str(&fragment.decode());
             }
         }
-        for (place, tool_use) in turn.uses.iter_mut().enumerate() {
+        for (place, tool_use) in self.uses.iter_mut().enumerate().skip(searches) {
             if let Some(joined) = fragments.remove(&place) {
                 tool_use.input = joined_input(&joined);
             }
             tool_use.left_out = tool_use.input.is_empty() && declared.requires_something(tool_use.name);
         }
-        turn
+    }
+
+    /// The use of a client's tool with this id.
+    fn use_of(&mut self, id: &str) -> Option<&mut Use<'r>> {
+        let searches = self.uses.len() - self.places.ids.len();
+        self.uses.get_mut(searches + self.places.find(id)?)
     }
 
     /// The Kiro message.
     pub fn message(self, past_thinking: &mut PastThinking<'_>) -> AssistantMessage<'r> {
         let (reasoning, mut content) = self.thinking(past_thinking);
+        let cache_point = self.blocks().any(|block| block.cached);
         for message in self.messages {
-            let texts = message.blocks.iter().filter_map(|block| match &block.content {
+            let texts = message.iter().filter_map(|block| match &block.content {
                 BlockContent::Text(text) if !text.is_empty() => Some(text),
                 _ => None,
             });
@@ -329,11 +465,17 @@ impl<'r> AssistantTurn<'r> {
         AssistantMessage {
             content,
             tool_uses: (self.uses.into_iter())
-                .map(|Use { id, name, input, .. }| KiroUse { id: upstream_id(id), name: upstream_name(name), input })
+                .map(|Use { id, name, input, .. }| KiroUse { id, name: upstream_name(name), input })
                 .collect(),
             reasoning,
-            cache_point: self.messages.iter().flat_map(|message| &message.blocks).any(|block| block.cached),
+            cache_point,
         }
+    }
+
+    /// Its own blocks: the results of its searches are the user's.
+    fn blocks(&self) -> impl Iterator<Item = &'r Block<'r>> {
+        let all = self.messages.iter().copied().flatten();
+        all.filter(|block| !matches!(block.content, BlockContent::SearchResults { .. }))
     }
 
     /// Native reasoning, or the text that stands for thinking (TR29–TR31, TR44). Only the first signed block can be
@@ -343,7 +485,7 @@ impl<'r> AssistantTurn<'r> {
             return (None, Content::default());
         }
         let mut tagged = Content::default();
-        for block in self.messages.iter().flat_map(|message| &message.blocks) {
+        for block in self.blocks() {
             let (native, signature, is_empty) = match &block.content {
                 BlockContent::Thinking { text, signature } if signature.is_empty() => {
                     if !text.is_empty() {
