@@ -8,23 +8,27 @@ mod pipeline;
 
 use proptest::prelude::*;
 
+fn asked() -> impl Strategy<Value = pipeline::Asked> {
+    any::<(bool, bool)>().prop_map(|(thinking, search)| pipeline::Asked { thinking, search })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_inputs_give_a_valid_stream_ts26(recipe in prop::collection::vec(any::<u8>(), 0..160), thinking: bool, size in 1_usize..600) {
-        pipeline::any_inputs(&pipeline::Recipe(&recipe).inputs(), thinking, size);
+    fn any_inputs_give_a_valid_stream_ts26(recipe in prop::collection::vec(any::<u8>(), 0..160), asked in asked(), size in 1_usize..600) {
+        pipeline::any_inputs(&pipeline::Recipe(&recipe).inputs(), asked, size);
     }
 
     #[test]
-    fn any_bytes_give_a_valid_stream_ts26(wire in prop::collection::vec(any::<u8>(), 0..400), thinking: bool, size in 1_usize..50) {
-        pipeline::any_bytes(&wire, thinking, size);
+    fn any_bytes_give_a_valid_stream_ts26(wire in prop::collection::vec(any::<u8>(), 0..400), asked in asked(), size in 1_usize..50) {
+        pipeline::any_bytes(&wire, asked, size);
     }
 
     /// Frames that were right once: cut, doubled, one byte changed.
     #[test]
     fn damaged_frames_end_as_failures_ts26(
-        recipe in prop::collection::vec(any::<u8>(), 8..80), at: prop::sample::Index, byte: u8, thinking: bool,
+        recipe in prop::collection::vec(any::<u8>(), 8..80), at: prop::sample::Index, byte: u8, asked in asked(),
     ) {
         let inputs = pipeline::Recipe(&recipe).inputs();
         let mut wire: Vec<u8> = inputs.iter().filter_map(|input| match input {
@@ -35,7 +39,7 @@ proptest! {
             let at = at.index(wire.len());
             wire[at] = byte;
         }
-        pipeline::any_bytes(&wire, thinking, 7);
+        pipeline::any_bytes(&wire, asked, 7);
     }
 }
 
@@ -67,7 +71,7 @@ fn the_recipes_reach_every_ending_and_every_block() {
     for round in 0..2_000 {
         let data: Vec<u8> = (0..rng.usize(2..160)).map(|_| rng.u8(..)).collect();
         let inputs = pipeline::Recipe(&data).inputs();
-        let mut machine = pipeline::machine(round % 2 == 0);
+        let mut machine = pipeline::machine(pipeline::Asked { thinking: round % 2 == 0, search: round % 3 == 0 });
         let outs = drive(&mut machine, &inputs, Chunks::Whole);
         for (name, json) in parse_sse(&bytes_of(&outs)) {
             let what = [&json["content_block"]["type"], &json["delta"]["type"], &json["delta"]["stop_reason"]];
@@ -91,6 +95,9 @@ fn the_recipes_reach_every_ending_and_every_block() {
         "tool_use",
         "max_tokens",
         "error",
+        "server_tool_use",
+        "web_search_tool_result",
+        "pause_turn",
         "ping",
         "ghost",
     ] {

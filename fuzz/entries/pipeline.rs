@@ -6,33 +6,41 @@ pub mod response;
 
 use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
-use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
+use kiro_messages::proto::messages::search::{Hit, SearchCode};
+use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, UsageSplit};
 use response::{
     Chunks, Ending, Frame, Input, Out, bytes_of, check_grammar, drive, fold_of_stream, in_pieces, joined, parse_sse,
 };
 use serde_json::Value;
 
+/// What the client asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked {
+    pub thinking: bool,
+    pub search: bool,
+}
+
 /// Any bytes. The first two say how to read the others: as what upstream sends, or as the recipe of a list of inputs.
 pub fn run(data: &[u8]) {
     let Some((&[mode, size], rest)) = data.split_first_chunk::<2>() else { return };
-    let thinking = mode & 1 == 1;
+    let asked = Asked { thinking: mode & 1 == 1, search: mode & 128 != 0 };
     if mode & 2 == 0 {
-        any_bytes(rest, thinking, usize::from(size) + 1);
+        any_bytes(rest, asked, usize::from(size) + 1);
     } else {
         // Short lists find more.
         let rest = &rest[..rest.len().min(MAX_RECIPE)];
         let inputs = Recipe(rest).inputs();
-        let plain = plain_run(&inputs, thinking);
+        let plain = plain_run(&inputs, asked);
         // One comparison a run: the fuzzer's time goes into other inputs.
         let promise = PROMISES[usize::from(mode >> 2) % PROMISES.len()];
-        promise(&inputs, thinking, usize::from(size) + 1, &plain);
+        promise(&inputs, asked, usize::from(size) + 1, &plain);
     }
 }
 
 /// Bytes that need not be frames at all.
-pub fn any_bytes(wire: &[u8], thinking: bool, size: usize) {
+pub fn any_bytes(wire: &[u8], asked: Asked, size: usize) {
     let feed = |size: usize| {
-        let mut pipeline = machine(thinking);
+        let mut pipeline = machine(asked);
         let mut out = BytesMut::new();
         for piece in wire.chunks(size) {
             pipeline.push(Bytes::copy_from_slice(piece), &mut out);
@@ -48,9 +56,9 @@ pub fn any_bytes(wire: &[u8], thinking: bool, size: usize) {
 }
 
 /// A list of inputs, with every promise.
-pub fn any_inputs(inputs: &[Input], thinking: bool, size: usize) {
-    let plain = plain_run(inputs, thinking);
-    PROMISES.iter().for_each(|promise| promise(inputs, thinking, size, &plain));
+pub fn any_inputs(inputs: &[Input], asked: Asked, size: usize) {
+    let plain = plain_run(inputs, asked);
+    PROMISES.iter().for_each(|promise| promise(inputs, asked, size, &plain));
 }
 
 /// What the inputs give in one chunk.
@@ -61,14 +69,14 @@ pub struct Plain {
 }
 
 /// A comparison with the plain run; the number is a size of pieces or a place.
-type Promise = fn(&[Input], bool, usize, &Plain);
+type Promise = fn(&[Input], Asked, usize, &Plain);
 
 const PROMISES: [Promise; 5] =
     [same_at_every_split, raw_copy_is_the_slow_path, fold_is_the_same, cut_is_no_end, same_in_small_pieces];
 
 /// The grammar, and an end that is told as what it is.
-pub fn plain_run(inputs: &[Input], thinking: bool) -> Plain {
-    let mut pipeline = machine(thinking);
+pub fn plain_run(inputs: &[Input], asked: Asked) -> Plain {
+    let mut pipeline = machine(asked);
     let outs = drive(&mut pipeline, inputs, Chunks::Whole);
     let events = parse_sse(&bytes_of(&outs));
     let ending = check_grammar(&events);
@@ -89,34 +97,34 @@ pub fn plain_run(inputs: &[Input], thinking: bool) -> Plain {
 }
 
 /// K28.
-fn same_at_every_split(inputs: &[Input], thinking: bool, size: usize, plain: &Plain) {
+fn same_at_every_split(inputs: &[Input], asked: Asked, size: usize, plain: &Plain) {
     for chunks in [Chunks::PerFrame, Chunks::PerByte, Chunks::Split(size)] {
-        assert_eq!(drive(&mut machine(thinking), inputs, chunks), plain.outs, "{chunks:?}");
+        assert_eq!(drive(&mut machine(asked), inputs, chunks), plain.outs, "{chunks:?}");
     }
 }
 
 /// TS23.
-fn raw_copy_is_the_slow_path(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
-    let slow = drive(&mut machine(thinking).without_raw_copy(), inputs, Chunks::Whole);
+fn raw_copy_is_the_slow_path(inputs: &[Input], asked: Asked, _: usize, plain: &Plain) {
+    let slow = drive(&mut machine(asked).without_raw_copy(), inputs, Chunks::Whole);
     assert_eq!(parse_sse(&bytes_of(&slow)), plain.events, "raw copy and slow path");
 }
 
 /// TS2, TS11.
-fn same_in_small_pieces(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
+fn same_in_small_pieces(inputs: &[Input], asked: Asked, _: usize, plain: &Plain) {
     for size in [1, 2] {
         let cut: Vec<Input> = inputs.iter().flat_map(|input| in_pieces(input, size)).collect();
         // More events cost more of the queue's bound.
         if cut.len() < 2_000 {
-            let outs = drive(&mut machine(thinking), &cut, Chunks::PerFrame);
+            let outs = drive(&mut machine(asked), &cut, Chunks::PerFrame);
             assert_eq!(joined(&outs), joined(&plain.outs), "{size} at a time");
         }
     }
 }
 
 /// TS24.
-fn fold_is_the_same(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
+fn fold_is_the_same(inputs: &[Input], asked: Asked, _: usize, plain: &Plain) {
     let Plain { events, ending, .. } = plain;
-    let mut pipeline = Pipeline::new(settings(thinking, Mode::Fold));
+    let mut pipeline = Pipeline::new(settings(asked, Mode::Fold));
     let outs = drive(&mut pipeline, inputs, Chunks::Whole);
     assert_eq!(bytes_of(&outs), b"");
     let message = pipeline.message();
@@ -131,14 +139,14 @@ fn fold_is_the_same(inputs: &[Input], thinking: bool, _: usize, plain: &Plain) {
 }
 
 /// The bytes up to somewhere, then a cut: a failure unless the answer had ended before.
-fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize, _: &Plain) {
+fn cut_is_no_end(inputs: &[Input], asked: Asked, at: usize, _: &Plain) {
     let first_run: Vec<Input> = inputs.iter().take_while(|input| matches!(input, Input::Frame(_))).cloned().collect();
     let wire: Vec<u8> = first_run
         .iter()
         .flat_map(|input| if let Input::Frame(frame) = input { frame.wire() } else { vec![] })
         .collect();
     for at in [at.min(wire.len()), wire.len() / 2, wire.len()] {
-        let mut pipeline = machine(thinking);
+        let mut pipeline = machine(asked);
         let mut out = BytesMut::new();
         let first = pipeline.push(Bytes::copy_from_slice(&wire[..at]), &mut out);
         let (before, committed) = (check_grammar(&parse_sse(&out)), pipeline.is_committed());
@@ -148,23 +156,26 @@ fn cut_is_no_end(inputs: &[Input], thinking: bool, at: usize, _: &Plain) {
             Step::Continue if committed => assert!(matches!(step, Step::Failed(_)) && after == Ending::Failed),
             Step::Continue => assert!(matches!(step, Step::Fault(_)) && after == before),
             Step::Done => assert!(after == Ending::Finished && step == Step::Done),
-            Step::Fault(_) | Step::Failed(_) => assert!(after == before && step == Step::Continue),
+            Step::Fault(_) | Step::Failed(_) | Step::Searches => {
+                assert!(after == before && step == Step::Continue);
+            }
+            Step::NextRound => panic!("no outcome was given"),
             Step::TooLong => panic!("a stream has no bound"),
         }
     }
 }
 
 /// A pipeline that streams.
-pub fn machine(thinking: bool) -> Pipeline {
-    Pipeline::new(settings(thinking, Mode::Stream))
+pub fn machine(asked: Asked) -> Pipeline {
+    Pipeline::new(settings(asked, Mode::Stream))
 }
 
-fn settings(thinking: bool, mode: Mode) -> Settings {
+fn settings(asked: Asked, mode: Mode) -> Settings {
     Settings {
         message_id: "msg_1".into(),
         request_id: "req_1".into(),
         model: "claude-sonnet-4-5".into(),
-        thinking,
+        thinking: asked.thinking,
         drop_thinking_text: false,
         tool_names: [("f_1", "f.1")].into_iter().collect(),
         window: 172_500,
@@ -172,7 +183,7 @@ fn settings(thinking: bool, mode: Mode) -> Settings {
         usage_split: UsageSplit::Ratio,
         input_estimate: 10,
         mode,
-        extras: Default::default(),
+        extras: Extras { search: asked.search, ..Extras::default() },
     }
 }
 
@@ -256,13 +267,30 @@ impl Recipe<'_> {
     pub fn inputs(mut self) -> Vec<Input> {
         let mut inputs = Vec::new();
         while let Some(kind) = self.byte() {
-            inputs.push(self.input(kind));
+            match kind % 25 {
+                24 => inputs.extend(self.round()),
+                kind => inputs.push(self.input(kind)),
+            }
         }
         inputs
     }
 
+    /// A round with one search, which single inputs seldom give.
+    fn round(&mut self) -> [Input; 3] {
+        let search = r#"{"toolUseId":"s","name":"web_search","input":"{\"query\":\"x\"}","stop":true}"#;
+        [Input::Frame(Frame::event("toolUseEvent", search)), Input::End, self.searched()]
+    }
+
+    fn searched(&mut self) -> Input {
+        let outcome = match self.number() & 1 {
+            0 => Ok(vec![Hit::default()]),
+            _ => Err(SearchCode::Unavailable),
+        };
+        Input::Searched(vec![outcome], self.number() % 4 != 0)
+    }
+
     fn input(&mut self, kind: u8) -> Input {
-        Input::Frame(match kind % 24 {
+        Input::Frame(match kind {
             0..=7 => {
                 let text = self.pick_some(&TEXTS);
                 Frame::event("assistantResponseEvent", format!("{{\"content\":\"{text}\"}}"))
@@ -296,8 +324,9 @@ impl Recipe<'_> {
                 _ => Frame::event("invalidStateEvent", r#"{"reason":"r","message":"m"}"#),
             },
             22 => {
-                return [Input::EarlyStart, Input::Ping, Input::Restart, Input::End][usize::from(self.number() % 4)]
-                    .clone();
+                let inputs = [Input::EarlyStart, Input::Ping, Input::Restart, Input::End];
+                let input = inputs.into_iter().nth(usize::from(self.number() % 5));
+                return input.unwrap_or_else(|| self.searched());
             }
             _ => {
                 return [Input::Cut, Input::End, Input::GiveUp, Input::Shutdown][usize::from(self.number() % 4)]
@@ -308,7 +337,7 @@ impl Recipe<'_> {
 
     fn tool(&mut self) -> Frame {
         let id = *self.pick(&["a", "b", "c", "\\ud83d"]);
-        let name = *self.pick(&["f", "g", "f_1"]);
+        let name = *self.pick(&["f", "g", "f_1", "web_search"]);
         let input = match self.number() % 8 {
             0 => String::new(),
             1 => ",\"input\":null".into(),

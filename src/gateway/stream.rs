@@ -352,6 +352,9 @@ impl MessageStream {
             }
             Step::Failed(fault) => self.on_failed(fault),
             Step::Fault(fault) => self.on_fault(fault),
+            Step::Searches | Step::NextRound => {
+                self.stop(Error::new(Code::Internal, "a search without its tool"));
+            }
         }
     }
 

@@ -46,12 +46,13 @@ use super::kiro::fault::Fault;
 use super::messages::error::ApiError;
 use super::messages::event::Sink;
 use super::messages::response::Fold;
+use super::messages::search::Outcome;
 use super::messages::sse::Sse;
 use super::said::KnownSecrets;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
-pub use super::translate::stream::{Committed, Extras, Mode, Settings, Step, signature_key};
+pub use super::translate::stream::{Committed, Extras, Mode, SearchCall, Settings, Step, signature_key};
 pub use super::translate::usage::{Measured, UsageSplit};
 
 /// What a response was like, for the log and the metrics. Counts go over all attempts.
@@ -104,6 +105,8 @@ pub struct Pipeline {
 #[derive(Debug)]
 enum Output {
     Sse,
+    /// Events whose blocks are needed again for the next round (TS33).
+    SseAndFold(Fold),
     Fold(Fold),
 }
 
@@ -118,6 +121,7 @@ impl Pipeline {
     /// A pipeline in which nothing has happened.
     pub fn new(settings: Settings) -> Self {
         let output = match settings.mode {
+            Mode::Stream if settings.extras.search => Output::SseAndFold(Fold::default()),
             Mode::Stream => Output::Sse,
             Mode::Fold => Output::Fold(Fold::default()),
         };
@@ -155,16 +159,43 @@ impl Pipeline {
             return step;
         }
         decoder.push(chunk);
-        match output {
-            Output::Sse => drive(decoder, reader, response, counts, &mut Sse(out)),
-            Output::Fold(fold) => {
-                let step = drive(decoder, reader, response, counts, fold);
-                if !fold.is_too_long() {
-                    return step;
-                }
-                *fold = Fold::default();
-                response.drop_answer();
-                Step::TooLong
+        let (step, fold) = match output {
+            Output::Sse => return drive(decoder, reader, response, counts, &mut Sse(out)),
+            Output::SseAndFold(fold) => {
+                let mut both = AnySink::SseAndFold(Sse(out), fold);
+                (drive(decoder, reader, response, counts, &mut both), fold)
+            }
+            Output::Fold(fold) => (drive(decoder, reader, response, counts, fold), fold),
+        };
+        if !fold.is_too_long() {
+            return step;
+        }
+        *fold = Fold::default();
+        response.drop_answer();
+        Step::TooLong
+    }
+
+    /// The searches that the model has called since the last time, in order.
+    pub fn take_searches(&mut self) -> &[SearchCall] {
+        self.response.take_searches()
+    }
+
+    /// After [`Step::Searches`]: the outcomes of the round's searches, in order. `may_go_on`: another upstream answer may
+    /// follow; without it the message pauses where only searches were called (TS35).
+    pub fn searched(&mut self, outcomes: &[Outcome], may_go_on: bool, out: &mut BytesMut) -> Step {
+        let step = self.with_sink(out, |response, mut sink| response.searched(outcomes, may_go_on, &mut sink));
+        if step == Step::NextRound {
+            self.decoder = Decoder::new();
+        }
+        step
+    }
+
+    /// After [`Step::NextRound`]: the messages that go behind the client's (TS33), as JSON objects with commas between.
+    pub fn next_messages(&self) -> Vec<u8> {
+        match &self.output {
+            Output::Sse => Vec::new(),
+            Output::SseAndFold(fold) | Output::Fold(fold) => {
+                [b"{\"role\":\"assistant\",\"content\":[", fold.content(), b"]}"].concat()
             }
         }
     }
@@ -190,15 +221,15 @@ impl Pipeline {
 
     /// `message_start` ahead of the first event (TS22). [`Mode::Fold`]: nothing.
     pub fn early_start(&mut self, out: &mut BytesMut) {
-        if let Output::Sse = self.output {
-            self.response.early_start(&mut Sse(out));
+        if self.streams() {
+            self.with_sink(out, |response, mut sink| response.early_start(&mut sink));
         }
     }
 
     /// A `ping`, where one may stand (TS22). [`Mode::Fold`]: nothing.
     pub fn ping(&mut self, out: &mut BytesMut) {
-        if let Output::Sse = self.output {
-            self.response.ping(&mut Sse(out));
+        if self.streams() {
+            self.with_sink(out, |response, mut sink| response.ping(&mut sink));
         }
     }
 
@@ -270,7 +301,7 @@ impl Pipeline {
     pub fn held(&self) -> usize {
         let folded = match &self.output {
             Output::Sse => 0,
-            Output::Fold(fold) => fold.held(),
+            Output::SseAndFold(fold) | Output::Fold(fold) => fold.held(),
         };
         folded + self.response.held() + self.decoder.buffered()
     }
@@ -278,7 +309,7 @@ impl Pipeline {
     /// The folded message as JSON, once, after [`Step::Done`]; [`Mode::Stream`]: none.
     pub fn message(&mut self) -> Option<Vec<u8>> {
         match &mut self.output {
-            Output::Sse => None,
+            Output::Sse | Output::SseAndFold(_) => None,
             Output::Fold(fold) => fold.take(),
         }
     }
@@ -292,9 +323,14 @@ impl Pipeline {
         self
     }
 
+    fn streams(&self) -> bool {
+        !matches!(self.output, Output::Fold(_))
+    }
+
     fn with_sink<T>(&mut self, out: &mut BytesMut, input: impl FnOnce(&mut Response, AnySink<'_>) -> T) -> T {
         let sink = match &mut self.output {
             Output::Sse => AnySink::Sse(Sse(out)),
+            Output::SseAndFold(fold) => AnySink::SseAndFold(Sse(out), fold),
             Output::Fold(fold) => AnySink::Fold(fold),
         };
         input(&mut self.response, sink)
@@ -336,6 +372,7 @@ fn drive(
 /// The sink of the rarer inputs, which share one compiled copy of the code.
 enum AnySink<'a> {
     Sse(Sse<'a>),
+    SseAndFold(Sse<'a>, &'a mut Fold),
     Fold(&'a mut Fold),
 }
 
@@ -343,6 +380,10 @@ impl Sink for AnySink<'_> {
     fn event(&mut self, event: super::messages::event::StreamEvent<'_>) {
         match self {
             Self::Sse(sse) => sse.event(event),
+            Self::SseAndFold(sse, fold) => {
+                sse.event(event);
+                fold.event(event);
+            }
             Self::Fold(fold) => fold.event(event),
         }
     }

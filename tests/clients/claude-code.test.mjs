@@ -1,11 +1,8 @@
-// Requests of the shape that Claude Code sends (C30–C38): sizes, headers and members as measured,
-// words of our own. Claude Code itself is only run where CLIENTS_CLAUDE_CODE names its program.
+// Requests of the shape that Claude Code sends (C30–C38): sizes, headers and members as measured, words of our own.
+// claude-code-itself.test.mjs runs the program.
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import { test } from 'node:test'
 import { KEY, serve } from './kit.mjs'
 
@@ -231,80 +228,6 @@ test('it gives up after 300 s without an event; the server is not more patient b
   assert.equal(shown.status, 0, shown.stderr)
   assert.match(shown.stdout, /idle_timeout\W+(300s|5m)\b/i, shown.stdout)
 })
-
-const program = process.env.CLIENTS_CLAUDE_CODE
-const skip = program ? false : 'CLIENTS_CLAUDE_CODE names no program'
-
-test('Claude Code itself: an answer in print mode, whole (A72, C30, C32)', { skip, timeout: 120_000 }, async (t) => {
-  const house = await serve(t)
-  await house.script(...Array(6).fill({ text: 'It is all there: é, 😀, <tag>.', pieces: 5 }))
-  const { code, said } = await claude(t, house, ['-p', 'Say hello.'])
-  assert.equal(code, 0, said)
-  assert.equal(said.trim(), 'It is all there: é, 😀, <tag>.')
-  const prompts = (await house.upstream()).map((body) => body.conversationState.currentMessage.userInputMessage)
-  assert.ok(
-    prompts.some(({ content }) => content.includes('Say hello.')),
-    'the prompt reached upstream',
-  )
-})
-
-test('Claude Code itself: it reads a file with its own tool (A72)', { skip, timeout: 120_000 }, async (t) => {
-  const house = await serve(t)
-  const folder = mkdtempSync(path.join(tmpdir(), 'kiro-claude-'))
-  t.after(() => rmSync(folder, { recursive: true, force: true }))
-  const file = path.join(folder, 'note.txt')
-  writeFileSync(file, 'the word is heron')
-  await house.script(
-    { text: 'I look.', tools: [{ id: 'tooluse_1', name: 'Read', input: { file_path: file } }] },
-    { text: 'heron' },
-  )
-  const { code, said } = await claude(t, house, ['-p', `Which word is in ${file}?`, '--allowedTools', 'Read'], folder)
-  assert.equal(code, 0, said)
-  assert.equal(said.trim(), 'heron')
-  const last = (await house.upstream()).at(-1).conversationState.currentMessage.userInputMessage
-  const [result] = last.userInputMessageContext.toolResults
-  assert.equal(result.toolUseId, 'tooluse_1')
-  assert.match(result.content[0].text, /the word is heron/)
-})
-
-test('Claude Code itself: too long a prompt is explained (A72, C31)', { skip, timeout: 120_000 }, async (t) => {
-  const house = await serve(t, { accounts: ['sim-prompt-too-long'] })
-  const { said } = await claude(t, house, ['-p', 'Say hello.'])
-  assert.match(said, /prompt is too long/i)
-})
-
-// C33 says that it asks again without stream. In print mode 2.1.197 rather ends with the error; both are sound.
-test('Claude Code itself: half an answer is never taken for a whole one (A72, C33)', { skip, timeout: 120_000 }, async (t) => {
-  const house = await serve(t)
-  await house.script(
-    { steps: [{ text: 'Half an ' }, { exception: 'InternalServerException' }] },
-    ...Array(6).fill({ text: 'A whole answer.' }),
-  )
-  const { code, said } = await claude(t, house, ['-p', 'Say hello.'])
-  assert.match(said, code === 0 ? /^A whole answer\.\s*$/ : /API Error: Kiro failed while it served the request\./)
-})
-
-/** Runs it with a home of its own, and no network but the server. */
-async function claude(t, house, args, cwd) {
-  const home = mkdtempSync(path.join(tmpdir(), 'kiro-claude-home-'))
-  t.after(() => rmSync(home, { recursive: true, force: true }))
-  const child = spawn(program, [...args, '--model', 'claude-sonnet-5-5'], {
-    cwd: cwd ?? home,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      PATH: process.env.PATH,
-      HOME: home,
-      ANTHROPIC_BASE_URL: house.url,
-      ANTHROPIC_API_KEY: KEY,
-      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1',
-      DISABLE_AUTOUPDATER: '1',
-    },
-  })
-  let said = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said += text))
-  const code = await new Promise((resolve, reject) => child.once('error', reject).once('close', resolve))
-  return { code, said }
-}
 
 function post(house, body, target = '/v1/messages?beta=true') {
   return house.checkedFetch(`${house.url}${target}`, { method: 'POST', headers: headers(), body: JSON.stringify(body) })

@@ -1,15 +1,14 @@
 // TS42, D24–D27: no client runs half a tool, and one cut costs no more than two answers of upstream. Cuts before, inside
 // and after the last byte of the input, one and two tools, by a reset, a clean end and a shutdown, for everybody who runs
-// tools here. Claude Code itself is only run where CLIENTS_CLAUDE_CODE names its program.
+// tools here, Claude Code itself among them.
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
 import { createAnthropic } from '@ai-sdk/anthropic'
 import { betaTool } from '@anthropic-ai/sdk/helpers/beta/json-schema'
 import { generateText, jsonSchema, stepCountIs, streamText, tool as declare } from 'ai'
+import { folder, skip, start } from './claude.mjs'
 import { KEY, MODEL, ask, serve } from './kit.mjs'
 
 const WHOLE = '{"path":"/x","mode":"all"}'
@@ -64,9 +63,6 @@ for (const [who, run] of Object.entries(RUNNERS)) {
   }
 }
 
-const program = process.env.CLIENTS_CLAUDE_CODE
-const skip = program ? false : 'CLIENTS_CLAUDE_CODE names no program'
-
 for (const end of ENDS) {
   for (const [what, input] of Object.entries({
     'D24 before the first piece': '',
@@ -76,20 +72,20 @@ for (const end of ENDS) {
   })) {
     test(`Claude Code itself: ${what}, ${end}`, { skip, timeout: 120_000 }, async (t) => {
       const house = await serve(t, { env: { KIRO_GRACEFUL_TIMEOUT: '200ms' } })
-      const folder = mkdtempSync(path.join(tmpdir(), 'kiro-claude-half-'))
-      t.after(() => rmSync(folder, { recursive: true, force: true }))
-      const mark = path.join(folder, 'it-ran')
+      const cwd = folder(t)
+      const mark = path.join(cwd, 'it-ran')
       const whole = JSON.stringify({ command: `touch ${mark}`, description: 'mark' })
       const begun = { id: 'tooluse_1', name: 'Bash', input: input === 'whole' ? whole : input, stop: 'never' }
       // A tool that needs nothing: `{}` would run it.
-      const bare = { id: 'tooluse_2', name: 'TaskList', input: '', stop: 'never' }
+      const bare = { id: 'tooluse_2', name: 'ListAgents', input: '', stop: 'never' }
       const first = { id: 'tooluse_3', name: 'Bash', input: JSON.stringify({ command: 'true', description: 'first' }) }
       // All but the closing brace: read leniently, it is the whole call.
       const second = { ...begun, input: whole.slice(0, -1) }
       const tools = { '': [begun, bare], second: [first, second] }[input] ?? [begun]
       const answer = broken(tools, end)
       await house.scriptFor(house.accounts[0], [answer, ...Array(8).fill({ text: 'Done.' })])
-      const running = claude(t, house, folder)
+      const args = ['-p', 'Go on.', '--allowedTools', 'Bash', 'ListAgents', '--max-turns', '3']
+      const running = await start(t, house, args, { cwd })
       if (end === 'shutdown') {
         await generations(house, 1)
         await new Promise((resolve) => setTimeout(resolve, 300))
@@ -98,7 +94,7 @@ for (const end of ENDS) {
       }
       await running.ended
       const allowed = input === 'whole' && end === 'clean'
-      assert.ok(allowed || !existsSync(mark), 'half a tool was run')
+      assert.equal(existsSync(mark), allowed, 'a whole tool is run, half a tool is not')
       if (end === 'shutdown') return
       const bodies = await house.upstream()
       const answered = allowed || end === 'clean' || input === 'second'
@@ -170,27 +166,4 @@ async function vercel(house, ran, streams) {
   const stream = streamText({ ...options, onError: () => {} })
   await stream.consumeStream()
   return stream.text
-}
-
-function claude(t, house, folder) {
-  const home = mkdtempSync(path.join(tmpdir(), 'kiro-claude-home-'))
-  t.after(() => rmSync(home, { recursive: true, force: true }))
-  writeFileSync(path.join(folder, 'README.md'), 'nothing')
-  const child = spawn(
-    program,
-    ['-p', 'Go on.', '--allowedTools', 'Bash', 'TaskList', '--model', 'claude-sonnet-5-5', '--max-turns', '3'],
-    {
-      cwd: folder,
-      stdio: 'ignore',
-      env: {
-        PATH: process.env.PATH,
-        HOME: home,
-        ANTHROPIC_BASE_URL: house.url,
-        ANTHROPIC_API_KEY: KEY,
-        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1',
-        DISABLE_AUTOUPDATER: '1',
-      },
-    },
-  )
-  return { child, ended: new Promise((resolve) => child.once('close', resolve)) }
 }

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::eventstream::{HeaderValue, encode};
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
+use kiro_messages::proto::messages::search::{Hit, Outcome, SearchCode};
 use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, UsageSplit};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -22,6 +23,8 @@ pub enum Input {
     Restart,
     GiveUp,
     Shutdown,
+    /// The outcomes of a round's searches, and whether another round may follow.
+    Searched(Vec<Outcome>, bool),
 }
 
 /// A frame by what it says.
@@ -109,6 +112,7 @@ pub struct Case {
     pub title: String,
     pub thinking: bool,
     pub omitted: bool,
+    pub search: bool,
     pub split: UsageSplit,
     pub tool_names: Vec<(String, String)>,
     pub inputs: Vec<Input>,
@@ -130,7 +134,7 @@ impl Case {
             usage_split: self.split,
             input_estimate: 10,
             mode,
-            extras: Extras::default(),
+            extras: Extras { search: self.search, ..Extras::default() },
         }
     }
 
@@ -184,6 +188,7 @@ fn parse_case(text: &str) -> Case {
         title: String::new(),
         thinking: false,
         omitted: false,
+        search: false,
         split: UsageSplit::Ratio,
         tool_names: Vec::new(),
         inputs: Vec::new(),
@@ -195,6 +200,9 @@ fn parse_case(text: &str) -> Case {
         match word {
             "think" => case.thinking = true,
             "omit" => case.omitted = true,
+            "search" => case.search = true,
+            // Only for the reader: another upstream answer begins.
+            "|" => {}
             "none" => case.split = UsageSplit::None,
             _ if case.inputs.is_empty() && word.contains('=') && !word.contains(['"', '{']) => {
                 let (upstream, client) = word.split_once('=').unwrap();
@@ -228,6 +236,13 @@ fn parse_input(text: &str) -> (Input, &str) {
     }
     let (kind, rest) = text.split_at(1);
     let (frame, rest) = match kind {
+        "S" => {
+            let (list, rest) = json_prefix(rest);
+            let outcomes: Vec<Value> = serde_json::from_str(list).unwrap();
+            let last = rest.strip_prefix('!');
+            let outcomes = outcomes.iter().map(outcome).collect();
+            return (Input::Searched(outcomes, last.is_none()), last.unwrap_or(rest));
+        }
         "Z" => return (Input::End, rest),
         "K" => return (Input::Cut, rest),
         "A" => {
@@ -283,6 +298,21 @@ fn parse_input(text: &str) -> (Input, &str) {
         _ => panic!("unknown input: {text}"),
     };
     (Input::Frame(frame), rest)
+}
+
+/// So many results, or a code.
+fn outcome(value: &Value) -> Outcome {
+    match value.as_str() {
+        Some("too_many_requests") => Err(SearchCode::TooManyRequests),
+        Some("max_uses_exceeded") => Err(SearchCode::MaxUsesExceeded),
+        Some(_) => Err(SearchCode::Unavailable),
+        None => {
+            Ok(vec![
+                Hit { url: "https://a.test/".into(), title: "T".into(), snippet: "snip".into(), page_age: None };
+                usize::try_from(value.as_u64().unwrap()).unwrap()
+            ])
+        }
+    }
 }
 
 /// The payload at the beginning of a text: an object literally, `'…'` as bytes, any other JSON by way of `make`.
@@ -387,6 +417,8 @@ pub enum Out {
     Fault(String),
     Failed(String),
     Done,
+    Searches,
+    NextRound,
     Refused,
 }
 
@@ -456,6 +488,10 @@ impl Run<'_> {
             }
             Input::GiveUp => self.pipeline.give_up(&ApiError::new(ErrorType::Overloaded, "No healthy accounts"), out),
             Input::Shutdown => self.pipeline.shutdown(out),
+            Input::Searched(outcomes, may_go_on) => {
+                let step = self.pipeline.searched(outcomes, *may_go_on, out);
+                self.step(step);
+            }
         }
         self.take();
     }
@@ -469,6 +505,8 @@ impl Run<'_> {
             Step::TooLong => panic!("no test folds so much"),
             Step::Done if self.outs.contains(&Out::Done) => {}
             Step::Done => self.outs.push(Out::Done),
+            Step::Searches => self.outs.push(Out::Searches),
+            Step::NextRound => self.outs.push(Out::NextRound),
         }
     }
 
@@ -565,7 +603,7 @@ pub fn check_grammar(events: &[(String, Value)]) -> Ending {
                     ("text", "text_delta") => ("text_delta", "text"),
                     ("thinking", "thinking_delta") => ("thinking_delta", "thinking"),
                     ("thinking", "signature_delta") => ("signature_delta", "signature"),
-                    ("tool_use", "input_json_delta") => ("input_json_delta", "partial_json"),
+                    ("tool_use" | "server_tool_use", "input_json_delta") => ("input_json_delta", "partial_json"),
                     other => panic!("{other:?}: {}", context()),
                 };
                 assert_ne!(json["delta"][member].as_str().unwrap(), "", "{}", context());
@@ -576,15 +614,18 @@ pub fn check_grammar(events: &[(String, Value)]) -> Ending {
             "content_block_stop" => {
                 let (kind, deltas, _) = open.take().unwrap_or_else(|| panic!("{}", context()));
                 assert_eq!(json["index"], next, "{}", context());
-                assert!(deltas > 0 || kind == "redacted_thinking", "{}", context());
-                torn = kind == "tool_use" && !is_complete_json(&input);
+                let is_whole = matches!(kind, "redacted_thinking" | "web_search_tool_result");
+                assert_eq!(deltas == 0, is_whole, "{}", context());
+                torn = matches!(kind, "tool_use" | "server_tool_use") && !is_complete_json(&input);
                 next += 1;
             }
             "message_delta" => {
                 assert!(open.is_none(), "{}", context());
-                assert_eq!(json["usage"].as_object().unwrap().len(), 4);
+                let searches = usize::from(!json["usage"]["server_tool_use"].is_null());
+                assert_eq!(json["usage"].as_object().unwrap().len(), 4 + searches);
                 stop_reason = json["delta"]["stop_reason"].as_str();
-                assert!(matches!(stop_reason, Some("end_turn" | "tool_use" | "max_tokens")), "{}", context());
+                let known = ["end_turn", "tool_use", "max_tokens", "pause_turn"];
+                assert!(stop_reason.is_some_and(|reason| known.contains(&reason)), "{}", context());
                 assert!(!torn || stop_reason == Some("max_tokens"), "{}", context());
             }
             "message_stop" => {
@@ -592,7 +633,7 @@ pub fn check_grammar(events: &[(String, Value)]) -> Ending {
                 ending = Ending::Finished;
             }
             "error" => {
-                assert!(open.is_none_or(|(kind, ..)| kind == "tool_use"), "{}", context());
+                assert!(open.is_none_or(|(kind, ..)| kind.ends_with("tool_use")), "{}", context());
                 assert_eq!(json["request_id"], "req_1");
                 ending = Ending::Failed;
             }
@@ -610,7 +651,7 @@ pub fn notation(outs: &[Out]) -> String {
             Out::Bytes(bytes) => parts.extend(parse_sse(bytes).iter().map(|(name, json)| event_notation(name, json))),
             Out::Fault(kind) => parts.push(format!("fault {kind}")),
             Out::Refused => parts.push("refused".into()),
-            Out::Failed(_) | Out::Done => {}
+            Out::Failed(_) | Out::Done | Out::Searches | Out::NextRound => {}
         }
     }
     parts.join(" · ")
@@ -626,6 +667,18 @@ fn event_notation(name: &str, json: &Value) -> String {
             match block["type"].as_str().unwrap() {
                 "tool_use" => format!("+{index} tool {} {}", string(&block["id"]), string(&block["name"])),
                 "redacted_thinking" => format!("+{index} redacted {}", string(&block["data"])),
+                "server_tool_use" => {
+                    assert_eq!(block["caller"], serde_json::json!({ "type": "direct" }));
+                    format!("+{index} server tool {} {}", string(&block["id"]), string(&block["name"]))
+                }
+                "web_search_tool_result" => {
+                    let content = &block["content"];
+                    let found = match content.as_array() {
+                        Some(hits) => hits.len().to_string(),
+                        None => string(&content["error_code"]),
+                    };
+                    format!("+{index} results {} {found}", string(&block["tool_use_id"]))
+                }
                 kind => format!("+{index} {kind}"),
             }
         }
@@ -709,7 +762,7 @@ pub fn fold_of_stream(events: &[(String, Value)]) -> Vec<Value> {
                 }
                 input.push_str(delta["partial_json"].as_str().unwrap_or_default());
             }
-            "content_block_stop" if content.last().unwrap()["type"] == "tool_use" => {
+            "content_block_stop" if content.last().unwrap()["type"].as_str().unwrap().ends_with("tool_use") => {
                 if is_complete_json(&input) {
                     content.last_mut().unwrap()["input"] = match serde_json::from_str::<Value>(&without_halves(&input))
                     {

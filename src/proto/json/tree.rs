@@ -144,10 +144,15 @@ impl<'j, 'a> Value<'j, 'a> {
         self.node().kind
     }
 
+    /// Where it stands in the text, in bytes.
+    pub fn span(self) -> std::ops::Range<usize> {
+        let node = self.node();
+        node.start as usize..node.end as usize
+    }
+
     /// Its bytes as they came.
     pub fn raw(self) -> &'a str {
-        let node = self.node();
-        self.json.text.get(node.start as usize..node.end as usize).unwrap_or_default()
+        self.json.text.get(self.span()).unwrap_or_default()
     }
 
     /// The text, if it is a string.

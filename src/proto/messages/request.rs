@@ -26,6 +26,16 @@ pub const MAX_DOCUMENTS: usize = 5;
 /// Longest tool name in characters (M16).
 pub const MAX_TOOL_NAME: usize = 256;
 
+/// The client's request with further messages at its end, for the next upstream answer of the same message (TS33).
+/// `messages`: JSON objects with commas between. None when the body has no array `messages` with a message in it.
+pub fn with_messages(body: &[u8], messages: &[u8]) -> Option<Vec<u8>> {
+    let tree = JsonTree::parse(body).ok()?;
+    let array = tree.root().member("messages")?;
+    array.elements().next()?;
+    let end = array.span().end.checked_sub(1)?;
+    Some([body.get(..end)?, b",", messages, body.get(end..)?].concat())
+}
+
 /// The purpose of a request: decides whether `max_tokens` is required (M21, M65).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -457,6 +467,17 @@ pub(crate) fn is_uuid(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_added_at_the_end_ts33() {
+        let add = |body: &str| with_messages(body.as_bytes(), b"M").map(|new| String::from_utf8(new).unwrap());
+        assert_eq!(add(r#"{"messages":[{"a":[1]} ], "z":[]}"#).unwrap(), r#"{"messages":[{"a":[1]} ,M], "z":[]}"#);
+        // Of equal keys the last one counts, as everywhere.
+        assert_eq!(add(r#"{"messages":[1],"messages":[2]}"#).unwrap(), r#"{"messages":[1],"messages":[2,M]}"#);
+        for other in ["", "{}", r#"{"messages":{}}"#, r#"{"messages":[]}"#, r#"{"messages":"x"}"#] {
+            assert_eq!(add(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn only_a_uuid_is_a_conversation_id_m34() {

@@ -1,4 +1,4 @@
-//! Results of a web search as the client reads them (M71, TS32).
+//! Results of a web search as the client reads them (TS32).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::json;
 
-/// The name of the tool (M87).
+/// The name of the tool.
 pub const WEB_SEARCH: &str = "web_search";
 /// What stands in front of our `encrypted_content` (TS32).
 const OURS: &str = "k1.";
@@ -28,7 +28,7 @@ pub struct Hit {
     pub page_age: Option<String>,
 }
 
-/// Why a search failed (M71). `query_too_long` and `request_too_large` are never produced.
+/// Why a search failed. `query_too_long` and `request_too_large` are never produced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SearchCode {
     /// `invalid_tool_input`: the model gave no query.
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_what_the_api_says_ts32_m71() {
+    fn content_is_what_the_api_says_ts32() {
         let mut out = Vec::new();
         let hit = Hit { url: "https://a.test/".into(), title: "T".into(), snippet: "snip".into(), page_age: None };
         write_content(&Ok(vec![hit.clone(), Hit { page_age: Some("October 5, 2026".into()), ..hit }]), &mut out);

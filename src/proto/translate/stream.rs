@@ -16,6 +16,8 @@ use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Tex
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
+use crate::proto::messages::search::{Outcome, SearchCode, WEB_SEARCH};
+use crate::proto::record::hex;
 
 /// The limit of the queue behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. A
 /// longer queue fails the answer (TS42).
@@ -65,7 +67,7 @@ pub struct Settings {
 /// Features of an answer that few requests ask for; nothing by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Anthropic's web search is declared (M87): the gateway answers calls of `web_search` (TS30).
+    /// Anthropic's web search is declared: the gateway answers calls of `web_search` (TS30).
     pub search: bool,
     /// What `context_management` has done to the request, a JSON object (M77).
     pub context_management: Option<String>,
@@ -90,6 +92,12 @@ pub enum Step {
     Fault(Fault),
     /// The answer is complete; further input is swallowed, with the same step.
     Done,
+    /// Upstream's answer has ended and its searches are open: their outcomes come next
+    /// ([`Response::searched`], TS31). Further input is swallowed.
+    Searches,
+    /// The message goes on with another upstream answer (TS31). Its request is the client's with the blocks so far as
+    /// one more assistant message (TS33).
+    NextRound,
     /// The folded message became longer than [`MAX_FOLDED`] and was dropped. It isn't a fault of upstream's.
     ///
     /// [`MAX_FOLDED`]: crate::proto::messages::response::MAX_FOLDED
@@ -140,6 +148,8 @@ pub struct Response {
     finished: Finished,
     /// The index of the open block, else of the next one (TS4).
     index: u32,
+    rounds: Rounds,
+    /// Tool blocks that the client runs.
     tool_blocks: u64,
     reported: Reported,
     /// An event that isn't a fault came in this attempt (K41).
@@ -181,6 +191,8 @@ enum State {
     Tool(OpenTool),
     /// No block open, at least one was.
     Gap,
+    /// Upstream's answer is over, and its searches aren't (TS31).
+    Searching,
     /// A fault before the commit was reported: only a restart or giving up may follow (TS19).
     Faulted {
         started: bool,
@@ -208,11 +220,40 @@ struct OpenTool {
     input: Completeness,
     /// A byte of input came.
     any_input: bool,
+    /// The input of a search (TS30); none where the client runs the tool.
+    search: Option<String>,
     /// Its block was opened downstream.
     sent: bool,
     /// Its `stop` came in the middle of its input: it gets no more input, and nothing may follow it (TS42).
     torn: bool,
 }
+
+/// The upstream answers of one message (TS31). Everything else in a [`Response`] is about the present one.
+#[derive(Debug, Default)]
+struct Rounds {
+    /// Of the first block of the present one.
+    first_index: u32,
+    /// What the earlier ones used (TU10).
+    earlier: Usage,
+    /// The searches of the present one, in order.
+    searches: Vec<SearchCall>,
+    /// How many of them the driver has taken.
+    taken: usize,
+    /// Searches that upstream answered, in all rounds.
+    answered: u32,
+}
+
+/// A search that the model has called (TS30).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchCall {
+    /// `srvtoolu_…`.
+    id: Arc<str>,
+    /// The input as JSON text; cut where it is longer than any query.
+    pub input: String,
+}
+
+/// The most that is kept of a search's input, in bytes.
+const MAX_SEARCH_INPUT: usize = 16 << 10;
 
 /// The key under which a signature, or the data of a redacted thought, is remembered (TR44): the first 64 bits of its
 /// SHA-256.
@@ -242,6 +283,7 @@ impl Response {
             finished: Finished::default(),
             rest: None,
             index: 0,
+            rounds: Rounds::default(),
             tool_blocks: 0,
             reported: Reported::default(),
             heard: false,
@@ -333,7 +375,7 @@ impl Response {
     pub fn swallows(&self) -> Option<Step> {
         match self.state {
             State::Done => Some(Step::Done),
-            State::Failed { .. } | State::Faulted { .. } => Some(Step::Continue),
+            State::Failed { .. } | State::Faulted { .. } | State::Searching => Some(Step::Continue),
             _ => None,
         }
     }
@@ -357,7 +399,8 @@ impl Response {
         }
     }
 
-    /// Prepares for another attempt (TS20). It keeps only whether message_start is out, and the tally.
+    /// Prepares for another attempt (TS20). It keeps only whether message_start is out, the earlier rounds, and the
+    /// tally.
     ///
     /// # Errors
     /// After the commit, and after the end.
@@ -365,14 +408,56 @@ impl Response {
         if self.is_committed() || self.is_ended() {
             return Err(Committed);
         }
+        self.begin_answer();
+        Ok(())
+    }
+
+    /// Forgets everything of the present upstream answer.
+    fn begin_answer(&mut self) {
         let fresh = Self::new(self.settings.clone());
         let old = std::mem::replace(self, fresh);
         if old.is_started() {
             self.state = State::Open;
         }
+        self.index = old.rounds.first_index;
+        self.rounds = old.rounds;
         self.tally = old.tally;
         self.raw_copy = old.raw_copy;
-        Ok(())
+    }
+
+    /// The searches that have been called since the last time, in order, with the id of each.
+    pub fn take_searches(&mut self) -> &[SearchCall] {
+        let from = std::mem::replace(&mut self.rounds.taken, self.rounds.searches.len());
+        self.rounds.searches.get(from..).unwrap_or_default()
+    }
+
+    /// After [`Step::Searches`]: the outcomes of the round's searches, in order; one that is missing counts as failed.
+    /// `may_go_on`: another upstream answer may follow; without it the message pauses where only searches were called
+    /// (TS35).
+    pub fn searched(&mut self, outcomes: &[Outcome], may_go_on: bool, sink: &mut impl Sink) -> Step {
+        if !matches!(self.state, State::Searching) {
+            return self.swallows().unwrap_or(Step::Continue);
+        }
+        for (place, call) in std::mem::take(&mut self.rounds.searches).iter().enumerate() {
+            let outcome = outcomes.get(place).unwrap_or(&Err(SearchCode::Unavailable));
+            self.rounds.answered += u32::from(outcome.is_ok());
+            sink.event(StreamEvent::BlockStart {
+                index: self.index,
+                block: Block::SearchResults { id: &call.id, outcome },
+            });
+            self.stop_block(sink);
+        }
+        self.state = State::Gap;
+        match self.stop_reason_now() {
+            StopReason::EndTurn if may_go_on => {
+                self.rounds.earlier = self.settled_usage();
+                (self.rounds.first_index, self.rounds.taken) = (self.index, 0);
+                self.begin_answer();
+                Step::NextRound
+            }
+            StopReason::EndTurn => self.stop(StopReason::PauseTurn, sink),
+            reason => self.stop(reason, sink),
+        }
     }
 
     /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before
@@ -410,16 +495,16 @@ impl Response {
         !matches!(self.state, State::Idle | State::Faulted { started: false } | State::Failed { started: false })
     }
 
-    /// Bytes that wait behind an open tool.
+    /// Bytes that wait behind an open tool or for the outcome of searches.
     pub fn held(&self) -> usize {
-        self.queue.bytes
+        self.queue.bytes + self.rounds.searches.iter().map(|call| call.input.len() + QUEUED_OVERHEAD).sum::<usize>()
     }
 
-    /// A content block was opened.
+    /// A content block of the present upstream answer was opened (TS34); after the end, any block.
     pub fn is_committed(&self) -> bool {
         match &self.state {
-            State::Text | State::Think { .. } | State::Gap => true,
-            State::Tool(open) => open.sent || self.index > 0,
+            State::Text | State::Think { .. } | State::Gap | State::Searching => true,
+            State::Tool(open) => open.sent || self.index > self.rounds.first_index,
             State::Done | State::Failed { .. } => self.index > 0,
             State::Idle | State::Open | State::Faulted { .. } => false,
         }
@@ -607,15 +692,30 @@ impl Response {
         }
         self.boundary(sink);
         self.close_block(sink);
-        let stop_reason = match self.unusual {
+        let stop_reason = self.stop_reason_now();
+        // At a limit the message ends at once: nothing may follow half a tool (TS42).
+        if !self.rounds.searches.is_empty() && matches!(stop_reason, StopReason::EndTurn | StopReason::ToolUse) {
+            self.state = State::Searching;
+            return Step::Searches;
+        }
+        self.stop(stop_reason, sink)
+    }
+
+    /// Why it would stop here.
+    fn stop_reason_now(&self) -> StopReason {
+        match self.unusual {
             Some(unusual) => unusual,
             None if self.truncated => StopReason::MaxTokens,
             None if self.tool_blocks > 0 => StopReason::ToolUse,
             None => StopReason::EndTurn,
-        };
+        }
+    }
+
+    fn stop(&mut self, stop_reason: StopReason, sink: &mut impl Sink) -> Step {
         let usage = self.settled_usage();
+        let searches = self.settings.extras.search.then_some(self.rounds.answered);
         let context_management = self.settings.extras.context_management.as_deref();
-        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches: None, context_management });
+        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches, context_management });
         sink.event(StreamEvent::MessageStop);
         self.ended = Some((stop_reason, usage));
         self.state = State::Done;
@@ -628,7 +728,7 @@ impl Response {
         let Settings { usage_window: window, input_estimate, usage_split, .. } = self.settings;
         let output = self.output.tokens().max(least);
         let usage = self.reported.settle(window, input_estimate, output, usage_split);
-        Usage { output_tokens: usage.output_tokens.max(least), ..usage }
+        self.rounds.earlier.plus(Usage { output_tokens: usage.output_tokens.max(least), ..usage })
     }
 }
 
@@ -854,6 +954,7 @@ impl Response {
             self.close_block(sink);
             self.state = State::Tool(OpenTool {
                 id: tool.id.into(),
+                search: (self.settings.extras.search && tool.name == WEB_SEARCH).then(String::new),
                 name: tool.name.into_owned(),
                 input: Completeness::default(),
                 any_input: false,
@@ -907,10 +1008,28 @@ impl Response {
             }
             open.sent = true;
             let name = self.settings.tool_names.client_name(&open.name);
-            sink.event(StreamEvent::BlockStart { index: self.index, block: Block::ToolUse { id: &open.id, name } });
+            let search_id;
+            let block = match open.search {
+                Some(_) => {
+                    search_id = search_use_id(&open.id, &self.settings.message_id);
+                    Block::SearchUse { id: &search_id }
+                }
+                None => {
+                    self.tool_blocks += 1;
+                    Block::ToolUse { id: &open.id, name }
+                }
+            };
+            sink.event(StreamEvent::BlockStart { index: self.index, block });
             self.output.text(name);
             self.output.end_piece();
-            self.tool_blocks += 1;
+        }
+        if let Some(input) = &mut open.search
+            && input.len() < MAX_SEARCH_INPUT
+        {
+            match piece {
+                Piece::Plain(text) => input.push_str(text),
+                Piece::Literal(literal) => input.push_str(&literal.decode()),
+            }
         }
         self.count(piece);
         sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::InputJson(piece) });
@@ -972,6 +1091,10 @@ impl Response {
             // Only a signature, and it is too long.
             State::Think { sent: false, .. } => return self.nothing_sent(),
             State::Tool(open) => {
+                if let Some(input) = open.search.filter(|_| open.input.is_complete()) {
+                    let id = search_use_id(&open.id, &self.settings.message_id).into();
+                    self.rounds.searches.push(SearchCall { id, input });
+                }
                 self.finished.add(open.id);
             }
             _ => {}
@@ -981,7 +1104,7 @@ impl Response {
 
     /// The block that was begun had no content.
     fn nothing_sent(&mut self) {
-        self.state = if self.index > 0 { State::Gap } else { State::Open };
+        self.state = if self.index > self.rounds.first_index { State::Gap } else { State::Open };
     }
 
     fn stop_block(&mut self, sink: &mut impl Sink) {
@@ -997,6 +1120,18 @@ impl Response {
             Piece::Literal(literal) => self.output.literal(literal.as_bytes()),
         }
     }
+}
+
+/// The id of a search's use block (TS30): upstream's without `tooluse_` where clients take that, else one made of its
+/// hash.
+fn search_use_id(id: &str, message_id: &str) -> String {
+    let own = id.strip_prefix("tooluse_").unwrap_or(id);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if (1..=64).contains(&own.len()) && own.bytes().all(is_plain) {
+        return format!("srvtoolu_{own}");
+    }
+    let digest = Sha256::new().chain_update(message_id).chain_update(id).finalize();
+    format!("srvtoolu_{}", hex(digest.get(..12).unwrap_or_default()))
 }
 
 impl Signature {
