@@ -9,7 +9,7 @@
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kiro_messages::proto::eventstream::{Decoder, HeaderValue, encode};
-use kiro_messages::proto::pipeline::{Mode, Pipeline, Settings, Step, UsageSplit};
+use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, StopSequences, UsageSplit};
 use std::hint::black_box;
 
 /// Events in a chunk.
@@ -34,6 +34,7 @@ fn text(c: &mut Criterion) {
     group.bench_function("without the raw copy", |b| {
         feed(b, pipeline(false, Mode::Stream).without_raw_copy(), &chunk);
     });
+    group.bench_function("stop sequences", |b| feed(b, with_stops(), &chunk));
     group.bench_function("tag mode", |b| feed(b, pipeline(true, Mode::Stream), &chunk));
     // A fold grows without end: a new one for every 50 chunks.
     group.throughput(Throughput::Elements(50 * BURST as u64));
@@ -85,6 +86,13 @@ fn other_events(c: &mut Criterion) {
     group.finish();
 }
 
+/// As many and as long as they are likely to be (M82).
+fn stop_sequences() -> Vec<String> {
+    let starts = ["\n\nHuman:", "\n\nAssistant:", "</answer>", "```", "END", "###", "Observation:", "Question:"];
+    let long = |text: &str| format!("{text:.<20}");
+    starts.iter().flat_map(|start| [long(start), long(&format!("{start} more"))]).collect()
+}
+
 /// One chunk after the other through a running pipeline, as a driver does.
 fn feed(b: &mut criterion::Bencher<'_>, mut pipeline: Pipeline, chunk: &Bytes) {
     let mut out = BytesMut::with_capacity(16 << 10);
@@ -96,7 +104,16 @@ fn feed(b: &mut criterion::Bencher<'_>, mut pipeline: Pipeline, chunk: &Bytes) {
 }
 
 fn pipeline(thinking: bool, mode: Mode) -> Pipeline {
-    Pipeline::new(Settings {
+    Pipeline::new(settings(thinking, mode))
+}
+
+fn with_stops() -> Pipeline {
+    let extras = Extras { stop_sequences: StopSequences::new(stop_sequences()), ..Extras::default() };
+    Pipeline::new(Settings { extras, ..settings(false, Mode::Stream) })
+}
+
+fn settings(thinking: bool, mode: Mode) -> Settings {
+    Settings {
         message_id: "msg_0123456789abcdefghijklmn".into(),
         request_id: "req_0123456789abcdefghijklmn".into(),
         model: "claude-sonnet-4-5".into(),
@@ -108,8 +125,8 @@ fn pipeline(thinking: bool, mode: Mode) -> Pipeline {
         usage_split: UsageSplit::Ratio,
         input_estimate: 10,
         mode,
-        extras: Default::default(),
-    })
+        extras: Extras::default(),
+    }
 }
 
 fn events(event_type: &str, count: usize, payload: impl Fn(usize) -> String) -> Bytes {

@@ -120,7 +120,7 @@ fn own_rules() -> Vec<String> {
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
     rules.extend(range("TR", 44, 44).chain(range("TR", 46, 54)).chain(range("TR", 63, 66)));
     rules.extend(range("M", 75, 75).chain(range("M", 87, 87)));
-    rules.extend(["M65", "K21", "K131", "K133", "TRAP39", "TRAP40"].map(str::to_owned));
+    rules.extend(["M65", "M82", "K21", "K131", "K133", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
 }
 

@@ -190,3 +190,52 @@ async fn a_prompt_that_is_too_long_is_said_in_the_words_that_clients_know_d17_d1
     let large_body = says(" ".repeat(1_100_000)).await;
     assert!(large_body.starts_with("prompt is too long: "), "{large_body}");
 }
+
+/// `(stop_reason, stop_sequence, text, output_tokens)` of a folded answer.
+fn folded(reply: &Reply) -> (String, Value, String, u64) {
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let message = reply.json();
+    let text = message["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+    let reason = message["stop_reason"].as_str().unwrap().to_owned();
+    (reason, message["stop_sequence"].clone(), text, message["usage"]["output_tokens"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_stop_sequence_ends_the_answer_and_upstreams_call_m82() {
+    let world = World::new(&[]).await;
+    let (reason, sequence, text, _) = folded(&world.sends("d09-stop-sequence").await);
+    assert_eq!((reason.as_str(), sequence, text.as_str()), ("stop_sequence", json!("STOP"), "alpha "));
+    // Streamed, over two deltas, while upstream would go on.
+    let scene = json!({ "steps": [{ "text": "alpha ST" }, { "text": "OP beta" }], "end": "hang" });
+    let asked = json!({
+        "stream": true, "stop_sequences": ["\n\nHuman:", "STOP"],
+        "messages": [{ "role": "user", "content": format!("[[sim {scene}]]") }],
+    });
+    let reply = world.messages(&with(asked)).await;
+    let (stop, text, _) = answer(&reply);
+    assert_eq!((stop.as_str(), text.as_str()), ("stop_sequence", "alpha "));
+    let end = events(&reply.text).into_iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(end["delta"], json!({ "stop_reason": "stop_sequence", "stop_sequence": "STOP" }));
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let streams = &world.simulated.control().stats()["streams"];
+    assert_eq!((&streams["open"], &streams["closed_by_client"]), (&json!(0), &json!(1)), "{streams}");
+    assert_eq!(world.gateway.health().accounts.healthy, 1, "the account has done nothing wrong");
+}
+
+#[tokio::test]
+async fn a_probe_of_one_token_gets_one_word_m83() {
+    let world = World::new(&[]).await;
+    let (reason, sequence, text, output) = folded(&world.sends("d10-probe-of-one-token").await);
+    assert_eq!((reason.as_str(), sequence, text.as_str(), output), ("max_tokens", Value::Null, "Hello!", 1));
+    let long = |model: &str, tokens: u64| {
+        let scene = json!({ "text": "word ".repeat(1_000) });
+        let content = format!("{model} {tokens} [[sim {scene}]]");
+        with(json!({ "model": model, "max_tokens": tokens, "messages": [{ "role": "user", "content": content }] }))
+    };
+    let (reason, _, text, output) = folded(&world.messages(&long("claude-sonnet-4-5", 100)).await);
+    assert!(reason == "max_tokens" && text.ends_with("word") && (100..=125).contains(&output), "{output}: {text}");
+    assert_eq!(folded(&world.messages(&long("claude-sonnet-4-5", 5_000)).await).0, "end_turn");
+    // Where upstream has a place for it, it is upstream's; below the least of it, it is ours.
+    assert_eq!(folded(&world.messages(&long("claude-opus-5-5", 1_024)).await).0, "end_turn");
+    assert_eq!(folded(&world.messages(&long("claude-opus-5-5", 100)).await).0, "max_tokens");
+}

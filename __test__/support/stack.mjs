@@ -231,7 +231,7 @@ async function answers(url, child) {
 /** A request whose answer is the scenario's (docs/simulator.md). */
 export function ask(scenario, more = {}) {
   const content = scenario === undefined ? 'hello' : `[[sim ${JSON.stringify(scenario)}]]`
-  return { model: 'claude-sonnet-4-6', max_tokens: 1024, messages: [{ role: 'user', content }], ...more }
+  return { model: 'claude-sonnet-4-6', max_tokens: 100_000_000, messages: [{ role: 'user', content }], ...more }
 }
 
 /** All bytes of a stream. */

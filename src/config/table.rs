@@ -378,7 +378,10 @@ pub const SETTINGS: &[Setting] = &[
         )
         .overrides("Ids are written claude-opus-5.5"),
     row(Group::Hatches, "KIRO_MAX_TOKENS", Form::Word(&["forward", "ignore"]), "forward")
-        .means("forward: keep a request's max_tokens, and send it upstream where the model has a place for it.")
+        .means(
+            "forward: keep a request's max_tokens, upstream where the model has a place for it, else by ending the \
+             answer. ignore: neither.",
+        )
         .overrides("max_tokens is taken by 5.5"),
     row(Group::Hatches, "KIRO_CACHE_POINTS", Form::Word(&["off", "client", "on", "auto"]), "off")
         .means(

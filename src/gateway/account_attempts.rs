@@ -64,6 +64,8 @@ pub(super) struct Chosen {
     refused_fields: RefusedFields,
     /// The window that the percentage of context refers to on this account, in tokens (K126).
     pub(super) usage_window: u64,
+    /// `max_tokens`, where upstream doesn't keep it (M83).
+    pub(super) kept_max_tokens: Option<u64>,
 }
 
 impl Chosen {
@@ -160,6 +162,7 @@ impl AccountAttempts {
                 fields: model_fields(&job.asked, &abilities).filter(|_| !no_fields),
                 refused_fields,
                 usage_window: abilities.usage_window,
+                kept_max_tokens: job.asked.max_tokens.filter(|tokens| no_fields || !abilities.keeps(*tokens)),
             }
         });
         let chosen = Arc::new(chosen);

@@ -221,6 +221,11 @@ impl Attempts {
         self.current.chosen().map(|chosen| chosen.usage_window)
     }
 
+    /// `max_tokens`, where the gateway keeps it for the last attempt (M83).
+    pub(super) fn kept_max_tokens(&self) -> Option<u64> {
+        self.current.chosen().and_then(|chosen| chosen.kept_max_tokens)
+    }
+
     /// The translation that went out last.
     pub(super) fn written<'t>(&'t self, job: &'t RequestJob) -> &'t Translation {
         let variation = self.current.chosen().map(|chosen| chosen.variation).unwrap_or_default();

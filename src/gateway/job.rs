@@ -18,7 +18,7 @@ use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
 use crate::proto::messages::request::{Display, Ignored, Purpose, Request, RequestError, SystemMode};
-use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings};
+use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings, StopSequences};
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
@@ -232,7 +232,7 @@ impl Gateway {
             usage_split: shared.config.usage_split,
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
-            extras: Extras::default(),
+            extras: Extras { stop_sequences: StopSequences::new(request.stop_sequences()), ..Extras::default() },
         });
         let pinned = call.account_id.is_some();
         let job = Arc::new(RequestJob {

@@ -275,6 +275,7 @@ impl MessageStream {
                     self.job = Some(job);
                 }
                 self.handle.reads(lease.account().id());
+                self.pipeline.set_max_tokens(attempts.kept_max_tokens());
                 if let Some(window) = attempts.usage_window().filter(|window| *window != summary.usage_window()) {
                     summary.set_usage_window(window);
                     let learnt = self.shared.ends.usage_window(summary.kiro_model(), window);

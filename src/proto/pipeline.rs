@@ -52,6 +52,7 @@ use super::said::KnownSecrets;
 use super::translate::stream::Response;
 
 pub use super::messages::event::{StopReason, Usage};
+pub use super::translate::stop::StopSequences;
 pub use super::translate::stream::{Committed, Extras, Mode, SearchCall, Settings, Step, signature_key};
 pub use super::translate::usage::{Measured, UsageSplit};
 
@@ -143,6 +144,11 @@ impl Pipeline {
     /// one (K126).
     pub fn set_usage_window(&mut self, tokens: u64) {
         self.response.set_usage_window(tokens);
+    }
+
+    /// Replaces [`Extras::max_tokens`]; to be called before an attempt's first chunk.
+    pub fn set_max_tokens(&mut self, tokens: Option<u64>) {
+        self.response.set_max_tokens(tokens);
     }
 
     /// The secrets of the call that comes next: no fault and no report shows any of them.
@@ -289,7 +295,8 @@ impl Pipeline {
             invalid_utf8: self.reader.invalid_utf8(),
             ignored_events: tally.ignored_events,
             ghost: tally.ghost.clone(),
-            empty: stop_reason.is_some() && !self.response.is_committed(),
+            empty: stop_reason.is_some_and(|reason| reason != StopReason::StopSequence)
+                && !self.response.is_committed(),
             credits: tally.credits,
             without_end: self.response.is_without_end(),
             measured: self.response.measured(),

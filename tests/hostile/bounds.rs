@@ -25,7 +25,7 @@ async fn a_folded_message_is_bounded_ts24_ts25() {
     let piece = text(&"x".repeat(60_000));
     let upstream = Upstream::start(move |_| vec![Act::Say(stream_head()), Act::Repeat(piece.clone(), 5_000)]).await;
     let world = before(&upstream).await;
-    let reply = world.messages(&base()).await;
+    let reply = world.messages(&with(json!({ "max_tokens": 1_000_000_000 }))).await;
     reply.is_error("too long", 500, "api_error", "The answer is longer than 64 MiB");
     assert_eq!(reply.headers["x-should-retry"], "false");
     assert!(upstream.taken.load(Ordering::SeqCst) < 100 << 20, "upstream was read on");

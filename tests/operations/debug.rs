@@ -25,7 +25,8 @@ async fn a_cpu_profile_shows_what_works() {
     let at = debug_address(&server);
     // Something to see: long answers, one after the other, on two connections.
     let busy = async {
-        let body = with_stream(&json!({ "text": "{n} words", "count": 2000 }));
+        let mut body = with_stream(&json!({ "text": "{n} words", "count": 2000 }));
+        body["max_tokens"] = json!(1_000_000);
         loop {
             server.ask("", &body).await.bytes().await.unwrap();
         }

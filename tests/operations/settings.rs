@@ -499,6 +499,8 @@ effects! {
             place.ask(body()).await.unwrap();
             let body = place.last_request()["body"].as_str().unwrap().to_owned();
             assert_eq!(body.contains(r#""additionalModelRequestFields":{"max_tokens":64000}"#), sent, "{word}: {body}");
+            let answer = place.ask(with(json!({ "max_tokens": 1 }))).await.unwrap();
+            assert_eq!(answer["stop_reason"], if sent { "max_tokens" } else { "end_turn" }, "{word}: {answer}");
         }
     }
     KIRO_CACHE_POINTS: cache_points => {

@@ -6,7 +6,7 @@ use kiro_messages::proto::eventstream::{HeaderValue, encode};
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
 use kiro_messages::proto::messages::search::{Hit, Outcome, SearchCode};
-use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, UsageSplit};
+use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, StopSequences, UsageSplit};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -115,6 +115,8 @@ pub struct Case {
     pub search: bool,
     pub split: UsageSplit,
     pub tool_names: Vec<(String, String)>,
+    pub stop_sequences: Vec<String>,
+    pub max_tokens: Option<u64>,
     pub inputs: Vec<Input>,
     /// The views: events, `use …`, `fold …`.
     pub expected: Vec<String>,
@@ -134,7 +136,12 @@ impl Case {
             usage_split: self.split,
             input_estimate: 10,
             mode,
-            extras: Extras { search: self.search, ..Extras::default() },
+            extras: Extras {
+                search: self.search,
+                stop_sequences: StopSequences::new(self.stop_sequences.clone()),
+                max_tokens: self.max_tokens,
+                ..Extras::default()
+            },
         }
     }
 
@@ -191,6 +198,8 @@ fn parse_case(text: &str) -> Case {
         search: false,
         split: UsageSplit::Ratio,
         tool_names: Vec::new(),
+        stop_sequences: Vec::new(),
+        max_tokens: None,
         inputs: Vec::new(),
         expected: Vec::new(),
     };
@@ -204,6 +213,8 @@ fn parse_case(text: &str) -> Case {
             // Only for the reader: another upstream answer begins.
             "|" => {}
             "none" => case.split = UsageSplit::None,
+            _ if word.starts_with("stops=") => case.stop_sequences = serde_json::from_str(&word[6..]).unwrap(),
+            _ if word.starts_with("max=") => case.max_tokens = Some(word[4..].parse().unwrap()),
             _ if case.inputs.is_empty() && word.contains('=') && !word.contains(['"', '{']) => {
                 let (upstream, client) = word.split_once('=').unwrap();
                 case.tool_names.push((upstream.into(), client.into()));
@@ -624,8 +635,10 @@ pub fn check_grammar(events: &[(String, Value)]) -> Ending {
                 let searches = usize::from(!json["usage"]["server_tool_use"].is_null());
                 assert_eq!(json["usage"].as_object().unwrap().len(), 4 + searches);
                 stop_reason = json["delta"]["stop_reason"].as_str();
-                let known = ["end_turn", "tool_use", "max_tokens", "pause_turn"];
+                let known = ["end_turn", "tool_use", "max_tokens", "stop_sequence", "pause_turn"];
                 assert!(stop_reason.is_some_and(|reason| known.contains(&reason)), "{}", context());
+                let has_sequence = json["delta"]["stop_sequence"].is_string();
+                assert_eq!(has_sequence, stop_reason == Some("stop_sequence"), "{}", context());
                 assert!(!torn || stop_reason == Some("max_tokens"), "{}", context());
             }
             "message_stop" => {
@@ -693,7 +706,11 @@ fn event_notation(name: &str, json: &Value) -> String {
             }
         }
         "content_block_stop" => format!("-{index}"),
-        "message_delta" => format!("={}", string(&json["delta"]["stop_reason"])),
+        "message_delta" => {
+            let sequence = &json["delta"]["stop_sequence"];
+            let sequence = if sequence.is_null() { String::new() } else { sequence.to_string() };
+            format!("={}{sequence}", string(&json["delta"]["stop_reason"]))
+        }
         "message_stop" => "stop".into(),
         "error" => format!("!{}", string(&json["error"]["type"])),
         other => other.into(),

@@ -20,7 +20,10 @@ fn messages(scenario: &Value, stream: bool) -> String {
 
 fn request(version: &str, scenario: &Value, stream: bool) -> String {
     let content = format!("[[sim {scenario}]]");
-    let body = with(json!({ "stream": stream, "messages": [{ "role": "user", "content": content }] })).to_string();
+    let body = with(
+        json!({ "stream": stream, "max_tokens": 1_000_000_000, "messages": [{ "role": "user", "content": content }] }),
+    )
+    .to_string();
     let length = body.len();
     format!("POST /v1/messages HTTP/{version}\r\nhost: a\r\nx-api-key: {KEY}\r\ncontent-length: {length}\r\n\r\n{body}")
 }

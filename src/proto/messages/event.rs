@@ -39,6 +39,8 @@ pub enum StreamEvent<'a> {
     MessageDelta {
         /// Why the answer ended.
         stop_reason: StopReason,
+        /// The stop sequence that ended it (M82).
+        stop_sequence: Option<&'a str>,
         /// The final figures.
         usage: Usage,
         /// Searches that upstream answered (TU10); none where the tool isn't declared.
@@ -129,6 +131,8 @@ pub enum StopReason {
     ToolUse,
     /// `max_tokens`: the output limit, or a tool's input that was cut.
     MaxTokens,
+    /// `stop_sequence` (M82).
+    StopSequence,
     /// `refusal`: upstream filtered the answer (TS38).
     Refusal,
     /// `model_context_window_exceeded` (TS38).
@@ -144,6 +148,7 @@ impl StopReason {
             Self::EndTurn => "end_turn",
             Self::ToolUse => "tool_use",
             Self::MaxTokens => "max_tokens",
+            Self::StopSequence => "stop_sequence",
             Self::Refusal => "refusal",
             Self::WindowExceeded => "model_context_window_exceeded",
             Self::PauseTurn => "pause_turn",

@@ -23,6 +23,10 @@ use crate::proto::messages::search::WEB_SEARCH;
 pub const MAX_MESSAGES: usize = 100_000;
 /// Most base64 documents of the last user turn (M15), and of a Kiro request (K21, TR27).
 pub const MAX_DOCUMENTS: usize = 5;
+/// Most stop sequences, and the longest one in characters (M82).
+pub const MAX_STOP_SEQUENCES: usize = 16;
+/// See [`MAX_STOP_SEQUENCES`].
+pub const MAX_STOP_SEQUENCE: usize = 256;
 /// Longest tool name in characters (M16).
 pub const MAX_TOOL_NAME: usize = 256;
 
@@ -106,6 +110,8 @@ pub struct Request<'a> {
     pub(crate) max_tokens: Option<u64>,
     /// `output_config.effort`, of the last system message of this turn that has one (M70), else the request's.
     pub(crate) effort: Option<Effort>,
+    /// `stop_sequences` (M82).
+    pub(crate) stop_sequences: Vec<Cow<'a, str>>,
     /// `metadata.user_id`.
     pub(crate) user_id: Option<Text<'a>>,
     /// Accepted, and without effect (M80).
@@ -130,6 +136,11 @@ impl<'a> Request<'a> {
     /// Whether the client asked for a stream of events.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// Its stop sequences (M82): at most 16.
+    pub fn stop_sequences(&self) -> Vec<String> {
+        self.stop_sequences.iter().map(|sequence| sequence.clone().into_owned()).collect()
     }
 
     /// The client's conversation id (M34, TR5): `session_id` when `metadata.user_id` is JSON with one, else the 36

@@ -4,7 +4,9 @@ use bytes::BufMut;
 use serde_json::value::RawValue;
 
 use super::event::{Block, Delta, Piece, Sink, StreamEvent};
-use super::sse::{write_context_management, write_piece, write_search_results, write_search_use, write_usage};
+use super::sse::{
+    write_context_management, write_piece, write_search_results, write_search_use, write_stop, write_usage,
+};
 use crate::proto::json::{self, Completeness};
 
 /// The longest folded message, in bytes. A longer answer must be streamed.
@@ -168,10 +170,10 @@ impl Sink for Fold {
             StreamEvent::BlockStart { block, .. } => self.open(block),
             StreamEvent::BlockDelta { delta, .. } => self.delta(delta),
             StreamEvent::BlockStop { .. } => self.close(),
-            StreamEvent::MessageDelta { stop_reason, usage, searches, context_management } => {
+            StreamEvent::MessageDelta { stop_reason, stop_sequence, usage, searches, context_management } => {
                 self.message.put_slice(b"],\"stop_reason\":\"");
-                self.message.put_slice(stop_reason.as_str().as_bytes());
-                self.message.put_slice(b"\",\"stop_sequence\":null,\"usage\":");
+                write_stop(stop_reason, stop_sequence, &mut self.message);
+                self.message.put_slice(b",\"usage\":");
                 write_usage(usage, searches, &mut self.message);
                 write_context_management(context_management, &mut self.message);
                 self.message.put_u8(b'}');

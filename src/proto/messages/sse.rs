@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::error::ApiError;
-use super::event::{Block, Delta, Piece, Sink, StreamEvent, Usage};
+use super::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 use super::search::{Outcome, write_content};
 use crate::proto::json;
 
@@ -39,10 +39,10 @@ fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
             write_usage(usage, None, out);
             out.put_slice(b"}}\n\n");
         }
-        StreamEvent::MessageDelta { stop_reason, usage, searches, context_management } => {
+        StreamEvent::MessageDelta { stop_reason, stop_sequence, usage, searches, context_management } => {
             out.put_slice(b"event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"");
-            out.put_slice(stop_reason.as_str().as_bytes());
-            out.put_slice(b"\",\"stop_sequence\":null},\"usage\":");
+            write_stop(stop_reason, stop_sequence, out);
+            out.put_slice(b"},\"usage\":");
             write_usage(usage, searches, out);
             write_context_management(context_management, out);
             out.put_slice(b"}\n\n");
@@ -97,6 +97,19 @@ pub(super) fn write_context_management(report: Option<&str>, out: &mut impl BufM
     if let Some(report) = report {
         out.put_slice(b",\"context_management\":");
         out.put_slice(report.as_bytes());
+    }
+}
+
+/// From inside the quotes of `stop_reason`'s value to the end of `stop_sequence`'s.
+pub(super) fn write_stop(reason: StopReason, sequence: Option<&str>, out: &mut impl BufMut) {
+    out.put_slice(reason.as_str().as_bytes());
+    match sequence {
+        None => out.put_slice(b"\",\"stop_sequence\":null"),
+        Some(sequence) => {
+            out.put_slice(b"\",\"stop_sequence\":\"");
+            json::escape(sequence, out);
+            out.put_slice(b"\"");
+        }
     }
 }
 

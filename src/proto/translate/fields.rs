@@ -183,6 +183,12 @@ impl<'a> Abilities<'a> {
         if off && !self.refused.effort { Some(Effort::None) } else { self.effort(asked, None) }
     }
 
+    /// Whether upstream itself keeps this `max_tokens`: it has a place for it, or for one below it (M83).
+    pub fn keeps(&self, max_tokens: u64) -> bool {
+        let place = self.max_tokens.filter(|_| !self.refused.max_tokens && !self.refused.all);
+        place.is_some_and(|(min, _)| max_tokens >= self.refused.least_tokens.unwrap_or(min))
+    }
+
     fn max_tokens(&self, asked: Option<u64>) -> Option<u64> {
         let (min, max) = self.max_tokens.filter(|_| !self.refused.max_tokens)?;
         let min = self.refused.least_tokens.unwrap_or(min);

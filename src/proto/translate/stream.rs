@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::estimate::Estimator;
 use super::fault::{PromptSize, api_error};
+use super::limit::TokenLimit;
+use super::stop::{StopScanner, StopSequences};
 use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
@@ -18,6 +20,10 @@ use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 use crate::proto::messages::search::{Outcome, SearchCode, WEB_SEARCH};
 use crate::proto::record::hex;
+
+mod text;
+
+use self::text::Cut;
 
 /// The limit of the queue behind an unfinished tool (TS14), in bytes; each event counts `QUEUED_OVERHEAD` bytes more. A
 /// longer queue fails the answer (TS42).
@@ -71,6 +77,10 @@ pub struct Extras {
     pub search: bool,
     /// What `context_management` has done to the request, a JSON object (M77).
     pub context_management: Option<String>,
+    /// They end the answer (M82).
+    pub stop_sequences: Option<Arc<StopSequences>>,
+    /// The answer ends near so many tokens of text and tool input, because upstream doesn't keep `max_tokens` (M83).
+    pub max_tokens: Option<u64>,
 }
 
 /// The form of a response's output.
@@ -167,6 +177,12 @@ pub struct Response {
     /// Upstream's output limit ended it (TS16).
     limited: bool,
     output: Estimator,
+    /// Looks for stop sequences (M82).
+    stops: Option<StopScanner>,
+    /// Where `max_tokens` ends the text (M83).
+    limit: TokenLimit,
+    /// We end the answer here; upstream hasn't.
+    cut: Option<Cut>,
     ended: Option<(StopReason, Usage)>,
     tally: Tally,
     /// The raw copy of TS23 is on. Off only to measure its gain.
@@ -276,6 +292,9 @@ impl Response {
         Self {
             state: State::Idle,
             tags: settings.thinking.then(TagScanner::default),
+            stops: settings.extras.stop_sequences.clone().map(StopScanner::new),
+            limit: TokenLimit::of(settings.extras.max_tokens),
+            cut: None,
             settings,
             spans: Spans::default(),
             half: None,
@@ -318,6 +337,14 @@ impl Response {
     /// Replaces [`Settings::usage_window`]: the account that answers may have another one (K126).
     pub fn set_usage_window(&mut self, tokens: u64) {
         self.settings.usage_window = tokens;
+    }
+
+    /// Replaces [`Extras::max_tokens`]; to be called before an attempt's first event.
+    pub fn set_max_tokens(&mut self, tokens: Option<u64>) {
+        // What earlier rounds have used up is gone.
+        let tokens = tokens.map(|tokens| tokens.saturating_sub(self.rounds.earlier.output_tokens).max(1));
+        self.settings.extras.max_tokens = tokens;
+        self.limit = TokenLimit::of(tokens);
     }
 
     /// Takes one event (TS6).
@@ -527,7 +554,7 @@ impl Response {
 
     /// The body ended the answer, and neither counts nor credits nor a percentage had come: it may have been cut (TU9).
     pub fn is_without_end(&self) -> bool {
-        self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited
+        self.ended.is_some() && !self.usage_seen && self.tally.ghost.is_none() && !self.limited && self.cut.is_none()
     }
 
     /// The answer looks complete: it has content, no tool is open, and usage and credits came behind the last content,
@@ -579,10 +606,15 @@ impl Response {
         if let Content::Text(Text::Literal(literal)) = content
             && matches!(self.state, State::Text)
             && self.copies_text()
+            && self.stops.is_none()
         {
-            self.output.literal(literal.as_bytes());
-            sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(Piece::Literal(literal)) });
-            return Step::Continue;
+            let mut output = self.output.clone();
+            output.literal(literal.as_bytes());
+            if self.limit.is_far(output.hundredths()) {
+                self.output = output;
+                sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(Piece::Literal(literal)) });
+                return Step::Continue;
+            }
         }
         self.any_content(content, sink)
     }
@@ -607,13 +639,13 @@ impl Response {
                 self.drain(sink);
                 return match self.queue.is_full() {
                     true => self.fail(Fault::protocol("too much waits behind an unfinished tool"), sink),
-                    false => Step::Continue,
+                    false => self.go_on(sink),
                 };
             }
         }
         self.apply(content, sink);
         self.drain(sink);
-        Step::Continue
+        self.go_on(sink)
     }
 
     fn note(&mut self, note: Telemetry) {
@@ -657,6 +689,7 @@ impl Response {
         match &self.state {
             State::Text | State::Think { .. } | State::Gap => self.usage_seen || self.stopped,
             State::Tool(open) => open.torn,
+            State::Open => self.usage_seen && self.holds_text(),
             _ => false,
         }
     }
@@ -703,11 +736,12 @@ impl Response {
 
     /// Why it would stop here.
     fn stop_reason_now(&self) -> StopReason {
-        match self.unusual {
-            Some(unusual) => unusual,
-            None if self.truncated => StopReason::MaxTokens,
-            None if self.tool_blocks > 0 => StopReason::ToolUse,
-            None => StopReason::EndTurn,
+        match (self.cut, self.unusual) {
+            (Some(cut), _) => cut.stop_reason(),
+            (None, Some(unusual)) => unusual,
+            (None, None) if self.truncated => StopReason::MaxTokens,
+            (None, None) if self.tool_blocks > 0 => StopReason::ToolUse,
+            (None, None) => StopReason::EndTurn,
         }
     }
 
@@ -715,7 +749,8 @@ impl Response {
         let usage = self.settled_usage();
         let searches = self.settings.extras.search.then_some(self.rounds.answered);
         let context_management = self.settings.extras.context_management.as_deref();
-        sink.event(StreamEvent::MessageDelta { stop_reason, usage, searches, context_management });
+        let stop_sequence = self.stop_sequence();
+        sink.event(StreamEvent::MessageDelta { stop_reason, stop_sequence, usage, searches, context_management });
         sink.event(StreamEvent::MessageStop);
         self.ended = Some((stop_reason, usage));
         self.state = State::Done;
@@ -726,7 +761,11 @@ impl Response {
         // Any content counts at least one token, even a redacted thought (M59).
         let least = u64::from(self.is_committed());
         let Settings { usage_window: window, input_estimate, usage_split, .. } = self.settings;
-        let output = self.output.tokens().max(least);
+        let output = match self.cut {
+            Some(Cut::MaxTokens) => self.limit.shown(self.output.hundredths()),
+            _ => self.output.tokens(),
+        };
+        let output = output.max(least);
         let usage = self.reported.settle(window, input_estimate, output, usage_split);
         self.rounds.earlier.plus(Usage { output_tokens: usage.output_tokens.max(least), ..usage })
     }
@@ -737,7 +776,7 @@ impl Response {
     /// Empties the queue until an unfinished tool is open. All waiting events of a tool are one entry, so the queue
     /// holds none of the open tool's.
     fn drain(&mut self, sink: &mut impl Sink) {
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() && self.cut.is_none() {
             match &self.state {
                 State::Tool(open) if !open.input.is_complete() => return,
                 State::Tool(_) => self.finish_tool(sink),
@@ -764,6 +803,7 @@ impl Response {
     /// Applies one content event. An open tool only ever gets its own.
     fn apply(&mut self, content: Content<'_>, sink: &mut impl Sink) {
         match content {
+            _ if self.cut.is_some() => self.tally.ignored_events += 1,
             Content::Text(text) => {
                 self.stopped = false;
                 self.text(&text, sink);
@@ -834,27 +874,21 @@ impl Response {
         self.spans = spans;
     }
 
-    fn text_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
-        if !matches!(self.state, State::Text) {
-            self.close_block(sink);
-            self.open_block(Block::Text, State::Text, sink);
-        }
-        self.count(piece);
-        sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Text(piece) });
-    }
-
     fn thinking_delta(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
         if self.settings.drop_thinking_text {
             // The text before it and the text behind it stay two, as they would be around a thought.
             self.close_block(sink);
-            return self.count(piece);
+            return self.count_beside(piece);
         }
         if !matches!(self.state, State::Think { .. }) {
             self.close_block(sink);
+            if self.is_cut_between_blocks() {
+                return;
+            }
             let state = State::Think { signature: Signature::Pending(String::new()), sent: true };
             self.open_block(Block::Thinking, state, sink);
         }
-        self.count(piece);
+        self.count_beside(piece);
         sink.event(StreamEvent::BlockDelta { index: self.index, delta: Delta::Thinking(piece) });
     }
 
@@ -952,6 +986,9 @@ impl Response {
         if !matches!(self.state, State::Tool(_)) {
             self.boundary(sink);
             self.close_block(sink);
+            if self.is_cut_between_blocks() {
+                return;
+            }
             self.state = State::Tool(OpenTool {
                 id: tool.id.into(),
                 search: (self.settings.extras.search && tool.name == WEB_SEARCH).then(String::new),
@@ -1047,7 +1084,10 @@ impl Response {
                 open.torn = true;
                 self.tally.ignored_events += self.queue.clear();
             }
-            _ => self.close_block(sink),
+            _ => {
+                self.close_block(sink);
+                self.is_cut_between_blocks();
+            }
         }
     }
 
@@ -1074,6 +1114,9 @@ impl Response {
 
     /// Closes the open block, if there is one, and drops everything held for it.
     fn close_block(&mut self, sink: &mut impl Sink) {
+        if self.stops.is_some() {
+            self.flush_stops(sink);
+        }
         if !matches!(self.state, State::Text | State::Think { .. } | State::Tool(_)) {
             return;
         }

@@ -9,8 +9,8 @@ use super::offer::{Change, Unknown, offered};
 use super::search::{is_search, read_search};
 use super::{
     Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
-    MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult, SystemText, Thinking, Tool, ToolChoice,
-    ToolResult, ToolUse, quotable,
+    MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult,
+    SystemText, Thinking, Tool, ToolChoice, ToolResult, ToolUse, quotable,
 };
 use crate::proto::effort::Effort;
 use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
@@ -75,7 +75,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     if let Some(top_k) = top_k {
         integer_from(0, top_k, Path::top("top_k"))?;
     }
-    stop_sequences.map_or(Ok(()), check_stop_sequences)?;
+    let stop_sequences = stop_sequences.map_or(Ok(Vec::new()), read_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
     no_mcp_servers(json.root())?;
@@ -107,6 +107,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         display,
         max_tokens,
         effort,
+        stop_sequences,
         user_id,
         ignored: ignored.take(),
         json,
@@ -118,12 +119,24 @@ const WITHOUT_EFFECT: [&str; 5] = ["container", "service_tier", "speed", "infere
 
 // The top level (M20–M32)
 
-fn check_stop_sequences(sequences: Value<'_, '_>) -> Result<()> {
+fn read_stop_sequences<'a>(sequences: Value<'_, 'a>) -> Result<Vec<Cow<'a, str>>> {
     let at = Path::top("stop_sequences");
-    for (index, sequence) in array(sequences, at)?.elements().enumerate() {
-        not_empty_string(sequence, at.index(index))?;
+    let sequences = array(sequences, at)?;
+    if sequences.elements().nth(MAX_STOP_SEQUENCES).is_some() {
+        return Err(at.error(format!("at most {MAX_STOP_SEQUENCES}")));
     }
-    Ok(())
+    let read = |(index, sequence)| {
+        let at = at.index(index);
+        let sequence = not_empty_string(sequence, at)?;
+        if sequence.chars().nth(MAX_STOP_SEQUENCE).is_some() {
+            return Err(at.error(format!("at most {MAX_STOP_SEQUENCE} characters")));
+        }
+        if sequence.chars().all(char::is_whitespace) {
+            return Err(at.error("must not be white space alone"));
+        }
+        Ok(sequence)
+    };
+    sequences.elements().enumerate().map(read).collect()
 }
 
 fn system_prompt<'a>(system: Value<'_, 'a>) -> Result<Vec<SystemText<'a>>> {
