@@ -22,8 +22,21 @@ const BLOCKS = {
   },
   tool_use: { start: { input: {} }, deltas: { input_json_delta: 'partial_json' } },
   redacted_thinking: { start: {}, deltas: {} },
+  server_tool_use: { start: { input: {}, caller: { type: 'direct' } }, deltas: { input_json_delta: 'partial_json' } },
+  web_search_tool_result: { start: { caller: { type: 'direct' } }, deltas: {} },
 }
-const STOP_REASONS = ['end_turn', 'tool_use', 'max_tokens']
+/** Blocks that are whole when they start. */
+const WHOLE = ['redacted_thinking', 'web_search_tool_result']
+const STOP_REASONS = [
+  'end_turn',
+  'tool_use',
+  'max_tokens',
+  'stop_sequence',
+  'pause_turn',
+  'refusal',
+  'model_context_window_exceeded',
+]
+const RESULT = ['type', 'url', 'title', 'encrypted_content', 'page_age']
 
 /** Fed with the chunks of one body; calls `wrong` with a sentence for everything that is not as it should be. */
 export class StreamChecker {
@@ -36,6 +49,8 @@ export class StreamChecker {
   #closed = []
   /** The tool that was closed last has input that is no JSON. */
   #torn = false
+  /** The searches that have no result yet. */
+  #searches = []
 
   constructor(wrong) {
     this.#wrong = wrong
@@ -94,7 +109,7 @@ export class StreamChecker {
         if (json !== '{"type":"ping"}') this.#wrong(`ping is ${json}`)
         return
       case 'error':
-        if (this.#open && this.#open.type !== 'tool_use') this.#wrong('error inside a block (M53)')
+        if (this.#open && !isUse(this.#open)) this.#wrong('error inside a block (M53)')
         if (!event.error.type || !event.error.message) this.#wrong(`error is ${json}`)
         this.#state = 'ended'
     }
@@ -122,9 +137,30 @@ export class StreamChecker {
       if (JSON.stringify(block[member]) !== JSON.stringify(value))
         this.#wrong(`a block starts as ${JSON.stringify(block)} (C8, C9)`)
     }
-    if (block.type === 'tool_use' && !(block.id && block.name)) this.#wrong('tool_use without id or name')
+    if (isUse(block) && !(block.id && block.name)) this.#wrong(`${block.type} without id or name`)
+    if (block.type === 'server_tool_use') this.#search(block)
+    if (block.type === 'web_search_tool_result') this.#results(block)
     if (block.type === 'redacted_thinking' && !block.data) this.#wrong('redacted_thinking without data')
     this.#open = { index, type: block.type, deltas: 0, signed: false, json: '' }
+  }
+
+  #search({ id, name }) {
+    if (!/^srvtoolu_[A-Za-z0-9_]{1,64}$/.test(id) || name !== 'web_search') this.#wrong(`search ${id} ${name} (TS30)`)
+    this.#searches.push(id)
+  }
+
+  #results({ tool_use_id: id, content }) {
+    // In the order of the searches (TS31).
+    if (this.#searches.shift() !== id) this.#wrong(`results of ${id}, which is not the next search (TS31)`)
+    if (!Array.isArray(content)) {
+      if (content?.type !== 'web_search_tool_result_error' || !content.error_code)
+        this.#wrong(`results are ${JSON.stringify(content)} (M71)`)
+      return
+    }
+    for (const result of content) {
+      if (result.type !== 'web_search_result' || RESULT.some((member) => !(member in result)))
+        this.#wrong(`a result is ${JSON.stringify(result)} (TS32)`)
+    }
   }
 
   #blockDelta({ index, delta }) {
@@ -135,13 +171,13 @@ export class StreamChecker {
     if (typeof delta[member] !== 'string' || delta[member] === '') this.#wrong(`empty ${delta.type}`)
     if (open.signed) this.#wrong(`${delta.type} after the signature (C14)`)
     open.signed = delta.type === 'signature_delta'
-    if (open.type === 'tool_use') open.json += delta.partial_json
+    if (isUse(open)) open.json += delta.partial_json
     open.deltas += 1
   }
 
   #blockStop({ index }) {
     if (this.#open?.index !== index) return this.#wrong(`stop of block ${index}, open is ${this.#open?.index}`)
-    this.#torn = this.#open.type === 'tool_use' && !isJson(this.#open.json)
+    this.#torn = isUse(this.#open) && !isJson(this.#open.json)
     this.#closed.push(this.#open)
     this.#open = null
   }
@@ -150,11 +186,17 @@ export class StreamChecker {
     this.#state = 'delta'
     if (this.#open) this.#wrong('message_delta inside a block (M53)')
     if (!STOP_REASONS.includes(delta.stop_reason)) this.#wrong(`stop_reason ${delta.stop_reason} (M57)`)
-    if (delta.stop_sequence !== null) this.#wrong(`stop_sequence ${delta.stop_sequence}`)
+    const stopped = typeof delta.stop_sequence === 'string'
+    if (stopped !== (delta.stop_reason === 'stop_sequence') || (!stopped && delta.stop_sequence !== null))
+      this.#wrong(`stop_sequence ${delta.stop_sequence} of ${delta.stop_reason} (M82)`)
+    if (this.#searches.length > 0 && delta.stop_reason !== 'max_tokens')
+      this.#wrong(`no results of ${this.#searches} (TS31)`)
+    if (delta.stop_reason === 'pause_turn' && this.#closed.at(-1)?.type !== 'web_search_tool_result')
+      this.#wrong('pause_turn without results before it (TS35)')
     this.#counts(usage)
     if (this.#closed.length > 0 && usage.output_tokens < 1) this.#wrong('content without output_tokens (M59)')
     for (const block of this.#closed) {
-      if (block.deltas === 0 && block.type !== 'redacted_thinking') this.#wrong(`an empty ${block.type} block (M54)`)
+      if (block.deltas === 0 && !WHOLE.includes(block.type)) this.#wrong(`an empty ${block.type} block (M54)`)
     }
     const tools = this.#closed.filter((block) => block.type === 'tool_use')
     if (tools.length > 0 && delta.stop_reason === 'end_turn') this.#wrong('end_turn with tools (M57)')
@@ -170,6 +212,10 @@ export class StreamChecker {
         this.#wrong(`usage.${count} is ${usage?.[count]} (M59)`)
     }
   }
+}
+
+function isUse({ type }) {
+  return type === 'tool_use' || type === 'server_tool_use'
 }
 
 function isJson(text) {

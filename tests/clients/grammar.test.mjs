@@ -35,6 +35,19 @@ const TOOL = {
 const INPUT = { ...DELTA, delta: { type: 'input_json_delta', partial_json: '{}' } }
 const HALF = { ...DELTA, delta: { type: 'input_json_delta', partial_json: '{"a' } }
 const USED = { ...FINISH, delta: { ...FINISH.delta, stop_reason: 'tool_use' } }
+const ended = (reason, more) => ({ ...FINISH, delta: { ...FINISH.delta, stop_reason: reason, ...more } })
+const caller = { type: 'direct' }
+const searched = (index, n) => [
+  { ...OPEN, index, content_block: { type: 'server_tool_use', id: `srvtoolu_${n}`, name: 'web_search', input: {}, caller } },
+  { ...INPUT, index },
+  { ...CLOSE, index },
+]
+const FOUND = { type: 'web_search_result', url: 'https://a.test/', title: 'A', encrypted_content: 'k1.e30', page_age: null }
+const found = (index, n, content = [FOUND]) => [
+  { ...OPEN, index, content_block: { type: 'web_search_tool_result', tool_use_id: `srvtoolu_${n}`, caller, content } },
+  { ...CLOSE, index },
+]
+const text = (index) => [OPEN, DELTA, CLOSE].map((event) => ({ ...event, index }))
 
 const GOOD = {
   text: [START, PING, OPEN, DELTA, PING, DELTA, CLOSE, PING, FINISH, STOP],
@@ -42,6 +55,18 @@ const GOOD = {
   tool: [START, TOOL, INPUT, CLOSE, USED, STOP],
   'error in mid-text': [START, OPEN, DELTA, CLOSE, ERROR],
   'error before content': [START, PING, ERROR],
+  'a search': [START, ...text(0), ...searched(1, 1), PING, ...found(2, 1), ...text(3), FINISH, STOP],
+  'two searches, one of them failed': [
+    START,
+    ...searched(0, 1),
+    ...searched(1, 2),
+    ...found(2, 1, []),
+    ...found(3, 2, { type: 'web_search_tool_result_error', error_code: 'unavailable' }),
+    ended('pause_turn'),
+    STOP,
+  ],
+  'an error in mid-search': [START, ...searched(0, 1).slice(0, 2), ERROR],
+  'a stop sequence': [START, ...text(0), ended('stop_sequence', { stop_sequence: 'X' }), STOP],
   'TS42 error in mid-tool': [START, TOOL, HALF, ERROR],
   'TS42 an answer that ends in mid-tool': [
     START,
@@ -102,12 +127,36 @@ const BAD = {
     STOP,
   ],
   'M57 end_turn with a tool': [START, TOOL, INPUT, CLOSE, FINISH, STOP],
-  'M57 another stop reason': [
+  'M57 another stop reason': [START, ...text(0), ended('compaction'), STOP],
+  'TS35 a pause without results': [START, ...text(0), ended('pause_turn'), STOP],
+  'M82 a stop sequence that isn’t said': [START, ...text(0), ended('stop_sequence'), STOP],
+  'M82 a stop sequence of another reason': [START, ...text(0), ended('end_turn', { stop_sequence: 'X' }), STOP],
+  'TS31 a search without results': [START, ...searched(0, 1), ...text(1), FINISH, STOP],
+  'TS31 results of no search': [START, ...found(0, 1), ...text(1), FINISH, STOP],
+  'TS31 results in another order': [
     START,
-    OPEN,
-    DELTA,
-    CLOSE,
-    { ...FINISH, delta: { ...FINISH.delta, stop_reason: 'pause_turn' } },
+    ...searched(0, 1),
+    ...searched(1, 2),
+    ...found(2, 2),
+    ...found(3, 1),
+    ...text(4),
+    FINISH,
+    STOP,
+  ],
+  'TS32 a result without its url': [
+    START,
+    ...searched(0, 1),
+    ...found(1, 1, [{ ...FOUND, url: undefined, type: 'x' }]),
+    ...text(2),
+    FINISH,
+    STOP,
+  ],
+  'M71 results that are neither a list nor an error': [
+    START,
+    ...searched(0, 1),
+    ...found(1, 1, { error_code: 'unavailable' }),
+    ...text(2),
+    FINISH,
     STOP,
   ],
   'C6 no message_delta': [START, OPEN, DELTA, CLOSE, STOP],
