@@ -119,8 +119,8 @@ test('thinking with its signature returns in the next step, redacted thinking to
   assert.equal(await result.text, 'Seen.')
   const [first, second, third] = await result.steps
   assert.equal(first.reasoningText, 'I should look.')
-  assert.equal(first.reasoning[0].providerMetadata.anthropic.signature, signature)
-  assert.equal(second.reasoning[0].providerMetadata.anthropic.redactedData, 'c2VjcmV0')
+  assert.equal(first.reasoning[0].providerOptions.anthropic.signature, signature)
+  assert.equal(second.reasoning[0].providerOptions.anthropic.redactedData, 'c2VjcmV0')
   assert.equal(third.reasoningText, 'Enough.')
   const { history } = (await house.upstream())[2].conversationState
   const thoughts = history.map((turn) => turn.assistantResponseMessage?.reasoningContent).filter(Boolean)
@@ -135,7 +135,7 @@ test('an image and a PDF arrive', async (t) => {
   await house.script({ text: 'A dot and a page.' })
   const content = [
     { type: 'text', text: 'What are these?' },
-    { type: 'image', image: Buffer.from(PNG, 'base64') },
+    { type: 'file', data: Buffer.from(PNG, 'base64'), mediaType: 'image/png' },
     { type: 'file', data: Buffer.from(PDF, 'base64'), mediaType: 'application/pdf', filename: 'page.pdf' },
   ]
   assert.equal((await generateText({ model, messages: [{ role: 'user', content }] })).text, 'A dot and a page.')
@@ -230,5 +230,5 @@ test('aborting cancels the upstream call', async (t) => {
 async function provide(t, accounts) {
   const house = await serve(t, { accounts })
   const provider = createAnthropic({ baseURL: `${house.url}/v1`, apiKey: KEY, fetch: house.checkedFetch })
-  return { house, model: provider(MODEL) }
+  return { house, provider, model: provider(MODEL) }
 }
