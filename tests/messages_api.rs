@@ -132,9 +132,9 @@ async fn refused_requests_name_the_place_a3_to_a48() {
         ("A41", tool(json!({ "name": "x".repeat(257) })), "tools.0.name: "),
         ("A44", tool(json!({ "name": "f", "input_schema": "x" })), "tools.0.input_schema: must be an object"),
         (
-            "A45",
-            tool(json!({ "type": "web_search_20250305", "name": "web_search" })),
-            "tools: 'web_search_20250305' runs on Anthropic's servers",
+            "A163",
+            tool(json!({ "type": "code_execution_20250825", "name": "code_execution" })),
+            "tools: 'code_execution_20250825' can't be served through Kiro",
         ),
         (
             "A48",

@@ -183,9 +183,9 @@ fn a_search_without_its_filter_is_named_m87_m80() {
 }
 
 #[test]
-fn dropped_server_tools_are_reported_tr19_m49() {
-    let body = with(r#","tools":[{"name":"f"},{"type":"code_execution_20250825"},{"type":"bash_20250124"}]"#, r#""x""#);
-    assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["code_execution_20250825", "bash_20250124"]);
+fn dropped_server_tools_are_reported_tr19_m49_m73() {
+    let body = with(r#","tools":[{"name":"f"},{"type":"web_fetch_20250910"},{"type":"computer_20250124"}]"#, r#""x""#);
+    assert_eq!(run(body.as_bytes()).unwrap().dropped_server_tools, ["web_fetch_20250910", "computer_20250124"]);
 }
 
 #[test]

@@ -208,7 +208,7 @@ impl Gateway {
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
                 tools = summary::loggable_kinds(&translated.dropped_server_tools),
-                "tools that run on Anthropic's side were dropped (M49)"
+                "tools that can't be served through Kiro were dropped (M73)"
             );
         }
         if let Some(ignored) = translated.ignored.header() {

@@ -3,8 +3,10 @@
 mod ignored;
 mod media;
 mod offer;
+mod passed;
 mod read;
 mod search;
+mod settle;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +15,7 @@ use serde::Deserialize;
 
 pub use self::ignored::Ignored;
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
+pub use self::passed::{PASSED_TOOLS, PassedTool, TOOL_SEARCHES};
 pub use self::search::{SearchTool, UserLocation};
 use super::error::{ApiError, Cause, ErrorType};
 use crate::proto::effort::Effort;
@@ -100,7 +103,7 @@ pub struct Request<'a> {
     pub(crate) messages: Vec<Message<'a>>,
     /// Those that the next reply may use: `tools`, as system messages changed them (M69).
     pub(crate) tools: Vec<Tool<'a>>,
-    /// Types of the tools that only Anthropic could run (M49).
+    /// Types of the tools that can't be served (M73).
     pub(crate) server_tools: Vec<Cow<'a, str>>,
     pub(crate) tool_choice: ToolChoice<'a>,
     pub(crate) thinking: Thinking,
@@ -267,7 +270,13 @@ pub(crate) enum Content<'a> {
     RedactedThinking {
         data: Text<'a>,
     },
-    /// A block of another service's server tool (M46): accepted and dropped.
+    /// A tool that a search has found (TR59): a text before the request is whole.
+    ToolReference(Cow<'a, str>),
+    /// The names of the tools that a search at Anthropic has found: nothing of it goes out.
+    ToolsFound(Vec<Cow<'a, str>>),
+    /// A summary of the conversation before it (TR57); an older or an empty one counts for nothing.
+    Summary(Text<'a>),
+    /// A block of another service's server tool (M76): accepted and dropped.
     Foreign,
 }
 
@@ -322,12 +331,18 @@ pub(crate) struct ToolResult<'a> {
 }
 
 /// A tool that the client runs (M48).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tool<'a> {
     pub name: Cow<'a, str>,
     pub description: Option<Text<'a>>,
     /// An object; `None` stands for `{}`.
     pub schema: Option<ValueId>,
+    /// In its place a published one, compact JSON (M73).
+    pub published: Option<&'static str>,
+    /// Objects (TR58).
+    pub examples: Vec<ValueId>,
+    /// Declared once something refers to it (TR59).
+    pub deferred: bool,
     pub cached: bool,
     /// It is Anthropic's web search (M87). Its description and schema are ours.
     pub search: Option<Box<SearchTool>>,

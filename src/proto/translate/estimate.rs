@@ -323,10 +323,12 @@ pub fn request_tokens(request: &Request<'_>) -> u64 {
         if let Some(description) = &tool.description {
             sum.piece(description);
         }
-        match tool.search {
-            Some(_) => [DESCRIPTION, SCHEMA].into_iter().for_each(|text| sum.plain_piece(text)),
-            None => sum.json_piece(tool.schema.map(|schema| request.json.value(schema))),
+        match (&tool.search, tool.published) {
+            (Some(_), _) => [DESCRIPTION, SCHEMA].into_iter().for_each(|text| sum.plain_piece(text)),
+            (None, Some(schema)) => sum.plain_piece(schema),
+            (None, None) => sum.json_piece(tool.schema.map(|schema| request.json.value(schema))),
         }
+        tool.examples.iter().for_each(|example| sum.json_piece(Some(request.json.value(*example))));
     }
     sum.tokens().max(1)
 }
@@ -356,7 +358,8 @@ fn count_block(block: &Block<'_>, request: &Request<'_>, sum: &mut Estimator) {
             sum.add(weight::TOOL_PART);
             sum.plain_piece(&text("", &outcome_of(request.json.value(*content))));
         }
-        Content::RedactedThinking { .. } | Content::Foreign => {}
+        Content::ToolReference(name) => sum.plain_piece(name),
+        Content::RedactedThinking { .. } | Content::ToolsFound(_) | Content::Summary(_) | Content::Foreign => {}
     }
 }
 
@@ -543,7 +546,7 @@ mod tests {
         ] {
             assert_eq!(hundredths(role, &blocks), expected, "{blocks}");
         }
-        let tools = r#"{"model":"m","tools":[{"name":"a","description":"a"},{"name":"a","input_schema":{"a":1}},{"type":"bash_20250124"}],"messages":[{"role":"user","content":"a"}]}"#;
+        let tools = r#"{"model":"m","tools":[{"name":"a","description":"a"},{"name":"a","input_schema":{"a":1}},{"type":"computer_20250124"}],"messages":[{"role":"user","content":"a"}]}"#;
         let first = 800 + 94 + 94 + 102;
         let second = 800 + 94 + (88 + 14 + 94 + 88 + 14 + 95 + 88);
         assert_eq!(tokens(tools), (400 + 94 + first + second as u64).div_ceil(100));

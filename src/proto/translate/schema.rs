@@ -40,6 +40,11 @@ pub(super) enum Merged {
 }
 
 impl Schema {
+    /// A schema of ours, JSON.
+    pub fn published(schema: &str) -> Self {
+        JsonTree::parse(schema.as_bytes()).map_or_else(|_| Self::default(), |json| Self::of(Some(json.root())))
+    }
+
     pub fn of(schema: Option<Value<'_, '_>>) -> Self {
         let Some(schema) = schema.filter(|schema| schema.kind() == ValueKind::Object) else { return Self::default() };
         if !COMBINING.iter().any(|name| schema.member(name).is_some_and(|member| !is_null(member))) {
@@ -417,7 +422,6 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::json::tree::JsonTree;
 
     #[test]
     fn schemas_are_sanitised_tr22() {

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::schema::{ANY_OBJECT, EMPTY_SCHEMA, Merged, Schema, sanitised};
-use crate::proto::json::tree::{JsonTree, Text};
+use crate::proto::json::tree::{JsonTree, Text, ValueId};
 use crate::proto::kiro::request::Tool as KiroTool;
 use crate::proto::kiro::search::{DESCRIPTION, SCHEMA};
 use crate::proto::messages::request::{Request, Tool, ToolChoice};
@@ -105,9 +105,10 @@ impl<'r> Declared<'r> {
             if !upstream_names.insert(upstream_name.clone()) {
                 continue;
             }
-            let schema = match &tool.search {
-                Some(_) => Schema { requires_something: true, ..Schema::default() },
-                None => Schema::of(tool.schema.map(|schema| request.json.value(schema))),
+            let schema = match (&tool.search, tool.published) {
+                (Some(_), _) => Schema { requires_something: true, ..Schema::default() },
+                (None, Some(schema)) => Schema::published(schema),
+                (None, None) => Schema::of(tool.schema.map(|schema| request.json.value(schema))),
             };
             declared.by_name.insert(&tool.name, declared.tools.len());
             declared.tools.push(DeclaredTool { tool, upstream_name, schema });
@@ -152,12 +153,14 @@ impl<'r> Declared<'r> {
                 continue;
             }
             let own = description(tool, &name);
-            let (schema, description) = match schema.merged {
-                None => (sanitised(tool.schema.map(|schema| self.json.value(schema))), own),
-                Some(Merged::Object(schema)) => (schema, own),
-                Some(Merged::Told(note)) => (ANY_OBJECT.to_owned(), described(&own, &note)),
+            let (schema, description) = match (tool.published, schema.merged) {
+                (Some(schema), _) => (Cow::Borrowed(schema), own),
+                (None, None) => (Cow::Owned(sanitised(tool.schema.map(|schema| self.json.value(schema)))), own),
+                (None, Some(Merged::Object(schema))) => (Cow::Owned(schema), own),
+                (None, Some(Merged::Told(note))) => (Cow::Borrowed(ANY_OBJECT), described(&own, &note)),
             };
-            sent.push(KiroTool { description, schema: Cow::Owned(schema), name });
+            let description = with_examples(description, &tool.examples, self.json);
+            sent.push(KiroTool { description, schema, name });
         }
         for client_name in used {
             let name = upstream_name(client_name);
@@ -184,6 +187,28 @@ impl<'r> Declared<'r> {
 fn described(own: &Text<'_>, note: &str) -> Text<'static> {
     let room = MAX_DESCRIPTION.saturating_sub(note.chars().count() + 1);
     Text::new(format!("{}\n{note}", own.truncated(room).decode()))
+}
+
+/// A description with as many whole examples of an input behind it as fit (TR58).
+fn with_examples<'r>(own: Text<'r>, examples: &[ValueId], json: &'r JsonTree<'r>) -> Text<'r> {
+    const HEAD: &str = "\n\nInput examples:";
+    if examples.is_empty() {
+        return own;
+    }
+    let mut text = own.decode().into_owned();
+    let mut room = MAX_DESCRIPTION.saturating_sub(text.chars().count() + HEAD.len());
+    let mut head = Some(HEAD);
+    for example in examples {
+        let mut line = String::from("\n");
+        json.value(*example).write(&mut line);
+        let length = line.chars().count();
+        if length <= room {
+            room -= length;
+            text.push_str(head.take().unwrap_or_default());
+            text.push_str(&line);
+        }
+    }
+    if head.is_some() { own } else { Text::new(text) }
 }
 
 /// The description that goes out (TR21).

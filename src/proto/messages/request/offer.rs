@@ -17,6 +17,24 @@ pub(super) enum Change<'a> {
     Withdraw(Cow<'a, str>),
 }
 
+impl<'a> Change<'a> {
+    /// The tool that it defines.
+    pub fn defined(&self) -> Option<&Tool<'a>> {
+        match self {
+            Self::Define(tool) => Some(tool),
+            _ => None,
+        }
+    }
+
+    /// The index of its message and the name that it offers.
+    pub fn offer(&self) -> Option<(usize, Cow<'a, str>)> {
+        match self {
+            Self::Offer { name, message, .. } => Some((*message, name.clone())),
+            _ => None,
+        }
+    }
+}
+
 /// A name that no tool has.
 pub(super) struct Unknown<'a> {
     pub name: Cow<'a, str>,

@@ -6,7 +6,9 @@ use std::fmt;
 
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
+use super::passed::{PassedTool, is_tool_search, passed_tool};
 use super::search::{is_search, read_search};
+use super::settle::{apply_summary, leave_out_empty, references, resolve_references, without_unloaded};
 use super::{
     Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
     MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult,
@@ -80,19 +82,16 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
     no_mcp_servers(json.root())?;
 
-    let Conversation { messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
+    let Conversation { mut messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
     let mut declared = Vec::new();
     if let Some(tools) = tools {
         let defines_one = changes.iter().any(|change| matches!(change, Change::Define(_)));
         (declared, server_tools) = read_tools(tools, defines_one, server_tools, tools_at)?;
     }
-    let tools = offered(declared, changes, &server_tools.names).map_err(|Unknown { name, message, block }| {
-        let at = messages_at.index(message);
-        let at = at.field("content");
-        let at = at.index(block);
-        at.field("tool").field("name").error(no_tool(&name))
-    })?;
+    let tools = usable_tools(declared, changes, &server_tools, &tool_choice, &mut messages, messages_at)?;
     check_tool_choice(&tool_choice, &tools)?;
+    apply_summary(&mut messages);
+    leave_out_empty(&mut messages);
     let (server_tools, effort) = (server_tools.kinds, turn_effort.or(effort));
 
     Ok(Request {
@@ -111,6 +110,38 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         user_id,
         ignored: ignored.take(),
         json,
+    })
+}
+
+/// The tools that the next reply may use: as system messages changed them (M69), without deferred ones that nothing
+/// refers to (TR59).
+fn usable_tools<'a>(
+    declared: Vec<Tool<'a>>,
+    changes: Vec<Change<'a>>,
+    server: &ServerTools<'a>,
+    choice: &ToolChoice<'a>,
+    messages: &mut [Message<'a>],
+    at: Path<'_>,
+) -> Result<Vec<Tool<'a>>> {
+    let all = || declared.iter().chain(changes.iter().filter_map(Change::defined));
+    let mut referred = Vec::new();
+    if all().any(|tool| tool.deferred) {
+        referred = references(messages);
+        referred.extend(changes.iter().filter_map(Change::offer));
+        referred.sort_by_key(|(message, _)| *message);
+    }
+    resolve_references(messages, all().map(|tool| &*tool.name));
+    let tools = offered(declared, changes, &server.names).map_err(|Unknown { name, message, block }| {
+        let at = at.index(message);
+        let at = at.field("content");
+        let at = at.index(block);
+        at.field("tool").field("name").error(no_tool(&name))
+    })?;
+    let has = |deferred: bool| tools.iter().any(|tool| tool.deferred == deferred);
+    Ok(if has(true) && has(false) && !server.has_tool_search {
+        without_unloaded(tools, referred, choice)
+    } else {
+        tools
     })
 }
 
@@ -285,7 +316,8 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
         }
         let is_last = index + 1 == count;
         let content_at = at.field("content");
-        let mut may_be_empty = role == Role::Assistant && is_last;
+        // Left out (TR65).
+        let mut may_be_empty = role == Role::Assistant;
         let blocks = if role == Role::System {
             let (changes, lasts) = (read.changes.len(), system_lasts(message, at)?);
             if !lasts {
@@ -456,6 +488,8 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
         // In system messages they aren't read here (M69).
         "tool_addition" | "tool_removal" => false,
         kind if is_foreign(kind) => [user, assistant, Holder::ToolResult].contains(&holder),
+        // Of a result what can be read goes out (M44).
+        _ if holder == Holder::ToolResult => true,
         kind => {
             return Err(kind_at.error(match quotable(kind) {
                 Some(kind) => format!("unknown block type {kind}"),
@@ -490,6 +524,16 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
             Content::RedactedThinking { data: string(required(data, at)?, at)? }
         }
         "server_tool_use" | "web_search_tool_result" if holder == assistant => read_search_block(block),
+        "tool_reference" if holder == Holder::ToolResult => {
+            let [name] = fields(block, ["tool_name"]);
+            let at = at.field("tool_name");
+            Content::ToolReference(not_empty_string(required(name, at)?, at)?)
+        }
+        "tool_search_tool_result" => Content::ToolsFound(tools_found(block)),
+        "compaction" if holder == assistant => {
+            let [summary] = fields(block, ["content"]);
+            Content::Summary(summary.and_then(Value::text).unwrap_or_else(|| Text::new("")))
+        }
         kind => {
             // What other blocks hold is history; this one gives the model a file.
             if kind == "container_upload" {
@@ -517,7 +561,14 @@ fn read_search_block<'a>(block: Value<'_, 'a>) -> Content<'a> {
     }
 }
 
-/// Blocks of other services' server tools (M46), and other blocks that only Anthropic's own answers leave in a history.
+/// The names in the result of a search for tools at Anthropic.
+fn tools_found<'a>(block: Value<'_, 'a>) -> Vec<Cow<'a, str>> {
+    let found = block.member("content").and_then(|content| content.member("tool_references"));
+    let names = found.into_iter().flat_map(Value::elements).filter_map(|reference| reference.member("tool_name"));
+    names.filter_map(Value::text).map(Text::into_decoded).collect()
+}
+
+/// Blocks of other services' server tools (M76), and other blocks that only Anthropic's own answers leave in a history.
 fn is_foreign(kind: &str) -> bool {
     matches!(
         kind,
@@ -666,16 +717,18 @@ fn read_tool_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolResult
     Ok(ToolResult { id, content, is_error })
 }
 
-// Tools (M48–M50)
+// Tools (M48, M50, M73, M74)
 
-/// Tools that only Anthropic could run.
+/// Tools that can't be served.
 #[derive(Default)]
 struct ServerTools<'a> {
     kinds: Vec<Cow<'a, str>>,
     names: Vec<Cow<'a, str>>,
+    /// One of them would search for deferred tools (TR59).
+    has_tool_search: bool,
 }
 
-/// The client's tools; those that only Anthropic could run are added to `server`. Without a tool of the client's Kiro
+/// The tools that the client runs; those that can't be served are added to `server`. Without a tool of the client's Kiro
 /// could call nothing, unless a system message `defines_one` (M69).
 fn read_tools<'a>(
     tools: Value<'_, 'a>,
@@ -695,13 +748,13 @@ fn read_tools<'a>(
     }
 }
 
-/// The refusal of a list whose tools only Anthropic could run (M49).
+/// The refusal of a list none of whose tools can be served (M49).
 pub(super) fn only_server_tools(kind: &str) -> RequestError {
     let kind = quotable(kind).unwrap_or_else(|| "a tool of this type".to_owned());
-    Path::top("tools").error(format!("{kind} runs on Anthropic's servers and Kiro can't serve it"))
+    Path::top("tools").error(format!("{kind} can't be served through Kiro"))
 }
 
-/// A tool of the client's (M48); one that only Anthropic could run is added to `server` (M49).
+/// A tool that the client runs (M48, M73); one that can't be served is added to `server`.
 fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>) -> Result<Option<Tool<'a>>> {
     let [kind, name, schema, description, cache_control] =
         fields(object(tool, at)?, ["type", "name", "input_schema", "description", "cache_control"]);
@@ -710,26 +763,97 @@ fn read_tool<'a>(tool: Value<'_, 'a>, server: &mut ServerTools<'a>, at: Path<'_>
         let wanted = "this is OpenAI's form; the Messages API wants name, description and input_schema";
         return Err(at.field("type").error(wanted));
     }
-    if let Some(kind) = kind.filter(|kind| !kind.is("custom")) {
-        let kind = kind.into_decoded();
-        if is_search(&kind) {
+    let cached = cache_control.is_some();
+    let read = match kind.filter(|kind| !kind.is("custom")).map(Text::into_decoded) {
+        Some(kind) if is_search(&kind) => {
             let search = Some(Box::new(read_search(&kind, tool, at)?));
-            let (name, cached) = (WEB_SEARCH.into(), cache_control.is_some());
-            return Ok(Some(Tool { name, description: None, schema: None, cached, search }));
+            return Ok(Some(Tool { name: WEB_SEARCH.into(), cached, search, ..Tool::default() }));
         }
-        at.ignored_as(&kind);
-        server.kinds.push(kind);
-        server.names.extend(name.and_then(Value::text).map(Text::into_decoded));
-        return Ok(None);
+        Some(kind) => match passed_tool(&kind) {
+            Some(passed) => {
+                let tool = published(passed, name, tool, at)?;
+                Tool { cached, ..tool }
+            }
+            None => {
+                at.ignored_as(&kind);
+                server.has_tool_search |= is_tool_search(&kind);
+                server.kinds.push(kind);
+                server.names.extend(name.and_then(Value::text).map(Text::into_decoded));
+                return Ok(None);
+            }
+        },
+        None => {
+            let name_at = at.field("name");
+            let name = not_empty_string(required(name, name_at)?, name_at)?;
+            if name.len() > MAX_TOOL_NAME && name.chars().count() > MAX_TOOL_NAME {
+                return Err(name_at.error(format!("must have at most {MAX_TOOL_NAME} characters")));
+            }
+            let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
+            let description = description.map(|text| string(text, at.field("description"))).transpose()?;
+            Tool { name, description, schema, cached, ..Tool::default() }
+        }
+    };
+    with_options(read, tool, server, at)
+}
+
+/// A tool that is published: its name, schema and description are known (M73, M74).
+fn published<'a>(
+    passed: &'static PassedTool,
+    name: Option<Value<'_, 'a>>,
+    tool: Value<'_, 'a>,
+    at: Path<'_>,
+) -> Result<Tool<'a>> {
+    if let Some(name) = name {
+        let at = at.field("name");
+        if !string(name, at)?.is(passed.name) {
+            return Err(at.error(format!("must be '{}'", passed.name)));
+        }
     }
-    let name_at = at.field("name");
-    let name = not_empty_string(required(name, name_at)?, name_at)?;
-    if name.len() > MAX_TOOL_NAME && name.chars().count() > MAX_TOOL_NAME {
-        return Err(name_at.error(format!("must have at most {MAX_TOOL_NAME} characters")));
+    let [most] = fields(tool, ["max_characters"]);
+    let most = most.map(|most| integer_from(1, most, at.field("max_characters"))).transpose()?;
+    let description = match most {
+        Some(most) => Text::new(format!("{} A view shows at most {most} characters.", passed.description)),
+        None => Text::constant(passed.description),
+    };
+    Ok(Tool {
+        name: Cow::Borrowed(passed.name),
+        description: Some(description),
+        published: Some(passed.schema),
+        ..Tool::default()
+    })
+}
+
+/// The options that every tool may have (TR58–TR61).
+fn with_options<'a>(
+    mut read: Tool<'a>,
+    tool: Value<'_, 'a>,
+    server: &mut ServerTools<'a>,
+    at: Path<'_>,
+) -> Result<Option<Tool<'a>>> {
+    let [examples, deferred, strict, callers] =
+        fields(tool, ["input_examples", "defer_loading", "strict", "allowed_callers"]);
+    if let Some(examples) = examples {
+        let at = at.field("input_examples");
+        let objects = array(examples, at)?.elements().enumerate();
+        read.examples =
+            objects.map(|(index, example)| object(example, at.index(index)).map(Value::id)).collect::<Result<_>>()?;
     }
-    let schema = schema.map(|schema| object(schema, at.field("input_schema")).map(Value::id)).transpose()?;
-    let description = description.map(|text| string(text, at.field("description"))).transpose()?;
-    Ok(Some(Tool { name, description, schema, cached: cache_control.is_some(), search: None }))
+    read.deferred = deferred.map_or(Ok(false), |deferred| boolean(deferred, at.field("defer_loading")))?;
+    let strict_at = at.field("strict");
+    if strict.map_or(Ok(false), |strict| boolean(strict, strict_at))? {
+        strict_at.ignored();
+    }
+    if let Some(callers) = callers {
+        let at = at.field("allowed_callers");
+        let mut callers = array(callers, at)?.elements().filter_map(Value::text);
+        if !callers.any(|caller| caller.is("direct")) {
+            // Only code that runs at Anthropic may call it.
+            at.ignored();
+            server.names.push(read.name);
+            return Ok(None);
+        }
+    }
+    Ok(Some(read))
 }
 
 // Values and their sentences (M18, M19)
