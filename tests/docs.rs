@@ -56,7 +56,8 @@ fn configuration() {
         }
     }
     text.push_str(
-        "\nThe predecessor's names work too: those above, and `GO_KIRO_LOG_JSON` (`true`: `KIRO_LOG_FORMAT=json`, else `pretty`).\n",
+        "\nThe predecessor's names work too: those above, `GO_KIRO_LOG_JSON` (`true`: `KIRO_LOG_FORMAT=json`, else `pretty`), and \
+         `GO_KIRO_MAX_CONNS`, which limited connections to a host and is read as no limit. For any other `GO_KIRO_*` the log has a warning.\n",
     );
     same("docs/configuration.md", &text);
 }

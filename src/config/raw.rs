@@ -96,18 +96,43 @@ impl RawConfig {
                 // maximum.
                 let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
                 raw.say(setting, Source::Alias, &name, value);
-            } else if name == "GO_KIRO_LOG_JSON" {
-                // The predecessor's setting is a switch, ours names a format.
-                let format = if matches!(value.as_str(), "1" | "true") { "json" } else { "pretty" };
-                raw.say(const { setting("KIRO_LOG_FORMAT") }, Source::Alias, &name, format.into());
-            } else if name.starts_with("KIRO_") || name.starts_with("GO_KIRO_") || name.starts_with("REDIS_") {
-                let known = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten();
-                raw.doubts
-                    .extend(near(&name, known, 2).map(|meant| format!("{name} is no setting: did you mean {meant}?")));
+            } else if name.starts_with("GO_KIRO_") {
+                raw.predecessors(&name, &value);
+            } else if name.starts_with("KIRO_") || name.starts_with("REDIS_") {
+                raw.doubts.extend(meant(&name).map(|meant| format!("{name} is no setting: did you mean {meant}?")));
             }
         }
         raw.doubts.sort_unstable();
         raw
+    }
+
+    /// Takes a name of the predecessor's that is no alias. What has no place here gets a sentence: nothing else has names
+    /// like these.
+    fn predecessors(&mut self, name: &str, value: &str) {
+        let doubt = match name {
+            // The predecessor's setting is a switch, ours names a format.
+            "GO_KIRO_LOG_JSON" => {
+                let format = if matches!(value, "1" | "true") { "json" } else { "pretty" };
+                return self.say(const { setting("KIRO_LOG_FORMAT") }, Source::Alias, name, format.into());
+            }
+            // There it counts connections to a host, and requests wait for one; here a request too many gets 529.
+            "GO_KIRO_MAX_CONNS" => {
+                let setting = const { setting("KIRO_MAX_CONNS") };
+                if let Form::Integer(_, most) = setting.form {
+                    self.say(setting, Source::Alias, name, most.to_string());
+                }
+                "limited connections to a host and is read as no limit: KIRO_MAX_CONNS limits requests at once"
+                    .to_owned()
+            }
+            "GO_KIRO_DEBUG_DUMP" | "GO_KIRO_DEBUG_DIR" | "GO_KIRO_ERROR_DUMP" => {
+                "isn't read: KIRO_DEBUG_DUMP_DIR is the folder for dumps of failed requests".to_owned()
+            }
+            _ => match meant(name) {
+                Some(meant) => format!("is no setting: did you mean {meant}?"),
+                None => "is no setting here; kiro-server --help has them all".to_owned(),
+            },
+        };
+        self.doubts.push(format!("{name} {doubt}"));
     }
 
     /// A sentence for each name in the environment that looks like a setting but isn't one. It may be another
@@ -317,6 +342,11 @@ fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError 
 /// `, did you mean x?` for the closest known name, when it is close.
 fn is_setting(name: &str) -> bool {
     name == "GO_KIRO_LOG_JSON" || SETTINGS.iter().any(|s| s.env == name || s.alias == Some(name))
+}
+
+/// The setting whose name is two changes away at most.
+fn meant(name: &str) -> Option<&'static str> {
+    near(name, SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten(), 2)
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {

@@ -277,7 +277,6 @@ pub const SETTINGS: &[Setting] = &[
         .means("On shutdown, open streams may finish within this time; then each ends with an SSE error event."),
     row(Group::Limits, "KIRO_MAX_CONNS", Form::Integer(1, 1_000_000), "4096")
         .flag("max-conns")
-        .alias("GO_KIRO_MAX_CONNS")
         .means("Upstream requests that may run at once in this process; one more gets 529 at once."),
     row(Group::Limits, "KIRO_MAX_CLIENT_CONNS", Form::Integer(1, 1_000_000), "16384")
         .flag("max-client-conns")

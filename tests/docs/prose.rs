@@ -87,7 +87,8 @@ fn named_settings_and_codes_exist() {
     let mut known: BTreeSet<&str> = SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten().collect();
     known.extend(Code::ALL.iter().map(|code| code.as_str()));
     known.extend(NOT_OURS);
-    known.insert("GO_KIRO_LOG_JSON");
+    known.extend(["GO_KIRO_LOG_JSON", "GO_KIRO_MAX_CONNS"]);
+    known.extend(["GO_KIRO_DEBUG_DUMP", "GO_KIRO_DEBUG_DIR", "GO_KIRO_ERROR_DUMP"]);
     let deploy = [
         "Dockerfile",
         "docker-compose.yml",

@@ -132,7 +132,6 @@ fn go_kiro_names_are_aliases() {
         "HOST",
         "API_KEY",
         "LOG_LEVEL",
-        "MAX_CONNS",
         "REDIS_POOL_SIZE",
         "HEALTH_COOLDOWN",
         "GRACEFUL_TIMEOUT",
@@ -143,6 +142,47 @@ fn go_kiro_names_are_aliases() {
     let out = printed(&[], &[("GO_KIRO_MAX_REQUEST_BODY", "1MiB"), ("GO_KIRO_LOG_LEVEL", "warn")]);
     assert!(out.contains("KIRO_MAX_REQUEST_BODY = \"1MiB\"  # environment (old name)"), "{out}");
     assert!(out.contains("KIRO_LOG_LEVEL = \"warn\"  # environment (old name)"), "{out}");
+}
+
+/// The environment of the predecessor's own compose file, unchanged, limits no streams, and what has no place here is
+/// said.
+#[test]
+fn the_predecessors_environment_works_as_it_is() {
+    let vars = [
+        ("GO_KIRO_HOST", "0.0.0.0"),
+        ("GO_KIRO_MAX_CONNS", "100"),
+        ("GO_KIRO_REDIS_POOL_SIZE", "200"),
+        ("GO_KIRO_DEBUG_DUMP", "true"),
+        ("GO_KIRO_WARM_UP_ALL", "1"),
+        ("GO_KIRO_API_KEY", "secret-4711"),
+    ];
+    let out = printed(&[], &vars);
+    assert!(out.contains("KIRO_MAX_CONNS = \"1000000\"  # environment (old name)"), "{out}");
+    let doubts: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
+    let wanted = [
+        "# GO_KIRO_DEBUG_DUMP isn't read: KIRO_DEBUG_DUMP_DIR is the folder for dumps of failed requests",
+        "# GO_KIRO_MAX_CONNS limited connections to a host and is read as no limit: KIRO_MAX_CONNS limits requests at once",
+        "# GO_KIRO_WARM_UP_ALL is no setting here; kiro-server --help has them all",
+    ];
+    assert_eq!(doubts, wanted);
+    let both = printed(&[], &[("GO_KIRO_MAX_CONNS", "100"), ("KIRO_MAX_CONNS", "7")]);
+    assert!(both.contains("KIRO_MAX_CONNS = \"7\"  # environment\n"), "{both}");
+}
+
+/// Its flags have one dash.
+#[test]
+fn the_predecessors_flags_work_and_are_pointed_at() {
+    let args =
+        ["-port", "9001", "-host=127.0.0.2", "-redis-prefix", "x:", "-log-level", "warn", "-pprof", "-api-key=k"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+    let ended = command.args(args).arg("--print-config").env_clear().output().unwrap();
+    let (out, said) = (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap());
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    for line in ["KIRO_PORT = \"9001\"", "KIRO_HOST = \"127.0.0.2\"", "KIRO_PROFILE_ADDR = \"127.0.0.1:8082\""] {
+        assert!(out.contains(&format!("{line}  # flag")), "{line} in {out}");
+    }
+    assert!(said.contains("kiro-server: -port is the predecessor's spelling of --port\n"), "{said}");
+    assert_eq!(said.lines().count(), 6, "{said}");
 }
 
 /// The flag alone has a value; it doesn't eat what follows.

@@ -1,7 +1,11 @@
 //! The command line, made from the table of settings.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use kiro_messages::config::{ConfigError, Form, Group, RawConfig, SETTINGS, Setting};
+
+use crate::output;
 
 /// Columns of the list of settings.
 const WIDTH: usize = 80;
@@ -317,6 +321,29 @@ fn login() -> Command {
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     kiro_messages::config::parse_duration(text).ok_or_else(|| "a duration such as 90s or 10m".to_owned())
+}
+
+/// The Go predecessor's flags, with a single dash, and ours.
+const PREDECESSORS: [(&str, &str); 7] = [
+    ("-host", "--host"),
+    ("-port", "--port"),
+    ("-redis-url", "--redis-url"),
+    ("-redis-prefix", "--redis-key-prefix"),
+    ("-api-key", "--api-key"),
+    ("-log-level", "--log-level"),
+    ("-pprof", "--profile"),
+];
+
+/// The arguments with the predecessor's flags in our spelling. Each of them is pointed at on standard error.
+pub fn in_our_spelling(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let ours = |arg: OsString| {
+        let Some(text) = arg.to_str() else { return arg };
+        let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+        let Some((_, flag)) = PREDECESSORS.iter().find(|(old, _)| *old == name) else { return arg };
+        output::complain(format_args!("{name} is the predecessor's spelling of {flag}"));
+        format!("{flag}{value}").into()
+    };
+    args.map(ours).collect()
 }
 
 fn id() -> Arg {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, ConfigError> {
-    let matches = cli::command().get_matches();
+    let matches = cli::command().get_matches_from(cli::in_our_spelling(std::env::args_os()));
     let (raw, mut config) = read(&matches)?;
     if matches.get_flag("print-config") {
         let mut text = String::new();
