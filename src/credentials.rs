@@ -8,7 +8,7 @@
 //! # Cancellation
 //! A caller that goes away leaves its refresh running: upstream may have rotated the token already.
 
-mod calls;
+pub(crate) mod calls;
 #[cfg(test)]
 mod model;
 mod profiles;

@@ -92,6 +92,8 @@ pub struct Metrics {
     refused_models: Mutex<Vec<String>>,
     affinity: Family<Words<1>, Count>,
     reasoning: Family<Words<1>, Count>,
+    searches: Family<Words<1>, Count>,
+    search_seconds: Histogram,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
@@ -179,6 +181,8 @@ impl Metrics {
             refused_models: Mutex::default(),
             affinity: add(&mut registry, &table::AFFINITY, Family::default()),
             reasoning: add(&mut registry, &table::REASONING, Family::default()),
+            searches: add(&mut registry, &table::SEARCHES, Family::default()),
+            search_seconds: add(&mut registry, &table::SEARCH_SECONDS, Histogram::new(WAITING)),
             frames: add(&mut registry, &table::FRAMES, Count::default()),
             upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
             downstream_bytes: add(&mut registry, &table::DOWNSTREAM_WRITTEN, Count::default()),
@@ -200,6 +204,9 @@ impl Metrics {
         }
         for result in ["sent", "left_out", "refused"] {
             drop(metrics.reasoning.get_or_create(&[("result", result)]));
+        }
+        for outcome in ["ok", "unavailable", "too_many_requests", "invalid_tool_input"] {
+            drop(metrics.searches.get_or_create(&[("outcome", outcome)]));
         }
         drop(metrics.attempts.get_or_create(&[("outcome", "ok")]));
         let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
@@ -266,6 +273,12 @@ impl Metrics {
     /// Counts an answer by its account's relation to the conversation (R101).
     pub fn count_affinity(&self, turn: Turn) {
         self.affinity.get_or_create(&[("result", turn.as_str())]).inc();
+    }
+
+    /// Counts a web search: `ok`, or its error code (K135).
+    pub fn count_search(&self, outcome: &'static str, took: std::time::Duration) {
+        self.searches.get_or_create(&[("outcome", outcome)]).inc();
+        self.search_seconds.observe(took);
     }
 
     /// Counts a request with signed thinking in its history: `sent`, `left_out`, `refused` (TR44).

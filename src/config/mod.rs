@@ -207,6 +207,8 @@ pub struct Config {
     pub model_auto: Option<String>,
     /// `KIRO_WEB_SEARCH=on`.
     pub web_search: bool,
+    /// `KIRO_WEB_SEARCH_TIMEOUT`.
+    pub web_search_timeout: Duration,
     /// `KIRO_MODEL_DISCOVERY=on`.
     pub model_discovery: bool,
     /// `KIRO_MODELS_LIST=all`.
@@ -369,6 +371,7 @@ impl RawConfig {
             model_unknown_passes: self.text(key!("KIRO_MODEL_UNKNOWN"))? == "pass",
             model_auto: self.optional(key!("KIRO_MODEL_AUTO"))?.filter(|name| name != "auto"),
             web_search: self.text(key!("KIRO_WEB_SEARCH"))? == "on",
+            web_search_timeout: self.duration(key!("KIRO_WEB_SEARCH_TIMEOUT"))?,
             model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
             models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
             forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",

@@ -275,6 +275,8 @@ pub const SETTINGS: &[Setting] = &[
     row(Group::Server, "KIRO_GRACEFUL_TIMEOUT", Form::Duration, "30s")
         .alias("GO_KIRO_GRACEFUL_TIMEOUT")
         .means("On shutdown, open streams may finish within this time; then each ends with an SSE error event."),
+    row(Group::Limits, "KIRO_WEB_SEARCH_TIMEOUT", Form::Duration, "30s")
+        .means("Longest time of one web search, with its repeats; the answer goes on without it."),
     row(Group::Limits, "KIRO_MAX_CONNS", Form::Integer(1, 1_000_000), "4096")
         .flag("max-conns")
         .means("Upstream requests that may run at once in this process; one more gets 529 at once."),

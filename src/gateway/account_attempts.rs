@@ -90,12 +90,13 @@ impl Chosen {
 pub(super) struct NoProfile;
 
 /// A usable shape.
-struct UsableShape<'v> {
-    shape: Shape,
-    region: &'v str,
-    url: Arc<str>,
-    variant: &'v Variant,
-    refused: bool,
+pub(super) struct UsableShape<'v> {
+    pub(super) shape: Shape,
+    pub(super) region: &'v str,
+    /// Of the chat call.
+    pub(super) url: Arc<str>,
+    pub(super) variant: &'v Variant,
+    pub(super) refused: bool,
 }
 
 impl AccountAttempts {
@@ -318,7 +319,7 @@ impl AccountAttempts {
 }
 
 /// The shapes that may be used for an account, the preferred one first, each with the variant that would go out.
-fn options(lease: &Lease) -> Vec<UsableShape<'_>> {
+pub(super) fn options(lease: &Lease) -> Vec<UsableShape<'_>> {
     let view = lease.account();
     let variants = view.variants();
     lease.learned(|learned, now| {

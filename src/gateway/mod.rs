@@ -24,6 +24,8 @@ mod log;
 mod models;
 mod open;
 mod open_streams;
+#[expect(dead_code, reason = "the rounds of a message call it")]
+mod search;
 mod status;
 mod stream;
 mod summary;
@@ -52,6 +54,7 @@ use keys::Keys;
 use models::ModelsFile;
 use open_streams::OpenStreams;
 pub use open_streams::{Cutter, OpenRequest};
+use search::Searches;
 use sha2::{Digest as _, Sha256};
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
 use stream::MAX_HELD;
@@ -113,6 +116,7 @@ pub(crate) struct Shared {
     answers: ByteBudget,
     in_flight: Arc<AtomicUsize>,
     streams: OpenStreams,
+    searches: Searches,
     closing: AtomicBool,
     closed: CancellationToken,
     began: Instant,
@@ -234,6 +238,7 @@ impl Gateway {
             answers: ByteBudget::new(MAX_HELD),
             in_flight: Arc::default(),
             streams: OpenStreams::default(),
+            searches: Searches::default(),
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
             began: now(),

@@ -102,6 +102,10 @@ metrics! {
     REASONING "kiro_reasoning_total" Counter
         ["result": "`sent`: it went upstream; `left_out`: another account or model made it, or nobody knows; `refused`: upstream refused a signature and the call was made again without"]
         "Requests with signed thinking in their history by what became of it";
+    SEARCHES "kiro_web_search_total" Counter
+        ["outcome": "`ok`: with results or without any; else the code that the client got: `unavailable`, `too_many_requests`, `invalid_tool_input`; each stands at 0 from the start"]
+        "Web searches that were made, by outcome";
+    SEARCH_SECONDS "kiro_web_search_seconds" Histogram [] "Time of a web search with its repeats";
     WAITS "kiro_account_waits_total" Counter [] "Requests that had to wait for an account";
     FIRST_EVENT "kiro_first_event_seconds" Histogram [] "From a request's arrival to its first upstream event";
     FIRST_CONTENT "kiro_first_content_seconds" Histogram [] "From a request's arrival to its first content: text, thought or tool use";

@@ -19,6 +19,8 @@ const VARIANT_REFUSED: SignedDuration = SignedDuration::from_secs(600);
 const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
 /// The same when the look-up gave no answer (K78).
 const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
+/// How long an account that can't search the web isn't asked to (K135).
+const NO_SEARCH: SignedDuration = SignedDuration::from_secs(600);
 /// A refusal "Does not support this application", and the need of the small form (K116, K119).
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Every other lesson about a shape or a model (K88, K119, K129, K131, TR44, TR64).
@@ -133,6 +135,8 @@ pub enum Lesson {
     NoFieldsOnRuntime(Arc<str>),
     /// The account's catalogue was read (K125).
     Catalogue(Arc<Catalogue>),
+    /// The account can't search the web (K135).
+    NoSearch,
     /// A body passed without its cache points (K131).
     NoCachePoints(Arc<str>),
     /// A body passed without signed thoughts that have no text (TR44).
@@ -182,6 +186,7 @@ pub struct Learned {
     fips_host: bool,
     shapes_refused: Vec<(Shape, Timestamp)>,
     small_form_until: Option<Timestamp>,
+    no_search_until: Option<Timestamp>,
     models: Vec<ModelMarks>,
     catalogue: Option<(Arc<Catalogue>, Timestamp)>,
 }
@@ -242,6 +247,7 @@ impl Learned {
             Lesson::FormWorked(_, variant) => self.usage_form = Some(variant),
             Lesson::RefreshRegion(region) => self.refresh_region = Some(region),
             Lesson::FipsHost => self.fips_host = true,
+            Lesson::NoSearch => self.no_search_until = Some(now + NO_SEARCH),
             Lesson::SmallForm => self.small_form_until = Some(now + DAY),
             Lesson::ModelRefused(id) => self.model(id, now).refused_until = Some(now + HOUR),
             Lesson::ModelServed(id) => {
@@ -326,6 +332,11 @@ impl Learned {
     /// Whether the small form is sent at once (K116).
     pub fn uses_small_form(&self, now: Timestamp) -> bool {
         self.small_form_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether the account isn't asked to search the web (K135).
+    pub fn has_no_search(&self, now: Timestamp) -> bool {
+        self.no_search_until.is_some_and(|until| until > now)
     }
 
     /// Whether the account has refused the model (K88).
@@ -425,6 +436,9 @@ impl Learned {
         words.extend(refused.map(|(shape, _)| format!("{shape}: not served")));
         if self.uses_small_form(now) {
             words.push("runtime: small form".to_owned());
+        }
+        if self.has_no_search(now) {
+            words.push("no web search".to_owned());
         }
         let still = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
         for model in &self.models {

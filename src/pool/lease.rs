@@ -325,6 +325,22 @@ impl Pool {
         Some(lease)
     }
 
+    /// The account that would be the best one to ask now, without taking it: for a call beside a conversation (K135).
+    /// None that rests.
+    pub(crate) fn candidate(&self, wanted: &Wanted<'_>) -> Option<AccountId> {
+        let now = self.now();
+        let mut inside = self.inside();
+        let limits = self.limits(&mut inside, now);
+        let candidates = inside.slots.values().filter_map(|slot| {
+            let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
+            let tier = select::rank(&candidate, limits.in_flight).ok().filter(|tier| !tier.is_last_resort())?;
+            Some((tier, candidate))
+        });
+        let candidates: Vec<_> = candidates.collect();
+        let (_, best) = candidates.get(select::choose(&candidates, Strategy::LeastBusy, 0, "")?)?;
+        Some(inside.slots.get_key_value(best.id)?.0.clone())
+    }
+
     /// Until when the pool is slowed down because several accounts are under suspicion (K92); none: it isn't.
     pub fn brake(&self) -> Option<Timestamp> {
         let now = self.now();

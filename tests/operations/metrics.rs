@@ -112,6 +112,9 @@ async fn every_metric_moves() {
         "process_virtual_memory_bytes",
         "process_resident_memory_bytes",
         "kiro_tasks_alive",
+        // tests/web_search.rs
+        "kiro_web_search_total",
+        "kiro_web_search_seconds",
         // tests/stop.rs
         "kiro_log_lines_dropped_total",
     ];

@@ -465,6 +465,10 @@ effects! {
             assert_eq!(place.gateway.count_tokens(alone.to_string().as_bytes()).is_ok(), declared, "{word}");
         }
     }
+    KIRO_WEB_SEARCH_TIMEOUT: web_search_timeout => {
+        let place = Place::new(&[("KIRO_WEB_SEARCH_TIMEOUT", "70ms")]).await;
+        assert_eq!(place.gateway.config().web_search_timeout, Duration::from_millis(70));
+    }
     KIRO_MODEL_DISCOVERY: model_discovery => {
         // What no account has isn't listed, once that is known.
         let file = json!([
