@@ -119,7 +119,7 @@ fn own_rules() -> Vec<String> {
     // Headers and routes, as far as they are about requests, are the server's.
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
     rules.extend(range("TR", 44, 44).chain(range("TR", 46, 54)).chain(range("TR", 57, 61)));
-    rules.extend(range("TR", 63, 66).chain(range("M", 73, 76)).chain(range("M", 87, 87)));
+    rules.extend(range("TR", 63, 67).chain(range("M", 73, 76)).chain(range("M", 87, 87)));
     rules.extend(["M65", "M82", "K21", "K131", "K133", "TRAP39", "TRAP40"].map(str::to_owned));
     rules
 }

@@ -37,7 +37,6 @@ async fn refused_requests_name_the_place_a3_to_a48() {
             json!({ "messages": [{ "role": "user", "content": "hi" }, { "role": "assistant", "content": blocks }, { "role": "user", "content": "go on" }] }),
         )
     };
-    let png = "iVBORw0KGgo=";
     let image = |media: &str, data: &str| json!([{ "type": "image", "source": { "type": "base64", "media_type": media, "data": data } }]);
     let table: Vec<(&str, Value, &str)> = vec![
         ("A7", without("model"), "model: field required"),
@@ -75,8 +74,6 @@ async fn refused_requests_name_the_place_a3_to_a48() {
             content(json!([{ "type": "image", "source": { "type": "url", "url": "https://127.0.0.1:1/x.png" } }])),
             "messages.0.content.0.source.type: ",
         ),
-        ("A21", content(image("image/bmp", png)), "messages.0.content.0.source.media_type: "),
-        ("A22", content(image("image/jpeg", png)), "messages.0.content.0.source.media_type: "),
         ("A23", content(image("image/png", "@@@")), "messages.0.content.0.source.data: "),
         ("A23", content(image("image/png", "")), "messages.0.content.0.source.data: "),
         (

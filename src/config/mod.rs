@@ -99,6 +99,17 @@ pub enum UpstreamKind {
     Simulator,
 }
 
+/// When large pictures are made smaller (`KIRO_IMAGE_FIT`, TR67).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageFit {
+    /// After Kiro has refused them.
+    Auto,
+    /// Before they go out.
+    Always,
+    /// Never.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -215,6 +226,8 @@ pub struct Config {
     pub models_list_all: bool,
     /// `KIRO_MAX_TOKENS=forward`.
     pub forward_max_tokens: bool,
+    /// `KIRO_IMAGE_FIT`.
+    pub image_fit: ImageFit,
     /// `KIRO_CACHE_POINTS`.
     pub cache_points: CachePoints,
     /// `KIRO_AFFINITY=conversation` (R101).
@@ -375,6 +388,11 @@ impl RawConfig {
             model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
             models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
             forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",
+            image_fit: match self.text(key!("KIRO_IMAGE_FIT"))?.as_str() {
+                "always" => ImageFit::Always,
+                "off" => ImageFit::Off,
+                _ => ImageFit::Auto,
+            },
             cache_points: match self.text(key!("KIRO_CACHE_POINTS"))?.as_str() {
                 "client" | "on" => CachePoints::Client,
                 "auto" => CachePoints::Auto,

@@ -390,6 +390,12 @@ pub const SETTINGS: &[Setting] = &[
              behind the system text and the last answer.",
         )
         .overrides("A picture may stand beside a tool's result; documents and cache points are taken on messages"),
+    row(Group::Hatches, "KIRO_IMAGE_FIT", Form::Word(&["auto", "always", "off"]), "auto")
+        .means(
+            "Pictures above 1,568 pixels a side or 400,000 characters. auto: made smaller once Kiro has refused \
+             them; always: made smaller before they go out; off: never touched.",
+        )
+        .overrides("Pictures are taken up to a size that reports don't agree about"),
     row(Group::Hatches, "KIRO_AFFINITY", Form::Word(&["conversation", "off"]), "conversation")
         .means(
             "conversation: a conversation stays with its account while that one can serve; off: each request \

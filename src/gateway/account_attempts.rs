@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::job::{RequestJob, Translation};
+use crate::config::ImageFit;
 use crate::policy::learned::{Learned, Lesson, Variant};
 use crate::policy::marks::Way;
 use crate::policy::retry::{Remedy, Sent};
@@ -12,6 +13,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::request::Form;
 use crate::proto::kiro::route::Shape;
 use crate::proto::translate::fields::{Abilities, RefusedFields, model_fields};
+use crate::proto::translate::pictures::{PictureForm, Pictures};
 use crate::proto::translate::request::{LeaveOut, MAX_CACHE_POINTS};
 use crate::upstream::host_of;
 
@@ -41,12 +43,19 @@ pub(super) struct Variation {
     pub(super) cache_points: usize,
     /// The other model id of the row (K123).
     pub(super) other_model_id: bool,
+    /// How large pictures go out (TR67).
+    pub(super) pictures: PictureForm,
 }
 
 impl Default for Variation {
     /// Nothing is left out.
     fn default() -> Self {
-        Self { leave_out: LeaveOut::default(), cache_points: MAX_CACHE_POINTS, other_model_id: false }
+        Self {
+            leave_out: LeaveOut::default(),
+            cache_points: MAX_CACHE_POINTS,
+            other_model_id: false,
+            pictures: PictureForm::AsTheyAre,
+        }
     }
 }
 
@@ -134,6 +143,7 @@ impl AccountAttempts {
         }
         let id = &job.model.kiro_id;
         let repaired = |remedy| self.repairs.contains(&remedy);
+        let smaller = self.repairs.iter().filter(|remedy| **remedy == Remedy::SmallerPictures).count();
         let chosen = lease.learned(|learned, now| {
             let refused_fields = learned.refused_fields(shape, id, now);
             let no_fields =
@@ -156,6 +166,15 @@ impl AccountAttempts {
                         false => abilities.cache_points.min(MAX_CACHE_POINTS),
                     },
                     other_model_id: repaired(Remedy::OtherModelId) != learned.uses_other_model_id(id),
+                    pictures: {
+                        let fits = match job.shared.config.image_fit {
+                            ImageFit::Always => true,
+                            ImageFit::Auto => learned.smaller_pictures(shape, now),
+                            ImageFit::Off => false,
+                        };
+                        let first = if fits { PictureForm::Fitted } else { PictureForm::AsTheyAre };
+                        (0..smaller).fold(first, |form, _| form.next())
+                    },
                 },
                 variant_proven: learned.is_proven(shape, variant),
                 variant: variant.clone(),
@@ -177,7 +196,13 @@ impl AccountAttempts {
     }
 
     /// The facts of the last attempt, and the alternatives to it, for the verdict.
-    pub(super) fn sent(&self, job: &RequestJob, lease: &Lease, written: &Translation) -> Sent {
+    pub(super) fn sent(
+        &self,
+        job: &RequestJob,
+        lease: &Lease,
+        written: &Translation,
+        pictures: Option<&Pictures>,
+    ) -> Sent {
         let view = lease.account();
         let Some(chosen) = &self.chosen else {
             return Sent { refreshable: !view.is_api_key(), ..Sent::PLAIN };
@@ -193,6 +218,9 @@ impl AccountAttempts {
             fields: chosen.fields.is_some(),
             cache_points: written.cache_points > 0,
             schema_keywords: written.schema_keywords,
+            // Whether one is large isn't known before a refusal.
+            pictures: job.shared.config.image_fit != ImageFit::Off
+                && pictures.map_or(!job.written.images.is_empty(), |large| large.has_more(chosen.variation.pictures)),
             small: chosen.small,
             variant_proven: chosen.variant_proven,
             variant_left: self.variants_refused + 1 < MOST_VARIANTS && (other_variant || self.may_ask_profiles(lease)),
@@ -251,8 +279,19 @@ impl AccountAttempts {
             | Remedy::BareSchemas
             | Remedy::OtherModelId => self.repairs.push(remedy),
             Remedy::OtherHost => lease.learn(Lesson::FipsHost),
-            Remedy::RefreshToken | Remedy::WithoutReasoning => {}
+            // The last one only when a picture is large: [`Self::makes_pictures_smaller`].
+            Remedy::RefreshToken | Remedy::WithoutReasoning | Remedy::SmallerPictures => {}
         }
+    }
+
+    /// The next attempt has smaller pictures. Returns false when none is left to make smaller or leave out.
+    pub(super) fn makes_pictures_smaller(&mut self, pictures: Option<&Pictures>) -> bool {
+        let form = self.chosen.as_ref().map(|chosen| chosen.variation.pictures).unwrap_or_default();
+        let may = pictures.is_some_and(|pictures| pictures.has_more(form));
+        if may {
+            self.repairs.push(Remedy::SmallerPictures);
+        }
+        may
     }
 
     /// An event stream began: remembers that the account takes this form of the request.
@@ -269,6 +308,7 @@ impl AccountAttempts {
                 Remedy::WithoutCachePoints => Lesson::NoCachePoints(id.clone()),
                 Remedy::WithoutEmptyThoughts => Lesson::NoEmptyThoughts(id.clone()),
                 Remedy::BareSchemas => Lesson::BareSchemas(id.clone()),
+                Remedy::SmallerPictures => Lesson::SmallerPictures(chosen.shape),
                 Remedy::OtherModelId => Lesson::ModelId { kiro_id: id.clone(), other: chosen.variation.other_model_id },
                 _ => continue,
             };

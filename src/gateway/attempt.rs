@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::account_attempts::{AccountAttempts, Variation};
 use super::job::{RequestJob, Translation};
 use super::open::NextAttempt;
+use super::pictures::large_pictures;
 use super::witness::{AttemptLog, Attempted};
 use super::{Shared, now};
 use crate::config::Config;
@@ -18,6 +19,7 @@ use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Verdict};
 use crate::pool::{AccountId, AttemptEnd, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::translate::fault::{PromptSize, api_error};
+use crate::proto::translate::pictures::{PictureForm, Pictures};
 use crate::proto::translate::request::LeaveOut;
 
 /// The memory of a request's attempts. On the heap, because it moves from state to state.
@@ -37,6 +39,8 @@ pub(super) struct Attempts {
     pub(super) leave_out: LeaveOut,
     /// The body to send when it isn't the job's.
     other: Option<Box<(Variation, Translation)>>,
+    /// The large pictures, once they are known (TR67).
+    pub(super) pictures: Option<Pictures>,
     /// In place of [`RequestJob::written`] and [`RequestJob::meant`], when another process knows the conversation's home (R102).
     pub(super) home: Option<Box<(AccountId, Translation)>>,
     /// See [`Wanted::homes`]; none before the first selection.
@@ -63,6 +67,7 @@ impl Attempts {
             rng,
             leave_out: LeaveOut::default(),
             other: None,
+            pictures: None,
             home: None,
             homes: None,
             tokenless: false,
@@ -80,7 +85,7 @@ impl Attempts {
     pub(super) fn judge(&mut self, job: &Arc<RequestJob>, lease: Lease, fault: Fault) -> Result<NextAttempt, Error> {
         let fault = weighed(job, fault);
         let written = self.written(job);
-        let sent = self.current.sent(job, &lease, written);
+        let sent = self.current.sent(job, &lease, written, self.pictures.as_ref());
         self.log.failed(&lease, &fault);
         let stood = self.stood(false);
         let elapsed = self.elapsed();
@@ -178,6 +183,11 @@ impl Attempts {
                 Error::new(Code::Overloaded, "The accounts that serve this model were not reached; try again")
             }
             Some(fault) => {
+                if let Some(refused) =
+                    self.pictures.as_ref().filter(|_| names_picture(fault)).and_then(Pictures::refusal)
+                {
+                    return job.named(Error::from(refused).with_fault(fault.kind));
+                }
                 let (prompt, pinned) = (job.facts.prompt_size(job.tokens()), job.account_id.as_deref());
                 let error = error_of(&job.shared, fault, prompt, pinned, &job.model_names());
                 let account_failure =
@@ -211,6 +221,7 @@ impl Attempts {
     /// No further attempt follows: drops everything that only one would need.
     pub(super) fn commit(&mut self) {
         self.other = None;
+        self.pictures = None;
         self.home = None;
         self.homes = None;
         self.tried = Vec::new();
@@ -261,16 +272,35 @@ impl Attempts {
         self.log.reasoning(&job.shared.metrics, result);
     }
 
+    /// Looks for large pictures, once a request, before they could go out in another form (TR67).
+    pub(super) async fn look_at_pictures(&mut self, job: &Arc<RequestJob>, form: PictureForm) {
+        if form != PictureForm::AsTheyAre && self.pictures.is_none() {
+            self.pictures = Some(self.log.wait(pin!(large_pictures(job))).await);
+        }
+    }
+
+    /// The pictures that went out in another form, for the client (M80).
+    pub(super) fn changed_pictures(&self) -> impl Iterator<Item = String> {
+        let form = self.current.chosen().map(|chosen| chosen.variation.pictures).unwrap_or_default();
+        self.pictures.iter().flat_map(move |pictures| pictures.changes(form))
+    }
+
     /// Prepares the translation of the next attempt. The request is translated again only when no kept translation
     /// fits.
     pub(super) fn write(&mut self, job: &RequestJob, variation: Variation) -> Result<(), Error> {
+        let pictures = self.pictures.as_ref();
         let there = variation == Variation::default() || self.other.as_ref().is_some_and(|other| other.0 == variation);
         // Parts that aren't in the body needn't be left out.
-        if !there && self.first_written(job).differs(job, variation) {
-            self.other = Some(Box::new((variation, job.write(variation, self.meant(job))?)));
+        if !there && self.first_written(job).differs(job, variation, pictures) {
+            self.other = Some(Box::new((variation, job.write(variation, pictures, self.meant(job))?)));
         }
         Ok(())
     }
+}
+
+/// Whether upstream names a picture as what it refuses.
+fn names_picture(fault: &Fault) -> bool {
+    matches!(fault.reason.as_deref(), Some("IMAGE_SIZE_EXCEEDED" | "IMAGE_DIMENSION_EXCEEDED"))
 }
 
 /// A bare "Improperly formed request." may be a prompt that is too long: then clients must hear that, to compact it (TS41).

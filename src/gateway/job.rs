@@ -24,6 +24,7 @@ use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
 use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Model;
+use crate::proto::translate::pictures::Pictures;
 use crate::proto::translate::request::{Context, Replay, Translated, translate};
 
 /// From this many bytes on, work on a request takes a millisecond or more.
@@ -76,6 +77,8 @@ pub(super) struct Translation {
     pub(super) withheld: bool,
     /// Cache points in it.
     pub(super) cache_points: usize,
+    /// Its images, by the places of their data in the client's request.
+    pub(super) images: Arc<[String]>,
     /// A tool's schema in it holds more than TR64's keywords.
     pub(super) schema_keywords: bool,
 }
@@ -88,16 +91,18 @@ impl Translation {
             empty_thoughts: translated.sent_empty_thoughts,
             withheld: translated.withheld_reasoning,
             cache_points: translated.sent_cache_points,
+            images: translated.sent_images.as_slice().into(),
             schema_keywords: translated.sent_schema_keywords,
         }
     }
 
     /// Whether this variation of the request has another text.
-    pub(super) fn differs(&self, job: &RequestJob, variation: Variation) -> bool {
+    pub(super) fn differs(&self, job: &RequestJob, variation: Variation, pictures: Option<&Pictures>) -> bool {
         (variation.leave_out.reasoning && self.reasoning)
             || (variation.leave_out.empty_thoughts && self.empty_thoughts)
             || (variation.leave_out.schema_keywords && self.schema_keywords)
             || variation.cache_points < self.cache_points
+            || pictures.is_some_and(|pictures| pictures.differs(variation.pictures))
             || (variation.other_model_id && job.model.alt.is_some())
     }
 }
@@ -134,7 +139,7 @@ impl RequestJob {
         }
         let translated = run_heavy(self.client_body.len(), || {
             let request = self.shared.read_request(&self.client_body, self.system.as_ref()).ok()?;
-            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), true).ok()
+            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, true).ok()
         })?;
         Some(Arc::new(Self {
             written: Translation::of(&translated),
@@ -170,10 +175,16 @@ impl RequestJob {
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
-    pub(super) fn write(&self, variation: Variation, account: Option<&AccountId>) -> Result<Translation, Error> {
+    pub(super) fn write(
+        &self,
+        variation: Variation,
+        pictures: Option<&Pictures>,
+        account: Option<&AccountId>,
+    ) -> Result<Translation, Error> {
         run_heavy(self.client_body.len(), || {
             let request = self.shared.read_request(&self.client_body, self.system.as_ref())?;
-            let translated = self.shared.translate(&request, &self.ids, account, variation, self.is_fallback)?;
+            let shared = &self.shared;
+            let translated = shared.translate(&request, &self.ids, account, variation, pictures, self.is_fallback)?;
             Ok(Translation::of(&translated))
         })
     }
@@ -203,7 +214,7 @@ impl Gateway {
         let ids = shared.ids(&request, &call);
         let meant = shared.meant(&request, &ids, call.account_id.as_deref());
         let translated = shared
-            .translate(&request, &ids, meant.as_ref(), Variation::default(), false)
+            .translate(&request, &ids, meant.as_ref(), Variation::default(), None, false)
             .map_err(|error| refuse(error, None))?;
         if !translated.dropped_server_tools.is_empty() {
             tracing::warn!(
@@ -307,6 +318,7 @@ impl Shared {
         ids: &Ids,
         account: Option<&AccountId>,
         variation: Variation,
+        pictures: Option<&Pictures>,
         as_fallback: bool,
     ) -> Result<Translated, Error> {
         let mut models = self.models.load_full();
@@ -322,6 +334,7 @@ impl Shared {
             ids,
             replay: Replay::Nothing,
             leave_out: variation.leave_out,
+            pictures: pictures.map(|pictures| (pictures, variation.pictures)),
             other_model_id: variation.other_model_id,
         };
         let mut translated =

@@ -24,6 +24,7 @@ mod log;
 mod models;
 mod open;
 mod open_streams;
+mod pictures;
 #[expect(dead_code, reason = "the rounds of a message call it")]
 mod search;
 mod status;
@@ -60,6 +61,7 @@ pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Hea
 use stream::MAX_HELD;
 pub use stream::MessageStream;
 pub use summary::{RequestOutcome, Summary, SummaryCell};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -120,6 +122,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     closed: CancellationToken,
     began: Instant,
+    /// Places for requests whose pictures are made smaller (TR67).
+    picture_places: Arc<Semaphore>,
     /// When an account of another region was last tried for the client version (K105).
     other_region: Mutex<Option<Instant>>,
 }
@@ -242,6 +246,7 @@ impl Gateway {
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
             began: now(),
+            picture_places: Arc::new(Semaphore::new(pictures::AT_A_TIME)),
             other_region: Mutex::default(),
             config,
         });
@@ -367,7 +372,7 @@ impl Gateway {
         run_heavy(body.len(), || {
             let request = self.shared.parse(body, Purpose::CountTokens)?;
             // Translating finds every reason to refuse the request.
-            self.shared.translate(&request, &Ids::default(), None, Variation::default(), false)?;
+            self.shared.translate(&request, &Ids::default(), None, Variation::default(), None, false)?;
             Ok(request_tokens(&request))
         })
     }

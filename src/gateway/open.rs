@@ -15,6 +15,7 @@ use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::Call;
 use crate::proto::said::KnownSecrets;
+use crate::proto::translate::pictures::PictureForm;
 use crate::secret::Secret;
 use crate::upstream::{ChatTarget, UpstreamBody};
 
@@ -67,6 +68,7 @@ async fn attempt(
             return Err(attempts.unusable(job, lease, no_profile()).into());
         }
     };
+    attempts.look_at_pictures(job, chosen.variation.pictures).await;
     attempts.write(job, chosen.variation)?;
     attempts.count_reasoning(job);
     let account = lease.account();
@@ -152,6 +154,13 @@ async fn prepare(
                     job.shared.metrics.count_reasoning("refused");
                     attempts.leave_out.reasoning = true;
                 }
+                Remedy::SmallerPictures => {
+                    attempts.look_at_pictures(job, PictureForm::Fitted).await;
+                    if !attempts.current.makes_pictures_smaller(attempts.pictures.as_ref()) {
+                        // None is large: the fault stands.
+                        return Err(attempts.judge(job, lease, fault).into());
+                    }
+                }
                 Remedy::NextVariant => {
                     if attempts.current.may_ask_profiles(&lease) {
                         attempts.look_up_profiles(job, &mut lease).await;
@@ -205,7 +214,7 @@ async fn look_for_homes(job: &RequestJob, attempts: &mut Attempts) -> Result<(),
         && let Some(home) = job.shared.home_elsewhere(&job.ids.key).await
     {
         if job.written.withheld && job.meant.as_ref() != Some(&home) {
-            attempts.home = Some(Box::new((home.clone(), job.write(Variation::default(), Some(&home))?)));
+            attempts.home = Some(Box::new((home.clone(), job.write(Variation::default(), None, Some(&home))?)));
         }
         homes.push(home);
     }

@@ -274,6 +274,7 @@ impl MessageStream {
                     self.facts = job.facts;
                     self.job = Some(job);
                 }
+                attempts.changed_pictures().for_each(|path| summary.ignores(&path));
                 self.handle.reads(lease.account().id());
                 self.pipeline.set_max_tokens(attempts.kept_max_tokens());
                 if let Some(window) = attempts.usage_window().filter(|window| *window != summary.usage_window()) {

@@ -21,7 +21,7 @@ const NO_PROFILE: SignedDuration = SignedDuration::from_secs(600);
 const NO_PROFILE_UNKNOWN: SignedDuration = SignedDuration::from_secs(60);
 /// How long an account that can't search the web isn't asked to (K135).
 const NO_SEARCH: SignedDuration = SignedDuration::from_secs(600);
-/// A refusal "Does not support this application", and the need of the small form (K116, K119).
+/// A refusal "Does not support this application", the need of the small form, and of smaller pictures (K116, K119, TR67).
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Every other lesson about a shape or a model (K88, K119, K129, K131, TR44, TR64).
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -143,6 +143,8 @@ pub enum Lesson {
     NoEmptyThoughts(Arc<str>),
     /// A body passed with bare schemas of tools (TR64).
     BareSchemas(Arc<str>),
+    /// A body passed in this shape with its pictures made smaller (TR67).
+    SmallerPictures(Shape),
 }
 
 /// The lessons about a model on an account.
@@ -187,6 +189,7 @@ pub struct Learned {
     shapes_refused: Vec<(Shape, Timestamp)>,
     small_form_until: Option<Timestamp>,
     no_search_until: Option<Timestamp>,
+    smaller_pictures: Vec<(Shape, Timestamp)>,
     models: Vec<ModelMarks>,
     catalogue: Option<(Arc<Catalogue>, Timestamp)>,
 }
@@ -264,6 +267,10 @@ impl Learned {
             Lesson::Catalogue(catalogue) => self.catalogue = Some((catalogue, now)),
             Lesson::NoCachePoints(id) => self.model(id, now).no_cache_points_until = Some(now + HOUR),
             Lesson::NoEmptyThoughts(id) => self.model(id, now).no_empty_thoughts_until = Some(now + HOUR),
+            Lesson::SmallerPictures(shape) => {
+                self.smaller_pictures.retain(|(of, _)| *of != shape);
+                self.smaller_pictures.push((shape, now + DAY));
+            }
             Lesson::BareSchemas(id) => self.model(id, now).bare_schemas_until = Some(now + HOUR),
         }
     }
@@ -405,6 +412,11 @@ impl Learned {
         self.find(kiro_id).and_then(|model| model.bare_schemas_until).is_some_and(|until| until > now)
     }
 
+    /// Whether large pictures go out smaller.
+    pub fn smaller_pictures(&self, shape: Shape, now: Timestamp) -> bool {
+        self.smaller_pictures.iter().any(|(of, until)| *of == shape && *until > now)
+    }
+
     /// The lessons in words for an operator; empty for an ordinary account.
     pub fn words(&self, now: Timestamp) -> Vec<String> {
         let mut words = Vec::new();
@@ -434,6 +446,8 @@ impl Learned {
         }
         let refused = self.shapes_refused.iter().filter(|(_, until)| *until > now);
         words.extend(refused.map(|(shape, _)| format!("{shape}: not served")));
+        let smaller = self.smaller_pictures.iter().filter(|(_, until)| *until > now);
+        words.extend(smaller.map(|(shape, _)| format!("{shape}: pictures made smaller")));
         if self.uses_small_form(now) {
             words.push("runtime: small form".to_owned());
         }
@@ -586,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_forgotten_after_their_time_k116_k119_k131_tr64() {
+    fn refusals_are_forgotten_after_their_time_k116_k119_k131_tr64_tr67() {
         let mut learned = Learned::default();
         learned.learn(Lesson::ShapeRefused { shape: Shape::Q, for_a_day: true }, at(0));
         learned.learn(Lesson::ShapeRefused { shape: Shape::Runtime, for_a_day: false }, at(0));
@@ -598,6 +612,9 @@ mod tests {
         learned.learn(Lesson::NoCachePoints("m".into()), at(0));
         learned.learn(Lesson::NoFieldsOnRuntime("m".into()), at(0));
         learned.learn(Lesson::BareSchemas("m".into()), at(0));
+        learned.learn(Lesson::SmallerPictures(Shape::Q), at(0));
+        assert!(learned.smaller_pictures(Shape::Q, at(86_399)) && !learned.smaller_pictures(Shape::Q, at(86_400)));
+        assert!(!learned.smaller_pictures(Shape::Runtime, at(0)));
         assert!(learned.bare_schemas("m", at(3_599)) && !learned.bare_schemas("m", at(3_600)));
         assert!(!learned.bare_schemas("n", at(0)));
         assert!(learned.uses_small_form(at(86_399)) && learned.no_fields_on_runtime("m", at(86_399)));
@@ -609,6 +626,7 @@ mod tests {
             [
                 "q: not served",
                 "runtime: not served",
+                "q: pictures made smaller",
                 "runtime: small form",
                 "m: no fields on runtime",
                 "m: no cache points",

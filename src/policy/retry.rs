@@ -66,6 +66,8 @@ pub enum Remedy {
     WithoutEmptyThoughts,
     /// With the keywords of tools' schemas that every upstream knows (TR64).
     BareSchemas,
+    /// With large pictures made smaller, then without those of history (TR67).
+    SmallerPictures,
     /// GovCloud's other host name (K81).
     OtherHost,
     /// The other wire shape (K118, K119).
@@ -89,6 +91,8 @@ pub struct Sent {
     pub cache_points: bool,
     /// A tool's schema held keywords that TR64 can leave out.
     pub schema_keywords: bool,
+    /// It held pictures that could be smaller, or left out.
+    pub pictures: bool,
     /// It was K116's small form.
     pub small: bool,
     /// Upstream has begun a stream with this variant of the profile before (K78).
@@ -115,6 +119,7 @@ impl Sent {
         fields: false,
         cache_points: false,
         schema_keywords: false,
+        pictures: false,
         small: false,
         variant_proven: true,
         variant_left: false,
@@ -239,6 +244,7 @@ fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
         }
         FaultKind::TokenRejected if !progress.token_refreshed && sent.refreshable => Some(Remedy::RefreshToken),
         FaultKind::TokenRejected if !sent.variant_proven => next_variant(),
+        FaultKind::PromptTooLong => (sent.pictures && may_be_of_pictures(fault)).then_some(Remedy::SmallerPictures),
         FaultKind::BadRequest => {
             let body_refused = fault.reason.as_deref() == Some("REQUEST_BODY_INVALID");
             let improper = fault.says("improperly formed request");
@@ -252,12 +258,24 @@ fn remedy(fault: &Fault, progress: &Progress, sent: &Sent) -> Option<Remedy> {
                 (improper && sent.cache_points, Remedy::WithoutCachePoints),
                 ((improper || body_refused) && sent.empty_thoughts, Remedy::WithoutEmptyThoughts),
                 (schema_refused && sent.schema_keywords, Remedy::BareSchemas),
+                (sent.pictures && may_be_of_pictures(fault), Remedy::SmallerPictures),
                 (runtime && sent.shape_left, Remedy::OtherShape),
             ]
             .into_iter()
             .find_map(|(fits, remedy)| fits.then_some(remedy))
         }
         _ => None,
+    }
+}
+
+/// Whether a refusal may be about the size of a picture (TR67). A bare one has that class only when the request is too
+/// long by our own count (TS41).
+fn may_be_of_pictures(fault: &Fault) -> bool {
+    match fault.reason.as_deref() {
+        Some(reason) => {
+            ["CONTENT_LENGTH_EXCEEDS_THRESHOLD", "IMAGE_SIZE_EXCEEDED", "IMAGE_DIMENSION_EXCEEDED"].contains(&reason)
+        }
+        None => fault.kind == FaultKind::PromptTooLong && fault.says("improperly formed request"),
     }
 }
 
@@ -529,6 +547,27 @@ mod tests {
             assert_eq!(judged(&refused, &progress(), &keywords), verdict, "{message}");
             let bare = Sent { schema_keywords: false, ..keywords };
             assert_eq!(judged(&refused, &progress(), &bare), Verdict::Stop, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_may_be_about_pictures_asks_for_smaller_ones_tr67_ts41() {
+        let pictures = Sent { pictures: true, shape_left: true, schema_keywords: true, ..Sent::PLAIN };
+        for (kind, reason, message, again) in [
+            (FaultKind::PromptTooLong, Some("CONTENT_LENGTH_EXCEEDS_THRESHOLD"), "Input is too long.", true),
+            (FaultKind::PromptTooLong, None, "Improperly formed request.", true),
+            (FaultKind::PromptTooLong, None, "prompt is too long: 213432 tokens > 200000 maximum", false),
+            (FaultKind::PromptTooLong, Some("PROMPT_TOO_LONG"), "", false),
+            (FaultKind::BadRequest, Some("IMAGE_SIZE_EXCEEDED"), "", true),
+            (FaultKind::BadRequest, Some("IMAGE_DIMENSION_EXCEEDED"), "", true),
+            (FaultKind::BadRequest, Some("IMAGE_COUNT_EXCEEDED"), "", false),
+            (FaultKind::BadRequest, None, "Improperly formed request.", false),
+        ] {
+            let refused = said(kind, reason, message);
+            let verdict = if again { Verdict::SameAccount(Remedy::SmallerPictures) } else { Verdict::Stop };
+            assert_eq!(judged(&refused, &progress(), &pictures), verdict, "{reason:?} {message}");
+            let without = Sent { pictures: false, ..pictures };
+            assert_eq!(judged(&refused, &progress(), &without), Verdict::Stop, "{reason:?} {message}");
         }
     }
 

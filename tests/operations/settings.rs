@@ -43,6 +43,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "src/pool/tests.rs",
         "the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off_k92",
     ),
+    ("KIRO_IMAGE_FIT", "tests/pictures.rs", "fitting_can_be_always_and_off_tr67"),
     ("KIRO_REUSE_PORT", "tests/serving/life.rs", "two_servers_share_a_port"),
 ];
 

@@ -148,6 +148,7 @@ impl Case {
                     },
                 ),
                 replay: if self.has("own") { Replay::Everything } else { Replay::Nothing },
+                pictures: None,
                 leave_out: LeaveOut {
                     reasoning: self.has("plain"),
                     empty_thoughts: self.has("textless"),

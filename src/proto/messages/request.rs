@@ -187,6 +187,13 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Its images, in order.
+    pub(crate) fn images(&self) -> Vec<&Image<'a>> {
+        let mut found = Vec::new();
+        self.messages.iter().for_each(|message| images_of(&message.blocks, &mut found));
+        found
+    }
+
     /// Applies the operator's system text (N13). Appended to a string it stands after a line break, appended to an
     /// array it is one more text block: both give the same prompt, since text blocks are joined by line breaks
     /// (TR11).
@@ -282,9 +289,14 @@ pub(crate) enum Content<'a> {
 
 #[derive(Debug)]
 pub(crate) struct Image<'a> {
-    pub format: ImageFormat,
+    /// As its bytes show; none of those that upstream takes, in an earlier message (TR67).
+    pub format: Option<ImageFormat>,
     /// Checked base64.
     pub data: Text<'a>,
+    /// Where its data stands: `messages.0.content.1.source.data`.
+    pub path: String,
+    /// It stands in the user's last message.
+    pub is_newest: bool,
 }
 
 #[derive(Debug)]
@@ -401,6 +413,18 @@ impl Display {
         match self {
             Self::Summarized => "summarized",
             Self::Omitted => "omitted",
+        }
+    }
+}
+
+/// The images in blocks and in those that they hold, in order.
+fn images_of<'r, 'a>(blocks: &'r [Block<'a>], found: &mut Vec<&'r Image<'a>>) {
+    for block in blocks {
+        match &block.content {
+            Content::Image(image) => found.push(image),
+            Content::ToolResult(result) => images_of(&result.content, found),
+            Content::Document(Document { source: DocumentSource::Content(blocks), .. }) => images_of(blocks, found),
+            _ => {}
         }
     }
 }

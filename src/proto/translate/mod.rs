@@ -6,6 +6,7 @@ pub mod fields;
 pub mod ids;
 pub mod limit;
 pub mod model;
+pub mod pictures;
 pub mod request;
 mod schema;
 pub mod search;

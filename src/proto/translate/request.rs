@@ -11,10 +11,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::documents::Documents;
-use self::turns::{PastThinking, Seen, Turn};
+use self::turns::{Images, PastThinking, Seen, Turn};
 use super::fields::{Asked, thinking_prefix};
 use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
+use super::pictures::{PictureForm, Pictures};
 use super::schema::{bare, is_bare};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
@@ -56,6 +57,8 @@ pub struct Context<'a> {
     pub replay: Replay<'a>,
     /// What to leave out of the body, after upstream refused it.
     pub leave_out: LeaveOut,
+    /// The large pictures and the form in which they go out; none: all as they are (TR67).
+    pub pictures: Option<(&'a Pictures, PictureForm)>,
     /// The older id of the model's row (K123), for accounts that don't know the other.
     pub other_model_id: bool,
 }
@@ -137,6 +140,8 @@ pub struct Translated {
     pub sent_empty_thoughts: bool,
     /// Whether signed thinking was kept back because it isn't this account's (TR44).
     pub withheld_reasoning: bool,
+    /// The images that were sent: where their data stands in the client's request (TR67).
+    pub sent_images: Vec<String>,
     /// How many cache points were sent (TR50, K131).
     pub sent_cache_points: usize,
     /// Whether a tool's schema was sent with keywords that a repair can leave out (TR64).
@@ -187,6 +192,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         may: &may,
         seen: Seen::default(),
     };
+    let mut images = Images { large: ctx.pictures, sent: Vec::new() };
     let mut documents = Documents::of(&turns);
     let has_prefill = matches!(turns.last(), Some(Turn::Assistant(_)));
     let history_len = turns.len() - usize::from(!has_prefill);
@@ -196,7 +202,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         .map(|(place, turn)| match turn {
             Turn::User(turn) => {
                 let keeps_images = place + MESSAGES_WITH_IMAGES >= history_len;
-                HistoryMessage::User(turn.message(keeps_images, &mut documents))
+                HistoryMessage::User(turn.message(keeps_images, &mut images, &mut documents))
             }
             Turn::Assistant(turn) => HistoryMessage::Assistant(turn.message(&mut past_thinking)),
         })
@@ -239,6 +245,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         sent_reasoning: seen.sent,
         sent_empty_thoughts: seen.sent_empty,
         withheld_reasoning: seen.withheld,
+        sent_images: images.sent,
         sent_cache_points,
         sent_schema_keywords,
         search: request.search().cloned(),

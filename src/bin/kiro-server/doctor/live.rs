@@ -1305,7 +1305,10 @@ impl LiveRun {
         let seen = seen.join(" · ");
         Ok(match fine {
             true => (LiveVerdict::Same, seen, String::new()),
-            false => differs(&seen, "larger ones come back as `Improperly formed request.`: report it"),
+            false => differs(
+                &seen,
+                "larger pictures go out smaller by themselves (TR67), a larger body is a prompt that is too long (TS41)",
+            ),
         })
     }
 }

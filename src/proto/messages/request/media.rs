@@ -10,8 +10,6 @@ pub(crate) enum ImageFormat {
 }
 
 impl ImageFormat {
-    pub const ALL: [Self; 4] = [Self::Jpeg, Self::Png, Self::Gif, Self::WebP];
-
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::Jpeg => "image/jpeg",

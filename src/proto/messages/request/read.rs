@@ -306,8 +306,12 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
     let mut user_came = false;
     // The system messages since the last user message whose text lasts until the next one.
     let mut passing = Vec::new();
+    let is_users =
+        |message: Value<'_, '_>| message.member("role").and_then(Value::text).is_some_and(|role| role.is("user"));
+    let newest =
+        messages.elements().enumerate().filter(|(_, message)| is_users(*message)).map(|(index, _)| index).last();
     for (index, message) in messages.elements().enumerate() {
-        let at = at.index(index);
+        let at = Path { is_history: Some(index) < newest, ..at.index(index) };
         let [role, content] = fields(object(message, at)?, ["role", "content"]);
         let role = read_role(role, at.field("role"))?;
         user_came |= role == Role::User;
@@ -604,16 +608,18 @@ fn read_image<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Image<'a>> {
     }
     let media_type_at = at.field("media_type");
     let media_type = string(required(media_type, media_type_at)?, media_type_at)?;
-    let Some(format) = ImageFormat::ALL.into_iter().find(|format| media_type.is(format.media_type())) else {
-        return Err(media_type_at.error(one_of(ImageFormat::ALL.map(ImageFormat::media_type))));
-    };
     let data_at = at.field("data");
     let data = base64(data, data_at)?;
-    match ImageFormat::of_bytes(&first_bytes(&data.decode())) {
-        None => Err(data_at.error("must be a JPEG, PNG, GIF or WebP image")),
-        Some(actual) if actual != format => Err(media_type_at.error(format!("data is {}", actual.media_type()))),
-        Some(_) => Ok(Image { format, data }),
+    let format = ImageFormat::of_bytes(&first_bytes(&data.decode()));
+    match format {
+        Some(format) if media_type.is(format.media_type()) => {}
+        Some(ImageFormat::Jpeg) if media_type.is("image/jpg") => {}
+        Some(_) => media_type_at.ignored(),
+        // A session lives on with what it once sent to another model.
+        None if at.is_history => data_at.ignored(),
+        None => return Err(data_at.error("must be a JPEG, PNG, GIF or WebP image")),
     }
+    Ok(Image { format, data, path: data_at.to_string(), is_newest: !at.is_history })
 }
 
 fn read_document<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<Document<'a>> {
@@ -922,6 +928,8 @@ pub(super) struct Path<'p> {
     step: Step,
     /// Takes the paths of features without effect (M80); none where there are none.
     ignored: Option<&'p RefCell<Ignored>>,
+    /// It leads into a message before the last one of the user's.
+    is_history: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -932,15 +940,15 @@ enum Step {
 
 impl Path<'_> {
     const fn top(name: &'static str) -> Path<'static> {
-        Path { parent: None, step: Step::Field(name), ignored: None }
+        Path { parent: None, step: Step::Field(name), ignored: None, is_history: false }
     }
 
     pub(super) const fn field(&self, name: &'static str) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Field(name), ignored: self.ignored }
+        Path { parent: Some(self), step: Step::Field(name), ..*self }
     }
 
     pub(super) const fn index(&self, index: usize) -> Path<'_> {
-        Path { parent: Some(self), step: Step::Index(index), ignored: self.ignored }
+        Path { parent: Some(self), step: Step::Index(index), ..*self }
     }
 
     /// What stands here has no effect (M80).

@@ -17,6 +17,7 @@ use crate::proto::messages::request::{
 };
 use crate::proto::messages::search::WEB_SEARCH;
 use crate::proto::translate::ids::signature_id;
+use crate::proto::translate::pictures::{Fate as PictureFate, PictureForm, Pictures};
 use crate::proto::translate::search::{self, outcome_of};
 use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_id, upstream_name};
 
@@ -86,6 +87,28 @@ pub(super) struct PastThinking<'c> {
     /// Whether the thought with this signature may go out (TR44, TR31).
     pub may: &'c dyn Fn(u64) -> bool,
     pub seen: Seen,
+}
+
+/// How images go out.
+pub(super) struct Images<'c> {
+    /// The large ones and their form (TR67).
+    pub large: Option<(&'c Pictures, PictureForm)>,
+    /// Paths of those that were sent.
+    pub sent: Vec<String>,
+}
+
+impl Images<'_> {
+    /// The image for upstream; none where a placeholder stands for it.
+    fn of<'r>(&mut self, image: &'r Image<'_>) -> Option<KiroImage<'r>> {
+        let format = image.format?.kiro_name();
+        let sent = match self.large.map_or(PictureFate::AsItIs, |(large, form)| large.fate(image, form)) {
+            PictureFate::AsItIs => KiroImage { format, data: image.data.by_ref() },
+            PictureFate::Fitted(jpeg) => KiroImage { format: "jpeg", data: Text::new(jpeg.to_owned()) },
+            PictureFate::Omitted => return None,
+        };
+        self.sent.push(image.path.clone());
+        Some(sent)
+    }
 }
 
 /// How signed thinking went out.
@@ -354,7 +377,12 @@ impl<'r> UserTurn<'r> {
     }
 
     /// The Kiro message; its documents go to the current one (TR27).
-    pub fn message(self, keeps_images: bool, documents: &mut Documents<'r>) -> UserMessage<'r> {
+    pub fn message(
+        self,
+        keeps_images: bool,
+        images: &mut Images<'_>,
+        documents: &mut Documents<'r>,
+    ) -> UserMessage<'r> {
         let mut message = UserMessage { cache_point: self.cached, ..UserMessage::default() };
         let (mut omitted_images, mut omitted_documents) = (0, 0);
         let mut has_documents = false;
@@ -362,10 +390,10 @@ impl<'r> UserTurn<'r> {
             match part {
                 Part::Line(text) => message.content.line(text),
                 Part::Append(text) => message.content.append(text),
-                Part::Image(image) if keeps_images => {
-                    message.images.push(KiroImage { format: image.format.kiro_name(), data: image.data.by_ref() });
-                }
-                Part::Image(_) => omitted_images += 1,
+                Part::Image(image) => match keeps_images.then(|| images.of(image)).flatten() {
+                    Some(sent) => message.images.push(sent),
+                    None => omitted_images += 1,
+                },
                 Part::Document(_) => match documents.next_fate() {
                     Fate::Current => has_documents = true,
                     Fate::Moved { name } => message.content.line(Text::new(format!("[document: {name}]"))),

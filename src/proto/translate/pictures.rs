@@ -1,0 +1,112 @@
+//! Pictures that upstream may refuse for their size (TR67). Measuring and fitting them is the gateway's.
+
+use crate::proto::messages::error::ErrorType;
+use crate::proto::messages::request::{Image, RequestError};
+
+/// The pictures of a request that are large, in the order of the conversation; all others go out as they are.
+#[derive(Debug, Default)]
+pub struct Pictures(pub Vec<LargePicture>);
+
+/// A large picture.
+#[derive(Debug)]
+pub struct LargePicture {
+    /// Where its data stands in the client's request: `messages.0.content.1.source.data`.
+    pub path: String,
+    /// It stands in the newest user message.
+    pub is_newest: bool,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Characters of base64.
+    pub chars: usize,
+    /// A smaller JPEG in base64; none where it can't be made.
+    pub fitted: Option<String>,
+}
+
+/// How large pictures go out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PictureForm {
+    /// Untouched.
+    #[default]
+    AsTheyAre,
+    /// Made smaller; those of history that can't be are left out.
+    Fitted,
+    /// Those of history are left out, those of the newest user message made smaller.
+    HistoryLeftOut,
+}
+
+impl PictureForm {
+    /// The next form to try after a refusal.
+    pub const fn next(self) -> Self {
+        match self {
+            Self::AsTheyAre => Self::Fitted,
+            Self::Fitted | Self::HistoryLeftOut => Self::HistoryLeftOut,
+        }
+    }
+}
+
+/// What becomes of one picture.
+pub(crate) enum Fate<'p> {
+    AsItIs,
+    /// A JPEG in base64.
+    Fitted(&'p str),
+    Omitted,
+}
+
+impl Pictures {
+    pub(crate) fn fate(&self, image: &Image<'_>, form: PictureForm) -> Fate<'_> {
+        match self.0.iter().find(|large| large.path == image.path) {
+            Some(large) => large.fate(form),
+            None => Fate::AsItIs,
+        }
+    }
+
+    /// Whether the request has another text in this form.
+    pub fn differs(&self, form: PictureForm) -> bool {
+        self.0.iter().any(|large| !matches!(large.fate(form), Fate::AsItIs))
+    }
+
+    /// Whether a form behind this one changes something.
+    pub fn has_more(&self, form: PictureForm) -> bool {
+        match form {
+            PictureForm::AsTheyAre => self.differs(PictureForm::Fitted),
+            PictureForm::Fitted => self.0.iter().any(|large| !large.is_newest && large.fitted.is_some()),
+            PictureForm::HistoryLeftOut => false,
+        }
+    }
+
+    /// What the client should hear of the changes of this form (M80).
+    pub fn changes(&self, form: PictureForm) -> impl Iterator<Item = String> {
+        self.0.iter().filter_map(move |large| match large.fate(form) {
+            Fate::AsItIs => None,
+            Fate::Fitted(_) => Some(format!("{}:fitted", large.path)),
+            Fate::Omitted => Some(format!("{}:omitted", large.path)),
+        })
+    }
+
+    /// The error when upstream refuses a picture in every form: of the largest one in the newest user message.
+    pub fn refusal(&self) -> Option<RequestError> {
+        let newest = self.0.iter().filter(|large| large.is_newest);
+        let LargePicture { path, width, height, chars, fitted, .. } = newest.max_by_key(|large| large.chars)?;
+        let also = if fitted.is_some() { "upstream refuses it, smaller too" } else { "upstream refuses it" };
+        Some(RequestError {
+            kind: ErrorType::InvalidRequest,
+            path: path.clone(),
+            sentence: format!("{width} x {height} pixels in {chars} characters: {also}"),
+            cause: None,
+        })
+    }
+}
+
+impl LargePicture {
+    fn fate(&self, form: PictureForm) -> Fate<'_> {
+        match (form, &self.fitted) {
+            (PictureForm::AsTheyAre, _) => Fate::AsItIs,
+            (PictureForm::HistoryLeftOut, _) if !self.is_newest => Fate::Omitted,
+            (_, Some(fitted)) => Fate::Fitted(fitted),
+            (_, None) if self.is_newest => Fate::AsItIs,
+            (_, None) => Fate::Omitted,
+        }
+    }
+}
