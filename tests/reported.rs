@@ -113,6 +113,32 @@ async fn of_six_documents_the_newest_five_go_out_d7_tr66() {
 }
 
 #[tokio::test]
+async fn tools_that_the_client_runs_are_declared_m73() {
+    let world = World::new(&[]).await;
+    for (name, declared) in [
+        ("m73-bash-tool", vec!["bash"]),
+        ("m73-memory-tool-and-client-tool", vec!["memory", "str_replace_based_edit_tool", "get_weather"]),
+    ] {
+        assert_eq!(world.sends(name).await.status, 200, "{name}");
+        let tools = world.seen()["currentMessage"]["userInputMessage"]["userInputMessageContext"]["tools"].clone();
+        let tools = tools.as_array().unwrap().iter().map(|tool| &tool["toolSpecification"]);
+        assert_eq!(tools.clone().map(|tool| &tool["name"]).collect::<Vec<_>>(), declared, "{name}");
+        for tool in tools {
+            assert!(!tool["inputSchema"]["json"]["properties"].as_object().unwrap().is_empty(), "{tool}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_model_reads_which_tool_was_loaded_tr59() {
+    let world = World::new(&[]).await;
+    assert_eq!(world.sends("tr59-tool-reference").await.status, 200);
+    let context = &world.seen()["currentMessage"]["userInputMessage"]["userInputMessageContext"];
+    assert_eq!(context["toolResults"][0]["content"], json!([{ "text": "Tool loaded: get_weather" }]));
+    assert_eq!(context["tools"][1]["toolSpecification"]["name"], "get_weather");
+}
+
+#[tokio::test]
 async fn openais_form_of_a_tool_is_named_d11_m84() {
     let world = World::new(&[]).await;
     let refused = world.sends("d11-tools-in-openai-form").await;

@@ -23,6 +23,7 @@ use crate::gateway::{Call, Gateway};
 use crate::pool::Addresses;
 use crate::proto::messages::request::{self, Purpose, SystemMode};
 use crate::proto::record::rfc3339;
+use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::server::{Peer, Terms};
 use crate::simulator::{self, Attached};
@@ -170,21 +171,21 @@ impl KiroGateway {
     }
 
     /// Estimates the input tokens of a request, off this thread. Nothing is sent anywhere.
-    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "Promise<{ input_tokens: number }>")]
+    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "Promise<TokenCount>")]
     pub fn count_tokens(&self, bell: &Bell, call: u32, request: BufferSlice) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let body = Bytes::copy_from_slice(&request);
-        let count = async move { Ok(message::text(&json!({ "input_tokens": gateway.count_tokens(&body)? }))) };
+        let count = async move { Ok(message::text(&gateway.count_tokens(&body)?.json())) };
         call::run(slot.clone(), call::once(slot, None, count));
         Ok(())
     }
 
     /// The same on this thread: about 1 ms per 100 KB.
-    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "{ input_tokens: number }")]
+    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "TokenCount")]
     pub fn count_tokens_sync(&self, request: BufferSlice) -> Result<String> {
         // An object with the count or a fault; lib/ throws the fault.
         let answer = match self.gateway()?.count_tokens(&request) {
-            Ok(tokens) => json!({ "input_tokens": tokens }),
+            Ok(count) => count.json(),
             Err(error) => json!({ "fault": message::fault(&error, None) }),
         };
         Ok(answer.to_string())
@@ -315,7 +316,10 @@ impl KiroGateway {
     /// For kiro-messages/aiclient: the estimate of a request's tokens without a gateway, or why it can't be made.
     #[napi(catch_unwind, skip_typescript)]
     pub fn estimate_tokens(request: BufferSlice) -> String {
-        let counted = request::Request::parse(&request, Purpose::CountTokens).map(|request| request_tokens(&request));
+        let counted = request::Request::parse(&request, Purpose::CountTokens).map(|mut request| {
+            edit(&mut request);
+            request_tokens(&request)
+        });
         let answer = match counted {
             Ok(tokens) => json!({ "input_tokens": tokens }),
             Err(error) => json!({ "fault": message::fault(&error.into(), None) }),

@@ -184,7 +184,12 @@ export type StreamEvent =
   | { type: 'content_block_delta'; index: number; delta: ContentBlockDelta }
   | { type: 'content_block_stop'; index: number }
   /** How the answer ended; `usage` holds the final figures. */
-  | { type: 'message_delta'; delta: { stop_reason: StopReason | null; stop_sequence: string | null }; usage: Usage }
+  | {
+      type: 'message_delta'
+      delta: { stop_reason: StopReason | null; stop_sequence: string | null }
+      usage: Usage
+      context_management?: ContextManagementReport
+    }
   | { type: 'message_stop' }
   /** Nothing was sent for `pingIntervalMs`. */
   | { type: 'ping' }
@@ -218,6 +223,22 @@ export interface StreamSummary {
   /** As in {@link MessageStream.ignored}. */
   ignored: string[]
   error?: KiroError
+}
+
+/** What `context_management` has cleared; edits that changed nothing aren't in it. */
+export interface ContextManagementReport {
+  applied_edits: (
+    | { type: 'clear_tool_uses_20250919'; cleared_tool_uses: number; cleared_input_tokens: number }
+    | { type: 'clear_thinking_20251015'; cleared_thinking_turns: number; cleared_input_tokens: number }
+  )[]
+}
+
+/** The estimate of a request's input. */
+export interface TokenCount {
+  /** After the edits of `context_management`. */
+  input_tokens: number
+  /** Only of a request that has it. */
+  context_management?: { original_input_tokens: number }
 }
 
 /** Token counts. The three of input add up to the whole input; `usageSplit` says how they are split. */
@@ -295,6 +316,8 @@ export interface Message {
   stop_reason: StopReason | null
   stop_sequence: string | null
   usage: Usage
+  /** Only of a request that has `context_management`. */
+  context_management?: ContextManagementReport
   /** As in {@link MessageStream.ignored}; in an answer of `createMessage` only, and not enumerable. */
   readonly ignored?: readonly string[]
 }

@@ -19,6 +19,7 @@ use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
 use crate::proto::messages::request::{Display, Ignored, Purpose, Request, RequestError, SystemMode};
 use crate::proto::pipeline::{Extras, Mode, Pipeline, Settings, StopSequences};
+use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
@@ -243,7 +244,11 @@ impl Gateway {
             usage_split: shared.config.usage_split,
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
-            extras: Extras { stop_sequences: StopSequences::new(request.stop_sequences()), ..Extras::default() },
+            extras: Extras {
+                stop_sequences: StopSequences::new(request.stop_sequences()),
+                context_management: request.applied_edits().map(str::to_owned),
+                ..Extras::default()
+            },
         });
         let pinned = call.account_id.is_some();
         let job = Arc::new(RequestJob {
@@ -289,7 +294,7 @@ impl Gateway {
 }
 
 impl Shared {
-    /// A client's request, with the operator's system text in it (N13).
+    /// A client's request, with the operator's system text in it (N13) and its own edits performed (TR55).
     pub(super) fn read_request<'a>(
         &self,
         body: &'a [u8],
@@ -299,6 +304,7 @@ impl Shared {
         if let Some((mode, text)) = system {
             request.apply_system(*mode, text);
         }
+        edit(&mut request);
         Ok(request)
     }
 

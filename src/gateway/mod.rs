@@ -74,6 +74,7 @@ use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::messages::request::{Purpose, SystemMode};
+use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Models;
@@ -191,6 +192,26 @@ pub struct FoldedMessage {
     pub body: Bytes,
     /// The facts of the request.
     pub summary: Arc<SummaryCell>,
+}
+
+/// The estimate of a request (TU7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenCount {
+    /// Tokens, after the edits of `context_management`.
+    pub input_tokens: u64,
+    /// Tokens before them; none without `context_management` (M77).
+    pub original: Option<u64>,
+}
+
+impl TokenCount {
+    /// The answer of `count_tokens`.
+    pub fn json(self) -> serde_json::Value {
+        let mut answer = serde_json::json!({ "input_tokens": self.input_tokens });
+        if let Some(original) = self.original {
+            answer["context_management"] = serde_json::json!({ "original_input_tokens": original });
+        }
+        answer
+    }
 }
 
 impl Gateway {
@@ -366,14 +387,16 @@ impl Gateway {
     ///
     /// # Errors
     /// The request is too large or not valid, or its model unknown; the gateway is closed.
-    pub fn count_tokens(&self, body: &[u8]) -> Result<u64, Error> {
+    pub fn count_tokens(&self, body: &[u8]) -> Result<TokenCount, Error> {
         self.open()?;
         self.fits(body)?;
         run_heavy(body.len(), || {
-            let request = self.shared.parse(body, Purpose::CountTokens)?;
+            let mut request = self.shared.parse(body, Purpose::CountTokens)?;
+            let original = request.has_edits().then(|| request_tokens(&request));
+            edit(&mut request);
             // Translating finds every reason to refuse the request.
             self.shared.translate(&request, &Ids::default(), None, Variation::default(), None, false)?;
-            Ok(request_tokens(&request))
+            Ok(TokenCount { input_tokens: request_tokens(&request), original })
         })
     }
 

@@ -217,8 +217,7 @@ where
         Route::Messages => messages(gateway, request, request_id).await,
         Route::CountTokens => {
             let body = read_body(gateway, request).await?;
-            let tokens = gateway.count_tokens(&body)?;
-            Ok(json(200, format!("{{\"input_tokens\":{tokens}}}").into_bytes()))
+            Ok(json(200, to_json(&gateway.count_tokens(&body)?.json())?))
         }
         Route::Models => Ok(json(200, models_page(gateway, request.uri().query().unwrap_or_default())?)),
         Route::Model(id) => match gateway.model(&id) {

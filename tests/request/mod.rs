@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
+use kiro_messages::proto::translate::edits::edit;
 use kiro_messages::proto::translate::ids::{ClientContext, IdContext, IdSecret, ids};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::proto::translate::request::{
@@ -114,6 +115,7 @@ impl Case {
         if self.has("off") {
             request.without_search()?;
         }
+        edit(&mut request);
         let fields = Models::from_json(
             br#"[{"kiro_id":"claude-sonnet-4.5","names":["claude-sonnet-4-5"],"display_name":"d","created":"2025-09-29T00:00:00Z","window":172500,"max_output":64000,"thinking":"fields","efforts":["low","medium","high","xhigh","max"],"default_effort":"high","types":["adaptive"],"display":["summarized","omitted"]}]"#,
         )

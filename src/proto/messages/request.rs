@@ -1,5 +1,6 @@
 //! The Messages API request: parsed into a value that is valid when it exists.
 
+mod edits;
 mod ignored;
 mod media;
 mod offer;
@@ -13,6 +14,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+pub(crate) use self::edits::{CLEAR_THINKING, CLEAR_TOOL_USES, ClearToolUses, Edit, Inputs, Trigger};
 pub use self::ignored::Ignored;
 pub(crate) use self::media::{DocumentFormat, ImageFormat, decoded_len};
 pub use self::passed::{PASSED_TOOLS, PassedTool, TOOL_SEARCHES};
@@ -117,6 +119,10 @@ pub struct Request<'a> {
     pub(crate) stop_sequences: Vec<Cow<'a, str>>,
     /// `metadata.user_id`.
     pub(crate) user_id: Option<Text<'a>>,
+    /// `context_management`, until it is performed (TR55); none where the request has none.
+    pub(crate) edits: Option<Vec<Edit>>,
+    /// What became of it, a JSON object (M77).
+    pub(crate) applied_edits: Option<String>,
     /// Accepted, and without effect (M80).
     pub(crate) ignored: Ignored,
 }
@@ -154,6 +160,16 @@ impl<'a> Request<'a> {
         session_member(&user_id)
             .or_else(|| after_session(&user_id).map(str::to_owned))
             .or_else(|| session_header.filter(|id| is_uuid(id)).map(str::to_owned))
+    }
+
+    /// Whether the request has `context_management`, and nothing was done about it yet.
+    pub fn has_edits(&self) -> bool {
+        self.edits.is_some()
+    }
+
+    /// What `context_management` has done, as `message_delta` has it (M77); none without one.
+    pub fn applied_edits(&self) -> Option<&str> {
+        self.applied_edits.as_deref()
     }
 
     /// Whether an assistant has said something before.
@@ -332,6 +348,8 @@ pub(crate) struct ToolUse<'a> {
     pub name: Cow<'a, str>,
     /// An object; `None` stands for `{}` (TR14).
     pub input: Option<ValueId>,
+    /// In its place what clearing has left, a compact object (TR55).
+    pub cleared: Option<String>,
 }
 
 #[derive(Debug)]

@@ -333,6 +333,13 @@ pub fn request_tokens(request: &Request<'_>) -> u64 {
     sum.tokens().max(1)
 }
 
+/// The weight of a block, in hundredths of a token.
+pub(super) fn block_hundredths(block: &Block<'_>, request: &Request<'_>) -> u64 {
+    let mut sum = Estimator::default();
+    count_block(block, request, &mut sum);
+    sum.hundredths()
+}
+
 fn count_block(block: &Block<'_>, request: &Request<'_>, sum: &mut Estimator) {
     match &block.content {
         Content::Text(text) | Content::Thinking { text, .. } => sum.piece(text),
@@ -344,7 +351,10 @@ fn count_block(block: &Block<'_>, request: &Request<'_>, sum: &mut Estimator) {
         Content::ToolUse(tool_use) => {
             sum.add(weight::TOOL_PART);
             sum.plain_piece(&tool_use.name);
-            sum.json_piece(tool_use.input.map(|input| request.json.value(input)));
+            match &tool_use.cleared {
+                Some(left) => sum.plain_piece(left),
+                None => sum.json_piece(tool_use.input.map(|input| request.json.value(input))),
+            }
         }
         Content::ToolResult(result) => {
             sum.add(weight::TOOL_PART);

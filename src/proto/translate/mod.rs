@@ -1,5 +1,6 @@
 //! Messages ⇄ Kiro: wire format to wire format, pure.
 
+pub mod edits;
 pub mod estimate;
 pub mod fault;
 pub mod fields;

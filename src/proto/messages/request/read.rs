@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
+use super::edits::read_edits;
 use super::media::{first_bytes, is_base64};
 use super::offer::{Change, Unknown, offered};
 use super::passed::{PassedTool, is_tool_search, passed_tool};
@@ -43,8 +44,8 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         json.root(),
         ["model", "max_tokens", "messages", "system", "tools", "tool_choice", "thinking", "output_config"],
     );
-    let [temperature, top_p, top_k, stop_sequences, stream, metadata] =
-        fields(json.root(), ["temperature", "top_p", "top_k", "stop_sequences", "stream", "metadata"]);
+    let [stop_sequences, stream, metadata, management] =
+        fields(json.root(), ["stop_sequences", "stream", "metadata", "context_management"]);
     let ignored = RefCell::default();
     let top = |name| Path { ignored: Some(&ignored), ..Path::top(name) };
     for (name, feature) in WITHOUT_EFFECT.into_iter().zip(fields(json.root(), WITHOUT_EFFECT)) {
@@ -72,15 +73,12 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         tool_choice.map_or(Ok(ToolChoice::Auto), |choice| tool_choice_shape(choice, top("tool_choice")))?;
     let (thinking, display) = thinking.map_or(Ok((Thinking::Absent, None)), thinking_mode)?;
     let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
-    between_0_and_1(temperature, Path::top("temperature"))?;
-    between_0_and_1(top_p, Path::top("top_p"))?;
-    if let Some(top_k) = top_k {
-        integer_from(0, top_k, Path::top("top_k"))?;
-    }
+    check_sampling(json.root())?;
     let stop_sequences = stop_sequences.map_or(Ok(Vec::new()), read_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
     no_mcp_servers(json.root())?;
+    let edits = management.map(|management| read_edits(management, top("context_management"))).transpose()?;
 
     let Conversation { mut messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
     let mut declared = Vec::new();
@@ -108,6 +106,8 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         effort,
         stop_sequences,
         user_id,
+        edits,
+        applied_edits: None,
         ignored: ignored.take(),
         json,
     })
@@ -253,6 +253,13 @@ fn output_effort(config: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>> 
         Some(effort) => Ok(Some(effort)),
         None => Err(at.error(one_of(Effort::ASKED.map(Effort::as_str)))),
     }
+}
+
+fn check_sampling(request: Value<'_, '_>) -> Result<()> {
+    let [temperature, top_p, top_k] = fields(request, ["temperature", "top_p", "top_k"]);
+    between_0_and_1(temperature, Path::top("temperature"))?;
+    between_0_and_1(top_p, Path::top("top_p"))?;
+    top_k.map_or(Ok(()), |top_k| integer_from(0, top_k, Path::top("top_k")).map(drop))
 }
 
 fn between_0_and_1(value: Option<Value<'_, '_>>, at: Path<'_>) -> Result<()> {
@@ -710,7 +717,7 @@ fn read_tool_use<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolUse<'a>> 
     let id = not_empty_string(required(id, id_at)?, id_at)?;
     let name = not_empty_string(required(name, name_at)?, name_at)?;
     let input = input.map(|input| object(input, at.field("input")).map(Value::id)).transpose()?;
-    Ok(ToolUse { id, name, input })
+    Ok(ToolUse { id, name, input, cleared: None })
 }
 
 fn read_tool_result<'a>(block: Value<'_, 'a>, at: Path<'_>) -> Result<ToolResult<'a>> {
@@ -898,7 +905,7 @@ pub(super) fn not_empty_string<'a>(value: Value<'_, 'a>, at: Path<'_>) -> Result
     if text.is_empty() { Err(at.error("must not be empty")) } else { Ok(text) }
 }
 
-fn boolean(value: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
+pub(super) fn boolean(value: Value<'_, '_>, at: Path<'_>) -> Result<bool> {
     value.bool().ok_or_else(|| at.error("must be a boolean"))
 }
 
@@ -917,7 +924,7 @@ pub(super) fn integer_from(least: u64, value: Value<'_, '_>, at: Path<'_>) -> Re
     if too_small { Err(at.error(format!("must be at least {least}"))) } else { Ok(integer) }
 }
 
-fn one_of<const N: usize>(names: [&str; N]) -> String {
+pub(super) fn one_of<const N: usize>(names: [&str; N]) -> String {
     format!("must be one of {}", names.map(|name| format!("'{name}'")).join(", "))
 }
 
@@ -952,7 +959,7 @@ impl Path<'_> {
     }
 
     /// What stands here has no effect (M80).
-    fn ignored(&self) {
+    pub(super) fn ignored(&self) {
         if let Some(ignored) = self.ignored {
             ignored.borrow_mut().add(&self.to_string());
         }

@@ -443,7 +443,10 @@ impl<'r> AssistantTurn<'r> {
             let place = match self.places.find(&tool_use.id) {
                 Some(place) => searches + place,
                 None => {
-                    let input = tool_use.input.map_or(Input::Empty, |input| Input::Client(json.value(input)));
+                    let input = match &tool_use.cleared {
+                        Some(left) => Input::Joined(left.clone()),
+                        None => tool_use.input.map_or(Input::Empty, |input| Input::Client(json.value(input))),
+                    };
                     let (id, name) = (upstream_id(&tool_use.id), &*tool_use.name);
                     self.uses.push(Use { id, name, input, answered: false, left_out: false });
                     searches + self.places.add(&tool_use.id)
