@@ -27,6 +27,7 @@ async fn what_has_no_effect_is_named_in_a_header_m80_m75() {
     let world = World::new(&[]).await;
     let unheard = json!({
         "container": "c", "service_tier": "auto", "speed": "fast", "inference_geo": "eu", "fallbacks": [{}],
+        "compaction": { "type": "summarize" },
         "tool_choice": { "type": "auto", "disable_parallel_tool_use": true },
         "tools": [{ "name": "f" }, { "type": "code_execution_20250825", "name": "code_execution" }],
         "messages": [user(json!([
@@ -35,8 +36,9 @@ async fn what_has_no_effect_is_named_in_a_header_m80_m75() {
             { "type": "document", "citations": { "enabled": true }, "source": { "type": "text", "data": "d" } },
         ]))],
     });
-    let all = "container, service_tier, speed, inference_geo, fallbacks, tool_choice.disable_parallel_tool_use, \
-               messages.0.content.1:container_upload, messages.0.content.2.citations, tools.1:code_execution_20250825";
+    let all = "container, service_tier, speed, inference_geo, fallbacks, compaction, \
+               tool_choice.disable_parallel_tool_use, messages.0.content.1:container_upload, \
+               messages.0.content.2.citations, tools.1:code_execution_20250825";
     for stream in [false, true] {
         let mut asked = with(unheard.clone());
         asked["stream"] = json!(stream);

@@ -146,7 +146,7 @@ fn usable_tools<'a>(
 }
 
 /// Features that Kiro has nothing for (M75).
-const WITHOUT_EFFECT: [&str; 5] = ["container", "service_tier", "speed", "inference_geo", "fallbacks"];
+const WITHOUT_EFFECT: [&str; 6] = ["container", "service_tier", "speed", "inference_geo", "fallbacks", "compaction"];
 
 // The top level (M20–M32)
 
@@ -321,7 +321,7 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
         let at = Path { is_history: Some(index) < newest, ..at.index(index) };
         let [role, content] = fields(object(message, at)?, ["role", "content"]);
         let role = read_role(role, at.field("role"))?;
-        user_came |= role == Role::User;
+        user_came |= role == Role::User || role == Role::Assistant && is_summarised(content);
         if !user_came && role == Role::Assistant {
             return Err(at.field("role").error("first message must be 'user'"));
         }
@@ -364,6 +364,15 @@ fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversati
         return Err(at.error("must hold a 'user' message"));
     }
     Ok(read)
+}
+
+/// Whether content has a summary that a user message is made of (TR57): an answer that holds one may come first.
+fn is_summarised(content: Option<Value<'_, '_>>) -> bool {
+    let blocks = content.into_iter().filter(|content| content.kind() == ValueKind::Array).flat_map(Value::elements);
+    blocks.filter(|block| block.kind() == ValueKind::Object).any(|block| {
+        let text = |name| block.member(name).and_then(Value::text);
+        text("type").is_some_and(|kind| kind.is("compaction")) && text("content").is_some_and(|text| !text.is_blank())
+    })
 }
 
 /// Whether a system message's text outlives the next user message (M70).
