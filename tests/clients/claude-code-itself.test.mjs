@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { test as one } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { folder, print, session, skip } from './claude.mjs'
 import { PNG, serve } from './kit.mjs'
 
@@ -197,6 +198,36 @@ test('its model picker shows the models that the accounts have (C37)', async (t)
     [],
     'not in the picker',
   )
+})
+
+test('a tool of an MCP server, whose name is too long for upstream', async (t) => {
+  const house = await serve(t)
+  const args = [fileURLToPath(new URL('mcp-server.mjs', import.meta.url))]
+  const mcpServers = { feathered_friends: { type: 'stdio', command: process.execPath, args } }
+  const name = 'mcp__feathered_friends__find_a_bird_by_its_name_or_by_the_colour_of_its_feathers'
+  const settings = ['--mcp-config', JSON.stringify({ mcpServers }), '--strict-mcp-config', '--allowedTools', name]
+  const claude = await session(t, house, settings, { env: { ENABLE_TOOL_SEARCH: 'false' } })
+  await house.script({ text: 'Ready.' })
+  await claude.turn('Are you ready?')
+  const [first] = await house.upstream()
+  const declared = current(first).userInputMessageContext.tools.map(({ toolSpecification }) => toolSpecification.name)
+  const short = declared.find((name) => name.startsWith('mcp__feathered_friends__'))
+  assert.ok(short?.length <= 64, declared.join())
+  await house.script({ tools: [call(short, 1, { colour: 'grey' })] }, { text: 'A heron.' })
+  assert.equal((await claude.turn('Which bird is grey?')).result, 'A heron.')
+  assert.equal(await claude.end(), 0)
+  assert.match(results((await house.upstream()).at(-1))[0].content[0].text, /The grey one is a heron\./)
+})
+
+test('/context: its many figures are counted here (M65)', async (t) => {
+  const house = await serve(t)
+  const claude = await session(t, house)
+  const { result } = await claude.turn('/context')
+  assert.equal(await claude.end(), 0)
+  assert.match(result, /System tools \| \d/)
+  assert.ok(claude.requests.length > 5)
+  for (const { url } of claude.requests) assert.match(url, /^\/v1\/messages\/count_tokens/)
+  assert.deepEqual(await house.upstream(), [])
 })
 
 /** A tool call as the model makes it. */

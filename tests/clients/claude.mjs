@@ -41,9 +41,10 @@ export function folder(t, name = 'work') {
 /** Starts it; `ended` resolves to its code and all that it said. */
 export async function start(t, house, args, { cwd = folder(t), stdin = 'ignore', env = {} } = {}) {
   const home = folder(t, 'home')
-  const outside = await refusingProxy(t)
-  const between = await listener(t, house)
-  const child = spawn(program, [...args, '--model', 'claude-sonnet-5-5'], {
+  const outside = await refusingProxy(house)
+  const between = await listener(house)
+  const model = args.includes('--model') ? [] : ['--model', 'claude-sonnet-5-5']
+  const child = spawn(program, [...args, ...model], {
     cwd,
     stdio: [stdin, 'pipe', 'pipe'],
     env: {
@@ -61,7 +62,7 @@ export async function start(t, house, args, { cwd = folder(t), stdin = 'ignore',
       ...env,
     },
   })
-  t.after(() => child.kill('SIGKILL'))
+  house.clients.push(() => child.kill('SIGKILL'))
   let said = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said += text))
   const ended = new Promise((resolve, reject) =>
@@ -126,9 +127,9 @@ export async function session(t, house, args = [], options = {}) {
 }
 
 /** Stands between Claude Code and the server: notes what is asked, and holds each answer against the contract. */
-async function listener(t, house) {
+async function listener(house) {
   const requests = []
-  const url = await listen(t, createServer(async (request, response) => {
+  const url = await listen(house, createServer(async (request, response) => {
     const { method, url, headers } = request
     const body = Buffer.concat(await request.toArray())
     requests.push({ method, url, headers, body: body.length > 0 ? JSON.parse(body) : undefined })
@@ -151,7 +152,7 @@ async function listener(t, house) {
 }
 
 /** A proxy that lets nothing through, and what was asked of it. */
-async function refusingProxy(t) {
+async function refusingProxy(house) {
   const tried = []
   const server = createServer((request, response) => {
     tried.push(`${request.method} ${request.url}`)
@@ -161,12 +162,12 @@ async function refusingProxy(t) {
     tried.push(`CONNECT ${request.url}`)
     socket.on('error', () => {}).end('HTTP/1.1 502 Bad Gateway\r\n\r\n')
   })
-  return { tried, url: await listen(t, server) }
+  return { tried, url: await listen(house, server) }
 }
 
-async function listen(t, server) {
+async function listen(house, server) {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
-  t.after(() => {
+  house.clients.push(() => {
     server.close()
     server.closeAllConnections()
   })

@@ -44,6 +44,8 @@ export async function serve(t, { accounts = ['account-0'], env = {} } = {}) {
   const house = new House(server.url, upstream.url, accounts)
   house.stop = () => server.stop()
   t.after(async () => {
+    // A hook that throws keeps the later ones from running: what would keep this process alive goes first.
+    for (const end of house.clients) end()
     const refused = await house.refusedByUpstream().catch((error) => error)
     const ends = await Promise.all([server.stop(), upstream.stop()])
     rmSync(home, { recursive: true, force: true })
@@ -108,6 +110,8 @@ async function launch(args, env) {
 
 class House {
   violations = []
+  /** Ends each client that runs as a process of its own. */
+  clients = []
 
   constructor(url, upstreamUrl, accounts) {
     this.url = url
