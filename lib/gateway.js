@@ -2,12 +2,19 @@
 
 const { forget, onAbort } = require('./abort.js')
 const { native, bell, begin, once, release } = require('./bell.js')
+const { bytesOf } = require('./bytes.js')
 const { KiroError, cancelled, configError, errorOf } = require('./error.js')
 const { MessageStream, StreamCall } = require('./stream.js')
 const { EventCall, EventStream } = require('./events.js')
 const { Ears } = require('./notices.js')
 const { listen } = require('./listen.js')
+const { optionsOf } = require('./options.js')
 const { handler } = require('./handler.js')
+
+/** The options of a call (src/addon/types.d.ts). */
+const CALL = ['signal', 'requestId', 'headers', 'accountId', 'system', 'record']
+const LOGIN = ['method', 'startUrl', 'region', 'name', 'replace', 'force', 'check', 'onCode', 'signal']
+const IMPORT = ['base', 'only', 'key', 'name', 'dryRun', 'offline', 'signal']
 
 /** Only connect() makes one. */
 const KEY = Symbol('connect')
@@ -72,7 +79,7 @@ class KiroGateway {
 
   streamEvents(request, options = {}) {
     const body = Buffer.from(bytesOf(request))
-    const how = callOf(options)
+    const how = callOf(options, [...CALL, 'coalesce'])
     const { coalesce = true } = options
     if (typeof coalesce !== 'boolean') throw new TypeError('options.coalesce must be a boolean')
     return new EventStream(() => {
@@ -131,14 +138,14 @@ class KiroGateway {
 
   async usageLimits(accountId, options = {}) {
     const id = text(accountId, 'accountId', true)
-    const { signal } = callOf(options)
+    const { signal } = callOf(options, ['signal'])
     if (signal?.aborted) throw cancelled(signal.reason)
     return JSON.parse(await result((call) => this.#native.usageLimits(bell, call, id), signal))
   }
 
   async login(options) {
-    const { method, startUrl, region, name, replace, force, check, onCode, ...rest } = objectOf(options)
-    const { signal } = callOf(rest)
+    const { method, startUrl, region, name, replace, force, check, onCode, signal } = optionsOf(options, LOGIN)
+    signalOf(signal)
     if (typeof onCode !== 'function') throw new TypeError('options.onCode must be a function')
     const how = {
       method: text(method, 'options.method', true),
@@ -168,8 +175,8 @@ class KiroGateway {
   }
 
   async importAccounts(path, options = {}) {
-    const { base, only, key, name, dryRun, offline, ...rest } = objectOf(options)
-    const { signal } = callOf(rest)
+    const { base, only, key, name, dryRun, offline, signal } = optionsOf(options, IMPORT)
+    signalOf(signal)
     const from = text(path, 'path', true)
     if (only !== undefined && !(Number.isInteger(only) && only >= 1 && only <= 0xffffffff)) {
       throw new TypeError('options.only must be an integer from 1')
@@ -203,8 +210,7 @@ class KiroGateway {
   }
 
   async listen(options = {}) {
-    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-    const { host, port } = options
+    const { host, port } = optionsOf(options, ['host', 'port'])
     text(host, 'options.host')
     if (port !== undefined && !(Number.isInteger(port) && port >= 0 && port <= 65_535)) {
       throw new TypeError('options.port must be an integer from 0 to 65535')
@@ -232,8 +238,7 @@ class KiroGateway {
   }
 
   async close(options = {}) {
-    if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-    const { graceMs } = options
+    const { graceMs } = optionsOf(options, ['graceMs'])
     if (graceMs !== undefined && !(Number.isFinite(graceMs) && graceMs >= 0)) {
       throw new TypeError('graceMs must be a number of milliseconds')
     }
@@ -287,21 +292,9 @@ function read(text) {
   }
 }
 
-/** JSON text as it is, anything else made JSON. The native side copies it before this call returns. */
-function bytesOf(request) {
-  if (typeof request === 'string') return Buffer.from(request)
-  if (Buffer.isBuffer(request)) return request
-  if (request instanceof Uint8Array) return Buffer.from(request.buffer, request.byteOffset, request.byteLength)
-  if (typeof request === 'object' && request !== null) return Buffer.from(JSON.stringify(request))
-  throw new TypeError('request must be a string, a Uint8Array or an object')
-}
-
-function callOf(options = {}) {
-  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-  const { signal, requestId, headers, accountId, system, record } = options
-  if (signal !== undefined && !(typeof signal?.addEventListener === 'function' && typeof signal.aborted === 'boolean')) {
-    throw new TypeError('options.signal must be an AbortSignal')
-  }
+function callOf(options = {}, known = CALL) {
+  const { signal, requestId, headers, accountId, system, record } = optionsOf(options, known)
+  signalOf(signal)
   if (record !== undefined && typeof record !== 'boolean') throw new TypeError('options.record must be a boolean')
   const { mode, text: words } = systemOf(system)
   return {
@@ -331,9 +324,10 @@ function systemOf(system = {}) {
   return system
 }
 
-function objectOf(options) {
-  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-  return options
+function signalOf(signal) {
+  if (signal !== undefined && !(typeof signal?.addEventListener === 'function' && typeof signal.aborted === 'boolean')) {
+    throw new TypeError('options.signal must be an AbortSignal')
+  }
 }
 
 function flag(value, name, usual) {

@@ -2,7 +2,9 @@
 
 const { performance } = require('node:perf_hooks')
 const { bell, DATA, HEAD, END, NOTICE, REPORT, TURN_MS, begin, release } = require('./bell.js')
+const { textOrBytes } = require('./bytes.js')
 const { DEFECT } = require('./error.js')
+const { optionsOf } = require('./options.js')
 const { Sink } = require('./response.js')
 
 /** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
@@ -32,8 +34,7 @@ const UNREADABLE = { status: 400, type: 'invalid_request_error', message: 'body:
  * does (src/server); this adapts it to node:http. Declared in src/addon/types.d.ts.
  */
 function handler(gateway, options = {}) {
-  if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-  const { basePath = '', auth = 'key' } = options
+  const { basePath = '', auth = 'key' } = optionsOf(options, ['basePath', 'auth'])
   if (typeof basePath !== 'string' || !/^(?:\/.*[^/])?$/.test(basePath)) {
     throw new TypeError("basePath must be a path like '/kiro'")
   }
@@ -107,7 +108,7 @@ class Exchange {
     const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
     let body = null
     try {
-      if (read && req.body !== undefined) body = bytesOf(req.body)
+      if (read && req.body !== undefined) body = bodyOf(req.body)
     } catch {
       this.#over = true
       this.#refuse(UNREADABLE)
@@ -284,9 +285,8 @@ function headersOf({ rawHeaders, httpVersionMajor }, read) {
 }
 
 /** The body as a parser left it on the request. */
-function bytesOf(body) {
-  if (Buffer.isBuffer(body)) return body
-  return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body))
+function bodyOf(body) {
+  return textOrBytes(body) ?? Buffer.from(JSON.stringify(body))
 }
 
 module.exports = { handler, exchange }

@@ -17,7 +17,7 @@ use super::intake::{self, NativeImport, NativeLogin};
 use super::listen::{self, GraceSender, NativeServer};
 use super::notifier::Notifier;
 use super::{Bell, call, message};
-use crate::config::{Config, Face, RawConfig, UpstreamKind};
+use crate::config::{Config, Face, RawConfig, StoreKind, UpstreamKind, nearest};
 use crate::error::{Code, Error};
 use crate::gateway::{Call, Gateway};
 use crate::pool::Addresses;
@@ -313,6 +313,12 @@ impl KiroGateway {
         Ok(server)
     }
 
+    /// For lib/options.js: `; did you mean accountId?` for an unknown name, or nothing (N71).
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn nearest(name: String, known: Vec<String>) -> String {
+        nearest(&name, known.iter().map(String::as_str))
+    }
+
     /// For kiro-messages/aiclient: the estimate of a request's tokens without a gateway, or why it can't be made.
     #[napi(catch_unwind, skip_typescript)]
     pub fn estimate_tokens(request: BufferSlice) -> String {
@@ -456,6 +462,7 @@ pub(crate) struct LiveGateway {
 
 impl LiveGateway {
     async fn start(mut config: Config, notifier: Arc<Notifier>) -> std::result::Result<Self, Error> {
+        has_folder(&config.store).await?;
         let simulated = match config.upstream {
             UpstreamKind::Kiro => None,
             UpstreamKind::Simulator => {
@@ -518,6 +525,18 @@ fn configure(options: Vec<String>, environment: Vec<String>) -> std::result::Res
         raw.set_option(&name, &value)?;
     }
     Ok(raw.resolve(Face::Addon)?)
+}
+
+/// A mistyped path would be an empty pool, and its logins written nowhere (N71).
+async fn has_folder(store: &StoreKind) -> std::result::Result<(), Error> {
+    let StoreKind::File(path) = store else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !tokio::fs::metadata(folder).await.is_ok_and(|folder| folder.is_dir()) => {
+            Err(Error::new(Code::Config, format!("store: {} is no folder", folder.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names and values that came as one flat list.

@@ -57,8 +57,8 @@ export interface EventOptions extends CallOptions {
   coalesce?: boolean
 }
 
-/** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or an object. */
-export type MessagesInput = string | Uint8Array | MessagesRequest
+/** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or a plain object. */
+export type MessagesInput = string | ArrayBufferView | ArrayBufferLike | MessagesRequest
 
 // Methods that lib/ adds to the class below.
 export interface KiroGateway extends AsyncDisposable {

@@ -339,7 +339,6 @@ fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError 
     ConfigError::new(format!("{file}: {place}{}", error.message()))
 }
 
-/// `, did you mean x?` for the closest known name, when it is close.
 fn is_setting(name: &str) -> bool {
     name == "GO_KIRO_LOG_JSON" || SETTINGS.iter().any(|s| s.env == name || s.alias == Some(name))
 }
@@ -349,7 +348,8 @@ fn meant(name: &str) -> Option<&'static str> {
     near(name, SETTINGS.iter().flat_map(|s| [Some(s.env), s.alias]).flatten(), 2)
 }
 
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// `; did you mean x?` for the closest known name, when it is close.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     near(name, known, 3).map(|known| format!("; did you mean {known}?")).unwrap_or_default()
 }
 
