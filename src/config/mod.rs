@@ -220,6 +220,8 @@ pub struct Config {
     pub web_search: bool,
     /// `KIRO_WEB_SEARCH_TIMEOUT`.
     pub web_search_timeout: Duration,
+    /// `KIRO_WEB_SEARCH_MAX_ROUNDS`: upstream answers of a message, at least 1.
+    pub web_search_max_rounds: u32,
     /// `KIRO_MODEL_DISCOVERY=on`.
     pub model_discovery: bool,
     /// `KIRO_MODELS_LIST=all`.
@@ -385,6 +387,7 @@ impl RawConfig {
             model_auto: self.optional(key!("KIRO_MODEL_AUTO"))?.filter(|name| name != "auto"),
             web_search: self.text(key!("KIRO_WEB_SEARCH"))? == "on",
             web_search_timeout: self.duration(key!("KIRO_WEB_SEARCH_TIMEOUT"))?,
+            web_search_max_rounds: self.integer(key!("KIRO_WEB_SEARCH_MAX_ROUNDS"))?,
             model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
             models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
             forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",

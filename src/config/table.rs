@@ -240,8 +240,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     row(Group::Store, "KIRO_ID_SECRET", Form::Secret, "")
         .means("Secret of derived ids, at least 16 characters. Empty: all processes of the store share one."),
-    row(Group::Models, "KIRO_WEB_SEARCH", Form::Word(&["on", "off"]), "off")
+    row(Group::Models, "KIRO_WEB_SEARCH", Form::Word(&["on", "off"]), "on")
         .means("Serve Anthropic's tool web_search through Kiro's own search; off drops it, and refuses it alone."),
+    row(Group::Models, "KIRO_WEB_SEARCH_MAX_ROUNDS", Form::Integer(1, 100), "10").means(
+        "How many upstream answers a message with searches may take; then it pauses with pause_turn, and the client \
+             goes on by sending it back.",
+    ),
     row(Group::Models, "KIRO_MODELS_FILE", Form::Text, "")
         .flag("models-file")
         .means("JSON model table in place of the embedded one; read again when it changes."),

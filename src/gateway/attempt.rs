@@ -166,6 +166,16 @@ impl Attempts {
         (self.other, self.home, self.homes) = (None, None, None);
     }
 
+    /// The next round goes to the same account first (TS33).
+    pub(super) fn begin_round(&mut self, account: &AccountId) {
+        self.begin_anew();
+        self.budget.begin_round();
+        self.leave_out = LeaveOut::default();
+        (self.began, self.looked) = (None, None);
+        self.tried.push(account.clone());
+        self.current = AccountAttempts::default();
+    }
+
     /// The time since the first attempt.
     fn elapsed(&self) -> Duration {
         self.began.map_or(Duration::ZERO, |began| began.elapsed())

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::account_attempts::Variation;
 use super::attempt::Attempts;
 use super::open_streams::Permit;
+use super::rounds::Rounds;
 use super::stream::MessageStream;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
@@ -54,6 +55,8 @@ pub(super) struct RequestJob {
     pub(super) client_request_id: Option<String>,
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
+    /// It holds what upstream has answered to it so far (TS33).
+    pub(super) is_later_round: bool,
     /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
     pub(super) is_fallback: bool,
     pub(super) facts: Facts,
@@ -139,7 +142,7 @@ impl RequestJob {
             return None;
         }
         let translated = run_heavy(self.client_body.len(), || {
-            let request = self.shared.read_request(&self.client_body, self.system.as_ref()).ok()?;
+            let request = self.read().ok()?;
             self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, true).ok()
         })?;
         Some(Arc::new(Self {
@@ -169,10 +172,19 @@ impl RequestJob {
     pub(super) fn tokens(&self) -> u64 {
         *self.estimate.get_or_init(|| {
             run_heavy(self.client_body.len(), || {
-                let Ok(request) = self.shared.read_request(&self.client_body, self.system.as_ref()) else { return 0 };
+                let Ok(request) = self.read() else { return 0 };
                 request_tokens(&request)
             })
         })
+    }
+
+    /// The request with the operator's system text, and without the compulsion that the first round has followed (TS33).
+    fn read(&self) -> Result<Request<'_>, RequestError> {
+        let mut request = self.shared.read_request(&self.client_body, self.system.as_ref())?;
+        if self.is_later_round {
+            request.needs_no_tool();
+        }
+        Ok(request)
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
@@ -183,7 +195,7 @@ impl RequestJob {
         account: Option<&AccountId>,
     ) -> Result<Translation, Error> {
         run_heavy(self.client_body.len(), || {
-            let request = self.shared.read_request(&self.client_body, self.system.as_ref())?;
+            let request = self.read()?;
             let shared = &self.shared;
             let translated = shared.translate(&request, &self.ids, account, variation, pictures, self.is_fallback)?;
             Ok(Translation::of(&translated))
@@ -232,6 +244,7 @@ impl Gateway {
             return Err(refuse(error, Some(&translated.model)));
         };
         let written = Translation::of(&translated);
+        let search = request.search().cloned().map(Arc::new);
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),
             request_id: request_id.clone(),
@@ -245,6 +258,7 @@ impl Gateway {
             input_estimate: 0,
             mode: if streaming { Mode::Stream } else { Mode::Fold },
             extras: Extras {
+                search: search.is_some(),
                 stop_sequences: StopSequences::new(request.stop_sequences()),
                 context_management: request.applied_edits().map(str::to_owned),
                 ..Extras::default()
@@ -272,6 +286,7 @@ impl Gateway {
             model: translated.model,
             ignored: translated.ignored,
             account_id: call.account_id,
+            is_later_round: false,
             is_fallback: false,
             estimate: OnceLock::new(),
             trace: OnceLock::new(),
@@ -279,7 +294,8 @@ impl Gateway {
         });
         let log = AttemptLog::new(shared.dumps.as_ref().map(|dumps| dumps.record(body)));
         let attempts = Attempts::new(&shared.config, pinned, fastrand::Rng::new(), log);
-        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), attempts, permit, arrived);
+        let rounds = search.map(|tool| Box::new(Rounds::new(job.clone(), Some(tool))));
+        let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), attempts, rounds, permit, arrived);
         Ok((stream, job, request))
     }
 

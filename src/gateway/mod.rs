@@ -25,7 +25,7 @@ mod models;
 mod open;
 mod open_streams;
 mod pictures;
-#[expect(dead_code, reason = "the rounds of a message call it")]
+mod rounds;
 mod search;
 mod status;
 mod stream;

@@ -27,6 +27,8 @@ pub(super) enum NextAttempt {
     Again { lease: Lease, remedy: Remedy, fault: Fault },
     /// Any account, for the fallback's model (TR36).
     Instead(Arc<RequestJob>),
+    /// The same account, for the next round (TS33).
+    NextRound { lease: Lease },
 }
 
 /// The result of [`open`].
@@ -181,6 +183,10 @@ async fn prepare(
                 | Remedy::BareSchemas => {}
             }
             (lease, remedy == Remedy::RefreshToken)
+        }
+        NextAttempt::NextRound { lease } => {
+            lease.sends_again();
+            (lease, false)
         }
         NextAttempt::Instead(_) => return Err(NoAnswer::Again(next)),
     };

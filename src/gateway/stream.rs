@@ -25,6 +25,7 @@ use super::budget::ByteShare;
 use super::job::{Facts, RequestJob};
 use super::open::{NextAttempt, Opened, open};
 use super::open_streams::{Cutter, Permit, StreamHandle};
+use super::rounds::Rounds;
 use super::summary::{RequestOutcome, SummaryCell};
 use super::witness::{RequestEnd, Witness};
 use super::{FoldedMessage, Shared, now};
@@ -67,6 +68,10 @@ pub struct MessageStream {
     estimate: u64,
     /// The estimate is known, and with it the counts of `message_start`.
     counted: bool,
+    /// What a message of several upstream answers needs; none where one answer is all.
+    rounds: Option<Box<Rounds>>,
+    /// How many of the pipeline's signatures are remembered with their account.
+    made: usize,
     handle: Arc<StreamHandle>,
     handle_key: u64,
     witness: Witness,
@@ -84,6 +89,11 @@ enum Phase {
     Opening(Pin<Box<dyn Future<Output = Opened> + Send>>),
     /// Reading the body of an event stream.
     Reading(Box<Reading>),
+    /// Upstream's answer is over, and its searches aren't (TS31).
+    Searching {
+        lease: Lease,
+        attempts: Box<Attempts>,
+    },
     /// The answer is complete; the rest of the body is read so that the connection can be used again (K70).
     Draining(UpstreamBody),
     Ended,
@@ -104,6 +114,7 @@ impl MessageStream {
         pipeline: Pipeline,
         job: Arc<RequestJob>,
         attempts: Box<Attempts>,
+        rounds: Option<Box<Rounds>>,
         permit: Permit,
         began: Instant,
     ) -> Box<Self> {
@@ -125,6 +136,8 @@ impl MessageStream {
             facts,
             estimate: 0,
             counted: false,
+            rounds,
+            made: 0,
             handle,
             handle_key,
             witness,
@@ -206,7 +219,7 @@ impl MessageStream {
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let done = self.work(cx);
         // While an attempt is being opened, its own log measures the wait.
-        if matches!(self.phase, Phase::Reading(_)) {
+        if matches!(self.phase, Phase::Reading(_) | Phase::Searching { .. }) {
             self.witness.waits();
         }
         done
@@ -222,6 +235,7 @@ impl MessageStream {
                 self.on_shutdown();
                 continue;
             }
+            let searched = self.rounds.as_mut().is_none_or(|rounds| rounds.poll(cx).is_ready());
             let ready = match &mut self.phase {
                 Phase::Opening(opening) => match opening.as_mut().poll(cx) {
                     Poll::Ready(opened) => {
@@ -238,6 +252,12 @@ impl MessageStream {
                     }
                     Poll::Pending => false,
                 },
+                Phase::Searching { .. } => {
+                    if searched {
+                        self.on_searched();
+                    }
+                    searched
+                }
                 Phase::Draining(body) => {
                     // Reads the bytes that have already arrived.
                     if !matches!(body.poll_chunk(cx), Poll::Ready(Some(Ok(_)))) {
@@ -272,6 +292,9 @@ impl MessageStream {
                 if job.is_fallback {
                     summary.answers_as(&job.model);
                     self.facts = job.facts;
+                    if let Some(rounds) = &mut self.rounds {
+                        rounds.continues(job.clone());
+                    }
                     self.job = Some(job);
                 }
                 attempts.changed_pictures().for_each(|path| summary.ignores(&path));
@@ -340,50 +363,118 @@ impl MessageStream {
         if self.job.is_some() && self.pipeline.is_committed() {
             self.on_commit();
         }
+        if let (Some(rounds), Phase::Reading(reading)) = (&mut self.rounds, &self.phase) {
+            for call in self.pipeline.take_searches() {
+                rounds.search(call, reading.lease.account().id());
+            }
+        }
         match step {
             Step::Continue => {
                 if self.pipeline.is_at_rest() {
                     self.arm(self.heard);
                 }
             }
-            Step::Done => self.on_done(),
+            Step::Done => {
+                if let Some((lease, attempts, body)) = self.answered() {
+                    self.on_done(lease, attempts);
+                    if !body.is_ended() {
+                        self.phase = Phase::Draining(body);
+                    }
+                }
+            }
+            Step::Searches => {
+                if let Some((lease, attempts, _)) = self.answered() {
+                    self.phase = Phase::Searching { lease, attempts };
+                }
+            }
+            Step::NextRound => {
+                if let Some((lease, attempts, _)) = self.answered() {
+                    self.begin_round(lease, attempts);
+                }
+            }
             Step::TooLong => {
-                let message = "The answer is longer than 64 MiB, the most that is put together without `stream`: ask with \
-                               \"stream\": true.";
+                let message = match self.facts.streaming {
+                    true => "The answer is longer than 64 MiB, the most that is kept for further searches.",
+                    false => {
+                        "The answer is longer than 64 MiB, the most that is put together without `stream`: ask with \
+                         \"stream\": true."
+                    }
+                };
                 self.stop(Error::new(Code::Upstream, message).lasting());
             }
             Step::Failed(fault) => self.on_failed(fault),
             Step::Fault(fault) => self.on_fault(fault),
-            Step::Searches | Step::NextRound => {
-                self.stop(Error::new(Code::Internal, "a search without its tool"));
-            }
         }
     }
 
-    /// The first content came: the answer belongs to this account, and the inputs of further attempts are dropped.
+    /// The first content of a round came: it belongs to this account, and the inputs of further attempts are dropped.
     fn on_commit(&mut self) {
         let (Phase::Reading(reading), Some(job)) = (&mut self.phase, self.job.take()) else { return };
         let lease = &reading.lease;
-        let turn = match job.facts.pinned {
-            true => None,
-            false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
-        };
-        self.witness.content(self.heard, turn);
+        // A message is one turn of its conversation, however many rounds it has.
+        if self.rounds.as_ref().is_none_or(|rounds| rounds.is_first()) {
+            let turn = match job.facts.pinned {
+                true => None,
+                false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),
+            };
+            self.witness.content(self.heard, turn);
+        }
         reading.attempts.commit();
     }
 
-    fn on_done(&mut self) {
-        let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
-        let Reading { body, lease, mut attempts, .. } = *reading;
+    /// Takes apart the answer that has ended well.
+    fn answered(&mut self) -> Option<(Lease, Box<Attempts>, UpstreamBody)> {
+        let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Ended) else { return None };
+        let Reading { body, lease, attempts, .. } = *reading;
+        let signatures = &self.pipeline.report().signatures;
+        let new = signatures.get(self.made..).unwrap_or_default();
+        self.shared.made(new, lease.account().id(), self.witness.summary().kiro_model());
+        self.made = signatures.len();
+        Some((lease, attempts, body))
+    }
+
+    fn on_done(&mut self, lease: Lease, mut attempts: Box<Attempts>) {
         if !self.facts.streaming {
             self.folded = self.pipeline.message();
         }
-        let signatures = &self.pipeline.report().signatures;
-        self.shared.made(signatures, lease.account().id(), self.witness.summary().kiro_model());
         self.shared.report_success(lease, self.facts.record);
         self.conclude(RequestOutcome::Complete, Some(&mut attempts), None);
-        if !body.is_ended() {
-            self.phase = Phase::Draining(body);
+    }
+
+    /// The round's searches have ended: their results go out, and the message goes on or ends (TS31).
+    fn on_searched(&mut self) {
+        let Phase::Searching { lease, attempts } = std::mem::replace(&mut self.phase, Phase::Ended) else { return };
+        let Some(rounds) = &mut self.rounds else { return };
+        self.heard = now();
+        self.witness.heard(self.heard);
+        let (outcomes, may_go_on) = (rounds.take_outcomes(), rounds.may_go_on());
+        let step = self.pipeline.searched(&outcomes, may_go_on, &mut self.out);
+        if !self.out.is_empty() {
+            self.wrote = self.heard;
+        }
+        match step {
+            Step::NextRound => self.begin_round(lease, attempts),
+            _ => self.on_done(lease, attempts),
+        }
+    }
+
+    /// Sends the next request of the same message (TS33).
+    fn begin_round(&mut self, lease: Lease, mut attempts: Box<Attempts>) {
+        let account = lease.account().id().clone();
+        let next = match &mut self.rounds {
+            Some(rounds) => rounds.next(&self.pipeline.next_messages(), &account),
+            None => Err(Error::new(Code::Internal, "the message has one round")),
+        };
+        match next {
+            Ok(job) => {
+                self.set_input_estimate(job.tokens());
+                self.job = Some(job.clone());
+                attempts.begin_round(&account);
+                self.handle.opens();
+                self.phase = Phase::Opening(Box::pin(open(job, attempts, NextAttempt::NextRound { lease })));
+                self.arm(self.heard);
+            }
+            Err(error) => self.fail(error, Some(&mut attempts)),
         }
     }
 
@@ -454,6 +545,7 @@ impl MessageStream {
     fn take_trail(&mut self) -> Option<Box<Attempts>> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Reading(reading) => Some(reading.attempts),
+            Phase::Searching { attempts, .. } => Some(attempts),
             Phase::Opening(_) | Phase::Draining(_) | Phase::Ended => None,
         }
     }
@@ -545,7 +637,7 @@ impl MessageStream {
 
     fn conclude(&mut self, outcome: RequestOutcome, attempts: Option<&mut Attempts>, error: Option<Error>) {
         self.shared.streams.remove(self.handle_key);
-        self.job = None;
+        (self.job, self.rounds) = (None, None);
         let end = RequestEnd {
             outcome,
             error,

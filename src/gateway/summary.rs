@@ -70,6 +70,8 @@ pub struct Summary {
     pub usage: Option<Usage>,
     /// Credits that Kiro metered; none when the request failed, or when Kiro gave no figure (TU9).
     pub credits: Option<f64>,
+    /// Web searches that Kiro answered; none without any (K135).
+    pub searches: Option<u32>,
     /// The account of the last attempt.
     pub account_id: Option<String>,
     /// Accounts tried.
@@ -243,6 +245,7 @@ impl SummaryCell {
             input_tokens = input,
             output_tokens = output,
             credits = summary.credits,
+            searches = summary.searches,
             ttfe_ms = summary.first_event.map(|d| d.as_millis() as u64),
             duration_ms = summary.duration.as_millis() as u64,
             bytes = summary.bytes,
@@ -274,6 +277,7 @@ impl SummaryCell {
             line["input_tokens"] = json!(input);
             line["output_tokens"] = json!(output);
             line["credits"] = json!(summary.credits);
+            line["searches"] = json!(summary.searches);
             line["ttfe_ms"] = json!(summary.first_event.map(|d| d.as_millis() as u64));
             line["duration_ms"] = json!(summary.duration.as_millis() as u64);
             line["bytes"] = json!(summary.bytes);

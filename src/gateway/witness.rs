@@ -158,6 +158,7 @@ impl Witness {
             stop_reason: report.stop_reason.map(|reason| reason.as_str()),
             usage: complete.then_some(report.usage),
             credits: report.credits.filter(|_| complete),
+            searches: Some(report.searches).filter(|searches| *searches > 0),
             account_id: account.map(ToString::to_string),
             attempts: attempts.as_ref().map_or(0, |attempts| attempts.accounts),
             bytes: self.bytes + (events.len() + message.map_or(0, <[u8]>::len)) as u64,

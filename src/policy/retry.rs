@@ -338,6 +338,14 @@ impl Budget {
         self.ended.clear();
     }
 
+    /// The next upstream answer of the same message (TS34): its faults and calls are its own.
+    pub fn begin_round(&mut self) {
+        let accounts = self.progress.accounts;
+        *self = Self::new(self.progress.limits);
+        self.progress.limits.accounts = self.progress.limits.accounts.saturating_add(accounts);
+        self.progress.accounts = accounts;
+    }
+
     /// Accounts asked so far.
     pub fn accounts(&self) -> u32 {
         self.progress.accounts

@@ -81,6 +81,8 @@ pub struct Report {
     pub empty: bool,
     /// `usage` of the last meteringEvent: credits, never converted to tokens (TU9).
     pub credits: Option<f64>,
+    /// Searches that upstream answered (TU10).
+    pub searches: u32,
     /// The answer ended with the body alone, without counts, percentage and credits (TU9): it may be a cut.
     pub without_end: bool,
     /// Upstream's count and its percentage, when the answer had both (A187).
@@ -297,7 +299,8 @@ impl Pipeline {
             ghost: tally.ghost.clone(),
             empty: stop_reason.is_some_and(|reason| reason != StopReason::StopSequence)
                 && !self.response.is_committed(),
-            credits: tally.credits,
+            credits: self.response.credits(),
+            searches: self.response.searches(),
             without_end: self.response.is_without_end(),
             measured: self.response.measured(),
             signatures: tally.signatures.clone(),

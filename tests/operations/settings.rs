@@ -466,6 +466,17 @@ effects! {
             assert_eq!(place.gateway.count_tokens(alone.to_string().as_bytes()).is_ok(), declared, "{word}");
         }
     }
+    KIRO_WEB_SEARCH_MAX_ROUNDS: web_search_max_rounds => {
+        let place = Place::new(&[("KIRO_WEB_SEARCH_MAX_ROUNDS", "1")]).await;
+        let search = json!({ "tools": [{ "name": "web_search", "input": { "query": "x" } }] });
+        let request = json!({
+            "tools": [{ "type": "web_search_20250305", "name": "web_search" }],
+            "messages": [{ "role": "user", "content": format!("x [[sim {search}]]") }],
+        });
+        let answer = place.ask(with(request)).await.unwrap();
+        assert_eq!(answer["stop_reason"], "pause_turn", "{answer}");
+        assert_eq!(answer["content"][1]["type"], "web_search_tool_result", "{answer}");
+    }
     KIRO_WEB_SEARCH_TIMEOUT: web_search_timeout => {
         let place = Place::new(&[("KIRO_WEB_SEARCH_TIMEOUT", "70ms")]).await;
         assert_eq!(place.gateway.config().web_search_timeout, Duration::from_millis(70));

@@ -251,6 +251,8 @@ struct Rounds {
     first_index: u32,
     /// What the earlier ones used (TU10).
     earlier: Usage,
+    /// What the earlier ones cost (TU9).
+    credits: Option<f64>,
     /// The searches of the present one, in order.
     searches: Vec<SearchCall>,
     /// How many of them the driver has taken.
@@ -478,8 +480,10 @@ impl Response {
         match self.stop_reason_now() {
             StopReason::EndTurn if may_go_on => {
                 self.rounds.earlier = self.settled_usage();
+                self.rounds.credits = self.credits();
                 (self.rounds.first_index, self.rounds.taken) = (self.index, 0);
                 self.begin_answer();
+                self.tally.credits = None;
                 Step::NextRound
             }
             StopReason::EndTurn => self.stop(StopReason::PauseTurn, sink),
@@ -568,6 +572,17 @@ impl Response {
                 && self.half.is_none()
                 && matches!(self.state, State::Text | State::Think { .. } | State::Gap)
         })
+    }
+
+    /// The credits of all rounds, as far as upstream said them (TU9).
+    pub fn credits(&self) -> Option<f64> {
+        let of_all = [self.rounds.credits, self.tally.credits];
+        of_all.iter().any(Option::is_some).then(|| of_all.iter().flatten().sum())
+    }
+
+    /// Searches that upstream answered.
+    pub fn searches(&self) -> u32 {
+        self.rounds.answered
     }
 
     /// Upstream's total token count and its percentage, when the answer had both: together they give the window that
