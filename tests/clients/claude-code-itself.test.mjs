@@ -200,6 +200,29 @@ test('its model picker shows the models that the accounts have (C37)', async (t)
   )
 })
 
+test('WebSearch, found by ToolSearch: the model reads the results, Claude Code gets the links (A134, A167)', async (t) => {
+  const house = await serve(t)
+  await house.script(
+    { tools: [call('ToolSearch', 1, { query: 'select:WebSearch', max_results: 1 })] },
+    { tools: [call('WebSearch', 2, { query: 'grey herons' })] },
+    // Its own request for the search, with the server tool alone.
+    { text: 'I look.', tools: [call('web_search', 3, { query: 'grey herons' }, { pieces: 4 })] },
+    { text: 'They fish.' },
+    { text: 'Herons fish.' },
+  )
+  const claude = await session(t, house, ['--allowedTools', 'ToolSearch', 'WebSearch'])
+  assert.equal((await claude.turn('What do herons eat?')).result, 'Herons fish.')
+  assert.equal(await claude.end(), 0)
+  const [, loaded, , searched, told] = await house.upstream()
+  const declared = current(loaded).userInputMessageContext.tools.map(({ toolSpecification: { name } }) => name)
+  assert.ok(declared.includes('WebSearch') && !declared.includes('WebFetch'), declared.join())
+  assert.match(results(loaded)[0].content[0].text, /Tool loaded: WebSearch/)
+  assert.match(results(searched)[0].content[0].text, /What a simulated page 3 says about grey herons\./)
+  const shown = results(told)[0].content[0].text
+  for (const n of [1, 2, 3]) assert.ok(shown.includes(`https://site${n}.test/greyherons`), shown)
+  assert.match(shown, /They fish\./)
+})
+
 test('a tool of an MCP server, whose name is too long for upstream', async (t) => {
   const house = await serve(t)
   const args = [fileURLToPath(new URL('mcp-server.mjs', import.meta.url))]

@@ -18,6 +18,88 @@ const send = (house, mode, body, options) =>
     : house.client().messages.create(body, options)
 
 for (const mode of MODES) {
+  test(`a search within one message, and its results in the next turn (A134, A139), ${mode}`, async (t) => {
+    const house = await serve(t)
+    await house.script(
+      { text: 'I look.', tools: [search(1, 'grey herons')] },
+      { text: 'They fish.', pieces: 3 },
+      { text: 'Frogs too.' },
+    )
+    const body = ask('What do grey herons eat?', { tools: [SEARCH] })
+    const message = await send(house, mode, body)
+    const [before, use, found, after] = message.content
+    assert.deepEqual([before.text, after.text, message.stop_reason], ['I look.', 'They fish.', 'end_turn'])
+    assert.deepEqual([use.type, use.name, use.input], ['server_tool_use', 'web_search', { query: 'grey herons' }])
+    assert.equal(found.tool_use_id, use.id)
+    assert.deepEqual(
+      found.content.map(({ type, title, url, page_age: age }) => [type, title, url, age]),
+      [1, 2, 3].map((n) => [
+        'web_search_result',
+        `grey herons (${n})`,
+        `https://site${n}.test/greyherons`,
+        `October ${6 - n}, 2026`,
+      ]),
+    )
+    assert.equal(message.usage.server_tool_use.web_search_requests, 1)
+    const turns = [...body.messages, { role: 'assistant', content: message.content }]
+    await send(house, mode, { ...body, messages: [...turns, { role: 'user', content: 'Nothing else?' }] })
+    const [, second, third] = await house.upstream()
+    const [result] = current(second).userInputMessageContext.toolResults
+    assert.match(result.content[0].text, /What a simulated page 1 says about grey herons\./)
+    const replayed = third.conversationState.history.flatMap(
+      ({ userInputMessage: user }) => user?.userInputMessageContext?.toolResults ?? [],
+    )
+    assert.deepEqual(replayed, [result], 'the next turn says it in the same words')
+  })
+
+  test(`a search beside a tool that the runner runs (A137, A138), ${mode}`, async (t) => {
+    const house = await serve(t)
+    await house.script(
+      { tools: [search(1, 'herons'), { id: 'tooluse_1', name: 'add', input: { a: 1, b: 2 } }] },
+      { text: 'Three herons.' },
+    )
+    const runner = house
+      .client()
+      .beta.messages.toolRunner(ask('How many herons?', { tools: [SEARCH, adder()], stream: mode === 'stream' }))
+    const last = await runner.runUntilDone()
+    assert.equal(last.content[0].text, 'Three herons.')
+    const [, second] = await house.upstream()
+    const results = current(second).userInputMessageContext.toolResults
+    assert.deepEqual(
+      results.map(({ toolUseId }) => toolUseId),
+      ['tooluse_S1', 'tooluse_1'],
+    )
+    assert.match(results[0].content[0].text, /What a simulated page 1 says/)
+  })
+
+  test(`a search that pauses is taken up again by the runner (A144), ${mode}`, async (t) => {
+    const house = await serve(t, { env: { KIRO_WEB_SEARCH_MAX_ROUNDS: '2' } })
+    await house.script(
+      { tools: [search(1, 'herons')] },
+      { tools: [search(2, 'storks')] },
+      { text: 'Both are birds.' },
+    )
+    const reasons = []
+    const runner = house
+      .client()
+      .beta.messages.toolRunner(ask('What are they?', { tools: [SEARCH, adder()], stream: mode === 'stream' }))
+    for await (const step of runner) {
+      const message = mode === 'stream' ? await step.finalMessage() : step
+      reasons.push(message.stop_reason)
+    }
+    assert.deepEqual(reasons, ['pause_turn', 'end_turn'])
+    assert.equal((await runner.done()).content[0].text, 'Both are birds.')
+  })
+
+  test(`a search that fails is an error in its block, and the answer goes on (A150), ${mode}`, async (t) => {
+    const house = await serve(t)
+    await world(house, 'search-down')
+    await house.script({ tools: [search(1, 'herons')] }, { text: 'I could not look.' })
+    const { content, stop_reason: reason } = await send(house, mode, ask('Herons?', { tools: [SEARCH] }))
+    assert.equal(reason, 'end_turn')
+    assert.deepEqual(content[1].content, { type: 'web_search_tool_result_error', error_code: 'unavailable' })
+    assert.equal(content[2].text, 'I could not look.')
+  })
 
   test(`bash, the text editor and memory are run by the runner (A161), ${mode}`, async (t) => {
     const house = await serve(t)
@@ -50,6 +132,40 @@ for (const mode of MODES) {
     )
     assert.deepEqual(specifications[0], ['bash', ['command', 'restart']])
     assert.ok(specifications.every(([, properties]) => properties.includes('command')))
+  })
+
+  test(`context editing clears old results and says so (A171, A172, A176), ${mode}`, async (t) => {
+    const house = await serve(t)
+    const { messages } = client(house)
+    const edits = [
+      { type: 'clear_tool_uses_20250919', trigger: { type: 'tool_uses', value: 4 }, keep: { type: 'tool_uses', value: 2 } },
+    ]
+    const text = (n) => `result ${n} `.repeat(40)
+    const turns = [{ role: 'user', content: 'Begin.' }]
+    for (let n = 1; n <= 5; n++) {
+      turns.push(
+        { role: 'assistant', content: [{ type: 'tool_use', id: `toolu_${n}`, name: 'f', input: { n } }] },
+        { role: 'user', content: [{ type: 'tool_result', tool_use_id: `toolu_${n}`, content: text(n) }] },
+      )
+    }
+    const body = ask(turns, { tools: [tool('f')], context_management: { edits }, betas: ['context-management-2025-06-27'] })
+    await house.script({ text: 'Done.' }, { text: 'Done.' })
+    const edited = (more) =>
+      mode === 'stream' ? messages.stream({ ...body, ...more }).finalMessage() : messages.create({ ...body, ...more })
+    const [applied, ...others] = (await edited()).context_management.applied_edits
+    assert.deepEqual([applied.type, applied.cleared_tool_uses, others.length], ['clear_tool_uses_20250919', 3, 0])
+    assert.ok(applied.cleared_input_tokens > 0)
+    const few = [...turns.slice(0, 3), { role: 'assistant', content: 'So.' }, { role: 'user', content: 'Go on.' }]
+    assert.deepEqual((await edited({ messages: few })).context_management.applied_edits, [])
+    const [{ conversationState: state }] = await house.upstream()
+    const results = [...state.history, state.currentMessage].flatMap(({ userInputMessage: user }) =>
+      (user?.userInputMessageContext?.toolResults ?? []).map(({ content }) => content[0].text),
+    )
+    const cleared = '[cleared to save context]'
+    assert.deepEqual(results, [cleared, cleared, cleared, text(4), text(5)])
+    const { max_tokens: _, ...counted } = body
+    const counts = await messages.countTokens(counted)
+    assert.ok(counts.context_management.original_input_tokens > counts.input_tokens)
   })
 
   test(`a stop sequence and a limit of one token (M82, M83), ${mode}`, async (t) => {

@@ -159,6 +159,26 @@ test('an object follows its schema', async (t) => {
   assert.deepEqual(result.output, ada)
 })
 
+test('a search of the provider gives its sources, in mid-stream too (A134)', async (t) => {
+  const { house, model, provider } = await provide(t)
+  const answer = [{ tools: [{ id: 'tooluse_S1', name: 'web_search', input: { query: 'herons' } }] }, { text: 'They fish.' }]
+  await house.script(...answer, ...answer)
+  const tools = { web_search: provider.tools.webSearch_20250305({ maxUses: 2 }) }
+  const streamed = streamText({ model, tools, prompt: 'What do herons eat?' })
+  await streamed.consumeStream()
+  const whole = await generateText({ model, tools, prompt: 'What do they eat?' })
+  for (const { text, sources, finishReason } of [
+    { text: await streamed.text, sources: await streamed.sources, finishReason: await streamed.finishReason },
+    whole,
+  ]) {
+    assert.deepEqual([text, finishReason], ['They fish.', 'stop'])
+    assert.deepEqual(
+      sources.map(({ url }) => url),
+      [1, 2, 3].map((n) => `https://site${n}.test/herons`),
+    )
+  }
+})
+
 test('errors have their status and say whether a retry may help', async (t) => {
   for (const [account, status, retryable] of [
     ['sim-400', 400, false],
