@@ -4,6 +4,8 @@
 
 #[path = "docs/contract.rs"]
 mod contract;
+#[path = "docs/features.rs"]
+mod features;
 #[path = "support/files.rs"]
 mod files;
 #[path = "docs/prose.rs"]
