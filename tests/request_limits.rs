@@ -8,6 +8,7 @@ use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
+use kiro_messages::proto::translate::edits::edit as edit_messages;
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
 use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
 use kiro_messages::proto::translate::model::Models;
@@ -264,6 +265,39 @@ fn large_and_awkward_requests_take_linear_time_tr18_m18() {
     let current = &body["conversationState"]["currentMessage"]["userInputMessage"];
     assert_eq!(current["content"], "[tool result] r");
     assert_eq!(current["userInputMessageContext"]["tools"].as_array().unwrap().len(), 5_001);
+}
+
+/// Many deferred tools, references, names that are excluded, results, and edits.
+#[test]
+fn editing_and_loading_take_linear_time_tr55_tr59_m18() {
+    let many = 20_000;
+    let list = |item: &dyn Fn(usize) -> String| (0..many).map(item).collect::<Vec<_>>().join(",");
+    let tools = list(&|n| format!(r#"{{"name":"n{n}","defer_loading":true,"input_examples":[{{"q":{n}}}]}}"#));
+    let names = list(&|n| format!(r#""x{n}""#));
+    let edit = format!(
+        r#"{{"type":"clear_tool_uses_20250919","trigger":{{"type":"tool_uses","value":1}},"keep":{{"type":"tool_uses","value":1}},"exclude_tools":[{names}],"clear_tool_inputs":true}}"#
+    );
+    let edits = format!("{edit},{}", list(&|_| r#"{"type":"clear_thinking_20251015"}"#.to_owned()));
+    let uses = list(&|n| format!(r#"{{"type":"tool_use","id":"t{n}","name":"n{n}","input":{{"q":1}}}}"#));
+    let results = list(&|n| {
+        format!(
+            r#"{{"type":"tool_result","tool_use_id":"t{n}","content":[{{"type":"tool_reference","tool_name":"n{n}"}}]}}"#
+        )
+    });
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"tools":[{{"name":"f"}},{tools}],"context_management":{{"edits":[{edits}]}},
+            "messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":[{uses}]}},{{"role":"user","content":[{results}]}}]}}"#
+    );
+    let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+    edit_messages(&mut request);
+    let cleared = format!("\"cleared_tool_uses\":{}", many - 1);
+    assert!(request.applied_edits().unwrap().contains(&cleared), "{:?}", request.applied_edits());
+    let body = body_of(&request);
+    let current = &body["conversationState"]["currentMessage"]["userInputMessage"]["userInputMessageContext"];
+    assert_eq!(current["tools"].as_array().unwrap().len(), many + 1);
+    let results = current["toolResults"].as_array().unwrap();
+    assert_eq!(results[0]["content"][0]["text"], "[cleared to save context]");
+    assert_eq!(results[many - 1]["content"][0]["text"], format!("Tool loaded: n{}", many - 1));
 }
 
 /// Each of many system messages' blocks names one of many tools that only Anthropic could run.

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
+use kiro_messages::proto::translate::edits::edit;
 use kiro_messages::proto::translate::estimate::request_tokens;
 use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
 use kiro_messages::proto::translate::model::Models;
@@ -24,8 +25,9 @@ static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
 
 /// Any bytes as a body.
 pub fn run(data: &[u8]) {
-    let messages = Request::parse(data, Purpose::Messages);
-    let counted = Request::parse(data, Purpose::CountTokens);
+    let mut messages = Request::parse(data, Purpose::Messages);
+    let mut counted = Request::parse(data, Purpose::CountTokens);
+    [&mut messages, &mut counted].into_iter().flatten().for_each(edit);
     if messages.is_ok() {
         assert!(counted.is_ok(), "count_tokens asks for less");
     }

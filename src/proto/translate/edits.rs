@@ -84,8 +84,7 @@ fn clearing(request: &Request<'_>, clear: &ClearToolUses) -> Option<Clearing> {
     };
     let kept = usize::try_from(clear.keep).unwrap_or(usize::MAX);
     results.truncate(results.len().saturating_sub(kept));
-    let is_named = |names: &[String], name: &str| names.iter().any(|other| other == name);
-    results.retain(|(_, result)| uses.get(&*result.id).is_none_or(|(_, of)| !is_named(&clear.exclude, &of.name)));
+    results.retain(|(_, result)| uses.get(&*result.id).is_none_or(|(_, of)| !clear.exclude.contains(&*of.name)));
     if !is_reached || results.is_empty() {
         return None;
     }
@@ -103,7 +102,7 @@ fn clearing(request: &Request<'_>, clear: &ClearToolUses) -> Option<Clearing> {
         let is_meant = match &clear.inputs {
             Inputs::None => false,
             Inputs::All => true,
-            Inputs::Of(names) => is_named(names, &tool_use.name),
+            Inputs::Of(names) => names.contains(&*tool_use.name),
         };
         let Some(input) = tool_use.input.filter(|_| is_meant) else { continue };
         // A use without any input would be left out where one is required (TR16).

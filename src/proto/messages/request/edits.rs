@@ -1,5 +1,7 @@
 //! `context_management`: what the client wants to be cleared (TR55).
 
+use std::collections::HashSet;
+
 use super::read::{Path, Result, array, boolean, fields, integer_from, object, one_of, required, string};
 use crate::proto::json::tree::{Text, Value, ValueKind};
 
@@ -20,7 +22,7 @@ pub(crate) struct ClearToolUses {
     /// How many results at the end stay.
     pub keep: u64,
     /// Tools whose results stay.
-    pub exclude: Vec<String>,
+    pub exclude: HashSet<String>,
     pub inputs: Inputs,
     /// Fewer tokens than this aren't worth it.
     pub at_least: u64,
@@ -38,12 +40,14 @@ pub(crate) enum Trigger {
 pub(crate) enum Inputs {
     None,
     All,
-    Of(Vec<String>),
+    Of(HashSet<String>),
 }
 
 /// The types of the edits.
 pub(crate) const CLEAR_TOOL_USES: &str = "clear_tool_uses_20250919";
 pub(crate) const CLEAR_THINKING: &str = "clear_thinking_20251015";
+/// Each edit goes through all messages; more of them have no effect.
+const MOST_EDITS: usize = 16;
 const DEFAULT_TRIGGER: u64 = 100_000;
 const DEFAULT_RESULTS: u64 = 3;
 const DEFAULT_TURNS: u64 = 1;
@@ -59,6 +63,7 @@ pub(super) fn read_edits(management: Value<'_, '_>, at: Path<'_>) -> Result<Vec<
         let [kind] = fields(object(edit, at)?, ["type"]);
         let kind_at = at.field("type");
         match &*string(required(kind, kind_at)?, kind_at)?.into_decoded() {
+            _ if read.len() == MOST_EDITS => at.ignored(),
             CLEAR_TOOL_USES => read.push(Edit::ToolUses(clear_tool_uses(edit, at)?)),
             CLEAR_THINKING => read.extend(clear_thinking(edit, at)?),
             _ => at.ignored(),
@@ -85,7 +90,7 @@ fn clear_tool_uses(edit: Value<'_, '_>, at: Path<'_>) -> Result<ClearToolUses> {
     Ok(ClearToolUses {
         trigger,
         keep: value(keep, "tool_uses", "keep", DEFAULT_RESULTS)?,
-        exclude: exclude.map_or(Ok(Vec::new()), |exclude| names(exclude, at.field("exclude_tools")))?,
+        exclude: exclude.map_or(Ok(HashSet::new()), |exclude| names(exclude, at.field("exclude_tools")))?,
         inputs: match inputs {
             None => Inputs::None,
             Some(list) if list.kind() == ValueKind::Array => Inputs::Of(names(list, inputs_at)?),
@@ -118,7 +123,7 @@ fn amount<const N: usize>(given: Value<'_, '_>, kinds: [&'static str; N], at: Pa
     Ok((kind, integer_from(0, required(value, value_at)?, value_at)?))
 }
 
-fn names(list: Value<'_, '_>, at: Path<'_>) -> Result<Vec<String>> {
+fn names(list: Value<'_, '_>, at: Path<'_>) -> Result<HashSet<String>> {
     let name = |(index, name)| string(name, at.index(index)).map(Text::into_decoded).map(Into::into);
     array(list, at)?.elements().enumerate().map(name).collect()
 }

@@ -25,16 +25,7 @@ pub(super) type Result<T> = std::result::Result<T, RequestError>;
 /// The whole body: JSON, then the top level (M20–M32), then the insides of `messages` (M35–M47) and of `tools`
 /// (M48–M50), and last what `tool_choice` says about the tools.
 pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
-    let json = JsonTree::parse(body).map_err(|error| {
-        Path::top("body").error(match error {
-            JsonError::Syntax { line, column } => format!("not valid JSON (line {line}, column {column})"),
-            JsonError::TooDeep => "nested too deeply".to_owned(),
-            JsonError::TooLong => "too long".to_owned(),
-        })
-    })?;
-    if json.root().kind() != ValueKind::Object {
-        return Err(Path::top("body").error("must be a JSON object"));
-    }
+    let json = json_object(body)?;
     // Before everything else: the rest of such a request is only a piece of a conversation (M68). Counting is harmless.
     if let ([Some(_)], Purpose::Messages) = (fields(json.root(), ["thread"]), purpose) {
         let error = Path::top("thread").error("conversations are not held here, send all messages without it");
@@ -111,6 +102,18 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         ignored: ignored.take(),
         json,
     })
+}
+
+fn json_object(body: &[u8]) -> Result<JsonTree<'_>> {
+    let at = Path::top("body");
+    let json = JsonTree::parse(body).map_err(|error| {
+        at.error(match error {
+            JsonError::Syntax { line, column } => format!("not valid JSON (line {line}, column {column})"),
+            JsonError::TooDeep => "nested too deeply".to_owned(),
+            JsonError::TooLong => "too long".to_owned(),
+        })
+    })?;
+    if json.root().kind() == ValueKind::Object { Ok(json) } else { Err(at.error("must be a JSON object")) }
 }
 
 /// The tools that the next reply may use: as system messages changed them (M69), without deferred ones that nothing
