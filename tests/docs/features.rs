@@ -256,6 +256,7 @@ fn others() -> Vec<Row> {
         ("speed", json!("fast")),
         ("inference_geo", json!("eu")),
         ("fallbacks", json!([{}])),
+        ("compaction", json!({ "type": "summarize" })),
     ] {
         rows.push(row(&format!("`{member}`"), "M75", json!({ member: value }), json!({}), ""));
     }

@@ -100,6 +100,17 @@ pub enum Replay<'a> {
     Those(&'a dyn Fn(&str, u64) -> bool),
 }
 
+impl Replay<'_> {
+    /// Whether the thought of this signature goes to this model.
+    fn may(&self, kiro_id: &str, signature: u64) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Those(those) => those(kiro_id, signature),
+        }
+    }
+}
+
 impl fmt::Debug for Replay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -179,12 +190,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     let sent_schema_keywords = !ctx.leave_out.schema_keywords && tools.iter().any(|tool| !is_bare(&tool.schema));
     let system = system_text(request, leading, &asked, &model);
 
-    let may = |signature: u64| match ctx.replay {
-        _ if ctx.leave_out.reasoning => false,
-        Replay::Nothing => false,
-        Replay::Everything => true,
-        Replay::Those(those) => those(&model.kiro_id, signature),
-    };
+    let may = |signature: u64| !ctx.leave_out.reasoning && ctx.replay.may(&model.kiro_id, signature);
     let mut past_thinking = PastThinking {
         is_on: asked.thinks(),
         tags: model.thinking.by_prefix(),
@@ -227,11 +233,8 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     conversation.current.documents = documents.into_sent();
     add_sentences(&mut conversation, request, goes_on);
     let system_message = place_system(&mut conversation, system, ctx.system_text);
-    let row_limit = model
-        .cache
-        .as_ref()
-        .map_or(MAX_CACHE_POINTS, |cache| usize::try_from(cache.points).unwrap_or(MAX_CACHE_POINTS));
-    let cache_limit = ctx.cache_limit.min(row_limit);
+    let row_limit = model.cache.as_ref().and_then(|cache| usize::try_from(cache.points).ok());
+    let cache_limit = ctx.cache_limit.min(row_limit.unwrap_or(MAX_CACHE_POINTS));
     let sent_cache_points = set_cache_points(&mut conversation, ctx.cache_points, cache_limit, system_message);
 
     // What we add is about as long as the client's own member names, and 100 bytes a history message.

@@ -548,9 +548,8 @@ fn read_block<'a>(block: Value<'_, 'a>, holder: Holder, at: Path<'_>) -> Result<
         }
         "server_tool_use" | "web_search_tool_result" if holder == assistant => read_search_block(block),
         "tool_reference" if holder == Holder::ToolResult => {
-            let [name] = fields(block, ["tool_name"]);
-            let at = at.field("tool_name");
-            Content::ToolReference(not_empty_string(required(name, at)?, at)?)
+            let name = block.member("tool_name").and_then(Value::text).filter(|name| !name.is_empty());
+            name.map_or(Content::Foreign, |name| Content::ToolReference(name.into_decoded()))
         }
         "tool_search_tool_result" => Content::ToolsFound(tools_found(block)),
         "compaction" if holder == assistant => {
