@@ -154,7 +154,7 @@ export class StreamChecker {
     if (this.#searches.shift() !== id) this.#wrong(`results of ${id}, which is not the next search (TS31)`)
     if (!Array.isArray(content)) {
       if (content?.type !== 'web_search_tool_result_error' || !content.error_code)
-        this.#wrong(`results are ${JSON.stringify(content)} (M71)`)
+        this.#wrong(`results are ${JSON.stringify(content)} (TS32)`)
       return
     }
     for (const result of content) {

@@ -151,7 +151,7 @@ const BAD = {
     FINISH,
     STOP,
   ],
-  'M71 results that are neither a list nor an error': [
+  'TS32 results that are neither a list nor an error': [
     START,
     ...searched(0, 1),
     ...found(1, 1, { error_code: 'unavailable' }),

@@ -66,7 +66,7 @@ def test_a_search_within_one_message_and_its_results_in_the_next_turn_a134_a139(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_search_beside_a_tool_that_the_runner_runs_a137_a138(serve, stream):
+def test_a_search_beside_a_tool_that_the_runner_runs_a138(serve, stream):
     house = serve()
     house.script(
         {"tools": [search(1, "herons"), {"id": "tooluse_1", "name": "add", "input": {"a": 1, "b": 2}}]},

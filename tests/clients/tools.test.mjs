@@ -52,7 +52,7 @@ for (const mode of MODES) {
     assert.deepEqual(replayed, [result], 'the next turn says it in the same words')
   })
 
-  test(`a search beside a tool that the runner runs (A137, A138), ${mode}`, async (t) => {
+  test(`a search beside a tool that the runner runs (A138), ${mode}`, async (t) => {
     const house = await serve(t)
     await house.script(
       { tools: [search(1, 'herons'), { id: 'tooluse_1', name: 'add', input: { a: 1, b: 2 } }] },
@@ -91,7 +91,7 @@ for (const mode of MODES) {
     assert.equal((await runner.done()).content[0].text, 'Both are birds.')
   })
 
-  test(`a search that fails is an error in its block, and the answer goes on (A150), ${mode}`, async (t) => {
+  test(`a search that fails is an error in its block, and the answer goes on (K135), ${mode}`, async (t) => {
     const house = await serve(t)
     await world(house, 'search-down')
     await house.script({ tools: [search(1, 'herons')] }, { text: 'I could not look.' })
