@@ -186,6 +186,22 @@ def test_structured_output_is_parsed(chat, method):
         assert content.endswith('\n\nYou must call the tool "Person" in your next reply.')
 
 
+@pytest.mark.parametrize("mode", ["invoke", "stream"])
+def test_a_search_and_its_results_come_back_in_the_next_turn_a134_a139(chat, mode):
+    query = {"tools": [{"id": "tooluse_S1", "name": "web_search", "input": {"query": "herons"}}]}
+    house, model = chat(query, {"text": "They fish.", "pieces": 3}, {"text": "Frogs too."})
+    searching = model.bind_tools([{"type": "web_search_20250305", "name": "web_search", "max_uses": 2}])
+    asked = [HumanMessage("What do herons eat?")]
+    found = searching.invoke(asked) if mode == "invoke" else gathered(searching.stream(asked))
+    kinds = [block["type"] for block in found.content]
+    assert kinds == ["server_tool_use", "web_search_tool_result", "text"]
+    assert [result["url"] for result in found.content[1]["content"]] == [f"https://site{n}.test/herons" for n in (1, 2, 3)]
+    searching.invoke([*asked, found, HumanMessage("Nothing else?")])
+    history = house.requests()[2]["conversationState"]["history"]
+    (result,) = history[2]["userInputMessage"]["userInputMessageContext"]["toolResults"]
+    assert "What a simulated page 1 says about herons." in result["content"][0]["text"]
+
+
 def test_tokens_are_counted(chat):
     house, model = chat()
     counted = model.get_num_tokens_from_messages([SystemMessage("Count."), HumanMessage("How many?")], tools=[weather])
