@@ -22,6 +22,8 @@ use crate::proto::translate::search::query_of_input;
 
 /// Searches of one message at a time (K136).
 const MOST_AT_ONCE: usize = 4;
+/// Searches of one message; each further one counts as over `max_uses` (TS35).
+const MOST_SEARCHES: u64 = 100;
 
 type Search = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
@@ -74,7 +76,9 @@ impl Rounds {
         self.uses += 1;
         let failed = |code| -> Search { Box::pin(std::future::ready(Err(code))) };
         self.waiting.push_back(match query_of_input(&call.input) {
-            _ if tool.max_uses.is_some_and(|most| self.uses > most) => failed(SearchCode::MaxUsesExceeded),
+            _ if self.uses > tool.max_uses.unwrap_or(MOST_SEARCHES).min(MOST_SEARCHES) => {
+                failed(SearchCode::MaxUsesExceeded)
+            }
             None => failed(SearchCode::InvalidToolInput),
             Some(query) => {
                 let (shared, tool, account) = (self.job.shared.clone(), tool.clone(), account.clone());

@@ -158,7 +158,7 @@ pub struct Response {
     finished: Finished,
     /// The index of the open block, else of the next one (TS4).
     index: u32,
-    rounds: Rounds,
+    rounds: RoundsSoFar,
     /// Tool blocks that the client runs.
     tool_blocks: u64,
     reported: Reported,
@@ -246,7 +246,7 @@ struct OpenTool {
 
 /// The upstream answers of one message (TS31). Everything else in a [`Response`] is about the present one.
 #[derive(Debug, Default)]
-struct Rounds {
+struct RoundsSoFar {
     /// Of the first block of the present one.
     first_index: u32,
     /// What the earlier ones used (TU10).
@@ -304,7 +304,7 @@ impl Response {
             finished: Finished::default(),
             rest: None,
             index: 0,
-            rounds: Rounds::default(),
+            rounds: RoundsSoFar::default(),
             tool_blocks: 0,
             reported: Reported::default(),
             heard: false,
