@@ -1,5 +1,6 @@
 //! Makes pictures smaller that upstream may refuse (TR67): the only place where a picture is decoded.
 
+use std::collections::HashSet;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits, Rgb, RgbImage};
+use tokio_util::sync::CancellationToken;
 
 use super::job::RequestJob;
 use crate::proto::messages::request::Request;
@@ -20,6 +22,8 @@ const MOST_CHARS: usize = 400_000;
 /// Pixels of one picture that is decoded, and of all of a request: 4 bytes each at most.
 const MOST_PIXELS: u64 = 50_000_000;
 const MOST_PIXELS_OF_ALL: u64 = 200_000_000;
+/// What a picture counts at least in that sum: many small ones are work too.
+const LEAST_PIXELS: u64 = 1_000_000;
 /// Bytes that one decoder may take.
 const MOST_MEMORY: u64 = 256 * 1024 * 1024;
 /// JPEG qualities, the next where the picture is still large.
@@ -27,8 +31,8 @@ const QUALITIES: [u8; 4] = [85, 70, 50, 30];
 /// Requests of the process that decode at a time.
 pub(super) const AT_A_TIME: usize = 2;
 
-/// The large pictures that go out with the request, measured and fitted on a blocking thread. When the request ends
-/// before, the thread finishes its picture and keeps its place meanwhile.
+/// The large pictures that go out with the request, measured and fitted on a blocking thread. When the future is dropped,
+/// the thread finishes its picture, keeps its place meanwhile, and begins no other.
 pub(super) async fn large_pictures(job: &Arc<RequestJob>) -> Pictures {
     let sent = job.written.images.clone();
     if sent.is_empty() {
@@ -36,9 +40,12 @@ pub(super) async fn large_pictures(job: &Arc<RequestJob>) -> Pictures {
     }
     let Ok(place) = job.shared.picture_places.clone().acquire_owned().await else { return Pictures::default() };
     let (shared, body, system) = (job.shared.clone(), job.client_body.clone(), job.system.clone());
+    let dropped = CancellationToken::new();
+    let _guard = dropped.clone().drop_guard();
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;
-        shared.read_request(&body, system.as_ref()).map(|request| measured(&request, &sent)).unwrap_or_default()
+        let request = shared.read_request(&body, system.as_ref());
+        request.map(|request| measured(&request, &sent, || dropped.is_cancelled())).unwrap_or_default()
     });
     work.await.unwrap_or_else(|error| {
         // A decoder that panics costs the pictures, not the request.
@@ -47,14 +54,15 @@ pub(super) async fn large_pictures(job: &Arc<RequestJob>) -> Pictures {
     })
 }
 
-fn measured(request: &Request<'_>, sent: &[String]) -> Pictures {
+fn measured(request: &Request<'_>, sent: &[String], ended: impl Fn() -> bool) -> Pictures {
     let mut left = MOST_PIXELS_OF_ALL;
+    let sent: HashSet<_> = sent.iter().collect();
     let images = request.images().into_iter().filter(|image| sent.contains(&image.path));
-    let large = images.filter_map(|image| {
+    let large = images.take_while(|_| !ended()).filter_map(|image| {
         let data = image.data.decode();
         let (width, height, fitted) = fit(&data, &mut left)?;
-        let (path, is_newest) = (image.path.clone(), image.is_newest);
-        Some(LargePicture { path, is_newest, width, height, chars: data.len(), fitted })
+        let is_newest = image.is_newest;
+        Some((image.path.clone(), LargePicture { is_newest, width, height, chars: data.len(), fitted }))
     });
     Pictures(large.collect())
 }
@@ -75,10 +83,11 @@ fn fit(data: &str, left: &mut u64) -> Option<(u32, u32, Option<String>)> {
         return None;
     }
     let pixels = u64::from(width) * u64::from(height);
-    if pixels > MOST_PIXELS || pixels > *left {
+    let cost = pixels.max(LEAST_PIXELS);
+    if pixels > MOST_PIXELS || cost > *left {
         return Some((width, height, None));
     }
-    *left -= pixels;
+    *left -= cost;
     // A JPEG has no place for it once the picture is written anew.
     let orientation = decoder.orientation().ok();
     let fitted = DynamicImage::from_decoder(decoder).ok().and_then(|mut picture| {
@@ -123,10 +132,13 @@ fn jpeg(picture: &RgbImage) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use image::codecs::gif::GifEncoder;
     use image::{Frame, ImageFormat, Rgba, RgbaImage};
 
     use super::*;
+    use crate::proto::messages::request::Purpose;
 
     fn encoded(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -204,9 +216,22 @@ mod tests {
         assert_eq!(fitted(&bomb), Some((20_000, 20_000, None)));
         // Of many the first ones, until the sum is reached.
         let large = STANDARD.encode(encoded(halves(1_600, 10), ImageFormat::Png));
-        let mut left = 20_000;
+        let mut left = LEAST_PIXELS + 4_000;
         assert!(fit(&large, &mut left).unwrap().2.is_some());
         assert_eq!((fit(&large, &mut left), left), (Some((1_600, 10, None)), 4_000));
+        // A request that has ended begins no other picture.
+        let body = format!(
+            r#"{{"model":"m","max_tokens":1,"messages":[{{"role":"user","content":[{0},{0}]}}]}}"#,
+            format_args!(
+                r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{large}"}}}}"#
+            )
+        );
+        let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
+        let sent: Vec<_> = [0, 1].map(|n| format!("messages.0.content.{n}.source.data")).into();
+        let looked = Cell::new(0);
+        let ended = || looked.replace(looked.get() + 1) == 1;
+        assert_eq!(measured(&request, &sent, ended).0.into_keys().collect::<Vec<_>>(), sent[..1]);
+        assert_eq!(measured(&request, &sent, || false).0.len(), 2);
         // Cut off in the middle of its pixels: decoders may take what is there, and never panic.
         let whole = encoded(halves(1_600, 50), ImageFormat::Jpeg);
         for end in [2, 20, 200, 700, whole.len() - 2] {

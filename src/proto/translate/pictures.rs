@@ -1,17 +1,18 @@
 //! Pictures that upstream may refuse for their size (TR67). Measuring and fitting them is the gateway's.
 
+use std::collections::BTreeMap;
+
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{Image, RequestError};
 
-/// The pictures of a request that are large, in the order of the conversation; all others go out as they are.
+/// The pictures of a request that are large, each by the place of its data in the client's request
+/// (`messages.0.content.1.source.data`); all others go out as they are.
 #[derive(Debug, Default)]
-pub struct Pictures(pub Vec<LargePicture>);
+pub struct Pictures(pub BTreeMap<String, LargePicture>);
 
 /// A large picture.
 #[derive(Debug)]
 pub struct LargePicture {
-    /// Where its data stands in the client's request: `messages.0.content.1.source.data`.
-    pub path: String,
     /// It stands in the newest user message.
     pub is_newest: bool,
     /// Pixels.
@@ -56,7 +57,7 @@ pub(crate) enum Fate<'p> {
 
 impl Pictures {
     pub(crate) fn fate(&self, image: &Image<'_>, form: PictureForm) -> Fate<'_> {
-        match self.0.iter().find(|large| large.path == image.path) {
+        match self.0.get(&image.path) {
             Some(large) => large.fate(form),
             None => Fate::AsItIs,
         }
@@ -64,31 +65,31 @@ impl Pictures {
 
     /// Whether the request has another text in this form.
     pub fn differs(&self, form: PictureForm) -> bool {
-        self.0.iter().any(|large| !matches!(large.fate(form), Fate::AsItIs))
+        self.0.values().any(|large| !matches!(large.fate(form), Fate::AsItIs))
     }
 
     /// Whether a form behind this one changes something.
     pub fn has_more(&self, form: PictureForm) -> bool {
         match form {
             PictureForm::AsTheyAre => self.differs(PictureForm::Fitted),
-            PictureForm::Fitted => self.0.iter().any(|large| !large.is_newest && large.fitted.is_some()),
+            PictureForm::Fitted => self.0.values().any(|large| !large.is_newest && large.fitted.is_some()),
             PictureForm::HistoryLeftOut => false,
         }
     }
 
     /// What the client should hear of the changes of this form (M80).
     pub fn changes(&self, form: PictureForm) -> impl Iterator<Item = String> {
-        self.0.iter().filter_map(move |large| match large.fate(form) {
+        self.0.iter().filter_map(move |(path, large)| match large.fate(form) {
             Fate::AsItIs => None,
-            Fate::Fitted(_) => Some(format!("{}:fitted", large.path)),
-            Fate::Omitted => Some(format!("{}:omitted", large.path)),
+            Fate::Fitted(_) => Some(format!("{path}:fitted")),
+            Fate::Omitted => Some(format!("{path}:omitted")),
         })
     }
 
     /// The error when upstream refuses a picture in every form: of the largest one in the newest user message.
     pub fn refusal(&self) -> Option<RequestError> {
-        let newest = self.0.iter().filter(|large| large.is_newest);
-        let LargePicture { path, width, height, chars, fitted, .. } = newest.max_by_key(|large| large.chars)?;
+        let newest = self.0.iter().filter(|(_, large)| large.is_newest);
+        let (path, LargePicture { width, height, chars, fitted, .. }) = newest.max_by_key(|(_, large)| large.chars)?;
         let also = if fitted.is_some() { "upstream refuses it, smaller too" } else { "upstream refuses it" };
         Some(RequestError {
             kind: ErrorType::InvalidRequest,

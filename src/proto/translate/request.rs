@@ -19,7 +19,9 @@ use super::pictures::{PictureForm, Pictures};
 use super::schema::{bare, is_bare};
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
-use crate::proto::kiro::request::{AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, UserMessage};
+use crate::proto::kiro::request::{
+    AssistantMessage, Content, Conversation, HistoryMessage, KiroBody, Tool as KiroTool, UserMessage,
+};
 use crate::proto::messages::error::ErrorType;
 use crate::proto::messages::request::{
     Content as BlockContent, Display, Ignored, Message, Request, RequestError, Role, SearchTool, ToolChoice,
@@ -184,10 +186,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         && matches!(turns.last(), Some(Turn::User(_)));
     let used = names_in_use(&turns);
     let (mut tools, tool_names) = declared.for_request(&request.tool_choice, &used);
-    if ctx.leave_out.schema_keywords {
-        tools.iter_mut().for_each(|tool| tool.schema = bare(&tool.schema).into());
-    }
-    let sent_schema_keywords = !ctx.leave_out.schema_keywords && tools.iter().any(|tool| !is_bare(&tool.schema));
+    let sent_schema_keywords = keep_keywords(&mut tools, !ctx.leave_out.schema_keywords);
     let system = system_text(request, leading, &asked, &model);
 
     let may = |signature: u64| !ctx.leave_out.reasoning && ctx.replay.may(&model.kiro_id, signature);
@@ -255,6 +254,15 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
         dropped_server_tools: request.server_tools.iter().map(|kind| kind.to_string()).collect(),
         ignored: request.ignored.clone(),
     })
+}
+
+/// Leaves out the keywords of schemas that not every upstream knows, unless they are kept (TR64). Returns whether there
+/// are some.
+fn keep_keywords(tools: &mut [KiroTool<'_>], kept: bool) -> bool {
+    if !kept {
+        tools.iter_mut().for_each(|tool| tool.schema = bare(&tool.schema).into());
+    }
+    kept && tools.iter().any(|tool| !is_bare(&tool.schema))
 }
 
 /// The row of the model table that a request asks for.
