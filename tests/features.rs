@@ -1,6 +1,6 @@
 //! Features of a request beyond text and client tools, each sent through the real server to the simulated Kiro.
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]

@@ -229,15 +229,7 @@ impl Gateway {
         let translated = shared
             .translate(&request, &ids, meant.as_ref(), Variation::default(), None, false)
             .map_err(|error| refuse(error, None))?;
-        if !translated.dropped_server_tools.is_empty() {
-            tracing::warn!(
-                tools = summary::loggable_kinds(&translated.dropped_server_tools),
-                "tools that can't be served through Kiro were dropped (M73)"
-            );
-        }
-        if let Some(ignored) = translated.ignored.header() {
-            tracing::debug!(request_id, ignored, "accepted without effect (M80)");
-        }
+        tell_unserved(&request_id, &translated);
         shared.tell_passing(&translated.model);
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
@@ -365,6 +357,17 @@ impl Shared {
             translated.asked.max_tokens = None;
         }
         Ok(translated)
+    }
+}
+
+/// Logs what of a request isn't served.
+fn tell_unserved(request_id: &str, translated: &Translated) {
+    if !translated.dropped_server_tools.is_empty() {
+        let tools = summary::loggable_kinds(&translated.dropped_server_tools);
+        tracing::warn!(tools, "tools that can't be served through Kiro were dropped (M73)");
+    }
+    if let Some(ignored) = translated.ignored.header() {
+        tracing::debug!(request_id, ignored, "accepted without effect (M80)");
     }
 }
 
