@@ -1,6 +1,5 @@
 //! Makes pictures smaller that upstream may refuse (TR67): the only place where a picture is decoded.
 
-use std::collections::HashSet;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::RequestJob;
 use crate::proto::messages::request::Request;
-use crate::proto::translate::pictures::{LargePicture, Pictures};
+use crate::proto::translate::pictures::{Measured, Pictures};
 
 /// Longest side of a picture that isn't large, in pixels.
 const LONGEST_SIDE: u32 = 1_568;
@@ -56,20 +55,12 @@ pub(super) async fn large_pictures(job: &Arc<RequestJob>) -> Pictures {
 
 fn measured(request: &Request<'_>, sent: &[String], ended: impl Fn() -> bool) -> Pictures {
     let mut left = MOST_PIXELS_OF_ALL;
-    let sent: HashSet<_> = sent.iter().collect();
-    let images = request.images().into_iter().filter(|image| sent.contains(&image.path));
-    let large = images.take_while(|_| !ended()).filter_map(|image| {
-        let data = image.data.decode();
-        let (width, height, fitted) = fit(&data, &mut left)?;
-        let is_newest = image.is_newest;
-        Some((image.path.clone(), LargePicture { is_newest, width, height, chars: data.len(), fitted }))
-    });
-    Pictures(large.collect())
+    Pictures::of(request, sent, ended, |data| fit(data, &mut left))
 }
 
 /// Width, height, and a smaller JPEG where one can be made; none for a picture that isn't large. A broken one with few
 /// characters counts as not large: upstream judges.
-fn fit(data: &str, left: &mut u64) -> Option<(u32, u32, Option<String>)> {
+fn fit(data: &str, left: &mut u64) -> Option<Measured> {
     let large_text = data.len() > MOST_CHARS;
     let unreadable = || large_text.then_some((0, 0, None));
     let Ok(bytes) = STANDARD.decode(data) else { return unreadable() };
@@ -146,11 +137,11 @@ mod tests {
         bytes.into_inner()
     }
 
-    fn fitted(bytes: &[u8]) -> Option<(u32, u32, Option<String>)> {
+    fn fitted(bytes: &[u8]) -> Option<Measured> {
         fit(&STANDARD.encode(bytes), &mut { MOST_PIXELS_OF_ALL })
     }
 
-    fn seen(fitted: Option<(u32, u32, Option<String>)>) -> RgbImage {
+    fn seen(fitted: Option<Measured>) -> RgbImage {
         let bytes = STANDARD.decode(fitted.unwrap().2.unwrap()).unwrap();
         assert_eq!(image::guess_format(&bytes).unwrap(), ImageFormat::Jpeg);
         image::load_from_memory(&bytes).unwrap().into_rgb8()

@@ -1,9 +1,9 @@
 //! Pictures that upstream may refuse for their size (TR67). Measuring and fitting them is the gateway's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::proto::messages::error::ErrorType;
-use crate::proto::messages::request::{Image, RequestError};
+use crate::proto::messages::request::{Image, Request, RequestError};
 
 /// The pictures of a request that are large, each by the place of its data in the client's request
 /// (`messages.0.content.1.source.data`); all others go out as they are.
@@ -24,6 +24,9 @@ pub struct LargePicture {
     /// A smaller JPEG in base64; none where it can't be made.
     pub fitted: Option<String>,
 }
+
+/// Width and height of a large picture, and the smaller JPEG.
+pub type Measured = (u32, u32, Option<String>);
 
 /// How large pictures go out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +59,24 @@ pub(crate) enum Fate<'p> {
 }
 
 impl Pictures {
+    /// Of the images that were `sent`, those that `fit` takes for large by their base64. None is begun once `ended`.
+    pub fn of(
+        request: &Request<'_>,
+        sent: &[String],
+        ended: impl Fn() -> bool,
+        mut fit: impl FnMut(&str) -> Option<Measured>,
+    ) -> Self {
+        let sent: HashSet<_> = sent.iter().collect();
+        let images = request.images().into_iter().filter(|image| sent.contains(&image.path));
+        let large = images.take_while(|_| !ended()).filter_map(|image| {
+            let data = image.data.decode();
+            let (width, height, fitted) = fit(&data)?;
+            let is_newest = image.is_newest;
+            Some((image.path.clone(), LargePicture { is_newest, width, height, chars: data.len(), fitted }))
+        });
+        Self(large.collect())
+    }
+
     pub(crate) fn fate(&self, image: &Image<'_>, form: PictureForm) -> Fate<'_> {
         match self.0.get(&image.path) {
             Some(large) => large.fate(form),
