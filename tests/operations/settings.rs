@@ -44,6 +44,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "the_brake_is_seen_in_the_first_snapshot_and_can_be_switched_off_k92",
     ),
     ("KIRO_IMAGE_FIT", "tests/pictures.rs", "fitting_can_be_always_and_off_tr67"),
+    (
+        "KIRO_WEB_SEARCH_TIMEOUT",
+        "tests/web_search.rs",
+        "a_search_that_fails_is_a_block_and_harms_nobody_a150_a156_k135_k136_m71",
+    ),
     ("KIRO_REUSE_PORT", "tests/serving/life.rs", "two_servers_share_a_port"),
 ];
 
@@ -476,10 +481,6 @@ effects! {
         let answer = place.ask(with(request)).await.unwrap();
         assert_eq!(answer["stop_reason"], "pause_turn", "{answer}");
         assert_eq!(answer["content"][1]["type"], "web_search_tool_result", "{answer}");
-    }
-    KIRO_WEB_SEARCH_TIMEOUT: web_search_timeout => {
-        let place = Place::new(&[("KIRO_WEB_SEARCH_TIMEOUT", "70ms")]).await;
-        assert_eq!(place.gateway.config().web_search_timeout, Duration::from_millis(70));
     }
     KIRO_MODEL_DISCOVERY: model_discovery => {
         // What no account has isn't listed, once that is known.
