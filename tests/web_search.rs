@@ -1,7 +1,7 @@
 //! Messages with Anthropic's web search, from the client to the simulated Kiro and back: rounds, the search's own calls,
 //! its faults.
 #![cfg(feature = "server")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
