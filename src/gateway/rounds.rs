@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 
@@ -31,6 +32,8 @@ type Search = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub(super) struct Rounds {
     /// The request of the present round.
     job: Arc<RequestJob>,
+    /// The client's own bytes: each round's messages hold all that was answered so far.
+    client_body: Bytes,
     tool: Option<Arc<SearchTool>>,
     /// Rounds begun.
     number: u32,
@@ -45,6 +48,7 @@ pub(super) struct Rounds {
 impl Rounds {
     pub(super) fn new(job: Arc<RequestJob>, tool: Option<Arc<SearchTool>>) -> Self {
         Self {
+            client_body: job.client_body.clone(),
             job,
             tool,
             number: 1,
@@ -113,15 +117,15 @@ impl Rounds {
     /// answered so far.
     pub(super) fn next(&mut self, messages: &[u8], account: &AccountId) -> Result<Arc<RequestJob>, Error> {
         self.number += 1;
-        self.job = Arc::new(self.job.with_messages(messages, account)?);
+        self.job = Arc::new(self.job.with_messages(&self.client_body, messages, account)?);
         Ok(self.job.clone())
     }
 }
 
 impl RequestJob {
-    fn with_messages(&self, messages: &[u8], account: &AccountId) -> Result<Self, Error> {
+    fn with_messages(&self, client_body: &[u8], messages: &[u8], account: &AccountId) -> Result<Self, Error> {
         run_heavy(self.client_body.len(), || {
-            let body = with_messages(&self.client_body, messages)
+            let body = with_messages(client_body, messages)
                 .ok_or_else(|| Error::new(Code::Internal, "the request can't be continued"))?;
             let mut job = Self {
                 client_body: body.into(),
