@@ -196,6 +196,18 @@ export interface GatewayOptions {
   // Models
 
   /**
+   * Serve Anthropic's tool web_search through Kiro's own search; off drops it, and refuses it alone.
+   * Environment: `KIRO_WEB_SEARCH`.
+   * @default on
+   */
+  webSearch?: 'on' | 'off'
+  /**
+   * How many upstream answers a message with searches may take; then it pauses with pause_turn, and the client goes on by sending it back.
+   * Environment: `KIRO_WEB_SEARCH_MAX_ROUNDS`.
+   * @default 10
+   */
+  webSearchMaxRounds?: number
+  /**
    * JSON model table in place of the embedded one; read again when it changes.
    * Environment: `KIRO_MODELS_FILE`.
    */
@@ -280,6 +292,12 @@ export interface GatewayOptions {
 
   // Limits
 
+  /**
+   * Longest time of one web search, with its repeats; the answer goes on without it.
+   * Environment: `KIRO_WEB_SEARCH_TIMEOUT`.
+   * @default 30000
+   */
+  webSearchTimeoutMs?: number
   /**
    * Upstream requests that may run at once in this process; one more gets 529 at once.
    * Environment: `KIRO_MAX_CONNS`.
@@ -448,7 +466,7 @@ export interface GatewayOptions {
    */
   modelUnknown?: 'pass' | 'refuse'
   /**
-   * forward: keep a request's max_tokens, and send it upstream where the model has a place for it.
+   * forward: keep a request's max_tokens, upstream where the model has a place for it, else by ending the answer. ignore: neither.
    * Overrides (docs/kiro.md): max_tokens is taken by 5.5.
    * Environment: `KIRO_MAX_TOKENS`.
    * @default forward
@@ -461,6 +479,13 @@ export interface GatewayOptions {
    * @default off
    */
   cachePoints?: 'off' | 'client' | 'on' | 'auto'
+  /**
+   * Pictures above 1,568 pixels a side or 400,000 characters. auto: made smaller once Kiro has refused them; always: made smaller before they go out; off: never touched.
+   * Overrides (docs/kiro.md): Pictures are taken up to a size that reports don't agree about.
+   * Environment: `KIRO_IMAGE_FIT`.
+   * @default auto
+   */
+  imageFit?: 'auto' | 'always' | 'off'
   /**
    * conversation: a conversation stays with its account while that one can serve; off: each request takes the next one.
    * Overrides (docs/kiro.md): The same beginning on the same account costs fewer credits, on another account it doesn't.
@@ -536,8 +561,8 @@ export interface EventOptions extends CallOptions {
   coalesce?: boolean
 }
 
-/** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or an object. */
-export type MessagesInput = string | Uint8Array | MessagesRequest
+/** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or a plain object. */
+export type MessagesInput = string | ArrayBufferView | ArrayBufferLike | MessagesRequest
 
 // Methods that lib/ adds to the class below.
 export interface KiroGateway extends AsyncDisposable {
@@ -630,6 +655,8 @@ export interface MessageStream extends AsyncIterableIterator<Buffer> {
   readonly requestId: string
   /** To be sent with status 200. */
   readonly headers: Record<string, string>
+  /** Features of the request that were accepted and have no effect, such as `tools.0.strict`; at most 16. */
+  readonly ignored: readonly string[]
   /** Settles when the stream has ended in any way. Never rejects. */
   readonly summary: Promise<StreamSummary>
   /** Writes head and body to a response, waiting where it must; a response that closes cancels the stream. */
@@ -661,7 +688,12 @@ export type StreamEvent =
   | { type: 'content_block_delta'; index: number; delta: ContentBlockDelta }
   | { type: 'content_block_stop'; index: number }
   /** How the answer ended; `usage` holds the final figures. */
-  | { type: 'message_delta'; delta: { stop_reason: StopReason | null; stop_sequence: string | null }; usage: Usage }
+  | {
+      type: 'message_delta'
+      delta: { stop_reason: StopReason | null; stop_sequence: string | null }
+      usage: Usage
+      context_management?: ContextManagementReport
+    }
   | { type: 'message_stop' }
   /** Nothing was sent for `pingIntervalMs`. */
   | { type: 'ping' }
@@ -692,7 +724,25 @@ export interface StreamSummary {
   bytes: number
   firstEventMs: number | null
   durationMs: number
+  /** As in {@link MessageStream.ignored}. */
+  ignored: string[]
   error?: KiroError
+}
+
+/** What `context_management` has cleared; edits that changed nothing aren't in it. */
+export interface ContextManagementReport {
+  applied_edits: (
+    | { type: 'clear_tool_uses_20250919'; cleared_tool_uses: number; cleared_input_tokens: number }
+    | { type: 'clear_thinking_20251015'; cleared_thinking_turns: number; cleared_input_tokens: number }
+  )[]
+}
+
+/** The estimate of a request's input. */
+export interface TokenCount {
+  /** After the edits of `context_management`. */
+  input_tokens: number
+  /** Only of a request that has it. */
+  context_management?: { original_input_tokens: number }
 }
 
 /** Token counts. The three of input add up to the whole input; `usageSplit` says how they are split. */
@@ -770,6 +820,10 @@ export interface Message {
   stop_reason: StopReason | null
   stop_sequence: string | null
   usage: Usage
+  /** Only of a request that has `context_management`. */
+  context_management?: ContextManagementReport
+  /** As in {@link MessageStream.ignored}; in an answer of `createMessage` only, and not enumerable. */
+  readonly ignored?: readonly string[]
 }
 
 export interface ModelInfo {
@@ -1087,9 +1141,9 @@ export declare class KiroGateway {
   /** The whole answer as one message. Any failure rejects. `stream` in the request is taken as false. */
   createMessage(request: MessagesInput, options?: CallOptions): Promise<Message>
   /** Estimates the input tokens of a request, off this thread. Nothing is sent anywhere. */
-  countTokens(request: MessagesInput): Promise<{ input_tokens: number }>
+  countTokens(request: MessagesInput): Promise<TokenCount>
   /** The same on this thread: about 1 ms per 100 KB. */
-  countTokensSync(request: MessagesInput): { input_tokens: number }
+  countTokensSync(request: MessagesInput): TokenCount
   /** The models that can be asked for, newest first. */
   listModels(): ModelInfo[]
   /** The body of `GET /health`, from memory. */

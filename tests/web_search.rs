@@ -237,15 +237,28 @@ async fn limits_domains_and_queries_are_the_clients_a143_a145_a146_a148() {
 }
 
 #[tokio::test]
-async fn a_message_that_only_searches_pauses_a144_ts35() {
+async fn a_message_that_only_searches_pauses_a144_ts33_ts35() {
     let world = World::with_tokens(&["s1"], &[("KIRO_WEB_SEARCH_MAX_ROUNDS", "3")]).await;
-    let rules = json!([{ "when": { "call": "chat" }, "tools": [search("A1", "more")] }]);
+    let rules = json!([
+        { "when": { "call": "chat", "round": 1 }, "tools": [search("A1", "more")] },
+        { "when": { "call": "chat", "round": 2 }, "tools": [search("A2", "more")] },
+        { "when": { "call": "chat" }, "tools": [search("A3", "more")] },
+    ]);
     world.simulated.control().world(json!({ "rules": rules })).unwrap();
     let asked = request("q", json!({}));
     let message = whole(&world.messages(&asked).await);
     assert_eq!(message["stop_reason"], "pause_turn");
     let (chats, searches) = calls(&world);
     assert_eq!((chats.len(), searches.len()), (3, 3));
+    // TS33: each request holds each earlier search once.
+    let uses = |chat: &Seen| {
+        let history = chat.body["conversationState"]["history"].as_array().unwrap().clone();
+        let of = |message: &Value| message["assistantResponseMessage"]["toolUses"].as_array().cloned();
+        let uses = history.iter().filter_map(of).flatten();
+        uses.map(|tool_use| tool_use["toolUseId"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(uses(&chats[1]), ["tooluse_A1"]);
+    assert_eq!(uses(&chats[2]), ["tooluse_A1", "tooluse_A2"]);
     let mut again = asked.clone();
     again["messages"].as_array_mut().unwrap().push(json!({ "role": "assistant", "content": message["content"] }));
     whole(&world.messages(&again).await);

@@ -286,7 +286,7 @@ impl Recipe<'_> {
             0 => Ok(vec![Hit::default()]),
             _ => Err(SearchCode::Unavailable),
         };
-        Input::Searched(vec![outcome], self.number() % 4 != 0)
+        Input::Searched(vec![outcome], !self.number().is_multiple_of(4))
     }
 
     fn input(&mut self, kind: u8) -> Input {
