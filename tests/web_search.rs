@@ -416,3 +416,101 @@ async fn fifty_messages_with_three_searches_each_end_properly_under_faults_k135_
     assert_eq!(health(&records), health(&world.accounts()));
     assert_eq!(world.gateway.health().accounts.healthy, tokens.len());
 }
+
+/// Fails with this scenario in the second round.
+fn fails_in_round_2(world: &World, token: &str, mut scenario: Value) {
+    scenario["when"] = json!({ "call": "chat", "round": 2 });
+    let first = json!({ "when": { "call": "chat", "round": 1 }, "tools": [search("A1", "rust")] });
+    of(world, token, json!({ "rules": [first, scenario] }));
+}
+
+const RATE: &str = "ThrottlingException";
+
+#[tokio::test]
+async fn a_round_without_content_is_repeated_silently_a152_ts34() {
+    for stream in [false, true] {
+        let world = World::with_tokens(&TOKENS, &[]).await;
+        fails_in_round_2(&world, "s1", json!({ "exception": RATE }));
+        of(&world, "s2", json!({ "rules": [{ "when": { "call": "chat", "round": 2 }, "text": "Found." }] }));
+        let mut asked = request("q", json!({}));
+        asked["stream"] = json!(stream);
+        let reply = world.messages(&asked).await;
+        let (chats, searches) = calls(&world);
+        assert_eq!((tokens(&chats), searches.len()), (vec!["s1", "s1", "s2"], 1), "{}", reply.text);
+        assert_eq!(result_text(current(&chats[1]), 0), result_text(current(&chats[2]), 0));
+        if stream {
+            let text = reply.text.matches("\"type\":\"message_start\"").count();
+            assert_eq!(
+                (text, reply.text.matches("content_block_start\",\"index\":").count()),
+                (1, 3),
+                "{}",
+                reply.text
+            );
+            assert!(reply.text.contains("Found.") && !reply.text.contains("event: error"), "{}", reply.text);
+        } else {
+            assert_eq!(kinds(&whole(&reply)), FOUND);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_round_that_fails_everywhere_is_the_messages_failure_a153_ts34() {
+    for stream in [false, true] {
+        let world = World::with_tokens(&TOKENS, &[]).await;
+        for token in TOKENS {
+            fails_in_round_2(&world, token, json!({ "exception": RATE }));
+        }
+        let mut asked = request("q", json!({}));
+        asked["stream"] = json!(stream);
+        let reply = world.messages(&asked).await;
+        if stream {
+            let events = events(&reply.text);
+            let last: Vec<_> = events.iter().rev().take(2).map(|event| event["type"].as_str().unwrap()).collect();
+            assert_eq!(last, ["error", "content_block_stop"], "{}", reply.text);
+            assert!(reply.text.contains("web_search_tool_result"));
+        } else {
+            assert_eq!((reply.status, &reply.json()["error"]["type"]), (429, &json!("rate_limit_error")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_round_that_is_cut_in_its_text_is_an_error_a154_ts34() {
+    let world = World::with_tokens(&TOKENS, &[]).await;
+    fails_in_round_2(&world, "s1", json!({ "text": "Fou", "exception": "InternalServerException" }));
+    let mut asked = request("q", json!({}));
+    asked["stream"] = json!(true);
+    let reply = world.messages(&asked).await;
+    assert!(reply.text.contains("Fou") && reply.text.contains("event: error"), "{}", reply.text);
+    assert!(!reply.text.contains("message_stop"), "{}", reply.text);
+    assert_eq!(tokens(&calls(&world).0), ["s1", "s1"]);
+}
+
+#[tokio::test]
+async fn usage_is_the_sum_of_the_rounds_a160_tu10() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let tokens = |input, output| json!({ "tokens": { "uncachedInputTokens": input, "outputTokens": output } });
+    let rules = json!([
+        { "when": { "call": "chat", "round": 1 }, "tools": [search("A1", "rust")], "usage": tokens(100, 10) },
+        { "when": { "call": "chat", "round": 2 }, "text": "Found.", "usage": tokens(150, 20) },
+    ]);
+    world.simulated.control().world(json!({ "rules": rules })).unwrap();
+    let message = whole(&world.messages(&request("q", json!({}))).await);
+    let usage = &message["usage"];
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(250), &json!(30)), "{usage}");
+    assert_eq!(usage["cache_read_input_tokens"], 0);
+}
+
+#[tokio::test]
+async fn pings_flow_while_a_search_runs_a156_ts31() {
+    let world = World::with_tokens(&["s1"], &[("KIRO_PING_INTERVAL", "50ms")]).await;
+    model(&world, json!([search("A1", "rust")]));
+    of(&world, "s1", json!({ "search": "slow:600" }));
+    let mut asked = request("q", json!({}));
+    asked["stream"] = json!(true);
+    let reply = world.messages(&asked).await;
+    let (before, _) = reply.text.split_once("web_search_tool_result").unwrap();
+    let (_, waiting) = before.split_once("server_tool_use").unwrap();
+    assert!(waiting.matches("event: ping").count() >= 3, "{}", reply.text);
+    assert!(reply.text.contains("message_stop"));
+}
