@@ -5,7 +5,10 @@ import { createServer } from 'node:http'
 import { describe, test } from 'node:test'
 import Anthropic, * as sdk from '@anthropic-ai/sdk'
 import { KiroError } from 'kiro-messages'
-import { accounts, ask, collect, events, gateway, listening, server, simulator, until, withoutIds } from './support/stack.mjs'
+import { accounts, ask as askStack, collect, events, gateway, listening, server, simulator, until, withoutIds } from './support/stack.mjs'
+
+/** Above about 21,000 tokens the SDK wants a stream. */
+const ask = (scenario, more = {}) => askStack(scenario, { max_tokens: 20_000, ...more })
 
 const KEY = 'the-client-key'
 const TOOLS = ['weather', 'clock'].map((name) => ({ name, description: name, input_schema: { type: 'object' } }))

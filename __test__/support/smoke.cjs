@@ -12,7 +12,7 @@ async function main() {
   const scenario = JSON.stringify({ count: DELTAS, text: '{n} é漢😀 ' })
   const stream = await gateway.streamMessages({
     model: 'claude-sonnet-4-5',
-    max_tokens: 64,
+    max_tokens: 20_000,
     messages: [{ role: 'user', content: `[[sim ${scenario}]]` }],
   })
   let sse = ''

@@ -7,7 +7,7 @@ import { KiroGateway } from 'kiro-messages'
 
 const ask = (scenario) => ({
   model: 'claude-sonnet-4-6',
-  max_tokens: 64,
+  max_tokens: 1_000_000,
   messages: [{ role: 'user', content: `[[sim ${JSON.stringify(scenario)}]]` }],
 })
 const WHOLE = ask({ text: '{n} ', count: 200 })

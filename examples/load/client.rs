@@ -187,7 +187,7 @@ fn request(plan: &Plan) -> (&'static str, [Bytes; 2]) {
         Face::Messages => {
             let body = json!({
                 "model": "claude-sonnet-4-5",
-                "max_tokens": 8192,
+                "max_tokens": 100_000_000,
                 "stream": true,
                 "messages": [{ "role": "user", "content": prompt }],
             });
