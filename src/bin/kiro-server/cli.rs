@@ -5,8 +5,6 @@ use std::ffi::OsString;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use kiro_messages::config::{ConfigError, Form, Group, RawConfig, SETTINGS, Setting};
 
-use crate::output;
-
 /// Columns of the list of settings.
 const WIDTH: usize = 80;
 
@@ -334,16 +332,17 @@ const PREDECESSORS: [(&str, &str); 7] = [
     ("-pprof", "--profile"),
 ];
 
-/// The arguments with the predecessor's flags in our spelling. Each of them is pointed at on standard error.
-pub fn in_our_spelling(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// The arguments with the predecessor's flags in our spelling, and a hint for each of them.
+pub fn in_our_spelling(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
+    let mut hints = Vec::new();
     let ours = |arg: OsString| {
         let Some(text) = arg.to_str() else { return arg };
         let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
         let Some((_, flag)) = PREDECESSORS.iter().find(|(old, _)| *old == name) else { return arg };
-        output::complain(format_args!("{name} is the predecessor's spelling of {flag}"));
+        hints.push(format!("{name} is the predecessor's spelling of {flag}"));
         format!("{flag}{value}").into()
     };
-    args.map(ours).collect()
+    (args.map(ours).collect(), hints)
 }
 
 fn id() -> Arg {

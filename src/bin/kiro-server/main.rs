@@ -41,7 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, ConfigError> {
-    let matches = cli::command().get_matches_from(cli::in_our_spelling(std::env::args_os()));
+    let (args, hints) = cli::in_our_spelling(std::env::args_os());
+    hints.iter().for_each(output::complain);
+    let matches = cli::command().get_matches_from(args);
     let (raw, mut config) = read(&matches)?;
     if matches.get_flag("print-config") {
         let mut text = String::new();
