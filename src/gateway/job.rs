@@ -55,8 +55,6 @@ pub(super) struct RequestJob {
     pub(super) client_request_id: Option<String>,
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
-    /// It holds what upstream has answered to it so far (TS33).
-    pub(super) is_later_round: bool,
     /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
     pub(super) is_fallback: bool,
     pub(super) facts: Facts,
@@ -178,13 +176,9 @@ impl RequestJob {
         })
     }
 
-    /// The request with the operator's system text, and without the compulsion that the first round has followed (TS33).
+    /// The request, with the operator's system text.
     fn read(&self) -> Result<Request<'_>, RequestError> {
-        let mut request = self.shared.read_request(&self.client_body, self.system.as_ref())?;
-        if self.is_later_round {
-            request.needs_no_tool();
-        }
-        Ok(request)
+        self.shared.read_request(&self.client_body, self.system.as_ref())
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
@@ -278,7 +272,6 @@ impl Gateway {
             model: translated.model,
             ignored: translated.ignored,
             account_id: call.account_id,
-            is_later_round: false,
             is_fallback: false,
             estimate: OnceLock::new(),
             trace: OnceLock::new(),

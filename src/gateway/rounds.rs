@@ -131,7 +131,6 @@ impl RequestJob {
                 client_body: body.into(),
                 meant: Some(account.clone()),
                 has_history: true,
-                is_later_round: true,
                 estimate: OnceLock::new(),
                 ..self.clone()
             };

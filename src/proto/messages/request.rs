@@ -182,13 +182,6 @@ impl<'a> Request<'a> {
         self.tools.iter().find(|tool| tool.name == WEB_SEARCH)?.search.as_deref()
     }
 
-    /// Takes back a `tool_choice` that forces a call.
-    pub fn needs_no_tool(&mut self) {
-        if self.tool_choice != ToolChoice::None {
-            self.tool_choice = ToolChoice::Auto;
-        }
-    }
-
     /// Drops Anthropic's web search, as other tools that only Anthropic could run (`KIRO_WEB_SEARCH=off`, M49).
     ///
     /// # Errors
