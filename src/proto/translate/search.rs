@@ -1,14 +1,43 @@
 //! Web search between both sides: the query, the filter of domains, and the text of the results (TR53, TR54).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use sha2::{Digest as _, Sha256};
+
+use super::tools::upstream_id;
 use crate::proto::json::tree::{Value, ValueKind};
 use crate::proto::kiro::search::MAX_QUERY;
 use crate::proto::messages::request::SearchTool;
 use crate::proto::messages::search::{Hit, Outcome, SearchCode, snippet_of};
+use crate::proto::record::hex;
 
 /// Longest text of one search's results, in characters.
 const MAX_TEXT: usize = 20_000;
+
+/// In front of the ids that clients see of searches, and of those that upstream gives calls.
+const CLIENTS: &str = "srvtoolu_";
+const UPSTREAMS: &str = "tooluse_";
+
+/// The id of a search's use block (TS30): upstream's without `tooluse_` where clients take that, else one made of its
+/// hash.
+pub(super) fn use_id(id: &str, message_id: &str) -> String {
+    let own = id.strip_prefix(UPSTREAMS).unwrap_or(id);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if (1..=64).contains(&own.len()) && own.bytes().all(is_plain) {
+        return format!("{CLIENTS}{own}");
+    }
+    let digest = Sha256::new().chain_update(message_id).chain_update(id).finalize();
+    format!("{CLIENTS}{}", hex(digest.get(..12).unwrap_or_default()))
+}
+
+/// The id upstream knows a search by (TR52): that of its block, turned back.
+pub(super) fn upstream_use_id(id: &str) -> Cow<'_, str> {
+    match id.strip_prefix(CLIENTS) {
+        Some(own) => upstream_id(&format!("{UPSTREAMS}{own}")).into_owned().into(),
+        None => upstream_id(id),
+    }
+}
 
 /// The query that goes upstream: the model's, without blanks around it, cut at the last blank before 200 characters.
 /// None when nothing is left: there is no call, and the outcome is [`SearchCode::InvalidToolInput`] (TR54).
@@ -140,6 +169,17 @@ mod tests {
                 assert_eq!(query_of(Some(json.root())).as_deref(), expected, "{input}");
             }
         }
+    }
+
+    #[test]
+    fn ids_of_searches_lead_back_ts30_tr52() {
+        assert_eq!(use_id("tooluse_A1", "m"), "srvtoolu_A1");
+        assert_eq!(upstream_use_id("srvtoolu_A1"), "tooluse_A1");
+        let other = use_id("call-1", "m");
+        assert_eq!(other.len(), "srvtoolu_".len() + 24);
+        assert_ne!(other, use_id("call-1", "n"));
+        assert_eq!(upstream_use_id(&other), other.replace("srvtoolu_", "tooluse_"));
+        assert_eq!(upstream_use_id("other"), "other");
     }
 
     fn at(url: &str) -> Hit {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::estimate::Estimator;
 use super::fault::{PromptSize, api_error};
 use super::limit::TokenLimit;
+use super::search;
 use super::stop::{StopScanner, StopSequences};
 use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
@@ -19,7 +20,6 @@ use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 use crate::proto::messages::search::{Outcome, SearchCode, WEB_SEARCH};
-use crate::proto::record::hex;
 
 mod text;
 
@@ -236,8 +236,8 @@ struct OpenTool {
     input: Completeness,
     /// A byte of input came.
     any_input: bool,
-    /// The input of a search (TS30); none where the client runs the tool.
-    search: Option<String>,
+    /// The search that it calls (TS30); none where the client runs the tool.
+    search: Option<SearchCall>,
     /// Its block was opened downstream.
     sent: bool,
     /// Its `stop` came in the middle of its input: it gets no more input, and nothing may follow it (TS42).
@@ -1004,9 +1004,13 @@ impl Response {
             if self.is_cut_between_blocks() {
                 return;
             }
+            let is_search = self.settings.extras.search && tool.name == WEB_SEARCH;
             self.state = State::Tool(OpenTool {
+                search: is_search.then(|| SearchCall {
+                    id: search::use_id(&tool.id, &self.settings.message_id).into(),
+                    input: String::new(),
+                }),
                 id: tool.id.into(),
-                search: (self.settings.extras.search && tool.name == WEB_SEARCH).then(String::new),
                 name: tool.name.into_owned(),
                 input: Completeness::default(),
                 any_input: false,
@@ -1060,12 +1064,8 @@ impl Response {
             }
             open.sent = true;
             let name = self.settings.tool_names.client_name(&open.name);
-            let search_id;
-            let block = match open.search {
-                Some(_) => {
-                    search_id = search_use_id(&open.id, &self.settings.message_id);
-                    Block::SearchUse { id: &search_id }
-                }
+            let block = match &open.search {
+                Some(call) => Block::SearchUse { id: &call.id },
                 None => {
                     self.tool_blocks += 1;
                     Block::ToolUse { id: &open.id, name }
@@ -1075,7 +1075,7 @@ impl Response {
             self.output.text(name);
             self.output.end_piece();
         }
-        if let Some(input) = &mut open.search
+        if let Some(SearchCall { input, .. }) = &mut open.search
             && input.len() < MAX_SEARCH_INPUT
         {
             match piece {
@@ -1149,10 +1149,7 @@ impl Response {
             // Only a signature, and it is too long.
             State::Think { sent: false, .. } => return self.nothing_sent(),
             State::Tool(open) => {
-                if let Some(input) = open.search.filter(|_| open.input.is_complete()) {
-                    let id = search_use_id(&open.id, &self.settings.message_id).into();
-                    self.rounds.searches.push(SearchCall { id, input });
-                }
+                self.rounds.searches.extend(open.search.filter(|_| open.input.is_complete()));
                 self.finished.add(open.id);
             }
             _ => {}
@@ -1178,18 +1175,6 @@ impl Response {
             Piece::Literal(literal) => self.output.literal(literal.as_bytes()),
         }
     }
-}
-
-/// The id of a search's use block (TS30): upstream's without `tooluse_` where clients take that, else one made of its
-/// hash.
-fn search_use_id(id: &str, message_id: &str) -> String {
-    let own = id.strip_prefix("tooluse_").unwrap_or(id);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    if (1..=64).contains(&own.len()) && own.bytes().all(is_plain) {
-        return format!("srvtoolu_{own}");
-    }
-    let digest = Sha256::new().chain_update(message_id).chain_update(id).finalize();
-    format!("srvtoolu_{}", hex(digest.get(..12).unwrap_or_default()))
 }
 
 impl Signature {

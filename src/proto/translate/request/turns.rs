@@ -175,7 +175,7 @@ fn assistant_turns<'r>(
                     found.cached |= block.cached;
                     found.parts.push(match declared.searches() {
                         true => {
-                            let (id, content) = (search_id(id), text.into());
+                            let (id, content) = (search::upstream_use_id(id), text.into());
                             Part::Result(KiroResult { id, content, is_error: outcome.is_err() })
                         }
                         false => Part::Line(text),
@@ -250,14 +250,6 @@ impl<'r> Searches<'r> {
     }
 }
 
-/// The id upstream knows a search by (TR52): what TS30 made of it, turned back.
-fn search_id(id: &str) -> Cow<'_, str> {
-    match id.strip_prefix("srvtoolu_") {
-        Some(rest) => upstream_id(&format!("tooluse_{rest}")).into_owned().into(),
-        None => upstream_id(id),
-    }
-}
-
 impl<'r> Use<'r> {
     /// A web search that has results. It keeps them even without a query (TR16).
     fn search(id: &'r str, input: Option<Value<'r, 'r>>) -> Self {
@@ -265,7 +257,7 @@ impl<'r> Use<'r> {
             input if input.is_empty() => Input::Joined(r#"{"query":""}"#.to_owned()),
             input => input,
         };
-        Self { id: search_id(id), name: WEB_SEARCH, input, answered: true, left_out: false }
+        Self { id: search::upstream_use_id(id), name: WEB_SEARCH, input, answered: true, left_out: false }
     }
 }
 
