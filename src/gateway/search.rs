@@ -14,7 +14,7 @@ use crate::policy::marks::Way;
 use crate::pool::{AccountId, AccountView, Fit, Lease, Wanted};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
-use crate::proto::kiro::search::{MAX_ANSWER, OLDER_TARGET, Step, body, call_id, read};
+use crate::proto::kiro::search::{MAX_ANSWER, OLDER_TARGET, Step, body, call_id, params, read};
 use crate::proto::messages::request::SearchTool;
 use crate::proto::messages::search::{Hit, Outcome, SearchCode};
 use crate::proto::said::KnownSecrets;
@@ -229,9 +229,8 @@ impl Searching<'_> {
         }
         add_invocation_id(&mut headers);
         let mut random = fastrand::Rng::new();
-        let mut letters = |count| std::iter::repeat_with(|| random.alphanumeric()).take(count).collect::<String>();
-        let id = call_id(&letters(22), self.shared.pool.now(), &letters(8));
-        let body = body(&id, self.query, arn.filter(|_| way.shape == Shape::Runtime));
+        let id = call_id(|| random.alphanumeric(), self.shared.pool.now());
+        let body = body(&id, "tools/call", &params(self.query), arn.filter(|_| way.shape == Shape::Runtime));
         let client = upstream.client(view.proxy_url().map(Secret::expose))?;
         let url = view.url(way.shape, Call::Mcp, way.region);
         let known = KnownSecrets::of_call(token, view.machine_id(), view.id());

@@ -105,7 +105,7 @@ async fn ask_tools(desk: &Desk, lease: &Lease) -> Result<(Vec<(Shape, Result<(),
         for variant in view.variants() {
             // A probe for each question, so that none ends the others.
             let mut probe = ProbeAccount::new(&desk.upstream, (*view).clone(), &bearer, Duration::ZERO)?;
-            let asked = tokio::time::timeout(WITHIN, probe.mcp(shape, variant.arn(), "tools/list", json!({})));
+            let asked = tokio::time::timeout(WITHIN, probe.mcp(shape, variant.arn(), "tools/list", "{}"));
             answer = match asked.await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(stopped)) => Err(stopped.fault),

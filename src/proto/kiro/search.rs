@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::fault::{Fault, FaultKind};
-use crate::proto::json::escape;
+use crate::proto::json::object::quote;
 use crate::proto::messages::search::{Hit, SearchCode};
 
 /// The tool's description towards the model (K133).
@@ -29,27 +29,22 @@ const MAX_SNIPPET: usize = 2000;
 /// The target that hosts know which don't know `KiroRuntimeService.InvokeMCP` (K132).
 pub const OLDER_TARGET: &str = "AmazonCodeWhispererStreamingService.InvokeMCP";
 
-/// The body of a search (K132). `id` names the call; `profile_arn` only where the body has it, in the shape `runtime`.
-pub fn body(id: &str, query: &str, profile_arn: Option<&str>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256 + query.len());
-    let mut quoted = |before: &str, text: &str| {
-        out.extend_from_slice(before.as_bytes());
-        out.push(b'"');
-        escape(text, &mut out);
-        out.push(b'"');
-    };
-    quoted(r#"{"id":"#, id);
-    quoted(r#","jsonrpc":"2.0","method":"tools/call","params":{"name":"web_search","arguments":{"query":"#, query);
-    match profile_arn {
-        Some(arn) => quoted(r#"}},"profileArn":"#, arn),
-        None => out.extend_from_slice(b"}}"),
-    }
-    out.push(b'}');
-    out
+/// The body of a call of upstream's tools (K132). `id` names the call, `params` is JSON; `profile_arn` only where the body
+/// has it, in the shape `runtime`.
+pub fn body(id: &str, method: &str, params: &str, profile_arn: Option<&str>) -> String {
+    let arn = profile_arn.map(|arn| format!(",\"profileArn\":{}", quote(arn))).unwrap_or_default();
+    format!("{{\"id\":{},\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"params\":{params}{arn}}}", quote(id))
 }
 
-/// The id of a call: `long` are 22 and `short` 8 characters `[0-9A-Za-z]`.
-pub fn call_id(long: &str, now: Timestamp, short: &str) -> String {
+/// The `params` of a search, a `tools/call` (K132).
+pub fn params(query: &str) -> String {
+    format!("{{\"name\":\"web_search\",\"arguments\":{{\"query\":{}}}}}", quote(query))
+}
+
+/// The id of a call. `random` gives characters of `[0-9A-Za-z]`.
+pub fn call_id(mut random: impl FnMut() -> char, now: Timestamp) -> String {
+    let mut letters = |count| std::iter::repeat_with(&mut random).take(count).collect::<String>();
+    let (long, short) = (letters(22), letters(8));
     format!("web_search_tooluse_{long}_{}_{short}", now.as_millisecond())
 }
 
@@ -223,11 +218,14 @@ mod tests {
 
     #[test]
     fn the_body_is_a_call_of_the_tool_k132() {
-        let id = call_id(&"a".repeat(22), Timestamp::UNIX_EPOCH, "12345678");
+        let letters = format!("{}12345678", "a".repeat(22));
+        let mut letters = letters.chars();
+        let id = call_id(|| letters.next().unwrap(), Timestamp::UNIX_EPOCH);
         assert_eq!(id, "web_search_tooluse_aaaaaaaaaaaaaaaaaaaaaa_0_12345678");
         let plain = r#"{"id":"i","jsonrpc":"2.0","method":"tools/call","params":{"name":"web_search","arguments":{"query":"a \"q\"\n会"}}"#;
-        assert_eq!(body("i", "a \"q\"\n会", None), format!("{plain}}}").into_bytes());
-        assert_eq!(body("i", "a \"q\"\n会", Some("arn")), format!("{plain},\"profileArn\":\"arn\"}}").into_bytes());
+        let body = |arn| body("i", "tools/call", &params("a \"q\"\n会"), arn);
+        assert_eq!(body(None), format!("{plain}}}"));
+        assert_eq!(body(Some("arn")), format!("{plain},\"profileArn\":\"arn\"}}"));
     }
 
     fn answer(text: &str) -> Vec<u8> {

@@ -20,6 +20,7 @@ use kiro_messages::proto::kiro::catalogue::{Catalogue, Listed};
 use kiro_messages::proto::kiro::client_identity::VERSION_FLOOR;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::search;
 use kiro_messages::proto::record::Method;
 use kiro_messages::proto::translate::model::{Model, Models};
 use serde_json::{Value, json};
@@ -1208,7 +1209,7 @@ impl LiveRun {
         let Some(way) = self.way().await? else { return Ok(not_run("no shape answers")) };
         let arn = way.arn.as_deref();
         let wrong = "the account can't search the web; conversations without it go on";
-        let tools = match self.probe.mcp(way.shape, arn, "tools/list", json!({})).await? {
+        let tools = match self.probe.mcp(way.shape, arn, "tools/list", "{}").await? {
             Ok(answer) => answer["result"]["tools"].clone(),
             Err(fault) => return Ok(differs(&said(&fault), wrong)),
         };
@@ -1216,8 +1217,8 @@ impl LiveRun {
             tools.as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str()).collect();
         let declared = tools.as_array().into_iter().flatten().find(|tool| tool["name"] == "web_search");
         let same = declared.is_some_and(is_declared_as_ours);
-        let params = json!({ "name": "web_search", "arguments": { "query": "rust programming language" } });
-        let found = match self.probe.mcp(way.shape, arn, "tools/call", params).await? {
+        let params = search::params("rust programming language");
+        let found = match self.probe.mcp(way.shape, arn, "tools/call", &params).await? {
             Ok(answer) => answer,
             Err(fault) => return Ok(differs(&said(&fault), wrong)),
         };

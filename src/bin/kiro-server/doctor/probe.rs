@@ -12,6 +12,7 @@ use kiro_messages::proto::eventstream::Decoder;
 use kiro_messages::proto::kiro::event::{Content, Event, Reader, Telemetry, Text, TokenCounts};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::search;
 use kiro_messages::proto::said::KnownSecrets;
 use kiro_messages::secret::Secret;
 use kiro_messages::upstream::{CallAuth, Upstream};
@@ -209,15 +210,12 @@ impl ProbeAccount {
         self.call(shape, Call::Models, arn, String::new(), Some(body.to_string()), Ok).await
     }
 
-    /// A call of upstream's tools (K7).
-    pub async fn mcp(&mut self, shape: Shape, arn: Option<&str>, method: &str, params: Value) -> ProbeResult<Value> {
-        let id = format!("web_search_tooluse_{}", uuid::Uuid::new_v4().simple());
-        let mut body = json!({ "id": id, "jsonrpc": "2.0", "method": method, "params": params });
-        if let (Shape::Runtime, Some(arn)) = (shape, arn) {
-            body["profileArn"] = json!(arn);
-        }
+    /// A call of upstream's tools (K7), with the body that the gateway's searches have. `params` is JSON.
+    pub async fn mcp(&mut self, shape: Shape, arn: Option<&str>, method: &str, params: &str) -> ProbeResult<Value> {
+        let id = search::call_id(fastrand::alphanumeric, jiff::Timestamp::now());
+        let body = search::body(&id, method, params, arn.filter(|_| shape == Shape::Runtime));
         let read = |answer: Bytes| serde_json::from_slice(&answer).map_err(|_| Fault::protocol("not JSON"));
-        self.call(shape, Call::Mcp, arn, String::new(), Some(body.to_string()), read).await
+        self.call(shape, Call::Mcp, arn, String::new(), Some(body), read).await
     }
 
     /// The same from another client: `agent` makes its user agents of ours. The result says nothing about our own
