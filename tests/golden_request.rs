@@ -118,7 +118,7 @@ fn own_rules() -> Vec<String> {
     let mut rules: Vec<_> = range("TR", 1, 43).chain(range("TU", 5, 7)).chain(range("M", 12, 50)).collect();
     // Headers and routes, as far as they are about requests, are the server's.
     rules.extend(range("M", 68, 70).chain(range("K", 17, 19)));
-    rules.extend(range("TR", 44, 44).chain(range("TR", 46, 61)));
+    rules.extend(range("TR", 44, 44).chain(range("TR", 46, 62)));
     rules.extend(range("TR", 63, 67).chain(range("M", 73, 76)).chain(range("M", 87, 87)));
     rules.extend(["M65", "M82", "K21", "K131", "K133", "TRAP39", "TRAP40"].map(str::to_owned));
     rules

@@ -134,7 +134,7 @@ fn no_half_tool_at_any_cut_ts42_d24_d25_d26_d27() {
                 assert_eq!(ending, Ending::Failed);
                 seen[1] += 1;
             }
-            Step::Searches | Step::NextRound => panic!("no search is declared"),
+            Step::Searches | Step::NextRound | Step::Unfit => panic!("no search is declared"),
             Step::TooLong => panic!("a stream has no bound"),
             // (c), (d)
             Step::Done => {

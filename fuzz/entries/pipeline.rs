@@ -159,7 +159,7 @@ fn cut_is_no_end(inputs: &[Input], asked: Asked, at: usize, _: &Plain) {
             Step::Fault(_) | Step::Failed(_) | Step::Searches => {
                 assert!(after == before && step == Step::Continue);
             }
-            Step::NextRound => panic!("no outcome was given"),
+            Step::NextRound | Step::Unfit => panic!("no outcome was given, no JSON asked for"),
             Step::TooLong => panic!("a stream has no bound"),
         }
     }

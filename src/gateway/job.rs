@@ -11,6 +11,7 @@ use super::attempt::Attempts;
 use super::open_streams::Permit;
 use super::rounds::Rounds;
 use super::stream::MessageStream;
+use super::structured::answer_check;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
 use super::witness::AttemptLog;
@@ -231,6 +232,8 @@ impl Gateway {
         };
         let written = Translation::of(&translated);
         let search = request.search().cloned().map(Arc::new);
+        let structured = request.schema().map(|schema| answer_check(&schema)).transpose()?;
+        let has_rounds = search.is_some() || structured.is_some();
         let pipeline = Pipeline::new(Settings {
             message_id: random_id("msg_"),
             request_id: request_id.clone(),
@@ -245,6 +248,7 @@ impl Gateway {
             mode: if streaming { Mode::Stream } else { Mode::Fold },
             extras: Extras {
                 search: search.is_some(),
+                structured,
                 stop_sequences: StopSequences::new(request.stop_sequences()),
                 context_management: request.applied_edits().map(str::to_owned),
                 ..Extras::default()
@@ -279,7 +283,7 @@ impl Gateway {
         });
         let log = AttemptLog::new(shared.dumps.as_ref().map(|dumps| dumps.record(body)));
         let attempts = Attempts::new(&shared.config, pinned, fastrand::Rng::new(), log);
-        let rounds = search.map(|tool| Box::new(Rounds::new(job.clone(), Some(tool))));
+        let rounds = has_rounds.then(|| Box::new(Rounds::new(job.clone(), search)));
         let stream = MessageStream::new(shared.clone(), pipeline, job.clone(), attempts, rounds, permit, arrived);
         Ok((stream, job, request))
     }

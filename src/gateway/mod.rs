@@ -29,6 +29,7 @@ mod rounds;
 mod search;
 mod status;
 mod stream;
+mod structured;
 mod summary;
 mod trace;
 mod witness;

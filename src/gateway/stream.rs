@@ -392,6 +392,11 @@ impl MessageStream {
                     self.begin_round(lease, attempts);
                 }
             }
+            Step::Unfit => {
+                let message = "The model's reply was no JSON that is valid against the schema of output_config.format, \
+                               twice; ask again, or with a simpler schema.";
+                self.stop(Error::new(Code::Upstream, message));
+            }
             Step::TooLong => {
                 let message = match self.facts.streaming {
                     true => "The answer is longer than 64 MiB, the most that is kept for further searches.",

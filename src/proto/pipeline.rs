@@ -54,6 +54,7 @@ use super::translate::stream::Response;
 pub use super::messages::event::{StopReason, Usage};
 pub use super::translate::stop::StopSequences;
 pub use super::translate::stream::{Committed, Extras, Mode, SearchCall, Settings, Step, signature_key};
+pub use super::translate::structured::AnswerCheck;
 pub use super::translate::usage::{Measured, UsageSplit};
 
 /// What a response was like, for the log and the metrics. Counts go over all attempts.
@@ -124,7 +125,9 @@ impl Pipeline {
     /// A pipeline in which nothing has happened.
     pub fn new(settings: Settings) -> Self {
         let output = match settings.mode {
-            Mode::Stream if settings.extras.search => Output::SseAndFold(Fold::default()),
+            Mode::Stream if settings.extras.search || settings.extras.structured.is_some() => {
+                Output::SseAndFold(Fold::default())
+            }
             Mode::Stream => Output::Sse,
             Mode::Fold => Output::Fold(Fold::default()),
         };
@@ -176,7 +179,7 @@ impl Pipeline {
             Output::Fold(fold) => (drive(decoder, reader, response, counts, fold), fold),
         };
         if !fold.is_too_long() {
-            return step;
+            return self.stepped(step);
         }
         *fold = Fold::default();
         response.drop_answer();
@@ -192,6 +195,11 @@ impl Pipeline {
     /// follow; without it the message pauses where only searches were called (TS35).
     pub fn searched(&mut self, outcomes: &[Outcome], may_go_on: bool, out: &mut BytesMut) -> Step {
         let step = self.with_sink(out, |response, mut sink| response.searched(outcomes, may_go_on, &mut sink));
+        self.stepped(step)
+    }
+
+    /// The next round is another stream of frames.
+    fn stepped(&mut self, step: Step) -> Step {
         if step == Step::NextRound {
             self.decoder = Decoder::new();
         }
@@ -199,19 +207,24 @@ impl Pipeline {
     }
 
     /// After [`Step::NextRound`]: the messages that go behind the client's (TS33), as JSON objects with commas between.
-    pub fn next_messages(&self) -> Vec<u8> {
-        match &self.output {
-            Output::Sse => Vec::new(),
-            Output::SseAndFold(fold) | Output::Fold(fold) => {
-                [b"{\"role\":\"assistant\",\"content\":[", fold.content(), b"]}"].concat()
-            }
+    pub fn next_messages(&mut self) -> Vec<u8> {
+        let content = match &self.output {
+            Output::Sse => &[],
+            Output::SseAndFold(fold) | Output::Fold(fold) => fold.content(),
+        };
+        match self.response.take_rejected() {
+            Some(rejected) => rejected.messages(content),
+            None => [b"{\"role\":\"assistant\",\"content\":[", content, b"]}"].concat(),
         }
     }
 
     /// Upstream's body ended properly (K30). Bytes left over are a broken frame (K39).
     pub fn finish(&mut self, out: &mut BytesMut) -> Step {
         match self.decoder.finish() {
-            Ok(()) => self.with_sink(out, |response, mut sink| response.end(&mut sink)),
+            Ok(()) => {
+                let step = self.with_sink(out, |response, mut sink| response.end(&mut sink));
+                self.stepped(step)
+            }
             Err(error) => self.abort(Fault::protocol(error.to_string()), out),
         }
     }

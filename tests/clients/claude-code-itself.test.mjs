@@ -253,6 +253,24 @@ test('/context: its many figures are counted here (M65)', async (t) => {
   assert.deepEqual(await house.upstream(), [])
 })
 
+test('a hook that asks a model, and the title of a session: JSON, whatever stands around it (A177, A178)', async (t) => {
+  const house = await serve(t)
+  const hooks = { Stop: [{ hooks: [{ type: 'prompt', prompt: 'Is the bird named? $ARGUMENTS' }] }] }
+  await house.script(
+    { text: 'It is a bird.' },
+    { text: 'Not yet:\n```json\n{"ok":false,"reason":"Name the bird."}\n```', pieces: 4 },
+    { text: 'It is a heron.' },
+    { text: 'Yes, it is.' },
+    { text: '{"ok":true,"reason":"It is named."}' },
+    { text: '```json\n{"title":"A heron by the river"}\n```' },
+  )
+  const claude = await session(t, house, ['--settings', JSON.stringify({ hooks })])
+  assert.equal((await claude.turn('Which bird is it?')).result, 'It is a heron.')
+  const titled = await claude.control({ subtype: 'generate_session_title', description: 'Which bird is it?', persist: false })
+  assert.equal(titled.title, 'A heron by the river')
+  assert.equal(await claude.end(), 0)
+})
+
 /** A tool call as the model makes it. */
 function call(name, n, input, more = {}) {
   return { id: `tooluse_${n}`, name, input, ...more }

@@ -91,6 +91,35 @@ def test_a_search_that_pauses_is_taken_up_again_by_the_runner_a144(serve, stream
     assert message.content[0].text == "Both are birds."
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_structured_output_is_the_json_alone_whatever_stands_around_it_a177_a178_a179(serve, mode):
+    class Person(BaseModel):
+        name: str
+        age: int
+
+    house = serve()
+    ada = '{"name":"Ada","age":36}'
+
+    def parsed(question):
+        body = ask(question, output_format=Person)
+        if mode == "whole":
+            return house.client().messages.parse(**body).parsed_output
+        with house.client().messages.stream(**body) as stream:
+            return stream.get_final_message().parsed_output
+
+    house.script({"text": f"Here it is:\n```json\n{ada}\n```", "pieces": 6})
+    assert parsed("Who?") == Person(name="Ada", age=36)
+    house.script({"text": "It was Ada."}, {"text": ada})
+    assert parsed("Who was it?") == Person(name="Ada", age=36)
+    house.script({"text": "It was Ada."}, {"text": '{"name":"Ada"}'})
+    # A stream has begun by then, and has no status any more.
+    expected = anthropic.InternalServerError if mode == "whole" else anthropic.APIStatusError
+    with pytest.raises(expected) as failed:
+        parsed("Who, then?")
+    assert failed.value.body["error"]["type"] == "api_error"
+    assert house.calls() == 5
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_memory_is_kept_by_the_runner_in_a_folder_a161(serve, stream, tmp_path):
     house = serve()

@@ -101,6 +101,50 @@ for (const mode of MODES) {
     assert.equal(content[2].text, 'I could not look.')
   })
 
+  test(`structured output is the JSON alone, whatever stands around it (A177), ${mode}`, async (t) => {
+    const house = await serve(t)
+    const ada = { name: 'Ada', age: 36 }
+    const formats = [
+      jsonSchemaOutputFormat({
+        type: 'object',
+        properties: { name: { type: 'string' }, age: { type: 'integer' } },
+        required: ['name', 'age'],
+        additionalProperties: false,
+      }),
+      zodOutputFormat(z.object({ name: z.string(), age: z.number().int() })),
+    ]
+    for (const format of formats) {
+      await house.script({ text: `Here it is:\n\`\`\`json\n${JSON.stringify(ada)}\n\`\`\``, pieces: 6 })
+      const body = ask('Who wrote the first program?', { output_config: { format } })
+      const message =
+        mode === 'stream'
+          ? await house.client().messages.stream(body).finalMessage()
+          : await house.client().messages.parse(body)
+      assert.deepEqual(message.parsed_output, ada)
+      assert.deepEqual(message.content.map(({ type }) => type), ['text'])
+    }
+    const [{ conversationState: state }] = await house.upstream()
+    assert.match(state.currentMessage.userInputMessage.content, /valid against this JSON Schema/)
+  })
+
+  test(`structured output that is wrong is asked for once more (A178, A179), ${mode}`, async (t) => {
+    const house = await serve(t)
+    const format = zodOutputFormat(z.object({ name: z.string() }))
+    const ask1 = (text) => {
+      const body = ask(text, { output_config: { format } })
+      return mode === 'stream'
+        ? house.client().messages.stream(body).finalMessage()
+        : house.client().messages.parse(body)
+    }
+    await house.script({ text: 'It was Ada.' }, { text: '{"name":"Ada"}' })
+    assert.deepEqual((await ask1('Who?')).parsed_output, { name: 'Ada' })
+    await house.script({ text: 'It was Ada.' }, { text: '{"nom":"Ada"}' })
+    const error = await rejection(ask1('Who was it?'))
+    // A stream has begun by then, and has no status any more.
+    assert.deepEqual([error.status, error.error.error.type], [mode === 'stream' ? undefined : 500, 'api_error'])
+    assert.equal((await house.upstream()).length, 4)
+  })
+
   test(`bash, the text editor and memory are run by the runner (A161), ${mode}`, async (t) => {
     const house = await serve(t)
     const ran = []

@@ -241,6 +241,13 @@ fn others() -> Vec<Row> {
         ),
         row("`context_management`: other types", "TR55", edits(json!({ "type": "other_20990101" })), json!({}), ""),
         row("`compaction` block", "TR57", summary, no_summary, "stands for all messages before it"),
+        row(
+            "`output_config.format`, `output_format`",
+            "TR62",
+            json!({ "output_config": { "format": { "type": "json_schema", "schema": { "type": "object" } } } }),
+            json!({}),
+            "asked for, checked, asked for once more; recursive schemas are refused",
+        ),
         answered("`stop_sequences`", "M82", json!({ "stop_sequences": ["STOP"] }), "kept by the gateway"),
         row(
             "`mcp_servers`",

@@ -513,6 +513,7 @@ impl Run<'_> {
             Step::Continue => {}
             Step::Fault(fault) => self.outs.push(Out::Fault(fault.kind.to_string())),
             Step::Failed(fault) => self.outs.push(Out::Failed(fault.kind.to_string())),
+            Step::Unfit => panic!("no JSON was asked for"),
             Step::TooLong => panic!("no test folds so much"),
             Step::Done if self.outs.contains(&Out::Done) => {}
             Step::Done => self.outs.push(Out::Done),

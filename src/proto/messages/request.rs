@@ -32,6 +32,8 @@ pub const MAX_DOCUMENTS: usize = 5;
 pub const MAX_STOP_SEQUENCES: usize = 16;
 /// See [`MAX_STOP_SEQUENCES`].
 pub const MAX_STOP_SEQUENCE: usize = 256;
+/// Longest schema of structured output (TR62), compact, in bytes.
+pub const MAX_SCHEMA: usize = 64 << 10;
 /// Longest tool name in characters (M16).
 pub const MAX_TOOL_NAME: usize = 256;
 
@@ -115,6 +117,8 @@ pub struct Request<'a> {
     pub(crate) max_tokens: Option<u64>,
     /// `output_config.effort`, of the last system message of this turn that has one (M70), else the request's.
     pub(crate) effort: Option<Effort>,
+    /// The JSON schema of the answer's text (TR62), an object.
+    pub(crate) schema: Option<ValueId>,
     /// `stop_sequences` (M82).
     pub(crate) stop_sequences: Vec<Cow<'a, str>>,
     /// `metadata.user_id`.
@@ -145,6 +149,13 @@ impl<'a> Request<'a> {
     /// Whether the client asked for a stream of events.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// The JSON schema that its answer must be valid against (TR62), compact.
+    pub fn schema(&self) -> Option<String> {
+        let mut schema = String::new();
+        self.json.value(self.schema?).write(&mut schema);
+        Some(schema)
     }
 
     /// Its stop sequences (M82): at most 16.

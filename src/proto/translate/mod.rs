@@ -13,6 +13,7 @@ mod schema;
 pub mod search;
 pub mod stop;
 pub mod stream;
+pub mod structured;
 pub mod thinking;
 pub mod tools;
 pub mod usage;

@@ -17,6 +17,7 @@ use super::ids::Ids;
 use super::model::{Model, Models, Resolved};
 use super::pictures::{PictureForm, Pictures};
 use super::schema::{bare, is_bare};
+use super::structured;
 use super::tools::{Declared, ToolNames, upstream_name};
 use crate::proto::json::tree::Text;
 use crate::proto::kiro::request::{
@@ -359,8 +360,9 @@ fn add_sentences(conversation: &mut Conversation<'_>, request: &Request<'_>, goe
         ToolChoice::Tool(name) => goes_on && name == WEB_SEARCH,
         ToolChoice::Auto | ToolChoice::None => false,
     };
-    let sentence = tool_choice_sentence(&request.tool_choice, has_tools);
-    if let Some(sentence) = sentence.filter(|_| !is_done) {
+    let tool_choice = tool_choice_sentence(&request.tool_choice, has_tools).filter(|_| !is_done);
+    let structured = request.schema().map(|schema| structured::sentence(&schema));
+    for sentence in [tool_choice, structured].into_iter().flatten() {
         conversation.current.content.append(Text::BLANK_LINE);
         conversation.current.content.append(Text::new(sentence));
     }

@@ -11,6 +11,7 @@ use super::fault::{PromptSize, api_error};
 use super::limit::TokenLimit;
 use super::search;
 use super::stop::{StopScanner, StopSequences};
+use super::structured::{AnswerCheck, Rejected};
 use super::thinking::{Span, Spans, TagScanner};
 use super::tools::ToolNames;
 use super::usage::{Measured, Reported, UsageSplit};
@@ -21,6 +22,7 @@ use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 use crate::proto::messages::search::{Outcome, SearchCode, WEB_SEARCH};
 
+mod held;
 mod text;
 
 use self::text::Cut;
@@ -79,6 +81,8 @@ pub struct Extras {
     pub context_management: Option<String>,
     /// They end the answer (M82).
     pub stop_sequences: Option<Arc<StopSequences>>,
+    /// The text must be JSON that passes this check (TR62, TS37).
+    pub structured: Option<AnswerCheck>,
     /// The answer ends near so many tokens of text and tool input, because upstream doesn't keep `max_tokens` (M83).
     pub max_tokens: Option<u64>,
 }
@@ -108,6 +112,9 @@ pub enum Step {
     /// The message goes on with another upstream answer (TS31). Its request is the client's with the blocks so far as
     /// one more assistant message (TS33).
     NextRound,
+    /// Neither the first reply nor the second was the JSON that was asked for (TS37): only giving up may follow. It isn't
+    /// a fault of the account's.
+    Unfit,
     /// The folded message became longer than [`MAX_FOLDED`] and was dropped. It isn't a fault of upstream's.
     ///
     /// [`MAX_FOLDED`]: crate::proto::messages::response::MAX_FOLDED
@@ -183,6 +190,8 @@ pub struct Response {
     limit: TokenLimit,
     /// We end the answer here; upstream hasn't.
     cut: Option<Cut>,
+    /// The text so far, while it may still become the JSON that was asked for (TS37).
+    held: Option<String>,
     ended: Option<(StopReason, Usage)>,
     tally: Tally,
     /// The raw copy of TS23 is on. Off only to measure its gain.
@@ -259,6 +268,10 @@ struct RoundsSoFar {
     taken: usize,
     /// Searches that upstream answered, in all rounds.
     answered: u32,
+    /// A reply wasn't the JSON that was asked for (TS37).
+    rejected: bool,
+    /// That reply, until the next request is made.
+    last_rejected: Option<Rejected>,
 }
 
 /// A search that the model has called (TS30).
@@ -297,6 +310,7 @@ impl Response {
             stops: settings.extras.stop_sequences.clone().map(StopScanner::new),
             limit: TokenLimit::of(settings.extras.max_tokens),
             cut: None,
+            held: settings.extras.structured.is_some().then(String::new),
             settings,
             spans: Spans::default(),
             half: None,
@@ -478,17 +492,20 @@ impl Response {
         }
         self.state = State::Gap;
         match self.stop_reason_now() {
-            StopReason::EndTurn if may_go_on => {
-                self.rounds.earlier = self.settled_usage();
-                self.rounds.credits = self.credits();
-                (self.rounds.first_index, self.rounds.taken) = (self.index, 0);
-                self.begin_answer();
-                self.tally.credits = None;
-                Step::NextRound
-            }
+            StopReason::EndTurn if may_go_on => self.begin_round(),
             StopReason::EndTurn => self.stop(StopReason::PauseTurn, sink),
             reason => self.stop(reason, sink),
         }
+    }
+
+    /// Another upstream answer of the same message follows (TS31).
+    fn begin_round(&mut self) -> Step {
+        self.rounds.earlier = self.settled_usage();
+        self.rounds.credits = self.credits();
+        (self.rounds.first_index, self.rounds.taken) = (self.index, 0);
+        self.begin_answer();
+        self.tally.credits = None;
+        Step::NextRound
     }
 
     /// No further attempt: a started stream ends with the error (TS18, TS19). Open text and thoughts are closed before
@@ -528,7 +545,10 @@ impl Response {
 
     /// Bytes that wait behind an open tool or for the outcome of searches.
     pub fn held(&self) -> usize {
-        self.queue.bytes + self.rounds.searches.iter().map(|call| call.input.len() + QUEUED_OVERHEAD).sum::<usize>()
+        let text = self.held.as_ref().map_or(0, String::len);
+        self.queue.bytes
+            + text
+            + self.rounds.searches.iter().map(|call| call.input.len() + QUEUED_OVERHEAD).sum::<usize>()
     }
 
     /// A content block of the present upstream answer was opened (TS34); after the end, any block.
@@ -570,7 +590,7 @@ impl Response {
                 && rest.metered
                 && rest.output == self.output
                 && self.half.is_none()
-                && matches!(self.state, State::Text | State::Think { .. } | State::Gap)
+                && (matches!(self.state, State::Text | State::Think { .. } | State::Gap) || self.holds_text())
         })
     }
 
@@ -741,6 +761,9 @@ impl Response {
         self.boundary(sink);
         self.close_block(sink);
         let stop_reason = self.stop_reason_now();
+        if let Some(step) = self.judge_held(stop_reason, sink) {
+            return step;
+        }
         // At a limit the message ends at once: nothing may follow half a tool (TS42).
         if !self.rounds.searches.is_empty() && matches!(stop_reason, StopReason::EndTurn | StopReason::ToolUse) {
             self.state = State::Searching;
@@ -1063,6 +1086,9 @@ impl Response {
                 return;
             }
             open.sent = true;
+            if let Some(text) = self.held.take() {
+                held::put_block(&mut self.index, &text, sink);
+            }
             let name = self.settings.tool_names.client_name(&open.name);
             let block = match &open.search {
                 Some(call) => Block::SearchUse { id: &call.id },

@@ -12,11 +12,11 @@ use super::search::{is_search, read_search};
 use super::settle::{apply_summary, leave_out_empty, references, resolve_references, without_unloaded};
 use super::{
     Block, Content, Display, Document, DocumentFormat, DocumentSource, Ignored, Image, ImageFormat, MAX_MESSAGES,
-    MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role, SearchResult,
-    SystemText, Thinking, Tool, ToolChoice, ToolResult, ToolUse, quotable,
+    MAX_SCHEMA, MAX_STOP_SEQUENCE, MAX_STOP_SEQUENCES, MAX_TOOL_NAME, Message, Purpose, Request, RequestError, Role,
+    SearchResult, SystemText, Thinking, Tool, ToolChoice, ToolResult, ToolUse, quotable,
 };
 use crate::proto::effort::Effort;
-use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueKind};
+use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueId, ValueKind};
 use crate::proto::messages::error::{Cause, ErrorType};
 use crate::proto::messages::search::WEB_SEARCH;
 
@@ -65,6 +65,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let (thinking, display) = thinking.map_or(Ok((Thinking::Absent, None)), thinking_mode)?;
     let effort = output_config.map_or(Ok(None), |config| output_effort(config, Path::top("output_config")))?;
     check_sampling(json.root())?;
+    let schema = output_schema(json.root(), output_config)?;
     let stop_sequences = stop_sequences.map_or(Ok(Vec::new()), read_stop_sequences)?;
     let stream = stream.map_or(Ok(false), |stream| boolean(stream, Path::top("stream")))?;
     let user_id = metadata.map_or(Ok(None), metadata_user_id)?;
@@ -95,6 +96,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
         display,
         max_tokens,
         effort,
+        schema,
         stop_sequences,
         user_id,
         edits,
@@ -263,6 +265,31 @@ fn check_sampling(request: Value<'_, '_>) -> Result<()> {
     between_0_and_1(temperature, Path::top("temperature"))?;
     between_0_and_1(top_p, Path::top("top_p"))?;
     top_k.map_or(Ok(()), |top_k| integer_from(0, top_k, Path::top("top_k")).map(drop))
+}
+
+/// The schema of structured output (TR62); the older `output_format` counts where `output_config` has none.
+fn output_schema(body: Value<'_, '_>, config: Option<Value<'_, '_>>) -> Result<Option<ValueId>> {
+    let at = Path::top("output_config");
+    let [older] = fields(body, ["output_format"]);
+    let [format] = config.map_or([None], |config| fields(config, ["format"]));
+    let (format, at) = match (format, older) {
+        (Some(format), _) => (format, at.field("format")),
+        (None, Some(older)) => (older, Path::top("output_format")),
+        (None, None) => return Ok(None),
+    };
+    let [kind, schema] = fields(object(format, at)?, ["type", "schema"]);
+    let kind_at = at.field("type");
+    if !string(required(kind, kind_at)?, kind_at)?.is("json_schema") {
+        return Err(kind_at.error(one_of(["json_schema"])));
+    }
+    let at = at.field("schema");
+    let schema = object(required(schema, at)?, at)?;
+    let mut compact = String::new();
+    schema.write(&mut compact);
+    if compact.len() > MAX_SCHEMA {
+        return Err(at.error(format!("at most {MAX_SCHEMA} bytes")));
+    }
+    Ok(Some(schema.id()))
 }
 
 fn between_0_and_1(value: Option<Value<'_, '_>>, at: Path<'_>) -> Result<()> {

@@ -72,6 +72,9 @@ impl Response {
     }
 
     fn put_text(&mut self, piece: Piece<'_>, sink: &mut impl Sink) {
+        if self.held.is_some() {
+            return self.hold(&text_of(piece));
+        }
         if !matches!(self.state, State::Text) {
             self.open_block(Block::Text, State::Text, sink);
         }
@@ -94,7 +97,7 @@ impl Response {
     }
 
     pub(super) fn holds_text(&self) -> bool {
-        self.stops.as_ref().is_some_and(StopScanner::holds)
+        self.stops.as_ref().is_some_and(StopScanner::holds) || self.held.as_ref().is_some_and(|text| !text.is_empty())
     }
 
     /// The step after a content event.

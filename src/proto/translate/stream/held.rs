@@ -1,0 +1,70 @@
+//! Text that is held until it is known to be the JSON that was asked for (TS37).
+
+use super::{Response, State, Step};
+use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent};
+use crate::proto::translate::structured::{MAX_HELD, Rejected};
+
+impl Response {
+    /// Text that waits. What is over [`MAX_HELD`] is dropped: such a reply fails.
+    pub(super) fn hold(&mut self, text: &str) {
+        let Some(held) = &mut self.held else { return };
+        if held.len() <= MAX_HELD {
+            held.push_str(text);
+        }
+    }
+
+    /// The upstream answer ends, for this reason: the JSON goes out. None when that is all, or nothing is held.
+    pub(super) fn judge_held(&mut self, reason: StopReason, sink: &mut impl Sink) -> Option<Step> {
+        let check = self.settings.extras.structured.clone()?;
+        let held = self.held.take()?;
+        if reason != StopReason::EndTurn {
+            self.put_held(&held, sink);
+            return None;
+        }
+        let found = match held.len() > MAX_HELD {
+            true => Err("it is too long".to_owned()),
+            false => check.find(&held),
+        };
+        match found {
+            Ok(json) => {
+                self.put_held(json, sink);
+                None
+            }
+            Err(_) if self.rounds.rejected => {
+                self.state = State::Faulted { started: self.is_started() };
+                Some(Step::Unfit)
+            }
+            Err(complaint) => {
+                self.rounds.rejected = true;
+                let mut reply = held;
+                reply.truncate(reply.floor_char_boundary(MAX_HELD));
+                self.rounds.last_rejected = Some(Rejected { reply, complaint });
+                Some(self.begin_round())
+            }
+        }
+    }
+
+    /// The reply that the next request complains of, once.
+    pub fn take_rejected(&mut self) -> Option<Rejected> {
+        self.rounds.last_rejected.take()
+    }
+
+    fn put_held(&mut self, text: &str, sink: &mut impl Sink) {
+        put_block(&mut self.index, text, sink);
+        if !text.is_empty() && matches!(self.state, State::Open) {
+            self.state = State::Gap;
+        }
+    }
+}
+
+/// A whole text block.
+pub(super) fn put_block(index: &mut u32, text: &str, sink: &mut impl Sink) {
+    if text.is_empty() {
+        return;
+    }
+    let delta = Delta::Text(Piece::Plain(text));
+    sink.event(StreamEvent::BlockStart { index: *index, block: Block::Text });
+    sink.event(StreamEvent::BlockDelta { index: *index, delta });
+    sink.event(StreamEvent::BlockStop { index: *index });
+    *index += 1;
+}

@@ -1,0 +1,156 @@
+//! Structured output (TR62, TS37), from the client to the simulated Kiro and back.
+#![cfg(feature = "server")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
+
+#[path = "support/redis_server.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod redis_server;
+#[path = "support/world.rs"]
+#[expect(dead_code, reason = "shared with other tests")]
+mod world;
+
+use serde_json::{Value, json};
+use world::{Reply, World, events, with};
+
+/// The first one of Claude Code's requests of this kind.
+const ASKED: &str = include_str!("reported/tr62-structured-output.json");
+const TITLE: &str = r#"{"title":"Fix login button"}"#;
+
+/// The request with these changes; each text is a conversation of its own.
+fn asked(text: &str, changes: Value) -> Value {
+    let mut asked: Value = serde_json::from_str(ASKED).unwrap();
+    asked["messages"][0]["content"] = json!(text);
+    asked["max_tokens"] = json!(1_000);
+    for (key, value) in changes.as_object().unwrap() {
+        asked[key] = value.clone();
+    }
+    asked
+}
+
+/// What upstream says, answer by answer.
+fn says(world: &World, answers: Value) {
+    world.simulated.control().script(json!({ "token": "s1", "scenarios": answers })).unwrap();
+}
+
+/// The text of each current message that upstream got.
+fn prompts(world: &World) -> Vec<String> {
+    let stats = world.simulated.control().stats_with_bodies();
+    let bodies = stats["last"].as_array().unwrap().iter().filter_map(|call| call["body"].as_str());
+    let bodies = bodies.filter_map(|body| serde_json::from_str::<Value>(body).ok());
+    let current = |body: Value| body["conversationState"]["currentMessage"]["userInputMessage"]["content"].clone();
+    bodies.map(current).filter_map(|content| content.as_str().map(str::to_owned)).collect()
+}
+
+/// The text blocks of an answer, streamed or not.
+fn texts(reply: &Reply, stream: bool) -> Vec<String> {
+    if !stream {
+        let message = reply.json();
+        let blocks = message["content"].as_array().unwrap_or_else(|| panic!("{}", reply.text)).clone();
+        return blocks.iter().filter_map(|block| block["text"].as_str().map(str::to_owned)).collect();
+    }
+    let deltas = events(&reply.text);
+    deltas.iter().filter_map(|event| event["delta"]["text"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn the_answer_is_the_json_alone_a177_tr62_ts37() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let replies = [TITLE.to_owned(), format!("```json\n{TITLE}\n```"), format!("Here it is: {TITLE}. Anything else?")];
+    for (place, reply) in replies.iter().enumerate() {
+        for stream in [false, true] {
+            says(&world, json!([{ "text": reply, "pieces": 5 }]));
+            let answer = world.messages(&asked(&format!("{place} {stream}"), json!({ "stream": stream }))).await;
+            assert_eq!((answer.status, texts(&answer, stream)), (200, vec![TITLE.to_owned()]), "{}", answer.text);
+            assert!(answer.text.contains("\"end_turn\""));
+        }
+    }
+    let prompts = prompts(&world);
+    assert_eq!(prompts.len(), 6);
+    let sentence = "\n\nReply with a single JSON value that is valid against this JSON Schema, without any other text and \
+                    without a code fence: {\"type\":\"object\",\"properties\":";
+    assert!(prompts[0].starts_with(&format!("0 false{sentence}")), "{}", prompts[0]);
+}
+
+#[tokio::test]
+async fn a_wrong_answer_is_asked_for_once_more_a178_ts37() {
+    for stream in [false, true] {
+        let world = World::with_tokens(&["s1"], &[]).await;
+        let tokens = |input, output| json!({ "tokens": { "uncachedInputTokens": input, "outputTokens": output } });
+        let wrong = json!({ "text": "{\"name\":1}", "usage": tokens(100, 10) });
+        says(&world, json!([wrong, { "text": TITLE, "usage": tokens(150, 20) }]));
+        let answer = world.messages(&asked("q", json!({ "stream": stream }))).await;
+        assert_eq!((answer.status, texts(&answer, stream)), (200, vec![TITLE.to_owned()]), "{}", answer.text);
+        let usage = match stream {
+            false => answer.json()["usage"].clone(),
+            true => {
+                events(&answer.text).iter().rfind(|event| event["type"] == "message_delta").unwrap()["usage"].clone()
+            }
+        };
+        assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(250), &json!(30)), "{usage}");
+        assert!(usage.get("server_tool_use").is_none());
+        let prompts = prompts(&world);
+        assert_eq!(prompts.len(), 2);
+        assert!(prompts[1].starts_with("Your reply can't be used: "), "{}", prompts[1]);
+        assert!(prompts[1].contains("Reply with a single JSON value"), "the sentence stands in each round");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_stays_wrong_is_an_error_a179_ts37() {
+    for stream in [false, true] {
+        let world = World::with_tokens(&["s1"], &[]).await;
+        let before = world.accounts();
+        says(&world, json!([{ "text": "No." }, { "text": "Still no." }]));
+        let answer = world.messages(&asked("q", json!({ "stream": stream }))).await;
+        assert!(
+            answer.text.contains("\"api_error\"") && answer.text.contains("output_config.format"),
+            "{}",
+            answer.text
+        );
+        assert!(!answer.text.contains("No."), "{}", answer.text);
+        if !stream {
+            assert_eq!(answer.status, 500);
+        }
+        assert_eq!(prompts(&world).len(), 2);
+        let health = |records: &[Value]| [records[0]["isHealthy"].clone(), records[0]["errorCount"].clone()];
+        assert_eq!(health(&before), health(&world.accounts()));
+    }
+}
+
+#[tokio::test]
+async fn text_in_front_of_a_tool_goes_out_as_it_is_a180_ts37() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    for stream in [false, true] {
+        says(&world, json!([{ "text": "I look.", "tools": [{ "name": "f", "input": { "x": 1 } }] }]));
+        let tools = json!([{ "name": "f", "input_schema": { "type": "object" } }]);
+        let answer = world.messages(&asked(&format!("{stream}"), json!({ "stream": stream, "tools": tools }))).await;
+        assert_eq!((answer.status, texts(&answer, stream)), (200, vec!["I look.".to_owned()]), "{}", answer.text);
+        assert!(answer.text.contains("\"tool_use\""));
+    }
+}
+
+#[tokio::test]
+async fn the_output_limit_ends_the_json_as_it_is_ts37() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    says(&world, json!([{ "text": "{\"title\":\"Fi", "usage": { "stop_reason": "MAX_TOKENS" } }]));
+    let answer = world.messages(&asked("q", json!({}))).await;
+    assert_eq!(texts(&answer, false), ["{\"title\":\"Fi"]);
+    assert_eq!(answer.json()["stop_reason"], "max_tokens");
+}
+
+#[tokio::test]
+async fn formats_that_cant_be_kept_are_refused_a181_tr62() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    for (format, path) in [
+        (json!({ "type": "xml" }), "output_config.format.type"),
+        (json!({ "type": "json_schema" }), "output_config.format.schema"),
+        (json!({ "type": "json_schema", "schema": { "$ref": "#" } }), "output_config.format.schema"),
+    ] {
+        let answer = world.messages(&asked("q", json!({ "output_config": { "format": format } }))).await;
+        assert_eq!((answer.status, &answer.json()["error"]["type"]), (400, &json!("invalid_request_error")));
+        assert!(answer.text.contains(&format!("\"{path}: ")), "{}", answer.text);
+    }
+    let older = with(json!({ "output_format": { "type": "xml" } }));
+    assert!(world.messages(&older).await.text.contains("\"output_format.type: "));
+    assert_eq!(prompts(&world).len(), 0);
+}
