@@ -118,6 +118,19 @@ async fn an_answer_that_stays_wrong_is_an_error_a179_ts37() {
 }
 
 #[tokio::test]
+async fn the_presets_of_structured_output_play_a177_a178_a179() {
+    for (preset, status, chats) in [("structured", 200, 1), ("structured-bad-once", 200, 2), ("structured-bad", 500, 2)]
+    {
+        let world = World::with_tokens(&[&format!("sim-{preset}")], &[]).await;
+        let answer = world.messages(&asked("q", json!({}))).await;
+        assert_eq!((answer.status, prompts(&world).len()), (status, chats), "{preset}: {}", answer.text);
+        if status == 200 {
+            assert_eq!(texts(&answer, false), [r#"{"title":"Simulated title"}"#], "{preset}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn text_in_front_of_a_tool_goes_out_as_it_is_a180_ts37() {
     let world = World::with_tokens(&["s1"], &[]).await;
     for stream in [false, true] {

@@ -3,6 +3,8 @@
 #![cfg(feature = "server")]
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "support/log.rs"]
+mod log;
 #[path = "support/redis_server.rs"]
 #[expect(dead_code, reason = "shared with other tests")]
 mod redis_server;
@@ -42,7 +44,7 @@ fn request(text: &str, options: Value) -> Value {
     for (key, value) in options.as_object().unwrap() {
         tool[key] = value.clone();
     }
-    with(json!({ "tools": [tool], "messages": [{ "role": "user", "content": text }] }))
+    with(json!({ "max_tokens": 20_000, "tools": [tool], "messages": [{ "role": "user", "content": text }] }))
 }
 
 struct Seen {
@@ -331,28 +333,102 @@ async fn a_search_that_fails_is_a_block_and_harms_nobody_a150_a156_k135_k136_m71
 
 #[tokio::test]
 async fn a_client_that_leaves_drops_the_search_a155() {
+    let log = log::Log::listen();
     let world = World::with_tokens(&["s1"], &[]).await;
     model(&world, json!([search("A1", "rust")]));
     of(&world, "s1", json!({ "search": "slow:30000" }));
-    let mut asked = request("q", json!({}));
-    asked["stream"] = json!(true);
-    let sent = world.http.post(world.url("/v1/messages")).header("x-api-key", world::KEY).body(asked.to_string());
-    let mut answer = sent.send().await.unwrap();
-    let mut seen = String::new();
-    while calls(&world).1.is_empty() || !seen.contains("server_tool_use") {
-        if let Ok(chunk) = tokio::time::timeout(Duration::from_millis(50), answer.chunk()).await {
-            seen.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap()));
+    // A busy machine may be late: the best of a few tries counts.
+    let mut quickest = Duration::MAX;
+    for attempt in 1..=5 {
+        let mut asked = request("q", json!({}));
+        asked["stream"] = json!(true);
+        let sent = world.http.post(world.url("/v1/messages")).header("x-api-key", world::KEY).body(asked.to_string());
+        let mut answer = sent.send().await.unwrap();
+        let mut seen = String::new();
+        while calls(&world).1.len() < attempt || !seen.contains("server_tool_use") {
+            if let Ok(chunk) = tokio::time::timeout(Duration::from_millis(50), answer.chunk()).await {
+                seen.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap()));
+            }
+        }
+        drop(answer);
+        let left = Instant::now();
+        while !world.gateway.metrics().lines().any(|line| line == "kiro_requests_in_flight 0") {
+            assert!(left.elapsed() < Duration::from_secs(5), "the message still runs");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        quickest = quickest.min(left.elapsed());
+        if quickest < Duration::from_millis(100) {
+            break;
         }
     }
-    drop(answer);
-    let left = Instant::now();
-    let in_flight = || world.gateway.metrics().lines().any(|line| line == "kiro_requests_in_flight 0");
-    while !in_flight() {
-        assert!(left.elapsed() < Duration::from_secs(5), "the message still runs");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    assert!(quickest < Duration::from_millis(100), "{quickest:?}");
     let searched = world.gateway.metrics();
     assert!(searched.contains("kiro_web_search_seconds_count 0"), "the search has ended: {searched}");
+    assert!(!log.lines("status=499").is_empty(), "{:?}", log.lines("status"));
+}
+
+#[tokio::test]
+async fn four_searches_of_a_message_run_at_once_k136() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let searches: Vec<_> = (1..=9).map(|n| search(&format!("A{n}"), &format!("rust {n}"))).collect();
+    model(&world, json!(searches));
+    of(&world, "s1", json!({ "search": "slow:400" }));
+    let began = Instant::now();
+    let message = whole(&world.messages(&request("q", json!({}))).await);
+    assert_eq!(codes(&message), [""; 9]);
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(3 * 400) && took < Duration::from_millis(7 * 400), "{took:?}");
+}
+
+#[tokio::test]
+async fn sixty_four_searches_of_a_process_run_at_once_k136() {
+    let world = World::with_tokens(&["s1", "s2"], &[OFF]).await;
+    model(&world, json!((1..=4).map(|n| search(&format!("A{n}"), "rust")).collect::<Vec<_>>()));
+    for token in ["s1", "s2"] {
+        of(&world, token, json!({ "search": "slow:1500" }));
+    }
+    let began = Instant::now();
+    let asked: Vec<_> = (0..17).map(|n| request(&format!("message {n}"), json!({}))).collect();
+    let replies = futures_util::future::join_all(asked.iter().map(|asked| world.messages(asked))).await;
+    assert!(replies.iter().all(|reply| codes(&whole(reply)) == [""; 4]));
+    assert!(began.elapsed() >= Duration::from_millis(2 * 1_500), "68 searches in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_message_has_at_most_a_hundred_searches_ts30() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    model(&world, json!((1..=102).map(|n| search(&format!("A{n}"), "rust")).collect::<Vec<_>>()));
+    let message = whole(&world.messages(&request("q", json!({ "max_uses": 1_000 }))).await);
+    assert_eq!(codes(&message)[98..], ["", "", "max_uses_exceeded", "max_uses_exceeded"]);
+    let counted = world.gateway.metrics();
+    assert!(counted.contains("kiro_web_search_total{outcome=\"ok\"} 100\n"), "{counted}");
+}
+
+#[tokio::test]
+async fn a_search_that_is_off_leaves_deferred_tools_a135_tr59() {
+    let world = World::with_tokens(&["s1"], &[("KIRO_WEB_SEARCH", "off")]).await;
+    let mut asked = request("q", json!({}));
+    assert_eq!(world.messages(&asked).await.status, 400);
+    let deferred = json!({ "name": "f", "input_schema": { "type": "object" }, "defer_loading": true });
+    asked["tools"].as_array_mut().unwrap().push(deferred);
+    whole(&world.messages(&asked).await);
+    let (chats, _) = calls(&world);
+    let declared = &current(&chats[0])["userInputMessageContext"]["tools"];
+    assert_eq!(declared[0]["toolSpecification"]["name"], "f", "{declared}");
+}
+
+#[tokio::test]
+async fn the_presets_of_rounds_play_a137_a144() {
+    let world = World::with_tokens(&["sim-search-mixed"], &[OFF]).await;
+    let mut asked = request("q", json!({}));
+    asked["tools"].as_array_mut().unwrap().push(json!({ "name": "f", "input_schema": { "type": "object" } }));
+    let message = whole(&world.messages(&asked).await);
+    assert_eq!(kinds(&message), ["server_tool_use", "tool_use", "web_search_tool_result"]);
+
+    let world = World::with_tokens(&["sim-search-forever"], &[("KIRO_WEB_SEARCH_MAX_ROUNDS", "3")]).await;
+    let message = whole(&world.messages(&request("q", json!({}))).await);
+    let (chats, searches) = calls(&world);
+    assert_eq!((chats.len(), searches.len(), &message["stop_reason"]), (3, 3, &json!("pause_turn")));
 }
 
 #[tokio::test]

@@ -282,6 +282,17 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     ),
     // One web search
     ("search-down", r#"{"world":{"search":"error"}}"#),
+    // Rounds of a message: the model calls a search and the client's tool `f`; structured output and its complaint
+    (
+        "search-mixed",
+        r#"{"world":{"rules":[{"when":{"call":"chat","round":1},"tools":[{"name":"web_search","id":"tooluse_mixed_1","input":{"query":"rust"}},{"name":"f","id":"tooluse_mixed_2","input":{}}]}]}}"#,
+    ),
+    ("structured", r#"{"text":"```json\n{\"title\":\"Simulated title\"}\n```","pieces":4}"#),
+    (
+        "structured-bad-once",
+        r#"{"world":{"rules":[{"when":{"call":"chat","says":"Your reply can't be used"},"text":"{\"title\":\"Simulated title\"}"},{"when":{"call":"chat"},"text":"No JSON this time."}]}}"#,
+    ),
+    ("structured-bad", r#"{"text":"No JSON at any time."}"#),
     // The largest body and the largest picture that pass
     (
         "small-bodies",
@@ -302,10 +313,13 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     ("usage-window", r#"{"world":{"tokens":true,"usage_window":454000}}"#),
 ];
 
+/// Rounds in which `search-forever` calls a search.
+const SEARCHING_ROUNDS: usize = 120;
+
 /// The scenario called `name`, as JSON: one of [`PRESETS`], or one with a parameter:
 /// `429-retry-after-N` (seconds) · `reason-NAME` (a 400 with that reason) · `exception-TYPE` and `error-CODE` (the
 /// first frame) · `late-exception-TYPE` and `late-error-CODE` (after text) · `one-time-tokens-N` (seconds of an access
-/// token) · any status from 400 to 599.
+/// token) · any status from 400 to 599. And `search-forever`: the model calls another search in each round.
 pub(super) fn find(name: &str) -> Option<Value> {
     if let Some((_, json)) = PRESETS.iter().find(|(preset, _)| *preset == name) {
         return serde_json::from_str(json).ok();
@@ -340,6 +354,15 @@ pub(super) fn find(name: &str) -> Option<Value> {
     if let Some(seconds) = with("one-time-tokens-").and_then(|seconds| seconds.parse::<u32>().ok()) {
         return Some(json!({ "world": { "token_life": seconds } }));
     }
+    if name == "search-forever" {
+        let rules = (1..=SEARCHING_ROUNDS).map(|round| {
+            let search = json!({
+                "name": "web_search", "id": format!("tooluse_search_{round}"), "input": { "query": format!("rust {round}") },
+            });
+            json!({ "when": { "call": "chat", "round": round }, "tools": [search] })
+        });
+        return Some(json!({ "world": { "rules": rules.collect::<Vec<_>>() } }));
+    }
     let status = name.parse::<u16>().ok().filter(|status| name.len() == 3 && (400..=599).contains(status))?;
     Some(json!({ "http": { "status": status } }))
 }
@@ -366,6 +389,7 @@ mod tests {
             "late-exception-InternalServerException",
             "late-error-Oops",
             "one-time-tokens-5",
+            "search-forever",
             "418",
             "599",
         ];

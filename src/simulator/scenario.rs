@@ -173,6 +173,8 @@ enum Condition {
     /// One of these names is a member of `additionalModelRequestFields`.
     FieldNames(Vec<String>),
     Round(usize),
+    /// The current message's text holds it.
+    Says(String),
     ImageOver(usize),
     /// Whether the body holds …
     Reasoning(bool),
@@ -223,6 +225,7 @@ impl When {
             fields.take("members")?.map(Condition::Members),
             given,
             fields.take("round")?.map(Condition::Round),
+            fields.take("says")?.map(Condition::Says),
             fields.take("image_over")?.map(Condition::ImageOver),
             fields.take("reasoning")?.map(Condition::Reasoning),
             fields.take("cache_points")?.map(Condition::CachePoints),
@@ -280,6 +283,7 @@ impl Condition {
                 fields.is_some_and(|fields| names.iter().any(|name| fields.contains_key(name)))
             }),
             Self::Round(round) => body(&|prompt| prompt.round == *round),
+            Self::Says(text) => body(&|prompt| prompt.content.contains(text)),
             Self::ImageOver(len) => body(&|prompt| prompt.largest_image > *len),
             Self::Reasoning(has) => body(&|prompt| prompt.thoughts.is_empty() != *has),
             Self::Fields(has) => body(&|prompt| prompt.fields.is_some() == *has),

@@ -142,7 +142,8 @@ fn usable_tools<'a>(
         let at = at.index(block);
         at.field("tool").field("name").error(no_tool(&name))
     })?;
-    let has = |deferred: bool| tools.iter().any(|tool| tool.deferred == deferred);
+    // A web search finds no tools.
+    let has = |deferred: bool| tools.iter().any(|tool| tool.deferred == deferred && tool.search.is_none());
     Ok(if has(true) && has(false) && !server.has_tool_search {
         without_unloaded(tools, referred, choice)
     } else {
