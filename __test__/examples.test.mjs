@@ -1,8 +1,9 @@
 // The programs in examples/ run as they stand.
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { test } from 'node:test'
-import { ask, events, start, textOf, until } from './support/stack.mjs'
+import { ask, events, freePort, start, textOf, until } from './support/stack.mjs'
 
 const root = path.join(import.meta.dirname, '..')
 const example = (t, name, args = [], options = {}) =>
@@ -74,4 +75,29 @@ test('examples/chat.mjs', async (t) => {
   assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
   assert.match(child.output, /which dice\?[\s\S]*Let me throw\.[\s\S]*dice\(/)
   assert.match(child.output, /KIRO_INVALID_REQUEST: /)
+})
+
+test('every sample of the package’s own page runs as it stands (N73)', async (t) => {
+  const page = readFileSync(path.join(root, 'npm/README.md'), 'utf8')
+  const samples = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code)
+  const sample = (call) => samples.find((code) => code.includes(call))
+  const run = (code) => start(t, process.execPath, ['--input-type=module', '-e', code], { cwd: import.meta.dirname })
+  /** What it prints, when it ends by itself. */
+  const printed = async (code) => {
+    const child = run(code)
+    assert.deepEqual(await child.ended, { code: 0, signal: null }, child.output)
+    return child.output
+  }
+  assert.match(await printed(sample('createMessage')), /^\w[^{}]* simulated/)
+  assert.match(await printed(sample('streamEvents')), /^\w[^{}]* simulated/)
+  assert.match(await printed(sample('countTokens')), /^\d+\n$/)
+  assert.match(await printed(sample('KiroError.is')), /^KIRO_INVALID_REQUEST 400 /)
+  for (const call of ['gateway.handler()', 'gateway.listen(']) {
+    const port = await freePort()
+    const child = run(sample(call).replaceAll('8081', String(port)))
+    await until(() => child.output.includes(`http://127.0.0.1:${port}`), `${call}:\n${child.output}`, 20_000)
+    assert.equal(await streamed(`http://127.0.0.1:${port}/v1/messages`), 'é x')
+    child.kill('SIGKILL')
+  }
+  assert.equal(samples.length, 6)
 })

@@ -148,7 +148,7 @@ test('what holds nothing is refused with its path (R86)', async (t) => {
   for (const [name, words] of [
     ['none.json', 'not found'],
     ['empty', 'holds nothing that can be taken over'],
-    ['data.sqlite3', 'only `kiro-server accounts add --from` reads one'],
+    ['data.sqlite3', 'only `npx kiro-messages accounts add --from` reads one'],
   ]) {
     const error = await failure(gate.importAccounts(path.join(from, name)))
     assert.equal(error.code, 'KIRO_INVALID_REQUEST')

@@ -79,7 +79,7 @@ test('`npm version` writes everything that repeats the version, the loader too, 
   assert.ok(checks.length > 40)
   assert.deepEqual([...new Set(checks)], ["bindingPackageVersion !== '9.8.7'", 'mismatch, expected 9.8.7'])
   for (const file of repeats.slice(2)) assert.match(readFileSync(path.join(copy, file), 'utf8'), /name = "kiro-messages"\nversion = "9\.8\.7"/)
-  for (const name of readdirSync(path.join(copy, 'npm'))) {
+  for (const name of readdirSync(path.join(copy, 'npm')).filter((name) => name !== 'README.md')) {
     assert.equal(JSON.parse(readFileSync(path.join(copy, 'npm', name, 'package.json'), 'utf8')).version, '9.8.7', name)
   }
   const added = new Set(/git add (.*)$/.exec(manifest.scripts.version)[1].split(' '))
@@ -88,7 +88,7 @@ test('`npm version` writes everything that repeats the version, the loader too, 
 
 test('JavaScript in the documents is JavaScript, also on the oldest Node.js that we take', () => {
   const root = new URL('../', import.meta.url)
-  const documents = ['README.md', 'index.d.ts', 'lib/aiclient/main.d.ts', ...readdirSync(new URL('docs', root)).map((name) => `docs/${name}`)]
+  const documents = ['README.md', 'npm/README.md', 'index.d.ts', 'lib/aiclient/main.d.ts', ...readdirSync(new URL('docs', root)).map((name) => `docs/${name}`)]
   const AsyncFunction = (async () => {}).constructor
   let examples = 0
   for (const name of documents.filter((name) => /\.(md|ts)$/.test(name))) {

@@ -246,6 +246,50 @@ test('npx kiro-messages is kiro-server: its flags, its exit codes, its signals',
   assert.deepEqual(await ended, { code: null, signal: 'SIGQUIT' })
 })
 
+test('texts name the command that was started: npx kiro-messages (N72)', () => {
+  const command = path.join(folder, 'node_modules/.bin/kiro-messages')
+  const store = `file:${path.join(work, 'nobody.json')}`
+  const run = (...args) => spawnSync(command, [...args, '--store', store], { encoding: 'utf8', cwd: folder, env: { ...bare(), PATH: process.env.PATH } })
+  assert.match(run('accounts', 'list').stdout, /^no accounts in .*; `npx kiro-messages accounts login` or `accounts add` brings one\n$/)
+  assert.match(run('accounts', 'check', 'abcd').stderr, /^npx kiro-messages: no such account; `npx kiro-messages accounts list` shows them\n$/)
+  assert.match(run('accounts', 'add', '--help').stdout, /^Usage: npx kiro-messages accounts add /m)
+  assert.match(run('accounts', 'add', '--help').stdout, /\(npx kiro-messages --help has them all/)
+  for (const args of [['--help'], ['doctor'], ['accounts', 'remove', '--help']]) {
+    const { stdout, stderr } = run(...args)
+    assert.doesNotMatch(stdout + stderr, /`kiro-server /, args.join(' '))
+  }
+  const program = `
+    const { KiroGateway } = require('kiro-messages')
+    KiroGateway.connect({ env: {}, store: ${JSON.stringify(store)} }).then(async (gateway) => {
+      await gateway.createMessage({ model: 'claude-sonnet-4-5', max_tokens: 1, messages: [{ role: 'user', content: 'x' }] }).catch((error) => console.log(error.message))
+      await gateway.close()
+    })`
+  const { stdout, stderr } = node('-e', program)
+  assert.match(stdout, /`npx kiro-messages accounts login` or `accounts add` brings one\n$/, stderr)
+})
+
+test('no document in a package leads outside it, and the manifests say where everything is (N73)', () => {
+  for (const name of ['kiro-messages', `kiro-messages-${ours.folder}`]) {
+    const at = path.join(folder, 'node_modules', name)
+    const files = readdirSync(at, { recursive: true })
+    for (const file of files.filter((file) => file.endsWith('.md'))) {
+      const text = readFileSync(path.join(at, file), 'utf8')
+      for (const [, link] of text.matchAll(/\]\((?!https:|#)([^)\s#]+)/g)) {
+        assert.ok(files.includes(path.normalize(path.join(path.dirname(file), link))), `${name}/${file} leads to ${link}`)
+      }
+    }
+    const { homepage, bugs, repository } = JSON.parse(readFileSync(path.join(at, 'package.json'), 'utf8'))
+    const [home] = homepage.split('#')
+    assert.match(home, /^https:\/\/[\w.]+\/[\w-]+\/[\w-]+$/)
+    assert.deepEqual([bugs, repository], [`${home}/issues`, { type: 'git', url: `git+${home}.git` }])
+  }
+  const page = readFileSync(path.join(folder, 'node_modules', 'kiro-messages', 'README.md'), 'utf8')
+  assert.doesNotMatch(page, /npm run|cargo|\bkiro-server\b/)
+  for (const name of ['createMessage', 'streamEvents', 'countTokens', 'handler()', 'listen()', 'npx kiro-messages']) assert.ok(page.includes(name), name)
+  const install = page.indexOf('npm install kiro-messages')
+  assert.ok(install > 0 && install < page.indexOf('createMessage'), 'it begins with the install')
+})
+
 test('without the platform package, with another version of it, and on musl (case 37, N62)', () => {
   const at = path.join(folder, 'node_modules', `kiro-messages-${ours.folder}`)
   const aside = path.join(work, 'aside')

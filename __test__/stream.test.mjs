@@ -363,12 +363,35 @@ test('one consumer: a second iterator is a TypeError, several next() are answere
   const gate = await gateway(t, sim, accounts(t))
   const stream = await gate.streamMessages(ask({ text: 'abcdef', pieces: 6, gap_ms: 10 }))
   const iterator = stream[Symbol.asyncIterator]()
-  assert.throws(() => stream[Symbol.asyncIterator](), TypeError)
+  assert.throws(() => stream[Symbol.asyncIterator](), { name: 'TypeError', message: 'the stream is being read already' })
   const results = await Promise.all(Array.from({ length: 40 }, () => iterator.next()))
   const bytes = Buffer.concat(results.filter(({ done }) => !done).map(({ value }) => value))
   assert.equal(textOf(events(bytes)), 'abcdef')
   const firstDone = results.findIndex(({ done }) => done)
   assert.ok(firstDone > 0 && results.slice(firstDone).every(({ done }) => done))
+})
+
+test('a stream that has ended says so to a second reader (N35)', async (t) => {
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const ended = { name: 'TypeError', message: 'the stream has ended: it can be read once' }
+  const again = async (stream) => {
+    assert.throws(() => stream[Symbol.asyncIterator](), ended)
+    if ('pipeTo' in stream) await assert.rejects(stream.pipeTo({ writeHead() {} }), ended)
+  }
+  for (const open of [() => gate.streamMessages(ask({ text: 'x' })), () => gate.streamEvents(ask({ text: 'x' }))]) {
+    const read = await open()
+    for await (const _ of read);
+    await again(read)
+    const left = await open()
+    for await (const _ of left) break
+    await again(left)
+  }
+  // The last Buffer waits to be read: it hasn't ended for its reader.
+  const waiting = await gate.streamMessages(ask({ text: 'x' }))
+  waiting[Symbol.asyncIterator]()
+  await waiting.summary
+  assert.throws(() => waiting[Symbol.asyncIterator](), /is being read already/)
 })
 
 test('the other kinds of stream keep cancelling prompt (N30, N33)', async (t) => {

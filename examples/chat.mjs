@@ -38,11 +38,17 @@ lines.on('SIGINT', () => {
   else running.abort()
 })
 
+// The input may end while an answer runs: newer Node.js refuses to prompt then.
+let ended = false
+lines.once('close', () => {
+  ended = true
+})
+
 lines.setPrompt('> ')
 lines.prompt()
 for await (const line of lines) {
   if (line.trim() !== '') await turn(line)
-  lines.prompt()
+  if (!ended) lines.prompt()
 }
 await gateway.close({ graceMs: 0 })
 

@@ -41,7 +41,8 @@ function find() {
 
 function run(file, args) {
   makeExecutable(file)
-  const child = spawn(file, args, { stdio: 'inherit', detached: !windows })
+  // Its texts then name the command that was typed (N72).
+  const child = spawn(file, args, { stdio: 'inherit', detached: !windows, argv0: 'npx kiro-messages' })
   const handlers = SIGNALS.map((signal) => {
     // On Windows Ctrl-C reaches every process of the console by itself; here it only must not end this one first.
     const handler = () => {

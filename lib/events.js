@@ -2,7 +2,7 @@
 
 const { hold, release } = require('./bell.js')
 const { errorOf } = require('./error.js')
-const { StreamCall, own, unreachable } = require('./stream.js')
+const { StreamCall, own, second, unreachable } = require('./stream.js')
 
 /** `event: name\ndata: {json}\n\n`, nothing else (M54). */
 const DATA = '\ndata: '
@@ -151,6 +151,10 @@ class EventCall extends StreamCall {
     super.finish(summary)
   }
 
+  isRead() {
+    return super.isRead() && this.events.length === 0
+  }
+
   cancel() {
     this.events = []
     this.#at = 0
@@ -190,7 +194,7 @@ class EventStream {
   }
 
   [Symbol.asyncIterator]() {
-    if (this.#read) throw new TypeError('the stream is being read already')
+    if (this.#read) throw second(this.#call)
     this.#read = true
     return this
   }

@@ -150,6 +150,11 @@ class StreamCall {
     release(this)
   }
 
+  /** Nothing is left for a reader. */
+  isRead() {
+    return this.closed || (this.ended && this.queue.length === 0 && this.failure === null)
+  }
+
   unlisten() {
     if (this.onAbort === null) return
     forget(this.signal, this.onAbort)
@@ -189,10 +194,15 @@ class MessageStream {
     this.#call.cancel()
   }
 
+  /** For its one reader (N35). */
+  #claim() {
+    if (this.#read) throw second(this.#call)
+    this.#read = true
+  }
+
   async pipeTo(res) {
     if (typeof res?.writeHead !== 'function') throw new TypeError('res must be a ServerResponse')
-    if (this.#read) throw new TypeError('the stream is being read already')
-    this.#read = true
+    this.#claim()
     unreachable.unregister(this)
     const call = this.#call
     // An ended call gets no further message, so nothing would release it.
@@ -202,14 +212,18 @@ class MessageStream {
   }
 
   [Symbol.asyncIterator]() {
-    if (this.#read) throw new TypeError('the stream is being read already')
-    this.#read = true
+    this.#claim()
     return this
   }
 
   async [Symbol.asyncDispose]() {
     this.cancel()
   }
+}
+
+/** The error for a second reader; a stream of events that was never asked for one has no call. */
+function second(call) {
+  return new TypeError(call?.isRead() ? 'the stream has ended: it can be read once' : 'the stream is being read already')
 }
 
 /**
@@ -220,4 +234,4 @@ function own(bytes, small) {
   return small || bytes.length * 2 >= bytes.buffer.byteLength ? bytes : Buffer.from(bytes)
 }
 
-module.exports = { StreamCall, MessageStream, own, unreachable }
+module.exports = { StreamCall, MessageStream, own, second, unreachable }

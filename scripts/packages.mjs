@@ -12,6 +12,8 @@ import { spawnSync } from 'node:child_process'
 import { isProgram, root } from './steps.mjs'
 
 const ours = readJson('package.json')
+/** The repository, as package.json and the documents name it. */
+const HOME = ours.homepage.replace('#readme', '')
 
 /** Every platform that has a package, from napi's targets: `{ triple, folder, addon, server }`. */
 export const platforms = ours.napi.targets.map((triple) => {
@@ -30,7 +32,7 @@ export function packPlatform(platform, out, binaries = {}) {
   const source = path.join(root, 'npm', platform.folder)
   const { addon = path.join(source, platform.addon), server = path.join(source, platform.server) } = binaries
   const stage = emptyFolder(out, platform.folder)
-  writeJson(path.join(stage, 'package.json'), { ...readJson(path.join('npm', platform.folder, 'package.json')), ...repository() })
+  writeJson(path.join(stage, 'package.json'), { ...readJson(path.join('npm', platform.folder, 'package.json')), ...places() })
   cpSync(path.join(source, 'README.md'), path.join(stage, 'README.md'))
   for (const file of ['LICENSE-MIT', 'LICENSE-APACHE']) cpSync(path.join(root, file), path.join(stage, file))
   cpSync(addon, path.join(stage, platform.addon))
@@ -42,20 +44,27 @@ export function packPlatform(platform, out, binaries = {}) {
 /** The same for the main package, which wants every platform's package of exactly its version (N61). */
 export function packMain(out) {
   const stage = emptyFolder(out, 'kiro-messages')
-  for (const file of [...ours.files, 'README.md']) cpSync(path.join(root, file), path.join(stage, file), { recursive: true })
+  for (const file of ours.files) cpSync(path.join(root, file), path.join(stage, file), { recursive: true })
+  // The repository's own README is for who has the repository.
+  writeFileSync(path.join(stage, 'README.md'), readFileSync(path.join(root, 'npm', 'README.md'), 'utf8').replaceAll(HOME, home()))
   const { devDependencies, overrides, scripts, ...published } = ours
   const optionalDependencies = Object.fromEntries(
     platforms.map(({ folder }) => [`${ours.name}-${folder}`, ours.version]).sort(),
   )
-  writeJson(path.join(stage, 'package.json'), { ...published, ...repository(), optionalDependencies })
+  writeJson(path.join(stage, 'package.json'), { ...published, ...places(), optionalDependencies })
   return npmPack(stage, out)
 }
 
 /** npm's provenance wants the repository that built it, as GitHub names it in its workflows. */
-function repository() {
+function home() {
   const { GITHUB_SERVER_URL, GITHUB_REPOSITORY } = process.env
-  if (!GITHUB_REPOSITORY) return {}
-  return { repository: { type: 'git', url: `git+${GITHUB_SERVER_URL ?? 'https://github.com'}/${GITHUB_REPOSITORY}.git` } }
+  return GITHUB_REPOSITORY ? `${GITHUB_SERVER_URL ?? 'https://github.com'}/${GITHUB_REPOSITORY}` : HOME
+}
+
+/** Where a package's reader finds the source, the documents and the issues. */
+function places() {
+  const { homepage, bugs, repository } = ours
+  return JSON.parse(JSON.stringify({ homepage, bugs, repository }).replaceAll(HOME, home()))
 }
 
 /** Everything that repeats the version. `npm version` calls this. */

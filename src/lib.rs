@@ -75,6 +75,7 @@
 )]
 
 pub mod policy;
+pub mod program;
 pub mod proto;
 pub mod secret;
 

@@ -10,6 +10,7 @@ use std::path::Path;
 /// Longest prefix wins. `lib.rs` stands outside: it only declares.
 const LAYERS: &[(&str, u8)] = &[
     ("secret", 0),
+    ("program", 0),
     ("files", 4),
     ("proto::address", 1),
     ("proto::effort", 1),

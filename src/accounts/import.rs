@@ -407,6 +407,7 @@ pub fn of_vanished(id: &str) -> String {
     let short = crate::proto::record::short(id);
     format!(
         "account {short} is gone again: a Node.js service that has the pool in memory wrote it back without it. Let that \
-         service reload its pool, or restart it, then `kiro-server accounts restore {short}`"
+         service reload its pool, or restart it, then `{} accounts restore {short}`",
+        crate::program::command()
     )
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Intake;
 use crate::files;
 use crate::pool::AccountInfo;
+use crate::program;
 use crate::proto::kiro::sign_in::with_credential;
 use crate::proto::kiro::usage::Usage;
 use crate::proto::record::{Account, Entry, Token, TokenKey, short};
@@ -171,8 +172,9 @@ fn leave(intake: Intake<'_>, record: &[u8], error: &KeepError) -> KeepError {
     let left = paths.into_iter().find(|path: &PathBuf| files::create_private(path, record).is_ok());
     KeepError::Refused(match left {
         Some(path) => format!(
-            "{error}. The login is in {path}: `kiro-server accounts add --from {path}` takes it over; then delete that file",
-            path = path.display()
+            "{error}. The login is in {path}: `{command} accounts add --from {path}` takes it over; then delete that file",
+            path = path.display(),
+            command = program::command()
         ),
         None => format!("{error}. The login could not be left in a file either, and is lost: sign in again"),
     })
@@ -187,7 +189,7 @@ async fn look(
     warnings: &mut Vec<String>,
 ) -> Option<Usage> {
     let profile = intake.look_up_profile(id, token, now).await;
-    warnings.extend(profile.advice().map(str::to_owned));
+    warnings.extend(profile.advice().map(Into::into));
     intake.pool.reload().await.ok()?;
     let lease = intake.pool.visit(id).ok()?;
     match intake.credentials.usage_limits(&lease).await {

@@ -9,6 +9,7 @@ pub mod portal;
 pub mod sign_in;
 pub mod source;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::credentials::{Credentials, LookUp};
 use crate::pool::{Pool, Wanted};
+use crate::program::said;
 use crate::proto::kiro::profile::{KindEvidence, kind_of};
 use crate::proto::record::{Method, Token};
 use crate::store::Store;
@@ -64,11 +66,11 @@ impl ProfileSource {
     }
 
     /// What a person should know: nothing where the account can serve.
-    pub fn advice(self) -> Option<&'static str> {
+    pub fn advice(self) -> Option<Cow<'static, str>> {
         match self {
             Self::Known | Self::Unneeded | Self::Found => None,
-            Self::None => Some("no profile found: the organisation's administrator must add this user to one"),
-            Self::Skipped => Some("profile not looked up yet: `kiro-server accounts check` does it"),
+            Self::None => Some("no profile found: the organisation's administrator must add this user to one".into()),
+            Self::Skipped => Some(said("profile not looked up yet: `kiro-server accounts check` does it")),
         }
     }
 }

@@ -17,8 +17,8 @@ const DEFAULT_FILE: &str = ".aws/sso/cache/kiro-auth-token.json";
 const IN_FOLDER: [&str; 5] =
     ["configs/provider_pools.json", "provider_pools.json", "kiro-auth-token.json", "data.sqlite3", "credentials.json"];
 
-/// The error for a database where the library for it isn't built in.
-const NO_DATABASES: &str = "is a SQLite database: only `kiro-server accounts add --from` reads one";
+/// The error for a database where the library for it isn't built in: in the addon only.
+const NO_DATABASES: &str = "is a SQLite database: only `npx kiro-messages accounts add --from` reads one";
 
 /// The contents of a path.
 #[derive(Default)]

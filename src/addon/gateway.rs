@@ -266,7 +266,7 @@ impl KiroGateway {
     /// another user's than `replace`'s; `KIRO_UPSTREAM` when the sign-in's host can't be reached;
     /// `KIRO_STORE_UNAVAILABLE` when the store takes no writes; `KIRO_NOT_FOUND` for an unknown `replace`.
     ///
-    /// Browser and other providers: `kiro-server accounts login --browser`.
+    /// Browser and other providers: `npx kiro-messages accounts login --browser`.
     ///
     /// ```js
     /// const { account } = await gateway.login({
@@ -281,7 +281,7 @@ impl KiroGateway {
         Ok(())
     }
 
-    /// Takes over the sessions of other programs from a file or a folder, as `kiro-server accounts add --from` does:
+    /// Takes over the sessions of other programs from a file or a folder, as `npx kiro-messages accounts add --from` does:
     /// Kiro's token files, the Node.js service's `provider_pools.json`, `credentials.json` of other gateways, API keys
     /// one a line. The source is only read. They serve at once.
     ///

@@ -179,7 +179,7 @@ fn import_result(imported: &Imported) -> Value {
             "name": account.name,
             "method": account.token.method().as_str(),
             "expiresAt": account.expires_at().map(rfc3339),
-            "warnings": account.warnings.iter().map(String::as_str).chain(account.profile.advice()).collect::<Vec<_>>(),
+            "warnings": account.warnings.iter().map(|text| text.as_str().into()).chain(account.profile.advice()).collect::<Vec<_>>(),
         }),
     };
     json!({ "accounts": imported.reports.iter().map(account).collect::<Vec<_>>(), "warnings": imported.notes })

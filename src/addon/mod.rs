@@ -27,6 +27,8 @@ use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi::{Env, Result};
 use napi_derive::napi;
 
+use crate::program;
+
 /// The doorbell of one JavaScript thread. Made once by lib/bell.js.
 /// @internal
 #[napi]
@@ -41,6 +43,7 @@ impl Bell {
     /// `ring` is called on this thread when there is something to drain.
     #[napi(constructor, skip_typescript)]
     pub fn new(env: &Env, ring: Function<(), ()>) -> Result<Self> {
+        program::started_as(program::PACKAGE);
         // Weak: lib/bell.js decides whether the process must live (N51).
         let ring = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
         let bell = bell::Bell::new(move || {

@@ -19,6 +19,7 @@ use crate::policy::later;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
+use crate::program::{self, said};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::secret::Secret;
 
@@ -26,6 +27,9 @@ use crate::secret::Secret;
 const SOON: Duration = Duration::from_secs(120);
 /// The least time between two timed checks of the line.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// What a pool of accounts without a profile says.
+const NO_PROFILE: &str = "No account has a Kiro profile; see `kiro-server accounts check`";
 
 /// The account that a request wants.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,7 +128,7 @@ impl fmt::Display for Outlook {
             return f.write_str("No account serves this model: see notSupportedModels in their records");
         }
         if self.states.len() == 1 && self.states.contains_key("no-profile") {
-            return f.write_str("No account has a Kiro profile; see `kiro-server accounts check`");
+            return f.write_str(&said(NO_PROFILE));
         }
         match self.until {
             Some(until) => write!(f, "No account can serve before {until:.0} (")?,
@@ -140,7 +144,7 @@ impl fmt::Display for Outlook {
             };
             write!(f, "{comma}{count} {words}")?;
         }
-        f.write_str("): see `kiro-server accounts list`, or add an account")
+        f.write_str(&said("): see `kiro-server accounts list`, or add an account"))
     }
 }
 
@@ -205,12 +209,13 @@ impl fmt::Display for NoAccount {
             Why::Empty { place } => {
                 return write!(
                     f,
-                    "There are no accounts in {place}: `kiro-server accounts login` or `accounts add` brings one"
+                    "There are no accounts in {place}: `{} accounts login` or `accounts add` brings one",
+                    program::command()
                 );
             }
             Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
             Why::OutOfService(outlook) => return outlook.fmt(f),
-            Why::NoProfile => "No account has a Kiro profile; see `kiro-server accounts check`",
+            Why::NoProfile => return f.write_str(&said(NO_PROFILE)),
             Why::Model => "No account serves this model",
             Why::Paced => "All accounts have had their requests of this minute",
             Why::Unknown => "Unknown account",

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, short, tickets};
 use crate::policy::later;
+use crate::program;
 use crate::proto::record::{Account, TokenKey, Unusable};
 use crate::store::{RawAccount, Status, StoreError, StoreErrorKind, UnsavedToken, Writer};
 
@@ -121,14 +122,16 @@ impl Pool {
             tracing::warn!(
                 accounts = orphans.join(" "),
                 "removed from the pool, but their token records are still there: a program that keeps the pool in memory may \
-                 have written it back without them. Let it reload its pool, then `kiro-server accounts restore`"
+                 have written it back without them. Let it reload its pool, then `{} accounts restore`",
+                program::command()
             );
         }
     }
 
     async fn tell_of_an_empty_start(&self) {
         let place = &*self.0.settings.place;
-        tracing::warn!(place, "there are no accounts; `kiro-server accounts login` or `accounts add` brings one");
+        let command = program::command();
+        tracing::warn!(place, "there are no accounts; `{command} accounts login` or `accounts add` brings one");
         // The Node.js service takes its prefix only from its own configuration (R1).
         if let Ok(Some(elsewhere)) = self.0.store.pool_under_default_prefix().await {
             tracing::warn!(elsewhere, "there are accounts under the default prefix: look at REDIS_KEY_PREFIX");

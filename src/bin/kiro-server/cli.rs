@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use kiro_messages::config::{ConfigError, Form, Group, RawConfig, SETTINGS, Setting};
+use kiro_messages::program;
 
 /// Columns of the list of settings.
 const WIDTH: usize = 80;
@@ -106,7 +107,7 @@ pub fn command() -> Command {
             Arg::new("config")
                 .long("config")
                 .value_name("FILE")
-                .help("TOML file with settings (kiro-server --help has them all; their flags work for every command)")
+                .help(format!("TOML file with settings ({} --help has them all; their flags work for every command)", program::command()))
                 .global(true),
         )
         .arg(

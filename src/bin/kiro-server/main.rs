@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
+use kiro_messages::program;
 use log::Log;
 use output::CommandFailure;
 use reload::Reload;
@@ -41,6 +42,10 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, ConfigError> {
+    // As lib/cli.js names it.
+    if std::env::args_os().next().is_some_and(|name| name == program::PACKAGE) {
+        program::started_as(program::PACKAGE);
+    }
     let (args, hints) = cli::in_our_spelling(std::env::args_os());
     hints.iter().for_each(output::complain);
     let matches = cli::command().get_matches_from(args);

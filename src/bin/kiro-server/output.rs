@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 use kiro_messages::error::Error;
+use kiro_messages::program::{command, said};
 use kiro_messages::store::StoreError;
 use serde_json::Value;
 
@@ -52,15 +53,16 @@ impl From<Error> for CommandFailure {
 /// Prints a text that ends in a line feed.
 pub fn show(text: &str) -> Result<(), CommandFailure> {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(said(text).as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| CommandFailure::new(format!("standard output: {error}")))
 }
 
 /// Writes a problem to standard error, in one line. If that can't be written, only the exit code shows it.
 pub fn complain(message: impl fmt::Display) {
     // A file's name could hold control characters for the terminal. Line breaks stay.
-    let lines: Vec<_> = message.to_string().lines().map(without_controls).collect();
-    let _nobody_listens = super::log::say(&format!("kiro-server: {}\n", lines.join("\n")));
+    let message = message.to_string();
+    let lines: Vec<_> = said(&message).lines().map(without_controls).collect();
+    let _nobody_listens = super::log::say(&format!("{}: {}\n", command(), lines.join("\n")));
 }
 
 /// Prints JSON, indented.

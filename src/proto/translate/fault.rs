@@ -1,5 +1,6 @@
 //! Faults as the client sees them: API error type, status and sentence.
 
+use crate::program::said;
 use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
 use crate::proto::messages::error::{ApiError, ErrorType};
 
@@ -53,8 +54,10 @@ pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
         ),
         FaultKind::ProfileArn => ApiError::new(
             ErrorType::Api,
-            "The Kiro account has no valid profile ARN and none could be looked up: sign in to Kiro again, or run \
-             `kiro-server accounts check`.",
+            said(
+                "The Kiro account has no valid profile ARN and none could be looked up: sign in to Kiro again, or run \
+                 `kiro-server accounts check`.",
+            ),
         ),
         FaultKind::BadRequest | FaultKind::ModelFields => {
             ApiError::new(ErrorType::InvalidRequest, upstream_sentence(fault, "Kiro refused the request."))
