@@ -57,6 +57,7 @@ function handler(gateway, options = {}) {
  * - `admits(name)`: whether a header of the answer may be sent
  * - `hear({ system, prompt })`: told of the request's texts; where it is missing nothing is read for it
  * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent; with `bytes` all of it comes this way
+ * - `summary(text)`: gets the `StreamSummary` of a message that has an answer of upstream's, as JSON, at its end
  *
  * Resolves when the answer has ended or its connection has closed, with whether the whole request was handed over.
  */
@@ -123,6 +124,7 @@ class Exchange {
       system: system?.text,
       overwrite: system?.mode === 'overwrite',
       overheard: hear !== undefined,
+      summarized: this.#terms.summary !== undefined,
     }
     try {
       begin(this, (id) => this.#gateway.handle(bell, id, head))
@@ -161,6 +163,7 @@ class Exchange {
     } else {
       this.#over = true
       if (kind !== END) this.#refuse(JSON.parse(bytes))
+      else if (bytes.length > 0) this.#terms.summary(bytes.toString('utf8'))
       this.#linger()
     }
   }

@@ -188,7 +188,7 @@ export async function service(t, { manager, adapterOf, kiro, config = {} }) {
   return Object.assign(host, { url: `http://127.0.0.1:${port}`, port })
 }
 
-async function readBody(req) {
+export async function readBody(req) {
   const chunks = []
   let size = 0
   for await (const chunk of req) {
@@ -199,17 +199,17 @@ async function readBody(req) {
   return Buffer.concat(chunks).toString('utf8')
 }
 
-function sendJson(res, value, status = 200) {
+export function sendJson(res, value, status = 200) {
   res.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value))
 }
 
-function sendError(res, error) {
+export function sendError(res, error) {
   const status = error.status ?? error.response?.status ?? 500
   sendJson(res, error.response?.data ?? { error: { message: error.message } }, status)
 }
 
 /** Events to a client of the same protocol: two writes an event. */
-class MessagesOut {
+export class MessagesOut {
   started = false
   said = false
   #res
@@ -238,7 +238,7 @@ class MessagesOut {
 }
 
 /** Events to a client of OpenAI's protocol. Reads what N7 lists, and nothing else. */
-class OpenAiOut {
+export class OpenAiOut {
   started = false
   said = false
   #res
@@ -302,7 +302,7 @@ class OpenAiOut {
   }
 }
 
-function fromOpenAi({ model, messages, tools }) {
+export function fromOpenAi({ model, messages, tools }) {
   const system = messages.filter(({ role }) => role === 'system').map(({ content }) => content)
   return {
     model,

@@ -9,7 +9,7 @@ const { nativeOf, readStore } = require('../gateway.js')
 const { booksOf } = require('./books.js')
 const { afterCommit, beforeCommit, invalid, plain } = require('./errors.js')
 const { poolManagerOf, call } = require('./pool.js')
-const { TYPE, gatewayNow, gatewayOf, see } = require('./shared.js')
+const { TYPE, gatewayNow, gatewayOf, isKiro, see } = require('./shared.js')
 
 /** A model that is always known: estimates don't depend on it. */
 const SOME_MODEL = 'claude-sonnet-4-5'
@@ -24,6 +24,8 @@ const READ_AGAIN_MS = 1000
  */
 class KiroAdapter {
   #uuid
+  /** The pool of the host that the account is in (N81). */
+  #type
   #host
   #addresses
 
@@ -32,6 +34,7 @@ class KiroAdapter {
     if (typeof config.uuid !== 'string' || config.uuid === '') throw new TypeError('config.uuid must be a string')
     if (host !== undefined && (typeof host !== 'object' || host === null)) throw new TypeError('host must be an object')
     this.#uuid = config.uuid
+    this.#type = isKiro(config.MODEL_PROVIDER) ? config.MODEL_PROVIDER : TYPE
     this.#host = host
     this.#addresses = addressesOf(config)
     see(config)
@@ -59,7 +62,7 @@ class KiroAdapter {
 
   async listModels() {
     try {
-      const gateway = await gatewayOf(this.#host)
+      const gateway = await gatewayOf(this.#host, this.#type)
       return { models: gateway.listModels().map(({ id }) => ({ name: id })) }
     } catch (error) {
       throw plain(error)
@@ -77,15 +80,16 @@ class KiroAdapter {
     }
   }
 
+  /** Resolves with whether there was one (N83). */
   async refreshToken() {
     // An unknown expiry doesn't count as soon. Only a gateway knows it, so a gateway is asked first.
-    const gateway = await gatewayOf(this.#host).catch((error) => Promise.reject(plain(error)))
-    if (nativeOf(gateway).expiresSoon(this.#uuid)) await this.forceRefreshToken()
+    const gateway = await gatewayOf(this.#host, this.#type).catch((error) => Promise.reject(plain(error)))
+    return nativeOf(gateway).expiresSoon(this.#uuid) && (await this.forceRefreshToken())
   }
 
   async forceRefreshToken() {
     try {
-      const gateway = await gatewayOf(this.#host)
+      const gateway = await gatewayOf(this.#host, this.#type)
       this.#use(gateway)
       const books = booksOf(gateway)
       const before = books.resets(this.#uuid)
@@ -93,21 +97,22 @@ class KiroAdapter {
       // The books may have seen this very refresh, and then they have told the host (N11).
       if (books.resets(this.#uuid) === before) {
         books.countReset(this.#uuid)
-        call(poolManagerOf(this.#host), 'resetProviderRefreshStatus', TYPE, this.#uuid)
+        call(poolManagerOf(this.#host), 'resetProviderRefreshStatus', this.#type, this.#uuid)
       }
+      return true
     } catch (error) {
       throw plain(error)
     }
   }
 
   isExpiryDateNear() {
-    const gateway = gatewayNow(this.#host)
+    const gateway = gatewayNow(this.#host, this.#type)
     return gateway !== null && nativeOf(gateway).expiresSoon(this.#uuid)
   }
 
   async getUsageLimits() {
     try {
-      const gateway = await gatewayOf(this.#host)
+      const gateway = await gatewayOf(this.#host, this.#type)
       this.#use(gateway)
       return await this.#again(gateway, () => gateway.usageLimits(this.#uuid))
     } catch (error) {
@@ -118,13 +123,13 @@ class KiroAdapter {
   }
 
   #refused(error) {
-    return beforeCommit(error, this.#uuid, this.#host, gatewayNow(this.#host))
+    return beforeCommit(error, { type: this.#type, uuid: this.#uuid }, this.#host, gatewayNow(this.#host, this.#type))
   }
 
   async #prepare(model, body) {
     const request = requestOf(model, body)
     const signal = body.signal instanceof AbortSignal ? body.signal : undefined
-    const gateway = await unlessAborted(signal, () => gatewayOf(this.#host))
+    const gateway = await unlessAborted(signal, () => gatewayOf(this.#host, this.#type))
     this.#use(gateway)
     const most = nativeOf(gateway).maxOutput(request.model) ?? SOME_MAXIMUM
     const asked = request.max_tokens
@@ -295,4 +300,13 @@ function createKiroAdapter(config, host) {
   return new KiroAdapter(config, host)
 }
 
-module.exports = { createKiroAdapter }
+/** For a host whose factory is a registry: `registerAdapter('claude-kiro-oauth', createKiroAdapterClass(host))` (N82). */
+function createKiroAdapterClass(host) {
+  return class extends KiroAdapter {
+    constructor(config) {
+      super(config, host)
+    }
+  }
+}
+
+module.exports = { createKiroAdapter, createKiroAdapterClass }

@@ -3,7 +3,7 @@
 /** Keeps the host's books: outcomes and refreshed tokens of a gateway, told to its pool manager (N18, N19). */
 
 const { recordBy } = require('../gateway.js')
-const { poolManagerOf, knows, call, complain } = require('./pool.js')
+const { poolManagerOf, found, call, complain } = require('./pool.js')
 const { TYPE } = require('./shared.js')
 
 const books = new WeakMap()
@@ -56,21 +56,23 @@ class Books {
   #record(outcome) {
     const manager = poolManagerOf(this.#host)
     const { accountId: uuid } = outcome
-    if (!knows(manager, uuid)) return false
+    const known = found(manager, uuid)
+    if (known === null) return false
+    const { type } = known
     const account = { uuid }
     switch (outcome.kind) {
       case 'success':
         // The pool manager would heal a mark that is newer than the request. The gateway writes the bare count (R28).
         if (!outcome.heals) return false
-        return call(manager, 'markProviderHealthy', TYPE, account)
+        return call(manager, 'markProviderHealthy', type, account)
       case 'ejected':
-        if (!call(manager, 'markProviderUnhealthyImmediately', TYPE, account, outcome.message)) return false
+        if (!call(manager, 'markProviderUnhealthyImmediately', type, account, outcome.message)) return false
         this.#ejections.set(uuid, outcome.message)
         return true
       case 'coolDown':
-        return call(manager, 'markProviderUnhealthyImmediately', TYPE, account, outcome.message)
+        return call(manager, 'markProviderUnhealthyImmediately', type, account, outcome.message)
       case 'quota':
-        return call(manager, 'markProviderUnhealthyWithRecoveryTime', TYPE, account, outcome.message, outcome.until)
+        return call(manager, 'markProviderUnhealthyWithRecoveryTime', type, account, outcome.message, outcome.until)
       default:
         // A merely counted failure: the pool manager is not told, the gateway counts.
         return false
@@ -79,17 +81,18 @@ class Books {
 
   #refreshed(uuid) {
     const manager = poolManagerOf(this.#host)
-    if (knows(manager, uuid)) {
+    const known = found(manager, uuid)
+    if (known !== null) {
       this.countReset(uuid)
-      call(manager, 'resetProviderRefreshStatus', TYPE, uuid)
+      call(manager, 'resetProviderRefreshStatus', known.type, uuid)
     }
-    this.#writeBack(uuid)
+    this.#writeBack(known?.type ?? TYPE, uuid)
   }
 
   /** The host's old client, where one is left, must not refresh with a token that we have used up (N19). */
-  #writeBack(uuid) {
+  #writeBack(type, uuid) {
     try {
-      const old = this.#host.getServiceInstances?.()?.[TYPE + uuid]?.kiroApiService
+      const old = this.#host.getServiceInstances?.()?.[type + uuid]?.kiroApiService
       if (typeof old !== 'object' || old === null) return
       const gateway = this.#gateway.deref()
       const credential = gateway?.credential(uuid)

@@ -4,7 +4,6 @@
 
 const { KiroError, detailOf } = require('../error.js')
 const { booksOf } = require('./books.js')
-const { TYPE } = require('./shared.js')
 const { poolManagerOf, call } = require('./pool.js')
 
 /** Always 400: the only status that the host treats as the client's fault. */
@@ -13,11 +12,11 @@ const CLIENT = new Set(['KIRO_INVALID_REQUEST', 'KIRO_PROMPT_TOO_LONG', 'KIRO_RE
 const OURS = new Set(['KIRO_STORE_UNAVAILABLE', 'KIRO_CLOSED', 'KIRO_CONFIG', 'KIRO_INTERNAL', 'KIRO_BINDING_NOT_FOUND', 'KIRO_CANCELLED'])
 
 /** An error of an attempt before the commit, told to the pool manager where the table of N8 says so. */
-function beforeCommit(error, uuid, host, gateway) {
+function beforeCommit(error, { type, uuid }, host, gateway) {
   const { status, switches, mark } = judge(error)
   // A refused refresh has ejected the account; if the books are open, the host knows.
   const known = error?.code === 'KIRO_ACCOUNT_UNAUTHORIZED' && gateway !== null && booksOf(gateway).wasTold(uuid, detailOf(error).mark?.message)
-  const marked = known || (mark !== undefined && mark(poolManagerOf(host), { uuid }))
+  const marked = known || (mark !== undefined && mark(poolManagerOf(host), type, { uuid }))
   return decorate(error, status, {
     // The one exception: the host counts it.
     skipErrorCount: error?.code !== 'KIRO_ACCOUNT_FORBIDDEN',
@@ -69,18 +68,18 @@ function judge(error) {
 }
 
 /** The host queues a refresh for it. That is no mark of ill health. */
-function needsRefresh(manager, account) {
-  call(manager, 'markProviderNeedRefresh', TYPE, account)
+function needsRefresh(manager, type, account) {
+  call(manager, 'markProviderNeedRefresh', type, account)
   return false
 }
 
 function unhealthy(mark) {
-  return (manager, account) => call(manager, 'markProviderUnhealthyImmediately', TYPE, account, mark.message)
+  return (manager, type, account) => call(manager, 'markProviderUnhealthyImmediately', type, account, mark.message)
 }
 
 function resting(mark) {
-  return (manager, account) =>
-    call(manager, 'markProviderUnhealthyWithRecoveryTime', TYPE, account, mark.message, new Date(mark.until))
+  return (manager, type, account) =>
+    call(manager, 'markProviderUnhealthyWithRecoveryTime', type, account, mark.message, new Date(mark.until))
 }
 
 /** The host reads own enumerable properties: without a number in `status` it would take our `code` for one. */

@@ -6,8 +6,9 @@ const { KiroError } = require('../error.js')
 const { nativeOf } = require('../gateway.js')
 const { exchange } = require('../handler.js')
 const { booksOf } = require('./books.js')
-const { complain } = require('./pool.js')
-const { TYPE, gatewayOf, see, whenShared } = require('./shared.js')
+const { watch } = require('./plugins.js')
+const { onlyPool, poolManagerOf, tell } = require('./pool.js')
+const { TYPE, gatewayOf, isKiro, see, whenShared } = require('./shared.js')
 
 const MESSAGES = '/v1/messages'
 const COUNT_TOKENS = '/v1/messages/count_tokens'
@@ -23,18 +24,20 @@ function createKiroHandler(host) {
     const route = routeOf(req)
     if (route === null) return false
     if (typeof config !== 'object' || config === null) throw new TypeError('config must be an object')
+    const type = poolOf(config, host)
+    if (type === null) return false
     see(config)
     let gateway
     try {
-      gateway = await gatewayOf(host)
+      gateway = await gatewayOf(host, type)
     } catch (error) {
-      if (hasFallback(config)) return false
+      if (hasFallback(config, type)) return false
       refuse(res, error)
       return true
     }
-    if (hasFallback(config) && gateway.health().accounts.healthy === 0) return false
+    if (hasFallback(config, type) && gateway.health().accounts.healthy === 0) return false
     booksOf(gateway).open(host)
-    await answer(gateway, req, res, route, config, host)
+    await answer(gateway, req, res, { ...route, type }, config, host)
     return true
   }
 }
@@ -42,27 +45,36 @@ function createKiroHandler(host) {
 /** The host may have stripped the provider off the path, or not. */
 function routeOf({ method, url }) {
   if (method !== 'POST') return null
-  const [path] = url.split('?', 1)
-  const own = path.startsWith(`/${TYPE}/`) ? path.slice(TYPE.length + 1) : path
-  return own === MESSAGES || own === COUNT_TOKENS ? own : null
+  const [, provider] = url.split('/', 2)
+  const target = isKiro(provider) ? url.slice(provider.length + 1) : url
+  const [route] = target.split('?', 1)
+  return route === MESSAGES || route === COUNT_TOKENS ? { route, target } : null
+}
+
+/** The host's pool that a request goes to; null: another provider's, or the host must choose (N81). */
+function poolOf({ MODEL_PROVIDER: provider }, host) {
+  if (provider === undefined || provider === null) return TYPE
+  if (isKiro(provider)) return provider
+  return provider === 'auto' ? onlyPool(poolManagerOf(host)) : null
 }
 
 /** Other providers that the host would go to; it may still do so, for nothing of the body was read. */
-function hasFallback({ providerFallbackChain }) {
-  const chain = providerFallbackChain?.[TYPE]
+function hasFallback({ providerFallbackChain }, type) {
+  const chain = providerFallbackChain?.[type]
   return Array.isArray(chain) && chain.length > 0
 }
 
-async function answer(gateway, req, res, route, config, host) {
-  const terms = { target: req.url, trusted: true, admits }
+async function answer(gateway, req, res, { route, target, type }, config, host) {
+  const terms = { target, trusted: true, admits }
+  let told
   if (route === MESSAGES) {
     terms.system = systemOf(config)
-    Object.assign(terms, ears(config, host))
+    told = watch(terms, ears(config, host), host, type)
   }
   const reached = await exchange(nativeOf(gateway), req, res, terms)
   if (route !== MESSAGES) return
   terms.end?.()
-  if (reached) tell('onContentGenerated', () => host.onContentGenerated?.(config))
+  if (reached) tell('onContentGenerated', () => host.onContentGenerated?.(config, told))
 }
 
 /** The host has set CORS; the connection is its server's (N15). */
@@ -131,16 +143,6 @@ function textOfEvents(sse) {
     text += event.delta?.text ?? event.error?.message ?? ''
   }
   return text
-}
-
-/** A hook of the host's: its failure is only logged, now or when its promise rejects. */
-function tell(name, hook) {
-  try {
-    const done = hook()
-    if (typeof done?.catch === 'function') done.catch((error) => complain(name, error))
-  } catch (error) {
-    complain(name, error)
-  }
 }
 
 /** There is no gateway to answer. */

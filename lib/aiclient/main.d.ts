@@ -10,7 +10,7 @@
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { GatewayOptions, KiroGateway, Message, StreamEvent } from '../../index.js'
+import type { GatewayOptions, KiroGateway, Message, StreamEvent, Usage } from '../../index.js'
 
 /**
  * Says how the process's gateway is to be connected. Must come before the first call; throws `KIRO_CONFIG` after it.
@@ -35,14 +35,24 @@ export declare function close(options?: {
 export declare function createKiroAdapter(config: KiroConfig, host?: Host): KiroAdapter
 
 /**
+ * The same as a class, for a service whose adapter factory is a registry:
+ *
+ * ```js
+ * registerAdapter('claude-kiro-oauth', createKiroAdapterClass(kiroHost))
+ * ```
+ */
+export declare function createKiroAdapterClass(host?: Host): new (config: KiroConfig) => KiroAdapter
+
+/**
  * The work for `POST /v1/messages` and `POST /v1/messages/count_tokens` of the provider, with or without the provider
  * in the path. To be called where the service would handle the request, after its authentication and CORS:
  *
  * ```js
- * if (config.MODEL_PROVIDER === 'claude-kiro-oauth' && (await kiro(req, res, config))) return
+ * if (await kiro(req, res, config)) return
  * ```
  *
- * Resolves with true when it has answered. With false, `req` and `res` are as they were: for other paths, and when no
+ * Resolves with true when it has answered. With false, `req` and `res` are as they were: for other paths, for other
+ * providers in `config.MODEL_PROVIDER` (`auto` is Kiro's when no other pool has an account), and when no
  * account can be selected while `config.providerFallbackChain` names other providers.
  */
 export declare function createKiroHandler(
@@ -64,11 +74,41 @@ export interface Host {
   /** The service's adapters by provider and account: an old client among them gets the tokens that we refresh. */
   getServiceInstances?(): Record<string, unknown>
   /** Called once for each messages request that reached the gateway, after its answer. */
-  onContentGenerated?(config: object): unknown
+  onContentGenerated?(config: object, answer: KiroAnswer): unknown
+  /** Gets each event of a streamed answer. Read at each request: give it only while somebody wants the events. */
+  onStreamChunk?(chunk: { nativeChunk: StreamEvent; chunkToSend: StreamEvent } & KiroRoute): unknown
+  /** The same for whole messages. */
+  onUnaryResponse?(answer: { nativeResponse: Message; clientResponse: Message } & KiroRoute): unknown
   /** Gets the system text of each request, as the client sent it; empty when there is none. */
   onSystemPrompt?(text: string): unknown
   /** The prompt log, where `config.PROMPT_LOG_MODE` is not `none`: the last user message, then the answer's text. */
   logPrompt?(kind: 'input' | 'output', text: string, config: object): unknown
+}
+
+/** Where an answer comes from, in the service's words. */
+export interface KiroRoute {
+  fromProvider: 'claude'
+  /** `claude-kiro-oauth`, or that with a suffix. */
+  toProvider: string
+  model: string | null
+  requestId: string | null
+}
+
+/** How a request at point B ended. What is optional is missing when there was no answer of upstream's. */
+export interface KiroAnswer {
+  fromProvider: 'claude'
+  toProvider: string
+  isStream: boolean
+  requestId?: string
+  /** 0 when the client left before there was one. */
+  status: number
+  outcome: 'complete' | 'error' | 'cancelled'
+  /** The account. */
+  uuid?: string | null
+  model?: string
+  stopReason?: string | null
+  usage?: Usage | null
+  durationMs?: number
 }
 
 /**
@@ -86,10 +126,10 @@ export interface KiroAdapter {
   listModels(): Promise<{ models: { name: string }[] }>
   /** A local estimate, at once. */
   countTokens(body: object): { input_tokens: number }
-  /** Refreshes the access token when it expires within `refreshThresholdMs`. */
-  refreshToken(): Promise<void>
+  /** Refreshes the access token when it expires within `refreshThresholdMs`; resolves with whether it did. */
+  refreshToken(): Promise<boolean>
   /** Refreshes the access token now; rejects when upstream refuses. */
-  forceRefreshToken(): Promise<void>
+  forceRefreshToken(): Promise<true>
   /** Whether the access token expires within `refreshThresholdMs`; false when that is unknown. */
   isExpiryDateNear(): boolean
   /** The answer of upstream's `getUsageLimits`. Errors read `API call failed: <status> - <message>`. */

@@ -2,7 +2,7 @@
 
 /** The host's pool manager, which it replaces on reload: asked for at each use (N10), and never trusted to be there. */
 
-const { TYPE } = require('./shared.js')
+const { TYPE, isKiro } = require('./shared.js')
 
 /** Null when there is none. */
 function poolManagerOf(host) {
@@ -14,10 +14,30 @@ function poolManagerOf(host) {
   }
 }
 
-/** Whether the pool manager has the account in memory; it lacks accounts that were added elsewhere (N18). */
-function knows(manager, uuid) {
-  const list = manager?.providerPools?.[TYPE]
-  return Array.isArray(list) && list.some((entry) => (entry?.uuid ?? entry?.config?.uuid) === uuid)
+/**
+ * The pool in which the pool manager has the account, and the account there; null: it lacks accounts that were added
+ * elsewhere (N18).
+ */
+function found(manager, uuid) {
+  const pools = manager?.providerPools ?? {}
+  for (const type of poolsIn(pools)) {
+    const entry = pools[type].find((entry) => (entry?.uuid ?? entry?.config?.uuid) === uuid)
+    if (entry !== undefined) return { type, entry }
+  }
+  return null
+}
+
+/** Kiro's pools, the plain name first. */
+function poolsIn(pools) {
+  const named = Object.keys(pools).filter((type) => isKiro(type) && Array.isArray(pools[type]))
+  return named.sort((a, b) => Number(b === TYPE) - Number(a === TYPE))
+}
+
+/** The pool that `auto` can only mean: no other one of the host has an account. Null: the host must choose (N81). */
+function onlyPool(manager) {
+  const pools = manager?.providerPools ?? {}
+  const filled = Object.keys(pools).filter((type) => Array.isArray(pools[type]) && pools[type].length > 0)
+  return filled.length === 1 && isKiro(filled[0]) ? filled[0] : null
 }
 
 /**
@@ -41,4 +61,14 @@ function complain(what, error) {
   console.error(`[kiro-messages] ${what}:`, error)
 }
 
-module.exports = { poolManagerOf, knows, call, complain }
+/** Calls a hook of the host's. Its failure is only logged, now or when its promise rejects. */
+function tell(name, hook) {
+  try {
+    const done = hook()
+    if (typeof done?.catch === 'function') done.catch((error) => complain(name, error))
+  } catch (error) {
+    complain(name, error)
+  }
+}
+
+module.exports = { poolManagerOf, found, onlyPool, call, complain, tell }

@@ -1,7 +1,8 @@
 'use strict'
 
-/** The one gateway of a process that `kiro-messages/aiclient` connects when the host brings none (N4). */
+/** The gateways of a process that `kiro-messages/aiclient` connects when the host brings none (N4). */
 
+const path = require('node:path')
 const { configError } = require('../error.js')
 const { KiroGateway } = require('../gateway.js')
 
@@ -11,28 +12,34 @@ const TYPE = 'claude-kiro-oauth'
 /** After a failed connect the next call tries again, but not sooner. */
 const AGAIN_AFTER_MS = 1000
 
+/** A store that is the host's pool file. */
+const POOL_FILE = 'aiclient:'
+
 /** The options of configure(). */
 let configured = null
-/** Redis and the proxy, as the host's configurations named them so far. */
+/** The store and the proxy, as the host's configurations named them so far. */
 let seen = {}
-let connecting = null
-let connected = null
-let failure = null
-let failedAt = -Infinity
-/** Told of the gateway as soon as it is there. */
-const waiting = new Set()
+/** By pool of the host; one for all when the accounts are in Redis. */
+const places = new Map()
+/** Told of each gateway. The last host counts: it is made anew on reload. */
+let opener = null
+
+/** Whether a provider of the host is Kiro: its name, or that with a suffix (N81). */
+function isKiro(provider) {
+  return provider === TYPE || (typeof provider === 'string' && /^claude-kiro-oauth-./.test(provider))
+}
 
 function configure(options) {
   if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
-  if (connecting !== null) throw configError('configure() must come before the first call: the gateway is connected')
+  if (isConnected()) throw configError('configure() must come before the first call: the gateway is connected')
   configured = { ...options }
 }
 
 /** Remembers what a configuration of the host says about the store; bare account records say nothing. */
 function see(config) {
-  if (connecting !== null || configured !== null) return
-  const { redis, PROXY_URL, PROXY_ENABLED_PROVIDERS } = config
-  if (typeof redis === 'object' && redis !== null) {
+  if (configured !== null || isConnected()) return
+  const { redis, PROVIDER_POOLS_FILE_PATH: file, PROXY_URL, PROXY_ENABLED_PROVIDERS } = config
+  if (typeof redis === 'object' && redis !== null && redis.enabled !== false) {
     const { url, host, port, password, db, keyPrefix } = redis
     // A URL stands alone, as it does for the host.
     const server = given({ redisUrl: url })
@@ -41,8 +48,10 @@ function see(config) {
     if (Object.keys(where).length > 0) seen = { ...seen, where }
     if (given({ keyPrefix }).keyPrefix !== undefined) seen = { ...seen, prefix: { redisKeyPrefix: keyPrefix } }
   }
+  // The host reads it from its working folder.
+  if (typeof file === 'string' && file !== '') seen = { ...seen, poolFile: path.resolve(file) }
   const enabled = typeof PROXY_ENABLED_PROVIDERS === 'string' ? PROXY_ENABLED_PROVIDERS.split(/\s*,\s*/) : PROXY_ENABLED_PROVIDERS
-  const through = Array.isArray(enabled) && enabled.includes(TYPE)
+  const through = Array.isArray(enabled) && enabled.some(isKiro)
   if (through && typeof PROXY_URL === 'string' && PROXY_URL !== '') seen = { ...seen, proxy: { proxyUrl: PROXY_URL } }
 }
 
@@ -50,57 +59,93 @@ function given(object) {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined && value !== null && value !== ''))
 }
 
-function options() {
-  if (configured !== null) return configured
+/** The store as text, where something says that it is the host's pool file. */
+function poolFile() {
+  if (configured !== null) return fileOf(configured.store ?? (configured.env ?? process.env).KIRO_STORE)
+  const { KIRO_STORE, REDIS_URL, REDIS_HOST } = process.env
+  if (KIRO_STORE) return fileOf(KIRO_STORE)
+  const isRedis = seen.where !== undefined || seen.prefix !== undefined || REDIS_URL || REDIS_HOST
+  return isRedis || seen.poolFile === undefined ? null : POOL_FILE + seen.poolFile
+}
+
+function fileOf(store) {
+  return typeof store === 'string' && store.startsWith(POOL_FILE) ? store : null
+}
+
+function options(pool) {
+  const file = poolFile()
+  const store = file === null ? {} : { store: storeOf(file, pool) }
+  if (configured !== null) return { ...configured, ...store }
   const { where, prefix, proxy } = seen
   // Parts count only without a URL, and the environment may name one.
   const env = where !== undefined && where.redisUrl === undefined ? { ...process.env, REDIS_URL: undefined } : process.env
-  return { ...where, ...prefix, ...proxy, env }
+  return { ...where, ...prefix, ...proxy, ...store, env }
 }
 
-/** The process's gateway, connected at the first call. */
-async function sharedGateway() {
-  if (connecting === null) {
-    if (performance.now() - failedAt < AGAIN_AFTER_MS) throw failure
-    connecting = KiroGateway.connect(options()).then(
+/** The pool file has a list for each pool; requests to one use no account of another (N81). */
+function storeOf(file, pool) {
+  return file.includes('#') ? file : `${file}#${pool}`
+}
+
+/** The place of a pool's gateway. In Redis there is one pool. */
+function placeOf(pool) {
+  const key = poolFile() === null ? TYPE : pool
+  let place = places.get(key)
+  if (place === undefined) places.set(key, (place = { connecting: null, connected: null, failure: null, failedAt: -Infinity }))
+  return place
+}
+
+function isConnected() {
+  return [...places.values()].some(({ connecting }) => connecting !== null)
+}
+
+/** The process's gateway for a pool, connected at the first call. */
+async function sharedGateway(pool) {
+  const place = placeOf(pool)
+  if (place.connecting === null) {
+    if (performance.now() - place.failedAt < AGAIN_AFTER_MS) throw place.failure
+    place.connecting = KiroGateway.connect(options(pool)).then(
       (gateway) => {
-        connected = gateway
-        for (const tell of waiting) tell(gateway)
-        waiting.clear()
+        place.connected = gateway
+        opener?.(gateway)
         return gateway
       },
       (error) => {
-        connecting = null
-        failure = error
-        failedAt = performance.now()
+        place.connecting = null
+        place.failure = error
+        place.failedAt = performance.now()
         throw error
       },
     )
   }
-  return connecting
+  return place.connecting
 }
 
-/** Calls `tell` with the process's gateway when it is there. */
+/** Calls `tell` with each gateway of the process, now or when it is there. */
 function whenShared(tell) {
-  if (connected !== null) tell(connected)
-  else waiting.add(tell)
+  opener = tell
+  for (const { connected } of places.values()) if (connected !== null) tell(connected)
 }
 
-/** Closes the process's gateway, if there is one; the next call would connect another. */
+/** Closes the process's gateways, if there are any; the next call would connect another. */
 async function close(options) {
-  if (connecting === null) return
-  const gateway = await connecting.catch(() => null)
-  connecting = connected = null
-  await gateway?.close(options)
+  const open = [...places.values()].map(({ connecting }) => connecting)
+  places.clear()
+  await Promise.all(
+    open.map(async (connecting) => {
+      const gateway = await connecting?.catch(() => null)
+      await gateway?.close(options)
+    }),
+  )
 }
 
 /** Gateways that a host gave as promises, once they are there. */
 const settled = new WeakMap()
 
-/** The gateway to be used for a host: its own, or the process's. */
-async function gatewayOf(host) {
+/** The gateway to be used for a host and a pool of it: the host's own, or the process's. */
+async function gatewayOf(host, pool = TYPE) {
   const own = host?.gateway
-  if (own === undefined || own === null) return sharedGateway()
+  if (own === undefined || own === null) return sharedGateway(pool)
   const gateway = await own
   if (!(gateway instanceof KiroGateway)) throw new TypeError('host.gateway must be a KiroGateway, or a promise of one')
   if (gateway !== own) settled.set(own, gateway)
@@ -108,10 +153,10 @@ async function gatewayOf(host) {
 }
 
 /** The same without waiting; null while it isn't there. */
-function gatewayNow(host) {
+function gatewayNow(host, pool = TYPE) {
   const own = host?.gateway
-  if (own === undefined || own === null) return connected
+  if (own === undefined || own === null) return placeOf(pool).connected
   return own instanceof KiroGateway ? own : (settled.get(own) ?? null)
 }
 
-module.exports = { TYPE, configure, close, see, gatewayOf, gatewayNow, whenShared }
+module.exports = { TYPE, isKiro, configure, close, see, gatewayOf, gatewayNow, whenShared }

@@ -24,7 +24,7 @@ use super::outlet::Outlet;
 use crate::error::{Code, Error};
 use crate::gateway::{Call, LAST_WORDS};
 use crate::proto::messages::request::{self, Purpose};
-use crate::server::{self, Peer};
+use crate::server::{self, Peer, Told};
 
 /// Runs a call to its end on the process's runtime. A panic in it fails only this call (N53).
 pub(crate) fn run(slot: Arc<OpenCall>, work: impl Future<Output = ()> + Send + 'static) {
@@ -84,6 +84,7 @@ pub(crate) async fn handle(
     gateway: LiveGateway,
     request: Request<Incoming>,
     peer: Peer,
+    summary: Option<Told>,
     cut: CancellationToken,
 ) {
     let headless = request.method() == Method::HEAD;
@@ -124,7 +125,8 @@ pub(crate) async fn handle(
             }
         }
     }
-    slot.post(MessageKind::End, Bytes::new());
+    let summary = summary.as_ref().and_then(|told| told.get());
+    slot.post(MessageKind::End, summary.map_or(Bytes::new(), |cell| message::text(&message::summary(cell))));
 }
 
 /// Gives JavaScript the prompt of a request, for the host program's prompt log (N14). An unreadable request gives none.

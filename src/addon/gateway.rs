@@ -93,6 +93,8 @@ pub struct Head {
     pub overwrite: bool,
     /// A notice tells what the request says (N14).
     pub overheard: bool,
+    /// The last message holds the summary of the answer (N84).
+    pub summarized: bool,
 }
 
 // The first two arguments of a call are the bell and the call's number; TypeScript's types are those of lib/.
@@ -392,10 +394,11 @@ impl KiroGateway {
             Ok(mut request) => {
                 let system = head.system.map(|text| (mode(head.overwrite), text));
                 let hear = head.overheard.then(|| call::hear(slot.clone()));
-                request.extensions_mut().insert(Terms { system, hear });
+                let summary = head.summarized.then(Arc::default);
+                request.extensions_mut().insert(Terms { system, hear, summary: summary.clone() });
                 slot.feed_by(feed);
                 let peer = Peer { loopback: head.loopback, keyless: head.loopback, trusted: head.trusted };
-                call::run(slot.clone(), call::handle(slot, gateway, request, peer, self.cut.clone()));
+                call::run(slot.clone(), call::handle(slot, gateway, request, peer, summary, self.cut.clone()));
             }
             Err(error) => call::fail(&slot, &Error::new(Code::InvalidRequest, format!("request: {error}")), None),
         }

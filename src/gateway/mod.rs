@@ -186,6 +186,16 @@ pub enum Answer {
     Message(FoldedMessage),
 }
 
+impl Answer {
+    /// The facts of the request.
+    pub fn summary(&self) -> Arc<SummaryCell> {
+        match self {
+            Self::Stream(stream) => stream.summary(),
+            Self::Message(message) => message.summary.clone(),
+        }
+    }
+}
+
 /// A folded answer.
 #[derive(Debug, Clone)]
 pub struct FoldedMessage {

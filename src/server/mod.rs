@@ -16,7 +16,7 @@ mod tls;
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -36,7 +36,7 @@ pub(crate) use socket::{ClientSocket, unsent};
 pub use tls::Tls;
 
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway, KeyCheck, client_key_hash};
+use crate::gateway::{Call, Gateway, KeyCheck, SummaryCell, client_key_hash};
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
 
@@ -71,7 +71,12 @@ pub struct Terms {
     pub system: Option<(SystemMode, String)>,
     /// Sees the body of a messages request before it is answered.
     pub hear: Option<Hear>,
+    /// Gets the facts of a message's answer as soon as it has one (N84).
+    pub summary: Option<Told>,
 }
+
+/// The type of [`Terms::summary`].
+pub type Told = Arc<OnceLock<Arc<SummaryCell>>>;
 
 /// The type of [`Terms::hear`].
 pub type Hear = Arc<dyn Fn(&Bytes) + Send + Sync>;
@@ -255,7 +260,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    let Terms { system, hear } = request.extensions_mut().remove().unwrap_or_default();
+    let Terms { system, hear, summary } = request.extensions_mut().remove().unwrap_or_default();
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
         request_id: Some(request_id.to_owned()),
@@ -272,7 +277,11 @@ where
         hear(&body);
     }
     let answer = gateway.messages(body, call).await;
-    match answer.map_err(|error| Refusal { is_told: true, ..error.into() })? {
+    let answer = answer.map_err(|error| Refusal { is_told: true, ..error.into() })?;
+    if let Some(told) = summary {
+        told.get_or_init(|| answer.summary());
+    }
+    match answer {
         crate::gateway::Answer::Stream(stream) => {
             let ignored = stream.summary().ignored();
             let mut response = Response::new(ResponseBody::stream(stream));
