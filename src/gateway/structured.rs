@@ -12,6 +12,10 @@ use crate::proto::translate::structured::AnswerCheck;
 
 /// The most parts of a schema, with each reference counted as what it refers to.
 const MAX_PARTS: u64 = 5_000;
+/// How deep a schema may be, with what its references refer to: it is compiled and checked recursively.
+const MAX_DEPTH: u64 = 128;
+/// The most that all patterns of a schema may be when they are compiled, in bytes.
+const MAX_PATTERNS: u64 = 2 << 20;
 /// The most that parts of the schema times values of a reply may be.
 const MAX_WORK: u64 = 20_000_000;
 /// From this much work on, other streams of the thread go elsewhere first.
@@ -25,13 +29,20 @@ const BACKTRACKS: usize = 100_000;
 /// 400 at `output_config.format.schema`: it isn't a schema, refers to itself or to somewhere else, or is too large.
 pub(super) fn answer_check(schema: &str) -> Result<AnswerCheck, RequestError> {
     let schema: Value = serde_json::from_str(schema).map_err(|error| refused(&error.to_string()))?;
-    let parts = Parts { root: &schema, of_reference: HashMap::new() }.count(&schema, true).map_err(refused)?;
-    if parts > MAX_PARTS {
-        return Err(refused(&format!("at most {MAX_PARTS} parts, with what its references refer to")));
+    let mut counting = Parts { root: &schema, of_reference: HashMap::new(), patterns: 0 };
+    let Size { parts, depth } = counting.count(&schema, true).map_err(refused)?;
+    if parts > MAX_PARTS || depth > MAX_DEPTH {
+        return Err(refused(&format!(
+            "at most {MAX_PARTS} parts and {MAX_DEPTH} levels, with what its references refer to"
+        )));
     }
-    let options = jsonschema::options().offline();
-    let options = options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS));
-    let validator = options.build(&schema).map_err(|error| refused(&error.to_string()))?;
+    // Each has an equal share of what all may need.
+    let of_each = MAX_PATTERNS / counting.patterns.max(1);
+    let patterns = PatternOptions::fancy_regex().backtrack_limit(BACKTRACKS);
+    let patterns = patterns.size_limit(usize::try_from(of_each).unwrap_or(usize::MAX));
+    let options = jsonschema::options().offline().with_pattern_options(patterns);
+    let build = || options.build(&schema).map_err(|error| refused(&error.to_string()));
+    let validator = if counting.patterns > 0 { run_heavy(usize::MAX, build) } else { build() }?;
     Ok(AnswerCheck::new(move |value| {
         let work = parts.saturating_mul(values(value));
         if work > MAX_WORK {
@@ -61,46 +72,68 @@ fn values(value: &Value) -> u64 {
     }
 }
 
+/// How large a schema is, with what its references refer to.
+#[derive(Clone, Copy)]
+struct Size {
+    parts: u64,
+    depth: u64,
+}
+
 /// Counts a schema with its references. A schema of a few hundred bytes can refer to itself so that checking takes
 /// forever, so none may; Anthropic's API refuses recursive schemas too.
 struct Parts<'s> {
     root: &'s Value,
-    /// The parts behind each reference; none while they are being counted.
-    of_reference: HashMap<&'s str, Option<u64>>,
+    /// The size behind each reference; none while it is being counted.
+    of_reference: HashMap<&'s str, Option<Size>>,
+    /// Regular expressions.
+    patterns: u64,
 }
 
 impl<'s> Parts<'s> {
-    fn count(&mut self, schema: &'s Value, is_root: bool) -> Result<u64, &'static str> {
-        let mut parts: u64 = 1;
+    fn count(&mut self, schema: &'s Value, is_root: bool) -> Result<Size, &'static str> {
+        let mut size = Size { parts: 1, depth: 0 };
+        let mut add = |more: Size| {
+            size.parts = size.parts.saturating_add(more.parts);
+            size.depth = size.depth.max(more.depth);
+        };
         match schema {
             Value::Array(elements) => {
                 for element in elements {
-                    parts = parts.saturating_add(self.count(element, false)?);
+                    add(self.count(element, false)?);
                 }
             }
             Value::Object(members) => {
                 for (name, member) in members {
-                    let more = match (name.as_str(), member) {
+                    add(match (name.as_str(), member) {
                         ("$ref", Value::String(reference)) => self.behind(reference)?,
                         ("$dynamicRef" | "$recursiveRef", Value::String(_)) => {
                             return Err("dynamic references aren't served");
                         }
                         ("$id", Value::String(_)) if !is_root => return Err("an inner $id isn't served"),
                         _ => self.count(member, false)?,
+                    });
+                    self.patterns += match (name.as_str(), member) {
+                        ("pattern", Value::String(pattern)) => automata(pattern),
+                        ("patternProperties", Value::Object(of)) => of.keys().map(|pattern| automata(pattern)).sum(),
+                        _ => 0,
                     };
-                    parts = parts.saturating_add(more);
                 }
             }
             _ => {}
         }
-        Ok(parts)
+        size.depth += 1;
+        Ok(size)
     }
 
-    fn behind(&mut self, reference: &'s str) -> Result<u64, &'static str> {
+    fn behind(&mut self, reference: &'s str) -> Result<Size, &'static str> {
         match self.of_reference.get(reference) {
-            Some(Some(parts)) => return Ok(*parts),
+            Some(Some(size)) => return Ok(*size),
             Some(None) => return Err("recursive references aren't served"),
             None => {}
+        }
+        // A long chain of references must not exhaust the stack here either.
+        if self.of_reference.values().filter(|size| size.is_none()).count() as u64 > MAX_DEPTH {
+            return Err("references are nested too deep");
         }
         let pointer = reference.strip_prefix('#').filter(|pointer| pointer.is_empty() || pointer.starts_with('/'));
         let pointer = pointer.ok_or("only references such as #/$defs/name are served")?;
@@ -109,10 +142,22 @@ impl<'s> Parts<'s> {
         }
         let target = self.root.pointer(pointer).ok_or("a reference leads nowhere")?;
         self.of_reference.insert(reference, None);
-        let parts = self.count(target, pointer.is_empty())?;
-        self.of_reference.insert(reference, Some(parts));
-        Ok(parts)
+        let size = self.count(target, pointer.is_empty())?;
+        self.of_reference.insert(reference, Some(size));
+        Ok(size)
     }
+}
+
+/// Automata that a pattern is compiled to, at most: around look-arounds, back references and possessive repetitions
+/// it is cut, and each piece counts by itself.
+fn automata(pattern: &str) -> u64 {
+    let bytes = pattern.as_bytes();
+    let cuts = bytes.windows(2).filter(|pair| match pair {
+        [b'(', b'?'] | [b'+' | b'*' | b'?' | b'}', b'+'] => true,
+        [b'\\', of] => of.is_ascii_digit() || b"kgKG".contains(of),
+        _ => false,
+    });
+    1 + cuts.count() as u64 - pattern.matches("(?:").count() as u64
 }
 
 #[cfg(test)]
@@ -139,6 +184,50 @@ mod tests {
         }
     }
 
+    /// So many schemas, each that many levels deep, that refer to the next one.
+    fn chain(links: usize, levels: usize) -> Value {
+        let mut defs = serde_json::Map::new();
+        for n in 0..links {
+            let last = json!({ "$ref": format!("#/$defs/a{}", n + 1) });
+            defs.insert(format!("a{n}"), (0..levels).fold(last, |inner, _| json!({ "not": inner })));
+        }
+        defs.insert(format!("a{links}"), json!({ "type": "integer" }));
+        json!({ "$ref": "#/$defs/a0", "$defs": defs })
+    }
+
+    #[test]
+    fn the_deepest_schema_fits_on_the_stack_of_a_thread_tr62() {
+        // Half of what tokio gives its own.
+        let thread = std::thread::Builder::new().stack_size(1 << 20);
+        let check = thread.spawn(|| {
+            let schema = chain(1, 118);
+            answer_check(&schema.to_string()).unwrap().find("1").is_ok()
+        });
+        assert!(check.unwrap().join().unwrap(), "an even number of negations");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test measures")]
+    fn patterns_that_cost_too_much_are_refused_tr62() {
+        let began = std::time::Instant::now();
+        let many: Vec<_> =
+            (0..800).map(|n| json!({ "pattern": format!("(\\w{{20}}|\\W{{{}}}){{20}}", 20 + n) })).collect();
+        assert!(sentence(&json!({ "allOf": many })).is_some());
+        let looking: String = (0..2_000).map(|n| format!("(?=\\W{{{}}})", 300 + n)).collect();
+        assert!(sentence(&json!({ "pattern": looking })).is_some());
+        let named: serde_json::Map<_, _> =
+            (0..800).map(|n| (format!("(\\W{{20}}){{{}}}", 20 + n), json!({}))).collect();
+        assert!(sentence(&json!({ "patternProperties": named })).is_some());
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+
+        let email = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$";
+        let uuid = "^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12})$";
+        let patterns = [email, uuid, "^.{1,80}$"].into_iter().cycle().take(40).enumerate();
+        let usual: serde_json::Map<_, _> =
+            patterns.map(|(n, pattern)| (format!("p{n}"), json!({ "type": "string", "pattern": pattern }))).collect();
+        assert_eq!(sentence(&json!({ "type": "object", "properties": usual })), None);
+    }
+
     #[test]
     fn schemas_that_cost_too_much_are_refused_tr62() {
         let mut doubling = serde_json::Map::new();
@@ -149,6 +238,8 @@ mod tests {
         doubling.insert("d30".into(), json!({ "type": "integer" }));
         for (schema, why) in [
             (json!({ "$defs": doubling, "$ref": "#/$defs/d0" }), "at most 5000 parts"),
+            (chain(8, 118), "128 levels"),
+            (chain(2_000, 1), "nested too deep"),
             (json!({ "$ref": "#" }), "recursive"),
             (json!({ "anyOf": [{ "items": { "$ref": "#" } }, { "type": "string" }] }), "recursive"),
             (json!({ "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } } }), "recursive"),
