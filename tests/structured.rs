@@ -131,6 +131,25 @@ async fn the_presets_of_structured_output_play_a177_a178_a179() {
 }
 
 #[tokio::test]
+async fn the_second_answer_may_be_as_long_as_the_first_ts37_m83() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    says(&world, json!([{ "text": "It is a nice day today. ".repeat(6) }, { "text": TITLE }]));
+    let answer = world.messages(&asked("q", json!({ "max_tokens": 40 }))).await;
+    assert_eq!((answer.status, texts(&answer, false)), (200, vec![TITLE.to_owned()]), "{}", answer.text);
+    assert_eq!(answer.json()["stop_reason"], "end_turn");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_right_the_second_time_is_a_turn_of_its_conversation_ts37_ts33() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    says(&world, json!([{ "text": "No." }, { "text": TITLE }]));
+    assert_eq!(world.messages(&asked("q", json!({}))).await.status, 200);
+    let metrics = world.gateway.metrics();
+    assert!(metrics.contains("kiro_affinity_total{result=\"new\"} 1"), "{metrics}");
+    assert!(metrics.contains("kiro_first_content_seconds_count 1"), "{metrics}");
+}
+
+#[tokio::test]
 async fn text_in_front_of_a_tool_goes_out_as_it_is_a180_ts37() {
     let world = World::with_tokens(&["s1"], &[]).await;
     for stream in [false, true] {

@@ -64,11 +64,6 @@ impl Rounds {
         self.job = job;
     }
 
-    /// The present round is the first.
-    pub(super) fn is_first(&self) -> bool {
-        self.number == 1
-    }
-
     /// Another upstream answer may follow (TS35).
     pub(super) fn may_go_on(&self) -> bool {
         self.number < self.job.shared.config.web_search_max_rounds

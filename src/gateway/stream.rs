@@ -417,7 +417,7 @@ impl MessageStream {
         let (Phase::Reading(reading), Some(job)) = (&mut self.phase, self.job.take()) else { return };
         let lease = &reading.lease;
         // A message is one turn of its conversation, however many rounds it has.
-        if self.rounds.as_ref().is_none_or(|rounds| rounds.is_first()) {
+        if !self.witness.has_content() {
             let turn = match job.facts.pinned {
                 true => None,
                 false => self.shared.took_turn(&job.ids.key, lease.account().id(), lease.is_passing()),

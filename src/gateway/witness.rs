@@ -132,6 +132,11 @@ impl Witness {
         self.summary.turned(turn);
     }
 
+    /// Content has come.
+    pub(super) fn has_content(&self) -> bool {
+        self.first_content.is_some()
+    }
+
     /// Events go downstream.
     pub(super) fn sent(&mut self, events: &[u8]) {
         self.bytes += events.len() as u64;

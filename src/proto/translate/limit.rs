@@ -17,22 +17,26 @@ pub struct TokenLimit {
     most: u64,
     /// The most that the usage shows of an answer that ended here.
     shown: u64,
+    /// The output that doesn't count.
+    beside: u64,
     /// A word has gone out.
     word: bool,
 }
 
 impl TokenLimit {
     /// No limit.
-    pub const NONE: Self = Self { near: u64::MAX, most: u64::MAX, shown: u64::MAX, word: true };
+    pub const NONE: Self = Self { near: u64::MAX, most: u64::MAX, shown: u64::MAX, beside: 0, word: true };
 
     /// The limit for a request's `max_tokens`.
     pub fn of(max_tokens: Option<u64>) -> Self {
         match max_tokens {
             None => Self::NONE,
-            Some(tokens @ ..=EXACT) => Self { near: 0, most: tokens * 100, shown: tokens * 100, word: false },
+            Some(tokens @ ..=EXACT) => {
+                Self { near: 0, most: tokens * 100, shown: tokens * 100, beside: 0, word: false }
+            }
             Some(tokens) => {
                 let most = tokens.saturating_mul(TOLERANCE);
-                Self { near: most - WORD, most, shown: tokens.saturating_mul(100), word: true }
+                Self { near: most - WORD, most, shown: tokens.saturating_mul(100), beside: 0, word: true }
             }
         }
     }
@@ -67,8 +71,14 @@ impl TokenLimit {
         estimate.min(self.shown).div_ceil(100)
     }
 
+    /// What of the estimate counts for `max_tokens`.
+    pub fn counted(&self, estimate: u64) -> u64 {
+        estimate.saturating_sub(self.beside)
+    }
+
     /// Output that doesn't count was added to the estimate.
     pub fn leave_out(&mut self, hundredths: u64) {
+        self.beside = self.beside.saturating_add(hundredths);
         self.most = self.most.saturating_add(hundredths);
         self.shown = self.shown.saturating_add(hundredths);
         if self.near > 0 {

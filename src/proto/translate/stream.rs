@@ -260,6 +260,8 @@ struct RoundsSoFar {
     first_index: u32,
     /// What the earlier ones used (TU10).
     earlier: Usage,
+    /// What of it counts for `max_tokens` (M83), in hundredths of a token.
+    counted: u64,
     /// What the earlier ones cost (TU9).
     credits: Option<f64>,
     /// The searches of the present one, in order.
@@ -358,7 +360,7 @@ impl Response {
     /// Replaces [`Extras::max_tokens`]; to be called before an attempt's first event.
     pub fn set_max_tokens(&mut self, tokens: Option<u64>) {
         // What earlier rounds have used up is gone.
-        let tokens = tokens.map(|tokens| tokens.saturating_sub(self.rounds.earlier.output_tokens).max(1));
+        let tokens = tokens.map(|tokens| tokens.saturating_sub(self.rounds.counted / 100).max(1));
         self.settings.extras.max_tokens = tokens;
         self.limit = TokenLimit::of(tokens);
     }
@@ -501,6 +503,7 @@ impl Response {
     /// Another upstream answer of the same message follows (TS31).
     fn begin_round(&mut self) -> Step {
         self.rounds.earlier = self.settled_usage();
+        self.rounds.counted += self.limit.counted(self.output.hundredths());
         self.rounds.credits = self.credits();
         (self.rounds.first_index, self.rounds.taken) = (self.index, 0);
         self.begin_answer();

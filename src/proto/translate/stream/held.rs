@@ -39,7 +39,11 @@ impl Response {
                 let mut reply = held;
                 reply.truncate(reply.floor_char_boundary(MAX_HELD));
                 self.rounds.last_rejected = Some(Rejected { reply, complaint });
-                Some(self.begin_round())
+                let counted = self.rounds.counted;
+                let step = self.begin_round();
+                // The reply isn't sent, so the next one may be as long.
+                self.rounds.counted = counted;
+                Some(step)
             }
         }
     }
