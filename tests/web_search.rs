@@ -563,6 +563,46 @@ async fn a_round_that_is_cut_in_its_text_is_an_error_a154_ts34() {
 }
 
 #[tokio::test]
+async fn a_piece_without_its_id_never_belongs_to_an_earlier_answer_ts39_ts20_ts31() {
+    let without_id =
+        json!({ "steps": [{ "event": "toolUseEvent", "payload": { "name": "f", "input": "{}", "stop": true } }] });
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let mut unfinished = search("A1", "rust");
+    unfinished["stop"] = json!("never");
+    let rules = json!([
+        { "when": { "call": "chat", "round": 1 }, "tools": [unfinished] },
+        { "when": { "call": "chat", "round": 2 }, "steps": without_id["steps"] },
+    ]);
+    world.simulated.control().world(json!({ "rules": rules })).unwrap();
+    let reply = world.messages(&request("q", json!({}))).await;
+    assert_eq!(reply.status, 500, "{}", reply.text);
+
+    // The same after a failover.
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let head = json!({ "event": "toolUseEvent", "payload": { "name": "f", "toolUseId": "tooluse_B" } });
+    let cut = json!({ "steps": [head], "end": "cut" });
+    world.simulated.control().script(json!({ "token": "s1", "scenarios": [cut, without_id, without_id] })).unwrap();
+    let reply = world.messages(&request("r", json!({}))).await;
+    assert!(!reply.text.contains("tooluse_B"), "{}", reply.text);
+}
+
+#[tokio::test]
+async fn thoughts_of_earlier_rounds_use_up_nothing_of_max_tokens_m83_tr51() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let found = "Found. ".repeat(40);
+    let rules = json!([
+        { "when": { "call": "chat", "round": 1 }, "think": "hm ".repeat(2_000), "tools": [search("A1", "rust")] },
+        { "when": { "call": "chat", "round": 2 }, "text": found },
+    ]);
+    world.simulated.control().world(json!({ "rules": rules })).unwrap();
+    let mut asked = request("q", json!({}));
+    asked["max_tokens"] = json!(1_100);
+    asked["thinking"] = json!({ "type": "enabled", "budget_tokens": 1_024 });
+    let message = whole(&world.messages(&asked).await);
+    assert_eq!((&message["stop_reason"], &message["content"][3]["text"]), (&json!("end_turn"), &json!(found)));
+}
+
+#[tokio::test]
 async fn usage_is_the_sum_of_the_rounds_a160_tu10() {
     let world = World::with_tokens(&["s1"], &[]).await;
     let tokens = |input, output| json!({ "tokens": { "uncachedInputTokens": input, "outputTokens": output } });

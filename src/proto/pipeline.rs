@@ -201,7 +201,7 @@ impl Pipeline {
     /// The next round is another stream of frames.
     fn stepped(&mut self, step: Step) -> Step {
         if step == Step::NextRound {
-            self.decoder = Decoder::new();
+            self.begin_stream();
         }
         step
     }
@@ -260,8 +260,13 @@ impl Pipeline {
     /// When a content block was opened, and after the end.
     pub fn restart(&mut self) -> Result<(), Committed> {
         self.response.restart()?;
-        self.decoder = Decoder::new();
+        self.begin_stream();
         Ok(())
+    }
+
+    fn begin_stream(&mut self) {
+        self.decoder = Decoder::new();
+        self.reader.begin_stream();
     }
 
     /// No further attempt (TS19): a started stream ends with `error`, an unstarted one is the caller's to answer.

@@ -185,6 +185,11 @@ impl Reader {
         self.known = known;
     }
 
+    /// The frames of another stream follow: no tool of the last one is open (TS39).
+    pub fn begin_stream(&mut self) {
+        self.open_tool.0.clear();
+    }
+
     fn any_event<'a>(&mut self, frame: &Frame<'a>) -> Event<'a> {
         match self.read_event(frame) {
             Event::Exception(fault) => Event::Exception(fault.knowing(&self.known)),
