@@ -317,6 +317,9 @@ pub fn request_tokens(request: &Request<'_>) -> u64 {
         sum.add(weight::MESSAGE);
         message.blocks.iter().for_each(|block| count_block(block, request, &mut sum));
     }
+    if let Some(schema) = request.schema() {
+        sum.plain_piece(&schema);
+    }
     for tool in &request.tools {
         sum.add(weight::TOOL_PART);
         sum.plain_piece(&tool.name);
@@ -513,6 +516,10 @@ mod tests {
         assert_eq!(tokens(&body(r#","system":"a""#, "")), 9);
         let png = r#",{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo="}}"#;
         assert_eq!(tokens(&body(r#","system":"a""#, png)), 1609);
+        let format = r#","output_config":{"format":{"type":"json_schema","schema":{ "type": "object" }}}"#;
+        let mut schema = Estimator::default();
+        schema.text(r#"{"type":"object"}"#);
+        assert_eq!(tokens(&body(format, "")), (790 + schema.hundredths()).div_ceil(100));
     }
 
     #[test]
