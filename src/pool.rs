@@ -108,7 +108,7 @@ impl From<&Config> for Settings {
             }),
             place: match &config.store {
                 StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
-                StoreKind::File(path) => path.to_string_lossy().into(),
+                StoreKind::File(path) | StoreKind::Aiclient(path) => path.to_string_lossy().into(),
             },
         }
     }

@@ -386,7 +386,7 @@ impl AddedAccount {
 /// # Errors
 /// The store can't be read.
 pub async fn vanished(intake: Intake<'_>, ids: &[String]) -> Result<Vec<String>, StoreError> {
-    if ids.is_empty() || matches!(intake.config.store, StoreKind::File(_)) {
+    if ids.is_empty() || !matches!(intake.config.store, StoreKind::Redis) {
         return Ok(Vec::new());
     }
     let names: Vec<&str> = ids.iter().map(String::as_str).collect();

@@ -5,10 +5,10 @@ use std::{fs, io};
 
 use crate::files;
 use crate::proto::record::import::{
-    FoundAccount, ImportedAccount, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, inline, recognise,
+    FoundAccount, ImportedAccount, MAX_SOURCE, Place, SQLITE, ServiceAccount, Source, inline, recognise, service_root,
 };
-use crate::proto::record::{Json, Method, Object, RECORD, Registration, Token, quote, short};
-use crate::store::{StoreError, import};
+use crate::proto::record::{Json, Method, Object, RECORD, Token, quote, short};
+use crate::store::{StoreError, import, lone_registration};
 use jiff::Timestamp;
 
 /// Where the Kiro IDE keeps its token, below the home folder.
@@ -178,7 +178,7 @@ fn file(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
         }
         Source::Service { accounts, others } => {
             let notes = (others > 0).then(|| format!("{others} accounts of other providers were left alone"));
-            let root = root_of(path, how.base);
+            let root = service_root(path, how.base);
             let found = accounts.into_iter().map(|account| service(account, &root, how.now)).collect();
             Ok(Gathered { found, is_shared: true, notes: notes.into_iter().collect(), ..Gathered::default() })
         }
@@ -187,13 +187,6 @@ fn file(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
             Ok(Gathered { found, notes: notes.into_iter().collect(), ..Gathered::default() })
         }
     }
-}
-
-/// Relative paths of the Node.js service begin in the folder above `configs` (R83).
-fn root_of(path: &Path, base: Option<&Path>) -> PathBuf {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let above = || folder.file_name().is_some_and(|name| name == "configs").then(|| folder.parent()).flatten();
-    base.or_else(above).unwrap_or(folder).to_owned()
 }
 
 fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> FoundAccount {
@@ -220,25 +213,10 @@ fn with_registration(record: Vec<u8>, path: &Path) -> Result<Vec<u8>, String> {
     if token.method() != Method::Idc || token.client_id.is_some() {
         return Ok(record);
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let listed = fs::read_dir(folder).map_err(|error| error.to_string())?;
-    let others = listed.filter_map(|entry| Some(entry.ok()?.path()));
-    let others = others.filter(|other| other != path && other.extension().is_some_and(|end| end == "json"));
-    let mut found: Vec<_> = others
-        .filter_map(|other| Registration::parse(&files::read(&other, RECORD.bytes as u64).ok()?))
-        .take(2)
-        .collect();
-    let missing =
-        || format!("client registration missing (a file with clientId and clientSecret in {})", folder.display());
-    match (found.pop(), found.pop()) {
-        (Some(_), Some(_)) => Err(format!("more than one client registration in {}", folder.display())),
-        (Some(only), None) => {
-            let object = Object::parse(&record, RECORD).map_err(|error| error.to_string())?;
-            let client = [("clientId", &only.client_id), ("clientSecret", &only.client_secret)];
-            Ok(object.with(client.map(|(name, value)| (name, quote(value.expose())))))
-        }
-        (None, _) => Err(missing()),
-    }
+    let only = lone_registration(path)?;
+    let object = Object::parse(&record, RECORD).map_err(|error| error.to_string())?;
+    let client = [("clientId", &only.client_id), ("clientSecret", &only.client_secret)];
+    Ok(object.with(client.map(|(name, value)| (name, quote(value.expose())))))
 }
 
 fn token_file(path: &Path, now: Timestamp) -> Result<ImportedAccount, String> {

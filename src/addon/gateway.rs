@@ -532,7 +532,7 @@ fn configure(options: Vec<String>, environment: Vec<String>) -> std::result::Res
 
 /// A mistyped path would be an empty pool, and its logins written nowhere (N71).
 async fn has_folder(store: &StoreKind) -> std::result::Result<(), Error> {
-    let StoreKind::File(path) = store else { return Ok(()) };
+    let (StoreKind::File(path) | StoreKind::Aiclient(path)) = store else { return Ok(()) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder {
         Some(folder) if !tokio::fs::metadata(folder).await.is_ok_and(|folder| folder.is_dir()) => {

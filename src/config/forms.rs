@@ -21,7 +21,7 @@ pub enum Form {
     Bytes,
     /// One of these words.
     Word(&'static [&'static str]),
-    /// `redis`, or `file:PATH`.
+    /// `redis`, `file:PATH` or `aiclient:PATH`.
     Store,
     /// `https://…`, or `http://…` to a loopback address; it may hold `{region}`.
     UpstreamUrl,
@@ -69,7 +69,7 @@ impl Form {
             Form::Duration => "a duration such as 500ms, 5s or 2m".into(),
             Form::Bytes => "a size in bytes, or such as 64KiB, 32MiB".into(),
             Form::Word(words) => format!("one of {}", words.join(", ")),
-            Form::Store => "redis or file:PATH".into(),
+            Form::Store => "redis, file:PATH or aiclient:PATH".into(),
             Form::UpstreamUrl => address::ALLOWED.into(),
             Form::Regions => "a comma list of regions such as us-east-1,eu-central-1".into(),
             Form::ProviderHosts => {

@@ -88,6 +88,8 @@ pub enum StoreKind {
     Redis,
     /// The embedded file store at this path.
     File(PathBuf),
+    /// The pool file of a Node.js service without Redis.
+    Aiclient(PathBuf),
 }
 
 /// What answers requests.
@@ -303,8 +305,9 @@ impl RawConfig {
         };
         let store = match self.text(key!("KIRO_STORE"))?.as_str() {
             "redis" => StoreKind::Redis,
-            text => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => StoreKind::File(PathBuf::from(path)),
+            text => match text.split_once(':') {
+                Some(("file", path)) if !path.is_empty() => StoreKind::File(PathBuf::from(path)),
+                Some(("aiclient", path)) if !path.is_empty() => StoreKind::Aiclient(PathBuf::from(path)),
                 _ => return Err(self.refuse(key!("KIRO_STORE"), &Form::Store.allowed())),
             },
         };

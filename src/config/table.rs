@@ -175,7 +175,10 @@ pub const SETTINGS: &[Setting] = &[
         .means("PEM file with the certificate's private key."),
     row(Group::First, "KIRO_STORE", Form::Store, "redis")
         .flag("store")
-        .means("Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis."),
+        .means(
+            "Where accounts live: redis; file:PATH (JSON, mode 0600) for one machine without Redis; \
+             aiclient:configs/provider_pools.json for the pool file of a Node.js service, which is read and never written.",
+        ),
     row(Group::First, "REDIS_URL", Form::Secret, "redis://127.0.0.1:6379")
         .flag("redis-url")
         .means("Redis: redis://, rediss://, redis+unix://, Sentinel and Cluster URLs."),

@@ -518,6 +518,7 @@ impl Shared {
 pub fn store_config(config: &Config) -> StoreConfig {
     match &config.store {
         StoreKind::File(path) => StoreConfig::File(path.clone()),
+        StoreKind::Aiclient(path) => StoreConfig::Aiclient(path.clone()),
         StoreKind::Redis => StoreConfig::Redis(RedisConfig {
             server: config.redis.clone(),
             key_prefix: config.redis_key_prefix.clone(),

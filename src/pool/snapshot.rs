@@ -111,6 +111,9 @@ impl Pool {
     /// Accounts that the last snapshot missed, and whose token records are still there: a program that removes an
     /// account on purpose removes both (R106). A snapshot later, so that a removal that is under way is over.
     async fn tell_of_orphans(&self, gone: Vec<(AccountId, TokenKey)>) {
+        if !self.0.store.removes_tokens() {
+            return;
+        }
         let mut orphans = Vec::new();
         for (id, key) in gone {
             let is_there = self.0.store.read_token(&key, self.now()).await.is_ok_and(|token| token.is_some());

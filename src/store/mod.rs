@@ -30,7 +30,7 @@ pub mod writer;
 pub use crate::config::RedisAddress;
 pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
 pub use crate::proto::record::TokenKey;
-pub use file::{Imported, import};
+pub use file::{Imported, ServiceStore, import, lone_registration};
 pub use writer::{Pending, Writer};
 
 /// Reads the wall clock. Passed in, so that tests own the time.
@@ -46,6 +46,8 @@ pub enum StoreConfig {
     Redis(RedisConfig),
     /// `KIRO_STORE=file:PATH` (R63, R67).
     File(PathBuf),
+    /// `KIRO_STORE=aiclient:PATH` (R95).
+    Aiclient(PathBuf),
 }
 
 /// `REDIS_*` and `KIRO_REDIS_POOL_SIZE` (R1, R2).
@@ -271,6 +273,8 @@ pub enum Store {
     Redis(redis::RedisStore),
     /// Shared by processes of one machine.
     File(file::FileStore),
+    /// The pool file and the token files of a Node.js service on this machine.
+    Service(ServiceStore),
 }
 
 /// The same call to either store.
@@ -279,6 +283,7 @@ macro_rules! either {
         match $store {
             Self::Redis($either) => $call,
             Self::File($either) => $call,
+            Self::Service($either) => $call,
         }
     };
 }
@@ -290,6 +295,7 @@ impl Store {
         match config {
             StoreConfig::Redis(config) => redis::RedisStore::connect(config).map(Self::Redis),
             StoreConfig::File(path) => file::FileStore::open(path).await.map(Self::File),
+            StoreConfig::Aiclient(path) => ServiceStore::open(path).await.map(Self::Service),
         }
     }
 
@@ -340,6 +346,7 @@ impl Store {
         match self {
             Self::Redis(store) => store.read_token(key).await,
             Self::File(store) => store.read_token(key, now).await,
+            Self::Service(store) => store.read_token(key, now).await,
         }
     }
 
@@ -376,6 +383,7 @@ impl Store {
         match self {
             Self::Redis(store) => store.reserve_tickets(count).await,
             Self::File(store) => Ok(store.reserve_tickets(count)),
+            Self::Service(store) => Ok(store.reserve_tickets(count)),
         }
     }
 
@@ -390,6 +398,7 @@ impl Store {
         match self {
             Self::Redis(store) => store.lock(key, now).await,
             Self::File(store) => store.lock(key).await,
+            Self::Service(store) => store.lock(key).await,
         }
     }
 
@@ -406,7 +415,7 @@ impl Store {
     pub async fn home(&self, conversation: &str) -> Result<Option<String>, StoreError> {
         match self {
             Self::Redis(store) => store.home(conversation).await,
-            Self::File(_) => Ok(None),
+            Self::File(_) | Self::Service(_) => Ok(None),
         }
     }
 
@@ -414,7 +423,7 @@ impl Store {
     pub async fn keep_home(&self, conversation: &str, account: &str) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.keep_home(conversation, account).await,
-            Self::File(_) => Ok(()),
+            Self::File(_) | Self::Service(_) => Ok(()),
         }
     }
 
@@ -434,13 +443,18 @@ impl Store {
         let all = match self {
             Self::Redis(store) => store.add_accounts(new).await,
             Self::File(store) => store.add_accounts(new).await,
+            Self::Service(store) => store.add_accounts(new),
         };
         all.unwrap_or_else(|error| new.iter().map(|_| Err(error.clone())).collect())
     }
 
     /// Removes an account, its token record and the index of its refresh token (R62). False when it was not there.
     pub async fn remove_account(&self, id: &str) -> Result<bool, StoreError> {
-        either!(self, store => store.remove_account(id).await)
+        match self {
+            Self::Redis(store) => store.remove_account(id).await,
+            Self::File(store) => store.remove_account(id).await,
+            Self::Service(store) => store.remove_account(id),
+        }
     }
 
     /// Patches an account record for a person at the command line: read, patch, compare-and-set (R22).
@@ -497,6 +511,7 @@ impl Store {
         match self {
             Self::Redis(store) => store.pool_key(),
             Self::File(store) => store.pool_name(),
+            Self::Service(store) => store.pool_name(),
         }
     }
 
@@ -505,13 +520,18 @@ impl Store {
     pub async fn pool_under_default_prefix(&self) -> Result<Option<String>, StoreError> {
         match self {
             Self::Redis(store) => store.pool_under_default_prefix().await,
-            Self::File(_) => Ok(None),
+            Self::File(_) | Self::Service(_) => Ok(None),
         }
     }
 
     /// Whole ids of the token records that no account uses, sorted: somebody wrote their accounts out of the pool (R106).
     pub async fn orphans(&self) -> Result<Vec<String>, StoreError> {
-        let ids = either!(self, store => store.token_ids().await)?;
+        let ids = match self {
+            Self::Redis(store) => store.token_ids().await?,
+            Self::File(store) => store.token_ids().await?,
+            // Token files that no account names are the service's matter.
+            Self::Service(_) => return Ok(Vec::new()),
+        };
         // Read afterwards: an account that is added meanwhile has its token first.
         let mut used = HashSet::new();
         for account in self.load().await? {
@@ -523,12 +543,17 @@ impl Store {
         Ok(orphans)
     }
 
+    /// Whether a program that removes an account on purpose removes its token record too (R106).
+    pub fn removes_tokens(&self) -> bool {
+        !matches!(self, Self::Service(_))
+    }
+
     /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service. For
     /// `doctor`; needs the command line's rights (R3).
     pub async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {
         match self {
             Self::Redis(store) => store.is_missing_in_pool_types().await,
-            Self::File(_) => Ok(false),
+            Self::File(_) | Self::Service(_) => Ok(false),
         }
     }
 
@@ -536,7 +561,7 @@ impl Store {
     pub async fn inspect(&self) -> Result<Option<Inspection>, StoreError> {
         match self {
             Self::Redis(store) => store.inspect().await.map(Some),
-            Self::File(_) => Ok(None),
+            Self::File(_) | Self::Service(_) => Ok(None),
         }
     }
 

@@ -247,7 +247,7 @@ impl Shared {
             let (to_keep, keep_next) = self.journal_work(now);
             batches.extend(to_keep.map(Either::Right));
             // Only trying shows whether a file can be written again.
-            let may_try = is_connected || matches!(self.store, Store::File(_));
+            let may_try = is_connected || matches!(self.store, Store::File(_) | Store::Service(_));
             if may_try && batches.len() < BATCHES && (!accounts.is_empty() || !tokens.is_empty()) {
                 let mut chunks = accounts.chunks(BATCH).map(<[String]>::to_vec);
                 let first = chunks.next().unwrap_or_default();

@@ -167,16 +167,26 @@ pub fn find<'a>(accounts: &'a [DeskAccount], text: &str) -> Result<&'a DeskAccou
     }
 }
 
-/// Refuses changes that a Kiro token file as store can't keep (R67).
-pub fn refuse_token_file(config: &Config, what: &str) -> Result<(), CommandFailure> {
+/// Refuses changes that a Kiro token file or the Node.js service's pool file as store can't keep (R67, R104).
+pub fn refuse_fixed_store(config: &Config, what: &str) -> Result<(), CommandFailure> {
     match &config.store {
         StoreKind::File(path) if is_token_file(path) => Err(CommandFailure::new(format!(
             "{} is a token file of Kiro and stands for one account, which can't be {what}: its marks live in a server's memory \
              only. Name another store (--store file:PATH, or Redis) and take the file into it with `kiro-server accounts add`",
             path.display()
         ))),
-        _ => Ok(()),
+        _ => refuse_service_pool(config, what),
     }
+}
+
+/// Refuses changes to accounts that a Node.js service keeps (R104).
+pub fn refuse_service_pool(config: &Config, what: &str) -> Result<(), CommandFailure> {
+    let StoreKind::Aiclient(path) = &config.store else { return Ok(()) };
+    Err(CommandFailure::new(format!(
+        "{} is the Node.js service's and is never written: an account can't be {what} here, but in that service (its UI, or \
+         its files while it is stopped)",
+        path.display()
+    )))
 }
 
 /// Whether the file holds one Kiro token instead of a pool. One that isn't there or can't be read holds none.

@@ -28,7 +28,7 @@ use kiro_messages::proto::kiro::route::{Call, Shape};
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
-use kiro_messages::store::{Status, StoreError, StoreErrorKind};
+use kiro_messages::store::{Status, StoreError, StoreErrorKind, TokenKey};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -349,7 +349,7 @@ fn is_before_0_12(version: &str) -> bool {
 /// Where the store is, without a password.
 fn place(desk: &Desk) -> String {
     match (&desk.config.store, &desk.config.redis) {
-        (StoreKind::File(path), _) => path.display().to_string(),
+        (StoreKind::File(path) | StoreKind::Aiclient(path), _) => path.display().to_string(),
         (StoreKind::Redis, RedisAddress::Url(url)) => without_secrets(url.expose()),
         (StoreKind::Redis, RedisAddress::Parts { host, port, db, .. }) => format!("redis://{host}:{port}/{db}"),
     }
@@ -388,6 +388,7 @@ async fn store(desk: &Desk, report: &mut DoctorReport) {
     }
     match &desk.config.store {
         StoreKind::File(path) => file(path, report),
+        StoreKind::Aiclient(path) => service_pool(path, report),
         StoreKind::Redis => {
             let inspected = desk.store.inspect().await.map(Option::unwrap_or_default);
             let inspection = match inspected {
@@ -441,6 +442,16 @@ fn file(path: &Path, report: &mut DoctorReport) {
     }
     let what = if is_token_file(path) { "a token file of Kiro, one account" } else { "a pool" };
     report.ok("store", format!("{shown}: {what}, {} bytes", metadata.len()));
+}
+
+/// The Node.js service's file, which is only read (R95, R99).
+fn service_pool(path: &Path, report: &mut DoctorReport) {
+    let shown = path.display();
+    let message = format!(
+        "{shown}: the pool of a Node.js service, which is never written: marks and counts live in this server's memory, \
+         accounts are added in that service"
+    );
+    report.ok("store", message);
 }
 
 /// The file is replaced as a whole (R64), so its folder must take a new one.
@@ -597,6 +608,11 @@ async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findin
             let problem = info.problem.clone().unwrap_or_else(|| "its token record can't be read".to_owned());
             findings.wrong(problem, LOG_IN_AGAIN);
         }
+        (None, None) if is_service_store(desk) => {
+            let read = desk.store.read_token(&TokenKey::of(&entry.raw.id), now).await;
+            let why = read.err().map_or_else(|| "its token file isn't there".to_owned(), |error| error.to_string());
+            findings.wrong(why, "sign in again in the Node.js service, or correct the record's path there");
+        }
         (None, None) if account.has_foreign_credentials => findings.wrong(
             "its credentials lie where another program keeps them (KIRO_OAUTH_CREDS_*), which is not read",
             "`kiro-server accounts add --from` that file, and `accounts remove` this one",
@@ -608,6 +624,16 @@ async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findin
         && error.kind() == StoreErrorKind::Registration
     {
         findings.wrong(error.to_string(), "log in again in Kiro");
+    }
+    if is_service_store(desk)
+        && let Some((key, _)) = &entry.raw.token
+        && let Err(error) = desk.store.lock(key, now).await
+        && error.is_read_only()
+    {
+        findings.wrong(
+            format!("its renewed tokens can't be kept, so it serves until its token ends: {error}"),
+            "make the token file and its folder writable for this user; or KIRO_STATE_DIR",
+        );
     }
     standing(entry, account, now, findings);
 }
@@ -706,7 +732,11 @@ fn node_findings(desk: &Desk, entry: &DeskAccount, token: &Token, findings: &mut
 }
 
 fn is_token_store(desk: &Desk) -> bool {
-    matches!(&desk.config.store, StoreKind::File(path) if is_token_file(path))
+    is_service_store(desk) || matches!(&desk.config.store, StoreKind::File(path) if is_token_file(path))
+}
+
+fn is_service_store(desk: &Desk) -> bool {
+    matches!(desk.config.store, StoreKind::Aiclient(_))
 }
 
 /// Addresses of its own, the ignored ones too (K12).

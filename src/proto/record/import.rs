@@ -1,5 +1,7 @@
 //! Sessions that other programs keep, read as accounts (R78–R86). Bytes in, records out.
 
+use std::path::{Path, PathBuf};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use jiff::Timestamp;
@@ -307,6 +309,26 @@ fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> 
         }
     };
     Ok(Source::Service { accounts: list.iter().enumerate().map(account).collect(), others })
+}
+
+/// Whether a list of the Node.js service's pool file holds accounts of Kiro: its type, or one with a suffix (R95).
+pub fn is_service_list(name: &str) -> bool {
+    name.strip_prefix(SERVICE_LIST).is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('-'))
+}
+
+/// The folder that relative paths of a pool file begin in: `base`, else the one above its `configs` (R83).
+pub fn service_root(pool: &Path, base: Option<&Path>) -> PathBuf {
+    let folder = pool.parent().unwrap_or(Path::new(""));
+    let above = || folder.file_name().is_some_and(|name| name == "configs").then(|| folder.parent()).flatten();
+    base.or_else(above).unwrap_or(folder).to_owned()
+}
+
+/// Where the token of a record of the Node.js service's pool file is (R83).
+pub fn place_of_record(record: &[u8]) -> Place {
+    match serde_json::from_slice(record) {
+        Ok(Value::Object(object)) => place_of(&object),
+        _ => Place::Nowhere("is no JSON object".to_owned()),
+    }
 }
 
 fn place_of(object: &Map<String, Value>) -> Place {

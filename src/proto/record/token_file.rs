@@ -55,8 +55,7 @@ impl<'a> TokenFile<'a> {
     ///
     /// An error when `clientIdHash` is anything but `[A-Za-z0-9_-]{1,128}`: it would leave the folder.
     pub fn registration_file(&self) -> Result<Option<String>, RefusedHash> {
-        let has_own = self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
-        if has_own || self.method() != Method::Idc {
+        if !self.lacks_client() {
             return Ok(None);
         }
         let Some(hash) = self.text(CLIENT_ID_HASH) else { return Ok(None) };
@@ -66,6 +65,12 @@ impl<'a> TokenFile<'a> {
         } else {
             Err(RefusedHash)
         }
+    }
+
+    /// Whether it is an IdC login whose client must lie in another file.
+    pub fn lacks_client(&self) -> bool {
+        let has_own = self.text(CLIENT_ID).is_some() && self.text(CLIENT_SECRET).is_some();
+        !has_own && self.method() == Method::Idc
     }
 
     /// The token record that this file stands for (R67), the registration copied in.

@@ -6,10 +6,11 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::super::{StoreError, StoreErrorKind};
-use crate::proto::record::{Limits, Object, TokenFile, Unusable, is_account_id};
+use crate::proto::record::import::is_service_list;
+use crate::proto::record::{Json, Limits, Object, TokenFile, Unusable, is_account_id};
 
 /// A record that is nested too deep makes its own account unusable, not the file (R9).
-const FILE: Limits = Limits { bytes: super::disk::MOST, depth: usize::MAX };
+pub(super) const FILE: Limits = Limits { bytes: super::disk::MOST, depth: usize::MAX };
 
 /// A file, read.
 #[derive(Clone)]
@@ -52,6 +53,9 @@ impl Content {
         if TokenFile::is_one(&object) {
             TokenFile::parse(&text).map_err(|error| broken(place(&text, error)))?;
             return Ok(Self::Token(text));
+        }
+        if let Some(error) = of_another(&object) {
+            return Err(error);
         }
         let slice = |raw: &str| text.slice_ref(raw.as_bytes());
         let records = |name: &str| -> Result<HashMap<String, Bytes>, StoreError> {
@@ -158,8 +162,24 @@ fn text_of(bytes: Vec<u8>) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| broken("a record is not UTF-8"))
 }
 
+/// The error for a file that another program keeps: its members are its own, and none of ours may get in (R104).
+fn of_another(file: &Object<'_>) -> Option<StoreError> {
+    let is_list = |value: Json<'_>| value.raw().starts_with('[');
+    let is_service = file.members().any(|(name, value)| is_service_list(&name) && is_list(value));
+    let is_ours = ["accounts", "tokens", "config"].iter().any(|name| file.last(name).is_some());
+    if !is_service && (is_ours || file.members().next().is_none()) {
+        return None;
+    }
+    let detail = if is_service || file.members().any(|(_, value)| is_list(value)) {
+        "is the Node.js service's pool file and is never written: use it with KIRO_STORE=aiclient:PATH"
+    } else {
+        "is another program's file and is never written: name a file of its own"
+    };
+    Some(StoreError::new(StoreErrorKind::Config, detail))
+}
+
 /// Line and column of a mistake, from 1, columns in bytes.
-fn place(text: &[u8], error: Unusable) -> String {
+pub(super) fn place(text: &[u8], error: Unusable) -> String {
     match error {
         Unusable::NotUtf8 { at } | Unusable::NotJson { at } => {
             let before = &text[..at];

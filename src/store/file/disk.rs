@@ -69,10 +69,32 @@ pub(in crate::store) fn read_at_most(path: &Path, most: u64) -> Result<Option<Ve
 ///
 /// After an error the new one may be in place all the same: when it was renamed and its folder could not be synced.
 pub(in crate::store) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    replace_and(path, content, sync_folder)
+    replace_and(path, content, |_| Ok(()), sync_folder)
 }
 
-fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<()>) -> Result<(), StoreError> {
+/// Replaces another program's file: it keeps its mode, and it is looked at once more in the last moment, since that
+/// program knows no lock of ours. Where it isn't `expected` any more, nothing is written (R98).
+pub(super) fn replace_unchanged(path: &Path, expected: Option<&[u8]>, content: &[u8]) -> Result<(), StoreError> {
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions());
+    let check = |file: &File| {
+        if let Ok(mode) = &mode {
+            file.set_permissions(mode.clone())?;
+        }
+        let now = match files::read(path, MOST as u64 + 1) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read?),
+        };
+        if now.as_deref() == expected { Ok(()) } else { Err(io::Error::other("changed while it was written")) }
+    };
+    replace_and(path, content, check, sync_folder)
+}
+
+fn replace_and(
+    path: &Path,
+    content: &[u8],
+    check: impl Fn(&File) -> io::Result<()>,
+    sync: impl Fn(&Path) -> io::Result<()>,
+) -> Result<(), StoreError> {
     let folder = folder(path);
     let temporary = temporary(path);
     let written = (|| {
@@ -80,6 +102,7 @@ fn replace_and(path: &Path, content: &[u8], sync: impl Fn(&Path) -> io::Result<(
         hand_over(&file, path);
         file.write_all(content)?;
         file.sync_all()?;
+        check(&file)?;
         fs::rename(&temporary, path)
     })();
     if let Err(error) = written {
@@ -297,10 +320,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
         for kind in [PermissionDenied, InvalidInput, Unsupported] {
-            replace_and(&path, b"{}", |_| Err(kind.into())).unwrap();
+            replace_and(&path, b"{}", |_| Ok(()), |_| Err(kind.into())).unwrap();
             assert_eq!(read(&path).unwrap().unwrap(), b"{}");
         }
-        let error = replace_and(&path, b"{ }", |_| Err(io::Error::other("input/output error"))).unwrap_err();
+        let unsynced = |_: &Path| Err(io::Error::other("input/output error"));
+        let error = replace_and(&path, b"{ }", |_| Ok(()), unsynced).unwrap_err();
         assert!(error.is_away() && error.is_perhaps_done());
         assert_eq!(read(&path).unwrap().unwrap(), b"{ }");
         let missing = folder.path().join("missing").join("pool.json");

@@ -28,8 +28,10 @@ use crate::secret::Secret;
 mod content;
 pub(super) mod disk;
 mod id_secret;
+mod service;
 
 use content::{Content, Pool};
+pub use service::ServiceStore;
 
 /// How often the file is checked while the store is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -65,6 +67,16 @@ struct Inner {
     wrote_in: AtomicU64,
     /// The last write failed: reads alone don't make the store whole again (R66).
     cannot_write: AtomicBool,
+    owner: Owner,
+}
+
+/// The program that a file belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// Ours, or Kiro's: only its owner may read it (R64).
+    Private,
+    /// The Node.js service: it keeps the mode that it has, and its client is found as that service does (R97, R98).
+    Service,
 }
 
 /// The tokens that are being refreshed.
@@ -134,19 +146,7 @@ impl FileStore {
         let path = std::path::absolute(path).map_err(|error| {
             StoreError::new(StoreErrorKind::Config, format!("{}: {}", path.display(), error.kind()))
         })?;
-        let inner = Arc::new(Inner {
-            path,
-            status: watch::Sender::new(Status::Connecting(None)),
-            latency: Latency::default(),
-            tickets: AtomicU64::new(0),
-            changing: Arc::default(),
-            waiting: Mutex::default(),
-            refreshing: Refreshing::default(),
-            memory: Mutex::default(),
-            renewing: Mutex::default(),
-            wrote_in: AtomicU64::new(0),
-            cannot_write: AtomicBool::new(false),
-        });
+        let inner = Arc::new(Inner::new(path, Owner::Private));
         let stop = CancellationToken::new();
         let watching = stop.clone().run_until_cancelled_owned(Arc::clone(&inner).look_while_away());
         let store = Self { inner, _stop: Arc::new(stop.drop_guard()) };
@@ -156,8 +156,12 @@ impl FileStore {
             }
             inner.content().map(|_| ())
         });
-        // The status holds an error; the file may come or be repaired (R54).
-        let _status = first.await;
+        // The status holds an error; the file may come or be repaired (R54). One of another program won't be ours.
+        if let Err(error) = first.await
+            && error.kind() == StoreErrorKind::Config
+        {
+            return Err(error);
+        }
         #[expect(clippy::disallowed_methods, reason = "the store's background task; it ends with the last clone")]
         tokio::spawn(watching);
         Ok(store)
@@ -369,6 +373,23 @@ impl FileStore {
 }
 
 impl Inner {
+    fn new(path: PathBuf, owner: Owner) -> Self {
+        Self {
+            path,
+            status: watch::Sender::new(Status::Connecting(None)),
+            latency: Latency::default(),
+            tickets: AtomicU64::new(0),
+            changing: Arc::default(),
+            waiting: Mutex::default(),
+            refreshing: Refreshing::default(),
+            memory: Mutex::default(),
+            renewing: Mutex::default(),
+            wrote_in: AtomicU64::new(0),
+            cannot_write: AtomicBool::new(false),
+            owner,
+        }
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -406,7 +427,7 @@ impl Inner {
             if let Some(content) = self.seen(found.as_ref()) {
                 return Ok(content);
             }
-            if found.as_ref().is_some_and(|found| found.is_open_to_others) {
+            if self.owner == Owner::Private && found.as_ref().is_some_and(|found| found.is_open_to_others) {
                 self.warn_once(&format!("{} can be read by others: chmod 600", target.display()));
             }
             let content = Content::parse(disk::read(&target)?).map_err(|error| self.named(error))?;
@@ -553,13 +574,16 @@ impl Inner {
             let (result, text) = change(&content)?;
             if let Some(text) = text {
                 // Before writing: a file that is too long to be read again must not replace this one.
-                let content = Content::parse(Some(text.clone())).map_err(|error| self.named(error))?;
+                let after = Content::parse(Some(text.clone())).map_err(|error| self.named(error))?;
                 let _renewing = self.renewing();
-                disk::replace(&target, &text)?;
+                match self.owner {
+                    Owner::Private => disk::replace(&target, &text)?,
+                    Owner::Service => disk::replace_unchanged(&target, content.text().as_deref(), &text)?,
+                }
                 written = true;
                 // Still under the lock, so this is the file just written.
                 let found = disk::look(&target)?;
-                self.memory().seen = found.map(|found| (found.stamp, content));
+                self.memory().seen = found.map(|found| (found.stamp, after));
             }
             Ok(result)
         })();
@@ -593,7 +617,7 @@ impl Inner {
 
     /// The client registration beside a token file, if there is one; checked for its expiry when `now` is given.
     fn registration(&self, file: &[u8], now: Option<Timestamp>) -> Result<Option<Registration>, StoreError> {
-        registration_of(&token_file(file)?, &disk::target(&self.path)?, now)
+        registration_of(&token_file(file)?, &disk::target(&self.path)?, now, self.owner)
     }
 
     fn single_account(&self) -> StoreError {
@@ -718,7 +742,7 @@ pub fn import(path: &Path, now: Timestamp) -> Result<Imported, StoreError> {
         return Err(named(broken("is no token file of the Kiro IDE or CLI")));
     };
     let file = token_file(&text)?;
-    let registration = registration_of(&file, &target, Some(now))?;
+    let registration = registration_of(&file, &target, Some(now), Owner::Private)?;
     let token = file.record(registration.as_ref(), None);
     let parsed = Token::parse(&token).map_err(|error| named(broken(error.to_string())))?;
     if parsed.access_token.is_none() && parsed.refresh_token.is_none() && parsed.kiro_api_key.is_none() {
@@ -734,23 +758,47 @@ fn registration_of(
     file: &TokenFile<'_>,
     path: &Path,
     now: Option<Timestamp>,
+    owner: Owner,
 ) -> Result<Option<Registration>, StoreError> {
     let wrong = |detail: String| StoreError::new(StoreErrorKind::Registration, detail);
     let name = file
         .registration_file()
         .map_err(|_| wrong(format!("{}: clientIdHash is refused: it is no plain name", path.display())))?;
-    let Some(name) = name else { return Ok(None) };
-    let place = path.with_file_name(name);
-    let Some(text) = disk::read(&place)? else {
-        return Err(wrong(format!("{} is missing; log in again in Kiro", place.display())));
+    let named = name.map(|name| path.with_file_name(name));
+    let text = named.as_deref().map(disk::read).transpose()?.flatten();
+    let registration = match (&named, text) {
+        (Some(place), Some(text)) => Registration::parse(&text)
+            .ok_or_else(|| wrong(format!("{} holds no client registration; log in again in Kiro", place.display())))?,
+        _ if owner == Owner::Service && file.lacks_client() => lone_registration(path).map_err(wrong)?,
+        (Some(place), None) => return Err(wrong(format!("{} is missing; log in again in Kiro", place.display()))),
+        (None, _) => return Ok(None),
     };
-    let registration = Registration::parse(&text)
-        .ok_or_else(|| wrong(format!("{} holds no client registration; log in again in Kiro", place.display())))?;
     match (registration.expires_at, now) {
         (Some(end), Some(now)) if end <= now => {
-            Err(wrong(format!("{} has expired; log in again in Kiro", place.display())))
+            let place = named.as_deref().unwrap_or(path).display();
+            Err(wrong(format!("{place} has expired; log in again in Kiro")))
         }
         _ => Ok(Some(registration)),
+    }
+}
+
+/// The client of a token file that names none: its folder's only other file that has one (R83). Blocks.
+///
+/// # Errors
+/// There is none, or more than one; the sentence names the folder.
+pub fn lone_registration(path: &Path) -> Result<Registration, String> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let listed = std::fs::read_dir(folder).map_err(|error| error.to_string())?;
+    let others = listed.filter_map(|entry| Some(entry.ok()?.path()));
+    let others = others.filter(|other| other != path && other.extension().is_some_and(|end| end == "json"));
+    let mut found =
+        others.filter_map(|other| Registration::parse(&crate::files::read(&other, record::RECORD.bytes as u64).ok()?));
+    match (found.next(), found.next()) {
+        (Some(_), Some(_)) => Err(format!("more than one client registration in {}", folder.display())),
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            Err(format!("client registration missing (a file with clientId and clientSecret in {})", folder.display()))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use kiro_messages::accounts::source::{Reading, gather};
 use kiro_messages::config::Config;
 use kiro_messages::proto::record::Method;
 
-use super::super::desk::Desk;
+use super::super::desk::{Desk, refuse_service_pool};
 use super::super::output::{CommandFailure, plain, relative, short, show, show_json};
 use super::super::stops::{STOPPED, Stops};
 use super::{database, name};
@@ -25,6 +25,7 @@ const LONGEST_REASON: usize = 1_000;
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let path = |name: &str| options.get_one::<PathBuf>(name).map(PathBuf::as_path);
     let flag = |name: &str| options.get_flag(name);
+    refuse_service_pool(&config, "added")?;
     let now = Timestamp::now();
     let reading = Reading { base: path("base"), now, database: Some(database::read) };
     let name = options.get_one::<String>("name").map(|name| checked_name(name)).transpose();

@@ -9,7 +9,7 @@ use kiro_messages::policy::health::HealthState;
 use kiro_messages::proto::record::Entry as Field;
 use serde_json::json;
 
-use super::super::desk::{Desk, find, refuse_token_file};
+use super::super::desk::{Desk, find, refuse_fixed_store};
 use super::super::output::{CommandFailure, short, show, show_json};
 use super::name;
 
@@ -40,7 +40,7 @@ async fn patch(
     done: &str,
     fields: impl FnOnce(bool) -> Vec<Field>,
 ) -> Result<ExitCode, CommandFailure> {
-    refuse_token_file(&config, done)?;
+    refuse_fixed_store(&config, done)?;
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
     let entry = find(&accounts, id(options))?;
@@ -75,7 +75,7 @@ async fn patch(
 
 /// Removes account, token and index; with Redis it checks again afterwards (E4).
 pub async fn remove(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
-    refuse_token_file(&config, "removed")?;
+    refuse_fixed_store(&config, "removed")?;
     let desk = Desk::open(config).await?;
     let accounts = desk.accounts().await?;
     let entry = find(&accounts, id(options))?;
@@ -84,7 +84,7 @@ pub async fn remove(config: Config, options: &ArgMatches) -> Result<ExitCode, Co
         return Err(gone());
     }
     let came_back = match desk.config.store {
-        StoreKind::File(_) => false,
+        StoreKind::File(_) | StoreKind::Aiclient(_) => false,
         StoreKind::Redis => {
             tokio::time::sleep(LOOK_AGAIN).await;
             desk.store.read_account(id).await?.is_some()

@@ -22,6 +22,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         let store = match desk.config.store {
             StoreKind::Redis => "redis",
             StoreKind::File(_) => "file",
+            StoreKind::Aiclient(_) => "aiclient",
         };
         show_json(&json!({ "store": store, "pool": desk.store.pool_name(), "accounts": list }))?;
     } else if accounts.is_empty() {

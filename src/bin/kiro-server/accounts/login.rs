@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::super::desk::{Desk, find, refuse_token_file};
+use super::super::desk::{Desk, find, refuse_fixed_store};
 use super::super::log::say;
 use super::super::output::{CommandFailure, number, plain, short, show};
 use super::super::stops::{STOPPED, Stops};
@@ -69,7 +69,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     let name = text("name").map(checked_name).transpose();
     let name = name.map_err(|error| CommandFailure::usage(format!("--name: {error}")))?;
     let within = options.get_one::<Duration>("timeout").copied();
-    refuse_token_file(&config, "signed in")?;
+    refuse_fixed_store(&config, "signed in")?;
     let audience =
         if options.get_flag("json") { Audience::Programs } else { Audience::People { qr: options.get_flag("qr") } };
     // Before anybody signs in: a store that can't be used would lose the login.

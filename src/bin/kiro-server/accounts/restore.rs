@@ -9,12 +9,12 @@ use kiro_messages::proto::record::TokenKey;
 use kiro_messages::store::{Added, NewAccount};
 use serde_json::json;
 
-use super::super::desk::{Desk, MIN_PREFIX, refuse_token_file};
+use super::super::desk::{Desk, MIN_PREFIX, refuse_fixed_store};
 use super::super::output::{CommandFailure, short, show, show_json};
 
 /// The account record is made anew; the token record stays as it is.
 pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
-    refuse_token_file(&config, "restored")?;
+    refuse_fixed_store(&config, "restored")?;
     let named = options.get_one::<String>("id").map_or("", String::as_str);
     let desk = Desk::open(config).await?;
     let id = orphan(&desk, named).await?;
