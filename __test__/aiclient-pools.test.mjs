@@ -165,3 +165,21 @@ test('plugins that read answers get each event, or the whole message; without on
   assert.equal((await post(host, { messages: 'no' })).status, 400)
   assert.equal(answers.length, 1, 'an error is no answer')
 })
+
+test('limits of an account hold at both points together, and a full queue answers 429 (N86)', async (t) => {
+  const { host, gate } = await stage(t, { [TYPE]: [[unique('ok'), undefined, { concurrencyLimit: 2, queueLimit: 1 }]] }, { gate: {} })
+  const slow = (name) => stream({ steps: [{ text: name }, { wait_ms: 700 }, { text: name }] })
+  const chat = post(host, { model: 'claude-sonnet-4-6', stream: true, messages: slow('a').messages }, `/${TYPE}/v1/chat/completions`)
+  const running = [chat, post(host, slow('b'))]
+  await until(() => gate.accounts()[0].inFlight === 2, 'one at each point')
+  const third = post(host, slow('c'))
+  await until(() => /kiro_account_waits_total 1/.test(gate.metrics()), 'the third to wait')
+  const fourth = await post(host, slow('d'))
+  assert.equal(fourth.status, 429)
+  assert.equal((await fourth.json()).error.type, 'rate_limit_error')
+  for (const answer of await Promise.all([...running, third])) {
+    assert.equal(answer.status, 200)
+    await answer.text()
+  }
+  await until(() => gate.accounts()[0].inFlight === 0, 'all to end')
+})

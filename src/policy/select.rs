@@ -69,6 +69,8 @@ pub struct Candidate<'a> {
     pub excluded: bool,
     /// Requests that it serves for this process.
     pub in_flight: u32,
+    /// `concurrencyLimit` of its record (N86); 0: no limit.
+    pub cap: u32,
     /// It is half-open and its one request is on the way.
     pub probing: bool,
     /// It has had its requests of this minute, and the first place is free then (K92).
@@ -168,7 +170,7 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
             return Err(Refusal::State(candidate.state));
         }
     };
-    if cap > 0 && candidate.in_flight >= cap {
+    if [cap, candidate.cap].iter().any(|&cap| cap > 0 && candidate.in_flight >= cap) {
         return Err(Refusal::Busy);
     }
     if let Some(until) = candidate.paced_until {
@@ -273,6 +275,7 @@ mod tests {
             priority: 0,
             excluded: false,
             in_flight: 0,
+            cap: 0,
             probing: false,
             paced_until: None,
             refused_lately: false,

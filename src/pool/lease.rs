@@ -25,6 +25,8 @@ use crate::secret::Secret;
 
 /// A retry is worthwhile when an account comes back within this time (M85).
 const SOON: Duration = Duration::from_secs(120);
+/// How long a request may wait for accounts whose records let requests wait (N86), if `KIRO_ACCOUNT_WAIT` isn't longer.
+const QUEUE_WAIT: Duration = Duration::from_secs(60);
 /// The least time between two timed checks of the line.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
@@ -103,6 +105,8 @@ pub enum Why {
     Exhausted,
     /// All usable accounts are at their limit, or half-open with their one request on the way.
     Busy,
+    /// The same, limits of account records among them, and as many requests wait as these records allow (N86).
+    Full,
     /// All usable accounts have had their requests of this minute (K92).
     Paced,
     /// The pinned account is not in the pool.
@@ -197,7 +201,7 @@ impl NoAccount {
             // A pinned request's account (N5, N8).
             Why::Unusable => Code::AccountUnauthorized,
             Why::Model | Why::Unknown => Code::NotFound,
-            Why::Paced | Why::Limited => Code::RateLimited,
+            Why::Paced | Why::Limited | Why::Full => Code::RateLimited,
         }
     }
 }
@@ -217,6 +221,7 @@ impl fmt::Display for NoAccount {
             Why::OutOfService(outlook) => return outlook.fmt(f),
             Why::NoProfile => return f.write_str(&said(NO_PROFILE)),
             Why::Model => "No account serves this model",
+            Why::Full => "All accounts are at their concurrencyLimit, and their queues are full",
             Why::Paced => "All accounts have had their requests of this minute",
             Why::Unknown => "Unknown account",
             Why::Limited => "The account is rate limited",
@@ -258,30 +263,41 @@ impl Pool {
 
     /// Takes an account for an attempt. It waits while one may become free in time: one at its limit, one that is
     /// half-open with its request on the way, or one whose rest or full minute ends in time. A request waits at most
-    /// `KIRO_ACCOUNT_WAIT` from its first attempt, which began to look for an account at `since`. First come, first
-    /// served. With a full line, or when no account can come in time, it fails at once.
+    /// `KIRO_ACCOUNT_WAIT` from its first attempt, which began to look for an account at `since`; a minute where account
+    /// records have limits of their own (N86). First come, first served. With a full line, or when no account can come
+    /// in time, it fails at once.
     pub async fn acquire(&self, wanted: &Wanted<'_>, since: Instant) -> Result<Lease, NoAccount> {
-        let deadline = since + self.0.settings.account_wait;
-        let wait = deadline.saturating_duration_since(Instant::now());
         // Those in line choose first. A pinned request neither waits for the line nor blocks it (N5).
         if wanted.only.is_none() {
             self.serve_line();
         }
-        let (mut waiting, served) = {
+        let (mut waiting, served, deadline) = {
             let now = self.now();
             let mut inside = self.inside();
-            let refused = match self.select_in(&mut inside, wanted, now) {
+            let mut refused = match self.select_in(&mut inside, wanted, now) {
                 Ok(lease) => return Ok(lease),
                 Err(refused) => refused,
             };
+            let Settings { mut account_wait, mut max_waiting, .. } = self.0.settings;
+            if refused.why == Why::Busy
+                && let Some(places) = inside.queue()
+            {
+                refused.why = Why::Full;
+                if places > 0 {
+                    account_wait = account_wait.max(QUEUE_WAIT);
+                    max_waiting = max_waiting.min(places);
+                }
+            }
+            let deadline = since + account_wait;
+            let wait = deadline.saturating_duration_since(Instant::now());
             let in_time = match refused.why {
-                Why::Busy | Why::NotLoaded => true,
+                Why::Busy | Why::Full | Why::NotLoaded => true,
                 Why::Unavailable | Why::OutOfService(_) | Why::NoProfile | Why::Paced => {
                     refused.retry_after.is_some_and(|back| back <= wait)
                 }
                 Why::Empty { .. } | Why::Model | Why::Exhausted | Why::Unknown | Why::Limited | Why::Unusable => false,
             };
-            if wait.is_zero() || !in_time || inside.line.len() >= self.0.settings.max_waiting {
+            if wait.is_zero() || !in_time || inside.line.len() >= max_waiting {
                 return Err(refused);
             }
             let (sender, place) = oneshot::channel();
@@ -295,7 +311,7 @@ impl Pool {
             self.count_line(&inside);
             // A place that came back before this request joined the line was offered to nobody.
             fence(Ordering::SeqCst);
-            (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now))
+            (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now), deadline)
         };
         hand_over(served);
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
@@ -737,6 +753,13 @@ impl Inside {
         Some(outlook)
     }
 
+    /// How many requests may wait by the records of accounts with a `concurrencyLimit` (N86); none: no record has one.
+    fn queue(&self) -> Option<usize> {
+        let limited = self.slots.values().filter_map(|slot| slot.account.readable());
+        let limited = limited.filter(|record| record.concurrency_limit > 0 && !record.standing.disabled);
+        limited.map(|record| record.queue_limit as usize).reduce(usize::saturating_add)
+    }
+
     /// Until the soonest account that serves these models is back; a second when one is back already.
     pub(super) fn soonest(&self, model_names: &[&str], kiro_id: &str, now: Timestamp) -> Option<Duration> {
         let back = |slot: &PoolSlot| match slot.account.state(now) {
@@ -761,6 +784,7 @@ impl PoolSlot {
             priority: account.account.as_ref().map_or(0, |record| record.priority),
             excluded: wanted.exclude.contains(&account.view.id),
             in_flight: self.load.in_flight.load(Ordering::Acquire),
+            cap: account.readable().map_or(0, |record| record.concurrency_limit),
             probing: self.load.probing.load(Ordering::Acquire),
             paced_until: account.paced_until(limits.per_minute, now),
             refused_lately: account.health.refused_lately(rules, now),

@@ -435,6 +435,29 @@ async fn waiting_is_first_come_first_served_and_bounded() {
     assert_eq!((fixture.pool.counts().waiting, fixture.pool.counts().in_flight), (0, 0));
 }
 
+#[tokio::test]
+async fn limits_of_records_hold_and_a_full_queue_is_a_rate_limit_n86() {
+    let records = [("a1", r#"{"concurrencyLimit":1,"queueLimit":1}"#), ("a2", r#"{"concurrencyLimit":"2"}"#)];
+    let fixture = Fixture::new(&[("affinity", "off")], &records).await;
+    let mut leases: Vec<_> = (0..3).map(|_| fixture.select().unwrap()).collect();
+    let in_flight = || fixture.pool.accounts().iter().map(|info| info.in_flight).collect::<Vec<_>>();
+    assert_eq!(in_flight(), [1, 2]);
+    let pool = fixture.pool.clone();
+    let waits = tokio::spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
+    while fixture.pool.counts().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = fixture.pool.acquire(&Wanted::default(), Instant::now()).await.unwrap_err();
+    assert_eq!((&refused.why, refused.code()), (&Why::Full, Code::RateLimited), "one place to wait");
+    leases.clear();
+    assert!(waits.await.unwrap(), "the one that waits is served");
+
+    let without = Fixture::new(&[], &[("a1", r#"{"concurrencyLimit":1,"queueLimit":0}"#)]).await;
+    let _held = without.select().unwrap();
+    let refused = without.pool.acquire(&Wanted::default(), Instant::now()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::RateLimited, "at once");
+}
+
 /// Counts the accounts that selections examine: one per selection in a pool of one account.
 fn counting() -> (Fit, Arc<AtomicUsize>) {
     let looks = Arc::<AtomicUsize>::default();

@@ -69,6 +69,10 @@ pub struct Account {
     pub machine_id: Option<String>,
     /// Accounts with the lowest number are taken first; absent is 0, a fraction is cut off.
     pub priority: i64,
+    /// Requests that may run at once on it (N86); 0: no limit.
+    pub concurrency_limit: u32,
+    /// Requests that may wait for it beyond that (N86).
+    pub queue_limit: u32,
     /// Fields that were found and count as absent, by name (R70).
     pub ignored: Vec<&'static str>,
 }
@@ -119,6 +123,8 @@ impl Account {
                 ignore(&mut self.ignored, "machineId", found.is_some() && self.machine_id.is_none());
             }
             "priority" => self.priority = read::integer(value),
+            "concurrencyLimit" => self.concurrency_limit = u32::try_from(read::count(value)).unwrap_or(u32::MAX),
+            "queueLimit" => self.queue_limit = u32::try_from(read::count(value)).unwrap_or(u32::MAX),
             _ if name.starts_with("KIRO_OAUTH_CREDS_") => {
                 self.has_foreign_credentials |= read::text(value).is_some();
             }
