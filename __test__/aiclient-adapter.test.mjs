@@ -35,7 +35,8 @@ const post = (url, path, body) => fetch(url + path, { method: 'POST', body: JSON
 const callsOf = async (token) => (await sim.stats()).calls_by_token[token] ?? 0
 
 test('an unknown model: the call does not throw, the first next() rejects with 400, the service does nothing (case 16)', async (t) => {
-  const { adapter, manager } = await stage(t, ['sim-ok', 'sim-ok'])
+  const { adapter, manager, host: lent } = await stage(t, ['sim-ok', 'sim-ok'])
+  lent.modelFallback = null
   const body = ask({ text: 'x' })
   const stream = adapter().generateContentStream('claude-nope', body)
   const error = await rejection(stream.next())

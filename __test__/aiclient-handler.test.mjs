@@ -6,6 +6,7 @@ import { createServer, request as httpRequest } from 'node:http'
 import { performance } from 'node:perf_hooks'
 import { before, test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
+import { dropIn } from './support/drop-in.mjs'
 import { PoolManager, TYPE, service } from './support/host.mjs'
 import { leave } from './support/leaving.mjs'
 import { ask, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
@@ -22,27 +23,7 @@ before(async () => {
 const MODEL = 'claude-sonnet-4-6'
 const PATH = `/${TYPE}/v1/messages`
 
-/** The service with both drop-in points on a gateway of their own. */
-async function stage(t, tokens, { options, config, lends } = {}) {
-  const pool = await redisAccounts(t, server, ...tokens)
-  const gate = await gateway(t, sim, pool, { accountCacheTtlMs: 200, ...options })
-  const records = await Promise.all(pool.ids.map((id) => pool.account(id)))
-  const stage = { pool, gate, manager: new PoolManager(records, pool), generated: [], instances: {} }
-  stage.lent = {
-    gateway: gate,
-    getPoolManager: () => stage.manager,
-    getServiceInstances: () => stage.instances,
-    onContentGenerated: (config) => stage.generated.push(config),
-    ...lends,
-  }
-  stage.host = await service(t, {
-    manager: () => stage.manager,
-    adapterOf: (config) => createKiroAdapter(config, stage.lent),
-    kiro: createKiroHandler(stage.lent),
-    config,
-  })
-  return stage
-}
+const stage = (t, tokens, how) => dropIn(t, sim, server, tokens, how)
 
 const post = (host, body, path = PATH, headers = {}) =>
   fetch(host.url + path, { method: 'POST', headers, body: typeof body === 'string' ? body : JSON.stringify(body) })
@@ -333,21 +314,45 @@ test('a refused refresh under a call of the adapter is reported once, by both po
   assert.deepEqual(manager.take().map(([method, uuid]) => [method, uuid]), [['markProviderUnhealthyImmediately', id]])
 })
 
-test('without an account the service goes its own way where it has one, and the body is still there to read (case 29)', async (t) => {
+/** An adapter of another provider. */
+const another = {
+  async *generateContentStream() {
+    yield { type: 'message_start', message: {} }
+    yield { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'from elsewhere' } }
+    yield { type: 'message_stop' }
+  },
+}
+
+test('without an account the service goes its own way where that leads somewhere, and the body is still there to read (case 29, N93)', async (t) => {
   const config = { providerFallbackChain: { [TYPE]: ['openai-custom'] } }
-  const { host, pool, gate, manager } = await stage(t, ['sim-ok'], { config })
+  const { host, pool, gate, manager, lent } = await stage(t, ['sim-ok'], { config, others: { 'openai-custom': another } })
   const body = stream({ text: 'x' })
   assert.equal(textOf(await read(await post(host, body))), 'x', 'with an account it is ours')
   const [id] = pool.ids
   await pool.write(id, { ...(await pool.account(id)), isDisabled: true })
   await until(() => gate.health().accounts.healthy === 0, 'the snapshot')
   manager.find(id).isDisabled = true
-  const passed = await post(host, body)
-  assert.equal(passed.status, 503)
+  const before = { ...host.config }
+  host.looksAtChain = true
+  assert.equal(textOf(await read(await post(host, body))), 'from elsewhere')
   assert.deepEqual(host.ownBody, body, 'the service read it all')
-  assert.equal((await passed.json()).error.message, 'no account')
-  for (const without of [{}, { providerFallbackChain: {} }, { providerFallbackChain: { [TYPE]: [] } }]) {
+  assert.deepEqual(host.config, before, 'asking it changed nothing')
+
+  // A version that throws before it looks at the chain, one that finds nothing there, one that isn't asked, no chain.
+  const asks = lent.getApiService
+  const ours = () => createKiroAdapter({}, lent)
+  for (const [getApiService, without] of [
+    [() => assert.fail('no healthy account'), config],
+    [async () => undefined, config],
+    [ours, config],
+    [() => ({ service: ours() }), config],
+    [undefined, config],
+    [asks, {}],
+    [asks, { providerFallbackChain: {} }],
+    [asks, { providerFallbackChain: { [TYPE]: [] } }],
+  ]) {
     host.config = without
+    lent.getApiService = getApiService
     host.ownBody = undefined
     const refused = await post(host, body)
     // Nothing changes until a person acts: no status that clients repeat (M85).
@@ -363,8 +368,8 @@ test('a gateway that cannot be reached answers 503, or leaves the request to the
   const { KiroGateway } = await import('kiro-messages')
   const connecting = KiroGateway.connect({ env: {}, redisUrl: 'redis://127.0.0.1:1', storeWaitMs: 50 })
   connecting.catch(() => {})
-  const kiro = createKiroHandler({ gateway: connecting })
-  const host = await service(t, { manager: () => new PoolManager([]), kiro, adapterOf: () => assert.fail('no adapter') })
+  const kiro = createKiroHandler({ gateway: connecting, getApiService: () => another })
+  const host = await service(t, { manager: () => new PoolManager([]), kiro })
   const refused = await post(host, ask({ text: 'x' }))
   assert.equal(refused.status, 503)
   assert.equal(refused.headers.get('access-control-allow-origin'), '*')
@@ -373,7 +378,7 @@ test('a gateway that cannot be reached answers 503, or leaves the request to the
 })
 
 test('the service’s CORS headers appear once, and ours as N15 has them (case 30)', async (t) => {
-  const { host } = await stage(t, ['sim-ok'])
+  const { host } = await stage(t, ['sim-ok'], { lends: { modelFallback: null } })
   const raw = async (body, path = `${PATH}?beta=true`) => {
     const req = httpRequest({ port: host.port, path, method: 'POST' })
     req.end(JSON.stringify(body))

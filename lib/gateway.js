@@ -12,7 +12,7 @@ const { optionsOf } = require('./options.js')
 const { handler } = require('./handler.js')
 
 /** The options of a call (src/addon/types.d.ts). */
-const CALL = ['signal', 'requestId', 'headers', 'accountId', 'system', 'record']
+const CALL = ['signal', 'requestId', 'headers', 'accountId', 'system', 'record', 'modelFallback']
 const LOGIN = ['method', 'startUrl', 'region', 'name', 'replace', 'force', 'check', 'onCode', 'signal']
 const IMPORT = ['base', 'only', 'key', 'name', 'dryRun', 'offline', 'signal']
 
@@ -293,7 +293,7 @@ function read(text) {
 }
 
 function callOf(options = {}, known = CALL) {
-  const { signal, requestId, headers, accountId, system, record } = optionsOf(options, known)
+  const { signal, requestId, headers, accountId, system, record, modelFallback } = optionsOf(options, known)
   signalOf(signal)
   if (record !== undefined && typeof record !== 'boolean') throw new TypeError('options.record must be a boolean')
   const { mode, text: words } = systemOf(system)
@@ -308,6 +308,7 @@ function callOf(options = {}, known = CALL) {
       system: words,
       overwrite: mode === 'overwrite',
       record: record !== false,
+      modelFallback: text(modelFallback, 'options.modelFallback'),
     },
   }
 }

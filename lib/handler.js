@@ -54,6 +54,8 @@ function handler(gateway, options = {}) {
  * the additions of a surrounding program:
  *
  * - `system`: `{ mode, text }`, the operator's system text (N13)
+ * - `modelFallback`: the model for names that aren't known (N90)
+ * - `lenient`: whether `max_tokens` may be missing (N96)
  * - `admits(name)`: whether a header of the answer may be sent
  * - `hear({ system, prompt })`: told of the request's texts; where it is missing nothing is read for it
  * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent; with `bytes` all of it comes this way
@@ -103,7 +105,7 @@ class Exchange {
     // The client may have left while other requests began.
     if (this.#over) return
     const req = this.#req
-    const { target, trusted, system, hear } = this.#terms
+    const { target, trusted, system, hear, modelFallback, lenient = false } = this.#terms
     // The surrounding program has read the request. Otherwise `body` means nothing: Express 4 sets it to `{}` when its
     // parsers don't read the request.
     const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
@@ -125,6 +127,8 @@ class Exchange {
       overwrite: system?.mode === 'overwrite',
       overheard: hear !== undefined,
       summarized: this.#terms.summary !== undefined,
+      modelFallback,
+      lenient,
     }
     try {
       begin(this, (id) => this.#gateway.handle(bell, id, head))

@@ -4,7 +4,7 @@ const { EventEmitter } = require('node:events')
 const { NOTICE, enter } = require('./bell.js')
 
 /** The events of a gateway, see `GatewayEvents`. */
-const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'storeLost', 'storeBack'])
+const EVENTS = new Set(['accountEjected', 'tokenRefreshed', 'modelReplaced', 'storeLost', 'storeBack'])
 
 /**
  * The receivers of a gateway's notices: its listeners and its `recordOutcome`. The gateway holds this, the bell only

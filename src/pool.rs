@@ -151,6 +151,14 @@ pub enum PoolEvent {
         /// How it was renewed.
         method: Method,
     },
+    /// A model's name that isn't known is served by another model, at the host program's wish (N90). Once a day for each
+    /// name.
+    ModelReplaced {
+        /// The name, in quotes.
+        name: String,
+        /// The name of the model that serves.
+        instead: String,
+    },
     /// The store is away: accounts and tokens come from memory from here on (R50). Once for each outage; not for a
     /// store that was never reached.
     StoreLost {
@@ -306,6 +314,8 @@ struct Inside {
     empty_told: bool,
     /// Accounts that the last snapshot missed, with the places of their tokens.
     gone: Vec<(AccountId, TokenKey)>,
+    /// Addresses that a host program's configuration names for all accounts (N94).
+    lent: Arc<Addresses>,
     tickets: tickets::Book,
     alike: Alike,
     brake: Brake,
@@ -347,6 +357,7 @@ impl Pool {
                 empty_since: None,
                 empty_told: false,
                 gone: Vec::new(),
+                lent: Arc::default(),
                 tickets: tickets::Book::new(),
                 alike: Alike::default(),
                 brake: Brake::default(),
@@ -428,6 +439,22 @@ impl Pool {
                 slot.review(&self.0.settings.urls, now);
             }
         });
+    }
+
+    /// The same for all accounts, also those that come later (N94); addresses that were lent to one account alone come
+    /// before.
+    pub fn lend_addresses_to_all(&self, addresses: &Addresses) {
+        let now = self.now();
+        let addresses = Arc::new(addresses.clone());
+        let mut inside = self.inside();
+        if inside.lent == addresses {
+            return;
+        }
+        inside.lent = addresses.clone();
+        for slot in inside.slots.values_mut() {
+            slot.account.lent_to_all = addresses.clone();
+            slot.review(&self.0.settings.urls, now);
+        }
     }
 
     /// The account's view, if the account is in the pool.
@@ -820,7 +847,7 @@ impl Pool {
         }
     }
 
-    fn tell(&self, event: PoolEvent) {
+    pub(crate) fn tell(&self, event: PoolEvent) {
         if let Some(listener) = &self.0.hooks.event {
             listener(event);
         }

@@ -10,6 +10,10 @@ const BODY_LIMIT = 10 * 1024 * 1024
 /** What the service's converters put where a client said nothing. */
 const MAX_TOKENS = 200_000
 const ATTEMPTS = 3
+/** The health check: its model, how often it tries, and the words by which it knows a bad credential. */
+const CHECK_MODEL = 'claude-haiku-4-5'
+const CHECKS = 2
+export const BAD_CREDENTIAL = /\b(401|403)\b|Unauthorized|Forbidden/
 
 /**
  * The pool manager: keeps accounts in memory, writes them to Redis from there, and remembers who called what.
@@ -48,8 +52,9 @@ export class PoolManager {
 
   markProviderUnhealthy(type, { uuid }, message) {
     this.#note('markProviderUnhealthy', type, uuid, message)
-    const errorCount = (this.find(uuid).errorCount ?? 0) + 1
-    this.#change(uuid, { isHealthy: errorCount < 3, errorCount, lastErrorTime: new Date().toISOString(), lastErrorMessage: message })
+    const record = this.find(uuid)
+    const errorCount = (record.errorCount ?? 0) + 1
+    this.#change(uuid, { isHealthy: record.isHealthy && errorCount < 3, errorCount, lastErrorTime: new Date().toISOString(), lastErrorMessage: message })
   }
 
   markProviderUnhealthyImmediately(type, { uuid }, message) {
@@ -70,6 +75,12 @@ export class PoolManager {
   resetProviderRefreshStatus(type, uuid) {
     this.#note('resetProviderRefreshStatus', type, uuid)
     this.#change(uuid, { needsRefresh: false, refreshCount: 0 })
+  }
+
+  /** The whole pool from memory (E4): what others have added is gone. */
+  rewrite() {
+    this.#written = this.#written.then(() => this.#pool.rewrite(this.providerPools[TYPE]))
+    return this.#written
   }
 
   /** Everything is in Redis. */
@@ -95,9 +106,9 @@ export class PoolManager {
 
 /**
  * The service. `adapterOf(config)` is its adapter factory (point A), `kiro` its call at point B; both are optional, as the
- * two lines of N1 are.
+ * two lines of N1 are. `others` are its adapters for other providers.
  */
-export async function service(t, { manager, adapterOf, kiro, config = {} }) {
+export async function service(t, { manager, adapterOf, kiro, config = {}, others = {} }) {
   const host = { manager, log: [], handled: 0, config }
   const adapters = new Map()
   const adapter = (record) => {
@@ -105,6 +116,15 @@ export async function service(t, { manager, adapterOf, kiro, config = {} }) {
     return adapters.get(record.uuid)
   }
   host.adapter = adapter
+
+  /** With an empty pool at its start the service makes an adapter of its configuration alone. */
+  const empty = manager().providerPools[TYPE].length === 0 && adapterOf !== undefined ? adapterOf({ ...config, MODEL_PROVIDER: TYPE }) : undefined
+  const anyAdapter = () => {
+    const record = manager().select(new Set())
+    return record === undefined ? empty : adapter(record)
+  }
+  /** Without an account: the adapter of the start, or another provider's. */
+  const elsewhere = () => empty ?? (host.looksAtChain ? others[host.config.providerFallbackChain?.[TYPE]?.[0]] : undefined)
 
   const server = createServer(async (req, res) => {
     try {
@@ -135,6 +155,7 @@ export async function service(t, { manager, adapterOf, kiro, config = {} }) {
     host.lastConfig = current
     if (current.MODEL_PROVIDER === TYPE && kiro !== undefined && (await kiro(req, res, current))) return
 
+    if (path === '/v1/models') return sendJson(res, await anyAdapter().listModels())
     const body = JSON.parse(await readBody(req))
     host.ownBody = body
     if (path === '/v1/messages/count_tokens') return sendJson(res, adapter(manager().select(new Set())).countTokens(body))
@@ -149,27 +170,52 @@ export async function service(t, { manager, adapterOf, kiro, config = {} }) {
     const tried = new Set()
     for (let attempt = 1; ; attempt++) {
       const record = manager().select(tried)
-      if (record === undefined) return sendError(res, Object.assign(new Error('no account'), { status: 503 }))
-      tried.add(record.uuid)
+      const one = record === undefined ? elsewhere() : adapter(record)
+      if (one === undefined) return sendError(res, Object.assign(new Error('no account'), { status: 503 }))
+      tried.add(record?.uuid)
       // Outside the try block, as the service has it.
-      const stream = out === null ? null : await adapter(record).generateContentStream(model, body)
+      const stream = out === null ? null : await one.generateContentStream(model, body)
       try {
-        if (out === null) sendJson(res, await adapter(record).generateContent(model, body))
+        if (out === null) sendJson(res, await one.generateContent(model, body))
         else {
           for await (const event of stream) out.event(event)
           out.end()
         }
-        manager().markProviderHealthy(TYPE, record)
+        if (record !== undefined) manager().markProviderHealthy(TYPE, record)
         return
       } catch (error) {
         host.log.push(error)
         const status = error.status ?? error.code ?? error.response?.status
         if (status === 400) return out?.started ? out.error(error) : sendError(res, error)
+        if (record === undefined) return out?.started ? out.error(error) : sendError(res, error)
         if (!error.skipErrorCount && !error.credentialMarkedUnhealthy) manager().markProviderUnhealthy(TYPE, record, error.message)
         // Thoughts don't count as something that was said: with these flags it would begin again after them.
         const again = (error.shouldSwitchCredential || error.credentialMarkedUnhealthy || !error.skipErrorCount) && !out?.said
         if (again && attempt < ATTEMPTS && manager().select(tried) !== undefined) continue
         return out?.started ? out.error(error) : sendError(res, error)
+      }
+    }
+  }
+
+  /** What the service does with a failure, in each of the two ways that were seen: a version asks, a version throws. */
+  host.getApiService = async ({ providerFallbackChain }) => {
+    const record = manager().select(new Set())
+    if (record !== undefined) return adapter(record)
+    if (!host.looksAtChain) throw new Error('no healthy account')
+    return others[providerFallbackChain?.[TYPE]?.[0]]
+  }
+
+  /** The UI's health check: a small request, and a judgement by the words of the message. */
+  host.check = async (uuid) => {
+    const record = manager().find(uuid)
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await adapterOf({ ...record, MODEL_PROVIDER: TYPE }).generateContent(CHECK_MODEL, { messages: [{ role: 'user', content: 'Hi' }], max_tokens: 1 })
+        return manager().markProviderHealthy(TYPE, record)
+      } catch ({ message }) {
+        if (BAD_CREDENTIAL.test(message)) return manager().markProviderUnhealthyImmediately(TYPE, record, message)
+        if (attempt < CHECKS) continue
+        return manager().markProviderUnhealthy(TYPE, record, message)
       }
     }
   }

@@ -127,6 +127,11 @@ export async function redisAccounts(t, server, ...tokens) {
     /** The account's record as it lies there. */
     account: async (id) => JSON.parse(await client('HGET', `${redisKeyPrefix}pools:claude-kiro-oauth`, id)),
     write: (id, record) => client('HSET', `${redisKeyPrefix}pools:claude-kiro-oauth`, id, JSON.stringify(record)),
+    /** As E4 has it: empty for a moment. */
+    rewrite: async (records) => {
+      await client('DEL', `${redisKeyPrefix}pools:claude-kiro-oauth`)
+      for (const record of records) await client('HSET', `${redisKeyPrefix}pools:claude-kiro-oauth`, record.uuid, JSON.stringify(record))
+    },
     remove: (id) => client('HDEL', `${redisKeyPrefix}pools:claude-kiro-oauth`, id),
     /** The same of its tokens. */
     token: async (id) => JSON.parse(await client('GET', `${redisKeyPrefix}tokens:claude-kiro-oauth:${id}`)),

@@ -9,7 +9,7 @@ use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::translate::edits::edit;
 use kiro_messages::proto::translate::estimate::request_tokens;
 use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
-use kiro_messages::proto::translate::model::Models;
+use kiro_messages::proto::translate::model::{Fallback, Models};
 use kiro_messages::proto::translate::request::{
     CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, translate,
 };
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
 pub fn check(request: &Request<'_>) -> Value {
     let context = Context {
         models: Models::embedded(),
-        fallback: Some("claude-sonnet-4-5"),
+        fallback: Some(Fallback { name: "claude-sonnet-4-5", for_any: false }),
         system_text: SystemPlace::Pair,
         cache_points: CachePoints::Client,
         cache_limit: MAX_CACHE_POINTS,

@@ -6,15 +6,15 @@ const { forget, onAbort } = require('../abort.js')
 const { native } = require('../bell.js')
 const { KiroError, cancelled, detailOf } = require('../error.js')
 const { nativeOf, readStore } = require('../gateway.js')
+const { addressesOf, lend, lendToAll } = require('./addresses.js')
 const { booksOf } = require('./books.js')
-const { afterCommit, beforeCommit, invalid, plain } = require('./errors.js')
+const { afterCommit, beforeCommit, invalid, plain, withoutAccount } = require('./errors.js')
+const { fallbackOf, maximumOf, namesOf } = require('./models.js')
 const { poolManagerOf, call } = require('./pool.js')
-const { TYPE, gatewayNow, gatewayOf, isKiro, see } = require('./shared.js')
+const { TYPE, gatewayNow, gatewayOf, hostOf, isKiro, see } = require('./shared.js')
 
 /** A model that is always known: estimates don't depend on it. */
 const SOME_MODEL = 'claude-sonnet-4-5'
-/** For an unknown model: upstream decides whether it exists. */
-const SOME_MAXIMUM = 32_000
 /** The least time between two reads of the store for an account that the snapshot lacks: it may just have been added. */
 const READ_AGAIN_MS = 1000
 
@@ -31,10 +31,12 @@ class KiroAdapter {
 
   constructor(config, host) {
     if (typeof config !== 'object' || config === null) throw new TypeError('config must be an object')
-    if (typeof config.uuid !== 'string' || config.uuid === '') throw new TypeError('config.uuid must be a string')
-    if (host !== undefined && (typeof host !== 'object' || host === null)) throw new TypeError('host must be an object')
-    this.#uuid = config.uuid
-    this.#type = isKiro(config.MODEL_PROVIDER) ? config.MODEL_PROVIDER : TYPE
+    const { uuid = null, MODEL_PROVIDER: type } = config
+    if (uuid !== null && typeof uuid !== 'string') throw new TypeError('config.uuid must be a string')
+    if (host !== undefined) hostOf(host)
+    // The host makes an adapter of its configuration alone while its pool is empty (N95).
+    this.#uuid = uuid || null
+    this.#type = isKiro(type) ? type : TYPE
     this.#host = host
     this.#addresses = addressesOf(config)
     see(config)
@@ -63,7 +65,7 @@ class KiroAdapter {
   async listModels() {
     try {
       const gateway = await gatewayOf(this.#host, this.#type)
-      return { models: gateway.listModels().map(({ id }) => ({ name: id })) }
+      return { models: namesOf(gateway).map((name) => ({ name })) }
     } catch (error) {
       throw plain(error)
     }
@@ -84,13 +86,12 @@ class KiroAdapter {
   async refreshToken() {
     // An unknown expiry doesn't count as soon. Only a gateway knows it, so a gateway is asked first.
     const gateway = await gatewayOf(this.#host, this.#type).catch((error) => Promise.reject(plain(error)))
-    return nativeOf(gateway).expiresSoon(this.#uuid) && (await this.forceRefreshToken())
+    return this.#uuid !== null && nativeOf(gateway).expiresSoon(this.#uuid) && (await this.forceRefreshToken())
   }
 
   async forceRefreshToken() {
     try {
-      const gateway = await gatewayOf(this.#host, this.#type)
-      this.#use(gateway)
+      const gateway = await this.#gatewayOfAccount()
       const books = booksOf(gateway)
       const before = books.resets(this.#uuid)
       await this.#again(gateway, () => gateway.refresh(this.#uuid))
@@ -107,13 +108,12 @@ class KiroAdapter {
 
   isExpiryDateNear() {
     const gateway = gatewayNow(this.#host, this.#type)
-    return gateway !== null && nativeOf(gateway).expiresSoon(this.#uuid)
+    return gateway !== null && this.#uuid !== null && nativeOf(gateway).expiresSoon(this.#uuid)
   }
 
   async getUsageLimits() {
     try {
-      const gateway = await gatewayOf(this.#host, this.#type)
-      this.#use(gateway)
+      const gateway = await this.#gatewayOfAccount()
       return await this.#again(gateway, () => gateway.usageLimits(this.#uuid))
     } catch (error) {
       const told = plain(error)
@@ -131,15 +131,28 @@ class KiroAdapter {
     const signal = body.signal instanceof AbortSignal ? body.signal : undefined
     const gateway = await unlessAborted(signal, () => gatewayOf(this.#host, this.#type))
     this.#use(gateway)
-    const most = nativeOf(gateway).maxOutput(request.model) ?? SOME_MAXIMUM
+    const modelFallback = fallbackOf(this.#host, gateway)
+    const most = maximumOf(gateway, request.model, modelFallback)
     const asked = request.max_tokens
     if (asked === undefined || asked === null || asked > most) request.max_tokens = most
-    return { gateway, request: JSON.stringify(request), options: { accountId: this.#uuid, record: false, signal } }
+    // Without an account the gateway selects one, and records what becomes of it: the host can't (N95).
+    const account = this.#uuid === null ? {} : { accountId: this.#uuid, record: false }
+    return { gateway, request: JSON.stringify(request), options: { ...account, modelFallback, signal } }
   }
 
-  /** The addresses of the configuration apply to this account (N4); the account's own record has its own already. */
+  /** For calls about the account. */
+  async #gatewayOfAccount() {
+    if (this.#uuid === null) throw withoutAccount()
+    const gateway = await gatewayOf(this.#host, this.#type)
+    this.#use(gateway)
+    return gateway
+  }
+
+  /** The addresses of the configuration apply to this account (N4); without one they are the host's own (N94). */
   #use(gateway) {
-    if (this.#addresses !== null) nativeOf(gateway).useAddresses(this.#uuid, this.#addresses)
+    if (this.#addresses === null) return
+    if (this.#uuid === null) lendToAll(gateway, this.#addresses)
+    else lend(gateway, this.#uuid, this.#addresses)
   }
 
   /** Once more when the snapshot doesn't know the account: the host tries an account as soon as it was added. */
@@ -277,11 +290,6 @@ async function unlessAborted(signal, start) {
   }
 }
 
-function addressesOf({ KIRO_BASE_URL, KIRO_REFRESH_URL, KIRO_REFRESH_IDC_URL }) {
-  const addresses = [KIRO_BASE_URL, KIRO_REFRESH_URL, KIRO_REFRESH_IDC_URL].map((url) => (typeof url === 'string' ? url : ''))
-  return addresses.some((url) => url !== '') ? addresses : null
-}
-
 function isUnknownAccount(error) {
   return detailOf(error).account === 'unknown'
 }
@@ -309,4 +317,9 @@ function createKiroAdapterClass(host) {
   }
 }
 
-module.exports = { createKiroAdapter, createKiroAdapterClass }
+/** Whether this is one of ours, among the host's adapters. */
+function isKiroAdapter(value) {
+  return value instanceof KiroAdapter
+}
+
+module.exports = { createKiroAdapter, createKiroAdapterClass, isKiroAdapter }

@@ -9,7 +9,7 @@ const { poolManagerOf, call } = require('./pool.js')
 /** Always 400: the only status that the host treats as the client's fault. */
 const CLIENT = new Set(['KIRO_INVALID_REQUEST', 'KIRO_PROMPT_TOO_LONG', 'KIRO_REQUEST_TOO_LARGE', 'KIRO_NOT_FOUND'])
 /** Every account would fail alike. */
-const OURS = new Set(['KIRO_STORE_UNAVAILABLE', 'KIRO_CLOSED', 'KIRO_CONFIG', 'KIRO_INTERNAL', 'KIRO_BINDING_NOT_FOUND', 'KIRO_CANCELLED'])
+const OURS = new Set(['KIRO_NO_ACCOUNT', 'KIRO_STORE_UNAVAILABLE', 'KIRO_CLOSED', 'KIRO_CONFIG', 'KIRO_INTERNAL', 'KIRO_BINDING_NOT_FOUND', 'KIRO_CANCELLED'])
 
 /** An error of an attempt before the commit, told to the pool manager where the table of N8 says so. */
 function beforeCommit(error, { type, uuid }, host, gateway) {
@@ -86,7 +86,18 @@ function resting(mark) {
 function decorate(error, status, flags) {
   const target = error instanceof Error ? error : new Error(String(error))
   target.status = status
-  return Object.assign(target, { response: { status, data: bodyOf(target) }, ...flags })
+  Object.assign(target, { response: { status, data: bodyOf(target) }, ...flags })
+  target.message = wordsFor(status, detailOf(target).mark?.message ?? target.message)
+  return target
+}
+
+/**
+ * The message as the host judges it: it takes a credential for bad when the text says 401 or 403, and writes the text
+ * over the mark that we have set (N92).
+ */
+function wordsFor(status, message) {
+  if (status === 401 || status === 403) return `${message} (${status})`
+  return message.replace(/\b40[13]\b/g, (code) => `${code[0]}\u2060${code.slice(1)}`).replace(/Unauthorized|Forbidden/g, (word) => word.toLowerCase())
 }
 
 /** The error as clients see it. */
@@ -106,4 +117,16 @@ function invalid(message) {
   })
 }
 
-module.exports = { beforeCommit, afterCommit, plain, invalid }
+/** For calls that need an account, of an adapter that was made without one (N95). */
+function withoutAccount() {
+  return new KiroError({
+    code: 'KIRO_NO_ACCOUNT',
+    status: 503,
+    type: 'overloaded_error',
+    origin: 'internal',
+    retryable: true,
+    message: 'this adapter has no account: the pool was empty when it was made',
+  })
+}
+
+module.exports = { beforeCommit, afterCommit, plain, invalid, withoutAccount }

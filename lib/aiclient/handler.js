@@ -5,10 +5,13 @@
 const { KiroError } = require('../error.js')
 const { nativeOf } = require('../gateway.js')
 const { exchange } = require('../handler.js')
+const { isKiroAdapter } = require('./adapter.js')
+const { addressesOf, lendToAll } = require('./addresses.js')
 const { booksOf } = require('./books.js')
+const { fallbackOf } = require('./models.js')
 const { watch } = require('./plugins.js')
 const { onlyPool, poolManagerOf, tell } = require('./pool.js')
-const { TYPE, gatewayOf, isKiro, see, whenShared } = require('./shared.js')
+const { TYPE, gatewayOf, hostOf, isKiro, see, whenShared } = require('./shared.js')
 
 const MESSAGES = '/v1/messages'
 const COUNT_TOKENS = '/v1/messages/count_tokens'
@@ -17,7 +20,7 @@ const COUNT_TOKENS = '/v1/messages/count_tokens'
 const LOGGED = 4 * 1024 * 1024
 
 function createKiroHandler(host) {
-  if (typeof host !== 'object' || host === null) throw new TypeError('host must be an object')
+  hostOf(host)
   // From the first moment on, so that the host misses no outcome of the gateway (N18).
   if (host.gateway == null) whenShared((gateway) => booksOf(gateway).open(host))
   return async (req, res, config) => {
@@ -31,11 +34,12 @@ function createKiroHandler(host) {
     try {
       gateway = await gatewayOf(host, type)
     } catch (error) {
-      if (hasFallback(config, type)) return false
+      if (await leadsElsewhere(host, config, type)) return false
       refuse(res, error)
       return true
     }
-    if (hasFallback(config, type) && gateway.health().accounts.healthy === 0) return false
+    lendToAll(gateway, addressesOf(config))
+    if (hasFallback(config, type) && gateway.health().accounts.healthy === 0 && (await leadsElsewhere(host, config, type))) return false
     booksOf(gateway).open(host)
     await answer(gateway, req, res, { ...route, type }, config, host)
     return true
@@ -58,14 +62,31 @@ function poolOf({ MODEL_PROVIDER: provider }, host) {
   return provider === 'auto' ? onlyPool(poolManagerOf(host)) : null
 }
 
-/** Other providers that the host would go to; it may still do so, for nothing of the body was read. */
+/** Other providers are named. Whether the host gets to them is another question. */
 function hasFallback({ providerFallbackChain }, type) {
   const chain = providerFallbackChain?.[type]
   return Array.isArray(chain) && chain.length > 0
 }
 
+/**
+ * Whether the host would get anywhere with the request (N93): its own `getApiService` is asked, which it would call next.
+ * In some versions that throws before it looks at the chain, in others it finds the adapter of another provider. Nothing
+ * of the body was read, so it may still go there.
+ */
+async function leadsElsewhere(host, config, type) {
+  if (!hasFallback(config, type) || typeof host.getApiService !== 'function') return false
+  try {
+    // A copy: it may write its choice there.
+    const found = await host.getApiService({ ...config })
+    const service = found?.service ?? found
+    return typeof service === 'object' && service !== null && !isKiroAdapter(service)
+  } catch {
+    return false
+  }
+}
+
 async function answer(gateway, req, res, { route, target, type }, config, host) {
-  const terms = { target, trusted: true, admits }
+  const terms = { target, trusted: true, admits, modelFallback: fallbackOf(host, gateway), lenient: host.lenient }
   let told
   if (route === MESSAGES) {
     terms.system = systemOf(config)

@@ -30,7 +30,8 @@ export declare function close(options?: {
  * The adapter for the provider `claude-kiro-oauth`, to be returned by the service's adapter factory. Synchronous and
  * cheap: no IO, nothing to close.
  *
- * `config` is the account's record, alone or merged over the service's configuration; `uuid` must be in it.
+ * `config` is the account's record, alone or merged over the service's configuration. Without a `uuid` in it, as the
+ * service makes one while its pool is empty, the gateway selects the accounts.
  */
 export declare function createKiroAdapter(config: KiroConfig, host?: Host): KiroAdapter
 
@@ -53,15 +54,16 @@ export declare function createKiroAdapterClass(host?: Host): new (config: KiroCo
  *
  * Resolves with true when it has answered. With false, `req` and `res` are as they were: for other paths, for other
  * providers in `config.MODEL_PROVIDER` (`auto` is Kiro's when no other pool has an account), and when no
- * account can be selected while `config.providerFallbackChain` names other providers.
+ * account can be selected while `config.providerFallbackChain` names other providers and {@link Host.getApiService} finds
+ * one.
  */
 export declare function createKiroHandler(
   host: Host,
 ): (req: IncomingMessage, res: ServerResponse, config: Record<string, unknown>) => Promise<boolean>
 
-/** The account's id and whatever else the service has there. */
+/** The account's id, where there is an account, and whatever else the service has there. */
 export interface KiroConfig {
-  uuid: string
+  uuid?: string | null
   [name: string]: unknown
 }
 
@@ -73,6 +75,18 @@ export interface Host {
   getPoolManager?(): object | null | undefined
   /** The service's adapters by provider and account: an old client among them gets the tokens that we refresh. */
   getServiceInstances?(): Record<string, unknown>
+  /**
+   * The service's own choice of an adapter, for requests without a usable account: point B gives such a request back only
+   * when this finds an adapter that isn't ours, instead of throwing. Gets a copy of the configuration.
+   */
+  getApiService?(config: Record<string, unknown>): unknown
+  /**
+   * The model that serves names which aren't known; the log says so once a day for each name. Null: such names are
+   * refused. @default the gateway's `modelFallback`, else `claude-sonnet-4-5`
+   */
+  modelFallback?: string | null
+  /** Point B takes a request without `max_tokens`, as point A does: it is the model's maximum. @default false */
+  lenient?: boolean
   /** Called once for each messages request that reached the gateway, after its answer. */
   onContentGenerated?(config: object, answer: KiroAnswer): unknown
   /** Gets each event of a streamed answer. Read at each request: give it only while somebody wants the events. */
@@ -123,6 +137,7 @@ export interface KiroAdapter {
    * first content: until then the service may try another account.
    */
   generateContentStream(model: string, body: KiroBody): AsyncIterableIterator<StreamEvent>
+  /** The models that can be asked for, and all names that the service lists itself. */
   listModels(): Promise<{ models: { name: string }[] }>
   /** A local estimate, at once. */
   countTokens(body: object): { input_tokens: number }

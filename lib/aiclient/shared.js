@@ -142,6 +142,16 @@ async function close(options) {
 /** Gateways that a host gave as promises, once they are there. */
 const settled = new WeakMap()
 
+/** The host as it was given, once it is known to be one. */
+function hostOf(host) {
+  if (typeof host !== 'object' || host === null) throw new TypeError('host must be an object')
+  const { modelFallback, lenient } = host
+  const named = modelFallback === undefined || modelFallback === null || (typeof modelFallback === 'string' && modelFallback !== '')
+  if (!named) throw new TypeError('host.modelFallback must be the name of a model, or null')
+  if (lenient !== undefined && typeof lenient !== 'boolean') throw new TypeError('host.lenient must be a boolean')
+  return host
+}
+
 /** The gateway to be used for a host and a pool of it: the host's own, or the process's. */
 async function gatewayOf(host, pool = TYPE) {
   const own = host?.gateway
@@ -159,4 +169,4 @@ function gatewayNow(host, pool = TYPE) {
   return own instanceof KiroGateway ? own : (settled.get(own) ?? null)
 }
 
-module.exports = { TYPE, isKiro, configure, close, see, gatewayOf, gatewayNow, whenShared }
+module.exports = { TYPE, isKiro, configure, close, see, hostOf, gatewayOf, gatewayNow, whenShared }

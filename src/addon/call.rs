@@ -132,7 +132,7 @@ pub(crate) async fn handle(
 /// Gives JavaScript the prompt of a request, for the host program's prompt log (N14). An unreadable request gives none.
 pub(crate) fn hear(slot: Arc<OpenCall>) -> Arc<dyn Fn(&Bytes) + Send + Sync> {
     Arc::new(move |body| {
-        if let Ok(request) = request::Request::parse(body, Purpose::Messages) {
+        if let Ok(request) = request::Request::parse(body, Purpose::Lenient) {
             let said = json!({ "system": request.system_text(), "prompt": request.prompt_text() });
             slot.post(MessageKind::Notice, message::text(&said));
         }

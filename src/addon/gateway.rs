@@ -19,7 +19,7 @@ use super::notifier::Notifier;
 use super::{Bell, call, message};
 use crate::config::{Config, Face, RawConfig, StoreKind, UpstreamKind, nearest};
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway};
+use crate::gateway::{Call, Gateway, Leniency};
 use crate::pool::Addresses;
 use crate::proto::messages::request::{self, Purpose, SystemMode};
 use crate::proto::record::rfc3339;
@@ -73,6 +73,8 @@ pub struct NativeCallOptions {
     /// Whether `system` takes the place of the request's.
     pub overwrite: bool,
     pub record: bool,
+    /// The model for unknown names (N90).
+    pub model_fallback: Option<String>,
 }
 
 /// The head of a request as node:http gives it.
@@ -95,6 +97,10 @@ pub struct Head {
     pub overheard: bool,
     /// The last message holds the summary of the answer (N84).
     pub summarized: bool,
+    /// The model for unknown names (N90).
+    pub model_fallback: Option<String>,
+    /// `max_tokens` may be missing (N96).
+    pub lenient: bool,
 }
 
 // The first two arguments of a call are the bell and the call's number; TypeScript's types are those of lib/.
@@ -347,13 +353,23 @@ impl KiroGateway {
         Ok(self.gateway()?.model(&model).map(|model| model.max_tokens as f64))
     }
 
-    /// For kiro-messages/aiclient: addresses that the host's configuration has for an account (N4).
+    /// For kiro-messages/aiclient: `modelFallback` as configured.
     #[napi(catch_unwind, skip_typescript)]
-    pub fn use_addresses(&self, account_id: String, addresses: Vec<String>) -> Result<()> {
+    pub fn model_fallback(&self) -> Result<Option<String>> {
+        Ok(self.gateway()?.config().model_fallback.clone())
+    }
+
+    /// For kiro-messages/aiclient: addresses that the host's configuration has for an account (N4), or for all (N94).
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn use_addresses(&self, account_id: Option<String>, addresses: Vec<String>) -> Result<()> {
         let mut addresses = addresses.into_iter();
         let mut next = || addresses.next().unwrap_or_default();
         let addresses = Addresses { generate: next(), social_refresh: next(), idc_refresh: next() };
-        self.gateway()?.pool().lend_addresses(&account_id, &addresses);
+        let connected = self.gateway()?;
+        match account_id {
+            Some(id) => connected.pool().lend_addresses(&id, &addresses),
+            None => connected.pool().lend_addresses_to_all(&addresses),
+        }
         Ok(())
     }
 
@@ -395,7 +411,9 @@ impl KiroGateway {
                 let system = head.system.map(|text| (mode(head.overwrite), text));
                 let hear = head.overheard.then(|| call::hear(slot.clone()));
                 let summary = head.summarized.then(Arc::default);
-                request.extensions_mut().insert(Terms { system, hear, summary: summary.clone() });
+                let model = head.model_fallback.map(Arc::from);
+                let lenient = Leniency { model, max_tokens: head.lenient };
+                request.extensions_mut().insert(Terms { system, hear, lenient, summary: summary.clone() });
                 slot.feed_by(feed);
                 let peer = Peer { loopback: head.loopback, keyless: head.loopback, trusted: head.trusted };
                 call::run(slot.clone(), call::handle(slot, gateway, request, peer, summary, self.cut.clone()));
@@ -512,6 +530,7 @@ impl NativeCallOptions {
             account_id: self.account_id,
             system: self.system.map(|text| (mode(self.overwrite), text)),
             record: self.record,
+            lenient: Leniency { model: self.model_fallback.map(Arc::from), max_tokens: false },
             ..Call::default()
         }
     }

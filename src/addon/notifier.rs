@@ -159,6 +159,9 @@ fn event_json(event: &PoolEvent) -> Value {
             "event": "tokenRefreshed",
             "value": { "accountId": &**id, "expiresAt": expires_at.map(rfc3339), "method": method.as_str() },
         }),
+        PoolEvent::ModelReplaced { name, instead } => {
+            json!({ "event": "modelReplaced", "value": { "model": name, "instead": instead } })
+        }
         PoolEvent::StoreLost { cause } => json!({ "event": "storeLost", "value": { "cause": cause } }),
         PoolEvent::StoreBack { away, written } => json!({
             "event": "storeBack",

@@ -46,6 +46,11 @@ export interface CallOptions {
   system?: { mode: 'append' | 'overwrite'; text: string }
   /** Record the outcome on the account. @default true */
   record?: boolean
+  /**
+   * The model that serves any name which isn't known, in place of `modelFallback` of the gateway, which is for `claude…`
+   * names alone. @default none
+   */
+  modelFallback?: string
 }
 
 /** The options of {@link KiroGateway.streamEvents}. */
@@ -523,6 +528,10 @@ export interface GatewayEvents {
   accountEjected: { accountId: string; message: string }
   /** The account has a new access token; {@link KiroGateway.credential} has it. */
   tokenRefreshed: { accountId: string; expiresAt: string | null; method: 'social' | 'idc' }
+  /**
+   * An unknown model's name (in quotes) is served by another model (`modelFallback`); once a day for each name.
+   */
+  modelReplaced: { model: string; instead: string }
   /** The store can't be reached any more; the gateway serves on with the last snapshot. */
   storeLost: { cause: string }
   /** The store is back: how long it was away, and how many waiting records were written. */

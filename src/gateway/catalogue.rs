@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Gateway, Shared, now};
 use crate::policy::learned::Lesson;
-use crate::pool::{AccountId, short};
+use crate::pool::{AccountId, PoolEvent, short};
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::fault::FaultKind;
+use crate::proto::messages::request::quotable;
 use crate::proto::translate::model::{FoundModel, Model, Models};
 
 /// How often a used account is asked.
@@ -222,6 +223,25 @@ impl Shared {
                 model = row.kiro_id,
                 "a model that this program doesn't know was asked for: Kiro decides whether there is one"
             );
+        }
+    }
+
+    /// Whether the name has a row, or passes (TR35–TR38).
+    pub(super) fn is_known_name(&self, name: &str) -> bool {
+        self.models.load().resolve(name, None).is_some()
+    }
+
+    /// Says that the host program's model serves an unknown name, once a day for each name (N90).
+    pub(super) fn tell_replaced(&self, name: &str, row: &Model) {
+        let name = quotable(name).unwrap_or_else(|| "(a long or unprintable name)".to_owned());
+        let is_new = || {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.passes(&name, self.pool.now())
+        };
+        if is_new() {
+            let instead = row.listed_name();
+            tracing::warn!(model = name, instead, "a model that isn't known was asked for: another one serves it");
+            self.pool.tell(PoolEvent::ModelReplaced { name, instead: instead.to_owned() });
         }
     }
 

@@ -15,7 +15,7 @@ use super::structured::answer_check;
 use super::summary::{self, RefusedRequest};
 use super::trace::Trace;
 use super::witness::AttemptLog;
-use super::{Call, Gateway, Shared, random_id};
+use super::{Call, Gateway, Leniency, Shared, random_id};
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::kiro::request::KiroBody;
@@ -26,7 +26,7 @@ use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
 use crate::proto::translate::ids::Ids;
-use crate::proto::translate::model::Model;
+use crate::proto::translate::model::{Fallback, Model};
 use crate::proto::translate::pictures::Pictures;
 use crate::proto::translate::request::{Context, Replay, Translated, translate};
 
@@ -56,8 +56,10 @@ pub(super) struct RequestJob {
     pub(super) client_request_id: Option<String>,
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
-    /// Upstream has refused the name, and the model is `KIRO_MODEL_FALLBACK`'s (TR36).
+    /// Upstream has refused the name, and the model is the fallback's (TR36).
     pub(super) is_fallback: bool,
+    /// What the host program lets be absent.
+    pub(super) lenient: Leniency,
     pub(super) facts: Facts,
     /// Features of the request without effect (M80).
     pub(super) ignored: Ignored,
@@ -134,16 +136,17 @@ impl RequestJob {
         }
     }
 
-    /// The same request for the model of `KIRO_MODEL_FALLBACK`, once upstream has refused a name that passed (TR36).
-    /// None without one.
+    /// The same request for the fallback's model, once upstream has refused a name that passed (TR36). None without one.
     pub(super) fn fallback(&self) -> Option<Arc<Self>> {
-        if !self.model.passed || self.shared.config.model_fallback.is_none() {
+        if !self.model.passed || self.shared.fallback(&self.lenient).is_none() {
             return None;
         }
+        let naming = Naming { lenient: &self.lenient, refused: true };
         let translated = run_heavy(self.client_body.len(), || {
             let request = self.read().ok()?;
-            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, true).ok()
+            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, naming).ok()
         })?;
+        self.shared.tell_replaced(&self.client_model, &translated.model);
         Some(Arc::new(Self {
             written: Translation::of(&translated),
             asked: translated.asked,
@@ -178,8 +181,8 @@ impl RequestJob {
     }
 
     /// The request, with the operator's system text.
-    fn read(&self) -> Result<Request<'_>, RequestError> {
-        self.shared.read_request(&self.client_body, self.system.as_ref())
+    pub(super) fn read(&self) -> Result<Request<'_>, RequestError> {
+        self.shared.read_request(&self.client_body, self.system.as_ref(), self.lenient.purpose())
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
@@ -192,7 +195,8 @@ impl RequestJob {
         run_heavy(self.client_body.len(), || {
             let request = self.read()?;
             let shared = &self.shared;
-            let translated = shared.translate(&request, &self.ids, account, variation, pictures, self.is_fallback)?;
+            let naming = Naming { lenient: &self.lenient, refused: self.is_fallback };
+            let translated = shared.translate(&request, &self.ids, account, variation, pictures, naming)?;
             Ok(Translation::of(&translated))
         })
     }
@@ -211,7 +215,7 @@ impl Gateway {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;
-        let request = shared.read_request(body, call.system.as_ref())?;
+        let request = shared.read_request(body, call.system.as_ref(), call.lenient.purpose())?;
         let client_model = request.model().to_owned();
         let refuse = |error: Error, model: Option<&Model>| RefusedRequest {
             error,
@@ -222,10 +226,20 @@ impl Gateway {
         let ids = shared.ids(&request, &call);
         let meant = shared.meant(&request, &ids, call.account_id.as_deref());
         let translated = shared
-            .translate(&request, &ids, meant.as_ref(), Variation::default(), None, false)
+            .translate(
+                &request,
+                &ids,
+                meant.as_ref(),
+                Variation::default(),
+                None,
+                Naming { lenient: &call.lenient, refused: false },
+            )
             .map_err(|error| refuse(error, None))?;
         tell_unserved(&request_id, &translated);
         shared.tell_passing(&translated.model);
+        if call.lenient.model.is_some() && !shared.is_known_name(&client_model) {
+            shared.tell_replaced(&client_model, &translated.model);
+        }
         let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
             return Err(refuse(error, Some(&translated.model)));
@@ -277,6 +291,7 @@ impl Gateway {
             ignored: translated.ignored,
             account_id: call.account_id,
             is_fallback: false,
+            lenient: call.lenient,
             estimate: OnceLock::new(),
             trace: OnceLock::new(),
             trace_parent: call.trace_parent,
@@ -298,14 +313,23 @@ impl Gateway {
     }
 }
 
+/// How a request's model name is to be understood.
+#[derive(Clone, Copy)]
+pub(super) struct Naming<'a> {
+    pub(super) lenient: &'a Leniency,
+    /// Upstream has refused the name (TR36).
+    pub(super) refused: bool,
+}
+
 impl Shared {
     /// A client's request, with the operator's system text in it (N13) and its own edits performed (TR55).
     pub(super) fn read_request<'a>(
         &self,
         body: &'a [u8],
         system: Option<&(SystemMode, String)>,
+        purpose: Purpose,
     ) -> Result<Request<'a>, RequestError> {
-        let mut request = self.parse(body, Purpose::Messages)?;
+        let mut request = self.parse(body, purpose)?;
         if let Some((mode, text)) = system {
             request.apply_system(*mode, text);
         }
@@ -322,7 +346,13 @@ impl Shared {
         Ok(request)
     }
 
-    /// Translates with the current settings and model table; `as_fallback`: upstream has refused the name (TR36).
+    /// The model for unknown names: the host program's, else `KIRO_MODEL_FALLBACK` for `claude…` names.
+    pub(super) fn fallback<'a>(&'a self, lenient: &'a Leniency) -> Option<Fallback<'a>> {
+        let hosts = lenient.model.as_deref().map(|name| Fallback { name, for_any: true });
+        hosts.or_else(|| Some(Fallback { name: self.config.model_fallback.as_deref()?, for_any: false }))
+    }
+
+    /// Translates with the current settings and model table.
     pub(super) fn translate(
         &self,
         request: &Request<'_>,
@@ -330,15 +360,15 @@ impl Shared {
         account: Option<&AccountId>,
         variation: Variation,
         pictures: Option<&Pictures>,
-        as_fallback: bool,
+        naming: Naming<'_>,
     ) -> Result<Translated, Error> {
         let mut models = self.models.load_full();
-        if as_fallback || self.is_refused_name(&models, request.model()) {
+        if naming.refused || self.is_refused_name(&models, request.model()) {
             models = Arc::new(models.refusing_unknown());
         }
         let context = Context {
             models: &models,
-            fallback: self.config.model_fallback.as_deref(),
+            fallback: self.fallback(naming.lenient),
             system_text: self.config.system_text,
             cache_points: self.config.cache_points,
             cache_limit: variation.cache_points,
@@ -350,6 +380,9 @@ impl Shared {
         };
         let mut translated =
             self.with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
+        if naming.lenient.max_tokens {
+            translated.asked.max_tokens.get_or_insert(translated.model.max_output);
+        }
         if !self.config.forward_max_tokens {
             translated.asked.max_tokens = None;
         }

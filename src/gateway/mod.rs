@@ -50,7 +50,7 @@ use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::AnswerEnds;
 use jiff::Timestamp;
-use job::run_heavy;
+use job::{Naming, run_heavy};
 pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
@@ -149,8 +149,25 @@ pub struct Call {
     pub system: Option<(SystemMode, String)>,
     /// Record the outcome on the account.
     pub record: bool,
+    /// What need not be in the request.
+    pub lenient: Leniency,
     /// The header `traceparent` (W3C), which follows a request over several programs (feature `otel`).
     pub trace_parent: Option<String>,
+}
+
+/// What a host program lets its clients leave to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leniency {
+    /// The model for every name that isn't known (N90); none: `KIRO_MODEL_FALLBACK` alone.
+    pub model: Option<Arc<str>>,
+    /// A missing `max_tokens` is the model's maximum (N96).
+    pub max_tokens: bool,
+}
+
+impl Leniency {
+    pub(crate) const fn purpose(&self) -> Purpose {
+        if self.max_tokens { Purpose::Lenient } else { Purpose::Messages }
+    }
 }
 
 /// The target of the spans that feature `otel` makes.
@@ -168,6 +185,7 @@ impl Default for Call {
             account_id: None,
             system: None,
             record: true,
+            lenient: Leniency::default(),
             trace_parent: None,
         }
     }
@@ -399,6 +417,14 @@ impl Gateway {
     /// # Errors
     /// The request is too large or not valid, or its model unknown; the gateway is closed.
     pub fn count_tokens(&self, body: &[u8]) -> Result<TokenCount, Error> {
+        self.count_tokens_for(body, &Leniency::default())
+    }
+
+    /// The same for the clients of a host program.
+    ///
+    /// # Errors
+    /// As [`Gateway::count_tokens`].
+    pub fn count_tokens_for(&self, body: &[u8], lenient: &Leniency) -> Result<TokenCount, Error> {
         self.open()?;
         self.fits(body)?;
         run_heavy(body.len(), || {
@@ -406,7 +432,8 @@ impl Gateway {
             let original = request.has_edits().then(|| request_tokens(&request));
             edit(&mut request);
             // Translating finds every reason to refuse the request.
-            self.shared.translate(&request, &Ids::default(), None, Variation::default(), None, false)?;
+            let naming = Naming { lenient, refused: false };
+            self.shared.translate(&request, &Ids::default(), None, Variation::default(), None, naming)?;
             Ok(TokenCount { input_tokens: request_tokens(&request), original })
         })
     }

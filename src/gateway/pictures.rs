@@ -38,12 +38,12 @@ pub(super) async fn large_pictures(job: &Arc<RequestJob>) -> Pictures {
         return Pictures::default();
     }
     let Ok(place) = job.shared.picture_places.clone().acquire_owned().await else { return Pictures::default() };
-    let (shared, body, system) = (job.shared.clone(), job.client_body.clone(), job.system.clone());
+    let job = job.clone();
     let dropped = CancellationToken::new();
     let _guard = dropped.clone().drop_guard();
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;
-        let request = shared.read_request(&body, system.as_ref());
+        let request = job.read();
         request.map(|request| measured(&request, &sent, || dropped.is_cancelled())).unwrap_or_default()
     });
     work.await.unwrap_or_else(|error| {

@@ -27,8 +27,10 @@ pub(crate) struct PoolAccount {
     pub(crate) account: Option<Account>,
     token_record: Option<(TokenKey, Bytes)>,
     pub(crate) view: Arc<AccountView>,
-    /// Addresses that a host program's configuration names (N4).
+    /// Addresses that a host program's configuration names for this account (N4).
     pub(crate) lent: Addresses,
+    /// The same for all accounts (N94).
+    pub(crate) lent_to_all: Arc<Addresses>,
     /// Why the account is unusable, naming the record or the field: of the account record, the token record, the view.
     problems: [Option<String>; 3],
     warnings: Vec<String>,
@@ -54,6 +56,7 @@ impl PoolAccount {
             token_record: None,
             view: Arc::new(view),
             lent: Addresses::default(),
+            lent_to_all: Arc::default(),
             problems: [None, None, None],
             warnings: Vec::new(),
             health: Health::new(Standing::default(), rules, now),
@@ -117,7 +120,7 @@ impl PoolAccount {
     }
 
     pub(crate) fn viewed(&self, token: &Token, urls: &Arc<Urls>) -> Viewed {
-        let (account, lent, learned) = (self.account.as_ref(), &self.lent, &self.learned);
+        let (account, lent, learned) = (self.account.as_ref(), &self.lent.or(&self.lent_to_all), &self.learned);
         view::view(&self.view.id, &Sources { account, lent, token, learned, urls })
     }
 

@@ -357,6 +357,18 @@ pub struct Addresses {
     pub idc_refresh: String,
 }
 
+impl Addresses {
+    /// Those that are absent here, from `others`.
+    pub(crate) fn or(&self, others: &Self) -> Self {
+        let either = |own: &String, other: &String| if own.is_empty() { other.clone() } else { own.clone() };
+        Self {
+            generate: either(&self.generate, &others.generate),
+            social_refresh: either(&self.social_refresh, &others.social_refresh),
+            idc_refresh: either(&self.idc_refresh, &others.idc_refresh),
+        }
+    }
+}
+
 /// A view, with its problem and the ignored fields.
 #[derive(Debug)]
 pub(crate) struct Viewed {

@@ -174,7 +174,8 @@ impl Pool {
                 Some((id, slot)) => (id, slot),
                 None => {
                     let id = AccountId::from(raw.id.as_str());
-                    let slot = PoolSlot::new(&id, &self.0.settings, now);
+                    let mut slot = PoolSlot::new(&id, &self.0.settings, now);
+                    slot.account.lent_to_all = inside.lent.clone();
                     (id, slot)
                 }
             };

@@ -36,7 +36,7 @@ pub(crate) use socket::{ClientSocket, unsent};
 pub use tls::Tls;
 
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway, KeyCheck, SummaryCell, client_key_hash};
+use crate::gateway::{Call, Gateway, KeyCheck, Leniency, SummaryCell, client_key_hash};
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
 
@@ -73,6 +73,8 @@ pub struct Terms {
     pub hear: Option<Hear>,
     /// Gets the facts of a message's answer as soon as it has one (N84).
     pub summary: Option<Told>,
+    /// What need not be in the request.
+    pub lenient: Leniency,
 }
 
 /// The type of [`Terms::summary`].
@@ -221,8 +223,9 @@ where
     match route {
         Route::Messages => messages(gateway, request, request_id).await,
         Route::CountTokens => {
+            let lenient = request.extensions().get::<Terms>().map(|terms| terms.lenient.clone()).unwrap_or_default();
             let body = read_body(gateway, request).await?;
-            Ok(json(200, to_json(&gateway.count_tokens(&body)?.json())?))
+            Ok(json(200, to_json(&gateway.count_tokens_for(&body, &lenient)?.json())?))
         }
         Route::Models => Ok(json(200, models_page(gateway, request.uri().query().unwrap_or_default())?)),
         Route::Model(id) => match gateway.model(&id) {
@@ -260,7 +263,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
-    let Terms { system, hear, summary } = request.extensions_mut().remove().unwrap_or_default();
+    let Terms { system, hear, lenient, summary } = request.extensions_mut().remove().unwrap_or_default();
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
         request_id: Some(request_id.to_owned()),
@@ -270,6 +273,7 @@ where
         gateway_session: text("x-session-id"),
         client_key: offered_keys(&request).into_iter().flatten().next().map(|key| client_key_hash(&key)),
         system,
+        lenient,
         ..Call::default()
     };
     let body = read_body(gateway, request).await?;

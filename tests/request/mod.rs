@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError};
 use kiro_messages::proto::translate::edits::edit;
 use kiro_messages::proto::translate::ids::{ClientContext, IdContext, IdSecret, ids};
-use kiro_messages::proto::translate::model::Models;
+use kiro_messages::proto::translate::model::{Fallback, Models};
 use kiro_messages::proto::translate::request::{
     CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, Translated, translate,
 };
@@ -124,7 +124,7 @@ impl Case {
             &request,
             &Context {
                 models: if self.has("fields") { &fields } else { Models::embedded() },
-                fallback: self.value_of("fallback"),
+                fallback: self.value_of("fallback").map(|name| Fallback { name, for_any: false }),
                 system_text: if self.has("fold") { SystemPlace::Fold } else { SystemPlace::Pair },
                 cache_points: match () {
                     () if self.has("cache") => CachePoints::Client,

@@ -52,6 +52,8 @@ pub fn with_messages(body: &[u8], messages: &[u8]) -> Option<Vec<u8>> {
 pub enum Purpose {
     /// `POST /v1/messages`.
     Messages,
+    /// The same for a host program that lets `max_tokens` be absent or null (N96).
+    Lenient,
     /// `POST /v1/messages/count_tokens`: `max_tokens` is optional and ignored.
     CountTokens,
 }
@@ -113,7 +115,7 @@ pub struct Request<'a> {
     pub(crate) thinking: Thinking,
     /// `thinking.display`.
     pub(crate) display: Option<Display>,
-    /// `max_tokens`; absent only where tokens are counted.
+    /// `max_tokens`; absent only where tokens are counted, or where a host program allows it (N96).
     pub(crate) max_tokens: Option<u64>,
     /// `output_config.effort`, of the last system message of this turn that has one (M70), else the request's.
     pub(crate) effort: Option<Effort>,

@@ -44,6 +44,15 @@ pub struct Resolved {
     pub thinks: bool,
 }
 
+/// The model for names that the table doesn't hold and that may not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fallback<'a> {
+    /// The name of its row.
+    pub name: &'a str,
+    /// It stands in for every name (N90); else only for those that begin with `claude` (TR36).
+    pub for_any: bool,
+}
+
 /// One row of the table (K123).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "Row")]
@@ -271,15 +280,15 @@ impl Models {
         Self { rows, naming }
     }
 
-    /// The row of a client's model name (TR35–TR38). `fallback` names the row for `claude…` names that the table
-    /// doesn't hold and that may not pass (TR36).
+    /// The row of a client's model name (TR35–TR38). `fallback` has the row for names that the table doesn't hold and
+    /// that may not pass (TR36).
     ///
     /// Names are compared whole, never in part: `opus-5` isn't `opus-4-5`.
-    pub fn resolve(&self, client_name: &str, fallback: Option<&str>) -> Option<Resolved> {
+    pub fn resolve(&self, client_name: &str, fallback: Option<Fallback<'_>>) -> Option<Resolved> {
         let auto = self.naming.auto.as_deref();
         self.look_up(client_name, auto).or_else(|| {
-            let fallback = fallback.filter(|_| starts_with_claude(client_name.trim()))?;
-            self.look_up(fallback, auto)
+            let fallback = fallback.filter(|fallback| fallback.for_any || starts_with_claude(client_name.trim()))?;
+            self.look_up(fallback.name, auto)
         })
     }
 
@@ -673,8 +682,26 @@ mod tests {
             assert_eq!(table.resolve(unknown, None), None, "{unknown}");
         }
         assert_eq!(id(table, " Claude-Opus-4.5[1M] ").as_deref(), Some("claude-opus-4.5"));
-        assert_eq!(table.resolve("gpt-4o", Some("claude-opus-5")), None);
-        assert_eq!(table.resolve("claude-x", Some("nonsense")), None);
+        let fallback = |name, for_any| Some(Fallback { name, for_any });
+        assert_eq!(table.resolve("gpt-4o", fallback("claude-opus-5", false)), None);
+        assert_eq!(table.resolve("claude-x", fallback("nonsense", false)), None);
+        assert_eq!(table.resolve("gpt-4o", fallback("nonsense", true)), None);
+    }
+
+    #[test]
+    fn a_hosts_fallback_stands_in_for_every_unknown_name_n90() {
+        let table = Models::embedded();
+        let fallback = Some(Fallback { name: "claude-sonnet-4-5", for_any: true });
+        for (name, id) in [
+            ("gpt-4o", "claude-sonnet-4.5"),
+            ("claude-x", "claude-sonnet-4.5"),
+            ("", "claude-sonnet-4.5"),
+            ("claude-opus-5", "claude-opus-5"),
+            ("claude-opus-7", "claude-opus-7"),
+            ("glm-5", "glm-5"),
+        ] {
+            assert_eq!(table.resolve(name, fallback).unwrap().row.kiro_id, id, "{name}");
+        }
     }
 
     /// The names of the vectors, and their rows (TV55, TV123).
@@ -755,7 +782,8 @@ mod tests {
         assert_eq!(id(&table, "claude-opus-5-5").as_deref(), Some("claude-opus-5.5"));
         // The fallback serves names that may not pass, and names that upstream has refused.
         let fallback = |table: &Models, name: &str| {
-            table.resolve(name, Some("claude-opus-4-5")).map(|found| found.row.kiro_id.clone())
+            let fallback = Some(Fallback { name: "claude-opus-4-5", for_any: false });
+            table.resolve(name, fallback).map(|found| found.row.kiro_id.clone())
         };
         assert_eq!(fallback(&table, "claude-opus-4").as_deref(), Some("claude-opus-4.5"));
         assert_eq!(fallback(&table, "gpt-4o"), None);

@@ -14,7 +14,7 @@ use self::documents::Documents;
 use self::turns::{Images, PastThinking, Seen, Turn};
 use super::fields::{Asked, thinking_prefix};
 use super::ids::Ids;
-use super::model::{Model, Models, Resolved};
+use super::model::{Fallback, Model, Models, Resolved};
 use super::pictures::{PictureForm, Pictures};
 use super::schema::{bare, is_bare};
 use super::structured;
@@ -46,8 +46,8 @@ const CONTINUE: Text<'static> = Text::constant("Continue");
 pub struct Context<'a> {
     /// The model table (TR6).
     pub models: &'a Models,
-    /// `KIRO_MODEL_FALLBACK`: the name of the row for unknown names that begin with `claude`; `None`: 404.
-    pub fallback: Option<&'a str>,
+    /// `KIRO_MODEL_FALLBACK`, or a host program's: the model for unknown names; `None`: 404.
+    pub fallback: Option<Fallback<'a>>,
     /// `KIRO_SYSTEM_TEXT` (TR46).
     pub system_text: SystemPlace,
     /// `KIRO_CACHE_POINTS` (TR50).
@@ -270,7 +270,11 @@ fn keep_keywords(tools: &mut [KiroTool<'_>], kept: bool) -> bool {
 ///
 /// # Errors
 /// 404 `not_found_error` at `model`, with the names that are known (M20).
-pub fn resolve_model(request: &Request<'_>, models: &Models, fallback: Option<&str>) -> Result<Resolved, RequestError> {
+pub fn resolve_model(
+    request: &Request<'_>,
+    models: &Models,
+    fallback: Option<Fallback<'_>>,
+) -> Result<Resolved, RequestError> {
     models.resolve(request.model(), fallback).ok_or_else(|| {
         let unknown = match quotable(request.model()) {
             Some(name) => format!("unknown model {name}"),

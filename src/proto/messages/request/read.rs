@@ -27,7 +27,7 @@ pub(super) type Result<T> = std::result::Result<T, RequestError>;
 pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     let json = json_object(body)?;
     // Before everything else: the rest of such a request is only a piece of a conversation (M68). Counting is harmless.
-    if let ([Some(_)], Purpose::Messages) = (fields(json.root(), ["thread"]), purpose) {
+    if let ([Some(_)], Purpose::Messages | Purpose::Lenient) = (fields(json.root(), ["thread"]), purpose) {
         let error = Path::top("thread").error("conversations are not held here, send all messages without it");
         return Err(RequestError { cause: Some(Cause::ThreadUnsupported), ..error });
     }
@@ -45,12 +45,11 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
 
     let at = Path::top("model");
     let model = not_empty_string(required(model, at)?, at)?;
-    let max_tokens = match purpose {
-        Purpose::Messages => {
-            let at = Path::top("max_tokens");
-            Some(integer_from(1, required(max_tokens, at)?, at)?)
-        }
-        Purpose::CountTokens => None,
+    let at = Path::top("max_tokens");
+    let max_tokens = match (purpose, max_tokens) {
+        (Purpose::CountTokens, _) => None,
+        (Purpose::Lenient, tokens) if tokens.is_none_or(|tokens| tokens.kind() == ValueKind::Null) => None,
+        (Purpose::Messages | Purpose::Lenient, tokens) => Some(integer_from(1, required(tokens, at)?, at)?),
     };
     let messages_at = top("messages");
     let messages = array(required(messages, messages_at)?, messages_at)?;
