@@ -70,6 +70,7 @@ pub struct Decoder {
     max_frame: usize,
     /// The header section checked last: the frames of a stream are alike, and the same bytes need no second look.
     known_headers: Vec<u8>,
+    checksum: Checksum,
     failure: Option<FrameError>,
 }
 
@@ -91,6 +92,7 @@ impl Decoder {
             offset: 0,
             max_frame: bytes,
             known_headers: Vec::new(),
+            checksum: Checksum::default(),
             failure: None,
         }
     }
@@ -170,11 +172,11 @@ impl Decoder {
     fn locate(&mut self) -> Result<Option<(Place, Prelude)>, Flaw> {
         while self.cut.is_empty() {
             let rest = &self.chunk[self.at..];
-            let prelude = Prelude::read(rest, self.max_frame)?;
+            let prelude = Prelude::read(rest, self.max_frame, &self.checksum)?;
             if let Some(prelude) = prelude
                 && rest.len() >= prelude.total
             {
-                check(&rest[..prelude.total], &prelude, &mut self.known_headers)?;
+                check(&rest[..prelude.total], &prelude, &self.checksum, &mut self.known_headers)?;
                 let start = self.at;
                 self.at += prelude.total;
                 return Ok(Some((Place::Chunk(start), prelude)));
@@ -187,11 +189,11 @@ impl Decoder {
             }
         }
         loop {
-            let prelude = Prelude::read(&self.cut, self.max_frame)?;
+            let prelude = Prelude::read(&self.cut, self.max_frame, &self.checksum)?;
             if let Some(prelude) = prelude
                 && self.cut.len() == prelude.total
             {
-                check(&self.cut, &prelude, &mut self.known_headers)?;
+                check(&self.cut, &prelude, &self.checksum, &mut self.known_headers)?;
                 self.cut_is_served = true;
                 return Ok(Some((Place::Cut, prelude)));
             }
@@ -515,19 +517,36 @@ enum Place {
 struct Prelude {
     total: usize,
     headers: usize,
-    /// The checksum of the first eight bytes; the message checksum continues from it.
-    checksum: u32,
+}
+
+/// The checksum of nothing. One is made for each stream and copied for each frame: making it asks what the CPU can do.
+#[derive(Clone, Default)]
+struct Checksum(Hasher);
+
+impl Checksum {
+    #[inline]
+    fn of(&self, bytes: &[u8]) -> u32 {
+        let mut hasher = self.0.clone();
+        hasher.update(bytes);
+        hasher.finalize()
+    }
+}
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Checksum")
+    }
 }
 
 impl Prelude {
     /// Reads and checks the first 12 bytes as soon as they have arrived: a corrupt length must not make us buffer (K25,
     /// K26). `None` before that.
     #[inline]
-    fn read(bytes: &[u8], max_frame: usize) -> Result<Option<Self>, Flaw> {
+    fn read(bytes: &[u8], max_frame: usize, checksum: &Checksum) -> Result<Option<Self>, Flaw> {
         let Some(prelude) = bytes.first_chunk::<PRELUDE>() else { return Ok(None) };
         let [t0, t1, t2, t3, h0, h1, h2, h3, c0, c1, c2, c3] = *prelude;
         let stated = u32::from_be_bytes([c0, c1, c2, c3]);
-        let computed = crc32fast::hash(&prelude[..8]);
+        let computed = checksum.of(&prelude[..8]);
         if stated != computed {
             return Err(Flaw::PreludeChecksum { stated, computed });
         }
@@ -542,18 +561,16 @@ impl Prelude {
         if headers as usize > MAX_HEADERS {
             return Err(Flaw::HeadersTooLarge { headers });
         }
-        Ok(Some(Self { total: total as usize, headers: headers as usize, checksum: computed }))
+        Ok(Some(Self { total: total as usize, headers: headers as usize }))
     }
 }
 
 /// Checks the rest of a whole frame: message checksum (K22), then every header (K24).
 #[inline]
-fn check(frame: &[u8], prelude: &Prelude, known_headers: &mut Vec<u8>) -> Result<(), Flaw> {
+fn check(frame: &[u8], prelude: &Prelude, checksum: &Checksum, known_headers: &mut Vec<u8>) -> Result<(), Flaw> {
     let (covered, stated) = frame.split_at(prelude.total - 4);
     let stated = stated.iter().fold(0, |value, &byte| value << 8 | u32::from(byte));
-    let mut hasher = Hasher::new_with_initial(prelude.checksum);
-    hasher.update(&covered[8..]);
-    let computed = hasher.finalize();
+    let computed = checksum.of(covered);
     if stated != computed {
         return Err(Flaw::MessageChecksum { stated, computed });
     }

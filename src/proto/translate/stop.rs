@@ -131,6 +131,22 @@ impl StopScanner {
         Self { stops, node: 0, held: String::new() }
     }
 
+    /// Whether this piece goes out as it is, and nothing is held: then it needn't be taken. Its bytes may be those of a
+    /// JSON literal; one with an escape is decoded first.
+    pub fn passes(&self, bytes: &[u8]) -> bool {
+        let mut node = self.node;
+        if node != 0 {
+            return false;
+        }
+        for &byte in bytes {
+            node = self.stops.step(node, byte);
+            if byte == b'\\' || (node != 0 && self.stops.nodes[usize::from(node)].hit != 0) {
+                return false;
+            }
+        }
+        node == 0
+    }
+
     /// Takes the next piece: what goes out of the text, and the index of the sequence that ends it.
     pub fn take<'t>(&mut self, text: &'t str) -> (Cow<'t, str>, Option<usize>) {
         let mut node = self.node;
@@ -198,7 +214,9 @@ mod tests {
         let mut scanner = scanner(sequences);
         let mut out = String::new();
         for piece in pieces {
+            let passes = scanner.passes(piece.as_bytes());
             let (free, hit) = scanner.take(piece);
+            assert_eq!(passes, free == piece && hit.is_none() && !scanner.holds(), "{piece}");
             out += &free;
             if hit.is_some() {
                 assert!(!scanner.holds());

@@ -34,6 +34,13 @@ impl Response {
             self.close_other_block(sink);
         }
         let Some(stops) = &mut self.stops else { return self.limited_text(piece, sink) };
+        let bytes = match piece {
+            Piece::Plain(text) => text.as_bytes(),
+            Piece::Literal(literal) => literal.as_bytes(),
+        };
+        if stops.passes(bytes) {
+            return self.limited_text(piece, sink);
+        }
         let text = text_of(piece);
         let (free, hit) = stops.take(&text);
         if free.len() == text.len() && matches!(free, Cow::Borrowed(_)) {
