@@ -57,6 +57,35 @@ enum Turn {
 /// Upstream's connections, so that a figure doesn't hold the making of them.
 const WARM: Duration = Duration::from_secs(2);
 
+/// The environment of the predecessor's own compose file, with its limit of 100 connections to a host: 500 streams at once
+/// all end well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_predecessors_environment_limits_no_streams() {
+    const STREAMS: usize = 500;
+    let _turn = alone().await;
+    let stage = Stage::with_accounts(5);
+    let upstream = stage.upstream().await;
+    let options = [
+        ("GO_KIRO_HOST", "127.0.0.1"),
+        ("GO_KIRO_LOG_LEVEL", "info"),
+        ("GO_KIRO_LOG_JSON", "true"),
+        ("GO_KIRO_MAX_CONNS", "100"),
+        ("GO_KIRO_REDIS_POOL_SIZE", "200"),
+        ("GO_KIRO_HEALTH_COOLDOWN", "60s"),
+        ("GO_KIRO_GRACEFUL_TIMEOUT", "30s"),
+        ("GO_KIRO_DEBUG_DUMP", "false"),
+    ];
+    let server = stage.server(&upstream, &options).await;
+    // Each lasts longer than all of them take to begin.
+    let plan = server.plan(20, Duration::from_millis(500));
+    let shots = Load::turns(&[plan], 200.0, (0..STREAMS).map(|_| 0)).all().await;
+    none_failed(shots.iter().map(|shot| &shot.outcome), [&server]);
+    let last_begun = shots.iter().map(|shot| shot.began).max().unwrap();
+    let open = shots.iter().filter(|shot| shot.ended > last_begun).count();
+    say(format_args!("predecessor's environment: {open} of {STREAMS} streams open at once, none failed"));
+    assert!(shots.len() == STREAMS && open > 300, "{open}");
+}
+
 /// Requests of two processes, spread over 20 accounts, beside a Node.js service that writes to the same records: every
 /// success is counted, each process gives each account its share, and no unknown byte changes.
 ///
