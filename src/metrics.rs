@@ -93,6 +93,7 @@ pub struct Metrics {
     affinity: Family<Words<1>, Count>,
     reasoning: Family<Words<1>, Count>,
     searches: Family<Words<1>, Count>,
+    notices: Family<Words<1>, Count>,
     search_seconds: Histogram,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
@@ -182,6 +183,7 @@ impl Metrics {
             affinity: add(&mut registry, &table::AFFINITY, Family::default()),
             reasoning: add(&mut registry, &table::REASONING, Family::default()),
             searches: add(&mut registry, &table::SEARCHES, Family::default()),
+            notices: add(&mut registry, &table::NOTICES, Family::default()),
             search_seconds: add(&mut registry, &table::SEARCH_SECONDS, Histogram::new(WAITING)),
             frames: add(&mut registry, &table::FRAMES, Count::default()),
             upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
@@ -207,6 +209,9 @@ impl Metrics {
         }
         for outcome in ["ok", "unavailable", "too_many_requests", "invalid_tool_input"] {
             drop(metrics.searches.get_or_create(&[("outcome", outcome)]));
+        }
+        for outcome in ["sent", "failed"] {
+            drop(metrics.notices.get_or_create(&[("outcome", outcome)]));
         }
         drop(metrics.attempts.get_or_create(&[("outcome", "ok")]));
         let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
@@ -279,6 +284,11 @@ impl Metrics {
     pub fn count_search(&self, outcome: &'static str, took: std::time::Duration) {
         self.searches.get_or_create(&[("outcome", outcome)]).inc();
         self.search_seconds.observe(took);
+    }
+
+    /// Counts a notice to `KIRO_WEBHOOK_URL`.
+    pub fn count_notice(&self, is_sent: bool) {
+        self.notices.get_or_create(&[("outcome", if is_sent { "sent" } else { "failed" })]).inc();
     }
 
     /// Counts a request with signed thinking in its history: `sent`, `left_out`, `refused` (TR44).

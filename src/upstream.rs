@@ -176,6 +176,14 @@ impl Upstream {
         self.clients.through(proxy)
     }
 
+    /// A client for an address that isn't Kiro's: without a proxy, and it follows no redirection.
+    ///
+    /// # Errors
+    /// [`Code::Config`]: it can't be made.
+    pub fn outside_client(&self) -> Result<reqwest::Client, Error> {
+        self.clients.direct().map_err(|error| Error::new(Code::Config, error.to_string()))
+    }
+
     /// Whether upstream takes our client version.
     pub fn gate(&self) -> &Gate {
         &self.gate

@@ -266,6 +266,12 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// `KIRO_DEBUG_DUMP_DIR`.
     pub debug_dump_dir: Option<PathBuf>,
+    /// `KIRO_WEBHOOK_URL`: where notices go.
+    pub webhook_url: Option<Secret>,
+    /// `KIRO_WEBHOOK_SECRET`: signs notices.
+    pub webhook_secret: Option<Secret>,
+    /// `KIRO_WEBHOOK_MIN_ACCOUNTS`: fewer that can serve are worth a notice.
+    pub webhook_min_accounts: usize,
 }
 
 /// Where the server's certificate lies.
@@ -426,6 +432,9 @@ impl RawConfig {
             profile_addr: self.address(key!("KIRO_PROFILE_ADDR"))?,
             state_dir: self.path(key!("KIRO_STATE_DIR"))?,
             debug_dump_dir: self.path(key!("KIRO_DEBUG_DUMP_DIR"))?,
+            webhook_url: self.webhook_url()?,
+            webhook_secret: self.secret(key!("KIRO_WEBHOOK_SECRET"))?,
+            webhook_min_accounts: self.integer(key!("KIRO_WEBHOOK_MIN_ACCOUNTS"))?,
         })
     }
 
@@ -443,6 +452,17 @@ impl RawConfig {
                 Err(ConfigError::new("KIRO_ID_SECRET: must have at least 16 characters"))
             }
             text => Ok(Some(Secret::new(text))),
+        }
+    }
+
+    /// Its path often is a credential, so it is never shown.
+    fn webhook_url(&self) -> Result<Option<Secret>, ConfigError> {
+        let url = self.secret(key!("KIRO_WEBHOOK_URL"))?;
+        match url {
+            Some(url) if !Form::Url(&["http", "https"]).fits(url.expose()) => {
+                Err(ConfigError::new("KIRO_WEBHOOK_URL: must be a URL that begins with http:// or https://"))
+            }
+            url => Ok(url),
         }
     }
 

@@ -312,6 +312,14 @@ pub const SETTINGS: &[Setting] = &[
         "Serve /debug/pprof/profile?seconds=N and /debug/tasks there; other machines need the client key. \
              kiro-server only; the flag alone means 127.0.0.1:8082.",
     ),
+    row(Group::Logs, "KIRO_WEBHOOK_URL", Form::Secret, "").means(
+        "Gets a small JSON POST when an account is ejected, suspended, out of quota, suspicious or back, and for the pool, the \
+             client version and the store. An http:// or https:// URL.",
+    ),
+    row(Group::Logs, "KIRO_WEBHOOK_SECRET", Form::Secret, "")
+        .means("Signs these notices: x-webhook-signature is sha256= and the HMAC-SHA-256 of the body in hex."),
+    row(Group::Logs, "KIRO_WEBHOOK_MIN_ACCOUNTS", Form::Integer(0, 1_000_000), "0")
+        .means("Send a notice when fewer accounts than this can serve; 0: only when none can."),
     row(Group::Logs, "KIRO_DEBUG_DUMP_DIR", Form::Text, "").means(
         "Folder for failed requests as files: prompts included, tokens taken out. The newest 100 are kept, \
              at most 256 MiB.",

@@ -32,6 +32,7 @@ mod stream;
 mod structured;
 mod summary;
 mod trace;
+mod webhook;
 mod witness;
 
 use std::future::Future;
@@ -65,6 +66,7 @@ pub use summary::{RequestOutcome, Summary, SummaryCell};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+pub use webhook::Webhook;
 
 use crate::accounts::Intake;
 use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
@@ -308,6 +310,9 @@ impl Gateway {
         if shared.config.id_secret.is_none() {
             let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared)));
             spawn(async move { learning.await.unwrap_or_default() });
+        }
+        if let Some(webhook) = Webhook::of(&shared.config, &shared.upstream)? {
+            spawn(webhook::watch(Arc::downgrade(&shared), webhook, stop.clone()));
         }
         spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };

@@ -106,6 +106,9 @@ metrics! {
         ["outcome": "`ok`: with results or without any; else the code that the client got: `unavailable`, `too_many_requests`, `invalid_tool_input`; each stands at 0 from the start"]
         "Web searches that were made, by outcome";
     SEARCH_SECONDS "kiro_web_search_seconds" Histogram [] "Time of a web search with its repeats";
+    NOTICES "kiro_notices_total" Counter
+        ["outcome": "`sent`; `failed`: three tries failed, and it was dropped; each stands at 0 from the start"]
+        "Notices to KIRO_WEBHOOK_URL, by outcome";
     WAITS "kiro_account_waits_total" Counter [] "Requests that had to wait for an account";
     FIRST_EVENT "kiro_first_event_seconds" Histogram [] "From a request's arrival to its first upstream event";
     FIRST_CONTENT "kiro_first_content_seconds" Histogram [] "From a request's arrival to its first content: text, thought or tool use";

@@ -14,6 +14,7 @@ pub mod health;
 pub mod learned;
 pub mod marks;
 pub mod names;
+pub mod notices;
 pub mod outcome;
 #[cfg(feature = "gateway")]
 pub(crate) mod pending;

@@ -51,6 +51,11 @@ impl Clients {
         Ok(Self { common, own: Mutex::default(), tls, connect_timeout, opened })
     }
 
+    /// A client of its own without any proxy, for addresses that aren't Kiro's.
+    pub(super) fn direct(&self) -> Result<reqwest::Client, reqwest::Error> {
+        client(&self.tls, self.connect_timeout, None, &Arc::default())
+    }
+
     /// The client of an account with this proxy of its own.
     pub(super) fn through(&self, proxy: Option<&str>) -> Result<reqwest::Client, Fault> {
         let Some(proxy) = proxy else { return Ok(self.common.clone()) };

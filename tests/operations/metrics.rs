@@ -115,6 +115,8 @@ async fn every_metric_moves() {
         // tests/web_search.rs
         "kiro_web_search_total",
         "kiro_web_search_seconds",
+        // tests/webhook.rs
+        "kiro_notices_total",
         // tests/stop.rs
         "kiro_log_lines_dropped_total",
     ];

@@ -29,6 +29,9 @@ macro_rules! effects {
 
 /// Rows whose effect another file's test sees.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("KIRO_WEBHOOK_URL", "tests/webhook.rs", "a_dead_account_is_told_of_once_and_signed"),
+    ("KIRO_WEBHOOK_SECRET", "tests/webhook.rs", "a_dead_account_is_told_of_once_and_signed"),
+    ("KIRO_WEBHOOK_MIN_ACCOUNTS", "tests/webhook.rs", "too_few_accounts_are_told_of"),
     ("KIRO_MAX_CLIENT_CONNS", "tests/serving/limits.rs", "connections_are_capped"),
     ("KIRO_HEADER_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_heads_are_dropped"),
     ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_bodies_are_dropped"),

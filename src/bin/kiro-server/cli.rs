@@ -71,6 +71,13 @@ pub fn command() -> Command {
                         .requires("live")
                         .help("Write the result to a file too, as JSON without anything secret, for an issue"),
                 )
+                .arg(
+                    Arg::new("webhook")
+                        .long("webhook")
+                        .action(ArgAction::SetTrue)
+                        .conflicts_with("live")
+                        .help("Send a test notice to KIRO_WEBHOOK_URL, and nothing else"),
+                )
                 .arg(json()),
         )
         .subcommand(

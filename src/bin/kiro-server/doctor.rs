@@ -18,6 +18,7 @@ use kiro_messages::accounts::import::truncated;
 use kiro_messages::config::{
     Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
 };
+use kiro_messages::gateway::Webhook;
 use kiro_messages::policy::health::HealthState;
 use kiro_messages::pool::Lease;
 use kiro_messages::proto::address::{ALLOWED, endpoint, origin};
@@ -29,6 +30,7 @@ use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind, TokenKey};
+use kiro_messages::upstream::Upstream;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -54,6 +56,10 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
         return live::run(config, options).await;
     }
     let mut report = DoctorReport::default();
+    if options.get_flag("webhook") {
+        webhook(&config, &mut report).await;
+        return report.end(options);
+    }
     report.configuration(&config, raw);
     models(&config, &mut report);
     match Desk::prepare(config).await {
@@ -64,14 +70,20 @@ pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Resul
         }
         Err(failure) => report.wrong("configuration", failure.to_string(), "correct the setting it names"),
     }
-    let fine = report.lines.iter().all(|line| line.status != LineStatus::Wrong);
-    if options.get_flag("json") {
-        let checks: Vec<Value> = report.lines.iter().map(ReportLine::json).collect();
-        show_json(&json!({ "ok": fine, "version": env!("CARGO_PKG_VERSION"), "checks": checks }))?;
-    } else {
-        show(&report.text())?;
+    report.end(options)
+}
+
+/// A test notice to `KIRO_WEBHOOK_URL`.
+async fn webhook(config: &Config, report: &mut DoctorReport) {
+    let webhook = Upstream::new(config).and_then(|upstream| Webhook::of(config, &upstream));
+    match webhook {
+        Ok(None) => report.wrong("webhook", "there is none", "set KIRO_WEBHOOK_URL"),
+        Err(error) => report.wrong("webhook", error.to_string(), "correct the setting it names"),
+        Ok(Some(webhook)) => match webhook.test().await {
+            Ok(()) => report.ok("webhook", "it took the test notice"),
+            Err(what) => report.wrong("webhook", what, "look at KIRO_WEBHOOK_URL and at what listens there"),
+        },
     }
-    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +135,18 @@ impl DoctorReport {
     fn wrong(&mut self, check: &'static str, message: impl Into<String>, cure: impl Into<String>) {
         let (message, cure) = (message.into(), Some(cure.into()));
         self.lines.push(ReportLine { check, account: None, status: LineStatus::Wrong, message, cure });
+    }
+
+    /// Shows the lines. Exit code 1: something is wrong.
+    fn end(&self, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
+        let fine = self.lines.iter().all(|line| line.status != LineStatus::Wrong);
+        if options.get_flag("json") {
+            let checks: Vec<Value> = self.lines.iter().map(ReportLine::json).collect();
+            show_json(&json!({ "ok": fine, "version": env!("CARGO_PKG_VERSION"), "checks": checks }))?;
+        } else {
+            show(&self.text())?;
+        }
+        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn configuration(&mut self, config: &Config, raw: &RawConfig) {
