@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_flapping_account_is_said_once_in_five_minutes_and_its_last_word_comes() {
         let mut notices = Notices::default();
-        let state = |n: u64| if n % 2 == 0 { Condition::Fine } else { Condition::Ejected };
+        let state = |n: u64| if n.is_multiple_of(2) { Condition::Fine } else { Condition::Ejected };
         notices.look(&facts(&[("a", Some(state(0)))]), secs(0), 9);
         let mut said = Vec::new();
         for n in 1..=290 {
