@@ -38,16 +38,19 @@ enum Manner {
     Floods,
 }
 
+/// Path, signature, body.
+type Post = (String, Option<String>, String);
+
 struct Receiver {
     url: String,
-    got: Arc<Mutex<Vec<(String, Option<String>, String)>>>,
+    got: Arc<Mutex<Vec<Post>>>,
 }
 
 impl Receiver {
     async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook/path-secret", listener.local_addr().unwrap());
-        let got: Arc<Mutex<Vec<_>>> = Arc::default();
+        let got: Arc<Mutex<Vec<Post>>> = Arc::default();
         let (kept, place) = (got.clone(), url.clone());
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {

@@ -225,16 +225,9 @@ impl Gateway {
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let ids = shared.ids(&request, &call);
         let meant = shared.meant(&request, &ids, call.account_id.as_deref());
-        let translated = shared
-            .translate(
-                &request,
-                &ids,
-                meant.as_ref(),
-                Variation::default(),
-                None,
-                Naming { lenient: &call.lenient, refused: false },
-            )
-            .map_err(|error| refuse(error, None))?;
+        let naming = Naming { lenient: &call.lenient, refused: false };
+        let translated = shared.translate(&request, &ids, meant.as_ref(), Variation::default(), None, naming);
+        let translated = translated.map_err(|error| refuse(error, None))?;
         tell_unserved(&request_id, &translated);
         shared.tell_passing(&translated.model);
         if call.lenient.model.is_some() && !shared.is_known_name(&client_model) {
@@ -281,12 +274,7 @@ impl Gateway {
             client_model,
             request_id,
             client_request_id: call.client_request_id,
-            facts: Facts {
-                streaming,
-                pinned: call.account_id.is_some(),
-                record: call.record,
-                window: translated.model.window,
-            },
+            facts: Facts { streaming, pinned, record: call.record, window: translated.model.window },
             model: translated.model,
             ignored: translated.ignored,
             account_id: call.account_id,

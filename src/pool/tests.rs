@@ -443,14 +443,15 @@ async fn limits_of_records_hold_and_a_full_queue_is_a_rate_limit_n86() {
     let in_flight = || fixture.pool.accounts().iter().map(|info| info.in_flight).collect::<Vec<_>>();
     assert_eq!(in_flight(), [1, 2]);
     let pool = fixture.pool.clone();
-    let waits = tokio::spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
+    let mut waits = tokio::task::JoinSet::new();
+    waits.spawn(async move { pool.acquire(&Wanted::default(), Instant::now()).await.is_ok() });
     while fixture.pool.counts().waiting == 0 {
         tokio::task::yield_now().await;
     }
     let refused = fixture.pool.acquire(&Wanted::default(), Instant::now()).await.unwrap_err();
     assert_eq!((&refused.why, refused.code()), (&Why::Full, Code::RateLimited), "one place to wait");
     leases.clear();
-    assert!(waits.await.unwrap(), "the one that waits is served");
+    assert!(waits.join_next().await.unwrap().unwrap(), "the one that waits is served");
 
     let without = Fixture::new(&[], &[("a1", r#"{"concurrencyLimit":1,"queueLimit":0}"#)]).await;
     let _held = without.select().unwrap();
