@@ -1,10 +1,10 @@
-// kiro-messages/aiclient in the service as it was seen to behave (N90–N96): names that nobody knows, its health check, an
+// kiro-messages/aiclient in the service as it was seen to behave (N90–N97): names that nobody knows, its health check, an
 // empty pool, addresses of its configuration, requests that leave something out, many streams at once.
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { before, test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
-import { serverBinary } from '../scripts/steps.mjs'
+import { root, serverBinary } from '../scripts/steps.mjs'
 import { dropIn } from './support/drop-in.mjs'
 import { BAD_CREDENTIAL, TYPE } from './support/host.mjs'
 import { ask, drain, events, folder, redis, rejection, simulator, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
@@ -251,6 +251,13 @@ test('a lenient handler takes a request without max_tokens as the adapter does; 
   assert.equal(await sent(), '2000')
   for (const wrong of [0, 'x', 1.5]) assert.equal((await post(host, '/v1/messages', { ...body, max_tokens: wrong })).status, 400)
   for (const lenient of ['yes', 1, null]) assert.throws(() => createKiroHandler({ lenient }), /host.lenient/)
+})
+
+test('500 streams at once through point B: none fails, and it keeps up with kiro-server (N97)', { skip: process.platform !== 'linux' && 'it reads /proc' }, async (t) => {
+  const bench = start(t, process.execPath, ['bench/drop-in.mjs', '--profile', 'debug', '--quick'], { cwd: root })
+  assert.deepEqual(await bench.ended, { code: 0, signal: null }, bench.output)
+  assert.match(bench.output, /failed streams, missing events: 0,/)
+  t.diagnostic(bench.output.trim())
 })
 
 test('an account that our command line adds serves, is lost when the service rewrites its pool, and is brought back (R106)', async (t) => {

@@ -36,7 +36,8 @@ export async function start(house, upstreamPort, binary) {
   ]
 }
 
-async function node(house, name, [script, ...args], env = {}) {
+/** A Node.js process of bench/addon. */
+export async function node(house, name, [script, ...args], env = {}) {
   const child = spawn(process.execPath, [path.join(here, script), ...args], {
     env: { PATH: process.env.PATH, ...env },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
