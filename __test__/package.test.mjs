@@ -1,7 +1,7 @@
 // What a program sees when it loads the package.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { cpSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { test } from 'node:test'
@@ -118,4 +118,47 @@ test('without its binary the package says what is missing and what to do (case 3
   assert.match(message, new RegExp(`kiro-messages-${platform}-${arch}`))
   assert.match(message, /tried: .*kiro-messages-/)
   assert.match(message, /--omit=optional/)
+})
+
+test('where a runtime refuses what the loader asks, the error says what it wants (N74)', (t) => {
+  const copy = folder(t)
+  for (const part of ['package.json', 'index.js', 'lib']) {
+    cpSync(new URL(`../${part}`, import.meta.url), `${copy}/${part}`, { recursive: true })
+  }
+  // As Deno without a permission.
+  writeFileSync(`${copy}/deno.cjs`, `
+    globalThis.Deno = {}
+    const refuse = (what) => () => { throw new Error(\`Requires \${what} access\`) }
+    process.report.getReport = refuse('sys')
+    const { env } = process
+    Object.defineProperty(process, 'env', { value: new Proxy(env, { get: (_, name) => name === 'NAPI_RS_NATIVE_LIBRARY_PATH' ? refuse('env')() : env[name] }) })
+    process.dlopen = refuse('ffi')`)
+  const binary = readdirSync(new URL('../', import.meta.url)).find((name) => name.endsWith('.node'))
+  writeFileSync(`${copy}/${binary}`, '')
+  const run = (...args) => spawnSync(process.execPath, ['-r', './deno.cjs', ...args], { cwd: copy, encoding: 'utf8' })
+  const { stdout, stderr } = run('-e', "try { require('./lib/main.js') } catch (error) { console.log(JSON.stringify([error.code, error.message])) }")
+  assert.equal(stderr, '')
+  const [code, message] = JSON.parse(stdout)
+  assert.equal(code, 'KIRO_BINDING_NOT_FOUND')
+  assert.match(message, /tried: Requires ffi access/)
+  assert.match(message, /Deno loads a native binary only with --allow-ffi/)
+  // The command: a program that may not be started is one line, too.
+  const platform = `kiro-messages-${binary.split('.')[1]}`
+  const server = process.platform === 'win32' ? 'kiro-server.exe' : 'kiro-server'
+  mkdirSync(`${copy}/node_modules/${platform}`, { recursive: true })
+  writeFileSync(`${copy}/node_modules/${platform}/${server}`, '')
+  writeFileSync(`${copy}/refuse.cjs`, "require('node:child_process').spawn = () => { throw new Error('Requires env access') }")
+  const command = run('-r', './refuse.cjs', 'lib/cli.js', 'serve')
+  assert.equal(command.status, 69)
+  assert.match(command.stderr, /^kiro-messages: .*: Requires env access\n$/)
+})
+
+test('docs/platforms.md has every row that npm run test:platforms plays (N74)', () => {
+  const root = new URL('../', import.meta.url)
+  const { stdout } = spawnSync(process.execPath, ['scripts/test-platforms.mjs', '--list'], { cwd: root, encoding: 'utf8' })
+  const page = readFileSync(new URL('docs/platforms.md', root), 'utf8')
+  const [, table] = page.split(/^\|---\|---\|---\|$/m)
+  const rows = [...table.split('\n\n')[0].matchAll(/^\| ([^|]+) \|/gm)].map(([, name]) => name)
+  assert.ok(rows.length > 6)
+  assert.deepEqual(rows, stdout.trim().split('\n'))
 })

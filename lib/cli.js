@@ -42,7 +42,13 @@ function find() {
 function run(file, args) {
   makeExecutable(file)
   // Its texts then name the command that was typed (N72).
-  const child = spawn(file, args, { stdio: 'inherit', detached: !windows, argv0: 'npx kiro-messages' })
+  let child
+  try {
+    child = spawn(file, args, { stdio: 'inherit', detached: !windows, argv0: 'npx kiro-messages' })
+  } catch (error) {
+    // Deno without --allow-env.
+    return unavailable(file, error)
+  }
   const handlers = SIGNALS.map((signal) => {
     // On Windows Ctrl-C reaches every process of the console by itself; here it only must not end this one first.
     const handler = () => {
@@ -51,10 +57,7 @@ function run(file, args) {
     process.on(signal, handler)
     return [signal, handler]
   })
-  child.on('error', (error) => {
-    console.error(`kiro-messages: ${file}: ${error.message}`)
-    process.exitCode = UNAVAILABLE
-  })
+  child.on('error', (error) => unavailable(file, error))
   child.on('exit', (code, signal) => {
     for (const [name, handler] of handlers) process.removeListener(name, handler)
     if (signal === null) process.exitCode = code
@@ -62,6 +65,11 @@ function run(file, args) {
     else if (signal in constants.signals && !windows) process.kill(process.pid, signal)
     else process.exitCode = 1
   })
+}
+
+function unavailable(file, error) {
+  console.error(`kiro-messages: ${file}: ${error.message}`)
+  process.exitCode = UNAVAILABLE
 }
 
 /** Some package managers drop the mode. */

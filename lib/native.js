@@ -26,9 +26,18 @@ function load() {
  * their own.
  */
 function* candidates({ package: wanted, others }) {
-  if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) yield () => require('../index.js')
+  if (isNamed()) yield () => require('../index.js')
   yield () => require(`../${wanted.replace('kiro-messages-', 'kiro-messages.')}.node`)
   for (const name of [wanted, ...others]) yield () => fromPackage(name)
+}
+
+function isNamed() {
+  try {
+    return Boolean(process.env.NAPI_RS_NATIVE_LIBRARY_PATH)
+  } catch {
+    // Deno without --allow-env.
+    return false
+  }
 }
 
 /** Another version's binary may lack functions that lib/ calls, so it is refused (N61). */

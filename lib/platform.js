@@ -22,6 +22,7 @@ function missing({ platform, arch, abi, package: wanted }, what, tried) {
     `${what} for ${platform} ${arch}${libc}: ${wanted} was wanted.`,
     ...tried.map((reason) => `  tried: ${reason}`),
     'What may help:',
+    ...('Deno' in globalThis ? ['  - Deno loads a native binary only with --allow-ffi'] : []),
     `  - installed with --omit=optional or --no-optional? Install again without it, or: npm install ${wanted}`,
     '  - node_modules or lock file from another platform? Remove both and install again on this one.',
     '  - platform not supported? Run kiro-server, or its container image, and talk to it over HTTP.',
@@ -34,9 +35,15 @@ function isMusl() {
   const network = report.excludeNetwork
   // Else it looks up the name of every peer.
   report.excludeNetwork = true
-  const { header, sharedObjects = [] } = report.getReport()
-  report.excludeNetwork = network
-  return !header.glibcVersionRuntime && sharedObjects.some((file) => /ld-musl-|libc\.musl-/.test(file))
+  try {
+    const { header, sharedObjects = [] } = report.getReport()
+    return !header.glibcVersionRuntime && sharedObjects.some((file) => /ld-musl-|libc\.musl-/.test(file))
+  } catch {
+    // Deno asks for a permission (--allow-sys) before it says. Both are tried then.
+    return false
+  } finally {
+    report.excludeNetwork = network
+  }
 }
 
 module.exports = { describe, missing }
