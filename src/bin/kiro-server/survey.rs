@@ -12,7 +12,8 @@ use kiro_messages::pool::Lease;
 use kiro_messages::proto::kiro::catalogue::Catalogue;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
 use kiro_messages::proto::kiro::route::{Call, Shape};
-use serde_json::{Value, json};
+use kiro_messages::proto::kiro::search::SCHEMA;
+use serde_json::Value;
 
 use super::desk::Desk;
 use super::doctor::live::{is_of_the_host, is_of_the_profile, said};
@@ -20,8 +21,6 @@ use super::doctor::probe::ProbeAccount;
 
 /// The whole time of one question.
 const WITHIN: Duration = Duration::from_secs(20);
-/// The schema with which web search is declared to a model.
-const SEARCH_PROPERTIES: [&str; 1] = ["query"];
 
 /// The answers.
 pub struct Survey {
@@ -151,11 +150,11 @@ fn offered(tools: &Value) -> Search {
     Search::Offered(is_declared_as_ours(tool))
 }
 
-/// Whether it has our one property, and that is required.
+/// Whether it has the properties of our declaration (K133), and the same ones are required.
 pub fn is_declared_as_ours(tool: &Value) -> bool {
-    let schema = &tool["inputSchema"];
-    let properties = schema["properties"].as_object().map(|all| all.keys().map(String::as_str).collect::<Vec<_>>());
-    properties.as_deref() == Some(&SEARCH_PROPERTIES[..]) && schema["required"] == json!(SEARCH_PROPERTIES)
+    let (schema, ours) = (&tool["inputSchema"], serde_json::from_str::<Value>(SCHEMA).unwrap_or_default());
+    let names = |of: &Value| of["properties"].as_object().map(|all| all.keys().cloned().collect::<Vec<_>>());
+    names(schema) == names(&ours) && schema["required"] == ours["required"]
 }
 
 fn learned(desk: &Desk, lease: &Lease) -> Vec<String> {
@@ -174,6 +173,8 @@ fn learned(desk: &Desk, lease: &Lease) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
