@@ -131,6 +131,33 @@ async fn the_presets_of_structured_output_play_a177_a178_a179() {
 }
 
 #[tokio::test]
+async fn a_search_behind_a_wrong_answer_forgets_nothing_ts37_ts33() {
+    let world = World::with_tokens(&["s1"], &[]).await;
+    let search = |id: &str| json!({ "name": "web_search", "id": format!("tooluse_{id}"), "input": { "query": id } });
+    let (first, second) = (json!({ "tools": [search("A")] }), json!({ "tools": [search("B")] }));
+    says(&world, json!([first, { "text": "Not so." }, second, { "text": TITLE }]));
+    let tools = json!([{ "type": "web_search_20250305", "name": "web_search" }]);
+    let answer = world.messages(&asked("q", json!({ "tools": tools }))).await;
+    assert_eq!((answer.status, texts(&answer, false)), (200, vec![TITLE.to_owned()]), "{}", answer.text);
+    let stats = world.simulated.control().stats_with_bodies();
+    let last =
+        stats["last"].as_array().unwrap().iter().rfind(|call| call["body"].as_str().unwrap().contains("history"));
+    let body: Value = serde_json::from_str(last.unwrap()["body"].as_str().unwrap()).unwrap();
+    let history = body["conversationState"]["history"].as_array().unwrap();
+    let said: Vec<_> = history
+        .iter()
+        .map(|message| {
+            let message = message.get("userInputMessage").unwrap_or_else(|| &message["assistantResponseMessage"]);
+            message["content"].as_str().unwrap().split(':').next().unwrap()
+        })
+        .collect();
+    assert_eq!(said[..1], ["q"]);
+    assert!(said.contains(&"Not so.") && said.contains(&"Your reply can't be used"), "{said:?}");
+    let current = &body["conversationState"]["currentMessage"]["userInputMessage"]["userInputMessageContext"];
+    assert_eq!(current["toolResults"][0]["toolUseId"], "tooluse_B");
+}
+
+#[tokio::test]
 async fn the_second_answer_may_be_as_long_as_the_first_ts37_m83() {
     let world = World::with_tokens(&["s1"], &[]).await;
     says(&world, json!([{ "text": "It is a nice day today. ".repeat(6) }, { "text": TITLE }]));

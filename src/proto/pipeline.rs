@@ -212,7 +212,7 @@ impl Pipeline {
             Output::Sse => &[],
             Output::SseAndFold(fold) | Output::Fold(fold) => fold.content(),
         };
-        match self.response.take_rejected() {
+        match self.response.rejected() {
             Some(rejected) => rejected.messages(content),
             None => [b"{\"role\":\"assistant\",\"content\":[", content, b"]}"].concat(),
         }

@@ -270,10 +270,8 @@ struct RoundsSoFar {
     taken: usize,
     /// Searches that upstream answered, in all rounds.
     answered: u32,
-    /// A reply wasn't the JSON that was asked for (TS37).
-    rejected: bool,
-    /// That reply, until the next request is made.
-    last_rejected: Option<Rejected>,
+    /// The reply that wasn't the JSON that was asked for (TS37).
+    rejected: Option<Rejected>,
 }
 
 /// A search that the model has called (TS30).
@@ -549,8 +547,10 @@ impl Response {
     /// Bytes that wait behind an open tool or for the outcome of searches.
     pub fn held(&self) -> usize {
         let text = self.held.as_ref().map_or(0, String::len);
+        let rejected = self.rounds.rejected.as_ref().map_or(0, |rejected| rejected.reply.len());
         self.queue.bytes
             + text
+            + rejected
             + self.rounds.searches.iter().map(|call| call.input.len() + QUEUED_OVERHEAD).sum::<usize>()
     }
 

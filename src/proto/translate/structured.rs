@@ -56,19 +56,23 @@ impl PartialEq for AnswerCheck {
 
 impl Eq for AnswerCheck {}
 
-/// A reply that wasn't right, for the next request.
+/// A reply that wasn't right, for the next requests of its message.
 #[derive(Debug)]
 pub struct Rejected {
     /// The reply.
     pub reply: String,
     /// What is wrong with it.
     pub complaint: String,
+    /// Bytes of the blocks in front of it, once they are known.
+    pub at: Option<usize>,
 }
 
 impl Rejected {
-    /// The messages that go behind the client's, as JSON objects with commas between. `content`: the blocks in front of
-    /// the reply.
-    pub fn messages(&self, content: &[u8]) -> Vec<u8> {
+    /// The messages that go behind the client's, as JSON objects with commas between. `content`: the blocks of the
+    /// message, the first time those in front of the reply.
+    pub fn messages(&mut self, content: &[u8]) -> Vec<u8> {
+        let at = *self.at.get_or_insert(content.len());
+        let (content, behind) = content.split_at_checked(at).unwrap_or((content, &[]));
         let complaint: String = self.complaint.chars().take(MAX_COMPLAINT).collect();
         let mut out = b"{\"role\":\"assistant\",\"content\":[".to_vec();
         out.extend_from_slice(content);
@@ -81,6 +85,12 @@ impl Rejected {
         out.extend_from_slice(b"]},{\"role\":\"user\",\"content\":\"");
         json::escape(&format!("Your reply can't be used: {complaint}. Reply again."), &mut out);
         out.extend_from_slice(b"\"}");
+        let behind = behind.strip_prefix(b",").unwrap_or(behind);
+        if !behind.is_empty() {
+            out.extend_from_slice(b",{\"role\":\"assistant\",\"content\":[");
+            out.extend_from_slice(behind);
+            out.extend_from_slice(b"]}");
+        }
         out
     }
 }
@@ -164,7 +174,8 @@ mod tests {
 
     #[test]
     fn the_next_request_holds_the_reply_and_the_complaint_ts37() {
-        let rejected = |reply: &str| Rejected { reply: reply.to_owned(), complaint: "\"a\" is no \"b\"".to_owned() };
+        let complaint = "\"a\" is no \"b\"";
+        let rejected = |reply: &str| Rejected { reply: reply.into(), complaint: complaint.into(), at: None };
         let messages = |reply, content: &[u8]| -> Value {
             serde_json::from_slice(&[b"[", &rejected(reply).messages(content)[..], b"]"].concat()).unwrap()
         };
@@ -174,5 +185,11 @@ mod tests {
         assert_eq!(both[1]["content"], r#"Your reply can't be used: "a" is no "b". Reply again."#);
         assert_eq!(messages("a", b"")[0]["content"], serde_json::json!([text("a")]));
         assert_eq!(messages(" ", b"")[0]["content"], serde_json::json!([text("(empty)")]));
+
+        let mut rejected = rejected("a");
+        let first = rejected.messages(br#"{"type":"text","text":"x"}"#);
+        let third = rejected.messages(br#"{"type":"text","text":"x"},{"type":"text","text":"y"}"#);
+        let behind = br#",{"role":"assistant","content":[{"type":"text","text":"y"}]}"#;
+        assert_eq!(third, [&first[..], behind].concat(), "in the rounds behind it too");
     }
 }

@@ -30,15 +30,14 @@ impl Response {
                 self.put_held(json, sink);
                 None
             }
-            Err(_) if self.rounds.rejected => {
+            Err(_) if self.rounds.rejected.is_some() => {
                 self.state = State::Faulted { started: self.is_started() };
                 Some(Step::Unfit)
             }
             Err(complaint) => {
-                self.rounds.rejected = true;
                 let mut reply = held;
                 reply.truncate(reply.floor_char_boundary(MAX_HELD));
-                self.rounds.last_rejected = Some(Rejected { reply, complaint });
+                self.rounds.rejected = Some(Rejected { reply, complaint, at: None });
                 let counted = self.rounds.counted;
                 let step = self.begin_round();
                 // The reply isn't sent, so the next one may be as long.
@@ -48,9 +47,9 @@ impl Response {
         }
     }
 
-    /// The reply that the next request complains of, once.
-    pub fn take_rejected(&mut self) -> Option<Rejected> {
-        self.rounds.last_rejected.take()
+    /// The reply that the next requests complain of.
+    pub fn rejected(&mut self) -> Option<&mut Rejected> {
+        self.rounds.rejected.as_mut()
     }
 
     fn put_held(&mut self, text: &str, sink: &mut impl Sink) {
