@@ -42,7 +42,7 @@ export interface GatewayOptions {
    */
   tlsKey?: string
   /**
-   * Where accounts live: redis, or file:PATH (JSON, mode 0600) for one machine without Redis.
+   * Where accounts live: redis; file:PATH (JSON, mode 0600) for one machine without Redis; aiclient:configs/provider_pools.json for the pool file of a Node.js service, which is read and never written.
    * Environment: `KIRO_STORE`.
    * @default redis
    */

@@ -1,13 +1,13 @@
 // kiro-messages/aiclient in the service's current line (3.x): a pool file, a registry of adapter classes, plugins, pools with
-// a suffix, `auto` (N81–N85).
+// a suffix, `auto` (N80–N89).
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { before, test } from 'node:test'
-import { createKiroAdapterClass, createKiroHandler } from 'kiro-messages/aiclient'
+import { close, createKiroAdapterClass, createKiroHandler } from 'kiro-messages/aiclient'
 import { TYPE } from './support/host.mjs'
 import { Plugins, PoolFileManager, Registry, home, poolsService } from './support/pools-host.mjs'
-import { ask, events, folder, gateway, simulator, textOf, unique, until, wholeFile } from './support/stack.mjs'
+import { ask, events, folder, gateway, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
 
 const TEAM = `${TYPE}-team`
 const file = wholeFile()
@@ -15,13 +15,19 @@ let sim
 
 before(async () => {
   sim = await simulator(file)
+  // The gateways that the drop-in connects by itself take all but the store from the environment.
+  for (const name of ['KIRO_STORE', 'REDIS_URL', 'REDIS_HOST']) delete process.env[name]
+  Object.assign(process.env, sim.env, { KIRO_ACCOUNT_CACHE_TTL: '100ms', KIRO_LOG_LEVEL: 'off' })
 })
 
 /** The service with both drop-in points, as docs/drop-in.md has them for this line. */
 async function stage(t, pools, { config, lends, gate } = {}) {
   const stage = { registry: new Registry(), plugins: new Plugins() }
   // Before the folder goes.
-  t.after(() => stage.manager.written())
+  t.after(async () => {
+    await close({ graceMs: 0 })
+    await stage.manager.written()
+  })
   stage.place = home(t, pools)
   stage.manager = new PoolFileManager(stage.place.file)
   const { place, plugins } = stage
@@ -183,3 +189,149 @@ test('limits of an account hold at both points together, and a full queue answer
   }
   await until(() => gate.accounts()[0].inFlight === 0, 'all to end')
 })
+
+/** A token file without the three values that a refresh may change. */
+const withoutTokens = (text) => text.replace(/("(?:accessToken|refreshToken|expiresAt)": )"[^"]*"/g, '$1""')
+
+test('the pool file is found by the service’s configuration; each pool is served by its own accounts (N80, N81)', async (t) => {
+  const [plain, team, suspended] = [unique('ok'), unique('ok'), unique('suspended')]
+  const { host, place, manager } = await stage(t, { [TYPE]: [plain], [TEAM]: [team], [`${TYPE}-b`]: [suspended], 'openai-custom': [] })
+  const others = place.read()
+  for (const [provider, token] of [[TYPE, plain], [TEAM, team]]) {
+    assert.equal(textOf(await read(await post(host, stream({ text: provider }), `/${provider}/v1/messages`))), provider)
+    assert.equal((await sim.stats()).calls_by_token[token], 1)
+    await until(() => manager.calls.length > 0, 'the pool manager to be told')
+    assert.deepEqual(methods(manager), [['markProviderHealthy', provider, place.ids[provider][0]]])
+  }
+  const refused = await post(host, stream({ text: 'x' }), `/${TYPE}-b/v1/messages`)
+  assert.notEqual(refused.status, 200)
+  const { calls_by_token: calls } = await sim.stats()
+  assert.deepEqual([calls[plain], calls[team]], [1, 1], 'no account of another pool')
+  await until(() => manager.calls.length > 0, 'the mark')
+  assert.deepEqual(methods(manager), [['markProviderUnhealthyImmediately', `${TYPE}-b`, place.ids[`${TYPE}-b`][0]]])
+  await manager.written()
+  const now = place.read()
+  assert.deepEqual(Object.keys(now), Object.keys(others))
+  assert.deepEqual([TYPE, TEAM, `${TYPE}-b`].map((type) => now[type][0].usageCount), [1, 1, 0])
+  assert.match(now[`${TYPE}-b`][0].lastErrorMessage, /^ejected: /)
+})
+
+test('with Redis in the configuration or the environment, or a store named there, the pool file is left alone (N80)', async (t) => {
+  const place = home(t, { [TYPE]: [unique('ok')] })
+  const program = (config) => `
+    import { createKiroAdapter, close } from 'kiro-messages/aiclient'
+    process.chdir(${JSON.stringify(place.root)})
+    const config = { uuid: ${JSON.stringify(place.ids[TYPE][0])}, PROVIDER_POOLS_FILE_PATH: 'configs/provider_pools.json', ...${JSON.stringify(config)} }
+    const adapter = createKiroAdapter(config)
+    process.chdir('/')
+    const said = adapter.generateContent('claude-sonnet-4-6', ${JSON.stringify(ask({ text: 'x' }))})
+    console.log(await said.then(() => 'served', ({ code }) => code))
+    await close()
+    process.exit(0)`
+  const run = async (config, env = {}) => {
+    const more = { ...sim.env, KIRO_STORE_WAIT: '200ms', KIRO_LOG_LEVEL: 'off', ...env }
+    const child = start(t, process.execPath, ['--input-type=module', '-e', program(config)], { cwd: import.meta.dirname, env: more })
+    await child.ended
+    return child.output.trim()
+  }
+  const nowhere = { host: '127.0.0.1', port: 1 }
+  const seen = await Promise.all([
+    run({}), run({ redis: { ...nowhere, enabled: false } }), run({ redis: nowhere }), run({}, { REDIS_URL: 'redis://127.0.0.1:1' }), run({}, { KIRO_STORE: `aiclient:${place.file}` }),
+  ])
+  assert.deepEqual(seen, ['served', 'served', 'KIRO_STORE_UNAVAILABLE', 'KIRO_STORE_UNAVAILABLE', 'served'])
+})
+
+test('an account that the UI adds, disables or resets is served so, and one that rested comes back by itself (N80, N89)', async (t) => {
+  process.env.KIRO_HEALTH_COOLDOWN = '300ms'
+  t.after(() => delete process.env.KIRO_HEALTH_COOLDOWN)
+  const token = unique('ok')
+  const { host, place, manager, registry } = await stage(t, { [TYPE]: [token] })
+  const [first] = place.ids[TYPE]
+  const ok = async (text) => assert.equal(textOf(await read(await post(host, stream({ text })))), text)
+  await ok('one')
+  await sim.script({ token, scenarios: ['429'] })
+  assert.equal((await post(host, stream({ text: 'x' }))).status, 429)
+  await until(() => manager.find(TYPE, first).isHealthy === false, 'the mark')
+  await until(async () => (await post(host, stream({ text: 'again' }))).status === 200, 'it to come back')
+  await until(() => manager.find(TYPE, first).isHealthy === true, 'the host to hear of it')
+  // The service's own mark doesn't keep it away for good either.
+  manager.markProviderUnhealthyImmediately(TYPE, { uuid: first }, 'Refresh failed: once')
+  await manager.written()
+  await until(async () => (await post(host, stream({ text: 'healed' }))).status === 200, 'it to come back')
+  await until(() => manager.find(TYPE, first).isHealthy === true, 'the host to hear of it')
+
+  const added = unique('ok')
+  const record = place.add([added], TYPE)
+  manager.add(TYPE, record)
+  await manager.written()
+  const answer = await registry.adapter({ ...record, MODEL_PROVIDER: TYPE }).generateContent('claude-sonnet-4-6', ask({ text: 'at once' }))
+  assert.equal(answer.content[0].text, 'at once')
+  manager.edit(TYPE, first, { isDisabled: true })
+  await manager.written()
+  await sleep(400)
+  await ok('by the new one')
+  assert.equal((await sim.stats()).calls_by_token[added], 2)
+})
+
+test('a stream from before a mark counts once and does not heal (N89, R28)', async (t) => {
+  const token = unique('ok')
+  const { host, place, manager } = await stage(t, { [TYPE]: [token] })
+  const [id] = place.ids[TYPE]
+  const long = await post(host, stream({ steps: [{ text: 'a' }, { wait_ms: 1000 }, { text: 'b' }], usage: true }))
+  await sim.script({ token, scenarios: ['429'] })
+  assert.equal((await post(host, stream({ text: 'x' }))).status, 429)
+  await until(() => manager.calls.length > 0, 'the mark')
+  assert.deepEqual(methods(manager), [['markProviderUnhealthyImmediately', TYPE, id]])
+  assert.equal(textOf(await read(long)), 'ab')
+  await until(() => manager.find(TYPE, id).usageCount === 1, 'the bare count')
+  assert.deepEqual([methods(manager), manager.find(TYPE, id).isHealthy], [[], false])
+  manager.edit(TYPE, id, {})
+  await manager.written()
+  assert.equal(place.read()[TYPE][0].usageCount, 1)
+})
+
+test('200 streams at once: counts exact, one refresh for each token, unknown members byte-equal, no account stuck (N80, N89)', { timeout: 120_000 }, async (t) => {
+  const rejected = () => unique('401')
+  const { host, place, manager } = await stage(t, { [TYPE]: Array.from({ length: 6 }, rejected), [TEAM]: [rejected(), rejected()], 'openai-custom': [] })
+  const before = place.read()
+  const records = [TYPE, TEAM].flatMap((type) => before[type].map((record) => ({ type, record, text: place.token(record) })))
+  const one = async (n) => {
+    const type = n % 4 === 3 ? TEAM : TYPE
+    const text = `stream ${n} wörds`
+    const body = stream({ text, pieces: 5, gap_ms: 20 })
+    // Every fifth through the converters, and so by the adapters.
+    const path = n % 5 === 4 ? 'chat/completions' : 'messages'
+    const answer = await post(host, body, `/${type}/v1/${path}`)
+    const bytes = Buffer.from(await answer.arrayBuffer())
+    assert.equal(answer.status, 200, bytes.toString())
+    const said = path === 'messages' ? textOf(events(bytes)) : chat(bytes.toString())
+    assert.equal(said, text)
+    return type
+  }
+  const types = await Promise.all(Array.from({ length: 200 }, (_, n) => one(n)))
+  const counted = (type) => manager.providerPools[type].reduce((sum, { usageCount }) => sum + usageCount, 0)
+  for (const type of [TYPE, TEAM]) {
+    await until(() => counted(type) === types.filter((one) => one === type).length, `the counts of ${type}: ${counted(type)}`)
+  }
+  await sleep(300)
+  await manager.written()
+  const after = place.read()
+  const fields = ({ uuid, customName, KIRO_OAUTH_CREDS_FILE_PATH, isDisabled, checkHealth }) => ({ uuid, customName, KIRO_OAUTH_CREDS_FILE_PATH, isDisabled, checkHealth })
+  const { refresh_calls: refreshes } = await sim.stats()
+  for (const { type, record, text } of records) {
+    const now = after[type].find(({ uuid }) => uuid === record.uuid)
+    assert.deepEqual(fields(now), fields(record))
+    assert.deepEqual([now.isHealthy, now.errorCount, now.usageCount > 0], [true, 0, true], record.uuid)
+    assert.equal(refreshes[`refresh-${record.uuid}`], 1, 'one refresh')
+    const written = readFileSync(place.tokenFile(record), 'utf8')
+    assert.notEqual(written, text)
+    assert.equal(withoutTokens(written), withoutTokens(text))
+  }
+  assert.equal(counted(TYPE) + counted(TEAM), 200)
+})
+
+/** The text of chunks of OpenAI's protocol. */
+function chat(sse) {
+  const lines = sse.split('\n').filter((line) => line.startsWith('data: {'))
+  return lines.map((line) => JSON.parse(line.slice('data: '.length)).choices[0].delta.content ?? '').join('')
+}

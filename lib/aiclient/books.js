@@ -2,7 +2,7 @@
 
 /** Keeps the host's books: outcomes and refreshed tokens of a gateway, told to its pool manager (N18, N19). */
 
-const { recordBy } = require('../gateway.js')
+const { nativeOf, recordBy } = require('../gateway.js')
 const { poolManagerOf, found, call, complain } = require('./pool.js')
 const { TYPE } = require('./shared.js')
 
@@ -63,7 +63,7 @@ class Books {
     switch (outcome.kind) {
       case 'success':
         // The pool manager would heal a mark that is newer than the request. The gateway writes the bare count (R28).
-        if (!outcome.heals) return false
+        if (!outcome.heals) return this.#counts(known.entry)
         return call(manager, 'markProviderHealthy', type, account)
       case 'ejected':
         if (!call(manager, 'markProviderUnhealthyImmediately', type, account, outcome.message)) return false
@@ -77,6 +77,18 @@ class Books {
         // A merely counted failure: the pool manager is not told, the gateway counts.
         return false
     }
+  }
+
+  /**
+   * The bare count where the gateway can't write it: the pool file is the host's, which writes it from memory with its
+   * next change (N89). False: the gateway writes.
+   */
+  #counts(entry) {
+    const gateway = this.#gateway.deref()
+    if (gateway === undefined || nativeOf(gateway).writesAccounts()) return false
+    const record = entry.uuid === undefined ? entry.config : entry
+    record.usageCount = (Number(record.usageCount) || 0) + 1
+    return true
   }
 
   #refreshed(uuid) {

@@ -382,6 +382,12 @@ impl KiroGateway {
         Ok(())
     }
 
+    /// For kiro-messages/aiclient: whether account records can be written; else they are the host's alone (R99).
+    #[napi(catch_unwind, skip_typescript)]
+    pub fn writes_accounts(&self) -> Result<bool> {
+        Ok(!matches!(self.gateway()?.config().store, StoreKind::Aiclient(_)))
+    }
+
     /// JavaScript has a `recordOutcome` from now on.
     #[napi(catch_unwind, skip_typescript)]
     pub fn record_outcomes(&self) -> Result<()> {

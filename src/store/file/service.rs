@@ -41,6 +41,8 @@ pub struct ServiceStore {
 struct Service {
     /// The path as it was named, made absolute.
     path: PathBuf,
+    /// The one list that is read (N80); none: all of Kiro's.
+    only: Option<String>,
     /// Relative paths of token files begin here (R83).
     root: PathBuf,
     status: watch::Sender<Status>,
@@ -103,13 +105,15 @@ struct ServiceToken {
 impl ServiceStore {
     /// Reads the file once, so that the status is known when this returns.
     pub(in crate::store) async fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = std::path::absolute(path).map_err(|error| {
+        let (path, only) = one_list(path);
+        let path = std::path::absolute(&path).map_err(|error| {
             StoreError::new(StoreErrorKind::Config, format!("{}: {}", path.display(), error.kind()))
         })?;
         let root = record::import::service_root(&path, None);
         let store = Self {
             inner: Arc::new(Service {
                 path,
+                only,
                 root,
                 status: watch::Sender::new(Status::Connecting(None)),
                 latency: Latency::default(),
@@ -328,7 +332,8 @@ impl Service {
         let json = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
         let file = Object::parse(json, FILE).map_err(|error| of_this(place(json, error)))?;
         let mut pool = ServicePool::default();
-        let lists = file.members().filter(|(name, _)| is_service_list(name));
+        let is_read = |name: &str| self.only.as_deref().map_or_else(|| is_service_list(name), |only| name == only);
+        let lists = file.members().filter(|(name, _)| is_read(name));
         for (name, list) in lists {
             for (at, record) in list.elements().unwrap_or_default().into_iter().enumerate() {
                 let raw = record.raw().as_bytes();
@@ -521,6 +526,14 @@ impl Clone for TokenPlace {
             Self::Inline(record) => Self::Inline(record.clone()),
             Self::Nowhere(why) => Self::Nowhere(why.clone()),
         }
+    }
+}
+
+/// `PATH#claude-kiro-oauth-team`: that list alone, for a host whose pools stay apart (N80).
+fn one_list(path: &Path) -> (PathBuf, Option<String>) {
+    match path.to_str().and_then(|text| text.rsplit_once('#')) {
+        Some((file, name)) if is_service_list(name) => (file.into(), Some(name.to_owned())),
+        _ => (path.to_owned(), None),
     }
 }
 
