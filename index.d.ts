@@ -349,6 +349,22 @@ export interface GatewayOptions {
    */
   profileAddr?: string
   /**
+   * Gets a small JSON POST when an account is ejected, suspended, out of quota, suspicious or back, and for the pool, the client version and the store. An http:// or https:// URL.
+   * Environment: `KIRO_WEBHOOK_URL`.
+   */
+  webhookUrl?: string
+  /**
+   * Signs these notices: x-webhook-signature is sha256= and the HMAC-SHA-256 of the body in hex.
+   * Environment: `KIRO_WEBHOOK_SECRET`.
+   */
+  webhookSecret?: string
+  /**
+   * Send a notice when fewer accounts than this can serve; 0: only when none can.
+   * Environment: `KIRO_WEBHOOK_MIN_ACCOUNTS`.
+   * @default 0
+   */
+  webhookMinAccounts?: number
+  /**
    * Folder for failed requests as files: prompts included, tokens taken out. The newest 100 are kept, at most 256 MiB.
    * Environment: `KIRO_DEBUG_DUMP_DIR`.
    */

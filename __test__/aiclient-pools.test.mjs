@@ -1,5 +1,5 @@
 // kiro-messages/aiclient in the service's current line (3.x): a pool file, a registry of adapter classes, plugins, pools with
-// a suffix, `auto` (N80–N89).
+// a suffix, `auto` (N80–N86, N89).
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'

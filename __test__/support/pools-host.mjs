@@ -1,4 +1,4 @@
-// The current line of the existing Node.js service (3.x), as far as contract/node.md describes it (N80–N89): no Redis, a
+// The current line of the existing Node.js service (3.x), as far as contract/node.md describes it (N80–N86, N89): no Redis, a
 // pool file that its pool manager owns and rewrites whole, adapters by a registry of classes, plugins, pools with a suffix,
 // `auto`. Nothing here knows what is behind the two drop-in points.
 import assert from 'node:assert/strict'
