@@ -59,7 +59,10 @@ test('examples/drop-in.mjs', async (t) => {
     await until(() => child.output.includes('was used') && child.output.includes('a plugin counts one request'))
     const answer = await (await post(url.replace('messages', 'chat/completions'), { ...ask({ text: 'as an object' }), max_tokens: undefined })).json()
     assert.equal(answer.choices[0].message.content, 'as an object')
-    const refused = await post(url.replace('messages', 'chat/completions'), { model: 'gpt-4o', messages: [{ role: 'user', content: 'x' }] })
+    // N90: a client whose model can't be changed gets the service's default one.
+    const other = await post(url.replace('messages', 'chat/completions'), { model: 'gpt-4o', messages: [{ role: 'user', content: 'x' }] })
+    assert.equal(other.status, 200)
+    const refused = await post(url.replace('messages', 'chat/completions'), { model: 'gpt-4o', messages: [] })
     assert.equal(refused.status, 400)
   })
   assert.equal(output.match(/was used/g).length, 1, 'what the adapter does is the service’s to record')

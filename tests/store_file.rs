@@ -419,7 +419,9 @@ fn a_process_case_45() {
                         UnsavedToken { key: key.clone(), base, replaces: vec![Fingerprint::of(&used)], entries };
                     if let Ok(saved) = store.save_token(&unsaved).await {
                         assert!(matches!(saved, Saved::Written(_)), "{saved:?}");
-                        writeln!(said.lock().unwrap(), "{} {next}", key.id()).unwrap();
+                        // One write: a kill cuts no line that the next process would continue.
+                        let line = format!("{} {next}\n", key.id());
+                        said.lock().unwrap().write_all(line.as_bytes()).unwrap();
                     }
                 }
             }));
