@@ -653,7 +653,7 @@ impl Pool {
     }
 
     /// Ends the background task and writes everything pending, for at most `within` (R33). Returns what could not be
-    /// written. Leases stay valid, but nothing writes their reports any more.
+    /// written. Then the pool touches no file of its store any more. Leases stay valid, but nothing writes their reports any more.
     pub async fn close(&self, within: Duration) -> Pending {
         self.0.stop.cancel();
         self.0.tasks.close();
@@ -661,7 +661,11 @@ impl Pool {
         if tokio::time::timeout_at(deadline, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("the pool's background task hangs");
         }
-        self.0.writer.flush(deadline.saturating_duration_since(Instant::now())).await
+        let pending = self.0.writer.flush(deadline.saturating_duration_since(Instant::now())).await;
+        if tokio::time::timeout_at(deadline, self.0.store.idle()).await.is_err() {
+            tracing::warn!("work on the store's file goes on: another process holds its lock");
+        }
+        pending
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -19,9 +19,12 @@ use kiro_messages::store::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+#[path = "support/modes.rs"]
+mod modes;
 #[path = "support/records.rs"]
 mod records;
 
+use modes::{assert_mode, set_mode};
 use records::*;
 
 fn nameless(id: &str, token: &str) -> NewAccount {
@@ -39,26 +42,6 @@ fn file(name: &str, text: &str) -> (TempDir, PathBuf) {
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     set_mode(path, 0o600);
-}
-
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[cfg(unix)]
-fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &Path, _: u32) {}
-
-#[cfg(not(unix))]
-fn mode(_: &Path) -> u32 {
-    0o600
 }
 
 fn read(path: &Path) -> String {
@@ -81,7 +64,7 @@ async fn records_are_patched_inside_the_file_case_01_case_02_case_03_case_04_cas
         let store = open(&path).await;
         record(&store, std::iter::repeat_n(success(), count)).await;
         assert_eq!(read(&path), around(after), "case {case}");
-        assert_eq!(mode(&path), 0o600);
+        assert_mode(&path, 0o600);
     }
 }
 
@@ -190,7 +173,7 @@ async fn a_missing_file_is_an_empty_pool_and_add_creates_it_r63() {
         read(&path),
         r#"{"accounts":{"a1":{"uuid":"a1","KIRO_TOKEN_FILE_PATH":"redis:tokens:claude-kiro-oauth:a1","checkModel":"kiro","isHealthy":true,"usageCount":0,"errorCount":0,"addedAt":"2026-11-23T10:00:00.000Z"}},"tokens":{"a1":{"refreshToken":"r"}}}"#
     );
-    assert_eq!(mode(&path), 0o600);
+    assert_mode(&path, 0o600);
     assert_eq!(store.status(), Status::Connected);
     let again = store.add_account(&nameless("a2", r#"{"refreshToken":"r"}"#)).await.unwrap();
     assert_eq!(again, Added::Duplicate { id: "a1".into() });
@@ -213,7 +196,7 @@ async fn a_symbolic_link_is_followed_and_stays_r64() {
     record(&store, [success()]).await;
     assert!(second.is_symlink() && first.is_symlink() && !path.is_symlink());
     assert!(read(&path).contains("usageCount"));
-    assert_eq!(mode(&path), 0o600);
+    assert_mode(&path, 0o600);
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with("tmp")), "{left:?}");
 }
@@ -368,6 +351,25 @@ fn writes_that_wait_for_the_lock_do_not_delay_reads_r66() {
     });
 }
 
+/// Whoever closed a gateway may remove its folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_caller_are_waited_for_at_the_end_r63() {
+    let (folder, path) = file("pool.json", &pool(TOKEN));
+    let lock = std::fs::File::create(folder.path().join("pool.json.lock")).unwrap();
+    lock.lock().unwrap();
+    let store = open(&path).await;
+    let token = refreshed(&TokenKey::of("a1"), TOKEN.as_bytes());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(50), store.save_token(&token)).await.is_err(),
+        "the lock is held"
+    );
+    let mut idle = std::pin::pin!(store.idle());
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut idle).await.is_err(), "it isn't written yet");
+    drop(lock);
+    idle.await;
+    assert!(read(&path).contains("\"new\""), "{}", read(&path));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn marks_are_written_at_once_and_counters_with_others_r66() {
     let (_folder, path) = file("pool.json", r#"{"accounts":{"a1":{},"a2":{}}}"#);
@@ -470,7 +472,7 @@ fn writers_that_die_lose_nothing_case_45() {
                 let text = std::fs::read(&path).unwrap();
                 let value: serde_json::Value = serde_json::from_slice(&text).expect("valid JSON at every moment");
                 assert_eq!(value["tokens"].as_object().unwrap().len(), PROCESSES * WRITERS);
-                assert_eq!(mode(&path), 0o600);
+                assert_mode(&path, 0o600);
                 reads.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -551,7 +553,8 @@ async fn an_ide_file_is_refreshed_in_place_case_46() {
     let Saved::Written(saved) = store.save_token(&refreshed(&key, &base)).await.unwrap() else { panic!("not written") };
     let expected = IDE_FILE.replace("\"old\"", "\"new\"").replace("refresh-1", "refresh-2").replace("T10:", "T11:");
     assert_eq!(read(&path), expected);
-    assert_eq!((read(&sibling).as_str(), mode(&path)), (SIBLING, 0o600));
+    assert_eq!(read(&sibling), SIBLING);
+    assert_mode(&path, 0o600);
     assert_eq!(store.read_token(&key, t0()).await.unwrap().unwrap(), saved);
 
     // Somebody logged in anew in the IDE: the record shows it, and a refresh of the old token doesn't undo it.

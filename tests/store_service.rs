@@ -2,7 +2,7 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,6 +16,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
+#[path = "support/modes.rs"]
+mod modes;
 #[path = "support/records.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod records;
@@ -24,6 +26,7 @@ mod records;
 #[path = "store_service/server.rs"]
 mod server;
 
+use modes::{assert_mode, set_mode};
 use records::*;
 
 /// A token file as the service writes it, in camelCase, with members that we don't know.
@@ -225,7 +228,8 @@ async fn a_refresh_is_written_into_the_token_file_in_its_own_spelling_r98() {
             .replace("2026-11-23T10:00:00.000Z", ends)
             .replace("1767225600000", ends);
         assert_eq!(here.read("configs/kiro/t.json"), expected);
-        assert_eq!(mode(&here.path("configs/kiro/t.json")), 0o640, "the service may run as another user");
+        // The service may run as another user.
+        assert_mode(&here.path("configs/kiro/t.json"), 0o640);
         assert_eq!(store.read_token(&key, t0()).await.unwrap().unwrap(), saved);
         assert_eq!(here.read("configs/provider_pools.json"), one("configs/kiro/t.json"));
 
@@ -453,24 +457,4 @@ async fn the_services_own_client_key_is_used_r107() {
     assert_eq!(store.client_key().await.unwrap_err().kind(), StoreErrorKind::Broken);
     let secret = store.id_secret("fresh").await.unwrap();
     assert_eq!(here.open().await.id_secret("another").await.unwrap(), secret);
-}
-
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[cfg(unix)]
-fn mode(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &Path, _: u32) {}
-
-#[cfg(not(unix))]
-fn mode(_: &Path) -> u32 {
-    0o640
 }

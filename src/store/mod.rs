@@ -565,6 +565,15 @@ impl Store {
         }
     }
 
+    /// Resolves when this store touches no file any more: calls whose callers are gone run to their end (R63).
+    pub async fn idle(&self) {
+        match self {
+            Self::Redis(_) => {}
+            Self::File(store) => store.idle().await,
+            Self::Service(store) => store.idle().await,
+        }
+    }
+
     /// How long the store's commands took, for the metrics.
     pub fn latency(&self) -> &Latency {
         either!(self, store => store.latency())

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use super::{
     Added, Cas, Change, KnownLogins, Latency, Lock, LockHandle, NewAccount, RawAccount, Status, StoreError,
@@ -51,7 +52,7 @@ struct Inner {
     /// The path as it was named, made absolute.
     path: PathBuf,
     status: watch::Sender<Status>,
-    latency: Latency,
+    desk: Desk,
     tickets: AtomicU64,
     /// One change at a time in this process; among processes the lock file decides. Waiting takes no thread: while
     /// another process holds the lock file, the threads for blocking work (reads, host names) must not run out.
@@ -68,6 +69,35 @@ struct Inner {
     /// The last write failed: reads alone don't make the store whole again (R66).
     cannot_write: AtomicBool,
     owner: Owner,
+}
+
+/// The work on a store's files. It may block, so it runs on threads for that, to its end even when its caller is gone.
+#[derive(Default)]
+struct Desk {
+    running: TaskTracker,
+    latency: Latency,
+}
+
+impl Desk {
+    /// Does work on `inner`, timed.
+    async fn run<I: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        inner: &Arc<I>,
+        work: impl FnOnce(&I) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(inner);
+        let started = Instant::now();
+        let done = self.running.spawn_blocking(move || work(&inner)).await;
+        let result = done.unwrap_or_else(|_| Err(StoreError::away("the work on the file was given up")));
+        self.latency.observe(started.elapsed(), result.is_ok());
+        result
+    }
+
+    /// Resolves when nothing runs.
+    async fn idle(&self) {
+        self.running.close();
+        self.running.wait().await;
+    }
 }
 
 /// The program that a file belongs to.
@@ -172,7 +202,12 @@ impl FileStore {
     }
 
     pub(super) fn latency(&self) -> &Latency {
-        &self.inner.latency
+        &self.inner.desk.latency
+    }
+
+    /// Resolves when no work on the file runs.
+    pub(super) async fn idle(&self) {
+        self.inner.desk.idle().await;
     }
 
     pub(super) fn pool_name(&self) -> String {
@@ -345,17 +380,11 @@ impl FileStore {
         .await
     }
 
-    /// Runs blocking work on a thread for it, and notes its result in the status.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        let started = Instant::now();
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
-        let result = done.unwrap_or_else(|_| Err(StoreError::away("the work on the file was given up")));
-        self.inner.latency.observe(started.elapsed(), result.is_ok());
-        result
+        self.inner.desk.run(&self.inner, work).await
     }
 
     /// As [`FileStore::run`], for work that changes the file.
@@ -377,7 +406,7 @@ impl Inner {
         Self {
             path,
             status: watch::Sender::new(Status::Connecting(None)),
-            latency: Latency::default(),
+            desk: Desk::default(),
             tickets: AtomicU64::new(0),
             changing: Arc::default(),
             waiting: Mutex::default(),
@@ -682,7 +711,7 @@ impl Inner {
             tokio::time::sleep(LOOK_AGAIN).await;
             let inner = Arc::clone(&self);
             let one_at_a_time = Arc::clone(&self.changing).lock_owned().await;
-            let looked = tokio::task::spawn_blocking(move || {
+            let looked = self.desk.running.spawn_blocking(move || {
                 let _one_at_a_time = one_at_a_time;
                 // The status holds an error.
                 let _still_away = if inner.cannot_write.load(Ordering::SeqCst) {

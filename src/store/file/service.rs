@@ -14,12 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::content::{FILE, place};
 use super::{
-    Added, Cas, Change, Content, Inner, Latency, Lock, LockHandle, NewAccount, Owner, RawAccount, Status, StoreError,
-    StoreErrorKind, Tickets, TokenKey, broken, disk, id_secret,
+    Added, Cas, Change, Content, Desk, Inner, Latency, Lock, LockHandle, NewAccount, Owner, RawAccount, Status,
+    StoreError, StoreErrorKind, Tickets, TokenKey, broken, disk, id_secret,
 };
 use crate::files::Stamp;
 use crate::proto::record::import::{Place, inline, is_service_list, place_of_record};
@@ -46,7 +45,7 @@ struct Service {
     /// Relative paths of token files begin here (R83).
     root: PathBuf,
     status: watch::Sender<Status>,
-    latency: Latency,
+    desk: Desk,
     tickets: AtomicU64,
     /// Only one call reads a changed file; the others wait for its result.
     renewing: Mutex<()>,
@@ -116,7 +115,7 @@ impl ServiceStore {
                 only,
                 root,
                 status: watch::Sender::new(Status::Connecting(None)),
-                latency: Latency::default(),
+                desk: Desk::default(),
                 tickets: AtomicU64::new(0),
                 renewing: Mutex::default(),
                 seen: Mutex::default(),
@@ -132,7 +131,11 @@ impl ServiceStore {
     }
 
     pub(in crate::store) fn latency(&self) -> &Latency {
-        &self.inner.latency
+        &self.inner.desk.latency
+    }
+
+    pub(in crate::store) async fn idle(&self) {
+        self.inner.desk.idle().await;
     }
 
     pub(in crate::store) fn pool_name(&self) -> String {
@@ -265,17 +268,11 @@ impl ServiceStore {
         Err(self.inner.refused())
     }
 
-    /// Runs blocking work on a thread for it.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Service) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        let started = Instant::now();
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
-        let result = done.unwrap_or_else(|_| Err(StoreError::away("the work on the file was given up")));
-        self.inner.latency.observe(started.elapsed(), result.is_ok());
-        result
+        self.inner.desk.run(&self.inner, work).await
     }
 }
 
