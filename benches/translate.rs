@@ -40,6 +40,7 @@ fn context() -> Context<'static> {
         cache_limit: MAX_CACHE_POINTS,
         ids: &IDS,
         replay: Replay::Everything,
+        source: None,
         pictures: None,
         leave_out: LeaveOut::default(),
         other_model_id: false,

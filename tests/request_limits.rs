@@ -33,6 +33,7 @@ fn context() -> Context<'static> {
         cache_limit: MAX_CACHE_POINTS,
         ids: &IDS,
         replay: Replay::Everything,
+        source: None,
         pictures: None,
         leave_out: LeaveOut::default(),
         other_model_id: false,
@@ -90,6 +91,35 @@ fn the_number_of_messages_is_bounded_m13() {
     let all = run(messages(100_000).as_bytes()).unwrap().body.render(&Q);
     assert_eq!(all.iter().filter(|&&byte| byte == b'x').count(), 100_000);
     assert_eq!(refusal(messages(100_001).as_bytes()), "messages: at most 100000");
+}
+
+/// Every place of a request that can hold a long text.
+#[test]
+fn long_texts_are_slices_of_the_clients_body_k121_tr4() {
+    let long = |letter: &str| letter.repeat(50_000);
+    // Escapes that TR4 spells in another way, far apart.
+    let odd = format!(r"{}\u003c{}\/{}\n", long("a"), long("é"), long("c"));
+    let input = format!(r#"{{"path" : "/x", "content":"{odd}"}}"#);
+    let schema =
+        format!(r#"{{"type":"object","properties":{{"p":{{"type":"string","description":"{}"}}}}}}"#, long("s"));
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"system":"{odd}","tools":[{{"name":"f","input_schema":{schema}}}],
+        "messages":[{{"role":"user","content":[{{"type":"text","text":"{odd}"}},
+        {{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{image}"}}}}]}},
+        {{"role":"assistant","content":[{{"type":"tool_use","id":"t1","name":"f","input":{input}}}]}},
+        {{"role":"user","content":[{{"type":"tool_result","tool_use_id":"t1","content":"{odd}"}}]}}]}}"#,
+        image = "iVBORw0KGgo".to_owned() + &"A".repeat(49_989),
+    );
+    let body = bytes::Bytes::from(body);
+    let request = Request::parse(&body, Purpose::Messages).unwrap();
+    let sliced = translate(&request, &Context { source: Some(&body), ..context() }).unwrap().body;
+    let whole = translate(&request, &context()).unwrap().body;
+    let form = Form { profile_arn: Some("arn"), ..Q };
+    assert_eq!(sliced.render(&form), whole.render(&form), "a byte differs upstream");
+    assert!(whole.copied(&body) > 700_000 && sliced.copied(&body) < 4_000, "{}", sliced.copied(&body));
+    let parts = sliced.parts(&form);
+    assert_eq!(parts.concat(), whole.render(&form));
+    assert_eq!(parts.segments().count(), (0..).map_while(|place| parts.segment(place)).count());
 }
 
 #[test]

@@ -43,7 +43,7 @@ async fn ask(upstream: &Upstream, url: &str, proxy: Option<&str>, body: Bytes) -
         token_type: None,
         proxy: proxy.map(str::to_owned),
     };
-    let mut answer = upstream.generate(&target, vec![body, Bytes::from_static(b"{}")]).await?;
+    let mut answer = upstream.generate(&target, vec![body, Bytes::from_static(b"{}")].into()).await?;
     let mut read = Vec::new();
     while let Some(chunk) = poll_fn(|cx| answer.poll_chunk(cx)).await {
         read.extend_from_slice(&chunk.map_err(|_| Fault::network("cut"))?);

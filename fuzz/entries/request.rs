@@ -53,6 +53,7 @@ pub fn check(request: &Request<'_>) -> Value {
         cache_limit: MAX_CACHE_POINTS,
         ids: &IDS,
         replay: Replay::Everything,
+        source: None,
         pictures: None,
         leave_out: LeaveOut::default(),
         other_model_id: false,

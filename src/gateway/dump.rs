@@ -22,6 +22,7 @@ use serde::Serialize;
 use super::budget::{ByteBudget, ByteShare};
 use crate::error::{Code, Error};
 use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::request::Parts;
 use crate::proto::said::{KnownSecrets, without_tokens};
 use crate::secret::Secret;
 
@@ -55,7 +56,7 @@ pub(super) struct Recording {
     /// For the two requests.
     held: ByteShare,
     request: Option<Bytes>,
-    kiro_request: Option<Vec<Bytes>>,
+    kiro_request: Option<Parts>,
     frames: Tape,
     faults: Vec<RecordedFault>,
     secrets: Vec<Secret>,
@@ -145,14 +146,11 @@ impl Dumps {
 
 impl Recording {
     /// An attempt goes out. Only the last one's bytes are kept.
-    pub(super) fn sent(&mut self, body: &[Bytes], token: &Secret) {
-        if self.kiro_request.is_none() {
-            let size = body.iter().map(Bytes::len).sum();
-            if !self.held.take(size) {
-                return;
-            }
+    pub(super) fn sent(&mut self, body: &Parts, token: &Secret) {
+        if self.kiro_request.is_none() && !self.held.take(body.size()) {
+            return;
         }
-        self.kiro_request = Some(body.to_vec());
+        self.kiro_request = Some(body.clone());
         if !self.secrets.contains(token) {
             self.secrets.push(token.clone());
         }
@@ -194,7 +192,7 @@ impl Recording {
 
     /// About its size on the disk.
     fn size(&self, sse: &Tape) -> u64 {
-        let requests = self.request.iter().chain(self.kiro_request.iter().flatten()).map(Bytes::len);
+        let requests = self.request.iter().map(Bytes::len).chain(self.kiro_request.iter().map(Parts::size));
         let tapes = [&self.frames, sse].map(|tape| tape.head.len() + tape.tail.len());
         requests.chain(tapes).map(|bytes| bytes as u64).sum()
     }
@@ -426,7 +424,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dumps = Dumps::new(folder.path(), Vec::new()).unwrap();
         let mut recording = dumps.record(&Bytes::from_static(b"1234"));
-        recording.sent(&[Bytes::from_static(b"56"), Bytes::from_static(b"7")], &Secret::new("t0ken"));
+        recording.sent(&vec![Bytes::from_static(b"56"), Bytes::from_static(b"7")].into(), &Secret::new("t0ken"));
         recording.heard(b"89");
         let mut sse = dumps.tape();
         sse.add(b"0");

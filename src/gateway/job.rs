@@ -26,7 +26,7 @@ use crate::proto::translate::estimate::request_tokens;
 use crate::proto::translate::fault::PromptSize;
 use crate::proto::translate::fields::Asked;
 use crate::proto::translate::ids::Ids;
-use crate::proto::translate::model::{Fallback, Model};
+use crate::proto::translate::model::{Fallback, Model, Models};
 use crate::proto::translate::pictures::Pictures;
 use crate::proto::translate::request::{Context, Replay, Translated, translate};
 
@@ -141,10 +141,10 @@ impl RequestJob {
         if !self.model.passed || self.shared.fallback(&self.lenient).is_none() {
             return None;
         }
-        let naming = Naming { lenient: &self.lenient, refused: true };
+        let reading = Reading { source: &self.client_body, lenient: &self.lenient, refused: true };
         let translated = run_heavy(self.client_body.len(), || {
             let request = self.read().ok()?;
-            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, naming).ok()
+            self.shared.translate(&request, &self.ids, self.meant.as_ref(), Variation::default(), None, reading).ok()
         })?;
         self.shared.tell_replaced(&self.client_model, &translated.model);
         Some(Arc::new(Self {
@@ -195,8 +195,8 @@ impl RequestJob {
         run_heavy(self.client_body.len(), || {
             let request = self.read()?;
             let shared = &self.shared;
-            let naming = Naming { lenient: &self.lenient, refused: self.is_fallback };
-            let translated = shared.translate(&request, &self.ids, account, variation, pictures, naming)?;
+            let reading = Reading { source: &self.client_body, lenient: &self.lenient, refused: self.is_fallback };
+            let translated = shared.translate(&request, &self.ids, account, variation, pictures, reading)?;
             Ok(Translation::of(&translated))
         })
     }
@@ -225,8 +225,8 @@ impl Gateway {
         let streaming = streaming.unwrap_or_else(|| request.stream());
         let ids = shared.ids(&request, &call);
         let meant = shared.meant(&request, &ids, call.account_id.as_deref());
-        let naming = Naming { lenient: &call.lenient, refused: false };
-        let translated = shared.translate(&request, &ids, meant.as_ref(), Variation::default(), None, naming);
+        let reading = Reading { source: body, lenient: &call.lenient, refused: false };
+        let translated = shared.translate(&request, &ids, meant.as_ref(), Variation::default(), None, reading);
         let translated = translated.map_err(|error| refuse(error, None))?;
         tell_unserved(&request_id, &translated);
         shared.tell_passing(&translated.model);
@@ -301,9 +301,11 @@ impl Gateway {
     }
 }
 
-/// How a request's model name is to be understood.
+/// What a request was read from, and how its model name is to be understood.
 #[derive(Clone, Copy)]
-pub(super) struct Naming<'a> {
+pub(super) struct Reading<'a> {
+    /// The bytes that the request borrows from.
+    pub(super) source: &'a Bytes,
     pub(super) lenient: &'a Leniency,
     /// Upstream has refused the name (TR36).
     pub(super) refused: bool,
@@ -340,6 +342,15 @@ impl Shared {
         hosts.or_else(|| Some(Fallback { name: self.config.model_fallback.as_deref()?, for_any: false }))
     }
 
+    /// The model table for a name. `refused`: upstream has refused it (TR36).
+    pub(super) fn models_for(&self, name: &str, refused: bool) -> Arc<Models> {
+        let models = self.models.load_full();
+        match refused || self.is_refused_name(&models, name) {
+            true => Arc::new(models.refusing_unknown()),
+            false => models,
+        }
+    }
+
     /// Translates with the current settings and model table.
     pub(super) fn translate(
         &self,
@@ -348,27 +359,25 @@ impl Shared {
         account: Option<&AccountId>,
         variation: Variation,
         pictures: Option<&Pictures>,
-        naming: Naming<'_>,
+        reading: Reading<'_>,
     ) -> Result<Translated, Error> {
-        let mut models = self.models.load_full();
-        if naming.refused || self.is_refused_name(&models, request.model()) {
-            models = Arc::new(models.refusing_unknown());
-        }
+        let models = self.models_for(request.model(), reading.refused);
         let context = Context {
             models: &models,
-            fallback: self.fallback(naming.lenient),
+            fallback: self.fallback(reading.lenient),
             system_text: self.config.system_text,
             cache_points: self.config.cache_points,
             cache_limit: variation.cache_points,
             ids,
             replay: Replay::Nothing,
+            source: Some(reading.source),
             leave_out: variation.leave_out,
             pictures: pictures.map(|pictures| (pictures, variation.pictures)),
             other_model_id: variation.other_model_id,
         };
         let mut translated =
             self.with_replay(&ids.key, account, |replay| translate(request, &Context { replay, ..context }))?;
-        if naming.lenient.max_tokens {
+        if reading.lenient.max_tokens {
             translated.asked.max_tokens.get_or_insert(translated.model.max_output);
         }
         if !self.config.forward_max_tokens {

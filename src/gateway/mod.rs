@@ -40,7 +40,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use account_attempts::Variation;
 use arc_swap::ArcSwap;
 use background::{naming, sweep, watch_key_and_models};
 use budget::ByteBudget;
@@ -51,7 +50,7 @@ use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::AnswerEnds;
 use jiff::Timestamp;
-use job::{Naming, run_heavy};
+use job::run_heavy;
 pub use keys::KeyCheck;
 use keys::Keys;
 use models::ModelsFile;
@@ -79,8 +78,8 @@ use crate::proto::kiro::client_identity;
 use crate::proto::messages::request::{Purpose, SystemMode};
 use crate::proto::translate::edits::edit;
 use crate::proto::translate::estimate::request_tokens;
-use crate::proto::translate::ids::Ids;
 use crate::proto::translate::model::Models;
+use crate::proto::translate::request::resolve_model;
 use crate::store::{Clock, RedisConfig, Status, Store, StoreConfig};
 use crate::upstream::Upstream;
 
@@ -436,9 +435,9 @@ impl Gateway {
             let mut request = self.shared.parse(body, Purpose::CountTokens)?;
             let original = request.has_edits().then(|| request_tokens(&request));
             edit(&mut request);
-            // Translating finds every reason to refuse the request.
-            let naming = Naming { lenient, refused: false };
-            self.shared.translate(&request, &Ids::default(), None, Variation::default(), None, naming)?;
+            // The only reason to refuse a valid request that translating finds (TR6).
+            let models = self.shared.models_for(request.model(), false);
+            resolve_model(&request, &models, self.shared.fallback(lenient))?;
             Ok(TokenCount { input_tokens: request_tokens(&request), original })
         })
     }

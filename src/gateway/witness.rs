@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::dump::{Recording, Tape};
@@ -22,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::policy::affinity::Turn;
 use crate::pool::{AccountId, Lease};
 use crate::proto::kiro::fault::Fault;
+use crate::proto::kiro::request::Parts;
 use crate::proto::kiro::route::Shape;
 use crate::proto::pipeline::Report;
 use crate::secret::Secret;
@@ -225,7 +225,7 @@ impl AttemptLog {
     }
 
     /// Records the request to the account.
-    pub(super) fn sends(&mut self, body: &[Bytes], token: &Secret) {
+    pub(super) fn sends(&mut self, body: &Parts, token: &Secret) {
         if let Some(recording) = &mut self.recording {
             recording.sent(body, token);
         }

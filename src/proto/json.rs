@@ -3,11 +3,13 @@
 //! - [`Literal`] and its neighbours check, decode and write the inside of a string.
 //! - [`Completeness`] and [`compact`] scan a whole text.
 //! - [`tree`]: a request body, and where each of its values lies.
+//! - [`segments`]: what is written out of it, without copying the long pieces.
 //! - [`object`]: a record, and how to change one member of it.
 
 mod literal;
 pub mod object;
 mod scan;
+pub(crate) mod segments;
 pub mod tree;
 
 pub(crate) use literal::unescape;

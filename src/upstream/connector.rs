@@ -106,7 +106,7 @@ async fn tunnel(proxy: &Proxy, io: &mut Socket, server: &Uri) -> Result<(), Conn
     let to = authority_of(server, host_of(server));
     let mut headers = HeaderMap::new();
     proxy.sign(&mut headers);
-    let wire = WireRequest::new(&Method::CONNECT, &to, &to, &headers, Vec::new());
+    let wire = WireRequest::new(&Method::CONNECT, &to, &to, &headers, Vec::new().into());
     let answered = ask(io, &wire, &SendProgress::default()).await.map_err(|broken| match broken.unanswered {
         true => io::Error::other("the proxy closed the connection"),
         false => io::Error::other("the proxy gave no valid HTTP answer"),

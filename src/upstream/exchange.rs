@@ -19,13 +19,14 @@ use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestRe
 use super::connections::{Connections, Socket};
 use super::route::Route;
 use super::{Cut, SendProgress};
+use crate::proto::kiro::request::Parts;
 
 /// Most bytes of one read.
 const READ: usize = 16 * 1024;
 /// Most bytes of an answer's head, and of the parts between two pieces of a body, such as a chunk's size or trailers.
 const MAX_HEAD: usize = 64 * 1024;
-/// Most pieces of one write: a head and a body of three parts.
-const PIECES: usize = 4;
+/// Most pieces of one write.
+const PIECES: usize = 64;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -34,12 +35,21 @@ thread_local! {
 /// A request as it goes over the wire.
 pub(super) struct WireRequest {
     head: Vec<u8>,
-    body: Vec<Bytes>,
+    body: Parts,
+}
+
+/// How much of a request is out.
+#[derive(Default)]
+struct Cursor {
+    /// The piece that goes on: the head, then the body's segments.
+    place: usize,
+    /// Bytes of it that are out.
+    at: usize,
 }
 
 impl WireRequest {
     /// `target`: the request target of RFC 9112, 3.2. `headers` hold the body's length.
-    pub(super) fn new(method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Vec<Bytes>) -> Self {
+    pub(super) fn new(method: &Method, target: &str, host: &str, headers: &HeaderMap, body: Parts) -> Self {
         let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
         for (name, value) in headers {
             for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
@@ -50,19 +60,37 @@ impl WireRequest {
         Self { head, body }
     }
 
+    fn piece(&self, place: usize) -> Option<&[u8]> {
+        match place.checked_sub(1) {
+            None => Some(&self.head),
+            Some(segment) => self.body.segment(segment).map(|segment| &**segment),
+        }
+    }
+
     /// The unsent rest, as much of it as one write takes.
-    fn left(&self, mut sent: usize) -> ([IoSlice<'_>; PIECES], usize) {
+    fn left(&self, cursor: &Cursor) -> ([IoSlice<'_>; PIECES], usize) {
         let mut left = [IoSlice::new(&[]); PIECES];
-        let mut count = 0;
-        for piece in std::iter::once(self.head.as_slice()).chain(self.body.iter().map(|piece| &**piece)) {
-            if sent < piece.len() {
-                let Some(slot) = left.get_mut(count) else { break };
-                *slot = IoSlice::new(&piece[sent..]);
+        let (mut count, mut at) = (0, cursor.at);
+        for place in cursor.place.. {
+            let (Some(piece), Some(slot)) = (self.piece(place), left.get_mut(count)) else { break };
+            if at < piece.len() {
+                *slot = IoSlice::new(&piece[at..]);
                 count += 1;
             }
-            sent = sent.saturating_sub(piece.len());
+            at = 0;
         }
         (left, count)
+    }
+
+    /// So many bytes more are out.
+    fn advance(&self, cursor: &mut Cursor, bytes: usize) {
+        cursor.at += bytes;
+        while let Some(piece) = self.piece(cursor.place)
+            && cursor.at >= piece.len()
+        {
+            cursor.at -= piece.len();
+            cursor.place += 1;
+        }
     }
 }
 
@@ -89,7 +117,7 @@ pub(super) struct Answered {
 pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProgress) -> Result<Answered, Broken> {
     progress.moved();
     let mut call = receiving().map_err(|_| Broken { unanswered: false })?;
-    let mut sent = 0;
+    let mut sent = Cursor::default();
     let mut flushed = false;
     let mut writes = true;
     let mut heard = false;
@@ -97,7 +125,7 @@ pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProg
     let mut early = None;
     let response = std::future::poll_fn(|cx| {
         while writes && !flushed {
-            let (left, count) = wire.left(sent);
+            let (left, count) = wire.left(&sent);
             let wrote = match count {
                 0 => Pin::new(&mut *io).poll_flush(cx).map_ok(|()| {
                     flushed = true;
@@ -106,7 +134,7 @@ pub(super) async fn ask(io: &mut Socket, wire: &WireRequest, progress: &SendProg
                 _ => Pin::new(&mut *io).poll_write_vectored(cx, &left[..count]).map(|wrote| match wrote {
                     Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                     Ok(n) => {
-                        sent += n;
+                        wire.advance(&mut sent, n);
                         progress.moved();
                         Ok(())
                     }

@@ -65,6 +65,7 @@ fn outcome(asks: &Value) -> Result<(String, Option<String>), String> {
             cache_limit: MAX_CACHE_POINTS,
             ids: &Ids::default(),
             replay: Replay::Everything,
+            source: None,
             pictures: None,
             leave_out: LeaveOut::default(),
             other_model_id: false,

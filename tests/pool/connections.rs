@@ -59,7 +59,7 @@ impl Wire {
             token_type: None,
             proxy: None,
         };
-        let mut body = upstream.generate(&target, vec![Bytes::from_static(b"{}")]).await?;
+        let mut body = upstream.generate(&target, vec![Bytes::from_static(b"{}")].into()).await?;
         while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
             chunk.map_err(|_| Fault::network("cut"))?;
         }

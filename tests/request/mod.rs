@@ -111,7 +111,8 @@ impl Case {
     /// What becomes of it.
     pub fn run(&self) -> Result<Translated, RequestError> {
         let purpose = if self.has("count") { Purpose::CountTokens } else { Purpose::Messages };
-        let mut request = Request::parse(&self.body, purpose)?;
+        let source = bytes::Bytes::from(self.body.clone());
+        let mut request = Request::parse(&source, purpose)?;
         if self.has("off") {
             request.without_search()?;
         }
@@ -150,6 +151,7 @@ impl Case {
                     },
                 ),
                 replay: if self.has("own") { Replay::Everything } else { Replay::Nothing },
+                source: Some(&source),
                 pictures: None,
                 leave_out: LeaveOut {
                     reasoning: self.has("plain"),

@@ -3,20 +3,22 @@
 //! Member order is fixed (TR2), nothing is null or empty (TR3, K18), strings are spelled as TR4 says.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::proto::json::escape;
-use crate::proto::json::tree::{Sink as _, Text, Value};
+use crate::proto::json::segments::Segments;
+use crate::proto::json::tree::{Sink, Text, Value};
 use crate::proto::kiro::route::Shape;
 
-/// A Kiro request as bytes, serialised once, in segments: an attempt only chooses which of them go out (K121).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A Kiro request as bytes, serialised once, in segments: an attempt only chooses which of them go out (K121). Long
+/// texts of the client's are slices of its own body. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct KiroBody {
     /// The beginning, up to and including the members that the small form leaves out.
     front: Bytes,
-    /// The members of `conversationState` that every form has.
-    state: Bytes,
+    /// The members of `conversationState` that every form has, in consecutive pieces.
+    state: Arc<[Bytes]>,
     /// The conversation id as JSON.
     conversation_id: Bytes,
 }
@@ -41,10 +43,52 @@ impl Form<'_> {
     }
 }
 
+/// The JSON of one attempt, in consecutive segments. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    front: Bytes,
+    state: Arc<[Bytes]>,
+    tail: Bytes,
+}
+
+impl Parts {
+    /// The segments.
+    pub fn segments(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        std::iter::once(&self.front).chain(self.state.iter()).chain(std::iter::once(&self.tail))
+    }
+
+    /// The segment at a place, if there are so many.
+    pub fn segment(&self, place: usize) -> Option<&Bytes> {
+        match place.checked_sub(1) {
+            None => Some(&self.front),
+            Some(inner) if inner == self.state.len() => Some(&self.tail),
+            Some(inner) => self.state.get(inner),
+        }
+    }
+
+    /// Bytes of all segments.
+    pub fn size(&self) -> usize {
+        self.segments().map(Bytes::len).sum()
+    }
+
+    /// All of it in one piece, copied.
+    pub fn concat(&self) -> Vec<u8> {
+        let mut whole = Vec::with_capacity(self.size());
+        self.segments().for_each(|segment| whole.extend_from_slice(segment));
+        whole
+    }
+}
+
+/// Any consecutive segments.
+impl From<Vec<Bytes>> for Parts {
+    fn from(segments: Vec<Bytes>) -> Self {
+        Self { front: Bytes::new(), state: segments.into(), tail: Bytes::new() }
+    }
+}
+
 impl KiroBody {
-    /// The JSON to send, in parts that follow each other. What all attempts share is not copied; the last part is made
-    /// here.
-    pub fn parts(&self, form: &Form<'_>) -> Vec<Bytes> {
+    /// The JSON to send. What all attempts share is not copied; the last segment is made here.
+    pub fn parts(&self, form: &Form<'_>) -> Parts {
         let full_runtime = form.shape == Shape::Runtime && !form.small;
         let mut tail = Vec::new();
         if full_runtime {
@@ -65,7 +109,14 @@ impl KiroBody {
         }
         tail.put("}");
         let front = if form.small { Bytes::from_static(START.as_bytes()) } else { self.front.clone() };
-        vec![front, self.state.clone(), Bytes::from(tail)]
+        Parts { front, state: self.state.clone(), tail: Bytes::from(tail) }
+    }
+
+    /// Bytes that were copied; the others are slices of the source.
+    #[doc(hidden)]
+    pub fn copied(&self, source: &Bytes) -> usize {
+        let inside = source.as_ptr_range();
+        self.state.iter().filter(|segment| !inside.contains(&segment.as_ptr())).map(Bytes::len).sum()
     }
 
     /// The same in one piece, copied.
@@ -206,7 +257,7 @@ impl<'r> Content<'r> {
         self.pieces.extend(other.pieces);
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Segments<'_>) {
         out.put("\"");
         for piece in &self.pieces {
             piece.write(out);
@@ -251,20 +302,20 @@ impl<'r> Conversation<'r> {
         }
     }
 
-    /// Serialises it; `size` is a guess at the body's length in bytes.
-    pub fn body(&self, size: usize) -> KiroBody {
+    /// Serialises it. `source`: the bytes that its texts are borrowed from. `size`: a guess at the body's length.
+    pub fn body(&self, source: Option<&Bytes>, size: usize) -> KiroBody {
         let mut front = Vec::with_capacity(128);
         front.put(START);
         front.put(r#""agentContinuationId":"#);
         quoted(self.continuation_id, &mut front);
         front.put(r#","agentTaskType":"vibe","#);
-        let mut conversation_id = Vec::with_capacity(40);
+        let mut conversation_id = String::with_capacity(40);
         quoted(self.conversation_id, &mut conversation_id);
-        let mut out = Vec::with_capacity(size);
+        let mut out = Segments::new(source, size);
         out.put(r#""chatTriggerType":"MANUAL","conversationId":"#);
-        out.extend_from_slice(&conversation_id);
+        out.put(&conversation_id);
         out.put(r#","currentMessage":"#);
-        let mut model = br#","modelId":"#.to_vec();
+        let mut model = r#","modelId":"#.to_owned();
         quoted(self.model_id, &mut model);
         model.put(r#","origin":"AI_EDITOR""#);
         self.current.write(&model, &self.tools, &mut out);
@@ -275,15 +326,15 @@ impl<'r> Conversation<'r> {
                 HistoryMessage::Assistant(message) => message.write(out),
             });
         }
-        KiroBody { front: front.into(), state: out.into(), conversation_id: conversation_id.into() }
+        KiroBody { front: front.into(), state: out.finish().into(), conversation_id: conversation_id.into() }
     }
 }
 
 impl UserMessage<'_> {
-    fn write(&self, model: &[u8], tools: &[Tool<'_>], out: &mut Vec<u8>) {
+    fn write(&self, model: &str, tools: &[Tool<'_>], out: &mut Segments<'_>) {
         out.put(r#"{"userInputMessage":{"content":"#);
         self.content.write(out);
-        out.extend_from_slice(model);
+        out.put(model);
         if !self.images.is_empty() {
             out.put(r#","images":"#);
             array(&self.images, out, |image, out| {
@@ -327,7 +378,7 @@ impl UserMessage<'_> {
 }
 
 impl AssistantMessage<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Segments<'_>) {
         out.put(r#"{"assistantResponseMessage":{"content":"#);
         self.content.write(out);
         if !self.tool_uses.is_empty() {
@@ -358,7 +409,7 @@ impl AssistantMessage<'_> {
 }
 
 impl ToolUse<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Segments<'_>) {
         out.put(r#"{"toolUseId":"#);
         quoted(&self.id, out);
         out.put(r#","name":"#);
@@ -374,7 +425,7 @@ impl ToolUse<'_> {
 }
 
 impl ToolResult<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Segments<'_>) {
         out.put(r#"{"toolUseId":"#);
         quoted(&self.id, out);
         out.put(r#","content":[{"text":"#);
@@ -384,7 +435,7 @@ impl ToolResult<'_> {
 }
 
 impl Tool<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut Segments<'_>) {
         out.put(r#"{"toolSpecification":{"name":"#);
         quoted(&self.name, out);
         out.put(r#","description":"#);
@@ -395,7 +446,7 @@ impl Tool<'_> {
     }
 }
 
-fn array<T>(items: &[T], out: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u8>)) {
+fn array<'s, T>(items: &[T], out: &mut Segments<'s>, mut write: impl FnMut(&T, &mut Segments<'s>)) {
     out.put("[");
     for (place, item) in items.iter().enumerate() {
         if place > 0 {
@@ -406,10 +457,8 @@ fn array<T>(items: &[T], out: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u
     out.put("]");
 }
 
-fn quoted(text: &str, out: &mut Vec<u8>) {
-    out.put("\"");
-    escape(text, out);
-    out.put("\"");
+fn quoted(text: &str, out: &mut impl Sink) {
+    Text::new(text).write_quoted(out);
 }
 
 #[cfg(test)]
@@ -420,7 +469,7 @@ mod tests {
 
     fn body(current: UserMessage<'_>, tools: Vec<Tool<'_>>, history: Vec<HistoryMessage<'_>>) -> KiroBody {
         let (continuation_id, conversation_id, model_id) = ("A", "B", "M");
-        Conversation { continuation_id, conversation_id, model_id, history, current, tools }.body(0)
+        Conversation { continuation_id, conversation_id, model_id, history, current, tools }.body(None, 0)
     }
 
     #[test]
@@ -503,8 +552,8 @@ mod tests {
             assert_eq!(std::str::from_utf8(&body.render(&bare)), Ok(&*expected), "{bare:?}");
             // Nothing that attempts share is copied.
             let (one, other) = (body.parts(&form), body.parts(&bare));
-            assert_eq!(one[0].as_ptr(), other[0].as_ptr());
-            assert_eq!(one[1].as_ptr(), other[1].as_ptr());
+            assert_eq!(one.front.as_ptr(), other.front.as_ptr());
+            assert!(Arc::ptr_eq(&one.state, &other.state));
         }
     }
 }

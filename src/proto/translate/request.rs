@@ -10,6 +10,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use self::documents::Documents;
 use self::turns::{Images, PastThinking, Seen, Turn};
 use super::fields::{Asked, thinking_prefix};
@@ -58,6 +60,8 @@ pub struct Context<'a> {
     pub ids: &'a Ids,
     /// Which signed thinking of history may go out (TR44).
     pub replay: Replay<'a>,
+    /// The bytes that the request was read from: long texts in the body are slices of it. Without it they are copied.
+    pub source: Option<&'a Bytes>,
     /// What to leave out of the body, after upstream refused it.
     pub leave_out: LeaveOut,
     /// The large pictures and the form in which they go out; none: all as they are (TR67).
@@ -240,7 +244,7 @@ pub fn translate(request: &Request<'_>, ctx: &Context<'_>) -> Result<Translated,
     // What we add is about as long as the client's own member names, and 100 bytes a history message.
     let size = request.json.text_len() + 100 * conversation.history.len() + 4096;
     Ok(Translated {
-        body: conversation.body(size),
+        body: conversation.body(ctx.source, size),
         model,
         tool_names,
         thinking: asked.thinks(),

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::schema::{ANY_OBJECT, EMPTY_SCHEMA, Merged, Schema, sanitised};
-use crate::proto::json::tree::{JsonTree, Text, ValueId};
+use crate::proto::json::tree::{JsonTree, Text, Value, ValueId};
 use crate::proto::kiro::request::Tool as KiroTool;
 use crate::proto::kiro::search::{DESCRIPTION, SCHEMA};
 use crate::proto::messages::request::{Request, Tool, ToolChoice};
@@ -155,7 +155,7 @@ impl<'r> Declared<'r> {
             let own = description(tool, &name);
             let (schema, description) = match (tool.published, schema.merged) {
                 (Some(schema), _) => (Cow::Borrowed(schema), own),
-                (None, None) => (Cow::Owned(sanitised(tool.schema.map(|schema| self.json.value(schema)))), own),
+                (None, None) => (clean(tool.schema.map(|schema| self.json.value(schema))), own),
                 (None, Some(Merged::Object(schema))) => (Cow::Owned(schema), own),
                 (None, Some(Merged::Told(note))) => (Cow::Borrowed(ANY_OBJECT), described(&own, &note)),
             };
@@ -180,6 +180,15 @@ impl<'r> Declared<'r> {
 
     fn find(&self, name: &str) -> Option<&DeclaredTool<'r>> {
         self.tools.get(*self.by_name.get(name)?)
+    }
+}
+
+/// A schema as it goes out (TR22); the client's own text where nothing changes.
+fn clean<'r>(schema: Option<Value<'r, 'r>>) -> Cow<'r, str> {
+    let clean = sanitised(schema);
+    match schema.map(Value::raw) {
+        Some(own) if own == clean => Cow::Borrowed(own),
+        _ => Cow::Owned(clean),
     }
 }
 
