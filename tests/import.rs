@@ -263,11 +263,12 @@ fn service(place: &Place) -> PathBuf {
         { "uuid": "6f1c0d2e-0000-4000-8000-000000000002", "KIRO_OAUTH_CREDS_FILE_PATH": "configs\\idc\\two.json",
           "PROXY_URL": "http://hush:hush@127.0.0.1:1" },
         { "uuid": "6f1c0d2e-0000-4000-8000-000000000003", "customName": "hush@example.org", "KIRO_OAUTH_CREDS_BASE64": inline },
-        { "customName": "lost", "KIRO_OAUTH_CREDS_FILE_PATH": "./configs/kiro/none.json" },
     ]);
+    let team = json!([{ "customName": "lost", "KIRO_OAUTH_CREDS_FILE_PATH": "./configs/kiro/none.json" }]);
+    // A type with a suffix is Kiro's too, a longer word isn't.
     place.write(
         "svc/configs/provider_pools.json",
-        &json!({ "gemini-cli-oauth": [{}, {}], "claude-kiro-oauth": accounts }),
+        &json!({ "gemini-cli-oauth": [{}], "claude-kiro-oauth": accounts, "claude-kiro-oauth-team": team, "claude-kiro-oauthx": [{}] }),
     )
 }
 

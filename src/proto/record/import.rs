@@ -20,7 +20,7 @@ pub const MAX_ACCOUNTS: usize = 10_000;
 pub const SQLITE: &[u8] = b"SQLite format 3\0";
 /// Longest name that is taken over.
 const MAX_NAME: usize = 100;
-/// The existing Node.js service's list of Kiro accounts (R83).
+/// The existing Node.js service's list of Kiro accounts; others have its name with a suffix (R83).
 const SERVICE_LIST: &str = "claude-kiro-oauth";
 
 /// The kind of a source, by its content and never by its name (R79).
@@ -116,10 +116,10 @@ pub fn recognise(bytes: &[u8]) -> Result<Source, String> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| format!("line {}, column {}: no JSON from here on", error.line(), error.column()))?;
     match &value {
-        Value::Object(object) => match (object.get("accounts"), object.get(SERVICE_LIST)) {
-            (Some(Value::Object(_)), _) => Ok(Source::Pool),
-            (Some(Value::Array(list)), _) => credentials(list),
-            (_, Some(Value::Array(list))) => service(object, list),
+        Value::Object(object) => match object.get("accounts") {
+            Some(Value::Object(_)) => Ok(Source::Pool),
+            Some(Value::Array(list)) => credentials(list),
+            _ if object.iter().any(|(name, list)| is_service_list(name) && list.is_array()) => service(object),
             _ if is_credential(object) => {
                 const OF_GATEWAYS: [&str; 6] =
                     ["authRegion", "apiRegion", "machineId", "priority", "disabled", "proxyUrl"];
@@ -275,10 +275,12 @@ fn proxy_of(object: &Map<String, Value>) -> Result<Option<String>, String> {
 }
 
 /// The Kiro accounts of the Node.js service's pool file (R83).
-fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> {
+fn service(file: &Map<String, Value>) -> Result<Source, String> {
+    let lists = file.iter().filter_map(|(name, list)| Some((name, list.as_array()?)));
+    let (ours, others): (Vec<_>, Vec<_>) = lists.partition(|(name, _)| is_service_list(name));
+    let list: Vec<_> = ours.into_iter().flat_map(|(_, list)| list).collect();
     within_limit(list.len())?;
-    let others = file.iter().filter(|(name, _)| *name != SERVICE_LIST);
-    let others = others.filter_map(|(_, value)| value.as_array()).map(Vec::len).sum();
+    let others = others.into_iter().map(|(_, list)| list.len()).sum();
     let empty = Map::new();
     let account = |(at, value): (usize, &Value)| {
         let object = value.as_object().unwrap_or(&empty);
@@ -308,7 +310,7 @@ fn service(file: &Map<String, Value>, list: &[Value]) -> Result<Source, String> 
             },
         }
     };
-    Ok(Source::Service { accounts: list.iter().enumerate().map(account).collect(), others })
+    Ok(Source::Service { accounts: list.into_iter().enumerate().map(account).collect(), others })
 }
 
 /// Whether a list of the Node.js service's pool file holds accounts of Kiro: its type, or one with a suffix (R95).
