@@ -10,10 +10,13 @@
 import { copyFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import path from 'node:path'
+import { spawnSync } from 'node:child_process'
 import { parseArgs } from 'node:util'
 import { platforms } from './packages.mjs'
 import { isProgram, needRust, root, run, target as targetFolder } from './steps.mjs'
 
+/** What the server that is published can do: traces too, which stay off until an address is named (OTEL_EXPORTER_OTLP_ENDPOINT). */
+export const SERVER_FEATURES = 'server,otel'
 /** The oldest glibc that Node.js 20 runs on has more; this is what Rust itself asks for (N62). */
 const GLIBC = '2.17'
 /** Node.js 20 needs no less. */
@@ -22,10 +25,10 @@ const MACOS = '11.0'
 export async function dist(triple, { zig = false } = {}) {
   const platform = platforms.find((platform) => platform.triple === triple)
   if (platform === undefined) throw new Error(`${triple} is none of ours: ${platforms.map((p) => p.triple).join(', ')}`)
-  const cargo = zig ? 'zigbuild' : 'build'
+  const cargo = [...auditable(), zig ? 'zigbuild' : 'build']
   const named = zig && triple.endsWith('linux-gnu') ? `${triple}.${GLIBC}` : triple
-  const common = [cargo, '--release', '--locked', '--target', named]
-  const server = [...common, '--no-default-features', '--features', 'server', '--bin', 'kiro-server']
+  const common = [...cargo, '--release', '--locked', '--target', named]
+  const server = [...common, '--no-default-features', '--features', SERVER_FEATURES, '--bin', 'kiro-server']
   // A shared library can't hold musl itself, a program had better.
   const shared = triple.includes('musl') ? ['-C', 'target-feature=-crt-static'] : []
   if (!(await run('cargo', [...common, '--lib'], { env: environment(triple, shared) }))) return false
@@ -34,6 +37,11 @@ export async function dist(triple, { zig = false } = {}) {
   if (!(await run('cargo', server, { env: environment(triple, []) }))) return false
   copyFileSync(program, path.join(root, 'npm', platform.folder, platform.server))
   return true
+}
+
+/** Where cargo-auditable is installed, the binaries hold the list of the crates that they are made of. */
+function auditable() {
+  return spawnSync('cargo', ['auditable', '--version'], { cwd: root }).status === 0 ? ['auditable'] : []
 }
 
 /** No path of this machine gets into the binaries, and nothing that only this machine has. */

@@ -265,7 +265,7 @@ fn rules_come_last() {
 /// The tests of the Node.js package, by the rules and cases in their titles, and those of the clients.
 fn client_tests(root: &Path) -> Vec<(String, Vec<Rule>)> {
     let mut found = Vec::new();
-    for file in files(root, &["__test__", "tests/clients"], "mjs") {
+    for file in files(root, &["__test__", "tests/clients", "tests/deploy"], "mjs") {
         let text = std::fs::read_to_string(root.join(&file)).unwrap();
         let of_node = file.starts_with("__test__");
         let calls = text.split("test(").skip(1).chain(text.split("describe(").skip(1));

@@ -38,6 +38,20 @@ test('the image is built of what cargo needs, and of nothing else', (t) => {
   assert.equal(build, run)
 })
 
+test('the image of a release holds the static programs and nothing else (N75)', () => {
+  const image = readFileSync(deploy('Dockerfile.release'), 'utf8')
+  const taken = [...image.matchAll(/^COPY (npm\S+)/gm)].map(([, file]) => file)
+  const allowed = readFileSync(deploy('Dockerfile.release.dockerignore'), 'utf8').trim().split('\n')
+  assert.deepEqual(allowed, ['*', ...taken.map((file) => `!${file}`)])
+  assert.deepEqual(taken, ['npm/linux-x64-musl/kiro-server', 'npm/linux-arm64-musl/kiro-server'])
+  assert.match(image, /^FROM scratch$/m)
+  // What the one from source says of how it is run, this one says too.
+  const said = (text) => text.slice(text.lastIndexOf('\nFROM ')).match(/^(USER|WORKDIR|ENV|EXPOSE|STOPSIGNAL) .*$/gm)
+  assert.deepEqual(said(image), said(readFileSync(deploy('Dockerfile'), 'utf8')))
+  const asks = /^HEALTHCHECK .*CMD (\[.*\])$/m.exec(image)
+  assert.deepEqual(JSON.parse(asks[1]), ['/usr/local/bin/kiro-server', 'health'])
+})
+
 test('the units are ones that systemd takes', { skip: noSystemd() }, (t) => {
   const units = path.join(folder(t), 'units')
   mkdirSync(units)
