@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Identifies one state of a file: its time, its length, because times may be milliseconds coarse while a writer works,
@@ -28,6 +28,35 @@ impl Stamp {
             file: (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+}
+
+/// A file that is read again when it has changed.
+#[derive(Debug)]
+pub struct Watched {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+impl Watched {
+    /// Takes the stamp; the caller reads the file afterwards, so that a change in between is noticed.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), seen: stamp(path) }
+    }
+
+    /// Which file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it has changed, come or gone since the last look.
+    pub fn has_changed(&mut self) -> bool {
+        let now = stamp(&self.path);
+        std::mem::replace(&mut self.seen, now) != now
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
 }
 
 /// A new file for its owner alone, written through.

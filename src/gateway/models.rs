@@ -1,16 +1,13 @@
 //! The model table's file (`KIRO_MODELS_FILE`, TR6): read at start, and again whenever it has changed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Code, Error};
-use crate::files::{self, Stamp};
+use crate::files::{self, Watched};
 use crate::proto::translate::model::Models;
 
-/// A table's file, and the stamp of its last read.
-pub(super) struct ModelsFile {
-    path: PathBuf,
-    seen: Option<Stamp>,
-}
+/// A table's file.
+pub(super) struct ModelsFile(Watched);
 
 /// Most bytes of the file: far more than any table needs.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -21,23 +18,21 @@ impl ModelsFile {
     /// # Errors
     /// [`Code::Config`] with the file's name, and the row that is wrong.
     pub(super) fn open(path: &Path) -> Result<(Self, Models), Error> {
-        // The stamp first: a change in between is noticed at the next look.
-        let seen = stamp(path);
+        let file = Watched::new(path);
         let models = read(path)?;
-        Ok((Self { path: path.to_owned(), seen }, models))
+        Ok((Self(file), models))
     }
 
     /// The table when the file has changed since the last look and is good. The log names a bad or missing one
     /// once, and the table that was read before stays.
     pub(super) fn look(&mut self) -> Option<Models> {
-        let now = stamp(&self.path);
-        if now == self.seen {
+        if !self.0.has_changed() {
             return None;
         }
-        self.seen = now;
-        match read(&self.path) {
+        let path = self.0.path();
+        match read(path) {
             Ok(models) => {
-                tracing::info!(file = %self.path.display(), models = models.list().count(), "the model table was reloaded");
+                tracing::info!(file = %path.display(), models = models.list().count(), "the model table was reloaded");
                 Some(models)
             }
             Err(error) => {
@@ -46,10 +41,6 @@ impl ModelsFile {
             }
         }
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))
 }
 
 fn read(path: &Path) -> Result<Models, Error> {
