@@ -8,6 +8,7 @@ mod histogram;
 mod process;
 mod table;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +29,7 @@ use crate::error::Code;
 use crate::policy::affinity::Turn;
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
+use crate::proto::record::client_key::OTHER;
 
 type Count = Counter<u64, AtomicU64>;
 type LevelGauge = Gauge<i64, AtomicI64>;
@@ -42,6 +44,8 @@ const WORKING: &[f64] =
 const UNKNOWN_NAMES: usize = 16;
 /// Models that get a series of their own for refused fields.
 const REFUSED_MODELS: usize = 64;
+/// Client keys that get a series of their own.
+const CLIENT_KEYS: usize = 100;
 
 /// Log lines that the process's writer dropped. A process has one log, so all its gateways show the same number.
 pub static LOG_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -90,6 +94,9 @@ pub struct Metrics {
     shapes: Family<Words<2>, Count>,
     fields_refused: Family<OneLabel, Count>,
     refused_models: Mutex<Vec<String>>,
+    client_keys: Family<OneLabel, Count>,
+    client_keys_refused: Family<OneLabel, Count>,
+    client_key_names: Mutex<HashSet<String>>,
     affinity: Family<Words<1>, Count>,
     reasoning: Family<Words<1>, Count>,
     searches: Family<Words<1>, Count>,
@@ -180,6 +187,9 @@ impl Metrics {
             shapes: add(&mut registry, &table::SHAPES, Family::default()),
             fields_refused: add(&mut registry, &table::FIELDS_REFUSED, Family::default()),
             refused_models: Mutex::default(),
+            client_keys: add(&mut registry, &table::CLIENT_KEYS, Family::default()),
+            client_keys_refused: add(&mut registry, &table::CLIENT_KEYS_REFUSED, Family::default()),
+            client_key_names: Mutex::default(),
             affinity: add(&mut registry, &table::AFFINITY, Family::default()),
             reasoning: add(&mut registry, &table::REASONING, Family::default()),
             searches: add(&mut registry, &table::SEARCHES, Family::default()),
@@ -216,6 +226,11 @@ impl Metrics {
         drop(metrics.attempts.get_or_create(&[("outcome", "ok")]));
         let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
         drop(metrics.fields_refused.get_or_create(&refused));
+        let other = ("key", OTHER.to_owned());
+        drop(metrics.client_keys.get_or_create(&vec![other.clone()]));
+        for limit in ["max_inflight", "rpm"] {
+            drop(metrics.client_keys_refused.get_or_create(&vec![other.clone(), ("limit", limit.to_owned())]));
+        }
         for kind in FaultKind::ALL {
             drop(metrics.attempts.get_or_create(&[("outcome", kind.as_str())]));
         }
@@ -273,6 +288,18 @@ impl Metrics {
         }
         let model = if known || models.last().is_some_and(|last| last == model) { model } else { "other" };
         self.fields_refused.get_or_create(&vec![("model", model.to_owned()), ("member", member.to_owned())]).inc();
+    }
+
+    /// Counts a request for an answer under a named client key (M88); `refused`: the limit that is reached.
+    pub fn count_client_key(&self, name: &str, refused: Option<&'static str>) {
+        let mut names = self.client_key_names.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_shown = names.contains(name) || (names.len() < CLIENT_KEYS && names.insert(name.to_owned()));
+        drop(names);
+        let key = ("key", if is_shown { name } else { OTHER }.to_owned());
+        match refused {
+            None => self.client_keys.get_or_create(&vec![key]).inc(),
+            Some(limit) => self.client_keys_refused.get_or_create(&vec![key, ("limit", limit.to_owned())]).inc(),
+        };
     }
 
     /// Counts an answer by its account's relation to the conversation (R101).

@@ -11,6 +11,8 @@ mod debug;
 mod dumps;
 #[path = "operations/ends.rs"]
 mod ends;
+#[path = "operations/keys.rs"]
+mod keys;
 #[path = "operations/logs.rs"]
 mod logs;
 #[path = "operations/metrics.rs"]

@@ -69,6 +69,9 @@ pub(crate) fn summary(cell: &SummaryCell) -> Value {
         "durationMs": 0,
         "ignored": cell.ignored().entries(),
     });
+    if let Some(key) = cell.key() {
+        summary["key"] = json!(key);
+    }
     let Some(end) = cell.ended() else { return summary };
     summary["accountId"] = json!(end.account_id);
     summary["outcome"] = json!(end.outcome.as_str());

@@ -227,6 +227,8 @@ export interface StreamSummary {
   durationMs: number
   /** As in {@link MessageStream.ignored}. */
   ignored: string[]
+  /** The name of the client's key, where it has a named one (`apiKeysFile`). */
+  key?: string
   error?: KiroError
 }
 

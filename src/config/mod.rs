@@ -128,6 +128,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `KIRO_API_KEY`.
     pub api_key: Option<Secret>,
+    /// `KIRO_API_KEYS_FILE`.
+    pub api_keys_file: Option<PathBuf>,
     /// `KIRO_ALLOW_ANONYMOUS`.
     pub allow_anonymous: bool,
     /// `REDIS_URL`, or `REDIS_HOST` and its siblings.
@@ -325,6 +327,7 @@ impl RawConfig {
         Ok(Config {
             listen: SocketAddr::new(host, self.integer(key!("KIRO_PORT"))?),
             api_key: self.secret(key!("KIRO_API_KEY"))?,
+            api_keys_file: self.path(key!("KIRO_API_KEYS_FILE"))?,
             allow_anonymous: self.switch(key!("KIRO_ALLOW_ANONYMOUS"))?,
             redis,
             redis_key_prefix: self.text(key!("REDIS_KEY_PREFIX"))?,

@@ -268,6 +268,10 @@ pub const SETTINGS: &[Setting] = &[
         .means("Limit from the end of the request to upstream's first event."),
     row(Group::Upstream, "KIRO_IDLE_TIMEOUT", Form::Duration, "300s")
         .means("Limit between two chunks of upstream's answer. There is no limit for the whole answer."),
+    row(Group::Server, "KIRO_API_KEYS_FILE", Form::Text, "").flag("api-keys-file").means(
+        "JSON file with named client keys, which are valid beside the single one; read again within 5 s of a change. \
+             `kiro-server keys add` writes it. With Redis, named keys may lie there too.",
+    ),
     row(Group::Server, "KIRO_ALLOW_ANONYMOUS", Form::Switch, "false")
         .flag("allow-anonymous")
         .means("Serve without a client key, on an address other than loopback too."),

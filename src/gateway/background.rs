@@ -7,13 +7,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::keys::FIRST_KEY_INTERVAL;
+use super::keys::{FIRST_KEY_INTERVAL, KeysFile};
 use super::models::ModelsFile;
 use crate::config::Config;
 use crate::proto::translate::model::Naming;
 use crate::upstream::Upstream;
 
-/// How often the client key and the models file are read again (R57).
+/// How often the client keys and the models file are read again (R57).
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often idle upstream connections and resting ways are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,24 +35,35 @@ pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
     }
 }
 
-/// Follows changes of the client key and of the models file.
-pub(super) async fn watch_key_and_models(
+/// Follows changes of the client keys and of the models file.
+pub(super) async fn watch_keys_and_models(
     shared: Weak<Shared>,
+    mut keys_file: Option<KeysFile>,
     mut models_file: Option<ModelsFile>,
     stop: CancellationToken,
 ) {
+    let Some(mut store) = shared.upgrade().map(|shared| shared.store.watch()) else { return };
     loop {
-        let pause = {
+        store.mark_unchanged();
+        let (pause, is_known) = {
             let Some(shared) = shared.upgrade() else { return };
-            shared.look_for_key().await;
+            shared.look_for_keys().await;
+            if let Some(keys) = keys_file.as_mut().and_then(KeysFile::look) {
+                shared.keys.set_file(keys);
+            }
             if let Some(models) = models_file.as_mut().and_then(ModelsFile::look) {
                 shared.set_table(models.with_naming(naming(&shared.config)));
             }
-            if shared.keys.is_known() { WATCH_INTERVAL } else { FIRST_KEY_INTERVAL }
+            match shared.keys.are_known() {
+                true => (WATCH_INTERVAL, true),
+                false => (FIRST_KEY_INTERVAL, false),
+            }
         };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            // The store is reached: the first clients need not wait for the keys.
+            Ok(()) = store.changed(), if !is_known => {}
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct RequestJob {
     pub(super) client_model: String,
     pub(super) request_id: String,
     pub(super) client_request_id: Option<String>,
+    /// The name of the client's key.
+    pub(super) key: Option<Arc<str>>,
     /// A pinned account (N5): no selection, no failover.
     pub(super) account_id: Option<String>,
     /// Upstream has refused the name, and the model is the fallback's (TR36).
@@ -233,7 +235,7 @@ impl Gateway {
         if call.lenient.model.is_some() && !shared.is_known_name(&client_model) {
             shared.tell_replaced(&client_model, &translated.model);
         }
-        let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns) else {
+        let Some(permit) = Permit::take(&shared.in_flight, shared.config.max_conns, call.key_place.clone()) else {
             let error = Error::new(Code::Overloaded, "too many requests in flight (KIRO_MAX_CONNS)");
             return Err(refuse(error, Some(&translated.model)));
         };
@@ -274,6 +276,7 @@ impl Gateway {
             client_model,
             request_id,
             client_request_id: call.client_request_id,
+            key: call.key_place.as_ref().map(|place| place.name().clone()),
             facts: Facts { streaming, pinned, record: call.record, window: translated.model.window },
             model: translated.model,
             ignored: translated.ignored,

@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use background::{naming, sweep, watch_key_and_models};
+use background::{naming, sweep, watch_keys_and_models};
 use budget::ByteBudget;
 use bytes::Bytes;
 pub use catalogue::ModelInfo;
@@ -51,8 +51,8 @@ use dump::Dumps;
 use ends::AnswerEnds;
 use jiff::Timestamp;
 use job::run_heavy;
-pub use keys::KeyCheck;
-use keys::Keys;
+pub use keys::{KeyCheck, KeyHolder, KeyLimit, KeyPlace, KeyStatus, NamedKey};
+use keys::{Keys, KeysFile};
 use models::ModelsFile;
 use open_streams::OpenStreams;
 pub use open_streams::{Cutter, OpenRequest};
@@ -61,7 +61,7 @@ use sha2::{Digest as _, Sha256};
 pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Health};
 use stream::MAX_HELD;
 pub use stream::MessageStream;
-pub use summary::{RequestOutcome, Summary, SummaryCell};
+pub use summary::{RequestOutcome, Summary, SummaryCell, Told};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -85,6 +85,9 @@ use crate::upstream::Upstream;
 
 /// The time in which streams write their `error` event after the grace time, here and in the faces.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a start that waits for the snapshot waits for the client keys beyond it.
+const KEYS_WAIT: Duration = Duration::from_millis(500);
 
 /// The pool, the upstream and everything between, shared by all calls. Cheap to clone.
 ///
@@ -144,6 +147,8 @@ pub struct Call {
     pub gateway_session: Option<String>,
     /// [`client_key_hash`] of the client key that was presented: conversations of two keys never meet (TR48).
     pub client_key: Option<[u8; 32]>,
+    /// The place that a named client key gave it (M88).
+    pub key_place: Option<Arc<KeyPlace>>,
     /// Use this account only, without selection and failover (N5).
     pub account_id: Option<String>,
     /// Operator's system text (N13).
@@ -183,6 +188,7 @@ impl Default for Call {
             session: None,
             gateway_session: None,
             client_key: None,
+            key_place: None,
             account_id: None,
             system: None,
             record: true,
@@ -274,7 +280,14 @@ impl Gateway {
             Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
         let pool = Pool::start(store.clone(), &config, clock, hooks);
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
-        let keys = Keys::new(config.api_key.as_ref());
+        let keys = Keys::new(&config);
+        let keys_file = match config.api_keys_file.as_deref().map(KeysFile::open).transpose()? {
+            Some((file, named)) => {
+                keys.set_file(named);
+                Some(file)
+            }
+            None => None,
+        };
         let discovery = config.model_discovery.then(Arc::<Discovery>::default);
         let shared = Arc::new(Shared {
             store,
@@ -302,7 +315,7 @@ impl Gateway {
             config,
         });
         let stop = CancellationToken::new();
-        spawn(watch_key_and_models(Arc::downgrade(&shared), models_file, stop.clone()));
+        spawn(watch_keys_and_models(Arc::downgrade(&shared), keys_file, models_file, stop.clone()));
         if let Some(discovery) = discovery {
             spawn(discover(Arc::downgrade(&shared), discovery, stop.clone()));
         }
@@ -339,6 +352,8 @@ impl Gateway {
         tokio::select! {
             taken = tokio::time::timeout(wait, self.shared.pool.first_snapshot()) => {
                 if taken.is_ok() {
+                    // They come with it. One that the store doesn't show keeps nobody waiting.
+                    tokio::time::timeout(KEYS_WAIT, self.key_known()).await.unwrap_or_default();
                     return Ok(());
                 }
             }
@@ -400,10 +415,16 @@ impl Gateway {
         let arrived = now();
         let request_id = self.request_id(call.request_id.clone());
         let client_request_id = call.client_request_id.clone();
+        let key = call.key_place.clone();
         self.shared.conversations.settled().await;
         let begun = run_heavy(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
-            refused.conclude(&self.shared, &body, &request_id, client_request_id.as_deref(), arrived.elapsed())
+            let told = Told {
+                request_id: &request_id,
+                client_request_id: client_request_id.as_deref(),
+                key: key.as_deref().map(|place| &**place.name()),
+            };
+            refused.conclude(&self.shared, &body, told, arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
@@ -502,9 +523,9 @@ impl Gateway {
 
     /// A face turned a request away before the gateway saw it: unknown path, wrong key, body too large. Counts it and
     /// writes its log line. `route` is a word of ours, never what the client wrote.
-    pub fn turned_away(&self, route: &'static str, request_id: &str, client_request_id: Option<&str>, status: u16) {
+    pub fn turned_away(&self, route: &'static str, told: Told<'_>, status: u16) {
         self.shared.metrics.count_refused(route, status);
-        summary::turned_away(route, request_id, client_request_id, status);
+        summary::turned_away(route, told, status);
     }
 
     /// Resolves when [`Gateway::close`] is called, for tasks that never end by themselves.

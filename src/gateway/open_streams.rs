@@ -9,6 +9,7 @@ use futures_util::task::AtomicWaker;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::keys::KeyPlace;
 use super::summary::SummaryCell;
 use super::{Gateway, Shared, now};
 use crate::pool::{AccountId, short};
@@ -113,18 +114,22 @@ impl OpenStreams {
 }
 
 /// A place among the requests in flight (`KIRO_MAX_CONNS`).
-pub(super) struct Permit(Arc<AtomicUsize>);
+pub(super) struct Permit {
+    in_flight: Arc<AtomicUsize>,
+    /// And among those of its client's key.
+    _of_key: Option<Arc<KeyPlace>>,
+}
 
 impl Permit {
-    pub(super) fn take(in_flight: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+    pub(super) fn take(in_flight: &Arc<AtomicUsize>, limit: usize, of_key: Option<Arc<KeyPlace>>) -> Option<Self> {
         let taken = in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < limit).then_some(n + 1));
-        taken.ok().map(|_| Self(in_flight.clone()))
+        taken.ok().map(|_| Self { in_flight: in_flight.clone(), _of_key: of_key })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

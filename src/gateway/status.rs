@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Gateway, Shared, wall_clock};
+use super::{Gateway, KeyStatus, Shared, wall_clock};
 use crate::metrics::{Observed, Scrape};
 use crate::policy::marks::Circuit;
 use crate::pool::short;
@@ -40,6 +40,10 @@ pub struct GatewayStatus {
     pub braked_until: Option<String>,
     /// Every account, sorted by id.
     pub accounts: Vec<AccountStatus>,
+    /// Named client keys with their counts, busy ones first, at most 100.
+    pub keys: Vec<KeyStatus>,
+    /// How many named client keys there are.
+    pub keys_total: usize,
     /// Requests since the start by outcome: `complete`, `error`, `cancelled`, `refused`.
     pub requests: BTreeMap<&'static str, u64>,
     /// From arrival to the first upstream event.
@@ -167,7 +171,10 @@ impl Gateway {
                 problem: account.problem.or(suspicious).or(account.cause),
             }
         };
+        let (keys, keys_total) = shared.keys.status(now);
         GatewayStatus {
+            keys,
+            keys_total,
             version: health.version,
             upstream: shared.upstream_word().unwrap_or("kiro"),
             status: health.status,

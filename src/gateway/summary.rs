@@ -45,6 +45,8 @@ impl RequestOutcome {
 pub struct SummaryCell {
     request_id: String,
     client_request_id: Option<String>,
+    /// The name of the client's key; none: the single one, or nobody asked for one.
+    key: Option<Arc<str>>,
     model: String,
     row: Arc<Model>,
     /// The model that answers in its place (TR36).
@@ -95,6 +97,7 @@ impl SummaryCell {
         Self {
             request_id: job.request_id.clone(),
             client_request_id: job.client_request_id.clone(),
+            key: job.key.clone(),
             model: job.client_model.clone(),
             row: job.model.clone(),
             instead: OnceLock::new(),
@@ -120,6 +123,11 @@ impl SummaryCell {
     /// The id of the request.
     pub fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// The name of the client's key; none without a named one.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// The model as the client named it.
@@ -231,6 +239,7 @@ impl SummaryCell {
         tracing::info!(
             request_id = self.request_id,
             client_request_id = self.client_request_id.as_deref().and_then(loggable),
+            key = self.key(),
             account = summary.account_id.as_deref().map(short),
             model = loggable(&self.model),
             kiro_model = self.kiro_model(),
@@ -260,6 +269,7 @@ impl SummaryCell {
         let mut line = json!({
             "request_id": self.request_id,
             "client_request_id": self.client_request_id.as_deref().and_then(loggable),
+            "key": self.key(),
             "model": loggable(&self.model),
             "kiro_model": self.kiro_model(),
             "upstream": shared.upstream_word(),
@@ -325,6 +335,17 @@ pub(super) fn loggable_kinds(kinds: &[String]) -> String {
     told.join(",")
 }
 
+/// What a log line says of a request that got no stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    /// Its id.
+    pub request_id: &'a str,
+    /// The client's own id, as it came.
+    pub client_request_id: Option<&'a str>,
+    /// The name of the client's key.
+    pub key: Option<&'a str>,
+}
+
 /// A request for an answer that was refused before an account was selected.
 pub(super) struct RefusedRequest {
     pub(super) error: Error,
@@ -342,19 +363,14 @@ impl<E: Into<Error>> From<E> for RefusedRequest {
 
 impl RefusedRequest {
     /// Counts it and writes its log line, and its dump when the request itself is wrong.
-    pub(super) fn conclude(
-        self,
-        shared: &Shared,
-        body: &Bytes,
-        request_id: &str,
-        client_request_id: Option<&str>,
-        took: Duration,
-    ) -> Error {
+    pub(super) fn conclude(self, shared: &Shared, body: &Bytes, told: Told<'_>, took: Duration) -> Error {
         let Self { error, client_model, known_model } = self;
+        let Told { request_id, client_request_id, key } = told;
         shared.metrics.count_request("refused", known_model.as_deref().unwrap_or("unknown"), Some(error.code()));
         tracing::info!(
             request_id,
             client_request_id = client_request_id.and_then(loggable),
+            key,
             model = client_model.as_deref().and_then(loggable),
             upstream = shared.upstream_word(),
             status = error.status(),
@@ -370,6 +386,7 @@ impl RefusedRequest {
             let line = json!({
                 "request_id": request_id,
                 "client_request_id": client_request_id.and_then(loggable),
+                "key": key,
                 "model": client_model.as_deref().and_then(loggable),
                 "upstream": shared.upstream_word(),
                 "status": error.status(),
@@ -385,8 +402,16 @@ impl RefusedRequest {
 }
 
 /// The log line of a request that a face turned away.
-pub(super) fn turned_away(route: &'static str, request_id: &str, client_request_id: Option<&str>, status: u16) {
-    tracing::info!(request_id, client_request_id = client_request_id.and_then(loggable), route, status, "turned away");
+pub(super) fn turned_away(route: &'static str, told: Told<'_>, status: u16) {
+    let Told { request_id, client_request_id, key } = told;
+    tracing::info!(
+        request_id,
+        client_request_id = client_request_id.and_then(loggable),
+        key,
+        route,
+        status,
+        "turned away"
+    );
 }
 
 #[cfg(test)]

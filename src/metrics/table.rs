@@ -152,6 +152,12 @@ metrics! {
     SHAPES "kiro_upstream_shape_total" Counter
         ["shape": "`q` or `runtime`", "outcome": "`ok`: an event stream began; else the fault"]
         "Chat calls of upstream by wire shape";
+    CLIENT_KEYS "kiro_client_key_requests_total" Counter
+        ["key": "its name; the first 100 that were used, then `other`"]
+        "Requests for an answer that a named client key let in";
+    CLIENT_KEYS_REFUSED "kiro_client_key_refused_total" Counter
+        ["key": "as in `kiro_client_key_requests_total`", "limit": "`max_inflight` or `rpm`"]
+        "Requests for an answer that a limit of their client key refused with 429";
     FIELDS_REFUSED "kiro_model_fields_refused_total" Counter
         ["model": "upstream's id; the first 64, then `other`", "member": "`thinking`, `display`, `effort`, `max_tokens` or `all`"]
         "Members of additionalModelRequestFields that upstream refused, after which they are left out or changed";

@@ -16,6 +16,7 @@ pub mod marks;
 pub mod names;
 pub mod notices;
 pub mod outcome;
+pub mod pace;
 #[cfg(feature = "gateway")]
 pub(crate) mod pending;
 pub mod reach;

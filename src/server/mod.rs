@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -36,7 +36,9 @@ pub(crate) use socket::{ClientSocket, unsent};
 pub use tls::Tls;
 
 use crate::error::{Code, Error};
-use crate::gateway::{Call, Gateway, KeyCheck, Leniency, SummaryCell, client_key_hash};
+use crate::gateway::{
+    Call, Gateway, KeyCheck, KeyHolder, KeyPlace, Leniency, NamedKey, SummaryCell, Told as Line, client_key_hash,
+};
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
 
@@ -100,7 +102,12 @@ where
         Ok(response) => response,
         Err(refusal) => {
             if !refusal.is_told {
-                gateway.turned_away(said.route, &request_id, said.client_request_id.as_deref(), refusal.error.status);
+                let line = Line {
+                    request_id: &request_id,
+                    client_request_id: said.client_request_id.as_deref(),
+                    key: refusal.key.as_deref(),
+                };
+                gateway.turned_away(said.route, line, refusal.error.status);
             }
             refusal.response(&request_id)
         }
@@ -152,6 +159,8 @@ struct Refusal {
     error: ApiError,
     /// The gateway has written its log line.
     is_told: bool,
+    /// The name of the client's key, where its limits are the reason.
+    key: Option<Arc<str>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -162,7 +171,7 @@ impl Refusal {
         } else {
             Vec::new()
         };
-        Self { error: ApiError::with_status(status, kind, message), is_told: false, headers }
+        Self { error: ApiError::with_status(status, kind, message), is_told: false, key: None, headers }
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -184,7 +193,7 @@ impl From<Error> for Refusal {
             .into_iter()
             .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
             .collect();
-        Self { error: error.api_error(), is_told: false, headers }
+        Self { error: error.api_error(), is_told: false, key: None, headers }
     }
 }
 
@@ -217,11 +226,12 @@ where
         );
     }
     let is_home = is_for_the_operator && peer.loopback && !site::is_from_elsewhere(&request);
+    let mut holder = None;
     if route.needs_key() && !peer.trusted && !is_home {
-        check_key(gateway, &request, &route, peer.keyless)?;
+        holder = check_key(gateway, &request, &route, peer.keyless)?;
     }
     match route {
-        Route::Messages => messages(gateway, request, request_id).await,
+        Route::Messages => messages(gateway, request, request_id, holder).await,
         Route::CountTokens => {
             let lenient = request.extensions().get::<Terms>().map(|terms| terms.lenient.clone()).unwrap_or_default();
             let body = read_body(gateway, request).await?;
@@ -258,11 +268,15 @@ async fn messages<B>(
     gateway: &Gateway,
     mut request: Request<B>,
     request_id: &str,
+    holder: Option<KeyHolder>,
 ) -> Result<Response<ResponseBody>, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
 {
+    // Before the body is read: a client over its limit costs nothing.
+    let key_place = holder.as_ref().and_then(|holder| holder.named.as_ref()).map(|key| enter(gateway, key));
+    let key_place = key_place.transpose()?.map(Arc::new);
     let Terms { system, hear, lenient, summary } = request.extensions_mut().remove().unwrap_or_default();
     let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let call = Call {
@@ -271,7 +285,8 @@ where
         trace_parent: text("traceparent"),
         session: text("x-claude-code-session-id"),
         gateway_session: text("x-session-id"),
-        client_key: offered_keys(&request).into_iter().flatten().next().map(|key| client_key_hash(&key)),
+        client_key: holder.map(|holder| holder.digest).or_else(|| first_key(&request)),
+        key_place,
         system,
         lenient,
         ..Call::default()
@@ -425,16 +440,39 @@ fn offered_keys<B>(request: &Request<B>) -> [Option<Cow<'_, str>>; 4] {
     ]
 }
 
-/// Checks the client key: one right key in any of the four places is enough (M2).
-fn check_key<B>(gateway: &Gateway, request: &Request<B>, route: &Route, keyless: bool) -> Result<(), Refusal> {
+/// What tells clients apart where no key is asked for.
+fn first_key<B>(request: &Request<B>) -> Option<[u8; 32]> {
+    offered_keys(request).into_iter().flatten().next().map(|key| client_key_hash(&key))
+}
+
+/// Takes a place under the limits of a client's key (M88).
+fn enter(gateway: &Gateway, key: &Arc<NamedKey>) -> Result<KeyPlace, Refusal> {
+    gateway.enter(key).map_err(|reached| {
+        let what = if reached.which == "rpm" { "requests a minute" } else { "requests at once" };
+        let message = format!("this key may send {} {what}", reached.limit);
+        let seconds = reached.retry_after.as_millis().div_ceil(1000).clamp(1, 60);
+        let seconds = HeaderValue::from(u16::try_from(seconds).unwrap_or(60));
+        let mut refusal = Refusal::new(429, ErrorType::RateLimit, message).with(RETRY_AFTER, seconds);
+        refusal.key = Some(key.name().clone());
+        refusal
+    })
+}
+
+/// Checks the client key: one right key in any of the four places is enough (M2). None: no key is asked for.
+fn check_key<B>(
+    gateway: &Gateway,
+    request: &Request<B>,
+    route: &Route,
+    keyless: bool,
+) -> Result<Option<KeyHolder>, Refusal> {
     let offered = offered_keys(request);
     // A person at a browser can send no header but this one.
     let is_page = matches!(route, Route::Status | Route::StatusEvents);
     let password = if is_page { status::password(request.headers()) } else { None };
     let said = || offered.iter().flatten().map(|key| &**key).chain(password.as_deref());
     match gateway.check_key(said()) {
-        KeyCheck::Right => Ok(()),
-        KeyCheck::Open if keyless || gateway.config().allow_anonymous => Ok(()),
+        KeyCheck::Right(holder) => Ok(Some(holder)),
+        KeyCheck::Open if keyless || gateway.config().allow_anonymous => Ok(None),
         KeyCheck::Open => {
             Err(Error::new(Code::Authentication, "no client key is configured here, so only this machine is served")
                 .into())

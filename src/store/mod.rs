@@ -22,6 +22,7 @@ use crate::metrics::{Histogram, Observed};
 use crate::proto::record::{self, ByteCount, Entry, Token, Unusable};
 use crate::secret::Secret;
 
+pub mod client_key;
 pub mod file;
 pub(crate) mod journal;
 pub mod redis;
@@ -32,6 +33,9 @@ pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
 pub use crate::proto::record::TokenKey;
 pub use file::{Imported, ServiceStore, import, lone_registration};
 pub use writer::{Pending, Writer};
+
+/// Fields and records of the hash of named client keys, unparsed (R109).
+pub type KeyFields = Vec<(Vec<u8>, Bytes)>;
 
 /// Reads the wall clock. Passed in, so that tests own the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -391,6 +395,14 @@ impl Store {
     /// known key because of a `None`.
     pub async fn client_key(&self) -> Result<Option<Secret>, StoreError> {
         either!(self, store => store.client_key().await)
+    }
+
+    /// The hash of named client keys (R109); always empty in a file store, whose keys lie in `KIRO_API_KEYS_FILE`.
+    pub async fn client_keys(&self) -> Result<KeyFields, StoreError> {
+        match self {
+            Self::Redis(store) => store.client_keys().await,
+            Self::File(_) | Self::Service(_) => Ok(Vec::new()),
+        }
     }
 
     /// Takes the refresh lock for 30 s (R40 step 1); `None` when somebody else has it.

@@ -178,7 +178,7 @@ fn named_flags_and_commands_exist() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 19] = [
         &[],
         &["serve"],
         &["doctor"],
@@ -193,6 +193,11 @@ fn named_flags_and_commands_exist() {
         &["accounts", "disable"],
         &["accounts", "enable"],
         &["accounts", "remove"],
+        &["keys", "add"],
+        &["keys", "list"],
+        &["keys", "disable"],
+        &["keys", "enable"],
+        &["keys", "remove"],
     ];
     let all: String = commands.map(help).concat();
     let mut wrong = Vec::new();

@@ -115,6 +115,9 @@ async fn every_metric_moves() {
         // tests/web_search.rs
         "kiro_web_search_total",
         "kiro_web_search_seconds",
+        // tests/operations/keys.rs
+        "kiro_client_key_requests_total",
+        "kiro_client_key_refused_total",
         // tests/webhook.rs
         "kiro_notices_total",
         // tests/stop.rs

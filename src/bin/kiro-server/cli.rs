@@ -20,6 +20,7 @@ pub fn command() -> Command {
         .args_conflicts_with_subcommands(false)
         .subcommand(Command::new("serve").about("Serve (the default)"))
         .subcommand(accounts())
+        .subcommand(keys())
         .subcommand(
             Command::new("doctor")
                 .about("Check configuration, store, accounts and upstream: one line each, with the cure")
@@ -225,6 +226,47 @@ fn accounts() -> Command {
                      Then the exit code is 1.",
                 ),
         )
+}
+
+fn keys() -> Command {
+    let name = || Arg::new("name").value_name("NAME").required(true).help("The key's name");
+    let limit = |id: &'static str, help: &'static str| {
+        Arg::new(id).long(id).value_name("N").value_parser(clap::value_parser!(u32).range(1..=1_000_000)).help(help)
+    };
+    let file = Arg::new("file")
+        .long("file")
+        .value_name("PATH")
+        .value_parser(clap::value_parser!(std::path::PathBuf))
+        .global(true)
+        .help("The keys' file [default: KIRO_API_KEYS_FILE, else the hash in Redis]");
+    Command::new("keys")
+        .about("Named client keys: add, list, disable, enable, remove")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(
+            "A running server sees a change within 5 s. To rotate a key, add a second one, move its users over, remove the \
+             first.\n\
+             Exit code: 0 done, 1 it could not be done, 2 usage or configuration.",
+        )
+        .arg(file)
+        .subcommand(
+            Command::new("add")
+                .about("Make a key and show it, once: only its hash is kept")
+                .arg(name().help("1–64 characters: A–Z a–z 0–9 . _ @ -"))
+                .arg(
+                    Arg::new("expires")
+                        .long("expires")
+                        .value_name("TIME")
+                        .help("Its end, such as 2027-01-31T00:00:00Z, or in how many days, such as 90d [default: none]"),
+                )
+                .arg(limit("max-inflight", "Requests that may run at once in one server [default: no limit]"))
+                .arg(limit("rpm", "Requests a minute in one server [default: no limit]"))
+                .arg(json()),
+        )
+        .subcommand(Command::new("list").about("Show the keys: name, state, end, limits").arg(json()))
+        .subcommand(Command::new("disable").about("Refuse a key until it is enabled").arg(name()).arg(json()))
+        .subcommand(Command::new("enable").about("Accept a disabled key again").arg(name()).arg(json()))
+        .subcommand(Command::new("remove").about("Remove a key for good").arg(name()).arg(json()))
 }
 
 fn add() -> Command {

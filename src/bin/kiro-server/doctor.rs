@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use futures_util::stream::{self, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kiro_messages::accounts::import::truncated;
 use kiro_messages::config::{
     Config, RawConfig, RedisAddress, Source, StoreKind, UpstreamKind, is_below_floor, parse_version,
@@ -26,9 +26,11 @@ use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::AccountKind;
 use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::record::client_key::KeyStanding;
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region};
 use kiro_messages::proto::translate::model::Models;
 use kiro_messages::secret::Secret;
+use kiro_messages::store::client_key::KeyPlaces;
 use kiro_messages::store::{Status, StoreError, StoreErrorKind, TokenKey};
 use kiro_messages::upstream::Upstream;
 use serde_json::{Value, json};
@@ -50,6 +52,8 @@ const NEWER_VERSION: &str =
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
 /// Token records without an account that are named.
 const MOST_ORPHANS: usize = 10;
+/// Names of client keys that a line shows.
+const MOST_KEY_NAMES: usize = 10;
 
 pub async fn run(config: Config, raw: &RawConfig, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     if options.get_flag("live") {
@@ -227,7 +231,8 @@ async fn examine(desk: &Desk, report: &mut DoctorReport) {
     let accounts = match desk.reach().await {
         Ok(()) => {
             store(desk, report).await;
-            client_key(desk, report).await;
+            let has_named = client_keys(desk, report).await;
+            client_key(desk, has_named, report).await;
             match desk.accounts().await {
                 Ok(accounts) => {
                     pool(desk, &accounts, report).await;
@@ -486,13 +491,52 @@ fn can_write_beside(path: &Path) -> std::io::Result<()> {
     std::fs::remove_file(probe)
 }
 
-async fn client_key(desk: &Desk, report: &mut DoctorReport) {
+/// Named keys: how many, and which have ended or soon will (R108, R109). True when a server asks for one of them.
+async fn client_keys(desk: &Desk, report: &mut DoctorReport) -> bool {
+    let mut has_named = desk.config.api_keys_file.is_some();
+    let of_store = KeyPlaces::of(&desk.store).ok();
+    let places = desk.config.api_keys_file.clone().map(KeyPlaces::File).into_iter().chain(of_store);
+    let now = Timestamp::now();
+    for place in places {
+        let keys = match (place.read().await, &place) {
+            (Ok(keys), KeyPlaces::Redis(_)) if keys.is_empty() => continue,
+            (Ok(keys), _) => keys,
+            (Err(error), _) => {
+                let cure = "correct it, or `kiro-server keys remove NAME`; a server keeps the keys that it knows";
+                report.wrong("client keys", error.to_string(), cure);
+                continue;
+            }
+        };
+        has_named = true;
+        let valid = keys.iter().filter(|key| key.standing(now) == KeyStanding::Valid).count();
+        report.ok("client keys", format!("{}: {} keys, {valid} valid", place.name(), keys.len()));
+        let soon = now + SignedDuration::from_hours(24 * 7);
+        let enabled = || keys.iter().filter(|key| key.enabled);
+        let ended = enabled().filter(|key| key.standing(now) == KeyStanding::Expired);
+        let ending = enabled().filter(|key| key.expires.is_some_and(|end| end > now && end <= soon));
+        for (what, names) in [
+            ("have ended", ended.map(|key| &*key.name).collect::<Vec<_>>()),
+            ("end within 7 days", ending.map(|key| &*key.name).collect()),
+        ] {
+            if !names.is_empty() {
+                let more = if names.len() > MOST_KEY_NAMES { ", …" } else { "" };
+                let shown = names[..names.len().min(MOST_KEY_NAMES)].join(", ");
+                let message = format!("{} {what} ({shown}{more}); `kiro-server keys add` makes new ones", names.len());
+                report.note("client keys", message);
+            }
+        }
+    }
+    has_named
+}
+
+async fn client_key(desk: &Desk, has_named: bool, report: &mut DoctorReport) {
     let loopback = desk.config.listen.ip().to_canonical().is_loopback();
     if desk.config.api_key.is_some() {
         return report.ok("client key", "from the configuration");
     }
     match desk.store.client_key().await {
         Ok(Some(_)) => report.ok("client key", "from the store"),
+        Ok(None) if has_named => report.note("client key", "none: only named keys are right"),
         Ok(None) if loopback => {
             report.note("client key", "none: everybody who can reach the loopback address is served");
         }

@@ -1,4 +1,4 @@
-//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, doctor, health, simulate.
+//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, keys, doctor, health, simulate.
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod accounts;
@@ -6,6 +6,7 @@ mod cli;
 mod desk;
 mod doctor;
 mod health;
+mod keys;
 mod log;
 mod output;
 mod reload;
@@ -61,7 +62,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         return Ok(end(output::show(&text).map(|()| ExitCode::SUCCESS)));
     }
     let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
-    if let Some((name @ ("accounts" | "doctor" | "health"), options)) = matches.subcommand() {
+    if let Some((name @ ("accounts" | "keys" | "doctor" | "health"), options)) = matches.subcommand() {
         // A command prints its own output; the library's log is shown only on request.
         let is_said = |(setting, _, source): &(&Setting, String, Source)| {
             setting.env == "KIRO_LOG_LEVEL" && *source != Source::Default
@@ -74,6 +75,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
         let done = match name {
             "accounts" => runtime.block_on(accounts::run(config, options)),
+            "keys" => runtime.block_on(keys::run(config, options)),
             "health" => runtime.block_on(health::run(&config, options)),
             _ => runtime.block_on(doctor::run(config, &raw, options)),
         };

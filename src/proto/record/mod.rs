@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::secret::Secret;
 
+pub mod client_key;
 pub mod import;
 mod note;
 mod read;

@@ -28,7 +28,7 @@ pub(super) struct FoundFile {
 }
 
 /// Where `path` leads: symbolic links of the file itself are followed, so that its target is replaced (R64).
-pub(super) fn target(path: &Path) -> Result<PathBuf, StoreError> {
+pub(in crate::store) fn target(path: &Path) -> Result<PathBuf, StoreError> {
     let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&target) {

@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, KnownLogins, Latency, Lock, LockHandle, NewAccount, RawAccount,
-    RedisConfig, Status, StoreError, StoreErrorKind, Tickets, TokenKey,
+    Added, Cas, Change, DEFAULT_KEY_PREFIX, Inspection, KeyFields, KnownLogins, Latency, Lock, LockHandle, NewAccount,
+    RawAccount, RedisConfig, Status, StoreError, StoreErrorKind, Tickets, TokenKey,
 };
 use crate::proto::record::{self, Account, Fingerprint, Token, is_account_id, token_id_of_path};
 use crate::secret::Secret;
@@ -197,6 +197,42 @@ impl RedisStore {
             Err(error) if is_wrong_type(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) async fn client_keys(&self) -> Result<KeyFields, StoreError> {
+        let reply = self.one(command("HGETALL", &[self.client_keys_key().as_bytes()])).await?;
+        redis::from_redis_value(reply).map_err(|_| broken("the client keys are no hash"))
+    }
+
+    /// False when there is one of this name.
+    pub(in crate::store) async fn add_client_key(&self, name: &str, record: &[u8]) -> Result<bool, StoreError> {
+        let hash = self.client_keys_key();
+        Ok(self.write(command("HSETNX", &[hash.as_bytes(), name.as_bytes(), record])).await? == Value::Int(1))
+    }
+
+    /// Replaces a key's record if it still has the bytes `old`.
+    pub(in crate::store) async fn compare_and_set_client_key(
+        &self,
+        name: &str,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<Cas, StoreError> {
+        let hash = self.client_keys_key();
+        let arguments = [name.as_bytes(), old, new];
+        let call = [(hash.as_str(), arguments)].into_iter();
+        let reply = self.call(&self.inner.account, call, Patience::Command).await.pop();
+        reply.unwrap_or_else(|| Err(no_reply())).and_then(cas)
+    }
+
+    /// False when there is none of this name.
+    pub(in crate::store) async fn remove_client_key(&self, name: &str) -> Result<bool, StoreError> {
+        let hash = self.client_keys_key();
+        Ok(self.write(command("HDEL", &[hash.as_bytes(), name.as_bytes()])).await? == Value::Int(1))
+    }
+
+    /// The full name of the hash of named client keys.
+    pub(in crate::store) fn client_keys_key(&self) -> String {
+        self.key("kiro:client-keys")
     }
 
     pub(super) async fn lock(&self, key: &TokenKey, now: Timestamp) -> Result<Option<Lock>, StoreError> {
