@@ -260,6 +260,11 @@ export interface GatewayOptions {
   // Server
 
   /**
+   * JSON file with named client keys, which are valid beside the single one; read again within 5 s of a change. `kiro-server keys add` writes it. With Redis, named keys may lie there too.
+   * Environment: `KIRO_API_KEYS_FILE`.
+   */
+  apiKeysFile?: string
+  /**
    * Serve without a client key, on an address other than loopback too.
    * Environment: `KIRO_ALLOW_ANONYMOUS`.
    * @default false
@@ -747,6 +752,8 @@ export interface StreamSummary {
   durationMs: number
   /** As in {@link MessageStream.ignored}. */
   ignored: string[]
+  /** The name of the client's key, where it has a named one (`apiKeysFile`). */
+  key?: string
   error?: KiroError
 }
 

@@ -1,12 +1,15 @@
 // What the server owes itself against its clients, in listen() and handler() as in kiro-server.
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { writeFileSync } from 'node:fs'
 import { createServer, request as httpRequest } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { connect } from 'node:net'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
-import { accounts, ask, gateway, listening, simulator, sleep, until } from './support/stack.mjs'
+import { accounts, ask, folder, gateway, listening, rejection, simulator, sleep, until } from './support/stack.mjs'
 
 const MESSAGES = '/v1/messages'
 
@@ -65,6 +68,29 @@ test('early answers to big uploads arrive', { timeout: 120_000 }, async (t) => {
       assert.equal(said.slice(9, 12), String(status), `${way}: ${said}`)
     }
   }
+})
+
+test('named keys are right on both ways, and have their limits (R108, M88)', async (t) => {
+  const sha256 = (key) => createHash('sha256').update(key).digest('hex')
+  const apiKeysFile = join(folder(t), 'keys.json')
+  const keys = [{ name: 'a', sha256: sha256('k-a'), rpm: 2 }, { name: 'b', sha256: sha256('k-b'), enabled: false }]
+  writeFileSync(apiKeysFile, JSON.stringify({ keys }))
+  const { ports } = await both(t, { apiKey: 'single', apiKeysFile })
+  const statuses = async (port, key) => {
+    const url = `http://127.0.0.1:${port}${MESSAGES}`
+    const answer = await fetch(url, { method: 'POST', headers: { 'x-api-key': key }, body: JSON.stringify(ask()) })
+    return [answer.status, (await answer.json()).error?.type]
+  }
+  // The limit is the key's, whatever way it came.
+  for (const port of Object.values(ports)) {
+    assert.deepEqual(await statuses(port, 'k-a'), [200, undefined])
+    assert.deepEqual(await statuses(port, 'single'), [200, undefined])
+    assert.deepEqual(await statuses(port, 'k-b'), [401, 'authentication_error'])
+  }
+  for (const port of Object.values(ports)) assert.deepEqual(await statuses(port, 'k-a'), [429, 'rate_limit_error'])
+  const broken = await rejection(gateway(t, await simulator(t), accounts(t), { apiKeysFile: '/nowhere/keys.json' }))
+  assert.equal(broken.code, 'KIRO_CONFIG')
+  assert.match(broken.message, /KIRO_API_KEYS_FILE: \/nowhere\/keys.json: /)
 })
 
 test('without a key other sites are not served, and nobody gets CORS headers', async (t) => {
