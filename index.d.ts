@@ -251,6 +251,12 @@ export interface GatewayOptions {
    */
   firstEventTimeoutMs?: number
   /**
+   * How long an idle connection to upstream is kept, which closes it at about 60 s. 0: each request makes a new one.
+   * Environment: `KIRO_UPSTREAM_KEEP_IDLE`.
+   * @default 55000
+   */
+  upstreamKeepIdleMs?: number
+  /**
    * Limit between two chunks of upstream's answer. There is no limit for the whole answer.
    * Environment: `KIRO_IDLE_TIMEOUT`.
    * @default 300000

@@ -135,8 +135,12 @@ pub struct Scrape {
     pub waiting: usize,
     /// Requests that had to wait.
     pub waits: u64,
-    /// Connections opened towards upstream.
+    /// Connections opened towards upstream for a request each.
     pub connects: u64,
+    /// Those that were opened ahead of need, and those that couldn't be.
+    pub connects_ahead: (u64, u64),
+    /// Idle connections towards upstream.
+    pub idle_connections: usize,
     /// Accounts by state.
     pub states: Vec<(&'static str, usize)>,
     /// Requests in flight by account, by the first 8 characters of the id.
@@ -391,7 +395,10 @@ impl Collector for Scrape {
         out.gauge(&table::IN_FLIGHT, self.in_flight as i64)?;
         out.gauge(&table::WAITING, self.waiting as i64)?;
         out.counter(&table::WAITS, self.waits)?;
-        out.counter(&table::CONNECTS, self.connects)?;
+        let (ahead, failed) = self.connects_ahead;
+        out.counters(&table::CONNECTS, "reason", &[("request", self.connects), ("ahead", ahead)])?;
+        out.counter(&table::AHEAD_FAILED, failed)?;
+        out.gauge(&table::IDLE, self.idle_connections as i64)?;
         let states = self.states.iter().map(|(state, count)| (vec![("state", (*state).to_owned())], *count as i64));
         out.gauges(&table::ACCOUNTS, states)?;
         let accounts =

@@ -1,4 +1,4 @@
-//! The HTTP client towards Kiro: built once, timeouts by name (K67–K72, K103, K113).
+//! The HTTP client towards Kiro: built once, timeouts by name (K67–K72, K103, K113, K143).
 //!
 //! HTTP/1.1 with keep-alive, because one HTTP/2 connection carries about a hundred streams and the pool opens only one.
 //! Dropping a response body closes its connection at once (K70); reading it to its end gives the connection back.
@@ -7,6 +7,7 @@
 //! nothing is woken in between (docs/performance.md has the figures). `reqwest` makes the other calls: token refresh,
 //! usage and the sign-in.
 
+mod ahead;
 mod clients;
 mod connections;
 mod connector;
@@ -92,8 +93,11 @@ pub struct Upstream {
     connector: Connector,
     connections: Arc<Connections>,
     clients: Clients,
-    /// Connections since the start.
+    /// Connections since the start, for a request each.
     opened: Arc<AtomicU64>,
+    /// Those that no request waited for, and how many couldn't be made.
+    opened_ahead: AtomicU64,
+    failed_ahead: AtomicU64,
     /// `KIRO_PROXY_URL`.
     proxy: Option<Arc<Proxy>>,
     connect_timeout: Duration,
@@ -142,10 +146,12 @@ impl Upstream {
         let url = config.proxy_url.as_ref().map(Secret::expose);
         let refuse = |what: &str| Error::new(Code::Config, format!("KIRO_PROXY_URL: {what}"));
         Ok(Self {
-            connector: Connector::new(tls.clone(), timeout, opened.clone()),
-            connections: Arc::default(),
+            connector: Connector::new(tls.clone(), timeout),
+            connections: Arc::new(Connections::new(config.keep_idle)),
             clients: Clients::new(tls, timeout, url, opened.clone()).map_err(|e| refuse(&e.to_string()))?,
             opened,
+            opened_ahead: AtomicU64::new(0),
+            failed_ahead: AtomicU64::new(0),
             proxy: match url.map(Proxy::parse) {
                 None => None,
                 Some(Some(proxy)) => Some(Arc::new(proxy)),
@@ -164,7 +170,7 @@ impl Upstream {
         })
     }
 
-    /// Connections opened since the start, over all proxies.
+    /// Connections opened since the start for a request each, over all proxies.
     pub fn connects(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
     }
@@ -309,6 +315,18 @@ impl Upstream {
         }
     }
 
+    /// The parsed URL, and the way to it.
+    fn route(&self, url: &str, proxy: Option<&str>) -> Result<(Uri, Route), Fault> {
+        let unusable = || Fault::network("the upstream URL can't be used");
+        let uri: Uri = url.parse().map_err(|_| unusable())?;
+        let proxy = match proxy {
+            None => self.proxy.clone(),
+            Some(url) => Some(Arc::new(Proxy::parse(url).ok_or_else(unusable_proxy)?)),
+        };
+        let route = Route::new(&uri, proxy).ok_or_else(unusable)?;
+        Ok((uri, route))
+    }
+
     async fn send(
         &self,
         target: &ChatTarget,
@@ -316,13 +334,7 @@ impl Upstream {
         body: Parts,
         progress: &SendProgress,
     ) -> Result<Response<AnswerBody>, Fault> {
-        let unusable = |_| Fault::network("the upstream URL can't be used");
-        let uri: Uri = target.url.parse().map_err(|_| unusable(()))?;
-        let proxy = match &target.proxy {
-            None => self.proxy.clone(),
-            Some(url) => Some(Arc::new(Proxy::parse(url).ok_or_else(unusable_proxy)?)),
-        };
-        let route = Route::new(&uri, proxy).ok_or_else(|| unusable(()))?;
+        let (uri, route) = self.route(&target.url, target.proxy.as_deref())?;
         let authority = uri.authority().map_or("", Authority::as_str);
         let wire = || -> Result<WireRequest, Fault> {
             let mut headers = headers()?;
@@ -336,16 +348,16 @@ impl Upstream {
             Ok(WireRequest::new(&Method::POST, &target, authority, &headers, body.clone()))
         };
         let broken = || Fault::network("the connection broke before the answer began");
-        if let Some(io) = self.connections.idle(&route) {
+        if let Some((io, age)) = self.connections.idle(&route) {
             match exchange(io, &wire()?, self.connections.clone(), route.clone(), progress).await {
                 Ok(response) => return Ok(response),
                 // An old connection that upstream had given up.
-                Err(broke) if broke.unanswered => {}
+                Err(broke) if broke.unanswered => self.connections.died(&route, age),
                 Err(_) => return Err(broken()),
             }
         }
         let began = self.reached.may_try(&route)?;
-        let io = Box::pin(self.connector.connect(&route))
+        let io = Box::pin(self.connector.connect(&route, &self.opened))
             .await
             .map_err(|error| self.reached.failed(&route, &error, began))?;
         self.reached.made(&route);

@@ -9,6 +9,10 @@ mod redis_server;
 #[expect(dead_code, reason = "shared with other tests")]
 mod world;
 
+#[path = "support/distance.rs"]
+mod distance;
+#[path = "serving/handshakes.rs"]
+mod handshakes;
 #[path = "serving/life.rs"]
 mod life;
 #[path = "serving/limits.rs"]

@@ -2,6 +2,8 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "upstream_wire/kept.rs"]
+mod kept;
 #[path = "upstream_wire/proxies.rs"]
 mod proxies;
 

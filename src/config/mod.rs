@@ -202,6 +202,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// `KIRO_FIRST_EVENT_TIMEOUT`.
     pub first_event_timeout: Duration,
+    /// `KIRO_UPSTREAM_KEEP_IDLE`; zero: no idle connection is kept.
+    pub keep_idle: Duration,
     /// `KIRO_IDLE_TIMEOUT`.
     pub idle_timeout: Duration,
     /// `KIRO_EARLY_HEADERS`.
@@ -385,6 +387,7 @@ impl RawConfig {
             refresh_threshold: self.duration(key!("KIRO_REFRESH_THRESHOLD"))?,
             connect_timeout: self.duration(key!("KIRO_CONNECT_TIMEOUT"))?,
             first_event_timeout: self.duration(key!("KIRO_FIRST_EVENT_TIMEOUT"))?,
+            keep_idle: self.duration(key!("KIRO_UPSTREAM_KEEP_IDLE"))?,
             idle_timeout: self.duration(key!("KIRO_IDLE_TIMEOUT"))?,
             early_headers: self.duration(key!("KIRO_EARLY_HEADERS"))?,
             ping_interval: self.duration(key!("KIRO_PING_INTERVAL"))?,

@@ -266,6 +266,10 @@ pub const SETTINGS: &[Setting] = &[
         .means("Limit for TCP and TLS towards upstream."),
     row(Group::Upstream, "KIRO_FIRST_EVENT_TIMEOUT", Form::Duration, "120s")
         .means("Limit from the end of the request to upstream's first event."),
+    row(Group::Upstream, "KIRO_UPSTREAM_KEEP_IDLE", Form::Duration, "55s").means(
+        "How long an idle connection to upstream is kept, which closes it at about 60 s. 0: each request makes a new \
+             one.",
+    ),
     row(Group::Upstream, "KIRO_IDLE_TIMEOUT", Form::Duration, "300s")
         .means("Limit between two chunks of upstream's answer. There is no limit for the whole answer."),
     row(Group::Server, "KIRO_API_KEYS_FILE", Form::Text, "").flag("api-keys-file").means(

@@ -1,9 +1,10 @@
 //! A gateway's background tasks. They end when it is closed.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -18,19 +19,28 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often idle upstream connections and resting ways are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Closes upstream connections that were idle for too long, and probes the ways that rest.
-pub(super) async fn sweep(upstream: Weak<Upstream>, stop: CancellationToken) {
-    let mut probes = JoinSet::new();
+/// Closes upstream connections that were idle for too long, opens some ahead of need (K143), and probes the ways that
+/// rest.
+pub(super) async fn sweep(shared: Weak<Shared>, upstream: Arc<Upstream>, stop: CancellationToken) {
+    let mut opening = JoinSet::new();
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
+        let swept = tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            _ = ticks.tick() => true,
+            () = upstream.wanted() => false,
+        };
+        let Some(now) = shared.upgrade().map(|shared| shared.pool.now()) else { return };
+        while opening.try_join_next().is_some() {}
+        if swept {
+            upstream.sweep();
+            for probe in upstream.probes() {
+                opening.spawn(probe);
+            }
         }
-        let Some(upstream) = upstream.upgrade() else { return };
-        upstream.sweep();
-        while probes.try_join_next().is_some() {}
-        for probe in upstream.probes() {
-            probes.spawn(probe);
+        for connection in upstream.ahead(now) {
+            opening.spawn(connection);
         }
     }
 }

@@ -73,7 +73,7 @@ use crate::credentials::Credentials;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::policy::names::PassedNames;
-use crate::pool::{AccountInfo, Hooks, Pool, short};
+use crate::pool::{AccountInfo, Hooks, Pool, Wanted, short};
 use crate::proto::kiro::client_identity;
 use crate::proto::messages::request::{Purpose, SystemMode};
 use crate::proto::translate::edits::edit;
@@ -326,7 +326,7 @@ impl Gateway {
         if let Some(webhook) = Webhook::of(&shared.config, &shared.upstream)? {
             spawn(webhook::watch(Arc::downgrade(&shared), webhook, stop.clone()));
         }
-        spawn(sweep(Arc::downgrade(&shared.upstream), stop.clone()));
+        spawn(sweep(Arc::downgrade(&shared), shared.upstream.clone(), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         if is_below_floor(&gateway.shared.config.client_version) {
             tracing::error!(
@@ -435,6 +435,18 @@ impl Gateway {
         });
         stream.set_input_estimate(estimate);
         Ok(stream)
+    }
+
+    /// A request is coming in whose body takes a while: the connection that it probably needs is opened meanwhile (K143).
+    pub(crate) fn expects_request(&self) {
+        let pool = &self.shared.pool;
+        self.shared.upstream.expects(|| {
+            let view = pool.account(&pool.candidate(&Wanted::default())?)?;
+            let region = view.region();
+            let shape = *view.shapes(region).first()?;
+            let proxy = view.proxy_url().map(|url| url.expose().to_owned());
+            Some((view.chat_url(shape, region).to_string(), proxy))
+        });
     }
 
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.

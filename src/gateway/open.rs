@@ -85,6 +85,9 @@ async fn attempt(
         proxy: account.proxy_url().map(|url| url.expose().to_owned()),
         account: account.id().clone(),
     };
+    if attempts.began.is_none() {
+        job.shared.upstream.chosen(&target.url, target.proxy.as_deref());
+    }
     attempts.began.get_or_insert_with(now);
     attempts.budget.called();
     let call = pin!(job.shared.upstream.generate(&target, body));

@@ -245,6 +245,8 @@ impl Gateway {
             waiting: shared.pool.counts().waiting,
             waits: counters.waits.load(Ordering::Relaxed),
             connects: shared.upstream.connects(),
+            connects_ahead: shared.upstream.connects_ahead(),
+            idle_connections: shared.upstream.idle_connections(),
             states: shared.pool.states().to_vec(),
             braked: shared.pool.brake().is_some(),
             account_in_flight: shared.account_in_flight(),

@@ -118,7 +118,11 @@ metrics! {
     ATTEMPTS "kiro_upstream_attempts_total" Counter
         ["outcome": "`ok`: an event stream began; else the class of the fault, such as `RateLimited`; each stands at 0 from the start"]
         "Calls of upstream by what came of them; one whose stream breaks later counts as `ok` and as the fault";
-    CONNECTS "kiro_upstream_connects_total" Counter [] "Connections that were opened towards upstream";
+    CONNECTS "kiro_upstream_connects_total" Counter
+        ["reason": "`request`: a request waited for it; `ahead`: none did; each stands at 0 from the start"]
+        "Connections that were opened towards upstream";
+    AHEAD_FAILED "kiro_upstream_ahead_failures_total" Counter [] "Connections that were to be opened ahead of need and could not be";
+    IDLE "kiro_upstream_idle_connections" Gauge [] "Connections towards upstream that idle, ready for the next request";
     ACCOUNTS "kiro_accounts" Gauge
         ["state": "`healthy`, `half-open`, `stale`, `cooling`, `no-profile`, `quota`, `ejected`, `disabled`, `unusable`"]
         "Accounts by state; the first three are selected";

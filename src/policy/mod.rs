@@ -11,6 +11,7 @@ pub mod brake;
 #[cfg(feature = "gateway")]
 pub(crate) mod credential;
 pub mod health;
+pub mod idle;
 pub mod learned;
 pub mod marks;
 pub mod names;

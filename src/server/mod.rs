@@ -42,6 +42,8 @@ use crate::gateway::{
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
 
+/// From so many bytes on a body takes more than the round trip that it takes to connect.
+const LONG_BODY: u64 = 32 * 1024;
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METRICS_TEXT: HeaderValue =
@@ -291,6 +293,9 @@ where
         lenient,
         ..Call::default()
     };
+    if announced(request.headers()).is_some_and(|length| length >= LONG_BODY) {
+        gateway.expects_request();
+    }
     let body = read_body(gateway, request).await?;
     if let Some(hear) = hear {
         hear(&body);
@@ -321,6 +326,11 @@ where
     }
 }
 
+/// The length that a body says it has.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
 /// Names the features of the request that have no effect (M80).
 fn say_ignored(ignored: &Ignored, headers: &mut HeaderMap) {
     if let Some(value) = ignored.header().and_then(|value| HeaderValue::try_from(value).ok()) {
@@ -340,7 +350,7 @@ where
         Refusal::new(413, ErrorType::RequestTooLarge, format!("request body is over {limit} bytes"))
             .with(CONNECTION, HeaderValue::from_static("close"))
     };
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let announced = announced(request.headers());
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());
     }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 
 use super::state::SimShared;
 
@@ -16,13 +18,73 @@ pub(super) struct SimConnection {
     /// 1 for the first connection.
     pub number: u64,
     reset: AtomicBool,
+    /// Since when no request runs; none while one does.
+    idle: Mutex<Option<Instant>>,
     shared: Arc<SimShared>,
+}
+
+/// A request runs, to the end of its answer.
+pub(super) struct Busy(Arc<SimConnection>);
+
+impl Busy {
+    pub fn until_end_of<B>(self, body: B) -> Answering<B> {
+        Answering { body, _busy: self }
+    }
+}
+
+/// The body of an answer, which keeps its connection busy.
+pub(super) struct Answering<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Answering<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        *self.0.idle() = Some(Instant::now());
+    }
 }
 
 impl SimConnection {
     pub fn open(shared: Arc<SimShared>) -> Self {
         let number = shared.state().connection_opened();
-        Self { number, reset: AtomicBool::new(false), shared }
+        Self { number, reset: AtomicBool::new(false), idle: Mutex::new(Some(Instant::now())), shared }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request begins.
+    pub fn begin(self: &Arc<Self>) -> Busy {
+        *self.idle() = None;
+        Busy(self.clone())
+    }
+
+    /// Resolves when no request has run for the time of the world that the connection was opened in.
+    pub async fn idled(&self) {
+        let limit = self.shared.state().world.idle;
+        let mut due = Instant::now() + limit;
+        while due > Instant::now() {
+            sleep_until(due).await;
+            due = self.idle().unwrap_or_else(Instant::now) + limit;
+        }
     }
 
     /// The client shall see a reset when the connection closes.

@@ -271,12 +271,19 @@ async fn answer(socket: TcpStream, shared: Arc<SimShared>, draining: Cancellatio
     let _best_effort = socket.set_nodelay(true);
     let connection = Arc::new(SimConnection::open(Arc::clone(&shared)));
     let io = TokioIo::new(Io::new(socket, Arc::clone(&connection)));
-    let service = service_fn(|request| routes::answer(request, Arc::clone(&shared), Arc::clone(&connection)));
+    let service = service_fn(|request| {
+        let busy = connection.begin();
+        let answer = routes::answer(request, Arc::clone(&shared), Arc::clone(&connection));
+        async move { Ok::<_, io::Error>(answer.await?.map(|body| busy.until_end_of(body))) }
+    });
     let mut served = pin!(http1::Builder::new().serve_connection(io, service));
     // A connection ends as the client or the scenario wants; the counters record how.
     tokio::select! {
         _ended = &mut served => return,
-        () = draining.cancelled() => served.as_mut().graceful_shutdown(),
+        () = draining.cancelled() => {}
+        // As Kiro does (K67).
+        () = connection.idled() => {}
     }
+    served.as_mut().graceful_shutdown();
     let _ended = served.await;
 }

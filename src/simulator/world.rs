@@ -14,6 +14,8 @@ use crate::proto::kiro::client_identity::VERSION_FLOOR;
 /// Kiro's answer to a client that is too old (K104).
 const TOO_OLD: &str =
     "This version of Kiro is no longer supported. Please update to the latest version of Kiro to continue.";
+/// How long Kiro lets a connection idle (K67).
+const IDLE: Duration = Duration::from_secs(60);
 /// The name of today's world, which is the default.
 pub(super) const TODAY: &str = "2026-11";
 /// The name of last winter's.
@@ -57,6 +59,8 @@ pub(super) struct SimWorld {
     pub results: usize,
     /// A larger chat body is refused.
     pub max_body: Option<usize>,
+    /// A connection that idles so long is closed.
+    pub idle: Duration,
     /// Shapes whose hosts have no name that can be found, in-process only.
     pub dns: Vec<String>,
     /// Refusals that come before account and prompt are checked.
@@ -145,6 +149,7 @@ impl SimWorld {
             search: Search::Found,
             results: 3,
             max_body: None,
+            idle: IDLE,
             dns: Vec::new(),
             rules: Vec::new(),
         }
@@ -267,6 +272,7 @@ impl SimWorld {
         }
         self.results = fields.take("results")?.unwrap_or(self.results);
         self.max_body = fields.positive("max_body")?.or(self.max_body);
+        self.idle = fields.millis("idle_ms")?.unwrap_or(self.idle);
         for shape in fields.take::<Vec<String>>("dns")?.into_iter().flatten() {
             if shape != "q" && shape != "runtime" {
                 return Err(format!("`world.dns` holds q and runtime, not `{shape}`"));

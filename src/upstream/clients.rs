@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tower::util::MapRequestLayer;
 
-use super::connections::{POOL_IDLE, TCP_KEEPALIVE};
-use super::connector::Resolver;
+use super::connector::{Resolver, TCP_KEEPALIVE};
 use super::route::Proxy;
 use crate::proto::kiro::fault::Fault;
 
+/// How long their connections idle: no person waits for these calls.
+const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Most clients for accounts' proxies. Beyond that the least recently used one is dropped.
 const MAX_PROXIES: usize = 1024;
 

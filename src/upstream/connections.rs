@@ -1,73 +1,102 @@
 //! Idle connections to upstream, kept for a time (K67).
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::route::Route;
-
-/// How long an idle connection is kept. Upstream closes it at about 60 s (K67).
-pub(super) const POOL_IDLE: Duration = Duration::from_secs(15);
-/// The same for surplus connections after a burst of streams.
-const SURPLUS_IDLE: Duration = Duration::from_secs(5);
-const KEPT_IDLE: usize = 2;
-pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+use crate::policy::idle::IdleConnections;
 
 /// Keeps the idle connections.
-#[derive(Default)]
 pub(super) struct Connections {
-    /// The most recently used one is at the end and is used next, so that the others age.
-    idle: Mutex<HashMap<Route, Vec<Idle>>>,
-}
-
-struct Idle {
-    io: Socket,
-    since: Instant,
+    began: Instant,
+    inside: Mutex<IdleConnections<Route, Socket>>,
+    /// Rung when a connection is to be opened ahead at once.
+    bell: Notify,
 }
 
 impl Connections {
-    /// An idle connection that still looks open.
-    pub(super) fn idle(&self, route: &Route) -> Option<Socket> {
-        let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle.get_mut(route)?;
-        while let Some(Idle { mut io, since }) = kept.pop() {
-            if now - since < POOL_IDLE && is_quiet(&mut io) {
-                return Some(io);
-            }
-        }
-        None
+    /// `keep`: how long a connection idles at most; zero: none is kept.
+    pub(super) fn new(keep: Duration) -> Self {
+        Self { began: Instant::now(), inside: Mutex::new(IdleConnections::new(keep)), bell: Notify::new() }
+    }
+
+    fn inside(&self) -> (MutexGuard<'_, IdleConnections<Route, Socket>>, Duration) {
+        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        // Times grow in the order of the lock.
+        let now = self.began.elapsed();
+        (inside, now)
+    }
+
+    /// An idle connection that still looks open, and how long it has idled.
+    pub(super) fn idle(&self, route: &Route) -> Option<(Socket, Duration)> {
+        let (mut inside, now) = self.inside();
+        inside.take(route, now, is_quiet)
     }
 
     /// Takes back a connection without a running request.
     pub(super) fn keep(&self, route: &Route, io: Socket) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = Idle { io, since: Instant::now() };
-        match idle.get_mut(route) {
-            Some(kept) => kept.push(entry),
-            None => drop(idle.insert(route.clone(), vec![entry])),
+        let (mut inside, now) = self.inside();
+        inside.keep(route, io, now);
+    }
+
+    /// A connection that had idled so long was closed before it answered.
+    pub(super) fn died(&self, route: &Route, age: Duration) {
+        let (mut inside, now) = self.inside();
+        inside.died(route, age, now);
+    }
+
+    /// A request chose this way before any other.
+    pub(super) fn chosen(&self, route: &Route) {
+        let (mut inside, now) = self.inside();
+        inside.chosen(route, now);
+    }
+
+    /// A request is coming, on the way that was chosen last or else on this one.
+    pub(super) fn wants(&self, otherwise: impl FnOnce() -> Option<Route>) {
+        let (mut inside, now) = self.inside();
+        let mut likely = inside.likely(now);
+        if likely.is_none() {
+            drop(inside);
+            likely = otherwise();
+            inside = self.inside().0;
         }
+        if likely.is_some_and(|route| inside.wants(&route, now)) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Resolves when a connection is to be opened ahead at once.
+    pub(super) async fn rung(&self) {
+        self.bell.notified().await;
     }
 
     /// Closes idle connections that are too old, or that upstream has closed. Call it once a second.
     pub(super) fn sweep(&self) {
-        let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|_, kept| {
-            let mut surplus = kept.len().saturating_sub(KEPT_IDLE);
-            kept.retain_mut(|Idle { io, since }| {
-                let limit = if surplus > 0 { SURPLUS_IDLE } else { POOL_IDLE };
-                surplus = surplus.saturating_sub(1);
-                now - *since < limit && is_quiet(io)
-            });
-            kept.shrink_to(2 * kept.len());
-            !kept.is_empty()
-        });
+        let (mut inside, now) = self.inside();
+        inside.sweep(now, is_quiet);
+    }
+
+    /// See [`IdleConnections::due`].
+    pub(super) fn due(&self, may: impl Fn(&Route) -> bool) -> Vec<Route> {
+        let (mut inside, now) = self.inside();
+        inside.due(now, may)
+    }
+
+    /// A connection that was due is there, or couldn't be made.
+    pub(super) fn opened(&self, route: &Route, made: Option<Socket>) {
+        let (mut inside, now) = self.inside();
+        inside.opened(route, made, now);
+    }
+
+    /// Idle connections now.
+    pub(super) fn count(&self) -> usize {
+        self.inside().0.count()
     }
 }
 

@@ -19,10 +19,16 @@ use tokio_rustls::TlsConnector;
 use tower::{Service, service_fn};
 
 use super::SendProgress;
-use super::connections::{Socket, TCP_KEEPALIVE};
+use super::connections::Socket;
 use super::exchange::{WireRequest, ask};
 use super::route::{Proxy, Route, is_secure};
 use crate::proto::address::is_localhost;
+
+/// Idle connections are looked after by TCP itself: a dead one is found within half a minute, and a router on the way
+/// doesn't forget a live one (K67).
+pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const TCP_KEEPALIVE_PROBES: u32 = 3;
 
 /// Makes connections.
 pub(super) struct Connector {
@@ -30,8 +36,6 @@ pub(super) struct Connector {
     tls: TlsConnector,
     /// For TCP, the proxy and TLS together; zero: none.
     timeout: Duration,
-    /// Connections since the start.
-    opened: Arc<AtomicU64>,
 }
 
 /// Why there is no connection.
@@ -50,13 +54,14 @@ impl<E: std::error::Error> From<E> for ConnectError {
 }
 
 impl Connector {
-    pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration, opened: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
         let tcp = set_up(HttpConnector::new_with_resolver(Resolver::default()), timeout);
-        Self { tcp, tls: TlsConnector::from(Arc::new(tls)), timeout, opened }
+        Self { tcp, tls: TlsConnector::from(Arc::new(tls)), timeout }
     }
 
-    pub(super) async fn connect(&self, route: &Route) -> Result<Socket, ConnectError> {
-        let connecting = self.make(route);
+    /// `opened` counts it.
+    pub(super) async fn connect(&self, route: &Route, opened: &AtomicU64) -> Result<Socket, ConnectError> {
+        let connecting = self.make(route, opened);
         if self.timeout.is_zero() {
             return connecting.await;
         }
@@ -64,16 +69,17 @@ impl Connector {
         tokio::time::timeout(self.timeout, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn make(&self, route: &Route) -> Result<Socket, ConnectError> {
-        let io = match &route.proxy {
-            None => self.tcp(&route.server).await?,
-            Some(proxy) => self.through(proxy, route).await?,
-        };
+    async fn make(&self, route: &Route, opened: &AtomicU64) -> Result<Socket, ConnectError> {
+        let to = route.proxy.as_ref().map_or(&route.server, |proxy| &proxy.uri);
+        let mut io = self.tcp(to).await?;
+        opened.fetch_add(1, Ordering::Relaxed);
+        if let Some(proxy) = &route.proxy {
+            io = self.through(proxy, io, route).await?;
+        }
         if is_secure(&route.server) { self.secured(&route.server, io).await } else { Ok(io) }
     }
 
-    async fn through(&self, proxy: &Proxy, route: &Route) -> Result<Socket, ConnectError> {
-        let mut io = self.tcp(&proxy.uri).await?;
+    async fn through(&self, proxy: &Proxy, mut io: Socket, route: &Route) -> Result<Socket, ConnectError> {
         if proxy.is_socks() {
             return socks(proxy, io, &route.server).await;
         }
@@ -90,7 +96,6 @@ impl Connector {
         let mut connector = self.tcp.clone();
         std::future::poll_fn(|cx| connector.poll_ready(cx)).await?;
         let tcp = connector.call(to.clone()).await?.into_inner();
-        self.opened.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(tcp))
     }
 
@@ -155,6 +160,8 @@ fn set_up<R>(mut connector: HttpConnector<R>, timeout: Duration) -> HttpConnecto
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(TCP_KEEPALIVE));
+    connector.set_keepalive_interval(Some(TCP_KEEPALIVE_EVERY));
+    connector.set_keepalive_retries(Some(TCP_KEEPALIVE_PROBES));
     // The time is shared among the host's addresses, so that the first one can't use it up.
     connector.set_connect_timeout((!timeout.is_zero()).then_some(timeout));
     connector

@@ -67,6 +67,12 @@ impl RestingWays {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it can't be connected, as far as is known.
+    pub(super) fn rests(&self, route: &Route) -> bool {
+        let inside = self.inside();
+        inside.0.resting().next().is_some() && WayNames::of(route).all().any(|name| inside.0.rests(name).is_some())
+    }
+
     /// Whether a connection may be tried, and since when.
     pub(super) fn may_try(&self, route: &Route) -> Result<Duration, Fault> {
         let (way, now) = (WayNames::of(route), self.now());
@@ -153,7 +159,7 @@ impl Upstream {
 
     async fn probe(self: Arc<Self>, route: Route) {
         let began = self.reached.now();
-        let connecting = self.connector.connect(&route);
+        let connecting = self.connector.connect(&route, &self.opened_ahead);
         match tokio::time::timeout(PROBE_WITHIN, connecting).await {
             Ok(Ok(io)) => {
                 self.connections.keep(&route, io);

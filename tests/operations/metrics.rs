@@ -112,6 +112,9 @@ async fn every_metric_moves() {
         "process_virtual_memory_bytes",
         "process_resident_memory_bytes",
         "kiro_tasks_alive",
+        // tests/serving/handshakes.rs, tests/upstream_wire/kept.rs
+        "kiro_upstream_idle_connections",
+        "kiro_upstream_ahead_failures_total",
         // tests/web_search.rs
         "kiro_web_search_total",
         "kiro_web_search_seconds",

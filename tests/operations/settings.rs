@@ -391,6 +391,15 @@ effects! {
         assert_eq!(place.ask(base()).await.unwrap_err().code(), Code::UpstreamTimeout);
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }
+    KIRO_UPSTREAM_KEEP_IDLE: upstream_keep_idle => {
+        for (keep, connections) in [("0", 3), ("55s", 1)] {
+            let place = Place::new(&[("KIRO_UPSTREAM_KEEP_IDLE", keep), ("KIRO_MODEL_DISCOVERY", "off")]).await;
+            for n in 0..3 {
+                place.ask(with(json!({ "messages": [{ "role": "user", "content": format!("turn {n}") }] }))).await.unwrap();
+            }
+            assert_eq!(place.upstream.control().stats()["connections"]["accepted"], connections, "{keep}");
+        }
+    }
     KIRO_IDLE_TIMEOUT: idle_timeout => {
         let place = Place::with(&["sim-stall"], &[("KIRO_IDLE_TIMEOUT", "300ms")]).await;
         let began = Instant::now();

@@ -15,7 +15,7 @@ const STREAMS: usize = 300;
 /// 32 in a release build; the futures of a debug build are bigger.
 const MOST_A_STREAM: u64 = 40 * 1024;
 /// Upstream connections that are kept warm.
-const WARM: usize = 2;
+const WARM: usize = 4;
 
 #[test]
 #[cfg(target_os = "linux")]

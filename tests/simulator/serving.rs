@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use kiro_messages::simulator::{PROFILE_ARN, Simulator};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::client::{Client, End, body, chat, marked, play, simulator, text_of};
@@ -335,4 +336,22 @@ async fn many_streams_run_at_once() {
     }
     let stats = simulator.control().stats();
     assert_eq!((&stats["streams"]["completed"], &stats["streams"]["open_max"]), (&json!(200), &json!(200)));
+}
+
+/// As Kiro after its 60 s; a connection on which an answer runs doesn't idle.
+#[tokio::test]
+async fn a_connection_that_idles_is_closed_and_one_at_work_is_not_k67() {
+    let simulator = simulator();
+    simulator.control().world(json!({ "idle_ms": 300 })).unwrap();
+    let began = Instant::now();
+    let mut client = Client::connect(&simulator).await;
+    let slow = marked(&json!({ "steps": [{ "text": "a" }, { "wait_ms": 900 }, { "text": "b" }] }));
+    for _ in 0..2 {
+        let answer = client.chat("token", &slow).await;
+        assert_eq!((answer.status, answer.end), (200, End::Whole));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1_800));
+    assert_eq!(client.socket.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    assert!(began.elapsed() >= Duration::from_millis(2_050), "{:?}", began.elapsed());
+    assert_eq!(simulator.control().stats()["connections"]["open"], 0);
 }
