@@ -23,6 +23,9 @@ const out = path.join(root, 'dist')
 /** What an operator wants beside the program. */
 const BESIDE = ['LICENSE-MIT', 'LICENSE-APACHE', 'CHANGELOG.md', 'deploy']
 
+/** The time of everything that is made, in seconds: the commit's. */
+const EPOCH = process.env.SOURCE_DATE_EPOCH ?? (spawnSync('git', ['log', '-1', '--format=%ct'], { cwd: root, encoding: 'utf8' }).stdout?.trim() || '0')
+
 export const archiveName = (folder, of = version) => `kiro-server-${of}-${folder}`
 
 /**
@@ -39,7 +42,7 @@ export function archive({ folder, server }, { binary, into, sbom }) {
   chmodSync(path.join(stage, server), 0o755)
   if (sbom) cpSync(sbom, path.join(stage, 'sbom.cdx.json'))
   const file = path.join(into, `${name}.tar.gz`)
-  const sameBytes = ['--sort=name', '--mtime=@0', '--owner=0', '--group=0', '--numeric-owner']
+  const sameBytes = ['--sort=name', `--mtime=@${EPOCH}`, '--owner=0', '--group=0', '--numeric-owner']
   must('tar', [...sameBytes, '-I', 'gzip -n -9', '-cf', file, '-C', path.join(into, 'stage'), name])
   return file
 }
@@ -78,7 +81,7 @@ function billOf(triple) {
   if (spawnSync('cargo', ['cyclonedx', '--version'], { cwd: root }).status !== 0) return undefined
   const name = `kiro-server-${triple}`
   const of = ['--no-default-features', '--features', SERVER_FEATURES, '--target', triple]
-  must('cargo', ['cyclonedx', '-q', '--format', 'json', '--override-filename', name, ...of])
+  must('cargo', ['cyclonedx', '-q', '--format', 'json', '--override-filename', name, ...of], { env: { ...process.env, SOURCE_DATE_EPOCH: EPOCH } })
   const made = path.join(root, `${name}.json`)
   const file = path.join(target, `${name}.cdx.json`)
   // Where it was made is nobody's business, and would differ from machine to machine.
