@@ -3,6 +3,8 @@
 #![cfg(all(feature = "server", unix))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "test code")]
 
+#[path = "operations/client.rs"]
+mod client;
 #[path = "operations/command_line.rs"]
 mod command_line;
 #[path = "operations/debug.rs"]

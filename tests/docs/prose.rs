@@ -178,7 +178,7 @@ fn named_flags_and_commands_exist() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 20] = [
         &[],
         &["serve"],
         &["doctor"],
@@ -193,6 +193,7 @@ fn named_flags_and_commands_exist() {
         &["accounts", "disable"],
         &["accounts", "enable"],
         &["accounts", "remove"],
+        &["client"],
         &["keys", "add"],
         &["keys", "list"],
         &["keys", "disable"],

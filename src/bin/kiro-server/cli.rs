@@ -21,6 +21,7 @@ pub fn command() -> Command {
         .subcommand(Command::new("serve").about("Serve (the default)"))
         .subcommand(accounts())
         .subcommand(keys())
+        .subcommand(client())
         .subcommand(
             Command::new("doctor")
                 .about("Check configuration, store, accounts and upstream: one line each, with the cure")
@@ -225,6 +226,26 @@ fn accounts() -> Command {
                     "With Redis it looks again after 2 s: a Node.js service that has the account in memory may write it back. \
                      Then the exit code is 1.",
                 ),
+        )
+}
+
+fn client() -> Command {
+    let value = |name: &'static str, shown: &'static str| Arg::new(name).long(name).value_name(shown);
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    Command::new("client")
+        .about("Print the settings of Claude Code and other programs for this server, and check address, key and models")
+        .arg(Arg::new("name").value_name("CLIENT").help("Which program, such as claude-code [default: a list of them]"))
+        .arg(value("url", "URL").help(
+            "The server [default: what --host and --port say, on loopback when it listens everywhere]",
+        ))
+        .arg(value("key", "KEY").help("The client's key; it is printed [default: KIRO_API_KEY, which isn't]"))
+        .arg(flag("show-key").help("Print the key of KIRO_API_KEY or the config file too"))
+        .arg(flag("no-check").help("Ask the server nothing"))
+        .arg(json())
+        .after_help(
+            "The settings alone go to standard output, what the checks say to standard error. No file is changed; nothing \
+             costs credits.\n\
+             Exit code: 0 all is fine, 1 a check failed or the program can't use this server, 2 usage or configuration.",
         )
 }
 

@@ -16,7 +16,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, CommandFailure> {
     let url = match options.get_one::<String>("url") {
         Some(url) => format!("{}/health", url.trim_end_matches('/')),
-        None => own_url(config)?,
+        None => own_address(config)? + "/health",
     };
     // reqwest needs a TLS provider even for a plain http address, and none is installed yet.
     let _there_already = rustls::crypto::ring::default_provider().install_default();
@@ -78,7 +78,8 @@ fn in_words(health: &Value, can_serve: bool) -> String {
     text
 }
 
-fn own_url(config: &Config) -> Result<String, CommandFailure> {
+/// Where a server with these settings listens, without a slash at the end; on loopback when it listens everywhere.
+pub fn own_address(config: &Config) -> Result<String, CommandFailure> {
     let mut address = config.listen;
     if address.port() == 0 {
         return Err(CommandFailure::usage("the port is 0, so the server took a free one: name it with --url"));
@@ -90,7 +91,7 @@ fn own_url(config: &Config) -> Result<String, CommandFailure> {
         });
     }
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    Ok(format!("{scheme}://{address}/health"))
+    Ok(format!("{scheme}://{address}"))
 }
 
 fn plain(value: &Value) -> String {

@@ -1,8 +1,9 @@
-//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, keys, doctor, health, simulate.
+//! `kiro-server`: command line → [`Config`](kiro_messages::config::Config); serve, accounts, keys, client, doctor, health, simulate.
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod accounts;
 mod cli;
+mod client;
 mod desk;
 mod doctor;
 mod health;
@@ -62,7 +63,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         return Ok(end(output::show(&text).map(|()| ExitCode::SUCCESS)));
     }
     let no_runtime = |error| ConfigError::new(format!("the runtime could not be started: {error}"));
-    if let Some((name @ ("accounts" | "keys" | "doctor" | "health"), options)) = matches.subcommand() {
+    if let Some((name @ ("accounts" | "keys" | "client" | "doctor" | "health"), options)) = matches.subcommand() {
         // A command prints its own output; the library's log is shown only on request.
         let is_said = |(setting, _, source): &(&Setting, String, Source)| {
             setting.env == "KIRO_LOG_LEVEL" && *source != Source::Default
@@ -76,6 +77,7 @@ fn run() -> Result<ExitCode, ConfigError> {
         let done = match name {
             "accounts" => runtime.block_on(accounts::run(config, options)),
             "keys" => runtime.block_on(keys::run(config, options)),
+            "client" => runtime.block_on(client::run(&config, options)),
             "health" => runtime.block_on(health::run(&config, options)),
             _ => runtime.block_on(doctor::run(config, &raw, options)),
         };
