@@ -1,5 +1,6 @@
 //! The calls of an account: token refresh (K51–K61), usage (K62, K63), profiles (K79) and models (K124).
 
+use jiff::Timestamp;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -531,19 +532,23 @@ pub(super) fn no_bearer() -> HttpReply {
     HttpReply::error(403, "AccessDeniedException", None, INVALID_TOKEN)
 }
 
-/// The usage of an account (K62, K63): a little; all of it for the tokens `sim-402…` and `sim-overage…`. Another ARN
-/// than ours is refused.
-pub(super) fn usage(token: &str, profile_arn: Option<&str>) -> HttpReply {
+/// The usage of an account (K62, K63): a little; all of it for the tokens `sim-402…` and `sim-overage…`; what was used
+/// of what, in a world that counts credits. Another ARN than ours is refused.
+pub(super) fn usage(token: &str, profile_arn: Option<&str>, quota: Option<(f64, f64)>) -> HttpReply {
     let is_known = |arn| arn == PROFILE_ARN || is_service_arn(arn);
     if !token.starts_with("sim-acct-") && profile_arn.is_some_and(|arn| !is_known(arn)) {
         return HttpReply::error(400, "ValidationException", None, "Invalid profileArn.");
     }
     let is_full = ["sim-402", "sim-overage"].iter().any(|prefix| token.starts_with(prefix));
-    let used = if is_full { 1000.0 } else { 125.5 };
+    let (used, limit) = quota.unwrap_or((if is_full { 1000.0 } else { 125.5 }, 1000.0));
+    let (reset, more) = match quota {
+        Some(_) => (Timestamp::now().as_second() as f64 + 9.0 * 86_400.0, "EXPIRED"),
+        None => (1_798_761_600.0, "ACTIVE"),
+    };
     HttpReply::json(
         200,
         &json!({
-            "nextDateReset": 1_798_761_600.0,
+            "nextDateReset": reset,
             "daysUntilReset": 9,
             "subscriptionInfo": {
                 "subscriptionTitle": "KIRO PRO (simulated)", "type": "Q_DEVELOPER_STANDALONE_PRO",
@@ -553,20 +558,26 @@ pub(super) fn usage(token: &str, profile_arn: Option<&str>) -> HttpReply {
             "usageBreakdownList": [{
                 "resourceType": "AGENTIC_REQUEST", "displayName": "Credit", "unit": "INVOCATIONS", "currency": "USD",
                 "currentUsage": used as u64, "currentUsageWithPrecision": used,
-                "usageLimit": 1000, "usageLimitWithPrecision": 1000.0,
+                "usageLimit": limit as u64, "usageLimitWithPrecision": limit,
                 "currentOverages": 0, "overageCap": 10_000, "overageRate": 0.04, "overageCharges": 0.0,
-                "nextDateReset": 1_798_761_600.0,
+                "nextDateReset": reset,
                 "freeTrialInfo": {
-                    "freeTrialStatus": "ACTIVE", "freeTrialExpiry": 1_798_761_600.0,
+                    "freeTrialStatus": more, "freeTrialExpiry": 1_798_761_600.0,
                     "currentUsage": 10, "currentUsageWithPrecision": 10.25, "usageLimit": 500, "usageLimitWithPrecision": 500.0,
                 },
                 "bonuses": [
-                    { "bonusCode": "SIMULATED", "status": "ACTIVE", "currentUsage": 5.0, "usageLimit": 50.0, "expiresAt": 1_798_761_600.0 },
+                    { "bonusCode": "SIMULATED", "status": more, "currentUsage": 5.0, "usageLimit": 50.0, "expiresAt": 1_798_761_600.0 },
                     { "bonusCode": "OVER", "status": "EXPIRED", "currentUsage": 5.0, "usageLimit": 50.0, "expiresAt": 1_700_000_000.0 },
                 ],
             }],
         }),
     )
+}
+
+/// Chat's refusal of an account without credits.
+pub(super) fn used_up() -> HttpReply {
+    let message = "You have reached the limit.";
+    HttpReply::error(402, "ServiceQuotaExceededException", Some("MONTHLY_REQUEST_COUNT"), message)
 }
 
 /// K64: one profile; none for the tokens `sim-no-profile…`, a refusal for `sim-builder-id…`.

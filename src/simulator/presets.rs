@@ -308,6 +308,8 @@ pub(super) const PRESETS: &[(&str, &str)] = &[
     ("other-end-order", r#"{"world":{"end":["metering","metadata","context"]}}"#),
     // Refresh tokens work once in every world; in this one access tokens end, too
     ("one-time-tokens", r#"{"world":{"token_life":2}}"#),
+    // Each account has a little, and answers use it up
+    ("runs-dry", r#"{"world":{"credits":0.05}}"#),
     // Percentage × window against tokenUsage
     ("token-usage", r#"{"world":{"tokens":true}}"#),
     ("usage-window", r#"{"world":{"tokens":true,"usage_window":454000}}"#),

@@ -328,7 +328,10 @@ async fn service(
             tokio::time::sleep(answer.wait).await;
             answer.reply
         }
-        Call::Usage | Call::Chat => accounts::usage(request.token, arn.as_deref()),
+        Call::Usage | Call::Chat => {
+            let quota = world.credits.map(|credits| (shared.state().spent(request.token), credits));
+            accounts::usage(request.token, arn.as_deref(), quota)
+        }
     }))
 }
 
@@ -353,7 +356,8 @@ async fn stream(
                 Ok(prompt) => prompt,
                 Err(refused) => return Ok(answered(Some(flight), refused.clone())),
             };
-            if let Some(refused) = refused(request, prompt, &world) {
+            let is_dry = world.credits.is_some_and(|credits| shared.state().spent(request.token) >= credits);
+            if let Some(refused) = is_dry.then(accounts::used_up).or_else(|| refused(request, prompt, &world)) {
                 return Ok(answered(Some(flight), refused));
             }
             let (wire, version, body_len) = (request.wire, request.version, request.body.len());
@@ -389,13 +393,17 @@ async fn stream(
             let prompt = prompt.unwrap_or_default();
             let (new, known) = shared.state().seen(request.token, &prompt);
             let price = if world.discount { 0.1 } else { 1.0 };
+            let credits = (new as f64 + known as f64 * price) / 1000.0;
+            if world.credits.is_some() {
+                shared.state().spend(request.token, credits);
+            }
             let first = reasoning::last(&prompt);
             let staged = script.stage(&Stage {
                 world: &world,
                 has_initial_response: request.wire.shape() == Shape::Runtime,
                 thought: reasoning::asked(&prompt, &world),
                 sign: &|before| reasoning::sign(request.token, &prompt, if before.is_empty() { first } else { before }),
-                credits: (new as f64 + known as f64 * price) / 1000.0,
+                credits,
                 window: prompt.model.as_deref().and_then(|id| world.model(id)).map_or(200_000, |model| model.window),
             });
             if let Err(message) = staged {

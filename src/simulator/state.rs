@@ -59,6 +59,8 @@ pub(super) struct SimState {
     logins: BTreeMap<String, Login>,
     /// Access tokens that end, if the world says so.
     alive: HashMap<String, Instant>,
+    /// Credits that chat answers have cost, by account.
+    spent: HashMap<String, f64>,
     /// How a person signs in.
     pub sign_in: SimSignIn,
     pub portal: SimPortal,
@@ -277,6 +279,19 @@ impl SimState {
             world.change(change.clone()).unwrap_or_default();
         }
         Arc::new(world)
+    }
+
+    /// Credits that the account's answers have cost.
+    pub fn spent(&self, token: &str) -> f64 {
+        self.spent.get(identity(token)).copied().unwrap_or(0.0)
+    }
+
+    /// Counts the cost of an answer.
+    pub fn spend(&mut self, token: &str, credits: f64) {
+        let account = identity(token);
+        if self.spent.len() < IDS || self.spent.contains_key(account) {
+            *self.spent.entry(account.to_owned()).or_default() += credits;
+        }
     }
 
     /// Characters of a prompt that the account's conversation has not seen, and those that it has; remembers it.

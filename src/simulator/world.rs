@@ -42,6 +42,8 @@ pub(super) struct SimWorld {
     pub thinking: Thinking,
     /// A repeated prompt costs a tenth.
     pub discount: bool,
+    /// The credits of each account: answers use them up, and then chat is refused. None: nobody counts.
+    pub credits: Option<f64>,
     /// The events at the end of an answer, in their order.
     pub end: Vec<EndNote>,
     /// `metadataEvent` has `tokenUsage`.
@@ -138,6 +140,7 @@ impl SimWorld {
             segments: 1,
             thinking: Thinking::Signed,
             discount: true,
+            credits: None,
             end: vec![EndNote::Metadata, EndNote::Context, EndNote::Metering],
             tokens: false,
             usage_window: None,
@@ -249,6 +252,9 @@ impl SimWorld {
         ];
         word(&mut fields, "thinking", &words, &mut self.thinking)?;
         self.discount = fields.take("discount")?.unwrap_or(self.discount);
+        if let Some(credits) = fields.take::<Option<f64>>("credits")? {
+            self.credits = credits;
+        }
         if let Some(end) = fields.take::<Vec<String>>("end")? {
             self.end = end.iter().map(|name| EndNote::read(name)).collect::<Result<_, _>>()?;
         }
