@@ -139,6 +139,12 @@ export interface GatewayOptions {
    */
   externalIdpHosts?: string
   /**
+   * How often Kiro is asked, in the background, what an account that is used has left of its credits. 0s: never.
+   * Environment: `KIRO_USAGE_INTERVAL`.
+   * @default 900000
+   */
+  usageIntervalMs?: number
+  /**
    * Age at which the snapshot of accounts is read again in the background; at least 50ms.
    * Environment: `KIRO_ACCOUNT_CACHE_TTL`.
    * @default 5000

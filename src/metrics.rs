@@ -27,6 +27,7 @@ pub use table::{Description, Label, METRICS, MetricKind};
 
 use crate::error::Code;
 use crate::policy::affinity::Turn;
+use crate::policy::learned::Credits;
 use crate::proto::kiro::fault::FaultKind;
 use crate::proto::kiro::route::Shape;
 use crate::proto::record::client_key::OTHER;
@@ -101,6 +102,7 @@ pub struct Metrics {
     reasoning: Family<Words<1>, Count>,
     searches: Family<Words<1>, Count>,
     notices: Family<Words<1>, Count>,
+    usage_asks: Family<Words<1>, Count>,
     search_seconds: Histogram,
     unknown_events: Family<OneLabel, Count>,
     unknown_names: Mutex<Vec<String>>,
@@ -145,6 +147,10 @@ pub struct Scrape {
     pub states: Vec<(&'static str, usize)>,
     /// Requests in flight by account, by the first 8 characters of the id.
     pub account_in_flight: Vec<(String, u32)>,
+    /// Known credits, by the same name.
+    pub credits: Vec<(String, Credits)>,
+    /// Accounts in service whose credits aren't known.
+    pub without_credits: usize,
     /// Whether the brake on suspicion is on (K92).
     pub braked: bool,
     /// Token refreshes by outcome.
@@ -198,6 +204,7 @@ impl Metrics {
             reasoning: add(&mut registry, &table::REASONING, Family::default()),
             searches: add(&mut registry, &table::SEARCHES, Family::default()),
             notices: add(&mut registry, &table::NOTICES, Family::default()),
+            usage_asks: add(&mut registry, &table::USAGE_ASKS, Family::default()),
             search_seconds: add(&mut registry, &table::SEARCH_SECONDS, Histogram::new(WAITING)),
             frames: add(&mut registry, &table::FRAMES, Count::default()),
             upstream_bytes: add(&mut registry, &table::UPSTREAM_READ, Count::default()),
@@ -226,6 +233,9 @@ impl Metrics {
         }
         for outcome in ["sent", "failed"] {
             drop(metrics.notices.get_or_create(&[("outcome", outcome)]));
+        }
+        for outcome in ["ok", "failed"] {
+            drop(metrics.usage_asks.get_or_create(&[("outcome", outcome)]));
         }
         drop(metrics.attempts.get_or_create(&[("outcome", "ok")]));
         let refused = vec![("model", "other".to_owned()), ("member", "all".to_owned())];
@@ -322,6 +332,11 @@ impl Metrics {
         self.notices.get_or_create(&[("outcome", if is_sent { "sent" } else { "failed" })]).inc();
     }
 
+    /// Counts a question about an account's usage (K146).
+    pub fn count_usage_ask(&self, is_answered: bool) {
+        self.usage_asks.get_or_create(&[("outcome", if is_answered { "ok" } else { "failed" })]).inc();
+    }
+
     /// Counts a request with signed thinking in its history: `sent`, `left_out`, `refused` (TR44).
     pub fn count_reasoning(&self, result: &'static str) {
         self.reasoning.get_or_create(&[("result", result)]).inc();
@@ -404,6 +419,14 @@ impl Collector for Scrape {
         let accounts =
             self.account_in_flight.iter().map(|(id, count)| (vec![("account", id.clone())], i64::from(*count)));
         out.gauges(&table::ACCOUNT_IN_FLIGHT, accounts)?;
+        let credits = |of: fn(&Credits) -> Option<f64>| {
+            let known = self.credits.iter().filter_map(move |(id, credits)| Some((id, of(credits)?)));
+            known.map(|(id, value)| (vec![("account", id.clone())], value))
+        };
+        out.gauges(&table::CREDITS_USED, credits(|known| Some(known.used)))?;
+        out.gauges(&table::CREDITS_LIMIT, credits(|known| known.limit))?;
+        out.gauges(&table::CREDITS_RESET, credits(|known| Some(known.resets_at?.as_second() as f64)))?;
+        out.gauge(&table::CREDITS_UNKNOWN, self.without_credits as i64)?;
         out.gauge(&table::BRAKE, i64::from(self.braked))?;
         out.counters(&table::REFRESHES, "outcome", &self.refreshes)?;
         out.counters(&table::SNAPSHOTS, "outcome", &[("ok", self.snapshots.0), ("failed", self.snapshots.1)])?;
@@ -472,7 +495,10 @@ impl Out<'_, '_> {
         ConstCounter::new(value).encode(self.begin(description)?)
     }
 
-    fn gauges(&mut self, description: &Description, values: impl Iterator<Item = (OneLabel, i64)>) -> fmt::Result {
+    fn gauges<V>(&mut self, description: &Description, values: impl Iterator<Item = (OneLabel, V)>) -> fmt::Result
+    where
+        ConstGauge<V>: EncodeMetric,
+    {
         let mut encoder = self.begin(description)?;
         for (labels, value) in values {
             ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
@@ -498,6 +524,15 @@ mod tests {
         Scrape {
             states: vec![("healthy", 1)],
             account_in_flight: vec![("01234567".into(), 1)],
+            credits: vec![(
+                "01234567".into(),
+                Credits {
+                    used: 1.5,
+                    limit: Some(2.0),
+                    resets_at: Some(jiff::Timestamp::UNIX_EPOCH),
+                    asked_at: jiff::Timestamp::UNIX_EPOCH,
+                },
+            )],
             refreshes: vec![("refreshed", 1)],
             redis: Some(Observed { bounds: vec![1.0], counts: vec![1, 0], sum: 0.5 }),
             tasks: Some(1),

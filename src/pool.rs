@@ -35,6 +35,7 @@ use crate::policy::alike::Alike;
 use crate::policy::brake::{Brake, PER_MINUTE};
 use crate::policy::health::{HealthState, Rules, SUSPICION, is_soft};
 use crate::policy::later;
+pub use crate::policy::learned::Credits;
 use crate::policy::learned::{Lesson, Variant};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::Strategy;
@@ -178,7 +179,7 @@ pub enum PoolEvent {
 const REGISTRATION_SOON: i64 = 14 * 86_400;
 
 /// One account in lists, without secrets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AccountInfo {
     /// The whole id.
     pub id: AccountId,
@@ -204,6 +205,8 @@ pub struct AccountInfo {
     pub problem: Option<String>,
     /// Why it rests or is ejected.
     pub cause: Option<String>,
+    /// What it had used of its quota when Kiro was last asked (K146).
+    pub credits: Option<Credits>,
     /// This process's lessons from its answers, in words (R72).
     pub learned: Vec<String>,
 }
@@ -496,6 +499,7 @@ impl Pool {
             in_flight: slot.load.in_flight.load(Ordering::Relaxed),
             problem: slot.account.problem().map(str::to_owned),
             cause: slot.account.health.cause().filter(|_| !slot.account.state(now).is_served()).map(str::to_owned),
+            credits: slot.account.learned.credits(now),
             learned: slot.account.learned.words(now),
         };
         inside.slots.values().map(info).collect()
@@ -579,6 +583,13 @@ impl Pool {
                 && slot.account.credential.live(now).is_some()
         };
         inside.slots.values().find(due).map(|slot| slot.account.view.id.clone())
+    }
+
+    /// Whether the account may be asked for its usage in the background: it neither rests nor is out (K146).
+    pub(crate) fn may_be_asked(&self, id: &str) -> bool {
+        let now = self.now();
+        let asked = |state| matches!(state, HealthState::Healthy | HealthState::Stale | HealthState::Quota { .. });
+        self.with_slot(id, |slot, _| asked(slot.account.state(now))).unwrap_or(false)
     }
 
     /// Takes in a lesson about an account (R72), outside any lease.

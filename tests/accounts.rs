@@ -474,6 +474,7 @@ async fn govclouds_other_host_is_tried_and_remembered_p26_k81() {
         ("KIRO_PROXY_URL", proxy.as_str()),
         ("NODE_EXTRA_CA_CERTS", ca.as_str()),
         ("KIRO_MODEL_DISCOVERY", "off"),
+        ("KIRO_USAGE_INTERVAL", "0s"),
     ];
     let gov = "arn:aws-us-gov:codewhisperer:us-gov-west-1:111122223333:profile/GGGG1";
     let mut world = World::new(&[enterprise("access-gov", json!({ "profileArn": gov }))], &options).await;

@@ -230,6 +230,8 @@ pub struct Config {
     pub web_search_max_rounds: u32,
     /// `KIRO_MODEL_DISCOVERY=on`.
     pub model_discovery: bool,
+    /// `KIRO_USAGE_INTERVAL`; zero: never.
+    pub usage_interval: Duration,
     /// `KIRO_MODELS_LIST=all`.
     pub models_list_all: bool,
     /// `KIRO_MAX_TOKENS=forward`.
@@ -404,6 +406,7 @@ impl RawConfig {
             web_search_timeout: self.duration(key!("KIRO_WEB_SEARCH_TIMEOUT"))?,
             web_search_max_rounds: self.integer(key!("KIRO_WEB_SEARCH_MAX_ROUNDS"))?,
             model_discovery: self.text(key!("KIRO_MODEL_DISCOVERY"))? == "on",
+            usage_interval: self.duration(key!("KIRO_USAGE_INTERVAL"))?,
             models_list_all: self.text(key!("KIRO_MODELS_LIST"))? == "all",
             forward_max_tokens: self.text(key!("KIRO_MAX_TOKENS"))? == "forward",
             image_fit: match self.text(key!("KIRO_IMAGE_FIT"))?.as_str() {

@@ -222,6 +222,9 @@ pub const SETTINGS: &[Setting] = &[
         "Further hosts of identity providers that may be sent the refresh token of an organisation's account: names or \
          suffixes, beside those of Microsoft Entra ID and Okta. Neither the store nor a record can add one.",
     ),
+    row(Group::Accounts, "KIRO_USAGE_INTERVAL", Form::Duration, "15m").means(
+        "How often Kiro is asked, in the background, what an account that is used has left of its credits. 0s: never.",
+    ),
     row(Group::Accounts, "KIRO_ACCOUNT_CACHE_TTL", Form::Duration, "5s")
         .means("Age at which the snapshot of accounts is read again in the background; at least 50ms."),
     row(Group::Store, "REDIS_HOST", Form::Text, "127.0.0.1").means("Redis host; read only when REDIS_URL is unset."),

@@ -10,6 +10,7 @@ use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::usage::Usage;
 use crate::proto::record::Token;
 
 use super::Credentials;
@@ -48,6 +49,9 @@ impl Credentials {
                     serde_json::from_slice::<serde::de::IgnoredAny>(&answer)
                         .map_err(|_| Fault::protocol("usage: not JSON"))?;
                     lease.learn(Lesson::FormWorked(Call::Usage, form));
+                    if let Some(usage) = Usage::parse(&answer) {
+                        lease.learn(Lesson::Usage(usage));
+                    }
                     return Ok(answer);
                 }
                 Err(fault) if !is_about_the_form(&fault) => return Err(fault),

@@ -361,8 +361,8 @@ impl Shared {
     }
 
     pub(super) fn report_success(&self, lease: Lease, record: bool) {
-        if let Some(discovery) = &self.discovery {
-            discovery.used(lease.account().id());
+        for turns in [&self.discovery, &self.usage].into_iter().flatten() {
+            turns.used(lease.account().id());
         }
         if record {
             lease.succeeded();

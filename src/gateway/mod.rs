@@ -14,6 +14,7 @@ mod background;
 mod budget;
 mod catalogue;
 mod conversations;
+mod credits;
 mod dump;
 mod ends;
 mod job;
@@ -32,6 +33,7 @@ mod stream;
 mod structured;
 mod summary;
 mod trace;
+mod turns;
 mod webhook;
 mod witness;
 
@@ -45,7 +47,6 @@ use background::{naming, sweep, watch_keys_and_models};
 use budget::ByteBudget;
 use bytes::Bytes;
 pub use catalogue::ModelInfo;
-use catalogue::{Discovery, discover};
 use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::AnswerEnds;
@@ -65,6 +66,7 @@ pub use summary::{RequestOutcome, Summary, SummaryCell, Told};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use turns::{Turns, ask_in_turn};
 pub use webhook::Webhook;
 
 use crate::accounts::Intake;
@@ -110,8 +112,10 @@ pub(crate) struct Shared {
     table: Mutex<Models>,
     /// The table that resolves names: `table`, and models that only accounts' catalogues have.
     models: ArcSwap<Models>,
-    /// `None`: `KIRO_MODEL_DISCOVERY=off`.
-    discovery: Option<Arc<Discovery>>,
+    /// Accounts to be asked for their models; `None`: `KIRO_MODEL_DISCOVERY=off`.
+    discovery: Option<Arc<Turns>>,
+    /// Accounts to be asked for their usage (K146); `None`: `KIRO_USAGE_INTERVAL=0s`.
+    usage: Option<Arc<Turns>>,
     /// Names that pass to upstream by a rule and not by the table (TR36, K89).
     names: Mutex<PassedNames>,
     keys: Keys,
@@ -250,6 +254,18 @@ impl TokenCount {
     }
 }
 
+/// Asks the accounts that are used for their models and for their usage.
+fn ask_used_accounts(shared: &Arc<Shared>, stop: &CancellationToken) {
+    let weak = Arc::downgrade(shared);
+    if let Some(turns) = shared.discovery.clone() {
+        let weak = weak.clone();
+        spawn(ask_in_turn(turns, stop.clone(), move |id| catalogue::ask(weak.clone(), id)));
+    }
+    if let Some(turns) = shared.usage.clone() {
+        spawn(ask_in_turn(turns, stop.clone(), move |id| credits::ask(weak.clone(), id)));
+    }
+}
+
 impl Gateway {
     /// Connects the store, takes the first snapshot, builds the upstream client.
     ///
@@ -288,7 +304,10 @@ impl Gateway {
             }
             None => None,
         };
-        let discovery = config.model_discovery.then(Arc::<Discovery>::default);
+        let turns = |pace| Arc::new(Turns::new(pace));
+        let discovery = config.model_discovery.then(|| turns(catalogue::PACE));
+        let every = config.usage_interval;
+        let usage = (!every.is_zero()).then(|| turns(credits::pace(every)));
         let shared = Arc::new(Shared {
             store,
             pool,
@@ -296,7 +315,8 @@ impl Gateway {
             upstream,
             table: Mutex::new(models.clone()),
             models: ArcSwap::from_pointee(models),
-            discovery: discovery.clone(),
+            discovery,
+            usage,
             names: Mutex::default(),
             keys,
             conversations: Arc::new(Conversations::new(&config)),
@@ -316,9 +336,7 @@ impl Gateway {
         });
         let stop = CancellationToken::new();
         spawn(watch_keys_and_models(Arc::downgrade(&shared), keys_file, models_file, stop.clone()));
-        if let Some(discovery) = discovery {
-            spawn(discover(Arc::downgrade(&shared), discovery, stop.clone()));
-        }
+        ask_used_accounts(&shared, &stop);
         if shared.config.id_secret.is_none() {
             let learning = stop.clone().run_until_cancelled_owned(learn_secret(Arc::downgrade(&shared)));
             spawn(async move { learning.await.unwrap_or_default() });

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Gateway, KeyStatus, Shared, wall_clock};
 use crate::metrics::{Observed, Scrape};
 use crate::policy::marks::Circuit;
-use crate::pool::short;
+use crate::pool::{AccountInfo, Credits, short};
 use crate::proto::record::rfc3339;
 use crate::store::Status as StoreStatus;
 
@@ -139,9 +139,35 @@ pub struct AccountStatus {
     pub registration_expires_at: Option<String>,
     /// Why it is unusable, naming the field; or why it rests or is ejected. `suspicious, back in 6 h` (K91).
     pub problem: Option<String>,
+    /// What it had used of its quota when Kiro was last asked; null: that isn't known (K146).
+    pub credits: Option<CreditsStatus>,
     /// This process's lessons from its answers, in words: a refused profile, a model that it doesn't have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learned: Vec<String>,
+}
+
+/// An account's quota in credits.
+#[derive(Debug, Clone, Serialize)]
+pub struct CreditsStatus {
+    /// Used so far.
+    pub used: f64,
+    /// Null: Kiro names none.
+    pub limit: Option<f64>,
+    /// When the quota starts again, RFC 3339.
+    pub resets_at: Option<String>,
+    /// When Kiro said so, RFC 3339.
+    pub asked_at: String,
+}
+
+impl From<Credits> for CreditsStatus {
+    fn from(known: Credits) -> Self {
+        Self {
+            used: known.used,
+            limit: known.limit,
+            resets_at: known.resets_at.map(text),
+            asked_at: text(known.asked_at),
+        }
+    }
 }
 
 impl Gateway {
@@ -150,7 +176,7 @@ impl Gateway {
         let shared = &self.shared;
         let health = self.health();
         let now = wall_clock();
-        let account = |account: crate::pool::AccountInfo| {
+        let account = |account: AccountInfo| {
             let until = account.state.until();
             let rests_seconds = until.map(|until| until.duration_since(now).as_secs().max(0).unsigned_abs());
             let suspicious = (account.condition() == "suspicious").then(|| back_in(rests_seconds.unwrap_or(0)));
@@ -167,6 +193,7 @@ impl Gateway {
                 in_flight: account.in_flight,
                 expires_at: account.expires_at.map(text),
                 registration_expires_at: account.registration_expires_at.map(text),
+                credits: account.credits.map(CreditsStatus::from),
                 learned: account.learned,
                 problem: account.problem.or(suspicious).or(account.cause),
             }
@@ -240,6 +267,8 @@ impl Gateway {
         let shared = &self.shared;
         let counters = shared.pool.counters();
         let latency = shared.store.latency();
+        let accounts = shared.pool.accounts();
+        let unknown = |account: &&AccountInfo| account.state.is_served() && account.credits.is_none();
         shared.metrics.text(Scrape {
             in_flight: self.in_flight(),
             waiting: shared.pool.counts().waiting,
@@ -249,7 +278,9 @@ impl Gateway {
             idle_connections: shared.upstream.idle_connections(),
             states: shared.pool.states().to_vec(),
             braked: shared.pool.brake().is_some(),
-            account_in_flight: shared.account_in_flight(),
+            account_in_flight: in_flight_by_id(&accounts),
+            credits: credits_by_id(&accounts),
+            without_credits: accounts.iter().filter(unknown).count(),
             refreshes: shared.credentials.counters().outcomes().to_vec(),
             snapshots: (counters.snapshots.load(Ordering::Relaxed), counters.snapshot_failures.load(Ordering::Relaxed)),
             redis: Some(latency.observed()),
@@ -269,15 +300,31 @@ impl Shared {
     fn hosts(&self) -> impl Iterator<Item = (String, Circuit)> {
         self.upstream.hosts(self.pool.now()).into_iter()
     }
+}
 
-    /// Requests in flight by short id; accounts that share one are added up.
-    fn account_in_flight(&self) -> Vec<(String, u32)> {
-        let mut all = BTreeMap::<String, u32>::new();
-        for account in self.pool.accounts() {
-            *all.entry(short(&account.id).to_owned()).or_default() += account.in_flight;
-        }
-        all.into_iter().collect()
+/// Requests in flight by short id; accounts that share one are added up.
+fn in_flight_by_id(accounts: &[AccountInfo]) -> Vec<(String, u32)> {
+    let mut all = BTreeMap::<String, u32>::new();
+    for account in accounts {
+        *all.entry(short(&account.id).to_owned()).or_default() += account.in_flight;
     }
+    all.into_iter().collect()
+}
+
+/// Known credits by short id; accounts that share one are added up, and the first reset counts.
+fn credits_by_id(accounts: &[AccountInfo]) -> Vec<(String, Credits)> {
+    let mut all = BTreeMap::<String, Credits>::new();
+    for (id, known) in accounts.iter().filter_map(|account| Some((short(&account.id), account.credits?))) {
+        let both = |sum: &Credits| Credits {
+            used: sum.used + known.used,
+            limit: sum.limit.zip(known.limit).map(|(one, other)| one + other),
+            resets_at: sum.resets_at.into_iter().chain(known.resets_at).min(),
+            asked_at: sum.asked_at.min(known.asked_at),
+        };
+        let sum = all.get(id).map_or(known, both);
+        all.insert(id.to_owned(), sum);
+    }
+    all.into_iter().collect()
 }
 
 fn back_in(seconds: u64) -> String {

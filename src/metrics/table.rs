@@ -129,6 +129,19 @@ metrics! {
     ACCOUNT_IN_FLIGHT "kiro_account_in_flight" Gauge
         ["account": "the first 8 characters of its id"]
         "Requests in flight on each account";
+    CREDITS_USED "kiro_account_credits_used" Gauge
+        ["account": "the first 8 characters of its id"]
+        "Credits that each account has used of its quota, as Kiro said when it was last asked (KIRO_USAGE_INTERVAL)";
+    CREDITS_LIMIT "kiro_account_credits_limit" Gauge
+        ["account": "as above"]
+        "Each account's quota in credits, active trial and bonuses included";
+    CREDITS_RESET "kiro_account_credits_reset_time_seconds" Gauge
+        ["account": "as above"]
+        "When each account's quota starts again, in seconds since 1970";
+    CREDITS_UNKNOWN "kiro_accounts_without_credits" Gauge [] "Accounts that may be selected and whose credits aren't known: they weren't used yet, or Kiro gave no answer";
+    USAGE_ASKS "kiro_usage_asks_total" Counter
+        ["outcome": "`ok`, `failed`; each stands at 0 from the start"]
+        "Questions to Kiro about an account's usage, asked in the background";
     BRAKE "kiro_suspicion_brake" Gauge [] "1 while the pool is slowed down because several accounts are under suspicion (KIRO_SUSPICION_BRAKE), else 0";
     REFRESHES "kiro_token_refreshes_total" Counter
         ["outcome": "`refreshed`; `adopted`: another process had done it; `rejected`: refused for good, the account is ejected; `failed`: in passing; `conflict`: another process was faster and ours was dropped; `unsaved`: the new token could not be stored at once"]

@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::profile::KindEvidence;
 use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::usage::Usage;
 use crate::proto::translate::fields::RefusedFields;
 
 /// How long a refused variant of the profile is not sent again (K78).
@@ -68,8 +69,28 @@ impl Variant {
     }
 }
 
+/// An account's quota as Kiro named it last (K146), in credits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Credits {
+    /// Used so far.
+    pub used: f64,
+    /// None: Kiro names none.
+    pub limit: Option<f64>,
+    /// When the quota starts again.
+    pub resets_at: Option<Timestamp>,
+    /// When Kiro said so.
+    pub asked_at: Timestamp,
+}
+
+impl Credits {
+    /// What is left, never below 0; none without a limit.
+    pub fn left(&self) -> Option<f64> {
+        self.limit.map(|limit| (limit - self.used).max(0.0))
+    }
+}
+
 /// The lesson of one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Lesson {
     /// Upstream began an event stream with this variant.
     VariantProven(Shape, Variant),
@@ -109,6 +130,8 @@ pub enum Lesson {
     ProfilesUnanswered(Option<SignedDuration>),
     /// Usage or models were answered with this variant (K80). It says nothing about conversations.
     FormWorked(Call, Variant),
+    /// Kiro named the account's usage (K63, K146).
+    Usage(Usage),
     /// A refresh was granted in this region, which isn't the one of the records (K76).
     RefreshRegion(Arc<str>),
     /// GovCloud's first host name can't be resolved: the other one is used (K81).
@@ -190,6 +213,7 @@ pub struct Learned {
     small_form_until: Option<Timestamp>,
     no_search_until: Option<Timestamp>,
     smaller_pictures: Vec<(Shape, Timestamp)>,
+    credits: Option<Credits>,
     models: Vec<ModelMarks>,
     catalogue: Option<(Arc<Catalogue>, Timestamp)>,
 }
@@ -248,6 +272,12 @@ impl Learned {
             }
             Lesson::FormWorked(Call::Models, variant) => self.models_form = Some(variant),
             Lesson::FormWorked(_, variant) => self.usage_form = Some(variant),
+            Lesson::Usage(usage) => {
+                let resets_at = usage.resets_at.filter(|at| *at > now);
+                let said = usage.limit.is_some() || usage.used > 0.0;
+                self.credits =
+                    said.then_some(Credits { used: usage.used, limit: usage.limit, resets_at, asked_at: now });
+            }
             Lesson::RefreshRegion(region) => self.refresh_region = Some(region),
             Lesson::FipsHost => self.fips_host = true,
             Lesson::NoSearch => self.no_search_until = Some(now + NO_SEARCH),
@@ -319,6 +349,11 @@ impl Learned {
     /// The variant with which usage or models were answered last (K80).
     pub fn form(&self, call: Call) -> Option<&Variant> {
         if call == Call::Models { self.models_form.as_ref() } else { self.usage_form.as_ref() }
+    }
+
+    /// What the account had used when Kiro was last asked; none once the quota has started again (K146).
+    pub fn credits(&self, now: Timestamp) -> Option<Credits> {
+        self.credits.filter(|credits| credits.resets_at.is_none_or(|at| at > now))
     }
 
     /// Where a refresh worked, when that isn't the region of the records (K76).

@@ -121,6 +121,8 @@ async fn every_metric_moves() {
         // tests/operations/keys.rs
         "kiro_client_key_requests_total",
         "kiro_client_key_refused_total",
+        // tests/credits.rs
+        "kiro_accounts_without_credits",
         // tests/webhook.rs
         "kiro_notices_total",
         // tests/stop.rs

@@ -29,6 +29,7 @@ macro_rules! effects {
 
 /// Rows whose effect another file's test sees.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("KIRO_USAGE_INTERVAL", "tests/credits.rs", "the_interval_is_a_setting_and_off_asks_nobody_k146"),
     ("KIRO_WEBHOOK_URL", "tests/webhook.rs", "a_dead_account_is_told_of_once_and_signed"),
     ("KIRO_WEBHOOK_SECRET", "tests/webhook.rs", "a_dead_account_is_told_of_once_and_signed"),
     ("KIRO_WEBHOOK_MIN_ACCOUNTS", "tests/webhook.rs", "too_few_accounts_are_told_of"),

@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use super::accounts::method;
 use super::desk::{Desk, DeskAccount, is_token_file};
-use super::output::{CommandFailure, plain, relative, short, show, show_json, table};
+use super::output::{CommandFailure, number, plain, relative, short, show, show_json, table};
 use super::survey::{Search, Silence, Survey};
 
 /// An address that takes longer to answer is out of reach.
@@ -254,21 +254,15 @@ async fn examine(desk: &Desk, report: &mut DoctorReport) {
     }
     upstream(desk, &accounts, report).await;
     client_version(desk, &accounts, report).await;
+    credits(desk, &accounts, report).await;
 }
 
 /// One usage call with one account of each API region, in each shape's order, and how the account is served (K108). An
 /// account that rests, or whose token would have to be renewed first, is not asked.
 async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
     let now = Timestamp::now();
-    let live = |entry: &&DeskAccount| {
-        let token = desk.credentials.credential(&entry.info.id).unwrap_or_default();
-        token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some())
-    };
     let mut asked = BTreeMap::new();
-    let rests = |entry: &&DeskAccount| {
-        matches!(entry.info.state, HealthState::Cooling { .. } | HealthState::Disabled | HealthState::Ejected)
-    };
-    for entry in accounts.iter().filter(live).filter(|entry| !rests(entry)) {
+    for entry in accounts.iter().filter(|entry| may_be_asked(desk, entry, now)) {
         let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
         asked.entry(lease.account().region().to_owned()).or_insert(lease);
     }
@@ -312,6 +306,51 @@ async fn client_version(desk: &Desk, accounts: &[DeskAccount], report: &mut Doct
     for (region, lease) in &asked_on {
         service(desk, region, lease, report).await;
     }
+}
+
+/// Whether the account neither rests nor needs a new token first.
+fn may_be_asked(desk: &Desk, entry: &DeskAccount, now: Timestamp) -> bool {
+    let token = desk.credentials.credential(&entry.info.id).unwrap_or_default();
+    let live =
+        token.expires_at.is_none_or(|end| end > now) && (token.access_token.is_some() || token.kiro_api_key.is_some());
+    live && !matches!(entry.info.state, HealthState::Cooling { .. } | HealthState::Disabled | HealthState::Ejected)
+}
+
+/// Accounts that are asked for their credits, one after the other, and the time for all.
+const CREDITS_OF: usize = 16;
+const CREDITS_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the pool has left (K146), once an account has answered for its version: the first ones are asked, and the line
+/// says of how many it speaks.
+async fn credits(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
+    let known = || desk.pool.accounts().into_iter().filter_map(|account| Some((account.id, account.credits?)));
+    let before: Vec<_> = known().map(|(id, _)| id).collect();
+    if before.is_empty() {
+        return;
+    }
+    let now = Timestamp::now();
+    let more = accounts.iter().filter(|entry| !before.contains(&entry.info.id) && may_be_asked(desk, entry, now));
+    let asking = async {
+        for entry in more.take(CREDITS_OF.saturating_sub(before.len())) {
+            let Ok(lease) = desk.pool.visit(&entry.info.id) else { continue };
+            // `accounts check` says what is wrong with an account; here it is one that isn't counted.
+            drop(desk.credentials.usage_limits(&lease).await);
+        }
+    };
+    let in_time = tokio::time::timeout(CREDITS_WITHIN, asking).await.is_ok();
+    let all: Vec<_> = known().map(|(_, credits)| credits).collect();
+    let limited = all.iter().filter_map(|known| Some((known.left()?, known.limit?)));
+    let (left, limit) = limited.fold((0.0, 0.0), |(left, limit), (more, most)| (left + more, limit + most));
+    let of = if all.len() == 1 { "1 account".to_owned() } else { format!("{} accounts", all.len()) };
+    let mut message = format!("{} of {} left in {of}", number(left), number(limit));
+    if let Some(reset) = all.iter().filter_map(|known| known.resets_at).min() {
+        message.push_str(&format!("; the first starts again {}", relative(reset, now)));
+    }
+    if all.len() < accounts.len() {
+        let why = if in_time { "" } else { ", time ran out" };
+        message.push_str(&format!("; {} of the pool not asked{why}", accounts.len() - all.len()));
+    }
+    if left > 0.0 { report.ok("credits", message) } else { report.note("credits", message) }
 }
 
 /// Whether the fault is the account's and not the request's: further questions are pointless.
