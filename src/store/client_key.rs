@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::file::disk;
 use super::{Cas, KeyFields, MAX_TRIES, Store, StoreError, StoreErrorKind, conflict_pause};
 use crate::proto::record::client_key::{
-    ClientKey, MOST_BYTES, client_keys, client_keys_of_hash, switched, with_client_key, with_client_key_switched,
-    without_client_key,
+    ClientKey, MOST_BYTES, MOST_KEYS, client_keys, client_keys_of_hash, switched, with_client_key,
+    with_client_key_switched, without_client_key,
 };
 
 /// A place of named keys.
@@ -61,7 +61,11 @@ impl KeyPlaces {
     /// # Errors
     /// The place can't be used, or has a key of this name.
     pub async fn add(&self, key: &ClientKey) -> Result<(), StoreError> {
-        if self.read().await?.iter().any(|known| known.name == key.name) {
+        let known = self.read().await?;
+        if known.len() >= MOST_KEYS {
+            return Err(self.broken(&format!("holds {} keys already; at most {MOST_KEYS} are taken", known.len())));
+        }
+        if known.iter().any(|known| known.name == key.name) {
             return Err(self.broken(&format!("there is a key called {} already", key.name)));
         }
         match self {

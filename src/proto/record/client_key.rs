@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{hex, rfc3339};
 
 /// Most named keys of one place.
-pub const MOST_KEYS: usize = 50_000;
+pub const MOST_KEYS: usize = 20_000;
 /// Most bytes of the file.
 pub const MOST_BYTES: u64 = 16 << 20;
 /// Most characters of a name.
@@ -432,7 +432,7 @@ mod tests {
             (twice.into_bytes(), "keys[0]: must be a JSON object with the members"),
             (pair(("a", 1), ("a", 2)), "two keys are called a"),
             (pair(("a", 1), ("b", 1)), "is the same key as another one"),
-            (million.into_bytes(), "holds 1000000 keys; at most 50000 are taken"),
+            (million.into_bytes(), "holds 1000000 keys; at most 20000 are taken"),
             (vec![b' '; MOST_BYTES as usize + 1], "is larger than 16777216 bytes"),
             (b"{\"keys\":[{\"name\":\"\xff\"}]}".to_vec(), "is not JSON"),
         ] {
@@ -455,7 +455,7 @@ mod tests {
         assert!(hash(&[(b"a", "{".to_owned())]).unwrap_err().starts_with("field a: is not JSON"));
         assert!(hash(&[(b"a", record(1)), (b"b", record(1))]).unwrap_err().contains("the same key"));
         let many: Vec<_> = (0..=MOST_KEYS).map(|_| (b"a".to_vec(), "{}")).collect();
-        assert!(client_keys_of_hash(&many).unwrap_err().contains("at most 50000"));
+        assert!(client_keys_of_hash(&many).unwrap_err().contains("at most 20000"));
     }
 
     #[test]
