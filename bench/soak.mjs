@@ -15,7 +15,7 @@ import { needRust, run, serverBinary, target } from '../scripts/steps.mjs'
 
 const MOST_A_STREAM = 32 * 1024
 const FILES_BACK_WITHIN = 10_000
-const KEPT_WARM = 2 // upstream connections that stay for 15 s (src/upstream/connections.rs)
+const KEPT_WARM = 4 // upstream connections that stay for 55 s (src/policy/idle.rs)
 
 const { values: options } = parseArgs({
   options: { streams: { type: 'string', default: '5000' }, 'no-build': { type: 'boolean', default: false } },
