@@ -96,9 +96,9 @@ pub fn plain_run(inputs: &[Input], asked: Asked) -> Plain {
     Plain { outs, events, ending }
 }
 
-/// K28.
+/// K28, and with header sections that are all unlike.
 fn same_at_every_split(inputs: &[Input], asked: Asked, size: usize, plain: &Plain) {
-    for chunks in [Chunks::PerFrame, Chunks::PerByte, Chunks::Split(size)] {
+    for chunks in [Chunks::PerFrame, Chunks::PerByte, Chunks::Split(size), Chunks::Unlike] {
         assert_eq!(drive(&mut machine(asked), inputs, chunks), plain.outs, "{chunks:?}");
     }
 }

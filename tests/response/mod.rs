@@ -65,9 +65,14 @@ impl Frame {
     }
 
     pub fn wire(&self) -> Vec<u8> {
+        self.numbered(None)
+    }
+
+    /// With a number as one more header.
+    fn numbered(&self, number: Option<usize>) -> Vec<u8> {
         let mut wire = Vec::new();
         let text = |name: &'static str, value| (name, HeaderValue::Text(value));
-        let (headers, payload): (Vec<_>, &[u8]) = match self {
+        let (mut headers, payload): (Vec<_>, &[u8]) = match self {
             Self::Event { name, payload } => {
                 let json = text(":content-type", "application/json");
                 (vec![text(":message-type", "event"), text(":event-type", name), json], payload)
@@ -87,6 +92,7 @@ impl Frame {
                 (headers.to_vec(), b"{\"content\":\"lost\"}")
             }
         };
+        headers.extend(number.map(|number| ("number", HeaderValue::I64(number as i64))));
         encode(&headers, payload, &mut wire).unwrap();
         if *self == Self::Corrupt {
             *wire.last_mut().unwrap() ^= 1;
@@ -419,6 +425,8 @@ pub enum Chunks {
     PerByte,
     /// Two chunks.
     Split(usize),
+    /// One chunk, in which no two frames have the same header section: what is known of one says nothing of the next.
+    Unlike,
 }
 
 /// What came out, in order.
@@ -437,9 +445,10 @@ pub enum Out {
 pub fn drive(pipeline: &mut Pipeline, inputs: &[Input], chunks: Chunks) -> Vec<Out> {
     let mut run = Run { pipeline, buffer: BytesMut::new(), outs: Vec::new() };
     let mut wire = Vec::new();
-    for input in inputs {
+    for (place, input) in inputs.iter().enumerate() {
         if let Input::Frame(frame) = input {
-            wire.extend_from_slice(&frame.wire());
+            let number = (chunks == Chunks::Unlike).then_some(place);
+            wire.extend_from_slice(&frame.numbered(number));
             if chunks == Chunks::PerFrame {
                 run.push(&std::mem::take(&mut wire));
             }
@@ -467,7 +476,7 @@ impl Run<'_> {
                 self.push(first);
                 self.push(second);
             }
-            Chunks::Whole | Chunks::PerFrame => self.push(wire),
+            Chunks::Whole | Chunks::PerFrame | Chunks::Unlike => self.push(wire),
         }
     }
 

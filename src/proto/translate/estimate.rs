@@ -103,27 +103,39 @@ const ASCII: [[u16; 128]; CLASSES] = {
 /// Characters that are weighed at once.
 const LANES: usize = 16;
 
+const SPACES: u64 = u64::from_le_bytes([b' '; 8]);
+
 /// A character of each class.
 const REPRESENTATIVE: [u8; CLASSES] = [b' ', b'a', b'A', b'0', b'+'];
 
-/// [`ASCII`] without a table and without a branch, so that the compiler weighs many characters in one go.
+/// [`ASCII`] without a table and without a branch, so that the compiler weighs many characters in one go: a sum of what
+/// each of a few conditions adds, because it has no instruction for a choice.
 #[inline(always)]
 fn lane(before: u8, byte: u8) -> u8 {
-    let lower = |byte: u8| byte.wrapping_sub(b'a') < 26;
-    let upper = |byte: u8| byte.wrapping_sub(b'A') < 26;
+    let when = |condition: bool, adds: u16| if condition { adds as u8 } else { 0 };
+    let letter = |byte: u8| (byte | 0x20).wrapping_sub(b'a') < 26;
     let digit = |byte: u8| byte.wrapping_sub(b'0') < 10;
-    let blank = |byte: u8| (byte == b' ') | (byte == b'\n') | (byte == b'\t') | (byte == b'\r');
-    let sign = |byte: u8| !(lower(byte) | upper(byte) | digit(byte) | blank(byte));
-    let pick = |condition: bool, yes: u16, no: u16| if condition { yes as u8 } else { no as u8 };
-    let letter = pick(upper(byte) & lower(before), weight::UPPER_AFTER_LOWER, weight::LETTER);
-    let letter = if lower(before) | upper(before) { letter } else { weight::WORD_START as u8 };
-    let number = pick(digit(before), weight::DIGIT, weight::FIRST_DIGIT);
-    let space = pick(byte == b'\n', weight::LINE_FEED, weight::BLANK);
-    let other = pick(sign(before), weight::SIGN, weight::FIRST_SIGN);
-    let number_or_space = if digit(byte) { number } else { space };
-    let any = if sign(byte) { other } else { number_or_space };
-    if lower(byte) | upper(byte) { letter } else { any }
+    let blank = |byte: u8| (byte == b' ') | (byte.wrapping_sub(b'\t') < 2) | (byte == b'\r');
+    let by_kind = |byte: u8, [sign, of_letter, of_digit, of_blank]: [u16; 4]| {
+        (sign as u8)
+            .wrapping_add(when(letter(byte), of_letter.wrapping_sub(sign)))
+            .wrapping_add(when(digit(byte), of_digit.wrapping_sub(sign)))
+            .wrapping_add(when(blank(byte), of_blank.wrapping_sub(sign)))
+    };
+    let first = by_kind(byte, FIRST);
+    let (less, less_before) = (by_kind(byte, LESS), by_kind(before, LESS));
+    let upper_after_lower = (byte.wrapping_sub(b'A') < 26) & (before.wrapping_sub(b'a') < 26);
+    first
+        .wrapping_sub(if less == less_before { less } else { 0 })
+        .wrapping_add(when(upper_after_lower, weight::UPPER_AFTER_LOWER - weight::LETTER))
+        .wrapping_add(when(byte == b'\n', weight::LINE_FEED - weight::BLANK))
 }
+
+/// The weights of a sign, a letter, a digit and a blank behind another kind of character.
+const FIRST: [u16; 4] = [weight::FIRST_SIGN, weight::WORD_START, weight::FIRST_DIGIT, weight::BLANK];
+/// What each weighs less behind its own kind; another number for each, so that it tells the kind.
+const LESS: [u16; 4] =
+    [weight::FIRST_SIGN - weight::SIGN, weight::WORD_START - weight::LETTER, weight::FIRST_DIGIT - weight::DIGIT, 0];
 
 /// The sum of all lanes, without taking them out one by one.
 #[inline(always)]
@@ -216,10 +228,15 @@ impl Estimator {
             }
             rest = &rest[LANES..];
         }
-        if rest.len() >= LANES / 2 && rest.is_ascii() {
-            let mut block = [b' '; LANES];
-            block[..rest.len()].copy_from_slice(rest);
-            self.add_block(&block, LANES - rest.len());
+        if let (Some(first), Some(last)) = (rest.first_chunk::<8>(), rest.last_chunk::<8>())
+            && rest.is_ascii()
+        {
+            // The two overlap; spaces come behind them.
+            let padding = LANES - rest.len();
+            let beyond = 8 * padding as u32;
+            let last = (u128::from(u64::from_le_bytes(*last)) | u128::from(SPACES) << 64) >> beyond;
+            let block = u128::from(u64::from_le_bytes(*first)) | last << 64;
+            self.add_block(&block.to_le_bytes(), padding);
         } else {
             self.one_by_one(rest, rest.len());
         }
