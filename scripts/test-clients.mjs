@@ -4,19 +4,15 @@
 //   npm run test:clients -- --dev          on a debug build
 //   npm run test:clients -- --server FILE  on this binary
 //   npm run test:clients -- sdk errors     only the suites whose name has one of these words in it
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { pythonWith, unlessDone } from './python.mjs'
 import { conclude, root, run, serverUnderTest, totals } from './steps.mjs'
 
-/** The least that the pinned Python packages take. */
-const PYTHON = [3, 11]
 const SUITES = path.join('tests', 'clients')
 const CACHE = path.join(root, '.cache', 'clients')
 const VENV = path.join(CACHE, 'python')
-const windows = process.platform === 'win32'
-const venvPython = windows ? path.join(VENV, 'Scripts', 'python.exe') : path.join(VENV, 'bin', 'python')
 
 const started = Date.now()
 const { values, positionals: words } = parseArgs({
@@ -24,8 +20,8 @@ const { values, positionals: words } = parseArgs({
   allowPositionals: true,
 })
 
-const python = findPython()
-let ok = (await installNode()) && (await installPython())
+const venvPython = (await installNode()) && (await pythonWith(path.join(root, SUITES, 'requirements.txt'), VENV))
+let ok = Boolean(venvPython)
 const server = ok && (await serverUnderTest(values))
 ok = Boolean(server)
 if (ok) {
@@ -43,44 +39,12 @@ if (ok) {
 }
 conclude(ok, started)
 
-function findPython() {
-  const check = `import sys, venv, ensurepip; sys.exit(sys.version_info < (${PYTHON.join(', ')}))`
-  const found = (windows ? ['python', 'python3'] : ['python3', 'python']).find(
-    (name) => spawnSync(name, ['-c', check], { stdio: 'ignore' }).status === 0,
-  )
-  if (found) return found
-  console.error(
-    `Python ${PYTHON.join('.')} or newer with its venv module is missing (on Debian: python3 and python3-venv).`,
-  )
-  console.log('0 passed, 1 failed')
-  process.exit(1)
-}
-
 /** Exactly the packages of the lock file, in tests/clients/node_modules. */
 function installNode() {
   const lock = readFileSync(path.join(root, SUITES, 'package-lock.json'), 'utf8')
   return unlessDone(path.join(root, SUITES, 'node_modules', '.kiro-messages'), `${process.version}\n${lock}`, () =>
     run('npm', ['ci', '--prefix', SUITES, '--no-audit', '--no-fund']),
   )
-}
-
-/** Exactly the packages of requirements.txt, in an environment of their own. */
-function installPython() {
-  const requirements = path.join(root, SUITES, 'requirements.txt')
-  return unlessDone(path.join(VENV, '.kiro-messages'), `${python}\n${readFileSync(requirements, 'utf8')}`, async () => {
-    rmSync(VENV, { recursive: true, force: true })
-    mkdirSync(CACHE, { recursive: true })
-    const install = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', requirements]
-    return (await run(python, ['-m', 'venv', VENV])) && (await run(venvPython, install))
-  })
-}
-
-/** Does the work unless the file at `mark` says that it was done for the same `input`. */
-async function unlessDone(mark, input, work) {
-  if (existsSync(mark) && readFileSync(mark, 'utf8') === input) return true
-  if (!(await work())) return false
-  writeFileSync(mark, input)
-  return true
 }
 
 /** Nothing of the caller's own set-up may reach a client: no key, no address, no proxy, no tracing. */

@@ -95,6 +95,7 @@ fn named_settings_and_codes_exist() {
         ".env.example",
         "kiro-server.service",
         "kiro-server.socket",
+        "kubernetes.yaml",
         "nginx.conf",
         "alerts.yml",
     ];
