@@ -3,7 +3,7 @@
 //! - [`Literal`] and its neighbours check, decode and write the inside of a string.
 //! - [`Completeness`] and [`compact`] scan a whole text.
 //! - [`tree`]: a request body, and where each of its values lies.
-//! - [`segments`]: what is written out of it, without copying the long pieces.
+//! - `segments`: what is written out of it, without copying the long pieces.
 //! - [`object`]: a record, and how to change one member of it.
 
 mod literal;
