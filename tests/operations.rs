@@ -28,6 +28,8 @@ mod redis_server;
 mod reload;
 #[path = "operations/settings.rs"]
 mod settings;
+#[path = "operations/simulated.rs"]
+mod simulated;
 #[path = "support/world.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod world;

@@ -60,7 +60,7 @@ impl Place {
         all.extend(options.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let said = RawConfig::from_env(all.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let mut config = said.resolve(Face::Server).unwrap();
-        let simulated = simulator::attach(&mut config).await.unwrap();
+        let simulated = simulator::attach_in(&mut config, json!([])).await.unwrap();
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
         Self { redis, simulated, config }
     }

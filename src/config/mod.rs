@@ -142,6 +142,8 @@ pub struct Config {
     pub store: StoreKind,
     /// Whether a store was named. Without one the simulator brings an account of its own.
     pub store_said: bool,
+    /// Whether the store is only read, and changes stay in memory (R110). [`crate::simulator::attach`] sets it.
+    pub store_only_read: bool,
     /// `KIRO_STORE_WAIT`.
     pub store_wait: Duration,
     /// `KIRO_UPSTREAM`.
@@ -340,6 +342,7 @@ impl RawConfig {
             store_said: self.is_said(key!("KIRO_STORE"))
                 || self.is_said(key!("REDIS_URL"))
                 || self.is_said_any_redis_part(),
+            store_only_read: false,
             store_wait,
             upstream: match self.text(key!("KIRO_UPSTREAM"))?.as_str() {
                 "simulator" => UpstreamKind::Simulator,

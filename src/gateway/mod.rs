@@ -598,7 +598,7 @@ impl Shared {
 
 /// Which store a configuration names, and how to reach it.
 pub fn store_config(config: &Config) -> StoreConfig {
-    match &config.store {
+    let named = match &config.store {
         StoreKind::File(path) => StoreConfig::File(path.clone()),
         StoreKind::Aiclient(path) => StoreConfig::Aiclient(path.clone()),
         StoreKind::Redis => StoreConfig::Redis(RedisConfig {
@@ -606,7 +606,8 @@ pub fn store_config(config: &Config) -> StoreConfig {
             key_prefix: config.redis_key_prefix.clone(),
             connections: config.redis_pool_size,
         }),
-    }
+    };
+    if config.store_only_read { StoreConfig::Simulated(Box::new(named)) } else { named }
 }
 
 fn closed() -> Error {

@@ -43,16 +43,23 @@ impl Drop for Attached {
 
 /// Starts a simulated upstream on a free loopback port and points the configuration to it.
 ///
-/// Without a store in the configuration, or with a file store whose file isn't there, it brings one simulated account:
-/// a first try needs nothing at all.
+/// Without a store in the configuration, or with a file store whose file isn't there, it brings one simulated account in
+/// a temporary file: a first try needs nothing at all. A store that was named is only read, and `KIRO_STATE_DIR` not
+/// used: real logins stay what they are (R110).
 ///
 /// # Errors
 /// The port can't be opened, or the account's file can't be written.
 pub async fn attach(config: &mut Config) -> io::Result<Attached> {
+    if config.store_said {
+        config.store_only_read = true;
+        // Tokens that wait there for the real store would go into the simulated one, and be gone.
+        config.state_dir = None;
+        tracing::info!("KIRO_UPSTREAM is simulator: the store is only read, and what changes stays in memory");
+    }
     attach_in(config, TODAY).await
 }
 
-/// As [`attach`], in a world of [`Simulator::world`]'s.
+/// As [`attach`], in a world of [`Simulator::world`]'s, but the store is written: it must hold no real accounts.
 ///
 /// # Errors
 /// As [`attach`], and when there is no such world.
@@ -76,15 +83,12 @@ pub async fn attach_in(config: &mut Config, world: impl Into<Value>) -> io::Resu
     config.portal_url = format!("{origin}/signin");
     config.external_idp_hosts.add_loopback(&origin);
     let mut brought = None;
-    if !config.store_said {
+    let is_missing = matches!(&config.store, StoreKind::File(path) if !path.exists());
+    if !config.store_said || is_missing {
         let path = std::env::temp_dir().join(format!("kiro-simulated-{}.json", uuid::Uuid::new_v4()));
         write_account(&path)?;
         config.store = StoreKind::File(path.clone());
         brought = Some(path);
-    } else if let StoreKind::File(path) = &config.store
-        && !path.exists()
-    {
-        write_account(path)?;
     }
     Ok(Attached { running, brought })
 }

@@ -26,6 +26,7 @@ impl KeyPlaces {
     pub fn of(store: &Store) -> Result<Self, StoreError> {
         match store {
             Store::Redis(redis) => Ok(Self::Redis(redis.clone())),
+            Store::Simulated(store) => Self::of(store.below()),
             Store::File(_) | Store::Service(_) => Err(StoreError::new(
                 StoreErrorKind::Config,
                 "a file store has no place for client keys: name a file with --file or KIRO_API_KEYS_FILE",

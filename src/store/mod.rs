@@ -26,12 +26,14 @@ pub mod client_key;
 pub mod file;
 pub(crate) mod journal;
 pub mod redis;
+mod simulated;
 pub mod writer;
 
 pub use crate::config::RedisAddress;
 pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
 pub use crate::proto::record::TokenKey;
 pub use file::{Imported, ServiceStore, import, lone_registration};
+pub use simulated::SimulatedStore;
 pub use writer::{Pending, Writer};
 
 /// Fields and records of the hash of named client keys, unparsed (R109).
@@ -52,6 +54,8 @@ pub enum StoreConfig {
     File(PathBuf),
     /// `KIRO_STORE=aiclient:PATH` (R95).
     Aiclient(PathBuf),
+    /// One of these under `KIRO_UPSTREAM=simulator`: only read (R110).
+    Simulated(Box<Self>),
 }
 
 /// `REDIS_*` and `KIRO_REDIS_POOL_SIZE` (R1, R2).
@@ -114,6 +118,7 @@ enum LockHandle {
     Redis(String),
     #[expect(dead_code, reason = "the lock is free, and the refresh over, when they are dropped")]
     File(std::fs::File, file::UnderWay),
+    Simulated,
 }
 
 impl Lock {
@@ -279,6 +284,8 @@ pub enum Store {
     File(file::FileStore),
     /// The pool file and the token files of a Node.js service on this machine.
     Service(ServiceStore),
+    /// Any of these under `KIRO_UPSTREAM=simulator`: it is read, and changes stay in memory (R110).
+    Simulated(SimulatedStore),
 }
 
 /// The same call to either store.
@@ -288,6 +295,7 @@ macro_rules! either {
             Self::Redis($either) => $call,
             Self::File($either) => $call,
             Self::Service($either) => $call,
+            Self::Simulated($either) => $call,
         }
     };
 }
@@ -300,6 +308,9 @@ impl Store {
             StoreConfig::Redis(config) => redis::RedisStore::connect(config).map(Self::Redis),
             StoreConfig::File(path) => file::FileStore::open(path).await.map(Self::File),
             StoreConfig::Aiclient(path) => ServiceStore::open(path).await.map(Self::Service),
+            StoreConfig::Simulated(below) => {
+                Box::pin(Self::connect(below)).await.map(|below| Self::Simulated(SimulatedStore::over(below)))
+            }
         }
     }
 
@@ -351,6 +362,7 @@ impl Store {
             Self::Redis(store) => store.read_token(key).await,
             Self::File(store) => store.read_token(key, now).await,
             Self::Service(store) => store.read_token(key, now).await,
+            Self::Simulated(store) => store.read_token(key, now).await,
         }
     }
 
@@ -388,6 +400,7 @@ impl Store {
             Self::Redis(store) => store.reserve_tickets(count).await,
             Self::File(store) => Ok(store.reserve_tickets(count)),
             Self::Service(store) => Ok(store.reserve_tickets(count)),
+            Self::Simulated(store) => Ok(store.reserve_tickets(count)),
         }
     }
 
@@ -401,6 +414,7 @@ impl Store {
     pub async fn client_keys(&self) -> Result<KeyFields, StoreError> {
         match self {
             Self::Redis(store) => store.client_keys().await,
+            Self::Simulated(store) => Box::pin(store.below().client_keys()).await,
             Self::File(_) | Self::Service(_) => Ok(Vec::new()),
         }
     }
@@ -411,6 +425,7 @@ impl Store {
             Self::Redis(store) => store.lock(key, now).await,
             Self::File(store) => store.lock(key).await,
             Self::Service(store) => store.lock(key).await,
+            Self::Simulated(_) => Ok(Some(SimulatedStore::lock(key))),
         }
     }
 
@@ -427,7 +442,7 @@ impl Store {
     pub async fn home(&self, conversation: &str) -> Result<Option<String>, StoreError> {
         match self {
             Self::Redis(store) => store.home(conversation).await,
-            Self::File(_) | Self::Service(_) => Ok(None),
+            Self::File(_) | Self::Service(_) | Self::Simulated(_) => Ok(None),
         }
     }
 
@@ -435,7 +450,7 @@ impl Store {
     pub async fn keep_home(&self, conversation: &str, account: &str) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.keep_home(conversation, account).await,
-            Self::File(_) | Self::Service(_) => Ok(()),
+            Self::File(_) | Self::Service(_) | Self::Simulated(_) => Ok(()),
         }
     }
 
@@ -456,6 +471,7 @@ impl Store {
             Self::Redis(store) => store.add_accounts(new).await,
             Self::File(store) => store.add_accounts(new).await,
             Self::Service(store) => store.add_accounts(new),
+            Self::Simulated(_) => SimulatedStore::add_accounts(new),
         };
         all.unwrap_or_else(|error| new.iter().map(|_| Err(error.clone())).collect())
     }
@@ -466,6 +482,7 @@ impl Store {
             Self::Redis(store) => store.remove_account(id).await,
             Self::File(store) => store.remove_account(id).await,
             Self::Service(store) => store.remove_account(id),
+            Self::Simulated(_) => Err(SimulatedStore::refusal()),
         }
     }
 
@@ -496,6 +513,9 @@ impl Store {
         mut base: Bytes,
         edit: impl Fn(&[u8]) -> Result<Option<Vec<u8>>, Unusable>,
     ) -> Result<bool, StoreError> {
+        if matches!(self, Self::Simulated(_)) {
+            return Err(SimulatedStore::refusal());
+        }
         let what = match record {
             Edited::Account(_) => "account",
             Edited::Token(_) => "token",
@@ -524,6 +544,7 @@ impl Store {
             Self::Redis(store) => store.pool_key(),
             Self::File(store) => store.pool_name(),
             Self::Service(store) => store.pool_name(),
+            Self::Simulated(store) => store.below().pool_name(),
         }
     }
 
@@ -532,6 +553,7 @@ impl Store {
     pub async fn pool_under_default_prefix(&self) -> Result<Option<String>, StoreError> {
         match self {
             Self::Redis(store) => store.pool_under_default_prefix().await,
+            Self::Simulated(store) => Box::pin(store.below().pool_under_default_prefix()).await,
             Self::File(_) | Self::Service(_) => Ok(None),
         }
     }
@@ -543,6 +565,7 @@ impl Store {
             Self::File(store) => store.token_ids().await?,
             // Token files that no account names are the service's matter.
             Self::Service(_) => return Ok(Vec::new()),
+            Self::Simulated(store) => return Box::pin(store.below().orphans()).await,
         };
         // Read afterwards: an account that is added meanwhile has its token first.
         let mut used = HashSet::new();
@@ -557,7 +580,11 @@ impl Store {
 
     /// Whether a program that removes an account on purpose removes its token record too (R106).
     pub fn removes_tokens(&self) -> bool {
-        !matches!(self, Self::Service(_))
+        match self {
+            Self::Redis(_) | Self::File(_) => true,
+            Self::Service(_) => false,
+            Self::Simulated(store) => store.below().removes_tokens(),
+        }
     }
 
     /// Whether `pool-types` is not empty and lacks this pool, which hides it from the Node.js service. For
@@ -565,6 +592,7 @@ impl Store {
     pub async fn is_missing_in_pool_types(&self) -> Result<bool, StoreError> {
         match self {
             Self::Redis(store) => store.is_missing_in_pool_types().await,
+            Self::Simulated(store) => Box::pin(store.below().is_missing_in_pool_types()).await,
             Self::File(_) | Self::Service(_) => Ok(false),
         }
     }
@@ -573,6 +601,7 @@ impl Store {
     pub async fn inspect(&self) -> Result<Option<Inspection>, StoreError> {
         match self {
             Self::Redis(store) => store.inspect().await.map(Some),
+            Self::Simulated(store) => Box::pin(store.below().inspect()).await,
             Self::File(_) | Self::Service(_) => Ok(None),
         }
     }
@@ -583,6 +612,7 @@ impl Store {
             Self::Redis(_) => {}
             Self::File(store) => store.idle().await,
             Self::Service(store) => store.idle().await,
+            Self::Simulated(store) => store.idle().await,
         }
     }
 
