@@ -17,8 +17,7 @@ export async function single(load, subject, scale) {
 }
 
 /** Memory of streams that stay open. `subject` should be fresh: it may keep memory that it once needed. */
-export async function open(load, subject, scale) {
-  const streams = Math.ceil(5000 * scale)
+export async function open(load, subject, streams) {
   const before = subject.rss()
   let opened
   const { answer } = await underLoad(load, subject, ['open', '--streams', String(streams)], () => {
@@ -34,6 +33,57 @@ export async function open(load, subject, scale) {
     bytesAStream: opened === undefined ? null : Math.round((opened - before) / streams),
   }
 }
+
+/**
+ * Requests of 1 MB with 40 tools, all at once: CPU, memory while the bodies are held, while the answers stream, and ten
+ * seconds after. `subject` should be fresh.
+ */
+export async function conversation(load, subject, scale) {
+  const streams = Math.ceil(100 * scale)
+  const before = subject.rss()
+  let streaming
+  const { answer, cpu, peak } = await underLoad(load, subject, ['conversation', '--streams', String(streams), '--gap-ms', '500'], () => {
+    setTimeout(() => (streaming = subject.rss()), 1000)
+  })
+  await new Promise((resolve) => setTimeout(resolve, 10_000))
+  return {
+    failed: answer.failed,
+    failures: answer.failures,
+    missing: answer.expected - answer.deltas,
+    cpuMillis: (cpu * 1e3) / streams,
+    firstEventMs: answer.first_event_ms,
+    held: (peak - before) / (streams * MEGABYTE),
+    streamingRss: streaming === undefined ? null : (streaming - before) / streams,
+    keptRss: subject.rss() - before,
+  }
+}
+
+/** How late the events of 100 slow streams come while 50 requests of 1 MB a second do. */
+export async function mixed(load, subject, scale) {
+  const seconds = Math.max(1, 4 * scale)
+  const slow = underLoad(load, subject, ['trickle', '--streams', '100', '--events', String(Math.ceil(seconds * 60))])
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  const many = ['--streams', String(Math.ceil(50 * seconds)), '--ramp-ms', String(1000 * seconds), '--first-ms', '0', '--gap-ms', '0']
+  const large = await underLoad(load, subject, ['conversation', ...many])
+  const { answer } = await slow
+  const failures = { ...answer.failures, ...large.answer.failures }
+  return { failed: answer.failed + large.answer.failed, failures, lateMs: answer.late_ms, firstEventMs: large.answer.first_event_ms }
+}
+
+/** One-event streams, so many at a time: requests a second and the time to the first event of each number. */
+export async function rate(load, subject, scale) {
+  const at = {}
+  let failed = 0
+  for (const clients of [1, 2, 4, 8, 16, 32, 64, 128, 256]) {
+    const rounds = String(Math.ceil((Math.max(2000, 20 * clients) * scale) / clients))
+    const { answer, cpu } = await underLoad(load, subject, ['single', '--streams', String(clients), '--rounds', rounds])
+    failed += answer.failed
+    at[clients] = { firstEventMs: answer.first_event_ms, perSecond: answer.streams_per_second, cpuMicros: (cpu * 1e6) / answer.streams }
+  }
+  return { failed, at }
+}
+
+const MEGABYTE = 1 << 20
 
 function figures({ answer, cpu, peak }) {
   return {

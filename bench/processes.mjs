@@ -40,7 +40,7 @@ export class House {
     return new Subject(name, port, { child, startMs: performance.now() - began })
   }
 
-  /** nginx as it usually stands in front of a streaming service: a worker a core, no buffering, connections kept. */
+  /** nginx as it usually stands in front of a streaming service: a worker a core, no buffering in either direction, connections kept. */
   async nginx(upstreamPort) {
     const port = await freePort()
     const folder = path.join(this.folder, `nginx-${port}`)
@@ -74,6 +74,7 @@ http {
       proxy_http_version 1.1;
       proxy_set_header Connection '';
       proxy_buffering off;
+      proxy_request_buffering off;
       proxy_read_timeout 300s;
       client_max_body_size 32m;
     }

@@ -45,12 +45,43 @@ export function judge(cases, subject) {
     const nginx = median(values('single', 'nginx', p50).map((value, round) => value - direct[round]))
     row('added time to first event', '≤ 0.5 ms', `${ms(added)} (nginx ${ms(nginx)})`, added <= 0.5)
   }
-  if (cases.open?.[subject]) {
-    const bytes = median(values('open', subject, (f) => f.bytesAStream))
-    const nginx = median(values('open', 'nginx', (f) => f.bytesAStream))
-    const streams = cases.open[subject][0].streams
+  if (cases.conversation?.[subject]) {
+    const of = (who, pick) => median(values('conversation', who, pick))
+    const beside = (pick, as) => `${as(of(subject, pick))} (nginx ${as(of('nginx', pick))})`
+    const cpu = ratio('conversation', (f) => f.cpuMillis)
+    row('1 MB, 40 tools: CPU a request', '≤ 1.4 × nginx', `${x(cpu)}, ${beside((f) => f.cpuMillis, ms)}`, cpu <= 1.4)
+    const held = of(subject, (f) => f.held)
+    row('1 MB, 100 at once: memory held', '≤ 1.25 × the bodies', beside((f) => f.held, x), held <= 1.25)
+    const streaming = of(subject, (f) => f.streamingRss)
+    row('… a stream, after the commit', '≤ 60 KiB', beside((f) => f.streamingRss, kib), streaming !== null && streaming <= 60 * 1024)
+    const kept = of(subject, (f) => f.keptRss)
+    row('… ten seconds after', '≤ before + 25 MB', beside((f) => f.keptRss, mib), kept <= 25e6)
+  }
+  if (cases.mixed?.[subject]) {
+    const late = (who) => median(values('mixed', who, (f) => f.lateMs.p99))
+    row('slow streams beside 50 × 1 MB a second: p99 late', '≤ 5 ms', `${ms(late(subject))} (nginx ${ms(late('nginx'))})`, late(subject) <= 5)
+  }
+  if (cases.rate?.[subject] && cases.rate.direct) {
+    const [{ at }] = cases.rate[subject]
+    const [{ at: bare }] = cases.rate.direct
+    const added = (clients, share) => at[clients].firstEventMs[share] - bare[clients].firstEventMs[share]
+    const both = (clients) => `p50 ${ms(added(clients, 'p50'))}, p99 ${ms(added(clients, 'p99'))}`
+    row('added, one request at a time', 'p99 ≤ 0.25 ms', both(1), added(1, 'p99') <= 0.25)
+    row('added, 64 at a time', '–', both(64))
+    const most = (limit) =>
+      Math.max(0, ...Object.keys(at).filter((clients) => added(clients, 'p99') < limit).map((clients) => at[clients].perSecond))
+    const text = [1, 5, 10].map((limit) => `${Math.round(most(limit))} (< ${limit} ms)`).join(', ')
+    row('requests a second by p99 added', '≥ 10,000 (< 1 ms)', text, most(1) >= 10_000)
+    row('CPU a request of one event', '–', us(at[64].cpuMicros))
+  }
+  for (const name of ['open', 'many-open']) {
+    if (!cases[name]?.[subject]) continue
+    const bytes = median(values(name, subject, (f) => f.bytesAStream))
+    const nginx = median(values(name, 'nginx', (f) => f.bytesAStream))
+    const streams = cases[name][subject][0].streams
     const beside = nginx === null ? '' : ` (nginx ${kib(nginx)})`
-    row(`memory an open stream, ${streams} open`, '≤ 32 KiB', `${kib(bytes)}${beside}`, bytes <= 32 * 1024)
+    const bar = name === 'open' ? 32 : 24
+    row(`memory an open stream, ${streams} open`, `≤ ${bar} KiB`, `${kib(bytes)}${beside}`, bytes !== null && bytes <= bar * 1024)
   }
   if (cases.start?.[subject]) {
     const start = median(cases.start[subject])
@@ -81,6 +112,8 @@ export function chart(cases, subjects, date) {
     ['burst', 'burst: CPU a delta, µs', (f) => f.cpuMicros],
     ['trickle', 'trickle: CPU a delta, µs', (f) => f.cpuMicros],
     ['trickle', 'trickle: p99 first event, ms', (f) => f.firstEventMs.p99],
+    ['conversation', '1 MB with 40 tools: CPU a request, ms', (f) => f.cpuMillis],
+    ['conversation', '1 MB, 100 at once: memory held, × the bodies', (f) => f.held],
     ['open', 'memory an open stream, KiB', (f) => f.bytesAStream / 1024],
     ['addon-burst', 'in Node.js, bursts of 20: CPU a delta, µs', (f) => f.cpuMicros],
     ['addon-burst', 'in Node.js, bursts of 20: main thread a delta, µs', (f) => f.mainMicros],
@@ -119,7 +152,8 @@ ${parts.join('\n')}
 `
 }
 
-const number = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
+const number = (value) => (value === null ? '–' : spelled(value))
+const spelled = (value) => (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2))
 const us = (value) => `${number(value)} µs`
 const ms = (value) => `${number(value)} ms`
 const x = (value) => `${value.toFixed(2)} ×`

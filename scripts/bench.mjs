@@ -1,7 +1,7 @@
 // npm run bench: the release server beside nginx, in the same run, against the same simulated upstream.
 //
 //   npm run bench                          every case, 5 rounds
-//   npm run bench -- --only burst,trickle  some of: burst trickle single open start addon shapes
+//   npm run bench -- --only burst,trickle  some of: burst trickle single conversation mixed rate open many-open start addon shapes
 //   npm run bench -- --rounds 9            more rounds, steadier medians
 //   npm run bench -- --quick               a tenth of the load, one round: does it work at all
 //   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
@@ -17,7 +17,7 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import * as addon from '../bench/addon.mjs'
 import * as shapes from '../bench/shapes.mjs'
-import { burst, open, single, trickle } from '../bench/measure.mjs'
+import { burst, conversation, mixed, open, rate, single, trickle } from '../bench/measure.mjs'
 import { House, Subject } from '../bench/processes.mjs'
 import { chart, judge, table } from '../bench/report.mjs'
 import { needRust, root, run, serverBinary, target } from './steps.mjs'
@@ -33,10 +33,18 @@ const { values: options } = parseArgs({
     'no-save': { type: 'boolean', default: false },
   },
 })
-const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'open', 'start', 'addon', 'shapes']
+const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'conversation', 'mixed', 'rate', 'open', 'many-open', 'start', 'addon', 'shapes']
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 5))
 const scale = options.quick ? 0.1 : 1
 const binary = serverBinary('release')
+
+/** What wants a process that hasn't served yet. */
+const ON_FRESH = {
+  conversation: (load, subject) => conversation(load, subject, scale),
+  mixed: (load, subject) => mixed(load, subject, scale),
+  open: (load, subject) => open(load, subject, Math.ceil(5000 * scale)),
+  'many-open': (load, subject) => open(load, subject, Math.ceil(10_000 * scale)),
+}
 
 if (process.platform !== 'linux') fail('it reads /proc: Linux only')
 const server = wanted.some((name) => !['addon', 'shapes'].includes(name))
@@ -102,14 +110,18 @@ async function measure() {
       for (const subject of [direct, ...inTurn]) keep('single', subject.name, await single(load, subject, scale))
     }
   }
-  if (wanted.includes('open')) {
+  // Once, and not on a machine that other rounds have warmed: it is one long sweep.
+  if (wanted.includes('rate')) for (const subject of [direct, nginx, ...servers]) keep('rate', subject.name, await rate(load, subject, scale))
+  for (const [name, run] of Object.entries(ON_FRESH)) {
+    if (!wanted.includes(name)) continue
     const fresh = [
-      await house.nginx(upstream),
-      ...(options.beside ? [await house.server('beside', options.beside, upstream)] : []),
-      await house.server('kiro-server', binary, upstream),
+      () => house.nginx(upstream),
+      ...(options.beside ? [() => house.server('beside', options.beside, upstream)] : []),
+      () => house.server('kiro-server', binary, upstream),
     ]
-    for (const subject of fresh) {
-      keep('open', subject.name, await open(load, subject, scale))
+    for (const start of fresh) {
+      const subject = await start()
+      keep(name, subject.name, await run(load, subject))
       await house.stop(subject)
     }
   }
@@ -147,7 +159,6 @@ function save() {
   const folder = path.join(root, 'bench', 'results')
   mkdirSync(folder, { recursive: true })
   const name = path.join(folder, date.slice(0, 16).replace(':', ''))
-  const git = (...args) => execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
   const machine = {
     cpu: os.cpus()[0]?.model.trim(),
     cores: os.availableParallelism(),
@@ -157,7 +168,7 @@ function save() {
   }
   const result = {
     date,
-    commit: git('rev-parse', 'HEAD'),
+    commit: commit(),
     version: JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).version,
     machine,
     rounds,
@@ -168,6 +179,15 @@ function save() {
   writeFileSync(`${name}.json`, `${JSON.stringify(result, null, 1)}\n`)
   writeFileSync(`${name}.svg`, chart(cases, [...subjects, 'addon', 'undici', ...shapes.SHAPES], date.slice(0, 10)))
   console.log(`kept in ${path.relative(root, name)}.json and .svg`)
+}
+
+/** None outside of a checkout: from a tarball, say. */
+function commit() {
+  try {
+    return execFileSync('git', ['rev-parse', 'HEAD'], { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+  } catch {
+    return null
+  }
 }
 
 function fail(why) {

@@ -16,6 +16,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+#[path = "../../benches/inputs/conversation.rs"]
+mod conversation;
+
+use conversation::conversation;
+
 /// After the running number in every text event. With it a frame has about 150 bytes, as frames on the wire do.
 const REST: &str = " and a piece of the answer ";
 
@@ -42,8 +47,10 @@ pub struct Plan {
     pub first: Duration,
     /// Between two writes.
     pub gap: Duration,
-    /// Filler in the prompt, in bytes.
+    /// Filler in the prompt, in bytes; of a conversation, all of it.
     pub prompt: usize,
+    /// A coding agent's conversation with tools, instead of one message.
+    pub conversation: bool,
     /// The client key, or upstream's access token.
     pub key: Option<String>,
     /// A stream that takes longer has failed.
@@ -51,12 +58,14 @@ pub struct Plan {
 }
 
 /// The result of one stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// From the start (making a connection included) to the first text event.
     pub first_event: Option<Duration>,
     /// Text events that came, in order.
     pub deltas: u64,
+    /// Between two reads that brought some.
+    pub gaps: Vec<Duration>,
     /// A few words, when it failed.
     pub failure: Option<String>,
 }
@@ -80,7 +89,7 @@ impl Client {
 
     /// Runs one stream; calls `on_first` at its first text event.
     pub async fn stream(&mut self, on_first: impl FnOnce()) -> Outcome {
-        let mut outcome = Outcome { first_event: None, deltas: 0, failure: None };
+        let mut outcome = Outcome::default();
         let limit = self.plan.timeout;
         outcome.failure = match tokio::time::timeout(limit, self.run(&mut outcome, on_first)).await {
             Ok(Ok(())) => None,
@@ -120,9 +129,14 @@ impl Client {
         }
         let mut check = Check::new(self.plan.face);
         let mut body = response.into_body();
+        let mut last = None;
         while let Some(frame) = body.frame().await {
             let Ok(chunk) = frame.map_err(said("body"))?.into_data() else { continue };
             let pushed = check.push(chunk);
+            if check.deltas() > outcome.deltas && !self.plan.gap.is_zero() {
+                let now = Instant::now();
+                outcome.gaps.extend(last.replace(now).map(|last: Instant| now - last));
+            }
             outcome.deltas = check.deltas();
             if outcome.deltas > 0
                 && let Some(on_first) = on_first.take()
@@ -180,6 +194,18 @@ fn request(plan: &Plan) -> (&'static str, [Bytes; 2]) {
     });
     if let Some(burst) = plan.burst {
         scenario["burst"] = burst.into();
+    }
+    if plan.conversation && plan.face == Face::Messages {
+        let mut body = conversation(plan.prompt);
+        body["max_tokens"] = 100_000_000.into();
+        body["thinking"] = json!({ "type": "disabled" });
+        if let Some(last) = body["messages"].as_array_mut().and_then(|all| all.last_mut()) {
+            let text = json!({ "type": "text", "text": format!("{NUMBER} [[sim {scenario}]]") });
+            if let Some(blocks) = last["content"].as_array_mut() {
+                blocks.push(text);
+            }
+        }
+        return ("/v1/messages", parted(&body));
     }
     let filler = "the quick brown fox jumps over the lazy dog\n".bytes().cycle().take(plan.prompt);
     let prompt = format!("{NUMBER} [[sim {scenario}]] {}", String::from_utf8_lossy(&filler.collect::<Vec<u8>>()));

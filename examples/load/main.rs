@@ -49,9 +49,9 @@ struct Args {
     /// Milliseconds before upstream's first event
     #[arg(long)]
     first_ms: Option<u64>,
-    /// Bytes of filler in the prompt
-    #[arg(long, default_value_t = 0)]
-    prompt_bytes: usize,
+    /// Bytes of filler in the prompt, or of the whole conversation
+    #[arg(long)]
+    prompt_bytes: Option<usize>,
     /// The client key (with --raw the access token)
     #[arg(long)]
     key: Option<String>,
@@ -73,6 +73,8 @@ enum Mode {
     Open,
     /// One stream at a time of one event, 200 after each other
     Single,
+    /// 100 requests of 1 MB at once, a coding agent's with 40 tools; answers of 100 events, 20 a write
+    Conversation,
 }
 
 struct Shape {
@@ -83,16 +85,27 @@ struct Shape {
     gap_ms: u64,
     first_ms: u64,
     ramp_ms: u64,
+    prompt: usize,
 }
 
 impl Mode {
     fn shape(self) -> Shape {
-        let shape = Shape { streams: 1, rounds: 1, events: 1, burst: None, gap_ms: 0, first_ms: 0, ramp_ms: 0 };
+        let shape =
+            Shape { streams: 1, rounds: 1, events: 1, burst: None, gap_ms: 0, first_ms: 0, ramp_ms: 0, prompt: 0 };
         match self {
             Self::Burst => Shape { streams: 50, rounds: 20, events: 200, burst: Some(20), ..shape },
             Self::Trickle => Shape { streams: 500, events: 100, gap_ms: 20, first_ms: 50, ..shape },
             Self::Open => Shape { streams: 5000, events: 20, gap_ms: 1000, ramp_ms: 5000, ..shape },
             Self::Single => Shape { rounds: 200, ..shape },
+            Self::Conversation => Shape {
+                streams: 100,
+                events: 100,
+                burst: Some(20),
+                first_ms: 2000,
+                gap_ms: 20,
+                prompt: 1 << 20,
+                ..shape
+            },
         }
     }
 }
@@ -122,7 +135,8 @@ async fn run(args: Args) -> usize {
         burst: args.burst.or(shape.burst),
         first: Duration::from_millis(args.first_ms.unwrap_or(shape.first_ms)),
         gap: Duration::from_millis(args.gap_ms.unwrap_or(shape.gap_ms)),
-        prompt: args.prompt_bytes,
+        prompt: args.prompt_bytes.unwrap_or(shape.prompt),
+        conversation: args.mode == Mode::Conversation,
         key: args.key,
         timeout: Duration::from_secs(args.timeout),
     };
@@ -161,7 +175,7 @@ async fn run(args: Args) -> usize {
             Ok(ended) => outcomes.extend(ended),
             Err(error) => {
                 let failure = Some(error.to_string());
-                outcomes.push(Outcome { first_event: None, deltas: 0, failure });
+                outcomes.push(Outcome { failure, ..Outcome::default() });
             }
         }
     }
@@ -174,10 +188,9 @@ fn report(outcomes: &[Outcome], plan: &Plan, took: Duration) -> usize {
         *failures.entry(failure).or_default() += 1;
     }
     let failed: usize = failures.values().sum();
-    let mut first: Vec<f64> =
-        outcomes.iter().filter_map(|outcome| Some(outcome.first_event?.as_secs_f64() * 1e3)).collect();
-    first.sort_by(f64::total_cmp);
-    let at = |share: f64| first.get(((first.len() as f64 * share).ceil() as usize).max(1) - 1).map(|ms| round(*ms));
+    let first = outcomes.iter().filter_map(|outcome| Some(outcome.first_event?.as_secs_f64() * 1e3)).collect();
+    let pace = plan.gap.as_secs_f64() * 1e3;
+    let late = outcomes.iter().flat_map(|outcome| &outcome.gaps).map(|gap| (gap.as_secs_f64() * 1e3 - pace).max(0.0));
     let deltas: u64 = outcomes.iter().map(|outcome| outcome.deltas).sum();
     let line = json!({
         "streams": outcomes.len(),
@@ -187,11 +200,19 @@ fn report(outcomes: &[Outcome], plan: &Plan, took: Duration) -> usize {
         "seconds": round(took.as_secs_f64()),
         "streams_per_second": round(outcomes.len() as f64 / took.as_secs_f64()),
         "deltas_per_second": (deltas as f64 / took.as_secs_f64()).round(),
-        "first_event_ms": { "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0) },
+        "first_event_ms": spread(first),
+        // How much more than upstream's pace lies between two writes.
+        "late_ms": spread(late.collect()),
         "failures": failures,
     });
     println!("{line}");
     failed
+}
+
+fn spread(mut numbers: Vec<f64>) -> serde_json::Value {
+    numbers.sort_by(f64::total_cmp);
+    let at = |share: f64| numbers.get(((numbers.len() as f64 * share).ceil() as usize).max(1) - 1).map(|ms| round(*ms));
+    json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0) })
 }
 
 /// Three digits after the point.

@@ -323,6 +323,7 @@ impl Server {
             first: Duration::ZERO,
             gap,
             prompt: 0,
+            conversation: false,
             key: Some(KEY.to_owned()),
             timeout: Duration::from_secs(120),
         }
