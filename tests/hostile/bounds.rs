@@ -11,7 +11,9 @@ use crate::world::{STREAM, World, base, events, kinds, with};
 
 async fn before(upstream: &Upstream) -> World {
     let settings = upstream.settings();
-    World::with_tokens(&["access-1"], &[(settings[0].0, settings[0].1.as_str())]).await
+    // A connection that is open belongs to a call then.
+    let none_kept = ("KIRO_UPSTREAM_KEEP_IDLE", "0");
+    World::with_tokens(&["access-1"], &[(settings[0].0, settings[0].1.as_str()), none_kept]).await
 }
 
 /// The notes with which answers end.

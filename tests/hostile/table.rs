@@ -153,9 +153,10 @@ async fn tried(Row { name, acts, gets }: Row) -> Vec<String> {
         )
         .await;
     let address = upstream.settings();
-    let world =
-        World::with_tokens(&["access-1"], &[(address[0].0, address[0].1.as_str()), ("KIRO_FAILOVER_TIME", "200ms")])
-            .await;
+    // A connection that is open belongs to a call, where none is kept.
+    let settings =
+        [(address[0].0, address[0].1.as_str()), ("KIRO_FAILOVER_TIME", "200ms"), ("KIRO_UPSTREAM_KEEP_IDLE", "0")];
+    let world = World::with_tokens(&["access-1"], &settings).await;
     let mut wrong = Vec::new();
     let mut check = |is: bool, what: String| {
         if !is {
