@@ -103,6 +103,30 @@ test('unknown routes go to next(), or are answered (case 12)', async (t) => {
   }
 })
 
+test('every route of the server is one of the handler’s (case 12)', async (t) => {
+  const source = readFileSync(new URL('../src/server/route.rs', import.meta.url), 'utf8')
+  const arms = source.slice(source.indexOf('Some(match path'), source.indexOf('percent_decoded(id)'))
+  const named = [...arms.matchAll(/"(\/[^"]*)"/g)].map(([, route]) => route)
+  assert.ok(named.includes('/v1/messages') && named.includes('/health/live') && named.length >= 12, named.join(' '))
+  const sim = await simulator(t)
+  const gate = await gateway(t, sim, accounts(t))
+  const around = Object.assign(() => {}, { next: (req, res) => () => res.writeHead(418).end() })
+  const { url } = await serve(t, gate, { around })
+  // A method that no route has: 405 by those that there are.
+  const status = async (path) => (await fetch(url + path, { method: 'PATCH' })).status
+  // These are of the program around, if it handles them.
+  const theirs = ['/', '/api/hello', '/claude-kiro-oauth/api/hello']
+  for (const name of named) {
+    const route = name !== '/' && name.endsWith('/') ? `${name}v2` : name
+    for (const path of [route, `/claude-kiro-oauth${route}`]) assert.equal(await status(path), theirs.includes(path) ? 418 : 405, path)
+  }
+  for (const path of ['/claude-kiro-oauth', '/v1/v1/messages']) assert.equal(await status(path), 405, path)
+  for (const path of ['/health/dead', '/v1/health', '/v1/v1/v1/messages', '/api/event_logging', '/claude-kiro-oauthx/v1/messages']) {
+    assert.equal(await status(path), 418, path)
+  }
+  assert.equal((await fetch(`${url}/health/live`)).status, 200)
+})
+
 test('the status page and its live numbers are there too, and end with the gateway', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t), { apiKey: 'k' })

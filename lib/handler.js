@@ -7,9 +7,12 @@ const { DEFECT } = require('./error.js')
 const { optionsOf } = require('./options.js')
 const { Sink } = require('./response.js')
 
-/** The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. */
+/**
+ * The routes of the server (src/server/route.rs); `handler.test.mjs` asks for each. `/api/hello` isn't here: like `/` it is
+ * the surrounding program's, where that handles it.
+ */
 const ROUTE =
-  /^(?:\/claude-kiro-oauth)?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health|metrics|status(?:\/events)?|api\/event_logging\/batch)?$/
+  /^\/claude-kiro-oauth$|^(?:\/claude-kiro-oauth)?(?:\/v1(?=\/v1\/))?\/(?:v1\/messages(?:\/count_tokens)?|v1\/models(?:\/[^/]+)?|health(?:\/live)?|metrics|status(?:\/events)?|api\/event_logging\/.*)?$/
 
 /** Any other path. */
 const NOWHERE = '/-'
