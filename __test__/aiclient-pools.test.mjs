@@ -1,10 +1,11 @@
 // kiro-messages/aiclient in the service's current line (3.x): a pool file, a registry of adapter classes, plugins, pools with
 // a suffix, `auto` (N80–N86, N89).
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { before, test } from 'node:test'
-import { close, createKiroAdapterClass, createKiroHandler } from 'kiro-messages/aiclient'
+import { KiroGateway } from 'kiro-messages'
+import { close, createKiroAdapter, createKiroAdapterClass, createKiroHandler } from 'kiro-messages/aiclient'
 import { TYPE } from './support/host.mjs'
 import { Plugins, PoolFileManager, Registry, home, poolsService } from './support/pools-host.mjs'
 import { ask, events, folder, gateway, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
@@ -216,6 +217,109 @@ test('the pool file is found by the service’s configuration; each pool is serv
   assert.match(now[`${TYPE}-b`][0].lastErrorMessage, /^ejected: /)
 })
 
+/** The gateways that are connected from now on, each by its store; `instead` takes the place of the connect. */
+function connects(t, instead) {
+  const { connect } = KiroGateway
+  const stores = []
+  KiroGateway.connect = (options) => {
+    stores.push(options.store)
+    return (instead ?? connect).call(KiroGateway, options)
+  }
+  t.after(() => (KiroGateway.connect = connect))
+  return stores
+}
+
+/** What is written to the log from now on. */
+function logged(t) {
+  const { error } = console
+  const lines = []
+  console.error = (...said) => lines.push(said.map((what) => what?.stack ?? String(what)).join(' '))
+  t.after(() => (console.error = error))
+  return lines
+}
+
+test('a suffix that nobody has makes no gateway: the service answers as for any provider that it lacks (N81)', async (t) => {
+  const { host, place, manager, lent } = await stage(t, { [TYPE]: [unique('ok')], [TEAM]: [unique('ok')] })
+  const stores = connects(t)
+  for (let n = 0; n < 20; n++) {
+    const name = `${TYPE}-x${n}`
+    const [path, headers] = n % 2 ? [`/${name}/v1/messages`, {}] : ['/v1/messages', { 'model-provider': name }]
+    const answer = await post(host, stream({ text: name }), path, headers)
+    assert.deepEqual([answer.status, host.ownBody?.model], [503, 'claude-sonnet-4-6'], 'by the service itself')
+    await answer.text()
+    host.ownBody = undefined
+  }
+  assert.deepEqual(stores, [])
+  // The service makes such an adapter while a pool is empty.
+  const lost = createKiroAdapter({ MODEL_PROVIDER: `${TYPE}-x0` }, lent)
+  await assert.rejects(lost.generateContent('claude-sonnet-4-6', ask()), { code: 'KIRO_NO_ACCOUNT', status: 503, shouldSwitchCredential: false })
+  assert.equal(lost.isExpiryDateNear(), false)
+  assert.deepEqual(stores, [])
+  // One that only the pool manager has yet, and one that only the file has.
+  manager.providerPools[`${TYPE}-new`] = []
+  const pools = { ...place.read(), [`${TYPE}-filed`]: [place.add([unique('ok')], TEAM)] }
+  writeFileSync(place.file, JSON.stringify(pools))
+  assert.equal((await post(host, stream({ text: 'x' }), `/${TYPE}-new/v1/messages`)).status, 503)
+  const filed = `/${TYPE}-filed/v1/messages`
+  await until(async () => (await post(host, stream({ text: 'filed' }), filed)).status === 200, 'the file to be looked at again')
+  assert.deepEqual(stores.map((store) => store.split('#')[1]), [`${TYPE}-new`, `${TYPE}-filed`])
+})
+
+test('there is a bound for gateways, whatever the pool manager takes for a pool (N81)', async (t) => {
+  const { host, manager } = await stage(t, { [TYPE]: [unique('ok')] })
+  const stores = connects(t, () => Promise.reject(Object.assign(new Error('away'), { code: 'KIRO_STORE_UNAVAILABLE', status: 503 })))
+  const lines = logged(t)
+  for (let n = 0; n < 80; n++) {
+    manager.providerPools[`${TYPE}-p${n}`] = []
+    await (await post(host, ask(), `/${TYPE}-p${n}/v1/messages`)).text()
+  }
+  assert.equal(stores.length, 64)
+  assert.equal(lines.filter((line) => line.includes('64 pools')).length, 1)
+})
+
+test('why a gateway is not there is in the log, and no client sees a path of the machine (N4)', async (t) => {
+  process.env.NODE_EXTRA_CA_CERTS = '/etc/ssl/none-of-these.pem'
+  t.after(() => delete process.env.NODE_EXTRA_CA_CERTS)
+  const { host, place, lent } = await stage(t, { [TYPE]: [unique('ok')] })
+  const lines = logged(t)
+  const answer = await post(host, stream({ text: 'x' }))
+  const said = await answer.text()
+  assert.equal(answer.status, 500)
+  assert.doesNotMatch(said, /\/etc|NODE_EXTRA/)
+  assert.match(said, /the log of the service says why/)
+  assert.equal((await post(host, stream({ text: 'y' }))).status, 500)
+  const adapter = createKiroAdapter({ uuid: place.ids[TYPE][0], MODEL_PROVIDER: TYPE }, lent)
+  const error = await adapter.generateContent('claude-sonnet-4-6', ask()).catch((error) => error)
+  assert.deepEqual([error.code, error.status, error.shouldSwitchCredential], ['KIRO_CONFIG', 500, false])
+  assert.doesNotMatch(error.message + JSON.stringify(error.response), /\/etc|NODE_EXTRA/)
+  const reasons = lines.filter((line) => line.includes('/etc/ssl/none-of-these.pem'))
+  assert.equal(reasons.length, 1, 'once for a failure')
+})
+
+test('a `#` in the path of the pool file is part of the path, unless a list follows it (N80, N81)', async (t) => {
+  const team = unique('ok')
+  const pools = { [TYPE]: [unique('suspended')], [TEAM]: [team] }
+  const odd = (place) => {
+    const link = path.join(folder(t), 'a#b')
+    symlinkSync(place.root, link)
+    return path.join(link, 'configs', 'provider_pools.json')
+  }
+  const place = home(t, pools)
+  const stores = connects(t)
+  const { host } = await stage(t, pools, { config: { PROVIDER_POOLS_FILE_PATH: odd(place) } })
+  for (const [provider, served] of [[TYPE, false], [TEAM, true]]) {
+    const { status } = await post(host, stream({ text: unique('said') }), `/${provider}/v1/messages`)
+    assert.equal(status === 200, served, 'each pool by its own accounts')
+  }
+  assert.deepEqual([(await sim.stats()).calls_by_token[team], stores.length], [1, 2])
+  await close({ graceMs: 0 })
+  // A list that the store names serves all, with one gateway.
+  process.env.KIRO_STORE = `aiclient:${odd(place)}#${TEAM}`
+  t.after(() => delete process.env.KIRO_STORE)
+  for (const provider of [TYPE, TEAM, `${TYPE}-any`]) assert.equal((await post(host, stream({ text: provider }), `/${provider}/v1/messages`)).status, 200)
+  assert.equal(stores.length, 3)
+})
+
 test('with Redis in the configuration or the environment, or a store named there, the pool file is left alone (N80)', async (t) => {
   const place = home(t, { [TYPE]: [unique('ok')] })
   const program = (config) => `
@@ -232,7 +336,7 @@ test('with Redis in the configuration or the environment, or a store named there
     const more = { ...sim.env, KIRO_STORE_WAIT: '200ms', KIRO_LOG_LEVEL: 'off', ...env }
     const child = start(t, process.execPath, ['--input-type=module', '-e', program(config)], { cwd: import.meta.dirname, env: more })
     await child.ended
-    return child.output.trim()
+    return child.output.trim().split('\n').at(-1)
   }
   const nowhere = { host: '127.0.0.1', port: 1 }
   const seen = await Promise.all([

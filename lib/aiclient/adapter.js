@@ -10,8 +10,9 @@ const { addressesOf, lend, lendToAll } = require('./addresses.js')
 const { booksOf } = require('./books.js')
 const { afterCommit, beforeCommit, invalid, plain, withoutAccount } = require('./errors.js')
 const { fallbackOf, maximumOf, namesOf } = require('./models.js')
+const { TYPE, isKiro } = require('./names.js')
 const { poolManagerOf, call } = require('./pool.js')
-const { TYPE, gatewayNow, gatewayOf, hostOf, isKiro, see } = require('./shared.js')
+const { gatewayNow, gatewayOf, hostOf, see } = require('./shared.js')
 
 /** A model that is always known: estimates don't depend on it. */
 const SOME_MODEL = 'claude-sonnet-4-5'

@@ -3,8 +3,8 @@
 /** Keeps the host's books: outcomes and refreshed tokens of a gateway, told to its pool manager (N18, N19). */
 
 const { nativeOf, recordBy } = require('../gateway.js')
+const { TYPE } = require('./names.js')
 const { poolManagerOf, found, call, complain } = require('./pool.js')
-const { TYPE } = require('./shared.js')
 
 const books = new WeakMap()
 

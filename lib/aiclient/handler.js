@@ -9,9 +9,10 @@ const { isKiroAdapter } = require('./adapter.js')
 const { addressesOf, lendToAll } = require('./addresses.js')
 const { booksOf } = require('./books.js')
 const { fallbackOf } = require('./models.js')
+const { TYPE, isKiro } = require('./names.js')
 const { watch } = require('./plugins.js')
 const { onlyPool, poolManagerOf, tell } = require('./pool.js')
-const { TYPE, gatewayOf, hostOf, isKiro, see, whenShared } = require('./shared.js')
+const { gatewayOf, hostOf, isPool, see, whenShared } = require('./shared.js')
 
 const MESSAGES = '/v1/messages'
 const COUNT_TOKENS = '/v1/messages/count_tokens'
@@ -30,6 +31,8 @@ function createKiroHandler(host) {
     const type = poolOf(config, host)
     if (type === null) return false
     see(config)
+    // A name that nobody has is no provider of ours: the host says so itself.
+    if (!(await isPool(host, type))) return false
     let gateway
     try {
       gateway = await gatewayOf(host, type)

@@ -2,7 +2,7 @@
 
 /** The host's pool manager, which it replaces on reload: asked for at each use (N10), and never trusted to be there. */
 
-const { TYPE, isKiro } = require('./shared.js')
+const { TYPE, isKiro } = require('./names.js')
 
 /** Null when there is none. */
 function poolManagerOf(host) {

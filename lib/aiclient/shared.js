@@ -2,18 +2,27 @@
 
 /** The gateways of a process that `kiro-messages/aiclient` connects when the host brings none (N4). */
 
+const { readFile } = require('node:fs/promises')
 const path = require('node:path')
-const { configError } = require('../error.js')
+const { KiroError, configError, detailOf } = require('../error.js')
 const { KiroGateway } = require('../gateway.js')
-
-/** The provider's name, everywhere in the host. */
-const TYPE = 'claude-kiro-oauth'
+const { TYPE, isKiro } = require('./names.js')
+const { complain, poolManagerOf } = require('./pool.js')
 
 /** After a failed connect the next call tries again, but not sooner. */
 const AGAIN_AFTER_MS = 1000
 
+/** A pool file is read at most so often for the pools that it has. */
+const LOOK_AFTER_MS = 1000
+
+/** The most gateways of a process, one for each pool: a bound for a host that takes any name for a pool. */
+const MAX_POOLS = 64
+
 /** A store that is the host's pool file. */
 const POOL_FILE = 'aiclient:'
+
+/** The rest of such a store where it names one list of the file (N80). Any other `#` is part of the path. */
+const WITH_LIST = /^(.*)#(claude-kiro-oauth(?:-[^/\\#]*)?)$/s
 
 /** The options of configure(). */
 let configured = null
@@ -21,13 +30,12 @@ let configured = null
 let seen = {}
 /** By pool of the host; one for all when the accounts are in Redis. */
 const places = new Map()
+/** The last read of the pool file for its pools. */
+let look = { file: null, at: -Infinity, names: null }
+/** Whether the log says that there are too many pools. */
+let crowded = false
 /** Told of each gateway. The last host counts: it is made anew on reload. */
 let opener = null
-
-/** Whether a provider of the host is Kiro: its name, or that with a suffix (N81). */
-function isKiro(provider) {
-  return provider === TYPE || (typeof provider === 'string' && /^claude-kiro-oauth-./.test(provider))
-}
 
 function configure(options) {
   if (typeof options !== 'object' || options === null) throw new TypeError('options must be an object')
@@ -59,22 +67,26 @@ function given(object) {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined && value !== null && value !== ''))
 }
 
-/** The store as text, where something says that it is the host's pool file. */
+/** `{ path, list }` where something says that the store is the host's pool file; `list` where that names one. */
 function poolFile() {
   if (configured !== null) return fileOf(configured.store ?? (configured.env ?? process.env).KIRO_STORE)
   const { KIRO_STORE, REDIS_URL, REDIS_HOST } = process.env
   if (KIRO_STORE) return fileOf(KIRO_STORE)
   const isRedis = seen.where !== undefined || seen.prefix !== undefined || REDIS_URL || REDIS_HOST
-  return isRedis || seen.poolFile === undefined ? null : POOL_FILE + seen.poolFile
+  return isRedis || seen.poolFile === undefined ? null : { path: seen.poolFile, list: null }
 }
 
 function fileOf(store) {
-  return typeof store === 'string' && store.startsWith(POOL_FILE) ? store : null
+  if (typeof store !== 'string' || !store.startsWith(POOL_FILE)) return null
+  const rest = store.slice(POOL_FILE.length)
+  const [, file = rest, list = null] = WITH_LIST.exec(rest) ?? []
+  return { path: file, list }
 }
 
 function options(pool) {
   const file = poolFile()
-  const store = file === null ? {} : { store: storeOf(file, pool) }
+  // Requests to one pool use no account of another (N81).
+  const store = file === null ? {} : { store: `${POOL_FILE}${file.path}#${file.list ?? pool}` }
   if (configured !== null) return { ...configured, ...store }
   const { where, prefix, proxy } = seen
   // Parts count only without a URL, and the environment may name one.
@@ -82,14 +94,15 @@ function options(pool) {
   return { ...where, ...prefix, ...proxy, ...store, env }
 }
 
-/** The pool file has a list for each pool; requests to one use no account of another (N81). */
-function storeOf(file, pool) {
-  return file.includes('#') ? file : `${file}#${pool}`
+/** The pool whose gateway serves a pool: its own in a pool file. In Redis there is one, and a store may name one list. */
+function keyOf(pool) {
+  const file = poolFile()
+  return file === null || file.list !== null ? TYPE : pool
 }
 
-/** The place of a pool's gateway. In Redis there is one pool. */
+/** The place of a pool's gateway. */
 function placeOf(pool) {
-  const key = poolFile() === null ? TYPE : pool
+  const key = keyOf(pool)
   let place = places.get(key)
   if (place === undefined) places.set(key, (place = { connecting: null, connected: null, failure: null, failedAt: -Infinity }))
   return place
@@ -97,6 +110,39 @@ function placeOf(pool) {
 
 function isConnected() {
   return [...places.values()].some(({ connecting }) => connecting !== null)
+}
+
+/**
+ * Whether a gateway serves a pool, or would: the plain name, or one that the host's pool manager or its pool file has. A
+ * client may name any other, and each would be a gateway for nobody (N81).
+ */
+async function isPool(host, pool) {
+  if (host?.gateway != null || pool === TYPE) return true
+  const key = keyOf(pool)
+  if (key === TYPE || places.has(key)) return true
+  const pools = poolManagerOf(host)?.providerPools
+  const named = (pools != null && Object.hasOwn(pools, pool) && Array.isArray(pools[pool])) || (await listed(poolFile().path)).has(pool)
+  // Others may have come meanwhile.
+  if (!named || places.has(key) || places.size < MAX_POOLS) return named
+  if (!crowded) complain('pools', new Error(`there are gateways for ${MAX_POOLS} pools: no more are served`))
+  crowded = true
+  return false
+}
+
+/** The pools that the pool file has. */
+function listed(file) {
+  const now = performance.now()
+  if (look.file !== file || now - look.at >= LOOK_AFTER_MS) look = { file, at: now, names: poolsOf(file) }
+  return look.names
+}
+
+/** None where it can't be read: the host may be writing it, and is asked first. */
+async function poolsOf(file) {
+  try {
+    return new Set(Object.keys(JSON.parse(await readFile(file, 'utf8'))))
+  } catch {
+    return new Set()
+  }
 }
 
 /** The process's gateway for a pool, connected at the first call. */
@@ -155,18 +201,44 @@ function hostOf(host) {
 /** The gateway to be used for a host and a pool of it: the host's own, or the process's. */
 async function gatewayOf(host, pool = TYPE) {
   const own = host?.gateway
-  if (own === undefined || own === null) return sharedGateway(pool)
-  const gateway = await own
+  if (own === undefined || own === null) {
+    if (!(await isPool(host, pool))) throw noPool()
+    return sharedGateway(pool).catch((error) => Promise.reject(unmade(error)))
+  }
+  const gateway = await Promise.resolve(own).catch((error) => Promise.reject(unmade(error)))
   if (!(gateway instanceof KiroGateway)) throw new TypeError('host.gateway must be a KiroGateway, or a promise of one')
   if (gateway !== own) settled.set(own, gateway)
   return gateway
 }
 
+/** Failures that the log has. */
+const logged = new WeakSet()
+
+/**
+ * A gateway couldn't be made. The reason may name paths and addresses of this machine, and what points throw goes to
+ * clients: it is in the log, once, and they get a sentence without it.
+ */
+function unmade(error) {
+  if (!KiroError.is(error)) return error
+  if (!logged.has(error)) complain('connect', error)
+  logged.add(error)
+  const { code, status, type, origin, retryable, retryAfterMs } = error
+  const { headers } = error.toResponse?.() ?? {}
+  const message = 'The gateway to Kiro is not ready; the log of the service says why'
+  return new KiroError({ code, status, type, origin, retryable, retryAfterMs, headers, detail: detailOf(error), message })
+}
+
+/** For adapters of a pool that the host doesn't have: as with an empty one, no other account would do better (N95). */
+function noPool() {
+  const message = 'There are no accounts: the service has no such pool'
+  return new KiroError({ code: 'KIRO_NO_ACCOUNT', status: 503, type: 'overloaded_error', origin: 'internal', retryable: true, message })
+}
+
 /** The same without waiting; null while it isn't there. */
 function gatewayNow(host, pool = TYPE) {
   const own = host?.gateway
-  if (own === undefined || own === null) return placeOf(pool).connected
+  if (own === undefined || own === null) return places.get(keyOf(pool))?.connected ?? null
   return own instanceof KiroGateway ? own : (settled.get(own) ?? null)
 }
 
-module.exports = { TYPE, isKiro, configure, close, see, hostOf, gatewayOf, gatewayNow, whenShared }
+module.exports = { configure, close, see, hostOf, gatewayOf, gatewayNow, isPool, whenShared }
