@@ -92,6 +92,16 @@ pub enum StoreKind {
     Aiclient(PathBuf),
 }
 
+impl StoreKind {
+    /// What brings an account into an empty pool: the service's pool file is never written by us (R104).
+    pub const fn cure(&self) -> &'static str {
+        match self {
+            Self::Redis | Self::File(_) => "`kiro-server accounts login` or `accounts add` brings one",
+            Self::Aiclient(_) => "add one in the Node.js service",
+        }
+    }
+}
+
 /// What answers requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamKind {
@@ -551,6 +561,24 @@ mod tests {
         assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "200").unwrap(), 64);
         assert_eq!(size("GO_KIRO_REDIS_POOL_SIZE", "20").unwrap(), 20);
         assert!(size("KIRO_REDIS_POOL_SIZE", "200").is_err() && size("GO_KIRO_REDIS_POOL_SIZE", "many").is_err());
+    }
+
+    #[test]
+    fn the_predecessors_spelling_of_a_value_is_for_its_names_only() {
+        let config = |name, value| env(&[(name, value)]).resolve(Face::Server);
+        assert_eq!(config("GO_KIRO_GRACEFUL_TIMEOUT", "45").unwrap().graceful_timeout, Duration::from_secs(45));
+        assert_eq!(config("GO_KIRO_HEALTH_COOLDOWN", "90").unwrap().health_cooldown, Duration::from_secs(90));
+        assert_eq!(config("GO_KIRO_HEALTH_COOLDOWN", "0").unwrap().health_cooldown, Duration::ZERO);
+        assert_eq!(config("GO_KIRO_HEALTH_COOLDOWN", "1m").unwrap().health_cooldown, Duration::from_secs(60));
+        assert!(config("GO_KIRO_LOG_LEVEL", "WARN").is_ok());
+        for (name, value) in [
+            ("GO_KIRO_LOG_LEVEL", "LOUD"),
+            ("GO_KIRO_HEALTH_COOLDOWN", "-5"),
+            ("KIRO_LOG_LEVEL", "WARN"),
+            ("KIRO_HEALTH_COOLDOWN", "90"),
+        ] {
+            assert!(config(name, value).is_err(), "{name}={value}");
+        }
     }
 
     #[test]

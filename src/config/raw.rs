@@ -88,14 +88,7 @@ impl RawConfig {
             if let Some(setting) = SETTINGS.iter().find(|s| s.env == name) {
                 raw.say(setting, Source::Environment, &name, value);
             } else if let Some(setting) = SETTINGS.iter().find(|s| s.alias == Some(name.as_str())) {
-                let most = match setting.form {
-                    Form::Integer(_, most) if name == "GO_KIRO_REDIS_POOL_SIZE" => most,
-                    _ => u64::MAX,
-                };
-                // The predecessor's connections carry one command at a time, ours many: larger numbers become our
-                // maximum.
-                let value = if value.parse().is_ok_and(|n: u64| n > most) { most.to_string() } else { value };
-                raw.say(setting, Source::Alias, &name, value);
+                raw.say(setting, Source::Alias, &name, of_the_predecessor(setting, value));
             } else if name.starts_with("GO_KIRO_") {
                 raw.predecessors(&name, &value);
             } else if name.starts_with("KIRO_") || name.starts_with("REDIS_") {
@@ -337,6 +330,21 @@ fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError 
         format!("line {line}, column {column}: ")
     });
     ConfigError::new(format!("{file}: {place}{}", error.message()))
+}
+
+/// A value in the predecessor's spelling: seconds without a unit, words in any case.
+fn of_the_predecessor(setting: &Setting, value: String) -> String {
+    match setting.form {
+        Form::Duration if value.bytes().all(|byte| byte.is_ascii_digit()) => value + "s",
+        Form::Word(_) => value.to_ascii_lowercase(),
+        // Its connections carry one command at a time, ours many: larger numbers become our maximum.
+        Form::Integer(_, most)
+            if setting.env == "KIRO_REDIS_POOL_SIZE" && value.parse().is_ok_and(|n: u64| n > most) =>
+        {
+            most.to_string()
+        }
+        _ => value,
+    }
 }
 
 fn is_setting(name: &str) -> bool {

@@ -185,6 +185,20 @@ fn the_predecessors_flags_work_and_are_pointed_at() {
     assert_eq!(said.lines().count(), 6, "{said}");
 }
 
+/// Go's flag package takes a value for a switch, in one argument.
+#[test]
+fn the_predecessors_switch_takes_gos_spelling() {
+    for (spelled, address) in [("-pprof=true", "127.0.0.1:8082"), ("-pprof=1", "127.0.0.1:8082"), ("-pprof=false", "")]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));
+        let ended = command.args([spelled, "--print-config"]).env_clear().output().unwrap();
+        let (out, said) = (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap());
+        assert_eq!(ended.status.code(), Some(0), "{said}");
+        assert!(out.contains(&format!("KIRO_PROFILE_ADDR = \"{address}\"  # ")), "{spelled}: {out}");
+        assert!(said.contains("-pprof is the predecessor's spelling of --profile"), "{said}");
+    }
+}
+
 /// The flag alone has a value; it doesn't eat what follows.
 #[test]
 fn a_flag_may_stand_alone() {

@@ -400,20 +400,28 @@ const PREDECESSORS: [(&str, &str); 7] = [
     ("-redis-prefix", "--redis-key-prefix"),
     ("-api-key", "--api-key"),
     ("-log-level", "--log-level"),
-    ("-pprof", "--profile"),
+    (PPROF, "--profile"),
 ];
+
+/// Its one switch.
+const PPROF: &str = "-pprof";
 
 /// The arguments with the predecessor's flags in our spelling, and a hint for each of them.
 pub fn in_our_spelling(args: impl Iterator<Item = OsString>) -> (Vec<OsString>, Vec<String>) {
     let mut hints = Vec::new();
     let ours = |arg: OsString| {
-        let Some(text) = arg.to_str() else { return arg };
+        let Some(text) = arg.to_str() else { return Some(arg) };
         let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
-        let Some((_, flag)) = PREDECESSORS.iter().find(|(old, _)| *old == name) else { return arg };
+        let Some((_, flag)) = PREDECESSORS.iter().find(|(old, _)| *old == name) else { return Some(arg) };
         hints.push(format!("{name} is the predecessor's spelling of {flag}"));
-        format!("{flag}{value}").into()
+        // As Go's flag package reads a switch. Ours takes an address, or nothing.
+        match value.strip_prefix('=').filter(|_| name == PPROF) {
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(flag.into()),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => None,
+            _ => Some(format!("{flag}{value}").into()),
+        }
     };
-    (args.map(ours).collect(), hints)
+    (args.filter_map(ours).collect(), hints)
 }
 
 fn id() -> Arg {
