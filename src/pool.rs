@@ -75,8 +75,12 @@ struct Settings {
     cache_ttl: Duration,
     rules: Rules,
     urls: Arc<Urls>,
-    /// Where accounts are expected (R56).
+    /// Where accounts are expected: the full key, or the path (R56).
     place: Arc<str>,
+    /// The same for clients, without a path of this machine.
+    shown: Arc<str>,
+    /// What brings an account there.
+    cure: &'static str,
 }
 
 impl From<&Config> for Settings {
@@ -111,6 +115,12 @@ impl From<&Config> for Settings {
                 StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
                 StoreKind::File(path) | StoreKind::Aiclient(path) => path.to_string_lossy().into(),
             },
+            shown: match &config.store {
+                StoreKind::Redis => format!("{}pools:claude-kiro-oauth", config.redis_key_prefix).into(),
+                StoreKind::File(_) => "the account file".into(),
+                StoreKind::Aiclient(_) => "the pool file".into(),
+            },
+            cure: config.store.cure(),
         }
     }
 }

@@ -924,6 +924,23 @@ fn no_token_and_no_whole_id_is_printed_case_48() {
 }
 
 #[test]
+fn an_empty_pool_of_the_service_is_filled_there_r56_r104() {
+    let place = Place::with_file();
+    let file = place.folder.path().join("provider_pools.json");
+    std::fs::write(&file, r#"{"claude-kiro-oauth":[]}"#).unwrap();
+    let store = format!("aiclient:{}", file.display());
+    for (arguments, code) in [(["accounts", "list"], 0), (["accounts", "check"], 1), (["doctor", "--json"], 1)] {
+        let said = place.run_with(&arguments, &[("KIRO_STORE", &store)]).with_code(code);
+        let all = said.out + &said.err;
+        assert!(
+            all.contains("add one in the Node.js service") && !all.contains("accounts add"),
+            "{arguments:?}: {all}"
+        );
+        assert!(all.contains("provider_pools.json"), "{all}");
+    }
+}
+
+#[test]
 fn flags_stand_before_or_behind_a_subcommand() {
     let place = Place::with_file();
     let other = format!("file:{}", place.folder.path().join("other.json").display());

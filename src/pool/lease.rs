@@ -19,7 +19,7 @@ use crate::policy::later;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::outcome::{Event, Outcome};
 use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
-use crate::program::{self, said};
+use crate::program::said;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::secret::Secret;
 
@@ -90,8 +90,10 @@ pub enum Why {
     NotLoaded,
     /// The pool is empty or missing, and that is certain (R56).
     Empty {
-        /// Where accounts are expected: the full key, or the file.
+        /// Where accounts are expected: the full key, or what kind of file.
         place: Arc<str>,
+        /// What brings one there.
+        cure: &'static str,
     },
     /// No account can serve now, or none serves the model.
     Unavailable,
@@ -210,13 +212,7 @@ impl fmt::Display for NoAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.why {
             Why::NotLoaded => "The account store has not been reached yet",
-            Why::Empty { place } => {
-                return write!(
-                    f,
-                    "There are no accounts in {place}: `{} accounts login` or `accounts add` brings one",
-                    program::command()
-                );
-            }
+            Why::Empty { place, cure } => return write!(f, "There are no accounts in {place}: {}", said(cure)),
             Why::Unavailable | Why::Exhausted | Why::Busy => "No healthy accounts available",
             Why::OutOfService(outlook) => return outlook.fmt(f),
             Why::NoProfile => return f.write_str(&said(NO_PROFILE)),
@@ -412,7 +408,8 @@ impl Pool {
             .and_then(|(tier, candidate)| Some((*tier, inside.slots.get_key_value(candidate.id)?.0.clone())));
         let Some((tier, id)) = chosen else {
             if inside.slots.is_empty() {
-                return Err(Why::Empty { place: self.0.settings.place.clone() }.into());
+                let Settings { shown, cure, .. } = &self.0.settings;
+                return Err(Why::Empty { place: shown.clone(), cure }.into());
             }
             return Err(refused.no_account(inside, wanted, now));
         };

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, short, tickets};
+use super::{AccountId, Inner, Inside, Pool, PoolEvent, PoolSlot, Settings, short, tickets};
 use crate::policy::later;
 use crate::program;
 use crate::proto::record::{Account, TokenKey, Unusable};
@@ -132,9 +132,8 @@ impl Pool {
     }
 
     async fn tell_of_an_empty_start(&self) {
-        let place = &*self.0.settings.place;
-        let command = program::command();
-        tracing::warn!(place, "there are no accounts; `{command} accounts login` or `accounts add` brings one");
+        let Settings { place, cure, .. } = &self.0.settings;
+        tracing::warn!(place = &**place, "there are no accounts; {}", program::said(cure));
         // The Node.js service takes its prefix only from its own configuration (R1).
         if let Ok(Some(elsewhere)) = self.0.store.pool_under_default_prefix().await {
             tracing::warn!(elsewhere, "there are accounts under the default prefix: look at REDIS_KEY_PREFIX");

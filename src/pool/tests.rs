@@ -377,8 +377,20 @@ async fn an_empty_pool_is_believed_after_a_minute_r55() {
     fixture.snapshot(&[]);
     let none = fixture.select().unwrap_err();
     assert!(matches!(none.why, Why::Empty { .. }), "{none:?}");
-    assert!(none.to_string().contains("accounts.json") || none.to_string().contains("pools:claude-kiro-oauth"));
+    assert!(none.to_string().contains("pools:claude-kiro-oauth"), "{none}");
     assert!(none.to_string().contains("accounts add"));
+}
+
+#[tokio::test]
+async fn an_empty_file_is_named_without_its_path_r56() {
+    for (store, cure) in
+        [("file:/srv/own/accounts.json", "accounts add"), ("aiclient:/srv/own/pools.json", "in the Node.js service")]
+    {
+        let fixture = Fixture::new(&[("store", store)], &[]).await;
+        fixture.snapshot(&[]);
+        let none = fixture.select().unwrap_err().to_string();
+        assert!(none.contains(cure) && !none.contains("/srv") && !none.contains(".json"), "{none}");
+    }
 }
 
 #[tokio::test]

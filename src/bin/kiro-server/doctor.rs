@@ -602,9 +602,7 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
                 format!("{name} is empty, but {key} exists"),
                 "set REDIS_KEY_PREFIX as the Node.js service has it in its configuration file (redis.keyPrefix)",
             ),
-            None => {
-                report.wrong("pool", format!("no accounts in {name}"), "`kiro-server accounts login` or `accounts add`")
-            }
+            None => report.wrong("pool", format!("no accounts in {name}"), desk.config.store.cure()),
         }
         return;
     }

@@ -529,7 +529,9 @@ impl Clone for TokenPlace {
 /// `PATH#claude-kiro-oauth-team`: that list alone, for a host whose pools stay apart (N80).
 fn one_list(path: &Path) -> (PathBuf, Option<String>) {
     match path.to_str().and_then(|text| text.rsplit_once('#')) {
-        Some((file, name)) if is_service_list(name) => (file.into(), Some(name.to_owned())),
+        Some((file, name)) if is_service_list(name) && !name.contains(['/', '\\']) => {
+            (file.into(), Some(name.to_owned()))
+        }
         _ => (path.to_owned(), None),
     }
 }

@@ -35,9 +35,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
     };
     if chosen.is_empty() {
         let pool = desk.store.pool_name();
-        return Err(CommandFailure::new(format!(
-            "no accounts in {pool}; `kiro-server accounts login` or `accounts add` brings one"
-        )));
+        return Err(CommandFailure::new(format!("no accounts in {pool}; {}", desk.config.store.cure())));
     }
     let force = options.get_flag("refresh");
     let checks = stream::iter(&chosen).map(|entry| check(&desk, entry, force)).buffered(AT_A_TIME);

@@ -26,10 +26,7 @@ pub async fn run(config: Config, options: &ArgMatches) -> Result<ExitCode, Comma
         };
         show_json(&json!({ "store": store, "pool": desk.store.pool_name(), "accounts": list }))?;
     } else if accounts.is_empty() {
-        show(&format!(
-            "no accounts in {}; `kiro-server accounts login` or `accounts add` brings one\n",
-            desk.store.pool_name()
-        ))?;
+        show(&format!("no accounts in {}; {}\n", desk.store.pool_name(), desk.config.store.cure()))?;
     } else {
         let head = ["ID", "NAME", "METHOD", "HEALTH", "TOKEN", "USES", "LAST USED", ""];
         let mut rows = vec![head.map(str::to_owned).to_vec()];

@@ -161,9 +161,7 @@ async fn examine(desk: &Desk, wanted: &[&'static str], options: &ArgMatches) -> 
             .find(|entry| entry.info.state.is_served())
             .or_else(|| accounts.iter().find(|entry| entry.info.problem.is_none()))
             .or_else(|| accounts.first())
-            .ok_or_else(|| {
-                CommandFailure::new("there is no account; `kiro-server accounts login` or `accounts add` brings one")
-            })?,
+            .ok_or_else(|| CommandFailure::new(format!("there is no account; {}", desk.config.store.cure())))?,
     };
     let second = match options.get_one::<String>("second") {
         Some(id) => Some(find(&accounts, id)?),
