@@ -602,6 +602,12 @@ export interface EventOptions extends CallOptions {
 /** JSON text (a string or bytes: taken as it is, not parsed in JavaScript), or a plain object. */
 export type MessagesInput = string | ArrayBufferView | ArrayBufferLike | MessagesRequest
 
+/** A request whose tokens are counted: only the input counts, so `max_tokens` may be missing. */
+export type CountTokensInput = string | ArrayBufferView | ArrayBufferLike | CountTokensRequest
+
+/** What counts of a {@link MessagesRequest}, which may be given whole. */
+export type CountTokensRequest = Omit<MessagesRequest, 'max_tokens'> & { max_tokens?: number }
+
 // Methods that lib/ adds to the class below.
 export interface KiroGateway extends AsyncDisposable {
   /**
@@ -629,7 +635,9 @@ export interface KiroGateway extends AsyncDisposable {
    * A request handler for `node:http`, Express and Fastify's raw objects. It serves what `kiro-server` serves:
    * `POST /v1/messages`, `count_tokens`, `GET /v1/models`, `/health`, `/health/live`, `/metrics`, and the same below
    * `/claude-kiro-oauth`. Other paths go to `next`, or are answered with 404 when there is none. Uses `req.body` when a
-   * parser has read the request already.
+   * parser has read the request already. With a parser such as `express.json()` in front, what it refuses never comes here:
+   * Express answers broken JSON, and bodies of more than its `limit` (100 KB), in its own words. Put the handler before it,
+   * give it `express.raw({ type: () => true, limit: '32mb' })` in its place, or no parser on these paths.
    *
    * A streamed answer costs this thread only its head and its end: on Unix, over plain HTTP/1.1, a thread of ours writes
    * the bytes between to the client's socket, and `socket.bytesWritten` doesn't count them. All of it goes through
@@ -1185,9 +1193,9 @@ export declare class KiroGateway {
   /** The whole answer as one message. Any failure rejects. `stream` in the request is taken as false. */
   createMessage(request: MessagesInput, options?: CallOptions): Promise<Message>
   /** Estimates the input tokens of a request, off this thread. Nothing is sent anywhere. */
-  countTokens(request: MessagesInput): Promise<TokenCount>
+  countTokens(request: CountTokensInput): Promise<TokenCount>
   /** The same on this thread: about 1 ms per 100 KB. */
-  countTokensSync(request: MessagesInput): TokenCount
+  countTokensSync(request: CountTokensInput): TokenCount
   /** The models that can be asked for, newest first. */
   listModels(): ModelInfo[]
   /** The body of `GET /health`, from memory. */

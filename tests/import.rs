@@ -371,7 +371,12 @@ fn a_broken_source_is_refused_with_its_mistake_r79_r86() {
         let said = place.add(&place.path("x"), &[], 1).all;
         assert!(said.contains(why), "{why}\n{said}");
     }
-    assert!(place.add(&place.folder.path().join("no"), &[], 1).all.contains("no: not found; name a file with --from"));
+    assert!(
+        place
+            .add(&place.folder.path().join("no"), &[], 1)
+            .all
+            .contains("no: not found: name a file or folder that is there")
+    );
     assert!(place.add(Path::new("/dev/null"), &[], 1).all.contains("is no file"));
     let said = place.run(&["add"]);
     assert!(said.all.contains("kiro-auth-token.json: not found, nor ") && said.all.contains("kiro-cli/data.sqlite3"));

@@ -8,6 +8,7 @@ import {
   type AccountInfo,
   type ContentBlock,
   type ContentBlockDelta,
+  type CountTokensRequest,
   type Credential,
   type GatewayOptions,
   type GatewayServer,
@@ -48,13 +49,18 @@ export async function everything(gateway: KiroGateway, input: MessagesInput): Pr
   const message: Message = await gateway.createMessage(input)
   const usage: Usage = message.usage
   const tokens: number = (await gateway.countTokens(input)).input_tokens + gateway.countTokensSync(input).input_tokens
+  // As the package's own page has it: without max_tokens.
+  const short: CountTokensRequest = { model: 'claude-sonnet-4-5', messages: [{ role: 'user', content: 'How long is this?' }] }
+  const counts: number[] = [(await gateway.countTokens(short)).input_tokens, gateway.countTokensSync({ ...short, max_tokens: 1 }).input_tokens]
+  // @ts-expect-error: an answer needs it
+  await gateway.createMessage(short)
   const models: ModelInfo[] = gateway.listModels()
   const health: Health = gateway.health()
   const text: string = gateway.metrics()
   const stream = await gateway.streamMessages(input)
   Readable.from(stream).destroy()
   stream.cancel()
-  console.log(usage, tokens, models, health, text)
+  console.log(usage, tokens, counts, models, health, text)
   await gateway.close({ graceMs: 4000 })
 }
 

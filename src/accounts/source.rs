@@ -54,7 +54,7 @@ pub struct Reading<'a> {
 pub fn gather(from: Option<&Path>, how: Reading<'_>) -> Result<Gathered, String> {
     let Some(from) = from else { return gather_default(how) };
     let metadata = fs::metadata(from).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => of(from, "not found; name a file with --from"),
+        io::ErrorKind::NotFound => of(from, "not found: name a file or folder that is there"),
         _ => of(from, &error.to_string()),
     })?;
     if metadata.is_dir() { folder(from, how) } else { file(from, how) }

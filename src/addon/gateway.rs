@@ -179,7 +179,7 @@ impl KiroGateway {
     }
 
     /// Estimates the input tokens of a request, off this thread. Nothing is sent anywhere.
-    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "Promise<TokenCount>")]
+    #[napi(catch_unwind, ts_args_type = "request: CountTokensInput", ts_return_type = "Promise<TokenCount>")]
     pub fn count_tokens(&self, bell: &Bell, call: u32, request: BufferSlice) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let body = Bytes::copy_from_slice(&request);
@@ -189,7 +189,7 @@ impl KiroGateway {
     }
 
     /// The same on this thread: about 1 ms per 100 KB.
-    #[napi(catch_unwind, ts_args_type = "request: MessagesInput", ts_return_type = "TokenCount")]
+    #[napi(catch_unwind, ts_args_type = "request: CountTokensInput", ts_return_type = "TokenCount")]
     pub fn count_tokens_sync(&self, request: BufferSlice) -> Result<String> {
         // An object with the count or a fault; lib/ throws the fault.
         let answer = match self.gateway()?.count_tokens(&request) {
