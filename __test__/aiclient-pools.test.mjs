@@ -173,6 +173,32 @@ test('plugins that read answers get each event, or the whole message; without on
   assert.equal(answers.length, 1, 'an error is no answer')
 })
 
+test('a getter for a hook that throws harms no request, and the log says so once (N14, N85)', async (t) => {
+  const lends = Object.fromEntries(['onStreamChunk', 'onUnaryResponse', 'onSystemPrompt'].map((name) => [name, undefined]))
+  const { host, lent } = await stage(t, { [TYPE]: [unique('ok')] }, { gate: {}, lends, config: { PROMPT_LOG_MODE: 'console' } })
+  const plugins = {}
+  for (const name of ['onStreamChunk', 'onUnaryResponse', 'onSystemPrompt', 'logPrompt', 'onContentGenerated']) {
+    Object.defineProperty(lent, name, { enumerable: true, get: () => (plugins.wants(name) ? () => {} : undefined) })
+  }
+  const lines = logged(t)
+  for (const text of ['one', 'two']) assert.equal(textOf(await read(await post(host, stream({ text })))), text)
+  assert.equal((await (await post(host, ask({ text: 'whole' }))).json()).content[0].text, 'whole')
+  for (const name of ['onStreamChunk', 'onUnaryResponse', 'onSystemPrompt', 'logPrompt']) {
+    assert.equal(lines.filter((line) => line.includes(`${name}: TypeError: plugins.wants`)).length, 1, name)
+  }
+})
+
+test('a member of the host that nobody asks for is named once, with the one that was meant (N71)', (t) => {
+  const { warn } = console
+  const lines = []
+  console.warn = (line) => lines.push(line)
+  t.after(() => (console.warn = warn))
+  const host = { getPoolManger: () => null, ofItsOwn: 1, lenient: true }
+  createKiroHandler(host)
+  createKiroAdapter({}, host)
+  assert.deepEqual(lines, ['[kiro-messages] host.getPoolManger: unknown member; did you mean getPoolManager?', '[kiro-messages] host.ofItsOwn: unknown member'])
+})
+
 test('limits of an account hold at both points together, and a full queue answers 429 (N86)', async (t) => {
   const { host, gate } = await stage(t, { [TYPE]: [[unique('ok'), undefined, { concurrencyLimit: 2, queueLimit: 1 }]] }, { gate: {} })
   const slow = (name) => stream({ steps: [{ text: name }, { wait_ms: 700 }, { text: name }] })
@@ -263,6 +289,15 @@ test('a suffix that nobody has makes no gateway: the service answers as for any 
   const filed = `/${TYPE}-filed/v1/messages`
   await until(async () => (await post(host, stream({ text: 'filed' }), filed)).status === 200, 'the file to be looked at again')
   assert.deepEqual(stores.map((store) => store.split('#')[1]), [`${TYPE}-new`, `${TYPE}-filed`])
+})
+
+test('an empty pool says what brings an account, and no path; the log has it (R56, N80)', async (t) => {
+  const { host, place } = await stage(t, { [TYPE]: [] })
+  const answer = await post(host, stream({ text: 'x' }))
+  const { error } = await answer.json()
+  assert.equal(answer.status, 503)
+  assert.equal(error.message, 'There are no accounts in the pool file: add one in the Node.js service')
+  assert.doesNotMatch(JSON.stringify(error), new RegExp(place.root))
 })
 
 test('there is a bound for gateways, whatever the pool manager takes for a pool (N81)', async (t) => {

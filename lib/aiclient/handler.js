@@ -11,7 +11,7 @@ const { booksOf } = require('./books.js')
 const { fallbackOf } = require('./models.js')
 const { TYPE, isKiro } = require('./names.js')
 const { watch } = require('./plugins.js')
-const { onlyPool, poolManagerOf, tell } = require('./pool.js')
+const { hookOf, onlyPool, poolManagerOf, tell } = require('./pool.js')
 const { gatewayOf, hostOf, isPool, see, whenShared } = require('./shared.js')
 
 const MESSAGES = '/v1/messages'
@@ -77,10 +77,11 @@ function hasFallback({ providerFallbackChain }, type) {
  * of the body was read, so it may still go there.
  */
 async function leadsElsewhere(host, config, type) {
-  if (!hasFallback(config, type) || typeof host.getApiService !== 'function') return false
+  const getApiService = hasFallback(config, type) ? hookOf(host, 'getApiService') : undefined
+  if (getApiService === undefined) return false
   try {
     // A copy: it may write its choice there.
-    const found = await host.getApiService({ ...config })
+    const found = await getApiService({ ...config })
     const service = found?.service ?? found
     return typeof service === 'object' && service !== null && !isKiroAdapter(service)
   } catch {
@@ -98,7 +99,7 @@ async function answer(gateway, req, res, { route, target, type }, config, host) 
   const reached = await exchange(nativeOf(gateway), req, res, terms)
   if (route !== MESSAGES) return
   terms.end?.()
-  if (reached) tell('onContentGenerated', () => host.onContentGenerated?.(config, told))
+  if (reached) tell('onContentGenerated', () => hookOf(host, 'onContentGenerated')?.(config, told))
 }
 
 /** The host has set CORS; the connection is its server's (N15). */
@@ -114,20 +115,20 @@ function systemOf({ SYSTEM_PROMPT_FILE_PATH, SYSTEM_PROMPT_CONTENT, SYSTEM_PROMP
 
 /** The texts that the host wants; without a wish nothing is read for it (N14). */
 function ears(config, host) {
-  const logs = typeof host.logPrompt === 'function' && (config.PROMPT_LOG_MODE ?? 'none') !== 'none'
-  const asks = typeof host.onSystemPrompt === 'function'
-  if (!logs && !asks) return undefined
+  const logPrompt = (config.PROMPT_LOG_MODE ?? 'none') === 'none' ? undefined : hookOf(host, 'logPrompt')
+  const onSystemPrompt = hookOf(host, 'onSystemPrompt')
+  if (logPrompt === undefined && onSystemPrompt === undefined) return undefined
   const hear = ({ system, prompt }) => {
-    if (asks) tell('onSystemPrompt', () => host.onSystemPrompt(system))
-    if (logs) tell('logPrompt', () => host.logPrompt('input', prompt, config))
+    if (onSystemPrompt !== undefined) tell('onSystemPrompt', () => onSystemPrompt(system))
+    if (logPrompt !== undefined) tell('logPrompt', () => logPrompt('input', prompt, config))
   }
-  if (!logs) return { hear }
+  if (logPrompt === undefined) return { hear }
   const said = new Said()
   return {
     hear,
     head: (status, headers) => said.begin(headers),
     bytes: (buffer) => said.take(buffer),
-    end: () => tell('logPrompt', () => host.logPrompt('output', said.text(), config)),
+    end: () => tell('logPrompt', () => logPrompt('output', said.text(), config)),
   }
 }
 

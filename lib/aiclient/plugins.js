@@ -2,7 +2,7 @@
 
 /** What the host's plugins get of an answer of point B (N84, N85). */
 
-const { tell } = require('./pool.js')
+const { hookOf, tell } = require('./pool.js')
 
 /** Who may listen to an answer; see `exchange` in lib/handler.js. */
 const EARS = ['hear', 'head', 'bytes', 'summary', 'end']
@@ -23,7 +23,7 @@ function watch(terms, listener, host, type) {
 
 /** Keeps the facts of the answer for `onContentGenerated`. One small text an answer, and nothing an event. */
 function factsOf(facts, host) {
-  if (typeof host.onContentGenerated !== 'function') return undefined
+  if (hookOf(host, 'onContentGenerated') === undefined) return undefined
   return {
     head: (status, headers) => {
       facts.status = status
@@ -40,18 +40,18 @@ function factsOf(facts, host) {
 
 /** Plugins that read answers: each event, or the whole message. They see it; they can't change it. */
 function pluginsOf({ fromProvider, toProvider }, host) {
-  const { onStreamChunk, onUnaryResponse } = host
-  if (typeof onStreamChunk !== 'function' && typeof onUnaryResponse !== 'function') return undefined
+  const [onStreamChunk, onUnaryResponse] = [hookOf(host, 'onStreamChunk'), hookOf(host, 'onUnaryResponse')]
+  if (onStreamChunk === undefined && onUnaryResponse === undefined) return undefined
   let streamed = false
   let whole = false
   const about = { fromProvider, toProvider, model: null, requestId: null }
   const chunk = (event) => {
     if (event.type === 'message_start') about.model = event.message.model
-    tell('onStreamChunk', () => host.onStreamChunk?.({ nativeChunk: event, chunkToSend: event, ...about }))
+    tell('onStreamChunk', () => onStreamChunk({ nativeChunk: event, chunkToSend: event, ...about }))
   }
   const message = (answer) => {
     about.model = answer.model
-    tell('onUnaryResponse', () => host.onUnaryResponse?.({ nativeResponse: answer, clientResponse: answer, ...about }))
+    tell('onUnaryResponse', () => onUnaryResponse({ nativeResponse: answer, clientResponse: answer, ...about }))
   }
   return {
     head: (status, headers) => {
@@ -61,8 +61,8 @@ function pluginsOf({ fromProvider, toProvider }, host) {
     },
     // Each Buffer of a stream holds whole events; a message is one Buffer.
     bytes: (buffer) => {
-      if (streamed && typeof onStreamChunk === 'function') eventsOf(buffer.toString('utf8')).forEach(chunk)
-      else if (whole && typeof onUnaryResponse === 'function') message(JSON.parse(buffer.toString('utf8')))
+      if (streamed && onStreamChunk !== undefined) eventsOf(buffer.toString('utf8')).forEach(chunk)
+      else if (whole && onUnaryResponse !== undefined) message(JSON.parse(buffer.toString('utf8')))
     },
   }
 }

@@ -61,6 +61,24 @@ function complain(what, error) {
   console.error(`[kiro-messages] ${what}:`, error)
 }
 
+/** Hooks that could not be had, of which the log says so. */
+const broken = new Set()
+
+/**
+ * A function that the host lends, undefined without one. It may be a getter that asks the host's plugins at each request: one
+ * that throws gives none, the log says so once, and the request goes on (N14).
+ */
+function hookOf(host, name) {
+  try {
+    const hook = host[name]
+    return typeof hook === 'function' ? hook.bind(host) : undefined
+  } catch (error) {
+    if (!broken.has(name)) complain(name, error)
+    broken.add(name)
+    return undefined
+  }
+}
+
 /** Calls a hook of the host's. Its failure is only logged, now or when its promise rejects. */
 function tell(name, hook) {
   try {
@@ -71,4 +89,4 @@ function tell(name, hook) {
   }
 }
 
-module.exports = { poolManagerOf, found, onlyPool, call, complain, tell }
+module.exports = { poolManagerOf, found, onlyPool, call, complain, hookOf, tell }

@@ -5,6 +5,7 @@
 const { readFile } = require('node:fs/promises')
 const path = require('node:path')
 const { KiroError, configError, detailOf } = require('../error.js')
+const { native } = require('../bell.js')
 const { KiroGateway } = require('../gateway.js')
 const { TYPE, isKiro } = require('./names.js')
 const { complain, poolManagerOf } = require('./pool.js')
@@ -188,6 +189,33 @@ async function close(options) {
 /** Gateways that a host gave as promises, once they are there. */
 const settled = new WeakMap()
 
+/** What a host may lend (main.d.ts). */
+const MEMBERS = [
+  'gateway',
+  'getPoolManager',
+  'getServiceInstances',
+  'getApiService',
+  'modelFallback',
+  'lenient',
+  'onContentGenerated',
+  'onStreamChunk',
+  'onUnaryResponse',
+  'onSystemPrompt',
+  'logPrompt',
+]
+/** Hosts whose members were looked at: there is an adapter for each account. */
+const known = new WeakSet()
+
+/** A member that nobody asks for may be one that is mistyped. The host may have more of its own, so it is no error. */
+function doubt(host) {
+  if (known.has(host)) return
+  known.add(host)
+  for (const name of Object.keys(host)) {
+    if (MEMBERS.includes(name)) continue
+    console.warn(`[kiro-messages] host.${name}: unknown member${native.KiroGateway.nearest(name, MEMBERS)}`)
+  }
+}
+
 /** The host as it was given, once it is known to be one. */
 function hostOf(host) {
   if (typeof host !== 'object' || host === null) throw new TypeError('host must be an object')
@@ -195,6 +223,7 @@ function hostOf(host) {
   const named = modelFallback === undefined || modelFallback === null || (typeof modelFallback === 'string' && modelFallback !== '')
   if (!named) throw new TypeError('host.modelFallback must be the name of a model, or null')
   if (lenient !== undefined && typeof lenient !== 'boolean') throw new TypeError('host.lenient must be a boolean')
+  doubt(host)
   return host
 }
 
