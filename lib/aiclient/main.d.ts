@@ -54,7 +54,8 @@ export declare function createKiroAdapterClass(host?: Host): new (config: KiroCo
  * ```
  *
  * Resolves with true when it has answered. With false, `req` and `res` are as they were: for other paths, for other
- * providers in `config.MODEL_PROVIDER` (`auto` is Kiro's when no other pool has an account), and when no
+ * providers in `config.MODEL_PROVIDER` (`auto` is Kiro's when no other pool has an account), for names with a suffix that
+ * neither the pool manager nor the pool file has, and when no
  * account can be selected while `config.providerFallbackChain` names other providers and {@link Host.getApiService} finds
  * one.
  */
