@@ -41,7 +41,7 @@ pub enum Code {
     NoAccount,
     /// There is no first snapshot of the store yet.
     StoreUnavailable,
-    /// Upstream has no capacity, or `KIRO_MAX_CONNS` is reached.
+    /// Upstream has no capacity, `KIRO_MAX_CONNS` is reached, or there is no memory for a body (M90).
     Overloaded,
     /// Pinned calls: the account's token was rejected.
     AccountUnauthorized,

@@ -23,6 +23,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 pub use histogram::{Histogram, Observed};
+pub(crate) use process::memory_allowed;
 pub use table::{Description, Label, METRICS, MetricKind};
 
 use crate::error::Code;
@@ -137,6 +138,10 @@ pub struct Scrape {
     pub waiting: usize,
     /// Requests that had to wait.
     pub waits: u64,
+    /// Bytes that request bodies take.
+    pub request_memory: usize,
+    /// Requests that found no room for their bodies, by what became of them.
+    pub request_memory_waits: [(&'static str, u64); 2],
     /// Connections opened towards upstream for a request each.
     pub connects: u64,
     /// Those that were opened ahead of need, and those that couldn't be.
@@ -410,6 +415,8 @@ impl Collector for Scrape {
         out.gauge(&table::IN_FLIGHT, self.in_flight as i64)?;
         out.gauge(&table::WAITING, self.waiting as i64)?;
         out.counter(&table::WAITS, self.waits)?;
+        out.gauge(&table::REQUEST_MEMORY, self.request_memory as i64)?;
+        out.counters(&table::REQUEST_MEMORY_WAITS, "result", &self.request_memory_waits)?;
         let (ahead, failed) = self.connects_ahead;
         out.counters(&table::CONNECTS, "reason", &[("request", self.connects), ("ahead", ahead)])?;
         out.counter(&table::AHEAD_FAILED, failed)?;

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use accounts::{POOL, add_account};
-use bytes::Bytes;
 use kiro_messages::config::{Config, Face, RawConfig};
 use kiro_messages::error::{Code, Error};
 use kiro_messages::gateway::{Call, FoldedMessage, Gateway};
@@ -115,7 +114,7 @@ async fn ask_as(gateway: &Gateway, text: &str, call: Call) -> Result<FoldedMessa
     let body = json!({
         "model": "claude-sonnet-4-5", "max_tokens": 64, "messages": [{ "role": "user", "content": text }]
     });
-    gateway.create(Bytes::from(body.to_string()), call).await
+    gateway.create(body.to_string().into(), call).await
 }
 
 /// The network, plugged in: a port that leads to upstream.

@@ -116,7 +116,7 @@ fn long_texts_are_slices_of_the_clients_body_k121_tr4() {
     let whole = translate(&request, &context()).unwrap().body;
     let form = Form { profile_arn: Some("arn"), ..Q };
     assert_eq!(sliced.render(&form), whole.render(&form), "a byte differs upstream");
-    assert!(whole.copied(&body) > 700_000 && sliced.copied(&body) < 4_000, "{}", sliced.copied(&body));
+    assert!(whole.copied(&body) > 700_000 && sliced.copied(&body) < 6_000, "{}", sliced.copied(&body));
     let parts = sliced.parts(&form);
     assert_eq!(parts.concat(), whole.render(&form));
     assert_eq!(parts.segments().count(), (0..).map_while(|place| parts.segment(place)).count());

@@ -9,6 +9,8 @@ mod redis_server;
 #[expect(dead_code, reason = "shared with other tests")]
 mod world;
 
+#[path = "serving/bodies.rs"]
+mod bodies;
 #[path = "support/distance.rs"]
 mod distance;
 #[path = "serving/handshakes.rs"]

@@ -22,7 +22,7 @@ use super::gateway::LiveGateway;
 use super::message;
 use super::outlet::Outlet;
 use crate::error::{Code, Error};
-use crate::gateway::{Call, LAST_WORDS};
+use crate::gateway::{Body, Call, LAST_WORDS};
 use crate::proto::messages::request::{self, Purpose};
 use crate::server::{self, Peer, Told};
 
@@ -50,7 +50,7 @@ pub(crate) async fn once(
 }
 
 /// A stream: its head when the status is known, its bytes as they come, its summary at the end.
-pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Bytes, call: Call, cut: CancellationToken) {
+pub(crate) async fn stream(slot: Arc<OpenCall>, gateway: LiveGateway, body: Body, call: Call, cut: CancellationToken) {
     let request_id = call.request_id.clone();
     let opened = unless_cancelled(&slot, gateway.stream(body, call)).await;
     let stream = match opened {

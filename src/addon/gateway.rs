@@ -155,8 +155,10 @@ impl KiroGateway {
     pub fn stream_messages(&self, bell: &Bell, call: u32, request: BufferSlice, how: NativeCallOptions) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
-        let body = Bytes::copy_from_slice(&request);
-        call::run(slot.clone(), call::stream(slot, gateway, body, how, self.cut.clone()));
+        match gateway.request_memory().copied(&request) {
+            Ok(body) => call::run(slot.clone(), call::stream(slot, gateway, body, how, self.cut.clone())),
+            Err(error) => call::fail(&slot, &error, how.request_id.as_deref()),
+        }
         Ok(())
     }
 
@@ -170,7 +172,14 @@ impl KiroGateway {
         let (gateway, slot) = self.begin(bell, call)?;
         let how = how.into_call(&gateway);
         let request_id = how.request_id.clone();
-        let answer = gateway.create(Bytes::copy_from_slice(&request), how);
+        let body = match gateway.request_memory().copied(&request) {
+            Ok(body) => body,
+            Err(error) => {
+                call::fail(&slot, &error, request_id.as_deref());
+                return Ok(());
+            }
+        };
+        let answer = gateway.create(body, how);
         call::run(
             slot.clone(),
             call::once(slot, request_id, async move { Ok((message::folded(answer.await?), gateway).0) }),
@@ -182,8 +191,11 @@ impl KiroGateway {
     #[napi(catch_unwind, ts_args_type = "request: CountTokensInput", ts_return_type = "Promise<TokenCount>")]
     pub fn count_tokens(&self, bell: &Bell, call: u32, request: BufferSlice) -> Result<()> {
         let (gateway, slot) = self.begin(bell, call)?;
-        let body = Bytes::copy_from_slice(&request);
-        let count = async move { Ok(message::text(&gateway.count_tokens(&body)?.json())) };
+        let body = gateway.request_memory().copied(&request);
+        let count = async move {
+            let count = gateway.count_in_turn(&body?, &Leniency::default()).await?;
+            Ok(message::text(&count.json()))
+        };
         call::run(slot.clone(), call::once(slot, None, count));
         Ok(())
     }

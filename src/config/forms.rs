@@ -160,5 +160,5 @@ pub(super) fn parse_bytes(text: &str) -> Option<usize> {
         "gib" => 1024 * 1024 * 1024,
         _ => return None,
     };
-    number.checked_mul(factor).filter(|n| (1..=1024 * 1024 * 1024).contains(n))
+    number.checked_mul(factor).filter(|n| (1..=1 << 40).contains(n))
 }

@@ -224,6 +224,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// `KIRO_MAX_REQUEST_BODY`, bytes.
     pub max_request_body: usize,
+    /// `KIRO_MAX_REQUEST_MEMORY`, bytes; none: a quarter of what there is.
+    pub max_request_memory: Option<usize>,
     /// `KIRO_USAGE_SPLIT`.
     pub usage_split: UsageSplit,
     /// `KIRO_MODELS_FILE`.
@@ -407,6 +409,7 @@ impl RawConfig {
             early_headers: self.duration(key!("KIRO_EARLY_HEADERS"))?,
             ping_interval: self.duration(key!("KIRO_PING_INTERVAL"))?,
             max_request_body: self.bytes(key!("KIRO_MAX_REQUEST_BODY"))?,
+            max_request_memory: self.optional_bytes(key!("KIRO_MAX_REQUEST_MEMORY"))?,
             usage_split: match self.text(key!("KIRO_USAGE_SPLIT"))?.as_str() {
                 "none" => UsageSplit::None,
                 _ => UsageSplit::Ratio,

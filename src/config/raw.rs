@@ -279,6 +279,11 @@ impl RawConfig {
         self.parsed(setting, parse_bytes)
     }
 
+    /// None: not set.
+    pub(super) fn optional_bytes(&self, setting: &Setting) -> Result<Option<usize>, ConfigError> {
+        self.parsed(setting, |text| if text.is_empty() { Some(None) } else { parse_bytes(text).map(Some) })
+    }
+
     pub(super) fn switch(&self, setting: &Setting) -> Result<bool, ConfigError> {
         self.parsed(setting, |text| match text {
             "true" | "1" | "on" => Some(true),

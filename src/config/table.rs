@@ -304,6 +304,11 @@ pub const SETTINGS: &[Setting] = &[
     row(Group::Limits, "KIRO_MAX_REQUEST_BODY", Form::Bytes, "32MiB")
         .alias("GO_KIRO_MAX_REQUEST_BODY")
         .means("Size of a request body; a larger one gets 413."),
+    row(Group::Limits, "KIRO_MAX_REQUEST_MEMORY", Form::Bytes, "").means(
+        "What the bodies of all requests together may take until their answers begin, a body twice until it is \
+             translated. One more waits for KIRO_BODY_TIMEOUT and then gets 529. Default: a quarter of the memory that \
+             the process may take (cgroup, address space, machine).",
+    ),
     row(Group::Limits, "KIRO_HEADER_TIMEOUT", Form::Duration, "75s").means(
         "A client connection without a complete request head for this time is closed, an idle one too. \
              Longer than proxies keep idle connections (60 s), so that they close first. 0: never.",

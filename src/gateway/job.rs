@@ -31,7 +31,7 @@ use crate::proto::translate::pictures::Pictures;
 use crate::proto::translate::request::{Context, Replay, Translated, translate};
 
 /// From this many bytes on, work on a request takes a millisecond or more.
-const LONG: usize = 512 * 1024;
+pub(super) const LONG: usize = 512 * 1024;
 
 /// The parts of a request that stay the same over all attempts.
 #[derive(Clone)]

@@ -11,6 +11,7 @@ mod account;
 mod account_attempts;
 mod attempt;
 mod background;
+mod bodies;
 mod budget;
 mod catalogue;
 mod conversations;
@@ -44,6 +45,8 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use background::{naming, sweep, watch_keys_and_models};
+pub use bodies::Body;
+use bodies::RequestMemory;
 use budget::ByteBudget;
 use bytes::Bytes;
 pub use catalogue::ModelInfo;
@@ -51,7 +54,7 @@ use conversations::{Conversations, learn_secret};
 use dump::Dumps;
 use ends::AnswerEnds;
 use jiff::Timestamp;
-use job::run_heavy;
+use job::{LONG, run_heavy};
 pub use keys::{KeyCheck, KeyHolder, KeyLimit, KeyPlace, KeyStatus, NamedKey};
 use keys::{Keys, KeysFile};
 use models::ModelsFile;
@@ -63,7 +66,7 @@ pub use status::{AccountCounts, AccountStatus, ClientVersion, GatewayStatus, Hea
 use stream::MAX_HELD;
 pub use stream::MessageStream;
 pub use summary::{RequestOutcome, Summary, SummaryCell, Told};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use turns::{Turns, ask_in_turn};
@@ -73,7 +76,7 @@ use crate::accounts::Intake;
 use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, memory_allowed};
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, Wanted, short};
 use crate::proto::kiro::client_identity;
@@ -126,6 +129,10 @@ pub(crate) struct Shared {
     dumps: Option<Dumps>,
     /// The bytes that all answers together hold (TS25).
     answers: ByteBudget,
+    /// The bytes that all requests together hold (M90).
+    requests: RequestMemory,
+    /// Places for work over long bodies: what it takes beside the bodies is given back at its end.
+    heavy_places: Semaphore,
     in_flight: Arc<AtomicUsize>,
     streams: OpenStreams,
     searches: Searches,
@@ -324,6 +331,8 @@ impl Gateway {
             ends: AnswerEnds::default(),
             dumps,
             answers: ByteBudget::new(MAX_HELD),
+            requests: RequestMemory::new(request_memory(&config), config.body_timeout),
+            heavy_places: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from).max(2)),
             in_flight: Arc::default(),
             streams: OpenStreams::default(),
             searches: Searches::default(),
@@ -388,7 +397,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Everything that can be known before the first event, and for a folded answer everything.
-    pub async fn messages(&self, body: Bytes, call: Call) -> Result<Answer, Error> {
+    pub async fn messages(&self, body: Body, call: Call) -> Result<Answer, Error> {
         let mut stream = self.run(body, call, None).await?;
         if stream.is_streamed() {
             stream.status().await?;
@@ -404,7 +413,7 @@ impl Gateway {
     /// Everything that can be known before the first event.
     pub fn stream(
         &self,
-        body: Bytes,
+        body: Body,
         call: Call,
     ) -> impl Future<Output = Result<Box<MessageStream>, Error>> + Send + 'static {
         let gateway = self.clone();
@@ -421,7 +430,7 @@ impl Gateway {
     /// Any failure, also after content has begun.
     pub fn create(
         &self,
-        body: Bytes,
+        body: Body,
         call: Call,
     ) -> impl Future<Output = Result<FoldedMessage, Error>> + Send + 'static {
         let gateway = self.clone();
@@ -429,29 +438,33 @@ impl Gateway {
     }
 
     /// Sends a request, and counts its tokens. `streaming`: instead of what the request asks for.
-    async fn run(&self, body: Bytes, call: Call, streaming: Option<bool>) -> Result<Box<MessageStream>, Error> {
+    async fn run(&self, body: Body, call: Call, streaming: Option<bool>) -> Result<Box<MessageStream>, Error> {
         let arrived = now();
         let request_id = self.request_id(call.request_id.clone());
         let client_request_id = call.client_request_id.clone();
         let key = call.key_place.clone();
         self.shared.conversations.settled().await;
-        let begun = run_heavy(body.len(), || self.begin(&body, call, streaming, request_id.clone(), arrived));
+        let place = self.heavy_place(body.bytes().len()).await;
+        let bytes = body.bytes();
+        let begun = run_heavy(bytes.len(), || self.begin(bytes, call, streaming, request_id.clone(), arrived));
         let (mut stream, job, request) = begun.map_err(|refused| {
             let told = Told {
                 request_id: &request_id,
                 client_request_id: client_request_id.as_deref(),
                 key: key.as_deref().map(|place| &**place.name()),
             };
-            refused.conclude(&self.shared, &body, told, arrived.elapsed())
+            refused.conclude(&self.shared, bytes, told, arrived.elapsed())
         })?;
         // The request goes out first; its tokens are counted while upstream thinks (TU7).
         stream.kick().await;
-        let estimate = run_heavy(body.len(), || {
+        let estimate = run_heavy(bytes.len(), || {
             let estimate = *job.estimate.get_or_init(|| request_tokens(&request));
             drop(request);
             estimate
         });
         stream.set_input_estimate(estimate);
+        drop(place);
+        body.translated(job.written.body.copied(bytes));
         Ok(stream)
     }
 
@@ -467,12 +480,32 @@ impl Gateway {
         });
     }
 
+    /// A place for work over a long body; none for a short one.
+    async fn heavy_place(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        if bytes < LONG {
+            return None;
+        }
+        // It is never closed.
+        self.shared.heavy_places.acquire().await.ok()
+    }
+
+    /// Where the bodies of requests are read into.
+    pub(crate) fn request_memory(&self) -> &RequestMemory {
+        &self.shared.requests
+    }
+
     /// The local estimate of `count_tokens` (TU7); nothing is sent anywhere.
     ///
     /// # Errors
     /// The request is too large or not valid, or its model unknown; the gateway is closed.
     pub fn count_tokens(&self, body: &[u8]) -> Result<TokenCount, Error> {
         self.count_tokens_for(body, &Leniency::default())
+    }
+
+    /// The same in turn with other long bodies.
+    pub(crate) async fn count_in_turn(&self, body: &Body, lenient: &Leniency) -> Result<TokenCount, Error> {
+        let _place = self.heavy_place(body.bytes().len()).await;
+        self.count_tokens_for(body.bytes(), lenient)
     }
 
     /// The same for the clients of a host program.
@@ -608,6 +641,14 @@ pub fn store_config(config: &Config) -> StoreConfig {
         }),
     };
     if config.store_only_read { StoreConfig::Simulated(Box::new(named)) } else { named }
+}
+
+/// `KIRO_MAX_REQUEST_MEMORY`, else a quarter of what this process may take.
+fn request_memory(config: &Config) -> usize {
+    /// Where the system doesn't say what there is.
+    const UNKNOWN: u64 = 1 << 30;
+    let a_quarter = || usize::try_from(memory_allowed().unwrap_or(UNKNOWN) / 4).unwrap_or(usize::MAX);
+    config.max_request_memory.unwrap_or_else(a_quarter)
 }
 
 fn closed() -> Error {

@@ -269,10 +269,13 @@ impl Gateway {
         let latency = shared.store.latency();
         let accounts = shared.pool.accounts();
         let unknown = |account: &&AccountInfo| account.state.is_served() && account.credits.is_none();
+        let requests = shared.requests.figures();
         shared.metrics.text(Scrape {
             in_flight: self.in_flight(),
             waiting: shared.pool.counts().waiting,
             waits: counters.waits.load(Ordering::Relaxed),
+            request_memory: requests.held,
+            request_memory_waits: [("waited", requests.waits), ("refused", requests.refused)],
             connects: shared.upstream.connects(),
             connects_ahead: shared.upstream.connects_ahead(),
             idle_connections: shared.upstream.idle_connections(),

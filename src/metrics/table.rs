@@ -96,6 +96,10 @@ metrics! {
     IN_FLIGHT "kiro_requests_in_flight" Gauge [] "Requests for an answer that run now, streamed or not";
     STREAMS_OPEN "kiro_streams_open" Gauge [] "Answers that are being streamed now";
     WAITING "kiro_requests_waiting" Gauge [] "Requests that wait for an account (KIRO_ACCOUNT_WAIT)";
+    REQUEST_MEMORY "kiro_request_memory_bytes" Gauge [] "What the bodies of requests take of KIRO_MAX_REQUEST_MEMORY now";
+    REQUEST_MEMORY_WAITS "kiro_request_memory_waits_total" Counter
+        ["result": "`waited`: there was no room at once; `refused`: nor within KIRO_BODY_TIMEOUT"]
+        "Requests that found no room for their bodies";
     AFFINITY "kiro_affinity_total" Counter
         ["result": "`home`: the account that the conversation is with; `older`: one that it was with; `moved`: another one; `new`: a new conversation, or one that is not known any more"]
         "Answers by what their account was to the conversation (KIRO_AFFINITY)";

@@ -19,7 +19,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
 };
@@ -37,7 +37,7 @@ pub use tls::Tls;
 
 use crate::error::{Code, Error};
 use crate::gateway::{
-    Call, Gateway, KeyCheck, KeyHolder, KeyPlace, Leniency, NamedKey, SummaryCell, Told as Line, client_key_hash,
+    Body, Call, Gateway, KeyCheck, KeyHolder, KeyPlace, Leniency, NamedKey, SummaryCell, Told as Line, client_key_hash,
 };
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::request::{Ignored, SystemMode};
@@ -237,7 +237,7 @@ where
         Route::CountTokens => {
             let lenient = request.extensions().get::<Terms>().map(|terms| terms.lenient.clone()).unwrap_or_default();
             let body = read_body(gateway, request).await?;
-            Ok(json(200, to_json(&gateway.count_tokens_for(&body, &lenient)?.json())?))
+            Ok(json(200, to_json(&gateway.count_in_turn(&body, &lenient).await?.json())?))
         }
         Route::Models => Ok(json(200, models_page(gateway, request.uri().query().unwrap_or_default())?)),
         Route::Model(id) => match gateway.model(&id) {
@@ -298,7 +298,7 @@ where
     }
     let body = read_body(gateway, request).await?;
     if let Some(hear) = hear {
-        hear(&body);
+        hear(body.bytes());
     }
     let answer = gateway.messages(body, call).await;
     let answer = answer.map_err(|error| Refusal { is_told: true, ..error.into() })?;
@@ -339,8 +339,8 @@ fn say_ignored(ignored: &Ignored, headers: &mut HeaderMap) {
 }
 
 /// Reads a body up to the limit (M11), which is checked by `content-length` first, else while reading. A larger body
-/// isn't read to its end, so the connection can't be used again.
-async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Bytes, Refusal>
+/// isn't read to its end, so the connection can't be used again. Nothing is read before there is room for it (M90).
+async fn read_body<B>(gateway: &Gateway, request: Request<B>) -> Result<Body, Refusal>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Display,
@@ -359,30 +359,21 @@ where
     if !request.headers().get_all(CONTENT_ENCODING).iter().all(is_plain) {
         return Err(Refusal::new(400, ErrorType::InvalidRequest, "content-encoding: not supported"));
     }
+    let no_room = |error: Error| Refusal::from(error).with(CONNECTION, HeaderValue::from_static("close"));
+    let memory = gateway.request_memory();
+    let mut whole = memory.buffer(announced.map(|bytes| bytes as usize)).await.map_err(no_room)?;
     let mut body = request.into_body();
-    let mut first: Option<Bytes> = None;
-    let mut whole = BytesMut::new();
     let mut pace = BodyPace::new(gateway.config().body_timeout);
     while let Some(frame) = pace.keep(body.frame()).await? {
         let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = first.as_ref().map_or(whole.len(), Bytes::len);
         pace.got(data.len());
-        if so_far + data.len() > limit {
+        if whole.length() + data.len() > limit {
             return Err(too_large());
         }
-        // One piece, the usual case for small requests, is kept as it is.
-        match first.take() {
-            None if whole.is_empty() => first = Some(data),
-            None => whole.extend_from_slice(&data),
-            Some(piece) => {
-                whole.reserve(announced.map_or(0, |n| n as usize).max(piece.len() + data.len()));
-                whole.extend_from_slice(&piece);
-                whole.extend_from_slice(&data);
-            }
-        }
+        whole.push(&data).await.map_err(no_room)?;
     }
-    Ok(first.unwrap_or_else(|| whole.freeze()))
+    Ok(whole.finish())
 }
 
 /// How long a body may take (`KIRO_BODY_TIMEOUT`). No pause may be longer. After that time its average must be at least

@@ -115,6 +115,9 @@ async fn every_metric_moves() {
         // tests/serving/handshakes.rs, tests/upstream_wire/kept.rs
         "kiro_upstream_idle_connections",
         "kiro_upstream_ahead_failures_total",
+        // tests/serving/bodies.rs
+        "kiro_request_memory_bytes",
+        "kiro_request_memory_waits_total",
         // tests/web_search.rs
         "kiro_web_search_total",
         "kiro_web_search_seconds",

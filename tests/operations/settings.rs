@@ -35,6 +35,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("KIRO_WEBHOOK_MIN_ACCOUNTS", "tests/webhook.rs", "too_few_accounts_are_told_of"),
     ("KIRO_MAX_CLIENT_CONNS", "tests/serving/limits.rs", "connections_are_capped"),
     ("KIRO_API_KEYS_FILE", "tests/operations/keys.rs", "a_key_in_a_file_is_rotated_without_a_break_r108"),
+    ("KIRO_MAX_REQUEST_MEMORY", "tests/serving/bodies.rs", "a_request_waits_for_room_and_is_refused_after_a_while_m90"),
     ("KIRO_HEADER_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_heads_are_dropped"),
     ("KIRO_BODY_TIMEOUT", "tests/serving/limits.rs", "clients_with_slow_bodies_are_dropped"),
     ("KIRO_WRITE_TIMEOUT", "tests/serving/readers.rs", "a_client_that_reads_nothing_is_dropped"),

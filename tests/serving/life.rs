@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(options: &[&str], env: &[(&str, &str)]) -> Self {
+    pub fn start(options: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = format!("file:{}", folder.path().join("store.json").display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiro-server"));

@@ -6,7 +6,7 @@
 //! - The grammar is RFC 8259's, nothing more. Containers nest at most [`MAX_DEPTH`] deep (M12).
 //! - Of equal keys the last one's value counts, at the first one's place, as in JavaScript.
 //! - An unpaired surrogate escape reads as U+FFFD (TR4).
-//! - Memory: 16 bytes a value, so at most 8 times the text (`[0,0,0…`), usually a twentieth of it.
+//! - Memory: 16 bytes a value, usually a twentieth of the text and never more than 8 MiB (M91).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,6 +18,9 @@ use super::scan::{Spelling, Stop, Visit, scan};
 
 /// Containers nest at most this deep (M12).
 pub const MAX_DEPTH: usize = 128;
+
+/// Values of a text, keys counted too (M91). Upstream has taken no body that can hold more.
+pub const MAX_VALUES: usize = 1 << 19;
 
 /// Why a text isn't accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub enum JsonError {
     },
     /// More than [`MAX_DEPTH`] containers inside each other.
     TooDeep,
+    /// More than [`MAX_VALUES`] values.
+    TooMany,
     /// A text of 4 GiB or more: positions are 32 bits wide.
     TooLong,
 }
@@ -108,9 +113,10 @@ impl<'a> JsonTree<'a> {
             Ok(text) => text,
             Err(error) => return Err(syntax_error(bytes, error.valid_up_to())),
         };
-        let nodes = Vec::with_capacity(bytes.len() / 64 + 16);
-        let mut builder = Builder { text, nodes, open: Vec::with_capacity(16), blemishes: 0 };
+        let nodes = Vec::with_capacity(bytes.len() / 256 + 16);
+        let mut builder = Builder { text, nodes, open: Vec::with_capacity(16), blemishes: 0, over: false };
         match scan(text, MAX_DEPTH, &mut builder) {
+            Ok(()) if builder.over => Err(JsonError::TooMany),
             Ok(()) => Ok(Self { text, nodes: builder.nodes }),
             Err((Stop::Syntax, at)) => Err(syntax_error(bytes, at)),
             Err((Stop::TooDeep, _)) => Err(JsonError::TooDeep),
@@ -369,6 +375,19 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// The text itself, piece by piece: nothing is put together.
+    pub fn decode_into(&self, mut take: impl FnMut(&str)) {
+        let mut rest = &*self.literal;
+        while let Some(found) = memchr::memchr(b'\\', rest.as_bytes()) {
+            take(rest.get(..found).unwrap_or_default());
+            rest = rest.get(found..).unwrap_or_default();
+            let (char, length) = unescape(rest.as_bytes());
+            take(char.encode_utf8(&mut [0; 4]));
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        take(rest);
+    }
+
     /// Writes the literal in TR4's spelling: only `"`, `\` and U+0000–U+001F are escaped.
     pub fn write(&self, out: &mut impl Sink) {
         if self.spelling < Spelling::Odd {
@@ -440,6 +459,8 @@ struct Builder<'a> {
     open: Vec<Open>,
     /// Counts what `write` would write differently: blanks, odd literals, doubled keys.
     blemishes: u32,
+    /// There are more values than may be: no more are noted.
+    over: bool,
 }
 
 /// A container that isn't closed yet.
@@ -478,7 +499,7 @@ impl Visit for Builder<'_> {
     }
 
     fn close(&mut self, end: usize) {
-        let Some(open) = self.open.pop() else { return };
+        let Some(open) = self.open.pop().filter(|_| !self.over) else { return };
         let doubled = open.maybe_doubled && self.has_doubled_keys(open.node);
         if doubled {
             self.blemishes += 1;
@@ -514,7 +535,10 @@ impl Builder<'_> {
         // Offsets fit: `parse` has checked the length, and a value takes at least one byte.
         let index = self.nodes.len() as u32;
         let (start, end) = (span.start as u32, span.end as u32);
-        self.nodes.push(Node { start, end, next: index + 1, kind, spelling, exact: true, doubled: false });
+        self.over |= self.nodes.len() >= MAX_VALUES;
+        if !self.over {
+            self.nodes.push(Node { start, end, next: index + 1, kind, spelling, exact: true, doubled: false });
+        }
         index
     }
 }
@@ -610,6 +634,18 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_values_is_bounded_m91() {
+        let list = |values: usize| format!("[{}0]", "0,".repeat(values - 2));
+        assert_eq!(JsonTree::parse(list(MAX_VALUES).as_bytes()).unwrap().root().elements().count(), MAX_VALUES - 1);
+        assert_eq!(JsonTree::parse(list(MAX_VALUES + 1).as_bytes()).unwrap_err(), JsonError::TooMany);
+        // Keys count, and what isn't JSON is said first.
+        let object = |members: usize| format!("{{\"\":0{}}}", ",\"\":0".repeat(members - 1));
+        assert!(JsonTree::parse(object(MAX_VALUES / 2 - 1).as_bytes()).is_ok());
+        assert_eq!(JsonTree::parse(object(MAX_VALUES / 2).as_bytes()).unwrap_err(), JsonError::TooMany);
+        assert!(matches!(JsonTree::parse(&list(MAX_VALUES * 2).as_bytes()[1..]), Err(JsonError::Syntax { .. })));
+    }
+
+    #[test]
     fn strings_end_at_every_place_of_a_word() {
         for length in 0..40 {
             for special in ["\"", "\\", "\u{1}", "\u{1f}"] {
@@ -678,6 +714,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_decodes_the_same_in_pieces(text in any::<String>(), ascii in any::<bool>()) {
+            let mut json = serde_json::to_string(&text).unwrap();
+            if ascii {
+                json = json.chars().map(|c| if c.is_ascii() { c.to_string() } else { format!("\\u{:04x}", c as u32 & 0xffff) }).collect();
+            }
+            let tree = JsonTree::parse(json.as_bytes()).unwrap();
+            let literal = tree.root().text().unwrap();
+            let mut pieces = String::new();
+            literal.decode_into(|piece| pieces.push_str(piece));
+            prop_assert_eq!(pieces, literal.decode());
+        }
+
         #[test]
         fn writes_what_serde_writes_tr4(value in any_json(), pretty in any::<bool>()) {
             let compact = serde_json::to_string(&value).unwrap();

@@ -112,11 +112,11 @@ impl KiroBody {
         Parts { front, state: self.state.clone(), tail: Bytes::from(tail) }
     }
 
-    /// Bytes that were copied; the others are slices of the source.
-    #[doc(hidden)]
+    /// Bytes that it takes beside the source: what was copied, and the list of segments.
     pub fn copied(&self, source: &Bytes) -> usize {
         let inside = source.as_ptr_range();
-        self.state.iter().filter(|segment| !inside.contains(&segment.as_ptr())).map(Bytes::len).sum()
+        let copied = self.state.iter().filter(|segment| !inside.contains(&segment.as_ptr()));
+        copied.map(Bytes::len).sum::<usize>() + self.state.len() * size_of::<Bytes>()
     }
 
     /// The same in one piece, copied.
@@ -232,6 +232,11 @@ impl<'r> Content<'r> {
 
     pub fn is_blank(&self) -> bool {
         self.pieces.iter().all(Text::is_blank)
+    }
+
+    /// Room for so many lines.
+    pub fn reserve(&mut self, lines: usize) {
+        self.pieces.reserve((2 * lines).saturating_sub(1));
     }
 
     /// Continues the text directly.

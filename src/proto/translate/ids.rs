@@ -157,22 +157,24 @@ fn beginning<'t, 'a: 't>(system: impl Iterator<Item = &'t Text<'a>>) -> String {
 /// SHA-256 of the first user message: its texts, however they are cut into blocks, and the data of everything else.
 fn first_message(request: &Request<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let mut part = |kind: u8, bytes: &[u8]| {
+    let mut part = |kind: u8, text: &Text<'_>| {
+        let mut length = 0;
+        text.decode_into(|piece| length += piece.len() as u64);
         hash.update([kind]);
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
+        hash.update(length.to_be_bytes());
+        text.decode_into(|piece| hash.update(piece));
     };
     let first = request.messages.iter().find(|message| message.role == Role::User);
     for block in first.iter().flat_map(|message| &message.blocks) {
         match &block.content {
-            Content::Text(text) => part(0, text.decode().as_bytes()),
-            Content::Image(image) => part(1, image.data.decode().as_bytes()),
+            Content::Text(text) => part(0, text),
+            Content::Image(image) => part(1, &image.data),
             Content::Document(document) => match &document.source {
-                DocumentSource::Base64 { data, .. } => part(2, data.decode().as_bytes()),
-                DocumentSource::Text(text) => part(2, text.decode().as_bytes()),
+                DocumentSource::Base64 { data, .. } => part(2, data),
+                DocumentSource::Text(text) => part(2, text),
                 DocumentSource::Content(_) => {}
             },
-            Content::ToolResult(result) => part(3, result.id.as_bytes()),
+            Content::ToolResult(result) => part(3, &Text::new(&*result.id)),
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ use super::{
     SearchResult, SystemText, Thinking, Tool, ToolChoice, ToolResult, ToolUse, quotable,
 };
 use crate::proto::effort::Effort;
-use crate::proto::json::tree::{JsonError, JsonTree, Text, Value, ValueId, ValueKind};
+use crate::proto::json::tree::{JsonError, JsonTree, MAX_VALUES, Text, Value, ValueId, ValueKind};
 use crate::proto::messages::error::{Cause, ErrorType};
 use crate::proto::messages::search::WEB_SEARCH;
 
@@ -111,6 +111,7 @@ fn json_object(body: &[u8]) -> Result<JsonTree<'_>> {
         at.error(match error {
             JsonError::Syntax { line, column } => format!("not valid JSON (line {line}, column {column})"),
             JsonError::TooDeep => "nested too deeply".to_owned(),
+            JsonError::TooMany => format!("more than {MAX_VALUES} JSON values"),
             JsonError::TooLong => "too long".to_owned(),
         })
     })?;
@@ -517,7 +518,11 @@ fn string_or_blocks<'a>(content: Value<'_, 'a>, holder: Holder, at: Path<'_>) ->
     match (content.text(), content.kind()) {
         (Some(text), _) => Ok(vec![Block { content: Content::Text(text), cached: false }]),
         (None, ValueKind::Array) => {
-            (content.elements().enumerate()).map(|(index, block)| read_block(block, holder, at.index(index))).collect()
+            let mut blocks = Vec::with_capacity(content.elements().count());
+            for (index, block) in content.elements().enumerate() {
+                blocks.push(read_block(block, holder, at.index(index))?);
+            }
+            Ok(blocks)
         }
         _ => Err(at.error("must be a string or an array")),
     }

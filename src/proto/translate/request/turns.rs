@@ -264,6 +264,7 @@ impl<'r> Use<'r> {
 impl<'r> UserTurn<'r> {
     /// Adds the messages, flattened, and pairs their results with the tool uses of the turn before (TR18).
     fn and(mut self, messages: &'r [Message<'r>], mut asking: Option<&mut AssistantTurn<'r>>) -> Self {
+        self.parts.reserve(messages.iter().map(|message| message.blocks.len()).sum());
         for block in messages.iter().flat_map(|message| &message.blocks) {
             self.cached |= block.is_cached();
             match &block.content {
@@ -378,6 +379,7 @@ impl<'r> UserTurn<'r> {
         let mut message = UserMessage { cache_point: self.cached, ..UserMessage::default() };
         let (mut omitted_images, mut omitted_documents) = (0, 0);
         let mut has_documents = false;
+        message.content.reserve(self.parts.len());
         for part in self.parts {
             match part {
                 Part::Line(text) => message.content.line(text),

@@ -1,0 +1,382 @@
+//! The bodies of requests: one buffer each, of the right size, and a bound for all of them together (M90).
+//!
+//! A share of `KIRO_MAX_REQUEST_MEMORY` is taken before a byte is read and lies inside the owner of the body's bytes: it
+//! goes back when the last slice of them is dropped. It counts twice the body until the request is translated, because
+//! small texts are copied on their way upstream; from then on what the body and its copies take.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use memmap2::{MmapMut, MmapOptions};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Code, Error};
+
+/// Bytes of one permit.
+const UNIT: usize = 1024;
+/// What a body that isn't translated yet counts, in bodies.
+const UNTRANSLATED: usize = 2;
+/// A body at least this long lies in pages of its own: the system has them back when it is dropped, whichever thread
+/// drops it. An allocator keeps such memory for the thread that asked for it.
+const MAPPED: usize = 128 * 1024;
+/// The first buffer of a body without `content-length`; each further one is twice as long.
+const FIRST_STEP: usize = 64 * 1024;
+/// The `retry-after` of a request that found no room.
+const ROOM_AFTER: Duration = Duration::from_secs(5);
+
+/// The bound of all bodies together. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestMemory {
+    /// In permits.
+    most: usize,
+    free: Arc<Semaphore>,
+    /// How long a request may wait for its share; zero: for ever.
+    wait: Duration,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    waits: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// The figures of a [`RequestMemory`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RequestMemoryFigures {
+    /// Bytes that are taken.
+    pub(crate) held: usize,
+    /// Bodies that had to wait for their share.
+    pub(crate) waits: u64,
+    /// Bodies that didn't get one.
+    pub(crate) refused: u64,
+}
+
+/// A body's part of the bound, and what it was taken for.
+#[derive(Debug)]
+struct Share(Mutex<OwnedSemaphorePermit>);
+
+/// The whole body of a request.
+#[derive(Debug, Clone)]
+pub struct Body {
+    bytes: Bytes,
+    share: Option<Arc<Share>>,
+}
+
+/// Bytes that are counted nowhere.
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, share: None }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl Body {
+    /// Its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The request is translated: `copied` bytes of it have been.
+    pub(super) fn translated(&self, copied: usize) {
+        if let Some(share) = &self.share {
+            share.shrink(self.bytes.len() + copied);
+        }
+    }
+}
+
+impl RequestMemory {
+    /// `most`: bytes of all bodies together.
+    pub(super) fn new(most: usize, wait: Duration) -> Self {
+        let most = units(most).min(u32::MAX as usize);
+        Self { most, free: Arc::new(Semaphore::new(most)), wait, counts: Arc::default() }
+    }
+
+    pub(super) fn figures(&self) -> RequestMemoryFigures {
+        let Counts { waits, refused } = &*self.counts;
+        RequestMemoryFigures {
+            held: (self.most - self.free.available_permits()) * UNIT,
+            waits: waits.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A buffer for a body that is about to be read. Who asks first gets room first.
+    ///
+    /// # Errors
+    /// There was no room for so long as a body may pause (`KIRO_BODY_TIMEOUT`).
+    pub(crate) async fn buffer(&self, announced: Option<usize>) -> Result<BodyBuffer, Error> {
+        let size = announced.unwrap_or(FIRST_STEP);
+        let permit = self.take(self.cost(size)).await?;
+        Ok(BodyBuffer { memory: self.clone(), permit, buffer: Buffer::new(size)?, length: 0 })
+    }
+
+    /// A body that is there already. It is copied; it can't wait.
+    ///
+    /// # Errors
+    /// There is no room.
+    #[cfg(any(feature = "addon", test))]
+    pub(crate) fn copied(&self, bytes: &[u8]) -> Result<Body, Error> {
+        let permit = self.free.clone().try_acquire_many_owned(self.cost(bytes.len()));
+        let permit = permit.map_err(|_| self.refuse())?;
+        let mut buffer = BodyBuffer { memory: self.clone(), permit, buffer: Buffer::new(bytes.len())?, length: 0 };
+        buffer.append(bytes);
+        Ok(buffer.finish())
+    }
+
+    /// Permits for a body of this length. One that is larger than all there is may run alone.
+    fn cost(&self, bytes: usize) -> u32 {
+        units(bytes.saturating_mul(UNTRANSLATED)).min(self.most) as u32
+    }
+
+    async fn take(&self, permits: u32) -> Result<OwnedSemaphorePermit, Error> {
+        // Fails also while others wait.
+        if let Ok(permit) = self.free.clone().try_acquire_many_owned(permits) {
+            return Ok(permit);
+        }
+        self.counts.waits.fetch_add(1, Ordering::Relaxed);
+        let turn = self.free.clone().acquire_many_owned(permits);
+        let taken = match self.wait.is_zero() {
+            true => Ok(turn.await),
+            false => tokio::time::timeout(self.wait, turn).await,
+        };
+        match taken {
+            Ok(Ok(permit)) => Ok(permit),
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => Err(self.refuse()),
+        }
+    }
+
+    fn refuse(&self) -> Error {
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        no_room()
+    }
+}
+
+fn no_room() -> Error {
+    let message = "The requests that are under way take all the memory there is for them (KIRO_MAX_REQUEST_MEMORY): \
+                   try again.";
+    Error::new(Code::Overloaded, message).with_retry_after(Some(ROOM_AFTER))
+}
+
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT)
+}
+
+impl Share {
+    /// Gives back what is over so many bytes.
+    fn shrink(&self, bytes: usize) {
+        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = permit.num_permits().saturating_sub(units(bytes));
+        drop(permit.split(over));
+    }
+}
+
+/// A body that is being read.
+pub(crate) struct BodyBuffer {
+    memory: RequestMemory,
+    permit: OwnedSemaphorePermit,
+    buffer: Buffer,
+    length: usize,
+}
+
+impl BodyBuffer {
+    /// Takes the next bytes. A buffer that is full grows, and takes more of the bound first.
+    ///
+    /// # Errors
+    /// As [`RequestMemory::buffer`].
+    pub(crate) async fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let needed = self.length + bytes.len();
+        if needed > self.buffer.size() {
+            let size = needed.max(2 * self.buffer.size());
+            let more = (self.memory.cost(size) as usize).saturating_sub(self.permit.num_permits());
+            self.permit.merge(self.memory.take(more as u32).await?);
+            let old = std::mem::replace(&mut self.buffer, Buffer::new(size)?);
+            self.buffer.space()[..self.length].copy_from_slice(&old.as_ref()[..self.length]);
+        }
+        self.append(bytes);
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.buffer.space()[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// The bytes so far.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The body is whole.
+    pub(crate) fn finish(self) -> Body {
+        let Self { memory, permit, buffer, length } = self;
+        let share = Arc::new(Share(Mutex::new(permit)));
+        share.shrink(memory.cost(length) as usize * UNIT);
+        let bytes = Bytes::from_owner(Held { buffer, length, _share: share.clone() });
+        Body { bytes, share: Some(share) }
+    }
+}
+
+enum Buffer {
+    Small(Vec<u8>),
+    Mapped(MmapMut),
+}
+
+impl Buffer {
+    fn new(size: usize) -> Result<Self, Error> {
+        if size < MAPPED {
+            return Ok(Self::Small(vec![0; size]));
+        }
+        // Pages that nobody has written to take no memory yet.
+        MmapOptions::new().len(size).map_anon().map(Self::Mapped).map_err(|error| {
+            tracing::error!(%error, size, "no memory for a request's body");
+            no_room()
+        })
+    }
+
+    fn size(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn space(&mut self) -> &mut [u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Mapped(pages) => pages,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Mapped(pages) => pages,
+        }
+    }
+}
+
+/// The owner of a body's bytes.
+struct Held {
+    buffer: Buffer,
+    length: usize,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer.as_ref()[..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn is_pending(waiting: &mut (impl Future + Unpin)) -> bool {
+        Pin::new(waiting).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    fn memory(most: usize, wait: u64) -> RequestMemory {
+        RequestMemory::new(most, Duration::from_millis(wait))
+    }
+
+    async fn read(memory: &RequestMemory, announced: Option<usize>, pieces: &[&[u8]]) -> Result<Body, Error> {
+        let mut buffer = memory.buffer(announced).await?;
+        for piece in pieces {
+            buffer.push(piece).await?;
+        }
+        Ok(buffer.finish())
+    }
+
+    #[tokio::test]
+    async fn a_share_goes_back_with_the_last_slice_of_the_bytes_m90() {
+        let memory = memory(1000 * KIB, 1);
+        for size in [100 * KIB, 300 * KIB] {
+            let body = read(&memory, Some(size), &[&vec![b'x'; size]]).await.unwrap();
+            assert_eq!((body.bytes().len(), memory.figures().held), (size, 2 * size));
+            body.translated(10 * KIB);
+            assert_eq!(memory.figures().held, size + 10 * KIB);
+            // Nothing grows again.
+            body.translated(500 * KIB);
+            let slice = body.bytes().slice(5..7);
+            drop(body);
+            assert_eq!(memory.figures().held, size + 10 * KIB);
+            drop(slice);
+            assert_eq!(memory.figures().held, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_without_length_takes_its_share_in_steps_m90() {
+        let memory = memory(1000 * KIB, 1);
+        let mut buffer = memory.buffer(None).await.unwrap();
+        let mut wanted = Vec::new();
+        for (number, held) in [(0, 128), (1, 256), (2, 512), (3, 512), (4, 512)] {
+            let piece = vec![b'a' + number; 50 * KIB];
+            wanted.extend_from_slice(&piece);
+            buffer.push(&piece).await.unwrap();
+            assert_eq!(memory.figures().held, held * KIB, "{number}");
+        }
+        let body = buffer.finish();
+        assert!(body.bytes() == &wanted);
+        assert_eq!(memory.figures().held, 500 * KIB);
+        // What finds no room for its next step gives back what it had.
+        assert_eq!(read(&memory, None, &[&vec![0; 300 * KIB]]).await.unwrap_err().status(), 529);
+        assert_eq!(memory.figures().held, 500 * KIB);
+    }
+
+    #[tokio::test]
+    async fn who_asks_first_gets_room_first_and_who_waits_too_long_is_refused_m90() {
+        let memory = memory(100 * KIB, 100);
+        let first = memory.buffer(Some(40 * KIB)).await.unwrap();
+        let (mut large, mut small, mut gone) = (
+            Box::pin(memory.buffer(Some(50 * KIB))),
+            Box::pin(memory.buffer(Some(1))),
+            Box::pin(memory.buffer(Some(1))),
+        );
+        assert!(is_pending(&mut large));
+        assert!(is_pending(&mut gone), "it fits, but others were first");
+        assert!(is_pending(&mut small));
+        // A client that goes away leaves the queue at once.
+        drop(gone);
+        drop(first);
+        let large = large.await.unwrap();
+        assert!(is_pending(&mut small));
+        let refused = small.await.err().unwrap();
+        assert_eq!((refused.status(), refused.retry_after()), (529, Some(ROOM_AFTER)));
+        let RequestMemoryFigures { held, waits, refused } = memory.figures();
+        assert_eq!((held, waits, refused), (100 * KIB, 3, 1));
+        assert!(memory.copied(b"x").is_err());
+        drop(large);
+        assert_eq!(memory.copied(b"x").unwrap().bytes(), "x");
+        // More than there is: alone.
+        let alone = memory.buffer(Some(500 * KIB)).await.unwrap();
+        assert!(memory.copied(b"x").is_err());
+        drop(alone);
+    }
+}

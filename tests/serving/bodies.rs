@@ -1,0 +1,227 @@
+//! What large requests take: while they wait for their answers, while those stream, and afterwards.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::life::Server;
+use super::redis_server::free_port;
+use super::world::base;
+
+const BODY: usize = 1 << 20;
+const REQUESTS: usize = 40;
+
+/// Memory of a process in bytes, by the names of `/proc/PID/status`.
+fn memory(server: &Server, name: &str) -> usize {
+    let text = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// The largest resident size begins anew.
+fn forget_peak(server: &Server) {
+    fs::write(format!("/proc/{}/clear_refs", server.child.id()), "5").unwrap();
+}
+
+/// A request of about [`BODY`] bytes as Claude Code makes them: long results, with what JSON escapes in code. `number`
+/// makes it a conversation of its own.
+fn large(scenario: &Value, number: usize) -> String {
+    let line = "    if (a < b && c > \"d\") { return `${x}\\n`; } // é\n";
+    let odd = "</script>";
+    let mut messages = Vec::new();
+    for turn in 0..BODY / 20_000 {
+        let text = format!("{number}.{turn}{odd}\n{}", line.repeat(20_000 / (line.len() + 8)));
+        messages.push(json!({ "role": "user", "content": text }));
+        messages.push(json!({ "role": "assistant", "content": "go on" }));
+    }
+    messages.push(json!({ "role": "user", "content": format!("[[sim {scenario}]]") }));
+    let mut body = base();
+    body["stream"] = json!(true);
+    body["messages"] = json!(messages);
+    post(&body.to_string().replace("</script>", "\\u003c\\/script>"))
+}
+
+fn post(body: &str) -> String {
+    format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn send(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Reads until this text has come.
+fn until(stream: &mut TcpStream, wanted: &str) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while memchr::memmem::find(&text, wanted.as_bytes()).is_none() {
+        let count = stream.read(&mut buffer).unwrap();
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn upstream() -> (Server, String) {
+    let upstream = Server::simulate(&format!("127.0.0.1:{}", free_port()));
+    let url = format!("http://{}/generateAssistantResponse", upstream.address);
+    (upstream, url)
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = ask(server, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap()
+}
+
+fn wait_for(server: &Server, name: &str, enough: impl Fn(f64) -> bool) {
+    let began = Instant::now();
+    while !enough(metric(server, name)) {
+        assert!(began.elapsed() < Duration::from_secs(120), "{name}: {}", metric(server, name));
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// The whole answer.
+fn ask(server: &Server, request: &str) -> String {
+    let mut answer = String::new();
+    send(server.address, request).read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Bars of a release build: 1.25 bodies, 60 KiB a stream, 25 MB afterwards. A debug build has larger futures and stacks.
+#[test]
+fn large_requests_are_held_once_and_not_at_all_after_the_first_content_k121_m90() {
+    const SPARE: usize = 48 << 20;
+    let (_upstream, url) = upstream();
+    let server = Server::start_upstream(&url);
+    server.is_ready();
+    until(&mut send(server.address, &large(&json!({ "text": "first" }), 0)), "message_stop");
+    let idle = memory(&server, "VmRSS:");
+
+    // No answer comes: each body may be needed for another attempt.
+    forget_peak(&server);
+    let silent = json!({ "head_ms": 600_000 });
+    let requests: Vec<_> = (1..=REQUESTS).map(|number| large(&silent, number)).collect();
+    let bytes: usize = requests.iter().map(String::len).sum();
+    let waiting: Vec<_> = requests.iter().map(|request| send(server.address, request)).collect();
+    wait_for(&server, "kiro_requests_in_flight", |value| value >= REQUESTS as f64);
+    // Translated, and counted as what they take.
+    wait_for(&server, "kiro_request_memory_bytes", |value| value < 1.1 * bytes as f64);
+    assert!(metric(&server, "kiro_request_memory_bytes") > 0.95 * bytes as f64);
+    let peak = memory(&server, "VmHWM:").saturating_sub(idle);
+    assert!(peak < bytes * 5 / 4 + SPARE, "{peak} bytes at the most for {bytes} of bodies");
+    drop(waiting);
+    wait_for(&server, "kiro_request_memory_bytes", |value| value == 0.0);
+
+    let endless = json!({ "text": "first", "end": "hang" });
+    let mut open = Vec::new();
+    for number in 1..=REQUESTS {
+        let mut stream = send(server.address, &large(&endless, 1000 + number));
+        until(&mut stream, "first");
+        open.push(stream);
+    }
+    assert_eq!(metric(&server, "kiro_request_memory_bytes"), 0.0, "a stream holds its request");
+    let streaming = memory(&server, "VmRSS:").saturating_sub(idle);
+    assert!(streaming < REQUESTS * (100 << 10) + SPARE, "{streaming} bytes for {REQUESTS} streams");
+    drop(open);
+    wait_for(&server, "kiro_requests_in_flight", |value| value == 0.0);
+}
+
+/// Each needs a share of 16 MiB while it is read, so that two fit.
+#[test]
+fn all_bodies_together_keep_within_the_bound_m90() {
+    const MOST: usize = 40 << 20;
+    const LENGTH: usize = 8 << 20;
+    let server = Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "40MiB"), ("KIRO_BODY_TIMEOUT", "60s")]);
+    server.is_ready();
+    let mut body = base();
+    body["messages"] = json!([{ "role": "user", "content": "x".repeat(LENGTH) }]);
+    let request = post(&body.to_string()).replace("/v1/messages ", "/v1/messages/count_tokens ");
+    let whole = [request.as_bytes()].concat();
+    let answered = |request: &str| {
+        let answer = ask(&server, request);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    answered(&request);
+    forget_peak(&server);
+    let idle = memory(&server, "VmRSS:");
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| answered(&request));
+        }
+        // Without content-length: in steps.
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let head = head.split("content-length").next().unwrap();
+        let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        scope.spawn(move || answered(&chunked));
+    });
+    assert!(metric(&server, "kiro_request_memory_waits_total{result=\"waited\"}") > 0.0);
+    assert_eq!(metric(&server, "kiro_request_memory_bytes"), 0.0);
+    let peak = memory(&server, "VmHWM:").saturating_sub(idle);
+    assert!(peak < MOST + (16 << 20), "{peak} bytes at the most, {} were sent", 13 * whole.len());
+}
+
+#[test]
+fn a_request_waits_for_room_and_is_refused_after_a_while_m90() {
+    let server = Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "64KiB"), ("KIRO_BODY_TIMEOUT", "2s")]);
+    server.is_ready();
+    let request = |scenario: &Value, number: usize| {
+        let mut body = base();
+        body["stream"] = json!(true);
+        body["messages"] =
+            json!([{ "role": "user", "content": format!("{}{number}[[sim {scenario}]]", "x".repeat(40_000)) }]);
+        post(&body.to_string())
+    };
+    let mut held = send(server.address, &request(&json!({ "first_ms": 4000, "text": "first" }), 1));
+    wait_for(&server, "kiro_requests_in_flight", |value| value == 1.0);
+    let began = Instant::now();
+    let refused = ask(&server, &request(&json!({}), 2));
+    assert!(began.elapsed() >= Duration::from_millis(1900));
+    assert!(refused.starts_with("HTTP/1.1 529") && refused.contains("overloaded_error"), "{refused}");
+    assert!(refused.contains("retry-after: 5\r\n") && refused.contains("KIRO_MAX_REQUEST_MEMORY"), "{refused}");
+    sleep(Duration::from_millis(300));
+    // Room comes with the first content of the other's answer.
+    let waits = ask(&server, &request(&json!({ "text": "second" }), 3));
+    assert!(waits.contains("message_stop"), "{waits}");
+    until(&mut held, "message_stop");
+    assert_eq!(metric(&server, "kiro_request_memory_waits_total{result=\"refused\"}"), 1.0);
+}
+
+/// The awkwardest JSON that is taken: as many small blocks as may be, escapes everywhere, and the rest one text. The bar
+/// of a release build is three times its size.
+#[test]
+fn awkward_json_takes_a_few_times_its_size_m91() {
+    const LENGTH: usize = 28 << 20;
+    let (_upstream, url) = upstream();
+    let server = Server::start_upstream(&url);
+    server.is_ready();
+    let block = r#"{"type":"text","text":"\u003c"}"#;
+    let most = (1 << 19) / 5 - 100;
+    let blocks = vec![block; most].join(", ");
+    let rest = r"\u003ca\/".repeat((LENGTH - blocks.len()) / 9);
+    let body = format!(
+        r#"{{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[{{"role":"user","content":[{blocks},{{"type":"text","text":"{rest}"}}]}}]}}"#
+    );
+    let counted = |body: &str| ask(&server, &post(body).replace("/v1/messages ", "/v1/messages/count_tokens "));
+    counted("{}");
+    let idle = memory(&server, "VmRSS:");
+    forget_peak(&server);
+    let answer = ask(&server, &post(&body));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let peak = memory(&server, "VmHWM:").saturating_sub(idle);
+    assert!(peak < 4 * body.len(), "{peak} bytes for {}", body.len());
+    let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(100), "]".repeat(100));
+    let many = vec![deep; 20_000].join(",");
+    let refused = counted(&body.replacen(block, &many, 1));
+    assert!(refused.contains("more than 524288 JSON values"), "{refused}");
+}
