@@ -95,9 +95,11 @@ pub struct Metrics {
     attempts: Family<Words<1>, Count>,
     shapes: Family<Words<2>, Count>,
     fields_refused: Family<OneLabel, Count>,
+    // Bound: models with a series of their own for refused fields | REFUSED_MODELS | further ones are counted as `other`
     refused_models: Mutex<Vec<String>>,
     client_keys: Family<OneLabel, Count>,
     client_keys_refused: Family<OneLabel, Count>,
+    // Bound: named client keys with series of their own | CLIENT_KEYS | further ones are counted as `other`
     client_key_names: Mutex<HashSet<String>>,
     affinity: Family<Words<1>, Count>,
     reasoning: Family<Words<1>, Count>,
@@ -106,6 +108,7 @@ pub struct Metrics {
     usage_asks: Family<Words<1>, Count>,
     search_seconds: Histogram,
     unknown_events: Family<OneLabel, Count>,
+    // Bound: names of unknown events with a series of their own | UNKNOWN_NAMES | further ones are counted as `other`
     unknown_names: Mutex<Vec<String>>,
     /// Answers by outcome, for the status.
     outcomes: [(&'static str, AtomicU64); 4],

@@ -320,12 +320,14 @@ struct Inner {
 struct Inside {
     loaded: bool,
     /// Sorted by the bytes of the id (R13).
+    // Bound: accounts | an account of the store each | it goes when it has left the store
     slots: BTreeMap<AccountId, PoolSlot>,
     /// Since when the store's pool reads empty although the last snapshot was not (R55).
     empty_since: Option<Timestamp>,
     /// The log has said that it reads empty.
     empty_told: bool,
     /// Accounts that the last snapshot missed, with the places of their tokens.
+    // Bound: accounts that have just left the store | snapshot::MOST_GONE | further ones are forgotten at once
     gone: Vec<(AccountId, TokenKey)>,
     /// Addresses that a host program's configuration names for all accounts (N94).
     lent: Arc<Addresses>,

@@ -2,6 +2,8 @@
 #![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+#[path = "docs/bounds.rs"]
+mod bounds;
 #[path = "docs/contract.rs"]
 mod contract;
 #[path = "docs/features.rs"]

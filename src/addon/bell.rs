@@ -70,7 +70,9 @@ struct BellState {
     ring: Box<dyn Fn() + Send + Sync>,
     /// A ring is on its way, or JavaScript has said that it comes again by itself.
     rung: AtomicBool,
+    // Bound: calls with something for JavaScript | an open call each | none: one call is in it once
     ready: Mutex<VecDeque<Arc<OpenCall>>>,
+    // Bound: open calls of a JavaScript thread | a call that JavaScript made each | it goes with its end
     open: Mutex<HashMap<u32, Arc<OpenCall>>>,
     /// The thread is going away: no ring any more.
     silent: AtomicBool,

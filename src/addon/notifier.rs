@@ -32,6 +32,7 @@ pub(crate) struct Notifier {
 struct OpenQuestions {
     last: u32,
     /// Outcomes that JavaScript hasn't answered for.
+    // Bound: outcomes that JavaScript hasn't answered for | MAX_WAITING | the gateway writes further ones itself
     waiting: HashMap<u32, (AccountId, Outcome)>,
     /// JavaScript can't answer any more.
     deaf: bool,

@@ -26,6 +26,7 @@ struct EndStats {
     /// How many answers in a row had usage, by shape.
     usual: [u32; Shape::ALL.len()],
     warned: Option<Instant>,
+    // Bound: models whose window was learned | MODELS | a further one isn't learned
     quotients: Vec<(String, WindowQuotient)>,
 }
 

@@ -160,6 +160,7 @@ pub(super) struct Keys {
     reached: AtomicBool,
     refused: OnceLock<StoreError>,
     /// Looked up by digest, which tells nothing about a key.
+    // Bound: named client keys | client_key::MOST_KEYS in the file, as many in Redis | a larger set isn't taken
     named: ArcSwap<HashMap<KeyDigest, Arc<NamedKey>>>,
     /// There is a place of named keys that has had some: the server is never open again.
     has_named: AtomicBool,

@@ -128,6 +128,7 @@ pub(crate) struct Shared {
     /// `KIRO_DEBUG_DUMP_DIR`.
     dumps: Option<Dumps>,
     /// The bytes that all answers together hold (TS25).
+    // Bound: bytes of all answers together, beyond 256 KiB of each | stream::MAX_HELD bytes | an answer that finds no room ends with 529
     answers: ByteBudget,
     /// The bytes that all requests together hold (M90).
     requests: RequestMemory,

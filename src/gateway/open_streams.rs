@@ -87,6 +87,7 @@ impl Cutter {
 #[derive(Default)]
 pub(super) struct OpenStreams {
     next: AtomicU64,
+    // Bound: running streams | KIRO_MAX_CONNS | a further request gets 529
     open: Mutex<HashMap<u64, Arc<StreamHandle>>>,
 }
 

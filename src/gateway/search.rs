@@ -31,6 +31,7 @@ const MOST_HOSTS: usize = 64;
 pub(super) struct Searches {
     places: Semaphore,
     /// Hosts that know only the older target (K132).
+    // Bound: hosts that take web searches in their older form only | MOST_HOSTS | a further one isn't noted
     older: Mutex<Vec<String>>,
 }
 

@@ -64,6 +64,7 @@ impl Turns {
 /// Which account is asked when.
 struct Schedule {
     pace: Pace,
+    // Bound: accounts to be asked for models or usage | MOST_TURNS | those that weren't used since they were asked go
     accounts: HashMap<AccountId, ScheduledAccount>,
     /// No question begins before it.
     not_before: Option<Instant>,

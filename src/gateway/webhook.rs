@@ -26,6 +26,7 @@ use crate::upstream::Upstream;
 
 /// How often the state is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
+// Bound: notices to the webhook that wait | MOST_WAITING | what is more is said later
 /// Notices that wait to be sent; what is more is said later.
 const MOST_WAITING: usize = 64;
 /// Pauses in front of the tries.

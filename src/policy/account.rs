@@ -37,6 +37,7 @@ pub(crate) struct PoolAccount {
     pub(crate) health: Health,
     pub(crate) credential: Credential,
     /// When its last conversations were sent, for the limits of K92.
+    // Bound: per account: when its last conversations were sent | KIRO_ACCOUNT_RPM, or the brake's limit | the oldest goes
     sent: VecDeque<Timestamp>,
     /// The end of the suspicious rest that the brake has counted.
     suspected: Option<Timestamp>,

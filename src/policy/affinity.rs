@@ -55,8 +55,11 @@ impl Turn {
 /// Conversations and signatures of this process, bounded in number and time; the oldest go first.
 #[derive(Debug)]
 pub struct Affinity {
+    // Bound: conversations with their accounts | CONVERSATIONS | the one whose last turn is oldest goes
     conversations: Recent<Key, Conversation>,
+    // Bound: signatures of thoughts with their makers | SIGNATURES | the oldest goes
     signatures: Recent<u64, Made>,
+    // Bound: conversations whose signatures were refused | REFUSALS | the oldest goes
     refusals: Recent<Key, ()>,
 }
 

@@ -25,6 +25,7 @@ const MOST: usize = 64;
 /// The last faults that may have one cause.
 #[derive(Clone, Debug, Default)]
 pub struct Alike {
+    // Bound: faults that may have one cause | MOST | the oldest goes
     seen: VecDeque<(Timestamp, FaultKind, String)>,
     told: Option<Timestamp>,
 }

@@ -68,8 +68,10 @@ pub(crate) struct Credential {
     token: Token,
     origin: Origin,
     /// Fingerprints of the refresh tokens that this process spent, the last at the end (R48).
+    // Bound: per account: fingerprints of refresh tokens that were used up | REMEMBERED_UNSAVED | the oldest goes
     spent: VecDeque<Fingerprint>,
     /// The refresh tokens that the store's have replaced, the last at the end. Kept until a refresh succeeds.
+    // Bound: per account: refresh tokens that the store's replaced | MOST_BEFORE | the oldest goes
     before: VecDeque<Secret>,
     /// A profile that was looked up and that no record of the store has shown yet (K79).
     learned: Option<FoundProfile>,

@@ -42,8 +42,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 pub struct IdleConnections<R, C> {
     /// `KIRO_UPSTREAM_KEEP_IDLE`; zero: none is kept.
     keep: Duration,
+    // Bound: ways with idle connections, and these | MOST of each | the one touched longest ago goes
     ways: HashMap<R, IdleWay<C>>,
     /// When connections were opened ahead, in the last minute.
+    // Bound: connections opened ahead in the last minute | AHEAD_A_MINUTE | no further one is opened
     ahead: VecDeque<Duration>,
 }
 

@@ -199,9 +199,11 @@ struct VariantMark {
 pub struct Learned {
     /// Identifies the records that it was learned with.
     key: u64,
+    // Bound: per account: variants of the profile that were tried | MOST_VARIANTS | the oldest goes
     variants: Vec<VariantMark>,
     no_profile_until: Option<Timestamp>,
     said: KindEvidence,
+    // Bound: per account: listed profiles | MOST_LISTED | further ones aren't taken
     listed: Vec<Arc<str>>,
     profiles_again: Option<Timestamp>,
     profile_unknown: bool,
@@ -214,6 +216,7 @@ pub struct Learned {
     no_search_until: Option<Timestamp>,
     smaller_pictures: Vec<(Shape, Timestamp)>,
     credits: Option<Credits>,
+    // Bound: per account: models with something learned | MOST_MODELS | the one with the oldest news goes
     models: Vec<ModelMarks>,
     catalogue: Option<(Arc<Catalogue>, Timestamp)>,
 }

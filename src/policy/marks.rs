@@ -101,8 +101,10 @@ struct HostMark {
 /// The table.
 #[derive(Debug, Default)]
 pub struct Marks {
+    // Bound: hosts with their circuits | MOST | the one heard of longest ago goes
     hosts: HashMap<String, HostMark>,
     /// Wire shapes and API regions that refused our client version, each until when. Almost always empty.
+    // Bound: shapes and regions that refused the client version | MOST_GATES | the oldest goes
     gates: Vec<(Shape, String, Timestamp)>,
 }
 

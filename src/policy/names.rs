@@ -52,6 +52,7 @@ impl PassedNames {
 
 /// Names, each until its time, in the order in which they came; the oldest goes first.
 #[derive(Debug, Clone, Default)]
+// Bound: names of models that passed: told, and refused | MOST_NAMES | the oldest goes
 struct Names(VecDeque<(String, Timestamp)>);
 
 impl Names {

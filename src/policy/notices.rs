@@ -124,6 +124,7 @@ impl Told {
 /// condition.
 #[derive(Debug, Default)]
 pub struct Notices {
+    // Bound: what was told to the webhook | an account each, and three more | it goes with its account
     told: HashMap<Subject, Told>,
     away_since: Option<Duration>,
     began: bool,

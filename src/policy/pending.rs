@@ -56,6 +56,7 @@ impl Pending {
 
 /// The outcomes and the tokens that wait, by account. Holds one entry per account, whatever the outage.
 pub(crate) struct PendingWrites {
+    // Bound: account changes that wait for the store | an account each, whatever the outage | they are merged
     accounts: HashMap<String, AccountWrites>,
     pub(crate) tokens: WaitingTokens,
     /// A caller waits: everything leaves now, and changes without a record are given up sooner.

@@ -25,6 +25,7 @@ const MOST: usize = 1024;
 /// The ways that have failed, with their state.
 #[derive(Debug, Default)]
 pub struct Reach {
+    // Bound: ways to hosts that failed | MOST | one that doesn't rest and was tried longest ago goes
     ways: HashMap<String, WayState>,
 }
 

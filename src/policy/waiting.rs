@@ -23,11 +23,13 @@ pub(crate) type Generation = u64;
 /// The tokens that wait, by account.
 #[derive(Default)]
 pub(crate) struct WaitingTokens {
+    // Bound: refreshed tokens that wait for the store | an account each | a newer one replaces it
     tokens: HashMap<String, WaitingToken>,
     generations: Generation,
     /// There is a journal.
     journals: bool,
     /// Tokens that an earlier process left in the journal, until the account's record is seen.
+    // Bound: tokens that an earlier process left in `KIRO_STATE_DIR` | a file there each | it goes when its account is seen
     left_over: HashMap<String, UnsavedToken>,
     /// Entries to be removed from the journal.
     done: Vec<(String, UnsavedToken)>,

@@ -22,6 +22,7 @@ pub(super) struct Needs {
 #[derive(Debug)]
 pub(super) struct Line<W> {
     /// Rows; none is empty.
+    // Bound: requests that wait for an account | KIRO_MAX_CONNS | a further one is refused at once
     rows: BTreeMap<Arc<Needs>, BTreeMap<u64, W>>,
     len: usize,
     next: u64,

@@ -28,6 +28,7 @@ pub(super) struct Clients {
 #[derive(Default)]
 struct OwnClients {
     /// By the proxy's URL, each with the turn of its last use.
+    // Bound: HTTP clients of accounts' own proxies | MAX_PROXIES | the one asked for longest ago goes
     by_proxy: HashMap<String, (reqwest::Client, u64)>,
     turns: u64,
 }

@@ -29,10 +29,13 @@ pub struct Gate {
 #[derive(Default)]
 struct GateState {
     /// Since when a host refuses; gone with its next success. At its bound, further ones change nothing.
+    // Bound: hosts that refuse the client version | MOST_HOSTS | a further one isn't noted
     refusing: BTreeMap<String, Instant>,
     /// Refusals by host and call, since the start.
+    // Bound: hosts whose refusals are counted by name | MOST_HOSTS | further ones are counted as `other`
     counts: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// When the last chat calls ended, and whether they were refused.
+    // Bound: results of the last chat calls | LAST_CALLS | the oldest goes
     chats: VecDeque<(Instant, bool)>,
     told: Option<Instant>,
     /// Refusals since the last log line.

@@ -22,6 +22,7 @@ const PROBE_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct RestingWays {
     began: Instant,
     /// The resting ways, each with the route of its probes.
+    // Bound: probes of resting ways | a resting way each | one whose way is forgotten goes
     inside: Mutex<(Reach, HashMap<String, Route>)>,
 }
 

@@ -115,6 +115,7 @@ struct Refreshing(Arc<Expected>);
 
 #[derive(Debug, Default)]
 struct Expected {
+    // Bound: file store: tokens that are being refreshed | an account each | it goes with the refresh
     ids: Mutex<HashSet<String>>,
     /// A change came, or a refresh ended. Wakes the next writer.
     arrived: Notify,
@@ -166,8 +167,23 @@ struct Memory {
     account: Option<Bytes>,
     /// A learned profile that the token file has no member for (R68).
     profile_arn: Option<String>,
-    /// Warnings that were logged, so that each is logged once.
-    warned: HashSet<String>,
+    warned: Warned,
+}
+
+/// Kept warnings, at most: their texts come from another program's file.
+const MOST_WARNED: usize = 1_000;
+
+/// Warnings that were logged, so that each is logged once.
+#[derive(Default)]
+struct Warned {
+    // Bound: file stores: warnings that were logged | MOST_WARNED | a further one isn't logged
+    texts: HashSet<String>,
+}
+
+impl Warned {
+    fn is_new(&mut self, message: &str) -> bool {
+        self.texts.len() < MOST_WARNED && self.texts.insert(message.to_owned())
+    }
 }
 
 impl FileStore {
@@ -685,7 +701,7 @@ impl Inner {
     }
 
     fn warn_once(&self, message: &str) {
-        if self.memory().warned.insert(message.to_owned()) {
+        if self.memory().warned.is_new(message) {
             tracing::warn!("{message}");
         }
     }
@@ -853,4 +869,17 @@ fn raw_accounts(pool: &Pool) -> Vec<RawAccount> {
 
 fn broken(detail: impl Into<String>) -> StoreError {
     StoreError::new(StoreErrorKind::Broken, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_logged_once_and_remembered_up_to_a_bound() {
+        let mut warned = Warned::default();
+        assert!(warned.is_new("a") && !warned.is_new("a"));
+        let logged = (0..2 * MOST_WARNED).filter(|n| warned.is_new(&n.to_string())).count();
+        assert_eq!((logged, warned.texts.len()), (MOST_WARNED - 1, MOST_WARNED));
+    }
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::content::{FILE, place};
 use super::{
     Added, Cas, Change, Content, Desk, Inner, Latency, Lock, LockHandle, NewAccount, Owner, RawAccount, Status,
-    StoreError, StoreErrorKind, Tickets, TokenKey, broken, disk, id_secret,
+    StoreError, StoreErrorKind, Tickets, TokenKey, Warned, broken, disk, id_secret,
 };
 use crate::files::Stamp;
 use crate::proto::record::import::{Place, inline, is_service_list, place_of_record};
@@ -58,11 +58,12 @@ struct Seen {
     pool: Option<(Stamp, Arc<ServicePool>)>,
     /// The token files of this pool and of the one before it, by token id: a refresh may end after its account got a new
     /// id.
+    // Bound: service's pool: its token files | an account each, of this pool and the one before | they go with the next pool
     files: HashMap<String, Arc<ServiceToken>>,
     /// Marks and counts, by account: they live here only (R99).
+    // Bound: service's pool: marks and counts | an account each | they go with their account
     kept: HashMap<String, Kept>,
-    /// Warnings that were logged, so that each is logged once.
-    warned: HashSet<String>,
+    warned: Warned,
 }
 
 /// An account record as this process changed it.
@@ -445,14 +446,11 @@ impl Seen {
     }
 
     fn warn_once(&mut self, message: &str) {
-        if self.warned.len() < MOST_WARNED && self.warned.insert(message.to_owned()) {
+        if self.warned.is_new(message) {
             tracing::warn!("{message}");
         }
     }
 }
-
-/// Kept warnings, at most: their texts come from another program's file.
-const MOST_WARNED: usize = 1_000;
 
 impl ServiceToken {
     /// The token record of a snapshot: of the file, or of its last whole content while it can't be read as one.

@@ -73,6 +73,7 @@ struct Inner {
     latency: Latency,
     /// The last value of each key with which a lock was asked for or given back without a reply: such a lock belongs to
     /// nobody.
+    // Bound: locks whose reply was lost | a token key each | it goes with the key's next lock
     unheard: Mutex<HashMap<TokenKey, String>>,
     /// Number of hash fields that aren't ids, in the last snapshot: a warning each time it changes (R13).
     strange_ids: AtomicUsize,
