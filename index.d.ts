@@ -334,6 +334,11 @@ export interface GatewayOptions {
    */
   maxRequestBody?: number | string
   /**
+   * What the bodies of all requests together may take until their answers begin, a body twice until it is translated. One more waits for KIRO_BODY_TIMEOUT and then gets 529. Default: a quarter of the memory that the process may take (cgroup, address space, machine).
+   * Environment: `KIRO_MAX_REQUEST_MEMORY`.
+   */
+  maxRequestMemory?: number | string
+  /**
    * A client connection without a complete request head for this time is closed, an idle one too. Longer than proxies keep idle connections (60 s), so that they close first. 0: never.
    * Environment: `KIRO_HEADER_TIMEOUT`.
    * @default 75000
