@@ -31,7 +31,9 @@ pub struct SimulatedStore {
 /// Changed records, at most one for each record of the store.
 #[derive(Default)]
 struct Changes {
+    // Bound: with a simulated upstream: changed account records | an account each | a newer change replaces it
     accounts: HashMap<String, Changed>,
+    // Bound: with a simulated upstream: changed token records | an account each | a newer change replaces it
     tokens: HashMap<String, Changed>,
 }
 
