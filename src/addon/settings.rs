@@ -48,7 +48,7 @@ fn type_of(form: Form) -> String {
         | Form::ProviderHosts
         | Form::Url(_)
         | Form::Address => "string".to_owned(),
-        Form::Integer(..) | Form::Duration => "number".to_owned(),
+        Form::Integer(..) | Form::Duration | Form::DurationFrom(_) => "number".to_owned(),
         // A number of bytes, or with a unit.
         Form::Bytes => "number | string".to_owned(),
         Form::Word(words) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" | "),

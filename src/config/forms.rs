@@ -17,6 +17,8 @@ pub enum Form {
     Integer(u64, u64),
     /// `500ms`, `5s`, `2m`, `1h`, or several of these in a row (`1m30s`).
     Duration,
+    /// A duration of at least so many ms.
+    DurationFrom(u64),
     /// A number of bytes, or with a unit: `64KiB`, `32MiB`, `10MB`.
     Bytes,
     /// One of these words.
@@ -56,7 +58,13 @@ impl Form {
                 text.split_once("://").is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
             }
             Form::Version => parse_version(text).is_some(),
-            Form::Text | Form::Secret | Form::Integer(..) | Form::Duration | Form::Bytes | Form::Store => true,
+            Form::Text
+            | Form::Secret
+            | Form::Integer(..)
+            | Form::Duration
+            | Form::DurationFrom(_)
+            | Form::Bytes
+            | Form::Store => true,
             Form::Switch | Form::Address => true,
         }
     }
@@ -67,6 +75,7 @@ impl Form {
             Form::Text | Form::Secret => "a text".into(),
             Form::Integer(low, high) => format!("a whole number from {low} to {high}"),
             Form::Duration => "a duration such as 500ms, 5s or 2m".into(),
+            Form::DurationFrom(least) => format!("a duration such as 500ms, 5s or 2m, and at least {least}ms"),
             Form::Bytes => "a size in bytes, or such as 64KiB, 32MiB".into(),
             Form::Word(words) => format!("one of {}", words.join(", ")),
             Form::Store => "redis, file:PATH or aiclient:PATH".into(),

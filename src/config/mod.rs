@@ -81,6 +81,22 @@ pub enum RedisAddress {
     },
 }
 
+impl RedisAddress {
+    /// Without user, password and parameters.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Url(url) => match url.expose().split_once("://") {
+                Some((scheme, rest)) => {
+                    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+                    format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+                }
+                None => "REDIS_URL".to_owned(),
+            },
+            Self::Parts { host, port, db, .. } => format!("redis://{host}:{port}/{db}"),
+        }
+    }
+}
+
 /// Where accounts and tokens live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKind {
@@ -607,6 +623,18 @@ mod tests {
         assert_eq!(config.ping_interval, Duration::from_millis(250));
         assert_eq!(config.max_request_body, 1000);
         assert!(raw.set_option("pingIntervalMs", "soon").is_err());
+    }
+
+    #[test]
+    fn a_time_below_its_least_is_refused() {
+        let ttl = |text: &str| {
+            let said = [("KIRO_ACCOUNT_CACHE_TTL".to_owned(), text.to_owned())];
+            RawConfig::from_env(said).resolve(Face::Addon).map_err(|error| error.to_string())
+        };
+        assert!(ttl("50ms").is_ok());
+        for short in ["1ms", "0", "49ms"] {
+            assert!(ttl(short).unwrap_err().contains("at least 50ms"));
+        }
     }
 
     #[test]

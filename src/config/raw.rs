@@ -272,7 +272,11 @@ impl RawConfig {
     }
 
     pub(super) fn duration(&self, setting: &Setting) -> Result<Duration, ConfigError> {
-        self.parsed(setting, parse_duration)
+        let least = match setting.form {
+            Form::DurationFrom(least) => Duration::from_millis(least),
+            _ => Duration::ZERO,
+        };
+        self.parsed(setting, |text| parse_duration(text).filter(|time| *time >= least))
     }
 
     pub(super) fn bytes(&self, setting: &Setting) -> Result<usize, ConfigError> {

@@ -94,7 +94,7 @@ impl Setting {
         for word in words {
             js.extend(word.chars().enumerate().map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c }));
         }
-        if self.form == Form::Duration { js + "Ms" } else { js }
+        if matches!(self.form, Form::Duration | Form::DurationFrom(_)) { js + "Ms" } else { js }
     }
 
     /// The key in the TOML file: the flag's name, also for a setting without a flag.
@@ -225,8 +225,8 @@ pub const SETTINGS: &[Setting] = &[
     row(Group::Accounts, "KIRO_USAGE_INTERVAL", Form::Duration, "15m").means(
         "How often Kiro is asked, in the background, what an account that is used has left of its credits. 0s: never.",
     ),
-    row(Group::Accounts, "KIRO_ACCOUNT_CACHE_TTL", Form::Duration, "5s")
-        .means("Age at which the snapshot of accounts is read again in the background; at least 50ms."),
+    row(Group::Accounts, "KIRO_ACCOUNT_CACHE_TTL", Form::DurationFrom(50), "5s")
+        .means("Age at which the snapshot of accounts is read again in the background."),
     row(Group::Store, "REDIS_HOST", Form::Text, "127.0.0.1").means("Redis host; read only when REDIS_URL is unset."),
     row(Group::Store, "REDIS_PORT", Form::Integer(1, 65_535), "6379")
         .means("Redis port; read only when REDIS_URL is unset."),
