@@ -191,6 +191,8 @@ struct Places {
     empty_since: Option<Timestamp>,
     /// What the log says about the hash.
     problem: Option<String>,
+    /// What the log says about the store's single key.
+    single_problem: Option<String>,
 }
 
 impl Keys {
@@ -230,6 +232,23 @@ impl Keys {
     /// The store refuses to show it. True when that is new and no key is known yet (R49).
     pub(super) fn refused(&self, error: &StoreError) -> bool {
         !self.is_known() && self.refused.set(error.clone()).is_ok()
+    }
+
+    /// The store can be reached, and what it holds can't be read: a key known before stays. The log says so once.
+    fn single_is_bad(&self, error: &StoreError) {
+        let problem = error.to_string();
+        let mut places = self.places();
+        if places.single_problem.as_ref() != Some(&problem) {
+            let known =
+                if self.is_known() { "the one known before stays in force" } else { "nobody is served until it can" };
+            tracing::warn!(problem, "the client key can't be read, and {known}: correct that, or set KIRO_API_KEY");
+            places.single_problem = Some(problem);
+        }
+    }
+
+    /// Why the single key isn't known although the store can be reached.
+    pub(super) fn problem(&self) -> Option<String> {
+        if self.is_known() { None } else { self.places().single_problem.clone() }
     }
 
     /// Why the store refuses, while no key is known.
@@ -446,6 +465,11 @@ impl Gateway {
         self.shared.keys.is_open()
     }
 
+    /// Why the store's client key isn't known although the store can be reached: the file, and what is wrong.
+    pub fn key_problem(&self) -> Option<String> {
+        self.shared.keys.problem()
+    }
+
     /// Resolves when it is known whether there is a client key.
     pub async fn key_known(&self) {
         while !self.shared.keys.are_known() {
@@ -494,12 +518,21 @@ impl Shared {
         }
         match self.store.client_key().await {
             Ok(key) => {
+                if self.keys.places().single_problem.take().is_some() {
+                    tracing::info!("the client key can be read again");
+                }
                 if self.keys.heard(key.as_ref()) {
                     tracing::info!("the client key was changed");
                 }
             }
             Err(error) if error.kind() == StoreErrorKind::Refused && self.keys.refused(&error) => {
                 tracing::error!(%error, "the client key could not be read");
+            }
+            Err(error)
+                if error.kind() == StoreErrorKind::Broken
+                    || !matches!(self.config.store, StoreKind::Redis) && self.store.status().is_connected() =>
+            {
+                self.keys.single_is_bad(&error);
             }
             // A store that can't be read, a broken file too, doesn't mean that no key is set (R54, R57).
             Err(error) => tracing::debug!(%error, "the client key could not be read"),

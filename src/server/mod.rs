@@ -485,7 +485,11 @@ fn check_key<B>(
             Err(if is_page { refusal.with(http::header::WWW_AUTHENTICATE, status::CHALLENGE) } else { refusal })
         }
         KeyCheck::Unknown => {
-            Err(Error::new(Code::StoreUnavailable, "the client key isn't known yet: the store hasn't been reached")
+            let message = match gateway.key_problem() {
+                Some(problem) => format!("the client key can't be read: {problem}; correct that, or set KIRO_API_KEY"),
+                None => "the client key isn't known yet: the store hasn't been reached".to_owned(),
+            };
+            Err(Error::new(Code::StoreUnavailable, message)
                 .with_retry_after(Some(std::time::Duration::from_secs(1)))
                 .into())
         }

@@ -135,6 +135,32 @@ fn upstream() -> Running {
     simulator.world(json!(["one-time-tokens-600"])).unwrap().spawn().unwrap()
 }
 
+/// A slip in the service's configuration is named, and mended without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_configuration_is_named_r57() {
+    let (here, upstream, http) = (installation(1), upstream(), http());
+    for (text, what) in [("{\"REQ", "line 1 column 5"), ("[]", "no JSON object")] {
+        here.write("configs/config.json", text);
+        let server = Server::start(&here, &upstream);
+        eventually("the file is named", &server, async || {
+            let (status, told) = ask(&http, &server, 1).await;
+            assert_eq!(status, 503);
+            told.contains("config.json") && told.contains(what) && told.contains("KIRO_API_KEY")
+        })
+        .await;
+        let said = |log: &str| log.matches("the client key can't be read, and nobody is served").count();
+        eventually("the log says it", &server, async || said(&server.log()) > 0).await;
+        here.write("configs/config.json", &json!({ "REQUIRED_API_KEY": KEY }).to_string());
+        eventually("it serves", &server, async || ask(&http, &server, 2).await.0 == 200).await;
+        // The old key goes on.
+        here.write("configs/config.json", text);
+        let still = "the one known before stays in force";
+        eventually("it is named again", &server, async || server.log().contains(still)).await;
+        assert_eq!(ask(&http, &server, 3).await.0, 200);
+        assert_eq!(said(&server.log()), 1, "once: {}", server.log());
+    }
+}
+
 fn http() -> reqwest::Client {
     rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
     reqwest::Client::builder().no_proxy().build().unwrap()

@@ -225,9 +225,10 @@ impl ServiceStore {
         self.run(|service| {
             let path = service.path.with_file_name("config.json");
             let Some(text) = disk::read(&path)? else { return Ok(None) };
-            let is_object = Object::parse(&text, FILE).is_ok();
-            if !is_object {
-                return Err(broken(format!("{} is no JSON object", path.display())));
+            if Object::parse(&text, FILE).is_err() {
+                let what = serde_json::from_slice::<serde::de::IgnoredAny>(&text).err();
+                let what = what.map_or_else(|| "it is no JSON object".to_owned(), |error| error.to_string());
+                return Err(broken(format!("{}: {what}", path.display())));
             }
             Ok(record::client_key(&text))
         })
