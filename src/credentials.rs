@@ -130,7 +130,7 @@ pub enum RefreshError {
     Locked,
     /// The client registration beside a Kiro token file is missing, expired or refused (R67).
     Registration,
-    /// The store can only be read, and there is no journal: a new token could not be saved.
+    /// The store can only be read, and no journal works: a new token could not be saved.
     ReadOnly,
     /// The process is stopping.
     Closed,
@@ -143,9 +143,10 @@ impl RefreshError {
         let (kind, what) = match self {
             Self::Gone => (FaultKind::TokenRejected, "it left the pool"),
             Self::NoCredential => (FaultKind::TokenRejected, "its token record is missing or can't be read"),
-            Self::ReadOnly => {
-                (FaultKind::TokenRejected, "it has expired, and a new one could not be saved: the store is read-only")
-            }
+            Self::ReadOnly => (
+                FaultKind::TokenRejected,
+                "it has expired, and a new one could not be saved: the store is read-only, and the log names what to make writable",
+            ),
             Self::NotRefreshable => (FaultKind::Forbidden, "it has expired and can't be refreshed"),
             Self::Rejected => (FaultKind::TokenRejected, "its refresh token was rejected"),
             Self::Registration => (FaultKind::ServerError, "its client registration is missing or expired"),
@@ -393,7 +394,16 @@ impl Inner {
                 Ok(None) if order.cause == Cause::Background => return Err(RefreshError::Locked),
                 Ok(None) => {}
                 // Without a pause: upstream wasn't asked, and it continues as soon as the store takes writes.
-                Err(error) if error.is_read_only() && !self.pool.writer().has_journal() => {
+                Err(error) if error.is_read_only() && self.pool.writer().try_journal().await != Some(true) => {
+                    let first = self.pool.with_slot(id, |slot, _| slot.account.credential.cannot_save());
+                    if first == Some(true) {
+                        tracing::warn!(
+                            account = short(id),
+                            %error,
+                            "no token is refreshed, for a new one could not be saved: make what is named writable for this \
+                             user, or set KIRO_STATE_DIR to a folder that is"
+                        );
+                    }
                     return Err(RefreshError::ReadOnly);
                 }
                 // The store is away, or it refuses to write (R52).

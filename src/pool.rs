@@ -560,6 +560,11 @@ impl Pool {
         self.0.writer.queued()
     }
 
+    /// Tries whether tokens can be kept in `KIRO_STATE_DIR`, and logs it when not; none without that setting.
+    pub async fn try_journal(&self) -> Option<bool> {
+        self.0.writer.try_journal().await
+    }
+
     /// Whether waiting tokens can be kept in `KIRO_STATE_DIR`; none without that setting.
     pub fn journal_works(&self) -> Option<bool> {
         self.0.writer.journal_works()

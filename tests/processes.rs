@@ -454,6 +454,21 @@ async fn no_refresh_is_begun_on_a_read_only_file_r52_r66() {
     }
     assert_eq!((count("refreshes"), count("dead_refreshes")), (0, 0), "{}", server.log());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), pool);
+    let told = server.log();
+    assert_eq!(told.matches("no token is refreshed").count(), 1, "{told}");
+    assert!(told.contains("permission denied") && told.contains("pool.json"), "{told}");
+    assert_eq!(place.get(&server, "/health").await.0, 503, "no account has a token");
+    drop(server);
+
+    // A folder that can't keep the token is as none, and is named at the start.
+    let blocked = around.path().join("blocked");
+    std::fs::write(&blocked, "").unwrap();
+    let server = serve(Some(&blocked));
+    assert!(server.log().contains("KIRO_STATE_DIR can't be written"), "{}", server.log());
+    let (_, text) = place.ask(&server, &message()).await;
+    assert!(text.contains("the store is read-only"), "{text}");
+    assert!(place.get(&server, "/health").await.1.contains("\"journal\":\"broken\""));
+    assert_eq!((count("refreshes"), count("dead_refreshes")), (0, 0), "{}", server.log());
     drop(server);
 
     // Where a folder keeps the token, it is refreshed; and it is in the file as soon as that may be written.

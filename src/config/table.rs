@@ -226,7 +226,7 @@ pub const SETTINGS: &[Setting] = &[
         "How often Kiro is asked, in the background, what an account that is used has left of its credits. 0s: never.",
     ),
     row(Group::Accounts, "KIRO_ACCOUNT_CACHE_TTL", Form::DurationFrom(50), "5s")
-        .means("Age at which the snapshot of accounts is read again in the background."),
+        .means("Age at which the snapshot of accounts is read again in the background; at least 50ms."),
     row(Group::Store, "REDIS_HOST", Form::Text, "127.0.0.1").means("Redis host; read only when REDIS_URL is unset."),
     row(Group::Store, "REDIS_PORT", Form::Integer(1, 65_535), "6379")
         .means("Redis port; read only when REDIS_URL is unset."),

@@ -303,6 +303,8 @@ impl Gateway {
         let store =
             Store::connect(&store_config(&config)).await.map_err(|e| Error::new(Code::Config, e.to_string()))?;
         let pool = Pool::start(store.clone(), &config, clock, hooks);
+        // A folder that can't be written is named before a token needs it (R51).
+        pool.try_journal().await;
         let credentials = Credentials::start(pool.clone(), upstream.clone(), &config);
         let keys = Keys::new(&config);
         let keys_file = match config.api_keys_file.as_deref().map(KeysFile::open).transpose()? {
@@ -391,7 +393,17 @@ impl Gateway {
             Status::Connecting(Some(error)) | Status::Away(error) | Status::WritesRefused(error) => error.to_string(),
             _ => "no answer yet".to_owned(),
         };
-        Err(Error::new(Code::StoreUnavailable, format!("the store could not be reached within {wait:?}: {why}")))
+        let named = match self.shared.config.store {
+            StoreKind::Redis => format!(
+                " Redis is looked for at {}: REDIS_URL names another one, KIRO_STORE=file:PATH does without",
+                self.shared.config.redis.shown()
+            ),
+            _ => String::new(),
+        };
+        Err(Error::new(
+            Code::StoreUnavailable,
+            format!("the store could not be reached within {wait:?}: {why}.{named}"),
+        ))
     }
 
     /// Answers a request in the form that it asks for (`stream`).

@@ -475,6 +475,13 @@ impl Credential {
         self.trouble.not_before = Some(later(now, UNREACHED_PAUSE));
     }
 
+    /// A new token could not be saved, so none was asked for. The next try comes without a pause. True: it is the first.
+    pub(crate) fn cannot_save(&mut self) -> bool {
+        let first = self.trouble.failures == 0;
+        self.trouble.failures = self.trouble.failures.max(1);
+        first
+    }
+
     /// Whether a request could be sent now: with a live token, or after a refresh that may start now.
     pub(crate) fn can_serve(&self, now: Timestamp) -> bool {
         self.live(now).is_some() || (self.trouble.failures == 0 && self.token.can_refresh())

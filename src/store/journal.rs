@@ -34,7 +34,45 @@ impl Journal {
         Self { folder: folder.to_owned(), store: store.to_owned(), is_broken: AtomicBool::new(false) }
     }
 
-    /// Whether the last token could not be kept.
+    /// Tries whether a token could be kept: a small file is written, synced and removed, and so is the folder when it was
+    /// made for that. The log says once that it can't.
+    pub(super) fn try_out(&self) -> bool {
+        let made = !self.folder.exists();
+        let trial = self.folder.join(format!("trial-{:016x}", fastrand::u64(..)));
+        let put = || {
+            disk::make_folder(&trial)?;
+            disk::replace(&trial, b"{}")?;
+            std::fs::remove_file(&trial).map_err(|error| disk::failed(&trial, &error))
+        };
+        let tried = put();
+        if made {
+            // Others may have put something into it meanwhile.
+            std::fs::remove_dir(&self.folder).unwrap_or_default();
+        }
+        self.note(tried)
+    }
+
+    /// Whether this very token lies there, for the next process.
+    pub(super) fn holds(&self, account: &str, unsaved: &UnsavedToken) -> bool {
+        let kept = self.parse(&self.path(account)).ok().flatten();
+        kept.is_some_and(|(_, kept)| kept.refresh_token() == unsaved.refresh_token())
+    }
+
+    fn note(&self, done: Result<(), StoreError>) -> bool {
+        match done {
+            Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
+            Err(error) if self.is_broken.swap(true, Ordering::Relaxed) => tracing::debug!(%error, "KIRO_STATE_DIR"),
+            Err(error) => tracing::error!(
+                folder = %self.folder.display(),
+                %error,
+                "KIRO_STATE_DIR can't be written, so tokens that wait for the store can't be kept there, and a restart would \
+                 lose them: make it a folder that this user may write, or name another one"
+            ),
+        }
+        !self.is_broken()
+    }
+
+    /// Whether the last token, or the trial of the start, could not be kept.
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
@@ -66,14 +104,7 @@ impl Journal {
             }
             disk::replace(&path, text.as_bytes())
         };
-        match disk::make_folder(&path).and_then(|()| self.locked(put)) {
-            Ok(()) => self.is_broken.store(false, Ordering::Relaxed),
-            Err(error) if self.is_broken.swap(true, Ordering::Relaxed) => tracing::debug!(%error, "KIRO_STATE_DIR"),
-            Err(error) => tracing::error!(
-                %error,
-                "tokens that wait for the store can't be kept in KIRO_STATE_DIR: a restart now would lose them"
-            ),
-        }
+        self.note(disk::make_folder(&path).and_then(|()| self.locked(put)));
     }
 
     /// Removes the file: the store has the token, or somebody else's newer one. A token that another process has kept
@@ -180,6 +211,22 @@ mod tests {
         assert_eq!((found.replaces, found.entries), (one.replaces, one.entries));
         assert!(read("another", kept.as_bytes()).unwrap().is_none());
         assert!(read("a store", b"[]").is_err() && read("a store", b"{\"store\":\"a store\"}").is_err());
+    }
+
+    #[test]
+    fn a_folder_is_tried_and_left_as_it_was_r51() {
+        let around = tempfile::tempdir().unwrap();
+        let names = || std::fs::read_dir(around.path()).unwrap().count();
+        let good = Journal::new(&around.path().join("state"), "s");
+        assert!(good.try_out() && !good.is_broken() && names() == 0);
+        std::fs::write(around.path().join("file"), "").unwrap();
+        let bad = Journal::new(&around.path().join("file"), "s");
+        assert!(!bad.try_out() && bad.is_broken());
+        let token = unsaved(&["r0"], "r1");
+        bad.keep("a1", &token);
+        assert!(!bad.holds("a1", &token), "nobody may say that it waits there");
+        good.keep("a1", &token);
+        assert!(good.holds("a1", &token) && !good.holds("a1", &unsaved(&["r0"], "r2")));
     }
 
     /// Two processes on one store that takes no writes: the later one reads the folder again and again.

@@ -121,9 +121,11 @@ impl Writer {
         saved
     }
 
-    /// Whether there is a journal, so that waiting tokens outlive the process.
-    pub(crate) fn has_journal(&self) -> bool {
-        self.shared.journal.is_some()
+    /// Tries whether the journal can keep a token, so that it outlives the process; none without a journal.
+    pub(crate) async fn try_journal(&self) -> Option<bool> {
+        let journal = Arc::clone(self.shared.journal.as_ref()?);
+        let tried = tokio::task::spawn_blocking(move || journal.try_out()).await;
+        Some(tried.unwrap_or(false))
     }
 
     /// Whether the journal can be written; none without one.
@@ -202,10 +204,15 @@ impl Writer {
             let accounts: Vec<&str> = left.accounts.iter().map(|id| short(id)).collect();
             tracing::warn!(count = accounts.len(), ?accounts, "outcomes could not be written");
         }
-        for id in &left.tokens {
+        let unsaved: Vec<(String, UnsavedToken)> =
+            self.shared.state().tokens.iter().map(|(id, token)| (id.clone(), token.clone())).collect();
+        for (id, token) in &unsaved {
             match &self.shared.journal {
-                Some(_) => tracing::warn!(account = short(id), "a refreshed token waits in KIRO_STATE_DIR"),
-                None => tracing::error!(
+                Some(journal) if journal.holds(id, token) => {
+                    tracing::warn!(account = short(id), "a refreshed token waits in KIRO_STATE_DIR")
+                }
+                _ if !token.brings_a_token() => {}
+                _ => tracing::error!(
                     account = short(id),
                     "a refreshed token could not be saved: this account must log in again"
                 ),

@@ -181,7 +181,9 @@ effects! {
         let url = format!("redis://{nowhere}");
         let began = Instant::now();
         let late = Gateway::start(config(&redis, &simulator(), &[("REDIS_URL", &url), ("KIRO_STORE_WAIT", "400ms")])).await;
-        assert_eq!(late.err().unwrap().code(), Code::StoreUnavailable);
+        let late = late.err().unwrap();
+        assert_eq!(late.code(), Code::StoreUnavailable);
+        assert!(late.message().contains(&url) && late.message().contains("KIRO_STORE=file:PATH"), "{late:?}");
         assert!((Duration::from_millis(400)..Duration::from_secs(4)).contains(&began.elapsed()), "{:?}", began.elapsed());
         let at_once = Gateway::start(config(&redis, &simulator(), &[("REDIS_URL", &url), ("KIRO_STORE_WAIT", "0s")])).await;
         assert!(!at_once.unwrap().health().can_serve);

@@ -715,7 +715,11 @@ async fn entry_findings(desk: &Desk, entry: &DeskAccount, now: Timestamp, findin
         }
         (None, None) if is_service_store(desk) => {
             let read = desk.store.read_token(&TokenKey::of(&entry.raw.id), now).await;
+            let rights = read.as_ref().is_err_and(StoreError::is_read_only);
             let why = read.err().map_or_else(|| "its token file isn't there".to_owned(), |error| error.to_string());
+            if rights {
+                return findings.wrong(why, "let this user read and write that file and its folder (owner, mode)");
+            }
             findings.wrong(why, "sign in again in the Node.js service, or correct the record's path there");
         }
         (None, None) if account.has_foreign_credentials => findings.wrong(
