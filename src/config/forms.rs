@@ -69,6 +69,11 @@ impl Form {
         }
     }
 
+    /// Whether it is a time, which is a number of milliseconds in JavaScript.
+    pub fn is_duration(self) -> bool {
+        matches!(self, Self::Duration | Self::DurationFrom(_))
+    }
+
     /// The allowed form as an error says it.
     pub fn allowed(self) -> String {
         match self {

@@ -615,6 +615,17 @@ mod tests {
     }
 
     #[test]
+    fn every_time_in_javascript_is_a_number_of_milliseconds() {
+        for setting in SETTINGS.iter().filter(|setting| setting.form.is_duration()) {
+            let name = setting.js();
+            assert!(name.ends_with("Ms"));
+            let mut raw = RawConfig::default();
+            raw.set_option(&name, "3600000").unwrap();
+            raw.duration(setting).unwrap();
+        }
+    }
+
+    #[test]
     fn options_take_milliseconds_and_bytes() {
         let mut raw = RawConfig::default();
         raw.set_option("pingIntervalMs", "250").unwrap();

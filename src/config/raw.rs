@@ -157,7 +157,7 @@ impl RawConfig {
             let hint = nearest(name, names.iter().map(String::as_str));
             return Err(ConfigError::new(format!("{name}: unknown option{hint}")));
         };
-        let text = if setting.form == Form::Duration {
+        let text = if setting.form.is_duration() {
             let digits = value.parse::<f64>().ok().filter(|ms| ms.is_finite() && *ms >= 0.0);
             let Some(ms) = digits else {
                 return Err(ConfigError::new(format!("{name}: {value:?} is not a number of milliseconds")));
@@ -344,7 +344,7 @@ fn toml_mistake(text: &str, error: &toml::de::Error, file: &str) -> ConfigError 
 /// A value in the predecessor's spelling: seconds without a unit, words in any case.
 fn of_the_predecessor(setting: &Setting, value: String) -> String {
     match setting.form {
-        Form::Duration if value.bytes().all(|byte| byte.is_ascii_digit()) => value + "s",
+        form if form.is_duration() && value.bytes().all(|byte| byte.is_ascii_digit()) => value + "s",
         Form::Word(_) => value.to_ascii_lowercase(),
         // Its connections carry one command at a time, ours many: larger numbers become our maximum.
         Form::Integer(_, most)

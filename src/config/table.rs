@@ -94,7 +94,7 @@ impl Setting {
         for word in words {
             js.extend(word.chars().enumerate().map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c }));
         }
-        if matches!(self.form, Form::Duration | Form::DurationFrom(_)) { js + "Ms" } else { js }
+        if self.form.is_duration() { js + "Ms" } else { js }
     }
 
     /// The key in the TOML file: the flag's name, also for a setting without a flag.
