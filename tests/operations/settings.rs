@@ -397,7 +397,8 @@ effects! {
     }
     KIRO_UPSTREAM_KEEP_IDLE: upstream_keep_idle => {
         for (keep, connections) in [("0", 3), ("55s", 1)] {
-            let place = Place::new(&[("KIRO_UPSTREAM_KEEP_IDLE", keep), ("KIRO_MODEL_DISCOVERY", "off")]).await;
+            let quiet = [("KIRO_MODEL_DISCOVERY", "off"), ("KIRO_USAGE_INTERVAL", "0s")];
+            let place = Place::new(&[[("KIRO_UPSTREAM_KEEP_IDLE", keep)].as_slice(), &quiet].concat()).await;
             for n in 0..3 {
                 place.ask(with(json!({ "messages": [{ "role": "user", "content": format!("turn {n}") }] }))).await.unwrap();
             }

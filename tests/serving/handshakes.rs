@@ -41,7 +41,7 @@ fn series(world: &World, name: &str) -> u64 {
 }
 
 /// The calls of the background would be counted, too.
-const QUIET: (&str, &str) = ("KIRO_MODEL_DISCOVERY", "off");
+const QUIET: [(&str, &str); 2] = [("KIRO_MODEL_DISCOVERY", "off"), ("KIRO_USAGE_INTERVAL", "0s")];
 
 const BY_REQUEST: &str = "kiro_upstream_connects_total{reason=\"request\"}";
 const AHEAD: &str = "kiro_upstream_connects_total{reason=\"ahead\"}";
@@ -63,7 +63,8 @@ async fn a_turn_after_a_pause_waits_for_no_handshake_k67_k143() {
         ("KIRO_UPSTREAM_URL", url.as_str()),
         ("NODE_EXTRA_CA_CERTS", text(&certificate)),
         ("KIRO_UPSTREAM_API", "q"),
-        QUIET,
+        QUIET[0],
+        QUIET[1],
         ("KIRO_UPSTREAM_KEEP_IDLE", keep),
     ];
     let world = World::new(&options).await;
@@ -122,7 +123,7 @@ impl Upload {
 /// The connection is there before the rest of the body, and the request takes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_request_has_its_connection_opened_while_it_arrives_k143() {
-    let world = World::new(&[QUIET]).await;
+    let world = World::new(&QUIET).await;
     let accepted = || world.simulated.control().stats()["connections"]["accepted"].as_u64().unwrap();
     let short = Upload::begin(&world, "short", 8 * 1024).await;
     sleep(Duration::from_millis(300)).await;
