@@ -381,8 +381,12 @@ async fn the_models_file_is_reloaded_and_a_bad_one_changes_nothing_tr6() {
         json!([{ "kiro_id": "claude-next", "names": [name], "display_name": "Next", "created": "2026-11-01T00:00:00Z", "window": 172_500, "max_output": 64_000 }]).to_string()
     };
     std::fs::write(&file, table("claude-next-1")).unwrap();
-    // Names that the table doesn't hold would pass to upstream.
-    let settings = [("KIRO_MODELS_FILE", file.to_str().unwrap()), ("KIRO_MODEL_UNKNOWN", "refuse")];
+    // Names that the table doesn't hold would pass to upstream, or be found in an account's list.
+    let settings = [
+        ("KIRO_MODELS_FILE", file.to_str().unwrap()),
+        ("KIRO_MODEL_UNKNOWN", "refuse"),
+        ("KIRO_MODEL_DISCOVERY", "off"),
+    ];
     let world = World::new(&settings).await;
     world.simulated.control().world(json!({ "more_models": ["claude-next"] })).unwrap();
     assert_eq!(world.messages(&with(json!({ "model": "claude-next-1" }))).await.status, 200);

@@ -333,7 +333,7 @@ fn editing_and_loading_take_linear_time_tr55_tr59_m18() {
 /// Each of many system messages' blocks names one of many tools that only Anthropic could run.
 #[test]
 fn offers_of_server_tools_take_linear_time_m69_m18() {
-    let list = |item: &dyn Fn(usize) -> String| (0..80_000).map(item).collect::<Vec<_>>().join(",");
+    let list = |item: &dyn Fn(usize) -> String| (0..70_000).map(item).collect::<Vec<_>>().join(",");
     let tools = list(&|n| format!(r#"{{"type":"x_1","name":"tool number {n}"}}"#));
     let offers =
         list(&|n| format!(r#"{{"type":"tool_addition","tool":{{"type":"tool_reference","name":"tool number {n}"}}}}"#));

@@ -14,8 +14,8 @@ use super::redis_server::free_port;
 const STREAMS: usize = 300;
 /// 32 in a release build; the futures of a debug build are bigger.
 const MOST_A_STREAM: u64 = 40 * 1024;
-/// Upstream connections that are kept warm.
-const WARM: usize = 4;
+/// Upstream connections that are kept warm, and those of calls in the background.
+const WARM: usize = 6;
 
 #[test]
 #[cfg(target_os = "linux")]
