@@ -272,7 +272,7 @@ export interface GatewayOptions {
   // Server
 
   /**
-   * JSON file with named client keys, which are valid beside the single one; read again within 5 s of a change. `kiro-server keys add` writes it. With Redis, named keys may lie there too.
+   * JSON file with named client keys, which are valid beside the single one; read again within 5 s of a change. The command `keys add` writes it. With Redis, named keys may lie there too.
    * Environment: `KIRO_API_KEYS_FILE`.
    */
   apiKeysFile?: string

@@ -277,7 +277,7 @@ pub const SETTINGS: &[Setting] = &[
         .means("Limit between two chunks of upstream's answer. There is no limit for the whole answer."),
     row(Group::Server, "KIRO_API_KEYS_FILE", Form::Text, "").flag("api-keys-file").means(
         "JSON file with named client keys, which are valid beside the single one; read again within 5 s of a change. \
-             `kiro-server keys add` writes it. With Redis, named keys may lie there too.",
+             The command `keys add` writes it. With Redis, named keys may lie there too.",
     ),
     row(Group::Server, "KIRO_ALLOW_ANONYMOUS", Form::Switch, "false")
         .flag("allow-anonymous")
