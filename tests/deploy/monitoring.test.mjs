@@ -1,6 +1,7 @@
 // deploy/alerts.yml and deploy/grafana.json under the real promtool and the real Prometheus, scraping a kiro-server.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import test from 'node:test'
@@ -18,11 +19,15 @@ test('promtool: the alert rules are valid, and speak when they should', () => {
 
 test('each query of the dashboard and of the alerts means something to Prometheus', { timeout: 60_000 }, async (t) => {
   const sim = await simulator(t)
-  const kiro = await server(t, sim, accounts(t, 'sim-ok.one', 'sim-ok.two'))
+  // Named keys: one for the load, and one that has had its request of the minute.
+  const keysFile = path.join(folder(t), 'keys.json')
+  const namedKey = (name, more) => ({ name, sha256: createHash('sha256').update(name).digest('hex'), ...more })
+  writeFileSync(keysFile, JSON.stringify({ keys: [namedKey('load'), namedKey('slow', { rpm: 1 })] }), { mode: 0o600 })
+  const kiro = await server(t, sim, accounts(t, 'sim-ok.one', 'sim-ok.two'), { KIRO_API_KEYS_FILE: keysFile })
   const prometheus = await scraping(t, new URL(kiro.url).host)
 
-  const post = (body) =>
-    fetch(`${kiro.url}/v1/messages`, { method: 'POST', body: JSON.stringify(body) }).then((answer) => answer.text())
+  const post = (body, key = 'load') =>
+    fetch(`${kiro.url}/v1/messages`, { method: 'POST', headers: { 'x-api-key': key }, body: JSON.stringify(body) }).then((answer) => answer.text())
   let running = true
   const load = (async () => {
     while (running) {
@@ -30,6 +35,7 @@ test('each query of the dashboard and of the alerts means something to Prometheu
       await post(ask({ text: 'metered', usage: true }))
       await post(ask('500'))
       await post({ ...ask(), model: 'claude-none' })
+      await post(ask({ text: 'one too many' }), 'slow')
       await fetch(`${kiro.url}/nowhere`)
     }
   })()
