@@ -84,7 +84,7 @@ http {
     )
     const child = await this.#start('nginx', 'nginx', ['-p', folder, '-c', config], {}, port)
     const pids = () =>
-      readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim().split(' ').map(Number)
+      readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim().split(' ').filter(Boolean).map(Number)
     return new Subject('nginx', port, { child, pids })
   }
 

@@ -43,7 +43,8 @@ const ON_FRESH = {
   conversation: (load, subject) => conversation(load, subject, scale),
   mixed: (load, subject) => mixed(load, subject, scale),
   open: (load, subject) => open(load, subject, Math.ceil(5000 * scale)),
-  'many-open': (load, subject) => open(load, subject, Math.ceil(10_000 * scale)),
+  // Each takes two files, and one process has all of them.
+  'many-open': (load, subject) => open(load, subject, Math.min(Math.ceil(10_000 * scale), Math.floor((files() - 200) / 2))),
 }
 
 if (process.platform !== 'linux') fail('it reads /proc: Linux only')
@@ -179,6 +180,12 @@ function save() {
   writeFileSync(`${name}.json`, `${JSON.stringify(result, null, 1)}\n`)
   writeFileSync(`${name}.svg`, chart(cases, [...subjects, 'addon', 'undici', ...shapes.SHAPES], date.slice(0, 10)))
   console.log(`kept in ${path.relative(root, name)}.json and .svg`)
+}
+
+/** Most files that a process may have open here. */
+function files() {
+  const [, most] = /^Max open files +\S+ +(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))
+  return most === 'unlimited' ? Infinity : Number(most)
 }
 
 /** None outside of a checkout: from a tarball, say. */
