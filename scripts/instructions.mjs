@@ -11,7 +11,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { need } from './needs.mjs'
-import { conclude, isProgram, needRust, root, run, target, totals } from './steps.mjs'
+import { conclude, isProgram, needRust, root, run, skip, target, totals } from './steps.mjs'
 
 const KEPT = path.join(root, 'bench', 'instructions', 'counts.json')
 /** What one unit is, and two numbers of units whose difference is counted. */
@@ -25,7 +25,10 @@ const MOST_UP = 1.05
 
 /** Counts, prints the table, judges. */
 export async function instructions({ save = false, only } = {}) {
-  if (process.platform !== 'linux') return skip('callgrind is for Linux')
+  if (process.platform !== 'linux') {
+    skip('callgrind is for Linux')
+    return true
+  }
   if (!(await need({ name: 'valgrind', apt: 'valgrind', brew: 'valgrind', why: 'It counts instructions' }))) return false
   const folder = path.join(target, 'instructions')
   const manifest = path.join(root, 'bench', 'instructions', 'Cargo.toml')
@@ -47,7 +50,7 @@ export async function instructions({ save = false, only } = {}) {
   const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)))
   for (const row of rows) console.log(row.map((cell, column) => cell.padEnd(widths[column])).join('  ').trimEnd())
   if (save) writeFileSync(KEPT, `${JSON.stringify({ compiler, counts: { ...kept.counts, ...counts } }, null, 2)}\n`)
-  else if (!comparable) return skip(`kept by ${kept.compiler}, and this is ${compiler}`)
+  else if (!comparable) skip(`kept by ${kept.compiler}, and this is ${compiler}`)
   return true
 }
 
@@ -68,12 +71,6 @@ function count(binary, name, units, explain = false) {
 
 function rustc() {
   return spawnSync('rustc', ['--version'], { encoding: 'utf8' }).stdout.trim()
-}
-
-function skip(why) {
-  totals.skipped += 1
-  console.log(`skipped: ${why}`)
-  return true
 }
 
 if (isProgram(import.meta.url)) {

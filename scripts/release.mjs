@@ -16,7 +16,7 @@ import { inflateSync } from 'node:zlib'
 import { deny } from './deny.mjs'
 import { SERVER_FEATURES, dist, hostTriple } from './dist.mjs'
 import { packMain, packPlatform, platforms } from './packages.mjs'
-import { conclude, freePort, isProgram, needRust, root, target, totals } from './steps.mjs'
+import { conclude, freePort, isProgram, needRust, root, skip, target, verdict } from './steps.mjs'
 
 const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
 const out = path.join(root, 'dist')
@@ -101,12 +101,6 @@ function must(command, args, options = {}) {
   return done.stdout
 }
 
-function verdict(good, what) {
-  totals[good ? 'passed' : 'failed'] += 1
-  console.log(`${good ? 'ok' : 'FAILED'}: ${what.trim()}`)
-  return good
-}
-
 function listsAll(found, wanted, what) {
   const missing = [...wanted].filter((one) => !one.startsWith('kiro-messages ') && !found.has(one))
   verdict(missing.length === 0, `${what} lists all ${wanted.size} crates${missing.map((one) => `, but not ${one}`).join('')}`)
@@ -134,11 +128,6 @@ function make(wanted, { strict }) {
   cpSync(path.join(root, 'deploy/install.sh'), path.join(out, 'install.sh'))
   sums(out)
   verdict(spawnSync('sha256sum', ['-c', '--quiet', 'SHA256SUMS'], { cwd: out }).status === 0, 'SHA256SUMS fits')
-}
-
-function skip(what) {
-  totals.skipped += 1
-  console.log(`skipped: ${what}`)
 }
 
 /** What somebody does who has nothing yet: installs, starts, asks. */

@@ -88,6 +88,19 @@ export async function check(name, command, args, options) {
   return ok
 }
 
+/** One finding that counts as one test; returns whether it is good. */
+export function verdict(good, what, indent = '') {
+  totals[good ? 'passed' : 'failed'] += 1
+  console.log(`${indent}${good ? 'ok' : 'FAILED'}: ${what.trim()}`)
+  return good
+}
+
+/** Says and counts what can't be looked at here. */
+export function skip(what, indent = '') {
+  totals.skipped += 1
+  console.log(`${indent}skipped: ${what}`)
+}
+
 export function seconds(since) {
   return `${((Date.now() - since) / 1000).toFixed(1)} s`
 }

@@ -12,7 +12,7 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { dist, hostTriple } from './dist.mjs'
 import { packMain, packPlatform, platforms } from './packages.mjs'
-import { conclude, root, totals } from './steps.mjs'
+import { conclude, root, verdict } from './steps.mjs'
 
 /** N62: each binary, stripped, in MiB. */
 const BUDGET = { addon: 20, server: 24 }
@@ -87,11 +87,6 @@ function install() {
   } finally {
     rmSync(work, { recursive: true, force: true })
   }
-}
-
-function verdict(good, what) {
-  totals[good ? 'passed' : 'failed'] += 1
-  console.log(`${good ? 'ok' : 'FAILED'}: ${what.trim()}`)
 }
 
 function compare(a, b) {

@@ -15,7 +15,7 @@ import { build } from './build.mjs'
 import { dist, hostTriple } from './dist.mjs'
 import { Unavailable, debian, need, npmPackage, once, pinned, program, wheel } from './fetch.mjs'
 import { packMain, packPlatform, platforms } from './packages.mjs'
-import { conclude, needRust, root, seconds, serverBinary, totals } from './steps.mjs'
+import { conclude, needRust, root, seconds, serverBinary, skip, totals, verdict } from './steps.mjs'
 
 const [GLIBC, MUSL, ARM64] = ['x86_64-unknown-linux-gnu', 'x86_64-unknown-linux-musl', 'aarch64-unknown-linux-gnu']
 /** The wheels of Node.js: the last of each line that is there. */
@@ -28,6 +28,8 @@ const TAGS = {
   musl: ['musllinux_1_2_x86_64'],
   arm64: ['manylinux_2_28_aarch64', 'manylinux2014_aarch64'],
 }
+/** Of what is found in a row, below its name. */
+const INDENT = '  '
 /** How long a process may live after its program has ended (N51). */
 const LEAVES_WITHIN = 2000
 
@@ -163,10 +165,10 @@ function runSteps(command, folder, { slow = 1, streams = 200 }) {
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       const steps = said.split(/\n(?=ok |FAILED |leaving)/).filter((step) => /^(ok|FAILED) /.test(step))
-      for (const step of steps) verdict(step.startsWith('ok '), step.replace(/^\w+ /, '').trim())
+      for (const step of steps) verdict(step.startsWith('ok '), step.replace(/^\w+ /, ''), INDENT)
       const left = leaving !== undefined && signal === null && code !== null
-      verdict(left, left ? `leaves by itself (${Date.now() - leaving} ms)` : `leaves by itself: ${leaving === undefined ? 'it never came to its end' : 'it stayed'}, ${signal ?? code}`)
-      verdict(noise === '', noise === '' ? 'says nothing' : `says nothing: ${noise.trim()}`)
+      verdict(left, left ? `leaves by itself (${Date.now() - leaving} ms)` : `leaves by itself: ${leaving === undefined ? 'it never came to its end' : 'it stayed'}, ${signal ?? code}`, INDENT)
+      verdict(noise === '', noise === '' ? 'says nothing' : `says nothing: ${noise}`, INDENT)
       resolve()
     })
   })
@@ -180,7 +182,7 @@ function runCommand(command, folder, { starts = true, slow = 1 }, { folder: name
   const whole = starts ? [...command, cli] : [...command.slice(0, -1), file]
   const { stdout, stderr, status } = spawnSync(whole[0], [...whole.slice(1), '--version'], { cwd: folder, env: bare(), encoding: 'utf8', timeout: 30_000 * slow })
   const { version } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
-  verdict(status === 0 && stdout === `kiro-server ${version}\n`, `${starts ? 'npx kiro-messages' : 'kiro-server'} --version: ${stdout}${stderr}`.trim())
+  verdict(status === 0 && stdout === `kiro-server ${version}\n`, `${starts ? 'npx kiro-messages' : 'kiro-server'} --version: ${stdout}${stderr}`, INDENT)
 }
 
 /** Nothing that configures us. */
@@ -188,17 +190,12 @@ function bare() {
   return { PATH: process.env.PATH, HOME: work, ...(process.env.SystemRoot && { SystemRoot: process.env.SystemRoot }) }
 }
 
-function verdict(good, what) {
-  totals[good ? 'passed' : 'failed'] += 1
-  console.log(`  ${good ? 'ok' : 'FAILED'}: ${what}`)
-}
-
 async function place(row) {
   console.log(`\n${row.name}`)
   const began = Date.now()
   const system = row.triple.includes('linux') ? 'linux' : process.platform
   if (process.platform !== system || (row.triple !== hostTriple() && hostTriple() !== GLIBC)) {
-    return skip(`it takes Linux on x64 with glibc, and this is ${hostTriple()}`)
+    return skip(`it takes Linux on x64 with glibc, and this is ${hostTriple()}`, INDENT)
   }
   try {
     const command = row.start()
@@ -207,14 +204,9 @@ async function place(row) {
     runCommand(command, folder, row, platforms.find(({ triple }) => triple === row.triple))
     console.log(`  ${seconds(began)}`)
   } catch (error) {
-    if (error instanceof Unavailable) return skip(error.message)
-    verdict(false, String(error?.stack ?? error))
+    if (error instanceof Unavailable) return skip(error.message, INDENT)
+    verdict(false, String(error?.stack ?? error), INDENT)
   }
-}
-
-function skip(reason) {
-  totals.skipped += 1
-  console.log(`  skipped: ${reason}`)
 }
 
 function isWanted({ name, triple }) {

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "test code")]
 
 use std::fmt::Write as _;
-use std::sync::LazyLock;
 
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::kiro::request::Form;
@@ -10,42 +9,22 @@ use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request, RequestError, SystemMode};
 use kiro_messages::proto::translate::edits::edit as edit_messages;
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
-use kiro_messages::proto::translate::ids::{ConversationKey, Ids};
-use kiro_messages::proto::translate::model::Models;
-use kiro_messages::proto::translate::request::{
-    CachePoints, Context, LeaveOut, MAX_CACHE_POINTS, Replay, SystemPlace, Translated, translate,
-};
+use kiro_messages::proto::translate::request::{Context, LeaveOut, Translated, translate};
+
+#[path = "../benches/inputs/requests.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with benches")]
+mod requests;
+
+use requests::{IDS, context};
 
 const Q: Form<'_> = Form::full(Shape::Q);
 
-static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
-    conversation: "00000000-0000-4000-8000-000000000001".into(),
-    continuation: "00000000-0000-4000-8000-000000000002".into(),
-    key: ConversationKey::default(),
-});
-
-fn context() -> Context<'static> {
-    Context {
-        models: Models::embedded(),
-        fallback: None,
-        system_text: SystemPlace::Pair,
-        cache_points: CachePoints::Off,
-        cache_limit: MAX_CACHE_POINTS,
-        ids: &IDS,
-        replay: Replay::Everything,
-        source: None,
-        pictures: None,
-        leave_out: LeaveOut::default(),
-        other_model_id: false,
-    }
-}
-
 fn run(body: &[u8]) -> Result<Translated, RequestError> {
-    translate(&Request::parse(body, Purpose::Messages)?, &context())
+    translate(&Request::parse(body, Purpose::Messages)?, &context(None))
 }
 
 fn body_of(request: &Request<'_>) -> serde_json::Value {
-    serde_json::from_slice(&translate(request, &context()).unwrap().body.render(&Q)).unwrap()
+    serde_json::from_slice(&translate(request, &context(None)).unwrap().body.render(&Q)).unwrap()
 }
 
 fn refusal(body: &[u8]) -> String {
@@ -112,8 +91,8 @@ fn long_texts_are_slices_of_the_clients_body_k121_tr4() {
     );
     let body = bytes::Bytes::from(body);
     let request = Request::parse(&body, Purpose::Messages).unwrap();
-    let sliced = translate(&request, &Context { source: Some(&body), ..context() }).unwrap().body;
-    let whole = translate(&request, &context()).unwrap().body;
+    let sliced = translate(&request, &context(Some(&body))).unwrap().body;
+    let whole = translate(&request, &context(None)).unwrap().body;
     let form = Form { profile_arn: Some("arn"), ..Q };
     assert_eq!(sliced.render(&form), whole.render(&form), "a byte differs upstream");
     assert!(whole.copied(&body) > 700_000 && sliced.copied(&body) < 6_000, "{}", sliced.copied(&body));
@@ -205,7 +184,7 @@ fn a_search_without_its_filter_is_named_m87_m80() {
     let body = with(r#","tools":[{"name":"f"},{"type":"web_search_20260209","name":"web_search"}]"#, r#""x""#);
     let mut request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
     request.without_search().unwrap();
-    let named = |request: &Request<'_>| translate(request, &context()).unwrap().ignored.header();
+    let named = |request: &Request<'_>| translate(request, &context(None)).unwrap().ignored.header();
     assert_eq!(named(&request).unwrap(), "tools.1.type:web_search_20260209, tools.1:web_search_20260209");
     let request = Request::parse(body.as_bytes(), Purpose::Messages).unwrap();
     assert_eq!(named(&request).unwrap(), "tools.1.type:web_search_20260209");
@@ -229,10 +208,12 @@ fn the_translation_says_whether_reasoning_was_sent_tr31() {
     };
     let signed = body(r#","signature":"S""#);
     let request = Request::parse(signed.as_bytes(), Purpose::Messages).unwrap();
-    assert!(translate(&request, &context()).unwrap().sent_reasoning);
-    let plain =
-        translate(&request, &Context { leave_out: LeaveOut { reasoning: true, ..LeaveOut::default() }, ..context() })
-            .unwrap();
+    assert!(translate(&request, &context(None)).unwrap().sent_reasoning);
+    let plain = translate(
+        &request,
+        &Context { leave_out: LeaveOut { reasoning: true, ..LeaveOut::default() }, ..context(None) },
+    )
+    .unwrap();
     assert!(!plain.sent_reasoning && plain.thinking);
     assert!(!String::from_utf8_lossy(&plain.body.render(&Q)).contains("reasoningContent"));
     assert!(!run(body("").as_bytes()).unwrap().sent_reasoning);

@@ -12,7 +12,8 @@ mod conversation;
 
 pub use conversation::{CHINESE, CODE, ENGLISH, conversation};
 
-static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
+/// The ids of every request.
+pub static IDS: LazyLock<Ids> = LazyLock::new(|| Ids {
     conversation: "00000000-0000-4000-8000-000000000001".into(),
     continuation: "00000000-0000-4000-8000-000000000002".into(),
     key: ConversationKey::default(),

@@ -85,16 +85,17 @@ impl RedisAddress {
     /// Without user, password and parameters.
     pub fn shown(&self) -> String {
         match self {
-            Self::Url(url) => match url.expose().split_once("://") {
-                Some((scheme, rest)) => {
-                    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-                    format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
-                }
-                None => "REDIS_URL".to_owned(),
-            },
+            Self::Url(url) => without_secrets(url.expose()).unwrap_or_else(|| "REDIS_URL".to_owned()),
             Self::Parts { host, port, db, .. } => format!("redis://{host}:{port}/{db}"),
         }
     }
+}
+
+/// A URL without user, password and parameters; none where it has no scheme.
+pub fn without_secrets(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    Some(format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host)))
 }
 
 /// Where accounts and tokens live.
@@ -612,6 +613,19 @@ mod tests {
     fn an_unknown_option_names_the_nearest() {
         let error = RawConfig::default().set_option("redisUlr", "x").unwrap_err().to_string();
         assert_eq!(error, "redisUlr: unknown option; did you mean redisUrl?");
+    }
+
+    #[test]
+    fn a_store_is_named_without_its_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("rediss://user:hush@host:1/3", "rediss://host:1/3"),
+            ("redis://:hu@sh@host", "redis://host"),
+            ("redis+unix:///run/redis.sock?pass=hush", "redis+unix:///run/redis.sock"),
+            ("hush", "REDIS_URL"),
+        ] {
+            assert_eq!(RedisAddress::Url(Secret::new(url)).shown(), shown);
+        }
     }
 
     #[test]
