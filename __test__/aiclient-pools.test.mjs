@@ -62,7 +62,7 @@ function storeOf(t, place) {
   const records = Object.entries(place.read()).flatMap(([type, list]) => (type.startsWith(TYPE) ? list : []))
   const accounts = Object.fromEntries(records.map((record) => [record.uuid, record]))
   const tokens = Object.fromEntries(records.map((record) => [record.uuid, JSON.parse(place.token(record))]))
-  const store = path.join(folder(t), 'accounts.json')
+  const store = path.join(folder(), 'accounts.json')
   writeFileSync(store, JSON.stringify({ accounts, tokens }), { mode: 0o600 })
   return { options: { store: `file:${store}` } }
 }
@@ -335,7 +335,7 @@ test('a `#` in the path of the pool file is part of the path, unless a list foll
   const team = unique('ok')
   const pools = { [TYPE]: [unique('suspended')], [TEAM]: [team] }
   const odd = (place) => {
-    const link = path.join(folder(t), 'a#b')
+    const link = path.join(folder(), 'a#b')
     symlinkSync(place.root, link)
     return path.join(link, 'configs', 'provider_pools.json')
   }

@@ -262,7 +262,7 @@ test('500 streams at once through point B: none fails, and it keeps up with kiro
 
 test('an account that our command line adds serves, is lost when the service rewrites its pool, and is brought back (R106)', async (t) => {
   const { host, pool, manager, gate } = await stage(t, ['sim-ok'])
-  const key = folder(t)
+  const key = folder()
   const command = async (...args) => {
     const child = start(t, serverBinary(), ['accounts', ...args], { env: { ...pool.env, ...sim.env }, cwd: key })
     const { code } = await child.ended

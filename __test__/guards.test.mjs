@@ -72,7 +72,7 @@ test('early answers to big uploads arrive', { timeout: 120_000 }, async (t) => {
 
 test('named keys are right on both ways, and have their limits (R108, M88)', async (t) => {
   const sha256 = (key) => createHash('sha256').update(key).digest('hex')
-  const apiKeysFile = join(folder(t), 'keys.json')
+  const apiKeysFile = join(folder(), 'keys.json')
   const keys = [{ name: 'a', sha256: sha256('k-a'), rpm: 2 }, { name: 'b', sha256: sha256('k-b'), enabled: false }]
   writeFileSync(apiKeysFile, JSON.stringify({ keys }))
   const { ports } = await both(t, { apiKey: 'single', apiKeysFile })

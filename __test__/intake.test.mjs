@@ -115,7 +115,7 @@ test('accounts of other programs are taken over and serve at once (R78–R86)', 
   const sim = await simulator(t)
   const place = accounts(t, 'sim-402')
   const gate = await gateway(t, sim, place)
-  const from = folder(t)
+  const from = folder()
   const long = (text) => text.padEnd(120, 'x')
   const expiresAt = '2099-01-01T00:00:00.000Z'
   writeFileSync(
@@ -142,7 +142,7 @@ test('accounts of other programs are taken over and serve at once (R78–R86)', 
 test('what holds nothing is refused with its path (R86)', async (t) => {
   const sim = await simulator(t)
   const gate = await gateway(t, sim, accounts(t))
-  const from = folder(t)
+  const from = folder()
   writeFileSync(path.join(from, 'data.sqlite3'), Buffer.concat([Buffer.from('SQLite format 3\0'), Buffer.alloc(100)]))
   mkdirSync(path.join(from, 'empty'))
   for (const [name, words] of [

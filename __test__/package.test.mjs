@@ -64,7 +64,7 @@ test('every target has its platform package, of exactly our version (N61)', () =
 
 test('`npm version` writes everything that repeats the version, the loader too, also in a folder that is reached by a link', (t) => {
   const root = new URL('../', import.meta.url)
-  const copy = path.join(folder(t), 'a copy')
+  const copy = path.join(folder(), 'a copy')
   const repeats = ['package.json', 'index.js', 'Cargo.toml', 'Cargo.lock', 'fuzz/Cargo.lock']
   for (const file of ['scripts', 'npm', ...repeats]) {
     cpSync(new URL(file, root), path.join(copy, file), { recursive: true, filter: (name) => !/\.node$|kiro-server$/.test(name) })
@@ -103,7 +103,7 @@ test('JavaScript in the documents is JavaScript, also on the oldest Node.js that
 })
 
 test('without its binary the package says what is missing and what to do (case 37)', (t) => {
-  const copy = folder(t)
+  const copy = folder()
   for (const part of ['package.json', 'index.js', 'lib']) {
     cpSync(new URL(`../${part}`, import.meta.url), `${copy}/${part}`, { recursive: true })
   }
@@ -121,7 +121,7 @@ test('without its binary the package says what is missing and what to do (case 3
 })
 
 test('where a runtime refuses what the loader asks, the error says what it wants (N74)', (t) => {
-  const copy = folder(t)
+  const copy = folder()
   for (const part of ['package.json', 'index.js', 'lib']) {
     cpSync(new URL(`../${part}`, import.meta.url), `${copy}/${part}`, { recursive: true })
   }

@@ -200,10 +200,14 @@ async fn a_restart_while_the_store_takes_no_writes_loses_no_login_r51() {
     for round in 0..3 {
         let failed = world.lives(Duration::from_secs(4)).await;
         assert!(failed.is_empty(), "{round}: {} failed, first {:?}", failed.len(), failed[0]);
-        let kept = kept(&state);
-        assert_eq!(kept.len(), 3, "{kept:?}");
+        // On a machine under load the third account's turn comes later.
+        let end = Instant::now() + Duration::from_secs(20);
+        while kept(&state).len() < 3 {
+            assert!(Instant::now() < end, "{:?}", kept(&state));
+            assert!(world.lives(Duration::from_millis(200)).await.is_empty());
+        }
         #[cfg(unix)]
-        for path in kept {
+        for path in kept(&state) {
             use std::os::unix::fs::PermissionsExt as _;
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }

@@ -18,7 +18,7 @@ const SAVE_AFTER_MS = 100
  * access tokens, each alone or as `[access token, refresh token, members of the record]`.
  */
 export function home(t, pools) {
-  const root = folder(t)
+  const root = folder()
   mkdirSync(path.join(root, 'configs', 'kiro'), { recursive: true })
   const expiresAt = new Date(Date.now() + 86_400_000).toISOString()
   let nth = 0

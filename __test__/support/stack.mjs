@@ -37,11 +37,15 @@ export function wholeFile() {
   return { after: (end) => ends.push(end) }
 }
 
-/** An empty folder. */
-export function folder(t) {
+const folders = []
+process.on('exit', () => {
+  for (const dir of folders) rmSync(dir, { recursive: true, force: true })
+})
+
+/** An empty folder. It goes with the process: a test's hooks run in their order, so what writes there ends later. */
+export function folder() {
   const dir = mkdtempSync(path.join(tmpdir(), 'kiro-test-'))
-  // A process that writes there may not have ended yet.
-  t.after(() => rmSync(dir, { recursive: true, force: true, maxRetries: 10 }))
+  folders.push(dir)
   return dir
 }
 
@@ -106,7 +110,7 @@ export async function simulator(t) {
 /** A file store with an account for each access token. */
 export function accounts(t, ...tokens) {
   const { ids, store } = records(tokens)
-  const file = path.join(folder(t), 'accounts.json')
+  const file = path.join(folder(), 'accounts.json')
   writeFileSync(file, JSON.stringify(store), { mode: 0o600 })
   return { ids, file, options: { store: `file:${file}` }, env: { KIRO_STORE: `file:${file}` } }
 }
@@ -183,7 +187,7 @@ export async function server(t, sim, pool, env = {}, port) {
 }
 
 /** A redis-server of the test's own. With the port and the folder of one that has ended, it comes back. */
-export async function redis(t, port, cwd = folder(t)) {
+export async function redis(t, port, cwd = folder()) {
   port ??= await freePort()
   const child = start(t, 'redis-server', ['--port', String(port), '--save', '', '--appendonly', 'no', '--bind', '127.0.0.1'], {
     cwd,
