@@ -32,12 +32,15 @@ export function serverBinary(profile = 'debug') {
 
 export const totals = { passed: 0, failed: 0, skipped: 0 }
 
+/** Tests that failed beside the others and passed alone (scripts/again.mjs). */
+export const flaky = []
+
 /**
  * Runs a command in the repository, shows its output as it comes, and counts the tests it reports. Output that a program
- * is to read goes to `hear`, line by line, instead.
+ * is to read goes to `hear`, line by line, instead; `listen` gets the lines that are shown, too.
  * Resolves to true when it ended with 0.
  */
-export function run(command, args, { env = {}, quiet = false, hear } = {}) {
+export function run(command, args, { env = {}, quiet = false, hear, listen } = {}) {
   if (!quiet) console.log(`\n$ ${[command, ...args].join(' ')}`)
   return new Promise((resolve) => {
     const child = spawn(command, args, {
@@ -51,7 +54,10 @@ export function run(command, args, { env = {}, quiet = false, hear } = {}) {
       if (!hear) process.stdout.write(chunk)
       const lines = (rest + chunk).split('\n')
       rest = lines.pop()
-      for (const line of lines) (hear ?? count)(line)
+      for (const line of lines) {
+        listen?.(line)
+        ;(hear ?? count)(line)
+      }
     })
     child.on('error', (error) => {
       console.error(`${command}: ${error.message}`)
@@ -108,6 +114,7 @@ export function seconds(since) {
 /** Ends the process with what was counted. `ok` false: something failed that was no test. */
 export function conclude(ok, started) {
   console.log(`\ntook ${seconds(started)}`)
+  for (const name of flaky) console.log(`FLAKY: ${name} failed beside the others and passed alone: mend the test`)
   if (!ok && totals.failed === 0) totals.failed = 1
   const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : ''
   console.log(`${totals.passed} passed, ${totals.failed} failed${skipped}`)

@@ -7,6 +7,7 @@
 import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
+import { nodeTests } from './again.mjs'
 import { pythonWith, unlessDone } from './python.mjs'
 import { conclude, root, run, serverUnderTest, totals } from './steps.mjs'
 
@@ -32,8 +33,7 @@ if (ok) {
   )
   const node = suites.filter((name) => name.endsWith('.test.mjs')).map((name) => path.join(SUITES, name))
   const pytest = suites.filter((name) => /^test_.*\.py$/.test(name)).map((name) => path.join(SUITES, name))
-  if (node.length > 0)
-    ok = await run(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=2', ...node], { env })
+  if (node.length > 0) ok = await nodeTests(node, { flags: ['--test-concurrency=2'], env })
   if (pytest.length > 0) ok = (await runPytest(pytest, env)) && ok
   if (totals.passed === 0) ok = false
 }

@@ -5,6 +5,7 @@
 //   npm run test:deploy -- nginx   only the files whose name has `nginx` in it
 import { readdirSync } from 'node:fs'
 import path from 'node:path'
+import { nodeTests } from './again.mjs'
 import { need } from './needs.mjs'
 import { pythonWith } from './python.mjs'
 import { UNDER_TEST, conclude, installPackages, needRust, root, run, totals } from './steps.mjs'
@@ -22,7 +23,7 @@ if (ok) {
   const files = readdirSync(path.join(root, 'tests', 'deploy'))
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('tests', 'deploy', name))
-  ok = await run(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=2', ...files], { env: { DEPLOY_PYTHON: python } })
+  ok = await nodeTests(files, { flags: ['--test-concurrency=2'], env: { DEPLOY_PYTHON: python } })
 }
 if (ok && totals.passed === 0) ok = false
 conclude(ok, started)

@@ -8,6 +8,7 @@
 import { readdirSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { nodeTests, twice } from './again.mjs'
 import { build } from './build.mjs'
 import { instrumented, nodeReport, prepare, report } from './coverage.mjs'
 import { lint } from './lint.mjs'
@@ -30,15 +31,20 @@ let ok = built
 if (built && !nodeOnly) {
   // Many of these tests wait: for a time-out, a retry, another process. With two threads they would wait in turn.
   const env = { RUST_TEST_THREADS: process.env.RUST_TEST_THREADS ?? String(Math.max(4, os.availableParallelism())) }
-  ok = (await run('cargo', ['test', '--no-fail-fast', '--features', 'server'], { env })) && ok
+  const cargo = (options, ...more) => run('cargo', ['test', '--no-fail-fast', '--features', 'server', ...more], options)
+  const passed = await twice(
+    (listen) => cargo({ env, listen }),
+    (line) => /^test (\S+) \.\.\. FAILED$/.exec(line)?.[1],
+    (names) => cargo({ env: { RUST_TEST_THREADS: '1' } }, '--', '--exact', ...names),
+  )
+  ok = passed && ok
 }
 if (built) {
   const files = readdirSync(path.join(root, '__test__'))
     .filter((name) => name.endsWith('.test.mjs') && (words.length === 0 || words.some((word) => name.includes(word))))
     .map((name) => path.join('__test__', name))
   const measured = ['--experimental-test-coverage', '--test-reporter=lcov', `--test-reporter-destination=${nodeReport}`]
-  const shown = ['--test-reporter=spec', '--test-reporter-destination=stdout']
-  const node = (files, ...more) => run(process.execPath, ['--expose-gc', '--test', ...shown, ...more, ...files])
+  const node = (files, ...more) => nodeTests(files, { flags: ['--expose-gc', ...more] })
   if (coverage) {
     // Bars for memory hold without V8's counters beside each thread.
     const isBar = (file) => file.endsWith('life.test.mjs')
