@@ -140,6 +140,118 @@ test('onContentGenerated gets the facts of the answer beside the configuration (
   assert.equal(heard[2].requestId, refused.headers.get('request-id'))
 })
 
+/** What the host's plugins hear of answers, and the same service without point B. */
+async function bothPoints(t, config, lends) {
+  const both = await stage(t, { [TYPE]: [unique('ok')] }, { gate: { affinity: 'off' }, config, lends })
+  const heard = []
+  both.plugins.use({ onContentGenerated: (about) => heard.push(about) })
+  const { manager, registry, plugins } = both
+  const alone = await poolsService(t, { manager: () => manager, registry, plugins, config: { ...both.host.config } })
+  return { ...both, heard, hosts: { A: alone, B: both.host } }
+}
+
+test('a custom model is served at B as at A: by the model that it stands for (N98)', async (t) => {
+  const customModels = [
+    { id: 'my-fast', model: 'claude-haiku-4-5', note: [1] },
+    { id: 'my-fast', model: 'claude-opus-4-5' },
+    { id: 'claude-opus-4-6', model: 'claude-sonnet-4-5' },
+    { id: 'chain', model: 'my-fast' },
+    { id: 'alone' },
+    { id: 'claude-haiku-4-5' },
+    { model: 'no-id' },
+    null,
+  ]
+  const { hosts, heard, lent } = await bothPoints(t, { customModels: customModels.filter((custom) => custom !== null) })
+  hosts.B.config.customModels = customModels
+  const { warn } = console
+  console.warn = () => {}
+  t.after(() => (console.warn = warn))
+  for (const [name, shown, served] of [
+    ['my-fast', 'claude-haiku-4-5', 'claude-haiku-4.5'],
+    ['claude-opus-4-6', 'claude-sonnet-4-5', 'claude-sonnet-4.5'],
+    ['claude-haiku-4-5', 'claude-haiku-4-5', 'claude-haiku-4.5'],
+    // One look: what it gives is a name that nobody knows.
+    ['chain', 'my-fast', 'claude-sonnet-4.5'],
+    ['alone', 'alone', 'claude-sonnet-4.5'],
+    ['claude-opus-4-5', 'claude-opus-4-5', 'claude-opus-4.5'],
+  ]) {
+    for (const [point, host] of Object.entries(hosts)) {
+      const text = `${name} at ${point}`
+      const whole = await (await post(host, ask({ text }, { model: name }))).json()
+      const [start] = await read(await post(host, stream({ text }, { model: name })))
+      assert.deepEqual([whole.model, start.message.model], [shown, shown], text)
+      const { body } = (await sim.chats()).at(-1)
+      assert.equal(JSON.parse(body).conversationState.currentMessage.userInputMessage.modelId, served, text)
+      assert.equal(heard.splice(0).at(-1).model, shown, text)
+    }
+  }
+  assert.equal(hosts.B.ownBody, undefined)
+  // An unknown name is refused here, a custom one is not; and the next configuration counts.
+  lent.modelFallback = null
+  const count = async (name) => (await post(hosts.B, ask({ text: 'x' }, { model: name }), `/${TYPE}/v1/messages/count_tokens`)).status
+  assert.deepEqual([await count('alone'), await count('my-fast'), await count('new')], [404, 200, 404])
+  hosts.B.config.customModels = [{ id: 'new', model: 'claude-haiku-4-5' }]
+  assert.deepEqual([await count('my-fast'), await count('new')], [404, 200])
+  // The list of models is the service's own, with what it adds of its own.
+  assert.equal(await createKiroHandler(lent)({ method: 'GET', url: '/v1/models' }, null, hosts.B.config), false)
+})
+
+test('a plugin gets the bodies of requests at B as at A; without one they are neither kept nor parsed (N99)', async (t) => {
+  let wanted = false
+  const lends = { get requestBodies() { return wanted } }
+  const { hosts, heard, lent } = await bothPoints(t, { customModels: [{ id: 'mine', model: 'claude-haiku-4-5' }] }, {})
+  Object.defineProperties(lent, Object.getOwnPropertyDescriptors(lends))
+  const text = 'wörds \u2028 漢字'.repeat(20_000)
+  const body = stream({ text: 'x' }, { model: 'mine', messages: [...ask({ text: 'x' }).messages, { role: 'assistant', content: 'x' }, { role: 'user', content: text }] })
+  const { parse } = JSON
+  const { concat } = Buffer
+  const watched = async (work) => {
+    let parsed = 0
+    let copied = 0
+    JSON.parse = (text, ...rest) => ((parsed += String(text).includes('漢字') ? 1 : 0), parse(text, ...rest))
+    Buffer.concat = (list, ...rest) => ((copied += list.some((part) => part.length > 10_000) ? 1 : 0), concat(list, ...rest))
+    await work().finally(() => Object.assign(JSON, { parse }) && Object.assign(Buffer, { concat }))
+    return [parsed, copied]
+  }
+  assert.deepEqual(await watched(async () => read(await post(hosts.B, body))), [0, 0])
+  await until(() => heard.length === 1, 'the hook')
+  const [without] = heard.splice(0)
+  assert.deepEqual([without.model, 'originalRequestBody' in without, 'processedRequestBody' in without], ['claude-haiku-4-5', false, false])
+
+  wanted = true
+  await read(await post(hosts.A, body))
+  assert.deepEqual(await watched(async () => read(await post(hosts.B, body))), [1, 1])
+  await until(() => heard.length === 2, 'both hooks')
+  const [atA, atB] = heard.splice(0)
+  assert.deepEqual(atB.originalRequestBody, body)
+  assert.deepEqual(atB.processedRequestBody, { ...body, model: 'claude-haiku-4-5' })
+  for (const name of ['originalRequestBody', 'processedRequestBody', 'model', 'isStream', 'fromProvider', 'toProvider']) assert.deepEqual(atB[name], atA[name], name)
+  // The service's system-prompt file is in what was served.
+  const files = { SYSTEM_PROMPT_FILE_PATH: 'configs/input_system_prompt.txt', SYSTEM_PROMPT_CONTENT: 'Speak.' }
+  const blocks = [{ type: 'text', text: 'Be kind.' }]
+  for (const [system, mode, expected] of [
+    ['Be kind.', 'append', 'Be kind.\nSpeak.'],
+    [blocks, 'append', [...blocks, { type: 'text', text: 'Speak.' }]],
+    ['', 'append', 'Speak.'],
+    [undefined, 'append', 'Speak.'],
+    ['Be kind.', 'overwrite', 'Speak.'],
+  ]) {
+    Object.assign(hosts.B.config, files, { SYSTEM_PROMPT_MODE: mode })
+    await (await post(hosts.B, { ...ask({ text: 'x' }), ...(system !== undefined && { system }) })).text()
+    await until(() => heard.length === 1, 'the hook')
+    const [{ originalRequestBody, processedRequestBody }] = heard.splice(0)
+    assert.deepEqual([originalRequestBody.system, processedRequestBody.system], [system, expected])
+  }
+  // What is no JSON, and a getter that fails.
+  await (await fetch(`${hosts.B.url}/${TYPE}/v1/messages`, { method: 'POST', body: '{"model":' })).text()
+  await until(() => heard.length === 1, 'the hook')
+  assert.deepEqual([heard[0].status, 'originalRequestBody' in heard.splice(0)[0]], [400, false])
+  Object.defineProperty(lent, 'requestBodies', { get: () => lent.plugins.wants() })
+  const lines = logged(t)
+  for (let n = 0; n < 2; n++) assert.equal((await post(hosts.B, ask({ text: 'x' }))).status, 200)
+  assert.equal(lines.filter((line) => line.includes('requestBodies: TypeError')).length, 1)
+})
+
 test('plugins that read answers get each event, or the whole message; without one nothing is parsed (N85)', async (t) => {
   const { host, plugins } = await stage(t, { [TYPE]: [unique('ok')] }, { gate: {} })
   const text = 'wörds \u2028 漢字'

@@ -17,6 +17,8 @@ const ROUTE =
 /** Any other path. */
 const NOWHERE = '/-'
 
+const NO_NAMES = []
+
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /**
@@ -59,8 +61,10 @@ function handler(gateway, options = {}) {
  * - `system`: `{ mode, text }`, the operator's system text (N13)
  * - `modelFallback`: the model for names that aren't known (N90)
  * - `lenient`: whether `max_tokens` may be missing (N96)
+ * - `names`: names of models that it made, and what each stands for, in turn (N98)
  * - `admits(name)`: whether a header of the answer may be sent
  * - `hear({ system, prompt })`: told of the request's texts; where it is missing nothing is read for it
+ * - `fed(buffer)`: gets the request's body, as it arrives
  * - `head(status, headers)`, `bytes(buffer)`: told of the answer as it is sent; with `bytes` all of it comes this way
  * - `summary(text)`: gets the `StreamSummary` of a message that has an answer of upstream's, as JSON, at its end
  *
@@ -85,7 +89,7 @@ class Exchange {
   #answered = false
   #reached = false
   #over = false
-  #onData = (chunk) => bell.feed(this.id, typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk)
+  #onData = (chunk) => this.#feed(typeof chunk === 'string' ? Buffer.from(chunk, this.#req.readableEncoding) : chunk)
   #onEnd = () => this.#fed()
   #onAborted = () => this.#sink.closed()
 
@@ -108,7 +112,7 @@ class Exchange {
     // The client may have left while other requests began.
     if (this.#over) return
     const req = this.#req
-    const { target, trusted, system, hear, modelFallback, lenient = false } = this.#terms
+    const { target, trusted, system, hear, modelFallback, lenient = false, names = NO_NAMES } = this.#terms
     // The surrounding program has read the request. Otherwise `body` means nothing: Express 4 sets it to `{}` when its
     // parsers don't read the request.
     const read = req.readableEnded || (req._readableState?.ended === true && req.readableLength === 0)
@@ -132,6 +136,7 @@ class Exchange {
       summarized: this.#terms.summary !== undefined,
       modelFallback,
       lenient,
+      names,
     }
     try {
       begin(this, (id) => this.#gateway.handle(bell, id, head))
@@ -141,7 +146,7 @@ class Exchange {
       return this.#linger()
     }
     if (read) {
-      if (body !== null) bell.feed(this.id, body)
+      if (body !== null) this.#feed(body)
       this.#fed()
     } else {
       req.on('data', this.#onData)
@@ -173,6 +178,11 @@ class Exchange {
       else if (bytes.length > 0) this.#terms.summary(bytes.toString('utf8'))
       this.#linger()
     }
+  }
+
+  #feed(bytes) {
+    this.#terms.fed?.(bytes)
+    bell.feed(this.id, bytes)
   }
 
   /** The request is complete. An answer that came before that was not to the whole of it. */

@@ -275,7 +275,7 @@ export async function poolsService(t, { manager, registry, plugins = new Plugins
           out.end()
         }
         manager().markProviderHealthy(type, record)
-        await plugins.executeHook('onContentGenerated', { ...current, ...facts, originalRequestBody: body })
+        await plugins.executeHook('onContentGenerated', { ...current, ...facts, originalRequestBody: body, processedRequestBody: { ...body, model } })
         return
       } catch (error) {
         host.log.push(error)

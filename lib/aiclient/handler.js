@@ -8,7 +8,7 @@ const { exchange } = require('../handler.js')
 const { isKiroAdapter } = require('./adapter.js')
 const { addressesOf, lendToAll } = require('./addresses.js')
 const { booksOf } = require('./books.js')
-const { fallbackOf } = require('./models.js')
+const { customNames, fallbackOf } = require('./models.js')
 const { TYPE, isKiro } = require('./names.js')
 const { watch } = require('./plugins.js')
 const { hookOf, onlyPool, poolManagerOf, tell } = require('./pool.js')
@@ -90,7 +90,7 @@ async function leadsElsewhere(host, config, type) {
 }
 
 async function answer(gateway, req, res, { route, target, type }, config, host) {
-  const terms = { target, trusted: true, admits, modelFallback: fallbackOf(host, gateway), lenient: host.lenient }
+  const terms = { target, trusted: true, admits, modelFallback: fallbackOf(host, gateway), lenient: host.lenient, names: customNames(config) }
   let told
   if (route === MESSAGES) {
     terms.system = systemOf(config)

@@ -91,6 +91,11 @@ export interface Host {
   lenient?: boolean
   /** Called once for each messages request that reached the gateway, after its answer. */
   onContentGenerated?(config: object, answer: KiroAnswer): unknown
+  /**
+   * `answer` of `onContentGenerated` has the request's bodies too. Each is then kept until its answer ends, and parsed once.
+   * Read at each request: a getter can say it only while a plugin reads them. @default false
+   */
+  readonly requestBodies?: boolean
   /** Gets each event of a streamed answer. Read at each request: give it only while somebody wants the events. */
   onStreamChunk?(chunk: { nativeChunk: StreamEvent; chunkToSend: StreamEvent } & KiroRoute): unknown
   /** The same for whole messages. */
@@ -125,6 +130,10 @@ export interface KiroAnswer {
   stopReason?: string | null
   usage?: Usage | null
   durationMs?: number
+  /** What the client sent, with {@link Host.requestBodies}; missing when that was no JSON. */
+  originalRequestBody?: Record<string, unknown>
+  /** The same as it was served: with the model of a custom one, and with the system-prompt file. */
+  processedRequestBody?: Record<string, unknown>
 }
 
 /**

@@ -1,6 +1,6 @@
 'use strict'
 
-/** Names of models in the host: what it lists, and what serves a name that nobody knows (N90, N91). */
+/** Names of models in the host: what it lists, what serves a name that nobody knows, and names that it made (N90, N91, N98). */
 
 const { nativeOf } = require('../gateway.js')
 
@@ -50,4 +50,17 @@ function namesOf(gateway) {
   return [...new Set([...gateway.listModels().map(({ id }) => id), ...LISTED])]
 }
 
-module.exports = { DEFAULT_MODEL, fallbackOf, maximumOf, namesOf }
+/**
+ * The host's custom models for its gateway, `id` and `model` in turn (N98). As the host reads them: the first of an id counts,
+ * and one without a model stands for itself.
+ */
+function customNames({ customModels }) {
+  if (!Array.isArray(customModels)) return []
+  return customModels.flatMap((custom) => (isName(custom?.id) ? [custom.id, isName(custom.model) ? custom.model : custom.id] : []))
+}
+
+function isName(name) {
+  return typeof name === 'string' && name !== ''
+}
+
+module.exports = { DEFAULT_MODEL, customNames, fallbackOf, maximumOf, namesOf }

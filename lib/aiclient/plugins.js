@@ -1,11 +1,11 @@
 'use strict'
 
-/** What the host's plugins get of an answer of point B (N84, N85). */
+/** What the host's plugins get of a request of point B and of its answer (N84, N85, N99). */
 
-const { hookOf, tell } = require('./pool.js')
+const { hookOf, memberOf, tell } = require('./pool.js')
 
 /** Who may listen to an answer; see `exchange` in lib/handler.js. */
-const EARS = ['hear', 'head', 'bytes', 'summary', 'end']
+const EARS = ['fed', 'hear', 'head', 'bytes', 'summary', 'end']
 
 /**
  * Lets those who want it see the answer, by `terms` of its exchange. `bytes` takes the whole answer through JavaScript: it
@@ -13,7 +13,7 @@ const EARS = ['hear', 'head', 'bytes', 'summary', 'end']
  */
 function watch(terms, listener, host, type) {
   const facts = { fromProvider: 'claude', toProvider: type, outcome: 'cancelled', isStream: false, status: 0 }
-  const all = [factsOf(facts, host), listener, pluginsOf(facts, host)].filter((ears) => ears !== undefined)
+  const all = [factsOf(facts, host), bodiesOf(facts, host, terms), listener, pluginsOf(facts, host)].filter((ears) => ears !== undefined)
   for (const name of EARS) {
     const calls = all.map((ears) => ears[name]).filter((call) => call !== undefined)
     if (calls.length > 0) terms[name] = (...args) => calls.forEach((call) => call(...args))
@@ -36,6 +36,41 @@ function factsOf(facts, host) {
       Object.assign(facts, { uuid, model, outcome, stopReason, usage, durationMs })
     },
   }
+}
+
+/** Keeps the request's body for `onContentGenerated`, while the host says that a plugin reads it. It is parsed once, at the end. */
+function bodiesOf(facts, host, { names, system }) {
+  if (memberOf(host, 'requestBodies') !== true || hookOf(host, 'onContentGenerated') === undefined) return undefined
+  const parts = []
+  return {
+    fed: (buffer) => parts.push(buffer),
+    end: () => {
+      const body = jsonOf(parts)
+      if (body !== undefined) Object.assign(facts, { originalRequestBody: body, processedRequestBody: asServed(body, names, system) })
+    },
+  }
+}
+
+/** Undefined for what is no JSON object: the client was told. */
+function jsonOf(parts) {
+  try {
+    const body = JSON.parse(Buffer.concat(parts).toString('utf8'))
+    return typeof body === 'object' && body !== null ? body : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** The body with what the gateway has put into it: the model of a custom one, and the system-prompt file (N13, N98). */
+function asServed(body, names, system) {
+  const at = names.findIndex((name, n) => n % 2 === 0 && name === body.model)
+  const model = at < 0 ? {} : { model: names[at + 1] }
+  return { ...body, ...model, ...(system && { system: withSystem(body.system, system) }) }
+}
+
+function withSystem(own, { mode, text }) {
+  if (mode !== 'append' || own === undefined || own === null || own.length === 0) return text
+  return Array.isArray(own) ? [...own, { type: 'text', text }] : `${own}\n${text}`
 }
 
 /** Plugins that read answers: each event, or the whole message. They see it; they can't change it. */

@@ -61,17 +61,22 @@ function complain(what, error) {
   console.error(`[kiro-messages] ${what}:`, error)
 }
 
-/** Hooks that could not be had, of which the log says so. */
+/** Members that could not be had, of which the log says so. */
 const broken = new Set()
 
-/**
- * A function that the host lends, undefined without one. It may be a getter that asks the host's plugins at each request: one
- * that throws gives none, the log says so once, and the request goes on (N14).
- */
+/** A function that the host lends, undefined without one. */
 function hookOf(host, name) {
+  const hook = memberOf(host, name)
+  return typeof hook === 'function' ? hook.bind(host) : undefined
+}
+
+/**
+ * A member of the host. It may be a getter that asks the host's plugins at each request: one that throws gives none, the log
+ * says so once, and the request goes on (N14).
+ */
+function memberOf(host, name) {
   try {
-    const hook = host[name]
-    return typeof hook === 'function' ? hook.bind(host) : undefined
+    return host[name]
   } catch (error) {
     if (!broken.has(name)) complain(name, error)
     broken.add(name)
@@ -89,4 +94,4 @@ function tell(name, hook) {
   }
 }
 
-module.exports = { poolManagerOf, found, onlyPool, call, complain, hookOf, tell }
+module.exports = { poolManagerOf, found, onlyPool, call, complain, hookOf, memberOf, tell }

@@ -198,6 +198,7 @@ const MEMBERS = [
   'modelFallback',
   'lenient',
   'onContentGenerated',
+  'requestBodies',
   'onStreamChunk',
   'onUnaryResponse',
   'onSystemPrompt',

@@ -101,6 +101,8 @@ pub struct Head {
     pub model_fallback: Option<String>,
     /// `max_tokens` may be missing (N96).
     pub lenient: bool,
+    /// Names of models that the surrounding program made, and what each stands for, in turn (N98).
+    pub names: Vec<String>,
 }
 
 // The first two arguments of a call are the bell and the call's number; TypeScript's types are those of lib/.
@@ -430,7 +432,7 @@ impl KiroGateway {
                 let hear = head.overheard.then(|| call::hear(slot.clone()));
                 let summary = head.summarized.then(Arc::default);
                 let model = head.model_fallback.map(Arc::from);
-                let lenient = Leniency { model, max_tokens: head.lenient };
+                let lenient = Leniency { model, max_tokens: head.lenient, names: pairs(head.names).collect() };
                 request.extensions_mut().insert(Terms { system, hear, lenient, summary: summary.clone() });
                 slot.feed_by(feed);
                 let peer = Peer { loopback: head.loopback, keyless: head.loopback, trusted: head.trusted };
@@ -548,7 +550,7 @@ impl NativeCallOptions {
             account_id: self.account_id,
             system: self.system.map(|text| (mode(self.overwrite), text)),
             record: self.record,
-            lenient: Leniency { model: self.model_fallback.map(Arc::from), max_tokens: false },
+            lenient: Leniency { model: self.model_fallback.map(Arc::from), ..Leniency::default() },
             ..Call::default()
         }
     }

@@ -50,7 +50,7 @@ pub(super) struct RequestJob {
     /// For the fields of each attempt (TR40).
     pub(super) asked: Asked,
     pub(super) model: Arc<Model>,
-    /// The model as the client named it.
+    /// The model as the client named it, or what a name of the host program's stands for (N98).
     pub(super) client_model: String,
     pub(super) request_id: String,
     pub(super) client_request_id: Option<String>,
@@ -184,7 +184,7 @@ impl RequestJob {
 
     /// The request, with the operator's system text.
     pub(super) fn read(&self) -> Result<Request<'_>, RequestError> {
-        self.shared.read_request(&self.client_body, self.system.as_ref(), self.lenient.purpose())
+        self.shared.read_request(&self.client_body, self.system.as_ref(), &self.lenient)
     }
 
     /// The Kiro request in a variation, with the thoughts of this account.
@@ -217,7 +217,7 @@ impl Gateway {
         self.open()?;
         let shared = &self.shared;
         self.fits(body)?;
-        let request = shared.read_request(body, call.system.as_ref(), call.lenient.purpose())?;
+        let request = shared.read_request(body, call.system.as_ref(), &call.lenient)?;
         let client_model = request.model().to_owned();
         let refuse = |error: Error, model: Option<&Model>| RefusedRequest {
             error,
@@ -320,9 +320,9 @@ impl Shared {
         &self,
         body: &'a [u8],
         system: Option<&(SystemMode, String)>,
-        purpose: Purpose,
+        lenient: &Leniency,
     ) -> Result<Request<'a>, RequestError> {
-        let mut request = self.parse(body, purpose)?;
+        let mut request = self.parse(body, lenient, lenient.purpose())?;
         if let Some((mode, text)) = system {
             request.apply_system(*mode, text);
         }
@@ -330,9 +330,17 @@ impl Shared {
         Ok(request)
     }
 
-    /// A client's request, without the features that are off.
-    pub(super) fn parse<'a>(&self, body: &'a [u8], purpose: Purpose) -> Result<Request<'a>, RequestError> {
+    /// A client's request, without the features that are off. A name of the host program's is its model from here on (N98).
+    pub(super) fn parse<'a>(
+        &self,
+        body: &'a [u8],
+        lenient: &Leniency,
+        purpose: Purpose,
+    ) -> Result<Request<'a>, RequestError> {
         let mut request = Request::parse(body, purpose)?;
+        if let Some(model) = lenient.meant(request.model()) {
+            request.set_model(model.to_owned());
+        }
         if !self.config.web_search {
             request.without_search()?;
         }

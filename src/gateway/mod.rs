@@ -180,11 +180,18 @@ pub struct Leniency {
     pub model: Option<Arc<str>>,
     /// A missing `max_tokens` is the model's maximum (N96).
     pub max_tokens: bool,
+    /// Names of its own and the models that they stand for, the first of a name counts (N98).
+    pub names: Arc<[(String, String)]>,
 }
 
 impl Leniency {
     pub(crate) const fn purpose(&self) -> Purpose {
         if self.max_tokens { Purpose::Lenient } else { Purpose::Messages }
+    }
+
+    /// The model that a name of the host program's stands for.
+    pub(crate) fn meant(&self, name: &str) -> Option<&str> {
+        self.names.iter().find(|(own, _)| own == name).map(|(_, model)| model.as_str())
     }
 }
 
@@ -529,7 +536,7 @@ impl Gateway {
         self.open()?;
         self.fits(body)?;
         run_heavy(body.len(), || {
-            let mut request = self.shared.parse(body, Purpose::CountTokens)?;
+            let mut request = self.shared.parse(body, lenient, Purpose::CountTokens)?;
             let original = request.has_edits().then(|| request_tokens(&request));
             edit(&mut request);
             // The only reason to refuse a valid request that translating finds (TR6).

@@ -148,6 +148,11 @@ impl<'a> Request<'a> {
         &self.model
     }
 
+    /// Asks for another model.
+    pub fn set_model(&mut self, name: String) {
+        self.model = Cow::Owned(name);
+    }
+
     /// Whether the client asked for a stream of events.
     pub fn stream(&self) -> bool {
         self.stream
