@@ -46,7 +46,7 @@ use crate::proto::kiro::profile::{AccountKind, region_of};
 use crate::proto::record::{Method, Note, Token, TokenKey, rfc3339};
 use crate::store::journal::Journal;
 use crate::store::writer::Pending;
-use crate::store::{Clock, Store, StoreError, Writer};
+use crate::store::{Clock, JournalSurvey, Store, StoreError, Writer};
 
 pub use crate::policy::health::AttemptEnd;
 pub use crate::policy::view::{AccountId, AccountView, Addresses};
@@ -563,6 +563,11 @@ impl Pool {
     /// Tries whether tokens can be kept in `KIRO_STATE_DIR`, and logs it when not; none without that setting.
     pub async fn try_journal(&self) -> Option<bool> {
         self.0.writer.try_journal().await
+    }
+
+    /// A look into `KIRO_STATE_DIR`; none without that setting.
+    pub async fn survey_journal(&self) -> Option<JournalSurvey> {
+        self.0.writer.survey_journal().await
     }
 
     /// Whether waiting tokens can be kept in `KIRO_STATE_DIR`; none without that setting.

@@ -770,6 +770,46 @@ fn doctor_is_content_with_a_good_store() {
 
 /// The default is below no floor and taken; an old one fails twice, by its number and by Kiro's answer, each with the cure.
 #[test]
+fn doctor_looks_into_the_state_folder_r51() {
+    let place = Place::with_file();
+    place.add(&place.social("one.json", "sim-ok.1", "r", FAR));
+    let doctor = |state: &str, code| {
+        let said = place.run_with(&["doctor"], &[("KIRO_STATE_DIR", state)]).with_code(code).out;
+        said.lines().filter(|line| line.contains("state folder")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let unset = place.run(&["doctor"]).with_code(0).out;
+    assert!(unset.contains("KIRO_STATE_DIR is not set: a renewed token that can't be saved is lost"), "{unset}");
+    let state = place.folder.path().join("state");
+    let folder = state.to_str().unwrap();
+    let empty = doctor(folder, 0);
+    assert!(empty[0].starts_with('✓') && empty[0].ends_with("can be written, no token waits there"), "{empty:?}");
+    assert!(!state.exists(), "it changes nothing");
+
+    let pool = unset.lines().find_map(|line| line.strip_prefix("✓  pool ")?.split_once(": 1 accounts")).unwrap();
+    let name = pool.0.trim();
+    let id = place.accounts()[0]["id"].as_str().unwrap().to_owned();
+    let kept = |store: &str| {
+        let token = json!({ "accessToken": "a", "refreshToken": "next", "expiresAt": FAR });
+        json!({ "store": store, "account": id, "key": id, "replaces": [], "token": token })
+    };
+    place.write("state/1.token.json", &kept(name));
+    place.write("state/2.token.json", &kept("another"));
+    let waiting = doctor(folder, 0);
+    let own = format!("1 token waits ({}), which a server with these settings saves", &id[..8]);
+    assert!(waiting[0].contains(&own) && waiting[0].contains("1 token waits of other stores"), "{waiting:?}");
+    place.write("state/3.token.json", &json!([]));
+    let broken = doctor(folder, 1);
+    assert!(broken[0].contains("3.token.json: no JSON object → remove the file"), "{broken:?}");
+    assert!(broken[1].contains(&own), "{broken:?}");
+    assert!(["1", "2", "3"].iter().all(|name| state.join(format!("{name}.token.json")).exists()), "it renews nothing");
+
+    let file = place.write("file", &json!({}));
+    let refused = doctor(&file, 1);
+    assert!(refused[0].starts_with('✗') && refused[0].contains("can't be written: "), "{refused:?}");
+    assert!(refused[0].contains("→ make KIRO_STATE_DIR a folder that this user may write"), "{refused:?}");
+}
+
+#[test]
 fn doctor_asks_whether_kiro_takes_the_client_version_a185_k108() {
     let place = Place::with_file();
     place.add(&place.social("t.json", "a", "r", FAR));

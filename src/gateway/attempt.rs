@@ -382,7 +382,8 @@ impl Shared {
         }
         tracing::warn!(
             account = lease.account().short_id(),
-            fault = ?fault.kind,
+            fault = %fault.word(),
+            why = fault.tokenless(),
             status = fault.status,
             reason = fault.reason.as_deref(),
             committed = stood.committed,

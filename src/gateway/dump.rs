@@ -167,7 +167,7 @@ impl Recording {
         if self.faults.len() < FAULTS {
             self.faults.push(RecordedFault {
                 account: account.to_owned(),
-                kind: fault.kind.as_str(),
+                kind: fault.word(),
                 status: fault.status,
                 reason: fault.reason.as_deref().map(str::to_owned),
                 message: fault.message.to_string(),

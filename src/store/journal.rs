@@ -28,15 +28,32 @@ pub(crate) struct Journal {
     is_broken: AtomicBool,
 }
 
+/// What a person should know of `KIRO_STATE_DIR`.
+#[derive(Debug)]
+pub struct JournalSurvey {
+    /// Whether a token could be kept there.
+    pub trial: Result<(), StoreError>,
+    /// The accounts of this store whose tokens wait there.
+    pub accounts: Vec<String>,
+    /// Tokens of other stores.
+    pub others: usize,
+    /// Files that can't be read, with what is wrong.
+    pub unreadable: Vec<String>,
+}
+
 impl Journal {
     /// Touches nothing yet; the folder is made with the first file.
     pub(crate) fn new(folder: &Path, store: &str) -> Self {
         Self { folder: folder.to_owned(), store: store.to_owned(), is_broken: AtomicBool::new(false) }
     }
 
-    /// Tries whether a token could be kept: a small file is written, synced and removed, and so is the folder when it was
-    /// made for that. The log says once that it can't.
+    /// Tries whether a token could be kept. The log says once that it can't.
     pub(super) fn try_out(&self) -> bool {
+        self.note(self.trial())
+    }
+
+    /// A small file is written, synced and removed, and so is the folder when it was made for that.
+    fn trial(&self) -> Result<(), StoreError> {
         let made = !self.folder.exists();
         let trial = self.folder.join(format!("trial-{:016x}", fastrand::u64(..)));
         let put = || {
@@ -49,7 +66,26 @@ impl Journal {
             // Others may have put something into it meanwhile.
             std::fs::remove_dir(&self.folder).unwrap_or_default();
         }
-        self.note(tried)
+        tried
+    }
+
+    /// What a person should know of the folder.
+    pub(super) fn survey(&self) -> JournalSurvey {
+        let mut survey = JournalSurvey { trial: self.trial(), accounts: Vec::new(), others: 0, unreadable: Vec::new() };
+        for path in self.files() {
+            match self.parse(&path) {
+                Ok(Some((account, _))) => survey.accounts.push(account),
+                Ok(None) => survey.others += 1,
+                Err(what) => survey.unreadable.push(format!("{}: {what}", path.display())),
+            }
+        }
+        survey.accounts.sort();
+        survey
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX)).map(|entry| entry.path())
     }
 
     /// Whether this very token lies there, for the next process.
@@ -79,12 +115,10 @@ impl Journal {
 
     /// The tokens that an earlier process left, by account id. An unreadable file is named in the log and stays.
     pub(super) fn left_over(&self) -> HashMap<String, UnsavedToken> {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else { return HashMap::new() };
-        let ours = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX));
-        let left = ours.filter_map(|entry| match self.parse(&entry.path()) {
+        let left = self.files().filter_map(|path| match self.parse(&path) {
             Ok(left) => left,
             Err(what) => {
-                tracing::warn!(file = %entry.path().display(), what, "a kept token can't be read");
+                tracing::warn!(file = %path.display(), what, "a kept token can't be read");
                 None
             }
         });

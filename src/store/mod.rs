@@ -33,6 +33,7 @@ pub use crate::config::RedisAddress;
 pub use crate::policy::unsaved::{OnRecord, Saved, UnsavedToken};
 pub use crate::proto::record::TokenKey;
 pub use file::{Imported, ServiceStore, import, lone_registration};
+pub use journal::JournalSurvey;
 pub use simulated::SimulatedStore;
 pub use writer::{Pending, Writer};
 

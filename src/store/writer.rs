@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{self, sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::journal::Journal;
+use super::journal::{Journal, JournalSurvey};
 use super::{Cas, Change, Clock, MAX_TRIES, Saved, Store, StoreError, StoreErrorKind, UnsavedToken, conflict_pause};
 use crate::policy::outcome::{Outcome, Outcomes};
 pub use crate::policy::pending::Pending;
@@ -126,6 +126,12 @@ impl Writer {
         let journal = Arc::clone(self.shared.journal.as_ref()?);
         let tried = tokio::task::spawn_blocking(move || journal.try_out()).await;
         Some(tried.unwrap_or(false))
+    }
+
+    /// A look into the journal; none without one.
+    pub(crate) async fn survey_journal(&self) -> Option<JournalSurvey> {
+        let journal = Arc::clone(self.shared.journal.as_ref()?);
+        tokio::task::spawn_blocking(move || journal.survey()).await.ok()
     }
 
     /// Whether the journal can be written; none without one.

@@ -257,3 +257,25 @@ async fn the_command_line_says_where_accounts_are_changed_r104() {
     assert_eq!(here.read("configs/provider_pools.json"), pool(2));
     assert_eq!(here.read(&file_of(0)), token(0));
 }
+
+/// Two records of the pool name one token file: a copied account, say. They are one login, whose limits count once.
+#[test]
+fn doctor_names_accounts_that_share_a_token_file_r76() {
+    let (here, runtime) = (installation(3), tokio::runtime::Runtime::new().unwrap());
+    let upstream = runtime.block_on(async { upstream() });
+    let doctor = || {
+        let output = command(&here, &upstream, "aiclient:configs/provider_pools.json").arg("doctor").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!doctor().contains("one login"), "{}", doctor());
+    let mut pools: Value = serde_json::from_str(&pool(3)).unwrap();
+    pools["claude-kiro-oauth"][2]["KIRO_OAUTH_CREDS_FILE_PATH"] = json!("configs\\kiro\\0\\t.json");
+    here.write("configs/provider_pools.json", &pools.to_string());
+    let text = doctor();
+    let line = text.lines().find(|line| line.contains("one login")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.starts_with('✗') && line.contains("2 accounts have one login, in configs"), "{line}");
+    assert!(line.contains("(account 0), 3988b973 (account 2)") && line.contains("in the Node.js service"), "{line}");
+    // The same login in a file of its own.
+    here.write(&file_of(1), &token(0));
+    assert!(doctor().contains("3 accounts have one login: "), "{}", doctor());
+}

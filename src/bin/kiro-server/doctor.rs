@@ -6,7 +6,7 @@
 pub mod live;
 pub mod probe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,8 +50,8 @@ const NEWER_VERSION: &str =
     "update kiro-server, or set KIRO_CLIENT_VERSION=… to a newer number; an installed Kiro IDE shows one";
 /// Rights that the command line needs beside the gateway's (R3).
 const COMMAND_LINE_ONLY: [&str; 4] = ["HSETNX ", "HDEL ", "SADD ", "SISMEMBER "];
-/// Token records without an account that are named.
-const MOST_ORPHANS: usize = 10;
+/// Ids that a line names.
+const MOST_IDS: usize = 10;
 /// Names of client keys that a line shows.
 const MOST_KEY_NAMES: usize = 10;
 
@@ -236,6 +236,8 @@ async fn examine(desk: &Desk, report: &mut DoctorReport) {
             match desk.accounts().await {
                 Ok(accounts) => {
                     pool(desk, &accounts, report).await;
+                    state_folder(desk, report).await;
+                    shared_logins(desk, &accounts, report);
                     accounts
                 }
                 Err(error) => {
@@ -629,7 +631,7 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
     match desk.store.orphans().await {
         Ok(orphans) if orphans.is_empty() => {}
         Ok(orphans) => {
-            let ids: Vec<_> = orphans.iter().take(MOST_ORPHANS).map(|id| short(id)).collect();
+            let ids: Vec<_> = orphans.iter().take(MOST_IDS).map(|id| short(id)).collect();
             let more = if orphans.len() > ids.len() { ", …" } else { "" };
             report.note(
                 "pool",
@@ -644,6 +646,87 @@ async fn pool(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) 
         }
         Err(error) => report.note("pool", format!("token records without an account can't be looked for: {error}")),
     }
+}
+
+/// `KIRO_STATE_DIR`: whether it could keep a token, and the tokens that wait there (R51).
+async fn state_folder(desk: &Desk, report: &mut DoctorReport) {
+    const CHECK: &str = "state folder";
+    let (Some(folder), Some(survey)) = (&desk.config.state_dir, desk.pool.survey_journal().await) else {
+        // The simulator's logins are made up.
+        if desk.config.upstream == UpstreamKind::Kiro {
+            let message =
+                "KIRO_STATE_DIR is not set: a renewed token that can't be saved is lost when the process ends";
+            report.note(CHECK, message);
+        }
+        return;
+    };
+    let shown = folder.display();
+    if let Err(error) = &survey.trial {
+        report.wrong(
+            CHECK,
+            format!(
+                "{shown} can't be written: {error}; a renewed token that can't be saved is lost when the process ends"
+            ),
+            "make KIRO_STATE_DIR a folder that this user may write, or name another one",
+        );
+    }
+    let mut parts = Vec::new();
+    let (count, more) = (survey.accounts.len(), if survey.accounts.len() > MOST_IDS { ", …" } else { "" });
+    if count > 0 {
+        let ids: Vec<_> = survey.accounts.iter().take(MOST_IDS).map(|id| short(id)).collect();
+        parts.push(format!("{} ({}{more}), which a server with these settings saves", tokens(count), ids.join(", ")));
+    }
+    if survey.others > 0 {
+        parts.push(format!("{} of other stores", tokens(survey.others)));
+    }
+    for problem in &survey.unreadable {
+        report.wrong(CHECK, problem.clone(), "remove the file, and sign in anew with the account that lacks a token");
+    }
+    match (parts.is_empty(), &survey.trial) {
+        (true, Ok(())) => report.ok(CHECK, format!("{shown}: can be written, no token waits there")),
+        (true, Err(_)) => {}
+        (false, _) => report.note(CHECK, format!("{shown}: {} there", parts.join("; "))),
+    }
+}
+
+fn tokens(count: usize) -> String {
+    if count == 1 { "1 token waits".to_owned() } else { format!("{count} tokens wait") }
+}
+
+/// Accounts on one login: its limits count once, and one account's refresh can end the other's token (R76).
+fn shared_logins(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorReport) {
+    let mut logins: BTreeMap<&str, Vec<&DeskAccount>> = BTreeMap::new();
+    for entry in accounts {
+        let Some(token) = &entry.token else { continue };
+        let Some(login) = token.refresh_token.as_ref().or(token.kiro_api_key.as_ref()) else { continue };
+        logins.entry(login.expose()).or_default().push(entry);
+    }
+    let cure = match is_service_store(desk) {
+        true => "remove all but one of them in the Node.js service, or sign in there anew with another login",
+        false => "`kiro-server accounts remove` all but one of them, or sign in anew: `accounts login --replace ID`",
+    };
+    for sharing in logins.into_values().filter(|sharing| sharing.len() > 1) {
+        let more = if sharing.len() > MOST_IDS { ", …" } else { "" };
+        let shown = |entry: &&DeskAccount| match &entry.info.name {
+            Some(name) => format!("{} ({})", short(&entry.raw.id), plain(name, 24)),
+            None => short(&entry.raw.id).to_owned(),
+        };
+        let named: Vec<_> = sharing.iter().take(MOST_IDS).map(shown).collect();
+        let files: BTreeSet<_> = sharing.iter().map(|entry| token_place(entry)).collect();
+        let place = match files.into_iter().collect::<Vec<_>>().as_slice() {
+            [Some(file)] => format!(", in {}", plain(file, 100)),
+            _ => String::new(),
+        };
+        let message = format!("{} accounts have one login{place}: {}{more}", sharing.len(), named.join(", "));
+        report.wrong("login", message, cure);
+    }
+}
+
+/// Where a record says that its token lies.
+fn token_place(entry: &DeskAccount) -> Option<String> {
+    let record = Object::parse(&entry.raw.account, RECORD).ok()?;
+    let said = |name: &str| Some(record.last(name)?.string()?.into_owned());
+    said("KIRO_OAUTH_CREDS_FILE_PATH").or_else(|| said("KIRO_TOKEN_FILE_PATH"))
 }
 
 /// Everything about one account: a line for each thing that is wrong, else one line.

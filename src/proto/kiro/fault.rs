@@ -173,6 +173,19 @@ impl std::fmt::Display for FaultKind {
 }
 
 impl Fault {
+    /// Why the account had no access token to send; none for a fault of a call that went out.
+    pub fn tokenless(&self) -> Option<&str> {
+        self.message.strip_prefix(NO_TOKEN)
+    }
+
+    /// The word for the log: nobody has rejected a token that wasn't sent.
+    pub fn word(&self) -> &'static str {
+        match self.kind {
+            FaultKind::TokenRejected if self.tokenless().is_some() => "NoToken",
+            kind => kind.as_str(),
+        }
+    }
+
     /// Classifies an answer that isn't an event stream: any status, also 200 with another content type (K44).
     ///
     /// `error_type_header` is `x-amzn-errortype`, `retry_after` the header of that name, `body` at most the 64 KiB that

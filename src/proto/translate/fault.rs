@@ -1,7 +1,7 @@
 //! Faults as the client sees them: API error type, status and sentence.
 
 use crate::program::said;
-use crate::proto::kiro::fault::{Fault, FaultKind, NO_TOKEN};
+use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::messages::error::{ApiError, ErrorType};
 
 /// The size of a prompt beside the window it has to fit into, both in tokens.
@@ -20,7 +20,7 @@ pub struct PromptSize {
 /// caller's, who knows when the soonest account is back (K47, M61).
 pub fn api_error(fault: &Fault, prompt: PromptSize) -> ApiError {
     // Nothing was sent, so Kiro neither refused nor failed.
-    if let Some(why) = fault.message.strip_prefix(NO_TOKEN)
+    if let Some(why) = fault.tokenless()
         && fault.kind != FaultKind::ClientVersion
     {
         let kind = if fault.kind == FaultKind::Timeout { ErrorType::Timeout } else { ErrorType::Api };
