@@ -3,6 +3,9 @@
 //! A share of `KIRO_MAX_REQUEST_MEMORY` is taken before a byte is read and lies inside the owner of the body's bytes: it
 //! goes back when the last slice of them is dropped. It counts twice the body until the request is translated, because
 //! small texts are copied on their way upstream; from then on what the body and its copies take.
+//!
+//! Who waits in front of a body holds nothing. A body without `content-length` must hold what it has read while it waits
+//! for more, so two of them could wait for each other: one waits at a time, ahead of all others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use memmap2::{MmapMut, MmapOptions};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Code, Error};
 
@@ -31,16 +34,30 @@ const ROOM_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct RequestMemory {
     /// In permits.
     most: usize,
-    free: Arc<Semaphore>,
     /// How long a request may wait for its share; zero: for ever.
     wait: Duration,
-    counts: Arc<Counts>,
+    room: Arc<Room>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
+#[derive(Debug)]
+struct Room {
+    /// Only a body that grows waits in its queue.
+    free: Arc<Semaphore>,
+    /// One place, for the first of the bodies that aren't read yet; the others wait for it.
+    turn: Semaphore,
+    /// One place, for a body that waits while it grows.
+    growing: Semaphore,
+    /// Tells the first that something came back.
+    freed: Notify,
     waits: AtomicU64,
     refused: AtomicU64,
+}
+
+/// A part of the bound.
+#[derive(Debug)]
+struct Part {
+    permit: OwnedSemaphorePermit,
+    room: Arc<Room>,
 }
 
 /// The figures of a [`RequestMemory`].
@@ -56,7 +73,7 @@ pub(crate) struct RequestMemoryFigures {
 
 /// A body's part of the bound, and what it was taken for.
 #[derive(Debug)]
-struct Share(Mutex<OwnedSemaphorePermit>);
+struct Share(Mutex<Part>);
 
 /// The whole body of a request.
 #[derive(Debug, Clone)]
@@ -108,13 +125,21 @@ impl RequestMemory {
     /// `most`: bytes of all bodies together.
     pub(super) fn new(most: usize, wait: Duration) -> Self {
         let most = units(most).min(u32::MAX as usize);
-        Self { most, free: Arc::new(Semaphore::new(most)), wait, counts: Arc::default() }
+        let room = Room {
+            free: Arc::new(Semaphore::new(most)),
+            turn: Semaphore::new(1),
+            growing: Semaphore::new(1),
+            freed: Notify::new(),
+            waits: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        };
+        Self { most, wait, room: Arc::new(room) }
     }
 
     pub(super) fn figures(&self) -> RequestMemoryFigures {
-        let Counts { waits, refused } = &*self.counts;
+        let Room { free, waits, refused, .. } = &*self.room;
         RequestMemoryFigures {
-            held: (self.most - self.free.available_permits()) * UNIT,
+            held: (self.most - free.available_permits()) * UNIT,
             waits: waits.load(Ordering::Relaxed),
             refused: refused.load(Ordering::Relaxed),
         }
@@ -126,8 +151,8 @@ impl RequestMemory {
     /// There was no room for so long as a body may pause (`KIRO_BODY_TIMEOUT`).
     pub(crate) async fn buffer(&self, announced: Option<usize>) -> Result<BodyBuffer, Error> {
         let size = announced.unwrap_or(FIRST_STEP);
-        let permit = self.take(self.cost(size)).await?;
-        Ok(BodyBuffer { memory: self.clone(), permit, buffer: Buffer::new(size)?, length: 0 })
+        let part = self.take(self.cost(size)).await?;
+        Ok(BodyBuffer { memory: self.clone(), part, buffer: Buffer::new(size)?, length: 0 })
     }
 
     /// A body that is there already. It is copied; it can't wait.
@@ -136,9 +161,8 @@ impl RequestMemory {
     /// There is no room.
     #[cfg(any(feature = "addon", test))]
     pub(crate) fn copied(&self, bytes: &[u8]) -> Result<Body, Error> {
-        let permit = self.free.clone().try_acquire_many_owned(self.cost(bytes.len()));
-        let permit = permit.map_err(|_| self.refuse())?;
-        let mut buffer = BodyBuffer { memory: self.clone(), permit, buffer: Buffer::new(bytes.len())?, length: 0 };
+        let part = self.room.at_once(self.cost(bytes.len())).ok_or_else(|| self.refuse())?;
+        let mut buffer = BodyBuffer { memory: self.clone(), part, buffer: Buffer::new(bytes.len())?, length: 0 };
         buffer.append(bytes);
         Ok(buffer.finish())
     }
@@ -148,26 +172,35 @@ impl RequestMemory {
         units(bytes.saturating_mul(UNTRANSLATED)).min(self.most) as u32
     }
 
-    async fn take(&self, permits: u32) -> Result<OwnedSemaphorePermit, Error> {
-        // Fails also while others wait.
-        if let Ok(permit) = self.free.clone().try_acquire_many_owned(permits) {
+    /// A part for a body of which nothing is read.
+    async fn take(&self, permits: u32) -> Result<Part, Error> {
+        if let Some(part) = self.room.at_once(permits) {
+            return Ok(part);
+        }
+        self.waits(self.room.in_turn(permits)).await
+    }
+
+    /// More for a body that has a part.
+    async fn more(&self, permits: u32) -> Result<OwnedSemaphorePermit, Error> {
+        let free = self.room.free.clone();
+        if let Ok(permit) = free.clone().try_acquire_many_owned(permits) {
             return Ok(permit);
         }
-        self.counts.waits.fetch_add(1, Ordering::Relaxed);
-        let turn = self.free.clone().acquire_many_owned(permits);
+        let Ok(_place) = self.room.growing.try_acquire() else { return Err(self.refuse()) };
+        self.waits(async move { free.acquire_many_owned(permits).await.ok() }).await
+    }
+
+    async fn waits<T>(&self, turn: impl Future<Output = Option<T>>) -> Result<T, Error> {
+        self.room.waits.fetch_add(1, Ordering::Relaxed);
         let taken = match self.wait.is_zero() {
-            true => Ok(turn.await),
-            false => tokio::time::timeout(self.wait, turn).await,
+            true => turn.await,
+            false => tokio::time::timeout(self.wait, turn).await.ok().flatten(),
         };
-        match taken {
-            Ok(Ok(permit)) => Ok(permit),
-            // The semaphore is never closed.
-            Ok(Err(_)) | Err(_) => Err(self.refuse()),
-        }
+        taken.ok_or_else(|| self.refuse())
     }
 
     fn refuse(&self) -> Error {
-        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        self.room.refused.fetch_add(1, Ordering::Relaxed);
         no_room()
     }
 }
@@ -182,19 +215,55 @@ fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT)
 }
 
+impl Room {
+    /// Fails also while others wait.
+    fn at_once(self: &Arc<Self>, permits: u32) -> Option<Part> {
+        if self.turn.available_permits() == 0 { None } else { self.part(permits) }
+    }
+
+    fn part(self: &Arc<Self>, permits: u32) -> Option<Part> {
+        let permit = self.free.clone().try_acquire_many_owned(permits).ok()?;
+        Some(Part { permit, room: self.clone() })
+    }
+
+    /// Who asks first gets room first. None: never, since no semaphore here is closed.
+    async fn in_turn(self: &Arc<Self>, permits: u32) -> Option<Part> {
+        let _turn = self.turn.acquire().await.ok()?;
+        loop {
+            if let Some(part) = self.part(permits) {
+                return Some(part);
+            }
+            self.freed.notified().await;
+        }
+    }
+}
+
+impl Part {
+    /// Gives back what is over so many permits.
+    fn shrink(&mut self, permits: usize) {
+        let over = self.permit.num_permits().saturating_sub(permits);
+        drop(self.permit.split(over));
+        self.room.freed.notify_one();
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
 impl Share {
     /// Gives back what is over so many bytes.
     fn shrink(&self, bytes: usize) {
-        let mut permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = permit.num_permits().saturating_sub(units(bytes));
-        drop(permit.split(over));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shrink(units(bytes));
     }
 }
 
 /// A body that is being read.
 pub(crate) struct BodyBuffer {
     memory: RequestMemory,
-    permit: OwnedSemaphorePermit,
+    part: Part,
     buffer: Buffer,
     length: usize,
 }
@@ -203,13 +272,13 @@ impl BodyBuffer {
     /// Takes the next bytes. A buffer that is full grows, and takes more of the bound first.
     ///
     /// # Errors
-    /// As [`RequestMemory::buffer`].
+    /// As [`RequestMemory::buffer`], or another body already waits to grow.
     pub(crate) async fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let needed = self.length + bytes.len();
         if needed > self.buffer.size() {
             let size = needed.max(2 * self.buffer.size());
-            let more = (self.memory.cost(size) as usize).saturating_sub(self.permit.num_permits());
-            self.permit.merge(self.memory.take(more as u32).await?);
+            let more = (self.memory.cost(size) as usize).saturating_sub(self.part.permit.num_permits());
+            self.part.permit.merge(self.memory.more(more as u32).await?);
             let old = std::mem::replace(&mut self.buffer, Buffer::new(size)?);
             self.buffer.space()[..self.length].copy_from_slice(&old.as_ref()[..self.length]);
         }
@@ -229,8 +298,8 @@ impl BodyBuffer {
 
     /// The body is whole.
     pub(crate) fn finish(self) -> Body {
-        let Self { memory, permit, buffer, length } = self;
-        let share = Arc::new(Share(Mutex::new(permit)));
+        let Self { memory, part, buffer, length } = self;
+        let share = Arc::new(Share(Mutex::new(part)));
         share.shrink(memory.cost(length) as usize * UNIT);
         let bytes = Bytes::from_owner(Held { buffer, length, _share: share.clone() });
         Body { bytes, share: Some(share) }
@@ -378,5 +447,41 @@ mod tests {
         let alone = memory.buffer(Some(500 * KIB)).await.unwrap();
         assert!(memory.copied(b"x").is_err());
         drop(alone);
+    }
+
+    #[tokio::test]
+    async fn bodies_that_grow_do_not_wait_for_each_other_m90() {
+        let memory = memory(300 * KIB, 0);
+        let (mut first, mut second) = (memory.buffer(None).await.unwrap(), memory.buffer(None).await.unwrap());
+        let piece = vec![b'x'; 100 * KIB];
+        let mut grows = Box::pin(first.push(&piece));
+        assert!(is_pending(&mut grows), "the other may end");
+        // It holds nothing, so it waits behind who does.
+        let mut arrives = Box::pin(memory.buffer(Some(KIB)));
+        assert!(is_pending(&mut arrives));
+        assert_eq!(second.push(&piece).await.unwrap_err().status(), 529);
+        drop(second);
+        grows.await.unwrap();
+        arrives.await.unwrap();
+        drop(first);
+        assert_eq!(memory.figures().held, 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_grows_goes_ahead_of_those_that_have_not_begun_m90() {
+        let memory = memory(300 * KIB, 0);
+        let mut grows = memory.buffer(None).await.unwrap();
+        let mut arrives = Box::pin(memory.buffer(Some(100 * KIB)));
+        assert!(is_pending(&mut arrives), "200 KiB of 172");
+        grows.push(&vec![b'x'; 140 * KIB]).await.unwrap();
+        drop(grows);
+        assert_eq!(arrives.await.unwrap().length(), 0);
+        // Nothing is lost when one that waits to grow leaves.
+        let (mut grows, mut arrives) = (memory.buffer(None).await.unwrap(), Box::pin(memory.buffer(Some(100 * KIB))));
+        let other = memory.buffer(Some(40 * KIB)).await;
+        assert!(is_pending(&mut arrives) || other.is_ok());
+        drop((grows.push(b"x").await, grows, other));
+        assert_eq!(arrives.await.unwrap().length(), 0);
+        assert_eq!(memory.figures().held, 0);
     }
 }

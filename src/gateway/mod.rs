@@ -484,7 +484,10 @@ impl Gateway {
         });
         stream.set_input_estimate(estimate);
         drop(place);
-        body.translated(job.written.body.copied(bytes));
+        // The next round's request holds the body once more (TS33).
+        if !stream.has_rounds() {
+            body.translated(job.written.body.copied(bytes));
+        }
         Ok(stream)
     }
 

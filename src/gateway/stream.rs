@@ -195,6 +195,11 @@ impl MessageStream {
         }
     }
 
+    /// Other requests of the same message may follow.
+    pub(super) fn has_rounds(&self) -> bool {
+        self.rounds.is_some()
+    }
+
     /// Whether the answer goes out as events; else it is one message.
     pub(super) fn is_streamed(&self) -> bool {
         self.facts.streaming

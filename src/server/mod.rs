@@ -367,11 +367,12 @@ where
     while let Some(frame) = pace.keep(body.frame()).await? {
         let frame = frame.map_err(|_| Refusal::new(400, ErrorType::InvalidRequest, "body: ended before its end"))?;
         let Ok(data) = frame.into_data() else { continue };
-        pace.got(data.len());
         if whole.length() + data.len() > limit {
             return Err(too_large());
         }
         whole.push(&data).await.map_err(no_room)?;
+        // The wait for room is not the client's pause.
+        pace.got(data.len());
     }
     Ok(whole.finish())
 }

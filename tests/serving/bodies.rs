@@ -197,6 +197,47 @@ fn a_request_waits_for_room_and_is_refused_after_a_while_m90() {
     assert_eq!(metric(&server, "kiro_request_memory_waits_total{result=\"refused\"}"), 1.0);
 }
 
+/// Each holds 128 KiB of 300 and needs all there is: one is refused, so that the other can go on.
+#[test]
+fn chunked_bodies_that_both_grow_do_not_wait_for_each_other_m90() {
+    let server = Server::start(&["--port", "0"], &[("KIRO_MAX_REQUEST_MEMORY", "300KiB"), ("KIRO_BODY_TIMEOUT", "0")]);
+    server.is_ready();
+    let mut body = base();
+    body["messages"] = json!([{ "role": "user", "content": "x".repeat(160_000) }]);
+    let body = body.to_string();
+    let (begin, rest) = body.split_at(60_000);
+    let head = "POST /v1/messages/count_tokens HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    let begun = format!("{head}{:x}\r\n{begin}\r\n", begin.len());
+    let mut both = [send(server.address, &begun), send(server.address, &begun)];
+    wait_for(&server, "kiro_request_memory_bytes", |value| value == f64::from(2 * 128 * 1024));
+    for client in &mut both {
+        client.write_all(format!("{:x}\r\n{rest}\r\n0\r\n\r\n", rest.len()).as_bytes()).unwrap();
+    }
+    let mut statuses = both.each_mut().map(|client| until(client, "\r\n")[9..12].to_owned());
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["200", "529"]);
+    drop(both);
+    wait_for(&server, "kiro_request_memory_bytes", |value| value == 0.0);
+}
+
+#[test]
+fn a_message_of_several_rounds_counts_its_body_twice_m90_ts33() {
+    let server = Server::start(&["--port", "0"], &[]);
+    server.is_ready();
+    let mut body = base();
+    body["stream"] = json!(true);
+    body["output_config"] = json!({ "format": { "type": "json_schema", "schema": { "type": "object" } } });
+    let scenario = json!({ "text": "{", "end": "hang" });
+    body["messages"] = json!([{ "role": "user", "content": format!("{}[[sim {scenario}]]", "x".repeat(100_000)) }]);
+    let body = body.to_string();
+    let mut stream = send(server.address, &post(&body));
+    until(&mut stream, "message_start");
+    assert!(metric(&server, "kiro_request_memory_bytes") >= 2.0 * body.len() as f64);
+    drop(stream);
+    wait_for(&server, "kiro_request_memory_bytes", |value| value == 0.0);
+}
+
 /// The awkwardest JSON that is taken: as many small blocks as may be, escapes everywhere, and the rest one text. The bar
 /// of a release build is three times its size.
 #[test]
