@@ -94,6 +94,8 @@ pub mod files;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]
+pub mod memory;
+#[cfg(feature = "gateway")]
 pub mod metrics;
 #[cfg(feature = "gateway")]
 pub mod pool;

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("secret", 0),
     ("program", 0),
     ("files", 4),
+    ("memory", 4),
     ("proto::address", 1),
     ("proto::effort", 1),
     ("proto::json", 1),

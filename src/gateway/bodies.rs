@@ -16,6 +16,7 @@ use memmap2::{MmapMut, MmapOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Code, Error};
+use crate::memory;
 
 /// Bytes of one permit.
 const UNIT: usize = 1024;
@@ -341,6 +342,12 @@ impl AsRef<[u8]> for Buffer {
             Self::Small(bytes) => bytes,
             Self::Mapped(pages) => pages,
         }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        memory::freed(self.length);
     }
 }
 

@@ -76,6 +76,7 @@ use crate::accounts::Intake;
 use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
+use crate::memory::give_back_when_quiet;
 use crate::metrics::{Metrics, memory_allowed};
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, Wanted, short};
@@ -363,6 +364,8 @@ impl Gateway {
         if let Some(webhook) = Webhook::of(&shared.config, &shared.upstream)? {
             spawn(webhook::watch(Arc::downgrade(&shared), webhook, stop.clone()));
         }
+        let giving_back = stop.clone().run_until_cancelled_owned(give_back_when_quiet());
+        spawn(async move { giving_back.await.unwrap_or_default() });
         spawn(sweep(Arc::downgrade(&shared), shared.upstream.clone(), stop.clone()));
         let gateway = Self { shared, _watch: Arc::new(stop.drop_guard()) };
         if is_below_floor(&gateway.shared.config.client_version) {

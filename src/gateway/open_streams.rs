@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::keys::KeyPlace;
 use super::summary::SummaryCell;
 use super::{Gateway, Shared, now};
+use crate::memory;
 use crate::pool::{AccountId, short};
 
 /// The gateway's handle of a stream: to end it at shutdown, and to list it.
@@ -114,6 +115,9 @@ impl OpenStreams {
     }
 }
 
+/// What a stream takes, with its connections.
+const OF_A_STREAM: usize = 24 * 1024;
+
 /// A place among the requests in flight (`KIRO_MAX_CONNS`).
 pub(super) struct Permit {
     in_flight: Arc<AtomicUsize>,
@@ -131,6 +135,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        memory::freed(OF_A_STREAM);
     }
 }
 

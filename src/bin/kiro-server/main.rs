@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::ArgMatches;
 use kiro_messages::config::{Config, ConfigError, Face, RawConfig, Setting, Source};
-use kiro_messages::program;
+use kiro_messages::{memory, program};
 use log::Log;
 use output::CommandFailure;
 use reload::Reload;
@@ -28,6 +28,18 @@ use traces::Traces;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Gives back what the allocator keeps for this thread.
+#[expect(unsafe_code, reason = "mimalloc's crate has the function only among a hundred others")]
+fn give_back() {
+    unsafe extern "C" {
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: it may be called at any time, and is linked with the allocator.
+    unsafe {
+        mi_collect(true);
+    }
+}
 
 /// The exit code of a mistake in the configuration.
 const EXIT_CONFIG: u8 = 2;
@@ -86,7 +98,10 @@ fn run() -> Result<ExitCode, ConfigError> {
     }
     let (traces, sender) = Traces::start().map_err(ConfigError::new)?.unzip();
     let log = Log::init(&config, sender);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)?;
+    memory::allocator(give_back);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.thread_keep_alive(memory::THREADS_END);
+    let runtime = runtime.enable_all().build().map_err(no_runtime)?;
     if let Some(("simulate", options)) = matches.subcommand() {
         return Ok(runtime.block_on(serve::simulate(options)));
     }
