@@ -62,6 +62,13 @@ impl UnsavedToken {
         }
     }
 
+    /// Whether it is that token, or has grown out of it.
+    pub(crate) fn supersedes(&self, earlier: &Self) -> bool {
+        let spent =
+            |token: &Secret| Some(token) == self.refresh_token() || self.replaces.contains(&Fingerprint::of(token));
+        earlier.refresh_token().is_some_and(spent)
+    }
+
     pub(crate) fn refresh_token(&self) -> Option<&Secret> {
         self.entries.iter().find_map(|entry| match entry {
             Entry::RefreshToken(token) => Some(token),

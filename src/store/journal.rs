@@ -141,8 +141,8 @@ impl Journal {
         self.note(disk::make_folder(&path).and_then(|()| self.locked(put)));
     }
 
-    /// Removes the file: the store has the token, or somebody else's newer one. A token that another process has kept
-    /// meanwhile stays.
+    /// Removes the file, be it of this token or of an earlier one that it has grown out of: the store has the token, or
+    /// somebody else's newer one. A token that another process has kept meanwhile stays.
     pub(super) fn forget(&self, account: &str, unsaved: &UnsavedToken) {
         let path = self.path(account);
         if !path.exists() {
@@ -150,7 +150,7 @@ impl Journal {
         }
         let gone = self.locked(|| {
             let kept = self.parse(&path).ok().flatten();
-            if kept.is_some_and(|(_, kept)| kept.refresh_token() == unsaved.refresh_token()) {
+            if kept.is_some_and(|(_, kept)| unsaved.supersedes(&kept)) {
                 std::fs::remove_file(&path).map_err(|error| disk::failed(&path, &error))?;
             }
             Ok(())
@@ -279,5 +279,17 @@ mod tests {
         assert_eq!(kept(), Some(Secret::new("r2")), "not its own");
         one.forget("a1", &newer);
         assert_eq!(kept(), None);
+    }
+
+    /// The store takes writes again before the newest token was due for its file.
+    #[test]
+    fn a_file_goes_with_the_token_that_grew_out_of_its_own_r51() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path(), "s");
+        journal.keep("a1", &unsaved(&["r0"], "r1"));
+        journal.forget("a1", &unsaved(&["r0"], "another"));
+        assert_eq!(journal.left_over().len(), 1);
+        journal.forget("a1", &unsaved(&["r0", "r1", "r2"], "r3"));
+        assert!(journal.left_over().is_empty());
     }
 }
