@@ -79,11 +79,11 @@ type Shared = Rc<RefCell<World>>;
 #[derive(Clone, Default)]
 struct Time {
     millis: Arc<AtomicI64>,
-    waiting: Rc<RefCell<Waiting>>,
+    waiting: Rc<RefCell<Timers>>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Timers {
     /// In order, those of one moment as they came.
     events: BTreeMap<(i64, u64), oneshot::Sender<()>>,
     count: u64,

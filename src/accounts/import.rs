@@ -56,7 +56,7 @@ pub struct Import {
 }
 
 /// The result for one account.
-pub enum Report {
+pub enum ImportResult {
     /// It is in the store, or would be.
     Added(AddedAccount),
     /// It was there already, as this account.
@@ -65,7 +65,7 @@ pub enum Report {
     Failed(String),
 }
 
-/// An account of a [`Report`].
+/// An account of a [`ImportResult`].
 pub struct AddedAccount {
     /// None: it would be added.
     pub id: Option<String>,
@@ -82,7 +82,7 @@ pub struct AddedAccount {
 /// The result of an import.
 pub struct Imported {
     /// Each account, with the name or number that it has in its source.
-    pub reports: Vec<(String, Report)>,
+    pub reports: Vec<(String, ImportResult)>,
     /// The source was one token file: messages need no names.
     pub is_single: bool,
     /// Notes on all of them.
@@ -133,7 +133,7 @@ impl Import {
     pub async fn add<E: From<StoreError>>(
         mut self,
         intake: Intake<'_>,
-        mut seen: impl FnMut(&str, &Report) -> Result<(), E>,
+        mut seen: impl FnMut(&str, &ImportResult) -> Result<(), E>,
     ) -> Result<Imported, E> {
         let mut known = Known::of(intake).await?;
         let mut reports = Vec::new();
@@ -149,7 +149,7 @@ impl Import {
             }
         }
         let mut notes = self.notes;
-        let is_any = reports.iter().any(|(_, report)| matches!(report, Report::Added(_)));
+        let is_any = reports.iter().any(|(_, report)| matches!(report, ImportResult::Added(_)));
         if self.is_shared && is_any && !self.is_single {
             notes.push(
                 "these sessions are shared with the program that made them: whoever renews a refresh token first may log \
@@ -160,24 +160,29 @@ impl Import {
         Ok(Imported { reports, is_single: self.is_single, notes, dry: self.dry })
     }
 
-    async fn add_some(&self, intake: Intake<'_>, known: &mut Known, some: Vec<Prepared>) -> Vec<(String, Report)> {
+    async fn add_some(
+        &self,
+        intake: Intake<'_>,
+        known: &mut Known,
+        some: Vec<Prepared>,
+    ) -> Vec<(String, ImportResult)> {
         let mut reports = Vec::new();
         let mut new = Vec::new();
         for (label, checked) in some {
             let report = match checked {
                 Ok((taken, checked)) => self.one(intake, known, taken, checked, &mut new).await,
-                Err(why) => Report::Failed(why),
+                Err(why) => ImportResult::Failed(why),
             };
             reports.push((label, report));
         }
         let mut added = intake.store.add_accounts(&new).await.into_iter();
         for (_, report) in &mut reports {
-            let Report::Added(account @ AddedAccount { id: Some(_), .. }) = report else { continue };
+            let ImportResult::Added(account @ AddedAccount { id: Some(_), .. }) = report else { continue };
             match added.next() {
                 Some(Ok(Added::New)) => account.profile = self.profile_of(intake, account).await,
-                Some(Ok(Added::Duplicate { id })) => *report = Report::Duplicate(id),
-                Some(Err(error)) => *report = Report::Failed(error.to_string()),
-                None => *report = Report::Failed("the store gave no answer".to_owned()),
+                Some(Ok(Added::Duplicate { id })) => *report = ImportResult::Duplicate(id),
+                Some(Err(error)) => *report = ImportResult::Failed(error.to_string()),
+                None => *report = ImportResult::Failed("the store gave no answer".to_owned()),
             }
         }
         reports
@@ -191,18 +196,18 @@ impl Import {
         taken: ImportedAccount,
         checked: Checked,
         new: &mut Vec<NewAccount>,
-    ) -> Report {
+    ) -> ImportResult {
         let Checked { record, token, warnings } = checked;
         let name = self.name.clone().or(taken.name);
         if let Some(id) = known.logins.duplicate_of(&token) {
-            return Report::Duplicate(id.to_owned());
+            return ImportResult::Duplicate(id.to_owned());
         }
         let id = match taken.id.filter(|id| is_account_id(id.as_bytes()) && !known.ids.contains(id)) {
             // A token record without an account may be a newer one of this login: it is left alone.
             Some(id) => match intake.store.read_token(&TokenKey::of(&id), self.now).await {
                 Ok(None) => id,
                 Ok(Some(_)) => fresh_id(),
-                Err(error) => return Report::Failed(error.to_string()),
+                Err(error) => return ImportResult::Failed(error.to_string()),
             },
             None => fresh_id(),
         };
@@ -210,11 +215,11 @@ impl Import {
         known.ids.insert(id.clone());
         let profile = ProfileSource::of(&token);
         if self.dry {
-            return Report::Added(AddedAccount { id: None, name, token, profile, warnings });
+            return ImportResult::Added(AddedAccount { id: None, name, token, profile, warnings });
         }
         let (custom_name, members) = (name.clone(), taken.members);
         new.push(NewAccount { id: id.clone(), custom_name, added_at: self.now, token: record, members });
-        Report::Added(AddedAccount { id: Some(id), name, token, profile, warnings })
+        ImportResult::Added(AddedAccount { id: Some(id), name, token, profile, warnings })
     }
 
     async fn profile_of(&self, intake: Intake<'_>, account: &AddedAccount) -> ProfileSource {
@@ -306,8 +311,8 @@ impl Imported {
     /// The whole ids of the accounts that were added.
     pub fn ids(&self) -> Vec<String> {
         let ids = self.reports.iter().filter_map(|(_, report)| match report {
-            Report::Added(account) => account.id.clone(),
-            Report::Duplicate(_) | Report::Failed(_) => None,
+            ImportResult::Added(account) => account.id.clone(),
+            ImportResult::Duplicate(_) | ImportResult::Failed(_) => None,
         });
         ids.collect()
     }
@@ -317,9 +322,9 @@ impl Imported {
         let mut counts = [0; 3];
         for (_, report) in &self.reports {
             counts[match report {
-                Report::Added(_) => 0,
-                Report::Duplicate(_) => 1,
-                Report::Failed(_) => 2,
+                ImportResult::Added(_) => 0,
+                ImportResult::Duplicate(_) => 1,
+                ImportResult::Failed(_) => 2,
             }] += 1;
         }
         counts
@@ -343,7 +348,7 @@ impl Imported {
     }
 }
 
-impl Report {
+impl ImportResult {
     fn json(&self, notes: &[String]) -> Value {
         match self {
             Self::Failed(why) => json!({ "added": false, "error": why }),

@@ -57,7 +57,7 @@ pub enum Shown<'a> {
 /// How a browser's answer comes back.
 pub enum WayBack {
     /// The browser calls this machine. Its last call stays open until its page is decided.
-    Listening(Listener, Option<Call>),
+    Listening(Listener, Option<Callback>),
     /// The person pastes the address at which the browser ended.
     Pasted(mpsc::Receiver<String>),
 }
@@ -205,19 +205,19 @@ pub enum Page {
 pub struct Listener {
     listener: TcpListener,
     port: u16,
-    calls: (mpsc::Sender<Call>, mpsc::Receiver<Call>),
+    calls: (mpsc::Sender<Callback>, mpsc::Receiver<Callback>),
     connections: JoinSet<()>,
     closing: CancellationToken,
 }
 
 /// A browser's call: its path and query, and where its page goes.
-pub struct Call {
+pub struct Callback {
     /// Path and query.
     pub target: String,
     page: oneshot::Sender<Page>,
 }
 
-impl Call {
+impl Callback {
     /// Sends the browser its page. A browser that has gone away gets nothing.
     pub fn answer(self, page: Page) {
         let _gone = self.page.send(page);
@@ -244,7 +244,7 @@ impl Listener {
     }
 
     /// The next call. The caller decides whether it is the expected one.
-    pub async fn next(&mut self) -> Call {
+    pub async fn next(&mut self) -> Callback {
         loop {
             tokio::select! {
                 Some(call) = self.calls.1.recv() => return call,
@@ -269,7 +269,7 @@ impl Listener {
     }
 }
 
-async fn serve(stream: TcpStream, calls: mpsc::Sender<Call>, closing: CancellationToken) {
+async fn serve(stream: TcpStream, calls: mpsc::Sender<Callback>, closing: CancellationToken) {
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let calls = calls.clone();
         async move { Ok::<_, Infallible>(response(page_of(request, &calls).await)) }
@@ -288,13 +288,13 @@ async fn serve(stream: TcpStream, calls: mpsc::Sender<Call>, closing: Cancellati
     }
 }
 
-async fn page_of(request: Request<hyper::body::Incoming>, calls: &mpsc::Sender<Call>) -> Page {
+async fn page_of(request: Request<hyper::body::Incoming>, calls: &mpsc::Sender<Callback>) -> Page {
     if request.method() != Method::GET {
         return Page::Missed(Miss::Elsewhere);
     }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let (page, answer) = oneshot::channel();
-    match calls.send(Call { target, page }).await {
+    match calls.send(Callback { target, page }).await {
         Ok(()) => answer.await.unwrap_or(Page::Failed),
         Err(_) => Page::Failed,
     }

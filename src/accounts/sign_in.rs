@@ -46,10 +46,10 @@ pub struct Begun {
     who: SignIn,
     /// Shown to the person.
     pub code: DeviceCode,
-    way: Way,
+    way: DeviceFlow,
 }
 
-enum Way {
+enum DeviceFlow {
     Aws { registration: Registration, region: String },
     Social { client: &'static str },
 }
@@ -97,12 +97,12 @@ impl SignInClient {
     }
 
     /// Asks in the first of these regions that knows the start URL (K94).
-    async fn begin_aws(&self, start_url: &str, regions: &[&str]) -> Result<(DeviceCode, Way), SignInError> {
+    async fn begin_aws(&self, start_url: &str, regions: &[&str]) -> Result<(DeviceCode, DeviceFlow), SignInError> {
         let mut error = SignInError::unreadable();
         for region in regions {
             match self.begin_in(start_url, region).await {
                 Ok((code, registration)) => {
-                    return Ok((code, Way::Aws { registration, region: (*region).to_owned() }));
+                    return Ok((code, DeviceFlow::Aws { registration, region: (*region).to_owned() }));
                 }
                 // "Not here": the next region may know it.
                 Err((refused, true)) => error = refused,
@@ -139,13 +139,13 @@ impl SignInClient {
         registration.map_err(|error| (error, (400..500).contains(&reply.status)))
     }
 
-    async fn begin_social(&self, provider: &str) -> Result<(DeviceCode, Way), SignInError> {
+    async fn begin_social(&self, provider: &str) -> Result<(DeviceCode, DeviceFlow), SignInError> {
         let mut error = SignInError::unreadable();
         for client in SOCIAL_CLIENTS {
             let body = sign_in::social_device_body(client, provider);
             let reply = self.social("/oauth/device/authorization", &body).await?;
             match sign_in::read_social_device(reply.status, &reply.body) {
-                Ok(code) => return Ok((code, Way::Social { client })),
+                Ok(code) => return Ok((code, DeviceFlow::Social { client })),
                 Err(refused) if reply.status == 400 => error = refused,
                 Err(failed) => return Err(failed),
             }
@@ -243,8 +243,8 @@ impl Begun {
             if is_early { SignInError::late() } else { error }
         })?;
         let (registration, region) = match &self.way {
-            Way::Aws { registration, region } => (Some(registration), region.as_str()),
-            Way::Social { .. } => (None, HOME_REGION),
+            DeviceFlow::Aws { registration, region } => (Some(registration), region.as_str()),
+            DeviceFlow::Social { .. } => (None, HOME_REGION),
         };
         Ok(SignedIn { record: sign_in::record(&self.who, &tokens, registration, region, Timestamp::now()) })
     }
@@ -277,11 +277,11 @@ impl Begun {
 
     async fn ask(&self) -> Poll {
         let (reply, is_social) = match &self.way {
-            Way::Aws { registration, region } => {
+            DeviceFlow::Aws { registration, region } => {
                 let body = sign_in::poll_body(registration, &self.code);
                 (self.client.oidc(region, "/token", &body).await, false)
             }
-            Way::Social { client } => {
+            DeviceFlow::Social { client } => {
                 let body = sign_in::social_poll_body(client, &self.code);
                 (self.client.social("/oauth/device/poll", &body).await, true)
             }

@@ -12,7 +12,7 @@ use super::bell::{MessageKind, OpenCall};
 use super::call::{self, fail, unless_cancelled};
 use super::gateway::LiveGateway;
 use super::message;
-use crate::accounts::import::{Choice, Import, ImportError, Imported, Report, checked_name};
+use crate::accounts::import::{Choice, Import, ImportError, ImportResult, Imported, checked_name};
 use crate::accounts::keep::{KeepError, Kept, Login, keep, takes_writes};
 use crate::accounts::sign_in::{SignInClient, SignedIn};
 use crate::accounts::source::{Reading, gather};
@@ -169,10 +169,10 @@ pub(super) async fn import(gateway: LiveGateway, path: String, wanted: NativeImp
 }
 
 fn import_result(imported: &Imported) -> Value {
-    let account = |(source, report): &(String, Report)| match report {
-        Report::Failed(error) => json!({ "source": source, "outcome": "failed", "error": error }),
-        Report::Duplicate(id) => json!({ "source": source, "outcome": "duplicate", "id": id }),
-        Report::Added(account) => json!({
+    let account = |(source, report): &(String, ImportResult)| match report {
+        ImportResult::Failed(error) => json!({ "source": source, "outcome": "failed", "error": error }),
+        ImportResult::Duplicate(id) => json!({ "source": source, "outcome": "duplicate", "id": id }),
+        ImportResult::Added(account) => json!({
             "source": source,
             "outcome": if imported.dry { "would-add" } else { "added" },
             "id": account.id,

@@ -56,7 +56,7 @@ impl Turn {
 #[derive(Debug)]
 pub struct Affinity {
     // Bound: conversations with their accounts | CONVERSATIONS | the one whose last turn is oldest goes
-    conversations: Recent<Key, Conversation>,
+    conversations: Recent<Key, ConversationHomes>,
     // Bound: signatures of thoughts with their makers | SIGNATURES | the oldest goes
     signatures: Recent<u64, Made>,
     // Bound: conversations whose signatures were refused | REFUSALS | the oldest goes
@@ -64,7 +64,7 @@ pub struct Affinity {
 }
 
 #[derive(Debug, Clone)]
-struct Conversation {
+struct ConversationHomes {
     /// The home first, then at most [`OLDER`] former ones, the newest first.
     accounts: Vec<AccountId>,
     /// When its home was last written to the store.
@@ -96,7 +96,7 @@ impl Affinity {
     /// Another process knows the home of a conversation that this one doesn't know.
     pub fn learned(&mut self, key: Key, home: AccountId, now: Timestamp) {
         if self.conversations.get(&key, now).is_none() {
-            self.conversations.put(key, Conversation { accounts: vec![home], shared: Some(now) }, now);
+            self.conversations.put(key, ConversationHomes { accounts: vec![home], shared: Some(now) }, now);
         }
     }
 
@@ -110,7 +110,7 @@ impl Affinity {
             Some(Some(_)) => Turn::Older,
             Some(None) => Turn::Moved,
         };
-        let mut conversation = known.unwrap_or(Conversation { accounts: Vec::new(), shared: None });
+        let mut conversation = known.unwrap_or(ConversationHomes { accounts: Vec::new(), shared: None });
         let moves = matches!(turn, Turn::New) || matches!(turn, Turn::Older | Turn::Moved) && !passing;
         if moves {
             conversation.accounts.retain(|one| one != account);

@@ -196,7 +196,7 @@ pub struct AttemptEnd {
 
 /// The attempt that a fault ended: with the fault and the account's health it decides the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct FailedAttempt {
     /// When it was started.
     pub started: Timestamp,
     /// How far it had come.
@@ -406,7 +406,7 @@ impl Health {
     /// The rest is `Retry-After` (1 s to 1 h) when upstream gave one, else `cool_down · 2ⁿ` up to 1 h with n = rests
     /// since the last success. A half-open account rests again at its first failure. An attempt that was under way when
     /// the account was marked adds nothing: it never weakens a mark, and prolongs a rest only when upstream said so.
-    pub fn fault(&mut self, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
+    pub fn fault(&mut self, fault: &Fault, attempt: FailedAttempt, rules: Rules, now: Timestamp) -> Option<Outcome> {
         let effect = match effect(fault.kind, attempt.end.refreshed, rules) {
             Effect::Counted if attempt.alike && is_soft(fault.kind) => Effect::Nothing,
             other => other,
@@ -444,7 +444,14 @@ impl Health {
         }
     }
 
-    fn judge(&mut self, effect: Effect, fault: &Fault, attempt: Attempt, rules: Rules, now: Timestamp) -> Option<Note> {
+    fn judge(
+        &mut self,
+        effect: Effect,
+        fault: &Fault,
+        attempt: FailedAttempt,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Option<Note> {
         let started = attempt.started;
         let marked = !self.standing.healthy;
         // The attempt was under way when the account was marked.
@@ -507,7 +514,7 @@ impl Health {
     fn suspect(
         &mut self,
         said: Option<Duration>,
-        attempt: Attempt,
+        attempt: FailedAttempt,
         rests_until: Option<Timestamp>,
         now: Timestamp,
     ) -> Option<Note> {
@@ -728,8 +735,8 @@ mod tests {
         Fault { status: Some(429), retry_after: Some(retry_after), ..fault(FaultKind::RateLimited) }
     }
 
-    fn attempt(started: Timestamp) -> Attempt {
-        Attempt { started, end: AttemptEnd::default(), alike: false, spread: 0 }
+    fn attempt(started: Timestamp) -> FailedAttempt {
+        FailedAttempt { started, end: AttemptEnd::default(), alike: false, spread: 0 }
     }
 
     fn mark(outcome: Option<Outcome>) -> Option<Note> {
@@ -744,7 +751,7 @@ mod tests {
     fn every_fault_has_its_effect_on_the_account_k43_r29() {
         let at_t0 = |kind, refreshed| {
             let mut health = health(good());
-            let attempt = Attempt { end: AttemptEnd { refreshed, committed: false }, ..attempt(t0()) };
+            let attempt = FailedAttempt { end: AttemptEnd { refreshed, committed: false }, ..attempt(t0()) };
             let outcome = health.fault(&fault(kind), attempt, RULES, t0());
             (
                 mark(outcome).map(|mark| mark.to_string()),
@@ -981,7 +988,7 @@ mod tests {
         assert!(matches!(mark(longer), Some(Note::CoolDown { until, .. }) if until == secs(130)));
         let suspected = health.fault(&fault(FaultKind::Suspicious), attempt(secs(-5)), RULES, secs(11));
         assert!(matches!(mark(suspected), Some(Note::CoolDown { until, .. }) if until == secs(11 + 1800)));
-        let committed = Attempt { end: AttemptEnd { refreshed: false, committed: true }, ..attempt(secs(-5)) };
+        let committed = FailedAttempt { end: AttemptEnd { refreshed: false, committed: true }, ..attempt(secs(-5)) };
         assert_eq!(
             health.fault(&fault(FaultKind::Network), committed, RULES, secs(12)).unwrap().event,
             Event::Fault { mark: None, used: true },
@@ -1128,7 +1135,7 @@ mod tests {
         ] {
             let mut health = health(good());
             let suspected = Fault { retry_after: said.map(RetryAfter::Seconds), ..suspicious() };
-            health.fault(&suspected, Attempt { spread, ..attempt(t0()) }, RULES, t0());
+            health.fault(&suspected, FailedAttempt { spread, ..attempt(t0()) }, RULES, t0());
             assert_eq!(health.state(true, t0()), HealthState::Cooling { until: secs(seconds) }, "{spread}, {said:?}");
         }
     }

@@ -15,8 +15,8 @@ const MOST_NAMES: usize = 256;
 /// The memory of names that passed.
 #[derive(Debug, Clone, Default)]
 pub struct PassedNames {
-    refused: Names,
-    told: Names,
+    refused: DatedNames,
+    told: DatedNames,
 }
 
 impl PassedNames {
@@ -53,9 +53,9 @@ impl PassedNames {
 /// Names, each until its time, in the order in which they came; the oldest goes first.
 #[derive(Debug, Clone, Default)]
 // Bound: names of models that passed: told, and refused | MOST_NAMES | the oldest goes
-struct Names(VecDeque<(String, Timestamp)>);
+struct DatedNames(VecDeque<(String, Timestamp)>);
 
-impl Names {
+impl DatedNames {
     fn note(&mut self, name: &str, until: Timestamp) {
         self.forget(name);
         if self.0.len() == MOST_NAMES {

@@ -101,13 +101,13 @@ pub struct Facts {
 
 /// What was said of one subject.
 #[derive(Debug)]
-struct Told {
+struct NoticeHistory {
     last: Condition,
     /// When each condition was last said.
     at: Vec<(Condition, Duration)>,
 }
 
-impl Told {
+impl NoticeHistory {
     fn may_say(&self, condition: Condition, now: Duration) -> bool {
         let said = self.at.iter().find(|(said, _)| *said == condition);
         said.is_none_or(|(_, at)| now.saturating_sub(*at) >= PAUSE)
@@ -125,7 +125,7 @@ impl Told {
 #[derive(Debug, Default)]
 pub struct Notices {
     // Bound: what was told to the webhook | an account each, and three more | it goes with its account
-    told: HashMap<Subject, Told>,
+    told: HashMap<Subject, NoticeHistory>,
     away_since: Option<Duration>,
     began: bool,
 }
@@ -152,7 +152,8 @@ impl Notices {
             // An account that comes later is new in its state, too.
             let is_known_so = first && matches!(subject, Subject::Account(_));
             let before = if is_known_so { condition } else { Condition::Fine };
-            let told = self.told.entry(subject.clone()).or_insert_with(|| Told { last: before, at: Vec::new() });
+            let told =
+                self.told.entry(subject.clone()).or_insert_with(|| NoticeHistory { last: before, at: Vec::new() });
             if told.last != condition && news.len() < room && told.may_say(condition, now) {
                 told.say(condition, now);
                 news.push((subject, condition));

@@ -101,12 +101,12 @@ struct Failure {
     at: Timestamp,
     /// Cause of the latest counted one.
     cause: Option<String>,
-    mark: Option<Mark>,
+    mark: Option<DatedNote>,
 }
 
 /// A cool-down, quota or ejection note and the attempt it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+struct DatedNote {
     note: Note,
     /// When it was set.
     at: Timestamp,
@@ -265,7 +265,7 @@ impl Failure {
     fn of(mark: Option<&Note>, at: Timestamp, started_at: Timestamp) -> Option<Self> {
         let (cause, mark) = match mark? {
             Note::Plain(cause) => (Some(cause.clone()), None),
-            note => (None, Some(Mark { note: note.clone(), at, started_at })),
+            note => (None, Some(DatedNote { note: note.clone(), at, started_at })),
         };
         Some(Self { count: 1, at, cause, mark })
     }
@@ -287,7 +287,7 @@ impl Failure {
         let running = running_mark(standing, self.at);
         let note = match &self.mark {
             // It ended while it waited to be written: only its count is left (R51).
-            Some(Mark { note: Note::CoolDown { until, .. }, .. }) if *until <= now => {
+            Some(DatedNote { note: Note::CoolDown { until, .. }, .. }) if *until <= now => {
                 standing.error_count = standing.error_count.saturating_add(self.count);
                 return;
             }
@@ -301,7 +301,7 @@ impl Failure {
     }
 }
 
-impl Mark {
+impl DatedNote {
     /// Whether this mark replaces another in a record whose last failure was at `since`: when it is heavier or equal,
     /// when its attempt started after that failure, or when it was set after the other's end.
     fn replaces(&self, standing: &Note, since: Option<Timestamp>) -> bool {

@@ -103,7 +103,7 @@ pub enum Tier {
 
 /// Why an account can't take the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Unselectable {
     /// The request has tried it already.
     Excluded,
     /// `notSupportedModels` names the model.
@@ -120,7 +120,7 @@ pub enum Refusal {
     Paced(Timestamp),
 }
 
-impl Refusal {
+impl Unselectable {
     /// Whether only a limit stands in the way: the account is good, but busy (R101).
     pub fn is_limit(self) -> bool {
         match self {
@@ -138,15 +138,15 @@ impl Tier {
 }
 
 /// Whether an account may take the request. `cap`: requests in flight per account, 0: no limit.
-pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
+pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Unselectable> {
     if candidate.model_unsupported {
-        return Err(Refusal::Model);
+        return Err(Unselectable::Model);
     }
     if candidate.model_refused {
-        return Err(Refusal::SaidNo);
+        return Err(Unselectable::SaidNo);
     }
     if candidate.excluded {
-        return Err(Refusal::Excluded);
+        return Err(Unselectable::Excluded);
     }
     let mut resting = None;
     let stale = match (candidate.state, candidate.rests_softly) {
@@ -157,7 +157,7 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
             resting = Some(Tier::Resting(rests));
             false
         }
-        (HealthState::HalfOpen, None) => return Err(Refusal::Probing),
+        (HealthState::HalfOpen, None) => return Err(Unselectable::Probing),
         (
             HealthState::Disabled
             | HealthState::Unusable
@@ -167,14 +167,14 @@ pub fn rank(candidate: &Candidate<'_>, cap: u32) -> Result<Tier, Refusal> {
             | HealthState::Cooling { .. },
             _,
         ) => {
-            return Err(Refusal::State(candidate.state));
+            return Err(Unselectable::State(candidate.state));
         }
     };
     if [cap, candidate.cap].iter().any(|&cap| cap > 0 && candidate.in_flight >= cap) {
-        return Err(Refusal::Busy);
+        return Err(Unselectable::Busy);
     }
     if let Some(until) = candidate.paced_until {
-        return Err(Refusal::Paced(until));
+        return Err(Unselectable::Paced(until));
     }
     if let Some(resting) = resting {
         return Ok(resting);
@@ -326,7 +326,7 @@ mod tests {
             (Candidate { state: HealthState::Cooling { until }, rests_softly: Some(2), ..one }, Ok(Tier::Resting(2))),
             (
                 Candidate { state: HealthState::Cooling { until }, rests_softly: Some(2), in_flight: 3, ..one },
-                Err(Refusal::Busy),
+                Err(Unselectable::Busy),
             ),
             (Candidate { state: HealthState::HalfOpen, rests_softly: Some(2), ..one }, Ok(Tier::Ready)),
             (
@@ -335,31 +335,31 @@ mod tests {
             ),
             (
                 Candidate { state: HealthState::Quota { until }, rests_softly: Some(2), ..one },
-                Err(Refusal::State(HealthState::Quota { until })),
+                Err(Unselectable::State(HealthState::Quota { until })),
             ),
             (Candidate { in_flight: 2, ..one }, Ok(Tier::Ready)),
-            (Candidate { in_flight: 3, ..one }, Err(Refusal::Busy)),
+            (Candidate { in_flight: 3, ..one }, Err(Unselectable::Busy)),
             (Candidate { state: HealthState::HalfOpen, in_flight: 1, ..one }, Ok(Tier::Ready)),
-            (Candidate { state: HealthState::HalfOpen, probing: true, ..one }, Err(Refusal::Probing)),
-            (Candidate { paced_until: Some(until), ..one }, Err(Refusal::Paced(until))),
-            (Candidate { paced_until: Some(until), in_flight: 3, ..one }, Err(Refusal::Busy)),
-            (Candidate { excluded: true, ..one }, Err(Refusal::Excluded)),
-            (Candidate { model_unsupported: true, ..one }, Err(Refusal::Model)),
-            (Candidate { model_refused: true, ..one }, Err(Refusal::SaidNo)),
-            (Candidate { state: HealthState::Disabled, ..one }, Err(Refusal::State(HealthState::Disabled))),
-            (Candidate { state: HealthState::Unusable, ..one }, Err(Refusal::State(HealthState::Unusable))),
-            (Candidate { state: HealthState::Ejected, ..one }, Err(Refusal::State(HealthState::Ejected))),
+            (Candidate { state: HealthState::HalfOpen, probing: true, ..one }, Err(Unselectable::Probing)),
+            (Candidate { paced_until: Some(until), ..one }, Err(Unselectable::Paced(until))),
+            (Candidate { paced_until: Some(until), in_flight: 3, ..one }, Err(Unselectable::Busy)),
+            (Candidate { excluded: true, ..one }, Err(Unselectable::Excluded)),
+            (Candidate { model_unsupported: true, ..one }, Err(Unselectable::Model)),
+            (Candidate { model_refused: true, ..one }, Err(Unselectable::SaidNo)),
+            (Candidate { state: HealthState::Disabled, ..one }, Err(Unselectable::State(HealthState::Disabled))),
+            (Candidate { state: HealthState::Unusable, ..one }, Err(Unselectable::State(HealthState::Unusable))),
+            (Candidate { state: HealthState::Ejected, ..one }, Err(Unselectable::State(HealthState::Ejected))),
             (
                 Candidate { state: HealthState::Quota { until }, ..one },
-                Err(Refusal::State(HealthState::Quota { until })),
+                Err(Unselectable::State(HealthState::Quota { until })),
             ),
             (
                 Candidate { state: HealthState::NoProfile { until }, ..one },
-                Err(Refusal::State(HealthState::NoProfile { until })),
+                Err(Unselectable::State(HealthState::NoProfile { until })),
             ),
             (
                 Candidate { state: HealthState::Cooling { until }, ..one },
-                Err(Refusal::State(HealthState::Cooling { until })),
+                Err(Unselectable::State(HealthState::Cooling { until })),
             ),
         ];
         for (candidate, expected) in table {

@@ -14,11 +14,11 @@ use super::line::{Needs, Number};
 use super::{AccountId, AccountView, AttemptEnd, Inner, Inside, Load, Pool, PoolSlot, Settings, between};
 use crate::error::Code;
 use crate::policy::brake;
-use crate::policy::health::{Attempt, HealthState, Rules};
+use crate::policy::health::{FailedAttempt, HealthState, Rules};
 use crate::policy::later;
 use crate::policy::learned::{Learned, Lesson};
 use crate::policy::outcome::{Event, Outcome};
-use crate::policy::select::{self, Candidate, Refusal, Strategy, Tier};
+use crate::policy::select::{self, Candidate, Strategy, Tier, Unselectable};
 use crate::program::said;
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::secret::Secret;
@@ -156,7 +156,7 @@ impl fmt::Display for Outlook {
 
 /// The current limits of one account; 0: no limit.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct AccountLimits {
     in_flight: u32,
     per_minute: u32,
 }
@@ -170,13 +170,13 @@ pub(super) struct Waiter {
 
 /// A request in line. When it is dropped, it leaves; a lease that it was given in this moment goes to the next request,
 /// because `place` is dropped after that.
-struct Waiting<'a> {
+struct InLine<'a> {
     pool: &'a Pool,
     number: Number,
     place: oneshot::Receiver<Lease>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
         let mut inside = self.pool.inside();
         inside.line.leave(&self.number);
@@ -307,7 +307,7 @@ impl Pool {
             self.count_line(&inside);
             // A place that came back before this request joined the line was offered to nobody.
             fence(Ordering::SeqCst);
-            (Waiting { pool: self, number, place }, self.serve_in(&mut inside, now), deadline)
+            (InLine { pool: self, number, place }, self.serve_in(&mut inside, now), deadline)
         };
         hand_over(served);
         self.0.counters.waits.fetch_add(1, Ordering::Relaxed);
@@ -374,12 +374,12 @@ impl Pool {
         }
         let limits = self.limits(inside, now);
         let mut ranked = Vec::with_capacity(inside.slots.len());
-        let mut refused = Refused::default();
+        let mut refused = Obstacles::default();
         let (mut passing, mut limited) = (false, false);
         for slot in inside.slots.values() {
             let candidate = slot.candidate(wanted, limits, self.0.settings.rules, now);
             let rank = select::rank(&candidate, limits.in_flight);
-            let at_limit = rank.is_err_and(Refusal::is_limit);
+            let at_limit = rank.is_err_and(Unselectable::is_limit);
             passing |= wanted.homes.first() == Some(&slot.account.view.id) && at_limit;
             limited |= at_limit && matches!(candidate.state, HealthState::Healthy | HealthState::Stale);
             match rank {
@@ -521,12 +521,12 @@ impl Pool {
         until
     }
 
-    fn limits(&self, inside: &mut Inside, now: Timestamp) -> Limits {
+    fn limits(&self, inside: &mut Inside, now: Timestamp) -> AccountLimits {
         let Settings { max_in_flight, per_minute, .. } = self.0.settings;
         let least = |limit, other| if limit == 0 { other } else { u32::min(limit, other) };
         match self.brake_in(inside, now) {
-            None => Limits { in_flight: max_in_flight, per_minute },
-            Some(_) => Limits {
+            None => AccountLimits { in_flight: max_in_flight, per_minute },
+            Some(_) => AccountLimits {
                 in_flight: least(max_in_flight, brake::IN_FLIGHT),
                 per_minute: least(per_minute, brake::PER_MINUTE),
             },
@@ -634,7 +634,7 @@ impl Lease {
         let rules = self.pool.0.settings.rules;
         self.pool.settle(&self.view.id, |slot, _, now| {
             let end = AttemptEnd::default();
-            let attempt = Attempt { started: self.started, end, alike: false, spread: 0 };
+            let attempt = FailedAttempt { started: self.started, end, alike: false, spread: 0 };
             slot.account.health.fault(fault, attempt, rules, now)
         })
     }
@@ -652,7 +652,7 @@ impl Lease {
         let alike = self.pool.is_alike(&self.view.id, fault);
         self.pool.settle(&self.view.id, |slot, rng, now| {
             self.note(slot, fault, now);
-            let attempt = Attempt { started: self.started, end, alike, spread: rng.i16(-100..=100) };
+            let attempt = FailedAttempt { started: self.started, end, alike, spread: rng.i16(-100..=100) };
             slot.account.health.fault(fault, attempt, rules, now)
         })
     }
@@ -670,7 +670,7 @@ impl Drop for Lease {
 
 /// The reasons that kept accounts from a request.
 #[derive(Default)]
-struct Refused {
+struct Obstacles {
     busy: bool,
     excluded: bool,
     /// When the first account with a full minute is free again.
@@ -681,16 +681,16 @@ struct Refused {
     without_profile: bool,
 }
 
-impl Refused {
-    fn add(&mut self, refusal: Refusal) {
+impl Obstacles {
+    fn add(&mut self, refusal: Unselectable) {
         match refusal {
-            Refusal::Busy | Refusal::Probing => self.busy = true,
-            Refusal::Paced(until) => self.paced = Some(self.paced.map_or(until, |soonest| soonest.min(until))),
-            Refusal::Excluded => self.excluded = true,
-            Refusal::SaidNo => self.said_no = true,
-            Refusal::State(HealthState::NoProfile { .. }) => self.without_profile = true,
-            Refusal::State(HealthState::Cooling { .. } | HealthState::Quota { .. }) => self.resting = true,
-            Refusal::Model | Refusal::State(_) => {}
+            Unselectable::Busy | Unselectable::Probing => self.busy = true,
+            Unselectable::Paced(until) => self.paced = Some(self.paced.map_or(until, |soonest| soonest.min(until))),
+            Unselectable::Excluded => self.excluded = true,
+            Unselectable::SaidNo => self.said_no = true,
+            Unselectable::State(HealthState::NoProfile { .. }) => self.without_profile = true,
+            Unselectable::State(HealthState::Cooling { .. } | HealthState::Quota { .. }) => self.resting = true,
+            Unselectable::Model | Unselectable::State(_) => {}
         }
     }
 
@@ -768,7 +768,13 @@ impl Inside {
 }
 
 impl PoolSlot {
-    fn candidate<'a>(&'a self, wanted: &Wanted<'_>, limits: Limits, rules: Rules, now: Timestamp) -> Candidate<'a> {
+    fn candidate<'a>(
+        &'a self,
+        wanted: &Wanted<'_>,
+        limits: AccountLimits,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Candidate<'a> {
         let account = &self.account;
         Candidate {
             id: &account.view.id,

@@ -19,14 +19,14 @@ fn ports() -> MutexGuard<'static, ()> {
 }
 
 /// A login that waits for a browser.
-struct Waiting {
+struct RunningLogin {
     child: Child,
     out: BufReader<ChildStdout>,
     /// All of its output so far.
     said: String,
 }
 
-impl Waiting {
+impl RunningLogin {
     fn at(place: &Place, arguments: &[&str]) -> Self {
         let url = place.upstream.url();
         let mut child = Command::new(env!("CARGO_BIN_EXE_kiro-server"))
@@ -137,7 +137,7 @@ fn a_wrong_state_is_waited_past_and_the_right_one_signs_in_p65_k97() {
     let _alone = ports();
     let place = Place::with_file();
     place.chooses(json!({ "portal": "github" }));
-    let mut login = Waiting::at(&place, &["external"]);
+    let mut login = RunningLogin::at(&place, &["external"]);
     let portal = get(&login.page());
     let link = portal.link();
     let (origin, _) = link.split_once("/oauth/").unwrap();
@@ -162,7 +162,7 @@ fn an_organisations_own_provider_takes_two_pages_and_one_visit_k98_r88() {
     let _alone = ports();
     let place = Place::with_file();
     place.chooses(json!({ "portal": "external_idp" }));
-    let mut login = Waiting::at(&place, &["external"]);
+    let mut login = RunningLogin::at(&place, &["external"]);
     let first = get(&get(&login.page()).link());
     assert_eq!(first.status, 302);
     let provider = get(first.header("location").unwrap());
@@ -187,7 +187,7 @@ fn a_provider_on_a_foreign_host_is_sent_nothing_k98_k84() {
     let place = Place::with_file();
     place.chooses(json!({ "portal": "external_idp" }));
     // The portal itself answers under another name of this machine, which is not in the list.
-    let mut login = Waiting::at(&place, &["external"]);
+    let mut login = RunningLogin::at(&place, &["external"]);
     let page = login.page().replace("127.0.0.1", "localhost");
     let failed = get(&get(&page).link());
     assert!(failed.body.contains("Not signed in"), "{}", failed.body);
@@ -203,7 +203,7 @@ fn an_aws_login_goes_on_with_a_device_code_in_the_same_browser_k97() {
     let _alone = ports();
     let place = Place::with_file();
     place.chooses(json!({ "portal": "builderid" }));
-    let mut login = Waiting::at(&place, &["external"]);
+    let mut login = RunningLogin::at(&place, &["external"]);
     let onwards = get(&get(&login.page()).link());
     assert_eq!(onwards.header("location"), Some("https://view.awsapps.com/start/#/device?user_code=ABCD-EFGH"));
     assert_eq!(login.event("code")["user_code"], "ABCD-EFGH");
@@ -216,7 +216,7 @@ fn a_refusal_in_the_browser_ends_the_sign_in_k97() {
     let _alone = ports();
     let place = Place::with_file();
     place.chooses(json!({ "portal": "denied" }));
-    let mut login = Waiting::at(&place, &["external"]);
+    let mut login = RunningLogin::at(&place, &["external"]);
     assert!(get(&get(&login.page()).link()).body.contains("Not signed in"));
     let said = login.end().with_code(1);
     assert!(said.out.contains("the sign-in was refused in the browser"), "{}", said.out);
@@ -230,7 +230,7 @@ fn ten_taken_ports_are_named_p66_k97() {
     let known = [3128, 4649, 6588, 8008, 9091, 49153, 50153, 51153, 52153, 53153];
     // One that somebody else has is as good.
     let taken: Vec<_> = known.iter().map(|port| TcpListener::bind(("127.0.0.1", *port))).collect();
-    let said = Waiting::at(&place, &["external"]).end().with_code(1);
+    let said = RunningLogin::at(&place, &["external"]).end().with_code(1);
     for port in known {
         assert!(said.out.contains(&port.to_string()), "{}", said.out);
     }
@@ -241,7 +241,7 @@ fn ten_taken_ports_are_named_p66_k97() {
 fn an_address_is_pasted_and_rubbish_three_times_ends_it_p67_k97() {
     let place = Place::with_file();
     place.chooses(json!({ "portal": "google" }));
-    let mut login = Waiting::at(&place, &["--paste"]);
+    let mut login = RunningLogin::at(&place, &["--paste"]);
     let link = get(&login.page()).link();
     assert!(link.starts_with("http://localhost:3128/oauth/callback?"), "{link}");
     login.paste("what is this");
@@ -251,7 +251,7 @@ fn an_address_is_pasted_and_rubbish_three_times_ends_it_p67_k97() {
     assert!(said.err.contains("paste it again"), "{}", said.err);
     assert_eq!(place.token_records()[0]["provider"], "Google");
 
-    let mut login = Waiting::at(&place, &["--paste"]);
+    let mut login = RunningLogin::at(&place, &["--paste"]);
     login.page();
     for rubbish in ["x", "http://localhost:3128/oauth/callback?state=other&code=c", "y"] {
         login.paste(rubbish);
@@ -259,7 +259,7 @@ fn an_address_is_pasted_and_rubbish_three_times_ends_it_p67_k97() {
     let said = login.end().with_code(1);
     assert!(said.out.contains("wrong_paste"), "{}", said.out);
 
-    let mut login = Waiting::at(&place, &["--paste"]);
+    let mut login = RunningLogin::at(&place, &["--paste"]);
     login.page();
     assert!(login.end().with_code(1).out.contains("nothing_pasted"));
     assert_eq!(place.accounts().len(), 1);
@@ -269,7 +269,7 @@ fn an_address_is_pasted_and_rubbish_three_times_ends_it_p67_k97() {
 fn both_addresses_of_an_organisation_are_pasted_k98() {
     let place = Place::with_file();
     place.chooses(json!({ "portal": "external_idp" }));
-    let mut login = Waiting::at(&place, &["external", "--paste"]);
+    let mut login = RunningLogin::at(&place, &["external", "--paste"]);
     let link = get(&login.page()).link();
     login.paste(&link);
     let provider = get(&login.page());

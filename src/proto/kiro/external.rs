@@ -156,7 +156,7 @@ pub fn form<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String
 
 /// Why an external provider gave no token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct ProviderRefusal {
     /// What it means for the account.
     pub refusal: Refusal,
     /// It refuses the scope: ask once more without one.
@@ -169,10 +169,11 @@ pub struct Refused {
 ///
 /// # Errors
 /// The refusal, and what it means for the account.
-pub fn read_answer(status: u16, body: &[u8], now: Timestamp) -> Result<Grant, Refused> {
+pub fn read_answer(status: u16, body: &[u8], now: Timestamp) -> Result<Grant, ProviderRefusal> {
     let answer: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = |name: &str| answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let refused = |refusal| Refused { refusal, without_scope: false, code: text("error_description").and_then(code) };
+    let refused =
+        |refusal| ProviderRefusal { refusal, without_scope: false, code: text("error_description").and_then(code) };
     if status == 200 {
         let access_token = text("access_token").ok_or_else(|| refused(Refusal::Unknown))?;
         let lifetime = lifetime_of(answer.get("expires_in")).or_else(|| lifetime_of_jwt(access_token, now));
@@ -190,7 +191,7 @@ pub fn read_answer(status: u16, body: &[u8], now: Timestamp) -> Result<Grant, Re
         (400, "invalid_grant") => refused(Refusal::Rejected),
         (400..=499, "interaction_required" | "login_required" | "consent_required") => refused(Refusal::Rejected),
         (400 | 401, "invalid_client" | "unauthorized_client") => refused(Refusal::ClientRefused),
-        (400..=499, "invalid_scope") => Refused { without_scope: true, ..refused(Refusal::Unknown) },
+        (400..=499, "invalid_scope") => ProviderRefusal { without_scope: true, ..refused(Refusal::Unknown) },
         _ => refused(Refusal::Unknown),
     })
 }
@@ -340,7 +341,7 @@ mod tests {
         let expired = r#"{"error":"invalid_grant","error_description":"AADSTS700082: … user@example.org …"}"#;
         let refused = read_answer(400, expired.as_bytes(), now).unwrap_err();
         let code = Some("AADSTS700082".to_owned());
-        assert_eq!(refused, Refused { refusal: Rejected, without_scope: false, code });
+        assert_eq!(refused, ProviderRefusal { refusal: Rejected, without_scope: false, code });
         for (status, error, refusal) in [
             (403, "interaction_required", Rejected),
             (400, "login_required", Rejected),
@@ -356,7 +357,7 @@ mod tests {
             (302, "", Unknown),
         ] {
             let refused = read_answer(status, format!(r#"{{"error":"{error}"}}"#).as_bytes(), now).unwrap_err();
-            assert_eq!(refused, Refused { refusal, without_scope: false, code: None }, "{status} {error}");
+            assert_eq!(refused, ProviderRefusal { refusal, without_scope: false, code: None }, "{status} {error}");
         }
         let scope = read_answer(400, br#"{"error":"invalid_scope"}"#, now).unwrap_err();
         assert!(scope.without_scope && scope.refusal == Unknown);

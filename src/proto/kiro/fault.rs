@@ -199,7 +199,7 @@ impl Fault {
         api_key_account: bool,
         known: &KnownSecrets,
     ) -> Self {
-        let report = Report::read(error_type_header, body, known);
+        let report = ErrorBody::read(error_type_header, body, known);
         let kind = report.classify(status);
         let fault = Self {
             kind,
@@ -269,15 +269,15 @@ impl Exception {
     /// An exception frame: `name` is `:exception-type`, `payload` its JSON. Its status is the modelled one of the name,
     /// else 500 (K43).
     pub fn from_frame(name: Option<&str>, payload: &[u8]) -> Self {
-        Self::classify(Report::read(name, payload, &KnownSecrets::default()))
+        Self::classify(ErrorBody::read(name, payload, &KnownSecrets::default()))
     }
 
     /// An error frame: `:error-code` and `:error-message`, no payload.
     pub fn from_error_frame(code: Option<&str>, message: Option<&str>) -> Self {
-        Self::classify(Report::read(code, message.unwrap_or_default().as_bytes(), &KnownSecrets::default()))
+        Self::classify(ErrorBody::read(code, message.unwrap_or_default().as_bytes(), &KnownSecrets::default()))
     }
 
-    fn classify(report: Report<'_>) -> Self {
+    fn classify(report: ErrorBody<'_>) -> Self {
         if report.names.iter().any(|name| short_name(name) == "ContentLengthExceededException") {
             return Self::OutputLimit;
         }
@@ -324,7 +324,7 @@ fn is_unreadable(c: char) -> bool {
 }
 
 /// The contents of an error body, before it is classified.
-struct Report<'a> {
+struct ErrorBody<'a> {
     /// Exception names, the first source first.
     names: Vec<Cow<'a, str>>,
     reason: Option<Said>,
@@ -334,7 +334,7 @@ struct Report<'a> {
     text: String,
 }
 
-impl<'a> Report<'a> {
+impl<'a> ErrorBody<'a> {
     fn read(name: Option<&'a str>, body: &[u8], known: &KnownSecrets) -> Self {
         let mut names: Vec<Cow<'a, str>> = name.map(Cow::Borrowed).into_iter().collect();
         let text = String::from_utf8_lossy(body.get(..MAX_BODY).unwrap_or(body));

@@ -12,28 +12,28 @@ pub struct TokenFile<'a> {
 }
 
 /// A member's name in the IDE's spelling and in the CLI's.
-type Names = (&'static str, &'static str);
+type Spellings = (&'static str, &'static str);
 
-const ACCESS_TOKEN: Names = ("accessToken", "access_token");
-const REFRESH_TOKEN: Names = ("refreshToken", "refresh_token");
-const EXPIRES_AT: Names = ("expiresAt", "expires_at");
-const PROFILE_ARN: Names = ("profileArn", "profile_arn");
-const AUTH_METHOD: Names = ("authMethod", "auth_method");
+const ACCESS_TOKEN: Spellings = ("accessToken", "access_token");
+const REFRESH_TOKEN: Spellings = ("refreshToken", "refresh_token");
+const EXPIRES_AT: Spellings = ("expiresAt", "expires_at");
+const PROFILE_ARN: Spellings = ("profileArn", "profile_arn");
+const AUTH_METHOD: Spellings = ("authMethod", "auth_method");
 /// Another name for the end of a token (R80).
-const EXPIRED: Names = ("expired", "expired");
-const PROVIDER: Names = ("provider", "socialProvider");
-const CLIENT_ID_HASH: Names = ("clientIdHash", "client_id_hash");
-const CLIENT_ID: Names = ("clientId", "client_id");
-const CLIENT_SECRET: Names = ("clientSecret", "client_secret");
-const KIRO_API_KEY: Names = ("kiroApiKey", "kiro_api_key");
-const TOKEN_ENDPOINT: Names = ("tokenEndpoint", "token_endpoint");
-const ISSUER_URL: Names = ("issuerUrl", "issuer_url");
-const START_URL: Names = ("startUrl", "start_url");
-const API_REGION: Names = ("apiRegion", "api_region");
-const IDC_REGION: Names = ("idcRegion", "idc_region");
-const REGISTRATION_EXPIRES_AT: Names = ("registrationExpiresAt", "registration_expires_at");
+const EXPIRED: Spellings = ("expired", "expired");
+const PROVIDER: Spellings = ("provider", "socialProvider");
+const CLIENT_ID_HASH: Spellings = ("clientIdHash", "client_id_hash");
+const CLIENT_ID: Spellings = ("clientId", "client_id");
+const CLIENT_SECRET: Spellings = ("clientSecret", "client_secret");
+const KIRO_API_KEY: Spellings = ("kiroApiKey", "kiro_api_key");
+const TOKEN_ENDPOINT: Spellings = ("tokenEndpoint", "token_endpoint");
+const ISSUER_URL: Spellings = ("issuerUrl", "issuer_url");
+const START_URL: Spellings = ("startUrl", "start_url");
+const API_REGION: Spellings = ("apiRegion", "api_region");
+const IDC_REGION: Spellings = ("idcRegion", "idc_region");
+const REGISTRATION_EXPIRES_AT: Spellings = ("registrationExpiresAt", "registration_expires_at");
 /// The members that a refresh brings.
-const GRANTED: [Names; 4] = [ACCESS_TOKEN, REFRESH_TOKEN, EXPIRES_AT, PROFILE_ARN];
+const GRANTED: [Spellings; 4] = [ACCESS_TOKEN, REFRESH_TOKEN, EXPIRES_AT, PROFILE_ARN];
 
 impl<'a> TokenFile<'a> {
     /// Reads a file. `None` for a JSON object of another kind; an error for anything else, and for one that is too
@@ -47,7 +47,7 @@ impl<'a> TokenFile<'a> {
     /// either.
     pub fn is_one(file: &Object<'_>) -> bool {
         let present = |name: &str| file.last(name).is_some_and(|value| !value.is_null());
-        let holds_token = |names: &Names| present(names.0) || present(names.1);
+        let holds_token = |names: &Spellings| present(names.0) || present(names.1);
         [ACCESS_TOKEN, REFRESH_TOKEN, KIRO_API_KEY].iter().any(holds_token) && file.last("accounts").is_none()
     }
 
@@ -97,7 +97,8 @@ impl<'a> TokenFile<'a> {
             None => (region, None),
         };
         let ends = || self.find(REGISTRATION_EXPIRES_AT).map(|end| end.raw().to_owned());
-        let registered = |own: Names, value: Option<&Secret>| text(own).or_else(|| value.map(|id| quote(id.expose())));
+        let registered =
+            |own: Spellings, value: Option<&Secret>| text(own).or_else(|| value.map(|id| quote(id.expose())));
         let fields = [
             ("accessToken", text(ACCESS_TOKEN)),
             ("refreshToken", text(REFRESH_TOKEN)),
@@ -162,12 +163,12 @@ impl<'a> TokenFile<'a> {
         })
     }
 
-    fn find(&self, names: Names) -> Option<Json<'a>> {
+    fn find(&self, names: Spellings) -> Option<Json<'a>> {
         let present = |name| self.object.last(name).filter(|value| !value.is_null());
         present(names.0).or_else(|| present(names.1))
     }
 
-    fn text(&self, names: Names) -> Option<String> {
+    fn text(&self, names: Spellings) -> Option<String> {
         self.find(names).and_then(read::text)
     }
 }

@@ -822,8 +822,8 @@ impl Response {
                 State::Tool(open) if !open.input.is_complete() => return,
                 State::Tool(_) => self.finish_tool(sink),
                 _ => match self.queue.pop() {
-                    Some(Waiting::Content(content)) => self.apply(content, sink),
-                    Some(Waiting::Tool { id, name, pieces }) => self.apply_pieces(&id, &name, pieces, sink),
+                    Some(LaterContent::Content(content)) => self.apply(content, sink),
+                    Some(LaterContent::Tool { id, name, pieces }) => self.apply_pieces(&id, &name, pieces, sink),
                     None => {}
                 },
             }
@@ -1262,7 +1262,7 @@ impl Finished {
 /// Content that waits behind an open tool, in order; the pieces of one tool together, at the place of its first.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<(Waiting, usize)>,
+    waiting: VecDeque<(LaterContent, usize)>,
     /// The entry of each waiting tool by its id, counted from the very first entry.
     places: BTreeMap<Arc<str>, usize>,
     /// Entries that have left.
@@ -1271,7 +1271,7 @@ struct Queue {
 }
 
 #[derive(Debug)]
-enum Waiting {
+enum LaterContent {
     Content(Content<'static>),
     Tool { id: Arc<str>, name: String, pieces: Vec<Part> },
 }
@@ -1284,25 +1284,25 @@ impl Queue {
         let cost = content.len() + QUEUED_OVERHEAD;
         self.bytes += cost;
         let Content::Tool(Tool { id, name, input, stop }) = content else {
-            self.waiting.push_back((Waiting::Content(content), cost));
+            self.waiting.push_back((LaterContent::Content(content), cost));
             return;
         };
         let place = self.places.get(&*id).and_then(|place| self.waiting.get_mut(place.wrapping_sub(self.left)));
-        if let Some((Waiting::Tool { pieces, .. }, all)) = place {
+        if let Some((LaterContent::Tool { pieces, .. }, all)) = place {
             pieces.push((input, stop));
             *all += cost;
             return;
         }
         let id: Arc<str> = id.into();
         self.places.insert(id.clone(), self.left + self.waiting.len());
-        self.waiting.push_back((Waiting::Tool { id, name: name.into_owned(), pieces: vec![(input, stop)] }, cost));
+        self.waiting.push_back((LaterContent::Tool { id, name: name.into_owned(), pieces: vec![(input, stop)] }, cost));
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    fn pop(&mut self) -> Option<LaterContent> {
         let (first, cost) = self.waiting.pop_front()?;
         self.left += 1;
         self.bytes -= cost;
-        if let Waiting::Tool { id, .. } = &first {
+        if let LaterContent::Tool { id, .. } = &first {
             self.places.remove(id);
         }
         Some(first)
@@ -1310,9 +1310,9 @@ impl Queue {
 
     /// Drops everything, and returns how many events it held.
     fn clear(&mut self) -> u64 {
-        let events = |(waiting, _): &(Waiting, usize)| match waiting {
-            Waiting::Content(_) => 1,
-            Waiting::Tool { pieces, .. } => pieces.len() as u64,
+        let events = |(waiting, _): &(LaterContent, usize)| match waiting {
+            LaterContent::Content(_) => 1,
+            LaterContent::Tool { pieces, .. } => pieces.len() as u64,
         };
         let count = self.waiting.iter().map(events).sum();
         *self = Self::default();

@@ -58,7 +58,7 @@ struct Inner {
     /// another process holds the lock file, the threads for blocking work (reads, host names) must not run out.
     changing: Arc<tokio::sync::Mutex<()>>,
     /// Changes of records that wait for their turn: the next writer writes them all, in one write of the file.
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<QueuedChanges>>,
     /// This process's refreshes that hold their lock, by token: their tokens will come soon.
     refreshing: Refreshing,
     memory: Mutex<Memory>,
@@ -147,7 +147,7 @@ impl Drop for UnderWay {
 }
 
 /// Compare-and-sets of one caller.
-struct Waiting {
+struct QueuedChanges {
     kind: RecordKind,
     changes: Vec<Change>,
     done: oneshot::Sender<Vec<Result<Cas, StoreError>>>,
@@ -252,7 +252,7 @@ impl FileStore {
         let count = changes.len();
         let given_up = |_| vec![Err(StoreError::away("the work on the file was given up")); count];
         let (done, mut answer) = oneshot::channel();
-        self.inner.waiting().push(Waiting { kind, changes, done });
+        self.inner.waiting().push(QueuedChanges { kind, changes, done });
         self.inner.refreshing.0.arrived.notify_one();
         let until = Instant::now() + self.inner.gather();
         let one_at_a_time = Arc::clone(&self.inner.changing).lock_owned().await;
@@ -509,7 +509,7 @@ impl Inner {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<QueuedChanges>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -532,7 +532,7 @@ impl Inner {
         waiting.retain(|waiting| !waiting.done.is_closed());
         let changes = waiting.iter().flat_map(|one| one.changes.iter().map(|change| (one.kind, change)));
         let mut results = self.compare_and_set(&changes.collect::<Vec<_>>()).into_iter();
-        for Waiting { changes, done, .. } in waiting {
+        for QueuedChanges { changes, done, .. } in waiting {
             // Its caller was dropped meanwhile.
             let _gone = done.send(results.by_ref().take(changes.len()).collect());
         }

@@ -7,7 +7,7 @@ use clap::ArgMatches;
 use jiff::Timestamp;
 use kiro_messages::accounts::ProfileSource;
 use kiro_messages::accounts::import::{
-    Choice, Import, ImportError, Imported, Report, checked_name, of_vanished, vanished,
+    Choice, Import, ImportError, ImportResult, Imported, checked_name, of_vanished, vanished,
 };
 use kiro_messages::accounts::source::{Reading, gather};
 use kiro_messages::config::Config;
@@ -73,15 +73,15 @@ async fn add(
 }
 
 /// An account's line, and its warnings below it.
-fn line(label: &str, report: &Report, is_single: bool, now: Timestamp) -> String {
+fn line(label: &str, report: &ImportResult, is_single: bool, now: Timestamp) -> String {
     let label = plain(label, LONGEST_LABEL);
     let account = match report {
-        Report::Duplicate(id) if is_single => {
+        ImportResult::Duplicate(id) if is_single => {
             return format!("already there as account {}: nothing was added\n", short(id));
         }
-        Report::Duplicate(id) => return format!("{label}: already there as account {}\n", short(id)),
-        Report::Failed(why) => return format!("{label}: not added: {}\n", plain(why, LONGEST_REASON)),
-        Report::Added(account) => account,
+        ImportResult::Duplicate(id) => return format!("{label}: already there as account {}\n", short(id)),
+        ImportResult::Failed(why) => return format!("{label}: not added: {}\n", plain(why, LONGEST_REASON)),
+        ImportResult::Added(account) => account,
     };
     let method = account.token.method();
     let end = match (method, account.token.expires_at) {

@@ -71,7 +71,7 @@ pub(super) fn request(body: &[u8], purpose: Purpose) -> Result<Request<'_>> {
     no_mcp_servers(json.root())?;
     let edits = management.map(|management| read_edits(management, top("context_management"))).transpose()?;
 
-    let Conversation { mut messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
+    let ReadMessages { mut messages, changes, mut server_tools, turn_effort } = read_messages(messages, messages_at)?;
     let mut declared = Vec::new();
     if let Some(tools) = tools {
         let defines_one = changes.iter().any(|change| matches!(change, Change::Define(_)));
@@ -326,7 +326,7 @@ fn no_mcp_servers(request: Value<'_, '_>) -> Result<()> {
 
 /// The messages, and what system messages say beside their text (M69, M70).
 #[derive(Default)]
-struct Conversation<'a> {
+struct ReadMessages<'a> {
     messages: Vec<Message<'a>>,
     changes: Vec<Change<'a>>,
     /// Tools among the changes that only Anthropic could run.
@@ -335,12 +335,12 @@ struct Conversation<'a> {
     turn_effort: Option<Effort>,
 }
 
-fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<Conversation<'a>> {
+fn read_messages<'a>(messages: Value<'_, 'a>, at: Path<'_>) -> Result<ReadMessages<'a>> {
     let count = messages.elements().count();
     if count > MAX_MESSAGES {
         return Err(at.error(format!("at most {MAX_MESSAGES}")));
     }
-    let mut read = Conversation { messages: Vec::with_capacity(count), ..Conversation::default() };
+    let mut read = ReadMessages { messages: Vec::with_capacity(count), ..ReadMessages::default() };
     let mut user_came = false;
     // The system messages since the last user message whose text lasts until the next one.
     let mut passing = Vec::new();
@@ -428,7 +428,7 @@ fn system_effort(message: Value<'_, '_>, at: Path<'_>) -> Result<Option<Effort>>
 fn system_blocks<'a>(
     content: Value<'_, 'a>,
     message: usize,
-    read: &mut Conversation<'a>,
+    read: &mut ReadMessages<'a>,
     at: Path<'_>,
 ) -> Result<Vec<Block<'a>>> {
     let holder = Holder::Message(Role::System);
@@ -454,7 +454,7 @@ fn tool_change<'a>(
     change: Value<'_, 'a>,
     adds: bool,
     (message, block): (usize, usize),
-    read: &mut Conversation<'a>,
+    read: &mut ReadMessages<'a>,
     at: Path<'_>,
 ) -> Result<()> {
     const KINDS: [&str; 4] = ["tool_reference", "tool_definition", "mcp_tool_reference", "mcp_toolset_reference"];

@@ -39,7 +39,7 @@ impl<'r> Documents<'r> {
             })
             .collect();
         let omitted = documents.len().saturating_sub(MAX_DOCUMENTS);
-        let mut names = Names::default();
+        let mut names = GivenNames::default();
         let mut sent = Vec::new();
         let fates: Vec<_> = (documents.into_iter().enumerate())
             .map(|(index, (place, document))| {
@@ -68,11 +68,11 @@ impl<'r> Documents<'r> {
 
 /// Names that were given.
 #[derive(Default)]
-struct Names {
+struct GivenNames {
     given: HashSet<String>,
 }
 
-impl Names {
+impl GivenNames {
     fn unique(&mut self, title: &str) -> String {
         let name = name(title);
         let mut unique = name.clone();
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn repeated_names_are_numbered_tr27() {
-        let mut names = Names::default();
+        let mut names = GivenNames::default();
         let given: Vec<_> = ["r.pdf", "r-2.pdf", "r.csv", "r"].into_iter().map(|title| names.unique(title)).collect();
         assert_eq!(given, ["r", "r-2", "r-3", "r-4"]);
     }
