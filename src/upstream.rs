@@ -48,7 +48,7 @@ use crate::error::{Code, Error};
 use crate::policy::marks::{Circuit, Marks, Way};
 use crate::proto::kiro::fault::Fault;
 use crate::proto::kiro::request::Parts;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::said::KnownSecrets;
 use crate::secret::Secret;
 
@@ -208,7 +208,7 @@ impl Upstream {
 
     /// A call ended: notes its lessons about the host and our client version. `account`: the first characters of its
     /// id.
-    pub fn heard(&self, call: Call, way: &Way<'_>, account: &str, outcome: Result<(), &Fault>, now: Timestamp) {
+    pub fn heard(&self, call: Operation, way: &Way<'_>, account: &str, outcome: Result<(), &Fault>, now: Timestamp) {
         self.gate.heard(call.as_str(), way.host, outcome);
         let change = self.marks().heard(way, account, outcome.err().map(|fault| fault.kind), now);
         match change {
@@ -261,7 +261,7 @@ impl Upstream {
         let length = body.size();
         // Each sending has another id.
         let headers = || {
-            let mut headers = self.identity.headers(target.shape, Call::Chat, &caller)?;
+            let mut headers = self.identity.headers(target.shape, Operation::Chat, &caller)?;
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             add_invocation_id(&mut headers);
             Ok(headers)

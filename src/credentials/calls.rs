@@ -15,7 +15,7 @@ use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::external;
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::token::{self, Grant, Refusal};
 use crate::proto::record::{Method, Token};
 use crate::proto::said::KnownSecrets;
@@ -115,15 +115,15 @@ impl Inner {
         variant: &Variant,
     ) -> Result<Catalogue, Fault> {
         let region = view.api_region(variant);
-        let root = view.url(shape, Call::Models, region);
+        let root = view.url(shape, Operation::Models, region);
         let way = Way { shape, host: host_of(&root), region };
         let heard = |outcome: Result<(), &Fault>| {
-            self.upstream.heard(Call::Models, &way, view.short_id(), outcome, self.pool.now());
+            self.upstream.heard(Operation::Models, &way, view.short_id(), outcome, self.pool.now());
         };
 
         let caller =
             CallAuth { token: bearer, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: None };
-        let headers = self.upstream.identity().headers(shape, Call::Models, &caller)?;
+        let headers = self.upstream.identity().headers(shape, Operation::Models, &caller)?;
         let client = self.upstream.client(view.proxy_url().map(Secret::expose))?;
         let arn = variant.arn().filter(|arn| !arn.is_empty());
         let path = match shape {
@@ -189,7 +189,7 @@ impl Inner {
         &self,
         view: &mut Arc<AccountView>,
         bearer: &Secret,
-        call: Call,
+        call: Operation,
         region: &str,
         request: &Make<'_>,
     ) -> Result<Bytes, Fault> {
@@ -218,7 +218,7 @@ impl Inner {
         &self,
         view: &AccountView,
         bearer: &Secret,
-        (shape, call, region): (Shape, Call, &str),
+        (shape, call, region): (Shape, Operation, &str),
         request: &Make<'_>,
     ) -> Result<Bytes, Fault> {
         let caller =

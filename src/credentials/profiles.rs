@@ -11,7 +11,7 @@ use crate::policy::learned::Lesson;
 use crate::pool::{AccountId, AccountView, Lease, short};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::profile::region_of;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::secret::Secret;
 
 use super::{Cause, Credentials};
@@ -123,7 +123,7 @@ impl Credentials {
         let (mut refreshed, mut is_silent, mut after) = (false, false, None);
         'regions: for region in regions {
             let first = view.shapes(&region).first().copied().unwrap_or(Shape::Q);
-            let url = view.url(first, Call::Profiles, &region);
+            let url = view.url(first, Operation::Profiles, &region);
             // An address without a region in it is the same everywhere.
             if asked.contains(&url) {
                 continue;
@@ -234,7 +234,7 @@ impl Credentials {
                 body.to_string()
             };
             let request = |client: &reqwest::Client, shape: Shape, url: &str| client.post(url).body(body(shape));
-            let answer = self.0.ask_somehow(view, bearer, Call::Profiles, region, &request).await?;
+            let answer = self.0.ask_somehow(view, bearer, Operation::Profiles, region, &request).await?;
             let answer: Value = serde_json::from_slice(&answer).map_err(|_| Fault::protocol("profiles: not JSON"))?;
             let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
             for profile in answer.get("profiles").and_then(Value::as_array).into_iter().flatten() {

@@ -9,7 +9,7 @@ use crate::pool::{AccountView, Lease};
 use crate::proto::address::percent_encoded;
 use crate::proto::kiro::catalogue::Catalogue;
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::usage::Usage;
 use crate::proto::record::Token;
 
@@ -32,7 +32,7 @@ impl Credentials {
         let bearer = self.access_token(lease).await?;
         let id = lease.account().id();
         let mut view = self.0.pool.account(id).unwrap_or_else(|| lease.account().clone());
-        let mut forms = forms(lease, &view, Call::Usage);
+        let mut forms = forms(lease, &view, Operation::Usage);
         let mut elsewhere = None::<String>;
         let (mut looked_up, mut moved, mut calls) = (false, false, 0);
         let mut last = Fault::protocol("usage: no form to ask in");
@@ -43,12 +43,12 @@ impl Credentials {
             let region = elsewhere.take().unwrap_or_else(|| view.api_region(&form).to_owned());
             let arn = form.arn();
             let request = |client: &reqwest::Client, _: Shape, url: &str| usage_request(client, url, arn);
-            match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
+            match self.0.ask_somehow(&mut view, &bearer, Operation::Usage, &region, &request).await {
                 Ok(answer) => {
                     // The caller parses it. The error of a broken text would quote it (N41).
                     serde_json::from_slice::<serde::de::IgnoredAny>(&answer)
                         .map_err(|_| Fault::protocol("usage: not JSON"))?;
-                    lease.learn(Lesson::FormWorked(Call::Usage, form));
+                    lease.learn(Lesson::FormWorked(Operation::Usage, form));
                     if let Some(usage) = Usage::parse(&answer) {
                         lease.learn(Lesson::Usage(usage));
                     }
@@ -70,10 +70,11 @@ impl Credentials {
             }
             let knows_none = !view.variants().iter().any(|known| matches!(known, Variant::Own(_) | Variant::Listed(_)));
             if last.status == Some(403) && knows_none && !std::mem::replace(&mut moved, true) {
-                let here = view.url(view.shapes(&region).first().copied().unwrap_or(Shape::Q), Call::Usage, &region);
+                let here =
+                    view.url(view.shapes(&region).first().copied().unwrap_or(Shape::Q), Operation::Usage, &region);
                 let next = view.profile_regions().into_iter().find(|next| {
                     let shape = view.shapes(next).first().copied().unwrap_or(Shape::Q);
-                    view.url(shape, Call::Usage, next) != here
+                    view.url(shape, Operation::Usage, next) != here
                 });
                 if let Some(next) = next {
                     elsewhere = Some(next.to_owned());
@@ -94,7 +95,7 @@ impl Credentials {
             let region = view.api_region(&form).to_owned();
             let arn = form.arn().map(str::to_owned);
             let request = |client: &reqwest::Client, _: Shape, url: &str| usage_request(client, url, arn.as_deref());
-            match self.0.ask_somehow(&mut view, &bearer, Call::Usage, &region, &request).await {
+            match self.0.ask_somehow(&mut view, &bearer, Operation::Usage, &region, &request).await {
                 Ok(answer) => return Some(answer),
                 Err(fault) if is_about_the_form(&fault) => {}
                 Err(_) => return None,
@@ -113,7 +114,7 @@ impl Credentials {
         let view = self.0.pool.account(lease.account().id()).unwrap_or_else(|| lease.account().clone());
         let all = async {
             let mut last = Fault::protocol("models: no form to ask in");
-            for form in forms(lease, &view, Call::Models).into_iter().take(MOST_CALLS) {
+            for form in forms(lease, &view, Operation::Models).into_iter().take(MOST_CALLS) {
                 let mut answer = Err(Fault::unreachable("no shape to ask in"));
                 for shape in view.shapes(view.api_region(&form)) {
                     answer = self.0.ask_models(&view, &bearer, *shape, &form).await;
@@ -123,7 +124,7 @@ impl Credentials {
                 }
                 match answer {
                     Ok(catalogue) => {
-                        lease.learn(Lesson::FormWorked(Call::Models, form));
+                        lease.learn(Lesson::FormWorked(Operation::Models, form));
                         return Ok(catalogue);
                     }
                     Err(fault) if is_about_the_form(&fault) => last = fault,
@@ -143,7 +144,7 @@ fn usage_request(client: &reqwest::Client, url: &str, arn: Option<&str>) -> reqw
 }
 
 /// The account's forms (K80), the one that worked last in front.
-fn forms(lease: &Lease, view: &AccountView, call: Call) -> VecDeque<Variant> {
+fn forms(lease: &Lease, view: &AccountView, call: Operation) -> VecDeque<Variant> {
     let mut forms = VecDeque::from(view.forms());
     if let Some(worked) = lease.learned(|learned, _| learned.form(call).cloned())
         && let Some(place) = forms.iter().position(|form| form.arn() == worked.arn())

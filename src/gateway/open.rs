@@ -13,7 +13,7 @@ use crate::policy::learned::Lesson;
 use crate::policy::retry::Remedy;
 use crate::pool::{AccountView, Fit, Lease, NoAccount, Wanted, Why};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::route::Call;
+use crate::proto::kiro::route::Operation;
 use crate::proto::said::KnownSecrets;
 use crate::proto::translate::pictures::PictureForm;
 use crate::secret::Secret;
@@ -95,7 +95,7 @@ async fn attempt(
     let heard = answer.as_ref().map(|_| ());
     // An account's own proxy that can't be reached says nothing about the host.
     if target.proxy.is_none() || heard.err().is_none_or(|fault| fault.kind != FaultKind::Unreachable) {
-        job.shared.upstream.heard(Call::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
+        job.shared.upstream.heard(Operation::Chat, &chosen.way(), account.short_id(), heard, job.shared.pool.now());
     }
     match answer {
         Ok(body) => {

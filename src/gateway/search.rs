@@ -13,7 +13,7 @@ use crate::policy::learned::{Learned, Lesson};
 use crate::policy::marks::Way;
 use crate::pool::{AccountId, AccountView, Fit, Lease, Wanted};
 use crate::proto::kiro::fault::{Fault, FaultKind};
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::search::{MAX_ANSWER, OLDER_TARGET, Step, body, call_id, params, read};
 use crate::proto::messages::request::SearchTool;
 use crate::proto::messages::search::{Hit, Outcome, SearchCode};
@@ -224,7 +224,7 @@ impl Searching<'_> {
         let (view, upstream) = (lease.account(), &self.shared.upstream);
         let arn = arn.filter(|arn| !arn.is_empty());
         let caller = CallAuth { token, token_type: view.token_type(), machine_id: view.machine_id(), profile_arn: arn };
-        let mut headers = upstream.identity().headers(way.shape, Call::Mcp, &caller)?;
+        let mut headers = upstream.identity().headers(way.shape, Operation::Mcp, &caller)?;
         if older {
             headers.insert("x-amz-target", HeaderValue::from_static(OLDER_TARGET));
         }
@@ -233,7 +233,7 @@ impl Searching<'_> {
         let id = call_id(|| random.alphanumeric(), self.shared.pool.now());
         let body = body(&id, "tools/call", &params(self.query), arn.filter(|_| way.shape == Shape::Runtime));
         let client = upstream.client(view.proxy_url().map(Secret::expose))?;
-        let url = view.url(way.shape, Call::Mcp, way.region);
+        let url = view.url(way.shape, Operation::Mcp, way.region);
         let known = KnownSecrets::of_call(token, view.machine_id(), view.id());
         let answer = read_up_to(client.post(url).headers(headers).body(body), MAX_ANSWER).await;
         let answer = match answer {
@@ -254,7 +254,7 @@ impl Searching<'_> {
             _ => false,
         };
         if heard.err().is_none_or(is_of_the_host) {
-            upstream.heard(Call::Mcp, way, view.short_id(), heard, self.shared.pool.now());
+            upstream.heard(Operation::Mcp, way, view.short_id(), heard, self.shared.pool.now());
         }
         answer
     }

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::proto::kiro::catalogue::{Catalogue, Listed};
 use crate::proto::kiro::profile::KindEvidence;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::usage::Usage;
 use crate::proto::translate::fields::RefusedFields;
 
@@ -129,7 +129,7 @@ pub enum Lesson {
     /// ListAvailableProfiles gave no answer; upstream's `retry-after`, where it named one.
     ProfilesUnanswered(Option<SignedDuration>),
     /// Usage or models were answered with this variant (K80). It says nothing about conversations.
-    FormWorked(Call, Variant),
+    FormWorked(Operation, Variant),
     /// Kiro named the account's usage (K63, K146).
     Usage(Usage),
     /// A refresh was granted in this region, which isn't the one of the records (K76).
@@ -273,7 +273,7 @@ impl Learned {
                 self.profiles_again = Some(now + pause.min(DAY));
                 self.profile_unknown = self.listed.is_empty();
             }
-            Lesson::FormWorked(Call::Models, variant) => self.models_form = Some(variant),
+            Lesson::FormWorked(Operation::Models, variant) => self.models_form = Some(variant),
             Lesson::FormWorked(_, variant) => self.usage_form = Some(variant),
             Lesson::Usage(usage) => {
                 let resets_at = usage.resets_at.filter(|at| *at > now);
@@ -350,8 +350,8 @@ impl Learned {
     }
 
     /// The variant with which usage or models were answered last (K80).
-    pub fn form(&self, call: Call) -> Option<&Variant> {
-        if call == Call::Models { self.models_form.as_ref() } else { self.usage_form.as_ref() }
+    pub fn form(&self, call: Operation) -> Option<&Variant> {
+        if call == Operation::Models { self.models_form.as_ref() } else { self.usage_form.as_ref() }
     }
 
     /// What the account had used when Kiro was last asked; none once the quota has started again (K146).
@@ -694,8 +694,8 @@ mod tests {
         assert!(!learned.is_profile_unknown(), "none is an answer");
         learned.learn(Lesson::IsBuilderId, at(0));
         assert_eq!(learned.said(), KindEvidence::BuilderId);
-        learned.learn(Lesson::FormWorked(Call::Usage, Variant::None), at(0));
-        assert_eq!((learned.form(Call::Usage), learned.form(Call::Models)), (Some(&Variant::None), None));
+        learned.learn(Lesson::FormWorked(Operation::Usage, Variant::None), at(0));
+        assert_eq!((learned.form(Operation::Usage), learned.form(Operation::Models)), (Some(&Variant::None), None));
         learned.learn(Lesson::RefreshRegion("eu-west-1".into()), at(0));
         learned.learn(Lesson::FipsHost, at(0));
         learned.learn(Lesson::NoProfile { asked: true }, at(0));

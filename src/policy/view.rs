@@ -10,7 +10,7 @@ use crate::proto::kiro::external::Hosts;
 use crate::proto::kiro::profile::{
     AccountKind, BUILDER_ID_PROFILE, RUNTIME_REGIONS, SOCIAL_PROFILE, is_gov, kind_of, region_of,
 };
-use crate::proto::kiro::route::{Call, DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Shape};
+use crate::proto::kiro::route::{DEFAULT_MANAGEMENT_URL, DEFAULT_RUNTIME_URL, DEFAULT_UPSTREAM_URL, Operation, Shape};
 use crate::proto::record::{Account, DEFAULT_REGION, Method, Token, hex, is_region, short};
 use crate::secret::Secret;
 
@@ -177,7 +177,7 @@ impl AccountView {
     }
 
     /// Where a call goes, without its query (K111, K12, K118).
-    pub fn url(&self, shape: Shape, call: Call, region: &str) -> String {
+    pub fn url(&self, shape: Shape, call: Operation, region: &str) -> String {
         let fill = |template: &str| endpoint(template, region).unwrap_or_default();
         let (chat, management) = match &self.ways {
             Ways::Pinned { url, management, .. } => {
@@ -204,11 +204,11 @@ impl AccountView {
         };
         let management = management.trim_end_matches('/');
         match (call, shape) {
-            (Call::Chat, _) | (Call::Mcp, Shape::Runtime) => chat,
-            (Call::Mcp, Shape::Q) => format!("{}/mcp", origin(&chat)),
-            (Call::Usage, _) => format!("{management}/getUsageLimits"),
-            (Call::Models, _) | (Call::Profiles, Shape::Q) => format!("{management}/"),
-            (Call::Profiles, Shape::Runtime) => format!("{management}/List-Available-Profiles"),
+            (Operation::Chat, _) | (Operation::Mcp, Shape::Runtime) => chat,
+            (Operation::Mcp, Shape::Q) => format!("{}/mcp", origin(&chat)),
+            (Operation::Usage, _) => format!("{management}/getUsageLimits"),
+            (Operation::Models, _) | (Operation::Profiles, Shape::Q) => format!("{management}/"),
+            (Operation::Profiles, Shape::Runtime) => format!("{management}/List-Available-Profiles"),
         }
     }
 
@@ -216,7 +216,7 @@ impl AccountView {
     pub fn chat_url(&self, shape: Shape, region: &str) -> Arc<str> {
         match self.chats.get(shape as usize).filter(|_| region == self.region()) {
             Some(url) => url.clone(),
-            None => self.url(shape, Call::Chat, region).into(),
+            None => self.url(shape, Operation::Chat, region).into(),
         }
     }
 
@@ -230,7 +230,7 @@ impl AccountView {
     /// request` (K78). Only an operator's own address can cause that.
     pub fn region_clash(&self) -> Option<(&str, String)> {
         let region = region_of(self.profile_arn()?)?;
-        let hosts = self.shapes(region).iter().map(|shape| self.url(*shape, Call::Chat, region));
+        let hosts = self.shapes(region).iter().map(|shape| self.url(*shape, Operation::Chat, region));
         let other = |url: String| {
             let host = origin(&url).rsplit_once("//").map_or("", |(_, host)| host);
             let mut labels = host.split(['.', ':']);
@@ -248,14 +248,14 @@ impl AccountView {
     pub fn generate_url(&self) -> String {
         let region = self.region();
         let shape = self.shapes(region).first().copied().unwrap_or(Shape::Q);
-        self.url(shape, Call::Chat, region)
+        self.url(shape, Operation::Chat, region)
     }
 
     /// Fills in the parts that are made once and not for each attempt.
     fn prepared(mut self) -> Self {
         let first = self.variants.first().map_or(self.api_region.as_str(), |variant| self.region_in(variant));
         self.region = first.to_owned();
-        self.chats = Shape::ALL.map(|shape| self.url(shape, Call::Chat, self.region()).into());
+        self.chats = Shape::ALL.map(|shape| self.url(shape, Operation::Chat, self.region()).into());
         self
     }
 
@@ -750,11 +750,11 @@ mod tests {
         let second = viewed_with("{}", &token, &learned, &urls()).view;
         assert_eq!(second.generate_url(), "https://q-fips.us-gov-west-1.amazonaws.com/generateAssistantResponse");
         assert_eq!(
-            second.url(Shape::Q, Call::Usage, region),
+            second.url(Shape::Q, Operation::Usage, region),
             "https://q-fips.us-gov-west-1.amazonaws.com/getUsageLimits"
         );
         assert!(!second.has_other_host(Shape::Q, region));
-        assert_eq!(second.url(Shape::Q, Call::Models, "us-east-1"), "https://q.us-east-1.amazonaws.com/");
+        assert_eq!(second.url(Shape::Q, Operation::Models, "us-east-1"), "https://q.us-east-1.amazonaws.com/");
         let own = viewed_with(r#"{"KIRO_BASE_URL":"https://q.x.org/y"}"#, &token, &learned, &urls()).view;
         assert_eq!(own.generate_url(), "https://q.x.org/y");
     }
@@ -773,16 +773,16 @@ mod tests {
         let q = "https://q.us-east-1.amazonaws.com";
         let management = "https://management.us-east-1.kiro.dev";
         let table = [
-            (Shape::Q, Call::Chat, format!("{q}/generateAssistantResponse")),
-            (Shape::Q, Call::Mcp, format!("{q}/mcp")),
-            (Shape::Q, Call::Usage, format!("{q}/getUsageLimits")),
-            (Shape::Q, Call::Models, format!("{q}/")),
-            (Shape::Q, Call::Profiles, format!("{q}/")),
-            (Shape::Runtime, Call::Chat, "https://runtime.us-east-1.kiro.dev/".to_owned()),
-            (Shape::Runtime, Call::Mcp, "https://runtime.us-east-1.kiro.dev/".to_owned()),
-            (Shape::Runtime, Call::Usage, format!("{management}/getUsageLimits")),
-            (Shape::Runtime, Call::Models, format!("{management}/")),
-            (Shape::Runtime, Call::Profiles, format!("{management}/List-Available-Profiles")),
+            (Shape::Q, Operation::Chat, format!("{q}/generateAssistantResponse")),
+            (Shape::Q, Operation::Mcp, format!("{q}/mcp")),
+            (Shape::Q, Operation::Usage, format!("{q}/getUsageLimits")),
+            (Shape::Q, Operation::Models, format!("{q}/")),
+            (Shape::Q, Operation::Profiles, format!("{q}/")),
+            (Shape::Runtime, Operation::Chat, "https://runtime.us-east-1.kiro.dev/".to_owned()),
+            (Shape::Runtime, Operation::Mcp, "https://runtime.us-east-1.kiro.dev/".to_owned()),
+            (Shape::Runtime, Operation::Usage, format!("{management}/getUsageLimits")),
+            (Shape::Runtime, Operation::Models, format!("{management}/")),
+            (Shape::Runtime, Operation::Profiles, format!("{management}/List-Available-Profiles")),
         ];
         for (shape, call, url) in table {
             assert_eq!(view.url(shape, call, "us-east-1"), url, "{shape} {}", call.as_str());
@@ -801,7 +801,7 @@ mod tests {
         ] {
             let view = viewed(&format!(r#"{{"KIRO_BASE_URL":"{url}"}}"#), "{}").view;
             assert_eq!(view.shapes("us-east-1"), [shape], "{url}");
-            for call in [Call::Chat, Call::Mcp, Call::Usage, Call::Models, Call::Profiles] {
+            for call in [Operation::Chat, Operation::Mcp, Operation::Usage, Operation::Models, Operation::Profiles] {
                 assert!(
                     view.url(shape, call, "us-east-1").starts_with("http://127.0.0.1:9"),
                     "{url} {}",
@@ -813,9 +813,9 @@ mod tests {
         assert!(matches!(Ways::pinned(&pinned.generate, &pinned), Ways::Pinned { management: None, .. }));
         let with = Urls { management: "http://127.0.0.1:7".into(), generate: "http://127.0.0.1:8/".into(), ..pinned };
         let account = AccountView { ways: Ways::pinned(&with.generate, &with), ..viewed("{}", "{}").view };
-        let usage = account.url(Shape::Runtime, Call::Usage, "us-east-1");
+        let usage = account.url(Shape::Runtime, Operation::Usage, "us-east-1");
         assert_eq!(usage, "http://127.0.0.1:7/getUsageLimits");
-        assert_eq!(account.url(Shape::Runtime, Call::Mcp, "us-east-1"), "http://127.0.0.1:8/");
+        assert_eq!(account.url(Shape::Runtime, Operation::Mcp, "us-east-1"), "http://127.0.0.1:8/");
     }
 
     #[test]

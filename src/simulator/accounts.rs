@@ -10,7 +10,7 @@ use super::scenario::{Fields, HttpReply};
 use super::state::SimState;
 use super::wire::is_region;
 use super::world::{SimWorld, WrongRegion};
-use crate::proto::kiro::route::Call;
+use crate::proto::kiro::route::Operation;
 
 /// The profile that the simulator knows, and gives to social refreshes.
 pub const PROFILE_ARN: &str = "arn:aws:codewhisperer:us-east-1:000000000000:profile/SIMULATED";
@@ -107,7 +107,7 @@ impl<'a> SimAccount<'a> {
     /// Upstream's answer, in its ambiguous words (K78).
     pub fn admits(
         &self,
-        call: Call,
+        call: Operation,
         region: Option<&str>,
         arn: Option<&str>,
         token_type: Option<&str>,
@@ -127,7 +127,7 @@ impl<'a> SimAccount<'a> {
             let is_elsewhere = arn.and_then(|arn| arn.split(':').nth(3)).is_some_and(|own| own != region);
             return if is_elsewhere { invalid("Improperly formed request.") } else { forbidden(NOT_AUTHORIZED) };
         }
-        let talks = matches!(call, Call::Chat | Call::Mcp);
+        let talks = matches!(call, Operation::Chat | Operation::Mcp);
         match (self.kind, arn) {
             (SimKind::Builder, Some(BUILDER_ID_ARN)) | (SimKind::Social, Some(SOCIAL_ARN)) => Ok(()),
             (SimKind::Builder | SimKind::Social, None) if talks && world.is_today => {

@@ -23,7 +23,7 @@ use super::sign_in;
 use super::state::{CallCount, ChatEnd, ChatFlight, Recorded, SimShared};
 use super::wire::{ClientCall, IdeVersion, Wire, header};
 use super::world::SimWorld;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::server::query_value;
 
 /// A larger request body is refused with 413.
@@ -78,7 +78,7 @@ async fn judge(
     }
     let refreshes = refresh_of(&head.method, &path);
     let flight =
-        (wire.call == Some(Call::Chat)).then(|| ChatFlight::start(&shared, token.as_deref().unwrap_or_default()));
+        (wire.call == Some(Operation::Chat)).then(|| ChatFlight::start(&shared, token.as_deref().unwrap_or_default()));
     let headers = text_headers(&head.headers);
     count_head(&shared, name, refreshes, &wire, wire.target().unwrap_or(&path), &headers);
     let body = match read(body).await? {
@@ -94,7 +94,7 @@ async fn judge(
     });
 
     let caller = caller_of(refreshes, &wire);
-    let call = refreshes.map_or(wire.call.map_or("", Call::as_str), |_| "refresh");
+    let call = refreshes.map_or(wire.call.map_or("", Operation::as_str), |_| "refresh");
     let names = [wire.host.as_str(), wire.region.as_deref().unwrap_or_default(), call];
     let version = match caller.map(|caller| world.client(caller, &names, &head.headers)).transpose() {
         Ok(version) => version.flatten(),
@@ -214,7 +214,7 @@ fn count_head(
 /// A request of Kiro's services, as far as it is read.
 struct ServiceCall<'a> {
     token: &'a str,
-    call: Call,
+    call: Operation,
     wire: &'a Wire,
     version: Option<IdeVersion>,
     body: &'a [u8],
@@ -274,8 +274,8 @@ async fn service(
     let json: Value = serde_json::from_slice(request.body).unwrap_or_default();
     let in_body = json["profileArn"].as_str();
     let arn = match request.call {
-        Call::Usage => query_value(request.query, "profileArn"),
-        Call::Mcp => request.mcp_arn.or(in_body).map(str::to_owned),
+        Operation::Usage => query_value(request.query, "profileArn"),
+        Operation::Mcp => request.mcp_arn.or(in_body).map(str::to_owned),
         _ => in_body.map(str::to_owned).or_else(|| query_value(request.query, "profileArn")),
     };
     counted(shared, request.wire, request.call, |count| count.members(&json));
@@ -295,7 +295,7 @@ async fn service(
     }
     let number = |key: &str| json[key].as_str().map(str::to_owned).or_else(|| query_value(request.query, key));
     let start = number("nextToken").and_then(|token| token.parse().ok()).unwrap_or(0);
-    if request.call == Call::Profiles
+    if request.call == Operation::Profiles
         && let Some(account) = request.account
     {
         let region = request.wire.region.as_deref();
@@ -305,13 +305,13 @@ async fn service(
         return Ok(Judged::Reply(refused));
     }
     Ok(Judged::Reply(match request.call {
-        Call::Profiles => accounts::profiles(request.token),
-        Call::Models => {
+        Operation::Profiles => accounts::profiles(request.token),
+        Operation::Models => {
             let asked = json["maxResults"].as_u64().and_then(|asked| usize::try_from(asked).ok());
             let asked = asked.or_else(|| query_value(request.query, "maxResults")?.parse().ok());
             accounts::models(asked.unwrap_or(50).clamp(1, 100), start, world)
         }
-        Call::Mcp => {
+        Operation::Mcp => {
             if request.wire.shape() == Shape::Runtime && request.mcp_arn != in_body {
                 let message = "Improperly formed request. (simulator: the ARN belongs in header and body)";
                 return Ok(Judged::Reply(HttpReply::error(
@@ -328,7 +328,7 @@ async fn service(
             tokio::time::sleep(answer.wait).await;
             answer.reply
         }
-        Call::Usage | Call::Chat => {
+        Operation::Usage | Operation::Chat => {
             let quota = world.credits.map(|credits| (shared.state().spent(request.token), credits));
             accounts::usage(request.token, arn.as_deref(), quota)
         }
@@ -345,7 +345,7 @@ async fn stream(
 ) -> io::Result<Judged> {
     let prompt = check::read(request.body, world.is_today.then(|| request.wire.shape()));
     if let Ok(prompt) = &prompt {
-        counted(shared, request.wire, Call::Chat, |count| count.prompt(prompt));
+        counted(shared, request.wire, Operation::Chat, |count| count.prompt(prompt));
     }
     let readable = prompt.as_ref().ok();
     let arn = readable.and_then(|prompt| prompt.profile_arn.as_deref());
@@ -442,7 +442,7 @@ fn refused(request: &ServiceCall<'_>, prompt: &Prompt, world: &SimWorld) -> Opti
     reasoning::judge(request.token, prompt, world.bind).err()
 }
 
-fn counted(shared: &SimShared, wire: &Wire, call: Call, count: impl FnOnce(&mut CallCount)) {
+fn counted(shared: &SimShared, wire: &Wire, call: Operation, count: impl FnOnce(&mut CallCount)) {
     let counts = &mut shared.state().counts;
     count(counts.shapes.entry(wire.shape().as_str()).or_default().entry(call.as_str()).or_default());
 }

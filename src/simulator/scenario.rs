@@ -14,7 +14,7 @@ use super::presets;
 use super::wire::{IdeVersion, Wire};
 use super::world::{EndNote, SimWorld, Thinking};
 use crate::proto::eventstream::{HeaderValue, encode};
-use crate::proto::kiro::route::Call;
+use crate::proto::kiro::route::Operation;
 
 /// Percentage of the context window that an answer reports unless it says otherwise.
 const DEFAULT_PERCENT: f64 = 1.25;
@@ -95,8 +95,9 @@ impl Scenario {
     }
 
     /// Whether it is for this kind of call, unless its condition says otherwise.
-    pub(super) fn covers(&self, call: Call) -> bool {
-        self.everywhere || if self.when.calls.is_empty() { call == Call::Chat } else { self.when.calls.contains(&call) }
+    pub(super) fn covers(&self, call: Operation) -> bool {
+        self.everywhere
+            || if self.when.calls.is_empty() { call == Operation::Chat } else { self.when.calls.contains(&call) }
     }
 
     fn read(map: Map<String, Value>) -> Result<Self, String> {
@@ -150,7 +151,7 @@ pub(super) struct RequestFacts<'a> {
 /// Which requests a scenario is for; the others are answered as if it weren't there. All conditions must hold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct When {
-    calls: Vec<Call>,
+    calls: Vec<Operation>,
     conditions: Vec<Condition>,
 }
 
@@ -256,8 +257,8 @@ impl When {
     }
 }
 
-fn call(name: &Value) -> Result<Call, String> {
-    let calls = [Call::Chat, Call::Mcp, Call::Usage, Call::Models, Call::Profiles];
+fn call(name: &Value) -> Result<Operation, String> {
+    let calls = [Operation::Chat, Operation::Mcp, Operation::Usage, Operation::Models, Operation::Profiles];
     let found = calls.into_iter().find(|call| name.as_str() == Some(call.as_str()));
     found.ok_or_else(|| format!("a call is chat, mcp, usage, models or profiles, not {name}"))
 }

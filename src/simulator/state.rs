@@ -15,7 +15,7 @@ use super::portal::SimPortal;
 use super::scenario::{Fields, Scenario};
 use super::sign_in::SimSignIn;
 use super::world::SimWorld;
-use crate::proto::kiro::route::Call;
+use crate::proto::kiro::route::Operation;
 
 /// How many streams that the client closed are kept, and how many refusals.
 const ENDS: usize = 1024;
@@ -53,7 +53,7 @@ pub(super) struct SimState {
     /// By account and conversation: the prompt of the last request.
     prompts: HashMap<(String, String), Vec<Block>>,
     prompts_in_order: VecDeque<(String, String)>,
-    scripts: HashMap<(Call, String), StagedAnswers<Option<Scenario>>>,
+    scripts: HashMap<(Operation, String), StagedAnswers<Option<Scenario>>>,
     refresh_scripts: HashMap<String, StagedAnswers<Option<RefreshAnswer>>>,
     /// By the first refresh token of each account, whose successors keep it in front.
     logins: BTreeMap<String, Login>,
@@ -221,11 +221,11 @@ impl SimState {
         } else {
             let token: String = fields.need("token")?;
             let call = match fields.take::<String>("on")?.as_deref() {
-                None | Some("chat") => Call::Chat,
-                Some("usage") => Call::Usage,
-                Some("profiles") => Call::Profiles,
-                Some("models") => Call::Models,
-                Some("mcp") => Call::Mcp,
+                None | Some("chat") => Operation::Chat,
+                Some("usage") => Operation::Usage,
+                Some("profiles") => Operation::Profiles,
+                Some("models") => Operation::Models,
+                Some("mcp") => Operation::Mcp,
                 Some(other) => {
                     return Err(format!("`script.on` is chat, usage, profiles, models or mcp, not `{other}`"));
                 }
@@ -240,7 +240,7 @@ impl SimState {
     }
 
     /// The next scripted answer for a token; `Some(None)` is one that was scripted to be as usual.
-    pub fn scripted(&mut self, call: Call, token: &str) -> Option<Option<Scenario>> {
+    pub fn scripted(&mut self, call: Operation, token: &str) -> Option<Option<Scenario>> {
         self.scripts.get_mut(&(call, token.to_owned()))?.next()
     }
 

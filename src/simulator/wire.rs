@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method};
 
 use super::scenario::HttpReply;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 
 /// The three kinds of hosts that carry Kiro's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) struct Wire {
     /// The region in the host's name.
     pub region: Option<String>,
     /// None: unknown to Kiro.
-    pub call: Option<Call>,
+    pub call: Option<Operation>,
     /// The call is named by a target on the root path.
     by_target: bool,
     target: Option<String>,
@@ -66,21 +66,21 @@ impl Wire {
         let call = match (host, path) {
             (_, "/") if post => match (host, service, operation) {
                 (Host::Q, "AmazonCodeWhispererService", "ListAvailableModels")
-                | (Host::Management, "KiroControlPlaneBearerService", "ListAvailableModels") => Some(Call::Models),
-                (Host::Q, "AmazonCodeWhispererService", "ListAvailableProfiles") => Some(Call::Profiles),
+                | (Host::Management, "KiroControlPlaneBearerService", "ListAvailableModels") => Some(Operation::Models),
+                (Host::Q, "AmazonCodeWhispererService", "ListAvailableProfiles") => Some(Operation::Profiles),
                 (Host::Q, "AmazonCodeWhispererStreamingService", "GenerateAssistantResponse")
-                | (Host::Runtime, "KiroRuntimeService", "GenerateAssistantResponse") => Some(Call::Chat),
+                | (Host::Runtime, "KiroRuntimeService", "GenerateAssistantResponse") => Some(Operation::Chat),
                 (Host::Q | Host::Runtime, "AmazonCodeWhispererStreamingService", "InvokeMCP")
-                | (Host::Runtime, "KiroRuntimeService", "InvokeMCP") => Some(Call::Mcp),
+                | (Host::Runtime, "KiroRuntimeService", "InvokeMCP") => Some(Operation::Mcp),
                 _ => None,
             },
-            (Host::Q, "/generateAssistantResponse") if post => Some(Call::Chat),
-            (Host::Q, "/mcp") if post => Some(Call::Mcp),
-            (Host::Management, "/List-Available-Profiles") if post => Some(Call::Profiles),
+            (Host::Q, "/generateAssistantResponse") if post => Some(Operation::Chat),
+            (Host::Q, "/mcp") if post => Some(Operation::Mcp),
+            (Host::Management, "/List-Available-Profiles") if post => Some(Operation::Profiles),
             (Host::Q, "/ListAvailableModels") | (Host::Management, "/List-Available-Models") if !post => {
-                Some(Call::Models)
+                Some(Operation::Models)
             }
-            (Host::Q | Host::Management, "/getUsageLimits") if !post => Some(Call::Usage),
+            (Host::Q | Host::Management, "/getUsageLimits") if !post => Some(Operation::Usage),
             _ => None,
         };
         Self { host, name: name.to_owned(), region, call, by_target, target: target.map(str::to_owned) }
@@ -92,12 +92,12 @@ impl Wire {
         self.call = match (method, path, operation) {
             _ if self.host != Host::Q => None,
             (&Method::POST, "/generateAssistantResponse", _)
-            | (&Method::POST, _, Some("GenerateAssistantResponse")) => Some(Call::Chat),
-            (&Method::GET, "/getUsageLimits", _) => Some(Call::Usage),
+            | (&Method::POST, _, Some("GenerateAssistantResponse")) => Some(Operation::Chat),
+            (&Method::GET, "/getUsageLimits", _) => Some(Operation::Usage),
             (&Method::GET, "/ListAvailableModels", _) | (&Method::POST, "/", Some("ListAvailableModels")) => {
-                Some(Call::Models)
+                Some(Operation::Models)
             }
-            (&Method::POST, "/", Some("ListAvailableProfiles")) => Some(Call::Profiles),
+            (&Method::POST, "/", Some("ListAvailableProfiles")) => Some(Operation::Profiles),
             _ => None,
         };
         self
@@ -124,7 +124,7 @@ impl Wire {
             return Some(HttpReply::error(404, "UnknownOperationException", None, &message));
         };
         if *method == Method::POST {
-            let wanted = match self.by_target || call == Call::Profiles {
+            let wanted = match self.by_target || call == Operation::Profiles {
                 true => "application/x-amz-json-1.0",
                 false => "application/json",
             };
@@ -201,7 +201,7 @@ const IDC: Agents =
 /// The call, for [`client_version`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientCall {
-    Service(Shape, Call),
+    Service(Shape, Operation),
     SocialRefresh,
     IdcRefresh,
 }
@@ -212,9 +212,9 @@ pub(super) enum ClientCall {
 /// The header that doesn't have the form of K103, with what it should look like.
 pub(super) fn client_version(caller: ClientCall, headers: &HeaderMap) -> Result<Option<IdeVersion>, String> {
     let (agent, amz) = match caller {
-        ClientCall::Service(Shape::Q, Call::Chat | Call::Mcp) => CHAT_Q,
-        ClientCall::Service(Shape::Runtime, Call::Chat | Call::Mcp) => CHAT_RUNTIME,
-        ClientCall::Service(_, Call::Usage) | ClientCall::Service(Shape::Q, _) => SERVICE_Q,
+        ClientCall::Service(Shape::Q, Operation::Chat | Operation::Mcp) => CHAT_Q,
+        ClientCall::Service(Shape::Runtime, Operation::Chat | Operation::Mcp) => CHAT_RUNTIME,
+        ClientCall::Service(_, Operation::Usage) | ClientCall::Service(Shape::Q, _) => SERVICE_Q,
         ClientCall::Service(Shape::Runtime, _) => SERVICE_RUNTIME,
         ClientCall::SocialRefresh => SOCIAL,
         ClientCall::IdcRefresh => IDC,
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn host_shape_and_call_are_read_from_name_or_request() {
-        use {Call::*, Host::*};
+        use {Host::*, Operation::*};
         let runtime = "KiroRuntimeService.GenerateAssistantResponse";
         let bearer = "KiroControlPlaneBearerService.ListAvailableModels";
         for (method, host, path, target, expected, region) in [
@@ -322,7 +322,7 @@ mod tests {
                 && IdeVersion::read("1.2").is_none()
                 && IdeVersion::read("1.2.x").is_none()
         );
-        let chat = ClientCall::Service(Shape::Q, Call::Chat);
+        let chat = ClientCall::Service(Shape::Q, Operation::Chat);
         let pair = |agent: String, amz: String| headers(&[("user-agent", agent), ("x-amz-user-agent", amz)]);
         let good = agent("codewhispererstreaming", "m/E", &format!("1.1.70-{m}"));
         let amz = format!("aws-sdk-js/1.0.34 KiroIDE-1.1.70-{m}");
@@ -342,7 +342,7 @@ mod tests {
         }
         let runtime = agent("kiroruntime", "m/N", &format!("1.1.70-{m}-KAS/0.66.7"));
         let amz = format!("aws-sdk-js/1.0.0 KiroIDE-1.1.70-{m}-KAS/0.66.7");
-        let caller = ClientCall::Service(Shape::Runtime, Call::Mcp);
+        let caller = ClientCall::Service(Shape::Runtime, Operation::Mcp);
         assert_eq!(client_version(caller, &pair(runtime, amz)), Ok(v));
         let social = headers(&[("user-agent", format!("KiroIDE-1.1.70-{m}"))]);
         assert_eq!(client_version(ClientCall::SocialRefresh, &social), Ok(v));

@@ -4,7 +4,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, H
 
 use crate::proto::kiro::client_identity as client;
 use crate::proto::kiro::fault::Fault;
-use crate::proto::kiro::route::{Call, Shape};
+use crate::proto::kiro::route::{Operation, Shape};
 use crate::secret::Secret;
 
 /// The client as the headers describe it (K103): constants of this process.
@@ -24,24 +24,26 @@ pub struct CallAuth<'a> {
     pub token_type: Option<&'a str>,
     /// The account's machine id (K16).
     pub machine_id: &'a str,
-    /// The profile's ARN, which only [`Call::Mcp`] has in a header.
+    /// The profile's ARN, which only [`Operation::Mcp`] has in a header.
     pub profile_arn: Option<&'a str>,
 }
 
 impl Identity {
     /// `user-agent` and `x-amz-user-agent` of a call with an access token (K103).
-    pub fn agents(&self, shape: Shape, call: Call, machine_id: &str) -> [String; 2] {
+    pub fn agents(&self, shape: Shape, call: Operation, machine_id: &str) -> [String; 2] {
         let Self { version, agent_version, .. } = self;
         let (sdk, api, mode) = match (call, shape) {
-            (Call::Chat | Call::Mcp, Shape::Q) => (client::STREAMING_SDK, "codewhispererstreaming", "E"),
-            (Call::Chat | Call::Mcp, Shape::Runtime) => (client::SERVICE_SDK, "kiroruntime", "N"),
-            (Call::Usage, _) | (Call::Models | Call::Profiles, Shape::Q) => {
+            (Operation::Chat | Operation::Mcp, Shape::Q) => (client::STREAMING_SDK, "codewhispererstreaming", "E"),
+            (Operation::Chat | Operation::Mcp, Shape::Runtime) => (client::SERVICE_SDK, "kiroruntime", "N"),
+            (Operation::Usage, _) | (Operation::Models | Operation::Profiles, Shape::Q) => {
                 (client::SERVICE_SDK, "codewhispererruntime", "N,E")
             }
-            (Call::Models | Call::Profiles, Shape::Runtime) => (client::SERVICE_SDK, "kirocontrolplanebearer", "N,E"),
+            (Operation::Models | Operation::Profiles, Shape::Runtime) => {
+                (client::SERVICE_SDK, "kirocontrolplanebearer", "N,E")
+            }
         };
         let mut ide = ["KiroIDE-", version, "-", machine_id].concat();
-        if shape == Shape::Runtime && call != Call::Usage {
+        if shape == Shape::Runtime && call != Operation::Usage {
             ide.push_str("-KAS/");
             ide.push_str(agent_version);
         }
@@ -87,7 +89,7 @@ impl Identity {
     ///
     /// # Errors
     /// A value of the account can't stand in a header: fault `Network`.
-    pub fn headers(&self, shape: Shape, call: Call, caller: &CallAuth<'_>) -> Result<HeaderMap, Fault> {
+    pub fn headers(&self, shape: Shape, call: Operation, caller: &CallAuth<'_>) -> Result<HeaderMap, Fault> {
         const JSON: HeaderValue = HeaderValue::from_static("application/json");
         const AWS_JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
         let text = |value: &str| {
@@ -96,11 +98,11 @@ impl Identity {
         let named = HeaderName::from_static;
         let mut headers = HeaderMap::with_capacity(14);
         match (call, shape) {
-            (Call::Usage, _) => {}
-            (Call::Chat | Call::Mcp, Shape::Q) => drop(headers.insert(CONTENT_TYPE, JSON)),
+            (Operation::Usage, _) => {}
+            (Operation::Chat | Operation::Mcp, Shape::Q) => drop(headers.insert(CONTENT_TYPE, JSON)),
             _ => drop(headers.insert(CONTENT_TYPE, AWS_JSON)),
         }
-        if shape == Shape::Q || call == Call::Usage {
+        if shape == Shape::Q || call == Operation::Usage {
             headers.insert(ACCEPT, JSON);
         }
         let mut bearer = text(&format!("Bearer {}", caller.token.expose()))?;
@@ -116,19 +118,19 @@ impl Identity {
         headers.insert(named("x-amz-user-agent"), text(&amz_user_agent)?);
         headers.insert(USER_AGENT, text(&user_agent)?);
         let tries =
-            if shape == Shape::Runtime && call != Call::Usage { "attempt=1; max=3" } else { "attempt=1; max=1" };
+            if shape == Shape::Runtime && call != Operation::Usage { "attempt=1; max=3" } else { "attempt=1; max=1" };
         headers.insert(named("amz-sdk-request"), HeaderValue::from_static(tries));
         match (call, shape) {
-            (Call::Chat, Shape::Q) => {
+            (Operation::Chat, Shape::Q) => {
                 headers.insert(named("x-amzn-kiro-agent-mode"), HeaderValue::from_static("vibe"));
             }
-            (Call::Chat, Shape::Runtime) => {
+            (Operation::Chat, Shape::Runtime) => {
                 headers.insert(named("x-kiro-attempt"), HeaderValue::from_static("1;max=3"));
                 headers.insert(named("x-amzn-kiro-client-attribution"), HeaderValue::from_static("kiro-ide"));
             }
             _ => {}
         }
-        if call == Call::Mcp
+        if call == Operation::Mcp
             && let Some(arn) = caller.profile_arn
         {
             headers.insert(named("x-amzn-kiro-profile-arn"), text(arn)?);
@@ -138,14 +140,16 @@ impl Identity {
 }
 
 /// `x-amz-target` of the calls that go to the root path (K111).
-fn target(shape: Shape, call: Call) -> Option<&'static str> {
+fn target(shape: Shape, call: Operation) -> Option<&'static str> {
     match (shape, call) {
-        (Shape::Q, Call::Models) => Some("AmazonCodeWhispererService.ListAvailableModels"),
-        (Shape::Q, Call::Profiles) => Some("AmazonCodeWhispererService.ListAvailableProfiles"),
-        (Shape::Runtime, Call::Chat) => Some("KiroRuntimeService.GenerateAssistantResponse"),
-        (Shape::Runtime, Call::Mcp) => Some("KiroRuntimeService.InvokeMCP"),
-        (Shape::Runtime, Call::Models) => Some("KiroControlPlaneBearerService.ListAvailableModels"),
-        (Shape::Q, Call::Chat | Call::Mcp) | (_, Call::Usage) | (Shape::Runtime, Call::Profiles) => None,
+        (Shape::Q, Operation::Models) => Some("AmazonCodeWhispererService.ListAvailableModels"),
+        (Shape::Q, Operation::Profiles) => Some("AmazonCodeWhispererService.ListAvailableProfiles"),
+        (Shape::Runtime, Operation::Chat) => Some("KiroRuntimeService.GenerateAssistantResponse"),
+        (Shape::Runtime, Operation::Mcp) => Some("KiroRuntimeService.InvokeMCP"),
+        (Shape::Runtime, Operation::Models) => Some("KiroControlPlaneBearerService.ListAvailableModels"),
+        (Shape::Q, Operation::Chat | Operation::Mcp)
+        | (_, Operation::Usage)
+        | (Shape::Runtime, Operation::Profiles) => None,
     }
 }
 
@@ -197,14 +201,14 @@ mod tests {
         let one = "attempt=1; max=1";
         let three = "attempt=1; max=3";
         type Row<'a> =
-            (Shape, Call, &'a str, &'a str, Option<&'a str>, Option<&'a str>, &'a str, &'a [(&'a str, &'a str)]);
+            (Shape, Operation, &'a str, &'a str, Option<&'a str>, Option<&'a str>, &'a str, &'a [(&'a str, &'a str)]);
         let table: [Row<'_>; 10] = [
-            (Shape::Q, Call::Chat, &q_chat, q, json, json, one, &[("x-amzn-kiro-agent-mode", "vibe")]),
-            (Shape::Q, Call::Mcp, &q_chat, q, json, json, one, &[("x-amzn-kiro-profile-arn", "arn")]),
-            (Shape::Q, Call::Usage, &service, plain, None, json, one, &[]),
+            (Shape::Q, Operation::Chat, &q_chat, q, json, json, one, &[("x-amzn-kiro-agent-mode", "vibe")]),
+            (Shape::Q, Operation::Mcp, &q_chat, q, json, json, one, &[("x-amzn-kiro-profile-arn", "arn")]),
+            (Shape::Q, Operation::Usage, &service, plain, None, json, one, &[]),
             (
                 Shape::Q,
-                Call::Models,
+                Operation::Models,
                 &service,
                 plain,
                 aws,
@@ -214,7 +218,7 @@ mod tests {
             ),
             (
                 Shape::Q,
-                Call::Profiles,
+                Operation::Profiles,
                 &service,
                 plain,
                 aws,
@@ -224,7 +228,7 @@ mod tests {
             ),
             (
                 Shape::Runtime,
-                Call::Chat,
+                Operation::Chat,
                 &runtime_chat,
                 kas,
                 aws,
@@ -238,7 +242,7 @@ mod tests {
             ),
             (
                 Shape::Runtime,
-                Call::Mcp,
+                Operation::Mcp,
                 &runtime_chat,
                 kas,
                 aws,
@@ -246,10 +250,10 @@ mod tests {
                 three,
                 &[("x-amz-target", "KiroRuntimeService.InvokeMCP"), ("x-amzn-kiro-profile-arn", "arn")],
             ),
-            (Shape::Runtime, Call::Usage, &service, plain, None, json, one, &[]),
+            (Shape::Runtime, Operation::Usage, &service, plain, None, json, one, &[]),
             (
                 Shape::Runtime,
-                Call::Models,
+                Operation::Models,
                 &control,
                 kas,
                 aws,
@@ -257,7 +261,7 @@ mod tests {
                 three,
                 &[("x-amz-target", "KiroControlPlaneBearerService.ListAvailableModels")],
             ),
-            (Shape::Runtime, Call::Profiles, &control, kas, aws, None, three, &[]),
+            (Shape::Runtime, Operation::Profiles, &control, kas, aws, None, three, &[]),
         ];
         for (shape, call, user_agent, amz, content_type, accept, tries, more) in table {
             let headers = identity.headers(shape, call, &caller).unwrap();
@@ -274,7 +278,7 @@ mod tests {
             assert_eq!(headers.len(), common + more.len(), "{what}: {headers:?}");
         }
         let keyed = CallAuth { token_type: Some("API_KEY"), ..caller };
-        assert_eq!(identity.headers(Shape::Q, Call::Chat, &keyed).unwrap()["tokentype"], "API_KEY");
+        assert_eq!(identity.headers(Shape::Q, Operation::Chat, &keyed).unwrap()["tokentype"], "API_KEY");
         let oidc = agent("3.980.0", "sso-oidc", "E", "KiroIDE");
         assert_eq!(identity.oidc_agents(), [oidc, "aws-sdk-js/3.980.0 KiroIDE".to_owned()]);
         assert_eq!(identity.social_user_agent("M"), "KiroIDE-V-M");

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::route::{Operation, Shape};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -154,7 +154,7 @@ async fn what_fails_ahead_marks_nothing_and_a_marked_way_is_left_alone_k143_k119
     let way = kiro_messages::policy::marks::Way { shape: Shape::Q, host: &host, region: "us-east-1" };
     let fault = Fault { status: Some(503), ..Fault::network("it is down") };
     for n in 0..20 {
-        upstream.heard(Call::Chat, &way, &format!("account-{n}"), Err(&fault), Timestamp::now());
+        upstream.heard(Operation::Chat, &way, &format!("account-{n}"), Err(&fault), Timestamp::now());
     }
     assert!(upstream.hosts(Timestamp::now()).iter().any(|(_, circuit)| circuit.gauge() > 0));
     assert!(due(&upstream).is_empty(), "its circuit is open");

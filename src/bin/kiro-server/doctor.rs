@@ -25,7 +25,7 @@ use kiro_messages::proto::address::{ALLOWED, endpoint, origin};
 use kiro_messages::proto::kiro::client_identity;
 use kiro_messages::proto::kiro::fault::FaultKind;
 use kiro_messages::proto::kiro::profile::AccountKind;
-use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::route::{Operation, Shape};
 use kiro_messages::proto::record::client_key::KeyStanding;
 use kiro_messages::proto::record::{Account, DEFAULT_REGION, Method, Note, Object, RECORD, Token, is_region};
 use kiro_messages::proto::translate::model::Models;
@@ -985,10 +985,10 @@ async fn upstream(desk: &Desk, accounts: &[DeskAccount], report: &mut DoctorRepo
     };
     for view in views {
         let region = view.region();
-        let chat = |shape: &Shape| origin(&view.url(*shape, Call::Chat, region)).to_owned();
+        let chat = |shape: &Shape| origin(&view.url(*shape, Operation::Chat, region)).to_owned();
         for shape in view.shapes(region) {
             let others: Vec<String> = view.shapes(region).iter().filter(|other| *other != shape).map(chat).collect();
-            for call in [Call::Chat, Call::Usage] {
+            for call in [Operation::Chat, Operation::Usage] {
                 add(&view.url(*shape, call, region), view.proxy_url(), &others);
             }
         }

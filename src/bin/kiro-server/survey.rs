@@ -11,7 +11,7 @@ use kiro_messages::policy::learned::{Lesson, Variant};
 use kiro_messages::pool::Lease;
 use kiro_messages::proto::kiro::catalogue::Catalogue;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
-use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::route::{Operation, Shape};
 use kiro_messages::proto::kiro::search::SCHEMA;
 use serde_json::Value;
 
@@ -161,7 +161,7 @@ fn learned(desk: &Desk, lease: &Lease) -> Vec<String> {
     let expected = desk.pool.account(lease.account().id()).and_then(|view| view.forms().first().cloned());
     lease.learned(|learned, now| {
         let mut words = learned.words(now);
-        for (call, what) in [(Call::Usage, "usage"), (Call::Models, "models")] {
+        for (call, what) in [(Operation::Usage, "usage"), (Operation::Models, "models")] {
             let other = |form: &&Variant| expected.as_ref().is_some_and(|expected| expected.arn() != form.arn());
             if let Some(form) = learned.form(call).filter(other) {
                 words.push(format!("{what}: profile {} works", form.as_str()));

@@ -37,7 +37,7 @@ impl std::fmt::Display for Shape {
 
 /// A call of Kiro's services that carries an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Call {
+pub enum Operation {
     /// `GenerateAssistantResponse`.
     Chat,
     /// `InvokeMCP`.
@@ -50,7 +50,7 @@ pub enum Call {
     Profiles,
 }
 
-impl Call {
+impl Operation {
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

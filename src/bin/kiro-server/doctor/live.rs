@@ -19,7 +19,7 @@ use kiro_messages::proto::address::is_loopback;
 use kiro_messages::proto::kiro::catalogue::{Catalogue, Listed};
 use kiro_messages::proto::kiro::client_identity::VERSION_FLOOR;
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
-use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::route::{Operation, Shape};
 use kiro_messages::proto::kiro::search;
 use kiro_messages::proto::record::Method;
 use kiro_messages::proto::translate::model::{Model, Models};
@@ -592,7 +592,7 @@ impl LiveRun {
             let _seen = self.usage_of(shape, with_arn).await?;
             let _seen = self.catalogue_of(shape).await?;
         }
-        let named = |calls: &[(Call, Shape)]| {
+        let named = |calls: &[(Operation, Shape)]| {
             let mut names: Vec<String> =
                 calls.iter().map(|(call, shape)| format!("{} of {shape}", call.as_str())).collect();
             names.sort();
@@ -609,9 +609,9 @@ impl LiveRun {
         }
         let seen = format!("refused by {}", named(&refused));
         let cure = "set KIRO_CLIENT_VERSION to that of a newer Kiro IDE, or update this program";
-        let answered = |shape: &Shape| self.probe.answered.contains(&(Call::Chat, *shape));
+        let answered = |shape: &Shape| self.probe.answered.contains(&(Operation::Chat, *shape));
         if self.shapes.iter().any(answered) {
-            let lost = |call: &Call| !self.probe.answered.iter().any(|(answered, _)| answered == call);
+            let lost = |call: &Operation| !self.probe.answered.iter().any(|(answered, _)| answered == call);
             let means = match refused.iter().find(|(call, _)| lost(call)) {
                 Some((call, _)) => format!("conversations go on, {} isn't answered anywhere: {cure}", call.as_str()),
                 None => format!("the gateway goes the other way by itself; {cure}"),

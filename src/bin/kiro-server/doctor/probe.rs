@@ -11,7 +11,7 @@ use kiro_messages::pool::AccountView;
 use kiro_messages::proto::eventstream::Decoder;
 use kiro_messages::proto::kiro::event::{Content, Event, Reader, Telemetry, Text, TokenCounts};
 use kiro_messages::proto::kiro::fault::{Fault, FaultKind};
-use kiro_messages::proto::kiro::route::{Call, Shape};
+use kiro_messages::proto::kiro::route::{Operation, Shape};
 use kiro_messages::proto::kiro::search;
 use kiro_messages::proto::said::KnownSecrets;
 use kiro_messages::secret::Secret;
@@ -38,7 +38,7 @@ pub type ProbeResult<T> = Result<Result<T, Fault>, Stopped>;
 /// One account, as whom requests are made.
 pub struct ProbeAccount {
     client: reqwest::Client,
-    headers: Vec<((Shape, Call), HeaderMap)>,
+    headers: Vec<((Shape, Operation), HeaderMap)>,
     view: AccountView,
     known: KnownSecrets,
     pause: Duration,
@@ -47,9 +47,9 @@ pub struct ProbeAccount {
     /// Why it ended before its end, in a sentence.
     pub stopped: Option<String>,
     /// Client versions that were refused: the call and the shape.
-    pub version_refused: Vec<(Call, Shape)>,
+    pub version_refused: Vec<(Operation, Shape)>,
     /// Calls that were answered, or refused for their content: the host accepted the client.
-    pub answered: Vec<(Call, Shape)>,
+    pub answered: Vec<(Operation, Shape)>,
 }
 
 /// The content of a chat answer.
@@ -155,7 +155,7 @@ impl ProbeAccount {
         let client = upstream.client(view.proxy_url().map(Secret::expose))?;
         let mut headers = Vec::new();
         for shape in Shape::ALL {
-            for call in [Call::Chat, Call::Mcp, Call::Usage, Call::Models] {
+            for call in [Operation::Chat, Operation::Mcp, Operation::Usage, Operation::Models] {
                 let caller = CallAuth {
                     token,
                     token_type: view.token_type(),
@@ -186,7 +186,7 @@ impl ProbeAccount {
     /// One chat turn.
     pub async fn chat(&mut self, shape: Shape, small: bool, arn: Option<&str>, ask: &Ask) -> ProbeResult<Chat> {
         let body = ask.body(shape, small, arn).to_string();
-        self.call(shape, Call::Chat, arn, String::new(), Some(body), |answer| read_chat(&answer)).await
+        self.call(shape, Operation::Chat, arn, String::new(), Some(body), |answer| read_chat(&answer)).await
     }
 
     pub async fn usage(&mut self, shape: Shape, arn: Option<&str>) -> ProbeResult<Bytes> {
@@ -195,7 +195,7 @@ impl ProbeAccount {
             query.push_str("&profileArn=");
             query.push_str(&arn.replace(':', "%3A").replace('/', "%2F"));
         }
-        self.call(shape, Call::Usage, arn, query, None, Ok).await
+        self.call(shape, Operation::Usage, arn, query, None, Ok).await
     }
 
     /// One page of ListAvailableModels.
@@ -207,7 +207,7 @@ impl ProbeAccount {
         if let Some(next) = next {
             body["nextToken"] = json!(next);
         }
-        self.call(shape, Call::Models, arn, String::new(), Some(body.to_string()), Ok).await
+        self.call(shape, Operation::Models, arn, String::new(), Some(body.to_string()), Ok).await
     }
 
     /// A call of upstream's tools (K7), with the body that the gateway's searches have. `params` is JSON.
@@ -215,7 +215,7 @@ impl ProbeAccount {
         let id = search::call_id(fastrand::alphanumeric, jiff::Timestamp::now());
         let body = search::body(&id, method, params, arn.filter(|_| shape == Shape::Runtime));
         let read = |answer: Bytes| serde_json::from_slice(&answer).map_err(|_| Fault::protocol("not JSON"));
-        self.call(shape, Call::Mcp, arn, String::new(), Some(body), read).await
+        self.call(shape, Operation::Mcp, arn, String::new(), Some(body), read).await
     }
 
     /// The same from another client: `agent` makes its user agents of ours. The result says nothing about our own
@@ -227,7 +227,7 @@ impl ProbeAccount {
         agent: impl Fn(&str) -> String,
     ) -> ProbeResult<()> {
         let ours = (self.headers.clone(), self.version_refused.clone(), self.answered.clone());
-        for (_, headers) in self.headers.iter_mut().filter(|(of, _)| *of == (shape, Call::Usage)) {
+        for (_, headers) in self.headers.iter_mut().filter(|(of, _)| *of == (shape, Operation::Usage)) {
             for name in ["user-agent", "x-amz-user-agent"] {
                 let theirs = headers.get(name).and_then(|ours| HeaderValue::from_str(&agent(ours.to_str().ok()?)).ok());
                 if let Some(theirs) = theirs {
@@ -259,7 +259,7 @@ impl ProbeAccount {
     async fn call<T>(
         &mut self,
         shape: Shape,
-        call: Call,
+        call: Operation,
         arn: Option<&str>,
         query: String,
         body: Option<String>,
@@ -293,7 +293,7 @@ impl ProbeAccount {
     async fn send(
         &self,
         shape: Shape,
-        call: Call,
+        call: Operation,
         arn: Option<&str>,
         query: String,
         body: Option<String>,
@@ -310,7 +310,7 @@ impl ProbeAccount {
             .find(|(of, _)| *of == (shape, call))
             .map(|(_, headers)| headers.clone())
             .unwrap_or_default();
-        if let Some(arn) = arn.filter(|_| call == Call::Mcp).and_then(|arn| HeaderValue::from_str(arn).ok()) {
+        if let Some(arn) = arn.filter(|_| call == Operation::Mcp).and_then(|arn| HeaderValue::from_str(arn).ok()) {
             headers.insert(HeaderName::from_static("x-amzn-kiro-profile-arn"), arn);
         }
         if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
