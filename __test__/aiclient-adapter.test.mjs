@@ -3,20 +3,14 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { before, test } from 'node:test'
+import { test } from 'node:test'
 import { createKiroAdapter } from 'kiro-messages/aiclient'
 import { KiroError } from 'kiro-messages'
+import { dropInFile } from './support/drop-in.mjs'
 import { PoolManager, TYPE, service } from './support/host.mjs'
-import { ask, collect, drain, events, gateway, redis, redisAccounts, rejection, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
+import { ask, collect, drain, events, gateway, redisAccounts, rejection, simulator, sleep, start, textOf, unique, until } from './support/stack.mjs'
 
-const file = wholeFile()
-let sim
-let server
-
-before(async () => {
-  sim = await simulator(file)
-  server = await redis(file)
-})
+const { sim, server } = await dropInFile()
 
 /** Accounts with these access tokens, a gateway on them, the service's pool manager, and what the service lends. */
 async function stage(t, tokens, options = {}) {

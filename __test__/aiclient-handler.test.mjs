@@ -4,26 +4,17 @@ import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { createServer, request as httpRequest } from 'node:http'
 import { performance } from 'node:perf_hooks'
-import { before, test } from 'node:test'
+import { test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
-import { dropIn } from './support/drop-in.mjs'
+import { dropInFile } from './support/drop-in.mjs'
 import { PoolManager, TYPE, service } from './support/host.mjs'
 import { leave } from './support/leaving.mjs'
-import { ask, events, gateway, redis, redisAccounts, simulator, sleep, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
+import { ask, events, gateway, sleep, start, textOf, unique, until } from './support/stack.mjs'
 
-const file = wholeFile()
-let sim
-let server
-
-before(async () => {
-  sim = await simulator(file)
-  server = await redis(file)
-})
+const { sim, stage } = await dropInFile()
 
 const MODEL = 'claude-sonnet-4-6'
 const PATH = `/${TYPE}/v1/messages`
-
-const stage = (t, tokens, how) => dropIn(t, sim, server, tokens, how)
 
 const post = (host, body, path = PATH, headers = {}) =>
   fetch(host.url + path, { method: 'POST', headers, body: typeof body === 'string' ? body : JSON.stringify(body) })

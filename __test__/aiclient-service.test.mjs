@@ -2,24 +2,16 @@
 // empty pool, addresses of its configuration, requests that leave something out, many streams at once.
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
-import { before, test } from 'node:test'
+import { test } from 'node:test'
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
 import { root, serverBinary } from '../scripts/steps.mjs'
-import { dropIn } from './support/drop-in.mjs'
+import { dropInFile } from './support/drop-in.mjs'
 import { BAD_CREDENTIAL, TYPE } from './support/host.mjs'
-import { ask, drain, events, folder, redis, rejection, simulator, start, textOf, unique, until, wholeFile } from './support/stack.mjs'
+import { ask, drain, events, folder, rejection, simulator, start, textOf, unique, until } from './support/stack.mjs'
 
-const file = wholeFile()
-let sim
-let server
-
-before(async () => {
-  sim = await simulator(file)
-  server = await redis(file)
-})
+const { sim, stage } = await dropInFile()
 
 const MODEL = 'claude-sonnet-4-6'
-const stage = (t, tokens, how) => dropIn(t, sim, server, tokens, how)
 const post = (host, path, body) => fetch(`${host.url}/${TYPE}${path}`, { method: 'POST', body: JSON.stringify(body) })
 const read = async (answer) => events(Buffer.from(await answer.arrayBuffer()))
 

@@ -1,13 +1,21 @@
 // The service with both drop-in points on a gateway of their own, on accounts in Redis.
 import { createKiroAdapter, createKiroHandler } from 'kiro-messages/aiclient'
 import { PoolManager, service } from './host.mjs'
-import { gateway, redisAccounts } from './stack.mjs'
+import { gateway, redis, redisAccounts, simulator, wholeFile } from './stack.mjs'
+
+/** The simulated Kiro and the Redis of one test file, and `stage`: dropIn() on both. */
+export async function dropInFile() {
+  const file = wholeFile()
+  const sim = await simulator(file)
+  const server = await redis(file)
+  return { sim, server, stage: (t, tokens, how) => dropIn(t, sim, server, tokens, how) }
+}
 
 /**
  * `lends` is added to what the service lends; `others` are its adapters for other providers. Without tokens the pool is
  * empty at the start, and `record` is an account to be added.
  */
-export async function dropIn(t, sim, server, tokens, { options, config, lends, others } = {}) {
+async function dropIn(t, sim, server, tokens, { options, config, lends, others } = {}) {
   const pool = await redisAccounts(t, server, ...tokens)
   const [first] = pool.ids
   const record = await pool.account(first)

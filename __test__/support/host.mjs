@@ -126,18 +126,7 @@ export async function service(t, { manager, adapterOf, kiro, config = {}, others
   /** Without an account: the adapter of the start, or another provider's. */
   const elsewhere = () => empty ?? (host.looksAtChain ? others[host.config.providerFallbackChain?.[TYPE]?.[0]] : undefined)
 
-  const server = createServer(async (req, res) => {
-    try {
-      await handle(req, res)
-    } catch (error) {
-      host.log.push(error)
-      if (!res.headersSent) sendError(res, error)
-      else res.end()
-    } finally {
-      host.handled += 1
-      host.listeners = [req, res].flatMap((side) => ['aborted', 'data', 'end', 'close', 'error', 'drain'].map((name) => side.listenerCount(name)))
-    }
-  })
+  const server = serverOf(host, handle)
 
   async function handle(req, res) {
     res.setHeader('Access-Control-Allow-Origin', '*')
@@ -166,36 +155,11 @@ export async function service(t, { manager, adapterOf, kiro, config = {}, others
     res.writeHead(404).end()
   }
 
-  async function generate(res, model, body, out) {
-    const tried = new Set()
-    for (let attempt = 1; ; attempt++) {
+  const generate = (res, model, body, out) =>
+    tryAccounts(res, { log: host.log, manager, type: TYPE, model, body, out, next: (tried) => {
       const record = manager().select(tried)
-      const one = record === undefined ? elsewhere() : adapter(record)
-      if (one === undefined) return sendError(res, Object.assign(new Error('no account'), { status: 503 }))
-      tried.add(record?.uuid)
-      // Outside the try block, as the service has it.
-      const stream = out === null ? null : await one.generateContentStream(model, body)
-      try {
-        if (out === null) sendJson(res, await one.generateContent(model, body))
-        else {
-          for await (const event of stream) out.event(event)
-          out.end()
-        }
-        if (record !== undefined) manager().markProviderHealthy(TYPE, record)
-        return
-      } catch (error) {
-        host.log.push(error)
-        const status = error.status ?? error.code ?? error.response?.status
-        if (status === 400) return out?.started ? out.error(error) : sendError(res, error)
-        if (record === undefined) return out?.started ? out.error(error) : sendError(res, error)
-        if (!error.skipErrorCount && !error.credentialMarkedUnhealthy) manager().markProviderUnhealthy(TYPE, record, error.message)
-        // Thoughts don't count as something that was said: with these flags it would begin again after them.
-        const again = (error.shouldSwitchCredential || error.credentialMarkedUnhealthy || !error.skipErrorCount) && !out?.said
-        if (again && attempt < ATTEMPTS && manager().select(tried) !== undefined) continue
-        return out?.started ? out.error(error) : sendError(res, error)
-      }
-    }
-  }
+      return { record, adapter: record === undefined ? elsewhere() : adapter(record), status: 503 }
+    } })
 
   /** What the service does with a failure, in each of the two ways that were seen: a version asks, a version throws. */
   host.getApiService = async ({ providerFallbackChain }) => {
@@ -232,6 +196,66 @@ export async function service(t, { manager, adapterOf, kiro, config = {}, others
 
   const port = await listening(t, server)
   return Object.assign(host, { url: `http://127.0.0.1:${port}`, port })
+}
+
+/** The service's HTTP server: `handle` answers, what it throws becomes an error answer. */
+export function serverOf(host, handle) {
+  return createServer(async (req, res) => {
+    try {
+      await handle(req, res)
+    } catch (error) {
+      host.log.push(error)
+      if (!res.headersSent) sendError(res, error)
+      else res.end()
+    } finally {
+      host.handled += 1
+      host.listeners = [req, res].flatMap((side) => ['aborted', 'data', 'end', 'close', 'error', 'drain'].map((name) => side.listenerCount(name)))
+    }
+  })
+}
+
+/**
+ * One request: account after account until one answers. `next(tried)` gives `{ record, adapter }`, or the `status` when there
+ * is no adapter; without a record the failure is final. `occupy(record)` returns what is called when the account is done;
+ * `heard` is told of the answer, of each event and of the end.
+ */
+export async function tryAccounts(res, { log, manager, type, model, body, out, next, occupy, heard }) {
+  const tried = new Set()
+  for (let attempt = 1; ; attempt++) {
+    const { record, adapter, status } = next(tried)
+    if (adapter === undefined) return sendError(res, Object.assign(new Error('no account'), { status }))
+    tried.add(record?.uuid)
+    const leave = occupy?.(record)
+    // Outside the try block, as the service has it.
+    const stream = out === null ? null : await adapter.generateContentStream(model, body)
+    try {
+      if (out === null) {
+        const answer = await adapter.generateContent(model, body)
+        if (heard) await heard.answer(answer)
+        sendJson(res, answer)
+      } else {
+        for await (const event of stream) {
+          if (heard) await heard.event(event)
+          out.event(event)
+        }
+        out.end()
+      }
+      if (record !== undefined) manager().markProviderHealthy(type, record)
+      if (heard) await heard.end()
+      return
+    } catch (error) {
+      log.push(error)
+      const fail = () => (out?.started ? out.error(error) : sendError(res, error))
+      if ((error.status ?? error.code ?? error.response?.status) === 400 || record === undefined) return fail()
+      if (!error.skipErrorCount && !error.credentialMarkedUnhealthy) manager().markProviderUnhealthy(type, record, error.message)
+      // Thoughts don't count as something that was said: with these flags it would begin again after them.
+      const again = (error.shouldSwitchCredential || error.credentialMarkedUnhealthy || !error.skipErrorCount) && !out?.said
+      if (again && attempt < ATTEMPTS && next(tried).record !== undefined) continue
+      return fail()
+    } finally {
+      leave?.()
+    }
+  }
 }
 
 export async function readBody(req) {

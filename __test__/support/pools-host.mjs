@@ -4,12 +4,10 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import path from 'node:path'
-import { MessagesOut, OpenAiOut, TYPE, fromOpenAi, readBody, sendError, sendJson } from './host.mjs'
+import { MessagesOut, OpenAiOut, TYPE, fromOpenAi, readBody, sendJson, serverOf, tryAccounts } from './host.mjs'
 import { folder, listening, sleep } from './stack.mjs'
 
-const ATTEMPTS = 3
 /** The pool manager writes its file this long after a change. */
 const SAVE_AFTER_MS = 100
 
@@ -205,17 +203,7 @@ export class Plugins {
 export async function poolsService(t, { manager, registry, plugins = new Plugins(), kiro, config = {} }) {
   const host = { log: [], ownCounts: 0, config, plugins, registry, handled: 0 }
 
-  const server = createServer(async (req, res) => {
-    try {
-      await handle(req, res)
-    } catch (error) {
-      host.log.push(error)
-      if (!res.headersSent) sendError(res, error)
-      else res.end()
-    } finally {
-      host.handled += 1
-    }
-  })
+  const server = serverOf(host, handle)
 
   async function handle(req, res) {
     res.setHeader('Access-Control-Allow-Origin', '*')
@@ -254,41 +242,18 @@ export async function poolsService(t, { manager, registry, plugins = new Plugins
     const type = poolOf(current)
     const model = host.config.customModels?.find(({ id }) => id === name)?.model ?? name
     const facts = { fromProvider: out instanceof OpenAiOut ? 'openai' : 'claude', toProvider: type, model, isStream: out !== null }
-    const tried = new Set()
-    for (let attempt = 1; ; attempt++) {
+    const next = (tried) => {
       const { record, full } = manager().select(type, tried)
-      if (record === undefined) return sendError(res, Object.assign(new Error('no account'), { status: full ? 429 : 503 }))
-      tried.add(record.uuid)
-      const leave = manager().occupy(record)
-      const adapter = registry.adapter({ ...current, ...record, MODEL_PROVIDER: type })
-      const stream = out === null ? null : await adapter.generateContentStream(model, body)
-      try {
-        if (out === null) {
-          const answer = await adapter.generateContent(model, body)
-          await plugins.executeHook('onUnaryResponse', { nativeResponse: answer, clientResponse: answer, ...facts })
-          sendJson(res, answer)
-        } else {
-          for await (const event of stream) {
-            await plugins.executeHook('onStreamChunk', { nativeChunk: event, chunkToSend: event, ...facts })
-            out.event(event)
-          }
-          out.end()
-        }
-        manager().markProviderHealthy(type, record)
-        await plugins.executeHook('onContentGenerated', { ...current, ...facts, originalRequestBody: body, processedRequestBody: { ...body, model } })
-        return
-      } catch (error) {
-        host.log.push(error)
-        const status = error.status ?? error.code ?? error.response?.status
-        if (status === 400) return out?.started ? out.error(error) : sendError(res, error)
-        if (!error.skipErrorCount && !error.credentialMarkedUnhealthy) manager().markProviderUnhealthy(type, record, error.message)
-        const again = (error.shouldSwitchCredential || error.credentialMarkedUnhealthy || !error.skipErrorCount) && !out?.said
-        if (again && attempt < ATTEMPTS && manager().select(type, tried).record !== undefined) continue
-        return out?.started ? out.error(error) : sendError(res, error)
-      } finally {
-        leave()
-      }
+      const adapter = record && registry.adapter({ ...current, ...record, MODEL_PROVIDER: type })
+      return { record, adapter, status: full ? 429 : 503 }
     }
+    const heard = {
+      answer: (answer) => plugins.executeHook('onUnaryResponse', { nativeResponse: answer, clientResponse: answer, ...facts }),
+      event: (event) => plugins.executeHook('onStreamChunk', { nativeChunk: event, chunkToSend: event, ...facts }),
+      end: () => plugins.executeHook('onContentGenerated', { ...current, ...facts, originalRequestBody: body, processedRequestBody: { ...body, model } }),
+    }
+    const occupy = (record) => manager().occupy(record)
+    return tryAccounts(res, { log: host.log, manager, type, model, body, out, next, occupy, heard })
   }
 
   /** The refresh queue of this line: the adapter says whether it refreshed. */
