@@ -7,7 +7,8 @@ const TYPE = 'claude-kiro-oauth'
 
 /** Whether a provider of the host is Kiro: its name, or that with a suffix (N81). */
 function isKiro(provider) {
-  return provider === TYPE || (typeof provider === 'string' && /^claude-kiro-oauth-./.test(provider))
+  if (typeof provider !== 'string' || !provider.startsWith(TYPE)) return false
+  return provider === TYPE || (provider[TYPE.length] === '-' && provider.length > TYPE.length + 1)
 }
 
 module.exports = { TYPE, isKiro }

@@ -22,9 +22,6 @@ const MAX_POOLS = 64
 /** A store that is the host's pool file. */
 const POOL_FILE = 'aiclient:'
 
-/** The rest of such a store where it names one list of the file (N80). Any other `#` is part of the path. */
-const WITH_LIST = /^(.*)#(claude-kiro-oauth(?:-[^/\\#]*)?)$/s
-
 /** The options of configure(). */
 let configured = null
 /** The store and the proxy, as the host's configurations named them so far. */
@@ -68,7 +65,7 @@ function given(object) {
   return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined && value !== null && value !== ''))
 }
 
-/** `{ path, list }` where something says that the store is the host's pool file; `list` where that names one. */
+/** `{ path, list }` where something says that the store is the host's pool file; `list` where that names one (N80). */
 function poolFile() {
   if (configured !== null) return fileOf(configured.store ?? (configured.env ?? process.env).KIRO_STORE)
   const { KIRO_STORE, REDIS_URL, REDIS_HOST } = process.env
@@ -80,8 +77,10 @@ function poolFile() {
 function fileOf(store) {
   if (typeof store !== 'string' || !store.startsWith(POOL_FILE)) return null
   const rest = store.slice(POOL_FILE.length)
-  const [, file = rest, list = null] = WITH_LIST.exec(rest) ?? []
-  return { path: file, list }
+  const at = rest.lastIndexOf('#')
+  const list = rest.slice(at + 1)
+  // Any other `#` is part of the path.
+  return at >= 0 && isKiro(list) && !/[/\\]/.test(list) ? { path: rest.slice(0, at), list } : { path: rest, list: null }
 }
 
 function options(pool) {
