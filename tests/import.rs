@@ -279,7 +279,9 @@ fn a_pool_file_of_the_nodejs_service_is_taken_over_under_its_ids_p72_r78_r83() {
     let before = state(path.parent().unwrap());
     // A folder is the file that is found in it (R79).
     let said = place.add(&place.path("svc"), &[], 1);
-    assert!(said.all.contains("lost: not added: ") && said.all.contains("none.json not found; is --base right?"));
+    assert!(
+        said.all.contains("lost: not added: ") && said.all.contains("none.json not found; is the base folder right?")
+    );
     assert!(said.all.contains("2 accounts of other providers were left alone"), "{}", said.all);
     assert!(said.all.contains("3 added, 0 already there, 1 failed"), "{}", said.all);
     let pool = place.pool();
@@ -362,7 +364,7 @@ fn api_keys_one_a_line_and_folders_of_token_files_are_many_accounts_r79() {
 fn a_broken_source_is_refused_with_its_mistake_r79_r86() {
     let place = Place::new();
     for (text, why) in [
-        ("{\"accounts\":{}}", "is a pool file: use it with --store file:"),
+        ("{\"accounts\":{}}", "is a pool of this program: name it as the store, file:"),
         ("{\n  \"refreshToken\": \"hush", "line 2, column"),
         ("hello", "no token file, kiro-cli database, pool file or credential list"),
         ("[1]", "no token file, kiro-cli database, pool file or credential list"),

@@ -110,7 +110,8 @@ pub async fn keep(intake: Intake<'_>, login: Login<'_>, now: Timestamp) -> Resul
     let stored = match replace {
         Some(id) if !force && is_another_user(intake, id, &token).await => {
             return Err(KeepError::Refused(
-                "another user signed in than the one whose account this is: nothing was changed. --force replaces him"
+                "another user signed in than the one whose account this is: nothing was changed. `force` puts this login in \
+                 its place"
                     .to_owned(),
             ));
         }

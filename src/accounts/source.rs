@@ -162,7 +162,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 fn file(path: &Path, how: Reading<'_>) -> Result<Gathered, String> {
     match recognise(&read(path)?).map_err(|error| of(path, &error))? {
-        Source::Pool => Err(of(path, &format!("is a pool file: use it with --store file:{}", path.display()))),
+        Source::Pool => {
+            Err(of(path, &format!("is a pool of this program: name it as the store, file:{}", path.display())))
+        }
         Source::Sqlite => {
             let read = how.database.ok_or_else(|| of(path, NO_DATABASES))?;
             let found = read(path).map_err(|error| of(path, &error))?;
@@ -198,7 +200,7 @@ fn service(account: ServiceAccount, root: &Path, now: Timestamp) -> FoundAccount
             let taken = if path.is_file() {
                 token_file(&path, now).and_then(|taken| with_registration(taken.token, &path))
             } else {
-                Err(format!("{} not found; is --base right?", path.display()))
+                Err(format!("{} not found; is the base folder right?", path.display()))
             };
             taken.map_err(|why| without_address(&why, &path))
         }
