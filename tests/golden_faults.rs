@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kiro_messages::policy::health::{Effect, Rules, effect};
-use kiro_messages::policy::retry::{Budget, Limits, Remedy, Sent, Verdict};
+use kiro_messages::policy::retry::{AttemptLimits, Budget, Remedy, Sent, Verdict};
 use kiro_messages::proto::kiro::fault::{Exception, Fault, FaultKind, RetryAfter};
 use kiro_messages::proto::translate::fault::{PromptSize, api_error};
 
@@ -216,7 +216,7 @@ fn projections(fault: &Fault) -> String {
         Effect::Eject => "eject".to_owned(),
     };
     let next = |again| {
-        let limits = Limits { attempts: 3, accounts: 8, time: Duration::ZERO };
+        let limits = AttemptLimits { attempts: 3, accounts: 8, time: Duration::ZERO };
         let mut budget = Budget::new(limits);
         budget.next_account();
         let rng = &mut fastrand::Rng::with_seed(1);

@@ -15,7 +15,7 @@ use super::{Shared, now};
 use crate::config::Config;
 use crate::error::{AccountFailure, Code, Error};
 use crate::policy::health::lasting_mark;
-use crate::policy::retry::{Budget, Limits, MOST_ACCOUNTS, Verdict};
+use crate::policy::retry::{AttemptLimits, Budget, MOST_ACCOUNTS, Verdict};
 use crate::pool::{AccountId, AttemptEnd, Lease};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::translate::fault::{PromptSize, api_error};
@@ -52,7 +52,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new(config: &Config, pinned: bool, rng: fastrand::Rng, log: AttemptLog) -> Box<Self> {
-        let limits = Limits {
+        let limits = AttemptLimits {
             attempts: config.max_attempts,
             accounts: if pinned { 1 } else { MOST_ACCOUNTS },
             time: config.failover_time,

@@ -17,7 +17,7 @@ use super::search;
 use crate::error::{Code, Error};
 use crate::pool::AccountId;
 use crate::proto::messages::request::{SearchTool, with_messages};
-use crate::proto::messages::search::{Outcome, SearchCode};
+use crate::proto::messages::search::{SearchCode, SearchOutcome};
 use crate::proto::pipeline::SearchCall;
 use crate::proto::translate::search::query_of_input;
 
@@ -26,7 +26,7 @@ const MOST_AT_ONCE: usize = 4;
 /// Searches of one message; each further one counts as over `max_uses` (TS35).
 const MOST_SEARCHES: u64 = 100;
 
-type Search = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Search = Pin<Box<dyn Future<Output = SearchOutcome> + Send>>;
 
 /// The rounds of a message. Only messages that may have several keep one, and with it the request's bytes.
 pub(super) struct Rounds {
@@ -42,7 +42,7 @@ pub(super) struct Rounds {
     running: FuturesOrdered<Search>,
     waiting: VecDeque<Search>,
     /// Of this round's searches that have ended, in order.
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<SearchOutcome>,
 }
 
 impl Rounds {
@@ -104,7 +104,7 @@ impl Rounds {
     }
 
     /// The outcomes of the round's searches, in order, once.
-    pub(super) fn take_outcomes(&mut self) -> Vec<Outcome> {
+    pub(super) fn take_outcomes(&mut self) -> Vec<SearchOutcome> {
         std::mem::take(&mut self.outcomes)
     }
 

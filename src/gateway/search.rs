@@ -16,7 +16,7 @@ use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::kiro::route::{Operation, Shape};
 use crate::proto::kiro::search::{MAX_ANSWER, OLDER_TARGET, Step, body, call_id, params, read};
 use crate::proto::messages::request::SearchTool;
-use crate::proto::messages::search::{Hit, Outcome, SearchCode};
+use crate::proto::messages::search::{Hit, SearchCode, SearchOutcome};
 use crate::proto::said::KnownSecrets;
 use crate::proto::translate::search::filter;
 use crate::secret::Secret;
@@ -66,7 +66,7 @@ pub(super) async fn search(
     query: &str,
     tool: &SearchTool,
     pinned: bool,
-) -> Outcome {
+) -> SearchOutcome {
     let began = now();
     let limit = shared.config.web_search_timeout;
     let whole = async {
@@ -94,7 +94,7 @@ struct Searching<'s> {
 }
 
 impl Searching<'_> {
-    async fn run(mut self, account: &AccountId) -> Outcome {
+    async fn run(mut self, account: &AccountId) -> SearchOutcome {
         let Some(mut lease) = self.first(account) else { return Err(SearchCode::Unavailable) };
         let (mut repeated, mut refreshed, mut refresh) = (false, false, false);
         loop {

@@ -132,7 +132,7 @@ impl Sent {
 
 /// The limits of a request's attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct AttemptLimits {
     /// `KIRO_MAX_ATTEMPTS`: accounts that failed for upstream's reasons.
     pub attempts: u32,
     /// Accounts of any outcome: [`MOST_ACCOUNTS`], or 1 for a pinned request (N5).
@@ -145,7 +145,7 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Its limits.
-    pub limits: Limits,
+    pub limits: AttemptLimits,
     /// Chat calls made.
     pub calls: u32,
     /// Accounts asked, this one included.
@@ -299,7 +299,7 @@ pub struct Budget {
 
 impl Budget {
     /// A fresh budget.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: AttemptLimits) -> Self {
         let progress = Progress {
             limits,
             calls: 0,
@@ -422,7 +422,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { attempts: 3, accounts: MOST_ACCOUNTS, time: Duration::from_secs(15) };
+    const LIMITS: AttemptLimits = AttemptLimits { attempts: 3, accounts: MOST_ACCOUNTS, time: Duration::from_secs(15) };
     const NEXT: Verdict = Verdict::NextAccount { after: Duration::ZERO };
 
     fn rng() -> fastrand::Rng {
@@ -606,7 +606,7 @@ mod tests {
     /// K137: an account's own refusal uses up no attempt; eight accounts and a time bound it.
     #[test]
     fn an_accounts_own_refusal_uses_up_no_attempt_k137_d20_d21() {
-        let run = |kind: FaultKind, limits: Limits, each: Duration| {
+        let run = |kind: FaultKind, limits: AttemptLimits, each: Duration| {
             let mut budget = Budget::new(limits);
             let mut asked = 0;
             loop {
@@ -635,9 +635,9 @@ mod tests {
             };
             assert_eq!(run(kind, LIMITS, Duration::ZERO), expected, "{kind}");
         }
-        let pinned = Limits { accounts: 1, ..LIMITS };
+        let pinned = AttemptLimits { accounts: 1, ..LIMITS };
         assert!(FaultKind::ALL.into_iter().all(|kind| run(kind, pinned, Duration::ZERO) == 1));
-        let short = Limits { time: Duration::from_secs(1), ..LIMITS };
+        let short = AttemptLimits { time: Duration::from_secs(1), ..LIMITS };
         assert_eq!(run(FaultKind::Forbidden, short, Duration::from_millis(300)), 4);
         let mut braked = Budget::new(LIMITS);
         braked.next_account();
@@ -662,7 +662,7 @@ mod tests {
 
     #[test]
     fn the_budget_counts_accounts_and_remedies_per_account() {
-        let mut budget = Budget::new(Limits { accounts: 2, ..LIMITS });
+        let mut budget = Budget::new(AttemptLimits { accounts: 2, ..LIMITS });
         let end = |budget: &mut Budget| {
             budget.fault(fault(FaultKind::TokenRejected), &Sent::PLAIN, Duration::ZERO, false, &mut rng())
         };
@@ -674,7 +674,7 @@ mod tests {
             assert_eq!(end(&mut budget), if last { Verdict::Stop } else { NEXT });
         }
         assert_eq!((budget.accounts(), budget.ended.len()), (2, 2), "a remedied attempt is no ended one");
-        let mut pinned = Budget::new(Limits { accounts: 1, ..LIMITS });
+        let mut pinned = Budget::new(AttemptLimits { accounts: 1, ..LIMITS });
         pinned.next_account();
         assert_eq!(pinned.account_failed(fault(FaultKind::Timeout), Duration::ZERO), Verdict::Stop);
     }

@@ -46,7 +46,7 @@ use super::kiro::fault::Fault;
 use super::messages::error::ApiError;
 use super::messages::event::Sink;
 use super::messages::response::Fold;
-use super::messages::search::Outcome;
+use super::messages::search::SearchOutcome;
 use super::messages::sse::Sse;
 use super::said::KnownSecrets;
 use super::translate::stream::Response;
@@ -193,7 +193,7 @@ impl Pipeline {
 
     /// After [`Step::Searches`]: the outcomes of the round's searches, in order. `may_go_on`: another upstream answer may
     /// follow; without it the message pauses where only searches were called (TS35).
-    pub fn searched(&mut self, outcomes: &[Outcome], may_go_on: bool, out: &mut BytesMut) -> Step {
+    pub fn searched(&mut self, outcomes: &[SearchOutcome], may_go_on: bool, out: &mut BytesMut) -> Step {
         let step = self.with_sink(out, |response, mut sink| response.searched(outcomes, may_go_on, &mut sink));
         self.stepped(step)
     }

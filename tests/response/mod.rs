@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use kiro_messages::proto::eventstream::{HeaderValue, encode};
 use kiro_messages::proto::kiro::fault::Fault;
 use kiro_messages::proto::messages::error::{ApiError, ErrorType};
-use kiro_messages::proto::messages::search::{Hit, Outcome, SearchCode};
+use kiro_messages::proto::messages::search::{Hit, SearchCode, SearchOutcome};
 use kiro_messages::proto::pipeline::{Extras, Mode, Pipeline, Settings, Step, StopSequences, UsageSplit};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -24,7 +24,7 @@ pub enum Input {
     GiveUp,
     Shutdown,
     /// The outcomes of a round's searches, and whether another round may follow.
-    Searched(Vec<Outcome>, bool),
+    Searched(Vec<SearchOutcome>, bool),
 }
 
 /// A frame by what it says.
@@ -318,7 +318,7 @@ fn parse_input(text: &str) -> (Input, &str) {
 }
 
 /// So many results, or a code.
-fn outcome(value: &Value) -> Outcome {
+fn outcome(value: &Value) -> SearchOutcome {
     match value.as_str() {
         Some("too_many_requests") => Err(SearchCode::TooManyRequests),
         Some("max_uses_exceeded") => Err(SearchCode::MaxUsesExceeded),

@@ -1,7 +1,7 @@
 //! The Messages API's stream events.
 
 use super::error::ApiError;
-use super::search::Outcome;
+use super::search::SearchOutcome;
 use crate::proto::json::Literal;
 
 /// One event of a Messages stream (M53, M54), borrowed from the state machine that makes it.
@@ -96,7 +96,7 @@ pub enum Block<'a> {
         /// Of its [`Block::SearchUse`].
         id: &'a str,
         /// What was found.
-        outcome: &'a Outcome,
+        outcome: &'a SearchOutcome,
     },
 }
 

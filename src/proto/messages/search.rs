@@ -13,7 +13,7 @@ pub const WEB_SEARCH: &str = "web_search";
 const OURS: &str = "k1.";
 
 /// What a search found, or why it found nothing.
-pub type Outcome = Result<Vec<Hit>, SearchCode>;
+pub type SearchOutcome = Result<Vec<Hit>, SearchCode>;
 
 /// One result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl SearchCode {
 }
 
 /// Writes the `content` of a `web_search_tool_result` block (TS32).
-pub(super) fn write_content(outcome: &Outcome, out: &mut impl BufMut) {
+pub(super) fn write_content(outcome: &SearchOutcome, out: &mut impl BufMut) {
     let hits = match outcome {
         Ok(hits) => hits,
         Err(code) => {

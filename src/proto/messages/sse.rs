@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::error::ApiError;
 use super::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
-use super::search::{Outcome, write_content};
+use super::search::{SearchOutcome, write_content};
 use crate::proto::json;
 
 /// Appends each event to a buffer: `event: TYPE\ndata: JSON\n\n`, compact, members in the order of TV1 (TS21).
@@ -185,7 +185,7 @@ pub(super) fn write_search_use(id: &str, out: &mut impl BufMut) {
 }
 
 /// A search's result block up to its last brace (TS32).
-pub(super) fn write_search_results(id: &str, outcome: &Outcome, out: &mut impl BufMut) {
+pub(super) fn write_search_results(id: &str, outcome: &SearchOutcome, out: &mut impl BufMut) {
     out.put_slice(b"{\"type\":\"web_search_tool_result\",\"tool_use_id\":\"");
     json::escape(id, out);
     out.put_slice(b"\",\"caller\":{\"type\":\"direct\"},\"content\":");

@@ -9,7 +9,7 @@ use super::tools::upstream_id;
 use crate::proto::json::tree::{JsonTree, Value, ValueKind};
 use crate::proto::kiro::search::MAX_QUERY;
 use crate::proto::messages::request::SearchTool;
-use crate::proto::messages::search::{Hit, Outcome, SearchCode, snippet_of};
+use crate::proto::messages::search::{Hit, SearchCode, SearchOutcome, snippet_of};
 use crate::proto::record::hex;
 
 /// Longest text of one search's results, in characters.
@@ -88,7 +88,7 @@ fn is_at(url: &str, domain: &str) -> bool {
 }
 
 /// The text of a search's results for the model, the same when they are new and when history holds them (TR53).
-pub(super) fn text(query: &str, outcome: &Outcome) -> String {
+pub(super) fn text(query: &str, outcome: &SearchOutcome) -> String {
     let hits = match outcome {
         Err(code) => return format!("The search failed: {}.", code.as_str()),
         Ok(hits) if hits.is_empty() => return "No results.".to_owned(),
@@ -116,7 +116,7 @@ pub(super) fn text(query: &str, outcome: &Outcome) -> String {
 
 /// The outcome that a `web_search_tool_result` block's `content` holds. A part that can't be read counts as absent
 /// (TR52).
-pub(super) fn outcome_of(content: Value<'_, '_>) -> Outcome {
+pub(super) fn outcome_of(content: Value<'_, '_>) -> SearchOutcome {
     let string = |of: Value<'_, '_>, name: &str| {
         let member = of.member(name).filter(|member| member.kind() == ValueKind::String)?;
         Some(member.text()?.into_decoded().into_owned())
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(query(&"é".repeat(300)).map(|query| query.chars().count()), Some(200));
         for (input, expected) in [
             (r#"{"query":" x "}"#, Some("x")),
-            // Half of a surrogate pair, and a number that is none for us.
+            // Half of a surrogate pair, and a number that we don't take.
             (r#"{"query":"x\ud83d","n":1e999}"#, Some("x\u{fffd}")),
             (r#"{"query":"\u0020\n"}"#, None),
             (r#"{"query":1}"#, None),

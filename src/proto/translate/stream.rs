@@ -20,7 +20,7 @@ use crate::proto::kiro::event::{Content, Event, Input, Reasoning, Telemetry, Tex
 use crate::proto::kiro::fault::Fault;
 use crate::proto::messages::error::{ApiError, ErrorType};
 use crate::proto::messages::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
-use crate::proto::messages::search::{Outcome, SearchCode, WEB_SEARCH};
+use crate::proto::messages::search::{SearchCode, SearchOutcome, WEB_SEARCH};
 
 mod held;
 mod text;
@@ -477,7 +477,7 @@ impl Response {
     /// After [`Step::Searches`]: the outcomes of the round's searches, in order; one that is missing counts as failed.
     /// `may_go_on`: another upstream answer may follow; without it the message pauses where only searches were called
     /// (TS35).
-    pub fn searched(&mut self, outcomes: &[Outcome], may_go_on: bool, sink: &mut impl Sink) -> Step {
+    pub fn searched(&mut self, outcomes: &[SearchOutcome], may_go_on: bool, sink: &mut impl Sink) -> Step {
         if !matches!(self.state, State::Searching) {
             return self.swallows().unwrap_or(Step::Continue);
         }
