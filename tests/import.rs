@@ -166,7 +166,7 @@ fn a_database_is_read_with_its_log_open_and_locked_and_stays_as_it_is_p71_r78_r8
     assert!(place.pool().is_empty(), "a dry run writes nothing");
     let said = place.add(&path, &[], 0);
     assert!(said.all.contains("2 added, 0 already there, 0 failed"), "{}", said.all);
-    assert!(said.all.contains("whoever renews a refresh token first"), "R85: {}", said.all);
+    assert!(said.all.contains("the first to renew a refresh token"), "R85: {}", said.all);
     assert!(state(path.parent().unwrap()) == before, "bytes and times are as before");
     assert_eq!(fs::read_dir(place.path("tmp/x").parent().unwrap()).unwrap().count(), 0, "no copy stays");
     let pool = place.pool();

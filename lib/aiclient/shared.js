@@ -13,7 +13,7 @@ const { complain, poolManagerOf } = require('./pool.js')
 /** After a failed connect the next call tries again, but not sooner. */
 const AGAIN_AFTER_MS = 1000
 
-/** A pool file is read at most so often for the pools that it has. */
+/** How often at most a pool file is read for the pools that it has. */
 const LOOK_AFTER_MS = 1000
 
 /** The most gateways of a process, one for each pool: a bound for a host that takes any name for a pool. */

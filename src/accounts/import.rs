@@ -152,8 +152,8 @@ impl Import {
         let is_any = reports.iter().any(|(_, report)| matches!(report, ImportResult::Added(_)));
         if self.is_shared && is_any && !self.is_single {
             notes.push(
-                "these sessions are shared with the program that made them: whoever renews a refresh token first may log \
-                 the other out"
+                "these sessions are shared with the program that made them: the first to renew a refresh token may log the \
+                 other out"
                     .to_owned(),
             );
         }

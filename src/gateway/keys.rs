@@ -30,7 +30,7 @@ pub(super) const FIRST_KEY_INTERVAL: Duration = Duration::from_millis(100);
 const KNOWN_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the store's hash must read empty before its keys are forgotten (R109).
 const EMPTY_BELIEVED: Duration = Duration::from_secs(60);
-/// The wait that a client is told when its key has too many requests in flight.
+/// `retry-after` when a client's key has too many requests in flight.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Most names in the status.
 const MOST_SHOWN: usize = 100;

@@ -24,9 +24,9 @@ const LEAST: Duration = Duration::from_secs(5);
 const GROWS_IN: u32 = 10;
 /// A connection is found closed up to this much after it was.
 const FOUND_WITHIN: Duration = Duration::from_secs(1);
-/// A way is in use so long after a request.
+/// How long after a request its way is in use.
 const IN_USE: Duration = Duration::from_secs(600);
-/// A connection is replaced so long before its time ends.
+/// How long before a connection's time ends it is replaced.
 const LEAD: Duration = Duration::from_secs(3);
 /// Ways, the last used ones, that have a connection replaced.
 const REPLACED_WAYS: usize = 8;
@@ -87,7 +87,7 @@ impl<C> IdleWay<C> {
         self.learned.map_or(longest, |(time, at)| longest.min(time + now.saturating_sub(at) / GROWS_IN))
     }
 
-    /// The other side closed a connection that idled so long.
+    /// The other side closed a connection that had been idle for `age`.
     fn closed_at(&mut self, age: Duration, longest: Duration, now: Duration) {
         let below = age.saturating_sub(FOUND_WITHIN) * 7 / 8;
         let time = below.max(LEAST).min(self.time(longest, now));
@@ -149,7 +149,7 @@ impl<R: Clone + Eq + Hash, C> IdleConnections<R, C> {
         self.way(route).idle.push((connection, now));
     }
 
-    /// A connection that had idled so long was closed before it answered.
+    /// A connection that had been idle for `age` was closed before it answered.
     pub fn died(&mut self, route: &R, age: Duration, now: Duration) {
         let keep = self.keep;
         self.way(route).closed_at(age, keep, now);

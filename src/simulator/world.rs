@@ -61,7 +61,7 @@ pub(super) struct SimWorld {
     pub results: usize,
     /// A larger chat body is refused.
     pub max_body: Option<usize>,
-    /// A connection that idles so long is closed.
+    /// How long a connection may be idle; then it is closed.
     pub idle: Duration,
     /// Shapes whose hosts have no name that can be found, in-process only.
     pub dns: Vec<String>,

@@ -45,7 +45,7 @@ impl Connections {
         inside.keep(route, io, now);
     }
 
-    /// A connection that had idled so long was closed before it answered.
+    /// A connection that had been idle for `age` was closed before it answered.
     pub(super) fn died(&self, route: &Route, age: Duration) {
         let (mut inside, now) = self.inside();
         inside.died(route, age, now);

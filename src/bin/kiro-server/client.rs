@@ -23,10 +23,10 @@ const MODEL: &str = "claude-sonnet-5-5";
 struct Known {
     name: &'static str,
     what: &'static str,
-    how: How,
+    setup: Setup,
 }
 
-enum How {
+enum Setup {
     /// Lines for a shell.
     Environment(fn(&Target<'_>) -> String),
     /// A snippet, and where it belongs.
@@ -35,7 +35,7 @@ enum How {
     Not(&'static str),
 }
 
-/// What is told to a program.
+/// What a program must be told.
 struct Target<'a> {
     /// Without `/v1`, without a slash at the end.
     url: &'a str,
@@ -46,30 +46,30 @@ const MESSAGES_ONLY: &str = "this server speaks Anthropic's Messages API alone";
 
 /// Every client that is known (docs/clients.md).
 const CLIENTS: &[Known] = &[
-    Known { name: "claude-code", what: "Claude Code; run by our tests", how: How::Environment(claude_code) },
+    Known { name: "claude-code", what: "Claude Code; run by our tests", setup: Setup::Environment(claude_code) },
     Known {
         name: "anthropic-sdk",
         what: "Anthropic's SDKs for TypeScript and Python; run by our tests",
-        how: How::Environment(anthropic_sdk),
+        setup: Setup::Environment(anthropic_sdk),
     },
     Known {
         name: "langchain",
         what: "langchain-anthropic; run by our tests",
-        how: How::Snippet("Python", |to| {
+        setup: Setup::Snippet("Python", |to| {
             format!("ChatAnthropic(model={}, base_url={}, api_key={})\n", text(MODEL), text(to.url), text(to.key))
         }),
     },
     Known {
         name: "ai-sdk",
         what: "Vercel's AI SDK; run by our tests",
-        how: How::Snippet("JavaScript", |to| {
+        setup: Setup::Snippet("JavaScript", |to| {
             format!("createAnthropic({{ baseURL: {}, apiKey: {} }})\n", text(&to.with_v1()), text(to.key))
         }),
     },
     Known {
         name: "opencode",
         what: "OpenCode; as its documentation says, not run by our tests",
-        how: How::Snippet("opencode.json", |to| {
+        setup: Setup::Snippet("opencode.json", |to| {
             let options = json!({ "baseURL": to.with_v1(), "apiKey": to.key });
             format!("{:#}\n", json!({ "provider": { "anthropic": { "options": options } } }))
         }),
@@ -77,7 +77,7 @@ const CLIENTS: &[Known] = &[
     Known {
         name: "continue",
         what: "Continue; as its documentation says, not run by our tests",
-        how: How::Snippet("config.yaml", |to| {
+        setup: Setup::Snippet("config.yaml", |to| {
             let (base, key) = (text(&(to.with_v1() + "/")), text(to.key));
             format!(
                 "models:\n  - name: Claude through Kiro\n    provider: anthropic\n    model: {MODEL}\n    apiBase: {base}\n    \
@@ -88,7 +88,7 @@ const CLIENTS: &[Known] = &[
     Known {
         name: "codex",
         what: "can't use it: speaks OpenAI's Responses API",
-        how: How::Not(
+        setup: Setup::Not(
             "it speaks OpenAI's Responses API alone (wire_api = \"responses\"): needed is a gateway in between that takes \
              /v1/responses and asks /v1/messages here",
         ),
@@ -96,7 +96,7 @@ const CLIENTS: &[Known] = &[
     Known {
         name: "cursor",
         what: "can't use it: has no address for Anthropic's models",
-        how: How::Not(
+        setup: Setup::Not(
             "it takes another address for OpenAI's API alone, and none for Anthropic's: needed is a gateway in between that \
              takes /v1/chat/completions under an address that Cursor reaches, and asks /v1/messages here",
         ),
@@ -144,10 +144,10 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Comm
         let names: Vec<&str> = CLIENTS.iter().map(|known| known.name).collect();
         return Err(CommandFailure::usage(format!("client: {name} isn't known; known are {}", names.join(", "))));
     };
-    let (place, settings) = match &known.how {
-        How::Environment(settings) => ("environment", settings),
-        How::Snippet(place, settings) => (*place, settings),
-        How::Not(why) => {
+    let (place, settings) = match &known.setup {
+        Setup::Environment(settings) => ("environment", settings),
+        Setup::Snippet(place, settings) => (*place, settings),
+        Setup::Not(why) => {
             return Err(CommandFailure::new(format!("{name} can't use this server: {MESSAGES_ONLY}, and {why}")));
         }
     };
@@ -174,7 +174,7 @@ pub async fn run(config: &Config, options: &ArgMatches) -> Result<ExitCode, Comm
 }
 
 fn list(as_json: bool) -> Result<ExitCode, CommandFailure> {
-    let works = |known: &Known| !matches!(known.how, How::Not(_));
+    let works = |known: &Known| !matches!(known.setup, Setup::Not(_));
     if as_json {
         let all =
             CLIENTS.iter().map(|known| json!({ "client": known.name, "works": works(known), "what": known.what }));
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(quoted("http://[::1]:8081"), "'http://[::1]:8081'");
         let to = Target { url: "http://h", key: "a\"b\nc" };
         for known in CLIENTS {
-            if let How::Snippet(place, settings) = &known.how {
+            if let Setup::Snippet(place, settings) = &known.setup {
                 let text = settings(&to);
                 assert!(text.contains(r#""a\"b\nc""#), "{place}: {text}");
             }

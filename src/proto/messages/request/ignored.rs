@@ -26,7 +26,7 @@ impl Ignored {
         }
     }
 
-    /// Adds a path with the client's word for the feature behind it, unless that is none for a header.
+    /// Adds a path and the client's word for the feature, unless the word can't stand in a header.
     pub fn add_named(&mut self, path: &str, word: &str) {
         match (1..=Self::MOST_WORD).contains(&word.len()) && is_plain(word) {
             true => self.add(&format!("{path}:{word}")),
