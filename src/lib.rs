@@ -78,6 +78,7 @@ pub mod policy;
 pub mod program;
 pub mod proto;
 pub mod secret;
+mod simd;
 
 #[cfg(feature = "gateway")]
 pub mod accounts;

@@ -10,6 +10,7 @@ use std::path::Path;
 /// Longest prefix wins. `lib.rs` stands outside: it only declares.
 const LAYERS: &[(&str, u8)] = &[
     ("secret", 0),
+    ("simd", 0),
     ("program", 0),
     ("files", 4),
     ("memory", 4),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 
 use super::literal::{Literal, escaped_unit, plain_run};
+use crate::simd::{BLOCK, stops};
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +167,7 @@ impl<V: Visit> Scanner<'_, V> {
         let mut spelling = Spelling::Plain;
         self.at += 1;
         loop {
+            self.blocks(&mut spelling);
             self.at += plain_run(self.bytes.get(self.at..).unwrap_or_default()).0;
             match self.peek() {
                 Some(b'"') => break,
@@ -199,6 +201,27 @@ impl<V: Visit> Scanner<'_, V> {
         }
         self.at += 1;
         Ok(spelling)
+    }
+
+    /// Takes plain characters and the common escapes of a string, up to something else or to less than a block.
+    fn blocks(&mut self, spelling: &mut Spelling) {
+        while let Some(block) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<BLOCK>) {
+            let mut stops = stops(block);
+            let mut taken = BLOCK;
+            while stops != 0 {
+                let here = stops.trailing_zeros() as usize;
+                let escaped = self.bytes.get(self.at + here + 1);
+                let (b'\\', Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't')) = (block[here], escaped) else {
+                    self.at += here;
+                    return;
+                };
+                *spelling = (*spelling).max(Spelling::Escaped);
+                stops &= !(0b11 << here);
+                // The last one may reach beyond the block.
+                taken = taken.max(here + 2);
+            }
+            self.at += taken;
+        }
     }
 
     /// Takes a number; never opens anything.
@@ -379,7 +402,24 @@ fn is_blank(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::escape;
+    use super::super::tree::JsonTree;
     use super::*;
+
+    #[test]
+    fn a_string_is_read_alike_wherever_its_escapes_are() {
+        let pieces =
+            [r#"\""#, r"\\", r"\n", r"\/", r"\u00e9", r"\ud83d\ude00", r"\x", r"\u12", "\"", "\n", "\u{7f}", "é"];
+        for first in pieces {
+            for second in pieces {
+                for at in (0..70).chain([95, 96]) {
+                    let json = format!("\"{}{first}{second}{}\"", "a".repeat(at), "b".repeat(70 - at % 70));
+                    let (ours, theirs) = (JsonTree::parse(json.as_bytes()), serde_json::from_str::<String>(&json));
+                    let ours = ours.ok().and_then(|tree| Some(tree.root().text()?.decode().into_owned()));
+                    assert_eq!(ours, theirs.ok(), "{json}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn compact_keeps_strings_order_and_numbers() {
