@@ -20,6 +20,7 @@ const CASES = {
   tool: { unit: 'piece of a tool input', counts: [20_000, 120_000] },
   stops: { unit: 'text delta with 16 stop sequences', counts: [20_000, 120_000] },
   request: { unit: 'request of 1 MB with 40 tools', counts: [1, 5] },
+  tokens: { unit: 'estimate of its tokens', counts: [1, 5] },
 }
 const MOST_UP = 1.05
 

@@ -11,6 +11,7 @@ use kiro_messages::proto::kiro::request::Form;
 use kiro_messages::proto::kiro::route::Shape;
 use kiro_messages::proto::messages::request::{Purpose, Request};
 use kiro_messages::proto::pipeline::{Mode, Pipeline, Step};
+use kiro_messages::proto::translate::estimate::request_tokens;
 use kiro_messages::proto::translate::request::translate;
 
 #[path = "../../../benches/inputs/answers.rs"]
@@ -26,7 +27,7 @@ const BURST: usize = 20;
 fn main() {
     let mut args = std::env::args().skip(1);
     let (Some(case), Some(count)) = (args.next(), args.next()) else {
-        panic!("instructions CASE COUNT; cases: text, tool, stops, request")
+        panic!("instructions CASE COUNT; cases: text, tool, stops, request, tokens")
     };
     let count: usize = count.parse().unwrap();
     match case.as_str() {
@@ -38,6 +39,7 @@ fn main() {
         }
         "stops" => deltas(answers::with_stops(), &answers::texts(BURST), count),
         "request" => request(count),
+        "tokens" => tokens(count),
         _ => panic!("no case {case}"),
     }
 }
@@ -59,5 +61,14 @@ fn request(count: usize) {
         let request = Request::parse(&body, Purpose::Messages).unwrap();
         let translated = translate(&request, &requests::context(Some(&body))).unwrap();
         black_box(translated.body.parts(&Form::full(Shape::Q)));
+    }
+}
+
+/// The estimate of its tokens (TU7), so many times.
+fn tokens(count: usize) {
+    let body = serde_json::to_vec(&requests::conversation(1 << 20)).unwrap();
+    let request = Request::parse(&body, Purpose::Messages).unwrap();
+    for _ in 0..count {
+        black_box(request_tokens(black_box(&request)));
     }
 }

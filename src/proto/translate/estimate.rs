@@ -5,6 +5,7 @@ use crate::proto::json::tree::{Sink, Text, Value};
 use crate::proto::json::unescape;
 use crate::proto::kiro::search::{DESCRIPTION, SCHEMA};
 use crate::proto::messages::request::{Block, Content, Document, DocumentSource, Request, decoded_len};
+use crate::simd::{BLOCK, Wide, stops, wide};
 
 /// Counts tokens of text without a tokenizer: a weight per character by its class and the class before it (TU5).
 ///
@@ -101,51 +102,69 @@ const ASCII: [[u16; 128]; CLASSES] = {
 };
 
 /// Characters that are weighed at once.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
-const SPACES: u64 = u64::from_le_bytes([b' '; 8]);
+/// Bytes of a text that are laid out and weighed in one go.
+const PART: usize = 7 * LANES;
+
+/// A part of a text: in front of it a character of the class before it, behind it spaces up to whole lanes.
+type Window = [u8; 1 + PART + LANES];
+
+const EMPTY: Window = [b' '; 1 + PART + LANES];
 
 /// A character of each class.
 const REPRESENTATIVE: [u8; CLASSES] = [b' ', b'a', b'A', b'0', b'+'];
 
-/// [`ASCII`] without a table and without a branch, so that the compiler weighs many characters in one go: a sum of what
-/// each of a few conditions adds, because it has no instruction for a choice.
+/// What a character weighs less behind one of its own kind; another number for each kind, so that it tells the kind.
+///
+/// Without a table and without a branch, so that the compiler takes many characters in one go: sums of what each condition
+/// adds, because there is no instruction for a choice, and comparisons of signed bytes, because there are no others.
+/// Control characters count as blanks here, as do bytes outside ASCII.
 #[inline(always)]
-fn lane(before: u8, byte: u8) -> u8 {
-    let when = |condition: bool, adds: u16| if condition { adds as u8 } else { 0 };
-    let letter = |byte: u8| (byte | 0x20).wrapping_sub(b'a') < 26;
-    let digit = |byte: u8| byte.wrapping_sub(b'0') < 10;
-    let blank = |byte: u8| (byte == b' ') | (byte.wrapping_sub(b'\t') < 2) | (byte == b'\r');
-    let by_kind = |byte: u8, [sign, of_letter, of_digit, of_blank]: [u16; 4]| {
-        (sign as u8)
-            .wrapping_add(when(letter(byte), of_letter.wrapping_sub(sign)))
-            .wrapping_add(when(digit(byte), of_digit.wrapping_sub(sign)))
-            .wrapping_add(when(blank(byte), of_blank.wrapping_sub(sign)))
-    };
-    let first = by_kind(byte, FIRST);
-    let (less, less_before) = (by_kind(byte, LESS), by_kind(before, LESS));
-    let upper_after_lower = (byte.wrapping_sub(b'A') < 26) & (before.wrapping_sub(b'a') < 26);
-    first
-        .wrapping_sub(if less == less_before { less } else { 0 })
-        .wrapping_add(when(upper_after_lower, weight::UPPER_AFTER_LOWER - weight::LETTER))
-        .wrapping_add(when(byte == b'\n', weight::LINE_FEED - weight::BLANK))
+fn less(byte: u8) -> u8 {
+    LESS_SIGN
+        .wrapping_add(when(is_letter(byte), LESS_LETTER.wrapping_sub(LESS_SIGN)))
+        .wrapping_add(when(is_digit(byte), LESS_DIGIT.wrapping_sub(LESS_SIGN)))
+        .wrapping_add(when(is_blank(byte), 0_u8.wrapping_sub(LESS_SIGN)))
 }
 
-/// The weights of a sign, a letter, a digit and a blank behind another kind of character.
-const FIRST: [u16; 4] = [weight::FIRST_SIGN, weight::WORD_START, weight::FIRST_DIGIT, weight::BLANK];
-/// What each weighs less behind its own kind; another number for each, so that it tells the kind.
-const LESS: [u16; 4] =
-    [weight::FIRST_SIGN - weight::SIGN, weight::WORD_START - weight::LETTER, weight::FIRST_DIGIT - weight::DIGIT, 0];
-
-/// The sum of all lanes, without taking them out one by one.
+/// [`ASCII`] in the same way, of a character and the one before it with what [`less`] says of both.
 #[inline(always)]
-fn sum_lanes(lanes: [u8; LANES]) -> u64 {
-    const EVEN: u128 = 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
-    let lanes = u128::from_le_bytes(lanes);
-    let pairs = (lanes & EVEN) + ((lanes >> 8) & EVEN);
-    let fours = (pairs as u64) + ((pairs >> 64) as u64);
-    fours.wrapping_mul(0x0001_0001_0001_0001) >> 48
+fn lane([before, byte]: [u8; 2], [less_before, less]: [u8; 2]) -> u8 {
+    let upper_after_lower = (less == LESS_LETTER) & (less == less_before) & (!byte & before & 0x20 != 0);
+    (weight::LETTER as u8)
+        .wrapping_add(when(less == LESS_SIGN, (weight::SIGN - weight::LETTER) as u8))
+        .wrapping_add(when(less == LESS_DIGIT, (weight::DIGIT - weight::LETTER) as u8))
+        .wrapping_add(when(less != less_before, less))
+        .wrapping_add(when(upper_after_lower, (weight::UPPER_AFTER_LOWER - weight::LETTER) as u8))
+        .wrapping_add(when(byte == b'\n', (weight::LINE_FEED - weight::BLANK) as u8))
 }
+
+#[inline(always)]
+fn when(condition: bool, adds: u8) -> u8 {
+    if condition { adds } else { 0 }
+}
+
+/// The upper end of the range is moved to that of signed bytes.
+#[inline(always)]
+fn is_letter(byte: u8) -> bool {
+    (byte | 0x20).wrapping_add(0x7f - b'z') as i8 > (0x7f - b'z' + b'a' - 1) as i8
+}
+
+#[inline(always)]
+fn is_digit(byte: u8) -> bool {
+    byte.wrapping_add(0x7f - b'9') as i8 > (0x7f - b'9' + b'0' - 1) as i8
+}
+
+#[inline(always)]
+fn is_blank(byte: u8) -> bool {
+    byte as i8 <= b' ' as i8
+}
+
+const LESS_SIGN: u8 = (weight::FIRST_SIGN - weight::SIGN) as u8;
+const LESS_LETTER: u8 = (weight::WORD_START - weight::LETTER) as u8;
+const LESS_DIGIT: u8 = (weight::FIRST_DIGIT - weight::DIGIT) as u8;
+const _: () = assert!(weight::LETTER == weight::BLANK);
 
 /// A lane holds a byte.
 const _: () = {
@@ -163,7 +182,7 @@ const _: () = {
 impl Estimator {
     /// Counts text as the continuation of the current piece.
     pub fn text(&mut self, text: &str) {
-        self.run(text.as_bytes());
+        wide(Plain(self, text.as_bytes()));
     }
 
     /// Counts the content of a JSON string literal (without its quotes) as the continuation of the current piece:
@@ -172,30 +191,7 @@ impl Estimator {
     /// Calls may cut a literal between characters, but not inside an escape, inside UTF-8, or between the two
     /// escapes of a pair. Other bytes give some count, never a failure.
     pub fn literal(&mut self, literal: &[u8]) {
-        let mut rest = literal;
-        while let Some(at) = memchr::memchr(b'\\', rest) {
-            let (run, escape) = rest.split_at(at);
-            self.run(run);
-            let simple = match escape.get(1) {
-                Some(b'n') => b'\n',
-                Some(b't') => b'\t',
-                Some(&byte @ (b'"' | b'\\' | b'/')) => byte,
-                _ => {
-                    rest = self.escape(escape);
-                    continue;
-                }
-            };
-            self.one_by_one(&[simple], 1);
-            rest = &escape[2..];
-        }
-        self.run(rest);
-    }
-
-    /// Counts the escape at the beginning, and returns the rest.
-    fn escape<'e>(&mut self, escape: &'e [u8]) -> &'e [u8] {
-        let (char, length) = unescape(escape);
-        self.one_by_one(char.encode_utf8(&mut [0; 4]).as_bytes(), 1);
-        escape.get(length..).unwrap_or_default()
+        wide(Escaped(self, literal));
     }
 
     /// Ends the current piece: the next character has nothing before it.
@@ -218,60 +214,61 @@ impl Estimator {
         self.hundredths.div_ceil(100)
     }
 
-    fn run(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while let Some(block) = rest.first_chunk::<LANES>() {
-            if block.is_ascii() {
-                self.add_block(block, 0);
-            } else {
-                self.one_by_one(rest, LANES);
+    /// Adds the first characters of a window.
+    #[inline(always)]
+    fn weigh(&mut self, window: &mut Window, length: usize) {
+        window[0] = REPRESENTATIVE[self.before as usize];
+        if let Some(behind) = lanes_mut(window, 1 + length) {
+            *behind = [b' '; LANES];
+        }
+        // In a pass of its own: each is read twice.
+        let mut lesses = EMPTY;
+        let blocks = (0..length).step_by(LANES);
+        lesses[0] = less(window[0]);
+        for from in blocks.clone() {
+            let (Some(lesses), Some(block)) = (lanes_mut(&mut lesses, from + 1), lanes(window, from + 1)) else {
+                break;
+            };
+            for (to, &byte) in lesses.iter_mut().zip(block) {
+                *to = less(byte);
             }
-            rest = &rest[LANES..];
         }
-        if let (Some(first), Some(last)) = (rest.first_chunk::<8>(), rest.last_chunk::<8>())
-            && rest.is_ascii()
-        {
-            // The two overlap; spaces come behind them.
-            let padding = LANES - rest.len();
-            let beyond = 8 * padding as u32;
-            let last = (u128::from(u64::from_le_bytes(*last)) | u128::from(SPACES) << 64) >> beyond;
-            let block = u128::from(u64::from_le_bytes(*first)) | last << 64;
-            self.add_block(&block.to_le_bytes(), padding);
-        } else {
-            self.one_by_one(rest, rest.len());
+        let mut sum = 0;
+        for from in blocks {
+            let at = |all, place| lanes(all, place).zip(lanes(all, place + 1));
+            let (Some((before, block)), Some((less_before, less))) = (at(window, from), at(&lesses, from)) else {
+                break;
+            };
+            let mut weights = [0; LANES];
+            for (at, weight) in weights.iter_mut().enumerate() {
+                *weight = lane([before[at], block[at]], [less_before[at], less[at]]);
+            }
+            sum += weights.iter().map(|&weight| u64::from(weight)).sum::<u64>();
         }
+        let text = &window[1..];
+        if !text[..length].is_ascii() {
+            for (at, &byte) in text[..length].iter().enumerate().filter(|(_, byte)| **byte >= 0x80) {
+                // Those that follow the first byte of a character add nothing.
+                let weight = if byte < 0xc0 { 0 } else { wide_weight(byte, &text[at + 1..]) };
+                sum = sum + u64::from(weight) - u64::from(weight::BLANK);
+            }
+        }
+        let padding = length.next_multiple_of(LANES) - length;
+        self.add(sum - padding as u64 * u64::from(weight::BLANK));
+        self.before = class(window[length]);
     }
 
-    /// Adds ASCII characters; the last `padding` ones are spaces that aren't there.
-    #[inline]
-    fn add_block(&mut self, block: &[u8; LANES], padding: usize) {
-        let mut before = [0; LANES];
-        before[0] = REPRESENTATIVE[self.before as usize];
-        before[1..].copy_from_slice(&block[..LANES - 1]);
-        let mut weights = [0; LANES];
-        for ((weight, &before), &byte) in weights.iter_mut().zip(&before).zip(block) {
-            *weight = lane(before, byte);
-        }
-        self.add(sum_lanes(weights) - padding as u64 * u64::from(weight::BLANK));
-        self.before = CLASS[usize::from(block[LANES - 1 - padding] & 0x7f)];
-    }
-
-    /// Adds the characters that begin in the first `count` bytes.
-    fn one_by_one(&mut self, bytes: &[u8], count: usize) {
-        let mut sum = 0_u64;
-        let mut before = self.before;
-        for (at, &byte) in bytes.iter().enumerate().take(count) {
+    /// Adds characters by the table.
+    fn one_by_one(&mut self, bytes: &[u8]) {
+        for (at, &byte) in bytes.iter().enumerate() {
             if byte < 0x80 {
-                sum += u64::from(ASCII[before as usize][byte as usize]);
-                before = CLASS[byte as usize];
+                self.add(u64::from(ASCII[self.before as usize][byte as usize]));
             } else if byte >= 0xc0 {
                 // The first byte of a character outside ASCII; those that follow it add nothing.
-                sum += u64::from(wide(byte, bytes.get(at + 1..).unwrap_or_default()));
-                before = Class::Blank;
+                self.add(u64::from(wide_weight(byte, &bytes[at + 1..])));
             }
+            self.before = class(byte);
         }
-        self.before = before;
-        self.add(sum);
     }
 
     fn piece(&mut self, text: &Text<'_>) {
@@ -295,14 +292,129 @@ impl Estimator {
     }
 }
 
+/// A text to be counted.
+struct Plain<'e>(&'e mut Estimator, &'e [u8]);
+
+impl Wide for Plain<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(estimator, mut rest) = self;
+        let mut window = EMPTY;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(whole_characters(rest));
+            window[1..=part.len()].copy_from_slice(part);
+            match part.iter().fold(false, |odd, &byte| odd | is_odd(byte)) {
+                true => estimator.one_by_one(part),
+                false => estimator.weigh(&mut window, part.len()),
+            }
+            rest = behind;
+        }
+    }
+}
+
+/// A literal to be counted.
+struct Escaped<'e>(&'e mut Estimator, &'e [u8]);
+
+impl Wide for Escaped<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(estimator, mut rest) = self;
+        let mut window = EMPTY;
+        while !rest.is_empty() {
+            let mut length = whole_characters(rest);
+            window[1..=length].copy_from_slice(&rest[..length]);
+            let surplus = spread_escapes(&mut window, &mut length);
+            if length == 0 {
+                let (char, escape) = unescape(rest);
+                estimator.one_by_one(char.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = rest.get(escape..).unwrap_or_default();
+                continue;
+            }
+            estimator.weigh(&mut window, length);
+            estimator.hundredths -= surplus;
+            rest = &rest[length..];
+        }
+    }
+}
+
 impl Sink for Estimator {
     fn put(&mut self, text: &str) {
         self.text(text);
     }
 }
 
+#[inline(always)]
+fn lanes(window: &Window, at: usize) -> Option<&[u8; LANES]> {
+    window.get(at..)?.first_chunk()
+}
+
+#[inline(always)]
+fn lanes_mut(window: &mut Window, at: usize) -> Option<&mut [u8; LANES]> {
+    window.get_mut(at..)?.first_chunk_mut()
+}
+
+/// The class of a character by any byte of it.
+fn class(byte: u8) -> Class {
+    CLASS.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+/// Whether it is a control character that counts as a sign.
+fn is_odd(byte: u8) -> bool {
+    byte < b' ' && !matches!(byte, b'\n' | b'\t' | b'\r')
+}
+
+/// How many bytes a part of a text takes: not half a character.
+fn whole_characters(text: &[u8]) -> usize {
+    if text.len() <= PART {
+        return text.len();
+    }
+    (PART - 3..=PART).rev().find(|&end| text[end] & 0xc0 != 0x80).unwrap_or(PART)
+}
+
+/// Makes of each escape in a window two characters that weigh, beside a surplus, what it stands for, and that have the same
+/// effect on their neighbours: of a blank two blanks, of a sign two signs, the first of which is the backslash. The window
+/// ends before an escape that is something else, or not whole. Gives the surplus.
+#[inline(always)]
+fn spread_escapes(window: &mut Window, length: &mut usize) -> u64 {
+    let mut surplus = 0;
+    // Behind the last escape.
+    let mut behind = 1;
+    for from in (1..=*length).step_by(BLOCK) {
+        let mut stops = lanes(window, from).map_or(0, stops);
+        while stops != 0 {
+            let at = from + stops.trailing_zeros() as usize;
+            stops &= stops - 1;
+            if at < behind || window[at] != b'\\' {
+                continue;
+            }
+            let (first, second, adds) = match window[at + 1] {
+                _ if at >= *length => (0, 0, 0),
+                b'n' => (b' ', b'\n', weight::BLANK),
+                b't' | b'r' => (b' ', b' ', weight::BLANK),
+                byte @ (b'"' | b'\\' | b'/') => (b'\\', byte, weight::SIGN),
+                _ => (0, 0, 0),
+            };
+            if adds == 0 {
+                *length = (*length).min(at - 1);
+                return surplus;
+            }
+            window[at] = first;
+            window[at + 1] = second;
+            surplus += u64::from(adds);
+            behind = at + 2;
+        }
+    }
+    surplus
+}
+
+const _: () = assert!(LANES == BLOCK);
+
 /// The weight of a character outside ASCII, by its first byte and what follows.
-fn wide(first: u8, rest: &[u8]) -> u16 {
+fn wide_weight(first: u8, rest: &[u8]) -> u16 {
     let bits = |byte: Option<&u8>| u32::from(byte.copied().unwrap_or_default() & 0x3f);
     match first {
         0xc0..0xe0 => weight::TWO_BYTES,
@@ -437,7 +549,13 @@ mod tests {
         for before in 0..128_u8 {
             for byte in 0..128_u8 {
                 let weight = ASCII[CLASS[usize::from(before)] as usize][usize::from(byte)];
-                assert_eq!(u16::from(lane(before, byte)), weight, "{before:#x} {byte:#x}");
+                if !is_odd(before) && !is_odd(byte) {
+                    assert_eq!(
+                        u16::from(lane([before, byte], [before, byte].map(less))),
+                        weight,
+                        "{before:#x} {byte:#x}"
+                    );
+                }
             }
         }
         let text = "fn main() {\n\tlet getUserName2 = \"Ünïcode 你好，世界。\"; // 😀 42\r\n}  ".repeat(3);
@@ -445,9 +563,23 @@ mod tests {
             for to in (from..text.len()).filter(|&to| text.is_char_boundary(to)) {
                 let (mut at_once, mut one_by_one) = (Estimator::default(), Estimator::default());
                 at_once.text(&text[from..to]);
-                one_by_one.one_by_one(&text.as_bytes()[from..to], usize::MAX);
+                one_by_one.one_by_one(&text.as_bytes()[from..to]);
                 assert_eq!(at_once, one_by_one, "{}", &text[from..to]);
             }
+        }
+    }
+
+    #[test]
+    fn a_long_literal_counts_as_its_text_tu5() {
+        let text = "fn\tmain() {\r\n\"a\\b\" \"\"Ünïcode 你好，世界。\n\n😀/ 42\u{1}}  getUserName2\u{b}x".repeat(9);
+        for from in (0..text.len()).filter(|&from| text.is_char_boundary(from)) {
+            let text = &text[from..];
+            let (mut literal, mut plain, mut one_by_one) =
+                (Estimator::default(), Estimator::default(), Estimator::default());
+            literal.literal(Text::new(text).literal().as_bytes());
+            plain.text(text);
+            one_by_one.one_by_one(text.as_bytes());
+            assert_eq!((&literal, &plain), (&one_by_one, &one_by_one), "{text}");
         }
     }
 
