@@ -61,6 +61,11 @@ export function judge(cases, subject) {
     const late = (who) => median(values('mixed', who, (f) => f.lateMs.p99))
     row('slow streams beside 50 × 1 MB a second: p99 late', '≤ 5 ms', `${ms(late(subject))} (nginx ${ms(late('nginx'))})`, late(subject) <= 5)
   }
+  if (cases['hand-over']?.[subject]) {
+    const [{ largeMs, smallMs }] = cases['hand-over'][subject]
+    const text = `${ms(largeMs.p50)}, p99 ${ms(largeMs.p99)} (1 KB: ${ms(smallMs.p50)})`
+    row('1 MB: from its last byte to the first one upstream', '≤ 1.5 ms', text, largeMs.p50 <= 1.5)
+  }
   if (cases.rate?.[subject] && cases.rate.direct) {
     const [{ at }] = cases.rate[subject]
     const [{ at: bare }] = cases.rate.direct

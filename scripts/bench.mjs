@@ -1,7 +1,7 @@
 // npm run bench: the release server beside nginx, in the same run, against the same simulated upstream.
 //
 //   npm run bench                          every case, 5 rounds
-//   npm run bench -- --only burst,trickle  some of: burst trickle single conversation mixed rate open many-open start addon shapes
+//   npm run bench -- --only burst,trickle  some of: burst trickle single conversation mixed hand-over rate open many-open start addon shapes
 //   npm run bench -- --rounds 9            more rounds, steadier medians
 //   npm run bench -- --quick               a tenth of the load, one round: does it work at all
 //   npm run bench -- --beside PATH         another kiro-server binary in the same run: before and after
@@ -18,6 +18,7 @@ import { parseArgs } from 'node:util'
 import * as addon from '../bench/addon.mjs'
 import * as shapes from '../bench/shapes.mjs'
 import { burst, conversation, mixed, open, rate, single, trickle } from '../bench/measure.mjs'
+import { handOver } from '../bench/handover.mjs'
 import { House, Subject } from '../bench/processes.mjs'
 import { chart, judge, table } from '../bench/report.mjs'
 import { needRust, root, run, serverBinary, target } from './steps.mjs'
@@ -33,7 +34,7 @@ const { values: options } = parseArgs({
     'no-save': { type: 'boolean', default: false },
   },
 })
-const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'conversation', 'mixed', 'rate', 'open', 'many-open', 'start', 'addon', 'shapes']
+const wanted = options.only?.split(',') ?? ['burst', 'trickle', 'single', 'conversation', 'mixed', 'hand-over', 'rate', 'open', 'many-open', 'start', 'addon', 'shapes']
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 5))
 const scale = options.quick ? 0.1 : 1
 const binary = serverBinary('release')
@@ -123,6 +124,14 @@ async function measure() {
     for (const start of fresh) {
       const subject = await start()
       keep(name, subject.name, await run(load, subject))
+      await house.stop(subject)
+    }
+  }
+  if (wanted.includes('hand-over')) {
+    for (const [name, program] of [['beside', options.beside], ['kiro-server', binary]]) {
+      if (!program) continue
+      const { subject, ...figures } = await handOver((port) => house.server(name, program, port), upstream, Math.ceil(200 * scale))
+      keep('hand-over', name, figures)
       await house.stop(subject)
     }
   }
