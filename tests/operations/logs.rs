@@ -84,6 +84,18 @@ async fn a_request_is_one_line_with_these_members() {
     assert!(!server.lines().join("\n").contains("secret/path"));
 }
 
+/// The guide for who comes from the predecessor names members that are there.
+#[test]
+fn the_migration_guide_names_members_of_the_request_line() {
+    let guide = include_str!("../../docs/migration-go.md");
+    let table = guide.split_once("| for | here |").unwrap().1.split_once("\n\n").unwrap().0;
+    let is_member = |word: &&str| word.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+    let named: BTreeSet<&str> = table.split('`').skip(1).step_by(2).filter(is_member).collect();
+    let known = [ALWAYS, REQUEST, &["client_request_id", "code", "fault"]].concat();
+    let unknown: Vec<_> = named.iter().filter(|name| !known.contains(name)).collect();
+    assert!(named.len() > 12 && unknown.is_empty(), "{unknown:?} of {named:?}");
+}
+
 /// Start-up, refresh, ejection, Redis lost and found: one line each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_event_is_one_line() {
