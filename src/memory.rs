@@ -41,6 +41,13 @@ pub(crate) fn freed(bytes: usize) {
     }
 }
 
+/// This thread has freed much that the next one wants. Only where the allocator can be asked for one thread.
+pub(crate) fn give_back_now() {
+    if let Some(of_a_thread) = OF_A_THREAD.get() {
+        of_a_thread();
+    }
+}
+
 /// Gives memory back whenever much is free. It never ends.
 pub(crate) async fn give_back_when_quiet() {
     loop {

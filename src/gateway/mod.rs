@@ -76,7 +76,7 @@ use crate::accounts::Intake;
 use crate::config::{Config, StoreKind, UpstreamKind, is_below_floor};
 use crate::credentials::Credentials;
 use crate::error::{Code, Error};
-use crate::memory::give_back_when_quiet;
+use crate::memory::{self, give_back_when_quiet};
 use crate::metrics::{Metrics, memory_allowed};
 use crate::policy::names::PassedNames;
 use crate::pool::{AccountInfo, Hooks, Pool, Wanted, short};
@@ -483,6 +483,9 @@ impl Gateway {
         let estimate = run_heavy(bytes.len(), || {
             let estimate = *job.estimate.get_or_init(|| request_tokens(&request));
             drop(request);
+            if bytes.len() >= LONG {
+                memory::give_back_now();
+            }
             estimate
         });
         stream.set_input_estimate(estimate);

@@ -110,7 +110,7 @@ fn ask(server: &Server, request: &str) -> String {
 /// Bars of a release build: 1.25 bodies, 60 KiB a stream, 25 MB afterwards. A debug build has larger futures and stacks.
 #[test]
 fn large_requests_are_held_once_and_not_at_all_after_the_first_content_k121_m90_m92() {
-    const SPARE: usize = 48 << 20;
+    const SPARE: usize = 24 << 20;
     const KEPT: usize = 20 << 20;
     let (_upstream, url) = upstream();
     let server = Server::start_upstream(&url);
