@@ -179,7 +179,7 @@ impl SignInClient {
         let reply = send(request.header(USER_AGENT, self.identity.provider_user_agent()), &endpoints.token).await?;
         let now = Timestamp::now();
         let grant = portal::read_exchange(reply.status, &reply.body, now)?;
-        Ok(SignedIn { record: sign_in::organisation_record(organisation, &endpoints.token, grant, now) })
+        Ok(SignedIn { record: portal::organisation_record(organisation, &endpoints.token, grant, now) })
     }
 
     /// A call of AWS's OIDC host, with the headers of K100.

@@ -19,7 +19,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::outcome::{Event, Outcome};
+use super::outcome::{Event, LONGEST_FOREIGN_REST, Outcome, may_heal};
+use super::suspicion::{SUSPICION, suspicion, suspicion_of};
 use super::{doubled, later};
 use crate::proto::kiro::fault::{Fault, FaultKind};
 use crate::proto::record::{Note, Standing};
@@ -102,9 +103,6 @@ pub struct Rules {
 pub const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// The shortest `Retry-After` we obey (`RateLimited`, K45).
 pub const SHORTEST_REST: Duration = Duration::from_secs(1);
-/// Longest time that a rest in a record counts after this process saw it: a wrong clock elsewhere can't lock an account
-/// (R16). Five minutes more than the longest rest that any instance writes.
-pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
 /// The rests of an account that upstream suspects, by step; the last one for every step after it (K91). Each ±10 %.
 pub const SUSPICIOUS_RESTS: [Duration; 5] = [
     Duration::from_secs(30 * 60),
@@ -587,38 +585,6 @@ fn rest_ends(standing: &Standing, rules: Rules, now: Timestamp) -> Option<Timest
     Some(end.min(later(now, longest)))
 }
 
-/// The beginning of a suspicious rest's cause; the step follows in brackets.
-pub const SUSPICION: &str = "suspicious activity";
-
-/// The step of the suspicion that the account is under (K91).
-pub(super) fn suspicion(standing: &Standing) -> u32 {
-    standing.mark().map_or(0, suspicion_of)
-}
-
-/// A rest as it is written over an unhealed mark of the record. It takes over the step of the suspicion, which its
-/// writer may not have seen (K91).
-pub fn carry_suspicion(new: &Note, old: &Note) -> Note {
-    let step = suspicion_of(old);
-    match (new, old) {
-        (Note::CoolDown { until, cause }, Note::CoolDown { until: standing, .. }) if step > suspicion_of(new) => {
-            if cause.starts_with(SUSPICION) {
-                return Note::CoolDown { until: *until.max(standing), cause: format!("{SUSPICION} ({step})") };
-            }
-            let cause = cause.split_once(", after ").map_or(cause.as_str(), |(cause, _)| cause);
-            Note::CoolDown { until: *until, cause: format!("{cause}, after {SUSPICION} ({step})") }
-        }
-        _ => new.clone(),
-    }
-}
-
-/// The step of the suspicion in a mark; the first when it has no number (K91). 0: a mark for another reason.
-pub fn suspicion_of(note: &Note) -> u32 {
-    let Note::CoolDown { cause, .. } = note else { return 0 };
-    let Some((_, rest)) = cause.split_once(SUSPICION) else { return 0 };
-    let step = rest.strip_prefix(" (").and_then(|rest| rest.split_once(')')).and_then(|(step, _)| step.parse().ok());
-    step.unwrap_or(1).max(1)
-}
-
 /// A fault's cause in `lastErrorMessage`: status and class, and upstream's reason if it is a plain token. Never
 /// upstream's message, which holds user ids and ARNs (R27, K48).
 fn cause(fault: &Fault) -> String {
@@ -684,12 +650,6 @@ fn next_month(now: Timestamp) -> Timestamp {
     Date::new(year, month, 1)
         .and_then(|first| first.to_zoned(TimeZone::UTC))
         .map_or(Timestamp::MAX, |midnight| midnight.timestamp())
-}
-
-/// Whether a success whose attempt began at `started` proves anything about the account after its last failure (R28). A
-/// `lastErrorTime` further ahead than R16 believes comes from a wrong clock and doesn't count.
-pub(super) fn may_heal(started: Timestamp, last_error: Option<Timestamp>, now: Timestamp) -> bool {
-    last_error.is_none_or(|failed| failed <= started || failed > later(now, LONGEST_FOREIGN_REST))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(crate) mod pending;
 pub mod reach;
 pub mod retry;
 pub mod select;
+pub mod suspicion;
 #[cfg(feature = "gateway")]
 pub mod unsaved;
 #[cfg(feature = "gateway")]

@@ -1,10 +1,17 @@
 //! What an attempt does to its account's record (R29), and how several are merged while they wait to be written (R28,
 //! R30).
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::health::{SUSPICION, carry_suspicion, may_heal, suspicion};
+use super::later;
+use super::suspicion::{SUSPICION, carry_suspicion, suspicion};
 use crate::proto::record::{Account, Entry, Note, Standing};
+
+/// Longest time that a rest in a record counts after this process saw it: a wrong clock elsewhere can't lock an account
+/// (R16). Five minutes more than the longest rest that any instance writes.
+pub const LONGEST_FOREIGN_REST: Duration = Duration::from_secs(65 * 60);
 
 /// What one event changes in an account's record (R29). Made here, written by the store's writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,6 +266,12 @@ impl Standing {
 fn is_curable(standing: &Standing, started_at: Timestamp, now: Timestamp) -> bool {
     let is_ill = !standing.healthy || standing.error_count != 0 || standing.last_error.is_some();
     is_ill && may_heal(started_at, standing.last_error, now)
+}
+
+/// Whether a success whose attempt began at `started` proves anything about the account after its last failure (R28). A
+/// `lastErrorTime` further ahead than R16 believes comes from a wrong clock and doesn't count.
+pub(super) fn may_heal(started: Timestamp, last_error: Option<Timestamp>, now: Timestamp) -> bool {
+    last_error.is_none_or(|failed| failed <= started || failed > later(now, LONGEST_FOREIGN_REST))
 }
 
 impl Failure {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::external::{self, Hosts, form};
-use super::sign_in::{BUILDER_ID_START, HOME_REGION, SignIn, SignInError, shown_word};
+use super::sign_in::{BUILDER_ID_START, HOME_REGION, SignIn, SignInError, Tokens, record_of, shown_word};
 use super::token::Grant;
 use crate::proto::record::is_region;
 use crate::secret::Secret;
@@ -64,14 +64,6 @@ pub struct Organisation {
     pub scopes: String,
     login_hint: Option<String>,
     audience: Option<String>,
-}
-
-#[cfg(test)]
-impl Organisation {
-    pub(super) fn for_tests(issuer_url: &str, client_id: &str, scopes: &str) -> Self {
-        let (issuer_url, scopes) = (issuer_url.to_owned(), scopes.to_owned());
-        Self { issuer_url, client_id: Secret::new(client_id), scopes, login_hint: None, audience: None }
-    }
 }
 
 /// Where an organisation's provider is asked.
@@ -298,6 +290,19 @@ impl Answer {
     }
 }
 
+/// The token record of a sign-in at an organisation's own provider (R88).
+pub fn organisation_record(organisation: &Organisation, token_endpoint: &str, grant: Grant, now: Timestamp) -> Vec<u8> {
+    let Grant { access_token, refresh_token, lifetime, .. } = grant;
+    let tokens = Tokens { access_token, refresh_token, lifetime, profile_arn: None, provider: None };
+    let further = vec![
+        ("clientId", Some(organisation.client_id.expose().to_owned())),
+        ("tokenEndpoint", Some(token_endpoint.to_owned())),
+        ("issuerUrl", Some(organisation.issuer_url.clone())),
+        ("scopes", Some(organisation.scopes.clone()).filter(|scopes| !scopes.is_empty())),
+    ];
+    record_of(&tokens, ("external_idp", "ExternalIdp"), further, now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,5 +419,28 @@ mod tests {
             Timestamp::UNIX_EPOCH,
         );
         assert_eq!(refused.unwrap_err().message, "the organisation's provider refused the sign-in: AADSTS7");
+    }
+
+    #[test]
+    fn the_record_of_an_organisations_sign_in_r88() {
+        let now = "2026-11-29T00:00:00Z".parse().unwrap();
+        let organisation = Organisation {
+            issuer_url: "https://org.okta.com".to_owned(),
+            client_id: Secret::new("k"),
+            scopes: "openid".to_owned(),
+            login_hint: None,
+            audience: None,
+        };
+        let grant = Grant {
+            access_token: Secret::new("a"),
+            refresh_token: None,
+            lifetime: std::time::Duration::from_secs(60),
+            profile_arn: None,
+            idc_region: None,
+        };
+        assert_eq!(
+            String::from_utf8(organisation_record(&organisation, "https://org.okta.com/t", grant, now)).unwrap(),
+            r#"{"accessToken":"a","expiresAt":"2026-11-29T00:01:00.000Z","authMethod":"external_idp","provider":"ExternalIdp","clientId":"k","tokenEndpoint":"https://org.okta.com/t","issuerUrl":"https://org.okta.com","scopes":"openid"}"#
+        );
     }
 }

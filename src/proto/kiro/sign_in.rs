@@ -8,9 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::portal::Organisation;
 use super::profile::is_arn;
-use super::token::{DEFAULT_LIFETIME, Grant, lifetime_of};
+use super::token::{DEFAULT_LIFETIME, lifetime_of};
 use crate::proto::address::origin;
 use crate::proto::record::{Object, RECORD, Unusable, is_region, rfc3339};
 use crate::secret::Secret;
@@ -415,20 +414,7 @@ pub fn record(
     record_of(tokens, (method, provider), further, now)
 }
 
-/// The same of an organisation's own provider.
-pub fn organisation_record(organisation: &Organisation, token_endpoint: &str, grant: Grant, now: Timestamp) -> Vec<u8> {
-    let Grant { access_token, refresh_token, lifetime, .. } = grant;
-    let tokens = Tokens { access_token, refresh_token, lifetime, profile_arn: None, provider: None };
-    let further = vec![
-        ("clientId", Some(organisation.client_id.expose().to_owned())),
-        ("tokenEndpoint", Some(token_endpoint.to_owned())),
-        ("issuerUrl", Some(organisation.issuer_url.clone())),
-        ("scopes", Some(organisation.scopes.clone()).filter(|scopes| !scopes.is_empty())),
-    ];
-    record_of(&tokens, ("external_idp", "ExternalIdp"), further, now)
-}
-
-fn record_of(
+pub(super) fn record_of(
     tokens: &Tokens,
     (method, provider): (&str, &str),
     further: Vec<(&str, Option<String>)>,
@@ -741,18 +727,6 @@ mod tests {
         assert_eq!(
             made(&SignIn::Github, None, HOME_REGION),
             r#"{"accessToken":"a","refreshToken":"r","expiresAt":"2026-11-29T01:00:00.000Z","authMethod":"social","provider":"Github","profileArn":"arn:x","region":"us-east-1"}"#
-        );
-        let organisation = Organisation::for_tests("https://org.okta.com", "k", "openid");
-        let grant = Grant {
-            access_token: Secret::new("a"),
-            refresh_token: None,
-            lifetime: Duration::from_secs(60),
-            profile_arn: None,
-            idc_region: None,
-        };
-        assert_eq!(
-            String::from_utf8(organisation_record(&organisation, "https://org.okta.com/t", grant, now)).unwrap(),
-            r#"{"accessToken":"a","expiresAt":"2026-11-29T00:01:00.000Z","authMethod":"external_idp","provider":"ExternalIdp","clientId":"k","tokenEndpoint":"https://org.okta.com/t","issuerUrl":"https://org.okta.com","scopes":"openid"}"#
         );
     }
 }

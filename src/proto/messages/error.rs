@@ -1,5 +1,9 @@
 //! The Messages API's error types and error body.
 
+use bytes::BufMut;
+
+use crate::proto::json;
+
 /// Error text of any origin is cut here before it leaves (TS25), in characters.
 pub const MAX_MESSAGE_CHARS: usize = 1_000;
 
@@ -127,9 +131,26 @@ impl ApiError {
     /// `{"type":"error","error":{"type":…,"message":…},"request_id":…}`, in `error` also `details` when there is a cause.
     pub fn body(&self, request_id: &str) -> Vec<u8> {
         let mut body = Vec::with_capacity(128 + self.message.len());
-        super::sse::write_error(self, request_id, &mut body);
+        write_error(self, request_id, &mut body);
         body
     }
+}
+
+/// The error body (contract/messages.md), also the `data` of an `error` event.
+pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl BufMut) {
+    out.put_slice(b"{\"type\":\"error\",\"error\":{\"type\":\"");
+    out.put_slice(error.kind.as_str().as_bytes());
+    out.put_slice(b"\",\"message\":\"");
+    json::escape(&error.message, out);
+    out.put_slice(b"\"");
+    if let Some(cause) = error.cause {
+        out.put_slice(b",\"details\":{\"error_code\":\"");
+        out.put_slice(cause.as_str().as_bytes());
+        out.put_slice(b"\"}");
+    }
+    out.put_slice(b"},\"request_id\":\"");
+    json::escape(request_id, out);
+    out.put_slice(b"\"}");
 }
 
 impl std::fmt::Display for ApiError {

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::error::ApiError;
+use super::error::write_error;
 use super::event::{Block, Delta, Piece, Sink, StopReason, StreamEvent, Usage};
 use super::search::{SearchOutcome, write_content};
 use crate::proto::json;
@@ -55,23 +55,6 @@ fn write(event: StreamEvent<'_>, out: &mut BytesMut) {
             out.put_slice(b"\n\n");
         }
     }
-}
-
-/// The error body (contract/messages.md), also the `data` of an `error` event.
-pub(super) fn write_error(error: &ApiError, request_id: &str, out: &mut impl BufMut) {
-    out.put_slice(b"{\"type\":\"error\",\"error\":{\"type\":\"");
-    out.put_slice(error.kind.as_str().as_bytes());
-    out.put_slice(b"\",\"message\":\"");
-    json::escape(&error.message, out);
-    out.put_slice(b"\"");
-    if let Some(cause) = error.cause {
-        out.put_slice(b",\"details\":{\"error_code\":\"");
-        out.put_slice(cause.as_str().as_bytes());
-        out.put_slice(b"\"}");
-    }
-    out.put_slice(b"},\"request_id\":\"");
-    json::escape(request_id, out);
-    out.put_slice(b"\"}");
 }
 
 /// The four counts as an object (TU1), and the count of searches (TU10).

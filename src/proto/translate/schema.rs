@@ -1,11 +1,12 @@
 //! Schemas of tools as upstream takes them (TR22), and combinations at their top made one object (TR64).
 
 use crate::proto::json::tree::{JsonTree, Sink, Text, Value, ValueKind};
-use crate::proto::translate::tools::RAW_ARGUMENTS;
 
 /// Keywords that are stripped from schemas at every depth. None by default: what third parties report as refused
 /// was observed to pass (TR22).
 const STRIPPED_KEYWORDS: &[&str] = &[];
+/// The one key of a tool input that an older service left in pieces (TR15).
+pub(super) const RAW_ARGUMENTS: &str = "raw_arguments";
 /// The schema of a tool that only the history knows (TR23), and in place of a schema that isn't an object (TR22).
 pub(super) const EMPTY_SCHEMA: &str = r#"{"type":"object","properties":{}}"#;
 /// The schema in place of a combination that can't be made one object (TR64).

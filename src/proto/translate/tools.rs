@@ -92,9 +92,6 @@ struct DeclaredTool<'r> {
     schema: Schema,
 }
 
-/// The one key of a tool input that an older service left in pieces (TR15).
-pub(crate) const RAW_ARGUMENTS: &str = "raw_arguments";
-
 impl<'r> Declared<'r> {
     pub fn of(request: &'r Request<'_>) -> Self {
         let mut declared = Self { json: &request.json, tools: Vec::new(), by_name: HashMap::new() };

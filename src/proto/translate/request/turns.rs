@@ -18,8 +18,9 @@ use crate::proto::messages::request::{
 use crate::proto::messages::search::WEB_SEARCH;
 use crate::proto::translate::ids::signature_id;
 use crate::proto::translate::pictures::{Fate as PictureFate, PictureForm, Pictures};
+use crate::proto::translate::schema::RAW_ARGUMENTS;
 use crate::proto::translate::search::{self, outcome_of};
-use crate::proto::translate::tools::{Declared, RAW_ARGUMENTS, upstream_id, upstream_name};
+use crate::proto::translate::tools::{Declared, upstream_id, upstream_name};
 
 /// The messages of one side between two of the other (TR8).
 pub(super) enum Turn<'r> {
